@@ -27,6 +27,7 @@ from gateway.run.admin.memory_forgetting import (
     TargetKind,
     TargetValue,
 )
+from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.memory_search import SearchOperation
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.remaining_texts import RemainingRecord
@@ -315,7 +316,10 @@ class _ForgetScreens(Struct, frozen=True):
         came_from = _find_screen_before(access, came_from)
         sought_words = await self._find_sought_words(access, came_from)
         preview, changes = await self._preview_with_changes(access, kind, value, sought_words)
-        name = "you" if access.is_person else await self.views.name(access.project, access.uid)
+        name, name_line = "you", None
+        if not access.is_person:
+            memory = await self.views.find(access.project, access.uid)
+            name, name_line = name_of(memory.scope), await self.views.find_name_line(memory)
         fragment = "" if kind == "texts" else f"#forget-{kind}-{value}"
         return access.view(
             preview,
@@ -326,6 +330,7 @@ class _ForgetScreens(Struct, frozen=True):
             came_from=came_from,
             back=came_from + fragment if came_from else _find_usual_screen(access, preview),
             memory_name=name,
+            name_line=name_line,
             changes=changes,
             spans=lambda text: self.word_searches.spans(text, sought_words) if sought_words else (),
         )

@@ -18,7 +18,7 @@ from gateway.page.screen import Action, Download, ListQuery, NoFields, Screen, S
 from gateway.page.shown_text import shortened_diff
 from gateway.run.admin.block_views import BlockDiff
 from gateway.run.admin.conversation_views import ConversationRecord
-from gateway.run.admin.memory_names import name_of, user_of
+from gateway.run.admin.memory_names import name_line_in, name_of, user_of
 from gateway.run.admin.memory_records import MemoryRecord
 from gateway.run.admin.memory_views import AgentMemoryPage, MemoryViews
 from gateway.run.admin.plain_text import shell_word
@@ -139,6 +139,7 @@ class _MemoryScreens(Struct, frozen=True):
             undos=await self._shortened_undos(access) if access.may("correct") else {},
             paused=memory.paused,
             learning=learning,
+            name_line=name_line_in(each.value for each in page.blocks),
             link_command=_link_command(page.memory) if page.memory.kind == "user" else None,
         )
 

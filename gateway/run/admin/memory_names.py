@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 from msgspec import Struct
 
 from gateway.core import ids
@@ -11,6 +14,9 @@ from storage.records import API_PROFILE, Scope
 
 # The subjects of memories that are created over REST, by the kinds of their ids.
 _SUBJECT_KINDS = {"agent": "agent", "archive": "archive", "source": "folder"}
+
+# The line of a memory block that says what a person is called.
+_NAME_LINE = re.compile(r"^[^\w\n]{0,8}((?:full |first )?name[ \t]{0,8}:[ \t]{0,8}\w.{0,79})", re.I | re.M)
 
 
 class MemoryOwner(Struct, frozen=True):
@@ -35,6 +41,11 @@ def name_of(scope: Scope) -> str:
     if scope.profile == API_PROFILE:
         return id_of(scope.subject)
     return scope.subject.partition(":")[2]
+
+
+def name_line_in(blocks: Iterable[str]) -> str | None:
+    """Returns the line of some memory blocks that says what a person is called ("Name: Maria"); None: none does."""
+    return next((found[1].strip() for each in blocks if (found := _NAME_LINE.search(each))), None)
 
 
 def user_of(scope: Scope) -> str:

@@ -18,7 +18,7 @@ from gateway.run.admin.exchange_messages import shorten
 from gateway.run.admin.fact_views import FactViews
 from gateway.run.admin.find_memory import find_memory
 from gateway.run.admin.list_page import PAGE_LIMIT, ListPage, format_page_end, next_cursor, parse_page_end
-from gateway.run.admin.memory_names import name_of
+from gateway.run.admin.memory_names import name_line_in, name_of
 from gateway.run.admin.memory_records import BlockRecord, FactRecord, MemoryKind, MemoryRecord, SourceRecord
 from gateway.run.admin.operation_arguments import read_cursor
 from gateway.run.admin.run_operations import RunSummary
@@ -139,6 +139,10 @@ class MemoryViews:
     async def name(self, project: str | None, uid: str) -> str:
         """Returns the name of a memory, as its record has it."""
         return name_of((await find_memory(self.store, project, uid)).scope)
+
+    async def find_name_line(self, memory: FoundMemory) -> str | None:
+        """Returns the line of a memory's blocks that says what its person is called; None: none does."""
+        return name_line_in(each.block.value for each in await self.store.memory_pages.list_blocks(memory.id))
 
     async def find(self, project: str | None, uid: str) -> FoundMemory:
         """Returns a memory without its sizes."""
