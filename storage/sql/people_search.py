@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -37,6 +37,9 @@ _MEMORIES = 200
 # How much a page reads: the texts that no index has, and the blobs of indexes. The words of these texts are counted,
 # which takes most of its time.
 _MOST_READ = 1_000
+# The bytes of indexes that a page reads. A blob has 6 bytes for each word of a message, so it may have 1.5 MB. No
+# measurement.
+_MOST_INDEX_BYTES = 64 << 20
 # A memory whose index has so many blobs, or lacks so many texts, is searched by itself, which counts as `_LONG_READ`.
 _LONG_BLOBS, _LONG_UNREAD, _LONG_READ = 100, 500, 200
 # A memory with an exchange that its index lacks, and whose texts are longer as they are stored, is searched by itself.
@@ -107,7 +110,8 @@ class PeopleSearch(Group):
         """Reads the first of some memories, as many as a page affords."""
         rows = await connection.rows(SQL["agents"], ([each.id for each in people],))
         agents = {row[0]: make_agent_record(row[:AGENT_COLUMNS]) for row in rows}
-        chosen = [*_first([(each, agents[each.id]) for each in people if each.id in agents])]
+        index_sizes = {row[0]: row[1] for row in await connection.rows(SQL["index_sizes"], ([*agents],))}
+        chosen = [*_first([(each, agents[each.id]) for each in people if each.id in agents], index_sizes)]
         ids = [agent.id for _, agent in chosen if not _is_long(agent)]
         if not ids:
             return [_ReadMemory(memory, agent, None, ()) for memory, agent in chosen]
@@ -158,13 +162,23 @@ def _unread(agent: Agent) -> int:
     return agent.next_seq - 1 - agent.indexed_seq
 
 
-def _first(people: Sequence[tuple[SizedMemory, Agent]]) -> Iterator[tuple[SizedMemory, Agent]]:
-    """Yields the first memories that are little enough together; the first one is."""
+def _first(
+    people: Sequence[tuple[SizedMemory, Agent]], index_sizes: Mapping[int, int]
+) -> Iterator[tuple[SizedMemory, Agent]]:
+    """Yields the first memories that are little enough together; the first one is.
+
+    index_sizes: the bytes of the indexes, by the memories' rows.
+    """
     left = _MOST_READ
+    left_bytes = _MOST_INDEX_BYTES
     for each in people:
         agent = each[1]
-        left -= _LONG_READ if _is_long(agent) else blob.chunk_of(agent.indexed_seq) + 1 + _unread(agent)
-        if left < 0 and each is not people[0]:
+        if _is_long(agent):
+            left -= _LONG_READ
+        else:
+            left -= blob.chunk_of(agent.indexed_seq) + 1 + _unread(agent)
+            left_bytes -= index_sizes.get(agent.id, 0)
+        if min(left, left_bytes) < 0 and each is not people[0]:
             return
         yield each
 

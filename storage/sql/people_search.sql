@@ -66,6 +66,10 @@ FROM agents a CROSS JOIN LATERAL (
     SELECT * FROM facts x WHERE x.agent = a.id AND x.seq > a.indexed_seq ORDER BY x.seq LIMIT 1000) f ON true
 WHERE a.id {in:1:BIGINT:256} AND {stands}
 
+-- name: index_sizes
+-- Returns the bytes of the indexes of some memories.
+SELECT agent, CAST(sum(length(data)) AS BIGINT) FROM terms WHERE agent {in:1:BIGINT:256} GROUP BY agent
+
 -- name: terms
 -- Reads the indexes of some memories.
 SELECT agent, chunk, data FROM terms WHERE agent {in:1:BIGINT:256}

@@ -115,6 +115,11 @@ async def test_people_are_looked_through_in_pages(store: Store, monkeypatch: pyt
     # A page has at least one memory, however much there is to read of it.
     monkeypatch.setattr(people_search, "_MOST_READ", 0)
     assert [names for names, _ in await read_pages("peanut")] == newest_first.split()
+    # However large the blobs of the indexes are.
+    await index(store, *people)
+    monkeypatch.setattr(people_search, "_MOST_READ", 1_000)
+    monkeypatch.setattr(people_search, "_MOST_INDEX_BYTES", 0)
+    assert [names for names, _ in await read_pages("peanut")] == newest_first.split()
 
 
 async def test_a_damaged_index_is_said_and_made_again(store: Store) -> None:
