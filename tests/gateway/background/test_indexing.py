@@ -29,12 +29,12 @@ class Memories:
             self.indexed.append(agent_row)
         return self.steps % 2 == 1
 
-    async def backlog(self, agent_row: int) -> int:
+    async def count_backlog(self, agent_row: int) -> int:
         if self.is_broken:
             raise Broken("no disk")
         return self.backlogs[agent_row]
 
-    async def agents_behind(self, at_least: int, limit: int) -> list[int]:
+    async def find_agents_behind(self, at_least: int, limit: int) -> list[int]:
         return [7, 8]
 
     async def pass_time(self, seconds: float) -> Any:
