@@ -52,7 +52,7 @@ _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 5.1
 _FRAMING_HEADERS = ("connection", "content-length", "transfer-encoding")
 
 
-def check_settings(settings: Settings, faulty_tables: Collection[str] = ()) -> list[SettingsError]:
+def find_mistakes(settings: Settings, faulty_tables: Collection[str] = ()) -> list[SettingsError]:
     """Returns the mistakes that no single value shows.
 
     faulty_tables: those with mistakes of their own. What depends on them is not judged: it may be wrong by these alone.
@@ -60,72 +60,77 @@ def check_settings(settings: Settings, faulty_tables: Collection[str] = ()) -> l
     upstreams = [each.name for each in settings.upstreams]
     profiles = [each.name for each in settings.profiles]
     checks: tuple[tuple[tuple[str, ...], Iterable[str]], ...] = (
-        (("server",), _check_server(settings.server)),
-        (("database",), _check_database(settings.database)),
-        (("memory",), _check_memory(settings.memory)),
-        (("upstreams",), _check_upstreams(settings.upstreams)),
-        (("models",), _check_unique("models", [each.alias for each in settings.models])),
-        (("profiles",), _check_unique("profiles", profiles)),
-        (("models", "upstreams"), _check_each(lambda each: _check_model(each, upstreams), settings.models)),
+        (("server",), _mistakes_in_server(settings.server)),
+        (("database",), _mistakes_in_database(settings.database)),
+        (("memory",), _mistakes_in_memory(settings.memory)),
+        (("upstreams",), _mistakes_in_upstreams(settings.upstreams)),
+        (("models",), _mistakes_in_names("models", [each.alias for each in settings.models])),
+        (("profiles",), _mistakes_in_names("profiles", profiles)),
+        (
+            ("models", "upstreams"),
+            _mistakes_in_each(lambda each: _mistakes_in_model(each, upstreams), settings.models),
+        ),
         (
             ("profiles", "upstreams"),
-            _check_each(lambda each: _check_profile(each, upstreams), settings.profiles),
+            _mistakes_in_each(lambda each: _mistakes_in_profile(each, upstreams), settings.profiles),
         ),
-        (("profiles", "memory", "models", "upstreams"), _check_sleeptime(settings)),
-        (("projects", "profiles"), _check_projects(settings, profiles)),
-        (("tools",), _check_tools(settings.tools)),
-        (("ui",), _check_ui(settings.ui)),
+        (("profiles", "memory", "models", "upstreams"), _mistakes_in_sleeptime(settings)),
+        (("projects", "profiles"), _mistakes_in_projects(settings, profiles)),
+        (("tools",), _mistakes_in_tools(settings.tools)),
+        (("ui",), _mistakes_in_ui(settings.ui)),
     )
     judged = (messages for tables, messages in checks if not set(tables) & set(faulty_tables))
     return [SettingsError(message) for messages in judged for message in messages]
 
 
-def _check_each(check: Callable[[T], Iterable[str]], values: Iterable[T]) -> Iterator[str]:
+def _mistakes_in_each(mistakes_in: Callable[[T], Iterable[str]], values: Iterable[T]) -> Iterator[str]:
     for value in values:
-        yield from check(value)
+        yield from mistakes_in(value)
 
 
-def _check_upstreams(upstreams: Sequence[UpstreamSettings]) -> Iterator[str]:
+def _mistakes_in_upstreams(upstreams: Sequence[UpstreamSettings]) -> Iterator[str]:
     if not upstreams:
         yield "upstreams: the list is empty; leave it out to use the environment or the scripted model"
-    yield from _check_unique("upstreams", [each.name for each in upstreams])
-    yield from _check_each(_check_upstream, upstreams)
+    yield from _mistakes_in_names("upstreams", [each.name for each in upstreams])
+    yield from _mistakes_in_each(_mistakes_in_upstream, upstreams)
 
 
-def _check_sleeptime(settings: Settings) -> Iterator[str]:
+def _mistakes_in_sleeptime(settings: Settings) -> Iterator[str]:
     for profile in settings.profiles:
         if profile.sleeptime and settings.background_model is None:
             yield f"profiles {profile.name!r}: sleeptime needs a model: set memory.background_model"
 
 
-def _check_projects(settings: Settings, profiles: list[str]) -> Iterator[str]:
+def _mistakes_in_projects(settings: Settings, profiles: list[str]) -> Iterator[str]:
     for name, project in settings.projects.items():
-        yield from _check_exists(f"projects.{name}: profile", project.profile, profiles)
+        yield from _mistakes_in_reference(f"projects.{name}: profile", project.profile, profiles)
 
 
-def _check_server(server: ServerSettings) -> Iterator[str]:
+def _mistakes_in_server(server: ServerSettings) -> Iterator[str]:
     """Yields the mistakes in how the gateway is served."""
     if server.key is not None:
-        yield from _check_key(server.key, "server.key (MNEMOGATE_KEY)")
+        yield from _mistakes_in_key("server.key (MNEMOGATE_KEY)", server.key)
     if server.operator_key is not None:
-        yield from _check_key(server.operator_key, "server.operator_key (MNEMOGATE_OPERATOR_KEY)")
+        yield from _mistakes_in_key("server.operator_key (MNEMOGATE_OPERATOR_KEY)", server.operator_key)
         if server.operator_key == server.key:
             yield "server.operator_key: expected another key than server.key; operators' keys open no chat"
     for host in server.allowed_hosts:
         if _HOST.fullmatch(host) is None:
             yield f"server.allowed_hosts: expected a name without a scheme, a port or *, saw {host!r}"
-    yield from _check_origins("server.cors_origins", [each for each in server.cors_origins if each != "*"])
+    yield from _mistakes_in_origins(
+        "server.cors_origins", [each for each in server.cors_origins if each != "*"]
+    )
 
 
-def _check_ui(ui: UiSettings) -> Iterator[str]:
-    """Checks what goes into a header as it is."""
-    yield from _check_origins("ui.frame_origins", ui.frame_origins)
+def _mistakes_in_ui(ui: UiSettings) -> Iterator[str]:
+    """Yields the mistakes in what goes into a header as it is."""
+    yield from _mistakes_in_origins("ui.frame_origins", ui.frame_origins)
     for origin in ui.frame_origins:
         if re.search(r"[^\x21-\x7e]|[;,'\"]", origin):
             yield f"ui.frame_origins: {origin!r} has a character that no origin has"
 
 
-def _check_origins(name: str, origins: Iterable[str]) -> Iterator[str]:
+def _mistakes_in_origins(name: str, origins: Iterable[str]) -> Iterator[str]:
     for origin in origins:
         if not _is_origin(origin):
             yield (
@@ -134,8 +139,8 @@ def _check_origins(name: str, origins: Iterable[str]) -> Iterator[str]:
             )
 
 
-def _check_database(database: DatabaseSettings) -> Iterator[str]:
-    """Checks the database; the URL of a SQLite file has become its path."""
+def _mistakes_in_database(database: DatabaseSettings) -> Iterator[str]:
+    """Yields the mistakes in the database's settings; the URL of a SQLite file has become its path."""
     url, listen_url = database.url, database.listen_url
     for name, each in (("url", url), ("listen_url", listen_url)):
         if each is not None and not each.startswith(POSTGRES):
@@ -151,7 +156,7 @@ def _check_database(database: DatabaseSettings) -> Iterator[str]:
         yield "database.pooler_prepares: says something of a pooler, but database.pooled is false"
 
 
-def _check_memory(memory: MemorySettings) -> Iterator[str]:
+def _mistakes_in_memory(memory: MemorySettings) -> Iterator[str]:
     """Yields the mistakes in how memory works."""
     for kind in ("user", "conversation"):
         for name in getattr(memory, f"{kind}_order") or ():
@@ -162,11 +167,11 @@ def _check_memory(memory: MemorySettings) -> Iterator[str]:
                     f"only x-mnemogate-{kind} can stand here"
                 )
     for rule in memory.side_requests:
-        yield from _check_side_request(rule)
+        yield from _mistakes_in_side_request(rule)
 
 
-def _check_key(key: str, name: str) -> Iterator[str]:
-    """Refuses a gateway key that could be guessed: its plain SHA-256 is stored, which protects random keys alone."""
+def _mistakes_in_key(name: str, key: str) -> Iterator[str]:
+    """Yields that a gateway key could be guessed: its plain SHA-256 is stored, which protects random keys alone."""
     if _KEY.fullmatch(key) is None or len(set(key.removeprefix("mg-"))) < _MIN_DIFFERENT_CHARS:
         yield (
             f"{name}: expected mg- and at least 32 random letters, digits, - or _; "
@@ -174,10 +179,10 @@ def _check_key(key: str, name: str) -> Iterator[str]:
         )
 
 
-def _check_upstream(upstream: UpstreamSettings) -> Iterator[str]:
+def _mistakes_in_upstream(upstream: UpstreamSettings) -> Iterator[str]:
     """Yields the mistakes in an upstream."""
     where = f"upstreams {upstream.name!r}"
-    yield from _check_unique(f"{where}: api_key", upstream.keys, is_secret=True)
+    yield from _mistakes_in_names(f"{where}: api_key", upstream.keys, is_secret=True)
     for capability, value in upstream.takes.items():
         if capability != "responses" and not isinstance(value, bool):
             yield f"{where}.takes.{capability}: expected true or false, saw {value!r}"
@@ -225,30 +230,30 @@ def _is_proxy(url: str) -> bool:
     return is_whole and re.fullmatch(r"http://[^/?#\s]+/?", url) is not None
 
 
-def _check_model(model: ModelSettings, upstreams: list[str]) -> Iterator[str]:
+def _mistakes_in_model(model: ModelSettings, upstreams: list[str]) -> Iterator[str]:
     """Yields the mistakes in a model. upstreams: the names of all."""
     where = f"models {model.alias!r}"
-    yield from _check_exists(f"{where}: upstream", model.upstream, upstreams)
+    yield from _mistakes_in_reference(f"{where}: upstream", model.upstream, upstreams)
     if model.upstream is None and len(upstreams) > 1:
         yield f"{where}: there are several upstreams; say which one with upstream"
     for deployment in model.deployments:
-        yield from _check_exists(f"{where}: deployments: upstream", deployment.upstream, upstreams)
-    yield from _check_unique(f"{where}: fallbacks", list(model.fallbacks))
+        yield from _mistakes_in_reference(f"{where}: deployments: upstream", deployment.upstream, upstreams)
+    yield from _mistakes_in_names(f"{where}: fallbacks", list(model.fallbacks))
     if model.alias in model.fallbacks:
         yield f"{where}: it is its own fallback"
 
 
-def _check_profile(profile: ProfileSettings, upstreams: list[str]) -> Iterator[str]:
+def _mistakes_in_profile(profile: ProfileSettings, upstreams: list[str]) -> Iterator[str]:
     """Yields the mistakes in a profile. upstreams: the names of all."""
     where = f"profiles {profile.name!r}"
     if not re.fullmatch(r"[\w.:@-]+", profile.name):
         yield f"{where}: a name is letters, digits and . _ : @ -"
     if profile.name == "@":  # storage.records.API_PROFILE
         yield f"{where}: this name is for agents that are made over REST"
-    yield from _check_exists(f"{where}: upstream", profile.upstream, upstreams)
+    yield from _mistakes_in_reference(f"{where}: upstream", profile.upstream, upstreams)
     if isinstance(profile.filler, FillerSettings) and not profile.filler.say.strip():
         yield f"{where}: filler.say: there is nothing to be said"
-    yield from _check_unique(f"{where}: blocks", [each.label for each in profile.blocks])
+    yield from _mistakes_in_names(f"{where}: blocks", [each.label for each in profile.blocks])
     for block in profile.blocks:
         if len(block.value) > block.limit:
             yield (
@@ -257,7 +262,7 @@ def _check_profile(profile: ProfileSettings, upstreams: list[str]) -> Iterator[s
             )
 
 
-def _check_side_request(rule: SideRequest) -> Iterator[str]:
+def _mistakes_in_side_request(rule: SideRequest) -> Iterator[str]:
     """Yields the mistakes in the pattern of a side request."""
     where = f"memory.side_requests {rule.name!r}: pattern"
     try:
@@ -278,9 +283,9 @@ def _check_side_request(rule: SideRequest) -> Iterator[str]:
         yield f"{where}: its groups have other numbers among the other patterns, saw {found[0]}"
 
 
-def _check_tools(tools: ToolSettings) -> Iterator[str]:
+def _mistakes_in_tools(tools: ToolSettings) -> Iterator[str]:
     """Yields the mistakes in the settings of tools."""
-    yield from _check_tool_secrets(tools)
+    yield from _mistakes_in_tool_secrets(tools)
     for setting, entries in (("hosts", tools.hosts), ("private_hosts", tools.private_hosts)):
         for entry in entries:
             rule = HostRule.parse(entry)
@@ -289,7 +294,7 @@ def _check_tools(tools: ToolSettings) -> Iterator[str]:
                     f"tools.{setting}: expected a host such as api.example.org, *.example.org or "
                     f"http://localhost:9000, saw {entry!r}"
                 )
-    yield from _check_tool_headers(tools.headers)
+    yield from _mistakes_in_tool_headers(tools.headers)
     for command in tools.mcp_stdio:
         try:
             shlex.split(command)
@@ -300,7 +305,7 @@ def _check_tools(tools: ToolSettings) -> Iterator[str]:
             yield f"tools.mcp_stdio_env: expected the name of a variable, saw {name!r}"
 
 
-def _check_tool_secrets(tools: ToolSettings) -> Iterator[str]:
+def _mistakes_in_tool_secrets(tools: ToolSettings) -> Iterator[str]:
     """Yields the mistakes in the secrets with which tools are called."""
     if tools.webhook_secret is not None and not _is_webhook_secret(tools.webhook_secret):
         yield (
@@ -314,9 +319,9 @@ def _check_tool_secrets(tools: ToolSettings) -> Iterator[str]:
         )
 
 
-def _check_tool_headers(headers: Sequence[ToolHeader]) -> Iterator[str]:
+def _mistakes_in_tool_headers(headers: Sequence[ToolHeader]) -> Iterator[str]:
     """Yields the mistakes in the headers with which tools are called."""
-    yield from _check_unique("tools.headers", [each.name for each in headers])
+    yield from _mistakes_in_names("tools.headers", [each.name for each in headers])
     for header in headers:
         if not re.fullmatch(r"[A-Za-z0-9-]+", header.header) or re.search(r"[\x00-\x1f\x7f]", header.value):
             yield f"tools.headers {header.name!r}: it is no header that can be sent"
@@ -353,12 +358,12 @@ def _is_origin(text: str) -> bool:
     return own_port is None or (host.isascii() and host == host.lower() and not host.endswith(own_port))
 
 
-def _check_unique(where: str, names: Sequence[str], *, is_secret: bool = False) -> Iterator[str]:
+def _mistakes_in_names(where: str, names: Sequence[str], *, is_secret: bool = False) -> Iterator[str]:
     for name in dict.fromkeys(names):
         if names.count(name) > 1:
             yield f"{where}: {'one' if is_secret else repr(name)} is there twice"
 
 
-def _check_exists(where: str, name: str | None, known: list[str]) -> Iterator[str]:
+def _mistakes_in_reference(where: str, name: str | None, known: list[str]) -> Iterator[str]:
     if name is not None and name not in known:
         yield unknown_name(where, name, known)

@@ -24,7 +24,7 @@ from gateway.settings import (
     Settings,
     UpstreamSettings,
 )
-from gateway.settings.check import check_address, check_settings
+from gateway.settings.check import check_address, find_mistakes
 from gateway.settings.mistakes import Mistakes, convert_text, read_tables, unknown_name
 
 DEFAULT_CONFIG = "mnemogate.toml"
@@ -133,7 +133,7 @@ class _Loader:
         # An invalid address in the environment leaves no upstreams; that they are missing is not reported, too.
         if not settings.upstreams and "upstreams" not in self._file:
             bad_tables.add("upstreams")
-        for error in check_settings(settings, bad_tables):
+        for error in find_mistakes(settings, bad_tables):
             self._mistakes.add(error)
         self._mistakes.raise_if_any()
         return settings
