@@ -124,7 +124,7 @@ class Gateway:
         self._sockets = ResponsesSockets(
             self._edge,
             bodies,
-            lambda: self.readiness.draining,
+            lambda: self.readiness.is_draining,
             self._endpoints.owners.read_user,
             services.store.agents.exists,
         )
@@ -185,7 +185,7 @@ class Gateway:
         await self.services.start()
         if self._mcp_endpoint is not None:
             self._mcp_task = asyncio.create_task(self._mcp_endpoint.run())
-        self.readiness.started = True
+        self.readiness.has_started = True
 
     def begin_stop(self, signal_name: str | None) -> None:
         """Logs that the gateway stops, and what it waits for; `stop` logs the end. signal_name: what made it stop."""
@@ -202,7 +202,7 @@ class Gateway:
 
     async def stop(self) -> None:
         """Waits for the last requests, and stops the services."""
-        self.readiness.draining = True
+        self.readiness.is_draining = True
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_REQUESTS_S):
                 await self.idle.wait()
@@ -248,10 +248,10 @@ class WorkerHealth:
 
     async def _start(self) -> None:
         await self._services.start()
-        self.readiness.started = True
+        self.readiness.has_started = True
 
     async def _stop(self) -> None:
-        self.readiness.draining = True
+        self.readiness.is_draining = True
         await self._services.stop()
         self._access.flush()
 

@@ -36,22 +36,22 @@ class Readiness:
     """The state of the process, for load balancers."""
 
     # The lifespan is up.
-    started: bool = False
+    has_started: bool = False
     # The process is stopping: running requests end, and new ones should go elsewhere.
-    draining: bool = False
+    is_draining: bool = False
     # Functions that return the state of a part, "ok" or what is wrong, by the part's name. A store that is down makes
     # the gateway degraded, not unready, because chat goes on without memory.
     checks: dict[str, Callable[[], str]] = field(default_factory=dict)
 
     @property
     def is_ready(self) -> bool:
-        return self.started and not self.draining
+        return self.has_started and not self.is_draining
 
     def report(self) -> dict[str, Any]:
         """Returns the state of the process, then the state of each part."""
         parts = {name: check() for name, check in self.checks.items()}
         if not self.is_ready:
-            status = "draining" if self.draining else "starting"
+            status = "draining" if self.is_draining else "starting"
         else:
             status = "ok" if all(state == "ok" for state in parts.values()) else "degraded"
         return {"status": status, **parts}

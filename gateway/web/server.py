@@ -73,14 +73,14 @@ class GatewayServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # The first signal lets running requests end; a second signal cuts them. SIGHUP does not count as a second
         # signal, since a terminal that closes sends it, too.
-        if self._readiness.draining and sig in (signal.SIGINT, signal.SIGTERM):
+        if self._readiness.is_draining and sig in (signal.SIGINT, signal.SIGTERM):
             self.force_exit = True
         self._signal_name = self._signal_name or signal.Signals(sig).name
         self.request_exit()
 
     def request_exit(self) -> None:
         """Begins to drain, and to end. Threads and signal handlers may call this method."""
-        self._readiness.draining = True
+        self._readiness.is_draining = True
         self.should_exit = True
         if self._loop is not None:  # None: the server is starting, and checks `should_exit` afterwards
             self._loop.call_soon_threadsafe(self._exit_requested.set)

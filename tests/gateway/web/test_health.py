@@ -27,7 +27,7 @@ def test_who_drains_is_alive_and_not_ready(upstream: StrictUpstream, tmp_path: P
         assert gateway.ask("GET", "/health").json == {"status": "ok"}
         ready = gateway.ask("GET", "/health/ready")
         assert (ready.status, ready.json) == (200, {"status": "ok", "store": "ok"})
-        gateway.app.readiness.draining = True
+        gateway.app.readiness.is_draining = True
         assert gateway.ask("GET", "/health/ready").status == 503
         assert gateway.ask("GET", "/health").status == 200  # alive until the end
 
@@ -36,9 +36,9 @@ def test_who_drains_is_alive_and_not_ready(upstream: StrictUpstream, tmp_path: P
     ("readiness", "status", "ready"),
     [
         (Readiness(), "starting", False),
-        (Readiness(started=True), "ok", True),
-        (Readiness(started=True, draining=True), "draining", False),
-        (Readiness(started=True, checks={"store": lambda: "full"}), "degraded", True),  # chat goes on
+        (Readiness(has_started=True), "ok", True),
+        (Readiness(has_started=True, is_draining=True), "draining", False),
+        (Readiness(has_started=True, checks={"store": lambda: "full"}), "degraded", True),  # chat goes on
     ],
 )
 def test_a_gateway_is_ready_between_its_start_and_its_end(
