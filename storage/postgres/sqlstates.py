@@ -24,25 +24,25 @@ from storage.errors import (
 # By SQLSTATE, then by its class, the first two characters.
 _BY_STATE: dict[str, type[StoreError]] = {
     "25006": ReadOnly,  # a replica, or a primary that has become one
-    "53100": Full,
-    "53200": Full,
-    "53300": Busy,
-    "55P03": Locked,
-    "57014": TooSlow,
-    "XX001": Corrupt,
-    "XX002": Corrupt,
-    "42501": NotAdmitted,
+    "53100": Full,  # the disk
+    "53200": Full,  # the server's memory
+    "53300": Busy,  # too many connections
+    "55P03": Locked,  # another transaction has the lock
+    "57014": TooSlow,  # canceled, by a timeout for one
+    "XX001": Corrupt,  # data
+    "XX002": Corrupt,  # an index
+    "42501": NotAdmitted,  # no privilege
 }
 _BY_CLASS: dict[str, type[StoreError]] = {
-    "08": Broken,
-    "23": WriteConflict,
-    "28": NotAdmitted,
-    "3D": NotAdmitted,
-    "40": WriteConflict,
-    "53": Broken,
-    "57": Broken,
-    "58": Broken,
-    "F0": Broken,
+    "08": Broken,  # the connection
+    "23": WriteConflict,  # a constraint
+    "28": NotAdmitted,  # no such user, or a wrong password
+    "3D": NotAdmitted,  # no such database
+    "40": WriteConflict,  # rolled back: a deadlock, or a transaction that cannot be serialized
+    "53": Broken,  # resources
+    "57": Broken,  # an operator's intervention: a shutdown, for one
+    "58": Broken,  # the server's system
+    "F0": Broken,  # the server's configuration file
 }
 
 # A prepared statement that is gone, or there already: a pooler has given us another session in between.
@@ -109,7 +109,10 @@ def _leave_out_values(error: Any) -> None:
 
 
 def is_unanswered(error: BaseException) -> bool:
-    """Returns whether an error leaves open if the statement was performed. A server that answers has not done it."""
+    """Returns whether an error leaves open if the statement was performed.
+
+    An error that the server sends says that it was not. Those of class 08 are the connection's, not the statement's.
+    """
     if isinstance(error, asyncpg.PostgresError):
         return (error.sqlstate or "").startswith("08")
     return isinstance(error, OSError | TimeoutError)

@@ -105,8 +105,11 @@ class CachedMemory:
         """True if no more exchanges that are not indexed are cached."""
         return self._unindexed_exchanges >= _MAX_UNINDEXED_ROWS
 
-    def is_current(self, now: AgentNumbers, skip: range) -> bool:
-        """Returns whether nothing has to be read before a query. skip: numbers that the query leaves out."""
+    def needs_no_read(self, now: AgentNumbers, skip: range) -> bool:
+        """Returns whether nothing has to be read before a query. skip: numbers that the query leaves out.
+
+        Nothing has to be read into a full memory either, which lacks the newest messages until they are indexed.
+        """
         before = self.numbers
         if before is None or (before.epoch, before.indexed_seq, before.stamp) != (
             now.epoch, now.indexed_seq, now.stamp,
@@ -117,7 +120,7 @@ class CachedMemory:
 
     def all_messages(self, now: AgentNumbers, skip: range) -> list[Message] | None:
         """Returns every message but those in `skip`; None if some of them would have to be read."""
-        if now.indexed_seq or self._is_full or not self.is_current(now, skip):
+        if now.indexed_seq or self._is_full or not self.needs_no_read(now, skip):
             return None
         return [m for seq, m in self.unindexed.items() if seq not in skip and m.source != MUTED]
 

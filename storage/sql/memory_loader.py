@@ -73,7 +73,7 @@ class MemoryLoader:
             memory = self._memories.get(agent.id)
             if memory is None or memory.numbers is None or memory.numbers.epoch != now.epoch:
                 memory = await self._read_memory(agent.id, now, deadline_ms)
-            elif memory.is_current(now, skip):
+            elif memory.needs_no_read(now, skip):
                 return memory
             else:
                 reading = partial(memory.read_changes, now=now, rules=self._rules)

@@ -58,15 +58,18 @@ def check_version() -> None:
 
 
 def open_writer(target: DatabaseFile) -> sqlite3.Connection:
-    """Opens the one connection that writes. Raises: StatementFailed, Unavailable."""
+    """Opens the one connection that writes.
+
+    Raises: StatementFailed, Unavailable; ValueError: `synchronous` is neither NORMAL nor FULL.
+    """
+    if target.synchronous not in ("NORMAL", "FULL"):
+        raise ValueError(f"synchronous must be NORMAL or FULL, not {target.synchronous}")
     check_version()
     with map_sqlite_errors(target.path), _closing_on_error(_connect(target)) as connection:
         connection.execute(f"PRAGMA busy_timeout = {target.busy_timeout_ms:d}")
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
             raise Broken(f"{target.path}: write-ahead logging is not possible here (journal mode {mode})")
-        if target.synchronous not in ("NORMAL", "FULL"):
-            raise ValueError(f"synchronous must be NORMAL or FULL, not {target.synchronous}")
         connection.execute(f"PRAGMA synchronous = {target.synchronous}")
         connection.execute("PRAGMA secure_delete = ON")  # what is forgotten is overwritten
         connection.execute("PRAGMA wal_autocheckpoint = 0")  # the writer chooses the moment
@@ -86,9 +89,9 @@ def open_reader(target: DatabaseFile, *, busy_timeout_ms: int) -> sqlite3.Connec
         return connection
 
 
-def try_writing(connection: sqlite3.Connection, check: bool) -> None:
-    """Makes a trial write. check: look for damage first. Raises: sqlite3.Error; Corrupt."""
-    if check:
+def try_writing(connection: sqlite3.Connection, *, looks_for_damage: bool) -> None:
+    """Makes a trial write, after it has looked for damage. Raises: sqlite3.Error; Corrupt."""
+    if looks_for_damage:
         (report,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if report != "ok":
             raise Corrupt(f"the database is damaged: {report}")

@@ -218,7 +218,7 @@ class SqliteDatabase:
 
         def test_write(connection: sqlite3.Connection) -> None:
             if self._is_disk_doubtful(self.path):
-                try_writing(connection, check=False)
+                try_writing(connection, looks_for_damage=False)
 
         if not self.writer.health.waiting:  # else these writes show it
             await self.writer.submit(test_write, is_bulk=True, begins_own_transaction=True)

@@ -77,16 +77,16 @@ class WriterConnection:
         """Opens the database for the first time. Raises: StoreError; after Unavailable `fail` begins to mend it."""
         self._is_lasting = True
         try:
-            self.driver = await self._open(check=False)
+            self.driver = await self._open(looks_for_damage=False)
         except (sqlite3.Error, OSError) as error:
             raise self._translate(error) from error
         self._is_lasting = False
 
-    async def _open(self, *, check: bool) -> Driver:
+    async def _open(self, *, looks_for_damage: bool) -> Driver:
         """Opens a connection and has it show that it can write. Raises: StoreError, sqlite3.Error, OSError."""
         driver = await Driver(self._connect, "mnemogate-writer").open()
         try:
-            await driver.call(partial(try_writing, check=check))
+            await driver.call(partial(try_writing, looks_for_damage=looks_for_damage))
         except BaseException as error:
             try:
                 # Waits for the end, unless it was cancelled: the next attempt would meet the locks of this connection.
@@ -148,7 +148,7 @@ class WriterConnection:
                 return False
             try:
                 await self._drop_driver()
-                self.driver = await self._open(check=isinstance(self.fault, Corrupt))
+                self.driver = await self._open(looks_for_damage=isinstance(self.fault, Corrupt))
             except (sqlite3.Error, OSError, StoreError) as error:
                 fault = self._translate(error)
                 if not isinstance(fault, Unavailable):  # another program's file, say, now lies there
