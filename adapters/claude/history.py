@@ -129,17 +129,17 @@ def _make_ids_unique(history: ClaudeMessages) -> None:
             new_ids = {}
         for block in message["content"]:
             match block:
-                case {"type": "tool_use", "id": str(id)}:
+                case {"type": "tool_use", "id": str(sent_id)}:
                     while block["id"] in used_ids:
-                        copies[id] += 1
-                        block["id"] = f"{id}_{copies[id]}"
+                        copies[sent_id] += 1
+                        block["id"] = f"{sent_id}_{copies[sent_id]}"
                     used_ids.add(block["id"])
-                    new_ids.setdefault(id, deque()).append(block["id"])
-                case {"type": "tool_result", "tool_use_id": str(id)} if id in new_ids:
+                    new_ids.setdefault(sent_id, deque()).append(block["id"])
+                case {"type": "tool_result", "tool_use_id": str(sent_id)} if sent_id in new_ids:
                     # Results come in the order of their calls; surplus results belong to the last call.
-                    block["tool_use_id"] = new_ids[id][0]
-                    if len(new_ids[id]) > 1:
-                        new_ids[id].popleft()
+                    block["tool_use_id"] = new_ids[sent_id][0]
+                    if len(new_ids[sent_id]) > 1:
+                        new_ids[sent_id].popleft()
 
 
 def _drop_unanswered_calls(history: ClaudeMessages) -> None:
@@ -155,7 +155,10 @@ def _drop_unanswered_calls(history: ClaudeMessages) -> None:
     )
     later_blocks = [block for message in history.messages[last_reply + 1 :] for block in message["content"]]
     is_continued = all(block.get("type") == "tool_result" for block in later_blocks)
-    for index in {index for index in unanswered_calls.values() if index < last_reply or not is_continued}:
+    replies_with_calls = set(unanswered_calls.values())
+    if is_continued:
+        replies_with_calls.discard(last_reply)
+    for index in replies_with_calls:
         content = _without_calls(history.messages[index]["content"], unanswered_calls)
         history.messages[index]["content"] = content or [{"type": "text", "text": BROKEN_OFF}]
 

@@ -14,8 +14,8 @@ from adapters.types import Json
 
 T = TypeVar("T")
 _UNIONS: Final = ("anyOf", "oneOf", "allOf")
-# The most properties and required names of all branches together. Chosen: far above what tools have; so many take 0.3
-# s.
+# The most properties and required names of all branches together. Chosen: far above what tools have; so many take
+# 0.3 s.
 _MAX_MERGED: Final = 100_000
 
 
@@ -49,7 +49,8 @@ class UnionMerger:
         for union in _UNIONS:
             branches = [self._resolve(branch) for branch in _value_or_empty(list, schema.get(union))]
             for branch in branches:
-                self._charge(merged.add_properties(branch) + len(_required_names(branch)))
+                schema_count = merged.add_properties(branch)
+                self._charge(schema_count + len(_required_names(branch)))
             merged.add_requirements(branches, needs_all=union != "allOf")
         return merged.schema()
 

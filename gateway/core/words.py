@@ -13,8 +13,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_WORD = re.compile(r"\w+")
-_LETTERS_ASCII = bytes(code if _WORD.match(chr(code)) else 32 for code in range(256))
+_RUN = re.compile(r"\w+")  # of letters, digits and "_"
+_RUN_TABLE_ASCII = bytes(code if _RUN.match(chr(code)) else 32 for code in range(256))
 # Unicode categories (their first letters) and signs that are parts of words: a vowel sign of Hindi or Thai, an emoji or
 # "C++" distinguishes one word from another; a quotation mark does not.
 _WORD_CATEGORIES, _WORD_SIGNS = frozenset("LMN"), frozenset("_#%+")
@@ -45,7 +45,9 @@ _WORD_TABLE_ASCII = bytes(_WORD_TABLE[code] if code < 128 else 32 for code in ra
 
 def _split_words(text: str) -> list[str]:
     """Returns the runs of letters and digits in a text, in its own case. ASCII takes a fifth of the time."""
-    return text.encode().translate(_LETTERS_ASCII).decode().split() if text.isascii() else _WORD.findall(text)
+    return (
+        text.encode().translate(_RUN_TABLE_ASCII).decode().split() if text.isascii() else _RUN.findall(text)
+    )
 
 
 def folded_words(text: str) -> list[str]:
@@ -111,7 +113,10 @@ def is_beginning(a: str, b: str, least: int = 4) -> bool:
 def without_remark(text: str) -> str:
     """Returns what was spoken of a reply, without a bracketed remark at its end.
 
-    Of "Hi (Bob). I [laughs]." it is "Hi (Bob). I ".
+    Of "Hi (Bob). I [laughs]." it is "Hi (Bob). I ": the words end with "laughs", the last bracket closed before that is
+    the one after "Bob", and the remark begins with the first bracket opened after it. Of "Hi. *sighs*" it is "Hi. ": an
+    asterisk closes and opens, so the last one before the end of the words is itself the beginning of the remark.
+
     A regular expression for this would try each bracket to the end of the text, so it is searched from the end.
     """
     # Between the last word and the end of the text there has to be a closing bracket.

@@ -35,7 +35,7 @@ from gateway.core.conversation.tree import (
     is_tombstone,
 )
 from gateway.core.words import transcript_words
-from storage.records import Atom, Exchange, State, message_key
+from storage.records import REPLY, Atom, Exchange, State, message_key
 
 # A quoted turn has at least so many characters, white space aside: "Hi" and "Hello" are in many messages that quote
 # nothing. No measurement.
@@ -334,10 +334,11 @@ def find_redactions(
     pending_count: int,
     rivals: Iterable[Exchange],
 ) -> frozenset[int]:
-    """Returns the indices of the messages of an exchange that must not be stored. The last message is never among them.
+    """Returns the indices of the messages of an exchange that must not be stored.
 
-    Such a message equals a forgotten message, or answers such a message. The first `pending_count` messages are on the
-    record, and so are messages that a rival has stored.
+    Such a message equals a forgotten message, or answers such a message. The last message is never among them: it is
+    what is said now, and `Plan.off_record` decides of the whole turn whether that is on the record. The first
+    `pending_count` messages are on the record, and so are messages that a rival has stored.
     """
     tombs = _tombstone_atoms(tree, exchange.begun)
     if not tombs and not tree.tombs:
@@ -367,7 +368,7 @@ def _tombstone_atoms(tree: Tree, begun: float) -> set[tuple[Atom, ...]]:
         for exchange in tree
         if (exchange.redactions or is_tombstone(exchange))
         and not (exchange.state is State.OFF and exchange.begun > begun)
-        for i, atoms in (*enumerate(exchange.inputs), (-1, exchange.reply or ()))
+        for i, atoms in (*enumerate(exchange.inputs), (REPLY, exchange.reply or ()))
         if is_tombstone(exchange) or i in exchange.redactions
     )
     return {atoms for atoms in forgotten if is_spoken(atoms)}

@@ -32,6 +32,7 @@ class NativeMessage:
 
     def __init__(self, gateway_tools: Collection[str], buffer: EventBuffer) -> None:
         self._gateway_tools = gateway_tools
+        # Its `add` may hold bytes back until some have content; its `emit` adds an event that has content.
         self._buffer = buffer
         self._events = NativeEvents(gateway_tools)
         # Blocks of the gateway's own text. Such a block goes on until the upstream's next block.
@@ -78,6 +79,7 @@ class NativeMessage:
         """Ends the message. finish: replaces the upstream's `finish_reason`."""
         self._gateway_blocks.end()
         tail_bytes = _bytes_of(tail)
+        # Else the upstream's own last event has passed already, and nothing is left to be sent.
         if tail_bytes or not self._events.is_over:
             for raw in self._events.end(tail_bytes, finish):
                 self._buffer.add(raw)

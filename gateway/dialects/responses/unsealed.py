@@ -27,5 +27,5 @@ def without_sealed_items(body: bytes) -> bytes:
         if item.get("type") == COMPACTION_TYPE:
             edit.replace_message(index, [read_compaction(item, f"input[{index}]")])
         else:
-            edit.replace_message(index, [])
+            edit.drop_message(index)
     return edit.render()

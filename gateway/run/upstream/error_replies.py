@@ -15,7 +15,7 @@ from adapters.whole_reply import BufferedReply
 from gateway.core.turn.upstream_error import ERROR_BYTES, first_event_as_error, success_body_as_error
 
 # An error that no client gets is read up to ERROR_BYTES, for this time, so that its connection can be used again.
-_ERROR_S: Final = 0.1
+_DISCARD_S: Final = 0.1
 
 
 class BegunReply(Struct, frozen=True):
@@ -46,16 +46,18 @@ async def reveal_stream_error(reply: ModelReply) -> BegunReply:
     except BaseException:
         await reply.aclose()
         raise
-    refused = first_event_as_error(first) if first is not None else None
-    if refused is None:
-        if first is None:
-            return BegunReply(reply)
+    if first is None:
+        return BegunReply(reply)
+    error = first_event_as_error(first)
+    if error is None:
         return BegunReply(reply, first.data or b"", is_replaceable=first.data is None)
     await discard(reply)
     headers = [(name, value) for name, value in reply.headers if name != "content-type"]
+    status, body = error
     # Anthropic's own error is the event's data, for a client that speaks its dialect.
-    body = refused[1] if first is None or first.name != "error" or first.data is None else first.data
-    return BegunReply(BufferedReply(refused[0], (*headers, ("content-type", "application/json")), body))
+    if first.name == "error" and first.data is not None:
+        body = first.data
+    return BegunReply(BufferedReply(status, (*headers, ("content-type", "application/json")), body))
 
 
 async def reveal_whole_error(reply: ModelReply) -> BegunReply:
@@ -83,7 +85,7 @@ async def discard(reply: ModelReply) -> None:
     """Reads the rest of an error, so that its connection can be used again; a long one loses its connection."""
     with suppress(ProviderError, TimeoutError):
         try:
-            async with asyncio.timeout(_ERROR_S):
+            async with asyncio.timeout(_DISCARD_S):
                 await reply.read(ERROR_BYTES)
         finally:
             await reply.aclose()
