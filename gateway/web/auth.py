@@ -128,8 +128,8 @@ class Guard:
         Raises: BadRequest, NotAuthenticated, NotAllowed, Overloaded.
         """
         values = _read_headers(headers)
-        secret = _gateway_secret(values)
-        caller = _anonymous_caller(values)
+        secret = _find_secret(values)
+        caller = _make_anonymous_caller(values)
         if not (self._is_key_demanded or await self.demands_key()):
             self._check_local(values.get(b"host"), values.get(b"origin"))
             if secret is not None and secret.startswith(KEY_PREFIX) and await self._is_operator_key(secret):
@@ -163,7 +163,7 @@ class Guard:
 
         Raises: BadRequest, NotAuthenticated, Overloaded.
         """
-        secret = _gateway_secret(_read_headers(headers))
+        secret = _find_secret(_read_headers(headers))
         if secret and secret.startswith(KEY_PREFIX):
             return await self._find_valid_key(secret)
         raise NotAuthenticated(
@@ -236,7 +236,7 @@ class Guard:
 
     def knows_host(self, host: str) -> bool:
         """Returns whether the gateway may be addressed so. host: with or without a port."""
-        name = _host_name(host)
+        name = _read_host_name(host)
         return is_loopback(name) or name in self._hosts
 
 
@@ -259,7 +259,7 @@ def _read_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, str]:
     return values
 
 
-def _gateway_secret(values: dict[bytes, str]) -> str | None:
+def _find_secret(values: dict[bytes, str]) -> str | None:
     """Returns the text that a request presents as the gateway's key, valid or not; None: it presents no text."""
     secret = values.get(_KEY_HEADER)
     if secret is not None:
@@ -267,17 +267,17 @@ def _gateway_secret(values: dict[bytes, str]) -> str | None:
     api_key = values.get(b"x-api-key")
     if api_key is not None and api_key.startswith(KEY_PREFIX):
         return api_key
-    return _bearer(values.get(b"authorization"))
+    return _read_bearer(values.get(b"authorization"))
 
 
-def _anonymous_caller(values: dict[bytes, str]) -> Caller:
+def _make_anonymous_caller(values: dict[bytes, str]) -> Caller:
     """Returns the caller without a gateway key, with its own credentials for the provider.
 
     A gateway key never counts as a credential, whether it is valid, revoked or another gateway's: no upstream may see
     it.
     """
     credential = values.get(b"authorization") or None
-    if credential is not None and (_bearer(credential) or credential).startswith(KEY_PREFIX):
+    if credential is not None and (_read_bearer(credential) or credential).startswith(KEY_PREFIX):
         credential = None
     api_key, provider_key = values.get(b"x-api-key"), None
     if api_key and not api_key.startswith(KEY_PREFIX):
@@ -286,13 +286,13 @@ def _anonymous_caller(values: dict[bytes, str]) -> Caller:
     return Caller(credential=credential, api_key=provider_key) if credential is not None else ANONYMOUS
 
 
-def _bearer(authorization: str | None) -> str | None:
+def _read_bearer(authorization: str | None) -> str | None:
     if authorization is None or authorization[:7].lower() != "bearer ":
         return None
     return authorization[7:].strip() or None
 
 
-def _host_name(host: str) -> str:
+def _read_host_name(host: str) -> str:
     """Returns a host's name without its port: `example.org:80` -> `example.org`, `[::1]:80` -> `::1`; "": no host."""
     match = _HOST.fullmatch(host)
     return (match[1] or match[2]).lower() if match else ""

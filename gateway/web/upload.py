@@ -38,8 +38,8 @@ class UploadBody:
         self._receive = receive
         self._time_left_s = self._timeout_s = timeout_s
         # The bytes that `read_until` has read, and the span in them of the field's value; None: no field was found.
-        self._head = b""
-        self._span: tuple[int, int] | None = None
+        self._held_bytes = b""
+        self._value_span: tuple[int, int] | None = None
         self._search: FieldSearch | None = None
         self._ended = asyncio.Event()
 
@@ -51,39 +51,40 @@ class UploadBody:
         Raises: BodyTooLarge, BodyTimeout, Overloaded, ClientGone; BadRequest: the form has the field twice.
         """
         self._search = search
-        head = bytearray()
+        held_bytes = bytearray()
         while search.span is None and not (
-            search.is_over or len(head) >= limit_bytes or self._ended.is_set()
+            search.is_over or len(held_bytes) >= limit_bytes or self._ended.is_set()
         ):
-            head += await self._next_piece()
-            quota.grow(len(head))
-        self._head, self._span = bytes(head), search.span
+            held_bytes += await self._next_piece()
+            quota.grow(len(held_bytes))
+        self._held_bytes, self._value_span = bytes(held_bytes), search.span
         if search.span is None:
             self._search = None
 
     @property
     def field_value(self) -> str | None:
         """The field's value, if `read_until` has found it."""
-        if self._span is None:
+        if self._value_span is None:
             return None
-        start, end = self._span
-        return self._head[start:end].decode("utf-8", "replace")
+        start, end = self._value_span
+        return self._held_bytes[start:end].decode("utf-8", "replace")
 
     def replace_model(self, model: str) -> None:
         """Replaces the field's value. Where the field was not found, nothing changes."""
-        if self._span is None or model == self.field_value:
+        if self._value_span is None or model == self.field_value:
             return
-        start, end = self._span
+        start, end = self._value_span
         value = model.encode()
-        self._head, self._span = self._head[:start] + value + self._head[end:], (start, start + len(value))
+        self._held_bytes = self._held_bytes[:start] + value + self._held_bytes[end:]
+        self._value_span = (start, start + len(value))
         if self.size is not None:
             self.size += len(value) - (end - start)
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """Yields all of the body, once. Raises: BodyTooLarge, BodyTimeout, ClientGone, BadRequest."""
-        head, self._head = self._head, b""
-        for start in range(0, len(head), PIECE_BYTES):
-            yield head[start : start + PIECE_BYTES]
+        held_bytes, self._held_bytes = self._held_bytes, b""
+        for start in range(0, len(held_bytes), PIECE_BYTES):
+            yield held_bytes[start : start + PIECE_BYTES]
         while not self._ended.is_set():
             if piece := await self._next_piece():
                 yield piece
