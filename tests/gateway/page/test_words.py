@@ -470,6 +470,8 @@ def test_a_request_says_what_its_reply_repeats(upstream: StrictUpstream, operato
     (id, *_) = (each["id"] for each in operator.twin(f"requests?memory={agent.uid}")["items"])
     shown = plain(page(operator, f"r/{id}"))
     assert "The reply repeats message 1: “i drink Green Tea, every morning”" in shown
+    # That comes first, before how many were recalled.
+    assert "The reply repeats message 1. 2 of 2 memories found went into this reply" in shown
 
 
 @pytest.mark.both
@@ -623,7 +625,7 @@ def test_a_request_names_the_source_before_its_copies_and_no_set_phrase(
     assert is_copied != any(each["seq"] == 1 for each in found["chosen"])
     assert "repeats message 1: “My cat eats lamb and rice. She sleeps on the oven”" in shown
     assert ("The model read it in what repeats that message." in shown) == is_copied
-    assert shown.count("The reply repeats") == 1
+    assert shown.count("The reply repeats") == 2  # at the top, and with the words
     assert "user: My cat eats" in shown  # a reply that was recalled
 
 
