@@ -135,7 +135,7 @@ class SignInPages:
         if self._sign_in.is_code(key):
             return NotSignedIn(
                 "This link has expired or was used: it works once, for a minute. "
-                "`mnemogate ui` makes a new one: ask who runs the gateway."
+                "“mnemogate ui” makes a new one: ask who runs the gateway."
             )
         return NotSignedIn(
             "This code or key opens nothing. A code works once, for a minute; of keys only those of operators "
