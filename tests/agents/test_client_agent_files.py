@@ -701,6 +701,17 @@ def test_the_calls_of_a_reply_that_come_in_many_messages_are_its_own() -> None:
     assert [[each["id"] for each in some or ()] for some in calls] == [[f"c{n}" for n in range(300)]]
 
 
+def test_a_message_with_several_results_without_calls_is_reported_once() -> None:
+    file = copy.deepcopy(LETTA_FILE)
+    returns = [{"tool_call_id": id, "func_response": "ok"} for id in ("gone_1", "gone_2")]
+    agent_of(file)["messages"] = [
+        {"id": "m0", "role": "user", "content": "x"},
+        {"id": "m1", "role": "tool", "tool_returns": returns},
+    ]
+    left_out = read_file(orjson.dumps(file), ImportForm(), 0.0).left_out
+    assert [name for name in left_out if ".messages." in name] == ["agents.0.messages.1"]
+
+
 def test_agents_of_one_file_share_its_blocks(world: LettaWorld) -> None:
     file = copy.deepcopy(LETTA_FILE)
     twin = copy.deepcopy(file["agents"][0])

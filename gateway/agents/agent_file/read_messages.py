@@ -13,9 +13,10 @@ from gateway.agents.core.agent_file import PortableMessage
 def read_messages(
     listed: Sequence[FileMessage], now: float, *, is_text_thought: bool
 ) -> tuple[list[PortableMessage], list[int]]:
-    """Returns the messages of a list as they are stored, and the indices in the list of messages that are left out.
+    """Returns the messages of a list as they are stored, and the indices of those of which something is left out.
 
-    A message that no provider would accept is left out. The compiled prompt is ignored, since it is compiled again.
+    What no provider would accept is left out: results without calls. The compiled prompt is ignored, since it is
+    compiled again.
 
     now: the time of messages that have none.
     is_text_thought: text next to calls is a thought, as with Letta's older agents.
@@ -24,21 +25,20 @@ def read_messages(
     messages = list(enumerate(listed))[1 if begins_with_prompt else 0 :]
     stored = [
         (index, stored_message)
-        for index, message in _join_requests(messages)
+        for index, message in _join_approval_requests(messages)
         for stored_message in from_file_message(message, now, is_text_thought=is_text_thought)
     ]
-    accepted = _are_accepted(stored_message for _, stored_message in stored)
-    accepted_messages: list[PortableMessage] = []
-    indices_left_out: list[int] = []
-    for (index, stored_message), is_accepted in zip(stored, accepted, strict=True):
-        if is_accepted:
-            accepted_messages.append(stored_message)
-        else:
-            indices_left_out.append(index)
-    return accepted_messages, indices_left_out
+    accepted = list(_are_accepted(stored_message for _, stored_message in stored))
+    accepted_messages = [
+        stored_message
+        for (_, stored_message), is_accepted in zip(stored, accepted, strict=True)
+        if is_accepted
+    ]
+    indices = {index for (index, _), is_accepted in zip(stored, accepted, strict=True) if not is_accepted}
+    return accepted_messages, sorted(indices)
 
 
-def _join_requests(messages: Iterable[tuple[int, FileMessage]]) -> Iterator[tuple[int, FileMessage]]:
+def _join_approval_requests(messages: Iterable[tuple[int, FileMessage]]) -> Iterator[tuple[int, FileMessage]]:
     """Yields messages with their indices, and each reply as one message.
 
     Letta's server stores the calls that a person must allow as another message, after the reply with its other calls.
