@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 from starlette.routing import Route
 
 from gateway.agents.agent_file.file_routes import AgentFileRoutes
-from gateway.agents.api._openapi import document
+from gateway.agents.api._openapi import describe_routes
 from gateway.agents.api._refused import REFUSED_ROWS
 from gateway.agents.api._route import AgentsRoute, ApiRequest, serve
 from gateway.agents.api.agents import AgentRoutes
@@ -73,7 +73,7 @@ def agents_rows(api: AgentsApi) -> list[AgentsRoute]:
     rows = [row for part in parts for row in part.routes()]
 
     # Made once, when it is first asked for.
-    describe = cache(partial(document, rows, _version()))
+    describe = cache(partial(describe_routes, rows, _version()))
 
     async def openapi(_: ApiRequest) -> Any:
         return describe()

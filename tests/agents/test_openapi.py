@@ -136,7 +136,12 @@ def _ask(operation: Any, url: str, named: dict[str, Any], faults: list[str]) -> 
             f"{case.method} {case.formatted_path} {case.body!r}: {response.status_code} {response.text[:200]}"
         )
         field = "error" if case.path.startswith("/v1/memory/") else "detail"
-        if response.status_code >= 500 or (response.status_code >= 400 and field not in response.json()):
+        described = operation.definition.raw["responses"]
+        if (
+            response.status_code >= 500
+            or (response.status_code >= 400 and field not in response.json())
+            or str(response.status_code) not in described
+        ):
             faults.append(told[:1000])
 
     ask()

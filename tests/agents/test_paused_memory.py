@@ -83,6 +83,21 @@ def test_a_paused_memory_gets_no_passages(world: LettaWorld) -> None:
     assert [world.ask("POST", path, sent)[0] for path, sent in ways] == [200, 200, 200]
 
 
+def test_the_refusal_of_a_paused_memory_is_described(world: LettaWorld) -> None:
+    agent = begin(world)
+    pause(world.world)
+    routes = {
+        "/v1/agents/{agent_id}/messages": {"messages": MESSAGES},
+        "/v1/agents/{agent_id}/archival-memory": {"text": "Zqsaved."},
+        "/v1/agents/{agent_id}/summarize": {},
+    }
+    described = world.ask("GET", "/openapi.json")[1]["paths"]
+    for path, sent in routes.items():
+        status, _ = world.ask("POST", path.format(agent_id=agent), sent)
+        assert status == 403
+        assert "403" in described[path]["post"]["responses"]
+
+
 @pytest.mark.both
 def test_a_paused_memory_is_not_summarised(world: LettaWorld) -> None:
     agent = begin(world)

@@ -40,7 +40,7 @@ _PATTERNS = {"conversation": {"pattern": f"^({ConversationConvertor.regex})$"}}
 _ERRORS = {
     "400": "A value that is not allowed here.",
     "401": "No key, or a wrong one.",
-    "403": "A key that does not open this.",
+    "403": "A key that does not open this, or a memory that is paused.",
     "404": "There is no such thing in this project.",
     "409": "Somebody else was faster, or a name is taken.",
     "413": "The body is too large.",
@@ -79,14 +79,17 @@ class OtherRoute(Struct, frozen=True):
     body: type[Struct] | None = None
     query: type[Struct] | None = None
     status: str = "200"
+    # The type of `id` in the path: a key or a limit has the number of its row.
+    id_type: str = "string"
 
 
 class FileBody(Struct, frozen=True):
     """Stands for a body that is a file."""
 
 
-_KEYS, _ROTATE = "/v1/manage/keys", "/v1/manage/keys/{id}/rotate"
-_LIMITS, _IMPORTS, _USAGE = "/v1/manage/limits", "/v1/manage/imports", "/v1/manage/usage"
+_KEYS, _KEY = "/v1/manage/keys", "/v1/manage/keys/{id}"
+_LIMITS, _LIMIT = "/v1/manage/limits", "/v1/manage/limits/{id}"
+_IMPORTS, _USAGE = "/v1/manage/imports", "/v1/manage/usage"
 OTHER_ROUTES = (
     OtherRoute("GET", "/v1/memory/requests/{id}", "Show why a reply recalled what it did.", ExplainedRequest),
     OtherRoute("POST", "/v1/memory/links", "Make a link that opens a memory to its person.", MadeLink, LinkRequest),
@@ -94,15 +97,18 @@ OTHER_ROUTES = (
     OtherRoute("GET", "/v1/manage/me", "Show a key to its holder.", manage.HeldKey, query=manage.OfUser),
     OtherRoute("GET", _KEYS, "List keys.", manage.KeyList, query=manage.ListParameters),
     OtherRoute("POST", _KEYS, "Make a key.", manage.ManagedNewKey, manage.KeyBody, status="201"),
-    OtherRoute("GET", f"{_KEYS}/{{id}}", "Show a key.", manage.ManagedKey),
-    OtherRoute("PATCH", f"{_KEYS}/{{id}}", "Change a key.", manage.ManagedKey, manage.KeyChange),
-    OtherRoute("DELETE", f"{_KEYS}/{{id}}", "Revoke a key.", manage.DeletedRecord),
-    OtherRoute("POST", _ROTATE, "Give a key another secret.", manage.ManagedNewKey, manage.RotationBody),
+    OtherRoute("GET", _KEY, "Show a key.", manage.ManagedKey, id_type="integer"),
+    OtherRoute("PATCH", _KEY, "Change a key.", manage.ManagedKey, manage.KeyChange, id_type="integer"),
+    OtherRoute("DELETE", _KEY, "Revoke a key.", manage.DeletedRecord, id_type="integer"),
+    OtherRoute(
+        "POST", f"{_KEY}/rotate", "Give a key another secret.", manage.ManagedNewKey, manage.RotationBody,
+        id_type="integer",
+    ),
     OtherRoute("GET", _LIMITS, "List limits.", manage.LimitList, query=manage.ListParameters),
     OtherRoute("POST", _LIMITS, "Add a limit.", manage.ManagedLimit, manage.LimitBody, status="201"),
-    OtherRoute("GET", f"{_LIMITS}/{{id}}", "Show a limit.", manage.ManagedLimit),
-    OtherRoute("PATCH", f"{_LIMITS}/{{id}}", "Change a limit.", manage.ManagedLimit, manage.LimitChange),
-    OtherRoute("DELETE", f"{_LIMITS}/{{id}}", "Remove a limit.", manage.DeletedRecord),
+    OtherRoute("GET", _LIMIT, "Show a limit.", manage.ManagedLimit, id_type="integer"),
+    OtherRoute("PATCH", _LIMIT, "Change a limit.", manage.ManagedLimit, manage.LimitChange, id_type="integer"),
+    OtherRoute("DELETE", _LIMIT, "Remove a limit.", manage.DeletedRecord, id_type="integer"),
     OtherRoute("GET", _IMPORTS, "List imports.", manage.ImportList, query=manage.ListParameters),
     OtherRoute(
         "POST", _IMPORTS, "Import a file.", manage.ManagedImport, FileBody, manage.ImportParameters, status="202"
@@ -112,7 +118,7 @@ OTHER_ROUTES = (
 )  # fmt: skip
 
 
-def document(rows: Iterable[AgentsRoute], version: str) -> dict[str, Any]:
+def describe_routes(rows: Iterable[AgentsRoute], version: str) -> dict[str, Any]:
     """Returns the description of these rows, and of the routes on memories and of operators."""
     rows = [row for row in rows if row.is_served]
     kinds: list[type[Struct] | None] = [kind for row in rows for kind in (row.body, row.query)]
@@ -140,9 +146,7 @@ def document(rows: Iterable[AgentsRoute], version: str) -> dict[str, Any]:
 
 
 def _describe_row(row: AgentsRoute, components: dict[str, Any]) -> dict[str, Any]:
-    errors = {
-        status: _response(description, "Detail") for status, description in _ERRORS.items() if status != "403"
-    }
+    errors = {status: _response(description, "Detail") for status, description in _ERRORS.items()}
     done = {"description": "Done.", "content": {"application/json": {"schema": {}}}}
     operation = {**_operation_head(row, components), "responses": {"200": done, **errors}}
     if row.body is not None and issubclass(row.body, Form):
@@ -159,9 +163,8 @@ def _describe_other(route: OtherRoute, components: dict[str, Any]) -> dict[str, 
     statuses = ["401", *(["403"] if is_managing else []), "404", "503"]
     if route.body is not None or route.query is not None:
         statuses = ["400", *statuses, "413"]
-    id_type = "integer" if route.path.startswith((_KEYS, _LIMITS)) else "string"
     operation = {
-        **_operation_head(route, components, id_type),
+        **_operation_head(route, components, route.id_type),
         "responses": {
             route.status: _response("Done.", route.answer.__name__),
             **{status: _response(_ERRORS[status], "Error") for status in sorted(statuses)},

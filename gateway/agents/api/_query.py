@@ -1,6 +1,6 @@
 """The parameters of queries, as the agents API takes them. Their names and values are Letta's.
 
-A field that is `refused` raises 422 where it is sent; one that is `NoEffect` is named in `x-mnemogate-kept`.
+A field that is `refused` is a 400 where it is sent; one that is `NoEffect` is named in `x-mnemogate-kept`.
 """
 
 from __future__ import annotations
