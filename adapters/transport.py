@@ -33,8 +33,8 @@ from adapters.http_reply import HttpReply, Timeouts
 from adapters.pace import Pace
 from adapters.reply_quota import REPLIES, ReplyQuota
 
-# How long a connection may be idle. Chosen: below the idle time of common balancers (60 s), above the gaps of a
-# conversation.
+# How long a connection may be idle. Chosen: below the idle time of common balancers (60 s), above the gaps
+# of a conversation.
 _KEEP_ALIVE_S: Final = 30.0
 # The same for a connection on which requests are sent once. Chosen: servers close idle connections after two seconds
 # (gunicorn) or more.

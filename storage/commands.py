@@ -463,8 +463,8 @@ class RunAccept(Struct, frozen=True):
     kind: str = "run"
     # The run that it replaces, as in `StepOpen`.
     replaces: int | None = None
-    # The memory that the run reads. The job then belongs to that memory, which has one job of the kind for all its
-    # runs.
+    # The memory that the run reads. The job then belongs to that memory, which has one job of the kind for
+    # all its runs.
     read_memory_row: int | None = None
     # How the run's messages are listed, as JSON, stored as long as the run; None: in the usual way.
     listing: bytes | None = None

@@ -177,8 +177,8 @@ class Connection(Protocol):
         """Locks the rows of all agents that see a block, and the block, before another writer changes it."""
 
 
-# A read or a write. It awaits nothing but its connection, so a database that never waits can run it without an event
-# loop.
+# A read or a write. It awaits nothing but its connection, so a database that never waits can run it without
+# an event loop.
 Operation = Callable[[Connection], Coroutine[Any, Any, T]]
 
 # A part of a transaction, made by a group of the store (`effect` in storage/sql/group.py) for another one to run.
@@ -241,8 +241,8 @@ class Database(Protocol):
         """Runs a transaction. It begins at once and ends on disk, whether the future is awaited or cancelled.
 
         size_bytes: about what the operation holds while it waits.
-        is_repeatable: the operation may run again if the answer to its commit was lost, since it then finds what it has
-            written.
+        is_repeatable: the operation may run again if the answer to its commit was lost, since it then finds
+            what it has written.
         """
 
     def write_one(self, statement: str, values: Sequence[object]) -> Future[list[Row]]:

@@ -203,8 +203,8 @@ class Exchange(Struct, frozen=True):
     # has no text.
     reply_key: bytes | None
     begun: float
-    # When a finished request last began with this exchange, repeated it or continued it (written late, see
-    # gateway/core/conversation/tree.py).
+    # When a finished request last began with this exchange, repeated it or continued it (written
+    # late, see gateway/core/conversation/tree.py).
     touched: float
     # When a finished exchange ended. (From here on fields have defaults, which a plain turn leaves as they are: it
     # passes the others by position.)
@@ -218,8 +218,7 @@ class Exchange(Struct, frozen=True):
     seq: int = 0
     # The number from which on all of the agent's numbers, up to the reply's, belong to this path without a gap.
     gapless_from: int = 0  # column `run`
-    # The nearest strict ancestor that has notes or hidden rounds, so that a path's additions are walked
-    # directly.
+    # The nearest strict ancestor that has notes or hidden rounds, so that a path's additions are walked directly.
     prior: int | None = None
     # Note texts by the index of their input message; "": a search found nothing.
     notes: dict[int, str] = field(default_factory=dict)
@@ -253,8 +252,8 @@ class Exchange(Struct, frozen=True):
     superseded: bool = False
     # A later request with a new user message went on from it.
     continued: bool = False
-    # Why the exchange's memory edits were merged into the blocks: "carried" (it was continued), "idle"; "": they were
-    # not.
+    # Why the exchange's memory edits were merged into the blocks: "carried" (it was continued), "idle"; "":
+    # they were not.
     merged: str = ""
 
     @property

@@ -44,8 +44,8 @@ from gateway.web.raw_headers import encode_headers
 OPEN_PATHS = frozenset(
     ("/", "/api/hello", "/health", "/health/ready", "/v1/health", "/v1/health/", PAGE_PATH)
 )
-# Characters of a path or a model's name in the log. Chosen: above all real ones, and so few that the disk is not
-# filled.
+# Characters of a path or a model's name in the log. Chosen: above all real ones, and so few that the disk
+# is not filled.
 _MAX_LOGGED_CHARS = 256
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 # Paths, besides the paths of dialects, that the key of a user may ask. They reach no data of other users, except for

@@ -22,8 +22,8 @@ from gateway.settings import ServerSettings
 from gateway.web.health import Readiness
 from gateway.web.uvicorn_protocol import HttpConnection
 
-# Clients and load balancers drop idle connections after 120 s. The server waits longer, so that the clients close
-# first.
+# Clients and load balancers drop idle connections after 120 s. The server waits longer, so that the
+# clients close first.
 KEEP_ALIVE_S = 135
 
 

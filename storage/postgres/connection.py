@@ -77,8 +77,8 @@ class RawConnection(Protocol):
     def terminate(self) -> None: ...
 
 
-# A pooler may hand a session to another process unannounced: under a name that both give, each would run the other's
-# statement.
+# A pooler may hand a session to another process unannounced: under a name that both give, each would run
+# the other's statement.
 _PROCESS = secrets.token_hex(4)
 
 
@@ -162,9 +162,9 @@ _BEGIN_POOLED = (
 
 
 async def connect(target: PostgresTarget) -> RawConnection:
-    """Opens a connection to the first host that accepts writes. Hosts are tried one after another, each with its own
-    time.
+    """Opens a connection to the first host that accepts writes.
 
+    Hosts are tried one after another, each with its own time.
     asyncpg would give all hosts one time together, which a machine that has vanished would use up.
 
     Raises: Unavailable; NotAdmitted if the server does not let us in, or is too old.

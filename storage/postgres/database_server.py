@@ -1,8 +1,8 @@
 """The server as a process knows it: up, or down with the error that made it so.
 
-When the server fails, a connection is tried at once; whoever asks meanwhile waits for this first attempt. If it fails,
-everything is refused at once with the named error, and further attempts follow with growing pauses until a test write
-succeeds.
+When the server fails, a connection is tried at once; whoever asks meanwhile waits for this first attempt. If it
+fails, everything is refused at once with the named error, and further attempts follow with growing pauses until a
+test write succeeds.
 """
 
 from __future__ import annotations

@@ -118,8 +118,8 @@ def find_containing(
     tail: messages that are not indexed yet; where the index has one of them too, the tail's text counts.
     before: only messages with lower numbers are looked for.
     postings: what the segments of the index have of the terms, as `Buckets.newest_first` yields it; no more of it is
-        taken than is needed. A term that was not read there is passed over, so that messages without it may be
-        returned.
+        taken than is needed. A term that was not read there is passed over, so that messages without it
+        may be returned.
     """
     layout = index.layout_with(tail, range(0))
     end = min(layout.rows_of(range(before)).stop, layout.end)

@@ -88,8 +88,8 @@ class DocumentRow(NamedTuple):
 
     # How many terms the message has, including its date's and its speaker's. 16 bits.
     length: int
-    # The message's number less that of the turn before; 0 without such a turn, or if the difference is too large. 16
-    # bits.
+    # The message's number less that of the turn before; 0 without such a turn, or if the difference is too
+    # large. 16 bits.
     back: int
     # 8 bits.
     flags: int

@@ -75,8 +75,8 @@ class TermWeights(Struct, frozen=True):
     usual_lengths: Sequence[float]
     # What a message that is e times as long takes from the weight in the bounds.
     length_costs: Sequence[float]
-    # What the query asks for, to which the bounds are relative: roughly the sum of the squares of the weights in the
-    # bounds.
+    # What the query asks for, to which the bounds are relative: roughly the sum of the squares of the weights
+    # in the bounds.
     asked: float
 
 

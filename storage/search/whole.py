@@ -1,7 +1,7 @@
 """Texts that ask for a memory as a whole: they name nothing to look for, and greet or ask about their speaker.
 
-The words by which they do are in the table next to this module (asked_for_whole.txt), of the languages of
-said_to_assistants.txt.
+The words by which they do are in the table next to this module (asked_for_whole.txt), of the
+languages of said_to_assistants.txt.
 """
 
 from __future__ import annotations

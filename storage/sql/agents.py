@@ -206,8 +206,8 @@ class Agents:
         if scope in self._cache and scope not in self._beginning:
             self._cache.move_to_end(scope)
             return self._cache[scope]
-        # One request after another, in the order in which they came: the first begins the agent, and the others find
-        # it.
+        # One request after another, in the order in which they came: the first begins the agent, and the
+        # others find it.
         async with self._beginning.setdefault(scope, asyncio.Lock()):
             agent = await self.find(scope)
             if agent is None:

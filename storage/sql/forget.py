@@ -40,8 +40,8 @@ from storage.sql.readers import load_sleepers
 from storage.sql.snapshot_cache import SnapshotCache
 from storage.sql.usage import Usage, anonymize_user_rows
 
-# Memories that one read searches for old content. No measurement: the some hundred exchanges of a user take
-# milliseconds.
+# Memories that one read searches for old content. No measurement: the some hundred exchanges of a
+# user take milliseconds.
 _MEMORIES_PER_READ = 64
 
 # The phase of a forgetting, and how far it has come (as `after` of an `ErasingPhase`).

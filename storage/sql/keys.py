@@ -194,8 +194,8 @@ class Keys(Group):
     async def rotate(self, id: int, overlap_s: float) -> tuple[Key, str]:
         """Gives a key in use another secret. Returns it and its plain text. Raises: NotFound, also for an expired one.
 
-        overlap_s: how long the present secret stays good, and the links that were made with it. An earlier secret ends
-            now.
+        overlap_s: how long the present secret stays good, and the links that were made with it. An earlier
+            secret ends now.
         """
         plain = PREFIX + secrets.token_urlsafe(32)
         now = self._now()

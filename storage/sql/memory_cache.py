@@ -178,8 +178,8 @@ class CachedMemory:
 
     def apply(self, changes: MemoryChanges) -> bool:
         """Takes in what was read. Returns False if other changes were applied meanwhile. Raises: CorruptIndex."""
-        # Compared by identity: `changes` was read for this very object, and each change of the memory makes a new
-        # object.
+        # Compared by identity: `changes` was read for this very object, and each change of the memory makes
+        # a new object.
         if changes.since is not self.numbers:
             return False
         now = changes.numbers

@@ -34,9 +34,9 @@ LAST_CHARACTER = chr(sys.maxunicode)
 _CONVERSATIONS_PER_READ = 64
 # Branches that end further up in a conversation are not found: its exchanges are not counted.
 _DEEPEST = 2_000
-# Exchanges, and texts that no index has, are looked for among so many numbers of messages, the newest. Of these texts,
-# how many of each kind are read, and how many bytes: words are looked for in a megabyte in some 100 ms of processor
-# time.
+# Exchanges, and texts that no index has, are looked for among so many numbers of messages, the newest. Of these
+# texts, how many of each kind are read, and how many bytes: words are looked for in a megabyte in some 100 ms
+# of processor time.
 _NEWEST, _MOST_UNINDEXED, _MOST_BYTES = 4_000, 200, 1 << 18
 # The index has the first 4,000 different terms of a text. A shorter exchange has no more.
 _LONG_BYTES = 8_000

@@ -285,8 +285,8 @@ class MoveTarget(Group):
     async def put_block(self, connection: Connection, block: MovedBlock) -> bool:
         """Adds a block, unless a block with its uid is here already.
 
-        A block with this label that the profile shares is replaced if only the settings have written to it, and stays
-        otherwise.
+        A block with this label that the profile shares is replaced if only the settings have written to it,
+        and stays otherwise.
 
         Returns whether the block is as in the source: False if it was changed there after it was moved.
         """

@@ -37,8 +37,8 @@ _MEMORIES = 200
 # How much a page reads: the texts that no index has, and the blobs of indexes. The words of these texts are counted,
 # which takes most of its time.
 _MOST_READ = 1_000
-# The bytes of indexes that a page reads. A blob has 6 bytes for each word of a message, so it may have 1.5 MB. No
-# measurement.
+# The bytes of indexes that a page reads. A blob has 6 bytes for each word of a message, so it may have
+# 1.5 MB. No measurement.
 _MOST_INDEX_BYTES = 64 << 20
 # A memory whose index has so many blobs, or lacks so many texts, is searched by itself, which counts as `_LONG_READ`.
 _LONG_BLOBS, _LONG_UNREAD, _LONG_READ = 100, 500, 200

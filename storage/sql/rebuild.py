@@ -94,8 +94,8 @@ async def rebuild_block(
 ) -> bool:
     """Drops the versions of a block that came from erased content, and remakes the versions that were built on these.
 
-    Drops pending edits, too, if they may bring the content back: a turn may have seen the old block during the
-    forgetting.
+    Drops pending edits, too, if they may bring the content back: a turn may have seen the old block
+    during the forgetting.
 
     agent_row: the memory of which something is forgotten. Versions that its batch items have written without a turn go,
     too.

@@ -1,7 +1,7 @@
 """One transaction of many writes, as the writer's thread performs it.
 
-Many writes share a commit, since its wait for the disk costs far more than they do. Each still succeeds or fails by
-itself.
+Many writes share a commit, since its wait for the disk costs far more than they do. Each still succeeds or
+fails by itself.
 """
 
 from __future__ import annotations

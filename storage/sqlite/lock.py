@@ -55,8 +55,8 @@ class Lock:
         descriptor = ensure_sidecar(self._database, LOCK)
         try:
             self._lock_exclusively(descriptor)
-            # The owner writes who it is, for those that are refused. The file is cut last, so that no reader finds it
-            # empty.
+            # The owner writes who it is, for those that are refused. The file is cut last, so that no reader
+            # finds it empty.
             data = orjson.dumps({"pid": os.getpid(), "address": self._address})
             os.pwrite(descriptor, data, 0)
             os.ftruncate(descriptor, len(data))

@@ -226,8 +226,8 @@ class _Statement(NamedTuple):
     def is_empty(self) -> bool:
         """The sentence states nothing by itself.
 
-        Examples are "I never do.", and what follows an abbreviation that has cut a sentence ("Call me Al P. from now
-        on.").
+        Examples are "I never do.", and what follows an abbreviation that has cut a sentence ("Call me Al P.
+        from now on.").
         """
         return not (self.words or self.is_single_valued)
 

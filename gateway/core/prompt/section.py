@@ -192,8 +192,8 @@ def make_section(
         return _render(parts, pinned, last_shown, takes_note=takes_note)
     if may_rebuild:
         rendered = _render(parts, pinned, last_shown, takes_note=takes_note)
-        # An older text after the section may show a block in another version. If no note can follow it, the section
-        # waits.
+        # An older text after the section may show a block in another version. If no note can follow it,
+        # the section waits.
         if takes_note or not changes_since(rendered.shown, parts.blocks)[0]:
             return rendered
     return _with_changes(pinned, parts, last_shown, takes_note=takes_note)

@@ -128,8 +128,8 @@ class IdentityRules:
 
     # The profile of requests that name no profile.
     default_profile: str
-    # The sources of the user; the first source with an id wins. Names with a dash are headers, others paths in the
-    # body.
+    # The sources of the user; the first source with an id wins. Names with a dash are headers, others paths
+    # in the body.
     user_order: tuple[str, ...] = USER_ORDER
     # The sources of the conversation, in the same form.
     conversation_order: tuple[str, ...] = CONVERSATION_ORDER

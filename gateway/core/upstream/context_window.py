@@ -1,8 +1,7 @@
 """The context windows of models: from the settings, and from what upstreams report when they refuse or count.
 
-Sizes are in tokens as we count them. An upstream with a vocabulary of its own may take more of them for the same
-words, and a window that is full by its count is not full by the gateway's. Its context counts as that much smaller
-here.
+Sizes are in tokens as we count them. An upstream with a vocabulary of its own may take more of them for the same words,
+and a window that is full by its count is not full by the gateway's. Its context counts as that much smaller here.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """`mnemogate memory export` and `import`: a memory as JSON lines, a page at a time.
 
-The lines hold everything that was stored and nothing that belongs to a database: no rows, no secret, no hashes. A line
-has one key that names its kind. Lines refer to exchanges by their numbers and to other records by their public names,
-and come after the lines to which they refer. Tools, blocks and the like that are attached to an agent are exported with
-it, but not archives and folders, which are memories of their own. Hashes are made anew with the secret of the new
-memory, and notes get its mark. A forgotten message keeps its position, and matches no message, since its words are
-unknown.
+The lines hold everything that was stored and nothing that belongs to a database: no rows, no secret, no hashes. A
+line has one key that names its kind. Lines refer to exchanges by their numbers and to other records by their public
+names, and come after the lines to which they refer. Tools, blocks and the like that are attached to an agent are
+exported with it, but not archives and folders, which are memories of their own. Hashes are made anew with the secret
+of the new memory, and notes get its mark. A forgotten message keeps its position, and matches no message, since its
+words are unknown.
 """
 
 from __future__ import annotations

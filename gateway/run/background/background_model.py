@@ -140,8 +140,8 @@ class BackgroundModel:
         agent_row: of the memory that the model is asked for; 0: it is asked for none.
         is_background: it counts for the day's budget; else as the call of the client's request under way.
 
-        Raises: Postponed: the day's budget is used up, or the upstream is busy; RequestRefused; JobFailed: it failed
-        otherwise.
+        Raises: Postponed: the day's budget is used up, or the upstream is busy; RequestRefused; JobFailed:
+        it failed otherwise.
         """
         request = self._request(messages, tools, max_tokens)
         async with self._slots:

@@ -3,9 +3,9 @@
 The state of an item is a row of numbers; its words lie in `run_texts` until its turn is an exchange. Items are written
 by pages. Each page is a transaction that first checks that the batch's job still runs here.
 
-The kinds of an item's texts: request (the send), asked (a request to the model; the last one counts), round (a reply
-and its results), reply (a reply whose calls leave the gateway), call and result (of such calls), words (why the item
-failed).
+The kinds of an item's texts: request (the send), asked (a request to the model; the last one counts), round (a
+reply and its results), reply (a reply whose calls leave the gateway), call and result (of such calls), words (why
+the item failed).
 """
 
 from __future__ import annotations

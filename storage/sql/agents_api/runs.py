@@ -215,8 +215,8 @@ class Runs(Group):
     async def create(self, connection: Connection, draft: Run, *, replaces: int | None = None) -> Run:
         """Stores a run before its first step. Returns it as `create_run`.
 
-        Raises: WriteConflict as `create_run` does; RunOver if another run has taken its send; NotFound if its agent is
-            gone.
+        Raises: WriteConflict as `create_run` does; RunOver if another run has taken its send; NotFound if
+            its agent is gone.
         """
         await connection.lock(draft.agent_row)
         if await load_epoch(connection, draft.agent_row) is None:

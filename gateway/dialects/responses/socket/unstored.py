@@ -68,8 +68,8 @@ class UnstoredResponses:
     def __init__(self, limit_bytes: int) -> None:
         """Begins empty.
 
-        limit_bytes: the most bytes that are cached. A longer conversation is not cached: its client must send all
-            items.
+        limit_bytes: the most bytes that are cached. A longer conversation is not cached: its client must
+            send all items.
         """
         self._limit_bytes = limit_bytes
         self._by_id: OrderedDict[str, _CachedResponse] = OrderedDict()
