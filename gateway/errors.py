@@ -6,6 +6,7 @@ GatewayError
 ├── CallerError                 the request is at fault
 │   ├── BadRequest              400: malformed, wrong type, not allowed; names the field
 │   │   ├── ThreadUnsupported   its client then goes on without a message thread
+│   │   ├── HistoryForgotten    after it was read for the request
 │   │   └── ContextExceeded     too long for the window of the model, and nothing may be left out
 │   ├── NotAuthenticated        401
 │   ├── NotAllowed              403
@@ -117,6 +118,13 @@ class ThreadUnsupported(BadRequest):
 
     def __init__(self, why: str) -> None:
         super().__init__(f"thread: {why} Send all messages, without `thread`.", param="thread")
+
+
+class HistoryForgotten(BadRequest):
+    code = "previous_response_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("What the request continues or names by an id was forgotten while it was read.")
 
 
 class ContextExceeded(BadRequest):

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.tree import is_tombstone
 from gateway.core.request.identity import STORING_MODES, Identity, Mode
-from gateway.errors import BadRequest, CallerError, ContextExceeded, MemoryUnavailable
+from gateway.errors import BadRequest, CallerError, ContextExceeded, HistoryForgotten, MemoryUnavailable
 from gateway.run.call import ChatCall
 from gateway.run.directory import StoredAgents
 from gateway.run.memory.block_edits import BlockEdits
@@ -65,7 +65,10 @@ class ChatMemory:
         opens: a turn follows, so in append mode the user's message is written now.
 
         Where the store fails, or the request does not fit with memory, it is answered without memory.
-        Raises: BadRequest, MemoryUnavailable: the request may not be answered without memory; ClientGone.
+        Raises:
+            BadRequest, MemoryUnavailable: the request may not be answered without memory.
+            HistoryForgotten: as `MemoryKeeper.begin`.
+            ClientGone.
         """
         identity = call.identity
         if identity.scope is None:
@@ -86,6 +89,8 @@ class ChatMemory:
             )
             try:
                 return await _read_current(read)
+            except (ClientGone, HistoryForgotten):
+                raise
             except CallerError:
                 if needs_memory:
                     raise  # the prompt does not fit, and may not be cut
@@ -96,8 +101,6 @@ class ChatMemory:
                 if not is_known(error):
                     _log.warning("A request was answered without memory: %s", error.message)
                 status = error.status
-            except ClientGone:
-                raise
             except Exception:
                 # Memory never breaks chat, not even by an error in its code.
                 _log.exception("A request was answered without memory, by a fault in the gateway.")
@@ -130,7 +133,9 @@ class ChatMemory:
         opens: bool,
         needs_memory: bool,
     ) -> tuple[_MemoryT, Prompt]:
-        """Reads memory and makes the prompt. Sets the call's `memory_state`. Raises: StoreError; ClientGone.
+        """Reads memory and makes the prompt. Sets the call's `memory_state`.
+
+        Raises: StoreError; HistoryForgotten; ClientGone.
 
         needs_memory: a fallback that has no room for memory is passed over.
         """

@@ -11,6 +11,12 @@ from gateway.web.client_reply import ClientReply
 from gateway.web.middleware import RequestInfo, info_of
 
 
+def memories_of(scope: Scope) -> frozenset[int]:
+    """Returns the rows of the memories from which a socket has put earlier messages before the request's own."""
+    memories: frozenset[int] = scope["state"].get("memories", frozenset())
+    return memories
+
+
 class Incoming(NamedTuple):
     """A request, and the way back to its client. (`Outgoing` is a request that goes upstream.)"""
 

@@ -51,7 +51,7 @@ from gateway.run.response_conversations import (
 from gateway.run.response_runs import NewResponse
 from gateway.web.completions import ChatRoute
 from gateway.web.forwarding import ForwardedHead, ForwardedRoute
-from gateway.web.incoming import Incoming
+from gateway.web.incoming import Incoming, memories_of
 from gateway.web.json_response import JSON_TYPE
 from gateway.web.middleware import info_of
 from gateway.web.raw_headers import find_header
@@ -99,6 +99,7 @@ class ResponsesRoute(ForwardedRoute):
             with QueueTicket() as ticket:
                 request, conversation = await self._read_request(head, request_body, scope, ticket)
                 request.chat.query = incoming.query
+                request.chat.memories = memories_of(scope)
                 headers = _with_conversation(incoming.headers, request.conversation_id)
                 await self.respond(ResponseCall(request, conversation, headers, incoming))
             return
@@ -109,6 +110,7 @@ class ResponsesRoute(ForwardedRoute):
             request_body = read_request_body(unsealed)
         if (native := self._read_native(head, request_body, scope)) is not None:
             incoming.info.memory = None
+            native.chat.memories = memories_of(scope)
             route = self.parts.forwarder.route_for(head.upstream_path, request_body.model, head.upstream_name)
             headers = _with_conversation(incoming.headers, native.conversation_id)
             await self.chats.answer_native(incoming, native, route, headers)

@@ -88,6 +88,8 @@ class ChatRequest(Struct):
     reply_models: Mapping[int, str] = {}
     # The positions of all messages that the gateway has put there.
     stored_messages: frozenset[int] = frozenset()
+    # The rows of the memories from which earlier messages of the list were read.
+    memories: frozenset[int] = frozenset()
     # False: where the window is full the request is refused, instead of leaving messages out.
     may_evict: bool = True
     # Fields of the dialect in which it came that are read here and have no effect upstream.

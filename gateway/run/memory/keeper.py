@@ -27,6 +27,7 @@ from gateway.core.prompt.shown_blocks import shown_label
 from gateway.core.prompt.summary import WantedSummary
 from gateway.core.tags import quoted_name
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
+from gateway.errors import HistoryForgotten
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.composer import Composer
 from gateway.run.memory.leases import Leases
@@ -129,7 +130,11 @@ class MemoryKeeper:
 
         In append mode the turns of one conversation queue: each waits until the previous turn has left the queue.
         A request that is read again does not wait again.
-        Raises: StoreError: memory cannot be read.
+
+        Raises:
+            HistoryForgotten: a memory from which earlier messages of the request were read is gone. Its words would
+                be stored as if the client had sent them.
+            StoreError: memory cannot be read.
         """
         if self._uncached:
             self._cache_all()
@@ -137,7 +142,11 @@ class MemoryKeeper:
             await self._queue(request)
             # The time is taken again, because the turn that this request waited for was written meanwhile.
             request = replace(request, now=self.now())
-        return await read_context(self.store, self.resent, request, self.settings.idle_s)
+        context = await read_context(self.store, self.resent, request, self.settings.idle_s)
+        for agent_row in request.chat.memories:
+            if agent_row != context.agent.id and not await self.store.agents.exists(agent_row):
+                raise HistoryForgotten
+        return context
 
     async def _queue(self, request: MemoryRequest) -> None:
         """Waits for the requests before this one. Raises: TooSlow: longer than the ticket allows."""

@@ -49,12 +49,13 @@ async def fill_references(
         elif each.kind != "thoughts":  # else they are left out, as those of another provider are
             raise _not_found_error(each)
     whole = filler.filled_request()
-    if scope is None and turns.owner is not None:
-        agent, key = turns.owner
-        return replace(
-            whole, memory_choice=MemoryChoice(None if agent.scope.spans_conversations else key, agent.scope)
-        )
-    return whole
+    if turns.owner is None:
+        return whole
+    agent, key = turns.owner
+    memory_choice = whole.memory_choice
+    if scope is None:
+        memory_choice = MemoryChoice(None if agent.scope.spans_conversations else key, agent.scope)
+    return replace(whole, memory_choice=memory_choice, memories=whole.memories | {agent.id})
 
 
 class _ReferencedTurns:
@@ -125,11 +126,11 @@ class _ReferencedTurns:
     def _is_accepted_owner(self, agent: Agent, key: str | None) -> bool:
         """Returns whether the turns of this memory may be read.
 
-        Only those of the user's own memory may. Where the request names no user, the memory that is asked about first
-        becomes the owner, and no other one is read.
+        Only those of the user's own memory may. The memory that is asked about first becomes the owner, and no other
+        one is read: neither another user's, where the request names no user, nor one that was made since.
         """
-        if self._scope is not None:
-            return agent.scope == self._scope
+        if self._scope not in (None, agent.scope):
+            return False
         if self.owner is None:
             self.owner = agent, key
         return agent.id == self.owner[0].id

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Set
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, urlencode
@@ -301,7 +301,7 @@ class _Session:
             await self.send_event(end_event, request.stream_id)
             self.unstored.cache(pending, server_events.response_in(end_event))
             return
-        scope = self._post_scope(response.connection, len(body))
+        scope = self._post_scope(response.connection, len(body), pending.memories)
         await self._sockets.edge(scope, _BodyReceiver(body), _EventSender(self, pending, response))
         if (receipt := info_of(scope).receipt) is not None and receipt.agent_row:
             pending.memories.add(receipt.agent_row)
@@ -312,8 +312,8 @@ class _Session:
                 request, server_events.error_event(UpstreamBroke("The reply ended in the middle."))
             )
 
-    def _post_scope(self, connection: ResponseConnection, body_length: int) -> Scope:
-        """Returns the scope of the POST by which a response is made."""
+    def _post_scope(self, connection: ResponseConnection, body_length: int, memories: Set[int]) -> Scope:
+        """Returns the scope of the POST by which a response is made. memories: as `PendingResponse` has them."""
         headers = [
             *self._headers,
             (b"content-type", b"application/json"),
@@ -323,7 +323,7 @@ class _Session:
             self._scope,
             method="POST",
             path=RESPONSES_PATH,
-            state={"connection": connection},
+            state={"connection": connection, "memories": frozenset(memories)},
             headers=headers,
             query=self._query,
         )

@@ -16,6 +16,7 @@ from tests.doubles.anthropic_upstream import StrictAnthropic, think
 from tests.doubles.upstream import Call, Seen, call_tools, say
 from tests.gateway.admin.test_forget import perform
 from tests.gateway.messages.sdk import Talk, client, text_of
+from tests.gateway.responses.test_forgotten_history import Forgetting
 from tests.gateway.sdk import World, agent, remember
 from tests.server import RawReply
 
@@ -208,3 +209,16 @@ def test_a_thread_without_a_user_passes_as_it_came(world: World, upstream: Stric
     send(talk, "Hello again")
     assert sent(upstream.last)["messages"] == [{"role": "user", "content": "Hello again"}]
     assert world.query("SELECT count(*) FROM conversations") == [0]
+
+
+def test_a_thread_is_not_continued_if_its_memory_is_forgotten_before_the_turn_is_planned(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = post(world, {"thread": {"type": "create"}, "messages": [{"role": "user", "content": "Zqmiso."}]})
+    forgetting = Forgetting(world, monkeypatch)
+    body = {
+        "thread": {"type": "continue", "previous_message_id": begun.json["id"]},
+        "messages": [{"role": "user", "content": "And now?"}],
+    }
+    assert post(world, body).json["error"]["details"] == {"error_code": "thread_not_found"}
+    assert forgetting.is_whole()

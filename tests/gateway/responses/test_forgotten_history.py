@@ -1,0 +1,131 @@
+"""A memory that is forgotten as a whole after a request has read its history, and before its turn is planned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from storage.commands import ForgetTarget
+from storage.records import Agent
+from tests.doubles.upstream import StrictUpstream, say
+from tests.gateway.page.memories import memory_of
+from tests.gateway.responses.test_background import begin, polled
+from tests.gateway.responses.test_responses import respond, serve_memory
+from tests.gateway.responses.test_socket import Talk, open_socket, ways
+from tests.gateway.sdk import World
+from tests.patience import becomes
+
+__all__ = ["ways"]
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    with serve_memory(upstream, tmp_path) as made:
+        yield made
+
+
+class Forgetting:
+    """Forgets Alice's memory when the next turn is about to be planned."""
+
+    def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._world = world
+        self._keeper = world.gateway.app.services.chat.keeper
+        self._begin = self._keeper.begin
+        self._memory: Agent | None = memory_of(world)
+        self._asked = len(world.upstream.seen)
+        monkeypatch.setattr(self._keeper, "begin", self._forget_first)
+
+    async def _forget_first(self, *arguments: Any, **options: Any) -> Any:
+        if self._memory is not None:
+            memory, self._memory = self._memory, None
+            await self._world.store.forgetting.forget(memory.id, ForgetTarget(is_all=True))
+        return await self._begin(*arguments, **options)
+
+    def is_whole(self) -> bool:
+        """Returns whether it took place, and brought nothing of the old words back."""
+        asked = self._world.upstream.seen[self._asked :]
+        return (
+            self._memory is None
+            and b"Zq" not in self._world.data()
+            and not [each for each in asked if b"Zq" in each.body]
+        )
+
+
+@pytest.mark.parametrize("user", [None, "alice"])
+@pytest.mark.parametrize("memory", ["on", "strict"])
+def test_a_stored_response_is_not_continued(
+    world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch, user: str | None, memory: str
+) -> None:
+    upstream.queue(say("Zqnice."))
+    first = respond(world, input="My cat is called Zqmiso.", user="alice")
+    forgetting = Forgetting(world, monkeypatch)
+    options: dict[str, Any] = {} if user is None else {"user": user}
+    with pytest.raises(openai.BadRequestError) as refused:
+        respond(
+            world,
+            input="And now?",
+            previous_response_id=first.id,
+            extra_headers={"x-mnemogate-memory": memory},
+            **options,
+        )
+    assert refused.value.code == "previous_response_not_found"
+    assert forgetting.is_whole()
+    respond(world, input="Hello.", user="alice")
+    assert forgetting.is_whole()
+
+
+def test_a_named_item_is_not_put_back(
+    world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream.queue(say("Zqnice."))
+    first = respond(world, input="My cat is called Miso.", user="alice")
+    forgetting = Forgetting(world, monkeypatch)
+    item = {"type": "item_reference", "id": first.output[0].id}
+    with pytest.raises(openai.BadRequestError):
+        respond(world, input=[item, {"role": "user", "content": "And now?"}], user="alice")
+    assert forgetting.is_whole()
+
+
+def test_a_conversation_is_not_continued(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    conversation = world.sdk.conversations.create()
+    respond(world, input="My cat is called Zqmiso.", conversation=conversation.id, user="alice")
+    waiting: Any = {"type": "message", "role": "user", "content": "Zqrex is my dog."}
+    world.sdk.conversations.items.create(conversation.id, items=[waiting])
+    forgetting = Forgetting(world, monkeypatch)
+    with pytest.raises(openai.NotFoundError):
+        respond(world, input="And now?", conversation=conversation.id, user="alice")
+    assert forgetting.is_whole()
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_response_in_the_background_is_not_made(
+    world: World, monkeypatch: pytest.MonkeyPatch, by_name: bool
+) -> None:
+    conversation = world.sdk.conversations.create() if by_name else None
+    names: dict[str, Any] = {} if conversation is None else {"conversation": conversation.id}
+    first = respond(world, input="My cat is called Zqmiso.", user="alice", **names)
+    names = names or {"previous_response_id": first.id}
+    forgetting = Forgetting(world, monkeypatch)
+    made = begin(world, input="Zqrex is my dog.", user="alice", **names)
+    with pytest.raises(openai.NotFoundError):
+        polled(world, made.id)
+    becomes(lambda: world.query("SELECT count(*) FROM jobs") == [0])
+    assert forgetting.is_whole()
+
+
+def test_an_unstored_response_of_a_socket_is_not_continued(
+    ways: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_socket(ways.gateway) as socket:
+        talk = Talk(socket, {"store": False, "user": "alice"})
+        first = talk.ask(input="My cat is called Zqmiso.")["id"]
+        forgetting = Forgetting(ways, monkeypatch)
+        refused = talk.ask(input="And now?", previous_response_id=first)
+        assert refused["error"]["code"] == "previous_response_not_found"
+        assert forgetting.is_whole()
+        assert talk.ask(input="Hello.")["status"] == "completed"
+        assert forgetting.is_whole()
