@@ -139,7 +139,7 @@ class _MemoryScreens(Struct, frozen=True):
             undos=await self._shortened_undos(access) if access.may("correct") else {},
             paused=memory.paused,
             learning=learning,
-            name_line=name_line_in(each.value for each in page.blocks),
+            name_line=name_line_in((each.label, each.value) for each in page.blocks if not each.shared),
             link_command=_link_command(page.memory) if page.memory.kind == "user" else None,
         )
 

@@ -43,9 +43,13 @@ def name_of(scope: Scope) -> str:
     return scope.subject.partition(":")[2]
 
 
-def name_line_in(blocks: Iterable[str]) -> str | None:
-    """Returns the line of some memory blocks that says what a person is called ("Name: Maria"); None: none does."""
-    return next((found[1].strip() for each in blocks if (found := _NAME_LINE.search(each))), None)
+def name_line_in(blocks: Iterable[tuple[str, str]]) -> str | None:
+    """Returns the line of a memory's blocks that says what its person is called ("Name: Maria"); None: none does.
+
+    blocks: the labels and values of blocks that no other memory sees. `persona` is of the assistant.
+    """
+    values = (value for label, value in blocks if label != "persona")
+    return next((found[1].strip() for each in values if (found := _NAME_LINE.search(each))), None)
 
 
 def user_of(scope: Scope) -> str:

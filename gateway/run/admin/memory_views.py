@@ -142,7 +142,8 @@ class MemoryViews:
 
     async def find_name_line(self, memory: FoundMemory) -> str | None:
         """Returns the line of a memory's blocks that says what its person is called; None: none does."""
-        return name_line_in(each.block.value for each in await self.store.memory_pages.list_blocks(memory.id))
+        shown = await self.store.memory_pages.list_blocks(memory.id)
+        return name_line_in((each.block.label, each.block.value) for each in shown if not each.is_shared)
 
     async def find(self, project: str | None, uid: str) -> FoundMemory:
         """Returns a memory without its sizes."""

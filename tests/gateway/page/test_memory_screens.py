@@ -374,6 +374,20 @@ def test_a_memory_says_what_its_person_is_called(operator: Operator) -> None:
             assert (line is not None and line in head) == ("ame" in head), (path, head)
 
 
+def test_a_memory_calls_its_person_by_no_other_name(upstream: StrictUpstream, tmp_path: Path) -> None:
+    """As by that of the model, or of the house, which the blocks of every memory have."""
+    blocks = (
+        BlockSettings("persona", value="Name: Zqsam, the assistant"),
+        BlockSettings("house", value="Name: Zqhotel", shared=True),
+        BlockSettings("human", value="Name: Ann"),
+    )
+    with remember(upstream, tmp_path, ProfileSettings("default", blocks=blocks)) as world:
+        uid = speak(world, "Hello.").uid
+        for path in ("", "/forget?all=1"):
+            head = page(operator_of(world), f"m/{uid}{path}").partition("</h1>")[2][:400]
+            assert ("Name: Ann" in head, "Name: Zq" in head) == (True, False), path
+
+
 def test_a_memory_shows_how_its_person_gets_a_link(operator: Operator) -> None:
     """Whoever was to send one looked on every screen, and found it in the documents."""
     world = operator.world
