@@ -93,6 +93,7 @@ class BatchMessagesQuery(UrlQuery):
     """A page of the messages of a batch's items; those of one item stand together. after: a message's id."""
 
     after: Maybe[str] = UNSET
+    # No item is listed in part, so the last may exceed it.
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
     agent_id: Maybe[str] = UNSET
     use_assistant_message: bool = True
@@ -245,6 +246,7 @@ class BatchRoutes:
         place = place_in("message", id)
         if place is None:
             return 0
+        # The id of a message has the uid of its agent.
         item = await self._api.store.batches.find_item_of_agent(batch.id, place.uid)
         if item is None:
             raise UnknownId(f"There is no message {id!r} in this batch.")

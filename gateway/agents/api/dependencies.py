@@ -103,6 +103,7 @@ class AgentsApi(Struct, frozen=True):
         page = await read_page(query, find_row, size=100)
         low, high = page.bounds
         ordered = sorted((row for row in rows if low < row < high), reverse=page.newest_first)
+        # The agents of a page come in the order in which they were made.
         shown = await self.agents_json(await self.registry.get_several(project, ordered[: page.limit]))
         return shown[::-1] if page.newest_first else shown
 

@@ -160,12 +160,13 @@ def _http_config(
     http = convert(config, HttpConfig, _CONFIG_PATH)
     fields = sent_fields(http)
     has_token = _has_token(fields, previous)
-    header_name = _auth_header(fields, previous, has_token=has_token)
+    # With a token, the header in which it is sent; without one, the name of an entry of the setting tools.headers.
+    auth_header = _auth_header(fields, previous, has_token=has_token)
     headers = fields.get(HEADERS) or {}
     for name in headers:
         _check_header(name)
-    if has_token and header_name:
-        _check_header(header_name)
+    if has_token and auth_header:
+        _check_header(auth_header)
     secrets = {f"{HEADERS}.{name}": value for name, value in headers.items()}
     if fields.get(TOKEN):
         secrets[TOKEN] = fields[TOKEN]
@@ -173,9 +174,9 @@ def _http_config(
         _check_secret(name, value)
     definition = McpServerDefinition(
         http.server_url,
-        header=None if has_token else header_name,
+        header=None if has_token else auth_header,
         transport="sse" if server_type == "sse" else "streamable_http",
-        token_header=header_name if has_token else None,
+        token_header=auth_header if has_token else None,
     )
     # A server at an address has no environment, so that of an earlier program is gone.
     replaced = frozenset({VARIABLES} | ({TOKEN, HEADERS} & fields.keys()))

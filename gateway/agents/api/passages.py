@@ -153,7 +153,7 @@ def moment_of(text: Maybe[str], path: Path, *, is_end: bool = False) -> float | 
         return None
     stripped = sent_text.strip()
     try:
-        # The `+` of an offset that was not escaped in a query arrives as a blank.
+        # The `+` of an offset that was not escaped in a query arrives as a blank. ISO 8601 has no other blank.
         return parse_moment(stripped.replace(" ", "+") if "T" in stripped else stripped, is_end=is_end)
     except ValueError:
         message = "Expected a date or time of ISO 8601"

@@ -110,6 +110,8 @@ class AgentTools:
                 return failed_answer(wrong_number)
             return self._cut(await self._run_built_in(call), RESULT_CHARS)
         answer = await self._perform_once(call, partial(self._run_defined, call, tool.definition))
+        # A run has written the changed blocks by now, and its answer has none. A chat completion edits its turn here,
+        # outside of the call that is performed once: a recorded answer changes the blocks of a new turn again.
         return edit_blocks(self.memory, answer, call.call_id) if answer.changed_blocks else answer
 
     async def _perform_once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
