@@ -712,6 +712,16 @@ def test_a_message_with_several_results_without_calls_is_reported_once() -> None
     assert [name for name in left_out if ".messages." in name] == ["agents.0.messages.1"]
 
 
+def test_a_message_of_an_unknown_role_is_reported() -> None:
+    file = copy.deepcopy(LETTA_FILE)
+    agent_of(file)["messages"] = [
+        {"id": "m0", "role": "user", "content": "x"},
+        {"id": "m1", "role": "narrator", "content": "It rains."},
+    ]
+    left_out = read_file(orjson.dumps(file), ImportForm(), 0.0).left_out
+    assert [name for name in left_out if ".messages." in name] == ["agents.0.messages.1"]
+
+
 def test_agents_of_one_file_share_its_blocks(world: LettaWorld) -> None:
     file = copy.deepcopy(LETTA_FILE)
     twin = copy.deepcopy(file["agents"][0])

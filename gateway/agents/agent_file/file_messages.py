@@ -39,6 +39,8 @@ _STATUSES = {"OK": "success", "Failed": "error"}
 _PACKED_STATUSES = {status: packed for packed, status in _STATUSES.items()}
 # The types of system events, which Letta's older agents got as user messages.
 _EVENT_TYPES = ("heartbeat", "login")
+# The roles that are known. Of a `prompt` no message is made (`older.py`).
+FILE_ROLES = frozenset({"user", "summary", "system", "approval", "assistant", "tool", "prompt"})
 
 
 class Function(msgspec.Struct):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec.structs import replace
 
-from gateway.agents.agent_file.file_messages import FileCall, FileMessage, from_file_message
+from gateway.agents.agent_file.file_messages import FILE_ROLES, FileCall, FileMessage, from_file_message
 from gateway.agents.core.agent_file import PortableMessage
 
 
@@ -15,8 +15,8 @@ def read_messages(
 ) -> tuple[list[PortableMessage], list[int]]:
     """Returns the messages of a list as they are stored, and the indices of those of which something is left out.
 
-    What no provider would accept is left out: results without calls. The compiled prompt is ignored, since it is
-    compiled again.
+    Results without calls are left out, since no provider accepts them, and messages of unknown roles. The compiled
+    prompt is ignored, since it is compiled again.
 
     now: the time of messages that have none.
     is_text_thought: text next to calls is a thought, as with Letta's older agents.
@@ -35,6 +35,7 @@ def read_messages(
         if is_accepted
     ]
     indices = {index for (index, _), is_accepted in zip(stored, accepted, strict=True) if not is_accepted}
+    indices |= {index for index, message in messages if message.role not in FILE_ROLES}
     return accepted_messages, sorted(indices)
 
 
