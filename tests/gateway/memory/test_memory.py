@@ -760,7 +760,7 @@ def test_words_off_the_record_stay_off_if_something_is_forgotten_while_they_are_
     chat = world.chat(user="alice")
     upstream.queue(say("Hm.", hold_before_headers=gate))
     with ThreadPoolExecutor() as threads:
-        arrived = upstream.arrived(1)
+        arrived = upstream.arrived(len(upstream.seen) + 1)
         saying = threads.submit(chat.say, "Zqsecret.", extra_headers={"x-mnemogate-memory": "off"})
         arrived.wait_sync()
         world.gateway.call(world.store.forgetting.forget(alice.id, ForgetTarget(messages=[1])))
@@ -785,7 +785,7 @@ def test_a_repeated_turn_off_the_record_stays_off_if_its_memory_is_forgotten_whi
     gate = Gate()
     upstream.queue(say("Hm.", hold_before_headers=gate))
     with ThreadPoolExecutor() as threads:
-        arrived = upstream.arrived(1)
+        arrived = upstream.arrived(len(upstream.seen) + 1)
         asking = threads.submit(world.post, said, user="alice")
         arrived.wait_sync()
         world.gateway.call(world.store.forgetting.forget(alice.id, ForgetTarget(is_all=True)))
