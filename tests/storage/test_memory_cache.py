@@ -28,6 +28,7 @@ from storage.sql.facts import add_saved_facts
 from storage.sql.memory_cache import CachedMemory, MemoryCache
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
+from tests.patience import PATIENCE_S, SHORT_S
 from tests.storage.test_facts import fact
 from tests.storage.test_forget import Clock
 from tests.stored import ALICE, Speaker, ranked, rows, save_passage
@@ -385,9 +386,11 @@ async def test_a_memory_that_is_read_too_slowly_for_one_search_is_there_for_the_
     await alice.say([user("My dog is called Rex.")], assistant("Nice."))
     store.recall._memories.clear()
     has_read, goes_on = hold_long_reads(store, monkeypatch)
+    searching = asyncio.create_task(hits(store, alice, "dog", deadline_ms=SHORT_S * 1e3))
+    async with asyncio.timeout(PATIENCE_S):
+        await has_read.wait()
     with pytest.raises(TooSlow):
-        await hits(store, alice, "dog", deadline_ms=1)
-    await has_read.wait()
+        await searching
     (reading,) = store.recall._loader._reading.values()
     goes_on.set()
     await reading
