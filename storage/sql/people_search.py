@@ -33,10 +33,10 @@ from storage.sql.statements import load
 SQL = load("people_search.sql")
 
 # How many memories a page looks through at most.
-_MEMORIES = 200
+_MEMORIES = 100
 # How much a page reads: the texts that no index has, and the blobs of indexes. The words of these texts are counted,
 # which takes most of its time.
-_MOST_READ = 1_000
+_MOST_READ = 300
 # The bytes of indexes that a page reads. A blob has 6 bytes for each word of a message, so it may have
 # 1.5 MB. No measurement.
 _MOST_INDEX_BYTES = 64 << 20

@@ -64,6 +64,7 @@ async def test_a_person_is_found_by_what_they_wrote(
 ) -> None:
     if is_long:
         monkeypatch.setattr(people_search, "_LONG_BLOBS", 0)
+        monkeypatch.setattr(people_search, "_LONG_READ", 1)  # a page has room for both
     nadia, tomas = await speak(store)
     await learn(store, tomas.agent, 0, fact("Plays the viola."))
     if is_indexed:
