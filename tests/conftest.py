@@ -1,4 +1,7 @@
-"""Fixtures for every test. The environment of the machine that runs the tests does not reach them."""
+"""The plugin of all tests: stages, databases, what is shared for speed, and fixtures.
+
+The environment variables and signal handlers of the machine do not reach the tests.
+"""
 
 from __future__ import annotations
 
@@ -29,42 +32,41 @@ from tests.server import HAS_AGENTS
 
 __all__ = ["own_sessions", "postgres"]
 
-# Some frameworks count their users.
-COUNTING = {"HAYSTACK_TELEMETRY_ENABLED": "False", "AGNO_TELEMETRY": "false", "DO_NOT_TRACK": "1"}
-os.environ.update(COUNTING)
-# A test may start a dozen processes, and each would compile all of our modules. pytest itself would rewrite the asserts
-# of all tests at each run, which takes as long as to collect them.
+# Frameworks that the tests use send no telemetry.
+TELEMETRY_OFF = {"HAYSTACK_TELEMETRY_ENABLED": "False", "AGNO_TELEMETRY": "false", "DO_NOT_TRACK": "1"}
+os.environ.update(TELEMETRY_OFF)
+# Without compiled files each process that a test starts compiles all modules, and each run of pytest rewrites the
+# asserts of all tests, which takes as long as their collection.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-# A shell lets what it runs in the background ignore these, as `nohup` does, and a gateway of a test would inherit that.
+# A background job of a shell, and a command under `nohup`, ignore these signals. A test's gateway would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda *_: None)
-# No test measures time, and an example takes long where the machine is busy.
+# No test measures time, and an example may take long on a busy machine.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 PROVIDER_VARIABLES = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")
-# They count more than the size of the terminal on which a command runs.
+# They take precedence over the size of the terminal on which a command runs.
 TERMINAL_VARIABLES = ("COLUMNS", "LINES")
+# The databases in which tests' gateways store their memory. The default is SQLite, and both for a test with the mark
+# `both`. With MNEMOGATE_TEST_DATABASE=postgresql all use PostgreSQL, and tests with the mark `sqlite` are skipped.
+DATABASES = ("sqlite", "postgresql")
+DEFAULT_DATABASE = os.environ.pop("MNEMOGATE_TEST_DATABASE", "sqlite")
+if DEFAULT_DATABASE not in DATABASES:
+    raise pytest.UsageError(
+        f"MNEMOGATE_TEST_DATABASE: expected sqlite or postgresql, saw {DEFAULT_DATABASE!r}"
+    )
 
-
-# Where gateways of the tests keep their memory. With MNEMOGATE_TEST_DATABASE=postgresql all do it there, but for tests
-# of what is SQLite's own; without it those do it in both that are marked `both`, and the others in SQLite.
-KINDS = ("sqlite", "postgresql")
-EVERYWHERE = os.environ.pop("MNEMOGATE_TEST_DATABASE", "sqlite")
-if EVERYWHERE not in KINDS:
-    raise pytest.UsageError(f"MNEMOGATE_TEST_DATABASE: expected sqlite or postgresql, saw {EVERYWHERE!r}")
-
-
-# Folders whose tests start a gateway -> the stage that runs them; all others are of the stage core.
+# Folders of tests that start a gateway -> the stage that runs them; all other folders are of the stage core.
 STAGES = {"agents": "gateway", "gateway": "gateway", "clients": "clients"}
-# Folders in those whose tests start none.
-PURE = ("agents/core", "agents/wire")
+# Folders within these that start no gateway, so they are of the stage core.
+CORE_FOLDERS = ("agents/core", "agents/wire")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks each test with its stage, which is its folder: `pytest -m core`, `-m gateway`, `-m clients`."""
+    """Marks each test with the stage of its folder: `pytest -m core`, `-m gateway`, `-m clients`."""
     for item in items:
         item.add_marker(_stage(item.path))
         if not HAS_AGENTS and item.get_closest_marker("agents"):
@@ -73,12 +75,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         _spread(items)
 
 
-@pytest.hookimpl(optionalhook=True)  # without pytest-xdist nobody calls it
+@pytest.hookimpl(optionalhook=True)  # a hook of pytest-xdist, which may be absent
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Gives a file to one process, and the page's files all to the same one.
+    """Runs each file in one process, and all files of the page in the same process.
 
-    Their browser is started once then, which takes as long as fifty tests, and looked after by a loop in the main
-    thread, beside which others' tests fail.
+    The page's browser takes as long to start as fifty tests, so it is started once. It is served by an event loop in
+    the main thread, next to which tests of other folders fail.
     """
     from xdist.scheduler import LoadFileScheduling
 
@@ -97,22 +99,21 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 class _Names(list[str]):
-    """The names of all tests. The scheduler looks each up by `index`, which goes through them."""
+    """The names of all tests. The scheduler calls `index` for each, which in a list takes time for each name before."""
 
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__(names)
-        self._places = {name: place for place, name in enumerate(names)}
+        self._indices = {name: index for index, name in enumerate(names)}
 
     def index(self, name: str, *_: Any) -> int:
-        return self._places[name]
+        return self._indices[name]
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Runs a test in a process of pytest-xdist without reports of its start, and of fixtures that passed.
+    """Runs a test in a worker of pytest-xdist, without reports of its start and of fixtures that passed.
 
-    The process that counts the tests needs none of them, and to send and read all takes as long as to run an empty
-    test.
+    The controller needs none of these reports, and to send and read them takes as long as to run an empty test.
     """
     if not hasattr(item.config, "workerinput"):
         return None
@@ -124,10 +125,11 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def _spread(items: list[pytest.Item]) -> None:
-    """Spreads the files of each folder over a run of several processes; those without a gateway come last.
+    """Orders the tests for several processes: the files of each folder are spread evenly over the run.
 
-    Tests of some folders wait much (for leases, for PostgreSQL) and would all wait at once. Files without a gateway
-    are short, so that all processes end at about the same time. The page's, of which one process has all, come first.
+    Tests of some folders wait long (for leases, for PostgreSQL), and would otherwise all wait at once. The page's files
+    come first, since a single process runs them all. Files of the stage core come last: they are short, so all
+    processes end at about the same time.
     """
     files: dict[Path, list[pytest.Item]] = {}
     for item in items:
@@ -135,19 +137,19 @@ def _spread(items: list[pytest.Item]) -> None:
     folders: dict[Path, list[Path]] = {}
     for path in files:
         folders.setdefault(path.parent, []).append(path)
-    places = {path: n / len(paths) for paths in folders.values() for n, path in enumerate(paths)}
-    places |= dict.fromkeys((path for path in files if path.parent.name == "page"), 0.0)
-    order = sorted(files, key=lambda path: (_stage(path) == "core", places[path]))
+    positions = {path: n / len(paths) for paths in folders.values() for n, path in enumerate(paths)}
+    positions |= dict.fromkeys((path for path in files if path.parent.name == "page"), 0.0)
+    order = sorted(files, key=lambda path: (_stage(path) == "core", positions[path]))
     items[:] = [item for path in order for item in files[path]]
 
 
 def pytest_collection() -> None:
-    """Stops the garbage collector: it would go through all tests again and again while they are collected."""
+    """Disables the garbage collector, which would visit all tests again and again while they are collected."""
     gc.disable()
 
 
 def pytest_collection_finish() -> None:
-    """Sets the garbage collector as a gateway's process does: what thousands of tests are made of stays."""
+    """Sets the garbage collector as a gateway's process does, and exempts the objects of the collected tests."""
     gc.enable()
     gc.collect()
     gc.freeze()
@@ -157,49 +159,48 @@ def pytest_collection_finish() -> None:
 @cache
 def _stage(path: Path) -> str:
     folders = path.relative_to(Path(__file__).parent).parts
-    return "core" if "/".join(folders[:2]) in PURE else STAGES.get(folders[0], "core")
+    return "core" if "/".join(folders[:2]) in CORE_FOLDERS else STAGES.get(folders[0], "core")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if metafunc.definition.get_closest_marker("both") and EVERYWHERE == "sqlite":
-        metafunc.parametrize("database_kind", KINDS, indirect=True)
+    if metafunc.definition.get_closest_marker("both") and DEFAULT_DATABASE == "sqlite":
+        metafunc.parametrize("database_kind", DATABASES, indirect=True)
 
 
 @pytest.fixture(autouse=True)
 def own_logging() -> Iterator[None]:
-    """Takes away what a command has set up in this process: it would write to the stderr of a test that is over."""
+    """Restores logging after a test whose command has set it up: its handler writes to the stderr of that test."""
     root, gateway = logging.getLogger(), logging.getLogger("mnemogate")
-    levels = root.level, gateway.level
+    root_level, gateway_level = root.level, gateway.level
     yield
-    root.handlers[:] = [each for each in root.handlers if not isinstance(each, RepeatHandler)]
-    root.setLevel(levels[0])
-    gateway.setLevel(levels[1])
+    root.handlers[:] = [handler for handler in root.handlers if not isinstance(handler, RepeatHandler)]
+    root.setLevel(root_level)
+    gateway.setLevel(gateway_level)
 
 
 @pytest.fixture(autouse=True)
 def database_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The database in which `tests.stored.open_store` keeps what a test gives a file for."""
-    kind: str = getattr(request, "param", EVERYWHERE)
+    """Returns the database that `tests.stored.open_store` opens, and lets it open PostgreSQL if it is that."""
+    kind: str = getattr(request, "param", DEFAULT_DATABASE)
     if kind == "postgresql" and _stage(request.path) != "core":
         if request.node.get_closest_marker("sqlite"):
-            pytest.skip("SQLite's own: PostgreSQL's are in tests/storage/postgres and tests/gateway/two")
+            pytest.skip(
+                "for SQLite alone; those for PostgreSQL are in tests/storage/postgres and tests/gateway/two"
+            )
         monkeypatch.setattr(stored, "server", stored.Server(request.getfixturevalue("postgres")))
     return kind
 
 
 @pytest.fixture(autouse=True)
-def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("MNEMOGATE_", "OTEL_")) or name in (*PROVIDER_VARIABLES, *TERMINAL_VARIABLES):
             monkeypatch.delenv(name)
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _certificates_are_not_read() -> Iterator[None]:
-    """Gives every client an empty TLS context.
-
-    No test speaks TLS, and each of a thousand clients would read all certificates of the machine.
-    """
+def _without_certificates() -> Iterator[None]:
+    """Gives every client an empty TLS context: a thousand clients would each read all certificates of the machine."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ssl, "create_default_context", lambda *_, **__: context)
@@ -207,15 +208,15 @@ def _certificates_are_not_read() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _searches_are_waited_for() -> Iterator[None]:
-    """Lets no test find what a busy machine finds in time."""
+def _without_deadlines() -> Iterator[None]:
+    """Lifts the deadlines of tools, so that no result depends on how busy the machine is."""
     with pytest.MonkeyPatch.context() as patch:
         deadlines.lift(patch.setattr)
         yield
 
 
-class _Hurried:
-    """asyncio whose `sleep` takes a fiftieth of the time."""
+class _FastSleepAsyncio:
+    """The module `asyncio` with a `sleep` that takes a fiftieth of the time."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(asyncio, name)
@@ -225,15 +226,15 @@ class _Hurried:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _servers_end_at_once() -> Iterator[None]:
-    """Lets uvicorn look every 2 ms, and not every 100, whether it shall end. A thousand tests end a gateway."""
+def _fast_server_stop() -> Iterator[None]:
+    """Lets uvicorn check every 2 ms, instead of every 100 ms, whether it must stop: a thousand tests stop a gateway."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(uvicorn.server, "asyncio", _Hurried())
+        patch.setattr(uvicorn.server, "asyncio", _FastSleepAsyncio())
         yield
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _what_all_gateways_have_is_made_once() -> Iterator[None]:
+def _shared_gateway_parts() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         made_once.share(patch.setattr)
         yield
@@ -241,13 +242,14 @@ def _what_all_gateways_have_is_made_once() -> Iterator[None]:
 
 @pytest.fixture
 def upstream() -> Iterator[StrictUpstream]:
+    """A model that answers what the test queues."""
     with StrictUpstream() as strict:
         yield strict
 
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    """A store on a database of its own, for tests of parts."""
+    """A store on a database of its own, for tests without a gateway."""
     opened = await stored.open_store(tmp_path / "memory.db")
     yield opened
     await opened.close()
