@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ListQuery, NoFields, Screen, ScreenRequest, View
 from gateway.run.admin.audit_operations import AuditRecord
-
-# The records of one forgetting are written one right after the other.
-_ONE_ACT_S = 1.0
 
 
 class _AuditQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -40,16 +38,4 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
 
 def _acts_of(records: Sequence[AuditRecord]) -> list[list[AuditRecord]]:
     """Returns the records of each act, in their order: a forgetting of several texts has a record for each."""
-    acts: list[list[AuditRecord]] = []
-    for each in records:
-        last = acts[-1][-1] if acts else None
-        if (
-            last is not None
-            and each.action == "forget"
-            and (each.who, each.action, each.memory) == (last.who, last.action, last.memory)
-            and last.at - each.at < _ONE_ACT_S
-        ):
-            acts[-1].append(each)
-        else:
-            acts.append([each])
-    return acts
+    return [[*act] for _, act in groupby(records, lambda each: (each.at, each.who, each.action, each.memory))]

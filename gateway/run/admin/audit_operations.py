@@ -26,6 +26,7 @@ PAGE_LINES = 200
 class AuditRecord(Struct, frozen=True):
     """Something that an operator did, or a person by a link."""
 
+    # All records of one act, such as a forgetting of several texts, have the same time.
     at: float
     # The name of a key, `code`, `link` or `command`.
     who: str

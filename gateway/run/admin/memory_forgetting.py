@@ -187,8 +187,9 @@ class MemoryForgetting:
         task.add_done_callback(self._tasks.discard)
         target_name = "all" if kind == "all" else audited_part(kind, preview.target.id)
         text_names = [audited_part(text.kind, text.seq) for text in preview.texts or ()]
+        at = self._now()
         for name in text_names or [target_name]:
-            await self._store.audit.add(self._now(), editor.actor, "forget", uid, name)
+            await self._store.audit.add(at, editor.actor, "forget", uid, name)
         done, _ = await asyncio.wait({task}, timeout=self._call_s)
         swept = task.result() if done else None
         return ForgetResult(
