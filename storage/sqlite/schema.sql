@@ -1,5 +1,8 @@
 -- The schema of a new database. For reading: the program makes it by the files in `migrations`.
+-- The comment over a table says what one row is. A number in `agent` or `memory` is a row of `agents`; times are seconds
+-- since the epoch. Triggers `rev_...` and `stamp_...` raise the numbers of an agent by which caches notice a change.
 
+-- A memory, with the numbers by which caches notice its changes, and its sums of messages and bytes.
 CREATE TABLE agents (
     id          INTEGER PRIMARY KEY AUTOINCREMENT,
     uid         TEXT NOT NULL UNIQUE,
@@ -35,6 +38,7 @@ CREATE TRIGGER summaries_gone AFTER DELETE ON agents BEGIN
     UPDATE summaries SET agent = 0, model = '', text = '' WHERE agent = OLD.id AND agent <> 0;
 END;
 
+-- A block, tool, archive, folder or identity that an agent has, by its place among those of its kind.
 CREATE TABLE attached (
     agent  INTEGER NOT NULL,
     kind   TEXT NOT NULL,
@@ -57,6 +61,7 @@ CREATE TRIGGER rev_detached AFTER DELETE ON attached WHEN OLD.kind = 'block' BEG
     UPDATE agents SET rev = rev + 1 WHERE id = OLD.agent;
 END;
 
+-- What an operator or a person did to a memory or a key, in kinds and numbers.
 CREATE TABLE audit (
     id     INTEGER PRIMARY KEY AUTOINCREMENT,
     at     REAL NOT NULL,
@@ -70,6 +75,7 @@ CREATE INDEX audit_at ON audit (at);
 
 CREATE INDEX audit_memory ON audit (memory, id) WHERE memory IS NOT NULL;
 
+-- An item of a batch. Its request and its reply are in `run_texts`.
 CREATE TABLE batch_items (
     run      INTEGER PRIMARY KEY,
     batch    INTEGER NOT NULL,
@@ -83,6 +89,7 @@ CREATE TABLE batch_items (
 
 CREATE INDEX batch_items_part ON batch_items (batch, part, run);
 
+-- A batch of sends to agents.
 CREATE TABLE batches (
     id       INTEGER PRIMARY KEY AUTOINCREMENT,
     uid      TEXT NOT NULL UNIQUE,
@@ -95,6 +102,7 @@ CREATE TABLE batches (
 
 CREATE INDEX batches_project ON batches (project, id);
 
+-- A value that a block has or had.
 CREATE TABLE block_history (
     id       INTEGER PRIMARY KEY AUTOINCREMENT,
     block    INTEGER NOT NULL,
@@ -120,6 +128,7 @@ CREATE TRIGGER rev_value_gone AFTER DELETE ON block_history BEGIN
         UNION SELECT agent FROM attached WHERE kind = 'block' AND target = OLD.block);
 END;
 
+-- A memory edit of a turn. It is merged into its block when the turn is confirmed.
 CREATE TABLE block_ops (
     id        INTEGER PRIMARY KEY AUTOINCREMENT,
     agent     INTEGER NOT NULL,
@@ -148,6 +157,7 @@ CREATE TRIGGER rev_op_gone AFTER DELETE ON block_ops BEGIN
     UPDATE agents SET rev = rev + 1 WHERE id = OLD.agent;
 END;
 
+-- A block. `current` is the row of its value in `block_history`.
 CREATE TABLE blocks (
     id          INTEGER PRIMARY KEY AUTOINCREMENT,
     agent       INTEGER,
@@ -184,6 +194,7 @@ CREATE TRIGGER rev_block_gone AFTER DELETE ON blocks BEGIN
         SELECT OLD.agent UNION SELECT agent FROM attached WHERE kind = 'block' AND target = OLD.id);
 END;
 
+-- A lock of one conversation. `wanted`: the process that gets it next.
 CREATE TABLE conversation_locks (
     name       TEXT NOT NULL PRIMARY KEY,
     holder     TEXT NOT NULL,
@@ -191,6 +202,7 @@ CREATE TABLE conversation_locks (
     wanted     TEXT
 ) STRICT, WITHOUT ROWID;
 
+-- A conversation. `key` is the client's id, `tip` the last exchange of a stored conversation.
 CREATE TABLE conversations (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,
     agent      INTEGER NOT NULL,
@@ -219,6 +231,7 @@ WHEN (NEW.messages > 0) <> (OLD.messages > 0) BEGIN
     UPDATE agents SET conversations = conversations + (NEW.messages > 0) - (OLD.messages > 0) WHERE id = OLD.agent;
 END;
 
+-- A JSON body of a definition. All but the present one are emptied or deleted.
 CREATE TABLE definition_texts (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,
     definition INTEGER NOT NULL,
@@ -229,6 +242,7 @@ CREATE TABLE definition_texts (
 
 CREATE INDEX definition_texts_definition ON definition_texts (definition);
 
+-- A document that was made over REST. `current` is the row of its body in `definition_texts`.
 CREATE TABLE definitions (
     id      INTEGER PRIMARY KEY AUTOINCREMENT,
     uid     TEXT NOT NULL UNIQUE,
@@ -250,6 +264,7 @@ CREATE INDEX definitions_name ON definitions (project, kind, name);
 
 CREATE INDEX definitions_order ON definitions (project, kind, id);
 
+-- How far a memory has vectors. `seq`: the number of the last message that was embedded.
 CREATE TABLE embedded (
     agent     INTEGER PRIMARY KEY,
     model     TEXT NOT NULL,
@@ -258,6 +273,7 @@ CREATE TABLE embedded (
     stamp     INTEGER NOT NULL
 ) STRICT;
 
+-- What a client sent since the last reply, with the reply to it (`Exchange` of `storage/records.py`).
 CREATE TABLE exchanges (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
     agent        INTEGER NOT NULL,
@@ -383,6 +399,7 @@ WHEN (NEW.state = 'forgotten' AND OLD.state <> 'forgotten') OR NEW.redactions IS
         SELECT conversation FROM forks WHERE agent = NEW.agent AND origin = NEW.conversation AND seq >= NEW.seq);
 END;
 
+-- A fact that was learned or stated.
 CREATE TABLE facts (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,
     agent      INTEGER NOT NULL,
@@ -407,6 +424,7 @@ CREATE TRIGGER stamp_fact_changed AFTER UPDATE OF text ON facts BEGIN
     UPDATE agents SET stamp = stamp + 1 WHERE id = OLD.agent;
 END;
 
+-- A fact that is no longer true, and the number of the fact that is true instead.
 CREATE TABLE facts_ended (
     fact      INTEGER PRIMARY KEY,
     agent     INTEGER NOT NULL,
@@ -424,6 +442,7 @@ CREATE TRIGGER stamp_fact_ended AFTER INSERT ON facts_ended BEGIN
     UPDATE agents SET stamp = stamp + 1 WHERE id = NEW.agent;
 END;
 
+-- A fact that is left out of notes, search tools and summaries.
 CREATE TABLE facts_muted (
     fact  INTEGER PRIMARY KEY,
     agent INTEGER NOT NULL,
@@ -448,6 +467,7 @@ CREATE TRIGGER stamp_fact_unmuted AFTER DELETE ON facts_muted BEGIN
     UPDATE agents SET stamp = stamp + 1 WHERE id = OLD.agent;
 END;
 
+-- A file of a folder. Its text is in `passages`.
 CREATE TABLE files (
     id      INTEGER PRIMARY KEY AUTOINCREMENT,
     uid     TEXT NOT NULL UNIQUE,
@@ -461,17 +481,20 @@ CREATE TABLE files (
 
 CREATE INDEX files_memory ON files (memory, id);
 
+-- The digest of the settings that the stored blocks follow. One row.
 CREATE TABLE followed (
     id     INTEGER PRIMARY KEY CHECK (id = 1),
     digest BLOB NOT NULL
 ) STRICT;
 
+-- A forgetting under way. The row goes when everything of its target is erased.
 CREATE TABLE forgetting (
     id     INTEGER PRIMARY KEY AUTOINCREMENT,
     agent  INTEGER NOT NULL,
     target BLOB NOT NULL
 ) STRICT;
 
+-- A conversation `origin` that a fork has a past in: the exchanges up to the number `seq`.
 CREATE TABLE forks (
     agent        INTEGER NOT NULL,
     conversation INTEGER NOT NULL,
@@ -482,6 +505,7 @@ CREATE TABLE forks (
 
 CREATE INDEX forks_origin ON forks (agent, origin, seq);
 
+-- An exchange or a fact that an import has added; as `stub` an exchange that an undone import left.
 CREATE TABLE imported (
     what         TEXT NOT NULL,
     id           INTEGER NOT NULL,
@@ -495,6 +519,7 @@ CREATE INDEX imported_conversation ON imported (import, conversation);
 
 CREATE INDEX imported_order ON imported (import, id);
 
+-- An import of another application's file, with its progress.
 CREATE TABLE imports (
     id      INTEGER PRIMARY KEY AUTOINCREMENT,
     uid     TEXT NOT NULL UNIQUE,
@@ -509,6 +534,7 @@ CREATE TABLE imports (
 
 CREATE INDEX imports_agent ON imports (agent);
 
+-- A job that waits, runs or has failed. A finished job is deleted.
 CREATE TABLE jobs (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,
     agent      INTEGER NOT NULL,
@@ -564,6 +590,7 @@ CREATE TRIGGER jobs_revived AFTER UPDATE OF state ON jobs WHEN OLD.state = 'dead
     UPDATE OR IGNORE jobs SET first = 1 WHERE id = NEW.id;
 END;
 
+-- A gateway key, by the digest of its secret.
 CREATE TABLE keys (
     id      INTEGER PRIMARY KEY AUTOINCREMENT,
     project TEXT NOT NULL,
@@ -583,6 +610,7 @@ CREATE TABLE keys (
 
 CREATE INDEX keys_old ON keys (old_digest) WHERE old_digest IS NOT NULL;
 
+-- A limit on the use of a project, a key or a user.
 CREATE TABLE limits (
     id      INTEGER PRIMARY KEY AUTOINCREMENT,
     project TEXT NOT NULL,
@@ -594,6 +622,7 @@ CREATE TABLE limits (
     action  TEXT NOT NULL
 ) STRICT;
 
+-- A link that opens a memory to its person until it expires.
 CREATE TABLE links (
     digest  BLOB PRIMARY KEY,
     agent   INTEGER NOT NULL,
@@ -604,6 +633,7 @@ CREATE TABLE links (
 
 CREATE INDEX links_agent ON links (agent);
 
+-- A mark of an exchange: `head` of an opening, `tomb` of a tombstone, `stale`, or `unlearned` of a fact.
 CREATE TABLE marks (
     agent    INTEGER NOT NULL,
     kind     TEXT NOT NULL,
@@ -628,6 +658,7 @@ CREATE TRIGGER stamp_mark_gone AFTER DELETE ON marks WHEN OLD.kind IN ('head', '
     UPDATE agents SET stamp = stamp + 1 WHERE id = OLD.agent;
 END;
 
+-- A text in an archive, or a part of a file.
 CREATE TABLE passages (
     id       INTEGER PRIMARY KEY AUTOINCREMENT,
     agent    INTEGER NOT NULL,
@@ -648,11 +679,13 @@ CREATE TRIGGER stamp_passage_changed AFTER UPDATE OF text ON passages BEGIN
     UPDATE agents SET stamp = stamp + 1 WHERE id = OLD.agent;
 END;
 
+-- Empty. A check of the disk writes a row and deletes it.
 CREATE TABLE probe (
     id     INTEGER PRIMARY KEY,
     filler BLOB NOT NULL
 ) STRICT;
 
+-- How far a memory was read by the learner (0), by the rule that learns (-1) or by a sleeptime agent.
 CREATE TABLE readers (
     memory INTEGER NOT NULL,
     reader INTEGER NOT NULL,
@@ -661,6 +694,7 @@ CREATE TABLE readers (
     PRIMARY KEY (memory, reader)
 ) STRICT, WITHOUT ROWID;
 
+-- What a turn recalled, and why.
 CREATE TABLE recalls (
     exchange INTEGER PRIMARY KEY,
     agent    INTEGER NOT NULL,
@@ -675,6 +709,7 @@ CREATE INDEX recalls_at ON recalls (at);
 
 CREATE INDEX recalls_request ON recalls (request);
 
+-- A model call of a run. `exchange` has its messages.
 CREATE TABLE run_steps (
     exchange   INTEGER PRIMARY KEY,
     agent      INTEGER NOT NULL,
@@ -709,6 +744,7 @@ CREATE TRIGGER run_steps_added AFTER INSERT ON run_steps BEGIN
      WHERE id = NEW.run AND agent = NEW.agent AND NEW.stop IS NOT NULL AND state IN ('created', 'running');
 END;
 
+-- A part of a run that is not, or not yet, in an exchange, such as its request or one of its events.
 CREATE TABLE run_texts (
     id    INTEGER PRIMARY KEY AUTOINCREMENT,
     agent INTEGER NOT NULL,
@@ -722,6 +758,7 @@ CREATE INDEX run_texts_agent ON run_texts (agent) WHERE agent <> 0;
 
 CREATE UNIQUE INDEX run_texts_run ON run_texts (run, kind, seq) WHERE agent <> 0;
 
+-- A send to a stored conversation, from its message to its stop reason.
 CREATE TABLE runs (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
     uid          TEXT NOT NULL UNIQUE,
@@ -755,11 +792,13 @@ CREATE UNIQUE INDEX runs_otid ON runs (agent, otid) WHERE otid IS NOT NULL;
 
 CREATE INDEX runs_parent ON runs (parent) WHERE parent IS NOT NULL;
 
+-- A random key that all processes of the database share.
 CREATE TABLE secrets (
     name        TEXT PRIMARY KEY NOT NULL,
     value       BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- A memory section as it was sent in a system prompt.
 CREATE TABLE sections (
     id       INTEGER PRIMARY KEY AUTOINCREMENT,
     agent    INTEGER NOT NULL,
@@ -777,6 +816,7 @@ CREATE TRIGGER rev_section_gone AFTER DELETE ON sections BEGIN
     UPDATE agents SET rev = rev + 1 WHERE id = OLD.agent;
 END;
 
+-- A part of a long memory's search index: the documents of a segment (bucket -1), or one of its buckets.
 CREATE TABLE segments (
     agent  INTEGER NOT NULL,
     bucket INTEGER NOT NULL,
@@ -786,6 +826,7 @@ CREATE TABLE segments (
     PRIMARY KEY (agent, bucket, number)
 ) STRICT;
 
+-- No longer written: the tokens of a day are in `usage`.
 CREATE TABLE spending (
     project TEXT NOT NULL,
     day     INTEGER NOT NULL,
@@ -795,6 +836,7 @@ CREATE TABLE spending (
     PRIMARY KEY (project, day)
 ) STRICT, WITHOUT ROWID;
 
+-- A step that a job has performed, with its result.
 CREATE TABLE steps (
     id     INTEGER PRIMARY KEY AUTOINCREMENT,
     job    INTEGER NOT NULL,
@@ -804,6 +846,7 @@ CREATE TABLE steps (
     UNIQUE (job, name)
 ) STRICT;
 
+-- A summary of a conversation up to an exchange.
 CREATE TABLE summaries (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
     agent        INTEGER NOT NULL,
@@ -822,6 +865,7 @@ CREATE INDEX summaries_conversation ON summaries (conversation, depth) WHERE age
 
 CREATE UNIQUE INDEX summaries_exchange ON summaries (exchange) WHERE agent <> 0;
 
+-- A tag of an agent.
 CREATE TABLE tags (
     project TEXT NOT NULL,
     tag     TEXT NOT NULL,
@@ -831,6 +875,7 @@ CREATE TABLE tags (
 
 CREATE INDEX tags_agent ON tags (agent);
 
+-- A chunk of a memory's search index.
 CREATE TABLE terms (
     agent INTEGER NOT NULL,
     chunk INTEGER NOT NULL,
@@ -841,6 +886,7 @@ CREATE TABLE terms (
 
 CREATE INDEX terms_stamp ON terms (agent, stamp, chunk);
 
+-- The counters of a day, by project, user, key, upstream and model. Triggers add them up in `user_usage`.
 CREATE TABLE usage (
     day INTEGER NOT NULL,
     project TEXT NOT NULL,
@@ -965,17 +1011,20 @@ CREATE TRIGGER usage_gone AFTER DELETE ON usage BEGIN
     AND NOT EXISTS (SELECT 1 FROM usage WHERE day = OLD.day AND project = OLD.project AND "user" = OLD."user");
 END;
 
+-- The number of the last part of a process's counters that was added, so that none is added twice.
 CREATE TABLE usage_parts (
     process TEXT PRIMARY KEY,
     number  INTEGER NOT NULL,
     at      REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- When a process last added counters.
 CREATE TABLE usage_writers (
     process TEXT PRIMARY KEY,
     wrote   REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- The counters of a user's day.
 CREATE TABLE user_usage (
     day INTEGER NOT NULL,
     project TEXT NOT NULL,
@@ -1005,6 +1054,7 @@ CREATE TABLE user_usage (
     PRIMARY KEY (day, project, "user")
 ) STRICT, WITHOUT ROWID;
 
+-- The vectors of a chunk of a memory's messages.
 CREATE TABLE vectors (
     agent INTEGER NOT NULL,
     chunk INTEGER NOT NULL,

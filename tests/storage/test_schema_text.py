@@ -1,6 +1,7 @@
 """`storage/sqlite/schema.sql` and `storage/postgres/schema.sql`: the schema that all migrations make, for reading.
 
-The program does not read these files. After a new migration a test here says how to renew them.
+The program does not read these files. After a new migration a test here says how to renew them. The comment over each
+table is written by hand, and a renewal retains it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,13 @@ from storage.sqlite.migration import migrate as migrate_sqlite
 from tests.postgres import empty_database
 
 ROOT = Path(storage.__file__).parent
-HEAD = "-- The schema of a new database. For reading: the program makes it by the files in `migrations`."
+HEAD = """\
+-- The schema of a new database. For reading: the program makes it by the files in `migrations`.
+-- The comment over a table says what one row is. A number in `agent` or `memory` is a row of `agents`; times are seconds
+-- since the epoch. Triggers `rev_...` and `stamp_...` raise the numbers of an agent by which caches notice a change."""
+COMMENTED_TABLE = re.compile(r"^-- (.+)\nCREATE TABLE (\w+) ", re.MULTILINE)
+TABLE = re.compile(r"CREATE TABLE (\w+) ")
+UNCOMMENTED = "What is a row of this table?"
 # A column that a later migration added stands behind the others on one line.
 ADDED_COLUMN = re.compile(r"\s*, (?=\w+ (?:INTEGER|REAL|TEXT|BLOB)\b)")
 SQLITE = """
@@ -58,10 +65,22 @@ ORDER BY 1, 2, 3
 """
 
 
+def comments_of(file: Path) -> dict[str, str]:
+    """Returns the comments over the tables by the tables' names."""
+    return {table: comment for comment, table in COMMENTED_TABLE.findall(file.read_text())}
+
+
 def check(file: Path, statements: list[str], new: Path) -> None:
-    new.write_text("\n\n".join([HEAD, *(f"{each};" for each in statements)]) + "\n")
-    is_current = file.exists() and file.read_text() == new.read_text()
+    comments = comments_of(file)
+
+    def with_comment(statement: str) -> str:
+        table = TABLE.match(statement)
+        return f"-- {comments.get(table[1], UNCOMMENTED)}\n{statement};" if table else f"{statement};"
+
+    new.write_text("\n\n".join([HEAD, *map(with_comment, statements)]) + "\n")
+    is_current = file.read_text() == new.read_text()
     assert is_current, f"The migrations make another schema now. Look at the difference, and: cp {new} {file}"
+    assert UNCOMMENTED not in new.read_text(), f"Write into {file} what a row of the new table is"
 
 
 def test_the_schema_of_a_file_is_written_down(tmp_path: Path) -> None:
@@ -81,3 +100,9 @@ async def test_the_schema_of_a_server_is_written_down(
     finally:
         await connection.close()
     check(ROOT / "postgres" / "schema.sql", statements, tmp_path / "schema.sql")
+
+
+def test_a_table_has_the_same_comment_for_both_databases() -> None:
+    sqlite, postgres = (comments_of(ROOT / database / "schema.sql") for database in ("sqlite", "postgres"))
+    assert postgres.pop("schema_versions")  # a file has its version in its header
+    assert sqlite == postgres
