@@ -1,6 +1,6 @@
 -- The schema of a new database. For reading: the program makes it by the files in `migrations`.
--- The comment over a table says what one row is. A number in `agent` or `memory` is a row of `agents`; times are seconds
--- since the epoch. Triggers `rev_...` and `stamp_...` raise the numbers of an agent by which caches notice a change.
+-- The comment over a table says what one row is. A number in `agent` or `memory` is a row of `agents`. A time is in
+-- seconds since the epoch. Triggers `rev_*` and `stamp_*` raise numbers of an agent by which caches notice a change.
 
 -- A memory, with the numbers by which caches notice its changes, and its sums of messages and bytes.
 CREATE TABLE agents (

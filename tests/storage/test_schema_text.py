@@ -20,8 +20,8 @@ from tests.postgres import empty_database
 ROOT = Path(storage.__file__).parent
 HEAD = """\
 -- The schema of a new database. For reading: the program makes it by the files in `migrations`.
--- The comment over a table says what one row is. A number in `agent` or `memory` is a row of `agents`; times are seconds
--- since the epoch. Triggers `rev_...` and `stamp_...` raise the numbers of an agent by which caches notice a change."""
+-- The comment over a table says what one row is. A number in `agent` or `memory` is a row of `agents`. A time is in
+-- seconds since the epoch. Triggers `rev_*` and `stamp_*` raise numbers of an agent by which caches notice a change."""
 COMMENTED_TABLE = re.compile(r"^-- (.+)\nCREATE TABLE (\w+) ", re.MULTILINE)
 TABLE = re.compile(r"CREATE TABLE (\w+) ")
 UNCOMMENTED = "What is a row of this table?"
