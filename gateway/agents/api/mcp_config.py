@@ -1,0 +1,181 @@
+"""The config of an MCP server in a request: its fields, and how it is read into a definition with its secrets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, UnsetType
+from msgspec.structs import replace
+
+from gateway.agents.core.mcp_server import HEADERS, TOKEN, VARIABLES, McpServerConfig, group_of
+from gateway.agents.wire.faults import Unprocessable
+from gateway.agents.wire.sent_values import sent_fields
+from gateway.agents.wire.struct_fields import Body, Maybe, convert
+from gateway.checked import Fault
+from gateway.core.definition import McpServerDefinition
+
+# Where a fault in a field of the config lies.
+_CONFIG_PATH = ("body", "config")
+
+_SERVER_TYPES = ("streamable_http", "sse", "stdio")
+_NEVER_NULL = ("mcp_server_type", "server_url", "command", "args")
+# Servers accept about 8 kB of headers altogether (nginx: 8 kB a line), so a longer secret could not be sent.
+_Secret = Annotated[str, Meta(max_length=8_000)]
+_Secrets = Annotated[dict[str, _Secret], Meta(max_length=50)]
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")  # RFC 9110 5.1
+_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+# Headers that the gateway or the protocol sets, by their names and their beginnings.
+_RESERVED_HEADERS = frozenset(
+    ("accept", "accept-encoding", "connection", "content-encoding", "content-length", "content-type", "expect", "host",
+     "keep-alive", "last-event-id", "te", "trailer", "transfer-encoding", "upgrade", "user-agent")
+)  # fmt: skip
+_RESERVED_PREFIXES = ("mcp-", "proxy-")
+
+
+class HttpConfig(Body):
+    """A server that speaks HTTP: streamable, or with server-sent events."""
+
+    server_url: str
+    mcp_server_type: Literal["streamable_http", "sse"] | UnsetType = UNSET
+    # With a token, the header in which the token is sent. Without one, the name of an entry of the setting
+    # tools.headers, which has a header and its value.
+    auth_header: Maybe[str] = UNSET
+    auth_token: Maybe[_Secret] = UNSET
+    custom_headers: Maybe[_Secrets] = UNSET
+
+
+class StdioConfig(Body):
+    """A program that speaks over its pipes."""
+
+    command: Annotated[str, Meta(min_length=1)]
+    args: list[str]
+    mcp_server_type: Literal["stdio"] | UnsetType = UNSET
+    env: Maybe[_Secrets] = UNSET
+
+
+def parse_config(config: Mapping[str, Any], previous: McpServerDefinition | None = None) -> McpServerConfig:
+    """Returns the config of a server in a request.
+
+    config: the fields of a `HttpConfig` or a `StdioConfig`.
+    previous: the server that the request changes; None: the server is new.
+
+    Raises: Unprocessable.
+    """
+    if previous is not None:
+        default_type = server_type_of(previous)
+    else:
+        default_type = "stdio" if "command" in config else "streamable_http"
+    server_type = config.get("mcp_server_type") or default_type
+    if server_type not in _SERVER_TYPES:
+        message = "Input should be 'streamable_http', 'sse' or 'stdio'"
+        raise Unprocessable([Fault((*_CONFIG_PATH, "mcp_server_type"), message, "enum", server_type)])
+    # A null removes a secret or a header. A field that cannot be null counts as left out.
+    sent = {name: each for name, each in config.items() if each is not None or name not in _NEVER_NULL}
+    complete = {**_defaults_from(previous, server_type), **sent}
+    try:
+        if server_type == "stdio":
+            return _stdio_config(complete)
+        return _http_config(complete, server_type, previous)
+    except Unprocessable as error:
+        # The values may be secrets, which no error repeats.
+        raise Unprocessable([replace(each, value=None) for each in error.faults]) from None
+
+
+def _defaults_from(previous: McpServerDefinition | None, server_type: str) -> dict[str, Any]:
+    """Returns the fields that a config may leave out, with the values of the server that it changes.
+
+    A new server has none, nor has a program that becomes an address, or an address that becomes a program.
+    """
+    if previous is None or (server_type == "stdio") != bool(previous.command):
+        return {}
+    if previous.command:
+        command, *args = previous.command
+        return {"command": command, "args": args}
+    return {"server_url": previous.url}
+
+
+def _stdio_config(config: dict[str, Any]) -> McpServerConfig:
+    """Returns the config of a program. Raises: Unprocessable."""
+    program = convert(config, StdioConfig, _CONFIG_PATH)
+    fields = sent_fields(program)
+    variables = fields.get(VARIABLES) or {}
+    for name, value in variables.items():
+        if not _VARIABLE_NAME.fullmatch(name) or "\0" in value:
+            raise _unprocessable(VARIABLES, f"{name[:100]!r} is not a valid environment variable")
+    return McpServerConfig(
+        McpServerDefinition(command=(program.command, *program.args)),
+        {f"{VARIABLES}.{name}": value for name, value in variables.items()},
+        # A program has no headers, so those of an earlier address are gone.
+        replaced_groups=frozenset({TOKEN, HEADERS} | ({VARIABLES} & fields.keys())),
+    )
+
+
+def _http_config(
+    config: dict[str, Any], server_type: str, previous: McpServerDefinition | None
+) -> McpServerConfig:
+    """Returns the config of a server that speaks HTTP. Raises: Unprocessable."""
+    http = convert(config, HttpConfig, _CONFIG_PATH)
+    fields = sent_fields(http)
+    has_token = _has_token(fields, previous)
+    auth_header = _auth_header(fields, previous, has_token=has_token)
+    headers = fields.get(HEADERS) or {}
+    for name in headers:
+        _check_header(name)
+    if has_token and auth_header:
+        _check_header(auth_header)
+    secrets = {f"{HEADERS}.{name}": value for name, value in headers.items()}
+    if fields.get(TOKEN):
+        secrets[TOKEN] = fields[TOKEN]
+    for name, value in secrets.items():
+        _check_secret(name, value)
+    definition = McpServerDefinition(
+        http.server_url,
+        header=None if has_token else auth_header,
+        transport="sse" if server_type == "sse" else "streamable_http",
+        token_header=auth_header if has_token else None,
+    )
+    # A server at an address has no environment, so that of an earlier program is gone.
+    replaced = frozenset({VARIABLES} | ({TOKEN, HEADERS} & fields.keys()))
+    return McpServerConfig(definition, secrets, replaced_groups=replaced)
+
+
+def _has_token(fields: Mapping[str, Any], previous: McpServerDefinition | None) -> bool:
+    """Returns whether a server has a token after a request."""
+    if TOKEN in fields:
+        return bool(fields[TOKEN])
+    return previous is not None and TOKEN in previous.secrets
+
+
+def _auth_header(
+    fields: Mapping[str, Any], previous: McpServerDefinition | None, *, has_token: bool
+) -> str | None:
+    """Returns the `auth_header` of a server after a request: the one that was sent, else the present one."""
+    if "auth_header" in fields or previous is None:
+        return fields.get("auth_header")
+    return previous.token_header if has_token else previous.header
+
+
+def _check_secret(name: str, value: str) -> None:
+    """Raises: Unprocessable if a value cannot be sent in a header. name: the field of the secret."""
+    if re.search(r"[\x00-\x1f\x7f]", value):
+        raise _unprocessable(
+            group_of(name), f"the value of {name} has a line end or another control character in it"
+        )
+
+
+def _check_header(name: str) -> None:
+    """Raises: Unprocessable if a server may not name this header."""
+    lower = name.lower()
+    if not _HEADER_NAME.fullmatch(name) or lower in _RESERVED_HEADERS or lower.startswith(_RESERVED_PREFIXES):
+        raise _unprocessable(HEADERS, f"{name[:100]!r} is no header that can be sent")
+
+
+def _unprocessable(field: str, message: str) -> Unprocessable:
+    return Unprocessable([Fault((*_CONFIG_PATH, field), message)])
+
+
+def server_type_of(server: McpServerDefinition) -> str:
+    """Returns the `mcp_server_type` of a server."""
+    return "stdio" if server.command else server.transport
