@@ -136,8 +136,10 @@ class Receipt(Struct, eq=False, weakref=True):
     ended: float = 0.0
     # The run of an agent that the request is; None: it is no run.
     agent_run: AgentRun | None = None
-    # The row of the request's memory.
+    # The row of the request's memory; 0: there is no memory, or it is not stored yet.
     agent_row: int = 0
+    # Is called with that row if the memory is stored later, even after the request; None: nothing is to be called.
+    on_memory_stored: Callable[[int], object] | None = None
     # The row of the exchange as which the turn was stored before its reply ended; 0: it is not known.
     exchange_row: int = 0
     # Returns the usage of a reply with a text, by the gateway's count; None: the prompt is not known.
@@ -188,6 +190,12 @@ class Receipt(Struct, eq=False, weakref=True):
     def begin_agent(self, uid: str) -> None:
         """Notes that a run of an agent begins. uid: the agent's."""
         self.agent_run = AgentRun(uid, time.perf_counter())
+
+    def note_new_memory(self, agent_row: int) -> None:
+        """Notes that the request's memory, which began with its turn, is stored now."""
+        self.agent_row = agent_row
+        if self.on_memory_stored is not None:
+            self.on_memory_stored(agent_row)
 
     def note_search(self, begun: float, ms: float, count: int, tokens: int, *, is_late: bool) -> None:
         """Notes a search of memory for a trace. ms: how long it took; 0: there was none, and nothing is noted."""

@@ -160,8 +160,6 @@ class TurnSaving:
     def _note_durable(self, result: object, begun_at: float) -> events.Saved:
         """Notes that the turn is on disk. result: that of `TurnMemory.write`."""
         if isinstance(result, Committed):
-            # A memory that began with this turn has had no row before.
-            self.call.receipt.agent_row = result.agent.id
             self.call.receipt.exchange_row = result.exchange_row
         self.call.receipt.note_write(begun_at)
         return events.Saved(after_stop=result) if isinstance(result, events.StepSaved) else SAVED_EVENT
@@ -184,7 +182,16 @@ class TurnSaving:
         self.is_written = True
         # At once, since the write takes over the ticket of the request, which may end before the step is written.
         writing = self.memory.write(prompt, outcome)
+        if isinstance(writing, asyncio.Future) and not self.memory.context.agent.is_stored:
+            writing.add_done_callback(self._note_new_memory)
         return writing if self._step_write is None else self._after_step(writing)
+
+    def _note_new_memory(self, writing: asyncio.Future[object]) -> None:
+        """Notes the row of a memory that began with this turn, whether or not the reply has waited for the write."""
+        if not writing.cancelled() and writing.exception() is None:
+            result = writing.result()
+            if isinstance(result, Committed):
+                self.call.receipt.note_new_memory(result.agent.id)
 
     async def _after_step(self, writing: Awaitable[object]) -> object:
         await self.wait_step()

@@ -303,8 +303,11 @@ class _Session:
             return
         scope = self._post_scope(response.connection, len(body), pending.memories)
         await self._sockets.edge(scope, _BodyReceiver(body), _EventSender(self, pending, response))
-        if (receipt := info_of(scope).receipt) is not None and receipt.agent_row:
-            pending.memories.add(receipt.agent_row)
+        if (receipt := info_of(scope).receipt) is not None:
+            if receipt.agent_row:
+                pending.memories.add(receipt.agent_row)
+            else:  # a cancelled turn may still be written
+                receipt.on_memory_stored = pending.memories.add
         if response.is_cancelled and not response.has_ended:
             await self._end_cancelled(response, pending)
         elif not response.has_ended:

@@ -330,6 +330,34 @@ def test_an_unstored_response_is_not_continued_after_its_memory_was_forgotten(
         assert b"Rex" in upstream.last.body
 
 
+def test_a_cancelled_first_response_is_not_continued_after_its_memory_was_forgotten(
+    world: World, upstream: StrictUpstream, openai_keeps: StoredResponses
+) -> None:
+    """Its memory is made by the write of what came, for which the socket does not wait."""
+    gate = Gate()
+    upstream.endpoints.hold_events[6] = gate
+    openai_keeps.outputs.append([said("Zanzibar lies in the ocean.")])
+    with open_socket(world.gateway) as socket:
+        talk = Talk(socket, {"store": False, "user": "carol"})
+        talk.create(input="Is my Zqmiso there?")
+        id = talk.until("response.created")["response"]["id"]
+        while talk.until("response.output_text.delta")["delta"] != "lies ":
+            pass
+        talk.send(type="response.cancel", response_id=id)
+        assert talk.next()["response"]["status"] == "cancelled"
+        upstream.last.gone.wait_sync()
+        upstream.endpoints.hold_events.clear()
+        gate.open()
+        becomes(lambda: b"Zqmiso" in world.data())
+        carol = memory_of(world, "carol").id
+        world.gateway.call(world.store.forgetting.forget(carol, ForgetTarget(is_all=True)))
+        asked = len(upstream.seen)
+        refused = talk.ask(input="Go on.", previous_response_id=id)
+        assert [each for each in upstream.seen[asked:] if b"Zqmiso" in each.body] == []
+        assert refused["error"]["code"] == "previous_response_not_found"
+    assert b"Zqmiso" not in world.data()
+
+
 @pytest.mark.parametrize("user", [3, "a\nb"])
 def test_a_user_that_cannot_be_read_is_an_error(talk: Talk, user: object) -> None:
     wrong = talk.ask(input="Hi", user=user)
