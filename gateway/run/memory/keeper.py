@@ -34,7 +34,7 @@ from gateway.run.memory.leases import Leases
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest, find_agent, read_context
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.query_vectors import EmbedQuery
-from gateway.run.memory.queue import Queues
+from gateway.run.memory.queue import Queues, QueueTicket
 from gateway.run.memory.recall import Recaller
 from gateway.run.memory.resent import ResentLists
 from gateway.run.memory.turn_write import OPENED_OUTCOME, make_turn_write
@@ -203,10 +203,14 @@ class MemoryKeeper:
             self.delegated.note_calls(request.identity.scope, request.chat.identity_fields, reply, self.now())
         if context.exchange_row < 0 and _leaves_nothing(context, outcome):
             return self._end_unwritten(context)
-        writing = self._commit(context, prompt, block_edits, outcome, receipt)
-        if context.plan.off_record:
-            return asyncio.ensure_future(self._commit_off_record(writing, context, prompt, outcome))
-        return writing
+        if not context.plan.off_record:
+            return self._commit(context, prompt, block_edits, outcome, receipt)
+        # The commit has no ticket to leave: the queue is left after the last attempt.
+        unqueued = replace(context, request=replace(request, ticket=QueueTicket()))
+        writing = self._commit(unqueued, prompt, block_edits, outcome, receipt)
+        return asyncio.ensure_future(
+            self._commit_off_record(writing, unqueued, prompt, outcome, request.ticket)
+        )
 
     def _commit(
         self,
@@ -239,20 +243,27 @@ class MemoryKeeper:
         context: MemoryContext,
         prompt: Prompt,
         outcome: TurnOutcome,
+        ticket: QueueTicket,
     ) -> Committed | None:
         """Waits for the commit of a turn off the record, and plans it again if something was forgotten meanwhile.
 
-        Without its hashes a later list with memory on would bring its words into the memory.
+        Without its hashes a later list with memory on would bring its words into the memory. So the next request of a
+        conversation in append mode waits until they are stored.
         """
-        for _ in range(STALE_TRIES - 1):
-            try:
-                return await writing
-            except Stale:
-                context = await read_context(self.store, self.resent, context.request, self.settings.idle_s)
-                if not context.plan.off_record:
-                    raise  # it repeats a turn off the record of which nothing is left
-            writing = self._commit(context, prompt, BlockEdits(), outcome)
-        return await writing
+        try:
+            for _ in range(STALE_TRIES - 1):
+                try:
+                    return await writing
+                except Stale:
+                    context = await read_context(
+                        self.store, self.resent, context.request, self.settings.idle_s
+                    )
+                    if not context.plan.off_record:
+                        raise  # it repeats a turn off the record of which nothing is left
+                writing = self._commit(context, prompt, BlockEdits(), outcome)
+            return await writing
+        finally:
+            ticket.leave()
 
     def _end_unwritten(self, context: MemoryContext, error: Exception | None = None) -> asyncio.Future[None]:
         """Lets the next request begin, without a write. Returns a future that is done, with the error if any."""

@@ -21,12 +21,13 @@ from gateway.run.admin.show import ShowOperation
 from gateway.run.memory.trial import TrialRecall
 from gateway.settings import ProfileSettings, ProjectSettings, SideRequest
 from gateway.tokens import tokenizer_for
-from storage.commands import ForgetTarget
+from storage.commands import Committed, ForgetTarget, TurnWrite
 from storage.records import Agent, Scope
 from storage.sql.terms import terms_since
 from tests.doubles.upstream import Call, Gate, Reply, Rules, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.process import serving
 from tests.gateway.sdk import World, agent, remember, unmarked
+from tests.patience import becomes
 from tests.stored import indexed_seqs
 
 count = tokenizer_for("gpt-4o").count
@@ -769,6 +770,43 @@ def test_words_off_the_record_stay_off_if_something_is_forgotten_while_they_are_
     chat.say("And now?")
     assert "Zqsecret" in str(upstream.last.messages)
     assert b"Zqsecret" not in world.data()
+    assert b"And now?" in world.data()
+
+
+def test_the_next_message_waits_for_a_turn_off_the_record_that_is_planned_again(
+    world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something is forgotten while it is answered. The next message has what was heard of its reply."""
+    append = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c1"}
+    world.post([{"role": "user", "content": "Old."}], {"x-mnemogate-conversation": "c0"}, user="alice")
+    alice = world.gateway.call(world.store.agents.find(Scope("default", "default", "user:alice")))
+    assert alice is not None
+    heard = [{"role": "assistant", "content": "Zqheard"}, {"role": "user", "content": "And now?"}]
+    queues = world.gateway.app.services.chat.keeper.queues
+    queued, commit = [], world.store.turns.commit
+
+    def count(write: TurnWrite) -> asyncio.Future[Committed]:
+        queued.append(queues._counts[alice.uid, "c1"])
+        return commit(write)
+
+    monkeypatch.setattr(world.store.turns, "commit", count)
+    gate = Gate()
+    upstream.queue(say("Zqheard and more.", hold_before_headers=gate))
+    with ThreadPoolExecutor() as threads:
+        arrived = upstream.arrived(len(upstream.seen) + 1)
+        first = threads.submit(
+            world.post, [{"role": "user", "content": "Zqsecret."}], {**append, "x-mnemogate-memory": "off"},
+            user="alice",
+        )  # fmt: skip
+        arrived.wait_sync()
+        second = threads.submit(world.post, heard, append, user="alice")
+        becomes(lambda: queues._counts[alice.uid, "c1"] == 2)
+        world.gateway.call(world.store.forgetting.forget(alice.id, ForgetTarget(messages=[1])))
+        gate.open()
+        assert [first.result().status, second.result().status] == [200, 200]
+    # The question before it is asked, the turn, which is refused, and the turn as it is planned again.
+    assert queued[:3] == [1, 2, 2]
+    assert b"Zq" not in world.data()
     assert b"And now?" in world.data()
 
 
