@@ -29,7 +29,18 @@ from adapters.errors import ProviderBroke
 from adapters.json_escapes import read_json_exactly
 from adapters.openai import OpenAICompatible
 from adapters.tool_calls import with_call_ids
-from adapters.types import COUNT_TOKENS, NATIVE_REPLY, X_API_KEY_PREFIX, Event, Header, Json, ModelRequest
+from adapters.types import (
+    COUNT_TOKENS,
+    EVENT_STREAM_TYPE,
+    JSON_TYPE,
+    NATIVE_REPLY,
+    X_API_KEY_PREFIX,
+    Event,
+    Header,
+    Json,
+    ModelRequest,
+    with_content_type,
+)
 from adapters.whole_reply import BufferedReply, WholeReply
 from adapters.wrapped_stream import WrappedStream
 
@@ -116,7 +127,9 @@ class Anthropic(OpenAICompatible):
             options = chat.get("stream_options")
             wants_usage = isinstance(options, dict) and options.get("include_usage") is True
             translator = StreamTranslator(created, wants_usage=wants_usage, first_index=first_index)
-            return _StreamedReply(reply, translator, translator.feed)
+            stream = _StreamedReply(reply, translator, translator.feed)
+            stream.headers = with_content_type(stream.headers, EVENT_STREAM_TYPE)
+            return stream
         translate = partial(_message_to_completion, created=created, first_index=first_index)
         return _TranslatedReply(reply, translate, "the upstream's answer is no message")
 
@@ -197,6 +210,8 @@ class _TranslatedReply(WholeReply):
     def __init__(self, reply: ModelReply, translate: Callable[[Json], Json], complaint: str) -> None:
         self.status = reply.status
         self.headers = _with_request_id(reply.headers)
+        if reply.status == 200:
+            self.headers = with_content_type(self.headers, JSON_TYPE)
         self._reply = reply
         self._translate_body = translate
         self._complaint = complaint
@@ -330,7 +345,7 @@ def _translate_count(body: Json) -> Json:
 
 def _error_reply(status: int, body: Json) -> BufferedReply:
     """Returns a reply with an error, in place of an upstream's."""
-    return BufferedReply(status, (("content-type", "application/json"),), orjson.dumps(body))
+    return BufferedReply(status, (("content-type", JSON_TYPE),), orjson.dumps(body))
 
 
 def _caller_api_key(request: ModelRequest) -> str:

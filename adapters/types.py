@@ -15,6 +15,8 @@ from msgspec import Struct
 
 Header = tuple[str, str]  # a name and a value
 Json = dict[str, Any]  # an object as orjson returns it
+JSON_TYPE: Final = "application/json"
+EVENT_STREAM_TYPE: Final = "text/event-stream; charset=utf-8"
 # How an upstream has `/responses`. "stored": it stores responses, and has the routes of stored ones. "stateless": it
 # stores none. False: it has no such endpoint.
 ResponsesEndpoint = Literal["stored", "stateless", False]
@@ -66,6 +68,11 @@ def is_event_stream(status: int, headers: Iterable[Header]) -> bool:
             if name == "content-type" and value.lower().lstrip().startswith("text/event-stream"):
                 return True
     return False
+
+
+def with_content_type(headers: Iterable[Header], content_type: str) -> tuple[Header, ...]:
+    """Returns the headers of a reply with another content type, for a body that was translated."""
+    return (*(each for each in headers if each[0] != "content-type"), ("content-type", content_type))
 
 
 def read_retry_after(headers: Iterable[Header], now_s: float) -> float | None:

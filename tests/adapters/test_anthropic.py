@@ -976,6 +976,17 @@ async def test_an_error_reports_what_anthropic_reported(
     await page.aclose()
 
 
+async def test_a_translated_reply_has_the_content_type_of_its_own_form(
+    provider: Anthropic, upstream: StrictAnthropic
+) -> None:
+    for streams, kind in ((False, "application/json"), (True, "text/event-stream; charset=utf-8")):
+        upstream.queue(message(text="Tea.", headers={"content-type": "text/plain"}))
+        reply = await provider.send(request(stream=streams)._replace(wants_stream=streams))
+        assert [value for name, value in reply.headers if name == "content-type"] == [kind]
+        assert b"Tea." in await reply.read(10_000)
+        await reply.aclose()
+
+
 async def test_blocks_of_its_own_tools_go_and_come_back(
     provider: Anthropic, upstream: StrictAnthropic
 ) -> None:

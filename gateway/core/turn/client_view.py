@@ -66,8 +66,8 @@ class ClientView(ABC):
     """
 
     __slots__ = ()
-    # The view shows events in their own bytes, even an event that cannot be read.
-    shows_unread: ClassVar[bool] = False
+    # The view shows the upstream's own bytes, even an event that cannot be read; so the content type is the upstream's.
+    passes_bytes: ClassVar[bool] = False
 
     @abstractmethod
     def take(self) -> bytes:

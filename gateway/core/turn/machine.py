@@ -27,7 +27,15 @@ from typing import Final, assert_never
 import orjson
 from msgspec.structs import replace
 
-from adapters.types import NATIVE_REPLY, Event, Header, Json
+from adapters.types import (
+    EVENT_STREAM_TYPE,
+    JSON_TYPE,
+    NATIVE_REPLY,
+    Event,
+    Header,
+    Json,
+    with_content_type,
+)
 from gateway.core.conversation.private import with_private, with_transcript, without_private
 from gateway.core.finish_reasons import BROKE, read_finish_reason
 from gateway.core.turn import commands, events
@@ -252,7 +260,7 @@ class Turn:
             ending = self._end_unfinished(End.FAILED, reason, error.message, is_refused=is_refused)
             return [commands.SendError(error), *ending]
         if client_body != body:  # in a dialect's own form, whatever form it came in
-            headers = _with_json(headers)
+            headers = with_content_type(headers, JSON_TYPE)
         whole = commands.SendWhole(status, headers, client_body)
         return [whole, *self._end_unfinished(End.FAILED, reason, message, is_refused=is_refused)]
 
@@ -673,7 +681,10 @@ class Turn:
         if last_round.form is AS_BODY:
             is_unchanged = self._replies == 1 and not last_round.gateway_calls
             client_body = view.render_body(last_round.body, outcome, is_unchanged=is_unchanged)
-            return [commands.SendWhole(last_round.status, last_round.headers, client_body), _FINISH]
+            return [
+                commands.SendWhole(last_round.status, self._reply_headers(JSON_TYPE), client_body),
+                _FINISH,
+            ]
         if saved.after_stop is not None:
             view.show_results(saved.after_stop.first, saved.after_stop.results, is_last=True)
         elif self.terms.saves_steps and not (last_round.is_stored or outcome.waiting):
@@ -685,7 +696,7 @@ class Turn:
         if not shown_commands and not self._head_sent:  # a view that reads no stream
             body = last_round.stream_as_body(last_round.client_calls)
             client_body = view.render_body(body, outcome, is_unchanged=False)
-            headers = _with_json(last_round.headers)
+            headers = with_content_type(last_round.headers, JSON_TYPE)
             shown_commands = [commands.SendWhole(last_round.status, headers, client_body)]
         return [*shown_commands, _FINISH]
 
@@ -730,7 +741,12 @@ class Turn:
     def _make_head(self) -> commands.SendHead:
         if self.terms.shows_steps:
             return commands.SendHead(200, (EVENT_STREAM,))
-        return commands.SendHead(self._round.status, self._round.headers)
+        return commands.SendHead(self._round.status, self._reply_headers(EVENT_STREAM_TYPE))
+
+    def _reply_headers(self, content_type: str) -> tuple[Header, ...]:
+        """Returns the round's headers. content_type: of a translated reply; other replies have the upstream's."""
+        headers = self._round.headers
+        return headers if self._view.passes_bytes else with_content_type(headers, content_type)
 
     def _make_outcome(
         self,
@@ -758,8 +774,3 @@ class Turn:
             waiting,
             results,
         )
-
-
-def _with_json(headers: Iterable[Header]) -> tuple[Header, ...]:
-    """Returns the headers of a reply for a body of JSON in place of its own."""
-    return (*(each for each in headers if each[0] != "content-type"), ("content-type", "application/json"))

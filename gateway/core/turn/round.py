@@ -17,7 +17,7 @@ import orjson
 from msgspec import Struct
 
 from adapters.json_escapes import read_json
-from adapters.types import NATIVE_REPLY, Event, Header, Json
+from adapters.types import EVENT_STREAM_TYPE, NATIVE_REPLY, Event, Header, Json, with_content_type
 from gateway.core.conversation.canonical import separator
 from gateway.core.conversation.fillers import filler_message
 from gateway.core.conversation.private import with_private, without_private
@@ -41,7 +41,7 @@ from gateway.core.turn.upstream_error import openai_error
 from gateway.core.usage.reported import usage_of
 from gateway.errors import GatewayError, UpstreamBroke
 
-EVENT_STREAM: Final[Header] = ("content-type", "text/event-stream; charset=utf-8")
+EVENT_STREAM: Final[Header] = ("content-type", EVENT_STREAM_TYPE)
 DONE_EVENT: Final = b"data: [DONE]\n\n"  # ends a stream
 
 # The most events after the last finish_reason, which bounds the memory that an endless stream takes. Usage, verdicts of
@@ -312,7 +312,7 @@ class Round:
         usage = parsed.get("usage")
         if self.form is AS_EVENTS:
             # The client is reading events, so the body becomes events, with its usage in a chunk of its own.
-            self.headers = (*(each for each in self.headers if each[0] != EVENT_STREAM[0]), EVENT_STREAM)
+            self.headers = with_content_type(self.headers, EVENT_STREAM_TYPE)
             chunk = chunk_of(parsed)
             chunk.pop("usage", None)
             self._take_chunk(chunk, raw=None)
@@ -378,7 +378,7 @@ class Round:
             # The lines are taken one at a time, since a tail or a hidden round may begin with any of them.
             ends = (self._read_event(Event(b"data: %b\n\n" % line, line, event.name)) for line in lines)
             return next((end for end in ends if end is not None), None)
-        if data.startswith(b"{") and not self._view.shows_unread:
+        if data.startswith(b"{") and not self._view.passes_bytes:
             return self.fail(UpstreamBroke("The upstream's stream has an event that is no JSON"))
         self._pass_on(event)
         return None

@@ -1000,6 +1000,27 @@ def test_what_is_no_chat_completion_is_an_error_that_says_so(
     assert b"html" not in reply.body
 
 
+@pytest.mark.parametrize("path", ["responses", "messages"])
+@both_ways
+def test_a_translated_reply_has_the_content_type_of_its_own_form(
+    world: World, upstream: StrictUpstream, path: str, stream: bool
+) -> None:
+    """SDKs read a whole reply of another type as a text."""
+    choice = {"index": 0, "finish_reason": "stop"}
+    part = {"message" if not stream else "delta": {"role": "assistant", "content": "Tea."}}
+    body = json.dumps({"id": "c", "choices": [{**choice, **part}]}).encode()
+    pieces = [b"data: %b\n\n" % body, b"data: [DONE]\n\n"] if stream else [body]
+    upstream.queue(raw(*pieces, content_type="text/plain"))
+    question: Json = {"input": "Hi"}
+    if path == "messages":
+        question = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 100}
+    asked = json.dumps({"model": "m", "stream": stream, **question}).encode()
+    reply = world.gateway.ask("POST", f"/v1/{path}", asked)
+    expected = "text/event-stream; charset=utf-8" if stream else "application/json"
+    assert (reply.status, reply.headers["content-type"]) == (200, expected)
+    assert b"Tea." in reply.body
+
+
 @each_row(
     ("status", "body", "kind"),
     [
