@@ -1,11 +1,10 @@
-"""A strict Anthropic on a loopback port: the server of `tests.doubles.upstream`, speaking the Messages API.
+"""A strict Anthropic API for tests: the server of `tests.doubles.upstream` with the Messages API.
 
     with StrictAnthropic(key="sk-ant-own") as upstream:
         upstream.queue(say("Hello"), think("Hm.", text="Hi"), refuse(429, "rate_limit_error", retry_after="1"))
 
-It takes the replies of `tests.doubles.upstream` (`say`, `call_tools`, with their gates and cuts) and renders them as
-messages; `message` scripts whole lists of blocks. It refuses what the real API
-refuses (tests/doubles/anthropic_rules.py).
+It renders the replies of `tests.doubles.upstream` (`say`, `call_tools`, with their gates and cuts) as messages, and
+`message` takes whole lists of blocks. It refuses what the real API refuses (tests/doubles/anthropic_rules.py).
 """
 
 from __future__ import annotations
@@ -29,12 +28,11 @@ _STOPS = {"length": "max_tokens", "stop": "end_turn", "tool_calls": "tool_use", 
 
 
 class Message(Reply, frozen=True):
-    """A reply with content blocks of its own.
+    """A reply with content blocks of its own."""
 
-    blocks: stand before the text and the calls of `Reply`. fields: of the message. stop: fields of its end.
-    """
-
+    # The blocks before the text and the calls of `Reply`.
     blocks: Sequence[Json] = ()
+    # Fields that are added to the message, and to its end.
     fields: Mapping[str, Any] = msgspec.field(default_factory=dict)
     stop: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
@@ -61,7 +59,7 @@ def refuse(
 class StrictAnthropic(StrictUpstream):
     """A strict upstream that speaks the Messages API.
 
-    key: the only one that is accepted, as `x-api-key` or bearer token. cache: of prompts.
+    key: the only key that is accepted, as `x-api-key` or bearer token.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -161,10 +159,10 @@ def _render(body: Json, reply: Reply, number: int) -> Reply:
             pieces.pop()
     else:
         headers = {"content-type": "application/json", **headers}
-        made = _message(body, reply, number)
-        end = {**made, **_end(reply)}
+        message_ = _message(body, reply, number)
+        ended = {**message_, **_end(reply)}
         content = bind(_blocks(reply, number), body)
-        pieces = [orjson.dumps({**end, "content": content, "usage": _usage(body, reply)})]
+        pieces = [orjson.dumps({**ended, "content": content, "usage": _usage(body, reply)})]
     return replace(reply, headers=headers, body=pieces)
 
 
@@ -186,22 +184,22 @@ def _blocks(reply: Reply, number: int) -> list[Json]:
     blocks = [dict(block) for block in reply.blocks] if isinstance(reply, Message) else []
     if reply.text:
         blocks.append({"type": "text", "text": reply.text})
-    for k, call in enumerate(reply.calls):
-        given = orjson.loads(call.text) if call.text else {}
-        call_id = _call_id(number, k, call).replace("call_", "toolu_")
-        blocks.append({"type": "tool_use", "id": call_id, "name": call.name, "input": given})
+    for index, call in enumerate(reply.calls):
+        arguments = orjson.loads(call.text) if call.text else {}
+        call_id = _call_id(number, index, call).replace("call_", "toolu_")
+        blocks.append({"type": "tool_use", "id": call_id, "name": call.name, "input": arguments})
     return blocks
 
 
 def _usage(body: Json, reply: Reply) -> Json:
     if reply.usage is not None:
         return dict(reply.usage)
-    said = len(_tokens(reply)) + sum(len(call.text) // 4 + 1 for call in reply.calls)
+    output_tokens = len(_tokens(reply)) + sum(len(call.text) // 4 + 1 for call in reply.calls)
     return {
         "input_tokens": len(json.dumps(body["messages"])) // 4,
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": 0,
-        "output_tokens": said,
+        "output_tokens": output_tokens,
         "service_tier": "standard",
     }
 
@@ -214,36 +212,38 @@ def _end(reply: Reply) -> Json:
 
 def _events(body: Json, reply: Reply, number: int) -> list[Json]:
     usage = _usage(body, reply)
-    begun = {**usage, "output_tokens": 1}
-    out: list[Json] = [
-        {"type": "message_start", "message": {**_message(body, reply, number), "usage": begun}},
+    start_usage = {**usage, "output_tokens": 1}
+    events: list[Json] = [
+        {"type": "message_start", "message": {**_message(body, reply, number), "usage": start_usage}},
         {"type": "ping"},
     ]
-    # The place of `text`, if there is one; after it are the calls.
-    texts = len(_blocks(reply, number)) - len(reply.calls) - 1
-    for place, block in enumerate(bind(_blocks(reply, number), body)):
+    # The index of the text, if the reply has one; the calls come after it.
+    text_index = len(_blocks(reply, number)) - len(reply.calls) - 1
+    for index, block in enumerate(bind(_blocks(reply, number), body)):
         start, deltas = _cut(block)
-        if block["type"] == "text" and place == texts and reply.text:
+        if block["type"] == "text" and index == text_index and reply.text:
             deltas = [{"type": "text_delta", "text": token} for token in _tokens(reply)]
-        if place > texts:
-            call = reply.calls[place - texts - 1]
+        if index > text_index:
+            call = reply.calls[index - text_index - 1]
             pieces = call.cut() if call.text not in ("", "{}") else [""]
             deltas = [{"type": "input_json_delta", "partial_json": piece} for piece in pieces]
-        out.append({"type": "content_block_start", "index": place, "content_block": start})
-        out += [{"type": "content_block_delta", "index": place, "delta": delta} for delta in deltas]
-        out.append({"type": "content_block_stop", "index": place})
-    is_told = re.compile("tokens$|details|iterations").search
-    spent = {key: value for key, value in usage.items() if is_told(key)}
-    out.append({"type": "message_delta", "delta": _end(reply), "usage": spent})
-    out.append({"type": "message_stop"})
-    return out
+        events.append({"type": "content_block_start", "index": index, "content_block": start})
+        events += [{"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas]
+        events.append({"type": "content_block_stop", "index": index})
+    is_repeated = re.compile("tokens$|details|iterations").search
+    end_usage = {key: value for key, value in usage.items() if is_repeated(key)}
+    events.append({"type": "message_delta", "delta": _end(reply), "usage": end_usage})
+    events.append({"type": "message_stop"})
+    return events
 
 
 def _cut(block: Json) -> tuple[Json, list[Json]]:
-    """Returns a block's start and its deltas, as the API streams blocks of its kind."""
+    """Returns the start of a block and its deltas, as the API streams a block of its type."""
     match block["type"]:
         case "text":
-            cited = [{"type": "citations_delta", "citation": each} for each in block.get("citations", ())]
+            cited = [
+                {"type": "citations_delta", "citation": citation} for citation in block.get("citations", ())
+            ]
             return {"type": "text", "text": ""}, [*cited, {"type": "text_delta", "text": block["text"]}]
         case "thinking":
             words = block["thinking"].split(" ")

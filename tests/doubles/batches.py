@@ -3,8 +3,8 @@
     with OpenAIBatchServer(answer) as server:
         ... the SDK calls server.base_url ...
 
-`answer` is given each request of a batch (custom_id, body) and returns its `Fate`. Requests are checked as the live
-endpoints check theirs. A batch ends at once, or with `server.finish()` where it is `held`.
+`answer` takes each request of a batch (custom_id, body) and returns its `Fate`. The requests obey the rules of the live
+endpoints. A batch ends at once, or with `server.finish()` if the server is `held`.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ _CUSTOM_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 @dataclass(frozen=True)
 class Fate:
-    """What becomes of one request. times: how often it stands in the results; 0: it is missing there.
-
-    blocks: what Anthropic answers in place of text and calls.
-    status, error: of one that errored, as the live endpoint would say it (Anthropic: the error's type).
-    """
+    """The outcome of one request of a batch."""
 
     kind: Literal["succeeded", "errored", "expired", "cancelled"] = "succeeded"
+    # The reply: its text, or its calls (name, arguments).
     text: str = "Ok."
     calls: tuple[tuple[str, Json], ...] = ()
+    # The blocks of Anthropic's reply, in place of text and calls.
     blocks: tuple[Json, ...] = ()
+    # The error: its status, type and message.
     status: int = 400
     error: str = "invalid_request_error"
     words: str = "It is wrong."
+    # How often the request is in the results.
     times: int = 1
 
 
@@ -61,6 +61,8 @@ Answers = Callable[[str, Json], Fate]
 
 @dataclass
 class Batch:
+    """A batch in the server."""
+
     id: str
     number: int
     requests: dict[str, Json]
@@ -73,7 +75,7 @@ class Batch:
 
     @property
     def model(self) -> str:
-        """That of its first request."""
+        """Returns the model of its first request."""
         return str(next(iter(self.requests.values()))["model"])
 
 
@@ -82,11 +84,11 @@ def ok(custom_id: str, body: Json) -> Fate:
 
 
 class _Cut(Exception):
-    pass
+    """Ends a connection within a reply."""
 
 
 class _Server(uvicorn.Server):
-    """Gets events for its start and its end. uvicorn looks every few milliseconds, and has to be looked at."""
+    """A server with events for its start and its end, instead of uvicorn's polling."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -103,37 +105,42 @@ class _Server(uvicorn.Server):
 
 
 class BatchServer:
-    """What both have in common. batches: in the order in which they were made. calls: (method, path) as they came.
-
-    held: batches stay under way until `finish`. shuffled: results come in another order. cut_results: so many bytes of
-    the next results, then the connection is lost. garbage: stands before all results. drop_create: the next batch is
-    made and never answered. instead: answers everything. refuse_create, refuse_delete: (status, words) for the
-    next ones. rejects: words of a batch that fails as a whole. room: so many requests of one model may be under way, of
-    all batches; one with more fails as a whole. most_bytes: as one that is larger than all that may be enqueued, which
-    its words name. polls: how often a batch was asked for.
-    """
+    """The common part of both servers. held: batches are in progress until `finish`."""
 
     key: ClassVar[str]
 
     def __init__(self, answer: Answers = ok, *, held: bool = False) -> None:
         self.answer, self.held = answer, held
+        # In the order in which they were created.
         self.batches: list[Batch] = []
+        # Method and path of each request.
         self.calls: list[tuple[str, str]] = []
+        # Results come in another order than the requests.
         self.shuffled = False
+        # The connection is lost after so many bytes of the next results.
         self.cut_results: int | None = None
+        # Bytes before all results.
         self.garbage = b""
+        # The next batch is created, but the connection is lost before the reply.
         self.drop_create = False
+        # The reply to every request.
         self.instead: Response | None = None
+        # Status and message with which the next requests to create or delete are refused.
         self.refuse_create: list[tuple[int, str]] = []
         self.refuse_delete: list[tuple[int, str]] = []
+        # The message with which a batch fails as a whole.
         self.rejects: str | None = None
+        # How many requests of one model may be in progress. A batch that exceeds it fails as a whole.
         self.room: int | None = None
+        # The largest batch in bytes; a larger one fails as a whole, with the limit in its message.
         self.most_bytes: int | None = None
+        # How often the state of a batch was requested.
         self.polls = 0
+        # The messages with which invalid requests were refused.
         self.faults: list[str] = []
         self._numbers = itertools.count(1)
 
-    # -- its life
+    # -- start and stop
 
     def __enter__(self) -> Self:
         config = uvicorn.Config(
@@ -164,8 +171,8 @@ class BatchServer:
             if self.instead is not None:
                 return self.instead
             try:
-                made: Response = await handle(request)
-                return made
+                response: Response = await handle(request)
+                return response
             except (Refusal, Refused) as error:
                 self.faults.append(str(error))
                 return self.refused(400, str(error))
@@ -180,26 +187,26 @@ class BatchServer:
     def refused(self, status: int, words: str) -> Response:
         raise NotImplementedError
 
-    # -- its batches
+    # -- batches
 
-    def make(self, requests: Iterable[tuple[str, Json]], **more: Any) -> Batch:
-        found: dict[str, Json] = {}
+    def make(self, requests: Iterable[tuple[str, Json]], **fields: Any) -> Batch:
+        bodies: dict[str, Json] = {}
         for custom_id, body in requests:
-            if custom_id in found:
+            if custom_id in bodies:
                 raise Refusal(f"custom_id {custom_id!r} is there twice")
-            found[custom_id] = body
-        if not found:
+            bodies[custom_id] = body
+        if not bodies:
             raise Refusal("a batch has one request at least")
         number = next(self._numbers)
-        batch = Batch(f"{self.key}_{number}", number, found, time.time(), **more)
+        batch = Batch(f"{self.key}_{number}", number, bodies, time.time(), **fields)
         under_way = sum(
-            len(each.requests)
-            for each in self.batches
-            if (each.status, each.model) == ("in_progress", batch.model)
+            len(earlier.requests)
+            for earlier in self.batches
+            if (earlier.status, earlier.model) == ("in_progress", batch.model)
         )
         self.batches.append(batch)
-        is_large = self.most_bytes is not None and len(json.dumps(found)) > self.most_bytes
-        if is_large or (self.room is not None and under_way + len(found) > self.room):
+        is_large = self.most_bytes is not None and len(json.dumps(bodies)) > self.most_bytes
+        if is_large or (self.room is not None and under_way + len(bodies) > self.room):
             batch.status, batch.code = "failed", "token_limit_exceeded"
         elif self.rejects is not None:
             batch.status = "failed"
@@ -219,8 +226,8 @@ class BatchServer:
     def _end(self, batch: Batch, fate: Fate | None = None) -> None:
         lines = []
         for custom_id, body in batch.requests.items():
-            own = fate or self.answer(custom_id, body)
-            lines += [self.line(custom_id, body, own)] * own.times
+            request_fate = fate or self.answer(custom_id, body)
+            lines += [self.line(custom_id, body, request_fate)] * request_fate.times
         if self.shuffled:
             random.Random(batch.number).shuffle(lines)
         batch.lines = lines
@@ -230,7 +237,7 @@ class BatchServer:
         raise NotImplementedError
 
     def find(self, id: str) -> Batch:
-        return next((each for each in self.batches if each.id == id), None) or _missing(id)
+        return next((batch for batch in self.batches if batch.id == id), None) or _raise_missing(id)
 
     def stream(self, lines: Iterable[Json]) -> Response:
         data = self.garbage + b"".join(orjson.dumps(line) + b"\n" for line in lines)
@@ -240,8 +247,8 @@ class BatchServer:
             if cut is not None:
                 yield data[:cut]
                 raise _Cut
-            for n in range(0, len(data), 65536):
-                yield data[n : n + 65536]
+            for offset in range(0, len(data), 65536):
+                yield data[offset : offset + 65536]
 
         return StreamingResponse(pieces(), media_type="application/binary")
 
@@ -257,14 +264,16 @@ class BatchServer:
         return StreamingResponse(pieces(), media_type="application/json")
 
 
-def _missing(what: str) -> Any:
+def _raise_missing(what: str) -> Any:
     raise LookupError(what)
 
 
 class OpenAIBatchServer(BatchServer):
-    """`/v1/files` and `/v1/batches`. files: by their ids. deleted: ids of those that are gone.
+    """`/v1/files` and `/v1/batches`.
 
-    shown: the files that are there, as they are listed, oldest first.
+    files: the contents of all files that were uploaded, by their ids.
+    shown: the files that are not deleted, as they are listed, the oldest first.
+    deleted: the ids of the deleted files.
     """
 
     key = "batch"
@@ -332,7 +341,7 @@ class OpenAIBatchServer(BatchServer):
             raise Refusal("metadata: too much")
         file = body["input_file_id"]
         if file not in self.files:
-            _missing(file)
+            _raise_missing(file)
         batch = self.make(self._requests(self.files[file]), metadata=metadata, input_file=file)
         return self.created(self._shown(batch))
 
@@ -368,38 +377,38 @@ class OpenAIBatchServer(BatchServer):
         return {**head, "response": answer, "error": None}
 
     def _files_of(self, batch: Batch) -> tuple[list[Json], list[Json]]:
-        good = [line for line in batch.lines if (line["response"] or {}).get("status_code") == 200]
-        return good, [line for line in batch.lines if line not in good]
+        succeeded = [line for line in batch.lines if (line["response"] or {}).get("status_code") == 200]
+        return succeeded, [line for line in batch.lines if line not in succeeded]
 
     def _shown(self, batch: Batch) -> Json:
-        good, bad = self._files_of(batch)
+        succeeded, failed = self._files_of(batch)
         errors = None
         if batch.status == "failed":
             limit = "" if self.most_bytes is None else f" Limit: {self.most_bytes // 4:,} enqueued tokens."
-            again = "Please try again once some batches have been completed."
-            words = self.rejects or f"Enqueued token limit reached.{limit} {again}"
-            data = [{"code": batch.code, "line": None, "message": words, "param": None}]
+            advice = "Please try again once some batches have been completed."
+            message = self.rejects or f"Enqueued token limit reached.{limit} {advice}"
+            data = [{"code": batch.code, "line": None, "message": message, "param": None}]
             errors = {"object": "list", "data": data}
         return {
             "id": batch.id, "object": "batch", "endpoint": "/v1/chat/completions", "errors": errors,
             "input_file_id": batch.input_file, "completion_window": "24h", "status": batch.status,
-            "output_file_id": f"file-out-{batch.id}" if good else None,
-            "error_file_id": f"file-err-{batch.id}" if bad else None,
+            "output_file_id": f"file-out-{batch.id}" if succeeded else None,
+            "error_file_id": f"file-err-{batch.id}" if failed else None,
             "created_at": int(batch.created), "metadata": batch.metadata,
-            "request_counts": {"total": len(batch.requests), "completed": len(good), "failed": len(bad)},
+            "request_counts": {"total": len(batch.requests), "completed": len(succeeded), "failed": len(failed)},
         }  # fmt: skip
 
     async def _list(self, request: Request) -> Response:
-        return self._page(request, [self._shown(each) for each in reversed(self.batches)], 100)
+        return self._page(request, [self._shown(batch) for batch in reversed(self.batches)], 100)
 
-    def _page(self, request: Request, found: list[Json], most: int) -> Response:
+    def _page(self, request: Request, items: list[Json], max_limit: int) -> Response:
         if after := request.query_params.get("after"):
-            found = found[1 + [each["id"] for each in found].index(after) :]
+            items = items[1 + [item["id"] for item in items].index(after) :]
         limit = int(request.query_params.get("limit", 20))
-        assert 1 <= limit <= most
-        page = found[:limit]
+        assert 1 <= limit <= max_limit
+        page = items[:limit]
         ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {}
-        return JSONResponse({"object": "list", "data": page, "has_more": len(found) > limit, **ends})
+        return JSONResponse({"object": "list", "data": page, "has_more": len(items) > limit, **ends})
 
     async def _retrieve(self, request: Request) -> Response:
         self.polls += 1
@@ -433,22 +442,22 @@ class AnthropicBatchServer(BatchServer):
     def __init__(self, answer: Answers = ok, *, held: bool = False) -> None:
         super().__init__(answer, held=held)
         self.deleted: list[str] = []
-        # The version of the API for which each batch asked.
+        # The version of the API of each batch.
         self.versions: list[str] = []
 
     def routes(self) -> list[Route]:
-        one = "/v1/messages/batches/{id}"
+        batch_path = "/v1/messages/batches/{id}"
         return [
             self.route("POST", "/v1/messages/batches", self._create),
             self.route("GET", "/v1/messages/batches", self._list),
-            self.route("GET", one, self._retrieve),
-            self.route("DELETE", one, self._delete),
-            self.route("GET", f"{one}/results", self._results),
-            self.route("POST", f"{one}/cancel", self._cancel),
+            self.route("GET", batch_path, self._retrieve),
+            self.route("DELETE", batch_path, self._delete),
+            self.route("GET", f"{batch_path}/results", self._results),
+            self.route("POST", f"{batch_path}/cancel", self._cancel),
         ]
 
     def unauthorised(self, request: Request) -> Response | None:
-        # The SDK sends keys as bearer tokens since its version 2; the API takes both.
+        # The SDK sends keys as bearer tokens since its version 2; the API accepts both.
         keys = request.headers.get("x-api-key"), request.headers.get("authorization")
         if keys not in (("sk-ant-own", None), (None, "Bearer sk-ant-own")):
             return self.refused(401, "invalid x-api-key")
@@ -472,21 +481,21 @@ class AnthropicBatchServer(BatchServer):
         batch = self.make(self._requests(request, body["requests"]))
         return self.created(self._shown(batch))
 
-    def _requests(self, request: Request, given: list[Json]) -> Iterable[tuple[str, Json]]:
-        for n, each in enumerate(given):
-            if each.keys() != {"custom_id", "params"} or not _CUSTOM_ID.fullmatch(each["custom_id"]):
-                raise Refusal(f"requests.{n}: custom_id and params")
-            params = each["params"]
+    def _requests(self, request: Request, requests: list[Json]) -> Iterable[tuple[str, Json]]:
+        for index, entry in enumerate(requests):
+            if entry.keys() != {"custom_id", "params"} or not _CUSTOM_ID.fullmatch(entry["custom_id"]):
+                raise Refusal(f"requests.{index}: custom_id and params")
+            params = entry["params"]
             if params.get("stream"):
-                raise Refusal(f"requests.{n}.params.stream: not in a batch")
+                raise Refusal(f"requests.{index}.params.stream: not in a batch")
             check_request(orjson.dumps(params), dict(request.headers))
-            yield each["custom_id"], params
+            yield entry["custom_id"], params
 
     def line(self, custom_id: str, body: Json, fate: Fate) -> Json:
         result: Json
         if fate.kind == "succeeded":
-            made = message(body["model"], custom_id, fate)
-            result = {"type": "succeeded", "message": {**made, "content": bind(made["content"], body)}}
+            reply = message(body["model"], custom_id, fate)
+            result = {"type": "succeeded", "message": {**reply, "content": bind(reply["content"], body)}}
         elif fate.kind == "errored":
             inner = {"type": fate.error, "message": fate.words}
             result = {"type": "errored", "error": {"type": "error", "error": inner, "request_id": "req"}}
@@ -508,14 +517,14 @@ class AnthropicBatchServer(BatchServer):
         }  # fmt: skip
 
     async def _list(self, request: Request) -> Response:
-        found = [*reversed(self.batches)]
+        batches = [*reversed(self.batches)]
         if after := request.query_params.get("after_id"):
-            found = found[1 + [each.id for each in found].index(after) :]
+            batches = batches[1 + [batch.id for batch in batches].index(after) :]
         limit = int(request.query_params.get("limit", 20))
-        page = [self._shown(each) for each in found[:limit]]
-        first, last = (page[0]["id"], page[-1]["id"]) if page else (None, None)
+        page = [self._shown(batch) for batch in batches[:limit]]
+        first_id, last_id = (page[0]["id"], page[-1]["id"]) if page else (None, None)
         return JSONResponse(
-            {"data": page, "has_more": len(found) > limit, "first_id": first, "last_id": last}
+            {"data": page, "has_more": len(batches) > limit, "first_id": first_id, "last_id": last_id}
         )
 
     async def _retrieve(self, request: Request) -> Response:
@@ -545,16 +554,17 @@ class AnthropicBatchServer(BatchServer):
 
 def completion(model: str, id: str, fate: Fate) -> Json:
     """Returns a chat completion."""
+    functions = [{"name": name, "arguments": json.dumps(arguments)} for name, arguments in fate.calls]
     calls = [
-        {"id": f"call_{id[-8:]}_{n}", "type": "function", "function": {"name": name, "arguments": json.dumps(given)}}
-        for n, (name, given) in enumerate(fate.calls)
-    ]  # fmt: skip
-    said: Json = {"role": "assistant", "content": None if calls else fate.text, "refusal": None}
+        {"id": f"call_{id[-8:]}_{index}", "type": "function", "function": function}
+        for index, function in enumerate(functions)
+    ]
+    message: Json = {"role": "assistant", "content": None if calls else fate.text, "refusal": None}
     if calls:
-        said["tool_calls"] = calls
+        message["tool_calls"] = calls
     choice = {
         "index": 0,
-        "message": said,
+        "message": message,
         "logprobs": None,
         "finish_reason": "tool_calls" if calls else "stop",
     }
@@ -565,10 +575,10 @@ def completion(model: str, id: str, fate: Fate) -> Json:
 
 
 def message(model: str, id: str, fate: Fate) -> Json:
-    """Returns a message of Anthropic's."""
+    """Returns a message of Anthropic's API."""
     content: list[Json] = [dict(block) for block in fate.blocks] or [
-        {"type": "tool_use", "id": f"toolu_{id[-8:]}_{n}", "name": name, "input": given}
-        for n, (name, given) in enumerate(fate.calls)
+        {"type": "tool_use", "id": f"toolu_{id[-8:]}_{index}", "name": name, "input": arguments}
+        for index, (name, arguments) in enumerate(fate.calls)
     ]
     if not content:
         content = [{"type": "text", "text": fate.text}]

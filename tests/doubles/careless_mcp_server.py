@@ -45,42 +45,42 @@ PARTS = [
 
 
 def _open_files() -> list[str]:
-    found = []
+    paths = []
     for number in range(256):
         with suppress(OSError):
-            found.append(os.readlink(f"/proc/self/fd/{number}"))
-    return found[3:]
+            paths.append(os.readlink(f"/proc/self/fd/{number}"))
+    return paths[3:]
 
 
 def main() -> None:
     client = ""
     for line in sys.stdin:
-        asked = json.loads(line)
-        if "id" not in asked:
+        request = json.loads(line)
+        if "id" not in request:
             continue
-        answer: dict[str, object] = {"jsonrpc": "2.0", "id": asked["id"]}
-        result: dict[str, object] = {"content": [{"type": "text", "text": str(asked.get("params"))}]}
-        if asked["method"] == "initialize":
-            client = asked["params"]["clientInfo"]["name"]
+        answer: dict[str, object] = {"jsonrpc": "2.0", "id": request["id"]}
+        result: dict[str, object] = {"content": [{"type": "text", "text": str(request.get("params"))}]}
+        if request["method"] == "initialize":
+            client = request["params"]["clientInfo"]["name"]
             result = {
                 "protocolVersion": "2025-06-18",
                 "capabilities": {"tools": {}},
                 "serverInfo": {"name": "careless", "version": "1"},
             }
-        elif asked["method"] == "tools/call" and sys.argv[1:] == ["parts"]:
+        elif request["method"] == "tools/call" and sys.argv[1:] == ["parts"]:
             result = {"content": [{"type": "text", "text": f"Hello {client}."}, *PARTS]}
-        elif asked["method"] == "tools/call" and sys.argv[1:] == ["descriptors"]:
+        elif request["method"] == "tools/call" and sys.argv[1:] == ["descriptors"]:
             result = {"content": [{"type": "text", "text": json.dumps(_open_files())}]}
-        elif asked["method"] == "tools/call" and sys.argv[1:2] == ["refusing"]:
+        elif request["method"] == "tools/call" and sys.argv[1:2] == ["refusing"]:
             error = {"code": int(sys.argv[2]), "message": "a must be a number"}
             print(json.dumps({**answer, "error": error}), flush=True)
             continue
-        elif asked["method"] == "tools/list" and sys.argv[1:] == ["other_script"]:
+        elif request["method"] == "tools/list" and sys.argv[1:] == ["other_script"]:
             result = {"tools": [{"name": f"查{chr(0x4E00 + n)}", "inputSchema": _ANY} for n in range(12)]}
-        elif asked["method"] == "tools/list" and sys.argv[1:] == ["failing"]:
+        elif request["method"] == "tools/list" and sys.argv[1:] == ["failing"]:
             print(json.dumps({**answer, "error": {"code": -32603, "message": "no list"}}), flush=True)
             continue
-        elif asked["method"] == "tools/list":
+        elif request["method"] == "tools/list":
             result = {"tools": TOOLS}
             if len(sys.argv) > 1:
                 tools = [{"name": f"tool-{n}", "inputSchema": "a string"} for n in range(200)]

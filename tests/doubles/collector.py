@@ -1,10 +1,10 @@
-"""A strict OpenTelemetry collector on a loopback port: it decodes with the official classes and refuses what is wrong.
+"""A strict OpenTelemetry collector on a loopback port. It decodes with the official classes and notes what is wrong.
 
     with StrictCollector() as collector:
         ... export to collector.url ...
         spans = collector.wait_for(3)
 
-It answers 200, or what `answers` has next. `hold` keeps it from answering at all, until it is opened.
+It answers with 200, or with the next of `answers`. It answers nothing before the gate `hold` is open.
 """
 
 from __future__ import annotations
@@ -36,24 +36,26 @@ KINDS = {
 
 @dataclass
 class Answer:
-    """What the collector answers to one post."""
+    """The answer to one post."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
-    # Of the spans, it says so many were rejected.
+    # The number of spans that the answer reports as rejected.
     rejected: int = 0
 
 
 class StrictCollector:
-    """posts: the decoded requests that were taken. faults: what was wrong with any that came."""
+    """A collector. Its `__exit__` fails if a request was wrong."""
 
     def __init__(self) -> None:
+        # The accepted requests, the number of spans of each, and the headers of each.
         self.posts: list[ExportTraceServiceRequest] = []
         self.sizes: list[int] = []
         self.heads: list[dict[str, str]] = []
+        # What was wrong with the accepted requests.
         self.faults: list[str] = []
         self.answers: deque[Answer] = deque()
-        # More spans in one post are a 413.
+        # A post with more spans is answered with 413.
         self.most_spans = 1 << 30
         self.hold: Gate | None = None
         self.asked = 0
@@ -99,7 +101,7 @@ class StrictCollector:
         ]
 
     def wait_for(self, count: int) -> list[Span]:
-        """Returns all spans, once there are so many."""
+        """Returns all spans, once there are `count` of them."""
         return becomes(lambda: found if len(found := self.spans) >= count else None) or []
 
     def _answer(self, handler: BaseHTTPRequestHandler) -> None:
@@ -132,20 +134,20 @@ class StrictCollector:
 
 
 def _faults(handler: BaseHTTPRequestHandler, request: ExportTraceServiceRequest) -> list[str]:
-    """Returns what a request has that OTLP or the conventions do not allow."""
-    found = []
+    """Returns what OTLP or the conventions do not allow in a request."""
+    faults = []
     if handler.path != "/v1/traces" or handler.headers["content-type"] != "application/x-protobuf":
-        found.append(f"posted to {handler.path} as {handler.headers['content-type']}")
+        faults.append(f"posted to {handler.path} as {handler.headers['content-type']}")
     for of_resource in request.resource_spans:
         resource = attributes(of_resource.resource.attributes)
         if not {"service.name", "service.version", "service.instance.id"} <= resource.keys():
-            found.append(f"a resource with {[*resource]}")
+            faults.append(f"a resource with {[*resource]}")
         for of_scope in of_resource.scope_spans:
             if of_scope.scope.name != "mnemogate":
-                found.append(f"the scope {of_scope.scope.name!r}")
+                faults.append(f"the scope {of_scope.scope.name!r}")
             for span in of_scope.spans:
-                found += [f"{span.name}: {fault}" for fault in _faults_of(span)]
-    return found
+                faults += [f"{span.name}: {fault}" for fault in _faults_of(span)]
+    return faults
 
 
 def _faults_of(span: Span) -> list[str]:
@@ -178,7 +180,7 @@ def _value(value: AnyValue) -> Any:
 
 @dataclass
 class Node:
-    """A span with those below it, in the order of their beginnings."""
+    """A span with its children, in the order of their start."""
 
     span: Span
     below: list[Node]
@@ -193,7 +195,7 @@ class Node:
 
     @property
     def shape(self) -> Any:
-        """The names of the tree: a name, or a name with those below it."""
+        """The names of the tree: a name, or a name with the shapes of its children."""
         return (self.name, [each.shape for each in self.below]) if self.below else self.name
 
     def find(self, name: str) -> Node:
@@ -201,7 +203,7 @@ class Node:
 
 
 def trees(spans: Sequence[Span]) -> list[Node]:
-    """Returns the roots of spans: those whose parents are elsewhere."""
+    """Returns the roots of spans: those with no parent among them."""
     ordered = sorted(spans, key=lambda span: span.start_time_unix_nano)
     nodes = {span.span_id: Node(span, []) for span in ordered}
     assert len(nodes) == len(spans), "two spans have one id"

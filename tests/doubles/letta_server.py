@@ -1,8 +1,8 @@
-"""What Letta's server 0.16.8 returns of four agents, served again as it does: page after page, with a password.
+"""Letta's server 0.16.8 with four agents: it serves recorded answers, in pages, to clients with the password.
 
-`letta_server.json` was recorded of that server (Apache-2.0) with agents that were made for it; its long texts are cut.
-Two agents share a block and an archive, one has a conversation besides `default` and a sleeptime agent, and one speaks
-by a tool. The window of the first was compacted.
+`letta_server.json` has the answers (Apache-2.0), of agents that were made for the recording; long texts are cut. Two
+agents share a block and an archive, one has a second conversation and a sleeptime agent, and one replies by a tool. The
+context window of the first was compacted.
 """
 
 from __future__ import annotations
@@ -24,21 +24,22 @@ _RECORDED = Path(__file__).with_suffix(".json")
 
 
 class RawAnswer(bytes):
-    """An answer that is sent as it is, whether it is JSON or not."""
+    """The body of an answer, which need not be JSON."""
 
 
 @dataclass
 class LettaServer:
-    """tells: what each path answers; a test may change it. broken: paths that are answered with a 500.
-
-    refusal: what is answered to a wrong password.
-    """
+    """The server's state, which a test may change."""
 
     url: str
     password: str
+    # Paths -> the answer, a list for one that is served in pages.
     tells: dict[str, Any] = field(default_factory=lambda: json.loads(_RECORDED.read_text("utf-8")))
+    # The paths that answer with a 500.
     broken: set[str] = field(default_factory=set)
+    # The most items of a page.
     page: int = 3
+    # The answer to a wrong password.
     refusal: Any = field(default_factory=lambda: {"detail": "Unauthorized"})
 
     def answer(self, target: str, authorization: str | None) -> tuple[int, Any]:
@@ -49,25 +50,25 @@ class LettaServer:
         if parts.path in self.broken:
             return 500, {"detail": "An internal server error occurred"}
         path = f"{parts.path}?agent_id={query['agent_id']}" if "agent_id" in query else parts.path
-        found = self.tells.get(path)
-        if not isinstance(found, list):
-            return (200, found) if found is not None else (404, {"detail": "Not found"})
+        value = self.tells.get(path)
+        if not isinstance(value, list):
+            return (200, value) if value is not None else (404, {"detail": "Not found"})
         assert query.get("order", "asc") == "asc"
         if query.get("show_hidden_agents") != "true":
-            found = [each for each in found if not each.get("hidden")]
-        # The server's pages count messages as they are stored, of which several may be listed under one id.
-        ids = list(dict.fromkeys(str(each.get("id")) for each in found))
-        first = ids.index(query["after"]) + 1 if "after" in query else 0
-        shown = ids[first : first + min(self.page, int(query["limit"]))]
-        return 200, [each for each in found if str(each.get("id")) in shown]
+            value = [item for item in value if not item.get("hidden")]
+        # A stored message may be listed as several items with the same id. Letta counts stored messages.
+        ids = list(dict.fromkeys(str(item.get("id")) for item in value))
+        start = ids.index(query["after"]) + 1 if "after" in query else 0
+        page_ids = ids[start : start + min(self.page, int(query["limit"]))]
+        return 200, [item for item in value if str(item.get("id")) in page_ids]
 
 
 @contextmanager
 def letta_server(password: str = "old-password") -> Iterator[LettaServer]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            status, said = server.answer(self.path, self.headers["authorization"])
-            data = said if isinstance(said, RawAnswer) else json.dumps(said).encode()
+            status, answer = server.answer(self.path, self.headers["authorization"])
+            data = answer if isinstance(answer, RawAnswer) else json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("content-length", str(len(data)))
             self.end_headers()

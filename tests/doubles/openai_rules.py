@@ -1,7 +1,7 @@
-"""The rules of OpenAI's chat completions endpoint: a pure function from a request body to the error object it deserves.
+"""The rules of OpenAI's chat completions endpoint: `check_chat` raises the error with which the API refuses a body.
 
-Written from the API reference and the wording of its errors. Where the real one is silent about a case, this one
-is strict, so that nothing we send relies on leniency. Switches for what differs between upstreams are `Rules`.
+The rules come from the API reference and the wording of its errors. A case that the reference does not mention is
+refused here, so that the gateway never relies on leniency. `Rules` has what differs between upstreams.
 """
 
 from __future__ import annotations
@@ -28,12 +28,8 @@ MESSAGE_FIELDS = {
     "user": {"role", "content", "name"},
     "system": {"role", "content", "name"},
     "developer": {"role", "content", "name"},
-    "tool": {
-        "role",
-        "content",
-        "tool_call_id",
-        "name",
-    },  # undocumented; what the first guides sent, and many do
+    # `name` is not documented, but the first guides sent it, and many clients still do.
+    "tool": {"role", "content", "tool_call_id", "name"},
     "function": {"role", "content", "name"},
     "assistant": {
         "role",
@@ -74,43 +70,41 @@ MESSAGE_NAME = re.compile(r"[^\s<|\\/>]+")
 
 
 class Rules(Struct, frozen=True):
-    """The switches for what differs between upstreams.
+    """What an upstream accepts. The defaults are those of OpenAI."""
 
-    unknown_parameters: a field that the API does not have is a 400.
-
-    strict_template: one system message, at the front, and never two messages of a role in a row, as the chat
-    templates of many open models have it (tool messages may follow each other).
-    thinking_parts: content may have thoughts among its parts, as Mistral's.
-    image_parts: the model accepts images. parallel_tools: it accepts several calls in one message.
-    developer_role, stream_options: these exist. metadata: it is accepted without `store`.
-    limits: the names that a completion's limit may have. unlimited: the limit -1 is none.
-    any_call_id: ids of calls may have any form.
-    empty_replies: an assistant message may have nothing in it (Mistral and Kimi refuse that).
-    signs_calls: the first call of each reply of the turn under way bears a signature, as Gemini's have to.
-    thinks: it does by default, and takes no functions beside that, as OpenAI's models from 5.5 on.
-    wants_thoughts: where there are tools, each reply has thoughts, perhaps empty ones, and no call is forced, as before
-    DeepSeek's models.
-    """
-
+    # A field that the API does not have is refused.
     unknown_parameters: bool = True
+    # There is at most one system message, at the front, and adjacent messages differ in their role (unless both are of
+    # tools), as the chat templates of many open models demand.
     strict_template: bool = False
+    # Content may have images.
     image_parts: bool = True
+    # Content may have parts of type "thinking", as with Mistral.
     thinking_parts: bool = False
+    # A message may have several calls.
     parallel_tools: bool = True
     developer_role: bool = True
     stream_options: bool = True
+    # `metadata` is accepted without `store`.
     metadata: bool = False
+    # The names for the limit of a completion's tokens.
     limits: tuple[str, ...] = ("max_tokens", "max_completion_tokens")
+    # The limit -1 means no limit.
     unlimited: bool = False
+    # Ids of calls may have any form.
     any_call_id: bool = True
+    # An assistant message may be empty (not with Mistral and Kimi).
     empty_replies: bool = True
+    # In the current turn the first call of each reply needs a signature, as with Gemini.
     signs_calls: bool = False
+    # If there are tools, each reply needs `reasoning_content`, and no tool choice may force a call, as with DeepSeek.
     wants_thoughts: bool = False
+    # The model thinks by default, and accepts functions only without reasoning, as OpenAI's models from 5.5 on.
     thinks: bool = False
 
 
 class Refusal(Exception):
-    """A request that the API would refuse, with the error object and status it would send."""
+    """The API refuses the request. body, status: of its reply."""
 
     def __init__(
         self,
@@ -156,22 +150,22 @@ def check_chat(body: JSON, rules: Rules = Rules()) -> None:  # noqa: B008
     _check_format(body)
 
 
-def _typed(value: JSON, kind: type | tuple[type, ...], where: str, expected: str) -> None:
-    if isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
+def _check_type(value: JSON, type_: type | tuple[type, ...], where: str, expected: str) -> None:
+    if isinstance(value, type_) and not (isinstance(value, bool) and type_ is not bool):
         return
     raise Refusal(
-        f"Invalid type for '{where}': expected {expected}, but got {_kind(value)} instead.",
+        f"Invalid type for '{where}': expected {expected}, but got {_type_name(value)} instead.",
         where,
         "invalid_type",
     )
 
 
-def _kind(value: JSON) -> str:
+def _type_name(value: JSON) -> str:
     kinds = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", int: "an integer"}
     return "null" if value is None else kinds.get(type(value), "a decimal number")
 
 
-def _not_empty(value: list[JSON], where: str) -> None:
+def _check_not_empty(value: list[JSON], where: str) -> None:
     if not value:
         raise Refusal(
             f"Invalid '{where}': empty array. Expected an array with minimum length 1, but got an empty array "
@@ -182,61 +176,68 @@ def _not_empty(value: list[JSON], where: str) -> None:
 
 
 def _check_messages(messages: JSON, rules: Rules) -> None:
-    _typed(messages, list, "messages", "an array of objects")
-    _not_empty(messages, "messages")
-    open_calls: list[str] = []  # asked for by the last assistant message, not answered yet
+    _check_type(messages, list, "messages", "an array of objects")
+    _check_not_empty(messages, "messages")
+    # The calls of the last assistant message, and those of them that have no result yet.
     calls: list[str] = []
-    for i, message in enumerate(messages):
-        where = f"messages[{i}]"
-        _typed(message, dict, where, "an object")
+    open_calls: list[str] = []
+    for index, message in enumerate(messages):
+        path = f"messages[{index}]"
+        _check_type(message, dict, path, "an object")
         role = message.get("role")
         if role is None:
             raise Refusal(
-                f"Missing required parameter: '{where}.role'.", f"{where}.role", "missing_required_parameter"
+                f"Missing required parameter: '{path}.role'.", f"{path}.role", "missing_required_parameter"
             )
         if role not in ROLES or (role == "developer" and not rules.developer_role):
-            supported = ", ".join(f"'{r}'" for r in ROLES if r != "developer" or rules.developer_role)
+            supported = ", ".join(
+                f"'{supported_role}'"
+                for supported_role in ROLES
+                if supported_role != "developer" or rules.developer_role
+            )
             raise Refusal(
                 f"Invalid value: '{role}'. Supported values are: {supported}.",
-                f"{where}.role",
+                f"{path}.role",
                 "invalid_value",
             )
         if rules.unknown_parameters:
-            known = MESSAGE_FIELDS[role] | ({"reasoning_content"} if rules.wants_thoughts else set())
+            fields = MESSAGE_FIELDS[role] | ({"reasoning_content"} if rules.wants_thoughts else set())
             for key in message:
-                if key not in known:
-                    raise Refusal(
-                        f"Unknown parameter: '{where}.{key}'.", f"{where}.{key}", "unknown_parameter"
-                    )
+                if key not in fields:
+                    raise Refusal(f"Unknown parameter: '{path}.{key}'.", f"{path}.{key}", "unknown_parameter")
         if role != "tool":
-            _all_answered(open_calls, where)
-        _check_content(message, role, where, rules)
+            _check_all_answered(open_calls, path)
+        _check_content(message, role, path, rules)
         if message.get("name") is not None:
-            _typed(message["name"], str, f"{where}.name", "a string")
+            _check_type(message["name"], str, f"{path}.name", "a string")
             if not MESSAGE_NAME.fullmatch(message["name"]) or len(message["name"]) > 64:
                 raise Refusal(
-                    f"Invalid '{where}.name': string does not match pattern.",
-                    f"{where}.name",
+                    f"Invalid '{path}.name': string does not match pattern.",
+                    f"{path}.name",
                     "invalid_value",
                 )
         if role == "tool":
-            _check_answer(message, i, calls, open_calls)
+            _check_tool_message(message, index, calls, open_calls)
         else:
-            calls = _check_calls(message, where, rules) if role == "assistant" else []
+            calls = _check_calls(message, path, rules) if role == "assistant" else []
             open_calls = list(calls)
-    _all_answered(open_calls, "messages")
+    _check_all_answered(open_calls, "messages")
     if rules.strict_template:
         _check_template(messages)
     if rules.signs_calls:
-        begun = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=0)
-        firsts = [message["tool_calls"][0] for message in messages[begun:] if message.get("tool_calls")]
+        turn_start = max(
+            (index for index, message in enumerate(messages) if message["role"] == "user"), default=0
+        )
+        first_calls = [
+            message["tool_calls"][0] for message in messages[turn_start:] if message.get("tool_calls")
+        ]
         if not all(
-            call.get("extra_content", {}).get("google", {}).get("thought_signature") for call in firsts
+            call.get("extra_content", {}).get("google", {}).get("thought_signature") for call in first_calls
         ):
             raise Refusal("Function call is missing a thought_signature in functionCall parts.", "messages")
 
 
-def _all_answered(open_calls: list[str], where: str) -> None:
+def _check_all_answered(open_calls: list[str], where: str) -> None:
     if open_calls:
         raise Refusal(
             "An assistant message with 'tool_calls' must be followed by tool messages responding to each "
@@ -245,18 +246,18 @@ def _all_answered(open_calls: list[str], where: str) -> None:
         )
 
 
-def _check_answer(message: JSON, i: int, calls: list[str], open_calls: list[str]) -> None:
+def _check_tool_message(message: JSON, index: int, calls: list[str], open_calls: list[str]) -> None:
     if not calls:
         raise Refusal(
             "Invalid parameter: messages with role 'tool' must be a response to a preceeding message with "
             "'tool_calls'.",
-            f"messages.[{i}].role",
+            f"messages.[{index}].role",
         )
-    where = f"messages.[{i}].tool_call_id"
+    where = f"messages.[{index}].tool_call_id"
     if "tool_call_id" not in message:
         raise Refusal(f"Missing parameter 'tool_call_id' at {where}.", where, "missing_required_parameter")
     call_id = message["tool_call_id"]
-    _typed(call_id, str, where, "a string")
+    _check_type(call_id, str, where, "a string")
     if call_id not in calls:
         raise Refusal(
             f"Invalid parameter: 'tool_call_id' of '{call_id}' not found in 'tool_calls' of previous message.",
@@ -267,53 +268,55 @@ def _check_answer(message: JSON, i: int, calls: list[str], open_calls: list[str]
     open_calls.remove(call_id)
 
 
-def _check_content(message: JSON, role: str, where: str, rules: Rules) -> None:
+def _check_content(message: JSON, role: str, path: str, rules: Rules) -> None:
     content = message.get("content")
-    where = f"{where}.content"
+    path = f"{path}.content"
     if content is None:
         if role == "assistant" and any(
-            message.get(k) is not None for k in ("tool_calls", "function_call", "refusal", "audio")
+            message.get(index) is not None for index in ("tool_calls", "function_call", "refusal", "audio")
         ):
             return
-        raise Refusal(f"Invalid value for 'content': expected a string, got null. ({where})", where)
+        raise Refusal(f"Invalid value for 'content': expected a string, got null. ({path})", path)
     if isinstance(content, str):
         if role == "assistant" and not (content or rules.empty_replies or message.get("tool_calls")):
-            raise Refusal(f"Assistant message must have either content or tool_calls. ({where})", where)
+            raise Refusal(f"Assistant message must have either content or tool_calls. ({path})", path)
         return
-    _typed(content, list, where, "one of a string or array of objects")
-    _not_empty(content, where)
-    for k, part in enumerate(content):
-        at = f"{where}[{k}]"
-        _typed(part, dict, at, "an object")
-        kind = part.get("type")
-        if kind == "thinking" and rules.thinking_parts and role == "assistant":
+    _check_type(content, list, path, "one of a string or array of objects")
+    _check_not_empty(content, path)
+    for index, part in enumerate(content):
+        path = f"{path}[{index}]"
+        _check_type(part, dict, path, "an object")
+        type_ = part.get("type")
+        if type_ == "thinking" and rules.thinking_parts and role == "assistant":
             continue
-        if kind not in PARTS[role]:
+        if type_ not in PARTS[role]:
             supported = " and ".join(f"'{p}'" for p in PARTS[role])
             raise Refusal(
-                f"Invalid value: '{kind}'. Supported values are: {supported}.", f"{at}.type", "invalid_value"
+                f"Invalid value: '{type_}'. Supported values are: {supported}.",
+                f"{path}.type",
+                "invalid_value",
             )
-        _check_part(part, kind, at, rules)
+        _check_part(part, type_, path, rules)
 
 
-def _check_part(part: JSON, kind: str, at: str, rules: Rules) -> None:
-    if kind not in part:
+def _check_part(part: JSON, type_: str, path: str, rules: Rules) -> None:
+    if type_ not in part:
         raise Refusal(
-            f"Missing required parameter: '{at}.{kind}'.", f"{at}.{kind}", "missing_required_parameter"
+            f"Missing required parameter: '{path}.{type_}'.", f"{path}.{type_}", "missing_required_parameter"
         )
-    if kind in ("text", "refusal"):
-        _typed(part[kind], str, f"{at}.{kind}", "a string")
+    if type_ in ("text", "refusal"):
+        _check_type(part[type_], str, f"{path}.{type_}", "a string")
         return
-    _typed(part[kind], dict, f"{at}.{kind}", "an object")
-    if kind == "image_url":
+    _check_type(part[type_], dict, f"{path}.{type_}", "an object")
+    if type_ == "image_url":
         if not rules.image_parts:
-            raise Refusal("Invalid content type. image_url is only supported by certain models.", at)
-        url = part[kind].get("url")
-        _typed(url, str, f"{at}.image_url.url", "a string")
+            raise Refusal("Invalid content type. image_url is only supported by certain models.", path)
+        url = part[type_].get("url")
+        _check_type(url, str, f"{path}.image_url.url", "a string")
         if not url.startswith(("http://", "https://", "data:image/")):
             raise Refusal(
-                f"Invalid '{at}.image_url.url'. Expected a valid URL.",
-                f"{at}.image_url.url",
+                f"Invalid '{path}.image_url.url'. Expected a valid URL.",
+                f"{path}.image_url.url",
                 "invalid_image_url",
             )
 
@@ -331,35 +334,35 @@ def _check_calls(message: JSON, where: str, rules: Rules) -> list[str]:
         return []
     where = f"{where}.tool_calls"
     calls = message["tool_calls"]
-    _typed(calls, list, where, "an array of objects")
-    _not_empty(calls, where)
+    _check_type(calls, list, where, "an array of objects")
+    _check_not_empty(calls, where)
     if len(calls) > 1 and not rules.parallel_tools:
         raise Refusal("This model only supports single tool-calls at once!", where)
     ids: list[str] = []
-    for k, call in enumerate(calls):
-        at = f"{where}[{k}]"
-        _typed(call, dict, at, "an object")
-        _typed(call.get("id"), str, f"{at}.id", "a string")
+    for index, call in enumerate(calls):
+        path = f"{where}[{index}]"
+        _check_type(call, dict, path, "an object")
+        _check_type(call.get("id"), str, f"{path}.id", "a string")
         if call["id"] in ids or not call["id"]:
-            raise Refusal(f"Invalid '{at}.id': '{call['id']}' is empty or not unique.", f"{at}.id")
+            raise Refusal(f"Invalid '{path}.id': '{call['id']}' is empty or not unique.", f"{path}.id")
         if not rules.any_call_id and not re.fullmatch("[a-zA-Z0-9]{9}", call["id"]):
             raise Refusal(
-                f"Tool call id was {call['id']} but must be a-z, A-Z, 0-9, with a length of 9.", at, "3280"
+                f"Tool call id was {call['id']} but must be a-z, A-Z, 0-9, with a length of 9.", path, "3280"
             )
         ids.append(call["id"])
         if call.get("type") == "custom":
             continue
         if call.get("type") != "function":
-            raise Refusal(f"Invalid value: '{call.get('type')}'.", f"{at}.type", "invalid_value")
+            raise Refusal(f"Invalid value: '{call.get('type')}'.", f"{path}.type", "invalid_value")
         function = call.get("function")
-        _typed(function, dict, f"{at}.function", "an object")
-        _check_name(function.get("name"), f"{at}.function.name")
-        _typed(function.get("arguments"), str, f"{at}.function.arguments", "a string")
+        _check_type(function, dict, f"{path}.function", "an object")
+        _check_name(function.get("name"), f"{path}.function.name")
+        _check_type(function.get("arguments"), str, f"{path}.function.arguments", "a string")
     return ids
 
 
 def _check_name(name: JSON, where: str) -> None:
-    _typed(name, str, where, "a string")
+    _check_type(name, str, where, "a string")
     if not TOOL_NAME.fullmatch(name) or len(name) > 64:
         raise Refusal(
             f"Invalid '{where}': string does not match pattern. Expected a string that matches the pattern "
@@ -370,7 +373,7 @@ def _check_name(name: JSON, where: str) -> None:
 
 
 def _check_template(messages: list[JSON]) -> None:
-    roles = ["system" if m["role"] == "developer" else m["role"] for m in messages]
+    roles = ["system" if message["role"] == "developer" else message["role"] for message in messages]
     if roles.count("system") > 1:
         raise Refusal("Only one system message is supported.", "messages")
     if "system" in roles and roles[0] != "system":
@@ -388,32 +391,32 @@ def _check_tools(body: JSON) -> set[str]:
     if body.get("tools") is None:
         return set()
     tools = body["tools"]
-    _typed(tools, list, "tools", "an array of objects")
+    _check_type(tools, list, "tools", "an array of objects")
     if not tools:
         raise Refusal("[] is too short - 'tools'", "tools", "empty_array")
     if len(tools) > 128:
         raise Refusal("Invalid 'tools': array too long.", "tools", "array_above_max_length")
     names: set[str] = set()
-    for i, tool in enumerate(tools):
-        where = f"tools[{i}]"
-        _typed(tool, dict, where, "an object")
-        kind = tool.get("type")
-        if kind not in ("function", "custom"):
+    for index, tool in enumerate(tools):
+        where = f"tools[{index}]"
+        _check_type(tool, dict, where, "an object")
+        type_ = tool.get("type")
+        if type_ not in ("function", "custom"):
             raise Refusal(
-                f"Invalid value: '{kind}'. Supported values are: 'function' and 'custom'.",
+                f"Invalid value: '{type_}'. Supported values are: 'function' and 'custom'.",
                 f"{where}.type",
                 "invalid_value",
             )
-        inner = tool.get(kind)
-        _typed(inner, dict, f"{where}.{kind}", "an object")
-        name = inner.get("name")
-        _check_name(name, f"{where}.{kind}.name")
+        definition = tool.get(type_)
+        _check_type(definition, dict, f"{where}.{type_}", "an object")
+        name = definition.get("name")
+        _check_name(name, f"{where}.{type_}.name")
         if name in names:
             raise Refusal(f"Invalid 'tools': the name '{name}' is given twice.", "tools", "invalid_value")
         names.add(name)
-        schema = inner.get("parameters")
-        if kind == "function" and schema is not None:
-            _typed(schema, dict, f"{where}.function.parameters", "an object")
+        schema = definition.get("parameters")
+        if type_ == "function" and schema is not None:
+            _check_type(schema, dict, f"{where}.function.parameters", "an object")
             if schema and schema.get("type") != "object":
                 raise Refusal(
                     f"Invalid schema for function '{name}': schema must be a JSON Schema of 'type: \"object\"', "
@@ -435,39 +438,39 @@ def _check_tool_choice(body: JSON, names: set[str]) -> None:
         return
     if isinstance(choice, str):
         raise Refusal(f"Invalid value: '{choice}'.", "tool_choice", "invalid_value")
-    _typed(choice, dict, "tool_choice", "one of a string or an object")
+    _check_type(choice, dict, "tool_choice", "one of a string or an object")
     name = (choice.get(choice.get("type")) or {}).get("name")
     if choice.get("type") in ("function", "custom") and name not in names:
         raise Refusal(f"Tool choice '{name}' not found in 'tools' parameter.", "tool_choice")
 
 
 def _check_scalars(body: JSON, rules: Rules) -> None:
-    def bounded(key: str, kind: type | tuple[type, ...], expected: str, low: float, high: float) -> None:
+    def check_range(key: str, type_: type | tuple[type, ...], expected: str, low: float, high: float) -> None:
         value = body.get(key)
         if value is None or (rules.unlimited and key in rules.limits and value == -1):
             return
-        _typed(value, kind, key, expected)
+        _check_type(value, type_, key, expected)
         if not low <= value <= high:
-            below = value < low
-            edge = f"minimum value. Expected a value >= {low}" if below else f"maximum. Expected <= {high}"
+            is_below = value < low
+            edge = f"minimum value. Expected a value >= {low}" if is_below else f"maximum. Expected <= {high}"
             raise Refusal(
                 f"Invalid '{key}': value out of range ({edge}, but got {value} instead).",
                 key,
-                "integer_below_min_value" if below else "integer_above_max_value",
+                "integer_below_min_value" if is_below else "integer_above_max_value",
             )
 
     for key, (low, high) in INTEGERS.items():
-        bounded(key, int, "an integer", low, high)
-    for key, (least, most) in RANGES.items():
-        bounded(key, (int, float), "a decimal number", least, most)
-    kinds: list[tuple[tuple[str, ...], type, str]] = [
+        check_range(key, int, "an integer", low, high)
+    for key, (low, high) in RANGES.items():
+        check_range(key, (int, float), "a decimal number", low, high)
+    types: list[tuple[tuple[str, ...], type, str]] = [
         (("user", "safety_identifier", "prompt_cache_key", "service_tier"), str, "a string"),
         (("store", "logprobs", "parallel_tool_calls", "stream"), bool, "a boolean"),
     ]
-    for keys, kind, expected in kinds:
+    for keys, type_, expected in types:
         for key in keys:
             if body.get(key) is not None:
-                _typed(body[key], kind, key, expected)
+                _check_type(body[key], type_, key, expected)
     if body.get("max_tokens") is not None and body.get("max_completion_tokens") is not None:
         raise Refusal(
             "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported.",
@@ -480,7 +483,7 @@ def _check_scalars(body: JSON, rules: Rules) -> None:
         )
     stop = body.get("stop")
     if stop is not None and not isinstance(stop, str):
-        _typed(stop, list, "stop", "one of a string or an array of strings")
+        _check_type(stop, list, "stop", "one of a string or an array of strings")
         if len(stop) > 4:
             raise Refusal("Invalid 'stop': array too long.", "stop", "array_above_max_length")
 
@@ -505,7 +508,7 @@ def _check_stream(body: JSON, rules: Rules) -> None:
         raise Refusal(
             "The 'stream_options' parameter is only allowed when 'stream' is enabled.", "stream_options"
         )
-    _typed(options, dict, "stream_options", "an object")
+    _check_type(options, dict, "stream_options", "an object")
     for key in options:
         if key not in ("include_usage", "include_obfuscation"):
             where = f"stream_options.{key}"
@@ -516,33 +519,33 @@ def _check_metadata(body: JSON, rules: Rules) -> None:
     metadata = body.get("metadata")
     if metadata is None:
         return
-    _typed(metadata, dict, "metadata", "an object")
+    _check_type(metadata, dict, "metadata", "an object")
     if not body.get("store") and not rules.metadata:
         raise Refusal("The 'metadata' parameter is only allowed when 'store' is enabled.", "metadata")
     if len(metadata) > 16:
         raise Refusal("Invalid 'metadata': too many properties.", "metadata")
     for key, value in metadata.items():
-        _typed(value, str, f"metadata.{key}", "a string")
+        _check_type(value, str, f"metadata.{key}", "a string")
 
 
 def _check_format(body: JSON) -> None:
-    form = body.get("response_format")
-    if form is None:
+    format_ = body.get("response_format")
+    if format_ is None:
         return
-    _typed(form, dict, "response_format", "an object")
+    _check_type(format_, dict, "response_format", "an object")
     checks: dict[JSON, Callable[[], None]] = {
         "text": lambda: None,
-        "json_object": lambda: _mentions_json(body),
-        "json_schema": lambda: _has_schema(form),
+        "json_object": lambda: _check_mentions_json(body),
+        "json_schema": lambda: _check_schema(format_),
     }
-    check = checks.get(form.get("type"))
+    check = checks.get(format_.get("type"))
     if check is None:
-        raise Refusal(f"Invalid value: '{form.get('type')}'.", "response_format.type", "invalid_value")
+        raise Refusal(f"Invalid value: '{format_.get('type')}'.", "response_format.type", "invalid_value")
     check()
 
 
-def _mentions_json(body: JSON) -> None:
-    if "json" not in str([m.get("content") for m in body["messages"]]).lower():
+def _check_mentions_json(body: JSON) -> None:
+    if "json" not in str([message.get("content") for message in body["messages"]]).lower():
         raise Refusal(
             "'messages' must contain the word 'json' in some form, to use 'response_format' of type "
             "'json_object'.",
@@ -550,9 +553,9 @@ def _mentions_json(body: JSON) -> None:
         )
 
 
-def _has_schema(form: JSON) -> None:
-    inner = form.get("json_schema")
-    _typed(inner, dict, "response_format.json_schema", "an object")
-    _check_name(inner.get("name"), "response_format.json_schema.name")
-    if inner.get("schema") is not None:
-        _typed(inner["schema"], dict, "response_format.json_schema.schema", "an object")
+def _check_schema(format_: JSON) -> None:
+    definition = format_.get("json_schema")
+    _check_type(definition, dict, "response_format.json_schema", "an object")
+    _check_name(definition.get("name"), "response_format.json_schema.name")
+    if definition.get("schema") is not None:
+        _check_type(definition["schema"], dict, "response_format.json_schema.schema", "an object")

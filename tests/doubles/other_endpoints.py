@@ -1,6 +1,6 @@
-"""The other endpoints of a strict OpenAI: enough of each for a client to be satisfied.
+"""The endpoints of a strict OpenAI API besides chat completions and models, each as far as a client needs it.
 
-Pure: a request in, status, headers and pieces of a body out. It refuses what is cheap to refuse, a form above all.
+They are pure: a request in, an `Answer` out. A request without a required field, or with an invalid form, is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CREATED = 1_700_000_000
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer; several pieces are written one by one, chunked."""
+    """A reply. Several pieces are sent as chunks, one by one."""
 
     pieces: Sequence[bytes]
     headers: Mapping[str, str] = field(default_factory=lambda: {"content-type": "application/json"})
@@ -39,185 +39,191 @@ class Part:
 
 
 def parse_form(content_type: str, body: bytes) -> list[Part]:
-    """Returns the parts of a form. Raises: Refusal: the form is not complete."""
-    found = re.search(r'boundary="?([^";]+)', content_type)
-    if not content_type.startswith("multipart/form-data") or found is None:
+    """Returns the parts of a form. Raises: Refusal: it is no form, or is not complete."""
+    boundary = re.search(r'boundary="?([^";]+)', content_type)
+    if not content_type.startswith("multipart/form-data") or boundary is None:
         raise Refusal("Unsupported content type: send 'multipart/form-data'.")
-    mark = b"\r\n--" + found[1].encode()
-    first, *parts = (b"\r\n" + body).split(mark)
-    if first or not parts or parts.pop().strip() != b"--":
+    delimiter = b"\r\n--" + boundary[1].encode()
+    preamble, *parts = (b"\r\n" + body).split(delimiter)
+    if preamble or not parts or parts.pop().strip() != b"--":
         raise Refusal("Could not parse multipart form.")
-    read = []
+    parsed = []
     for part in parts:
         head, blank, value = part.partition(b"\r\n\r\n")
-        named = re.search(rb'; name="([^"]+)"', head)
-        if not blank or named is None:
+        name = re.search(rb'; name="([^"]+)"', head)
+        if not blank or name is None:
             raise Refusal("Could not parse multipart form.")
         filename = re.search(rb'filename="([^"]*)"', head)
-        read.append(Part(named[1].decode(), value, filename[1].decode() if filename else None))
-    return read
+        parsed.append(Part(name[1].decode(), value, filename[1].decode() if filename else None))
+    return parsed
 
 
 class Endpoints:
-    """The state of the endpoints.
-
-    files: id -> content, as they were uploaded. hold_events: gates of the streams of responses, by how many events
-    have left. vector_of: makes the vector of a text for /embeddings.
-    """
+    """The state of the endpoints."""
 
     def __init__(self) -> None:
+        # The ids of uploaded files -> their contents.
         self.files: dict[str, bytes] = {}
         self.responses = StoredResponses()
+        # A number of events -> the gate at which a stream of a response waits after them.
         self.hold_events: dict[int, Any] = {}
+        # Makes the vector of a text for /embeddings.
         self.vector_of: Callable[[str], list[float]] = lambda text: [0.25, float(len(text))]
 
     def answer(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes, query: str = ""
     ) -> Answer | None:
-        """Returns the answer to a request, None where there is no such endpoint. Raises: Refusal."""
-        place = path.removeprefix("/v1/").split("/")
-        kind = headers.get("content-type", "")
-        match method, place:
+        """Returns the reply to a request; None: no such endpoint exists. Raises: Refusal."""
+        segments = path.removeprefix("/v1/").split("/")
+        content_type = headers.get("content-type", "")
+        match method, segments:
             case "POST", ["embeddings"]:
-                asked = _json(body, kind, "model", "input")
-                inputs = _check_input(asked["input"])
+                fields = _parse_json(body, content_type, "model", "input")
+                inputs = _read_input(fields["input"])
                 data = [
                     {"object": "embedding", "index": i, "embedding": self.vector_of(text)}
                     for i, text in enumerate(inputs)
                 ]
                 usage = {"prompt_tokens": len(inputs), "total_tokens": len(inputs)}
-                return _say({"object": "list", "data": data, "model": asked["model"], "usage": usage})
+                return _json_answer(
+                    {"object": "list", "data": data, "model": fields["model"], "usage": usage}
+                )
             case "POST", ["completions"]:
-                return _completion(_json(body, kind, "model", "prompt"))
+                return _completion(_parse_json(body, content_type, "model", "prompt"))
             case "POST", ["moderations"]:
-                asked = _json(body, kind, "input")
-                model = asked.get("model", "omni-moderation-latest")
-                return _say({"id": "modr-1", "model": model, "results": [{"flagged": False}]})
+                fields = _parse_json(body, content_type, "input")
+                model = fields.get("model", "omni-moderation-latest")
+                return _json_answer({"id": "modr-1", "model": model, "results": [{"flagged": False}]})
             case "POST", ["rerank"]:
-                asked = _json(body, kind, "model", "query", "documents")
+                fields = _parse_json(body, content_type, "model", "query", "documents")
                 scored = [
-                    {"index": i, "relevance_score": 1 / (i + 1)} for i in range(len(asked["documents"]))
+                    {"index": i, "relevance_score": 1 / (i + 1)} for i in range(len(fields["documents"]))
                 ]
-                return _say({"id": "rerank-1", "model": asked["model"], "results": scored})
+                return _json_answer({"id": "rerank-1", "model": fields["model"], "results": scored})
             case "POST", ["images", "generations"]:
-                _json(body, kind, "prompt")
-                return _say({"created": CREATED, "data": [{"b64_json": "aW1hZ2U="}]})
+                _parse_json(body, content_type, "prompt")
+                return _json_answer({"created": CREATED, "data": [{"b64_json": "aW1hZ2U="}]})
             case "POST", ["images", "edits"]:
-                _need_file(parse_form(kind, body), "image")
-                return _say({"created": CREATED, "data": [{"b64_json": "ZWRpdA=="}]})
+                _get_file(parse_form(content_type, body), "image")
+                return _json_answer({"created": CREATED, "data": [{"b64_json": "ZWRpdA=="}]})
             case "POST", ["audio", "speech"]:
-                _json(body, kind, "model", "input", "voice")
+                _parse_json(body, content_type, "model", "input", "voice")
                 return Answer([b"ID3\x00", b"\xff\xfb", b"\x90end"], {"content-type": "audio/mpeg"})
             case "POST", ["audio", "transcriptions"]:
-                parts = parse_form(kind, body)
-                heard = _need_file(parts, "file")
-                fields = {part.name: part.value.decode() for part in parts if part.filename is None}
-                if "model" not in fields:
+                parts = parse_form(content_type, body)
+                audio = _get_file(parts, "file")
+                form_fields = {part.name: part.value.decode() for part in parts if part.filename is None}
+                if "model" not in form_fields:
                     raise Refusal("you must provide a model parameter")
-                return _say({"text": f"{fields['model']} heard {len(heard)} bytes"})
-            case _, ["files" | "uploads", *rest]:
-                return self._file(method, place[0], rest, kind, body)
+                return _json_answer({"text": f"{form_fields['model']} heard {len(audio)} bytes"})
+            case _, ["files" | "uploads", *subpath]:
+                return self._file(method, segments[0], subpath, content_type, body)
             case "POST", ["batches"]:
-                asked = _json(body, kind, "input_file_id", "endpoint", "completion_window")
-                return _say({"id": "batch_1", "object": "batch", "status": "validating", **asked})
+                fields = _parse_json(body, content_type, "input_file_id", "endpoint", "completion_window")
+                return _json_answer({"id": "batch_1", "object": "batch", "status": "validating", **fields})
             case (
                 "GET",
                 ["batches" | "vector_stores" | "containers" | "skills" | "videos"]
                 | ["fine_tuning", "jobs"]
                 | ["audio", "voice_consents"],
             ):
-                return _say({"object": "list", "data": [], "has_more": False})
+                return _json_answer({"object": "list", "data": [], "has_more": False})
             case "GET", ["batches", name]:
-                return _say({"id": name, "object": "batch", "status": "completed"})
+                return _json_answer({"id": name, "object": "batch", "status": "completed"})
             case "POST", ["batches", name, "cancel"]:
-                return _say({"id": name, "object": "batch", "status": "cancelling"})
+                return _json_answer({"id": name, "object": "batch", "status": "cancelling"})
             case "POST", ["responses"]:
-                asked = _json(body, kind, "model", "input")
+                fields = _parse_json(body, content_type, "model", "input")
                 events = {"content-type": "text/event-stream"}
-                pieces = self.responses.answer(asked)
+                pieces = self.responses.answer(fields)
                 return (
                     Answer(pieces, events, hold_after=dict(self.hold_events))
-                    if asked.get("stream")
+                    if fields.get("stream")
                     else Answer(pieces)
                 )
             case "POST", ["responses", "compact"]:
-                return _say(self.responses.compact(_json(body, kind, "model")))
+                return _json_answer(self.responses.compact(_parse_json(body, content_type, "model")))
             case "POST", ["responses", "input_tokens"]:
-                return _say({"object": "response.input_tokens", "input_tokens": 9})
+                return _json_answer({"object": "response.input_tokens", "input_tokens": 9})
             case "GET", ["responses", name] if "stream=true" in query:
                 events = {"content-type": "text/event-stream"}
                 return Answer(self.responses.events(name, query), events, hold_after=dict(self.hold_events))
-            case _, ["responses", *rest] if rest:
-                return _said(self.responses.respond(method, rest, query))
-            case _, ["conversations", *rest]:
-                asked = _json(body, kind) if method == "POST" and body else {}
-                return _said(self.responses.converse(method, rest, query, asked))
+            case _, ["responses", *subpath] if subpath:
+                return _json_or_none(self.responses.respond(method, subpath, query))
+            case _, ["conversations", *subpath]:
+                fields = _parse_json(body, content_type) if method == "POST" and body else {}
+                return _json_or_none(self.responses.converse(method, subpath, query, fields))
         return None
 
-    def _file(self, method: str, where: str, rest: list[str], kind: str, body: bytes) -> Answer | None:
-        match method, rest:
-            case "POST", [] if where == "files":
-                parts = parse_form(kind, body)
-                content = _need_file(parts, "file")
+    def _file(
+        self, method: str, collection: str, segments: list[str], content_type: str, body: bytes
+    ) -> Answer | None:
+        match method, segments:
+            case "POST", [] if collection == "files":
+                parts = parse_form(content_type, body)
+                content = _get_file(parts, "file")
                 if not any(part.name == "purpose" for part in parts):
                     raise Refusal("'purpose' is a required property", "purpose")
                 name = f"file-{len(self.files) + 1}"
                 self.files[name] = content
-                return _say(_file(name, content))
+                return _json_answer(_file(name, content))
             case "POST", []:
-                asked = _json(body, kind, "bytes", "filename", "mime_type", "purpose")
-                return _say({"id": "upload_1", "object": "upload", "status": "pending", **asked})
+                fields = _parse_json(body, content_type, "bytes", "filename", "mime_type", "purpose")
+                return _json_answer({"id": "upload_1", "object": "upload", "status": "pending", **fields})
             case "POST", [name, "parts"]:
-                _need_file(parse_form(kind, body), "data")
-                return _say({"id": "part_1", "object": "upload.part", "upload_id": name})
-            case "POST", [name, "complete" | "cancel" as what]:
-                return _say({"id": name, "object": "upload", "status": f"{what}d"})
+                _get_file(parse_form(content_type, body), "data")
+                return _json_answer({"id": "part_1", "object": "upload.part", "upload_id": name})
+            case "POST", [name, "complete" | "cancel" as action]:
+                return _json_answer({"id": name, "object": "upload", "status": f"{action}d"})
             case "GET", []:
                 data = [_file(name, content) for name, content in self.files.items()]
-                return _say({"object": "list", "data": data, "has_more": False})
-            case "GET" | "DELETE", [name, *rest] if name not in self.files:
+                return _json_answer({"object": "list", "data": data, "has_more": False})
+            case "GET" | "DELETE", [name, *_] if name not in self.files:
                 raise Refusal(f"No such File object: {name}", "id", status=404)
             case "GET", [name]:
-                return _say(_file(name, self.files[name]))
+                return _json_answer(_file(name, self.files[name]))
             case "GET", [name, "content"]:
                 return Answer([self.files[name]], {"content-type": "application/octet-stream"})
             case "DELETE", [name]:
                 del self.files[name]
-                return _say({"id": name, "object": "file", "deleted": True})
+                return _json_answer({"id": name, "object": "file", "deleted": True})
         return None
 
 
-def _said(value: Json | None) -> Answer | None:
-    return None if value is None else _say(value)
+def _json_or_none(value: Json | None) -> Answer | None:
+    return None if value is None else _json_answer(value)
 
 
-def _say(value: Json) -> Answer:
+def _json_answer(value: Json) -> Answer:
     return Answer([orjson.dumps(value)])
 
 
-def _json(body: bytes, kind: str, *needed: str) -> Json:
-    if not kind.startswith("application/json"):
+def _parse_json(body: bytes, content_type: str, *required: str) -> Json:
+    if not content_type.startswith("application/json"):
         raise Refusal("Unsupported content type: send 'application/json'.")
     try:
-        asked = orjson.loads(body)
+        fields = orjson.loads(body)
     except ValueError as error:
         raise Refusal("We could not parse the JSON body of your request.") from error
-    for name in needed:
-        if name not in asked:
+    for name in required:
+        if name not in fields:
             raise Refusal(f"Missing required parameter: '{name}'.", name, "missing_required_parameter")
-    return dict(asked)
+    return dict(fields)
 
 
-def _need_file(parts: list[Part], name: str) -> bytes:
+def _get_file(parts: list[Part], name: str) -> bytes:
     for part in parts:
         if part.name == name and part.filename is not None:
             return part.value
     raise Refusal(f"'{name}' is a required property", name)
 
 
-def _check_input(given: Any) -> list[str]:
-    """Checks `input` as platform.openai.com/docs/api-reference/embeddings has it, without lists of tokens."""
-    inputs = given if isinstance(given, list) else [given]
+def _read_input(value: Any) -> list[str]:
+    """Returns the texts of `input` (platform.openai.com/docs/api-reference/embeddings). Raises: Refusal.
+
+    Lists of tokens, which the API accepts as well, are refused.
+    """
+    inputs = value if isinstance(value, list) else [value]
     if not inputs or len(inputs) > 2048:
         raise Refusal(f"Invalid 'input': an array of 1 to 2048 was expected, got {len(inputs)}.", "input")
     for text in inputs:
@@ -242,11 +248,11 @@ def _file(name: str, content: bytes) -> Json:
     }
 
 
-def _completion(asked: Json) -> Answer:
-    frame = {"id": "cmpl-1", "object": "text_completion", "created": CREATED, "model": asked["model"]}
+def _completion(fields: Json) -> Answer:
+    frame = {"id": "cmpl-1", "object": "text_completion", "created": CREATED, "model": fields["model"]}
     choice = {"index": 0, "logprobs": None}
-    if not asked.get("stream"):
-        return _say({**frame, "choices": [{**choice, "text": "Ok.", "finish_reason": "stop"}]})
+    if not fields.get("stream"):
+        return _json_answer({**frame, "choices": [{**choice, "text": "Ok.", "finish_reason": "stop"}]})
     chunks = [
         {**choice, "text": "Ok", "finish_reason": None},
         {**choice, "text": ".", "finish_reason": "stop"},

@@ -1,4 +1,4 @@
-"""An HTTP proxy on this machine: it tunnels what is asked for by CONNECT, and hands on what has a whole URL."""
+"""An HTTP proxy on this machine: it opens a tunnel for CONNECT, and forwards a request with an absolute URL."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from tests.doubles.closing import close_server
 
 @dataclass
 class ProxyServer:
-    """A proxy. asked: the first lines of what it was asked. login: `user:password`; None: it asks for none.
+    """A proxy for which each host name is this machine.
 
-    Every name is this machine's.
+    login: `user:password`; None: the proxy demands none.
+    asked: the request lines of the requests to the proxy.
     """
 
     port: int = 0
@@ -38,28 +39,33 @@ class ProxyServer:
         self._open.append((asyncio.create_task(self._serve(reader, writer)), writer))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode()[:-4].split("\r\n")
-        self.asked.append(first)
-        method, target, _ = first.split(" ")
-        key = "proxy-authorization: "
-        login = next((line[len(key) :] for line in lines if line.lower().startswith(key)), None)
-        wanted = self.login and "Basic " + base64.b64encode(self.login.encode()).decode()
-        if login != wanted:
+        request_line, *header_lines = (await reader.readuntil(b"\r\n\r\n")).decode()[:-4].split("\r\n")
+        self.asked.append(request_line)
+        method, target, _ = request_line.split(" ")
+        login_header = "proxy-authorization: "
+        sent_login = next(
+            (line[len(login_header) :] for line in header_lines if line.lower().startswith(login_header)),
+            None,
+        )
+        expected_login = self.login and "Basic " + base64.b64encode(self.login.encode()).decode()
+        if sent_login != expected_login:
             writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
             writer.close()
             return
         url = urlsplit(f"//{target}" if method == "CONNECT" else target)
         assert url.port is not None
-        theirs, ours = await asyncio.open_connection("127.0.0.1", url.port)
+        target_reader, target_writer = await asyncio.open_connection("127.0.0.1", url.port)
         if method == "CONNECT":
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         else:
-            kept = [line for line in lines if not line.lower().startswith(key)]
-            # One request a connection, so that nothing behind it has to be read.
-            ours.write(
-                "\r\n".join([f"{method} {url.path} HTTP/1.1", *kept, "Connection: close", "", ""]).encode()
+            forwarded_lines = [line for line in header_lines if not line.lower().startswith(login_header)]
+            # One request a connection: the proxy need not find where a request ends.
+            target_writer.write(
+                "\r\n".join(
+                    [f"{method} {url.path} HTTP/1.1", *forwarded_lines, "Connection: close", "", ""]
+                ).encode()
             )
-        await asyncio.gather(_copy(reader, ours), _copy(theirs, writer))
+        await asyncio.gather(_copy(reader, target_writer), _copy(target_reader, writer))
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -68,15 +74,15 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             while data := await reader.read(65536):
                 writer.write(data)
     finally:
-        # A client that sends its next request meanwhile learns that this connection is gone.
+        # A client may be about to send its next request here. The close lets it open another connection.
         writer.close()
 
 
 @asynccontextmanager
 async def proxy(login: str | None = None) -> AsyncIterator[ProxyServer]:
-    made = ProxyServer(login=login)
-    listening = await asyncio.start_server(made.serve, "127.0.0.1", 0)
-    made.port = listening.sockets[0].getsockname()[1]
-    yield made
-    await close_server(listening)
-    await made.aclose()
+    server = ProxyServer(login=login)
+    listener = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+    server.port = listener.sockets[0].getsockname()[1]
+    yield server
+    await close_server(listener)
+    await server.aclose()

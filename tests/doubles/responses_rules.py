@@ -1,7 +1,7 @@
-"""A strict `/v1/responses` with `/v1/conversations` that keeps what it answers, as OpenAI's does.
+"""OpenAI's `/v1/responses` and `/v1/conversations`, with what they store, and as strict.
 
-Pure: a request in, an answer out. It refuses what OpenAI refuses: unknown fields, parts and tools, ids that it does not
-know, results without their calls and calls without their results, thoughts that nobody can open, an item twice.
+It is pure: a request in, an answer out. It refuses what OpenAI refuses: unknown fields, parts, tools and ids, results
+without calls and calls without results, reasoning that another account has encrypted, and an item that comes twice.
 (platform.openai.com/docs/api-reference/responses, .../conversations)
 """
 
@@ -37,10 +37,11 @@ _USAGE: Json = {
     "output_tokens_details": {"reasoning_tokens": 0},
     "total_tokens": 11,
 }
-_SEALED = "gAAAAA"  # how what the API has encrypted begins
-_ASKED = frozenset(("input_text", "input_image", "input_file", "input_audio"))
-_SAID = frozenset(("output_text", "refusal"))
-# What an item may have, and how its id begins.
+# The beginning of all that the API has encrypted.
+_SEALED = "gAAAAA"
+_INPUT_PARTS = frozenset(("input_text", "input_image", "input_file", "input_audio"))
+_OUTPUT_PARTS = frozenset(("output_text", "refusal"))
+# The types of items -> the prefix of their ids, and their fields.
 _ITEMS: Mapping[str, tuple[str, frozenset[str]]] = {
     kind: (prefix, frozenset(("type", "id", "status", *fields.split())))
     for kind, prefix, fields in (
@@ -70,8 +71,8 @@ _REQUIRED = {
 _BREAKPOINT: Mapping[str, Check] = {
     "prompt_cache_breakpoint": members({"mode": one_of("explicit")}, {"ttl": one_of("30m", "12h")})
 }
-# The fields of a part of which one at least has to be there.
-_ONE_OF = {"input_image": ("image_url", "file_id"), "input_file": ("file_data", "file_id", "file_url")}
+# The fields of a part of which at least one is required.
+_ALTERNATIVES = {"input_image": ("image_url", "file_id"), "input_file": ("file_data", "file_id", "file_url")}
 _PARTS = {
     "input_text": members({"type": text, "text": text}, _BREAKPOINT),
     "input_image": members(
@@ -93,9 +94,9 @@ _PARTS = {
     "output_text": members({"type": text, "text": text}, {"annotations": many, "logprobs": many}),
     "refusal": members({"type": text, "refusal": text}),
 }
-# What may follow thoughts.
-_THOUGHT_FOR = ("message", "function_call", "custom_tool_call", "web_search_call", "reasoning")
-_ANSWERED = {"function_call": "function_call_output", "custom_tool_call": "custom_tool_call_output"}
+# The types of items that may follow reasoning.
+_AFTER_REASONING = ("message", "function_call", "custom_tool_call", "web_search_call", "reasoning")
+_RESULT_TYPES = {"function_call": "function_call_output", "custom_tool_call": "custom_tool_call_output"}
 
 
 def said(text: str) -> Json:
@@ -121,251 +122,256 @@ def thought(text: str) -> Json:
 
 
 class StoredResponses:
-    """The responses and conversations of one account.
-
-    asked: the bodies that were taken; heard: what the model read for each. outputs: of the next replies, each a list
-    of items. script: makes them when there is none left, of the request and what the model reads; else it says "Ok.".
-    conversations: their items. is_busy: no response in the background ends.
-    """
+    """The responses and conversations of one account."""
 
     def __init__(self) -> None:
+        # The bodies of the accepted requests, and all items that the model read for each.
         self.asked: list[Json] = []
         self.heard: list[list[Json]] = []
+        # The items of the next replies.
         self.outputs: deque[Sequence[Json]] = deque()
+        # Makes the items of a reply when `outputs` is empty, from the body and the items that the model reads.
         self.script: Callable[[Json, list[Json]], Sequence[Json]] = lambda asked, heard: [said("Ok.")]
+        # The ids of conversations -> their items.
         self.conversations: dict[str, list[Json]] = {}
-        self._stored: dict[
-            str, tuple[Json, list[Json]]
-        ] = {}  # by id a response, and all that was read for it
+        # The ids of stored responses -> the response, and the items that the model read for it.
+        self._stored: dict[str, tuple[Json, list[Json]]] = {}
         self._items: dict[str, Json] = {}
-        self._after: dict[str, str] = {}  # by id of an item of a stored reply the thoughts before it
-        # Responses in the background are made when this is False.
+        # The ids of items of stored responses -> the id of the reasoning before the item.
+        self._reasoning_before: dict[str, str] = {}
+        # Responses in the background stay in progress.
         self.is_busy = False
         self._ids = count(1)
 
-    def answer(self, asked: Json) -> list[bytes]:
-        """Returns the body of an answer, of a stream its events. Raises: Refusal."""
-        read = self._read(asked)
-        self.asked.append(asked)
-        self.heard.append(read)
-        n = next(self._ids)
-        made = self.outputs.popleft() if self.outputs else self.script(asked, read)
-        output = [{**item, "id": f"{_ITEMS[item['type']][0]}_{n}_{k}"} for k, item in enumerate(made)]
+    def answer(self, body: Json) -> list[bytes]:
+        """Returns the pieces of a reply: a whole body, or the events of a stream. Raises: Refusal."""
+        input_items = self._read(body)
+        self.asked.append(body)
+        self.heard.append(input_items)
+        number = next(self._ids)
+        items = self.outputs.popleft() if self.outputs else self.script(body, input_items)
+        output = [
+            {**item, "id": f"{_ITEMS[item['type']][0]}_{number}_{index}"} for index, item in enumerate(items)
+        ]
         if (
-            "reasoning.encrypted_content" not in (asked.get("include") or ())
-            and asked.get("store") is not False
+            "reasoning.encrypted_content" not in (body.get("include") or ())
+            and body.get("store") is not False
         ):
-            output = [{k: v for k, v in item.items() if k != "encrypted_content"} for item in output]
-        whole = self._response(asked, f"resp_{n}", output)
-        for thought, item in pairwise(output):
-            if thought["type"] == "reasoning" and asked.get("store") is not False:
-                self._after[item["id"]] = thought["id"]
-        if asked.get("store") is not False:
-            self._stored[f"resp_{n}"] = (whole, [*map(self._kept, read)])
+            output = [
+                {index: v for index, v in item.items() if index != "encrypted_content"} for item in output
+            ]
+        response = self._response(body, f"resp_{number}", output)
+        for item_before, item in pairwise(output):
+            if item_before["type"] == "reasoning" and body.get("store") is not False:
+                self._reasoning_before[item["id"]] = item_before["id"]
+        if body.get("store") is not False:
+            self._stored[f"resp_{number}"] = (response, [*map(self._with_id, input_items)])
             self._items.update((item["id"], item) for item in output)
-        if (conversation := _id(asked.get("conversation"))) is not None:
-            self.conversations[conversation] = [*map(self._kept, read), *output]
+        if (conversation := _id(body.get("conversation"))) is not None:
+            self.conversations[conversation] = [*map(self._with_id, input_items), *output]
             self._items.update((item["id"], item) for item in output)
-        if asked.get("background") and not asked.get("stream"):
-            return [orjson.dumps(_under_way(whole, "queued"))]
-        return events_of(whole) if asked.get("stream") else [orjson.dumps(whole)]
+        if body.get("background") and not body.get("stream"):
+            return [orjson.dumps(_under_way(response, "queued"))]
+        return events_of(response) if body.get("stream") else [orjson.dumps(response)]
 
-    def compact(self, asked: Json) -> Json:
-        """Returns a conversation in short: the user's messages, and the rest sealed. Raises: Refusal."""
-        if unknown := asked.keys() - {"model", "input", "instructions", "previous_response_id"}:
+    def compact(self, body: Json) -> Json:
+        """Returns a compacted conversation: the user's messages, and an encrypted item. Raises: Refusal."""
+        if unknown := body.keys() - {"model", "input", "instructions", "previous_response_id"}:
             raise Refusal(f"Unknown parameter: '{min(unknown)}'.", min(unknown), "unknown_parameter")
-        read = self._read({"input": [], **asked})
-        n = next(self._ids)
-        sealed = {"type": "compaction", "id": f"cmp_{n}", "encrypted_content": f"{_SEALED}{n}"}
+        input_items = self._read({"input": [], **body})
+        number = next(self._ids)
+        sealed = {"type": "compaction", "id": f"cmp_{number}", "encrypted_content": f"{_SEALED}{number}"}
         return {
-            "id": f"resp_{n}",
+            "id": f"resp_{number}",
             "object": "response.compaction",
             "created_at": CREATED,
-            "output": [*(self._kept(item) for item in read if item.get("role") == "user"), sealed],
+            "output": [*(self._with_id(item) for item in input_items if item.get("role") == "user"), sealed],
             "usage": _USAGE,
         }
 
-    def respond(self, method: str, place: Sequence[str], query: str) -> Json | None:
-        """Returns what a request about a stored response gets; None: there is no such endpoint. Raises: Refusal."""
-        name, *rest = place
-        if name not in self._stored:
-            raise Refusal(f"Response with id '{name}' not found.", status=404)
-        whole, read = self._stored[name]
-        match method, rest:
+    def respond(self, method: str, segments: Sequence[str], query: str) -> Json | None:
+        """Returns the reply to a request about a stored response; None: no such endpoint exists. Raises: Refusal."""
+        id, *subpath = segments
+        if id not in self._stored:
+            raise Refusal(f"Response with id '{id}' not found.", status=404)
+        response, input_items = self._stored[id]
+        match method, subpath:
             case "GET", []:
-                is_busy = whole["background"] and whole["status"] == "completed" and self.is_busy
-                return _under_way(whole, "in_progress") if is_busy else whole
+                is_busy = response["background"] and response["status"] == "completed" and self.is_busy
+                return _under_way(response, "in_progress") if is_busy else response
             case "GET", ["input_items"]:
-                return _list(read, query)
+                return _list(input_items, query)
             case "DELETE", []:
-                del self._stored[name]
-                return {"id": name, "object": "response", "deleted": True}
-            case "POST", ["cancel"] if whole["background"]:
+                del self._stored[id]
+                return {"id": id, "object": "response", "deleted": True}
+            case "POST", ["cancel"] if response["background"]:
                 if not self.is_busy:
-                    return whole
-                gone = {**whole, "status": "cancelled", "output": [], "usage": None}
-                self._stored[name] = gone, read
-                return gone
+                    return response
+                cancelled = {**response, "status": "cancelled", "output": [], "usage": None}
+                self._stored[id] = cancelled, input_items
+                return cancelled
             case "POST", ["cancel"]:
                 raise Refusal("Cannot cancel a synchronous response.")
         return None
 
-    def events(self, name: str, query: str) -> list[bytes]:
-        """Returns the events of a response in the background after the cursor of a query. Raises: Refusal."""
-        if name not in self._stored:
-            raise Refusal(f"Response with id '{name}' not found.", status=404)
-        whole, _ = self._stored[name]
-        if not whole["background"]:
+    def events(self, id: str, query: str) -> list[bytes]:
+        """Returns the events of a background response after the cursor in a query. Raises: Refusal."""
+        if id not in self._stored:
+            raise Refusal(f"Response with id '{id}' not found.", status=404)
+        response, _ = self._stored[id]
+        if not response["background"]:
             raise Refusal("Only a response that was made in the background can be streamed.", "stream")
         after = next((int(n) for n in parse_qs(query).get("starting_after", ())), -1)
-        return events_of(whole)[after + 1 :]
+        return events_of(response)[after + 1 :]
 
-    def converse(self, method: str, place: Sequence[str], query: str, asked: Json) -> Json | None:
-        """Returns what a request about conversations gets; None: there is no such endpoint. Raises: Refusal."""
-        if not place and method == "POST":
+    def converse(self, method: str, segments: Sequence[str], query: str, body: Json) -> Json | None:
+        """Returns the reply to a request about conversations; None: no such endpoint exists. Raises: Refusal."""
+        if not segments and method == "POST":
             name = f"conv_{next(self._ids)}"
             self.conversations[name] = []
-            self._add(name, asked.get("items") or ())
-            return _conversation(name, asked)
-        name, *rest = place
+            self._add(name, body.get("items") or ())
+            return _conversation(name, body)
+        name, *subpath = segments
         if name not in self.conversations:
             raise Refusal(f"Conversation with id '{name}' not found.", status=404)
         items = self.conversations[name]
-        match method, rest:
+        match method, subpath:
             case "GET" | "POST", []:
-                return _conversation(name, asked)
+                return _conversation(name, body)
             case "DELETE", []:
                 del self.conversations[name]
                 return {"id": name, "object": "conversation.deleted", "deleted": True}
             case "GET", ["items"]:
                 return _list(items, query)
             case "POST", ["items"]:
-                return _list(self._add(name, asked["items"]), "order=asc")
+                return _list(self._add(name, body["items"]), "order=asc")
             case "GET" | "DELETE", ["items", id]:
-                found = next((item for item in items if item.get("id") == id), None)
-                if found is None:
+                item_found = next((item for item in items if item.get("id") == id), None)
+                if item_found is None:
                     raise Refusal(f"Item with id '{id}' not found.", status=404)
                 if method == "DELETE":
-                    items.remove(found)
-                return found if method == "GET" else _conversation(name, {})
+                    items.remove(item_found)
+                return item_found if method == "GET" else _conversation(name, {})
         return None
 
     def _add(self, conversation: str, items: Sequence[Any]) -> list[Json]:
-        added = [self._kept(self._item(item, f"items[{n}]")) for n, item in enumerate(items)]
+        added = [self._with_id(self._parse_item(item, f"items[{n}]")) for n, item in enumerate(items)]
         self.conversations[conversation] += added
         return added
 
-    def _kept(self, item: Json) -> Json:
-        """Returns an item as it is shown later: with an id, and its text as a part."""
-        kept = {"type": "message", "status": "completed", **item}
-        kept.setdefault("id", f"{_ITEMS[kept['type']][0]}_{next(self._ids)}")
-        if isinstance(kept.get("content"), str):
-            kind = "output_text" if kept["role"] == "assistant" else "input_text"
-            kept["content"] = [{"type": kind, "text": kept["content"]}]
-        return kept
+    def _with_id(self, item: Json) -> Json:
+        """Returns an item as it is stored: with an id, and a text as a part."""
+        stored = {"type": "message", "status": "completed", **item}
+        stored.setdefault("id", f"{_ITEMS[stored['type']][0]}_{next(self._ids)}")
+        if isinstance(stored.get("content"), str):
+            type_ = "output_text" if stored["role"] == "assistant" else "input_text"
+            stored["content"] = [{"type": type_, "text": stored["content"]}]
+        return stored
 
-    def _read(self, asked: Json) -> list[Json]:
-        check_fields(asked)
-        items = asked["input"]
+    def _read(self, body: Json) -> list[Json]:
+        check_fields(body)
+        items = body["input"]
         if isinstance(items, str):
             items = [{"type": "message", "role": "user", "content": items}]
         if not isinstance(items, list):
             raise Refusal("Invalid type for 'input': expected a string or an array.", "input", "invalid_type")
-        if not items and asked.get("previous_response_id") is None and asked.get("conversation") is None:
+        if not items and body.get("previous_response_id") is None and body.get("conversation") is None:
             raise Refusal("Invalid 'input': empty array.", "input", "empty_array")
-        items = [self._item(item, f"input[{n}]") for n, item in enumerate(items)]
-        before: list[Json] = []
-        if (previous := asked.get("previous_response_id")) is not None:
+        items = [self._parse_item(item, f"input[{n}]") for n, item in enumerate(items)]
+        earlier_items: list[Json] = []
+        if (previous := body.get("previous_response_id")) is not None:
             if previous not in self._stored:
                 raise Refusal(
                     f"Previous response with id '{previous}' not found.",
                     "previous_response_id",
                     "previous_response_not_found",
                 )
-            earlier, read = self._stored[previous]
-            before = [*read, *earlier["output"]]
-        if (conversation := _id(asked.get("conversation"))) is not None:
+            response, earlier_input = self._stored[previous]
+            earlier_items = [*earlier_input, *response["output"]]
+        if (conversation := _id(body.get("conversation"))) is not None:
             if conversation not in self.conversations:
                 raise Refusal(f"Conversation with id '{conversation}' not found.", status=404)
-            before = self.conversations[conversation]
-        whole = [*before, *items]
-        _check_ids(whole)
-        _check_calls(whole)
-        _check_thoughts(whole, self._after)
-        return whole
+            earlier_items = self.conversations[conversation]
+        all_items = [*earlier_items, *items]
+        _check_ids(all_items)
+        _check_calls(all_items)
+        _check_thoughts(all_items, self._reasoning_before)
+        return all_items
 
-    def _item(self, item: Any, where: str) -> Json:
+    def _parse_item(self, item: Any, path: str) -> Json:
         if not isinstance(item, dict):
-            raise Refusal(f"Invalid type for '{where}': expected an object.", where, "invalid_type")
-        kind = item.get("type") or ("message" if "role" in item else "item_reference")
-        if kind not in _ITEMS:
-            raise Refusal(f"Invalid value: '{kind}'.", f"{where}.type", "invalid_value")
-        if kind == "item_reference":
+            raise Refusal(f"Invalid type for '{path}': expected an object.", path, "invalid_type")
+        type_ = item.get("type") or ("message" if "role" in item else "item_reference")
+        if type_ not in _ITEMS:
+            raise Refusal(f"Invalid value: '{type_}'.", f"{path}.type", "invalid_value")
+        if type_ == "item_reference":
             if item.get("id") is None:
-                raise missing(f"{where}.id")
+                raise missing(f"{path}.id")
             if item["id"] not in self._items:
                 raise Refusal(f"Item with id '{item['id']}' not found.", "input", status=404)
             return self._items[item["id"]]
-        prefix, fields = _ITEMS[kind]
+        prefix, fields = _ITEMS[type_]
         if unknown := item.keys() - fields:
-            raise Refusal(f"Unknown parameter: '{where}.{min(unknown)}'.", where, "unknown_parameter")
+            raise Refusal(f"Unknown parameter: '{path}.{min(unknown)}'.", path, "unknown_parameter")
         if (id := item.get("id")) is not None and not id.startswith(prefix):
             raise Refusal(
-                f"Invalid '{where}.id': '{id}'. Expected an ID that begins with '{prefix}'.", f"{where}.id"
+                f"Invalid '{path}.id': '{id}'. Expected an ID that begins with '{prefix}'.", f"{path}.id"
             )
         sealed = item.get("encrypted_content")
-        is_asked = kind == "compaction" or (kind == "reasoning" and sealed)
-        if is_asked and not str(sealed or "").startswith(_SEALED):
+        needs_seal = type_ == "compaction" or (type_ == "reasoning" and sealed)
+        if needs_seal and not str(sealed or "").startswith(_SEALED):
             raise Refusal(
-                f"The encrypted content of '{where}' could not be verified.",
-                where,
+                f"The encrypted content of '{path}' could not be verified.",
+                path,
                 "invalid_encrypted_content",
             )
-        if kind == "reasoning" and not item.get("encrypted_content") and id not in self._items:
+        if type_ == "reasoning" and not item.get("encrypted_content") and id not in self._items:
             raise Refusal(
                 f"Item with id '{id}' not found. Items are not persisted when `store` is set to false.",
                 "input",
                 status=404,
             )
-        for name in _REQUIRED.get(kind, ()):
+        for name in _REQUIRED.get(type_, ()):
             if item.get(name) is None:
-                raise missing(f"{where}.{name}")
+                raise missing(f"{path}.{name}")
         for name in ("call_id", "name", "arguments", "input"):
-            if name in item and kind != "mcp_approval_request":
-                short(64)(item[name], f"{where}.{name}") if name == "call_id" else text(
-                    item[name], f"{where}.{name}"
+            if name in item and type_ != "mcp_approval_request":
+                short(64)(item[name], f"{path}.{name}") if name == "call_id" else text(
+                    item[name], f"{path}.{name}"
                 )
-        if kind == "message":
-            one_of("user", "assistant", "system", "developer")(item["role"], f"{where}.role")
+        if type_ == "message":
+            one_of("user", "assistant", "system", "developer")(item["role"], f"{path}.role")
             if not isinstance(item["content"], str | list):
-                raise Refusal(f"Invalid type for '{where}.content'.", f"{where}.content", "invalid_type")
+                raise Refusal(f"Invalid type for '{path}.content'.", f"{path}.content", "invalid_type")
             _check_parts(
-                item["content"], _SAID if item["role"] == "assistant" else _ASKED, f"{where}.content"
+                item["content"],
+                _OUTPUT_PARTS if item["role"] == "assistant" else _INPUT_PARTS,
+                f"{path}.content",
             )
-        elif kind in ("function_call_output", "custom_tool_call_output"):
-            _check_parts(item["output"], _ASKED - {"input_audio"}, f"{where}.output")
+        elif type_ in ("function_call_output", "custom_tool_call_output"):
+            _check_parts(item["output"], _INPUT_PARTS - {"input_audio"}, f"{path}.output")
         return dict(item)
 
-    def _response(self, asked: Json, name: str, output: list[Json]) -> Json:
-        conversation = _id(asked.get("conversation"))
+    def _response(self, body: Json, id: str, output: list[Json]) -> Json:
+        conversation = _id(body.get("conversation"))
         return {
-            "id": name,
+            "id": id,
             "object": "response",
             "created_at": CREATED,
-            "model": asked["model"],
+            "model": body["model"],
             "status": "completed",
-            "background": bool(asked.get("background")),
+            "background": bool(body.get("background")),
             "error": None,
             "incomplete_details": None,
-            "instructions": asked.get("instructions"),
+            "instructions": body.get("instructions"),
             "output": output,
             "parallel_tool_calls": True,
-            "previous_response_id": asked.get("previous_response_id"),
+            "previous_response_id": body.get("previous_response_id"),
             "tool_choice": "auto",
-            "tools": asked.get("tools") or [],
-            "store": asked.get("store") is not False,
-            "metadata": asked.get("metadata") or {},
-            "text": {"format": {"type": "text"}, **(asked.get("text") or {})},
+            "tools": body.get("tools") or [],
+            "store": body.get("store") is not False,
+            "metadata": body.get("metadata") or {},
+            "text": {"format": {"type": "text"}, **(body.get("text") or {})},
             "usage": _USAGE,
             **({} if conversation is None else {"conversation": {"id": conversation}}),
         }
@@ -381,45 +387,47 @@ def _check_ids(items: Sequence[Json]) -> None:
             )
 
 
-def _check_thoughts(items: Sequence[Json], after: Mapping[str, str]) -> None:
-    """Thoughts stand before what they were thought for, and what was thought about stands after its thoughts.
+def _check_thoughts(items: Sequence[Json], thoughts_before: Mapping[str, str]) -> None:
+    """Checks that reasoning is followed by an item of its reply, and that no item lacks the reasoning before it.
 
-    after: ids of items -> the thoughts before them.
+    thoughts_before: the ids of items -> the id of the reasoning before the item.
     """
-    for n, item in enumerate(items):
-        following = items[n + 1] if n + 1 < len(items) else {"type": ""}
+    for index, item in enumerate(items):
+        following = items[index + 1] if index + 1 < len(items) else {"type": ""}
         if item.get("type") == "reasoning" and (
-            following.get("type", "message") not in _THOUGHT_FOR
+            following.get("type", "message") not in _AFTER_REASONING
             or following.get("role", "assistant") != "assistant"
         ):
             raise Refusal(
                 f"Item '{item.get('id')}' of type 'reasoning' was provided without its required following item.",
                 "input",
             )
-        needed = after.get(str(item.get("id")))
-        if needed is not None and (not n or items[n - 1].get("id") != needed):
+        thought_id = thoughts_before.get(str(item.get("id")))
+        if thought_id is not None and (not index or items[index - 1].get("id") != thought_id):
             raise Refusal(
                 f"Item '{item['id']}' of type '{item['type']}' was provided without its required 'reasoning' item: "
-                f"'{needed}'.",
+                f"'{thought_id}'.",
                 "input",
             )
 
 
 def _check_calls(items: Sequence[Json]) -> None:
-    calls = {item["call_id"]: _ANSWERED[item["type"]] for item in items if item.get("type") in _ANSWERED}
-    results = {item["call_id"] for item in items if item.get("type") in _ANSWERED.values()}
+    calls = {
+        item["call_id"]: _RESULT_TYPES[item["type"]] for item in items if item.get("type") in _RESULT_TYPES
+    }
+    results = {item["call_id"] for item in items if item.get("type") in _RESULT_TYPES.values()}
     for item in items:
-        if item.get("type") in _ANSWERED.values() and calls.get(item["call_id"]) != item["type"]:
+        if item.get("type") in _RESULT_TYPES.values() and calls.get(item["call_id"]) != item["type"]:
             raise Refusal(
                 f"No tool call found for function call output with call_id {item['call_id']}.", "input"
             )
-    if items and items[-1].get("type") not in _ANSWERED:
+    if items and items[-1].get("type") not in _RESULT_TYPES:
         for id in calls.keys() - results:
             raise Refusal(f"No tool output found for function call {id}.", "input")
 
 
-def _under_way(whole: Json, status: str) -> Json:
-    return {**whole, "status": status, "output": [], "usage": None}
+def _under_way(response: Json, status: str) -> Json:
+    return {**response, "status": status, "output": [], "usage": None}
 
 
 def _id(conversation: Any) -> str | None:
@@ -427,23 +435,23 @@ def _id(conversation: Any) -> str | None:
     return id
 
 
-def _check_parts(content: Any, known: frozenset[str], where: str) -> None:
+def _check_parts(content: Any, allowed: frozenset[str], parent: str) -> None:
     """Checks the parts of a content that may be a text. Raises: Refusal."""
     if isinstance(content, str):
         return
-    many(content, where)
-    for n, part in enumerate(content):
-        at, kind = f"{where}[{n}]", part["type"]
-        if kind not in known:
-            raise Refusal(f"Invalid value: '{kind}'.", at, "invalid_value")
-        _PARTS[kind](part, at)
-        if kind in _ONE_OF and not any(part.get(key) for key in _ONE_OF[kind]):
-            raise missing(f"{at}.{_ONE_OF[kind][0]}")
+    many(content, parent)
+    for index, part in enumerate(content):
+        path, type_ = f"{parent}[{index}]", part["type"]
+        if type_ not in allowed:
+            raise Refusal(f"Invalid value: '{type_}'.", path, "invalid_value")
+        _PARTS[type_](part, path)
+        if type_ in _ALTERNATIVES and not any(part.get(key) for key in _ALTERNATIVES[type_]):
+            raise missing(f"{path}.{_ALTERNATIVES[type_][0]}")
 
 
-def _conversation(name: str, asked: Json) -> Json:
-    metadata = asked.get("metadata") or {}
-    return {"id": name, "object": "conversation", "created_at": CREATED, "metadata": metadata}
+def _conversation(id: str, body: Json) -> Json:
+    metadata = body.get("metadata") or {}
+    return {"id": id, "object": "conversation", "created_at": CREATED, "metadata": metadata}
 
 
 def _list(items: Sequence[Json], query: str) -> Json:

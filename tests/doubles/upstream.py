@@ -1,13 +1,13 @@
-"""A strict OpenAI on a loopback port, for tests: a real server on a thread of its own, speaking raw HTTP/1.1.
+"""A strict OpenAI API for tests: a server in a thread of its own, which speaks HTTP/1.1 on a loopback port.
 
     with StrictUpstream() as upstream:                     # or `async with`
         upstream.queue(say("Hello", tokens=["Hel", "lo"]), fail(429, retry_after="1"))
         ... call upstream.base_url ...
         assert upstream.last.json["messages"] == [...]
 
-It refuses what the real API refuses (tests/doubles/openai_rules.py), with its error object; a refused request takes
-nothing from the queue. Replies come from the queue, else from `script(seen)`, else they are "Ok.". Nothing sleeps: a
-reply waits at a `Gate` until the test opens it, and a test waits for a `Gate` the server opens (`seen.gone`, ...).
+It refuses what the real API refuses (tests/doubles/openai_rules.py), with the same error object. Replies come from the
+queue, else from `script(seen)`, else they are "Ok."; a refused request takes none. Nothing sleeps: a reply waits at a
+`Gate` until the test opens it, and a test waits for a `Gate` that the server opens (`seen.gone`, ...).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tests.patience import PATIENCE_S
 
 
 class Gate:
-    """A gate that is closed until somebody opens it, for good; for threads and event loops alike."""
+    """A gate that is opened once and stays open, for threads and event loops alike."""
 
     def __init__(self) -> None:
         self._future: Future[None] = Future()
@@ -61,16 +61,15 @@ class Gate:
 
 
 class Call(Struct, frozen=True):
-    """A tool call of the model.
-
-    arguments: JSON text as it stands, or a value that is dumped. pieces: how the text is cut in a stream; an int
-    cuts every so many characters. late_name: the name comes in the second delta only.
-    """
+    """A tool call of the model."""
 
     name: str
+    # A text that is sent unchanged, or a value that is sent as JSON.
     arguments: Any = msgspec.field(default_factory=dict)
     id: str | None = None
+    # The pieces of the text in a stream, or how many characters a piece has.
     pieces: Sequence[str] | int = 7
+    # The name comes in the second delta instead of the first.
     late_name: bool = False
 
     @property
@@ -85,38 +84,41 @@ class Call(Struct, frozen=True):
 
 
 class Reply(Struct, frozen=True):
-    """One scripted reply; see `say`, `call_tools`, `fail` and `raw` for the usual ones.
-
-    Events are counted as they leave, the role delta being the first.
-    hold_before_headers: nothing is sent until it is open.   hold_after: event count -> gate, after so many events.
-    cut_before_headers: the connection is lost instead of an answer.
-    cut_after: after so many events (whole: within the body) the connection is lost.
-    error_after: (count, error object): an error event after so many, then the end, without [DONE].
-    body: these bytes instead of anything made up; several are written apart, `hold_after` counting them.
-    streams: it is a stream, whether the request asks for one or not.
-    extra: fields put into every chunk or the whole reply. delta: fields put into the first delta or the message.
-    ending: fields put into the choice with the finish_reason.
-    """
+    """One scripted reply. `say`, `call_tools`, `fail` and `raw` make the usual ones."""
 
     text: str | None = "Ok."
+    # The pieces of the text in a stream; None: its words.
     tokens: Sequence[str] | None = None
     calls: Sequence[Call] = ()
+    # None: "tool_calls" or "stop".
     finish_reason: str | None = None
+    # None: counted from the request and the reply.
     usage: Mapping[str, Any] | None = None
     status: int = 200
     headers: Mapping[str, str] = msgspec.field(default_factory=dict)
+    # The pieces of the whole body, which is sent instead of a rendered one. `hold_after` counts them as events.
     body: Sequence[bytes] | None = None
+    # Nothing is sent until the gate is open.
     hold_before_headers: Gate | None = None
+    # A number of events, of which the role delta is the first -> the gate at which the stream waits after them.
     hold_after: Mapping[int, Gate] = msgspec.field(default_factory=dict)
+    # The connection is lost before the reply, after a number of events, or (not a stream) within the body.
     cut_before_headers: bool = False
     cut_after: int | None = None
+    # A number of events and an error object: the stream ends after them with the error as an event, without [DONE].
     error_after: tuple[int, Mapping[str, Any]] | None = None
+    # The stream ends with [DONE].
     done: bool = True
+    # The reply is a stream even if the request does not ask for one.
     streams: bool = False
+    # None: a new id, and the model of the request.
     id: str | None = None
     model: str | None = None
+    # Fields that are added to the whole reply or to each chunk,
     extra: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    # to the message or to the first delta,
     delta: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    # to the choice with the finish reason.
     ending: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
@@ -125,7 +127,7 @@ def say(text: str, tokens: Sequence[str] | None = None, **options: Any) -> Reply
 
 
 def call_tools(*calls: Call, text: str | None = None, **options: Any) -> Reply:
-    """Returns a reply that calls tools. text: stands before the calls."""
+    """Returns a reply that calls tools. text: the text before the calls."""
     return Reply(text=text, calls=calls, **options)
 
 
@@ -137,10 +139,10 @@ def fail(
     retry_after: str | None = None,
     **options: Any,
 ) -> Reply:
-    kind = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}.get(
+    type_ = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}.get(
         status, "invalid_request_error"
     )
-    error = {"error": {"message": message, "type": kind, "param": None, "code": code}}
+    error = {"error": {"message": message, "type": type_, "param": None, "code": code}}
     headers = {"content-type": "application/json"}
     if retry_after is not None:
         headers["retry-after"] = retry_after
@@ -148,7 +150,7 @@ def fail(
 
 
 def raw(*pieces: bytes, content_type: str = "text/event-stream; charset=utf-8", **options: Any) -> Reply:
-    """Returns a reply with exactly these bytes as its body, each piece written by itself."""
+    """Returns a reply with these bytes as its body. Each piece is written by itself."""
     headers = {"content-type": content_type, **options.pop("headers", {})}
     return Reply(body=pieces, headers=headers, **options)
 
@@ -157,7 +159,7 @@ ZEROS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
 
 def uncounted(text: str, *, stream: bool, usage: Mapping[str, Any] | None = None) -> Reply:
-    """Returns a reply whose tokens the upstream does not report. usage: what it says of them, such as `ZEROS`."""
+    """Returns a reply without counts of its tokens. usage: what stands in their place, such as `ZEROS`."""
     chunk: dict[str, Any] = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
     if usage is not None:
         chunk["usage"] = usage
@@ -166,51 +168,56 @@ def uncounted(text: str, *, stream: bool, usage: Mapping[str, Any] | None = None
         choice = {"index": 0, "delta": message, "finish_reason": "stop"}
         return raw(b"data: %b\n\n" % orjson.dumps({**chunk, "choices": [choice]}), b"data: [DONE]\n\n")
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    whole = {**chunk, "object": "chat.completion", "choices": [choice]}
-    return raw(orjson.dumps(whole), content_type="application/json")
+    completion = {**chunk, "object": "chat.completion", "choices": [choice]}
+    return raw(orjson.dumps(completion), content_type="application/json")
 
 
 @contextmanager
 def full_backlog() -> Iterator[int]:
-    """Yields a port whose queue of connections is full, so that the next one hangs."""
+    """Yields a port with a full queue of connections: the next one is neither accepted nor refused."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(0)
         port: int = server.getsockname()[1]
-        waiting = []
+        clients = []
         for _ in range(8):
-            one = socket.socket()
-            one.setblocking(False)
-            one.connect_ex(("127.0.0.1", port))
-            waiting.append(one)
+            client = socket.socket()
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", port))
+            clients.append(client)
         try:
             yield port
         finally:
-            for one in waiting:
-                one.close()
+            for client in clients:
+                client.close()
 
 
 @dataclass
 class Seen:
-    """A request that arrived whole.
-
-    gone: opened when the client leaves before the reply is finished. settled: opened when the request is over
-    either way. connection: which connection it came on, counted from 1.
-    """
+    """A request that has arrived whole, and how its reply ended."""
 
     method: str
     path: str
-    headers: dict[str, str]  # lower-case names; repeated ones joined by ", "
+    # Names in lower case; the values of a repeated name are joined by ", ".
+    headers: dict[str, str]
     body: bytes
+    # The number of its connection, from 1.
     connection: int
+    # `time.monotonic` at its arrival.
     at: float = field(default_factory=time.monotonic)
+    # The parsed body.
     json: Any = None
+    # The error with which it was refused.
     refusal: Refusal | None = None
+    # `time.monotonic` when the client left before the end of the reply.
     gone_at: float | None = None
+    # The whole reply was sent.
     finished: bool = False
     sent_events: int = 0
     query: str = ""
+    # Opened when the client leaves before the end of the reply.
     gone: Gate = field(default_factory=Gate)
+    # Opened when the request is over, in whatever way.
     settled: Gate = field(default_factory=Gate)
 
     @property
@@ -227,14 +234,16 @@ Script = Callable[[Seen], Reply | None]
 
 
 class StrictUpstream:
-    """A strict OpenAI on a port of its own.
+    """A strict OpenAI API on a port of its own.
 
-    key: the only key that is accepted (as `Bearer <key>`); None: authorization is not looked at.
-
-    rules: what is refused, see `Rules`. models: the list of GET /v1/models (model_list: its bytes, where they must be
-    wrong); a chat with another one is a 404 only with `strict_models`. script: makes the reply when the queue is
-    empty (None: "Ok."). echo: the default reply is the last user text instead. stall_bodies: reads the head of a
-    request and then nothing more. hold_models: GET /v1/models is not answered before it is open.
+    key: the only key that is accepted (as `Bearer <key>`); None: `authorization` is not checked.
+    rules: what is refused.
+    models: the models that GET /v1/models lists.
+    model_list: the body of GET /v1/models, for a test of a broken one.
+    strict_models: a chat with a model that is not listed is refused with a 404.
+    script: makes the reply if the queue is empty; None, here or as its result: "Ok.".
+    echo: the reply is then the last text of the user.
+    stall_bodies: only the head of a request is read.
     """
 
     def __init__(
@@ -250,7 +259,7 @@ class StrictUpstream:
         stall_bodies: bool = False,
     ) -> None:
         self.key = key
-        self.refusal = 401  # the status for another key
+        self.refusal = 401  # the status for a wrong key
         self.rules = rules
         self.models = list(models)
         self.model_list = model_list
@@ -259,21 +268,21 @@ class StrictUpstream:
         self.echo = echo
         self.stall_bodies = stall_bodies
         self.seen: list[Seen] = []
-        self.opened = 0  # connections, ever
-        self.endpoints = Endpoints()  # what there is besides chat
-        self.broken_off = Gate()  # opened when a connection is lost in the middle of a request
-        self.hold_models: Gate | None = None
+        self.opened = 0  # connections since the start
+        self.endpoints = Endpoints()  # all but chat completions and models
+        self.broken_off = Gate()  # opened when a connection is lost within a request
+        self.hold_models: Gate | None = None  # GET /v1/models is answered when it is open
         self.port = 0
         self._replies: deque[Reply] = deque()
         self._ids = itertools.count(1)
-        self._changed = threading.Condition()
-        self._arrivals: list[tuple[int, Gate]] = []
-        self._pending: list[tuple[int, Gate]] = []
-        self._ports: set[_Connection] = set()
+        self._lock = threading.Lock()
+        self._arrival_gates: list[tuple[int, Gate]] = []
+        self._byte_gates: list[tuple[int, Gate]] = []
+        self._connections: set[_Connection] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
-    # What a test uses
+    # -- what a test uses
 
     @property
     def base_url(self) -> str:
@@ -289,7 +298,7 @@ class StrictUpstream:
 
     @property
     def open_connections(self) -> int:
-        return len(self._ports)
+        return len(self._connections)
 
     def queue(self, *replies: Reply) -> None:
         self._replies.extend(replies)
@@ -299,21 +308,24 @@ class StrictUpstream:
         self._replies.clear()
 
     def arrived(self, count: int) -> Gate:
-        """Returns a gate that opens when so many requests have arrived: `await upstream.arrived(1).wait()`."""
+        """Returns a gate that opens when `count` requests have arrived since the start.
+
+        `await upstream.arrived(len(upstream.seen) + 1).wait()` waits for the next one.
+        """
         gate = Gate()
-        with self._changed:
-            self._arrivals.append((count, gate))
-            self._open_arrivals()
+        with self._lock:
+            self._arrival_gates.append((count, gate))
+            self._open_arrival_gates()
         return gate
 
     def received(self, count: int) -> Gate:
-        """Returns a gate that opens when so many bytes of an incomplete request have come."""
+        """Returns a gate that opens when `count` bytes of an incomplete request have arrived."""
         gate = Gate()
-        self._pending.append((count, gate))
+        self._byte_gates.append((count, gate))
         return gate
 
     def names(self, number: int) -> dict[str, str]:
-        """Returns the headers that every reply of this provider has."""
+        """Returns the headers that each reply of this provider has. number: the reply's."""
         return {"x-request-id": f"req_{number}", "openai-processing-ms": "1"}
 
     def start(self) -> Self:
@@ -330,12 +342,12 @@ class StrictUpstream:
             self._thread.join(PATIENCE_S)
 
     def drop_connections(self) -> None:
-        """Closes every connection now, as an idle timeout would; returns when it is done."""
+        """Closes all connections, as an idle timeout does. Returns when they are closing."""
         assert self._loop is not None
         done = Gate()
 
         def drop() -> None:
-            for connection in list(self._ports):
+            for connection in list(self._connections):
                 connection.transport.close()
             done.open()
 
@@ -354,7 +366,7 @@ class StrictUpstream:
     async def __aexit__(self, *exc: object) -> None:
         self.stop()
 
-    # The server's side
+    # -- the server
 
     def _run(self, ready: Future[int]) -> None:
         asyncio.run(self._serve(ready))
@@ -366,7 +378,7 @@ class StrictUpstream:
         ready.set_result(server.sockets[0].getsockname()[1])
         await self._stopping.wait()
         await close_server(server)
-        for connection in list(self._ports):
+        for connection in list(self._connections):
             connection.transport.abort()
         await asyncio.sleep(0)
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
@@ -375,12 +387,12 @@ class StrictUpstream:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _note(self, seen: Seen) -> None:
-        with self._changed:
+        with self._lock:
             self.seen.append(seen)
-            self._open_arrivals()
+            self._open_arrival_gates()
 
-    def _open_arrivals(self) -> None:
-        for count, gate in self._arrivals:
+    def _open_arrival_gates(self) -> None:
+        for count, gate in self._arrival_gates:
             if len(self.seen) >= count:
                 gate.open()
 
@@ -390,30 +402,32 @@ class StrictUpstream:
             if seen.path == "/v1/chat/completions":
                 return self._chat(seen)
             if seen.path == "/v1/models" and seen.method == "GET":
-                listed = _json({"object": "list", "data": [_model(name) for name in self.models]})
+                reply = _json({"object": "list", "data": [_model(name) for name in self.models]})
                 if self.model_list is not None:
-                    listed = Reply(headers=_JSON_TYPE, body=[self.model_list])
-                return replace(listed, hold_before_headers=self.hold_models)
+                    reply = Reply(headers=_JSON_TYPE, body=[self.model_list])
+                return replace(reply, hold_before_headers=self.hold_models)
             return self._other(seen)
         except Refusal as refusal:
             seen.refusal = refusal
             return _json(refusal.body, status=refusal.status)
 
     def _other(self, seen: Seen) -> Reply:
-        made = self.endpoints.answer(seen.method, seen.path, seen.headers, seen.body, seen.query)
+        answer = self.endpoints.answer(seen.method, seen.path, seen.headers, seen.body, seen.query)
         if self._replies:
             return self._replies.popleft()
-        if made is None:
+        if answer is None:
             raise Refusal(f"Invalid URL ({seen.method} {seen.path})", status=404)
-        return Reply(status=made.status, headers=made.headers, body=made.pieces, hold_after=made.hold_after)
+        return Reply(
+            status=answer.status, headers=answer.headers, body=answer.pieces, hold_after=answer.hold_after
+        )
 
     def _authorize(self, seen: Seen) -> None:
         if self.key is None:
             return
-        given = seen.headers.get("authorization")
-        if given is None:
+        credential = seen.headers.get("authorization")
+        if credential is None:
             raise Refusal("You didn't provide an API key.", status=401)
-        if given != f"Bearer {self.key}":
+        if credential != f"Bearer {self.key}":
             raise Refusal("Incorrect API key provided.", code="invalid_api_key", status=self.refusal)
 
     def _chat(self, seen: Seen) -> Reply:
@@ -438,12 +452,12 @@ class StrictUpstream:
             )
         if self._replies:
             return self._replies.popleft()
-        made = self.script(seen) if self.script is not None else None
-        return made or Reply(text=_last_user_text(seen.messages) if self.echo else "Ok.")
+        reply = self.script(seen) if self.script is not None else None
+        return reply or Reply(text=_last_user_text(seen.messages) if self.echo else "Ok.")
 
 
 class _Connection(asyncio.Protocol):
-    """One connection of a client, with one request after the other."""
+    """A connection of a client. It answers one request after the other."""
 
     transport: asyncio.Transport
 
@@ -459,18 +473,18 @@ class _Connection(asyncio.Protocol):
         self.transport = transport
         self.upstream.opened += 1
         self.number = self.upstream.opened
-        self.upstream._ports.add(self)
+        self.upstream._connections.add(self)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         if self.task is None:
-            self._next()
-        for count, gate in self.upstream._pending:
+            self._begin_request()
+        for count, gate in self.upstream._byte_gates:
             if len(self._buffer) >= count:
                 gate.open()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.upstream._ports.discard(self)
+        self.upstream._connections.discard(self)
         seen = self._current
         if seen is None and self._buffer:
             self.upstream.broken_off.open()
@@ -481,29 +495,30 @@ class _Connection(asyncio.Protocol):
         if self.task is not None:
             self.task.cancel()
 
-    def _next(self) -> None:
-        head, blank, rest = bytes(self._buffer).partition(b"\r\n\r\n")
+    def _begin_request(self) -> None:
+        """Answers the next request, if all of it is in the buffer."""
+        head, blank, body_bytes = bytes(self._buffer).partition(b"\r\n\r\n")
         if not blank:
             return
         if self.upstream.stall_bodies:
             self.transport.pause_reading()
             return
-        line, *lines = head.decode("latin-1").split("\r\n")
-        method, target, _ = line.split(" ", 2)
+        request_line, *header_lines = head.decode("latin-1").split("\r\n")
+        method, target, _ = request_line.split(" ", 2)
         headers: dict[str, str] = {}
-        for entry in lines:
-            name, _, value = entry.partition(":")
+        for line in header_lines:
+            name, _, value = line.partition(":")
             name = name.lower()
             headers[name] = f"{headers[name]}, {value.strip()}" if name in headers else value.strip()
         if headers.get("transfer-encoding", "").lower() == "chunked":
-            taken = _dechunk(rest)
+            parsed = _dechunk(body_bytes)
         else:
             length = int(headers.get("content-length", "0"))
-            taken = (rest[:length], length) if len(rest) >= length else None
-        if taken is None:
+            parsed = (body_bytes[:length], length) if len(body_bytes) >= length else None
+        if parsed is None:
             return
-        body, used = taken
-        del self._buffer[: len(head) + 4 + used]
+        body, consumed = parsed
+        del self._buffer[: len(head) + 4 + consumed]
         path, _, query = target.partition("?")
         seen = Seen(method, path, headers, body, self.number, query=query)
         self._current = seen
@@ -523,32 +538,32 @@ class _Connection(asyncio.Protocol):
             self.task = None
             seen.settled.open()
         if lost or seen.headers.get("connection") == "close":
-            self.transport.close()  # what was written before still leaves
+            self.transport.close()  # sends first what was written
         elif not self.transport.is_closing():
-            self._next()
+            self._begin_request()
 
     async def _write(self, seen: Seen, reply: Reply) -> bool:
-        """Writes a reply. Returns True where the connection stays open."""
+        """Writes a reply. Returns whether the connection stays open."""
         if reply.hold_before_headers is not None:
             await reply.hold_before_headers.wait(None)
         if reply.cut_before_headers:
             return False
         number = next(self.upstream._ids)
         headers = {**self.upstream.names(number), **reply.headers}
-        streamed = reply.body is None and (reply.streams or bool(seen.json and seen.json.get("stream")))
-        if reply.body is None and not streamed:
+        is_stream = reply.body is None and (reply.streams or bool(seen.json and seen.json.get("stream")))
+        if reply.body is None and not is_stream:
             headers["content-type"] = "application/json"
             pieces = [orjson.dumps(_completion(seen.json, reply, number))]
         elif reply.body is not None:
             pieces = list(reply.body)
-        if streamed or len(pieces) != 1 or reply.hold_after:
+        if is_stream or len(pieces) != 1 or reply.hold_after:
             headers.setdefault("content-type", "text/event-stream; charset=utf-8")
             headers["transfer-encoding"] = "chunked"
-            self._head(reply.status, headers)
-            source = _events(seen.json, reply, number) if streamed else _each(pieces)
-            return await self._chunks(seen, reply, source)
+            self._write_head(reply.status, headers)
+            events = _events(seen.json, reply, number) if is_stream else _iterate(pieces)
+            return await self._write_chunks(seen, reply, events)
         headers["content-length"] = str(len(pieces[0]))
-        self._head(reply.status, headers)
+        self._write_head(reply.status, headers)
         if seen.method == "HEAD":
             return True
         if reply.cut_after is not None:
@@ -557,13 +572,13 @@ class _Connection(asyncio.Protocol):
         self.transport.write(pieces[0])
         return True
 
-    async def _chunks(self, seen: Seen, reply: Reply, source: AsyncIterator[bytes]) -> bool:
-        async for piece in source:
+    async def _write_chunks(self, seen: Seen, reply: Reply, events: AsyncIterator[bytes]) -> bool:
+        async for event in events:
             if reply.cut_after == seen.sent_events:
                 return False
             if seen.sent_events in reply.hold_after:
                 await reply.hold_after[seen.sent_events].wait(None)
-            self.transport.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            self.transport.write(b"%x\r\n%s\r\n" % (len(event), event))
             seen.sent_events += 1
         if reply.cut_after is not None:
             return False
@@ -572,7 +587,7 @@ class _Connection(asyncio.Protocol):
         self.transport.write(b"0\r\n\r\n")
         return True
 
-    def _head(self, status: int, headers: Mapping[str, str]) -> None:
+    def _write_head(self, status: int, headers: Mapping[str, str]) -> None:
         lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Status')}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         self.transport.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
@@ -593,20 +608,21 @@ def _model(name: str) -> dict[str, Any]:
 
 
 def _dechunk(data: bytes) -> tuple[bytes, int] | None:
-    body, at = bytearray(), 0
-    while (end := data.find(b"\r\n", at)) >= 0:
-        size = int(data[at:end].split(b";")[0], 16)
-        at = end + 2
-        if len(data) < at + size + 2:
+    """Returns a body that was sent in chunks, and its length in `data`; None: it is not complete."""
+    body, offset = bytearray(), 0
+    while (end := data.find(b"\r\n", offset)) >= 0:
+        size = int(data[offset:end].split(b";")[0], 16)
+        offset = end + 2
+        if len(data) < offset + size + 2:
             return None
-        body += data[at : at + size]
-        at += size + 2
+        body += data[offset : offset + size]
+        offset += size + 2
         if size == 0:
-            return bytes(body), at
+            return bytes(body), offset
     return None
 
 
-async def _each(pieces: Sequence[bytes]) -> AsyncIterator[bytes]:
+async def _iterate(pieces: Sequence[bytes]) -> AsyncIterator[bytes]:
     for piece in pieces:
         yield piece
 
@@ -632,12 +648,12 @@ def _tokens(reply: Reply) -> list[str]:
 def _usage(body: Any, reply: Reply) -> dict[str, Any]:
     if reply.usage is not None:
         return dict(reply.usage)
-    prompt = len(orjson.dumps(body["messages"])) // 4
-    said = len(_tokens(reply)) + sum(len(call.text) // 4 + 1 for call in reply.calls)
+    prompt_tokens = len(orjson.dumps(body["messages"])) // 4
+    completion_tokens = len(_tokens(reply)) + sum(len(call.text) // 4 + 1 for call in reply.calls)
     return {
-        "prompt_tokens": prompt,
-        "completion_tokens": said,
-        "total_tokens": prompt + said,
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
         "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
         "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
     }
@@ -656,8 +672,8 @@ def _frame(body: Any, reply: Reply, number: int, kind: str) -> dict[str, Any]:
     }
 
 
-def _call_id(number: int, k: int, call: Call) -> str:
-    return call.id or f"call_{number:04d}_{k}"
+def _call_id(number: int, index: int, call: Call) -> str:
+    return call.id or f"call_{number:04d}_{index}"
 
 
 def _finish(reply: Reply) -> str:
@@ -675,11 +691,11 @@ def _completion(body: Any, reply: Reply, number: int) -> dict[str, Any]:
     if reply.calls:
         message["tool_calls"] = [
             {
-                "id": _call_id(number, k, call),
+                "id": _call_id(number, index, call),
                 "type": "function",
                 "function": {"name": call.name, "arguments": call.text},
             }
-            for k, call in enumerate(reply.calls)
+            for index, call in enumerate(reply.calls)
         ]
     choices = [
         {"index": i, "message": message, "logprobs": None, "finish_reason": _finish(reply), **reply.ending}
@@ -690,26 +706,31 @@ def _completion(body: Any, reply: Reply, number: int) -> dict[str, Any]:
 
 
 def _deltas(reply: Reply, number: int) -> list[tuple[dict[str, Any], str | None]]:
-    """Yields the delta and finish reason of each event."""
-    first: dict[str, Any] = {
+    """Returns the delta and the finish reason of each event."""
+    role_delta: dict[str, Any] = {
         "role": "assistant",
         "content": None if reply.text is None else "",
         "refusal": None,
     }
-    out: list[tuple[dict[str, Any], str | None]] = [({**first, **reply.delta}, None)]
-    out += [({"content": token}, None) for token in _tokens(reply)]
-    for k, call in enumerate(reply.calls):
+    events: list[tuple[dict[str, Any], str | None]] = [({**role_delta, **reply.delta}, None)]
+    events += [({"content": token}, None) for token in _tokens(reply)]
+    for index, call in enumerate(reply.calls):
         function: dict[str, Any] = (
             {"arguments": ""} if call.late_name else {"name": call.name, "arguments": ""}
         )
-        head = {"index": k, "id": _call_id(number, k, call), "type": "function", "function": function}
-        out.append(({"tool_calls": [head]}, None))
+        first = {
+            "index": index,
+            "id": _call_id(number, index, call),
+            "type": "function",
+            "function": function,
+        }
+        events.append(({"tool_calls": [first]}, None))
         if call.late_name:
-            out.append(({"tool_calls": [{"index": k, "function": {"name": call.name}}]}, None))
+            events.append(({"tool_calls": [{"index": index, "function": {"name": call.name}}]}, None))
         for piece in call.cut():
-            out.append(({"tool_calls": [{"index": k, "function": {"arguments": piece}}]}, None))
-    out.append(({}, _finish(reply)))
-    return out
+            events.append(({"tool_calls": [{"index": index, "function": {"arguments": piece}}]}, None))
+    events.append(({}, _finish(reply)))
+    return events
 
 
 async def _events(body: Any, reply: Reply, number: int) -> AsyncIterator[bytes]:
