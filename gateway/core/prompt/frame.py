@@ -1,65 +1,64 @@
-"""The frame around a person's words: what applications and frameworks say in the user's role, in fixed words.
+"""Finds a user's own words in a message around which an application or a framework has put fixed texts of its own.
 
-Their tags, sentences and templates are data (gateway.core.applications). It does not know messages or notes.
+Their tags, sentences and templates are data (gateway.core.applications). This module knows neither messages nor notes.
 """
 
 from __future__ import annotations
 
 from gateway.core.applications import APPLICATIONS, IN_PLACE
 
-_REMINDER, _REMINDED = "<system-reminder>", "</system-reminder>"
-# OpenClaw's, as the last line of a session's first message.
-_RUNTIME, _OF_RUNTIME = "\n\nRuntime: ", " | session="
-
-
-_BEGINNINGS = tuple({template.begin for template in APPLICATIONS.templates})
+# Coding agents (Letta Code, Claude Code, opencode) put their own words between these tags.
+_REMINDER_BEGIN, _REMINDER_END = "<system-reminder>", "</system-reminder>"
+# OpenClaw ends the first message of a session with a line that begins with the first and contains the second.
+_RUNTIME_BEGIN, _RUNTIME_SESSION = "\n\nRuntime: ", " | session="
+_TEMPLATE_BEGINNINGS = tuple({template.begin for template in APPLICATIONS.templates})
 
 
 def without_frame(text: str) -> str:
-    """Returns a person's own words, without the text that applications put around them.
+    """Returns a user's own words, without the texts that applications put around them.
 
-    Coding agents put that between these tags (Letta Code, Claude Code, opencode). A message of nothing else stays as it
-    is, since some wrap the person's later words. Of a framework's own text in the user's role nothing is left.
+    Text between reminder tags stays if there is no other text: some applications wrap the user's later words in them.
     """
-    bare = _without_added(text)
-    if question := _question_in_template(bare.strip()):
-        bare = question
-    elif placed := IN_PLACE.match(text):
-        bare = _without_added(text[placed.end() :])
-    own, is_there, line = bare.rpartition(_RUNTIME)
-    if is_there and _OF_RUNTIME in line and "\n" not in line:
-        bare = own
-    own = _without(bare, _REMINDER, _REMINDED)
-    return own if own.strip() else bare
+    words = _without_added(text)
+    if question := _question_in_template(words.strip()):
+        words = question
+    elif replaced := IN_PLACE.match(text):
+        words = _without_added(text[replaced.end() :])
+    before_line, has_line, line = words.rpartition(_RUNTIME_BEGIN)
+    if has_line and _RUNTIME_SESSION in line and "\n" not in line:
+        words = before_line
+    without_reminders = _without_tagged(words, _REMINDER_BEGIN, _REMINDER_END)
+    return without_reminders if without_reminders.strip() else words
 
 
 def _question_in_template(text: str) -> str:
-    """Returns the question in a framework's template; "": it is no known template."""
-    if text.startswith(_BEGINNINGS):
+    """Returns the question in a framework's template; "": the text is of no known template."""
+    if text.startswith(_TEMPLATE_BEGINNINGS):
         for template in APPLICATIONS.templates:
             if text.startswith(template.begin) and (question := template.question(text)):
                 return question
     if "\n" in text:
         for appended in APPLICATIONS.appended:
-            own, is_there, _ = text.partition(appended.text)
-            if is_there:
-                return own.strip()
+            question, is_appended, _ = text.partition(appended.text)
+            if is_appended:
+                return question.strip()
     return ""
 
 
 def _without_added(text: str) -> str:
+    """Returns a text without the parts that applications add between tags of their own."""
     if "<" in text:
         for added in APPLICATIONS.added:
-            text = _without(text, added.begin, added.end)
+            text = _without_tagged(text, added.begin, added.end)
     return text
 
 
-def _without(text: str, begin: str, end: str) -> str:
-    """Returns a text without what stands between two tags."""
+def _without_tagged(text: str, begin: str, end: str) -> str:
+    """Returns a text without two tags and all that stands between them."""
     pieces = []
-    at = 0
+    offset = 0
     # Not by a pattern: it would read the rest of the text again for each tag that is not closed.
-    while (opened := text.find(begin, at)) >= 0 and (closed := text.find(end, opened)) >= 0:
-        pieces.append(text[at:opened])
-        at = closed + len(end)
-    return "".join((*pieces, text[at:])).strip() if at else text
+    while (opened := text.find(begin, offset)) >= 0 and (closed := text.find(end, opened)) >= 0:
+        pieces.append(text[offset:opened])
+        offset = closed + len(end)
+    return "".join((*pieces, text[offset:])).strip() if offset else text

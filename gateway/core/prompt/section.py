@@ -1,9 +1,9 @@
 """The memory section of a conversation: a snapshot of the blocks, pinned to the path until a new one costs nothing.
 
 While it is pinned, the first bytes of the prompt stay the same, and the provider's cache holds. The model reads later
-changes further down: changes of its own in its tools' results, other changes in the next note. What the model reads
-last about a block must be true, so a note states each block that is not as the prompt shows it last. What the prompt
-shows is read from the texts that stand in it, however they came there (`Composition.shown`).
+changes further down: its own changes in the results of its tools, other changes in the next note. What the model reads
+last about a block must be true, so a note states each block that differs from what the prompt shows last of it
+(`Composition.shown`).
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from gateway.core.prompt.shown_blocks import (
 )
 from storage.records import Block, SentSection
 
-# In what is stored with a section (`SentSection.known`).
+# Stored in `SentSection.known` once an earlier request of the path had another prefix.
 _CHANGE_MARK: Final = {"prefix_changed": True}
-# Where an agent's own prompt has this placeholder, its blocks stand there, and otherwise after it.
+# The section replaces this placeholder in an agent's own prompt. Without a placeholder, it follows the prompt.
 CORE_MEMORY = "{CORE_MEMORY}"
 
 
@@ -39,10 +39,10 @@ def digest_definition(system: str, offered: Iterable[str]) -> str:
 
 
 class SectionParts(Struct, frozen=True):
-    """The parts of a section.
+    """The parts of which a section is rendered.
 
-    When one of them changes, the prompt changes from its beginning, so that a new section costs nothing more. Blocks
-    and tools are the exceptions: their changes are stated in notes.
+    Another epoch, mark, summary or definition changes the prompt from its beginning, so that a new section costs
+    nothing more. Changed blocks are stated in a note.
     """
 
     # The memory blocks as this path sees them.
@@ -51,7 +51,7 @@ class SectionParts(Struct, frozen=True):
     offered: Mapping[str, str]
     # The agent's own prompt, which stands before the blocks.
     system: str
-    # The memory's, now.
+    # The memory's current epoch.
     epoch: int
     # The mark of the memory's notes.
     mark: str
@@ -64,7 +64,7 @@ class SectionParts(Struct, frozen=True):
 
     @property
     def has_any(self) -> bool:
-        """True where there is something to show."""
+        """True if there is something to show."""
         has_blocks = any(block.value.strip() for block in self.blocks)
         return bool(has_blocks or self.system or self.offered or self.summary or self.definition)
 
@@ -98,7 +98,7 @@ class SectionParts(Struct, frozen=True):
         return record
 
     def has_same_source(self, record: Mapping[str, Any]) -> bool:
-        """Returns whether a stored section was rendered of the same parts, blocks and tools aside."""
+        """Returns whether a stored section was rendered of the same parts; blocks and tools are not compared."""
         stored = (
             record.get("epoch", 0),
             record.get("mark"),
@@ -111,7 +111,7 @@ class SectionParts(Struct, frozen=True):
 def shown_standing(pinned: SentSection | None, epoch: int) -> Sequence[int] | None:
     """Returns the numbers of the standing facts that a path's section shows; None: it has to be rendered again.
 
-    epoch: the memory's. If the section has another one, a fact that it shows may have been forgotten since.
+    epoch: the memory's current epoch. A section of an earlier epoch may show a fact that was forgotten since.
     """
     if pinned is None:
         return ()
@@ -136,17 +136,16 @@ class Section(Struct, frozen=True):
 
     @property
     def has_changed_prefix(self) -> bool:
-        """An earlier request of the path had another section, other tools, or hidden rounds that are gone.
+        """True if an earlier request of the path had another section, other tools, or hidden rounds that are gone.
 
-        It holds for the rest of the path: thoughts of then may come back with each request.
+        It stays so for the rest of the path: each later request may bring back thoughts of the earlier ones.
         """
         return self.sent is not None and "prefix_changed" in self.sent.known
 
     def without_blocks(self) -> Section:
         """Returns the section with the agent's own prompt alone.
 
-        The section is stored as if it showed the blocks, so that no later note brings them until the section is
-        rendered again.
+        It is stored as if it showed the blocks, so that no note states them until the section is rendered again.
         """
         if self.parts is None or self.sent is None:
             return self
@@ -156,8 +155,8 @@ class Section(Struct, frozen=True):
         return replace(self, sent=SentSection(0, text, self.sent.known | _CHANGE_MARK))
 
     def with_changed_prefix(self) -> Section:
-        """Returns the section with the note that something after it is no longer as it was, either."""
-        return self if self.sent is None else replace(self, sent=_note_change(self.sent))
+        """Returns the section marked as changed, for a change of the prefix after the section."""
+        return self if self.sent is None else replace(self, sent=_mark_changed(self.sent))
 
 
 NO_SECTION = Section(None)
@@ -167,17 +166,17 @@ def make_section(
     parts: SectionParts,
     *,
     pinned: SentSection | None,
-    last_shown: Shown = NOTHING_SHOWN,
+    shown_after: Shown = NOTHING_SHOWN,
     is_continued: bool,
     may_rebuild: bool,
     takes_note: bool,
 ) -> Section:
     """Returns the section for one request.
 
-    pinned: the path's snapshot.
-    last_shown: what the texts after the section show last of each block, without this request's note.
+    pinned: the section that the path has; None: it has none.
+    shown_after: what the texts after the section show last of each block, without this request's note.
     is_continued: the conversation exists already.
-    may_rebuild: to render the section again costs nothing, or the agent asks for that.
+    may_rebuild: rendering the section again costs nothing, or the agent asks for it.
     takes_note: a note can be attached to this request.
     """
     # A conversation that began without a section has the profile's prompt alone. The conversation of an agent over REST
@@ -187,24 +186,26 @@ def make_section(
     if pinned is None and not parts.has_any:
         return Section(None, parts)
     if pinned is not None and pinned.known.get("tools", {}) != parts.offered:
-        pinned = _note_change(pinned)
+        pinned = _mark_changed(pinned)
     if pinned is None or not parts.has_same_source(pinned.known):
-        return _render(parts, pinned, last_shown, takes_note=takes_note)
+        return _render(parts, pinned, shown_after, takes_note=takes_note)
     if may_rebuild:
-        rendered = _render(parts, pinned, last_shown, takes_note=takes_note)
-        # An older text after the section may show a block in another version. If no note can follow it,
-        # the section waits.
+        rendered = _render(parts, pinned, shown_after, takes_note=takes_note)
+        # A text after the section may show an older version of a block, which only a note can correct. Without one, the
+        # pinned section stays.
         if takes_note or not changes_since(rendered.shown, parts.blocks)[0]:
             return rendered
-    return _with_changes(pinned, parts, last_shown, takes_note=takes_note)
+    return _with_changes(pinned, parts, shown_after, takes_note=takes_note)
 
 
-def _note_change(sent: SentSection) -> SentSection:
+def _mark_changed(sent: SentSection) -> SentSection:
     known = sent.known | _CHANGE_MARK
     return sent if sent.known == known else SentSection(0, sent.text, known)
 
 
-def _render(parts: SectionParts, pinned: SentSection | None, shown: Shown, *, takes_note: bool) -> Section:
+def _render(
+    parts: SectionParts, pinned: SentSection | None, shown_after: Shown, *, takes_note: bool
+) -> Section:
     """Returns a section that is rendered now; the pinned one if it is the same."""
     text = parts.render()
     record = parts.record()
@@ -214,18 +215,20 @@ def _render(parts: SectionParts, pinned: SentSection | None, shown: Shown, *, ta
         sent = pinned
     else:
         sent = SentSection(0, text, record | _CHANGE_MARK)
-    return _with_changes(sent, parts, shown, takes_note=takes_note)
+    return _with_changes(sent, parts, shown_after, takes_note=takes_note)
 
 
-def _with_changes(sent: SentSection, parts: SectionParts, shown: Shown, *, takes_note: bool) -> Section:
+def _with_changes(sent: SentSection, parts: SectionParts, shown_after: Shown, *, takes_note: bool) -> Section:
     """Returns a section with the changes of blocks that the request's note has to state."""
-    last = last_shown((shown,), sent.known.get("blocks", NOTHING_SHOWN))
-    changes, after = changes_since(last, parts.blocks) if takes_note else ((), last)
-    return Section(sent if sent.id or sent.text else None, parts, changes, after)
+    shown = last_shown((shown_after,), sent.known.get("blocks", NOTHING_SHOWN))
+    changes: tuple[str, ...] = ()
+    if takes_note:
+        changes, shown = changes_since(shown, parts.blocks)
+    return Section(sent if sent.id or sent.text else None, parts, changes, shown)
 
 
 def _join(system: str, section: str, *, may_have_placeholder: bool) -> str:
-    """Returns the prompt with its section, which takes the place of the placeholder where an agent's prompt has one."""
+    """Returns an agent's own prompt with the section, at the placeholder or at the end."""
     if may_have_placeholder and CORE_MEMORY in system:
         before, _, after = system.partition(CORE_MEMORY)
         return f"{before}{section}{after}"

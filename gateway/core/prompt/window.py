@@ -1,15 +1,15 @@
 """The window: the messages that fit the token budget, and those that are left out of a long conversation.
 
-A cut is a pure function of the list, so that a caller who resends everything gets the same first message
-again without anything being stored. Let T be the tokens of the list, H the most that it may have (`Budget.high`)
-and S the step by which a cut goes below H (`Budget.step`):
+A cut is a pure function of the list, so that a caller who resends everything gets the same first message again without
+anything being stored. Let T be the tokens of the list, H the most that it may have (`Budget.high`) and S the step by
+which a cut goes below H (`Budget.step`):
 
     T <= H    everything stays
     T >  H    ceil((T - H) / S) * S tokens or a little more leave from the head
 
-While the list grows by S, the same messages are left out and the prefix that the provider has cached stays; then
-the cut moves once. Between H - S and H tokens stay. A cut may fall before the user message that opens a turn,
-or, after that message, between two rounds of its turn; never between a tool call and its result.
+While the list grows by S, the same messages are left out and the prefix that the provider has cached stays; then the
+cut moves once. Between H - S and H tokens stay. A cut may fall before the user message that opens a turn, or, after
+that message, between two rounds of its turn; never between a tool call and its result.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ STEP_SHARE = 5
 # from the conversation.
 DEFAULT_RESERVE_TOKENS = 4_096
 
+# The roles of the messages that may open a turn.
 OPENERS = SYSTEM_ROLES | {"user"}
-NUDGE_ROLE = "nudge"  # a nudge is a part of its turn, like a reply
+# The role that the window gives a nudge. It is no opener: a nudge is a part of its turn, like a reply.
+NUDGE_ROLE = "nudge"
 
 
 class Budget(Struct, frozen=True):
@@ -104,7 +106,7 @@ def plan_budget(
 def window_item(message: Mapping[str, Any], bound: int, *, is_nudge: bool = False) -> WindowItem:
     """Returns a chat message as the window sees it; fields of the wrong type are passed over.
 
-    is_nudge: as `private.is_nudge` says.
+    is_nudge: an agent's rules sent the message to its model (`private.is_nudge`).
     """
     role = NUDGE_ROLE if is_nudge else message.get("role")
     calls, answers = message.get("tool_calls"), message.get("tool_call_id")
@@ -120,40 +122,44 @@ def window_item(message: Mapping[str, Any], bound: int, *, is_nudge: bool = Fals
 def fit_window(items: Sequence[WindowItem], budget: Budget, count: Callable[[], Iterable[int]]) -> Window:
     """Chooses what stays of a list, oldest first, without its leading system message.
 
-    count: gives the tokens of each item; it is called only where the bounds do not fit. System messages that stand at
-    the head of `items` nevertheless stay.
+    System messages that stand at the head of `items` nevertheless stay.
+
+    count: returns the tokens of each item; it is called only if the upper bounds exceed the budget.
     """
     size = len(items)
     if sum(item.bound for item in items) <= budget.high:
         return Window((range(size),))
-    before = [0, *accumulate(count())]
-    excess = before[size] - budget.high
+    tokens_before = [0, *accumulate(count())]
+    excess = tokens_before[size] - budget.high
     if excess <= 0:
         return Window((range(size),))
-    cuts = list(_cuts(items, before))
-    # Whole steps leave at a time, so that the next messages do not move the cut, and the cached prefix holds.
-    wanted = -(-excess // budget.step) * budget.step
-    enough = [cut for cut in cuts if cut.tokens >= wanted] or [cut for cut in cuts if cut.tokens >= excess]
-    # Where no cut frees whole steps, the first one that frees enough is taken; else the one that frees most.
-    chosen = next(iter([*enough, *cuts[-1:]]), None)
-    if chosen is None:
+    cuts = list(_cuts(items, tokens_before))
+    if not cuts:
         return Window((range(size),))
+    # Whole steps leave at a time, so that the next messages do not move the cut, and the cached prefix holds.
+    whole_steps = -(-excess // budget.step) * budget.step
+    chosen = _first_cut_of(whole_steps, cuts) or _first_cut_of(excess, cuts) or cuts[-1]
     ranges = tuple(part for part in (*chosen.pinned, range(chosen.index, size)) if part)
     return Window(ranges, chosen.tokens)
 
 
-def window_start(items: Sequence[WindowItem], bounds: MessageBounds) -> int:
-    """Returns the index at which a list of too many messages begins; 0: as it does.
+def _first_cut_of(tokens: int, cuts: Sequence[_WindowCut]) -> _WindowCut | None:
+    """Returns the first cut that frees at least this many tokens; None: none does."""
+    return next((cut for cut in cuts if cut.tokens >= tokens), None)
 
-    That is the newest user message that leaves the least, so nothing moves before the most is reached again. A turn is
-    not taken apart.
+
+def window_start(items: Sequence[WindowItem], bounds: MessageBounds) -> int:
+    """Returns the index at which the window begins if only the number of messages counts; 0: the list stays whole.
+
+    A list of more than `max_messages` begins at its newest user message that leaves at least `min_messages`. No turn is
+    split.
     """
     size = len(items)
     if size <= bounds.max_messages:
         return 0
     split = _splits_a_call(items)
-    found = (i for i in range(size - bounds.min_messages, 0, -1) if items[i].role == "user" and not split[i])
-    return next(found, 0)
+    newest_first = range(size - bounds.min_messages, 0, -1)
+    return next((i for i in newest_first if items[i].role == "user" and not split[i]), 0)
 
 
 def may_begin(items: Sequence[WindowItem], index: int) -> bool:
@@ -162,17 +168,22 @@ def may_begin(items: Sequence[WindowItem], index: int) -> bool:
 
 
 class _WindowCut(Struct, frozen=True):
-    """A place where the list may begin."""
+    """An index at which the list may begin."""
 
     index: int
     # What stays before it: the leading system messages and the openers of a turn.
     pinned: tuple[range, ...]
-    # The tokens that leave: more with each cut.
+    # The tokens that leave.
     tokens: int
 
 
-def _cuts(items: Sequence[WindowItem], before: Sequence[int]) -> Iterator[_WindowCut]:
-    """Yields every allowed cut, oldest first; the last one still keeps the last user message and round."""
+def _cuts(items: Sequence[WindowItem], tokens_before: Sequence[int]) -> Iterator[_WindowCut]:
+    """Yields every allowed cut, oldest first: each frees more than the one before it.
+
+    The last one still keeps the last user message and the last round.
+
+    tokens_before: the tokens of all items before each index.
+    """
     size = len(items)
     lead_end = next((i for i, item in enumerate(items) if item.role not in SYSTEM_ROLES), size)
     split = _splits_a_call(items)
@@ -196,7 +207,8 @@ def _cuts(items: Sequence[WindowItem], before: Sequence[int]) -> Iterator[_Windo
             continue
         else:
             pinned = (range(lead_end), openers)
-        tokens = before[index] - sum(before[part.stop] - before[part.start] for part in pinned)
+        pinned_tokens = sum(tokens_before[part.stop] - tokens_before[part.start] for part in pinned)
+        tokens = tokens_before[index] - pinned_tokens
         if tokens > 0 and not split[index]:
             yield _WindowCut(index, pinned, tokens)
 
@@ -218,16 +230,17 @@ def _splits_a_call(items: Sequence[WindowItem]) -> list[bool]:
     """Returns for each index whether a list that begins there would have a result without its call."""
     # Some clients use an id twice; a result then belongs to the newest call.
     callers: dict[str, int] = {}
-    nearest = -1
+    newest_caller = -1
+    # At each index, by how much the number of calls changes that a cut there would part from their results.
     changes = [0] * (len(items) + 1)
     for index, item in enumerate(items):
         if item.role in RESULT_ROLES:
-            caller = callers.get(item.answers, nearest) if item.answers is not None else nearest
+            caller = newest_caller if item.answers is None else callers.get(item.answers, newest_caller)
             if caller >= 0:
                 changes[caller + 1] += 1
                 changes[index + 1] -= 1
         elif item.role == "assistant":
             if item.calls:
-                nearest = index
+                newest_caller = index
             callers.update(dict.fromkeys(item.calls, index))
     return [open_calls > 0 for open_calls in accumulate(changes[:-1])]

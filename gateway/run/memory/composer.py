@@ -210,7 +210,7 @@ class Composer(Struct, frozen=True):
         return make_section(
             parts,
             pinned=context.pinned,
-            last_shown=window.shown(composition),
+            shown_after=window.shown(composition),
             is_continued=is_continued,
             may_rebuild=may_rebuild or prefix_changes,
             takes_note=takes_note,

@@ -54,7 +54,7 @@ def test_a_change_from_outside_is_stated_and_the_section_stays(pinned: SentSecti
     assert len(section.changes) == 1
     assert "Name: Anna" in section.changes[0]
     assert section.shown == shown_by_block(CHANGED)
-    assert make([CHANGED], pinned, last_shown=shown_by_block(CHANGED)).changes == ()  # once
+    assert make([CHANGED], pinned, shown_after=shown_by_block(CHANGED)).changes == ()  # once
 
 
 def test_a_change_waits_where_no_note_can_be_attached(pinned: SentSection) -> None:
@@ -92,15 +92,15 @@ def test_taken_again_it_does_not_leave_the_last_word_to_an_older_note(
     pinned: SentSection, how: dict[str, Any]
 ) -> None:
     older = shown_by_block(replace(HUMAN, value="Name: Annie"))
-    assert len(make([CHANGED], pinned, last_shown=older, **how).changes) == 1
-    assert len(make([], pinned, last_shown=older, **how).changes) == 1
-    assert make([], pinned, last_shown={"human": GONE}, **how).changes == ()
+    assert len(make([CHANGED], pinned, shown_after=older, **how).changes) == 1
+    assert len(make([], pinned, shown_after=older, **how).changes) == 1
+    assert make([], pinned, shown_after={"human": GONE}, **how).changes == ()
 
 
 def test_where_no_note_can_follow_it_waits_with_the_older_note(pinned: SentSection) -> None:
     """The state of the turn's beginning is whole; a section of now before an older note would contradict itself."""
     older = shown_by_block(replace(HUMAN, value="Name: Annie"))
-    section = make([CHANGED], pinned, last_shown=older, may_rebuild=True, takes_note=False)
+    section = make([CHANGED], pinned, shown_after=older, may_rebuild=True, takes_note=False)
     assert section.sent is pinned
     assert "Name: Anna" in make([CHANGED], pinned, may_rebuild=True, takes_note=False).text
 
