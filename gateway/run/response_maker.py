@@ -294,7 +294,7 @@ class ResponseMaker:
         record = TurnRecord(partial(self._note_turn, run, job), journal)
         if not is_begun:
             return record
-        if not journal.take_calls(await read(call_journal.CALL), await read(call_journal.RESULT)):
+        if not journal.restore_calls(await read(call_journal.CALL), await read(call_journal.RESULT)):
             return None
         replies = await read(call_journal.REPLY)
         journal.stored_replies.update(number for number, _ in replies)

@@ -137,7 +137,7 @@ class ItemTurns:
             number = len(replies)
             replies.append(reply)
             journal.stored_replies.update(seq for seq, _ in await texts_of(call_journal.REPLY))
-            journal.take_calls(await texts_of(call_journal.CALL), await texts_of(call_journal.RESULT))
+            journal.restore_calls(await texts_of(call_journal.CALL), await texts_of(call_journal.RESULT))
             journal.note_reply(number, reply)
         stored_replies = StoredReplies(
             memory_request.target, self._endpoint(memory_request.target), replies, failure, composes

@@ -1,8 +1,8 @@
-"""The journal of the calls that leave the gateway, for a turn that is written as a whole and outlives its process.
+"""The journal of the calls that leave the gateway, for a turn that outlives its process.
 
-An item of a batch and a response in the background are such turns. The journal survives a kill. It has each reply of
-the model before its first call is made, each call before it is made, and each answer. Another attempt goes on with the
-same replies, so that it makes the same calls, each of them once.
+Items of batches and responses in the background are such turns: they are written as a whole, when they end. The journal
+survives a kill. It has each reply of the model before its first call is made, each call before it is made, and each
+answer. Another attempt goes on with the same replies, so that it makes the same calls, each of them once.
 """
 
 from __future__ import annotations
@@ -37,23 +37,22 @@ class CallJournal:
     An upstream may repeat the ids of its calls, so a call is recognised by its arguments as well.
     """
 
-    # Adds a text of a kind under a number. Returns False if there is such a text, or if the turn does not go on.
+    # Stores a text under its kind and number. Returns False if there is such a text, or if the turn has ended here.
     add: Callable[[str, int, bytes], Awaitable[bool]]
     # The answers to the calls of earlier attempts, by the call's id and digest; None: the call has no answer.
     answers: dict[tuple[str, str], ToolAnswer | None] = field(default_factory=dict)
-    # The numbers of replies that are written down.
+    # The numbers of the replies that are stored.
     stored_replies: set[int] = field(default_factory=set)
     # The number of the next call.
     seq: int = 0
-    # The replies that are not written down, with their numbers.
+    # The other replies, with their numbers.
     _unstored: list[tuple[int, bytes]] = field(default_factory=list)
-    _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _write_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def take_calls(self, calls: Iterable[tuple[int, bytes]], results: Iterable[tuple[int, bytes]]) -> bool:
-        """Takes the calls of earlier attempts, and their results: number and text of each.
+    def restore_calls(self, calls: Iterable[tuple[int, bytes]], results: Iterable[tuple[int, bytes]]) -> bool:
+        """Takes over the calls of earlier attempts and their results, each as its number and its stored text.
 
-        Returns False if calls were erased, because something of the memory was forgotten. Then it is not known which
-        calls were made.
+        Returns False if it is not known which calls were made: forgetting has erased some.
         """
         results_by_seq = dict(results)
         for seq, entry in calls:
@@ -66,14 +65,14 @@ class CallJournal:
         return True
 
     def note_reply(self, number: int, reply: bytes) -> None:
-        """Takes a complete reply of the model, which is written down before a call that leaves the gateway is made."""
+        """Notes a complete reply of the model. It is stored before the next call that leaves the gateway."""
         if number not in self.stored_replies:
             self._unstored.append((number, reply))
 
     async def perform_once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
-        """Returns the answer to a call, which is made unless it was written down before.
+        """Performs a call, unless an earlier attempt has stored it. Returns its answer.
 
-        Raises: StoreError: the call could not be written down, so it was not made.
+        Raises: StoreError: the call could not be stored, so it was not made.
         """
         digest = sha256(exact_json.dumps([call.name, call.arguments], sort_keys=True)).hexdigest()
         key = call.call_id, digest
@@ -84,14 +83,14 @@ class CallJournal:
         if not (await self._store_replies() and await self.add(CALL, seq, entry)):
             # The turn does not go on in this process: it has ended, or another process has taken it over.
             return failed_answer(INTERRUPTED_RESULT)
-        return await perform_noted(perform, partial(self.add, RESULT, seq))
+        return await perform_and_store(perform, partial(self.add, RESULT, seq))
 
     async def _store_replies(self) -> bool:
-        """Writes the replies that are not written yet.
+        """Stores the replies that are not stored yet.
 
-        Returns False if the turn does not go on, or not with these replies.
+        Returns False if the turn has ended here, or goes on with other replies.
         """
-        async with self._writing:
+        async with self._write_lock:
             while self._unstored:
                 number, reply = self._unstored[0]
                 if not await self.add(REPLY, number, reply):
@@ -101,10 +100,10 @@ class CallJournal:
         return True
 
 
-async def perform_noted(
+async def perform_and_store(
     perform: Callable[[], Awaitable[ToolAnswer]], store_result: Callable[[bytes], Awaitable[Any]]
 ) -> ToolAnswer:
-    """Performs a call that is noted. Returns its answer, even if the answer cannot be stored."""
+    """Performs a call, and stores its answer. Returns the answer even if it cannot be stored."""
     answer = await perform()
     try:
         await store_result(answer.dump())

@@ -30,7 +30,8 @@ from storage.listing import PassageFilter
 from storage.records import Agent, BlockOp, Message, Passage, Vector
 from storage.sql.store import Store
 
-_TAGGED_HITS = 40  # hits that are read where a search names tags, which the index does not know
+# The hits that are read if a search names tags. The index has no tags, so hits without them are left out afterwards.
+_TAGGED_HITS = 40
 READ_ONLY_ERROR = "Error: this request only reads memory. Nothing was done."
 # The number of results of a search that names no limit.
 SEARCH_RESULTS = 5
@@ -41,26 +42,26 @@ DEFAULT_RESULT_TOKENS = 1000
 
 
 class SearchesPassages(Protocol):
-    """Searches an agent's own archive, and the archives that are attached to the agent."""
+    """Searches the archives of an agent: its own, and those that are attached to it."""
 
     async def searched_by(self, agent: Agent) -> Sequence[Agent]:
-        """Returns the memories with the archives that an agent searches, its own first."""
+        """Returns the memories of which the agent searches the archives, its own first."""
 
     async def passages(
-        self, memory: Agent, query: str, wanted: PassageFilter, *, limit: int, vector: Vector | None
+        self, memory: Agent, query: str, where: PassageFilter, *, limit: int, vector: Vector | None
     ) -> Sequence[Passage]:
         """Returns the passages of one memory, best first; if the query is blank, the newest passages."""
 
 
 class MemoryTools(Struct, frozen=True):
-    """The memory tools of one turn, which reads and edits blocks as its path sees them.
+    """The memory tools of one turn. It reads and edits the blocks as its path sees them.
 
     Implements `Toolbox`, which documents `definitions`, `owns`, `serial_group` and `run`.
     """
 
     store: Store
     context: MemoryContext
-    # The turn's blocks and edits, written with it and pending until it is confirmed.
+    # The blocks and the edits of the turn. The edits are stored with the turn, and wait until it is confirmed.
     block_edits: BlockEdits
     recall_tokens: int
     now: Callable[[], float]
@@ -114,14 +115,16 @@ class MemoryTools(Struct, frozen=True):
         number: the number of the edit among the edits of its call.
         is_read: as for `BlockEdits.apply`.
         """
-        edit = self.block_edits.apply(self._op(call_id, operation, label, arguments, number), is_read=is_read)
+        edit = self.block_edits.apply(
+            self._make_op(call_id, operation, label, arguments, number), is_read=is_read
+        )
         return ToolAnswer(edit.message, edit.status, shown=edit.shown)
 
     def remember(self, call_id: str, arguments: Mapping[str, Any]) -> ToolAnswer:
         """Stores a text in archival memory. arguments: its `content`, and perhaps `tags`."""
         if not str(arguments["content"]).strip():
             return failed_answer("Error: there is no text to keep. Nothing was done.")
-        self.block_edits.ops.append(self._op(call_id, EditOperation.ARCHIVAL_INSERT, "", arguments))
+        self.block_edits.ops.append(self._make_op(call_id, EditOperation.ARCHIVAL_INSERT, "", arguments))
         return ToolAnswer("Stored in archival memory.")
 
     def remember_fact(self, call_id: str, fact: str) -> ToolAnswer:
@@ -133,10 +136,11 @@ class MemoryTools(Struct, frozen=True):
                 f"Error: a fact has at most {FACT_CHARS} characters. Nothing was done; for a longer text there is "
                 "archival_memory_insert."
             )
-        self.block_edits.ops.append(self._op(call_id, EditOperation.REMEMBER_FACT, "", {"content": fact}))
+        op = self._make_op(call_id, EditOperation.REMEMBER_FACT, "", {"content": fact})
+        self.block_edits.ops.append(op)
         return ToolAnswer("The fact is kept.")
 
-    def _op(
+    def _make_op(
         self, call_id: str, operation: str, label: str, arguments: Mapping[str, Any], number: int = 0
     ) -> BlockOp:
         return BlockOp(
@@ -151,30 +155,26 @@ class MemoryTools(Struct, frozen=True):
 
     async def look_up(self, lookup: Lookup) -> ToolAnswer:
         """Searches memory. Returns a line for each hit, the best first. Searches that are late are left out."""
-        hits, is_incomplete = await self._search_all(lookup)
-        budget = self.recall_tokens or DEFAULT_RESULT_TOKENS
+        messages, is_incomplete = await self._search_all(lookup)
+        budget_tokens = self.recall_tokens or DEFAULT_RESULT_TOKENS
         # Edits that are not confirmed are in no index. They come first, the newest edit at the top.
         newest_first = self._pending_passages(lookup)[: -lookup.limit - 1 : -1]
-        lines = [
-            f"- {_with_tags(each)}"
-            for each in note_choice.choose(newest_first, "", budget_tokens=budget).hits
-        ]
-        budget -= note_text.estimate_tokens("\n".join(lines))
-        lines += [
-            _result_line(each)
-            for each in note_choice.choose(hits[: lookup.limit], "", budget_tokens=budget).hits
-        ]
-        failed = "Error: memory cannot be searched at the moment."
-        return searches.make_answer(lines, failed, is_incomplete=is_incomplete)
+        pending = note_choice.choose(newest_first, "", budget_tokens=budget_tokens).hits
+        lines = [f"- {_with_tags(hit)}" for hit in pending]
+        budget_tokens -= note_text.estimate_tokens("\n".join(lines))
+        hits = note_choice.choose(messages[: lookup.limit], "", budget_tokens=budget_tokens).hits
+        lines += map(_result_line, hits)
+        failure = "Error: memory cannot be searched at the moment."
+        return searches.make_answer(lines, failure, is_incomplete=is_incomplete)
 
     def _pending_passages(self, lookup: Lookup) -> list[Message]:
-        """Returns the passages that unconfirmed edits of this path and this turn have stored, oldest first."""
+        """Returns the passages of this turn and of the path's unconfirmed edits, oldest first."""
         path = self.context.path_ids
         ops = [*(op for op in self.context.snapshot.ops if op.exchange_row in path), *self.block_edits.ops]
         stored = [
             op for op in ops if STORED_SOURCES.get(op.op) in lookup.sources and lookup.matches_time(op.at)
         ]
-        return [_pending_passage(op, n) for n, op in enumerate(stored) if lookup.matches_tags(_tags(op))]
+        return [_pending_passage(op, n) for n, op in enumerate(stored) if lookup.matches_tags(_tags_of(op))]
 
     async def _search_all(self, lookup: Lookup) -> tuple[list[Message], bool]:
         """Makes all searches at once. Returns their best hits in turns, and whether a search failed or was late."""
@@ -197,7 +197,7 @@ class MemoryTools(Struct, frozen=True):
                 running.append(self._search_own(query, lookup, vector))
             running += [self._search_archive(memory, query, lookup, vector) for memory in memories]
         messages, is_incomplete = await searches.search_all(running)
-        return _numbered_apart(messages), has_failed or is_incomplete
+        return _renumber_passages(messages), has_failed or is_incomplete
 
     async def _embed(self, queries: Sequence[str], memories: Sequence[Agent]) -> Sequence[Vector | None]:
         """Returns the vectors of queries in these memories."""
@@ -209,41 +209,41 @@ class MemoryTools(Struct, frozen=True):
 
     async def _search_own(self, query: str, lookup: Lookup, vector: Vector | None) -> list[Message]:
         """Returns the hits of the agent's own memory for a query; if the query is empty, the newest messages."""
-        hits = await (self._search_index(query, lookup, vector) if query else self._newest(lookup))
-        seqs = [m.seq for m in hits if m.source == "passage"]
+        hits = await (self._search_index(query, lookup, vector) if query else self._load_newest(lookup))
+        seqs = [hit.seq for hit in hits if hit.source == "passage"]
         passages = await self.store.passages.get(self.context.agent.id, seqs) if seqs else {}
-        hits = [replace(m, tags=passages[m.seq].tags) if m.seq in passages else m for m in hits]
-        return [m for m in hits if lookup.matches_tags(m.tags)]
+        hits = [replace(hit, tags=passages[hit.seq].tags) if hit.seq in passages else hit for hit in hits]
+        return [hit for hit in hits if lookup.matches_tags(hit.tags)]
 
-    async def _newest(self, lookup: Lookup) -> list[Message]:
-        found = await self.store.recall.load_recent(self.context.agent, _NEWEST_EXCHANGES)
-        return [m for m in reversed(found) if lookup.matches(m)]
+    async def _load_newest(self, lookup: Lookup) -> list[Message]:
+        oldest_first = await self.store.recall.load_recent(self.context.agent, _NEWEST_EXCHANGES)
+        return [message for message in reversed(oldest_first) if lookup.matches(message)]
 
     async def _search_archive(
         self, memory: Agent, query: str, lookup: Lookup, vector: Vector | None
     ) -> list[Message]:
         """Returns the passages of one memory that answer one query."""
         assert self.archives is not None  # else no memory is searched as an archive
-        wanted = PassageFilter(
+        where = PassageFilter(
             since=lookup.since, until=lookup.until, tags=sorted(lookup.tags), needs_all_tags=lookup.needs_all
         )
-        passages = await self.archives.passages(memory, query, wanted, limit=lookup.limit, vector=vector)
+        passages = await self.archives.passages(memory, query, where, limit=lookup.limit, vector=vector)
         return [
             Message(
-                p.seq,
+                passage.seq,
                 exchange_row=0,
                 role="assistant",
-                text=p.text,
-                at=p.at,
+                text=passage.text,
+                at=passage.at,
                 conversation_row=0,
                 source="passage",
-                tags=p.tags,
+                tags=passage.tags,
             )
-            for p in passages
+            for passage in passages
         ]
 
     async def _search_index(self, query: str, lookup: Lookup, vector: Vector | None) -> list[Message]:
-        # Filtered in the search: if better hits that the call rules out took the places, the wanted hits would be lost.
+        # The search filters its hits itself: otherwise hits that do not match could fill up the limit.
         return await self.store.recall.search(
             self.context.agent,
             query,
@@ -265,21 +265,21 @@ def _make_lookup(sources: frozenset[str], arguments: Mapping[str, Any]) -> Looku
     )
 
 
-def _numbered_apart(hits: Sequence[Message]) -> list[Message]:
-    """Returns each hit once, and gives passages new numbers.
+def _renumber_passages(hits: Sequence[Message]) -> list[Message]:
+    """Returns each hit once, passages with negative numbers.
 
-    Each memory has its own numbers, so the passages of other memories could have the numbers of the agent's messages.
+    Each memory numbers its own entries, so a passage of another memory may have the number of a message of the agent.
     """
-    unique = {(m.seq, m.at, m.text): m for m in hits}.values()
-    return [replace(m, seq=-n) if m.source == "passage" else m for n, m in enumerate(unique, 1)]
+    unique = {(hit.seq, hit.at, hit.text): hit for hit in hits}.values()
+    return [replace(hit, seq=-n) if hit.source == "passage" else hit for n, hit in enumerate(unique, 1)]
 
 
-def _tags(op: BlockOp) -> tuple[str, ...]:
+def _tags_of(op: BlockOp) -> tuple[str, ...]:
     return tuple(orjson.loads(op.arguments).get("tags") or ())
 
 
 def _pending_passage(op: BlockOp, number: int) -> Message:
-    """Returns the passage of a turn that is not confirmed. number: its place in the order of the turns' edits."""
+    """Returns the passage that an unconfirmed edit will store. number: its position among such edits."""
     text = str(orjson.loads(op.arguments).get("content", ""))
     return Message(
         number,
@@ -289,7 +289,7 @@ def _pending_passage(op: BlockOp, number: int) -> Message:
         op.at,
         conversation_row=0,
         source="passage",
-        tags=_tags(op),
+        tags=_tags_of(op),
     )
 
 

@@ -1,8 +1,8 @@
-"""Calls of chat completions that were just made, so that a request that comes twice does not make them twice.
+"""The tool calls of recent chat completions, so that a request that comes twice does not make them twice.
 
 A client that speculates sends a request before it knows that it will use the reply, and perhaps sends it again. Some
-tools do something in the world. So a call is completed even if its client leaves, and its result answers the same call
-at the same point of a path for a while. Runs do not need this: they have steps, and a record of their calls.
+tools act on the world. So a call is completed even if its client leaves, and for a minute its result answers the same
+call at the same point of a path. Runs do not need this: they store their steps and calls.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _CallKey(NamedTuple):
 
 
 class RecentCalls:
-    """One for the process."""
+    """The recent calls of all turns of the process."""
 
     def __init__(
         self,
@@ -45,8 +45,9 @@ class RecentCalls:
     ) -> None:
         """Begins without calls.
 
-        continues: returns whether the first of two origins repeats the second, and perhaps goes on: then it has the
-            second's calls.
+        lifetime_s: how long a result answers the same call.
+        continues: returns whether a new turn repeats an earlier one, by the origins of both: then the earlier one's
+            results answer the calls of the new one.
         """
         self._lifetime_s = lifetime_s
         self._continues = continues
@@ -59,7 +60,7 @@ class RecentCalls:
         return TurnCalls(self, origin)
 
     async def perform_once(self, key: _CallKey, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
-        """Performs a call, unless it was performed lately or is under way. Returns its answer."""
+        """Performs a call, unless a recent one answers it or is under way. Returns its answer."""
         task = self._find(key)
         if task is None:
             task = self._tasks[key] = asyncio.ensure_future(perform())
@@ -72,13 +73,11 @@ class RecentCalls:
     def _find(self, key: _CallKey) -> asyncio.Task[ToolAnswer] | None:
         if (task := self._tasks.get(key)) is not None:
             return task
-        call = key[1:]
-        alike = (
-            task
-            for other, task in self._tasks.items()
-            if other[1:] == call and self._continues(key.origin, other.origin)
-        )
-        return next(alike, None)
+        tool, arguments, number = key[1:]
+        for earlier, task in self._tasks.items():
+            if earlier[1:] == (tool, arguments, number) and self._continues(key.origin, earlier.origin):
+                return task
+        return None
 
     def _expire_later(self, key: _CallKey, task: asyncio.Task[ToolAnswer]) -> None:
         if self._tasks.get(key) is not task:

@@ -1,4 +1,4 @@
-"""Runs several searches of one tool call at once. One that fails or is late does not delay the others."""
+"""Runs the searches of one tool call at once, so that a search that fails or is late delays no other one."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from storage.fusion import interleave
 _log = logging.getLogger("mnemogate")
 T = TypeVar("T", bound=object)
 
+# The time that searches may take: the model and its user wait for them. `INCOMPLETE` names it. No measurement.
 SEARCH_MS = 1000.0
 INCOMPLETE = "(Not everything answered within a second. Asking again may find more.)"
 
@@ -44,12 +45,13 @@ async def search_all(searches: Sequence[Awaitable[Sequence[T]]]) -> tuple[list[T
     return interleave(results), has_failed
 
 
-def make_answer(lines: Sequence[str], failed: str, *, is_incomplete: bool) -> ToolAnswer:
+def make_answer(lines: Sequence[str], failure: str, *, is_incomplete: bool) -> ToolAnswer:
     """Returns the answer of a tool that searches.
 
     lines: one for each hit.
-    failed: the answer where there are none and a search failed.
+    failure: the answer if there is no hit and a search failed or was late.
+    is_incomplete: a search failed or was late.
     """
     if not is_incomplete:
         return ToolAnswer("\n".join(lines) or "Nothing was found.")
-    return ToolAnswer("\n".join([*lines, INCOMPLETE])) if lines else failed_answer(failed)
+    return ToolAnswer("\n".join([*lines, INCOMPLETE])) if lines else failed_answer(failure)

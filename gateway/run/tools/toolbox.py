@@ -23,14 +23,15 @@ from storage.records import Block
 
 _log = logging.getLogger("mnemogate")
 
-# The most calls of one round that run at a time.
+# The most calls of one round that run at a time. No measurement.
 MAX_PARALLEL = 8
 NOT_AVAILABLE_ERROR = "Error: {name} is not available at the moment."
-# A result may take a fifth of the window, or this many characters where that is more.
+# A result may take one part in so many of the window. No measurement: a larger part leaves less of the conversation.
 _WINDOW_PARTS = 5
+# Every result may have this many characters, however small the window is.
 MIN_RESULT_CHARS = 5_000
 _CHARS_PER_TOKEN = 4  # an estimate
-_CUT_NOTICE = "\n[{left} more characters were cut off.]"
+_CUT_NOTICE = "\n[{cut_chars} more characters were cut off.]"
 
 
 class ToolAnswer(Struct, frozen=True):
@@ -82,24 +83,26 @@ def lost_answer(tool: str, reason: object) -> ToolAnswer:
     return failed_answer(f"Error: {tool} was called, but {reason}. It may have been done.")
 
 
-def max_result_chars(most: int, window: int | None) -> int:
+def max_result_chars(tool_chars: int, window_tokens: int | None) -> int:
     """Returns how many characters a result may have.
 
-    most: the limit of the tool.
-    window: the tokens of the context window; None: not known.
+    tool_chars: the limit of the tool.
+    window_tokens: the size of the context window; None: not known.
     """
-    if window is None:
-        return most
-    return min(most, max(MIN_RESULT_CHARS, window * _CHARS_PER_TOKEN // _WINDOW_PARTS))
+    if window_tokens is None:
+        return tool_chars
+    return min(tool_chars, max(MIN_RESULT_CHARS, window_tokens * _CHARS_PER_TOKEN // _WINDOW_PARTS))
 
 
-def cut_result(content: str, most: int) -> str:
-    """Returns a result with at most these characters, and a line about what was cut."""
-    return content if len(content) <= most else content[:most] + _CUT_NOTICE.format(left=len(content) - most)
+def cut_result(content: str, max_chars: int) -> str:
+    """Returns a result with at most `max_chars` characters, and a line about what was cut."""
+    if len(content) <= max_chars:
+        return content
+    return content[:max_chars] + _CUT_NOTICE.format(cut_chars=len(content) - max_chars)
 
 
 class ForeignCall(Struct, frozen=True):
-    """A call of a tool that is not the gateway's own."""
+    """A call of a tool that an application defines or an MCP server has."""
 
     # The tool's name.
     tool: str
@@ -111,10 +114,10 @@ class ForeignCall(Struct, frozen=True):
     run: str
     # Names the call among all calls of all agents.
     key: str
-    # The agent's name and blocks, for code.
+    # The agent's name and blocks. Only tools that are code read them.
     agent_name: str = ""
     blocks: Sequence[Block] = ()
-    # The tool's owner.
+    # The project that owns the tool.
     project: str = ""
 
 
@@ -135,10 +138,10 @@ class Toolbox(Protocol):
         """Returns whether the toolbox has the tool of this name."""
 
     def serial_group(self, call: RunTool) -> str | None:
-        """Returns the serial group of a call: its calls run in their order. None: the call may run at any time."""
+        """Returns the serial group of a call; None: it may run at any time. Calls of a group run in their order."""
 
     async def run(self, call: RunTool) -> ToolAnswer:
-        """Runs a call. The model learns of an exception only that the tool is not available (`run_tool`)."""
+        """Runs a call. For an exception, the model reads only that the tool is not available (`run_tool`)."""
 
 
 class NoTools:
@@ -220,5 +223,5 @@ async def run_tool(toolbox: Toolbox, call: RunTool) -> ToolAnswer:
         _log.warning("A tool could not be run; the model got an error: %s", error.message)
     except Exception:
         _log.exception("A tool failed by a fault in the gateway; the model got an error.")
-    # A tool never breaks chat: the model answers without.
+    # A tool that fails must not end the turn: the model answers without its result.
     return failed_answer(NOT_AVAILABLE_ERROR.format(name=call.name))

@@ -46,7 +46,7 @@ async def attempt(store: Store, run: Run) -> CallJournal:
     # Looked up with each call, since `break_texts` may replace it.
     journal = CallJournal(lambda *text: store.batches.add_text(run.agent_row, run.id, *text))
     journal.stored_replies.update(seq for seq, _ in await texts(REPLY))
-    assert journal.take_calls(await texts(CALL), await texts(RESULT))
+    assert journal.restore_calls(await texts(CALL), await texts(RESULT))
     return journal
 
 

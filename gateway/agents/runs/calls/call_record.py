@@ -18,7 +18,7 @@ from gateway.core.conversation.stored_messages import tool_names_by_call
 from gateway.core.turn.calls import INTERRUPTED_RESULT
 from gateway.core.turn.commands import RunTool
 from gateway.core.turn.guide import ToolResult
-from gateway.run.tools.call_journal import perform_noted
+from gateway.run.tools.call_journal import perform_and_store
 from gateway.run.tools.toolbox import ToolAnswer, failed_answer
 from storage.records import Agent, Exchange, RunStep
 from storage.sql.store import Store
@@ -54,7 +54,7 @@ class CallRecord(Struct, frozen=True):
             if stored and stored[0].seq == outcome_number:
                 return ToolAnswer.load(stored[0].data)
             return failed_answer(INTERRUPTED_RESULT)
-        return await perform_noted(perform, partial(texts.add_text, *rows, "result", outcome_number))
+        return await perform_and_store(perform, partial(texts.add_text, *rows, "result", outcome_number))
 
 
 async def load_answers(store: Store, step: RunStep, exchange: Exchange) -> list[WireMessage]:
