@@ -1,7 +1,7 @@
 """Sends spans to a collector: OTLP over HTTP, with the standard library's client, in a thread of its own.
 
-A collector that is busy is asked again, for a minute at most; what it refuses is dropped and counted. Nothing here
-waits beyond the end of the gateway. (opentelemetry.io/docs/specs/otlp, OTLP/HTTP)
+A request that a busy collector does not take is sent again, for a minute at most. Spans that it refuses are dropped and
+counted. When the gateway stops, no wait goes on beyond its end. (opentelemetry.io/docs/specs/otlp, OTLP/HTTP)
 """
 
 from __future__ import annotations
@@ -30,20 +30,27 @@ from gateway.traces.otlp import OtlpSettings
 _log = logging.getLogger("mnemogate")
 # The statuses after which a request may be sent again, by the specification.
 _BUSY_STATUSES: Final = frozenset((429, 502, 503, 504))
-_FIRST_WAIT_S: Final = 1.0
+# The pause after the first failure; each later one is twice as long. No measurement.
+_FIRST_PAUSE_S: Final = 1.0
+# The time after which a request is given up. Meanwhile receipts wait in a bounded queue. No measurement.
 _GIVE_UP_AFTER_S: Final = 60.0
 # The most bytes of an answer that are read. An answer only says how many spans were rejected.
 _ANSWER_BYTES: Final = 64 * 1024
 
 
 class _Refusal(Exception):
-    """A collector has not taken the spans."""
+    """The collector has not taken the spans."""
 
-    def __init__(self, status: int, wait_s: float | None = None) -> None:
+    def __init__(self, status: int, retry_after_s: float | None = None) -> None:
         # The status of its answer; 0: there was no answer.
         self.status = status
-        # The seconds that it asks to wait; None: it asks for none.
-        self.wait_s = wait_s
+        # The pause that it asks for; None: it asks for none.
+        self.retry_after_s = retry_after_s
+
+    @property
+    def is_final(self) -> bool:
+        """True if the collector would refuse the same spans again."""
+        return self.status != 0 and self.status not in _BUSY_STATUSES
 
 
 class Exporter:
@@ -56,7 +63,11 @@ class Exporter:
         dropped: Counter,
         pause: Callable[[float], object],
     ) -> None:
-        """pause: waits for a number of seconds, or less if the gateway stops."""
+        """Makes the exporter; it connects with the first request.
+
+        exported, dropped: count spans.
+        pause: waits for a number of seconds, or less if the gateway stops.
+        """
         self._otlp = otlp
         self._url = urlsplit(otlp.endpoint)
         self._exported, self._dropped = exported, dropped
@@ -76,8 +87,7 @@ class Exporter:
             if refusal.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and count > 1:
                 self._send_halves(request)
                 return
-            reason = "refused" if refusal.status and refusal.status not in _BUSY_STATUSES else "unreachable"
-            self._drop(reason, count)
+            self._drop("refused" if refusal.is_final else "unreachable", count)
             self._report(refusal.status)
             return
         rejected = min(rejected, count)
@@ -104,29 +114,32 @@ class Exporter:
             self.send(half)
 
     def _send_patiently(self, request: ExportTraceServiceRequest) -> int:
-        """Returns how many spans were rejected. Raises: _Refusal: it refuses, or is not reached for long."""
+        """Sends a request until it is answered. Returns how many spans were rejected.
+
+        Raises: _Refusal: the collector refuses the request, or has been busy or unreachable for too long.
+        """
         data = request.SerializeToString()
         if self._otlp.is_compressed:
             data = gzip.compress(data, compresslevel=1)
         gives_up_at = time.monotonic() + _GIVE_UP_AFTER_S
-        wait_s = _FIRST_WAIT_S
+        next_pause_s = _FIRST_PAUSE_S
         while True:
             try:
                 return self._post(data)
             except _Refusal as refusal:
-                if refusal.status and refusal.status not in _BUSY_STATUSES:
+                if refusal.is_final:
                     raise
                 self._report(refusal.status)
-                # Part of a wait is left to chance, so that gateways do not ask all at once. A "Retry-After: 0" does not
-                # shorten it.
-                pause_s = max(wait_s * random.uniform(0.8, 1.2), refusal.wait_s or 0.0)
+                # The pause is random in part, so that several gateways do not send all at once. A "Retry-After: 0" does
+                # not shorten it.
+                pause_s = max(next_pause_s * random.uniform(0.8, 1.2), refusal.retry_after_s or 0.0)
                 if time.monotonic() + pause_s > (gives_up_at if self.ends_at is None else self.ends_at):
                     raise
                 self._pause(pause_s)
-                wait_s *= 2
+                next_pause_s *= 2
 
     def _post(self, data: bytes) -> int:
-        """Returns how many spans were rejected. Raises: _Refusal."""
+        """Sends a request once. Returns how many spans were rejected. Raises: _Refusal."""
         headers = {
             "content-type": "application/x-protobuf",
             "user-agent": "mnemogate",
@@ -143,8 +156,11 @@ class Exporter:
             body = response.read(_ANSWER_BYTES)
             if response.will_close or not response.isclosed():
                 self.close()
-        except (OSError, UnicodeError, http.client.HTTPException) as error:
-            # (UnicodeError: the host is no valid name.)
+        except (
+            OSError,
+            UnicodeError,
+            http.client.HTTPException,
+        ) as error:  # UnicodeError: the host is no valid name
             self.close()
             if not is_new and isinstance(error, ConnectionError | http.client.RemoteDisconnected):
                 return self._post(data)  # the collector had closed the idle connection
@@ -155,6 +171,7 @@ class Exporter:
         return _read_rejected(body)
 
     def _connect(self) -> http.client.HTTPConnection:
+        """Returns the open connection, or a new one."""
         timeout_s = self._otlp.timeout_s
         if self.ends_at is not None:
             timeout_s = max(0.01, min(timeout_s, self.ends_at - time.monotonic()))
@@ -175,7 +192,7 @@ class Exporter:
         self._dropped.inc(reason, by=count)
 
     def _report(self, status: int) -> None:
-        """Logs that spans do not arrive: once, until they arrive again."""
+        """Logs that spans do not arrive, once until they arrive again."""
         if self._has_failed:
             return
         self._has_failed = True
@@ -184,8 +201,8 @@ class Exporter:
 
 
 def _read_rejected(body: bytes) -> int:
-    """Returns how many spans an answer says were rejected."""
+    """Returns the number of rejected spans in an answer."""
     try:
         return max(0, ExportTraceServiceResponse.FromString(body).partial_success.rejected_spans)
     except DecodeError:
-        return 0  # an answer in words
+        return 0  # some collectors answer with text

@@ -1,4 +1,4 @@
-"""The standard `OTEL_` variables, as far as they count here.
+"""Reads the standard `OTEL_` variables that say how traces are exported.
 
 (opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables, .../protocol/exporter)
 """
@@ -41,11 +41,11 @@ class OtlpSettings(Struct, frozen=True):
     delay_s: float = 5.0
     # The most spans that wait; others are dropped.
     queue_spans: int = 8192
-    # The spans of a request; when as many wait, they are sent at once.
+    # The most spans of a request. When so many wait, they are sent at once.
     batch_spans: int = 512
 
     def __repr__(self) -> str:
-        """Names no header: they may hold keys."""
+        """Leaves the headers out: they may hold keys."""
         return f"OtlpSettings({self.endpoint!r})"
 
 
@@ -54,7 +54,7 @@ def read_otlp(environ: Mapping[str, str]) -> OtlpSettings | None:
     variables = {name: value.strip() for name, value in environ.items() if name.startswith("OTEL_")}
 
     def exporter(name: str) -> str:
-        """Returns a variable of the exporter; that for traces counts first."""
+        """Returns a variable of the exporter; the one for traces precedes the one for all signals."""
         return variables.get(_TRACES + name) or variables.get(_OTLP + name, "")
 
     base = variables.get(f"{_OTLP}ENDPOINT", "")

@@ -1,6 +1,6 @@
 """Makes the spans of a receipt, with the official protobuf classes.
 
-Values are of closed lists, the gateway's own ids, or numbers: no word of a client, a model or a tool stands in a span.
+Values come from closed lists or are ids of the gateway or numbers, so that no span quotes a client, a model or a tool.
 """
 
 from __future__ import annotations
@@ -33,14 +33,16 @@ from gateway.traces import names
 _METHODS: Final = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"))
 _MEMORY_MODES: Final = frozenset(("on", "read", "off", "none", "unavailable"))
 _SIDE_REQUESTS: Final = frozenset((*(rule.name for rule in APPLICATIONS.side_requests), "sub-agent"))
-# An id of the gateway's own; a client may send another one, which may have words.
+# An id that the gateway has made. One that a client has sent may hold any text.
 _REQUEST_ID: Final = re.compile(r"req_[0-9a-f]{24}")
-# The most turns of a memory that work for it is linked to, and the most memories that have such links.
+# The kinds of work that are linked to turns of their memory.
+_LINKED_WORK: Final = frozenset(("learn", "compact", "sleeptime", "embed"))
+# The most turns of a memory to which its work is linked. No measurement.
 _LINKS_PER_MEMORY: Final = 8
+# The most memories of which turns are remembered for links. No measurement.
 _LINKED_MEMORIES: Final = 4096
 # The largest integer of protobuf. A client may name a higher bound of tokens.
 _MAX_INT: Final = (1 << 63) - 1
-_LINKED_WORK: Final = frozenset(("learn", "compact", "sleeptime", "embed"))
 
 
 class RouteTemplates:
@@ -65,22 +67,30 @@ class SpanMaker:
     def __init__(
         self, models: ModelNames, addresses: Mapping[str, str], users: Literal["hash", "plain", "none"]
     ) -> None:
-        """addresses: base URLs of upstreams, by their names."""
+        """Makes a maker without routes.
+
+        addresses: base URLs of upstreams, by their names.
+        users: how a span names a user.
+        """
         self._templates = RouteTemplates(())
         self._models = models
         self._servers = {name: _host_and_port(url) for name, url in addresses.items()}
         self._users = users
-        # The key with which users' names are hashed; None: it is not known yet, so no span names a user.
+        # The key with which names of users are hashed. While it is None, no span has such a hash.
         self.user_key: bytes | None = None
         # The newest turns of memories, by the memories' rows.
         self._turns: OrderedDict[int, deque[TraceContext]] = OrderedDict()
 
     def add_routes(self, routes: Iterable[tuple[str, re.Pattern[str]]]) -> None:
-        """Adds the gateway's routes, as `RouteTemplates` has them; before the start."""
+        """Sets the gateway's routes, as `RouteTemplates` takes them. Call it before the start."""
         self._templates = RouteTemplates(routes)
 
     def make(self, receipt: Receipt, new_span: Callable[[], Span], to_epoch_s: float) -> None:
-        """Makes all spans of a receipt. to_epoch_s: added to a time of `perf_counter`, it gives a time of the epoch."""
+        """Makes all spans of a receipt.
+
+        new_span: adds an empty span to the request.
+        to_epoch_s: the difference between seconds since the epoch and those of `perf_counter`.
+        """
         context = receipt.trace
         assert context is not None  # receipts without a trace are not given to the tracer
         receipt_spans = _ReceiptSpans(receipt, context, new_span, to_epoch_s)
@@ -204,13 +214,15 @@ class _ReceiptSpans:
         """Returns a time of `perf_counter` in nanoseconds since the epoch."""
         return int((at + self._to_epoch_s) * 1e9)
 
-    def add(self, name: str, kind: Any, id: int, parent: int, begun: float, ended: float) -> _SpanWriter:
-        """Adds a span. id, parent: ids of spans; 0: no parent. begun, ended: times of `perf_counter`."""
+    def add(
+        self, name: str, kind: Any, span_id: int, parent_id: int, begun: float, ended: float
+    ) -> _SpanWriter:
+        """Adds a span. parent_id: 0: it has no parent. begun, ended: times of `perf_counter`."""
         span = self._new_span()
         span.trace_id = self._trace_id
-        span.span_id = _span_bytes(id)
-        if parent:
-            span.parent_span_id = _span_bytes(parent)
+        span.span_id = _span_bytes(span_id)
+        if parent_id:
+            span.parent_span_id = _span_bytes(parent_id)
         span.name, span.kind = name, kind
         span.start_time_unix_nano, span.end_time_unix_nano = self.nanoseconds(begun), self.nanoseconds(ended)
         return _SpanWriter(span)
@@ -222,26 +234,26 @@ class _ReceiptSpans:
 
     def add_call(self, name: str, number: int, call: UpstreamCall) -> _SpanWriter:
         """Adds the span of a call of an upstream."""
-        id = self.context.call_id(number)
+        span_id = self.context.call_id(number)
         ended = call.ended or self.receipt.ended
-        return self.add(name, Span.SPAN_KIND_CLIENT, id, self.parent_id, call.begun, ended)
+        return self.add(name, Span.SPAN_KIND_CLIENT, span_id, self.parent_id, call.begun, ended)
 
     def add_agent(self) -> None:
         """Adds the span of an agent's run, if the request is one. The spans that are added later are below it."""
         run, ended = self.receipt.agent_run, self.receipt.ended
         if run is None:
             return
-        id = self.context.step_id(len(self.receipt.steps) + 1)
-        span = self.add("invoke_agent", Span.SPAN_KIND_INTERNAL, id, self.parent_id, run.begun, ended)
+        span_id = self.context.step_id(len(self.receipt.steps) + 1)
+        span = self.add("invoke_agent", Span.SPAN_KIND_INTERNAL, span_id, self.parent_id, run.begun, ended)
         span.text(names.OPERATION, "invoke_agent")
         span.text(names.AGENT, id_of("agent", run.uid))
-        self.parent_id = id
+        self.parent_id = span_id
 
     def add_step(self, number: int, step: GatewayStep) -> None:
         """Adds the span of a step with this number: a tool's call, or an access of memory."""
         name = f"{step.kind} {step.name}".rstrip()
-        id = self.context.step_id(number)
-        span = self.add(name, Span.SPAN_KIND_INTERNAL, id, self.parent_id, step.begun, step.ended)
+        span_id = self.context.step_id(number)
+        span = self.add(name, Span.SPAN_KIND_INTERNAL, span_id, self.parent_id, step.begun, step.ended)
         span.text(names.OPERATION, step.kind)
         span.fail(step.failure)
         if step.kind == "execute_tool":
@@ -302,7 +314,7 @@ class _SpanWriter:
 def _describe_operation(
     span: _SpanWriter, receipt: Receipt, call: UpstreamCall, operation: str, model: str
 ) -> None:
-    """Writes the attributes of OpenTelemetry's GenAI: what a model was asked for, and what it answered."""
+    """Writes the attributes of the GenAI conventions: what was requested of a model, and what it answered."""
     span.text(names.OPERATION, operation)
     span.text(names.PROVIDER, provider_of(call.provider))
     span.text(names.MODEL, model)
@@ -330,7 +342,7 @@ def _add_text_attribute(attributes: Any, key: str, value: str) -> None:
 
 
 def _failure_of_request(receipt: Receipt) -> str:
-    """Returns the kind of a request's error; "": it has none, or its client is to blame."""
+    """Returns the kind of a request's failure; "": it succeeded, or the request itself was wrong."""
     if receipt.status == CLIENT_GONE or receipt.is_cut:
         return CANCELLED_FAILURE
     if receipt.status >= 400:
@@ -340,7 +352,7 @@ def _failure_of_request(receipt: Receipt) -> str:
 
 
 def _known_or_other(value: str | None, known: frozenset[str]) -> str:
-    """Returns a header's value as a closed list has it; "": the header is missing."""
+    """Returns a header's value if a closed list has it, else `OTHER`; "": the header is missing."""
     if not value:
         return ""
     value = unquote(value)

@@ -25,16 +25,16 @@ from gateway.traces.sampling import make_sampler
 from gateway.traces.spans import SpanMaker
 
 _log = logging.getLogger("mnemogate")
-# The time that what is queued may take at the end.
+# The time in which the queued receipts may be sent at the end. No measurement.
 FLUSH_S: Final = 2.0
 # The id of a request's own span is at least 2**61 and less than 2**61 + 2**62. The ids of its calls count up from it,
-# those of its steps down (`TraceContext`): none of them gets to 0, which is no id, nor beyond 64 bits.
+# those of its steps down (`TraceContext`), so that none reaches 0, which is no id, or exceeds 64 bits.
 _SPAN_BITS: Final = 62
 _MIN_SPAN: Final = 1 << 61
 
 
 class Tracer:
-    """One for the process. It implements `RecordsTraces` (gateway.run.receipts)."""
+    """The tracer of the process. Implements `RecordsTraces` (gateway.run.receipts)."""
 
     def __init__(self, otlp: OtlpSettings, maker: SpanMaker, metrics: Metrics) -> None:
         self._otlp = otlp
@@ -49,7 +49,7 @@ class Tracer:
         self._exported = metrics.add_counter("spans_exported", "Spans that a collector has taken.")
         self._dropped = metrics.add_counter("spans_dropped", "Spans that no collector has.", "reason")
         for reason in ("queue", "refused", "unreachable"):
-            # Two threads count, and a scrape must find no new key while it reads.
+            # Two threads count, and a new key while a scrape reads the counter would make it fail.
             self._dropped.inc(reason, by=0)
         self._exporter = Exporter(otlp, self._exported, self._dropped, self._pause)
         self._resource = {
@@ -80,10 +80,10 @@ class Tracer:
         return _MIN_SPAN + self._random.getrandbits(_SPAN_BITS)
 
     def enqueue(self, receipt: Receipt) -> None:
-        """Queues the receipt of traced work that has ended, with the facts of its replies but without their text."""
+        """Queues the receipt of traced work that has ended."""
         receipt.ended = time.perf_counter()
         for call in receipt.calls:
-            call.read_reply()  # reads the facts, and drops the pieces
+            call.read_reply()  # drops the text of the reply, of which only facts are kept
         count = _span_count(receipt)
         if self._queued_spans - self._dequeued_spans + count > self._otlp.queue_spans:
             self._dropped.inc("queue", by=count)
@@ -97,7 +97,7 @@ class Tracer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Sends the queued receipts, for `FLUSH_S` at most. It blocks. Receipts that are queued later are not sent."""
+        """Sends the queued receipts, and blocks for `FLUSH_S` at most. Receipts that are queued later are not sent."""
         if not self._thread.is_alive():
             return
         self._exporter.ends_at = time.monotonic() + FLUSH_S
@@ -149,7 +149,7 @@ class Tracer:
         try:
             self.maker.make(receipt, new_span, to_epoch_s)
         except Exception as error:
-            # A fault in one receipt must not end the thread. The error's message is not logged: it may quote a user.
+            # A fault in one receipt must not end the thread. The error's message may quote a user, so it is not logged.
             _log.error("A request has no trace, by a fault in the gateway: %s", type(error).__name__)
 
 

@@ -84,7 +84,7 @@ def test_a_resource_has_what_the_variables_say(collector: StrictCollector, make:
 def test_a_busy_collector_is_asked_again(
     collector: StrictCollector, make: Make, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    monkeypatch.setattr(export, "_FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(export, "_FIRST_PAUSE_S", 0.01)
     collector.answers += [Answer(status, {"retry-after": "0"}), Answer(status, {"retry-after": "0"})]
     tracer = make(collector.url)
     pauses: list[float] = []
