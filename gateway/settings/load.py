@@ -1,7 +1,7 @@
-"""Reads the settings file, the environment and the flags, in this order of rising precedence, and has them checked.
+"""Reads the settings from the file, the environment and the flags, and checks them. The last source wins.
 
-It is the only reader of the environment, but for the `OTEL_` variables (gateway/traces), and of `mnemogate.toml`. A
-name that does not exist is an error that suggests the right one, wherever it stands.
+This module alone reads `mnemogate.toml` and the environment, but for the `OTEL_` variables (gateway/traces). An unknown
+name in any source is an error that suggests the right one.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ from gateway.settings.check import check_address, find_mistakes
 from gateway.settings.mistakes import Mistakes, convert_text, read_tables, unknown_name
 
 DEFAULT_CONFIG = "mnemogate.toml"
-_FILE_BYTES = 1024 * 1024  # chosen: far above any real one, and parsed within two seconds whatever is in it
-# A key written so is the value of the variable that follows.
+# The largest settings file: far above any real one, and parsed within two seconds whatever it holds.
+_FILE_BYTES = 1024 * 1024
+# `env:NAME` in place of a secret stands for the value of the variable NAME.
 FROM_ENVIRONMENT = "env:"
 
-# variable -> setting: short names of what people set most. Each scalar also has a name like MNEMOGATE_<TABLE>_<KEY>.
+# Short names for the settings that are set most: variable -> (table, key). Each scalar also has a name like
+# MNEMOGATE_<TABLE>_<KEY>.
 _SHORT_NAMES = {
     "MNEMOGATE_HOST": ("server", "host"),
     "MNEMOGATE_PORT": ("server", "port"),
@@ -46,7 +48,7 @@ _SHORT_NAMES = {
 _UPSTREAM_KEY = "MNEMOGATE_UPSTREAM_KEY"
 # Variables that are no setting of a table.
 _OTHER_VARIABLES = ("MNEMOGATE_CONFIG", "MNEMOGATE_UPSTREAM", _UPSTREAM_KEY)
-# Besides the keys of upstreams, these may be written `env:NAME`.
+# The settings that may be written `env:NAME`, besides those in lists of tables (`_replace_secrets`): (table, key).
 _SECRETS = (
     ("memory", "openwebui_jwt_secret"),
     ("tools", "webhook_secret"),
@@ -54,7 +56,7 @@ _SECRETS = (
     ("database", "url"),
     ("database", "listen_url"),
 )
-# Kubernetes gives these to each container beside a service whose name begins with mnemogate
+# Kubernetes sets these variables if the namespace has a service with a name that begins with mnemogate
 # (https://kubernetes.io/docs/tutorials/services/connect-applications-service/#environment-variables).
 _SERVICE_LINK = re.compile(
     r"MNEMOGATE(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)=.*"
@@ -63,7 +65,7 @@ _SERVICE_LINK = re.compile(
 )
 _DATABASE = {("database", "path"), ("database", "url")}
 _SQLITE = "sqlite:///"
-# The tables that a variable can set a value of; lists of tables can only stand in the file.
+# The tables with values that a variable can set. Lists of tables can only stand in the file.
 _SCALAR_TABLES: dict[str, type[Struct]] = {
     each.name: each.type
     for each in structs.fields(Settings)
@@ -81,17 +83,17 @@ def load_settings(
 ) -> Settings:
     """Reads and checks the settings.
 
-    config: a file that must exist; without it and without MNEMOGATE_CONFIG, `mnemogate.toml` is read if
-        there.
+    config: a file that must exist; None: the file of MNEMOGATE_CONFIG, else `mnemogate.toml` if it exists.
+    environ: the variables; None: those of the process.
     flags: (table, key) -> value.
     upstream: base URL of the one upstream to use.
-    needs_secrets: with False, a key or a secret is left out if its variable is not set, but for the database's:
-        whoever looks into a database has none.
+    needs_secrets: with False, a secret is left out if its variable is not set, unless it belongs to the database. So a
+        command that only reads the database needs no other secrets.
 
-    Raises: SettingsError: names the setting, what was seen and what would do.
+    Raises: SettingsError: names each setting that is wrong, what was seen and what is expected.
     """
     for flag, text in (("--config", config), ("--upstream", upstream)):
-        if text == "":  # a script's variable that is not set
+        if text == "":  # from a script that passes a variable which is not set
             raise SettingsError(f"{flag}: expected a value, saw ''", in_file=False)
     loader = _Loader(
         os.environ if environ is None else environ, config, flags or {}, upstream, needs_secrets=needs_secrets
@@ -100,7 +102,7 @@ def load_settings(
 
 
 class _Loader:
-    """Reads settings from all of their sources, and gathers the mistakes in them. Its arguments: `load_settings`."""
+    """Reads the settings from all sources, and gathers the mistakes. `load_settings` documents the parameters."""
 
     def __init__(
         self,
@@ -111,11 +113,11 @@ class _Loader:
         *,
         needs_secrets: bool,
     ) -> None:
-        # The variables as they are, which "env:NAME" in the settings names.
+        # The variables as they are, for `env:NAME`.
         self._raw_environ = environ
         # The variables without white space at their ends: env files and mounted secrets often end in a newline.
         self._environ = {name: text.strip() for name, text in environ.items()}
-        # The settings file.
+        # The settings file, parsed.
         self._file = _read_file(config or self._environ.get("MNEMOGATE_CONFIG") or None)
         self._flags = flags
         self._upstream = upstream
@@ -130,7 +132,7 @@ class _Loader:
         settings = self._with_overrides(Settings(**values))
         settings = self._with_upstreams_and_secrets(settings)
         settings = _with_demo_profile(_with_canonical_values(settings))
-        # An invalid address in the environment leaves no upstreams; that they are missing is not reported, too.
+        # An invalid address in the environment leaves no upstreams, and is reported already.
         if not settings.upstreams and "upstreams" not in self._file:
             bad_tables.add("upstreams")
         for error in find_mistakes(settings, bad_tables):
@@ -146,13 +148,13 @@ class _Loader:
         if not is_upstream_given and "upstreams" in self._file:
             return self._with_secrets(settings)
         settings = self._with_secrets(replace(settings, upstreams=()))
-        # After the secrets: the value of a variable of the SDKs is used as it is, whatever it begins with.
+        # After the secrets, because a key in a variable of the SDKs may itself begin with `env:`.
         with self._mistakes.collecting(), _not_from_file():
             return replace(settings, upstreams=_default_upstreams(self._environ, self._upstream))
         return settings
 
     def _with_overrides(self, settings: Settings) -> Settings:
-        """Returns the file's settings with those of the environment and the flags in their places."""
+        """Returns the file's settings, overridden by the environment and the flags."""
         for (table, key), value in self._read_overrides(settings).items():
             settings = replace(settings, **{table: replace(getattr(settings, table), **{key: value})})
         return settings
@@ -160,15 +162,15 @@ class _Loader:
     def _read_overrides(self, settings: Settings) -> dict[tuple[str, str], Any]:
         """Returns what overrides the file's settings: (table, key) -> value."""
         overrides = self._read_environment(_referenced_variables(settings))
-        for (table, key), value in self._flags.items():
+        for (name, key), value in self._flags.items():
             with self._mistakes.collecting(), _not_from_file():
-                overrides[table, key] = convert_text(str(value), _SCALAR_TABLES[table], key, f"{table}.{key}")
-                if (table, key) == ("database", "path"):
+                overrides[name, key] = convert_text(str(value), _SCALAR_TABLES[name], key, f"{name}.{key}")
+                if (name, key) == ("database", "path"):
                     overrides["database", "url"] = None
         if overrides.keys() & _DATABASE:
             # A database path from the environment or a flag overrides a URL in the settings file.
             overrides.setdefault(("database", "url"), None)
-        elif isinstance(given := self._file.get("database"), dict) and {"path", "url"} <= given.keys():
+        elif isinstance(table := self._file.get("database"), dict) and {"path", "url"} <= table.keys():
             self._mistakes.add(
                 SettingsError(
                     "database: `path` is a SQLite file and `url` a PostgreSQL server; name one of them"
@@ -179,10 +181,10 @@ class _Loader:
     def _read_environment(self, referenced: Collection[str]) -> dict[tuple[str, str], Any]:
         """Returns the settings that the environment has: (table, key) -> value.
 
-        referenced: variables that the file names for keys. They are no settings, whatever they begin with.
+        referenced: the variables that hold secrets of the file. They are no settings, whatever their names.
         """
-        setting_of = _variables()
-        # setting -> the variable that has it, and its value.
+        setting_of = _settings_by_variable()
+        # (table, key) -> (variable, value).
         values: dict[tuple[str, str], tuple[str, Any]] = {}
         for name, text in self._environ.items():
             if not name.startswith("MNEMOGATE_") or name in _OTHER_VARIABLES or name in referenced:
@@ -192,7 +194,7 @@ class _Loader:
             with self._mistakes.collecting(), _not_from_file():
                 if name not in setting_of:
                     raise SettingsError(unknown_name("environment", name, [*setting_of, *_OTHER_VARIABLES]))
-                # `NAME=` is how compose files and shells say that a variable is not set.
+                # `NAME=` in a compose file or a shell stands for a variable that is not set.
                 if text:
                     table, key = setting_of[name]
                     value = convert_text(text, _SCALAR_TABLES[table], key, name)
@@ -201,17 +203,20 @@ class _Loader:
                         raise SettingsError(
                             f"environment: {first_name} and {name} say different things; leave one out"
                         )
-        overrides = {setting: value for setting, (_, value) in values.items()}
-        path, url = overrides.get(("database", "path")), overrides.get(("database", "url"))
-        if path is not None and url not in (None, f"{_SQLITE}{path}"):
-            names = " and ".join(values[each][0] for each in sorted(_DATABASE))
-            self._mistakes.add(
-                SettingsError(f"environment: {names} say different things; leave one out", in_file=False)
-            )
-        return overrides
+        self._check_one_database(values)
+        return {setting: value for setting, (_, value) in values.items()}
+
+    def _check_one_database(self, values: Mapping[tuple[str, str], tuple[str, Any]]) -> None:
+        """Adds a mistake if variables name two databases. values: (table, key) -> (variable, value)."""
+        if not values.keys() >= _DATABASE:
+            return
+        (path_name, path), (url_name, url) = (values[setting] for setting in sorted(_DATABASE))
+        if url != f"{_SQLITE}{path}":
+            message = f"environment: {path_name} and {url_name} say different things; leave one out"
+            self._mistakes.add(SettingsError(message, in_file=False))
 
     def _check_no_upstream_key(self, settings: Settings) -> None:
-        """Adds a mistake where the environment has the key of an upstream that is not given."""
+        """Adds a mistake if the environment has the key of an upstream that is not given."""
         if self._environ.get(_UPSTREAM_KEY) and _UPSTREAM_KEY not in _referenced_variables(settings):
             self._mistakes.add(
                 SettingsError(
@@ -221,7 +226,7 @@ class _Loader:
             )
 
     def _with_secrets(self, settings: Settings) -> Settings:
-        """Returns the settings with the values of the variables that they name."""
+        """Returns the settings with the values of variables in place of `env:NAME`."""
 
         def resolve(where: str, text: str) -> str | None:
             name = _referenced_variable(text)
@@ -236,7 +241,7 @@ class _Loader:
         return _replace_secrets(settings, resolve)
 
 
-def _variables() -> dict[str, tuple[str, str]]:
+def _settings_by_variable() -> dict[str, tuple[str, str]]:
     """Returns the variables that set a value: name -> (table, key)."""
     variables = dict(_SHORT_NAMES)
     for table, cls in _SCALAR_TABLES.items():
@@ -247,8 +252,8 @@ def _variables() -> dict[str, tuple[str, str]]:
 
 
 def _with_canonical_values(settings: Settings) -> Settings:
-    """Returns the settings with the values that may be written in several ways in one."""
-    headers = tuple(replace(each, host=each.host.lower()) for each in settings.tools.headers)
+    """Returns the settings with one spelling for each value that has several."""
+    headers = tuple(replace(header, host=header.host.lower()) for header in settings.tools.headers)
     return replace(
         settings,
         database=_with_sqlite_path(settings.database),
@@ -257,7 +262,7 @@ def _with_canonical_values(settings: Settings) -> Settings:
 
 
 def _with_demo_profile(settings: Settings) -> Settings:
-    """Returns the settings with a profile for the demo, where only the scripted model answers."""
+    """Returns the settings with the demo's profile, if the scripted model is the only upstream and none is set."""
     if [each.kind for each in settings.upstreams] != ["scripted"] or settings.profiles:
         return settings
     demo = replace(DEMO_PROFILE, upstream=settings.upstreams[0].name)
@@ -266,7 +271,7 @@ def _with_demo_profile(settings: Settings) -> Settings:
 
 @contextmanager
 def _not_from_file() -> Iterator[None]:
-    """Marks the errors raised inside as not about the settings file, but about a flag or a variable."""
+    """Marks the errors that are raised inside as those of a flag or a variable, not of the settings file."""
     try:
         yield
     except SettingsError as error:
@@ -281,6 +286,7 @@ def settings_file(config: str | None) -> Path | None:
 
 
 def _read_file(path: str | None) -> dict[str, Any]:
+    """Returns the settings file; it is empty if there is none. path: a file that must exist; None: the default file."""
     file = Path(path or DEFAULT_CONFIG)
     try:
         with file.open("rb") as opened:
@@ -288,7 +294,7 @@ def _read_file(path: str | None) -> dict[str, Any]:
         if len(data) > _FILE_BYTES:
             large = f"it has more than {_FILE_BYTES:,} bytes"
             raise SettingsError(f"The settings file {file} cannot be read: {large}.", in_file=False)
-        return tomllib.loads(data.decode("utf-8-sig"))  # editors of Windows begin a file with a mark
+        return tomllib.loads(data.decode("utf-8-sig"))  # some editors begin a file with a byte order mark
     except FileNotFoundError:
         if path is None:
             return {}
@@ -299,7 +305,7 @@ def _read_file(path: str | None) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         why = f"byte {error.start} is not UTF-8"
         raise SettingsError(f"The settings file {file} cannot be read: {why}.", in_file=False) from error
-    except ValueError as error:  # a number of some thousand digits is one, and no TOMLDecodeError
+    except ValueError as error:  # TOMLDecodeError is one; a number of some thousand digits raises another
         raise SettingsError(f"The settings file {file} is not TOML: {error}.", in_file=False) from error
     except RecursionError as error:
         why = "its values are nested too deeply"
@@ -307,7 +313,7 @@ def _read_file(path: str | None) -> dict[str, Any]:
 
 
 def _referenced_variables(settings: Settings) -> set[str]:
-    """Returns the variables that the file names for keys and secrets."""
+    """Returns the names of the variables that stand for secrets in the settings."""
     names: set[str] = set()
 
     def collect(_: str, text: str) -> str:
@@ -328,10 +334,10 @@ def _with_sqlite_path(database: DatabaseSettings) -> DatabaseSettings:
 
 
 def _default_upstreams(environ: Mapping[str, str], upstream: str | None) -> tuple[UpstreamSettings, ...]:
-    """Returns the upstreams that stand in for the file's.
+    """Returns the upstreams that replace the file's.
 
-    These are the one at `upstream` or MNEMOGATE_UPSTREAM, which is never sent OPENAI_API_KEY, else those that the
-    provider SDKs' own variables name, else the scripted model.
+    They are the one at `upstream` or MNEMOGATE_UPSTREAM, else those that the variables of the providers' SDKs name,
+    else the scripted model. The first is never sent OPENAI_API_KEY.
 
     upstream: base URL from the command line.
 
@@ -340,18 +346,20 @@ def _default_upstreams(environ: Mapping[str, str], upstream: str | None) -> tupl
     if url := upstream or environ.get("MNEMOGATE_UPSTREAM"):
         check_address("--upstream" if upstream else "MNEMOGATE_UPSTREAM", url)
         return (UpstreamSettings("openai", base_url=url, api_key=environ.get(_UPSTREAM_KEY) or None),)
-    found = []
+    upstreams = []
     key, base = _sdk_variables(environ, "OPENAI")
     if key or base:
-        found.append(UpstreamSettings("openai", base_url=base or "https://api.openai.com/v1", api_key=key))
+        upstreams.append(
+            UpstreamSettings("openai", base_url=base or "https://api.openai.com/v1", api_key=key)
+        )
     key, base = _sdk_variables(environ, "ANTHROPIC")
     if key or base:
         # The SDK's base URL is without the version.
         base = (base or "https://api.anthropic.com").rstrip("/").removesuffix("/v1") + "/v1"
-        found.append(
+        upstreams.append(
             UpstreamSettings("anthropic", "anthropic", base_url=base, api_key=key, models=("claude-*",))
         )
-    return tuple(found) or (UpstreamSettings("scripted", kind="scripted"),)
+    return tuple(upstreams) or (UpstreamSettings("scripted", kind="scripted"),)
 
 
 def _sdk_variables(environ: Mapping[str, str], provider: str) -> tuple[str | None, str | None]:
@@ -366,9 +374,11 @@ def _sdk_variables(environ: Mapping[str, str], provider: str) -> tuple[str | Non
 
 
 def _replace_secrets(settings: Settings, resolve: Callable[[str, str], str | None]) -> Settings:
-    """Returns the settings with another value wherever one may name a variable; these places are listed here alone.
+    """Returns the settings with each secret resolved.
 
-    resolve: returns the value, given the setting's name and its text; None: the value is left out.
+    Every setting that may be `env:NAME` is listed here or in `_SECRETS`.
+
+    resolve: returns the secret, given the setting's name and its text; None: the secret is left out.
     """
 
     def resolve_optional(where: str, text: str | None) -> str | None:
@@ -377,8 +387,8 @@ def _replace_secrets(settings: Settings, resolve: Callable[[str, str], str | Non
     upstreams = []
     for upstream in settings.upstreams:
         where = f"upstreams {upstream.name!r}"
-        found = [resolve(f"{where}: api_key", key) for key in upstream.keys]
-        keys = tuple(key for key in found if key is not None)
+        resolved = [resolve(f"{where}: api_key", key) for key in upstream.keys]
+        keys = tuple(key for key in resolved if key is not None)
         api_key = keys[0] if keys and isinstance(upstream.api_key, str) else keys or None
         upstreams.append(
             replace(upstream, api_key=api_key, proxy=resolve_optional(f"{where}: proxy", upstream.proxy))
@@ -397,5 +407,5 @@ def _replace_secrets(settings: Settings, resolve: Callable[[str, str], str | Non
 
 
 def _referenced_variable(text: str) -> str | None:
-    """Returns the name of the variable that a value stands for; None where it is the value itself."""
+    """Returns NAME of `env:NAME`; None: the text is the value itself."""
     return text.removeprefix(FROM_ENVIRONMENT) if text.startswith(FROM_ENVIRONMENT) else None
