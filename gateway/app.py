@@ -1,4 +1,4 @@
-"""The application: what serves its routes, and its start and stop.
+"""The ASGI applications of a gateway and of a worker, with their start and stop.
 
 A request passes the edge first (ids, errors, logs, keys). Chat completions, responses and messages are then found by
 their path alone; the router finds all others.
@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import Router
+from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adapters.base import Provider
@@ -46,13 +46,13 @@ from storage.sql.store import Store
 if TYPE_CHECKING:
     from gateway.web.mcp.mcp_endpoint import McpEndpoint
 
-# The time that requests which are cut at the end of `shutdown_s` have to write their turns.
+# The time to write the turns of requests that are cut at the end of `shutdown_s`. No measurement.
 LAST_REQUESTS_S = 5.0
 _log = logging.getLogger("mnemogate")
 
 
 class Gateway:
-    """The ASGI application. The server and tests use `services`, `readiness`, `access` and `guard`."""
+    """The ASGI application that answers requests."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Gateway:
         has_agents: bool = True,
         otlp: OtlpSettings | None = None,
     ) -> None:
-        """Makes the services, and what serves their routes.
+        """Makes the services, and the routes to them.
 
         admin_token: opens the operations of the command line; None: the command line performs them itself.
         access: the access log; None: one that writes to stderr, if the settings ask for it.
@@ -101,23 +101,14 @@ class Gateway:
         self._endpoints = make_endpoints(services, bodies, guard, admin_token)
         dialects = self._endpoints.dialects
         self._before_router = {dialect.path: dialect.app for dialect in dialects}
-        routes = [
-            *self._endpoints.routes,
-            *home_routes(),
-            *health_routes(self.readiness, services.metrics),
-            *([] if self._mcp_endpoint is None else self._mcp_endpoint.routes()),
-        ]
+        routes = self._all_routes()
         self._router = Router(routes, redirect_slashes=False)
         if services.tracer is not None:
-            services.tracer.maker.add_routes((each.path_format, each.path_regex) for each in routes)
+            services.tracer.maker.add_routes((route.path_format, route.path_regex) for route in routes)
         self._edge = self._make_edge(
             open_prefixes=(f"{PAGE_PATH}/", MANAGE_PREFIX, *((ADMIN_PREFIX,) if admin_token else ())),
-            error_forms={
-                **{each.path: each.error_form for each in dialects if each.error_form is not None},
-                **(error_forms() if has_agents else {}),
-                **({} if self._mcp_endpoint is None else self._mcp_endpoint.error_forms()),
-            },
-            paths=[each.path for each in routes],
+            error_forms=self._error_forms(has_agents=has_agents),
+            paths=[route.path for route in routes],
             user_paths=frozenset(dialect.path for dialect in dialects if dialect.is_for_users),
         )
         self._entry: ASGIApp = _with_cors(self._edge, server.cors_origins)
@@ -128,6 +119,24 @@ class Gateway:
             self._endpoints.owners.read_user,
             services.store.agents.exists,
         )
+
+    def _all_routes(self) -> list[Route]:
+        """Returns the routes in the order in which the router tries them."""
+        return [
+            *self._endpoints.routes,
+            *home_routes(),
+            *health_routes(self.readiness, self.services.metrics),
+            *([] if self._mcp_endpoint is None else self._mcp_endpoint.routes()),
+        ]
+
+    def _error_forms(self, *, has_agents: bool) -> dict[str, ErrorForm]:
+        """Returns the forms of errors by the beginning of the path."""
+        dialects = self._endpoints.dialects
+        return {
+            **{dialect.path: dialect.error_form for dialect in dialects if dialect.error_form is not None},
+            **(error_forms() if has_agents else {}),
+            **({} if self._mcp_endpoint is None else self._mcp_endpoint.error_forms()),
+        }
 
     def _make_edge(
         self,
@@ -188,11 +197,11 @@ class Gateway:
         self.readiness.has_started = True
 
     def begin_stop(self, signal_name: str | None) -> None:
-        """Logs that the gateway stops, and what it waits for; `stop` logs the end. signal_name: what made it stop."""
+        """Logs that the gateway stops, and what it waits for. signal_name: of the signal that stops it, if any."""
         store = self.services.store
         if store.database.is_shared:
-            # A job that begins now could be cut at the end of `shutdown_s`, and would be performed again. Other
-            # processes can perform it.
+            # Other processes can perform the jobs that are due. One that begins here could be cut at the end of
+            # `shutdown_s`, and would be performed again.
             store.jobs.stop_claiming()
         self._stop_began_at = time.monotonic()
         self._active_at_stop = self._edge.active_count
@@ -212,17 +221,17 @@ class Gateway:
         await self.services.stop()
         self.access.flush()
         if self._stop_began_at is not None:
-            took_s = time.monotonic() - self._stop_began_at
+            stopped_after_s = time.monotonic() - self._stop_began_at
             _log.info(
                 "Stopped after %.1f s: waited for %d requests, cut %d.",
-                took_s,
+                stopped_after_s,
                 self._active_at_stop,
                 self._edge.cut_count,
             )
 
 
 class WorkerHealth:
-    """The ASGI application of a worker: `/health`, `/health/ready` and `/metrics`.
+    """The ASGI application of a worker: it serves `/health`, `/health/ready` and `/metrics`.
 
     It starts and stops the worker's services.
     """
@@ -243,7 +252,7 @@ class WorkerHealth:
         return self._edge(scope, receive, send)
 
     def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        scope["app"] = self  # as in `Gateway`
+        scope["app"] = self  # so that the router raises for an unknown path
         return self._router(scope, receive, send)
 
     async def _start(self) -> None:
@@ -262,7 +271,7 @@ async def _run_lifespan(
     start: Callable[[], Awaitable[None]],
     stop: Callable[[], Awaitable[None]],
 ) -> None:
-    """Starts and stops the gateway as the server asks for it."""
+    """Answers the server's lifespan events by `start` and `stop`."""
     await receive()
     try:
         await start()
@@ -282,7 +291,7 @@ def _watch_readiness(store: Store) -> Readiness:
 
 
 def _make_guard(settings: Settings, store: Store) -> Guard:
-    """Returns what decides which requests may come in."""
+    """Returns the guard that checks keys, hosts and origins, as the settings configure it."""
     server = settings.server
     return Guard(
         store.keys,

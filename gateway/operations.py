@@ -1,4 +1,4 @@
-"""Makes the operations that the command line, the admin route, the page and MCP's tools perform."""
+"""Makes the operations of the command line, the admin route, the page and MCP's tools."""
 
 from __future__ import annotations
 
@@ -54,16 +54,16 @@ from gateway.run.usage.meter import Meter
 from gateway.settings import DatabaseSettings, Settings
 from storage.sql.store import Store
 
-# The tokens of the note in a trial where recall itself is off.
+# The tokens of a trial's note if recall is off. No measurement.
 TRIAL_RECALL_TOKENS = 1000
-# The pause between two reports of an import.
+# The pause between two reports of an import: a progress bar needs no more.
 _REPORT_S = 0.2
 
 
 class ServingParts(NamedTuple):
-    """The parts of a process that serves requests, which its operations share with it."""
+    """The parts that a process shares with its operations if it serves requests."""
 
-    # The requests that it answers. Its clock is the clock of the operations.
+    # The requests that it answers. The operations use its clock.
     log: RequestLog
     # Lets operators into the page.
     sign_in: SignIn
@@ -98,11 +98,11 @@ def make_page_operations(
     sign_in: SignIn,
     log: RequestLog,
     embed_query: EmbedQuery | None,
-    upstreams: Callable[[], Mapping[str, bool]],
+    passed_over: Callable[[], Mapping[str, bool]],
 ) -> PageOperations:
     """Makes the operations of the page.
 
-    upstreams: returns by the name of each upstream whether it is passed over.
+    passed_over: returns by the name of each upstream whether failover passes it over.
     sign_in, log, embed_query: as for `make_operations`.
     """
     requests = make_request_operations(settings, store, log)
@@ -128,7 +128,7 @@ def make_page_operations(
             log=log,
             requests=requests,
             newest_memories=newest_memories,
-            passed_over=upstreams,
+            passed_over=passed_over,
             version=version("mnemogate"),
         ),
         audit=AuditOperations(store),
@@ -214,8 +214,8 @@ async def import_file(
                     await asyncio.wait([running.task], timeout=_REPORT_S)
                 if running.task is not None:
                     return running.to_json()
-                # Another process performs the import. If that process was killed, the import is soon shown as stopped,
-                # and this process goes on with it.
+                # Another process performs the import. If that process is killed, the import is soon shown as stopped,
+                # and this process continues it.
                 while (shown := await operations.show(running.uid))["status"] == "running":
                     report(shown)
                     await asyncio.sleep(_REPORT_S)
@@ -311,5 +311,5 @@ async def move_store(
 
 
 def _embedding_jobs(settings: Settings) -> tuple[str, ...]:
-    """Returns the jobs that embed texts which were written without a gateway's turns."""
+    """Returns the kinds of jobs that embed texts which no turn of a gateway has written."""
     return () if settings.memory.embedder is None else (EMBED_JOB,)

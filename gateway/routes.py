@@ -1,4 +1,4 @@
-"""The routes of a gateway, as data: each leads a path to what serves it."""
+"""The routes of a gateway: which handler serves which path."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ class DialectPath(NamedTuple):
     """A path at which a dialect is spoken."""
 
     path: str
-    # Answers POSTs to the path. The router, which costs time, is not asked for them.
+    # Answers POSTs to the path. They do not pass the router, which costs time.
     app: ASGIApp
-    # A user's own key may be used here: a request reaches nothing of other users.
+    # A user's own key may be used here: no request reaches anything of other users.
     is_for_users: bool
-    # The form of errors at all paths that begin with this path, until a route has named its own form (for a wrong key,
-    # an unknown path); None: OpenAI's form, or what `messages_error_form` returns.
+    # The form of errors before a route is found (a wrong key, an unknown path), at all paths that begin with this one;
+    # None: OpenAI's form, or what `messages_error_form` returns.
     error_form: ErrorForm | None = None
 
 
@@ -69,14 +69,17 @@ class Endpoints(NamedTuple):
     dialects: Sequence[DialectPath]
     # Reads the users of requests for stored responses.
     owners: ResponseOwners
-    # All other routes but those of health and MCP, in the order in which the router tries them.
+    # All other routes, in the order in which the router tries them. Health and MCP have routes of their own.
     routes: list[Route]
 
 
 def make_endpoints(
     services: Services, bodies: BodyReader, guard: Guard, admin_token: str | None
 ) -> Endpoints:
-    """Makes the endpoints. admin_token: of the command line; None: the command line performs its operations itself."""
+    """Makes the endpoints.
+
+    admin_token: opens the operations of the command line; None: the command line performs them itself.
+    """
     settings, limits, chat = services.settings, services.limits, services.chat
     forwarder = Forwarder(
         settings=settings,
@@ -86,14 +89,7 @@ def make_endpoints(
         limiter=services.accounting.limiter,
     )
     forwarding_parts = ForwardingParts(forwarder, bodies, settings.server.max_upload_bytes, limits)
-    chat_route = ChatRoute(
-        settings=settings.server,
-        chat=chat,
-        native_chat=services.native_chat,
-        bodies=bodies,
-        send_timeout_s=limits.send_timeout_s,
-        requests=services.requests,
-    )
+    chat_route = _make_chat_route(services, bodies)
     stored_responses = StoredResponses(services.store, chat.turns)
     owners = ResponseOwners(chat.resolver.rules, services.store)
     gateway_responses = GatewayResponses(
@@ -115,47 +111,63 @@ def make_endpoints(
     def make_responses_route(route_type: type[ResponsesRoute]) -> ResponsesRoute:
         return route_type("responses", forwarding_parts, chat_route, gateway_responses)
 
+    dialects = _dialect_paths(
+        chat_route, make_responses_route(ResponsesRoute), MessagesRoute(chat_route, forwarder)
+    )
     prompts = [spec.system for spec in chat.directory.specs]
-    agent_routes = []
-    agent_names = _no_agent_names
-    if services.agents is not None:
-        agent_routes = services.agents.routes(services.models, limits, bodies)
-        agent_names = services.agents.chat.names
-    dialects = [
-        DialectPath(CHAT_PATH, chat_route, is_for_users=True),
-        *(DialectPath(path, chat_route, is_for_users=False) for path in LETTA_CHAT_PATHS),
-        DialectPath(
-            RESPONSES_PATH,
-            make_responses_route(ResponsesRoute),
-            is_for_users=True,
-            error_form=ResponsesErrors(),
-        ),
-        DialectPath(MESSAGES_PATH, MessagesRoute(chat_route, forwarder), is_for_users=True),
-    ]
     routes = [
         # Gives other methods their 405. POSTs to these paths are answered before the router.
         *(Route(dialect.path, _answered_before_router, methods=["POST"]) for dialect in dialects),
         # Before the routes of agents, one of which has a pattern that this path fits as well.
         Route(COUNT_PATH, CountRoute(chat_route, forwarder), methods=["POST"]),
         # Before the routes of models and conversations, some of whose paths these have as well.
-        *agent_routes,
-        *model_routes(services.models, agent_names),
+        *([] if services.agents is None else services.agents.routes(services.models, limits, bodies)),
+        *model_routes(
+            services.models, _no_agent_names if services.agents is None else services.agents.chat.names
+        ),
         Route(INPUT_TOKENS_PATH, make_responses_route(InputTokensRoute), methods=["POST"]),
         Route(COMPACT_PATH, make_responses_route(CompactRoute), methods=["POST"]),
         Route(RESPONSES_PATH, HandshakeRoute(), methods=["GET"]),
         *stored_routes(forwarding_parts, prompts, gateway_responses, upstream_responses),
         *forwarding_routes(forwarding_parts),
-        *memory_routes(
-            make_request_operations(settings, services.store, services.requests),
-            LinkOperations(services.store, services.now, settings.default_profile),
-            bodies,
-            settings.ui,
-            owners.read_owner,
-        ),
+        *_user_routes(services, bodies, owners),
         *_manage_routes(services, bodies, Access(guard, admin_token)),
         *([] if admin_token is None else admin_routes(_operations(services), admin_token)),
     ]
     return Endpoints(chat_route, dialects, owners, routes)
+
+
+def _make_chat_route(services: Services, bodies: BodyReader) -> ChatRoute:
+    return ChatRoute(
+        settings=services.settings.server,
+        chat=services.chat,
+        native_chat=services.native_chat,
+        bodies=bodies,
+        send_timeout_s=services.limits.send_timeout_s,
+        requests=services.requests,
+    )
+
+
+def _dialect_paths(chat: ChatRoute, responses: ResponsesRoute, messages: MessagesRoute) -> list[DialectPath]:
+    """Returns the paths of the dialects, with what answers them."""
+    return [
+        DialectPath(CHAT_PATH, chat, is_for_users=True),
+        *(DialectPath(path, chat, is_for_users=False) for path in LETTA_CHAT_PATHS),
+        DialectPath(RESPONSES_PATH, responses, is_for_users=True, error_form=ResponsesErrors()),
+        DialectPath(MESSAGES_PATH, messages, is_for_users=True),
+    ]
+
+
+def _user_routes(services: Services, bodies: BodyReader, owners: ResponseOwners) -> list[Route]:
+    """Returns the routes at which applications explain a reply to its user, and link to the user's memory."""
+    settings, store = services.settings, services.store
+    return memory_routes(
+        make_request_operations(settings, store, services.requests),
+        LinkOperations(store, services.now, settings.default_profile),
+        bodies,
+        settings.ui,
+        owners.read_owner,
+    )
 
 
 def _manage_routes(services: Services, bodies: BodyReader, access: Access) -> list[Route]:
@@ -177,16 +189,16 @@ def _manage_routes(services: Services, bodies: BodyReader, access: Access) -> li
 
 
 def _operations(services: Services) -> OperationTable:
-    """Returns the operations of the command line, as the process that serves performs them."""
+    """Returns the operations of the command line, for the process that serves requests."""
     parts = ServingParts(services.requests, services.sign_in, services.accounting.meter, services.imports)
     return make_operations(services.settings, services.store, services.embed_query, services.mcp, parts)
 
 
 async def _no_agent_names(project: str) -> Sequence[NamedAgent]:
-    """Returns the names of agents where none can be made."""
+    """Returns no names, for a gateway without agents."""
     return ()
 
 
 async def _answered_before_router(request: Request) -> Any:
-    """Stands in a route whose POSTs never reach the router. The route is there to refuse other methods."""
+    """Stands in for a handler that is called before the router. The route refuses other methods."""
     raise HTTPException(404)

@@ -55,15 +55,15 @@ from storage.sql.store import Store
 if TYPE_CHECKING:
     from gateway.traces.tracer import Tracer
 
-# The time that calls and writes have to end when the services stop.
+# The time that calls and writes have to end when the services stop. No measurement.
 DRAIN_S = 5.0
-# The pause between two attempts to read the key of traces from a store that cannot be used.
+# The pause between two attempts to read the key of traces from a store that cannot be used. No measurement.
 TRACE_KEY_S = 5.0
 _log = logging.getLogger("mnemogate")
 
 
 class NamedAgents(StoredAgents, Protocol):
-    """Agents made over REST, as chat completions use and lists of models name them."""
+    """The agents made over REST, for chat completions and for the list of models."""
 
     async def names(self, project: str) -> Sequence[NamedAgent]:
         """Returns the newest agents. Raises: StoreError."""
@@ -98,23 +98,23 @@ class MakesAgents(Protocol):
         services: BackgroundServices,
         accounting: Accounting,
     ) -> ServesAgents:
-        """Makes what serves agents. The parameters are those of `AgentServices`."""
+        """Makes the service of agents. The parameters are those of `AgentServices`."""
 
 
 class Services:
     """The services of one gateway. Nothing runs before `start`."""
 
-    # Answers chat completions, and all requests that become one.
+    # Answers chat completions, and requests of other dialects that become one.
     chat: Chat
     # Adds memory to requests that go upstream in their own dialect.
     native_chat: NativeChat
     # Answers responses that run in the background.
     background_responses: BackgroundResponses
-    # Performs jobs, and knows when they are due.
+    # Schedules and performs jobs.
     background: BackgroundServices
     # Serves agents over REST; None: there are none.
     agents: ServesAgents | None
-    # The last requests.
+    # The most recent requests.
     requests: RequestLog
     # Lets operators into the page.
     sign_in: SignIn
@@ -142,10 +142,10 @@ class Services:
 
         providers: by the names of settings.upstreams; None: they are made of the settings.
         clock: seconds since the epoch; None: the store's, where processes share it, else the machine's.
-        performs_jobs: else other processes perform the jobs, which share the database.
-        takes_requests: else other processes answer the requests, which share the database.
-        make_agents: makes the agents API, and what serves agents made over it; None: there are none.
-        otlp: how traces are exported; None: there are none.
+        performs_jobs: False: other processes that share the database perform the jobs.
+        takes_requests: False: other processes that share the database answer the requests.
+        make_agents: makes the service of agents made over REST; None: there are none.
+        otlp: how traces are exported; None: they are not.
 
         Raises: SettingsError: no upstream answers to memory.background_model or memory.embedder.
         """
@@ -161,10 +161,9 @@ class Services:
         # Runs that no client waits for have connections of their own, unless the caller gives the providers.
         self._run_providers = make_providers(settings) if providers is None else {}
         self.providers = providers = make_providers(settings) if providers is None else providers
-        # One provider an upstream: its other keys list the same models.
-        first_keys = {
-            each.name: providers[each.name] for each in settings.upstreams if each.name in providers
-        }
+        # One provider for each upstream: its other keys list the same models.
+        upstream_names = [upstream.name for upstream in settings.upstreams]
+        first_keys = {name: providers[name] for name in upstream_names if name in providers}
         self.models = ModelList(settings, first_keys, int(now()), limits.models_refresh_s)
         self._embedder = make_embedder(settings)
         self.tracer: Tracer | None = None if otlp is None else make_tracer(settings, otlp, providers, metrics)
@@ -177,25 +176,27 @@ class Services:
             tracer=self.tracer,
             takes_requests=takes_requests,
         )
-        make_provider = partial(make_separate_provider, settings)
-        self.background = BackgroundServices(
-            settings=settings,
-            store=store,
-            metrics=metrics,
-            now=now,
-            make_provider=make_provider,
-            embedder=self._embedder,
-            limits=limits,
-            accounting=self.accounting,
-        )
+        self.background = self._make_background()
         self.embed_query = self.background.embed_query
         self._make_chat(make_agents)
         self._make_operations()
         store.database.when_failed(_log_failure)
         store.database.when_recovered(self._reinstall_keys)
 
+    def _make_background(self) -> BackgroundServices:
+        return BackgroundServices(
+            settings=self.settings,
+            store=self.store,
+            metrics=self.metrics,
+            now=self.now,
+            make_provider=partial(make_separate_provider, self.settings),
+            embedder=self._embedder,
+            limits=self.limits,
+            accounting=self.accounting,
+        )
+
     def _make_chat(self, make_agents: MakesAgents | None) -> None:
-        """Makes what answers chat completions, and requests of other dialects by way of them."""
+        """Makes the services that answer chat completions, and those that answer other dialects through them."""
         settings, store, now, limits = self.settings, self.store, self.now, self.limits
         keeper = MemoryKeeper(store, settings.memory, now, self.background, self.embed_query)
         failover = Failover(settings, self.providers, self.metrics)
@@ -238,7 +239,7 @@ class Services:
         self.accounting.meter.when_written(self.background_responses.maker.drop_ended)
 
     def _make_operations(self) -> None:
-        """Makes the operations on memory for operators, people and programs."""
+        """Makes the operations on memory for operators, users and programs."""
         settings, store, now = self.settings, self.store, self.now
         self.requests = RequestLog(now)
         store.forgetting.when_gone(self.requests.note_forgetting)
@@ -256,7 +257,7 @@ class Services:
                 _log_responses(each.name, self.providers[each.name])
         self._tasks.append(asyncio.create_task(self.models.run()))
         self.store.database.start()
-        with suppress(StoreError):  # a task of the limiter reads the limits again, and logs why it cannot
+        with suppress(StoreError):  # a task of the limiter reads the limits again, and logs each failure
             await self.accounting.limiter.load()
         self._tasks += self.accounting.start()
         leases = self.chat.keeper.leases
@@ -288,7 +289,7 @@ class Services:
                 await asyncio.sleep(TRACE_KEY_S)
 
     async def stop(self) -> None:
-        """Stops background work, then the store, then the upstreams. Each needs what is stopped after it."""
+        """Stops the background work, then the store, then the upstreams: each of them uses those that stop later."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -312,7 +313,7 @@ class Services:
             await asyncio.to_thread(self.tracer.stop)
 
     def _reinstall_keys(self) -> None:
-        """Adds the settings' keys to a store that works again. An operator may have restored an older file."""
+        """Adds the settings' keys to a store that works again, since an operator may have restored an older file."""
         _log.warning("The database works again, after: %s", self.store.health.error)
         self.chat.turns.pending.add(install_keys(self.store, self.settings.server), SETTINGS_KEY)
 
@@ -333,8 +334,8 @@ async def install_keys(store: Store, server: ServerSettings) -> None:
 def _log_responses(upstream: str, provider: Provider) -> None:
     """Logs how requests for responses are answered over an upstream."""
     is_native = provider.has_endpoint("/responses")
-    way = "are passed on, and stored there" if is_native else "are answered by way of chat completions"
-    _log.info("Upstream %s: requests for responses %s", upstream, way)
+    handling = "are passed on, and stored there" if is_native else "are answered by way of chat completions"
+    _log.info("Upstream %s: requests for responses %s", upstream, handling)
 
 
 def _log_failure(fault: Unavailable) -> None:
@@ -342,7 +343,7 @@ def _log_failure(fault: Unavailable) -> None:
 
 
 def _watch_store(metrics: Metrics, store: Store) -> None:
-    """Counts in metrics whether the store works, and what waits to be written to it."""
+    """Adds the metrics of the store: whether it works, and what waits to be written to it."""
     # Each change replaces `store.health`, so each scrape reads the attribute.
     metrics.add_gauge(
         "store_up",

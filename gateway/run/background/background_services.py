@@ -1,6 +1,6 @@
-"""The background services put together: the worker and its jobs, the schedules of jobs, maintenance, retention.
+"""Puts the background services together: the worker and its jobs, the schedules of jobs, maintenance, retention.
 
-A reply waits for one result of these services: the vector of a question (gateway.run.background.embed).
+Replies wait for nothing of this but the vector of a question (gateway.run.background.embed).
 """
 
 from __future__ import annotations
@@ -34,19 +34,16 @@ from gateway.settings import Settings
 from storage.commands import Committed
 from storage.sql.store import Store
 
-# How many processes may serve one memory in turns, by estimate. Each process counts only its own turns.
+# An estimate of how many processes serve one memory in turns. Each process counts only its own turns.
 _PROCESSES = 4
-# The interval at which work of processes that have ended is recovered; no measurement.
+# The interval at which the work of processes that have ended is recovered. No measurement.
 _RECOVERY_INTERVAL_S = 600.0
 # A number of turns that is never reached.
 _NEVER = 2**62
 
 
 class BackgroundServices:
-    """Implements `TurnEvents`, by which turns report that there is work.
-
-    gateway.run.memory.keeper documents its methods.
-    """
+    """The background services of a process. They learn of new work from turns, by the methods of `TurnEvents`."""
 
     def __init__(
         self,
@@ -66,12 +63,12 @@ class BackgroundServices:
 
         Raises: SettingsError.
         """
-        memory = settings.memory
+        memory, meter = settings.memory, accounting.meter
         job_metrics = JobMetrics(metrics, store.jobs.count_by_state)
         self._store = store
         self._is_shared = store.database.is_shared
         self.count_attempt = job_metrics.attempts.inc
-        # The handlers of durable jobs, by kind. `_add_handlers` adds those of these services, the agents add theirs.
+        # The handlers of durable jobs, by kind: those of `_add_handlers`, and those that the agents add.
         self.handlers: dict[str, Handler] = {}
         self.worker = Worker(
             store.jobs,
@@ -89,7 +86,7 @@ class BackgroundServices:
         self.models = BackgroundModels(
             settings=settings,
             make_provider=make_provider,
-            meter=accounting.meter,
+            meter=meter,
             now=now,
             concurrency=limits.background_calls,
             count_call=job_metrics.call,
@@ -106,14 +103,15 @@ class BackgroundServices:
                 now,
                 concurrency=limits.background_calls,
                 count_call=job_metrics.call,
-                meter=accounting.meter,
+                meter=meter,
                 kind=upstream_kind(settings, embedder),
             )
-        self.budget = DailyBudget(accounting.meter, now, memory.background_daily_tokens, job_metrics.call)
+        self.budget = DailyBudget(meter, now, memory.background_daily_tokens, job_metrics.call)
+        # The schedule of the agents that read memories after their turns; None: there are none (`add_sleeptime`).
         self.sleeptime: Schedule | None = None
         self.learning: LearningService | None = None
         if memory.learn_every:
-            read_by_agents = tuple(each.name for each in settings.profiles if each.sleeptime)
+            read_by_agents = tuple(profile.name for profile in settings.profiles if profile.sleeptime)
             self.learning = LearningService(store, self.model, memory, now, read_by_agents)
         self.compactor = Compactor(store, settings, self.models, self.model, now)
         self._add_handlers()
@@ -153,7 +151,7 @@ class BackgroundServices:
         return [asyncio.create_task(each) for each in runs]
 
     async def recover(self) -> float:
-        """Finds the work that processes have left undone when they ended. Returns the seconds until the next time.
+        """Finds the work that ended processes have left undone. Returns the seconds until the next time.
 
         Raises: StoreError.
         """
@@ -170,11 +168,11 @@ class BackgroundServices:
         return _RECOVERY_INTERVAL_S
 
     def _pause_s(self, kind: str) -> float:
-        """Returns for how many seconds no job of a kind is worth a try."""
+        """Returns for how many seconds no job of a kind should begin."""
         return self.embedding.pause_s if self.embedding is not None and kind == EMBED_JOB else 0.0
 
     async def drain(self, timeout_s: float) -> None:
-        """Waits until the summaries that turns have asked for are in the queue as jobs, up to a limit."""
+        """Waits until the summaries that turns have requested are in the queue as jobs, for `timeout_s` at most."""
         await self.compactor.drain(timeout_s)
 
     async def aclose(self) -> None:
@@ -186,12 +184,12 @@ class BackgroundServices:
         return None if self.embedding is None else self.embedding.embed_query
 
     def _memory_grew(self, agent_row: int, added: int) -> None:
-        """Notes that a memory has grown other than by a turn, as `Growth` reports it."""
+        """Schedules the work for what was added to a memory other than by a turn. `Growth` calls it."""
         self.indexing.check(agent_row)
         if self.embedding is not None:
             self.embedding.schedule.add(agent_row, added)
 
-    # -- TurnEvents
+    # -- TurnEvents (gateway.run.memory.keeper)
 
     @property
     def makes_summaries(self) -> bool:
@@ -211,8 +209,8 @@ class BackgroundServices:
         if self.embedding is not None:
             self.embedding.schedule.add(agent_row, messages, seq=seq)
         if sleeptime is not None and self.sleeptime is not None:
-            # The turns are counted here only to know when to look at the store. If other processes count as well, this
-            # process looks earlier.
+            # This count only decides when to read the store. If other processes serve the memory as well, this process
+            # reads it earlier.
             every = sleeptime.every or _NEVER
             self.sleeptime.add(agent_row, 1, max(1, every // _PROCESSES) if self._is_shared else every)
         elif self.learning is not None:
@@ -225,7 +223,7 @@ class BackgroundServices:
         await self.retention.perform(job.job.key)
 
     async def _learn(self, job: JobContext) -> None:
-        assert self.learning is not None  # else the worker has no handler for these jobs
+        assert self.learning is not None  # otherwise the worker has no handler for these jobs
         await self.learning.run_job(job)
         self.indexing.check(job.agent_row)
         if self.embedding is not None:

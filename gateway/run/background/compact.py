@@ -1,8 +1,8 @@
 """Compaction: a job summarises what will soon leave a conversation's window.
 
-A turn with a window that fills up enqueues the job after it has been written, and nothing waits for it. The job reads
-the conversation from the store. A model that is down, refuses or answers nonsense changes nothing: meanwhile the window
-is cut without a summary, and the job is tried again.
+A turn enqueues the job after it has been written, if its window fills up. Nothing waits for the job, which reads the
+conversation from the store. While the model is down, refuses or answers nonsense, the window is cut without a summary,
+and the job is tried again.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ _log = logging.getLogger("mnemogate")
 COMPACT_JOB = "compact"
 # `max_tokens` of a request for a summary, as a multiple of the tokens that its prompt allows the summary.
 _SLACK = 2
-# The share of a conversation's tokens that stays when it is compacted at once, as Letta has it.
+# The share of a conversation's tokens that stays when it is compacted at once; Letta's default.
 _STAYING_SHARE = 0.30
-# For Letta's clients. The first clause is Letta's own: programs tell by it that this is no failure.
+# The first clause is Letta's, by which its clients recognise that nothing has failed.
 _NOTHING_TO_SUMMARISE = (
     "Summarization failed to reduce the number of messages: there is nothing to summarise yet. The last turn stays as "
     "it is, unless the mode is 'all'."
 )
 
-# Takes the name of a step and the function that performs it, and returns its result, as `JobContext.step` does.
+# Performs a step, given its name and its function, and returns the result. `JobContext.step` is one.
 StepRunner = Callable[[str, Callable[[], Awaitable[bytes]]], Awaitable[bytes]]
 
 
@@ -73,7 +73,7 @@ class CompactJob(
         "newest_summary_row": "newest",
     },
 ):
-    """The payload of a job, which is stored as JSON under the names of `rename`."""
+    """The payload of a job. It is stored as JSON with the names of `rename`."""
 
     # The row of the last exchange of the path.
     exchange_row: int
@@ -83,8 +83,8 @@ class CompactJob(
     max_tokens: int
     # The fewest messages at the end of the path that stay word for word.
     keep_messages: int = 0
-    # The row of the newest summary of the path when the turn was made; 0: there was none. None: the job was requested
-    # by hand, without a turn.
+    # The row of the newest summary of the path at the time of the turn; 0: there was none. None: an operator has
+    # requested the job.
     newest_summary_row: int | None = None
 
     @property
@@ -96,7 +96,7 @@ class CompactJob(
         return msgspec.json.encode(self)
 
     @classmethod
-    def read(cls, payload: bytes) -> CompactJob:
+    def parse(cls, payload: bytes) -> CompactJob:
         return msgspec.json.decode(payload, type=cls)
 
 
@@ -114,11 +114,21 @@ class SummarySpan(Struct, frozen=True):
     def end(self) -> Exchange:
         return self.exchanges[-1]
 
+    @property
+    def evicted(self) -> Evicted:
+        """The beginning of the path that leaves the window with the summary of the span."""
+        return Evicted(
+            depth=self.end.depth + 1,
+            offset=end_offset(self.end),
+            tokens=self.path_tokens,
+            context=ANY_WINDOW,
+        )
+
 
 class SummaryPath(Struct, frozen=True):
-    """A path of which a part is to be summarised, from the last exchange that has a summary, or from the root."""
+    """A path of which a part is to be summarised. It begins at the last exchange with a summary, or at the root."""
 
-    # The summary that the first exchange has.
+    # The summary of the first exchange; None: the path begins at the root.
     earlier: Summary | None
     # Oldest first.
     exchanges: Sequence[Exchange]
@@ -126,9 +136,9 @@ class SummaryPath(Struct, frozen=True):
 
     @classmethod
     async def measure(cls, store: Store, agent_row: int, exchanges: Sequence[Exchange]) -> SummaryPath:
-        """Returns the path with its sizes. exchanges: as `summaries.load_path` returns them."""
+        """Reads the path's summary, and counts its tokens. exchanges: as `summaries.load_path` returns them."""
         earlier = await store.summaries.find_of_exchange(agent_row, exchanges[0].id)
-        return cls(earlier, exchanges, await asyncio.to_thread(_sizes, exchanges))
+        return cls(earlier, exchanges, await asyncio.to_thread(_measure_exchanges, exchanges))
 
     @property
     def tokens(self) -> int:
@@ -150,26 +160,26 @@ class SummaryPath(Struct, frozen=True):
 
 
 class SummaryTask(Struct, frozen=True):
-    """The terms on which a summary is written, whatever its span is."""
+    """The model, the terms and the limits with which a summary is written."""
 
     project: str
-    # The row of the memory that it is for.
+    # The row of the memory of the conversation.
     agent_row: int
     model: BackgroundModel
     terms: SummaryTerms
     # The most tokens of the summary.
     max_tokens: int
-    # The summary was requested by hand, not by a turn.
+    # An operator or a client has requested the summary, not a turn.
     is_by_hand: bool
-    # Asks the limits before each call, for the request that waits for the summary; None: it is background work.
+    # Checks the limits of usage before each call, for the request that waits for the summary; None: no request waits.
     admit: Callable[[PlannedCall], Awaitable[None]] | None = None
 
 
 class _WrittenSummary(Struct, frozen=True):
-    """The text of a summary as the model has written it."""
+    """A summary as a model has written it."""
 
     text: str
-    # Counted as the model of the span's last exchange counts.
+    # As the model of the span's last exchange counts them.
     tokens: int
 
 
@@ -187,26 +197,26 @@ class Compactor:
     _enqueuing: set[asyncio.Task[None]] = field(default_factory=set)
 
     def enqueue_after(self, turn: Committed, wanted_summary: WantedSummary) -> None:
-        """Enqueues a summary of a conversation with a window that fills up. Returns at once.
+        """Enqueues a summary of the turn's conversation, and returns at once.
 
-        If a job of the conversation still waits, it takes over this request.
+        If a job of the conversation still waits, it takes the new payload.
         """
         task = asyncio.ensure_future(self._enqueue(turn, wanted_summary))
         self._enqueuing.add(task)
         task.add_done_callback(self._enqueuing.discard)
 
     async def drain(self, timeout_s: float) -> None:
-        """Waits until all requests are in the queue, for `timeout_s` at most."""
+        """Waits until all jobs are in the queue, for `timeout_s` at most."""
         if self._enqueuing:
             await asyncio.wait(self._enqueuing, timeout=timeout_s)
 
-    async def _enqueue(self, turn: Committed, wanted: WantedSummary) -> None:
+    async def _enqueue(self, turn: Committed, wanted_summary: WantedSummary) -> None:
         payload = CompactJob(
             turn.exchange_row,
-            wanted.keep_tokens,
-            wanted.max_tokens,
-            keep_messages=wanted.keep_messages,
-            newest_summary_row=wanted.newest_summary_row,
+            wanted_summary.keep_tokens,
+            wanted_summary.max_tokens,
+            keep_messages=wanted_summary.keep_messages,
+            newest_summary_row=wanted_summary.newest_summary_row,
         ).payload
         agent = turn.agent
         conversation = str(turn.conversation_row)
@@ -223,7 +233,7 @@ class Compactor:
 
     async def run_job(self, job: JobContext) -> None:
         """Summarises the exchanges that may leave the window. Raises: JobFailed, Postponed, StoreError."""
-        compact_job = CompactJob.read(job.payload)
+        compact_job = CompactJob.parse(job.payload)
         project = await self.store.summaries.find_project(job.agent_row)
         exchanges = await self.store.summaries.load_path(job.agent_row, compact_job.exchange_row)
         if project is None or not exchanges:
@@ -288,20 +298,15 @@ class Compactor:
         Call it with the conversation locked.
 
         terms: used instead of the agent's own terms.
-        fallback: returns the route of the model that is asked if neither the terms nor the settings name a model.
+        fallback: returns the route of the model to ask if neither the terms nor the settings name a model.
         max_tokens: the most tokens of the summary.
         admit: as in `SummaryTask`.
 
         Raises: BadRequest: there is nothing to summarise; UpstreamError, Overloaded: there is no summary; StoreError;
             what `fallback` and `admit` raise.
         """
-        exchanges: Sequence[Exchange] = []
-        if conversation.has_stored_path:
-            exchanges = await self.store.summaries.load_path(agent.id, conversation.last_exchange)
-        if not exchanges:
-            raise BadRequest(_NOTHING_TO_SUMMARISE)
-        path = await SummaryPath.measure(self.store, agent.id, exchanges)
-        # For a job, it is a share of the model's window; here it is a share of the conversation's tokens.
+        path = await self._load_whole_path(agent, conversation)
+        # Here `terms.share` is a share of the conversation's tokens; for a job it is one of the model's window.
         share = _STAYING_SHARE if terms.share is None else terms.share
         try:
             model = self.model_for(terms) or self.models.for_route(fallback())
@@ -332,18 +337,21 @@ class Compactor:
             at=self.now(),
             model=model.model,
         )
-        evicted = Evicted(
-            depth=span.end.depth + 1,
-            offset=end_offset(span.end),
-            tokens=span.path_tokens,
-            context=ANY_WINDOW,
-        )
-        await self.store.summaries.put(agent, conversation, summary, evicted)
+        await self.store.summaries.put(agent, conversation, summary, span.evicted)
         return written.text
+
+    async def _load_whole_path(self, agent: Agent, conversation: Conversation) -> SummaryPath:
+        """Returns the path of a stored conversation. Raises: BadRequest: it has none; StoreError."""
+        exchanges: Sequence[Exchange] = []
+        if conversation.has_stored_path:
+            exchanges = await self.store.summaries.load_path(agent.id, conversation.last_exchange)
+        if not exchanges:
+            raise BadRequest(_NOTHING_TO_SUMMARISE)
+        return await SummaryPath.measure(self.store, agent.id, exchanges)
 
 
 def _was_summarised_since(job: CompactJob, span: SummarySpan) -> bool:
-    """Returns whether the path has got a summary since the turn that enqueued a job. By hand: no."""
+    """Returns whether the path has a newer summary than at the turn that enqueued a job; False for a job by hand."""
     if job.newest_summary_row is None or span.earlier is None:
         return False
     return span.earlier.id > job.newest_summary_row
@@ -352,9 +360,9 @@ def _was_summarised_since(job: CompactJob, span: SummarySpan) -> bool:
 async def _write_summary(
     span: SummarySpan, task: SummaryTask, run_step: StepRunner
 ) -> _WrittenSummary | None:
-    """Returns a summary, which the model writes part by part; None: no message of the span may be shown to a model.
+    """Lets the model write a summary, part by part. Returns None if no message of the span may be shown to a model.
 
-    run_step: asks for one part, under a name for the job's journal.
+    run_step: performs the call for one part; a job's steps are in its journal.
 
     Raises: JobFailed: the model wrote no summary; Postponed.
     """
@@ -382,7 +390,7 @@ async def _run_directly(_: str, ask: Callable[[], Awaitable[bytes]]) -> bytes:
 
 
 async def _ask_for_part(part: Sequence[str], earlier_text: str, task: SummaryTask) -> bytes:
-    """Returns the earlier summary with this part added. Raises: JobFailed: the model wrote no summary."""
+    """Returns the summary of the earlier text and this part. Raises: JobFailed: there is none; Postponed."""
     max_tokens = task.max_tokens
     question = summary_request(earlier_text, part, max_tokens, task.terms.instructions)
     reply = await _ask(task, question, _SLACK * max_tokens)
@@ -406,7 +414,7 @@ async def _ask_for_part(part: Sequence[str], earlier_text: str, task: SummaryTas
 
 
 async def _ask(task: SummaryTask, question: Sequence[dict[str, Any]], max_tokens: int | None) -> ModelAnswer:
-    """Asks the model of a task. max_tokens: the most tokens of its reply; None: any. Raises: JobFailed; Postponed."""
+    """Asks the model of a task. max_tokens: of its reply; None: no limit. Raises: JobFailed; Postponed."""
     model = task.model
     if task.admit is not None:
         target = Target(model.upstream.name, model.model)
@@ -420,17 +428,17 @@ async def _ask(task: SummaryTask, question: Sequence[dict[str, Any]], max_tokens
     )
 
 
-def _sizes(path: Sequence[Exchange]) -> list[ExchangeSize]:
-    return [_size(exchange, tokenizer_for(path[-1].model).count) for exchange in path]
+def _measure_exchanges(path: Sequence[Exchange]) -> list[ExchangeSize]:
+    return [_measure_exchange(exchange, tokenizer_for(path[-1].model).count) for exchange in path]
 
 
-def _size(exchange: Exchange, count: Callable[[str], int]) -> ExchangeSize:
+def _measure_exchange(exchange: Exchange, count: Callable[[str], int]) -> ExchangeSize:
     content = Tree([exchange]).content(exchange)
     messages = content.messages or []
     # `full_reply` has all replies of a turn, those of hidden rounds among them.
     replies = content.full_reply or ([content.shown_reply] if content.shown_reply is not None else [])
-    tokens = sum(message_tokens(m, count) for m in (*messages, *replies))
-    # A nudge, which an agent's rules send to its model, begins no turn: the run goes on.
+    tokens = sum(message_tokens(message, count) for message in (*messages, *replies))
+    # A nudge, which an agent's rules send to its model, continues the run of its turn.
     begins_turn = bool(messages) and messages[0].get("role") == "user" and not is_nudge(messages[0])
     has_open_calls = bool(replies) and bool(replies[-1].get("tool_calls"))
     return ExchangeSize(tokens, begins_turn, len(messages) + len(replies), has_open_calls)

@@ -1,14 +1,14 @@
 """The worker: claims durable jobs, has them performed, and keeps their leases while that goes on.
 
-It sleeps until something falls due or it is woken; it never polls. A handler is a coroutine function that is
-given a `JobContext` and may be ended at any await; what it must not do twice it does as a step:
+It sleeps until something falls due or it is woken; it never polls. A handler is a coroutine function that is given a
+`JobContext` and may be ended at any await; what it must not do twice it does as a step:
 
     async def learn(job: JobContext) -> None:
         reply = await job.step("ask", lambda: ask(job.payload))    # journaled: not asked again after a crash
         await job.finish(store.facts.learn_effect(job.agent, reply))  # facts, cursor, end of the job: one transaction
 
-A handler that fails is tried again, each time later, until its job is a dead letter; its serial group waits
-meanwhile. Texts of foreign errors never reach the database or the log, since they may have a user's words.
+A handler that fails is tried again, each time later, until its job is a dead letter; its serial group waits meanwhile.
+Texts of foreign errors never reach the database or the log, since they may have a user's words.
 """
 
 from __future__ import annotations
@@ -243,8 +243,8 @@ class Worker:
         """Ends jobs that have lost their leases (cancelled, forgotten, taken over). Returns False while one still runs.
 
         The serial group of a lost job may be free in the database already, but none of its jobs may run before this one
-        ends.
-        Renews the leases that could not be renewed during an outage, before another process takes these jobs over.
+        ends. Renews the leases that could not be renewed during an outage, before another process takes these jobs
+        over.
         """
         for context in tuple(self._running):
             if context.is_overdue:
