@@ -34,8 +34,8 @@ class Fault(Struct, frozen=True):
     path: Path
     # A sentence in msgspec's words.
     message: str
-    # "missing", "extra_forbidden" (an unknown name), "type_error" (a wrong type or out of bounds), "enum" (none of
-    # the choices) or another name of pydantic's, since clients of the agents API know those.
+    # "missing", "extra_forbidden" (an unknown name), "type_error" (a wrong type or out of bounds), "enum" (none of the
+    # choices) or another name of pydantic's, since clients of the agents API know those.
     kind: str = "value_error"
     # The value at the path. If a name is missing: the object that lacks it.
     value: Any = None

@@ -1,7 +1,7 @@
 """Structured logs: one JSON object a line, on stderr, without content and without keys.
 
-Access lines are gathered and written in one go a few times a second; a write for each request would cost more than
-the rest of its bookkeeping. Every other line that repeats is written once, and then counted: where a disk is full, each
+Access lines are gathered and written in one go a few times a second; a write for each request would cost more than the
+rest of its bookkeeping. Every other line that repeats is written once, and then counted: where a disk is full, each
 turn logs the same fault, and the log must not fill the rest of the disk.
 """
 

@@ -1,7 +1,7 @@
 """Metrics in Prometheus' form, in a registry of their own. Labels come from short closed lists.
 
-Everything is counted in the event loop's thread, in plain numbers: prometheus-client's own counters take a lock,
-some 1.5 us each, and a request counts eight things. A scrape makes families of them.
+Everything is counted in the event loop's thread, in plain numbers: prometheus-client's own counters take a lock, some
+1.5 us each, and a request counts eight things. A scrape makes families of them.
 """
 
 from __future__ import annotations

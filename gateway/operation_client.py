@@ -100,9 +100,9 @@ class OperationClient:
     def find_process(self, until: float | None = None) -> ServingProcess | None:
         """Returns the process that serves this database; None: there is none.
 
-        The database's lock decides whether there is one: a process that was killed leaves its file, and another
-        program may have its port by now. A process that starts takes the lock before it writes its file, so the file
-        is waited for.
+        The database's lock decides whether there is one: a process that was killed leaves its file, and another program
+        may have its port by now. A process that starts takes the lock before it writes its file, so the file is waited
+        for.
 
         until: until when it is waited for, by `time.monotonic`; None: for `START_S`.
 

@@ -1,8 +1,8 @@
 """Counts the tokens of texts and messages.
 
 Byte-level BPE never makes more tokens than there are bytes, so `upper_bound` answers most questions without a
-tokenizer. The exact count needs ranks (78 MB once parsed). They lie in gateway/data, are read on first use and never
-at start, and nothing here ever touches the network. Loading takes 0.2 s: call `Tokenizer.load` in a thread first.
+tokenizer. The exact count needs ranks (78 MB once parsed). They lie in gateway/data, are read on first use and never at
+start, and nothing here ever touches the network. Loading takes 0.2 s: call `Tokenizer.load` in a thread first.
 """
 
 from __future__ import annotations

@@ -83,8 +83,8 @@ class AgentSpec(Struct, frozen=True):
     context_window: int | None = None
     # Memory tools go to the model even if the client has no tools of its own.
     offers_tools: bool = False
-    # The source of the conversation's history. "full": the client's list, completed from memory; "client": the
-    # client's list alone; "append": the stored conversation, to which the client sends new messages only.
+    # The source of the conversation's history. "full": the client's list, completed from memory; "client": the client's
+    # list alone; "append": the stored conversation, to which the client sends new messages only.
     history: Literal["full", "append", "client"] = "full"
     # The memory section is rendered again with each request.
     rebuilds_section: bool = False

@@ -43,8 +43,8 @@ class RefusedParts:
     # Each step of the turn is saved.
     saves_steps: bool
     _left_out: tuple[_LeaveOut, ...] = ()
-    # How many messages of hidden rounds are sent without their results, and how many were when the
-    # upstream last answered.
+    # How many messages of hidden rounds are sent without their results, and how many were when the upstream last
+    # answered.
     _round_messages: int = 0
     _answered_round_messages: int = 0
 

@@ -1,8 +1,8 @@
 """Conversations with items (`conv_...`) that the gateway itself has made.
 
-Such a conversation is a definition, with its metadata and the items that wait for the next response. Clients use
-its id. The first response adds a stored conversation of the same name, in the memory of that request's user,
-and the definition belongs to this memory from then on.
+Such a conversation is a definition, with its metadata and the items that wait for the next response. Clients use its
+id. The first response adds a stored conversation of the same name, in the memory of that request's user, and the
+definition belongs to this memory from then on.
 """
 
 from __future__ import annotations

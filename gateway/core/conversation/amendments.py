@@ -116,9 +116,9 @@ class _Walk:
         start = max(0, end - count)
         fits = _may_be_inputs(exchange, tree.parent(exchange), listing, (start, end), self._reply_end)
         is_as_stored = _is_as_stored(exchange, listing, start, end)
-        # A client may put its own summary, with an answer to it, in place of what it leaves out. So the messages
-        # are of another turn if both question and reply differ, or if the question differs and the list is shorter
-        # than the path.
+        # A client may put its own summary, with an answer to it, in place of what it leaves out. So the messages are of
+        # another turn if both question and reply differ, or if the question differs and the list is shorter than the
+        # path.
         if fits and is_turn and not is_as_stored:
             is_doubtful = self._is_short or self._is_guess
             fits = _may_be_question(tree, exchange, listing.text(end - 1), is_doubtful=is_doubtful)
@@ -178,8 +178,8 @@ class _Walk:
 def _may_be_question(tree: Tree, exchange: Exchange, asked: str, *, is_doubtful: bool) -> bool:
     """Returns whether other words may be the question of an exchange in another form.
 
-    A message without words is no form of a question with words: a framework puts one before a reply that
-    begins its list.
+    A message without words is no form of a question with words: a framework puts one before a reply that begins its
+    list.
 
     is_doubtful: more than the question differs from the stored turn.
     """

@@ -1,11 +1,11 @@
 """The canonical form of a message, which stays the same however a client stores and resends it.
 
-A list is flattened into atoms, keyed hashes of 12 bytes: one for a user or tool message, one for an assistant's
-text, one for each of its calls. The first byte of an atom is its kind: u, t, a or c, in this order. White space, ids,
-the split into messages, the dump of arguments, reasoning and unknown fields make no difference; the words, the kinds
-of media and a speaker's `name` do. A reply that its model has spoken is known by its id, which a client sends in place
-of the words. System messages have no atoms, nor has the text that OpenClaw appends to the newest
-message, which no later list has.
+A list is flattened into atoms, keyed hashes of 12 bytes: one for a user or tool message, one for an assistant's text,
+one for each of its calls. The first byte of an atom is its kind: u, t, a or c, in this order. White space, ids, the
+split into messages, the dump of arguments, reasoning and unknown fields make no difference; the words, the kinds of
+media and a speaker's `name` do. A reply that its model has spoken is known by its id, which a client sends in place of
+the words. System messages have no atoms, nor has the text that OpenClaw appends to the newest message, which no later
+list has.
 """
 
 from __future__ import annotations

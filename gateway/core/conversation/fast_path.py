@@ -148,8 +148,8 @@ def finish_plain(plan: Plan, request_end: RequestEnd, section: int | None = None
 def finish_opening(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange | None:
     """Returns the exchange with which a list without any reply begins a conversation, if nothing stored matters to it.
 
-    Returns None where something stored may matter: then the tree has to be loaded.
-    The exchange is what `settle.finish` makes of the first exchange in an empty tree.
+    Returns None where something stored may matter: then the tree has to be loaded. The exchange is what `settle.finish`
+    makes of the first exchange in an empty tree.
     """
     query = plan.query
     matters = (

@@ -19,8 +19,8 @@ PROBED_TURNS = 8
 # Exchanges at the end of a conversation that are loaded at first. As many more are loaded as a list has replies, and
 # others where those are not enough.
 RECENT_EXCHANGES = 64
-# A list's last messages that are looked up in the index of marks: with the hash of its path fewer than the 32 keys
-# that the store takes.
+# A list's last messages that are looked up in the index of marks: with the hash of its path fewer than the 32 keys that
+# the store takes.
 _MARKED_MESSAGES = 29
 
 

@@ -1,7 +1,7 @@
 """Finding the conversation: the client's list is compared with the stored trees.
 
-A stateless client resends everything. `find_match` finds the stored exchange that the list goes on from, its
-match point; what follows the match point's reply is new. Rules are numbered as in docs/conversations.md.
+A stateless client resends everything. `find_match` finds the stored exchange that the list goes on from, its match
+point; what follows the match point's reply is new. Rules are numbered as in docs/conversations.md.
 
 Two searches follow each other: `ExactSearch` finds the last reply that came back word for word, and `AlteredSearch`
 looks after it for one that came back in another form.

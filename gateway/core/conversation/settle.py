@@ -467,9 +467,9 @@ def _hash_path_to(tree: Tree, exchange: Exchange, hasher: MessageHasher) -> byte
 def _count_prefix(tree: Tree, exchange: Exchange) -> int:
     """Returns how many messages of a first exchange were made elsewhere; 0 for any other exchange.
 
-    Elsewhere made are all messages up to the last assistant message; what answers the last user's message is
-    of the turn itself. If the list begins with an opening that was sent here before, they are the messages of
-    that opening's prefix.
+    Elsewhere made are all messages up to the last assistant message; what answers the last user's message is of the
+    turn itself. If the list begins with an opening that was sent here before, they are the messages of that opening's
+    prefix.
     """
     if exchange.parent is not None:
         return 0

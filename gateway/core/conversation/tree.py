@@ -4,9 +4,9 @@ A `Tree` holds the exchanges of the conversations at hand (all of an agent's tha
 the store) and the changes made to them, which the store then writes. Content is loaded only where a rule reads words:
 `content` raises `Missing` for an exchange whose content was not loaded, and the rule is called again with it.
 
-An exchange is active when it has finished and is not superseded. It is continued when a later request that brings a
-new user message has finished on it. A turn may span several exchanges, since results of tools go on with the turn of
-their call; most questions are asked of turns.
+An exchange is active when it has finished and is not superseded. It is continued when a later request that brings a new
+user message has finished on it. A turn may span several exchanges, since results of tools go on with the turn of their
+call; most questions are asked of turns.
 """
 
 from __future__ import annotations

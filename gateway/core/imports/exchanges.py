@@ -1,8 +1,8 @@
 """An imported conversation as exchanges, and what of them is new to a memory.
 
 A conversation is known by its source's id and by its path. What is stored of the path stays as it is; the rest is added
-after it: to the conversation that was imported under that id, else to a live one that ends where the path goes on,
-else to a new one. What was forgotten, message by message, comes as a tombstone.
+after it: to the conversation that was imported under that id, else to a live one that ends where the path goes on, else
+to a new one. What was forgotten, message by message, comes as a tombstone.
 """
 
 from __future__ import annotations

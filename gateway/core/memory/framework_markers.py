@@ -1,7 +1,7 @@
 """Marks that voice frameworks put into messages: turn marks, flush tags, lines that only fill a pause.
 
-No one wrote them. They pass untouched in both directions; they are removed only before something is learned
-from a message.
+No one wrote them. They pass untouched in both directions; they are removed only before something is learned from a
+message.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 The module is sans-IO. Its caller gives it messages of confirmed turns; they are shown to the model as numbered
 quotations, and so is what is known. The model answers by tool calls: edits of blocks, and facts. An answer is never
-trusted: calls that make no sense are dropped, numbers that were not shown mean nothing, and what looks like an order
-is stored as a quote of the user. The words of a fact decide from which messages it came, not the model, since
-forgetting relies on it.
+trusted: calls that make no sense are dropped, numbers that were not shown mean nothing, and what looks like an order is
+stored as a quote of the user. The words of a fact decide from which messages it came, not the model, since forgetting
+relies on it.
 """
 
 from __future__ import annotations

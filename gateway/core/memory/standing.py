@@ -1,7 +1,7 @@
 """Standing facts: wishes, preferences and instructions of a user that a later request does not name.
 
-"I never eat meat" matters when restaurants are asked for, and shares no word with that. A fact that always holds is
-a standing fact, and the memory section shows it. With a background model the model marks them; without one a rule finds
+"I never eat meat" matters when restaurants are asked for, and shares no word with that. A fact that always holds is a
+standing fact, and the memory section shows it. With a background model the model marks them; without one a rule finds
 the sentences that say so in the first person, by a table of words (gateway/data/standing_words.txt).
 """
 
@@ -226,8 +226,8 @@ class _Statement(NamedTuple):
     def is_empty(self) -> bool:
         """The sentence states nothing by itself.
 
-        Examples are "I never do.", and what follows an abbreviation that has cut a sentence ("Call me Al P.
-        from now on.").
+        Examples are "I never do.", and what follows an abbreviation that has cut a sentence ("Call me Al P. from now
+        on.").
         """
         return not (self.words or self.is_single_valued)
 

@@ -44,8 +44,8 @@ def clean_messages(
 
     max_chars: a longer message is cut.
     keeps_secrets: whether what looks like a secret stays.
-    keeps_repeats: whether a reply stays that comes again word for word; it adds nothing, but without it the
-        question before it has no answer.
+    keeps_repeats: whether a reply stays that comes again word for word; it adds nothing, but without it the question
+        before it has no answer.
     """
     cleaned: list[Message] = []
     replies: set[str] = set()

@@ -1,8 +1,8 @@
 """Visibility: which messages of an exchange other conversations may see.
 
-They never see what was off the record, nor results of tools, nor fillers, nor a thought within a
-reply, nor messages of an agent's rules to its model. A prefix that was made elsewhere (few-shot examples, a template)
-is seen once the conversation was continued, unless another conversation opened with the same prefix.
+They never see what was off the record, nor results of tools, nor fillers, nor a thought within a reply, nor messages of
+an agent's rules to its model. A prefix that was made elsewhere (few-shot examples, a template) is seen once the
+conversation was continued, unless another conversation opened with the same prefix.
 """
 
 from __future__ import annotations
@@ -72,13 +72,13 @@ def recallable_messages(
     previous: int | None,
     wanted_seqs: Container[int] | None = None,
 ) -> list[Message]:
-    """Returns the messages of an exchange that recall may find, without notes that they quote and without the text
-    that an application puts around a person's words.
+    """Returns the messages of an exchange that recall may find, without notes that they quote and without the text that
+    an application puts around a person's words.
 
     exchange: with its content.
     previous: seq of the message before it.
-    wanted_seqs: None: all. A reply that is not wanted is not even parsed; a message in front of one is,
-        since the next one names what came before it.
+    wanted_seqs: None: all. A reply that is not wanted is not even parsed; a message in front of one is, since the next
+        one names what came before it.
     """
     messages = []
     takes_reply = wanted_seqs is None or exchange.reply_seq in wanted_seqs

@@ -2,8 +2,8 @@
 
 The client's own messages go upstream contiguous and unchanged, but for results of tools that come late in a stored
 conversation: they move to their calls. A note hangs before a user message's text; a hidden round takes the place of the
-assistant message in which the client has only what was streamed, and together they say the same. Everything is found
-by its place on the path, so that the bytes of one turn are the beginning of the next's.
+assistant message in which the client has only what was streamed, and together they say the same. Everything is found by
+its place on the path, so that the bytes of one turn are the beginning of the next's.
 """
 
 from __future__ import annotations

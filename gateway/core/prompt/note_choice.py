@@ -109,8 +109,8 @@ def choose(
     shared: lines that stand in the question too, and are not shown.
     budget_tokens: for the whole note as `render_note` makes it, without the line that names its mark.
     cut_chars: how many characters of one message are shown.
-    is_selection: the candidates are a selection of the whole memory (`Recall.find_most_telling`), which the
-        note says. A message that facts cover for the most part is left out.
+    is_selection: the candidates are a selection of the whole memory (`Recall.find_most_telling`), which the note says.
+        A message that facts cover for the most part is left out.
     is_order: the query asks for the order of many events, each of which one sentence states.
     """
     if is_selection:

@@ -167,7 +167,7 @@ def labelled(message: Message, text: str) -> str:
 
 
 def quote_on_line(text: str) -> str:
-    """Puts a text on one line, so that it cannot pass for lines of the note; a tag of the gateway's in it becomes
-    plain text.
+    """Puts a text on one line, so that it cannot pass for lines of the note; a tag of the gateway's in it becomes plain
+    text.
     """
     return escape_tags(" ".join(text.split()))

@@ -73,8 +73,8 @@ def put_results_after_calls(messages: Sequence[SentMessage]) -> list[SentMessage
     """Puts results of tools right after their calls, because servers refuse a call without its result, and a result
     without its call.
 
-    A stored call without a result gets one, which is found there again with the next request. A result that comes
-    after a later reply has its call in that reply, too. Stored results without a call, or too many, are left out.
+    A stored call without a result gets one, which is found there again with the next request. A result that comes after
+    a later reply has its call in that reply, too. Stored results without a call, or too many, are left out.
     """
     calls: dict[str, Any] = {}
     starts = [i for i, message in enumerate(messages) if message.role == "assistant"]

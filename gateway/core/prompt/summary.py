@@ -1,9 +1,9 @@
 """Summaries of what leaves a long conversation: when one is made, up to where, and what is asked.
 
-A summary covers a path from its root up to an exchange. The messages up to there leave together, the text stands at
-the end of the system message, and what follows goes on word for word. It is made before there is need of it, while
-the window still has room, and comes into use when the window is full: the oldest one is used with which the rest
-fits. So the prompt's prefix breaks once for each, and the choice follows from the list alone.
+A summary covers a path from its root up to an exchange. The messages up to there leave together, the text stands at the
+end of the system message, and what follows goes on word for word. It is made before there is need of it, while
+the window still has room, and comes into use when the window is full: the oldest one is used with which the rest fits.
+So the prompt's prefix breaks once for each, and the choice follows from the list alone.
 """
 
 from __future__ import annotations
@@ -122,8 +122,8 @@ def summary_tokens(context_tokens: int) -> int:
 def find_last_covered(path: Sequence[ExchangeSize], keep_tokens: int, keep_messages: int = 0) -> int | None:
     """Returns the index of the last exchange to be covered; None: there is nothing, or it all has to stay.
 
-    The last turn stays whole, and so much before it that at least so many tokens and messages do. A turn's
-    exchanges stay together.
+    The last turn stays whole, and so much before it that at least so many tokens and messages do. A turn's exchanges
+    stay together.
     """
     tokens = messages = 0
     # From the end: the last turn with which enough stays is the first that stays.

@@ -27,8 +27,8 @@ _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 class BodyEdit:
     """The edits of one body.
 
-    Indices are those of the client's messages, whatever was edited before. A message that is replaced or dropped is
-    not edited inside.
+    Indices are those of the client's messages, whatever was edited before. A message that is replaced or dropped is not
+    edited inside.
     """
 
     def __init__(self, raw: bytes, json: Json, *, listed: str = "messages", text_kind: str = "text") -> None:

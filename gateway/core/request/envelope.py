@@ -1,7 +1,7 @@
 """The envelope: fields that voice platforms and front ends add for the server of a request. They are not sent on.
 
-OpenAI refuses fields it does not know, and these are not meant for a model: they name the user or the conversation,
-and are read before the request goes up. Every field that is not in the table passes.
+OpenAI refuses fields it does not know, and these are not meant for a model: they name the user or the conversation, and
+are read before the request goes up. Every field that is not in the table passes.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _CONSUMED_FIELDS: Final = frozenset((*_FIELDS, "metadata"))
 def consumed_fields(body: Mapping[str, Any], takes_metadata: bool) -> tuple[str, ...]:
     """Returns the names of the fields that do not go upstream.
 
-    takes_metadata: the upstream takes `metadata` without `store`. A client that sets `store` uses OpenAI's own
-    feature, so the upstream judges its `metadata`.
+    takes_metadata: the upstream takes `metadata` without `store`. A client that sets `store` uses OpenAI's own feature,
+    so the upstream judges its `metadata`.
     """
     if _CONSUMED_FIELDS.isdisjoint(body):
         return ()

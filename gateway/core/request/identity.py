@@ -1,8 +1,8 @@
 """The identity of a request: the user, agent and conversation that its headers and body name, and its memory mode.
 
-This module trusts that the caller was authenticated (which named the project) and that the body was parsed and
-checked. Ids are checked strictly, because two callers with the same id would share a memory. Headers and fields that
-it does not act on pass unseen.
+This module trusts that the caller was authenticated (which named the project) and that the body was parsed and checked.
+Ids are checked strictly, because two callers with the same id would share a memory. Headers and fields that it does not
+act on pass unseen.
 """
 
 from __future__ import annotations
@@ -128,8 +128,8 @@ class IdentityRules:
 
     # The profile of requests that name no profile.
     default_profile: str
-    # The sources of the user; the first source with an id wins. Names with a dash are headers, others paths
-    # in the body.
+    # The sources of the user; the first source with an id wins. Names with a dash are headers, others paths in the
+    # body.
     user_order: tuple[str, ...] = USER_ORDER
     # The sources of the conversation, in the same form.
     conversation_order: tuple[str, ...] = CONVERSATION_ORDER

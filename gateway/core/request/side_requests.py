@@ -56,8 +56,8 @@ class SideRequests:
     def __init__(self, rules: Iterable[SideRule]) -> None:
         self._rules = tuple(rules)
         self._user_pattern, self._system_pattern = self._compile("user"), self._compile("system")
-        # An application sends the same prompt with each request, so the match of the last one is cached. It
-        # follows from the prompt alone, and goes with these rules, when something is forgotten (gateway.run.resolver).
+        # An application sends the same prompt with each request, so the match of the last one is cached. It follows
+        # from the prompt alone, and goes with these rules, when something is forgotten (gateway.run.resolver).
         self._last_prompt = ""
         self._last_match = self._system_pattern.match("")
 
@@ -103,8 +103,8 @@ class SideRequests:
 def is_single_structured_turn(body: Mapping[str, Any]) -> bool:
     """Returns whether a request is one turn with an answer for a program.
 
-    Such a turn has OpenAI's `response_format`, by a schema or a grammar as local servers take it, or by a
-    `tool_choice` that names the only tool. Where that tool has to be called once more, the program had no answer yet.
+    Such a turn has OpenAI's `response_format`, by a schema or a grammar as local servers take it, or by a `tool_choice`
+    that names the only tool. Where that tool has to be called once more, the program had no answer yet.
     """
     response_format = body.get("response_format")
     is_json = isinstance(response_format, dict) and str(response_format.get("type", "")).startswith("json")

@@ -145,8 +145,8 @@ class ClientView(ABC):
     def prepare_stored_fields(self, outcome: TurnOutcome, tail: Sequence[ReplyEvent]) -> Json:
         """Prepares the reply for its storing, and returns the private fields that go with it (`private.py`).
 
-        The view may show the tail for this, and choose what the end will tell: an id, the usage, a time. `end` gets
-        the same tail after the turn is stored, and does not show it twice.
+        The view may show the tail for this, and choose what the end will tell: an id, the usage, a time. `end` gets the
+        same tail after the turn is stored, and does not show it twice.
 
         tail: the last events of the reply.
         """

@@ -152,8 +152,8 @@ FINISHED: Final = End.FINISHED
 class TurnOutcome(Struct, frozen=True):
     """The outcome of a turn.
 
-    If a turn saves each step, `full_reply` and `shown_reply` are those of the last reply alone. They are empty if
-    that reply is stored already; then `results` and `waiting` belong to it.
+    If a turn saves each step, `full_reply` and `shown_reply` are those of the last reply alone. They are empty if that
+    reply is stored already; then `results` and `waiting` belong to it.
     """
 
     state: End

@@ -24,8 +24,8 @@ from storage.records import TokenCounts
 REPLACED_FIELDS = frozenset(
     {"role", "type", "id", "name", "format", "object", "model", "index", "mime_type", "expires_at"}
 )
-# How many of the last items of a list a later piece may continue. No measurement; any value from 16 to
-# 1,000 behaves alike.
+# How many of the last items of a list a later piece may continue. No measurement; any value from 16 to 1,000 behaves
+# alike.
 _NEAR_ITEMS = 64
 # The types of a call to a function; a call may not have named its type yet.
 FUNCTION_TYPES = (None, "", "function")
@@ -322,8 +322,8 @@ class MessageDraft(ReplyUsage):
 def join_messages(messages: Iterable[Json]) -> Json:
     """Returns one assistant message with the content of several.
 
-    messages: oldest first. Texts are joined with a separator, tool calls are listed one after the other,
-        other fields merged.
+    messages: oldest first. Texts are joined with a separator, tool calls are listed one after the other, other fields
+        merged.
     """
     joined: Json = {}
     calls: list[Json] = []
@@ -367,8 +367,8 @@ def decide_owner(call: ToolCall, gateway_tools: Collection[str], *, is_complete:
     is_complete: the name has ended, because arguments came after it or the reply is over. A name may come in pieces, so
         one that is the beginning of a known one is undecided until then.
 
-    Gateway tools are functions: a call that names another type (OpenAI's `custom` tools) is the client's,
-    whatever its name.
+    Gateway tools are functions: a call that names another type (OpenAI's `custom` tools) is the client's, whatever its
+    name.
     """
     if call.fields.get("type") not in FUNCTION_TYPES:
         return CallOwner.CLIENT

@@ -220,8 +220,8 @@ class FreeGuide:
 
     `Guide` documents the methods.
 
-    max_rounds: how many rounds of tools there may be; then a message tells the model that the limit is reached, and
-    it is called a last time.
+    max_rounds: how many rounds of tools there may be; then a message tells the model that the limit is reached, and it
+    is called a last time.
     """
 
     def __init__(self, max_rounds: int) -> None:

@@ -1,7 +1,7 @@
 """The seam by which a dialect reads the reply to a native request as it passes: what of it the turn stores.
 
-Nothing of the reply is translated, so all that the upstream can do stays. (The request is
-described in gateway.run.native_request.)
+Nothing of the reply is translated, so all that the upstream can do stays. (The request is described in
+gateway.run.native_request.)
 """
 
 from __future__ import annotations

@@ -108,8 +108,8 @@ class Round:
     """One call of the model with its reply.
 
     form: the form in which the client is answered so far; None: the reply decides.
-    turn_usage: takes the usage of this reply and returns the client's, if no other reply follows
-        (`Ledger.turn_usage`); None: this is the first reply.
+    turn_usage: takes the usage of this reply and returns the client's, if no other reply follows (`Ledger.turn_usage`);
+        None: this is the first reply.
     text_before: the text of the rounds before.
     filler: a filler that was sent after the previous reply was stored.
     """

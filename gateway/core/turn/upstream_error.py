@@ -2,8 +2,7 @@
 
 By what is read: `openai_error` a chunk, `openai_error_of_body` a body, `openai_error_of_reply` a reply that has failed;
 `success_body_as_error` and `first_event_as_error` what came under a status of success, `find_stream_exception` the
-events of a stream that has begun.
-What they refuse is judged by `gateway.core.turn.refusal`.
+events of a stream that has begun. What they refuse is judged by `gateway.core.turn.refusal`.
 """
 
 from __future__ import annotations

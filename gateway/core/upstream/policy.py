@@ -23,11 +23,11 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct
 
-# Statuses that another endpoint or moment may mend. Others are about the request, as 501 is. Of undefined ones,
-# 520 to 530 are Cloudflare's for an upstream that is down, and 529 is Anthropic's "overloaded".
+# Statuses that another endpoint or moment may mend. Others are about the request, as 501 is. Of undefined ones, 520 to
+# 530 are Cloudflare's for an upstream that is down, and 529 is Anthropic's "overloaded".
 TRANSIENT: Final = frozenset((408, 429, *range(500, 600))) - {501}
-# The wait before the first retry. A voice caller does not notice it, and a restarting upstream often needs no
-# more; not measured.
+# The wait before the first retry. A voice caller does not notice it, and a restarting upstream often needs no more; not
+# measured.
 _FIRST_BACKOFF_S: Final = 0.1
 # A longer Retry-After is cut to this, so that a wrong one does not take an endpoint out for days. Not measured.
 _LONGEST_COOLDOWN_S: Final = 3600.0

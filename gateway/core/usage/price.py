@@ -6,8 +6,8 @@ from msgspec import Struct
 
 # The cost of one token, in billionths, at the price 1: prices are of a million tokens.
 _BILLIONTHS = 1000
-# Above what any call costs in any currency, and so low that the sums of thousands of calls fit into 64 bits
-# of a database.
+# Above what any call costs in any currency, and so low that the sums of thousands of calls fit into 64 bits of a
+# database.
 _MAX_COST = 1 << 50
 
 

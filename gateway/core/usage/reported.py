@@ -37,8 +37,8 @@ _USAGE_OR_BACKGROUND: Final = re.compile(_USAGE_FIELD.pattern + rb'|"background"
 _BACKSLASH: Final = ord("\\")  # a look for an integer takes a fifth of one for bytes
 _UNDER_WAY: Final = ("queued", "in_progress")
 _CACHE_FIELDS: Final = ("cache_read_input_tokens", "cache_creation_input_tokens")
-# The kinds of Claude's `iterations` that are billed, and are no part of its totals: the summary of a context
-# that was full, and the replies of an advisor. Of a fallback that declined nothing is billed.
+# The kinds of Claude's `iterations` that are billed, and are no part of its totals: the summary of a context that was
+# full, and the replies of an advisor. Of a fallback that declined nothing is billed.
 # (platform.claude.com/docs/en/build-with-claude/compaction)
 _APART: Final = ("compaction", "advisor_message")
 
@@ -99,8 +99,8 @@ def _path_pattern(path: str) -> str:
 def reported_counts(usage: Any) -> TokenCounts | None:
     """Returns the tokens of a `usage` in any dialect; None: it names none, or nothing but zeros.
 
-    Some upstreams send zeros where they have not counted: no call takes no token at all.
-    Anthropic counts what is read from and written to its cache apart from the input; here both are a part of it.
+    Some upstreams send zeros where they have not counted: no call takes no token at all. Anthropic counts what is read
+    from and written to its cache apart from the input; here both are a part of it.
     (platform.claude.com/docs/en/build-with-claude/prompt-caching)
     """
     counts = _read_counts(usage) if isinstance(usage, dict) else None

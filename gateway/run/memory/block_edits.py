@@ -43,8 +43,8 @@ class BlockEdits:
     def apply(self, op: BlockOp, *, is_read: bool = True) -> EditResult:
         """Makes an edit on the blocks as the model sees them. Returns the result that the model reads.
 
-        is_read: the model makes the edit, so it may only overwrite what it has seen, and its result shows the block.
-            It is False where code makes the edit, which was given the block as it is.
+        is_read: the model makes the edit, so it may only overwrite what it has seen, and its result shows the block. It
+            is False where code makes the edit, which was given the block as it is.
         """
         before = next((block for block in self.blocks if block.label == op.label), None)
         if before is not None and op.op in REWRITE_OPERATIONS:

@@ -128,8 +128,8 @@ class MemoryKeeper:
     async def begin(self, request: MemoryRequest, *, opens: bool = True) -> MemoryContext:
         """Reads the context of a request. opens: a turn follows.
 
-        In append mode the turns of one conversation queue: each waits until the previous turn has left the queue.
-        A request that is read again does not wait again.
+        In append mode the turns of one conversation queue: each waits until the previous turn has left the queue. A
+        request that is read again does not wait again.
 
         Raises:
             HistoryForgotten: a memory from which earlier messages of the request were read is gone. Its words would
@@ -193,9 +193,10 @@ class MemoryKeeper:
     ) -> asyncio.Future[Committed] | asyncio.Future[None] | asyncio.Future[Committed | None]:
         """Begins the write of a turn that has ended. The result is None if nothing of the turn is to be stored.
 
-        In append mode the next request of the conversation waits for this write, and not for the end of the request.
+        The future fails with StoreError. Cancelling it does not cancel the write. In append mode the next request of
+        the conversation waits for this write, and not for the end of the request.
+
         receipt: of the reply; None: no record of its recall is stored.
-        The future fails with StoreError. Cancelling it does not cancel the write.
         """
         request, reply = context.request, outcome.shown_reply
         request.ticket.hand_on()

@@ -19,8 +19,8 @@ from storage.sql.conversation_locks import ConversationLocks
 LEASE_S = 15.0
 # How often leases are prolonged: one of three attempts may fail.
 PROLONG_S = LEASE_S / 3
-# The pause between two attempts to take a lock whose lease has ended, but which no process may take over
-# yet. No measurement.
+# The pause between two attempts to take a lock whose lease has ended, but which no process may take over yet. No
+# measurement.
 _ASK_AGAIN_S = 1.0
 _log = logging.getLogger("mnemogate")
 

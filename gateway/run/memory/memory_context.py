@@ -97,8 +97,8 @@ class MemoryContext(Struct, frozen=True):
     offered: Mapping[str, str] = field(default_factory=dict)
     # The row of the exchange, once its user message is written; negative before.
     exchange_row: int = -1
-    # This exchange as it was written then; None: it was not written, or more of the memory has changed since
-    # it was read.
+    # This exchange as it was written then; None: it was not written, or more of the memory has changed since it was
+    # read.
     opened_exchange: Exchange | None = None
     # The summaries of the conversation, newest first; None: they were not read.
     summaries: Sequence[Summary] | None = None

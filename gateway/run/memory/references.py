@@ -34,8 +34,8 @@ async def fill_references(
 ) -> ChatRequest:
     """Returns a request with the messages that its references stand for.
 
-    scope: the scope of the memory that is searched; None: the request names no user, and gets the
-        memory to which its ids belong.
+    scope: the scope of the memory that is searched; None: the request names no user, and gets the memory to which its
+        ids belong.
     most_bytes: of the replies that take the place of references.
 
     Raises: BadRequest: a reference is not found; BodyTooLarge; StoreError.

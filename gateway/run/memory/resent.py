@@ -1,8 +1,8 @@
 """The lists that clients sent last, so that a list that continues one of them is hashed from there on.
 
-A client resends its whole list with each request. The hashes of its messages are cached from one turn to the next, so
-a long conversation costs little more than a short one. The reply was hashed when it was recorded, and is not hashed
-again when it comes back with the same text.
+A client resends its whole list with each request. The hashes of its messages are cached from one turn to the next, so a
+long conversation costs little more than a short one. The reply was hashed when it was recorded, and is not hashed again
+when it comes back with the same text.
 
 Messages are recognised by Python's hash of 64 bits: SipHash of the texts, under a key that each process draws (unless
 `PYTHONHASHSEED` is set), and Python's own combination of these hashes. Lists are only compared within one memory. What

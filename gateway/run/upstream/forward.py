@@ -1,8 +1,8 @@
 """The other endpoints: a request handed to an upstream as it is, and its answer handed back. No memory.
 
 A request fails over as a chat does (`gateway.run.upstream.failover`), with two exceptions. Objects that an upstream
-stores (files, batches, responses and the like) are in the account of one key: only that key is used, and a request
-that may have created one is not sent again. An upload cannot be read twice, so it is sent once.
+stores (files, batches, responses and the like) are in the account of one key: only that key is used, and a request that
+may have created one is not sent again. An upload cannot be read twice, so it is sent once.
 """
 
 from __future__ import annotations

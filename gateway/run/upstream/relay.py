@@ -50,8 +50,8 @@ async def relay(
 
     make: makes the request, which is sent only if the client is still there.
     keep_alive_s: the silence after which a comment is sent in an event stream; 0: no comments are sent.
-    json_bytes: a body of JSON is held until it is whole, up to this size; other bodies go on as they arrive.
-        None: every body that is no event stream is held, as `change` needs it.
+    json_bytes: a body of JSON is held until it is whole, up to this size; other bodies go on as they arrive. None:
+        every body that is no event stream is held, as `change` needs it.
     change: changes a successful reply; None: it goes on in its own bytes.
 
     Raises: UpstreamError and below; ClientGone, with the upstream's connection closed.

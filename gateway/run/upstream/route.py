@@ -92,8 +92,8 @@ def agent_route(settings: Settings, agent: AgentSpec | ProfileSettings) -> Route
 def split_model(settings: Settings, model: str | None) -> tuple[str | None, str | None]:
     """Returns the upstream that an agent's model name means, if it names one, and the model.
 
-    The upstream is the part before the first slash, if that is its name or its kind, as here or as Letta's
-    server calls it.
+    The upstream is the part before the first slash, if that is its name or its kind, as here or as Letta's server calls
+    it.
     """
     if model is None or any(alias.alias == model for alias in settings.models):
         return None, model

@@ -53,8 +53,8 @@ SHARED_S: Final = 90.0
 _SHARED_WRITES: Final = 1.5
 # The time after which limits that could not be read are read again.
 _RETRY_S: Final = 1.0
-# Rounds of the event loop from a connection that closes to the end of its request. Measured: up to 11, if
-# several tools run.
+# Rounds of the event loop from a connection that closes to the end of its request. Measured: up to 11, if several tools
+# run.
 _ENDING_TICKS: Final = 30
 # The callers whose limits need not be looked for. Chosen; no measurement.
 _MAX_CALLERS: Final = 4096

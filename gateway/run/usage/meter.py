@@ -1,8 +1,8 @@
 """The meter: adds up what requests use, in memory, and writes the sums from time to time.
 
-There is never a row for one request. A process that is killed loses what it has counted since its last write; a
-process that stops in order writes all. A part that could not be written is written again as the same part: where only
-the answer to a commit was lost, the part is found to be there.
+There is never a row for one request. A process that is killed loses what it has counted since its last write; a process
+that stops in order writes all. A part that could not be written is written again as the same part: where only the
+answer to a commit was lost, the part is found to be there.
 """
 
 from __future__ import annotations
