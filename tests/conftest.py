@@ -50,6 +50,8 @@ settings.load_profile("untimed")
 PROVIDER_VARIABLES = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")
 # They take precedence over the size of the terminal on which a command runs.
 TERMINAL_VARIABLES = ("COLUMNS", "LINES")
+# The loggers that a command sets up, with their levels before.
+LOGGER_LEVELS = [(logger, logger.level) for logger in (logging.getLogger(), logging.getLogger("mnemogate"))]
 # The databases in which tests' gateways store their memory. The default is SQLite, and both for a test with the mark
 # `both`. With MNEMOGATE_TEST_DATABASE=postgresql all use PostgreSQL, and tests with the mark `sqlite` are skipped.
 DATABASES = ("sqlite", "postgresql")
@@ -168,18 +170,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(autouse=True)
-def own_logging() -> Iterator[None]:
-    """Restores logging after a test whose command has set it up: its handler writes to the stderr of that test."""
-    root, gateway = logging.getLogger(), logging.getLogger("mnemogate")
-    root_level, gateway_level = root.level, gateway.level
-    yield
-    root.handlers[:] = [handler for handler in root.handlers if not isinstance(handler, RepeatHandler)]
-    root.setLevel(root_level)
-    gateway.setLevel(gateway_level)
-
-
-@pytest.fixture(autouse=True)
-def database_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def database_kind(request: pytest.FixtureRequest) -> str:
     """Returns the database that `tests.stored.open_store` opens, and lets it open PostgreSQL if it is that."""
     kind: str = getattr(request, "param", DEFAULT_DATABASE)
     if kind == "postgresql" and _stage(request.path) != "core":
@@ -187,32 +178,34 @@ def database_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
             pytest.skip(
                 "for SQLite alone; those for PostgreSQL are in tests/storage/postgres and tests/gateway/two"
             )
-        monkeypatch.setattr(stored, "server", stored.Server(request.getfixturevalue("postgres")))
+        patch: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
+        patch.setattr(stored, "server", stored.Server(request.getfixturevalue("postgres")))
     return kind
 
 
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith(("MNEMOGATE_", "OTEL_")) or name in (*PROVIDER_VARIABLES, *TERMINAL_VARIABLES):
-            monkeypatch.delenv(name)
+# What holds for all tests is set by hooks: each fixture that all tests use adds a twentieth to an empty test.
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _without_certificates() -> Iterator[None]:
-    """Gives every client an empty TLS context: a thousand clients would each read all certificates of the machine."""
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop() -> Iterator[None]:
+    """Sets what holds for all tests of this process.
+
+    - Environment variables that change what a gateway does are removed.
+    - Every client gets an empty TLS context: a thousand clients would each read all certificates of the machine.
+    - The deadlines of tools are lifted, so that no result depends on how busy the machine is.
+    - uvicorn checks every 2 ms, instead of every 100 ms, whether it must stop: a thousand tests stop a gateway.
+    - What all gateways make alike is made once.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("MNEMOGATE_", "OTEL_")) or name in (*PROVIDER_VARIABLES, *TERMINAL_VARIABLES):
+                patch.delenv(name)
         patch.setattr(ssl, "create_default_context", lambda *_, **__: context)
-        yield
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _without_deadlines() -> Iterator[None]:
-    """Lifts the deadlines of tools, so that no result depends on how busy the machine is."""
-    with pytest.MonkeyPatch.context() as patch:
         deadlines.lift(patch.setattr)
-        yield
+        patch.setattr(uvicorn.server, "asyncio", _FastSleepAsyncio())
+        made_once.share(patch.setattr)
+        return (yield)
 
 
 class _FastSleepAsyncio:
@@ -225,19 +218,15 @@ class _FastSleepAsyncio:
         await asyncio.sleep(seconds / 50)
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _fast_server_stop() -> Iterator[None]:
-    """Lets uvicorn check every 2 ms, instead of every 100 ms, whether it must stop: a thousand tests stop a gateway."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(uvicorn.server, "asyncio", _FastSleepAsyncio())
-        yield
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _shared_gateway_parts() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        made_once.share(patch.setattr)
-        yield
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """Restores logging after a test whose command has set it up: its handler writes to the stderr of that test."""
+    for logger, level in LOGGER_LEVELS:
+        for handler in logger.handlers[:]:
+            if isinstance(handler, RepeatHandler):
+                logger.removeHandler(handler)
+        if logger.level != level:
+            logger.setLevel(level)
 
 
 @pytest.fixture
