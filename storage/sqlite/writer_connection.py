@@ -148,6 +148,7 @@ class WriterConnection:
                 return False
             try:
                 await self._drop_driver()
+                is_missing = self._is_missing()
                 self.driver = await self._open(looks_for_damage=isinstance(self.fault, Corrupt))
             except (sqlite3.Error, OSError, StoreError) as error:
                 fault = self._translate(error)
@@ -158,6 +159,8 @@ class WriterConnection:
                 self._is_lasting = True
                 self._user.refuse_waiting(fault)
                 return False
+            if is_missing:
+                self.last_error = f"{self.last_error}. A new, empty database was made in its place"
             self.fault = None
             self._is_lasting = False
         self._user.resume()
@@ -184,6 +187,9 @@ class WriterConnection:
         except OSError:
             return False  # whatever it is, writing will show it
         return self._inode not in (None, inode)
+
+    def _is_missing(self) -> bool:
+        return not os.path.exists(self._path)
 
     def moved_error(self) -> Broken:
         """Returns the fault of a file that `is_moved`."""

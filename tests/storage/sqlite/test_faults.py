@@ -432,6 +432,7 @@ async def test_what_is_written_to_a_file_that_has_gone_is_not_called_written(
     with pytest.raises(Broken, match="removed or replaced"):
         await store.keys.create("default", "second")
     assert await store.database.writer.recover()
+    assert ("new, empty database" in (store.health.error or "")) == (how == "removed")
     third = await store.keys.create("default", "third")
     assert third[0] in await store.keys.list()
 
