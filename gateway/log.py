@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 import sys
+import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
-from typing import Any, TextIO
+from contextlib import nullcontext, suppress
+from typing import Any, Final, TextIO
 
 import orjson
 
@@ -23,15 +25,80 @@ from gateway.masks import mask_keys
 FLUSH_S = 0.1
 # Seconds for which repetitions of a line are counted before their number is logged. No measurement.
 COUNTED_S = 60.0
+# The most bytes of lines that stderr does not take. Chosen: some 2,500 lines.
+MAX_HELD_BYTES = 1024 * 1024
+# A pipe that takes anything takes this much at once, so that the write does not wait.
+_PIECE_BYTES = select.PIPE_BUF
 
 
-def write_stderr(data: bytes) -> None:
-    """Writes whole lines. A stderr without a reader is no reason to stop serving."""
+class LogOutput:
+    """Writes whole lines to stderr, and never waits for a reader of stderr.
+
+    A paused terminal and a collector that hangs take nothing more, and a plain write would stop the event loop. What
+    stderr does not take is held and written later. Lines beyond `MAX_HELD_BYTES` are dropped, and a line of the log has
+    their number. A stderr that is closed is no reason to stop serving.
+    """
+
+    def __init__(self, stream: TextIO | None = None, max_held_bytes: int = MAX_HELD_BYTES) -> None:
+        """stream: written to in place of stderr."""
+        self._stream = stream
+        self._max_held_bytes = max_held_bytes
+        # Lines are written by the event loop and by other threads.
+        self._lock = threading.Lock()
+        self._held = bytearray()
+        self._dropped_lines = 0
+        self._will_retry = False
+
+    def write(self, text: str) -> None:
+        self.write_bytes(text.encode())
+
+    def write_bytes(self, lines: bytes) -> None:
+        with self._lock:
+            self._write_held()
+            if len(self._held) + len(lines) > self._max_held_bytes and self._held:
+                self._dropped_lines += lines.count(b"\n")
+            else:
+                self._held += lines
+                self._write_held()
+            if self._held and not self._will_retry:
+                with suppress(RuntimeError):  # a thread without a loop: the next line retries
+                    asyncio.get_running_loop().call_later(FLUSH_S, self._retry)
+                    self._will_retry = True
+
+    def _retry(self) -> None:
+        self._will_retry = False
+        self.write_bytes(b"")
+
+    def _write_held(self) -> None:
+        stream = self._stream or sys.stderr
+        try:
+            while self._held and _takes_data(stream):
+                piece = bytes(self._held[:_PIECE_BYTES])
+                del self._held[:_PIECE_BYTES]
+                stream.buffer.write(piece)
+                stream.buffer.flush()
+                if self._dropped_lines and not self._held:
+                    note = (
+                        f"{self._dropped_lines} lines of the log are missing here, since stderr was not read."
+                    )
+                    self._dropped_lines = 0
+                    record = {"at": round(time.time(), 3), "level": "warning", "message": note}
+                    self._held += orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+        except (OSError, ValueError):
+            self._held.clear()
+
+
+def _takes_data(stream: TextIO) -> bool:
+    """Returns whether a file takes `_PIECE_BYTES` at once."""
     try:
-        sys.stderr.buffer.write(data)
-        sys.stderr.buffer.flush()
-    except (OSError, ValueError):
-        pass
+        poll = select.poll()
+        poll.register(stream.fileno(), select.POLLOUT)
+    except (OSError, ValueError):  # no file of the system's
+        return True
+    return bool(poll.poll(0))
+
+
+OUTPUT: Final = LogOutput()
 
 
 class AccessLog:
@@ -40,7 +107,9 @@ class AccessLog:
     It masks nothing: the caller has masked the keys in each field into which a client may have put one.
     """
 
-    def __init__(self, write: Callable[[bytes], object] = write_stderr, *, enabled: bool = True) -> None:
+    def __init__(
+        self, write: Callable[[bytes], object] = OUTPUT.write_bytes, *, enabled: bool = True
+    ) -> None:
         self._write = write
         self.is_enabled = enabled
         self._lines: list[dict[str, Any]] = []
@@ -59,14 +128,14 @@ class AccessLog:
             self._write(b"".join([orjson.dumps(line, default=str, option=option) for line in lines]))
 
 
-class RepeatHandler(logging.StreamHandler[TextIO]):
+class RepeatHandler(logging.StreamHandler[TextIO | LogOutput]):
     """Writes a line when it first comes and counts its repetitions; once a minute the line is written with the count.
 
     The same text of the same logger is the same line. The event loop's clock ends the minute, so repetitions are
     counted in its thread alone; other threads write each line.
     """
 
-    def __init__(self, stream: TextIO, counted_s: float = COUNTED_S) -> None:
+    def __init__(self, stream: TextIO | LogOutput, counted_s: float = COUNTED_S) -> None:
         super().__init__(stream)
         self._counted_s = counted_s
         self._counts: dict[tuple[str, ...], int] = {}
@@ -127,7 +196,7 @@ def _as_utf8(text: str) -> str:
 
 def configure_logging() -> None:
     """Sends the standard library's logging to stderr as JSON lines."""
-    handler = RepeatHandler(sys.stderr)
+    handler = RepeatHandler(OUTPUT)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]

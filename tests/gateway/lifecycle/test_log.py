@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.log import JsonFormatter, RepeatHandler
+from gateway.log import JsonFormatter, LogOutput, RepeatHandler
 from gateway.masks import mask_keys
 from tests.doubles.upstream import StrictUpstream
 from tests.patience import PATIENCE_S
@@ -177,3 +177,23 @@ def test_a_file_whose_name_is_no_utf8_is_named_with_escapes(
     assert "OSError: /data/d\\udcff.db is full" in line["trace"]
     # There `logging` prints what it cannot format, with its arguments.
     assert capsys.readouterr().err == ""
+
+
+def test_a_log_that_is_not_read_holds_nothing_up() -> None:
+    """As of a terminal that is paused, or a collector that hangs."""
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb", buffering=0) as pipe, os.fdopen(writer, "w") as stream:
+        output = LogOutput(stream, max_held_bytes=10_000)
+        lines = [b'{"n": %d, "text": "%b"}\n' % (n, b"x" * 100) for n in range(2000)]
+        for line in lines:
+            output.write_bytes(line)
+        found = pipe.read(1_000_000)
+        output.write_bytes(b'{"n": "next"}\n')
+        found += pipe.read(1_000_000)
+    *written, note, last = found.splitlines(keepends=True)
+    assert 0 < len(written) < len(lines)
+    assert written == lines[: len(written)]
+    assert json.loads(note)["message"].startswith(
+        f"{len(lines) - len(written)} lines of the log are missing here"
+    )
+    assert json.loads(last) == {"n": "next"}
