@@ -32,10 +32,10 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body", "body": b""})
         return
-    body, more = b"", True
-    while more:
+    body, has_more = b"", True
+    while has_more:
         message = await receive()
-        body, more = body + message["body"], message.get("more_body", False)
+        body, has_more = body + message["body"], message.get("more_body", False)
     async with session.post(UPSTREAM, data=body, headers={"content-type": "application/json"}) as reply:
         headers = [(k.lower(), v) for k, v in reply.raw_headers if k.lower() in KEPT]
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})

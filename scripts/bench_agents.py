@@ -136,7 +136,7 @@ def post(path: str, body: dict[str, Any], headers: bytes = b"") -> bytes:
 
 
 def about(text: str) -> str:
-    """Returns a message that shares few words with others, as people's do: else each would be found for each."""
+    """Returns a message with words of its own, as people's have: otherwise each message would recall all others."""
     return " ".join([text, *(f"topic{n}" for n in _dice.sample(range(TOPICS), 3))])
 
 
@@ -157,10 +157,10 @@ def chat(text: str, model: str = "bench", headers: bytes = b"") -> bytes:
 def direct_with_a_tool() -> list[bytes]:
     """Returns the two calls that a message with one memory tool makes."""
     call = {"id": "call_1", "type": "function", "function": {"name": "memory_rethink", "arguments": "{}"}}
-    said = [{"role": "assistant", "content": None, "tool_calls": [call]}]
+    reply = [{"role": "assistant", "content": None, "tool_calls": [call]}]
     result = {"role": "tool", "tool_call_id": "call_1", "content": "Done."}
-    asked = {"role": "user", "content": NOTE}
-    second = {"model": "bench", "stream": True, "messages": [asked, *said, result]}
+    question = {"role": "user", "content": NOTE}
+    second = {"model": "bench", "stream": True, "messages": [question, *reply, result]}
     return [post("/v1/chat/completions", second), chat(NOTE)]
 
 
@@ -196,86 +196,90 @@ class Figures(load.Figures):
         load.fetch(self.port, f"/v1/agents/{agent}/archival-memory", orjson.dumps({"text": text}))
 
 
-async def alone(figures: Figures, count: int, agents: list[str]) -> None:
+async def measure_alone(figures: Figures, count: int, agents: list[str]) -> None:
     """Measures a message at a time: with and without a tool, against the direct calls of the same round."""
     await asyncio.sleep(SETTLE_S)
-    two = direct_with_a_tool()
-    ways: dict[str, Callable[[], Any]] = {
+    two_calls = direct_with_a_tool()
+    measurements: dict[str, Callable[[], Any]] = {
         "direct": partial(figures.p50, figures.mock_port, [chat(PLAIN)], count),
-        "direct, two calls": partial(figures.p50, figures.mock_port, two, count * 2),
-        "plain": partial(figures.p50, figures.port, [to_agent(each, PLAIN) for each in agents], count),
-        "tool": partial(figures.p50, figures.port, [to_agent(each, NOTE) for each in agents], count),
+        "direct, two calls": partial(figures.p50, figures.mock_port, two_calls, count * 2),
+        "plain": partial(figures.p50, figures.port, [to_agent(agent, PLAIN) for agent in agents], count),
+        "tool": partial(figures.p50, figures.port, [to_agent(agent, NOTE) for agent in agents], count),
     }
-    took = {name: await way() for name, way in ways.items()}
-    figures.note("plain", took["plain"] - took["direct"])
-    figures.note("tool", took["tool"] - 2 * took["direct, two calls"])
+    medians = {name: await measure() for name, measure in measurements.items()}
+    figures.note("plain", medians["plain"] - medians["direct"])
+    figures.note("tool", medians["tool"] - 2 * medians["direct, two calls"])
 
 
-async def slept_on(figures: Figures, count: int, number: int) -> None:
-    """Measures messages to agents while others read what is said to them, and to agents without those."""
-    ways = {
-        f"{way}{number}": [
-            await figures.make(f"{way}{number}-{n}", enable_sleeptime=way == "read")
+async def measure_sleeptime(figures: Figures, count: int, number: int) -> None:
+    """Measures messages to agents with a sleeptime agent, which reads them, and to agents without one."""
+    agents = {
+        f"{kind}{number}": [
+            await figures.make(f"{kind}{number}-{n}", enable_sleeptime=kind == "read")
             for n in range(READ_AGENTS)
         ]
-        for way in ("read", "unread")
+        for kind in ("read", "unread")
     }
-    took: dict[str, list[float]] = {"read": [], "unread": []}
-    # One after the other, since what is remembered grows.
+    times: dict[str, list[float]] = {"read": [], "unread": []}
+    # The two kinds take turns, since the memories grow.
     for turn in range(count // READ_AGENTS):
-        for n, way in itertools.product(range(READ_AGENTS), sorted(took, reverse=bool(turn % 2))):
+        for n, kind in itertools.product(range(READ_AGENTS), sorted(times, reverse=bool(turn % 2))):
             await asyncio.sleep(PAUSE_S)
-            took[way].append(await figures.p50(figures.port, [to_agent(ways[f"{way}{number}"][n], PLAIN)], 1))
-    for way, values in took.items():
-        figures.note(way, statistics.median(values))
+            times[kind].append(
+                await figures.p50(figures.port, [to_agent(agents[f"{kind}{number}"][n], PLAIN)], 1)
+            )
+    for kind, values in times.items():
+        figures.note(kind, statistics.median(values))
 
 
-async def together(figures: Figures, count: int, agents: list[str]) -> None:
-    """Measures as many messages as the gateway can answer, and their processor time."""
-    spent = load.read_cpu_s(figures.pid)
+async def measure_rate(figures: Figures, count: int, agents: list[str]) -> None:
+    """Measures how many messages a second the gateway answers, and their CPU time."""
+    cpu_before_s = load.read_cpu_s(figures.pid)
     result = await figures.drive(
-        figures.port, Lanes([to_agent(each, PLAIN) for each in agents], count), len(agents)
+        figures.port, Lanes([to_agent(agent, PLAIN) for agent in agents], count), len(agents)
     )
     figures.note("rate", result.requests_per_s)
-    figures.note("rate of a core", len(result.total_ms) / (load.read_cpu_s(figures.pid) - spent))
+    figures.note("rate of a core", len(result.total_ms) / (load.read_cpu_s(figures.pid) - cpu_before_s))
 
 
-async def streams(figures: Figures, count: int, agents: list[str], names: list[str], turn: int) -> None:
-    """Measures streams of both kinds side by side, each of one half of the agents, which change places."""
-    floor = await figures.first_text(figures.mock_port, [chat(SLOWLY)], count)
-    ours, theirs = (slice(turn % 2, None, 2), slice(1 - turn % 2, None, 2))
-    sends = [to_agent(each, SLOWLY, stream=True) for each in agents[ours]]
-    chats = [chat(SLOWLY, f"agent/{each}", TO_DEFAULT) for each in names[theirs]]
-    # Never two in one moment: of such a pair the first waits for the work that the second one makes. In every other
-    # round the other kind begins.
-    between = SPREAD_S / STREAMS_AT_ONCE / 2
-    delay_s = between if turn % 4 > 1 else 0.0
+async def measure_streams(
+    figures: Figures, count: int, agents: list[str], names: list[str], turn: int
+) -> None:
+    """Measures streams of sends and of chats at once, each of one half of the agents. The halves change each turn."""
+    direct_ms = await figures.first_text(figures.mock_port, [chat(SLOWLY)], count)
+    send_half, chat_half = (slice(turn % 2, None, 2), slice(1 - turn % 2, None, 2))
+    sends = [to_agent(agent, SLOWLY, stream=True) for agent in agents[send_half]]
+    chats = [chat(SLOWLY, f"agent/{agent}", TO_DEFAULT) for agent in names[chat_half]]
+    # Streams of the two kinds never begin at the same time, since one would wait for the work of the other. Which kind
+    # begins changes every two turns.
+    offset_s = SPREAD_S / STREAMS_AT_ONCE / 2
+    delay_s = offset_s if turn % 4 > 1 else 0.0
     first_texts = await asyncio.gather(
         figures.first_text(figures.port, sends, count, delay_s),
-        figures.first_text(figures.port, chats, count, between - delay_s),
+        figures.first_text(figures.port, chats, count, offset_s - delay_s),
     )
-    figures.note("first text, agent", first_texts[0] - floor)
-    figures.note("first text, chat", first_texts[1] - floor)
+    figures.note("first text, agent", first_texts[0] - direct_ms)
+    figures.note("first text, chat", first_texts[1] - direct_ms)
 
 
-async def long_and_short(figures: Figures, many: str, few: str, knowing: str) -> None:
-    """Measures messages to agents of many and of few steps, in turn.
+async def measure_steps(figures: Figures, long_agent: str, short_agent: str, archive_agent: str) -> None:
+    """Measures messages to an agent of many steps and to two of few steps, in turn.
 
-    knowing: one of few steps whose archive has as much to recall for each message as the long conversation of the
-    other: a note costs the same wherever its lines come from, and one of few steps alone has nothing for it.
+    archive_agent: an agent of few steps with an archive, so that as much is recalled for each message as with the long
+    conversation. For `short_agent` nothing is recalled. A note costs the same wherever its lines come from.
     """
-    asked = [about(PLAIN) for _ in range(FEW_STEPS)]
-    for text in asked:
-        *_, topic, other, third = text.split()
+    questions = [about(PLAIN) for _ in range(FEW_STEPS)]
+    for text in questions:
+        *_, topic, second_topic, third_topic = text.split()
         for n in range(RECALLED):
-            passage = about(f"What do you think about it? {(topic, other, third)[n % 3]}")
-            await asyncio.to_thread(figures.archive, knowing, passage)
+            passage = about(f"What do you think about it? {(topic, second_topic, third_topic)[n % 3]}")
+            await asyncio.to_thread(figures.archive, archive_agent, passage)
     await asyncio.sleep(REST_S)
-    for text in asked:
+    for text in questions:
         for name, request in (
-            ("many", to_agent(many, PLAIN)),
-            ("few", to_agent(few, PLAIN)),
-            ("knowing", saying(knowing, text)),
+            ("many", to_agent(long_agent, PLAIN)),
+            ("few", to_agent(short_agent, PLAIN)),
+            ("knowing", saying(archive_agent, text)),
         ):
             figures.note(name, await figures.p50(figures.port, [request], 1))
 
@@ -283,23 +287,23 @@ async def long_and_short(figures: Figures, many: str, few: str, knowing: str) ->
 async def bench(figures: Figures, rounds: int, count: int, steps: int) -> None:
     names = [f"helper{n}" for n in range(2 * STREAMS_AT_ONCE)]
     agents = [await figures.make(name) for name in names]
-    await figures.drive(figures.port, Requests([to_agent(each, PLAIN) for each in agents], len(agents) * 2))
-    many = await figures.make("many")
-    await figures.drive(figures.port, Requests([to_agent(many, PLAIN) for _ in range(steps)], steps))
+    await figures.drive(figures.port, Requests([to_agent(agent, PLAIN) for agent in agents], len(agents) * 2))
+    long_agent = await figures.make("many")
+    await figures.drive(figures.port, Requests([to_agent(long_agent, PLAIN) for _ in range(steps)], steps))
     print(f"{steps} steps made", file=sys.stderr, flush=True)
     for number in range(rounds):
-        # A few messages each, so that what they say does not grow with the rounds.
-        fresh = [await figures.make(f"fresh{number}-{n}") for n in range(max(CONNECTIONS, count // 5))]
-        few, knowing = [await figures.make(f"{name}{number}") for name in ("few", "knowing")]
-        for each in (few, knowing):
+        # New agents in each round, so that their conversations do not grow with the rounds.
+        fresh_agents = [await figures.make(f"fresh{number}-{n}") for n in range(max(CONNECTIONS, count // 5))]
+        short_agent, archive_agent = [await figures.make(f"{name}{number}") for name in ("few", "knowing")]
+        for agent in (short_agent, archive_agent):
             await figures.drive(
-                figures.port, Requests([to_agent(each, PLAIN) for _ in range(FEW_STEPS)], FEW_STEPS)
+                figures.port, Requests([to_agent(agent, PLAIN) for _ in range(FEW_STEPS)], FEW_STEPS)
             )
-        await alone(figures, count, fresh)
-        await slept_on(figures, count, number)
-        await together(figures, count * 4, fresh[:CONNECTIONS])
-        await long_and_short(figures, many, few, knowing)
-        await streams(figures, STREAMS_AT_ONCE * 2, agents, names, number)
+        await measure_alone(figures, count, fresh_agents)
+        await measure_sleeptime(figures, count, number)
+        await measure_rate(figures, count * 4, fresh_agents[:CONNECTIONS])
+        await measure_steps(figures, long_agent, short_agent, archive_agent)
+        await measure_streams(figures, STREAMS_AT_ONCE * 2, agents, names, number)
         print(f"round {number + 1} of {rounds} done", file=sys.stderr, flush=True)
 
 
@@ -324,10 +328,10 @@ def statements() -> tuple[int, int]:
         return plain, send()
 
 
-def table(figures: Figures, steps: int) -> str:
+def render_figures(figures: Figures, steps: int) -> str:
     plain, tool = statements()
-    few, knowing, many = (figures.median(name) for name in ("few", "knowing", "many"))
-    agent, other = figures.median("first text, agent"), figures.median("first text, chat")
+    short_ms, archive_ms, long_ms = (figures.median(name) for name in ("few", "knowing", "many"))
+    agent_ms, chat_ms = figures.median("first text, agent"), figures.median("first text, chat")
     rows = [
         ("", "measured", "goal", "Letta"),
         ("a plain message: added, p50", f"{figures.median('plain'):.2f} ms", "<= 3 ms", "519 ms"),
@@ -336,13 +340,13 @@ def table(figures: Figures, steps: int) -> str:
         ("SQL statements", f"{tool}", "", ""),
         (f"messages/s, {CONNECTIONS} connections", f"{figures.median('rate'):.0f}", "", "6"),
         ("messages per processor second", f"{figures.median('rate of a core'):.0f}", ">= 200", ""),
-        (f"p50 of an agent with {FEW_STEPS} steps, nothing to recall", f"{few:.2f} ms", "", ""),
-        (f"with {FEW_STEPS} steps and an archive to recall", f"{knowing:.2f} ms", "", ""),
-        (f"with {steps:,} steps to recall", f"{many:.2f} ms", "the same", ""),
+        (f"p50 of an agent with {FEW_STEPS} steps, nothing to recall", f"{short_ms:.2f} ms", "", ""),
+        (f"with {FEW_STEPS} steps and an archive to recall", f"{archive_ms:.2f} ms", "", ""),
+        (f"with {steps:,} steps to recall", f"{long_ms:.2f} ms", "the same", ""),
         ("p50 of an agent that nobody reads", f"{figures.median('unread'):.2f} ms", "", ""),
         ("of one with sleeptime", f"{figures.median('read'):.2f} ms", "the same", ""),
-        ("first text of a stream: added, p50", f"{agent:.2f} ms", "", ""),
-        ("of the same as a chat completion", f"{other:.2f} ms", "within 0.5 ms", ""),
+        ("first text of a stream: added, p50", f"{agent_ms:.2f} ms", "", ""),
+        ("of the same as a chat completion", f"{chat_ms:.2f} ms", "within 0.5 ms", ""),
     ]
     return load.render_table(rows, str.ljust)
 
@@ -361,7 +365,7 @@ def main() -> None:
         gateway = stack.enter_context(load.serve_gateway(folder, settings))
         figures = Figures(gateway.port, gateway.pid, mock)
         uvloop.run(bench(figures, rounds, count, steps))
-        print(table(figures, steps))
+        print(render_figures(figures, steps))
 
 
 if __name__ == "__main__":

@@ -99,15 +99,15 @@ async def bench(port: int, pid: int, rounds: int, count: int) -> None:
     cells = list(itertools.product(memories, ARRIVALS, MODELS))
     spent = dict.fromkeys(cells, 0.0)
     for turn in range(-1, rounds):  # the first only warms
-        for memory, arrival, way in cells if turn % 2 else reversed(cells):
+        for memory, arrival, variant in cells if turn % 2 else reversed(cells):
             suffix, times = ARRIVALS[arrival]
             streams = count * times if turn >= 0 else 2
-            took = await measure(port, pid, streams, MODELS[way] + suffix, memories[memory]) / streams
-            spent[memory, arrival, way] += took if turn >= 0 else 0.0
+            took = await measure(port, pid, streams, MODELS[variant] + suffix, memories[memory]) / streams
+            spent[memory, arrival, variant] += took if turn >= 0 else 0.0
     print(f"gateway CPU ms per 100 events; {rounds} rounds of {count} streams ({count * 5} together)")
     print("memory  events    OpenAI  Anthropic  ratio  goal")
     for memory, arrival in itertools.product(memories, ARRIVALS):
-        chat, claude = (spent[memory, arrival, way] * 1e5 / (rounds * EVENTS) for way in MODELS)
+        chat, claude = (spent[memory, arrival, variant] * 1e5 / (rounds * EVENTS) for variant in MODELS)
         print(
             f"{memory:<6}  {arrival:<8}  {chat:6.2f}  {claude:9.2f}  {claude / (chat or float('nan')):5.2f}  {GOAL}"
         )

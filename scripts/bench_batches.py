@@ -79,14 +79,14 @@ def main() -> None:
             }  # fmt: skip
             agents.append(ask(gateway, "POST", "/v1/agents/", body)["id"])
         pid = gateway.child.pid
-        before_cpu, before_mb, begun = load.read_cpu_s(pid), peak_mb(gateway), time.perf_counter()
+        before_cpu, before_mb, started = load.read_cpu_s(pid), peak_mb(gateway), time.perf_counter()
         requests = [{"agent_id": agent, "input": f"Task {n}"} for n, agent in enumerate(agents)]
         batch = ask(gateway, "POST", PATH, {"requests": requests})
         accepted = load.read_cpu_s(pid) - before_cpu
         while batch["status"] in ("created", "running"):
             time.sleep(0.5)
             batch = ask(gateway, "GET", f"{PATH}/{batch['id']}")
-        used, took = load.read_cpu_s(pid) - before_cpu, time.perf_counter() - begun
+        used, took = load.read_cpu_s(pid) - before_cpu, time.perf_counter() - started
         assert batch["counts"]["completed"] == count, batch
         print(f"agents                        {count}")
         print(f"cycles                        {len(server.batches)}")

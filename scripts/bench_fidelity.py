@@ -38,19 +38,19 @@ def in_ms(times: list[float]) -> str:
 
 def main() -> int:
     argparse.ArgumentParser(prog="scripts/bench fidelity", description=__doc__).parse_args()
-    ways = list(WAYS)
-    measured = [measure(name) for name in ways]
+    variants = list(WAYS)
+    measured = [measure(name) for name in variants]
     cells = {check: [found[check] for found, _ in measured] for check in CHECKS}
     rows = {
         check: [cell.text + ("" if cell.is_right else " !") for cell in found]
         for check, found in cells.items()
     }
-    print_table("", ways, rows)
+    print_table("", variants, rows)
     right = sum(cell.is_right for found in cells.values() for cell in found)
-    print(f"\n{right} of {len(ways) * len(CHECKS)} cells right.\n")
+    print(f"\n{right} of {len(variants) * len(CHECKS)} cells right.\n")
     windows = {window: [in_ms(times[window]) for _, times in measured] for window in WINDOWS}
-    print_table("a cancel, ms: median (longest)", ways, windows)
-    return 0 if right == len(ways) * len(CHECKS) else 1
+    print_table("a cancel, ms: median (longest)", variants, windows)
+    return 0 if right == len(variants) * len(CHECKS) else 1
 
 
 def print_table(title: str, ways: list[str], rows: dict[str, list[str]]) -> None:

@@ -70,13 +70,15 @@ async def measure(url: str, rounds: int) -> None:
             await cpu_ms(call, BODY, 200, 50)  # opens the connections
             print(f"{name} {aiohttp.__version__ if name == 'aiohttp' else httpx.__version__}")
         for _ in range(rounds):
-            for kind, (body, requests, at_once) in requests_by_kind.items():
+            for body_kind, (body, requests, at_once) in requests_by_kind.items():
                 for name, call in calls.items():
-                    figures.setdefault((kind, name), []).append(await cpu_ms(call, body, requests, at_once))
+                    figures.setdefault((body_kind, name), []).append(
+                        await cpu_ms(call, body, requests, at_once)
+                    )
     print(f"CPU ms a request, median of {rounds} rounds (least to most)")
-    for (kind, name), times_ms in figures.items():
+    for (body_kind, name), times_ms in figures.items():
         print(
-            f"{kind:9} {name:8} {statistics.median(times_ms):.3f} ({min(times_ms):.3f} to {max(times_ms):.3f})"
+            f"{body_kind:9} {name:8} {statistics.median(times_ms):.3f} ({min(times_ms):.3f} to {max(times_ms):.3f})"
         )
 
 

@@ -103,44 +103,44 @@ class Live:
         return times
 
 
-def percentile(times: list[float], part: float) -> float:
-    return sorted(times)[min(len(times) - 1, int(part * len(times)))]
+def percentile(times: list[float], share: float) -> float:
+    return sorted(times)[min(len(times) - 1, int(share * len(times)))]
 
 
-def beside(served: ServedGateway, folder: Path, file: Path) -> dict[str, Any]:
-    """Imports through the gateway while turns are asked."""
+def import_during_turns(gateway: ServedGateway, folder: Path, file: Path) -> dict[str, Any]:
+    """Imports through the gateway while a client asks turns. Returns the times of turns without and with the import."""
     token = json.loads((folder / "mnemogate.db.admin").read_text())["token"]
     headers = {"x-mnemogate-admin": token}
-    live = Live(served.port, 0.01)
+    live = Live(gateway.port, 0.01)
     live.until(None, 3)
-    before = live.until(None, 20)
+    times_before = live.until(None, 20)
     done, figures = threading.Event(), {}
 
     def run() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", served.port)
-        begun = time.perf_counter()
+        connection = http.client.HTTPConnection("127.0.0.1", gateway.port)
+        started = time.perf_counter()
         with file.open("rb") as body:
             size = {"content-length": str(file.stat().st_size)}
             connection.request("POST", "/v1/manage/imports?user=alice", body, {**headers, **size})
-            shown = json.loads(connection.getresponse().read())
-        while shown["status"] == "running":
+            job = json.loads(connection.getresponse().read())
+        while job["status"] == "running":
             time.sleep(0.5)
-            connection.request("GET", f"/v1/manage/imports/{shown['id']}", headers=headers)
-            shown = json.loads(connection.getresponse().read())
-        assert shown["status"] == "done", shown
-        figures["seconds"] = time.perf_counter() - begun
+            connection.request("GET", f"/v1/manage/imports/{job['id']}", headers=headers)
+            job = json.loads(connection.getresponse().read())
+        assert job["status"] == "done", job
+        figures["seconds"] = time.perf_counter() - started
         done.set()
 
     thread = threading.Thread(target=run)
     thread.start()
     during = live.until(done, 600)
     thread.join()
-    after = live.until(None, 20)
-    quiet = [*before, *after]
+    times_after = live.until(None, 20)
+    quiet_times = [*times_before, *times_after]
     return {
         "seconds": figures["seconds"], "turns": len(during),
-        "p50": (statistics.median(quiet), statistics.median(during)),
-        "p99": (percentile(quiet, 0.99), percentile(during, 0.99)),
+        "p50": (statistics.median(quiet_times), statistics.median(during)),
+        "p99": (percentile(quiet_times, 0.99), percentile(during, 0.99)),
     }  # fmt: skip
 
 
@@ -165,9 +165,9 @@ def main() -> None:
             (folder / "large.json").unlink()
         with run_mock(folder / "mock.log") as port:
             settings = f'[[upstreams]]\nname = "mock"\nbase_url = "http://127.0.0.1:{port}/v1"\n'
-            with serve_gateway(folder, settings) as served:
-                fetch(served.port, "/health")
-                results["beside"] = beside(served, folder, file)
+            with serve_gateway(folder, settings) as gateway:
+                fetch(gateway.port, "/health")
+                results["beside"] = import_during_turns(gateway, folder, file)
     if options.json:
         print(json.dumps(results))
         return
@@ -178,10 +178,10 @@ def main() -> None:
             print(f"{title}: {messages:,} messages, {seconds:.0f} s, {figures['mb']:.0f} MB")
     figures = results["beside"]
     print(f"import beside live turns: {figures['seconds']:.0f} s, {figures['turns']:,} turns meanwhile")
-    for part in ("p50", "p99"):
-        quiet, during = figures[part]
+    for percentile_name in ("p50", "p99"):
+        quiet, during = figures[percentile_name]
         print(
-            f"  {part} of a turn: {quiet:.2f} ms without, {during:.2f} ms with ({during / quiet:.2f} times)"
+            f"  {percentile_name} of a turn: {quiet:.2f} ms without, {during:.2f} ms with ({during / quiet:.2f} times)"
         )
 
 

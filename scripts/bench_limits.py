@@ -130,10 +130,10 @@ def measure(
     limit = UsageLimit(0, "default", None, "alice", unit, per, most, "refuse")
     world.gateway.call(world.store.limits.add(limit))
     size, statuses = asyncio.run(storm(world.gateway.url, count, lambda: len(upstream.chats), gate))
-    let_in, refused, asked = statuses.count(200), statuses.count(429), len(upstream.chats)
+    let_in, refused, requests = statuses.count(200), statuses.count(429), len(upstream.chats)
     reserved = (size // 4 + BODY["max_tokens"]) * token  # type: ignore[operator]
-    over, allowed = max(0.0, asked * each - most), asked * max(0.0, each - reserved) if token else 0.0
-    is_held = over <= allowed + 1e-9 and let_in == asked > 0 and refused == count - asked
+    over, allowed = max(0.0, requests * each - most), requests * max(0.0, each - reserved) if token else 0.0
+    is_held = over <= allowed + 1e-9 and let_in == requests > 0 and refused == count - requests
     name = unit if per is None else f"{unit} per {per}"
     print(
         f"{name:<20} most {most:<7g} let in {let_in:>3} of {count}, exceeds by {over:<7g} of {allowed:<8g} that its"

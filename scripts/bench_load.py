@@ -150,23 +150,25 @@ async def measure(
 
     Where memory is on, the conversations are brought to their fourth turn first.
     """
-    flow: load.SameRequest | load.Talks = load.SameRequest(requests, stream=stream, headers=target.headers)
+    requests_flow: load.SameRequest | load.Talks = load.SameRequest(
+        requests, stream=stream, headers=target.headers
+    )
     if target.is_memory:
         turns = min(MEASURED_TURNS, max(1, requests // workers))
         talks = [load.Talk(f"bench-{next(_users)}") for _ in range(max(workers, requests // turns))]
-        for before in (EARLIER_TURNS, WARM_TURNS):
+        for turns_before in (EARLIER_TURNS, WARM_TURNS):
             for talk in talks:
                 talk.begin_conversation()
-            warm = await load.drive(target.port, load.Talks(talks, before), min(16, workers))
+            warm = await load.drive(target.port, load.Talks(talks, turns_before), min(16, workers))
             target.errors += warm.errors
-        flow = load.Talks(talks, turns, stream=stream)
-    spent = target.cpu_s()
-    result = await load.drive(target.port, flow, workers, spread_s)
+        requests_flow = load.Talks(talks, turns, stream=stream)
+    cpu_before_s = target.cpu_s()
+    result = await load.drive(target.port, requests_flow, workers, spread_s)
     target.errors += result.errors
-    return result, (target.cpu_s() - spent) * 1e3 / max(1, len(result.total_ms))
+    return result, (target.cpu_s() - cpu_before_s) * 1e3 / max(1, len(result.total_ms))
 
 
-def at_share(values: list[float], share: float = 0.5) -> float:
+def quantile(values: list[float], share: float = 0.5) -> float:
     return sorted(values)[int(len(values) * share)] if values else float("nan")
 
 
@@ -190,10 +192,10 @@ async def measure_alone(targets: list[Target], sizes: Sizes) -> None:
         times_ms[target.name] += result.total_ms
     direct = times_ms["direct"]
     for target in targets:
-        p50, p99 = at_share(times_ms[target.name]), at_share(times_ms[target.name], 0.99)
+        p50, p99 = quantile(times_ms[target.name]), quantile(times_ms[target.name], 0.99)
         target.note("p50 ms", p50)
-        target.note("added p50 ms", p50 - at_share(direct))
-        target.note("added p99 ms", p99 - at_share(direct, 0.99))
+        target.note("added p50 ms", p50 - quantile(direct))
+        target.note("added p99 ms", p99 - quantile(direct, 0.99))
         target.note("p99 / p50", p99 / p50)
 
 
@@ -210,39 +212,39 @@ async def measure_crowds(targets: list[Target], sizes: Sizes) -> None:
             target.name: await measure(target, workers * sizes.streams, workers, stream=True, spread_s=0.5)
             for target in targets
         }
-        floor = at_share(streams["direct"][0].first_ms)
+        floor = quantile(streams["direct"][0].first_ms)
         for target in targets:
-            target.note(f"first text {workers}", at_share(streams[target.name][0].first_ms) - floor)
+            target.note(f"first text {workers}", quantile(streams[target.name][0].first_ms) - floor)
 
 
 async def open_conversations(target: Target, users: int) -> None:
-    """Measures users who say their first words, and some who open one conversation after the other."""
-    kinds = {
+    """Measures the first message of new users, and users who open one conversation after the other."""
+    groups = {
         "first words": [load.Talk(f"new-{next(_users)}") for _ in range(users)],
         "openings": [load.Talk(f"opener-{next(_users)}") for _ in range(OPENERS)],
     }
-    for name, talks in kinds.items():
+    for name, talks in groups.items():
         turns = 1 if name == "first words" else OPENINGS
-        spent = target.cpu_s()
+        cpu_before_s = target.cpu_s()
         result = await load.drive(target.port, load.Talks(talks, turns, opens_each_turn=True), 16)
         target.errors += result.errors
-        target.note(f"CPU ms, {name}", (target.cpu_s() - spent) * 1e3 / max(1, len(result.total_ms)))
+        target.note(f"CPU ms, {name}", (target.cpu_s() - cpu_before_s) * 1e3 / max(1, len(result.total_ms)))
 
 
 async def search_each_turn(target: Target) -> None:
     """Measures the turns that `measure` does, of users with larger memories."""
     talks = [load.Talk(f"known-{next(_users)}") for _ in range(KNOWN_WELL)]
-    for before in (*[LONG_TURNS] * CONVERSATIONS, WARM_TURNS):
+    for turns_before in (*[LONG_TURNS] * CONVERSATIONS, WARM_TURNS):
         for talk in talks:
             talk.begin_conversation()
-        target.errors += (await load.drive(target.port, load.Talks(talks, before), 16)).errors
-    spent = target.cpu_s()
+        target.errors += (await load.drive(target.port, load.Talks(talks, turns_before), 16)).errors
+    cpu_before_s = target.cpu_s()
     result = await load.drive(target.port, load.Talks(talks, MEASURED_TURNS), 16)
     target.errors += result.errors
-    target.note("CPU ms, more known", (target.cpu_s() - spent) * 1e3 / max(1, len(result.total_ms)))
+    target.note("CPU ms, more known", (target.cpu_s() - cpu_before_s) * 1e3 / max(1, len(result.total_ms)))
 
 
-async def remembers(port: int, mock_port: int) -> bool:
+async def is_remembering(port: int, mock_port: int) -> bool:
     """Returns whether a fact of one conversation reaches the upstream in the same user's next one."""
     for words in ("My sister Clara moved to Lisbon in spring.", "Do you know where my sister Clara lives?"):
         body = load.render_body([load.render_message("user", words)], "bench-proof", stream=False)
@@ -251,26 +253,26 @@ async def remembers(port: int, mock_port: int) -> bool:
 
 
 @contextlib.contextmanager
-def exporting(sampled: str | None, stack: contextlib.ExitStack) -> Iterator[None]:
-    """Has gateways that start meanwhile export traces. sampled: as in `TRACES`; None: they export none."""
+def export_traces(sampled: str | None, stack: contextlib.ExitStack) -> Iterator[None]:
+    """Lets the gateways that start within the block export traces. sampled: as in `TRACES`; None: none are exported."""
     if sampled is None:
         yield
         return
-    share, _, kind = sampled.partition(" ")
-    collector = stack.enter_context(collecting(hangs=kind == "hangs"))
-    more = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector}",
+    share, _, behaviour = sampled.partition(" ")
+    collector = stack.enter_context(run_collector(hangs=behaviour == "hangs"))
+    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector}",
             "OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": share}  # fmt: skip
-    os.environ.update(more)
+    os.environ.update(variables)
     try:
         yield
     finally:
-        for name in more:
+        for name in variables:
             del os.environ[name]
 
 
 @contextlib.contextmanager
-def collecting(*, hangs: bool) -> Iterator[int]:
-    """Runs a collector in a thread, which takes all, or never answers. Returns its port."""
+def run_collector(*, hangs: bool) -> Iterator[int]:
+    """Runs a collector in a thread and yields its port. hangs: it never answers."""
     ended = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
@@ -307,7 +309,9 @@ def set_limits(port: int, folder: Path) -> None:
         urllib.request.urlopen(request, timeout=10).close()
 
 
-def start(mock_port: int, folder: Path, stack: contextlib.ExitStack, variants: Sequence[str]) -> list[Target]:
+def start_targets(
+    mock_port: int, folder: Path, stack: contextlib.ExitStack, variants: Sequence[str]
+) -> list[Target]:
     """Starts everything that is measured. variants: of the gateway with memory on."""
     targets = [Target("direct", mock_port)]
 
@@ -325,12 +329,12 @@ def start(mock_port: int, folder: Path, stack: contextlib.ExitStack, variants: S
     port = load.find_free_port()
     serve("bare parts", "/", port, sys.executable, load.SCRIPTS_FOLDER / "bare_proxy.py", port, mock_port)
     settings = f'[[upstreams]]\nname = "mock"\nbase_url = "http://127.0.0.1:{mock_port}/v1"\n'
-    # Each has a gateway of its own: in one, what is remembered and still to be indexed would slow the other row down.
+    # Each row has a gateway of its own, since the indexing of one row's memories would slow the next row down.
     for name in ("memory off", *variants, "memory on"):
         (folder / name).mkdir()
-        own = "[memory]\nkeep_why_days = 0\n" if name == NO_RECALLS else ""
-        with exporting(TRACES.get(name), stack):
-            gateway = stack.enter_context(load.serve_gateway(folder / name, settings + own))
+        own_settings = "[memory]\nkeep_why_days = 0\n" if name == NO_RECALLS else ""
+        with export_traces(TRACES.get(name), stack):
+            gateway = stack.enter_context(load.serve_gateway(folder / name, settings + own_settings))
         is_memory = name != "memory off"
         if name == LIMITED:
             set_limits(gateway.port, folder / name)
@@ -341,44 +345,46 @@ def start(mock_port: int, folder: Path, stack: contextlib.ExitStack, variants: S
     return targets
 
 
-def table(targets: list[Target]) -> str:
+def render_figures(targets: list[Target]) -> str:
     rows = [["", *(target.name for target in targets), "goals (off / on)"]]
     for name, goals in GOALS.items():
-        shown = []
+        cells = []
         for value in (target.median(name) for target in targets):
-            shown.append("-" if value is None else f"{value:,.{0 if value >= 100 else 2}f}")
-        rows.append([name, *shown, " / ".join(goal or "-" for goal in goals) if any(goals) else ""])
+            cells.append("-" if value is None else f"{value:,.{0 if value >= 100 else 2}f}")
+        rows.append([name, *cells, " / ".join(goal or "-" for goal in goals) if any(goals) else ""])
     return load.render_table(rows)
 
 
 async def bench(
     sizes: Sizes, folder: Path, stack: contextlib.ExitStack, variants: Sequence[str], *, is_alone: bool
 ) -> int:
-    """Measures, prints a table, and returns the exit code. is_alone: one connection, and nothing else."""
+    """Measures, prints a table, and returns the exit code. is_alone: only one connection is measured."""
     mock_port = stack.enter_context(load.run_mock(folder / "log"))
-    targets = start(mock_port, folder, stack, variants)
+    targets = start_targets(mock_port, folder, stack, variants)
     memory = targets[-1]
     assert memory.pid is not None
-    if not await remembers(memory.port, mock_port):
+    if not await is_remembering(memory.port, mock_port):
         memory.errors.append("memory is not on: a fact of one conversation did not reach the next")
     await run_rounds(targets, sizes, is_alone=is_alone)
     for _ in range(0 if is_alone else sizes.rounds):
         await open_conversations(memory, sizes.openers)
-    met = next(_users)
+    users_so_far = next(_users)
     if not is_alone:
-        more = load.Talks([load.Talk(f"person-{number}") for number in range(sizes.users - met)], 2)
-        memory.errors += (await load.drive(memory.port, more, 16)).errors
+        further_users = load.Talks(
+            [load.Talk(f"person-{number}") for number in range(sizes.users - users_so_far)], 2
+        )
+        memory.errors += (await load.drive(memory.port, further_users, 16)).errors
         memory.note("MB 10k users", load.read_resident_mb(memory.pid))
     for _ in range(0 if is_alone else sizes.rounds):
         await search_each_turn(memory)
     bare = next(target for target in targets if target.name == "bare parts")
-    for ratio, of in (("added, times bare parts", "added p50 ms"), ("CPU, times bare parts", "CPU ms")):
+    for ratio, figure in (("added, times bare parts", "added p50 ms"), ("CPU, times bare parts", "CPU ms")):
         for target in targets:
-            if target.pid and (part := bare.median(of)):
-                target.note(ratio, (target.median(of) or 0.0) / part)
-    print(table(targets))
+            if target.pid and (bare_value := bare.median(figure)):
+                target.note(ratio, (target.median(figure) or 0.0) / bare_value)
+    print(render_figures(targets))
     if not is_alone:
-        print(f"memory was measured after {max(met, sizes.users):,} users")
+        print(f"memory was measured after {max(users_so_far, sizes.users):,} users")
     if sizes.users == QUICK.users:
         print("a quick run: fewer users, requests and rounds; rough figures")
     errors = [f"{target.name}: {error}" for target in targets for error in target.errors]
@@ -389,18 +395,18 @@ async def bench(
 
 
 def keep_awake(stack: contextlib.ExitStack) -> None:
-    """Runs what gives way to everything else, as often as there are cores.
+    """Runs an idle process on each core, with the lowest priority.
 
-    At one connection a core sleeps until the next process is waked, and on a virtual machine that takes as long as the
-    work between two programs: added times are the host's as much as the gateway's. (It is for their p50 alone. Now and
-    then something has to wait for a core, and so the slowest replies say nothing.)
+    With one connection a core sleeps between two processes. On a virtual machine its waking takes as long as the work,
+    so the added times would be the host's as much as the gateway's. Only the p50 is of use then: now and then a process
+    waits for a core.
     """
     for _ in os.sched_getaffinity(0):
         stack.enter_context(load.run_process([sys.executable, "-c", _IDLER], Path(os.devnull)))
 
 
 def _read_complaints(folder: Path) -> list[str]:
-    """Returns what the servers have logged but for their good answers."""
+    """Returns the lines of the servers' logs, except those of successful requests."""
     lines = chain.from_iterable(log.read_text().splitlines() for log in folder.rglob("log"))
     return [line for line in lines if '"status":200' not in line]
 

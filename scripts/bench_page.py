@@ -123,8 +123,8 @@ class Words:
         return self._words[0]
 
     def sentence(self, number: int) -> str:
-        dice = random.Random(number)
-        return f"({number}) {' '.join(dice.choices(self._words, cum_weights=self._weights, k=14))}."
+        rng = random.Random(number)
+        return f"({number}) {' '.join(rng.choices(self._words, cum_weights=self._weights, k=14))}."
 
     def conversation(self, at: float, first: int, turns: int) -> Iterator[tuple[float, str, str]]:
         numbers = range(first, first + turns)
@@ -142,20 +142,22 @@ async def fill(file: Path, share: float) -> Filled:
     now = time.time()
     try:
         agent = await new_agent(store, "alice")
-        begun, first = now - 900 * DAY_S, 0
+        started, first_number = now - 900 * DAY_S, 0
         for number in range(max(1, int(CONVERSATIONS * share))):
-            turns = WORDS.conversation(begun + number * 8 * 3_600, first, LONG)
+            turns = WORDS.conversation(started + number * 8 * 3_600, first_number, LONG)
             await write_conversation(store, agent, f"talk-{number}", turns)
-            first += LONG
+            first_number += LONG
         longest = max(LONG, int(LONGEST * share))
         await write_conversation(
-            store, agent, "longest", WORDS.conversation(now - 10 * DAY_S, first, longest)
+            store, agent, "longest", WORDS.conversation(now - 10 * DAY_S, first_number, longest)
         )
         await fill_lists(store, agent, now, share)
         for number in range(max(1, int(OTHERS * share))):
-            other = await new_agent(store, f"person-{number}")
-            at = begun + number * 3_600
-            await write_conversation(store, other, f"short-{number}", WORDS.conversation(at, number, SHORT))
+            other_agent = await new_agent(store, f"person-{number}")
+            started_at = started + number * 3_600
+            await write_conversation(
+                store, other_agent, f"short-{number}", WORDS.conversation(started_at, number, SHORT)
+            )
         while await store.search_index.advance(agent.id):
             pass
         _, key = await store.keys.create("", "bench", None, "operator")
@@ -188,12 +190,12 @@ async def fill_lists(store: Store, agent: Agent, now: float, share: float) -> No
             )
         block = Block(0, "human", "What is known of the person.", "", 5_000)
         await ensure_blocks(connection, agent.id, [block], now - DAY_S)
-        (made,) = await load_blocks(connection, agent.id)
+        (block_row,) = await load_blocks(connection, agent.id)
         for n in range(1, VERSIONS):
             text = " ".join(sentence(n + k) for k in range(8))
             await write_block(
                 connection,
-                made.id,
+                block_row.id,
                 n,
                 text,
                 at=now - DAY_S + n,
@@ -444,10 +446,10 @@ def bench_cpu(port: int, pid: int, filled: Filled, looks: int) -> None:
 
     def cpu_ms(path: str) -> float:
         read(port, filled, path)
-        begun = load.read_cpu_s(pid)
+        started = load.read_cpu_s(pid)
         for _ in range(looks):
             read(port, filled, path)
-        return (load.read_cpu_s(pid) - begun) * 1000 / looks
+        return (load.read_cpu_s(pid) - started) * 1000 / looks
 
     rows = [["screen", "cpu ms", "twin cpu ms"]]
     for html, twin in zip(paths[: len(paths) // 2], paths[len(paths) // 2 :], strict=True):

@@ -59,18 +59,18 @@ def measure(turns: int, way: dict[str, Any]) -> tuple[str, bool]:
     return _line(share, len(seen), done), len(share.breaks) <= allowed
 
 
-def _line(share: Share, requests: int, done: Mapping[str, int]) -> str:
-    counts = ", ".join(f"{often} {what}" for what, often in done.items() if often)
-    return f"{share.ratio:8.2%}{len(share.breaks):8}{requests:10}{share.last:12,}  {counts}"
+def _line(share: Share, requests: int, counts: Mapping[str, int]) -> str:
+    listed = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    return f"{share.ratio:8.2%}{len(share.breaks):8}{requests:10}{share.last:12,}  {listed}"
 
 
 def measure_agents(turns: int, window: int) -> tuple[str, bool]:
     """Returns the line of the table for an agent, and whether its prefix breaks only where its window is cut."""
-    dice, done = random.Random(7), Counter[str]()
+    rng, counts = random.Random(7), Counter[str]()
     with (
         tempfile.TemporaryDirectory() as folder,
         StrictUpstream() as upstream,
-        letta(upstream, Path(folder), memory={"background_model": "small"}) as made,
+        letta(upstream, Path(folder), memory={"background_model": "small"}) as fixture,
     ):
         answers, summaries = deque[Reply](), count(1)
 
@@ -79,27 +79,27 @@ def measure_agents(turns: int, window: int) -> tuple[str, bool]:
             return _summary(next(summaries)) if seen.json["model"] == "small" else answers.popleft()
 
         upstream.script = script
-        messages = made.letta.agents.messages
-        team = made.letta.blocks.create(label="team", value="Nothing yet.").id
-        agent = made.agent(block_ids=[team], context_window_limit=window).id
-        other = made.agent(model="openai/other", block_ids=[team]).id
+        messages = fixture.letta.agents.messages
+        team = fixture.letta.blocks.create(label="team", value="Nothing yet.").id
+        agent = fixture.agent(block_ids=[team], context_window_limit=window).id
+        other_agent = fixture.agent(model="openai/other", block_ids=[team]).id
         for turn in range(turns):
             if turn % 9 == 4:
                 answers += [call_tools(_edit("team", turn)), say("Done.")]
-                messages.create(other, input="Tell the team.")
-                done["edits by another agent"] += 1
-            edit = dice.choice([None, insert(f"fact {turn}"), _edit("team", turn)])
+                messages.create(other_agent, input="Tell the team.")
+                counts["edits by another agent"] += 1
+            edit = rng.choice([None, insert(f"fact {turn}"), _edit("team", turn)])
             if edit is not None:
                 answers.append(call_tools(edit))
-                done["edits of its own"] += 1
+                counts["edits of its own"] += 1
             answers.append(say(f"Answer {turn}: " + "It goes on like this for a while. " * 20))
-            messages.create(agent, input=f"Turn {turn}: tell me about {dice.choice(TOPICS)}, please.")
-            made.world.clock.sleep(20)
-            made.world.settle()
-        seen = [each for each in upstream.chats if each.json["model"] == "m"]
-    share = share_of(seen)
-    allowed = 0 if window > 100_000 else len(seen) // 20
-    return _line(share, len(seen), done), len(share.breaks) <= allowed
+            messages.create(agent, input=f"Turn {turn}: tell me about {rng.choice(TOPICS)}, please.")
+            fixture.world.clock.sleep(20)
+            fixture.world.settle()
+        requests = [request for request in upstream.chats if request.json["model"] == "m"]
+    share = share_of(requests)
+    allowed = 0 if window > 100_000 else len(requests) // 20
+    return _line(share, len(requests), counts), len(share.breaks) <= allowed
 
 
 def measure_claude(turns: int) -> tuple[str, bool]:

@@ -100,25 +100,25 @@ async def perform(keeper: MemoryKeeper, number: int, messages: list[bytes]) -> S
     reply = {"role": "assistant", "content": REPLY}
     usage = {"prompt_tokens": 300, "completion_tokens": 9, "prompt_tokens_details": {"cached_tokens": 200}}
     outcome = TurnOutcome(End.FINISHED, (reply,), reply, "stop", usage)
-    begun = time.thread_time_ns()
+    started = time.thread_time_ns()
     context = await keeper.begin(request)
     prompt = await keeper.composer.make_prompt(context, EndpointForm(), ())
     await keeper.write(context, prompt, BlockEdits(), outcome, receipt)
-    spent = time.thread_time_ns() - begun
+    spent = time.thread_time_ns() - started
     messages.append(load.render_message("assistant", reply["content"]))
     make = recall_row_maker(prompt, outcome, receipt)
-    begun = time.thread_time_ns()
+    started = time.thread_time_ns()
     if make is not None:
         make()
-    return Spent(spent / 1_000, (time.thread_time_ns() - begun) / 1_000)
+    return Spent(spent / 1_000, (time.thread_time_ns() - started) / 1_000)
 
 
 async def compare(off: Path | str, on: Path | str, turns: int) -> tuple[list[Spent], list[Spent]]:
     """Returns what turns took of which nothing was noted, and of which it was. off, on: their databases."""
     spent: dict[int, list[Spent]] = {0: [], 7: []}
     keepers = {}
-    for days, place in ((0, off), (7, on)):
-        store = await fill(place)
+    for days, folder in ((0, off), (7, on)):
+        store = await fill(folder)
         settings = MemorySettings(keep_why_days=days, recall_deadline_ms=10_000)
         keepers[days] = MemoryKeeper(store, settings, lambda: BEGUN + 200_000, NoServices(), None)
     for number in range(turns):

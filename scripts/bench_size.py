@@ -59,19 +59,19 @@ def long_conversation(turns: int) -> Iterator[Conversation]:
 
 
 def chats(turns: int) -> Iterator[Conversation]:
-    left = turns
+    remaining = turns
     for number in range(turns):
         for _, session in make_dialogue(f"size-{number}", 0, SENTENCES).sessions:
-            said = iter(session)
+            turns_of_session = iter(session)
             pairs: Conversation = []
-            for one in said:
-                other = next(said, None)
-                if one.role == USER and other is not None:
-                    pairs.append((one.text, other.text))
-            if pairs[:left]:
-                yield pairs[:left]
-            left -= len(pairs)
-            if left <= 0:
+            for asked in turns_of_session:
+                answered = next(turns_of_session, None)
+                if asked.role == USER and answered is not None:
+                    pairs.append((asked.text, answered.text))
+            if pairs[:remaining]:
+                yield pairs[:remaining]
+            remaining -= len(pairs)
+            if remaining <= 0:
                 return
 
 
@@ -82,7 +82,7 @@ def questions(turns: int) -> Iterator[Conversation]:
 
 
 def play(port: int, user: str, conversations: Iterator[Conversation], answers: list[str]) -> tuple[int, int]:
-    """Returns how many turns there were, and the bytes of their words."""
+    """Plays conversations. Returns the number of turns and the bytes of their texts."""
     client = Client(port, user)
     turns = size = 0
     for conversation in conversations:
@@ -90,14 +90,14 @@ def play(port: int, user: str, conversations: Iterator[Conversation], answers: l
         for asked, answered in conversation:
             answers[:] = [answered]
             messages.append({"role": "user", "content": asked})
-            said, _ = client.post(messages)
-            messages.append(said)
+            reply, _ = client.post(messages)
+            messages.append(reply)
             turns, size = turns + 1, size + len(asked.encode()) + len(answered.encode())
     return turns, size
 
 
 def wait_indexed(database: Path) -> None:
-    """Waits until all is indexed but the newest messages, which gather first. Raises: SystemExit: it takes too long."""
+    """Waits until indexing has ended. The newest messages are left, which gather first. Raises: SystemExit: timeout."""
     end = time.monotonic() + PATIENCE_S
     before = -1
     while True:
@@ -124,12 +124,12 @@ def measure(database: Path) -> tuple[int, dict[str, int], dict[str, int]]:
                 " LEFT JOIN sqlite_master m ON m.name = s.name GROUP BY 1 ORDER BY 2 DESC"
             ).fetchall()
         )
-        sums = ", ".join(f"coalesce(sum(length(CAST({each} AS BLOB))), 0)" for each in CONTENTS)
+        sums = ", ".join(f"coalesce(sum(length(CAST({column} AS BLOB))), 0)" for column in CONTENTS)
         row = reader.execute(f"SELECT {sums} FROM exchanges").fetchone()
     return sum(tables.values()), tables, dict(zip(CONTENTS, row, strict=True))
 
 
-def run(kind: str, turns: int, folder: Path) -> dict[str, Any]:
+def run(chats_kind: str, turns: int, folder: Path) -> dict[str, Any]:
     """Plays one kind of chats. Returns its figures, each a turn; an empty database is not counted."""
     answers = ["Ok."]
 
@@ -140,17 +140,17 @@ def run(kind: str, turns: int, folder: Path) -> dict[str, Any]:
     database = folder / "mnemogate.db"
     with (
         StrictUpstream(script=answer) as upstream,
-        load.serve_gateway(folder, SETTINGS.format(port=upstream.port)) as served,
+        load.serve_gateway(folder, SETTINGS.format(port=upstream.port)) as gateway,
     ):
-        if kind == "questions":  # what they are about is not counted
-            play(served.port, "ann", chats(turns), answers)
+        if chats_kind == "questions":  # what they are about is not counted
+            play(gateway.port, "ann", chats(turns), answers)
             wait_indexed(database)
         before, pages_before, columns_before = measure(database)
-        count, words = play(served.port, "ann", KINDS[kind](turns), answers)
+        count, words = play(gateway.port, "ann", KINDS[chats_kind](turns), answers)
         wait_indexed(database)
         size, pages, columns = measure(database)
     return {
-        "kind": kind,
+        "kind": chats_kind,
         "turns": count,
         "words": words / count,
         "database": (size - before) / count,
@@ -182,9 +182,9 @@ def main() -> None:
                 continue
             title = f"{kind}: {sizes['turns']:,} turns of {sizes['words']:,.0f} bytes of words"
             print(f"{title}: {sizes['database'] / 1000:.2f} kB a turn", flush=True)
-            for part in ("tables", "exchanges"):
-                named = {each: bytes for each, bytes in sizes[part].items() if bytes >= MIN_BYTES}
-                print(f"  {part}: " + ", ".join(f"{each} {bytes:,.0f}" for each, bytes in named.items()))
+            for group in ("tables", "exchanges"):
+                listed = {name: bytes for name, bytes in sizes[group].items() if bytes >= MIN_BYTES}
+                print(f"  {group}: " + ", ".join(f"{name} {bytes:,.0f}" for name, bytes in listed.items()))
 
 
 if __name__ == "__main__":

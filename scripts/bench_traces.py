@@ -158,8 +158,8 @@ def main() -> None:
         print(json.dumps({"rows": rows, "exporting_us": exporting}))
         return
     print("| traces | least, us a request | median, us | added to the least, us |\n|---|---|---|---|")
-    for name, found in rows.items():
-        print(f"| {name} | {min(found):.1f} | {statistics.median(found):.1f} | {min(found) - base:.1f} |")
+    for name, traces in rows.items():
+        print(f"| {name} | {min(traces):.1f} | {statistics.median(traces):.1f} | {min(traces) - base:.1f} |")
     print(f"\nThe exporting thread: {exporting:.0f} us a request of four spans.")
 
 

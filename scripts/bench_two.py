@@ -1,9 +1,9 @@
-"""Compares gateways over one PostgreSQL with one over SQLite: processor time of gateways and database apart.
+"""Compares one and two gateways over PostgreSQL with one over SQLite, by the CPU time of gateways and of databases.
 
-One upstream and one load generator for all. Rounds are interleaved: in each, conversations of known users go on at the
-gateway over SQLite, at one gateway over PostgreSQL, and at two of them at once. Before that others have talked, and
-ANALYZE has run, as autovacuum would have by then. Then a question is asked in a memory of 10,000 messages, and all wait
-and do nothing for a while. Times during other work are worth little, processor time is worth more.
+All share one upstream and one load generator. Users talk first, and ANALYZE runs, as autovacuum does in time. In each
+round, conversations of these users continue at the gateway over SQLite, at one over PostgreSQL, and at two of those at
+once; then questions are asked in a memory of 10,000 messages. At the end all are idle. CPU time depends less on other
+work of the machine than elapsed time does.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CONNECTIONS = 16
 MESSAGES, WORDS, QUESTIONS = 10_000, 30, 200
 SEED = 7
 DAY_S = 86_400.0
-# The work that follows turns, such as their index, is done by then.
+# Seconds after which the work that follows turns, such as their index, is done.
 SETTLES_S = 6.0
 SETTINGS = '{database}\n[[upstreams]]\nname = "mock"\nbase_url = "http://127.0.0.1:{upstream}/v1"\n'
 
@@ -47,12 +47,12 @@ SETTINGS = '{database}\n[[upstreams]]\nname = "mock"\nbase_url = "http://127.0.0
 class Sizes:
     """How much is measured."""
 
-    # Those who talk before the first round.
+    # Users who talk before the first round.
     users: int
     rounds: int
     # Conversations of a round.
     talks: int
-    # How long nothing is asked at the end.
+    # Seconds without a request at the end.
     idle_s: float
 
 
@@ -61,8 +61,8 @@ QUICK = Sizes(users=100, rounds=3, talks=48, idle_s=8.0)
 
 
 @dataclass(slots=True)
-class Way:
-    """Gateways over one database."""
+class Setup:
+    """Gateways over one database, with their figures."""
 
     name: str
     gateways: list[load.ServedGateway]
@@ -81,7 +81,7 @@ class Way:
 
 
 def tree_cpu_s(root: int) -> float:
-    """Returns the processor time of a server and its processes, those that have ended among them."""
+    """Returns the CPU seconds of a server and its child processes, including those that have ended."""
     ended = sum(map(int, _fields(root)[13:15])) / os.sysconf("SC_CLK_TCK")
     total = load.read_cpu_s(root) + ended
     for folder in Path("/proc").iterdir():
@@ -103,74 +103,76 @@ def _fields(pid: int) -> list[str]:
 _numbers = itertools.count()
 
 
-async def talk(way: Way, talks: list[load.Talk], turns: int) -> float:
-    """Has these talk so many turns, at all gateways at once. Returns turns a second.
+async def run_turns(setup: Setup, talks: list[load.Talk], turns: int) -> float:
+    """Continues each conversation by `turns` turns, at all gateways at once. Returns turns a second.
 
-    Each turn of a conversation is at another gateway than the one before, so that what a gateway keeps is always stale.
+    Each turn of a conversation is at another gateway than the one before, so that a gateway's caches are always stale.
     """
-    count, taken = len(way.gateways), 0.0
+    count, seconds = len(setup.gateways), 0.0
     for turn in range(turns):
         results = await asyncio.gather(
             *(
-                load.drive(each.port, load.Talks(talks[(n + turn) % count :: count], 1), CONNECTIONS // count)
-                for n, each in enumerate(way.gateways)
+                load.drive(
+                    gateway.port, load.Talks(talks[(index + turn) % count :: count], 1), CONNECTIONS // count
+                )
+                for index, gateway in enumerate(setup.gateways)
             )
         )
         errors = [error for result in results for error in result.errors]
         if errors:
-            raise SystemExit(f"{way.name}: these figures are not to be trusted: {errors[:5]}")
-        taken += max(result.ended for result in results) - min(result.began for result in results)
-    return len(talks) * turns / taken
+            raise SystemExit(f"{setup.name}: these figures are not to be trusted: {errors[:5]}")
+        seconds += max(result.ended for result in results) - min(result.began for result in results)
+    return len(talks) * turns / seconds
 
 
-async def measure(way: Way, sizes: Sizes) -> None:
+async def measure(setup: Setup, sizes: Sizes) -> None:
     """Measures a round: each conversation's 4th to 6th turn, by users who have talked before."""
     talks = [load.Talk(f"bench-{next(_numbers)}") for _ in range(sizes.talks)]
-    for before in (EARLIER_TURNS, WARM_TURNS):
-        for each in talks:
-            each.begin_conversation()
-        await talk(way, talks, before)
-    gateways, database = way.cpu_s(), way.database_cpu_s()
-    rate = await talk(way, talks, MEASURED_TURNS)
+    for turns_before in (EARLIER_TURNS, WARM_TURNS):
+        for talk in talks:
+            talk.begin_conversation()
+        await run_turns(setup, talks, turns_before)
+    gateways, database = setup.cpu_s(), setup.database_cpu_s()
+    rate = await run_turns(setup, talks, MEASURED_TURNS)
     turns = sizes.talks * MEASURED_TURNS
-    way.note("gateways, CPU ms a turn", (way.cpu_s() - gateways) * 1e3 / turns)
-    way.note("database, CPU ms a turn", (way.database_cpu_s() - database) * 1e3 / turns)
-    way.note("turns a second", rate)
+    setup.note("gateways, CPU ms a turn", (setup.cpu_s() - gateways) * 1e3 / turns)
+    setup.note("database, CPU ms a turn", (setup.database_cpu_s() - database) * 1e3 / turns)
+    setup.note("turns a second", rate)
 
 
-async def rest(ways: list[Way], seconds: float) -> None:
-    """Measures all while nothing is asked."""
+async def measure_idle(setups: list[Setup], seconds: float) -> None:
+    """Measures all without requests."""
     await asyncio.sleep(3.0)  # the work that follows the last turns
-    before = [(way.cpu_s(), way.database_cpu_s()) for way in ways]
+    before = [(setup.cpu_s(), setup.database_cpu_s()) for setup in setups]
     await asyncio.sleep(seconds)
-    for way, (gateways, database) in zip(ways, before, strict=True):
-        way.note("gateways idle, % of a core", (way.cpu_s() - gateways) * 100 / seconds)
-        way.note("database idle, % of a core", (way.database_cpu_s() - database) * 100 / seconds)
+    for setup, (gateways, database) in zip(setups, before, strict=True):
+        setup.note("gateways idle, % of a core", (setup.cpu_s() - gateways) * 100 / seconds)
+        setup.note("database idle, % of a core", (setup.database_cpu_s() - database) * 100 / seconds)
 
 
 # -- recall
 
 
-def vocabulary(dice: random.Random) -> list[str]:
+def vocabulary(rng: random.Random) -> list[str]:
     """Returns the words of the long memory and of the questions about it; from one seed they are the same."""
-    return ["".join(dice.choices("abcdefghiklmnoprstuw", k=dice.randint(3, 9))) for _ in range(20_000)]
+    return ["".join(rng.choices("abcdefghiklmnoprstuw", k=rng.randint(3, 9))) for _ in range(20_000)]
 
 
-async def fill(where: str, user: str) -> None:
-    """Writes a memory of so many messages of so many words, as a language has them: few often, most seldom."""
-    dice = random.Random(SEED)
-    words = vocabulary(dice)
+async def fill_memory(database: str, user: str) -> None:
+    """Writes a memory of `MESSAGES` messages. A few words are frequent and most are rare, as in a language."""
+    rng = random.Random(SEED)
+    words = vocabulary(rng)
     weights = list(itertools.accumulate(1 / (rank + 3) for rank in range(len(words))))
 
     def text() -> str:
-        return " ".join(dice.choices(words, cum_weights=weights, k=WORDS))
+        return " ".join(rng.choices(words, cum_weights=weights, k=WORDS))
 
-    store = await open_store(where, RULES)
+    store = await open_store(database, RULES)
     try:
         agent = await new_agent(store, user)
-        begun = time.time() - 100 * DAY_S
+        started = time.time() - 100 * DAY_S
         for number in range(MESSAGES // 20):
-            at = begun + number * 3600
+            at = started + number * 3600
             turns = [(at + turn * 60, text(), text()) for turn in range(10)]
             await write_conversation(store, agent, f"c{number}", turns)
         while await store.search_index.advance(agent.id):
@@ -180,7 +182,7 @@ async def fill(where: str, user: str) -> None:
 
 
 class Questions:
-    """Questions of a user, each in a conversation of its own, read only, one after the other. No two are alike."""
+    """Different questions of a user, one after the other. Each is a conversation of its own and leaves no memory."""
 
     def __init__(self, user: str, count: int) -> None:
         self._user = user
@@ -192,8 +194,8 @@ class Questions:
         if self._left < 0:
             return None
         number = next(_numbers)
-        asked = " ".join(random.Random(number).choices(self._words[50:3000], k=6))
-        body = load.render_body([load.render_message("user", f"What of {asked}?")], self._user, stream=False)
+        words = " ".join(random.Random(number).choices(self._words[50:3000], k=6))
+        body = load.render_body([load.render_message("user", f"What of {words}?")], self._user, stream=False)
         return load.chat_request(
             body, b"x-mnemogate-memory: read\r\nx-mnemogate-conversation: question-%d\r\n" % number
         )
@@ -202,25 +204,25 @@ class Questions:
         pass
 
 
-async def ask(way: Way) -> None:
-    """Measures whole requests of a user with many messages, and of one with none; and recall by itself."""
-    port = way.gateways[0].port
+async def measure_recall(setup: Setup) -> None:
+    """Measures requests of a user with many messages and of one without any, and the recall alone."""
+    port = setup.gateways[0].port
     for user, name in (("long", "recall"), ("nobody-yet", "without")):
         await load.drive(port, Questions(user, 20), 1)
-        gateways, database, before = way.cpu_s(), way.database_cpu_s(), _recalls(port)
+        gateways, database, before = setup.cpu_s(), setup.database_cpu_s(), _recalls(port)
         times = sorted((await load.drive(port, Questions(user, QUESTIONS), 1)).total_ms)
-        way.note(f"{name}, gateway CPU ms", (way.cpu_s() - gateways) * 1e3 / QUESTIONS)
-        way.note(f"{name}, database CPU ms", (way.database_cpu_s() - database) * 1e3 / QUESTIONS)
-        way.note(f"{name}, whole request p50 ms", times[len(times) // 2])
-        way.note(f"{name}, whole request p95 ms", times[len(times) * 95 // 100])
+        setup.note(f"{name}, gateway CPU ms", (setup.cpu_s() - gateways) * 1e3 / QUESTIONS)
+        setup.note(f"{name}, database CPU ms", (setup.database_cpu_s() - database) * 1e3 / QUESTIONS)
+        setup.note(f"{name}, whole request p50 ms", times[len(times) // 2])
+        setup.note(f"{name}, whole request p95 ms", times[len(times) * 95 // 100])
         if user == "long":
             recalls = {bound: count - before[bound] for bound, count in _recalls(port).items()}
             within = min(bound for bound, count in recalls.items() if count >= QUESTIONS * 0.95)
-            way.note("recall alone, p95 ms at most", within * 1e3)
+            setup.note("recall alone, p95 ms at most", within * 1e3)
 
 
 def _recalls(port: int) -> dict[float, int]:
-    """Returns how many searches a gateway has made, by the time in seconds that they took at most."""
+    """Returns how many searches a gateway has made, by the upper bound of their time in seconds."""
     text = load.fetch(port, "/metrics").decode()
     rows = re.findall(r'^mnemogate_recall_seconds_bucket\{le="([^"]+)"\} (\d+)', text, re.M)
     return {float(bound): int(count) for bound, count in rows}
@@ -229,32 +231,37 @@ def _recalls(port: int) -> dict[float, int]:
 # -- all
 
 
-def table(ways: list[Way]) -> str:
-    names = dict.fromkeys(name for way in ways for name in way.figures)
-    rows = [["", *(way.name for way in ways)]]
+def render_figures(setups: list[Setup]) -> str:
+    names = dict.fromkeys(name for setup in setups for name in setup.figures)
+    rows = [["", *(setup.name for setup in setups)]]
     for name in names:
-        rows.append([name, *(f"{way.median(name):,.2f}" if name in way.figures else "-" for way in ways)])
+        rows.append(
+            [name, *(f"{setup.median(name):,.2f}" if name in setup.figures else "-" for setup in setups)]
+        )
     return load.render_table(rows)
 
 
-def judge(ways: list[Way]) -> Iterator[str]:
+def compare_with_goals(setups: list[Setup]) -> Iterator[str]:
     """Compares the figures with the goals of many gateways."""
-    sqlite, one, two = ways
+    sqlite, single, double = setups
     name = "gateways, CPU ms a turn"
-    yield f"a gateway's CPU a turn is {one.median(name) / sqlite.median(name):.2f} times SQLite's (goal: < 1.25)"
+    yield f"a gateway's CPU a turn is {single.median(name) / sqlite.median(name):.2f} times SQLite's (goal: < 1.25)"
     name = "database, CPU ms a turn"
-    yield f"the database takes {one.median(name):.2f} ms a turn (goal: < 0.5), {two.median(name):.2f} with two gateways"
     yield (
-        f"recall in {MESSAGES:,} messages: p95 {one.median('recall alone, p95 ms at most'):.0f} ms at most, "
-        f"{one.median('recall, whole request p95 ms'):.1f} of the whole request (goal: < 10)"
+        f"the database takes {single.median(name):.2f} ms a turn (goal: < 0.5), "
+        f"{double.median(name):.2f} with two gateways"
     )
-    rate = two.median("turns a second") / one.median("turns a second")
+    yield (
+        f"recall in {MESSAGES:,} messages: p95 {single.median('recall alone, p95 ms at most'):.0f} ms at most, "
+        f"{single.median('recall, whole request p95 ms'):.1f} of the whole request (goal: < 10)"
+    )
+    rate = double.median("turns a second") / single.median("turns a second")
     cores = len(os.sched_getaffinity(0))
     yield (
         f"two gateways make {rate:.2f} times the turns of one, on {cores} cores "
         "(goal: 1.8, with a core for each gateway, as much for the database, and some for the load)"
     )
-    idle = one.median("gateways idle, % of a core") + one.median("database idle, % of a core")
+    idle = single.median("gateways idle, % of a core") + single.median("database idle, % of a core")
     yield f"idle, a gateway and its database take {idle:.2f}% of a core (goal: 0.1%)"
 
 
@@ -265,8 +272,8 @@ async def analyze(database: str) -> None:
     await admin.close()
 
 
-async def written(database: str) -> dict[str, int]:
-    """Returns the bytes of a database, and those that its server's write-ahead log has had so far."""
+async def read_sizes(database: str) -> dict[str, int]:
+    """Returns the bytes of a database, and of its server's write-ahead log since the start."""
     if not is_url(database):
         with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as reader:
             pages, size = (
@@ -296,37 +303,39 @@ async def bench(sizes: Sizes, folder: Path, stack: contextlib.ExitStack) -> None
         return url.replace("/postgres?", f"/{name}?")
 
     shared = await make("bench")
-    await fill(str(folder / "long.db"), "long")
-    await fill(shared, "long")
-    first = gateway("one", f'[database]\nurl = "{shared}"')
-    ways = [
-        Way("SQLite", [gateway("sqlite", f'[database]\npath = "{folder}/long.db"')], lambda: 0.0),
-        Way("PostgreSQL", [first], lambda: tree_cpu_s(postmaster)),
+    await fill_memory(str(folder / "long.db"), "long")
+    await fill_memory(shared, "long")
+    shared_gateway = gateway("one", f'[database]\nurl = "{shared}"')
+    setups = [
+        Setup("SQLite", [gateway("sqlite", f'[database]\npath = "{folder}/long.db"')], lambda: 0.0),
+        Setup("PostgreSQL", [shared_gateway], lambda: tree_cpu_s(postmaster)),
     ]
-    ways.append(
-        Way(
-            "two gateways", [first, gateway("other", f'[database]\nurl = "{shared}"')], ways[1].database_cpu_s
+    setups.append(
+        Setup(
+            "two gateways",
+            [shared_gateway, gateway("other", f'[database]\nurl = "{shared}"')],
+            setups[1].database_cpu_s,
         )
     )
-    for way in ways:
-        others = [load.Talk(f"other-{n}") for n in range(sizes.users)]
-        database = f"{folder}/long.db" if way is ways[0] else shared
-        before = await written(database)
-        await talk(way, others, 6)
+    for setup in setups:
+        earlier_talks = [load.Talk(f"other-{n}") for n in range(sizes.users)]
+        database = f"{folder}/long.db" if setup is setups[0] else shared
+        before = await read_sizes(database)
+        await run_turns(setup, earlier_talks, 6)
         await asyncio.sleep(SETTLES_S)
-        for name, now in (await written(database)).items():
-            way.note(f"database, kB of {name} a turn", (now - before[name]) / 1e3 / (sizes.users * 6))
-    print(f"{sizes.users} others have talked", file=sys.stderr)
+        for name, size in (await read_sizes(database)).items():
+            setup.note(f"database, kB of {name} a turn", (size - before[name]) / 1e3 / (sizes.users * 6))
+    print(f"{sizes.users} users have talked", file=sys.stderr)
     for number in range(sizes.rounds):
         await analyze(shared)
-        for way in ways[number % 3 :] + ways[: number % 3]:
-            await measure(way, sizes)
+        for setup in setups[number % 3 :] + setups[: number % 3]:
+            await measure(setup, sizes)
         await asyncio.sleep(SETTLES_S)
-        for way in ways[:2]:
-            await ask(way)
+        for setup in setups[:2]:
+            await measure_recall(setup)
         print(f"round {number + 1} of {sizes.rounds} done", file=sys.stderr, flush=True)
-    await rest(ways[:2], sizes.idle_s)
-    print(table(ways), *judge(ways), sep="\n")
+    await measure_idle(setups[:2], sizes.idle_s)
+    print(render_figures(setups), *compare_with_goals(setups), sep="\n")
 
 
 def main() -> None:

@@ -67,15 +67,15 @@ async def measure(where: Path | str, count: int, users: int) -> dict[str, Any]:
     for question in QUESTIONS:
         times = []
         for _ in range(5):
-            begun = time.perf_counter()
+            started = time.perf_counter()
             page = await operations.show(question)
-            times.append((time.perf_counter() - begun) * 1000)
+            times.append((time.perf_counter() - started) * 1000)
             assert page["data"]
         figures[" ".join(question.values())] = round(min(times))
     month = UsageQuery((), TODAY - DAYS + 1, TODAY, (("project", "default"), ("user", "user-0000007")))
-    begun = time.perf_counter()
+    started = time.perf_counter()
     assert await store.usage.load_sums(month)
-    figures["of one user"] = round((time.perf_counter() - begun) * 1000, 1)
+    figures["of one user"] = round((time.perf_counter() - started) * 1000, 1)
     await store.close()
     return figures
 

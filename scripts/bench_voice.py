@@ -169,65 +169,69 @@ class Figures(load.Figures):
         await asyncio.to_thread(load.fetch, self.port, "/v1/agents", orjson.dumps(body))
 
 
-async def one_by_one(figures: Figures, count: int, name: str) -> None:
-    """Measures a call at a time: its first word with and without an agent, and the silence after a filler."""
-    ways: dict[str, Callable[[], list[PhoneCall]]] = {
+async def measure_single_calls(figures: Figures, count: int, name: str) -> None:
+    """Measures one call at a time: its first word with and without an agent, and the silence after a filler."""
+    variants: dict[str, Callable[[], list[PhoneCall]]] = {
         "direct": lambda: calls(1, PLAIN, model="bench"),
-        # A user of whom as much is known as the agent knows of itself: recall has as much to look through.
+        # The user's memory is as large as the agent's, so that recall searches as much.
         "plain": lambda: calls(1, PLAIN, model="bench", user=name),
         "agent": lambda: calls(1, PLAIN, model=f"agent/{name}"),
         "filler": lambda: calls(1, LOOK, model=f"agent/{name}-looks"),
     }
-    first: dict[str, list[float]] = {way: [] for way in ways}
+    first_ms: dict[str, list[float]] = {variant: [] for variant in variants}
     silences: list[float] = []
-    # Each way follows on each other one as often, since what one writes at its end may still be under way in the next.
-    orders = list(itertools.permutations(ways))
+    # Each variant comes equally often after each other one, since its last write may overlap with the next call.
+    orders = list(itertools.permutations(variants))
     random.Random(count).shuffle(orders)
     for number in range(count):
-        for way in orders[number % len(orders)]:
-            flow = Calls(ways[way]())
-            result = await figures.drive(figures.mock_port if way == "direct" else figures.port, flow, 0.0)
-            first[way] += result.first_ms
-            silences += flow.answer_ms if way == "filler" else []
-    p50 = {way: statistics.median(values) for way, values in first.items()}
-    for way in ("plain", "agent", "filler"):
-        figures.note(way, p50[way] - p50["direct"])
+        for variant in orders[number % len(orders)]:
+            flow = Calls(variants[variant]())
+            result = await figures.drive(
+                figures.mock_port if variant == "direct" else figures.port, flow, 0.0
+            )
+            first_ms[variant] += result.first_ms
+            silences += flow.answer_ms if variant == "filler" else []
+    p50 = {variant: statistics.median(values) for variant, values in first_ms.items()}
+    for variant in ("plain", "agent", "filler"):
+        figures.note(variant, p50[variant] - p50["direct"])
     figures.note("silence", statistics.median(silences) - p50["direct"])
 
 
-async def side_by_side(figures: Figures, name: str) -> None:
-    """Measures as many calls at once, with and without a tool. A direct round is what the upstream itself needs."""
+async def measure_calls_at_once(figures: Figures, name: str) -> None:
+    """Measures `AT_ONCE` calls at once, with and without a tool, against the same calls to the upstream itself."""
 
     async def p99(port: int, text: str, model: str) -> float:
         flow = Calls(calls(AT_ONCE, text + SLOWLY, model=model), PAUSE_S)
         result = await figures.drive(port, flow, SPREAD_S)
         return statistics.quantiles(result.first_ms, n=100)[98]
 
-    direct = await p99(figures.mock_port, PLAIN, "bench")
-    for text, way in ((PLAIN, "plain"), (LOOK, "filler")):
-        spent = load.read_cpu_s(figures.pid)
-        figures.note(f"p99, {way}", await p99(figures.port, text, f"agent/{name}") - direct)
-        figures.note(f"cpu, {way}", (load.read_cpu_s(figures.pid) - spent) * 1e3 / (AT_ONCE * TURNS))
+    direct_ms = await p99(figures.mock_port, PLAIN, "bench")
+    for text, variant in ((PLAIN, "plain"), (LOOK, "filler")):
+        cpu_before_s = load.read_cpu_s(figures.pid)
+        figures.note(f"p99, {variant}", await p99(figures.port, text, f"agent/{name}") - direct_ms)
+        figures.note(
+            f"cpu, {variant}", (load.read_cpu_s(figures.pid) - cpu_before_s) * 1e3 / (AT_ONCE * TURNS)
+        )
 
 
 async def bench(figures: Figures, rounds: int, count: int) -> None:
     for number in range(rounds + 1):
-        # A new agent each round, so that what it remembers does not grow with the rounds.
+        # New agents in each round, so that their memories do not grow with the rounds.
         await figures.make(f"vera{number}")
         await figures.make(f"vera{number}-looks")
-        await one_by_one(figures, count, f"vera{number}")
-        await side_by_side(figures, f"vera{number}")
+        await measure_single_calls(figures, count, f"vera{number}")
+        await measure_calls_at_once(figures, f"vera{number}")
         if not number:
             figures.values.clear()  # everything was imported and compiled in it
         print(f"round {number} of {rounds} done", file=sys.stderr, flush=True)
 
 
-def table(figures: Figures) -> str:
-    than = figures.median("agent") - figures.median("plain")
+def render_figures(figures: Figures) -> str:
+    agent_overhead_ms = figures.median("agent") - figures.median("plain")
     rows = [
         ("", "measured", "goal"),
         ("first word of an agent: added, p50", f"{figures.median('agent'):.2f} ms", ""),
-        ("more than the same stream without an agent", f"{than:.2f} ms", "<= 0.5 ms"),
+        ("more than the same stream without an agent", f"{agent_overhead_ms:.2f} ms", "<= 0.5 ms"),
         ("first word of a filler: added, p50", f"{figures.median('filler'):.2f} ms", ""),
         (
             "from filler to answer, beyond the second call, p50",
@@ -265,7 +269,7 @@ def main() -> None:
         gateway = stack.enter_context(load.serve_gateway(folder, SETTINGS.format(port=mock)))
         figures = Figures(gateway.port, gateway.pid, mock)
         uvloop.run(bench(figures, rounds, count))
-        print(table(figures))
+        print(render_figures(figures))
 
 
 if __name__ == "__main__":

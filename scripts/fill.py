@@ -59,8 +59,8 @@ async def write_conversation(
         message_list: list[dict[str, str]] = []
         for at, asked, answered in turns:
             if conversation is None:
-                begun = await exchanges.add_conversation(connection, agent.id, f"{agent.id}-{key}", key, at)
-                conversation = begun.id
+                row = await exchanges.add_conversation(connection, agent.id, f"{agent.id}-{key}", key, at)
+                conversation = row.id
             message = {"role": "user", "content": asked}
             message_list = [*message_list[-2:], {**message, "name": name} if name else message]
             tree = Tree([replace(parent, parent=None)] if parent else [])
@@ -68,12 +68,12 @@ async def write_conversation(
                 HashedList(hasher, message_list), True, MemoryUse.ON, at, 120.0, conversation_row=conversation
             )
             reply = {"role": "assistant", "content": answered}
-            e = finish(tree, plan_turn(tree, query), RequestEnd(-1, [reply], reply, at + 1.0, {}))
-            added = await exchanges.add_exchange(connection, agent.id, e)
+            exchange = finish(tree, plan_turn(tree, query), RequestEnd(-1, [reply], reply, at + 1.0, {}))
+            added = await exchanges.add_exchange(connection, agent.id, exchange)
             if parent is not None:
                 await exchanges.update_exchange(connection, agent.id, replace(parent, continued=True))
             message_list.append(reply)
-            parent = replace(e, id=added.id, seq=added.seq)
+            parent = replace(exchange, id=added.id, seq=added.seq)
 
     await store.database.write(write)
 

@@ -189,7 +189,7 @@ def look_up(port: int, expression: str, begun: float, ended: float) -> dict[str,
     return {label: points for label, points in series.items() if points}
 
 
-def drawing(panel: dict[str, Any], queries: list[Drawn], begun: float, ended: float) -> str:
+def drawing(panel: dict[str, Any], queries: list[Drawn], started: float, ended: float) -> str:
     """Returns a panel as HTML."""
     lines: list[tuple[str, list[tuple[float, float]]]] = []
     for target, drawn in zip(panel["targets"], queries, strict=True):
@@ -201,7 +201,7 @@ def drawing(panel: dict[str, Any], queries: list[Drawn], begun: float, ended: fl
     for n, (label, points) in enumerate(lines):
         colour = COLOURS[n % len(COLOURS)]
         path = " ".join(
-            f"{(at - begun) / (ended - begun) * WIDTH:.1f},{HEIGHT - 4 - value / most * (HEIGHT - 12):.1f}"
+            f"{(at - started) / (ended - started) * WIDTH:.1f},{HEIGHT - 4 - value / most * (HEIGHT - 12):.1f}"
             for at, value in points
         )
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
@@ -240,7 +240,7 @@ def main() -> int:
             prometheus(folder, served.port) as port,
         ):
             limit(served, folder)
-            stop, begun = threading.Event(), time.time()
+            stop, started = threading.Event(), time.time()
             users = [threading.Thread(target=use, args=(served.port, stop)) for _ in range(2)]
             for each in users:
                 each.start()
@@ -253,14 +253,14 @@ def main() -> int:
                     continue
                 queries = []
                 for target in panel["targets"]:
-                    series = look_up(port, target["expr"], begun, ended)
+                    series = look_up(port, target["expr"], started, ended)
                     queries.append(Drawn(target["expr"], series))
                     empty += not series
                     shown = ", ".join(f"{label} {points[-1][1]:.3g}" for label, points in series.items())
                     print(
                         f"{panel['title']}: {len(series)} series: {shown or 'NOTHING FOUND: ' + target['expr']}"
                     )
-                html.append(drawing(panel, queries, begun, ended))
+                html.append(drawing(panel, queries, started, ended))
             stop.set()
             for each in users:
                 each.join()

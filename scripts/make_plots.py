@@ -98,13 +98,13 @@ def bars(title: str, groups: list[str], series: list[Series], step: float) -> st
         at = y(line * step)
         parts.append(f'<path d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}" stroke="#d5dae0"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{line * step:g}</text>')
-    for place, group in enumerate(groups):
-        start = LEFT + room * (place + 0.12)
-        middle = LEFT + room * (place + 0.5)
+    for x_position, group in enumerate(groups):
+        start = LEFT + room * (x_position + 0.12)
+        middle = LEFT + room * (x_position + 0.5)
         below = f'x="{middle:.1f}" y="{TOP + HEIGHT + 24}" text-anchor="middle"'
         parts.append(f"<text {below}>{escape(group)}</text>")
         for index, each in enumerate(series):
-            value = each.values[place]
+            value = each.values[x_position]
             x = start + bar * index
             size = f'width="{bar - 3:.1f}" height="{HEIGHT * value / top:.1f}"'
             parts.append(f'<rect x="{x:.1f}" y="{y(value):.1f}" {size} fill="{COLOURS[index]}"/>')

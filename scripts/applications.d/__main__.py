@@ -83,7 +83,7 @@ VOLATILE = re.compile(
 )
 REPLY = re.compile(r"Reply [0-9a-f]{8}")
 # Variables of the environment that an application gets.
-KEPT_VARIABLES = ("LANG", "TMPDIR", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
+PASSED_VARIABLES = ("LANG", "TMPDIR", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
 Json = dict[str, Any]
 
 
@@ -131,27 +131,29 @@ def answer(seen: Seen) -> Reply:
     """Returns a reply that hangs on the question alone, so that memory changes none; calls a tool about the weather."""
     body = seen.json
     # Claude Code ends its list with a system message.
-    last = next(each for each in reversed(body["messages"]) if each["role"] not in ("system", "developer"))
+    last_message = next(
+        message for message in reversed(body["messages"]) if message["role"] not in ("system", "developer")
+    )
     text = strip_notes(last_user_text(body["messages"])).strip()
-    forced = body.get("tool_choice")
+    tool_choice = body.get("tool_choice")
     tools = {
         tool["function"]["name"]: tool["function"] for tool in body.get("tools") or () if "function" in tool
     }
-    if isinstance(forced, dict):
-        return call_reply(tools[forced["function"]["name"]])
-    if forced == "required":
+    if isinstance(tool_choice, dict):
+        return call_reply(tools[tool_choice["function"]["name"]])
+    if tool_choice == "required":
         return call_reply(next(iter(tools.values())))
-    if last["role"] == "user" and SCENE["DELEGATE"] in text and "Agent" in tools:
+    if last_message["role"] == "user" and SCENE["DELEGATE"] in text and "Agent" in tools:
         return delegation_reply()
-    if last["role"] == "user" and "weather" in text:
+    if last_message["role"] == "user" and "weather" in text:
         for word in ("weather", "bash", "shell", "terminal", "timestamp", "exec_command"):
             for name in tools:
                 if word in name.lower():
                     return call_reply(tools[name])
     reply = f"Reply {zlib.crc32(text.encode()):08x}"
-    form = (body.get("response_format") or {}).get("json_schema")
-    if form:
-        return say(json.dumps(make_value(form["schema"])))
+    json_schema = (body.get("response_format") or {}).get("json_schema")
+    if json_schema:
+        return say(json.dumps(make_value(json_schema["schema"])))
     if text.startswith("### Task:"):  # Open WebUI asks for JSON of one of these forms
         return say(json.dumps({"title": reply, "follow_ups": [f"{reply}?"], "tags": ["cats"], "queries": []}))
     if "[[ ## completed ## ]]" in text:  # DSPy
@@ -177,8 +179,8 @@ def call_reply(function: Json) -> Reply:
 
 def make_value(schema: Json) -> Any:
     """Returns a value of this form with what it requires. A command is one that harms nothing."""
-    kind = schema.get("type", "object")
-    if kind != "object":
+    type_ = schema.get("type", "object")
+    if type_ != "object":
         examples = {
             "string": "Rome",
             "integer": 3,
@@ -186,9 +188,11 @@ def make_value(schema: Json) -> Any:
             "boolean": False,
             "array": ["echo", "Rain"],
         }
-        return examples.get(str(kind))
-    parts = schema.get("properties") or {}
-    required = {name: make_value(parts[name]) for name in schema.get("required", ()) if name in parts}
+        return examples.get(str(type_))
+    properties = schema.get("properties") or {}
+    required = {
+        name: make_value(properties[name]) for name in schema.get("required", ()) if name in properties
+    }
     return required | {
         name: "echo Rain" for name in ("command", "code", "cmd") if required.get(name) == "Rome"
     }
@@ -209,17 +213,17 @@ def text_of(message: Json) -> str:
 # --- installing and running
 
 
-def applications() -> list[Application]:
+def list_applications() -> list[Application]:
     """Returns what has a driver here."""
     drivers = []
     for driver in sorted(HERE.iterdir()):
         if driver.suffix in (".py", ".sh", ".mjs") and not driver.name.startswith("_"):
-            first, *more = (line.lstrip("#/ ") for line in driver.read_text().splitlines()[:3])
-            title, _, needs = first.partition(": ")
+            title_line, *option_lines = (line.lstrip("#/ ") for line in driver.read_text().splitlines()[:3])
+            title, _, needs = title_line.partition(": ")
             kind, *packages = needs.split()
             options = dict(
                 line.split(": ", 1)
-                for line in more
+                for line in option_lines
                 if line.startswith(("memory: ", "note: ", "api: ", "also: "))
             )
             drivers.append(Application(driver, title, kind, tuple(packages), **options))
@@ -228,19 +232,19 @@ def applications() -> list[Application]:
 
 def install(app: Application, folder: Path) -> str:
     """Returns the version. What was installed before is taken as it is."""
-    done = folder / "installed"
-    if not done.exists():
+    installed_marker = folder / "installed"
+    if not installed_marker.exists():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         for command in _commands(app, folder):
             run(command, folder, dict(os.environ), folder / "install.log", INSTALL_S)
-        done.touch()
+        installed_marker.touch()
     name = re.split(r"[\[=<>]", app.packages[0])[0]
     if app.kind == "npm":
         package = folder / "node_modules" / re.sub(r"(?<=.)@.*", "", app.packages[0]) / "package.json"
         return str(json.loads(package.read_text())["version"])
-    show = f"from importlib.metadata import version; print(version({name!r}))"
-    return subprocess.check_output([folder / "bin/python", "-c", show], text=True).strip()
+    print_row = f"from importlib.metadata import version; print(version({name!r}))"
+    return subprocess.check_output([folder / "bin/python", "-c", print_row], text=True).strip()
 
 
 def _commands(app: Application, folder: Path) -> list[list[str]]:
@@ -255,7 +259,7 @@ def _commands(app: Application, folder: Path) -> list[list[str]]:
     return [[sys.executable, "-m", "venv", str(folder)], ["nice", *pip, "-q", *app.packages]]
 
 
-def play(app: Application, folder: Path, url: str, key: str, model: str = MODEL) -> str:
+def run_driver(app: Application, folder: Path, url: str, key: str, model: str = MODEL) -> str:
     """Runs the driver in an empty home and returns what it printed."""
     work = folder / "work"
     shutil.rmtree(work, ignore_errors=True)
@@ -264,10 +268,17 @@ def play(app: Application, folder: Path, url: str, key: str, model: str = MODEL)
     python = str(folder / "bin/python")
     runners = {".py": [python], ".sh": ["bash", "-eu"], ".mjs": ["node"]}
     command = ["nice", *runners[app.driver.suffix], str(driver)]
-    bins = f"{folder / 'bin'}:{folder / 'node_modules/.bin'}:{os.environ['PATH']}"
-    clean = {name: value for name, value in clean_environment().items() if name in KEPT_VARIABLES}
-    more = {"PATH": bins, "HOME": str(work / "home"), "URL": url, "KEY": key, "MODEL": model, "WHO": "alice"}
-    environment = {**clean, **more, **SCENE, "OPENAI_API_KEY": key}
+    search_path = f"{folder / 'bin'}:{folder / 'node_modules/.bin'}:{os.environ['PATH']}"
+    inherited = {name: value for name, value in clean_environment().items() if name in PASSED_VARIABLES}
+    own_variables = {
+        "PATH": search_path,
+        "HOME": str(work / "home"),
+        "URL": url,
+        "KEY": key,
+        "MODEL": model,
+        "WHO": "alice",
+    }
+    environment = {**inherited, **own_variables, **SCENE, "OPENAI_API_KEY": key}
     run(command, work, environment, work / "printed", LIMIT_S)
     return (work / "printed").read_text(errors="replace")
 
@@ -328,7 +339,7 @@ def parse_body(seen: Seen) -> Any:
         return seen.body.hex()
 
 
-def differences(direct: Sequence[Seen], through: Sequence[Seen]) -> list[str]:
+def find_differences(direct: Sequence[Seen], through: Sequence[Seen]) -> list[str]:
     """Returns where the requests differ; their order does not count, since some leave at the same time."""
     if len(direct) != len(through):
         return [f"{len(through)} requests instead of {len(direct)}"]
@@ -339,25 +350,25 @@ def differences(direct: Sequence[Seen], through: Sequence[Seen]) -> list[str]:
     return [f"request {n} differs" for n, pair in enumerate(zip(*ordered, strict=True)) if pair[0] != pair[1]]
 
 
-def find_names(names: Sequence[str], requests: Sequence[Seen], kind: str) -> str:
+def find_names(names: Sequence[str], requests: Sequence[Seen], subject: str) -> str:
     """Returns the headers and fields by which the gateway would find a user or a conversation, the first of each."""
     found: dict[str, None] = {}
     for seen in requests:
         headers = [(name.encode(), value.encode()) for name, value in seen.headers.items()]
         for name in names:
-            rules = IdentityRules("default", **{f"{kind}_order": (name,)})  # type: ignore[arg-type]
-            if getattr(identify(headers, seen.json, rules, "default"), kind) is not None:
+            rules = IdentityRules("default", **{f"{subject}_order": (name,)})  # type: ignore[arg-type]
+            if getattr(identify(headers, seen.json, rules, "default"), subject) is not None:
                 found[name] = None
                 break
     return ", ".join(f"`{name}`" for name in found)
 
 
-def rule_of(seen: Seen) -> str | None:
+def side_rule_of(seen: Seen) -> str | None:
     headers = [(name.encode(), value.encode()) for name, value in seen.headers.items()]
     return identify(headers, seen.json, IdentityRules("default"), "default").side_request
 
 
-def parts_of(chats: Sequence[Seen]) -> str:
+def played_parts(chats: Sequence[Seen]) -> str:
     """Returns which parts of the scene were played, as the upstream saw it."""
     lists = [seen.json["messages"] for seen in chats]
     texts = ["\n".join(map(text_of, messages)) for messages in lists]
@@ -370,7 +381,7 @@ def parts_of(chats: Sequence[Seen]) -> str:
         "off the record": any(SCENE["SEEK"] in text for text in texts),
         "2nd user": any(SCENE["OTHER"] in text for text in texts),
     }
-    return ", ".join(name for name, was in parts.items() if was)
+    return ", ".join(name for name, was_played in parts.items() if was_played)
 
 
 def read_exchanges(database: Path) -> dict[int, tuple[int | None, str]]:
@@ -382,10 +393,10 @@ def read_exchanges(database: Path) -> dict[int, tuple[int | None, str]]:
 
 def second_turn_continues(exchanges: Mapping[int, tuple[int | None, str]]) -> bool:
     """Returns whether the scene's second turn goes on from the first."""
-    for at, text in exchanges.values():
-        while SCENE["MORE"] in text and at is not None:
-            at, before = exchanges[at]
-            if SCENE["SAY"] in before:
+    for parent, text in exchanges.values():
+        while SCENE["MORE"] in text and parent is not None:
+            parent, parent_text = exchanges[parent]
+            if SCENE["SAY"] in parent_text:
                 return True
     return False
 
@@ -398,33 +409,39 @@ def has_word(requests: Sequence[Seen], question: str, word: str) -> bool:
     )
 
 
-def judge(row: Row, app: Application, direct: list[Seen], through: list[Seen], database: Path) -> None:
+def note_outcome(row: Row, app: Application, direct: list[Seen], through: list[Seen], database: Path) -> None:
     chats = [seen for seen in direct if seen.path.endswith("/chat/completions") and seen.json]
     if not chats:
         paths = sorted({seen.path for seen in direct})
         row.works = "passed through, no memory" if direct else "no"
         row.notes.append(f"asks {', '.join(paths)}" if paths else "asked nothing")
     else:
-        side = {rule: None for seen in chats if (rule := rule_of(seen))}
-        spoken = [seen for seen in chats if not rule_of(seen)]
-        row.user = find_names(USER_ORDER, spoken, "user") or "`memory.default_user`"
-        row.conversation = find_names(CONVERSATION_ORDER, spoken, "conversation") or "its messages"
-        row.side, row.seen = ", ".join(side) or "-", parts_of(chats)
+        side = {rule: None for seen in chats if (rule := side_rule_of(seen))}
+        conversation_chats = [seen for seen in chats if not side_rule_of(seen)]
+        row.user = find_names(USER_ORDER, conversation_chats, "user") or "`memory.default_user`"
+        row.conversation = (
+            find_names(CONVERSATION_ORDER, conversation_chats, "conversation") or "its messages"
+        )
+        row.side, row.seen = ", ".join(side) or "-", played_parts(chats)
         row.works = "yes"
-        wanted, exchanges = app.memory == "on", read_exchanges(database)
-        for is_so, right, text in (
-            (has_word(through, "ASK", "Miso"), wanted, "the second chat knows"),
-            (second_turn_continues(exchanges), wanted, "the second turn is found to go on from the first"),
+        has_memory, exchanges = app.memory == "on", read_exchanges(database)
+        for is_true, expected, text in (
+            (has_word(through, "ASK", "Miso"), has_memory, "the second chat knows"),
+            (
+                second_turn_continues(exchanges),
+                has_memory,
+                "the second turn is found to go on from the first",
+            ),
             (SCENE["HIDE"] in str(exchanges), False, "a chat off the record is stored"),
             (has_word(through, "SEEK", "Purple"), False, "a chat off the record is remembered"),
             (has_word(through, "OTHER", "Miso"), False, "another person is told"),
         ):
-            if is_so is not right:
+            if is_true is not expected:
                 row.works = "no"
-                row.notes.append(text if is_so else f"not: {text}")
-    if differ := differences(direct, through):
+                row.notes.append(text if is_true else f"not: {text}")
+    if differences := find_differences(direct, through):
         row.works = "no"
-        row.notes += differ[:3]
+        row.notes += differences[:3]
     refused = {seen.refusal.args[0] for seen in direct if seen.refusal is not None}
     row.notes += [f"the upstream refused: {text[:80]}" for text in sorted(refused)]
 
@@ -441,24 +458,24 @@ def try_application(app: Application, cache: Path) -> Row:
     try:
         with (
             StrictUpstream(script=answer, models=[MODEL]) as upstream,
-            tempfile.TemporaryDirectory() as place,
+            tempfile.TemporaryDirectory() as home_name,
         ):
-            home, settings = Path(place), SETTINGS.format(url=upstream.base_url)
+            home, settings = Path(home_name), SETTINGS.format(url=upstream.base_url)
             if app.api != "chat":
                 settings += "takes = { responses = false }\n"
                 direct_output = play_without_memory(app, folder, home / "direct", settings)
             else:
-                direct_output = play(app, folder, upstream.base_url, "sk-app")
+                direct_output = run_driver(app, folder, upstream.base_url, "sk-app")
             direct, upstream.seen = posts_of(upstream), []
             key = make_key(home, app.memory)
             with serve_gateway(home, settings) as served:
-                gateway_output = play(app, folder, f"http://127.0.0.1:{served.port}/v1", key)
+                gateway_output = run_driver(app, folder, f"http://127.0.0.1:{served.port}/v1", key)
             through = posts_of(upstream)
             for name, requests in (("direct", direct), ("through", through)):
-                shown = [{"path": s.path, "headers": s.headers, "body": parse_body(s)} for s in requests]
-                (folder / f"{name}.json").write_text(json.dumps(shown, indent=1))
+                recorded = [{"path": s.path, "headers": s.headers, "body": parse_body(s)} for s in requests]
+                (folder / f"{name}.json").write_text(json.dumps(recorded, indent=1))
             shutil.copy(home / "log", folder / "gateway.log")
-            judge(row, app, direct, through, home / "mnemogate.db")
+            note_outcome(row, app, direct, through, home / "mnemogate.db")
             if any(key in json.dumps([s.headers, parse_body(s)]) for s in through):
                 row.works, row.notes = "no", [*row.notes, "the gateway's key went upstream"]
             if app.also == "claude":
@@ -476,7 +493,7 @@ def play_without_memory(app: Application, folder: Path, home: Path, settings: st
     home.mkdir()
     key = make_key(home, "off")
     with serve_gateway(home, settings) as served:
-        return play(app, folder, f"http://127.0.0.1:{served.port}/v1", key)
+        return run_driver(app, folder, f"http://127.0.0.1:{served.port}/v1", key)
 
 
 def play_over_claude(app: Application, folder: Path, home: Path) -> list[str]:
@@ -486,16 +503,16 @@ def play_over_claude(app: Application, folder: Path, home: Path) -> list[str]:
     with StrictAnthropic(script=answer_as_claude, models=[CLAUDE]) as claude:
         settings = SETTINGS.format(url=claude.base_url) + 'kind = "anthropic"\napi_key = "none"\n'
         with serve_gateway(home, settings) as served:
-            play(app, folder, f"http://127.0.0.1:{served.port}/v1", key, CLAUDE)
+            run_driver(app, folder, f"http://127.0.0.1:{served.port}/v1", key, CLAUDE)
         stored_text = str(read_exchanges(home / "mnemogate.db"))
-        bodies = [each.json for each in claude.seen if each.json and "messages" in each.json]
+        bodies = [seen.json for seen in claude.seen if seen.json and "messages" in seen.json]
     # The last message of each request, and the whole request.
     requests = [(json.dumps(last_spoken_message(body)), json.dumps(body)) for body in bodies]
     claims = {
         "what a model writes to a sub-agent is nobody's words": TASK not in stored_text,
         "the second chat knows": any(SCENE["ASK"] in last and "Miso" in whole for last, whole in requests),
         "a tool's result came back": any("tool_result" in last for last, _ in requests),
-        "no request is refused": not any(each.refusal for each in claude.seen),
+        "no request is refused": not any(seen.refusal for seen in claude.seen),
     }
     return [f"over Claude: not: {claim}" for claim, holds in claims.items() if not holds]
 
@@ -519,7 +536,7 @@ def answer_as_claude(seen: Seen) -> Reply:
 
 def last_spoken_message(body: Json) -> Json:
     """Returns the last message that is no system message, with which Claude Code ends its list."""
-    return next(each for each in reversed(body["messages"]) if each["role"] != "system")
+    return next(message for message in reversed(body["messages"]) if message["role"] != "system")
 
 
 def make_key(folder: Path, memory: str) -> str:
@@ -532,8 +549,8 @@ def make_key(folder: Path, memory: str) -> str:
 
 
 def main() -> int:
-    known = applications()
-    names = [app.driver.stem for app in known]
+    all_applications = list_applications()
+    names = [app.driver.stem for app in all_applications]
     parser = argparse.ArgumentParser(prog="scripts/applications", description=__doc__.splitlines()[0])
     default = Path(tempfile.gettempdir()) / "mnemogate-applications"
     parser.add_argument(
@@ -545,7 +562,7 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := set(options.names) - set(names):
         parser.error(f"no driver named {', '.join(sorted(unknown))}; there are {' '.join(names)}")
-    head = (
+    headings = (
         "application",
         "version",
         "works",
@@ -555,19 +572,19 @@ def main() -> int:
         "seen",
         "notes",
     )
-    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}", flush=True)
+    print(f"| {' | '.join(headings)} |\n|{'---|' * len(headings)}", flush=True)
     failed = False
-    for app in known:
+    for app in all_applications:
         if app.driver.stem in (options.names or names):
             row = try_application(app, options.into.resolve())
             failed = failed or row.works == "no"
-            show(row)
-    for title, why in NOT_TRIED.items() if not options.names else ():
-        show(Row(title, notes=[why]))
+            print_row(row)
+    for title, reason in NOT_TRIED.items() if not options.names else ():
+        print_row(Row(title, notes=[reason]))
     return int(failed)
 
 
-def show(row: Row) -> None:
+def print_row(row: Row) -> None:
     texts = (
         row.title,
         row.version,

@@ -1,7 +1,7 @@
-"""Long chats of two people in short turns, made from a seed, with facts planted on both sides and questions about them.
+"""Makes long chats of two people from a seed, in short turns, with facts of both people and questions about the facts.
 
-Between the facts stand greetings, reactions that repeat their words, and sentences that other people really said, so
-that what is asked for has to be distinguished from what only sounds like it.
+Between the facts are greetings, reactions that repeat their words, and real sentences of other people. A search has to
+distinguish the facts from text that only resembles them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from scripts.talk import vocabulary as v
 from scripts.talk.facts import ANSWERS, FACTS, MANY, Fact
 
 DAY_S = 86_400.0
-# When the first session is, and how many there are.
+# The time of the first session, and the number of sessions.
 BEGUN = 1_740_000_000.0
 SESSIONS = 29
 USER, ASSISTANT = "user", "assistant"
@@ -24,7 +24,7 @@ _OTHER = {USER: ASSISTANT, ASSISTANT: USER}
 
 @dataclass
 class Turn:
-    """A turn. marks: the facts that it says."""
+    """A turn. marks: the facts in it."""
 
     role: str
     text: str
@@ -44,26 +44,26 @@ class Question:
 class Dialogue:
     """The sessions of two people, and the questions about them."""
 
-    # Each with its time.
+    # Each with its time, in seconds since the epoch.
     sessions: list[tuple[float, list[Turn]]]
     questions: list[Question]
-    # Questions that might have been asked before.
+    # Questions for `asked_before`.
     others: list[str]
-    # By role.
+    # The people by their roles.
     names: dict[str, str]
 
 
 @dataclass(frozen=True)
 class _Planted:
-    """One telling of a fact."""
+    """A sentence that states a fact."""
 
-    # Its place in the chat, from 0 to 1.
+    # Its position in the chat, from 0 to 1.
     at: float
     mark: int
     role: str
     text: str
     beside: tuple[str, ...]
-    # The question of the other side that it answers; "": none.
+    # The other person's question that it answers; "": none.
     question: str = ""
 
 
@@ -110,22 +110,22 @@ class _Maker:
         values = {slot: self.random.choice(of) for slot, of in fact.slots.items()}
         while "old" in values and values["old"] == values["new"]:
             values["new"] = self.random.choice(fact.slots["new"])
-        early = self.random.uniform(0, 0.6)
-        late = early + self.random.uniform(0.08, 0.35)
-        first = self.plant(
+        first_at = self.random.uniform(0, 0.6)
+        second_at = first_at + self.random.uniform(0.08, 0.35)
+        first_mark = self.plant(
             role,
             self.random.choice(fact.said).format(**values),
-            early,
+            first_at,
             [t.format(**values) for t in fact.told],
         )
         if fact.later:
-            second = self.plant(role, self.random.choice(fact.later).format(**values), late)
+            second_mark = self.plant(role, self.random.choice(fact.later).format(**values), second_at)
             if fact.changes:
-                self.ask(is_ours, "changed", fact.asked, role, values, second)
-                return fact.asked[0], second, values
-            self.ask(is_ours, "chain", fact.asked_both, role, values, first, second)
-        self.ask(is_ours, "single", fact.asked, role, values, first)
-        return fact.asked[0], first, values
+                self.ask(is_ours, "changed", fact.asked, role, values, second_mark)
+                return fact.asked[0], second_mark, values
+            self.ask(is_ours, "chain", fact.asked_both, role, values, first_mark, second_mark)
+        self.ask(is_ours, "single", fact.asked, role, values, first_mark)
+        return fact.asked[0], first_mark, values
 
     def make(self) -> Dialogue:
         for role in (USER, ASSISTANT):
@@ -138,48 +138,56 @@ class _Maker:
             for number, fact in enumerate(MANY):
                 ones = self.random.sample(fact.slots["one"], self.random.randint(2, 4))
                 frames = self.random.sample(fact.said, min(len(ones), len(fact.said)))
-                said = [
-                    self.plant(role, frames[i % len(frames)].format(one=one), self.random.random(), fact.told)
-                    for i, one in enumerate(ones)
+                mentions = [
+                    self.plant(
+                        role, frames[i % len(frames)].format(one=first_frame), self.random.random(), fact.told
+                    )
+                    for i, first_frame in enumerate(ones)
                 ]
-                self.ask(number % 2 == self.half, "several", fact.asked, role, {}, *said)
+                self.ask(number % 2 == self.half, "several", fact.asked, role, {}, *mentions)
             for number, answer in enumerate(ANSWERS):
                 values = {slot: self.random.choice(of) for slot, of in answer.slots.items()}
                 text, question = answer.said.format(**values), answer.question.format(**values)
                 mark = self.plant(role, text, self.random.random(), (), question)
                 self.ask(number % 2 == self.half, "answered", answer.asked, role, values, mark)
-            ours = [event for number, event in enumerate(v.EVENTS) if number % 2 == self.half]
-            others = [event for event in v.EVENTS if event not in ours]
-            for number, (said, about) in enumerate(
-                (*self.random.sample(ours, 9), *self.random.sample(others, 5))
+            own_events = [event for number, event in enumerate(v.EVENTS) if number % 2 == self.half]
+            other_events = [event for event in v.EVENTS if event not in own_events]
+            for number, (event, about) in enumerate(
+                (*self.random.sample(own_events, 9), *self.random.sample(other_events, 5))
             ):
-                when, _ = self.random.choice(v.WHENS)
+                date_words, _ = self.random.choice(v.WHENS)
                 text = self.random.choice(
-                    (f"{when}, {said}.", f"{said} {when}.", f"so, {said}, that was {when}.")
+                    (
+                        f"{date_words}, {event}.",
+                        f"{event} {date_words}.",
+                        f"so, {event}, that was {date_words}.",
+                    )
                 )
                 mark = self.plant(role, text, self.random.random())
                 frames = (f"When did {{S}} {about}?", f"On which day did {{S}} {about}?")
                 self.ask(number < 9, "date", frames, role, {}, mark)
-            # Two things in one question, which stand far apart.
+            # Two facts in one question, from two places of the chat.
             for _ in range(4):
-                (one, first, its), (two, second, of_it) = self.random.sample(singles, 2)
-                text = f"{self.asked(one, role, its)[:-1]}, and {_low(self.asked(two, role, of_it))}"
-                self.questions.append(Question("two parts", text, frozenset((first, second))))
+                pair = self.random.sample(singles, 2)
+                first, second = (self.asked(frame, role, values) for frame, _, values in pair)
+                marks = frozenset(mark for _, mark, _ in pair)
+                self.questions.append(Question("two parts", f"{first[:-1]}, and {_low(second)}", marks))
         return Dialogue(self.sessions(), self.questions, self.others, self.names)
 
     def sessions(self) -> list[tuple[float, list[Turn]]]:
         sessions = []
         at = BEGUN
-        left = sorted(self.planted, key=lambda one: one.at)
+        remaining = sorted(self.planted, key=lambda planted: planted.at)
         for number in range(SESSIONS):
             at += self.random.uniform(2, 14) * DAY_S + self.random.uniform(-4, 4) * 3600
             until = (number + 1) / SESSIONS
-            mine = [one for one in left if one.at < until or number == SESSIONS - 1]
-            left = left[len(mine) :]
-            sessions.append((at, self.session(mine)))
+            in_session = [planted for planted in remaining if planted.at < until or number == SESSIONS - 1]
+            remaining = remaining[len(in_session) :]
+            sessions.append((at, self.session(in_session)))
         return sessions
 
     def session(self, planted: Sequence[_Planted]) -> list[Turn]:
+        """Returns the turns of a session in which these facts are stated."""
         turns: list[Turn] = []
 
         def say(role: str, *parts: str, mark: int | None = None) -> None:
@@ -214,27 +222,27 @@ class _Maker:
             if turns[-1].role == role:
                 say(other, pick(v.REACTIONS) if chance() < 0.5 else pick(v.PROMPTS))
             lead = pick(v.ACKS) if chance() < 0.25 else ""
-            first = pick(self.sentences) if chance() < 0.2 else ""
+            opening = pick(self.sentences) if chance() < 0.2 else ""
             tail = pick((pick(v.DETAILS), pick(self.sentences), ""))
-            say(role, lead, first, segment.text, tail, pick((pick(v.PROMPTS), "")), mark=segment.mark)
-            kind = chance()
-            if segment.beside and kind < 0.5:
+            say(role, lead, opening, segment.text, tail, pick((pick(v.PROMPTS), "")), mark=segment.mark)
+            reaction = chance()
+            if segment.beside and reaction < 0.5:
                 say(other, pick(v.REACTIONS), pick(segment.beside))
-            elif kind < 0.62:
-                # A person who repeats what was just said.
+            elif reaction < 0.62:
+                # The other person repeats the sentence.
                 say(other, f"{segment.text.rstrip('.!')}? {pick(v.REACTIONS)}")
             else:
                 say(
                     other, pick(v.REACTIONS), pick((pick(self.sentences), "")), pick((pick(v.FOLLOW_UPS), ""))
                 )
             if chance() < 0.7:
-                more = (
+                closing_parts = (
                     (pick(v.DETAILS), pick((pick(self.sentences), ""))) if chance() < 0.6 else (pick(v.ACKS),)
                 )
-                say(role, *more)
-        one, two = pick(v.CLOSINGS)
-        say(USER, one)
-        say(ASSISTANT, two)
+                say(role, *closing_parts)
+        user_closing, assistant_closing = pick(v.CLOSINGS)
+        say(USER, user_closing)
+        say(ASSISTANT, assistant_closing)
         return turns
 
     def chatter(self, say, turns) -> None:  # type: ignore[no-untyped-def]
@@ -250,43 +258,45 @@ def _low(text: str) -> str:
 
 
 def make_dialogue(seed: str, half: int, sentences: Sequence[str], *, by_name: bool = False) -> Dialogue:
-    """Returns a dialogue. half: 0 or 1: which of the kinds of facts are asked for. sentences: what else is said.
+    """Returns a dialogue.
 
+    half: 0 or 1: the half of the kinds of facts to which the questions belong.
+    sentences: sentences between the facts.
     by_name: questions name both people.
     """
     return _Maker(seed, half, sentences, by_name=by_name).make()
 
 
 def asked_before(
-    dialogue: Dialogue, seed: str, number: int, shown: Sequence[str]
+    dialogue: Dialogue, seed: str, least: int, notes: Sequence[str]
 ) -> list[tuple[float, list[Turn]]]:
-    """Returns sessions in which so many questions were asked already, each with a reply that does not answer it.
+    """Returns later sessions with at least `least` questions, each with a reply that does not answer it.
 
-    shown: notes as a reply may quote them.
+    notes: notes that a reply may quote.
     """
     pick = random.Random(seed)
     at = dialogue.sessions[-1][0]
-    own = [question.text for question in dialogue.questions]
-    found: list[tuple[float, list[Turn]]] = []
-    asked = 0
-    while asked < number:
+    own_questions = [question.text for question in dialogue.questions]
+    sessions: list[tuple[float, list[Turn]]] = []
+    count = 0
+    while count < least:
         at += pick.uniform(0.2, 1.5) * DAY_S
         turns: list[Turn] = []
         for _ in range(pick.randint(1, 8)):
             text = pick.choice(dialogue.others)
-            while text in own:
+            while text in own_questions:
                 text = pick.choice(dialogue.others)
-            turns += [Turn(USER, text), Turn(ASSISTANT, _reply(pick, text, shown))]
-            asked += 1
-        found.append((at, turns))
-    return found
+            turns += [Turn(USER, text), Turn(ASSISTANT, _reply(pick, text, notes))]
+            count += 1
+        sessions.append((at, turns))
+    return sessions
 
 
-def _reply(pick: random.Random, question: str, shown: Sequence[str]) -> str:
-    kind = pick.random()
-    if kind < 0.5:
+def _reply(pick: random.Random, question: str, notes: Sequence[str]) -> str:
+    chance = pick.random()
+    if chance < 0.5:
         return pick.choice(v.NO_ANSWERS)
-    if kind < 0.75:
+    if chance < 0.75:
         return pick.choice(
             (
                 f"You asked: {question}",
@@ -294,9 +304,9 @@ def _reply(pick: random.Random, question: str, shown: Sequence[str]) -> str:
                 f"You want to know {_low(question)}",
             )
         )
-    quoted = pick.choice(shown)
-    if kind < 0.83:
-        return f"You said:\n{quoted}{question}"
-    if kind < 0.91:
-        return "You said:\n" + "\n".join(f"> {line}" for line in f"{quoted}{question}".splitlines())
-    return f'{{"content": {json.dumps(quoted + question)}}}'
+    note = pick.choice(notes)
+    if chance < 0.83:
+        return f"You said:\n{note}{question}"
+    if chance < 0.91:
+        return "You said:\n" + "\n".join(f"> {line}" for line in f"{note}{question}".splitlines())
+    return f'{{"content": {json.dumps(note + question)}}}'

@@ -101,7 +101,7 @@ _THANKS = "Got it.|Thanks for telling me.|I see.|Understood.|Makes sense."
 
 
 def _parts(text: str) -> list[str]:
-    return [each.strip() for line in text.strip().splitlines() for each in line.split("|")]
+    return [part.strip() for line in text.strip().splitlines() for part in line.split("|")]
 
 
 def wishes(language: str, half: int) -> Iterator[Memory]:
@@ -127,26 +127,28 @@ def _memories(
     replies: Sequence[str],
     errands: Sequence[str],
 ) -> Iterator[Memory]:
-    own, stop = lines[half::2], "." if chatty[0].isascii() else "。"
+    pairs, stop = lines[half::2], "." if chatty[0].isascii() else "。"
     for number in range(_MEMORIES):
         pick = random.Random(f"{name} {half} {number}")
-        said = [*enumerate(text for text, _ in own), *[(-1, "")] * (_OTHERS * len(own))]
-        pick.shuffle(said)
+        statements = [*enumerate(text for text, _ in pairs), *[(-1, "")] * (_OTHERS * len(pairs))]
+        pick.shuffle(statements)
         sessions = []
-        for day, start in enumerate(range(0, len(said), 4)):
+        for day, start in enumerate(range(0, len(statements), 4)):
             turns = []
-            for mark, text in said[start : start + 4]:
+            for mark, text in statements[start : start + 4]:
                 around = pick.sample(list(chatty), 2)
                 sentences = [around[0], text, around[1]] if text else around
                 turns.append(Turn(USER, _joined(sentences, stop), {mark} if text else set()))
                 turns.append(Turn(ASSISTANT, pick.choice(replies)))
             sessions.append((BEGUN + day * DAY_S, turns))
         history, marked = history_of(sessions)
-        questions = [Asked(kind, ask, frozenset(marked[mark])) for mark, (_, ask) in enumerate(own)]
+        questions = [Asked(kind, ask, frozenset(marked[mark])) for mark, (_, ask) in enumerate(pairs)]
         questions += [Asked("errand", text, frozenset()) for text in errands]
         yield Memory(history, questions, BEGUN + 60 * DAY_S)
 
 
 def _joined(sentences: Sequence[str], stop: str) -> str:
     """Returns sentences as one text; each ends with a sign of its own or with this one."""
-    return " ".join(each if each.endswith((".", "!", "?")) else each + stop for each in sentences)
+    return " ".join(
+        sentence if sentence.endswith((".", "!", "?")) else sentence + stop for sentence in sentences
+    )

@@ -293,14 +293,14 @@ def chats(language: str, half: int, *, is_courteous: bool = False) -> Iterator[M
     for number in range(_MEMORIES):
         pick = random.Random(f"{language} {half} {number}")
         pick.shuffle(facts)
-        known = facts[: len(facts) // 2]
-        said = [(index, text) for index, (text, _) in enumerate(known)]
-        said += [(-1, "")] * (_CHATTY * len(known))
-        pick.shuffle(said)
+        first_facts = facts[: len(facts) // 2]
+        statements = [(index, text) for index, (text, _) in enumerate(first_facts)]
+        statements += [(-1, "")] * (_CHATTY * len(first_facts))
+        pick.shuffle(statements)
         sessions = []
-        for day, start in enumerate(range(0, len(said), 4)):
+        for day, start in enumerate(range(0, len(statements), 4)):
             turns = []
-            for mark, text in said[start : start + 4]:
+            for mark, text in statements[start : start + 4]:
                 around = (
                     pick.sample(chatty, pick.randint(*_BEFORE)),
                     pick.sample(chatty, pick.randint(*_AFTER)),
@@ -310,11 +310,13 @@ def chats(language: str, half: int, *, is_courteous: bool = False) -> Iterator[M
                 turns.append(Turn(ASSISTANT, pick.choice(replies)))
             sessions.append((BEGUN + day * DAY_S, turns))
         history, marked = history_of(sessions)
-        asked = [FRAMES[language].format(ask) if pick.random() < 0.5 else ask for _, ask in facts]
+        texts = [FRAMES[language].format(ask) if pick.random() < 0.5 else ask for _, ask in facts]
         if is_courteous:
-            asked = [pick.choice(COURTESIES[language].strip().splitlines()).format(ask) for _, ask in facts]
-        questions = [Asked("fact", asked[index], frozenset(marked[index])) for index in range(len(known))]
-        questions += [Asked("foreign question", each, frozenset()) for each in asked[len(known) :]]
+            texts = [pick.choice(COURTESIES[language].strip().splitlines()).format(ask) for _, ask in facts]
+        questions = [
+            Asked("fact", texts[index], frozenset(marked[index])) for index in range(len(first_facts))
+        ]
+        questions += [Asked("foreign question", each, frozenset()) for each in texts[len(first_facts) :]]
         if not is_courteous:
             questions += _openings(language)
         yield Memory(history, questions, BEGUN + 60 * DAY_S)

@@ -16,15 +16,15 @@ class PlainSearch:
     """The index of one history. Turns come back whole, each with its speaker, until the budget is used."""
 
     def __init__(self, history: Sequence[Document]) -> None:
-        self._rows = {d.seq: d for d in history}
+        self._rows = {turn.seq: turn for turn in history}
         self._index = sqlite3.connect(":memory:")
         self._index.execute("CREATE VIRTUAL TABLE turns USING fts5(own, near, tokenize = 'porter unicode61')")
-        following = {d.previous: d for d in history if d.previous is not None}
-        for d in history:
-            around = [self._rows.get(d.previous or 0), following.get(d.seq)]
-            near = " ".join(each.text for each in around if each is not None)
+        following = {turn.previous: turn for turn in history if turn.previous is not None}
+        for turn in history:
+            neighbours = [self._rows.get(turn.previous or 0), following.get(turn.seq)]
+            near = " ".join(neighbour.text for neighbour in neighbours if neighbour is not None)
             self._index.execute(
-                "INSERT INTO turns (rowid, own, near) VALUES (?, ?, ?)", (d.seq, d.text, near)
+                "INSERT INTO turns (rowid, own, near) VALUES (?, ?, ?)", (turn.seq, turn.text, near)
             )
 
     def ask(self, question: str, budget: int) -> str:
@@ -34,13 +34,13 @@ class PlainSearch:
             return ""
         match = " OR ".join('"' + word.replace('"', "") + '"' for word in words)
         order = "SELECT rowid FROM turns WHERE turns MATCH ? ORDER BY bm25(turns, 1.0, 0.5) LIMIT ?"
-        lines, left = list[str](), budget
+        lines, remaining = list[str](), budget
         for (seq,) in self._index.execute(order, (match, _HITS)):
             line = f"{self._rows[seq].role}: {' '.join(self._rows[seq].text.split())}"
             cost = estimate_tokens(line + "\n")
-            if cost <= left:
+            if cost <= remaining:
                 lines.append(line)
-                left -= cost
+                remaining -= cost
         return "\n".join(lines)
 
     def close(self) -> None:

@@ -108,38 +108,39 @@ In the tenth month the company made its first profit, 412 euros|How large was ou
 
 
 def projects(
-    half: int, sentences: Sequence[str], others: Sequence[Session], *, is_short: bool = False
+    half: int, sentences: Sequence[str], other_sessions: Sequence[Session], *, is_short: bool = False
 ) -> Iterator[Memory]:
-    """Returns memories of three projects each, those of each half its own.
+    """Returns memories of three projects each. The two halves have different projects.
 
-    sentences: what else a turn says. others: sessions about other things, whose replies are long. is_short: turns and
-    replies are short instead, and so are those about other things.
+    sentences: sentences around the steps.
+    other_sessions: sessions about other subjects, with long replies, which the projects' sessions use as well.
+    is_short: all turns and replies are short instead.
     """
     around = (_BEFORE_SHORT, _AFTER_SHORT) if is_short else (_BEFORE, _AFTER)
     blocks = [[line.split("|") for line in block.splitlines()] for block in PROJECTS.strip().split("\n\n")]
     blocks, names_of_blocks = blocks[half::2], _NAMES[half::2]
-    replies = [turn.text for _, turns in others for turn in turns if turn.role == ASSISTANT]
+    replies = [turn.text for _, turns in other_sessions for turn in turns if turn.role == ASSISTANT]
     if is_short:
         replies = [*_REPLIES]
     for number in range(_MEMORIES):
         pick = random.Random(f"projects {half} {number}")
         days = [sorted(pick.sample(range(60), len(block))) for block in blocks]
         sessions: list[Session] = []
-        for place, block in enumerate(blocks):
+        for project, block in enumerate(blocks):
             for step, (text, _, _) in enumerate(block):
-                said = [
+                sentences_of_turn = [
                     *pick.sample(list(sentences), pick.randint(*around[0])),
                     text + ".",
                     *pick.sample(list(sentences), pick.randint(*around[1])),
                 ]
                 turns = [
-                    Turn(USER, " ".join(said), {place * len(block) + step}),
+                    Turn(USER, " ".join(sentences_of_turn), {project * len(block) + step}),
                     Turn(ASSISTANT, pick.choice(replies)),
                     Turn(USER, " ".join(pick.sample(list(sentences), 1 if is_short else 2))),
                     Turn(ASSISTANT, pick.choice(replies)),
                 ]
-                sessions.append((BEGUN + days[place][step] * DAY_S + 60 * place, turns))
-        for _, turns in pick.sample(list(others), _OTHERS * len(sessions)):
+                sessions.append((BEGUN + days[project][step] * DAY_S + 60 * project, turns))
+        for _, turns in pick.sample(list(other_sessions), _OTHERS * len(sessions)):
             plain = [Turn(turn.role, turn.text) for turn in turns]
             if is_short:
                 talk = [Turn(USER, each) for each in pick.sample(list(sentences), len(plain) // 2)]
@@ -147,28 +148,30 @@ def projects(
             sessions.append((BEGUN + pick.uniform(0, 60) * DAY_S, plain))
         history, marked = history_of(sorted(sessions, key=lambda one: one[0]))
         questions = []
-        for place, block in enumerate(blocks):
-            asked = partial(_asked, block, [marked[place * len(block) + step] for step in range(len(block))])
-            questions += [asked("detail", ask, [step]) for step, (_, ask, _) in enumerate(block)]
+        for project, block in enumerate(blocks):
+            make_question = partial(
+                _asked, block, [marked[project * len(block) + step] for step in range(len(block))]
+            )
+            questions += [make_question("detail", ask, [step]) for step, (_, ask, _) in enumerate(block)]
             for _ in range(3):
                 three = sorted(pick.sample(range(len(block)), 3))
                 names = [block[step][2] for step in three]
                 pick.shuffle(names)
                 text = f"In which order did I {names[0]}, {names[1]} and {names[2]}?"
-                questions.append(asked("order of three", text, three))
+                questions.append(make_question("order of three", text, three))
             steps = [*pairwise(range(len(block)))]
             for template, (step, after) in zip(_NEXT, pick.sample(steps, len(_NEXT)), strict=True):
-                text = template.format(block[step][2], names_of_blocks[place])
-                questions.append(asked("what came next", text, [step, after]))
+                text = template.format(block[step][2], names_of_blocks[project])
+                questions.append(make_question("what came next", text, [step, after]))
             for template, (step, after) in zip(_PREVIOUS, pick.sample(steps, len(_PREVIOUS)), strict=True):
-                text = template.format(block[after][2], names_of_blocks[place])
-                questions.append(asked("what came before", text, [step, after]))
+                text = template.format(block[after][2], names_of_blocks[project])
+                questions.append(make_question("what came before", text, [step, after]))
             for template in _FIRST:
                 two = pick.sample(range(len(block)), 2)
                 text = template.format(*(block[step][2] for step in two))
-                questions.append(asked("which came first", text, two))
-            text = _ALL_STEPS[(number + place) % len(_ALL_STEPS)].format(names_of_blocks[place])
-            questions.append(asked("order of all", text, range(len(block))))
+                questions.append(make_question("which came first", text, two))
+            text = _ALL_STEPS[(number + project) % len(_ALL_STEPS)].format(names_of_blocks[project])
+            questions.append(make_question("order of all", text, range(len(block))))
         yield Memory(history, questions, BEGUN + 70 * DAY_S)
 
 

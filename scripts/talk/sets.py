@@ -62,16 +62,21 @@ def long_cases(questions: Sequence[dict[str, Any]], limit: int, form: str = "") 
     order = [q for q in questions if any(t.get("has_answer") for s in q["haystack_sessions"] for t in s)]
     random.Random(SEED).shuffle(order)
     for question in order[: limit or None]:
-        own = sessions_of(question)
-        ids = {id for id, _, _ in own}
-        others = [each for other in questions if other is not question for each in sessions_of(other)]
-        pool = [(at, session) for id, at, session in others if id not in ids]
+        own_sessions = sessions_of(question)
+        ids = {id for id, _, _ in own_sessions}
+        other_sessions = [
+            session_row for other in questions if other is not question for session_row in sessions_of(other)
+        ]
+        pool = [(at, session) for id, at, session in other_sessions if id not in ids]
         sessions = random.Random(f"{SEED} {question['question_id']}").sample(pool, OTHERS)
         sessions = [(at, [{**turn, "has_answer": False} for turn in session]) for at, session in sessions]
-        sessions = sorted([*sessions, *((at, session) for _, at, session in own)], key=lambda one: one[0])
+        sessions = sorted(
+            [*sessions, *((at, session) for _, at, session in own_sessions)],
+            key=lambda dated_session: dated_session[0],
+        )
         history, marked = history_of((at, _turns(session, form)) for at, session in sessions)
-        asked = Asked(question["question_type"], question["question"], frozenset(marked[0]))
-        yield Memory(history, [asked], _parse_date(question["question_date"]))
+        case = Asked(question["question_type"], question["question"], frozenset(marked[0]))
+        yield Memory(history, [case], _parse_date(question["question_date"]))
 
 
 def small_cases(questions: Sequence[dict[str, Any]], limit: int) -> Iterator[Memory]:

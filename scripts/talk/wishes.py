@@ -92,20 +92,20 @@ def wishes(sentences: Sequence[str], half: int) -> Iterator[Memory]:
     pairs = [line.split("|") for line in WISHES.strip().splitlines()][half::2]
     for number in range(_MEMORIES):
         pick = random.Random(f"wishes {half} {number}")
-        said: list[tuple[int | None, str]] = []
+        statements: list[tuple[int | None, str]] = []
         for mark, (wish, _) in enumerate(pairs):
             # A wish stands alone, or within what else is said.
             before, after = pick.choice(((0, 0), (0, 1), (1, 0), (1, 1)))
             parts = [*pick.sample(sentences, before), wish, *pick.sample(sentences, after)]
-            said.append((mark, " ".join(parts)))
-        said += [
+            statements.append((mark, " ".join(parts)))
+        statements += [
             (None, " ".join(pick.sample(sentences, pick.randint(1, 2)))) for _ in range(_OTHERS * len(pairs))
         ]
-        pick.shuffle(said)
+        pick.shuffle(statements)
         sessions = []
-        for day, start in enumerate(range(0, len(said), 4)):
+        for day, start in enumerate(range(0, len(statements), 4)):
             turns = []
-            for mark, text in said[start : start + 4]:
+            for mark, text in statements[start : start + 4]:
                 turns.append(Turn(USER, text, set() if mark is None else {mark}))
                 turns.append(Turn(ASSISTANT, pick.choice(REPLIES)))
             sessions.append((BEGUN + day * DAY_S, turns))
