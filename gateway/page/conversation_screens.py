@@ -60,19 +60,20 @@ class _ConversationScreens(Struct, frozen=True):
         page, later = await self._read_to_end(request, access, query)
         scope = (await self.views.find(access.project, access.uid)).scope
         id = page.conversation.id
-        openings: dict[str, str] = {}
+        opening = ""
         forgotten: dict[int, AuditRecord | None] = {}
         if not access.is_person:
             openings = await self.views.conversations.openings(access.project, access.uid, [id])
+            opening = openings.get(id, "")
             forgotten = await self._find_forgettings(access, page)
         return access.view(
             page,
             "conversation.html",
-            f"Conversation {id}",
+            f"{opening} Conversation {id}" if opening else f"Conversation {id}",
             memory_name=name_of(scope),
             speaker=user_of(scope),
             later=later,
-            opening=openings.get(id, ""),
+            opening=opening,
             forgotten=forgotten,
         )
 

@@ -69,8 +69,10 @@ class Cell(Struct, frozen=True):
 class PromptText(Struct, frozen=True):
     """A text in the prompt of a reply, or a hit that was left out of the prompt since another text repeats it."""
 
-    # Such as "message 3".
-    name: str
+    # "message", "fact", "passage" or "block".
+    kind: str
+    # The number of the text, or the label of the block.
+    id: int | str
     # The page that shows the text, relative to /ui/.
     href: str
     text: str
@@ -79,6 +81,13 @@ class PromptText(Struct, frozen=True):
     # The text is an earlier reply, and not what a user has said, a fact, a passage or a block.
     is_reply: bool = False
     is_left_out: bool = False
+    # The text is a fact that is no longer true.
+    is_ended: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of the text, such as "message 3"."""
+        return f"{self.kind} {self.id}"
 
 
 class Repetition(Struct, frozen=True):
@@ -246,20 +255,22 @@ def _list_prompt_texts(
     left_out = [(hit, None) for hit in explained.left_out if hit.reason == "repeats"]
     texts = [
         PromptText(
-            f"{hit.kind} {hit.seq}",
+            hit.kind,
+            hit.seq,
             hit.href,
             hit.text,
             rank,
             is_reply=hit.kind == "message" and speakers.get(hit.seq) == "assistant",
             is_left_out=rank is None,
+            is_ended=bool(hit.until),
         )
         for hit, rank in (*ranked, *left_out)
         if hit.href and hit.text
     ]
     for label, text in blocks.same.items():
-        texts.append(PromptText(f"block {label}", page_path("m", memory, "b", label), text))
+        texts.append(PromptText("block", label, page_path("m", memory, "b", label), text))
     for fact in standing:
-        texts.append(PromptText(f"fact {fact.seq}", fact_href(memory, fact.seq), fact.text))
+        texts.append(PromptText("fact", fact.seq, fact_href(memory, fact.seq), fact.text))
     return texts
 
 

@@ -123,6 +123,7 @@ def test_each_screen_has_its_names(browser: Browser, operator: Operator) -> None
     }
     for path, names in screens.items():
         with browser.visit(operator, path) as (page, _):
+            page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
             check(page, *names)
             assert page.title() == f"{' '.join(page.inner_text('h1').split())} – Mnemogate"
             assert page.evaluate("document.documentElement.lang") == "en"

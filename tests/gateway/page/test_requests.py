@@ -32,7 +32,14 @@ def test_the_screens_look_right(browser: Browser, operator: Operator) -> None:
     browser.looks_right(operator, "", heading="Overview")
     speak(operator.world, "Hello.", user=LONG_NAME)
     id = full(operator)
-    screens = {"": "Overview", "requests": "Requests", "audit": "Audit", f"r/{id}": f"Request {id}"}
+    long = operator.twin("requests")["items"][-1]["id"]
+    screens = {
+        "": "Overview",
+        "requests": "Requests",
+        "audit": "Audit",
+        f"r/{id}": f"Request {id}",
+        f"r/{long}": f"Request {long}",
+    }
     for path, heading in screens.items():
         browser.looks_right(operator, path, heading=heading)
     memory = operator.twin(f"r/{id}")["memory"]
@@ -101,6 +108,30 @@ def test_a_request_shows_its_words_and_who_said_what_was_recalled(operator: Oper
     for hit in hits:
         assert f"message {hit['seq']}</a> <br>" in text
     assert ' · <span class="words" dir="auto" lang="">alice</span>' in text
+
+
+def test_what_a_reply_repeats_can_be_corrected_without_scrolling(
+    browser: Browser, upstream: StrictUpstream, operator: Operator
+) -> None:
+    """It stood after a screenful of numbers, and what can be done about it after another."""
+    alice = speak(operator.world, "Hello.")
+    facts = [f"Alice likes tea number {n} with milk, and drinks it each morning." for n in range(12)]
+    *_, seq = learn(operator.world, alice, *facts, "Alice keeps her tea in the red tin.")
+    upstream.queue(say("Alice keeps her tea in the red tin. " + "Tea is good. " * 40))
+    speak(operator.world, "Where do I keep my tea, and which tea do I drink each morning with milk?")
+    id = operator.twin("requests")["items"][0]["id"]
+    with browser.open(operator, f"r/{id}") as page:
+        page.set_viewport_size({"width": 320, "height": 700})
+        for role, name in (("link", "Correct"), ("link", "Forget"), ("button", "Do not mention")):
+            box = page.get_by_role(role, name=f"{name} fact {seq}").first.bounding_box()
+            assert box["y"] + box["height"] < 400, name
+        # The rest is folded.
+        told = page.get_by_role("region", name="What the model was told")
+        assert not told.locator("pre").is_visible()
+        told.locator("summary").click()
+        assert told.locator("pre").is_visible()
+        page.get_by_role("link", name=f"Correct fact {seq}").first.click()
+        assert page.get_by_role("textbox", name="Correct text").is_visible()
 
 
 def test_a_listed_request_whose_reply_was_forgotten_says_so(operator: Operator) -> None:
@@ -195,7 +226,7 @@ def test_a_fact_that_was_corrected_since_is_shown_as_the_note_had_it(
         (forgotten,) = (each for each in operator.twin(f"r/{last}")["chosen"] if each["forgotten"])
         assert forgotten["text"] is None
         text = operator.get(f"r/{last}").body.decode()
-        assert "It is gone, because a part of it was forgotten." in text
+        assert "is gone from here, because a part of it was forgotten." in text
 
 
 def test_what_always_holds_is_shown_where_a_reply_is_explained(

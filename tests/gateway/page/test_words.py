@@ -471,7 +471,9 @@ def test_a_request_says_what_its_reply_repeats(upstream: StrictUpstream, operato
     shown = plain(page(operator, f"r/{id}"))
     assert "The reply repeats message 1: “i drink Green Tea, every morning”" in shown
     # That comes first, before how many were recalled.
-    assert "The reply repeats message 1. 2 of 2 memories found went into this reply" in shown
+    first, _, rest = shown.partition("2 of 2 memories found went into this reply")
+    assert "The reply repeats message 1:" in first
+    assert "The reply repeats" not in rest
 
 
 @pytest.mark.both
@@ -596,10 +598,10 @@ def test_a_request_marks_the_text_that_its_reply_repeats_or_says_that_none_is(
     assert "the reply repeats it" in row
     assert "The reply repeats no sentence of what the model was told" in none
     assert 'class="marked"' not in none
-    assert "The reply repeats block human: “she has a red tin”" in plain(block)
-    assert 'class="lead">The reply says what each reply is told anyway: <a href=' in block
+    assert "The reply says what each reply is told anyway: block human: “she has a red tin”" in plain(block)
+    assert 'b/human">Edit<span class="unseen"> human</span></a>' in block
     assert "told anyway" not in message + none
-    assert "What the model was told With its instructions: human: She has a red tin." in plain(block)
+    assert "With its instructions: human: She has a red tin." in plain(block)
     assert "tokens, with the sentences that introduce them)" in plain(block)
     listed = page(operator, f"requests?memory={agent.uid}")
     assert ("0 beside blocks" in plain(listed), ">–<" in listed) == (True, False)
@@ -625,7 +627,7 @@ def test_a_request_names_the_source_before_its_copies_and_no_set_phrase(
     assert is_copied != any(each["seq"] == 1 for each in found["chosen"])
     assert "repeats message 1: “My cat eats lamb and rice. She sleeps on the oven”" in shown
     assert ("The model read it in what repeats that message." in shown) == is_copied
-    assert shown.count("The reply repeats") == 2  # at the top, and with the words
+    assert shown.count("The reply repeats") == 1
     assert "user: My cat eats" in shown  # a reply that was recalled
 
 
