@@ -1,7 +1,8 @@
-"""Settling a request that has ended: its exchange is written to the tree, and those that came back in another form.
+"""Settles a request that has ended: writes its exchange to the tree, and renews exchanges that came back in another
+form.
 
-`finish` and `cancel` change a tree that was loaded again inside the writing transaction, since other requests may have
-ended meanwhile. The store writes what they have changed. `active.py` decides what is active afterwards.
+`finish`, `cancel` and `refuse` change a tree that was loaded again inside the writing transaction, since other requests
+may have ended meanwhile. The store writes what they have changed. `active.py` decides what is active afterwards.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from gateway.core.conversation.canonical import (
     without_space,
 )
 from gateway.core.conversation.fillers import with_fillers_of
+from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import MemoryUse
 from gateway.core.conversation.plan import (
     Plan,
@@ -48,8 +50,9 @@ from gateway.core.conversation.tree import (
 )
 from storage.records import REPLY, Evicted, Exchange, State, message_key
 
-# The ids of equal replies that are one exchange. Without a limit each repetition would make the exchange longer, as a
-# monitor's. No measurement; any value far above the number of a reply's items behaves alike.
+# The most ids of equal replies that are stored as one exchange. Without a limit, a monitor that repeats its request
+# would make the exchange longer each time. No measurement; any value far above the number of a reply's items behaves
+# alike.
 MAX_IDS: Final = 256
 
 
@@ -86,14 +89,16 @@ def finish(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     Raises: Missing.
     """
     tree.group_for_loading(
-        other for a in plan.amendments if a.reply and (other := tree.get(a.exchange_row)) is not None
+        exchange
+        for amendment in plan.amendments
+        if amendment.reply and (exchange := tree.get(amendment.exchange_row)) is not None
     )
     for amendment in plan.amendments:
         _amend(tree, plan, amendment)
     unanswered = _find_unanswered(tree, plan)
     for amendment in unanswered:
         _amend(tree, plan, amendment)
-    revived = {a.exchange_row for a in (*plan.amendments, *unanswered) if _revive(tree, a)}
+    revived = {each.exchange_row for each in (*plan.amendments, *unanswered) if _revive(tree, each)}
     exchange, is_new = _write_finished(tree, plan, request_end)
     changed = revived | {exchange.id} if is_new and not plan.is_inactive else revived
     active.supersede_along_path(tree, exchange, changed, plan.query)
@@ -104,8 +109,8 @@ def finish(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     if has_replies and tree.is_active(tree.by_id[exchange.id], is_named=plan.query.is_named):
         path = as_they_came_back(tree.elements(exchange), plan.query.listing, plan.amendments)
         active.supersede_repeated(tree, path)
-    for i in revived:
-        active.mark_continued(tree, tree.by_id[i])
+    for exchange_row in revived:
+        active.mark_continued(tree, tree.by_id[exchange_row])
     active.mark_continued(tree, exchange)
     active.refresh_active(tree, exchange, is_named=plan.query.is_named)
     return tree.by_id[exchange.id]
@@ -120,12 +125,12 @@ def _find_unanswered(tree: Tree, plan: Plan) -> list[Amendment]:
     chain = tree.chain(tree.get(plan.exchange.parent))
     listing = plan.query.listing
     heard_rows = {amendment.exchange_row for amendment in plan.amendments if amendment.reply}
-    unanswered = [each for each in chain if _is_cut(each) and each.id not in heard_rows]
+    unanswered = [each for each in chain if _is_cancelled(each) and each.id not in heard_rows]
     siblings = [
         other
         for each in chain
         for other in tree.siblings(each)
-        if _is_cut(other) and not is_tombstone(other) and not other.redactions
+        if _is_cancelled(other) and not is_tombstone(other) and not other.redactions
     ]
     if siblings:
         listed_atoms = set(listing.atoms)
@@ -148,7 +153,7 @@ def _find_unanswered(tree: Tree, plan: Plan) -> list[Amendment]:
     ]
 
 
-def _is_cut(exchange: Exchange) -> bool:
+def _is_cancelled(exchange: Exchange) -> bool:
     """Returns whether the client left before the exchange had ended, and has not sent the reply since."""
     return exchange.ended is None and exchange.stopped is not None
 
@@ -158,7 +163,7 @@ def _write_finished(tree: Tree, plan: Plan, request_end: RequestEnd) -> tuple[Ex
 
     Returns the exchange, and whether it is new.
     """
-    # A message that was written before the model was asked is a row of its own already, whatever the answer.
+    # In append mode the user's message has a row already (`open_`), which stays a row of its own.
     is_written = tree.get(request_end.id) is not None
     exchange = replace(
         _exchange_to_write(tree, plan, request_end),
@@ -176,10 +181,9 @@ def _write_finished(tree: Tree, plan: Plan, request_end: RequestEnd) -> tuple[Ex
 def _find_twin(tree: Tree, exchange: Exchange) -> Exchange | None:
     """Returns the exchange at the same place with the same words, because a request sent twice is one exchange."""
     for other in tree.siblings(exchange):
-        is_same = (
-            other.ended is not None and tree.is_same_input(other, exchange) and other.reply == exchange.reply
-        )
-        if is_same and forgotten_parts(other) == forgotten_parts(exchange):
+        if other.ended is None or other.reply != exchange.reply or not tree.is_same_input(other, exchange):
+            continue
+        if forgotten_parts(other) == forgotten_parts(exchange):
             return other
     return None
 
@@ -210,7 +214,7 @@ def _write_into_twin(
     exchange = tree.change(twin.id, touched=max(exchange.begun, twin.touched), ended=request_end.now)
     if is_tombstone(exchange):
         return exchange
-    # A note stays, with the text that the repeated request has added to it.
+    # The stored notes stay. One that the repeated request has only extended is replaced.
     longer_notes = {
         i: note for i, note in request_end.notes.items() if note.startswith(twin.notes.get(i, ""))
     }
@@ -231,7 +235,7 @@ def open_(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     """Writes the user's message before the model is asked, in append mode.
 
     If the process dies, the message stays like that of a cancelled request. The part of the last reply that was heard
-    is known from now on, since the client sends it once.
+    is stored now, since the client sends it only once.
     """
     for amendment in plan.amendments:
         _amend(tree, plan, amendment)
@@ -246,8 +250,7 @@ def open_(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
 def cancel(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     """Writes a request after its client has left.
 
-    The text generated so far is not shown. The cancelled exchange is stored so that the part that was spoken is
-    recognised later.
+    The reply so far is stored, so that the part that was spoken is recognised later. It is not active.
     """
     exchange = _exchange_to_write(tree, plan, request_end)
     if is_tombstone(exchange):
@@ -320,7 +323,7 @@ def _after_parent(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
         length=len(plan.exchange.inputs) + 1,
     )
     if parent is None:
-        # Its place on a path means nothing without the path.
+        # Without its parent it begins a tree, so its position on the path does not hold.
         is_cut_off = plan.exchange.parent is not None
         return replace(exchange, depth=0, offset=0, prior=None, evicted=None) if is_cut_off else exchange
     exchange = replace(
@@ -335,7 +338,7 @@ def _after_parent(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
         exchange = replace(exchange, evicted=exchange.evicted._replace(offset=begin))
     if draft:
         return exchange
-    # Its numbers go on from its parent's. The store checks whether another conversation has taken them meanwhile.
+    # Its numbers follow those of its parent. The store checks whether another conversation has taken them meanwhile.
     return replace(exchange, seq=parent.next_seq, gapless_from=parent.gapless_from)
 
 
@@ -378,13 +381,13 @@ def _recorded_only_here(tree: Tree, exchange: Exchange, *, is_named: bool) -> se
     for other in siblings if only_here else ():
         if is_tombstone(other) or not tree.is_active(other, is_named=is_named):
             continue
-        # The new exchange will take the place of a sibling that it extends.
-        stays = (
+        # The new exchange will supersede a sibling that it extends, unless the sibling was continued.
+        will_stay = (
             tree.is_continued(other)
             or tree.is_same_input(other, exchange)
             or not tree.extends(exchange, other)
         )
-        if stays:
+        if will_stay:
             only_here = {
                 i
                 for i in only_here
@@ -396,9 +399,9 @@ def _recorded_only_here(tree: Tree, exchange: Exchange, *, is_named: bool) -> se
 def _later_opening(tree: Tree, exchange: Exchange) -> Exchange | None:
     """Returns an opening that began later than the exchange and extends it.
 
-    If two openings overlap, the later opening joins the earlier one. But the earlier opening may end later, and is then
-    written when the other is stored already. An opening in an older conversation is not meant: it repeats or extends
-    another opening.
+    If two openings overlap, the later one joins the earlier one. If the earlier one ends last, the later one is stored
+    already when this exchange is written. Openings of older conversations do not count: they repeat or extend another
+    opening.
     """
     openings = [opening for opening in tree if opening.parent is None]
     tree.group_for_loading(openings)
@@ -414,7 +417,7 @@ def _later_opening(tree: Tree, exchange: Exchange) -> Exchange | None:
 
 
 def _redact_input(messages: Sequence[WireMessage], redactions: frozenset[int]) -> bytes:
-    """Returns an input as it is stored. A message that is not stored has only its role left."""
+    """Returns an input as JSON for the store. Of the messages in `redactions` only the role is stored."""
     if not redactions:
         return orjson.dumps(messages)
     return orjson.dumps(
@@ -442,34 +445,33 @@ def content_fields(plan: Plan, request_end: RequestEnd, redactions: frozenset[in
         "shown_reply": orjson.dumps(shown_reply),
         "full_reply": full_reply,
         "has_full_reply": full_reply is not None,
-        # The reply may have been made without some results. Only its content shows that they are left out again.
+        # A reply that was made without some results notes this in its content, so that they are left out again.
         "opaque": has_opaque(shown_reply) or bool(private_of(shown_reply).get("unread_earlier")),
         "model": plan.query.model,
     }
 
 
 def _hash_path_to(tree: Tree, exchange: Exchange, hasher: MessageHasher) -> bytes:
-    """Returns the hash of the path down to the reply of the exchange; b"" where its beginning is not known."""
-    # The hash goes on from the nearest ancestor that has one; a cancelled or cut exchange has none.
+    """Returns the hash of the path down to the reply of the exchange; b"": the beginning of the path is not known."""
+    # The hash continues that of the nearest ancestor with a hash; a cancelled exchange has none.
     unhashed = [exchange]
-    above = tree.parent(exchange)
-    while above is not None and (above.reply is None or not above.path_hash):
-        unhashed.append(above)
-        above = tree.parent(above)
-    if above is None and unhashed[-1].parent is not None:
+    ancestor = tree.parent(exchange)
+    while ancestor is not None and (ancestor.reply is None or not ancestor.path_hash):
+        unhashed.append(ancestor)
+        ancestor = tree.parent(ancestor)
+    if ancestor is None and unhashed[-1].parent is not None:
         return b""
-    path_hash = above.path_hash if above is not None else b""
+    path_hash = b"" if ancestor is None else ancestor.path_hash
     for exchange_below in reversed(unhashed):
         path_hash = hasher.hash_path((*flat(exchange_below), *(exchange_below.reply or ())), path_hash)
     return path_hash
 
 
 def _count_prefix(tree: Tree, exchange: Exchange) -> int:
-    """Returns how many messages of a first exchange were made elsewhere; 0 for any other exchange.
+    """Returns how many messages of an opening were made elsewhere, its prefix; 0 for any other exchange.
 
-    Elsewhere made are all messages up to the last assistant message; what answers the last user's message is of the
-    turn itself. If the list begins with an opening that was sent here before, they are the messages of that opening's
-    prefix.
+    The prefix ends with the last assistant message before the last user message. If the list begins with an opening
+    that was sent here before, it has the prefix of that opening.
     """
     if exchange.parent is not None:
         return 0
@@ -497,53 +499,60 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
     exchange = tree.get(amendment.exchange_row)
     if exchange is None:
         return
-    listing = plan.query.listing
-    # Read before the exchange changes: one that has an input of its own is not loaded.
+    # The reply is read before the input changes: an exchange with a changed input is not loaded from the store.
     is_heard = amendment.reply is not None and amendment.reply[0] < amendment.reply[1]
     stored_reply = (tree.content(exchange).shown_reply or {}) if is_heard else {}
+    listing = plan.query.listing
     if amendment.inputs is not None:
-        start, end = amendment.inputs
-        inputs = tuple(listing.atoms[start:end])
-        # A note stays with a message that is unchanged. Before a changed message it would not belong to the prompt.
-        notes = {i: n for i, n in exchange.notes.items() if inputs[i : i + 1] == exchange.inputs[i : i + 1]}
-        exchange = tree.change(
-            exchange.id,
-            inputs=inputs,
-            media=amendment.media,
-            notes=notes,
-            input=None
-            if is_tombstone(exchange)
-            else _redact_input(listing.messages[start:end], exchange.redactions),
-        )
+        exchange = _amend_inputs(tree, exchange, listing, amendment.inputs, amendment.media)
     if amendment.reply is not None:
-        start, end = amendment.reply
-        messages = listing.messages[start:end]
-        shown_reply = messages[0] if len(messages) == 1 else visible_reply(messages)
-        if "tool_calls" in shown_reply:
-            shown_reply = {**shown_reply, "tool_calls": call_objects(shown_reply)}
-            if not shown_reply["tool_calls"]:
-                del shown_reply["tool_calls"]  # upstreams refuse an empty list
-        shown_reply = with_response_of(with_fillers_of(shown_reply, stored_reply), stored_reply)
-        # The atoms are sorted so that the text comes before the calls, as in every stored reply.
-        reply = tuple(sorted(listing.hasher.atoms(shown_reply), key=lambda a: a[:1]))
-        exchange = tree.change(
-            exchange.id,
-            reply=reply,
-            reply_key=listing.hasher.reply_key(reply),
-            size=len(without_space(text_of(shown_reply))),
-            shown_reply=None
-            if is_tombstone(exchange) or REPLY in exchange.redactions
-            else orjson.dumps(shown_reply),
-        )
+        exchange = _amend_reply(tree, exchange, listing, amendment.reply, stored_reply)
     _rehash(tree, exchange, plan)
 
 
+def _amend_inputs(
+    tree: Tree, exchange: Exchange, listing: HashedList, span: tuple[int, int], media: tuple[bytes, ...]
+) -> Exchange:
+    """Gives an exchange the inputs at a span of the client's list. media: those of the new inputs."""
+    start, end = span
+    inputs = tuple(listing.atoms[start:end])
+    # A note stays with a message that is unchanged. Before a changed message it would not belong to the prompt.
+    notes = {i: note for i, note in exchange.notes.items() if inputs[i : i + 1] == exchange.inputs[i : i + 1]}
+    content = None
+    if not is_tombstone(exchange):
+        content = _redact_input(listing.messages[start:end], exchange.redactions)
+    return tree.change(exchange.id, inputs=inputs, media=media, notes=notes, input=content)
+
+
+def _amend_reply(
+    tree: Tree, exchange: Exchange, listing: HashedList, span: tuple[int, int], stored_reply: WireMessage
+) -> Exchange:
+    """Gives an exchange the reply at a span of the client's list, with what only its stored reply has."""
+    messages = listing.messages[slice(*span)]
+    shown_reply = messages[0] if len(messages) == 1 else visible_reply(messages)
+    if "tool_calls" in shown_reply:
+        shown_reply = {**shown_reply, "tool_calls": call_objects(shown_reply)}
+        if not shown_reply["tool_calls"]:
+            del shown_reply["tool_calls"]  # upstreams refuse an empty list
+    shown_reply = with_response_of(with_fillers_of(shown_reply, stored_reply), stored_reply)
+    # By their first byte, so that the text comes before the calls, as in every stored reply.
+    reply = tuple(sorted(listing.hasher.atoms(shown_reply), key=lambda atom: atom[:1]))
+    is_stored = not (is_tombstone(exchange) or REPLY in exchange.redactions)
+    return tree.change(
+        exchange.id,
+        reply=reply,
+        reply_key=listing.hasher.reply_key(reply),
+        size=len(without_space(text_of(shown_reply))),
+        shown_reply=orjson.dumps(shown_reply) if is_stored else None,
+    )
+
+
 def _rehash(tree: Tree, exchange: Exchange, plan: Plan) -> None:
-    """Renews offsets and path hashes of an exchange with a changed form, and of uncontinued ones below it."""
+    """Renews the offsets and path hashes of an exchange with a changed form, and of the loaded exchanges below it."""
     hasher = plan.query.listing.hasher
-    todo = [exchange]
-    while todo:
-        exchange = todo.pop()
+    pending = [exchange]
+    while pending:
+        exchange = pending.pop()
         offset = 0
         parent = tree.parent(exchange)
         if parent is not None:
@@ -555,13 +564,13 @@ def _rehash(tree: Tree, exchange: Exchange, plan: Plan) -> None:
         )
         if exchange.reply is not None:
             exchange = tree.change(exchange.id, path_hash=_hash_path_to(tree, exchange, hasher))
-        todo += tree.children(exchange)
+        pending += tree.children(exchange)
 
 
 def _revive(tree: Tree, amendment: Amendment) -> bool:
-    """Marks a cancelled turn as finished when its reply came back, because the client had received it.
+    """Marks a cancelled exchange as finished, because its reply came back, so the client had received it.
 
-    Returns False, and marks nothing, where the turn has ended already or is gone.
+    Returns False, and marks nothing, if the exchange has ended already or is gone.
     """
     exchange = tree.get(amendment.exchange_row)
     if exchange is None or amendment.reply is None or exchange.ended is not None:
@@ -573,9 +582,9 @@ def _revive(tree: Tree, amendment: Amendment) -> bool:
 
 def _refresh_prior(tree: Tree, exchange: Exchange) -> None:
     """Corrects `prior` of all exchanges below one that has gained or lost additions."""
-    todo = tree.children(exchange)
-    while todo:
-        child = todo.pop()
+    pending = tree.children(exchange)
+    while pending:
+        child = pending.pop()
         prior = tree.prior(child)
         if prior != child.prior:
-            todo += tree.children(tree.change(child.id, prior=prior))
+            pending += tree.children(tree.change(child.id, prior=prior))
