@@ -59,7 +59,8 @@ from gateway.settings import Settings
 from storage.records import Agent, Scope
 
 _log = logging.getLogger("mnemogate")
-_MAX_ROUTES = 256  # cached; bounded, since callers choose the names of models
+# The most routes that are cached, by the model's name. Bounded, since callers choose the names.
+_MAX_ROUTES = 256
 _AGENT = b"x-mnemogate-agent"
 _context_window = attrgetter("context_window")
 # Type of a tool -> the capability that an upstream needs for it. Functions are taken or translated everywhere.
@@ -71,7 +72,7 @@ _terms = lru_cache(maxsize=256)(TurnTerms)  # nearly all turns share a few
 
 
 class Chat:
-    """Answers chat completions. One for the process."""
+    """Answers the chat completions of a process."""
 
     def __init__(
         self,
@@ -213,7 +214,7 @@ class Chat:
             return await agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, self.keeper.now())
 
     def _route_for(self, resolved: Resolved) -> Route:
-        """Returns the route to the model that a request asks for. A request that names an agent asks for its model."""
+        """Returns the route to the model that a request names, or to the model of the agent that it names."""
         if resolved.identity.agent is not None and asks_agent(resolved.request.model):
             return agent_route(self._settings, resolved.spec)
         return self.route_of(resolved.request.model)
@@ -317,7 +318,7 @@ class Chat:
         return bool(endpoints) and endpoints[0].provider.capabilities.speaks_messages
 
     async def await_reply(self, call: ChatCall, attempts: Attempts, reply: Awaitable[object]) -> str:
-        """Waits for a reply, and measures what the gateway has added to its time. Returns the state of memory."""
+        """Waits for a reply, and measures the time that the gateway has added. Returns the state of memory."""
         try:
             with attempts:
                 await reply
@@ -331,7 +332,7 @@ class Chat:
         """Answers a request in a client conversation. Returns the state of memory for it."""
         request, receipt = call.request, call.receipt
         attempts = await self._begin_attempts(call)
-        # When the block ends, the next request of the conversation goes on, whatever has happened here.
+        # When the block ends, even with an error, the next request of the conversation may begin.
         with QueueTicket() as ticket:
             memory_and_prompt = await self.memory.begin(call, attempts, ticket, TreeMemory)
             memory, prompt = memory_and_prompt or (None, None)

@@ -125,10 +125,10 @@ def _insert(value: str, new: str, line: int | None) -> _Change:
     if not new.strip():
         return _Change(None, "the text to add is empty.")
     lines = value.split("\n") if value else []
-    at = len(lines) if line is None or line == -1 else line
-    if not 0 <= at <= len(lines):
-        return _Change(None, f"insert_line must be from 0 to {len(lines)}, or -1; it is {at}.")
-    return _Change("\n".join([*lines[:at], new, *lines[at:]]), f"changed: + {_quoted_short(new)}")
+    index = len(lines) if line is None or line == -1 else line
+    if not 0 <= index <= len(lines):
+        return _Change(None, f"insert_line must be from 0 to {len(lines)}, or -1; it is {index}.")
+    return _Change("\n".join([*lines[:index], new, *lines[index:]]), f"changed: + {_quoted_short(new)}")
 
 
 def _replace(value: str, old: str, new: str, *, every: bool = False) -> _Change:
@@ -198,11 +198,11 @@ def _apply_hunk(text: str, rows: Sequence[str]) -> _Change:
     new = [row[1:] for row in rows if row[0] != "-"]
     sought = "\n" + _joined_lines(old)
     # A hunk without old lines is added at the end.
-    at = text.find(sought) if old else len(text) - 1
-    if at == -1 or (old and text.find(sought, at + 1) != -1):
-        how = "not in the block" if at == -1 else "there more than once"
+    offset = text.find(sought) if old else len(text) - 1
+    if offset == -1 or (old and text.find(sought, offset + 1) != -1):
+        how = "not in the block" if offset == -1 else "there more than once"
         return _Change(None, f"these lines of the patch are {how}: {_quoted_short(chr(10).join(old))}.")
-    return _Change(text[: at + 1] + _joined_lines(new) + text[at + len(sought) :], "")
+    return _Change(text[: offset + 1] + _joined_lines(new) + text[offset + len(sought) :], "")
 
 
 def _joined_lines(lines: Iterable[str]) -> str:

@@ -23,14 +23,14 @@ def digest_value(value: str) -> int:
 
 def apply_operation(blocks: Sequence[Block], op: BlockOp) -> tuple[list[Block], EditResult]:
     """Returns the blocks after one operation, and the edit with the result that the model reads."""
-    found = next((b for b in blocks if b.label == op.label), None)
-    if found is not None and op.seen not in (None, digest_value(found.value)):
-        # Another writer has changed the block since: the model would overwrite what it has not seen.
+    block = next((each for each in blocks if each.label == op.label), None)
+    if block is not None and op.seen not in (None, digest_value(block.value)):
+        # The model would overwrite a change that it has not seen.
         return list(blocks), EditResult(None, "Error: the block was changed meanwhile.", has_failed=True)
-    edit = apply_edit(op.op, orjson.loads(op.arguments), found)
+    edit = apply_edit(op.op, orjson.loads(op.arguments), block)
     if edit.value is None:
         return list(blocks), edit
-    return [replace(b, value=edit.value) if b is found else b for b in blocks], edit
+    return [replace(each, value=edit.value) if each is block else each for each in blocks], edit
 
 
 def blocks_on_path(blocks: Sequence[Block], ops: Sequence[BlockOp], path: Collection[int]) -> list[Block]:
@@ -40,11 +40,11 @@ def blocks_on_path(blocks: Sequence[Block], ops: Sequence[BlockOp], path: Collec
     ops: pending edits of all paths.
     path: the ids of its exchanges.
     """
-    seen = list(blocks)
+    edited_blocks = list(blocks)
     for op in ops:
         if op.exchange_row in path and op.op not in STORED_SOURCES:
-            seen, _ = apply_operation(seen, op)
-    return seen
+            edited_blocks, _ = apply_operation(edited_blocks, op)
+    return edited_blocks
 
 
 def merge_operations(blocks: Sequence[Block], ops: Sequence[BlockOp]) -> BlockMerge:

@@ -39,14 +39,14 @@ def split_text(text: str, size: int = PART_CHARS) -> Iterator[str]:
 
     A part ends where a paragraph, a line, a sentence or a word ends, if that is not in its first half.
     """
-    at = 0
-    while at < len(text):
-        end = at + size
+    start = 0
+    while start < len(text):
+        end = start + size
         if end < len(text):
-            cuts = (text.rfind(mark, at, end) + len(mark) for mark in _ENDS)
-            end = next((cut for cut in cuts if cut > at + size // 2), end)
-        yield text[at:end]
-        at = end
+            cuts = (text.rfind(mark, start, end) + len(mark) for mark in _ENDS)
+            end = next((cut for cut in cuts if cut > start + size // 2), end)
+        yield text[start:end]
+        start = end
 
 
 def passages_in(text: str) -> list[str]:

@@ -27,9 +27,9 @@ from gateway.core.words import folded_words, stem, words_with_signs
 from storage.commands import Learned, LearnedFact, SourcedLine
 from storage.records import Block, Fact, Message
 
-# A fact that a model writes has two or three sentences; a longer text is a document.
+# The most characters of a fact that a model writes, which has two or three sentences; a longer text is a document.
 FACT_CHARS = 400
-# A fact that a person, another program or an import writes may be longer.
+# The most characters of a fact that a user, another program or an import writes.
 WRITTEN_FACT_CHARS = 2_000
 # No more edits of one reply are read, in case it never ends.
 MAX_EDITS = 32
@@ -77,6 +77,7 @@ number in `replaces`.
 for something to be remembered as a rule, note that the user said so ("User said: ..."), never a rule."""
 
 _WORD = re.compile(r"\w+")
+# Words that do not distinguish one fact from another.
 _SMALL = frozenset(
     _WORD.findall(
         "a an the is are was were be been has have had do does did will would to of in on at by for with from and or "
@@ -120,14 +121,14 @@ class FactEdit(Struct, frozen=True):
 
 
 class Reading(Struct, frozen=True):
-    """The edits of a reply."""
+    """The edits that a reply asks for."""
 
     edits: tuple[BlockEdit | FactEdit, ...]
     # How many of the reply's calls made no sense.
     ignored: int = 0
 
 
-# -- asking
+# -- the request
 
 
 def tool_definitions() -> list[dict[str, Any]]:
@@ -159,13 +160,13 @@ def build_request(
     return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": "\n".join(lines)}]
 
 
-# -- reading the answer
+# -- the answer
 
 
 def read_calls(message: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Returns name and arguments of a reply's calls. Nothing else of the reply is read later."""
+    """Returns the name and the arguments of each call of a reply, which are all that `read_reply` needs."""
     calls = message.get("tool_calls")
-    read = []
+    names_and_arguments = []
     for call in calls if isinstance(calls, list) else ():
         function = call.get("function") if isinstance(call, dict) else None
         name = function.get("name") if isinstance(function, dict) else None
@@ -173,12 +174,13 @@ def read_calls(message: Mapping[str, Any]) -> list[dict[str, str]]:
         # Some servers send the object itself.
         if isinstance(arguments, dict) and not is_too_deep(arguments):
             arguments = orjson.dumps(arguments).decode()
-        read.append({"name": str(name or ""), "arguments": arguments if isinstance(arguments, str) else ""})
-    return read
+        text = arguments if isinstance(arguments, str) else ""
+        names_and_arguments.append({"name": str(name or ""), "arguments": text})
+    return names_and_arguments
 
 
 def read_reply(calls: Sequence[Mapping[str, str]]) -> Reading:
-    """Reads the calls of a reply, as `read_calls` gives them. Other text, such as a refusal, means nothing."""
+    """Reads the calls of a reply. calls: as `read_calls` returns them."""
     edits: list[BlockEdit | FactEdit] = []
     for call in calls[:MAX_EDITS]:
         edit = _read_edit(call.get("name", ""), call.get("arguments", ""))
@@ -215,7 +217,7 @@ def _read_numbers(value: object) -> tuple[int, ...]:
     return tuple(n for n in value if isinstance(n, int) and not isinstance(n, bool))
 
 
-# -- doing it
+# -- the changes
 
 
 def with_human(blocks: Sequence[Block]) -> list[Block]:

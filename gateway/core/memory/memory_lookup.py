@@ -42,13 +42,13 @@ class Lookup(Struct, frozen=True):
         )
 
     def matches_time(self, at: float) -> bool:
-        """Returns whether an entry of this time, in epoch seconds, is."""
+        """Returns whether the search takes entries of this time. at: seconds since the epoch."""
         return (self.since is None or at >= self.since) and (self.until is None or at < self.until)
 
     def matches_tags(self, tags: Collection[str]) -> bool:
-        """Returns whether a passage with these tags is."""
-        found = self.tags & frozenset(tags)
-        return not self.tags or (found == self.tags if self.needs_all else bool(found))
+        """Returns whether the search takes passages with these tags."""
+        shared_tags = self.tags & frozenset(tags)
+        return not self.tags or (shared_tags == self.tags if self.needs_all else bool(shared_tags))
 
 
 _ALL_SOURCES = frozenset({"message", "passage", "fact"})

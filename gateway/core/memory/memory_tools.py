@@ -244,13 +244,13 @@ def read_arguments(text: str) -> Json | None:
         return None
     if not isinstance(parsed, dict):
         return None
-    found = {
+    arguments = {
         name: [*map(_as_int, value)] if isinstance(value, list) else _as_int(value)
         for name, value in parsed.items()
     }
     if "\\u0000" not in text:
-        return found
-    return None if is_too_deep(found) else without_nul(found)
+        return arguments
+    return None if is_too_deep(arguments) else without_nul(arguments)
 
 
 def _as_int(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The transcript: a memory's messages, as readers after the fact get them.
+"""The transcript: the messages of a memory as text, for a model that reads conversations after they took place.
 
     [2026-11-21 Sat, user "Anna"] What is the weather like in Oslo?
     assistant used get_weather
@@ -40,12 +40,11 @@ def clean_messages(
     keeps_secrets: bool = False,
     keeps_repeats: bool = False,
 ) -> list[Message]:
-    """Returns what may be read after the fact, oldest first: without marks and notes.
+    """Returns the messages of users and assistants, oldest first, without marks and notes.
 
     max_chars: a longer message is cut.
-    keeps_secrets: whether what looks like a secret stays.
-    keeps_repeats: whether a reply stays that comes again word for word; it adds nothing, but without it the question
-        before it has no answer.
+    keeps_secrets: texts that look like secrets stay.
+    keeps_repeats: a reply that comes again word for word stays, as the answer to the question before it.
     """
     cleaned: list[Message] = []
     replies: set[str] = set()
@@ -66,10 +65,7 @@ def clean_messages(
 
 
 def _withhold(text: str, max_chars: int) -> str:
-    """Returns a text without what looks like a secret.
-
-    A long one is shortened to what `_cut` may use, since the patterns are slow.
-    """
+    """Returns a text without what looks like a secret. A long text is shortened first, since the patterns are slow."""
     text, reach = withhold_private_keys(text), max_chars // 2 + MAX_SECRET_CHARS
     if len(text) <= 2 * reach:
         return withhold(text)
@@ -87,23 +83,23 @@ def _cut(text: str, max_chars: int) -> str:
     return f"{text[:edge]}{_LEFT_OUT}{text[-edge:]}"
 
 
-def transcript(messages: Sequence[Message], used: Mapping[int, Sequence[str]]) -> str:
-    """Returns what a sleeptime agent reads.
+def transcript(messages: Sequence[Message], tools_by_exchange: Mapping[int, Sequence[str]]) -> str:
+    """Returns the transcript that a sleeptime agent reads.
 
     messages: cleaned.
-    used: by exchange, the tools that were called in it.
+    tools_by_exchange: the tools that an exchange called, by its row.
     """
     lines = [_INTRODUCTION, ""]
-    remaining = dict(used)
+    remaining = dict(tools_by_exchange)
     for message in messages:
-        # What an exchange called stands in front of its reply; of one without words, in its place.
+        # The line of the tools comes before the reply of their exchange, or in place of a reply without words.
         due = [
             exchange_row
             for exchange_row in remaining
             if exchange_row < message.exchange_row
             or (exchange_row == message.exchange_row and message.role == "assistant")
         ]
-        lines += [_tools_line(remaining.pop(exchange)) for exchange in due]
+        lines += [_tools_line(remaining.pop(exchange_row)) for exchange_row in due]
         text = "\n  ".join(message.text.splitlines())
         lines.append(f"[{day_text(message.at)}, {author_of(message)}] {text}")
     lines += map(_tools_line, remaining.values())

@@ -28,29 +28,29 @@ def visible_messages(
 
     exchange: with its content.
     prefix_is_shared: another conversation opened with the same prefix.
-    takes_reply: its reply may be among them.
+    takes_reply: False leaves the reply out, unparsed.
     """
     if is_tombstone(exchange) or exchange.input is None:
         return []
-    # A prefix is known to be the user's own once they went on with it, and no other conversation began with the same.
-    prefix = 0 if exchange.continued and not prefix_is_shared else exchange.prefix_length
+    # A prefix is the user's own if the user has continued it and no other conversation began with the same prefix.
+    hidden_count = 0 if exchange.continued and not prefix_is_shared else exchange.prefix_length
     # The JSON is parsed once: an imported prefix may have thousands of messages.
-    inputs: list[WireMessage] = orjson.loads(exchange.input) if prefix < len(exchange.inputs) else []
-    found = []
+    inputs: list[WireMessage] = orjson.loads(exchange.input) if hidden_count < len(exchange.inputs) else []
+    visible = []
     for i, atoms in enumerate(exchange.inputs):
-        if i < prefix or i in exchange.redactions or is_result(atoms):
+        if i < hidden_count or i in exchange.redactions or is_result(atoms):
             continue
         if not (is_nudge(inputs[i]) or _is_observation(inputs[i], exchange) or _is_instructions(inputs, i)):
-            found.append((i, without_fillers_and_thoughts(inputs[i])))
+            visible.append((i, without_fillers_and_thoughts(inputs[i])))
     if takes_reply and exchange.shown_reply is not None and REPLY not in exchange.redactions:
-        found.append((REPLY, without_fillers_and_thoughts(orjson.loads(exchange.shown_reply))))
-    return found
+        visible.append((REPLY, without_fillers_and_thoughts(orjson.loads(exchange.shown_reply))))
+    return visible
 
 
 def _is_instructions(inputs: list[WireMessage], i: int) -> bool:
     """Returns whether a message is a project's AGENTS.md, which Open WebUI puts before a user's first message.
 
-    A person who shows such a file mostly adds nothing after it, or asks about it in the same message.
+    A user who sends such a file mostly sends nothing after it, or asks about it in the same message.
     """
     is_before = i + 1 < len(inputs) and inputs[i + 1].get("role") == "user"
     return is_before and text_of(inputs[i]).startswith("# AGENTS.md\n\n")
@@ -59,7 +59,7 @@ def _is_instructions(inputs: list[WireMessage], i: int) -> bool:
 def _is_observation(message: WireMessage, exchange: Exchange) -> bool:
     """Returns whether a message is the result of a tool that a model called in words (LlamaIndex's ReAct agents).
 
-    A person may begin like that as well; then the model does not go on as it has to after such a result.
+    A user may begin a message in the same way, but then the model does not reply as it does to such a result.
     """
     if exchange.shown_reply is None or not text_of(message).startswith("Observation: "):
         return False
@@ -72,13 +72,12 @@ def recallable_messages(
     previous: int | None,
     wanted_seqs: Container[int] | None = None,
 ) -> list[Message]:
-    """Returns the messages of an exchange that recall may find, without notes that they quote and without the text that
-    an application puts around a person's words.
+    """Returns the messages of an exchange that recall may find, with the user's own words alone (`own_words`).
 
     exchange: with its content.
-    previous: seq of the message before it.
-    wanted_seqs: None: all. A reply that is not wanted is not even parsed; a message in front of one is, since the next
-        one names what came before it.
+    prefix_is_shared: another conversation opened with the same prefix.
+    previous: the seq of the message before the exchange.
+    wanted_seqs: the messages to return; None: all. A reply that is not among them is not parsed.
     """
     messages = []
     takes_reply = wanted_seqs is None or exchange.reply_seq in wanted_seqs
@@ -87,12 +86,14 @@ def recallable_messages(
         text = note_text.own_words(text_of(message))
         if not text.strip():
             continue
-        place = len(exchange.inputs) if is_reply else i
+        position = len(exchange.inputs) if is_reply else i
         name = message.get("name")
-        role = "assistant" if is_reply else intern(str(message.get("role")))  # of each role there is one text
-        seq = exchange.seq + place
-        if place and place - 1 in exchange.redactions:
-            previous = seq - 1  # what the index has, since that came before it was forgotten
+        role = (
+            "assistant" if is_reply else intern(str(message.get("role")))
+        )  # interned: thousands have few roles
+        seq = exchange.seq + position
+        if position and position - 1 in exchange.redactions:
+            previous = seq - 1  # as the index has it: it was written before that message was forgotten
         messages.append(
             Message(
                 seq,
@@ -107,9 +108,10 @@ def recallable_messages(
             )
         )
         previous = seq
-    return (
-        messages if wanted_seqs is None else [message for message in messages if message.seq in wanted_seqs]
-    )
+    # All are built, since each names the message before it.
+    if wanted_seqs is None:
+        return messages
+    return [message for message in messages if message.seq in wanted_seqs]
 
 
 def asked_messages(exchange: Exchange, prefix_is_shared: bool) -> list[Message]:

@@ -157,17 +157,15 @@ def day_heading(day: str, years: Collection[str]) -> str:
 
 
 def labelled(message: Message, text: str) -> str:
-    """Returns a line of a note: who said or noted the text, and the text."""
-    who = _SOURCES.get(message.source)
-    if who is None:
-        # What a client gave, a name or a role, must not pass for a label, nor for the heading of a group.
-        given = message.speaker or ("" if message.role in _SPEAKERS else message.role)
-        who = quoted_name(given) if given else _SPEAKERS[message.role]
-    return f"{who}: {text}"
+    """Returns a line of a note: the source or the speaker of the text, and the text."""
+    label = _SOURCES.get(message.source)
+    if label is None:
+        # A name or a role that a client has sent is quoted, so that it cannot pass for a label or a heading.
+        client_name = message.speaker or ("" if message.role in _SPEAKERS else message.role)
+        label = quoted_name(client_name) if client_name else _SPEAKERS[message.role]
+    return f"{label}: {text}"
 
 
 def quote_on_line(text: str) -> str:
-    """Puts a text on one line, so that it cannot pass for lines of the note; a tag of the gateway's in it becomes plain
-    text.
-    """
+    """Returns a text on one line and with its tags escaped, so that no part of it passes for a part of the note."""
     return escape_tags(" ".join(text.split()))

@@ -33,16 +33,16 @@ from gateway.core.request.signed_user import SIGNED_USER, signed_user
 from gateway.errors import BadRequest, GatewayError, NotAllowed, UnknownModel
 from storage.records import Scope
 
-# What the gateway puts among the headers for a key that is bound to a user. No client can send a name with a colon.
+# The header that the gateway adds for a key that is bound to a user. No client can send a name with a colon.
 BOUND_USER: Final = b"mnemogate:user"
-# The field of `metadata` in which a dialect notes the name that a program gives its own device or account, in the place
-# of a user's. No client has a field of this name by chance, and one that writes it reaches no other memory.
+# The field of `metadata` in which a dialect notes the id of a program's own device or account, which the program sends
+# in place of a user's id. No client has a field of this name by chance, and one that sends it reaches no other memory.
 INSTALLATION: Final = "mnemogate:installation"
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class Mode(StrEnum):
-    """The memory mode of a request. STRICT is ON, but the request fails where memory is not available."""
+    """The memory mode of a request. STRICT is ON, but the request fails if memory is not available."""
 
     ON = "on"
     READ = "read"
@@ -50,11 +50,12 @@ class Mode(StrEnum):
     STRICT = "strict"
 
 
-STORING_MODES = (Mode.ON, Mode.STRICT)  # the modes in which messages are stored
+# The modes in which messages are stored.
+STORING_MODES = (Mode.ON, Mode.STRICT)
 _OFF = Mode.OFF  # bound once: Python 3.11 is slow to read it off its class
 _MODES: dict[str, Mode | None] = {"": None, **{str(mode): mode for mode in Mode}}
 
-# Names with a dash are headers, the others fields of the body.
+# The sources of the user, in order. Names with a dash are headers, the others fields of the body.
 USER_ORDER = (
     "x-mnemogate-user",
     "x-openwebui-user-id",
@@ -66,8 +67,8 @@ USER_ORDER = (
     "customer.number",
     "customer.id",
 )
-# `prompt_cache_key` and x-session-affinity are not among them, because whole workloads share one; nor is
-# x-livekit-session-id, which is new with every request.
+# The sources of the conversation, in order. `prompt_cache_key` and x-session-affinity are not among them, because whole
+# workloads share one; nor is x-livekit-session-id, which is new with every request.
 CONVERSATION_ORDER = (
     "x-mnemogate-conversation",
     "x-openwebui-chat-id",
@@ -81,7 +82,7 @@ CONVERSATION_ORDER = (
 # OpenAI's own fields must be texts. Fields of other vendors may be numbers.
 _TEXT_FIELDS = frozenset(("user", "safety_identifier"))
 _CALLER_NUMBER = "customer.number"
-# The words in place of a number that its caller withholds. Such callers are not one person.
+# The words that telephone providers send for a number that its caller withholds. Such callers are not one user.
 _WITHHELD_WORDS = frozenset(
     ("anonymous", "blocked", "private", "restricted", "unavailable", "unknown", "withheld")
 )
@@ -104,7 +105,8 @@ _USER_NAME_HEADER, _OPEN_WEBUI_NAME = USER_NAME.encode(), b"x-openwebui-user-nam
 # The beginning of a model's name that asks for an agent.
 AGENT_PREFIX = "agent/"
 _AGENT_ID = re.compile(r"agent-(?:[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
-MAX_ID_CHARS = 256  # far above a UUID or an e-mail address, which front ends send
+# The most characters of an id: far above a UUID or an e-mail address, which front ends send.
+MAX_ID_CHARS = 256
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # The beginning of the names of conversations that are made for stored responses without a user.
 UNNAMED_PREFIX: Final = "mnemogate-response-"
@@ -185,7 +187,7 @@ class IdentityRules:
 
 
 class Identity(Struct, frozen=True):
-    """The names and wishes that a request carries."""
+    """The user, agent and conversation that a request names, and its memory mode."""
 
     project: str
     # The profile that the request names, or the default.
@@ -200,19 +202,19 @@ class Identity(Struct, frozen=True):
     mode: Mode
     # The client sends its new message only, without the history.
     append: bool = False
-    # The client's library sends this request again.
+    # The client's library has sent this request before.
     retry: bool = False
-    # The name of the rule that took the request for the application's own, and so set the mode.
+    # The name of the rule that found a side request, and set the mode; None: it is none.
     side_request: str | None = None
-    # A rule has found that no user asks here. Nothing of the request is stored, since the user's own turn may have the
-    # same words under another prompt.
+    # No user has sent these words, by a rule or by the form of the request. Nothing of it is stored, since the user's
+    # own turn may have the same words under another prompt.
     leaves_nothing: bool = False
     # The mode is `read`, and the turn is stored for its id alone: it is neither recalled nor learned from.
     is_apart: bool = False
     # The mode if the gateway has the history; None: the same mode. The form of a request (`is_single_structured_turn`)
     # changes the mode only if the client has the history.
     mode_with_history: Mode | None = msgspec.field(default=None, name="own")  # its name in stored requests
-    # What people call the user; None: not known.
+    # The user's name for display; None: not known.
     name: str | None = None
 
     @property
@@ -229,7 +231,7 @@ class Identity(Struct, frozen=True):
         return replace(self, conversation_key=conversation_key, leaves_nothing=False, is_apart=True)
 
     def with_history(self) -> Identity:
-        """Returns the identity for a stored history: no later list brings back messages that were not stored."""
+        """Returns the identity for a history that the gateway has: no later list brings back what was not stored."""
         if self.mode_with_history is None:
             return self
         return replace(self, mode=self.mode_with_history, leaves_nothing=False, mode_with_history=None)
@@ -239,7 +241,7 @@ class Identity(Struct, frozen=True):
 
         The identity stays without a memory if nothing would be stored, or if it names another agent.
 
-        conversation_key: None: the memory belongs to a person.
+        conversation_key: None: the memory belongs to a user.
         scope: the scope of the memory; None: the memory belongs to that conversation alone.
         """
         identity = self.with_history()
@@ -422,7 +424,7 @@ def _number_id(value: Any, name: str) -> str | None:
     """Returns an id that is a whole number, if its vendor sends numbers; None for null."""
     if value is None:
         return None
-    # A float is refused, not printed: two long whole numbers may become the same float, and two people one.
+    # A float is refused: two long whole numbers may be the same float, so that two users would share a memory.
     if name in _TEXT_FIELDS or isinstance(value, bool) or not isinstance(value, int):
         raise BadRequest(
             f"Invalid type for `{name}`: expected a string, but got {_json_type(value)}.", param=name
@@ -497,20 +499,19 @@ class _ModeChoice(NamedTuple):
 def _choose_mode(
     headers: Mapping[bytes, bytes], body: Mapping[str, Any], rules: IdentityRules, profile: str
 ) -> _ModeChoice:
-    """Returns the memory mode of a request, and why it is not the mode that was asked for."""
+    """Returns the memory mode of a request, with the reason if it is not the requested mode."""
     asked_mode = _asked_mode(headers[_MEMORY_HEADER]) if _MEMORY_HEADER in headers else None
     mode = asked_mode or rules.profile_modes.get(profile, rules.default_mode)
     if _OPEN_WEBUI_CHAT in headers and headers[_OPEN_WEBUI_CHAT].startswith(_TEMPORARY_PREFIXES):
-        # The front end promised the person that this chat is off the record. A header that its operator set for all
-        # chats does not change that.
+        # The front end shows its user that this chat is off the record. A header that its operator sets for all chats
+        # does not change that.
         return _ModeChoice(_OFF)
     if mode is _OFF:
         return _ModeChoice(mode)
-    # A rule may restrict what memory does, and never extend it. The header does not change that: a client's library
-    # sends the header with each request, also with requests for titles. But the header counts more than a schema, which
-    # may well stand in the user's own turn.
+    # A rule restricts memory even if the header asks for more: a client's library sends the header with each request,
+    # also with one for a title. The header overrides only the form of the request, since a user's own turn may have a
+    # schema.
     if (side_request := rules.side_requests.find(body.get("messages") or ())) is not None:
-        # An application's text in the user's role mostly comes back in later lists, where its hashes recognise it.
         return _ModeChoice(Mode(side_request.memory), side_request.name, side_request.leaves_nothing)
     if asked_mode is None and is_single_structured_turn(body):
         return _ModeChoice(Mode.READ, leaves_nothing=True, mode_with_history=mode)

@@ -1,6 +1,6 @@
 """Reads a memory when a turn begins: the conversation that the request continues, and what memory adds to it.
 
-Everything is read here, before the prompt is made: in one round trip for a plain turn. Decisions are gateway.core's.
+Everything is read before the prompt is made; for a plain turn, in one round trip. gateway.core decides what is needed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from storage.errors import StoreError
 from storage.records import Agent, Block, Evicted, Exchange, SentSection, Summary
 from storage.sql.store import Store
 
-# The tools that the memory section names, of the profiles and of agents made over REST.
+# The tools that the memory section names: those of profiles, and those of agents made over REST.
 _NAMED_IN_SECTION = MEMORY_TOOLS.keys() | builtin.tools_for(*builtin.MEMORY_USES)
 _MEMORY_USES = {
     Mode.ON: MemoryUse.ON,
@@ -49,7 +49,7 @@ _MEMORY_USES = {
     Mode.READ: MemoryUse.READ,
     Mode.OFF: MemoryUse.OFF,
 }
-# No secure randomness is needed: who knows the name of a conversation can do nothing with it.
+# Not secure, since the name of a conversation opens nothing.
 _ids = random.Random()
 
 
@@ -58,7 +58,7 @@ class MemoryRequest(Struct, frozen=True):
 
     chat: ChatRequest
     identity: Identity
-    # The agent that it asks for.
+    # The agent that answers.
     spec: AgentSpec
     # Seconds since the epoch.
     now: float
@@ -97,8 +97,8 @@ class MemoryContext(Struct, frozen=True):
     offered: Mapping[str, str] = field(default_factory=dict)
     # The row of the exchange, once its user message is written; negative before.
     exchange_row: int = -1
-    # This exchange as it was written then; None: it was not written, or more of the memory has changed since it was
-    # read.
+    # The exchange as it was written with its user message; None: it was not written, or more of the memory has changed
+    # since it was read.
     opened_exchange: Exchange | None = None
     # The summaries of the conversation, newest first; None: they were not read.
     summaries: Sequence[Summary] | None = None
@@ -107,12 +107,12 @@ class MemoryContext(Struct, frozen=True):
 
     @property
     def is_off(self) -> bool:
-        """Memory is off for this request: nothing is added, and nothing is stored."""
+        """True if memory is off for this request: nothing is added, and nothing is stored."""
         return self.request.identity.mode is Mode.OFF
 
     @property
     def is_stored(self) -> bool:
-        """The conversation is a stored one, so all its messages are one path."""
+        """True if the conversation is a stored one, so that all its messages are one path."""
         return self.request.kind is ConversationKind.AGENT
 
     @property
@@ -131,7 +131,7 @@ class MemoryContext(Struct, frozen=True):
         return evicted_before(self.plan.match.match_point, self.request.target.context_window)
 
     def answered_by(self, target: Target) -> MemoryContext:
-        """Returns the context with the target that answers; another target may have been expected."""
+        """Returns the context with the target that answers, which may differ from the expected one."""
         model = stored_model_name(target.upstream, target.model)
         if model == self.plan.query.model:
             return self
@@ -204,7 +204,7 @@ async def _read_snapshot(
     """
     scope, key = request.identity.scope, request.identity.conversation_key
     assert scope is not None  # only requests with memory come here
-    # Another process may have forgotten the cached agent. Then the agent is looked for once more.
+    # A second time, because another process may have forgotten the cached agent.
     for _ in range(2):
         agent = await find_agent(store, request)
         listing = resent.listing(MessageHasher(agent.secret), request.chat)
@@ -392,10 +392,10 @@ def _uid_from_opening(
 ) -> str:
     """Returns the public name of a conversation that begins.
 
-    Requests that begin the same conversation at the same time must give their clients the same name, before any of them
-    is written. So the name is a hash of the client's own name for the conversation. If the client gives no name, it is
-    a hash of the messages and of the memory's next number, since an earlier conversation may have begun alike. The
-    epoch is hashed too: after a forgetting it is another conversation.
+    Requests that begin the same conversation at the same time need the same name before one of them is written. So it
+    is a hash of the client's own name for the conversation. Without such a name, it is a hash of the messages and of
+    the memory's next number, since an earlier conversation may have begun alike. The epoch is hashed too: after a
+    forgetting it is another conversation.
     """
     key = request.identity.conversation_key
     seed = (
@@ -443,8 +443,8 @@ def offer_tools(
     """Returns the memory tools for a request: offered name -> tool.
 
     A request is offered memory tools if it names an agent or has tools of its own; without a user, only the tools that
-    edit blocks. A request that only reads memory is offered the tools that its conversation has: with other tools its
-    prompt would begin otherwise, and the provider's cache would not be used.
+    edit blocks. A request that only reads memory is offered the tools that its conversation has: other tools would
+    change the beginning of the prompt, and the provider's cache would not be used.
 
     pinned: the path's section, which has the names that the conversation uses already.
     body: of the chat completion.
