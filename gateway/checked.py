@@ -99,14 +99,14 @@ def fault_of(error: msgspec.ValidationError, value: Any, value_type: Any, path: 
 
 def unknown_name_fault(path: Path, message: str, value: Any, expected: tuple[Any, ...]) -> Fault:
     """Returns the fault of a name that is unknown. expected: the types of the object that has it."""
-    known = [name for each in expected for name in allowed_names(each)]
+    names = [name for each in expected for name in allowed_names(each)]
     return Fault(
         path,
         message,
         kind="extra_forbidden",
         value=value,
         expected=expected,
-        nearest=nearest_name(str(path[-1]), known),
+        nearest=nearest_name(str(path[-1]), names),
     )
 
 

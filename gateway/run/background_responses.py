@@ -136,8 +136,8 @@ class BackgroundResponses:
     async def find(self, owner: ResponseOwner, tag: str) -> Run | None:
         """Returns the run of a response in the background; None: there is none that this owner may read."""
         with map_store_errors():
-            found = await self.store.responses.find(owner.project, tag)
-        return None if found is None or not owner.may_read(found[0]) else found[1]
+            owner_and_run = await self.store.responses.find(owner.project, tag)
+        return None if owner_and_run is None or not owner.may_read(owner_and_run[0]) else owner_and_run[1]
 
     async def cancel(self, run: Run) -> None:
         """Cancels a response that has not ended. Raises: MemoryUnavailable."""

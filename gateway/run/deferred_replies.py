@@ -68,10 +68,10 @@ class DeferredReplies:
 
     async def find(self, project: str, id: str) -> DeferredReplyRow | None:
         """Returns a reply by its upstream's id; None: it is not stored, or its request was forgotten."""
-        found = await self.store.responses.find(project, _name(project, id))
-        if found is None:
+        owner_and_run = await self.store.responses.find(project, _name(project, id))
+        if owner_and_run is None:
             return None
-        agent, run = found
+        agent, run = owner_and_run
         texts = await self.store.run_texts.load_texts(agent.id, run.id, _RESPONSE)
         if not texts or not texts[0].data:
             return None
@@ -79,9 +79,9 @@ class DeferredReplies:
 
     async def forget(self, row: DeferredReplyRow) -> None:
         """Forgets the turn of a reply, which was deleted before it was seen to have ended."""
-        found = await find_turn(self.store, row.agent.scope.project, row.reply.turn)
-        if found is not None:
-            await self.store.forgetting.forget(found.agent.id, ForgetTarget(exchanges=list(found.rows)))
+        turn = await find_turn(self.store, row.agent.scope.project, row.reply.turn)
+        if turn is not None:
+            await self.store.forgetting.forget(turn.agent.id, ForgetTarget(exchanges=list(turn.rows)))
         # The last step, so that a client can ask again after an error.
         await self.remove(row)
 

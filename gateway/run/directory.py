@@ -125,9 +125,9 @@ class Directory:
 
     def spec_for(self, identity: Identity) -> AgentSpec | None:
         """Returns the agent that a request asks for; None: the settings declare no such agent."""
-        found = self._by_name.get(identity.profile)
+        spec = self._by_name.get(identity.profile)
         # The default need not be declared.
-        return self._default if found is None and identity.agent is None else found
+        return self._default if spec is None and identity.agent is None else spec
 
     def spec_named(self, name: str) -> AgentSpec | None:
         """Returns the agent of the profile with this name; None: the settings declare no such profile."""

@@ -149,8 +149,8 @@ class FoundReplies(Struct, frozen=True):
     earlier: EarlierReplies
 
     def path(self, memory: MemoryKey, id: str | None) -> list[Json]:
-        found = None if id is None else self.paths.get(id)
-        return self.earlier.path(memory, id) if found is None else [*found]
+        messages = None if id is None else self.paths.get(id)
+        return self.earlier.path(memory, id) if messages is None else [*messages]
 
     def reply(self, memory: MemoryKey, id: str) -> Json | None:
         return self.paths[id][-1] if id in self.paths else self.earlier.reply(memory, id)

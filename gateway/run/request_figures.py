@@ -94,9 +94,9 @@ def _bucket_of(ms: float) -> int:
 
 def _quantile(buckets: Counter[int], q: float) -> float | None:
     """Returns the q-quantile in milliseconds, as the middle of its bucket; None: nothing was counted."""
-    left = ceil(q * buckets.total())
+    remaining = ceil(q * buckets.total())
     for bucket, count in sorted(buckets.items()):
-        left -= count
-        if left <= 0:
+        remaining -= count
+        if remaining <= 0:
             return _SMALLEST_MS * 2 ** ((bucket + 0.5) / _BUCKETS_PER_DOUBLING)
     return None

@@ -101,33 +101,35 @@ class ResponseConversations:
         body: Json = {"metadata": metadata, "items": list(items)}
         draft = DefinitionDraft(project, _KIND, PREFIX + token_hex(16), body)
         with map_store_errors():
-            made = await self.store.definitions.add(draft, at=self.now())
-        return ResponseConversation(made, None)
+            definition = await self.store.definitions.add(draft, at=self.now())
+        return ResponseConversation(definition, None)
 
     async def find(self, owner: ResponseOwner, id: str) -> ResponseConversation:
         """Returns a conversation that a caller may read. Raises: UnknownId."""
         with map_store_errors():
-            found = await self.store.definitions.find(owner.project, _KIND, id)
-            if found is None:
+            definition = await self.store.definitions.find(owner.project, _KIND, id)
+            if definition is None:
                 raise unknown_conversation(id)
             agent = None
-            if found.memory_row:
-                memories = await self.store.defined_agents.load_memories(owner.project, [found.memory_row])
+            if definition.memory_row:
+                memories = await self.store.defined_agents.load_memories(
+                    owner.project, [definition.memory_row]
+                )
                 if not memories:
                     raise unknown_conversation(id)
                 agent = memories[0]
         if agent is not None and not owner.may_read(agent):
             raise unknown_conversation(id)
-        return ResponseConversation(found, agent)
+        return ResponseConversation(definition, agent)
 
     async def reserve(self, owner: ResponseOwner, id: str, ticket: QueueTicket) -> ResponseConversation:
         """Returns a conversation whose waiting items no other response takes until the ticket is left.
 
         Does not wait where all items stay for each response. Raises: UnknownId.
         """
-        found = await self.find(owner, id)
-        if not _for_one_response(found.items):
-            return found
+        conversation = await self.find(owner, id)
+        if not _for_one_response(conversation.items):
+            return conversation
         with map_store_errors():
             await self.queues.enter(("", id), ticket)
         return await self.find(owner, id)

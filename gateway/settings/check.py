@@ -223,8 +223,8 @@ def check_address(name: str, url: str | None) -> None:
 
 def _is_proxy(url: str) -> bool:
     try:
-        found = urlsplit(url)
-        is_whole = bool(found.hostname) and found.port != 0
+        parts = urlsplit(url)
+        is_whole = bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
     return is_whole and re.fullmatch(r"http://[^/?#\s]+/?", url) is not None
@@ -350,11 +350,11 @@ def _is_secrets_key(text: str) -> bool:
 
 def _is_origin(text: str) -> bool:
     """Returns whether a browser would send an origin in this form; another form never matches (RFC 6454 6.2)."""
-    found = re.fullmatch(r"([a-z][a-z0-9+.-]*)://([^/?#\s]+)", text)
-    if found is None:
+    match = re.fullmatch(r"([a-z][a-z0-9+.-]*)://([^/?#\s]+)", text)
+    if match is None:
         return False
-    own_port = {"http": ":80", "https": ":443"}.get(found[1])
-    host = found[2]
+    own_port = {"http": ":80", "https": ":443"}.get(match[1])
+    host = match[2]
     return own_port is None or (host.isascii() and host == host.lower() and not host.endswith(own_port))
 
 

@@ -202,13 +202,13 @@ class AlteredSearch:
             exchanges = list(tree)
         else:
             exchanges = []
-            todo = tree.children(self._match_point)
-            while todo:
-                exchange = todo.pop()
+            pending = tree.children(self._match_point)
+            while pending:
+                exchange = pending.pop()
                 exchanges.append(exchange)
                 children = tree.children(exchange)
                 is_continued = tree.is_continued(exchange)
-                todo += [child for child in children if not is_continued or tree.continues_turn(child)]
+                pending += [child for child in children if not is_continued or tree.continues_turn(child)]
         return [
             exchange
             for exchange in exchanges

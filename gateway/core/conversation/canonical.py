@@ -153,14 +153,14 @@ def rest_after(text: str, beginning: str) -> str | None:
     """Returns the rest of a text that begins with `beginning`, white space aside; None: it begins otherwise."""
     if text.startswith(beginning):
         return text[len(beginning) :]
-    at = 0
+    offset = 0
     for char in without_space(beginning):
-        while text[at : at + 1].isspace():
-            at += 1
-        if text[at : at + 1] != char:
+        while text[offset : offset + 1].isspace():
+            offset += 1
+        if text[offset : offset + 1] != char:
             return None
-        at += 1
-    return text[at:]
+        offset += 1
+    return text[offset:]
 
 
 def visible_reply(full_reply: Sequence[WireMessage], gateway_calls: Container[str] = ()) -> WireMessage:

@@ -37,11 +37,11 @@ def without_fillers(message: WireMessage) -> WireMessage:
     if PRIVATE not in message or not (spans := filler_spans(message)):
         return message
     text = text_of(message)
-    rest = ""
+    joined = ""
     position = 0
     for start, end in spans:
-        rest, position = _join_around(rest, text[position:start]), max(position, end)
-    return {**message, "content": _join_around(rest, text[position:])}
+        joined, position = _join_around(joined, text[position:start]), max(position, end)
+    return {**message, "content": _join_around(joined, text[position:])}
 
 
 def without_fillers_and_thoughts(message: WireMessage) -> WireMessage:

@@ -68,8 +68,8 @@ class PrivateFields(TypedDict, total=False):
 
 def with_private(message: WireMessage, **fields: Any) -> WireMessage:
     """Returns the message with private fields added. A field that is None is not added."""
-    given = {name: value for name, value in fields.items() if value is not None}
-    return {**message, PRIVATE: {**private_of(message), **given}} if given else message
+    added = {name: value for name, value in fields.items() if value is not None}
+    return {**message, PRIVATE: {**private_of(message), **added}} if added else message
 
 
 def with_transcript(reply: WireMessage) -> WireMessage:

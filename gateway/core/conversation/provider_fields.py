@@ -62,10 +62,10 @@ def refill(message: dict[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]
     own = stored.get("content")
     if missing and isinstance(content, str) and isinstance(own, str) and content.strip() == own.strip():
         missing["content"] = own
-    given = message.get("tool_calls")
-    if isinstance(given, list) and given:
-        calls = refill_calls(given, stored.get("tool_calls") or ())
-        if calls != given:
+    client_calls = message.get("tool_calls")
+    if isinstance(client_calls, list) and client_calls:
+        calls = refill_calls(client_calls, stored.get("tool_calls") or ())
+        if calls != client_calls:
             missing["tool_calls"] = calls
     return {**message, **missing} if missing else None
 
@@ -144,8 +144,8 @@ def without_remote_media(message: dict[str, Any]) -> dict[str, Any]:
 def _is_remote(part: object) -> bool:
     if not isinstance(part, dict):
         return False
-    found = part.get("source") or part.get(str(part.get("type")))
-    url = found.get("url") if isinstance(found, dict) else found
+    source = part.get("source") or part.get(str(part.get("type")))
+    url = source.get("url") if isinstance(source, dict) else source
     return isinstance(url, str) and url.startswith(("http:", "https:"))
 
 
@@ -159,5 +159,9 @@ def as_function_call(call: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(custom, dict):
         return call
     arguments = orjson.dumps({INPUT_ARGUMENT: custom.get("input")}).decode()
-    rest = {key: value for key, value in call.items() if key != "custom"}
-    return {**rest, "type": "function", "function": {"name": custom.get("name"), "arguments": arguments}}
+    without_custom = {key: value for key, value in call.items() if key != "custom"}
+    return {
+        **without_custom,
+        "type": "function",
+        "function": {"name": custom.get("name"), "arguments": arguments},
+    }

@@ -369,12 +369,12 @@ class Tree:
 
         Each gets its own result in the cache, so a turn of a thousand rounds is walked once, not once for each round.
         """
-        uncached, todo = [], [exchange]
-        while todo:
-            descendant = todo.pop()
+        uncached, pending = [], [exchange]
+        while pending:
+            descendant = pending.pop()
             if descendant.id not in cache:
                 uncached.append(descendant)
-                todo += self._turn_children(descendant)
+                pending += self._turn_children(descendant)
         return uncached[::-1]
 
     def is_continued(self, exchange: Exchange) -> bool:

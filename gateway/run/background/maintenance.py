@@ -63,12 +63,12 @@ class Maintenance:
             return AFTER_FAULT_S
         if len(due) == _MAX_CONVERSATIONS:
             return _MIN_PAUSE_S
-        at = await self._store.turns.next_due()
-        return None if at is None else max(_MIN_PAUSE_S, at + self._idle_s - self._now() + 0.01)
+        oldest_at = await self._store.turns.next_due()
+        return None if oldest_at is None else max(_MIN_PAUSE_S, oldest_at + self._idle_s - self._now() + 0.01)
 
 
 def _confirm(pool: Pool, *, now: float, idle_s: float, is_named: bool) -> Change:
-    """Confirms the memory edits of turns that stood unchallenged for the idle time: they enter the blocks."""
+    """Confirms the memory edits of turns that no request has challenged for the idle time: they enter the blocks."""
     tree = Tree(pool.exchanges, pool.contents)
     merging = find_mergeable(tree, now, idle_s, is_named=is_named)
     for exchange, why in merging:

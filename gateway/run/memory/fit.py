@@ -452,10 +452,10 @@ class _WindowRoom:
         retained_tokens = 0 if self._context == ANY_WINDOW else int(high * eviction.retained_share)
         min_messages = 0 if bounds is None else bounds.min_messages
         newest_id = max((cut.id for cut in eviction.cuts), default=0)
-        wanted = WantedSummary(retained_tokens, summary_tokens(self._context), min_messages, newest_id)
+        summary = WantedSummary(retained_tokens, summary_tokens(self._context), min_messages, newest_id)
         is_early = bounds is not None and len(self.entries) - start > bounds.early
         if is_due or is_early:
-            return wanted
+            return summary
         if not self.is_over(start, newest_cut, EARLY_SHARE):
             return None
         # A summary covers whole turns, and leaves the last turns as they are.
@@ -463,4 +463,4 @@ class _WindowRoom:
         count = len(self.entries)
         turn_starts = (i for i in range(count - 1, start, -1) if items[i].role == "user")
         end = next((i for i in turn_starts if self.tokens(i, count) >= retained_tokens), start)
-        return wanted if self.tokens(start, end) >= high * WORTHWHILE_SHARE else None
+        return summary if self.tokens(start, end) >= high * WORTHWHILE_SHARE else None

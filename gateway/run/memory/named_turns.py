@@ -116,10 +116,10 @@ async def name_of_run(store: Store, project: str, uid: str, *, or_cancelled: boo
 
     or_cancelled: the response may be a cancelled one, whose turn has what came until then.
     """
-    found = await store.responses.find(project, uid)
-    if found is None:
+    owner_and_run = await store.responses.find(project, uid)
+    if owner_and_run is None:
         return None
-    run = found[1]
+    run = owner_and_run[1]
     if or_cancelled and run.state is RunState.CANCELLED:
         names = await store.responses.load_turns(run.agent_row, run.id)
         return TurnName.decode(names[-1]) if names else None
@@ -264,12 +264,12 @@ async def read_conversation(store: Store, agent: Agent, uid: str) -> Conversatio
         return turns
     after = -1
     while True:
-        found = await store.messages.list_of_conversation(agent.id, conversation.id, after, _PAGE)
-        for listed in found:
+        page = await store.messages.list_of_conversation(agent.id, conversation.id, after, _PAGE)
+        for listed in page:
             turns.add(listed)
-        if len(found) < _PAGE:
+        if len(page) < _PAGE:
             return turns
-        after = found[-1].exchange.seq
+        after = page[-1].exchange.seq
 
 
 def joined_reply(steps: Sequence[Exchange]) -> list[WireMessage]:

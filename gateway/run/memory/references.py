@@ -82,11 +82,11 @@ class _ReferencedTurns:
 
     async def _find(self, reference: Reference, name: TurnName) -> list[WireMessage]:
         """Returns what a reference stands for in the turn of this name."""
-        found = await self._store.messages.find_begun(
+        owner_and_turn = await self._store.messages.find_begun(
             self._project, name.conversation_uid, turn_begun(name.turn)
         )
-        if found is not None:
-            agent, listed = found
+        if owner_and_turn is not None:
+            agent, listed = owner_and_turn
             if not self._is_accepted_owner(agent, listed.key):
                 return []
             if reference.input_index is not None:
@@ -156,14 +156,14 @@ class _ReferenceFiller:
 
         Raises: BodyTooLarge.
         """
-        at = reference.index
+        index = reference.index
         if reference.kind == "thoughts":
-            self._add_thoughts(at, messages[-1])
+            self._add_thoughts(index, messages[-1])
             return
         messages = [with_private(message, stored=True) for message in messages]
-        messages = self._as_heard(messages, at if reference.kind == "path" else at + 1)
+        messages = self._as_heard(messages, index if reference.kind == "path" else index + 1)
         if reference.kind == "path":
-            self._messages[at][:0] = messages
+            self._messages[index][:0] = messages
             return
         # The same reply may be named again and again.
         self._left_bytes -= len(orjson.dumps(messages[-1]))
@@ -172,8 +172,8 @@ class _ReferenceFiller:
                 f"What the items stand for has more than {self._most_bytes} bytes (server.max_body_bytes)."
             )
         if reference.input_index is None:
-            self._named_replies.add(at)
-        self._messages[at][-1:] = messages[-1:]
+            self._named_replies.add(index)
+        self._messages[index][-1:] = messages[-1:]
 
     def _add_thoughts(self, at: int, reply: WireMessage) -> None:
         if at in self._repeats:
@@ -238,8 +238,12 @@ class _ReferenceFiller:
 def _with_answered_calls(reply: WireMessage, answered: Collection[str]) -> WireMessage:
     """Returns a reply without the calls that have no result. answered: the ids of the others."""
     calls = [call for call in call_objects(reply) if call_id(call) in answered]
-    rest = {key: value for key, value in reply.items() if key != "tool_calls"}
-    return {**rest, "tool_calls": calls} if calls else {**rest, "content": rest.get("content") or ""}
+    without_calls = {key: value for key, value in reply.items() if key != "tool_calls"}
+    return (
+        {**without_calls, "tool_calls": calls}
+        if calls
+        else {**without_calls, "content": without_calls.get("content") or ""}
+    )
 
 
 def _not_found_error(reference: Reference) -> BadRequest:
