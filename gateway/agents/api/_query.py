@@ -24,7 +24,7 @@ Limit = Annotated[int, Meta(ge=1, le=1_000)]
 Fragment = Annotated[str, Meta(max_length=10_000)]
 _ShortList = Annotated[list[str], Meta(max_length=64)]  # each item is a parameter of one statement
 _Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
-_PROJECT = refused("A key opens one project, and lists are of that.")
+_PROJECT = refused("A key opens one project, and lists show that project.")
 _NO_IDENTITIES = refused("An identity has agents alone; blocks have tags.")
 _NO_GROUPS = refused("A group's messages are those of its agents; list them there.")
 _NO_DATES = refused("Steps are not listed by date; go from page to page.")
@@ -36,7 +36,7 @@ class PageQuery(UrlQuery):
 
     # The id before which the page ends, in the order asked for.
     before: Maybe[str] = UNSET
-    # The id after which it begins.
+    # The id after which the page begins.
     after: Maybe[str] = UNSET
     limit: Maybe[Limit] = UNSET
     order: Maybe[Order] = UNSET
@@ -86,20 +86,22 @@ class AgentsQuery(PageQuery):
 
 
 class AgentQuery(UrlQuery):
-    """One agent."""
+    """One agent. All its parts are shown, whatever `include` names."""
 
     include: list[str] | UnsetType = UNSET
     include_relationships: list[str] | UnsetType = UNSET
 
 
 class AgentsOfQuery(PageQuery):
-    """The agents that have something."""
+    """A page of the agents that have a block, an archive, a folder or an identity."""
 
     include: list[str] | UnsetType = UNSET
     include_relationships: list[str] | UnsetType = UNSET
 
 
 class BlocksQuery(PageQuery):
+    """A page of the blocks of a project."""
+
     label: Maybe[str] = UNSET
     label_search: Maybe[Fragment] = UNSET
     description_search: Maybe[Fragment] = UNSET
@@ -118,13 +120,16 @@ class BlocksQuery(PageQuery):
 
 
 class HistoryQuery(UrlQuery):
-    """A page of the values that a block had, newest first. before: the version before which it begins."""
+    """A page of the values that a block had, newest first."""
 
+    # The version after the first version of the page.
     before: Annotated[int, Meta(ge=1, le=LAST_NUMBER)] = LAST_NUMBER
     limit: Limit = 100
 
 
 class ToolsQuery(PageQuery):
+    """A page of the tools of a project."""
+
     name: Maybe[str] = UNSET
     names: list[str] | UnsetType = UNSET
     tool_ids: list[str] | UnsetType = UNSET
@@ -135,22 +140,30 @@ class ToolsQuery(PageQuery):
 
 
 class TagsQuery(PageQuery):
+    """A page of the tags of agents."""
+
     order_by: Maybe[Literal["name"]] = UNSET  # type: ignore[assignment]
     name: Maybe[Fragment] = UNSET
     query_text: Maybe[Fragment] = UNSET
 
 
 class ModelsQuery(UrlQuery):
+    """The models of some providers."""
+
     provider_category: list[str] | UnsetType = UNSET
     provider_name: Maybe[str] = UNSET
     provider_type: Maybe[str] = UNSET
 
 
 class PassagesQuery(PageQuery):
+    """A page of passages."""
+
     search: Maybe[Fragment] = UNSET
 
 
 class PassageSearchQuery(UrlQuery):
+    """A search of an agent's passages."""
+
     query: str
     tags: list[str] | UnsetType = UNSET
     tag_match_mode: Literal["any", "all"] = "any"
@@ -173,10 +186,14 @@ class ShownMessagesQuery(PageQuery):
 
 
 class MessagesQuery(ShownMessagesQuery):
+    """A page of an agent's messages."""
+
     conversation_id: Maybe[str] = UNSET
 
 
 class RunsQuery(PageQuery):
+    """A page of runs."""
+
     agent_id: Maybe[str] = UNSET
     agent_ids: list[str] | UnsetType = UNSET
     active: bool = False
@@ -187,10 +204,14 @@ class RunsQuery(PageQuery):
 
 
 class TraceQuery(UrlQuery):
+    """The trace of a run."""
+
     limit: Maybe[Limit] = UNSET
 
 
 class StepsQuery(PageQuery):
+    """A page of steps."""
+
     agent_id: Maybe[str] = UNSET
     feedback: Maybe[Literal["positive", "negative"]] = UNSET
     has_feedback: Annotated[bool | None, refused("Say which `feedback`.")] | UnsetType = UNSET
@@ -203,17 +224,19 @@ class StepsQuery(PageQuery):
 
 
 class RecompileQuery(UrlQuery):
+    """A new system prompt for an agent."""
+
     dry_run: bool = False
     update_timestamp: NoEffect[bool] = UNSET
 
 
 class ResetQuery(UrlQuery):
-    """A reset by the client before 1.0, which puts into the query what later ones put into the body."""
+    """A reset of an agent's messages. Clients before 1.0 send in the query what later clients send in the body."""
 
     add_default_initial_messages: NoEffect[bool] = UNSET
 
 
 class ApprovalQuery(UrlQuery):
-    """The client repeats its body's fields in the query."""
+    """The need of approval, which the client sends in the body as well."""
 
     requires_approval: Maybe[bool] = UNSET

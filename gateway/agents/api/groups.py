@@ -1,4 +1,4 @@
-"""Groups: an agent with the agents that read its messages."""
+"""Groups: an agent, the manager, with the sleeptime agents that read its messages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.core.kinds import VOICE_KIND, kind_of
 from gateway.agents.registry.registry import AgentEdit, AgentView
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.sent_values import sent_fields
+from gateway.agents.wire.sent_values import sent_fields, sent_or_none
 from gateway.agents.wire.struct_fields import ONE_PROJECT, Body, Maybe, NoEffect, convert, refused
 from gateway.checked import Fault, Path
 from gateway.core import ids
@@ -30,12 +30,13 @@ Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 
 
 class WindowFields(NamedTuple):
-    """The names of the fields that bound a window in messages, in a request."""
+    """The names of two fields of a request that bound a window."""
 
-    # At most, and after messages have left it.
+    # The field with the most messages that the window may have.
     most: str
+    # The field with the messages that stay when the oldest leave the window.
     least: str
-    # The path of the object that has them.
+    # The path of the object that has both fields.
     path: Path
 
 
@@ -43,9 +44,9 @@ _WINDOW = WindowFields("max_message_buffer_length", "min_message_buffer_length",
 
 
 class UpdateGroup(Body):
-    """A change of a group. manager_config: a `SleeptimeConfig` or a `VoiceSleeptimeConfig`."""
+    """A change of a group."""
 
-    manager_config: Maybe[dict[str, Any]] = UNSET
+    manager_config: Maybe[dict[str, Any]] = UNSET  # as `read_config` takes it
     description: NoEffect[str] = UNSET
     agent_ids: Annotated[list[str] | None, _NO_AGENT_IDS] | UnsetType = UNSET
     shared_block_ids: Annotated[list[str] | None, _NO_BLOCK_IDS] | UnsetType = UNSET
@@ -53,11 +54,11 @@ class UpdateGroup(Body):
 
 
 class SleeptimeConfig(Body):
-    """How often the agents of a group read. sleeptime_agent_frequency: in turns; null: after each."""
+    """How often the agents of a group read."""
 
     manager_type: Literal["sleeptime"]
     manager_agent_id: NoEffect[str] = UNSET
-    sleeptime_agent_frequency: Maybe[Count] = UNSET
+    sleeptime_agent_frequency: Maybe[Count] = UNSET  # in turns; null: after each turn
 
 
 class VoiceSleeptimeConfig(Body):
@@ -65,16 +66,13 @@ class VoiceSleeptimeConfig(Body):
 
     manager_type: Literal["voice_sleeptime"]
     manager_agent_id: NoEffect[str] = UNSET
-    sleeptime_agent_frequency: Maybe[Count] = UNSET
+    sleeptime_agent_frequency: Maybe[Count] = UNSET  # in turns; null: after each turn
     max_message_buffer_length: Maybe[Count] = UNSET
     min_message_buffer_length: Maybe[Count] = UNSET
 
 
-def read_config(update: UpdateGroup) -> SleeptimeConfig | VoiceSleeptimeConfig | None:
-    """Returns the config that was sent; None if none was. Raises: BadRequest, Unprocessable."""
-    config = update.manager_config
-    if not isinstance(config, dict):
-        return None
+def read_config(config: Mapping[str, Any]) -> SleeptimeConfig | VoiceSleeptimeConfig:
+    """Returns the `manager_config` of a request. Raises: BadRequest, Unprocessable."""
     manager_type = config.get("manager_type")
     if manager_type in _UNSERVED_TYPES:
         raise BadRequest(
@@ -89,10 +87,10 @@ def read_config(update: UpdateGroup) -> SleeptimeConfig | VoiceSleeptimeConfig |
     raise Unprocessable([Fault((*_CONFIG_PATH, "manager_type"), message, "enum", manager_type)])
 
 
-def apply_config(definition: AgentDefinition, sent: Mapping[str, Any]) -> AgentDefinition:
-    """Returns the definition of a group's manager with the fields of its config that were sent.
+def with_config(definition: AgentDefinition, sent: Mapping[str, Any]) -> AgentDefinition:
+    """Returns the definition of a group's manager after a change. Raises: Unprocessable.
 
-    Raises: Unprocessable.
+    sent: the fields of the `manager_config` that were sent.
     """
     if "sleeptime_agent_frequency" in sent and definition.sleeptime is not None:
         sleeptime = replace(definition.sleeptime, frequency=sent["sleeptime_agent_frequency"])
@@ -107,7 +105,7 @@ def apply_config(definition: AgentDefinition, sent: Mapping[str, Any]) -> AgentD
 
 
 def check_window(definition: AgentDefinition, sent: Mapping[str, Any], fields: WindowFields) -> None:
-    """Refuses a window that would retain more messages than it may have.
+    """Checks that a window does not retain more messages than it may have.
 
     definition: after the request. Bounds that the request does not send are not refused.
 
@@ -128,7 +126,11 @@ def check_window(definition: AgentDefinition, sent: Mapping[str, Any], fields: W
 def group_json(
     uid: str, definition: AgentDefinition, readers: Sequence[ReaderEntry]
 ) -> dict[str, Any] | None:
-    """Returns the group that an agent manages; None if it has none. uid: of the agent."""
+    """Returns the group that an agent manages; None if the agent has no group.
+
+    uid: the agent's.
+    readers: the sleeptime agents that read the agent's messages.
+    """
     sleeptime = definition.sleeptime
     if sleeptime is None and not readers:
         return None
@@ -168,33 +170,35 @@ class GroupRoutes:
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return an agent's group of sleeptime agents."""
-        return _require_group(request, await self._manager(request))
+        return _require_group(request, await self._get_manager(request))
 
     async def update(self, request: ApiRequest, body: UpdateGroup) -> dict[str, Any]:
         """Change how often an agent's sleeptime agents read, and the bounds of a voice agent's window."""
-        config = read_config(body)
-        view = await self._manager(request)
-        group = _require_group(request, view)
+        sent_config = sent_or_none(body.manager_config)
+        config = None if sent_config is None else sent_fields(read_config(sent_config))
+        manager = await self._get_manager(request)
+        group = _require_group(request, manager)
         if config is None:
             return group
-        edit = AgentEdit(edit=lambda definition: apply_config(definition, sent_fields(config)))
-        view = await self._api.registry.change(request.project, view.agent.uid, edit)
-        return _require_group(request, view)
+        edit = AgentEdit(edit=lambda definition: with_config(definition, config))
+        manager = await self._api.registry.change(request.project, manager.agent.uid, edit)
+        return _require_group(request, manager)
 
-    async def _manager(self, request: ApiRequest) -> AgentView:
+    async def _get_manager(self, request: ApiRequest) -> AgentView:
+        """Returns the agent that manages the group in the path. Raises: UnknownId."""
         try:
             return await self._api.registry.get(request.project, request.uid("group", "group_id"))
         except NotFound as error:
-            raise _unknown(request) from error
+            raise _unknown_group(request) from error
 
 
-def _require_group(request: ApiRequest, view: AgentView) -> dict[str, Any]:
-    """Returns the group of an agent as it is shown. Raises: UnknownId if it has none."""
-    group = group_json(view.agent.uid, AgentDefinition.of(view.definition.body), view.readers)
+def _require_group(request: ApiRequest, manager: AgentView) -> dict[str, Any]:
+    """Returns the group of an agent as it is shown. Raises: UnknownId if the agent has none."""
+    group = group_json(manager.agent.uid, AgentDefinition.of(manager.definition.body), manager.readers)
     if group is None:
-        raise _unknown(request)
+        raise _unknown_group(request)
     return group
 
 
-def _unknown(request: ApiRequest) -> UnknownId:
+def _unknown_group(request: ApiRequest) -> UnknownId:
     return UnknownId(f"There is no group {request.path['group_id']!r}.")
