@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 from msgspec.structs import replace
 from starlette.routing import Route
 
 from gateway.agents.api.agent_json import agents_json
+from gateway.agents.api.agent_lookup import AgentLookup
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.run_events import RunEvents
 from gateway.agents.batches.accept import BatchRequests
@@ -123,6 +125,7 @@ class AgentServices:
             settings=self._settings,
             store=self._store,
             registry=registry,
+            agents=AgentLookup(registry, partial(agents_json, self._store, registry, self._now)),
             runs=self.agents,
             background=self.runs,
             batches=batches,
@@ -132,7 +135,6 @@ class AgentServices:
             now=self._now,
             send_timeout_s=limits.send_timeout_s,
             ping_s=limits.ping_s,
-            make_agents_json=agents_json,
         )
 
     async def start(self, *, performs_jobs: bool) -> list[asyncio.Task[None]]:

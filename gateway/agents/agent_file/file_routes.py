@@ -62,13 +62,13 @@ class AgentFileRoutes:
         """Return an agent as a file."""
         if query.use_legacy_format:
             raise BadRequest("Agents are exported in the newer form alone.", param="use_legacy_format")
-        view = await self._api.get_agent_view(request)
+        view = await self._api.agents.get_view(request)
         conversation_id = sent_or(query.conversation_id, DEFAULT_CONVERSATION)
         # The query names a conversation by its id, the store by its key or its public name.
         name = ids.uid_of("conv", conversation_id) or conversation_id
         definition = AgentDefinition.of(view.definition.body)
         exported = ExportedAgent(
-            state=await self._api.view_json(view),
+            state=await self._api.agents.view_json(view),
             sleeptime=definition.sleeptime,
             initial=definition.initial_messages,
             messages=() if query.scrub_messages else await self._export.load_messages(view.agent, name),

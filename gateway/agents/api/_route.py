@@ -33,7 +33,7 @@ from gateway.agents.wire import struct_fields
 from gateway.agents.wire.faults import LettaErrors, Unprocessable
 from gateway.agents.wire.struct_fields import Body, Form, UrlQuery
 from gateway.checked import Fault
-from gateway.core import exact_json, ids
+from gateway.core import ids
 from gateway.core.nul import without_nul
 from gateway.errors import BadRequest, Conflict, GatewayError, MemoryUnavailable, UnknownId, sentence
 from gateway.web.body import BodyReader
@@ -46,8 +46,7 @@ _log = logging.getLogger("mnemogate")
 _ERRORS = LettaErrors()
 _UID = re.compile("'([0-9a-f]{32})'")
 _PROJECT_HEADERS = ("x-project", "x-project-id")
-# The word for what an id names, if that is not the id's first part, or if the store has another word: to the store an
-# archive is a memory.
+# The nouns of errors by the prefixes of ids, where they differ. The store's own error calls an archive a memory.
 _NOUNS = {
     "archive": "archive", "conv": "conversation", "job": "batch", "mcp_server": "MCP server", "source": "folder"
 }  # fmt: skip
@@ -61,33 +60,31 @@ class ApiRequest:
     # The parameters in the path of the request.
     path: Mapping[str, str]
     http: Request
-    # Headers that the handler adds to the reply.
+    # Headers of the reply, to which the handler may add.
     headers: dict[str, str] = field(default_factory=dict)
     # The bytes of the body.
     data: bytes = b""
     # The uploaded file, if the body is a form.
     file: FormPart | None = None
 
-    def uid(self, kind: str, name: str) -> str:
-        """Returns the uid in a path's parameter. Raises: UnknownId."""
-        return uid_in(kind, self.path[name])
+    def uid(self, kind: str, parameter: str) -> str:
+        """Returns the uid in a parameter of the path. Raises: UnknownId."""
+        return uid_in(kind, self.path[parameter])
 
-    def arguments(self) -> dict[str, Any]:
-        """Returns `args` of the body, for a call that is made at once: with integers of any size."""
-        arguments = exact_json.loads(self.data.decode() or "{}").get("args")
-        return without_nul(arguments or {})
+    def find_id(self, uid: str) -> str:
+        """Returns the id in the request that has this uid, or the uid where there is none.
 
-    def name_of(self, uid: str) -> str:
-        """Returns the public id by which the request names a uid. The store reports uids without their kind."""
+        The store reports uids, without their kinds.
+        """
         query, body = str(self.http.url.query), self.data.decode("utf-8", "replace")
         sent = " ".join([*self.path.values(), query, body])
         # The lookbehind has the search try each word of a body once, not each of its letters.
-        names = re.findall(rf"(?<![a-z_])[a-z_]++-(?:{uid}|{uuid.UUID(uid)})(?:-[0-9h-]+)?", sent)
-        # The id of a message contains the uid of its agent, but the message may be what is missing.
-        return min(names, key=len, default=uid)
+        sent_ids = re.findall(rf"(?<![a-z_])[a-z_]++-(?:{uid}|{uuid.UUID(uid)})(?:-[0-9h-]+)?", sent)
+        # The id of an agent is shorter than those of its messages, which contain the agent's uid.
+        return min(sent_ids, key=len, default=uid)
 
 
-# Answers with JSON, or with a reply that writes itself. Takes the request, and then the parameters of the route.
+# Takes an `ApiRequest` and the structs of its query and body. Returns JSON, or an ASGI application that replies.
 RouteHandler = Callable[..., Awaitable[Any]]
 
 
@@ -95,17 +92,17 @@ class AgentsRoute(Struct, frozen=True, dict=True):
     """A route of the agents API, with what it takes and the handler that answers it."""
 
     method: str
-    # Served with and without a slash at its end, as far as `slashes` has both.
+    # Served with each end in `slashes`.
     path: str
     handle: RouteHandler
     # A sentence in the imperative, for `/openapi.json`; None: the first line of the handler's docstring.
     title: str | None = None
     slashes: tuple[str, ...] = ("", "/")
-    # The handler reads the body itself. Without this, a `Body` and a `Form` a body has to be empty.
+    # The handler reads the bytes of the body. Else the body of a route without a `Body` or a `Form` has to be empty.
     reads_body: bool = False
     # False for a path of Letta's that the gateway refuses: its handler raises the reason.
     is_served: bool = True
-    # Without this parameter of the query, the path without a slash belongs to another API.
+    # A parameter of the query. The path without a slash belongs to another API, if a request lacks this parameter.
     needs: str = ""
     # The paging of a list with a `PageQuery`; it changes the query before the handler sees it.
     pages: Paging = NEWEST_FIRST
@@ -129,7 +126,7 @@ class AgentsRoute(Struct, frozen=True, dict=True):
     def body(self) -> type[Body] | None:
         """The struct of the body, or of the form that comes with a file; None: the handler takes none.
 
-        A body may be left out if every field may.
+        If no field is required, a request may have no body.
         """
         return next((kind for kind in self.parameters.values() if not issubclass(kind, UrlQuery)), None)
 
@@ -157,18 +154,18 @@ def serve(rows: Iterable[AgentsRoute], reader: BodyReader) -> list[Route]:
 
 
 def _route(path: str, methods: Mapping[str, AgentsRoute], reader: BodyReader) -> Route:
-    served = _PathEndpoint(methods, reader)
+    endpoint = _PathEndpoint(methods, reader)
     needs = next(iter(methods.values())).needs
     if needs and not path.endswith("/"):
-        return _SharedRoute(path, served, methods=[*methods], needs=needs)
-    return Route(path, served, methods=[*methods])
+        return _SharedRoute(path, endpoint, methods=[*methods], needs=needs)
+    return Route(path, endpoint, methods=[*methods])
 
 
 class _SharedRoute(Route):
-    """A path that another API has as well: it matches with a certain parameter in the query."""
+    """A route of a path that another API has as well. It matches requests with a certain parameter in the query."""
 
-    def __init__(self, path: str, served: _PathEndpoint, *, methods: list[str], needs: str) -> None:
-        super().__init__(path, served, methods=methods)
+    def __init__(self, path: str, endpoint: _PathEndpoint, *, methods: list[str], needs: str) -> None:
+        super().__init__(path, endpoint, methods=methods)
         self._needs = f"{needs}="
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
@@ -265,23 +262,21 @@ def _read_form(kind: type[Form], http: Request, data: bytes) -> tuple[Form, Form
 
 
 def _query_values(kind: type[UrlQuery], http: Request) -> dict[str, Any]:
-    """Returns a query as JSON: a parameter that may be repeated is a list."""
+    """Returns the values of a query by parameter. A parameter that may be repeated has a list of values."""
     values: dict[str, Any] = {}
     lists = struct_fields.list_fields(kind)
     for sent, value in http.query_params.multi_items():
-        # As Letta 0.6 called it. Its `user_id` selects nothing: the key decides who asks.
+        # Letta 0.6 has `cursor` for `after`, and `user_id`, in place of which the key says who asks.
         name = "after" if sent == "cursor" else sent
-        if name == "user_id":
-            continue
         if name in lists:
             values.setdefault(name, []).append(value)
-        else:
+        elif name != "user_id":
             values[name] = value
     return without_nul(values)
 
 
 def uid_in(kind: str, id: str) -> str:
-    """Returns the uid that an id names. Raises: UnknownId."""
+    """Returns the uid in an id of a kind, such as `agent`. Raises: UnknownId."""
     uid = ids.uid_of(kind, id)
     if uid is None:
         raise UnknownId(f"There is no {_NOUNS.get(kind, kind)} {id!r}.")
@@ -289,15 +284,15 @@ def uid_in(kind: str, id: str) -> str:
 
 
 def as_gateway_error(error: StoreError, request: ApiRequest) -> GatewayError:
-    """Returns an error of the store in the caller's terms."""
+    """Returns an error of the store as the caller gets it, with ids in place of uids."""
     if isinstance(error, NotFound):
         message = error.message
         uid = _UID.search(error.message)
         if uid is not None:
-            id = request.name_of(uid[1])
-            kind = id.partition("-")[0]
-            # The id of a message or a step has the number of its place after the uid.
-            noun = kind if id.count("-") == 2 else _NOUNS.get(kind)
+            id = request.find_id(uid[1])
+            prefix = id.partition("-")[0]
+            # An id with a number after the uid names a message or a step, which is missing then, not its agent.
+            noun = prefix if id.count("-") == 2 else _NOUNS.get(prefix)
             message = f"there is no {noun} {id!r}" if noun else message.replace(uid[0], repr(id))
         return UnknownId(sentence(message))
     if isinstance(error, BlockOverLimit):

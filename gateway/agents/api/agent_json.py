@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from gateway.agents.api._message_renderer import MessageRenderer
 from gateway.agents.api.agent_bodies import EXTENSION_FIELDS, PLAIN_FIELDS, SETTINGS_TYPES
 from gateway.agents.api.blocks import block_json
-from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.folders import folder_json
 from gateway.agents.api.groups import group_json
 from gateway.agents.api.identities import identity_json
 from gateway.agents.api.model import embedding_config_json, provider_type
 from gateway.agents.api.tool_json import tool_json
 from gateway.agents.core.kinds import kind_of
-from gateway.agents.registry.registry import AgentView
+from gateway.agents.registry.registry import AgentView, Registry
 from gateway.agents.runs.compact_conversation import UNKNOWN_WINDOW
 from gateway.agents.runs.message_listing import AgentMessages
 from gateway.agents.runs.system_message import system_id
@@ -25,19 +24,20 @@ from gateway.core import ids
 from gateway.core.definition import AgentDefinition
 from gateway.core.turn.guide import StopReason
 from storage.records import DEFAULT_CONVERSATION, Agent, Run, RunStep
+from storage.sql.store import Store
 
-# The settings that are shown for every model, besides its reasoning effort.
+# The settings that are shown even where they are null, besides the reasoning effort.
 _COMMON_SETTINGS = ("max_output_tokens", "parallel_tool_calls", "temperature", "response_format")
-# Letta's server takes these as a value or not at all: it would refuse an agent file with a null.
+# Left out where they have no value: Letta's server refuses an agent file in which one of them is null.
 _NEVER_NULL = frozenset(
-    {
+    (
         "temperature",
         "enable_reasoner",
         "max_reasoning_tokens",
         "strict",
         "return_logprobs",
         "return_token_ids",
-    }
+    )
 )
 # Fields that only Letta's hosted product fills; the client requires some of them.
 _HOSTED_FIELDS: dict[str, Any] = {
@@ -58,11 +58,11 @@ def agent_json(
     message_ids: Sequence[str] = (),
     pending: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Returns an agent with all that the client requires, whatever it asks to be included.
+    """Returns an agent with all fields, whichever of them the client asks to be included.
 
-    window: tokens of the model's context, if they are known.
+    window: the tokens of the model's context; None: unknown.
     message_ids: those of the messages in its window, oldest first.
-    pending: the message that waits for an answer.
+    pending: the message with the calls that wait for an answer.
     """
     row = view.definition
     definition = AgentDefinition.of(row.body)
@@ -141,7 +141,7 @@ def _llm_json(definition: AgentDefinition, model: str, window: int | None) -> di
     """Returns the older object about the model, which the client still requires."""
     upstream, _, name = model.rpartition("/")
     sampling = definition.sampling
-    shown = {
+    config = {
         **definition.retained.get("llm_config", {}),
         "model": name,
         "handle": model,
@@ -158,24 +158,28 @@ def _llm_json(definition: AgentDefinition, model: str, window: int | None) -> di
         "response_format": sampling.get("response_format"),
         "put_inner_thoughts_in_kwargs": definition.thinks_aloud,
     }
-    return {name: value for name, value in shown.items() if value is not None or name not in _NEVER_NULL}
+    return {name: value for name, value in config.items() if value is not None or name not in _NEVER_NULL}
 
 
 def _settings_json(definition: AgentDefinition, model: str) -> dict[str, Any]:
     """Returns the settings of a model.
 
     Those that the gateway honours have the values in force, whichever field of a request set them; the others are as
-    they were sent. One of `_COMMON_SETTINGS` is null where no field has set it: the model's own value holds then.
+    they were sent. A null means that the model's own value holds.
     """
     sampling = definition.sampling
     sent = definition.retained.get("model_settings", {})
-    kind = provider_type(model)
+    provider = provider_type(model)
+    ignored = {name: value for name, value in sent.items() if name not in SETTINGS_TYPES}
     honoured = {name: sampling.get(name) for name in SETTINGS_TYPES}
     honoured["max_output_tokens"] = sampling.get("max_tokens")
-    rest = {name: value for name, value in sent.items() if name not in SETTINGS_TYPES}
-    shown = {name: value for name, value in honoured.items() if value is not None or name in _COMMON_SETTINGS}
-    effort = _effort_field(sampling.get("reasoning_effort"), as_text="effort" in sent or kind == "anthropic")
-    return {"provider_type": kind, **rest, **shown, **effort}
+    honoured = {
+        name: value for name, value in honoured.items() if value is not None or name in _COMMON_SETTINGS
+    }
+    effort = _effort_field(
+        sampling.get("reasoning_effort"), as_text="effort" in sent or provider == "anthropic"
+    )
+    return {"provider_type": provider, **ignored, **honoured, **effort}
 
 
 def _effort_field(effort: str | None, *, as_text: bool) -> dict[str, Any]:
@@ -188,40 +192,38 @@ def _effort_field(effort: str | None, *, as_text: bool) -> dict[str, Any]:
     return {"reasoning": None if effort is None else {"reasoning_effort": effort}}
 
 
-async def agents_json(api: AgentsApi, views: Sequence[AgentView]) -> list[dict[str, Any]]:
+async def agents_json(
+    store: Store, registry: Registry, now: Callable[[], float], views: Sequence[AgentView]
+) -> list[dict[str, Any]]:
     """Returns agents with what is read for each. Raises: StoreError."""
-    numbers = await AgentMessages(api.store, api.now).list_numbers_by_agent([view.agent for view in views])
-    waiting = await api.store.runs.load_waiting_steps([view.agent.id for view in views], DEFAULT_CONVERSATION)
+    agents = [view.agent for view in views]
+    numbers = await AgentMessages(store, now).list_numbers_by_agent(agents)
+    waiting = await store.runs.load_waiting_steps([agent.id for agent in agents], DEFAULT_CONVERSATION)
     shown = []
-    for view in views:
-        agent = view.agent
+    for view, agent in zip(views, agents, strict=True):
         message_ids = [system_id(agent), *(ids.id_at("message", agent.uid, n) for n in numbers[agent.id])]
-        window = api.registry.resolver.context_window(view.definition)
-        step = await _find_waiting_step(api, view, waiting.get(agent.id))
-        pending = None if step is None else await _pending_message(api, agent, step)
+        window = registry.resolver.context_window(view.definition)
+        step = waiting.get(agent.id) or await _find_waiting_step(store, view)
+        pending = None if step is None else await _find_pending_message(store, agent, step)
         shown.append(agent_json(view, window=window, message_ids=message_ids, pending=pending))
     return shown
 
 
-async def _find_waiting_step(api: AgentsApi, view: AgentView, own: RunStep | None) -> RunStep | None:
-    """Returns the step of an agent that waits for an answer; None if none does.
-
-    own: the one that waits in the agent's own conversation; None: none waits there. Then the step at which the agent's
-        newest run waits is looked for, in whichever conversation it is.
-    """
-    last = view.last_run
-    if own is not None or last is None or last.stop != StopReason.REQUIRES_APPROVAL:
-        return own
-    return await api.store.runs.load_waiting_step(view.agent.id, last.conversation_row)
+async def _find_waiting_step(store: Store, view: AgentView) -> RunStep | None:
+    """Returns the step at which an agent's newest run waits for an answer; None if that run does not wait."""
+    newest = view.last_run
+    if newest is None or newest.stop != StopReason.REQUIRES_APPROVAL:
+        return None
+    return await store.runs.load_waiting_step(view.agent.id, newest.conversation_row)
 
 
-async def _pending_message(api: AgentsApi, agent: Agent, step: RunStep) -> dict[str, Any] | None:
+async def _find_pending_message(store: Store, agent: Agent, step: RunStep) -> dict[str, Any] | None:
     """Returns the message with the calls that wait for an answer at a step; None if they no longer wait."""
-    exchange = await api.store.turns.exchange(agent, step.exchange_row)
+    exchange = await store.turns.exchange(agent, step.exchange_row)
     if exchange is None:
         return None
-    run = await api.store.runs.find_newest_waiting_run(agent.id, exchange.conversation_row, step.run_row)
+    run = await store.runs.find_newest_waiting_run(agent.id, exchange.conversation_row, step.run_row)
     if run is None:
         return None
-    shown = await MessageRenderer(api.store, agent, Showing()).render_run(run, [exchange], with_input=False)
-    return next((each for each in shown if each["message_type"] == "approval_request_message"), None)
+    messages = await MessageRenderer(store, agent, Showing()).render_run(run, [exchange], with_input=False)
+    return next((each for each in messages if each["message_type"] == "approval_request_message"), None)

@@ -50,7 +50,7 @@ class AgentRoutes:
             replace(_filter_of(query), order=query.sorting),
             cursor_page(query, partial(uid_in, "agent")),
         )
-        return await self._api.agents_json(views)
+        return await self._api.agents.make_json(views)
 
     async def count(self, request: ApiRequest, query: AgentsQuery) -> int:
         """Count agents."""
@@ -71,11 +71,11 @@ class AgentRoutes:
             base_rules=sent.get("include_base_tool_rules"),
             **asdict(_parts_of(sent)),
         )
-        return await self._api.view_json(await self._api.registry.create(request.project, new))
+        return await self._api.agents.view_json(await self._api.registry.create(request.project, new))
 
     async def retrieve(self, request: ApiRequest, _: AgentQuery) -> dict[str, Any]:
         """Return an agent."""
-        return await self._api.agent_json(request)
+        return await self._api.agents.get_json(request)
 
     async def update(self, request: ApiRequest, body: UpdateAgent) -> dict[str, Any]:
         """Change an agent."""
@@ -88,21 +88,21 @@ class AgentRoutes:
 
         change = AgentEdit(edit=edit, **asdict(_parts_of(sent)))
         uid = request.uid("agent", "agent_id")
-        return await self._api.view_json(await self._api.registry.change(request.project, uid, change))
+        return await self._api.agents.view_json(await self._api.registry.change(request.project, uid, change))
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Delete an agent, and forget all that it knew."""
-        agent = await self._api.get_agent(request)
+        agent = await self._api.agents.get(request)
         await self._api.registry.delete(request.project, agent.uid)
         self._api.runs.live.stop_deleted(agent.id)
         return {"message": "The agent is deleted, and what it knew is forgotten."}
 
     async def context(self, request: ApiRequest) -> dict[str, Any]:
         """Return what goes to the model, and what it takes up."""
-        view = await self._api.get_agent_view(request)
+        view = await self._api.agents.get_view(request)
         prompt = await self._make_prompt(request)
         agent = view.agent
-        shown = await self._api.view_json(view)
+        shown = await self._api.agents.view_json(view)
         return context_json(
             orjson.loads(prompt.body()),
             window=prompt.target.context_window or shown["llm_config"]["context_window"],
@@ -115,13 +115,13 @@ class AgentRoutes:
 
     async def recompile(self, request: ApiRequest, query: RecompileQuery) -> str:
         """Render the memory section again, and return the system prompt."""
-        agent = await self._api.get_agent(request)
+        agent = await self._api.agents.get(request)
         if not query.dry_run:
             await self._api.store.blocks.invalidate_snapshots(agent.id)
         return (await self._make_prompt(request)).system
 
     async def _make_prompt(self, request: ApiRequest) -> Prompt:
-        resolved = await self._api.resolve_agent(request)
+        resolved = await self._api.agents.resolve(request)
         return await self._api.runs.preview(RunRequest(resolved.spec, resolved.scope))
 
 

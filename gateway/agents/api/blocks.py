@@ -210,7 +210,7 @@ class BlockRoutes:
     async def list_agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
         """List the agents that see a block."""
         rows = await self._blocks.find_agents_seeing(await self._get(request))
-        return await self._api.list_agents_page(request.project, rows, query)
+        return await self._api.agents.list_page(request.project, rows, query)
 
     async def list_history(self, request: ApiRequest, query: HistoryQuery) -> list[dict[str, Any]]:
         """List the values that a block had, newest first."""
@@ -227,24 +227,24 @@ class BlockRoutes:
 
     async def retrieve_memory(self, request: ApiRequest) -> dict[str, Any]:
         """Return an agent's blocks."""
-        memory: dict[str, Any] = (await self._api.agent_json(request))["memory"]
+        memory: dict[str, Any] = (await self._api.agents.get_json(request))["memory"]
         return memory
 
     async def list_of_agent(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List an agent's blocks."""
-        agent = await self._api.get_agent(request)
+        agent = await self._api.agents.get(request)
         visible = (await self._blocks.load_visible([agent.id]))[agent.id]
         return page_items([block_json(entry) for entry in visible], query)
 
     async def attach(self, request: ApiRequest) -> dict[str, Any]:
         """Have an agent see a block."""
-        await self._blocks.attach(await self._api.get_agent(request), request.uid("block", "block_id"))
-        return await self._api.agent_json(request)
+        await self._blocks.attach(await self._api.agents.get(request), request.uid("block", "block_id"))
+        return await self._api.agents.get_json(request)
 
     async def detach(self, request: ApiRequest) -> dict[str, Any]:
         """Take a block from an agent."""
-        await self._blocks.detach(await self._api.get_agent(request), request.uid("block", "block_id"))
-        return await self._api.agent_json(request)
+        await self._blocks.detach(await self._api.agents.get(request), request.uid("block", "block_id"))
+        return await self._api.agents.get_json(request)
 
     async def retrieve_labelled(self, request: ApiRequest) -> dict[str, Any]:
         """Return an agent's block by its label."""
@@ -258,7 +258,7 @@ class BlockRoutes:
         return await self._blocks.get(request.project, request.uid("block", "block_id"))
 
     async def _get_labelled(self, request: ApiRequest) -> BlockEntry:
-        agent = await self._api.get_agent(request)
+        agent = await self._api.agents.get(request)
         return await self._blocks.get_labelled(agent.id, request.path["block_label"].rstrip("/"))
 
     async def _change(self, project: str, uid: str, update: UpdateBlock) -> dict[str, Any]:

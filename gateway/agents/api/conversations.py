@@ -252,7 +252,7 @@ class ConversationRoutes:
         self, request: ApiRequest, query: CreateConversationQuery, body: CreateConversation
     ) -> dict[str, Any]:
         """Make a conversation of an agent."""
-        agent = await self._api.get_agent_by_id(request.project, query.agent_id)
+        agent = await self._api.agents.get_by_id(request.project, query.agent_id)
         self._check_model(request, body)
         definition = with_update(ConversationDefinition(), body, at=self._api.now())
         return await self._conversation_json(await self._conversations.create(agent, definition))

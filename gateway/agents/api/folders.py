@@ -1,4 +1,4 @@
-"""Folders: made, listed, changed, deleted; their files, uploaded, read and forgotten; and the agents that have them."""
+"""Folders, their files, and the agents that have folders attached."""
 
 from __future__ import annotations
 
@@ -50,19 +50,21 @@ class CreateFolder(UpdateFolder):
 
 
 class FoldersQuery(PageQuery):
-    """A page of folders. name: exactly."""
+    """A page of folders."""
 
-    name: Maybe[str] = UNSET
+    name: Maybe[str] = UNSET  # the whole name
 
 
 class FilesQuery(PageQuery):
-    """A page of files. include_content: with the whole text of each."""
+    """A page of files."""
 
-    include_content: bool = False
+    include_content: bool = False  # the text of each file
 
 
 class FileQuery(UrlQuery):
-    include_content: bool = False
+    """One file."""
+
+    include_content: bool = False  # the whole text
 
 
 class AgentFilesQuery(PageQuery):
@@ -72,9 +74,11 @@ class AgentFilesQuery(PageQuery):
 
 
 class UploadQuery(UrlQuery):
-    """An upload. duplicate_handling: of a name that is taken. name: another one for the file."""
+    """An upload of a file."""
 
+    # What happens if the folder has a file of this name.
     duplicate_handling: Literal["skip", "error", "suffix", "replace"] = "suffix"
+    # The name of the file in the folder; left out: the name in the form.
     name: Maybe[str] = UNSET
 
 
@@ -82,19 +86,14 @@ class UploadForm(Form):
     """The form fields sent with a file: none."""
 
 
-# The fields of a folder that are stored and given back.
+# The fields of a folder that are stored and shown again.
 STORED_FIELDS = (
-    "description",
-    "instructions",
-    "metadata",
-    "embedding",
-    "embedding_chunk_size",
-    "embedding_config",
-)
+    "description", "instructions", "metadata", "embedding", "embedding_chunk_size", "embedding_config"
+)  # fmt: skip
 
 
 def folder_json(folder: Definition) -> dict[str, Any]:
-    """Returns a folder."""
+    """Returns a folder as the API shows it."""
     body = folder.body
     return {
         "id": ids.id_of("source", folder.uid),
@@ -112,7 +111,7 @@ def folder_json(folder: Definition) -> dict[str, Any]:
 
 
 def file_json(folder: Definition, view: FileView) -> dict[str, Any]:
-    """Returns a file of a folder."""
+    """Returns a file as its folder shows it."""
     file = view.file
     parts = view.parts if file.state == "completed" else None
     return {
@@ -138,7 +137,7 @@ def file_json(folder: Definition, view: FileView) -> dict[str, Any]:
 
 
 def agent_file_json(folder: Definition, file: StoredFile) -> dict[str, Any]:
-    """Returns a file as one that an agent can search."""
+    """Returns a file as an agent that can search it shows it."""
     return {
         "id": ids.id_of("file", file.uid),
         "file_id": ids.id_of("file", file.uid),
@@ -249,7 +248,7 @@ class FolderRoutes:
         folder = await self._get_folder(request)
         file = request.file
         assert file is not None  # the body is an `UploadForm`
-        # Form fields next to a file may hold a path of the client's machine.
+        # Some clients send the whole path that the file has on their machine.
         form_name = re.split(r"[/\\]", file.file_name or "")[-1]
         name = clean_file_name(sent_or_none(query.name) or form_name)
         if not name:
@@ -292,7 +291,7 @@ class FolderRoutes:
 
     async def list_files_of_agent(self, request: ApiRequest, query: AgentFilesQuery) -> dict[str, Any]:
         """List the files that an agent can search."""
-        folders = {each.memory_row: each for each in await self._list_attached(request)}
+        folders = {folder.memory_row: folder for folder in await self._load_attached_folders(request)}
         files = await self._api.store.files.list_of_folders(list(folders))
         shown = [agent_file_json(folders[file.memory_row], file) for file in files]
         page = page_items(shown, query)
@@ -304,28 +303,28 @@ class FolderRoutes:
     async def list_agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
         """List the agents of a folder."""
         rows = await self._folders.list_agent_rows(await self._get_folder(request))
-        return [each["id"] for each in await self._api.list_agents_page(request.project, rows, query)]
+        return [each["id"] for each in await self._api.agents.list_page(request.project, rows, query)]
 
     async def list_folders_of_agent(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List the folders of an agent."""
-        return page_items(list(map(folder_json, await self._list_attached(request))), query)
+        return page_items(list(map(folder_json, await self._load_attached_folders(request))), query)
 
     async def attach(self, request: ApiRequest) -> dict[str, Any]:
         """Attach a folder to an agent, and give it the tools that read files."""
-        await self._folders.attach(await self._api.get_agent_entry(request), await self._get_folder(request))
-        return await self._api.agent_json(request)
+        await self._folders.attach(await self._api.agents.get_entry(request), await self._get_folder(request))
+        return await self._api.agents.get_json(request)
 
     async def detach(self, request: ApiRequest) -> dict[str, Any]:
         """Take a folder from an agent, and with the last one the tools that read files."""
-        await self._folders.detach(await self._api.get_agent_entry(request), await self._get_folder(request))
-        return await self._api.agent_json(request)
+        await self._folders.detach(await self._api.agents.get_entry(request), await self._get_folder(request))
+        return await self._api.agents.get_json(request)
 
     async def _get_folder(self, request: ApiRequest) -> Definition:
         return await self._folders.get(request.project, request.uid("source", "folder_id"))
 
-    async def _list_attached(self, request: ApiRequest) -> list[Definition]:
+    async def _load_attached_folders(self, request: ApiRequest) -> list[Definition]:
         """Returns the folders that the agent in the path has attached, in order."""
-        agent = await self._api.get_agent(request)
+        agent = await self._api.agents.get(request)
         rows = await self._api.store.attached.load_targets(agent.id, _KIND)
         folders = await self._definitions.find_by_memories(_KIND, rows)
         return [folders[row] for row in rows if row in folders]

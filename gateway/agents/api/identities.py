@@ -249,7 +249,7 @@ class IdentityRoutes:
         rows = await self._attached.load_agents_with(
             request.project, _KIND, (await self._get_identity(request)).id
         )
-        return await self._api.list_agents_page(request.project, rows, query)
+        return await self._api.agents.list_page(request.project, rows, query)
 
     async def attach(self, request: ApiRequest) -> None:
         """Give an agent an identity."""
@@ -263,7 +263,7 @@ class IdentityRoutes:
 
     async def _get_agent_and_identity(self, request: ApiRequest) -> tuple[Agent, Definition]:
         """Returns the agent and the identity in a path. Raises: Conflict for a profile's memory; NotFound."""
-        entry = await self._api.get_agent_entry(request)
+        entry = await self._api.agents.get_entry(request)
         self._api.registry.require_definition(entry)
         return entry.agent, await self._get_identity(request)
 

@@ -47,7 +47,7 @@ class LegacyRoutes:
 
     async def write_blocks(self, request: ApiRequest) -> dict[str, Any]:
         """Change values of an agent's blocks by their labels, for all who see them."""
-        agent = await self._api.get_agent(request)
+        agent = await self._api.agents.get(request)
         values = read_texts(request.data)
         # All labels are looked for before anything is written.
         entries = [await self._named_blocks.get_labelled(agent.id, label) for label in values]
@@ -60,7 +60,7 @@ class LegacyRoutes:
 
     async def add_block(self, request: ApiRequest, body: CreateBlock) -> dict[str, Any]:
         """Give an agent a new block."""
-        agent = await self._api.get_agent(request)
+        agent = await self._api.agents.get(request)
         now = self._api.now()
         block, details = block_of(body)
         created = await self._named_blocks.create(request.project, block, details, at=now, origin=ORIGIN)
@@ -74,7 +74,7 @@ class LegacyRoutes:
 
     async def remove_block(self, request: ApiRequest) -> dict[str, Any]:
         """Take a block from an agent, and delete it if nobody else sees it."""
-        agent = await self._api.get_agent(request)
+        agent = await self._api.agents.get(request)
         entry = await self._named_blocks.get_labelled(agent.id, request.path["block_label"].rstrip("/"))
         left = await self._named_blocks.detach(agent, entry.block.uid)
         if left.owner is None and not left.profile and not await self._named_blocks.find_agents_seeing(left):

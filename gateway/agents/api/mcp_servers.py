@@ -10,9 +10,9 @@ from msgspec import UNSET, Meta
 
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
+from gateway.agents.api.manual_calls import ManualCall, call_by_hand
 from gateway.agents.api.mcp_config import parse_config, server_type_of
 from gateway.agents.api.tool_json import execution_json, tool_json
-from gateway.agents.api.tools import ManualCall
 from gateway.agents.core.mcp_server import HEADERS, MASK, TOKEN, VARIABLES, secrets_of_group
 from gateway.agents.registry.mcp_registry import McpRegistry
 from gateway.agents.registry.tool_registry import ToolView
@@ -155,13 +155,12 @@ class McpServerRoutes:
         """Return a tool of an MCP server."""
         return tool_json(await self._get_tool(request))
 
-    async def run(self, request: ApiRequest, _body: ManualCall) -> dict[str, Any]:
+    async def run(self, request: ApiRequest, _: ManualCall) -> dict[str, Any]:
         """Call a tool of an MCP server by hand."""
         tool = await self._get_tool(request)
         assert tool.definition is not None  # only built-in tools have none
-        # The call reads its arguments from the request's bytes, not from `_body`: integers of any size stay exact.
-        answer = await self._api.call_by_hand(request, tool.name, ToolDefinition.of(tool.definition.body))
-        return execution_json(answer)
+        definition = ToolDefinition.of(tool.definition.body)
+        return execution_json(await call_by_hand(self._api.runs.foreign, request, tool.name, definition))
 
     async def _get_tool(self, request: ApiRequest) -> ToolView:
         """Returns the tool in the path. Raises: UnknownId if the server has no tool with this id."""

@@ -62,7 +62,7 @@ class MessageRoutes:
 
     async def index(self, request: ApiRequest, query: MessagesQuery) -> list[dict[str, Any]]:
         """List an agent's messages."""
-        agent = await self._api.get_agent(request)
+        agent = await self._api.agents.get(request)
         return await self._pages.list_of_agent(agent, query, _conversation_name(query.conversation_id))
 
     async def list_all(self, request: ApiRequest, query: MessagesQuery) -> list[dict[str, Any]]:
@@ -75,7 +75,7 @@ class MessageRoutes:
 
     async def retrieve_of_agent(self, request: ApiRequest) -> list[dict[str, Any]]:
         """Return a message."""
-        agent = await self._api.get_agent(request)
+        agent = await self._api.agents.get(request)
         place = place_of("message", request.path["message_id"])
         await check_owner(self._api, agent, place)
         return await self._message_json(request.project, place)
@@ -126,7 +126,7 @@ class MessageRoutes:
         """Returns the agents to search, and the conversation, which is None for all. Raises: BadRequest."""
         conversation_name = _conversation_name(search.conversation_id)
         if (agent_id := sent_or_none(search.agent_id)) is not None:
-            return [await self._api.get_agent_by_id(project, agent_id)], conversation_name
+            return [await self._api.agents.get_by_id(project, agent_id)], conversation_name
         if conversation_name is not None:
             return [await self._agent_of_conversation(project, conversation_name)], conversation_name
         all_agents = AgentFilter(with_hidden=True, order="completed")
@@ -160,7 +160,7 @@ class MessageRoutes:
 
     async def update(self, request: ApiRequest, body: UpdateMessage) -> dict[str, Any]:
         """Give a message another text."""
-        agent = await self._api.get_agent(request)
+        agent = await self._api.agents.get(request)
         place = await self._changeable_place(agent, request)
         text = read_new_text(body)
         view = await self._messages.get(agent, place)
@@ -174,7 +174,7 @@ class MessageRoutes:
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Forget a message, and what was made of it."""
-        agent = await self._api.get_agent(request)
+        agent = await self._api.agents.get(request)
         await self._messages.delete(agent, await self._changeable_place(agent, request))
         return {"message": "The message is forgotten."}
 
@@ -183,21 +183,21 @@ class MessageRoutes:
 
         What was learned, saved and written into blocks stays.
         """
-        agent = await self._api.get_agent(request)
+        agent = await self._api.agents.get(request)
         await self._api.runs.cancel_live(agent)
         await self._messages.reset(agent)
-        return await self._api.agent_json(request)
+        return await self._api.agents.get_json(request)
 
     async def compact(self, request: ApiRequest, body: Compact) -> dict[str, Any]:
         """Summarise an agent's own conversation now."""
-        resolved = await self._api.resolve_agent(request)
+        resolved = await self._api.agents.resolve(request)
         run_request = RunRequest(resolved.spec, resolved.scope)
         uid = request.uid("agent", "agent_id")
         return await compact_as_asked(self._api, request, body, uid, run_request)
 
     async def cancel(self, request: ApiRequest, body: CancelRuns) -> dict[str, str]:
         """End an agent's runs, or those of them that are named."""
-        agent = await self._api.get_agent(request)
+        agent = await self._api.agents.get(request)
         run_ids = sent_or_none(body.run_ids)
         if not run_ids:
             return run_states_json(await self._api.runs.cancel_live(agent))

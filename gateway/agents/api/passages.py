@@ -1,4 +1,4 @@
-"""Archival memory: texts that are saved, listed, searched and forgotten, and the archives that agents share."""
+"""Passages of agents, and archives of passages that agents share."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ from gateway.errors import BadRequest, UnknownId
 from storage.listing import PassageDraft, PassageFilter
 from storage.records import Agent, Definition, DefinitionKind
 
-_DEFAULT_RESULTS = 5  # of a search that names no number; Letta's
-
+_DEFAULT_RESULTS = 5  # of a search without `top_k`, as on Letta's server
 _Name = Annotated[str, Meta(min_length=1, max_length=200)]
 _Tags = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], MAX_PARTS]
 
@@ -79,10 +78,10 @@ class CreateArchivePassages(Body):
 
 
 class ArchivesQuery(PageQuery):
-    """A page of archives. agent_id: only those that it has attached. name: exactly."""
+    """A page of archives."""
 
-    agent_id: Maybe[str] = UNSET
-    name: Maybe[str] = UNSET
+    agent_id: Maybe[str] = UNSET  # the agent that has them attached
+    name: Maybe[str] = UNSET  # the whole name
 
 
 def passage_json(view: PassageView) -> dict[str, Any]:
@@ -107,8 +106,8 @@ def passage_json(view: PassageView) -> dict[str, Any]:
     }
 
 
-def hit_json(view: PassageView) -> dict[str, Any]:
-    """Returns a passage as a search of one agent shows it."""
+def found_passage_json(view: PassageView) -> dict[str, Any]:
+    """Returns a passage as a search of an agent's memory shows it, which has fewer fields."""
     passage = view.passage
     return {
         "id": ids.id_at("passage", view.uid, passage.seq),
@@ -142,22 +141,25 @@ def check_text(text: str, path: Path) -> None:
 
 
 def moment_of(text: Maybe[str], path: Path, *, is_end: bool = False) -> float | None:
-    """Returns a time in seconds since the epoch, or None if none was sent. A time without a zone is in UTC.
+    """Returns a time in seconds since the epoch; None if none was sent. A time without a zone is in UTC.
 
     path: where the field is in the request, for errors.
     is_end: a day without a time means its end, not its beginning.
+
     Raises: Unprocessable.
     """
-    sent_text = sent_or_none(text)
-    if sent_text is None:
+    sent = sent_or_none(text)
+    if sent is None:
         return None
-    stripped = sent_text.strip()
-    try:
+    moment = sent.strip()
+    if "T" in moment:
         # The `+` of an offset that was not escaped in a query arrives as a blank. ISO 8601 has no other blank.
-        return parse_moment(stripped.replace(" ", "+") if "T" in stripped else stripped, is_end=is_end)
+        moment = moment.replace(" ", "+")
+    try:
+        return parse_moment(moment, is_end=is_end)
     except ValueError:
         message = "Expected a date or time of ISO 8601"
-        raise Unprocessable([Fault(path, message, "datetime_from_date_parsing", sent_text[:100])]) from None
+        raise Unprocessable([Fault(path, message, "datetime_from_date_parsing", sent[:100])]) from None
 
 
 class PassageRoutes:
@@ -179,7 +181,7 @@ class PassageRoutes:
 
     async def index(self, request: ApiRequest, query: PassagesQuery) -> list[dict[str, Any]]:
         """List an agent's passages."""
-        agent = await self._api.get_agent(request)
+        agent = await self._api.agents.get(request)
         passages = await self._archives.list(
             agent,
             PassageFilter(text=sent_or_none(query.search)),
@@ -189,7 +191,7 @@ class PassageRoutes:
 
     async def create(self, request: ApiRequest, body: CreatePassage) -> list[dict[str, Any]]:
         """Save a text for an agent."""
-        agent = await self._api.get_agent(request)
+        agent = await self._api.agents.get(request)
         created = moment_of(body.created_at, ("body", "created_at"))
         check_text(body.text, ("body", "text"))
         added = await self._archives.add(agent, body.text, sent_or_none(body.tags) or (), at=created)
@@ -197,7 +199,7 @@ class PassageRoutes:
 
     async def search(self, request: ApiRequest, query: PassageSearchQuery) -> dict[str, Any]:
         """Search the passages of an agent, and of the archives and folders that it has attached."""
-        agent = await self._api.get_agent(request)
+        agent = await self._api.agents.get(request)
         where = PassageFilter(
             since=moment_of(query.start_datetime, ("query", "start_datetime")),
             until=moment_of(query.end_datetime, ("query", "end_datetime"), is_end=True),
@@ -206,7 +208,7 @@ class PassageRoutes:
         )
         limit = sent_or_none(query.top_k) or _DEFAULT_RESULTS
         hits = await self._archives.search(agent, query.query, where, limit=limit)
-        return {"results": list(map(hit_json, hits)), "count": len(hits)}
+        return {"results": list(map(found_passage_json, hits)), "count": len(hits)}
 
     async def search_by_body(self, request: ApiRequest, body: SearchPassages) -> list[dict[str, Any]]:
         """Search the passages of an archive, or those that an agent searches."""
@@ -217,7 +219,7 @@ class PassageRoutes:
             needs_all_tags=body.tag_match_mode == "all",
         )
         if (agent_id := sent_or_none(body.agent_id)) is not None:
-            agent = await self._api.get_agent_by_id(request.project, agent_id)
+            agent = await self._api.agents.get_by_id(request.project, agent_id)
             memories = await self._archives.searched_by(agent)
         elif (archive_id := sent_or_none(body.archive_id)) is not None:
             memories = [await self._archives.load_memory(request.project, uid_in("archive", archive_id))]
@@ -236,7 +238,7 @@ class PassageRoutes:
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Forget a passage, and what quotes it."""
-        agent = await self._api.get_agent(request)
+        agent = await self._api.agents.get(request)
         await self._archives.remove(agent, _seq_of(agent, request.path["memory_id"]))
         return {"message": "The passage is forgotten."}
 
@@ -274,12 +276,12 @@ class ArchiveRoutes:
         if agent_id is None:
             page = await self._api.read_definition_page(request.project, kind, "archive", query)
             return list(map(archive_json, await definitions.list(request.project, kind, page, name=name)))
-        agent = await self._api.get_agent_by_id(request.project, agent_id)
+        agent = await self._api.agents.get_by_id(request.project, agent_id)
         rows = await self._api.store.attached.load_targets(agent.id, kind)
         attached = (await definitions.find_by_memories(kind, rows)).values()
-        listed = [each for each in attached if name is None or each.name == name]
-        listed.sort(key=lambda each: each.id)
-        return page_items(list(map(archive_json, listed)), query)
+        archives = [archive for archive in attached if name is None or archive.name == name]
+        archives.sort(key=lambda archive: archive.id)
+        return page_items(list(map(archive_json, archives)), query)
 
     async def create(self, request: ApiRequest, body: CreateArchive) -> dict[str, Any]:
         """Make an archive."""
@@ -310,10 +312,7 @@ class ArchiveRoutes:
         return {"message": "The archive is deleted."}
 
     async def list_agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
-        """List the agents that have an archive.
-
-        An archive that is an agent's own is searched by that agent alone.
-        """
+        """List the agents that have an archive."""
         archive = await self._get_archive(request)
         if archive.is_stored:
             attached = self._api.store.attached
@@ -321,16 +320,16 @@ class ArchiveRoutes:
                 request.project, DefinitionKind.ARCHIVE, archive.memory_row
             )
         else:
-            # It is an agent's own archive, so its memory is the agent's.
+            # An agent's own archive is the agent's memory, and no other agent has it.
             rows = [archive.memory_row]
-        return await self._api.list_agents_page(request.project, rows, query)
+        return await self._api.agents.list_page(request.project, rows, query)
 
     async def create_passage(self, request: ApiRequest, body: CreateArchivePassage) -> dict[str, Any]:
         """Save a text in an archive."""
         memory = await self._load_memory(request)
         draft = self._make_draft(body, ("body",))
         first, *more = map(passage_json, await self._archives.add_all(memory, [draft]))
-        # Clients expect one passage, so the first of a long text names them all.
+        # Clients expect one passage, so the first passage of a long text lists the ids of all.
         parts = [each["id"] for each in (first, *more)]
         return {**first, "metadata": {**first["metadata"], "parts": parts}} if more else first
 
@@ -348,13 +347,13 @@ class ArchiveRoutes:
 
     async def attach(self, request: ApiRequest) -> None:
         """Attach an archive to an agent."""
-        entry = await self._api.get_agent_entry(request)
+        entry = await self._api.agents.get_entry(request)
         self._api.registry.require_definition(entry)
         await self._archives.attach(entry.agent, await self._get_archive(request))
 
     async def detach(self, request: ApiRequest) -> None:
         """Take an archive from an agent."""
-        await self._archives.detach(await self._api.get_agent(request), await self._get_archive(request))
+        await self._archives.detach(await self._api.agents.get(request), await self._get_archive(request))
 
     async def _get_archive(self, request: ApiRequest) -> Definition:
         return await self._archives.get(request.project, request.uid("archive", "archive_id"))

@@ -89,7 +89,7 @@ class RunRoutes:
             raise BadRequest("Runs are listed of one agent, or of all.", param="agent_ids")
         agent = None
         if agent_ids:
-            agent = await self._api.get_agent_by_id(request.project, agent_ids[0])
+            agent = await self._api.agents.get_by_id(request.project, agent_ids[0])
         conversation_row = None
         if (conversation_id := sent_or_none(query.conversation_id)) is not None:
             stored = await self._find_conversation(request.project, agent, conversation_id)
@@ -202,7 +202,7 @@ class RunRoutes:
         """List steps."""
         agent_row = None
         if (agent_id := sent_or_none(query.agent_id)) is not None:
-            agent_row = (await self._api.get_agent_by_id(request.project, agent_id)).id
+            agent_row = (await self._api.agents.get_by_id(request.project, agent_id)).id
         entries = await self._runs.list_steps(
             request.project,
             await read_page(query, partial(self._find_step_row, request.project)),

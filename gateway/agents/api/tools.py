@@ -1,4 +1,4 @@
-"""Tools: the gateway's own and those that were made over REST, and which an agent has."""
+"""Tools: the gateway's own, those that were made over REST, and those that agents have."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from gateway.agents.api._paging import OLDEST_FIRST, cursor_page, page_items
 from gateway.agents.api._query import ApprovalQuery, Fragment, PageQuery, ToolsQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi
+from gateway.agents.api.manual_calls import ManualCall, call_by_hand
 from gateway.agents.api.tool_bodies import (
     CreateTool,
     ToolSource,
@@ -44,23 +45,17 @@ class SearchTools(Body):
     tool_types: Maybe[Annotated[list[str], MAX_PARTS]] = UNSET
 
 
-class ManualCall(Body):
-    """The arguments of a call made by hand."""
-
-    args: Maybe[dict[str, Any]] = UNSET
-
-
 class ApprovalBody(Body):
-    """The need of a person's approval. The TypeScript client (1.12) sends the field by its parameter's name."""
+    """Whether a person must approve calls. The TypeScript client (1.12) names the field `body_requires_approval`."""
 
     requires_approval: bool | UnsetType = UNSET
     body_requires_approval: bool | UnsetType = UNSET
 
     @property
     def is_needed(self) -> bool:
-        """Raises: Unprocessable if it is missing."""
-        for result in (self.requires_approval, self.body_requires_approval):
-            if (is_needed := sent_or_none(result)) is not None:
+        """The field that was sent. Raises: Unprocessable if none was."""
+        for sent in (self.requires_approval, self.body_requires_approval):
+            if (is_needed := sent_or_none(sent)) is not None:
                 return is_needed
         raise Unprocessable([Fault(("body", "requires_approval"), "Field required", "missing")])
 
@@ -71,6 +66,7 @@ class ToolRoutes:
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
         self._tools = api.registry.tools
+        self._foreign = api.runs.foreign
 
     def routes(self) -> list[AgentsRoute]:
         tools, tool, agent_tools = "/v1/tools", "/v1/tools/{tool_id}", "/v1/agents/{agent_id}/tools"
@@ -106,9 +102,9 @@ class ToolRoutes:
         return len([tool async for tool in self._select(request.project, query)])
 
     async def list_base_tools(self, request: ApiRequest) -> list[dict[str, Any]]:
-        """List the gateway's own tools, which are there."""
-        own = ToolsQuery(return_only_letta_tools=True, order="asc")
-        return [tool_json(tool) async for tool in self._select(request.project, own)]
+        """List the gateway's own tools, which need not be added."""
+        query = ToolsQuery(return_only_letta_tools=True, order="asc")
+        return [tool_json(tool) async for tool in self._select(request.project, query)]
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return a tool."""
@@ -117,7 +113,7 @@ class ToolRoutes:
     async def put(self, request: ApiRequest, body: CreateTool) -> dict[str, Any]:
         """Make a tool (Python, or a webhook), or change the one of its name.
 
-        On Letta's server a program makes its tools at each start.
+        Programs for Letta's server make their tools at each start.
         """
         name, new = await self._new_tool(body)
 
@@ -151,27 +147,29 @@ class ToolRoutes:
         """Search tools by words."""
         words = set((sent_or_none(body.query) or "").lower().split())
         types, tags = sent_or_none(body.tool_types), set(sent_or_none(body.tags) or ())
-        scored = []
+        matches: list[
+            tuple[float, dict[str, Any]]
+        ] = []  # the part of the words that a tool has, and the tool
         async for tool in self._select(request.project, ToolsQuery()):
             shown = tool_json(tool)
             if not tags <= set(shown["tags"]) or (types and shown["tool_type"] not in types):
                 continue
             texts = (shown["name"].replace("_", " "), shown["description"] or "", *shown["tags"])
             text = " ".join(texts).lower()
-            hits = sum(word in text for word in words)
-            if hits or not words:
-                scored.append((hits / (len(words) or 1), shown))
-        scored.sort(key=lambda each: -each[0])
+            word_count = sum(word in text for word in words)
+            if word_count or not words:
+                matches.append((word_count / (len(words) or 1), shown))
+        matches.sort(key=lambda match: -match[0])
         fixed_fields = {"vector_rank": None, "embedded_text": None}
         return [
             {"tool": shown, "combined_score": score, "fts_rank": rank, **fixed_fields}
-            for rank, (score, shown) in enumerate(scored[: body.limit], 1)
+            for rank, (score, shown) in enumerate(matches[: body.limit], 1)
         ]
 
     async def try_out(self, request: ApiRequest, tried: TriedTool) -> dict[str, Any]:
-        """Run a source once, and keep nothing."""
+        """Run a source once, without storing it."""
         name, tool = await self._new_tool(tried)
-        answer = await self._api.call_by_hand(request, name, tool)
+        answer = await call_by_hand(self._foreign, request, name, tool)
         return tried_json(name, answer, at=self._api.now())
 
     async def _new_tool(self, create: ToolSource) -> tuple[str, ToolDefinition]:
@@ -189,75 +187,65 @@ class ToolRoutes:
         return name, tool
 
     async def _check_runnable(self, tool: ToolDefinition) -> None:
-        if (why := await self._api.runs.foreign.refusal(tool)) is not None:
+        if (why := await self._foreign.refusal(tool)) is not None:
             raise BadRequest(why, param="source_type")
 
     async def approve(self, request: ApiRequest, _: ApprovalQuery, body: ApprovalBody) -> dict[str, Any]:
         """Say whether a person must approve an agent's calls of a tool."""
         name = request.path["tool_name"]
-        needed = body.is_needed
+        is_needed = body.is_needed
+        rule = {"tool_name": name, "type": "requires_approval"}
 
         def edit(definition: AgentDefinition) -> AgentDefinition:
-            rule = {"tool_name": name, "type": "requires_approval"}
-            others = tuple(
-                each
-                for each in definition.rules
-                if (each.get("tool_name"), each.get("type")) != tuple(rule.values())
-            )
-            return replace(definition, rules=(*others, rule) if needed else others)
+            others = tuple(each for each in definition.rules if not rule.items() <= each.items())
+            return replace(definition, rules=(*others, rule) if is_needed else others)
 
-        uid = request.uid("agent", "agent_id")
-        definition = self._tool_named(await self._api.get_agent_view(request), name).definition
-        if not needed and definition is not None and ToolDefinition.of(definition.body).needs_approval:
+        definition = _get_tool(await self._api.agents.get_view(request), name).definition
+        if not is_needed and definition is not None and ToolDefinition.of(definition.body).needs_approval:
             raise BadRequest(
                 f"{name} needs approval for every agent (`default_requires_approval`): change the tool.",
                 param="requires_approval",
             )
-        return await self._api.view_json(
-            await self._api.registry.change(request.project, uid, AgentEdit(edit=edit))
-        )
+        uid = request.uid("agent", "agent_id")
+        view = await self._api.registry.change(request.project, uid, AgentEdit(edit=edit))
+        return await self._api.agents.view_json(view)
 
-    async def run(self, request: ApiRequest, _body: ManualCall) -> dict[str, Any]:
+    async def run(self, request: ApiRequest, _: ManualCall) -> dict[str, Any]:
         """Call an agent's tool by hand, and write what it changes in blocks."""
-        view = await self._api.get_agent_view(request)
+        view = await self._api.agents.get_view(request)
         name = request.path["tool_name"]
-        definition = self._tool_named(view, name).definition
+        definition = _get_tool(view, name).definition
         if definition is None:
             raise BadRequest(
                 f"{name} is the gateway's own: the model calls it. Blocks and passages have routes.",
                 param="tool_name",
             )
-        answer = await self._api.call_by_hand(request, name, ToolDefinition.of(definition.body), view)
+        tool = ToolDefinition.of(definition.body)
+        answer = await call_by_hand(self._foreign, request, name, tool, view)
         if answer.changed_blocks:
             answer = await write_blocks(self._api.store, answer, at=self._api.now(), origin=f"tool:{name}")
         return execution_json(answer)
 
-    def _tool_named(self, view: AgentView, name: str) -> ToolView:
-        for tool in view.tools:
-            if tool.name == name:
-                return tool
-        raise UnknownId(f"The agent has no tool {name!r}.")
-
     async def list_of_agent(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List an agent's tools."""
-        view = await self._api.get_agent_view(request)
+        view = await self._api.agents.get_view(request)
         return page_items([tool_json(tool) for tool in view.tools], query)
 
     async def attach(self, request: ApiRequest) -> dict[str, Any]:
         """Give an agent a tool."""
         uids = request.uid("agent", "agent_id"), request.uid("tool", "tool_id")
-        return await self._api.view_json(await self._api.registry.attach_tool(request.project, *uids))
+        return await self._api.agents.view_json(await self._api.registry.attach_tool(request.project, *uids))
 
     async def detach(self, request: ApiRequest) -> dict[str, Any]:
         """Take a tool from an agent."""
         uids = request.uid("agent", "agent_id"), request.uid("tool", "tool_id")
-        return await self._api.view_json(await self._api.registry.detach_tool(request.project, *uids))
+        return await self._api.agents.view_json(await self._api.registry.detach_tool(request.project, *uids))
 
     async def _select(self, project: str, query: ToolsQuery) -> AsyncIterator[ToolView]:
         """Yields the tools that a query asks for, from its cursor on."""
         names = set(sent_or_none(query.names) or ())
         uids = {uid_in("tool", each) for each in sent_or_none(query.tool_ids) or ()}
-        types, without = sent_or_none(query.tool_types), sent_or_none(query.exclude_tool_types) or ()
+        types, excluded_types = sent_or_none(query.tool_types), sent_or_none(query.exclude_tool_types) or ()
         tools = self._tools.select(
             project,
             cursor_page(query, partial(uid_in, "tool")),
@@ -265,11 +253,19 @@ class ToolRoutes:
             name_part=sent_or_none(query.search),
         )
         async for tool in tools:
-            kind = tool_json(tool)["tool_type"] if types or without else None
+            tool_type = tool_json(tool)["tool_type"] if types or excluded_types else None
             if (names and tool.name not in names) or (uids and tool.uid not in uids):
                 continue
-            if (types and kind not in types) or kind in without:
+            if (types and tool_type not in types) or tool_type in excluded_types:
                 continue
             if query.return_only_letta_tools is True and tool.definition is not None:
                 continue
             yield tool
+
+
+def _get_tool(view: AgentView, name: str) -> ToolView:
+    """Returns the tool of an agent with a name. Raises: UnknownId."""
+    for tool in view.tools:
+        if tool.name == name:
+            return tool
+    raise UnknownId(f"The agent has no tool {name!r}.")

@@ -1,0 +1,66 @@
+"""The agents that requests of the agents API name, as records or as they are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from gateway.agents.api._paging import read_page
+from gateway.agents.api._query import PageQuery
+from gateway.agents.api._route import ApiRequest, uid_in
+from gateway.agents.registry.registry import AgentView, Registry
+from gateway.agents.registry.resolved_agents import ResolvedAgent
+from storage.listing import AgentEntry
+from storage.records import Agent
+
+
+class AgentLookup(Struct, frozen=True):
+    """Gets agents by the ids in requests. Methods that get one agent raise UnknownId and NotFound."""
+
+    registry: Registry
+    # Makes the JSON of agents. Passed in, because the modules that make it import this one.
+    make_json: Callable[[Sequence[AgentView]], Awaitable[list[dict[str, Any]]]]
+
+    async def get(self, request: ApiRequest) -> Agent:
+        """Returns the memory of the agent in the path."""
+        return (await self.get_entry(request)).agent
+
+    async def get_entry(self, request: ApiRequest) -> AgentEntry:
+        """Returns the memory and the definition of the agent in the path."""
+        return await self.registry.get_entry(request.project, request.uid("agent", "agent_id"))
+
+    async def get_by_id(self, project: str, id: str) -> Agent:
+        """Returns the memory of the agent with a public id."""
+        return (await self.registry.get_entry(project, uid_in("agent", id))).agent
+
+    async def get_view(self, request: ApiRequest) -> AgentView:
+        """Returns the agent in the path with its tools, blocks and tags."""
+        return await self.registry.get(request.project, request.uid("agent", "agent_id"))
+
+    async def resolve(self, request: ApiRequest) -> ResolvedAgent:
+        """Returns the agent in the path as its sends use it."""
+        return await self.registry.resolver.resolve_uid(request.project, request.uid("agent", "agent_id"))
+
+    async def get_json(self, request: ApiRequest) -> dict[str, Any]:
+        """Returns the agent in the path as it is shown."""
+        return await self.view_json(await self.get_view(request))
+
+    async def view_json(self, view: AgentView) -> dict[str, Any]:
+        """Returns an agent as it is shown. Raises: StoreError."""
+        (shown,) = await self.make_json([view])
+        return shown
+
+    async def list_page(self, project: str, rows: Sequence[int], query: PageQuery) -> list[dict[str, Any]]:
+        """Returns a page of a list of agents as they are shown. rows: those of the whole list."""
+
+        async def find_row(id: str) -> int:
+            return (await self.get_by_id(project, id)).id
+
+        page = await read_page(query, find_row, size=100)
+        low, high = page.bounds
+        page_rows = sorted((row for row in rows if low < row < high), reverse=page.newest_first)[: page.limit]
+        # `get_several` returns agents oldest first, in whatever order it gets their rows.
+        shown = await self.make_json(await self.registry.get_several(project, page_rows))
+        return shown[::-1] if page.newest_first else shown
