@@ -46,7 +46,7 @@ class SearchTools(Body):
 
 
 class ApprovalBody(Body):
-    """Whether a person must approve calls. The TypeScript client (1.12) names the field `body_requires_approval`."""
+    """The need of a person's approval. The TypeScript client (1.12) sends `body_requires_approval`."""
 
     requires_approval: bool | UnsetType = UNSET
     body_requires_approval: bool | UnsetType = UNSET
