@@ -72,7 +72,7 @@ class MemoryChanges(Struct, frozen=True):
 
 @dataclass(slots=True)
 class CachedMemory:
-    """One memory."""
+    """A memory as far as it was read."""
 
     agent_row: int
     index: Index = field(default_factory=Index)
@@ -122,7 +122,9 @@ class CachedMemory:
         """Returns every message but those in `skip`; None if some of them would have to be read."""
         if now.indexed_seq or self._is_full or not self.needs_no_read(now, skip):
             return None
-        return [m for seq, m in self.unindexed.items() if seq not in skip and m.source != MUTED]
+        return [
+            message for seq, message in self.unindexed.items() if seq not in skip and message.source != MUTED
+        ]
 
     async def read_changes(self, connection: Connection, now: AgentNumbers, rules: Rules) -> MemoryChanges:
         """Reads what has changed since `self.numbers`, for `apply`."""
@@ -177,9 +179,8 @@ class CachedMemory:
         return self.index.is_outdated_by(chunk for chunk, _, _ in changes.terms)
 
     def apply(self, changes: MemoryChanges) -> bool:
-        """Takes in what was read. Returns False if other changes were applied meanwhile. Raises: CorruptIndex."""
-        # Compared by identity: `changes` was read for this very object, and each change of the memory makes
-        # a new object.
+        """Adds what was read. Returns False if other changes were applied meanwhile. Raises: CorruptIndex."""
+        # Compared by identity, since each change of the memory makes a new object.
         if changes.since is not self.numbers:
             return False
         now = changes.numbers
@@ -188,15 +189,24 @@ class CachedMemory:
         self._terms_stamp = max(stamps, default=self._terms_stamp)
         before = self.numbers
         if before is None or before.stamp != now.stamp:
-            self.read_messages, self._read_bytes = {}, 0
-            self.unindexed, self.uncounted, self.tail = {}, [], Tail()
+            self.read_messages = {}
+            self._read_bytes = 0
+            self.unindexed = {}
+            self.uncounted = []
+            self.tail = Tail()
         elif before.indexed_seq != now.indexed_seq:
-            # Those with lower numbers stay: their texts changed since they were indexed, and the index has the old.
-            indexed = range(before.indexed_seq + 1, now.indexed_seq + 1)
+            # Those with lower numbers stay: their texts were changed after they were indexed.
+            newly_indexed = range(before.indexed_seq + 1, now.indexed_seq + 1)
             self.cache_messages(
-                {seq: self._as_read(message) for seq, message in self.unindexed.items() if seq in indexed}
+                {
+                    seq: self._as_read(message)
+                    for seq, message in self.unindexed.items()
+                    if seq in newly_indexed
+                }
             )
-            self.unindexed = {seq: message for seq, message in self.unindexed.items() if seq not in indexed}
+            self.unindexed = {
+                seq: message for seq, message in self.unindexed.items() if seq not in newly_indexed
+            }
             self.tail, self.uncounted = Tail(), list(self.unindexed.values())
         for message in changes.unindexed:
             if self.unindexed.setdefault(message.seq, message) is message:
@@ -273,7 +283,7 @@ class CachedMemory:
 
 
 class _SizedCache:
-    """The memories used last, as many as fit into some bytes. The newest stays even where it alone is too large."""
+    """The memories used last, up to a limit in bytes. The newest stays even if it alone is over the limit."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
@@ -327,7 +337,7 @@ class MemoryCache:
         return self._small.get(agent_row) or self._large.get(agent_row)
 
     def put(self, memory: CachedMemory) -> None:
-        """Caches a memory. The newest stays even where it alone is too large."""
+        """Caches a memory, or counts its bytes again."""
         self._drop(memory.agent_row)
         (self._large if memory.index.segments else self._small).put(memory)
 

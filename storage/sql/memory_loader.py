@@ -1,7 +1,6 @@
-"""Reading a memory for a search: what the cache lacks of its index, its newest messages, and the messages found.
+"""Loads memories into the cache for searches: their indexes, their newest messages, and the messages that were found.
 
-The memory is right for the numbers of its agent (storage/sql/memory_cache.py): those are read first, then what has
-changed since.
+A load reads the agent's numbers first, then what has changed since the cached numbers (storage/sql/memory_cache.py).
 """
 
 from __future__ import annotations
@@ -26,16 +25,17 @@ from storage.sql.terms import load_buckets
 
 T = TypeVar("T")
 
-# A memory of more messages is read in the reader's thread, the first time (10,000 messages take 15 ms).
+# The first read of a memory with more messages is a long read, since 10,000 messages take 15 ms.
 _LONG_MEMORY = 2_000
-_READ_MS = 5_000.0
-# A search reads a memory at most so often, if segments of its index are dropped meanwhile.
-_ATTEMPTS = 3
+# The deadline of a long read, which goes on after its search..
+_LONG_READ_MS = 5_000.0
+# The most reads of a memory for one search, if segments of its index are dropped meanwhile. No measurement.
+_MAX_READS = 3
 
 
 @asynccontextmanager
 async def _search_timeout(deadline_ms: float) -> AsyncIterator[None]:
-    """Raises: TooSlow past the deadline."""
+    """Ends what runs in it at the deadline. Raises: TooSlow."""
     try:
         async with asyncio.timeout(deadline_ms / 1000):
             yield
@@ -44,30 +44,27 @@ async def _search_timeout(deadline_ms: float) -> AsyncIterator[None]:
 
 
 class MemoryLoader:
-    """Reads memories into the cache. Every method raises TooSlow where a read takes too long, and Unavailable."""
+    """Loads memories into the cache. Each method raises TooSlow if a read takes too long, and Unavailable."""
 
     def __init__(self, database: Database, memories: MemoryCache, rules: Rules) -> None:
         self._database = database
         self._memories = memories
         self._rules = rules
-        # The long reads for which queries wait, by what is read.
-        self._reading: dict[tuple[object, ...], asyncio.Task[Any]] = {}
+        # The long reads under way, by the keys of `read_once`.
+        self._long_reads: dict[tuple[object, ...], asyncio.Task[Any]] = {}
 
     async def load(
         self, agent: Agent, numbers: AgentNumbers | None, skip: range, deadline_ms: float
     ) -> CachedMemory | None:
-        """Returns the memory as it is now; None where it is gone.
+        """Returns the memory as it is now; None if it is gone.
 
-        numbers: the agent's, as they were just read; None: they are read.
+        numbers: the agent's numbers, if they were read just now; None: `load` reads them.
         skip: numbers of messages that the query leaves out.
         """
+        read_numbers = partial(load_numbers, id=agent.id)
         while True:
             drop_count = self._memories.drop_count
-            now = numbers
-            if now is None:
-                now = await self._database.read(
-                    lambda connection: load_numbers(connection, agent.id), deadline_ms=deadline_ms
-                )
+            now = numbers or await self._database.read(read_numbers, deadline_ms=deadline_ms)
             if now is None:
                 return None
             memory = self._memories.get(agent.id)
@@ -76,21 +73,21 @@ class MemoryLoader:
             elif memory.needs_no_read(now, skip):
                 return memory
             else:
-                reading = partial(memory.read_changes, now=now, rules=self._rules)
-                changes = await self._database.read(reading, deadline_ms=deadline_ms)
+                read_changes = partial(memory.read_changes, now=now, rules=self._rules)
+                changes = await self._database.read(read_changes, deadline_ms=deadline_ms)
                 if memory.is_outdated_by(changes):
                     memory = await self._read_memory(agent.id, now, deadline_ms)
                 elif not memory.apply(changes):
                     continue  # another search has updated the memory meanwhile
-            # A memory that was read before a forgetting may hold what was forgotten: it is not cached.
+            # A memory that was read before a forgetting may hold what was forgotten, so it is not cached.
             if drop_count == self._memories.drop_count:
                 self._memories.put(memory)
-            # A reading that another search had begun may lack the newest messages. Then the memory is read again.
+            # A read that another search began may lack the newest messages. Then the memory is read again.
             if memory.numbers is not None and memory.numbers.next_seq >= now.next_seq:
                 return memory
 
     async def _read_memory(self, agent_row: int, now: AgentNumbers, deadline_ms: float) -> CachedMemory:
-        """Returns a memory that was not cached."""
+        """Returns the whole memory. now: the agent's numbers."""
 
         async def read(connection: Connection) -> CachedMemory:
             memory = CachedMemory(agent_row)
@@ -99,7 +96,7 @@ class MemoryLoader:
 
         if now.next_seq <= _LONG_MEMORY:
             return await self._database.read(read, deadline_ms=deadline_ms)
-        # A query after a forgetting must not get a reading from before it.
+        # Part of the key: a search after a forgetting must not get a memory that was read before it.
         drop_count = self._memories.drop_count
 
         def cache(memory: CachedMemory) -> None:
@@ -112,23 +109,23 @@ class MemoryLoader:
     async def read_once(
         self, key: tuple[object, ...], read: Operation[T], cache: Callable[[T], None] = lambda _: None
     ) -> T:
-        """Returns the result of a long read. Queries that need the same read at one time wait for one reading.
+        """Returns the result of a long read, which all callers with the same key share while it is under way.
 
-        The reading goes on when no query waits for it any more, or the next query would be too slow as well.
+        The read goes on after its callers have given up. Otherwise the next search would be too slow as well.
 
         key: names what is read.
-        cache: is called with the result, also if no query waits for it any more; left out if `read` caches it.
+        cache: is called with the result in any case; left out if `read` itself caches the result.
         """
-        reading = self._reading.get(key)
-        if reading is None:
-            reading = asyncio.create_task(self._read_and_cache(read, cache))
-            self._reading[key] = reading
-            reading.add_done_callback(lambda _: self._reading.pop(key, None))
-        result: T = await asyncio.shield(reading)
+        task = self._long_reads.get(key)
+        if task is None:
+            task = asyncio.create_task(self._read_and_cache(read, cache))
+            self._long_reads[key] = task
+            task.add_done_callback(lambda _: self._long_reads.pop(key, None))
+        result: T = await asyncio.shield(task)
         return result
 
     async def _read_and_cache(self, read: Operation[T], cache: Callable[[T], None]) -> T:
-        result = await self._database.long_read(read, deadline_ms=_READ_MS)
+        result = await self._database.long_read(read, deadline_ms=_LONG_READ_MS)
         cache(result)
         return result
 
@@ -142,11 +139,12 @@ class MemoryLoader:
         *,
         only_strong: bool = False,
     ) -> tuple[CachedMemory, Buckets] | None:
-        """Returns the memory as it is now, and what was read of its segments for a query; None where it is gone.
+        """Returns the memory as it is now, and the buckets of its segments for a query; None if the memory is gone.
 
-        only_strong: as for `rank.rank`. The other parameters are as for `load`.
+        numbers, skip: as for `load`.
+        only_strong: as for `rank.rank`.
         """
-        for _ in range(_ATTEMPTS):
+        for _ in range(_MAX_READS):
             memory = await self.load(agent, numbers, skip, deadline_ms)
             if memory is None:
                 return None
@@ -154,9 +152,9 @@ class MemoryLoader:
             hashes = rank.hashes_of(query, agent.secret, only_strong=only_strong) if segments else []
             if not hashes:
                 return memory, Buckets()
-            reading = partial(load_buckets, agent_row=agent.id, hashes=hashes)
-            buckets = await self._database.read(reading, deadline_ms=deadline_ms)
-            # A segment that was made since is left out: the memory has its chunks.
+            read_buckets = partial(load_buckets, agent_row=agent.id, hashes=hashes)
+            buckets = await self._database.read(read_buckets, deadline_ms=deadline_ms)
+            # A segment that was made after the memory was read is left out: the memory has its chunks.
             current_rows = [
                 (bucket, number, data)
                 for bucket, number, stamp, data in buckets.rows
@@ -165,7 +163,7 @@ class MemoryLoader:
             bucket_count = len({bucket for bucket, _, _ in current_rows})
             if current_rows and len(current_rows) == len(segments) * bucket_count:
                 return memory, Buckets(current_rows, buckets.sizes, hashes)
-            # A segment was dropped, or made again, after the numbers of the memory were read.
+            # A segment was dropped or made again after the memory was read.
             self._memories.drop(agent.id)
             numbers = None
         raise TooSlow("the search index has changed meanwhile")
@@ -174,16 +172,16 @@ class MemoryLoader:
         self, agent_row: int, memory: CachedMemory, seqs: Sequence[int], deadline_ms: float
     ) -> list[Message]:
         """Returns the messages with these numbers, in this order. Hidden messages are left out."""
-        messages, unread = memory.find_messages(seqs)
-        if unread:
+        messages, unread_seqs = memory.find_messages(seqs)
+        if unread_seqs:
             numbers = memory.numbers
-            reading = partial(read_messages, agent_row=agent_row, seqs=unread, rules=self._rules)
-            read_by_seq = await self._database.read(reading, deadline_ms=deadline_ms)
-            by_seq = {m.seq: m for m in messages} | read_by_seq
+            read = partial(read_messages, agent_row=agent_row, seqs=unread_seqs, rules=self._rules)
+            read_by_seq = await self._database.read(read, deadline_ms=deadline_ms)
+            by_seq = {message.seq: message for message in messages} | read_by_seq
             messages = [by_seq[seq] for seq in seqs if seq in by_seq]
-            # If another search has updated the memory meanwhile, these messages may be from before the update.
+            # Not if another search has updated the memory meanwhile: these messages may be from before the update.
             if memory.numbers is numbers:
-                memory.cache_messages({seq: read_by_seq.get(seq) for seq in unread})
+                memory.cache_messages({seq: read_by_seq.get(seq) for seq in unread_seqs})
         if memory.has_grown:
             self._memories.update_size(memory)
         return messages
@@ -196,13 +194,13 @@ async def read_messages(
     seq_set = frozenset(seqs)
     rows = await connection.rows(exchanges.SQL["shown_at"], (agent_row, seqs))
     messages = {
-        m.seq: m
-        for e, is_shared, _ in exchanges.make_shown_exchanges(rows)
-        for m in rules.messages_of(e, is_shared, None, seq_set)
+        message.seq: message
+        for exchange, is_shared, _ in exchanges.make_shown_exchanges(rows)
+        for message in rules.messages_of(exchange, is_shared, None, seq_set)
     }
     if any(seq not in messages for seq in seqs):
-        others = await load_passages_and_facts(
+        passages_and_facts = await load_passages_and_facts(
             connection, exchanges.SQL["passages_and_facts_at"], (agent_row, seqs)
         )
-        messages.update({m.seq: m for m in others})
+        messages.update({message.seq: message for message in passages_and_facts})
     return messages

@@ -1,11 +1,11 @@
-"""The snapshots that a process caches between turns, so that a turn reads one row instead of the whole.
+"""The snapshots that a process caches between turns, so that a turn reads one row instead of the whole memory.
 
 A cached memory is right for one version: the epoch, the `rev` and the next number of its agent. Every change of rows
-that a snapshot reads raises one of these numbers (by the triggers `rev_...` in the `schema.sql` of each database). The
-column `exchanges.continued` needs no trigger of its own: it is only written together with a new exchange, which takes a
-number. So a turn reads the numbers first, and takes the rest from the cache if they are unchanged. A process that owns
-its file need not read the numbers: it is notified of each changed row of an agent (storage/sqlite/watch.py).
-`apply_commit` brings a cached memory up to date with a committed turn.
+that a snapshot reads raises one of these numbers, by the triggers `rev_...` in the `schema.sql` of each database. (The
+column `exchanges.continued` has no such trigger: it is written only together with a new exchange, which takes a
+number.) So a turn reads the numbers, and takes the rest from the cache if they are unchanged. A process that owns its
+file does not read the numbers: it is notified of each changed row of an agent (storage/sqlite/watch.py). A turn that
+this process commits brings the cached memory up to date (`apply_commit`).
 """
 
 from __future__ import annotations
@@ -20,15 +20,19 @@ from storage.commands import NO_ADDITIONS, NO_NOTES, Additions, Committed, Memor
 from storage.database import Changes
 from storage.records import AgentNumbers, Block, BlockOp, Conversation, Exchange, SentSection, StandingFact
 
-# No measurement: some six thousand open conversations, or five hundred with twenty notes each.
+# The bytes of all cached snapshots: some six thousand open conversations, or five hundred with twenty notes each. No
+# measurement of what is enough.
 CACHE_BYTES = 27 << 19
-# The most path ends of one memory. The one that was put first is dropped for another.
+# The most path ends of one memory; a new one takes the place of the oldest. No measurement.
 _MAX_PATH_ENDS = 64
-# The most openings of one memory, as many as `pool_found` reads.
+# The most openings of one memory, as many as the statement `pool_found` reads.
 _MAX_OPENINGS = 64
-# Measured: a memory without blocks, the end of a path, a note without its text, an exchange with rounds without its
-# contents, an opening of one message.
-_MEMORY_BYTES, _PATH_END_BYTES, _NOTE_BYTES, _ROUNDS_BYTES, _OPENING_BYTES = 800, 1300, 110, 1000, 500
+# Measured sizes of the cached objects, without the texts and hashes that are counted one by one.
+_MEMORY_BYTES = 800
+_PATH_END_BYTES = 1300
+_NOTE_BYTES = 110
+_ROUNDS_BYTES = 1000  # an exchange with hidden rounds
+_OPENING_BYTES = 500
 
 # The client's id of a conversation, and the hash of the path up to its end.
 _PathKey = tuple[str | None, bytes | None]
@@ -36,13 +40,14 @@ _PathKey = tuple[str | None, bytes | None]
 
 @dataclass(slots=True)
 class _PathEnd:
-    """The end of a path, and the parts of a snapshot that belong to it."""
+    """The end of a path, and the parts of a snapshot that belong to it, named as in `MemorySnapshot`."""
 
     conversation: Conversation
     exchange: Exchange
     has_rivals: bool
     additions: Additions
     section: SentSection | None
+    # The bytes of all this, as `SnapshotCache.bytes` counts them.
     bytes: int = 0
 
 
@@ -50,27 +55,26 @@ class _PathEnd:
 class _CachedMemory:
     """The part that all snapshots of a memory have in common, and the ends of its paths."""
 
-    # The agent's numbers as they are now: as they were last read or notified.
+    # The agent's numbers as they were last read or notified.
     current_numbers: AgentNumbers
-    # The version (`AgentNumbers.version`) for which the fields below are right. They are out of date when the current
-    # numbers have another one.
+    # The version for which the fields below are right. They are out of date if `current_numbers` has another version.
     version: tuple[int, int, int]
     has_tombs: bool
     blocks: list[Block]
     ops: list[BlockOp]
     standing: list[StandingFact]
-    # The bytes of the fields above. The path ends and the openings have their own.
+    # The bytes of the fields above; path ends and openings are counted by themselves.
     bytes: int
-    # The ends of the memory's paths; the last that was put comes last.
+    # The ends of the memory's paths, the newest entry last.
     path_ends: dict[_PathKey, _PathEnd] = field(default_factory=dict)
-    # All openings that a list may repeat or extend, the newest last, perhaps with some that no list can any more; None:
-    # they were not read.
+    # All openings that a client's list may repeat or extend, the newest last; None: they were not read. There may be
+    # some among them that no list can repeat or extend any more.
     openings: list[Opening] | None = None
     opening_bytes: int = 0
 
 
 class SnapshotCache:
-    """The memories whose snapshots were read last. Only the event loop's thread uses it."""
+    """The memories with the snapshots that were used last. Only the event loop's thread uses it."""
 
     def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
         self._limit = limit_bytes
@@ -78,11 +82,13 @@ class SnapshotCache:
         self.bytes = 0
 
     def has_entry(self, agent_row: int, key: str | None, path_hash: bytes | None) -> bool:
-        """Returns whether there is an entry that `find` returns if it is up to date.
+        """Returns whether there is an entry, which `find` returns if it is up to date.
+
+        If both key and path_hash are None, the request continues nothing, and needs only the part that all snapshots
+        of the memory have in common.
 
         key: the client's id of the conversation.
-        path_hash: of the path that the request continues. If both are None, the request continues nothing, and
-            needs only the part that all snapshots of the memory have in common.
+        path_hash: the hash of the path that the request continues.
         """
         memory = self._memories.get(agent_row)
         return memory is not None and (
@@ -112,30 +118,29 @@ class SnapshotCache:
         if memory is None:
             return None
         numbers = memory.current_numbers
-        # The versions also differ while a turn is committed and notified, but not yet applied here.
+        # The versions also differ between the notification of a turn's commit and its `apply_commit`.
         if memory.version != numbers.version:
             return None
-        if key is None and path_hash is None:
-            self._memories.move_to_end(agent_row)
-            return MemorySnapshot(
-                *numbers, has_tombs=memory.has_tombs, blocks=memory.blocks, ops=memory.ops,
-                standing=memory.standing,
-            )  # fmt: skip
         end = memory.path_ends.get((key, path_hash))
-        if end is None:
+        if end is None and not (key is None and path_hash is None):
             return None
         self._memories.move_to_end(agent_row)
-        return MemorySnapshot(
+        common = MemorySnapshot(
             *numbers,
+            has_tombs=memory.has_tombs,
+            blocks=memory.blocks,
+            ops=memory.ops,
+            standing=memory.standing,
+        )
+        if end is None:
+            return common
+        return replace(
+            common,
             conversation=end.conversation,
             exchange=end.exchange,
             has_rivals=end.has_rivals,
             additions=end.additions,
-            has_tombs=memory.has_tombs,
             section=end.section,
-            blocks=memory.blocks,
-            ops=memory.ops,
-            standing=memory.standing,
         )
 
     def put(self, agent_row: int, key: str | None, path_hash: bytes | None, snapshot: MemorySnapshot) -> None:
@@ -163,7 +168,7 @@ class SnapshotCache:
             )
             self._memories[agent_row] = memory
             self.bytes += memory.bytes
-        # If the path goes on already, or began elsewhere, a turn cannot be planned from its snapshot alone.
+        # A turn that continues such a path cannot be planned from its snapshot alone, so the end is not cached.
         is_end = path_hash is not None and not (snapshot.is_continued or snapshot.matches_prefix)
         if snapshot.exchange is not None and snapshot.conversation is not None and is_end:
             end = _PathEnd(
@@ -203,8 +208,8 @@ class SnapshotCache:
         epoch, rev, next_seq = memory.version
         if epoch == committed.agent.epoch and 0 < committed.seq < next_seq:
             return  # it was read after this turn
-        # An edit raises `rev`. Where another writer has taken a number, or this turn has taken none, the cached version
-        # is not the one before the turn.
+        # An edit raises `rev`. If another writer has taken a number, or this turn has taken none, the cached version is
+        # not the one before the turn.
         if write.ops or epoch != committed.agent.epoch or committed.seq != next_seq:
             self.drop(agent_row)
             return
@@ -229,7 +234,7 @@ class SnapshotCache:
             return
         key = write.key, exchange.path_hash
         if key in memory.path_ends:
-            # Two conversations without a client's id have the same text. The next snapshot reads the newer one.
+            # Two conversations without a client's id have the same text. The next snapshot is read: of the newer one.
             self._drop_path_end(memory, key)
         elif end is not None:
             _advance(end, exchange, write, committed)
@@ -293,10 +298,9 @@ class SnapshotCache:
 
 
 def _advance(end: _PathEnd, exchange: Exchange, write: TurnWrite, committed: Committed) -> None:
-    """Moves the end of a path to the exchange that was committed next, or that begins the path."""
-    # The commit has raised the rev of the conversation by one.
-    old = end.conversation
-    end.conversation = Conversation(old.id, old.uid, old.key, old.rev + 1, old.last_exchange)
+    """Moves the end of a path to the exchange that was committed, which is the next of the path or its first."""
+    # The commit has raised the `rev` of the conversation by one.
+    end.conversation = replace(end.conversation, rev=end.conversation.rev + 1)
     gapless_from = exchange.gapless_from if committed.seq == exchange.seq else committed.seq
     exchange = replace(
         exchange,
@@ -341,7 +345,7 @@ def _opening_bytes(opening: Opening) -> int:
 
 
 def _stored_section(write: TurnWrite, committed: Committed) -> SentSection | None:
-    """Returns the section of a committed turn as it is read: all keys of its JSON are strings."""
+    """Returns the section of a committed turn as a read returns it: all keys of its JSON are strings."""
     if committed.section is None or write.section is None:
         return None
     return SentSection(committed.section, write.section.text, orjson.loads(orjson.dumps(write.section.known)))

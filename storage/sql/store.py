@@ -1,12 +1,12 @@
 """The store: its groups of operations over one database. It has no protocol; the seam is storage/database.py.
 
+    store = await open_store("mnemogate.db", rules)       # storage/open.py
+    agent = await store.agents.find(scope)
+    await store.turns.commit(write)
+    await store.close()
+
 Reads are awaited, though a local file answers at once. Writes that return a future are plain functions: such a write
 begins whether or not its future is awaited. Every method raises errors of storage.errors and nothing else.
-
-store = await open_store("mnemogate.db", rules)       # storage/open.py
-agent = await store.agents.find(scope)
-await store.turns.commit(write)
-await store.close()
 """
 
 from __future__ import annotations
@@ -62,16 +62,17 @@ from storage.sql.vectors import Vectors
 
 
 def _database_clock() -> None:
-    """Returns None, for which a statement reads the database's clock itself."""
+    """A clock that returns None: the statement then reads the database's clock itself."""
 
 
 class Store:
     """All groups of one store. Each process opens one.
 
-    now: the clock of the groups of operations, in seconds since the epoch.
-    tick: a clock that never jumps, for leases.
-    Without these two, the groups go by the machine's clocks, or by the database's if processes share the database.
     path: of the SQLite file; None for a server's database.
+    now: a clock, in seconds since the epoch.
+    tick: a clock that never jumps, for leases.
+
+    Without `now` and `tick` the store goes by the machine's clocks, or by the database's if processes share it.
     """
 
     def __init__(
@@ -83,9 +84,7 @@ class Store:
         tick: Callable[[], float] | None = None,
     ) -> None:
         self.database = database
-        # Statements read the clock of a shared database; outside of statements `shared_now` estimates that clock.
-        statement_now = now or (_database_clock if database.is_shared else time.time)
-        statement_tick = tick or (_database_clock if database.is_shared else time.monotonic)
+        # Outside of statements `shared_now` estimates the clock of a shared database, which statements read.
         groups_now = now or self.shared_now
         self.agents = Agents(database, groups_now)
         self.keys = Keys(database, groups_now, path)
@@ -98,6 +97,8 @@ class Store:
         self.search_index = SearchIndex(database, self.growth, memories, rules)
         self.recall = Recall(database, memories, rules, self.search_index)
         self.vectors = Vectors(database, rules)
+        statement_now = now or (_database_clock if database.is_shared else time.time)
+        statement_tick = tick or (_database_clock if database.is_shared else time.monotonic)
         self.jobs = Jobs(database, statement_now, statement_tick)
         self.conversation_locks = ConversationLocks(database, statement_now)
         self.stored_paths = StoredPaths(database, self.agents, rules, self.jobs)
@@ -121,6 +122,14 @@ class Store:
         self.audit = Audit(database)
         self.links = Links(database)
         self.summaries = Summaries(database)
+        self._add_agents_api(database, rules)
+        database.when_changed(snapshots.apply_changes)
+        # While the database was out of reach, other processes may have written, and jobs have become due.
+        for callback in (self.agents.clear, snapshots.clear, memories.clear, self.jobs.wake):
+            database.when_recovered(callback)
+
+    def _add_agents_api(self, database: Database, rules: Rules) -> None:
+        """Adds the groups of the agents API and of the Responses API."""
         self.runs = Runs(database, self.jobs)
         self.run_texts = RunTexts(database)
         self.responses = Responses(database, self.jobs)
@@ -132,10 +141,6 @@ class Store:
         self.conversations = Conversations(database, rules)
         self.named_blocks = NamedBlocks(database)
         self.sleepers = Sleepers(database, self.jobs)
-        database.when_changed(snapshots.apply_changes)
-        # While the database was out of reach, other processes may have written, and jobs have become due.
-        for callback in (self.agents.clear, snapshots.clear, memories.clear, self.jobs.wake):
-            database.when_recovered(callback)
 
     def shared_now(self) -> float:
         """Returns the time by the clock of all processes that share the database, in seconds since the epoch."""

@@ -391,7 +391,7 @@ async def test_a_memory_that_is_read_too_slowly_for_one_search_is_there_for_the_
         await has_read.wait()
     with pytest.raises(TooSlow):
         await searching
-    (reading,) = store.recall._loader._reading.values()
+    (reading,) = store.recall._loader._long_reads.values()
     goes_on.set()
     await reading
     monkeypatch.setattr(store.database, "long_read", None)  # nothing is read anew
