@@ -305,6 +305,22 @@ def test_an_unstored_response_is_not_continued_for_another_user(
         assert b"Rex" in upstream.last.body
 
 
+def test_an_unstored_response_stays_its_users_if_a_request_without_a_user_continues_it(
+    ways: World, upstream: StrictUpstream
+) -> None:
+    """Else a third request would bring one user's words into another user's memory."""
+    with open_socket(ways.gateway) as socket:
+        talk = Talk(socket, {"store": False})
+        first = talk.ask(input="My cat is called Zqmiso.")["id"]
+        second = talk.ask(input="And it is grey.", previous_response_id=first, user=None)["id"]
+        refused = talk.ask(input="What did I say?", previous_response_id=second, user="bob")
+        assert (refused["status"], refused["error"]["code"]) == (400, "previous_response_not_found")
+        begun = talk.ask(input="My dog is called Rex.", user=None)["id"]
+        third = talk.ask(input="And it is old.", previous_response_id=begun, user="bob")["id"]
+        talk.ask(input="What did I say?", previous_response_id=third, user="bob")
+        assert b"Rex" in upstream.last.body
+
+
 def test_an_unstored_response_is_not_continued_after_its_memory_was_forgotten(
     ways: World, upstream: StrictUpstream
 ) -> None:

@@ -27,7 +27,7 @@ _array = msgspec.json.Decoder(list[msgspec.Raw])
 class _CachedResponse(Struct, frozen=True):
     """A response that is not stored."""
 
-    # The user of its request; None: the request named none.
+    # The user whom the requests of its items have named; None: none of them has named one.
     user: str | None
     # The id of the stored response that comes before the items; None: the items begin the conversation.
     base_id: str | None
@@ -46,7 +46,7 @@ class _CachedResponse(Struct, frozen=True):
 class PendingResponse(Struct, frozen=True):
     """The facts about a request that are needed when its response has ended."""
 
-    # The user of the request; None: the request names none.
+    # The user of the request, or of the response that it continues; None: neither request names one.
     user: str | None
     # The id of the stored response that comes before the items; None: the items begin the conversation.
     base_id: str | None
@@ -90,6 +90,7 @@ class UnstoredResponses:
             items = [*cached_response.items, *new_items]
             previous_id = cached_response.base_id
             memories |= cached_response.memories
+            user = user if user is not None else cached_response.user
             fields["input"] = b"[%b]" % b",".join(items)
             fields["previous_response_id"] = orjson.dumps(previous_id)
         if fields.get("conversation", b"null") != b"null":
