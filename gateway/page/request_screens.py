@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
 from msgspec import Struct, UnsetType
+from msgspec.structs import replace
 
 from gateway.errors import UnknownId
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ListQuery, NoFields, Screen, ScreenRequest, View
 from gateway.run.admin.audit_operations import AuditRecord
 from gateway.run.admin.block_views import BlocksSince
+from gateway.run.admin.conversation_views import Question
 from gateway.run.admin.hits import fact_href
 from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.memory_records import FactRecord, MessageRecord
 from gateway.run.admin.page_paths import page_path
-from gateway.run.admin.request_records import ExplainedRequest, WindowPart, WindowRecord
+from gateway.run.admin.request_records import ExplainedRequest, RequestRecord, WindowPart, WindowRecord
 
 # The cells of the bar that shows a window.
 _BAR_CELLS = 50
@@ -56,6 +59,8 @@ _FREE = _PartLabel("·", "free")
 class _RequestsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
     # The uid of the memory whose requests are listed; None: all requests.
     memory: str | None = None
+    # What was asked is shown in the list of all requests, too. The audit then has a read of each memory.
+    words: bool = False
 
 
 class Cell(Struct, frozen=True):
@@ -113,25 +118,41 @@ class _RequestScreens(Struct, frozen=True):
         page = await requests.list(
             memory=query.memory, project=request.visitor.project, after=query.after, limit=query.limit
         )
+        ids = [each.id for each in (*page.in_flight, *page.items) if each.id]
         memory_name = paused = questions = None
         if query.memory is not None:
             await request.note_read(query.memory)
             memory = await memories.find(request.visitor.project, query.memory)
             memory_name, paused = name_of(memory.scope), memory.paused
-            if not request.is_twin:
-                ids = [each.id for each in (*page.in_flight, *page.items) if each.id]
+            if query.words or not request.is_twin:
                 questions = await memories.conversations.questions(
                     request.visitor.project, query.memory, ids, requests.find_logged(query.memory, ids)
                 )
+        elif query.words:
+            # A client may give several requests the same id, also one of another project.
+            memories_by_id = defaultdict[str, set[str | None]](set)
+            for each in page.items:
+                memories_by_id[each.id].add(each.memory)
+            logged = [
+                each
+                for each in requests.find_logged(None, ids)
+                if each.memory_uid and memories_by_id[each.id] == {each.memory_uid}
+            ]
+            questions = await memories.conversations.questions_of_all(logged)
+            for uid in {each.memory_uid for each in logged if each.id in questions and each.memory_uid}:
+                await request.note_read(uid)
+        if request.is_twin and questions is not None:
+            page = replace(page, items=tuple(_with_question(each, questions) for each in page.items))
         context = {
             "memory": query.memory,
             "memory_name": memory_name,
             "paused": paused,
-            # What was asked, by the ids of requests; None: the requests of all memories are listed, without questions.
+            # What was asked, by the ids of requests; None: no questions are listed.
             "questions": questions,
             "resent": requests.find_resent(page.items),
             "unsearched": requests.find_unsearched(page.items),
-            "is_first": query.after is None,
+            # With the words of all people each new row would be another read in the audit.
+            "is_live": query.after is None and (query.memory is not None or not query.words),
             "keep": f"{requests.keep_why_days:g} days",
         }
         return View(page, "requests.html", "Requests", context)
@@ -230,6 +251,11 @@ class _RequestScreens(Struct, frozen=True):
             return await self.operations.memories.facts.standing(explained.memory, _began_at(explained))
         except UnknownId:
             return ()  # the memory was forgotten meanwhile
+
+
+def _with_question(record: RequestRecord, questions: Mapping[str, Question]) -> RequestRecord:
+    question = questions.get(record.id)
+    return record if question is None or not question.text else replace(record, question=question.text)
 
 
 def _time_of(record: AuditRecord) -> float:

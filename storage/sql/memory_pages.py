@@ -183,6 +183,18 @@ class MemoryPages(Group):
         return {each.exchange.id: each for each in exchanges.make_shown_exchanges(rows)}
 
     @long_reads
+    async def load_short_exchanges_of_all(
+        self, connection: Connection, ids: Sequence[int], most_bytes: int
+    ) -> dict[int, tuple[str, exchanges.ShownExchange]]:
+        """Returns some exchanges of several memories, each with the public name of its memory, by their rows.
+
+        most_bytes: longer ones, as they are stored, are left out.
+        """
+        rows = await rows_of(connection, SQL["short_exchanges_of_all"], ids, most_bytes)
+        shown = exchanges.make_shown_exchanges(row[1:] for row in rows)
+        return {each.exchange.id: (row[0], each) for row, each in zip(rows, shown, strict=True)}
+
+    @long_reads
     async def list_newest_exchanges(self, connection: Connection, agent_row: int, *, limit: int) -> list[int]:
         """Returns the rows of the newest exchanges that stand, the newest first."""
         rows = await connection.rows(SQL["newest_exchanges"], (agent_row, limit, _NEWEST))

@@ -122,6 +122,11 @@ WHERE +p.agent = ?1 AND p.id {in:2:BIGINT:64}
 -- Reads some exchanges, forgotten ones too. What is longer than ?2 bytes as it is stored is left out.
 SELECT {shown} FROM exchanges p WHERE +p.agent = ?1 AND coalesce(length(p.input), 0) <= ?2 AND p.id {in:3:BIGINT:64}
 
+-- name: short_exchanges_of_all
+-- Reads some exchanges of several memories with the memories' public names, as `short_exchanges` reads those of one.
+SELECT a.uid, {shown} FROM exchanges p CROSS JOIN agents a ON a.id = p.agent
+WHERE coalesce(length(p.input), 0) <= ?1 AND p.id {in:2:BIGINT:64}
+
 -- name: newest_exchanges
 -- Finds the exchanges that stand among the last ?3 messages of a memory, the newest first.
 SELECT p.id FROM exchanges p WHERE p.agent = ?1 AND p.seq >= (SELECT a.next_seq - ?3 FROM agents a WHERE a.id = ?1)

@@ -161,6 +161,24 @@ class ConversationViews(Struct, frozen=True):
                     questions[each.id] = _question(*exchange[:2], is_again=not each.has_recall_record)
         return {id: question for id, question in questions.items() if question is not None}
 
+    async def questions_of_all(self, logged: Sequence[LoggedRequest]) -> dict[str, Question]:
+        """Returns the questions of requests of several memories by the requests' ids, as far as they may be seen.
+
+        logged: requests of the log. The caller may see their memories.
+        """
+        rows = sorted({each.exchange_row for each in logged if each.exchange_row})
+        pages = self.store.memory_pages
+        exchanges = await pages.load_short_exchanges_of_all(rows, _OPENING_BYTES) if rows else {}
+        questions: dict[str, Question] = {}
+        for each in logged:
+            uid, exchange = exchanges.get(each.exchange_row, (None, None))
+            if exchange is None or uid != each.memory_uid:
+                continue
+            question = _question(*exchange[:2], is_again=not each.has_recall_record)
+            if question is not None:
+                questions[each.id] = question
+        return questions
+
     async def last_questions(self, project: str | None, uid: str, max_count: int) -> list[str]:
         """Returns the first words of the last questions, the newest first."""
         memory = await find_memory(self.store, project, uid)

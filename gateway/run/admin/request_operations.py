@@ -187,8 +187,8 @@ class RequestOperations(Struct, frozen=True):
             parts.add(audited_part("conversation", logged.conversation_uid))
         return ForgottenRequest(agent.uid, name_of(logged.scope), logged.at, frozenset(parts))
 
-    def find_logged(self, memory: str, ids: Collection[str]) -> list[LoggedRequest]:
-        """Returns the requests of the log with these ids that read a memory. memory: its uid."""
+    def find_logged(self, memory: str | None, ids: Collection[str]) -> list[LoggedRequest]:
+        """Returns the requests of the log with these ids that read a memory. memory: its uid; None: any memory."""
         return [] if self.log is None else [each for each in self.log.ended(memory=memory) if each.id in ids]
 
     def find_resent(self, requests: Iterable[RequestRecord]) -> dict[str, RequestRecord]:

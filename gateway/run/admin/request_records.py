@@ -88,10 +88,12 @@ class RequestSummary(Struct, frozen=True, kw_only=True):
 
 
 class RequestRecord(RequestSummary, frozen=True, kw_only=True):
-    """A request as lists show it: no words."""
+    """A request as lists show it."""
 
     # How many hits went into the note.
     recalled: int
+    # The first words of what was asked; not set: there are none, or the list has no words.
+    question: str | UnsetType = UNSET
 
 
 class ExplainedRequest(RequestSummary, frozen=True, kw_only=True):

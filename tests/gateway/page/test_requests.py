@@ -36,6 +36,7 @@ def test_the_screens_look_right(browser: Browser, operator: Operator) -> None:
     screens = {
         "": "Overview",
         "requests": "Requests",
+        "requests?words=1": "Requests",
         "audit": "Audit",
         f"r/{id}": f"Request {id}",
         f"r/{long}": f"Request {long}",
@@ -168,9 +169,42 @@ def test_a_request_is_listed_with_its_day_and_its_memory_leads_to_its_words(oper
         text = operator.get(path).body.decode()
         assert re.search(r">9 Oct, \d\d:\d\d:\d\d</time>", text)
         assert (f'href="m/{uid}/conversations"' in text) == ("memory=" in path)
-        # The list of all requests has no words: each person's has.
+        # The list of all requests has no words, unless it is asked for them: each person's has.
         assert ("train" in text) == ("memory=" in path)
     assert "train" in operator.get(f"m/{uid}/conversations").body.decode()
+
+
+@pytest.mark.both
+def test_the_list_of_all_requests_shows_on_request_what_was_asked(operator: Operator) -> None:
+    world = operator.world
+    alice = speak(world, "When does my train leave?")
+    chat = world.chat(headers={"x-mnemogate-user": "bob", "x-request-id": "same"})
+    chat.say("Where is my bicycle?")
+    chat = world.chat(headers={"x-mnemogate-user": "ann", "x-request-id": "same"})
+    chat.say("Where is my sledge?")
+    world.chat().say("Nobody asks this.")
+    world.settle()
+    reads = [each for each in operator.twin("audit")["items"] if each["action"] == "read"]
+    assert not any("question" in each for each in operator.twin("requests")["items"])
+    assert 'href="?words=1"' in operator.get("requests").body.decode()
+    assert reads == [each for each in operator.twin("audit")["items"] if each["action"] == "read"]
+    text = operator.get("requests?words=1").body.decode()
+    rows = {name: row for row in text.split("<tr>") for name in ("alice", "bob", "ann") if f">{name}<" in row}
+    assert "When does my train leave?" in rows["alice"]
+    # It is not known of which of both requests a question with their id is.
+    assert "bicycle" not in text
+    assert "sledge" not in text
+    assert "Nobody asks this." not in text
+    assert "data-live" not in text
+    questions = [each.get("question") for each in operator.twin("requests?words=true")["items"]]
+    assert questions == [None, None, None, "When does my train leave?"]
+    read = {each["memory"] for each in operator.twin("audit")["items"] if each["action"] == "read"}
+    assert read == {alice.uid}
+    assert "train" not in operator_of(world, "shop").get("requests?words=1").body.decode()
+    operator.twin(f"m/{alice.uid}/forget?message=1", {})
+    (row,) = (row for row in operator.get("requests?words=1").body.decode().split("<tr>") if ">alice<" in row)
+    assert "train" not in row
+    assert ">forgotten<" in row
 
 
 def test_a_selection_of_one_memory_is_one_memory(operator: Operator) -> None:
