@@ -26,9 +26,9 @@ def make_provider(
 ) -> OpenAICompatible:
     """Returns a provider made from a row of `PROVIDERS`; each value of the row can be replaced.
 
-    kind: a row's name, or any name if `base_url` is given. The row's capabilities count at the row's address
-        only, because elsewhere another server may answer. They count at any address for a row without an
-        address, for a server that operators run themselves, and for a dialect that is translated here.
+    kind: a row's name, or any name if `base_url` is given. The row's capabilities count only at the row's address,
+        because another server may answer elsewhere. They count at any address for a row without an address, for a
+        server that operators run themselves, and for a dialect that is translated here.
     known_capabilities: capabilities, by their names, that replace the row's.
 
     Raises: ValueError: an unknown kind without an address, or an invalid address.

@@ -110,9 +110,9 @@ class HttpReply:
     async def detect_events(self) -> None:
         """Sets `is_stream` for a reply of another content type that begins as a stream does.
 
-        Small servers send streams without a content type, or as plain text, JSON or HTML, and SDKs read such
-        streams. Other servers send whole replies or errors of these types. A reply that breaks here breaks again
-        when it is read.
+        Small servers send streams without a content type, or as plain text, JSON or HTML, and SDKs read such streams.
+        Other servers send whole replies or errors of these types. A reply that breaks here breaks again when it is
+        read.
         """
         if not 200 <= self.status < 300:
             return

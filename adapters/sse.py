@@ -74,11 +74,11 @@ class EventDecoder:
             return [Event(data, data[len(_DATA_PREFIX) : -2])]
         elif data:
             parts = data.split(b"\n\n")
-            rest = parts.pop()
+            incomplete = parts.pop()
             raws = [part + b"\n\n" for part in parts]
-            if rest:
-                self._buffer += rest
-                self._searched_to = max(0, len(rest) - _MAX_BLANK_LINE_BYTES)
+            if incomplete:
+                self._buffer += incomplete
+                self._searched_to = max(0, len(incomplete) - _MAX_BLANK_LINE_BYTES)
         else:
             return []
         if len(self._buffer) > MAX_EVENT_BYTES:

@@ -167,14 +167,14 @@ def _add_missing_ids(model: str, messages: list[Json]) -> bool:
     """Gives an id to each call without an id, and to its result. Returns whether an id was missing."""
     is_changed = False
     unanswered: deque[str] = deque()
-    for n, message in enumerate(messages):
+    for message_index, message in enumerate(messages):
         if message.get("role") != "tool":
             unanswered.clear()
         elif unanswered and not message.get("tool_call_id"):
             message["tool_call_id"] = unanswered.popleft()
-        for k, call in enumerate(_calls_of(message)):
+        for call_index, call in enumerate(_calls_of(message)):
             if not call.get("id"):
-                call["id"] = f"call_unnamed_{n}_{k}"
+                call["id"] = f"call_unnamed_{message_index}_{call_index}"
                 unanswered.append(call["id"])
                 is_changed = True
     return is_changed

@@ -33,11 +33,11 @@ from adapters.http_reply import HttpReply, Timeouts
 from adapters.pace import Pace
 from adapters.reply_quota import REPLIES, ReplyQuota
 
-# How long a connection may be idle. Chosen: below the idle time of common balancers (60 s), above the gaps
-# of a conversation.
+# How long a connection may be idle. Chosen below the idle time of common balancers (60 s), and above the gaps of a
+# conversation.
 _KEEP_ALIVE_S: Final = 30.0
-# The same for a connection on which requests are sent once. Chosen: servers close idle connections after two seconds
-# (gunicorn) or more.
+# The same for a connection to which requests go that must not be sent twice. Chosen below the shortest idle time of
+# common servers: gunicorn closes connections after two seconds.
 _KEEP_ALIVE_ONCE_S: Final = 1.0
 # An idle close that crosses our request shows within one round trip.
 _IDLE_CLOSE_S: Final = 1.0

@@ -127,9 +127,9 @@ class Capabilities(Struct, frozen=True):
     # client's limit, and where a client always gets the usage. None: not known, so the field is added only where a
     # client always gets the usage.
     stream_usage: bool | None = None
-    # "stored": the upstream has `/responses` and stores responses, so requests to `/responses` go upstream as
-    # they are. "stateless" (it stores no responses) and False (it has no `/responses`): the gateway answers by
-    # way of chat completions.
+    # "stored": the upstream has `/responses` and stores responses, so requests to `/responses` go upstream as they are.
+    # "stateless" (it stores no responses) and False (it has no `/responses`): the gateway answers by way of chat
+    # completions.
     responses: ResponsesEndpoint = False
     # Its chat completions take OpenAI's custom tools, and `allowed_tools` among the choices.
     custom_tools: bool = False

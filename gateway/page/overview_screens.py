@@ -38,4 +38,7 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
 
 def _acts_of(records: Sequence[AuditRecord]) -> list[list[AuditRecord]]:
     """Returns the records of each act, in their order: a forgetting of several texts has a record for each."""
-    return [[*act] for _, act in groupby(records, lambda each: (each.at, each.who, each.action, each.memory))]
+    return [
+        [*act]
+        for _, act in groupby(records, lambda record: (record.at, record.who, record.action, record.memory))
+    ]

@@ -53,6 +53,6 @@ async def send_reply(reply: PageReply, headers: list[RawHeader], began_at: float
     if isinstance(body, bytes):
         await send({"type": "http.response.body", "body": body, "more_body": False})
         return
-    async for part in body:
-        await send({"type": "http.response.body", "body": part, "more_body": True})
+    async for chunk in body:
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
     await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -62,8 +62,8 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
         search = await operations.words.find_people(
             request.visitor.project, query.q, after=query.after, limit=query.limit
         )
-        for each in search.items:
-            await request.note_read(each.memory.uid)
+        for person in search.items:
+            await request.note_read(person.memory.uid)
         context = {
             "spans": lambda text: operations.words.spans(text, query.q),
             "after": query.after,

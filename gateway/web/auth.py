@@ -273,8 +273,8 @@ def _find_secret(values: dict[bytes, str]) -> str | None:
 def _make_anonymous_caller(values: dict[bytes, str]) -> Caller:
     """Returns the caller without a gateway key, with its own credentials for the provider.
 
-    A gateway key never counts as a credential, whether it is valid, revoked or another gateway's: no upstream
-    may see it.
+    A gateway key never counts as a credential, whether it is valid, revoked or another gateway's: no upstream may see
+    it.
     """
     credential = values.get(b"authorization") or None
     if credential is not None and (_read_bearer(credential) or credential).startswith(KEY_PREFIX):

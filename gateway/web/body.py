@@ -35,8 +35,8 @@ class BodyReader:
     def read(self, scope: Scope, receive: Receive) -> _BodyBlock:
         """Reads the whole body, in an `async with` block. A large body counts as in flight until the block is left.
 
-        Raises: BodyTooLarge (by content-length before anything is read), BodyTimeout,
-        Overloaded, BadRequest, ClientGone.
+        Raises: BodyTooLarge (by content-length before anything is read), BodyTimeout, Overloaded, BadRequest,
+        ClientGone.
         """
         return _BodyBlock(self, scope, receive)
 

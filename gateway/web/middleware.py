@@ -44,8 +44,8 @@ from gateway.web.raw_headers import encode_headers
 OPEN_PATHS = frozenset(
     ("/", "/api/hello", "/health", "/health/ready", "/v1/health", "/v1/health/", PAGE_PATH)
 )
-# Characters of a path or a model's name in the log. Chosen: above all real ones, and so few that the disk
-# is not filled.
+# The most characters of a path or a model's name in the log. Chosen above the longest real ones, and small enough that
+# requests cannot fill the disk.
 _MAX_LOGGED_CHARS = 256
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 # Paths, besides the paths of dialects, that the key of a user may ask. They reach no data of other users, except for
@@ -143,9 +143,8 @@ class Edge:
         """Puts the edge around an application.
 
         open_prefixes: paths with one of these prefixes check their callers themselves.
-        error_forms: path prefix -> the form of all errors below it, including those before any route (a wrong
-            key, an unknown path). The first prefix that fits counts; on all other paths errors have OpenAI's
-            form.
+        error_forms: path prefix -> the form of all errors below it, including those before any route (a wrong key, an
+            unknown path). The first prefix that fits counts; on all other paths errors have OpenAI's form.
         error_form_of: returns the form for requests to paths that several dialects share; None: the path decides.
         paths: the paths of the routes. An error about an unknown path suggests a similar one.
         user_paths: the paths of dialects that the key of a user may ask.

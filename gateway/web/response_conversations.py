@@ -49,7 +49,7 @@ class GatewayConversations:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Json:
         """Returns the answer. Raises: GatewayError, HTTPException."""
-        _, _, _, *rest = scope["path"].split("/")
+        _, _, _, *segments = scope["path"].split("/")
         method: str = scope["method"]
         body: Json = {}
         if method == "POST":
@@ -57,13 +57,13 @@ class GatewayConversations:
                 body = read_object(bytes(raw)) if raw else {}
         owner = self.read_owner(scope)
         query = scope["query_string"].decode("latin-1")
-        if not rest:
+        if not segments:
             items = _read_new_items(body)
             return _render_conversation(
                 await self.conversations.create(owner.project, read_metadata(body), items)
             )
-        conversation = await self.conversations.find(owner, rest[0])
-        match method, rest[1:]:
+        conversation = await self.conversations.find(owner, segments[0])
+        match method, segments[1:]:
             case "GET", []:
                 return _render_conversation(conversation)
             case "POST", []:

@@ -22,8 +22,8 @@ from gateway.settings import ServerSettings
 from gateway.web.health import Readiness
 from gateway.web.uvicorn_protocol import HttpConnection
 
-# Clients and load balancers drop idle connections after 120 s. The server waits longer, so that the
-# clients close first.
+# Seconds that an idle connection stays open. Clients and load balancers drop theirs after 120 s at most, and they have
+# to close first: a request on a connection that the server just closes would be lost.
 KEEP_ALIVE_S = 135
 
 

@@ -58,12 +58,12 @@ class GatewayResponses:
         if scope["path"].startswith(CONVERSATIONS_PATH):
             await answer_json(await self._conversations(scope, receive, send), scope, receive, send)
             return
-        _, _, _, id, *rest = scope["path"].split("/")  # /v1/responses/{id}/{rest}
+        _, _, _, id, *segments = scope["path"].split("/")  # /v1/responses/{id}/{segments}
         query_string: str = scope["query_string"].decode("latin-1")
         query = parse_qs(query_string)
         owner = self.owners.read_owner(scope)
         response = await self._finder.find(owner, id)
-        match scope["method"], rest:
+        match scope["method"], segments:
             case "GET", [] if query.get("stream", ["false"])[-1].lower() == "true":
                 await self._stream_events(Incoming(scope, receive, send), response, query)
                 return
@@ -121,12 +121,12 @@ class GatewayResponses:
         starting_after = query.get("starting_after", ["-1"])[-1]
         if _NUMBER.fullmatch(starting_after) is None:
             raise BadRequest("Invalid 'starting_after': expected a number.", param="starting_after")
-        shown = await self._render(response, query)
+        current_response = await self._render(response, query)
         with incoming.begin_reply(self._send_timeout_s) as reply:
             reply.start(200, [EVENT_STREAM])
             with reply.while_here():
                 async with aclosing(
-                    self.background.events(response.run, int(starting_after), shown)
+                    self.background.events(response.run, int(starting_after), current_response)
                 ) as events:
                     async for event in events:
                         await reply.write(event)

@@ -117,8 +117,8 @@ class UploadBody:
             raise ClientGone
         piece: bytes = message.get("body", b"")
         self._arrived_bytes += len(piece)
-        # Bytes earn time at the slowest rate allowed, but never more than the timeout: a fast client earns
-        # no long pause.
+        # Bytes earn time at the slowest rate allowed, but never more than the timeout: a fast client earns no long
+        # pause.
         earned_s = len(piece) / SLOWEST_BYTES_PER_S - (loop.time() - began_at)
         self._time_left_s = min(self._timeout_s, self._time_left_s + earned_s)
         if self._arrived_bytes > self._limit_bytes:

@@ -121,10 +121,12 @@ class NativeResponse(Struct, frozen=True):
             heard=cut_reply,
         )
 
-    def _with_named_replies(self, known: KnownReplies, memory: MemoryKey) -> list[_PlacedMessage]:
+    def _with_named_replies(self, known_replies: KnownReplies, memory: MemoryKey) -> list[_PlacedMessage]:
         """Returns the input's messages with the replies that the input only names, without those that are not known."""
-        first = self._first_input_index
-        named_replies = {each.index - first: known.reply(memory, each.id) for each in self.references}
+        input_start = self._first_input_index
+        named_replies = {
+            each.index - input_start: known_replies.reply(memory, each.id) for each in self.references
+        }
         return [
             each._replace(message=message)
             for n, each in enumerate(self.input_messages)
@@ -202,8 +204,10 @@ def _read(body: bytes, upstream_path: str, max_messages: int) -> NativeResponse 
         request.dialect_fields = {"tool_choice": "auto"}
     input_messages: list[_PlacedMessage] = []
     if has_input_messages:
-        first = len(leading_messages)
-        input_messages += map(_PlacedMessage, request.messages[first:], translated.item_indices[first:])
+        input_start = len(leading_messages)
+        input_messages += map(
+            _PlacedMessage, request.messages[input_start:], translated.item_indices[input_start:]
+        )
     return NativeResponse(
         raw=body,
         json=json,

@@ -1,7 +1,7 @@
 """The shape of the lines of an export: the fields of each part, with their types and bounds.
 
-A file may come from anywhere, and a value that no gateway writes would surface later, when it is read: by an error
-in each list that shows it, or in an index that cannot count so far. A field that is not known here is left alone.
+A file may come from anywhere. A value that no gateway writes would be stored and fail later: in each list that shows
+it, or in an index that cannot count so far. A field that is not named here is ignored.
 
 A field without a comment is the field of that name in the part's record (`storage.records`). Rows are replaced: an
 exchange, a passage and a fact are known by their number (`seq`), all else by its public name (`uid`).

@@ -126,22 +126,22 @@ class ForgetOperations:
         """
         request = ForgetRequest.read(raw, self.defaults)
         forgetting = self.store.forgetting
-        end = time.monotonic() + self.call_s
+        deadline = time.monotonic() + self.call_s
 
         def is_late() -> bool:
-            return time.monotonic() > end
+            return time.monotonic() > deadline
 
         # Only forgettings that have begun are resumed: a caller cannot have other memories forgotten by naming numbers.
         unfinished = await forgetting.list_unfinished()
-        begun = await self._begin_request(request, unfinished, is_late)
-        left_ids = [*(id for id in request.left if id in unfinished), *begun.ids]
+        started = await self._begin_request(request, unfinished, is_late)
+        left_ids = [*(id for id in request.left if id in unfinished), *started.ids]
         while left_ids and await forgetting.run(left_ids[0], is_late):
             left_ids.pop(0)
             if is_late():
                 break
-        done = not left_ids and not begun.is_more
+        is_done = not left_ids and not started.is_more
         swept = False
-        if done:
+        if is_done:
             owner = request.owner
             if owner.profile is None and owner.subject is None:
                 await forgetting.forget_project(owner.project)
@@ -149,13 +149,13 @@ class ForgetOperations:
             # A forgetting of an earlier call that was interrupted counts as left, too: the next call resumes it.
             left_ids = await forgetting.list_unfinished()
         return {
-            "memories": len(begun.ids),
+            "memories": len(started.ids),
             "left": left_ids,
-            "done": done and not left_ids,
+            "done": is_done and not left_ids,
             "swept": swept,
-            "messages": begun.extent.messages,
-            "kept": begun.extent.remaining,
-            "conversation": begun.extent.conversation_uid,
+            "messages": started.extent.messages,
+            "kept": started.extent.remaining,
+            "conversation": started.extent.conversation_uid,
         }
 
     async def undo(self, raw: RawArguments) -> dict[str, Any]:
@@ -205,12 +205,12 @@ class ForgetOperations:
         owner = request.owner
         if request.part is not None:
             return _BegunForgettings() if request.left else await self._begin_part(owner, request.part)
-        begun = await self._begin_whole(owner, is_late)
+        started = await self._begin_whole(owner, is_late)
         usage_rows = await self._forget_usage(owner)
-        is_something = begun.ids or unfinished or request.left or usage_rows
+        is_something = started.ids or unfinished or request.left or usage_rows
         if owner.subject is not None and not is_something:
             raise nothing_found(owner)
-        return begun
+        return started
 
     async def _begin_whole(self, owner: MemoryOwner, is_late: Callable[[], bool]) -> _BegunForgettings:
         """Begins to forget whole memories."""
@@ -238,15 +238,17 @@ class ForgetOperations:
         agent = await self._find_agent(owner)
         target = await find_target(self.store, agent, part)
         if target is None:
-            kind = "conversation" if part.kind == "in" else part.kind
-            raise BadRequest(f"There is no {kind} {part.value!r} here.", param=part.kind)
+            part_name = "conversation" if part.kind == "in" else part.kind
+            raise BadRequest(f"There is no {part_name} {part.value!r} here.", param=part.kind)
         extent = await self.store.forgetting.extent(agent, target)
-        what = audited_part(part.kind, part.value)
+        audited = audited_part(part.kind, part.value)
         # The client's name for a conversation may be words, which no audit has.
         if isinstance(part.value, str):
             conversation = await self.store.memory_pages.find_conversation(agent, part.value)
-            what = "conversation" if conversation is None else audited_part("conversation", conversation.uid)
-        return _BegunForgettings([await self._begin(agent, target, what)], extent)
+            audited = (
+                "conversation" if conversation is None else audited_part("conversation", conversation.uid)
+            )
+        return _BegunForgettings([await self._begin(agent, target, audited)], extent)
 
     async def _begin(self, agent_row: int, target: ForgetTarget, what: str) -> int:
         """Begins to forget, and notes it in the audit. Returns the forgetting's number.

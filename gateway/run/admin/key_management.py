@@ -59,20 +59,20 @@ class KeyManagement(Struct, frozen=True):
         draft = read_draft(raw, project)
         limits = self._read_limits(raw, draft)
         key, secret = await create_key(self.keys, draft)
-        shown = {**key_json(key), "secret": secret}
-        of_key = {"key": key.id, "project": key.project}
-        added_limits = [await self.limits.add({**limit, **of_key}) for limit in limits]
-        return {**shown, "limits": added_limits} if added_limits else shown
+        answer = {**key_json(key), "secret": secret}
+        key_fields = {"key": key.id, "project": key.project}
+        added_limits = [await self.limits.add({**limit, **key_fields}) for limit in limits]
+        return {**answer, "limits": added_limits} if added_limits else answer
 
     def _read_limits(self, raw: RawArguments, key: Key) -> list[dict[str, Any]]:
         """Returns the limits of a key that is to be created. Raises: BadRequest."""
         limits = raw.get("limits") or []
-        if not isinstance(limits, list) or not all(isinstance(each, dict) for each in limits):
+        if not isinstance(limits, list) or not all(isinstance(limit, dict) for limit in limits):
             raise BadRequest("limits must be a list of objects.", param="limits")
         check_opens(key.opens, limits=limits or None)
-        for each in limits:  # checked before the key is created; they are added after it
-            check_names(each, TERM_FIELDS)
-            self.limits.parse(each, key.project)
+        for limit in limits:  # checked before the key is created; they are added after it
+            check_names(limit, TERM_FIELDS)
+            self.limits.parse(limit, key.project)
         return limits
 
     async def change(self, id: int, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
@@ -107,8 +107,8 @@ class KeyManagement(Struct, frozen=True):
 
     async def rotate_named(self, raw: RawArguments) -> dict[str, Any]:
         """Gives the key `key` another secret. Raises: BadRequest, UnknownId."""
-        rest = {name: value for name, value in raw.items() if name != "key" and value is not None}
-        return await self.rotate(Arguments(raw).number("key"), rest)
+        options = {name: value for name, value in raw.items() if name != "key" and value is not None}
+        return await self.rotate(Arguments(raw).number("key"), options)
 
     async def remove(self, id: int, *, project: str | None = None) -> dict[str, Any]:
         """Revokes a key. A key that is revoked already stays revoked. Raises: UnknownId."""

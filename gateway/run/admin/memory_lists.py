@@ -18,8 +18,8 @@ from storage.listing import ListedConversation, ListedMemory, Retained
 from storage.records import API_PROFILE, Scope
 from storage.sql.store import Store
 
-# The most lines of an answer. A list of 100,000 users takes 16 s without a server (measured), most of them for
-# the last messages.
+# The most lines of an answer. A list of 100,000 users takes 16 s without a server (measured), mostly for their last
+# messages.
 PAGE_LINES = 500
 # The option of `memory forget` that has its default.
 _DEFAULT_OPTION = ("project", "default")

@@ -114,8 +114,8 @@ def show_import(record: dict[str, Any], *, as_json: bool) -> None:
     for name in ("conversations", "messages", "facts"):
         counts = record[name]
         if counts["found"]:
-            known = f"{counts['known']} known, {counts['skipped']} skipped"
-            print(f"{name}: {counts['found']} found, {counts['new']} new, {known}")
+            known_text = f"{counts['known']} known, {counts['skipped']} skipped"
+            print(f"{name}: {counts['found']} found, {counts['new']} new, {known_text}")
     if record["first_at"]:
         print(f"from {record['first_at']} to {record['last_at']}")
     if record["status"] == "preview":

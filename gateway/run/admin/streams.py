@@ -12,9 +12,9 @@ from typing import IO
 
 from gateway.errors import BadRequest, GatewayError
 
-# As much as a gateway that serves takes in one call; a line may be a whole request.
+# A line may be a whole request to a gateway, which accepts so many bytes (`MAX_BYTES` of gateway.web.admin).
 _MAX_LINE_CHARS = 128 << 20
-# A page of lines ends after so many lines or characters. No measurement.
+# The lines or characters after which a page of lines ends. No measurement.
 _PAGE_LINES = 200
 _PAGE_CHARS = 1 << 20
 
@@ -23,7 +23,7 @@ def open_closed_streams() -> None:
     """Opens the standard streams that were closed (`>&-`), so that no file or socket gets their numbers."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # it gets the lowest number: that one
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # gets the lowest number, which is free
 
 
 def recode(stream: IO[str], encoding: str | None = None, errors: str = "strict") -> None:
@@ -65,22 +65,22 @@ def open_output(path: str | None, *, may_replace: bool) -> Iterator[IO[str]]:
         return
     with _map_errors(path):
         _check_free(path, may_replace=may_replace)
-        part = os.path.join(os.path.dirname(path), f".{os.urandom(8).hex()}.part")
+        unfinished_path = os.path.join(os.path.dirname(path), f".{os.urandom(8).hex()}.part")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            with open(os.open(part, flags, 0o600), "w", encoding="utf-8") as file:
+            with open(os.open(unfinished_path, flags, 0o600), "w", encoding="utf-8") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
             _check_free(path, may_replace=may_replace)  # again, since the writing may have taken long
-            os.replace(part, path)
+            os.replace(unfinished_path, path)
         finally:
             with suppress(FileNotFoundError):
-                os.unlink(part)
+                os.unlink(unfinished_path)
 
 
 def _check_free(path: str, *, may_replace: bool) -> None:
-    """Checks that a file may get a name. Raises: GatewayError: a file that may not be replaced has the name."""
+    """Checks that a file may be written there. Raises: GatewayError: something is there that may not be replaced."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:

@@ -25,12 +25,12 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-# The most rows of a table, which are all in memory; a longer list is several tables.
+# The most rows of a table. A longer list becomes several tables, since a table is in memory as a whole.
 _ROWS_PER_TABLE = 1000
 # Cells between two columns.
 _GAP_CELLS = 3
 _TIME_PATTERN = r"\[\d{4}-\d\d-\d\d \d\d:\d\d\]"
-# The styles of the states of keys, jobs and batches, by how much they need an operator's attention.
+# The styles of the states of keys, jobs and batches: the more a state needs an operator, the more it stands out.
 _STYLES = {
     "active": "green",
     "completed": "green",
@@ -58,13 +58,13 @@ def show_table(headings: Sequence[Heading], rows: Iterable[Sequence[str]]) -> in
     Columns without any text are left out; the last one may be wrapped between words.
     """
     console = Console(highlight=False)
-    rest = iter(rows)
+    remaining_rows = iter(rows)
     count = 0
-    while page := list(islice(rest, _ROWS_PER_TABLE)):
-        count += len(page)
-        columns = [n for n in range(len(headings)) if any(row[n] for row in page)]
+    while page_rows := list(islice(remaining_rows, _ROWS_PER_TABLE)):
+        count += len(page_rows)
+        columns = [n for n in range(len(headings)) if any(row[n] for row in page_rows)]
         column_headings = [headings[n] for n in columns]
-        texts = [[row[n] for n in columns] for row in page]
+        texts = [[row[n] for n in columns] for row in page_rows]
         table = _fit_table(column_headings, texts, console.width)
         if table is not None:
             console.print(table)

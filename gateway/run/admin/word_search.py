@@ -205,25 +205,25 @@ class WordSearches(Struct, frozen=True):
         """
         before = parse_page_end(after)
         store = self.views.store
-        found = await store.people_search.find(project, query, before=before, limit=min(limit, MAX_PEOPLE))
+        page = await store.people_search.find(project, query, before=before, limit=min(limit, MAX_PEOPLE))
         # In a thread, since a long text takes some milliseconds.
         items = await asyncio.to_thread(
             lambda: tuple(
                 FoundPerson(
                     memory_record(each.memory), self._record(each.memory.uid, each.message, None, query)
                 )
-                for each in found.people
+                for each in page.people
             )
         )
-        next = None if found.next is None else format_page_end(found.next)
+        next = None if page.next is None else format_page_end(page.next)
         words = tuple(store.recall.words_of(query))
         return FoundPeople(
             query=query,
             words=words,
             items=items,
             next=next,
-            looked_through=found.looked_through,
-            is_complete=found.is_complete,
+            looked_through=page.looked_through,
+            is_complete=page.is_complete,
         )
 
     async def hidden(self, project: str | None, uid: str, query: str) -> HiddenTexts:
@@ -242,7 +242,7 @@ class WordSearches(Struct, frozen=True):
     async def _find_ended(self, agent: Agent, query: str) -> tuple[Sequence[Fact], bool]:
         """Returns the facts with all words of a query that are no longer true, and whether all of these were read."""
         facts = await self.views.store.facts.list_ended(agent.id, ENDED_FACTS)
-        # In a thread, as below.
+        # In a thread, since a long text takes some milliseconds.
         facts_with_words = await asyncio.to_thread(
             lambda: [fact for fact in facts if self.views.store.recall.has_words(fact.text, query)]
         )
@@ -250,7 +250,7 @@ class WordSearches(Struct, frozen=True):
 
     async def _find_hidden(self, agent: Agent, query: str) -> HiddenTexts:
         unindexed = await self.views.store.memory_pages.list_unindexed(agent.id, agent.next_seq)
-        # In a thread, as below.
+        # In a thread, since a long text takes some milliseconds.
         texts = await asyncio.to_thread(
             lambda: tuple(islice(self._hidden_with(agent.uid, unindexed, query), _MAX_HIDDEN + 1))
         )
@@ -269,12 +269,14 @@ class WordSearches(Struct, frozen=True):
                     "a summary", self._around(text, query), page_path("m", uid, "c", conversation)
                 )
         for source in unindexed.exchanges:
-            for seq, what, text in _unindexed_texts(source.exchange):
+            for seq, description, text in _unindexed_texts(source.exchange):
                 # The index has the first words of a long message, so it may have found that message already.
-                if recall.has_words_anywhere(text, query) and (what or not recall.has_words(text, query)):
+                if recall.has_words_anywhere(text, query) and (
+                    description or not recall.has_words(text, query)
+                ):
                     href = message_href(uid, source.conversation_uid, source.exchange, seq)
-                    place = f"message {seq}{what and ', '}{what}"
-                    yield HiddenText(place, self._around(text, query), href, seq)
+                    title = f"message {seq}{description and ', '}{description}"
+                    yield HiddenText(title, self._around(text, query), href, seq)
 
     def spans(self, text: str, query: str) -> list[tuple[int, int]]:
         """Returns where words of a query stand in a text, in any of their forms: start and end of each."""
@@ -312,21 +314,23 @@ class WordSearches(Struct, frozen=True):
         # In a thread, since a long text takes some milliseconds.
         return await asyncio.to_thread(lambda: has_words(old, query) and not has_words(new, query))
 
-    async def still_say(self, project: str | None, uid: str, old: str, new: str) -> Remaining | None:
+    async def still_say(
+        self, project: str | None, uid: str, old_text: str, new_text: str
+    ) -> Remaining | None:
         """Returns how many texts still have the words that a correction has taken out of a text.
 
         Texts with all of these words are counted. If no text has them all, texts with any one of the words are.
 
         Returns None if no word was taken out, or where `remaining` would.
         """
-        lost = self.views.store.recall.words_of(old, without=new)
+        lost = self.views.store.recall.words_of(old_text, without=new_text)
         if not lost:
             return None
         agent = await find_agent(self.views.store, project, uid)
         blocks = await self.views.blocks.list_all(project, uid)
-        together = await self._count(agent, blocks, [" ".join(lost)])
-        if together is None or together.total or not lost[1:]:
-            return together
+        with_all = await self._count(agent, blocks, [" ".join(lost)])
+        if with_all is None or with_all.total or not lost[1:]:
+            return with_all
         return await self._count(agent, blocks, lost[:_WORDS_ALONE])
 
     async def _count(
@@ -383,7 +387,7 @@ class WordSearches(Struct, frozen=True):
     async def _blocks_with(self, blocks: Sequence[BlockRecord], query: str) -> tuple[BlockWithWords, ...]:
         """Returns the blocks that have all words of a query."""
         recall = self.views.store.recall
-        # In a thread, as above.
+        # In a thread, since a long text takes some milliseconds.
         return await asyncio.to_thread(
             lambda: tuple(
                 BlockWithWords(each.label, recall.around_words(each.value, query, _AROUND_CHARS))
@@ -406,21 +410,21 @@ class WordSearches(Struct, frozen=True):
 
 
 def _unindexed_texts(exchange: Exchange) -> Iterator[tuple[int, str, str]]:
-    """Yields the texts of an exchange that may be in no index: the number of the message, what the text is, the text.
+    """Yields the texts of an exchange that may be in no index: the message's number, a description, and the text.
 
-    What the text is, in words; "" for a message that the index has: of a long one the index has the beginning alone.
+    The description is "" for a message that the index has. Of a long message the index has only the beginning.
     """
     for record in message_records(exchange, None, is_whole=True):
-        what = _STATE_WORDS.get(record.state, record.state)
+        description = _STATE_WORDS.get(record.state, record.state)
         if record.role in RESULT_ROLES:
-            what = "what a tool returned"
+            description = "what a tool returned"
         elif record.seq - exchange.seq < exchange.prefix_length:
-            what = what or "made elsewhere"
+            description = description or "made elsewhere"
         if record.text is not None:
-            yield record.seq, what, record.text
-        for each in record.rounds:
-            yield record.seq, f"what {each.tool} was given", each.arguments
-            yield record.seq, f"what {each.tool} returned", each.result
+            yield record.seq, description, record.text
+        for call in record.rounds:
+            yield record.seq, f"what {call.tool} was given", call.arguments
+            yield record.seq, f"what {call.tool} returned", call.result
 
 
 def _ended_record(uid: str, fact: Fact) -> TextWithWords:

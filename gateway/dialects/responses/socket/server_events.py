@@ -103,13 +103,13 @@ def empty_response_events(request: CreateEvent) -> tuple[bytes, bytes]:
     echoed = {
         key: value for key, value in request.fields.items() if key in ECHO_DEFAULTS and value != b"null"
     }
-    now = b"%d" % time.time()
+    now_json = b"%d" % time.time()
     response = {
         **_ECHO_DEFAULTS,
         **echoed,
         "id": b'"resp_%b"' % uuid4().hex.encode(),
         "object": b'"response"',
-        "created_at": now,
+        "created_at": now_json,
         "error": b"null",
         "incomplete_details": b"null",
         "model": request.fields.get("model", b"null"),
@@ -117,8 +117,10 @@ def empty_response_events(request: CreateEvent) -> tuple[bytes, bytes]:
         "usage": b"null",
         "store": b"false",
     }
-    first = _response_event(CREATED_EVENT, response, "in_progress", 0)
-    return first, _response_event("response.completed", {**response, "completed_at": now}, "completed", 1)
+    first_event = _response_event(CREATED_EVENT, response, "in_progress", 0)
+    return first_event, _response_event(
+        "response.completed", {**response, "completed_at": now_json}, "completed", 1
+    )
 
 
 def steer_refusal_event(steer: SteerEvent) -> bytes:
