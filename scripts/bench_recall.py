@@ -1,19 +1,22 @@
 """Measures how much of what a question needs reaches the note: `scripts/bench recall`.
 
-A memory is written, a question is asked, and the share of its evidence turns that stand in the assembled note is
-reported for several token budgets. The sets (scripts/talk/sets.py) are LongMemEval's oracle questions, in large
-histories, in small ones, with short turns and with exchanged roles; generated chats of two people, projects, wishes,
-and chats in other languages. Of each set the two halves are reported apart: one to develop on, one held out. Besides
-the chats stands what a plain BM25 finds (scripts/talk/plain.py).
-LongMemEval (MIT) comes out of a source distribution on PyPI, fetched once into `.cache/`. No other network.
+A memory is written, a question is asked, and the share of its evidence turns in the note is printed for several token
+budgets. The sets (scripts/talk/sets.py) are LongMemEval's oracle questions in large and in small histories, with short
+turns and with exchanged roles; and generated chats of two people, projects, wishes, and chats in other languages. The
+two halves of each set are printed apart: one to develop on, one held out. For chats the result of a plain BM25 is
+printed as well (scripts/talk/plain.py). LongMemEval (MIT) comes from a source distribution on PyPI, which is downloaded
+once into `.cache/`; nothing else uses the network.
 
---set: some sets; --memories 3: the first of each half. --quick: only 1,000 tokens. --embedder local: once more with
-vectors; --no-words: only with them.
-All sets together have 34,000 messages and 9,000 questions, which a server of 50 ms a text takes an hour for: name some.
---table: instead, a row for each set. --rules: instead, how the figures change without each rule of recall
-(scripts/talk/rules.py). --size 10000: instead, how long a question takes in one memory of that many messages, which are
-those of many sessions one after the other. --whole: instead, what the note for "Who am I?" has of what the questions of
-a set are about, and what it takes.
+--set: only some sets. All sets have 34,000 messages and 9,000 questions: an hour with an embedder that takes 50 ms.
+--memories 3: only the first 3 memories of each half.
+--quick: only the budget of 1,000 tokens.
+--embedder local: a second time with vectors. --no-words: only with vectors.
+
+These print something else instead:
+--table: a row for each set.
+--rules: how the figures change without each rule of recall (scripts/talk/rules.py).
+--size 10000: the time of a question in one memory of so many messages, made of many sessions in a row.
+--whole: how much of a set's evidence is in the note for "Who am I?", and the tokens of the note.
 """
 
 from __future__ import annotations
@@ -72,17 +75,17 @@ TARGET = Target("bench", "m")
 PACKAGE = "graphiti-core==0.31.2"
 MEMBER = "tests/evals/data/longmemeval_data/longmemeval_oracle.json"
 BUDGETS = (1_000, 2_000, 4_000)
-# Of the kinds of messages without evidence, those that a note is of no use for.
+# The kinds of messages for which a note is of no use.
 NEEDLESS = ("foreign question", "foreign request", "small talk", "other small talk", "errand")
 WITH_NOTE = ", with a note"
-# How the lines of a note begin that have what a user said.
+# The beginnings of a note's lines with a user's words.
 SOURCES = ("user: ", "learned: User said: ")
-# A shorter part of a turn may stand in another one as well.
+# The least length of a part of a turn that identifies the turn. No measurement.
 PART_CHARS = 24
 
 
 class NoServices:
-    """Takes the place of the background services; a question that is only asked reports nothing."""
+    """Stands in for the background services, which the bench runs by itself."""
 
     makes_summaries = False
 
@@ -99,7 +102,7 @@ class NoServices:
 Ask = Callable[[str, int], Awaitable[Prompt]]
 
 
-def fetch() -> list[dict[str, Any]]:
+def fetch_questions() -> list[dict[str, Any]]:
     """Returns the questions, downloaded with pip the first time."""
     path = CACHE / "longmemeval_oracle.json"
     if not path.exists():
@@ -204,7 +207,7 @@ async def _remember(
         await write_conversation(store, agent, f"s{number}", turns, memory.name if memory.is_named else None)
     while await store.search_index.advance(agent.id):
         pass
-    # What the rule finds where there is no background model, as in a gateway without one.
+    # Learns by rules, as a gateway without a background model does.
     learning = LearningService(store, None, MemorySettings(), lambda: memory.at)
     await store.jobs.enqueue(LEARN_JOB, agent.id, LEARN_JOB)
     while (job := await store.jobs.claim([LEARN_JOB], lease_s=600.0, tries=1)) is not None:
@@ -214,7 +217,7 @@ async def _remember(
     if embedder is None:
         return store, None
     embedding = EmbeddingService(store, embedder, MemorySettings(), time.time)
-    embedding._wait_ms = 10_000.0  # what is measured here is what is found, not how busy the machine is
+    embedding._wait_ms = 10_000.0  # so that no result depends on how busy the machine is
     await store.jobs.enqueue(EMBED_JOB, agent.id, EMBED_JOB)
     while (job := await store.jobs.claim([EMBED_JOB], lease_s=600.0, tries=1)) is not None:
         await embedding.run_job(JobContext(job, store.jobs))
@@ -222,113 +225,116 @@ async def _remember(
     return store, embedding
 
 
-def _flat(text: str) -> str:
+def _join_lines(text: str) -> str:
     return " ".join(text.split())
 
 
-def _count(told: str, texts: Iterable[str], section: str = "") -> int:
-    """Returns how many of the texts are shown: whole, or a part of them where a line was cut.
+def _count(note: str, texts: Iterable[str], section: str = "") -> int:
+    """Returns how many of the texts are in a note, as a whole or as a part of a line that was cut.
 
-    section: the memory section; its facts are sentences of the texts.
+    section: the memory section, whose facts are sentences of the texts.
     """
-    stated = [line.removeprefix("- ") for line in section.splitlines() if line.startswith("- ")]
-    stated += [
+    facts = [line.removeprefix("- ") for line in section.splitlines() if line.startswith("- ")]
+    facts += [
         line.removeprefix("learned: User said: ")
-        for line in told.splitlines()
+        for line in note.splitlines()
         if line.startswith("learned: ")
     ]
-    lines = [line.partition(": ")[2] for line in told.splitlines()]
+    lines = [line.partition(": ")[2] for line in note.splitlines()]
     cut = (part for line in lines if "..." in line for part in line.split("..."))
     parts = [part for part in map(str.strip, cut) if len(part) >= PART_CHARS]
-    told = _flat(told)
-    parts += stated
-    return sum(_flat(text) in told or any(part and part in _flat(text) for part in parts) for text in texts)
+    note = _join_lines(note)
+    parts += facts
+    return sum(
+        _join_lines(text) in note or any(part and part in _join_lines(text) for part in parts)
+        for text in texts
+    )
 
 
-class Found:
+class EvidenceShares:
     """The shares of the evidence that were found, by kind of question and budget.
 
-    Where a question has no evidence, its share is 1 with a note and 0 without: noise, which is no part of "all".
+    A question without evidence has the share 1 with a note, and 0 without a note. It does not count for "all".
     """
 
     def __init__(self) -> None:
         self.shares: dict[tuple[str, int], list[float]] = defaultdict(list)
 
-    def add(self, memory: Memory, asked: Asked, budget: int, told: str, section: str = "") -> None:
-        """Counts the evidence of one question in what was shown: in its note, and in the memory section."""
-        if not asked.evidence:
-            self.shares[f"{asked.kind}{WITH_NOTE}", budget].append(float(bool(told)))
+    def add(self, memory: Memory, question: Asked, budget: int, note: str, section: str = "") -> None:
+        """Counts the evidence of one question in its note and in the memory section."""
+        if not question.evidence:
+            self.shares[f"{question.kind}{WITH_NOTE}", budget].append(float(bool(note)))
             return
-        texts: Sequence[str] = asked.sentences
+        texts: Sequence[str] = question.sentences
         if not texts:
-            texts = [document.text for document in memory.history if document.seq in asked.evidence]
-        for kind in (asked.kind, "all"):
-            self.shares[kind, budget].append(_count(told, texts, section) / len(texts))
+            texts = [document.text for document in memory.history if document.seq in question.evidence]
+        for kind in (question.kind, "all"):
+            self.shares[kind, budget].append(_count(note, texts, section) / len(texts))
 
     def mean(self, kind: str) -> float | None:
-        """Returns the mean of a kind's shares within the first of the budgets, in percent; None: it has none."""
+        """Returns the mean share of a kind within the first budget, in percent; None: no question is of this kind."""
         shares = self.shares.get((kind, BUDGETS[0]))
         return 100 * statistics.mean(shares) if shares else None
 
     def needless(self) -> float | None:
-        """Returns which share of what needs no note has one; greetings and questions about oneself need one."""
+        """Returns the percentage of the messages in `NEEDLESS` that have a note; None: there are no such messages."""
         kinds = [f"{kind}{WITH_NOTE}" for kind in NEEDLESS]
         shares = [share for kind in kinds for share in self.shares.get((kind, BUDGETS[0]), ())]
         return 100 * statistics.mean(shares) if shares else None
 
     def print(self, name: str, budgets: Sequence[int], kind: str = "all") -> None:
-        """Prints a line: how many questions, and the mean share at each budget."""
+        """Prints a line with the number of questions and the mean share at each budget."""
         row = [self.shares[kind, budget] for budget in budgets]
         print(f"{name:48}{len(row[0]):>5}" + "".join(f"{100 * statistics.mean(r):7.1f}%" for r in row))
 
 
-class Measured:
-    """What asking one set has found, by halves, and what its notes took."""
+class SetResult:
+    """The evidence that was found for one set, by halves, and the tokens and times of its notes."""
 
     def __init__(self) -> None:
-        self.found, self.plain = (Found(), Found()), (Found(), Found())
-        # By budget: tokens of the notes, and of the memory section.
+        self.found, self.plain = (EvidenceShares(), EvidenceShares()), (EvidenceShares(), EvidenceShares())
+        # Budget -> the tokens of each note, and of each memory section.
         self.tokens: dict[int, list[int]] = defaultdict(list)
         self.sections: dict[int, list[int]] = defaultdict(list)
         self.times: list[float] = []
 
-    def add(self, half: int, memory: Memory, asked: Asked, budget: int, prompt: Prompt, note: str) -> None:
+    def add(self, half: int, memory: Memory, question: Asked, budget: int, prompt: Prompt, note: str) -> None:
         """Counts one question."""
-        self.found[half].add(memory, asked, budget, note, prompt.system)
+        self.found[half].add(memory, question, budget, note, prompt.system)
         self.tokens[budget].append(note_text.estimate_tokens(note))
         self.sections[budget].append(note_text.estimate_tokens(prompt.system))
         self.times.append(prompt.recall.ms)
 
-    def both(self) -> Found:
-        """Returns what was found in both halves."""
-        both = Found()
-        for each in self.found:
-            for key, shares in each.shares.items():
-                both.shares[key] += shares
-        return both
+    def both(self) -> EvidenceShares:
+        """Returns the shares of both halves together."""
+        total = EvidenceShares()
+        for shares_of_half in self.found:
+            for key, shares in shares_of_half.shares.items():
+                total.shares[key] += shares
+        return total
 
     def print(self, name: str, budgets: Sequence[int]) -> None:
         """Prints the share of the evidence, of the halves and by kinds of questions."""
         print(f"\n{name + ': evidence recall, tokens':48}{'n':>5}" + "".join(f"{b:>8}" for b in budgets))
-        both = self.both()
-        for kind in sorted({kind for kind, _ in both.shares} - {"all"}):
-            both.print("  " + kind, budgets, kind)
-        both.print("all", budgets)
-        for half, of_half in enumerate(("the half for developing", "the half held out")):
-            self.found[half].print(of_half, budgets)
+        total = self.both()
+        for kind in sorted({kind for kind, _ in total.shares} - {"all"}):
+            total.print("  " + kind, budgets, kind)
+        total.print("all", budgets)
+        for half, half_name in enumerate(("the half for developing", "the half held out")):
+            self.found[half].print(half_name, budgets)
             if self.plain[half].shares:
                 self.plain[half].print("  a plain BM25", budgets)
-        for where, tokens in (("note", self.tokens), ("memory section", self.sections)):
+        for part, tokens in (("note", self.tokens), ("memory section", self.sections)):
             mean = "".join(f"{statistics.mean(tokens[budget]):8.0f}" for budget in budgets)
-            print(f"{f'tokens in the {where}, mean':53}{mean}")
-        print(_spread(self.times))
+            print(f"{f'tokens in the {part}, mean':53}{mean}")
+        print(_describe_times(self.times))
 
 
-async def measure(one: Set, embedder: Embedder | None, budgets: Sequence[int], *, plain: bool) -> Measured:
-    """Asks a set. plain: also of a plain BM25, where a memory has several questions."""
-    measured = Measured()
+async def measure(set_: Set, embedder: Embedder | None, budgets: Sequence[int], *, plain: bool) -> SetResult:
+    """Asks the questions of a set. plain: asks a plain BM25 as well, about memories with several questions."""
+    measured = SetResult()
     for half in (0, 1):
-        for memory in one.half(half):
+        for memory in set_.half(half):
             search = PlainSearch(memory.history) if plain and len(memory.questions) > 1 else None
             async with remembered(memory, embedder) as ask:
                 for asked, budget in itertools.product(memory.questions, budgets):
@@ -342,16 +348,16 @@ async def measure(one: Set, embedder: Embedder | None, budgets: Sequence[int], *
 class HalvesTable:
     """The evidence found in both halves of each set within the first of the budgets, by words and with vectors.
 
-    Next to it stand the share of what needs no note and has one, and the tokens of the notes.
+    It also has the percentage of needless notes, and the tokens of the notes.
     """
 
     def __init__(self) -> None:
         # By set: by words, and with vectors.
-        self.measured: dict[str, list[Measured]] = defaultdict(list)
+        self.measured: dict[str, list[SetResult]] = defaultdict(list)
 
-    async def ask(self, one: Set, embedder: Embedder | None) -> None:
+    async def ask(self, set_: Set, embedder: Embedder | None) -> None:
         """Asks a set."""
-        self.measured[one.name].append(await measure(one, embedder, BUDGETS[:1], plain=embedder is None))
+        self.measured[set_.name].append(await measure(set_, embedder, BUDGETS[:1], plain=embedder is None))
 
     def print(self) -> None:
         """Prints a row for each set: developing half and half held out, with a stroke between them."""
@@ -383,15 +389,15 @@ class RuleTable:
 
     def __init__(self) -> None:
         # By set, and by rule; "" has all rules.
-        self.measured: dict[str, dict[str, Measured]] = defaultdict(lambda: defaultdict(Measured))
+        self.measured: dict[str, dict[str, SetResult]] = defaultdict(lambda: defaultdict(SetResult))
 
-    async def ask(self, one: Set, embedder: Embedder | None) -> None:
+    async def ask(self, set_: Set, embedder: Embedder | None) -> None:
         """Asks a set with all rules, and without each of them."""
         for half in (0, 1):
-            for memory in one.half(half):
+            for memory in set_.half(half):
                 async with remembered(memory, embedder) as ask:
                     for rule in (None, *RULES_OF_RECALL):
-                        measured = self.measured[one.name]["" if rule is None else rule.name]
+                        measured = self.measured[set_.name]["" if rule is None else rule.name]
                         with rule.turned_off() if rule is not None else contextlib.nullcontext():
                             for asked in memory.questions:
                                 prompt, note = await _note_for(asked.text, ask, BUDGETS[0])
@@ -412,32 +418,34 @@ class RuleTable:
             print(f"| {rule.name} | {' | '.join(cells)} |")
 
 
-def _cell(measured: Measured, base: Measured | None = None) -> str:
-    """Returns evidence, needless notes and tokens, or how they differ from others'."""
-    both, tokens = measured.both(), statistics.mean(measured.tokens[BUDGETS[0]])
-    shares = both.mean("all"), both.needless()
+def _cell(measured: SetResult, base: SetResult | None = None) -> str:
+    """Returns evidence, needless notes and tokens; with `base` the differences from those of `base`."""
+    own_shares, tokens = measured.both(), statistics.mean(measured.tokens[BUDGETS[0]])
+    shares = own_shares.mean("all"), own_shares.needless()
     if base is None:
         return " / ".join([*(f"{share:.1f}" for share in shares if share is not None), f"{tokens:.0f}"])
-    others, before = base.both(), statistics.mean(base.tokens[BUDGETS[0]])
+    base_shares, base_tokens = base.both(), statistics.mean(base.tokens[BUDGETS[0]])
     parts = [
         f"{share - other:+.1f}" if abs(share - other) >= 0.05 else "."
-        for share, other in zip(shares, (others.mean("all"), others.needless()), strict=True)
+        for share, other in zip(shares, (base_shares.mean("all"), base_shares.needless()), strict=True)
         if share is not None and other is not None
     ]
-    change = 100 * (tokens / before - 1) if before else 0.0
+    change = 100 * (tokens / base_tokens - 1) if base_tokens else 0.0
     parts.append(f"{change:+.0f}%" if abs(change) >= 0.5 else ".")
     return "." if {*parts} == {"."} else " / ".join(parts)
 
 
-def _spread(times: Sequence[float]) -> str:
+def _describe_times(times: Sequence[float]) -> str:
     times = sorted(times)
     return f"query time: p50 {times[len(times) // 2]:.2f} ms, p95 {times[int(len(times) * 0.95)]:.2f} ms"
 
 
-async def run_long(questions: Sequence[dict[str, Any]], size: int, embedder: Embedder | None) -> None:
+async def time_large_memory(
+    questions: Sequence[dict[str, Any]], size: int, embedder: Embedder | None
+) -> None:
     """Prints how long a question takes in a memory of so many messages."""
     sessions = [(at, session) for question in questions for _, at, session in sessions_of(question)]
-    sessions.sort(key=lambda one: one[0])
+    sessions.sort(key=lambda dated_session: dated_session[0])
     lengths = itertools.accumulate(len(session) for _, session in itertools.cycle(sessions))
     count = 1 + sum(1 for _ in itertools.takewhile(lambda length: length < size, lengths))
     history, _ = history_of(
@@ -445,23 +453,23 @@ async def run_long(questions: Sequence[dict[str, Any]], size: int, embedder: Emb
         for at, session in itertools.islice(itertools.cycle(sessions), count)
     )
     memory = Memory(history[:size], [], history[-1].at)
-    times, worked = list[float](), list[float]()
+    times, cpu_times = list[float](), list[float]()
     async with remembered(memory, embedder) as ask:
         for question in questions:
-            began = time.process_time()
+            started = time.process_time()
             times.append((await ask(question["question"], BUDGETS[0])).recall.ms)
-            worked.append((time.process_time() - began) * 1000)
-    print(f"one memory of {size} messages, {len(questions)} questions", _spread(times), sep="\n")
-    # On a machine that does other things as well this one says more; it is of the whole turn's beginning.
-    print("of the processor: " + _spread(worked))
+            cpu_times.append((time.process_time() - started) * 1000)
+    print(f"one memory of {size} messages, {len(questions)} questions", _describe_times(times), sep="\n")
+    # The CPU time of the whole beginning of the turn. It depends less on other work of the machine.
+    print("of the processor: " + _describe_times(cpu_times))
 
 
-async def run_whole(one: Set) -> None:
-    """Prints what a selection of the whole memory has of its user, and what it takes."""
-    lines, telling, shown, tokens = 0, 0, list[float](), list[int]()
-    for memory in itertools.chain(one.half(0), one.half(1)):
+async def measure_whole_memory(set_: Set) -> None:
+    """Prints how much of the evidence is in the note for "Who am I?", and the tokens of the note."""
+    lines, answering_lines, shares, tokens = 0, 0, list[float](), list[int]()
+    for memory in itertools.chain(set_.half(0), set_.half(1)):
         evidence = frozenset().union(*(asked.evidence for asked in memory.questions))
-        texts = [_flat(d.text) for d in memory.history if d.seq in evidence and d.role == "user"]
+        texts = [_join_lines(d.text) for d in memory.history if d.seq in evidence and d.role == "user"]
         async with remembered(memory, None) as ask:
             _, note = await _note_for("Who am I?", ask, BUDGETS[0])
         selected = [
@@ -471,18 +479,21 @@ async def run_whole(one: Set) -> None:
             if line.startswith(source)
         ]
         lines += len(selected)
-        telling += sum(any(_is_of(line, text) for text in texts) for line in selected)
+        answering_lines += sum(any(_is_part_of(line, text) for text in texts) for line in selected)
         if texts:
-            shown.append(statistics.mean(any(_is_of(line, text) for line in selected) for text in texts))
+            shares.append(
+                statistics.mean(any(_is_part_of(line, text) for line in selected) for text in texts)
+            )
         tokens.append(note_text.estimate_tokens(note))
     print(
-        f"{one.name}: {len(tokens)} memories, {lines} lines, {100 * telling / lines:.1f}% of them answer a question; "
-        f"{100 * statistics.mean(shown):.1f}% of the turns asked for are in it; {statistics.mean(tokens):.0f} tokens, "
+        f"{set_.name}: {len(tokens)} memories, {lines} lines, "
+        f"{100 * answering_lines / lines:.1f}% of them answer a question; "
+        f"{100 * statistics.mean(shares):.1f}% of the turns asked for are in it; {statistics.mean(tokens):.0f} tokens, "
         f"at most {max(tokens)}"
     )
 
 
-def _is_of(line: str, text: str) -> bool:
+def _is_part_of(line: str, text: str) -> bool:
     """Returns whether a line of a note is a text or a part of it."""
     parts = [part for part in map(str.strip, line.split("...")) if part]
     return bool(parts) and all(part in text for part in parts)
@@ -521,54 +532,54 @@ def main() -> None:
 
 
 async def _ask_sets(options: argparse.Namespace) -> None:
-    questions = fetch()
-    sets = chosen_sets([*make_sets(questions, options.questions)], options.set)
+    questions = fetch_questions()
+    sets = select_sets([*make_sets(questions, options.questions)], options.set)
     if options.memories:
-        sets = [_first_of(one, options.memories) for one in sets]
+        sets = [_with_first_memories(set_, options.memories) for set_ in sets]
     if options.whole:
         sentences = sentences_of(questions)
         standing = sum(map(is_standing, sentences))
         print(f"the rule takes {standing} of {len(sentences)} other sentences for what always holds")
-        for one in sets:
-            await run_whole(one)
+        for set_ in sets:
+            await measure_whole_memory(set_)
         return
     embedders: list[Embedder | None] = [] if options.no_words else [None]
     if options.embedder:
         embedders.append(Remembering(make_embedder(options.embedder)))
     halves = HalvesTable()
-    for each in embedders:
-        print(f"vectors: {each.name if each else 'none'}")
+    for embedder in embedders:
+        print(f"vectors: {embedder.name if embedder else 'none'}")
         if options.size:
-            await run_long(questions, options.size, each)
+            await time_large_memory(questions, options.size, embedder)
             continue
         rules = RuleTable()
-        for one in sets:
+        for set_ in sets:
             if options.rules:
-                await rules.ask(one, each)
+                await rules.ask(set_, embedder)
             elif options.table:
-                await halves.ask(one, each)
+                await halves.ask(set_, embedder)
             else:
                 budgets = BUDGETS[:1] if options.quick else BUDGETS
-                (await measure(one, each, budgets, plain=True)).print(one.name, budgets)
+                (await measure(set_, embedder, budgets, plain=True)).print(set_.name, budgets)
         if options.rules:
             rules.print()
-        if each is not None:
-            await each.aclose()
+        if embedder is not None:
+            await embedder.aclose()
     if options.table:
         halves.print()
 
 
-def chosen_sets(sets: Sequence[Set], names: Sequence[str] | None) -> list[Set]:
-    """Returns the sets of these names; a name that none has stands for those whose names have its words."""
+def select_sets(sets: Sequence[Set], names: Sequence[str] | None) -> list[Set]:
+    """Returns the sets of these names. A name that no set has selects the sets with the name as a part of theirs."""
     chosen = list[Set]()
     for name in names or [""]:
-        chosen += [one for one in sets if one.name == name] or [one for one in sets if name in one.name]
+        chosen += [set_ for set_ in sets if set_.name == name] or [set_ for set_ in sets if name in set_.name]
     return chosen
 
 
-def _first_of(one: Set, memories: int) -> Set:
+def _with_first_memories(set_: Set, memories: int) -> Set:
     """Returns a set with the first memories of each half."""
-    return Set(one.name, lambda half: itertools.islice(one.half(half), memories))
+    return Set(set_.name, lambda half: itertools.islice(set_.half(half), memories))
 
 
 if __name__ == "__main__":

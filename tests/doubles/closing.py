@@ -1,10 +1,10 @@
-"""How a test's server closes: no connection is left open, which a later test would be blamed for."""
+"""Closes a test's server without an open connection, which would fail a later test."""
 
 from __future__ import annotations
 
 import asyncio
 
-# Rounds of the loop between a connection's arrival and the first call of its protocol; asyncio of 3.11 takes four.
+# Iterations of the event loop that a new connection has until its protocol is called. asyncio of 3.11 needs four.
 _ROUNDS = 8
 
 

@@ -1,4 +1,4 @@
-"""Stores of keys that fail, and that have none."""
+"""Doubles of `storage.sql.keys.Keys`: one that fails, and one without keys."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from storage.records import Key
 
 
 class BrokenKeys:
-    """A key book whose file is damaged."""
+    """The database is damaged: each method raises `Corrupt`."""
 
     async def create(self, project: str, name: str) -> tuple[Key, str]:
         raise Corrupt("damaged")
@@ -29,5 +29,7 @@ class BrokenKeys:
 
 
 class NoKeys(BrokenKeys):
+    """No key exists, so none is demanded."""
+
     async def has_any(self) -> bool:
         return False

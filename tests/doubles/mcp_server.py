@@ -54,7 +54,7 @@ async def hang() -> str:
 
 
 def flood() -> str:
-    """Says more than anybody reads."""
+    """Returns more than a client reads."""
     return "x" * 2_000_000
 
 
@@ -78,7 +78,7 @@ def told(name: str) -> str:
 
 
 def hearing(app: Any) -> Any:
-    """Returns the application with an ear for the headers of each message."""
+    """Returns the application with a record of the headers of each message."""
 
     async def serve(scope: Any, receive: Any, send: Any) -> None:
         if scope.get("method") == "POST":

@@ -41,12 +41,12 @@ def hang() -> str:
 
 
 def flood() -> str:
-    """Says more than anybody reads."""
+    """Returns more than a client reads."""
     return "x" * 2_000_000
 
 
 def ring(bell: str) -> str:
-    """Rings a bell; the bell `long` as long as somebody listens."""
+    """Rings a bell; the bell `long` until the client closes the pipe."""
     with open(sys.argv[2], "a") as bells:
         bells.write(f"{bell}\n")
     if bell == "long":

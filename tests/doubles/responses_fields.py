@@ -1,7 +1,7 @@
-"""The fields of a request for a response, each with what it may be; what is wrong is refused in OpenAI's words.
+"""The fields of a request for a response, each with its check. A check raises the error with OpenAI's wording.
 
-Written from the API reference, the types of OpenAI's SDK and the wording of its errors. Where the real one is silent,
-this one is strict. (platform.openai.com/docs/api-reference/responses/create)
+The checks come from the API reference, the types of OpenAI's SDK and the wording of its errors. A case that the
+reference does not mention is refused. (platform.openai.com/docs/api-reference/responses/create)
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Final
 from tests.doubles.openai_rules import Refusal
 
 Json = dict[str, Any]
+# Takes a value and its path in the request. Raises: Refusal.
 Check = Callable[[Any, str], None]
 INCLUDED: Final = (
     *("file_search_call.results", "web_search_call.results", "web_search_call.action.sources"),
@@ -22,12 +23,18 @@ INCLUDED: Final = (
 _EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh")
 _CHOICES: Final = ("none", "auto", "required")
 _NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-_KINDS: Final = {str: "a string", bool: "a boolean", int: "an integer", list: "an array", dict: "an object"}
+_TYPE_NAMES: Final = {
+    str: "a string",
+    bool: "a boolean",
+    int: "an integer",
+    list: "an array",
+    dict: "an object",
+}
 
 
-def wrong_value(param: str, value: Any, known: tuple[str, ...] = ()) -> Refusal:
-    named = f" Supported values are: {', '.join(map(repr, known))}." if known else ""
-    return Refusal(f"Invalid value: {value!r}.{named}", param, "invalid_value")
+def wrong_value(param: str, value: Any, supported: tuple[str, ...] = ()) -> Refusal:
+    hint = f" Supported values are: {', '.join(map(repr, supported))}." if supported else ""
+    return Refusal(f"Invalid value: {value!r}.{hint}", param, "invalid_value")
 
 
 def missing(param: str) -> Refusal:
@@ -38,11 +45,11 @@ def unknown(param: str) -> Refusal:
     return Refusal(f"Unknown parameter: '{param}'.", param, "unknown_parameter")
 
 
-def of(kind: type) -> Check:
+def of_type(kind: type) -> Check:
     def check(value: Any, param: str) -> None:
         if type(value) is not kind:
             raise Refusal(
-                f"Invalid type for '{param}': expected {_KINDS[kind]}, but got {type(value).__name__} instead.",
+                f"Invalid type for '{param}': expected {_TYPE_NAMES[kind]}, but got {type(value).__name__} instead.",
                 param,
                 "invalid_type",
             )
@@ -59,22 +66,22 @@ def one_of(*values: str) -> Check:
     return check
 
 
-def number(least: float, most: float | None, *, whole: bool = False) -> Check:
+def number(low: float, high: float | None, *, whole: bool = False) -> Check:
     def check(value: Any, param: str) -> None:
         if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
             raise Refusal(f"Invalid type for '{param}': expected a number.", param, "invalid_type")
-        if value < least or (most is not None and value > most):
+        if value < low or (high is not None and value > high):
             raise Refusal(f"Invalid '{param}': {value} is out of range.", param, "decimal_out_of_range")
 
     return check
 
 
-def short(most: int) -> Check:
+def short(max_chars: int) -> Check:
     def check(value: Any, param: str) -> None:
         text(value, param)
-        if len(value) > most:
+        if len(value) > max_chars:
             raise Refusal(
-                f"Invalid '{param}': string too long. Expected a string with maximum length {most}.",
+                f"Invalid '{param}': string too long. Expected a string with maximum length {max_chars}.",
                 param,
                 "string_above_max_length",
             )
@@ -83,40 +90,40 @@ def short(most: int) -> Check:
 
 
 def members(required: Mapping[str, Check], optional: Mapping[str, Check] | None = None) -> Check:
-    known = {**required, **(optional or {})}
+    checks = {**required, **(optional or {})}
 
     def check(value: Any, param: str) -> None:
-        thing(value, param)
+        an_object(value, param)
         for name in required:
             if name not in value:
                 raise missing(f"{param}.{name}")
         for name in value:
-            if name not in known:
+            if name not in checks:
                 raise unknown(f"{param}.{name}")
-        for name, each in known.items():
+        for name, check_member in checks.items():
             if value.get(name) is not None:
-                each(value[name], f"{param}.{name}")
+                check_member(value[name], f"{param}.{name}")
 
     return check
 
 
-def each(inner: Check) -> Check:
+def each_item(inner: Check) -> Check:
     def check(value: Any, param: str) -> None:
-        many(value, param)
-        for n, one in enumerate(value):
-            inner(one, f"{param}[{n}]")
+        a_list(value, param)
+        for index, item in enumerate(value):
+            inner(item, f"{param}[{index}]")
 
     return check
 
 
-def by_type(kinds: Mapping[str, Check]) -> Check:
+def by_type(checks: Mapping[str, Check]) -> Check:
     def check(value: Any, param: str) -> None:
-        thing(value, param)
+        an_object(value, param)
         if "type" not in value:
             raise missing(f"{param}.type")
-        if value["type"] not in kinds:
-            raise wrong_value(f"{param}.type", value["type"], tuple(kinds))
-        kinds[value["type"]](value, param)
+        if value["type"] not in checks:
+            raise wrong_value(f"{param}.type", value["type"], tuple(checks))
+        checks[value["type"]](value, param)
 
     return check
 
@@ -124,7 +131,7 @@ def by_type(kinds: Mapping[str, Check]) -> Check:
 def anything(value: Any, param: str) -> None: ...
 
 
-text, flag, thing, many = of(str), of(bool), of(dict), of(list)
+text, a_flag, an_object, a_list = of_type(str), of_type(bool), of_type(dict), of_type(list)
 
 
 def _name(value: Any, param: str) -> None:
@@ -139,16 +146,16 @@ def _name(value: Any, param: str) -> None:
 
 
 def _metadata(value: Any, param: str) -> None:
-    thing(value, param)
+    an_object(value, param)
     if len(value) > 16:
         raise Refusal(f"Invalid '{param}': too many properties.", param, "object_above_max_properties")
-    for key, one in value.items():
+    for key, text_value in value.items():
         short(64)(key, param)
-        short(512)(one, f"{param}.{key}")
+        short(512)(text_value, f"{param}.{key}")
 
 
 def _text_or(other: Check, inner: Check = text) -> Check:
-    """Returns the check of a value that is a text, or is checked by the other."""
+    """Returns the check of a value that may be a text. inner: checks a text. other: checks any other value."""
     return lambda value, param: (inner if isinstance(value, str) else other)(value, param)
 
 
@@ -160,39 +167,44 @@ def _tool(required: Mapping[str, Check], optional: Mapping[str, Check] | None = 
     return members({"type": text, **required}, optional)
 
 
-_DESCRIBED: Final[Mapping[str, Check]] = {"description": text, "defer_loading": flag, "allowed_callers": many}
+_DESCRIBED: Final[Mapping[str, Check]] = {
+    "description": text,
+    "defer_loading": a_flag,
+    "allowed_callers": a_list,
+}
 _FUNCTION = _tool(
-    {"name": _name, "parameters": thing}, {**_DESCRIBED, "strict": flag, "output_schema": thing}
+    {"name": _name, "parameters": an_object}, {**_DESCRIBED, "strict": a_flag, "output_schema": an_object}
 )
-_CUSTOM = _tool({"name": _name}, {**_DESCRIBED, "format": thing})
+_CUSTOM = _tool({"name": _name}, {**_DESCRIBED, "format": an_object})
+_FUNCTION_OR_CUSTOM = by_type({"function": _FUNCTION, "custom": _CUSTOM})
 _SEARCH = _tool(
     {},
     {
-        **dict.fromkeys(("filters", "user_location"), thing),
+        **dict.fromkeys(("filters", "user_location"), an_object),
         "search_context_size": one_of("low", "medium", "high"),
-        "external_web_access": flag,
-        "search_content_types": many,
+        "external_web_access": a_flag,
+        "search_content_types": a_list,
     },
 )
 _CONTAINER = _tool(
     {},
     {
-        "file_ids": each(text),
+        "file_ids": each_item(text),
         "memory_limit": one_of("1g", "4g", "16g", "64g"),
-        "network_policy": thing,
+        "network_policy": an_object,
     },
 )
-_ALLOWED_TOOLS = members({}, {"read_only": flag, "tool_names": each(text)})
+_ALLOWED_TOOLS = members({}, {"read_only": a_flag, "tool_names": each_item(text)})
 _MCP = _tool(
     {"server_label": text},
     {
         **dict.fromkeys(
             ("server_url", "connector_id", "tunnel_id", "authorization", "server_description"), text
         ),
-        "allowed_callers": each(one_of("direct", "programmatic")),
-        "allowed_tools": _list_or(each(text), _ALLOWED_TOOLS),
-        "defer_loading": flag,
-        "headers": thing,
+        "allowed_callers": each_item(one_of("direct", "programmatic")),
+        "allowed_tools": _list_or(each_item(text), _ALLOWED_TOOLS),
+        "defer_loading": a_flag,
+        "headers": an_object,
         "require_approval": _text_or(
             members({}, {"always": _ALLOWED_TOOLS, "never": _ALLOWED_TOOLS}), one_of("always", "never")
         ),
@@ -214,7 +226,7 @@ _IMAGES = _tool(
         "partial_images": number(0, 3, whole=True),
         "quality": one_of("low", "medium", "high", "xhigh", "max", "auto"),
         "size": text,
-        "svg": thing,
+        "svg": an_object,
     },
 )
 
@@ -232,18 +244,20 @@ TOOL: Final = by_type(
         "web_search": _SEARCH,
         "web_search_preview": _SEARCH,
         "file_search": _tool(
-            {"vector_store_ids": each(text)},
-            {"max_num_results": number(1, 50, whole=True), "filters": thing, "ranking_options": thing},
+            {"vector_store_ids": each_item(text)},
+            {"max_num_results": number(1, 50, whole=True), "filters": an_object, "ranking_options": an_object},
         ),
-        "code_interpreter": _tool({"container": _text_or(_CONTAINER)}, {"allowed_callers": many}),
+        "code_interpreter": _tool({"container": _text_or(_CONTAINER)}, {"allowed_callers": a_list}),
         "image_generation": _IMAGES,
         "mcp": _mcp,
         "namespace": _tool(
-            {"name": _name, "description": text, "tools": each(by_type({"function": _FUNCTION, "custom": _CUSTOM}))}
+            {"name": _name, "description": text, "tools": each_item(_FUNCTION_OR_CUSTOM)}
         ),
-        "tool_search": _tool({}, {"execution": one_of("server", "client"), "description": text, "parameters": thing}),
+        "tool_search": _tool(
+            {}, {"execution": one_of("server", "client"), "description": text, "parameters": an_object}
+        ),
         "local_shell": _tool({}),
-        "shell": _tool({}, {"environment": thing}),
+        "shell": _tool({}, {"environment": an_object}),
         "apply_patch": _tool({}),
     }
 )  # fmt: skip
@@ -252,7 +266,7 @@ _CHOSEN = by_type(
         "function": _tool({"name": _name}),
         "custom": _tool({"name": _name}),
         "mcp": _tool({"server_label": text}, {"name": text}),
-        "allowed_tools": _tool({"mode": one_of("auto", "required"), "tools": each(thing)}),
+        "allowed_tools": _tool({"mode": one_of("auto", "required"), "tools": each_item(an_object)}),
         **{
             kind: _tool({})
             for kind in (
@@ -280,7 +294,7 @@ _FORMAT = by_type(
     {
         "text": _tool({}),
         "json_object": _tool({}),
-        "json_schema": _tool({"name": _name, "schema": thing}, {"description": text, "strict": flag}),
+        "json_schema": _tool({"name": _name, "schema": an_object}, {"description": text, "strict": a_flag}),
     }
 )
 _FIELDS: Final[Mapping[str, Check]] = {
@@ -289,20 +303,20 @@ _FIELDS: Final[Mapping[str, Check]] = {
     "instructions": text,
     "previous_response_id": text,
     "conversation": _conversation,
-    "background": flag,
-    "store": flag,
-    "stream": flag,
-    "stream_options": members({}, {"include_obfuscation": flag}),
-    "include": each(one_of(*INCLUDED)),
+    "background": a_flag,
+    "store": a_flag,
+    "stream": a_flag,
+    "stream_options": members({}, {"include_obfuscation": a_flag}),
+    "include": each_item(one_of(*INCLUDED)),
     "truncation": one_of("auto", "disabled"),
     "max_output_tokens": number(16, None, whole=True),
     "max_tool_calls": number(1, None, whole=True),
     "metadata": _metadata,
-    "parallel_tool_calls": flag,
-    "prompt": members({"id": text}, {"version": text, "variables": thing}),
+    "parallel_tool_calls": a_flag,
+    "prompt": members({"id": text}, {"version": text, "variables": an_object}),
     "prompt_cache_key": text,
     "prompt_cache_retention": one_of("in_memory", "24h"),
-    "prompt_cache_options": thing,
+    "prompt_cache_options": an_object,
     "reasoning": members(
         {},
         {
@@ -319,35 +333,35 @@ _FIELDS: Final[Mapping[str, Check]] = {
     "top_p": number(0, 1),
     "top_logprobs": number(0, 20, whole=True),
     "text": members({}, {"format": _FORMAT, "verbosity": one_of("low", "medium", "high")}),
-    "tools": each(TOOL),
+    "tools": each_item(TOOL),
     "tool_choice": _choice,
     "user": text,
-    "context_management": each(thing),
-    "client_metadata": thing,
-    "background_options": thing,
-    "moderation": thing,
+    "context_management": each_item(an_object),
+    "client_metadata": an_object,
+    "background_options": an_object,
+    "moderation": an_object,
 }
 
 
-def check_fields(asked: Json) -> None:
-    """Checks the fields of a request but for its input. Raises: Refusal."""
-    for name in asked:
+def check_fields(body: Json) -> None:
+    """Checks all fields of a request except its input. Raises: Refusal."""
+    for name in body:
         if name not in _FIELDS:
             raise unknown(name)
     for name, check in _FIELDS.items():
-        if asked.get(name) is not None:
-            check(asked[name], name)
-    if asked.get("stream_options") is not None and not asked.get("stream"):
+        if body.get(name) is not None:
+            check(body[name], name)
+    if body.get("stream_options") is not None and not body.get("stream"):
         raise Refusal(
             "The 'stream_options' parameter is only allowed when 'stream' is enabled.", "stream_options"
         )
-    if asked.get("background") and asked.get("store") is False:
+    if body.get("background") and body.get("store") is False:
         raise Refusal("Background mode requires store=true.", "background")
-    if asked.get("previous_response_id") is not None and asked.get("conversation") is not None:
+    if body.get("previous_response_id") is not None and body.get("conversation") is not None:
         raise Refusal("'previous_response_id' cannot be used in conjunction with 'conversation'.")
-    tools = {tool.get("name") or tool["type"] for tool in asked.get("tools") or ()}
-    chosen = asked.get("tool_choice")
-    if isinstance(chosen, dict) and chosen["type"] in ("function", "custom") and chosen["name"] not in tools:
-        raise Refusal(f"Tool choice '{chosen['name']}' not found in 'tools' parameter.", "tool_choice")
-    if chosen == "required" and not tools:
+    tools = {tool.get("name") or tool["type"] for tool in body.get("tools") or ()}
+    choice = body.get("tool_choice")
+    if isinstance(choice, dict) and choice["type"] in ("function", "custom") and choice["name"] not in tools:
+        raise Refusal(f"Tool choice '{choice['name']}' not found in 'tools' parameter.", "tool_choice")
+    if choice == "required" and not tools:
         raise Refusal("Tool choice 'required' must be specified with 'tools' parameter.", "tool_choice")

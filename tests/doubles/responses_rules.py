@@ -19,8 +19,8 @@ from tests.doubles.openai_rules import Refusal
 from tests.doubles.responses_events import events_of
 from tests.doubles.responses_fields import (
     Check,
+    a_list,
     check_fields,
-    many,
     members,
     missing,
     one_of,
@@ -91,7 +91,7 @@ _PARTS = {
     "input_audio": members(
         {"type": text, "input_audio": members({"data": text, "format": one_of("mp3", "wav")})}
     ),
-    "output_text": members({"type": text, "text": text}, {"annotations": many, "logprobs": many}),
+    "output_text": members({"type": text, "text": text}, {"annotations": a_list, "logprobs": a_list}),
     "refusal": members({"type": text, "refusal": text}),
 }
 # The types of items that may follow reasoning.
@@ -439,7 +439,7 @@ def _check_parts(content: Any, allowed: frozenset[str], parent: str) -> None:
     """Checks the parts of a content that may be a text. Raises: Refusal."""
     if isinstance(content, str):
         return
-    many(content, parent)
+    a_list(content, parent)
     for index, part in enumerate(content):
         path, type_ = f"{parent}[{index}]", part["type"]
         if type_ not in allowed:

@@ -1,4 +1,4 @@
-"""Requests that applications make for themselves, as they send them; the text is shortened where nothing hangs on it.
+"""The side requests of applications, as they are sent. Text on which nothing depends is shortened.
 
 Open WebUI's are rendered from the templates of its backend/open_webui/config.py and utils/context_compaction.py.
 """
@@ -26,7 +26,7 @@ OPEN_WEBUI_TAGS = (
     'specific subtopic tags.\n\n### Output:\nJSON format: { "tags": ["tag1", "tag2"] }\n\n### Chat History:\n'
     + _HISTORY
 )
-# An operator's own template (TITLE_GENERATION_PROMPT_TEMPLATE): first in the form of the others, then in none.
+# An operator's own templates (TITLE_GENERATION_PROMPT_TEMPLATE): one in Open WebUI's form, and one in another form.
 OPEN_WEBUI_IN_GERMAN = (
     "### Task:\nFasse das Gespräch in einem Titel von höchstens vier Wörtern zusammen.\n### Verlauf:\n"
     + _HISTORY
@@ -39,13 +39,13 @@ OPEN_WEBUI_SUMMARY = (
     "### Task:\nSummarize the conversation above that will be compacted out of the active chat context.\n\n"
     "### Instructions:\n- Preserve key decisions, user preferences, and constraints.\n\n### Previous Summary:\n"
 )
-# Its template for answers from documents, which holds the person's own question.
+# The template for answers from documents. It has the user's question, so it is no side request.
 OPEN_WEBUI_DOCUMENTS = (
     "### Task:\nRespond to the user query using the provided context, incorporating inline citations in the format "
     '[id] **only when the <source> tag includes an explicit id attribute**.\n\n<context>\n<source id="1">Cats sleep '
     "16 hours.</source>\n</context>\n\nHow long does my cat sleep?"
 )
-# Asked before each turn, where tools are not called natively: which of them to call.
+# The request before each turn that chooses the tools to call, if tools are not called natively.
 OPEN_WEBUI_TOOLS = (
     'Available Tools: [{"name": "get_weather", "parameters": {"type": "object"}}]\n\nYour task is to choose and '
     "return the correct tool(s) from the list of available tools based on the query. Follow these guidelines:\n\n"
@@ -89,7 +89,7 @@ LOBECHAT_COMPRESSION = (
     "You are a conversation context compressor. Your task is to create a structured summary that preserves essential "
     "information while significantly reducing token count."
 )
-# NextChat says it as the system, aichat as the user.
+# NextChat sends it as the system, aichat as the user.
 NEXTCHAT_SUMMARY = (
     "Summarize the discussion briefly in 200 words or less to use as a prompt for future context."
 )

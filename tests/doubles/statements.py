@@ -1,4 +1,4 @@
-"""Connections that note the statements they execute, for tests that count them.
+"""Connections that note the statements that they execute, for tests that count statements.
 
 SQLite's own trace would report a statement again for each trigger. In PostgreSQL each statement is a round trip.
 """
@@ -15,7 +15,10 @@ import asyncpg
 
 
 def counting(note: Callable[[str], None]) -> type[sqlite3.Connection]:
-    """A class of connections that call `note` with each statement but pragmas. It says itself which: its `note`."""
+    """Returns a class of SQLite connections that call `note` with each statement except pragmas.
+
+    The class has `note` as an attribute.
+    """
 
     class Cursor(sqlite3.Cursor):
         def execute(self, sql: str, parameters: Any = (), /) -> Any:
@@ -34,20 +37,20 @@ def counting(note: Callable[[str], None]) -> type[sqlite3.Connection]:
     return Connection
 
 
-# Tables whose rows are an agent's: who writes them has the agent's row locked by then.
+# Tables whose rows belong to an agent. A transaction locks the agent's row before it writes them.
 OF_AN_AGENT = (
     "attached", "block_ops", "conversations", "embedded", "exchanges", "facts", "facts_ended", "forks", "marks",
     "passages", "run_steps", "run_texts", "runs", "sections", "segments", "summaries", "tags", "terms", "vectors",
 )  # fmt: skip
-# (A memory section that nobody names is harmless; what is taken from all who have it is taken row by row.)
-_LOCKED = "|".join(each for each in OF_AN_AGENT if each not in ("attached", "sections"))
+# Two of them need no lock: an unused memory section is harmless, and what several agents share is detached row by row.
+_LOCKED = "|".join(table for table in OF_AN_AGENT if table not in ("attached", "sections"))
 _WRITES = re.compile(rf"\b(?:INSERT INTO|UPDATE|DELETE FROM) (?:{_LOCKED})\b")
 _LOCKS = re.compile(
     r"\bFROM agents\b.*\bFOR NO KEY UPDATE\b|\b(?:INSERT INTO|UPDATE|DELETE FROM) agents\b", re.DOTALL
 )
 
 
-# A test runs the same statements a thousand times, and to look through one takes as long as to run it.
+# Cached, since a test runs the same statements a thousand times, and a search takes as long as the statement itself.
 @cache
 def _locks(query: str) -> bool:
     return _LOCKS.search(query) is not None
@@ -61,9 +64,9 @@ def _writes(query: str) -> bool:
 def noting(
     note: Callable[[str], None] = lambda text: None, is_checked: Callable[[str], bool] = lambda text: False
 ) -> type[Any]:
-    """A class of PostgreSQL connections that call `note` with each statement.
+    """Returns a class of PostgreSQL connections that call `note` with each statement.
 
-    is_checked: such a statement fails if it writes an agent's rows before an agent is locked.
+    is_checked: selects the statements that fail if they write an agent's rows before an agent is locked.
     """
 
     class Connection(asyncpg.Connection):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""A server for tools that are not the gateway's own: it keeps what it is sent, byte for byte, and says one thing."""
+"""A server for webhooks and remote tools. It records all requests byte for byte, and has one reply to all."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 @dataclass
 class ToolServer:
-    """A server of one address, which keeps what it was sent."""
+    """A server, with the heads and bodies of the requests that it has received."""
 
     port: int
     heads: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
-    # It answers once this is open.
+    # The server answers when it is open.
     gate: Gate | None = None
 
     @property
