@@ -408,7 +408,7 @@ class SizedMemory(Struct, frozen=True):
 
     @property
     def end(self) -> PageEnd:
-        """The end of a page whose last memory this is."""
+        """The end of a page that ends with this memory."""
         return (self.last_turn or 0.0, self.id)
 
 
@@ -425,7 +425,7 @@ class SizedConversation(Struct, frozen=True):
 
     @property
     def end(self) -> PageEnd:
-        """The end of a page whose last conversation this is."""
+        """The end of a page that ends with this conversation."""
         return (self.last_turn, self.id)
 
 
@@ -509,14 +509,14 @@ class WordHits(Struct, frozen=True):
 
     # Facts that are muted are among them.
     messages: Sequence[Message] = ()
-    # All words are in these and in others with lower numbers; None: there are no others.
+    # The number before which further hits are looked for; None: there are none.
     next: int | None = None
-    # The newest messages are not all known to the index yet.
+    # Some of the newest messages are not in the index yet, and were not searched.
     is_incomplete: bool = False
 
 
 class PersonWithWords(Struct, frozen=True):
-    """A person in whose memory some words are."""
+    """A person with a text in memory that has all words of a query."""
 
     memory: SizedMemory
     # The newest message, passage or fact that has all of the words.
@@ -524,14 +524,14 @@ class PersonWithWords(Struct, frozen=True):
 
 
 class PeopleWithWords(Struct, frozen=True):
-    """People in whose memories some words are, those with the newest turns first."""
+    """People with texts in their memories that have all words of a query, the newest turns first."""
 
     people: Sequence[PersonWithWords] = ()
     # The end of the page; None: all memories were looked through.
     next: PageEnd | None = None
-    # How many memories the page has looked through.
+    # The number of memories that were looked through for the page.
     looked_through: int = 0
-    # False: of some of them not all was looked through.
+    # All texts of these memories were looked through.
     is_complete: bool = True
 
 

@@ -203,8 +203,8 @@ class Exchange(Struct, frozen=True):
     # has no text.
     reply_key: bytes | None
     begun: float
-    # When a finished request last began with this exchange, repeated it or continued it (written
-    # late, see gateway/core/conversation/tree.py).
+    # When a finished request last began with this exchange, repeated it or continued it. (Written late:
+    # gateway/core/conversation/tree.py.)
     touched: float
     # When a finished exchange ended. (From here on fields have defaults, which a plain turn leaves as they are: it
     # passes the others by position.)
@@ -586,8 +586,9 @@ class Near(Struct, frozen=True):
     seqs: NDArray[np.int64]
     # In whatever measure: the nearer, the greater.
     similarity: NDArray[np.float64]
-    # How far above the mean of texts that have nothing to do with the query, or of all messages that have a vector, the
-    # higher one, in standard deviations of those or of these, the larger one; zeros where these texts are not known.
+    # The standard deviations by which each similarity is above a mean: that of texts which have nothing to do with the
+    # query, or of all messages that have a vector. The higher mean counts, and the larger deviation. Zeros where such
+    # texts are not known.
     beyond: NDArray[np.float64]
 
     def similarities(self, seqs: Collection[int]) -> dict[int, float]:

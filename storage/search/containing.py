@@ -79,16 +79,20 @@ def spans_with(text: str, terms: Collection[str]) -> list[tuple[int, int]]:
 
     A compound is left out if only a part of it has a term.
     """
-    wanted = {*terms} - parts_of_words(terms)
+    whole_terms = {*terms} - parts_of_words(terms)
     spans: list[tuple[int, int]] = []
     for match in islice(_WRITTEN_WORD.finditer(text), _MAX_TEXT_WORDS):
-        if wanted.isdisjoint(words_of(match[0])):
+        if whole_terms.isdisjoint(words_of(match[0])):
             continue
         written = _PUNCTUATION_AROUND.sub("", match[0])
         start = match.start() + match[0].find(written)
         # One word of "room-12" may have the term. No part of "1,204" has it, which is one term as a whole.
-        words = [(a, b) for a, b in word_spans(written) if not wanted.isdisjoint(words_of(written[a:b])[:1])]
-        spans += [(start + a, start + b) for a, b in sorted(words) or [(0, len(written))]]
+        words = [
+            (first, end)
+            for first, end in word_spans(written)
+            if not whole_terms.isdisjoint(words_of(written[first:end])[:1])
+        ]
+        spans += [(start + first, start + end) for first, end in sorted(words) or [(0, len(written))]]
     return _joined(spans)
 
 
@@ -117,9 +121,8 @@ def find_containing(
     terms: at least one.
     tail: messages that are not indexed yet; where the index has one of them too, the tail's text counts.
     before: only messages with lower numbers are looked for.
-    postings: what the segments of the index have of the terms, as `Buckets.newest_first` yields it; no more of it is
-        taken than is needed. A term that was not read there is passed over, so that messages without it
-        may be returned.
+    postings: the terms in the segments of the index, as `Buckets.newest_first` yields them; only as many are taken as
+        are needed. A term that was not read there is passed over, so that messages without it may be returned.
     """
     layout = index.layout_with(tail, range(0))
     end = min(layout.rows_of(range(before)).stop, layout.end)
@@ -129,12 +132,15 @@ def find_containing(
     if index.blob_bytes:
         hashes = [*hash_terms(terms, secret).values()]
         stop = end
-        for first_chunk, found in postings:
+        for first_chunk, segment_postings in postings:
             start = layout.rows_of(range(first_chunk * CHUNK)).stop
             if start < stop:
-                read_hashes = [each for each in hashes if each in found.read] if index.segments else hashes
-                found_rows = _rows_in_index(index, layout, read_hashes, found, range(start, stop))
-                rows.update(found_rows[-limit:].tolist())
+                read_hashes = hashes
+                if index.segments:
+                    read_hashes = [each for each in hashes if each in segment_postings.read]
+                within = range(start, stop)
+                segment_rows = _rows_in_index(index, layout, read_hashes, segment_postings, within)
+                rows.update(segment_rows[-limit:].tolist())
                 stop = start
             if sum(row >= stop for row in rows) >= limit:
                 break

@@ -42,21 +42,21 @@ _SEGMENT_TERMS = 32
 
 # The most messages that are returned, and read at once.
 MAX_HITS = 96
-# Tokens for each term of a message (the index has no function words); and the most terms of it that are shown.
+# The tokens of a message for each of its terms (the index has no function words), and its most terms that are shown.
 _TOKENS_OF_TERM = 2.4
 _STATED_TERMS = 32
 _TOKENS_BY_TERMS = [terms * _TOKENS_OF_TERM for terms in range(_STATED_TERMS)]
 _MAX_TOKENS = _STATED_TERMS * _TOKENS_OF_TERM
 
-# A second look: so many of the first hits give names and numbers, and so many hits of the first look stay in front.
-# Measured: 88.2 and 88.7% of LongMemEval's evidence (1,000 tokens, index and note alone); of questions of two steps in
-# short talk 65 and 85%.
-_SECOND_LOOK = 3
-_SURE = 10
-# An index larger than this is looked at once, since a second look takes nearly as long: 4,000 long messages.
+# The first hits that give names and numbers for a second look, and the first hits that stay in front of those of the
+# second look. Measured without and with a second look: 88.2 and 88.7% of LongMemEval's evidence (1,000 tokens, index
+# and note alone); of questions of two steps in short talk 65 and 85%.
+_NAMING_HITS = 3
+_LEADING_HITS = 10
+# The largest index that is looked at twice, since a second look takes nearly as long as the first: 4,000 long messages.
 _LOOKED_AGAIN_BYTES = 4 << 20
 
-# The newest rows among which the most telling messages are looked for, in 0.3 ms. Chosen.
+# The newest rows among which the most telling messages are looked for, in 0.3 ms. No measurement of other numbers.
 _TELLING_ROWS = 1_024
 
 
@@ -86,22 +86,22 @@ def rank(
 ) -> list[int]:
     """Returns the numbers of the messages that answer the query, best first.
 
-    Two rankings, of all turns and of the user's alone, each relative to its best, are added, the second the
-    more the longer the assistant's turns are: these would win most places by their mere number of words, yet
-    some things only the assistant wrote.
+    Two rankings are added, of all turns and of the user's alone, each relative to its best. The second one counts the
+    more, the longer the assistant's turns are: these would win most places by their mere number of words, yet some
+    things only the assistant wrote.
 
     tail: messages that are not indexed yet; where the index has one of them too, the tail's text counts.
-    skip: messages that are not wanted; those in the index count for the statistics.
-    room: tokens that the messages are wanted for; where they are short, more than `limit` are returned. Such
-        a search looks a second time, also for names and numbers that the first hits add: "What did my sister
-        win?" shares its words with the message that names her, and not with the one that answers.
-    only_strong: for a search that was not asked for. Small talk finds nothing, and without hits that hold a
-        good part of the query nothing is returned. A search tool leaves it off.
-    near: two more rankings, by vectors, which count the less, the more of the query the words hold; messages
-        without a vector have the others alone. (Without the ranking of the user's turns 3 points were lost at
-        1,000 tokens.)
+    skip: messages that are left out; those in the index count for the statistics.
+    room: the tokens that the messages may fill; if they are short, more than `limit` are returned. A search with room
+        also looks a second time, for names and numbers that the first hits add: "What did my sister win?" shares its
+        words with the message that names her, and not with the one that answers.
+    only_strong: for a search that no caller asked for. Small talk finds nothing, and without hits that hold a good part
+        of the query nothing is returned. Search tools leave it off.
+    near: vectors, for two more rankings, which count the less, the more of the query the words hold. Messages without a
+        vector have the rankings by words alone. (Without the ranking of the user's turns 3 points were lost at 1,000
+        tokens.)
     trace: is filled.
-    postings: what the segments of the index have of the terms (`hashes_of`).
+    postings: the terms (`hashes_of`) in the segments of the index.
     """
     query_terms = _terms_of(query)
     if not query_terms.terms or (only_strong and _are_common(query_terms)):
@@ -137,11 +137,11 @@ def _second_look(
     rows: the hits of the first look, best first. Names are taken from hits that have words of the query themselves: a
         hit that only stands next to such a message may be about something else.
     """
-    # A second look has nothing to add where the first one has found all that there is.
-    is_all = len(rows) == layout.lengths.count <= _SURE
+    # A second look adds nothing if the first one has found all messages.
+    is_all = len(rows) == layout.lengths.count <= _LEADING_HITS
     if is_all or index.blob_bytes > _LOOKED_AGAIN_BYTES:
         return None
-    return find_names(index, layout, scores.with_own_words(rows[:_SECOND_LOOK]), query, secret)
+    return find_names(index, layout, scores.with_own_words(rows[:_NAMING_HITS]), query, secret)
 
 
 def hashes_of(query: str, secret: bytes, *, only_strong: bool = False) -> list[int]:
@@ -160,9 +160,9 @@ def _terms_of(query: str) -> QueryTerms:
     """Returns the terms of a query that are looked up, without their hashes."""
     words, sentences = list[str](), dict[str, int]()
     for number, sentence in enumerate(_SENTENCE_END.split(_THAI_SPACE.sub("\n", query[:_QUERY_CHARS]))):
-        of_sentence = split_words(sentence)
-        words += of_sentence
-        for term in chain.from_iterable(map(terms_of_word, of_sentence)):
+        sentence_words = split_words(sentence)
+        words += sentence_words
+        for term in chain.from_iterable(map(terms_of_word, sentence_words)):
             sentences.setdefault(term, number)
     sentences = dict(islice(sentences.items(), _QUERY_WORDS))
     return QueryTerms([*sentences], shares_in_general(words, [*sentences]), [*sentences.values()])
@@ -187,9 +187,11 @@ def find_most_telling(
 ) -> list[int]:
     """Returns the numbers of the messages that show most of a memory as a whole, best first.
 
-    Of each conversation, the newest first, the user's message with most terms in its head; then the next of each, and
-    so on. A fact is a conversation of its own. Questions come last, but for one that the newest conversation has
-    nothing better than; small talk does not come at all. tail, skip: as for `rank`.
+    The user's message with most terms in its head comes first, of each conversation, the newest first; then the next
+    message of each, and so on. A fact is a conversation of its own. Questions come last, except for one of the newest
+    conversation if that has no statement. Small talk is left out.
+
+    tail, skip: as for `rank`.
 
     Measured within 250 tokens: of what LongMemEval's users state about themselves 39% of the lines, of the facts in
     short talk 14%; the newest messages are 8 and 5%, any messages 15 and 7%. Weighing the head's terms by how rare they
@@ -197,10 +199,11 @@ def find_most_telling(
     """
     layout = index.layout_with(tail or Tail(), skip)
     unwanted = layout.rows_of(skip)
-    stated, asked = _groups(layout, range(max(layout.end - _TELLING_ROWS, 0), layout.end), unwanted, {})
-    newest = max(chain(stated, asked), default=-1)
-    leads = asked.get(newest, ())[:1] if newest not in stated else ()
-    ranked = dict.fromkeys(chain(leads, _newest_in_turn(stated), _newest_in_turn(asked)))
+    newest_rows = range(max(layout.end - _TELLING_ROWS, 0), layout.end)
+    statements, questions = _group_by_conversation(layout, newest_rows, unwanted, {})
+    newest = max(chain(statements, questions), default=-1)
+    leads = questions.get(newest, ())[:1] if newest not in statements else ()
+    ranked = dict.fromkeys(chain(leads, _newest_in_turn(statements), _newest_in_turn(questions)))
     return _numbers([*ranked][:limit], layout.chunks)
 
 
@@ -215,73 +218,78 @@ def find_around(
 ) -> list[int]:
     """Returns the numbers of what the user stated after a message, or before it: the nearest conversation first.
 
-    Of each conversation the message with most terms in its head, then the next of each; of the message's own
-    conversation the nearest. tail, skip: as for `rank`.
+    The message with most terms in its head comes first, of each conversation, then the next of each. In the message's
+    own conversation the nearest comes first.
+
+    tail, skip: as for `rank`.
     """
     layout = index.layout_with(tail or Tail(), skip)
     first = layout.rows_of(range(seq, seq + 1))
     if not first or first.start >= layout.end:
         return []
     row = first.start
-    # The message's own conversation is known by the message.
-    of_own = {layout.earlier[row]: row} if before and layout.earlier[row] >= 0 else {}
+    # The message itself stands for its own conversation, of which it is the newest row then.
+    newest_of = {layout.earlier[row]: row} if before and layout.earlier[row] >= 0 else {}
     rows = (
         range(max(row - _TELLING_ROWS, 0), row)
         if before
         else range(row + 1, min(row + 1 + _TELLING_ROWS, layout.end))
     )
-    groups, _ = _groups(layout, rows, layout.rows_of(skip), of_own)
-    own = row if before else of_own.get(row)
-    if own in groups:
-        groups[own].sort(reverse=before)
-    nearest = sorted(groups.values(), key=(lambda each: -max(each)) if before else min)
+    statements, _ = _group_by_conversation(layout, rows, layout.rows_of(skip), newest_of)
+    own_conversation = row if before else newest_of.get(row)
+    if own_conversation in statements:
+        statements[own_conversation].sort(reverse=before)
+    nearest = sorted(statements.values(), key=(lambda group: -max(group)) if before else min)
     return _numbers(interleave(nearest)[:limit], layout.chunks)
 
 
-def _groups(
+def _group_by_conversation(
     layout: IndexLayout, rows: range, unwanted: range, newest_of: dict[int, int]
 ) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
-    """Returns the user's messages among some rows by conversation, which its newest row stands for: statements, and
-    questions. Of each the one with most terms in its head comes first; small talk does not come at all.
+    """Returns the statements and the questions of the user among some rows, by the newest row of their conversation.
 
-    newest_of: by row before these, the newest one of its conversation; is filled.
+    In each group the message with most terms in its head comes first. Small talk is left out.
+
+    newest_of: by row before these, the newest row of its conversation; is filled.
     """
     head, flags, earlier = layout.head, layout.flags, layout.earlier
-    stated, asked = dict[int, list[int]](), dict[int, list[int]]()
+    statements, questions = dict[int, list[int]](), dict[int, list[int]]()
     for row in reversed(rows):
         newest = newest_of.pop(row, row)
         if (before := earlier[row]) >= 0:
             newest_of.setdefault(before, newest)
         flag = flags[row]
         if flag & USER and not flag & SLIGHT and row not in unwanted:
-            (asked if flag & ASKS else stated).setdefault(newest, []).append(row)
-    for group in chain(stated.values(), asked.values()):
+            (questions if flag & ASKS else statements).setdefault(newest, []).append(row)
+    for group in chain(statements.values(), questions.values()):
         group.sort(key=lambda row: (-head[row], row))
-    return stated, asked
+    return statements, questions
 
 
 def _newest_in_turn(groups: Mapping[int, Sequence[int]]) -> list[int]:
     """Returns the first row of each group, of the newest group first, then the second of each, and so on."""
-    return interleave([groups[number] for number in sorted(groups, reverse=True)])
+    return interleave([groups[newest] for newest in sorted(groups, reverse=True)])
 
 
 def _numbers(rows: Iterable[int], chunks: Sequence[int]) -> list[int]:
+    """Returns the numbers of the messages in some rows. chunks: the layout's."""
     return [chunks[row // CHUNK] * CHUNK + row % CHUNK for row in rows]
 
 
 def _mix(first: list[int], second: list[int]) -> list[int]:
-    """Returns the rows of both looks: the best of the first, then one of each in turn."""
-    if len(first) <= _SURE:  # so it is in two of three turns, which are spared the rest
+    """Returns the rows of both looks: the leading hits of the first, then one of each look in turn."""
+    if len(first) <= _LEADING_HITS:  # a shortcut for two of three turns
         return list(dict.fromkeys(first + second))[:MAX_HITS]
-    return list(dict.fromkeys(first[:_SURE] + interleave((first[_SURE:], second))))[:MAX_HITS]
+    mixed = interleave((first[_LEADING_HITS:], second))
+    return list(dict.fromkeys(first[:_LEADING_HITS] + mixed))[:MAX_HITS]
 
 
 def _fill(ranked: list[int], layout: IndexLayout, limit: int, room: int) -> list[int]:
-    """Returns the first `limit` rows, and of those after them as many as the room has place for."""
+    """Returns the first `limit` rows, and as many of the next as it takes to fill the room. room: tokens."""
     filled, lengths = 0.0, layout.length
-    for place, row in enumerate(ranked):
-        if place >= limit and filled >= room:
-            return ranked[:place]
+    for count, row in enumerate(ranked):
+        if count >= limit and filled >= room:
+            return ranked[:count]
         length = lengths[row]
         filled += _TOKENS_BY_TERMS[length] if length < _STATED_TERMS else _MAX_TOKENS
     return ranked

@@ -142,8 +142,8 @@ class Scores:
         self._layout = layout
         self._near = near
         self._total = len(layout.flags)
-        # The row of each place, in order: all rows of a small memory, or the rows of a large memory
-        # that have occurrences.
+        # The row of each place, in order: all rows of a small memory, or the rows of a large memory that have
+        # occurrences.
         self._rows = np.arange(self._total if near is not None or self._total <= _FEW_ROWS else 0)
         # By row its place; 0 also for a row that has none.
         self._place = np.zeros(self._total, np.int64)

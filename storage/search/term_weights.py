@@ -121,7 +121,7 @@ def weigh_terms(
 
 
 def _frame_shares(query: QueryTerms, frame_counts: Sequence[int], messages: int) -> list[float]:
-    """Returns by term which share of the memory's messages has it in their frames: whatever people talk about there.
+    """Returns by term the share of the memory's messages that have the term in their frame: their date and speaker.
 
     On a memory's first day "What did I tell you on 17 May?" asks for all of it. Then frames do not count.
     """
@@ -145,18 +145,19 @@ def _asked_for(
     A sentence of which the memory has no word that names something is mostly no part of the question ("Please jog my
     memory."), and adds less.
 
-    weight_of_single: of a word that one message of the memory has, and nobody else. A word that the memory lacks counts
-        like it; else, with few messages, it would outweigh all that was found.
+    weight_of_single: the weight of a word that one message of the memory has, and no message of people in general. A
+        word that the memory lacks weighs no more; else, with few messages, it would outweigh all that was found.
     """
-    by_sentence, named = dict[int, float](), set[int]()
+    by_sentence = dict[int, float]()
+    naming_sentences = set[int]()
     for term, count, share, scale, weight, sentence in zip(
         query.terms, counts, shares, scales, in_bounds, query.sentences, strict=True
     ):
-        part = _UNHEARD_PAIR if not count and scale == 1.0 and is_pair(term) else 1.0
-        squared = part * min(weight, scale * weight_of_single) ** 2
+        factor = _UNHEARD_PAIR if not count and scale == 1.0 and is_pair(term) else 1.0
+        squared = factor * min(weight, scale * weight_of_single) ** 2
         by_sentence[sentence] = by_sentence.get(sentence, 0.0) + squared
         if count and share <= MAX_NAMING_SHARE:
-            named.add(sentence)
-    others = (asked for sentence, asked in by_sentence.items() if sentence not in named)
-    asked = hypot(sum(by_sentence[sentence] for sentence in named), *others)
+            naming_sentences.add(sentence)
+    other_sums = (each for sentence, each in by_sentence.items() if sentence not in naming_sentences)
+    asked = hypot(sum(by_sentence[sentence] for sentence in naming_sentences), *other_sums)
     return max(min(asked, _MAX_UNKNOWN_WORDS * weight_of_single**2), _MIN_QUERY_WEIGHT)

@@ -210,6 +210,7 @@ c AS (
 n AS (UPDATE agents SET next_seq = next_seq + ?4, {counted} FROM c WHERE agents.id = ?38 RETURNING agents.id, next_seq - ?4 AS seq, tip),
 
 -- piece: add_taken
+-- Adds an exchange (`e`) with the number that `n` has taken, and the record of its recall (`r`).
 e AS (
     INSERT INTO exchanges (id, {columns}, run, agent, seq)
     SELECT CASE WHEN n.tip = 0 THEN nextval('exchanges_id_seq') ELSE n.tip END, {?1..35},
@@ -229,6 +230,7 @@ coalesce(CAST(?9 AS DOUBLE PRECISION), ?10, ?8)
 CASE WHEN CAST(?11 AS TEXT) IN ('forgotten', 'off') THEN 0 ELSE ?4 - CASE WHEN CAST(?34 AS BYTEA) IS NULL THEN 1 ELSE 0 END END
 
 -- piece: new_bytes
+-- The bytes that an added exchange adds to those of its conversation and its agent.
 CASE WHEN CAST(?11 AS TEXT) IN ('forgotten', 'off') THEN 0 ELSE coalesce(length(CAST(?33 AS BYTEA)), 0)
     + coalesce(length(CAST(?34 AS BYTEA)), 0) + coalesce(length(CAST(?35 AS BYTEA)), 0) END
 

@@ -67,11 +67,11 @@ class PreviewedCounts(NamedTuple):
 
 
 class _Target(NamedTuple):
-    """The parameters by which statements find what a target takes."""
+    """The parameters by which statements find what is erased with a target."""
 
     agent_row: int
     conversation_row: int
-    # The exchanges that it names.
+    # The rows of the exchanges that the target names.
     listed: Sequence[int]
 
 
@@ -93,11 +93,12 @@ class ForgetPreviews(Group):
     async def count(
         self, connection: Connection, agent_row: int, target: ForgetTarget, messages: int
     ) -> PreviewedCounts:
-        """Returns how much a target takes.
+        """Returns how much would be erased with a target.
 
-        A version or a note that goes with several facts, or with facts and with messages, counts more than once.
+        A version or a note that is erased with several facts, or with facts and with messages, counts more than once.
 
-        messages: how many it has, as `Forgetting.extent` returns; those of a whole memory are counted here.
+        messages: the number of the target's messages, as `Forgetting.extent` returns it. Those of a whole memory are
+            counted here.
         """
         if target.is_all:
             return PreviewedCounts(await self._count_whole(connection, agent_row))
@@ -105,12 +106,11 @@ class ForgetPreviews(Group):
         texts = await self._read_named_texts(connection, agent_row, target)
         if not (target.facts or target.passages):
             return await self._count_erased(connection, agent_row, erased, messages, texts)
-        named = await self._count_named(connection, agent_row, target, erased, texts)
+        with_named = await self._count_named(connection, agent_row, target, erased, texts)
         if not erased.listed:
-            return named
-        return _add_named(
-            await self._count_erased(connection, agent_row, erased, messages, texts), named, target
-        )
+            return with_named
+        with_messages = await self._count_erased(connection, agent_row, erased, messages, texts)
+        return _add_counts(with_messages, with_named, target)
 
     async def _count_erased(
         self,
@@ -120,7 +120,11 @@ class ForgetPreviews(Group):
         messages: int,
         texts: Sequence[str],
     ) -> PreviewedCounts:
-        """Returns how much goes with exchanges. messages: as for `counts`. texts: of facts that go as well."""
+        """Returns how much would be erased with exchanges.
+
+        messages: as for `count`.
+        texts: those of facts that the target names as well.
+        """
         rows = await connection.rows(SQL["erased_beginnings"], (*erased, _MAX_EXCHANGES + 1))
         beginnings = [each for each in (_Beginning(*row) for row in rows) if each.exchanges]
         going = (*erased, *_row_range(beginnings))
@@ -237,13 +241,15 @@ class ForgetPreviews(Group):
         erased: _Target,
         texts: Sequence[str],
     ) -> PreviewedCounts:
-        """Returns how much goes with the facts and passages that a target names.
+        """Returns how much would be erased with the facts and passages that a target names.
 
-        erased: the exchanges that go as well.
+        erased: the exchanges that are erased as well.
         texts: those of the facts.
         """
-        named = [[ascii_lower(text)] for text in texts]
-        versions = await self._count_versions(connection, agent_row, "versions_with", named, erased, texts)
+        text_values = [[ascii_lower(text)] for text in texts]
+        versions = await self._count_versions(
+            connection, agent_row, "versions_with", text_values, erased, texts
+        )
         days = await rows_of(
             connection, FORGET_SQL["days_named"], [*target.facts, *target.passages], agent_row
         )
@@ -273,14 +279,17 @@ class ForgetPreviews(Group):
     async def _find_erased(self, connection: Connection, agent_row: int, target: ForgetTarget) -> _Target:
         if target.conversation_row is not None:
             return _Target(agent_row, target.conversation_row, [])
-        ids = [await find_exchange_row(connection, agent_row, seq) for seq in target.messages]
-        named = sorted({*target.exchanges, *(id for id in ids if id is not None)})
-        return _Target(agent_row, _NO_CONVERSATION, named[:_LISTED_EXCHANGES])
+        found_rows = [await find_exchange_row(connection, agent_row, seq) for seq in target.messages]
+        exchange_rows = sorted({*target.exchanges, *(row for row in found_rows if row is not None)})
+        return _Target(agent_row, _NO_CONVERSATION, exchange_rows[:_LISTED_EXCHANGES])
 
     async def _count_notes(
         self, connection: Connection, erased: _Target, beginnings: Sequence[_Beginning], *, has_blocks: bool
     ) -> int | None:
-        """Counts the notes that go with exchanges; None if that means to read too much. has_blocks: blocks change."""
+        """Counts the notes that would be erased with exchanges; None if too much would have to be read.
+
+        has_blocks: blocks change as well.
+        """
         if not beginnings:
             return 0
         if sum(each.exchanges for each in beginnings) > _MAX_EXCHANGES:
@@ -295,7 +304,7 @@ class ForgetPreviews(Group):
         )
 
     async def _is_far_back(self, connection: Connection, agent_row: int, seq: int) -> bool:
-        """Returns whether more messages came since than are looked through for notes."""
+        """Returns whether more messages came after a number than are looked through for notes."""
         return (await connection.value(SQL["last_number"], (agent_row,)) or 0) - seq > _MAX_NUMBERS
 
     async def _count_quoting(
@@ -316,20 +325,23 @@ class ForgetPreviews(Group):
         )
 
 
-def _add_named(erased: PreviewedCounts, named: PreviewedCounts, target: ForgetTarget) -> PreviewedCounts:
-    """Returns how much goes with messages, and with the facts and passages that their target names as well."""
-    with_messages = {fact.seq for fact in erased.facts}
-    first, second = erased.counts, named.counts
+def _add_counts(
+    with_messages: PreviewedCounts, with_named: PreviewedCounts, target: ForgetTarget
+) -> PreviewedCounts:
+    """Returns the sum of what is erased with messages, and with the facts and passages that the target names."""
+    erased_seqs = {fact.seq for fact in with_messages.facts}
+    first, second = with_messages.counts, with_named.counts
     counts = ForgetCounts(
         messages=first.messages,
-        facts=first.facts + sum(seq not in with_messages for seq in target.facts),
+        facts=first.facts + sum(seq not in erased_seqs for seq in target.facts),
         passages=first.passages + second.passages,
         versions=first.versions + second.versions,
         summaries=first.summaries,
         notes=None if first.notes is None or second.notes is None else first.notes + second.notes,
     )
-    changes = tuple(dict.fromkeys((*erased.changes, *named.changes)))
-    return PreviewedCounts(counts, erased.facts[:_NAMED_FACTS], erased.remade + named.remade, changes)
+    changes = tuple(dict.fromkeys((*with_messages.changes, *with_named.changes)))
+    remade = with_messages.remade + with_named.remade
+    return PreviewedCounts(counts, with_messages.facts[:_NAMED_FACTS], remade, changes)
 
 
 def _row_range(beginnings: Sequence[_Beginning]) -> _RowRange:

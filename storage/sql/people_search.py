@@ -72,11 +72,11 @@ class PeopleSearch(Group):
     async def find(
         self, project: str | None, query: str, *, before: PageEnd = FIRST_PAGE, limit: int = 20
     ) -> PeopleWithWords:
-        """Returns people in whose memories a text has all words of a query, in any form, each with such a text.
+        """Returns people with a text in their memories that has all words of a query, in any form.
 
-        A query without words finds nobody.
+        A query without words finds no one.
 
-        project: whose people; None for those of all projects.
+        project: the project of the people; None: people of all projects.
         before: the end of the page before.
 
         Raises: TooSlow, Unavailable.
@@ -88,11 +88,11 @@ class PeopleSearch(Group):
         read = await self._database.long_read(lambda connection: self._read(connection, people[:_MEMORIES]))
         # In a thread, since many texts take some milliseconds each.
         candidates = await asyncio.to_thread(lambda: [_find_candidates(each, terms) for each in read])
-        found: list[PersonWithWords] = []
+        people_with_words: list[PersonWithWords] = []
         is_complete = True
         looked_through = 0
         for each, messages in zip(read, candidates, strict=True):
-            if len(found) == limit:
+            if len(people_with_words) == limit:
                 break
             looked_through += 1
             try:
@@ -101,17 +101,18 @@ class PeopleSearch(Group):
                 message, is_complete_here = None, False
             is_complete &= is_complete_here
             if message is not None:
-                found.append(PersonWithWords(each.memory, message))
+                people_with_words.append(PersonWithWords(each.memory, message))
         is_last = looked_through == len(people)
         end = None if is_last or not looked_through else read[looked_through - 1].memory.end
-        return PeopleWithWords(found, end, looked_through, is_complete)
+        return PeopleWithWords(people_with_words, end, looked_through, is_complete)
 
     async def _read(self, connection: Connection, people: Sequence[SizedMemory]) -> list[_ReadMemory]:
         """Reads the first of some memories, as many as a page affords."""
         rows = await connection.rows(SQL["agents"], ([each.id for each in people],))
         agents = {row[0]: make_agent_record(row[:AGENT_COLUMNS]) for row in rows}
         index_sizes = {row[0]: row[1] for row in await connection.rows(SQL["index_sizes"], ([*agents],))}
-        chosen = [*_first([(each, agents[each.id]) for each in people if each.id in agents], index_sizes)]
+        existing = [(each, agents[each.id]) for each in people if each.id in agents]
+        chosen = [*_first_affordable(existing, index_sizes)]
         ids = [agent.id for _, agent in chosen if not _is_long(agent)]
         if not ids:
             return [_ReadMemory(memory, agent, None, ()) for memory, agent in chosen]
@@ -162,23 +163,23 @@ def _unread(agent: Agent) -> int:
     return agent.next_seq - 1 - agent.indexed_seq
 
 
-def _first(
+def _first_affordable(
     people: Sequence[tuple[SizedMemory, Agent]], index_sizes: Mapping[int, int]
 ) -> Iterator[tuple[SizedMemory, Agent]]:
-    """Yields the first memories that are little enough together; the first one is.
+    """Yields the first memories that one page can read together, the first one in any case.
 
     index_sizes: the bytes of the indexes, by the memories' rows.
     """
-    left = _MOST_READ
-    left_bytes = _MOST_INDEX_BYTES
+    reads_left = _MOST_READ
+    bytes_left = _MOST_INDEX_BYTES
     for each in people:
         agent = each[1]
         if _is_long(agent):
-            left -= _LONG_READ
+            reads_left -= _LONG_READ
         else:
-            left -= blob.chunk_of(agent.indexed_seq) + 1 + _unread(agent)
-            left_bytes -= index_sizes.get(agent.id, 0)
-        if min(left, left_bytes) < 0 and each is not people[0]:
+            reads_left -= blob.chunk_of(agent.indexed_seq) + 1 + _unread(agent)
+            bytes_left -= index_sizes.get(agent.id, 0)
+        if min(reads_left, bytes_left) < 0 and each is not people[0]:
             return
         yield each
 
@@ -194,7 +195,7 @@ def _find_candidates(read: _ReadMemory, terms: Sequence[str]) -> Sequence[Messag
     try:
         index.put(read.blobs)
     except blob.CorruptIndex:
-        return None  # which has it made again
+        return None  # the search of this memory alone has the index made again
     unread = {message.seq: message for message in read.unread}
     seqs = find_containing(
         index, terms, read.agent.secret, tail=Tail(unread.values()), before=LAST_NUMBER, limit=_CHECKED_HITS

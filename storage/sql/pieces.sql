@@ -74,9 +74,11 @@ past(conversation, last) AS (
 CASE WHEN ?37 <> 0 THEN coalesce(?33, input) ELSE ?33 END
 
 -- piece: new_shown_reply
+-- The shown reply that an update leaves.
 CASE WHEN ?37 <> 0 THEN coalesce(?34, shown_reply) ELSE ?34 END
 
 -- piece: new_full
+-- The full reply that an update leaves.
 CASE WHEN ?36 <> 0 AND ?37 <> 0 THEN coalesce(?35, "full") WHEN ?36 <> 0 THEN ?35 END
 
 -- piece: set_in_room

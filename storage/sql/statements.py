@@ -67,7 +67,7 @@ def load(file: str) -> Mapping[str, Statement]:
 
 @cache
 def _parse(file: str) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """Returns pieces by name, and texts by name and database ("": both), comments dropped."""
+    """Returns the pieces of a file by name, and the statements by name and database ("": both), without comments."""
     pieces: dict[str, str] = {}
     texts: dict[str, dict[str, str]] = {}
     _, *parts = _BEGIN.split(resources.files(__package__).joinpath(file).read_text(encoding="utf-8"))
@@ -87,17 +87,17 @@ def _parse(file: str) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
 
 
 def _statement(name: str, sqlite: str, postgres: str, pieces: Mapping[str, str]) -> Statement:
+    """Returns a statement of its texts in the .sql file. pieces: by name."""
     text = _ONLY.sub("", _CLOCK.sub(r"?\1", _HAS.sub(_HAS_IN_SQLITE, _assemble(sqlite, pieces))))
-    filled = _FILLED.search(text)
+    filled, sized_columns, is_padded = _FILLED.search(text), 0, False
     if filled is not None:
-        # SQLite's connection adds these values after those that both databases are given.
+        sized_columns, is_padded = int(filled[2]), filled[1] == "padded"
+        # SQLite's connection adds these values after the parameters of both databases.
         last = max(int(number) for number in re.findall(r"\?(\d+)", text))
-        text = _FILLED.sub(f"?{last + 1}, ?{last + 2}" if filled[1] == "padded" else f"?{last + 1}", text)
-    laid_out, sizes = _for_sqlite(_LIMIT.sub(r"LIMIT CAST(\1 AS INTEGER)", text))
-    sized_columns, is_padded = (int(filled[2]), filled[1] == "padded") if filled else (0, False)
-    return Statement(
-        laid_out, name, _for_postgres(_assemble(postgres, pieces)), sizes, sized_columns, is_padded
-    )
+        text = _FILLED.sub(f"?{last + 1}, ?{last + 2}" if is_padded else f"?{last + 1}", text)
+    sqlite_text, sizes = _for_sqlite(_LIMIT.sub(r"LIMIT CAST(\1 AS INTEGER)", text))
+    postgres_text = _for_postgres(_assemble(postgres, pieces))
+    return Statement(sqlite_text, name, postgres_text, sizes, sized_columns, is_padded)
 
 
 def make_statement(name: str, text: str) -> Statement:
@@ -106,40 +106,44 @@ def make_statement(name: str, text: str) -> Statement:
 
 
 def _assemble(text: str, pieces: Mapping[str, str]) -> str:
-    # A piece may use others.
+    """Returns a text with the pieces and the runs of parameters that it names."""
+    # A piece may name others.
     while _PIECE.search(text):
-        text = _PIECE.sub(lambda found: pieces[found[1]], text)
+        text = _PIECE.sub(lambda match: pieces[match[1]], text)
     return _RUN.sub(lambda run: ", ".join(f"?{n}" for n in range(int(run[1]), int(run[2]) + 1)), text)
 
 
 def _for_sqlite(text: str) -> tuple[str, Mapping[int, int]]:
+    """Returns a text for SQLite, and the number of placeholders of each list, by the number of its parameter."""
     sizes = {int(number): int(size) for _, number, _, size in _LIST.findall(text)}
     if not sizes:
         return text, sizes
 
     def shifted(number: int) -> int:
-        # A list takes more than one placeholder, so that the parameters after it have higher numbers here.
+        # A list takes several placeholders, so the parameters after it have higher numbers.
         return number + sum(size - 1 for other, size in sizes.items() if other < number)
 
     def placeholders(match: re.Match[str]) -> str:
         first = shifted(int(match[2]))
-        # Marked, so that the parameters that are moved next are the others.
+        # `?_` marks numbers that are final, so that `_PARAMETER` does not shift them.
         numbers = [f"?_{n}" for n in range(first, first + int(match[4]))]
         return f"IN ({', '.join(numbers)})" if match[1] == "in" else f"VALUES ({'), ('.join(numbers)})"
 
     text = _LIST.sub(placeholders, text)
-    text = _PARAMETER.sub(lambda found: f"?{shifted(int(found[1]))}" if found[1] else "?", text)
+    text = _PARAMETER.sub(lambda match: f"?{shifted(int(match[1]))}" if match[1] else "?", text)
     return text.replace("?_", "?"), sizes
 
 
 def _for_postgres(text: str) -> str:
+    """Returns a text for PostgreSQL."""
+
     def array(match: re.Match[str]) -> str:
         values = f"${match[2]}::{match[3]}[]"
         return f"= ANY({values})" if match[1] == "in" else f"SELECT unnest({values})"
 
     numbers = iter(range(1, 1000))
     text = _ONLY.sub(r" \1", _CLOCK.sub(_OWN_CLOCK, _HAS.sub(_HAS_IN_POSTGRES, text)))
-    text = _PARAMETER.sub(lambda found: f"${found[1] or next(numbers)}", _LIST.sub(array, text))
+    text = _PARAMETER.sub(lambda match: f"${match[1] or next(numbers)}", _LIST.sub(array, text))
     return _PLUS.sub("", text.replace("CROSS JOIN", "JOIN"))
 
 

@@ -117,10 +117,10 @@ class RunRoutes:
         Raises: NotFound, UnknownId, BadRequest.
         """
         if (uid := ids.uid_of("agent", id)) is not None:
-            named = (await self._api.registry.get_entry(project, uid)).agent
-            if agent is not None and agent.id != named.id:
+            owner = (await self._api.registry.get_entry(project, uid)).agent
+            if agent is not None and agent.id != owner.id:
                 raise UnknownId(f"There is no conversation {id!r} of this agent.")
-            agent = named
+            agent = owner
             id = DEFAULT_CONVERSATION
         if id == DEFAULT_CONVERSATION:
             if agent is None:

@@ -28,12 +28,12 @@ from gateway.run.background.worker import JobContext
 from storage.batch_records import AssignedItem
 from storage.sql.store import Store
 
-TRIES = 8  # of one request about a part
-_MAX_WAIT_FACTOR = 10  # the longest wait between two polls, as a multiple of the first
-# How long a part that finds no room is submitted again and again: a provider may take as long for a part.
+TRIES = 8  # the most attempts at one request about a part; no measurement
+_MAX_WAIT_FACTOR = 10  # the longest wait between two polls, as a multiple of the first; no measurement
+# How long a part that finds no room is submitted again and again: the parts before it may take a day at the provider.
 _NO_ROOM_S = 86_400.0
 # How long a provider may fail to answer. Longer than a weekend, so that a key that is refused from Friday on can be
-# mended on Monday. No measurement.
+# replaced on Monday. No measurement.
 _UNHEARD_S = 3 * 86_400.0
 
 
@@ -110,7 +110,7 @@ class ProviderPart:
     model: str
     # Identifies the part at its provider, together with the number of refusals.
     mark: str
-    # When it was first recorded in the journal, in seconds since the epoch.
+    # When the part was first recorded in the journal, in seconds since the epoch.
     at: float
     # The number of its items.
     count: int
@@ -122,16 +122,16 @@ class ProviderPart:
     made: dict[int, str] = field(default_factory=dict)
     # Keys of `made` for which the provider has deleted its data.
     deleted: set[int] = field(default_factory=set)
-    # When all of its results were read; 0.0 if it was not submitted; None while it goes on.
+    # When all results of the part were read; 0.0 if it was not submitted; None while it goes on.
     over_at: float | None = None
     # The provider's queue was full.
     no_room: bool = False
-    # When its provider is asked again, by the loop's clock; not in the journal, since an attempt begins when it is due.
+    # When the provider is asked again, by the loop's clock. Not in the journal: an attempt begins when it is due.
     next_poll: float = 0.0
 
     @property
     def is_over(self) -> bool:
-        """All of its results were read, or it was never submitted."""
+        """True if all results of the part were read, or if it was never submitted."""
         return self.over_at is not None
 
     @property
@@ -153,9 +153,9 @@ class ProviderPart:
     def undeleted(self) -> Mapping[int, str]:
         """The ids of `made` that are no longer needed, and whose data the provider has not deleted yet."""
         return {
-            m: id
-            for m, id in self.made.items()
-            if m not in self.deleted and (self.is_over or m < self.refusals)
+            refusals: id
+            for refusals, id in self.made.items()
+            if refusals not in self.deleted and (self.is_over or refusals < self.refusals)
         }
 
     @property
@@ -187,15 +187,15 @@ class PartJournal:
             for name, result in (await store.batches.load_journal(job.job.id)).items()
         }
         journal = PartJournal(job, now, first_s)
-        while (about := entries.get(f"part-{len(journal.parts) + 1}")) is not None:
-            part = ProviderPart(len(journal.parts) + 1, **about)
+        while (fields := entries.get(f"part-{len(journal.parts) + 1}")) is not None:
+            part = ProviderPart(len(journal.parts) + 1, **fields)
             while (failure := entries.get(f"failed-{part.number}-{len(part.failures) + 1}")) is not None:
                 part.failures.append(SubmissionFailure(**failure))
-            for m in range(part.refusals + 1):
-                if (submitted := entries.get(f"made-{part.number}-{m}")) is not None:
-                    part.made[m] = submitted["id"]
-                if f"gone-{part.number}-{m}" in entries:
-                    part.deleted.add(m)
+            for refusals in range(part.refusals + 1):
+                if (submitted := entries.get(f"made-{part.number}-{refusals}")) is not None:
+                    part.made[refusals] = submitted["id"]
+                if f"gone-{part.number}-{refusals}" in entries:
+                    part.deleted.add(refusals)
             for miss in Miss:
                 times = part.misses[miss] = []
                 while (missed := entries.get(f"{miss}-{part.number}-{len(times) + 1}")) is not None:
@@ -212,13 +212,13 @@ class PartJournal:
         return [part for part in self.parts if not part.is_over]
 
     async def add(self, upstream: str, model: str, count: int) -> ProviderPart:
-        """Writes down that a part is about to be made. count: how many items it has."""
+        """Writes down that a part is about to be submitted. count: the number of its items."""
         number = len(self.parts) + 1
         mark = uuid4().hex
         at = self.now()
         part = ProviderPart(number, upstream, model, mark, at, count)
-        about = {"upstream": upstream, "model": model, "mark": mark, "at": at, "count": count}
-        await self._write(f"part-{number}", about)
+        fields = {"upstream": upstream, "model": model, "mark": mark, "at": at, "count": count}
+        await self._write(f"part-{number}", fields)
         self.parts.append(part)
         return part
 
@@ -233,7 +233,7 @@ class PartJournal:
         part.failures.append(failure)
 
     async def note_miss(self, part: ProviderPart, miss: Miss) -> bool:
-        """Writes down that something about a part has failed. Returns whether it is not tried again."""
+        """Writes down that something about a part has failed. Returns True if it is not tried again."""
         times = part.misses.setdefault(miss, [])
         at = self.now()
         await self._write(f"{miss}-{part.number}-{len(times) + 1}", {"at": at})
@@ -248,7 +248,7 @@ class PartJournal:
         part.deleted.add(made)
 
     async def note_unsubmitted(self, part: ProviderPart) -> None:
-        """Writes down that a part is over, of which nothing was submitted."""
+        """Writes down that a part is over that was not submitted."""
         await self._end(part, at=0.0)
 
     async def note_over(self, part: ProviderPart, *, no_room: bool = False) -> None:
@@ -292,7 +292,7 @@ class PartJournal:
         return full_at[-1] + self._between_polls(full_at[-1] - full_at[0]) - self.now()
 
     def is_patient(self, part: ProviderPart) -> bool:
-        """Returns whether a part that found no room is submitted again, which goes on for a day."""
+        """Returns whether a part that found no room is submitted again: for a day."""
         return self._seconds_of([*_times_without_room(self._queue(part)), self.now()]) < _NO_ROOM_S
 
     def waiting_parts(self, part: ProviderPart) -> list[ProviderPart]:
@@ -308,7 +308,7 @@ class PartJournal:
         return min(_MAX_WAIT_FACTOR * self.first_s, max(self.first_s, passed_s / _MAX_WAIT_FACTOR))
 
     def _seconds_of(self, times: Sequence[float]) -> float:
-        """Returns the seconds from the first of some failures to the last, less those in which nothing was asked."""
+        """Returns the seconds from the first of some failures to the last, without those in which nothing was asked."""
         return sum(min(b - a, 2 * _MAX_WAIT_FACTOR * self.first_s) for a, b in pairwise(times))
 
     async def _write(self, name: str, value: object) -> None:

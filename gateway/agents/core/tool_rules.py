@@ -35,12 +35,12 @@ from gateway.core.turn.guide import (
     Verdict,
 )
 
-DEFAULT_MAX_STEPS = 50  # of a run that names no other number; Letta's
-# A turn ends after so many replies in a row that lack a call which is due, or have calls of which none can run.
-# Otherwise an upstream that ignores `tool_choice`, or a model that repeats a call whatever its result, would go on to
-# the limit of steps.
+# The most steps of a run that names no number, as on Letta's server.
+DEFAULT_MAX_STEPS = 50
+# A turn ends after so many bad replies in a row: without a call that is due, or with calls of which none can run.
+# Otherwise an upstream that ignores `tool_choice`, or a model that repeats a call whatever its result, would go on up
+# to the limit of steps. No measurement.
 BAD_REPLIES = 3
-
 
 _ORDERING_KINDS: Final = frozenset(
     {RuleKind.RUN_FIRST, RuleKind.CHILDREN, RuleKind.CONDITIONAL, RuleKind.PARENT_LAST}
@@ -62,7 +62,7 @@ class JudgedCall(Struct, frozen=True):
 
     name: str
     has_run: bool = True
-    # Its arguments are JSON.
+    # The arguments are JSON.
     is_readable: bool = True
     # The result is an error, or the call was not run.
     has_failed: bool = False
@@ -70,17 +70,18 @@ class JudgedCall(Struct, frozen=True):
     goes_on: bool = False
 
 
-# The limit that a rule sets, after the calls that count
+# -- the limit that one rule sets after some calls
 
 
 class _Limit(Struct, frozen=True):
-    """The names that one rule leaves."""
+    """The tools to which a rule limits the next call."""
 
     names: frozenset[str]
     # The reason why other tools may not be called, as the model reads it.
     reason: str
     # The model must call one of them.
     must: bool = False
+    # Arguments that the rule sets, by tool.
     arguments: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
 
@@ -89,6 +90,7 @@ def _is_last(rule: ToolRule, called: Sequence[CalledTool]) -> bool:
 
 
 def _children(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
+    """Returns the limit of a rule whose children must follow its tool; None: it sets none."""
     names = frozenset(rule.children) & frozenset(attached)
     if not _is_last(rule, called) or not names:
         return None
@@ -108,7 +110,7 @@ def _parent_last(rule: ToolRule, called: Sequence[CalledTool], attached: Sequenc
 
 
 def _conditional(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
-    """Returns the limit by the result of the last call, which decides the next tool; None: it sets none."""
+    """Returns the limit of a rule by which the result of a tool decides the next tool; None: it sets none."""
     if not _is_last(rule, called):
         return None
     result = _value(called[-1].result or "")
@@ -125,6 +127,7 @@ def _conditional(rule: ToolRule, called: Sequence[CalledTool], attached: Sequenc
 
 
 def _at_most(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
+    """Returns the limit of a rule whose tool has been called as often as it may be; None: it sets none."""
     if sum(each.name == rule.tool for each in called) < rule.max_calls:
         return None
     names = frozenset(attached) - {rule.tool}
@@ -152,7 +155,7 @@ def _value(text: str) -> bool | tuple[float] | str:
     return (number,) if math.isfinite(number) else text
 
 
-# What the rules decide
+# -- the decisions of all rules
 
 
 class RuleState(Struct, frozen=True):
@@ -178,9 +181,9 @@ class RuleState(Struct, frozen=True):
         )
 
     def judge(self, name: str, *, approvals: Collection[str] = (), is_approved: bool = False) -> Verdict:
-        """Judges one call. approvals: tools that ask without a rule."""
+        """Judges one call. approvals: the tools that need approval without a rule."""
         if name not in self.attached:
-            # No choice is named, since the request's own tools may be called as well, which these rules do not know.
+            # The error names no tools, since the request may have tools of its own, which these rules do not know.
             return Forbidden(f"{NO_TOOL} {quoted(name)}.")
         last_calls = self._counted()[-1:]
         if any(
@@ -279,7 +282,7 @@ def _nudged(offer: Offer, nudge: str) -> Offer:
     return Offer(offer.names, offer.must_call, offer.one_at_a_time, nudge=nudge)
 
 
-# A turn
+# -- the guide of one turn
 
 
 class RuleGuide:
@@ -384,7 +387,7 @@ class RuleGuide:
             return StopReason.NO_TOOL_CALL if has_to_call else None
         if any(call.has_run for call in reply):
             return None
-        # Refused calls would let the turn go on to the limit of its steps. `BAD_REPLIES` such replies end it before.
+        # Such replies would let the turn go on up to the limit of steps, so they end it with the same reason.
         is_readable = all(call.is_readable for call in reply)
         return StopReason.MAX_STEPS if is_readable else StopReason.BAD_TOOL_CALL
 
@@ -393,7 +396,7 @@ def _is_true(value: object) -> bool:
     return value is True or (isinstance(value, str) and value.strip().lower() == "true")
 
 
-# For the prompt
+# -- the rules in the prompt
 
 
 def in_words(rules: Sequence[ToolRule], attached: Collection[str]) -> str:

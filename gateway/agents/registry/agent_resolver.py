@@ -1,6 +1,6 @@
-"""Agents as turns use them: the name in a request becomes an `AgentSpec`, with what its conversation and send set.
+"""Resolves the names of agents: the name in a request becomes an `AgentSpec`, as a turn uses it.
 
-Results are cached until something changes here; a memory that is gone is not found whatever is cached.
+Results are cached until a definition changes. An agent with a memory that is gone is not found, whatever is cached.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def api_scope(project: str, uid: str) -> Scope:
 
 
 class AgentResolver:
-    """Resolves the names of agents. project: the caller's, everywhere; what another one has is not found.
+    """Resolves the names of agents in a project. project: the caller's; nothing of another project is found.
 
-    Raises besides what the methods name: Unavailable, as the store does.
+    Methods raise, besides what they name, Unavailable, as the store does.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class AgentResolver:
         tools: ToolRegistry,
         cache: ResolvedAgentCache,
     ) -> None:
-        """profiles: those of the settings, by name."""
+        """Makes the resolver. profiles: those of the settings, by name."""
         self._store = store
         self._settings = settings
         self._profiles = profiles
@@ -89,7 +89,7 @@ class AgentResolver:
     async def resolve_for_send(
         self, project: str, uid: str, conversation_name: str, *, model: str | None, system: str | None
     ) -> ResolvedAgent:
-        """Returns an agent with what a send and its conversation set. Raises: NotFound.
+        """Returns an agent with the settings of a send and of the send's conversation. Raises: NotFound.
 
         uid: the agent's.
         model: the model that the send names; None: the agent's.
@@ -111,25 +111,23 @@ class AgentResolver:
         return replace(spec, model=name, upstream=upstream, has_callers_model=True)
 
     async def in_conversation(self, project: str, name: str | None, spec: AgentSpec) -> AgentSpec:
-        """Returns an agent as it is in a conversation. name: the caller's; only public ones are looked for."""
+        """Returns an agent as it is in a conversation. name: the caller's. Only a public id has a definition."""
         uid = None if name is None else ids.uid_of("conv", name)
         if uid is None:
             return spec
         definition = await self._store.definitions.find(project, DefinitionKind.CONVERSATION, uid)
-        return (
-            spec
-            if definition is None
-            else self.with_conversation(spec, ConversationDefinition.of(definition.body))
-        )
+        if definition is None:
+            return spec
+        return self.with_conversation(spec, ConversationDefinition.of(definition.body))
 
-    def with_conversation(self, spec: AgentSpec, described: ConversationDefinition) -> AgentSpec:
-        """Returns an agent with what a conversation has of its own: another model, window or sampling."""
-        if described.model is not None:
-            spec = self.with_model(spec, described.model)
-        if described.context_window is not None:
-            spec = replace(spec, context_window=described.context_window)
-        if described.sampling and not spec.is_profile:
-            sampling = {**spec.definition.sampling, **described.sampling}
+    def with_conversation(self, spec: AgentSpec, conversation: ConversationDefinition) -> AgentSpec:
+        """Returns an agent with the settings of a conversation: another model, window or sampling."""
+        if conversation.model is not None:
+            spec = self.with_model(spec, conversation.model)
+        if conversation.context_window is not None:
+            spec = replace(spec, context_window=conversation.context_window)
+        if conversation.sampling and not spec.is_profile:
+            sampling = {**spec.definition.sampling, **conversation.sampling}
             spec = replace(spec, definition=replace(spec.definition, sampling=sampling))
         return spec
 
@@ -154,6 +152,7 @@ class AgentResolver:
         return ResolvedAgent(self._spec(definition, tools), api_scope(project, definition.uid), made_of)
 
     def _spec(self, definition: Definition, tools: Sequence[ToolView]) -> AgentSpec:
+        """Returns the spec of an agent that was made over REST."""
         defined = AgentDefinition.of(definition.body)
         upstream, model = split_model(self._settings, defined.model)
         kind = kind_of(defined.kind)
@@ -212,8 +211,8 @@ class AgentResolver:
 
 
 def _agent_tool(tool: ToolView) -> AgentTool:
-    described = None if tool.definition is None else ToolDefinition.of(tool.definition.body)
-    return AgentTool(tool.name, described)
+    definition = None if tool.definition is None else ToolDefinition.of(tool.definition.body)
+    return AgentTool(tool.name, definition)
 
 
 def _system_prompt(defined: AgentDefinition, tools: Sequence[ToolView]) -> str:

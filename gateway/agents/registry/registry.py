@@ -58,7 +58,7 @@ class AgentParts(Struct, frozen=True, kw_only=True):
     None leaves a part of an agent as it is; a new agent begins without it.
     """
 
-    # A new agent without one gets a name of its uid.
+    # The name; None: it stays. A new agent without a name gets one that is made of its uid.
     name: str | None = None
     # The attached blocks. Each list here replaces the agent's present list.
     blocks: Sequence[str] | None = None
@@ -78,7 +78,7 @@ class NewAgent(AgentParts, frozen=True):
     definition: AgentDefinition
     # New blocks, each with the body of its definition.
     own: Sequence[tuple[Block, dict[str, Any]]] = ()
-    # Tools by their names, before those by public names.
+    # The names of tools, which come before `tools`.
     tool_names: Sequence[str] = ()
     # The agent gets the built-in tools of its kind.
     base_tools: bool = True
@@ -196,7 +196,7 @@ class Registry:
     async def get_several(self, project: str, agent_rows: Sequence[int]) -> Sequence[AgentView]:
         """Returns agents by the rows of their memories, in the order in which they were made."""
         entries = await self._store.defined_agents.load_entries(agent_rows)
-        return await self._views([e for e in entries if e.agent.scope.project == project])
+        return await self._views([entry for entry in entries if entry.agent.scope.project == project])
 
     async def change(self, project: str, uid: str, edit: AgentEdit) -> AgentView:
         """Changes an agent; if another change comes first, the edit is applied to its result.
@@ -251,7 +251,7 @@ class Registry:
             await self.sleepers.turn_off(entry)
             return
         await self.sleepers.turn_on(entry)
-        # No further turn may come that would make the reading of earlier messages due.
+        # Earlier messages are read even if no further turn comes.
         due = self._now() + self._settings.memory.idle_s
         await self._store.jobs.enqueue(SLEEP_JOB, entry.agent.id, SLEEP_JOB, due=due)
 

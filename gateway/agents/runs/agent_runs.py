@@ -91,7 +91,7 @@ _MAX_CANCELLED = 1000
 
 
 class _RunOutput(Struct, frozen=True):
-    """Where the answer of a run goes."""
+    """The output of a run: its view, its sink and its receipt."""
 
     # Returns, once a step is open, what makes the dialect's view of the reply.
     view_maker_of: Callable[[RunStart], MakesView]
@@ -120,8 +120,10 @@ class AgentRuns:
         answer_wait_s: float,
         accounting: Accounting,
     ) -> None:
-        """background: has connections of its own, for the runs that no client waits for.
-        answer_wait_s: how long an agent waits for another one's answer.
+        """Makes the runs of a process.
+
+        background: for the runs that no client waits for. It has connections of its own.
+        answer_wait_s: how long an agent waits for the answer of another agent.
         """
         self._settings = settings
         self._receipts, self._limiter = accounting.receipts, accounting.limiter
@@ -140,7 +142,7 @@ class AgentRuns:
         self.peers = AgentMessaging(
             resolver, keeper.store, self, turns.pending, answer_wait_s, accounting.receipts
         )
-        # Of all turns, of agents or not.
+        # For chat completions as well.
         self.toolboxes = Toolboxes(keeper, self.foreign, self.peers)
 
     async def send(
@@ -216,8 +218,8 @@ class AgentRuns:
     def _route_send(self, run_request: RunRequest, *, is_answered: bool = True) -> RoutedSend:
         """Returns a send with its route. Raises: UnknownModel.
 
-        is_answered: a model is to answer the send. Otherwise the agent's model may be unknown; then the route leads
-            nowhere, and the context window is unknown.
+        is_answered: a model is to answer the send. If not, the agent's model may be unknown: then the route has no
+            upstream, and the context window is unknown.
         """
         try:
             route = agent_route(self._settings, run_request.spec)
@@ -249,7 +251,7 @@ class AgentRuns:
     def _memory_request(
         self, send: RoutedSend, ticket: QueueTicket, target: Target | None = None
     ) -> MemoryRequest:
-        """Returns what memory is asked for a send.
+        """Returns a send's request to memory.
 
         ticket: in the queue of its conversation.
         target: the upstream that answers the send; None: no upstream does.
@@ -362,8 +364,8 @@ class AgentRuns:
     # -- one send
 
     async def _answer_in_queue(self, send: RoutedSend, output: _RunOutput) -> RunResult:
-        """Answers a send when it is first in its queue. A send that repeats an earlier send gets the earlier answer."""
-        # A database that is slow is no reason to refuse: a run awaits each of its writes.
+        """Answers a send when it is first in its queue, or returns the answer of the earlier send that it repeats."""
+        # A slow database is no reason to refuse a send, since a run awaits each of its writes.
         if not (health := self.keeper.store.health).is_up:
             raise MemoryUnavailable.since(health.status)
         with QueueTicket() as ticket:
@@ -393,7 +395,7 @@ class AgentRuns:
         # If the client of a run has left, the end of the run may not be on disk yet.
         await self._with_client.turns.wait_written(send.scope)
         if send.heard is not None and any(message.get("role") == "user" for message in send.messages):
-            # A client whose list has the answer to the same words has got that answer, so these words are a new send.
+            # The client's list has the answers that it got, so a text that was answered in the list is a new send.
             end = await conversation_end(self.keeper.store, agent, conversation_name)
             path = () if end is None else end.path
             hasher = MessageHasher(agent.secret)
@@ -411,7 +413,7 @@ class AgentRuns:
         return await match_earlier_send(self.keeper.store, marks, run)
 
     async def _refuse_if_waiting(self, send: RoutedSend) -> None:
-        """Refuses a send that spares calls, if calls of its conversation wait for answers. Raises: Conflict."""
+        """Raises: Conflict if calls of the conversation wait for answers, and the send must not deny these calls."""
         if not send.spares_pauses:
             return
         agent = await self._agent_of(send)
@@ -528,7 +530,7 @@ class AgentRuns:
 
 
 def _in_place_of(send: RoutedSend, earlier: EarlierSend | None) -> RoutedSend:
-    """Returns a send that takes an earlier send's place: without the messages that are stored and wait for a reply."""
+    """Returns a send that replaces an earlier send: without the messages that are stored already."""
     if earlier is None:
         return send
     send = replace(send, replaces=earlier.run)

@@ -61,14 +61,14 @@ from storage.records import Block, Conversation, Exchange, Job, Run, RunState, R
 
 T = TypeVar("T")
 
-# How often edits are made again, or a send is planned again, because another writer was faster: another process, or one
-# that writes for the first time.
+# How often edits are applied again, or a send is planned again, because another writer was faster: another process, or
+# one that writes for the first time. No measurement.
 CONFLICT_TRIES = 32
 
-# The faults of an upstream after which a run that reads is tried again, but for refusals.
+# The stop reasons after which the run of a sleeptime agent is tried again, unless the upstream refused its messages.
 UPSTREAM_FAULTS = frozenset({StopReason.UPSTREAM_ERROR, StopReason.NO_CREDITS, StopReason.BAD_REPLY})
 
-# Replaces an upstream's error that may quote what was read.
+# Replaces the message of an upstream's error that may quote the memory that was read.
 ERROR_WITHHELD = (
     "The upstream gave an error, whose words are not kept here, since they may quote what was read."
 )
@@ -96,7 +96,7 @@ class _StepResult(Struct, frozen=True):
     stop: str | None = None
     # The class of the error, as in `RunStep`.
     error: str | None = None
-    # The upstream refused the messages of the step, and would again.
+    # The upstream refused the messages of the step, and would refuse them again.
     is_refused: bool = False
     # The message of the error that ended the run, which may quote the user, and its HTTP status; "" and 0 for no error.
     error_message: str = ""
@@ -184,7 +184,7 @@ class RunMemory:
             self.run = await runs.note_begun(agent_row, self.run.id, begun)
 
     async def take_up(self, exchange: Exchange) -> None:
-        """Goes on with a step that an earlier attempt of this run has opened."""
+        """Continues with a step that an earlier attempt of this run has opened."""
         conversation = self.context.snapshot.conversation
         assert conversation is not None  # it has the open step
         opened = StepOpened(self.context.agent, exchange, conversation.rev, self.context.pinned, None)
@@ -204,7 +204,7 @@ class RunMemory:
         finally:
             self.context.request.ticket.leave()
 
-    # -- what a turn asks of its memory
+    # -- the methods of `TurnMemory`
 
     async def retarget(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
         return await self.keeper.composer.retarget_prompt(
@@ -290,14 +290,14 @@ class RunMemory:
         return exchange
 
     def _runs_due(self, exchange: Exchange, now: float) -> list[RunAccept]:
-        """Returns the runs that are due once this run ends: of the agents that read its messages."""
+        """Returns the runs that are due once this run ends: of the sleeptime agents that read its messages."""
         sleeptime, exchanges = self.context.request.spec.sleeptime, (*self.steps, exchange)
         if sleeptime is None or not sleeptime.every:
             return []
         if not any(is_user(message) for each in exchanges for message in each.inputs):
             return []
         due = (each for each in self._readers if not each.is_busy and each.turns + 1 >= sleeptime.every)
-        return [reading_run(each.sleeper_row, self.context.agent.id, now) for each in due]
+        return [reading_run(reader.sleeper_row, self.context.agent.id, now) for reader in due]
 
     def _finished_exchange(
         self,
@@ -320,7 +320,7 @@ class RunMemory:
         )
 
     def _extend_path(self, exchange: Exchange) -> None:
-        """Goes on from an exchange that has ended."""
+        """Adds an exchange that has ended to the path."""
         self.steps.append(exchange)
         self._chars += sum(len(text_of(m)) for m in self.context.plan.messages) + exchange.size
         self.opened = None
@@ -331,7 +331,7 @@ class RunMemory:
         self._set_blocks(await self._load_blocks())
 
     async def _reapply_if_overtaken(self, results: Sequence[ToolResult]) -> Sequence[ToolResult]:
-        """Applies edits again if others wrote while tools ran. Returns the results with what came of the edits."""
+        """Applies edits again if others wrote while tools ran. Returns the results, with those of the new edits."""
         if self._edits.ran_alone(results) or self._edits.were_made_on(await self._load_blocks()):
             return results
         return await self._reapply_edits(results)
@@ -359,7 +359,7 @@ class RunMemory:
     async def _write_with_edits(
         self, results: Sequence[ToolResult], write: Callable[[Sequence[ToolResult]], Awaitable[T]]
     ) -> T:
-        """Writes edits with their results. Edits that another writer has overtaken are made again.
+        """Writes edits with their results. If another writer was faster, the edits are applied again.
 
         Raises: WriteConflict, StoreError.
         """
@@ -391,7 +391,7 @@ class RunMemory:
         messages += self.after_results
         finished = context.path[-1]
         if end is not None:
-            # No model gets this prompt, so it may be cut, whatever the client asked for.
+            # No model gets this prompt, so it may be evicted from, even if the client forbids that.
             chat = replace(context.request.chat, may_evict=True)
             context = replace(context, request=replace(context.request, chat=chat))
         self.context = plan_next_step(
@@ -447,7 +447,7 @@ class RunMemory:
                 self._adopt_opened(await asyncio.shield(opening), write.now, write.key)
 
     def _adopt_opened(self, opened: StepOpened, begun: float, key: str | None) -> None:
-        """Goes on from a step that is open.
+        """Makes an open step the current step.
 
         begun: when it was opened.
         key: the client's id of the conversation.
@@ -477,8 +477,8 @@ class RunMemory:
         except (Stale, RunOver) as error:
             if self.run.background:
                 raise
-            # The step's reply may quote what was erased: it stays unfinished, and the next send ends it. With a whole
-            # memory its run is gone too.
+            # The step's reply may quote what was erased, so the step stays open, and the next send ends it. If the
+            # whole memory was forgotten, the run is gone as well.
             loss = events.FORGOTTEN_LOSS if isinstance(error, Stale) else events.TAKEN_OVER_LOSS
             with suppress(NotFound):
                 await self._end_run(RunState.FAILED, StopReason.ERROR, loss)
@@ -578,30 +578,32 @@ class RunMemory:
         )  # fmt: skip
 
     def _adopt_end(self, run: Run) -> None:
-        """Copies how the stored run has ended."""
+        """Takes over the end of the stored run."""
         self.run = replace(self.run, state=run.state, stop=run.stop, ended=run.ended)
 
     def _notify_services(self, prompt: Prompt) -> None:
         """Notifies the background services of the work that the run has left."""
         keeper, context = self.keeper, self.context
         if self.reading is not None:
-            # Its messages are emptied before a search can find them.
+            # No search finds the messages of this run: they are emptied before they are indexed.
             return
         keeper.report_lag(context.agent.id, context.snapshot, self._chars)
         if not self.steps:
             return
         first_step, last_step = self.steps[0], self.steps[-1]
-        messages = sum(len(e.inputs) + 1 for e in self.steps)
-        keeper.events.turn_stored(context.agent.id, messages, context.request.spec.sleeptime, first_step.seq)
+        message_count = sum(len(exchange.inputs) + 1 for exchange in self.steps)
+        keeper.events.turn_stored(
+            context.agent.id, message_count, context.request.spec.sleeptime, first_step.seq
+        )
         if prompt.window.wanted_summary is not None:
             turn = Committed(context.agent, last_step.id, last_step.conversation_row, True)
             keeper.events.window_filling(turn, prompt.window.wanted_summary)
 
 
 def _state_after(prompt: Prompt, outcome: TurnOutcome) -> tuple[RunState, StopReason]:
-    """Returns how a run stands after its turn, and why it stopped."""
+    """Returns the state of a run after its turn, and its stop reason."""
     state, stop = _STATES[outcome.state], outcome.stop_reason
-    # Where the agent's own prompt fills the window, leaving out messages makes no room.
+    # If the agent's own prompt fills the window, evicting messages makes no room.
     window = prompt.target.context_window
     is_full = window is not None and estimate_tokens(prompt.system) >= window
     if is_full and stop is StopReason.UPSTREAM_ERROR:
@@ -612,7 +614,7 @@ def _state_after(prompt: Prompt, outcome: TurnOutcome) -> tuple[RunState, StopRe
 
 
 def _results_by_number(exchange: Exchange, results: Sequence[ToolResult]) -> dict[int, bytes]:
-    """Returns results of calls of a step as they are stored until the others are there, by the numbers of the calls."""
+    """Returns results by the numbers of their calls, as they are stored until all calls of the step have results."""
     return {call_number(exchange, each.call_id): orjson.dumps(each.stored()) for each in results}
 
 

@@ -100,7 +100,7 @@ class AgentTools:
         parameters = self._plain_entries[call.name]["function"].get("parameters") or {}
         arguments, fault = await check_arguments(self.foreign.children, call.name, parameters, call.arguments)
         if fault is not None:
-            # It may quote the arguments.
+            # The fault may quote the arguments.
             return _sanitized(failed_answer(fault))
         call = replace(call, arguments=arguments)
         if tool.definition is None:
@@ -110,12 +110,15 @@ class AgentTools:
                 return failed_answer(wrong_number)
             return self._cut(await self._run_built_in(call), RESULT_CHARS)
         answer = await self._perform_once(call, partial(self._run_defined, call, tool.definition))
-        # A run has written the changed blocks by now, and its answer has none. A chat completion edits its turn here,
-        # outside of the call that is performed once: a recorded answer changes the blocks of a new turn again.
+        # Only the answer of a chat completion still has changed blocks. They become edits of its turn outside of the
+        # call that is performed once, so that a recorded answer changes the blocks of a new turn as well.
         return edit_blocks(self.memory, answer, call.call_id) if answer.changed_blocks else answer
 
     async def _perform_once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
-        """Performs a call that leaves the gateway, once. perform: returns the answer as the model reads it."""
+        """Performs a call that leaves the gateway, or returns its recorded answer.
+
+        perform: performs the call, and returns the answer as the model reads it.
+        """
         return await (perform() if self.call_record is None else self.call_record.perform_once(call, perform))
 
     async def _ask_agent(self, call: RunTool) -> ToolAnswer:
@@ -144,7 +147,7 @@ class AgentTools:
         )
 
     async def _load_blocks(self) -> Sequence[Block]:
-        """Returns the blocks as they are stored; one with edits that are not stored yet, as the model sees it."""
+        """Returns the stored blocks. A block with edits that are not stored yet has the value that the model sees."""
         memory = self.memory
         if self.run_uid is None:
             return memory.block_edits.blocks
@@ -164,7 +167,7 @@ class AgentTools:
         return edited_before | {op.label for op in block_edits.ops}
 
     def _foreign_call(self, call: RunTool, blocks: Sequence[Block]) -> ForeignCall:
-        """Returns a call as other parties get it. Its key is the same only for the same call of the same step."""
+        """Returns a call as tools outside of the gateway get it. The key is unique to a call of a step."""
         uid, run = self.spec.uid, self.run_uid
         step = "" if self.step is None else ids.id_at("step", uid, self.step.seq)
         return ForeignCall(
@@ -173,7 +176,7 @@ class AgentTools:
             call_id=call.call_id,
             agent=ids.id_of("agent", uid),
             run="" if run is None else ids.id_of("run", run),
-            # Providers choose the ids of calls, and headers bear few characters.
+            # Providers choose the ids of calls, and a header takes few of the characters.
             key=f"{step or ids.new_uid()}/{quote(short_call_id(call.call_id), safe='')}",
             agent_name=self.spec.name,
             blocks=blocks,
@@ -181,6 +184,7 @@ class AgentTools:
         )
 
     async def _run_built_in(self, call: RunTool) -> ToolAnswer:
+        """Performs a call of one of the gateway's own tools, except for those that send messages."""
         name, arguments, memory = call.name, call.arguments, self.memory
         match BUILT_IN_TOOLS[name].use:
             case ToolUse.EDIT:
@@ -201,7 +205,8 @@ class AgentTools:
                 return _sanitized(await files.run(name, arguments))
             case ToolUse.FINISH:
                 return ToolAnswer(EDITS_FINISHED)
-        raise NotImplementedError(f"{name} is in BUILT_IN_TOOLS and has no case here")
+            case ToolUse.ASK_AGENT | ToolUse.SPEAK:
+                raise NotImplementedError(f"{name} sends a message, which is not a use of memory")
 
     def _edit(self, call: RunTool) -> ToolAnswer:
         """Performs the edits of a call, which may be several."""
@@ -216,19 +221,18 @@ class AgentTools:
         shown = last_shown([each.shown for each in results], NOTHING_SHOWN)
         return ToolAnswer("\n".join(each.content for each in results), status, shown=shown)
 
-    def _cut(self, answer: ToolAnswer, most: int) -> ToolAnswer:
-        """Returns the answer in a length that leaves room in the window. most: characters."""
-        most = max_result_chars(most, self.window)
-        return replace(answer, content=cut_result(answer.content, most))
+    def _cut(self, answer: ToolAnswer, max_chars: int) -> ToolAnswer:
+        """Returns an answer that is short enough to leave room in the window, and has at most `max_chars`."""
+        return replace(answer, content=cut_result(answer.content, max_result_chars(max_chars, self.window)))
 
 
 def _sanitized(answer: ToolAnswer) -> ToolAnswer:
-    """Returns an answer that others have written, without tags that could pass for the gateway's, and U+0000."""
+    """Returns an answer from outside of the gateway without U+0000 and tags that could pass for the gateway's."""
     return replace(answer, content=escape_tags(without_nul(answer.content)))
 
 
 def asides_of(spec: AgentSpec, client_tools: Collection[str] = ()) -> Asides:
-    """Returns the arguments of an agent's tools that are not the tool's, and those that are its words to the user."""
+    """Returns the arguments that the gateway adds to an agent's tools, and those that have its words to the user."""
     return _asides_of(spec, _entries_of(spec, client_tools).values())
 
 
@@ -247,7 +251,7 @@ def tools_with_approval(spec: AgentSpec) -> frozenset[str]:
 
 
 def _aside_names(spec: AgentSpec) -> frozenset[str]:
-    """Returns the arguments besides a tool's own that an agent's tools take."""
+    """Returns the names of the arguments that the gateway adds to an agent's tools."""
     speaks_by_tool = spec.style == "message"
     thinks = spec.definition.thinks_aloud
     takes = {
@@ -259,7 +263,10 @@ def _aside_names(spec: AgentSpec) -> frozenset[str]:
 
 
 def _entries_of(spec: AgentSpec, client_tools: Collection[str]) -> dict[str, dict[str, Any]]:
-    """Returns the entries for a request's `tools`, by name, without asides. A tool that is not there yet has none."""
+    """Returns the entries for a request's `tools`, by name, without asides.
+
+    Tools that this version of the gateway does not have are left out.
+    """
     entries = {tool.name: _entry_of(tool) for tool in spec.tools if tool.name not in client_tools}
     return {name: entry for name, entry in entries.items() if entry is not None}
 

@@ -17,12 +17,13 @@ from storage.listing import PassageFilter
 from storage.records import Agent, DefinitionKind, Passage, StoredFile, Vector
 from storage.sql.store import Store
 
-# The deadline of one call of `grep_files`.
+# The deadline of one call of `grep_files`. No measurement, nor for the limits below.
 GREP_S = 1.0
 # The longest pattern.
 PATTERN_CHARS = 300
-# The matches that one call shows, and the characters of each line.
+# The most matches that one call shows.
 MATCHES = 20
+# The most characters of a line that are shown.
 LINE_CHARS = 300
 NO_FILES = "No file is attached to this agent."
 SEARCH_UNAVAILABLE = "Error: files cannot be searched at the moment."
@@ -33,11 +34,11 @@ FILE_TOO_LONG = (
 
 
 class _Match(Struct, frozen=True):
-    """A line that a pattern is in."""
+    """A line that a pattern matches."""
 
-    # The folder's and the file's name: `<folder>/<file>`.
+    # The names of folder and file: `<folder>/<file>`.
     path: str
-    # The line's, from 1 on.
+    # The number of the line, from 1 on.
     number: int
     # All lines of the file.
     lines: Sequence[str]
@@ -54,7 +55,7 @@ class FileTools(Struct, frozen=True):
     embed_query: EmbedQuery | None = None
 
     async def run(self, name: str, arguments: Mapping[str, Any]) -> ToolAnswer:
-        """Runs a call. arguments: they fit the schema."""
+        """Runs a call. arguments: valid by the schema of the tool."""
         try:
             folders = await self._load_folder_names()
             if name == "semantic_search_files":
@@ -100,19 +101,19 @@ class FileTools(Struct, frozen=True):
         )
 
     async def _grep(self, folders: Mapping[int, str], arguments: Mapping[str, Any]) -> ToolAnswer:
-        """Matches a pattern with each line of the files."""
+        """Returns the lines of the files that a pattern matches."""
         pattern, include = str(arguments["pattern"]), arguments.get("include")
         if not pattern or len(pattern) > PATTERN_CHARS:
             return failed_answer(f"Error: a pattern has 1 to {PATTERN_CHARS} characters.")
         if include and len(str(include)) > PATTERN_CHARS:
-            # Python caches thousands of compiled patterns.
+            # Python caches thousands of compiled globs, so a long one would take memory for long.
             return failed_answer(f"Error: `include` has {PATTERN_CHARS} characters at most.")
         files = {
             f"{folders[file.memory_row]}/{file.name}": file
             for file in await self.store.files.list_of_folders(list(folders))
         }
         included = {
-            path: file for path, file in files.items() if not include or _fits(path, file, str(include))
+            path: file for path, file in files.items() if not include or _is_named(path, file, str(include))
         }
         if not included:
             return ToolAnswer(f"No file fits {include!r}." if files else NO_FILES)
@@ -129,47 +130,48 @@ class FileTools(Struct, frozen=True):
         return ToolAnswer(_render(matches, skip, arguments.get("context_lines")))
 
     async def _find_matches(
-        self, pattern: str, files: Mapping[str, StoredFile], most: int, matches: list[_Match]
+        self, pattern: str, files: Mapping[str, StoredFile], max_count: int, matches: list[_Match]
     ) -> str:
         """Finds the first lines that match a pattern. Returns the error of an invalid pattern; "" if it is valid.
 
         files: by their paths.
-        matches: receives the matches, at most `most`. It has those found so far if the time ends before the last file.
+        matches: receives the matches, at most `max_count`. If the time ends before the last file, it has those so far.
 
         Raises: OutOfBounds.
         """
         async with self.children.start("gateway.agents.tools.pattern:find", GREP_S) as child:
             for path, file in files.items():
                 text = await self.store.files.load_text(file)
-                answer = await child.ask({"pattern": pattern, "text": text, "most": most - len(matches)})
+                answer = await child.ask({"pattern": pattern, "text": text, "most": max_count - len(matches)})
                 if "wrong" in answer:
                     return str(answer["wrong"])
                 lines = text.splitlines() if answer["found"] else ()
                 matches += [_Match(path, number, lines) for number in answer["found"]]
-                if len(matches) == most:
+                if len(matches) == max_count:
                     break
         return ""
 
 
-def _fits(path: str, file: StoredFile, include: str) -> bool:
+def _is_named(path: str, file: StoredFile, include: str) -> bool:
     """Returns whether a glob names a file, by its path or its name."""
     return any(fnmatch(name.lower(), include.lower()) for name in (path, file.name))
 
 
-def _render(matches: Sequence[_Match], skip: int, context: int | None) -> str:
+def _render(matches: Sequence[_Match], skip: int, context_lines: int | None) -> str:
+    """Returns a page of matches as the model reads it. context_lines: before and after each match; None: one."""
     page = matches[skip : skip + MATCHES]
     if not page:
         return "Nothing was found."
-    around = 1 if context is None else context
-    text = "\n".join(line for match in page for line in _lines(match, around))
+    context_lines = 1 if context_lines is None else context_lines
+    text = "\n".join(line for match in page for line in _lines(match, context_lines))
     more = f"\n[There is more: the next begin at offset {skip + MATCHES}.]"
     return text + (more if len(matches) > skip + MATCHES else "")
 
 
-def _lines(match: _Match, around: int) -> Iterator[str]:
-    """Yields a match as it is shown, with the lines around it."""
+def _lines(match: _Match, context_lines: int) -> Iterator[str]:
+    """Yields a match as it is shown, with the lines before and after it."""
     yield f"{match.path}:{match.number}"
-    first, last = max(1, match.number - around), min(len(match.lines), match.number + around)
+    first, last = max(1, match.number - context_lines), min(len(match.lines), match.number + context_lines)
     for number in range(first, last + 1):
         line = match.lines[number - 1]
         cut = line[:LINE_CHARS] + (" …" if len(line) > LINE_CHARS else "")

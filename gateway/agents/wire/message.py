@@ -1,7 +1,7 @@
 """Stored messages as the agents API shows them. One stored message may be shown as several messages with one id.
 
-A reply is shown as its thoughts, its text and its calls, in this order. What the reader got instead of a call
-(`send_message`) is shown as text.
+A reply is shown as its thoughts, its text and its calls, in this order. A call by which the agent speaks
+(`send_message`) is shown as the text that it speaks.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Showing(Struct, frozen=True):
     # Summaries of the conversation are shown as well.
     summaries: bool = False
 
-    def shows(self, kind: str) -> bool:
+    def shows(self, message_type: str) -> bool:
         """Returns whether messages of a type are shown."""
-        return self.types is None or kind in self.types
+        return self.types is None or message_type in self.types
 
 
 class Origin(Struct, frozen=True):
@@ -83,18 +83,18 @@ def messages_json(
     results: the results that are shown as a part of it.
     """
     message = well_typed(message)
-    whole = (message, *map(well_typed, results))
-    parts = (part for m in whole for part in _parts(m, showing, waiting or {}, names or {}))
+    stored = (message, *map(well_typed, results))
+    parts = (part for each in stored for part in _parts(each, showing, waiting or {}, names or {}))
     private = private_of(message)
     messages = []
-    for n, (kind, fields) in enumerate(parts, first):
-        if not showing.shows(kind):
+    for index, (message_type, fields) in enumerate(parts, first):
+        if not showing.shows(message_type):
             continue
-        own = {"name": name_of(message), "sender_id": private.get("sender")}
-        # Messages of one id differ in their otid; the caller's own is the first one's.
-        if n == 0 and private.get("otid"):
-            own["otid"] = private["otid"]
-        messages.append(part_json(kind, origin, n, {**own, **fields}))
+        head = {"name": name_of(message), "sender_id": private.get("sender")}
+        # Messages with one id differ in their otid. The first has the otid that the client sent.
+        if index == 0 and private.get("otid"):
+            head["otid"] = private["otid"]
+        messages.append(part_json(message_type, origin, index, {**head, **fields}))
     return messages
 
 
@@ -128,14 +128,14 @@ def _well_typed_call(call: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def part_json(kind: str, origin: Origin, n: int, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns one of the messages that show a stored message. n: its position among the messages with one id."""
+def part_json(message_type: str, origin: Origin, index: int, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns one of the messages that show a stored message. index: among the messages with one id."""
     return {
         "id": origin.id,
         "date": iso_time(origin.at),
         "name": None,
-        "message_type": kind,
-        "otid": f"{origin.id}:{n}",
+        "message_type": message_type,
+        "otid": f"{origin.id}:{index}",
         "sender_id": None,
         "step_id": origin.step_id,
         "run_id": origin.run_id,
@@ -161,9 +161,9 @@ def summary_json(summary: Summary, uid: str, showing: Showing) -> list[dict[str,
         ("summary_message", {"summary": summary.text, "compaction_stats": None}),
     ]
     return [
-        part_json(kind, origin, 0, {**fields, "otid": f"{origin.id}:{kind}"})
-        for kind, fields in parts
-        if showing.shows(kind)
+        part_json(message_type, origin, 0, {**fields, "otid": f"{origin.id}:{message_type}"})
+        for message_type, fields in parts
+        if showing.shows(message_type)
     ]
 
 
@@ -186,6 +186,7 @@ def message_object_json(message: WireMessage, origin: Origin, agent_id: str) -> 
     }
 
 
+# A message of the API: its type, and the fields that messages of this type have.
 _Part = tuple[str, dict[str, Any]]
 
 
@@ -253,13 +254,13 @@ def _reply(message: WireMessage, showing: Showing, waiting: Mapping[str, str]) -
         yield "assistant_message", {"content": text}
     for spoken_text in filter(None, spoken):
         yield "assistant_message", {"content": spoken_text}
-    left = [call for call in calls if spoken_by(call, showing) is None]
-    # A call that only waits for the others needs no answer.
-    asked = [call for call in left if waiting.get(call.get("id", "")) in ("approval", "client")]
-    if rest := [call for call in left if call not in asked]:
-        yield "tool_call_message", calls_json(rest)
-    if asked:
-        yield "approval_request_message", calls_json(asked)
+    shown_calls = [call for call in calls if spoken_by(call, showing) is None]
+    # A call that only waits for other calls needs no answer.
+    unanswered = [call for call in shown_calls if waiting.get(call.get("id", "")) in ("approval", "client")]
+    if others := [call for call in shown_calls if call not in unanswered]:
+        yield "tool_call_message", calls_json(others)
+    if unanswered:
+        yield "approval_request_message", calls_json(unanswered)
 
 
 def without_asides(
@@ -274,8 +275,9 @@ def without_asides(
         # JSON that is nested too deeply is not written again: no tool gets it, and the call stays as it came.
         if names and arguments is not None and not is_too_deep(arguments):
             thoughts.append(arguments.get(THINKING) if THINKING in names else None)
-            own = {name: value for name, value in arguments.items() if name not in names}
-            call = {**call, "function": {**function, "arguments": exact_json.dumps(own).decode()}}
+            tool_arguments = {name: value for name, value in arguments.items() if name not in names}
+            function = {**function, "arguments": exact_json.dumps(tool_arguments).decode()}
+            call = {**call, "function": function}
         calls_without.append(call)
     return "".join(each for each in thoughts if isinstance(each, str)), calls_without
 
@@ -312,7 +314,7 @@ def call_json(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def spoken_by(call: Mapping[str, Any], showing: Showing) -> str | None:
-    """Returns the words that a call speaks; None for a call that is to be shown as one."""
+    """Returns the text that a call speaks; None for a call that is shown as a call."""
     function = call.get("function") or {}
     if showing.speaks is None or function.get("name") != showing.speaks:
         return None

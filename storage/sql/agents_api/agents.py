@@ -72,10 +72,10 @@ async def list_agents(
     tags = sorted(set(where.tags))[:MAX_TAGS]
     min_tags = len(tags) if where.needs_all_tags else min(1, len(tags))
     keys = sorted(set(where.identity_keys))[:MAX_TAGS]
-    found: list[AgentEntry] = []
-    while len(found) < page.limit:
-        size = max(page.limit - len(found), _MIN_ROWS)
-        # The order by row is a range of an index; the others are made of all rows.
+    listed: list[AgentEntry] = []
+    while len(listed) < page.limit:
+        size = max(page.limit - len(listed), _MIN_ROWS)
+        # Only the order by time of creation is a range of an index. The others sort all agents of the project.
         rows_between = (low[1], high[1]) if where.order == "created" else (_BEFORE_ALL[1], _AFTER_ALL[1])
         values: tuple[object, ...] = (
             project, *rows_between, size, where.name, ascii_lower(where.text), tags, min_tags, where.stop,
@@ -85,13 +85,13 @@ async def list_agents(
             values += (*low, *high)
         rows = await connection.rows(SQL[f"{where.order}_{page.direction}"], values)
         entries = [_entry(row) for row in rows]
-        found += [each for each in entries if where.with_hidden or not _is_hidden(each)]
+        listed += [entry for entry in entries if where.with_hidden or not _is_hidden(entry)]
         if len(rows) < size:
             break
         end = await _position(connection, project, where.order, entries[-1].agent.uid)
         assert end is not None  # a uid was given
         low, high = (low, end) if page.newest_first else (end, high)
-    return found[: page.limit]
+    return listed[: page.limit]
 
 
 async def make_agent(connection: Connection, draft: AgentDraft, *, at: float) -> AgentEntry:

@@ -24,6 +24,7 @@ AND {has:7:h.value}
 AND {connected} >= ?8 AND {connected} <= ?9
 
 -- piece: named
+-- The beginning of a statement that reads blocks with public names.
 SELECT {block} {held}
 
 -- name: find
