@@ -107,7 +107,7 @@ class MemorySnapshot(Struct):
     exchange: Exchange | None = None
     # `exchange` is a first turn, and other first turns match the client's list as well.
     has_rivals: bool = False
-    # The gateway's texts and rounds on the path of `exchange`.
+    # The additions of the gateway to the path of `exchange`.
     additions: Additions = msgspec.field(default_factory=lambda: NO_ADDITIONS)
     # The memory has messages that are off the record or were forgotten.
     has_tombs: bool = False
@@ -119,7 +119,7 @@ class MemorySnapshot(Struct):
     standing: list[StandingFact] = msgspec.field(default_factory=list)
     # `exchange` is continued already. Then only what all snapshots of the memory have in common is cached.
     is_continued: bool = False
-    # The client's list begins like a prefix that was made elsewhere. Cached is the same as with `is_continued`.
+    # The client's list begins like a prefix that was made elsewhere. The same is cached as with `is_continued`.
     matches_prefix: bool = False
     # Some blocks are shared by the users of a profile. Nothing of such a snapshot is cached.
     shares_blocks: bool = False
@@ -146,7 +146,7 @@ class Opening(Struct, frozen=True):
     stem: int | None
 
 
-# As many of a list's questions are looked up, the last ones.
+# The most questions of a list that are looked up, from the last one back. No measurement.
 MAX_QUESTIONS = 16
 
 
@@ -183,9 +183,9 @@ class StoredContent(NamedTuple):
     full_reply: bytes | None = None
 
 
-# How often rules are called with more contents than before. They ask for contents at four places at most (compared
-# openings or siblings, altered replies, questions asked again, an equal reply with other ids), at each of them for all
-# that they will compare there.
+# The most calls of a rule, each with more contents than the call before. A rule asks for contents at four places at
+# most (compared openings or siblings, altered replies, questions asked again, an equal reply with other ids), and at
+# each place for all that it will compare there.
 MAX_RULE_CALLS = 5
 
 
@@ -198,7 +198,7 @@ class Missing(Exception):
 
 
 class Pool(Struct, frozen=True):
-    """Exchanges as loaded: without content, but for the last of each conversation."""
+    """Exchanges as they are loaded: without content, except for the last of each conversation."""
 
     exchanges: Sequence[Exchange]
     # The conversation with the key of the probes; None: there is none.
@@ -222,7 +222,7 @@ class Change(Struct, frozen=True):
     continued: Sequence[int] = ()
     # The hashes of prefixes by which the exchange will be recognised.
     prefixes: Sequence[bytes] = ()
-    # The hashes of its messages that are off the record: with one of them the snapshot `has_tombs`.
+    # The hashes of the turn's messages that are off the record. If there are any, later snapshots have `has_tombs`.
     tombs: Sequence[bytes] = ()
     # Stored exchanges with indexed words that changed.
     stale: Sequence[int] = ()
@@ -231,7 +231,7 @@ class Change(Struct, frozen=True):
 
     @property
     def is_alone(self) -> bool:
-        """True where nothing else than the exchange changes."""
+        """True if nothing but the exchange changes."""
         return not (self.others or self.continued or self.prefixes or self.tombs or self.stale or self.merge)
 
 
@@ -298,7 +298,7 @@ class TurnWrite(Struct, frozen=True):
     key: str | None
     # The public name of the conversation, if it is new.
     uid: str
-    # When it is written, in seconds since the epoch.
+    # The present time, in seconds since the epoch.
     now: float
     # None: the turn is not plain.
     plain: PlainTurn | None
@@ -312,7 +312,7 @@ class TurnWrite(Struct, frozen=True):
     # The agent's next number and the agent's `rev` when the turn was planned.
     planned_next_seq: int = 1
     planned_agent_rev: int = 0
-    # The memory edits of this turn; the store fills in their `exchange`.
+    # The memory edits of this turn; the store fills in their `exchange_row`.
     ops: Sequence[BlockOp] = ()
     # The memory section of the path; id 0: it is to be stored.
     section: SentSection | None = None
@@ -334,7 +334,7 @@ class Committed(Struct, frozen=True):
     # The agent as it is stored now.
     agent: Agent
     exchange_row: int
-    # Of the turn's conversation.
+    # The row of the turn's conversation.
     conversation_row: int
     # The turn was written as planned, without `decide`.
     is_plain: bool
@@ -463,8 +463,8 @@ class RunAccept(Struct, frozen=True):
     kind: str = "run"
     # The run that it replaces, as in `StepOpen`.
     replaces: int | None = None
-    # The memory that the run reads. The job then belongs to that memory, which has one job of the kind for
-    # all its runs.
+    # The memory that the run reads. The job then belongs to that memory, which has one job of the kind for all its
+    # runs.
     read_memory_row: int | None = None
     # How the run's messages are listed, as JSON, stored as long as the run; None: in the usual way.
     listing: bytes | None = None
@@ -517,8 +517,8 @@ class RunEnd(Struct, frozen=True):
     epoch: int = 0
     # The calls that wait for an answer, as in `RunStep`.
     waiting: Mapping[str, str] = msgspec.field(default_factory=dict)
-    # The results of that step's calls that no step has taken in: messages as JSON, by their numbers among the texts
-    # of the run.
+    # The results of that step's calls that are in no later step: messages as JSON, by their numbers among the texts of
+    # the run.
     results: Mapping[int, bytes] = msgspec.field(default_factory=dict)
     # The memory edits after these results, and the versions of their blocks, as in `StepOpen`.
     edits: BlockMerge = msgspec.field(default_factory=lambda: BlockMerge())
@@ -615,9 +615,10 @@ class Rules(Struct, frozen=True):
     # Returns a block without what is gone. Its arguments: the block with its last untouched value, its values since,
     # oldest first, and its pending edits.
     rebuild_block: Callable[[Block, Sequence[Revised], Sequence[BlockOp]], Rebuilt]
-    # Returns the names of the tools that an exchange has called, those of hidden rounds too.
+    # Returns the names of the tools that an exchange has called, also in hidden rounds.
     tools_used: Callable[[Exchange], Sequence[str]]
-    # Returns a step with results, given also the step with their calls, without what they may quote of what is gone.
+    # Returns a step without what its results may quote of what is gone. Its arguments: the step with the results, the
+    # step with their calls, the marks of what is gone.
     without_quotations: Callable[[Exchange, Exchange, Erased], Exchange]
     # Returns whether an exchange has calls without results.
     has_open_calls: Callable[[Exchange], bool]
@@ -639,7 +640,7 @@ class TransferRecord(Struct, frozen=True):
 
 
 class MatchedExchange(Struct, frozen=True):
-    """A stored exchange whose path is one of an imported conversation's."""
+    """A stored exchange with a path that an imported conversation has as well."""
 
     # The exchange without its content.
     exchange: Exchange
@@ -686,7 +687,7 @@ class ImportChange(Struct, frozen=True):
     conversation_row: int | None = None
     # Exchanges of an undone import that have their words again, by their position in the conversation.
     fill: Mapping[int, Exchange] = {}
-    # Exchanges whose place the first of the added ones takes.
+    # Exchanges that the first of the added ones replaces.
     superseded: Sequence[Exchange] = ()
 
 

@@ -64,20 +64,22 @@ class UpdateConversation(CreateConversation):
 
 
 class CreateConversationQuery(UrlQuery):
+    """The agent of a new conversation."""
+
     agent_id: str
 
 
 class ConversationsQuery(PageQuery):
-    """A page of conversations, agents' own ones left out. agent_id: only that agent's."""
+    """A page of conversations. Agents' own conversations are left out."""
 
     order_by: Maybe[Literal["created_at", "last_run_completion", "last_message_at"]] = UNSET  # type: ignore[assignment]
-    agent_id: Maybe[str] = UNSET
+    agent_id: Maybe[str] = UNSET  # left out: all agents
     archive_status: Literal["unarchived", "archived", "all"] = "unarchived"
     summary_search: Maybe[str] = UNSET
 
     @property
     def sorting(self) -> Literal["created", "spoken", "completed"]:
-        """The name of the time by which they are ordered."""
+        """The name of the time by which conversations are ordered."""
         match self.order_by:
             case "last_message_at":
                 return "spoken"
@@ -87,49 +89,57 @@ class ConversationsQuery(PageQuery):
                 return "created"
 
 
+# In the queries and bodies below `agent_id` names the agent if the conversation in the path is `default`.
+
+
 class ConversationQuery(UrlQuery):
-    """The conversation in a path. agent_id: the agent of a `default`."""
+    """The conversation in a path."""
 
     agent_id: Maybe[str] = UNSET
 
 
 class ForkConversationQuery(ConversationQuery):
-    """A fork. message_id: of the last message that both have."""
+    """A fork of a conversation."""
 
     hidden: bool = False
-    message_id: Maybe[str] = UNSET
+    message_id: Maybe[str] = UNSET  # the last message that both have
 
 
 class RecompileConversationQuery(ConversationQuery):
+    """A new system prompt for a conversation."""
+
     dry_run: bool = False
 
 
 class RecompileConversation(Body):
+    """The body of the same request."""
+
     agent_id: Maybe[str] = UNSET
     compaction_settings: NoEffect[CompactionBody] = UNSET
 
 
 class CompactConversation(Compact):
+    """A compaction of a conversation."""
+
     agent_id: Maybe[str] = UNSET
 
 
 class StreamConversation(StreamRun):
-    """The run of a conversation that a stream follows: the one that is named, else the newest.
-
-    agent_id: the agent of a `default` in the path. otid: the client's id of a send.
-    """
+    """The run of a conversation that a stream follows: the one that is named, else the newest."""
 
     agent_id: Maybe[str] = UNSET
-    otid: Maybe[str] = UNSET
+    otid: Maybe[str] = UNSET  # the client's id of a send
     run_id: Maybe[str] = UNSET
 
 
 class ConversationMessagesQuery(ShownMessagesQuery):
+    """A page of the messages of a conversation."""
+
     agent_id: Maybe[str] = UNSET
 
 
 class ConversationSend(Send):
-    """A send to a conversation, which streams by default. agent_id: the agent of a `default`."""
+    """A send to a conversation, which streams by default."""
 
     streaming: bool = True
     agent_id: Maybe[str] = UNSET
@@ -349,9 +359,9 @@ class ConversationRoutes:
         )
 
     async def stream(self, request: ApiRequest, body: StreamConversation) -> RunStream:
-        """Stream what a conversation's run says.
+        """Stream the events of a conversation's run.
 
-        It follows the run that is named, also one that has ended; else the conversation's newest, if it is active.
+        The run is the one that is named, which may have ended; else the conversation's newest run, if it is active.
         """
         named = await self._find_named(request, body.agent_id)
         row = await self._find_row(named)
