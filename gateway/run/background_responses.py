@@ -122,7 +122,9 @@ class BackgroundResponses:
             run, is_new = await self.store.responses.accept(
                 draft, agent.scope.project, RESPONSE_JOB, key, response.request, orjson.dumps(response.shown)
             )
-        self.maker.note_accepted(run.id, request_context, self.limiter.hold(receipt) if is_new else None)
+        self.maker.note_accepted(
+            run.id, request_context, self.limiter.take_reservation(receipt) if is_new else None
+        )
         self._accepted[response.digest] = response.created, response.tag
         if len(self._accepted) > MAX_ACCEPTED_RESPONSES:
             del self._accepted[next(iter(self._accepted))]

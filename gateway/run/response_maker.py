@@ -207,7 +207,7 @@ class ResponseMaker:
     def _drop(self, number: int) -> None:
         """Drops from this process what it holds of a response that has ended. number: the row of its run."""
         if (accepted := self._accepted.pop(number, None)) is not None:
-            self.limiter.release(accepted.reservation)
+            self.limiter.release_reservation(accepted.reservation)
         self._left_at.pop(number, None)
 
     async def drop_ended(self) -> None:
@@ -257,7 +257,7 @@ class ResponseMaker:
         with self.receipts.work(identity.project, kind="response", key_id=request.key_id) as receipt:
             accepted = self._accepted.get(run.id)
             if accepted is not None and accepted.reservation.amounts:
-                self.limiter.give(receipt, accepted.reservation)
+                self.limiter.assign_reservation(receipt, accepted.reservation)
                 accepted.reservation = LimitReservation()
             await self._answer(run, log, request, shown, identity, receipt, record)
 

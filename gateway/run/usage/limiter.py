@@ -1,7 +1,7 @@
-"""Holds requests to limits: lets them in, refuses them, or has another model answer.
+"""Checks requests against limits: lets them in, refuses them, or has another model answer.
 
-While a project has no limit, its requests cost one look into a dictionary. `LimitBuckets` counts what is used. Limits
-of a minute, and of what is under way, hold for each process by its part.
+A request of a project without limits costs one look-up in a dictionary. `LimitBuckets` counts what is used. Processes
+that share a database divide limits of a minute, and of concurrent requests, among themselves.
 """
 
 from __future__ import annotations
@@ -42,31 +42,31 @@ from storage.usage_records import EACH_USER, REFUSE, UsageLimit
 
 _log = logging.getLogger("mnemogate")
 
-# Tokens of output that are reserved for a request without a limit of its own.
+# The tokens of output that are reserved for a request that names no limit. No measurement.
 UNNAMED_TOKENS: Final = 1000
-# The most tokens that are reserved: as their limit, clients send all that a model can write, 128,000.
-# Chosen; no measurement.
+# The most tokens of output that are reserved: many clients name as their limit all that a model can write, such as
+# 128,000. No measurement.
 MAX_RESERVED_TOKENS: Final = 4000
-# Processes that have written usage within this time share the limits of a minute.
+# Processes that have written usage within this time share the limits of a minute. No measurement.
 SHARED_S: Final = 90.0
 # The same time as a multiple of the time between two writes; the longer of both counts.
 _SHARED_WRITES: Final = 1.5
-# The time after which limits that could not be read are read again.
+# The pause before limits that could not be read are read again. No measurement.
 _RETRY_S: Final = 1.0
 # Rounds of the event loop from a connection that closes to the end of its request. Measured: up to 11, if several tools
 # run.
 _ENDING_TICKS: Final = 30
-# The callers whose limits need not be looked for. Chosen; no measurement.
+# The most callers whose limits are cached. No measurement.
 _MAX_CALLERS: Final = 4096
 _ID: Final = attrgetter("id")
 _NO_TOKENS: Final = wanted_amounts()
 
 
 class PlannedCall(Struct, frozen=True):
-    """A call of a model, as far as its use is estimated before it is made."""
+    """A call of a model before it is made, by which its use is estimated."""
 
     body: bytes
-    # The bound of its output; None: the request has no bound.
+    # The request's limit for its output; None: it names none.
     max_tokens: int | None
     # The model that would answer.
     target: Target
@@ -77,7 +77,7 @@ class PlannedCall(Struct, frozen=True):
 
 
 class LimitState(Struct, frozen=True):
-    """A limit as it stands for one subject."""
+    """A limit with what one caller has used of it."""
 
     limit: UsageLimit
     used: float
@@ -87,7 +87,7 @@ class LimitState(Struct, frozen=True):
 
 
 class Limiter:
-    """The limits of all projects, as this process holds them. There is one for the process."""
+    """The limits of all projects in this process, with the reservations of its requests."""
 
     def __init__(
         self,
@@ -101,13 +101,13 @@ class Limiter:
         *,
         takes_requests: bool,
     ) -> None:
-        """Makes it without limits.
+        """Begins without limits; `load` reads them.
 
         now: seconds since the epoch.
-        aliases: the names of models of the settings.
+        aliases: the names of the models in the settings.
         write_s: the time between two writes of the meter.
         read_s: how long a request waits for its limits and what was used of them.
-        takes_requests: the process answers requests; else it performs jobs alone, and has no part of a minute's limits.
+        takes_requests: the process answers requests. Otherwise it only performs jobs, and shares no limits of a minute.
         """
         self._store = store
         self._meter = meter
@@ -169,7 +169,7 @@ class Limiter:
             self._reserve_under_way(new_ids)
 
     def _reserve_under_way(self, new_ids: Set[int]) -> None:
-        """Counts requests that are under way towards new limits, as if these limits had let them in."""
+        """Counts the requests that are under way towards new limits."""
         for receipt, reservation in self._reservations.items():
             limits = [limit for limit in self._limits_of(receipt) if limit.id in new_ids]
             for bucket in self._buckets.get(limits, receipt.user):
@@ -190,7 +190,7 @@ class Limiter:
                 self._changed.set()
 
     async def _try_load(self) -> None:
-        """Reads the limits for a request, as they may have changed."""
+        """Reads the limits before a request, since they may have changed. After an error, the old ones hold."""
         try:
             async with asyncio.timeout(self._read_s):
                 await self.load()
@@ -289,12 +289,12 @@ class Limiter:
         return substitute
 
     async def admit_step(self, receipt: Receipt, call: PlannedCall) -> None:
-        """Lets a run go on with another call of the model. Reserves what the run has used and what the call may use.
+        """Admits another call of the model in a run. Reserves what the run has used and what the call may use.
 
         Raises: LimitReached.
         """
         if receipt.work_agent_row or (receipt in self._reservations and receipt.last_call is None):
-            return  # the receipt is that of background work, or was just let in
+            return  # background work, or a request that was just let in
         if self._change_read != self._change:
             await self._try_load()
         limits = [limit for limit in self._limits_of(receipt) if limit.unit in MEASURED_UNITS]
@@ -366,27 +366,27 @@ class Limiter:
 
     # -- work that goes on with a request
 
-    def hold(self, receipt: Receipt) -> LimitReservation:
-        """Takes the tokens and the cost that a request has reserved away from it, for work that it has begun."""
+    def take_reservation(self, receipt: Receipt) -> LimitReservation:
+        """Removes a request's reservation of tokens and cost, and returns it for work that the request has begun."""
         return self._reservations[receipt].take_measured()
 
-    def give(self, receipt: Receipt, held: LimitReservation) -> None:
-        """Gives work the reservation of its request, until `settle`."""
-        self._reservations[receipt] = held
+    def assign_reservation(self, receipt: Receipt, reservation: LimitReservation) -> None:
+        """Gives work the reservation of its request. It ends with `settle`."""
+        self._reservations[receipt] = reservation
 
-    def release(self, held: LimitReservation) -> None:
-        """Gives back a reservation for work that is not done here."""
-        held.settle(used_amounts())
+    def release_reservation(self, reservation: LimitReservation) -> None:
+        """Ends a reservation for work that is not done here."""
+        reservation.settle(used_amounts())
 
     # -- a request ends
 
     def settle(self, receipt: Receipt, used: Amounts) -> None:
-        """Counts the used amounts in place of the reserved ones. A receipt that was not let in here counts as well."""
+        """Counts the used amounts in place of the reserved ones, also those of a receipt without a reservation."""
         reservation = self._reservations.pop(receipt, None)
         if reservation is not None:
             reservation.settle(used)
         elif receipt.work is not None and not receipt.work.agent_row:
-            # Work that goes on with a request: the request was counted, and what it uses is counted here.
+            # Work that continues a request: the request was counted, and the use of the work is counted here.
             self.count(receipt, used)
 
     def count(self, receipt: Receipt, used: Amounts) -> None:
@@ -396,7 +396,7 @@ class Limiter:
             if bucket is not None and limit.unit in MEASURED_UNITS:
                 bucket.used += used[bucket.column]
 
-    # -- how limits stand
+    # -- the state of the limits
 
     async def states(self, project: str, key_id: int, user: str) -> list[LimitState]:
         """Returns the limits that hold for requests of a key and a user. Raises: StoreError."""
@@ -425,6 +425,6 @@ class Limiter:
         await self._buckets.refresh()
 
     async def leave(self) -> None:
-        """Leaves this process's part of the limits of a minute to the other processes. Raises: StoreError."""
+        """Leaves this process's share of the limits of a minute to the other processes. Raises: StoreError."""
         if self._store.database.is_shared and self._process_name is not None:
             await self._store.usage.drop_writer(self._process_name)

@@ -1,8 +1,8 @@
 """The meter: adds up what requests use, in memory, and writes the sums from time to time.
 
 There is never a row for one request. A process that is killed loses what it has counted since its last write; a process
-that stops in order writes all. A part that could not be written is written again as the same part: where only the
-answer to a commit was lost, the part is found to be there.
+that stops in order writes all. A part whose write failed is written again under the same number, so that it is not
+counted twice if only the answer to its commit was lost.
 """
 
 from __future__ import annotations
@@ -40,16 +40,15 @@ from storage.usage_records import (
 _log = logging.getLogger("mnemogate")
 
 DAY_S: Final = 86_400
-# If there are so many keys in memory, new keys have no user; from twice as many on they have no model. Callers can make
-# up both.
+# With so many keys in memory, new keys have no user, and with twice as many no model: callers can make up both.
 MAX_KEYS: Final = 50_000
-# Characters of a model's name. Chosen: more than a real one has.
+# The most characters of a model's name: more than a real one has.
 _NAME_CHARS: Final = 256
-# The age of the newest counts of this process that readers of usage are shown.
+# The greatest age of the counts that readers of usage are shown. No measurement.
 READ_S: Final = 1.0
 # The interval at which old counters lose their users.
 _FOLD_S: Final = 3600.0
-# The places of the counters in a row.
+# The positions of the counters in a row.
 (
     REQUESTS, REFUSED, ERRORS, CANCELLED, CALLS, INPUT, OUTPUT, CACHED, WRITTEN, REASONING, ESTIMATED_INPUT,
     ESTIMATED_OUTPUT, INJECTED, EVICTED, BACKGROUND_INPUT, BACKGROUND_OUTPUT, BATCH_INPUT, BATCH_OUTPUT, COST,
@@ -57,13 +56,13 @@ _FOLD_S: Final = 3600.0
 ) = range(len(COUNTERS))  # fmt: skip
 
 _USER: Final = "user:"
-_NONE: Final = TokenCounts()
+_NO_TOKENS: Final = TokenCounts()
 
 PriceOf = Callable[[str, str], Price | None]
 
 
 def prices_of(settings: Settings) -> PriceOf:
-    """Returns a function as `Meter.price_of`, which is made of the settings."""
+    """Returns the function that `Meter.price_of` documents, for the prices in the settings."""
     prices: dict[tuple[str, str], Price] = {}
     priced = [(alias, Price(*alias.rates)) for alias in settings.models if alias.rates is not None]
     for alias, price in priced:
@@ -80,7 +79,7 @@ def prices_of(settings: Settings) -> PriceOf:
 
 
 def user_of(scope: Scope | None) -> str:
-    """Returns the user of a memory; "": the memory is no person's."""
+    """Returns the user of a memory; "": the memory belongs to no user."""
     return scope.subject.removeprefix(_USER) if scope is not None and scope.is_person else ""
 
 
@@ -88,7 +87,7 @@ class _BackgroundKey(NamedTuple):
     """The key of the tokens that background calls used."""
 
     day: int
-    # "": a question to a memory, whose project is looked up.
+    # "": the call is a question to a memory, and the memory's project is looked up.
     project: str
     # The row of the memory; 0: the call is for no memory.
     agent_row: int
@@ -97,7 +96,7 @@ class _BackgroundKey(NamedTuple):
 
 
 class Meter:
-    """Adds up what requests and background work use. There is one for the process."""
+    """Adds up what the requests and the background work of the process use."""
 
     def __init__(
         self,
@@ -116,13 +115,13 @@ class Meter:
         self._counters: dict[UsageKey, list[int]] = {}
         # The keys of the counters by user, for the limits of one user.
         self._keys_of_user: dict[str, set[UsageKey]] = {}
-        # The part whose write has failed. It may be in the table or not, and is written again before any other part.
+        # The part with a failed write. It may be in the table or not, and is written again before any other part.
         self._unconfirmed: UsagePart | None = None
         self._process_name = uuid.uuid4().hex
         self._parts = itertools.count(1)
-        # The tokens that were used for memories. Their users are looked up when the tokens are written.
+        # The tokens of background calls. The users of their memories are looked up when the tokens are written.
         self._background: dict[_BackgroundKey, TokenCounts] = {}
-        # The tokens of background calls that are written, by project, with their day.
+        # The tokens of background calls that are in the table: project -> (day, tokens).
         self._background_written: dict[str, tuple[int, int]] = {}
         self._after_write: list[Callable[[], Awaitable[None]]] = []
         # Held while a part of the counters is written.
@@ -199,11 +198,15 @@ class Meter:
         self._add_tokens(change, before)
         change = [-value for value in change]
         self._add_tokens(change, after)
-        day = self._day_of(receipt)
-        project = receipt.project
-        user = receipt.user
-        key_id = receipt.key_id
-        add_counters(self._counters_of(day, project, user, key_id, after.upstream, after.model), change)
+        counters = self._counters_of(
+            self._day_of(receipt),
+            receipt.project,
+            receipt.user,
+            receipt.key_id,
+            after.upstream,
+            after.model,
+        )
+        add_counters(counters, change)
         return used_amounts(change[INPUT] + change[OUTPUT], change[COST])
 
     def _day_of(self, receipt: Receipt) -> int:
@@ -233,14 +236,16 @@ class Meter:
     ) -> None:
         """Adds a call that was made for a memory, and not for a request.
 
-        project: "" for a question to a memory, which no budget bounds: its project is looked up.
+        project: "" for a question to a memory: no budget limits it, and its project is looked up.
         """
         key = _BackgroundKey(self._today, project, agent_row, upstream, model)
-        before = self._background.get(key, _NONE)
-        self._background[key] = TokenCounts(before.prompt + used.prompt, before.completion + used.completion)
+        earlier = self._background.get(key, _NO_TOKENS)
+        self._background[key] = TokenCounts(
+            earlier.prompt + used.prompt, earlier.completion + used.completion
+        )
 
     async def background_tokens(self, project: str) -> int:
-        """Returns the tokens that a project's background calls used today, but for questions. Raises: StoreError."""
+        """Returns the tokens that a project's background calls used today, without questions. Raises: StoreError."""
         # While a write is under way, what it writes is neither in memory nor in the table.
         async with self.pause_writes():
             today = self._today
@@ -268,7 +273,7 @@ class Meter:
 
     @asynccontextmanager
     async def pause_writes(self) -> AsyncIterator[None]:
-        """Holds writes back meanwhile, so that no counter is both in memory and in the table.
+        """Holds writes back within the block, so that no counter is both in memory and in the table.
 
         Raises: StoreError: a part may be in the table or not, and cannot be written again.
         """
@@ -381,7 +386,7 @@ class Meter:
         self._background_written.clear()
         try:
             await self._usage.add(part)
-        except BaseException:  # when this is cancelled, the write goes on, and may fail
+        except BaseException:  # after a cancellation the write goes on, and may fail
             self._unconfirmed = self._without_forgotten(part)
             raise
 
