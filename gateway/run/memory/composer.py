@@ -46,7 +46,7 @@ _COUNTED_SHARE = 0.75
 
 
 class NotedMessage(Struct, frozen=True):
-    """The user's message that the note of a request is made for."""
+    """The user's message for which the note of a request is made."""
 
     text: str
     # The speaker's name; None: the client names no speaker.
@@ -58,13 +58,13 @@ class NotedMessage(Struct, frozen=True):
 
 
 class Composer(Struct, frozen=True):
-    """Makes the prompt of a request, and makes it again for another target. One for the process."""
+    """Makes the prompt of a request, and makes it again for another target."""
 
     store: Store
     recaller: Recaller
-    # Seconds for which providers hold their cache.
+    # The time after which a provider's prompt cache has expired.
     provider_cache_s: float
-    # A background job makes summaries.
+    # There is a background model, so that jobs make summaries.
     summarises: bool
 
     async def make_prompt(
@@ -329,15 +329,14 @@ class Composer(Struct, frozen=True):
 
 
 def _noted_message(context: MemoryContext) -> NotedMessage | None:
-    """Returns the message that the request's note is made for; None: the request takes no note."""
+    """Returns the message for which the request's note is made; None: the request takes no note."""
     plan, messages = context.plan, context.plan.messages
-    # Recall is for a person's words, not for a nudge of an agent's rules.
+    # Recall is for a user's words, not for a nudge of an agent's rules.
     has_words = bool(messages) and messages[-1].get("role") == "user"
     if not has_words or is_nudge(messages[-1]) or are_results(messages)[-1]:
         return _question_before_results(context)
-    if (
-        plan.is_quote
-    ):  # a message that only quotes its conversation is a front end's request, for a title or the like
+    if plan.is_quote:
+        # A message that only quotes its conversation is a front end's request, such as one for a title.
         return None
     index = _last_own_words_index(plan)
     name = messages[index].get("name")
@@ -364,9 +363,9 @@ def _last_own_words_index(plan: Plan) -> int:
 
 
 def _question_before_results(context: MemoryContext) -> NotedMessage | None:
-    """Returns the question whose tool results the request brings, if the turn of the question is not stored.
+    """Returns the question before the tool results of a request, if the turn of the question is not stored.
 
-    Its note is not stored either. It is made again, since the model had a note before it called the tools.
+    Its note is not stored either. It is made again, since the model had it when it called the tools.
     """
     plan = context.plan
     listing, match_point = plan.query.listing, plan.match.match_point
@@ -391,7 +390,7 @@ def _with_note(
 ) -> Prompt:
     """Returns the prompt with a note before the text of a message. list_index: as in `NotedMessage`."""
     composition, window = prompt.composition, prompt.window
-    # The note alone is estimated: counting a new text takes as long as finding it.
+    # The note's tokens are estimated: counting a new text takes as long as the search.
     tokens = recall.tokens or estimate_tokens(recall.note)
     if list_index is not None:
         position = context.plan.query.listing.positions[list_index]
@@ -410,7 +409,7 @@ def _with_note(
 
 
 def _shown_standing(context: MemoryContext) -> Sequence[int] | None:
-    """Returns the numbers of the standing facts that the path's section shows; None: something was forgotten since."""
+    """Returns the numbers of the standing facts in the path's section; None: something was forgotten since."""
     return shown_standing(context.pinned, context.snapshot.epoch)
 
 

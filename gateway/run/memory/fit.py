@@ -1,4 +1,4 @@
-"""Fits a prompt into the model's window: which messages stay, and which summary stands for the others."""
+"""Fits a prompt into the model's window: decides which messages stay, and which summary replaces the others."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from storage.records import ANY_WINDOW, Evicted
 
 
 class _Entry(NamedTuple):
-    """A message that would be sent."""
+    """A message of the prompt before it is fitted."""
 
     # The index of the message in the client's list; None: it is stored, and goes before the list.
     client_index: int | None
@@ -48,7 +48,7 @@ class _Entry(NamedTuple):
 
 
 class _UsableSummary(NamedTuple):
-    """A summary that may stand for the beginning of the conversation."""
+    """A summary that may replace the beginning of the conversation."""
 
     # The index of the first entry after it.
     first_index: int
@@ -90,7 +90,7 @@ def _fit(
     note: NoteRoom,
     rounds: Sequence[WireMessage],
 ) -> FittedWindow:
-    """Returns the part that fits, as `fit_prompt`, for a prompt that may be too long. count: counts a text's tokens."""
+    """Returns the part of the prompt that fits, as `fit_prompt` documents it. count: returns the tokens of a text."""
     context_window, evicted = prompt.target.context_window, prompt.eviction.evicted
     room = _WindowRoom(
         prompt, context_window or ANY_WINDOW, count, newer_system=newer_system, note=note, rounds=rounds
@@ -105,7 +105,7 @@ def _fit(
     wanted_summary = None
     if prompt.eviction.summarises:
         wanted_summary = room.wanted_summary(summaries, is_due=evicted is not None and not summaries)
-    # The messages after the summary may still be too many. Then the oldest of them leave, too.
+    # If the messages after the summary are still too many, the oldest of them leave, too.
     start += room.surplus(start)
     window = Window((range(len(room.entries) - start),))
     if room.is_over(start, cut):
@@ -197,10 +197,10 @@ def is_crowded(prompt: Prompt) -> bool:
 def _choose_summary(
     room: _WindowRoom, summaries: Sequence[_UsableSummary], evicted: Evicted | None, in_use: int
 ) -> _UsableSummary | None:
-    """Returns the summary that stands for the beginning of the conversation; None: there is none.
+    """Returns the summary that replaces the beginning of the conversation; None: there is none.
 
     The summary in use stays, so that the prompt begins as before, if the rest fits and no message after its end is
-    missing. Otherwise the oldest summary that leaves enough room is taken, and otherwise the newest that fits.
+    missing. Otherwise it is the oldest summary that leaves enough room, or the newest one that fits.
 
     in_use: the id of the summary in use; 0: none.
     """
@@ -237,7 +237,7 @@ def _find_left_out(
 
 
 def _evicted_after(prompt: Prompt, room: _WindowRoom, first_index: int, window_tokens: int) -> Evicted | None:
-    """Returns the part of the path that the next request leaves out, too.
+    """Returns the part of the path that has left the window, for the next requests.
 
     first_index: the index of the first entry that stays.
     window_tokens: the size of the window that the part has left.
@@ -260,7 +260,7 @@ def _evicted_after(prompt: Prompt, room: _WindowRoom, first_index: int, window_t
 
 
 def _entries(prompt: Prompt) -> list[_Entry]:
-    """Returns the messages after the leading system messages, as they would be sent whole."""
+    """Returns the messages after the leading system messages, as an endless window would have them."""
     messages, composition = prompt.request.messages, prompt.composition
     entries = [_Entry(None, each.message) for each in composition.inserted]
     for i in range(max(prompt.eviction.start, first_after_system(messages)), len(messages)):
@@ -272,7 +272,7 @@ def _entries(prompt: Prompt) -> list[_Entry]:
 
 
 def _is_hidden_nudge(prompt: Prompt, index: int | None, message: WireMessage) -> bool:
-    """Returns whether an entry is a nudge within a hidden round: no other message comes there."""
+    """Returns whether an entry is a nudge: it is the only message in the user's role that hidden rounds have."""
     return index in prompt.composition.replacements and message.get("role") == "user"
 
 
@@ -290,9 +290,9 @@ def _items(prompt: Prompt, entries: Sequence[_Entry], bounds: Sequence[int]) -> 
 
 
 class _WindowRoom:
-    """The window of a request, and the tokens that its messages take. Nothing is counted before it has to be.
+    """The room in a request's window, and the tokens that its messages take. Tokens are counted when they are needed.
 
-    The parameters `start`, `end` and `index` of the methods are indices of entries.
+    The parameters `start` and `end` of the methods are indices of entries.
     """
 
     def __init__(
@@ -357,12 +357,12 @@ class _WindowRoom:
         )
 
     def usable_summaries(self) -> list[_UsableSummary]:
-        """Returns the summaries after which the list may begin, and that stand for at least one message."""
+        """Returns the summaries that replace at least one message, and after which the list may begin."""
         summaries = []
         for cut in self._eviction.cuts:
             first_index = self._first_after(cut)
-            stands_for_some = first_index > 0 or self._eviction.evicted is not None
-            if stands_for_some and may_begin(self.items(), first_index):
+            replaces_messages = first_index > 0 or self._eviction.evicted is not None
+            if replaces_messages and may_begin(self.items(), first_index):
                 summaries.append(_UsableSummary(first_index, cut))
         return summaries
 
@@ -431,7 +431,7 @@ class _WindowRoom:
         return bounds is not None and len(self.entries) - start > bounds.max_messages * share
 
     def is_over(self, start: int = 0, cut: SummaryCut | None = None, share: float = 1.0) -> bool:
-        """Returns whether the entries from `start` on take more than that share of the window."""
+        """Returns whether the entries from `start` on, after a summary, take more than a share of the window."""
         if self._is_crowded(start, share):
             return True
         max_tokens = self.budget(cut).high * share
@@ -441,9 +441,9 @@ class _WindowRoom:
         return self.tokens(start, len(self.entries)) > max_tokens
 
     def wanted_summary(self, summaries: Sequence[_UsableSummary], *, is_due: bool) -> WantedSummary | None:
-        """Returns the summary that is wanted, if the window fills up and there is enough after the newest summary.
+        """Returns the summary to make, if the window fills up and there is enough after the newest summary.
 
-        is_due: messages have left the window, and no summary stands for them.
+        is_due: messages have left the window, and no summary replaces them.
         """
         start, newest_cut = summaries[-1] if summaries else (0, None)
         high = self.budget(newest_cut).high
