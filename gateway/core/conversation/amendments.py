@@ -77,7 +77,7 @@ class _Walk:
         # `_reply` was guessed by its position alone. (The reply of the match point was found by the match.)
         self._is_guess = False
         # The list is shorter than the path.
-        self._is_short = exchange is not None and listing.before[self._reply_end] < end_offset(exchange)
+        self._is_short = exchange is not None and listing.offsets[self._reply_end] < end_offset(exchange)
 
     def amendments(self) -> Iterator[Amendment]:
         """Yields what came back in another form."""

@@ -20,13 +20,14 @@ from storage.records import Atom
 
 WireMessage = dict[str, Any]
 
-PRIVATE = "mnemogate"  # the key of a message that has private fields (gateway.core.conversation.private)
+# The key of a message under which its private fields are (gateway.core.conversation.private).
+PRIVATE = "mnemogate"
 # The ASCII characters that `str.split` takes for white space.
 _ASCII_SPACE = b" \t\n\r\v\f\x1c\x1d\x1e\x1f"
-# Roles under their older and newer names.
+# The older and the newer name of each role.
 SYSTEM_ROLES = frozenset({"system", "developer"})
 RESULT_ROLES = frozenset({"tool", "function"})
-# Around the text that OpenClaw appends to the newest message in the user's role.
+# They enclose the text that OpenClaw appends to the newest message in the user's role.
 _OPENCLAW_BEGIN, _OPENCLAW_END = (
     b"<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>",
     b"<<<END_OPENCLAW_INTERNAL_CONTEXT>>>",
@@ -45,19 +46,19 @@ def first_after_system(messages: Sequence[WireMessage]) -> int:
 
 
 def text_of(message: Mapping[str, Any]) -> str:
-    """Returns the text of a message, whatever the form of its content; parts of other kinds have none.
+    """Returns the text of a message, whatever the form of its content.
 
-    The parts of a user's message are lines, since an application puts a file, a title or a hint in front of a question.
-    A reply may be in parts that end within a sentence, as those with citations are.
+    The parts of a user's message are lines, since an application puts a file, a title or a hint before a question. The
+    parts of a reply may end within a sentence, as those with citations do.
     """
     content = message.get("content")
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
         return ""
-    texts = (p if isinstance(p, str) else p.get("text") if isinstance(p, dict) else None for p in content)
-    between = "\n" if message.get("role") == "user" else ""
-    return between.join(t for t in texts if isinstance(t, str))
+    texts = [part.get("text") if isinstance(part, dict) else part for part in content]
+    between_parts = "\n" if message.get("role") == "user" else ""
+    return between_parts.join(text for text in texts if isinstance(text, str))
 
 
 def sound_id(message: Mapping[str, Any]) -> str:
@@ -82,24 +83,25 @@ def only_text(message: Mapping[str, Any]) -> str | None:
 
 
 def media_in(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the parts of a message that are no text."""
     content = message.get("content")
     if not isinstance(content, list):
         return []
-    return [p for p in content if isinstance(p, dict) and not isinstance(p.get("text"), str)]
+    return [part for part in content if isinstance(part, dict) and not isinstance(part.get("text"), str)]
 
 
 def are_results(messages: Iterable[Mapping[str, Any]]) -> list[bool]:
-    """Returns of each message whether it is the result of a call, or only has the media of results before it.
+    """Returns of each message whether it is the result of a call, or has only the media of results before it.
 
-    A tool's message has no place for media, so that they follow in the user's role.
+    A tool's message cannot have media, so they follow in the user's role.
     """
-    answers: list[bool] = []
+    flags: list[bool] = []
     for message in messages:
         role = message.get("role")
-        follows_result = bool(answers) and answers[-1]
+        follows_result = bool(flags) and flags[-1]
         is_media = role == "user" and follows_result and bool(media_in(message)) and not text_of(message)
-        answers.append(role in RESULT_ROLES or is_media)
-    return answers
+        flags.append(role in RESULT_ROLES or is_media)
+    return flags
 
 
 def calls_in(message: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -128,7 +130,7 @@ def name_and_arguments(call: object) -> tuple[str, Any]:
 
 
 def call_objects(message: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns the calls of a message as they are, without values among them that are no objects."""
+    """Returns the calls of a message as they are, without values that are no objects."""
     calls = message.get("tool_calls")
     return [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
 
@@ -143,8 +145,8 @@ def without_space(text: str) -> str:
 
 
 def without_space_utf8(text: str) -> bytes:
-    """Returns a text without white space, as UTF-8. It runs on all that is resent, so it is fast."""
-    if text.isascii():  # this way takes a fifth of the time
+    """Returns a text without white space, as UTF-8."""
+    if text.isascii():  # in a fifth of the time; all messages that clients resend pass here
         return text.encode().translate(None, _ASCII_SPACE)
     return "".join(text.split()).encode("utf-8", "surrogatepass")
 
@@ -168,9 +170,9 @@ def visible_reply(full_reply: Sequence[WireMessage], gateway_calls: Container[st
 
     gateway_calls: ids of the calls that the gateway ran itself.
     """
-    assistants = [m for m in full_reply if m["role"] == "assistant"]
-    calls = [c for m in assistants for c in call_objects(m) if call_id(c) not in gateway_calls]
-    reply: WireMessage = {"role": "assistant", "content": join_texts(map(text_of, assistants))}
+    replies = [message for message in full_reply if message["role"] == "assistant"]
+    calls = [call for each in replies for call in call_objects(each) if call_id(call) not in gateway_calls]
+    reply: WireMessage = {"role": "assistant", "content": join_texts(map(text_of, replies))}
     return {**reply, "tool_calls": calls} if calls else reply
 
 
@@ -183,7 +185,7 @@ def join_texts(texts: Iterable[str]) -> str:
 
 
 def separator(before: object, after: object) -> str:
-    """Returns what separates two messages' texts when they are joined, such as "Let me see." and "It rains."."""
+    """Returns what joins the texts of two messages, such as "Let me see." and "It rains.": a space or nothing."""
     if isinstance(before, str) and isinstance(after, str) and before and after:
         return "" if before[-1].isspace() or after[0].isspace() else " "
     return ""
@@ -222,7 +224,7 @@ def has_calls(reply: Sequence[Atom] | None) -> bool:
 
 
 class MessageHasher:
-    """Hashes messages under one agent's secret. Once the secret is gone, no text can be tried against the hashes."""
+    """Hashes messages with one agent's secret, without which no text can be compared with the hashes."""
 
     __slots__ = ("_keyed", "secret")
 
@@ -248,7 +250,7 @@ class MessageHasher:
     def atoms(self, message: Mapping[str, Any], text: bytes | None = None) -> tuple[Atom, ...]:
         """Returns the atoms of a message; a system message has none.
 
-        text: the text of the message, as `without_space_utf8` returns it; None: it is made here.
+        text: the text of the message, as `without_space_utf8` returns it; None: it is not at hand.
         """
         role = message.get("role")
         if role in SYSTEM_ROLES:
@@ -262,11 +264,11 @@ class MessageHasher:
             if ("audio" in message or PRIVATE in message) and (sound := sound_id(message)):
                 atoms = [self._atom(b"a", b"", b"audio", _encode(sound))]
             if "tool_calls" in message or "function_call" in message:
-                for called, arguments in calls_in(message):
-                    atoms.append(self._atom(b"c", _encode(called), _encode(_canonical_arguments(arguments))))
+                for tool, arguments in calls_in(message):
+                    atoms.append(self._atom(b"c", _encode(tool), _encode(_canonical_arguments(arguments))))
             return tuple(atoms)
         media = () if isinstance(content, str) else media_in(message)
-        kinds = _encode(",".join(str(p.get("type")) for p in media)) if media else b""
+        kinds = _encode(",".join(str(part.get("type")) for part in media)) if media else b""
         if role in RESULT_ROLES:
             return (self._atom(b"t", text, kinds),)
         if text.startswith(_OPENCLAW_BEGIN) and text.endswith(_OPENCLAW_END) and not media:
@@ -292,9 +294,9 @@ class MessageHasher:
 
     @staticmethod
     def hash_path(atoms: Iterable[Atom], start: bytes = b"") -> bytes:
-        """Returns the hash of a path. It is made of the last atom and the hash of the path before that atom.
+        """Returns the hash of a path: a hash of its last atom and of the hash of the path before that atom.
 
-        So the hash of a longer path is made from the hash of a shorter one. Atoms have the secret in them already.
+        It needs no key, since atoms are keyed already.
 
         start: the hash of the path before these atoms.
         """

@@ -51,8 +51,8 @@ class _Turns:
         first = min((i for turn in turns_before for i in self._ranges[turn][:1]), default=0)
         # In older turns only a reply in one message is recognised, and where the list is about as long as the path.
         older = [i for i in range(first) if self._listing.atoms[i] == reply]
-        ends += sorted(older, key=lambda i: abs(self._listing.before[i + 1] - len(path)))[:_MAX_PLACES]
-        return any(_likeness(self.flat[: self._listing.before[end + 1]], path) > likeness for end in ends)
+        ends += sorted(older, key=lambda i: abs(self._listing.offsets[i + 1] - len(path)))[:_MAX_PLACES]
+        return any(_likeness(self.flat[: self._listing.offsets[end + 1]], path) > likeness for end in ends)
 
 
 def _likeness(listed: Sequence[Atom], path: Sequence[Atom]) -> int:
@@ -159,7 +159,7 @@ class ExactSearch:
         It comes back under a name for the first time, and is found as an altered reply. A stored reply that has the
         name is the same reply in another conversation.
         """
-        listed = self._turns.flat[: self._query.listing.before[span[0]]]
+        listed = self._turns.flat[: self._query.listing.offsets[span[0]]]
         without_name = (
             exchange
             for atom in self._turns[number].unnamed
@@ -204,7 +204,7 @@ class ExactSearch:
         """Returns the replies with the same end in a turn that the client may mean, the best one last."""
         tree, listing = self._tree, self._query.listing
         end = occurrences[0].end
-        listed = self._turns.flat[: listing.before[end + 1]]
+        listed = self._turns.flat[: listing.offsets[end + 1]]
         # The atoms of the next message, in a list; [] at the end.
         next_atoms = listing.atoms[end + 1 : end + 2]
         ranked: list[_Candidate] = []

@@ -37,7 +37,7 @@ def plan_plain(snapshot: MemorySnapshot, query: Query) -> Plan | None:
         last_exchange.conversation_row,
         last_exchange.id,
         last_exchange.depth + 1,
-        listing.before[answered],
+        listing.offsets[answered],
         inputs,
         tuple(map(listing.media_digest, new_indices)),
         None,  # reply

@@ -53,8 +53,8 @@ class Eviction(Struct, frozen=True):
             return None if element is None else element.at
         # The list is the path, so the atoms before a message are its offset. Its depth is at least this: each exchange
         # that follows has an atom or more.
-        following = listing.before[listing.answered] - listing.before[i]
-        return max(0, match_point.depth - following), listing.before[i]
+        following = listing.offsets[listing.answered] - listing.offsets[i]
+        return max(0, match_point.depth - following), listing.offsets[i]
 
     def with_summaries(
         self, summaries: Iterable[Summary], path: Container[int], composition: Composition

@@ -34,7 +34,7 @@ def find_cut_in_path(listing: HashedList, summary: Summary) -> SummaryCut | None
     exchange = summary.exchange
     end = end_offset(exchange)
     count = listing.message_at(end)
-    if not 0 < count < len(listing) or listing.before[count] != end:
+    if not 0 < count < len(listing) or listing.offsets[count] != end:
         return None
     if listing.hash_path(count) != exchange.path_hash:
         return None

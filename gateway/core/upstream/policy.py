@@ -1,14 +1,14 @@
-"""Failover policy: which endpoint is asked, which one next when it fails, and how long to wait before that.
+"""Failover policy: decides which endpoint is asked, which one follows when it fails, and how long to wait before that.
 
-No clock, no randomness, no IO. A route is a row of targets by rank: targets of one rank are endpoints of the same model
-and share the load, a higher rank is a fallback. `EndpointHealth` is what is known of an endpoint, in two parts. Its
-*circuit breaker* opens after several failures in a row, before a reply or within one; when its time is over one request
-probes the endpoint, and closes the circuit or opens it again. A *cooldown* is a model's own Retry-After. An endpoint
-with an open circuit or a cooldown is passed over while there is another; it is tried when it is the only one, because
-the upstream's own answer is more exact than an error of the gateway's.
+No clock, no randomness, no IO. The targets of a route have ranks: those of one rank are endpoints of the same model and
+share the load, those of a higher rank are fallbacks. `EndpointHealth` is the state of an endpoint, in two parts. Its
+*circuit breaker* opens after several failures in a row, before a reply or within one. When its time is over, a request
+probes the endpoint, and closes the circuit or opens it again. A *cooldown* is the Retry-After of one model. An endpoint
+with an open circuit or a cooldown is passed over while there is another. If it is the only one, it is tried, because
+the upstream's own answer is more exact than an error of the gateway.
 
-A conversation stays at its endpoint (the provider's prompt cache is there), unless that one is clearly busier than
-another: rendezvous hashing with bounded load.
+A conversation stays at its endpoint, which has the provider's prompt cache, unless another endpoint is clearly less
+busy: rendezvous hashing with bounded load.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct
 
-# Statuses that another endpoint or moment may mend. Others are about the request, as 501 is. Of undefined ones, 520 to
-# 530 are Cloudflare's for an upstream that is down, and 529 is Anthropic's "overloaded".
+# The statuses that another endpoint or a later attempt may avoid. Others concern the request, as 501 does. 520 to 530
+# are Cloudflare's for an upstream that is down, and 529 is Anthropic's "overloaded".
 TRANSIENT: Final = frozenset((408, 429, *range(500, 600))) - {501}
 # The wait before the first retry. A voice caller does not notice it, and a restarting upstream often needs no more; not
 # measured.
@@ -34,7 +34,7 @@ _LONGEST_COOLDOWN_S: Final = 3600.0
 # A conversation stays at its endpoint, for the provider's cache, until that has this many more requests in flight than
 # the idlest one. Not measured: fewer give up the cache sooner, more let requests queue at one endpoint.
 _MAX_MORE_IN_FLIGHT: Final = 4
-# The most retries that a quiet time saves up. Not measured.
+# The most retries that an endpoint saves up while it needs none. Not measured.
 _MAX_RETRIES_LEFT: Final = 10.0
 
 
@@ -59,7 +59,7 @@ class Target(NamedTuple):
 
 
 class Policy(Struct, frozen=True):
-    """The operator's decisions for an upstream; see docs/settings.toml."""
+    """The settings of an upstream for retries and its circuit breaker (docs/settings.toml)."""
 
     retries: int = 0
     # The most retries, as a share of requests.
@@ -90,7 +90,7 @@ class EndpointHealth:
 
     # Attempts in a row that failed before a reply began.
     failures: int = 0
-    # Replies in a row that broke off. One that begins does not end this row: it may break off as well.
+    # Replies in a row that broke off. Only a complete reply ends the row.
     breaks: int = 0
     # The end of the open circuit.
     open_until: float = -math.inf
@@ -145,7 +145,7 @@ class EndpointHealth:
         self._open_circuit(policy, now)
 
     def record_rate_limit(self, now: float, model: str, retry_after_s: float) -> None:
-        """Notes a rate limit of one model: the endpoint itself is well."""
+        """Notes a rate limit of one model. The endpoint itself works."""
         self.record_answer(model)
         self._cool_down(now, model, retry_after_s)
 
@@ -158,7 +158,7 @@ class EndpointHealth:
         return 0 < policy.breaker_failures <= max(self.failures, self.breaks)
 
     def _cool_down(self, now: float, model: str, seconds: float) -> None:
-        # Cooldowns that are over are dropped here, because callers choose the names and could fill the memory.
+        # Cooldowns that are over are dropped, because callers choose the names and could fill the memory.
         self.cooldowns = {name: until for name, until in self.cooldowns.items() if until > now}
         self.cooldowns[model] = now + min(seconds, _LONGEST_COOLDOWN_S)
 
@@ -180,11 +180,11 @@ class EndpointHealth:
 class RouteMember(Struct, frozen=True):
     """An endpoint as a candidate."""
 
-    # Conversations are spread over the members of a rank by a hash of this.
+    # Its hash decides which conversations come to this member of its rank.
     name: str
     rank: int
     health: EndpointHealth
-    # The model that it would be asked for.
+    # The model that a request names at this endpoint.
     model: str = ""
 
     def is_available(self, now: float) -> bool:
@@ -202,10 +202,12 @@ class RouteMember(Struct, frozen=True):
 class NextAttempt(Enum):
     """The step after a failure."""
 
-    # Ask the same endpoint again.
+    # The same endpoint is asked again.
     RETRY = "retry"
-    FAIL_OVER = "fail over"  # the next one
-    STOP = "stop"  # the client gets what came
+    # The next endpoint is asked.
+    FAIL_OVER = "fail over"
+    # The client gets the failure.
+    STOP = "stop"
 
 
 def choose_next(
@@ -220,40 +222,40 @@ def choose_next(
 ) -> tuple[NextAttempt, float]:
     """Returns the step after a failed attempt, and the seconds to wait before it.
 
-    attempts: at this endpoint, for this request.
-    has_peer: another endpoint of the same rank is left.
-    has_fallback: any endpoint is left.
-    may_retry: the retry budget allows one more.
+    attempts: the number of attempts of this request at the endpoint.
+    has_peer: the next endpoint has the same rank.
+    has_fallback: there is a next endpoint.
+    may_retry: the retry budget allows a retry.
     chance: a random number from 0 to 1, for the jitter.
     """
     # Another endpoint of the same model answers sooner than a retry, and as well.
     if has_peer:
         return NextAttempt.FAIL_OVER, 0.0
     limit = policy.retries if failure.repeatable else 0
-    # Where nothing was sent, dialling once more is always safe.
+    # If nothing was sent, another attempt is always safe.
     if not failure.was_sent and failure.repeatable and not has_fallback:
         limit = max(limit, 1)
     if attempts <= limit and may_retry:
-        wait = backoff_s(attempts, chance, policy.retry_wait_s)
+        wait_s = backoff_s(attempts, chance, policy.retry_wait_s)
         if failure.retry_after_s is not None:
-            wait = max(wait, failure.retry_after_s)
-        # A client that has to wait longer than this is better served by the fallback, or by the error.
-        if wait <= policy.retry_wait_s:
-            return NextAttempt.RETRY, wait
+            wait_s = max(wait_s, failure.retry_after_s)
+        # After a longer wait, a fallback or the error serves the client better.
+        if wait_s <= policy.retry_wait_s:
+            return NextAttempt.RETRY, wait_s
     return (NextAttempt.FAIL_OVER if has_fallback else NextAttempt.STOP), 0.0
 
 
 def backoff_s(attempts: int, chance: float, longest_s: float) -> float:
-    """Returns a wait that doubles with each attempt. Half of it is jitter: requests that failed together spread out."""
-    wait: float = min(_FIRST_BACKOFF_S * 2.0 ** (attempts - 1), longest_s)
-    return wait * (0.5 + 0.5 * chance)
+    """Returns a wait that doubles with each attempt. Half of it is jitter, so that failed requests spread out."""
+    wait_s: float = min(_FIRST_BACKOFF_S * 2.0 ** (attempts - 1), longest_s)
+    return wait_s * (0.5 + 0.5 * chance)
 
 
 def order_members(members: Sequence[RouteMember], now: float, spread_key: int) -> list[int]:
     """Returns the indices of the members to try, first to last.
 
-    Available members come first, by rank; after them, as a last resort, the one with the circuit that closes next,
-    unless it is in its cooldown. If no member is available, only the one that will be first is tried.
+    Available members come first, by rank. The last resort is the member with the circuit that closes next, unless it
+    has a cooldown. If no member is available, only the one that will be available first is tried.
 
     spread_key: the same for all requests of one conversation.
     """
@@ -273,15 +275,15 @@ def order_members(members: Sequence[RouteMember], now: float, spread_key: int) -
 
 def _spread(members: Sequence[RouteMember], group: list[int], spread_key: int) -> list[int]:
     """Returns the indices in `group`, all of one rank, in the order in which this conversation tries them."""
-    # Rendezvous hashing: each key ranks all members in an order of its own. When a member goes, only the keys that it
-    # led move, and they spread over all others.
+    # Rendezvous hashing: each key orders the members in its own way. If a member is gone, only the keys that had it
+    # first move, and they spread over all others.
     ranked = sorted(group, key=lambda i: _score(spread_key, members[i].name), reverse=True)
     # Bounded load: a member with too many requests in flight comes after those that have room.
-    least = min(members[i].health.in_flight for i in group)
-    has_room = [i for i in ranked if members[i].health.in_flight <= least + _MAX_MORE_IN_FLIGHT]
-    return has_room + sorted(set(ranked) - set(has_room), key=lambda i: members[i].health.in_flight)
+    least_busy = min(members[i].health.in_flight for i in group)
+    with_room = [i for i in ranked if members[i].health.in_flight <= least_busy + _MAX_MORE_IN_FLIGHT]
+    return with_room + sorted(set(ranked) - set(with_room), key=lambda i: members[i].health.in_flight)
 
 
 def _score(spread_key: int, name: str) -> bytes:
-    # Not a CRC: those of two names differ in the same bits for every key.
+    # Not a CRC: for every key, the CRCs of two names differ in the same bits.
     return blake2b(f"{spread_key}:{name}".encode(), digest_size=8).digest()

@@ -14,10 +14,11 @@ from gateway.run.background.tasks import PeriodicTask
 from storage.errors import Stale
 from storage.sql.jobs import Jobs
 
-# How many memories one recovery finds. The next recovery finds others. No measurement.
+# The most memories that one recovery finds. The next recovery finds others. No measurement.
 _MAX_MEMORIES_AT_ONCE = 10_000
-# How many jobs are enqueued before a pause, so that other writes get their turn; no measurement.
+# The most jobs that are enqueued before a pause, so that other writes get their turn. No measurement.
 _MAX_JOBS_AT_ONCE = 64
+# The shortest pause between two steps. No measurement.
 _MIN_PAUSE_S = 1.0
 
 
@@ -63,17 +64,18 @@ class Schedule:
         self._task = PeriodicTask(self.name, self.step)
 
     def add(self, agent_row: int, messages: int, every: int | None = None, seq: int | None = None) -> None:
-        """Counts the messages of a turn, which is on disk.
+        """Counts the messages of a turn that is stored.
 
-        every: in place of `Schedule.every`; None: as there.
-        seq: the number of the turn's first message. With it a memory is due after every so many numbers, whichever
-            process has taken them. None: the messages that this process counts decide.
+        every: replaces `Schedule.every`; None: does not.
+        seq: the number of the turn's first message. Then a memory is due each time its numbers pass a multiple of
+            `every`, whichever process has stored the messages. None: it is due after `every` messages of this process.
         """
         # The entry moves to the end of the order.
         activity = self._active.pop(agent_row, None) or _Activity(0.0)
         self._active[agent_row] = activity
         activity.at = self.now()
-        # The messages that count from now on. If this process does not know the turn before, this is a guess.
+        # The messages that count from now on: with `leaves_out_last`, those of the turn before. If this process has not
+        # stored that turn, this turn's number is a guess.
         added = (activity.uncounted or messages) if self.leaves_out_last else messages
         activity.uncounted = messages if self.leaves_out_last else 0
         activity.messages += messages
@@ -102,8 +104,8 @@ class Schedule:
     async def recover(self) -> None:
         """Finds the memories for which processes that have ended did not enqueue a job.
 
-        Memories whose turns go on now are left to the process that answers them. Only the first call finds memories
-        whose job has failed for good: the cause may have been mended since.
+        A memory with a turn that is under way is left to the process that answers it. The first call also takes
+        memories with a job that has failed for good, since its cause may be gone.
         """
         unfinished = await self.find(_MAX_MEMORIES_AT_ONCE)
         if self._has_recovered:
@@ -117,23 +119,23 @@ class Schedule:
         await self._task.run()
 
     async def step(self) -> float | None:
-        """Enqueues the jobs that are due. Returns the seconds until the next step; None: it waits for a message."""
+        """Enqueues the jobs that are due. Returns the seconds until the next step; None: until it is woken."""
         now = self.now()
-        room = _MAX_JOBS_AT_ONCE
+        remaining_jobs = _MAX_JOBS_AT_ONCE
         while self._active:
             agent_row, activity = next(iter(self._active.items()))
-            # A turn that lies as far in the future is idle as well: the clock may have been put back.
+            # A turn that is as far in the future counts as idle, too: the clock may have been set back.
             if abs(now - activity.at) < self.idle_s:
                 break
             del self._active[agent_row]
             if activity.messages:
                 self._due.add(agent_row)
         while self._due:
-            if not room:
+            if not remaining_jobs:
                 return _MIN_PAUSE_S
-            room -= 1
-            # Both come before the job is enqueued. The job may not read a turn that ends meanwhile, so this turn has to
-            # count for the next job, and may make the memory due again.
+            remaining_jobs -= 1
+            # The memory's count restarts before the job is enqueued: a turn that ends meanwhile may come too late for
+            # this job, so it has to count for the next one.
             agent_row = self._due.pop()
             if agent_row in self._active:
                 self._active[agent_row].messages = self._active[agent_row].uncounted

@@ -225,7 +225,11 @@ def test_a_listing_goes_on_from_the_front_of_its_list(at: int) -> None:
     found = HashedList(Counting(HASHER.secret), messages, front)
     assert hashed == [m for m in messages[at:] if m["role"] != "system"]
     assert (found.positions, found.messages, found.atoms) == (whole.positions, whole.messages, whole.atoms)
-    assert (found.answered, found.before, found.new_atoms) == (whole.answered, whole.before, whole.new_atoms)
+    assert (found.answered, found.offsets, found.new_atoms) == (
+        whole.answered,
+        whole.offsets,
+        whole.new_atoms,
+    )
     assert [found.hash_path(n) for n in (5, 2, 3)] == [whole.hash_path(n) for n in (5, 2, 3)]
 
 
