@@ -1,7 +1,8 @@
 """A client's connection: uvicorn's, with the bounds that it lacks.
 
 uvicorn bounds neither the head of a request, nor the lines within its body, nor a body that stays unread, nor the
-requests that wait, nor the time for which a client reads nothing. It sends chunks to clients that know none.
+requests that wait, nor the time for which a client reads nothing (`SlowReaderWatch`). It sends chunks to clients of
+HTTP/1.0, which do not know them.
 """
 
 from __future__ import annotations
@@ -15,50 +16,16 @@ from typing import Final
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-MAX_HEAD_BYTES: Final = 64 * 1024  # OpenAI's and Cloudflare's own limits are 16 to 32 KiB
-# Requests that are sent before the reply to the one before; browsers and SDKs send none.
+from gateway.web.slow_reader import SlowReaderWatch
+
+# The most bytes of a head. OpenAI and Cloudflare allow 16 to 32 KiB.
+MAX_HEAD_BYTES: Final = 64 * 1024
+# The most requests that a client may send before the reply to an earlier one. Browsers and SDKs send none.
 MAX_WAITING: Final = 64
 _CHUNKED: Final = b"transfer-encoding: chunked\r\n"
-# What is not sent is dropped, and the connection is reset (socket(7)).
+# The value of SO_LINGER with which a close resets the connection and drops what was not sent (socket(7)).
 _NO_LINGER: Final = pack("ii", 1, 0)
 _LAST_CHUNK: Final = b"0\r\n\r\n"
-
-
-class SlowReaderWatch(asyncio.Protocol):
-    """Drops a connection whose client has read nothing for `send_timeout_s`.
-
-    A whole reply is written at once, and would stay in memory until its client reads it, also while the connection
-    closes in order.
-    """
-
-    send_timeout_s = 60.0
-    loop: asyncio.AbstractEventLoop
-    transport: asyncio.Transport
-    _reader_timer: asyncio.TimerHandle | None = None
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self.watch_reader()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        # While the connection closes, the last byte has to be read as well.
-        if self._reader_timer is not None and not self.transport.is_closing():
-            self._reader_timer.cancel()
-            self._reader_timer = None
-
-    def watch_reader(self) -> None:
-        """Checks from now on that the client reads: fewer bytes are left to send each time."""
-        unsent_bytes = self.transport.get_write_buffer_size()
-        if unsent_bytes and self._reader_timer is None:
-            self._reader_timer = self.loop.call_later(self.send_timeout_s, self._check_reader, unsent_bytes)
-
-    def _check_reader(self, earlier_bytes: int) -> None:
-        self._reader_timer = None
-        if self.transport.get_write_buffer_size() < earlier_bytes:
-            self.watch_reader()
-        else:
-            self.transport.abort()
 
 
 class UnchunkedReply:

@@ -15,8 +15,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import CloseCode, Frame
 
 from gateway.errors import Overloaded
+from gateway.web.slow_reader import SlowReaderWatch
 from gateway.web.sockets.arrival import Arrival
-from gateway.web.uvicorn_protocol import SlowReaderWatch
 
 # The most frames of a client within a second, beyond one for each `_USUAL_FRAME_BYTES`: pings and requests are few.
 # Each frame takes some 25 us of the event loop, however short it is.

@@ -15,7 +15,8 @@ from gateway.limits import Limits
 from gateway.settings import ServerSettings
 from gateway.web.health import Readiness
 from gateway.web.server import bind, make_server
-from gateway.web.uvicorn_protocol import MAX_WAITING, SlowReaderWatch
+from gateway.web.slow_reader import SlowReaderWatch
+from gateway.web.uvicorn_protocol import MAX_WAITING
 from tests.patience import PATIENCE_S, SHORT_S, comes
 
 GET = b"GET /%b HTTP/1.1\r\nhost: a\r\n\r\n"
