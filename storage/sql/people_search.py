@@ -1,4 +1,4 @@
-"""Finding the people in whose memories some words are, whoever of them it may be.
+"""Finds the people who have some words in their memories.
 
 The index of a memory has hashes that are keyed with the memory's own secret, so no statement can look for a word in
 all of them. Memories are looked through a page at a time, those with the newest turns first. What a page needs of them
@@ -42,7 +42,7 @@ _MOST_READ = 300
 _MOST_INDEX_BYTES = 64 << 20
 # A memory whose index has so many blobs, or lacks so many texts, is searched by itself, which counts as `_LONG_READ`.
 _LONG_BLOBS, _LONG_UNREAD, _LONG_READ = 100, 500, 200
-# A memory with an exchange that its index lacks, and whose texts are longer as they are stored, is searched by itself.
+# A memory is searched by itself if its index lacks an exchange or a passage that is longer, as it is stored.
 _LONG_BYTES = 16_000
 # The texts of a memory that are checked for the words: the index also has words of dates and speakers.
 _CHECKED_HITS = 40
@@ -116,14 +116,14 @@ class PeopleSearch(Group):
         ids = [agent.id for _, agent in chosen if not _is_long(agent)]
         if not ids:
             return [_ReadMemory(memory, agent, None, ()) for memory, agent in chosen]
-        rows = await connection.rows(SQL["memories_with_long_exchanges"], (ids, _LONG_BYTES))
+        rows = await connection.rows(SQL["memories_with_long_texts"], (ids, _LONG_BYTES))
         whole_ids = {*ids}.difference(row[0] for row in rows)
         # The indexes last: what is indexed meanwhile is read twice, and not left out.
         unread = defaultdict[int, list[Message]](list)
         for row in await connection.rows(SQL["unread_exchanges"], (ids, _LONG_BYTES)):
             for shown in exchanges.make_shown_exchanges([row[1:]]):
                 unread[row[0]] += self._rules.messages_of(*shown, None)
-        for row in await connection.rows(SQL["unread_passages_and_facts"], (ids,)):
+        for row in await connection.rows(SQL["unread_passages_and_facts"], (ids, _LONG_BYTES)):
             unread[row[0]] += make_passages_and_facts([row[1:]])
         blobs = defaultdict[int, list[tuple[int, bytes]]](list)
         for agent_row, chunk, data in await connection.rows(SQL["terms"], (ids,)):

@@ -20,46 +20,60 @@ FROM agents a CROSS JOIN LATERAL (
     SELECT * FROM exchanges x WHERE x.agent = a.id AND x.seq > a.indexed_seq ORDER BY x.seq LIMIT 1000) p ON true
 WHERE a.id {in:1:BIGINT:256} AND p.active = 1 AND p.state = 'finished'
 
+-- piece: new_passages
+-- The passages of some memories that their indexes do not know.
+FROM agents a CROSS JOIN passages p ON p.agent = a.id AND p.seq > a.indexed_seq WHERE a.id {in:1:BIGINT:256}
+
+-- piece: new_passages_in_postgres
+-- Has each memory read by the index, as `new_in_postgres` does.
+FROM agents a CROSS JOIN LATERAL (
+    SELECT * FROM passages x WHERE x.agent = a.id AND x.seq > a.indexed_seq ORDER BY x.seq LIMIT 1000) p ON true
+WHERE a.id {in:1:BIGINT:256}
+
+-- piece: bytes
+-- The bytes of the messages of an exchange `p` as they are stored.
+coalesce(length(p.input), 0) + coalesce(length(p.shown_reply), 0)
+
 -- name: unread_exchanges (sqlite)
 -- Reads the exchanges that the indexes of some memories lack. What is longer than ?2 bytes as it is stored is left out.
-SELECT p.agent, {shown} {stale} AND length(p.input) <= ?2
+SELECT p.agent, {shown} {stale} AND {bytes} <= ?2
 UNION ALL
-SELECT p.agent, {shown} {new_in_sqlite} AND length(p.input) <= ?2
+SELECT p.agent, {shown} {new_in_sqlite} AND {bytes} <= ?2
 
 -- name: unread_exchanges (postgres)
-SELECT p.agent, {shown} {stale} AND length(p.input) <= ?2
+SELECT p.agent, {shown} {stale} AND {bytes} <= ?2
 UNION ALL
-SELECT p.agent, {shown} {new_in_postgres} AND length(p.input) <= ?2
+SELECT p.agent, {shown} {new_in_postgres} AND {bytes} <= ?2
 
--- name: memories_with_long_exchanges (sqlite)
--- Finds those of some memories of which `unread_exchanges` leaves something out.
-SELECT p.agent {stale} AND length(p.input) > ?2
+-- name: memories_with_long_texts (sqlite)
+-- Finds those of some memories of which `unread_exchanges` or `unread_passages_and_facts` leaves something out.
+SELECT p.agent {stale} AND {bytes} > ?2
 UNION
-SELECT p.agent {new_in_sqlite} AND length(p.input) > ?2
+SELECT p.agent {new_in_sqlite} AND {bytes} > ?2
+UNION
+SELECT p.agent {new_passages} AND length(p.text) > ?2
 
--- name: memories_with_long_exchanges (postgres)
-SELECT p.agent {stale} AND length(p.input) > ?2
+-- name: memories_with_long_texts (postgres)
+SELECT p.agent {stale} AND {bytes} > ?2
 UNION
-SELECT p.agent {new_in_postgres} AND length(p.input) > ?2
+SELECT p.agent {new_in_postgres} AND {bytes} > ?2
+UNION
+SELECT p.agent {new_passages_in_postgres} AND octet_length(p.text) > ?2
 
 -- piece: stands
 -- A fact `f` is true.
 NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent)
 
 -- name: unread_passages_and_facts (sqlite)
--- Reads the passages and facts of some memories that their indexes do not know.
-SELECT p.agent, p.seq, p.text, p.at, 'passage', NULL, NULL
-FROM agents a CROSS JOIN passages p ON p.agent = a.id AND p.seq > a.indexed_seq WHERE a.id {in:1:BIGINT:256}
+-- Reads the passages and facts of some memories that their indexes do not know. Passages of more than ?2 characters (bytes,
+-- over PostgreSQL) are left out. Facts are short.
+SELECT p.agent, p.seq, p.text, p.at, 'passage', NULL, NULL {new_passages} AND length(p.text) <= ?2
 UNION ALL
 SELECT f.agent, f.seq, f.text, f.valid_from, 'fact', f.sources, NULL
 FROM agents a CROSS JOIN facts f ON f.agent = a.id AND f.seq > a.indexed_seq WHERE a.id {in:1:BIGINT:256} AND {stands}
 
 -- name: unread_passages_and_facts (postgres)
--- Has each memory read by the index, as `unread_exchanges` does.
-SELECT p.agent, p.seq, p.text, p.at, 'passage', NULL, NULL
-FROM agents a CROSS JOIN LATERAL (
-    SELECT * FROM passages x WHERE x.agent = a.id AND x.seq > a.indexed_seq ORDER BY x.seq LIMIT 1000) p ON true
-WHERE a.id {in:1:BIGINT:256}
+SELECT p.agent, p.seq, p.text, p.at, 'passage', NULL, NULL {new_passages_in_postgres} AND octet_length(p.text) <= ?2
 UNION ALL
 SELECT f.agent, f.seq, f.text, f.valid_from, 'fact', f.sources, NULL
 FROM agents a CROSS JOIN LATERAL (

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from storage.commands import ForgetTarget
-from storage.listing import FIRST_PAGE
-from storage.records import Scope
+from storage.listing import FIRST_PAGE, PassageDraft
+from storage.records import Message, Scope
 from storage.sql import people_search
+from storage.sql.people_search import _ReadMemory
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.storage.conftest import OpenStore
@@ -88,6 +91,30 @@ async def test_a_person_is_found_by_a_long_message(store: Store) -> None:
     text = "This is Nadia Lindqvist. " + "Once more. " * 2_000
     await nadia.say([user(text)], assistant("Good morning."))
     assert await find(store, "Lindqvist", "default") == {"user:n-1": text}
+
+
+@pytest.mark.parametrize("kind", ["reply", "passage"])
+async def test_a_long_text_is_read_by_itself(
+    store: Store, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Replies and passages were read whole for all people of a page, however long they were."""
+    nadia, tomas = await speak(store)
+    text = f"This is Nadia Lindqvist. {'Once more. ' * 2_000}"
+    if kind == "reply":
+        await nadia.say([user("And?")], assistant(text))
+    else:
+        await store.passages.add(nadia.agent.id, [PassageDraft(text, 1.0)])
+    read_chars = dict[str, int]()
+    find_candidates = people_search._find_candidates
+
+    def note(read: _ReadMemory, terms: Sequence[str]) -> Sequence[Message | int] | None:
+        read_chars[read.agent.uid] = sum(len(each.text) for each in read.unread)
+        return find_candidates(read, terms)
+
+    monkeypatch.setattr(people_search, "_find_candidates", note)
+    assert await find(store, "Lindqvist", "default") == {"user:n-1": text}
+    assert read_chars[nadia.agent.uid] <= 16_000
+    assert read_chars[tomas.agent.uid] > 0
 
 
 async def test_people_are_looked_through_in_pages(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
