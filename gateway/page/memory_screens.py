@@ -18,7 +18,7 @@ from gateway.page.screen import Action, Download, ListQuery, NoFields, Screen, S
 from gateway.page.shown_text import shortened_diff
 from gateway.run.admin.block_views import BlockDiff
 from gateway.run.admin.conversation_views import ConversationRecord
-from gateway.run.admin.memory_names import name_line_in, name_of, user_of
+from gateway.run.admin.memory_names import name_of, user_of
 from gateway.run.admin.memory_records import MemoryRecord
 from gateway.run.admin.memory_views import AgentMemoryPage, MemoryViews
 from gateway.run.admin.plain_text import shell_word
@@ -128,7 +128,9 @@ class _MemoryScreens(Struct, frozen=True):
             page = AgentMemoryPage(**asdict(page), runs=runs)
         if request.is_twin:
             return access.twin(page)
-        learning = None
+        learning = name_line = None
+        if page.memory.kind == "user":
+            name_line = await self.views.find_name_line(await self.views.find(access.project, access.uid))
         if not page.facts:
             learning = await self.operations.work.learning(access.project, access.uid)
         return access.view(
@@ -139,7 +141,7 @@ class _MemoryScreens(Struct, frozen=True):
             undos=await self._shortened_undos(access) if access.may("correct") else {},
             paused=memory.paused,
             learning=learning,
-            name_line=name_line_in((each.label, each.value) for each in page.blocks if not each.shared),
+            name_line=name_line,
             link_command=_link_command(page.memory) if page.memory.kind == "user" else None,
         )
 

@@ -35,6 +35,8 @@ ORIGIN = "learning"
 UNLEARNED_MARK = "unlearned"
 # Standing facts that are read at once; no measurement.
 _MAX_STANDING_FACTS = 100
+# The last facts that are looked through for what a person is called; no measurement.
+_MAX_NAMING_FACTS = 1_000
 # The time after which a fact that is learned again is stored again. Sooner, each conversation that begins alike would
 # add a row.
 _AGAIN_S = 86_400.0
@@ -70,6 +72,15 @@ class Facts(GrowingGroup):
     async def list_ended(self, connection: Connection, agent_row: int, limit: int) -> builtins.list[Fact]:
         """Returns the newest facts that are no longer true, newest first."""
         return [_fact(row) for row in await connection.rows(SQL["ended"], (agent_row, limit))]
+
+    @reads
+    async def list_naming(self, connection: Connection, agent_row: int) -> builtins.list[str]:
+        """Returns the texts of true facts in which a person may be named, newest first.
+
+        At most 50 are returned, and the last `_MAX_NAMING_FACTS` facts are looked through.
+        """
+        rows = await connection.rows(SQL["naming"], (agent_row, _MAX_NAMING_FACTS))
+        return [row[0] for row in rows]
 
     @reads
     async def list_unmuted(self, connection: Connection, agent_row: int, limit: int) -> builtins.list[Fact]:

@@ -79,6 +79,12 @@ AND NOT EXISTS (SELECT 1 FROM facts_muted m WHERE m.fact = f.id AND m.agent = f.
 SELECT {fact}
 WHERE f.agent = ? AND f.standing = 1 AND x.fact IS NULL ORDER BY f.seq DESC LIMIT ?
 
+-- name: naming
+-- Reads the texts in which a person may be named, among the last ?2 facts, of those that are true, newest first.
+SELECT f.text FROM (SELECT id, agent, seq, text FROM facts WHERE agent = ?1 ORDER BY seq DESC LIMIT ?2) f
+WHERE (f.text LIKE '%name is %' OR f.text LIKE '% called %' OR f.text LIKE '% named %')
+AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent) ORDER BY f.seq DESC LIMIT 50
+
 -- name: ended
 -- Of the facts that were learned last, reads those that stopped being true.
 SELECT {fact}

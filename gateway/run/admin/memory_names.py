@@ -17,6 +17,14 @@ _SUBJECT_KINDS = {"agent": "agent", "archive": "archive", "source": "folder"}
 
 # The line of a memory block that says what a person is called.
 _NAME_LINE = re.compile(r"^[^\w\n]{0,8}((?:full |first )?name[ \t]{0,8}:[ \t]{0,8}\w.{0,79})", re.I | re.M)
+# A sentence that says what the user is called, and no sentence about the user's sister or cat.
+_NAME_SENTENCE = re.compile(
+    r"(?:^|[.!?;][ \t])[^\w\n]{0,8}"
+    r"((?:the )?(?:user|person|human|customer|client|caller|guest)"
+    r"(?:['’]s (?:full |first |real )?name is|,? (?:is|wants to be|prefers to be) (?:called|named)) "
+    r"(?!not |unknown)\w[^.;!?\n]{0,60})",
+    re.I | re.M,
+)
 
 
 class MemoryOwner(Struct, frozen=True):
@@ -44,12 +52,21 @@ def name_of(scope: Scope) -> str:
 
 
 def name_line_in(blocks: Iterable[tuple[str, str]]) -> str | None:
-    """Returns the line of a memory's blocks that says what its person is called ("Name: Maria"); None: none does.
+    """Returns the part of a memory's blocks that says what its person is called; None: none does.
+
+    The part is a line ("Name: Maria"), or a sentence ("The user's name is Maria").
 
     blocks: the labels and values of blocks that no other memory sees. `persona` is of the assistant.
     """
-    values = (value for label, value in blocks if label != "persona")
-    return next((found[1].strip() for each in values if (found := _NAME_LINE.search(each))), None)
+    values = [value for label, value in blocks if label != "persona"]
+    found = (pattern.search(each) for pattern in (_NAME_LINE, _NAME_SENTENCE) for each in values)
+    return next((each[1].strip() for each in found if each), None)
+
+
+def name_sentence_in(texts: Iterable[str]) -> str | None:
+    """Returns the first sentence of some facts that says what their person is called; None: none does."""
+    found = map(_NAME_SENTENCE.search, texts)
+    return next((each[1].strip() for each in found if each), None)
 
 
 def user_of(scope: Scope) -> str:

@@ -18,7 +18,7 @@ from gateway.run.admin.exchange_messages import shorten
 from gateway.run.admin.fact_views import FactViews
 from gateway.run.admin.find_memory import find_memory
 from gateway.run.admin.list_page import PAGE_LIMIT, ListPage, format_page_end, next_cursor, parse_page_end
-from gateway.run.admin.memory_names import name_line_in, name_of
+from gateway.run.admin.memory_names import name_line_in, name_of, name_sentence_in
 from gateway.run.admin.memory_records import BlockRecord, FactRecord, MemoryKind, MemoryRecord, SourceRecord
 from gateway.run.admin.operation_arguments import read_cursor
 from gateway.run.admin.run_operations import RunSummary
@@ -141,9 +141,10 @@ class MemoryViews:
         return name_of((await find_memory(self.store, project, uid)).scope)
 
     async def find_name_line(self, memory: FoundMemory) -> str | None:
-        """Returns the line of a memory's blocks that says what its person is called; None: none does."""
+        """Returns what a memory's blocks or facts say that its person is called; None: they do not say it."""
         shown = await self.store.memory_pages.list_blocks(memory.id)
-        return name_line_in((each.block.label, each.block.value) for each in shown if not each.is_shared)
+        line = name_line_in((each.block.label, each.block.value) for each in shown if not each.is_shared)
+        return line or name_sentence_in(await self.store.facts.list_naming(memory.id))
 
     async def find(self, project: str | None, uid: str) -> FoundMemory:
         """Returns a memory without its sizes."""

@@ -365,6 +365,9 @@ def test_a_memory_says_what_its_person_is_called(operator: Operator) -> None:
             ("Full name : <b>Ann</b>", "Full name : &lt;b&gt;Ann&lt;/b&gt;"),
             ("Cat name: Miso. Name: unknown.", None),
             ("Name:\n", None),
+            ("Likes tea. The user's name is Kim. She lives in Bern.", "The user&#39;s name is Kim"),
+            ("The user’s sister's name is Kim. Their customer is called Kim.", None),
+            ("The user's name is not known.", None),
         ),
         1,
     ):
@@ -372,6 +375,21 @@ def test_a_memory_says_what_its_person_is_called(operator: Operator) -> None:
         for path in ("", "/forget?all=1", "/forget?message=1"):
             head = page(operator, f"m/{uid}{path}").partition("</h1>")[2][:400]
             assert (line is not None and line in head) == ("ame" in head), (path, head)
+
+
+def test_a_memory_says_what_a_fact_calls_its_person(operator: Operator) -> None:
+    agent = speak(operator.world, "Hello.", user="u-1047")
+    learn(
+        operator.world,
+        agent,
+        "The cat is called Miso.",
+        "The user is called Kim Lee.",
+        "Kim's cat is called Yuzu.",
+    )
+    for path in ("", "/forget?all=1"):
+        head = page(operator, f"m/{agent.uid}{path}").partition("</h1>")[2][:400]
+        assert "The user is called Kim Lee<" in head, path
+        assert "cat" not in head
 
 
 def test_a_memory_calls_its_person_by_no_other_name(upstream: StrictUpstream, tmp_path: Path) -> None:
