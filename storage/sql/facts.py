@@ -8,7 +8,7 @@ messages an exchange has; whether an exchange is confirmed is read from its row 
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 
 import orjson
@@ -181,16 +181,22 @@ class Facts(GrowingGroup):
         return await load_blocks(connection, agent_row, shared_read_only=True)
 
     @long_reads
-    async def sourced_lines(self, connection: Connection, agent_row: int) -> builtins.list[SourcedLine]:
-        """Returns the lines of an agent's own blocks that came from exchanges."""
+    async def sourced_lines(
+        self, connection: Connection, agent_row: int, shown_versions: Mapping[str, int]
+    ) -> builtins.list[SourcedLine]:
+        """Returns the lines of an agent's own blocks that came from exchanges.
+
+        shown_versions: by label the versions of the blocks whose lines are returned.
+        """
         found = []
         for block in await load_blocks(connection, agent_row, shared_read_only=True):
-            if not block.read_only:
-                sources = line_sources(await load_versions(connection, block.id))
-                lines = dict.fromkeys(block.value.split("\n"))
-                found += [
-                    SourcedLine(line, tuple(sorted(sources[line]))) for line in lines if sources.get(line)
-                ]
+            if block.read_only or block.label not in shown_versions:
+                continue
+            versions = await load_versions(connection, block.id)
+            shown = [each for each in versions if each.number <= shown_versions[block.label]]
+            sources = line_sources(shown)
+            lines = dict.fromkeys(shown[-1].value.split("\n") if shown else ())
+            found += [SourcedLine(line, tuple(sorted(sources[line]))) for line in lines if sources.get(line)]
         return found
 
     @effect

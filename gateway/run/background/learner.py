@@ -26,7 +26,7 @@ from gateway.run.background.background_model import BackgroundModel, ModelAnswer
 from gateway.run.background.schedule import Schedule
 from gateway.run.background.worker import JobContext, JobFailed
 from gateway.settings import MemorySettings
-from storage.commands import Learned, Unread
+from storage.commands import Learned, SourcedLine, Unread
 from storage.database import Effect
 from storage.errors import TooSlow
 from storage.records import LEARNER, RULE, Block, Fact, Message, Scope
@@ -236,7 +236,9 @@ class LearningService:
         numbers = {seq: n for n, seq in enumerate(batch.shown, 1)}
         shown = {numbers[f.seq]: f for f in await self._store.facts.get(job.agent_row, batch.shown)}
         reading = learn.read_reply(batch.calls)
-        lines = await self._store.facts.sourced_lines(job.agent_row) if reading.edits else ()
+        lines: Sequence[SourcedLine] = ()
+        if reading.edits:
+            lines = await self._store.facts.sourced_lines(job.agent_row, batch.blocks)
         dropped = 0
 
         def decide(blocks: Sequence[Block]) -> Learned:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -55,6 +56,38 @@ def test_what_was_learned_from_a_block_is_forgotten_with_the_message_of_its_line
     learner.rest()
     world.chat(user="alice").say("She is healthy again.")
     learner.teaches(fact("Zqmisox was ill, and is healthy again."))
+    learner.rest()
+    assert learner.texts() == ["Zqmisox was ill, and is healthy again."]
+    (seq,) = world.query("SELECT min(seq) FROM exchanges")
+
+    async def forget() -> None:
+        operation = ForgetOperations(world.store, world.clock).forget
+        assert (await operation({"project": "default", "user": "alice", "message": seq}))["done"]
+
+    world.gateway.call(forget())
+    assert learner.texts() == []
+    assert b"Zqmisox" not in world.data()
+
+
+def test_what_was_learned_from_a_line_that_has_left_its_block_is_forgotten_with_the_lines_message(
+    learner: Learner,
+) -> None:
+    """The block was corrected while the model, which had been shown the line, answered."""
+    world = learner.world
+
+    class Slow(ScriptedProvider):
+        async def send(self, request: ModelRequest) -> ModelReply:
+            await asyncio.to_thread(partial(world.write_block, "alice", "Likes tea.", profile="default"))
+            return await super().send(request)
+
+    world.chat(user="alice").say("We got a kitten and named her Zqmisox.")
+    learner.teaches(note("Cat: Zqmisox"))
+    learner.rest()
+    world.chat(user="alice").say("She is healthy again.")
+    background = world.gateway.app.services.background.model
+    assert background is not None
+    answer = ScriptedMessage(None, (fact("Zqmisox was ill, and is healthy again."),))
+    learner.model = background.provider = Slow(replies=iter([answer]))
     learner.rest()
     assert learner.texts() == ["Zqmisox was ill, and is healthy again."]
     (seq,) = world.query("SELECT min(seq) FROM exchanges")
