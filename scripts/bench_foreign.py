@@ -73,20 +73,20 @@ async def measure(store: Store, agent: Agent) -> list[float]:
 async def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench foreign", description=__doc__)
     parser.add_argument("--others", type=int, default=1000, help="agents with 1,000 messages each")
-    other_languages = parser.parse_args().others
+    other_agents = parser.parse_args().others
     with tempfile.TemporaryDirectory() as folder:
         store = await open_store(Path(folder) / "bench.db", RULES)
         me, model = await new_agent(store, "me"), await new_agent(store, "model")
         for seed, agent in enumerate((me, model)):
             await fill(store, agent, 1000, seed)
         few = await measure(store, me)
-        await crowd(store, model, other_languages - 1)
-        is_many = await measure(store, me)
+        await crowd(store, model, other_agents - 1)
+        many = await measure(store, me)
         await store.close()
     print("| messages of others | p50 ms | p95 ms |\n| --- | --- | --- |")
-    for count, times in ((1000, few), (other_languages * 1000, is_many)):
+    for count, times in ((1000, few), (other_agents * 1000, many)):
         print(f"| {count:,} | {statistics.median(times):.2f} | {times[int(len(times) * 0.95)]:.2f} |")
-    print(f"ratio of medians: {statistics.median(is_many) / statistics.median(few):.2f}")
+    print(f"ratio of medians: {statistics.median(many) / statistics.median(few):.2f}")
 
 
 if __name__ == "__main__":
