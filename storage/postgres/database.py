@@ -265,7 +265,7 @@ class PostgresDatabase:
     async def _transact_on(
         self, kind: type[PostgresConnection], operation: Operation[T], is_bulk: bool, is_repeatable: bool
     ) -> T:
-        """Performs a transaction, again after a conflict with another one and once after its connection broke."""
+        """Performs a transaction, again after a conflict with another one or after its connection broke."""
         pool = self._pool
         for tries_left in reversed(range(_MAX_TRIES)):
             raw = (None if is_bulk else pool.acquire_idle()) or await pool.acquire(is_bulk=is_bulk)
@@ -284,8 +284,10 @@ class PostgresDatabase:
                 may_repeat = is_repeatable or not (connection.may_have_committed and is_unanswered(error))
                 if tries_left and _is_conflict(error):
                     continue
-                # Only once: where a connection broke, the next one mostly breaks as well.
-                if tries_left == _MAX_TRIES - 1 and isinstance(translated, Broken) and may_repeat:
+                # Only once, unless what is written would be lost: where a connection broke, the next one mostly breaks
+                # as well.
+                may_repeat = may_repeat and (is_repeatable or tries_left == _MAX_TRIES - 1)
+                if tries_left and isinstance(translated, Broken) and may_repeat:
                     continue
                 if translated is error:
                     raise

@@ -462,9 +462,9 @@ def main() -> None:
     parser.add_argument("--in-turn", action="store_true", help="one request after the other")
     parser.add_argument("--log", action="store_true", help="print what the clients of a life with faults did")
     options = parser.parse_args()
-    logging.getLogger("mnemogate").setLevel(
-        logging.ERROR
-    )  # turns that a forgetting refuses are part of these lives
+    # Turns that a forgetting refuses, and clients that leave, are part of these lives.
+    for name in ("mnemogate", "asyncio"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     broken = 0
     with _postgres(options.postgres) as url:
         for seed in range(options.first, options.last):
@@ -477,6 +477,8 @@ def main() -> None:
                     print(f"seed {seed}:\n{fault}", flush=True)
                     if options.log:
                         print("\n".join(fault.log))
+            if not (seed + 1) % 10:
+                print(f"{seed + 1 - options.first} lives, {broken} with faults", flush=True)
     print(f"{options.last - options.first} lives, {broken} with faults")
     raise SystemExit(1 if broken else 0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import socket
 import ssl
@@ -18,7 +19,7 @@ import asyncpg
 import pytest
 from msgspec.structs import replace
 
-from storage.database import Connection
+from storage.database import Connection, Operation
 from storage.errors import (
     Broken,
     Busy,
@@ -192,6 +193,27 @@ async def test_connections_that_the_server_ends_are_reopened(
     await until(lambda: store.health.ok)
     await store.keys.create("shop", "laptop")
     assert len(await store.keys.list()) == 1
+
+
+async def test_a_turn_is_written_although_its_connection_is_ended_twice(open_store: OpenStore) -> None:
+    """A turn that was answered already would be lost. Any other write is tried twice."""
+    store: Store = await open_store()
+
+    def ended(times: int) -> Operation[int]:
+        tries = itertools.count(1)
+
+        async def work(connection: Connection) -> int:
+            number = next(tries)
+            if number <= times:
+                await connection.value("SELECT pg_terminate_backend(pg_backend_pid())")
+            return number
+
+        return work
+
+    assert await store.database.write(ended(2), is_repeatable=True) == 3
+    assert await store.database.write(ended(1)) == 2
+    with pytest.raises(Broken):
+        await store.database.write(ended(2))
 
 
 async def test_a_read_past_its_deadline_is_too_slow_and_its_connection_is_used_again(
