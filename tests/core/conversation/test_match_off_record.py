@@ -133,6 +133,17 @@ def test_a_turn_that_was_off_and_is_asked_again_stays_off_for_the_idle_time(worl
 
 
 @both
+def test_a_last_message_that_was_off_is_new_where_it_comes_alone(world: World, key: str | None) -> None:
+    """With a message of its list before it, it is recognised."""
+    asked = [user("hello there"), assistant("Good day."), user("my diagnosis is X")]
+    world.say(asked, "Sorry.", key, mode=MemoryUse.OFF)
+    world.say(asked, "Oh.", key)
+    assert world.active() == []
+    world.say(asked[-1:], "Oh.", key)
+    assert world.active() == ["my diagnosis is X", "Oh."]
+
+
+@both
 @pytest.mark.parametrize("before", [[], [user("hello"), assistant("Good day.")]])
 def test_a_turn_that_was_off_and_went_on_stays_off_when_it_is_asked_again(
     world: World, key: str | None, before: list[WireMessage]

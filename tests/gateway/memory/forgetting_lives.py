@@ -228,6 +228,10 @@ class Client:
             own = words_in(str(self.messages)) if self.kind in ("chat", "messages") else set[str]()
             ledger.sent[word] = own | words, set(ledger.gone)
             forgettings, changes = ledger.forgettings[self.user], ledger.changes[self.user]
+        if fate != "whole" and len(self.life.worlds) > 1:
+            # Another gateway may answer the next list before this one has written the turn (docs/postgres.md).
+            with ledger.lock:
+                ledger.off -= words
         if fate == "failed":
             self.life.failing.add(word)
         path, body = self.request(question)
@@ -235,10 +239,6 @@ class Client:
         ledger.log.append(f"{self.user} {self.kind} {self.key} {mode} {fate} {sorted(own)} {word}")
         world = self.dice.choice(self.life.worlds)
         if fate == "left":
-            if len(self.life.worlds) > 1:
-                # Another gateway may answer the next list before this one has written the turn that was left.
-                with ledger.lock:
-                    ledger.off -= words
             self.leave(world, path, body, headers, word)
             self.messages.append(question)
             return
