@@ -40,6 +40,8 @@ class NativeChanges(Struct, frozen=True):
     tool_choice: Mapping[str, Any] = {}
     # Something before the conversation's thoughts may be another one than it was.
     changes_prefix: bool = False
+    # The same of what stands before the messages in `hidden_rounds`.
+    moves_hidden_rounds: bool = False
     # Another model than the one that was asked stands in, which has no use for the conversation's thoughts.
     is_fallback: bool = False
 

@@ -198,8 +198,10 @@ class NativeMessages(Struct, frozen=True):
         """Returns whether the messages before a thought may differ from those that the model had when it thought."""
         # A stored message may have another form than it had when it came.
         if changes.changes_prefix or changes.stored_messages:
-            # Of this turn's own rounds the model has seen all messages as they are.
-            return has_thoughts(self._edit_messages(replace(changes, hidden_rounds=())))
+            if not changes.moves_hidden_rounds:
+                # Of this turn's own rounds the model has seen all messages as they are.
+                changes = replace(changes, hidden_rounds=())
+            return has_thoughts(self._edit_messages(changes))
         # What the client has changed is its own, but it cannot mend thoughts that it has not sent.
         return any(
             has_thoughts(_translate(replacement)) and not has_thoughts([self._client_message(chat_index)])

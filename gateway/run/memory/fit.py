@@ -156,8 +156,9 @@ async def fit_rounds(prompt: Prompt, rounds: Sequence[WireMessage]) -> Prompt:
     if parts is not None and prompt.hides_shown_blocks(window):
         prompt = replace(prompt, system=parts.render())
         window = await fit_prompt(prompt, rounds=rounds)
-    changes_prefix = prompt.changes_prefix or (prompt.system, *window.left_out) != prefix_before
-    return replace(prompt, window=window, changes_prefix=changes_prefix)
+    if (prompt.system, *window.left_out) != prefix_before:
+        prompt = replace(prompt, changes_prefix=True, moves_hidden_rounds=True)
+    return replace(prompt, window=window)
 
 
 def may_exceed(prompt: Prompt, context_tokens: int, more_tokens: int = 0) -> bool:

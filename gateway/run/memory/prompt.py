@@ -103,6 +103,8 @@ class Prompt(Struct, frozen=True):
     without_media: frozenset[int] = frozenset()
     # The text before the conversation's messages may differ from that of the last request.
     changes_prefix: bool = False
+    # The messages before this turn's hidden rounds may differ from those that the model had in these rounds.
+    moves_hidden_rounds: bool = False
 
     def client_message(self, index: int) -> WireMessage:
         """Returns one of the request's messages with its note, as this endpoint reads it."""
@@ -248,6 +250,7 @@ class Prompt(Struct, frozen=True):
             max_tokens=budget_tokens if is_limited else None,
             tool_choice=self._fields_of(offer),
             changes_prefix=self.changes_prefix,
+            moves_hidden_rounds=self.moves_hidden_rounds,
         )
 
     def body(

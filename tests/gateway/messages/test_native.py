@@ -911,6 +911,28 @@ def test_thoughts_may_be_dropped_where_a_hidden_round_makes_the_window_too_small
         assert len(upstream.last.json["messages"]) < 2 * len(talk.messages)
 
 
+@both_ways
+def test_thoughts_of_hidden_rounds_may_be_dropped_where_a_later_one_makes_the_window_too_small(
+    upstream: StrictAnthropic, tmp_path: Path, stream: bool
+) -> None:
+    models = (ModelSettings("small", BOUND, "up", context_window=4000),)
+    profiles = (agent("bound", model="small"),)
+    with remember(upstream, tmp_path, *profiles, upstreams=claude(upstream), models=models) as world:
+        talk = Talk(world, model="agent/bound", stream=stream, options={"max_tokens": 900})
+        for turn in range(4):
+            talk.say(f"How is it, number {turn}? " * 20)
+        before = len(upstream.chats)
+        rounds = [think(f"{n}", calls=[insert(f"Number {n}. " * 60)]) for n in range(4)]
+        upstream.queue(*rounds, say("Fine."))
+        assert talk.say("And now?") == "Fine."
+        sent = [seen.json for seen in upstream.chats[before:]]
+        firsts = [body["messages"][0]["content"] for body in sent]
+        assert (
+            firsts[0] == firsts[1] != firsts[-1]
+        )  # the window became too small after a round with a thought
+        assert "thinking" not in sent[1]
+
+
 def test_thoughts_before_a_section_that_a_forgetting_has_changed_may_be_dropped_for_good(
     world: World, upstream: StrictAnthropic
 ) -> None:
