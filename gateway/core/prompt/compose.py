@@ -373,14 +373,16 @@ def _restore_rounds(
     for i, exchange in restored:
         message = listing.messages[i]
         content = tree.content(exchange)
-        is_same = _is_of_same_model(exchange, plan) and listing.atoms[i] == exchange.reply
+        is_same_model = _is_of_same_model(exchange, plan)
         if exchange.has_full_reply:
-            messages = put_back(content, message, listing.messages[i + 1 :], offered, is_same_model=is_same)
+            after = listing.messages[i + 1 :]
+            messages = put_back(content, message, after, offered, is_same_model=is_same_model)
             # A reply that came back cut is sent cut from then on. So it breaks the provider's cache once, in the
             # request that follows the reply directly. A tool that is missing breaks the cache in each request.
             is_new = i == plan.match.last or not is_offered(content, offered)
             composition.unrestored_rounds += messages is None and is_new
         else:
+            is_same = is_same_model and listing.atoms[i] == exchange.reply
             refilled_reply = refill(message, content.shown_reply or {}) if is_same else None
             messages = None if refilled_reply is None else [refilled_reply]
         position = listing.positions[i]

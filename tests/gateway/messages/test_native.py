@@ -892,6 +892,27 @@ def test_a_paused_thought_goes_on_where_memory_tools_were_offered(
 
 
 @both_ways
+def test_rounds_of_a_paused_reply_are_the_same_before_and_after_it_is_stored_whole(
+    world: World, upstream: StrictAnthropic, stream: bool
+) -> None:
+    talk = Talk(world, model="agent/bound", stream=stream)
+    texts = [{"type": "text", "text": "Well. "}, {"type": "text", "text": "I note that."}]
+    upstream.queue(
+        Message(blocks=texts, text=None, calls=[insert("Likes cats.")]),
+        Message(blocks=[{"type": "text", "text": "I search."}, SEARCH], text=None, stop=PAUSED),
+        Message(blocks=[FOUND], text="Found."),
+        think("Hm.", text="Yes."),
+    )
+    talk.messages.append({"role": "user", "content": "Search for cats."})
+    talk.messages.append({"role": "assistant", "content": sent_again(talk.complete())})
+    talk.messages[-1]["content"] += sent_again(talk.complete())
+    assert talk.say("Good?") == "Yes."
+    before = upstream.last.json["messages"]
+    assert talk.say("And now?") == "Ok."
+    assert upstream.last.json["messages"][: len(before)] == before
+
+
+@both_ways
 def test_thoughts_may_be_dropped_where_a_hidden_round_makes_the_window_too_small(
     upstream: StrictAnthropic, tmp_path: Path, stream: bool
 ) -> None:
