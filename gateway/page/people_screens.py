@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 from urllib.parse import quote
+
+from msgspec import Meta
 
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ActionResult, Answer, ListQuery, Screen, ScreenRequest, View
@@ -25,6 +27,8 @@ class PeopleWordsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_on
     q: str = ""
     # They were looked for as a name first, which nobody has.
     name: bool = False
+    # How many people the pages before have looked through.
+    looked: Annotated[int, Meta(ge=0, lt=1 << 53)] = 0
 
 
 class PeopleQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -67,6 +71,7 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
         context = {
             "spans": lambda text: operations.words.spans(text, query.q),
             "after": query.after,
+            "looked": query.looked + search.looked_through,
             "is_no_name": query.name,
             "looked_at": PEOPLE_LOOKED_AT,
         }

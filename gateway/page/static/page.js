@@ -7,6 +7,9 @@ const SENT_MS = 3000;
 // The button that forgets the next text does nothing for this time after the page has come.
 const NEXT_MS = 600;
 
+// Between two pages of a search of many people, so that the gateway has time for replies.
+const LOOK_ON_MS = 200;
+
 function signIn(form) {
   const code = location.hash.slice(1);
   if (!/^[0-9a-f]+$/.test(code)) return; // "content" is the link that skips to it
@@ -44,6 +47,25 @@ function follow(ids) {
     setTimeout(poll, POLL_MS);
   };
   setTimeout(poll, POLL_MS);
+}
+
+// Looks through further people, a page after the other, until some are found or a person stops it.
+async function lookOn(bar) {
+  let isStopped = false;
+  bar.hidden = false;
+  bar.querySelector("button").addEventListener("click", () => (isStopped = true));
+  for (;;) {
+    await new Promise((resolve) => setTimeout(resolve, LOOK_ON_MS));
+    const found = document.getElementById("found");
+    const link = found.querySelector("[data-look-on]");
+    if (isStopped || !link) break;
+    const reply = await fetch(link.href).catch(() => null); // the link stays, and says the same to whoever follows it
+    if (!reply?.ok || reply.redirected || isStopped) break;
+    const page = new DOMParser().parseFromString(await reply.text(), "text/html");
+    history.replaceState(null, "", link.href);
+    found.replaceWith(document.adoptNode(page.getElementById("found")));
+  }
+  bar.hidden = true;
 }
 
 // Replaces an element, unless a person has the focus or a selection in it, or has sent a form: then the answer replaces
@@ -92,3 +114,5 @@ if (signInForm) {
 }
 const liveIds = [...document.querySelectorAll("[data-live]")].map((each) => each.id).filter(Boolean);
 if (liveIds.length) follow(liveIds);
+const lookingBar = document.getElementById("looking");
+if (lookingBar) lookOn(lookingBar);

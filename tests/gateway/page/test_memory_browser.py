@@ -45,6 +45,25 @@ def test_the_lists_of_people_look_right(browser: Browser, operator: Operator) ->
     browser.looks_right(operator, "people?kind=agent", heading="Agents")
 
 
+def test_a_search_of_many_people_goes_on_by_itself_until_somebody_is_found(
+    browser: Browser, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 100,000 people one would follow a thousand links."""
+    monkeypatch.setattr("storage.sql.people_search._MEMORIES", 1)
+    speak(operator.world, "Nadia Ferri here.", user="n-1")
+    for n in range(3):
+        speak(operator.world, "Hello.", user=f"u-{n}")
+    with browser.open(operator, "people/words?q=ferri") as page:
+        page.get_by_role("link", name="n-1", exact=True).wait_for()
+        assert "Looked through: 4 people" in page.locator(".foot").inner_text()
+        page.get_by_role("button", name="Stop").wait_for(state="hidden")
+        page.reload()
+        assert "Looked through: 4 people" in page.locator(".foot").inner_text()
+    # Without script one goes on by a link.
+    text = operator.get("people/words?q=ferri").body.decode()
+    assert re.search(r'href="\?q=ferri&amp;after=[^"]*&amp;looked=1" data-look-on>Look through further', text)
+
+
 def test_a_full_memory_looks_right_on_every_screen(browser: Browser, operator: Operator) -> None:
     uid, seq, talk = full(operator)
     screens: dict[str, str | None] = {
