@@ -292,7 +292,7 @@ def test_another_connection_does_not_know_what_is_not_stored(world: World, talk:
 def test_an_unstored_response_is_not_continued_for_another_user(
     ways: World, upstream: StrictUpstream
 ) -> None:
-    """As with a response that is stored. A request that names no user continues it."""
+    """As with a response that the gateway stores. A request that names no user continues it."""
     with open_socket(ways.gateway) as socket:
         talk = Talk(socket, {"store": False})
         first = talk.ask(input="My cat is called Zqmiso.")["id"]
