@@ -65,6 +65,8 @@ if DEFAULT_DATABASE not in DATABASES:
 STAGES = {"agents": "gateway", "gateway": "gateway", "clients": "clients"}
 # Folders within these that start no gateway, so they are of the stage core.
 CORE_FOLDERS = ("agents/core", "agents/wire")
+# Other folders whose tests use neither a gateway nor a database, so each of their files takes a second or two.
+SHORT_FOLDERS = ("core", "dialects")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -130,8 +132,8 @@ def _spread(items: list[pytest.Item]) -> None:
     """Orders the tests for several processes: the files of each folder are spread evenly over the run.
 
     Tests of some folders wait long (for leases, for PostgreSQL), and would otherwise all wait at once. The page's files
-    come first, since a single process runs them all. Files of the stage core come last: they are short, so all
-    processes end at about the same time.
+    come first, since a single process runs them all. Files without a gateway and a database come last: they are short,
+    so all processes end at about the same time.
     """
     files: dict[Path, list[pytest.Item]] = {}
     for item in items:
@@ -141,7 +143,7 @@ def _spread(items: list[pytest.Item]) -> None:
         folders.setdefault(path.parent, []).append(path)
     positions = {path: n / len(paths) for paths in folders.values() for n, path in enumerate(paths)}
     positions |= dict.fromkeys((path for path in files if path.parent.name == "page"), 0.0)
-    order = sorted(files, key=lambda path: (_stage(path) == "core", positions[path]))
+    order = sorted(files, key=lambda path: (_is_short(path), positions[path]))
     items[:] = [item for path in order for item in files[path]]
 
 
@@ -162,6 +164,11 @@ def pytest_collection_finish() -> None:
 def _stage(path: Path) -> str:
     folders = path.relative_to(Path(__file__).parent).parts
     return "core" if "/".join(folders[:2]) in CORE_FOLDERS else STAGES.get(folders[0], "core")
+
+
+def _is_short(path: Path) -> bool:
+    folders = path.relative_to(Path(__file__).parent).parts
+    return folders[0] in SHORT_FOLDERS or "/".join(folders[:2]) in CORE_FOLDERS
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
