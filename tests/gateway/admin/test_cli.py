@@ -49,7 +49,7 @@ from storage.sqlite.migration import latest, load_migrations, migrate
 from tests.doubles.upstream import Gate, StrictUpstream, raw, say
 from tests.gateway.forked import Forked
 from tests.gateway.process import place_of
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, becomes
 from tests.server import RawClient, RunningGateway, held_port, serve, settings_for
 from tests.stored import open_store, url_of
 
@@ -1393,8 +1393,8 @@ def test_serve_goes_on_where_nothing_can_be_printed(where: str) -> None:
     shell = ["sh", "-c", f'exec "$@" {where}', "sh"]
     with held_port() as port, subprocess.Popen([*shell, *serve, str(port)], env=environ) as child:
         try:
-            while not is_ready(port):
-                assert child.poll() is None
+            becomes(lambda: child.poll() is not None or is_ready(port))
+            assert child.poll() is None
             child.send_signal(signal.SIGTERM)
             assert child.wait(PATIENCE_S) == 0
         finally:
