@@ -34,14 +34,18 @@ from storage.records import Scope
 from storage.sql.statements import make_statement
 from tests.doubles.upstream import Gate, Reply, Seen, StrictUpstream, fail, say
 from tests.gateway.responses.test_responses import by_chat
+from tests.gateway.responses.test_socket import Talk, open_socket
 from tests.gateway.sdk import CHAT, Clock, World, remember
 from tests.inflated import with_inflated
 from tests.postgres import EmptyDatabase, empty_database, server
+from tests.server import RawReply
 
 Json = dict[str, Any]
 # A word of a question (q) or of its reply (r), with the letter of its user and a number of its own.
 WORD = re.compile(r"\b[qr]([a-d])\d+z\b")
 USERS = "abcd"
+# The kinds of clients that continue by the id of the last response.
+CHAINS = ("chain", "socket")
 # Of each life: times that the gateways are started, and steps of each client between two starts.
 STARTS = 2
 STEPS = 7
@@ -81,6 +85,11 @@ class Ledger:
     forgettings: Counter[str] = field(default_factory=Counter)
     # The same for anything.
     changes: Counter[str] = field(default_factory=Counter)
+    # Forgettings of a user that are under way.
+    under_way: Counter[str] = field(default_factory=Counter)
+    # By the word of a question: the words of its client that may be written until it has ended, or until the gateways
+    # stop if its client has left.
+    in_flight: dict[str, set[str]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     # What the clients did, for a life with faults.
     log: list[str] = field(default_factory=list)
@@ -154,7 +163,8 @@ class Client:
 
     life: Life
     user: str
-    # "chat" and "messages" send lists, "append" and "chain" new messages; "chain" is of the Responses API.
+    # "chat" and "messages" send lists, the others new messages. "chain", "socket" and "conversation" are of the
+    # Responses API.
     kind: str
     # The conversation that it names.
     key: str | None
@@ -184,7 +194,9 @@ class Client:
             # Its chat is gone: the application begins another one.
             self.forgettings = forgettings
             self.messages, self.last = [], None
-            if self.key is not None:
+            if self.kind == "conversation":
+                self.key = None
+            elif self.key is not None:
                 self.key = f"{self.key.partition('-')[0]}-{self.life.new_word(self.user)[1:]}"
         mode = self.dice.choices(("on", "off", "read"), (70, 18, 12))[0]
         fate = self.dice.choices(("whole", "left", "failed"), (80, 12, 8))[0]
@@ -227,32 +239,44 @@ class Client:
                 ledger.off |= words
             own = words_in(str(self.messages)) if self.kind in ("chat", "messages") else set[str]()
             ledger.sent[word] = own | words, set(ledger.gone)
+            ledger.in_flight[word] = own | words
             forgettings, changes = ledger.forgettings[self.user], ledger.changes[self.user]
+            is_quiet = not ledger.under_way[self.user]
         if fate != "whole" and len(self.life.worlds) > 1:
             # Another gateway may answer the next list before this one has written the turn (docs/postgres.md).
             with ledger.lock:
                 ledger.off -= words
         if fate == "failed":
             self.life.failing.add(word)
+        world = self.dice.choice(self.life.worlds)
+        if self.kind == "conversation" and self.key is None:
+            self.key = world.sdk.conversations.create().id
         path, body = self.request(question)
         headers = self.headers(mode)
         ledger.log.append(f"{self.user} {self.kind} {self.key} {mode} {fate} {sorted(own)} {word}")
-        world = self.dice.choice(self.life.worlds)
         if fate == "left":
             self.leave(world, path, body, headers, word)
             self.messages.append(question)
             return
-        reply = world.gateway.ask("POST", path, json.dumps(body).encode(), headers)
+        reply = self.send(world, path, body, headers)
         self.life.failing.discard(word)
+        if reply.status == 200:
+            with ledger.lock:
+                del ledger.in_flight[word]
         shown = {name: reply.headers.get(name) for name in ("x-mnemogate-memory", "x-mnemogate-durable")}
         ledger.log.append(f"{word}: {reply.status} {shown}")
-        if self.kind == "chain" and reply.status == 400 and b"previous_response_not_found" in reply.body:
+        if self.kind == "conversation" and reply.status == 404:
+            self.key = None
+            if ledger.forgettings[self.user] == self.forgettings:
+                ledger.faults.append(f"the conversation of {word} is lost: {reply.body!r}")
+            return
+        if self.kind in CHAINS and reply.status == 400 and b"previous_response_not_found" in reply.body:
             with ledger.lock:
                 if self.last is not None and self.last[1] == ledger.changes[self.user] == changes:
                     ledger.faults.append(f"the response before {word} is lost: {reply.body!r}")
             self.last = None
             return
-        if fate == "failed":
+        if fate == "failed" or reply.status == 503:
             self.messages.append(question)
             return
         if reply.status != 200:
@@ -261,9 +285,11 @@ class Client:
         self.messages += [question, {"role": "assistant", "content": reply_of(word)}]
         is_stored = reply.headers["x-mnemogate-memory"] == "on" and "x-mnemogate-durable" not in reply.headers
         with ledger.lock:
-            if is_stored and ledger.forgettings[self.user] == forgettings:
+            is_quiet = is_quiet and ledger.changes[self.user] == changes
+            is_certain = self.kind != "socket" or is_quiet
+            if is_stored and is_certain and ledger.forgettings[self.user] == forgettings:
                 ledger.stored |= words - ledger.gone - ledger.off
-            if self.kind == "chain" and is_stored:
+            if self.kind in CHAINS and is_stored and is_quiet:
                 self.last = reply.json["id"], changes
 
     def request(self, question: Json) -> tuple[str, Json]:
@@ -274,18 +300,32 @@ class Client:
             case "messages":
                 body = {"model": "m", "max_tokens": 99, "metadata": {"user_id": user}}
                 return "/v1/messages", {**body, "messages": [*self.messages, question]}
-            case "chain":
+            case "conversation":
+                named = {"model": "m", "user": user, "conversation": self.key}
+                return "/v1/responses", {**named, "input": question["content"]}
+            case "chain" | "socket":
                 previous = {} if self.last is None else {"previous_response_id": self.last[0]}
                 return "/v1/responses", {"model": "m", "user": user, "input": question["content"], **previous}
         return CHAT, {"model": "m", "user": user, "messages": [*self.messages, question]}
 
     def headers(self, mode: str) -> dict[str, str]:
         headers = {"content-type": "application/json", "x-mnemogate-memory": mode}
-        if self.key is not None:
+        if self.key is not None and self.kind != "conversation":
             headers["x-mnemogate-conversation"] = self.key
         if self.kind == "append":
             headers["x-mnemogate-history"] = "append"
         return headers
+
+    def send(self, world: World, path: str, body: Json, headers: dict[str, str]) -> RawReply:
+        data = json.dumps(body).encode()
+        if self.kind != "socket":
+            return world.gateway.ask("POST", path, data, headers)
+        with open_socket(world.gateway, x_mnemogate_memory=headers["x-mnemogate-memory"]) as socket:
+            response = Talk(socket).ask(**body)
+        # Its events report no more of memory than this: a turn that a forgetting refuses changes `Ledger.changes`.
+        shown = {"x-mnemogate-memory": headers["x-mnemogate-memory"]}
+        status = 200 if response.get("status") == "completed" else response.get("status")
+        return RawReply(status if isinstance(status, int) else 500, shown, orjson.dumps(response))
 
     def leave(self, world: World, path: str, body: Json, headers: dict[str, str], word: str) -> None:
         """Asks for a stream, and leaves while it comes."""
@@ -326,24 +366,29 @@ class Client:
             gone = {text.word for text in texts if text.word is not None}
             target = ForgetTarget(is_all=True)
         with ledger.lock:
-            ledger.changes[self.user] += 1
-            if how != "texts":
-                ledger.forgettings[self.user] += 1
-                ledger.stored -= {word for word in ledger.stored if word[1] == self.user}
-            if how == "all":
-                # Lists that are on their way have turns that were off the record for the old memory alone.
-                ledger.off -= {word for word in ledger.off if word[1] == self.user}
-            ledger.stored -= gone
+            ledger.under_way[self.user] += 1
+            in_flight = set().union(*ledger.in_flight.values())
+            self.note_forgetting(how, gone)
         ledger.log.append(f"{self.user} forgets {how} {sorted(gone)} {target.messages}")
         world.gateway.call(world.store.forgetting.forget(agent.id, target))
         with ledger.lock:
-            ledger.changes[self.user] += 1
-            if how != "texts":
-                ledger.forgettings[self.user] += 1
-                ledger.stored -= {word for word in ledger.stored if word[1] == self.user}
+            ledger.under_way[self.user] -= 1
+            self.note_forgetting(how, gone)
             if how == "texts":
-                ledger.gone |= gone
-            ledger.stored -= gone
+                # A turn that was being written may have a word once more, which this forgetting did not name.
+                ledger.gone |= gone - in_flight
+
+    def note_forgetting(self, how: str, gone: set[str]) -> None:
+        """Notes the beginning or the end of a forgetting: nothing is certain of what was said meanwhile."""
+        ledger = self.ledger
+        ledger.changes[self.user] += 1
+        ledger.stored -= gone
+        if how != "texts":
+            ledger.forgettings[self.user] += 1
+            ledger.stored -= {word for word in ledger.stored if word[1] == self.user}
+        if how == "all":
+            # The tombstones are gone as well (docs/decisions.md).
+            ledger.off -= {word for word in ledger.off if word[1] == self.user}
 
 
 @dataclass(frozen=True)
@@ -403,15 +448,17 @@ def live(seed: int, folder: Path, url: str | None, *, is_concurrent: bool) -> No
                         dice.choice(clients).step()
                         for world in life.worlds:
                             world.settle()
+                        ledger.in_flight.clear()
                 for world in life.worlds:
                     world.settle()
+                ledger.in_flight.clear()
                 rows = read_texts(life.worlds[0])
         check(ledger, rows, EmptyDatabase(url).content() if url else file_content(folder / "memory.db"))
 
 
 KINDS: Sequence[tuple[str, str | None]] = (
     ("chat", None), ("chat", "k1"), ("append", "k2"), ("append", "k3"), ("messages", None), ("messages", "k4"),
-    ("chain", None),
+    ("chain", None), ("socket", None), ("conversation", None),
 )  # fmt: skip
 
 
