@@ -131,8 +131,11 @@ def _at_most(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[st
     if sum(each.name == rule.tool for each in called) < rule.max_calls:
         return None
     names = frozenset(attached) - {rule.tool}
-    times = "once" if rule.max_calls == 1 else f"{rule.max_calls} times"
-    return _Limit(names, f"{rule.tool} may run {times} for one message of the user, and no more.")
+    return _Limit(names, f"{rule.tool} may run {_times(rule)} for one message of the user, and no more.")
+
+
+def _times(rule: ToolRule) -> str:
+    return "once" if rule.max_calls == 1 else f"{rule.max_calls} times"
 
 
 _LIMITS: Final[Mapping[RuleKind, Callable[..., _Limit | None]]] = {
@@ -421,7 +424,7 @@ def _sentence(rule: ToolRule) -> str:
         case RuleKind.PARENT_LAST:
             return f"Right after {tool}, and only then, call one of: {children}."
         case RuleKind.AT_MOST:
-            return f"Call {tool} at most {rule.max_calls} times for one message of the user."
+            return f"Call {tool} at most {_times(rule)} for one message of the user."
         case RuleKind.EXIT:
             return f"{tool} ends your turn."
         case RuleKind.BEFORE_EXIT:

@@ -394,6 +394,9 @@ def test_rules_are_described_to_the_model() -> None:
         "- Call a before you end your turn.",
         "- A person has to approve each call of a.",
     ]
+    assert in_words(read_rules([rule("max_count_per_step", max_count_limit=1)]), TOOLS) == (
+        "- Call a at most once for one message of the user."
+    )
     assert in_words(read_rules([ON]), TOOLS) == ""
 
 
