@@ -334,7 +334,7 @@ class _Changes:
             return
         arguments = _mark_orders(edit, block)
         result = apply_edit(edit.op, arguments, block)
-        new_text = " ".join(str(arguments.get(name, "")) for name in ("new_string", "new_memory"))
+        new_text = " ".join(str(arguments.get(name, "")) for name in memory_tools.NEW_TEXT_ARGUMENTS)
         if result.value is None or block is None or (not self._keeps_secrets and has_secret(new_text)):
             self.refused += 1
             return
@@ -354,7 +354,7 @@ def _mark_orders(edit: BlockEdit, block: Block | None) -> Mapping[str, Any]:
     """Returns the arguments with each new line that looks like an order marked as the user's statement."""
     present_lines = frozenset(block.value.split("\n")) if block is not None else frozenset()
     arguments = dict(edit.arguments)
-    for name in ("new_string", "new_memory"):
+    for name in memory_tools.NEW_TEXT_ARGUMENTS:
         if isinstance(arguments.get(name), str):
             lines = arguments[name].split("\n")
             arguments[name] = "\n".join(

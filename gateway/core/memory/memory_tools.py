@@ -55,6 +55,8 @@ class EditOperation(StrEnum):
 
 # The operations that replace the whole text of a block, which the model must have seen before.
 REWRITE_OPERATIONS = frozenset({EditOperation.RETHINK})
+# The arguments of `BLOCK_TOOLS` that have new text of a block. Learning refuses secrets and marks orders in them.
+NEW_TEXT_ARGUMENTS = ("new_string", "new_memory")
 # The operations that store a text of their own and change no block -> the kind of it (`Message.source`).
 STORED_SOURCES: Mapping[str, str] = MappingProxyType(
     {EditOperation.ARCHIVAL_INSERT: "passage", EditOperation.REMEMBER_FACT: "fact"}

@@ -131,6 +131,18 @@ def test_an_argument_may_be_of_any_type_of_json(
     assert error is None if is_right else f"must be of type {type_name}" in (error or "")
 
 
+def test_learning_knows_each_argument_with_new_text() -> None:
+    """Otherwise learning would write a secret or an order that came in another argument."""
+    schemas = [memory_tools.MEMORY_TOOLS[name].schema["parameters"] for name in memory_tools.BLOCK_TOOLS]
+    texts = {
+        name
+        for schema in schemas
+        for name, value in schema["properties"].items()
+        if value["type"] not in ("integer", "number", "boolean")
+    }
+    assert texts == {"label", "old_string", *memory_tools.NEW_TEXT_ARGUMENTS}
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
