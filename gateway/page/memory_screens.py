@@ -61,6 +61,8 @@ class _OpenedMemory(NamedTuple):
     """A memory that a visitor has opened."""
 
     access: MemoryAccess
+    # The row of the memory.
+    row: int
     name: str
     # Since when the memory is paused; None: it is not paused.
     paused: float | None
@@ -130,7 +132,8 @@ class _MemoryScreens(Struct, frozen=True):
             return access.twin(page)
         learning = name_line = None
         if page.memory.kind == "user":
-            name_line = await self.views.find_name_line(await self.views.find(access.project, access.uid))
+            blocks = ((each.label, each.value) for each in page.blocks if not each.shared)
+            name_line = await self.views.find_name_line_with(memory.row, blocks)
         if not page.facts:
             learning = await self.operations.work.learning(access.project, access.uid)
         return access.view(
@@ -212,7 +215,7 @@ class _MemoryScreens(Struct, frozen=True):
         access = access_of(request)
         memory = await self.views.find(access.project, access.uid)
         await request.note_read(access.uid)
-        return _OpenedMemory(access, name_of(memory.scope), memory.paused, user_of(memory.scope))
+        return _OpenedMemory(access, memory.id, name_of(memory.scope), memory.paused, user_of(memory.scope))
 
     async def _openings_of(
         self, access: MemoryAccess, conversations: Iterable[ConversationRecord]

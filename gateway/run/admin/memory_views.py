@@ -6,7 +6,7 @@ page renders them. Blocks, facts and conversations have views of their own, whic
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 from msgspec import UNSET, Struct
@@ -143,8 +143,15 @@ class MemoryViews:
     async def find_name_line(self, memory: FoundMemory) -> str | None:
         """Returns what a memory's blocks or facts say that its person is called; None: they do not say it."""
         shown = await self.store.memory_pages.list_blocks(memory.id)
-        line = name_line_in((each.block.label, each.block.value) for each in shown if not each.is_shared)
-        return line or name_sentence_in(await self.store.facts.list_naming(memory.id))
+        blocks = ((each.block.label, each.block.value) for each in shown if not each.is_shared)
+        return await self.find_name_line_with(memory.id, blocks)
+
+    async def find_name_line_with(self, agent_row: int, blocks: Iterable[tuple[str, str]]) -> str | None:
+        """Returns what `find_name_line` does, where the blocks are known.
+
+        blocks: as for `name_line_in`.
+        """
+        return name_line_in(blocks) or name_sentence_in(await self.store.facts.list_naming(agent_row))
 
     async def find(self, project: str | None, uid: str) -> FoundMemory:
         """Returns a memory without its sizes."""
