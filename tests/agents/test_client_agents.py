@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from letta_client import (
     APIStatusError,
@@ -182,6 +183,19 @@ def test_they_are_left_out_whatever_memory_does(world: LettaWorld, mode: str) ->
     world.world.post(said, {"x-mnemogate-memory": mode}, model=f"agent/{agent.id}")
     assert world.upstream.last.json.get("max_completion_tokens") == 9
     assert "max_tokens" not in world.upstream.last.json
+
+
+def test_an_agents_settings_leave_the_limit_of_a_messages_request_to_be_renamed(world: LettaWorld) -> None:
+    """Its API demands `max_tokens`, so the limit goes under the name that the model takes, as without an agent."""
+    settings: Any = {"provider_type": "openai", "reasoning": {"reasoning_effort": "low"}}
+    agent = world.agent(model="openai/gpt-5", model_settings=settings)
+    body = {
+        "model": f"agent/{agent.id}", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi."}]
+    }  # fmt: skip
+    assert world.world.gateway.ask("POST", "/v1/messages", orjson.dumps(body)).status == 200
+    asked = world.upstream.last.json
+    assert asked["reasoning_effort"] == "low"
+    assert (asked.get("max_completion_tokens"), "max_tokens" in asked) == (9, False)
 
 
 def test_an_agent_without_tools_says_nothing_of_parallel_calls(world: LettaWorld) -> None:

@@ -1,4 +1,4 @@
-"""A chat completion request as the rest of the gateway knows it: the client's bytes, and the fields we act on."""
+"""A chat completion request as the rest of the gateway knows it: the client's bytes, and the fields that it acts on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.core.request.native_body import NativeBody
 from gateway.core.turn_name import TurnName
 from storage.records import Scope
 
-# The fields with the most tokens of a completion, the newer one first.
+# The fields that limit a completion's tokens, the newer one first.
 MAX_COMPLETION_TOKENS = "max_completion_tokens"
 MAX_TOKENS_FIELDS = (MAX_COMPLETION_TOKENS, "max_tokens")
 
@@ -30,8 +30,10 @@ class Reference(Struct, frozen=True):
     turn: TurnName | None
     # The request's field with the id, for errors.
     param: str
-    # What it stands for. "path": all messages up to the turn's reply; "thoughts": those of the reply, which the message
-    # at `index` gets.
+    # What it stands for.
+    # "path": all messages up to the turn's reply.
+    # "message": one message of the turn.
+    # "thoughts": those of the turn's reply, which the message at `index` gets.
     kind: Literal["path", "message", "thoughts"] = "message"
     # The index in the turn's input of the message that is meant; None: the reply is meant.
     input_index: int | None = None
@@ -68,7 +70,7 @@ class ChatRequest(Struct):
     wants_thoughts: bool = False
     # The client speaks another dialect, so that it cannot know what a chat completion lacks.
     is_translated: bool = False
-    # The client sent tools, named or not.
+    # The client sent tools; also true for tools without a readable name.
     has_tools: bool = False
     # How many choices are asked for.
     n: int = 1
@@ -78,8 +80,8 @@ class ChatRequest(Struct):
     max_tokens_field: str | None = None
     # The query of the request's URL.
     query: str = ""
-    # The fields of `json` that the gateway has chosen, from an agent's definition or in a translation; the client has
-    # sent none of these names. One that a model refuses is renamed or left out.
+    # The fields of `json` that the client has not chosen freely: those of an agent's definition, and those that the
+    # client's dialect demands. One that a model refuses is renamed or left out.
     gateway_fields: frozenset[str] = frozenset()
     # What the client names by ids in place of messages.
     references: tuple[Reference, ...] = ()
@@ -90,11 +92,11 @@ class ChatRequest(Struct):
     stored_messages: frozenset[int] = frozenset()
     # The rows of the memories from which earlier messages of the list were read.
     memories: frozenset[int] = frozenset()
-    # False: where the window is full the request is refused, instead of leaving messages out.
+    # False: a request that does not fit the window is refused; no message is left out.
     may_evict: bool = True
     # Fields of the dialect in which it came that are read here and have no effect upstream.
     consumed: tuple[str, ...] = ()
-    # Fields of its client's dialect that `json` lacks or has otherwise, for `identity_fields`.
+    # Fields of its client's dialect that `json` does not have, or has in another form, for `identity_fields`.
     dialect_fields: dict[str, Any] | None = None
     # The name of the side request that its dialect has recognised it as; memory has no part in it then.
     side_request: str | None = None
@@ -125,7 +127,10 @@ def find_max_tokens(fields: Mapping[str, Any]) -> tuple[int | None, str | None]:
 
 
 def add_missing_fields(request: ChatRequest, fields: Mapping[str, Any]) -> ChatRequest:
-    """Returns the request with the fields that it does not set itself. fields: of the agent's definition."""
+    """Returns the request with those fields that it does not set itself.
+
+    fields: the fields of the agent's definition.
+    """
     set_fields = {key for key, value in request.json.items() if value is not None}
     if set_fields.intersection(MAX_TOKENS_FIELDS):
         set_fields.update(MAX_TOKENS_FIELDS)
@@ -145,5 +150,5 @@ def add_missing_fields(request: ChatRequest, fields: Mapping[str, Any]) -> ChatR
         json=json,
         max_tokens=max_tokens,
         max_tokens_field=max_tokens_field,
-        gateway_fields=frozenset(new),
+        gateway_fields=request.gateway_fields | new.keys(),
     )
