@@ -1,4 +1,4 @@
-"""The names of spans, attributes and events, in one table.
+"""The names of attributes and of the one event, in one table; `spans` names the spans.
 
 (opentelemetry.io/docs/specs/semconv: http, gen-ai; `mnemogate.` are the gateway's own)
 """
@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from typing import Final
 
-SCOPE: Final = "mnemogate"
+# The instrumentation scope: the library that makes the spans.
+SCOPE_NAME: Final = "mnemogate"
 # -- the resource
 SERVICE_VERSION: Final = "service.version"
 SERVICE_INSTANCE: Final = "service.instance.id"
 # -- any span
 ERROR_TYPE: Final = "error.type"
-# The kind of a span, as OpenInference calls it. Spans have it that Phoenix does not find by the GenAI conventions.
+# The kind of a span, as OpenInference calls it. Set on spans that Phoenix cannot classify by the GenAI conventions.
 SPAN_KIND: Final = "openinference.span.kind"
-CHAIN: Final = "CHAIN"
-RETRIEVER: Final = "RETRIEVER"
+KIND_CHAIN: Final = "CHAIN"
+KIND_RETRIEVER: Final = "RETRIEVER"
 # -- a request
 METHOD: Final = "http.request.method"
 ROUTE: Final = "http.route"
@@ -27,11 +28,12 @@ SESSION: Final = "session.id"
 REQUEST_ID: Final = "mnemogate.request.id"
 PROJECT: Final = "mnemogate.project"
 KEY_ID: Final = "mnemogate.key.id"
+# on, read, off, none or unavailable.
 MEMORY: Final = "mnemogate.memory"
 ADDED_MS: Final = "mnemogate.added_ms"
 SIDE_REQUEST: Final = "mnemogate.side_request"
 CLIENT_GONE: Final = "mnemogate.client_gone"
-LIMIT: Final = "mnemogate.limit"
+LIMIT_ID: Final = "mnemogate.limit"
 # The numbers that a reply's headers have: attribute -> header.
 ATTRIBUTE_HEADERS: Final = {
     "mnemogate.recalled_tokens": "x-mnemogate-recalled-tokens",
@@ -63,14 +65,15 @@ COMPACTED: Final = "gen_ai.conversation.compacted"
 SERVER_ADDRESS: Final = "server.address"
 SERVER_PORT: Final = "server.port"
 UPSTREAM: Final = "mnemogate.upstream"
-TRY: Final = "mnemogate.try"
+# An event: one try of a call at an endpoint.
+TRY_EVENT: Final = "mnemogate.try"
 # -- steps of the gateway's own
-STORE: Final = "gen_ai.memory.store.id"
-RECORDS: Final = "gen_ai.memory.record.count"
+MEMORY_STORE_ID: Final = "gen_ai.memory.store.id"
+RECORD_COUNT: Final = "gen_ai.memory.record.count"
 RECALL_TOKENS: Final = "mnemogate.recall.tokens"
 RECALL_LATE: Final = "mnemogate.recall.late"
-DURABLE: Final = "mnemogate.durable"
-TOOL: Final = "gen_ai.tool.name"
+IS_DURABLE: Final = "mnemogate.durable"
+TOOL_NAME: Final = "gen_ai.tool.name"
 TOOL_TYPE: Final = "gen_ai.tool.type"
 AGENT: Final = "mnemogate.agent.id"
 # The roots of work without a request: `mnemogate.` and the kind of the work.

@@ -115,7 +115,7 @@ class SpanMaker:
         method = method if method in _METHODS else "_OTHER"
         route = self._templates.find(path)
         span = receipt_spans.add_root(f"{method} {route}".rstrip(), Span.SPAN_KIND_SERVER)
-        span.text(names.SPAN_KIND, names.CHAIN)
+        span.text(names.SPAN_KIND, names.KIND_CHAIN)
         span.text(names.METHOD, method)
         span.text(names.ROUTE, route)
         span.text(names.SCHEME, scheme if scheme in ("http", "https") else OTHER)
@@ -128,7 +128,7 @@ class SpanMaker:
             span.text(names.REQUEST_ID, receipt.request_id)
         span.text(names.PROJECT, receipt.project)
         span.number(names.KEY_ID, receipt.key_id)
-        span.number(names.LIMIT, receipt.limit_id)
+        span.number(names.LIMIT_ID, receipt.limit_id)
         span.text(names.USER, self._user_label(receipt.user))
         headers = receipt.headers
         span.text(names.MEMORY, _known_or_other(headers.get("x-mnemogate-memory"), _MEMORY_MODES))
@@ -147,7 +147,7 @@ class SpanMaker:
         receipt = receipt_spans.receipt
         kind = "" if receipt.work is None else receipt.work.kind
         span = receipt_spans.add_root(names.WORK_PREFIX + kind, Span.SPAN_KIND_INTERNAL)
-        span.text(names.SPAN_KIND, names.CHAIN)
+        span.text(names.SPAN_KIND, names.KIND_CHAIN)
         span.text(names.PROJECT, receipt.project)
         if kind in _LINKED_WORK:
             for turn in self._turns.get(receipt.work_agent_row, ()):
@@ -190,7 +190,7 @@ class SpanMaker:
         span.fail(failure_of_call(call, receipt))
         for each in call.tries:
             event = span.proto.events.add()
-            event.name = names.TRY
+            event.name = names.TRY_EVENT
             event.time_unix_nano = receipt_spans.nanoseconds(each.at)
             _add_text_attribute(event.attributes, names.UPSTREAM, each.endpoint)
             _add_text_attribute(event.attributes, names.ERROR_TYPE, error_type(each.outcome))
@@ -257,18 +257,18 @@ class _ReceiptSpans:
         span.text(names.OPERATION, step.kind)
         span.fail(step.failure)
         if step.kind == "execute_tool":
-            span.text(names.TOOL, step.name)
+            span.text(names.TOOL_NAME, step.name)
             span.text(names.TOOL_TYPE, "function")
             return
-        span.text(names.STORE, self.receipt.headers.get("x-mnemogate-agent"))
+        span.text(names.MEMORY_STORE_ID, self.receipt.headers.get("x-mnemogate-agent"))
         is_search = step.kind == "search_memory"
-        span.text(names.SPAN_KIND, names.RETRIEVER if is_search else names.CHAIN)
+        span.text(names.SPAN_KIND, names.KIND_RETRIEVER if is_search else names.KIND_CHAIN)
         if is_search:
-            span.number(names.RECORDS, step.count, keeps_zero=True)
+            span.number(names.RECORD_COUNT, step.count, keeps_zero=True)
             span.number(names.RECALL_TOKENS, step.tokens, keeps_zero=True)
             span.flag(names.RECALL_LATE, step.is_late)
         else:
-            span.flag(names.DURABLE, step.is_durable)
+            span.flag(names.IS_DURABLE, step.is_durable)
 
 
 class _SpanWriter:

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from typing import Final
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span
 
 from gateway.core.trace_context import TraceContext, caller_trace
 from gateway.metrics import Metrics
@@ -25,7 +25,7 @@ from gateway.traces.sampling import make_sampler
 from gateway.traces.spans import SpanMaker
 
 _log = logging.getLogger("mnemogate")
-# The time in which the queued receipts may be sent at the end. No measurement.
+# How long `stop` waits until the queued receipts are sent. No measurement.
 FLUSH_S: Final = 2.0
 # The id of a request's own span is at least 2**61 and less than 2**61 + 2**62. The ids of its calls count up from it,
 # those of its steps down (`TraceContext`), so that none reaches 0, which is no id, or exceeds 64 bits.
@@ -38,6 +38,7 @@ class Tracer:
 
     def __init__(self, otlp: OtlpSettings, maker: SpanMaker, metrics: Metrics) -> None:
         self._otlp = otlp
+        # The application adds its routes when it has them.
         self.maker = maker
         self._samples = make_sampler(otlp.sampler, otlp.ratio)
         self._random = random.Random()
@@ -80,7 +81,7 @@ class Tracer:
         return _MIN_SPAN + self._random.getrandbits(_SPAN_BITS)
 
     def enqueue(self, receipt: Receipt) -> None:
-        """Queues the receipt of traced work that has ended."""
+        """Ends the receipt of traced work and queues it, or drops it if the queue is full."""
         receipt.ended = time.perf_counter()
         for call in receipt.calls:
             call.read_reply()  # drops the text of the reply, of which only facts are kept
@@ -90,6 +91,7 @@ class Tracer:
             return
         self._queued_spans += count
         self._queue.append(receipt)
+        # `set` takes a lock, which `is_set` does not.
         if self._queued_spans - self._dequeued_spans >= self._otlp.batch_spans and not self._wake.is_set():
             self._wake.set()
 
@@ -121,18 +123,13 @@ class Tracer:
         while not self._is_stopping and (remaining_s := until - time.monotonic()) > 0:
             self._wake.wait(remaining_s)
             if not self._is_stopping:
-                self._wake.clear()
+                self._wake.clear()  # new receipts have woken the thread: they do not end the pause
 
     def _dequeue_batch(self) -> ExportTraceServiceRequest:
         """Takes the first receipts out of the queue, and returns their spans, as many as a request may have."""
         request = ExportTraceServiceRequest()
-        resource_spans = request.resource_spans.add()
-        for name, value in self._resource.items():
-            attribute = resource_spans.resource.attributes.add()
-            attribute.key, attribute.value.string_value = name, value
-        scope_spans = resource_spans.scope_spans.add()
-        scope_spans.scope.name = names.SCOPE
-        scope_spans.scope.version = self._resource[names.SERVICE_VERSION]
+        scope_spans = self._add_scope(request)
+        # Receipts have times of `perf_counter`; adding this makes them seconds since the epoch.
         to_epoch_s = time.time() - time.perf_counter()
         batch_count = 0
         while self._queue:
@@ -144,6 +141,17 @@ class Tracer:
             self._dequeued_spans += count
             time.sleep(0)  # the loop's thread gets the interpreter between two receipts
         return request
+
+    def _add_scope(self, request: ExportTraceServiceRequest) -> ScopeSpans:
+        """Adds the resource and the scope of all spans to a request. Returns where the spans are to be added."""
+        resource_spans = request.resource_spans.add()
+        for name, value in self._resource.items():
+            attribute = resource_spans.resource.attributes.add()
+            attribute.key, attribute.value.string_value = name, value
+        scope_spans = resource_spans.scope_spans.add()
+        scope_spans.scope.name = names.SCOPE_NAME
+        scope_spans.scope.version = self._resource[names.SERVICE_VERSION]
+        return scope_spans
 
     def _make_spans(self, receipt: Receipt, new_span: Callable[[], Span], to_epoch_s: float) -> None:
         try:
