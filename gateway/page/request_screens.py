@@ -57,7 +57,7 @@ _FREE = _PartLabel("·", "free")
 
 
 class _RequestsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    # The uid of the memory whose requests are listed; None: all requests.
+    # The uid of the only memory with listed requests; None: all requests.
     memory: str | None = None
     # What was asked is shown in the list of all requests, too. The audit then has a read of each memory.
     words: bool = False
@@ -187,7 +187,7 @@ class _RequestScreens(Struct, frozen=True):
         return View(explained, "request.html", f"Request {id}", context)
 
     async def _view_forgotten(self, request: ScreenRequest, error: UnknownId) -> View:
-        """Returns the screen of a request of which something was forgotten: by whom, and whose it was.
+        """Returns the screen of a request of which something was forgotten, with who forgot it.
 
         Raises: UnknownId: the error, where no more is known.
         """

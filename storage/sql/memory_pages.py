@@ -57,7 +57,7 @@ class MemoryPages(Group):
     ) -> list[SizedMemory]:
         """Returns a page of memories.
 
-        project: whose; None for those of all projects.
+        project: the project of the memories; None: any.
         prefix: of their subjects, at least the kind with its colon; ASCII letters count alike.
         """
         values = (project, *_range_of(prefix), *before, limit)

@@ -193,14 +193,14 @@ class RemainingTexts:
         """Returns the newest replies that quote one of some texts, or that were made with one in their note.
 
         texts: by the numbers of their messages or facts.
-        own_exchange: the exchange of the texts, whose reply is not listed.
+        own_exchange: the exchange of the texts; its reply is not listed.
         """
         quoting = [row for row in await self._find_quoting(texts.values()) if row != own_exchange]
         noted = [row for row in await self._find_made_with(texts) if row != own_exchange]
         return await self._list_replies(noted, quoting)
 
     async def _find_made_with(self, seqs: Collection[int]) -> list[int]:
-        """Returns the newest exchanges whose replies had one of some messages or facts in their note."""
+        """Returns the newest exchanges that had one of some messages or facts in their note."""
         since = self._views.conversations.noted_since()
         recalls = await self._store.recalls.list(
             self._memory.id, since, before=LAST_NUMBER, limit=_MAX_RECALLS
@@ -230,7 +230,7 @@ class RemainingTexts:
         """Returns the replies of the first of some exchanges.
 
         noted: the exchanges that had one of the texts in their note.
-        quoting: the exchanges whose replies quote one of the texts.
+        quoting: the exchanges with a reply that quotes one of the texts.
         """
         rows = [*dict.fromkeys([*quoting, *noted])][:_MAX_REPLIES]
         exchanges = await self._store.memory_pages.load_sources(self._memory.id, rows)

@@ -129,7 +129,7 @@ class Remaining(Struct, frozen=True):
 
 
 class FoundPerson(Struct, frozen=True):
-    """A person in whose memory the words are."""
+    """A person with the words in their memory."""
 
     memory: MemoryRecord
     # The newest message, passage or fact with the words.
@@ -137,7 +137,7 @@ class FoundPerson(Struct, frozen=True):
 
 
 class FoundPeople(Struct, frozen=True):
-    """The people in whose memories some words are, those with the newest turns first."""
+    """The people with some words in their memories, those with the newest turns first."""
 
     query: str
     # The words that were looked for, without function words.
@@ -154,7 +154,7 @@ class FoundPeople(Struct, frozen=True):
 class WordSearches(Struct, frozen=True):
     """Searches memories for words. Nothing is written. All methods raise UnknownId and StoreError.
 
-    project: the project whose memories the caller sees; None: the caller sees all.
+    project: the caller sees the memories of this project; None: the caller sees all.
     """
 
     views: MemoryViews
@@ -197,7 +197,7 @@ class WordSearches(Struct, frozen=True):
     async def find_people(
         self, project: str | None, query: str, *, after: str | None = None, limit: int = MAX_PEOPLE
     ) -> FoundPeople:
-        """Returns a page of the people in whose messages, passages or facts all words of a query are.
+        """Returns a page of the people who have all words of a query in a message, passage or fact.
 
         limit: at most `MAX_PEOPLE` count.
 

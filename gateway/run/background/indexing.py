@@ -36,7 +36,7 @@ class IndexingService:
         self._urgent: dict[int, None] = {}
         # The other memories that are to be indexed, with the time when each grew last, oldest first.
         self._grown: dict[int, float] = {}
-        # The agents whose memory has grown, and whose backlog was not looked up since.
+        # The agents with a memory that has grown since their backlog was looked up.
         self._unchecked: set[int] = set()
         self._task = PeriodicTask("indexing", self.step)
 

@@ -53,7 +53,7 @@ class Schedule:
     now: Callable[[], float]
     # The newest turn of a memory counts only when the next one has ended, or the memory is idle.
     leaves_out_last: bool = False
-    # The memories with new turns, by agent. The memory whose newest turn is oldest comes first: it is idle first.
+    # The memories with new turns, by agent. The memory with the oldest newest turn comes first: it is idle first.
     _active: dict[int, _Activity] = field(default_factory=dict)
     # The agents that are due now.
     _due: set[int] = field(default_factory=set)
