@@ -171,7 +171,7 @@ class Client:
     dice: random.Random
     # Its list.
     messages: list[Json] = field(default_factory=list)
-    # The id of the last response, and the ledger's `changes` by then.
+    # The id of the last response, and the ledger's `changes` by then; -1: something was forgotten meanwhile.
     last: tuple[str, int] | None = None
     # The ledger's `forgettings` when its chat began.
     forgettings: int = 0
@@ -289,8 +289,8 @@ class Client:
             is_certain = self.kind != "socket" or is_quiet
             if is_stored and is_certain and ledger.forgettings[self.user] == forgettings:
                 ledger.stored |= words - ledger.gone - ledger.off
-            if self.kind in CHAINS and is_stored and is_quiet:
-                self.last = reply.json["id"], changes
+            if self.kind in CHAINS and is_stored:
+                self.last = reply.json["id"], changes if is_quiet else -1
 
     def request(self, question: Json) -> tuple[str, Json]:
         user = f"user-{self.user}"
