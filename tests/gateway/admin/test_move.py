@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -32,15 +33,23 @@ pytestmark = pytest.mark.sqlite
 BLOCKS = (BlockSettings("human"), BlockSettings("rules", value="House rules.", shared=True, writable=True))
 
 
-@pytest.fixture
-def lived(upstream: StrictUpstream, tmp_path: Path) -> Path:
-    """The file of a gateway that was used in all ways."""
-    folder = tmp_path / "lived"
-    folder.mkdir()
-    with letta(upstream, folder, agent("helper", blocks=BLOCKS), admin_token="the-owner") as world:
+@pytest.fixture(scope="module")
+def lived_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a gateway that was used in all ways and has stopped. Each test moves a copy of its folder."""
+    folder = tmp_path_factory.mktemp("lived")
+    with (
+        StrictUpstream() as upstream,
+        letta(upstream, folder, agent("helper", blocks=BLOCKS), admin_token="the-owner") as world,
+    ):
         live(world)
     (file,) = folder.glob("*.db")
+    assert not file.with_name(f"{file.name}-wal").exists(), "the file has all that was written"
     return file
+
+
+@pytest.fixture
+def lived(lived_file: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(lived_file.parent, tmp_path / "lived")) / lived_file.name
 
 
 def live(world: LettaWorld) -> None:
