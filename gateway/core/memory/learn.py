@@ -84,6 +84,14 @@ _SMALL = frozenset(
         "but that this it its he she they his her their user users s said"
     )
 )
+# What models call the person of a memory. Most facts of a memory have such a word, which would tie each new fact to the
+# messages of all others.
+_DESIGNATIONS = frozenset(
+    _WORD.findall(
+        "caller callers client clients customer customers guest guests human humans member members mr mrs ms patient "
+        "patients people person player players speaker student students visitor visitors"
+    )
+)
 # Small words that distinguish a present state from a past one.
 _TENSES = frozenset({"was", "were", "had", "did", "would", "will"})
 # Sentences that look like orders to an assistant. English only: the prompt asks for the same in any language.
@@ -382,14 +390,14 @@ def fact_key(text: str) -> str:
 class _Origins:
     """The exchanges that a text may come from: those that share a telling word with the text.
 
-    A word that only known facts or lines of blocks have comes from their sources. A text that shares no word with any
-    of these may come from any of the exchanges.
+    A word that only known facts or lines of blocks have comes from their sources, unless it designates the person. A
+    text that shares no word with any of these may come from any of the exchanges.
     """
 
     def __init__(self, messages: Sequence[Message], known: Iterable[Fact | SourcedLine]) -> None:
         self._messages = messages
         self._message_keys = [(m, recognising_words(m.text)) for m in messages]
-        self._known_keys = [(each, recognising_words(each.text)) for each in known]
+        self._known_keys = [(each, recognising_words(each.text, _DESIGNATIONS)) for each in known]
         self._all_keys = frozenset().union(*(keys for _, keys in self._message_keys))
 
     def of(self, text: str) -> set[int]:
@@ -417,7 +425,7 @@ class _Origins:
         return max(self._message_keys, key=rank)[0] if self._message_keys else None
 
 
-def recognising_words(text: str) -> frozenset[str]:
-    """Returns the words by which a text is recognised, without their endings."""
-    words = (w for w in folded_words(text) if w not in _SMALL)
+def recognising_words(text: str, left_out: Collection[str] = ()) -> frozenset[str]:
+    """Returns the words by which a text is recognised, without their endings. left_out: words that do not count."""
+    words = (w for w in folded_words(text) if w not in _SMALL and w not in left_out)
     return frozenset(stem(w) for w in words if len(w) > 2 or not w.isascii() or w.isdigit())

@@ -192,6 +192,19 @@ def test_a_fact_taken_from_what_was_known_has_its_sources() -> None:
     assert learn.changes_from(reading, MESSAGES, shown, []).facts[0].sources == (2, 50)
 
 
+def test_a_fact_does_not_come_from_all_facts_that_call_the_person_alike() -> None:
+    """Else it would be forgotten with the message of any of them."""
+    shown = {1: fact(1, "The guest plays chess.", (50,)), 2: fact(2, "The guest is allergic to fish.", (60,))}
+    lines = [SourcedLine("Guest of the aquarium, player.", (70,))]
+    for text, sources in (
+        ("The guest moved to Bergen.", (2,)),
+        ("The Guest's chess club is in Bergen.", (2, 50)),
+        ("The guest plays in Bergen.", (2, 50)),
+    ):
+        reading = read(call("remember_fact", text=text))
+        assert learn.changes_from(reading, MESSAGES, shown, [], lines=lines).facts[0].sources == sources, text
+
+
 def test_what_is_taken_from_a_block_has_the_sources_of_its_lines() -> None:
     """Else it would stay when the message is forgotten from which the line came."""
     lines = [SourcedLine("Works at the aquarium.", (50,)), SourcedLine("Likes tea, and Bergen.", (60,))]
