@@ -254,7 +254,7 @@ def _seconds(text: str) -> int:
 _yes_option = _flag("yes", "do not ask first, though it cannot be undone")
 _json_option = _flag("json", "a JSON object for each line", "as_json")
 _limit_option = click.option(
-    "--limit", type=click.IntRange(min=1, max=sys.maxsize), metavar="N", help="at most N lines"
+    "--limit", type=click.IntRange(min=1, max=1_000_000_000), metavar="N", help="at most N lines"
 )
 
 
@@ -351,7 +351,7 @@ def migrate() -> None:
 
 
 @root.command(help="check the settings and print them, without secrets")
-@_flag("strict", "fail (exit code 1) where it warns: a gateway would start, but without memory, for instance")
+@_flag("strict", "fail (exit code 1) on a warning, such as of a gateway that would start without memory")
 def check_config(strict: bool) -> int:
     return _load_commands().check_config(is_strict=strict)
 
@@ -383,7 +383,7 @@ def keys() -> None: ...
 @_option("name", "what `keys list` calls it (default: key)", default="key")
 @_choice(
     "memory",
-    "what memory does for its requests that do not say it (default: as the settings say)",
+    "memory for its requests that do not choose it themselves (default: as in the settings)",
     *("off", "read", "on"),
 )
 @_flag("metrics", "a key that opens /metrics and nothing else")
@@ -393,7 +393,7 @@ def keys() -> None: ...
 @_option(
     "models", "the names that it may ask for, between commas, with * and ? (default: all)", "PATTERN,..."
 )
-@_option("user", "the person that all its requests are of (default: whom they name)")
+@_option("user", "the person of all its requests (default: the one that each request names)")
 def create_key(**arguments: Any) -> None:
     _perform("keys-create", arguments, printed.show_new_key)
 
@@ -441,7 +441,7 @@ def show_memory(**arguments: Any) -> None:
 @_option("exchange", "a message with its question or answer", "N", type=int)
 @_option("in", "one conversation of the user's, by its id", "ID")
 @_option("fact", "one learned fact: the messages it came from stay", "N", type=int)
-@_option("passage", "one archival memory", "N", type=int)
+@_option("passage", "one passage of archival memory", "N", type=int)
 @_flag("all-users", "all users of --profile; without one all that the project has, agents made over REST too")
 def forget_memory(yes: bool, all_users: bool, **arguments: Any) -> None:
     _load_commands().forget(arguments, partial(_check_consent, yes), all_users=all_users)
@@ -462,7 +462,7 @@ def correct_fact(**arguments: Any) -> None:
     _perform("memory-correct", arguments, printed.show_fact)
 
 
-@memory.command("mute", help="have a learned fact stay in lists, and not be said: it is not forgotten")
+@memory.command("mute", help="recall a learned fact no more, but leave it in lists: it is not forgotten")
 @_memory_options
 @_option("fact", "the fact, by its number in `memory show`", "N", type=int, required=True)
 @_flag("off", "have it said again")
@@ -506,10 +506,10 @@ def import_memory(file: str | None, **arguments: Any) -> None:
 @_option("profile", "the profile (default: the project's)")
 @_choice(
     "format",
-    "what the file is (default: found by itself)",
+    "the format of the file (default: recognised by its contents)",
     *("chatgpt", "claude", "list", "jsonl", "mem0", "mastra"),
 )
-@_option("source-user", "whose facts of the file are read, where it has several users'", "NAME")
+@_option("source-user", "the user in the file to import facts of, if it has several", "NAME")
 @_flag("learn", "learn from the conversations, too, which asks the background model")
 @_flag("preview", "show what would be imported, and write nothing")
 @_json_option
@@ -723,7 +723,9 @@ def _http_url(text: str) -> str:
     return text.rstrip("/").removesuffix("/v1")
 
 
-@root.command(help="move all that the SQLite file holds to a PostgreSQL, or back; begun again, it goes on")
+@root.command(
+    help="move all that the SQLite file holds to a PostgreSQL, or back; if interrupted, run it again"
+)
 @click.argument(
     "target",
     type=_url_or_file,
@@ -734,7 +736,7 @@ def move(target: str) -> int:
 
 
 @root.command(
-    help="move the agents of a Letta server, with all that they remember, to a gateway; begun again, it goes on",
+    help="move the agents of a Letta server, with all that they remember, to a gateway; if interrupted, run it again",
     reads_settings=False,
 )
 @click.argument("url", type=_http_url, help="the Letta server: http://HOST:8283")

@@ -84,7 +84,7 @@ def show_new_key(key: dict[str, Any]) -> None:
         print(f"This project is new: no other key and no setting names {key['project']!r}.", file=sys.stderr)
     if key["is_first"]:
         print(
-            "It is the first key: from now on every request needs one, also when all are revoked.",
+            "It is the first key: from now on every request needs one, even after all are revoked.",
             file=sys.stderr,
         )
 
