@@ -848,6 +848,29 @@ def test_a_corrected_fact_leads_to_what_else_says_the_old_one(operator: Operator
     assert "Look for it elsewhere" in text
 
 
+def test_blocks_without_a_text_come_after_the_facts(upstream: StrictUpstream, tmp_path: Path) -> None:
+    """Three lines on blocks that the memory did not have stood before the facts."""
+    blocks, facts = '<h2 id="blocks">', '<h2 id="facts">'
+    with remember(upstream, tmp_path, PROFILE) as world:
+        operator, agent = operator_of(world), speak(world, "Hello.")
+        text = page(operator, f"m/{agent.uid}")
+        assert text.index(facts) < text.index(blocks)
+        learn(world, agent, "Likes tea.", block="Name: Alice.")
+        text = page(operator, f"m/{agent.uid}")
+        assert text.index(blocks) < text.index(facts)
+
+
+def test_a_conversation_without_its_first_words_is_listed_with_its_id(operator: Operator) -> None:
+    """An id alone looked as if a rest of what was forgotten were hidden there."""
+    agent = speak(operator.world, "My dog is called Bruno.")
+    (talk,) = operator.twin(f"m/{agent.uid}")["conversations"]
+    operator.twin(f"m/{agent.uid}/forget?message=1", {})
+    for screen in ("", "/conversations"):
+        text = page(operator, f"m/{agent.uid}{screen}")
+        assert ">(its first words are forgotten, or were not stored)</a>" in text
+        assert f">{talk['id'][:12]}<" in text
+
+
 def test_a_fact_says_what_further_sources_mean_and_what_becomes_of_its_correction(operator: Operator) -> None:
     """A source that has nothing to do with it looked wrong, and a correction was lost with the wrong message."""
     agent = speak(operator.world, "I drink tea.", "I like tea.")
