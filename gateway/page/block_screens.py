@@ -64,6 +64,23 @@ class RestoreForm(UndoForm, frozen=True, forbid_unknown_fields=True):
     to: _Number
 
 
+class _RefusedEdit(Struct, frozen=True):
+    """An edit that was refused."""
+
+    # The new text, which the form still shows.
+    text: str
+    # How this text differs from the block's, if someone else has changed the block.
+    conflict: tuple[DiffPart, ...] | None
+
+
+class _RemainingWords(Struct, frozen=True):
+    """What other texts still have of the words that led to the screen, or of those that a correction took out."""
+
+    texts: Remaining
+    # Whether the correction took these words out of the block.
+    is_taken_out: bool
+
+
 class _BlockScreens(Struct, frozen=True):
     """The screen of a block and its changes, each as it is called for a request."""
 
@@ -74,12 +91,12 @@ class _BlockScreens(Struct, frozen=True):
 
     async def show(self, request: ScreenRequest, query: BlockQuery) -> View:
         access = access_of(request)
-        page = await self._read_page(request, access, query)
+        block_page = await self._read_block_page(request, access, query)
         await request.note_read(access.uid)
         if request.is_twin:
-            return access.twin(page)
+            return access.twin(block_page)
         is_compared = query.from_ is not None or query.to is not None
-        return await self._make_view(page, access, words=query.words, is_compared=is_compared)
+        return await self._make_view(block_page, access, words=query.words, is_compared=is_compared)
 
     async def edit(self, request: ScreenRequest, form: EditForm) -> Answer:
         access = access_of(request)
@@ -88,16 +105,16 @@ class _BlockScreens(Struct, frozen=True):
                 access.editor, access.uid, _label_of(request), form.value, form.version
             )
         except (Conflict, BadRequest) as error:
-            page = await self._read_page(request, access)
+            block_page = await self._read_block_page(request, access)
             conflict = None
             if isinstance(error, Conflict):
-                if page.block.value == form.value and not request.is_twin:
+                if block_page.block.value == form.value and not request.is_twin:
                     return await self._redirect(request, access)  # the form was sent twice
-                conflict = shortened_diff(await asyncio.to_thread(diff_words, form.value, page.block.value))
-            words = _find_sought_words(request, access, page)
-            return await self._make_view(
-                page, access, unsaved_text=form.value, error=error, words=words, conflict=conflict
-            )
+                parts = await asyncio.to_thread(diff_words, form.value, block_page.block.value)
+                conflict = shortened_diff(parts)
+            words = _find_sought_words(request, access, block_page)
+            refused = _RefusedEdit(form.value, conflict)
+            return await self._make_view(block_page, access, words=words, error=error, refused_edit=refused)
         return await self._redirect(request, access)
 
     async def undo(self, request: ScreenRequest, form: UndoForm) -> Answer:
@@ -105,7 +122,7 @@ class _BlockScreens(Struct, frozen=True):
         try:
             await self.edits.undo_block(access.editor, access.uid, _label_of(request), form.version)
         except (Conflict, BadRequest) as error:
-            return await self._refuse(request, access, error, form)
+            return await self._answer_refused(request, access, error, form)
         return await self._redirect(request, access)
 
     async def restore(self, request: ScreenRequest, form: RestoreForm) -> Answer:
@@ -115,17 +132,17 @@ class _BlockScreens(Struct, frozen=True):
                 access.editor, access.uid, _label_of(request), form.version, form.to
             )
         except (Conflict, BadRequest) as error:
-            return await self._refuse(request, access, error, form)
+            return await self._answer_refused(request, access, error, form)
         return await self._redirect(request, access)
 
     # -- parts
 
-    async def _read_page(
+    async def _read_block_page(
         self, request: ScreenRequest, access: MemoryAccess, query: BlockQuery | None = None
     ) -> BlockPage:
         """Returns the block with its versions. query: None for the newest ones, as after a change."""
         query = query or BlockQuery(limit=BlockQuery.page_limit)
-        page = await self.views.blocks.show(
+        block_page = await self.views.blocks.show(
             access.project,
             access.uid,
             _label_of(request),
@@ -134,50 +151,48 @@ class _BlockScreens(Struct, frozen=True):
             after=query.after,
             limit=query.limit,
         )
-        if access.is_person and page.block.shared:
+        if access.is_person and block_page.block.shared:
             # A person may not read what others have written into a shared block before.
-            return replace(page, versions=(), next=None, diff=None)
-        return page
+            return replace(block_page, versions=(), next=None, diff=None)
+        return block_page
 
     async def _make_view(
         self,
-        page: BlockPage,
+        block_page: BlockPage,
         access: MemoryAccess,
         *,
         words: str = "",
         is_compared: bool = False,
-        unsaved_text: str | None = None,
         error: GatewayError | None = None,
-        conflict: tuple[DiffPart, ...] | None = None,
+        refused_edit: _RefusedEdit | None = None,
     ) -> View:
         """Returns the screen.
 
         words: as of `BlockQuery`.
-        is_compared: whether the difference of the page's two versions is shown.
-        unsaved_text, error: the text of an edit that was refused, and why.
-        conflict: how this text differs from the block's, if someone else has changed the block.
+        is_compared: whether the difference of the two versions that `block_page` compares is shown.
+        error: why a change was refused. refused_edit: this change, if it was an edit.
         """
-        label = page.block.label
+        label = block_page.block.label
         name = await self.views.name(access.project, access.uid)
         # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
-        changes = await asyncio.to_thread(_diff_versions, page)
+        changes = await asyncio.to_thread(_diff_versions, block_page)
         undo = await self._find_undo(access, label)
-        remaining, is_taken_out = await self._find_remaining(page, access, words)
+        remaining = await self._find_remaining(block_page, access, words)
         editors = {} if access.is_person else await self.audit.editors(access.uid, label)
         return access.view(
-            page,
+            block_page,
             "block.html",
             label,
             error,
             memory_name=name,
             form_chars=_FORM_CHARS,
-            unsaved_text=unsaved_text,
-            conflict=conflict,
+            unsaved_text=refused_edit and refused_edit.text,
+            conflict=refused_edit and refused_edit.conflict,
             undo=undo,
             changes=changes,
             is_compared=is_compared,
-            remaining=remaining,
-            is_taken_out=is_taken_out,
+            remaining=remaining and remaining.texts,
+            is_taken_out=remaining is not None and remaining.is_taken_out,
             editors=editors,
         )
 
@@ -189,70 +204,59 @@ class _BlockScreens(Struct, frozen=True):
         return None if undo is None else replace(undo, parts=shortened_diff(undo.parts))
 
     async def _find_remaining(
-        self, page: BlockPage, access: MemoryAccess, words: str
-    ) -> tuple[Remaining | None, bool]:
-        """Returns which other texts have some words, and whether the block's last change has taken these out of it.
+        self, block_page: BlockPage, access: MemoryAccess, words: str
+    ) -> _RemainingWords | None:
+        """Returns which other texts still have some words after a correction of the block.
 
-        None: the last change corrects nothing.
+        None: the last change corrects nothing, or the search found no answer.
 
-        words: the words that led to the screen; "": the words that the last change took out are looked for.
+        words: the words that led to the screen; "": the words that the correction took out are looked for.
         """
-        if len(page.versions) < 2:
-            return None, False
-        newest, previous = page.versions[:2]
-        if newest.origin not in _CORRECTIONS or newest.version != page.block.version:
-            return None, False
-        is_sought = bool(words) and not access.is_person
-        if is_sought:
-            remaining = await self.word_searches.remaining(access.project, access.uid, words)
+        corrected = _corrected_versions(block_page)
+        if corrected is None:
+            return None
+        old_text, new_text = corrected
+        texts: Remaining | None
+        if words and not access.is_person:
+            texts = await self.word_searches.remaining(access.project, access.uid, words)
+            is_taken_out = await self.word_searches.are_taken_out(words, old_text, new_text)
         else:
-            remaining = access.filter(
-                await self.word_searches.still_say(access.project, access.uid, previous.value, newest.value)
-            )
-        if remaining is None:
-            return None, False
-        other_blocks = tuple(each for each in remaining.blocks if each.label != page.block.label)
-        is_taken_out = not is_sought or await self.word_searches.are_taken_out(
-            words, previous.value, newest.value
-        )
-        return replace(remaining, blocks=other_blocks), is_taken_out
+            found = await self.word_searches.still_say(access.project, access.uid, old_text, new_text)
+            texts, is_taken_out = access.filter(found), True
+        if texts is None:
+            return None
+        other_blocks = tuple(each for each in texts.blocks if each.label != block_page.block.label)
+        return _RemainingWords(replace(texts, blocks=other_blocks), is_taken_out)
 
-    async def _refuse(
+    async def _answer_refused(
         self, request: ScreenRequest, access: MemoryAccess, error: GatewayError, form: UndoForm
     ) -> Answer:
-        """Answers an undo or a restore that was refused. A form that was sent twice was done the first time."""
-        page = await self._read_page(request, access)
-        newest = page.versions[0]
-        asked_version = form.to if isinstance(form, RestoreForm) else newest.restores
-        was_done = (
-            newest.version == form.version + 1
-            and newest.restores is not None
-            and newest.restores == asked_version
-        )
-        if was_done and isinstance(error, Conflict) and not request.is_twin:
+        """Answers an undo or a restore that was refused: with the error, unless the form was sent twice."""
+        block_page = await self._read_block_page(request, access)
+        if isinstance(error, Conflict) and _was_done(block_page, form) and not request.is_twin:
             return await self._redirect(request, access)
-        return await self._make_view(page, access, error=error)
+        return await self._make_view(block_page, access, error=error)
 
     async def _redirect(self, request: ScreenRequest, access: MemoryAccess) -> ActionResult:
-        """Returns the block after a change, and leads back to its screen."""
-        page = await self._read_page(request, access)
-        words = _find_sought_words(request, access, page)
+        """Answers a change that was made: for a program the block, for a browser a redirect to its screen."""
+        block_page = await self._read_block_page(request, access)
+        words = _find_sought_words(request, access, block_page)
         query = f"?words={quote(words, safe='')}" if words else ""
-        return ActionResult(page.block, access.path("b", page.block.label) + query + SAVED)
+        return ActionResult(block_page.block, access.path("b", block_page.block.label) + query + SAVED)
 
 
 def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
-    block = _BlockScreens(operations.memories, operations.edits, operations.words, operations.audit)
-    shared: list[Screen | Action] = [
-        routes.screen("b/{label}", block.show, BlockQuery),
-        routes.action("b/{label}", block.edit, EditForm, "correct"),
+    block_screens = _BlockScreens(operations.memories, operations.edits, operations.words, operations.audit)
+    screens_for_all: list[Screen | Action] = [
+        routes.screen("b/{label}", block_screens.show, BlockQuery),
+        routes.action("b/{label}", block_screens.edit, EditForm, "correct"),
     ]
     if routes.is_for_person:
-        return shared
+        return screens_for_all
     return [
-        *shared,
-        routes.action("b/{label}/undo", block.undo, UndoForm, "correct"),
-        routes.action("b/{label}/restore", block.restore, RestoreForm, "correct"),
+        *screens_for_all,
+        routes.action("b/{label}/undo", block_screens.undo, UndoForm, "correct"),
+        routes.action("b/{label}/restore", block_screens.restore, RestoreForm, "correct"),
     ]
 
 
@@ -261,16 +265,37 @@ def _label_of(request: ScreenRequest) -> str:
     return str(request.params["label"])
 
 
-def _find_sought_words(request: ScreenRequest, access: MemoryAccess, page: BlockPage) -> str:
+def _was_done(block_page: BlockPage, form: UndoForm) -> bool:
+    """Returns whether the newest version is what an undo or a restore has made, so that its form was sent twice."""
+    newest = block_page.versions[0]
+    if newest.version != form.version + 1:
+        return False
+    if isinstance(form, RestoreForm):
+        return newest.restores == form.to
+    return newest.restores is not None  # an undo brings back a version that its form does not name
+
+
+def _corrected_versions(block_page: BlockPage) -> tuple[str, str] | None:
+    """Returns the texts before and after the last change; None: it is not a correction, or is not shown."""
+    if len(block_page.versions) < 2:
+        return None
+    newest, previous = block_page.versions[:2]
+    if newest.origin not in _CORRECTIONS or newest.version != block_page.block.version:
+        return None
+    return previous.value, newest.value
+
+
+def _find_sought_words(request: ScreenRequest, access: MemoryAccess, block_page: BlockPage) -> str:
     """Returns the words that led to the screen with the form of a change (`BlockQuery.words`); "": none did."""
     path, _, query = request.referrer.partition("?")
-    if path != access.path("b", page.block.label):
+    if path != access.path("b", block_page.block.label):
         return ""
     return next(iter(parse_qs(query).get("words", ())), "")
 
 
-def _diff_versions(page: BlockPage) -> dict[int, tuple[DiffPart, ...]]:
-    """Returns what each version of a page has changed, by its number; the oldest one of the page has no entry."""
+def _diff_versions(block_page: BlockPage) -> dict[int, tuple[DiffPart, ...]]:
+    """Returns what each version of a page has changed, by its number; the oldest one shown has no entry."""
     return {
-        new.version: shortened_diff(diff_words(old.value, new.value)) for new, old in pairwise(page.versions)
+        new.version: shortened_diff(diff_words(old.value, new.value))
+        for new, old in pairwise(block_page.versions)
     }
