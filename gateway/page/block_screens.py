@@ -74,7 +74,7 @@ class _RefusedEdit(Struct, frozen=True):
 
 
 class _RemainingWords(Struct, frozen=True):
-    """What other texts still have of the words that led to the screen, or of those that a correction took out."""
+    """Other texts that still have the words that led to the screen, or those that a correction took out."""
 
     texts: Remaining
     # Whether the correction took these words out of the block.
