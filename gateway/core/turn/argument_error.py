@@ -14,7 +14,7 @@ _MAX_VALUE_CHARS = 80
 _MAX_NAMES_CHARS = 600
 _MAX_ERROR_CHARS = 1_000
 
-_TYPES: Final[Mapping[str, str]] = {
+_TYPE_PHRASES: Final[Mapping[str, str]] = {
     "string": "a string",
     "integer": "an integer",
     "number": "a number",
@@ -23,7 +23,7 @@ _TYPES: Final[Mapping[str, str]] = {
     "object": "an object",
     "null": "null",
 }
-_BOUNDS: Final[Mapping[str, str]] = {
+_BOUND_PHRASES: Final[Mapping[str, str]] = {
     "minimum": "must be at least {}",
     "maximum": "must be at most {}",
     "exclusiveMinimum": "must be more than {}",
@@ -36,12 +36,10 @@ _BOUNDS: Final[Mapping[str, str]] = {
     "maxProperties": "must have at most {} fields",
     "additionalItems": "must have at most {} items",
 }
-
-
 # What a value must be, by the keyword that it breaks. The library's `kind` has what the schema says there.
-_REQUIREMENTS: Final[Mapping[str, Callable[[Any], str]]] = {
+_OTHER_PHRASES: Final[Mapping[str, Callable[[Any], str]]] = {
     "type": lambda kind: (
-        "must be " + " or ".join(text for name, text in _TYPES.items() if name in kind.types)
+        "must be " + " or ".join(text for name, text in _TYPE_PHRASES.items() if name in kind.types)
     ),
     "enum": lambda kind: f"must be one of {_join(kind.options, _value_text)}",
     "const": lambda kind: f"must be {_value_text(kind.expected_value)}",
@@ -49,49 +47,56 @@ _REQUIREMENTS: Final[Mapping[str, Callable[[Any], str]]] = {
     "multipleOf": lambda kind: f"must be a multiple of {kind.multiple_of}",
     "uniqueItems": lambda kind: "must not have an item twice",
     "not": lambda kind: f"must not fit {_value_text(kind.schema)}",
-    "oneOf": lambda kind: "must fit one of its alternatives alone",
+    "oneOf": lambda kind: "must fit exactly one of its alternatives",
 }
 
 
 def error_text(error: ValidationError, schema: Any) -> str:
     """Returns an error as a sentence without its full stop. schema: the one that was checked against."""
-    inner = _inner_error(error)
-    if inner is not None:
-        return error_text(inner, schema)
+    inner_error = _inner_error(error)
+    if inner_error is not None:
+        return error_text(inner_error, schema)
+    return _cut(_sentence(error, schema), _MAX_ERROR_CHARS)
+
+
+def _sentence(error: ValidationError, schema: Any) -> str:
     path: Sequence[str | int] = error.instance_path
     kind: Any = error.kind
     if kind.name in ("required", "dependentRequired"):
-        return _cut(f"{_path_text([*path, kind.property])} is missing")
+        return f"{_path_text([*path, kind.property])} is missing"
     if kind.name in ("additionalProperties", "unevaluatedProperties"):
-        return _cut(f"{_path_text([*path, kind.unexpected[0]])} is not known{_known_names(error, schema)}")
+        return f"{_path_text([*path, kind.unexpected[0]])} is not known{_known_names_phrase(error, schema)}"
     if kind.name == "falseSchema":
-        return _cut(f"{_path_text(path)} is not allowed")
+        return f"{_path_text(path)} is not allowed"
     if kind.name == "propertyNames":
-        return _cut(f"{_path_text(path)} has a name that does not fit: {kind.error.message}")
-    return _cut(f"{_path_text(path)} {_requirement(kind, error)}, and is {_value_text(error.instance)}")
+        return f"{_path_text(path)} has a name that does not fit: {kind.error.message}"
+    return f"{_path_text(path)} {_requirement(kind, error)}, and is {_value_text(error.instance)}"
 
 
 def _requirement(kind: Any, error: ValidationError) -> str:
     """Returns what a value must be."""
     name = kind.name
-    if name in _BOUNDS:
-        return _BOUNDS[name].format(kind.limit)
-    if name in _REQUIREMENTS:
-        return _REQUIREMENTS[name](kind)
+    if name in _BOUND_PHRASES:
+        return _BOUND_PHRASES[name].format(kind.limit)
+    if name in _OTHER_PHRASES:
+        return _OTHER_PHRASES[name](kind)
     return f"does not fit ({error.message[:_MAX_VALUE_CHARS]})"
 
 
 def _inner_error(error: ValidationError) -> ValidationError | None:
-    """Returns the error within one of the alternatives that failed; None: the error is of no alternatives."""
+    """Returns the error of the first alternative that is not null, or else of the first one.
+
+    None: the schema has no alternatives there.
+    """
     context: Sequence[Sequence[ValidationError]] = getattr(error.kind, "context", ())
     first_errors = [errors[0] for errors in context if errors]
     # Of an optional value the model did not mean the null.
-    not_null = [failure for failure in first_errors if getattr(failure.kind, "types", None) != ["null"]]
+    not_null = [each for each in first_errors if getattr(each.kind, "types", None) != ["null"]]
     return next(iter(not_null or first_errors), None)
 
 
-def _known_names(error: ValidationError, schema: Any) -> str:
-    """Returns the names that the schema has where the error is, in brackets."""
+def _known_names_phrase(error: ValidationError, schema: Any) -> str:
+    """Returns the names that the schema has where the error is, in brackets after a space; "": it is not found."""
     for step in error.schema_path[:-1]:
         try:
             schema = schema[step]
@@ -117,9 +122,8 @@ def _path_text(path: Sequence[str | int]) -> str:
 
 
 def _value_text(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _MAX_VALUE_CHARS else text[: _MAX_VALUE_CHARS - 1] + "…"
+    return _cut(repr(value), _MAX_VALUE_CHARS)
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _MAX_ERROR_CHARS else text[: _MAX_ERROR_CHARS - 1] + "…"
+def _cut(text: str, max_chars: int) -> str:
+    return text if len(text) <= max_chars else text[: max_chars - 1] + "…"

@@ -98,7 +98,7 @@ SCHEMA: Json = {
         ({"unknown": 1}, None),
         ({"code": "DE89"}, None),
         ({"code": "89"}, "`code` must match the pattern '^[A-Z]{2}[0-9]+$', and is '89'"),
-        ({"either": "x"}, "`either` must fit one of its alternatives alone, and is 'x'"),
+        ({"either": "x"}, "`either` must fit exactly one of its alternatives, and is 'x'"),
         ({"other": "x"}, "`other` must not fit {'type': 'string'}, and is 'x'"),
         ({"step": 7}, "`step` must be a multiple of 5, and is 7"),
         ({"once": [1, 1]}, "`once` must not have an item twice, and is [1, 1]"),
