@@ -22,7 +22,7 @@ from adapters.base import ModelReply
 from adapters.errors import ProviderError
 from adapters.sse import EventDecoder, FirstEvent
 from adapters.types import BYTES_PER_TOKEN, Capabilities, Event, Header, ModelRequest, is_event_stream
-from adapters.whole_reply import read_whole
+from adapters.whole_reply import join_chunks
 
 _TOKEN_PATTERN = re.compile(r"\s*\S+|\s+")
 _JSON_HEADERS: tuple[Header, ...] = (("content-type", "application/json"),)
@@ -221,7 +221,7 @@ class ScriptedReply:
         return first.finish()
 
     async def read(self, limit_bytes: int) -> bytes:
-        return await read_whole(self, limit_bytes)
+        return await join_chunks(self, limit_bytes)
 
     async def aclose(self) -> None:
         self.is_closed = True

@@ -11,22 +11,6 @@ from adapters.reply_quota import MAX_REPLY_BYTES
 from adapters.types import Event, Header, Json
 
 
-async def read_whole(reply: ModelReply, limit_bytes: int) -> bytes:
-    """Returns the joined `chunks` of a reply, for replies that are translated on the way.
-
-    Raises: as `ModelReply.read`.
-    """
-    pieces: list[bytes] = []
-    size = 0
-    async for chunk in reply.chunks():
-        pieces.append(chunk)
-        size += len(chunk)
-        if size > limit_bytes:
-            await reply.aclose()
-            raise ProviderTooLarge(f"the reply is larger than {limit_bytes} bytes")
-    return b"".join(pieces)
-
-
 class WholeReply(ABC):
     """A reply with a body in one piece. Implements `ModelReply`, which documents the methods.
 
@@ -59,20 +43,35 @@ class WholeReply(ABC):
 
 
 class BufferedReply(WholeReply):
-    """A reply that has arrived, or is made here. error: raised by `read`, if the reply broke."""
+    """A reply that has arrived, or is made here."""
 
     def __init__(
         self, status: int, headers: tuple[Header, ...], body: bytes, error: ProviderError | None = None
     ) -> None:
+        """error: raised by `read`, if the reply broke."""
         self.status = status
         self.headers = headers
         self._body = body
         self._error = error
 
     async def read(self, limit_bytes: int) -> bytes:
+        """Checks no limit, since the body is in memory already."""
         if self._error is not None:
             raise self._error
         return self._body
 
     async def aclose(self) -> None:
         pass
+
+
+async def join_chunks(reply: ModelReply, limit_bytes: int) -> bytes:
+    """Implements `read` for a reply that has its body only as `chunks`. Raises: as `ModelReply.read`."""
+    pieces: list[bytes] = []
+    size = 0
+    async for chunk in reply.chunks():
+        pieces.append(chunk)
+        size += len(chunk)
+        if size > limit_bytes:
+            await reply.aclose()
+            raise ProviderTooLarge(f"the reply is larger than {limit_bytes} bytes")
+    return b"".join(pieces)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from adapters.base import ModelReply
 from adapters.types import Event, Header, Json
-from adapters.whole_reply import read_whole
+from adapters.whole_reply import join_chunks
 
 
 class WrappedStream(ABC):
@@ -45,7 +45,7 @@ class WrappedStream(ABC):
         return await self._reply.peek()
 
     async def read(self, limit_bytes: int) -> bytes:
-        return await read_whole(self, limit_bytes)
+        return await join_chunks(self, limit_bytes)
 
     async def aclose(self) -> None:
         await self._reply.aclose()
