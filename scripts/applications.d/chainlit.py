@@ -1,5 +1,5 @@
 # chainlit: pip chainlit openai
-# note: its program says who is speaking and gives its thread as the conversation; edit through its own socket
+# note: its program says who is speaking and gives its thread as the conversation; an edit goes through its socket
 import asyncio
 import socket
 import subprocess
@@ -33,6 +33,7 @@ async def on_message(message):
 with socket.socket() as probe:
     probe.bind(("127.0.0.1", 0))
     port = str(probe.getsockname()[1])
+# The runner ends the whole process group.
 subprocess.Popen(["chainlit", "run", "app.py", "--headless", "--port", port])
 
 
@@ -42,13 +43,13 @@ async def talk(*texts, edited=""):
     auth = {"sessionId": str(uuid.uuid4()), "clientType": "webapp"}
     await client.connect(f"http://127.0.0.1:{port}", auth=auth, socketio_path="/ws/socket.io")
     await client.emit("connection_successful")
-    await ended.get()
+    await ended.get()  # the server also sends it once when a connection begins
     message = {"type": "user_message", "name": "User", "createdAt": "2026-01-01T00:00:00Z"}
     for text in texts:
         message |= {"id": str(uuid.uuid4()), "output": text}
         await client.emit("client_message", {"message": message})
         await ended.get()
-    if edited:
+    if edited:  # of the last message, by its id
         await client.emit("edit_message", {"message": {**message, "output": edited}})
         await ended.get()
     await client.disconnect()
@@ -65,4 +66,6 @@ for _ in range(600):
         break
     except OSError:
         time.sleep(0.2)
+else:
+    raise SystemExit("chainlit did not start within two minutes")
 asyncio.run(asyncio.wait_for(main(), 60))
