@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from urllib.parse import quote
@@ -195,7 +195,7 @@ class RemainingTexts:
         texts: by the numbers of their messages or facts.
         own_exchange: the exchange of the texts; its reply is not listed.
         """
-        quoting = [row for row in await self._find_quoting(texts.values()) if row != own_exchange]
+        quoting = [row for row in await self._find_quoting(texts) if row != own_exchange]
         noted = [row for row in await self._find_made_with(texts) if row != own_exchange]
         return await self._list_replies(noted, quoting)
 
@@ -207,23 +207,28 @@ class RemainingTexts:
         )
         return [recall.exchange_row for recall in recalls if _has_in_note(recall, seqs)]
 
-    async def _find_quoting(self, texts: Iterable[str]) -> list[int]:
-        """Returns the exchanges of the newest replies that quote one of the last of some texts, letter by letter."""
+    async def _find_quoting(self, texts: Mapping[int, str]) -> list[int]:
+        """Returns the exchanges of the newest replies that quote one of the last of some texts, letter by letter.
+
+        texts: by the numbers of their messages or facts. Only later replies can quote them.
+        """
         agent = await self._store.agents.load(self._memory.id)
         if agent is None:
             return []
         recall = self._store.recall
         rows = list[int]()
-        with_letters = ((text, letters_of(text)) for text in reversed([*texts]))
-        quotable = ((text, letters) for text, letters in with_letters if len(letters) >= _MIN_QUOTED_LETTERS)
-        for text, letters in islice(quotable, _MAX_QUOTED_TEXTS):
+        with_letters = ((seq, text, letters_of(text)) for seq, text in reversed(texts.items()))
+        quotable = (each for each in with_letters if len(each[2]) >= _MIN_QUOTED_LETTERS)
+        for seq, text, letters in islice(quotable, _MAX_QUOTED_TEXTS):
             with suppress(TooSlow):
                 query = " ".join(recall.words_of(text)[:_QUOTED_WORDS])
                 hits = await recall.find_containing(
                     agent, query, limit=_MAX_COMPARED, deadline_ms=_SEARCH_DEADLINE_MS
                 )
                 # In a thread, since a long text takes some milliseconds.
-                rows += await asyncio.to_thread(_replies_with, hits.messages, letters)
+                rows += await asyncio.to_thread(
+                    _replies_with, [each for each in hits.messages if each.seq > seq], letters
+                )
         return rows
 
     async def _list_replies(self, noted: Sequence[int], quoting: Sequence[int]) -> list[RemainingRecord]:

@@ -427,6 +427,16 @@ def test_a_preview_shows_the_replies_that_quote_a_message(
     assert "quotes" not in plain(page(operator, f"m/{agent.uid}/forget?message=2"))  # too short
 
 
+def test_a_reply_does_not_quote_what_was_sent_after_it(upstream: StrictUpstream, operator: Operator) -> None:
+    upstream.queue(
+        say("Your anniversary is in June."), say("Yes."), say("Your anniversary is in June, you said.")
+    )
+    agent = speak(operator.world, "Hello.", "Your anniversary is in June.", "And when?")
+    shown = plain(page(operator, f"m/{agent.uid}/forget?message=3"))
+    assert "quotes it: message 6." in shown
+    assert "message 2." not in shown
+
+
 def test_replies_that_were_made_with_a_message_are_marked_by_the_words_one_looked_for(
     upstream: StrictUpstream, operator: Operator
 ) -> None:
