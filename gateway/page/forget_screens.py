@@ -197,9 +197,7 @@ class _ForgetScreens(Struct, frozen=True):
             hidden = await self.word_searches.hidden(access.project, access.uid, sought_words)
             questions = await self.views.conversations.last_questions(access.project, access.uid, 1)
             next_question = questions[0] if questions else ""
-        # A visitor who came from a trial of recall goes on with its hits: `next_link` leads there.
-        is_from_trial = came_from.partition("?")[0] == access.path("search")
-        next_texts = remaining.items if remaining and not is_from_trial else ()
+        next_texts = remaining.items if remaining else ()
         next_preview = None
         # Whoever ticked some texts of a list may have left the others on purpose.
         if next_texts and query.target[0] != "texts":
@@ -247,10 +245,11 @@ class _ForgetScreens(Struct, frozen=True):
     async def _find_sought_words(self, access: MemoryAccess, came_from: str) -> str:
         """Returns the words that the visitor wants to be rid of, text by text; "": they are not known.
 
-        A search has looked for these words, or a correction has taken them out of a fact.
+        A search has looked for these words, or a correction has taken them out of a fact. The sentence of a trial of
+        recall is a question: its words are not those for which a text is forgotten.
         """
         path, _, query = came_from.partition("?")
-        if path in (access.path("words"), access.path("search")):
+        if path == access.path("words"):
             return next(iter(parse_qs(query).get("q", ())), "")
         if path.startswith(access.path("b") + "/"):
             return next(iter(parse_qs(query).get("words", ())), "")

@@ -326,13 +326,11 @@ def test_what_is_left_is_counted_by_as_many_statements_where_there_is_more(opera
 def test_after_a_forgetting_the_rest_of_what_was_looked_for_is_counted(operator: Operator) -> None:
     agent = peanuts(operator)
     memory = f"m/{agent.uid}"
-    for screen, left in (
+    screen = f"{memory}/words?q=peanuts"
+    for left in (
         # The fact and the block go with the message.
-        (f"{memory}/words?q=peanuts", "1 message still says “peanuts”."),
-        (
-            f"{memory}/search?q=Are+peanuts+for+me%3F",
-            "Nothing in alice’s memory says “peanuts” any more.",
-        ),
+        "1 message still says “peanuts”.",
+        "Nothing in alice’s memory says “peanuts” any more.",
     ):
         found = operator.twin(f"{memory}/words?q=peanuts")["items"]
         preview = f"{memory}/forget?message={found[-1]['seq']}&then=forget-message-{found[0]['seq']}"
@@ -343,6 +341,18 @@ def test_after_a_forgetting_the_rest_of_what_was_looked_for_is_counted(operator:
         tried = 'search?q=My+sister+is+Anu.">Try what a reply would be told now' in gone
         assert (tried, ">Skip for now<" in gone) == (("Nothing" in left), ("Nothing" not in left))
         assert f"{screen.replace('&', '&amp;')}#forget-message-{found[0]['seq']}" in gone
+
+
+def test_the_words_of_a_trial_are_not_those_that_are_forgotten(operator: Operator) -> None:
+    """A question found a wrong reply, and the page then listed what says the words of the question."""
+    agent = peanuts(operator)
+    trial, preview = f"m/{agent.uid}/search?q=Are+peanuts+for+me%3F", f"m/{agent.uid}/forget?message=3"
+    shown = page(operator, f"{preview}&back={quote(trial, safe='')}")
+    gone = operator.post(preview, came_from=trial).body.decode()
+    for text in (shown, gone):
+        assert "<mark>" not in text
+        assert "the words" not in plain(text)
+    assert "Back to the search" in gone
 
 
 def test_a_list_of_what_is_left_says_how_many_it_does_not_show(operator: Operator) -> None:
