@@ -217,7 +217,7 @@ class RemainingTexts:
             return []
         recall = self._store.recall
         rows = list[int]()
-        with_letters = ((seq, text, letters_of(text)) for seq, text in reversed(texts.items()))
+        with_letters = ((seq, text, letters_of(text)) for seq, text in reversed([*texts.items()]))
         quotable = (each for each in with_letters if len(each[2]) >= _MIN_QUOTED_LETTERS)
         for seq, text, letters in islice(quotable, _MAX_QUOTED_TEXTS):
             with suppress(TooSlow):
