@@ -1110,6 +1110,9 @@ def test_a_correction_is_undone_and_forgetting_names_what_it_replaced(operator: 
     new = operator.twin(f"m/{uid}/f/{seq}/correct", {"text": "The train leaves on 4 May."})["seq"]
     shown = page(operator, f"m/{uid}/f/{new}")
     assert (">Undo<" in shown, 'name="text" value="The train leaves on 5 May."' in shown) == (True, True)
+    # It stands where the change is reported, too, and not only at the end of the page.
+    reported = re.findall(r'<p class="saved".*?</p>', shown)[0]
+    assert '<button form="undo" class="small"' in reported
     preview = operator.twin(f"m/{uid}/forget?fact={new}")
     assert preview["target"]["text"] == "The train leaves on 4 May."
     assert f"Fact {seq}, which it replaced." in [each["text"] for each in preview["stays"]]
@@ -1119,6 +1122,7 @@ def test_a_correction_is_undone_and_forgetting_names_what_it_replaced(operator: 
     shown = page(operator, f"m/{uid}/f/{last}")
     assert f"fact {seq}</a> said, from learning" in shown
     assert f"Undone: what fact {seq} said is true again." in shown
+    assert 'form="undo"' not in shown
     since = [operator.twin(f"m/{uid}/f/{each}")["fact"]["since"] for each in (seq, last)]
     assert re.findall(
         r'True since</dt><dd><time datetime="(.*?)".*?</time>, and again since <time', shown
