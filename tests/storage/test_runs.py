@@ -242,9 +242,9 @@ async def test_live_runs_are_distinguished_from_background_ones_and_those_that_h
         await put_run(store, replace(draft, uid=state, otid=None, background=True, state=state))
     done = await put_run(store, replace(draft, uid="done", otid=None))
     await store.runs.end_run(done.agent_row, done.id, RunState.COMPLETED, "end_turn", 6.0)
-    assert [each.run.uid for each in await store.runs.list_live()] == ["live"]
+    assert [each.run.uid for each in await store.runs.list_open_foreground()] == ["live"]
     await store.runs.end_run(live.agent_row, live.id, RunState.FAILED, "error", 9.0)
-    assert await store.runs.list_live() == []
+    assert await store.runs.list_open_foreground() == []
     found = {
         e.run.uid: e.run
         for e in await store.runs.list_runs("default", RunFilter(agent_row=live.agent_row), Page())
@@ -337,7 +337,7 @@ async def test_records_of_calls_are_retained_as_long_as_their_conversation_ends_
             kind.encode()
         ]
     assert await store.run_texts.load_texts(run.agent_row, run.id, "event") == ()
-    assert await store.runs.load_last_step(run.agent_row, run.id) == step
+    assert await store.runs.load_newest_step(run.agent_row, run.id) == step
     assert (await store.run_texts.drop_texts(9.0, 10), await store.run_texts.find_first_end()) == (0, None)
     # The results lie in the next exchange then.
     await rows(store, "UPDATE conversations SET tip = ? WHERE id = 1", (later,))

@@ -316,7 +316,7 @@ async def test_a_step_that_another_process_has_ended_is_not_written_over(writer:
     assert [x.reply is None for x in path] == [True, False]
     assert b"Yes." in (path[-1].shown_reply or b"")
     assert writer.opened.run is not None
-    assert await writer.store.runs.load_last_step(writer.agent.id, writer.opened.run.id) is None
+    assert await writer.store.runs.load_newest_step(writer.agent.id, writer.opened.run.id) is None
 
 
 async def test_a_step_that_has_ended_is_not_taken_for_one_that_was_left_open(writer: Writer) -> None:

@@ -34,11 +34,11 @@ class AbandonedRuns:
         return await self._fail(run) if run.id in abandoned else run
 
     async def _find(self, own_queue: QueueName | None = None) -> list[Run]:
-        """Returns the live runs whose queues no process uses, but for `own_queue`."""
-        live = await self._keeper.store.runs.list_live()
-        queues = {each.run.id: (each.agent_uid, each.conversation_name) for each in live}
+        """Returns the open runs whose queues no process uses, but for `own_queue`."""
+        open_runs = await self._keeper.store.runs.list_open_foreground()
+        queues = {each.run.id: (each.agent_uid, each.conversation_name) for each in open_runs}
         in_use = await self._queues_in_use({*queues.values()}) - {own_queue}
-        return [each.run for each in live if queues[each.run.id] not in in_use]
+        return [each.run for each in open_runs if queues[each.run.id] not in in_use]
 
     async def _queues_in_use(self, names: Set[QueueName]) -> set[QueueName]:
         """Returns those of these queues that any process uses."""

@@ -228,7 +228,7 @@ class RunStarter:
         if open_exchange is not None:
             await memory.take_up(open_exchange)
             return RunBeginning(memory, prompt)
-        step = await keeper.store.runs.load_last_step(run.agent_row, run.id)
+        step = await keeper.store.runs.load_newest_step(run.agent_row, run.id)
         last = context.path[-1] if context.path else None
         if step is None or last is None or last.id != step.exchange_row or last.state is State.FORGOTTEN:
             raise MessageGone

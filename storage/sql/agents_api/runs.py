@@ -61,7 +61,7 @@ async def begin_conversation(
     uid: the public name of a conversation that begins now.
     """
     await connection.value(SQL["conversation_begin"], (agent_row, uid, key, at, at))
-    conversation_row: int | None = await connection.value(SQL["conversation_with"], (agent_row, key))
+    conversation_row: int | None = await connection.value(SQL["conversation_by_key"], (agent_row, key))
     return conversation_row
 
 
@@ -108,7 +108,7 @@ async def find_run_by_otid(connection: Connection, agent_row: int, otid: bytes |
 
 async def find_newest_run(connection: Connection, agent_row: int, conversation_row: int) -> Run | None:
     """Returns the newest run of a conversation, or None."""
-    row = await connection.row(SQL["newest"], (agent_row, conversation_row))
+    row = await connection.row(SQL["newest_of_conversation"], (agent_row, conversation_row))
     return None if row is None else make_run(row)
 
 
@@ -194,9 +194,9 @@ async def load_waiting_step(connection: Connection, agent_row: int, conversation
     return None if row is None else _make_step(row)
 
 
-async def load_last_step(connection: Connection, agent_row: int, run_row: int) -> RunStep | None:
+async def load_newest_step(connection: Connection, agent_row: int, run_row: int) -> RunStep | None:
     """Returns the newest step of a run, or None if it has no step."""
-    row = await connection.row(SQL["last_step"], (run_row, agent_row))
+    row = await connection.row(SQL["newest_step"], (run_row, agent_row))
     return None if row is None else _make_step(row)
 
 
@@ -234,7 +234,7 @@ class Runs(Group):
     find_run_by_otid = reads(as_method(find_run_by_otid))
     find_newest_run = reads(as_method(find_newest_run))
     find_newest_waiting_run = reads(as_method(find_newest_waiting_run))
-    load_last_step = reads(as_method(load_last_step))
+    load_newest_step = reads(as_method(load_newest_step))
     load_waiting_step = reads(as_method(load_waiting_step))
 
     # -- runs
@@ -263,9 +263,9 @@ class Runs(Group):
         return [_make_run_entry(row) for row in rows]
 
     @reads
-    async def list_live(self, connection: Connection) -> list[RunEntry]:
+    async def list_open_foreground(self, connection: Connection) -> list[RunEntry]:
         """Returns the runs that clients wait for, or waited for when their process ended."""
-        return [_make_run_entry(row) for row in await connection.rows(SQL["live"])]
+        return [_make_run_entry(row) for row in await connection.rows(SQL["open_foreground"])]
 
     @reads
     async def list_open_background(
@@ -290,7 +290,7 @@ class Runs(Group):
     @reads
     async def load_newest_runs(self, connection: Connection, agent_rows: Sequence[int]) -> dict[int, Run]:
         """Returns the newest runs of these agents, by agent. Agents without runs are left out."""
-        rows = await rows_of(connection, SQL["last"], agent_rows)
+        rows = await rows_of(connection, SQL["newest_of_agents"], agent_rows)
         return {run.agent_row: run for run in map(make_run, rows)}
 
     # -- steps and exchanges of runs

@@ -1,11 +1,12 @@
--- Every statement on runs and their steps. `-- name:` begins one; the next line describes it.
+-- Every statement on runs and their steps, and on the conversations that runs begin. `-- name:` begins one; the next
+-- line describes it.
 
 -- piece: listed
 -- A run as lists show it: with the names of its agent and its conversation.
 SELECT {run}, a.uid, c.uid, c.key
 
--- piece: wanted
--- The conditions of a list of runs. ?2, ?3: between these numbers.
+-- piece: run_filter
+-- The conditions of a list of runs. ?2, ?3: between these rows.
 r.id > ?2 AND r.id < ?3 AND r.state {in:4:TEXT:5}
 AND (CAST(?5 AS BIGINT) IS NULL OR r.conversation = ?5) AND (CAST(?6 AS BIGINT) IS NULL OR r.background = ?6)
 AND (CAST(?7 AS TEXT) IS NULL OR r.stop = ?7)
@@ -19,8 +20,8 @@ s.stop, s.feedback, s.error, s.waiting
 -- A step `s` as lists show it: with the number and model of its exchange, and the names of its run and its agent.
 SELECT {step_columns}, e.seq, e.model, r.uid, a.uid
 
--- piece: step_wanted
--- The conditions of a list of steps.
+-- piece: step_filter
+-- The conditions of a list of steps. ?2, ?3: between the rows of these exchanges.
 s.exchange > ?2 AND s.exchange < ?3 AND (CAST(?4 AS TEXT) IS NULL OR s.feedback = ?4)
 
 -- name: insert
@@ -38,7 +39,7 @@ UPDATE runs SET otid = NULL WHERE id = ? AND agent = ? AND state NOT IN ('create
 INSERT INTO conversations (agent, uid, key, begun, last_at, tip) VALUES (?, ?, ?, ?, ?, -1)
 ON CONFLICT DO NOTHING RETURNING id
 
--- name: conversation_with
+-- name: conversation_by_key
 -- Finds a conversation by its key.
 SELECT id FROM conversations WHERE agent = ? AND key = ?
 
@@ -55,7 +56,7 @@ WHERE r.uid = ?1 AND (CAST(?2 AS TEXT) IS NULL OR a.project = ?2)
 -- Finds the run of a send that is sent again.
 SELECT {run} FROM runs r WHERE r.agent = ? AND r.otid = ?
 
--- name: newest
+-- name: newest_of_conversation
 -- Reads the newest run of a conversation.
 SELECT {run} FROM runs r WHERE r.agent = ? AND r.conversation = ? ORDER BY r.id DESC LIMIT 1
 
@@ -77,7 +78,7 @@ SELECT {run} FROM runs r JOIN conversations c ON c.id = r.conversation AND c.age
 WHERE r.agent = ?1 AND r.state IN ('created', 'running') AND r.background = 1 AND r.batch IS NULL AND (c.key = ?2 OR c.uid = ?2)
 AND {has_job} ORDER BY r.id
 
--- name: last
+-- name: newest_of_agents
 -- Reads the newest run of each of some agents.
 SELECT {run} FROM runs r
 WHERE r.agent {in:1:BIGINT:64} AND r.id = (SELECT max(x.id) FROM runs x WHERE x.agent = r.agent)
@@ -99,7 +100,7 @@ UPDATE runs SET state = ?, stop = ?, ended = ? WHERE id = ? AND agent = ? AND st
 UPDATE runs SET state = 'cancelled', stop = 'cancelled', ended = ?
 WHERE id = ? AND agent = ? AND state = 'completed' AND stop = 'requires_approval'
 
--- name: live
+-- name: open_foreground
 -- Finds the runs that have not ended and whose clients wait, of all agents.
 {listed} FROM runs r JOIN agents a ON a.id = r.agent
 LEFT JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
@@ -107,41 +108,48 @@ WHERE r.state IN ('created', 'running') AND r.background = 0
 
 -- name: open_background
 -- Finds the runs that go on without their client and have not ended, in the order in which they were accepted; says
--- whether each has a job. Items of batches are none: their batch goes on with them; nor are readings, whose job is of the
--- memory that they read.
+-- whether each has a job. Items of batches are left out, since their batch goes on with them. So are readings, since
+-- their job is of the memory that they read.
 {listed}, CASE WHEN {has_job} THEN 1 ELSE 0 END
 FROM runs r JOIN agents a ON a.id = r.agent JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
 WHERE r.state IN ('created', 'running') AND r.background = 1 AND r.batch IS NULL AND coalesce(substr(c.key, 1, 8), '') <> 'reading/' AND r.id > ?1
 ORDER BY r.id LIMIT ?2
 
+-- piece: of_project
+-- The runs of a project that match.
+{listed} FROM runs r CROSS JOIN agents a ON a.id = r.agent JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
+WHERE a.project = ?1 AND {run_filter}
+
+-- piece: of_agent
+-- The runs of an agent that match. ?1: the agent's project.
+{listed} FROM runs r JOIN agents a ON a.id = r.agent JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
+WHERE r.agent = ?9 AND a.project = ?1 AND {run_filter}
+
 -- name: of_project_down
 -- Lists a project's runs, newest first.
-{listed} FROM runs r CROSS JOIN agents a ON a.id = r.agent JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
-WHERE a.project = ?1 AND {wanted} ORDER BY r.id DESC LIMIT ?8
+{of_project} ORDER BY r.id DESC LIMIT ?8
 
 -- name: of_project_up
 -- Lists a project's runs, oldest first.
-{listed} FROM runs r CROSS JOIN agents a ON a.id = r.agent JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
-WHERE a.project = ?1 AND {wanted} ORDER BY r.id LIMIT ?8
+{of_project} ORDER BY r.id LIMIT ?8
 
 -- name: of_agent_down
 -- Lists an agent's runs, newest first.
-{listed} FROM runs r JOIN agents a ON a.id = r.agent JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
-WHERE r.agent = ?9 AND a.project = ?1 AND {wanted} ORDER BY r.id DESC LIMIT ?8
+{of_agent} ORDER BY r.id DESC LIMIT ?8
 
 -- name: of_agent_up
 -- Lists an agent's runs, oldest first.
-{listed} FROM runs r JOIN agents a ON a.id = r.agent JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
-WHERE r.agent = ?9 AND a.project = ?1 AND {wanted} ORDER BY r.id LIMIT ?8
+{of_agent} ORDER BY r.id LIMIT ?8
 
 -- name: step_insert (sqlite)
 -- Adds a step. A trigger counts the step in its run, and ends the run; another trigger adds what is noted of the step's
--- recall (?15, ?16).
+-- recall. `note_recall` returns ?4, and passes ?15 and ?16 to that trigger.
 INSERT INTO run_steps (exchange, agent, run, number, begun, ended, prompt, completion, cached, written, reasoning, stop,
     error, waiting)
 VALUES ({?1..3}, note_recall(?4, ?15, ?16), {?5..14})
 
 -- name: step_insert (postgres)
+-- Adds a step, and does what SQLite's triggers do. ?15, ?16: what is noted of the step's recall, or NULL.
 WITH s AS (
     INSERT INTO run_steps (exchange, agent, run, number, begun, ended, prompt, completion, cached, written, reasoning, stop,
         error, waiting)
@@ -163,8 +171,8 @@ JOIN runs r ON r.id = s.run AND r.agent = s.agent JOIN agents a ON a.id = s.agen
 WHERE s.run = ? AND s.agent = ? ORDER BY s.number, s.exchange
 
 -- name: next_unanswered
--- Finds the exchange without a reply that follows on the last step of a run and is none itself, unless the step waits;
--- of a run without a step, the one with which it began.
+-- Finds the exchange without a reply at which a run goes on. It is no step itself. If the run has steps, it follows the
+-- last one, which must not wait for answers. If the run has none, it is the exchange with which the run began.
 SELECT k.id, k.seq FROM run_steps s JOIN exchanges p ON p.id = s.exchange AND p.agent = s.agent
 JOIN exchanges k ON k.conversation = p.conversation AND k.depth = p.depth + 1 AND k.parent = p.id AND +k.agent = p.agent
 WHERE s.run = ?1 AND s.agent = ?2 AND s.waiting IS NULL AND k.reply IS NULL
@@ -186,29 +194,33 @@ WHERE r.id = ?1 AND r.agent = ?2 ORDER BY k.seq DESC LIMIT 1
 JOIN run_steps s ON s.exchange = e.id AND s.agent = a.id JOIN runs r ON r.id = s.run AND r.agent = s.agent
 WHERE a.uid = ?2 AND a.project = ?1
 
--- name: steps_of_project_down
--- Lists a project's steps, newest first.
+-- piece: steps_of_project
+-- The steps of a project that match.
 {step} FROM run_steps s CROSS JOIN agents a ON a.id = s.agent JOIN exchanges e ON e.id = s.exchange AND e.agent = s.agent
 JOIN runs r ON r.id = s.run AND r.agent = s.agent
-WHERE a.project = ?1 AND {step_wanted} ORDER BY s.exchange DESC LIMIT ?5
+WHERE a.project = ?1 AND {step_filter}
+
+-- piece: steps_of_agent
+-- The steps of an agent that match. ?1: the agent's project.
+{step} FROM run_steps s JOIN agents a ON a.id = s.agent JOIN exchanges e ON e.id = s.exchange AND e.agent = s.agent
+JOIN runs r ON r.id = s.run AND r.agent = s.agent
+WHERE s.agent = ?6 AND a.project = ?1 AND {step_filter}
+
+-- name: steps_of_project_down
+-- Lists a project's steps, newest first.
+{steps_of_project} ORDER BY s.exchange DESC LIMIT ?5
 
 -- name: steps_of_project_up
 -- Lists a project's steps, oldest first.
-{step} FROM run_steps s CROSS JOIN agents a ON a.id = s.agent JOIN exchanges e ON e.id = s.exchange AND e.agent = s.agent
-JOIN runs r ON r.id = s.run AND r.agent = s.agent
-WHERE a.project = ?1 AND {step_wanted} ORDER BY s.exchange LIMIT ?5
+{steps_of_project} ORDER BY s.exchange LIMIT ?5
 
 -- name: steps_of_agent_down
 -- Lists an agent's steps, newest first.
-{step} FROM run_steps s JOIN agents a ON a.id = s.agent JOIN exchanges e ON e.id = s.exchange AND e.agent = s.agent
-JOIN runs r ON r.id = s.run AND r.agent = s.agent
-WHERE s.agent = ?6 AND a.project = ?1 AND {step_wanted} ORDER BY s.exchange DESC LIMIT ?5
+{steps_of_agent} ORDER BY s.exchange DESC LIMIT ?5
 
 -- name: steps_of_agent_up
 -- Lists an agent's steps, oldest first.
-{step} FROM run_steps s JOIN agents a ON a.id = s.agent JOIN exchanges e ON e.id = s.exchange AND e.agent = s.agent
-JOIN runs r ON r.id = s.run AND r.agent = s.agent
-WHERE s.agent = ?6 AND a.project = ?1 AND {step_wanted} ORDER BY s.exchange LIMIT ?5
+{steps_of_agent} ORDER BY s.exchange LIMIT ?5
 
 -- name: feedback
 -- Notes a judgement of a step.
@@ -226,7 +238,7 @@ SELECT {step_columns}
 FROM conversations c JOIN run_steps s ON s.exchange = c.tip AND s.agent = c.agent
 WHERE c.key = ?1 AND c.agent {in:2:BIGINT:64} AND s.waiting IS NOT NULL
 
--- name: last_step
+-- name: newest_step
 -- Reads the newest step of a run.
 SELECT {step_columns}
 FROM run_steps s WHERE s.run = ? AND s.agent = ? ORDER BY s.number DESC LIMIT 1

@@ -25,8 +25,8 @@ QUICK = {
     "exchanges.sql": ("memory_snapshot",),
     "forget.sql": ("op_done", "op_erase"),
     "agents_api/runs.sql": (
-        "get", "find", "by_otid", "newest", "newest_waiting", "begin", "end", "steps", "step_find", "waiting",
-        "of_agent_up", "steps_of_agent_down", "first_exchange", "accepted", "open_background",
+        "get", "find", "by_otid", "newest_of_conversation", "newest_waiting", "begin", "end", "steps", "step_find",
+        "waiting", "of_agent_up", "steps_of_agent_down", "first_exchange", "accepted", "open_background",
     ),
     "agents_api/run_texts.sql": ("texts", "text_replace"),
     "agents_api/definitions.sql": (
