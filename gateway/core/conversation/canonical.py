@@ -32,6 +32,8 @@ _OPENCLAW_BEGIN, _OPENCLAW_END = (
     b"<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>",
     b"<<<END_OPENCLAW_INTERNAL_CONTEXT>>>",
 )
+# The length of an atom without its first byte, which is its kind.
+ATOM_DIGEST_BYTES = 11
 # A copy of this object costs a third of a new one.
 _EMPTY_PATH_HASH = blake2b(digest_size=16)
 
@@ -231,7 +233,7 @@ class MessageHasher:
     def __init__(self, secret: bytes) -> None:
         self.secret = secret
         # A copy of this object costs half of a new one.
-        self._keyed = blake2b(digest_size=11, key=secret)
+        self._keyed = blake2b(digest_size=ATOM_DIGEST_BYTES, key=secret)
 
     def digest(self, data: bytes) -> bytes:
         keyed = self._keyed.copy()

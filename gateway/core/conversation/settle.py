@@ -535,8 +535,7 @@ def _amend_reply(
         if not shown_reply["tool_calls"]:
             del shown_reply["tool_calls"]  # upstreams refuse an empty list
     shown_reply = with_response_of(with_fillers_of(shown_reply, stored_reply), stored_reply)
-    # By their first byte, so that the text comes before the calls, as in every stored reply.
-    reply = tuple(sorted(listing.hasher.atoms(shown_reply), key=lambda atom: atom[:1]))
+    reply = listing.hasher.atoms(shown_reply)
     is_stored = not (is_tombstone(exchange) or REPLY in exchange.redactions)
     return tree.change(
         exchange.id,

@@ -23,7 +23,8 @@ from gateway.core.words import is_grown_transcript
 from storage.commands import Missing, StoredContent
 from storage.records import REPLY, Atom, Exchange, State
 
-_TOMBSTONES = frozenset({State.OFF, State.FORGOTTEN})
+# The states of exchanges without stored content.
+TOMBSTONE_STATES = (State.OFF, State.FORGOTTEN)
 
 
 class Content(NamedTuple):
@@ -83,7 +84,7 @@ def count_prefill(exchange: Exchange) -> int:
 
 
 def is_tombstone(exchange: Exchange) -> bool:
-    return exchange.state in _TOMBSTONES
+    return exchange.state in TOMBSTONE_STATES
 
 
 def is_forgotten(exchange: Exchange) -> bool:

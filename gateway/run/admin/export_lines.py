@@ -295,12 +295,14 @@ def with_present_names(values: Mapping[str, Any]) -> dict[str, Any]:
     return present
 
 
-def check_line(part: str, values: Mapping[str, Any], *, is_gone: bool = False) -> None:
-    """Checks a line's part. is_gone: the part is an exchange that was forgotten, or that is off the record.
+def check_line(part: str, values: Mapping[str, Any], *, is_for_tombstone: bool = False) -> None:
+    """Checks the fields of a line.
+
+    is_for_tombstone: they are of an exchange that was forgotten, or that is off the record.
 
     Raises: ValueError, which names the field.
     """
-    _check(part, values, _Tombstone if is_gone else _STRUCTS_BY_PART[part])
+    _check(part, values, _Tombstone if is_for_tombstone else _STRUCTS_BY_PART[part])
     if part == "definition":
         _check_definition(values)
     elif part == "version" and values["restores"] is not None and values["restores"] >= values["version"]:

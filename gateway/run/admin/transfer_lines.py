@@ -1,7 +1,7 @@
 """The lines of an exported memory: records of the store as JSON objects, and back.
 
-A line has one key that names its kind. `transfer_operations.py` says what lines hold and what not; `export_lines.py`
-has their fields.
+A line is an object with one key, which names the line's part; its value has the fields. `transfer_operations.py` says
+what lines hold and what not; `export_lines.py` describes their fields.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from gateway.core.conversation.canonical import MessageHasher, WireMessage, text_of
+from gateway.core.conversation.canonical import ATOM_DIGEST_BYTES, MessageHasher, WireMessage, text_of
 from gateway.core.conversation.change import prefix_hashes
 from gateway.core.conversation.private import own_length, private_of
-from gateway.core.conversation.tree import is_tombstone
+from gateway.core.conversation.tree import TOMBSTONE_STATES, is_tombstone
 from gateway.core.memory.learn import fact_key
 from gateway.core.nul import without_nul
 from gateway.core.tags import mark_of, with_mark
@@ -33,50 +33,47 @@ CACHED_PATHS = 4096
 # The exceptions of `LineReader.read` for a line that is no line of an export.
 MALFORMED_LINE_ERRORS = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
-# Fields of an exchange that a line has as they are. Its words, hashes and position in the tree are translated.
+# Fields of an exchange that a line has as they are. Its content, hashes and position in the tree are translated.
 _PLAIN_FIELDS = (
     "seq", "begun", "touched", "ended", "stopped", "superseded", "continued", "active", "edits", "opaque",
     "model", "merged", "size",
 )  # fmt: skip
-# States of exchanges without stored words.
-_STATES_WITHOUT_WORDS = (State.OFF, State.FORGOTTEN)
 
 
 # -- records to lines
 
 
-def line_of(record: TransferRecord) -> dict[str, Any]:
-    """Returns the value of a record's line."""
-    line: dict[str, Any] = record.values
+def fields_of(record: TransferRecord) -> dict[str, Any]:
+    """Returns the fields of a record's line."""
     exchange = record.exchange
     if exchange is None:
-        return line
-    plain = {name: getattr(exchange, name) for name in _PLAIN_FIELDS}
-    line = {
-        **line,
-        **plain,
+        return record.values
+    fields: dict[str, Any] = {
+        **record.values,
+        **{name: getattr(exchange, name) for name in _PLAIN_FIELDS},
+        # The format is older than the present names of these two.
         "run": exchange.gapless_from,
         "head": exchange.prefix_length,
         "state": exchange.state.value,
     }
     if is_tombstone(exchange):
         return {
-            **line,
+            **fields,
             "kinds": [_atom_kinds(atoms) for atoms in exchange.inputs],
             "reply": None if exchange.reply is None else _atom_kinds(exchange.reply),
         }
-    line |= {
+    return {
+        **fields,
         "input": _parse_or_none(exchange.input),
         "shown_reply": _parse_or_none(exchange.shown_reply),
         "full": _parse_or_none(exchange.full_reply),
         "has_reply": exchange.reply is not None,
+        "notes": {str(index): note for index, note in exchange.notes.items()},
+        "redactions": {
+            str(index): _atom_kinds((exchange.reply or ()) if index == REPLY else exchange.inputs[index])
+            for index in sorted(exchange.redactions)
+        },
     }
-    line["notes"] = {str(index): note for index, note in exchange.notes.items()}
-    line["redactions"] = {
-        str(index): _atom_kinds((exchange.reply or ()) if index == REPLY else exchange.inputs[index])
-        for index in sorted(exchange.redactions)
-    }
-    return line
 
 
 def count_messages(lines: Iterable[dict[str, Any]]) -> int:
@@ -84,11 +81,11 @@ def count_messages(lines: Iterable[dict[str, Any]]) -> int:
     return sum(_count_in_exchange(line["exchange"]) for line in lines if "exchange" in line)
 
 
-def _count_in_exchange(exchange: dict[str, Any]) -> int:
-    if exchange["state"] in _STATES_WITHOUT_WORDS:
+def _count_in_exchange(fields: dict[str, Any]) -> int:
+    if fields["state"] in TOMBSTONE_STATES:
         return 0
-    redacted_inputs = sum(int(index) >= 0 for index in exchange["redactions"])
-    return len(exchange["input"] or ()) - redacted_inputs + (exchange["shown_reply"] is not None)
+    redacted_inputs = sum(int(index) >= 0 for index in fields["redactions"])
+    return len(fields["input"] or ()) - redacted_inputs + (fields["shown_reply"] is not None)
 
 
 def _atom_kinds(atoms: tuple[Atom, ...]) -> str:
@@ -125,6 +122,16 @@ class _PathEnd(NamedTuple):
     atom_count: int = 0
     message_count: int = 0
 
+    @classmethod
+    def after(cls, exchange: Exchange, path_hash: bytes) -> _PathEnd:
+        """Returns the end of the path up to an exchange and its reply. path_hash: the hash of that path."""
+        return cls(
+            path_hash=path_hash,
+            depth=exchange.depth + 1,
+            atom_count=exchange.offset + len(_atoms_of(exchange.inputs, exchange.reply)),
+            message_count=exchange.length,
+        )
+
 
 class LineReader:
     """Makes records of lines, within one call. The hash of a path is made from the hash of the path before it."""
@@ -146,24 +153,24 @@ class LineReader:
         """
         if not isinstance(line, dict) or len(line) != 1:
             raise ValueError("expected an object with one key, which says what the line is")
-        ((part, values),) = line.items()
+        ((part, fields),) = line.items()
         if part not in PARTS:
             raise ValueError(f"unknown line {part!r}")
-        if part in ("conversation", "exchange") and isinstance(values, dict):
-            values = with_present_names(values)
-        is_gone = (
-            part == "exchange" and isinstance(values, dict) and values.get("state") in _STATES_WITHOUT_WORDS
+        if part in ("conversation", "exchange") and isinstance(fields, dict):
+            fields = with_present_names(fields)
+        is_for_tombstone = (
+            part == "exchange" and isinstance(fields, dict) and fields.get("state") in TOMBSTONE_STATES
         )
-        check_line(part, values, is_gone=is_gone)
+        check_line(part, fields, is_for_tombstone=is_for_tombstone)
         if part in ("passage", "fact"):
-            self._check_number(values["seq"])
+            self._check_number(fields["seq"])
         if part == "exchange":
-            return part, await self._read_exchange(values)
+            return part, await self._read_exchange(fields, is_for_tombstone=is_for_tombstone)
         # The store has no NUL in its texts, but for messages, which stay as they came.
-        values = without_nul(values)
+        fields = without_nul(fields)
         if part == "fact":
-            values = {**values, "key": fact_key(values["text"])}
-        return part, TransferRecord(values)
+            fields = {**fields, "key": fact_key(fields["text"])}
+        return part, TransferRecord(fields)
 
     def _check_number(self, number: int) -> None:
         """Checks that the memory has given a number out. Raises: ValueError: the memory would give it out again."""
@@ -172,16 +179,14 @@ class LineReader:
                 f"the number {number} does not lie before {self._next_seq}, the next one of the memory"
             )
 
-    async def _read_exchange(self, line: dict[str, Any]) -> TransferRecord:
-        state = State(line["state"])
-        is_gone = state in _STATES_WITHOUT_WORDS
-        if not is_gone:
-            line = _with_mark(line, self._mark)
-        inputs, media, reply = _tombstone_hashes(line) if is_gone else self._hash_messages(line)
-        self._check_number(line["seq"] + len(inputs) - (reply is None))
-        before = await self._find_path_end(line["parent"])
-        atoms = [atom for message in inputs for atom in message] + [*(reply or ())]
-        path_hash = self._hasher.hash_path(atoms, before.path_hash)
+    async def _read_exchange(self, fields: dict[str, Any], *, is_for_tombstone: bool) -> TransferRecord:
+        if not is_for_tombstone:
+            fields = _replace_marks(fields, self._mark)
+        inputs, media, reply = _tombstone_hashes(fields) if is_for_tombstone else self._hash_messages(fields)
+        # The number of the exchange's last message: a reply has the number after those of the input.
+        self._check_number(fields["seq"] + len(inputs) - (reply is None))
+        before = await self._find_path_end(fields["parent"])
+        path_hash = self._hasher.hash_path(_atoms_of(inputs, reply), before.path_hash)
         exchange = Exchange(
             id=0,
             conversation_row=0,
@@ -194,41 +199,34 @@ class LineReader:
             reply=reply,
             path_hash=path_hash if reply is not None else b"",
             reply_key=None if reply is None else self._hasher.reply_key(reply),
-            state=state,
-            gapless_from=line["run"],
-            prefix_length=line["head"],
-            **{name: line[name] for name in _PLAIN_FIELDS},
-            **({} if is_gone else _content_fields(line)),
+            state=State(fields["state"]),
+            gapless_from=fields["run"],
+            prefix_length=fields["head"],
+            **{name: fields[name] for name in _PLAIN_FIELDS},
+            **({} if is_for_tombstone else _content_fields(fields)),
         )
         if len(self._path_ends) >= CACHED_PATHS:
             self._path_ends.pop(next(iter(self._path_ends)))
-        self._path_ends[exchange.seq] = _PathEnd(
-            path_hash=path_hash,
-            depth=exchange.depth + 1,
-            atom_count=before.atom_count + len(atoms),
-            message_count=exchange.length,
-        )
-        prefixes = prefix_hashes(self._hasher, inputs) if line["parent"] is None else []
+        self._path_ends[exchange.seq] = _PathEnd.after(exchange, path_hash)
+        prefixes = prefix_hashes(self._hasher, inputs) if fields["parent"] is None else []
         return TransferRecord(
-            {**{name: line[name] for name in ("conversation", "parent", "prior")}, "prefixes": prefixes},
+            {**{name: fields[name] for name in ("conversation", "parent", "prior")}, "prefixes": prefixes},
             exchange,
         )
 
-    def _hash_messages(self, line: dict[str, Any]) -> _Hashes:
+    def _hash_messages(self, fields: dict[str, Any]) -> _Hashes:
         """Returns the hashes of an exchange with content; forgotten messages get random ones."""
-        messages: list[WireMessage] = line["input"] or []
-        redactions = {int(index): _random_atoms(kinds) for index, kinds in line["redactions"].items()}
+        messages: list[WireMessage] = fields["input"] or []
+        redactions = {int(index): _random_atoms(kinds) for index, kinds in fields["redactions"].items()}
         inputs = tuple(
             redactions.get(index) or self._hasher.atoms(message) for index, message in enumerate(messages)
         )
         media = tuple(self._hasher.media_digest(message) for message in messages)
-        if not line["has_reply"]:
+        if not fields["has_reply"]:
             return _Hashes(inputs, media, None)
-        shown_reply = line["shown_reply"]
+        shown_reply = fields["shown_reply"]
         atoms = () if shown_reply is None else self._hasher.atoms(shown_reply)
-        return _Hashes(
-            inputs, media, redactions.get(REPLY) or tuple(sorted(atoms, key=lambda atom: atom[:1]))
-        )
+        return _Hashes(inputs, media, redactions.get(REPLY) or atoms)
 
     async def _find_path_end(self, seq: int | None) -> _PathEnd:
         """Returns the end of the path up to an exchange and its reply. None: the path is empty."""
@@ -236,41 +234,39 @@ class LineReader:
             return _PathEnd()
         if seq not in self._path_ends:
             path_hash = b""
-            atoms: list[Atom] = []
             exchanges = await self._store.transfer.path_end(self._agent, seq)
             for exchange in exchanges:
-                atoms = [atom for message in exchange.inputs for atom in message] + [*(exchange.reply or ())]
+                # An exchange without a reply has no hash of its path.
                 path_hash = (
                     exchange.path_hash
                     if exchange.reply is not None
-                    else self._hasher.hash_path(atoms, path_hash)
+                    else self._hasher.hash_path(_atoms_of(exchange.inputs, None), path_hash)
                 )
-            last = exchanges[-1]
-            self._path_ends[seq] = _PathEnd(
-                path_hash=path_hash,
-                depth=last.depth + 1,
-                atom_count=last.offset + len(atoms),
-                message_count=last.length,
-            )
+            self._path_ends[seq] = _PathEnd.after(exchanges[-1], path_hash)
         return self._path_ends[seq]
 
 
-def _with_mark(line: dict[str, Any], mark: str) -> dict[str, Any]:
-    """Returns an exchange whose notes bear the mark of its new memory."""
-    full_reply = line["full"]
+def _atoms_of(inputs: tuple[tuple[Atom, ...], ...], reply: tuple[Atom, ...] | None) -> list[Atom]:
+    """Returns the atoms of an exchange in their order."""
+    return [atom for message in (*inputs, reply or ()) for atom in message]
+
+
+def _replace_marks(fields: dict[str, Any], mark: str) -> dict[str, Any]:
+    """Returns the fields of an exchange with the mark of its new memory in all notes."""
+    full_reply = fields["full"]
     if full_reply is not None:
-        messages = [_with_own_mark(message, mark) for message in full_reply["messages"]]
+        messages = [_replace_mark(message, mark) for message in full_reply["messages"]]
         full_reply = {**full_reply, "messages": messages}
     return {
-        **line,
-        "input": line["input"] and [_with_own_mark(message, mark) for message in line["input"]],
+        **fields,
+        "input": fields["input"] and [_replace_mark(message, mark) for message in fields["input"]],
         "full": full_reply,
-        "notes": {index: with_mark(note, mark) for index, note in line["notes"].items()},
+        "notes": {index: with_mark(note, mark) for index, note in fields["notes"].items()},
     }
 
 
-def _with_own_mark(message: WireMessage, mark: str) -> WireMessage:
-    """Returns a message in which the gateway's note, if the message has one, bears this mark."""
+def _replace_mark(message: WireMessage, mark: str) -> WireMessage:
+    """Returns a message with this mark in the gateway's note, if the message has a note."""
     private = private_of(message)
     start = own_length(message)
     if start is None and "shown_blocks" in private and message.get("role") == "user":
@@ -281,25 +277,25 @@ def _with_own_mark(message: WireMessage, mark: str) -> WireMessage:
     return {**message, "content": text[:start] + with_mark(text[start:], mark)}
 
 
-def _content_fields(line: dict[str, Any]) -> dict[str, Any]:
+def _content_fields(fields: dict[str, Any]) -> dict[str, Any]:
     """Returns the fields of an exchange that hold content."""
     return {
-        "input": None if line["input"] is None else orjson.dumps(line["input"] or []),
-        "shown_reply": None if line["shown_reply"] is None else orjson.dumps(line["shown_reply"]),
-        "full_reply": None if line["full"] is None else orjson.dumps(line["full"]),
-        "has_full_reply": line["full"] is not None,
-        "notes": {int(index): note for index, note in line["notes"].items()},
-        "redactions": frozenset(map(int, line["redactions"])),
+        "input": None if fields["input"] is None else orjson.dumps(fields["input"] or []),
+        "shown_reply": None if fields["shown_reply"] is None else orjson.dumps(fields["shown_reply"]),
+        "full_reply": None if fields["full"] is None else orjson.dumps(fields["full"]),
+        "has_full_reply": fields["full"] is not None,
+        "notes": {int(index): note for index, note in fields["notes"].items()},
+        "redactions": frozenset(map(int, fields["redactions"])),
     }
 
 
-def _tombstone_hashes(line: dict[str, Any]) -> _Hashes:
-    """Returns hashes for a tombstone; its line has only the kinds of its messages' atoms."""
-    inputs = tuple(_random_atoms(kinds) for kinds in line["kinds"])
-    reply = None if line["reply"] is None else _random_atoms(line["reply"])
+def _tombstone_hashes(fields: dict[str, Any]) -> _Hashes:
+    """Returns hashes for a tombstone; its fields have only the kinds of its messages' atoms."""
+    inputs = tuple(_random_atoms(kinds) for kinds in fields["kinds"])
+    reply = None if fields["reply"] is None else _random_atoms(fields["reply"])
     return _Hashes(inputs, (b"",) * len(inputs), reply)
 
 
 def _random_atoms(kinds: str) -> tuple[Atom, ...]:
-    """Returns atoms of these kinds that match nothing, for words that were forgotten."""
-    return tuple(kind.encode() + secrets.token_bytes(11) for kind in kinds)
+    """Returns atoms of these kinds that match nothing, for content that was forgotten."""
+    return tuple(kind.encode() + secrets.token_bytes(ATOM_DIGEST_BYTES) for kind in kinds)

@@ -24,7 +24,13 @@ from gateway.run.admin.export_lines import check_header
 from gateway.run.admin.memory_lists import other_profiles
 from gateway.run.admin.memory_names import nothing_found
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
-from gateway.run.admin.transfer_lines import MALFORMED_LINE_ERRORS, PARTS, LineReader, count_messages, line_of
+from gateway.run.admin.transfer_lines import (
+    MALFORMED_LINE_ERRORS,
+    PARTS,
+    LineReader,
+    count_messages,
+    fields_of,
+)
 from storage.commands import TransferRecord
 from storage.errors import NotFound, StatementFailed, WriteConflict
 from storage.records import Agent, Scope
@@ -122,7 +128,7 @@ class TransferOperations:
         page = await self.store.transfer.page(agent, part, position.after, PAGE_LINES, export_end)
         if page:
             last_row, _ = page[-1]
-            return [{part: line_of(record)} for _, record in page], replace(position, after=last_row)
+            return [{part: fields_of(record)} for _, record in page], replace(position, after=last_row)
         if part == PARTS[-1]:
             await self.check_is_there(agent)
             return [END_LINE], None
