@@ -7,7 +7,7 @@ import sqlite3
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from storage.sqlite.batch import WriteResult
 
@@ -22,15 +22,15 @@ class Write(Generic[T]):
     future: asyncio.Future[T]
     # The estimated bytes that the write holds.
     size: int
-    # As in `Writer.submit`.
+    # The function begins a transaction itself, so the writer begins none for it if it comes alone.
     begins_own_transaction: bool
 
     def settle(self, result: WriteResult) -> None:
         """Gives the result to the caller, if it still waits."""
         if self.future.done():
             return
-        done, value = result
-        if done:
+        has_succeeded, value = result
+        if has_succeeded:
             self.future.set_result(value)
         else:
             self.future.set_exception(value)
@@ -52,7 +52,7 @@ class WriteQueue:
 
     def take(self, max_count: int) -> list[Write[Any]]:
         """Takes the first writes out of the queue. Returns them."""
-        if len(self.writes) <= max_count:
+        if len(self.writes) <= max_count:  # the usual case: all of them, and no sum over their sizes
             writes, self.bytes = [*self.writes], 0
             self.writes.clear()
         else:
@@ -61,16 +61,24 @@ class WriteQueue:
         return writes
 
 
+class WriteBatch(NamedTuple):
+    """The writes that go to the database together."""
+
+    # Turns, or one bulk write; empty: nothing waits.
+    writes: list[Write[Any]]
+    is_bulk: bool
+
+
 class WriteQueues:
     """The queues of one writer.
 
-    batch_items: the most turns of a batch.
-    fair_batches: the batches of turns in a row after which one bulk write goes first.
+    max_batch_turns: the most turns of a batch.
+    max_turn_batches: the batches of turns in a row after which one bulk write goes first.
     """
 
-    def __init__(self, batch_items: int, fair_batches: int) -> None:
-        self._batch_items = batch_items
-        self._fair_batches = fair_batches
+    def __init__(self, max_batch_turns: int, max_turn_batches: int) -> None:
+        self._max_batch_turns = max_batch_turns
+        self._max_turn_batches = max_turn_batches
         self.turns = WriteQueue()
         self.bulk = WriteQueue()
         self._turn_batches = 0  # since the last bulk write
@@ -82,12 +90,14 @@ class WriteQueues:
     def bytes(self) -> int:
         return self.turns.bytes + self.bulk.bytes
 
-    def take_batch(self) -> tuple[list[Write[Any]], bool]:
-        """Takes the writes of the next batch out of their queue. Returns them, and whether they are bulk work."""
+    def take_batch(self) -> WriteBatch:
+        """Takes the writes of the next batch out of their queue. Returns them."""
         turns, bulk = self.turns.writes, self.bulk.writes
-        is_bulk = bool(bulk) and (not turns or self._turn_batches >= self._fair_batches)
-        self._turn_batches = 0 if is_bulk or not turns else self._turn_batches + 1
-        return (self.bulk.take(1) if is_bulk else self.turns.take(self._batch_items)), is_bulk
+        if bulk and (not turns or self._turn_batches >= self._max_turn_batches):
+            self._turn_batches = 0
+            return WriteBatch(self.bulk.take(1), is_bulk=True)
+        self._turn_batches = self._turn_batches + 1 if turns else 0
+        return WriteBatch(self.turns.take(self._max_batch_turns), is_bulk=False)
 
     def take_all(self) -> list[Write[Any]]:
         """Takes all writes out of the queues. Returns them."""

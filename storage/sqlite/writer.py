@@ -48,9 +48,9 @@ class WriterLimits(LogLimits, frozen=True):
     # How long a batch gathers at most.
     gather_s: float = 0.004
     # The most writes of a batch, so that its first write need not wait for hundreds.
-    batch_items: int = 256
+    max_batch_turns: int = 256
     # The batches of turns in a row after which one bulk write goes first, or the search index would never catch up.
-    fair_batches: int = 32
+    max_turn_batches: int = 32
     # A batch that takes longer makes the status `slow`.
     slow_s: float = 1.0
     # How long a writer is idle before it empties the log.
@@ -93,7 +93,7 @@ class Writer:
         self._when_changed = when_changed
         self._when_recovered = when_recovered
         self._loop = asyncio.get_running_loop()
-        self._waiting = WriteQueues(limits.batch_items, limits.fair_batches)
+        self._waiting = WriteQueues(limits.max_batch_turns, limits.max_turn_batches)
         self._is_gathering = False
         self._running: list[Write[Any]] = []
         self._running_since = 0.0
@@ -258,13 +258,13 @@ class Writer:
         driver = self._connection.driver
         if self._running or self._connection.fault is not None or driver is None:
             return
-        batch, is_bulk = self._waiting.take_batch()
-        if not batch:
+        writes, is_bulk = self._waiting.take_batch()
+        if not writes:
             self._schedule_idle()
             return
-        self._running, self._running_since = batch, self._loop.time()
+        self._running, self._running_since = writes, self._loop.time()
         # A bulk write has enough to do for a processor of its own.
-        driver.post(partial(self._perform, batch), is_near=not is_bulk)
+        driver.post(partial(self._perform, writes), is_near=not is_bulk)
 
     def _perform(self, batch: list[Write[Any]], connection: sqlite3.Connection) -> None:
         """Runs a batch in the writer's thread. Never raises."""

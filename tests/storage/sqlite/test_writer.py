@@ -173,7 +173,7 @@ async def test_a_batch_gathers_no_longer_than_it_may(make: Any) -> None:
 
 
 async def test_a_batch_is_bounded(make: Any) -> None:
-    bench = await make(batch_items=10)
+    bench = await make(max_batch_turns=10)
     gate = await bench.stall()
     futures = [bench.writer.submit(add(i)) for i in range(25)]
     gate.set()
@@ -217,7 +217,7 @@ async def test_one_bad_write_fails_alone(make: Any, others: int, sql: str | None
 
 
 async def test_a_failed_commit_fails_all_of_its_batch_and_reopens_the_database(make: Any) -> None:
-    bench = await make(batch_items=3)
+    bench = await make(max_batch_turns=3)
     gate = await bench.stall()
 
     def break_commit(_: sqlite3.Connection) -> None:
@@ -333,7 +333,7 @@ async def test_turns_go_before_bulk_work(make: Any) -> None:
 
 
 async def test_bulk_work_is_not_starved(make: Any) -> None:
-    bench = await make(batch_items=1, fair_batches=3)
+    bench = await make(max_batch_turns=1, max_turn_batches=3)
     gate = await bench.stall()
     futures = [bench.writer.submit(add(f"turn {i}")) for i in range(6)]
     futures.append(bench.writer.submit(add("bulk"), is_bulk=True))
