@@ -28,14 +28,16 @@ class LiveRuns:
     async def perform(self, turn: TurnRun, memory: RunMemory) -> int:
         """Performs the turn of a run, which can be stopped meanwhile. Returns the status of its reply.
 
-        A run that was cancelled before it could be stopped is not performed.
+        Returns 200 without performing it if the run has been cancelled or deleted before this call.
         """
         run = memory.run
         self._runs[run.uid] = _LiveRun(memory.context.agent.id, turn)
         try:
+            # These were stored some time ago, so they may have been cancelled before they stood in `_runs`.
             if run.background or run.state is RunState.CREATED:
                 stored_run = await self._store.runs.load_run(run.agent_row, run.id)
                 if stored_run is None or stored_run.is_over:
+                    # The caller reports the run as it is stored; a deleted one as it was.
                     memory.run = stored_run or run
                     return 200
             return await turn.run()
@@ -43,7 +45,7 @@ class LiveRuns:
             del self._runs[run.uid]
 
     def stop(self, uid: str) -> None:
-        """Stops a run that was ended, if it is performed here. uid: its public name."""
+        """Stops a run that was ended, if it is performed here."""
         if uid in self._runs:
             self._runs[uid].turn.stop(StopReason.CANCELLED)
 

@@ -17,11 +17,13 @@ from storage.sql.conversation_locks import ConversationLocks
 
 # The longest time that a request waits for the conversation of a gateway that was killed. No measurement.
 LEASE_S = 15.0
-# How often leases are prolonged: one of three attempts may fail.
+# How often leases are prolonged. Three attempts fit into a lease, so that one may fail.
 PROLONG_S = LEASE_S / 3
 # The pause between two attempts to take a lock whose lease has ended, but which no process may take over yet. No
 # measurement.
 _ASK_AGAIN_S = 1.0
+# How long after the computed end of a lease the lock is asked for again, so that the lease has ended by then.
+_END_MARGIN_S = 0.01
 _log = logging.getLogger("mnemogate")
 
 
@@ -46,10 +48,10 @@ class Leases:
         # Set while this process holds a lock.
         self._holds_any = asyncio.Event()
         # Set when leases are to be prolonged at once: after an outage they have ended, or end soon.
-        self._are_due = asyncio.Event()
+        self._prolong_now = asyncio.Event()
         locks.when_released(self._wake_waiting)
         locks.when_recovered(self._release_again)
-        locks.when_recovered(self._are_due.set)
+        locks.when_recovered(self._prolong_now.set)
 
     @property
     def is_needed(self) -> bool:
@@ -57,7 +59,8 @@ class Leases:
 
     async def try_take(self, name: str) -> bool:
         """Takes a lock if it is free. Raises: Unavailable."""
-        # A failed release is not repeated from now on: it would come after the lock is taken.
+        # A release that has failed is not repeated from now on, since it would come after the lock is taken. One that
+        # is being written is awaited.
         if (write := self._releasing.pop(name, None)) is not None:
             await asyncio.wait([write])
         taking = self._taking[name] = asyncio.ensure_future(self._locks.take(name, LEASE_S))
@@ -75,8 +78,9 @@ class Leases:
             while not await self.try_take(name):
                 freed.clear()
                 remaining_s = await self._locks.request(name)
+                # None: the lock is free. 0: the lease has ended, but the lock may not be taken over yet.
                 if remaining_s is not None:
-                    pause_s = min(remaining_s, LEASE_S) + 0.01 if remaining_s else _ASK_AGAIN_S
+                    pause_s = min(remaining_s, LEASE_S) + _END_MARGIN_S if remaining_s else _ASK_AGAIN_S
                     with suppress(TimeoutError):
                         async with asyncio.timeout(pause_s):
                             await freed.wait()
@@ -94,14 +98,16 @@ class Leases:
         """
         self._held.discard(name)
         self._releasing[name] = None
-        with suppress(StoreError):
-            taking = self._taking.get(name)
+        taking = self._taking.get(name)
+        try:
             write = (
                 self._locks.release(name, LEASE_S) if taking is None else self._release_after(taking, name)
             )
-            self._releasing[name] = write
-            write.add_done_callback(partial(self._note_released, name))
-        return self._releasing[name]
+        except StoreError:
+            return None
+        self._releasing[name] = write
+        write.add_done_callback(partial(self._note_released, name))
+        return write
 
     def _release_after(self, taking: asyncio.Future[bool], name: str) -> asyncio.Future[None]:
         """Releases a lock for a request that was given up while it asked for it.
@@ -122,10 +128,12 @@ class Leases:
             await self._holds_any.wait()
             with suppress(TimeoutError):
                 async with asyncio.timeout(PROLONG_S):
-                    await self._are_due.wait()
-            self._are_due.clear()
+                    await self._prolong_now.wait()
+            self._prolong_now.clear()
             try:
                 if self._held:
+                    # The request that holds a lock keeps on if another process has taken the lock over: correctness
+                    # does not depend on a lease (`ConversationLocks`).
                     await self._locks.prolong(self._held, LEASE_S)
                 else:
                     self._holds_any.clear()
