@@ -188,7 +188,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"incoming", "sockets"},
         {"middleware", "upload"},
         {"auth", "client_reply", "body", "form", "request_body", "health", "uvicorn_protocol"},
-        {"raw_headers", "query", "path_hints", "json_response", "slow_reader"},
+        {"documented_routes", "raw_headers", "query", "path_hints", "json_response", "slow_reader"},
     ],
     "gateway.page": [
         {"page_app"},

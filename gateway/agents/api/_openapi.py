@@ -11,20 +11,18 @@ from msgspec import Struct
 
 from gateway.agents.api._route import AgentsRoute, ConversationConvertor
 from gateway.agents.wire.struct_fields import Form
-from gateway.run.admin import manage_records as manage
-from gateway.run.admin.link_operations import LinkRequest, MadeLink
-from gateway.run.admin.request_records import ExplainedRequest
+from gateway.web.documented_routes import WEB_ROUTES, FileBody, WebRoute
 
 _PARAMETER = re.compile(r"{(\w+)(?::(\w+))?}")
 _NOT_WORD = re.compile(r"\W+")
-# An error of the agents API.
-_DETAIL = {
+# The body of an error of the agents API.
+_AGENTS_ERROR_SCHEMA = {
     "type": "object",
     "properties": {"detail": {"type": ["string", "array"], "items": {"$ref": "#/components/schemas/Fault"}}},
     "required": ["detail"],
 }
 # A fault in the fields of a request, as such an error lists it.
-_FAULT = {
+_FAULT_SCHEMA = {
     "type": "object",
     "properties": {
         "type": {"type": "string"},
@@ -34,11 +32,11 @@ _FAULT = {
     },
     "required": ["type", "loc", "msg"],
 }
-_FILE = {"type": "string", "contentMediaType": "application/octet-stream"}
+_FILE_SCHEMA = {"type": "string", "contentMediaType": "application/octet-stream"}
 # The patterns of parameters in paths, by convertor. OpenAI's conversations have the same path with other ids.
 _PATTERNS = {"conversation": {"pattern": f"^({ConversationConvertor.regex})$"}}
-# The meanings of the statuses of errors.
-_ERRORS = {
+# By the status of an error.
+_STATUS_MEANINGS = {
     "400": "A value that is not allowed here.",
     "401": "No key, or a wrong one.",
     "403": "A key that does not open this, or a memory that is paused.",
@@ -50,8 +48,8 @@ _ERRORS = {
     "429": "Too many sends wait for this agent.",
     "503": "The store or the upstream cannot be had at the moment.",
 }
-# An error of the routes below `/v1/memory/` and `/v1/manage/`.
-_ERROR = {
+# The body of an error of the routes below `/v1/memory/` and `/v1/manage/`.
+_WEB_ERROR_SCHEMA = {
     "type": "object",
     "properties": {
         "error": {
@@ -69,110 +67,66 @@ _ERROR = {
 }
 
 
-class WebRoute(Struct, frozen=True):
-    """A route below `/v1/memory/` or `/v1/manage/`, which gateway/web/memory_api.py or gateway/web/manage serves."""
-
-    method: str
-    path: str
-    summary: str
-    answer: type[Struct]
-    # The struct of the JSON body; `FileBody`: the body is a file; None: there is none.
-    body: type[Struct] | None = None
-    query: type[Struct] | None = None
-    status: str = "200"
-    # The type of `id` in the path: a key or a limit has the number of its row.
-    id_type: str = "string"
-
-
-class FileBody(Struct, frozen=True):
-    """Stands for a body that is a file."""
-
-
-_KEYS, _KEY = "/v1/manage/keys", "/v1/manage/keys/{id}"
-_LIMITS, _LIMIT = "/v1/manage/limits", "/v1/manage/limits/{id}"
-_IMPORTS, _USAGE = "/v1/manage/imports", "/v1/manage/usage"
-WEB_ROUTES = (
-    WebRoute("GET", "/v1/memory/requests/{id}", "Show why a reply recalled what it did.", ExplainedRequest),
-    WebRoute("POST", "/v1/memory/links", "Make a link that opens a memory to its person.", MadeLink, LinkRequest),
-    WebRoute("GET", _USAGE, "Add up what requests used.", manage.UsagePage, query=manage.UsageParameters),
-    WebRoute("GET", "/v1/manage/me", "Show a key to its holder.", manage.HeldKey, query=manage.OfUser),
-    WebRoute("GET", _KEYS, "List keys.", manage.KeyList, query=manage.ListParameters),
-    WebRoute("POST", _KEYS, "Make a key.", manage.ManagedNewKey, manage.KeyBody, status="201"),
-    WebRoute("GET", _KEY, "Show a key.", manage.ManagedKey, id_type="integer"),
-    WebRoute("PATCH", _KEY, "Change a key.", manage.ManagedKey, manage.KeyChange, id_type="integer"),
-    WebRoute("DELETE", _KEY, "Revoke a key.", manage.DeletedRecord, id_type="integer"),
-    WebRoute(
-        "POST", f"{_KEY}/rotate", "Give a key another secret.", manage.ManagedNewKey, manage.RotationBody,
-        id_type="integer",
-    ),
-    WebRoute("GET", _LIMITS, "List limits.", manage.LimitList, query=manage.ListParameters),
-    WebRoute("POST", _LIMITS, "Add a limit.", manage.ManagedLimit, manage.LimitBody, status="201"),
-    WebRoute("GET", _LIMIT, "Show a limit.", manage.ManagedLimit, id_type="integer"),
-    WebRoute("PATCH", _LIMIT, "Change a limit.", manage.ManagedLimit, manage.LimitChange, id_type="integer"),
-    WebRoute("DELETE", _LIMIT, "Remove a limit.", manage.DeletedRecord, id_type="integer"),
-    WebRoute("GET", _IMPORTS, "List imports.", manage.ImportList, query=manage.ListParameters),
-    WebRoute(
-        "POST", _IMPORTS, "Import a file.", manage.ManagedImport, FileBody, manage.ImportParameters, status="202"
-    ),
-    WebRoute("GET", f"{_IMPORTS}/{{id}}", "Show an import.", manage.ManagedImport),
-    WebRoute("DELETE", f"{_IMPORTS}/{{id}}", "Undo an import.", manage.ManagedImport),
-)  # fmt: skip
-
-
-def describe_routes(rows: Iterable[AgentsRoute], version: str) -> dict[str, Any]:
-    """Returns the description of the routes in these rows that are served, and of `WEB_ROUTES`."""
-    rows = [row for row in rows if row.is_served]
-    types: list[type[Struct] | None] = [each for row in rows for each in (row.body, row.query)]
-    types += [each for route in WEB_ROUTES for each in (route.body, route.query, route.answer)]
+def describe_routes(agents_routes: Iterable[AgentsRoute], version: str) -> dict[str, Any]:
+    """Returns the description of the agents API's routes that are served, and of `WEB_ROUTES`."""
+    agents_routes = [route for route in agents_routes if route.is_served]
+    types: list[type[Struct] | None] = [each for route in agents_routes for each in (route.body, route.query)]
+    types += [
+        each for web_route in WEB_ROUTES for each in (web_route.body, web_route.query, web_route.response)
+    ]
     structs = {each for each in types if each is not None and each is not FileBody}
     _, components = msgspec.json.schema_components(
         sorted(structs, key=lambda each: each.__name__), ref_template="#/components/schemas/{name}"
     )
     paths: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        path = _PARAMETER.sub(r"{\1}", row.path)
-        # Where another API has the path without a slash, only the path with it is documented.
-        path += "/" if row.slashes == ("/",) or row.needs else ""
-        paths.setdefault(path, {})[row.method.lower()] = _describe_agents_route(row, components)
-    for route in WEB_ROUTES:
-        paths.setdefault(route.path, {})[route.method.lower()] = _describe_web_route(route, components)
-    schemas = {**components, "Detail": _DETAIL, "Fault": _FAULT, "Error": _ERROR}
+    for route in agents_routes:
+        path = _PARAMETER.sub(r"{\1}", route.documented_path)
+        paths.setdefault(path, {})[route.method.lower()] = _describe_agents_route(route, components)
+    for web_route in WEB_ROUTES:
+        operations = paths.setdefault(web_route.path, {})
+        operations[web_route.method.lower()] = _describe_web_route(web_route, components)
+    errors = {"Detail": _AGENTS_ERROR_SCHEMA, "Fault": _FAULT_SCHEMA, "Error": _WEB_ERROR_SCHEMA}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Mnemogate: the agents API, memory and management", "version": version},
         "paths": paths,
-        "components": {"schemas": schemas, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+        "components": {
+            "schemas": components | errors,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
         "security": [{"key": []}, {}],
     }
 
 
-def _describe_agents_route(row: AgentsRoute, components: dict[str, Any]) -> dict[str, Any]:
-    errors = {status: _response(description, "Detail") for status, description in _ERRORS.items()}
+def _describe_agents_route(route: AgentsRoute, components: dict[str, Any]) -> dict[str, Any]:
+    errors = {status: _response(description, "Detail") for status, description in _STATUS_MEANINGS.items()}
     done = {"description": "Done.", "content": {"application/json": {"schema": {}}}}
-    operation = {**_operation_head(row, components), "responses": {"200": done, **errors}}
-    if row.body is not None and issubclass(row.body, Form):
-        fields = components[row.body.__name__].get("properties", {})
-        form = {"type": "object", "properties": {"file": _FILE, **fields}, "required": ["file"]}
+    operation = {**_operation_head(route, components), "responses": {"200": done, **errors}}
+    if route.body is not None and issubclass(route.body, Form):
+        fields = components[route.body.__name__].get("properties", {})
+        form = {"type": "object", "properties": {"file": _FILE_SCHEMA, **fields}, "required": ["file"]}
         operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": form}}}
-    elif row.body is not None:
-        operation["requestBody"] = _json_body(row.body)
+    elif route.body is not None:
+        operation["requestBody"] = _json_body(route.body)
     return operation
 
 
 def _describe_web_route(route: WebRoute, components: dict[str, Any]) -> dict[str, Any]:
     is_managing = route.path.startswith("/v1/manage/")
-    statuses = ["401", *(["403"] if is_managing else []), "404", "503"]
+    statuses = {"401", "404", "503"}
+    if is_managing:
+        statuses.add("403")
     if route.body is not None or route.query is not None:
-        statuses = ["400", *statuses, "413"]
+        statuses |= {"400", "413"}
     operation = {
         **_operation_head(route, components, route.id_type),
         "responses": {
-            route.status: _response("Done.", route.answer.__name__),
-            **{status: _response(_ERRORS[status], "Error") for status in sorted(statuses)},
+            route.status: _response("Done.", route.response.__name__),
+            **{status: _response(_STATUS_MEANINGS[status], "Error") for status in sorted(statuses)},
         },
     }
     if route.body is FileBody:
-        content = {_FILE["contentMediaType"]: {"schema": _FILE}}
+        content = {_FILE_SCHEMA["contentMediaType"]: {"schema": _FILE_SCHEMA}}
         operation["requestBody"] = {"required": True, "content": content}
     elif route.body is not None:
         operation["requestBody"] = _json_body(route.body)

@@ -111,6 +111,11 @@ class AgentsRoute(Struct, frozen=True, dict=True):
     def summary(self) -> str:
         return self.title or (self.handle.__doc__ or "").partition("\n")[0]
 
+    @property
+    def documented_path(self) -> str:
+        """The path in `/openapi.json`: with a slash where another API has the path without one."""
+        return f"{self.path}/" if self.slashes == ("/",) or self.needs else self.path
+
     @cached_property
     def parameters(self) -> Mapping[str, type[Body]]:
         """The structs that the handler takes after the request, by the names of its parameters."""

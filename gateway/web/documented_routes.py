@@ -1,0 +1,61 @@
+"""The routes below `/v1/memory/` and `/v1/manage/` that `/openapi.json` describes (gateway.agents.api._openapi)."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from gateway.run.admin import manage_records as manage
+from gateway.run.admin.link_operations import LinkRequest, MadeLink
+from gateway.run.admin.request_records import ExplainedRequest
+
+
+class WebRoute(Struct, frozen=True):
+    """A route below `/v1/memory/` or `/v1/manage/`, which `memory_api.py` or `manage` serves."""
+
+    method: str
+    path: str
+    summary: str
+    # The struct of the JSON body of the response.
+    response: type[Struct]
+    # The struct of the JSON body; `FileBody`: the body is a file; None: there is none.
+    body: type[Struct] | None = None
+    query: type[Struct] | None = None
+    status: str = "200"
+    # The type of `id` in the path: a key or a limit has the number of its row.
+    id_type: str = "string"
+
+
+class FileBody(Struct, frozen=True):
+    """Stands for a body that is a file."""
+
+
+_KEYS, _KEY = "/v1/manage/keys", "/v1/manage/keys/{id}"
+_LIMITS, _LIMIT = "/v1/manage/limits", "/v1/manage/limits/{id}"
+_IMPORTS, _USAGE = "/v1/manage/imports", "/v1/manage/usage"
+WEB_ROUTES = (
+    WebRoute("GET", "/v1/memory/requests/{id}", "Show why a reply recalled what it did.", ExplainedRequest),
+    WebRoute("POST", "/v1/memory/links", "Make a link that opens a memory to its person.", MadeLink, body=LinkRequest),
+    WebRoute("GET", _USAGE, "Add up what requests used.", manage.UsagePage, query=manage.UsageParameters),
+    WebRoute("GET", "/v1/manage/me", "Show a key to its holder.", manage.HeldKey, query=manage.OfUser),
+    WebRoute("GET", _KEYS, "List keys.", manage.KeyList, query=manage.ListParameters),
+    WebRoute("POST", _KEYS, "Make a key.", manage.ManagedNewKey, body=manage.KeyBody, status="201"),
+    WebRoute("GET", _KEY, "Show a key.", manage.ManagedKey, id_type="integer"),
+    WebRoute("PATCH", _KEY, "Change a key.", manage.ManagedKey, body=manage.KeyChange, id_type="integer"),
+    WebRoute("DELETE", _KEY, "Revoke a key.", manage.DeletedRecord, id_type="integer"),
+    WebRoute(
+        "POST", f"{_KEY}/rotate", "Give a key another secret.", manage.ManagedNewKey, body=manage.RotationBody,
+        id_type="integer",
+    ),
+    WebRoute("GET", _LIMITS, "List limits.", manage.LimitList, query=manage.ListParameters),
+    WebRoute("POST", _LIMITS, "Add a limit.", manage.ManagedLimit, body=manage.LimitBody, status="201"),
+    WebRoute("GET", _LIMIT, "Show a limit.", manage.ManagedLimit, id_type="integer"),
+    WebRoute("PATCH", _LIMIT, "Change a limit.", manage.ManagedLimit, body=manage.LimitChange, id_type="integer"),
+    WebRoute("DELETE", _LIMIT, "Remove a limit.", manage.DeletedRecord, id_type="integer"),
+    WebRoute("GET", _IMPORTS, "List imports.", manage.ImportList, query=manage.ListParameters),
+    WebRoute(
+        "POST", _IMPORTS, "Import a file.", manage.ManagedImport, body=FileBody, query=manage.ImportParameters,
+        status="202",
+    ),
+    WebRoute("GET", f"{_IMPORTS}/{{id}}", "Show an import.", manage.ManagedImport),
+    WebRoute("DELETE", f"{_IMPORTS}/{{id}}", "Undo an import.", manage.ManagedImport),
+)  # fmt: skip
