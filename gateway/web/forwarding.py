@@ -173,12 +173,16 @@ class ForwardedRoute:
             check_model_name(upload.field_value)
         return search.span is not None or search.is_whole
 
-    async def send(
-        self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing, change: ReplyChange | None = None
+    async def send(self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing) -> None:
+        """Sends a request upstream, and its reply to the client. Raises: NotAllowed, as `send_with_change`."""
+        await self.send_with_change(incoming, route, outgoing, None)
+
+    async def send_with_change(
+        self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing, change: ReplyChange | None
     ) -> None:
         """Sends a request upstream, and its reply to the client.
 
-        change: changes the reply; None: no change.
+        change: changes the reply; None: the reply passes as it comes.
 
         Raises: NotAllowed: the key is limited to models, and the request names none.
         """

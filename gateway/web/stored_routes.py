@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
@@ -36,6 +36,35 @@ _STORED_PATHS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
 }
 
 
+class _StoredPath(NamedTuple):
+    """The parts of a path below an upstream's base URL."""
+
+    # The first segment, such as "responses".
+    kind: str
+    # The id of a response or conversation; "": the path has none.
+    id: str
+    # What follows the id, such as "input_items".
+    subpath: str
+
+    @classmethod
+    def parse(cls, path: str) -> _StoredPath:
+        """path: with a leading slash, and without a query."""
+        kind, _, rest = path[1:].partition("/")
+        id, _, subpath = rest.partition("/")
+        return cls(kind, id, subpath)
+
+    @property
+    def is_response(self) -> bool:
+        """Returns whether the path names one response, and nothing below it."""
+        return self.kind == "responses" and bool(self.id) and not self.subpath
+
+    @property
+    def lists_items(self) -> bool:
+        if self.kind == "conversations":
+            return self.subpath.partition("/")[0] == "items"
+        return self.subpath == "input_items"
+
+
 @dataclass(eq=False)
 class StoredRoute(ForwardedRoute):
     """The route of a path below which responses, or their conversations, are stored."""
@@ -49,16 +78,17 @@ class StoredRoute(ForwardedRoute):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
-        id, _, below = scope["path_params"].get("rest", "").partition("/")
-        if self._creates_here(path) or is_gateway_id(id):
+        stored_path = _StoredPath.parse(path.removeprefix("/v1"))
+        if self._creates_here(path) or is_gateway_id(stored_path.id):
             info = info_of(scope)
+            # The memory is not "off", as of forwarded requests: the log reads it from the headers of the reply.
             info.route, info.memory = self.name, None
             await self.gateway_responses(scope, receive, send)
             return
         # A range may have only a part of a response's instructions, and memory could not be removed from such a part.
         headers = [each for each in scope["headers"] if each[0] not in _RANGE_HEADERS]
-        if scope["method"] == "DELETE" and path.startswith("/v1/responses/") and not below:
-            send = self._forget_before_answer(scope, id, send)
+        if scope["method"] == "DELETE" and stored_path.is_response:
+            send = self._forget_before_answer(scope, stored_path.id, send)
         await super().__call__({**scope, "headers": headers}, receive, send)
 
     def _creates_here(self, path: str) -> bool:
@@ -69,7 +99,7 @@ class StoredRoute(ForwardedRoute):
         """Returns a `send` that forgets a response before its upstream's answer says that it is deleted."""
         reply_head: Message | None = None
 
-        async def send_after(message: Message) -> None:
+        async def send_after_forgetting(message: Message) -> None:
             nonlocal reply_head
             if "status" in message:
                 reply_head = message  # the head waits, since an error of the store has a status of its own
@@ -82,37 +112,37 @@ class StoredRoute(ForwardedRoute):
                 reply_head = None
             await send(message)
 
-        return send_after
+        return send_after_forgetting
 
-    async def send(
-        self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing, change: ReplyChange | None = None
-    ) -> None:
-        change = self._find_reply_change(outgoing)
-        if change is not None and outgoing.method == "GET" and _is_response_path(outgoing.upstream_path):
-            change = end = BackgroundEnd(change)
-            incoming = incoming._replace(send=self._save_before_end(incoming, end))
-        await super().send(incoming, route, outgoing, change)
+    async def send(self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing) -> None:
+        stored_path = _StoredPath.parse(outgoing.upstream_path.partition("?")[0])
+        change = self._find_reply_change(outgoing.method, stored_path)
+        if change is not None and outgoing.method == "GET" and stored_path.is_response:
+            background_end = BackgroundEnd(change)
+            incoming = incoming._replace(send=self._save_before_end(incoming, background_end))
+            await self.send_with_change(incoming, route, outgoing, background_end)
+        else:
+            await self.send_with_change(incoming, route, outgoing, change)
 
     def _save_before_end(self, incoming: Incoming, background_end: BackgroundEnd) -> Send:
         """Returns a `send` that writes the turn of a response that has ended, before the response's end is sent."""
 
-        async def send_after(message: Message) -> None:
+        async def send_after_saving(message: Message) -> None:
             id, response = background_end.ended_id, background_end.ended_response
             background_end.ended_response = None
             if id is not None and response is not None:
                 await self.upstream_responses.save_ended(incoming.scope, id, response)
             await incoming.send(message)
 
-        return send_after
+        return send_after_saving
 
-    def _find_reply_change(self, outgoing: Outgoing) -> ReplyChange | None:
+    def _find_reply_change(self, method: str, stored_path: _StoredPath) -> ReplyChange | None:
         """Returns the change of the reply to a request; None: the reply passes as it comes."""
-        path = outgoing.upstream_path.partition("?")[0]
-        if outgoing.method not in ("GET", "POST"):
+        if method not in ("GET", "POST"):
             return None
-        if path.endswith("/input_items") or (path.startswith("/conversations/") and "/items" in path):
+        if stored_path.lists_items:
             return ClientItems()
-        return cut_memory_section(self.prompts) if path.startswith("/responses/") else None
+        return cut_memory_section(self.prompts) if stored_path.kind == "responses" else None
 
 
 def stored_routes(
@@ -121,7 +151,7 @@ def stored_routes(
     gateway_responses: GatewayResponses,
     upstream_responses: UpstreamResponses,
 ) -> list[Route]:
-    """Returns the routes of stored responses and conversations. The parameters are the fields of `StoredRoute`."""
+    """Returns the routes of stored responses and conversations."""
     return [
         Route(
             path,
@@ -136,8 +166,3 @@ def stored_routes(
         )
         for path, (methods, name) in _STORED_PATHS.items()
     ]
-
-
-def _is_response_path(path: str) -> bool:
-    """Returns whether a path below an upstream's base URL names one response."""
-    return path.startswith("/responses/") and path.partition("?")[0].count("/") == 2
