@@ -54,6 +54,8 @@ class MemoryChoice(Struct, frozen=True):
 class ChatRequest(Struct):
     """A request as a chat completion, and the fields that the gateway acts on."""
 
+    # -- the request as a chat completion
+
     # The body, the client's own bytes where nothing was translated or added.
     raw: bytes
     # The parsed body, which is never changed.
@@ -61,28 +63,42 @@ class ChatRequest(Struct):
     model: str
     # The messages of `json` without private fields.
     messages: list[dict[str, Any]]
+    # The query of the request's URL.
+    query: str = ""
     stream: bool = False
     # The client asked for the usage of a stream.
     wants_usage: bool = False
-    # Names of the client's own tools (legacy `functions` too), those without a readable name left out.
-    tools: tuple[str, ...] = ()
-    # The client wants to see thoughts, and names no effort for them.
-    wants_thoughts: bool = False
-    # The client speaks another dialect, so that it cannot know what a chat completion lacks.
-    is_translated: bool = False
-    # The client sent tools; also true for tools without a readable name.
-    has_tools: bool = False
     # How many choices are asked for.
     n: int = 1
+    # Names of the client's own tools (legacy `functions` too), those without a readable name left out.
+    tools: tuple[str, ...] = ()
+    # The client sent tools; also true for tools without a readable name.
+    has_tools: bool = False
     # The most tokens of the completion; None: the client sets no limit, or a negative one.
     max_tokens: int | None = None
     # The field with that limit, such as max_completion_tokens; None: there is no limit.
     max_tokens_field: str | None = None
-    # The query of the request's URL.
-    query: str = ""
     # The fields of `json` that the client has not chosen freely: those of an agent's definition, and those that the
     # client's dialect demands. One that a model refuses is renamed or left out.
     gateway_fields: frozenset[str] = frozenset()
+
+    # -- what its client's dialect adds
+
+    # The client speaks another dialect, so that it cannot know what a chat completion lacks.
+    is_translated: bool = False
+    # The client wants to see thoughts, and names no effort for them.
+    wants_thoughts: bool = False
+    # Fields of the dialect in which it came that are read here and have no effect upstream.
+    consumed: tuple[str, ...] = ()
+    # Fields of its client's dialect that `json` does not have, or has in another form, for `identity_fields`.
+    dialect_fields: dict[str, Any] | None = None
+    # The name of the side request that its dialect has recognised it as; memory has no part in it then.
+    side_request: str | None = None
+    # The request in its client's dialect, for an upstream that speaks that; None: it goes as a chat completion.
+    native_body: NativeBody | None = None
+
+    # -- stored messages
+
     # What the client names by ids in place of messages.
     references: tuple[Reference, ...] = ()
     # The models (as `Exchange.model`) of the replies that the gateway has put into `messages`, by their positions. Each
@@ -94,14 +110,9 @@ class ChatRequest(Struct):
     memories: frozenset[int] = frozenset()
     # False: a request that does not fit the window is refused; no message is left out.
     may_evict: bool = True
-    # Fields of the dialect in which it came that are read here and have no effect upstream.
-    consumed: tuple[str, ...] = ()
-    # Fields of its client's dialect that `json` does not have, or has in another form, for `identity_fields`.
-    dialect_fields: dict[str, Any] | None = None
-    # The name of the side request that its dialect has recognised it as; memory has no part in it then.
-    side_request: str | None = None
-    # The request in its client's dialect, for an upstream that speaks that; None: it goes as a chat completion.
-    native_body: NativeBody | None = None
+
+    # -- memory
+
     # None: its user and conversation decide, and without both it has no memory.
     memory_choice: MemoryChoice | None = None
     # The identity, where it was decided when the request came; None: it is still to be decided.
