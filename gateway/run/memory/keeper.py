@@ -25,6 +25,7 @@ from gateway.core.prompt.excerpt import query_keys, short_words
 from gateway.core.prompt.note_query import name_pattern
 from gateway.core.prompt.shown_blocks import shown_label
 from gateway.core.prompt.summary import WantedSummary
+from gateway.core.request.chat_request import ChatRequest
 from gateway.core.tags import quoted_name
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
 from gateway.errors import HistoryForgotten
@@ -143,10 +144,19 @@ class MemoryKeeper:
             # The time is taken again, because the turn that this request waited for was written meanwhile.
             request = replace(request, now=self.now())
         context = await read_context(self.store, self.resent, request, self.settings.idle_s)
-        for agent_row in request.chat.memories:
-            if agent_row != context.agent.id and not await self.store.agents.exists(agent_row):
-                raise HistoryForgotten
+        await self.check_history(request.chat, context.agent.id)
         return context
+
+    async def check_history(self, chat: ChatRequest, read_row: int | None = None) -> None:
+        """Checks that no memory from which earlier messages of a request were read is gone.
+
+        read_row: the row of a memory that was just read; None: none was.
+
+        Raises: HistoryForgotten: one is gone; StoreError.
+        """
+        for agent_row in chat.memories:
+            if agent_row != read_row and not await self.store.agents.exists(agent_row):
+                raise HistoryForgotten
 
     async def _queue(self, request: MemoryRequest) -> None:
         """Waits for the requests before this one. Raises: TooSlow: longer than the ticket allows."""

@@ -33,11 +33,11 @@ class Forgetting:
 
     def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         self._world = world
-        self._keeper = world.gateway.app.services.chat.keeper
-        self._begin = self._keeper.begin
+        chat_memory = world.gateway.app.services.chat.memory
+        self._begin = chat_memory.begin
         self._memory: Agent | None = memory_of(world)
         self._asked = len(world.upstream.seen)
-        monkeypatch.setattr(self._keeper, "begin", self._forget_first)
+        monkeypatch.setattr(chat_memory, "begin", self._forget_first)
 
     async def _forget_first(self, *arguments: Any, **options: Any) -> Any:
         if self._memory is not None:
@@ -121,11 +121,23 @@ def test_an_unstored_response_of_a_socket_is_not_continued(
     ways: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open_socket(ways.gateway) as socket:
-        talk = Talk(socket, {"store": False, "user": "alice"})
+        talk = Talk(socket, {"store": False})
         first = talk.ask(input="My cat is called Zqmiso.")["id"]
         forgetting = Forgetting(ways, monkeypatch)
         refused = talk.ask(input="And now?", previous_response_id=first)
         assert refused["error"]["code"] == "previous_response_not_found"
         assert forgetting.is_whole()
         assert talk.ask(input="Hello.")["status"] == "completed"
+        assert forgetting.is_whole()
+
+
+def test_an_unstored_response_is_not_continued_for_no_user(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_socket(world.gateway) as socket:
+        talk = Talk(socket, {"store": False})
+        first = talk.ask(input="My cat is called Zqmiso.")["id"]
+        forgetting = Forgetting(world, monkeypatch)
+        refused = talk.ask(input="And now?", previous_response_id=first, user=None)
+        assert refused["error"]["code"] == "previous_response_not_found"
         assert forgetting.is_whole()
