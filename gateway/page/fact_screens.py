@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 
 from gateway.errors import BadRequest, Conflict, GatewayError
@@ -71,6 +73,13 @@ class _FactScreens(Struct, frozen=True):
         """Returns the screen. unsaved_text, error: the text of a correction that was refused, and why."""
         name = await self.views.name(access.project, access.uid)
         restored = await self._find_restored(access, page)
+        remaining = None if restored else await self._find_remaining(access, page)
+        remaining_of_fact: Sequence[int] = ()
+        if remaining is not None:
+            messages = [each.seq for each in remaining.items if each.kind == "message"]
+            remaining_of_fact = await self.views.facts.list_source_messages(
+                access.project, access.uid, page.fact.seq, messages
+            )
         return access.view(
             page,
             "fact.html",
@@ -79,7 +88,8 @@ class _FactScreens(Struct, frozen=True):
             unsaved_text=unsaved_text,
             memory_name=name,
             restored=restored,
-            remaining=None if restored else await self._find_remaining(access, page),
+            remaining=remaining,
+            remaining_of_fact=remaining_of_fact,
         )
 
     async def _find_remaining(self, access: MemoryAccess, page: FactPage) -> Remaining | None:

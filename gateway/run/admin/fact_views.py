@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 from msgspec import UNSET, Struct
@@ -14,7 +14,7 @@ from gateway.run.admin.find_memory import find_memory
 from gateway.run.admin.list_page import PAGE_LIMIT, ListPage, next_cursor
 from gateway.run.admin.memory_records import FactOrigin, FactRecord, SourceRecord
 from gateway.run.admin.operation_arguments import read_cursor
-from gateway.run.admin.source_records import LISTED_SOURCES, list_sources
+from gateway.run.admin.source_records import LISTED_SOURCES, exchanges_of, list_sources
 from storage.listing import LAST_NUMBER, FoundMemory, SizedMemory
 from storage.records import Fact, StandingFact
 from storage.sql.store import Store
@@ -71,6 +71,22 @@ class FactViews(Struct, frozen=True):
         (record,) = await self.records(memory, [fact], _SHOWN_SOURCES)
         others = await self.records(memory, [*before, *([] if after is None else [after])])
         return FactPage(record, others[: len(before)], others[-1] if after is not None else None)
+
+    async def list_source_messages(
+        self, project: str | None, uid: str, seq: int, messages: Iterable[int]
+    ) -> tuple[int, ...]:
+        """Returns which messages a fact came from, as far as it is forgotten with each of them: replies, too.
+
+        messages: the numbers of the messages from which these are chosen, in their order.
+        """
+        memory = await find_memory(self.store, project, uid)
+        fact = await self.store.facts.find(memory.id, seq)
+        if fact is None:
+            raise UnknownId("There is no such fact.")
+        exchange_rows = {*exchanges_of(fact)}
+        numbers = list(messages)
+        found = await self.store.recall.load(memory.id, sorted(numbers))
+        return tuple(n for n in numbers if n in found and found[n].exchange_row in exchange_rows)
 
     async def standing(self, uid: str, before: float = math.inf) -> tuple[FactRecord, ...]:
         """Returns the standing facts that are in each prompt, newest first, as far as there is room.

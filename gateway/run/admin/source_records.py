@@ -31,7 +31,7 @@ async def list_sources(
 
     max_exchanges: the most exchanges that are read for each item.
     """
-    origins = [_exchanges_of(item)[:max_exchanges] for item in items]
+    origins = [exchanges_of(item)[:max_exchanges] for item in items]
     exchanges = await store.memory_pages.load_sources(
         memory.id, sorted({id for ids in origins for id in ids})
     )
@@ -65,7 +65,7 @@ def _message_records(uid: str, source: SourceExchange) -> tuple[SourceRecord, ..
     )
 
 
-def _exchanges_of(item: Fact | Revision) -> list[int]:
+def exchanges_of(item: Fact | Revision) -> list[int]:
     """Returns the exchanges from which a fact or version came. The exchange that states it comes first."""
     stated = [] if item.exchange_row is None else [item.exchange_row]
     return list(dict.fromkeys([*stated, *item.sources]))

@@ -28,7 +28,7 @@ from storage.commands import Learned, LearnedFact
 from storage.errors import Busy
 from storage.records import Agent
 from storage.sql import forget_preview
-from tests.doubles.upstream import Gate, StrictUpstream
+from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.page.memories import HOSTILE, learn, memory_of, speak
 from tests.gateway.page.operator import Operator, operator_of
 from tests.gateway.page.person import person_of
@@ -871,6 +871,25 @@ def test_a_conversation_without_its_first_words_is_listed_with_its_id(operator: 
         assert f">{talk['id'][:12]}<" in text
 
 
+def test_a_correction_warns_where_it_goes_with_a_text_that_has_the_old_words(operator: Operator) -> None:
+    """Who forgot all such texts at once, as the page offered, lost the correction with the reply of its turn."""
+    operator.world.upstream.queue(say("June, noted."), say("Flowers in June!"))
+    agent = speak(operator.world, "Our anniversary is in July.", "And flowers?")
+    (wrong,) = learn(operator.world, agent, "The anniversary is in June.")
+    fact = f"m/{agent.uid}/f/{wrong}"
+    new = operator.twin(f"{fact}/correct", {"text": "The anniversary is in July."})["seq"]
+    links = (f"m/{agent.uid}/f/{new}", f"/f/{new}")
+    for text in (page(operator, links[0]), person_of(operator.world).page(links[1])):
+        ((before, after),) = re.findall(r"(?s)(Flowers in .*?)(June, noted.*?)</section>", text)
+        assert ("this fact goes with it" in before, "this fact goes with it" in after) == (
+            False,
+            True,
+        )
+    assert "<strong>This fact goes with message 2.</strong>" in page(operator, links[0])
+    goes = operator.twin(f"m/{agent.uid}/forget?message=2")["facts"]
+    assert new in [each["seq"] for each in goes]
+
+
 def test_a_fact_says_what_further_sources_mean_and_what_becomes_of_its_correction(operator: Operator) -> None:
     """A source that has nothing to do with it looked wrong, and a correction was lost with the wrong message."""
     agent = speak(operator.world, "I drink tea.", "I like tea.")
@@ -890,7 +909,10 @@ def test_a_fact_says_what_further_sources_mean_and_what_becomes_of_its_correctio
     world.gateway.call(write())
     seqs = [each["seq"] for each in operator.twin(f"m/{agent.uid}/facts")["items"]]
     shown = [page(operator, f"m/{agent.uid}/f/{seq}") for seq in seqs]
-    further, kept = "The others share words with it", "The correction has the same sources"
+    further, kept = (
+        "The others share words with it",
+        "The correction has the same sources, and goes when one of them, or the reply to one, is",
+    )
     assert [(further in text, kept in text) for text in shown] == [
         (True, True),
         (False, True),
@@ -899,11 +921,12 @@ def test_a_fact_says_what_further_sources_mean_and_what_becomes_of_its_correctio
     assert f'into a <a href="../../../m/{agent.uid}#blocks">block</a>' in shown[0]
     person = person_of(world)
     mine = [person.page(f"/f/{seq}") for seq in seqs]
-    kept = "What you correct goes when the words it came from are forgotten."
+    kept = "What you correct goes when the words it came from, or the reply to them, are forgotten."
     assert [(further in text, kept in text) for text in mine] == [(True, True), (False, True), (False, False)]
+    assert "It is forgotten with this message, and with the reply to it." in shown[1]
     # As it says.
     new = operator.twin(f"m/{agent.uid}/f/{seqs[1]}/correct", {"text": "Drinks coffee."})["seq"]
-    operator.twin(f"m/{agent.uid}/forget?message=1", {})
+    operator.twin(f"m/{agent.uid}/forget?message=2", {})
     assert operator.get(f"m/{agent.uid}/f/{new}").status == 404
 
 
