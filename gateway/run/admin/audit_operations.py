@@ -33,7 +33,8 @@ class AuditRecord(Struct, frozen=True):
     action: str
     # The uid of a memory, which may be gone.
     memory: str | None
-    # A kind and a number ("block human, version 8"), never words.
+    # A kind and a number ("block human, version 8"), never words. The facts that went with what was forgotten are an
+    # entry of their own ("with facts 4, 7").
     what: str
 
 

@@ -97,6 +97,10 @@ class ForgetResult(Struct, frozen=True):
     command: str | None
     # For "texts": how many of them were there.
     texts: int | UnsetType = UNSET
+    # How many facts went with the messages; not set: none, or the whole memory went.
+    facts: int | UnsetType = UNSET
+    # How many of the newest of these facts were corrections that were true; not set: none.
+    corrections: int | UnsetType = UNSET
 
 
 class _TargetDetails(Struct, frozen=True, kw_only=True):
@@ -187,8 +191,11 @@ class MemoryForgetting:
         task.add_done_callback(self._tasks.discard)
         target_name = "all" if kind == "all" else audited_part(kind, preview.target.id)
         text_names = [audited_part(text.kind, text.seq) for text in preview.texts or ()]
+        more_facts = _count_more_facts(kind, preview)
+        # The newest entry is listed first, so the facts come after what they went with.
+        facts_names = [_audited_facts(preview, more_facts)] if more_facts else []
         at = self._now()
-        for name in text_names or [target_name]:
+        for name in facts_names + (text_names or [target_name]):
             await self._store.audit.add(at, editor.actor, "forget", uid, name)
         done, _ = await asyncio.wait({task}, timeout=self._call_s)
         swept = task.result() if done else None
@@ -198,6 +205,8 @@ class MemoryForgetting:
             messages=preview.will_go.messages,
             command=preview.command,
             texts=len(preview.texts) if preview.texts else UNSET,
+            facts=more_facts or UNSET,
+            corrections=sum(bool(each.corrected_by) for each in preview.facts or ()) or UNSET,
         )
 
     async def aclose(self) -> None:
@@ -370,6 +379,23 @@ def _target_of(texts: Sequence[Message]) -> ForgetTarget:
     for each in texts:
         by_kind[kind_of(each)].append(each.seq)
     return ForgetTarget(messages=by_kind["message"], facts=by_kind["fact"], passages=by_kind["passage"])
+
+
+def _count_more_facts(kind: TargetKind, preview: ForgetPreview) -> int:
+    """Returns how many facts go with messages; 0 where the whole memory goes."""
+    if kind in ("all", "fact"):
+        return 0
+    return preview.will_go.facts - sum(each.kind == "fact" for each in preview.texts or ())
+
+
+def _audited_facts(preview: ForgetPreview, number: int) -> str:
+    """Returns the facts that go with messages, as the audit names them ("with facts 4, 7").
+
+    number: how many they are; a preview has the newest.
+    """
+    seqs = sorted(each.seq for each in preview.facts or ())
+    unnamed = f" and {number - len(seqs)} older" if number > len(seqs) else ""
+    return f"with {'fact' if number == 1 else 'facts'} {', '.join(map(str, seqs))}{unnamed}"
 
 
 def _number_to_confirm(kind: TargetKind, details: _TargetDetails, counts: ForgetCounts) -> str | None:

@@ -153,10 +153,13 @@ def test_several_texts_are_previewed_with_their_words_marked_and_are_one_line_of
     assert "No <mark>peanut</mark> for me." in page(operator, f"{several}&back={back}")
     assert "No <mark>peanut</mark> for me." in page(operator, f"m/{uid}/forget?message={seqs[0]}&back={back}")
     assert "<mark>" not in page(operator, several)
+    (fact,) = operator.twin(f"m/{uid}/facts")["items"]
     operator.twin(several, {"confirm": str(len(seqs))})
     whats = [each["what"] for each in operator.twin("audit")["items"] if each["action"] == "forget"]
-    assert sorted(whats) == sorted(f"message {seq}" for seq in seqs)
+    with_fact = f"with fact {fact['seq']}"
+    assert sorted(whats) == sorted([*(f"message {seq}" for seq in seqs), with_fact])
     text = page(operator, "audit")
+    assert f" {with_fact} " in plain(text)
     assert len(re.findall(r"<summary>2 texts</summary>", text)) == 1
     assert text.count(">forget<") == 1
     # Another forgetting is a line of its own, however soon it comes.
@@ -341,6 +344,18 @@ def test_after_a_forgetting_the_rest_of_what_was_looked_for_is_counted(operator:
         tried = 'search?q=My+sister+is+Anu.">Try what a reply would be told now' in gone
         assert (tried, ">Skip for now<" in gone) == (("Nothing" in left), ("Nothing" not in left))
         assert f"{screen.replace('&', '&amp;')}#forget-message-{found[0]['seq']}" in gone
+
+
+def test_a_forgetting_says_which_facts_and_corrections_went_along(operator: Operator) -> None:
+    """Two corrections of an operator went with messages, and only the preview said so."""
+    agent = speak(operator.world, "I drink tea.")
+    learn(operator.world, agent, "Drinks tea.", "Tea is drunk.", "The tea is drunk cold.")
+    seqs = [each["seq"] for each in operator.twin(f"m/{agent.uid}/facts")["items"]]
+    new = operator.twin(f"m/{agent.uid}/f/{seqs[0]}/correct", {"text": "Tea is drunk hot."})["seq"]
+    gone = plain(operator.post(f"m/{agent.uid}/forget?message=1").body.decode())
+    assert "with what came from it. 4 facts went along, 1 of them a correction." in gone
+    numbers = ", ".join(map(str, sorted([*seqs, new])))
+    assert f"message 1, with facts {numbers}" in plain(page(operator, "audit"))
 
 
 def test_the_words_of_a_trial_are_not_those_that_are_forgotten(operator: Operator) -> None:
