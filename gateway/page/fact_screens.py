@@ -80,6 +80,9 @@ class _FactScreens(Struct, frozen=True):
             remaining_of_fact = await self.views.facts.list_source_messages(
                 access.project, access.uid, page.fact.seq, messages
             )
+        has_block = await self.views.blocks.has_writable(
+            access.project, access.uid, is_person=access.is_person
+        )
         return access.view(
             page,
             "fact.html",
@@ -88,6 +91,7 @@ class _FactScreens(Struct, frozen=True):
             unsaved_text=unsaved_text,
             memory_name=name,
             restored=restored,
+            has_block=has_block,
             remaining=remaining,
             remaining_of_fact=remaining_of_fact,
         )

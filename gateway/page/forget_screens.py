@@ -114,6 +114,15 @@ class _BlockChange(NamedTuple):
     parts: tuple[DiffPart, ...]
 
 
+class _ShownPreview(NamedTuple):
+    """A preview with what its screen shows besides."""
+
+    preview: ForgetPreview
+    changes: list[_BlockChange]
+    # A correction goes, and what it says can be written into a block.
+    has_block: bool
+
+
 class _NextLink(NamedTuple):
     """The link by which a visitor goes on after a forgetting."""
 
@@ -233,14 +242,14 @@ class _ForgetScreens(Struct, frozen=True):
 
     async def _preview_next(
         self, access: MemoryAccess, text: TextWithWords, sought_words: str
-    ) -> tuple[ForgetPreview, list[_BlockChange]]:
-        """Returns the preview of a text for the page that says what is gone, with the changes of blocks.
+    ) -> _ShownPreview:
+        """Returns the preview of a text for the page that says what is gone.
 
         The page itself links to a search, so the preview does not.
         """
-        preview, changes = await self._preview_with_changes(access, text.kind, text.seq, sought_words)
-        stays = tuple(each for each in preview.stays if not _is_search(access, each.href))
-        return replace(preview, stays=stays), changes
+        shown = await self._preview_with_changes(access, text.kind, text.seq, sought_words)
+        stays = tuple(each for each in shown.preview.stays if not _is_search(access, each.href))
+        return shown._replace(preview=replace(shown.preview, stays=stays))
 
     async def _find_sought_words(self, access: MemoryAccess, came_from: str) -> str:
         """Returns the words that the visitor wants to be rid of, text by text; "": they are not known.
@@ -275,7 +284,7 @@ class _ForgetScreens(Struct, frozen=True):
 
     async def _preview_with_changes(
         self, access: MemoryAccess, kind: TargetKind, value: TargetValue, sought_words: str
-    ) -> tuple[ForgetPreview, list[_BlockChange]]:
+    ) -> _ShownPreview:
         """Returns what a forgetting takes, and how it changes blocks."""
         preview = access.filter(
             await self.forgetting.preview(access.project, access.uid, kind, value, words=sought_words)
@@ -284,7 +293,11 @@ class _ForgetScreens(Struct, frozen=True):
             blocks = await self._list_staying_blocks(access, preview)
             preview = replace(preview, stays=(*blocks, *preview.stays))
         # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
-        return preview, await asyncio.to_thread(_diff_blocks, preview) if preview.blocks else []
+        changes = await asyncio.to_thread(_diff_blocks, preview) if preview.blocks else []
+        has_block = any(each.corrected_by for each in preview.facts or ()) and (
+            await self.views.blocks.has_writable(access.project, access.uid, is_person=access.is_person)
+        )
+        return _ShownPreview(preview, changes, has_block)
 
     async def _list_staying_blocks(
         self, access: MemoryAccess, preview: ForgetPreview
@@ -314,7 +327,7 @@ class _ForgetScreens(Struct, frozen=True):
         kind, value = request.query.target
         came_from = _find_screen_before(access, came_from)
         sought_words = await self._find_sought_words(access, came_from)
-        preview, changes = await self._preview_with_changes(access, kind, value, sought_words)
+        preview, changes, has_block = await self._preview_with_changes(access, kind, value, sought_words)
         name, name_line = "you", None
         if not access.is_person:
             memory = await self.views.find(access.project, access.uid)
@@ -331,6 +344,7 @@ class _ForgetScreens(Struct, frozen=True):
             memory_name=name,
             name_line=name_line,
             changes=changes,
+            has_block=has_block,
             spans=lambda text: self.word_searches.spans(text, sought_words) if sought_words else (),
         )
 

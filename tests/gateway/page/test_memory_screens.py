@@ -871,6 +871,27 @@ def test_a_conversation_without_its_first_words_is_listed_with_its_id(operator: 
         assert f">{talk['id'][:12]}<" in text
 
 
+def test_a_memory_without_blocks_is_never_advised_to_write_into_one(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """The advice led to a page that had no block."""
+    with remember(upstream, tmp_path, ProfileSettings("default", blocks=())) as world:
+        operator, agent = operator_of(world), speak(world, "I am allergic to peanuts.")
+        (wrong,) = learn(world, agent, "Is allergic to hazelnuts.")
+        fact = f"m/{agent.uid}/f/{wrong}"
+        new = operator.twin(f"{fact}/correct", {"text": "Is allergic to peanuts."})["seq"]
+        talk = operator.twin(f"m/{agent.uid}")["conversations"][0]["id"]
+        preview = f"m/{agent.uid}/forget?message=1"
+        shown = [page(operator, f"m/{agent.uid}/{path}") for path in (f"f/{new}", f"c/{talk}")]
+        shown.append(page(operator, preview))
+        assert [re.findall(r"#blocks|into a", text) for text in shown] == [[], [], []]
+        assert ["have it said again in a conversation" in text for text in shown] == [True, False, True]
+        person = person_of(world)
+        mine = [person.page(path) for path in (f"/f/{new}", "/forget?message=1")]
+        assert ["say it to the assistant again" in text for text in mine] == [True, True]
+        assert ["write it into" in text for text in mine] == [False, False]
+
+
 def test_a_correction_warns_where_it_goes_with_a_text_that_has_the_old_words(operator: Operator) -> None:
     """Who forgot all such texts at once, as the page offered, lost the correction with the reply of its turn."""
     operator.world.upstream.queue(say("June, noted."), say("Flowers in June!"))
@@ -1188,7 +1209,7 @@ def test_a_preview_says_which_corrections_go_and_a_block_keeps_them_afterwards(o
     assert [each["after"] for each in found["blocks"]] == [""]
     text = page(operator, where)
     assert text.count("an operator&#39;s correction</span>") == 1
-    assert "copy it now, and write it into a <a" in text
+    assert "copy it now, and once this is forgotten write it into a <a" in text
     assert "copy it now" not in page(operator, f"m/{uid}/forget?fact={wrong}")
     operator.post(where)
     done = operator.twin(block, {"value": right, "version": operator.twin(block)["block"]["version"]})
