@@ -221,7 +221,7 @@ class _BlockScreens(Struct, frozen=True):
             texts = await self.word_searches.remaining(access.project, access.uid, words)
             is_taken_out = await self.word_searches.are_taken_out(words, old_text, new_text)
         else:
-            found = await self.word_searches.still_say(access.project, access.uid, old_text, new_text)
+            found = await self.word_searches.still_say(access.project, access.uid, [old_text], new_text)
             texts, is_taken_out = access.filter(found), True
         if texts is None:
             return None

@@ -10,7 +10,7 @@ from gateway.errors import BadRequest, Conflict, GatewayError
 from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, access_of
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import SAVED, Action, ActionResult, Answer, NoFields, Screen, ScreenRequest, View
-from gateway.run.admin.fact_views import FactPage
+from gateway.run.admin.fact_views import FactPage, corrected_texts
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_records import FactRecord
 from gateway.run.admin.memory_views import MemoryViews
@@ -72,8 +72,9 @@ class _FactScreens(Struct, frozen=True):
     ) -> View:
         """Returns the screen. unsaved_text, error: the text of a correction that was refused, and why."""
         name = await self.views.name(access.project, access.uid)
-        restored = await self._find_restored(access, page)
-        remaining = None if restored else await self._find_remaining(access, page)
+        replaced = await self.views.facts.list_replaced(access.project, access.uid, page)
+        restored = _find_restored(page, replaced)
+        remaining = None if restored else await self._find_remaining(access, page, replaced)
         remaining_of_fact: Sequence[int] = ()
         if remaining is not None:
             messages = [each.seq for each in remaining.items if each.kind == "message"]
@@ -96,28 +97,19 @@ class _FactScreens(Struct, frozen=True):
             remaining_of_fact=remaining_of_fact,
         )
 
-    async def _find_remaining(self, access: MemoryAccess, page: FactPage) -> Remaining | None:
-        """Returns the texts that still have the words that this correction took out of a fact.
+    async def _find_remaining(
+        self, access: MemoryAccess, page: FactPage, replaced: Sequence[FactRecord]
+    ) -> Remaining | None:
+        """Returns the texts that still have the words that this correction and those before it took out of a fact.
 
         None: the fact corrects no fact, or is no longer true.
         """
         if page.fact.until is not None or not page.before:
             return None
-        old = page.before[0].text
+        old_texts = corrected_texts(page, replaced)
         return access.filter(
-            await self.word_searches.still_say(access.project, access.uid, old, page.fact.text)
+            await self.word_searches.still_say(access.project, access.uid, old_texts, page.fact.text)
         )
-
-    async def _find_restored(self, access: MemoryAccess, page: FactPage) -> FactRecord | None:
-        """Returns the fact that a correction had replaced, if this fact takes that correction back.
-
-        It then has the same text as this fact.
-        """
-        if not page.before:
-            return None
-        # A correction that was undone is a fact, too, and its page has the fact that it replaced.
-        earlier_facts = (await self.views.facts.show(access.project, access.uid, page.before[0].seq)).before
-        return next((fact for fact in earlier_facts if fact.text == page.fact.text), None)
 
 
 def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
@@ -127,6 +119,15 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
         routes.action("f/{seq:int}/correct", fact.correct, CorrectForm, "correct"),
         routes.action("f/{seq:int}/mute", fact.mute, MuteForm, "correct"),
     ]
+
+
+def _find_restored(page: FactPage, replaced: Sequence[FactRecord]) -> FactRecord | None:
+    """Returns the fact that a correction had replaced, if this fact takes that correction back.
+
+    It then has the same text as this fact. replaced: as of `FactViews.list_replaced`.
+    """
+    earlier = [fact for fact in replaced if page.before and fact.successor == page.before[0].seq]
+    return next((fact for fact in earlier if fact.text == page.fact.text), None)
 
 
 def _number_of(request: ScreenRequest) -> int:

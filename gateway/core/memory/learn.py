@@ -86,7 +86,7 @@ _SMALL = frozenset(
 )
 # What models call the person of a memory. Most facts of a memory have such a word, which would tie each new fact to the
 # messages of all others.
-_DESIGNATIONS = frozenset(
+DESIGNATIONS = frozenset(
     _WORD.findall(
         "caller callers client clients customer customers guest guests human humans member members mr mrs ms patient "
         "patients people person player players speaker student students visitor visitors"
@@ -397,7 +397,7 @@ class _Origins:
     def __init__(self, messages: Sequence[Message], known: Iterable[Fact | SourcedLine]) -> None:
         self._messages = messages
         self._message_keys = [(m, recognising_words(m.text)) for m in messages]
-        self._known_keys = [(each, recognising_words(each.text, _DESIGNATIONS)) for each in known]
+        self._known_keys = [(each, recognising_words(each.text, DESIGNATIONS)) for each in known]
         self._all_keys = frozenset().union(*(keys for _, keys in self._message_keys))
 
     def of(self, text: str) -> set[int]:

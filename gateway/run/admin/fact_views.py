@@ -21,6 +21,8 @@ from storage.sql.store import Store
 
 # The most exchanges whose messages a fact's own screen shows.
 _SHOWN_SOURCES = 8
+# The most replaced facts that are listed.
+_MAX_REPLACED = 20
 
 
 class FactPage(Struct, frozen=True):
@@ -88,6 +90,20 @@ class FactViews(Struct, frozen=True):
         found = await self.store.recall.load(memory.id, sorted(numbers))
         return tuple(n for n in numbers if n in found and found[n].exchange_row in exchange_rows)
 
+    async def list_replaced(self, project: str | None, uid: str, page: FactPage) -> tuple[FactRecord, ...]:
+        """Returns the facts that a fact replaced, then those that these replaced, and so on: the newest texts first."""
+        if not page.before:
+            return ()
+        memory = await find_memory(self.store, project, uid)
+        replaced = await self.store.facts.get(memory.id, [fact.seq for fact in page.before])
+        for fact in replaced:  # the list grows meanwhile
+            if len(replaced) >= _MAX_REPLACED:
+                break
+            replaced += await self.store.facts.list_replaced(memory.id, fact.id)
+        listed = {fact.seq for fact in page.before}
+        earlier = [fact for fact in replaced if fact.seq not in listed]
+        return (*page.before, *await self.records(memory, earlier))
+
     async def standing(self, uid: str, before: float = math.inf) -> tuple[FactRecord, ...]:
         """Returns the standing facts that are in each prompt, newest first, as far as there is room.
 
@@ -108,6 +124,17 @@ class FactViews(Struct, frozen=True):
     ) -> tuple[FactRecord, ...]:
         """Returns facts as they are shown. most_sources: the exchanges whose messages are shown for each fact."""
         return tuple(map(_fact_record, facts, await list_sources(self.store, memory, facts, most_sources)))
+
+
+def corrected_texts(page: FactPage, replaced: Sequence[FactRecord]) -> list[str]:
+    """Returns the texts that a fact had before it was corrected, the newest first.
+
+    What learning has replaced before the first correction may have been true: it is left out.
+
+    replaced: as of `FactViews.list_replaced`.
+    """
+    corrections = {page.fact.seq} | {fact.seq for fact in replaced if fact.origin not in ("learned", "model")}
+    return [fact.text for fact in replaced if fact.successor in corrections]
 
 
 def _fact_record(fact: Fact, sources: tuple[SourceRecord, ...]) -> FactRecord:

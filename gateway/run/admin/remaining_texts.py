@@ -16,7 +16,7 @@ from gateway.run.admin.exchange_messages import message_records, shorten
 from gateway.run.admin.fact_views import FactPage
 from gateway.run.admin.hits import kind_of, message_href
 from gateway.run.admin.memory_lists import other_profiles
-from gateway.run.admin.memory_records import FactRecord, MessageRecord
+from gateway.run.admin.memory_records import MessageRecord
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.page_paths import page_path
 from storage.errors import TooSlow
@@ -30,8 +30,6 @@ from storage.sql.store import Store
 SHOWN_CHARS = 300
 # The characters of a text that a search for its repetitions is given.
 _QUERY_CHARS = 120
-# The most replaced facts that are listed.
-_MAX_REPLACED = 20
 # The newest recalls that are searched for replies made with what goes.
 _MAX_RECALLS = 100
 # The most replies that are listed.
@@ -94,7 +92,8 @@ class RemainingTexts:
             if not source.forgotten
         ]
         stays += await self._list_replies_made_with({page.fact.seq: page.fact.text})
-        facts = [(f"Fact {fact.seq}, which it replaced.", fact) for fact in await self._list_replaced(page)]
+        replaced = await self._views.facts.list_replaced(self._memory.scope.project, self._memory.uid, page)
+        facts = [(f"Fact {fact.seq}, which it replaced.", fact) for fact in replaced]
         if page.after is not None:
             facts.append((f"Fact {page.after.seq}, which is true instead.", page.after))
         stays += [
@@ -148,16 +147,6 @@ class RemainingTexts:
         search_page = page_path("m", self._memory.uid, "search")
         query = " ".join((text or "").split())[:_QUERY_CHARS]
         return RemainingRecord(remark, f"{search_page}?q={quote(query, safe='')}" if query else search_page)
-
-    async def _list_replaced(self, page: FactPage) -> list[FactRecord]:
-        """Returns the facts that a fact replaced, and those that they replaced: one of them may say the same."""
-        scope = self._memory.scope
-        replaced = [*page.before]
-        for fact in replaced:  # the list grows meanwhile
-            if len(replaced) >= _MAX_REPLACED:
-                break
-            replaced += (await self._views.facts.show(scope.project, self._memory.uid, fact.seq)).before
-        return replaced
 
     def _rest_of_exchange(
         self,

@@ -13,6 +13,8 @@ from itertools import islice
 from msgspec import UNSET, Struct, UnsetType
 
 from gateway.core.conversation.canonical import RESULT_ROLES
+from gateway.core.memory.learn import DESIGNATIONS
+from gateway.core.words import folded_words
 from gateway.run.admin.exchange_messages import message_records
 from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.hits import fact_href, kind_of, message_href, speaker_of, text_href
@@ -39,6 +41,9 @@ _MAX_HIDDEN = 50
 _SHOWN_ITEMS = 5
 # The most words that are looked for one by one.
 _WORDS_ALONE = 4
+# The newest true facts that are searched for words of most facts, and the fewest in which "most" means anything: the
+# fewest are chosen without a measurement.
+_COMPARED_FACTS, _FEWEST_FACTS = 100, 8
 # The words for the state of a message.
 _STATE_WORDS: Mapping[str, str] = {
     "standing": "",
@@ -304,9 +309,14 @@ class WordSearches(Struct, frozen=True):
         blocks = await self.views.blocks.list_all(project, uid)
         return [(word, await self._count(agent, blocks, [word])) for word in words[:_WORDS_ALONE]]
 
-    def lost_words(self, old: str, new: str) -> str:
-        """Returns the words that a correction has taken out of a text, as a query; "" if it has taken out none."""
-        return " ".join(self.views.store.recall.words_of(old, without=new))
+    async def lost_words(self, project: str | None, uid: str, old_texts: Sequence[str], new_text: str) -> str:
+        """Returns the words that a correction has taken out of a text, as a query; "" if it has taken out none.
+
+        Parameters: as for `still_say`. The words of the first text that has lost any are returned.
+        """
+        agent = await find_agent(self.views.store, project, uid)
+        lost = await self._list_lost(agent, old_texts, new_text)
+        return " ".join(lost[0]) if lost else ""
 
     async def are_taken_out(self, query: str, old: str, new: str) -> bool:
         """Returns whether a text had all words of a query before a correction, and has not after it."""
@@ -315,23 +325,50 @@ class WordSearches(Struct, frozen=True):
         return await asyncio.to_thread(lambda: has_words(old, query) and not has_words(new, query))
 
     async def still_say(
-        self, project: str | None, uid: str, old_text: str, new_text: str
+        self, project: str | None, uid: str, old_texts: Sequence[str], new_text: str
     ) -> Remaining | None:
-        """Returns how many texts still have the words that a correction has taken out of a text.
+        """Returns how many texts still have the words that corrections have taken out of a text.
 
-        Texts with all of these words are counted. If no text has them all, texts with any one of the words are.
+        Texts with all lost words of one of the old texts are counted. If there are none, texts with any one of the
+        words are.
+
+        old_texts: what the text was before the last correction, then before the one before it, and so on.
 
         Returns None if no word was taken out, or where `remaining` would.
         """
-        lost = self.views.store.recall.words_of(old_text, without=new_text)
+        agent = await find_agent(self.views.store, project, uid)
+        lost = await self._list_lost(agent, old_texts, new_text)
         if not lost:
             return None
-        agent = await find_agent(self.views.store, project, uid)
         blocks = await self.views.blocks.list_all(project, uid)
-        with_all = await self._count(agent, blocks, [" ".join(lost)])
-        if with_all is None or with_all.total or not lost[1:]:
+        queries = list(dict.fromkeys(" ".join(words) for words in lost))[:_WORDS_ALONE]
+        with_all = await self._count(agent, blocks, queries)
+        words = list(dict.fromkeys(word for words in lost for word in words))[:_WORDS_ALONE]
+        if with_all is None or with_all.total or words == queries:
             return with_all
-        return await self._count(agent, blocks, lost[:_WORDS_ALONE])
+        return await self._count(agent, blocks, words)
+
+    async def _list_lost(self, agent: Agent, old_texts: Sequence[str], new_text: str) -> list[list[str]]:
+        """Returns the words of each old text that a new text lacks, without the texts that have lost none.
+
+        Words that designate the person, or that most facts have, are left out where the text has lost others.
+        """
+        recall = self.views.store.recall
+        lost = [words for old in old_texts if (words := recall.words_of(old, without=new_text))]
+        if not any(words[1:] for words in lost):
+            return lost
+        facts = await self.views.store.facts.list(agent.id, limit=_COMPARED_FACTS)
+
+        def is_usual(word: str) -> bool:
+            if DESIGNATIONS.issuperset(folded_words(word)):
+                return True
+            with_word = sum(recall.has_words(fact.text, word) for fact in facts)
+            return len(facts) >= _FEWEST_FACTS and 2 * with_word > len(facts)
+
+        # In a thread, since a hundred facts take some milliseconds.
+        return await asyncio.to_thread(
+            lambda: [[word for word in words if not is_usual(word)] or words for words in lost]
+        )
 
     async def _count(
         self, agent: Agent, blocks: Sequence[BlockRecord], queries: Sequence[str]

@@ -263,15 +263,31 @@ def test_a_block_opened_after_a_search_calls_no_words_old_that_were_not_taken_ou
 def test_where_no_text_has_all_of_the_old_words_each_is_counted(operator: Operator) -> None:
     agent = speak(operator.world, "I live in Berlin.", "My mother is here.", "Mother sings.")
     (seq,) = learn(operator.world, agent, "Alice lives in Berlin with her mother.")
+    text = "Alice gladly lives in Berlin with her mother."
+    seq = operator.twin(f"m/{agent.uid}/f/{seq}/correct", {"text": text})["seq"]
+    # A correction that takes nothing out leaves nothing to look for.
+    assert "Where the old words still are" not in page(operator, f"m/{agent.uid}/f/{seq}")
     new = operator.twin(f"m/{agent.uid}/f/{seq}/correct", {"text": "Alice lives in Porto."})["seq"]
     shown = plain(page(operator, f"m/{agent.uid}/f/{new}"))
     assert "3 messages still say “Berlin” or “mother”." in shown
     assert "All that say “Berlin” All that say “mother”" in shown
-    # A correction that takes nothing out leaves nothing to look for.
-    new = operator.twin(f"m/{agent.uid}/f/{new}/correct", {"text": "Alice lives in Porto now, and sings."})[
-        "seq"
-    ]
-    assert "Where the old words still are" not in page(operator, f"m/{agent.uid}/f/{new}")
+    # A further correction, which takes nothing out, leaves the words of the first to be looked for.
+    text = "Alice lives in Porto now, and sings."
+    new = operator.twin(f"m/{agent.uid}/f/{new}/correct", {"text": text})["seq"]
+    assert "3 messages still say “Berlin” or “mother”." in plain(page(operator, f"m/{agent.uid}/f/{new}"))
+
+
+def test_words_of_most_facts_and_designations_are_not_looked_for(operator: Operator) -> None:
+    """The page offered to forget the guest's room, since the wrong fact about soup had "guest" as well."""
+    agent = speak(operator.world, "The soup was good.", "Alice has a guest room.")
+    facts = (f"Alice has a room {n}." for n in range(8))
+    *_, seq = learn(operator.world, agent, *facts, "The guest Alice loved the soup.")
+    new = operator.twin(f"m/{agent.uid}/f/{seq}/correct", {"text": "No fish."})["seq"]
+    assert "1 message still says “soup”." in plain(page(operator, f"m/{agent.uid}/f/{new}"))
+    # Where these are all the words that were taken out, they are looked for.
+    seq = operator.twin(f"m/{agent.uid}/facts")["items"][1]["seq"]
+    new = operator.twin(f"m/{agent.uid}/f/{seq}/correct", {"text": "Bob has a room 7."})["seq"]
+    assert "still say “Alice”." in plain(page(operator, f"m/{agent.uid}/f/{new}"))
 
 
 def test_what_was_not_looked_through_is_not_said_to_be_free_of_words(
