@@ -21,7 +21,7 @@ _CONTROLS_TO_BLANKS: Final = dict.fromkeys((*range(9), *range(10, 32), 127), " "
 _DECODED_CODINGS: Final = frozenset(("br", "deflate", "gzip", "identity", "zstd"))
 # Upstreams send the same few names with every reply. Bytes of a name -> its text; "": the header is not passed on.
 _NAME_CACHE: dict[bytes, str] = {}
-# Bounds of the cache; no measurement.
+# Bounds of the cache; chosen, not measured.
 _MAX_CACHED_NAMES: Final = 1024
 _MAX_NAME_BYTES: Final = 64
 

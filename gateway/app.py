@@ -46,7 +46,7 @@ from storage.sql.store import Store
 if TYPE_CHECKING:
     from gateway.web.mcp.mcp_endpoint import McpEndpoint
 
-# The time to write the turns of requests that are cut at the end of `shutdown_s`. No measurement.
+# The time to write the turns of requests that are cut at the end of `shutdown_s`. Chosen, not measured.
 LAST_REQUESTS_S = 5.0
 _log = logging.getLogger("mnemogate")
 

@@ -54,7 +54,7 @@ from gateway.run.usage.meter import Meter
 from gateway.settings import DatabaseSettings, Settings
 from storage.sql.store import Store
 
-# The tokens of a trial's note if recall is off. No measurement.
+# The tokens of a trial's note if recall is off. Chosen, not measured.
 TRIAL_RECALL_TOKENS = 1000
 # The pause between two reports of an import: a progress bar needs no more.
 _REPORT_S = 0.2

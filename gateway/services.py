@@ -55,9 +55,9 @@ from storage.sql.store import Store
 if TYPE_CHECKING:
     from gateway.traces.tracer import Tracer
 
-# The time that calls and writes have to end when the services stop. No measurement.
+# The time that calls and writes have to end when the services stop. Chosen, not measured.
 DRAIN_S = 5.0
-# The pause between two attempts to read the key of traces from a store that cannot be used. No measurement.
+# The pause between two attempts to read the key of traces from a store that cannot be used. Chosen, not measured.
 TRACE_KEY_S = 5.0
 _log = logging.getLogger("mnemogate")
 

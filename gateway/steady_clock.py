@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 # The longest step back that is hidden. A longer step corrects a clock that was wrong, and is followed.
-# No measurement; any value from 5 to 600 behaves alike.
+# Chosen, not measured; any value from 5 to 600 behaves alike.
 MAX_STEP_S: Final = 60.0
 # What each call adds until the machine's clock has caught up: less than the time between any two messages, and more
 # than the resolution of a float.

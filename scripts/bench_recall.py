@@ -80,7 +80,7 @@ NEEDLESS = ("foreign question", "foreign request", "small talk", "other small ta
 WITH_NOTE = ", with a note"
 # The beginnings of a note's lines with a user's words.
 SOURCES = ("user: ", "learned: User said: ")
-# The least length of a part of a turn that identifies the turn. No measurement.
+# The least length of a part of a turn that identifies the turn. Chosen, not measured.
 PART_CHARS = 24
 
 

@@ -146,7 +146,7 @@ class Opening(Struct, frozen=True):
     stem: int | None
 
 
-# The most questions of a list that are looked up, from the last one back. No measurement.
+# The most questions of a list that are looked up, from the last one back. Chosen, not measured.
 MAX_QUESTIONS = 16
 
 

@@ -31,7 +31,7 @@ LOGS = ("-wal", "-shm", "-journal")
 _ROOT = 0
 # As many as Linux follows in one path.
 _MAX_LINKS = 40
-# Another process may make or remove a file between two calls. No measurement; any value from 3 to 10 behaves alike.
+# Another process may make or remove a file between two calls. Not measured; any value from 3 to 10 behaves alike.
 _TRIES = 5
 # A pipe that was put there must not make an open wait.
 _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY

@@ -53,7 +53,7 @@ _EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
 # OpenAI's efforts below Anthropic's lowest effort. A model that always thinks takes "none" as "low".
 _OPENAI_LOW_EFFORTS: Final = ("none", "minimal")
 # The tokens for thoughts by effort, where a model takes no effort (build-with-claude/extended-thinking: at least 1,024,
-# below `max_tokens`). No measurement.
+# below `max_tokens`). Chosen, not measured.
 _THINKING_TOKENS: Final = {"low": 4_096, "medium": 8_192, "high": 16_384}
 _MIN_THINKING_TOKENS: Final = 1_024
 _PLAIN_ID: Final = re.compile(r"[a-zA-Z0-9_-]{1,256}")

@@ -23,7 +23,7 @@ from storage.sql.store import Store
 EVENT = "event"  # the kind of the stored texts
 # More events than a process has unwritten when it dies. Each attempt begins with a later multiple.
 NUMBER_STEP = 10_000
-# The age and the size at which events are written together. No measurement.
+# The age and the size at which events are written together. Chosen, not measured.
 BATCH_S = 0.1
 BATCH_BYTES = 64 * 1024
 _PAGE = 50  # the stored texts that are read at once

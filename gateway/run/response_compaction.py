@@ -38,7 +38,7 @@ from storage.records import TokenCounts
 
 # The window of a model that the settings say nothing of: of the smallest ones that are in use.
 _WINDOW: Final = 32_768
-# The messages that stay may fill one of this many parts of the window. No measurement.
+# The messages that stay may fill one of this many parts of the window. Chosen, not measured.
 _WINDOW_PARTS: Final = 4
 
 

@@ -53,7 +53,7 @@ from storage.sql.store import Store
 # The kind of the job.
 RESPONSE_JOB: Final = "response"
 # How many attempts may end with their process, or by an error of the database: each of them may have asked the model.
-# No measurement; any value from 2 to 5 behaves alike.
+# Chosen, not measured; any value from 2 to 5 behaves alike.
 MAX_TRIES: Final = 3
 NOT_STORED_ERROR: Final = (
     "The response could not be stored: its memory was changed by a forgetting, or is not available."
@@ -65,12 +65,12 @@ FORGOTTEN_ERROR: Final = "Something of its memory was forgotten before the respo
 # The pause before an attempt queries its state again.
 _STATE_POLL_S: Final = 1.0
 # How long a response whose model is not known here is left to other gateways, as while all get new settings one after
-# the other, and the pause before the next look. No measurement.
+# the other, and the pause before the next look. Chosen, not measured.
 _ELSEWHERE_S: Final = 600.0
 _ELSEWHERE_POLL_S: Final = 1.0
 # How long a response waits for the commit of its turn: no client waits for it.
 _DISK_WAIT_S: Final = 3600.0
-# The accepted responses of which the caller is in memory, or the hash of the request. No measurement.
+# The accepted responses of which the caller is in memory, or the hash of the request. Chosen, not measured.
 MAX_ACCEPTED_RESPONSES: Final = 4_096
 _KEY_REFUSED_STATUSES: Final = (401, 403)
 KEY_GONE_ERROR: Final = (

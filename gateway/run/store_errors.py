@@ -11,7 +11,7 @@ from storage.errors import Overtaken, StoreError
 
 T = TypeVar("T")
 
-# No measurement: each failed try means that another write has succeeded.
+# Chosen, not measured: each failed try means that another write has succeeded.
 _TRIES: Final = 8
 
 

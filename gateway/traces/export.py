@@ -30,9 +30,9 @@ from gateway.traces.otlp import OtlpSettings
 _log = logging.getLogger("mnemogate")
 # The statuses after which a request may be sent again, by the specification.
 _BUSY_STATUSES: Final = frozenset((429, 502, 503, 504))
-# The pause after the first failure; each later one is twice as long. No measurement.
+# The pause after the first failure; each later one is twice as long. Chosen, not measured.
 _FIRST_PAUSE_S: Final = 1.0
-# The time after which a request is given up. Meanwhile receipts wait in a bounded queue. No measurement.
+# The time after which a request is given up. Meanwhile receipts wait in a bounded queue. Chosen, not measured.
 _GIVE_UP_AFTER_S: Final = 60.0
 # The most bytes of an answer that are read. An answer only says how many spans were rejected.
 _ANSWER_BYTES: Final = 64 * 1024

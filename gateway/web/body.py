@@ -14,7 +14,7 @@ from gateway.web.raw_headers import find_header
 # higher bound leaves too much uncounted: parsed, a body can take eleven times its size, and a thousand bodies of 1 MiB
 # take 11 GB.
 LARGE_BYTES = 64 * 1024
-SLOWEST_BYTES_PER_S = 16 * 1024  # a body that arrives more slowly runs out of time; no measurement
+SLOWEST_BYTES_PER_S = 16 * 1024  # a body that arrives more slowly runs out of time; chosen, not measured
 
 
 class BodyReader:

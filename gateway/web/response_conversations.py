@@ -33,7 +33,7 @@ from gateway.web.turn_items import group_turns, render_turn, system_items
 CONVERSATIONS_PATH: Final = "/v1/conversations"
 # The most items that one request may create, as OpenAI has it.
 MAX_CREATED_ITEMS: Final = 20
-# Items that wait for the next response; a request has no more, either. No measurement. In all they have at most as many
+# Items that wait for the next response; a request has no more, either. Not measured. In all they have at most as many
 # bytes as a request, in which the next response has them.
 MAX_WAITING_ITEMS: Final = 1_000
 

@@ -18,7 +18,7 @@ from gateway.run.sink import ClientGone
 from gateway.web.body import SLOWEST_BYTES_PER_S, ByteQuota, content_length
 from gateway.web.form import FieldSearch
 
-# Held data is passed on in pieces of this size, so that the loop is not blocked. No measurement.
+# Held data is passed on in pieces of this size, so that the loop is not blocked. Chosen, not measured.
 PIECE_BYTES = 256 * 1024
 
 

@@ -51,7 +51,7 @@ _READ_ONLY_QUERY = "SELECT current_setting('transaction_read_only') = 'on'"
 
 
 class PostgresLimits(PoolLimits, frozen=True):
-    """The bounds and pauses of a database, beyond those of its pool. Of these there is no measurement."""
+    """The bounds and pauses of a database, beyond those of its pool. They are chosen, not measured."""
 
     # The connections that neither bulk work nor long reads may have, if the pool has as many.
     turns: int = 2

@@ -25,7 +25,7 @@ _TEST_WRITE = (
 
 
 class ServerLimits(Struct, frozen=True):
-    """Waits and pauses. No measurement."""
+    """Waits and pauses. Chosen, not measured."""
 
     # The seconds after which a statement of a transaction that writes is given up.
     write_s: float = 30.0

@@ -18,7 +18,7 @@ from storage.postgres.sqlstates import FAULTS, as_unavailable
 
 
 class PoolLimits(ServerLimits, frozen=True):
-    """Bounds and pauses. The size was enough for 16 turns at a time; of the others there is no measurement."""
+    """Bounds and pauses. The size was enough for 16 turns at a time; the others are chosen, not measured."""
 
     # The most connections of the pool.
     size: int = 8

@@ -31,7 +31,7 @@ _NAMES = 8
 _MAX_OCCURRENCES = 1 << 16
 # The most terms of a message's frame: four of its date, and two of its speaker's name. A text that is a little
 # longer than its head has its last words outside of the head as well, so a name is what so many messages have
-# there. No measurement.
+# there. Chosen, not measured.
 _FRAME_TERMS, _MIN_SPEAKER_MESSAGES = 6, 3
 
 

@@ -30,7 +30,7 @@ _MESSAGE_TERMS = 75
 # 18.8 / 16.4%, evidence of small memories 92.3 / 91.2, 92.3 / 91.4 twice and 91.9 / 91.4%. With lengths relative to the
 # memory's own mean German compounds lose up to a half.
 _USUAL_LENGTH, _USUAL_LENGTH_UNSPACED = 100.0, 600.0
-# The share of people's messages that has a word of which the table knows nothing. No measurement.
+# The share of people's messages that has a word of which the table knows nothing. Chosen, not measured.
 _LEAST_SHARE = 1e-5
 _MIN_QUERY_WEIGHT = 1e-9
 # A text may be wordy: "I am so sorry, I just cannot think of it, could you help me out?" What it asks for, to which the

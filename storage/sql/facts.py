@@ -33,9 +33,9 @@ SQL = load("facts.sql")
 ORIGIN = "learning"
 # The kind of the marks of facts that were forgotten alone: by their key, the exchanges that they were learned from.
 UNLEARNED_MARK = "unlearned"
-# Standing facts that are read at once; no measurement.
+# Standing facts that are read at once; chosen, not measured.
 _MAX_STANDING_FACTS = 100
-# The last facts that are looked through for what a person is called; no measurement.
+# The last facts that are looked through for what a person is called; chosen, not measured.
 _MAX_NAMING_FACTS = 1_000
 # The time after which a fact that is learned again is stored again. Sooner, each conversation that begins alike would
 # add a row.

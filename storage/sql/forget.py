@@ -40,7 +40,7 @@ from storage.sql.readers import load_sleepers
 from storage.sql.snapshot_cache import SnapshotCache
 from storage.sql.usage import Usage, anonymize_user_rows
 
-# Memories that one read searches for old content. No measurement: the some hundred exchanges of a
+# Memories that one read searches for old content. Chosen, not measured: the some hundred exchanges of a
 # user take milliseconds.
 _MEMORIES_PER_READ = 64
 

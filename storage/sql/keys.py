@@ -38,7 +38,7 @@ DEFAULT_PROJECT = "default"
 # Characters of a key that `keys list` shows: enough to distinguish keys, of 43 that are random.
 SHOWN_CHARS = 7
 CACHED_KEYS = 1024
-# The pause between two records of a key's use, so that few requests write. No measurement: operators ask about days.
+# The pause between two records of a key's use, so that few requests write. Not measured: operators ask about days.
 RECORDED_S = 3600.0
 # The pause after a record that failed.
 _RETRY_S = 60.0

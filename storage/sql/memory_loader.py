@@ -29,7 +29,7 @@ T = TypeVar("T")
 _LONG_MEMORY = 2_000
 # The deadline of a long read, which goes on after its search..
 _LONG_READ_MS = 5_000.0
-# The most reads of a memory for one search, if segments of its index are dropped meanwhile. No measurement.
+# The most reads of a memory for one search, if segments of its index are dropped meanwhile. Chosen, not measured.
 _MAX_READS = 3
 
 

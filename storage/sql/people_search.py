@@ -38,7 +38,7 @@ _MEMORIES = 100
 # which takes most of its time.
 _MOST_READ = 300
 # The bytes of indexes that a page reads. A blob has 6 bytes for each word of a message, so it may have
-# 1.5 MB. No measurement.
+# 1.5 MB. Chosen, not measured.
 _MOST_INDEX_BYTES = 64 << 20
 # A memory whose index has so many blobs, or lacks so many texts, is searched by itself, which counts as `_LONG_READ`.
 _LONG_BLOBS, _LONG_UNREAD, _LONG_READ = 100, 500, 200

@@ -23,7 +23,7 @@ from storage.records import AgentNumbers, Block, BlockOp, Conversation, Exchange
 # The bytes of all cached snapshots: some six thousand open conversations, or five hundred with twenty notes each. No
 # measurement of what is enough.
 CACHE_BYTES = 27 << 19
-# The most path ends of one memory; a new one takes the place of the oldest. No measurement.
+# The most path ends of one memory; a new one takes the place of the oldest. Chosen, not measured.
 _MAX_PATH_ENDS = 64
 # The most openings of one memory, as many as the statement `pool_found` reads.
 _MAX_OPENINGS = 64

@@ -74,7 +74,7 @@ _READERS = {"learner": LEARNER, "rule": RULE}
 _PAGED_BY_SEQ = ("exchange", "passage", "fact", "step", "imported", "imported_fact")
 # The size of a page, about; a single exchange may be larger.
 PAGE_BYTES = 1 << 20
-# Exchanges that are read at once: one may be a megabyte, and all rows of a result are in memory. No measurement.
+# Exchanges that are read at once: one may be a megabyte, and all rows of a result are in memory. Chosen, not measured.
 _ROWS_AT_ONCE = 8
 # The value of the column `tip` of a stored conversation without a head. Each added exchange becomes the head.
 _NO_TIP = -1

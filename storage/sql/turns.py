@@ -47,7 +47,7 @@ from storage.sql.statements import run_of
 
 # The bytes that a turn which waits to be written takes besides its content; estimated.
 _WRITE_BYTES = 4096
-# How long the edits of a superseded turn wait: it may be continued after all. No measurement.
+# How long the edits of a superseded turn wait: it may be continued after all. Chosen, not measured.
 _SUPERSEDED_S = 86_400.0
 
 

@@ -35,7 +35,7 @@ _LONGER_TYPE_CODES = (58, 8186, 1048570)
 _TWO_BYTE_CODE = _LONGER_TYPE_CODES[0]
 MIN_ROOM = 540  # more than the _MIN_IN_PAGE bytes of a row that overflows
 _PAGE_NUMBER_BYTES = 4  # after a record's part in its page: the number of its first overflow page
-_SPARE_BYTES = 8  # no measurement: a room that is too small is safe, a room that is too large is not
+_SPARE_BYTES = 8  # chosen, not measured: a room that is too small is safe, a room that is too large is not
 # The room of a row that overflows from the beginning, of which no more may lie in its page: 440 bytes.
 _SPILLED_ROOM = _MIN_IN_PAGE + _PAGE_NUMBER_BYTES - _UNCOUNTED_BYTES - _SPARE_BYTES
 

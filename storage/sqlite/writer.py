@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 class WriterLimits(LogLimits, frozen=True):
-    """Bounds and pauses. No measurement, except where one is named."""
+    """Bounds and pauses. Chosen, not measured, except where one is named."""
 
     # How much may wait in each queue.
     queue_bytes: int = 64 << 20

@@ -20,7 +20,7 @@ Order = Literal["asc", "desc"]
 _AgentOrder = Literal["created_at", "updated_at", "last_run_completion"]
 Limit = Annotated[int, Meta(ge=1, le=1_000)]
 # A text that a list is searched for. A database may compare it at each offset of a stored text, so its length is
-# limited; no measurement: names and sentences are far shorter.
+# limited; chosen, not measured: names and sentences are far shorter.
 Fragment = Annotated[str, Meta(max_length=10_000)]
 _ShortList = Annotated[list[str], Meta(max_length=64)]  # each item is a parameter of one statement
 _Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]

@@ -85,7 +85,7 @@ MIN_WINDOW = 1000
 WindowTokens = Annotated[int, Meta(ge=MIN_WINDOW, le=100_000_000)]
 _Tokens = Annotated[int, Meta(ge=1, le=100_000_000)]
 _Messages = Annotated[int, Meta(ge=1, le=1_000_000)]
-# An agent is made in one transaction, and other writes wait for it, so each list is limited. No measurement: a prompt
+# An agent is made in one transaction, and other writes wait for it, so each list is limited. Not measured: a prompt
 # has room for some hundred blocks or tools.
 _Names = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], MAX_PARTS]
 _Ids = Annotated[list[str], MAX_PARTS]

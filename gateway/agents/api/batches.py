@@ -44,9 +44,9 @@ _NO_CLIENT_TOOLS = (
 )
 _NO_SKILLS = "The client's own tools read its skills, and a batch has none of these."
 
-# Items that are read at once, each of which has its messages read next; no measurement.
+# Items that are read at once, each of which has its messages read next; chosen, not measured.
 _ITEMS_PER_PAGE = 20
-# Requests of a new batch that are read before other tasks run; no measurement.
+# Requests of a new batch that are read before other tasks run; chosen, not measured.
 _REQUESTS_PER_PASS = 20
 
 

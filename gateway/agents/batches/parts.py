@@ -28,12 +28,12 @@ from gateway.run.background.worker import JobContext
 from storage.batch_records import AssignedItem
 from storage.sql.store import Store
 
-TRIES = 8  # the most attempts at one request about a part; no measurement
-_MAX_WAIT_FACTOR = 10  # the longest wait between two polls, as a multiple of the first; no measurement
+TRIES = 8  # the most attempts at one request about a part; chosen, not measured
+_MAX_WAIT_FACTOR = 10  # the longest wait between two polls, as a multiple of the first; chosen, not measured
 # How long a part that finds no room is submitted again and again: the parts before it may take a day at the provider.
 _NO_ROOM_S = 86_400.0
 # How long a provider may fail to answer. Longer than a weekend, so that a key that is refused from Friday on can be
-# replaced on Monday. No measurement.
+# replaced on Monday. Chosen, not measured.
 _UNHEARD_S = 3 * 86_400.0
 
 

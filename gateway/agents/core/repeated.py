@@ -27,7 +27,7 @@ from gateway.core.conversation.stored_path import refused_ids
 from gateway.core.words import heard_letters, is_beginning, letters_of, lower_words, without_remark
 from storage.records import Atom, Exchange
 
-# The most messages before the new ones that are searched for the part of a reply that was heard. No measurement.
+# The most messages before the new ones that are searched for the part of a reply that was heard. Chosen, not measured.
 _MAX_TEXTS = 8
 
 

@@ -39,7 +39,7 @@ from gateway.core.turn.guide import (
 DEFAULT_MAX_STEPS = 50
 # A turn ends after so many bad replies in a row: without a call that is due, or with calls of which none can run.
 # Otherwise an upstream that ignores `tool_choice`, or a model that repeats a call whatever its result, would go on up
-# to the limit of steps. No measurement.
+# to the limit of steps. Chosen, not measured.
 BAD_REPLIES = 3
 
 _ORDERING_KINDS: Final = frozenset(

@@ -48,7 +48,7 @@ from storage.listing import (
 from storage.records import Agent, Block, Definition, DefinitionKind, Run
 from storage.sql.store import Store
 
-# The most agents in a list of models. No measurement.
+# The most agents in a list of models. Chosen, not measured.
 _MAX_LISTED_AGENTS = 1000
 
 

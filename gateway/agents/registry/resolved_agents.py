@@ -15,7 +15,7 @@ from msgspec import Struct
 from gateway.core.agent import AgentSpec
 from storage.records import Scope
 
-_MAX_CACHED_AGENTS = 4096  # agents, some kilobytes each; no measurement
+_MAX_CACHED_AGENTS = 4096  # agents, some kilobytes each; chosen, not measured
 
 
 class ResolvedAgent(Struct, frozen=True):

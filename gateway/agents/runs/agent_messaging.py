@@ -45,12 +45,12 @@ from storage.records import DEFAULT_CONVERSATION, Run, RunState
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
-# The most agents that one message goes to, and how many of these agents run at a time. No measurement.
+# The most agents that one message goes to, and how many of these agents run at a time. Chosen, not measured.
 MAX_AGENTS = 32
 _MAX_SENDS_AT_ONCE = 8
 # The most agents that one message may pass through.
 MAX_DEPTH = 4
-# At most this many slots of waiting runs are released for other runs. No measurement.
+# At most this many slots of waiting runs are released for other runs. Chosen, not measured.
 MAX_RELEASED_SLOTS = 112
 # Agents that one read returns.
 _PAGE = 100

@@ -21,7 +21,7 @@ from gateway.agents.tools.child import READY
 from gateway.core import exact_json
 
 _log = logging.getLogger("mnemogate")
-# No measurement; any value from the number of processors to twice that behaves alike.
+# Chosen, not measured; any value from the number of processors to twice that behaves alike.
 MAX_CHILDREN_AT_ONCE = 4
 # How long a child may take to start, the wait for others to end included. It takes 0.03 s on an idle machine.
 START_S = 10.0

@@ -17,7 +17,7 @@ from storage.listing import PassageFilter
 from storage.records import Agent, DefinitionKind, Passage, StoredFile, Vector
 from storage.sql.store import Store
 
-# The deadline of one call of `grep_files`. No measurement, nor for the limits below.
+# The deadline of one call of `grep_files`. Chosen, not measured, nor for the limits below.
 GREP_S = 1.0
 # The longest pattern.
 PATTERN_CHARS = 300

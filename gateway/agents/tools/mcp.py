@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 TIMEOUT_S = 30.0
 # The most tools of one server that can be called, and of those that cannot.
 MAX_TOOLS = 500
-# Against a server whose list of tools never ends; no measurement.
+# Against a server whose list of tools never ends; chosen, not measured.
 _MAX_PAGES = 100
 MISSING_EXTRA = (
     "the extra `mcp` is not installed on the gateway's machine: in the clone run pip install -e '.[mcp]', or "
     "uv sync --extra mcp"
 )
 NO_SECRETS = McpSecrets()
-# The length of a word that is masked; no measurement, as any value from 6 to 12 behaves alike.
+# The length of a word that is masked; chosen, not measured, as any value from 6 to 12 behaves alike.
 _MIN_SECRET_CHARS = 8
 # Codes of the errors of a server that knows no such method, or takes no such parameters, such as the name or the
 # arguments of a tool (jsonrpc.org/specification, "Error object"; the MCP specification, "Tools", "Error handling").

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 LIMIT_BYTES = 1_000_000  # of one reply
 REPLY_TOO_LONG = f"its reply has more than {LIMIT_BYTES:,} bytes"
-# Seconds for the request that ends a session, which some servers never answer; no measurement.
+# Seconds for the request that ends a session, which some servers never answer; chosen, not measured.
 END_S = 2.0
 _SELF = Implementation(name="mnemogate", version=version("mnemogate"))
 # These log whole messages. What goes wrong is in the error that the caller gets.

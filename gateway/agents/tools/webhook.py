@@ -17,8 +17,8 @@ from gateway.core import exact_json
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed_answer, lost_answer, unsent_answer
 from gateway.settings import SECRET_PREFIX
 
-TIMEOUT_S = 30.0  # of a call with its reply; no measurement
-LIMIT_BYTES = 1_000_000  # of a reply; no measurement
+TIMEOUT_S = 30.0  # of a call with its reply; chosen, not measured
+LIMIT_BYTES = 1_000_000  # of a reply; chosen, not measured
 SHOWN_CHARS = 500  # of an error reply, to the model: enough for its message
 
 

@@ -22,7 +22,7 @@ from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.private import framed_system_message, with_name, with_private
 from gateway.errors import BadRequest
 
-# The steps of one send, at most; no measurement.
+# The steps of one send, at most; chosen, not measured.
 MaxSteps = Annotated[int, Meta(ge=1, le=200)]
 _MAX_MESSAGES = 1_000
 

@@ -14,7 +14,7 @@ from gateway.core.conversation.tree import Tree, count_prefill, is_tombstone
 from gateway.core.words import heard_letters, is_beginning, letters_of
 from storage.records import Atom, Exchange
 
-# The last runs of assistant messages in a list that are tried as altered stored replies; no measurement.
+# The last runs of assistant messages in a list that are tried as altered stored replies; chosen, not measured.
 _MAX_RUNS = 64
 
 # The atoms of messages, one after the other.

@@ -14,9 +14,9 @@ from gateway.core.conversation.turn_replies import ListSpan, TurnReplies, turn_r
 from gateway.core.subsequence import LCS_ATOMS, lcs
 from storage.records import Atom, Exchange
 
-# The most earlier turns of the list in which the same reply is looked for; no measurement.
+# The most earlier turns of the list in which the same reply is looked for; chosen, not measured.
 _MAX_TURNS = 8
-# The most positions in the list, or exchanges of the tree, for which a reply is compared path by path; no measurement.
+# The most positions in the list, or exchanges of the tree, for which a reply is compared path by path; not measured.
 _MAX_PLACES = 8
 
 

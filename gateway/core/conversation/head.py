@@ -18,7 +18,7 @@ from gateway.core.conversation.tree import Tree
 from gateway.core.words import heard_letters, is_beginning, is_grown_transcript, letters_of
 from storage.records import Exchange, State
 
-# The most messages at the beginning of a list that may report what was heard of a reply; no measurement.
+# The most messages at the beginning of a list that may report what was heard of a reply; chosen, not measured.
 _MAX_REPORT = 8
 
 

@@ -38,7 +38,7 @@ from gateway.core.words import transcript_words
 from storage.records import REPLY, Atom, Exchange, State, message_key
 
 # A quoted turn has at least so many characters, white space aside: "Hi" and "Hello" are in many messages that quote
-# nothing. No measurement.
+# nothing. Chosen, not measured.
 _MIN_QUOTE_CHARS = 16
 
 

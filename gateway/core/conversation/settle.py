@@ -51,7 +51,7 @@ from gateway.core.conversation.tree import (
 from storage.records import REPLY, Evicted, Exchange, State, message_key
 
 # The most ids of equal replies that are stored as one exchange. Without a limit, a monitor that repeats its request
-# would make the exchange longer each time. No measurement; any value far above the number of a reply's items behaves
+# would make the exchange longer each time. Not measured; any value far above the number of a reply's items behaves
 # alike.
 MAX_IDS: Final = 256
 

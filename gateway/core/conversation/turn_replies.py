@@ -9,7 +9,7 @@ from gateway.core.conversation.canonical import is_call, sound_id, without_space
 from gateway.core.conversation.hashed_list import HashedList
 from storage.records import Atom
 
-# Assistant texts of one turn that are tried in combination; no measurement.
+# Assistant texts of one turn that are tried in combination; chosen, not measured.
 _MAX_TEXTS = 8
 
 # The indices of the first and last message of something in a list.

@@ -10,7 +10,7 @@ from msgspec import Struct
 from gateway.core.dates import BEGIN_OF_DATES_S, END_OF_DATES_S, parse_moment
 
 Role = Literal["user", "assistant"]
-# The most characters of a message. Chosen far above what people and models write; no measurement.
+# The most characters of a message. Chosen, not measured: far above what people and models write.
 MAX_TEXT_CHARS: Final = 10_000_000
 # The most characters of a source's id, which becomes a part of the conversation's client id.
 _ID_CHARS: Final = 200

@@ -271,7 +271,7 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = MappingProxyType(
         "object": dict,
     }
 )
-# The bound of line numbers, limits and minutes in arguments; no measurement.
+# The bound of line numbers, limits and minutes in arguments; chosen, not measured.
 _MAX_NUMBER = 2**31
 
 

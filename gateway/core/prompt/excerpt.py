@@ -12,9 +12,9 @@ from gateway.core.words import folded_words
 
 # The most words of a query that an excerpt is chosen by.
 _MAX_KEYS = 64
-# A short word counts that stands in one sentence of so many: "the" and "was" stand in more. No measurement.
+# A short word counts that stands in one sentence of so many: "the" and "was" stand in more. Chosen, not measured.
 _FEW = 10
-# A longer sentence is taken in parts. No measurement: most sentences are shorter.
+# A longer sentence is taken in parts. Chosen, not measured: most sentences are shorter.
 _PIECE_CHARS = 120
 # The part of a sentence's score that the sentences next to it get. With 0, 0.25 and 0.5 as much is found.
 _NEIGHBOUR_SHARE = 0.25

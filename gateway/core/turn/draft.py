@@ -24,7 +24,7 @@ from storage.records import TokenCounts
 REPLACED_FIELDS = frozenset(
     {"role", "type", "id", "name", "format", "object", "model", "index", "mime_type", "expires_at"}
 )
-# How many of the last items of a list a later piece may continue. No measurement; any value from 16 to 1,000 behaves
+# How many of the last items of a list a later piece may continue. Not measured; any value from 16 to 1,000 behaves
 # alike.
 _NEAR_ITEMS = 64
 # The types of a call to a function; a call may not have named its type yet.

@@ -36,7 +36,7 @@ from storage.sql.store import Store
 
 PARAMETERS: Final = ("user", "project", "profile", "format", "source_user", "learn", "preview")
 # Where processes share a database: how often each notes that its imports go on, and how long after the last note an
-# import counts as stopped. No measurement.
+# import counts as stopped. Chosen, not measured.
 _TOUCH_S: Final = 5.0
 _STOPPED_AFTER_S: Final = 20.0
 # Stored in place of the time of the last note where an import has stopped.

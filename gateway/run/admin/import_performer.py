@@ -36,7 +36,7 @@ from storage.sql.store import Store
 T = TypeVar("T")
 _log = logging.getLogger("mnemogate")
 
-# How many new messages and facts are written before they are indexed. No measurement.
+# How many new messages and facts are written before they are indexed. Chosen, not measured.
 _UNINDEXED_ITEMS: Final = 1_000
 # How long an import rests after a step, as a multiple of the step's time: in an idle gateway, and in a busy one.
 _LEAST_REST_FACTOR: Final = 3

@@ -36,7 +36,7 @@ from storage.sql.store import Store
 
 # An estimate of how many processes serve one memory in turns. Each process counts only its own turns.
 _PROCESSES = 4
-# The interval at which the work of processes that have ended is recovered. No measurement.
+# The interval at which the work of processes that have ended is recovered. Chosen, not measured.
 _RECOVERY_INTERVAL_S = 600.0
 # A number of turns that is never reached.
 _NEVER = 2**62

@@ -33,7 +33,7 @@ _PERIOD_S = 6 * 3600.0
 _SHARED_PERIOD_S = DAY_S
 # The time between two looks whether a search is due, or a forgetting was broken off.
 _LOOK_S = 60.0
-# A forgetting would end the open runs of its memory, so it waits for them at most this long; no measurement.
+# A forgetting would end the open runs of its memory, so it waits for them at most this long; chosen, not measured.
 _RUN_WAIT_S = DAY_S
 # An upload that is younger may be under way in another process.
 YOUNG_S = 3600.0

@@ -14,11 +14,11 @@ from gateway.run.background.tasks import PeriodicTask
 from storage.errors import Stale
 from storage.sql.jobs import Jobs
 
-# The most memories that one recovery finds. The next recovery finds others. No measurement.
+# The most memories that one recovery finds. The next recovery finds others. Chosen, not measured.
 _MAX_MEMORIES_AT_ONCE = 10_000
-# The most jobs that are enqueued before a pause, so that other writes get their turn. No measurement.
+# The most jobs that are enqueued before a pause, so that other writes get their turn. Chosen, not measured.
 _MAX_JOBS_AT_ONCE = 64
-# The shortest pause between two steps. No measurement.
+# The shortest pause between two steps. Chosen, not measured.
 _MIN_PAUSE_S = 1.0
 
 

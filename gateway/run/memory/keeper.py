@@ -49,10 +49,10 @@ from storage.sql.store import Store
 INDEX_EVERY = 16
 # Or when a turn adds this many characters: every query reads them until they are indexed.
 INDEX_CHARS = 32_000
-# Append mode needs the disk, and treats a disk that is slower than this as down. No measurement.
+# Append mode needs the disk, and treats a disk that is slower than this as down. Chosen, not measured.
 OPEN_WAIT_S = 5.0
 # How often memory is read for a turn while something of it is forgotten. A forgetting of some parts changes the memory
-# once for each phase; no measurement.
+# once for each phase; chosen, not measured.
 STALE_TRIES = 10
 # The functions in the path of a turn whose caches hold people's words or names. The store clears its own caches.
 _WORD_CACHES = (query_keys, short_words, name_pattern, quoted_name, shown_label)

@@ -15,7 +15,7 @@ from functools import partial
 from storage.errors import StoreError
 from storage.sql.conversation_locks import ConversationLocks
 
-# The longest time that a request waits for the conversation of a gateway that was killed. No measurement.
+# The longest time that a request waits for the conversation of a gateway that was killed. Chosen, not measured.
 LEASE_S = 15.0
 # How often leases are prolonged. Three attempts fit into a lease, so that one may fail.
 PROLONG_S = LEASE_S / 3

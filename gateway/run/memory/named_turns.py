@@ -33,7 +33,7 @@ from storage.sql.store import Store
 
 _PAGE = 200
 # The turns that an upstream's id is looked for in: a client that continues by one nearly always continues from a recent
-# reply. No measurement.
+# reply. Chosen, not measured.
 _NEWEST_TURNS = 100
 _TIME = struct.Struct(">d")
 _TIME_CHARS = 2 * _TIME.size

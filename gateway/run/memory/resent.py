@@ -22,7 +22,7 @@ from gateway.core.conversation.hashed_list import HashedList, HashedPrefix, Hash
 from gateway.core.request.chat_request import ChatRequest
 from storage.records import Atom
 
-# Some 2,600 conversations of ten messages. No measurement.
+# Some 2,600 conversations of ten messages. Chosen, not measured.
 CACHE_BYTES = 5 << 19
 # A larger request is not cached: to hash its messages takes 1 ms.
 _MAX_REQUEST_BYTES = 1 << 20

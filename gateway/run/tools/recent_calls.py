@@ -17,9 +17,9 @@ from gateway.core import exact_json
 from gateway.core.turn.commands import RunTool
 from gateway.run.tools.toolbox import ToolAnswer
 
-# How long a result answers the same call. No measurement.
+# How long a result answers the same call. Chosen, not measured.
 RESULT_LIFETIME_S = 60.0
-# The most results at a time. No measurement.
+# The most results at a time. Chosen, not measured.
 MAX_RESULTS = 256
 
 

@@ -14,7 +14,7 @@ from storage.fusion import interleave
 _log = logging.getLogger("mnemogate")
 T = TypeVar("T", bound=object)
 
-# The time that searches may take: the model and its user wait for them. `INCOMPLETE` names it. No measurement.
+# The time that searches may take: the model and its user wait for them. `INCOMPLETE` names it. Chosen, not measured.
 SEARCH_MS = 1000.0
 INCOMPLETE = "(Not everything answered within a second. Asking again may find more.)"
 

@@ -23,10 +23,10 @@ from storage.records import Block
 
 _log = logging.getLogger("mnemogate")
 
-# The most calls of one round that run at a time. No measurement.
+# The most calls of one round that run at a time. Chosen, not measured.
 MAX_PARALLEL = 8
 NOT_AVAILABLE_ERROR = "Error: {name} is not available at the moment."
-# A result may take one part in so many of the window. No measurement: a larger part leaves less of the conversation.
+# A result may take one part in so many of the window. Not measured: a larger part leaves less of the conversation.
 _WINDOW_PARTS = 5
 # Every result may have this many characters, however small the window is.
 MIN_RESULT_CHARS = 5_000

@@ -39,7 +39,7 @@ MAX_LIST_BYTES = 8 * 1024 * 1024
 RETRY_S = 15.0
 # Seconds that a caller waits for the list for its key; front ends wait about as long for a list.
 LIST_WAIT_S = 10.0
-# Lists that are cached, for the keys seen last. Each may take a megabyte; no measurement.
+# Lists that are cached, for the keys seen last. Each may take a megabyte; chosen, not measured.
 CACHED_KEYS = 64
 _log = logging.getLogger("mnemogate")
 

@@ -42,21 +42,21 @@ from storage.usage_records import EACH_USER, REFUSE, UsageLimit
 
 _log = logging.getLogger("mnemogate")
 
-# The tokens of output that are reserved for a request that names no limit. No measurement.
+# The tokens of output that are reserved for a request that names no limit. Chosen, not measured.
 UNNAMED_TOKENS: Final = 1000
 # The most tokens of output that are reserved: many clients name as their limit all that a model can write, such as
-# 128,000. No measurement.
+# 128,000. Chosen, not measured.
 MAX_RESERVED_TOKENS: Final = 4000
-# Processes that have written usage within this time share the limits of a minute. No measurement.
+# Processes that have written usage within this time share the limits of a minute. Chosen, not measured.
 SHARED_S: Final = 90.0
 # The same time as a multiple of the time between two writes; the longer of both counts.
 _SHARED_WRITES: Final = 1.5
-# The pause before limits that could not be read are read again. No measurement.
+# The pause before limits that could not be read are read again. Chosen, not measured.
 _RETRY_S: Final = 1.0
 # Rounds of the event loop from a connection that closes to the end of its request. Measured: up to 11, if several tools
 # run.
 _ENDING_TICKS: Final = 30
-# The most callers whose limits are cached. No measurement.
+# The most callers whose limits are cached. Chosen, not measured.
 _MAX_CALLERS: Final = 4096
 _ID: Final = attrgetter("id")
 _NO_TOKENS: Final = wanted_amounts()

@@ -44,7 +44,7 @@ DAY_S: Final = 86_400
 MAX_KEYS: Final = 50_000
 # The most characters of a model's name: more than a real one has.
 _NAME_CHARS: Final = 256
-# The greatest age of the counts that readers of usage are shown. No measurement.
+# The greatest age of the counts that readers of usage are shown. Chosen, not measured.
 READ_S: Final = 1.0
 # The interval at which old counters lose their users.
 _FOLD_S: Final = 3600.0

@@ -51,7 +51,7 @@ from storage.listing import RunEntry
 from storage.records import DEFAULT_CONVERSATION, Agent, Job, Run, RunState
 
 # The most attempts at a run that has begun, if each is broken off, as when the process dies: the run may be the reason.
-# A run that has not begun gets `MAX_BEGINNINGS`. No measurement.
+# A run that has not begun gets `MAX_BEGINNINGS`. Chosen, not measured.
 MAX_TRIES = 3
 MAX_BEGINNINGS = 30
 # Errors of runs that failed without an upstream's error.

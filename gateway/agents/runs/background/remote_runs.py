@@ -13,7 +13,7 @@ from gateway.run.event_log import BATCH_S, stored_events
 from storage.records import Run
 from storage.sql.store import Store
 
-# How long to wait for more events after a run has ended: if it has some, and if it has none. No measurement; an event
+# How long to wait for more events after a run has ended: if it has some, and if it has none. Not measured; an event
 # is written within a fraction of a second, unless its process has died.
 _WAIT_FOR_REST_S = 5.0
 _WAIT_FOR_ANY_S = 0.5

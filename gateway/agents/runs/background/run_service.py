@@ -19,9 +19,9 @@ from gateway.run.background.worker import JobContext, Worker, WorkerLimits
 from storage.database import POLL_S
 from storage.sql.store import Store
 
-# Bounds the connections to upstreams, which each run holds for minutes. No measurement.
+# Bounds the connections to upstreams, which each run holds for minutes. Chosen, not measured.
 MAX_RUNS_AT_ONCE = 16
-# Short, since requests to the conversation wait for a run that is tried again. No measurement.
+# Short, since requests to the conversation wait for a run that is tried again. Chosen, not measured.
 BACKOFF_S = 10.0
 # No limit: `BackgroundRuns.perform` counts the attempts itself, since it has to end the run after the last.
 _ANY_NUMBER = 1_000_000
