@@ -41,7 +41,11 @@ def agrees(found: HashedList, request: ChatRequest) -> None:
         fresh.messages,
         fresh.atoms,
     )
-    assert (found.answered, found.before, found.new_atoms) == (fresh.answered, fresh.before, fresh.new_atoms)
+    assert (found.answered, found.offsets, found.new_atoms) == (
+        fresh.answered,
+        fresh.offsets,
+        fresh.new_atoms,
+    )
     assert found.hash_path(len(found)) == fresh.hash_path(len(fresh))
 
 

@@ -63,7 +63,7 @@ async def wait(connection: Connection) -> None:
 async def test_a_server_that_is_lost_is_named_refused_at_once_and_comes_back(
     open_store: OpenStore, proxy: Proxy
 ) -> None:
-    store: Store = await open_store(path=proxy.url, limits=QUICK)
+    store: Store = await open_store(path=proxy.url, limits=replace(QUICK, read_s=PATIENCE_S))
     heard: list[bool] = []
     store.database.when_recovered(lambda: heard.append(True))
     proxy.refuse()
