@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from gateway.core import ids
+from gateway.core.memory.learn import DESIGNATIONS
 from gateway.errors import BadRequest
 from gateway.settings import DEFAULT_PROFILE
 from storage.records import API_PROFILE, Scope
@@ -17,10 +18,10 @@ _SUBJECT_KINDS = {"agent": "agent", "archive": "archive", "source": "folder"}
 
 # The line of a memory block that says what a person is called.
 _NAME_LINE = re.compile(r"^[^\w\n]{0,8}((?:full |first )?name[ \t]{0,8}:[ \t]{0,8}\w.{0,79})", re.I | re.M)
-# A sentence that says what the user is called, and no sentence about the user's sister or cat.
+# A sentence that names the user, and not the user's sister or cat.
 _NAME_SENTENCE = re.compile(
     r"(?:^|[.!?;][ \t])[^\w\n]{0,8}"
-    r"((?:the )?(?:user|person|human|customer|client|caller|guest)"
+    rf"((?:the )?(?:user|{'|'.join(sorted(DESIGNATIONS))})"
     r"(?:['’]s (?:full |first |real )?name is|,? (?:is|wants to be|prefers to be) (?:called|named)) "
     r"(?!not |unknown)\w[^.;!?\n]{0,60})",
     re.I | re.M,
@@ -52,7 +53,7 @@ def name_of(scope: Scope) -> str:
 
 
 def name_line_in(blocks: Iterable[tuple[str, str]]) -> str | None:
-    """Returns the part of a memory's blocks that says what its person is called; None: none does.
+    """Returns the part of a memory's blocks that names its person; None: there is none.
 
     The part is a line ("Name: Maria"), or a sentence ("The user's name is Maria").
 
@@ -64,7 +65,7 @@ def name_line_in(blocks: Iterable[tuple[str, str]]) -> str | None:
 
 
 def name_sentence_in(texts: Iterable[str]) -> str | None:
-    """Returns the first sentence of some facts that says what their person is called; None: none does."""
+    """Returns the first sentence of some facts that names their person; None: there is none."""
     found = map(_NAME_SENTENCE.search, texts)
     return next((each[1].strip() for each in found if each), None)
 

@@ -368,6 +368,7 @@ def test_a_memory_says_what_its_person_is_called(operator: Operator) -> None:
             ("Likes tea. The user's name is Kim. She lives in Bern.", "The user&#39;s name is Kim"),
             ("The user’s sister's name is Kim. Their customer is called Kim.", None),
             ("The user's name is not known.", None),
+            ("The patient's name is Kim. Her dog's name is Rex.", "The patient&#39;s name is Kim"),
         ),
         1,
     ):
