@@ -81,7 +81,8 @@ class _FactScreens(Struct, frozen=True):
             remaining_of_fact = await self.views.facts.list_source_messages(
                 access.project, access.uid, page.fact.seq, messages
             )
-        has_block = await self.views.blocks.has_writable(
+        may_be_corrected = access.may("correct") and page.fact.until is None
+        has_block = may_be_corrected and await self.views.blocks.has_writable(
             access.project, access.uid, is_person=access.is_person
         )
         return access.view(
