@@ -6,7 +6,7 @@ import asyncio
 
 
 class SlowReaderWatch(asyncio.Protocol):
-    """Drops a connection whose client has read nothing for `send_timeout_s`.
+    """Drops a connection if its client has read nothing for `send_timeout_s`.
 
     A whole reply is written at once, and would stay in memory until its client reads it, also while the connection
     closes in order.

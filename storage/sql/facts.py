@@ -186,7 +186,7 @@ class Facts(GrowingGroup):
     ) -> builtins.list[SourcedLine]:
         """Returns the lines of an agent's own blocks that came from exchanges.
 
-        shown_versions: by label the versions of the blocks whose lines are returned.
+        shown_versions: the version of each block with lines to return, by label.
         """
         found = []
         for block in await load_blocks(connection, agent_row, shared_read_only=True):

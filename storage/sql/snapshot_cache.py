@@ -20,8 +20,8 @@ from storage.commands import NO_ADDITIONS, NO_NOTES, Additions, Committed, Memor
 from storage.database import Changes
 from storage.records import AgentNumbers, Block, BlockOp, Conversation, Exchange, SentSection, StandingFact
 
-# The bytes of all cached snapshots: some six thousand open conversations, or five hundred with twenty notes each. No
-# measurement of what is enough.
+# The bytes of all cached snapshots: some six thousand open conversations, or five hundred with twenty notes each. Not
+# measured.
 CACHE_BYTES = 27 << 19
 # The most path ends of one memory; a new one takes the place of the oldest. Chosen, not measured.
 _MAX_PATH_ENDS = 64

@@ -90,7 +90,7 @@ def _is_last(rule: ToolRule, called: Sequence[CalledTool]) -> bool:
 
 
 def _children(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
-    """Returns the limit of a rule whose children must follow its tool; None: it sets none."""
+    """Returns the limit of a rule by which its children must follow its tool; None: it sets none."""
     names = frozenset(rule.children) & frozenset(attached)
     if not _is_last(rule, called) or not names:
         return None
@@ -127,7 +127,7 @@ def _conditional(rule: ToolRule, called: Sequence[CalledTool], attached: Sequenc
 
 
 def _at_most(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
-    """Returns the limit of a rule whose tool has been called as often as it may be; None: it sets none."""
+    """Returns the limit of a rule on how often its tool may be called; None: it sets none."""
     if sum(each.name == rule.tool for each in called) < rule.max_calls:
         return None
     names = frozenset(attached) - {rule.tool}

@@ -34,7 +34,7 @@ class AbandonedRuns:
         return await self._fail(run) if run.id in abandoned else run
 
     async def _find(self, own_queue: QueueName | None = None) -> list[Run]:
-        """Returns the open runs whose queues no process uses, but for `own_queue`."""
+        """Returns the open runs in queues that no process uses, other than `own_queue`."""
         open_runs = await self._keeper.store.runs.list_open_foreground()
         queues = {each.run.id: (each.agent_uid, each.conversation_name) for each in open_runs}
         in_use = await self._queues_in_use({*queues.values()}) - {own_queue}

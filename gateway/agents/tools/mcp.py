@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 TIMEOUT_S = 30.0
 # The most tools of one server that can be called, and of those that cannot.
 MAX_TOOLS = 500
-# Against a server whose list of tools never ends; chosen, not measured.
+# Against a server with an endless list of tools; chosen, not measured.
 _MAX_PAGES = 100
 MISSING_EXTRA = (
     "the extra `mcp` is not installed on the gateway's machine: in the clone run pip install -e '.[mcp]', or "

@@ -49,8 +49,8 @@ _WATCH_EVERY_S = 0.05
 _MAX_CALLS_AT_ONCE = 4
 _STORED_CHARS = 10_000  # of stdout and of stderr, which are stored and not shown to a model
 _READ_BYTES = 64 * 1024
-# How long a probe that has failed holds: the machine may have been too busy for it, or be mended meanwhile. No
-# measurement.
+# How long a probe that has failed holds: the machine may have been too busy for it, or be mended meanwhile. Not
+# measured.
 _REFUSED_S = 60.0
 _START_S = 10.0  # of the probe, of the end of what was killed
 _MISSING_PROGRAM = (

@@ -19,8 +19,8 @@ from storage.sql.conversation_locks import ConversationLocks
 LEASE_S = 15.0
 # How often leases are prolonged. Three attempts fit into a lease, so that one may fail.
 PROLONG_S = LEASE_S / 3
-# The pause between two attempts to take a lock whose lease has ended, but which no process may take over yet. No
-# measurement.
+# The pause between two attempts to take a lock with an ended lease, which no process may take over yet. Chosen, not
+# measured.
 _ASK_AGAIN_S = 1.0
 # How long after the computed end of a lease the lock is asked for again, so that the lease has ended by then.
 _END_MARGIN_S = 0.01
