@@ -74,7 +74,7 @@ class ChatMemory:
         if identity.scope is None:
             call.memory_state = self._state_without_scope(identity)
             with suppress(StoreError):  # as any request without a memory, it does not need the store
-                await self.keeper.check_history(call.request)
+                await self.keeper.check_history(call.request.memories)
             return None
         # In append mode the upstream would get the new messages alone if there were no memory.
         is_appended = call.kind is ConversationKind.APPENDED and call.native is None

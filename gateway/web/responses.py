@@ -7,7 +7,7 @@ the gateway. A response's id shows who stores the response.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -57,6 +57,7 @@ from gateway.web.middleware import info_of
 from gateway.web.raw_headers import find_header
 from gateway.web.request_body import RequestBody, read_request_body
 from gateway.web.stored_responses import GatewayResponses
+from storage.errors import StoreError
 from storage.records import Run
 
 RESPONSES_PATH: Final = "/v1/responses"
@@ -115,6 +116,8 @@ class ResponsesRoute(ForwardedRoute):
             headers = _with_conversation(incoming.headers, native.conversation_id)
             await self.chats.answer_native(incoming, native, route, headers)
         else:
+            with suppress(StoreError):  # as any request without a memory, it does not need the store
+                await self.chats.chat.keeper.check_history(memories_of(scope))
             await super().answer_read(incoming, head, request_body)
 
     async def respond(self, call: ResponseCall) -> None:

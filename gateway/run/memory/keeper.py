@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -25,7 +25,6 @@ from gateway.core.prompt.excerpt import query_keys, short_words
 from gateway.core.prompt.note_query import name_pattern
 from gateway.core.prompt.shown_blocks import shown_label
 from gateway.core.prompt.summary import WantedSummary
-from gateway.core.request.chat_request import ChatRequest
 from gateway.core.tags import quoted_name
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
 from gateway.errors import HistoryForgotten
@@ -144,17 +143,18 @@ class MemoryKeeper:
             # The time is taken again, because the turn that this request waited for was written meanwhile.
             request = replace(request, now=self.now())
         context = await read_context(self.store, self.resent, request, self.settings.idle_s)
-        await self.check_history(request.chat, context.agent.id)
+        await self.check_history(request.chat.memories, context.agent.id)
         return context
 
-    async def check_history(self, chat: ChatRequest, read_row: int | None = None) -> None:
+    async def check_history(self, memories: Collection[int], read_row: int | None = None) -> None:
         """Checks that no memory from which earlier messages of a request were read is gone.
 
+        memories: the rows of these memories.
         read_row: the row of a memory that was just read; None: none was.
 
         Raises: HistoryForgotten: one is gone; StoreError.
         """
-        for agent_row in chat.memories:
+        for agent_row in memories:
             if agent_row != read_row and not await self.store.agents.exists(agent_row):
                 raise HistoryForgotten
 

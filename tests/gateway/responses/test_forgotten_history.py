@@ -33,17 +33,24 @@ class Forgetting:
 
     def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         self._world = world
-        chat_memory = world.gateway.app.services.chat.memory
-        self._begin = chat_memory.begin
         self._memory: Agent | None = memory_of(world)
         self._asked = len(world.upstream.seen)
-        monkeypatch.setattr(chat_memory, "begin", self._forget_first)
+        self._hook(monkeypatch)
 
-    async def _forget_first(self, *arguments: Any, **options: Any) -> Any:
+    def _hook(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        chat_memory = self._world.gateway.app.services.chat.memory
+        begin = chat_memory.begin
+
+        async def forget_and_begin(*arguments: Any, **options: Any) -> Any:
+            await self._forget()
+            return await begin(*arguments, **options)
+
+        monkeypatch.setattr(chat_memory, "begin", forget_and_begin)
+
+    async def _forget(self) -> None:
         if self._memory is not None:
             memory, self._memory = self._memory, None
             await self._world.store.forgetting.forget(memory.id, ForgetTarget(is_all=True))
-        return await self._begin(*arguments, **options)
 
     def is_whole(self) -> bool:
         """Returns whether it took place, and brought nothing of the old words back."""
@@ -53,6 +60,21 @@ class Forgetting:
             and b"Zq" not in self._world.data()
             and not [each for each in asked if b"Zq" in each.body]
         )
+
+
+class ForgettingAfterLook(Forgetting):
+    """Forgets Alice's memory when a socket has just seen that it is there."""
+
+    def _hook(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        sockets = self._world.gateway.app._sockets
+        has_memory = sockets.has_memory
+
+        async def look_and_forget(agent_row: int) -> bool:
+            is_there = await has_memory(agent_row)
+            await self._forget()
+            return is_there
+
+        monkeypatch.setattr(sockets, "has_memory", look_and_forget)
 
 
 @pytest.mark.parametrize("user", [None, "alice"])
@@ -131,13 +153,16 @@ def test_an_unstored_response_of_a_socket_is_not_continued(
         assert forgetting.is_whole()
 
 
-def test_an_unstored_response_is_not_continued_for_no_user(
-    world: World, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.both
+@pytest.mark.parametrize("user", [None, "alice"])
+@pytest.mark.parametrize("memory", ["on", "off"])
+def test_an_unstored_response_is_not_continued_without_a_memory_either(
+    ways: World, monkeypatch: pytest.MonkeyPatch, user: str | None, memory: str
 ) -> None:
-    with open_socket(world.gateway) as socket:
+    with open_socket(ways.gateway, x_mnemogate_memory=memory) as socket:
         talk = Talk(socket, {"store": False})
         first = talk.ask(input="My cat is called Zqmiso.")["id"]
-        forgetting = Forgetting(world, monkeypatch)
-        refused = talk.ask(input="And now?", previous_response_id=first, user=None)
+        forgetting = ForgettingAfterLook(ways, monkeypatch)
+        refused = talk.ask(input="And now?", previous_response_id=first, user=user)
         assert refused["error"]["code"] == "previous_response_not_found"
         assert forgetting.is_whole()
