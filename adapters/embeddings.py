@@ -67,6 +67,7 @@ def _read_vectors(answer: bytes, count: int, request_bytes: int) -> Embedded:
 
     count: how many texts were sent.
     request_bytes: for an estimate of the tokens, where the answer does not count them.
+
     Raises: ValueError, LookupError, TypeError, AttributeError, OverflowError: the answer lacks a vector for some text.
     """
     import numpy as np

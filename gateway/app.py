@@ -73,7 +73,7 @@ class Gateway:
         admin_token: opens the operations of the command line; None: the command line performs them itself.
         access: the access log; None: one that writes to stderr, if the settings ask for it.
         has_agents: serves the agents API, and agents made over it in chat completions.
-        The other parameters: as for `Services`.
+        The other parameters are those of `Services`.
 
         Raises: SettingsError.
         """

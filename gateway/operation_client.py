@@ -43,7 +43,7 @@ class OperationClient:
         """Asks the process that serves this database, or performs the operation here if there is none.
 
         arguments: of the operation; an argument that is None counts as left out.
-        answer_s: as for `ServingProcess.ask`.
+        answer_s: how long the answer of a serving process may take; None: `ANSWER_S`.
         """
         arguments = without_none(arguments)
         try:

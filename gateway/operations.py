@@ -103,7 +103,7 @@ def make_page_operations(
     """Makes the operations of the page.
 
     passed_over: returns by the name of each upstream whether failover passes it over.
-    sign_in, log, embed_query: as for `make_operations`.
+    embed_query: makes the vector of a sentence, as for replies; None: memory is searched by words alone.
     """
     requests = make_request_operations(settings, store, log)
     memories = MemoryViews(store, log.now, settings.memory.keep_why_days)
@@ -153,7 +153,11 @@ def make_mcp_memory(
     now: Callable[[], float],
     accounting: Accounting,
 ) -> McpMemory:
-    """Makes the operations of MCP's tools. now: seconds since the epoch. embed_query: as for `make_operations`."""
+    """Makes the operations of MCP's tools.
+
+    embed_query: makes the vector of a sentence, as for replies; None: memory is searched by words alone.
+    now: seconds since the epoch.
+    """
     views = MemoryViews(store, now, settings.memory.keep_why_days)
     tools = McpTools(
         store,
@@ -299,7 +303,9 @@ async def move_store(
     target: DatabaseSettings,
     report: Callable[[MoveOutcome, int], None],
 ) -> MoveOutcome:
-    """Moves the content of one database to another. report: as for `Move.run`.
+    """Moves the content of one database to another.
+
+    report: called after each memory, with the outcome so far and the number of memories.
 
     Raises: GatewayError: one of the two cannot be used; SettingsError.
     """

@@ -28,8 +28,11 @@ async def open_store(
 ) -> Store:
     """Opens the store in a SQLite file, or in the PostgreSQL database that a URL names.
 
-    now, tick: as for `Store`.
-    options: as for `SqliteDatabase.open` or `PostgresDatabase.open`, which also say what is raised.
+    now: a clock, in seconds since the epoch; None: the machine's, or the database's if processes share it.
+    tick: a clock that never jumps, for leases; None: as with `now`.
+    options: the keyword arguments of `SqliteDatabase.open` or `PostgresDatabase.open`.
+
+    Raises: what that `open` raises.
     """
     if is_url(target):
         return Store(await _open_postgres(str(target), **options), rules, None, now, tick)

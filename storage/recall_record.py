@@ -245,6 +245,7 @@ def overwrite_forgotten(data: bytes, exists: Callable[[str, int], bool]) -> byte
     """Returns a record's bytes, of the same length, with the hits overwritten that do not exist any more.
 
     exists: returns whether a text still exists, given its kind and number.
+
     Raises: ValueError if the bytes are damaged, or of a later version.
     """
     entries = unpack(data).entries

@@ -297,6 +297,7 @@ def restrict(path: str) -> None:
     """Takes a file from all accounts but its owner, if it is there.
 
     It is not opened for reading: a process that closes a descriptor of a file loses SQLite's locks on it.
+
     Raises: OSError, Broken.
     """
     if not hasattr(os, "O_PATH"):  # macOS

@@ -39,6 +39,7 @@ def parse_moment(text: str, zone: tzinfo = UTC, *, is_end: bool = False) -> floa
 
     zone: that of a text without one.
     is_end: a day without a time means its last microsecond, not its first.
+
     Raises: ValueError.
     """
     moment = datetime.fromisoformat(text)

@@ -197,7 +197,7 @@ def read_optional(json: dict[str, Any], key: str, value_type: type[Any], where: 
 
 
 def read_text(json: dict[str, Any], key: str, where: object) -> str:
-    """Returns a text that must not be missing. where: as for `read_optional`. Raises: BadRequest."""
+    """Returns a text that must not be missing. where: the path to its object; "": the body. Raises: BadRequest."""
     value = json.get(key)
     if isinstance(value, str):
         return value

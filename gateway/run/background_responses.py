@@ -105,6 +105,7 @@ class BackgroundResponses:
         receipt: of the request. What it has reserved of tokens and cost stays so until the response has ended.
 
         Returns the run, and whether it was made now: a run with this tag may have been accepted before.
+
         Raises: MemoryUnavailable.
         """
         draft = Run(

@@ -303,6 +303,7 @@ class Chat:
         A request for an agent that was made over REST does not: it becomes a run.
 
         names: the request's fields that name model, user and conversation.
+
         Raises: BadRequest, UnknownModel.
         """
         model = str(names.get("model") or "")

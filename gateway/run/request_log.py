@@ -127,7 +127,8 @@ class RequestLog:
     def ended(self, *, project: str | None = None, memory: str | None = None) -> list[LoggedRequest]:
         """Returns the requests that have ended. The request that began last comes first.
 
-        project, memory: as for `LoggedRequest.is_of`.
+        project: its name; None: requests of all projects.
+        memory: its uid; None: requests of all memories.
         """
         requests = (request for request in self._ended if request.is_of(project, memory))
         return sorted(requests, key=lambda request: request.number, reverse=True)

@@ -105,6 +105,7 @@ class Resolver:
         """Returns a request with its user, its agent and the kind of its conversation.
 
         Messages, responses and threads that the request names by their ids are read, and take the place of the ids.
+
         Raises: BadRequest, NotAllowed, UnknownModel, MemoryUnavailable, ThreadUnsupported, ThreadNotFound.
         """
         request = await self.resolve_references(request, request_context)
@@ -140,6 +141,7 @@ class Resolver:
         """Returns a request in which the messages and responses take the place of the ids that name them.
 
         Call it first, since the whole list decides what kind of request it is.
+
         Raises: BadRequest, NotAllowed, UnknownModel, MemoryUnavailable.
         """
         if not request.references:
@@ -167,6 +169,7 @@ class Resolver:
 
         The state is also on for a request off the record, since memory stores its hashes, and for a profile with a
         system prompt, which goes upstream whoever the user is.
+
         Raises: BadRequest.
         """
         identity = self.identify(request, request_context)

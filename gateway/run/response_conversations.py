@@ -173,6 +173,7 @@ class ResponseConversations:
         """Removes the items that a response has in its turn, which may be open now.
 
         agent: the memory of that turn.
+
         Raises: UnknownId: the conversation was deleted while the response waited. An open turn is forgotten.
         """
         conversation = replace(continued.conversation, agent=agent)

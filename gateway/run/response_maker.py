@@ -348,7 +348,7 @@ class ResponseMaker:
             await self._end_refused(run, log, shown, *log.error_reply)
 
     async def _end_refused(self, run: Run, log: ResponseLog, shown: Json, status: int, body: bytes) -> None:
-        """Ends a response with the error that its upstream has answered. shown: as for `_answer`."""
+        """Ends a response with the error that its upstream has answered. shown: the response in progress."""
         code, message = _error_in(body)
         if run.id not in self._accepted and status in _KEY_REFUSED_STATUSES:
             message = KEY_GONE_ERROR
@@ -357,7 +357,7 @@ class ResponseMaker:
     async def _end_answered(
         self, run: Run, log: ResponseLog, shown: Json, identity: Identity, receipt: Receipt
     ) -> None:
-        """Ends a response that was answered. It fails if its turn is not stored. shown: as for `_answer`.
+        """Ends a response that was answered. It fails if its turn is not stored. shown: the response in progress.
 
         Raises: MemoryUnavailable: the database has failed meanwhile, and another attempt has to be made.
         """

@@ -121,6 +121,7 @@ class TurnSaving:
         Returns whether the turn is durable, is still being written (`is_late`) or was lost; after a run's last step
         also the results that were saved then (`after_stop`).
         Sets `error` if the turn is not durable and the client asked for strict memory.
+
         Raises: StoreError: the turn is resumable.
         """
         if outcome.state is not FINISHED and not self.saves_steps and outcome.background_id is None:

@@ -94,7 +94,7 @@ class ChatRoute:
         """Answers a request that its upstream gets in its own dialect.
 
         route: to the upstream that answers.
-        headers: as for `answer`.
+        headers: the request's headers, perhaps with others added or left out.
         """
         info = incoming.info
         receipt = info.begin_receipt()

@@ -204,7 +204,10 @@ async def forward(
     send_timeout_s: float,
     change: ReplyChange | None = None,
 ) -> None:
-    """Sends a request upstream without memory, and its reply to the client. change: as for `ForwardedRoute.send`."""
+    """Sends a request upstream without memory, and its reply to the client.
+
+    change: changes the reply; None: the reply passes as it comes.
+    """
     info = incoming.info
     receipt = info.begin_receipt()
     receipt.headers["x-mnemogate-memory"] = info.memory

@@ -56,7 +56,7 @@ def find_occurrences(
 
     query: at least one term.
     layout: of the index and its tail.
-    postings: as for `Index.occurrences`.
+    postings: those in segments.
     """
     import numpy as np
 

@@ -147,7 +147,7 @@ def _second_look(
 def hashes_of(query: str, secret: bytes, *, only_strong: bool = False) -> list[int]:
     """Returns the hashes of the terms of a query that are looked up in segments: the terms that people use least.
 
-    only_strong: as for `rank`, which finds nothing by common words alone.
+    only_strong: for a search that no caller asked for, which finds nothing by common words alone.
     """
     query_terms = _terms_of(query)
     if only_strong and _are_common(query_terms):
@@ -191,7 +191,8 @@ def find_most_telling(
     message of each, and so on. A fact is a conversation of its own. Questions come last, except for one of the newest
     conversation if that has no statement. Small talk is left out.
 
-    tail, skip: as for `rank`.
+    tail: messages that are not indexed yet.
+    skip: numbers of messages that are left out.
 
     Measured within 250 tokens: of what LongMemEval's users state about themselves 39% of the lines, of the facts in
     short talk 14%; the newest messages are 8 and 5%, any messages 15 and 7%. Weighing the head's terms by how rare they
@@ -221,7 +222,8 @@ def find_around(
     The message with most terms in its head comes first, of each conversation, then the next of each. In the message's
     own conversation the nearest comes first.
 
-    tail, skip: as for `rank`.
+    tail: messages that are not indexed yet.
+    skip: numbers of messages that are left out.
     """
     layout = index.layout_with(tail or Tail(), skip)
     first = layout.rows_of(range(seq, seq + 1))

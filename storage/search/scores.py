@@ -287,7 +287,7 @@ class Scores:
         `scores_of` and `left_out` are about the ranking of the last call.
 
         unwanted: rows that are not shown.
-        only_strong: as for `rank`.
+        only_strong: no row is returned by common words alone.
         """
         layout, near = self._layout, self._near
         outstanding = beyond = None

@@ -98,7 +98,7 @@ class Buckets(Struct, frozen=True):
 
     # (bucket, number of the segment, bytes).
     rows: Sequence[tuple[int, int, bytes]] = ()
-    # As for `pick_buckets`.
+    # Of each bucket in all segments, in bytes.
     sizes: Mapping[int, int] = {}
     # Of the query's terms.
     hashes: Collection[int] = ()
@@ -232,7 +232,7 @@ def postings_of(
     """Returns the occurrences of some terms in the segments.
 
     rows: (bucket, number of the segment, bytes) of the buckets that were read.
-    sizes: as for `pick_buckets`.
+    sizes: of each bucket in all segments, in bytes.
 
     Raises: CorruptIndex.
     """

@@ -160,7 +160,6 @@ class Facts(GrowingGroup):
 
         Returns the new or the equal fact, and whether it was there already.
 
-
         key: as in `LearnedFact`. Raises: NotFound if the memory is gone.
         """
 

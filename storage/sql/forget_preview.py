@@ -122,7 +122,7 @@ class ForgetPreviews(Group):
     ) -> PreviewedCounts:
         """Returns how much would be erased with exchanges.
 
-        messages: as for `count`.
+        messages: the number of the target's messages.
         texts: those of facts that the target names as well.
         """
         rows = await connection.rows(SQL["erased_beginnings"], (*erased, _MAX_EXCHANGES + 1))

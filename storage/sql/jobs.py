@@ -168,7 +168,7 @@ class Jobs(Group):
         self._database.notify(WORK, " ".join(kinds))
 
     def wake_here(self, *kinds: str) -> None:
-        """Calls the watchers of this process. kinds: as for `wake`."""
+        """Calls the watchers of this process. kinds: of the jobs that may begin now; none: any."""
         for callback, watched_kinds in tuple(self._watchers):
             if not kinds or watched_kinds is None or any(kind in watched_kinds for kind in kinds):
                 callback()
@@ -541,7 +541,7 @@ class Jobs(Group):
     # -- transactions -------------------------------------------------------------------------------------------------
 
     async def _write(self, operation: Operation[T], *kinds: str) -> T:
-        """Writes, and calls the watchers. kinds: as for `wake`."""
+        """Writes, and calls the watchers. kinds: of the jobs that may begin then; none: any."""
         return await self._await_write(self._database.bulk(operation), partial(self.wake, *kinds))
 
     async def _check_current(self, connection: Connection, job: Job) -> None:

@@ -141,8 +141,9 @@ class MemoryLoader:
     ) -> tuple[CachedMemory, Buckets] | None:
         """Returns the memory as it is now, and the buckets of its segments for a query; None if the memory is gone.
 
-        numbers, skip: as for `load`.
-        only_strong: as for `rank.rank`.
+        numbers: the agent's numbers, if they were read just now; None: they are read.
+        skip: numbers of messages that the query leaves out.
+        only_strong: the search finds nothing by common words alone.
         """
         for _ in range(_MAX_READS):
             memory = await self.load(agent, numbers, skip, deadline_ms)

@@ -154,7 +154,7 @@ async def preview_text(
 
     versions: all of the block, oldest first.
     erased: the exchanges that would go.
-    texts: as for `rebuild_block`.
+    texts: texts in small letters. Lines that have one of them as whole words are dropped.
     """
     clean, later, _ = await _divide(connection, versions, erased, (), texts)
     if not later:
@@ -247,7 +247,7 @@ async def _divide(
     versions: oldest first.
     erased: the exchanges that are gone.
     turnless: the numbers of the versions that are gone though they came from no exchange.
-    texts: as for `rebuild_block`.
+    texts: texts in small letters. Lines that have one of them as whole words are dropped.
     """
     clean, later = list[BlockVersion](), list[tuple[BlockVersion, Revised]]()
     edits = list[tuple[int, str]]()

@@ -154,8 +154,9 @@ class Recall(Group):
     ) -> list[Message]:
         """Returns the messages that show most of a memory as a whole, if the query asks for that; else none.
 
-        opens: as for `asks_for_whole`.
-        numbers, skip: as for `search`.
+        opens: no message of the person's comes before the query.
+        numbers: the agent's, as they were just read; None: they are read.
+        skip: numbers of messages that the request shows already.
 
         Raises: TooSlow, Unavailable, Corrupt.
         """
@@ -181,7 +182,8 @@ class Recall(Group):
     ) -> list[Message]:
         """Returns statements of the agent's user after a message, or before it, as `rank.find_around` does.
 
-        numbers, skip: as for `search`.
+        numbers: the agent's, as they were just read; None: they are read.
+        skip: numbers of messages that the request shows already.
 
         Raises: TooSlow, Unavailable, Corrupt.
         """
@@ -245,7 +247,10 @@ class Recall(Group):
 
     @staticmethod
     def words_of(query: str, *, without: str = "") -> list[str]:
-        """Returns the words that `find_containing` looks for, as they are written. without: as for `written_words`."""
+        """Returns the words that `find_containing` looks for, as they are written.
+
+        without: a text whose words are left out, in all their forms.
+        """
         return written_words(query, without)
 
     @staticmethod
@@ -302,7 +307,8 @@ class Recall(Group):
 
         The cache can have all of them only of a memory that is not indexed yet.
 
-        numbers, skip: as for `search`.
+        numbers: the agent's, as they were just read.
+        skip: numbers of messages that the request shows already.
         """
         memory = self._memories.get(agent.id)
         return None if memory is None else memory.all_messages(numbers, skip)

@@ -45,7 +45,8 @@ class Responses(Group):
     ) -> tuple[Run, bool]:
         """Accepts a response that is made in the background: its run, its request, how it is shown, and its job.
 
-        kind, key: as for `enqueue`.
+        kind: of the job.
+        key: under which the job waits.
 
         Returns the run, and whether it is new: the project may have a run with its uid already.
 
@@ -110,7 +111,7 @@ class Responses(Group):
 
         Its last events are stored with its end, unless something was forgotten since they were made.
 
-        job: as for `end_run`.
+        job: the attempt that performs the run; without it, any process may.
 
         Raises: NotFound; Stale if another attempt makes it.
         """
@@ -129,7 +130,7 @@ class Responses(Group):
     ) -> bool:
         """Notes the name of a turn that an attempt at a response begins. Returns False if the response has ended.
 
-        job: as for `end_run`.
+        job: the attempt that performs the run; without it, any process may.
 
         Raises: Stale if another attempt makes it.
         """

@@ -112,7 +112,8 @@ class SnapshotCache:
 
         Its lists (`blocks`, `ops`, `standing`) are the cache's own: callers do not change them.
 
-        key, path_hash: as for `has_entry`.
+        key: the client's id of the conversation.
+        path_hash: the hash of the path that the request continues.
         """
         memory = self._memories.get(agent_row)
         if memory is None:

@@ -232,7 +232,7 @@ def _with_name_and_origin(message: FileMessage, stored: dict[str, Any]) -> dict[
 
 
 def _stored_reply(message: FileMessage, *, is_text_thought: bool) -> dict[str, Any]:
-    """Returns a reply as it is stored. is_text_thought: as for `from_file_message`."""
+    """Returns a reply as it is stored. is_text_thought: text next to calls is a thought."""
     parts = message.content if isinstance(message.content, list) else []
     text = _plain_text(message.content)
     blocks = [block for block in map(_stored_thought, parts) if block is not None]

@@ -86,6 +86,7 @@ class McpRegistry:
 
         name: the new one; None if it stays.
         edit: returns the new configuration for the present one; None if that stays.
+
         Raises: as `create` does.
         """
         stored = await self.get(project, uid)

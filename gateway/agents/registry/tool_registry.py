@@ -95,7 +95,11 @@ class ToolRegistry:
     async def _select_defined(
         self, project: str, page: Page[int], name: str | None, name_part: str | None
     ) -> AsyncIterator[ToolView]:
-        """Yields the tools that were made over REST, from a first page on. name, name_part: as for `select`."""
+        """Yields the tools that were made over REST, from a first page on.
+
+        name: of the only tool that is wanted; None for all.
+        name_part: a text that the names have; None for all.
+        """
         while True:
             rows = await self._store.definitions.list(
                 project, DefinitionKind.TOOL, page, name=name, name_part=name_part

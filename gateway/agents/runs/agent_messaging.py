@@ -287,7 +287,8 @@ class AgentMessaging:
     async def send(self, sender: Sender, recipient: Recipient, text: str) -> AgentAnswer:
         """Sends an agent a message, and does not wait. The answer says that the message is stored, or has an error.
 
-        sender, recipient: as for `ask`.
+        sender: the turn that sends the message.
+        recipient: as `find` returns it.
         """
         name = recipient.name
         if sender.waiter.depth >= MAX_DEPTH:

@@ -216,7 +216,7 @@ def sampling_fields(
 def from_client(message: WireMessage, window: int | None) -> WireMessage:
     """Returns a message of a chat completion as it is stored: private fields come from the gateway alone.
 
-    window: as for `cut_to_window`, of a result.
+    window: the tokens of the model's context, to which a result is cut; None: they are not known.
     """
     if is_system(message):
         return framed_system_message(text_of(message))

@@ -75,7 +75,7 @@ class StepEdits:
     def messages(self, results: Sequence[ToolResult], mark: str, now: float) -> list[WireMessage]:
         """Returns results as messages, with a note of what other writers have changed.
 
-        mark: the word that marks the note as this memory's, as for `render_note`.
+        mark: the word that marks the note as this memory's.
         now: seconds since the epoch.
         """
         if not results:

@@ -100,6 +100,7 @@ class ToolHosts:
         """Sends a request. Only connecting has a timeout; the caller sets one for the reply.
 
         headers: all of them but `Host` and `Content-Length`.
+
         Raises: HostError; ReplyFault once the request was sent.
         """
         parsed = self._allowed_url(url)

@@ -207,7 +207,12 @@ def usage_json(
 def result_json(
     messages: list[dict[str, Any]], run: Run, started_runs: Sequence[str] = (), last: TokenCounts = _NO_TOKENS
 ) -> dict[str, Any]:
-    """Returns the whole reply to a send. run: has ended. started_runs, last: as for `usage_json`."""
+    """Returns the whole reply to a send.
+
+    run: has ended.
+    started_runs: uids of the runs that its end has started.
+    last: the tokens of its last step; zeros if they are not known.
+    """
     return {
         "messages": messages,
         "stop_reason": stop_json(run.stop or StopReason.END_TURN),
@@ -216,7 +221,7 @@ def result_json(
 
 
 def end_events(run: Run, last: TokenCounts = _NO_TOKENS) -> list[dict[str, Any]]:
-    """Returns the last events of a stream. run: has ended. last: as for `usage_json`."""
+    """Returns the last events of a stream. run: has ended. last: the tokens of its last step; zeros: not known."""
     return [stop_json(run.stop or StopReason.END_TURN), usage_json(run.counts, run.steps, last=last)]
 
 

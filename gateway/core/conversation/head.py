@@ -185,7 +185,10 @@ class _HeadSearch:
         return next((n for n in counts if self._repeats(new[:n], before[-n:], may_grow=may_grow)), 0)
 
     def _repeats(self, new: Sequence[WireMessage], before: Sequence[WireMessage], *, may_grow: bool) -> bool:
-        """Returns whether new messages are as many earlier ones once more. may_grow: as for `_count_repeated`."""
+        """Returns whether new messages are as many earlier ones once more.
+
+        may_grow: the last of these messages may be a transcript that has grown.
+        """
         hasher = self._listing.hasher
         pairs = [*zip(new, before, strict=True)]
         # Two messages with the same words may have different pictures, or be results of different calls.

@@ -97,7 +97,8 @@ def make_excerpt(
 def best_sentence(text: str, keys: Sequence[str]) -> str:
     """Returns the sentence of a text that has most of the query's words; "": none has any.
 
-    text, keys: as for `make_excerpt`.
+    text: on one line.
+    keys: as `query_keys` returns them.
     """
     lower_text = text.lower()
     pieces = _split_sentences(text) if len(lower_text) == len(text) else [(0, len(text))]
@@ -133,7 +134,7 @@ def _split_sentences(text: str) -> list[tuple[int, int]]:
 def _score_pieces(pieces: Sequence[str], keys: Sequence[str], short: Sequence[str]) -> list[float]:
     """Returns a score of each piece for the keys that it has. A key that few pieces have counts more.
 
-    short: as for `make_excerpt`.
+    short: as `short_words` returns them.
     """
     scores = [0.0] * len(pieces)
     for number, key in enumerate((*keys, *short)):

@@ -174,7 +174,10 @@ def _new_lines(candidates: Sequence[Message], shown: _Shown) -> list[_Line]:
 
 
 class _Shown:
-    """The content that a request shows: atoms, and the lines of its notes, in order. shared: as for `choose`."""
+    """The content that a request shows: atoms, and the lines of its notes, in order.
+
+    shared: lines that stand in the question too, and are not shown.
+    """
 
     def __init__(
         self, atoms: Set[Atom], notes: Iterable[str], query: str, shared: Collection[str] = frozenset()
@@ -225,7 +228,7 @@ class _Draft:
 
     room: in tokens, without the note's frame.
     cut_chars: how many characters of one message are shown.
-    is_order: as for `choose`.
+    is_order: the query asks for the order of many events, each of which one sentence states.
     """
 
     def __init__(

@@ -101,7 +101,7 @@ def render_note(
     changes: of memory blocks, as `changes_since` gives them.
     now: seconds since the epoch; the note's own date.
     mark: the memory's.
-    is_selection: as for `choose`.
+    is_selection: the hits are a selection of the whole memory, which the note says.
     names_mark: no text before the note does.
     """
     if not hits and not changes:

@@ -326,6 +326,7 @@ def user_of(
 
     body: empty if it is not known, as of an upload.
     read_names: reads the names in a request of its dialect; None: the request names users as chat completions do.
+
     Raises: NotAllowed: the key belongs to another user.
     """
     header_values = {name: value for name, value in headers if name in rules.read_headers}
@@ -446,6 +447,7 @@ def checked_id(text: str, name: str) -> str | None:
     """Returns an id without the blanks around it; None: it is empty.
 
     name: the name of its header or field.
+
     Raises: BadRequest.
     """
     text = text.strip(" \t")

@@ -48,7 +48,10 @@ _TOO_LONG: Final = re.compile(
 
 
 def is_too_long(error: Json, request: bytes = b"") -> bool:
-    """Returns whether by an error, in OpenAI's form, a request is too long. request: as for `context_from_error`."""
+    """Returns whether by an error, in OpenAI's form, a request is too long.
+
+    request: the JSON it is about. What the error repeats of it does not count.
+    """
     if error.get("code") == _TOO_LONG_CODE:
         return True
     message = str(error.get("message") or "")

@@ -115,7 +115,7 @@ def is_filter_verdict(begin: bytes) -> bool:
 def exceeds_context(body: bytes, request: bytes = b"") -> bool:
     """Returns whether by an error a request is too long for the model, whether it names a length or not.
 
-    request: the JSON it is about, as for `context_from_error`.
+    request: the JSON it is about. What the error repeats of it does not count.
     """
     error = openai_error_of_body(body)
     return error is not None and is_too_long(error, request)

@@ -56,7 +56,7 @@ class SpokenText:
                 self.add_filler(text.lstrip(), is_shown=is_shown)
 
     def add_filler(self, text: str, *, is_shown: bool) -> None:
-        """Adds a filler, or the beginning of one. is_shown: as for `read`."""
+        """Adds a filler, or the beginning of one. is_shown: the client gets it at once; else it is only collected."""
         self._add(Voice.FILLER, text, separator(self.text_before, text), is_shown=is_shown)
 
     def _add(self, voice: Voice, text: str, blanks: str, call: int = 0, *, is_shown: bool) -> None:

@@ -25,7 +25,8 @@ def compaction_item(id: str, summary: str) -> Json:
 def summaries_in(items: Sequence[Any], field: str = "input", items_before: int = 0) -> list[Json]:
     """Returns the compaction items among items as system messages.
 
-    field, items_before: as for `read_items`.
+    field: the request's field with the items, for errors.
+    items_before: how many of the first items are not of this field.
 
     Raises: BadRequest: the gateway has not made such an item.
     """

@@ -252,7 +252,13 @@ class _ToolReader:
         return True
 
     def add_item_tools(self, items: Sequence[Any], field: str, items_before: int = 0) -> None:
-        """Adds the tools that items bring. field, items_before: as for `read_items`. Raises: BadRequest."""
+        """Adds the tools that items bring.
+
+        field: the request's field with the items, for errors.
+        items_before: how many of the first items are not of this field.
+
+        Raises: BadRequest.
+        """
         for n, item in enumerate(items, -items_before):
             if isinstance(item, dict) and item.get("type") in ("additional_tools", "tool_search_output"):
                 for k, tool in enumerate(read_optional(item, "tools", list, f"{field}[{n}]") or ()):

@@ -23,7 +23,12 @@ async def find_agent(store: Store, project: str | None, uid: str, *, param: str 
 
 
 async def find_memory(store: Store, project: str | None, uid: str) -> FoundMemory:
-    """Returns a memory, for an operation that shows it. project, Raises: as for `find_agent`."""
+    """Returns a memory, for an operation that shows it.
+
+    project: the only project that the caller sees; None: all projects.
+
+    Raises: MemoryNotFound: there is no such memory, or it is of another project.
+    """
     memory = await store.memory_pages.find_memory(uid, project)
     if memory is None:
         raise MemoryNotFound

@@ -92,6 +92,7 @@ def _check_reserved_names(name: str, before: str) -> None:
     """Checks that the keys in the settings keep their names, and no other key gets one.
 
     before: the name that the key has.
+
     Raises: BadRequest.
     """
     for reserved in (SETTINGS_KEY, SETTINGS_OPERATOR_KEY):

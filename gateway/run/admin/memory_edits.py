@@ -69,7 +69,10 @@ class MemoryEdits(Struct, frozen=True):
         return written
 
     async def undo_block(self, editor: Editor, uid: str, label: str, version: int) -> Block:
-        """Takes back the last change of a block. version: as for `edit_block`."""
+        """Takes back the last change of a block.
+
+        version: the version that the editor saw. Raises: Conflict: it has changed.
+        """
         block = await self._find_block(editor, uid, label, version)
         try:
             undone = await self.store.blocks.undo(block.id, at=self.now(), version=version)
@@ -82,7 +85,10 @@ class MemoryEdits(Struct, frozen=True):
         return undone
 
     async def restore_block(self, editor: Editor, uid: str, label: str, version: int, to: int) -> Block:
-        """Brings back the value of an older version. version: as for `edit_block`."""
+        """Brings back the value of an older version.
+
+        version: the version that the editor saw. Raises: Conflict: it has changed.
+        """
         block = await self._find_block(editor, uid, label, version)
         try:
             restored = await self.store.blocks.restore(

@@ -52,7 +52,7 @@ class MemoryExport(Struct, frozen=True):
         The parts are head (a MemoryRecord), blocks, facts and passages (tuples of records), messages (a
         ConversationPart) and foot (None). There may be none or several parts of facts, passages and messages.
 
-        project: as for `line_pages`.
+        project: the only project that the caller sees; None: all projects.
 
         Raises: as `line_pages`.
         """

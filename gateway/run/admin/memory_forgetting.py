@@ -158,7 +158,7 @@ class MemoryForgetting:
     async def list_remaining(
         self, project: str | None, uid: str, kind: TargetKind, value: TargetValue, *, words: str = ""
     ) -> Sequence[RemainingRecord]:
-        """Returns what stays if a part goes: `ForgetPreview.stays`. Parameters and errors: as for `preview`."""
+        """Returns what stays if a part goes: `ForgetPreview.stays`, without the other figures of `preview`."""
         memory = await self._views.find(project, uid)
         target = await self._find_target(memory, kind, value)
         return (await self._read_details(memory, kind, target, value, words)).stays

@@ -149,7 +149,7 @@ class MemoryViews:
     async def find_name_line_with(self, agent_row: int, blocks: Iterable[tuple[str, str]]) -> str | None:
         """Returns what `find_name_line` does, where the blocks are known.
 
-        blocks: as for `name_line_in`.
+        blocks: the labels and values of blocks that no other memory sees.
         """
         return name_line_in(blocks) or name_sentence_in(await self.store.facts.list_naming(agent_row))
 

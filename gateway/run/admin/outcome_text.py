@@ -73,7 +73,7 @@ def _describe_possible_quotes(arguments: dict[str, Any], seq: int, answer: dict[
     """Returns lines about messages that may quote a forgotten one, and the commands that forget or find them.
 
     seq: the number of the forgotten message or exchange.
-    answer: as for `describe_forget_result`.
+    answer: what `ForgetOperations.forget` has returned for the first call.
     """
     names = ("config", "db", "project", "profile", *_OWNERS)
     options = [(name, arguments[name]) for name in names if arguments.get(name) is not None]

@@ -121,7 +121,8 @@ def explain_logged(
 def _sentence_without_search(exchange: Exchange | None, first: RecallRecord | None) -> str:
     """Returns the sentence that says why memory was not searched for a request.
 
-    exchange, first: as for `explain_logged`.
+    exchange: the exchange of the request's turn, with content; None: it is not known, or has no words.
+    first: the recall of the request that searched memory for the same question; None: it is not known.
     """
     if exchange is None:
         return (

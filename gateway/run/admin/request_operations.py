@@ -170,7 +170,7 @@ class RequestOperations(Struct, frozen=True):
 
         Returns None if the log has no such request, or if its memory is gone.
 
-        project: as for `explain`.
+        project: the project in which it has to be; None: any project.
         """
         logged = None if self.log is None else self.log.find(id, project)
         if logged is None or logged.memory_uid is None or logged.scope is None:

@@ -312,7 +312,9 @@ class WordSearches(Struct, frozen=True):
     async def lost_words(self, project: str | None, uid: str, old_texts: Sequence[str], new_text: str) -> str:
         """Returns the words that a correction has taken out of a text, as a query; "" if it has taken out none.
 
-        Parameters: as for `still_say`. The words of the first text that has lost any are returned.
+        The words of the first of the old texts that has lost any are returned.
+
+        old_texts: what the text was before the last correction, then before the one before it, and so on.
         """
         agent = await find_agent(self.views.store, project, uid)
         lost = await self._list_lost(agent, old_texts, new_text)

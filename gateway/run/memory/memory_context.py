@@ -148,6 +148,7 @@ async def read_context(
     """Reads the context of a request. A paused memory is read as if the request had turned it off.
 
     idle_s: for how long an unnamed opening may be repeated.
+
     Raises: StoreError.
     """
     agent, listing, snapshot = await _read_snapshot(store, resent, request)

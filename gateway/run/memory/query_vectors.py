@@ -41,6 +41,7 @@ class QueryVectors(Struct):
         """Returns how near to a query what an agent has is; None: nothing was compared in time.
 
         deadline_ms: for the query's vector and the comparison together.
+
         Raises: StoreError.
         """
         begun = time.perf_counter()
@@ -68,6 +69,7 @@ async def nearest_facts(
     vectors the newest come first.
 
     deadline_ms: for the query's vector and the others together.
+
     Raises: StoreError.
     """
     facts = snapshot.standing

@@ -171,7 +171,9 @@ class Queues:
     async def enter_here(self, name: QueueName, ticket: QueueTicket, most_waiting: int | None = None) -> None:
         """Waits until the requests of this process have left, and no others.
 
-        The arguments are as for `enter`. Raises: TooManySends.
+        most_waiting: how many requests that have such a limit may be in the queue; None: this request has no limit.
+
+        Raises: TooManySends.
         """
         if most_waiting is not None:
             if self._limited_counts[name] >= most_waiting:

@@ -106,7 +106,8 @@ class Recaller(Struct, frozen=True):
     ) -> MemoryContext:
         """Returns the context with the standing facts in the order in which the memory section takes them.
 
-        text, name: as for `recall`.
+        text: the message.
+        name: the name of its speaker; None: the message names no speaker.
         """
         if self.embed_query is None or self.note_budget(context) <= 0:
             return context

@@ -113,7 +113,7 @@ class MemoryTools(Struct, frozen=True):
         """Edits a block as the path sees it.
 
         number: the number of the edit among the edits of its call.
-        is_read: as for `BlockEdits.apply`.
+        is_read: the model makes the edit, so it may only overwrite what it has seen.
         """
         edit = self.block_edits.apply(
             self._make_op(call_id, operation, label, arguments, number), is_read=is_read

@@ -79,7 +79,10 @@ def unsent_answer(tool: str, reason: object) -> ToolAnswer:
 
 
 def lost_answer(tool: str, reason: object) -> ToolAnswer:
-    """Returns the answer to a call that was sent, and has no reply that can be read. reason: as for `unsent_answer`."""
+    """Returns the answer to a call that was sent, and has no reply that can be read.
+
+    reason: ends a clause, without a full stop.
+    """
     return failed_answer(f"Error: {tool} was called, but {reason}. It may have been done.")
 
 

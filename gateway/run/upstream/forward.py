@@ -272,7 +272,9 @@ class Forwarder:
         the gateway. A header that names another upstream than the model's rules out the last two.
 
         continues_here: the request continues a response that the gateway stores.
-        path, model, upstream_name: as for `route_for`.
+        path: below the base URL.
+        model: the model that the request names; None: it names none.
+        upstream_name: the upstream that the caller asks for; None: none.
 
         Raises: UnknownModel, BadRequest.
         """

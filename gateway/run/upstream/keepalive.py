@@ -38,7 +38,7 @@ async def with_beats(items: AsyncIterator[T], every_s: float) -> AsyncGenerator[
 
 
 def keep_alive(items: AsyncIterator[T], every_s: float) -> AbstractAsyncContextManager[AsyncIterator[T]]:
-    """Returns a context of the items with beats between them. every_s: as for `with_beats`; 0: without beats."""
+    """Returns a context of the items with a `BEAT` after each `every_s` seconds without one; 0: without beats."""
     return aclosing(with_beats(items, every_s)) if every_s else nullcontext(items)
 
 

@@ -189,7 +189,7 @@ class ModelList:
         return self._entries_with(name, answer)
 
     def _candidates(self, upstream: str | None) -> list[str]:
-        """Returns the upstreams that a caller's key may be meant for. upstream: as for `entries_for`."""
+        """Returns the upstreams that a caller's key may be meant for. upstream: the one that the caller names."""
         keyless = self._keyless_upstreams()
         if upstream is not None:
             return [upstream] if upstream in keyless else []

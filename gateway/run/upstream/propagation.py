@@ -65,6 +65,7 @@ def with_current_trace_headers(
 ) -> ModelRequest:
     """Returns a request with the trace headers that its upstream may see, for a call of the current work.
 
-    call, propagates: as for `with_trace_headers`.
+    call: that of the request.
+    propagates: whether the upstream gets trace headers; None: if the client has sent some.
     """
     return with_trace_headers(request, current_receipt(), call, propagates=propagates)

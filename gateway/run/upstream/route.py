@@ -66,6 +66,7 @@ def resolve_route(settings: Settings, model: str, *, by_operator: bool = False) 
     The name is a profile's (`agent/<name>`), an alias, `<upstream>/<model>`, a name that a pattern takes, or any name
     if there is only one upstream. Where there are aliases, other names are unknown unless a pattern takes them.
     by_operator: the settings themselves name the model, and may name it as `<upstream>/<model>` next to such a list.
+
     Raises: UnknownModel.
     """
     if model.startswith(AGENT_PREFIX):

@@ -159,7 +159,8 @@ async def end_run(
 ) -> Run:
     """Ends a run without a step. Returns it as it is now: as another writer has ended it if that one was faster.
 
-    error_message, error_status: as for `add_error_message`; the message quotes no content.
+    error_message: what the run failed of; it quotes no content. "": it has not failed.
+    error_status: the HTTP status of that error; 0: it has none.
     job: the attempt that performs the run; without it, any process may end the run.
 
     Raises: NotFound; Stale if another attempt performs the run.

@@ -39,6 +39,7 @@ async def add_sleeper(
 
     entry: the agent of the memory that is read.
     body: the new body of that agent's definition; None: the definition stays, or it has none.
+
     Raises: Overtaken if the definition was changed since it was found, or the memory has a sleeper already.
     """
     memory_row = entry.agent.id
@@ -79,9 +80,10 @@ async def remove_sleepers(
 
     The memory's next reader begins where they have ended.
 
-
-    entry, body: as for `add_sleeper`.
+    entry: the agent of the memory that is read.
+    body: the new body of that agent's definition; None: the definition stays, or it has none.
     job: the kind of the jobs in which they read. The memory's job is dropped with its last sleeper.
+
     Raises: Overtaken if the definition was changed since it was found.
     """
     memory_row = entry.agent.id
