@@ -1,12 +1,11 @@
-"""Measure the gateway against a direct call and, where installed, nginx: one mock upstream, one load generator.
+"""Measures the gateway against a direct call and, where installed, nginx, with one mock upstream.
 
-Rounds are interleaved and medians are taken, because a machine is never quiet: every round measures all targets in
-turn, and "added" is against the direct call of the same round. The memory-on figures come from growing
-conversations of users who are known: each has had a conversation of three turns before, so that every turn looks for
-what was said there, and of the next one the 4th to 6th turn is measured (8, 10 and 12 messages resent, with the
-replies as they came). By then the notes show all of so small a memory, which is seen without a search; "more known" are
-users with memories that notes show in part, so that each turn searches. Only 127.0.0.1 is ever called, a bounded
-number of times.
+A machine is never quiet, so each round measures all targets in turn, "added" is against the direct call of the same
+round, and a figure is the median of the rounds.
+
+With memory on, each user has had a conversation of three turns, and turns 4 to 6 of the next one are measured (with 8,
+10 and 12 messages). Notes then show the whole of so small a memory, which takes no search. "More known" are users with
+memories of which notes show a part, so that each turn searches.
 """
 
 from __future__ import annotations
@@ -27,35 +26,46 @@ from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain, count
 from pathlib import Path
+from typing import NamedTuple
 
 import load
 import orjson
 import uvloop
 
+# Turns of a user's earlier conversation; of the measured one, those before the measurement and those in it.
 EARLIER_TURNS, WARM_TURNS, MEASURED_TURNS = 3, 3, 3
+# Users who open one conversation after the other, and how many each opens.
 OPENERS, OPENINGS = 200, 10
 # Users of whom more is known than notes show: how many, and how many conversations of how many turns they have had.
 KNOWN_WELL, CONVERSATIONS, LONG_TURNS = 100, 4, 12
 
-# Of each figure: the goal with memory off and on.
+
+class Goals(NamedTuple):
+    """The goals of a figure, as they are printed; "": there is none."""
+
+    off: str = ""
+    on: str = ""
+
+
+# The figures in the order in which they are printed.
 GOALS = {
-    "p50 ms": ("", ""),
-    "added p50 ms": ("", ""),
-    "added p99 ms": ("", ""),
-    "added, times bare parts": ("< 1.5", "< 4.5"),
-    "p99 / p50": ("", "< 3"),
-    "req/s": ("> 8,100", "> 2,000"),
-    "CPU ms": ("", ""),
-    "CPU ms, 4 at once": ("", ""),
-    "CPU, times bare parts": ("< 1.5", "< 4.5"),
-    "CPU ms, more known": ("", ""),
-    "CPU ms, first words": ("", ""),
-    "CPU ms, openings": ("", ""),
-    "first text 20": ("< 2", "< 4"),
-    "first text 200": ("", "< 15"),
-    "idle MB": ("< 80", ""),
-    "MB 10k users": ("", "< 150"),
-    "ready s": ("< 1", "< 1"),
+    "p50 ms": Goals(),
+    "added p50 ms": Goals(),
+    "added p99 ms": Goals(),
+    "added, times bare parts": Goals("< 1.5", "< 4.5"),
+    "p99 / p50": Goals(on="< 3"),
+    "req/s": Goals("> 8,100", "> 2,000"),
+    "CPU ms": Goals(),
+    "CPU ms, 4 at once": Goals(),
+    "CPU, times bare parts": Goals("< 1.5", "< 4.5"),
+    "CPU ms, more known": Goals(),
+    "CPU ms, first words": Goals(),
+    "CPU ms, openings": Goals(),
+    "first text 20": Goals("< 2", "< 4"),
+    "first text 200": Goals(on="< 15"),
+    "idle MB": Goals("< 80"),
+    "MB 10k users": Goals(on="< 150"),
+    "ready s": Goals("< 1", "< 1"),
 }
 NGINX = """
 daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.log;
@@ -74,14 +84,30 @@ http {{
 }}
 """
 
-# Variants of the gateway with memory on -> the share of requests that is traced, and the kind of the collector.
-TRACES = {"traces 0 %": "0", "traces 1 %": "0.01", "traces 100 %": "1", "it hangs": "1 hangs"}
+
+class TraceExport(NamedTuple):
+    """How a gateway exports traces."""
+
+    # The share of requests that are traced.
+    share: float
+    # The collector takes the traces and never answers.
+    collector_hangs: bool = False
+
+
+# The variants of the gateway with memory on that export traces.
+TRACES = {
+    "traces 0 %": TraceExport(0),
+    "traces 1 %": TraceExport(0.01),
+    "traces 100 %": TraceExport(1),
+    "it hangs": TraceExport(1, collector_hangs=True),
+}
 # The variant that stores no reason why a turn recalled what it did.
 NO_RECALLS = "no recalls"
 # The variant with three limits, which are never reached.
 LIMITED = "limits"
 VARIANTS = (NO_RECALLS, LIMITED, *TRACES)
 
+# A program that takes what time is left of a core.
 _IDLER = """
 import os
 os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
@@ -89,8 +115,7 @@ while True:
     pass
 """
 
-
-# The parts of the measurement with one connection.
+# The parts into which a round divides the requests of one connection.
 BLOCKS = 10
 
 
@@ -99,14 +124,15 @@ class Sizes:
     """How much is measured."""
 
     rounds: int
-    # Requests of one connection, in `BLOCKS`.
+    # Requests of one connection in a round.
     alone: int
-    # Requests of sixteen connections.
+    # Requests of sixteen connections in a round.
     crowd: int
     # Streams of each connection.
     streams: int
+    # Users whose memories the gateway has when its memory in MB is taken.
     users: int
-    # Users who say their first words.
+    # New users of a round, who say their first words.
     openers: int
 
 
@@ -120,11 +146,11 @@ class Target:
 
     name: str
     port: int
-    # Of the request that is sent again and again.
+    # Headers of the request that `load.SameRequest` repeats.
     headers: bytes = b""
     # It is measured with growing conversations.
     is_memory: bool = False
-    # The process whose CPU time counts; None: none is counted.
+    # CPU time is counted of this process; None: it is not counted.
     pid: int | None = None
     figures: dict[str, list[float]] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
@@ -136,8 +162,27 @@ class Target:
         values = self.figures.get(name)
         return statistics.median(values) if values else None
 
-    def cpu_s(self) -> float:
-        return load.read_cpu_s(self.pid) if self.pid else 0.0
+    async def drive(self, flow: load.RequestFlow, workers: int, spread_s: float = 0) -> Measurement:
+        """Sends a flow to the server (`load.drive`), and notes its errors."""
+        cpu_before_s = load.read_cpu_s(self.pid) if self.pid else 0.0
+        result = await load.drive(self.port, flow, workers, spread_s)
+        cpu_after_s = load.read_cpu_s(self.pid) if self.pid else 0.0
+        self.errors += result.errors
+        return Measurement(result, (cpu_after_s - cpu_before_s) * 1e3 / max(1, len(result.total_ms)))
+
+    async def talk_before(self, talks: list[load.Talk], turns: Sequence[int], workers: int) -> None:
+        """Has each user talk in one new conversation after the other. turns: of each conversation."""
+        for turns_of_conversation in turns:
+            for talk in talks:
+                talk.begin_conversation()
+            await self.drive(load.Talks(talks, turns_of_conversation), workers)
+
+
+class Measurement(NamedTuple):
+    """The latencies of a flow, and the CPU time of the server for one of its requests."""
+
+    result: load.LoadResult
+    cpu_ms: float
 
 
 _users = count()
@@ -145,27 +190,15 @@ _users = count()
 
 async def measure(
     target: Target, requests: int, workers: int, *, stream: bool = False, spread_s: float = 0
-) -> tuple[load.LoadResult, float]:
-    """Returns one measurement and its CPU ms by request.
-
-    Where memory is on, the conversations are brought to their fourth turn first.
-    """
-    requests_flow: load.SameRequest | load.Talks = load.SameRequest(
-        requests, stream=stream, headers=target.headers
-    )
+) -> Measurement:
+    """Measures a number of requests; where memory is on, the 4th to 6th turn of conversations."""
+    flow: load.RequestFlow = load.SameRequest(requests, stream=stream, headers=target.headers)
     if target.is_memory:
         turns = min(MEASURED_TURNS, max(1, requests // workers))
         talks = [load.Talk(f"bench-{next(_users)}") for _ in range(max(workers, requests // turns))]
-        for turns_before in (EARLIER_TURNS, WARM_TURNS):
-            for talk in talks:
-                talk.begin_conversation()
-            warm = await load.drive(target.port, load.Talks(talks, turns_before), min(16, workers))
-            target.errors += warm.errors
-        requests_flow = load.Talks(talks, turns, stream=stream)
-    cpu_before_s = target.cpu_s()
-    result = await load.drive(target.port, requests_flow, workers, spread_s)
-    target.errors += result.errors
-    return result, (target.cpu_s() - cpu_before_s) * 1e3 / max(1, len(result.total_ms))
+        await target.talk_before(talks, (EARLIER_TURNS, WARM_TURNS), min(16, workers))
+        flow = load.Talks(talks, turns, stream=stream)
+    return await target.drive(flow, workers, spread_s)
 
 
 def quantile(values: list[float], share: float = 0.5) -> float:
@@ -173,7 +206,7 @@ def quantile(values: list[float], share: float = 0.5) -> float:
 
 
 async def run_rounds(targets: list[Target], sizes: Sizes, *, is_alone: bool) -> None:
-    for target in targets:  # first requests pay for connections and imports
+    for target in targets:  # the first requests take longer: they open connections and import modules
         await measure(target, 50, 4)
         await measure(target, 4, 4, stream=True)
     for number in range(sizes.rounds):
@@ -188,8 +221,8 @@ async def measure_alone(targets: list[Target], sizes: Sizes) -> None:
     """Measures requests of one connection, in blocks by turns, since the machine's speed changes within a round."""
     times_ms: dict[str, list[float]] = {target.name: [] for target in targets}
     for target in targets * BLOCKS:
-        result, _ = await measure(target, max(3, sizes.alone // BLOCKS), 1)
-        times_ms[target.name] += result.total_ms
+        measurement = await measure(target, max(3, sizes.alone // BLOCKS), 1)
+        times_ms[target.name] += measurement.result.total_ms
     direct = times_ms["direct"]
     for target in targets:
         p50, p99 = quantile(times_ms[target.name]), quantile(times_ms[target.name], 0.99)
@@ -202,19 +235,19 @@ async def measure_alone(targets: list[Target], sizes: Sizes) -> None:
 async def measure_crowds(targets: list[Target], sizes: Sizes) -> None:
     """Measures requests of sixteen connections and of four, and streams of 20 and of 200."""
     for target in targets:
-        result, cpu_ms = await measure(target, sizes.crowd, 16)
-        target.note("req/s", result.requests_per_s)
+        measurement = await measure(target, sizes.crowd, 16)
+        target.note("req/s", measurement.result.requests_per_s)
         if target.pid:
-            target.note("CPU ms", cpu_ms)
-            target.note("CPU ms, 4 at once", (await measure(target, sizes.crowd // 4, 4))[1])
+            target.note("CPU ms", measurement.cpu_ms)
+            target.note("CPU ms, 4 at once", (await measure(target, sizes.crowd // 4, 4)).cpu_ms)
     for workers in (20, 200):
         streams = {
             target.name: await measure(target, workers * sizes.streams, workers, stream=True, spread_s=0.5)
             for target in targets
         }
-        floor = quantile(streams["direct"][0].first_ms)
+        direct_ms = quantile(streams["direct"].result.first_ms)
         for target in targets:
-            target.note(f"first text {workers}", quantile(streams[target.name][0].first_ms) - floor)
+            target.note(f"first text {workers}", quantile(streams[target.name].result.first_ms) - direct_ms)
 
 
 async def open_conversations(target: Target, users: int) -> None:
@@ -225,23 +258,16 @@ async def open_conversations(target: Target, users: int) -> None:
     }
     for name, talks in groups.items():
         turns = 1 if name == "first words" else OPENINGS
-        cpu_before_s = target.cpu_s()
-        result = await load.drive(target.port, load.Talks(talks, turns, opens_each_turn=True), 16)
-        target.errors += result.errors
-        target.note(f"CPU ms, {name}", (target.cpu_s() - cpu_before_s) * 1e3 / max(1, len(result.total_ms)))
+        measurement = await target.drive(load.Talks(talks, turns, opens_each_turn=True), 16)
+        target.note(f"CPU ms, {name}", measurement.cpu_ms)
 
 
 async def search_each_turn(target: Target) -> None:
     """Measures the turns that `measure` does, of users with larger memories."""
     talks = [load.Talk(f"known-{next(_users)}") for _ in range(KNOWN_WELL)]
-    for turns_before in (*[LONG_TURNS] * CONVERSATIONS, WARM_TURNS):
-        for talk in talks:
-            talk.begin_conversation()
-        target.errors += (await load.drive(target.port, load.Talks(talks, turns_before), 16)).errors
-    cpu_before_s = target.cpu_s()
-    result = await load.drive(target.port, load.Talks(talks, MEASURED_TURNS), 16)
-    target.errors += result.errors
-    target.note("CPU ms, more known", (target.cpu_s() - cpu_before_s) * 1e3 / max(1, len(result.total_ms)))
+    await target.talk_before(talks, (*[LONG_TURNS] * CONVERSATIONS, WARM_TURNS), 16)
+    measurement = await target.drive(load.Talks(talks, MEASURED_TURNS), 16)
+    target.note("CPU ms, more known", measurement.cpu_ms)
 
 
 async def is_remembering(port: int, mock_port: int) -> bool:
@@ -253,15 +279,17 @@ async def is_remembering(port: int, mock_port: int) -> bool:
 
 
 @contextlib.contextmanager
-def export_traces(sampled: str | None, stack: contextlib.ExitStack) -> Iterator[None]:
-    """Lets the gateways that start within the block export traces. sampled: as in `TRACES`; None: none are exported."""
-    if sampled is None:
+def export_traces(export: TraceExport | None, stack: contextlib.ExitStack) -> Iterator[None]:
+    """Lets the gateways that start within the block export traces; None: they export none."""
+    if export is None:
         yield
         return
-    share, _, behaviour = sampled.partition(" ")
-    collector = stack.enter_context(run_collector(hangs=behaviour == "hangs"))
-    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector}",
-            "OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": share}  # fmt: skip
+    collector_port = stack.enter_context(run_collector(hangs=export.collector_hangs))
+    variables = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector_port}",
+        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": str(export.share),
+    }
     os.environ.update(variables)
     try:
         yield
@@ -273,13 +301,13 @@ def export_traces(sampled: str | None, stack: contextlib.ExitStack) -> Iterator[
 @contextlib.contextmanager
 def run_collector(*, hangs: bool) -> Iterator[int]:
     """Runs a collector in a thread and yields its port. hangs: it never answers."""
-    ended = threading.Event()
+    is_over = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["content-length"]))
             if hangs:
-                ended.wait()
+                is_over.wait()
             self.send_response(200)
             self.send_header("content-length", "0")
             self.end_headers()
@@ -290,7 +318,7 @@ def run_collector(*, hangs: bool) -> Iterator[int]:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_port
-        ended.set()
+        is_over.set()
         server.shutdown()
 
 
@@ -325,7 +353,7 @@ def start_targets(
         port = load.find_free_port()
         (folder / "nginx.conf").write_text(NGINX.format(folder=folder, port=port, upstream=mock_port))
         serve("nginx", "/v1/models", port, "nginx", "-p", folder, "-c", folder / "nginx.conf")
-        targets[-1].pid = None  # its master's, which does nothing
+        targets[-1].pid = None  # of nginx's master process, which answers no request
     port = load.find_free_port()
     serve("bare parts", "/", port, sys.executable, load.SCRIPTS_FOLDER / "bare_proxy.py", port, mock_port)
     settings = f'[[upstreams]]\nname = "mock"\nbase_url = "http://127.0.0.1:{mock_port}/v1"\n'
@@ -370,10 +398,8 @@ async def bench(
         await open_conversations(memory, sizes.openers)
     users_so_far = next(_users)
     if not is_alone:
-        further_users = load.Talks(
-            [load.Talk(f"person-{number}") for number in range(sizes.users - users_so_far)], 2
-        )
-        memory.errors += (await load.drive(memory.port, further_users, 16)).errors
+        further_users = [load.Talk(f"person-{number}") for number in range(sizes.users - users_so_far)]
+        await memory.drive(load.Talks(further_users, 2), 16)
         memory.note("MB 10k users", load.read_resident_mb(memory.pid))
     for _ in range(0 if is_alone else sizes.rounds):
         await search_each_turn(memory)

@@ -1,4 +1,4 @@
-"""A load generator for the benches, and the servers that they start as processes. Everything stays on 127.0.0.1."""
+"""What the benches share: a load generator, and servers that run as processes. Everything stays on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -17,26 +17,41 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
 SCRIPTS_FOLDER = Path(__file__).resolve().parent
 MEMORY_OFF_HEADER = b"x-mnemogate-memory: off\r\n"
-TIMEOUT_S = 120.0  # of one measurement; a server that hangs ends the bench
-MAX_ERRORS = 20  # of one measurement; after so many nothing more is asked
+# The longest time of one measurement, so that a server that hangs ends the bench.
+TIMEOUT_S = 120.0
+# After so many errors of one measurement no further request is sent.
+MAX_ERRORS = 20
 
 
 # --- the generator
 
 
+class RequestFlow(Protocol):
+    """The requests of one measurement, which its connections share."""
+
+    def next_request(self, worker: int) -> bytes | None:
+        """Returns the next request of a connection as it is sent; None: there is none left."""
+
+    def take_reply(self, worker: int, body: bytes) -> None:
+        """Takes the body of a complete reply. The time that this takes is not measured."""
+
+
 @dataclass(slots=True)
 class LoadResult:
-    """Latencies in milliseconds: to the end of each reply, and to its first text."""
+    """The latencies of one measurement, a value for each reply, and its errors."""
 
+    # To the end of the reply.
     total_ms: list[float] = field(default_factory=list)
+    # To the first text of the reply.
     first_ms: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    # `time.perf_counter()` at the first request, and at the end of the last reply.
     began: float = 0.0
     ended: float = 0.0
 
@@ -45,19 +60,20 @@ class LoadResult:
         return len(self.total_ms) / max(1e-9, self.ended - self.began)
 
 
-_LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.I)
-_TEXT = re.compile(rb'"content":\s*"[^"]')
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.I)
+_FIRST_TEXT = re.compile(rb'"content":\s*"[^"]')
 
 
 class LoadConnection(asyncio.Protocol):
     """One keep-alive connection in a closed loop: the next request leaves in the callback that read the last reply."""
 
-    def __init__(self, worker: int, flow: Any, result: LoadResult) -> None:
+    def __init__(self, worker: int, flow: RequestFlow, result: LoadResult) -> None:
         self.worker, self.flow, self.result = worker, flow, result
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.transport: Any = None
         self.buffer = b""
-        self.body_start = self.body_end = 0  # body_end: 0 for a chunked body
+        # Offsets into `buffer`. body_start: 0 while the head is incomplete; body_end: 0 for a chunked body.
+        self.body_start = self.body_end = 0
         self.began_at = self.first_text_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -86,13 +102,15 @@ class LoadConnection(asyncio.Protocol):
             head_end = self.buffer.find(b"\r\n\r\n")
             if head_end < 0:
                 return
-            length = _LENGTH.search(self.buffer, 0, head_end + 2)
+            content_length = _CONTENT_LENGTH.search(self.buffer, 0, head_end + 2)
             self.body_start = head_end + 4
-            self.body_end = self.body_start + int(length[1]) if length else 0
-        if not self.first_text_at and _TEXT.search(self.buffer, self.body_start):
+            self.body_end = self.body_start + int(content_length[1]) if content_length else 0
+        if not self.first_text_at and _FIRST_TEXT.search(self.buffer, self.body_start):
             self.first_text_at = now
         is_chunked = not self.body_end
-        if self.buffer.endswith(b"\r\n0\r\n\r\n") if is_chunked else len(self.buffer) >= self.body_end:
+        has_last_chunk = self.buffer.endswith(b"\r\n0\r\n\r\n")
+        is_complete = has_last_chunk if is_chunked else len(self.buffer) >= self.body_end
+        if is_complete:
             self.result.total_ms.append((now - self.began_at) * 1e3)
             self.result.first_ms.append(((self.first_text_at or now) - self.began_at) * 1e3)
             self.result.ended = now
@@ -108,28 +126,29 @@ class LoadConnection(asyncio.Protocol):
 
 
 def unchunk(body: bytes) -> bytes:
-    parts: list[bytes] = []
-    at = 0
+    """Returns the data of a complete body with the transfer encoding `chunked`."""
+    chunks: list[bytes] = []
+    offset = 0
     while True:
-        line = body.index(b"\r\n", at)
-        size = int(body[at:line], 16)
+        size_end = body.index(b"\r\n", offset)
+        size = int(body[offset:size_end], 16)
         if not size:
-            return b"".join(parts)
-        parts.append(body[line + 2 : line + 2 + size])
-        at = line + 4 + size
+            return b"".join(chunks)
+        chunks.append(body[size_end + 2 : size_end + 2 + size])
+        offset = size_end + 4 + size
 
 
 async def drive(
     port: int,
-    flow: Any,
+    flow: RequestFlow,
     workers: int,
     spread_s: float = 0.0,
     connection_class: type[LoadConnection] = LoadConnection,
 ) -> LoadResult:
-    """Runs a flow over some connections; their first requests are spread over a time, or all leave at once.
+    """Sends all requests of a flow, and waits for their replies.
 
-    flow: `next_request(worker)` returns the bytes of the next request; None: there is none. `take_reply(worker, body)`
-        takes a complete reply, and is not part of any measured time.
+    workers: the number of connections.
+    spread_s: the time over which the first requests of the connections are spread; 0: all leave at once.
     """
     loop = asyncio.get_running_loop()
     result = LoadResult()
@@ -204,7 +223,7 @@ def render_body(messages: list[bytes], user: str | None, stream: bool) -> bytes:
 
 
 class SameRequest:
-    """The same request a number of times: ten messages without a user."""
+    """The flow of the same request, a number of times: ten messages without a user."""
 
     def __init__(self, requests: int, *, stream: bool = False, headers: bytes = b"") -> None:
         messages = [SYSTEM]
@@ -225,10 +244,12 @@ class SameRequest:
 
 @dataclass(slots=True)
 class Talk:
-    """One user's conversation as its client holds it. turn: counted over all of the user's conversations."""
+    """One user's conversation as its client has it."""
 
     user: str
+    # As JSON, from the system message on.
     messages: list[bytes] = field(default_factory=lambda: [SYSTEM])
+    # The number of the next turn, counted over all conversations of the user.
     turn: int = 0
 
     def begin_conversation(self) -> None:
@@ -254,7 +275,7 @@ def read_stream_text(body: bytes) -> str:
 
 
 class Talks:
-    """Conversations, each taken by one connection for a number of turns.
+    """The flow of conversations that each connection continues one after the other, by a number of turns each.
 
     opens_each_turn: each turn opens a new conversation.
     """
@@ -264,21 +285,22 @@ class Talks:
     ) -> None:
         self.waiting = iter(talks)
         self.turns, self.stream, self.opens_each_turn = turns, stream, opens_each_turn
+        # By the connection: its conversation, and how many more turns it has.
         self.current: dict[int, tuple[Talk, int]] = {}
 
     def next_request(self, worker: int) -> bytes | None:
-        talk, left = self.current.get(worker, (None, 0))
-        if talk is None or not left:
-            talk, left = next(self.waiting, None), self.turns
+        talk, turns_left = self.current.get(worker, (None, 0))
+        if talk is None or not turns_left:
+            talk, turns_left = next(self.waiting, None), self.turns
             if talk is None:
                 return None
-        self.current[worker] = (talk, left - 1)
+        self.current[worker] = (talk, turns_left - 1)
         if self.opens_each_turn:
             talk.begin_conversation()
         return talk.request(self.stream)
 
     def take_reply(self, worker: int, body: bytes) -> None:
-        with contextlib.suppress(ValueError, LookupError):  # an error reply is counted elsewhere
+        with contextlib.suppress(ValueError, LookupError):  # `record_reply` notes a reply that is an error
             self.current[worker][0].add_reply(body, self.stream)
 
 
@@ -286,12 +308,12 @@ class Talks:
 
 
 def render_table(rows: Sequence[Sequence[str]], align: Callable[[str, int], str] = str.rjust) -> str:
-    """Returns the rows as a table in Markdown. The first one is its head. align: puts a cell to its width."""
+    """Returns the rows as a table in Markdown. The first one is its head. align: pads a cell to a width."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    head, *rest = rows
+    head, *body_rows = rows
     return "\n".join(
         "| " + " | ".join(align(cell, width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in (head, ["-" * width for width in widths], *rest)
+        for row in (head, ["-" * width for width in widths], *body_rows)
     )
 
 
@@ -302,10 +324,15 @@ def find_free_port() -> int:
         return port
 
 
-def clean_environment(**more: str) -> dict[str, str]:
-    """Returns this process's environment without what changes a gateway's settings or compiles it at each start."""
-    settings = ("OPENAI_", "ANTHROPIC_", "MNEMOGATE_", "PYTHONDONTWRITEBYTECODE")
-    return {name: value for name, value in os.environ.items() if not name.startswith(settings)} | more
+def clean_environment(**variables: str) -> dict[str, str]:
+    """Returns this process's environment for a gateway, with some further variables.
+
+    Variables that are settings of a gateway are left out, and the one that would have it compiled at each start.
+    """
+    dropped_prefixes = ("OPENAI_", "ANTHROPIC_", "MNEMOGATE_", "PYTHONDONTWRITEBYTECODE")
+    return {
+        name: value for name, value in os.environ.items() if not name.startswith(dropped_prefixes)
+    } | variables
 
 
 @contextlib.contextmanager
@@ -334,7 +361,10 @@ def run_mock(log: Path, *command: str) -> Iterator[int]:
 
 
 def wait_ready(port: int, path: str, running: subprocess.Popen[bytes], log: Path) -> float:
-    """Returns the seconds until the path answers with 200, two minutes at most."""
+    """Waits until a path of a server answers with 200. Returns the seconds that it took.
+
+    Raises: SystemExit: the server has ended, or is not ready after two minutes.
+    """
     begun = time.perf_counter()
     while (waited := time.perf_counter() - begun) < 120.0 and running.poll() is None:
         try:
@@ -350,16 +380,20 @@ def wait_ready(port: int, path: str, running: subprocess.Popen[bytes], log: Path
 
 @dataclass(frozen=True, slots=True)
 class ServedGateway:
-    """A gateway that is ready. ready_s: after so many seconds."""
+    """A gateway that is ready."""
 
     port: int
     pid: int
+    # The seconds from its start until it was ready.
     ready_s: float
 
 
 @contextlib.contextmanager
 def serve_gateway(folder: Path, settings: str, *under: str) -> Iterator[ServedGateway]:
-    """Serves a gateway, whose settings, database and log lie in the folder. under: a command that runs it."""
+    """Serves a gateway with its settings, database and log in a folder.
+
+    under: a command, with its arguments, under which the gateway's command runs.
+    """
     (folder / "mnemogate.toml").write_text(settings)
     log, port = folder / "log", find_free_port()
     command = [*under, sys.executable, "-m", "gateway", "serve", "--port", str(port)]
@@ -383,6 +417,6 @@ def read_resident_mb(pid: int) -> float:
 
 
 def read_cpu_s(pid: int) -> float:
-    """Returns the processor time of all threads of a process; unlike wall time it is the same on a busy machine."""
-    # The clock of that process, in Linux' numbering (clock_getcpuclockid).
+    """Returns the processor time of all threads of a process, which other work on the machine changes little."""
+    # The id of that process's clock in Linux (clock_getcpuclockid).
     return time.clock_gettime(~pid << 3 | 2)
