@@ -6,14 +6,13 @@ dates and of speakers, and two words may share a hash. So callers check the text
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from storage.search.blob import CHUNK, hash_terms
-from storage.search.document import PRESENT, ROW_SHIFT, Document, count_terms
+from storage.search.document import PRESENT, ROW_SHIFT, distinct_terms
 from storage.search.index import LOW_HALF, Index
 from storage.search.layout import IndexLayout
 from storage.search.segment import NO_POSTINGS, Postings
@@ -43,7 +42,7 @@ def terms_of_query(query: str) -> list[str]:
 
 def has_terms(text: str, terms: Collection[str]) -> bool:
     """Returns whether a text has all of these terms, as the index counts them."""
-    return count_terms(Document(0, "user", text, math.nan)).terms.keys() >= {*terms}
+    return distinct_terms(text).issuperset(terms)
 
 
 def has_terms_anywhere(text: str, terms: Collection[str]) -> bool:
@@ -54,7 +53,7 @@ def has_terms_anywhere(text: str, terms: Collection[str]) -> bool:
         end = start + _PIECE_CHARS
         if end < len(text):  # only a word as long as a piece is cut
             end = text.rfind(" ", start + 1, end) + 1 or end
-        missing.difference_update(count_terms(Document(0, "user", text[start:end], math.nan)).terms)
+        missing -= distinct_terms(text[start:end])
         start = end
     return not missing
 

@@ -108,19 +108,39 @@ class CountedDocument(Struct, frozen=True):
     terms: dict[str, int]
 
 
+class _SplitText(NamedTuple):
+    """A text as it was split. The words and terms of its head come first among all."""
+
+    head_words: list[str]
+    words: list[str]
+    head_terms: list[str]
+    terms: list[str]
+
+    def compounds(self) -> list[str]:
+        """Returns the words that may be compounds, each once; none of an English text."""
+        if len(self.head_terms) < _ENGLISH_TERM_SHARE * len(self.head_words):
+            return []
+        return [word for word in dict.fromkeys(self.words) if is_long(word)]
+
+
+def _split(text: str) -> _SplitText:
+    text = text[:_DOCUMENT_CHARS]
+    head_end = _head_end(text)
+    words = head_words = split_words(text[: head_end or _HEAD_CHARS])
+    terms = head_terms = terms_of(head_words)
+    if head_end < len(text):
+        words = head_words + split_words(text[head_end:]) if head_end else split_words(text)
+        terms = terms_of(words)
+    return _SplitText(head_words, words, head_terms, terms)
+
+
 def count_terms(document: Indexable) -> CountedDocument:
     """Returns the terms of a message, its date and its speaker, counted, without the marks of names (`with_names`)."""
-    text = document.text[:_DOCUMENT_CHARS]
-    head_end = _head_end(text)
-    all_words = head_words = split_words(text[: head_end or _HEAD_CHARS])
-    text_terms = head_terms = terms_of(head_words)
-    if head_end < len(text):
-        all_words = head_words + split_words(text[head_end:]) if head_end else split_words(text)
-        text_terms = terms_of(all_words)
+    split = _split(document.text)
+    text_terms = split.terms
     frame_terms = _frame_terms(document)
     terms: dict[str, int] = Counter(chain(dict.fromkeys(frame_terms), text_terms))
-    is_english = len(head_terms) < _ENGLISH_TERM_SHARE * len(head_words)
-    compounds = [] if is_english else [word for word in dict.fromkeys(all_words) if is_long(word)]
+    compounds = split.compounds()
     # A part of a compound is found, but it is no word of the text and does not make it longer.
     for part in islice(parts_of(compounds), _DOCUMENT_TERMS):
         terms.setdefault(part, 1)
@@ -128,17 +148,25 @@ def count_terms(document: Indexable) -> CountedDocument:
         terms = dict(islice(terms.items(), _DOCUMENT_TERMS))
     if len(text_terms) >= FREQUENCY:
         terms = {term: min(times, FREQUENCY) for term, times in terms.items()}
-    for term in {*head_terms, *parts_of({*head_words}.intersection(compounds))}:
+    for term in {*split.head_terms, *parts_of({*split.head_words}.intersection(compounds))}:
         if term in terms:
             terms[term] |= HEAD
     back = 0 if document.previous is None else document.seq - document.previous
     row = DocumentRow(
         length=min(len(text_terms) + len(frame_terms), _MAX_U16),
         back=back if 0 < back <= _MAX_U16 else 0,
-        flags=_flags(document, all_words, text_terms),
-        head=min(len(head_terms), _MAX_U8),
+        flags=_flags(document, split.words, text_terms),
+        head=min(len(split.head_terms), _MAX_U8),
     )
     return CountedDocument(row, terms)
+
+
+def distinct_terms(text: str) -> set[str]:
+    """Returns the terms that `count_terms` counts in a text, each once, in half of the time."""
+    split = _split(text)
+    terms = dict.fromkeys(split.terms)
+    terms.update(dict.fromkeys(islice(parts_of(split.compounds()), _DOCUMENT_TERMS)))
+    return {*islice(terms, _DOCUMENT_TERMS)}
 
 
 def _frame_terms(document: Indexable) -> Sequence[str]:

@@ -196,8 +196,13 @@ def _find_candidates(read: _ReadMemory, terms: Sequence[str]) -> Sequence[Messag
         index.put(read.blobs)
     except blob.CorruptIndex:
         return None  # the search of this memory alone has the index made again
-    unread = {message.seq: message for message in read.unread}
     seqs = find_containing(
-        index, terms, read.agent.secret, tail=Tail(unread.values()), before=LAST_NUMBER, limit=_CHECKED_HITS
+        index, terms, read.agent.secret, tail=Tail(), before=LAST_NUMBER, limit=_CHECKED_HITS
     )
-    return [unread.get(seq, seq) for seq in seqs]
+    # What is not indexed is searched as it stands: to count its words as an index does takes several times as long.
+    candidates: dict[int, Message | int] = {seq: seq for seq in seqs}
+    for message in read.unread:
+        candidates.pop(message.seq, None)  # the index has the text that it was before
+        if has_terms(message.text, terms):
+            candidates[message.seq] = message
+    return [candidates[seq] for seq in sorted(candidates, reverse=True)]

@@ -9,6 +9,7 @@ import pytest
 from storage.commands import ForgetTarget
 from storage.listing import FIRST_PAGE, PassageDraft
 from storage.records import Message, Scope
+from storage.search.document import CountedDocument, Indexable
 from storage.sql import people_search
 from storage.sql.people_search import _ReadMemory
 from storage.sql.store import Store
@@ -148,6 +149,25 @@ async def test_people_are_looked_through_in_pages(store: Store, monkeypatch: pyt
     monkeypatch.setattr(people_search, "_MOST_READ", 1_000)
     monkeypatch.setattr(people_search, "_MOST_INDEX_BYTES", 0)
     assert [names for names, _ in await read_pages("peanut")] == newest_first.split()
+
+
+async def test_texts_that_are_not_indexed_are_checked_without_an_index_of_them(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most of the time of a search went into indexes of texts that were searched once."""
+    nadia, _ = await speak(store)
+    await nadia.say([user("And when do you close?")], assistant("At six, Ms Ferri."))
+    await index(store, nadia)
+    # Its exchange is not in the index as it is now.
+    await forget(store, nadia.agent, ForgetTarget(messages=[5]))
+
+    def count(document: Indexable) -> CountedDocument:
+        raise AssertionError(f"counted for an index: {document.text}")
+
+    monkeypatch.setattr("storage.search.tail.count_terms", count)
+    assert await find(store, "Ferri", "default") == {"user:n-1": "At six, Ms Ferri."}
+    assert await find(store, "close", "default") == {}
+    assert await find(store, "Novak", "default") == {"user:t-2": "My name is Tomas Novak, hello."}
 
 
 async def test_a_damaged_index_is_said_and_made_again(store: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import struct
@@ -15,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from storage.search.blob import CHUNK, CorruptIndex, check_can_add, encode, forget, merge
-from storage.search.document import Document, count_terms
+from storage.search.document import Document, count_terms, distinct_terms
 from storage.search.index import Index
 from storage.search.rank import rank
 from storage.search.tokens import VERSION, is_long, names_in, parts_of, split_words, words_of
@@ -642,6 +643,22 @@ def test_numpy_is_not_loaded_before_it_is_needed() -> None:
     code = "import sys, storage.search.rank; from storage.search.tokens import words_of; words_of('dog'); "
     code += "sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        SAMPLE,
+        "Der Zahnarzttermin meiner Schwester.",  # parts of compounds
+        "An appointment at the otorhinolaryngologist, thanks.",  # none of English words
+        f"{SAMPLE} {'Zahnarzttermin ' * 20}",  # in the head and after it
+        " ".join(f"w{n}x" for n in range(5_000)),  # more than are counted
+        "茶" * 300,
+        "",
+    ],
+)
+def test_a_text_has_the_terms_that_are_counted_in_it(text: str) -> None:
+    assert distinct_terms(text) == {*count_terms(Document(1, "user", text, math.nan)).terms}
 
 
 def test_what_holds_more_of_the_query_comes_first() -> None:
