@@ -328,7 +328,7 @@ def check_columns(
 
     for e in sorted(tree, key=lambda e: -e.depth):
         later = [k for k in tree.children(e) if k.ended is not None]
-        continued[e.id] = any(not tree.continues_turn(k) or continued[k.id] for k in later)
+        continued[e.id] = any(not tree.is_mid_turn(k) or continued[k.id] for k in later)
 
     for e in sorted(tree, key=lambda e: e.depth):
         is_told = any(k.ends_with_user and k.ended is not None for k in tree.children(e))

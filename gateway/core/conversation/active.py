@@ -178,14 +178,14 @@ def mark_continued(tree: Tree, exchange: Exchange) -> None:
 
     The parent of an exchange that `ends_with_user` is left out: the row of that exchange shows it.
     """
-    if tree.continues_turn(exchange):
+    if tree.is_mid_turn(exchange):
         return
     ancestor = tree.parent(exchange)
     is_shown = exchange.ends_with_user
     while ancestor is not None:
         if not ancestor.continued and not is_shown:
             tree.change(ancestor.id, continued=True)
-        if not tree.continues_turn(ancestor):
+        if not tree.is_mid_turn(ancestor):
             return
         ancestor, is_shown = tree.parent(ancestor), False
 
@@ -205,7 +205,7 @@ def refresh_active(tree: Tree, exchange: Exchange, *, is_named: bool) -> None:
         other = todo.pop()
         if other.id not in active:
             active[other.id] = tree.is_active(other, is_named=is_named)
-            todo += [c for c in tree.children(other) if tree.continues_turn(c)]
+            todo += [c for c in tree.children(other) if tree.is_mid_turn(c)]
     for i, is_active in active.items():
         if is_active != tree.by_id[i].active:
             tree.change(i, active=is_active)

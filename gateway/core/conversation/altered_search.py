@@ -208,7 +208,7 @@ class AlteredSearch:
                 exchanges.append(exchange)
                 children = tree.children(exchange)
                 is_continued = tree.is_continued(exchange)
-                pending += [child for child in children if not is_continued or tree.continues_turn(child)]
+                pending += [child for child in children if not is_continued or tree.is_mid_turn(child)]
         return [
             exchange
             for exchange in exchanges

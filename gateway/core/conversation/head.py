@@ -94,7 +94,7 @@ class _HeadSearch:
         self._head = head
         # The exchange before the head, if the head begins with a user message.
         self._above = None
-        if self._head is not None and not tree.continues_turn(self._head):
+        if self._head is not None and not tree.is_mid_turn(self._head):
             self._above = tree.parent(self._head)
         self._cut_sends = self._find_cut_sends()
         self._joined_sends = self._find_joined_sends()
@@ -271,15 +271,15 @@ class _HeadSearch:
             after_head = [exchange for exchange in tree if exchange.parent is None]
         else:
             after_head = [*tree.children(head)]
-        if head is not None and not tree.continues_turn(head):
+        if head is not None and not tree.is_mid_turn(head):
             question_length = len(head.inputs)
             later_siblings = (exchange for exchange in tree.siblings(head) if exchange.begun > head.begun)
             after_head += [each for each in later_siblings if each.inputs[:question_length] == head.inputs]
         ancestor = head
-        while ancestor is not None and tree.continues_turn(ancestor):
+        while ancestor is not None and tree.is_mid_turn(ancestor):
             ancestor = tree.parent(ancestor)
             if ancestor is not None:
-                after_head += [each for each in tree.children(ancestor) if not tree.continues_turn(each)]
+                after_head += [each for each in tree.children(ancestor) if not tree.is_mid_turn(each)]
         cut_sends = [
             exchange
             for exchange in after_head
@@ -309,13 +309,13 @@ class _HeadSearch:
         if (
             head is not None
             and head.inputs
-            and not tree.continues_turn(head)
+            and not tree.is_mid_turn(head)
             and last_send.parent == head.parent
         ):
             # The send has repeated the question of the head.
             return pending[len(head.inputs) :]
         # If the last send has results of tools, the user may have written before it.
-        user_send = next((each for each in reversed(self._cut_sends) if not tree.continues_turn(each)), None)
+        user_send = next((each for each in reversed(self._cut_sends) if not tree.is_mid_turn(each)), None)
         if user_send is None or user_send is last_send or user_send.superseded:
             return pending
         return [*pending, *(m for m in tree.content(user_send).messages or () if m.get("role") == "user")]

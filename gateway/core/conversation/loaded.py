@@ -51,7 +51,7 @@ def _may_lack_children(tree: Tree, exchange: Exchange) -> bool:
 def _is_loaded_to_window(tree: Tree, path: Sequence[Exchange], evicted: Evicted | None) -> bool:
     """Returns whether a path without its root is loaded back to where the window began, and its last turn whole."""
     is_deep = evicted is not None and evicted.offset >= end_offset(path[0])
-    return is_deep and not tree.continues_turn(tree.turn_start(path[-1]))
+    return is_deep and not tree.is_mid_turn(tree.turn_start(path[-1]))
 
 
 def _has_latest(tree: Tree, path: Sequence[Exchange], last_at: float) -> bool:

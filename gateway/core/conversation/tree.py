@@ -4,9 +4,9 @@ A `Tree` holds the exchanges of the conversations at hand (all of an agent's tha
 the store) and the changes made to them, which the store then writes. Content is loaded only where a rule reads words:
 `content` raises `Missing` for an exchange whose content was not loaded, and the rule is called again with it.
 
-An exchange is active when it has finished and is not superseded. It is continued when a later request that brings a new
-user message has finished on it. A turn may span several exchanges, since results of tools go on with the turn of their
-call; most questions are asked of turns.
+A turn begins with a user message and may span several exchanges: those that bring only results of tools are in the
+middle of the turn of their call. An exchange is active when it has finished and is not superseded. It is continued when
+the next turn has finished on the turn of the exchange.
 """
 
 from __future__ import annotations
@@ -81,6 +81,15 @@ def count_prefill(exchange: Exchange) -> int:
     inputs = exchange.inputs
     count = next((n for n, atoms in enumerate(reversed(inputs)) if not is_assistant(atoms)), len(inputs))
     return count if count < len(inputs) and is_user(inputs[-1 - count]) else 0
+
+
+def _elements_of(exchange: Exchange) -> Iterator[PathElement]:
+    """Yields the messages of one exchange: those of its input, then its reply."""
+    offsets = [*accumulate(map(len, exchange.inputs), initial=exchange.offset)]
+    for i, atoms in enumerate(exchange.inputs):
+        yield PathElement(exchange, i, atoms, offsets[i])
+    if exchange.reply is not None:
+        yield PathElement(exchange, -1, exchange.reply, offsets[-1])
 
 
 def is_tombstone(exchange: Exchange) -> bool:
@@ -304,22 +313,20 @@ class Tree:
 
     def elements(self, exchange: Exchange | None) -> tuple[PathElement, ...]:
         """Returns the path to the exchange, message by message."""
-        # One rule after the other asks for the same path, which may be thousands of messages long.
-        elements: list[PathElement] = []
+        # Cached, since one rule after the other asks for the same path, which may be thousands of messages long.
+        uncached: list[Exchange] = []
+        path: tuple[PathElement, ...] = ()
         ancestor = exchange
-        cached = None
-        while ancestor is not None and (cached := self._elements.get(ancestor.id)) is None:
-            inputs = ancestor.inputs
-            offsets = [*accumulate(map(len, inputs), initial=ancestor.offset)]
-            if ancestor.reply is not None:
-                elements.append(PathElement(ancestor, -1, ancestor.reply, offsets[-1]))
-            elements += [
-                PathElement(ancestor, i, inputs[i], offsets[i]) for i in range(len(inputs) - 1, -1, -1)
-            ]
+        while ancestor is not None:
+            if (cached := self._elements.get(ancestor.id)) is not None:
+                path = cached
+                break
+            uncached.append(ancestor)
             ancestor = self.parent(ancestor)
-        if exchange is not None and (elements or cached is None):
-            cached = self._elements[exchange.id] = (*(cached or ()), *reversed(elements))
-        return cached or ()
+        if exchange is not None and uncached:
+            path = (*path, *(element for each in reversed(uncached) for element in _elements_of(each)))
+            self._elements[exchange.id] = path
+        return path
 
     def atoms(self, exchange: Exchange) -> list[Atom]:
         """Returns all atoms of the path to the exchange in a row."""
@@ -327,8 +334,8 @@ class Tree:
 
     # -- turns
 
-    def continues_turn(self, exchange: Exchange) -> bool:
-        """Returns whether the exchange brings results of tools alone, and so belongs to its parent's turn."""
+    def is_mid_turn(self, exchange: Exchange) -> bool:
+        """Returns whether the exchange brings only results of tools, and so belongs to its parent's turn."""
         return exchange.parent is not None and not any(map(is_user, exchange.inputs))
 
     def prior(self, exchange: Exchange) -> int | None:
@@ -342,7 +349,7 @@ class Tree:
         """Returns the exchange with which the turn of the exchange began, as far as it is loaded."""
         visited: list[int] = []
         while (start := self._turn_starts.get(exchange.id)) is None:
-            parent = self.parent(exchange) if self.continues_turn(exchange) else None
+            parent = self.parent(exchange) if self.is_mid_turn(exchange) else None
             visited.append(exchange.id)
             if parent is None:
                 start = exchange
@@ -351,10 +358,6 @@ class Tree:
         self._turn_starts.update(dict.fromkeys(visited, start))
         return start
 
-    def goes_on_after(self, exchange: Exchange) -> bool:
-        """Returns whether the exchange has finished and has a new user message, and so continues its parent's turn."""
-        return exchange.ended is not None and not self.continues_turn(exchange)
-
     def question(self, exchange: Exchange) -> str:
         """Returns the words that the turn of an exchange answers, without white space; "": none. Raises: Missing."""
         messages = self.content(self.turn_start(exchange)).messages or ()
@@ -362,8 +365,8 @@ class Tree:
         return without_space(text_of(questions[-1])) if questions else ""
 
     def _turn_children(self, exchange: Exchange) -> list[Exchange]:
-        """Returns the finished exchanges that follow the exchange and go on with its turn."""
-        return [c for c in self.children(exchange) if c.ended is not None and self.continues_turn(c)]
+        """Returns the finished exchanges that follow the exchange within its turn."""
+        return [c for c in self.children(exchange) if c.ended is not None and self.is_mid_turn(c)]
 
     def _uncached(self, exchange: Exchange, cache: Container[int]) -> list[Exchange]:
         """Returns the exchanges of a turn, from this exchange on, that a cache lacks. Descendants come first.
@@ -379,11 +382,11 @@ class Tree:
         return uncached[::-1]
 
     def is_continued(self, exchange: Exchange) -> bool:
-        """Returns whether a request with a new user message has finished on the turn of the exchange."""
+        """Returns whether the next turn has finished on the turn of the exchange."""
         cache = self._continued
         for descendant in self._uncached(exchange, cache):
             cache[descendant.id] = descendant.continued or any(
-                child.ended is not None and (cache[child.id] if self.continues_turn(child) else True)
+                child.ended is not None and (cache[child.id] if self.is_mid_turn(child) else True)
                 for child in self.children(descendant)
             )
         return cache[exchange.id]
@@ -420,7 +423,7 @@ class Tree:
     def may_change(self, exchange: Exchange) -> bool:
         """Returns whether the exchange may still take another form: none of its children was continued."""
         children = self.children(exchange)
-        # The exchanges that continued the exchange may not be loaded.
+        # Its children may not be loaded.
         if not children and exchange.continued:
             return False
         return not any(self.is_continued(c) for c in children)
@@ -470,7 +473,7 @@ class Tree:
         while (is_active := self._active.get((exchange.id, is_named))) is None:
             visited.append((exchange.id, is_named))
             is_in_place = exchange.ended is not None and not exchange.superseded
-            parent = self.parent(exchange) if is_in_place and self.continues_turn(exchange) else None
+            parent = self.parent(exchange) if is_in_place and self.is_mid_turn(exchange) else None
             if parent is None:
                 is_active = is_in_place and self._is_attached(exchange, is_named=is_named)
                 break

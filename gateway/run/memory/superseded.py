@@ -24,7 +24,8 @@ def superseded_exchanges(context: MemoryContext, idle_s: float) -> set[int]:
     uncontinued = [
         exchange
         for exchange, child in zip_longest(context.path, context.path[1:])
-        if not (child and tree.goes_on_after(child)) and not tree.is_continued(exchange)
+        if not (child and child.ended is not None and not tree.is_mid_turn(child))
+        and not tree.is_continued(exchange)
     ]
     superseded |= {exchange.id for exchange in uncontinued}
     for exchange in (*uncontinued, plan.exchange):
@@ -41,10 +42,10 @@ def superseded_exchanges(context: MemoryContext, idle_s: float) -> set[int]:
 
 
 def _turns(tree: Tree, beginnings: list[Exchange]) -> set[int]:
-    """Returns the ids of the exchanges of turns: their beginnings, and what brings results of tools to these."""
+    """Returns the ids of the exchanges of turns. beginnings: the first exchange of each."""
     turns = list(beginnings)
-    for exchange in turns:  # which grows meanwhile
-        turns += filter(tree.continues_turn, tree.children(exchange))
+    for exchange in turns:  # and each that the loop adds
+        turns += filter(tree.is_mid_turn, tree.children(exchange))
     return {exchange.id for exchange in turns}
 
 

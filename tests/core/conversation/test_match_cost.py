@@ -341,14 +341,14 @@ def test_a_message_after_a_turn_of_many_rounds_costs_by_their_number(
 ) -> None:
     """Each round went through all of its turn: a thousand of them held everybody for seconds."""
     asked = 0
-    plain = Tree.continues_turn
+    plain = Tree.is_mid_turn
 
     def counted(tree: Tree, e: Any) -> bool:
         nonlocal asked
         asked += 1
         return plain(tree, e)
 
-    monkeypatch.setattr(Tree, "continues_turn", counted)
+    monkeypatch.setattr(Tree, "is_mid_turn", counted)
     costs = []
     for rounds in (20, 80):
         world, history = World(), [user("count the rainy days")]
