@@ -22,25 +22,30 @@ from storage.records import Exchange, State
 _MAX_REPORT = 8
 
 
-class RepeatedReply(Enum):
-    """The stored reply that the assistant's messages at the beginning of a list repeat."""
+class _ReportedReply(Enum):
+    """The stored reply that the beginning of a list reports."""
 
-    # The reply of the last cancelled send. The assistant's messages are new, since nothing of that send is on the path.
+    # The reply of the last cancelled send.
     CUT = auto()
     # A reply that is among the pending messages.
-    RESENT = auto()
+    PENDING = auto()
     # The reply of the conversation's head.
     HEAD = auto()
     # The reply of the turn before the head: the user did not hear the head's reply.
     ABOVE = auto()
-    # The reply of a cancelled send whose messages came with the head's: the user did not hear the head's reply.
-    WITHIN = auto()
+    # The reply of a cancelled send that the head joined to its own: the user did not hear the head's reply.
+    JOINED = auto()
     # Perhaps a reply that was off the record: its words are not stored, so they cannot be compared.
     OFF = auto()
 
 
-# The kinds by which it is known how much of a stored reply was heard.
-HEARD = (RepeatedReply.HEAD, RepeatedReply.ABOVE)
+class _Report(Struct, frozen=True):
+    """The assistant's messages at the beginning of a list, as a report of how much of a reply was heard."""
+
+    reply: _ReportedReply
+    # How many messages of the list are only the report, and so are not new. The application's own text, or a second
+    # reply, may follow them.
+    count: int
 
 
 class PathHead(Struct, frozen=True):
@@ -50,10 +55,11 @@ class PathHead(Struct, frozen=True):
     exchange: Exchange | None
     # Messages of cancelled sends, or of a turn that is asked once more. They come between the path and the list.
     pending: Sequence[WireMessage]
-    # How many messages at the beginning of the list repeat a reply, and so are not new.
-    repeated_count: int
-    # The reply that these messages repeat; None: none.
-    repeated: RepeatedReply | None
+    # The index of the first new message of the list.
+    new_start: int = 0
+    # As in `Plan`.
+    heard_count: int = 0
+    resent_count: int = 0
 
 
 def find_head(tree: Tree, query: Query, match: Match) -> PathHead | None:
@@ -61,7 +67,7 @@ def find_head(tree: Tree, query: Query, match: Match) -> PathHead | None:
 
     Returns None if the list repeats stored messages, so that it has to be matched as any other list.
     """
-    head = _touched_last(tree)
+    head = _find_last_touched(tree)
     if _is_own_text(tree, query.listing, match, head):
         match = Match()
     return None if match.first > 0 else _HeadSearch(tree, query, match, head).run()
@@ -84,7 +90,7 @@ def _count_first_replies(listing: HashedList) -> int:
 
 
 class _HeadSearch:
-    """Finds the reply that the beginning of a list repeats, and the end of the path that the list continues."""
+    """Finds the reply that the beginning of a list reports, and the end of the path that the list continues."""
 
     def __init__(self, tree: Tree, query: Query, match: Match, head: Exchange | None) -> None:
         self._tree = tree
@@ -103,33 +109,38 @@ class _HeadSearch:
         self._pending = self._find_pending()
 
     def run(self) -> PathHead | None:
-        head, listing, pending = self._head, self._listing, self._pending
-        repeated, report_count = self._find_repeated_reply()
-        if repeated is RepeatedReply.CUT:
-            report_count = 0
-        new = listing.messages[report_count:]
-        is_unheard = repeated in (RepeatedReply.ABOVE, RepeatedReply.WITHIN)
-        if head is not None and (is_unheard or self._asks_again(new, repeated, report_count)):
+        """Returns the end of the path; None: the list neither follows it nor repeats what comes after it."""
+        last_exchange, pending = self._head, self._pending
+        report = self._find_report()
+        reply = None if report is None else report.reply
+        report_count = 0 if report is None else report.count
+        new = self._listing.messages[report_count:]
+        is_head_unheard = reply in (_ReportedReply.ABOVE, _ReportedReply.JOINED)
+        if last_exchange is not None and (is_head_unheard or self._asks_again(new, report)):
             # The head's messages come with the next ones, as a sibling.
             pending = [*self._head_messages(), *pending]
-            head = self._tree.parent(head)
-        if repeated is RepeatedReply.WITHIN:
-            repeated = RepeatedReply.RESENT
-        if repeated is RepeatedReply.RESENT:
-            index = self._find_report(pending, report_count)
-            assert index is not None  # `pending` has the reply by which `repeated` was found
-            pending = [*pending[:index], *listing.messages[:report_count], *pending[index + 1 :]]
+            last_exchange = self._tree.parent(last_exchange)
+        is_resent = reply in (_ReportedReply.PENDING, _ReportedReply.JOINED)
+        if is_resent:
+            index = self._find_same_report(pending, report_count)
+            assert index is not None  # else it would be another kind of report
+            pending = [*pending[:index], *self._listing.messages[:report_count], *pending[index + 1 :]]
         pending_again = self._count_repeated(new, pending)
-        pending = pending[: len(pending) - pending_again]
-        is_next = repeated is not None or pending_again or self._match.match_point is None
-        return PathHead(head, pending, report_count, repeated) if is_next else None
+        if report is None and not pending_again and self._match.match_point is not None:
+            return None
+        is_heard = reply in (_ReportedReply.HEAD, _ReportedReply.ABOVE)
+        return PathHead(
+            last_exchange,
+            pending[: len(pending) - pending_again],
+            new_start=report_count,
+            heard_count=report_count if is_heard else 0,
+            resent_count=report_count if is_resent else 0,
+        )
 
-    def _asks_again(
-        self, new: Sequence[WireMessage], repeated: RepeatedReply | None, report_count: int
-    ) -> bool:
+    def _asks_again(self, new: Sequence[WireMessage], report: _Report | None) -> bool:
         """Returns whether the new messages are the messages of the head once more, because its answer got lost.
 
-        repeated, report_count: as `_find_repeated_reply` returns them.
+        report: the report before the new messages.
         """
         head, pending = self._head, self._pending
         if head is None or not new:
@@ -141,38 +152,39 @@ class _HeadSearch:
             return False
         # An SDK sends the same words again. A longer message that begins with them is the next message.
         is_same = self._count_repeated(new, self._head_messages(), may_grow=False) == len(new)
-        return is_same and (repeated is not RepeatedReply.HEAD or self._is_heard(self._above, report_count))
+        if report is None or report.reply is not _ReportedReply.HEAD:
+            return is_same
+        return is_same and self._reports(self._above, report.count)
 
-    def _find_repeated_reply(self) -> tuple[RepeatedReply | None, int]:
-        """Returns the reply that the beginning of the list repeats, and the number of messages that repeat it.
-
-        The application's own text, or a second reply, may follow these messages. (None, 0): it repeats no reply.
-        """
+    def _find_report(self) -> _Report | None:
+        """Returns the report with which the list begins; None: it reports no reply."""
         listing = self._listing
-        reply_count = _count_first_replies(listing)
-        if not reply_count:
-            return None, 0
-        is_off = self._has_off_sibling()
-        for end in (reply_count, *range(min(reply_count - 1, _MAX_REPORT), 0, -1)):
-            is_pending = self._find_report(self._pending, end) is not None
-            is_of_head = self._is_heard(self._head, end, least=1)
+        assistant_count = _count_first_replies(listing)
+        if not assistant_count:
+            return None
+        # The words of a reply off the record are not known, so all of the messages may report it.
+        off_report = _Report(_ReportedReply.OFF, assistant_count) if self._has_off_sibling() else None
+        for count in (assistant_count, *range(min(assistant_count - 1, _MAX_REPORT), 0, -1)):
+            is_of_pending = self._find_same_report(self._pending, count) is not None
+            is_of_head = self._reports(self._head, count, least=1)
             # Replies may begin alike, so the newest reply is tried first: that of the last cancelled send. But a
             # request that is sent again repeats its report of an older reply, which is pending or the head's.
-            is_again = (is_pending or is_of_head) and self._count_repeated(
-                listing.messages[end:], self._pending
+            is_again = (is_of_pending or is_of_head) and self._count_repeated(
+                listing.messages[count:], self._pending
             )
             last_cut = self._cut_sends[-1] if self._cut_sends and not is_again else None
-            if last_cut is not None and was_heard(self._tree, last_cut, listing, 0, end, least=1):
-                return (RepeatedReply.OFF, reply_count) if is_off else (RepeatedReply.CUT, end)
-            if is_pending:
-                return RepeatedReply.RESENT, end
+            if last_cut is not None and was_heard(self._tree, last_cut, listing, 0, count, least=1):
+                # Nothing of that send is on the path, so its report is new there.
+                return off_report or _Report(_ReportedReply.CUT, 0)
+            if is_of_pending:
+                return _Report(_ReportedReply.PENDING, count)
             if is_of_head:
-                return RepeatedReply.HEAD, end
-            if self._is_heard(self._above, end):
-                return RepeatedReply.ABOVE, end
-            if self._is_within_head(end):
-                return RepeatedReply.WITHIN, end
-        return (RepeatedReply.OFF, reply_count) if is_off else (None, 0)
+                return _Report(_ReportedReply.HEAD, count)
+            if self._reports(self._above, count):
+                return _Report(_ReportedReply.ABOVE, count)
+            if self._is_of_joined_send(count):
+                return _Report(_ReportedReply.JOINED, count)
+        return off_report
 
     def _count_repeated(
         self, new: Sequence[WireMessage], before: Sequence[WireMessage], *, may_grow: bool = True
@@ -215,34 +227,27 @@ class _HeadSearch:
             siblings = [*self._tree.children(self._head), *self._tree.siblings(self._head)]
         return any(exchange.state is State.OFF for exchange in siblings)
 
-    def _is_heard(self, exchange: Exchange | None, count: int, least: int = 4) -> bool:
-        """Returns whether the first messages of the list are what was heard of the reply of an exchange.
+    def _reports(self, exchange: Exchange | None, count: int, least: int = 4) -> bool:
+        """Returns whether the first `count` messages of the list are what was heard of the reply of an exchange.
 
-        count: the number of these messages.
         least: the fewest letters that count as a part of a reply.
         """
         if exchange is None or not count or not exchange.reply or not self._tree.may_change(exchange):
             return False
         return was_heard(self._tree, exchange, self._listing, 0, count, least)
 
-    def _is_within_head(self, count: int) -> bool:
-        """Returns whether the first messages report a reply that the messages of the head report as well.
-
-        count: the number of these messages.
-        """
+    def _is_of_joined_send(self, count: int) -> bool:
+        """Returns whether the first `count` messages report a reply that the messages of the head report as well."""
         if not any(was_heard(self._tree, send, self._listing, 0, count) for send in self._joined_sends):
             return False
-        return self._find_report(self._head_messages(), count) is not None
+        return self._find_same_report(self._head_messages(), count) is not None
 
     def _head_messages(self) -> Sequence[WireMessage]:
         """Returns the input messages of the head."""
         return () if self._head is None else self._tree.content(self._head).messages or ()
 
-    def _find_report(self, messages: Sequence[WireMessage], count: int) -> int | None:
-        """Returns the index of the last message that reports a reply which the first messages of the list report again.
-
-        count: the number of these first messages.
-        """
+    def _find_same_report(self, messages: Sequence[WireMessage], count: int) -> int | None:
+        """Returns the index of the last message with the same report as the first `count` messages of the list."""
         heard = heard_letters("".join(map(self._listing.text, range(count))))
         indices = (
             i
@@ -321,7 +326,7 @@ class _HeadSearch:
         return [*pending, *(m for m in tree.content(user_send).messages or () if m.get("role") == "user")]
 
 
-def _touched_last(tree: Tree) -> Exchange | None:
+def _find_last_touched(tree: Tree) -> Exchange | None:
     """Returns the head of a conversation: the active exchange that was touched last.
 
     A turn off the record is on no path, so the next turn goes on from the exchange before it.

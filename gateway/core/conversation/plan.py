@@ -22,7 +22,7 @@ from gateway.core.conversation.canonical import (
     without_space,
 )
 from gateway.core.conversation.hashed_list import HashedList
-from gateway.core.conversation.head import HEARD, PathHead, RepeatedReply, find_head
+from gateway.core.conversation.head import PathHead, find_head
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import find_match
 from gateway.core.conversation.match_query import Match, MemoryUse, Query
@@ -143,29 +143,20 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
 
 def _continue_head(tree: Tree, listing: HashedList, head: PathHead) -> _Continuation:
     """Returns how a list of new messages goes on from the head of its conversation (append mode)."""
-    new_indices = tuple(range(head.repeated_count, len(listing)))
     omitted: Sequence[PathElement] = tree.elements(head.exchange)
-    if head.repeated not in HEARD:
-        resent = head.repeated_count if head.repeated is RepeatedReply.RESENT else 0
-        return _Continuation(
-            match=Match(head.exchange),
-            new_indices=new_indices,
-            omitted=omitted,
-            pending=head.pending,
-            resent_count=resent,
-        )
     amendments: Sequence[Amendment] = ()
-    if head.exchange is not None and head.repeated_count:
+    if head.exchange is not None and head.heard_count:
         # The last reply came back as it was spoken, before the message that interrupted it.
         omitted = omitted[:-1]
-        amendments = [Amendment(head.exchange.id, None, (0, head.repeated_count))]
+        amendments = [Amendment(head.exchange.id, None, (0, head.heard_count))]
     return _Continuation(
         match=Match(head.exchange),
-        new_indices=new_indices,
+        new_indices=tuple(range(head.new_start, len(listing))),
         omitted=omitted,
         amendments=amendments,
         pending=head.pending,
-        heard_count=head.repeated_count,
+        heard_count=head.heard_count,
+        resent_count=head.resent_count,
     )
 
 
