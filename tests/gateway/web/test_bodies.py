@@ -6,14 +6,18 @@ import base64
 import json
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
-from tests.doubles.upstream import StrictUpstream
+from gateway.core.request.chat_request import ChatRequest
+from gateway.dialects.chat.parse import parse
+from tests.doubles.upstream import Gate, StrictUpstream
 from tests.gateway.sdk import CHAT, World, remember
+from tests.patience import PATIENCE_S
 
 HELLO: dict[str, Any] = {"model": "m", "user": "alice", "messages": [{"role": "user", "content": "Hello"}]}
 TABLES = (
@@ -94,6 +98,27 @@ def test_a_conversation_with_images_goes_on(world: World) -> None:
     assert world.upstream.last.messages == messages
     assert world.query("SELECT depth FROM exchanges ORDER BY id") == [0, 1]
     assert world.query("SELECT length(input) > 1000000 FROM exchanges ORDER BY id") == [1, 0]
+
+
+def test_others_are_answered_while_a_large_body_is_parsed(
+    quiet: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, gate = Gate(), Gate()
+
+    def parse_when_open(body: bytes, *args: Any) -> ChatRequest:
+        if len(body) > 1024 * 1024:
+            begun.open()
+            gate.wait_sync()
+        return parse(body, *args)
+
+    monkeypatch.setattr("gateway.web.completions.parse", parse_when_open)
+    with ThreadPoolExecutor(1) as pool:
+        large = pool.submit(quiet.gateway.post, with_images(2_000_000), {"x-mnemogate-memory": "off"})
+        begun.wait_sync()
+        assert quiet.gateway.post(HELLO, {"x-mnemogate-memory": "off"}).status == 200
+        assert not large.done()
+        gate.open()
+        assert large.result(PATIENCE_S).status == 200
 
 
 def test_over_the_limit_is_refused_unread_and_nothing_is_stored(world: World) -> None:
