@@ -216,7 +216,7 @@ async def _serve(
 def _allow_connections() -> None:
     """Lets this process open as many files as the system allows it: a reply takes two, and shells give 1024.
 
-    Above the limit libuv closes new connections without a message.
+    Near the limit new connections are refused (`gateway.web.server`).
     """
     _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):  # macOS has a lower limit than it reports

@@ -185,8 +185,10 @@ class Edge:
             self.idle.clear()
         try:
             path = scope["path"]
-            if path not in OPEN_PATHS and not path.startswith(self._open_prefixes):
-                await self._admit(scope, path, info)
+            if path not in OPEN_PATHS:
+                _refuse_without_descriptors(scope)
+                if not path.startswith(self._open_prefixes):
+                    await self._admit(scope, path, info)
             await self._app(scope, _counting_receive(receive, info), noting_send)
         except (ClientGone, ClientDisconnect):
             # There is no client to answer any more. The code that raised this has closed the upstream's connection.
@@ -372,6 +374,13 @@ def _complete_headers(headers: Iterable[tuple[bytes, bytes]], info: RequestInfo)
     if info.trace_context is not None:
         complete.append((b"x-mnemogate-trace", info.trace_context.trace_hex.encode()))
     return complete
+
+
+def _refuse_without_descriptors(scope: Scope) -> None:
+    """Raises: Overloaded: the request came when the process had few file descriptors left."""
+    connection = scope["state"].get("connection")
+    if connection is not None and connection.is_refused:
+        raise Overloaded("The gateway has too many connections. Try again shortly.", retry_after_s=1)
 
 
 def _has_whole_body(scope: Scope) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import resource
 import signal
 import socket
 import time
@@ -176,6 +177,16 @@ def _make_websocket(send_timeout_s: float, **arguments: Any) -> Any:
     return connection
 
 
+def _descriptor_limit() -> int | None:
+    """Returns the descriptor from which on connections are refused; None: descriptors are not limited.
+
+    Above the process's own limit libuv closes new connections without a message. An eighth of the descriptors is left
+    for upstreams, the database and the refusals themselves.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if limit == resource.RLIM_INFINITY else limit - max(limit // 8, min(limit // 4, 16))
+
+
 def make_server(
     app: Any,
     settings: ServerSettings,
@@ -194,6 +205,7 @@ def make_server(
         "head_timeout_s": limits.header_timeout_s,
         "send_timeout_s": limits.send_timeout_s,
         "last_request_s": min(limits.last_request_s, settings.shutdown_s),
+        "descriptor_limit": _descriptor_limit(),
     }
     # uvicorn makes its protocols itself and takes no arguments for them, so the settings are attributes of a class.
     connection_class = type("HttpConnection", (HttpConnection,), bounds)

@@ -1,13 +1,14 @@
 """A client's connection: uvicorn's, with the bounds that it lacks.
 
 uvicorn bounds neither the head of a request, nor the lines within its body, nor a body that stays unread, nor the
-requests that wait, nor the time for which a client reads nothing (`SlowReaderWatch`). It sends chunks to clients of
-HTTP/1.0, which do not know them.
+requests that wait, nor the time for which a client reads nothing (`SlowReaderWatch`), nor the connections. It sends
+chunks to clients of HTTP/1.0, which do not know them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from socket import SO_LINGER, SOL_SOCKET
 from struct import pack
@@ -26,6 +27,11 @@ _CHUNKED: Final = b"transfer-encoding: chunked\r\n"
 # The value of SO_LINGER with which a close resets the connection and drops what was not sent (socket(7)).
 _NO_LINGER: Final = pack("ii", 1, 0)
 _LAST_CHUNK: Final = b"0\r\n\r\n"
+_FEW_DESCRIPTORS: Final = (
+    "Few file descriptors are left, so new connections are refused. Raise the limit of this process (`ulimit -n`, "
+    "LimitNOFILE of systemd): a reply takes two"
+)
+_log = logging.getLogger("mnemogate")
 
 
 class UnchunkedReply:
@@ -70,6 +76,10 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
 
     head_timeout_s = 20.0  # also for the rest of a body after its reply
     last_request_s = 1.0  # how long an idle connection stays open when the server stops
+    # Connections with this descriptor or a higher one are refused. The system gives the lowest one that is free, so few
+    # are left then. None: there is no limit.
+    descriptor_limit: int | None = None
+    is_refused = False
     on_lost: Callable[[], object] | None = None  # set by the reply under way (gateway.web.client_reply)
     # The head of the reply under way; b"": it was sent; None: no reply is under way.
     _head: bytes | None = None
@@ -130,6 +140,11 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if self.descriptor_limit is not None:
+            descriptor = transport.get_extra_info("socket").fileno()
+            self.is_refused = self._ends_after_next = descriptor >= self.descriptor_limit
+            if self.is_refused:
+                _log.warning(_FEW_DESCRIPTORS)
         self._bound_arrival()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -236,7 +251,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
             if method == b"CONNECT":
                 raise HttpParserError("there are no tunnels") from None
             is_handshake = method == b"GET" and b"sec-websocket-key" in headers
-            if is_handshake and not (self.is_answering or self.is_full):
+            if is_handshake and not (self.is_answering or self.is_full or self.is_refused):
                 self.scope["method"] = "GET"
                 self.handle_websocket_upgrade()
                 self.parser = self.scope = None  # type: ignore[assignment]  # they refer to this connection

@@ -110,3 +110,21 @@ def test_of_two_that_took_an_address_at_once_only_one_listens() -> None:
             match=r"server\.port: another program listens on port \d+ of 127\.0\.0\.1\. End that one, or",
         ):
             listen(two)
+
+
+def test_connections_are_refused_before_the_last_file_descriptor_is_taken(
+    upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("gateway.web.server.resource.getrlimit", lambda _: (4, 4))  # 0 to 3, which are taken
+    with serve(settings_for(upstream)) as gateway:
+        with gateway.connect() as client:
+            client.send(sized(HELLO) * 2)
+            reply = client.read_reply()
+            assert (reply.status, reply.headers["retry-after"]) == (503, "1")
+            assert client.is_closed()
+        handshake = {"upgrade": "websocket", "connection": "upgrade", "sec-websocket-version": "13"}
+        handshake["sec-websocket-key"] = "dGhlIHNhbXBsZSBub25jZQ=="
+        assert gateway.ask("GET", "/v1/responses", headers=handshake).status == 503
+        assert gateway.ask("GET", "/health").status == 200
+    assert upstream.seen == []
+    assert any(message.startswith("Few file descriptors are left") for message in caplog.messages)
