@@ -422,7 +422,7 @@ def revoke_key(yes: bool, key: str) -> None:
 # -- memory
 
 
-@root.group(help="show, explain, correct, undo, mute, forget, export and import what is remembered")
+@root.group(help="show, explain, add to, correct, undo, mute, forget, export and import what is remembered")
 def memory() -> None: ...
 
 
@@ -452,6 +452,13 @@ def forget_memory(yes: bool, all_users: bool, **arguments: Any) -> None:
 @_option("block", "the block", "LABEL", required=True)
 def undo_block(**arguments: Any) -> None:
     _perform("memory-undo", arguments, printed.show_block)
+
+
+@memory.command("add", help="add a fact that rests on no message")
+@_memory_options
+@_option("text", "what is true", "TEXT", required=True)
+def add_fact(**arguments: Any) -> None:
+    _perform("memory-add", arguments, printed.show_fact)
 
 
 @memory.command("correct", help="put another text in the place of a learned fact")

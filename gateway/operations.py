@@ -275,6 +275,7 @@ def make_operations(
             "memory-show": show.show,
             "memory-forget": forgetting.forget,
             "memory-undo": forgetting.undo,
+            "memory-add": edits.add,
             "memory-correct": edits.correct,
             "memory-mute": edits.mute,
             "memory-why": requests.why,

@@ -81,10 +81,6 @@ class _FactScreens(Struct, frozen=True):
             remaining_of_fact = await self.views.facts.list_source_messages(
                 access.project, access.uid, page.fact.seq, messages
             )
-        may_be_corrected = access.may("correct") and page.fact.until is None
-        has_block = may_be_corrected and await self.views.blocks.has_writable(
-            access.project, access.uid, is_person=access.is_person
-        )
         return access.view(
             page,
             "fact.html",
@@ -93,7 +89,6 @@ class _FactScreens(Struct, frozen=True):
             unsaved_text=unsaved_text,
             memory_name=name,
             restored=restored,
-            has_block=has_block,
             remaining=remaining,
             remaining_of_fact=remaining_of_fact,
         )

@@ -119,8 +119,6 @@ class _ShownPreview(NamedTuple):
 
     preview: ForgetPreview
     changes: list[_BlockChange]
-    # A correction goes, and what it says can be written into a block.
-    has_block: bool
 
 
 class _NextLink(NamedTuple):
@@ -297,10 +295,7 @@ class _ForgetScreens(Struct, frozen=True):
             preview = replace(preview, stays=(*blocks, *preview.stays))
         # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
         changes = await asyncio.to_thread(_diff_blocks, preview) if preview.blocks else []
-        has_block = any(each.corrected_by for each in preview.facts or ()) and (
-            await self.views.blocks.has_writable(access.project, access.uid, is_person=access.is_person)
-        )
-        return _ShownPreview(preview, changes, has_block)
+        return _ShownPreview(preview, changes)
 
     async def _list_staying_blocks(
         self, access: MemoryAccess, preview: ForgetPreview
@@ -330,7 +325,7 @@ class _ForgetScreens(Struct, frozen=True):
         kind, value = request.query.target
         came_from = _find_screen_before(access, came_from)
         sought_words = await self._find_sought_words(access, came_from)
-        preview, changes, has_block = await self._preview_with_changes(access, kind, value, sought_words)
+        preview, changes = await self._preview_with_changes(access, kind, value, sought_words)
         name, name_line = "you", None
         if not access.is_person:
             memory = await self.views.find(access.project, access.uid)
@@ -347,7 +342,6 @@ class _ForgetScreens(Struct, frozen=True):
             memory_name=name,
             name_line=name_line,
             changes=changes,
-            has_block=has_block,
             spans=lambda text: self.word_searches.spans(text, sought_words) if sought_words else (),
         )
 

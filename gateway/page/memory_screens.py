@@ -1,4 +1,4 @@
-"""The page of a memory, its lists, its export, and the trial of recall."""
+"""The page of a memory, its lists, new facts, its export, and the trial of recall."""
 
 from __future__ import annotations
 
@@ -11,10 +11,21 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from gateway.core.dates import parse_moment
-from gateway.errors import BadRequest
+from gateway.errors import BadRequest, Conflict, GatewayError
 from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, access_of
 from gateway.page.page_operations import PageOperations
-from gateway.page.screen import Action, Download, ListQuery, NoFields, Screen, ScreenRequest, View
+from gateway.page.screen import (
+    SAVED,
+    Action,
+    ActionResult,
+    Answer,
+    Download,
+    ListQuery,
+    NoFields,
+    Screen,
+    ScreenRequest,
+    View,
+)
 from gateway.page.shown_text import shortened_diff
 from gateway.run.admin.block_views import BlockDiff
 from gateway.run.admin.conversation_views import ConversationRecord
@@ -41,6 +52,12 @@ class FactsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     all: bool = False
     # Only the facts that were true at this time: seconds since the epoch, or a day, which stands for its end.
     as_of: str | None = None
+
+
+class AddFactForm(Struct, frozen=True, forbid_unknown_fields=True):
+    """The text of the new fact."""
+
+    text: str
 
 
 class SearchQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -80,7 +97,27 @@ class _MemoryScreens(Struct, frozen=True):
         return self.operations.memories
 
     async def show_facts(self, request: ScreenRequest, query: FactsQuery) -> View:
-        memory = await self._open_memory(request)
+        return await self._make_facts_view(await self._open_memory(request), query)
+
+    async def add_fact(self, request: ScreenRequest, form: AddFactForm) -> Answer:
+        access = access_of(request)
+        try:
+            fact = await self.operations.edits.add_fact(access.editor, access.uid, form.text)
+        except (BadRequest, Conflict) as error:
+            memory = await self._open_memory(request)
+            return await self._make_facts_view(memory, FactsQuery(), unsaved_text=form.text, error=error)
+        page = await self.views.facts.show(access.project, access.uid, fact.seq)
+        return ActionResult(access.filter(page.fact), access.path("f", fact.seq) + SAVED)
+
+    async def _make_facts_view(
+        self,
+        memory: _OpenedMemory,
+        query: FactsQuery,
+        *,
+        unsaved_text: str = "",
+        error: GatewayError | None = None,
+    ) -> View:
+        """Returns a list of facts. unsaved_text, error: the text of a new fact that was refused, and why."""
         access = memory.access
         page = await self.views.facts.page(
             access.project,
@@ -91,7 +128,14 @@ class _MemoryScreens(Struct, frozen=True):
             limit=query.limit,
         )
         return access.view(
-            page, "facts.html", "Facts", memory_name=memory.name, is_all=query.all, as_of=query.as_of
+            page,
+            "facts.html",
+            "Facts",
+            error,
+            unsaved_text=unsaved_text,
+            memory_name=memory.name,
+            is_all=query.all,
+            as_of=query.as_of,
         )
 
     async def show_conversations(self, request: ScreenRequest, query: ListQuery) -> View:
@@ -238,6 +282,7 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
     memory = _MemoryScreens(operations)
     shared: list[Screen | Action] = [
         routes.screen("facts", memory.show_facts, FactsQuery),
+        routes.action("facts", memory.add_fact, AddFactForm, "correct"),
         routes.screen("conversations", memory.show_conversations, ListQuery),
         routes.screen("passages", memory.show_passages, ListQuery),
         routes.screen("export.jsonl", memory.export, right="export", has_twin=False),

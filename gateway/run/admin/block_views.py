@@ -124,12 +124,6 @@ class BlockViews(Struct, frozen=True):
         """Returns the blocks of a memory."""
         return await self.list_of((await find_memory(self.store, project, uid)).id)
 
-    async def has_writable(self, project: str | None, uid: str, *, is_person: bool) -> bool:
-        """Returns whether a memory has a block that an operator may write, or with `is_person` its person."""
-        memory = await find_memory(self.store, project, uid)
-        shown = await self.store.memory_pages.list_blocks(memory.id)
-        return any(not (is_person and (each.block.read_only or each.is_shared)) for each in shown)
-
     async def changed_since(self, uid: str, since: float) -> BlocksSince:
         """Returns the blocks of a memory, and which of them were changed after a time, in seconds since the epoch."""
         memory = await find_memory(self.store, None, uid)

@@ -119,6 +119,15 @@ class MemoryEdits(Struct, frozen=True):
             await self._audit(editor, "remember", agent.uid, f"fact {fact.seq}")
         return fact, is_known
 
+    async def add_fact(self, editor: Editor, uid: str, text: str) -> Fact:
+        """Adds a fact that rests on no message, and returns it. Raises: Conflict: a true fact says so already."""
+        agent = await find_agent(self.store, editor.project, uid)
+        fact, is_known = await self.remember_fact(editor, agent, text)
+        if is_known:
+            muted = ", and is not mentioned" if fact.muted else ""
+            raise Conflict(f"Nothing was added: fact {fact.seq} says so already{muted}.", param="text")
+        return fact
+
     async def correct_fact(self, editor: Editor, uid: str, seq: int, text: str) -> Fact:
         """Replaces a fact by a fact with another text, and returns the new fact. Raises: Conflict: it is not true."""
         agent = await find_agent(self.store, editor.project, uid)
@@ -163,6 +172,12 @@ class MemoryEdits(Struct, frozen=True):
         await self._audit(editor, "pause", uid, "paused" if is_paused else "resumed")
 
     # -- for the command line
+
+    async def add(self, raw: RawArguments) -> dict[str, Any]:
+        """Adds a fact. Returns it."""
+        arguments = Arguments(raw)
+        uid = await self._find_uid(arguments)
+        return asdict(await self.add_fact(Editor(COMMAND), uid, arguments.text("text")))
 
     async def correct(self, raw: RawArguments) -> dict[str, Any]:
         """Corrects a fact. Returns the new fact."""

@@ -691,7 +691,7 @@ def test_commands_that_forget_more_read_the_files_that_were_named() -> None:
     ("given", "named"),
     [
         ([], "see `mnemogate -h`"),
-        (["memory"], "undo,correct,mute,why"),
+        (["memory"], "undo,add,correct,mute,why"),
         (["keys"], "create,rotate,list,revoke"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,71 @@ def test_while_a_memory_is_paused_every_request_is_off_the_record(world: World) 
     assert shown["x-mnemogate-memory"] == "on"
     assert b"Miso" in world.upstream.last.body
     assert [what for _, _, what in audit(world)] == ["resumed", "paused"]
+
+
+def test_a_fact_that_was_added_is_recalled_and_rests_on_no_message(world: World) -> None:
+    of, change, call = memory(world), edits(world), world.gateway.call
+    new = call(change.add_fact(OPERATOR, of.uid, " Alice's train leaves\non 4 May. "))
+    assert (new.text, new.origin) == ("Alice's train leaves on 4 May.", "operator")
+    assert (new.exchange_row, new.sources) == (None, ())
+    said(world, "When does my train leave?")
+    assert b"Alice's train leaves on 4 May." in world.upstream.last.body
+    for text in ("", " \n", "x" * 2_001):
+        with pytest.raises(BadRequest, match="1 to 2000 characters"):
+            call(change.add_fact(OPERATOR, of.uid, text))
+    with pytest.raises(UnknownId):
+        call(change.add_fact(Editor("ops", "shop"), of.uid, "Another."))
+    call(world.store.forgetting.forget(of.id, ForgetTarget(messages=[1, 2, 3, 4])))
+    assert [fact.seq for fact in call(world.store.facts.list(of.id))] == [new.seq]
+    assert audit(world) == [("ops", "remember", f"fact {new.seq}")]
+    # By age it goes as a correction does.
+    call(world.store.forgetting.forget(of.id, ForgetTarget(before=world.clock() + 1)))
+    assert call(world.store.facts.list(of.id)) == []
+
+
+def test_of_two_operators_who_add_the_same_fact_one_is_refused(world: World) -> None:
+    uid, change = memory(world).uid, edits(world)
+
+    async def add_both() -> list[Any]:
+        texts = ("The train leaves on 4 May.", "the train leaves on 4 May")
+        return await asyncio.gather(
+            *(change.add_fact(OPERATOR, uid, text) for text in texts), return_exceptions=True
+        )
+
+    new, error = sorted(world.gateway.call(add_both()), key=lambda each: isinstance(each, Exception))
+    assert (type(error), str(error)) == (
+        Conflict,
+        f"Nothing was added: fact {new.seq} says so already.",
+    )
+    world.gateway.call(change.mute_fact(OPERATOR, uid, new.seq, is_muted=True))
+    with pytest.raises(Conflict, match="says so already, and is not mentioned"):
+        world.gateway.call(change.add_fact(OPERATOR, uid, "The train leaves on 4 May."))
+    assert len(world.gateway.call(world.store.facts.list(memory(world).id))) == 1
+
+
+def test_a_fact_that_was_added_is_exported_and_imported(world: World) -> None:
+    operations = make_operations(world.gateway.app.services.settings, world.store)
+    named = {"project": "default", "profile": "helper"}
+
+    def perform(name: str, user: str, **arguments: Any) -> Any:
+        return world.gateway.call(operations.perform(name, {**named, "user": user, **arguments}))
+
+    new = perform("memory-add", "alice", text="The train leaves on 4 May.")
+    assert (new["origin"], new["sources"]) == ("operator", ())
+    with pytest.raises(BadRequest, match="text"):
+        perform("memory-add", "alice")
+    with pytest.raises(BadRequest, match="Nothing is remembered"):
+        perform("memory-add", "bob", text="The train leaves on 4 May.")
+    answer = perform("memory-export", "alice")
+    lines = answer["lines"]
+    while answer["next"] is not None:
+        answer = perform("memory-export", "alice", **{"from": answer["next"]})
+        lines += answer["lines"]
+    perform("memory-import", "carol", lines=lines, end=True)
+    carol = world.gateway.call(world.store.agents.find(Scope("default", "helper", "user:carol")))
+    assert carol is not None
+    (fact,) = world.gateway.call(world.store.facts.list(carol.id))
+    assert (fact.text, fact.origin, fact.sources) == ("The train leaves on 4 May.", "operator", ())
 
 
 def test_the_command_line_corrects_mutes_and_forgets_one_fact(world: World) -> None:

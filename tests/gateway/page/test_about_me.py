@@ -138,10 +138,17 @@ def test_a_person_corrects_and_the_model_hears_it(world: World) -> None:
     assert "You corrected this on" in person.page(f"/f/{new['seq']}")
     assert person.send(f"f/{new['seq']}/mute", muted="true").status == 303
     assert "not mentioned" in person.page()
+    added = person.twin("/facts", {"text": "Alice lives in Lyon."})
+    assert (added["origin"], added["sources"]) == ("person", [])
+    shown = person.page(f"/f/{added['seq']}")
+    assert "You wrote this on" in shown
+    assert "It rests on no message of yours." in shown
+    assert "You wrote this on" in person.page("/facts")
     assert [each for each in audit(world) if each[1] not in ("read", "link_create")] == [
         ("link", "edit", "block human, version 3"),
         ("link", "correct", f"fact {seq} as {new['seq']}"),
         ("link", "mute", f"fact {new['seq']}, muted"),
+        ("link", "remember", f"fact {added['seq']}"),
     ]
 
 
@@ -171,6 +178,7 @@ def check_right(world: World, lacking: str, seq: int, talk: str) -> None:
     writes = {
         "correct": {
             "b/human": {"value": "x", "version": 2},
+            "facts": {"text": "x"},
             f"f/{seq}/correct": {"text": "x"},
             f"f/{seq}/mute": {"muted": "true"},
         },
@@ -187,7 +195,7 @@ def check_right(world: World, lacking: str, seq: int, talk: str) -> None:
     if lacking == "see":
         return
     text = "".join(person.page(below) for below in ("", "/b/human", f"/f/{seq}", f"/c/{talk}"))
-    signs = {"correct": ("Save", "Edit", ">Correct", "Do not mention"), "forget": ("/forget?", ">Forget"),
+    signs = {"correct": ("Save", "Add a fact", "Edit", ">Correct", "Do not mention"), "forget": ("/forget?", ">Forget"),
              "export": ("Download", "export"), "pause": ("Pause memory", "/pause")}  # fmt: skip
     for right, words in signs.items():
         assert [word for word in words if word in text] == ([] if right == lacking else list(words)), right

@@ -154,6 +154,7 @@ def test_a_read_only_operator_changes_nothing_and_sees_no_button(operator: Opera
     changes = {
         f"{memory}/b/human": {"value": "x", "version": "1"},
         f"{memory}/b/human/undo": {"version": "1"},
+        f"{memory}/facts": {"text": "x"},
         f"{memory}/f/{seq}/correct": {"text": "x"},
         f"{memory}/f/{seq}/mute": {"muted": "true"},
         f"{memory}/forget?fact={seq}": {},
@@ -167,7 +168,7 @@ def test_a_read_only_operator_changes_nothing_and_sees_no_button(operator: Opera
             base, mark, query = path.partition("?")
             assert reader.program("POST", f"{base}.json{mark}{query}", fields).status == 403, path
     if is_page:
-        for path in (memory, f"{memory}/b/human", f"{memory}/f/{seq}", "requests", "work"):
+        for path in (memory, f"{memory}/facts", f"{memory}/b/human", f"{memory}/f/{seq}", "requests", "work"):
             text = reader.get(path).body.decode()
-            for word in ("Save", "Undo", "Forget", "Do not mention", "Retry"):
+            for word in ("Add", "Save", "Undo", "Forget", "Do not mention", "Retry"):
                 assert f">{word}" not in text, (path, word)

@@ -29,6 +29,7 @@ FIELDS: dict[str, dict[str, str]] = {
     "b/{label}": {"value": "changed", "version": "1"},
     "undo": {"version": "1"},
     "restore": {"version": "1", "to": "1"},
+    "facts": {"text": "changed"},
     "correct": {"text": "changed"},
     "mute": {"muted": "true"},
     "pause": {"paused": "true"},

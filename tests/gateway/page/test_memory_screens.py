@@ -167,7 +167,7 @@ def test_a_screen_reads_no_more_often_where_its_lists_are_longer(operator: Opera
     assert many == few
     assert few == {
         "overview": 2, "people": 1, "name": 2, "what people wrote": 7, "memory": 19, "facts": 4,
-        "conversations": 5, "passages": 3, "search": 15, "words": 14, "block": 15, "fact": 8,
+        "conversations": 5, "passages": 3, "search": 15, "words": 14, "block": 15, "fact": 5,
         "conversation": 15, "forget fact": 22,
         "forget conversation": 19, "forget all": 11, "request": 11, "requests": 0, "its requests": 6, "audit": 2,
         "work": 4, "keys": 1, "about me": 11, "their block": 10,
@@ -872,25 +872,42 @@ def test_a_conversation_without_its_first_words_is_listed_with_its_id(operator: 
         assert f">{talk['id'][:12]}<" in text
 
 
-def test_a_memory_without_blocks_is_never_advised_to_write_into_one(
-    upstream: StrictUpstream, tmp_path: Path
-) -> None:
-    """The advice led to a page that had no block."""
+@pytest.mark.both
+def test_what_is_right_is_written_down_after_a_forgetting(upstream: StrictUpstream, tmp_path: Path) -> None:
+    """A correction went with the message, and a memory without blocks had no place for what is right."""
     with remember(upstream, tmp_path, ProfileSettings("default", blocks=())) as world:
         operator, agent = operator_of(world), speak(world, "I am allergic to peanuts.")
         (wrong,) = learn(world, agent, "Is allergic to hazelnuts.")
-        fact = f"m/{agent.uid}/f/{wrong}"
-        new = operator.twin(f"{fact}/correct", {"text": "Is allergic to peanuts."})["seq"]
-        talk = operator.twin(f"m/{agent.uid}")["conversations"][0]["id"]
-        preview = f"m/{agent.uid}/forget?message=1"
-        shown = [page(operator, f"m/{agent.uid}/{path}") for path in (f"f/{new}", f"c/{talk}")]
-        shown.append(page(operator, preview))
-        assert [re.findall(r"#blocks|into a", text) for text in shown] == [[], [], []]
-        assert ["have it said again in a conversation" in text for text in shown] == [True, False, True]
-        person = person_of(world)
-        mine = [person.page(path) for path in (f"/f/{new}", "/forget?message=1")]
-        assert ["say it to the assistant again" in text for text in mine] == [True, True]
-        assert ["write it into" in text for text in mine] == [False, False]
+        memory, right = f"m/{agent.uid}", "Is allergic to peanuts."
+        new = operator.twin(f"{memory}/f/{wrong}/correct", {"text": right})["seq"]
+        gone = operator.post(f"{memory}/forget?message=1").body.decode()
+        assert operator.get(f"{memory}/f/{new}").status == 404
+        (where,) = re.findall(r'<form method="post" action="([^"]+)" class="editor" id="add">', gone)
+        assert where == f"../../m/{agent.uid}/facts"
+        added = operator.post(f"{memory}/facts", text=f" {right}\n")
+        assert added.status == 303
+        (fact,) = operator.twin(f"{memory}/facts")["items"]
+        assert added.headers["location"] == f"../../{memory}/f/{fact['seq']}#saved"
+        assert (fact["text"], fact["origin"], fact["sources"]) == (right, "operator", [])
+        assert "an operator wrote it" in page(operator, f"{memory}/f/{fact['seq']}")
+        assert ("remember", agent.uid) in actions(operator)
+
+
+def test_a_new_fact_that_is_refused_costs_no_text(operator: Operator) -> None:
+    facts = f"m/{speak(operator.world, 'Hello.').uid}/facts"
+    seq = operator.twin(facts, {"text": "The train leaves on 4 May."})["seq"]
+    for text, status, why in (
+        ("the train leaves on 4 may", 409, f"fact {seq} says so already"),
+        ("<b>" * 667, 400, "1 to 2000 characters, not 2001"),
+        (" ", 400, "1 to 2000 characters, not 0"),
+    ):
+        refused = operator.post(facts, text=text)
+        assert (refused.status, why in refused.body.decode()) == (status, True), text
+        assert f"\n{escape(text)}</textarea>" in refused.body.decode()
+        assert operator.program("POST", f"{facts}.json", {"text": text}).status == status
+    for fields in ({}, {"text": 1}, {"text": "x", "about": "y"}):
+        assert operator.program("POST", f"{facts}.json", fields).status == 400, fields
+    assert len(operator.twin(facts)["items"]) == 1
 
 
 def test_a_correction_warns_where_it_goes_with_a_text_that_has_the_old_words(operator: Operator) -> None:
@@ -940,7 +957,7 @@ def test_a_fact_says_what_further_sources_mean_and_what_becomes_of_its_correctio
         (False, True),
         (False, False),
     ]
-    assert f'into a <a href="../../../m/{agent.uid}#blocks">block</a>' in shown[0]
+    assert "forget the message first, then add what is right as a fact of its own." in shown[0]
     person = person_of(world)
     mine = [person.page(f"/f/{seq}") for seq in seqs]
     kept = "What you correct goes when the words it came from, or the reply to them, are forgotten."
@@ -1208,7 +1225,7 @@ def test_a_preview_says_which_corrections_go_and_a_block_keeps_them_afterwards(o
     assert [each["after"] for each in found["blocks"]] == [""]
     text = page(operator, where)
     assert text.count("an operator&#39;s correction</span>") == 1
-    assert "copy it now, and once this is forgotten write it into a <a" in text
+    assert "copy it now. The page that follows has a field" in text
     assert "copy it now" not in page(operator, f"m/{uid}/forget?fact={wrong}")
     operator.post(where)
     done = operator.twin(block, {"value": right, "version": operator.twin(block)["block"]["version"]})

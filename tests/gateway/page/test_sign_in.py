@@ -342,6 +342,7 @@ def test_what_was_typed_is_not_lost_with_the_session(operator: Operator) -> None
     ("path", "fields"),
     [
         ("m/abc/b/human", {"value": "Cat: Miso.", "version": "7"}),
+        ("m/abc/facts", {"text": "Cat: Miso."}),
         ("m/abc/f/1/correct", {"text": "Cat: Miso."}),
         ("keys", {"name": "Cat: Miso.", "project": "", "kind": "app", "memory": ""}),
     ],
