@@ -14,10 +14,11 @@ from gateway.core.conversation.turn_replies import ListSpan, TurnReplies, turn_r
 from gateway.core.subsequence import LCS_ATOMS, lcs
 from storage.records import Atom, Exchange
 
-# The most earlier turns of the list in which the same reply is looked for; chosen, not measured.
+# The most earlier turns of the list in which the same reply is looked for. Chosen, not measured.
 _MAX_TURNS = 8
-# The most positions in the list, or exchanges of the tree, for which a reply is compared path by path; not measured.
-_MAX_PLACES = 8
+# The most candidates of one kind (turns, ends, exchanges with the same reply) that are compared path by path: a path
+# may have thousands of messages, and hundreds of replies may be "Yes.". Chosen, not measured.
+_MAX_COMPARED = 8
 
 
 class _Turns:
@@ -47,11 +48,13 @@ class _Turns:
         """
         reply = exchange.reply or ()
         turns_before = range(max(0, number - _MAX_TURNS), number)
-        ends = [span[1] for turn in turns_before for span in [self[turn].find(reply)] if span]
-        first = min((i for turn in turns_before for i in self._ranges[turn][:1]), default=0)
+        # The indices of the last messages of such replies.
+        ends = [span[1] for turn in turns_before if (span := self[turn].find(reply))]
+        older_count = min((i for turn in turns_before for i in self._ranges[turn][:1]), default=0)
         # In older turns only a reply in one message is recognised, and where the list is about as long as the path.
-        older = [i for i in range(first) if self._listing.atoms[i] == reply]
-        ends += sorted(older, key=lambda i: abs(self._listing.offsets[i + 1] - len(path)))[:_MAX_PLACES]
+        older_ends = [i for i in range(older_count) if self._listing.atoms[i] == reply]
+        older_ends.sort(key=lambda i: abs(self._listing.offsets[i + 1] - len(path)))
+        ends += older_ends[:_MAX_COMPARED]
         return any(_likeness(self.flat[: self._listing.offsets[end + 1]], path) > likeness for end in ends)
 
 
@@ -125,6 +128,7 @@ class ExactSearch:
     """Finds the last stored reply in the list, on the path that shares most with the list."""
 
     def __init__(self, tree: Tree, query: Query, shared: int) -> None:
+        """shared: how many first messages the list shares with an earlier opening; no stored reply ends in them."""
         self._tree = tree
         self._query = query
         self._shared = shared
@@ -163,7 +167,7 @@ class ExactSearch:
         without_name = (
             exchange
             for atom in self._turns[number].unnamed
-            for exchange in self._by_first_atom.get(atom, ())[-_MAX_PLACES:]
+            for exchange in self._by_first_atom.get(atom, ())[-_MAX_COMPARED:]
         )
         return any(
             self._tree.atoms(exchange)[: -len(exchange.reply or ())] == listed for exchange in without_name
@@ -173,19 +177,19 @@ class ExactSearch:
         """Yields the number of a turn, with the stored replies that end at one of its messages; the last end first.
 
         A turn has several ends if the assistant spoke once more into a silence. The last end of each turn is yielded in
-        any case, and at most `_MAX_PLACES` of the other ends.
+        any case, and at most `_MAX_COMPARED` of the other ends.
         """
         turn_count = other_ends = 0
         for number in range(len(self._turns) - 1, -1, -1):
             occurrences = self._find_occurrences_in(self._turns[number])
             if not occurrences:
                 continue
-            ends = sorted({each.end for each in occurrences}, reverse=True)[: 1 + _MAX_PLACES - other_ends]
+            ends = sorted({each.end for each in occurrences}, reverse=True)[: 1 + _MAX_COMPARED - other_ends]
             for end in ends:
                 yield number, [each for each in occurrences if each.end == end]
             turn_count += 1
             other_ends += len(ends) - 1
-            if turn_count == _MAX_PLACES:
+            if turn_count == _MAX_COMPARED:
                 return
 
     def _find_occurrences_in(self, turn: TurnReplies) -> list[_Occurrence]:
@@ -224,11 +228,8 @@ class ExactSearch:
         return sorted(ranked, key=lambda candidate: candidate.rank)
 
     def _choose_nearest(self, occurrences: list[_Occurrence], listed: Sequence[Atom]) -> list[_Occurrence]:
-        """Returns the `_MAX_PLACES` occurrences that are nearest to the list. All of them have the same end.
-
-        They are compared path by path, which costs time, and there may be hundreds of replies "Yes.".
-        """
-        if len(occurrences) <= _MAX_PLACES:
+        """Returns the `_MAX_COMPARED` occurrences that are nearest to the list. All of them have the same end."""
+        if len(occurrences) <= _MAX_COMPARED:
             return occurrences
         listed_path_hash = self._query.listing.hash_path(occurrences[0].end + 1)
 
@@ -241,7 +242,7 @@ class ExactSearch:
                 exchange.id,
             )
 
-        return sorted(occurrences, key=rank)[-_MAX_PLACES:]
+        return sorted(occurrences, key=rank)[-_MAX_COMPARED:]
 
     def _is_evident(self, best: _Candidate) -> bool:
         """Returns whether a reply is the stored one, and not another with the same words.

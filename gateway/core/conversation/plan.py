@@ -401,23 +401,27 @@ def trimmed_front(elements: Sequence[PathElement], listed: Sequence[Atom]) -> li
 
     The first message of the tail has to be the same word for word.
     """
-    path = [(a, p) for p, el in enumerate(elements) for a in el.atoms]
+    # Each atom of the path with the index of its element.
+    path = [(atom, index) for index, element in enumerate(elements) for atom in element.atoms]
     # The comparison is repeated without calls and results, because some clients drop tool rounds.
     for kinds in (b"uatc", b"ua"):
         if listed[:1] and listed[0][:1] not in kinds:
             continue  # the list begins within a tool round, so its client has not dropped those
-        of_list = [a for a in listed if a[:1] in kinds]
-        of_path = [(a, p) for a, p in path if a[:1] in kinds]
-        if not of_list or len(of_list) >= len(of_path):
+        list_atoms = [atom for atom in listed if atom[:1] in kinds]
+        path_atoms = [(atom, index) for atom, index in path if atom[:1] in kinds]
+        if not list_atoms or len(list_atoms) >= len(path_atoms):
             continue
-        tail = of_path[len(of_path) - len(of_list) :]
-        p = tail[0][1]
-        if not (of_list[0] == tail[0][0] == elements[p].atoms[0]):
+        tail = path_atoms[len(path_atoms) - len(list_atoms) :]
+        first_atom, front_length = tail[0]
+        if not (list_atoms[0] == first_atom == elements[front_length].atoms[0]):
             continue
-        # A user's template or a pruned tool result may differ in words, not in kind.
         if all(
-            left == right or (left[:1] == right[:1] and left[:1] in b"ut")
-            for left, (right, _) in zip(of_list, tail, strict=True)
+            _may_be_same(of_list, of_path) for of_list, (of_path, _) in zip(list_atoms, tail, strict=True)
         ):
-            return list(elements[:p])
+            return list(elements[:front_length])
     return []
+
+
+def _may_be_same(listed: Atom, stored: Atom) -> bool:
+    """Returns whether a stored message may be the listed one: a user's template or a pruned result differs in words."""
+    return listed == stored or (listed[:1] == stored[:1] and listed[:1] in b"ut")
