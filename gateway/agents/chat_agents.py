@@ -19,9 +19,9 @@ from gateway.core.agent import AgentSpec
 from gateway.core.memory.memory_tools import allows_hidden_tools
 from gateway.core.request.chat_request import ChatRequest, add_missing_fields
 from gateway.core.request.identity import STORING_MODES, Identity
-from gateway.core.turn.draft import AllBut
 from gateway.core.turn.guide import Guide
 from gateway.core.turn.terms import TurnTerms
+from gateway.core.turn.tool_call import AllBut
 from gateway.run.call import ChatCall
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.memory_context import MemoryContext

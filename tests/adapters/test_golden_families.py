@@ -16,7 +16,8 @@ from adapters.sse import EventDecoder
 from adapters.transport import HttpTransport
 from adapters.types import Event, ModelRequest
 from gateway.core.conversation.canonical import text_of
-from gateway.core.turn.draft import MessageDraft, chunk_of
+from gateway.core.turn.chunks import chunk_of
+from gateway.core.turn.draft import MessageDraft
 from gateway.core.turn.upstream_error import openai_error
 from tests.doubles.upstream import Reply, StrictUpstream, raw
 from tests.golden import ROOT, Golden, find

@@ -9,9 +9,9 @@ import orjson
 from gateway.agents.runs.run import RunResult
 from gateway.core.conversation.canonical import call_id, name_and_arguments, visible_reply
 from gateway.core.request.chat_request import ChatRequest
+from gateway.core.turn.chunks import delta_of
 from gateway.core.turn.client_view import MakesView, ReplyEvent
 from gateway.core.turn.commands import End, TurnOutcome
-from gateway.core.turn.draft import delta_of
 from gateway.core.turn.round import DONE_EVENT, EVENT_STREAM
 from gateway.core.turn.terms import TurnTerms
 from gateway.run.receipt import Receipt

@@ -12,8 +12,8 @@ from gateway.agents.tools.agent_tools import asides_of, serial_tools, tools_with
 from gateway.core.agent import AgentSpec
 from gateway.core.prompt.window import reply_reserve
 from gateway.core.tool_rule import read_rules
-from gateway.core.turn.draft import AllBut
 from gateway.core.turn.terms import TurnTerms
+from gateway.core.turn.tool_call import AllBut
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.prompt_tokens import count_tokens
 from gateway.tokens import upper_bound

@@ -19,7 +19,7 @@ from typing import Final
 from msgspec import Struct, field
 
 from adapters.types import Json
-from gateway.core.turn.draft import CallOwner, ToolCall
+from gateway.core.turn.tool_call import CallOwner, ToolCall
 
 THINKING = "thinking"
 FILLER = "pre_exec_msg"

@@ -13,7 +13,6 @@ from adapters.types import Json
 from gateway.core.memory.memory_tools import read_arguments
 from gateway.core.tags import quoted
 from gateway.core.turn.commands import RunTool
-from gateway.core.turn.draft import ToolCall
 from gateway.core.turn.guide import (
     Forbidden,
     FreeGuide,
@@ -24,6 +23,7 @@ from gateway.core.turn.guide import (
     Undecided,
 )
 from gateway.core.turn.terms import TurnTerms
+from gateway.core.turn.tool_call import ToolCall
 
 BAD_ARGUMENTS = "Error: the arguments of {name} are not a JSON object: {arguments}. Nothing was done."
 SPOKEN_RESULT = "The user has read it."

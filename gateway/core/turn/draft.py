@@ -1,135 +1,21 @@
 """Puts a message together from the deltas of one reply.
 
-It knows the shape of a chat completion (chunks and whole bodies) and nothing of turns; a set of names decides which
-calls are the gateway's. A whole reply is read as a stream of one delta. Bytes for the client are rendered elsewhere.
+It knows the shape of a chat completion and nothing of turns; a set of names decides which calls are the gateway's. A
+whole reply is read as a stream of one delta. Bytes for the client are rendered elsewhere.
 """
 
 from __future__ import annotations
 
-import marshal
-import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from enum import Enum
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
-
-import orjson
 
 from adapters.types import Json
 from gateway.core.conversation.canonical import PRIVATE, called_function, separator, text_of
 from gateway.core.conversation.fillers import Spans, filler_spans, with_filler_spans
+from gateway.core.turn.json_pieces import REPLACED_FIELDS, copy_json, merge_field
+from gateway.core.turn.tool_call import CallOwner, ToolCall, decide_owner
 from gateway.core.usage.reported import ReplyUsage, reported_counts
 from storage.records import TokenCounts
-
-# String fields of which a later piece replaces the earlier one. All other strings are continued.
-REPLACED_FIELDS = frozenset(
-    {"role", "type", "id", "name", "format", "object", "model", "index", "mime_type", "expires_at"}
-)
-# How many of the last items of a list a later piece may continue. Not measured; any value from 16 to 1,000 behaves
-# alike.
-_NEAR_ITEMS = 64
-# The types of a call to a function; a call may not have named its type yet.
-FUNCTION_TYPES = (None, "", "function")
-
-
-class CallOwner(Enum):
-    UNKNOWN = "unknown"  # the name has not been read to its end
-    GATEWAY = "gateway"
-    CLIENT = "client"
-
-
-class AllBut(Collection[str]):
-    """All names but these: gateway tools where an unknown name is an error and is not left to the client."""
-
-    def __init__(self, names: Iterable[str] = ()) -> None:
-        self.names = frozenset(names)
-
-    def __contains__(self, name: object) -> bool:
-        return name not in self.names
-
-    def __iter__(self) -> Iterator[str]:
-        raise TypeError("all names but a few cannot be listed")
-
-    def __len__(self) -> int:
-        return sys.maxsize
-
-
-class ToolCall:
-    """A tool call, of which pieces may still come."""
-
-    __slots__ = (
-        "arguments",
-        "client_index",
-        "fields",
-        "function",
-        "index",
-        "is_reindexed",
-        "is_sent",
-        "name",
-        "owner",
-        "piece_count",
-    )
-
-    def __init__(self, index: Any) -> None:
-        self.index = index  # the upstream's
-        # The fields of the call, without the fields of its function.
-        self.fields: Json = {}
-        self.function: Json = {}  # the fields of its function, without name and arguments
-        self.name = ""
-        self.arguments: list[str] = []
-        self.owner = CallOwner.UNKNOWN
-        self.piece_count = 0
-        self.client_index = -1  # among the client's calls, once that is known
-        # Calls of the gateway come before it, so that its index for the client is another one.
-        self.is_reindexed = False
-        self.is_sent = False  # the client has its beginning
-
-    @property
-    def id(self) -> str:
-        value = self.fields.get("id")
-        return value if isinstance(value, str) else ""
-
-    @property
-    def text(self) -> str:
-        return "".join(self.arguments)
-
-    def add(self, entry: Json) -> None:
-        self.piece_count += 1
-        for key, value in entry.items():
-            if key == "function":
-                if isinstance(value, dict):
-                    self._add_function(value, repeats_id=bool(entry.get("id")) and bool(self.id))
-            elif key == "id":
-                if value or "id" not in self.fields:  # some upstreams send "" after the first piece
-                    self.fields["id"] = value
-            elif key != "index":
-                _merge_field(self.fields, key, value)
-
-    def _add_function(self, function: Json, *, repeats_id: bool) -> None:
-        for key, value in function.items():
-            if key == "name":
-                # Most upstreams send the name whole, some in pieces, and some (MiniMax's models at NVIDIA) whole with
-                # every piece. Of the last kind the id comes again as well, or arguments come, before which a name has
-                # ended; that distinguishes it from a name that goes on with the same letters.
-                is_whole = repeats_id or bool(function.get("arguments")) or any(self.arguments)
-                if isinstance(value, str) and not (is_whole and value == self.name):
-                    self.name += value
-            elif key == "arguments":
-                if isinstance(value, str):
-                    self.arguments.append(value)
-                elif value is not None:  # an object instead of its text
-                    self.arguments.append(orjson.dumps(value).decode())
-            else:
-                _merge_field(self.function, key, value)
-
-    def as_json(self) -> Json:
-        """Returns the call as a message carries it (without `index`, which belongs to streams)."""
-        # In the order in which they came, which is that of clients that put a stream together.
-        call = dict(self.fields)
-        if call.get("type") is None:
-            call["type"] = "function"
-        if self.name or self.arguments or self.function or call["type"] == "function":
-            call["function"] = {**self.function, "name": self.name, "arguments": self.text}
-        return call
 
 
 class MessageDraft(ReplyUsage):
@@ -148,11 +34,12 @@ class MessageDraft(ReplyUsage):
     )
 
     def __init__(self) -> None:
+        # The fields in the order in which they came. A field with text has its pieces in `_texts`.
         self._fields: Json = {}
         self._texts: dict[str, list[str]] = {}
         self.calls: list[ToolCall] = []
         self._newest: dict[Any, ToolCall] = {}  # index -> the last call under it
-        self._decided_count = 0  # how many calls have an owner, up to the first without
+        self._decided_count = 0  # how many calls come before the first one of unknown owner
         self._client_call_count = 0  # how many of these are the client's
         self.finish_reason: str | None = None
         self.usage: Json | None = None
@@ -178,7 +65,7 @@ class MessageDraft(ReplyUsage):
             elif value is None:
                 self._fields.setdefault(key, None)
             elif key != "tool_calls":
-                _merge_field(self._fields, key, value)
+                merge_field(self._fields, key, value)
 
     def take_usage(self, usage: Any) -> None:
         """Takes a usage, if it reports any tokens."""
@@ -240,9 +127,9 @@ class MessageDraft(ReplyUsage):
             for call in self.calls[self._decided_count :]:
                 if call.owner is CallOwner.UNKNOWN:
                     call.owner = decide_owner(call, gateway_tools, is_complete=True)
-        shown, unchanged = self._take_client_pieces(pieces)
-        # Where all go out as they are, so does the event, in its own bytes.
-        return None if unchanged == len(entries) == len(shown) else shown
+        shown, unchanged_count = self._take_client_pieces(pieces)
+        # If all pieces go out unchanged, the caller passes the event's own bytes on.
+        return None if unchanged_count == len(entries) == len(shown) else shown
 
     def _take_client_pieces(self, pieces: Mapping[ToolCall, list[Json]]) -> tuple[list[Json], int]:
         """Returns the pieces that the client gets now, and how many of them are as they came.
@@ -250,7 +137,7 @@ class MessageDraft(ReplyUsage):
         pieces: the new ones of each call.
         """
         shown_pieces: list[Json] = []
-        unchanged = 0
+        unchanged_count = 0
         due = [call for call in pieces if call.is_sent] + self._index_client_calls()
         for call in sorted(due, key=lambda call: call.client_index):
             new = pieces.get(call, [])
@@ -262,9 +149,9 @@ class MessageDraft(ReplyUsage):
                 shown_pieces.extend({**entry, "index": call.client_index} for entry in new)
             else:
                 shown_pieces.extend(new)
-                unchanged += len(new)
+                unchanged_count += len(new)
             call.is_sent = True
-        return shown_pieces, unchanged
+        return shown_pieces, unchanged_count
 
     def _index_client_calls(self) -> list[ToolCall]:
         """Gives the client's calls their indices, in which the gateway's calls leave no gap. Returns these calls.
@@ -329,8 +216,9 @@ def join_messages(messages: Iterable[Json]) -> Json:
     calls: list[Json] = []
     fillers: Spans = []
     for message in messages:
-        text, own = text_of(joined), text_of(message)
-        text_at = len(text) + len(separator(text, own))
+        text_before, text = text_of(joined), text_of(message)
+        # The offset at which the message's text begins in the joined text.
+        start_offset = len(text_before) + len(separator(text_before, text))
         for key, value in message.items():
             if key == "tool_calls":
                 calls.extend(value)
@@ -339,9 +227,11 @@ def join_messages(messages: Iterable[Json]) -> Json:
             elif key == "content":
                 joined[key] = _concatenate(joined.get(key), value, separator(joined.get(key), value))
             elif key == PRIVATE:
-                fillers += [(text_at + start, text_at + end) for start, end in filler_spans(message)]
+                fillers += [
+                    (start_offset + start, start_offset + end) for start, end in filler_spans(message)
+                ]
             else:
-                _merge_field(joined, key, value)
+                merge_field(joined, key, value)
     joined["content"] = joined.get("content") or (None if calls else "")
     if calls:
         joined["tool_calls"] = calls
@@ -351,7 +241,7 @@ def join_messages(messages: Iterable[Json]) -> Json:
 def _concatenate(content: Any, more: Any, separator: str = "") -> Any:
     """Returns content followed by more of it; either may be text or a list of parts."""
     if not content or not more:
-        return _copy(content or more)
+        return copy_json(content or more)
     if isinstance(content, str) and isinstance(more, str):
         return content + separator + more
     return [*_parts(content), *_parts(more)]
@@ -361,119 +251,9 @@ def _parts(content: Any) -> list[Any]:
     return content if isinstance(content, list) else [{"type": "text", "text": content}]
 
 
-def decide_owner(call: ToolCall, gateway_tools: Collection[str], *, is_complete: bool) -> CallOwner:
-    """Decides the owner of a call, as early as its name allows.
-
-    is_complete: the name has ended, because arguments came after it or the reply is over. A name may come in pieces, so
-        one that is the beginning of a known one is undecided until then.
-
-    Gateway tools are functions: a call that names another type (OpenAI's `custom` tools) is the client's, whatever its
-    name.
-    """
-    if call.fields.get("type") not in FUNCTION_TYPES:
-        return CallOwner.CLIENT
-    listed = gateway_tools.names if isinstance(gateway_tools, AllBut) else gateway_tools
-    if not is_complete and (not call.name or any(name.startswith(call.name) for name in listed)):
-        return CallOwner.UNKNOWN
-    return CallOwner.GATEWAY if call.name in gateway_tools else CallOwner.CLIENT
-
-
-def _merge_field(into: Json, key: str, value: Any) -> None:
-    old = into.get(key)
-    if old is None:
-        # Copied, since it is going to grow and the chunk it came in may still be sent.
-        into[key] = _copy(value)
-    elif isinstance(old, str) and isinstance(value, str):
-        if key in REPLACED_FIELDS:
-            into[key] = value
-        else:
-            # Without another reference Python extends the text where it lies; else each piece would copy all before it.
-            into[key] = None
-            old += value
-            into[key] = old
-    elif isinstance(old, dict) and isinstance(value, dict):
-        for inner, piece in value.items():
-            _merge_field(old, inner, piece)
-    elif isinstance(old, list) and isinstance(value, list):
-        _merge_list(old, value)
-    elif value is not None:
-        into[key] = _copy(value)
-
-
-def _merge_list(old: list[Any], new: list[Any]) -> None:
-    """Merges items with the same `index` and `type`, pieces of one (reasoning details), and appends others."""
-    for item in new:
-        known = _piece_before(old, item)
-        if known is None:
-            old.append(_copy(item))
-        else:
-            for key, value in item.items():
-                _merge_field(known, key, value)
-
-
-def _piece_before(old: list[Any], item: Any) -> Json | None:
-    """Returns the item among the last ones that another item continues; None: that item is new."""
-    if not isinstance(item, dict) or not isinstance(item.get("index"), int):
-        return None
-    for known in old[-_NEAR_ITEMS:]:
-        if (
-            isinstance(known, dict)
-            and known.get("index") == item["index"]
-            and item.get("type", known.get("type")) == known.get("type")
-        ):
-            return known
-    return None
-
-
-def _copy(value: Any) -> Any:
-    """Copies JSON. Not by recursion, because orjson reads 1,024 levels, more than Python's own calls may nest."""
-    return marshal.loads(marshal.dumps(value)) if isinstance(value, dict | list) else value
-
-
-def chunk_of(body: Json) -> Json:
-    """Returns a whole reply as the one chunk of a stream; what it does not change is shared with the reply."""
-    choices = []
-    for choice in body.get("choices") or []:
-        if isinstance(choice, dict):
-            rest = {key: value for key, value in choice.items() if key != "message"}
-            choices.append({**rest, "delta": delta_of(choice)})
-    return {**body, "object": "chat.completion.chunk", "choices": choices}
-
-
-def is_first_choice(choice: Any) -> bool:
-    """Returns whether an entry of `choices` is the first choice, which a turn follows. Some proxies write texts."""
-    return isinstance(choice, dict) and choice.get("index") in (None, 0, "0")
-
-
-def as_deltas(chunk: Json) -> Json:
-    """Returns a chunk of a stream; one whose choices have messages in place of deltas, as a chunk with deltas."""
-    choices = chunk.get("choices")
-    if not isinstance(choices, list):
-        return chunk
-    has_messages = [isinstance(c, dict) and "message" in c and c.get("delta") is None for c in choices]
-    return chunk_of(chunk) if has_messages and all(has_messages) else chunk
-
-
-def delta_of(choice: Json) -> Json:
-    """Returns the message of a whole reply's choice as a delta, which may be the message itself."""
-    message = choice.get("message")
-    if not isinstance(message, dict):
-        return {}
-    calls = message.get("tool_calls")
-    if not isinstance(calls, list):
-        return message
-    indexed = [{**call, "index": n} if isinstance(call, dict) else call for n, call in enumerate(calls)]
-    return {**message, "tool_calls": indexed}
-
-
 def generated_in(message: Mapping[str, Any]) -> str:
-    """Returns all that a model wrote of a message, calls included, for an estimate of its tokens."""
+    """Returns all of a message that the model wrote, calls included, for an estimate of its tokens."""
     calls = [called_function(call) or {} for call in message.get("tool_calls") or ()]
     parts = [message.get("reasoning_content"), text_of(message), message.get("refusal")]
     parts += [call.get(key) for call in calls for key in ("name", "arguments", "input")]
     return "".join([part for part in parts if isinstance(part, str)])
-
-
-def lacks_content(delta: Mapping[str, Any]) -> bool:
-    """Returns whether a delta has no content; a role alone is none."""
-    return not any(value for key, value in delta.items() if key != "role")

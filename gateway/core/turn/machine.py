@@ -42,7 +42,6 @@ from gateway.core.turn import commands, events
 from gateway.core.turn.calls import NO_CALLS, GatewayCalls, ResumedCalls, name_calls
 from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.commands import FINISHED, Command, End, TurnOutcome
-from gateway.core.turn.draft import ToolCall
 from gateway.core.turn.earlier_rounds import EarlierRounds
 from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.guide import (
@@ -81,6 +80,7 @@ from gateway.core.turn.states import (
     TurnState,
 )
 from gateway.core.turn.terms import TurnTerms
+from gateway.core.turn.tool_call import ToolCall
 from gateway.core.turn.upstream_error import openai_error_of_reply, stream_exception
 from gateway.core.usage.reported import ReplyUsage
 from gateway.errors import Conflict, GatewayError, LimitReached, UpstreamBroke, UpstreamError

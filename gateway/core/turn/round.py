@@ -22,21 +22,13 @@ from gateway.core.conversation.canonical import separator
 from gateway.core.conversation.fillers import filler_message
 from gateway.core.conversation.private import with_private, without_private
 from gateway.core.memory.memory_tools import read_arguments
+from gateway.core.turn.chunks import as_deltas, chunk_of, delta_of, is_first_choice
 from gateway.core.turn.client_view import ClientView, ReplyEvent
-from gateway.core.turn.draft import (
-    AllBut,
-    CallOwner,
-    MessageDraft,
-    ToolCall,
-    as_deltas,
-    chunk_of,
-    delta_of,
-    is_first_choice,
-    join_messages,
-)
+from gateway.core.turn.draft import MessageDraft, join_messages
 from gateway.core.turn.spoken_text import SpokenText
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.text_events import TextEvents
+from gateway.core.turn.tool_call import AllBut, CallOwner, ToolCall
 from gateway.core.turn.upstream_error import openai_error
 from gateway.core.usage.reported import usage_of
 from gateway.errors import GatewayError, UpstreamBroke

@@ -11,7 +11,7 @@ import re
 from msgspec import Struct
 
 from adapters.types import Json
-from gateway.core.turn.draft import REPLACED_FIELDS
+from gateway.core.turn.json_pieces import REPLACED_FIELDS
 
 _CONTENT = re.compile(rb'"content":\s?"')
 # A JSON string up to its end, or to an escaped character. Events with one are parsed.

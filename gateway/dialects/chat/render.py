@@ -13,9 +13,9 @@ import orjson
 
 from adapters.types import Event, Json
 from gateway.core.conversation.private import without_private
+from gateway.core.turn.chunks import is_first_choice, lacks_content
 from gateway.core.turn.client_view import MAX_HELD_BYTES, ClientView, ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
-from gateway.core.turn.draft import is_first_choice, lacks_content
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.usage.withheld_usage import without_null_usage
 from gateway.dialects.chat.errors import CHAT_ERRORS

@@ -11,7 +11,8 @@ from typing import Any
 import orjson
 
 from adapters.types import Json
-from gateway.core.turn.draft import MessageDraft, ToolCall
+from gateway.core.turn.draft import MessageDraft
+from gateway.core.turn.tool_call import ToolCall
 from gateway.dialects.event_stream import SendsEvent
 from gateway.dialects.lenient import as_list, as_text
 

@@ -16,9 +16,10 @@ from msgspec import Struct
 from adapters.types import Json, completion_count, token_count
 from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.private import without_private
+from gateway.core.turn.chunks import is_first_choice
 from gateway.core.turn.client_view import ReplyEvent, no_usage
 from gateway.core.turn.commands import TurnOutcome
-from gateway.core.turn.draft import generated_in, is_first_choice
+from gateway.core.turn.draft import generated_in
 from gateway.core.usage.reported import reported_counts, usage_of
 from gateway.dialects.event_stream import EventBuffer
 from gateway.dialects.lenient import as_text

@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Final
 from adapters.types import Json
 from gateway.core.conversation.provider_fields import INPUT_ARGUMENT, THOUGHTS
 from gateway.core.turn.asides import StringReader
-from gateway.core.turn.draft import FUNCTION_TYPES, MessageDraft, ToolCall
+from gateway.core.turn.draft import MessageDraft
+from gateway.core.turn.tool_call import FUNCTION_TYPES, ToolCall
 from gateway.dialects.event_stream import SendsEvent
 from gateway.dialects.responses.call_items import render_call
 from gateway.dialects.responses.sealed import seal

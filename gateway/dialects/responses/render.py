@@ -18,9 +18,10 @@ from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.directions import DIRECTIONS_FIELD, directions_in
 from gateway.core.conversation.private import private_of, without_private
 from gateway.core.finish_reasons import BROKE, read_finish_reason
+from gateway.core.turn.chunks import delta_of, is_first_choice
 from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.commands import FINISHED, TurnOutcome
-from gateway.core.turn.draft import delta_of, generated_in, is_first_choice
+from gateway.core.turn.draft import generated_in
 from gateway.core.turn.ledger import BILLED_FIELD
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn_name import TurnName

@@ -12,7 +12,7 @@ from adapters.json_escapes import read_json
 from adapters.reply_quota import MAX_REPLY_BYTES
 from adapters.types import Event
 from adapters.wrapped_stream import WrappedStream
-from gateway.core.turn.draft import as_deltas
+from gateway.core.turn.chunks import as_deltas
 from gateway.core.turn.round import DONE_EVENT
 from gateway.core.turn.upstream_error import first_event_as_error, openai_error_of_reply
 from gateway.core.upstream.policy import TRANSIENT, Failure

@@ -9,9 +9,9 @@ from typing import Any
 from gateway.agents.core.tool_rules import CalledTool, RuleGuide
 from gateway.core.tool_rule import RuleKind, ToolRule, read_rules
 from gateway.core.turn.calls import GatewayCalls, ResumedCalls
-from gateway.core.turn.draft import ToolCall
 from gateway.core.turn.guide import Stop, ToolResult
 from gateway.core.turn.terms import TurnTerms
+from gateway.core.turn.tool_call import ToolCall
 from tests.rows import each_row
 
 TOOLS = ["a", "b", "c", "d"]

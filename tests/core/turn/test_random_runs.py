@@ -15,7 +15,6 @@ from gateway.core.tool_rule import read_rules
 from gateway.core.turn.asides import Asides
 from gateway.core.turn.calls import ResumedCalls
 from gateway.core.turn.commands import CallModel, CloseUpstream, Command, Finish, RunTool, Save, SaveStep
-from gateway.core.turn.draft import AllBut
 from gateway.core.turn.events import (
     ClientLeft,
     Received,
@@ -32,6 +31,7 @@ from gateway.core.turn.events import (
 from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.turn.machine import Turn
 from gateway.core.turn.terms import TurnTerms
+from gateway.core.turn.tool_call import AllBut
 from gateway.dialects.chat.render import ChatView
 from gateway.errors import UpstreamBroke
 from tests.agents.core.test_tool_rules import random_rules

@@ -11,7 +11,6 @@ from typing import get_args
 import orjson
 
 from gateway.core.turn.calls import ResumedCalls
-from gateway.core.turn.draft import AllBut
 from gateway.core.turn.events import (
     ClientLeft,
     LongWait,
@@ -33,6 +32,7 @@ from gateway.core.turn.guide import NeedsApproval, ToolResult
 from gateway.core.turn.machine import Turn
 from gateway.core.turn.states import TRANSITIONS, TurnState
 from gateway.core.turn.terms import TurnTerms
+from gateway.core.turn.tool_call import AllBut
 from gateway.errors import MemoryUnavailable, UpstreamBroke
 from tests.core.turn.playbook import SSE, completion, streamed
 from tests.core.turn.test_steps import Script

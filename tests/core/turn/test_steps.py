@@ -24,7 +24,6 @@ from gateway.core.turn.commands import (
     SendHead,
     SendWhole,
 )
-from gateway.core.turn.draft import AllBut
 from gateway.core.turn.events import (
     ClientLeft,
     Received,
@@ -53,6 +52,7 @@ from gateway.core.turn.guide import (
 from gateway.core.turn.machine import Turn
 from gateway.core.turn.round import EVENT_STREAM
 from gateway.core.turn.terms import TurnTerms
+from gateway.core.turn.tool_call import AllBut
 from gateway.errors import UpstreamBroke
 from tests.core.turn.playbook import JSON, SSE, Playbook, chat_turn, chunk, completion, streamed
 from tests.doubles.lines_view import LinesView

@@ -8,15 +8,9 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.core.turn.draft import (
-    CallOwner,
-    MessageDraft,
-    ToolCall,
-    chunk_of,
-    decide_owner,
-    join_messages,
-    lacks_content,
-)
+from gateway.core.turn.chunks import chunk_of, lacks_content
+from gateway.core.turn.draft import MessageDraft, join_messages
+from gateway.core.turn.tool_call import CallOwner, ToolCall, decide_owner
 
 NAMES = {"memory_insert", "memory_insert_all", "search"}
 

@@ -12,9 +12,9 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from gateway.core.conversation.private import with_private
+from gateway.core.turn.chunks import delta_of
 from gateway.core.turn.client_view import ReplyEvent
 from gateway.core.turn.commands import End, TurnOutcome
-from gateway.core.turn.draft import delta_of
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn_name import TurnName
 from gateway.dialects.responses.input import read_items

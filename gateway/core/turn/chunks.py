@@ -1,0 +1,49 @@
+"""The shapes of a chat completion: a whole reply as the chunk of a stream, a choice's message as a delta."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from adapters.types import Json
+
+
+def chunk_of(body: Json) -> Json:
+    """Returns a whole reply as the one chunk of a stream. It shares unchanged values with the reply."""
+    choices = []
+    for choice in body.get("choices") or []:
+        if isinstance(choice, dict):
+            other_fields = {key: value for key, value in choice.items() if key != "message"}
+            choices.append({**other_fields, "delta": delta_of(choice)})
+    return {**body, "object": "chat.completion.chunk", "choices": choices}
+
+
+def is_first_choice(choice: Any) -> bool:
+    """Returns whether an entry of `choices` is the one that a turn follows. Some proxies write its index as a text."""
+    return isinstance(choice, dict) and choice.get("index") in (None, 0, "0")
+
+
+def as_deltas(chunk: Json) -> Json:
+    """Returns a chunk with deltas in place of messages, which some upstreams stream; any other chunk as it is."""
+    choices = chunk.get("choices")
+    if not isinstance(choices, list):
+        return chunk
+    has_messages = [isinstance(c, dict) and "message" in c and c.get("delta") is None for c in choices]
+    return chunk_of(chunk) if has_messages and all(has_messages) else chunk
+
+
+def delta_of(choice: Json) -> Json:
+    """Returns the message of a whole reply's choice as a delta, which may be the message itself."""
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        return {}
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return message
+    indexed = [{**call, "index": n} if isinstance(call, dict) else call for n, call in enumerate(calls)]
+    return {**message, "tool_calls": indexed}
+
+
+def lacks_content(delta: Mapping[str, Any]) -> bool:
+    """Returns whether a delta has nothing but a role."""
+    return not any(value for key, value in delta.items() if key != "role")

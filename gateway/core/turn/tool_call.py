@@ -1,0 +1,135 @@
+"""A tool call of a reply while its pieces come, and the decision of who runs it: the gateway or the client."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Iterable, Iterator
+from enum import Enum
+from typing import Any
+
+import orjson
+
+from adapters.types import Json
+from gateway.core.turn.json_pieces import merge_field
+
+# The types of a call to a function; a call may not have named its type yet.
+FUNCTION_TYPES = (None, "", "function")
+
+
+class CallOwner(Enum):
+    UNKNOWN = "unknown"  # the name has not been read to its end
+    GATEWAY = "gateway"
+    CLIENT = "client"
+
+
+class AllBut(Collection[str]):
+    """All names but these: gateway tools where an unknown name is an error and is not left to the client."""
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self.names = frozenset(names)
+
+    def __contains__(self, name: object) -> bool:
+        return name not in self.names
+
+    def __iter__(self) -> Iterator[str]:
+        raise TypeError("all names but a few cannot be listed")
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+
+class ToolCall:
+    """A tool call, of which pieces may still come."""
+
+    __slots__ = (
+        "arguments",
+        "client_index",
+        "fields",
+        "function",
+        "index",
+        "is_reindexed",
+        "is_sent",
+        "name",
+        "owner",
+        "piece_count",
+    )
+
+    def __init__(self, index: Any) -> None:
+        self.index = index  # the upstream's
+        # The fields of the call, without the fields of its function.
+        self.fields: Json = {}
+        self.function: Json = {}  # the fields of its function, without name and arguments
+        self.name = ""
+        self.arguments: list[str] = []
+        self.owner = CallOwner.UNKNOWN
+        self.piece_count = 0
+        self.client_index = -1  # among the client's calls; -1: not known yet, or the gateway's call
+        # Calls of the gateway come before it, so that the client gets it under another index than the upstream's.
+        self.is_reindexed = False
+        self.is_sent = False  # the client has its beginning
+
+    @property
+    def id(self) -> str:
+        value = self.fields.get("id")
+        return value if isinstance(value, str) else ""
+
+    @property
+    def text(self) -> str:
+        return "".join(self.arguments)
+
+    def add(self, entry: Json) -> None:
+        """Adds a piece of the call, an entry of a delta's `tool_calls`."""
+        self.piece_count += 1
+        for key, value in entry.items():
+            if key == "function":
+                if isinstance(value, dict):
+                    self._add_function(value, repeats_id=bool(entry.get("id")) and bool(self.id))
+            elif key == "id":
+                if value or "id" not in self.fields:  # some upstreams send "" after the first piece
+                    self.fields["id"] = value
+            elif key != "index":
+                merge_field(self.fields, key, value)
+
+    def _add_function(self, function: Json, *, repeats_id: bool) -> None:
+        for key, value in function.items():
+            if key == "name":
+                # Most upstreams send the name whole, some in pieces, and some (MiniMax's models at NVIDIA) whole with
+                # every piece. Of the last kind the id comes again as well, or arguments come, before which a name has
+                # ended; that distinguishes it from a name that goes on with the same letters.
+                is_whole = repeats_id or bool(function.get("arguments")) or any(self.arguments)
+                if isinstance(value, str) and not (is_whole and value == self.name):
+                    self.name += value
+            elif key == "arguments":
+                if isinstance(value, str):
+                    self.arguments.append(value)
+                elif value is not None:  # an object instead of its text
+                    self.arguments.append(orjson.dumps(value).decode())
+            else:
+                merge_field(self.function, key, value)
+
+    def as_json(self) -> Json:
+        """Returns the call as a message carries it (without `index`, which belongs to streams)."""
+        # The fields have the order in which they came, as for a client that puts the stream together itself.
+        call = dict(self.fields)
+        if call.get("type") is None:
+            call["type"] = "function"
+        if self.name or self.arguments or self.function or call["type"] == "function":
+            call["function"] = {**self.function, "name": self.name, "arguments": self.text}
+        return call
+
+
+def decide_owner(call: ToolCall, gateway_tools: Collection[str], *, is_complete: bool) -> CallOwner:
+    """Decides the owner of a call, as early as its name allows.
+
+    is_complete: the name has ended, because arguments came after it or the reply is over. A name may come in pieces, so
+        one that is the beginning of a known one is undecided until then.
+
+    Gateway tools are functions: a call that names another type (OpenAI's `custom` tools) is the client's, whatever its
+    name.
+    """
+    if call.fields.get("type") not in FUNCTION_TYPES:
+        return CallOwner.CLIENT
+    listed = gateway_tools.names if isinstance(gateway_tools, AllBut) else gateway_tools
+    if not is_complete and (not call.name or any(name.startswith(call.name) for name in listed)):
+        return CallOwner.UNKNOWN
+    return CallOwner.GATEWAY if call.name in gateway_tools else CallOwner.CLIENT
