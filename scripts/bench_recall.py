@@ -36,7 +36,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -72,6 +72,7 @@ from storage.sql.store import Store
 
 CACHE = Path(".cache").resolve()
 TARGET = Target("bench", "m")
+# The source distribution that has LongMemEval's questions, and their file in it.
 PACKAGE = "graphiti-core==0.31.2"
 MEMBER = "tests/evals/data/longmemeval_data/longmemeval_oracle.json"
 BUDGETS = (1_000, 2_000, 4_000)
@@ -108,19 +109,10 @@ def fetch_questions() -> list[dict[str, Any]]:
     if not path.exists():
         CACHE.mkdir(exist_ok=True)
         (CACHE / ".gitignore").write_text("*\n")
-        arguments = [
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--no-binary",
-            ":all:",
-            "--dest",
-            str(CACHE),
-            PACKAGE,
-        ]
+        options = ["--quiet", "--no-deps", "--no-binary", ":all:", "--dest", str(CACHE)]
         for pip in (["pip"], [sys.executable, "-m", "pip"], ["uvx", "pip"]):
             try:
-                if subprocess.run([*pip, *arguments], check=False).returncode == 0:
+                if subprocess.run([*pip, "download", *options, PACKAGE], check=False).returncode == 0:
                     break
             except FileNotFoundError:
                 continue
@@ -128,7 +120,7 @@ def fetch_questions() -> list[dict[str, Any]]:
             sys.exit(f"bench recall: could not download {PACKAGE} with pip")
         archive = next(CACHE.glob("graphiti_core-*.tar.gz"))
         with tarfile.open(archive) as tar:
-            member = next(m for m in tar.getmembers() if m.name.endswith(MEMBER))
+            member = next(each for each in tar.getmembers() if each.name.endswith(MEMBER))
             file = tar.extractfile(member)
             assert file is not None
             path.write_bytes(file.read())
@@ -137,38 +129,38 @@ def fetch_questions() -> list[dict[str, Any]]:
     return questions
 
 
-class Remembering:
-    """An embedder that makes the vector of a text once: the same sessions stand in many histories."""
+class CachingEmbedder:
+    """An embedder that makes the vector of a text once, since many histories have the same sessions."""
 
     is_local = True
 
     def __init__(self, embedder: Embedder) -> None:
         self.name = embedder.name
         self._embedder = embedder
-        self._known: dict[str, bytes] = {}
+        self._vectors: dict[str, bytes] = {}
 
     async def embed(self, texts: Sequence[str]) -> Embedded:
         if len(texts) == 1:  # a question that was not asked before
             return await self._embedder.embed(texts)
-        new = [text for text in dict.fromkeys(texts) if text not in self._known]
-        if new:
-            embedded = await self._embedder.embed(new)
-            self._known.update(zip(new, embedded.vectors, strict=True))
-        return Embedded([self._known[text] for text in texts])
+        new_texts = [text for text in dict.fromkeys(texts) if text not in self._vectors]
+        if new_texts:
+            embedded = await self._embedder.embed(new_texts)
+            self._vectors.update(zip(new_texts, embedded.vectors, strict=True))
+        return Embedded([self._vectors[text] for text in texts])
 
     async def aclose(self) -> None:
         await self._embedder.aclose()
 
 
 @contextlib.asynccontextmanager
-async def remembered(memory: Memory, embedder: Embedder | None) -> AsyncIterator[Ask]:
-    """Yields what asks the whole way: a store on disk, the gateway's memory, the request as it would go upstream."""
+async def serve_memory(memory: Memory, embedder: Embedder | None) -> AsyncIterator[Ask]:
+    """Writes a memory into a store on disk. Yields the function that asks it, by the gateway's own way of a request."""
     with tempfile.TemporaryDirectory() as folder:
-        store, embedding = await _remember(Path(folder) / "bench.db", memory, embedder)
+        store, embedding = await _write_memory(Path(folder) / "bench.db", memory, embedder)
         search = None if embedding is None else embedding.embed_query
         headers = [] if memory.name is None else [(USER_NAME.encode(), memory.name.encode())]
         identity = identify(headers, {"user": "reader"}, IdentityRules("default"), "default")
-        named = {"name": memory.name} if memory.is_named else {}
+        name_field = {"name": memory.name} if memory.is_named else {}
 
         @cache
         def keeper_of(budget: int) -> MemoryKeeper:
@@ -176,7 +168,9 @@ async def remembered(memory: Memory, embedder: Embedder | None) -> AsyncIterator
             return MemoryKeeper(store, settings, lambda: memory.at, NoServices(), search)
 
         async def ask(question: str, budget: int) -> Prompt:
-            body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": question, **named}]})
+            body = orjson.dumps(
+                {"model": "m", "messages": [{"role": "user", "content": question, **name_field}]}
+            )
             keeper = keeper_of(budget)
             request = MemoryRequest(
                 parse(body), identity, AgentSpec("default"), memory.at, TARGET, ConversationKind.CLIENT
@@ -187,9 +181,10 @@ async def remembered(memory: Memory, embedder: Embedder | None) -> AsyncIterator
         await store.close()
 
 
-async def _remember(
+async def _write_memory(
     path: Path, memory: Memory, embedder: Embedder | None
 ) -> tuple[Store, EmbeddingService | None]:
+    """Returns a new store with a memory that is indexed and learned from, and the service that made its vectors."""
     store = await open_store(path, RULES)
     agent = await new_agent(store, "reader")
     sessions: list[list[Document]] = []
@@ -229,10 +224,10 @@ def _join_lines(text: str) -> str:
     return " ".join(text.split())
 
 
-def _count(note: str, texts: Iterable[str], section: str = "") -> int:
-    """Returns how many of the texts are in a note, as a whole or as a part of a line that was cut.
+def _count_present(texts: Iterable[str], note: str, section: str) -> int:
+    """Returns how many of the texts are in a note or a memory section, as a whole or as a part.
 
-    section: the memory section, whose facts are sentences of the texts.
+    A part of a text is in a line that was cut, or is a fact: a fact is a sentence of a text.
     """
     facts = [line.removeprefix("- ") for line in section.splitlines() if line.startswith("- ")]
     facts += [
@@ -241,18 +236,17 @@ def _count(note: str, texts: Iterable[str], section: str = "") -> int:
         if line.startswith("learned: ")
     ]
     lines = [line.partition(": ")[2] for line in note.splitlines()]
-    cut = (part for line in lines if "..." in line for part in line.split("..."))
-    parts = [part for part in map(str.strip, cut) if len(part) >= PART_CHARS]
-    note = _join_lines(note)
-    parts += facts
+    cut_parts = (part for line in lines if "..." in line for part in line.split("..."))
+    parts = [part for part in map(str.strip, cut_parts) if len(part) >= PART_CHARS] + facts
+    joined_note = _join_lines(note)
     return sum(
-        _join_lines(text) in note or any(part and part in _join_lines(text) for part in parts)
+        _join_lines(text) in joined_note or any(part and part in _join_lines(text) for part in parts)
         for text in texts
     )
 
 
 class EvidenceShares:
-    """The shares of the evidence that were found, by kind of question and budget.
+    """The shares of the evidence that notes have, by kind of question and budget.
 
     A question without evidence has the share 1 with a note, and 0 without a note. It does not count for "all".
     """
@@ -269,7 +263,7 @@ class EvidenceShares:
         if not texts:
             texts = [document.text for document in memory.history if document.seq in question.evidence]
         for kind in (question.kind, "all"):
-            self.shares[kind, budget].append(_count(note, texts, section) / len(texts))
+            self.shares[kind, budget].append(_count_present(texts, note, section) / len(texts))
 
     def mean(self, kind: str) -> float | None:
         """Returns the mean share of a kind within the first budget, in percent; None: no question is of this kind."""
@@ -285,30 +279,36 @@ class EvidenceShares:
     def print(self, name: str, budgets: Sequence[int], kind: str = "all") -> None:
         """Prints a line with the number of questions and the mean share at each budget."""
         row = [self.shares[kind, budget] for budget in budgets]
-        print(f"{name:48}{len(row[0]):>5}" + "".join(f"{100 * statistics.mean(r):7.1f}%" for r in row))
+        print(
+            f"{name:48}{len(row[0]):>5}" + "".join(f"{100 * statistics.mean(shares):7.1f}%" for shares in row)
+        )
 
 
 class SetResult:
     """The evidence that was found for one set, by halves, and the tokens and times of its notes."""
 
     def __init__(self) -> None:
-        self.found, self.plain = (EvidenceShares(), EvidenceShares()), (EvidenceShares(), EvidenceShares())
-        # Budget -> the tokens of each note, and of each memory section.
-        self.tokens: dict[int, list[int]] = defaultdict(list)
-        self.sections: dict[int, list[int]] = defaultdict(list)
-        self.times: list[float] = []
+        # Of the two halves, each: with the gateway's recall, and with a plain BM25.
+        self.shares, self.plain_shares = (
+            (EvidenceShares(), EvidenceShares()),
+            (EvidenceShares(), EvidenceShares()),
+        )
+        # By budget: the tokens of each note, and of each memory section.
+        self.note_tokens: dict[int, list[int]] = defaultdict(list)
+        self.section_tokens: dict[int, list[int]] = defaultdict(list)
+        self.times_ms: list[float] = []
 
     def add(self, half: int, memory: Memory, question: Asked, budget: int, prompt: Prompt, note: str) -> None:
         """Counts one question."""
-        self.found[half].add(memory, question, budget, note, prompt.system)
-        self.tokens[budget].append(note_text.estimate_tokens(note))
-        self.sections[budget].append(note_text.estimate_tokens(prompt.system))
-        self.times.append(prompt.recall.ms)
+        self.shares[half].add(memory, question, budget, note, prompt.system)
+        self.note_tokens[budget].append(note_text.estimate_tokens(note))
+        self.section_tokens[budget].append(note_text.estimate_tokens(prompt.system))
+        self.times_ms.append(prompt.recall.ms)
 
     def both(self) -> EvidenceShares:
         """Returns the shares of both halves together."""
         total = EvidenceShares()
-        for shares_of_half in self.found:
+        for shares_of_half in self.shares:
             for key, shares in shares_of_half.shares.items():
                 total.shares[key] += shares
         return total
@@ -321,13 +321,13 @@ class SetResult:
             total.print("  " + kind, budgets, kind)
         total.print("all", budgets)
         for half, half_name in enumerate(("the half for developing", "the half held out")):
-            self.found[half].print(half_name, budgets)
-            if self.plain[half].shares:
-                self.plain[half].print("  a plain BM25", budgets)
-        for part, tokens in (("note", self.tokens), ("memory section", self.sections)):
+            self.shares[half].print(half_name, budgets)
+            if self.plain_shares[half].shares:
+                self.plain_shares[half].print("  a plain BM25", budgets)
+        for text_name, tokens in (("note", self.note_tokens), ("memory section", self.section_tokens)):
             mean = "".join(f"{statistics.mean(tokens[budget]):8.0f}" for budget in budgets)
-            print(f"{f'tokens in the {part}, mean':53}{mean}")
-        print(_describe_times(self.times))
+            print(f"{f'tokens in the {text_name}, mean':53}{mean}")
+        print(_describe_times(self.times_ms))
 
 
 async def measure(set_: Set, embedder: Embedder | None, budgets: Sequence[int], *, plain: bool) -> SetResult:
@@ -336,12 +336,12 @@ async def measure(set_: Set, embedder: Embedder | None, budgets: Sequence[int], 
     for half in (0, 1):
         for memory in set_.half(half):
             search = PlainSearch(memory.history) if plain and len(memory.questions) > 1 else None
-            async with remembered(memory, embedder) as ask:
+            async with serve_memory(memory, embedder) as ask:
                 for asked, budget in itertools.product(memory.questions, budgets):
-                    prompt, note = await _note_for(asked.text, ask, budget)
+                    prompt, note = await _ask_question(asked.text, ask, budget)
                     measured.add(half, memory, asked, budget, prompt, note)
                     if search is not None:
-                        measured.plain[half].add(memory, asked, budget, search.ask(asked.text, budget))
+                        measured.plain_shares[half].add(memory, asked, budget, search.ask(asked.text, budget))
     return measured
 
 
@@ -364,11 +364,11 @@ class HalvesTable:
         print("| set | questions | plain BM25, % | words, % | `local`, % | needless notes, % | tokens |")
         print("|---|---|---|---|---|---|---|")
         for name, measured in self.measured.items():
-            asked = sum(len(half.shares["all", BUDGETS[0]]) for half in measured[0].found)
-            plain = _halves([half.mean("all") for half in measured[0].plain])
-            shares = [_halves([half.mean("all") for half in each.found]) for each in measured]
-            noise = ", ".join(_halves([half.needless() for half in each.found]) for each in measured)
-            tokens = ", ".join(f"{statistics.mean(each.tokens[BUDGETS[0]]):.0f}" for each in measured)
+            asked = sum(len(half.shares["all", BUDGETS[0]]) for half in measured[0].shares)
+            plain = _halves([half.mean("all") for half in measured[0].plain_shares])
+            shares = [_halves([half.mean("all") for half in each.shares]) for each in measured]
+            noise = ", ".join(_halves([half.needless() for half in each.shares]) for each in measured)
+            tokens = ", ".join(f"{statistics.mean(each.note_tokens[BUDGETS[0]]):.0f}" for each in measured)
             local = shares[-1] if shares[1:] else ""
             print(f"| {name} | {asked} | {plain} | {shares[0]} | {local} | {noise} | {tokens} |")
 
@@ -377,11 +377,17 @@ def _halves(shares: Sequence[float | None]) -> str:
     return " / ".join(f"{share:.1f}" for share in shares if share is not None)
 
 
-async def _note_for(text: str, ask: Ask, budget: int) -> tuple[Prompt, str]:
-    """Returns the prompt of a question, and the note in it."""
+class QuestionPrompt(NamedTuple):
+    """The prompt of a question, and the note in it."""
+
+    prompt: Prompt
+    note: str
+
+
+async def _ask_question(text: str, ask: Ask, budget: int) -> QuestionPrompt:
     prompt = await ask(text, budget)
     content = str(orjson.loads(prompt.body())["messages"][-1]["content"])
-    return prompt, content.removesuffix(text)
+    return QuestionPrompt(prompt, content.removesuffix(text))
 
 
 class RuleTable:
@@ -395,12 +401,12 @@ class RuleTable:
         """Asks a set with all rules, and without each of them."""
         for half in (0, 1):
             for memory in set_.half(half):
-                async with remembered(memory, embedder) as ask:
+                async with serve_memory(memory, embedder) as ask:
                     for rule in (None, *RULES_OF_RECALL):
                         measured = self.measured[set_.name]["" if rule is None else rule.name]
                         with rule.turned_off() if rule is not None else contextlib.nullcontext():
                             for asked in memory.questions:
-                                prompt, note = await _note_for(asked.text, ask, BUDGETS[0])
+                                prompt, note = await _ask_question(asked.text, ask, BUDGETS[0])
                                 measured.add(half, memory, asked, BUDGETS[0], prompt, note)
 
     def print(self) -> None:
@@ -420,11 +426,11 @@ class RuleTable:
 
 def _cell(measured: SetResult, base: SetResult | None = None) -> str:
     """Returns evidence, needless notes and tokens; with `base` the differences from those of `base`."""
-    own_shares, tokens = measured.both(), statistics.mean(measured.tokens[BUDGETS[0]])
+    own_shares, tokens = measured.both(), statistics.mean(measured.note_tokens[BUDGETS[0]])
     shares = own_shares.mean("all"), own_shares.needless()
     if base is None:
         return " / ".join([*(f"{share:.1f}" for share in shares if share is not None), f"{tokens:.0f}"])
-    base_shares, base_tokens = base.both(), statistics.mean(base.tokens[BUDGETS[0]])
+    base_shares, base_tokens = base.both(), statistics.mean(base.note_tokens[BUDGETS[0]])
     parts = [
         f"{share - other:+.1f}" if abs(share - other) >= 0.05 else "."
         for share, other in zip(shares, (base_shares.mean("all"), base_shares.needless()), strict=True)
@@ -435,9 +441,11 @@ def _cell(measured: SetResult, base: SetResult | None = None) -> str:
     return "." if {*parts} == {"."} else " / ".join(parts)
 
 
-def _describe_times(times: Sequence[float]) -> str:
-    times = sorted(times)
-    return f"query time: p50 {times[len(times) // 2]:.2f} ms, p95 {times[int(len(times) * 0.95)]:.2f} ms"
+def _describe_times(times_ms: Sequence[float]) -> str:
+    ordered = sorted(times_ms)
+    return (
+        f"query time: p50 {ordered[len(ordered) // 2]:.2f} ms, p95 {ordered[int(len(ordered) * 0.95)]:.2f} ms"
+    )
 
 
 async def time_large_memory(
@@ -453,15 +461,15 @@ async def time_large_memory(
         for at, session in itertools.islice(itertools.cycle(sessions), count)
     )
     memory = Memory(history[:size], [], history[-1].at)
-    times, cpu_times = list[float](), list[float]()
-    async with remembered(memory, embedder) as ask:
+    times_ms, cpu_times_ms = list[float](), list[float]()
+    async with serve_memory(memory, embedder) as ask:
         for question in questions:
-            started = time.process_time()
-            times.append((await ask(question["question"], BUDGETS[0])).recall.ms)
-            cpu_times.append((time.process_time() - started) * 1000)
-    print(f"one memory of {size} messages, {len(questions)} questions", _describe_times(times), sep="\n")
+            cpu_before_s = time.process_time()
+            times_ms.append((await ask(question["question"], BUDGETS[0])).recall.ms)
+            cpu_times_ms.append((time.process_time() - cpu_before_s) * 1000)
+    print(f"one memory of {size} messages, {len(questions)} questions", _describe_times(times_ms), sep="\n")
     # The CPU time of the whole beginning of the turn. It depends less on other work of the machine.
-    print("of the processor: " + _describe_times(cpu_times))
+    print("of the processor: " + _describe_times(cpu_times_ms))
 
 
 async def measure_whole_memory(set_: Set) -> None:
@@ -469,9 +477,13 @@ async def measure_whole_memory(set_: Set) -> None:
     lines, answering_lines, shares, tokens = 0, 0, list[float](), list[int]()
     for memory in itertools.chain(set_.half(0), set_.half(1)):
         evidence = frozenset().union(*(asked.evidence for asked in memory.questions))
-        texts = [_join_lines(d.text) for d in memory.history if d.seq in evidence and d.role == "user"]
-        async with remembered(memory, None) as ask:
-            _, note = await _note_for("Who am I?", ask, BUDGETS[0])
+        texts = [
+            _join_lines(document.text)
+            for document in memory.history
+            if document.seq in evidence and document.role == "user"
+        ]
+        async with serve_memory(memory, None) as ask:
+            _, note = await _ask_question("Who am I?", ask, BUDGETS[0])
         selected = [
             line.removeprefix(source)
             for line in note.splitlines()
@@ -503,7 +515,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench recall", description=__doc__.splitlines()[0])
     parser.add_argument("--questions", type=int, default=0, help="how many of LongMemEval (0: all)")
     parser.add_argument(
-        "--set", action="append", help="only the set of this name, or those whose names have these words"
+        "--set",
+        action="append",
+        help="only the set of this name, or the sets with these words in their names",
     )
     parser.add_argument(
         "--embedder", help="once more with vectors: local, or a URL that serves /embeddings, with #MODEL"
@@ -532,6 +546,7 @@ def main() -> None:
 
 
 async def _ask_sets(options: argparse.Namespace) -> None:
+    """Performs what the options ask for, and prints it."""
     questions = fetch_questions()
     sets = select_sets([*make_sets(questions, options.questions)], options.set)
     if options.memories:
@@ -545,7 +560,7 @@ async def _ask_sets(options: argparse.Namespace) -> None:
         return
     embedders: list[Embedder | None] = [] if options.no_words else [None]
     if options.embedder:
-        embedders.append(Remembering(make_embedder(options.embedder)))
+        embedders.append(CachingEmbedder(make_embedder(options.embedder)))
     halves = HalvesTable()
     for embedder in embedders:
         print(f"vectors: {embedder.name if embedder else 'none'}")
