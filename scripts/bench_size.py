@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import load
 
@@ -39,21 +39,42 @@ SENTENCES = [
     f"In {_pick(v.MONTHS)} I saw {_pick(v.ANIMALS)} near {_pick(v.PLACES)} and thought of {_pick(v.CITIES)}."
     for _ in range(400)
 ]
+# The columns of `exchanges` with contents.
 CONTENTS = ("input", "shown_reply", '"full"', "notes", "inputs", "path", "pad")
+# The longest wait for the index.
 PATIENCE_S = 60.0
-# A memory that rests so long was indexed. (gateway/run/background/indexing.py)
+# After so long a rest a memory is indexed (gateway/run/background/indexing.py).
 RESTS_S = 8.0
-MIN_BYTES = 10  # a turn, of what is worth a line
+# Tables and columns with fewer bytes a turn are not printed.
+MIN_BYTES = 10
 
-Conversation = list[tuple[str, str]]  # what was said and what was answered
+# Its turns: the user's message and the reply.
+Conversation = list[tuple[str, str]]
+
+
+class Played(NamedTuple):
+    """What was played: the turns, and the bytes of their texts."""
+
+    turns: int
+    text_bytes: int
+
+
+class DatabaseSize(NamedTuple):
+    """The bytes of a database."""
+
+    total: int
+    # Of each table with its indexes.
+    tables: dict[str, int]
+    # Of each of the `CONTENTS`.
+    contents: dict[str, int]
 
 
 def long_conversation(turns: int) -> Iterator[Conversation]:
     words = " ".join(SENTENCES).split()
 
     def text(n: int) -> str:
-        at = n * 75 % (len(words) - 75)
-        return f"({n}) " + " ".join(words[at : at + 74])
+        start = n * 75 % (len(words) - 75)
+        return f"({n}) " + " ".join(words[start : start + 74])
 
     yield [(text(2 * n), text(2 * n + 1)) for n in range(turns)]
 
@@ -81,10 +102,10 @@ def questions(turns: int) -> Iterator[Conversation]:
         yield [(asked[number % len(asked)], "I am not sure. What do you think yourself?")]
 
 
-def play(port: int, user: str, conversations: Iterator[Conversation], answers: list[str]) -> tuple[int, int]:
-    """Plays conversations. Returns the number of turns and the bytes of their texts."""
+def play(port: int, user: str, conversations: Iterator[Conversation], answers: list[str]) -> Played:
+    """Plays conversations. answers: gets the reply that the upstream gives next."""
     client = Client(port, user)
-    turns = size = 0
+    turns = text_bytes = 0
     for conversation in conversations:
         messages: list[dict[str, Any]] = []
         for asked, answered in conversation:
@@ -92,32 +113,32 @@ def play(port: int, user: str, conversations: Iterator[Conversation], answers: l
             messages.append({"role": "user", "content": asked})
             reply, _ = client.post(messages)
             messages.append(reply)
-            turns, size = turns + 1, size + len(asked.encode()) + len(answered.encode())
-    return turns, size
+            turns += 1
+            text_bytes += len(asked.encode()) + len(answered.encode())
+    return Played(turns, text_bytes)
 
 
 def wait_indexed(database: Path) -> None:
-    """Waits until indexing has ended. The newest messages are left, which gather first. Raises: SystemExit: timeout."""
-    end = time.monotonic() + PATIENCE_S
-    before = -1
+    """Waits until indexing has paused; the newest messages are indexed later. Raises: SystemExit: timeout."""
+    deadline = time.monotonic() + PATIENCE_S
+    indexed_before = -1
     while True:
-        with closing(read(database)) as reader:
+        with closing(open_read_only(database)) as reader:
             (indexed,) = reader.execute("SELECT coalesce(sum(indexed_seq), 0) FROM agents").fetchone()
-        if indexed == before:
+        if indexed == indexed_before:
             return
-        if time.monotonic() > end:
+        if time.monotonic() > deadline:
             raise SystemExit("The index is not complete.")
-        before = indexed
+        indexed_before = indexed
         time.sleep(RESTS_S)
 
 
-def read(database: Path) -> sqlite3.Connection:
+def open_read_only(database: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)
 
 
-def measure(database: Path) -> tuple[int, dict[str, int], dict[str, int]]:
-    """Returns the bytes of the database, of each table with its indexes, and of the contents of `exchanges`."""
-    with closing(read(database)) as reader:
+def measure(database: Path) -> DatabaseSize:
+    with closing(open_read_only(database)) as reader:
         tables = dict(
             reader.execute(
                 "SELECT coalesce(m.tbl_name, s.name), sum(s.pgsize) FROM dbstat s"
@@ -126,11 +147,11 @@ def measure(database: Path) -> tuple[int, dict[str, int], dict[str, int]]:
         )
         sums = ", ".join(f"coalesce(sum(length(CAST({column} AS BLOB))), 0)" for column in CONTENTS)
         row = reader.execute(f"SELECT {sums} FROM exchanges").fetchone()
-    return sum(tables.values()), tables, dict(zip(CONTENTS, row, strict=True))
+    return DatabaseSize(sum(tables.values()), tables, dict(zip(CONTENTS, row, strict=True)))
 
 
 def run(chats_kind: str, turns: int, folder: Path) -> dict[str, Any]:
-    """Plays one kind of chats. Returns its figures, each a turn; an empty database is not counted."""
+    """Plays one kind of chats. Returns its figures, each for a turn, without what the database had before."""
     answers = ["Ok."]
 
     def answer(_: Seen) -> Reply:
@@ -142,20 +163,24 @@ def run(chats_kind: str, turns: int, folder: Path) -> dict[str, Any]:
         StrictUpstream(script=answer) as upstream,
         load.serve_gateway(folder, SETTINGS.format(port=upstream.port)) as gateway,
     ):
-        if chats_kind == "questions":  # what they are about is not counted
+        if chats_kind == "questions":  # the chats that they are about
             play(gateway.port, "ann", chats(turns), answers)
             wait_indexed(database)
-        before, pages_before, columns_before = measure(database)
-        count, words = play(gateway.port, "ann", KINDS[chats_kind](turns), answers)
+        before = measure(database)
+        played = play(gateway.port, "ann", KINDS[chats_kind](turns), answers)
         wait_indexed(database)
-        size, pages, columns = measure(database)
+        after = measure(database)
     return {
         "kind": chats_kind,
-        "turns": count,
-        "words": words / count,
-        "database": (size - before) / count,
-        "tables": {name: (bytes - pages_before.get(name, 0)) / count for name, bytes in pages.items()},
-        "exchanges": {name: (bytes - columns_before[name]) / count for name, bytes in columns.items()},
+        "turns": played.turns,
+        "words": played.text_bytes / played.turns,
+        "database": (after.total - before.total) / played.turns,
+        "tables": {
+            name: (size - before.tables.get(name, 0)) / played.turns for name, size in after.tables.items()
+        },
+        "exchanges": {
+            name: (size - before.contents[name]) / played.turns for name, size in after.contents.items()
+        },
     }
 
 
@@ -183,8 +208,8 @@ def main() -> None:
             title = f"{kind}: {sizes['turns']:,} turns of {sizes['words']:,.0f} bytes of words"
             print(f"{title}: {sizes['database'] / 1000:.2f} kB a turn", flush=True)
             for group in ("tables", "exchanges"):
-                listed = {name: bytes for name, bytes in sizes[group].items() if bytes >= MIN_BYTES}
-                print(f"  {group}: " + ", ".join(f"{name} {bytes:,.0f}" for name, bytes in listed.items()))
+                listed = {name: size for name, size in sizes[group].items() if size >= MIN_BYTES}
+                print(f"  {group}: " + ", ".join(f"{name} {size:,.0f}" for name, size in listed.items()))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Measures calls of voice agents: the first word, the silence after a filler, many calls at once.
 
-`scripts/bench voice`. One mock upstream, one gateway, each a process of its own. The upstream says its first word at
-once: of a reply, or a call of `search_memory` with a filler and, when it has the result, the answer. Medians are taken
-over interleaved rounds, in which the ways of asking stand in every order. What is added is what the gateway needs
-beyond the upstream, asked directly in the same round.
-Where there are many calls, replies stream for half a second and their callers speak for one, so that a full run takes
-five minutes, and a quick one 77 seconds.
+`scripts/bench voice`. One mock upstream and one gateway have a process each. The upstream says its first word at once:
+that of a reply, or of a filler with a call of `search_memory`, and of the answer when it has the result. "Added" is the
+time beyond that of the upstream, which is asked directly in the same round. A figure is the median of the rounds.
+
+Among many calls, replies stream for half a second and callers speak for one second. A full run takes five minutes, a
+quick one 77 seconds.
 """
 
 from __future__ import annotations
@@ -42,10 +42,11 @@ takes = {{ stream_usage = true }}
 """
 PLAIN, LOOK, SLOWLY = "What do you think about it?", "Look it up, please.", " Slowly."
 FILLER, ANSWER = "Let me look that up.", b"Reply "
-PIECES = 10
+PIECES = 10  # words of a reply, each an event of its own
 AT_ONCE = 50  # calls
 TURNS = 4  # of a call
-SPREAD_S, PAUSE_S = 2.0, 1.0  # calls do not begin in the same moment, and callers speak
+SPREAD_S = 2.0  # within which calls begin
+PAUSE_S = 1.0  # in which a caller speaks
 _replies = itertools.count(1)
 
 
@@ -59,25 +60,27 @@ class Upstream(Mock):
         number = next(_replies)
         newest = body[max(0, body.rfind(b'"role":"user"')) :]
         if LOOK.encode() in newest and b'"role":"tool"' not in newest:
-            deltas, finish = _calls(number), b'"tool_calls"'
+            deltas, finish = _tool_call_deltas(number), b'"tool_calls"'
         elif SLOWLY.encode() in newest:
             super().serve(head, body)
             return
         else:
             words = [f"Reply {number:08}:", *mock_upstream.WORD_LIST[:PIECES]]
             deltas, finish = [orjson.dumps({"content": f"{word} "}) for word in words], b'"stop"'
-        first = event(number, b'{"role":"assistant","content":""}')
+        role_event = event(number, b'{"role":"assistant","content":""}')
         end = event(number, b"{}", finish) + framed(b"data: [DONE]\n\n") + b"0\r\n\r\n"
-        self.transport.write(b"".join([STREAM_HEAD, first, *(event(number, delta) for delta in deltas), end]))
+        self.transport.write(
+            b"".join([STREAM_HEAD, role_event, *(event(number, delta) for delta in deltas), end])
+        )
 
 
-def _calls(number: int) -> list[bytes]:
-    """Returns a call in two pieces, of which the first has the filler."""
+def _tool_call_deltas(number: int) -> list[bytes]:
+    """Returns the deltas of a tool call: its beginning, then its arguments in two pieces, the first with the filler."""
     function = {"name": "search_memory", "arguments": ""}
-    begun = {"index": 0, "id": f"call_{number:08}", "type": "function", "function": function}
+    beginning = {"index": 0, "id": f"call_{number:08}", "type": "function", "function": function}
     pieces = [f'{{"pre_exec_msg":"{FILLER}"', ',"convo_keyword_queries":["bicycle"]}']
-    more = [{"index": 0, "function": {"arguments": piece}} for piece in pieces]
-    return [orjson.dumps({"tool_calls": [call]}) for call in (begun, *more)]
+    further_deltas = [{"index": 0, "function": {"arguments": piece}} for piece in pieces]
+    return [orjson.dumps({"tool_calls": [call]}) for call in (beginning, *further_deltas)]
 
 
 # -- calls
@@ -85,10 +88,12 @@ def _calls(number: int) -> list[bytes]:
 
 @dataclass(slots=True)
 class PhoneCall:
-    """One call, as its voice stack holds it: it resends everything."""
+    """One call as its voice stack has it, which resends all messages."""
 
-    head: dict[str, Any]
+    # The fields of its requests besides `messages` and `stream`.
+    fields: dict[str, Any]
     headers: bytes
+    # The end of each message of the caller.
     text: str
     messages: list[bytes] = field(default_factory=lambda: [load.SYSTEM])
 
@@ -97,31 +102,35 @@ class PhoneCall:
         self.messages.append(
             load.render_message("user", f"({turn}) I wanted to say that {fact}. {self.text}")
         )
-        head = orjson.dumps({**self.head, "stream": True})[:-1]
-        body = head + b',"messages":[' + b",".join(self.messages) + b"]}"
+        open_object = orjson.dumps({**self.fields, "stream": True})[:-1]
+        body = open_object + b',"messages":[' + b",".join(self.messages) + b"]}"
         return load.chat_request(body, self.headers)
 
 
 class Calls:
-    """Calls side by side, each on a connection of its own, for a number of turns."""
+    """The flow of calls at once, each on a connection of its own."""
 
     def __init__(self, calls: Sequence[PhoneCall], pause_s: float = 0.0) -> None:
-        self.calls, self.turns, self.pause_s = calls, [TURNS] * len(calls), pause_s
-        self.answer_ms: list[float] = []  # from the first word to the answer's
+        self.calls, self.pause_s = calls, pause_s
+        # By the connection.
+        self.turns_left = [TURNS] * len(calls)
+        # From the first word of each reply to the first word of its answer.
+        self.answer_ms: list[float] = []
 
     def next_request(self, worker: int) -> bytes | None:
-        left = self.turns[worker]
-        self.turns[worker] -= 1
-        return self.calls[worker].request(left) if left else None
+        turns_left = self.turns_left[worker]
+        self.turns_left[worker] -= 1
+        return self.calls[worker].request(turns_left) if turns_left else None
 
     def take_reply(self, worker: int, body: bytes) -> None:
         self.calls[worker].messages.append(load.render_message("assistant", load.read_stream_text(body)))
 
 
 class Listener(load.LoadConnection):
-    """A connection that notes when the answer begins that follows on a filler."""
+    """A connection that pauses between turns, and notes when the answer after a filler begins."""
 
-    answered = 0.0
+    # `time.perf_counter()` at the first word of the answer; 0: it has not come.
+    answered_at = 0.0
 
     def send(self) -> None:
         if self.began_at and self.flow.pause_s:
@@ -136,7 +145,7 @@ class Listener(load.LoadConnection):
     def data_received(self, data: bytes) -> None:
         if not self.answered_at and ANSWER in data:
             self.answered_at = time.perf_counter()
-            # What comes in one read with the filler is no silence.
+            # The filler and the answer in one read: there was no silence.
             self.flow.answer_ms.append((self.answered_at - (self.first_text_at or self.answered_at)) * 1e3)
         super().data_received(data)
 
@@ -144,17 +153,17 @@ class Listener(load.LoadConnection):
 _numbers = itertools.count(1)
 
 
-def calls(count: int, text: str, **head: Any) -> list[PhoneCall]:
-    """Returns calls, each a conversation of its own. head: of their requests."""
-    names = (b"x-mnemogate-conversation: call-%d\r\n" % next(_numbers) for _ in range(count))
-    return [PhoneCall(head, name, text) for name in names]
+def make_calls(count: int, text: str, **fields: Any) -> list[PhoneCall]:
+    """Returns calls, each a conversation of its own. fields: of their requests."""
+    headers = (b"x-mnemogate-conversation: call-%d\r\n" % next(_numbers) for _ in range(count))
+    return [PhoneCall(fields, header, text) for header in headers]
 
 
 # -- measured
 
 
 class Figures(load.Figures):
-    """The figures of voice agents, and the calls that they are taken of."""
+    """The figures of a gateway with voice agents."""
 
     async def drive(self, port: int, flow: Calls, spread_s: float) -> load.LoadResult:
         """Raises: SystemExit: a reply is an error, so that the figures mean nothing."""
@@ -172,11 +181,11 @@ class Figures(load.Figures):
 async def measure_single_calls(figures: Figures, count: int, name: str) -> None:
     """Measures one call at a time: its first word with and without an agent, and the silence after a filler."""
     variants: dict[str, Callable[[], list[PhoneCall]]] = {
-        "direct": lambda: calls(1, PLAIN, model="bench"),
+        "direct": lambda: make_calls(1, PLAIN, model="bench"),
         # The user's memory is as large as the agent's, so that recall searches as much.
-        "plain": lambda: calls(1, PLAIN, model="bench", user=name),
-        "agent": lambda: calls(1, PLAIN, model=f"agent/{name}"),
-        "filler": lambda: calls(1, LOOK, model=f"agent/{name}-looks"),
+        "plain": lambda: make_calls(1, PLAIN, model="bench", user=name),
+        "agent": lambda: make_calls(1, PLAIN, model=f"agent/{name}"),
+        "filler": lambda: make_calls(1, LOOK, model=f"agent/{name}-looks"),
     }
     first_ms: dict[str, list[float]] = {variant: [] for variant in variants}
     silences: list[float] = []
@@ -186,9 +195,8 @@ async def measure_single_calls(figures: Figures, count: int, name: str) -> None:
     for number in range(count):
         for variant in orders[number % len(orders)]:
             flow = Calls(variants[variant]())
-            result = await figures.drive(
-                figures.mock_port if variant == "direct" else figures.port, flow, 0.0
-            )
+            port = figures.mock_port if variant == "direct" else figures.port
+            result = await figures.drive(port, flow, 0.0)
             first_ms[variant] += result.first_ms
             silences += flow.answer_ms if variant == "filler" else []
     p50 = {variant: statistics.median(values) for variant, values in first_ms.items()}
@@ -201,7 +209,7 @@ async def measure_calls_at_once(figures: Figures, name: str) -> None:
     """Measures `AT_ONCE` calls at once, with and without a tool, against the same calls to the upstream itself."""
 
     async def p99(port: int, text: str, model: str) -> float:
-        flow = Calls(calls(AT_ONCE, text + SLOWLY, model=model), PAUSE_S)
+        flow = Calls(make_calls(AT_ONCE, text + SLOWLY, model=model), PAUSE_S)
         result = await figures.drive(port, flow, SPREAD_S)
         return statistics.quantiles(result.first_ms, n=100)[98]
 
@@ -222,7 +230,7 @@ async def bench(figures: Figures, rounds: int, count: int) -> None:
         await measure_single_calls(figures, count, f"vera{number}")
         await measure_calls_at_once(figures, f"vera{number}")
         if not number:
-            figures.values.clear()  # everything was imported and compiled in it
+            figures.values.clear()  # the first round imports modules and compiles patterns
         print(f"round {number} of {rounds} done", file=sys.stderr, flush=True)
 
 

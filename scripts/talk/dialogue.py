@@ -10,6 +10,7 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from scripts.talk import vocabulary as v
 from scripts.talk.facts import ANSWERS, FACTS, MANY, Fact
@@ -24,10 +25,11 @@ _OTHER = {USER: ASSISTANT, ASSISTANT: USER}
 
 @dataclass
 class Turn:
-    """A turn. marks: the facts in it."""
+    """What one person says."""
 
     role: str
     text: str
+    # The numbers of the facts that it states.
     marks: set[int] = field(default_factory=set)
 
 
@@ -59,15 +61,28 @@ class _Planted:
 
     # Its position in the chat, from 0 to 1.
     at: float
+    # The number of the fact.
     mark: int
     role: str
     text: str
-    beside: tuple[str, ...]
+    # What the other person may say to it.
+    comments: tuple[str, ...]
     # The other person's question that it answers; "": none.
     question: str = ""
 
 
+class AskedFact(NamedTuple):
+    """A fact that was stated, with a question about it."""
+
+    # The question, with places for the values and for the person.
+    frame: str
+    mark: int
+    values: dict[str, str]
+
+
 class _Maker:
+    """Makes one dialogue: first its facts and the questions about them, then the turns around the facts."""
+
     def __init__(self, seed: str, half: int, sentences: Sequence[str], *, by_name: bool) -> None:
         self.random = random.Random(seed)
         self.half = half
@@ -91,22 +106,33 @@ class _Maker:
             about = {"S": "you", "P": "your", "do": "do", "be": "are", "have": "have", "own": "your"}
         return frame.format(**values, **about)
 
-    def plant(self, role: str, text: str, at: float, beside: Sequence[str] = (), question: str = "") -> int:
+    def plant(self, role: str, text: str, at: float, comments: Sequence[str] = (), question: str = "") -> int:
+        """Adds a sentence that states a fact. Returns its mark."""
         mark = len(self.planted)
-        self.planted.append(_Planted(at, mark, role, text[0].upper() + text[1:], tuple(beside), question))
-        return len(self.planted) - 1
+        self.planted.append(_Planted(at, mark, role, text[0].upper() + text[1:], tuple(comments), question))
+        return mark
 
     def ask(
-        self, is_ours: bool, kind: str, frames: Sequence[str], role: str, values: dict[str, str], *marks: int
+        self,
+        is_of_half: bool,
+        kind: str,
+        frames: Sequence[str],
+        role: str,
+        values: dict[str, str],
+        *marks: int,
     ) -> None:
-        """Adds a question in one wording; the other wordings may have been asked before."""
+        """Adds a question in one wording; `asked_before` uses its other wordings, and all of the other half's.
+
+        is_of_half: the fact is of the half of the kinds of facts about which the dialogue asks.
+        """
         texts = [self.asked(frame, role, values) for frame in frames]
         self.random.shuffle(texts)
-        if is_ours:
+        if is_of_half:
             self.questions.append(Question(kind, texts.pop(), frozenset(marks)))
         self.others += texts
 
-    def fact(self, fact: Fact, role: str, is_ours: bool) -> tuple[str, int, dict[str, str]]:
+    def plant_fact(self, fact: Fact, role: str, is_of_half: bool) -> AskedFact:
+        """States a fact, perhaps with what came of it later, and adds the questions about it."""
         values = {slot: self.random.choice(of) for slot, of in fact.slots.items()}
         while "old" in values and values["old"] == values["new"]:
             values["new"] = self.random.choice(fact.slots["new"])
@@ -116,63 +142,82 @@ class _Maker:
             role,
             self.random.choice(fact.said).format(**values),
             first_at,
-            [t.format(**values) for t in fact.told],
+            [comment.format(**values) for comment in fact.told],
         )
         if fact.later:
             second_mark = self.plant(role, self.random.choice(fact.later).format(**values), second_at)
             if fact.changes:
-                self.ask(is_ours, "changed", fact.asked, role, values, second_mark)
-                return fact.asked[0], second_mark, values
-            self.ask(is_ours, "chain", fact.asked_both, role, values, first_mark, second_mark)
-        self.ask(is_ours, "single", fact.asked, role, values, first_mark)
-        return fact.asked[0], first_mark, values
+                self.ask(is_of_half, "changed", fact.asked, role, values, second_mark)
+                return AskedFact(fact.asked[0], second_mark, values)
+            self.ask(is_of_half, "chain", fact.asked_both, role, values, first_mark, second_mark)
+        self.ask(is_of_half, "single", fact.asked, role, values, first_mark)
+        return AskedFact(fact.asked[0], first_mark, values)
 
     def make(self) -> Dialogue:
         for role in (USER, ASSISTANT):
-            singles = list[tuple[str, int, dict[str, str]]]()
-            for number, fact in enumerate(FACTS):
-                is_ours = number % 2 == self.half
-                single = self.fact(fact, role, is_ours)
-                if is_ours and not fact.changes:
-                    singles.append(single)
-            for number, fact in enumerate(MANY):
-                ones = self.random.sample(fact.slots["one"], self.random.randint(2, 4))
-                frames = self.random.sample(fact.said, min(len(ones), len(fact.said)))
-                mentions = [
-                    self.plant(
-                        role, frames[i % len(frames)].format(one=first_frame), self.random.random(), fact.told
-                    )
-                    for i, first_frame in enumerate(ones)
-                ]
-                self.ask(number % 2 == self.half, "several", fact.asked, role, {}, *mentions)
-            for number, answer in enumerate(ANSWERS):
-                values = {slot: self.random.choice(of) for slot, of in answer.slots.items()}
-                text, question = answer.said.format(**values), answer.question.format(**values)
-                mark = self.plant(role, text, self.random.random(), (), question)
-                self.ask(number % 2 == self.half, "answered", answer.asked, role, values, mark)
-            own_events = [event for number, event in enumerate(v.EVENTS) if number % 2 == self.half]
-            other_events = [event for event in v.EVENTS if event not in own_events]
-            for number, (event, about) in enumerate(
-                (*self.random.sample(own_events, 9), *self.random.sample(other_events, 5))
-            ):
-                date_words, _ = self.random.choice(v.WHENS)
-                text = self.random.choice(
-                    (
-                        f"{date_words}, {event}.",
-                        f"{event} {date_words}.",
-                        f"so, {event}, that was {date_words}.",
-                    )
-                )
-                mark = self.plant(role, text, self.random.random())
-                frames = (f"When did {{S}} {about}?", f"On which day did {{S}} {about}?")
-                self.ask(number < 9, "date", frames, role, {}, mark)
-            # Two facts in one question, from two places of the chat.
-            for _ in range(4):
-                pair = self.random.sample(singles, 2)
-                first, second = (self.asked(frame, role, values) for frame, _, values in pair)
-                marks = frozenset(mark for _, mark, _ in pair)
-                self.questions.append(Question("two parts", f"{first[:-1]}, and {_low(second)}", marks))
+            asked_facts = self.plant_facts(role)
+            self.plant_lists(role)
+            self.plant_answers(role)
+            self.plant_events(role)
+            self.ask_about_pairs(role, asked_facts)
         return Dialogue(self.sessions(), self.questions, self.others, self.names)
+
+    def plant_facts(self, role: str) -> list[AskedFact]:
+        """States facts of one person. Returns those that are asked about, and do not change later."""
+        asked_facts = []
+        for number, fact in enumerate(FACTS):
+            is_of_half = number % 2 == self.half
+            asked_fact = self.plant_fact(fact, role, is_of_half)
+            if is_of_half and not fact.changes:
+                asked_facts.append(asked_fact)
+        return asked_facts
+
+    def plant_lists(self, role: str) -> None:
+        """States facts that have several values, such as all pets, each in another place."""
+        for number, fact in enumerate(MANY):
+            values = self.random.sample(fact.slots["one"], self.random.randint(2, 4))
+            frames = self.random.sample(fact.said, min(len(values), len(fact.said)))
+            marks = [
+                self.plant(
+                    role, frames[index % len(frames)].format(one=value), self.random.random(), fact.told
+                )
+                for index, value in enumerate(values)
+            ]
+            self.ask(number % 2 == self.half, "several", fact.asked, role, {}, *marks)
+
+    def plant_answers(self, role: str) -> None:
+        """States facts that only make sense with the question that they answer."""
+        for number, answer in enumerate(ANSWERS):
+            values = {slot: self.random.choice(of) for slot, of in answer.slots.items()}
+            text, question = answer.said.format(**values), answer.question.format(**values)
+            mark = self.plant(role, text, self.random.random(), (), question)
+            self.ask(number % 2 == self.half, "answered", answer.asked, role, values, mark)
+
+    def plant_events(self, role: str) -> None:
+        """States when something happened."""
+        own_events = [event for number, event in enumerate(v.EVENTS) if number % 2 == self.half]
+        other_events = [event for event in v.EVENTS if event not in own_events]
+        events = (*self.random.sample(own_events, 9), *self.random.sample(other_events, 5))
+        for number, (event, about) in enumerate(events):
+            date_words, _ = self.random.choice(v.WHENS)
+            text = self.random.choice(
+                (
+                    f"{date_words}, {event}.",
+                    f"{event} {date_words}.",
+                    f"so, {event}, that was {date_words}.",
+                )
+            )
+            mark = self.plant(role, text, self.random.random())
+            frames = (f"When did {{S}} {about}?", f"On which day did {{S}} {about}?")
+            self.ask(number < 9, "date", frames, role, {}, mark)
+
+    def ask_about_pairs(self, role: str, asked_facts: Sequence[AskedFact]) -> None:
+        """Adds questions about two facts each, from two places of the chat."""
+        for _ in range(4):
+            pair = self.random.sample(asked_facts, 2)
+            first, second = (self.asked(fact.frame, role, fact.values) for fact in pair)
+            marks = frozenset(fact.mark for fact in pair)
+            self.questions.append(Question("two parts", f"{first[:-1]}, and {_low(second)}", marks))
 
     def sessions(self) -> list[tuple[float, list[Turn]]]:
         sessions = []
@@ -226,8 +271,8 @@ class _Maker:
             tail = pick((pick(v.DETAILS), pick(self.sentences), ""))
             say(role, lead, opening, segment.text, tail, pick((pick(v.PROMPTS), "")), mark=segment.mark)
             reaction = chance()
-            if segment.beside and reaction < 0.5:
-                say(other, pick(v.REACTIONS), pick(segment.beside))
+            if segment.comments and reaction < 0.5:
+                say(other, pick(v.REACTIONS), pick(segment.comments))
             elif reaction < 0.62:
                 # The other person repeats the sentence.
                 say(other, f"{segment.text.rstrip('.!')}? {pick(v.REACTIONS)}")

@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import NamedTuple
 
 from scripts.talk.dialogue import ASSISTANT, BEGUN, DAY_S, USER, Turn
 from scripts.talk.memories import Asked, Memory, Session, history_of
@@ -49,7 +50,7 @@ _NEXT = (
 _PREVIOUS = ("What happened just before I had to {}?", "With {1}, what was the step before I had to {0}?")
 _FIRST = ("Which came first, to {} or to {}?", "Did I first {} and then {}, or the other way round?")
 
-# Of each project the steps in their order: what is said | a question about a detail | the step's short name.
+# The projects, each with its steps in order; the fields of a line are those of `Step`.
 PROJECTS = """
 I picked Flask for the recipe site because I know it|Which framework does the site run on?|choose the framework
 The login works now, with magic links, no passwords|How do people sign in on my recipe site?|get the login to work
@@ -107,6 +108,23 @@ In the tenth month the company made its first profit, 412 euros|How large was ou
 """
 
 
+class Step(NamedTuple):
+    """A step of a project: a line of `PROJECTS`."""
+
+    text: str
+    # A question about a detail.
+    question: str
+    # What questions about several steps call it.
+    name: str
+
+
+class Project(NamedTuple):
+    """A project, and its steps in order."""
+
+    name: str
+    steps: list[Step]
+
+
 def projects(
     half: int, sentences: Sequence[str], other_sessions: Sequence[Session], *, is_short: bool = False
 ) -> Iterator[Memory]:
@@ -116,69 +134,117 @@ def projects(
     other_sessions: sessions about other subjects, with long replies, which the projects' sessions use as well.
     is_short: all turns and replies are short instead.
     """
-    around = (_BEFORE_SHORT, _AFTER_SHORT) if is_short else (_BEFORE, _AFTER)
-    blocks = [[line.split("|") for line in block.splitlines()] for block in PROJECTS.strip().split("\n\n")]
-    blocks, names_of_blocks = blocks[half::2], _NAMES[half::2]
-    replies = [turn.text for _, turns in other_sessions for turn in turns if turn.role == ASSISTANT]
-    if is_short:
-        replies = [*_REPLIES]
+    blocks = PROJECTS.strip().split("\n\n")
+    all_projects = [
+        Project(name, [Step(*line.split("|")) for line in block.splitlines()])
+        for name, block in zip(_NAMES, blocks, strict=True)
+    ]
+    projects_of_half = all_projects[half::2]
     for number in range(_MEMORIES):
         pick = random.Random(f"projects {half} {number}")
-        days = [sorted(pick.sample(range(60), len(block))) for block in blocks]
-        sessions: list[Session] = []
-        for project, block in enumerate(blocks):
-            for step, (text, _, _) in enumerate(block):
-                sentences_of_turn = [
-                    *pick.sample(list(sentences), pick.randint(*around[0])),
-                    text + ".",
-                    *pick.sample(list(sentences), pick.randint(*around[1])),
-                ]
-                turns = [
-                    Turn(USER, " ".join(sentences_of_turn), {project * len(block) + step}),
-                    Turn(ASSISTANT, pick.choice(replies)),
-                    Turn(USER, " ".join(pick.sample(list(sentences), 1 if is_short else 2))),
-                    Turn(ASSISTANT, pick.choice(replies)),
-                ]
-                sessions.append((BEGUN + days[project][step] * DAY_S + 60 * project, turns))
-        for _, turns in pick.sample(list(other_sessions), _OTHERS * len(sessions)):
-            plain = [Turn(turn.role, turn.text) for turn in turns]
-            if is_short:
-                talk = [Turn(USER, each) for each in pick.sample(list(sentences), len(plain) // 2)]
-                plain = [turn for each in talk for turn in (each, Turn(ASSISTANT, pick.choice(replies)))]
-            sessions.append((BEGUN + pick.uniform(0, 60) * DAY_S, plain))
-        history, marked = history_of(sorted(sessions, key=lambda one: one[0]))
+        maker = _SessionMaker(pick, list(sentences), list(other_sessions), is_short=is_short)
+        sessions = maker.make_sessions(projects_of_half)
+        history, seqs_by_mark = history_of(sorted(sessions, key=lambda session: session[0]))
         questions = []
-        for project, block in enumerate(blocks):
-            make_question = partial(
-                _asked, block, [marked[project * len(block) + step] for step in range(len(block))]
-            )
-            questions += [make_question("detail", ask, [step]) for step, (_, ask, _) in enumerate(block)]
-            for _ in range(3):
-                three = sorted(pick.sample(range(len(block)), 3))
-                names = [block[step][2] for step in three]
-                pick.shuffle(names)
-                text = f"In which order did I {names[0]}, {names[1]} and {names[2]}?"
-                questions.append(make_question("order of three", text, three))
-            steps = [*pairwise(range(len(block)))]
-            for template, (step, after) in zip(_NEXT, pick.sample(steps, len(_NEXT)), strict=True):
-                text = template.format(block[step][2], names_of_blocks[project])
-                questions.append(make_question("what came next", text, [step, after]))
-            for template, (step, after) in zip(_PREVIOUS, pick.sample(steps, len(_PREVIOUS)), strict=True):
-                text = template.format(block[after][2], names_of_blocks[project])
-                questions.append(make_question("what came before", text, [step, after]))
-            for template in _FIRST:
-                two = pick.sample(range(len(block)), 2)
-                text = template.format(*(block[step][2] for step in two))
-                questions.append(make_question("which came first", text, two))
-            text = _ALL_STEPS[(number + project) % len(_ALL_STEPS)].format(names_of_blocks[project])
-            questions.append(make_question("order of all", text, range(len(block))))
+        for index, project in enumerate(projects_of_half):
+            all_steps = _ALL_STEPS[(number + index) % len(_ALL_STEPS)]
+            seqs = [seqs_by_mark[_mark(project, index, step)] for step in range(len(project.steps))]
+            questions += _make_questions(pick, project, seqs, all_steps)
         yield Memory(history, questions, BEGUN + 70 * DAY_S)
 
 
-def _asked(
-    block: Sequence[Sequence[str]], seqs: Sequence[set[int]], kind: str, text: str, steps: Iterable[int]
-) -> Asked:
-    """Returns a question about some steps of a project. seqs: of each step the turns that have it."""
-    evidence = [(seqs[step], block[step][0]) for step in steps]
-    turns = frozenset[int]().union(*(turns for turns, _ in evidence))
-    return Asked(kind, text, turns, tuple(sentence for _, sentence in evidence))
+def _mark(project: Project, index: int, step: int) -> int:
+    """Returns the mark of a turn with a step. index: of the project."""
+    return index * len(project.steps) + step
+
+
+class _SessionMaker:
+    """Makes the sessions of one memory."""
+
+    def __init__(
+        self, pick: random.Random, sentences: list[str], other_sessions: list[Session], *, is_short: bool
+    ) -> None:
+        self._pick, self._sentences, self._other_sessions = pick, sentences, other_sessions
+        self._is_short = is_short
+        self._before, self._after = (_BEFORE_SHORT, _AFTER_SHORT) if is_short else (_BEFORE, _AFTER)
+        long_replies = [turn.text for _, turns in other_sessions for turn in turns if turn.role == ASSISTANT]
+        self._replies: Sequence[str] = _REPLIES if is_short else long_replies
+
+    def make_sessions(self, projects: Sequence[Project]) -> list[Session]:
+        """Returns a session for each step, and sessions about other subjects."""
+        pick = self._pick
+        days = [sorted(pick.sample(range(60), len(project.steps))) for project in projects]
+        sessions: list[Session] = []
+        for index, project in enumerate(projects):
+            for number, step in enumerate(project.steps):
+                turns = self._make_turns(step, _mark(project, index, number))
+                sessions.append((BEGUN + days[index][number] * DAY_S + 60 * index, turns))
+        for _, turns in pick.sample(self._other_sessions, _OTHERS * len(sessions)):
+            other_turns = [Turn(turn.role, turn.text) for turn in turns]
+            if self._is_short:
+                other_turns = self._make_short_talk(len(other_turns))
+            sessions.append((BEGUN + pick.uniform(0, 60) * DAY_S, other_turns))
+        return sessions
+
+    def _make_turns(self, step: Step, mark: int) -> list[Turn]:
+        pick = self._pick
+        text = " ".join(
+            [
+                *pick.sample(self._sentences, pick.randint(*self._before)),
+                step.text + ".",
+                *pick.sample(self._sentences, pick.randint(*self._after)),
+            ]
+        )
+        return [
+            Turn(USER, text, {mark}),
+            Turn(ASSISTANT, pick.choice(self._replies)),
+            Turn(USER, " ".join(pick.sample(self._sentences, 1 if self._is_short else 2))),
+            Turn(ASSISTANT, pick.choice(self._replies)),
+        ]
+
+    def _make_short_talk(self, turns: int) -> list[Turn]:
+        questions = [Turn(USER, text) for text in self._pick.sample(self._sentences, turns // 2)]
+        return [
+            turn
+            for question in questions
+            for turn in (question, Turn(ASSISTANT, self._pick.choice(self._replies)))
+        ]
+
+
+def _make_questions(
+    pick: random.Random, project: Project, seqs: Sequence[set[int]], all_steps: str
+) -> Iterator[Asked]:
+    """Yields the questions about a project.
+
+    seqs: the numbers of the turns that have each step.
+    all_steps: the template of the question about the order of all steps.
+    """
+    steps, numbers = project.steps, range(len(project.steps))
+    ask = partial(_asked, project, seqs)
+    for number, step in enumerate(steps):
+        yield ask("detail", step.question, [number])
+    for _ in range(3):
+        three = sorted(pick.sample(numbers, 3))
+        names = [steps[number].name for number in three]
+        pick.shuffle(names)
+        text = f"In which order did I {names[0]}, {names[1]} and {names[2]}?"
+        yield ask("order of three", text, three)
+    pairs = [*pairwise(numbers)]
+    for template, (number, following) in zip(_NEXT, pick.sample(pairs, len(_NEXT)), strict=True):
+        text = template.format(steps[number].name, project.name)
+        yield ask("what came next", text, [number, following])
+    for template, (number, following) in zip(_PREVIOUS, pick.sample(pairs, len(_PREVIOUS)), strict=True):
+        text = template.format(steps[following].name, project.name)
+        yield ask("what came before", text, [number, following])
+    for template in _FIRST:
+        two = pick.sample(numbers, 2)
+        text = template.format(*(steps[number].name for number in two))
+        yield ask("which came first", text, two)
+    yield ask("order of all", all_steps.format(project.name), numbers)
+
+
+def _asked(project: Project, seqs: Sequence[set[int]], kind: str, text: str, steps: Iterable[int]) -> Asked:
+    """Returns a question about some steps of a project. seqs: the numbers of the turns that have each step."""
+    numbers = [*steps]
+    turns = frozenset[int]().union(*(seqs[number] for number in numbers))
+    return Asked(kind, text, turns, tuple(project.steps[number].text for number in numbers))
