@@ -1,7 +1,8 @@
-"""The cost of a stream: the gateway's processor time per 100 events, for OpenAI's dialect and for Anthropic's.
+"""Measures the gateway's processor time for 100 events of a stream, in OpenAI's dialect and in Anthropic's.
 
-One mock upstream, one gateway, each a process of its own; streams come one after another, in interleaved rounds. The
-events of a stream come together or 1 ms apart (a wake-up for each). Only text events are counted, the rest is paid.
+A mock upstream and the gateway have a process each. Streams come one after another, in interleaved rounds. The events
+of a stream come together, or 1 ms apart, so that each wakes the gateway. The time of a stream is divided by its text
+events alone.
 """
 
 from __future__ import annotations
@@ -22,22 +23,23 @@ from mock_upstream import STREAM_HEAD, Mock, framed
 
 EVENTS = 400
 GAP_S = 0.001
-SETTLE_S = 0.3  # chosen: what is done after a reply counts for the streams that caused it
-GOAL = 3.0  # Anthropic's events may cost at most so much of OpenAI's
+SETTLE_S = 0.3  # for the work after a reply, which counts for its stream; chosen, not measured
+GOAL = 3.0  # times the cost of OpenAI's events that Anthropic's may cost
 WORDS = [f" word{number}" for number in range(EVENTS)]
 users = itertools.count(1)
 MODELS = {"OpenAI": "gpt-bench", "Anthropic": "claude-bench"}
-ARRIVALS = {"together": ("", 5), "apart": ("-apart", 1)}  # five times the streams, as /proc counts in 10 ms
+# How events arrive: the end of the model's name by which the mock knows it, and how many times the streams are asked.
+ARRIVALS = {"together": ("", 5), "apart": ("-apart", 1)}
 UPSTREAM = '[[upstreams]]\nname = "{0}"\nkind = "{0}"\nmodels = ["{2}*"]\napi_key = "sk-bench"\n'
 UPSTREAM += 'base_url = "http://127.0.0.1:{1}/v1"\n'
 
 
 def chat_events() -> list[bytes]:
     head = b'data: {"id":"chatcmpl-bench","object":"chat.completion.chunk","created":1700000000,"model":"gpt-bench",'
-    one = head + b'"choices":[{"index":0,"delta":%b,"logprobs":null,"finish_reason":%b}]}\n\n'
-    texts = [one % (b'{"content":"%b"}' % word.encode(), b"null") for word in WORDS]
-    begun = one % (b'{"role":"assistant","content":""}', b"null")
-    return [begun, *texts, one % (b"{}", b'"stop"'), b"data: [DONE]\n\n"]
+    template = head + b'"choices":[{"index":0,"delta":%b,"logprobs":null,"finish_reason":%b}]}\n\n'
+    texts = [template % (b'{"content":"%b"}' % word.encode(), b"null") for word in WORDS]
+    beginning = template % (b'{"role":"assistant","content":""}', b"null")
+    return [beginning, *texts, template % (b"{}", b'"stop"'), b"data: [DONE]\n\n"]
 
 
 def message_events() -> list[bytes]:
@@ -52,11 +54,13 @@ def message_events() -> list[bytes]:
         (b"content_block_stop", b'"index":0'),
         (b"message_delta", end),
     ]
-    encoded = [b'event: %b\ndata: {"type":"%b",%b}\n\n' % (kind, kind, rest) for kind, rest in events]
+    encoded = [b'event: %b\ndata: {"type":"%b",%b}\n\n' % (name, name, fields) for name, fields in events]
     return [*encoded, b'event: message_stop\ndata: {"type":"message_stop"}\n\n']
 
 
 class Upstream(Mock):
+    """Streams the same text in the dialect of the request, its events together or apart."""
+
     def serve(self, head: bytes, body: bytes) -> None:
         events = message_events() if b" /v1/messages" in head else chat_events()
         pieces = [STREAM_HEAD, *map(framed, events), b"0\r\n\r\n"]
@@ -69,41 +73,43 @@ class Upstream(Mock):
 
 
 class Streams:
-    """A number of streams, each of a user of its own; every reply is checked."""
+    """The flow of a number of streams, each of a new user. Each reply is checked."""
 
     def __init__(self, count: int, model: str, headers: bytes) -> None:
-        self.left, self.model, self.headers, self.wrong = count, model, headers, 0
+        self.remaining, self.model, self.headers = count, model, headers
+        self.wrong_replies = 0
 
     def next_request(self, worker: int) -> bytes | None:
-        self.left -= 1
-        asked = [{"role": "user", "content": "Tell me about the harbour."}]
-        body = {"model": self.model, "user": f"u{next(users)}", "stream": True, "messages": asked}
-        return load.chat_request(orjson.dumps(body), self.headers) if self.left >= 0 else None
+        self.remaining -= 1
+        messages = [{"role": "user", "content": "Tell me about the harbour."}]
+        body = {"model": self.model, "user": f"u{next(users)}", "stream": True, "messages": messages}
+        return load.chat_request(orjson.dumps(body), self.headers) if self.remaining >= 0 else None
 
     def take_reply(self, worker: int, body: bytes) -> None:
-        self.wrong += load.read_stream_text(body) != "".join(WORDS)
+        self.wrong_replies += load.read_stream_text(body) != "".join(WORDS)
 
 
 async def measure(port: int, pid: int, count: int, model: str, headers: bytes) -> float:
     """Returns the gateway's processor time for some streams, in seconds."""
-    flow, before = Streams(count, model, headers), load.read_cpu_s(pid)
+    flow, cpu_before_s = Streams(count, model, headers), load.read_cpu_s(pid)
     result = await load.drive(port, flow, 1)
     await asyncio.sleep(SETTLE_S)
-    if result.errors or flow.wrong or len(result.total_ms) != count:
-        raise SystemExit(f"{model}: {flow.wrong} of {count} texts wrong, {result.errors[:3]}")
-    return load.read_cpu_s(pid) - before
+    if result.errors or flow.wrong_replies or len(result.total_ms) != count:
+        raise SystemExit(f"{model}: {flow.wrong_replies} of {count} texts wrong, {result.errors[:3]}")
+    return load.read_cpu_s(pid) - cpu_before_s
 
 
 async def bench(port: int, pid: int, rounds: int, count: int) -> None:
     memories = {"off": load.MEMORY_OFF_HEADER, "on": b""}
     cells = list(itertools.product(memories, ARRIVALS, MODELS))
     spent = dict.fromkeys(cells, 0.0)
-    for turn in range(-1, rounds):  # the first only warms
-        for memory, arrival, variant in cells if turn % 2 else reversed(cells):
+    for number in range(-1, rounds):  # the first round, which imports modules, does not count
+        for memory, arrival, variant in cells if number % 2 else reversed(cells):
             suffix, times = ARRIVALS[arrival]
-            streams = count * times if turn >= 0 else 2
-            took = await measure(port, pid, streams, MODELS[variant] + suffix, memories[memory]) / streams
-            spent[memory, arrival, variant] += took if turn >= 0 else 0.0
+            streams = count * times if number >= 0 else 2
+            model = MODELS[variant] + suffix
+            cost_s = await measure(port, pid, streams, model, memories[memory]) / streams
+            spent[memory, arrival, variant] += cost_s if number >= 0 else 0.0
     print(f"gateway CPU ms per 100 events; {rounds} rounds of {count} streams ({count * 5} together)")
     print("memory  events    OpenAI  Anthropic  ratio  goal")
     for memory, arrival in itertools.product(memories, ARRIVALS):
@@ -121,7 +127,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as name, ExitStack() as stack:
         folder = Path(name)
         port = stack.enter_context(load.run_mock(folder / "log", __file__, "--mock"))
-        rows = "".join(UPSTREAM.format(way.lower(), port, model) for way, model in MODELS.items())
+        rows = "".join(UPSTREAM.format(dialect.lower(), port, model) for dialect, model in MODELS.items())
         gateway = stack.enter_context(load.serve_gateway(folder, "[server]\naccess_log = false\n" + rows))
         uvloop.run(bench(gateway.port, gateway.pid, options.rounds, options.streams))
 

@@ -1,9 +1,9 @@
-"""What a whole reply takes longer through the gateway, for each dialect: added p50, against the mock upstream itself.
+"""Measures the time that the gateway adds to a whole reply in each dialect: its p50 less that of the mock upstream.
 
-One mock upstream that answers chat completions and Anthropic's messages, one gateway, each a process of its own. The
-same talks are held in every dialect, one request after the other, in interleaved rounds: each of a new user (of none
-with memory off), three turns to begin with and three that are measured. "messages" are translated to chat completions,
-"native" pass.
+The mock upstream answers chat completions and Anthropic's messages. It and the gateway have a process each. Each
+dialect has the same talks, one request after the other, in interleaved rounds. A talk is of a new user (with memory
+off, of no user), and has three turns before the three that are measured. "messages" are translated to chat completions,
+"native" ones pass.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ def message(number: int) -> bytes:
 
 
 class Upstream(Mock):
+    """A mock upstream that also answers messages of Anthropic's dialect."""
+
     def serve(self, head: bytes, body: bytes) -> None:
         if b" /v1/messages" in head:
             self.transport.write(message(next(_numbers)))
@@ -52,11 +54,11 @@ class Upstream(Mock):
 
 
 @dataclass(frozen=True)
-class Way:
-    """A dialect."""
+class Dialect:
+    """How a dialect is spoken."""
 
     path: str
-    # The path at which the mock is asked by itself.
+    # The path at which the mock is asked directly.
     direct_path: str
     model: str
     # Returns a request's body, given the messages and the user.
@@ -66,18 +68,18 @@ class Way:
 
 
 def _chat(messages: list[Json], user: str) -> Json:
-    named = {"user": user} if user else {}
-    return {"messages": [{"role": "system", "content": _SYSTEM}, *messages], **named}
+    user_field = {"user": user} if user else {}
+    return {"messages": [{"role": "system", "content": _SYSTEM}, *messages], **user_field}
 
 
 def _messages(messages: list[Json], user: str) -> Json:
-    named = {"metadata": {"user_id": user}} if user else {}
-    return {"max_tokens": 1000, "system": _SYSTEM, "messages": messages, **named}
+    user_field = {"metadata": {"user_id": user}} if user else {}
+    return {"max_tokens": 1000, "system": _SYSTEM, "messages": messages, **user_field}
 
 
 def _responses(messages: list[Json], user: str) -> Json:
-    named = {"user": user} if user else {}
-    return {"instructions": _SYSTEM, "input": messages, **named}
+    user_field = {"user": user} if user else {}
+    return {"instructions": _SYSTEM, "input": messages, **user_field}
 
 
 def _of_chat(reply: Json) -> str:
@@ -93,24 +95,26 @@ def _of_response(reply: Json) -> str:
 
 
 CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
-WAYS = {
-    "chat": Way(CHAT, CHAT, "gpt-bench", _chat, _of_chat),
-    "responses": Way("/v1/responses", CHAT, "gpt-bench", _responses, _of_response),
-    "messages": Way(MESSAGES, CHAT, "gpt-bench", _messages, _of_message),
-    "native": Way(MESSAGES, MESSAGES, "claude-bench", _messages, _of_message),
+DIALECTS = {
+    "chat": Dialect(CHAT, CHAT, "gpt-bench", _chat, _of_chat),
+    "responses": Dialect("/v1/responses", CHAT, "gpt-bench", _responses, _of_response),
+    "messages": Dialect(MESSAGES, CHAT, "gpt-bench", _messages, _of_message),
+    "native": Dialect(MESSAGES, MESSAGES, "claude-bench", _messages, _of_message),
 }
 
 
 @dataclass
 class Talks:
-    """Some talks in one dialect, one after the other."""
+    """The flow of some talks in one dialect, one after the other."""
 
-    way: Way
+    dialect: Dialect
     count: int
-    # They are with the mock itself.
+    # The talks are with the mock itself.
     is_direct: bool
     headers: bytes
-    wrong: int = 0
+    # Replies that the mock has not given.
+    wrong_replies: int = 0
+    # The messages of the present talk.
     talk: list[Json] = field(default_factory=list)
     user: str = ""
     turn: int = 0
@@ -123,20 +127,22 @@ class Talks:
         question = orjson.loads(load.render_question(self.user, self.turn))
         self.talk.append(question)
         self.turn += 1
-        way = self.way
-        form = _chat if self.is_direct and way.direct_path == CHAT else way.body
-        body = orjson.dumps({"model": way.model, **form(self.talk, "" if self.headers else self.user)})
-        path = way.direct_path if self.is_direct else way.path
+        dialect = self.dialect
+        make_body = _chat if self.is_direct and dialect.direct_path == CHAT else dialect.body
+        body = orjson.dumps(
+            {"model": dialect.model, **make_body(self.talk, "" if self.headers else self.user)}
+        )
+        path = dialect.direct_path if self.is_direct else dialect.path
         return load.chat_request(body, self.headers + b"anthropic-version: 2023-06-01\r\n").replace(
             CHAT.encode(), path.encode(), 1
         )
 
     def take_reply(self, worker: int, body: bytes) -> None:
         try:
-            text = self.way.text(orjson.loads(body))
+            text = self.dialect.text(orjson.loads(body))
         except (ValueError, LookupError):
             text = ""
-        self.wrong += not text.startswith("Reply ")
+        self.wrong_replies += not text.startswith("Reply ")
         self.talk.append({"role": "assistant", "content": text})
 
 
@@ -149,34 +155,40 @@ def settings(mock: int) -> str:
     return "[server]\naccess_log = false\n" + rows
 
 
-async def measure(port: int, way: Way, count: int, *, is_direct: bool, headers: bytes) -> list[float]:
+async def measure(port: int, dialect: Dialect, count: int, *, is_direct: bool, headers: bytes) -> list[float]:
     """Returns how long the measured turns took, in milliseconds."""
-    flow = Talks(way, count, is_direct, headers)
+    flow = Talks(dialect, count, is_direct, headers)
     result = await load.drive(port, flow, 1)
     turns = WARM_TURNS + MEASURED_TURNS
-    if result.errors or flow.wrong or len(result.total_ms) != count * turns:
-        raise SystemExit(f"{way.path}: {flow.wrong} replies wrong, {result.errors[:3]}")
+    if result.errors or flow.wrong_replies or len(result.total_ms) != count * turns:
+        raise SystemExit(f"{dialect.path}: {flow.wrong_replies} replies wrong, {result.errors[:3]}")
     return [ms for at, ms in enumerate(result.total_ms) if at % turns >= WARM_TURNS]
 
 
 async def bench(port: int, mock: int, rounds: int, count: int) -> int:
     memories = {"off": load.MEMORY_OFF_HEADER, "on": b""}
     added: dict[tuple[str, str], list[float]] = {}
-    for turn in range(-1, rounds):  # the first only warms
-        cells = list(itertools.product(memories, WAYS))
-        for memory, name in cells if turn % 2 else reversed(cells):
+    for number in range(-1, rounds):  # the first round, which imports modules, does not count
+        cells = list(itertools.product(memories, DIALECTS))
+        for memory, name in cells if number % 2 else reversed(cells):
             times = [
                 statistics.median(
-                    await measure(where, WAYS[name], count, is_direct=where == mock, headers=memories[memory])
+                    await measure(
+                        target_port,
+                        DIALECTS[name],
+                        count,
+                        is_direct=target_port == mock,
+                        headers=memories[memory],
+                    )
                 )
-                for where in (mock, port)
+                for target_port in (mock, port)
             ]
-            if turn >= 0:
+            if number >= 0:
                 added.setdefault((memory, name), []).append(times[1] - times[0])
-    rows = [["memory", *WAYS, "goal: more than chat by"]]
+    rows = [["memory", *DIALECTS, "goal: more than chat by"]]
     worst = 0.0
     for memory in memories:
-        medians = {name: statistics.median(added[memory, name]) for name in WAYS}
+        medians = {name: statistics.median(added[memory, name]) for name in DIALECTS}
         worst = max(worst, *(value - medians["chat"] for value in medians.values()))
         rows.append([memory, *(f"{value:.2f}" for value in medians.values()), f"<= {GOAL_MS}"])
     print(

@@ -1,9 +1,8 @@
-"""Count the processor instructions of a request: the same in every hour of a machine, to some 0.3% (needs valgrind).
+"""Counts the processor instructions of a request (needs valgrind). Other work of the machine changes them by some 0.3%.
 
-Times on a shared machine depend on its neighbours as much as on the code. What is counted here is the work of the
-server's own process, for the requests that `scripts/bench load` measures, at four connections; neither the kernel's
-work nor what waits for memory is in it. With `--dialects` they are the requests of `scripts/bench dialects`, one after
-the other. Only 127.0.0.1 is ever called.
+Counted are the instructions of the server's own process, without the kernel's, for the requests that `scripts/bench
+load` measures, over four connections. With `--dialects` they are the requests of `scripts/bench dialects`, one after
+the other.
 """
 
 from __future__ import annotations
@@ -33,52 +32,53 @@ _OF_THREAD = re.compile(r"^ *Th +\d+ +([\d,]+)", re.M)
 
 
 def control(pid: int, *options: str) -> str:
+    """Returns the output of `callgrind_control` for a process."""
     command = ["callgrind_control", *options, str(pid)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 @contextlib.contextmanager
-def counted(pid: int, requests: int, into: list[float]) -> Iterator[None]:
-    """Adds the instructions of a request, in millions, to `into`."""
+def count_instructions(pid: int, requests: int, millions: list[float]) -> Iterator[None]:
+    """Adds the instructions of a request within the block to `millions`, in millions."""
     control(pid, "-z")
     control(pid, "-i", "on")
     yield
     counts = _OF_THREAD.findall(control(pid, "-e"))
     control(pid, "-i", "off")
-    into.append(sum(int(each.replace(",", "")) for each in counts) / requests / 1e6)
+    millions.append(sum(int(count.replace(",", "")) for count in counts) / requests / 1e6)
 
 
-async def drive(port: int, flow: load.SameRequest | load.Talks) -> None:
+async def drive(port: int, flow: load.RequestFlow) -> None:
     result = await load.drive(port, flow, WORKERS)
     if result.errors:
         raise SystemExit(f"these figures would be of errors: {result.errors[:3]}")
-    await asyncio.sleep(0.5)  # what follows a reply belongs to it
+    await asyncio.sleep(0.5)  # the work after a reply counts too
 
 
-async def static(port: int, pid: int, headers: bytes, *, stream: bool = False) -> float:
-    """Returns the instructions of the request that is always the same, which is not remembered."""
+async def count_same_request(port: int, pid: int, headers: bytes, *, stream: bool = False) -> float:
+    """Returns the million instructions of `load.SameRequest`, which is not remembered."""
     millions: list[float] = []
     await drive(port, load.SameRequest(REQUESTS, headers=headers, stream=stream))
-    with counted(pid, REQUESTS, millions):
+    with count_instructions(pid, REQUESTS, millions):
         await drive(port, load.SameRequest(REQUESTS, headers=headers, stream=stream))
     return millions[0]
 
 
-async def remembered(
+async def count_turn(
     port: int, pid: int, name: str, earlier: tuple[int, ...], *, stream: bool = False
 ) -> float:
-    """Returns the instructions of a turn with memory.
+    """Returns the million instructions of a turn with memory.
 
-    earlier: the turns of each conversation before that.
+    earlier: the turns of each earlier conversation of its user.
     stream: the turns that are counted are streamed.
     """
     millions: list[float] = []
     talks = [load.Talk(f"{name}-{number}") for number in range(PEOPLE)]
-    for before in (*earlier, bench_load.WARM_TURNS):
+    for turns in (*earlier, bench_load.WARM_TURNS):
         for talk in talks:
             talk.begin_conversation()
-        await drive(port, load.Talks(talks, before))
-    with counted(pid, PEOPLE * bench_load.MEASURED_TURNS, millions):
+        await drive(port, load.Talks(talks, turns))
+    with count_instructions(pid, PEOPLE * bench_load.MEASURED_TURNS, millions):
         await drive(port, load.Talks(talks, bench_load.MEASURED_TURNS, stream=stream))
     return millions[0]
 
@@ -96,24 +96,26 @@ async def bench(folder: Path, stack: contextlib.ExitStack) -> None:
     running = stack.enter_context(load.run_process(command, log))
     load.wait_ready(port, "/", running, log)
     settings = f'[[upstreams]]\nname = "mock"\nbase_url = "http://127.0.0.1:{mock_port}/v1"\n'
-    settings += "[memory]\nidle_s = 86400\n"  # learning from people before would count for others
+    settings += "[memory]\nidle_s = 86400\n"  # no learning from earlier users while others are counted
     gateway = stack.enter_context(load.serve_gateway(folder, settings, *CALLGRIND))
     earlier = (bench_load.EARLIER_TURNS,)
-    well = (bench_load.LONG_TURNS,) * bench_load.CONVERSATIONS
+    many_earlier = (bench_load.LONG_TURNS,) * bench_load.CONVERSATIONS
     whole = {
-        "bare parts": await static(port, running.pid, b""),
-        "memory off": await static(gateway.port, gateway.pid, load.MEMORY_OFF_HEADER),
+        "bare parts": await count_same_request(port, running.pid, b""),
+        "memory off": await count_same_request(gateway.port, gateway.pid, load.MEMORY_OFF_HEADER),
     }
     streamed = {
-        "bare parts, streamed": await static(port, running.pid, b"", stream=True),
-        "memory off, streamed": await static(gateway.port, gateway.pid, load.MEMORY_OFF_HEADER, stream=True),
+        "bare parts, streamed": await count_same_request(port, running.pid, b"", stream=True),
+        "memory off, streamed": await count_same_request(
+            gateway.port, gateway.pid, load.MEMORY_OFF_HEADER, stream=True
+        ),
     }
-    # From here on memories are indexed beside what is counted.
-    whole["memory on"] = await remembered(gateway.port, gateway.pid, "known", earlier)
-    streamed["memory on, streamed"] = await remembered(
+    # From here on the indexing of memories is counted as well.
+    whole["memory on"] = await count_turn(gateway.port, gateway.pid, "known", earlier)
+    streamed["memory on, streamed"] = await count_turn(
         gateway.port, gateway.pid, "streamed", earlier, stream=True
     )
-    whole["memory on, more known"] = await remembered(gateway.port, gateway.pid, "well-known", well)
+    whole["memory on, more known"] = await count_turn(gateway.port, gateway.pid, "well-known", many_earlier)
     table = [["", "million instructions", "times bare parts"]]
     for rows in (whole, streamed):
         bare = next(iter(rows.values()))
@@ -125,15 +127,15 @@ async def bench_of_dialects(folder: Path, stack: contextlib.ExitStack) -> None:
     mock_port = stack.enter_context(load.run_mock(folder / "log", bench_dialects.__file__, "--mock"))
     gateway = stack.enter_context(load.serve_gateway(folder, bench_dialects.settings(mock_port), *CALLGRIND))
     requests = TALKS * (bench_dialects.WARM_TURNS + bench_dialects.MEASURED_TURNS)
-    rows = [["memory", *bench_dialects.WAYS]]
+    rows = [["memory", *bench_dialects.DIALECTS]]
     for memory, headers in (("off", load.MEMORY_OFF_HEADER), ("on", b"")):
         least: list[float] = []
-        for way in bench_dialects.WAYS.values():
-            ask = partial(bench_dialects.measure, gateway.port, way, is_direct=False, headers=headers)
+        for dialect in bench_dialects.DIALECTS.values():
+            ask = partial(bench_dialects.measure, gateway.port, dialect, is_direct=False, headers=headers)
             await ask(count=TALKS)
             millions: list[float] = []
             for _ in range(ROUNDS):
-                with counted(gateway.pid, requests, millions):
+                with count_instructions(gateway.pid, requests, millions):
                     await ask(count=TALKS)
                     await asyncio.sleep(0.5)
             least.append(min(millions))

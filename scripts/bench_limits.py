@@ -1,11 +1,12 @@
 """Storms of parallel requests against a limit of each unit: how many are let in, and by how much that exceeds it.
 
-The upstream answers when all others have been refused, so that as many as may are under way at once, and reports more
-tokens for each reply than its request reserves: so much, and no more, may tokens and cost exceed their limits. Exits
-with 1 where a limit did not hold, or a request that was refused reached the upstream.
+The upstream answers when all other requests have been refused, so that as many as the limit lets in are under way at
+once. It reports more tokens for each reply than its request reserves: by these, and no more, tokens and cost may exceed
+their limits. The exit code is 1 if a limit did not hold, or if a refused request reached the upstream.
 
-Before it, what counting a request takes of the loop's thread: of the meter alone, and with three limits that hold for
-the request; microseconds of processor time, added to a receipt without readers, the least of several runs.
+Before the storms, the processor time that counting a request takes of the loop's thread is printed: by the meter alone,
+and with three limits that hold for the request; in microseconds beyond a receipt that is not counted, the least of
+several runs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 
@@ -33,30 +36,57 @@ from storage.usage_records import UsageLimit
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.sdk import World, remember
 
-USED = 100  # tokens of a reply
-USAGE = {"prompt_tokens": 90, "completion_tokens": 10, "total_tokens": USED}
+REPLY_TOKENS = 100  # that a reply reports
+USAGE = {"prompt_tokens": 90, "completion_tokens": 10, "total_tokens": REPLY_TOKENS}
+MAX_TOKENS = 10
 MODELS = (ModelSettings("m", "m", "up", price=PriceSettings(input=1.0, output=1.0)),)
-BODY = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "user": "alice", "max_tokens": 10}
+BODY = {
+    "model": "m",
+    "messages": [{"role": "user", "content": "Hi"}],
+    "user": "alice",
+    "max_tokens": MAX_TOKENS,
+}
 MILLION = 1_000_000
-# unit, period, most; what one reply uses of it, and a token is of it.
+
+
+class MeasuredLimit(NamedTuple):
+    """A limit that is stormed."""
+
+    unit: str
+    period: str | None
+    most: float
+    # What one reply uses of it.
+    of_reply: float
+    # What one token uses of it; 0: it does not count tokens.
+    of_token: float
+
+
 LIMITS = (
-    ("requests", "minute", 50.0, 1.0, 0.0),
-    ("requests", "day", 50.0, 1.0, 0.0),
-    ("requests", "month", 50.0, 1.0, 0.0),
-    ("tokens", "minute", 900.0, float(USED), 1.0),
-    ("tokens", "day", 900.0, float(USED), 1.0),
-    ("cost", "month", 900 / MILLION, USED / MILLION, 1 / MILLION),
-    ("concurrent", None, 20.0, 1.0, 0.0),
+    MeasuredLimit("requests", "minute", 50.0, 1.0, 0.0),
+    MeasuredLimit("requests", "day", 50.0, 1.0, 0.0),
+    MeasuredLimit("requests", "month", 50.0, 1.0, 0.0),
+    MeasuredLimit("tokens", "minute", 900.0, float(REPLY_TOKENS), 1.0),
+    MeasuredLimit("tokens", "day", 900.0, float(REPLY_TOKENS), 1.0),
+    MeasuredLimit("cost", "month", 900 / MILLION, REPLY_TOKENS / MILLION, 1 / MILLION),
+    MeasuredLimit("concurrent", None, 20.0, 1.0, 0.0),
 )
 CHAT = json.dumps({**BODY, "messages": [{"role": "user", "content": "Hi. " * 80}]}).encode()
-AT_ONCE = 500  # requests between two looks at the clock
+RUN_REQUESTS = 500  # of one run, between two readings of the clock
 THREE_LIMITS = (("requests", "minute"), ("tokens", "day"), ("cost", "month"))
 
 
-async def request(
+class Counting(Enum):
+    """What counts a request."""
+
+    NOTHING = "a receipt alone"
+    METER = "the meter"
+    LIMITS = "the meter and limits"
+
+
+async def do_request(
     accounting: Accounting, receipts: Receipts, planned: PlannedCall, *, is_admitted: bool
 ) -> None:
-    """Does a request's share of the account: one call, which the upstream has answered."""
+    """Does what the accounting of a request does: one call, which the upstream has answered."""
     receipt = Receipt(time.perf_counter(), "req_0123456789abcdef01234567", user="alice")
     if is_admitted:
         await accounting.limiter.admit(receipt, planned)
@@ -69,18 +99,19 @@ async def request(
     receipts.hand_on(receipt)
 
 
-async def cost_us(accounting: Accounting, readers: int, runs: int) -> float:
-    """Returns microseconds of this thread for a request. readers: 0: a receipt alone; 1: the meter; 2: limits too."""
+async def cost_us(accounting: Accounting, counting: Counting, runs: int) -> float:
+    """Returns the processor time of this thread for a request, in microseconds."""
     receipts = Receipts(None)
-    if readers:
-        receipts.when_handed_on(accounting.meter.count if readers == 1 else accounting.count)
-    planned = PlannedCall(CHAT, 10, Target("up", "m"))
+    if counting is not Counting.NOTHING:
+        is_meter_alone = counting is Counting.METER
+        receipts.when_handed_on(accounting.meter.count if is_meter_alone else accounting.count)
+    planned = PlannedCall(CHAT, MAX_TOKENS, Target("up", "m"))
     times_us = []
     for _ in range(runs):
-        begun = time.thread_time_ns()
-        for _ in range(AT_ONCE):
-            await request(accounting, receipts, planned, is_admitted=readers == 2)
-        times_us.append((time.thread_time_ns() - begun) / AT_ONCE / 1000)
+        started_ns = time.thread_time_ns()
+        for _ in range(RUN_REQUESTS):
+            await do_request(accounting, receipts, planned, is_admitted=counting is Counting.LIMITS)
+        times_us.append((time.thread_time_ns() - started_ns) / RUN_REQUESTS / 1000)
         await asyncio.sleep(0)
     return min(times_us)
 
@@ -89,57 +120,67 @@ def measure_cost(world: World, runs: int) -> None:
     """Prints what counting a request takes."""
     accounting = world.gateway.app.services.accounting
 
-    def cost(readers: int) -> float:
-        return world.gateway.call(cost_us(accounting, readers, runs))
+    def cost(counting: Counting) -> float:
+        return world.gateway.call(cost_us(accounting, counting, runs))
 
-    alone = cost(0)
-    print(
-        f"a receipt {alone:.1f} us; the meter {cost(1) - alone:+.1f}; without a limit {cost(2) - alone:+.1f}"
-    )
+    alone_us = cost(Counting.NOTHING)
+    meter_us, unlimited_us = cost(Counting.METER) - alone_us, cost(Counting.LIMITS) - alone_us
+    print(f"a receipt {alone_us:.1f} us; the meter {meter_us:+.1f}; without a limit {unlimited_us:+.1f}")
     for unit, period in THREE_LIMITS:
         limit = UsageLimit(0, "default", None, "alice", unit, period, 1e9, "refuse")
         world.gateway.call(world.store.limits.add(limit))
-    print(f"with three limits {cost(2) - alone:+.1f}")
+    print(f"with three limits {cost(Counting.LIMITS) - alone_us:+.1f}")
 
 
-async def storm(url: str, count: int, reached: Callable[[], int], gate: Gate) -> tuple[int, list[int]]:
-    """Sends requests at once. Returns the bytes of one, and the status of each. reached: how many the upstream has."""
+class Storm(NamedTuple):
+    """What was sent and answered."""
+
+    request_bytes: int
+    statuses: list[int]
+
+
+async def send_at_once(url: str, count: int, count_upstream: Callable[[], int], gate: Gate) -> Storm:
+    """Sends requests at once, and opens the gate of the upstream when none is waiting any more.
+
+    count_upstream: returns how many requests have reached the upstream.
+    """
     limits = httpx.Limits(max_connections=count)
     async with httpx.AsyncClient(limits=limits, timeout=300.0) as client:
         request = client.build_request("POST", f"{url}/v1/chat/completions", json=BODY)
-        answered: list[int] = []
+        statuses: list[int] = []
 
         async def ask() -> None:
             reply = await client.post(request.url, content=request.content, headers=request.headers)
-            answered.append(reply.status_code)
+            statuses.append(reply.status_code)
 
         tasks = [asyncio.create_task(ask()) for _ in range(count)]
-        while len(answered) + reached() < count:  # noqa: ASYNC110  # there is no event for it
+        while len(statuses) + count_upstream() < count:  # noqa: ASYNC110  # there is no event for it
             await asyncio.sleep(0.01)
         gate.open()
         await asyncio.gather(*tasks)
-        return len(request.content), answered
+        return Storm(len(request.content), statuses)
 
 
-def measure(
-    world: World, unit: str, per: str | None, most: float, each: float, token: float, count: int
-) -> bool:
-    """Prints one line. Returns whether the limit held."""
+def measure(world: World, measured: MeasuredLimit, count: int) -> bool:
+    """Storms a limit with `count` requests, and prints a line about it. Returns whether the limit held."""
     upstream, gate = world.upstream, Gate()
     upstream.script = lambda seen: say("Hello.", usage=USAGE, hold_before_headers=gate)
-    limit = UsageLimit(0, "default", None, "alice", unit, per, most, "refuse")
+    limit = UsageLimit(0, "default", None, "alice", measured.unit, measured.period, measured.most, "refuse")
     world.gateway.call(world.store.limits.add(limit))
-    size, statuses = asyncio.run(storm(world.gateway.url, count, lambda: len(upstream.chats), gate))
-    let_in, refused, requests = statuses.count(200), statuses.count(429), len(upstream.chats)
-    reserved = (size // 4 + BODY["max_tokens"]) * token  # type: ignore[operator]
-    over, allowed = max(0.0, requests * each - most), requests * max(0.0, each - reserved) if token else 0.0
-    is_held = over <= allowed + 1e-9 and let_in == requests > 0 and refused == count - requests
-    name = unit if per is None else f"{unit} per {per}"
+    storm = asyncio.run(send_at_once(world.gateway.url, count, lambda: len(upstream.chats), gate))
+    admitted, refused = storm.statuses.count(200), storm.statuses.count(429)
+    requests = len(upstream.chats)
+    # The gateway estimates a token for every four bytes of a request.
+    reserved = (storm.request_bytes // 4 + MAX_TOKENS) * measured.of_token
+    excess = max(0.0, requests * measured.of_reply - measured.most)
+    allowed_excess = requests * max(0.0, measured.of_reply - reserved) if measured.of_token else 0.0
+    holds = excess <= allowed_excess + 1e-9 and admitted == requests > 0 and refused == count - requests
+    name = measured.unit if measured.period is None else f"{measured.unit} per {measured.period}"
     print(
-        f"{name:<20} most {most:<7g} let in {let_in:>3} of {count}, exceeds by {over:<7g} of {allowed:<8g} that its"
-        f" requests may  {'held' if is_held else 'NOT HELD'}"
+        f"{name:<20} most {measured.most:<7g} let in {admitted:>3} of {count}, exceeds by {excess:<7g} of "
+        f"{allowed_excess:<8g} that its requests may  {'held' if holds else 'NOT HELD'}"
     )
-    return is_held
+    return holds
 
 
 @contextmanager
@@ -159,11 +200,11 @@ def main() -> int:
     options = parser.parse_args()
     with fresh_world() as world:
         measure_cost(world, options.runs)
-    is_right = True
-    for each in LIMITS:
+    all_hold = True
+    for limit in LIMITS:
         with fresh_world() as world:
-            is_right &= measure(world, *each, options.count)
-    return 0 if is_right else 1
+            all_hold &= measure(world, limit, options.count)
+    return 0 if all_hold else 1
 
 
 if __name__ == "__main__":

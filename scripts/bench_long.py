@@ -1,15 +1,15 @@
 """Measures a conversation of 2,000 turns: whether it stays inside its window, and what a turn costs at its end.
 
-First a client that resends everything talks for 2,000 turns on an 8k window, with a tool result of 20 kB every
-hundred turns, to the tests' strict upstream, which refuses what the real API refuses. Printed: requests
-refused, the share of the bytes of each prompt with which the next one begins, and how often the prefix broke.
+First a client that resends everything talks for 2,000 turns on a window of 8k, with a tool result of 20 kB every
+hundred turns. The upstream is the tests' strict one, which refuses what the real API refuses. Printed: the requests
+that were refused, the share of each prompt's bytes with which the next prompt begins, and how often that prefix broke.
 
-Then three clients, each with a conversation of its own and a mock upstream that answers at once: one resends
-everything, one its last 20 messages, one only the new message (append mode). Printed: what a turn took, p50 and p99
-of 100 turns at a time, the gateway and a direct call alike.
+Then clients with a conversation each, and a mock upstream that answers at once: one resends everything, two their last
+20 messages, one only the new message (append mode). Printed: the time of a turn, p50 and p99 of 100 turns at a time, of
+the gateway and of a direct call.
 
-Last a client in append mode whose conversation stays whole on a window of 128k. Printed: the processor time of the
-gateway that a turn took, of 100 turns at a time.
+Last a client in append mode, with a window of 128k into which the whole conversation fits. Printed: the processor time
+of the gateway for a turn, of 100 turns at a time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from tests.gateway.memory.life import share_of
 
 TURNS = 2_000
 CONTEXT = 8_192  # tokens
-LARGE_CONTEXT, LARGE_TURNS = 128_000, 1_300  # so many turns nearly fill it
+LARGE_CONTEXT = 128_000
+LARGE_TURNS = 1_300  # nearly fill the large context
 RESULT = "The station reported sunshine and warm weather around the harbour, as it did before. " * 240
 PAUSE_S = 0.05  # after each turn, far less than a person takes; the background model works meanwhile
 APPEND = {"x-mnemogate-conversation": "c1", "x-mnemogate-history": "append"}
@@ -54,13 +55,13 @@ def settings(port: int, context: int = CONTEXT) -> str:
     return SETTINGS.format(port=port, context=context)
 
 
-def words(n: int) -> str:
-    """Returns a turn's text; no two share a rare word."""
-    return f"Message {n}:" + "".join(f" word{n}x{k}" for k in range(12))
+def user_text(turn: int) -> str:
+    """Returns what the user says in a turn. No two turns share a rare word."""
+    return f"Message {turn}:" + "".join(f" word{turn}x{k}" for k in range(12))
 
 
 class Client:
-    """One connection, one conversation."""
+    """A client with one connection, for one conversation."""
 
     def __init__(self, port: int, user: str, **headers: str) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
@@ -71,30 +72,31 @@ class Client:
         """Returns the reply's message and the seconds it took. Raises: SystemExit: the reply is an error."""
         request = {"model": "bench", "user": self._user, "max_tokens": 512, "messages": messages, **fields}
         body = orjson.dumps(request)
-        begun = time.perf_counter()
+        started = time.perf_counter()
         self._connection.request("POST", "/v1/chat/completions", body, self._headers)
         reply = self._connection.getresponse()
         data = reply.read()
-        took = time.perf_counter() - begun
+        took_s = time.perf_counter() - started
         if reply.status != 200:
             raise SystemExit(f"{reply.status}: {data[:500]!r}")
         message: dict[str, Any] = orjson.loads(data)["choices"][0]["message"]
-        return message, took
+        return message, took_s
 
 
 # -- inside its window
 
 
-def run_to_the_end(turns: int, folder: Path) -> None:
+def stay_inside(turns: int, folder: Path) -> None:
+    """Has a conversation that is much longer than its window, and prints what the upstream received."""
     numbers = itertools.count(1)
 
-    def answer(seen: Seen) -> Reply:
-        n = next(numbers)
-        if seen.json["model"] == "small":
-            return say(f"Notes {n}: " + " ".join(f"fact{n}x{k}" for k in range(60)))
-        if seen.messages[-1]["role"] == "user" and "the weather" in seen.messages[-1]["content"]:
-            return call_tools(Call("weather", {"n": n}), text=None)
-        return say(f"Answer {n}: yes, and no.")
+    def answer(request: Seen) -> Reply:
+        number = next(numbers)
+        if request.json["model"] == "small":
+            return say(f"Notes {number}: " + " ".join(f"fact{number}x{k}" for k in range(60)))
+        if request.messages[-1]["role"] == "user" and "the weather" in request.messages[-1]["content"]:
+            return call_tools(Call("weather", {"n": number}), text=None)
+        return say(f"Answer {number}: yes, and no.")
 
     with (
         StrictUpstream(script=answer) as upstream,
@@ -102,9 +104,9 @@ def run_to_the_end(turns: int, folder: Path) -> None:
     ):
         client = Client(served.port, "full")
         messages: list[dict[str, Any]] = [{"role": "system", "content": "Be brief."}]
-        for n in range(turns):
-            asks = " What is the weather?" if n % 100 == 60 else ""
-            messages.append({"role": "user", "content": words(n) + asks})
+        for turn in range(turns):
+            question = " What is the weather?" if turn % 100 == 60 else ""
+            messages.append({"role": "user", "content": user_text(turn) + question})
             reply, _ = client.post(messages, tools=[WEATHER])
             messages.append(reply)
             for call in reply.get("tool_calls") or ():
@@ -113,16 +115,16 @@ def run_to_the_end(turns: int, folder: Path) -> None:
                 messages.append(answer_to_result)
             time.sleep(PAUSE_S)
         requests = list(upstream.chats)
-    talk = [request for request in requests if request.json["model"] != "small"]
-    summaries = len(requests) - len(talk)
+    turn_requests = [request for request in requests if request.json["model"] != "small"]
+    background_calls = len(requests) - len(turn_requests)
     refused = sum(request.refusal is not None for request in requests)
-    share = share_of(talk)
+    share = share_of(turn_requests)
     results = sum(message["role"] == "tool" for message in messages)
     title = f"{turns:,} turns on a window of {CONTEXT:,} tokens, {results} results of {len(RESULT):,} bytes"
-    print(f"{title}: {len(talk):,} requests, {refused} refused")
+    print(f"{title}: {len(turn_requests):,} requests, {refused} refused")
     stable = f"{share.ratio:.2%} of the bytes stable, {len(share.breaks)} breaks"
-    print(f"prefix: {stable}, {summaries} background calls")
-    longest = max(len(request.body) for request in talk)
+    print(f"prefix: {stable}, {background_calls} background calls")
+    longest = max(len(request.body) for request in turn_requests)
     print(
         f"longest request: {longest:,} bytes; the client's list at the end: {len(orjson.dumps(messages)):,}"
     )
@@ -137,13 +139,13 @@ class Talk:
 
     client: Client
     # How many of its last messages the client sends; None: all.
-    sent: int | None
+    sent_messages: int | None
     times_ms: list[float] = field(default_factory=list)
     messages: list[dict[str, Any]] = field(default_factory=list)
 
-    def turn(self, n: int) -> None:
-        self.messages.append({"role": "user", "content": words(n)})
-        tail = self.messages if self.sent is None else self.messages[-self.sent :]
+    def take_turn(self, number: int) -> None:
+        self.messages.append({"role": "user", "content": user_text(number)})
+        tail = self.messages if self.sent_messages is None else self.messages[-self.sent_messages :]
         start = next(index for index, message in enumerate(tail) if message["role"] == "user")
         reply, took_s = self.client.post(tail[start:])
         self.messages.append({"role": "assistant", "content": reply["content"]})
@@ -151,18 +153,19 @@ class Talk:
 
 
 def compare(turns: int, folder: Path) -> None:
+    """Prints the time of a turn, by the number of messages that the client sends, and by the length of the talk."""
     with load.run_mock(folder / "log") as mock, load.serve_gateway(folder, settings(mock)) as served:
-        named = {"x-mnemogate-conversation": "c1"}
+        conversation_header = {"x-mnemogate-conversation": "c1"}
         talks = {
             "direct, all": Talk(Client(mock, "direct"), None),
             "resends all": Talk(Client(served.port, "all"), None),
             f"last {TAIL}": Talk(Client(served.port, "tail"), TAIL),
-            f"last {TAIL}, named": Talk(Client(served.port, "named", **named), TAIL),
+            f"last {TAIL}, named": Talk(Client(served.port, "named", **conversation_header), TAIL),
             "new message alone": Talk(Client(served.port, "append", **APPEND), 1),
         }
-        for n in range(turns):
+        for number in range(turns):
             for talk in talks.values():
-                talk.turn(n)
+                talk.take_turn(number)
     starts = [start for start in (100, 500, 1_000, 1_500, 1_900) if start + 100 <= turns]
     print("\nms a turn takes, p50 / p99 of a hundred turns from")
     print(" " * 20 + "".join(f"{start:>16,}" for start in starts))
@@ -175,6 +178,7 @@ def compare(turns: int, folder: Path) -> None:
 
 
 def stay_whole(turns: int, folder: Path) -> None:
+    """Prints the processor time of a turn in append mode while the whole conversation fits into the window."""
     turns = min(turns, LARGE_TURNS)
     with (
         load.run_mock(folder / "log") as mock,
@@ -182,8 +186,8 @@ def stay_whole(turns: int, folder: Path) -> None:
     ):
         talk = Talk(Client(served.port, "append", **APPEND), 1)
         spent_s = [load.read_cpu_s(served.pid)]
-        for n in range(turns):
-            talk.turn(n)
+        for number in range(turns):
+            talk.take_turn(number)
             spent_s.append(load.read_cpu_s(served.pid))
     print(
         f"\nnew message alone on a window of {LARGE_CONTEXT:,} tokens: processor ms of a turn, a hundred turns from"
@@ -197,7 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench long", description=__doc__)
     parser.add_argument("--turns", type=int, default=TURNS)
     turns = parser.parse_args().turns
-    for measure in (run_to_the_end, compare, stay_whole):
+    for measure in (stay_inside, compare, stay_whole):
         with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as folder:
             measure(turns, Path(folder))
 

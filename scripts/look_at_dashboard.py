@@ -1,7 +1,7 @@
 """Asks Prometheus every query of `deploy/grafana.json` while a gateway is used in all the ways that the panels show.
 
-Needs `prometheus` on the PATH. Prints each query with the number of its series and their last values, fails where one
-finds nothing, and draws the panels as one picture (`--picture FILE.png`, with Chromium), since no Grafana is at hand:
+Needs `prometheus` on the PATH. Prints each query with the number of its series and their last values. The exit code is
+1 if a query finds nothing. `--picture FILE.png` draws the panels by Chromium, for machines without Grafana:
 `python -m scripts.look_at_dashboard --picture /tmp/dashboard.png`.
 """
 
@@ -23,9 +23,8 @@ import urllib.parse
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from msgspec import Struct
 from playwright.sync_api import sync_playwright
 
 from scripts.load import ServedGateway, fetch, find_free_port, run_process, serve_gateway
@@ -34,8 +33,8 @@ from tests.gateway.page.browser import find_chromium
 
 ROOT: Final = Path(__file__).parent.parent
 SCRAPE_S: Final = 1
-# As Grafana takes it: four scrapes at least.
-RATE: Final = "10s"
+# What Grafana puts in for `$__rate_interval`: four scrapes at least.
+RATE_INTERVAL: Final = "10s"
 COLOURS: Final = ("#3274d9", "#d9822b", "#299c46", "#c4162a", "#8f3bb8", "#7d7d7d", "#b8a200", "#0f8b8d")
 WIDTH, HEIGHT = 420, 150
 STYLE: Final = (
@@ -93,23 +92,29 @@ scrape_configs:
 """
 
 
-class Drawn(Struct):
-    """One query of a panel with what was found."""
-
-    expression: str
-    # Label -> (seconds since the epoch, value), without gaps.
-    series: dict[str, list[tuple[float, float]]]
+# By the label: (seconds since the epoch, value) of each point, without gaps.
+FoundSeries = dict[str, list[tuple[float, float]]]
 
 
-def script(seen: Seen) -> Reply:
-    """Answers as upstreams do: mostly well, a tool now and then, an error now and then."""
-    body = seen.json
-    cached = {"cached_tokens": 640}
+class Period(NamedTuple):
+    """The time during which the gateway was used, in seconds since the epoch."""
+
+    start: float
+    end: float
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+
+def answer(request: Seen) -> Reply:
+    """Answers as upstreams do: mostly with a text, sometimes with a call of a tool or an error."""
+    body = request.json
     usage = {
         "prompt_tokens": 900,
         "completion_tokens": 40,
         "total_tokens": 940,
-        "prompt_tokens_details": cached,
+        "prompt_tokens_details": {"cached_tokens": 640},
     }
     text = json.dumps(body["messages"][-1])
     if "overload" in text:
@@ -120,6 +125,7 @@ def script(seen: Seen) -> Reply:
 
 
 def ask(port: int, body: dict[str, Any], *, leaves: bool = False) -> None:
+    """Sends a chat completion. leaves: the client does not wait for the reply."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
         connection.request(
@@ -129,8 +135,8 @@ def ask(port: int, body: dict[str, Any], *, leaves: bool = False) -> None:
             connection.getresponse().read()
 
 
-def use(port: int, stop: threading.Event) -> None:
-    """Asks in all ways, some requests a second, until it is stopped."""
+def send_requests(port: int, stop: threading.Event) -> None:
+    """Sends requests of all kinds, some a second, until `stop` is set."""
     number = 0
     while not stop.is_set():
         number += 1
@@ -150,8 +156,8 @@ def use(port: int, stop: threading.Event) -> None:
         time.sleep(0.03)
 
 
-def limit(served: ServedGateway, folder: Path) -> None:
-    """Has one user be refused."""
+def set_limit(served: ServedGateway, folder: Path) -> None:
+    """Sets a limit that refuses most requests of one user."""
     token = json.loads((folder / "mnemogate.db.admin").read_text())["token"]
     connection = http.client.HTTPConnection("127.0.0.1", served.port)
     with contextlib.closing(connection):
@@ -162,59 +168,60 @@ def limit(served: ServedGateway, folder: Path) -> None:
 
 @contextlib.contextmanager
 def prometheus(folder: Path, port: int) -> Iterator[int]:
-    """Runs Prometheus, which scrapes a gateway."""
+    """Runs Prometheus, which scrapes the gateway at `port`, and yields the port of Prometheus."""
     (folder / "prometheus.yml").write_text(PROMETHEUS.format(every=SCRAPE_S, port=port))
-    own = find_free_port()
+    prometheus_port = find_free_port()
     command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'tsdb'}",
-               f"--web.listen-address=127.0.0.1:{own}"]  # fmt: skip
+               f"--web.listen-address=127.0.0.1:{prometheus_port}"]  # fmt: skip
     with run_process(command, folder / "prometheus.log", stdout=subprocess.DEVNULL):
         for _ in range(600):
             with contextlib.suppress(OSError):
-                fetch(own, "/-/ready")
+                fetch(prometheus_port, "/-/ready")
                 break
             time.sleep(0.1)
-        yield own
+        yield prometheus_port
 
 
-def look_up(port: int, expression: str, begun: float, ended: float) -> dict[str, list[tuple[float, float]]]:
-    """Returns what a query finds, by the labels of the series."""
-    query = {"query": expression.replace("$__rate_interval", RATE), "start": begun, "end": ended, "step": 1}
-    answer = json.loads(fetch(port, f"/api/v1/query_range?{urllib.parse.urlencode(query)}"))
-    assert answer["status"] == "success", answer
+def find_series(port: int, expression: str, period: Period) -> FoundSeries:
+    """Returns the series that a query finds. port: of Prometheus."""
+    promql = expression.replace("$__rate_interval", RATE_INTERVAL)
+    query = urllib.parse.urlencode({"query": promql, "start": period.start, "end": period.end, "step": 1})
+    reply = json.loads(fetch(port, f"/api/v1/query_range?{query}"))
+    assert reply["status"] == "success", reply
     series = {}
-    for each in answer["data"]["result"]:
+    for each in reply["data"]["result"]:
         label = ", ".join(f"{value or '(none)'}" for value in each["metric"].values()) or "value"
         points = [(float(at), float(value)) for at, value in each["values"]]
         series[label] = [point for point in points if math.isfinite(point[1])]
     return {label: points for label, points in series.items() if points}
 
 
-def drawing(panel: dict[str, Any], queries: list[Drawn], started: float, ended: float) -> str:
-    """Returns a panel as HTML."""
+def render_panel(panel: dict[str, Any], found: list[FoundSeries], period: Period) -> str:
+    """Returns a panel as HTML. found: the series of each of its queries."""
     lines: list[tuple[str, list[tuple[float, float]]]] = []
-    for target, drawn in zip(panel["targets"], queries, strict=True):
+    for target, series in zip(panel["targets"], found, strict=True):
         legend = target.get("legendFormat", "")
-        for label, points in drawn.series.items():
+        for label, points in series.items():
             lines.append((label if "{{" in legend or not legend else legend, points))
     most = max((value for _, points in lines for _, value in points), default=0.0) or 1.0
-    parts, legends = [], []
-    for n, (label, points) in enumerate(lines):
-        colour = COLOURS[n % len(COLOURS)]
+    polylines, legends = [], []
+    for index, (label, points) in enumerate(lines):
+        colour = COLOURS[index % len(COLOURS)]
         path = " ".join(
-            f"{(at - started) / (ended - started) * WIDTH:.1f},{HEIGHT - 4 - value / most * (HEIGHT - 12):.1f}"
+            f"{(at - period.start) / period.seconds * WIDTH:.1f},{HEIGHT - 4 - value / most * (HEIGHT - 12):.1f}"
             for at, value in points
         )
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
+        polylines.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
         legends.append(f'<span style="color:{colour}">{escape(label)} {points[-1][1]:.3g}</span>')
     unit = escape(panel["fieldConfig"]["defaults"].get("unit", ""))
     return (
         f"<div><b>{escape(panel['title'])}</b> <small>up to {most:.3g} {unit}</small><br>"
-        f'<svg width="{WIDTH}" height="{HEIGHT}">{"".join(parts)}</svg><br><small>{" ".join(legends)}</small></div>'
+        f'<svg width="{WIDTH}" height="{HEIGHT}">{"".join(polylines)}</svg><br><small>{" ".join(legends)}</small></div>'
     )
 
 
-def draw(file: Path, html: str) -> None:
-    """Writes a page as a picture."""
+def save_picture(file: Path, html: str) -> None:
+    """Draws a page of HTML into a PNG file."""
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=find_chromium())
         page = browser.new_page(viewport={"width": 1780, "height": 900})
@@ -223,52 +230,63 @@ def draw(file: Path, html: str) -> None:
         browser.close()
 
 
+def use_gateway(port: int, seconds: float) -> Period:
+    """Sends requests by two clients for some seconds."""
+    stop, start = threading.Event(), time.time()
+    clients = [threading.Thread(target=send_requests, args=(port, stop)) for _ in range(2)]
+    for client in clients:
+        client.start()
+    time.sleep(seconds)
+    stop.set()
+    for client in clients:
+        client.join()
+    return Period(start, time.time())
+
+
+def query_panel(panel: dict[str, Any], port: int, period: Period) -> list[FoundSeries]:
+    """Asks the queries of a panel, and prints what they find. port: of Prometheus."""
+    found = []
+    for target in panel["targets"]:
+        series = find_series(port, target["expr"], period)
+        last_values = ", ".join(f"{label} {points[-1][1]:.3g}" for label, points in series.items())
+        print(f"{panel['title']}: {len(series)} series: {last_values or 'NOTHING FOUND: ' + target['expr']}")
+        found.append(series)
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=int, default=60, help="for how long the gateway is used")
     parser.add_argument("--picture", type=Path, help="the PNG into which the panels are drawn")
     options = parser.parse_args()
-    # Of clients that leave the upstream's loop would complain; no collector listens there, so that spans are dropped.
+    # The loop of the upstream would warn of clients that leave.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
+    # No collector listens at this address, so that spans are dropped, which a panel shows.
     os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = "http://127.0.0.1:9"
     dashboard = json.loads((ROOT / "deploy/grafana.json").read_text("utf-8"))
+    has_all, html = True, []
     with tempfile.TemporaryDirectory() as name, StrictUpstream() as upstream:
         folder = Path(name)
-        upstream.script = script
+        upstream.script = answer
         with (
             serve_gateway(folder, SETTINGS.format(url=upstream.base_url)) as served,
             prometheus(folder, served.port) as port,
         ):
-            limit(served, folder)
-            stop, started = threading.Event(), time.time()
-            users = [threading.Thread(target=use, args=(served.port, stop)) for _ in range(2)]
-            for each in users:
-                each.start()
-            time.sleep(options.seconds)
-            ended, empty, html = time.time(), 0, []
+            set_limit(served, folder)
+            period = use_gateway(served.port, options.seconds)
             for panel in dashboard["panels"]:
                 if panel["type"] == "row":
                     print(f"# {panel['title']}")
                     html.append(f'<h2 style="grid-column:1/-1;margin:6px">{escape(panel["title"])}</h2>')
                     continue
-                queries = []
-                for target in panel["targets"]:
-                    series = look_up(port, target["expr"], started, ended)
-                    queries.append(Drawn(target["expr"], series))
-                    empty += not series
-                    shown = ", ".join(f"{label} {points[-1][1]:.3g}" for label, points in series.items())
-                    print(
-                        f"{panel['title']}: {len(series)} series: {shown or 'NOTHING FOUND: ' + target['expr']}"
-                    )
-                html.append(drawing(panel, queries, started, ended))
-            stop.set()
-            for each in users:
-                each.join()
-            names = set(re.findall(r"^# TYPE (\w+)", fetch(served.port, "/metrics").decode(), re.M))
-            print(f"{len(names)} metrics are served")
+                found = query_panel(panel, port, period)
+                has_all = has_all and all(found)
+                html.append(render_panel(panel, found, period))
+            metrics = set(re.findall(r"^# TYPE (\w+)", fetch(served.port, "/metrics").decode(), re.M))
+            print(f"{len(metrics)} metrics are served")
     if options.picture:
-        draw(options.picture, f"<style>{STYLE}</style>{''.join(html)}")
-    return 1 if empty else 0
+        save_picture(options.picture, f"<style>{STYLE}</style>{''.join(html)}")
+    return 0 if has_all else 1
 
 
 if __name__ == "__main__":
