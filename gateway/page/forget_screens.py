@@ -91,10 +91,14 @@ class ForgetQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 class ForgetForm(Struct, frozen=True, forbid_unknown_fields=True):
     """The confirmation."""
 
+    repeated: ClassVar = ("keep",)
+
     # The number of messages, where the preview asks for it.
     confirm: str | int | None = None
     # The screen that led to the preview, relative to /ui/.
     came_from: str = ""
+    # The numbers of corrections that stay as facts of their own.
+    keep: Annotated[tuple[_Number, ...], Meta(max_length=MAX_TEXTS)] = ()
 
 
 class _BeforeForgetting(NamedTuple):
@@ -119,6 +123,8 @@ class _ShownPreview(NamedTuple):
 
     preview: ForgetPreview
     changes: list[_BlockChange]
+    # The numbers of corrections that have the words for which texts are forgotten.
+    wordy_corrections: frozenset[int]
 
 
 class _NextLink(NamedTuple):
@@ -158,10 +164,10 @@ class _ForgetScreens(Struct, frozen=True):
         try:
             before = await self._read_before(request, access, came_from)
             result = await self.forgetting.forget(
-                access.editor, access.uid, *request.query.target, confirm=confirm
+                access.editor, access.uid, *request.query.target, confirm=confirm, keep=form.keep
             )
         except Conflict as error:
-            return await self._make_preview_view(request, form.came_from, error)
+            return await self._make_preview_view(request, form.came_from, error, form.keep)
         except MemoryNotFound:
             raise
         except UnknownId as error:
@@ -295,7 +301,12 @@ class _ForgetScreens(Struct, frozen=True):
             preview = replace(preview, stays=(*blocks, *preview.stays))
         # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
         changes = await asyncio.to_thread(_diff_blocks, preview) if preview.blocks else []
-        return _ShownPreview(preview, changes)
+        wordy_corrections = frozenset(
+            each.seq
+            for each in preview.facts or ()
+            if each.corrected_by and sought_words and self.word_searches.spans(each.text or "", sought_words)
+        )
+        return _ShownPreview(preview, changes, wordy_corrections)
 
     async def _list_staying_blocks(
         self, access: MemoryAccess, preview: ForgetPreview
@@ -318,14 +329,23 @@ class _ForgetScreens(Struct, frozen=True):
         ]
 
     async def _make_preview_view(
-        self, request: ScreenRequest, came_from: str, error: Conflict | None = None
+        self,
+        request: ScreenRequest,
+        came_from: str,
+        error: Conflict | None = None,
+        keep: Sequence[int] = (),
     ) -> View:
-        """Returns the screen of a preview. error: why the forgetting that it shows was refused."""
+        """Returns the screen of a preview.
+
+        error: why the forgetting that it shows was refused.
+        keep: the numbers of the corrections that are ticked.
+        """
         access = access_of(request)
         kind, value = request.query.target
         came_from = _find_screen_before(access, came_from)
         sought_words = await self._find_sought_words(access, came_from)
-        preview, changes = await self._preview_with_changes(access, kind, value, sought_words)
+        shown = await self._preview_with_changes(access, kind, value, sought_words)
+        preview = shown.preview
         name, name_line = "you", None
         if not access.is_person:
             memory = await self.views.find(access.project, access.uid)
@@ -341,7 +361,9 @@ class _ForgetScreens(Struct, frozen=True):
             back=came_from + fragment if came_from else _find_usual_screen(access, preview),
             memory_name=name,
             name_line=name_line,
-            changes=changes,
+            changes=shown.changes,
+            wordy_corrections=shown.wordy_corrections,
+            keep=keep,
             spans=lambda text: self.word_searches.spans(text, sought_words) if sought_words else (),
         )
 

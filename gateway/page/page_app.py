@@ -276,7 +276,7 @@ class PageApp:
 
     async def _read_form(self, request: PageRequest, form_type: type[Struct]) -> Struct:
         """Returns the form that was sent. Raises: CallerError."""
-        form = await read_form(self._bodies, request)
+        form = await read_form(self._bodies, request, getattr(form_type, "repeated", ()))
         request.unsaved_text = "" if request.is_twin else find_typed_text(form)
         return read_fields(form, form_type, is_text=not request.is_twin)
 

@@ -92,8 +92,13 @@ class PageRequest(Struct):
         return "../" * self.raw_path.count("/")
 
 
-async def read_form(bodies: Bodies, request: PageRequest) -> dict[str, Any]:
-    """Returns the fields of a form, or the object of a twin. Raises: CallerError."""
+async def read_form(bodies: Bodies, request: PageRequest, repeated: Collection[str] = ()) -> dict[str, Any]:
+    """Returns the fields of a form, or the object of a twin.
+
+    repeated: as in `read_query`.
+
+    Raises: CallerError.
+    """
     expected = JSON if request.is_twin else FORM
     content_types = [
         value.partition(";")[0].strip().lower()
@@ -118,7 +123,7 @@ async def read_form(bodies: Bodies, request: PageRequest) -> dict[str, Any]:
         pairs = _read_pairs(body)
     except ValueError as error:
         raise BadRequest("The form cannot be read.") from error
-    return {name: as_typed(text) for name, text in _require_unique(pairs).items()}
+    return _collect_fields([(name, as_typed(text)) for name, text in pairs], repeated)
 
 
 def read_fields(value: Mapping[str, Any], fields_type: type[S], *, is_text: bool) -> S:
@@ -159,12 +164,7 @@ def read_query(scope: Scope, repeated: Collection[str] = ()) -> dict[str, Any]:
     Raises: BadRequest.
     """
     try:
-        pairs = _read_pairs(scope["query_string"])
-        lists: dict[str, list[str]] = {}
-        for name, text in pairs:
-            if name in repeated:
-                lists.setdefault(name, []).append(text)
-        return {**_require_unique(pair for pair in pairs if pair[0] not in repeated), **lists}
+        return _collect_fields(_read_pairs(scope["query_string"]), repeated)
     except ValueError as error:
         raise BadRequest("The query cannot be read.") from error
 
@@ -214,11 +214,17 @@ def _unescape(encoded: bytes) -> str:
     return a2b_qp(escaped.replace(b"=", b"=3D").replace(b"%", b"=")).decode()
 
 
-def _require_unique(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Returns the values of fields by their names. Raises: BadRequest: a field comes twice."""
-    fields: dict[str, str] = {}
+def _collect_fields(pairs: Iterable[tuple[str, str]], repeated: Collection[str]) -> dict[str, Any]:
+    """Returns the values of fields by their names. repeated: as in `read_query`.
+
+    Raises: BadRequest: another field comes twice.
+    """
+    fields: dict[str, Any] = {}
     for name, text in pairs:
-        if name in fields:
+        if name in repeated:
+            fields.setdefault(name, []).append(text)
+        elif name in fields:
             raise BadRequest(f"The field {name} is given twice.", param=name)
-        fields[name] = text
+        else:
+            fields[name] = text
     return fields

@@ -1,8 +1,8 @@
 """Learned facts, and the writing of what was learned.
 
-A fact's row is never changed; a table of its own names the facts that gave way to others. Facts are numbered in one
-order with the agent's messages, so that the search index can name them. The caller decides what is learned, and which
-messages an exchange has; whether an exchange is confirmed is read from its row here.
+A fact's row never grows (docs/decisions.md, "Facts are immutable"); a table of its own names the facts that gave way to
+others. Facts are numbered in one order with the agent's messages, so that the search index can name them. The caller
+decides what is learned, and which messages an exchange has; whether an exchange is confirmed is read from its row here.
 """
 
 from __future__ import annotations
@@ -308,6 +308,16 @@ async def _end_fact(connection: Connection, agent_row: int, fact_row: int, succe
     await connection.run(SQL["end"], (successor, at, fact_row, agent_row))
     seqs = await connection.rows(SQL["seq_of"], (fact_row, agent_row))
     await forget_indexed(connection, agent_row, [seq for (seq,) in seqs])
+
+
+async def detach_facts(connection: Connection, agent_row: int, seqs: Sequence[int]) -> None:
+    """Has facts rest on no message, so that they stay when their sources are forgotten.
+
+    Raises: WriteConflict: one of them is gone or no longer true.
+    """
+    for seq in seqs:
+        if await connection.value(SQL["detach"], (agent_row, seq, orjson.dumps([]))) is None:
+            raise WriteConflict(f"fact {seq} is gone or no longer true")
 
 
 async def is_known(connection: Connection, agent: Agent, key: str) -> bool:

@@ -26,6 +26,11 @@ INSERT INTO facts_ended (fact, agent, successor, at)
 SELECT id, agent, ?, ? FROM facts WHERE id = ? AND agent = ?
 ON CONFLICT DO NOTHING
 
+-- name: detach
+-- Has a true fact rest on no message. What it is about may have words of a message.
+UPDATE facts SET exchange = NULL, sources = ?3, about = '' WHERE agent = ?1 AND seq = ?2
+AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = facts.id AND x.agent = facts.agent) RETURNING id
+
 -- name: seq_of
 -- Returns a fact's number.
 SELECT seq FROM facts WHERE id = ? AND agent = ?

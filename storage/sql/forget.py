@@ -33,6 +33,7 @@ from storage.sql.erase import (
     read_ids,
     wipe_shared,
 )
+from storage.sql.facts import detach_facts
 from storage.sql.group import Group, long_reads, reads
 from storage.sql.jobs import forget_jobs, raise_epoch
 from storage.sql.memory_cache import MemoryCache
@@ -158,17 +159,28 @@ class Forgetting(Group):
         """Returns the forgettings that were begun and have not ended, also those of an earlier process."""
         return await read_ids(connection, "unfinished", ())
 
-    async def begin(self, agent_row: int, target: ForgetTarget, *, keeps_pause: bool = False) -> int:
+    async def begin(
+        self,
+        agent_row: int,
+        target: ForgetTarget,
+        *,
+        keeps_pause: bool = False,
+        kept_facts: Sequence[int] = (),
+    ) -> int:
         """Writes the target down. From then on no turn under way commits. Returns the forgetting's row, for `run`.
 
         Jobs end, and begin again after the forgetting, so that no model is asked about the target.
 
         keeps_pause: if a whole memory that is paused is forgotten, an empty one that is paused takes its place.
+        kept_facts: facts by their numbers that stay if they came from the target: from now on they rest on no message.
+
+        Raises: WriteConflict: one of these facts is gone or no longer true. Nothing is written.
         """
         now = self.now()
 
         async def write(connection: Connection) -> tuple[int, list[int], Row | None]:
             await connection.lock_sharers(agent_row)
+            await detach_facts(connection, agent_row, kept_facts)
             user = await connection.row(SQL["only_memory"], (agent_row,)) if target.is_all else None
             if user is not None:
                 await anonymize_user_rows(connection, *user)

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.match_query import MemoryUse
 from gateway.run.background.retention import Retention
 from storage.commands import ForgetTarget, Learned, LearnedFact, RunAccept
-from storage.errors import Stale
+from storage.errors import Stale, WriteConflict
 from storage.listing import (
     AgentChange,
     AgentDraft,
@@ -581,6 +582,33 @@ async def test_a_fact_takes_its_words_out_of_blocks_and_no_longer_ones(
     await forget(store, alice.agent, ForgetTarget(facts=[stored.seq]))
     (block,) = await store.blocks.load(alice.agent.id)
     assert block.value == stays
+
+
+async def test_a_kept_fact_rests_on_nothing_and_what_it_replaced_goes(
+    store: Store, alice: Speaker, holds: Holds
+) -> None:
+    await talk(alice, ["gone"], "c0")
+    (row,) = await alice.rows()
+    fact = LearnedFact(words("gone"), "zqtopicx", "gone", 1.0, row.id, [row.id])
+    effect = store.facts.learn_effect(alice.agent, 0, 1, 1.0, lambda _: Learned(facts=[fact]))
+    await store.database.write(effect)
+    (wrong,) = await store.facts.list(alice.agent.id)
+    right = await store.facts.correct(alice.agent, wrong.seq, words("right"), "right", "operator", 2.0)
+    target = ForgetTarget(messages=[row.seq])
+    for other in (wrong.seq, 999):  # one that is no longer true, and one that never was
+        with pytest.raises(WriteConflict):
+            await store.forgetting.begin(alice.agent.id, target, kept_facts=[right.seq, other])
+        assert (await store.facts.list(alice.agent.id))[0] == right
+    assert await store.forgetting.list_unfinished() == []
+    await store.forgetting.finish(
+        await store.forgetting.begin(alice.agent.id, target, kept_facts=[right.seq])
+    )
+    (kept,) = await store.facts.list(alice.agent.id, is_all=True)
+    assert kept == replace(right, exchange_row=None, sources=(), about="")
+    assert await store.facts.list_replaced(alice.agent.id, kept.id) == []
+    assert left(holds, "gone", "topic") == []
+    await forget(store, alice.agent, ForgetTarget(facts=[kept.seq]))
+    assert left(holds, "right") == []
 
 
 async def test_pending_edits_and_the_memory_sections_that_showed_them_go(

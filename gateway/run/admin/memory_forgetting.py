@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Literal
 
@@ -28,7 +28,7 @@ from gateway.run.admin.page_paths import page_path
 from gateway.run.admin.plain_text import shell_word
 from gateway.run.admin.remaining_texts import SHOWN_CHARS, RemainingRecord, RemainingTexts
 from storage.commands import ForgetTarget
-from storage.errors import StoreError
+from storage.errors import StoreError, WriteConflict
 from storage.listing import ErasedFact, ForgetCounts, FoundMemory, RebuiltBlock
 from storage.records import Message, Scope
 from storage.sql.store import Store
@@ -101,6 +101,8 @@ class ForgetResult(Struct, frozen=True):
     facts: int | UnsetType = UNSET
     # How many of the newest of these facts were corrections that were true; not set: none.
     corrections: int | UnsetType = UNSET
+    # The numbers of the corrections that stay as facts of their own; not set: none.
+    kept: tuple[int, ...] | UnsetType = UNSET
 
 
 class _TargetDetails(Struct, frozen=True, kw_only=True):
@@ -171,10 +173,15 @@ class MemoryForgetting:
         value: TargetValue = None,
         *,
         confirm: str | None = None,
+        keep: Collection[int] = (),
     ) -> ForgetResult:
-        """Forgets a part. confirm: `ForgetPreview.confirm`, as the person typed it.
+        """Forgets a part.
 
-        Raises: Conflict: the number is wrong, or was right before and is not now; UnknownId.
+        confirm: `ForgetPreview.confirm`, as the person typed it.
+        keep: the numbers of corrections of the preview that stay as facts of their own.
+
+        Raises: Conflict: the number is wrong, or was right before and is not now; or a fact of `keep` is no correction
+            that would go. UnknownId.
         """
         memory = await self._views.find(editor.project, uid)
         target = await self._find_target(memory, kind, value)
@@ -185,28 +192,41 @@ class MemoryForgetting:
                 f"Nothing was forgotten: {preview.confirm} {noun} would go now, not {(confirm or '').strip()!r}.",
                 param="confirm",
             )
-        id = await self._store.forgetting.begin(memory.id, target, keeps_pause=True)
+        corrections = [each for each in preview.facts or () if each.corrected_by]
+        kept = [each for each in corrections if each.seq in keep]
+        try:
+            if missing := {*keep}.difference(each.seq for each in kept):
+                raise WriteConflict(f"fact {min(missing)} is no correction that would go")
+            id = await self._store.forgetting.begin(
+                memory.id, target, keeps_pause=True, kept_facts=[each.seq for each in kept]
+            )
+        except WriteConflict as error:
+            raise Conflict(f"Nothing was forgotten: {error.message}.", param="keep") from error
         task = asyncio.create_task(self._carry_out(id))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         target_name = "all" if kind == "all" else audited_part(kind, preview.target.id)
         text_names = [audited_part(text.kind, text.seq) for text in preview.texts or ()]
-        more_facts = _count_more_facts(kind, preview)
+        more_facts = _count_more_facts(kind, preview) - len(kept)
+        erased_facts = [each.seq for each in preview.facts or () if each not in kept]
         # The newest entry is listed first, so the facts come after what they went with.
-        facts_names = [_audited_facts(preview, more_facts)] if more_facts else []
+        facts_names = [_audited_facts(erased_facts, more_facts)] if more_facts else []
+        entries = [("keep", audited_part("fact", each.seq)) for each in kept]
+        entries += [("forget", name) for name in facts_names + (text_names or [target_name])]
         at = self._now()
-        for name in facts_names + (text_names or [target_name]):
-            await self._store.audit.add(at, editor.actor, "forget", uid, name)
+        for action, name in entries:
+            await self._store.audit.add(at, editor.actor, action, uid, name)
         done, _ = await asyncio.wait({task}, timeout=self._call_s)
         swept = task.result() if done else None
         return ForgetResult(
             done=swept is not None,
             swept=bool(swept),
             messages=preview.will_go.messages,
-            command=preview.command,
+            command="\n".join([preview.command or "", *(_add_command(memory.scope, each) for each in kept)]),
             texts=len(preview.texts) if preview.texts else UNSET,
             facts=more_facts or UNSET,
-            corrections=sum(bool(each.corrected_by) for each in preview.facts or ()) or UNSET,
+            corrections=len(corrections) - len(kept) or UNSET,
+            kept=tuple(each.seq for each in kept) or UNSET,
         )
 
     async def aclose(self) -> None:
@@ -388,14 +408,14 @@ def _count_more_facts(kind: TargetKind, preview: ForgetPreview) -> int:
     return preview.will_go.facts - sum(each.kind == "fact" for each in preview.texts or ())
 
 
-def _audited_facts(preview: ForgetPreview, number: int) -> str:
+def _audited_facts(newest: Sequence[int], number: int) -> str:
     """Returns the facts that go with messages, as the audit names them ("with facts 4, 7").
 
-    number: how many they are; a preview has the newest.
+    newest: the numbers of the newest of them.
+    number: how many they are.
     """
-    seqs = sorted(each.seq for each in preview.facts or ())
-    unnamed = f" and {number - len(seqs)} older" if number > len(seqs) else ""
-    return f"with {'fact' if number == 1 else 'facts'} {', '.join(map(str, seqs))}{unnamed}"
+    unnamed = f" and {number - len(newest)} older" if number > len(newest) else ""
+    return f"with {'fact' if number == 1 else 'facts'} {', '.join(map(str, sorted(newest)))}{unnamed}"
 
 
 def _number_to_confirm(kind: TargetKind, details: _TargetDetails, counts: ForgetCounts) -> str | None:
@@ -414,6 +434,12 @@ def _command(scope: Scope, kind: TargetKind, value: TargetValue) -> str:
     if kind != "all":
         command.append(shell_word(f"--{_PART_KINDS[kind]}={value}"))
     return " ".join(command)
+
+
+def _add_command(scope: Scope, fact: ErasedFactRecord) -> str:
+    """Returns the command line that adds the text of a correction, as a fact of its own."""
+    options = [*flags_of(scope), f"--text={fact.text}"]
+    return " ".join(["mnemogate", "memory", "add", *map(shell_word, options)])
 
 
 def _target_record(kind: TargetKind, details: _TargetDetails) -> TargetRecord:

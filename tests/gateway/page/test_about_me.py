@@ -152,6 +152,18 @@ def test_a_person_corrects_and_the_model_hears_it(world: World) -> None:
     ]
 
 
+def test_a_person_keeps_their_correction_without_the_words_it_came_from(world: World) -> None:
+    person, seq, _ = fill(world)
+    new = person.twin(f"/f/{seq}/correct", {"text": "Alice's cat is called Miso."})["seq"]
+    (source, *_) = person.twin(f"/f/{new}")["fact"]["sources"]
+    assert f'name="keep" value="{new}"' in person.page(f"/forget?message={source['seq']}")
+    gone = person.send(f"forget?message={source['seq']}", keep=new).body.decode()
+    assert "1 correction stays as a fact of its own." in gone
+    assert 'id="add"' in gone
+    assert person.twin(f"/f/{new}")["fact"]["sources"] == []
+    assert "You wrote this on" in person.page(f"/f/{new}")
+
+
 def test_a_fact_that_is_no_longer_true_is_not_shown_as_muted(world: World) -> None:
     person, seq, _ = fill(world)
     person.send(f"f/{seq}/mute", muted="true")

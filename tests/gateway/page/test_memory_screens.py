@@ -30,7 +30,7 @@ from storage.records import Agent
 from storage.sql import forget_preview
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.page.memories import HOSTILE, learn, memory_of, speak
-from tests.gateway.page.operator import Operator, operator_of
+from tests.gateway.page.operator import FORM, Operator, operator_of
 from tests.gateway.page.person import person_of
 from tests.gateway.sdk import remember
 from tests.patience import PATIENCE_S, becomes
@@ -957,7 +957,7 @@ def test_a_fact_says_what_further_sources_mean_and_what_becomes_of_its_correctio
         (False, True),
         (False, False),
     ]
-    assert "forget the message first, then add what is right as a fact of its own." in shown[0]
+    assert "The preview of that forgetting can keep it, as a fact of its own." in shown[0]
     person = person_of(world)
     mine = [person.page(f"/f/{seq}") for seq in seqs]
     kept = "What you correct goes when the words it came from, or the reply to them, are forgotten."
@@ -1225,11 +1225,72 @@ def test_a_preview_says_which_corrections_go_and_a_block_keeps_them_afterwards(o
     assert [each["after"] for each in found["blocks"]] == [""]
     text = page(operator, where)
     assert text.count("an operator&#39;s correction</span>") == 1
-    assert "copy it now. The page that follows has a field" in text
-    assert "copy it now" not in page(operator, f"m/{uid}/forget?fact={wrong}")
+    assert "A correction goes too, unless it is kept" in text
+    assert "A correction goes too" not in page(operator, f"m/{uid}/forget?fact={wrong}")
     operator.post(where)
     done = operator.twin(block, {"value": right, "version": operator.twin(block)["block"]["version"]})
     assert (done["value"], operator.twin(f"m/{uid}/facts")["items"]) == (right, [])
+
+
+@pytest.mark.both
+def test_a_correction_is_kept_as_a_fact_of_its_own(operator: Operator) -> None:
+    world = operator.world
+    agent = speak(world, f"Our anniversary is in {SECRET}.")
+    (wrong, other) = learn(world, agent, f"The anniversary is in {SECRET}.", "Has an anniversary.")
+    memory = f"m/{agent.uid}"
+    right = "The anniversary is in July."
+    new = operator.twin(f"{memory}/f/{wrong}/correct", {"text": right})["seq"]
+    also = operator.twin(f"{memory}/f/{other}/correct", {"text": f"Not in {SECRET}."})["seq"]
+    speak(world, "When is our anniversary?")  # which recalls the correction
+    where = f"{memory}/forget?message=1"
+    headers = {"cookie": operator.cookie, "referer": f"http://{operator.host}/ui/{memory}/f/{new}"}
+    shown = operator.ask("GET", where, None, headers).body.decode()
+    ticks = re.findall(r'<input type="checkbox"[^>]* name="keep" value="(\d+)" form="confirm-form">', shown)
+    assert ticks == [str(also), str(new)]
+    tagged = re.findall(r"has the words, right or wrong</span><p class=\"check\"><[^>]*value=\"(\d+)", shown)
+    assert tagged == [str(also)]
+    refused = operator.post(where, keep=wrong)
+    assert refused.status == 409
+    assert f"Nothing was forgotten: fact {wrong} is no correction that would go." in refused.body.decode()
+    assert len(operator.twin(f"{memory}/facts")["items"]) == 2
+    done = operator.twin(where, {"keep": [new]})
+    assert (done["facts"], done["corrections"], done["kept"]) == (3, 1, [new])
+    assert done["command"].splitlines()[1:] == [
+        f"mnemogate memory add --profile=default --user=alice '--text={right}'",
+    ]
+    kept = operator.twin(f"{memory}/f/{new}")
+    assert (kept["fact"]["text"], kept["fact"]["about"], kept["fact"]["sources"]) == (right, "", [])
+    assert (kept["before"], kept["after"]) == ([], None)
+    assert [each["seq"] for each in operator.twin(f"{memory}/facts?all=1")["items"]] == [new]
+    assert SECRET.encode() not in world.data()
+    noted = [(each["action"], each["what"]) for each in operator.twin("audit")["items"]]
+    assert noted[:3] == [
+        ("forget", "message 1"),
+        ("forget", f"with facts {wrong}, {other}, {also}"),
+        ("keep", f"fact {new}"),
+    ]
+    speak(world, "So when is our anniversary, please?")
+    assert right.encode() in world.upstream.last.body
+
+
+def test_ticks_of_a_preview_that_is_refused_stay(operator: Operator) -> None:
+    agent = speak(operator.world, "Tea is fine.", "So is milk.", talk="conv-19")
+    wrong = learn(operator.world, agent, "Likes tea.", "Likes milk.")
+    memory = f"m/{agent.uid}"
+    new = [
+        operator.twin(f"{memory}/f/{seq}/correct", {"text": f"Hates drink {seq}."})["seq"] for seq in wrong
+    ]
+    where = f"{memory}/forget?conversation=conv-19"
+    fields = "confirm=3" + "".join(f"&keep={seq}" for seq in new)
+    headers = {"cookie": operator.cookie, "content-type": FORM, "origin": f"http://{operator.host}"}
+    refused = operator.ask("POST", where, fields.encode(), headers)
+    assert (refused.status, refused.body.count(b" checked>")) == (409, 2)
+    assert operator.program("POST", f"{memory}/forget.json?message=1", {"keep": [0]}).status == 400
+    reader = operator_of(operator.world, is_read=True)
+    assert 'name="keep"' not in page(reader, where)
+    gone = operator.ask("POST", where, fields.replace("=3", "=4").encode(), headers).body.decode()
+    assert "2 corrections stay as facts of their own." in gone
+    assert sorted(each["seq"] for each in operator.twin(f"{memory}/facts")["items"]) == sorted(new)
 
 
 def test_a_message_that_facts_stand_for_is_said_to_be_repeated(operator: Operator) -> None:
