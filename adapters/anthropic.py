@@ -69,10 +69,12 @@ class Anthropic(OpenAICompatible):
 
     def __init__(self, *args: Any, headers: tuple[Header, ...] = (), **options: Any) -> None:
         # Other headers of the settings are sent as they are. Betas are joined with those that a request needs.
-        self._betas = tuple(each for each in headers if each[0].lower() == _BETA_HEADER)
+        self._betas = tuple(header for header in headers if header[0].lower() == _BETA_HEADER)
         # The limits of completions, from the upstream's list of models: model -> max_tokens.
         self._max_tokens_by_model: dict[str, int] = {}
-        super().__init__(*args, headers=tuple(each for each in headers if each not in self._betas), **options)
+        super().__init__(
+            *args, headers=tuple(header for header in headers if header not in self._betas), **options
+        )
 
     async def send(self, request: ModelRequest) -> ModelReply:
         """Sends a request, translated if it is in OpenAI's dialect. Raises: ProviderUnreachable, ProviderTimeout."""
@@ -80,7 +82,7 @@ class Anthropic(OpenAICompatible):
             # Only a caller of Anthropic's dialect names betas itself.
             is_native = request.path.startswith(NATIVE_PATH)
             caller_headers = (
-                each for each in request.headers if is_native or each[0].lower() != _BETA_HEADER
+                header for header in request.headers if is_native or header[0].lower() != _BETA_HEADER
             )
             request = request._replace(headers=(*caller_headers, *self._betas))
         if request.path == "/chat/completions":
@@ -281,9 +283,13 @@ class _StreamedReply(WrappedStream):
     ) -> AsyncIterator[list[Event]]:
         decoder = NamedEventDecoder()
         async for data in self._reply.chunks():
-            if translated := [each for event in decoder.feed(data) for each in translate_event(event)]:
+            if translated := [
+                chunk_event for event in decoder.feed(data) for chunk_event in translate_event(event)
+            ]:
                 yield translated
-        if translated := [each for event in decoder.finish() for each in translate_event(event)]:
+        if translated := [
+            chunk_event for event in decoder.finish() for chunk_event in translate_event(event)
+        ]:
             yield translated
         self._translator.finish()
 
@@ -367,7 +373,7 @@ def with_beta(headers: tuple[Header, ...], beta: str) -> tuple[Header, ...]:
     betas = [value for name, value in headers if name.lower() == _BETA_HEADER]
     if beta not in ",".join(betas):
         betas.append(beta)
-    other_headers = (each for each in headers if each[0].lower() != _BETA_HEADER)
+    other_headers = (header for header in headers if header[0].lower() != _BETA_HEADER)
     return *other_headers, (_BETA_HEADER, ",".join(betas))
 
 

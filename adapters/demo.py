@@ -170,7 +170,7 @@ def _lines_about(messages: Sequence[Mapping[str, Any]], question: str) -> str:
 def _list_lines(lines: Sequence[str]) -> str:
     if not lines:
         return ""
-    return "\n".join(["This is what I remember about that:", *(f"- {each}" for each in lines)])
+    return "\n".join(["This is what I remember about that:", *(f"- {line}" for line in lines)])
 
 
 def _introduction(

@@ -38,7 +38,9 @@ def make_provider(
     if address is None and row is not None:
         address = row.base_url
     if address is None:
-        names = ", ".join(sorted(each.name for each in PROVIDERS.values() if each.base_url is not None))
+        names = ", ".join(
+            sorted(provider.name for provider in PROVIDERS.values() if provider.base_url is not None)
+        )
         raise ValueError(f"no address for an upstream of kind {kind!r}: give its base_url, or one of {names}")
     is_translated = row is not None and row.dialect == "anthropic"
     capabilities = UNKNOWN

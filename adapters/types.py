@@ -72,7 +72,7 @@ def is_event_stream(status: int, headers: Iterable[Header]) -> bool:
 
 def with_content_type(headers: Iterable[Header], content_type: str) -> tuple[Header, ...]:
     """Returns the headers of a reply with another content type, for a body that was translated."""
-    return (*(each for each in headers if each[0] != "content-type"), ("content-type", content_type))
+    return (*(header for header in headers if header[0] != "content-type"), ("content-type", content_type))
 
 
 def read_retry_after(headers: Iterable[Header], now_s: float) -> float | None:

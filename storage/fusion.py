@@ -14,12 +14,12 @@ def interleave(ranked: Sequence[Sequence[T]]) -> list[T]:
     Scores of different memories cannot be compared, but ranks can.
     """
     merged: list[T] = []
-    while ranked := [each for each in ranked if each]:
+    while ranked := [hits for hits in ranked if hits]:
         # At once as many ranks as each of the remaining searches has.
         searches, ranks = len(ranked), min(map(len, ranked))
         part = [*ranked[0][:ranks]] * searches
-        for number, each in enumerate(ranked):
-            part[number::searches] = each[:ranks]
+        for number, hits in enumerate(ranked):
+            part[number::searches] = hits[:ranks]
         merged += part
-        ranked = [each[ranks:] for each in ranked]
+        ranked = [hits[ranks:] for hits in ranked]
     return merged

@@ -197,7 +197,7 @@ def pack_rows(record: RecallRecord, rows: Sequence[EntryRow], *, has_meaning: bo
     values = dict(zip(_ROW_FIELDS, columns, strict=True))
     if max(ranks) > _MAX_BYTE:
         values["rank"] = tuple(min(rank, _MAX_BYTE) for rank in ranks)
-    packed = [each.struct.pack(*values[each.name]) for each in _columns(flags, len(rows))]
+    packed = [column.struct.pack(*values[column.name]) for column in _columns(flags, len(rows))]
     return b"".join((head, _numbers_struct(flags).pack(*numbers), *packed))
 
 
@@ -235,7 +235,7 @@ def unpack(data: bytes) -> RecallRecord:
 
 def _unpack_entries(data: bytes, flags: int, count: int) -> tuple[RecalledEntry, ...]:
     columns = _columns(flags, count)
-    values = {each.name: each.struct.unpack_from(data, each.start) for each in columns}
+    values = {column.name: column.struct.unpack_from(data, column.start) for column in columns}
     rows = zip(*(values.get(name, (0,) * count) for name in _ROW_FIELDS), strict=True)
     has_scores, has_meaning = not flags & _IS_SELECTION, bool(flags & _HAS_MEANING)
     return tuple(unpack_entry(row, has_scores=has_scores, has_meaning=has_meaning) for row in rows)

@@ -110,8 +110,8 @@ def check_place(database: str) -> None:
     directory = os.path.dirname(database)
     if not _has_access(directory, os.W_OK | os.X_OK):
         raise _access_error(f"write in the directory {directory}", directory)
-    for each in (database, *(f"{database}{end}" for end in LOGS)):
-        _check_file(each)
+    for path in (database, *(f"{database}{end}" for end in LOGS)):
+        _check_file(path)
 
 
 def check_reach(database: str) -> None:

@@ -143,10 +143,10 @@ class OpenAIBatches(SdkBatches):
 def _read_state(batch: Batch) -> PartState:
     """Returns the state of a batch. Its errors are those of the batch as a whole, not of single requests."""
     errors = (batch.errors.data if batch.errors is not None else None) or []
-    message = "; ".join(each.message for each in errors if each.message)
+    message = "; ".join(error.message for error in errors if error.message)
     has_results = bool(batch.output_file_id or batch.error_file_id)
     is_over = batch.status in _END_STATUSES
-    exceeds_queue = any(each.code == _QUEUE_EXCEEDED_CODE for each in errors)
+    exceeds_queue = any(error.code == _QUEUE_EXCEEDED_CODE for error in errors)
     unreported: Literal["errored", "expired", "cancelled"] = "errored"
     if batch.status in ("expired", "cancelled"):
         unreported = batch.status

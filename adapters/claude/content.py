@@ -280,7 +280,7 @@ def _cut_text_block(block: Json, start: int, end: int) -> Json:
 
 
 def _without_blank_text(blocks: list[Json]) -> list[Json]:
-    return [each for each in blocks if each.get("type") != "text" or str(each.get("text", "x")).strip()]
+    return [block for block in blocks if block.get("type") != "text" or str(block.get("text", "x")).strip()]
 
 
 def _translate_call(call: Any, where: str) -> Json:

@@ -138,7 +138,7 @@ class StreamTranslator:
             return [event._replace(data=None)]
         if event.name == "error":
             return [event]
-        chunks = [each.data for each in translated if each.data is not None]
+        chunks = [chunk_event.data for chunk_event in translated if chunk_event.data is not None]
         if not chunks:
             return [Event(event.raw, None, event.name)]
         first, *more = chunks

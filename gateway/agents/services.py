@@ -90,7 +90,7 @@ class AgentServices:
         self.sleeping = Sleeping(
             keeper, registry, agents, services.budget, services.models, services.count_attempt
         )
-        asleep = [each.name for each in specs if each.sleeptime is not None]
+        asleep = [spec.name for spec in specs if spec.sleeptime is not None]
         services.add_sleeptime(sleeptime_schedule(store, settings.memory.idle_s, now, asleep))
         item_turns = ItemTurns(settings, keeper, registry.resolver, agents.toolboxes, failover)
         self._batch_providers = make_batches(settings)

@@ -136,7 +136,7 @@ def find_containing(
             if start < stop:
                 read_hashes = hashes
                 if index.segments:
-                    read_hashes = [each for each in hashes if each in segment_postings.read]
+                    read_hashes = [term_hash for term_hash in hashes if term_hash in segment_postings.read]
                 within = range(start, stop)
                 segment_rows = _rows_in_index(index, layout, read_hashes, segment_postings, within)
                 rows.update(segment_rows[-limit:].tolist())

@@ -116,7 +116,7 @@ class Index:
         tables = {chunk: blob.table for chunk, blob in opened}
         joined = b"".join([tables.get(chunk, EMPTY_TABLE) for chunk in changed])
         rows = [np.frombuffer(joined, document_type()).reshape(-1, CHUNK)]
-        rows += [each.rows for _, each in segments.values()]
+        rows += [segment.rows for _, segment in segments.values()]
         self.layout.put_indexed(
             [self.layout.positions[chunk] for chunk in (*changed, *covered)], np.concatenate(rows)
         )
@@ -145,7 +145,7 @@ class Index:
         layout = self.layout
         known_count = len(layout.tail_rows) if tail is layout.tail else 0
         if new_documents := tail.documents[known_count:]:
-            self._make_room({chunk_of(each.seq) for each in new_documents})
+            self._make_room({chunk_of(document.seq) for document in new_documents})
         layout.put_tail(tail, skip)
         return layout
 
@@ -153,7 +153,7 @@ class Index:
         """Returns the occurrences of each term. postings: those in segments."""
         import numpy as np
 
-        bounds = np.array([*hashes, *(each + 1 for each in hashes)], np.uint64) << np.uint64(HASH_SHIFT)
+        bounds = _bounds_of(hashes)
         all_chunks, changed_chunks = self._columns
         by_term = _slices_between(all_chunks, bounds)
         if self._changed_chunks:
@@ -185,10 +185,8 @@ class Index:
 
     def names_in(self, rows: Sequence[int]) -> list[list[int]]:
         """Returns the hashes of the names in the head of each document."""
-        import numpy as np
-
-        bounds = np.array([*rows, *(row + 1 for row in rows)], np.uint64) << np.uint64(HASH_SHIFT)
-        return [[name & _HASH for name in names.tolist()] for names in _slices_between(self._names, bounds)]
+        parts = _slices_between(self._names, _bounds_of(rows))
+        return [[name & _HASH for name in names.tolist()] for names in parts]
 
     def _make_room(self, chunks: Iterable[int]) -> None:
         """Gives rows to chunks that have none. Rows after them move."""
@@ -262,6 +260,13 @@ def without_rows(
     stays = np.ones(total, bool)
     stays[[*rows]] = False
     return [part[stays[(part & LOW_HALF) >> ROW_SHIFT]] for part in by_term]
+
+
+def _bounds_of(keys: Collection[int]) -> NDArray[np.uint64]:
+    """Returns the bounds, as for `_slices_between`, of the numbers that have these keys to the left of `HASH_SHIFT`."""
+    import numpy as np
+
+    return np.array([*keys, *(key + 1 for key in keys)], np.uint64) << np.uint64(HASH_SHIFT)
 
 
 def _slices_between(column: NDArray[np.uint64], bounds: NDArray[np.uint64]) -> list[NDArray[np.uint64]]:

@@ -137,7 +137,7 @@ def chunks_of(number: int) -> range:
 
 def buckets_of(hashes: Iterable[int]) -> list[int]:
     """Returns the buckets in which the terms with these hashes lie."""
-    return sorted({each >> _BUCKET_SHIFT for each in hashes})
+    return sorted({term_hash >> _BUCKET_SHIFT for term_hash in hashes})
 
 
 def make_segment(number: int, blobs: Iterable[tuple[int, bytes]]) -> Segment:
@@ -241,9 +241,13 @@ def postings_of(
         by_bucket.setdefault(bucket, []).append((number, data))
     found: dict[int, NDArray[np.int64]] = {}
     for bucket, parts in by_bucket.items():
-        found |= _occurrences(parts, [each for each in hashes if each >> _BUCKET_SHIFT == bucket])
-    unread = [each for each in hashes if each not in found]
-    return Postings(found, {each: sizes.get(each >> _BUCKET_SHIFT, 0) // ENTRY_BYTES for each in unread})
+        found |= _occurrences(
+            parts, [term_hash for term_hash in hashes if term_hash >> _BUCKET_SHIFT == bucket]
+        )
+    unread = [term_hash for term_hash in hashes if term_hash not in found]
+    return Postings(
+        found, {term_hash: sizes.get(term_hash >> _BUCKET_SHIFT, 0) // ENTRY_BYTES for term_hash in unread}
+    )
 
 
 def _occurrences(parts: Sequence[tuple[int, bytes]], hashes: Sequence[int]) -> dict[int, NDArray[np.int64]]:

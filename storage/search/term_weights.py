@@ -158,6 +158,6 @@ def _asked_for(
         by_sentence[sentence] = by_sentence.get(sentence, 0.0) + squared
         if count and share <= MAX_NAMING_SHARE:
             naming_sentences.add(sentence)
-    other_sums = (each for sentence, each in by_sentence.items() if sentence not in naming_sentences)
+    other_sums = (squares for sentence, squares in by_sentence.items() if sentence not in naming_sentences)
     asked = hypot(sum(by_sentence[sentence] for sentence in naming_sentences), *other_sums)
     return max(min(asked, _MAX_UNKNOWN_WORDS * weight_of_single**2), _MIN_QUERY_WEIGHT)

@@ -34,7 +34,7 @@ class _Words(NamedTuple):
     def are_in(self, words: frozenset[str]) -> bool:
         """Returns whether a text has words of both kinds."""
         if self.is_unspaced:
-            return all(any(each in w for w in words for each in kind) for kind in (self.speaker, self.asks))
+            return all(any(term in w for w in words for term in kind) for kind in (self.speaker, self.asks))
         return not words.isdisjoint(self.speaker) and not words.isdisjoint(self.asks)
 
 
@@ -56,7 +56,7 @@ def asks_for_whole(text: str, *, opens: bool) -> bool:
     words, table = _words_of(text[:_MAX_CHARS]), _load()
     if opens and not words.isdisjoint(table.greet) and words <= table.all_greeting:
         return True
-    return any(each.are_in(words) for each in table.languages) and names_nothing(text)
+    return any(language_words.are_in(words) for language_words in table.languages) and names_nothing(text)
 
 
 def _words_of(text: str) -> frozenset[str]:

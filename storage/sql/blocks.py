@@ -57,7 +57,7 @@ def visible_blocks(blocks: Iterable[tuple[int, Block]]) -> list[Block]:
     for owner, block in blocks:
         if block.label not in by_label or owner < by_label[block.label][0]:
             by_label[block.label] = owner, block
-    in_order = sorted(by_label.values(), key=lambda each: (max(1, each[0]), each[1].id))
+    in_order = sorted(by_label.values(), key=lambda owned: (max(1, owned[0]), owned[1].id))
     return [block for _, block in in_order]
 
 

@@ -475,8 +475,8 @@ async def add_marks(
     connection: Connection, agent_row: int, kind: str, hashes: Iterable[bytes], exchange_row: int
 ) -> None:
     """Marks an exchange by hashes under which it is found. kind: PREFIX, tomb, stale, or of moving or forgetting."""
-    for each in hashes:
-        await connection.run(SQL["mark"], (agent_row, kind, each, exchange_row))
+    for message_hash in hashes:
+        await connection.run(SQL["mark"], (agent_row, kind, message_hash, exchange_row))
 
 
 # -- rows to records

@@ -192,7 +192,7 @@ class Facts(GrowingGroup):
             if block.read_only or block.label not in shown_versions:
                 continue
             versions = await load_versions(connection, block.id)
-            shown = [each for each in versions if each.number <= shown_versions[block.label]]
+            shown = [version for version in versions if version.number <= shown_versions[block.label]]
             sources = line_sources(shown)
             lines = dict.fromkeys(shown[-1].value.split("\n") if shown else ())
             found += [SourcedLine(line, tuple(sorted(sources[line]))) for line in lines if sources.get(line)]

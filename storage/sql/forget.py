@@ -310,7 +310,7 @@ async def begin_forgetting(
     Returns the forgettings in the order for `Forgetting.run`: that of the memory is the last.
     """
     sleepers = await load_sleepers(connection, agent_row) if target.is_all else []
-    return [await _write_target(connection, each, target, now) for each in (*sleepers, agent_row)]
+    return [await _write_target(connection, memory_row, target, now) for memory_row in (*sleepers, agent_row)]
 
 
 async def _write_target(connection: Connection, agent_row: int, target: ForgetTarget, now: float) -> int:

@@ -126,7 +126,7 @@ class ForgetPreviews(Group):
         texts: those of facts that the target names as well.
         """
         rows = await connection.rows(SQL["erased_beginnings"], (*erased, _MAX_EXCHANGES + 1))
-        beginnings = [each for each in (_Beginning(*row) for row in rows) if each.exchanges]
+        beginnings = [beginning for beginning in (_Beginning(*row) for row in rows) if beginning.exchanges]
         going = (*erased, *_row_range(beginnings))
         versions = await self._count_versions(connection, agent_row, "versions", [going], erased, texts)
         facts = await connection.value(SQL["fact_count"], going)
@@ -189,7 +189,7 @@ class ForgetPreviews(Group):
         versions = await load_versions(connection, block_row)
         exchanges = set(erased.listed)
         if erased.conversation_row != _NO_CONVERSATION:
-            origins = sorted({id for each in versions for id in each.origins})
+            origins = sorted({id for version in versions for id in version.origins})
             rows = await rows_of(
                 connection, SQL["going_among"], origins, erased.agent_row, erased.conversation_row
             )
@@ -203,9 +203,9 @@ class ForgetPreviews(Group):
     ) -> int:
         """Counts the summaries of paths on which an exchange is erased."""
         count = 0
-        for each in beginnings:
+        for beginning in beginnings:
             count += await connection.value(
-                SQL["summaries"], (agent_row, each.conversation_row, each.depth, each.seq)
+                SQL["summaries"], (agent_row, beginning.conversation_row, beginning.depth, beginning.seq)
             )
         return count
 
@@ -292,9 +292,9 @@ class ForgetPreviews(Group):
         """
         if not beginnings:
             return 0
-        if sum(each.exchanges for each in beginnings) > _MAX_EXCHANGES:
+        if sum(beginning.exchanges for beginning in beginnings) > _MAX_EXCHANGES:
             return None
-        first = min(each.seq for each in beginnings)
+        first = min(beginning.seq for beginning in beginnings)
         if await self._is_far_back(connection, erased.agent_row, first):
             return None
         rows = await connection.rows(SQL["erased_times"], (*erased, _MAX_EXCHANGES))
@@ -346,7 +346,7 @@ def _add_counts(
 
 def _row_range(beginnings: Sequence[_Beginning]) -> _RowRange:
     """Returns the range of rows in which the exchanges of a target lie, which may be all rows."""
-    if any(each.exchanges > _MAX_EXCHANGES for each in beginnings):
+    if any(beginning.exchanges > _MAX_EXCHANGES for beginning in beginnings):
         return _RowRange(0, LAST_NUMBER)
-    rows = [row for each in beginnings for row in (each.first_row, each.last_row)]
+    rows = [row for beginning in beginnings for row in (beginning.first_row, beginning.last_row)]
     return _RowRange(min(rows, default=0), max(rows, default=0))

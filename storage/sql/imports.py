@@ -279,7 +279,7 @@ async def _is_outdated(connection: Connection, agent: Agent, writing: ImportWrit
     # path, so it is looked for by its question.
     path_hashes = write.path_hashes[next_index : _end_of_part(writing)]
     next_exchange = change.add[next_index - change.known : next_index - change.known + 1]
-    questions = [message_key(each.inputs[-1]) for each in next_exchange]
+    questions = [message_key(exchange.inputs[-1]) for exchange in next_exchange]
     stored = await rows_of(connection, SQL["matched"], path_hashes, agent.id)
     stored += await rows_of(connection, SQL["unanswered"], questions, agent.id)
     return any(exchanges.make_exchange(row).conversation_row == change.conversation_row for row in stored)

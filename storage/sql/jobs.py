@@ -210,7 +210,7 @@ class Jobs(Group):
                 del self._awaited[kind, agent_row]
 
     def _awaited_of(self, kinds: Sequence[str]) -> builtins.list[tuple[str, int]]:
-        return [each for each in self._awaited if each[0] in kinds]
+        return [awaited for awaited in self._awaited if awaited[0] in kinds]
 
     # -- a job's life -------------------------------------------------------------------------------------------------
 
@@ -298,8 +298,8 @@ class Jobs(Group):
             # The claim may be on disk; then nothing performs the job until its lease ends.
             self._released.update(claimed)
             raise
-        for each in released:
-            self._released.pop(each, None)
+        for released_attempt in released:
+            self._released.pop(released_attempt, None)
         return job
 
     async def _take_over(

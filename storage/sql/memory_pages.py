@@ -89,9 +89,9 @@ class MemoryPages(Group):
         found = [
             _memory(row) for row in await connection.rows(SQL["people_called"], (project, word, among, limit))
         ]
-        rows = await rows_of(connection, SQL["blocks_with"], [each.id for each in found], word)
+        rows = await rows_of(connection, SQL["blocks_with"], [memory.id for memory in found], word)
         texts: dict[int, str] = {row[0]: row[1] for row in rows}
-        return [(each, texts.get(each.id, "")) for each in found]
+        return [(memory, texts.get(memory.id, "")) for memory in found]
 
     @reads
     async def find_memory(self, connection: Connection, uid: str, project: str | None) -> FoundMemory | None:
@@ -180,7 +180,10 @@ class MemoryPages(Group):
     ) -> dict[int, exchanges.ShownExchange]:
         """Returns some exchanges by their rows. most_bytes: longer ones, as they are stored, are left out."""
         rows = await rows_of(connection, SQL["short_exchanges"], ids, agent_row, most_bytes)
-        return {each.exchange.id: each for each in exchanges.make_shown_exchanges(rows)}
+        return {
+            shown_exchange.exchange.id: shown_exchange
+            for shown_exchange in exchanges.make_shown_exchanges(rows)
+        }
 
     @long_reads
     async def load_short_exchanges_of_all(
@@ -192,7 +195,10 @@ class MemoryPages(Group):
         """
         rows = await rows_of(connection, SQL["short_exchanges_of_all"], ids, most_bytes)
         shown = exchanges.make_shown_exchanges(row[1:] for row in rows)
-        return {each.exchange.id: (row[0], each) for row, each in zip(rows, shown, strict=True)}
+        return {
+            shown_exchange.exchange.id: (row[0], shown_exchange)
+            for row, shown_exchange in zip(rows, shown, strict=True)
+        }
 
     @long_reads
     async def list_newest_exchanges(self, connection: Connection, agent_row: int, *, limit: int) -> list[int]:
@@ -225,7 +231,7 @@ class MemoryPages(Group):
         order = {b.id: n for n, b in enumerate(await load_blocks(connection, agent_row))}
         rows = await rows_of(connection, SQL["blocks"], list(order), agent_row)
         shown = [ShownBlock(make_block(row), row[8], row[9], bool(row[10])) for row in rows]
-        return sorted(shown, key=lambda each: order[each.block.id])
+        return sorted(shown, key=lambda shown_block: order[shown_block.block.id])
 
     @long_reads
     async def list_unindexed(self, connection: Connection, agent_row: int, next_seq: int) -> UnindexedTexts:

@@ -293,11 +293,12 @@ class MoveTarget(Group):
         present_id = await connection.value(SQL["block_named"], (block.uid,))
         if present_id is not None:
             moved = {
-                each.number: None if each.origin == FORGOTTEN_ORIGIN else each.value
-                for each in await load_versions(connection, present_id)
+                version.number: None if version.origin == FORGOTTEN_ORIGIN else version.value
+                for version in await load_versions(connection, present_id)
             }
             return all(
-                each.version in moved and moved[each.version] in (None, each.value) for each in block.versions
+                version.version in moved and moved[version.version] in (None, version.value)
+                for version in block.versions
             )
         shared = (block.project, block.profile, block.label)
         present = await connection.row(SQL["block_shared"], shared) if block.profile else None
@@ -310,8 +311,8 @@ class MoveTarget(Group):
                 return True
             await connection.run(SQL["versions_drop"], (id,))
             await connection.run(SQL["block_become"], (block.uid, id))
-        for each in block.versions:
-            await _add_version(connection, id, each)
+        for moved_version in block.versions:
+            await _add_version(connection, id, moved_version)
         if block.details:
             draft = DefinitionDraft(block.project, DefinitionKind.BLOCK, block.uid, block.details)
             await add_definition(connection, draft, at=float(block.versions[0].at))
@@ -338,7 +339,7 @@ class MoveTarget(Group):
 async def _moved_version(connection: Connection, version: BlockVersion) -> MovedVersion:
     """Returns a version as it is moved."""
     found = [await _address(connection, id) for id in orjson.loads(version.sources)]
-    addresses = [each for each in found if each is not None]
+    addresses = [address for address in found if address is not None]
     address = None if version.exchange_row is None else await _address(connection, version.exchange_row)
     return MovedVersion(
         version.number, version.restores, version.at, version.origin, address, addresses, version.value
@@ -347,7 +348,7 @@ async def _moved_version(connection: Connection, version: BlockVersion) -> Moved
 
 async def _add_version(connection: Connection, block_row: int, added: MovedVersion) -> None:
     """Adds a version to a block as its newest. Exchanges that were not moved are left out of it."""
-    origins = [await _exchange_at(connection, each) for each in added.sources]
+    origins = [await _exchange_at(connection, source) for source in added.sources]
     sources = orjson.dumps([exchange for exchange in origins if exchange is not None])
     exchange = None if added.exchange is None else await _exchange_at(connection, added.exchange)
     values = (

@@ -119,7 +119,7 @@ class Passages(GrowingGroup):
             size = max(page.limit - len(passages), _MIN_ROWS)
             values = (agent_row, low, high, ascii_lower(where.text), where.since, where.until, size)
             rows = await connection.rows(SQL[f"passage_{page.direction}"], values)
-            passages += [each for each in map(_passage, rows) if where.matches(each)]
+            passages += [passage for passage in map(_passage, rows) if where.matches(passage)]
             if len(rows) < size:
                 break
             low, high = (low, rows[-1][1]) if page.newest_first else (rows[-1][1], high)

@@ -87,31 +87,33 @@ class PeopleSearch(Group):
         people = await self._pages.list_memories(project, "user:", before=before, limit=_MEMORIES + 1)
         read = await self._database.long_read(lambda connection: self._read(connection, people[:_MEMORIES]))
         # In a thread, since many texts take some milliseconds each.
-        candidates = await asyncio.to_thread(lambda: [_find_candidates(each, terms) for each in read])
+        candidates = await asyncio.to_thread(
+            lambda: [_find_candidates(read_memory, terms) for read_memory in read]
+        )
         people_with_words: list[PersonWithWords] = []
         is_complete = True
         looked_through = 0
-        for each, messages in zip(read, candidates, strict=True):
+        for read_memory, messages in zip(read, candidates, strict=True):
             if len(people_with_words) == limit:
                 break
             looked_through += 1
             try:
-                message, is_complete_here = await self._check(each, messages, query, terms)
+                message, is_complete_here = await self._check(read_memory, messages, query, terms)
             except (TooSlow, Corrupt):
                 message, is_complete_here = None, False
             is_complete &= is_complete_here
             if message is not None:
-                people_with_words.append(PersonWithWords(each.memory, message))
+                people_with_words.append(PersonWithWords(read_memory.memory, message))
         is_last = looked_through == len(people)
         end = None if is_last or not looked_through else read[looked_through - 1].memory.end
         return PeopleWithWords(people_with_words, end, looked_through, is_complete)
 
     async def _read(self, connection: Connection, people: Sequence[SizedMemory]) -> list[_ReadMemory]:
         """Reads the first of some memories, as many as a page affords."""
-        rows = await connection.rows(SQL["agents"], ([each.id for each in people],))
+        rows = await connection.rows(SQL["agents"], ([person.id for person in people],))
         agents = {row[0]: make_agent_record(row[:AGENT_COLUMNS]) for row in rows}
         index_sizes = {row[0]: row[1] for row in await connection.rows(SQL["index_sizes"], ([*agents],))}
-        existing = [(each, agents[each.id]) for each in people if each.id in agents]
+        existing = [(person, agents[person.id]) for person in people if person.id in agents]
         chosen = [*_first_affordable(existing, index_sizes)]
         ids = [agent.id for _, agent in chosen if not _is_long(agent)]
         if not ids:
@@ -145,10 +147,10 @@ class PeopleSearch(Group):
         if candidates is None:
             hits = await self._recall.find_containing(read.agent, query, limit=1, deadline_ms=_DEADLINE_MS)
             return next(iter(hits.messages), None), not hits.is_incomplete
-        seqs = [each for each in candidates if isinstance(each, int)]
+        seqs = [candidate for candidate in candidates if isinstance(candidate, int)]
         loaded = await self._recall.load(read.agent.id, seqs) if seqs else {}
-        for each in candidates:
-            message = loaded.get(each) if isinstance(each, int) else each
+        for candidate in candidates:
+            message = loaded.get(candidate) if isinstance(candidate, int) else candidate
             if message is not None and has_terms(message.text, terms):
                 return message, True
         return None, len(candidates) < _CHECKED_HITS
@@ -172,16 +174,16 @@ def _first_affordable(
     """
     reads_left = _MOST_READ
     bytes_left = _MOST_INDEX_BYTES
-    for each in people:
-        agent = each[1]
+    for person in people:
+        _, agent = person
         if _is_long(agent):
             reads_left -= _LONG_READ
         else:
             reads_left -= blob.chunk_of(agent.indexed_seq) + 1 + _unread(agent)
             bytes_left -= index_sizes.get(agent.id, 0)
-        if min(reads_left, bytes_left) < 0 and each is not people[0]:
+        if min(reads_left, bytes_left) < 0 and person is not people[0]:
             return
-        yield each
+        yield person
 
 
 def _find_candidates(read: _ReadMemory, terms: Sequence[str]) -> Sequence[Message | int] | None:

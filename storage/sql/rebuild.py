@@ -106,7 +106,9 @@ async def rebuild_block(
     await connection.rows(SQL["block_lock"], (block_row,))
     versions = await load_versions(connection, block_row)
     turnless = {row[0] for row in await connection.rows(SQL["versions_turnless"], (agent_row, block_row))}
-    erased = await erased_among(connection, chain.from_iterable(each.origins for each in versions))
+    erased = await erased_among(
+        connection, chain.from_iterable(block_version.origins for block_version in versions)
+    )
     clean, later, edits = await _divide(connection, versions, erased, turnless, texts)
     for edit in edits:
         await connection.run(SQL["op_erase"], (*edit, _NO_ARGUMENTS))

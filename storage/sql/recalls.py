@@ -114,10 +114,12 @@ class Recalls(Group):
 
         most_bytes: longer ones, as they are stored, are left out.
         """
-        packed = {pack_request_id(each): each for each in requests}
+        packed = {pack_request_id(request_id): request_id for request_id in requests}
         rows = await rows_of(connection, SQL["recall_exchanges"], [*packed], agent_row, since, most_bytes)
         shown = make_shown_exchanges(row[1:] for row in rows)
-        return {packed[bytes(row[0])]: each for row, each in zip(rows, shown, strict=True)}
+        return {
+            packed[bytes(row[0])]: shown_exchange for row, shown_exchange in zip(rows, shown, strict=True)
+        }
 
     async def delete_older(self, before: float) -> int:
         """Deletes the recalls that are older. Returns how many there were."""

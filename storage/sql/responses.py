@@ -208,6 +208,6 @@ def _payload(agent_row: int, run_rows: Collection[int]) -> bytes:
 
 
 def _merge_payloads(waiting: bytes, new: bytes) -> bytes:
-    payloads = [orjson.loads(each) for each in (waiting, new)]
-    runs = {run_row for each in payloads for run_row in (each["run"], *each["later"])}
+    payloads = [orjson.loads(data) for data in (waiting, new)]
+    runs = {run_row for payload in payloads for run_row in (payload["run"], *payload["later"])}
     return _payload(payloads[0]["agent"], runs)

@@ -145,7 +145,7 @@ class SearchIndex(GrowingGroup):
         if is_last:
             end_seq = await _last_indexable(connection, agent.id, next_seq)
         else:
-            end_seq = max(each.exchange.reply_seq for each in fresh)
+            end_seq = max(shown_exchange.exchange.reply_seq for shown_exchange in fresh)
         outdated: list[exchanges.ShownExchange] = []
         if stale_rows:
             outdated = await _remove_from_index(connection, agent.id, stale_rows, indexed_seq)
@@ -154,7 +154,9 @@ class SearchIndex(GrowingGroup):
         )
         if len(passages) == _STEP_PASSAGES and passages[-1].seq < end_seq:
             end_seq, is_last = passages[-1].seq, False  # the rest comes with the next step
-        documents = self._make_documents(each for each in (*outdated, *fresh) if each.exchange.seq <= end_seq)
+        documents = self._make_documents(
+            shown_exchange for shown_exchange in (*outdated, *fresh) if shown_exchange.exchange.seq <= end_seq
+        )
         documents += [make_document(passage) for passage in passages if passage.seq <= end_seq]
         if not await _merge_terms(connection, agent.id, blob.encode(documents, agent.secret, counted)):
             return True
@@ -167,9 +169,11 @@ class SearchIndex(GrowingGroup):
     def _make_documents(self, shown: Iterable[exchanges.ShownExchange]) -> list[Document]:
         return [
             make_document(message)
-            for each in shown
-            if each.exchange.active and each.exchange.state == "finished"
-            for message in self._rules.messages_of(each.exchange, False, each.previous_seq, None)
+            for shown_exchange in shown
+            if shown_exchange.exchange.active and shown_exchange.exchange.state == "finished"
+            for message in self._rules.messages_of(
+                shown_exchange.exchange, False, shown_exchange.previous_seq, None
+            )
         ]
 
     async def _add_segment(self, agent_row: int) -> bool:
@@ -232,9 +236,9 @@ async def _remove_from_index(
     shown = exchanges.make_shown_exchanges(
         await connection.rows(exchanges.SQL["shown_stale"], (agent_row, stale_rows))
     )
-    outdated = [each for each in shown if each.exchange.seq <= indexed_seq]
-    for each in outdated:
-        exchange = each.exchange
+    outdated = [shown_exchange for shown_exchange in shown if shown_exchange.exchange.seq <= indexed_seq]
+    for shown_exchange in outdated:
+        exchange = shown_exchange.exchange
         await forget_indexed(connection, agent_row, range(exchange.seq, exchange.next_seq))
         await connection.run(vectors.SQL["indexed_again"], (exchange.seq - 1, agent_row))
     return outdated

@@ -368,7 +368,7 @@ async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[s
     await add_error_message(connection, agent.id, step.run_row, write.error_message, write.error_status)
     if write.reading is not None and step.stop not in (None, _CANCELLED_STOP) and step.error is None:
         await advance_over(connection, write.reading, step.ended or step.begun)
-    accepted = [await accept_reading(connection, jobs, each) for each in write.accepts]
+    accepted = [await accept_reading(connection, jobs, reading) for reading in write.accepts]
     return [run.uid for run in accepted if run is not None]
 
 

@@ -233,7 +233,7 @@ class Transfer(GrowingGroup):
         else:
             records = await _record_page(connection, agent.id, part, cursor, limit, export_end)
         last_cursor = export_end.get("seq" if part in _PAGED_BY_SEQ else part)
-        return records if last_cursor is None else [each for each in records if each[0] <= last_cursor]
+        return records if last_cursor is None else [record for record in records if record[0] <= last_cursor]
 
     # -- import
 

@@ -439,10 +439,10 @@ async def _add_marks(
     change = resolved.change
     await exchanges.add_marks(connection, agent_row, exchanges.PREFIX, change.prefixes, exchange.id)
     await exchanges.add_marks(connection, agent_row, "tomb", change.tombs, exchange.id)
-    for each in (exchange, *change.others):
+    for changed in (exchange, *change.others):
         # The index has not reached later exchanges, and will read them as they are by then.
-        if each.id in change.stale and each.seq <= resolved.indexed_seq:
-            await exchanges.add_marks(connection, agent_row, "stale", (b"",), each.id)
+        if changed.id in change.stale and changed.seq <= resolved.indexed_seq:
+            await exchanges.add_marks(connection, agent_row, "stale", (b"",), changed.id)
 
 
 async def merge_edits(

@@ -249,7 +249,7 @@ class Vectors(Group):
         cursor = progress.cursor
         upto = max(progress.cursor, loaded.indexed_seq)
         rows = await connection.rows(exchanges.SQL["shown_since"], (agent_row, cursor + 1, _MAX_EXCHANGES))
-        shown = [each.exchange for each in exchanges.make_shown_exchanges(rows)]
+        shown = [shown_exchange.exchange for shown_exchange in exchanges.make_shown_exchanges(rows)]
         if len(rows) == _MAX_EXCHANGES:
             upto = min(upto, shown[-1].reply_seq)
         others = await load_passages_and_facts(

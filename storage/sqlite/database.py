@@ -258,8 +258,8 @@ def _remove_public_access(path: str) -> None:
     """
     with contextlib.suppress(OSError, Broken):
         if os.lstat(path).st_mode & 0o007:
-            for each in ("", *LOGS):
-                restrict(f"{path}{each}")
+            for suffix in ("", *LOGS):
+                restrict(f"{path}{suffix}")
 
 
 def _make_private(path: str) -> None:

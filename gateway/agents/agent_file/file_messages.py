@@ -224,7 +224,7 @@ def from_file_message(
             messages = _stored_results(message)
         case _:
             messages = []
-    return [PortableMessage(each, timestamp, message.model or "") for each in messages]
+    return [PortableMessage(wire_message, timestamp, message.model or "") for wire_message in messages]
 
 
 def _with_name_and_origin(message: FileMessage, stored: dict[str, Any]) -> dict[str, Any]:
@@ -283,21 +283,22 @@ def _stored_results(message: FileMessage) -> list[dict[str, Any]]:
     returns = message.tool_returns or [FileReturn(message.tool_call_id)]
     decision = {None: None, True: "approved", False: "denied"}[message.approve]
     results = []
-    for each in returns:
-        text = each.func_response if isinstance(each.func_response, str) else _plain_text(message.content)
+    for tool_return in returns:
+        response = tool_return.func_response
+        text = response if isinstance(response, str) else _plain_text(message.content)
         text, status = _unpacked_result(text)
-        status = each.status or status
+        status = tool_return.status or status
         result: dict[str, Any] = {
             "role": "tool",
-            "tool_call_id": each.tool_call_id or message.tool_call_id or "",
+            "tool_call_id": tool_return.tool_call_id or message.tool_call_id or "",
             "content": text,
         }
         results.append(
             with_private(
                 with_name(result, message.name or ""),
                 status=status if status != "success" else None,
-                stdout="\n".join(each.stdout or ()) or None,
-                stderr="\n".join(each.stderr or ()) or None,
+                stdout="\n".join(tool_return.stdout or ()) or None,
+                stderr="\n".join(tool_return.stderr or ()) or None,
                 approval=decision,
                 reason=message.denial_reason,
             )
@@ -322,7 +323,7 @@ def _stored_content(content: str | list[dict[str, Any]] | None) -> Any:
     """Returns the content of a user message: a text, or parts of text and images."""
     if not isinstance(content, list):
         return _unpacked_user_text(content or "")
-    parts = [part for each in content if (part := _stored_part(each)) is not None]
+    parts = [part for item in content if (part := _stored_part(item)) is not None]
     if any(part["type"] != "text" for part in parts):
         return parts
     return "\n".join(part["text"] for part in parts)

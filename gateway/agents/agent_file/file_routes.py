@@ -72,7 +72,7 @@ class AgentFileRoutes:
             sleeptime=definition.sleeptime,
             initial=definition.initial_messages,
             messages=() if query.scrub_messages else await self._export.load_messages(view.agent, name),
-            folders=[(folder_json(each), await self._load_files(each)) for each in view.folders],
+            folders=[(folder_json(folder), await self._load_files(folder)) for folder in view.folders],
             passages=await self._export.load_passages(view.agent),
             archives=await self._export.load_archives(view.agent),
         )
@@ -96,7 +96,7 @@ class AgentFileRoutes:
             replace(agent, definition=self._with_model(request, agent.definition)) for agent in file.agents
         ]
         for agent in agents:
-            conversation_models = {each.definition.model for each in agent.conversations}
+            conversation_models = {conversation.definition.model for conversation in agent.conversations}
             self._api.check_models(request, models_of(agent.definition) | conversation_models)
         importing = AgentImport(self._services, request.project, replace(file, agents=agents))
         uids = await importing.run(overrides_tools=form.override_existing_tools)

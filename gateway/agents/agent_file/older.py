@@ -53,17 +53,17 @@ def translate_older(json: Mapping[str, Any], path: Path) -> dict[str, Any]:
         **json,
         "id": "agent-0",
         "metadata": file.metadata_,
-        "tags": [each.tag for each in file.tags],
-        "block_ids": [each["id"] for each in blocks],
-        "tool_ids": [each["id"] for each in tools],
+        "tags": [tag.tag for tag in file.tags],
+        "block_ids": [block["id"] for block in blocks],
+        "tool_ids": [tool["id"] for tool in tools],
         "messages": _messages(file.messages),
         "tool_exec_environment_variables": {
-            each.key: each.value for each in file.tool_exec_environment_variables
+            variable.key: variable.value for variable in file.tool_exec_environment_variables
         },
     }
     return {
         "agents": [agent],
-        "blocks": [{**each, "metadata": each.get("metadata_")} for each in blocks],
+        "blocks": [{**block, "metadata": block.get("metadata_")} for block in blocks],
         "tools": tools,
         # A group without members cannot be read, so it is reported as left out.
         "groups": [] if file.multi_agent_group is None else [{}],
@@ -71,7 +71,7 @@ def translate_older(json: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _numbered(kind: str, parts: Sequence[Mapping[str, Any]]) -> _Parts:
-    return [{**each, "id": f"{kind}-{n}"} for n, each in enumerate(parts)]
+    return [{**record, "id": f"{kind}-{n}"} for n, record in enumerate(parts)]
 
 
 def _messages(messages: Sequence[Mapping[str, Any]]) -> _Parts:
@@ -80,8 +80,8 @@ def _messages(messages: Sequence[Mapping[str, Any]]) -> _Parts:
     Each compiled system prompt is among them, and gets a role that no message has, so that none is made of it.
     """
     return [
-        {**each, "role": "prompt"}
-        if each.get("role") == "system" and not is_packed(each.get("content"))
-        else each
-        for each in _numbered("message", messages)
+        {**fields, "role": "prompt"}
+        if fields.get("role") == "system" and not is_packed(fields.get("content"))
+        else fields
+        for fields in _numbered("message", messages)
     ]

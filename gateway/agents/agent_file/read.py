@@ -93,7 +93,7 @@ class _FileReader:
         self._retained_uids = _retained_uids(file) if self._extension.is_moved else {}
         self._groups = _read_groups(file)
         self._tools = read_tools(file.tools, is_own=self._is_own)
-        self._blocks = {str(each.get("id")): _read_block(each, n) for n, each in enumerate(file.blocks)}
+        self._blocks = {str(block.get("id")): _read_block(block, n) for n, block in enumerate(file.blocks)}
         self._folders = _read_folders(file, self._retained_uids)
         # The archives of the agents that have been read, by key.
         self._archives: dict[str, PortableArchive] = {}
@@ -158,8 +158,10 @@ class _FileReader:
                 agent.messages or (), f"agents.{n}.messages", is_text_thought=is_text_thought
             ),
             conversations=[
-                self._read_conversation(each, f"agents.{n}.{each.id}", is_text_thought=is_text_thought)
-                for each in agent_extension.conversations
+                self._read_conversation(
+                    conversation, f"agents.{n}.{conversation.id}", is_text_thought=is_text_thought
+                )
+                for conversation in agent_extension.conversations
             ],
         )
 
@@ -206,12 +208,12 @@ class _FileReader:
     def _read_passages(self, passages: Sequence[FilePassage]) -> list[PassageDraft]:
         return [
             PassageDraft(
-                text=each.text,
-                at=self._read_time(each.created_at),
-                tags=each.tags,
-                metadata=each.metadata,
+                text=passage.text,
+                at=self._read_time(passage.created_at),
+                tags=passage.tags,
+                metadata=passage.metadata,
             )
-            for each in passages
+            for passage in passages
         ]
 
     def _read_conversation(
@@ -279,8 +281,8 @@ def _check_ids(json: Mapping[str, Any]) -> None:
     """Raises: Unprocessable if an id is missing, or there twice."""
     for part in ("agents", "blocks", "tools", "sources", "files"):
         known_ids: set[str] = set()
-        for n, each in enumerate(json.get(part) or ()):
-            id = each.get("id")
+        for n, record in enumerate(json.get(part) or ()):
+            id = record.get("id")
             if not isinstance(id, str) or id in known_ids:
                 message = f"The id {id!r} is there twice" if isinstance(id, str) else "Field required"
                 raise Unprocessable([Fault((*FILE_FIELD, part, n, "id"), message)])
@@ -290,9 +292,9 @@ def _check_ids(json: Mapping[str, Any]) -> None:
 def _retained_uids(file: File) -> dict[str, str]:
     """Returns the uids of agents, blocks and folders that retain their uids, by id. Raises: Unprocessable."""
     parts = {
-        "agents": [str(each.get("id")) for each in file.agents],
-        "blocks": [str(each.get("id")) for each in file.blocks],
-        "sources": [each.id for each in file.sources],
+        "agents": [str(agent.get("id")) for agent in file.agents],
+        "blocks": [str(block.get("id")) for block in file.blocks],
+        "sources": [source.id for source in file.sources],
     }
     return {
         id: _read_uid(id, (*FILE_FIELD, part, n, "id"))
@@ -329,7 +331,7 @@ class _Groups(Struct, frozen=True):
 
 
 def _read_groups(file: File) -> _Groups:
-    agent_ids = {str(each.get("id")) for each in file.agents}
+    agent_ids = {str(agent.get("id")) for agent in file.agents}
     groups = _Groups({}, set(), [])
     for n, group in enumerate(file.groups):
         config = group.manager_config or GroupConfig()
@@ -356,11 +358,11 @@ def _read_block(raw: dict[str, Any], n: int) -> tuple[Block, dict[str, Any]]:
 def _read_folders(file: File, retained_uids: Mapping[str, str]) -> dict[str, PortableFolder]:
     """Returns the folders of a file, by their ids in it, with the texts of their files. Raises: Unprocessable."""
     files: dict[str, list[PortableFile]] = {source.id: [] for source in file.sources}
-    for n, each in enumerate(file.files):
-        _check_references([each.source_id], files, (*FILE_FIELD, "files", n, "source_id"))
-        name = clean_file_name(each.original_file_name or each.file_name or "") or each.id
-        if each.content is not None:
-            files[each.source_id].append(PortableFile(name, each.file_type or "text/plain", each.content))
+    for n, entry in enumerate(file.files):
+        _check_references([entry.source_id], files, (*FILE_FIELD, "files", n, "source_id"))
+        name = clean_file_name(entry.original_file_name or entry.file_name or "") or entry.id
+        if entry.content is not None:
+            files[entry.source_id].append(PortableFile(name, entry.file_type or "text/plain", entry.content))
     folders = {}
     for source in file.sources:
         body = {

@@ -38,7 +38,7 @@ def read_definition(
         config = fields.get("llm_config")
         # A window that was not set is the model's, though the file shows a number.
         if isinstance(config, dict) and "context_window_limit" not in fields:
-            fields["llm_config"] = {name: each for name, each in config.items() if name != "context_window"}
+            fields["llm_config"] = {name: value for name, value in config.items() if name != "context_window"}
     for model in (form.override_model_handle, form.model):
         if isinstance(model, str):
             fields["model"] = model

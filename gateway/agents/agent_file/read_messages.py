@@ -63,8 +63,8 @@ def _are_accepted(messages: Iterable[PortableMessage]) -> Iterator[bool]:
     Results whose calls are missing are left over where a summary replaced the calls on Letta's server.
     """
     waiting: set[str] = set()
-    for each in messages:
-        message = each.message
+    for portable in messages:
+        message = portable.message
         if message["role"] != "tool":
             waiting = {str(call["id"]) for call in message.get("tool_calls") or ()}
             yield True

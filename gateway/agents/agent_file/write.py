@@ -86,12 +86,12 @@ def agent_file(exported: ExportedAgent, now: float) -> bytes:
         "agents": [_agent(exported, now)],
         "groups": [],
         "blocks": [
-            {**select_fields(each, BLOCK_FIELDS), "id": f"block-{n}"}
-            for n, each in enumerate(state["blocks"])
+            {**select_fields(block, BLOCK_FIELDS), "id": f"block-{n}"}
+            for n, block in enumerate(state["blocks"])
         ],
-        "files": [{**each, "id": f"file-{n}"} for n, each in enumerate(files)],
+        "files": [{**file_fields, "id": f"file-{n}"} for n, file_fields in enumerate(files)],
         "sources": sources,
-        "tools": [{**each, "id": f"tool-{n}"} for n, each in enumerate(map(_tool, state["tools"]))],
+        "tools": [{**tool, "id": f"tool-{n}"} for n, tool in enumerate(map(_tool, state["tools"]))],
         "mcp_servers": [],
         "metadata": {"revision_id": _REVISION, EXTENSION: orjson.dumps(extension).decode()},
         "created_at": iso_time(now),
@@ -104,7 +104,10 @@ def _agent(exported: ExportedAgent, now: float) -> dict[str, Any]:
     state = exported.state
     messages = [
         _system(state, now),
-        *(to_file_message(each, f"message-{n}", _AGENT_ID) for n, each in enumerate(exported.messages, 1)),
+        *(
+            to_file_message(message, f"message-{n}", _AGENT_ID)
+            for n, message in enumerate(exported.messages, 1)
+        ),
     ]
     # Letta's server refuses a setting that is null.
     settings = {name: value for name, value in state["model_settings"].items() if value is not None}
@@ -116,12 +119,12 @@ def _agent(exported: ExportedAgent, now: float) -> dict[str, Any]:
         "memory_blocks": [],
         "tools": [],
         "tool_exec_environment_variables": {},
-        "initial_message_sequence": [_initial(each) for each in exported.initial] or None,
+        "initial_message_sequence": [_initial(message) for message in exported.initial] or None,
         "tool_ids": [f"tool-{n}" for n in range(len(state["tools"]))],
         "block_ids": [f"block-{n}" for n in range(len(state["blocks"]))],
         "source_ids": [f"source-{n}" for n in range(len(exported.folders))],
         "id": _AGENT_ID,
-        "in_context_message_ids": [each["id"] for each in messages],
+        "in_context_message_ids": [message["id"] for message in messages],
         "messages": messages,
         "files_agents": [],
         "group_ids": [],
@@ -137,8 +140,8 @@ def _extension(exported: ExportedAgent) -> dict[str, Any]:
         "message_buffer_min": exported.state["message_buffer_min"],
         "passages": list(map(_passage, exported.passages)),
         "archives": [
-            {"name": each.name, **each.body, "passages": list(map(_passage, each.passages))}
-            for each in exported.archives
+            {"name": archive.name, **archive.body, "passages": list(map(_passage, archive.passages))}
+            for archive in exported.archives
         ],
     }
 

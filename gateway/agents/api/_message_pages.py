@@ -55,11 +55,7 @@ class MessagePages:
         return await self._fill_page(query, page, partial(self._messages.list_all, project))
 
     async def _fetch_of_agent(
-        self,
-        agent: Agent,
-        conversation_name: str | None,
-        showing: Showing,
-        page: Page[Place],
+        self, agent: Agent, conversation_name: str | None, showing: Showing, page: Page[Place]
     ) -> _Entries:
         """Returns a page of messages. The oldest is the system message."""
         with_system = showing.shows("system_message") and _has_system_message(page)

@@ -56,7 +56,7 @@ class MessageRenderer(Struct, frozen=True):
         last_keys = {id: list_messages(exchange)[-1].sort_key for id, exchange in exchanges.items()}
         summaries = await self.store.summaries.load_of_exchanges(self.agent.id, list(last_keys))
         uid, showing = self.agent.uid, self.showing
-        return {last_keys[each.exchange.id]: summary_json(each, uid, showing) for each in summaries}
+        return {last_keys[summary.exchange.id]: summary_json(summary, uid, showing) for summary in summaries}
 
     def render_message_object(self, view: MessageView | SystemMessage) -> dict[str, Any]:
         """Returns a message of a list in Letta 0.6's form."""
@@ -88,7 +88,7 @@ class MessageRenderer(Struct, frozen=True):
         step = await self.store.runs.load_waiting_step(self.agent.id, run.conversation_row)
         exchange = None if step is None else await self.store.turns.exchange(self.agent, step.exchange_row)
         messages = [] if exchange is None else await self.render_run(run, [exchange], with_input=False)
-        return [each for each in messages if each["message_type"] == "approval_request_message"]
+        return [message for message in messages if message["message_type"] == "approval_request_message"]
 
     async def render_run(
         self, run: Run, steps: Sequence[Exchange], *, with_input: bool
@@ -116,7 +116,7 @@ class MessageRenderer(Struct, frozen=True):
 
         The step is None if the results belong to the present turn, or there are none.
         """
-        if first_step.parent is None or not any(each.is_result for each in list_messages(first_step)):
+        if first_step.parent is None or not any(message.is_result for message in list_messages(first_step)):
             return None, {}
         rows = await self.store.messages.load_exchanges(self.agent.id, [first_step.parent, first_step.id])
         if (above := rows.get(first_step.parent)) is None:

@@ -70,13 +70,15 @@ _WEB_ERROR_SCHEMA = {
 def describe_routes(agents_routes: Iterable[AgentsRoute], version: str) -> dict[str, Any]:
     """Returns the description of the agents API's routes that are served, and of `WEB_ROUTES`."""
     agents_routes = [route for route in agents_routes if route.is_served]
-    types: list[type[Struct] | None] = [each for route in agents_routes for each in (route.body, route.query)]
-    types += [
-        each for web_route in WEB_ROUTES for each in (web_route.body, web_route.query, web_route.response)
+    types: list[type[Struct] | None] = [
+        struct for route in agents_routes for struct in (route.body, route.query)
     ]
-    structs = {each for each in types if each is not None and each is not FileBody}
+    types += [
+        struct for web_route in WEB_ROUTES for struct in (web_route.body, web_route.query, web_route.response)
+    ]
+    structs = {struct for struct in types if struct is not None and struct is not FileBody}
     _, components = msgspec.json.schema_components(
-        sorted(structs, key=lambda each: each.__name__), ref_template="#/components/schemas/{name}"
+        sorted(structs, key=lambda struct: struct.__name__), ref_template="#/components/schemas/{name}"
     )
     paths: dict[str, dict[str, Any]] = {}
     for route in agents_routes:
@@ -144,8 +146,8 @@ def _operation_head(
     if route.query is not None:
         schema = components[route.query.__name__]
         parameters += [
-            {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": each}
-            for name, each in schema.get("properties", {}).items()
+            {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": property_}
+            for name, property_ in schema.get("properties", {}).items()
         ]
     return {
         "operationId": f"{route.method.lower()}{_NOT_WORD.sub('_', route.path)}",
@@ -156,7 +158,7 @@ def _operation_head(
 
 def _json_body(struct: type[Struct]) -> dict[str, Any]:
     """Returns a JSON body. It has to be sent if one of its fields is required."""
-    is_required = any(each.required for each in msgspec.structs.fields(struct))
+    is_required = any(field.required for field in msgspec.structs.fields(struct))
     return {"required": is_required, "content": _json_content(struct.__name__)}
 
 

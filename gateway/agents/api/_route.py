@@ -244,7 +244,7 @@ def _read_request(
         kind = row.query or UrlQuery
         query = struct_fields.convert(_query_values(kind, http), kind, ("query",), lax=True)
     without_effect = [
-        name for each in (body, query) if each is not None for name in struct_fields.sent_without_effect(each)
+        name for part in (body, query) if part is not None for name in struct_fields.sent_without_effect(part)
     ]
     if without_effect:
         headers["x-mnemogate-kept"] = ",".join(without_effect)

@@ -286,7 +286,7 @@ def _check_types(values: Mapping[str, Any], where: str, types: Mapping[str, tupl
         if value is None:
             continue
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-            words = " or ".join(each.__name__ for each in allowed)
+            words = " or ".join(allowed_type.__name__ for allowed_type in allowed)
             raise Unprocessable([Fault(("body", where, name), f"Expected {words}", "type_error", value)])
         if name in _TOKEN_LIMITS and isinstance(value, int) and value < 1:
             raise Unprocessable([Fault(("body", where, name), "Expected 'int' >= 1", "value_error", value)])

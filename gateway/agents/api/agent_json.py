@@ -89,7 +89,7 @@ def agent_json(
         "tool_rules": list(definition.rules),
         "sources": list(map(folder_json, view.folders)),
         "identities": identities,
-        "identity_ids": [each["id"] for each in identities],
+        "identity_ids": [identity["id"] for identity in identities],
         "message_ids": list(message_ids),
         "compaction_settings": definition.compaction or None,
         "enable_sleeptime": group is not None,
@@ -226,4 +226,6 @@ async def _find_pending_message(store: Store, agent: Agent, step: RunStep) -> di
     if run is None:
         return None
     messages = await MessageRenderer(store, agent, Showing()).render_run(run, [exchange], with_input=False)
-    return next((each for each in messages if each["message_type"] == "approval_request_message"), None)
+    return next(
+        (message for message in messages if message["message_type"] == "approval_request_message"), None
+    )

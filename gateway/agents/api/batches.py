@@ -179,10 +179,10 @@ class BatchRoutes:
         if callback is not None and (why := self._api.runs.foreign.host_refusal(callback)) is not None:
             raise BadRequest(f"The URL cannot be called: {why}.", param="callback_url")
         items = list[RequestedItem]()
-        for n, each in enumerate(body.requests):
+        for n, item in enumerate(body.requests):
             if n % _REQUESTS_PER_PASS == 0:
                 await asyncio.sleep(0)  # Live turns come in between.
-            items.append(_make_item(each, n))
+            items.append(_make_item(item, n))
         batch = await self._api.batches.accept(
             request.project, items, callback, has_credential=caller.credential is not None
         )
@@ -192,7 +192,7 @@ class BatchRoutes:
         """List batches."""
         _refuse_anthropic(request)
         page = await read_page(query, partial(self._find_batch_row, request.project))
-        return [batch_json(*each) for each in await self._api.batches.list(request.project, page)]
+        return [batch_json(*pair) for pair in await self._api.batches.list(request.project, page)]
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return a batch, with counts of its items."""
@@ -211,7 +211,7 @@ class BatchRoutes:
             if item is None:
                 raise UnknownId(f"There is no run {query.after!r} in this batch.")
             after = item.id
-        return [item_json(*each) for each in await self._api.batches.items(batch, after, query.limit)]
+        return [item_json(*pair) for pair in await self._api.batches.items(batch, after, query.limit)]
 
     async def list_messages(self, request: ApiRequest, query: BatchMessagesQuery) -> dict[str, Any]:
         """List what the agents of a batch were told and said.
@@ -265,7 +265,7 @@ class BatchRoutes:
         if exchange is None:
             return []
         shown = await MessageRenderer(store, agent, showing).render_run(run, [exchange], with_input=True)
-        return [{**each, "agent_id": ids.id_of("agent", agent.uid)} for each in shown]
+        return [{**message, "agent_id": ids.id_of("agent", agent.uid)} for message in shown]
 
     async def _find_batch_row(self, project: str, id: str) -> int:
         return (await self._api.store.batches.find(project, uid_in("job", id))).id
@@ -286,7 +286,9 @@ def _make_item(request: BatchRequest, n: int) -> RequestedItem:
     try:
         content = read_send(Send(messages=request.messages, input=request.input, max_steps=request.max_steps))
     except Unprocessable as error:
-        raise Unprocessable([replace(each, path=(*path, *each.path[1:])) for each in error.faults]) from error
+        raise Unprocessable(
+            [replace(fault, path=(*path, *fault.path[1:])) for fault in error.faults]
+        ) from error
     if content.answers:
         raise BadRequest("A batch takes new messages; answer a call with a send.", param="requests")
     conversation_name = sent_or(request.conversation_id, DEFAULT_CONVERSATION)

@@ -256,7 +256,7 @@ class ConversationRoutes:
         )
         page = cursor_page(query, partial(uid_in, "conv"))
         entries = await self._api.store.conversations.list(request.project, where, page)
-        return [conversation_json(each, public_id=_id_of(each)) for each in entries]
+        return [conversation_json(entry, public_id=_id_of(entry)) for entry in entries]
 
     async def create(
         self, request: ApiRequest, query: CreateConversationQuery, body: CreateConversation

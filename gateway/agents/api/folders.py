@@ -303,7 +303,7 @@ class FolderRoutes:
     async def list_agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
         """List the agents of a folder."""
         rows = await self._folders.list_agent_rows(await self._get_folder(request))
-        return [each["id"] for each in await self._api.agents.list_page(request.project, rows, query)]
+        return [agent["id"] for agent in await self._api.agents.list_page(request.project, rows, query)]
 
     async def list_folders_of_agent(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List the folders of an agent."""

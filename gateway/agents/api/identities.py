@@ -100,7 +100,7 @@ class IdentitiesQuery(PageQuery):
 
 def properties_of(properties: list[PropertyBody]) -> tuple[dict[str, Any], ...]:
     """Returns properties as they are stored, the last one of each key."""
-    return tuple({each.key: msgspec.to_builtins(each) for each in properties}.values())
+    return tuple({property_.key: msgspec.to_builtins(property_) for property_ in properties}.values())
 
 
 def apply_update(definition: IdentityDefinition, update: UpdateIdentity) -> IdentityDefinition:
@@ -109,8 +109,8 @@ def apply_update(definition: IdentityDefinition, update: UpdateIdentity) -> Iden
     Raises: Unprocessable if the properties take too much together.
     """
     sent = {name: value for name, value in sent_fields(update).items() if value is not None}
-    before = {each["key"]: each for each in definition.properties}
-    after = {each["key"]: each for each in properties_of(sent.get("properties") or [])}
+    before = {property_["key"]: property_ for property_ in definition.properties}
+    after = {property_["key"]: property_ for property_ in properties_of(sent.get("properties") or [])}
     properties = [*{**before, **after}.values()]
     if after:
         check_size(properties, ("body", "properties"))

@@ -72,7 +72,7 @@ def parse_config(config: Mapping[str, Any], previous: McpServerDefinition | None
         message = "Input should be 'streamable_http', 'sse' or 'stdio'"
         raise Unprocessable([Fault((*_CONFIG_PATH, "mcp_server_type"), message, "enum", server_type)])
     # A null removes a secret or a header. A field that cannot be null counts as left out.
-    sent = {name: each for name, each in config.items() if each is not None or name not in _NEVER_NULL}
+    sent = {name: value for name, value in config.items() if value is not None or name not in _NEVER_NULL}
     complete = {**_defaults_from(previous, server_type), **sent}
     try:
         if server_type == "stdio":
@@ -80,7 +80,7 @@ def parse_config(config: Mapping[str, Any], previous: McpServerDefinition | None
         return _http_config(complete, server_type, previous)
     except Unprocessable as error:
         # The values may be secrets, which no error repeats.
-        raise Unprocessable([replace(each, value=None) for each in error.faults]) from None
+        raise Unprocessable([replace(fault, value=None) for fault in error.faults]) from None
 
 
 def _defaults_from(previous: McpServerDefinition | None, server_type: str) -> dict[str, Any]:

@@ -111,7 +111,7 @@ class McpServerRoutes:
     async def index(self, request: ApiRequest) -> list[dict[str, Any]]:
         """List MCP servers."""
         page: Page[int] = Page(limit=_MAX_SERVERS, newest_first=False)
-        return [server_json(each) for each in await self._servers.list(request.project, page)]
+        return [server_json(server) for server in await self._servers.list(request.project, page)]
 
     async def create(self, request: ApiRequest, body: CreateMcpServer) -> dict[str, Any]:
         """Name an MCP server, and make its tools."""
@@ -144,12 +144,12 @@ class McpServerRoutes:
     async def refresh(self, request: ApiRequest, _: RefreshQuery) -> list[dict[str, Any]]:
         """Ask an MCP server for its tools again, and update them."""
         return [
-            tool_json(each) for each in await self._servers.refresh(request.project, _server_uid(request))
+            tool_json(tool) for tool in await self._servers.refresh(request.project, _server_uid(request))
         ]
 
     async def list_tools(self, request: ApiRequest) -> list[dict[str, Any]]:
         """List the tools of an MCP server."""
-        return [tool_json(each) for each in await self._servers.tools(request.project, _server_uid(request))]
+        return [tool_json(tool) for tool in await self._servers.tools(request.project, _server_uid(request))]
 
     async def retrieve_tool(self, request: ApiRequest) -> dict[str, Any]:
         """Return a tool of an MCP server."""

@@ -167,10 +167,10 @@ class MessageRoutes:
         # Where a call is shown as text its result is left out, so for a result calls are shown as calls.
         showing = Showing(speaks=None) if view.listed.is_result else Showing()
         renderer = MessageRenderer(self._api.store, agent, showing)
-        shown_types = [each["message_type"] for each in renderer.render_message(view)]
+        shown_types = [message["message_type"] for message in renderer.render_message(view)]
         text_type = _text_type(shown_types, sent_or_none(body.message_type))
         rewritten = renderer.render_message(await self._messages.rewrite(agent, place, text))
-        return next((each for each in rewritten if each["message_type"] == text_type), rewritten[-1])
+        return next((message for message in rewritten if message["message_type"] == text_type), rewritten[-1])
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Forget a message, and what was made of it."""
@@ -253,7 +253,7 @@ def _text_type(shown_types: Sequence[str], sent_type: str | None) -> str | None:
         raise BadRequest(
             f"The message is {' and '.join(shown_types)}, not {sent_type}.", param="message_type"
         )
-    text_type = next((each for each in shown_types if each in _TEXT_TYPES), None)
+    text_type = next((shown_type for shown_type in shown_types if shown_type in _TEXT_TYPES), None)
     if sent_type is not None and sent_type != text_type:
         raise BadRequest(f"Only texts can be changed, and this is {sent_type}.", param="message_type")
     return text_type

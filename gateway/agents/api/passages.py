@@ -232,8 +232,8 @@ class PassageRoutes:
             hits = await self._archives.list_newest(memories, where, limit=body.limit)
         # Scores of different memories cannot be compared, so the score is made of the rank.
         return [
-            {"passage": passage_json(each), "score": 1 / (1 + rank), "metadata": {}}
-            for rank, each in enumerate(hits)
+            {"passage": passage_json(hit), "score": 1 / (1 + rank), "metadata": {}}
+            for rank, hit in enumerate(hits)
         ]
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
@@ -330,13 +330,15 @@ class ArchiveRoutes:
         draft = self._make_draft(body, ("body",))
         first, *more = map(passage_json, await self._archives.add_all(memory, [draft]))
         # Clients expect one passage, so the first passage of a long text lists the ids of all.
-        parts = [each["id"] for each in (first, *more)]
+        parts = [passage["id"] for passage in (first, *more)]
         return {**first, "metadata": {**first["metadata"], "parts": parts}} if more else first
 
     async def create_passages(self, request: ApiRequest, body: CreateArchivePassages) -> list[dict[str, Any]]:
         """Save several texts in an archive."""
         memory = await self._load_memory(request)
-        drafts = [self._make_draft(each, ("body", "passages", n)) for n, each in enumerate(body.passages)]
+        drafts = [
+            self._make_draft(passage, ("body", "passages", n)) for n, passage in enumerate(body.passages)
+        ]
         return list(map(passage_json, await self._archives.add_all(memory, drafts)))
 
     async def delete_passage(self, request: ApiRequest) -> dict[str, Any]:

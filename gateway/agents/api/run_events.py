@@ -139,7 +139,7 @@ async def failure_of(store: Store, run: Run) -> GatewayError | None:
     texts = await store.run_texts.load_texts(run.agent_row, run.id, "words")
     if not texts:
         return None
-    message, *status = (each.data.decode() for each in texts)
+    message, *status = (text.data.decode() for text in texts)
     error = GatewayError(message) if run.stop == StopReason.ERROR else UpstreamError(message)
     if status:
         error.status = int(status[0])
@@ -152,9 +152,9 @@ def _missing_messages(messages: Iterable[Json], logged: Iterable[Json], attempt:
     A message that was shown in part gets an id of its own, with the number of the attempt.
     """
     shown_texts: dict[tuple[Any, ...], str] = {}
-    for each in logged:
-        key = _message_key(each)
-        shown_texts[key] = shown_texts.get(key, "") + _streamed_text(each)
+    for message in logged:
+        key = _message_key(message)
+        shown_texts[key] = shown_texts.get(key, "") + _streamed_text(message)
     for message in messages:
         key = _message_key(message)
         if key not in shown_texts:
@@ -171,7 +171,7 @@ def _message_key(message: Json) -> tuple[Any, ...]:
 
 def _streamed_text(message: Json) -> str:
     texts = (message.get(name) for name in _TEXTS)
-    return "".join(each for each in texts if isinstance(each, str))
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 def _data(event: bytes) -> Json:

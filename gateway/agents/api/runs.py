@@ -97,12 +97,12 @@ class RunRoutes:
                 return []
             conversation_row = stored.id
         states = sent_or_none(query.statuses) or (
-            [each.value for each in _LIVE] if query.active else list(RunState)
+            [state.value for state in _LIVE] if query.active else list(RunState)
         )
         where = RunFilter(
             agent_row=None if agent is None else agent.id,
             conversation_row=conversation_row,
-            states=sorted({RunState(each) for each in states}),
+            states=sorted({RunState(state) for state in states}),
             background=sent_or_none(query.background),
             stop=sent_or_none(query.stop_reason),
         )
@@ -141,9 +141,9 @@ class RunRoutes:
 
     async def _runs_json(self, entries: Sequence[RunEntry]) -> list[dict[str, Any]]:
         """Returns runs as they are shown, those that failed with the messages of their errors."""
-        failed = [each.run.id for each in entries if each.run.state is RunState.FAILED]
+        failed = [entry.run.id for entry in entries if entry.run.state is RunState.FAILED]
         messages = await self._run_texts.load_error_messages(failed)
-        return [run_entry_json(each, messages.get(each.run.id)) for each in entries]
+        return [run_entry_json(entry, messages.get(entry.run.id)) for entry in entries]
 
     async def _callback_fields(self, run: Run) -> dict[str, Any]:
         """Returns the fields of a run that say how its client was called back; {} if it was not."""
@@ -218,11 +218,11 @@ class RunRoutes:
 
     async def _steps_json(self, entries: Sequence[StepEntry]) -> list[dict[str, Any]]:
         """Returns steps as they are shown, those that failed with the messages of their errors."""
-        failed = [each.step.run_row for each in entries if each.step.error is not None]
+        failed = [entry.step.run_row for entry in entries if entry.step.error is not None]
         messages = await self._run_texts.load_error_messages(failed)
         return [
-            step_json(each, None if each.step.error is None else messages.get(each.step.run_row))
-            for each in entries
+            step_json(entry, None if entry.step.error is None else messages.get(entry.step.run_row))
+            for entry in entries
         ]
 
     async def list_step_messages(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
@@ -271,7 +271,7 @@ class RunRoutes:
         shown = await MessageRenderer(store, agent, showing).render_run(entry.run, exchanges, with_input=True)
         if step is not None:
             id = ids.id_at("step", step.agent_uid, step.seq)
-            shown = [each for each in shown if each["step_id"] == id]
+            shown = [message for message in shown if message["step_id"] == id]
         return page_items(shown, query)
 
 

@@ -165,10 +165,10 @@ def _check_parameters(parameters: Any, at: Path) -> None:
         raise Unprocessable([Fault(at, "Expected an object", "type_error")])
     properties, required = parameters.get("properties", {}), parameters.get("required", [])
     if not isinstance(properties, dict) or not all(
-        isinstance(each, dict | bool) for each in properties.values()
+        isinstance(property_, dict | bool) for property_ in properties.values()
     ):
         raise Unprocessable([Fault((*at, "properties"), "Expected an object of schemas", "type_error")])
-    if not isinstance(required, list) or not all(isinstance(each, str) for each in required):
+    if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
         raise Unprocessable([Fault((*at, "required"), "Expected a list of names", "type_error")])
     if (size := len(orjson.dumps(parameters))) > MAX_SCHEMA_BYTES:
         message = f"A schema has at most {MAX_SCHEMA_BYTES:,} bytes; this one has {size:,}"

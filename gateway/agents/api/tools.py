@@ -197,7 +197,7 @@ class ToolRoutes:
         rule = {"tool_name": name, "type": "requires_approval"}
 
         def edit(definition: AgentDefinition) -> AgentDefinition:
-            others = tuple(each for each in definition.rules if not rule.items() <= each.items())
+            others = tuple(other for other in definition.rules if not rule.items() <= other.items())
             return replace(definition, rules=(*others, rule) if is_needed else others)
 
         definition = _get_tool(await self._api.agents.get_view(request), name).definition
@@ -244,7 +244,7 @@ class ToolRoutes:
     async def _select(self, project: str, query: ToolsQuery) -> AsyncIterator[ToolView]:
         """Yields the tools that a query asks for, from its cursor on."""
         names = set(sent_or_none(query.names) or ())
-        uids = {uid_in("tool", each) for each in sent_or_none(query.tool_ids) or ()}
+        uids = {uid_in("tool", tool_id) for tool_id in sent_or_none(query.tool_ids) or ()}
         types, excluded_types = sent_or_none(query.tool_types), sent_or_none(query.exclude_tool_types) or ()
         tools = self._tools.select(
             project,

@@ -67,7 +67,7 @@ class ItemTurn:
         """
         if not self.replies.composes or self.replies.taken < len(self.texts.rounds):
             return
-        results = [each.get("shown", {}) for round in self.texts.rounds for each in round["results"]]
+        results = [result.get("shown", {}) for round in self.texts.rounds for result in round["results"]]
         texts, _ = self.block_edits.describe_changes(results)
         if texts:
             mark = mark_of(self.context.agent.secret)
@@ -85,7 +85,7 @@ class ItemTurn:
     def counts(self, last_counts: TokenCounts) -> TokenCounts:
         """Returns the tokens of all rounds. last_counts: of the round that is not stored yet."""
         return TokenCounts(
-            *map(sum, zip(last_counts, *(each["counts"] for each in self.texts.rounds), strict=True))
+            *map(sum, zip(last_counts, *(round["counts"] for round in self.texts.rounds), strict=True))
         )
 
 

@@ -129,7 +129,7 @@ class ItemTurns:
         context = await self._read_context(item, memory_request, texts.request)
         block_edits = BlockEdits(list(context.blocks), shown={} if texts.state is None else texts.state.shown)
         # Passages and facts of earlier rounds are stored when the turn ends. Until then searches find them in `ops`.
-        inserts = [_op_of_list(each) for round in texts.rounds for each in round["inserts"]]
+        inserts = [_op_of_list(insert) for round in texts.rounds for insert in round["inserts"]]
         block_edits.ops += inserts
         replies = [orjson.dumps(round["reply"]) for round in texts.rounds]
         journal = CallJournal(partial(store.batches.add_text, run.agent_row, run.id))
@@ -385,7 +385,7 @@ class ItemTurns:
             end,
             turn=_turn_to_write(turn, outcome, context, state, now),
             step=step,
-            edits=[_edit_of_list(each) for round in turn.texts.rounds for each in round["edits"]],
+            edits=[_edit_of_list(edit) for round in turn.texts.rounds for edit in round["edits"]],
             merged=replace(edits.merge_operations((), inserts), writes=ending.merged.writes),
             versions=ending.versions,
         )

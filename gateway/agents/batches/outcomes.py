@@ -90,7 +90,7 @@ class ItemOutcomes:
             return
         day = int(self.now() // DAY_S)
         await self.job.commit(self.store.batches.write_effect(self.batch.project, day, writes))
-        self.tokens.inc(by=sum(each.tokens for each in writes if not isinstance(each, ItemRetry)))
+        self.tokens.inc(by=sum(write.tokens for write in writes if not isinstance(write, ItemRetry)))
 
     async def wait_for_deferred(self) -> None:
         """Waits for the items of busy conversations."""

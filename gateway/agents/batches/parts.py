@@ -137,7 +137,7 @@ class ProviderPart:
     @property
     def refusals(self) -> int:
         """The number of submissions that the provider refused."""
-        return sum(each.refused for each in self.failures)
+        return sum(failure.refused for failure in self.failures)
 
     @property
     def until(self) -> float:
@@ -281,11 +281,11 @@ class PartJournal:
         Once a model's queue had no room for a part, parts of the model go one at a time, the smallest first.
         """
         queue = self._queue(part)
-        if not any(each.no_room for each in queue):
+        if not any(queued.no_room for queued in queue):
             return 0.0
-        open_parts = [each for each in queue if not each.is_over]
-        smallest = min(open_parts, key=lambda each: each.count)
-        if part is not smallest or any(each.id is not None for each in open_parts):
+        open_parts = [queued for queued in queue if not queued.is_over]
+        smallest = min(open_parts, key=lambda queued: queued.count)
+        if part is not smallest or any(queued.id is not None for queued in open_parts):
             return self.first_s
         if not (full_at := _times_without_room(queue)):
             return 0.0
@@ -297,11 +297,12 @@ class PartJournal:
 
     def waiting_parts(self, part: ProviderPart) -> list[ProviderPart]:
         """Returns the parts that wait for room in a part's queue, and the part itself."""
-        return [each for each in self._queue(part) if not each.is_over and (each is part or each.id is None)]
+        queue = [queued for queued in self._queue(part) if not queued.is_over]
+        return [queued for queued in queue if queued is part or queued.id is None]
 
     def _queue(self, part: ProviderPart) -> list[ProviderPart]:
         key = part.upstream, part.model
-        return [each for each in self.parts if (each.upstream, each.model) == key]
+        return [queued for queued in self.parts if (queued.upstream, queued.model) == key]
 
     def _between_polls(self, passed_s: float) -> float:
         """Returns the seconds between two polls. passed_s: how long the provider has been asked."""

@@ -86,9 +86,9 @@ class ReplayedTools:
         """Returns the stored result of a call; where its round is not stored yet, runs it."""
         number = self.replies.taken - 1
         if number < len(self.rounds):
-            for each in self.rounds[number]["results"]:
-                if each["call_id"] == call.call_id:
-                    return replace(ToolAnswer(*each["answer"]), shown=each.get("shown", {}))
+            for result in self.rounds[number]["results"]:
+                if result["call_id"] == call.call_id:
+                    return replace(ToolAnswer(*result["answer"]), shown=result.get("shown", {}))
             return failed_answer(INTERRUPTED_RESULT)  # a call that was not allowed has no result
         async with self.places:
             answer = await run_tool(self.inner, call)

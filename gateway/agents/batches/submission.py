@@ -115,7 +115,7 @@ class PartSubmitter:
         with_ended: the part's items may have ended since, so all items of the batch are looked for.
         """
         known_ids = {
-            orjson.loads(each)["id"] for each in await self.outcomes.store.batches.load_known_parts()
+            orjson.loads(data)["id"] for data in await self.outcomes.store.batches.load_known_parts()
         }
         custom_ids: set[str] = set()
         async for page in self.results.pages(None if with_ended else part.number):
@@ -142,13 +142,13 @@ class PartSubmitter:
             await self.fail(part, message)
             return
         if not self.parts.is_patient(part):
-            for each in self.parts.waiting_parts(part):
-                await self.fail(each, message)
+            for waiting_part in self.parts.waiting_parts(part):
+                await self.fail(waiting_part, message)
             return
         halves = [
             await self.parts.add(part.upstream, part.model, n) for n in (count // 2, count - count // 2) if n
         ]
-        numbers = iter([each.number for each in halves for _ in range(each.count)])
+        numbers = iter([half.number for half in halves for _ in range(half.count)])
         async for page in self.results.pages(part.number):
             await self.outcomes.write(
                 [ItemRetry(item, item.errors, item.expiries, next(numbers)) for item in page]

@@ -128,7 +128,7 @@ def _conditional(rule: ToolRule, called: Sequence[CalledTool], attached: Sequenc
 
 def _at_most(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
     """Returns the limit of a rule on how often its tool may be called; None: it sets none."""
-    if sum(each.name == rule.tool for each in called) < rule.max_calls:
+    if sum(call.name == rule.tool for call in called) < rule.max_calls:
         return None
     names = frozenset(attached) - {rule.tool}
     return _Limit(names, f"{rule.tool} may run {_times(rule)} for one message of the user, and no more.")
@@ -190,7 +190,7 @@ class RuleState(Struct, frozen=True):
             return Forbidden(f"{NO_TOOL} {quoted(name)}.")
         last_calls = self._counted()[-1:]
         if any(
-            each.result is None and self._has_rule(RuleKind.CONDITIONAL, each.name) for each in last_calls
+            call.result is None and self._has_rule(RuleKind.CONDITIONAL, call.name) for call in last_calls
         ):
             return Undecided()
         limits = self._limits()
@@ -222,7 +222,7 @@ class RuleState(Struct, frozen=True):
         return Stop(StopReason.MAX_STEPS) if is_last else next_step
 
     def _counted(self) -> list[CalledTool]:
-        return [each for each in self.called if each.status != "denied"]
+        return [call for call in self.called if call.status != "denied"]
 
     def _has_rule(self, kind: RuleKind, name: str) -> bool:
         return any(rule.kind is kind and rule.tool == name for rule in self.rules)
@@ -248,7 +248,7 @@ class RuleState(Struct, frozen=True):
     def _can_be_asked(self, names: Sequence[str]) -> bool:
         """Returns whether one of these tools may be asked for: it was not denied since the last counted call."""
         denied = {
-            each.name for each in takewhile(lambda each: each.status == "denied", reversed(self.called))
+            call.name for call in takewhile(lambda call: call.status == "denied", reversed(self.called))
         }
         return not denied.issuperset(names)
 
@@ -272,7 +272,7 @@ class RuleState(Struct, frozen=True):
 
     def _uncalled(self) -> list[str]:
         """Returns the tools that must still be called before the turn ends, without those that a person denied."""
-        done = {each.name for each in self.called}
+        done = {call.name for call in self.called}
         required = [rule.tool for rule in self.rules if rule.kind is RuleKind.BEFORE_EXIT]
         return [name for name in dict.fromkeys(required) if name in self.attached and name not in done]
 

@@ -51,10 +51,10 @@ class AgentExport:
         after = 0
         while True:
             page = await self._store.passages.list(memory.id, after=after, limit=_PASSAGES)
-            passages = await self._store.passages.get(memory.id, [each.seq for each in page])
+            passages = await self._store.passages.get(memory.id, [listed.seq for listed in page])
             drafts += [
-                PassageDraft(text=each.text, at=each.at, tags=each.tags, metadata=each.metadata)
-                for each in (passages[listed.seq] for listed in page if listed.seq in passages)
+                PassageDraft(text=passage.text, at=passage.at, tags=passage.tags, metadata=passage.metadata)
+                for passage in (passages[listed.seq] for listed in page if listed.seq in passages)
             ]
             if len(page) < _PASSAGES:
                 return drafts
@@ -67,10 +67,10 @@ class AgentExport:
         memories = await self._store.defined_agents.load_memories(agent.scope.project, rows)
         return [
             PortableArchive(
-                definitions[each.id].name, definitions[each.id].body, await self.load_passages(each)
+                definitions[memory.id].name, definitions[memory.id].body, await self.load_passages(memory)
             )
-            for each in memories
-            if each.id in definitions
+            for memory in memories
+            if memory.id in definitions
         ]
 
 

@@ -255,9 +255,9 @@ class AgentImport:
             yield {"attached": {"kind": "folder", "uid": self._folders[key]}}
         for key in agent.archives:
             yield {"attached": {"kind": "archive", "uid": self._archives[key]}}
-        for each in agent.identities:
-            body = each.definition.body()
-            yield {"attached": {"kind": "identity", "uid": each.uid, "name": each.key, "body": body}}
+        for identity in agent.identities:
+            body = identity.definition.body()
+            yield {"attached": {"kind": "identity", "uid": identity.uid, "name": identity.key, "body": body}}
 
     async def _turn_sleeptime_on(self, memory: Agent) -> None:
         """Gives an agent a sleeptime agent of its own."""
@@ -276,7 +276,7 @@ class AgentImport:
 
 def _searchable_parts(passages: Sequence[PassageDraft]) -> Sequence[PassageDraft]:
     """Returns passages in parts of a length that can be searched."""
-    return [replace(each, text=part) for each in passages for part in passages_in(each.text)]
+    return [replace(passage, text=part) for passage in passages for part in passages_in(passage.text)]
 
 
 def _count_passages(folder: PortableFolder) -> int:
@@ -287,11 +287,13 @@ def _count_passages(folder: PortableFolder) -> int:
 def _message_lines(agent: PortableAgent) -> tuple[list[dict[str, Any]], int]:
     """Returns the lines of an agent's conversations, and the next number."""
     lines, next_seq = conversation_lines(agent.messages, ids.new_uid(), DEFAULT_CONVERSATION)
-    for each in agent.conversations:
-        spoken, next_seq = conversation_lines(each.messages, each.uid, None, begun=each.begun, first=next_seq)
+    for conversation in agent.conversations:
+        spoken, next_seq = conversation_lines(
+            conversation.messages, conversation.uid, None, begun=conversation.begun, first=next_seq
+        )
         definition = {
-            "kind": DefinitionKind.CONVERSATION, "uid": each.uid, "name": "", "created": each.begun,
-            "updated": each.begun, "body": each.definition.body(),
+            "kind": DefinitionKind.CONVERSATION, "uid": conversation.uid, "name": "", "created": conversation.begun,
+            "updated": conversation.begun, "body": conversation.definition.body(),
         }  # fmt: skip
         lines += [*spoken, {"definition": definition}]
     return lines, next_seq
@@ -309,10 +311,10 @@ def _definition_line(
 
 def _passage_lines(passages: Sequence[PassageDraft], first: int) -> Iterator[dict[str, Any]]:
     """Yields passages. first: the number of the first one."""
-    for n, each in enumerate(passages, first):
+    for n, passage in enumerate(passages, first):
         yield {"passage": {
-            "seq": n, "at": each.at, "exchange": None, "sources": [], "text": each.text, "tags": list(each.tags),
-            "metadata": each.metadata,
+            "seq": n, "at": passage.at, "exchange": None, "sources": [], "text": passage.text,
+            "tags": list(passage.tags), "metadata": passage.metadata,
         }}  # fmt: skip
 
 

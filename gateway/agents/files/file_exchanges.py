@@ -58,20 +58,20 @@ def group_exchanges(
     inputs: list[PortableMessage] = []
     reply: list[PortableMessage] = []
     unanswered = _find_unanswered(messages)
-    for n, each in enumerate(messages):
-        role = each.message["role"]
+    for n, message in enumerate(messages):
+        role = message.message["role"]
         if role == "assistant":
             if reply:
                 yield inputs, reply
                 inputs = []
-            reply = [each]
+            reply = [message]
         elif reply and role == "tool" and unanswered[n]:
-            reply.append(each)
+            reply.append(message)
         else:
             if reply:
                 yield inputs, reply
                 inputs, reply = [], []
-            inputs.append(each)
+            inputs.append(message)
     if inputs or reply:
         yield inputs, reply
 
@@ -83,8 +83,8 @@ def _find_unanswered(messages: Sequence[PortableMessage]) -> Sequence[bool]:
     """
     flags: list[bool] = []
     is_unanswered = True
-    for each in reversed(messages):
-        if (role := each.message["role"]) != "tool":
+    for message in reversed(messages):
+        if (role := message.message["role"]) != "tool":
             is_unanswered = role != "assistant"
         flags.append(is_unanswered)
     return flags[::-1]
@@ -108,13 +108,13 @@ def _exchange_line(
         if isinstance(spoken, str):
             shown_reply = {"role": "assistant", "content": spoken}
         if spoken or len(reply) > 1:
-            rounds = {"messages": [each.message for each in reply], "gateway_calls": [], "step": True}
+            rounds = {"messages": [message.message for message in reply], "gateway_calls": [], "step": True}
     return {
         "conversation": uid, "parent": parent, "prior": prior, "seq": seq, "run": seq, "begun": begun, "touched": begun,
         "ended": ended, "stopped": None, "superseded": False, "continued": True, "active": True, "edits": False,
-        "opaque": any(has_opaque(each.message) for each in reply), "model": model,
+        "opaque": any(has_opaque(message.message) for message in reply), "model": model,
         "merged": "",
         "size": 0 if shown_reply is None else len(without_space(text_of(shown_reply))), "head": 0, "state": "finished",
-        "input": [each.message for each in inputs], "shown_reply": shown_reply, "full": rounds,
+        "input": [message.message for message in inputs], "shown_reply": shown_reply, "full": rounds,
         "has_reply": shown_reply is not None, "notes": {}, "redactions": {},
     }  # fmt: skip

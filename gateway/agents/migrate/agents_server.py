@@ -120,7 +120,7 @@ class Server(Struct, frozen=True):
 def _check_page(page: Any) -> list[Json]:
     """Returns a page of a list, each element of which has an id. Raises: TypeError, KeyError if it is none."""
     if isinstance(page, list) and all(
-        isinstance(each, dict) and isinstance(each["id"], str) for each in page
+        isinstance(record, dict) and isinstance(record["id"], str) for record in page
     ):
         return page
     raise TypeError("expected a list of what has an id")

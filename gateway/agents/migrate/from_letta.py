@@ -100,10 +100,10 @@ class LettaMove:
         lost = {*agent_ids} - {state["id"] for state in states}
         if lost:
             raise RequestFailed(f"{self._source.url} has no agent {', '.join(sorted(lost))}.", 404)
-        users = Counter(archive["id"] for each in archives.values() for archive in each)
+        users = Counter(archive["id"] for agent_archives in archives.values() for archive in agent_archives)
         shared = {
-            id: next((archive for archive in each if users[archive["id"]] > 1), None)
-            for id, each in archives.items()
+            id: next((archive for archive in agent_archives if users[archive["id"]] > 1), None)
+            for id, agent_archives in archives.items()
         }
         return [
             _ListedAgent(state, shared[state["id"]])
@@ -164,12 +164,12 @@ class LettaMove:
         path = f"/v1/agents/{state['id']}"
         conversations = [
             LettaConversation(
-                each, list(source.pages(f"/v1/conversations/{each['id']}/messages", _WHOLE_MESSAGES))
+                record, list(source.pages(f"/v1/conversations/{record['id']}/messages", _WHOLE_MESSAGES))
             )
-            for each in source.pages_if_served("/v1/conversations/", {"agent_id": state["id"]})
+            for record in source.pages_if_served("/v1/conversations/", {"agent_id": state["id"]})
         ]
         # An agent's list has the messages of all of its conversations.
-        other_ids = {message["id"] for each in conversations for message in each.messages}
+        other_ids = {message["id"] for conversation in conversations for message in conversation.messages}
         messages = [m for m in source.pages(f"{path}/messages", _WHOLE_MESSAGES) if m["id"] not in other_ids]
         passages = list(source.pages(f"{path}/archival-memory", {"ascending": "true"}))
         files = [
@@ -194,7 +194,7 @@ class LettaMove:
             raise RequestFailed(
                 f"{self._target.url} is no gateway that keeps ids: it made {answer['agent_ids']}."
             )
-        if any(each.record.get("isolated_block_ids") for each in agent.conversations):
+        if any(conversation.record.get("isolated_block_ids") for conversation in agent.conversations):
             left_out.append("isolated blocks of conversations")
         return left_out
 
@@ -214,17 +214,18 @@ def _models_of(agent: LettaAgent) -> set[str]:
     """Returns the models that an agent and its conversations name."""
     config = agent.state.get("llm_config") or {}
     model = agent.state.get("model") or config.get("handle") or config.get("model") or "none"
-    return {str(model), *(each.record["model"] for each in agent.conversations if each.record.get("model"))}
+    records = [conversation.record for conversation in agent.conversations]
+    return {str(model), *(record["model"] for record in records if record.get("model"))}
 
 
 def _describe_losses(agent: LettaAgent, left_out: Sequence[str]) -> str:
     """Returns which parts of an agent the gateway leaves out or cannot run, to be added to a line; "": none."""
     servers = mcp_servers_of(agent.state)
-    idle = [_IDLE_TOOL.sub(r"\1 (\2)", each) for each in left_out if _IDLE_TOOL.fullmatch(each)]
+    idle = [_IDLE_TOOL.sub(r"\1 (\2)", tool) for tool in left_out if _IDLE_TOOL.fullmatch(tool)]
     lost = [
-        f"{each} (of the MCP server {servers[each]!r})" if each in servers else each
-        for each in left_out
-        if not _IDLE_TOOL.fullmatch(each)
+        f"{tool} (of the MCP server {servers[tool]!r})" if tool in servers else tool
+        for tool in left_out
+        if not _IDLE_TOOL.fullmatch(tool)
     ]
     idle_part = f"; cannot run here: {', '.join(idle)}" if idle else ""
     lost_part = f"; left out: {', '.join(lost)}" if lost else ""

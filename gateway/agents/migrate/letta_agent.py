@@ -75,17 +75,18 @@ def agent_file_of(agent: LettaAgent) -> bytes:
             "agents": [_agent_of(agent)],
             "groups": _groups_of(state),
             "blocks": [
-                {**select_fields(each, BLOCK_FIELDS), "id": each["id"]} for each in state.get("blocks") or ()
+                {**select_fields(block, BLOCK_FIELDS), "id": block["id"]}
+                for block in state.get("blocks") or ()
             ],
             "files": [
-                {**select_fields(each, FILE_FIELDS), "id": each["id"], "source_id": each["source_id"]}
-                for each in agent.files
+                {**select_fields(file, FILE_FIELDS), "id": file["id"], "source_id": file["source_id"]}
+                for file in agent.files
             ],
             "sources": [
-                {**select_fields(each, SOURCE_FIELDS), "id": each["id"], "name": _name_of(each)}
-                for each in state.get("sources") or ()
+                {**select_fields(source, SOURCE_FIELDS), "id": source["id"], "name": _name_of(source)}
+                for source in state.get("sources") or ()
             ],
-            "tools": [select_fields(each, _TOOL_FIELDS) for each in state.get("tools") or ()],
+            "tools": [select_fields(tool, _TOOL_FIELDS) for tool in state.get("tools") or ()],
             "metadata": {EXTENSION: orjson.dumps(extension).decode()},
         }
     )
@@ -122,10 +123,10 @@ def _agent_of(agent: LettaAgent) -> Json:
         "name": _name_of(state),
         "compaction_settings": _own_compaction(state.get("compaction_settings")),
         "id": state["id"],
-        "tool_ids": [each["id"] for each in state.get("tools") or ()],
-        "block_ids": [each["id"] for each in state.get("blocks") or ()],
-        "source_ids": [each["id"] for each in state.get("sources") or ()],
-        "secrets": dict.fromkeys(each["key"] for each in state.get("secrets") or ()),
+        "tool_ids": [tool["id"] for tool in state.get("tools") or ()],
+        "block_ids": [block["id"] for block in state.get("blocks") or ()],
+        "source_ids": [source["id"] for source in state.get("sources") or ()],
+        "secrets": dict.fromkeys(secret["key"] for secret in state.get("secrets") or ()),
         "messages": file_messages(agent.messages),
     }
 
@@ -133,14 +134,19 @@ def _agent_of(agent: LettaAgent) -> Json:
 def _extension_of(agent: LettaAgent) -> Json:
     """Returns what an agent has in the file beyond Letta's form."""
     # Letta's server stores empty passages as well; the gateway has none.
-    passages = [_passage_of(each) for each in agent.passages if each["text"]]
+    passages = [_passage_of(passage) for passage in agent.passages if passage["text"]]
     extension: Json = {
         "created_at": agent.state.get("created_at"),
         "conversations": [
-            {**select_fields(each.record, _CONVERSATION_FIELDS), "messages": file_messages(each.messages)}
-            for each in agent.conversations
+            {
+                **select_fields(conversation.record, _CONVERSATION_FIELDS),
+                "messages": file_messages(conversation.messages),
+            }
+            for conversation in agent.conversations
         ],
-        "identities": [select_fields(each, _IDENTITY_FIELDS) for each in agent.state.get("identities") or ()],
+        "identities": [
+            select_fields(identity, _IDENTITY_FIELDS) for identity in agent.state.get("identities") or ()
+        ],
     }
     archive = agent.shared_archive
     if archive is None:

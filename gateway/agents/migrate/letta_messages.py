@@ -89,7 +89,7 @@ def _fields_of(part: Json) -> Json:
             return {
                 "role": "tool",
                 "name": part.get("name"),
-                "tool_returns": [_file_return(each) for each in returns],
+                "tool_returns": [_file_return(tool_return) for tool_return in returns],
             }
         case other:
             raise ValueError(f"a message of the type {other!r} is not known")

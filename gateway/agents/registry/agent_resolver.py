@@ -140,15 +140,15 @@ class AgentResolver:
         else:
             same_name = await definitions.find_by_name(project, DefinitionKind.AGENT, name)
             if len(same_name) > 1:
-                both = " and ".join(ids.id_of("agent", each.uid) for each in same_name)
+                both = " and ".join(ids.id_of("agent", namesake.uid) for namesake in same_name)
                 raise BadRequest(f"Two agents are named {name!r}: {both}. Name one by its id.", param="model")
             definition = same_name[0] if same_name else None
         if definition is None:
             return None
         targets = await self._store.attached.load_targets(definition.memory_row, DefinitionKind.TOOL)
         tools = (await self._tools.of({definition.memory_row: targets}))[definition.memory_row]
-        versioned = [definition, *(tool.definition for tool in tools if tool.definition is not None)]
-        made_of = frozenset((each.id, each.version) for each in versioned)
+        sources = [definition, *(tool.definition for tool in tools if tool.definition is not None)]
+        made_of = frozenset((source.id, source.version) for source in sources)
         return ResolvedAgent(self._spec(definition, tools), api_scope(project, definition.uid), made_of)
 
     def _spec(self, definition: Definition, tools: Sequence[ToolView]) -> AgentSpec:
@@ -199,8 +199,8 @@ class AgentResolver:
             route = resolve_route(settings, model)
         except UnknownModel:
             return model
-        kinds = [each.kind for each in settings.upstreams]
-        upstream = next(each for each in settings.upstreams if each.name == route.upstream)
+        kinds = [other.kind for other in settings.upstreams]
+        upstream = next(other for other in settings.upstreams if other.name == route.upstream)
         provider = upstream.kind if kinds.count(upstream.kind) == 1 else upstream.name
         return f"{provider}/{route.model}"
 

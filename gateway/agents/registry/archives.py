@@ -172,7 +172,7 @@ class Archives:
     ) -> Sequence[PassageView]:
         """Returns the passages of these memories that answer a query, best first."""
         embed = self._embed_query
-        vector = None if embed is None else await embed([each.id for each in memories], query, SEARCH_MS)
+        vector = None if embed is None else await embed([agent.id for agent in memories], query, SEARCH_MS)
         ranked = [await self._search_one(memory, query, where, limit, vector) for memory in memories]
         return interleave(ranked)[:limit]
 
@@ -204,7 +204,7 @@ class Archives:
         self, memories: Sequence[Agent], where: PassageFilter, *, limit: int
     ) -> Sequence[PassageView]:
         """Returns the newest passages of these memories."""
-        pages = [await self.list(each, where, Page(limit=limit)) for each in memories]
+        pages = [await self.list(memory, where, Page(limit=limit)) for memory in memories]
         return sorted(chain.from_iterable(pages), key=lambda view: -view.passage.at)[:limit]
 
     async def _with_files(self, views: Sequence[PassageView]) -> Sequence[PassageView]:

@@ -125,7 +125,7 @@ class McpRegistry:
         """Returns a server's tools, as they were when it was asked last."""
         await self.get(project, uid)
         every = self._tools.select(project, Page(newest_first=False))
-        return [each async for each in every if _name_at_server(each, uid) is not None]
+        return [tool async for tool in every if _name_at_server(tool, uid) is not None]
 
     async def _list_tools(
         self, server: McpServerDefinition, values: Mapping[str, str]
@@ -149,8 +149,8 @@ class McpRegistry:
 
         What an operator has set for a tool, such as its approval, stays. Another gateway may sync meanwhile, too.
         """
-        stored = {_name_at_server(each, server.uid): each for each in await self.tools(project, server.uid)}
-        for tool in {each.name: each for each in listed}.values():
+        stored = {_name_at_server(tool, server.uid): tool for tool in await self.tools(project, server.uid)}
+        for tool in {tool.name: tool for tool in listed}.values():
             existing = stored.pop(tool.name, None)
             if existing is None:
                 await self._add_tool(project, server, tool)

@@ -157,7 +157,7 @@ class Registry:
         identities = await self._attachment_rows(project, DefinitionKind.IDENTITY, new.identities or ())
         numbers = [attachment_number(tool) for tool in tools]
         if folders:
-            numbers += [each for each in file_tool_numbers() if each not in numbers]
+            numbers += [number for number in file_tool_numbers() if number not in numbers]
         agent_draft = AgentDraft(
             agent=draft, name=name, body=definition.body(), own=new.own, blocks=new.blocks, tools=numbers,
             tags=new.tags, folders=folders, identities=identities,
@@ -177,7 +177,7 @@ class Registry:
             *(MULTI_AGENT_TOOLS if new.multi_agent_tools else ()),
         ]
         tools = [*await self.tools.all_named(project, names)]
-        tools += [await self.tools.get(project, each) for each in new.tools or ()]
+        tools += [await self.tools.get(project, uid) for uid in new.tools or ()]
         return tuple({tool.uid: tool for tool in tools}.values())
 
     async def get(self, project: str, uid: str) -> AgentView:
@@ -207,7 +207,7 @@ class Registry:
             self.check_name(edit.name)
         tools: Sequence[int] | None = None
         if edit.tools is not None:
-            tools = [attachment_number(await self.tools.get(project, each)) for each in edit.tools]
+            tools = [attachment_number(await self.tools.get(project, uid)) for uid in edit.tools]
         folders, identities = [
             None if uids is None else await self._attachment_rows(project, kind, uids)
             for kind, uids in (
@@ -266,7 +266,7 @@ class Registry:
             tools = await self._store.attached.load_targets(agent_row, DefinitionKind.TOOL)
         numbers = [attachment_number(built_in_tool(name)) for name in MULTI_AGENT_TOOLS]
         if not edit.multi_agent_tools:
-            return [each for each in tools if each not in numbers]
+            return [number for number in tools if number not in numbers]
         return list(dict.fromkeys([*tools, *numbers]))
 
     async def delete(self, project: str, uid: str) -> None:
@@ -323,21 +323,23 @@ class Registry:
     ) -> Sequence[int]:
         """Returns the rows under which definitions with these uids are attached. Raises: NotFound."""
         definitions = [await self._store.definitions.get(project, kind, uid) for uid in dict.fromkeys(uids)]
-        return [each.memory_row or each.id for each in definitions]
+        return [definition.memory_row or definition.id for definition in definitions]
 
     async def _attached_definitions(
         self, agent_rows: Sequence[int], kind: DefinitionKind
     ) -> dict[int, Sequence[Definition]]:
         """Returns the folders or the identities of each of these agents."""
         targets = await self._store.attached.load_targets_of_agents(agent_rows, kind)
-        rows = sorted({row for each in targets.values() for row in each})
+        rows = sorted({row for tool_rows in targets.values() for row in tool_rows})
         definitions = self._store.definitions
         by_row = dict[int, Definition]()
         if rows and kind is DefinitionKind.IDENTITY:
             by_row = await definitions.find_by_ids(rows)
         elif rows:
             by_row = await definitions.find_by_memories(kind, rows)
-        return {agent: [by_row[row] for row in each if row in by_row] for agent, each in targets.items()}
+        return {
+            agent: [by_row[row] for row in tool_rows if row in by_row] for agent, tool_rows in targets.items()
+        }
 
     def _profile_definition(self, entry: AgentEntry) -> Definition:
         """Returns the definition that shows a user's memory: that of its profile."""

@@ -113,6 +113,6 @@ def _body_without(entry: AgentEntry, uid: str) -> dict[str, Any] | None:
     definition = None if entry.definition is None else AgentDefinition.of(entry.definition.body)
     if definition is None or definition.sleeptime is None:
         return None
-    others = tuple(each for each in definition.sleeptime.agents if each != uid)
+    others = tuple(agent_uid for agent_uid in definition.sleeptime.agents if agent_uid != uid)
     sleeptime = replace(definition.sleeptime, agents=others) if others else None
     return replace(definition, sleeptime=sleeptime).body()

@@ -59,12 +59,7 @@ class ToolRegistry:
         return _tool_view(await self._store.definitions.get(project, DefinitionKind.TOOL, uid))
 
     async def select(
-        self,
-        project: str,
-        page: Page[str],
-        *,
-        name: str | None = None,
-        name_part: str | None = None,
+        self, project: str, page: Page[str], *, name: str | None = None, name_part: str | None = None
     ) -> AsyncIterator[ToolView]:
         """Yields tools. Built-in ones count as older than all others.
 
@@ -77,9 +72,11 @@ class ToolRegistry:
         low = -_BEYOND if first is None else await self._sort_key(project, first)
         high = _BEYOND if last is None else await self._sort_key(project, last)
         built_in = [
-            built_in_tool(each)
-            for each in BUILT_IN_TOOLS
-            if low < _built_in_key(each) < high and name in (None, each) and (name_part or "").lower() in each
+            built_in_tool(built_in_name)
+            for built_in_name in BUILT_IN_TOOLS
+            if low < _built_in_key(built_in_name) < high
+            and name in (None, built_in_name)
+            and (name_part or "").lower() in built_in_name
         ]
         if not newest_first:
             for tool in built_in:

@@ -30,15 +30,15 @@ class AbandonedRuns:
 
         own_queue: a queue that this process holds for another run.
         """
-        abandoned = {each.id for each in await self._find(own_queue)}
+        abandoned = {abandoned_run.id for abandoned_run in await self._find(own_queue)}
         return await self._fail(run) if run.id in abandoned else run
 
     async def _find(self, own_queue: QueueName | None = None) -> list[Run]:
         """Returns the open runs in queues that no process uses, other than `own_queue`."""
         open_runs = await self._keeper.store.runs.list_open_foreground()
-        queues = {each.run.id: (each.agent_uid, each.conversation_name) for each in open_runs}
+        queues = {open_run.run.id: (open_run.agent_uid, open_run.conversation_name) for open_run in open_runs}
         in_use = await self._queues_in_use({*queues.values()}) - {own_queue}
-        return [each.run for each in open_runs if queues[each.run.id] not in in_use]
+        return [open_run.run for open_run in open_runs if queues[open_run.run.id] not in in_use]
 
     async def _queues_in_use(self, names: Set[QueueName]) -> set[QueueName]:
         """Returns those of these queues that any process uses."""

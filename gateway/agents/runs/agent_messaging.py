@@ -177,13 +177,13 @@ class AgentMessaging:
         page: Page[str] = Page(limit=_PAGE, newest_first=False)
         while len(recipients) < MAX_AGENTS:
             entries = await self._store.defined_agents.list(sender.project, where, page)
-            tags_of = await self._store.defined_agents.load_tags([each.agent.id for each in entries])
+            tags_of = await self._store.defined_agents.load_tags([entry.agent.id for entry in entries])
             recipients += [
-                Recipient(each.agent.uid, each.name)
-                for each in entries
-                if _is_conversational(each)
-                and ids.id_of("agent", each.agent.uid) != sender.agent_id
-                and _has_tags(tags_of[each.agent.id], match_all, match_some)
+                Recipient(entry.agent.uid, entry.name)
+                for entry in entries
+                if _is_conversational(entry)
+                and ids.id_of("agent", entry.agent.uid) != sender.agent_id
+                and _has_tags(tags_of[entry.agent.id], match_all, match_some)
             ]
             if len(entries) < _PAGE:
                 break
@@ -226,7 +226,7 @@ class AgentMessaging:
         resolved = await self._resolver.resolve_uid(sender.project, recipient.uid)
         name = f"{AGENT_PREFIX}{resolved.spec.name}"
         model = resolved.spec.model or ""
-        if not any(may_ask(sender.forwarded.models, each) for each in (name, model)):
+        if not any(may_ask(sender.forwarded.models, model_name) for model_name in (name, model)):
             raise NotAllowed(f"the key of this request may ask neither for {name!r} nor for {model!r}")
         return resolved
 
@@ -332,7 +332,7 @@ class AgentMessaging:
         recipients = await self._find_tagged(sender, match_all, match_some)
         async with asyncio.TaskGroup() as tasks:
             tasks_of_recipients = [tasks.create_task(ask_in_slot(recipient)) for recipient in recipients]
-        return [each.result() for each in tasks_of_recipients]
+        return [task.result() for task in tasks_of_recipients]
 
     def _deadline(self) -> float:
         """Returns the deadline of a wait that begins now, by the loop's clock."""
@@ -403,9 +403,9 @@ def _message_of(sender: Sender, text: str, *, is_awaited: bool) -> WireMessage:
 
 def _answer_of(result: RunResult, recipient: Recipient) -> AgentAnswer:
     """Returns the answer of an agent that was asked, from the result of its run."""
-    shown_replies = [each.shown_reply for each in result.steps if each.shown_reply]
-    replies = [without_fillers_and_thoughts(orjson.loads(each)) for each in shown_replies]
-    text = "\n\n".join(each["content"] for each in replies if isinstance(each.get("content"), str))
+    shown_replies = [step.shown_reply for step in result.steps if step.shown_reply]
+    replies = [without_fillers_and_thoughts(orjson.loads(reply)) for reply in shown_replies]
+    text = "\n\n".join(reply["content"] for reply in replies if isinstance(reply.get("content"), str))
     run = result.run
     if run.stop == StopReason.REQUIRES_APPROVAL:
         so_far = f" So far it has said: {text}" if text else ""

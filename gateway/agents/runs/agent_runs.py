@@ -296,7 +296,7 @@ class AgentRuns:
         if request.n > 1:
             raise BadRequest("A conversation of an agent goes on with one reply.", param="n")
         window = self._with_client.failover.context_windows.with_known_window(call.route.first).context_window
-        messages = tuple(from_client(each, window) for each in new_messages(request.messages))
+        messages = tuple(from_client(message, window) for message in new_messages(request.messages))
         spoken_count = len(request.messages) - first_after_system(request.messages)
         receipt.headers["x-mnemogate-appended"] = f"{len(messages)} of {spoken_count}"
         if not messages:
@@ -342,7 +342,7 @@ class AgentRuns:
         live = RunFilter(agent.id, conversation_row, (RunState.CREATED, RunState.RUNNING))
         page: Page[int] = Page(limit=_MAX_CANCELLED)
         entries = await self.keeper.store.runs.list_runs(agent.scope.project, live, page)
-        return [await self.cancel(each.run) for each in entries]
+        return [await self.cancel(entry.run) for entry in entries]
 
     async def cancel_waiting(self, run_request: RunRequest, run: Run) -> Run:
         """Denies the calls with which a run waits for answers, and cancels it. Returns the run as it is now.
@@ -587,7 +587,7 @@ def _new_summary(context: MemoryContext, prompt: Prompt) -> Summary | None:
     summary_id = prompt.window.summary_id
     if summary_id in (0, prompt.eviction.in_use):
         return None
-    return next((each for each in context.summaries or () if each.id == summary_id), None)
+    return next((summary for summary in context.summaries or () if summary.id == summary_id), None)
 
 
 def _error_for(error: StoreError) -> Exception:

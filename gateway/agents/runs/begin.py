@@ -141,8 +141,8 @@ class RunStarter:
             return False
         earlier = await known_results(store, step, context.path[-1], ())
         order = [*tool_names_by_call(context.path[-1])]
-        results = [*earlier, *denied_results(step, {each.call_id for each in earlier})]
-        results.sort(key=lambda each: order.index(each.call_id))
+        results = [*earlier, *denied_results(step, {result.call_id for result in earlier})]
+        results.sort(key=lambda result: order.index(result.call_id))
         return await self._write_results(context, send, EndpointForm(), step, results)
 
     async def _read(self, request: MemoryRequest, messages: Sequence[WireMessage] = ()) -> MemoryContext:
@@ -182,9 +182,8 @@ class RunStarter:
             return None
         messages = send.messages
         # Exchanges that a fork shares with its conversation do not change.
-        exchanges = [
-            each for each in context.path if each.conversation_row == context.path[-1].conversation_row
-        ]
+        conversation_row = context.path[-1].conversation_row if context.path else 0
+        exchanges = [exchange for exchange in context.path if exchange.conversation_row == conversation_row]
         barge_in = find_barge_in(exchanges, MessageHasher(context.agent.secret), messages, send.heard)
         if not barge_in.cut and not barge_in.stored_count:
             return None
@@ -315,10 +314,10 @@ class RunStarter:
             error = "No tool call is currently awaiting approval: what these were made for is forgotten."
             raise BadRequest(error, param="messages")
         waiting_place = Place(context.agent.uid, last_exchange.reply_seq)
-        for each in send.decisions:
-            if each.request is not None and place_of("message", each.request) != waiting_place:
+        for decision in send.decisions:
+            if decision.request is not None and place_of("message", decision.request) != waiting_place:
                 error = f"does not wait for an answer; {id_at('message', waiting_place.uid, waiting_place.seq)} does."
-                raise BadRequest(f"{each.request!r} {error}", param="messages")
+                raise BadRequest(f"{decision.request!r} {error}", param="messages")
         return step
 
     async def _calls_with_answers(self, context: MemoryContext, send: RoutedSend) -> CallsToResume:
@@ -334,8 +333,10 @@ class RunStarter:
         earlier_ids = [message["tool_call_id"] for message in earlier]
         window = context.request.target.context_window
         decisions = [
-            each if each.result is None else replace(each, result=cut_to_window(each.result, window))
-            for each in send.decisions
+            decision
+            if decision.result is None
+            else replace(decision, result=cut_to_window(decision.result, window))
+            for decision in send.decisions
         ]
         answers = stored_answers(step, earlier_ids, decisions, may_repeat=may_repeat)
         answered = {*earlier_ids, *(message["tool_call_id"] for message in answers)}

@@ -61,11 +61,7 @@ class AgentMessages:
         self._embed_query = embed_query
 
     async def list(
-        self,
-        agent: Agent,
-        page: Page[Place],
-        *,
-        conversation_name: str | None = None,
+        self, agent: Agent, page: Page[Place], *, conversation_name: str | None = None
     ) -> Sequence[MessageView]:
         """Returns a page. conversation_name: None: all conversations."""
         conversation_row: int | None = None
@@ -94,11 +90,7 @@ class AgentMessages:
             begin = exchange.seq - 1 if newest_first else exchange.next_seq
         return views[: page.limit]
 
-    async def list_all(
-        self,
-        project: str,
-        page: Page[Place],
-    ) -> Sequence[tuple[Agent, MessageView]]:
+    async def list_all(self, project: str, page: Page[Place]) -> Sequence[tuple[Agent, MessageView]]:
         """Returns a page of the messages of all agents, in the order in which their exchanges began."""
         newest_first, (older_end, newer_end) = page.newest_first, page.ends
         low = (-1, -1, 0) if older_end is None else await self._sort_key_in_project(project, older_end)
@@ -156,7 +148,7 @@ class AgentMessages:
         by_meaning: by vectors as well as words, if there is an embedder.
         """
         embed = self._embed_query if by_meaning else None
-        vector = None if embed is None else await embed([each.id for each in agents], query, _SEARCH_MS)
+        vector = None if embed is None else await embed([agent.id for agent in agents], query, _SEARCH_MS)
 
         def takes(hit: Message) -> bool:
             in_time = (since is None or hit.at >= since) and (until is None or hit.at < until)

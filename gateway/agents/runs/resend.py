@@ -193,14 +193,14 @@ async def _is_answered(store: Store, marks: SendMarks, exchange: Exchange) -> bo
     step = await store.runs.load_waiting_step(marks.agent.id, exchange.conversation_row)
     # A step stays known as waiting after its calls are answered, until another step waits.
     waits = {} if step is None or step.exchange_row == exchange.parent else step.waiting
-    for each in marks.send.decisions:
-        if each.request is not None and request != place_of("message", each.request):
+    for decision in marks.send.decisions:
+        if decision.request is not None and request != place_of("message", decision.request):
             return False
-        if each.call_id is None:
+        if decision.call_id is None:
             # The decision was about all calls that a person had to allow.
             if not any(private_of(m).get("approval") for m in results):
                 return False
-        elif each.call_id not in call_ids or (each.result is not None and each.call_id in waits):
+        elif decision.call_id not in call_ids or (decision.result is not None and decision.call_id in waits):
             return False
     return True
 
@@ -222,5 +222,5 @@ async def _is_passed(store: Store, marks: SendMarks, ended: _EndedRun) -> bool:
     path = () if end is None else end.path
     if exchange.superseded or exchange.id in refused_ids(path):
         return True
-    run_exchanges = {each.id for each in (exchange, *ended.answered)}
-    return any(each.reply is not None and each.id not in run_exchanges for each in path[-1:])
+    run_exchanges = {run_exchange.id for run_exchange in (exchange, *ended.answered)}
+    return any(last.reply is not None and last.id not in run_exchanges for last in path[-1:])

@@ -39,7 +39,7 @@ class StepEdits:
 
     def ran_alone(self, results: Sequence[ToolResult]) -> bool:
         """Returns whether all these results are of edits or of the client: then no tool ran in which time passes."""
-        calls = calls_by_name(each.call_id for each in results)
+        calls = calls_by_name(result.call_id for result in results)
         edited = {call_of_edit(op.call_id, calls) for op in self.block_edits.ops}
         return edited | self._client_calls >= {*calls.values()}
 
@@ -52,7 +52,7 @@ class StepEdits:
 
         results: of the step, with what came of the edits on the older blocks.
         """
-        calls = calls_by_name(each.call_id for each in results)
+        calls = calls_by_name(result.call_id for result in results)
         edit_results: dict[str, list[EditResult]] = {}
         for op in stale.block_edits.ops:
             if op.op in STORED_SOURCES:
@@ -60,8 +60,8 @@ class StepEdits:
                 continue
             edit_results.setdefault(call_of_edit(op.call_id, calls), []).append(self.block_edits.apply(op))
         return [
-            _with_edits(each, edit_results[each.call_id]) if each.call_id in edit_results else each
-            for each in results
+            _with_edits(result, edit_results[result.call_id]) if result.call_id in edit_results else result
+            for result in results
         ]
 
     def pending_merge(self, exchange_row: int) -> tuple[BlockMerge, dict[int, int]]:
@@ -80,25 +80,27 @@ class StepEdits:
         """
         if not results:
             return []
-        changes, shown = self.block_edits.describe_changes(each.shown for each in results)
+        changes, shown = self.block_edits.describe_changes(result.shown for result in results)
         if not changes:
-            return [each.stored() for each in results]
+            return [result.stored() for result in results]
         note = render_note((), changes, now, mark=mark).rstrip()
-        last = next((each for each in reversed(results) if each.call_id not in self._client_calls), None)
+        last = next(
+            (result for result in reversed(results) if result.call_id not in self._client_calls), None
+        )
         if last is not None:
             noted = replace(last, changes=note, shown=shown)
-            return [(noted if each is last else each).stored() for each in results]
+            return [(noted if result is last else result).stored() for result in results]
         # All results are the client's, which stay as it gave them: the note is a message of its own.
         message: WireMessage = {"role": "user", "content": note}
         nudge = with_private(message, shown="system", sender=NUDGE_SENDER, shown_blocks=dict(shown))
-        return [*(each.stored() for each in results), nudge]
+        return [*(result.stored() for result in results), nudge]
 
 
 def _with_edits(result: ToolResult, edits: Sequence[EditResult]) -> ToolResult:
     """Returns the result of a call whose edits were applied again."""
-    status = next((each.status for each in edits if each.status == "error"), "success")
-    content = "\n".join(each.message for each in edits)
-    shown = last_shown((each.shown for each in edits), NOTHING_SHOWN)
+    status = next((edit.status for edit in edits if edit.status == "error"), "success")
+    content = "\n".join(edit.message for edit in edits)
+    shown = last_shown((edit.shown for edit in edits), NOTHING_SHOWN)
     return replace(result, content=content, status=status, shown=shown)
 
 

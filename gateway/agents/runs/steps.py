@@ -294,9 +294,11 @@ class RunMemory:
         sleeptime, exchanges = self.context.request.spec.sleeptime, (*self.steps, exchange)
         if sleeptime is None or not sleeptime.every:
             return []
-        if not any(is_user(message) for each in exchanges for message in each.inputs):
+        if not any(is_user(message) for step in exchanges for message in step.inputs):
             return []
-        due = (each for each in self._readers if not each.is_busy and each.turns + 1 >= sleeptime.every)
+        due = [
+            reader for reader in self._readers if not reader.is_busy and reader.turns + 1 >= sleeptime.every
+        ]
         return [reading_run(reader.sleeper_row, self.context.agent.id, now) for reader in due]
 
     def _finished_exchange(
@@ -615,7 +617,7 @@ def _state_after(prompt: Prompt, outcome: TurnOutcome) -> tuple[RunState, StopRe
 
 def _results_by_number(exchange: Exchange, results: Sequence[ToolResult]) -> dict[int, bytes]:
     """Returns results by the numbers of their calls, as they are stored until all calls of the step have results."""
-    return {call_number(exchange, each.call_id): orjson.dumps(each.stored()) for each in results}
+    return {call_number(exchange, result.call_id): orjson.dumps(result.stored()) for result in results}
 
 
 def _step_saved(exchange: Exchange, messages: Sequence[WireMessage] = ()) -> events.StepSaved:

@@ -117,7 +117,7 @@ async def read_stored_context(
 
 def _with_initial_messages(context: MemoryContext, messages: Sequence[WireMessage]) -> Sequence[WireMessage]:
     """Returns the messages of a send, after the agent's initial ones where the conversation has not begun."""
-    has_begun = any(not each.superseded and not begins_fork(each) for each in context.path)
+    has_begun = any(not exchange.superseded and not begins_fork(exchange) for exchange in context.path)
     return messages if has_begun else [*context.request.spec.initial_messages, *messages]
 
 
@@ -225,7 +225,7 @@ def _with_plan(
     )
     if request.spec.definition.clears:
         depth = _turn_depth(context, messages)
-        plan = replace(plan, omitted=tuple(each for each in plan.omitted if each.exchange.depth >= depth))
+        plan = replace(plan, omitted=tuple(part for part in plan.omitted if part.exchange.depth >= depth))
     context = replace(context, plan=plan, pinned=pinned, blocks=tuple(blocks))
     # The tools are the same for every step, whatever came in.
     body: dict[str, Any] = {**request.chat.json, "messages": [{"role": "user"}]}

@@ -14,7 +14,7 @@ async def exchanges_of(store: Store, agent: Agent, run: Run) -> Sequence[Exchang
 
     Raises: StoreError.
     """
-    ids = [each.step.exchange_row for each in await store.runs.load_steps(run)]
+    ids = [step.step.exchange_row for step in await store.runs.load_steps(run)]
     exchanges = [exchange for id in ids if (exchange := await store.turns.exchange(agent, id)) is not None]
     row = await store.runs.find_unanswered_exchange(run)
     unanswered = None if row is None else await store.turns.exchange(agent, row)

@@ -94,7 +94,7 @@ async def speak(sends: SendsToAgents, call: RunTool, max_chars: int) -> ToolAnsw
 
 def _answers_json(answers: Sequence[AgentAnswer], max_chars: int) -> str:
     """Returns the answers as JSON. Long answers are cut to the same length, so that none is missing."""
-    heads = [{"agent_id": each.id, "agent_name": each.name[:_NAME_CHARS]} for each in answers]
+    heads = [{"agent_id": answered.id, "agent_name": answered.name[:_NAME_CHARS]} for answered in answers]
     answer_chars = max(
         _MIN_ANSWER_CHARS, (max_chars - len(orjson.dumps(heads)) - 40 * len(heads)) // len(heads)
     )

@@ -80,13 +80,13 @@ class AgentTools:
 
     def __post_init__(self) -> None:
         self._plain_entries = _entries_of(self.spec, self.client_tools)
-        self._tools = {each.name: each for each in self.spec.tools if each.name in self._plain_entries}
+        self._tools = {tool.name: tool for tool in self.spec.tools if tool.name in self._plain_entries}
 
     # -- a toolbox
 
     def definitions(self) -> list[dict[str, Any]]:
         asides = _asides_of(self.spec, self._plain_entries.values()).by_tool
-        return [with_asides(each, asides.get(name, ())) for name, each in self._plain_entries.items()]
+        return [with_asides(entry, asides.get(name, ())) for name, entry in self._plain_entries.items()]
 
     def owns(self, name: str) -> bool:
         return name in self._tools
@@ -214,12 +214,12 @@ class AgentTools:
         if isinstance(edits, str):
             return failed_answer(edits)
         results = [
-            self.memory.edit(call.call_id, each.op, each.label, each.arguments, number=n)
-            for n, each in enumerate(edits)
+            self.memory.edit(call.call_id, edit.op, edit.label, edit.arguments, number=n)
+            for n, edit in enumerate(edits)
         ]
-        status = next((each.status for each in results if each.status == "error"), "success")
-        shown = last_shown([each.shown for each in results], NOTHING_SHOWN)
-        return ToolAnswer("\n".join(each.content for each in results), status, shown=shown)
+        status = next((result.status for result in results if result.status == "error"), "success")
+        shown = last_shown([result.shown for result in results], NOTHING_SHOWN)
+        return ToolAnswer("\n".join(result.content for result in results), status, shown=shown)
 
     def _cut(self, answer: ToolAnswer, max_chars: int) -> ToolAnswer:
         """Returns an answer that is short enough to leave room in the window, and has at most `max_chars`."""
@@ -242,12 +242,12 @@ def _asides_of(spec: AgentSpec, entries: Iterable[dict[str, Any]]) -> Asides:
 
 def serial_tools(spec: AgentSpec) -> frozenset[str]:
     """Returns the tools with calls that must run one after another."""
-    return frozenset(each.name for each in spec.tools if each.definition and not each.definition.is_parallel)
+    return frozenset(tool.name for tool in spec.tools if tool.definition and not tool.definition.is_parallel)
 
 
 def tools_with_approval(spec: AgentSpec) -> frozenset[str]:
     """Returns the tools that always need a person's approval, whatever the rules allow."""
-    return frozenset(each.name for each in spec.tools if each.definition and each.definition.needs_approval)
+    return frozenset(tool.name for tool in spec.tools if tool.definition and tool.definition.needs_approval)
 
 
 def _aside_names(spec: AgentSpec) -> frozenset[str]:

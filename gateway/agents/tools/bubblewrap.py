@@ -44,7 +44,7 @@ async def prefixes_of(python: str) -> Sequence[str]:
             await asyncio.shield(process.wait())
     if process.returncode != 0:
         raise ValueError(f"exit status {process.returncode}")
-    return sorted({each for each in os.fsdecode(out).splitlines() if each})
+    return sorted({prefix for prefix in os.fsdecode(out).splitlines() if prefix})
 
 
 def sandbox_command(bwrap: str, python: str, prefixes: Sequence[str]) -> Sequence[str]:

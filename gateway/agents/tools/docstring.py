@@ -94,7 +94,7 @@ def _read_arguments(lines: Sequence[str], *, is_numpy: bool) -> dict[str, str]:
 
     is_numpy: these lines are `name : type`, and the text is in the further ones.
     """
-    depth = next((len(each) - len(each.lstrip()) for each in lines if each.strip()), 0)
+    depth = next((len(text_line) - len(text_line.lstrip()) for text_line in lines if text_line.strip()), 0)
     descriptions: dict[str, str] = {}
     name = ""
     for line in lines:

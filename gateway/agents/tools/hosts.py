@@ -194,13 +194,13 @@ class _CheckedResolver(AbstractResolver):
         return [
             ResolveResult(
                 hostname=host,
-                host=each,
+                host=address,
                 port=port,
-                family=socket.AF_INET6 if ":" in each else socket.AF_INET,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
                 proto=0,
                 flags=socket.AI_NUMERICHOST,
             )
-            for each in self._addresses
+            for address in self._addresses
         ]
 
     async def close(self) -> None:
@@ -208,7 +208,7 @@ class _CheckedResolver(AbstractResolver):
 
 
 def _rules(entries: Sequence[str]) -> tuple[HostRule, ...]:
-    return tuple(rule for each in entries if (rule := HostRule.parse(each)) is not None)
+    return tuple(rule for entry in entries if (rule := HostRule.parse(entry)) is not None)
 
 
 def _host_of(url: URL) -> str:
@@ -255,13 +255,13 @@ def is_public(address: str) -> bool:
     if isinstance(ip, IPv6Address):
         embedded = _embedded_ipv4(ip)
         if embedded is None:
-            return ip in _GLOBAL and not any(ip in each for each in _NOT_PUBLIC_IPV6)
+            return ip in _GLOBAL and not any(ip in network for network in _NOT_PUBLIC_IPV6)
         ip = embedded
     return (
         ip is not None
         and ip.is_global
         and not (ip.is_multicast or ip.is_reserved)
-        and not any(ip in each for each in _NOT_PUBLIC_IPV4)
+        and not any(ip in network for network in _NOT_PUBLIC_IPV4)
     )
 
 

@@ -71,8 +71,8 @@ class McpServers:
 
     def __init__(self, settings: ToolSettings, hosts: ToolHosts) -> None:
         self._hosts = hosts
-        self._headers = {each.name: each for each in settings.headers}
-        self._commands = [shlex.split(each) for each in settings.mcp_stdio]
+        self._headers = {header.name: header for header in settings.headers}
+        self._commands = [shlex.split(command) for command in settings.mcp_stdio]
         self._variables = frozenset(settings.mcp_stdio_env)
 
     def check(self, server: McpServerDefinition, secrets: McpSecrets = NO_SECRETS) -> None:
@@ -126,7 +126,7 @@ class McpServers:
         # A result counts even if the end of its session has failed.
         if result is None:
             return lost_answer(tool, fault) if is_sent else unsent_answer(tool, fault)
-        texts = [_text_of(each) for each in result.content]
+        texts = [_text_of(content) for content in result.content]
         if not texts and result.structured_content is not None:
             texts = [json.dumps(result.structured_content, ensure_ascii=False)]
         text = self._mask_secrets(server, secrets, "\n".join(texts))

@@ -209,9 +209,9 @@ def _takes_arguments(schema: dict[str, Any]) -> bool:
     return (
         schema["type"] == "object"
         and isinstance(properties, dict)
-        and all(isinstance(each, dict | bool) for each in properties.values())
+        and all(isinstance(property_, dict | bool) for property_ in properties.values())
         and isinstance(required, list)
-        and all(isinstance(each, str) for each in required)
+        and all(isinstance(name, str) for name in required)
     )
 
 
@@ -268,7 +268,7 @@ class _HostTransport(httpx2.AsyncBaseTransport):
         message = f"its server answered with the status {reply.status}"
         if method == "POST":
             # An answer shows that faults of earlier answers are over.
-            self._faults[:] = [each for each in self._faults if not isinstance(each, StatusFault)]
+            self._faults[:] = [fault for fault in self._faults if not isinstance(fault, StatusFault)]
             if reply.status >= 400:
                 self._faults.append(HostError(message) if self._has_events else StatusFault(message))
                 if self._events is not None:

@@ -142,8 +142,8 @@ class Sandbox:
                 arguments = {"port": port, "folder": folder, "uid": NOBODY}
                 return await self._perform({"source": PROBE, "arguments": arguments, "agent": {}}, _START_S)
             finally:
-                for each in listening:
-                    each.close()
+                for server in listening:
+                    server.close()
 
     # -- one call
 
@@ -205,8 +205,8 @@ class Sandbox:
             opened.remove(receive)
             return process, receive
         finally:
-            for each in opened:
-                os.close(each)
+            for descriptor in opened:
+                os.close(descriptor)
 
 
 def _agent_state(call: ForeignCall) -> Json:

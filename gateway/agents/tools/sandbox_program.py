@@ -74,11 +74,11 @@ def _answer(work: Any) -> Any:
 
 def _call(work: Any, agent: SimpleNamespace) -> Any:
     tree = ast.parse(work["source"], TOOL)
-    function = [each for each in tree.body if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef))][-1]
+    function = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))][-1]
     # A module of its own, which dataclasses look up by its name.
     module = sys.modules["tool"] = ModuleType("tool")
     module.__dict__.update({name: getattr(typing, name) for name in typing.__all__})
-    for name in {each.id for each in ast.walk(tree) if isinstance(each, ast.Name)}.intersection(_MODULES):
+    for name in {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}.intersection(_MODULES):
         module.__dict__[name] = __import__(name)
     arguments = _arguments(function, work["arguments"], agent)
     exec(compile(tree, TOOL, "exec", dont_inherit=True), module.__dict__)
@@ -89,13 +89,13 @@ def _call(work: Any, agent: SimpleNamespace) -> Any:
 def _arguments(function: Any, given: Any, agent: SimpleNamespace) -> Any:
     """Returns the arguments of a function. Types that are classes are taken off it, since the source may lack these."""
     callers = {"agent_state": agent, "self": None}
-    for each in (*function.args.args, *function.args.kwonlyargs):
-        if each.arg in callers:
-            given[each.arg] = callers[each.arg]
-        elif _has_class(each.annotation):
-            each.annotation = None
-            if each.arg in given:
-                given[each.arg] = _fields(given[each.arg])
+    for parameter in (*function.args.args, *function.args.kwonlyargs):
+        if parameter.arg in callers:
+            given[parameter.arg] = callers[parameter.arg]
+        elif _has_class(parameter.annotation):
+            parameter.annotation = None
+            if parameter.arg in given:
+                given[parameter.arg] = _fields(given[parameter.arg])
     if _has_class(function.returns):
         function.returns = None
     return given
@@ -103,12 +103,12 @@ def _arguments(function: Any, given: Any, agent: SimpleNamespace) -> Any:
 
 def _has_class(annotation: Any) -> bool:
     """Returns whether a type is, or holds, one that is neither Python's nor of `typing`."""
-    for each in ast.walk(annotation) if annotation is not None else ():
-        if isinstance(each, ast.Name) and not hasattr(builtins, each.id) and not hasattr(typing, each.id):
+    for node in ast.walk(annotation) if annotation is not None else ():
+        if isinstance(node, ast.Name) and not hasattr(builtins, node.id) and not hasattr(typing, node.id):
             return True
-        if isinstance(each, ast.Constant) and isinstance(each.value, str):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
             with suppress(SyntaxError, ValueError):
-                if _has_class(ast.parse(each.value, mode="eval")):
+                if _has_class(ast.parse(node.value, mode="eval")):
                     return True
     return False
 
@@ -130,7 +130,7 @@ def _fields(value: Any) -> Any:
     if isinstance(value, list):
         return [*map(_fields, value)]
     return (
-        _Fields({name: _fields(each) for name, each in value.items()}) if isinstance(value, dict) else value
+        _Fields({name: _fields(item) for name, item in value.items()}) if isinstance(value, dict) else value
     )
 
 
@@ -167,7 +167,7 @@ def _plain(value: Any) -> Any:
     """Returns a result with plain dicts in place of objects, as JSON needs them."""
     if isinstance(value, (list, tuple)):
         return [*map(_plain, value)]
-    return {name: _plain(each) for name, each in dict.items(value)} if isinstance(value, dict) else value
+    return {name: _plain(item) for name, item in dict.items(value)} if isinstance(value, dict) else value
 
 
 def _words(error: BaseException) -> str:

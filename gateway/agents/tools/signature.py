@@ -91,14 +91,14 @@ def _read(source: str) -> tuple[ToolFunction, TypeSchemas]:
         raise refusal_at(error.lineno or 1, f"this is no Python: {error.msg}") from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise BadRequest(f"The source cannot be read: {error}.", param="source_code") from error
-    functions = [each for each in module.body if isinstance(each, ToolFunction)]
+    functions = [statement for statement in module.body if isinstance(statement, ToolFunction)]
     if not functions:
         raise BadRequest("The source has no function at its top level.", param="source_code")
     function = functions[-1]
     if not _NAME.fullmatch(function.name):
         raise refusal_of(function, f"{function.name!r} is no name for a tool: 1 to 64 of A-Z, a-z, 0-9, _")
     lines = source.encode().splitlines(keepends=True)
-    classes = {each.name: each for each in module.body if isinstance(each, ast.ClassDef)}
+    classes = {statement.name: statement for statement in module.body if isinstance(statement, ast.ClassDef)}
     return function, TypeSchemas(classes, [0, *accumulate(map(len, lines))])
 
 
@@ -108,9 +108,9 @@ def _parameters(function: ToolFunction) -> Sequence[tuple[ast.arg, ast.expr | No
     for star in (arguments.vararg, arguments.kwarg):
         if star is not None:
             raise refusal_of(star, f"a tool cannot take any number of arguments, as {star.arg!r} does")
-    for each in arguments.posonlyargs:
-        raise refusal_of(each, f"parameter {each.arg!r} must be one that can be named")
+    for parameter in arguments.posonlyargs:
+        raise refusal_of(parameter, f"parameter {parameter.arg!r} must be one that can be named")
     missing = len(arguments.args) - len(arguments.defaults)
     pairs = list(zip(arguments.args, [*[None] * missing, *arguments.defaults], strict=True))
     pairs += zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-    return [(each, default) for each, default in pairs if each.arg not in _CALLERS]
+    return [(pair, default) for pair, default in pairs if pair.arg not in _CALLERS]

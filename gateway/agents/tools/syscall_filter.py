@@ -142,7 +142,7 @@ def filter_program() -> bytes | None:
         ),
         (_RETURN, 0, 0, _ALLOW),
     ]
-    return b"".join(struct.pack("=HBBI", *each) for each in program)
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
 
 
 def _load(offset: int) -> _Instruction:

@@ -55,7 +55,7 @@ class TypeSchemas:
         """Returns the schema of a type. Raises: BadRequest if it has none."""
         if _members_of(node) is not None:
             # By their text, since there may be thousands.
-            schemas = list({repr(each): each for each in self._alternatives(node)}.values())
+            schemas = list({repr(schema): schema for schema in self._alternatives(node)}.values())
             return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
         if isinstance(node, ast.Constant) and node.value is None:
             return {"type": "null"}
@@ -84,7 +84,7 @@ class TypeSchemas:
             if len(arguments) == 2 and _is_ellipsis(arguments[1]):
                 return {"type": "array", "items": self.schema_of(arguments[0])}
             size = len(arguments)
-            parts = [self.schema_of(each) for each in arguments]
+            parts = [self.schema_of(argument) for argument in arguments]
             return {"type": "array", "prefixItems": parts, "minItems": size, "maxItems": size}
         if name == "Literal":
             return _schema_of_literal(node, arguments)
@@ -96,8 +96,8 @@ class TypeSchemas:
         if members is None:
             yield self.schema_of(node)
         else:
-            for each in members:
-                yield from self._alternatives(each)
+            for member in members:
+                yield from self._alternatives(member)
 
     def _schema_of_class(self, node: ast.expr, name: str) -> dict[str, Any]:
         """Returns the schema of a class of the source. Raises: BadRequest if there is none, or it has no end."""
@@ -107,16 +107,16 @@ class TypeSchemas:
         properties: dict[str, Any] = {}
         required = []
         self._within.append(name)
-        for field_name, each in fields.items():
-            self._left -= self._length_of(each)
+        for field_name, annotated in fields.items():
+            self._left -= self._length_of(annotated)
             if self._left < 0:
                 raise refusal_of(
                     node,
                     f"the fields of its classes have more than {_MAX_FIELD_CHARS:,} characters, counted wherever one "
                     "is used",
                 )
-            field = _read_field(each.value)
-            properties[field_name] = self.schema_of(each.annotation)
+            field = _read_field(annotated.value)
+            properties[field_name] = self.schema_of(annotated.annotation)
             if field.description is not None:
                 properties[field_name]["description"] = field.description
             if field.default is None:
@@ -133,14 +133,14 @@ class TypeSchemas:
         fields = self._fields[name] = {}
         for base in reversed(self._classes[name].bases):
             fields |= self._fields_of(_last_name(base))
-        for each in self._classes[name].body:
-            if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name):
+        for statement in self._classes[name].body:
+            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
                 is_of_class = (
-                    isinstance(each.annotation, ast.Subscript)
-                    and _last_name(each.annotation.value) == "ClassVar"
+                    isinstance(statement.annotation, ast.Subscript)
+                    and _last_name(statement.annotation.value) == "ClassVar"
                 )
-                if not is_of_class and not each.target.id.startswith("_"):
-                    fields[each.target.id] = each
+                if not is_of_class and not statement.target.id.startswith("_"):
+                    fields[statement.target.id] = statement
         return fields
 
     def _length_of(self, node: ast.AnnAssign) -> int:
@@ -179,8 +179,8 @@ def _arguments_of(node: ast.Subscript) -> Sequence[ast.expr]:
 
 def _schema_of_literal(node: ast.Subscript, nodes: Sequence[ast.expr]) -> dict[str, Any]:
     """Returns the schema of these values. Raises: BadRequest if one of them is none that JSON has."""
-    values = [each.value for each in nodes if isinstance(each, ast.Constant)]
-    kinds = {type(each).__name__.replace("NoneType", "None") for each in values}
+    values = [constant.value for constant in nodes if isinstance(constant, ast.Constant)]
+    kinds = {type(value).__name__.replace("NoneType", "None") for value in values}
     if not values or len(values) < len(nodes) or not kinds <= {"str", "int", "bool", "None"}:
         raise _unknown_type(node)
     names = sorted(_PLAIN[kind] for kind in kinds)
@@ -198,7 +198,7 @@ def _read_field(value: ast.expr | None) -> _Field:
     """Returns a field of a class. value: what the source assigns to it."""
     if not isinstance(value, ast.Call) or _last_name(value.func) not in ("Field", "field"):
         return _Field(_unless_ellipsis(value), None)
-    named = {each.arg: each.value for each in value.keywords}
+    named = {keyword.arg: keyword.value for keyword in value.keywords}
     default = named.get("default") or named.get("default_factory") or (value.args[0] if value.args else None)
     text = named.get("description")
     if isinstance(text, ast.Constant) and isinstance(text.value, str):
@@ -229,7 +229,7 @@ def _is_json(value: object) -> bool:
     if isinstance(value, list):
         return all(map(_is_json, value))
     if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_json(each) for key, each in value.items())
+        return all(isinstance(key, str) and _is_json(item) for key, item in value.items())
     if isinstance(value, float):
         return value == value and abs(value) != float("inf")
     return value is None or isinstance(value, str | int)

@@ -22,7 +22,7 @@ def fault_json(fault: Fault) -> dict[str, Any]:
     """Returns a fault as pydantic writes its errors, which the client's users know."""
     return {
         "type": fault.kind,
-        "loc": [_cut(each) if isinstance(each, str) else each for each in fault.path],
+        "loc": [_cut(key) if isinstance(key, str) else key for key in fault.path],
         "msg": _cut(fault.message, _MAX_SENTENCE_CHARS),
         "input": _short(fault.value),
     }

@@ -84,7 +84,7 @@ def messages_json(
     """
     message = well_typed(message)
     stored = (message, *map(well_typed, results))
-    parts = (part for each in stored for part in _parts(each, showing, waiting or {}, names or {}))
+    parts = (part for source in stored for part in _parts(source, showing, waiting or {}, names or {}))
     private = private_of(message)
     messages = []
     for index, (message_type, fields) in enumerate(parts, first):
@@ -279,7 +279,7 @@ def without_asides(
             function = {**function, "arguments": exact_json.dumps(tool_arguments).decode()}
             call = {**call, "function": function}
         calls_without.append(call)
-    return "".join(each for each in thoughts if isinstance(each, str)), calls_without
+    return "".join(thought for thought in thoughts if isinstance(thought, str)), calls_without
 
 
 def thoughts(message: Mapping[str, Any]) -> Iterator[_Part]:

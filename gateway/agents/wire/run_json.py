@@ -146,7 +146,7 @@ def run_metrics_json(entry: RunEntry, tools: Sequence[str]) -> dict[str, Any]:
         "run_start_ns": None if run.begun is None else int(run.begun * 1e9),
         "run_ns": duration_ns(run.begun, run.ended),
         "num_steps": run.steps,
-        "tools_used": [ids.id_of("tool", each) for each in tools] or None,
+        "tools_used": [ids.id_of("tool", tool) for tool in tools] or None,
         "organization_id": None,
         "project_id": None,
         "template_id": None,

@@ -58,10 +58,10 @@ def ping_event(run: str, at: float) -> bytes:
 def numbered(data: bytes, first: int) -> list[bytes]:
     """Returns the events of a stream, each with its number as `seq_id`. The end mark of a stream is no event."""
     events: list[bytes] = []
-    for each in data.split(b"\n\n"):
-        if each and each + b"\n\n" != DONE_EVENT and not each.startswith(b":"):
+    for event_bytes in data.split(b"\n\n"):
+        if event_bytes and event_bytes + b"\n\n" != DONE_EVENT and not event_bytes.startswith(b":"):
             # The data of an event is an object.
-            events.append(each[:-1] + b',"seq_id":%d}\n\n' % (first + len(events)))
+            events.append(event_bytes[:-1] + b',"seq_id":%d}\n\n' % (first + len(events)))
     return events
 
 
@@ -210,12 +210,12 @@ class StepView(ClientView):
             self._unshown.thoughts.append(text)
 
     def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
-        for each in tail:
-            self.show(each)
+        for reply_event in tail:
+            self.show(reply_event)
 
     def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
-        for each in tail:
-            self.show(each)
+        for reply_event in tail:
+            self.show(reply_event)
         self._end_reply()
         if self._waiting_calls:
             self._show_calls(self._waiting_calls)
@@ -324,5 +324,5 @@ class StepView(ClientView):
             first=first,
         )
         if seq == self.numbers.reply_seq:
-            self._kinds += [each["message_type"] for each in messages]
-        self._out += [event(each) for each in messages if self.showing.shows(each["message_type"])]
+            self._kinds += [shown["message_type"] for shown in messages]
+        self._out += [event(shown) for shown in messages if self.showing.shows(shown["message_type"])]

@@ -207,12 +207,12 @@ class SendContent(Struct, frozen=True):
 def read_initial_messages(given: Sequence[dict[str, Any]]) -> tuple[WireMessage, ...]:
     """Returns the first messages of an agent's conversations, as they are stored. Raises: Unprocessable."""
     path = ("body", "initial_message_sequence")
-    return tuple(_stored_message(_read_plain(each, (*path, n))) for n, each in enumerate(given))
+    return tuple(_stored_message(_read_plain(fields, (*path, n))) for n, fields in enumerate(given))
 
 
 def with_skills(system: str, skills: Sequence[ClientSkill]) -> str:
     """Returns a system prompt that lists the client's skills at its end."""
-    lines = [" ".join(f"- {each.name} ({each.location}): {each.description}".split()) for each in skills]
+    lines = [" ".join(f"- {skill.name} ({skill.location}): {skill.description}".split()) for skill in skills]
     listed = "\n".join(("<available_skills>", *lines, "</available_skills>"))
     return f"{system}\n\n{listed}" if system else listed
 
@@ -241,24 +241,24 @@ def read_send(send: Send) -> SendContent:
         raise Unprocessable([Fault(("body", "messages"), "Field required", "missing")])
     if len(sent) > _MAX_MESSAGES:
         raise Unprocessable([Fault(("body", "messages"), f"At most {_MAX_MESSAGES} messages in one send")])
-    messages = [_read_any(each, ("body", "messages", n)) for n, each in enumerate(sent)]
-    plain = [each for each in messages if isinstance(each, PlainMessage)]
-    otids = (sent_or_none(each.otid) for each in messages)
-    otid = next((each for each in otids if each is not None), None)
+    messages = [_read_any(fields, ("body", "messages", n)) for n, fields in enumerate(sent)]
+    plain = [message for message in messages if isinstance(message, PlainMessage)]
+    otids = (sent_or_none(message.otid) for message in messages)
+    otid = next((message_otid for message_otid in otids if message_otid is not None), None)
     answers: list[CallDecision] = []
-    for n, each in enumerate(messages):
-        if not isinstance(each, PlainMessage):
-            answers += _decisions_of(each, ("body", "messages", n))
+    for n, message in enumerate(messages):
+        if not isinstance(message, PlainMessage):
+            answers += _decisions_of(message, ("body", "messages", n))
     return SendContent(tuple(map(_stored_message, plain)), tuple(answers), otid)
 
 
 def _check_tool_names(tools: Sequence[ClientTool]) -> None:
     names = set[str]()
-    for n, each in enumerate(tools):
-        if each.name in names:
-            message = f"Another of the tools is named {each.name!r}, and a call says no more than the name"
+    for n, tool in enumerate(tools):
+        if tool.name in names:
+            message = f"Another of the tools is named {tool.name!r}, and a call says no more than the name"
             raise Unprocessable([Fault(("body", "client_tools", n, "name"), message)])
-        names.add(each.name)
+        names.add(tool.name)
 
 
 def _read_any(sent: dict[str, Any], path: Path) -> PlainMessage | Approvals | ToolReturns:
@@ -266,7 +266,7 @@ def _read_any(sent: dict[str, Any], path: Path) -> PlainMessage | Approvals | To
     name = sent.get("type") or "message"
     kind = _STRUCTS.get(name) if isinstance(name, str) else None
     if kind is None:
-        names = ", ".join(f"'{each}'" for each in _STRUCTS)
+        names = ", ".join(f"'{message_type}'" for message_type in _STRUCTS)
         raise Unprocessable(
             [Fault((*path, "type"), f"Input should be one of {names}", "literal_error", name)]
         )
@@ -297,7 +297,7 @@ def _with_part_types(given: dict[str, Any]) -> dict[str, Any]:
         given = {("content" if key == "text" else key): value for key, value in given.items()}
     lists = ("content", "approvals", "tool_returns")
     return {
-        key: [_with_type(each) for each in value] if key in lists and isinstance(value, list) else value
+        key: [_with_type(part) for part in value] if key in lists and isinstance(value, list) else value
         for key, value in given.items()
     }
 
@@ -368,7 +368,7 @@ def _decisions_of(message: Approvals | ToolReturns, path: Path) -> list[CallDeci
     if not decisions:
         raise Unprocessable([Fault((*path, field), "Expected at least one answer", "missing")])
     request = None if isinstance(message, ToolReturns) else message.approval_request_id or None
-    return [replace(each, request=request) for each in decisions]
+    return [replace(decision, request=request) for decision in decisions]
 
 
 def _decision_of(given: Decision | ToolReturn) -> CallDecision:

@@ -177,9 +177,9 @@ def _parts(body: msgspec.Struct, prefix: str = "") -> Iterator[tuple[str, msgspe
     for name in _nested(type(body)):
         value = getattr(body, name)
         some = value.values() if isinstance(value, dict) else value if isinstance(value, list) else (value,)
-        for each in some:
-            if isinstance(each, msgspec.Struct):
-                yield from _parts(each, f"{prefix}{name}.")
+        for part in some:
+            if isinstance(part, msgspec.Struct):
+                yield from _parts(part, f"{prefix}{name}.")
 
 
 @cache
@@ -189,7 +189,7 @@ def list_fields(struct_type: type[msgspec.Struct]) -> frozenset[str]:
     return frozenset(
         name
         for name, hint in hints
-        if any(get_origin(without_annotations(each)) is list for each in union_members(hint))
+        if any(get_origin(without_annotations(member)) is list for member in union_members(hint))
     )
 
 
@@ -237,7 +237,8 @@ def _bounded_fields(struct_type: type[msgspec.Struct]) -> tuple[str, ...]:
 def _is_bounded(hint: Any) -> bool:
     if get_origin(hint) is list:
         return all(
-            checked.is_struct(each) and issubclass(each, Entry) for each in union_members(get_args(hint)[0])
+            checked.is_struct(member) and issubclass(member, Entry)
+            for member in union_members(get_args(hint)[0])
         )
     return get_origin(hint) is dict and not _has_struct(hint)
 

@@ -282,12 +282,12 @@ class Batches(Group):
         The effect skips an item that has ended meanwhile, and an outcome that is written already; its tokens count
         once. It raises WriteConflict if a block, a conversation or a memory was changed since it was read.
         """
-        runs = [each.item.run for each in writes]
+        runs = [write.item.run for write in writes]
         await connection.lock_sharers(*{run.agent_row for run in runs if run is not None})
         tokens = output = 0
-        for each in writes:
-            if await _write_item(connection, each, self._rules) and not isinstance(each, ItemRetry):
-                tokens, output = tokens + each.tokens, output + each.output
+        for write in writes:
+            if await _write_item(connection, write, self._rules) and not isinstance(write, ItemRetry):
+                tokens, output = tokens + write.tokens, output + write.output
         if tokens:
             await add_batch(connection, project, day, tokens, output)
 

@@ -198,7 +198,7 @@ class Definitions(Group):
     ) -> dict[int, Definition]:
         """Returns the definitions of this kind that these memories have, by the memories' rows."""
         rows = await rows_of(connection, SQL["by_memories"], memory_rows, kind)
-        return {each.memory_row: each for each in map(make_definition, rows)}
+        return {definition.memory_row: definition for definition in map(make_definition, rows)}
 
     @long_reads
     async def list(

@@ -152,7 +152,7 @@ class Files(GrowingGroup):
     async def find_replaced(self, connection: Connection, file: StoredFile) -> builtins.list[StoredFile]:
         """Returns the older files with the name of one."""
         files = [_file(row) for row in await connection.rows(SQL["named"], (file.memory_row, file.name))]
-        return [each for each in files if each.id < file.id]
+        return [namesake for namesake in files if namesake.id < file.id]
 
     @reads
     async def list(

@@ -124,7 +124,7 @@ class Messages(Group):
     ) -> dict[int, ListedExchange]:
         """Returns exchanges by their rows, also those that are not active. ids: the rows."""
         records = map(_make_record, await rows_of(connection, SQL["of_rows"], ids, agent_row))
-        return {each.exchange.id: each for each in records}
+        return {record.exchange.id: record for record in records}
 
     @reads
     async def get_conversation(self, connection: Connection, agent_row: int, name: str) -> Conversation:

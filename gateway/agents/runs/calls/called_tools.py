@@ -40,7 +40,9 @@ def calls_in_prompt(prompt: Prompt) -> list[CalledTool]:
     messages, composition = prompt.request.messages, prompt.composition
     if messages[-1].get("role") == "user" and text_of(messages[-1]):
         return []
-    sent: list[WireMessage] = [{**each.message, PRIVATE: each.private} for each in composition.inserted]
+    sent: list[WireMessage] = [
+        {**inserted.message, PRIVATE: inserted.private} for inserted in composition.inserted
+    ]
     for index, message in enumerate(messages):
         rounds = composition.stored_rounds.get(index)
         sent += composition.replacements.get(index, [message]) if rounds is None else _without_nudges(rounds)

@@ -46,21 +46,21 @@ def stored_answers(
     answered_ids = set(answered)
     waits = {id: kind for id, kind in step.waiting.items() if kind != "held" and id not in answered_ids}
     messages: list[WireMessage] = []
-    for each in decisions:
-        all_meant = [id for id in waits if waits[id] == "approval" or not each.approve]
-        ids = [each.call_id] if each.call_id is not None else all_meant
+    for decision in decisions:
+        all_meant = [id for id in waits if waits[id] == "approval" or not decision.approve]
+        ids = [decision.call_id] if decision.call_id is not None else all_meant
         for id in ids:
             if may_repeat and id in answered_ids:
                 continue
             kind = waits.pop(id, None)
             # What a person must allow may have been done elsewhere: then its result is given. A permission is no result
             # of what the client has to do.
-            if kind is None or (kind == "client" and each.result is None and each.approve):
+            if kind is None or (kind == "client" and decision.result is None and decision.approve):
                 # Clients of Letta's go by these words.
                 raise BadRequest(
                     f"Invalid tool call IDs: {id!r} does not wait for this answer.", param="messages"
                 )
-            messages.append(_stored_answer(each, id))
+            messages.append(_stored_answer(decision, id))
     return messages
 
 
@@ -82,7 +82,7 @@ def denied_results(step: RunStep, done: Collection[str]) -> list[ToolResult]:
     done: ids of calls that have results.
     """
     deny_all = CallDecision(None, approve=False, reason="The run was cancelled.")
-    answers = [result_of(each) for each in stored_answers(step, done, [deny_all])]
+    answers = [result_of(answer) for answer in stored_answers(step, done, [deny_all])]
     held = [id for id, kind in step.waiting.items() if kind == "held" and id not in done]
     return [*answers, *(ToolResult(id, NOT_MADE_RESULT, "error", was_run=False) for id in held)]
 
