@@ -1,7 +1,8 @@
 """The database's clock as a process knows it. All processes that share a database go by this clock.
 
-For each reading, this machine's clock says when it was asked for and when it was answered. The database's time lies in
-between, so a reading that took long proves little: the difference of the clocks changes only as far as it is proved.
+A reading has three times: when it was asked for and when it was answered, by this machine's clock, and the database's
+time, which lies in between. So a reading that took long proves little, and the difference of the clocks changes only as
+far as a reading proves it wrong.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 
+# Chosen, not measured: one reading of several is mostly answered without a delay.
 _READINGS = 5
 
 
 class SharedClock:
-    """The clock of the database. ahead: the seconds by which it is ahead of this machine's clock."""
+    """The clock of the database."""
 
     def __init__(self) -> None:
+        # The seconds by which the database's clock is ahead of this machine's clock.
         self.ahead = 0.0
         self._is_set = False
 
@@ -31,7 +34,10 @@ class SharedClock:
         self.ahead = min(max(self.ahead, min_ahead), max_ahead)
 
     async def measure(self, read_time: Callable[[], Awaitable[float]]) -> None:
-        """Takes several readings: the one that is answered soonest is the most exact. read_time: asks the database."""
+        """Takes several readings, of which the one that is answered soonest is the most exact.
+
+        read_time: returns the database's time.
+        """
         for _ in range(_READINGS):
             asked_at = time.time()
             self.add_reading(asked_at, await read_time(), time.time())

@@ -19,12 +19,7 @@ import asyncpg
 from msgspec import Struct
 
 from storage.database import Row, Statement
-from storage.errors import (
-    Broken,
-    NotAdmitted,
-    StatementFailed,
-    StoreError,
-)
+from storage.errors import Broken, NotAdmitted, StatementFailed, StoreError
 from storage.postgres.sqlstates import FAULTS, translate_error
 from storage.postgres.url import BAD_URL, urls_by_host, without_secret
 from storage.text import replace_unstorable
@@ -33,20 +28,24 @@ OLDEST_SERVER = 14
 # SQL_ASCII stores bytes as they are, and these are UTF-8.
 _ENCODINGS = ("UTF8", "SQL_ASCII")
 
-# Some agents, and all agents that share a block with one of them: a block that either of the two owns or has attached.
-_SHARERS = """\
-WITH seen AS (
+# The statements lock rows in the order of their ids, so that two transactions do not wait for each other.
+
+# Locks some agents, and all agents that share a block with one of them: a block that either owns or has attached.
+_LOCK_SHARERS = """\
+WITH seen_blocks AS (
     SELECT id FROM blocks WHERE agent = ANY($1)
     UNION SELECT target FROM attached WHERE agent = ANY($1) AND kind = 'block')
 SELECT id FROM agents WHERE id IN (
     SELECT unnest($1::bigint[])
-    UNION SELECT agent FROM attached WHERE kind = 'block' AND target IN (SELECT id FROM seen)
-    UNION SELECT agent FROM blocks WHERE id IN (SELECT id FROM seen))
+    UNION SELECT agent FROM attached WHERE kind = 'block' AND target IN (SELECT id FROM seen_blocks)
+    UNION SELECT agent FROM blocks WHERE id IN (SELECT id FROM seen_blocks))
 ORDER BY id FOR NO KEY UPDATE"""
-_SEERS = """\
+# Locks the agents that see a block.
+_LOCK_SEERS = """\
 SELECT id FROM agents WHERE id IN (
     SELECT agent FROM blocks WHERE id = $1 UNION SELECT agent FROM attached WHERE kind = 'block' AND target = $1)
 ORDER BY id FOR NO KEY UPDATE"""
+# Locks the blocks that an agent's profile shares among its users.
 PROFILE_BLOCKS = """\
 SELECT b.id FROM agents a
 JOIN blocks b ON b.agent IS NULL AND b.profile <> '' AND b.project = a.project AND b.profile = a.profile
@@ -77,10 +76,9 @@ class RawConnection(Protocol):
     def terminate(self) -> None: ...
 
 
-# A pooler may hand a session to another process unannounced: under a name that both give, each would run
-# the other's statement.
+# Part of the names of statements: a pooler may hand a session to another process without notice, and under a name that
+# both processes give, each would run the other's statement.
 _PROCESS = secrets.token_hex(4)
-
 
 # Seconds without a sign of the server's machine after which a connection is lost, and what was under way on it ends.
 # A server that is busy with a statement is not lost: its system acknowledges packets and answers keep-alive probes. The
@@ -94,14 +92,14 @@ class OwnConnection(asyncpg.Connection):  # type: ignore[misc]
 
     __slots__ = ()
 
-    def __init__(self, protocol: Any, transport: asyncio.Transport, *rest: Any) -> None:
-        super().__init__(protocol, transport, *rest)
-        connected = transport.get_extra_info("socket")
-        if connected is not None and connected.family in (socket.AF_INET, socket.AF_INET6):
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    def __init__(self, protocol: Any, transport: asyncio.Transport, *args: Any) -> None:
+        super().__init__(protocol, transport, *args)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for name, value in _TCP_OPTIONS.items():
                 if hasattr(socket, name):
-                    connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+                    sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     def _get_unique_id(self, prefix: str) -> str:
         return f"{super()._get_unique_id(prefix)}{_PROCESS}"
@@ -122,7 +120,7 @@ class PostgresTarget(Struct, frozen=True):
     factory: type[Any] = OwnConnection
     # How long a connection to one host may take to open.
     connect_s: float = 5.0
-    # A URL for each host that `url` names, first the host of the last connection. Made of `url`.
+    # A URL for each host that `url` names, made of `url`. `connect` moves the host that accepted it to the front.
     urls: list[str] = []
 
     def __post_init__(self) -> None:
@@ -164,13 +162,13 @@ _BEGIN_POOLED = (
 async def connect(target: PostgresTarget) -> RawConnection:
     """Opens a connection to the first host that accepts writes.
 
-    Hosts are tried one after another, each with its own time.
-    asyncpg would give all hosts one time together, which a machine that has vanished would use up.
+    Hosts are tried one after another, each with its own timeout. asyncpg has one timeout for all hosts together, which
+    a machine that has vanished would use up.
 
     Raises: Unavailable; NotAdmitted if the server does not let us in, or is too old.
     """
     errors: list[StoreError] = []
-    for url in [*target.urls]:
+    for url in [*target.urls]:  # a copy: the loop reorders the list
         try:
             raw = await _connect_to(url, target)
         except StoreError as error:
@@ -229,7 +227,7 @@ async def _connect_to(url: str, target: PostgresTarget) -> RawConnection:
 
 
 def _describe_error(error: OSError) -> str:
-    """Returns what went wrong. The numbers of errors of names and of TLS are not those of the system's errors."""
+    """Returns the reason of a failed connection. `errno` of a name's or of TLS's error is no number of the system's."""
     if error.errno and not isinstance(error, socket.gaierror | ssl.SSLError):
         return os.strerror(error.errno)  # asyncio's own text repeats the address
     return error.strerror or str(error)
@@ -298,14 +296,14 @@ class PostgresConnection:
             self._locked.add(agent_row)
 
     async def lock_sharers(self, *agent_rows: int) -> None:
-        self._locked.update(row[0] for row in await self.rows(_SHARERS, (agent_rows,)))
+        self._locked.update(row[0] for row in await self.rows(_LOCK_SHARERS, (agent_rows,)))
 
     async def lock_profile_blocks(self, agent_row: int) -> None:
         await self.rows(PROFILE_BLOCKS, (agent_row,))
 
     async def lock_seers(self, block_row: int) -> None:
-        self._locked.update(row[0] for row in await self.rows(_SEERS, (block_row,)))
-        # All that there is of a block that no agent sees.
+        self._locked.update(row[0] for row in await self.rows(_LOCK_SEERS, (block_row,)))
+        # If no agent sees the block, its own row is all that can be locked.
         await self.rows("SELECT FROM blocks WHERE id = $1 FOR NO KEY UPDATE", (block_row,))
 
     async def commit(self) -> None:
@@ -329,9 +327,9 @@ class PostgresConnection:
 
 
 class MendingConnection(PostgresConnection):
-    """A connection that replaces characters that PostgreSQL refuses in texts.
+    """A connection that replaces the characters that PostgreSQL refuses in texts.
 
-    It repeats an operation after a refusal.
+    An operation that was refused for such a character is repeated on it.
     """
 
     __slots__ = ()

@@ -27,10 +27,10 @@ from storage.postgres.connection import (
     begin_statement,
 )
 from storage.postgres.listen import Notification, NotificationListener, NotificationSender
+from storage.postgres.maintenance import Maintenance
 from storage.postgres.migration import migrate
 from storage.postgres.pool import ConnectionPool, PoolLimits
 from storage.postgres.sqlstates import FAULTS, is_refused_text, is_stopping, is_unanswered, translate_error
-from storage.postgres.tidy import Tidying
 from storage.postgres.uptime import Uptime
 
 T = TypeVar("T")
@@ -72,8 +72,8 @@ class PostgresLimits(PoolLimits, frozen=True):
     sweep_s: float = 60.0
     # The seconds between two checks of health.
     health_s: float = CHECK_S
-    # The seconds after an outage in which no lease is taken over. Each process has connected by then, and renewed its
-    # own: an attempt that hung and its longest pause are over.
+    # The seconds after an outage in which no lease is taken over. By then each process has connected and renewed its
+    # own leases: an attempt that hung, and the longest pause after it, are over.
     settle_s: float = 20.0
 
     @property
@@ -110,7 +110,7 @@ class PostgresDatabase:
         self._listener = NotificationListener(
             listen_target, self._clock.add_reading, self._health_check.hurry
         )
-        self._tidying = Tidying(target, limits.sweep_s, limits.long_s)
+        self._maintenance = Maintenance(target, limits.sweep_s, limits.long_s)
         self._sender = NotificationSender(self._send)
         self._writes = _WriteTasks()
         self._closing = False
@@ -188,26 +188,28 @@ class PostgresDatabase:
     def bulk(self, operation: Operation[T], *, size_bytes: int = 0) -> asyncio.Future[T]:
         return self._begin_write(operation, size_bytes, is_bulk=True)
 
-    async def _read(self, operation: Operation[T], deadline_ms: float | None, most_s: float) -> T:
-        """Reads. most_s: the time where nothing names another one."""
+    async def _read(self, operation: Operation[T], deadline_ms: float | None, default_s: float) -> T:
+        """Reads. default_s: how long the read may take if it has no deadline."""
         limit_ms = limit_of(deadline_ms)
-        seconds = most_s if limit_ms is None else limit_ms / 1000
+        timeout_s = default_s if limit_ms is None else limit_ms / 1000
         try:
-            return await self._read_on(PostgresConnection, operation, seconds)
+            return await self._read_on(PostgresConnection, operation, timeout_s)
         except StatementFailed as error:
             if not is_refused_text(error.__cause__):
                 raise
-        return await self._read_on(MendingConnection, operation, seconds)
+        return await self._read_on(MendingConnection, operation, timeout_s)
 
-    async def _read_on(self, kind: type[PostgresConnection], operation: Operation[T], seconds: float) -> T:
+    async def _read_on(
+        self, connection_type: type[PostgresConnection], operation: Operation[T], timeout_s: float
+    ) -> T:
         pool = self._pool
-        until = self._loop.time() + seconds
+        deadline = self._loop.time() + timeout_s
         pool.server.check()
         raw = pool.acquire_idle() or await pool.acquire(
-            wait_s=min(seconds, self._limits.wait_s), opening_s=min(seconds, self._limits.opening_s)
+            wait_s=min(timeout_s, self._limits.wait_s), opening_s=min(timeout_s, self._limits.opening_s)
         )
         try:
-            result = await operation(kind(raw, until, self._loop))
+            result = await operation(connection_type(raw, deadline, self._loop))
         except (TimeoutError, asyncio.CancelledError) as error:
             # asyncpg asks the server over another connection to stop. After that this connection can be used again.
             pool.release_when_answering(raw)
@@ -238,7 +240,7 @@ class PostgresDatabase:
             )
         future: asyncio.Future[T] = self._loop.create_future()
         self._writes.begin(self._write(operation, future, is_bulk, is_repeatable), size)
-        self._tidying.wrote()
+        self._maintenance.note_write()
         return future
 
     async def _write(
@@ -263,14 +265,18 @@ class PostgresDatabase:
         return await self._transact_on(MendingConnection, operation, is_bulk, is_repeatable)
 
     async def _transact_on(
-        self, kind: type[PostgresConnection], operation: Operation[T], is_bulk: bool, is_repeatable: bool
+        self,
+        connection_type: type[PostgresConnection],
+        operation: Operation[T],
+        is_bulk: bool,
+        is_repeatable: bool,
     ) -> T:
         """Performs a transaction, again after a conflict with another one or after its connection broke."""
         pool = self._pool
         for tries_left in reversed(range(_MAX_TRIES)):
             raw = (None if is_bulk else pool.acquire_idle()) or await pool.acquire(is_bulk=is_bulk)
-            until = self._loop.time() + self._limits.write_s
-            connection = kind(raw, until, self._loop, self._begin_statement)
+            deadline = self._loop.time() + self._limits.write_s
+            connection = connection_type(raw, deadline, self._loop, self._begin_statement)
             try:
                 result = await operation(connection)
                 await connection.commit()
@@ -281,13 +287,14 @@ class PostgresDatabase:
                 translated = self._translate(error)
                 is_pending = connection.is_begun or isinstance(error, TimeoutError)
                 await self._roll_back(raw, is_bulk, is_pending=is_pending)
-                may_repeat = is_repeatable or not (connection.may_have_committed and is_unanswered(error))
-                if tries_left and _is_conflict(error):
-                    continue
-                # Only once, unless what is written would be lost: where a connection broke, the next one mostly breaks
-                # as well.
-                may_repeat = may_repeat and (is_repeatable or tries_left == _MAX_TRIES - 1)
-                if tries_left and isinstance(translated, Broken) and may_repeat:
+                if isinstance(translated, Broken):
+                    # Once only, unless the write `is_repeatable`: after a broken connection the next one mostly breaks.
+                    may_be_on_disk = connection.may_have_committed and is_unanswered(error)
+                    is_first_try = tries_left == _MAX_TRIES - 1
+                    may_repeat = is_repeatable or (is_first_try and not may_be_on_disk)
+                else:
+                    may_repeat = _is_conflict(error)
+                if tries_left and may_repeat:
                     continue
                 if translated is error:
                     raise
@@ -318,7 +325,7 @@ class PostgresDatabase:
 
     async def sweep(self, wait_ms: int) -> bool:
         """Has the server remove old versions of rows from its tables. Its log, replicas and backups retain them."""
-        return await self._tidying.sweep(wait_ms / 1000)
+        return await self._maintenance.sweep(wait_ms / 1000)
 
     def start(self) -> None:
         self._listener.begin()
@@ -389,7 +396,7 @@ class PostgresDatabase:
         self._closing = True
         await self._health_check.close()
         await self._listener.close()
-        await self._tidying.close()
+        await self._maintenance.close()
         await self.drain(timeout_s)
         await self._sender.finish()
         await self._writes.cancel()
@@ -423,10 +430,10 @@ class _WriteTasks:
         end = loop.time() + timeout_s
         # A write may begin another one before it ends.
         while self._sizes:
-            left = end - loop.time()
-            if left <= 0:
+            remaining_s = end - loop.time()
+            if remaining_s <= 0:
                 return False
-            await asyncio.wait(list(self._sizes), timeout=left)
+            await asyncio.wait(list(self._sizes), timeout=remaining_s)
         return True
 
     async def cancel(self) -> None:

@@ -1,8 +1,8 @@
 """The server as a process knows it: up, or down with the error that made it so.
 
-When the server fails, a connection is tried at once; whoever asks meanwhile waits for this first attempt. If it
-fails, everything is refused at once with the named error, and further attempts follow with growing pauses until a
-test write succeeds.
+When the server fails, a connection is tried at once, and requests wait for the end of this first attempt. If it fails,
+all requests are refused at once with its error, and further attempts follow with growing pauses until a test write
+succeeds.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ServerLimits(Struct, frozen=True):
 
 
 class ServerUser(Protocol):
-    """Has the connections to the server, and hears of the server's state."""
+    """Holds the connections to the server, and is called when the server fails or works again."""
 
     def drop_idle(self) -> None:
         """Drops the connections that nothing uses: the server has failed."""
@@ -45,13 +45,13 @@ class ServerUser(Protocol):
         """Takes a connection on which writing works."""
 
     def wake_all(self) -> None:
-        """Has all who wait for a connection ask again."""
+        """Has all callers that wait for a connection ask again."""
 
 
 class DatabaseServer:
     """Knows whether the server answers, and connects again when it does not.
 
-    user: has the connections.
+    user: holds the connections.
     prepare: checks the schema, or makes it, when the server answers for the first time.
     on_failure: called with the error when the server fails after it worked.
     on_recovery: called when the server works again.
@@ -156,7 +156,7 @@ class DatabaseServer:
         return raw
 
     async def close(self) -> None:
-        """Refuses what comes from now on, and stops reconnecting. Those that wait are to be woken after it."""
+        """Refuses requests from now on, and stops reconnecting. The caller then wakes all that wait."""
         self.is_closed = True
         if self._reconnecting is not None:
             self._reconnecting.cancel()

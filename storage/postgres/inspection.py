@@ -1,4 +1,4 @@
-"""A look at a database that gateways may be serving: it leaves nothing and changes nothing."""
+"""The inspection of a database that gateways may be serving. It changes nothing."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _ANSWER_S = 2.0
 _PROBE = "SELECT 1"
 
 
-class _Undone(Exception):
-    """Rolls a transaction back."""
+class _RollBack(Exception):
+    """Leaves a transaction, which is then rolled back."""
 
 
 async def inspect(target: PostgresTarget, listen_target: PostgresTarget) -> ServerFindings:
@@ -46,10 +46,10 @@ async def inspect(target: PostgresTarget, listen_target: PostgresTarget) -> Serv
 
 async def _try_migrating(raw: RawConnection, name: str) -> None:
     """Makes the tables in a transaction that is rolled back. Raises: StoreError, asyncpg's errors."""
-    with suppress(_Undone):
+    with suppress(_RollBack):
         async with raw.transaction():
             await migrate(raw, name)
-            raise _Undone
+            raise _RollBack
 
 
 async def _check_prepared_statements(raw: RawConnection, target: PostgresTarget) -> None:

@@ -1,9 +1,9 @@
 """Notifications between processes that share a database (PostgreSQL's LISTEN and NOTIFY).
 
-One connection listens, a direct one where a pooler lies between. It notifies itself now and then, which is the only
-sign that it hears anything: a pooler in transaction mode takes LISTEN and passes nothing on, and a machine that
-vanished closes no connection. While the connection is lost, all callbacks are called with None at once and every
-`POLL_S` seconds: notifications may have been missed.
+One connection listens; past a pooler it is a direct one. The process notifies itself now and then, to check that
+notifications arrive: a pooler in transaction mode takes LISTEN and passes nothing on, and a machine that vanished
+closes no connection. While the connection is lost, notifications may be missed, so all callbacks are called with None,
+at once and then every `POLL_S` seconds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _log = logging.getLogger("mnemogate")
 
 # Channels belong to a whole database, in which other programs may have some, too.
 _PREFIX = "mnemogate_"
-_SELF = f"{_PREFIX}self"
+# The channel on which a process notifies itself.
+_PROBE_CHANNEL = f"{_PREFIX}self"
 _ANSWER_S = POLL_S / 3
 _NOTIFY = (
     "SELECT pg_notify(channel, payload) FROM unnest($1::text[], $2::text[]) AS notification(channel, payload)"
@@ -53,7 +54,7 @@ class NotificationSender:
         self._task: asyncio.Task[None] | None = None
 
     def add(self, notification: Notification) -> None:
-        """Sends a notification soon; one that waits already, once."""
+        """Sends a notification soon. One that is equal to a waiting notification is not sent again."""
         if notification in self._waiting:
             return
         self._waiting.append(notification)
@@ -77,7 +78,7 @@ class NotificationSender:
 class NotificationListener:
     """A process's listener for notifications.
 
-    target: where notifications arrive; None: nowhere, so the process polls.
+    target: a database where notifications arrive; without one (None) the process polls.
     report_reading: called now and then with a reading of the database's clock (SharedClock).
     report_loss: called when the connection is lost.
     """
@@ -91,9 +92,9 @@ class NotificationListener:
         self._target = target
         self._report_reading = report_reading
         self._report_loss = report_loss
-        self._hears_itself = asyncio.Event()
+        self._probe_arrived = asyncio.Event()
         self._connection_lost = asyncio.Event()
-        # The connection was lost, which is logged once.
+        # The loss of the connection was logged, and its return was not yet.
         self._has_failed = False
         # Each notification begins with its sender's name, so that a process ignores its own.
         self._name = secrets.token_hex(6)
@@ -138,8 +139,10 @@ class NotificationListener:
             except (StoreError, *FAULTS) as error:
                 if not self._has_failed:
                     self._has_failed = True
-                    why = error if isinstance(error, StoreError) else translate_error(error, "PostgreSQL")
-                    _log.warning(_LOST_MESSAGE, POLL_S, why.message)
+                    translated = (
+                        error if isinstance(error, StoreError) else translate_error(error, "PostgreSQL")
+                    )
+                    _log.warning(_LOST_MESSAGE, POLL_S, translated.message)
             if loop.time() - reported_at >= POLL_S:
                 reported_at = loop.time()
                 self._report_missed()
@@ -155,8 +158,8 @@ class NotificationListener:
             lost = self._connection_lost = asyncio.Event()
             raw.add_termination_listener(lambda _: lost.set())
             for channel in self._callbacks:
-                await raw.add_listener(_PREFIX + channel, self._heard)
-            await raw.add_listener(_SELF, self._heard_itself)
+                await raw.add_listener(_PREFIX + channel, self._handle_notification)
+            await raw.add_listener(_PROBE_CHANNEL, self._handle_probe)
             self._report_missed()  # earlier notifications are lost
             while not lost.is_set():
                 await self._probe(raw)
@@ -173,22 +176,22 @@ class NotificationListener:
 
     async def _probe(self, raw: RawConnection) -> None:
         """Notifies itself, and asks for the time. Raises: Broken if the notification does not arrive."""
-        self._hears_itself.clear()
-        asked = time.time()
-        ((_, at),) = await raw.fetch(_PROBE, _SELF, self._name, timeout=_ANSWER_S)
-        self._report_reading(asked, at, time.time())
+        self._probe_arrived.clear()
+        asked_at = time.time()
+        ((_, at),) = await raw.fetch(_PROBE, _PROBE_CHANNEL, self._name, timeout=_ANSWER_S)
+        self._report_reading(asked_at, at, time.time())
         try:
             # Python 3.11's `wait_for` may lose a cancellation that comes as the wait is over: `close` would not end.
             async with asyncio.timeout(_ANSWER_S):
-                await self._hears_itself.wait()
+                await self._probe_arrived.wait()
         except TimeoutError:
             raise Broken("no notification arrives; behind a pooler set database.listen_url") from None
 
-    def _heard_itself(self, raw: RawConnection, pid: int, channel: str, payload: str) -> None:
+    def _handle_probe(self, raw: RawConnection, pid: int, channel: str, payload: str) -> None:
         if payload == self._name:
-            self._hears_itself.set()
+            self._probe_arrived.set()
 
-    def _heard(self, raw: RawConnection, pid: int, channel: str, payload: str) -> None:
+    def _handle_notification(self, raw: RawConnection, pid: int, channel: str, payload: str) -> None:
         sender, _, content = payload.partition(" ")
         if sender != self._name:
             for callback in self._callbacks.get(channel.removeprefix(_PREFIX), ()):

@@ -48,22 +48,22 @@ class ConnectionPool:
         self.server = DatabaseServer(target, limits, self, prepare, on_failure, on_recovery)
         self._idle: list[RawConnection] = []
         self._open: set[RawConnection] = set()  # idle or in use
-        self._opening = 0  # connections that are being made, or are made and not in `_open` yet
-        self._openings: set[asyncio.Task[RawConnection | None]] = set()
-        self._bulk = 0  # connections that bulk work has, or waits for in `_waiting`
-        # When each read or write of a turn began to wait for a connection.
-        self._acquiring: dict[object, float] = {}
+        self._opening_count = 0  # connections that are being made, or are made and not in `_open` yet
+        self._opening_tasks: set[asyncio.Task[RawConnection | None]] = set()
+        self._bulk_count = 0  # connections that bulk work has, or waits for in `_waiting`
+        # For each read or write of a turn that waits for a connection, when its wait began.
+        self._waiting_since: dict[object, float] = {}
         # Callers that wait for a connection.
         self._waiting = _WaitQueue(self.release)
         # Bulk work that waits until less bulk work runs.
         self._waiting_bulk = _WaitQueue(self.release)
         # Tasks that wait for an answer on a connection before the pool takes the connection back.
-        self._releasing: set[asyncio.Task[None]] = set()
+        self._releasing_tasks: set[asyncio.Task[None]] = set()
 
     @property
     def longest_wait_s(self) -> float:
         """How long a turn has been waiting for a connection; of several turns the longest."""
-        began = min(self._acquiring.values(), default=None)
+        began = min(self._waiting_since.values(), default=None)
         return 0.0 if began is None else self._loop.time() - began
 
     def acquire_idle(self) -> RawConnection | None:
@@ -83,9 +83,9 @@ class ConnectionPool:
         wait_s: how long the caller waits for one that others use; None: as long as it takes.
         opening_s: how long it waits for one that is opened for it; None: no longer than for the others.
         """
-        waiting = object()
+        wait_key = object()
         if not is_bulk:
-            self._acquiring[waiting] = self._loop.time()
+            self._waiting_since[wait_key] = self._loop.time()
         try:
             async with asyncio.timeout(wait_s) as timeout:
                 return await self._acquire_when_up(is_bulk, timeout, opening_s)
@@ -94,18 +94,18 @@ class ConnectionPool:
             # Without the time, which differs each time: the log counts the lines that are alike.
             raise Busy(f"{self._name}: no connection was free in time") from None
         finally:
-            self._acquiring.pop(waiting, None)
+            self._waiting_since.pop(wait_key, None)
 
     async def _acquire_when_up(
         self, is_bulk: bool, timeout: asyncio.Timeout, opening_s: float | None
     ) -> RawConnection:
         while True:
             await self.server.wait_until_known()
-            if is_bulk and self._bulk >= self._limits.bulk:
+            if is_bulk and self._bulk_count >= self._limits.bulk:
                 await self._waiting_bulk.wait()
                 continue
             # Bulk work counts while it waits as well, so that no more runs than the bound.
-            self._bulk += is_bulk
+            self._bulk_count += is_bulk
             raw = None
             try:
                 raw = self.acquire_idle() or await self._open_or_wait(timeout, opening_s)
@@ -117,20 +117,20 @@ class ConnectionPool:
 
     async def _open_or_wait(self, timeout: asyncio.Timeout, opening_s: float | None) -> RawConnection | None:
         """Returns a new connection, or the next that comes free; None if the caller is to ask again."""
-        if len(self._open) + self._opening >= self._limits.size:
+        if len(self._open) + self._opening_count >= self._limits.size:
             return await self._waiting.wait()
         if opening_s is not None:
             timeout.reschedule(self._loop.time() + opening_s)
         # A caller that gives up leaves its connection to the next one. Else the pool would never grow where opening
         # one takes longer than a read waits.
-        self._opening += 1  # before the task begins: other callers may come first
+        self._opening_count += 1  # before the task begins: other callers may come first
         opening = self._loop.create_task(self._open_another())
-        self._openings.add(opening)
-        opening.add_done_callback(self._openings.discard)
+        self._opening_tasks.add(opening)
+        opening.add_done_callback(self._opening_tasks.discard)
         try:
             raw = await asyncio.shield(opening)
         except asyncio.CancelledError:
-            opening.add_done_callback(self._keep_opened)
+            opening.add_done_callback(self._hand_on_opened)
             raise
         if raw is None:
             # One may have come free meanwhile, and would not be handed on.
@@ -138,7 +138,7 @@ class ConnectionPool:
         return raw if self._take_opened(raw) else None
 
     async def _open_another(self) -> RawConnection | None:
-        """Returns a new connection; None if the server has no more for us, but answers on those that we have.
+        """Returns a new connection; None if the server refuses one more, but answers on the connections of the pool.
 
         The connection counts as one that is being made until `_take_opened`.
         """
@@ -154,14 +154,14 @@ class ConnectionPool:
             raise fault from error
         finally:
             if raw is None:
-                self._opening -= 1
+                self._opening_count -= 1
 
     def _take_opened(self, raw: RawConnection) -> bool:
         """Counts a new connection among the pool's. Returns False if the server has failed meanwhile.
 
         After a failure it may be one too many: the server's own attempt to connect has given the pool another one.
         """
-        self._opening -= 1
+        self._opening_count -= 1
         is_full = len(self._open) >= self._limits.size
         if is_full or self.server.fault is not None or self.server.is_closed:
             raw.terminate()
@@ -169,7 +169,7 @@ class ConnectionPool:
         self._open.add(raw)
         return True
 
-    def _keep_opened(self, opening: asyncio.Task[RawConnection | None]) -> None:
+    def _hand_on_opened(self, opening: asyncio.Task[RawConnection | None]) -> None:
         """Hands the connection of a caller that gave up to the first that waits."""
         failed = opening.cancelled() or opening.exception() is not None
         raw = None if failed else opening.result()
@@ -192,14 +192,14 @@ class ConnectionPool:
             self._idle.append(raw)
 
     def _free_bulk(self) -> None:
-        self._bulk -= 1
+        self._bulk_count -= 1
         self._waiting_bulk.hand(None)
 
     def release_when_answering(self, raw: RawConnection) -> None:
         """Takes back a connection after a cancelled wait, once it answers again."""
         task = self._loop.create_task(self._release_once_answered(raw))
-        self._releasing.add(task)
-        task.add_done_callback(self._releasing.discard)
+        self._releasing_tasks.add(task)
+        task.add_done_callback(self._releasing_tasks.discard)
 
     async def _release_once_answered(self, raw: RawConnection) -> None:
         """Gives a connection back once it has answered; one that does not is dropped."""
@@ -219,10 +219,10 @@ class ConnectionPool:
             if not isinstance(error, FAULTS):
                 raise
 
-    # -- what the server's state calls ------------------------------------------------------------------------------
+    # -- called when the server's state changes ------------------------------------------------------------------------
 
     def drop_idle(self) -> None:
-        """As `ServerUser` says.
+        """Implements `ServerUser`.
 
         A connection in use is closed after its work: an old primary would still answer reads.
         """
@@ -232,12 +232,12 @@ class ConnectionPool:
         self._open.clear()
 
     def put_idle(self, raw: RawConnection) -> None:
-        """As `ServerUser` says."""
+        """Implements `ServerUser`."""
         self._open.add(raw)
         self._idle.append(raw)
 
     def wake_all(self) -> None:
-        """As `ServerUser` says."""
+        """Implements `ServerUser`."""
         for queue in (self._waiting, self._waiting_bulk):
             while queue.hand(None):
                 pass
@@ -245,13 +245,13 @@ class ConnectionPool:
     async def close(self, timeout_s: float) -> None:
         """Closes all connections. Idempotent."""
         await self.server.close()
-        ending = [*self._releasing, *self._openings]
-        for task in ending:
+        tasks = [*self._releasing_tasks, *self._opening_tasks]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self.wake_all()
-        opened, self._open, self._idle = self._open, set(), []
-        await asyncio.gather(*(_close_connection(raw, timeout_s) for raw in opened))
+        connections, self._open, self._idle = self._open, set(), []
+        await asyncio.gather(*(_close_connection(raw, timeout_s) for raw in connections))
 
 
 class _WaitQueue:

@@ -64,9 +64,9 @@ def urls_by_host(url: str) -> list[str]:
 
 
 def _port_of(host: str) -> str:
-    """Returns the port beside a host; "": none. A socket is named by its directory, and has no port there."""
-    found = None if host.startswith("/") else _PORT.search(host)
-    return "" if found is None else found[1]
+    """Returns the port after a host, or "". A socket is named by its directory, which has no port."""
+    match = None if host.startswith("/") else _PORT.search(host)
+    return "" if match is None else match[1]
 
 
 def _check_ports(url: str, ports: Sequence[str]) -> None:

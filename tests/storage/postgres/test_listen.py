@@ -41,14 +41,14 @@ async def test_a_listener_that_is_closed_as_it_hears_itself_ends(database: Postg
             ears.end()
             return True
 
-    ears._hears_itself = Heard()
+    ears._probe_arrived = Heard()
     await ears.have_ended()
 
 
 async def test_a_listener_that_is_closed_as_it_loses_its_connection_ends(database: PostgresServer) -> None:
     class Losing(Ears):
-        def _heard_itself(self, raw: RawConnection, pid: int, channel: str, payload: str) -> None:
-            super()._heard_itself(raw, pid, channel, payload)
+        def _handle_probe(self, raw: RawConnection, pid: int, channel: str, payload: str) -> None:
+            super()._handle_probe(raw, pid, channel, payload)
             loop = asyncio.get_running_loop()
             raw.add_termination_listener(lambda _: loop.call_soon(self.end))
             loop.call_later(0.05, raw.terminate)
@@ -81,7 +81,7 @@ async def test_a_connection_that_ends_is_logged_and_so_is_the_next_one(
     caplog.set_level("INFO", "mnemogate")
     ears = Ears(proxy.url)
     ears.begin()
-    await comes(lambda: proxy.opened == 1 and ears._hears_itself.is_set())
+    await comes(lambda: proxy.opened == 1 and ears._probe_arrived.is_set())
     proxy.refuse()
     await comes(lambda: any("are lost; changes by other gateways" in line for line in caplog.messages))
     proxy.allow()

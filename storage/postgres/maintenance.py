@@ -1,4 +1,4 @@
-"""Looking after a PostgreSQL database: statistics for a fresh one, and its own old copies of what was forgotten."""
+"""Maintenance of a PostgreSQL database: ANALYZE for tables that have grown, VACUUM after something was forgotten."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from storage.postgres.sqlstates import FAULTS, translate_error
 
 _log = logging.getLogger("mnemogate")
 
-# Writes of this process after which the statistics are looked at. A fresh database has none, and plans as if its
-# tables stayed empty: a turn costs seven times as much until autovacuum has come by.
-_LOOKS = (50, 500, 5_000, 50_000)
-_GROWN = """SELECT s.relname FROM pg_stat_user_tables s JOIN pg_class c ON c.oid = s.relid
+# The numbers of writes of this process after which tables that have grown are analyzed. A fresh database has no
+# statistics, and plans as if its tables stayed empty: a turn costs seven times as much until autovacuum has come by.
+_ANALYZE_AFTER_WRITES = (50, 500, 5_000, 50_000)
+# Returns the tables, up to a size at which ANALYZE is cheap, that have ten times the rows of their statistics.
+_GROWN_TABLES_QUERY = """SELECT s.relname FROM pg_stat_user_tables s JOIN pg_class c ON c.oid = s.relid
 WHERE s.schemaname = current_schema() AND s.n_live_tup <= 100000
   AND s.n_mod_since_analyze > 9 * greatest(c.reltuples, 5)"""
 
-# The tables in which words of people lie.
+# The tables with texts of users, or with what was derived from these.
 _ERASED_TABLES = (
     "exchanges", "sections", "blocks", "block_history", "block_ops", "passages", "summaries", "facts", "steps",
     "definition_texts", "run_texts", "files", "segments", "terms", "vectors",
@@ -35,15 +36,15 @@ OR EXISTS (SELECT 1 FROM pg_stat_activity WHERE age(backend_xmin) > age($1::text
     AND pid NOT IN (SELECT pid FROM pg_stat_progress_vacuum))
 OR EXISTS (SELECT 1 FROM pg_prepared_xacts WHERE age(transaction) > age($1::text::xid))
 OR EXISTS (SELECT 1 FROM pg_replication_slots WHERE age(xmin) > age($1::text::xid))"""
-# The pauses between two such questions, in seconds.
-_FIRST_LOOK_S, _LAST_LOOK_S = 0.01, 1.0
+# The first and the longest pause between two runs of this query, in seconds.
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.01, 1.0
 
 
-class Tidying:
-    """The upkeep of one process.
+class Maintenance:
+    """The maintenance that one process does.
 
-    pause_s: between two VACUUMs
-    timeout_s: for one.
+    pause_s: the seconds between the beginnings of two VACUUMs.
+    timeout_s: the seconds after which a VACUUM is given up.
     """
 
     def __init__(self, target: PostgresTarget, pause_s: float, timeout_s: float) -> None:
@@ -52,53 +53,55 @@ class Tidying:
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
         self._writes = 0
-        self._swept_at = -pause_s
-        self._is_refused = False
-        self._later: asyncio.Task[None] | None = None
+        self._vacuum_began_at = -pause_s
+        self._is_refused = False  # VACUUM leaves out tables of other owners
+        self._sweep_later_task: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def wrote(self) -> None:
-        """Takes note of a write."""
+    def note_write(self) -> None:
+        """Counts a write. After some numbers of writes, analyzes the tables that have grown."""
         self._writes += 1
-        if self._writes in _LOOKS:
-            self._start(self._on_own(_analyze))
+        if self._writes in _ANALYZE_AFTER_WRITES:
+            self._start(self._run_on_own_connection(_analyze))
 
     async def sweep(self, wait_s: float) -> bool:
-        """Takes old versions of rows out of the tables, when no transaction sees them any more.
+        """Takes old versions of rows out of the tables, once no transaction sees them any more.
 
-        wait_s: how long to wait for that. False: it is done later, or the server does not do it for our role.
+        Returns False if that is put off, or the server does not do it for this role.
+
+        wait_s: how long to wait for the transactions that see old versions.
         """
         try:
             is_done = self._seconds_left() <= 0 and await self._vacuum(wait_s)
         except StoreError as error:
-            # No statement returns them any more, so a forgetting need not wait for others that use a table.
+            # No statement returns old versions, so a forgetting need not wait for other users of a table.
             is_done = False
             _log.warning(
                 "What was forgotten stays in old versions of rows for now; removing these is tried again: %s",
                 error.message,
             )
-        if not is_done and self._later is None and not self._is_refused:
-            self._later = self._start(self._sweep_later())
+        if not is_done and self._sweep_later_task is None and not self._is_refused:
+            self._sweep_later_task = self._start(self._sweep_later())
         return is_done
 
     def _seconds_left(self) -> float:
         """Returns how many seconds the next VACUUM has to wait."""
-        return self._swept_at + self._pause_s - self._loop.time()
+        return self._vacuum_began_at + self._pause_s - self._loop.time()
 
     async def _vacuum(self, wait_s: float) -> bool:
         """Returns False if a transaction still sees the old versions: VACUUM would only report that it left them."""
         end = self._loop.time() + wait_s
-        self._swept_at = self._loop.time()
+        self._vacuum_began_at = self._loop.time()
         raw = await connect(self._target)
         try:
             limit = await raw.fetchval("SELECT pg_current_xact_id()::xid::text")
-            pause = _FIRST_LOOK_S
+            pause = _FIRST_PAUSE_S
             while await raw.fetchval(_HELD_BACK_QUERY, limit):
                 left_s = end - self._loop.time()
                 if left_s <= 0:
                     return False
                 await asyncio.sleep(min(pause, left_s))
-                pause = min(2 * pause, _LAST_LOOK_S)
+                pause = min(2 * pause, _MAX_PAUSE_S)
             warnings: list[str] = []
             raw.add_log_listener(lambda _, warning: warnings.append(str(warning)))
             await raw.execute(f"VACUUM {', '.join(_ERASED_TABLES)}", timeout=self._timeout_s)
@@ -117,11 +120,11 @@ class Tidying:
             raw.terminate()
 
     async def _sweep_later(self) -> None:
-        await asyncio.sleep(max(self._seconds_left(), _FIRST_LOOK_S))
-        self._later = None
+        await asyncio.sleep(max(self._seconds_left(), _FIRST_PAUSE_S))
+        self._sweep_later_task = None
         await self.sweep(self._timeout_s)
 
-    async def _on_own(self, work: Callable[[RawConnection], Awaitable[object]]) -> None:
+    async def _run_on_own_connection(self, work: Callable[[RawConnection], Awaitable[object]]) -> None:
         with contextlib.suppress(StoreError, *FAULTS):
             raw = await connect(self._target)
             try:
@@ -144,6 +147,6 @@ class Tidying:
 
 
 async def _analyze(raw: RawConnection) -> None:
-    grown = [row[0] for row in await raw.fetch(_GROWN)]
+    grown = [row[0] for row in await raw.fetch(_GROWN_TABLES_QUERY)]
     if grown:
         await raw.execute(f"ANALYZE {', '.join(grown)}")
