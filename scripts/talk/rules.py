@@ -85,7 +85,7 @@ RULES = (
         [(term_weights, "_USUAL_LENGTH", inf), (term_weights, "_USUAL_LENGTH_UNSPACED", inf)],
     ),
     Rule("wordy questions ask for less", [(term_weights, "_MAX_UNKNOWN_WORDS", inf)]),
-    Rule("pairs never heard ask less", [(term_weights, "_UNHEARD_PAIR", 1.0)]),
+    Rule("pairs never heard ask less", [(term_weights, "_MISSING_PAIR", 1.0)]),
     Rule("a sentence never heard asks less", [(rank, "_SENTENCE_END", re.compile("(?!)"))]),
     Rule("a second look for names", [(rank, "_LOOKED_AGAIN_BYTES", -1)]),
     Rule("more hits of short messages", [(recall, "SPARE_BUDGETS", 0)]),

@@ -200,11 +200,11 @@ def hash_terms(terms: Iterable[str], secret: bytes) -> dict[str, int]:
 
     No hash is the largest number, so `hash + 1` always exists: a search finds the entries of a hash by both numbers.
     """
-    copy = blake2b(digest_size=_HASH_BYTES, key=secret).copy
+    new_hasher = blake2b(digest_size=_HASH_BYTES, key=secret).copy
     distinct = dict.fromkeys(terms)
     digests = []
     for term in distinct:
-        hasher = copy()
+        hasher = new_hasher()
         hasher.update(term.encode("utf-8", "surrogatepass"))
         digests.append(hasher.digest())
     hashes = struct.unpack(f"<{len(digests)}I", b"".join(digests))

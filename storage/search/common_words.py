@@ -1,11 +1,11 @@
-"""How common words are in what people say: the background against which a memory's own words are counted.
+"""How common words are in what people write: the background against which a memory's own words are counted.
 
 A memory of ten messages cannot show that "go" is a common word and "whale" is none. The table next to this module
 (common_words.txt; made by scripts/make_common_words.py, which names its source and licence) can. Another one by hand
 (said_to_assistants.txt) has phrases that people use with any assistant.
 
-What a word says depends on the language. A language is as likely as its words and the pairs of letters in them
-(letter_pairs.txt) are: most words of a short text are in no table of common ones.
+How common a word is, depends on the language. A language is as likely for a text as the text's words and their pairs of
+letters (letter_pairs.txt) are in it, since most words of a short text are in no table of common words.
 """
 
 from __future__ import annotations

@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# BM25's own: how soon a repeated word stops counting, and how much a long message is held against it.
+# The parameters of BM25, with the values that are usual: how soon a repeated word stops counting (k1), and how much the
+# length of a message lowers its score (b).
 _K1 = 1.2
 _B = 0.75
 MIN_AGAINST = _K1 * (1 - _B)
 
-# The ranking of the user's turns counts in full where the assistant's turns are 2 to this power times as long as the
-# user's. In LongMemEval they are, and a smaller weight found less there.
+# The ranking of the user's turns counts in full if the assistant's turns are 2**3 times as long as the user's, as they
+# are in LongMemEval, where a smaller weight found less.
 _FULL_WEIGHT_LOG2 = 3
 
 _COLUMNS = DocumentRow._fields
@@ -180,19 +181,19 @@ class IndexLayout:
     def put_tail(self, tail: Tail, skip: range) -> None:
         """Puts the messages of a tail into their rows, which `make_room` has made. skip: numbers that are left out."""
         left_out: list[int] = []
-        known = len(self.tail_rows)
+        row_count = len(self.tail_rows)
         if skip and skip.start <= tail.last_seq:  # a request mostly shows the last messages
             left_out = [index for index, message in enumerate(tail.documents) if message.seq in skip]
-        if tail is not self.tail or left_out[: bisect_left(left_out, known)] != self.left_out:
+        if tail is not self.tail or left_out[: bisect_left(left_out, row_count)] != self.left_out:
             self._remove_tail()
-            known = 0
+            row_count = 0
         if self._linked < len(self.flags) or len(self.earlier) < len(self.flags):
             self._link()
-        if known == len(tail.documents):
+        if row_count == len(tail.documents):
             return
         self.tail, self.left_out = tail, left_out
         is_linked = True
-        for message, document in zip(tail.documents[known:], tail.rows_from(known), strict=True):
+        for message, document in zip(tail.documents[row_count:], tail.rows_from(row_count), strict=True):
             seq = message.seq
             if seq in skip:
                 self.tail_rows.append(-1)

@@ -178,10 +178,10 @@ def find_names(
                 names.setdefault(name_hash, "")
         else:
             in_tail = tail.names[tail_rows.index(row)]
-            keys = hash_terms(in_tail, secret).values() if has_index else in_tail
-            names.update(zip(keys, in_tail, strict=True))
-    for known in query.hashes if has_index else query.terms:
-        names.pop(known, None)
+            name_keys = hash_terms(in_tail, secret).values() if has_index else in_tail
+            names.update(zip(name_keys, in_tail, strict=True))
+    for key in query.hashes if has_index else query.terms:
+        names.pop(key, None)
     if not names:
         return None
     first_names = dict(islice(names.items(), _NAMES))

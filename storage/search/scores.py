@@ -1,4 +1,4 @@
-"""The ranking of many hits, and of vectors, in columns of numbers."""
+"""The scores of messages by words and by vectors, and the best of them, in columns of numbers (numpy arrays)."""
 
 from __future__ import annotations
 
@@ -512,8 +512,8 @@ def _vectors_by_row(layout: IndexLayout, near: Near) -> tuple[NDArray[np.float64
     flags = np.asarray(layout.flags)
     outstanding, beyond = np.zeros(len(flags)), np.zeros(len(flags))
     row = layout.find_rows(near.seqs)
-    known = (row >= 0) & ((flags[row] & PRESENT) > 0)
-    row, similarity = row[known], near.similarity[known]
+    is_indexed = (row >= 0) & ((flags[row] & PRESENT) > 0)
+    row, similarity = row[is_indexed], near.similarity[is_indexed]
     asks = (flags[row] & ASKS) > 0
     statements = similarity[~asks] if np.count_nonzero(~asks) > 1 else similarity
     # The meaning of a similarity differs from model to model; how unusual it is in this memory does not.
@@ -521,7 +521,7 @@ def _vectors_by_row(layout: IndexLayout, near: Near) -> tuple[NDArray[np.float64
     if spread > _MIN_SPREAD:
         deviations = np.maximum((similarity - statements.mean()) / spread, 0.0)
         outstanding[row] = np.where(asks, deviations * MIN_TELLING_FACTOR, deviations)
-    beyond[row] = near.beyond[known]
+    beyond[row] = near.beyond[is_indexed]
     return outstanding, beyond
 
 

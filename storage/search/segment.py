@@ -47,9 +47,9 @@ BUCKETS = 512
 # The bytes of buckets that a query reads, in 10 ms. In a memory of a million messages these are the buckets of all
 # words but those that more than a tenth of the messages have.
 _READ_BYTES = 1 << 20
-# The number under which the documents lie among the buckets.
+# The number of a bucket under which the documents are stored.
 DOCUMENTS = -1
-# An index of fewer has none: opened whole, it takes 8 MB at most.
+# An index that would have fewer segments has none: opened whole, it takes 8 MB at most.
 MIN_SEGMENTS = 2
 
 _IN_HEAD, _ROW = 0x8000, 0x7FFF
@@ -239,14 +239,14 @@ def postings_of(
     by_bucket: dict[int, list[tuple[int, bytes]]] = {}
     for bucket, number, data in rows:
         by_bucket.setdefault(bucket, []).append((number, data))
-    found: dict[int, NDArray[np.int64]] = {}
+    read: dict[int, NDArray[np.int64]] = {}
     for bucket, parts in by_bucket.items():
-        found |= _occurrences(
+        read |= _occurrences(
             parts, [term_hash for term_hash in hashes if term_hash >> _BUCKET_SHIFT == bucket]
         )
-    unread = [term_hash for term_hash in hashes if term_hash not in found]
+    unread = [term_hash for term_hash in hashes if term_hash not in read]
     return Postings(
-        found, {term_hash: sizes.get(term_hash >> _BUCKET_SHIFT, 0) // ENTRY_BYTES for term_hash in unread}
+        read, {term_hash: sizes.get(term_hash >> _BUCKET_SHIFT, 0) // ENTRY_BYTES for term_hash in unread}
     )
 
 
@@ -274,11 +274,11 @@ def _occurrences(parts: Sequence[tuple[int, bytes]], hashes: Sequence[int]) -> d
     ends, by_term = np.cumsum(sizes), {}
     segments = np.array([number for number, _ in parts], np.int64) << SEGMENT_ROWS_SHIFT
     for term in hashes:
-        at = (entry_hashes == term).nonzero()[0]
-        rows = marked_rows[at].astype(np.int64)
-        # `at` is ascending, so the entries of each segment stand together.
-        all_rows = segments.repeat(np.diff(at.searchsorted(ends), prepend=0)) + (rows & _ROW)
-        by_term[term] = all_rows << ROW_SHIFT | np.where(rows & _IN_HEAD, HEAD, 0) | frequencies[at]
+        indices = (entry_hashes == term).nonzero()[0]
+        rows = marked_rows[indices].astype(np.int64)
+        # `indices` is ascending, so the entries of each segment stand together.
+        all_rows = segments.repeat(np.diff(indices.searchsorted(ends), prepend=0)) + (rows & _ROW)
+        by_term[term] = all_rows << ROW_SHIFT | np.where(rows & _IN_HEAD, HEAD, 0) | frequencies[indices]
     return by_term
 
 

@@ -14,42 +14,44 @@ from storage.search.common_words import MAX_NAMING_SHARE
 from storage.search.layout import Lengths
 from storage.search.tokens import is_pair, is_unspaced, parts_of_words
 
-# A word is as common as this memory and people in general have it, who count like as many messages as the memory has
-# and like this many at least: a few messages cannot show which words are common. Measured on LongMemEval against counts
-# of the memory alone: evidence in the note with histories of 22 messages from 90.6 to 91.3%, of 550 from 87.6 to 87.9%,
-# in one of 10,866 from 71.4 to 71.9%; questions about something else that get a note, with 22 messages, 35 to 30%.
+# How common a word is, is counted in the memory's messages together with as many messages of people in general, at
+# least this many: a few messages cannot show which words are common. On LongMemEval, with the memory's messages alone
+# and so:
+#     evidence with histories of 22 messages 90.6 and 91.3%, of 550 messages 87.6 and 87.9%, of 10,866 71.4 and 71.9%;
+#     a note for questions about something else, with 22 messages, 35 and 30%.
 _MIN_IN_GENERAL = 500
-# The terms of a message in which people in general have a word as often as the table says, of 150 words. The shorter
-# a memory's messages are, the fewer of them have a common word by chance. That counts in the ranking alone: by the
-# bounds three times as many errands would get a note. Anything from 50 to 150 behaves alike.
+# The table of common words is for messages of 150 words, which have so many terms. The shorter a memory's messages are,
+# the fewer of them have a common word by chance. That counts in the ranking alone: if it counted in the bounds, three
+# times as many errands would get a note. Anything from 50 to 150 behaves alike.
 _MESSAGE_TERMS = 75
-# The longer a message is, the more words of any question it has by chance. So by the bounds a word in one of more than
-# so many terms weighs less, by the logarithm of how much longer it is, and the less the rarer it is among people. In
-# scripts without spaces a word has some three terms, and function words have them too. Measured by halves, without this
-# and with 100, 75 and 50: a note for questions that belong to another memory 26.0 / 26.8, 22.0 / 21.2, 20.4 / 19.2 and
-# 18.8 / 16.4%, evidence of small memories 92.3 / 91.2, 92.3 / 91.4 twice and 91.9 / 91.4%. With lengths relative to the
-# memory's own mean German compounds lose up to a half.
+# The longer a message is, the more words of any question it has by chance. So in the bounds a word weighs less in a
+# message of more than so many terms: by the logarithm of how much longer it is, and by less the rarer the word is among
+# people. In scripts without spaces a word has some three terms, and function words have terms too.
+# Both halves without this, and with 100, 75 and 50:
+#     a note for questions about another memory 26.0 / 26.8, and 22.0 / 21.2, 20.4 / 19.2, 18.8 / 16.4%;
+#     evidence of small memories 92.3 / 91.2, and 92.3 / 91.4, 92.3 / 91.4, 91.9 / 91.4%.
+# With lengths relative to the memory's own mean, German compounds lose up to a half.
 _USUAL_LENGTH, _USUAL_LENGTH_UNSPACED = 100.0, 600.0
 # The share of people's messages that has a word of which the table knows nothing. Chosen, not measured.
 _LEAST_SHARE = 1e-5
 _MIN_QUERY_WEIGHT = 1e-9
-# A text may be wordy: "I am so sorry, I just cannot think of it, could you help me out?" What it asks for, to which the
-# bounds of the ranking are relative, is at most so many words that the memory does not have. And a sentence is added by
-# the root of the sum of squares where the memory has no word of it that names something. Measured on German compounds
-# among courtesies: 63 and 62% of the evidence of both halves, 34 and 4% without, 46 and 33% where the memory had to
-# have none but the most common words of it; questions about something else with a note, of 479 English ones 30.8
-# instead of 30.0 and 30.6%.
+# A text may be wordy: "I am so sorry, I just cannot think of it, could you help me out?" So what a query asks for, to
+# which the bounds are relative, is at most that of so many words that the memory lacks. A sentence without a word that
+# names something and is in the memory is added by the root of the sum of squares. German compounds among courtesies,
+# both halves: 63 and 62% of the evidence; without these rules 34 and 4%; if the second rule held only for sentences of
+# which the memory has none but the most common words, 46 and 33%. Of 479 English questions about something else 30.8%
+# get a note, instead of 30.0 and 30.6%.
 _MAX_UNKNOWN_WORDS = 8
-# The weight of a term that is a part of a word (`parts_of_words`). Measured on the facts of both halves, with 1 and
-# 0.5: of the Chinese 79 and 79% found, of the Japanese 90 and 88%; questions about something else with a note, 6 and
-# 0%, 5 and 0%. Anything from 0.3 to 0.6 behaves alike.
+# The weight of a term that is a part of a word (`parts_of_words`). Facts of both halves, with 1 and 0.5: Chinese facts
+# found 79 and 79%, Japanese 90 and 88%; a note for questions about something else 6 and 0%, 5 and 0%. Anything from 0.3
+# to 0.6 behaves alike.
 _OF_PART = 0.5
-# How much a pair of characters that the memory does not have adds to what is asked for, of the square of its weight.
-# Half of the pairs of a text without spaces belong to two words, and are heard nowhere. Measured with 1 and 0.5 on the
-# developing halves of facts, and of facts among courtesies: of the Korean 81, 88% and 61, 90% are found, of the
-# Japanese 78, 88% and 58, 71%, of the Chinese 80, 81% and 67, 75%; of those about something else among courtesies 0 and
-# 1% have a note. With a quarter a third of the Korean ones have.
-_UNHEARD_PAIR = 0.5
+# The part of its squared weight that a pair of characters which the memory lacks adds to what is asked for. Half of the
+# pairs in a text without spaces belong to two words, so that no other text has them. Developing halves with 1 and 0.5:
+#     facts found: Korean 81, 88%, Japanese 78, 88%, Chinese 80, 81%;
+#     facts found among courtesies: Korean 61, 90%, Japanese 58, 71%, Chinese 67, 75%;
+#     a note for questions about something else among courtesies 0, 1%. With 0.25 a third of the Korean ones get a note.
+_MISSING_PAIR = 0.5
 
 
 class QueryTerms(Struct, frozen=True):
@@ -153,7 +155,7 @@ def _asked_for(
     for term, count, share, scale, weight, sentence in zip(
         query.terms, counts, shares, scales, in_bounds, query.sentences, strict=True
     ):
-        factor = _UNHEARD_PAIR if not count and scale == 1.0 and is_pair(term) else 1.0
+        factor = _MISSING_PAIR if not count and scale == 1.0 and is_pair(term) else 1.0
         squared = factor * min(weight, scale * weight_of_single) ** 2
         by_sentence[sentence] = by_sentence.get(sentence, 0.0) + squared
         if count and share <= MAX_NAMING_SHARE:

@@ -94,7 +94,6 @@ _STEMMERS = (
     (0x0B80, 0x0BFF, "tamil"),
 )
 
-
 # Names and numbers inside a sentence: at its beginning any word has a capital. Words of small letters are found too,
 # since what a hyphen or an apostrophe joins to one is no name. A sign is looked for first: signs are few.
 _NAME = re.compile(r"\W(?<![.!?…:] )([^\W\d_][\w'’-]{2,}|\d{2,})\b")
@@ -110,12 +109,12 @@ class _Stemmers(threading.local):
     """
 
     def __init__(self) -> None:
-        self.known: dict[str, Any] = {}
+        self._by_language: dict[str, Any] = {}
 
     def stem(self, word: str, language: str) -> str:
-        stemmer = self.known.get(language)
+        stemmer = self._by_language.get(language)
         if stemmer is None:
-            stemmer = self.known[language] = Stemmer.Stemmer(language, 0)
+            stemmer = self._by_language[language] = Stemmer.Stemmer(language, 0)
         stem: str = stemmer.stemWord(word)
         return stem
 
