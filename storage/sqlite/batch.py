@@ -9,22 +9,30 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
 from storage.errors import Broken, StatementFailed, Unavailable
 from storage.sqlite.result_codes import translate_error
 
-WriteResult = tuple[bool, Any]  # (True, the function's result) or (False, the exception)
 WriteFunction = Callable[[sqlite3.Connection], Any]
+
+
+class WriteOutcome(NamedTuple):
+    """The outcome of one write."""
+
+    # The function's result, if it has succeeded.
+    result: Any = None
+    # None: the write has succeeded.
+    error: BaseException | None = None
 
 
 class BatchReport(Struct, frozen=True):
     """The result of a batch."""
 
     # One for each write.
-    outcomes: Sequence[WriteResult]
+    outcomes: Sequence[WriteOutcome]
     # What is wrong with the database itself; None: nothing.
     fault: Unavailable | None = None
     # Each function ran once, and nothing of it was undone.
@@ -55,7 +63,7 @@ class BatchRunner:
         try:
             if not begins_own_transaction:
                 self._connection.execute("BEGIN IMMEDIATE")
-            outcomes: list[WriteResult] = [(True, function(self._connection))]
+            outcomes = [WriteOutcome(function(self._connection))]
         except Exception as error:
             outcome, fault = self._failure(error)
             try:
@@ -72,7 +80,7 @@ class BatchRunner:
         """Runs one transaction without savepoints. None: a function has failed, and nothing is written."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            outcomes: list[WriteResult] = [(True, function(self._connection)) for function in functions]
+            outcomes = [WriteOutcome(function(self._connection)) for function in functions]
         except Exception:
             with contextlib.suppress(sqlite3.Error):  # the database may have ended the transaction by itself
                 self._connection.execute("ROLLBACK")
@@ -85,14 +93,14 @@ class BatchRunner:
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
             return self._fail_all(len(functions), error)
-        outcomes: list[WriteResult] = []
+        outcomes: list[WriteOutcome] = []
         fault: Unavailable | None = None
         for function in functions:
             try:
                 self._connection.execute("SAVEPOINT write")
                 result = function(self._connection)
                 self._connection.execute("RELEASE write")
-                outcomes.append((True, result))
+                outcomes.append(WriteOutcome(result))
             except Exception as error:
                 outcome, new_fault = self._failure(error)
                 outcomes.append(outcome)
@@ -106,32 +114,32 @@ class BatchRunner:
         return self._commit(outcomes, fault, is_whole=False)
 
     def _commit(
-        self, outcomes: list[WriteResult], fault: Unavailable | None = None, *, is_whole: bool
+        self, outcomes: list[WriteOutcome], fault: Unavailable | None = None, *, is_whole: bool
     ) -> BatchReport:
-        """Commits a batch of which every function has an outcome. fault: what those that failed have found."""
+        """Commits a batch in which every function has an outcome. fault: what a write that failed has met."""
         if not self._connection.in_transaction:
             # A function has ended the transaction, or has swallowed an error at which the database ended it.
             lost = StatementFailed(f"{self._path}: a write ended its transaction")
-            return BatchReport([(False, lost)] * len(outcomes), fault)
+            return BatchReport([WriteOutcome(error=lost)] * len(outcomes), fault)
         try:
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             return self._fail_all(len(outcomes), error)
         return BatchReport(outcomes, fault, is_whole)
 
-    def _failure(self, error: Exception) -> tuple[WriteResult, Unavailable | None]:
+    def _failure(self, error: Exception) -> tuple[WriteOutcome, Unavailable | None]:
         """Returns the outcome of a write that raised an error, and what that means for the database itself."""
         if not isinstance(error, sqlite3.Error):
-            return (False, error), None
-        answer = translate_error(error, self._path)
-        return (False, answer), answer if isinstance(answer, Unavailable) else None
+            return WriteOutcome(error=error), None
+        translated = translate_error(error, self._path)
+        return WriteOutcome(error=translated), translated if isinstance(translated, Unavailable) else None
 
     def _fail_all(self, count: int, error: Exception) -> BatchReport:
-        """Rolls the transaction back, as far as there is one. Every write of the batch has failed."""
-        answer = translate_error(error, self._path) if isinstance(error, sqlite3.Error) else None
-        if not isinstance(answer, Unavailable):
-            answer = Broken(f"{self._path}: the transaction was lost: {error!r}")
-            answer.__cause__ = error
+        """Rolls back the transaction, if one is open. Returns a report in which every write has failed."""
+        fault = translate_error(error, self._path) if isinstance(error, sqlite3.Error) else None
+        if not isinstance(fault, Unavailable):
+            fault = Broken(f"{self._path}: the transaction was lost: {error!r}")
+            fault.__cause__ = error
         with contextlib.suppress(sqlite3.Error):
             self._connection.execute("ROLLBACK")
-        return BatchReport([(False, answer.again()) for _ in range(count)], answer)
+        return BatchReport([WriteOutcome(error=fault.again()) for _ in range(count)], fault)

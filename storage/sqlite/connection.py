@@ -20,14 +20,14 @@ from storage.sqlite.result_codes import map_sqlite_errors
 # RETURNING came with 3.35, STRICT tables with 3.37.
 OLDEST_SQLITE = (3, 37, 0)
 
-# All statements of the store fit; the default of 128 would do today, and parsing one again costs 10-40 us.
+# So that all statements of the store fit: parsing one again costs 10 to 40 us.
 CACHED_STATEMENTS = 512
 
 # Pages that a reader keeps. The search index of 10,000 long messages is 5 MB; with SQLite's own 2 MB every search
 # fetches it from the file again (measured: 2.5 ms of processor time against 1.2).
 READ_CACHE_KIB = 8 * 1024
 
-# What a trial write takes: four pages, so that a full disk shows itself.
+# The size of a trial write: four pages, which a full disk has no room for.
 TRIAL_BYTES = 16384
 
 # sqlite3 looks in each value that is no plain number or text for a method that adapts it, and raises and catches an
@@ -130,7 +130,7 @@ def _file_id(path: str) -> tuple[int, int, int] | None:
 def _set_pragmas(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA mmap_size = 0")  # with mmap an I/O error is a signal, not a result
     connection.execute("PRAGMA temp_store = MEMORY")
-    connection.execute("PRAGMA foreign_keys = OFF")  # see the schema
+    connection.execute("PRAGMA foreign_keys = OFF")  # the schema has none
 
 
 @contextmanager

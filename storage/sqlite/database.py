@@ -70,8 +70,8 @@ class SqliteDatabase:
             when_failed=self._report_failure,
             when_recovered=self._report_recovery,
         )
-        self.reader = Reader(target, self.writer.report)
-        self.long_reader = ThreadReader(target, self.writer.report)
+        self.reader = Reader(target, self.writer.report_fault)
+        self.long_reader = ThreadReader(target, self.writer.report_fault)
         self._health_check = HealthCheck(self._check_disk, check_s)
 
     @classmethod
@@ -94,7 +94,7 @@ class SqliteDatabase:
         there) does not stop the start: `health` reports it, every operation raises that error, and it comes back
         by itself.
 
-        address: where this process serves, for whoever is refused the file.
+        address: where this process serves, shown to a process that is refused the file.
         factory: of connections, for tests that count statements.
         connect: how the writing connection is made, `connect_current` unless a test puts a fault there.
         check_s: between two checks of its health.
@@ -202,7 +202,7 @@ class SqliteDatabase:
         return connection
 
     def _check_readable(self) -> None:
-        """Refuses to read a file that may be another process's, or lacks tables. Raises: Unavailable."""
+        """Refuses to read a file that may belong to another process, or lacks tables. Raises: Unavailable."""
         if not (self._is_current and self._lock.is_held):
             raise self.writer.fault
 
@@ -213,7 +213,7 @@ class SqliteDatabase:
     async def _check_disk(self) -> None:
         """Has a disk that may be full or read-only show whether it can be written.
 
-        Only such a one: an idle gateway writes nothing. The writer itself looks whether the file is still at its path.
+        Any other disk is not tried: an idle gateway writes nothing. The writer checks whether the file is at its path.
         """
 
         def test_write(connection: sqlite3.Connection) -> None:

@@ -1,4 +1,4 @@
-"""A look at a database file that another process may own: it makes nothing, changes nothing and waits for nothing."""
+"""The inspection of a database file that another process may own. It makes, changes and awaits nothing."""
 
 from __future__ import annotations
 

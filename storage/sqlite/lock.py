@@ -34,7 +34,7 @@ class Lock:
     """The lock of one database, held from `take` to `release` or the end of the process."""
 
     def __init__(self, database: str | Path, address: str | None = None) -> None:
-        """address: where this process serves, for whoever is refused. Raises: Broken as `resolve_path` does."""
+        """address: where this process serves, shown to a process that is refused. Raises: as `resolve_path`."""
         self._database, self._address = resolve_path(database), address
         self._descriptor: int | None = None
 
@@ -87,7 +87,7 @@ class Lock:
 
 
 def owner_of(database: str | Path) -> LockOwner | None:
-    """Returns who owns the file now; None: no process.
+    """Returns the process that owns the file now; None: no process.
 
     Raises: ReadOnly if the database is another account's. Broken if the lock file cannot be read.
     """

@@ -2,8 +2,8 @@
 
 uvloop's `call_soon_threadsafe` wakes the loop while it holds the interpreter's lock. The loop then has to wait for the
 lock, and the system resumes it on another processor, whose caches are cold. Here the lock is released before the loop
-is woken, as in asyncio's own loop. (`Driver.call` is rare and does without this: its answer may come when nothing
-listens here any more.)
+is woken, as in asyncio's own loop. (`Driver.call` is rare, and does not use this: its result may come after
+`close`.)
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-_READ_BYTES = 4096  # each call leaves one
+_READ_BYTES = 4096  # each call sends one byte
 
 
 class LoopCalls:
-    """Performs the calls of other threads in the loop's thread, in order. All but `call` is for the loop's thread."""
+    """Performs the calls of other threads in the loop's thread, in order. They use `call`, and no other method."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._calls: deque[Callable[[], object]] = deque()
-        self._wakee, self._waker = socket.socketpair()
-        self._wakee.setblocking(False)
-        self._waker.setblocking(False)
-        self._loop.add_reader(self._wakee, self._perform)
+        self._wake_receiver, self._wake_sender = socket.socketpair()
+        self._wake_receiver.setblocking(False)
+        self._wake_sender.setblocking(False)
+        self._loop.add_reader(self._wake_receiver, self._perform)
 
     def call(self, function: Callable[..., object], *arguments: object) -> None:
         """Has a function called soon; from any thread. Nothing is called after `close`."""
         self._calls.append(partial(function, *arguments))
         with suppress(OSError):  # it is closed; or full, and then the loop has enough to be woken by
-            self._waker.send(b"\0")
+            self._wake_sender.send(b"\0")
 
     def close(self) -> None:
-        self._loop.remove_reader(self._wakee)
-        self._wakee.close()
-        self._waker.close()
+        self._loop.remove_reader(self._wake_receiver)
+        self._wake_receiver.close()
+        self._wake_sender.close()
 
     def _perform(self) -> None:
-        self._wakee.recv(_READ_BYTES)
+        self._wake_receiver.recv(_READ_BYTES)
         while self._calls:
             call = self._calls.popleft()
             try:

@@ -27,13 +27,13 @@ def find_network_type(path: str) -> str | None:
     """
     with suppress(OSError):
         device = os.stat(os.path.dirname(os.path.realpath(path))).st_dev
-        number = f"{os.major(device)}:{os.minor(device)}"
+        device_number = f"{os.major(device)}:{os.minor(device)}"
         for line in MOUNTS.read_text("utf-8", "replace").splitlines():
             # proc_pid_mountinfo(5): the third field is the device, major:minor.
             # Those after the lone hyphen are the type, the source and its options.
             mount, _, options = line.partition(" - ")
-            if mount.split()[2] == number and (kind := options.split()[0]) in _NETWORK:
-                return kind
+            if mount.split()[2] == device_number and (file_system := options.split()[0]) in _NETWORK:
+                return file_system
     return None
 
 

@@ -54,8 +54,8 @@ def size_of(values: Sequence[Any]) -> int:
         if value_type is str:
             value, value_type = value.encode(), bytes
         if value_type is bytes:
-            n = len(value)
-            size += n if n < _TWO_BYTE_CODE else n + bisect_right(_LONGER_TYPE_CODES, n)
+            length = len(value)
+            size += length if length < _TWO_BYTE_CODE else length + bisect_right(_LONGER_TYPE_CODES, length)
         elif value_type is float and not value.is_integer():
             size += 8
         else:  # a whole number is stored as one

@@ -20,9 +20,9 @@ from storage.sqlite.result_codes import translate_error
 
 T = TypeVar("T")
 
-# Machine instructions between two looks at the clock: some 0.1 to 0.5 ms of work. Each look takes the interpreter's
-# lock, for which the event loop has to stop.
-_INSTRUCTIONS = 10_000
+# Instructions of SQLite's virtual machine between two checks of the clock: some 0.1 to 0.5 ms of work. Each check takes
+# the interpreter's lock, for which the event loop has to stop.
+_INSTRUCTIONS_PER_CHECK = 10_000
 
 # A wait in the loop's thread has to be short; readers of a write-ahead log hardly ever have to wait.
 _LOOP_BUSY_MS = 5
@@ -88,7 +88,7 @@ class Reader(_ReaderBase):
     def run(self, function: Callable[[sqlite3.Connection], T], *, deadline_ms: float | None = None) -> T:
         """Runs a read. Raises: Unavailable (TooSlow past the deadline), and what the function raises."""
         with self._handle_failures():
-            return _read(self.connection, function, deadline_ms)
+            return _run_with_deadline(self.connection, function, deadline_ms)
 
     def reset(self) -> None:
         """Closes the connection; the next read reopens the file."""
@@ -122,7 +122,7 @@ class ThreadReader(_ReaderBase):
         """
         with self._handle_failures():
             driver = await self._open()
-            return await driver.call(lambda connection: _read(connection, function, deadline_ms))
+            return await driver.call(lambda connection: _run_with_deadline(connection, function, deadline_ms))
 
     async def _open(self) -> Driver:
         async with self._opening:
@@ -156,14 +156,14 @@ class ThreadReader(_ReaderBase):
             driver.abandon()
 
 
-def _read(
+def _run_with_deadline(
     connection: sqlite3.Connection, function: Callable[[sqlite3.Connection], T], deadline_ms: float | None
 ) -> T:
     if deadline_ms is None:
         return function(connection)
     # SQLite asks the handler every few thousand instructions, and ends the statement when it answers True.
     end = time.perf_counter() + deadline_ms / 1000
-    connection.set_progress_handler(lambda: time.perf_counter() > end, _INSTRUCTIONS)
+    connection.set_progress_handler(lambda: time.perf_counter() > end, _INSTRUCTIONS_PER_CHECK)
     try:
         return function(connection)
     finally:

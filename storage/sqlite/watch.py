@@ -74,8 +74,8 @@ class Watch:
             raise
         return connection
 
-    def take(self, *, is_whole: bool) -> Changes:
-        """Returns what has changed since the last call, as `Database.when_changed` hands it on.
+    def take_changes(self, *, is_whole: bool) -> Changes:
+        """Returns what has changed since the last call, in the form that `Database.when_changed` reports.
 
         is_whole: no statement was rolled back. Otherwise the numbers may be of rows that are not there, so agents are
             only reported as changed, without their numbers.

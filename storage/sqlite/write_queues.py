@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from storage.sqlite.batch import WriteResult
+from storage.sqlite.batch import WriteOutcome
 
 T = TypeVar("T")
 
@@ -25,17 +25,15 @@ class Write(Generic[T]):
     # The function begins a transaction itself, so the writer begins none for it if it comes alone.
     begins_own_transaction: bool
 
-    def settle(self, result: WriteResult) -> None:
-        """Gives the result to the caller, if it still waits."""
+    def settle(self, outcome: WriteOutcome) -> None:
+        """Gives the outcome to the caller, if it still waits."""
         if self.future.done():
             return
-        has_succeeded, value = result
-        if has_succeeded:
-            self.future.set_result(value)
+        if outcome.error is None:
+            self.future.set_result(outcome.result)
         else:
-            self.future.set_exception(value)
-            # This marks the error as seen, so that the loop does not log it if nothing waits for the write: health
-            # reports it.
+            self.future.set_exception(outcome.error)
+            # This marks the error as retrieved: the loop must not log a write that nothing awaits. Health reports it.
             self.future.exception()
 
 

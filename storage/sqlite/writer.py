@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 
 from storage.database import Changes, StoreHealth
 from storage.errors import Broken, Busy, Closed, Unavailable
-from storage.sqlite.batch import BatchReport, BatchRunner
+from storage.sqlite.batch import BatchReport, BatchRunner, WriteOutcome
 from storage.sqlite.loop_calls import LoopCalls
 from storage.sqlite.result_codes import translate_error
 from storage.sqlite.watch import Watch
@@ -60,6 +60,8 @@ class WriterLimits(LogLimits, frozen=True):
     retry_most_s: float = 10.0
 
 
+# A timer may fire so much too early, and waits at least so long.
+_TIMER_SLACK_S = 0.01
 # The bytes of a waiting write besides those that it names: a future, a function and its variables.
 _OVERHEAD_BYTES = 1024
 
@@ -68,7 +70,7 @@ class Writer:
     """The writer. All its methods belong to the event loop's thread; the functions given to it run in the writer's.
 
     connect: opens the connection that writes, in the writer's thread.
-    watch: it watches that connection.
+    watch: is attached to that connection.
     log_copier: copies a grown log.
     when_changed: called with what a batch has changed, before its writes are answered.
     when_failed: called with the fault when writing fails after it worked.
@@ -127,7 +129,7 @@ class Writer:
         try:
             async with asyncio.timeout(timeout_s):
                 self._emptied.clear()
-                self._check_empty()
+                self._note_if_empty()
                 await self._emptied.wait()
         except TimeoutError:
             return False
@@ -142,7 +144,9 @@ class Writer:
         if not drained:
             self.refuse_waiting(Closed(f"{self._path} was closed before this was written"))
             for write in self._running:
-                write.settle((False, Closed(f"{self._path} was closed while this was being written")))
+                write.settle(
+                    WriteOutcome(error=Closed(f"{self._path} was closed while this was being written"))
+                )
         return drained
 
     async def close(self, timeout_s: float = 5.0) -> None:
@@ -167,7 +171,7 @@ class Writer:
 
     @property
     def fault(self) -> Unavailable:
-        """The error for whoever asks while nothing can be written."""
+        """The error of a request that comes while nothing can be written."""
         fault = self._connection.fault
         return Closed(f"{self._path} is closed") if fault is None else fault.again()
 
@@ -251,9 +255,9 @@ class Writer:
             self._loop.call_soon(self._gather, waiting, end)
         else:
             self._is_gathering = False
-            self._pump()
+            self._begin_batch()
 
-    def _pump(self) -> None:
+    def _begin_batch(self) -> None:
         """Hands the next batch to the thread, if there is one and the thread is free."""
         driver = self._connection.driver
         if self._running or self._connection.fault is not None or driver is None:
@@ -274,13 +278,13 @@ class Writer:
                 functions, begins_own_transaction=batch[0].begins_own_transaction
             )
         except BaseException as error:  # nothing else would ever resolve these futures
-            answer = error if isinstance(error, Unavailable) else Broken(f"{self._path}: {error!r}")
-            report = BatchReport([(False, answer)] * len(batch), answer)
+            fault = error if isinstance(error, Unavailable) else Broken(f"{self._path}: {error!r}")
+            report = BatchReport([WriteOutcome(error=fault)] * len(batch), fault)
         # A commit to a file that was removed or replaced succeeds, and is lost: it must not be acknowledged.
         if report.fault is None and self._connection.is_moved():
             lost = self._connection.moved_error()
-            report = BatchReport([(False, lost.again()) for _ in batch], lost)
-        changes = self._watch.take(is_whole=report.is_whole)
+            report = BatchReport([WriteOutcome(error=lost.again()) for _ in batch], lost)
+        changes = self._watch.take_changes(is_whole=report.is_whole)
         self._call_loop(self._finish_batch, batch, report, changes, self.log.measure())
 
     def _finish_batch(
@@ -293,26 +297,26 @@ class Writer:
             self._fail(report.fault)
         else:
             self.log.shrink()
-            self._pump()  # before the futures, so that the thread works while they are answered
+            self._begin_batch()  # before the futures, so that the thread works while they are answered
         for write, outcome in zip(batch, report.outcomes, strict=True):
             write.settle(outcome)
-        self._check_empty()
+        self._note_if_empty()
 
-    def _check_empty(self) -> None:
+    def _note_if_empty(self) -> None:
         if not (self._running or self._waiting):
             self._emptied.set()
 
     # -- faults -------------------------------------------------------------------------------------------------------
 
-    def report(self, fault: Unavailable) -> bool:
-        """Takes note of a fault that a reader has found in the file. Returns whether there was none yet."""
+    def report_fault(self, fault: Unavailable) -> bool:
+        """Takes note of a fault that was found outside of a write. Returns whether there was none yet."""
         is_new = self._connection.is_sound
         if is_new:
             self._fail(fault)
         return is_new
 
     def _fail(self, fault: Unavailable) -> None:
-        self._when_changed(None)  # what was written last is not known
+        self._when_changed(None)  # it is not known what the last writes have changed
         self._connection.fail(fault)
 
     async def recover(self) -> bool:
@@ -320,20 +324,20 @@ class Writer:
         return await self._connection.recover()
 
     async def stop_using(self) -> None:
-        """As `ConnectionUser` says."""
+        """Implements `ConnectionUser`."""
         await self.log.stop_copying()
 
     def refuse_waiting(self, fault: Unavailable) -> None:
-        """As `ConnectionUser` says."""
+        """Implements `ConnectionUser`."""
         for write in self._waiting.take_all():
-            write.settle((False, fault.again()))
-        self._check_empty()
+            write.settle(WriteOutcome(error=fault.again()))
+        self._note_if_empty()
 
     def resume(self) -> None:
-        """As `ConnectionUser` says."""
+        """Implements `ConnectionUser`."""
         self.log.expect_new_file()
         self._when_recovered()
-        self._pump()
+        self._begin_batch()
 
     # -- the log ------------------------------------------------------------------------------------------------------
 
@@ -348,11 +352,11 @@ class Writer:
         connection = self._connection
         if connection.is_closing or connection.fault is not None or connection.driver is None:
             return
-        left = self._active_at + self._limits.idle_s - self._loop.time()
-        if self._running or left > 0.01 or not self.log.is_free.is_set():
-            self._idle_timer = self._loop.call_later(max(left, 0.01), self._idle)
+        remaining_s = self._active_at + self._limits.idle_s - self._loop.time()
+        if self._running or remaining_s > _TIMER_SLACK_S or not self.log.is_free.is_set():
+            self._idle_timer = self._loop.call_later(max(remaining_s, _TIMER_SLACK_S), self._idle)
         elif self._connection.is_moved():
-            self.report(self._connection.moved_error())
+            self.report_fault(self._connection.moved_error())
         else:
             self.log.write_back(at_rest=True)
 
@@ -369,9 +373,9 @@ class Writer:
         try:
             is_whole = work(connection)
         except sqlite3.Error as error:
-            answer = translate_error(error, self._path)
-            if isinstance(answer, Unavailable):
-                self._call_loop(self._fail, answer)
+            translated = translate_error(error, self._path)
+            if isinstance(translated, Unavailable):
+                self._call_loop(self._fail, translated)
             self._call_loop(self.log.is_free.set)
             return
         self._call_loop(self._end_write_back, self.log.measure(), is_whole)

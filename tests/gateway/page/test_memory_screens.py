@@ -291,7 +291,7 @@ def test_a_read_that_takes_too_long_is_stopped_and_says_so(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The clock is looked at within a read of few rows, as it is within one of many.
-    monkeypatch.setattr("storage.sqlite.reader._INSTRUCTIONS", 100)
+    monkeypatch.setattr("storage.sqlite.reader._INSTRUCTIONS_PER_CHECK", 100)
     with remember(upstream, tmp_path, PROFILE, limits=replace(QUIET, page_read_s=1e-9)) as world:
         operator = operator_of(world)
         agent = speak(world, "Hello.")

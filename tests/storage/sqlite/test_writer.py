@@ -445,7 +445,7 @@ async def test_a_waiter_for_the_log_gets_the_error_of_the_file(make: Any, path: 
     bench, beside = await hold_up(make, path)
     sweeping = asyncio.create_task(bench.writer.checkpoint())
     await asyncio.sleep(0)
-    bench.writer.report(Broken("the disk is gone"))
+    bench.writer.report_fault(Broken("the disk is gone"))
     mending = asyncio.create_task(bench.writer.recover())
     await asyncio.sleep(0)
     beside.gate.set()
@@ -499,7 +499,7 @@ async def test_closing_before_a_log_is_written_back_leaves_no_connection(
 async def test_closing_in_the_middle_of_mending_leaves_no_thread(make: Any, path: Path) -> None:
     bench, beside = await hold_up(make, path)
     (thread,) = (each for each in threading.enumerate() if each.name == "mnemogate-writer")
-    bench.writer.report(Broken("the disk is gone"))
+    bench.writer.report_fault(Broken("the disk is gone"))
     await asyncio.sleep(0)  # mending waits for what is written back
     await bench.writer.close(timeout_s=0.01)
     beside.gate.set()
