@@ -27,7 +27,7 @@ from storage.postgres.connection import (
     begin_statement,
 )
 from storage.postgres.listen import Notification, NotificationListener, NotificationSender
-from storage.postgres.maintenance import Maintenance
+from storage.postgres.maintenance import PostgresMaintenance
 from storage.postgres.migration import migrate
 from storage.postgres.pool import ConnectionPool, PoolLimits
 from storage.postgres.sqlstates import FAULTS, is_refused_text, is_stopping, is_unanswered, translate_error
@@ -110,7 +110,7 @@ class PostgresDatabase:
         self._listener = NotificationListener(
             listen_target, self._clock.add_reading, self._health_check.hurry
         )
-        self._maintenance = Maintenance(target, limits.sweep_s, limits.long_s)
+        self._maintenance = PostgresMaintenance(target, limits.sweep_s, limits.long_s)
         self._sender = NotificationSender(self._send)
         self._writes = _WriteTasks()
         self._closing = False

@@ -40,7 +40,7 @@ OR EXISTS (SELECT 1 FROM pg_replication_slots WHERE age(xmin) > age($1::text::xi
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.01, 1.0
 
 
-class Maintenance:
+class PostgresMaintenance:
     """The maintenance that one process does.
 
     pause_s: the seconds between the beginnings of two VACUUMs.
