@@ -39,6 +39,9 @@ _KEEP_ALIVE_S: Final = 30.0
 # The same for a connection to which requests go that must not be sent twice. Chosen below the shortest idle time of
 # common servers: gunicorn closes connections after two seconds.
 _KEEP_ALIVE_ONCE_S: Final = 1.0
+# Keepalive probes as Anthropic's SDK sends them. A model may think for minutes without a byte; a balancer or NAT would
+# forget the connection (AWS after 350 s), and the reply would never arrive. Seconds, and a number of probes.
+_PROBES: Final = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 60, "TCP_KEEPCNT": 5}
 # An idle close that crosses our request shows within one round trip.
 _IDLE_CLOSE_S: Final = 1.0
 _SMALL_BODY_BYTES: Final = 64 * 1024  # what a transport takes without a wait
@@ -111,11 +114,19 @@ class _BoundedProtocol(asyncio.Protocol):
 
 
 class _Connector(aiohttp.TCPConnector):
-    """aiohttp's pool. It notes a request's connection in the `_Attempt`, and closes idle connections that got bytes."""
+    """aiohttp's pool. It notes a request's connection in the `_Attempt`, and closes idle connections that got bytes.
+
+    If no connection can be made, the host's addresses are looked up again for the next one: a container that is made
+    again has another address, and aiohttp would use the old one for as long as it is cached.
+    """
 
     async def connect(self, *args: Any, **named: Any) -> Any:
         attempt = _current_attempt.get()
-        connection: Any = await super().connect(*args, **named)
+        try:
+            connection: Any = await super().connect(*args, **named)
+        except BaseException:  # aiohttp cancels an attempt that takes too long
+            self.clear_dns_cache()
+            raise
         while not attempt.is_new and connection.protocol.should_close:
             connection.close()
             connection = await super().connect(*args, **named)
@@ -131,7 +142,12 @@ class _Connector(aiohttp.TCPConnector):
 def _make_socket(socket_address: tuple[Any, ...]) -> socket.socket:
     """Makes the socket of a new connection."""
     _current_attempt.get().is_new = True
-    return socket.socket(*socket_address[:3])
+    made = socket.socket(*socket_address[:3])
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _PROBES.items():
+        if hasattr(socket, name):  # else the system has probes, but not this option
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return made
 
 
 class HttpTransport:

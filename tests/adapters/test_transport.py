@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -453,6 +454,40 @@ async def test_no_connection_in_time_is_a_timeout_of_the_connection(transport: H
 async def test_nobody_there_is_unreachable(transport: HttpTransport) -> None:
     with held_port() as port, pytest.raises(ProviderUnreachable):
         await transport.send("POST", f"http://127.0.0.1:{port}/", HEADERS, b"{}")
+
+
+async def test_the_address_of_a_host_is_looked_up_again_if_nothing_listens_there(
+    transport: HttpTransport, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container that is made again has another address."""
+    addresses = ["127.0.0.2", "127.0.0.1"]
+
+    async def resolve(self: object, host: str, port: int = 0, family: int = 0) -> list[Any]:
+        address = {"hostname": host, "host": addresses.pop(0), "port": port}
+        return [{**address, "family": socket.AF_INET, "proto": 0, "flags": 0}]
+
+    monkeypatch.setattr("aiohttp.resolver.ThreadedResolver.resolve", resolve)
+    url = upstream.base_url.replace("127.0.0.1", "up.example") + "/chat/completions"
+    with pytest.raises(ProviderUnreachable):
+        await transport.send("POST", url, HEADERS, chat())
+    reply = await transport.send("POST", url, HEADERS, chat())
+    assert reply.status == 200
+    await reply.aclose()
+
+
+async def test_a_connection_is_probed_while_its_model_thinks(
+    transport: HttpTransport, upstream: StrictUpstream
+) -> None:
+    upstream.queue(raw(b"data: 1\n\n", b"data: 2\n\n", hold_after={1: Gate()}))
+    reply = await post(transport, upstream, chat(stream=True), streams=True)
+    connection = reply._response.connection
+    assert connection is not None
+    assert connection.transport is not None
+    used: socket.socket = connection.transport.get_extra_info("socket")
+    assert used.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    if hasattr(socket, "TCP_KEEPIDLE"):
+        assert used.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+    await reply.aclose()
 
 
 async def test_a_new_connection_lost_before_the_answer_is_unreachable_and_not_tried_again(
