@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 import orjson
 
 from storage.database import USAGE, Connection, Database, Row, Statement
-from storage.sql.group import Group, bulk_writes, reads
+from storage.sql.group import Group, bulk_writes, long_reads, reads
 from storage.sql.statements import load, make_statement
 from storage.usage_records import (
     COUNTERS,
@@ -57,7 +57,7 @@ class Usage(Group):
         """Returns the sums that a query asks for, in the order of its `by`. Raises: TooSlow past the deadline."""
         return await self._database.long_read(partial(_read_sums, query=query), deadline_ms=deadline_ms)
 
-    @reads
+    @long_reads
     async def count_background_tokens(self, connection: Connection, project: str | None, day: int) -> int:
         """Returns the tokens that a project's background calls used on a day, as far as it is written.
 

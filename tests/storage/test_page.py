@@ -20,6 +20,7 @@ from storage.recall_record import (
     overwrite_forgotten,
     pack,
     pack_request_id,
+    seqs_in_note,
     unpack,
     unpack_request_id,
 )
@@ -201,6 +202,7 @@ def test_a_record_is_what_was_packed() -> None:
     assert unpack(pack(by_meaning)) == by_meaning
     without_hits = record()
     assert unpack(pack(without_hits)) == without_hits
+    assert unpack(pack(packed), with_entries=False) == record()
     too_many = unpack(pack(replace(packed, usage=(1 << 40, 212, 0))))
     assert too_many.usage == ((1 << 32) - 1, 212, 0)
     assert (len(KINDS), len(REASONS), len(PROMPT_PARTS)) == (4, 7, 7)  # as many as there is room for: 4, 8
@@ -210,6 +212,16 @@ def test_a_record_is_what_was_packed() -> None:
 def test_a_record_that_is_cut_is_refused(cut: int) -> None:
     with pytest.raises(ValueError, match="recall"):
         unpack(pack(record(*ENTRIES))[:cut])
+
+
+def test_the_hits_in_the_note_are_those_without_a_reason_that_are_there() -> None:
+    for entries in (ENTRIES, [replace(each, meaning=1.0) for each in ENTRIES]):
+        packed = pack(record(*entries))
+        assert seqs_in_note(packed) == [38, 118_700]
+        assert seqs_in_note(overwrite_forgotten(packed, lambda kind, seq: kind == "fact")) == [38]
+    assert seqs_in_note(pack(record())) == []
+    with pytest.raises(ValueError, match="recall"):
+        seqs_in_note(pack(record(*ENTRIES))[:-1])
 
 
 def test_what_is_gone_is_overwritten_in_as_many_bytes() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from msgspec import UNSET, UnsetType
@@ -13,7 +14,7 @@ from gateway.run.admin.page_paths import page_path
 from gateway.run.admin.request_records import HitRecord, LeftOutRecord, Reason
 from storage.listing import ExchangePlace
 from storage.recall_record import RecalledEntry
-from storage.records import MUTED, Exchange, Message
+from storage.records import MUTED, Exchange, Fact, Message
 from storage.sql.store import Store
 
 # How many messages of a long exchange are shown from a linked message on. A page of a conversation has room for them.
@@ -31,34 +32,66 @@ async def hit_records(
     messages = await store.recall.load(agent_row, [*seqs])
     exchanges = {message.exchange_row for message in messages.values() if message.exchange_row}
     places = await store.memory_pages.load_places(agent_row, sorted(exchanges))
-    records: list[HitRecord | LeftOutRecord] = []
-    for entry in entries:
-        message = None if entry.is_forgotten else messages.get(entry.seq)
-        hit = HitRecord(
-            kind=_kind(entry, message),
-            seq=entry.seq,
-            text=None,
-            at=None,
-            forgotten=entry.is_forgotten,
-            href=None,
-            rank=entry.rank,
-            score=entry.score,
-            words=entry.words,
-            meaning=entry.meaning,
-            tokens=entry.tokens,
+    # A fact that was corrected or superseded since the search is not found by searches any more.
+    ended_facts = {
+        seq: fact
+        for seq in seqs
+        if seq not in messages and (fact := await store.facts.find(agent_row, seq)) is not None
+    }
+    # In a thread, since a hundred hits take some milliseconds.
+    return await asyncio.to_thread(
+        lambda: [
+            _hit_record(
+                uid,
+                entry,
+                None if entry.is_forgotten else messages.get(entry.seq),
+                None if entry.is_forgotten else ended_facts.get(entry.seq),
+                places,
+            )
+            for entry in entries
+        ]
+    )
+
+
+def _hit_record(
+    uid: str,
+    entry: RecalledEntry,
+    message: Message | None,
+    ended_fact: Fact | None,
+    places: Mapping[int, ExchangePlace],
+) -> HitRecord | LeftOutRecord:
+    """Returns the record of a hit.
+
+    message: the text that was found; None: no search finds it now.
+    ended_fact: the fact that was found and is no longer true; None: there is none.
+    places: the places of messages, by the rows of their exchanges.
+    """
+    hit = HitRecord(
+        kind=_kind(entry, message),
+        seq=entry.seq,
+        text=None,
+        at=None,
+        forgotten=entry.is_forgotten,
+        href=None,
+        rank=entry.rank,
+        score=entry.score,
+        words=entry.words,
+        meaning=entry.meaning,
+        tokens=entry.tokens,
+    )
+    if message is not None:
+        href = text_href(uid, message, places.get(message.exchange_row))
+        hit = replace(hit, text=message.text, at=message.at, href=href)
+    elif ended_fact is not None:
+        hit = replace(
+            hit,
+            kind="fact",
+            text=ended_fact.text,
+            at=ended_fact.valid_from,
+            href=fact_href(uid, ended_fact.seq),
+            until=ended_fact.ended_at or UNSET,
         )
-        if message is not None:
-            href = text_href(uid, message, places.get(message.exchange_row))
-            hit = replace(hit, text=message.text, at=message.at, href=href)
-        elif not entry.is_forgotten and (fact := await store.facts.find(agent_row, entry.seq)) is not None:
-            # The fact was corrected or superseded since the search, so searches do not find it any more.
-            until = fact.ended_at or UNSET
-            href = fact_href(uid, fact.seq)
-            hit = replace(hit, kind="fact", text=fact.text, at=fact.valid_from, href=href, until=until)
-        records.append(
-            LeftOutRecord(**asdict(hit), reason=cast(Reason, entry.reason)) if entry.reason else hit
-        )
-    return records
+    return LeftOutRecord(**asdict(hit), reason=cast(Reason, entry.reason)) if entry.reason else hit
 
 
 def message_href(uid: str, conversation_uid: str, exchange: Exchange | ExchangePlace, seq: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from math import inf
 
@@ -114,6 +115,7 @@ class SearchOperation(Struct, frozen=True):
         if not query.strip():
             return RecallTrial(query, note=None, chosen=(), left_out=(), found=(), next=None)
         result = await self.trial.recall(agent, query, _MAX_HITS)
+        await asyncio.sleep(0)  # as in the trial
         search = result.search
         rows, _ = entry_rows(search, _MAX_HITS)
         entries = [

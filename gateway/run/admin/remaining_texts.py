@@ -21,9 +21,8 @@ from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.page_paths import page_path
 from storage.errors import TooSlow
 from storage.listing import LAST_NUMBER, FoundMemory
-from storage.recall_record import unpack
+from storage.recall_record import seqs_in_note
 from storage.records import Exchange, Message
-from storage.sql.recalls import StoredRecall
 from storage.sql.store import Store
 
 # Characters of a text that is shown before it is forgotten.
@@ -194,7 +193,7 @@ class RemainingTexts:
         recalls = await self._store.recalls.list(
             self._memory.id, since, before=LAST_NUMBER, limit=_MAX_RECALLS
         )
-        return [recall.exchange_row for recall in recalls if _has_in_note(recall, seqs)]
+        return [each.exchange_row for each in recalls if not {*seqs}.isdisjoint(seqs_in_note(each.data))]
 
     async def _find_quoting(self, texts: Mapping[int, str]) -> list[int]:
         """Returns the exchanges of the newest replies that quote one of the last of some texts, letter by letter.
@@ -247,12 +246,6 @@ class RemainingTexts:
         has_words = self._store.recall.has_words(text, self._words) if self._words else UNSET
         beginning = shorten(" ".join(text.split()), SHOWN_CHARS)
         return replace(record, message=message.seq, quote=beginning, has_words=has_words)
-
-
-def _has_in_note(recall: StoredRecall, seqs: Collection[int]) -> bool:
-    """Returns whether a message or fact with one of these numbers went into the note of a recall."""
-    entries = unpack(recall.data).entries
-    return any(entry.seq in seqs and not entry.reason and not entry.is_forgotten for entry in entries)
 
 
 def _replies_with(messages: Sequence[Message], letters: str) -> list[int]:

@@ -397,9 +397,8 @@ def _summarize_recall(stored: StoredRecall, record: RecallRecord) -> dict[str, A
 
 
 def _record_of_recall(stored: StoredRecall) -> RequestRecord:
-    record = unpack(stored.data)
-    recalled = sum(not entry.reason for entry in record.entries)
-    return RequestRecord(**_summarize_recall(stored, record), recalled=recalled)
+    record = unpack(stored.data, with_entries=False)
+    return RequestRecord(**_summarize_recall(stored, record), recalled=record.found - sum(record.left_out))
 
 
 def _record_of_logged(logged: LoggedRequest) -> RequestRecord:

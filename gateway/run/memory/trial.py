@@ -6,6 +6,7 @@ the standing facts.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from msgspec import Struct
@@ -64,6 +65,8 @@ class TrialRecall(Struct, frozen=True):
             _, shown_seqs = standing_block(facts, snapshot.blocks, None)
         search = _TrialSearch(self, agent, trace, vectors, len(shown_seqs))
         found = await find_messages(text, query, search)
+        # A search of a large memory takes tens of milliseconds of the event loop: turns get theirs before the rest.
+        await asyncio.sleep(0)
         found = found.without_statements([fact for fact in facts if fact.seq in shown_seqs])
         budget = (
             note_choice.selection_budget(self.recall_tokens) if found.is_selection else self.recall_tokens
