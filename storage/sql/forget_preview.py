@@ -54,6 +54,14 @@ class _Versions(NamedTuple):
     changes: tuple[RebuiltBlock, ...] = ()
 
 
+class ErasedFacts(NamedTuple):
+    """Facts that are erased with messages."""
+
+    newest: Sequence[ErasedFact]
+    # How many they are in all.
+    total: int
+
+
 class PreviewedCounts(NamedTuple):
     """How much a target takes, and what a preview names besides."""
 
@@ -112,6 +120,33 @@ class ForgetPreviews(Group):
         with_messages = await self._count_erased(connection, agent_row, erased, messages, texts)
         return _add_counts(with_messages, with_named, target)
 
+    @long_reads
+    async def list_facts(
+        self, connection: Connection, agent_row: int, target: ForgetTarget, limit: int
+    ) -> ErasedFacts:
+        """Returns the newest facts that would be erased with the messages of a target, and how many there are in all.
+
+        Facts that the target names itself are among them only if its messages take them as well.
+        """
+        erased = await self._find_erased(connection, agent_row, target)
+        beginnings = await self._find_beginnings(connection, erased)
+        return await self._read_facts(connection, (*erased, *_row_range(beginnings)), limit)
+
+    async def _find_beginnings(self, connection: Connection, erased: _Target) -> Sequence[_Beginning]:
+        rows = await connection.rows(SQL["erased_beginnings"], (*erased, _MAX_EXCHANGES + 1))
+        return [beginning for beginning in (_Beginning(*row) for row in rows) if beginning.exchanges]
+
+    async def _read_facts(
+        self, connection: Connection, going: Sequence[object], limit: int | None
+    ) -> ErasedFacts:
+        """Returns the newest facts that go. going: the parameters of statements. limit: None: all are read."""
+        count = await connection.value(SQL["fact_count"], going)
+        most = count if limit is None else min(count, limit)
+        rows = await connection.rows(SQL["facts"], (*going, most)) if most else []
+        return ErasedFacts(
+            [ErasedFact(seq, text, origin, bool(is_true)) for seq, text, origin, is_true in rows], count
+        )
+
     async def _count_erased(
         self,
         connection: Connection,
@@ -125,26 +160,20 @@ class ForgetPreviews(Group):
         messages: the number of the target's messages.
         texts: those of facts that the target names as well.
         """
-        rows = await connection.rows(SQL["erased_beginnings"], (*erased, _MAX_EXCHANGES + 1))
-        beginnings = [beginning for beginning in (_Beginning(*row) for row in rows) if beginning.exchanges]
+        beginnings = await self._find_beginnings(connection, erased)
         going = (*erased, *_row_range(beginnings))
         versions = await self._count_versions(connection, agent_row, "versions", [going], erased, texts)
-        facts = await connection.value(SQL["fact_count"], going)
         # With facts that are named as well, all are read, so that none counts twice.
-        read_facts = facts if texts else min(facts, _NAMED_FACTS)
-        fact_rows = await connection.rows(SQL["facts"], (*going, read_facts)) if facts else []
+        facts = await self._read_facts(connection, going, None if texts else _NAMED_FACTS)
         counts = ForgetCounts(
             messages=messages,
-            facts=facts,
+            facts=facts.total,
             passages=await connection.value(SQL["passages"], going),
             versions=versions.gone,
             summaries=await self._count_summaries(connection, agent_row, beginnings),
             notes=await self._count_notes(connection, erased, beginnings, has_blocks=versions.gone > 0),
         )
-        erased_facts = [
-            ErasedFact(seq, text, origin, bool(is_true)) for seq, text, origin, is_true in fact_rows
-        ]
-        return PreviewedCounts(counts, erased_facts, versions.remade, versions.changes)
+        return PreviewedCounts(counts, facts.newest, versions.remade, versions.changes)
 
     async def _count_versions(
         self,

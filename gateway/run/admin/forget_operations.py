@@ -22,7 +22,7 @@ from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaul
 from gateway.settings import DEFAULT_PROFILE
 from storage.commands import Extent, ForgetTarget
 from storage.errors import NotFound
-from storage.records import IMPORTING_PREFIX, Agent
+from storage.records import IMPORTING_PREFIX
 from storage.sql.store import Store
 
 # How long one call may take, well below the command line's timeout of 30 s; the command line calls again.
@@ -30,6 +30,8 @@ CALL_S = 5.0
 # The most memories that one call begins to forget.
 _MEMORIES_PER_CALL = 64
 _USER_PREFIX = "user:"
+# The most facts that go along with messages and that the audit names: 2 kB in an entry.
+_AUDITED_FACTS = 300
 
 PartKind = Literal["message", "exchange", "in", "fact", "passage"]
 _PART_KINDS: tuple[PartKind, ...] = get_args(PartKind)
@@ -87,6 +89,34 @@ async def find_target(store: Store, agent_row: int, part: Part) -> ForgetTarget 
         return None
     is_message = part.kind == "message"
     return ForgetTarget(messages=[part.value]) if is_message else ForgetTarget(exchanges=[rows.exchange_row])
+
+
+async def name_erased(
+    store: Store, agent_row: int, target: ForgetTarget, parts: Sequence[str], kept: Sequence[int] = ()
+) -> Sequence[str]:
+    """Returns what the audit notes of a forgetting that is about to begin: an entry for each part, and for the facts.
+
+    parts: what is forgotten, as the audit names it.
+    kept: the numbers of facts that stay.
+    """
+    if target.is_all:
+        return parts
+    facts = await store.forget_previews.list_facts(agent_row, target, _AUDITED_FACTS)
+    named = {*target.facts, *kept}
+    seqs = sorted(fact.seq for fact in facts.newest if fact.seq not in named)
+    if not seqs:
+        return parts
+    older = facts.total - len(facts.newest)
+    noun = "fact" if len(seqs) == 1 and not older else "facts"
+    along = f"with {noun} {', '.join(map(str, seqs))}{f' and {older} older' if older else ''}"
+    # The newest entry is listed first, so the facts come after what they went with.
+    return [along, *parts]
+
+
+async def note_forgetting(store: Store, at: float, actor: str, uid: str, erased: Sequence[str]) -> None:
+    """Notes a forgetting in the audit. erased: as `name_erased` returns it. The rest is as in `AuditEntry`."""
+    for what in erased:
+        await store.audit.add(at, actor, "forget", uid, what)
 
 
 class _BegunForgettings(Struct, frozen=True):
@@ -178,9 +208,10 @@ class ForgetOperations:
         except NotFound as error:
             late = f"; edits that wait until their turns are confirmed: {waiting}" if waiting else ""
             raise BadRequest(error.message + late, param="block") from error
-        await self._note(
-            "undo", await self.store.agents.load(agent), f"block {label}, version {after.version}"
-        )
+        record = await self.store.agents.load(agent)
+        if record is not None:
+            what = f"block {label}, version {after.version}"
+            await self.store.audit.add(self.now(), COMMAND, "undo", record.uid, what)
         return {"label": after.label, "version": after.version, "value": after.value, "waiting": waiting}
 
     async def _forget_usage(self, owner: MemoryOwner) -> int:
@@ -256,14 +287,11 @@ class ForgetOperations:
         what: as in `AuditEntry`.
         """
         record = await self.store.agents.load(agent_row)
+        erased = await name_erased(self.store, agent_row, target, [what])
         begun = await self.store.forgetting.begin(agent_row, target)
-        await self._note("forget", record, what)
+        if record is not None:
+            await note_forgetting(self.store, self.now(), COMMAND, record.uid, erased)
         return begun
-
-    async def _note(self, action: str, agent: Agent | None, what: str) -> None:
-        """Notes in the audit what was done to a memory. agent: None: the memory is gone, and nothing is noted."""
-        if agent is not None:
-            await self.store.audit.add(self.now(), COMMAND, action, agent.uid, what)
 
     async def _find_agent(self, owner: MemoryOwner) -> int:
         """Returns the row of an owner's memory. Raises: BadRequest: there is no such memory."""

@@ -18,7 +18,14 @@ from msgspec.structs import replace
 from gateway.errors import Conflict, UnknownId
 from gateway.run.admin.audit_operations import audited_part
 from gateway.run.admin.exchange_messages import message_records, shorten
-from gateway.run.admin.forget_operations import CALL_S, Part, PartKind, find_target
+from gateway.run.admin.forget_operations import (
+    CALL_S,
+    Part,
+    PartKind,
+    find_target,
+    name_erased,
+    note_forgetting,
+)
 from gateway.run.admin.hits import kind_of, speaker_of, text_href
 from gateway.run.admin.memory_edits import Editor
 from gateway.run.admin.memory_lists import flags_of
@@ -193,40 +200,39 @@ class MemoryForgetting:
                 param="confirm",
             )
         corrections = [each for each in preview.facts or () if each.corrected_by]
-        kept = [each for each in corrections if each.seq in keep]
+        kept = [each.seq for each in corrections if each.seq in keep]
+        target_name = "all" if kind == "all" else audited_part(kind, preview.target.id)
+        text_names = [audited_part(text.kind, text.seq) for text in preview.texts or ()]
+        erased = await name_erased(self._store, memory.id, target, text_names or [target_name], kept)
         try:
-            if missing := {*keep}.difference(each.seq for each in kept):
+            if missing := {*keep}.difference(kept):
                 raise WriteConflict(f"fact {min(missing)} is no correction that would go")
-            id = await self._store.forgetting.begin(
-                memory.id, target, keeps_pause=True, kept_facts=[each.seq for each in kept]
-            )
+            id = await self._store.forgetting.begin(memory.id, target, keeps_pause=True, kept_facts=kept)
         except WriteConflict as error:
             raise Conflict(f"Nothing was forgotten: {error.message}.", param="keep") from error
         task = asyncio.create_task(self._carry_out(id))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        target_name = "all" if kind == "all" else audited_part(kind, preview.target.id)
-        text_names = [audited_part(text.kind, text.seq) for text in preview.texts or ()]
-        more_facts = _count_more_facts(kind, preview) - len(kept)
-        erased_facts = [each.seq for each in preview.facts or () if each not in kept]
-        # The newest entry is listed first, so the facts come after what they went with.
-        facts_names = [_audited_facts(erased_facts, more_facts)] if more_facts else []
-        entries = [("keep", audited_part("fact", each.seq)) for each in kept]
-        entries += [("forget", name) for name in facts_names + (text_names or [target_name])]
         at = self._now()
-        for action, name in entries:
-            await self._store.audit.add(at, editor.actor, action, uid, name)
+        for seq in kept:
+            await self._store.audit.add(at, editor.actor, "keep", uid, audited_part("fact", seq))
+        await note_forgetting(self._store, at, editor.actor, uid, erased)
         done, _ = await asyncio.wait({task}, timeout=self._call_s)
         swept = task.result() if done else None
         return ForgetResult(
             done=swept is not None,
             swept=bool(swept),
             messages=preview.will_go.messages,
-            command="\n".join([preview.command or "", *(_add_command(memory.scope, each) for each in kept)]),
+            command="\n".join(
+                [
+                    preview.command or "",
+                    *(_add_command(memory.scope, each) for each in corrections if each.seq in kept),
+                ]
+            ),
             texts=len(preview.texts) if preview.texts else UNSET,
-            facts=more_facts or UNSET,
+            facts=_count_more_facts(kind, preview) - len(kept) or UNSET,
             corrections=len(corrections) - len(kept) or UNSET,
-            kept=tuple(each.seq for each in kept) or UNSET,
+            kept=tuple(kept) or UNSET,
         )
 
     async def aclose(self) -> None:
@@ -406,16 +412,6 @@ def _count_more_facts(kind: TargetKind, preview: ForgetPreview) -> int:
     if kind in ("all", "fact"):
         return 0
     return preview.will_go.facts - sum(each.kind == "fact" for each in preview.texts or ())
-
-
-def _audited_facts(newest: Sequence[int], number: int) -> str:
-    """Returns the facts that go with messages, as the audit names them ("with facts 4, 7").
-
-    newest: the numbers of the newest of them.
-    number: how many they are.
-    """
-    unnamed = f" and {number - len(newest)} older" if number > len(newest) else ""
-    return f"with {'fact' if number == 1 else 'facts'} {', '.join(map(str, sorted(newest)))}{unnamed}"
 
 
 def _number_to_confirm(kind: TargetKind, details: _TargetDetails, counts: ForgetCounts) -> str | None:

@@ -14,6 +14,7 @@ from gateway.core.prompt.note_query import name_pattern
 from gateway.core.prompt.shown_blocks import shown_label
 from gateway.core.tags import quoted_name
 from gateway.errors import BadRequest
+from gateway.run.admin import forget_operations
 from gateway.run.admin.forget_operations import ForgetOperations
 from gateway.run.admin.printed import show_block
 from gateway.run.admin.show import ShowOperation
@@ -22,6 +23,8 @@ from gateway.run.memory.trial import TrialRecall
 from gateway.settings import BlockSettings, ProjectSettings
 from storage.commands import ForgetTarget
 from tests.doubles.upstream import Call, Gate, Rules, StrictUpstream, call_tools, fail, say
+from tests.gateway.admin.test_memory_views import memory
+from tests.gateway.page.memories import learn
 from tests.gateway.sdk import CHAT, World, agent, remember
 from tests.inflated import with_inflated
 from tests.rows import each_row
@@ -335,6 +338,22 @@ def test_the_audit_has_what_the_command_line_forgot_and_undid(world: World) -> N
         ("command line", "forget", uid, f"conversation {talk}"),
         ("command line", "forget", uid, "all"),
     ]
+
+
+@pytest.mark.parametrize("most", [24, 1])
+def test_the_audit_names_the_facts_that_the_command_line_forgot_along(
+    world: World, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """The page named the newest twenty of them, and the command line none."""
+    world.chat(user="alice", model="agent/helper").say("I drink tea.")
+    named, *along = learn(world, memory(world), *(f"Drinks tea number {n}." for n in range(25)))
+    where = {"user": "alice", "profile": "helper"}
+    forget(world, **where, fact=named)
+    monkeypatch.setattr(forget_operations, "_AUDITED_FACTS", most)
+    forget(world, **where, message=1)
+    noted = [each.what for each in run(world, world.store.audit.list(before=1 << 40))]
+    older = f" and {24 - most} older" if most < 24 else ""
+    assert noted == ["message 1", f"with facts {', '.join(map(str, along[-most:]))}{older}", f"fact {named}"]
 
 
 @each_row(
