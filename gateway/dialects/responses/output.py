@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Final
 
 from adapters.types import Json
 from gateway.core.conversation.provider_fields import INPUT_ARGUMENT, THOUGHTS
-from gateway.core.turn.asides import StringReader
 from gateway.core.turn.draft import MessageDraft
+from gateway.core.turn.string_reader import StringReader
 from gateway.core.turn.tool_call import FUNCTION_TYPES, ToolCall
 from gateway.dialects.event_stream import SendsEvent
 from gateway.dialects.responses.call_items import render_call

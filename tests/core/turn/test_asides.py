@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.turn.asides import FILLER, HEARTBEAT, THINKING, Asides, StringReader, with_asides
+from gateway.core.turn.asides import FILLER, HEARTBEAT, THINKING, Asides, with_asides
+from gateway.core.turn.string_reader import StringReader
 
 Json = dict[str, Any]
 NAMES = ("message", "thinking")
