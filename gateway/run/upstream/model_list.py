@@ -34,12 +34,14 @@ from gateway.errors import (
 from gateway.run.upstream.route import UPSTREAM_HEADER, resolve_route, unknown_upstream
 from gateway.settings import Settings
 
+# Bytes of one list; a long one has about a megabyte. Chosen, not measured.
 MAX_LIST_BYTES = 8 * 1024 * 1024
-# Seconds after a failure until the upstream is asked again; twice as many after each further one, up to the usual pace.
+# Seconds after a failure until the upstream is asked again; twice as many after each further one, up to `refresh_s`.
+# Chosen, not measured.
 RETRY_S = 15.0
 # Seconds that a caller waits for the list for its key; front ends wait about as long for a list.
 LIST_WAIT_S = 10.0
-# Lists that are cached, for the keys seen last. Each may take a megabyte; chosen, not measured.
+# The keys with a cached answer, those that were used last. Each list may take a megabyte. Chosen, not measured.
 CACHED_KEYS = 64
 _log = logging.getLogger("mnemogate")
 
@@ -66,10 +68,11 @@ class _CachedAnswer:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     # The time from which on the upstream is asked again, by the list's clock.
     valid_until: float = 0.0
-    # Failures in a row.
+    # How often in a row the upstream gave no list.
     failures: int = 0
-    # None: the upstream has given no list, or has refused the key since.
+    # The last list; None: the upstream has given none, or has refused the key since.
     entries: Entries | None = None
+    # None: the upstream did not refuse the key the last time.
     refusal: _Refusal | None = None
 
 
@@ -84,17 +87,22 @@ class ModelList:
         refresh_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Makes the list. refresh_s: the pause before upstreams are asked for their lists again; 0: never."""
+        """Makes the list, without those of upstreams.
+
+        created: the date of the gateway's own entries, in seconds since the epoch.
+        refresh_s: the pause before upstreams are asked for their lists again; 0: they are not asked in the background.
+        clock: seconds, which never go back.
+        """
         self._settings = settings
         self._refresh_s = refresh_s
         self._providers = providers
         self._created = created
         self._clock = clock
-        # The lists that upstreams gave without a caller's key.
+        # By upstream: the list that it gave without a caller's key.
         self._fetched: dict[str, Entries] = {}
-        # The refusals of upstreams that list their models for a caller's key alone.
+        # By upstream: its refusal, if it lists its models only for a caller's key.
         self._refusals: dict[str, _Refusal] = {}
-        # By upstream: why it did not answer; None: it answered, but not with a list.
+        # By upstream that gave no list: why it did not answer; None: it answered with something else.
         self._failing: dict[str, str | None] = {}
         # The answers by upstream and the hash of a caller's key. The key that was used last comes last.
         self._answers: OrderedDict[tuple[str, bytes], _CachedAnswer] = OrderedDict()
@@ -118,30 +126,35 @@ class ModelList:
             await asyncio.sleep(self._pause(failures))
 
     def _pause(self, failures: int) -> float:
-        """Returns the seconds until an upstream is asked again. failures: how many it had in a row."""
+        """Returns the seconds until an upstream is asked again. failures: how often in a row it gave no list."""
         if not failures:
             return self._refresh_s
         return min(RETRY_S * 2.0 ** min(failures - 1, 16), self._refresh_s)
 
     async def refresh(self, name: str, provider: Provider) -> bool:
         """Fetches the list of one upstream. Returns False if it gave no list."""
-        entries, refusal = await self._fetch(name, provider, credential=None)
-        if refusal is not None and name in self._keyless_upstreams():
+        answer = await self._fetch(name, provider, credential=None)
+        if answer is None:
+            return False
+        if isinstance(answer, _Refusal):
+            self._note_refusal(name, answer)
+            return False
+        self._fetched[name] = answer
+        self.entries = self._merge(self._fetched)
+        return True
+
+    def _note_refusal(self, name: str, refusal: _Refusal) -> None:
+        """Notes that an upstream gave no list without a caller's key."""
+        if name in self._keyless_upstreams():
             text = f"The upstream {name!r} lists its models for callers with a key. "
             hint = "Send it as `Authorization`; a gateway key goes into `x-mnemogate-key` then. "
             self._refusals[name] = refusal._replace(message=f"{text}{hint}It says: {refusal.message}")
             _log.info("The upstream %s lists its models only for callers with a key of their own.", name)
-        elif refusal is not None:
-            # A key that gets a 403 may be for chats alone.
-            is_down = refusal.status == 401
-            # The upstream's own message may quote the key, in a form that the log does not mask.
-            why = f"it refuses the key of the settings (status {refusal.status})"
-            self._log_failure(name, why, is_down=is_down)
-        if entries is None:
-            return False
-        self._fetched[name] = entries
-        self.entries = self._merge(self._fetched)
-        return True
+            return
+        # The upstream's own message may quote the key, in a form that the log does not mask.
+        why = f"it refuses the key of the settings (status {refusal.status})"
+        # A key that gets a 403 may be for chats alone.
+        self._log_failure(name, why, is_down=refusal.status == 401)
 
     # -- with a caller's key
 
@@ -169,7 +182,7 @@ class ModelList:
     ) -> Entries:
         if upstream is not None and upstream not in self._providers:
             raise unknown_upstream(upstream)
-        candidates = self._candidates(upstream)
+        candidates = self._find_candidates(upstream)
         # An empty list would look like an upstream without models.
         is_empty = not self.entries and not has_others
         if len(candidates) > 1 and is_empty:
@@ -188,7 +201,7 @@ class ModelList:
             raise answer.refusal.error()
         return self._entries_with(name, answer)
 
-    def _candidates(self, upstream: str | None) -> list[str]:
+    def _find_candidates(self, upstream: str | None) -> list[str]:
         """Returns the upstreams that a caller's key may be meant for. upstream: the one that the caller names."""
         keyless = self._keyless_upstreams()
         if upstream is not None:
@@ -225,7 +238,7 @@ class ModelList:
         raise UnknownModel.unlisted(name)
 
     def _is_built_in(self, name: str) -> bool:
-        """Returns whether the built-in model answers to a name, which may be any that a program asks for."""
+        """Returns whether a name is routed to the built-in model, which answers to any name."""
         built_in = {each.name for each in self._settings.upstreams if each.kind == "scripted"}
         return bool(built_in) and resolve_route(self._settings, name).upstream in built_in
 
@@ -259,11 +272,15 @@ class ModelList:
         async with answer.lock:
             if not self._refresh_s or self._clock() < answer.valid_until:
                 return answer
-            entries, refusal = await self._fetch(name, self._providers[name], credential)
-            answer.refusal = refusal
-            if entries is not None or refusal is not None:
-                answer.entries = entries
-            answer.failures = 0 if entries is not None else answer.failures + 1
+            fetched = await self._fetch(name, self._providers[name], credential)
+            answer.refusal = fetched if isinstance(fetched, _Refusal) else None
+            if isinstance(fetched, list):
+                answer.entries = fetched
+                answer.failures = 0
+            else:
+                answer.failures += 1
+            if answer.refusal is not None:
+                answer.entries = None
             answer.valid_until = self._clock() + self._pause(answer.failures)
         return answer
 
@@ -271,8 +288,8 @@ class ModelList:
 
     async def _fetch(
         self, name: str, provider: Provider, credential: str | None
-    ) -> tuple[Entries | None, _Refusal | None]:
-        """Returns an upstream's list, or its refusal of the key. Both are None if it gave no list, which is logged."""
+    ) -> Entries | _Refusal | None:
+        """Returns an upstream's list, or its refusal of the key; None: it gave neither, which is logged."""
         try:
             async with asyncio.timeout(LIST_WAIT_S if credential is not None else None):
                 request = ModelRequest(b"", credential=credential, path="/models", method="GET")
@@ -282,7 +299,7 @@ class ModelList:
                 finally:
                     await reply.aclose()
             if reply.status in (401, 403):
-                return None, _read_refusal(name, reply.status, body)
+                return _read_refusal(name, reply.status, body)
             entries = _parse_list(body) if reply.status == 200 else None
             if entries is None:
                 hint = self._hint_for(name) if reply.status in (200, 404) else ""
@@ -291,11 +308,9 @@ class ModelList:
             self._log_failure(
                 name, str(error) or type(error).__name__, is_down=not isinstance(error, ValueError)
             )
-            return None, None
+            return None
         self._failing.pop(name, None)
-        return [
-            entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)
-        ], None
+        return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
 
     def _hint_for(self, name: str) -> str:
         """Returns the likely reason why an upstream's answer is no list; "": it is not known."""
