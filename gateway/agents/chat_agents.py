@@ -67,12 +67,12 @@ class ChatAgents(Struct, frozen=True):
         self, spec: AgentSpec, request: ChatRequest, prompt: Prompt, terms: TurnTerms
     ) -> tuple[TurnTerms, Guide]:
         # The client sees none of the agent's tools, so a call of an unknown name is not its either.
-        gateway_tools = AllBut(request.tools) if prompt.offered_tools else ()
+        gateway_tools = AllBut(request.tool_names) if prompt.offered_tools else ()
         terms = replace(
             terms,
             gateway_tools=gateway_tools,
             serial_tools=serial_tools(spec),
-            asides=asides_of(spec, request.tools),
+            asides=asides_of(spec, request.tool_names),
         )
         return terms, guide_of(spec, prompt, called=calls_in_prompt(prompt) if spec.definition.rules else ())
 

@@ -188,7 +188,7 @@ class Resolver:
         scope, keeper = identity.scope, self._keeper
         if scope is None:
             return identity
-        is_task = keeper.delegated.is_task(scope, request.messages, keeper.now(), offered=request.tools)
+        is_task = keeper.delegated.is_task(scope, request.messages, keeper.now(), offered=request.tool_names)
         if not is_task or identity.mode not in STORING_MODES:
             return identity
         return replace(identity, mode=_READ, side_request=SUB_AGENT, leaves_nothing=True)

@@ -101,7 +101,7 @@ async def compact(
         body = {"model": request.model, "messages": summary_request(summary, part, summary_tokens(window))}
         question = replace(
             request, raw=orjson.dumps(body), json=body, messages=body["messages"], references=(),
-            tools=(), has_tools=False, stream=False, max_tokens=None, max_tokens_field=None, memory_choice=None,
+            tool_names=(), has_tools=False, stream=False, token_limit=None, memory_choice=None,
         )  # fmt: skip
         answer = _StatusSink(sink)
         await chat.answer(question, request_context, answer, receipt, make_view)

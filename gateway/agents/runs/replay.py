@@ -29,7 +29,7 @@ async def replay(
     """
     steps = [orjson.loads(e.shown_reply) for e in result.steps if e.shown_reply is not None]
     calls = [call for message in steps for call in message.get("tool_calls") or ()]
-    gateway_calls = {call_id(call) for call in calls if name_and_arguments(call)[0] not in request.tools}
+    gateway_calls = {call_id(call) for call in calls if name_and_arguments(call)[0] not in request.tool_names}
     shown_reply = visible_reply(steps, gateway_calls)
     finish_reason = "tool_calls" if "tool_calls" in shown_reply else "stop"
     counts = result.run.counts

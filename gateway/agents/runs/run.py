@@ -18,7 +18,7 @@ from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import PRIVATE, RESULT_ROLES, WireMessage, is_system, text_of
 from gateway.core.conversation.private import framed_system_message
 from gateway.core.ids import new_uid
-from gateway.core.request.chat_request import ChatRequest, find_max_tokens
+from gateway.core.request.chat_request import ChatRequest, find_token_limit
 from gateway.core.request.identity import Identity, Mode
 from gateway.run.call import Forwarded
 from gateway.run.tools.toolbox import cut_result, max_result_chars
@@ -181,7 +181,6 @@ def chat_request_of(run_request: RunRequest, *, stream: bool = True) -> ChatRequ
     }
     if tools:
         body["tools"] = tools
-    max_tokens, max_tokens_field = find_max_tokens(body)
     return ChatRequest(
         raw=orjson.dumps(body),
         json=body,
@@ -189,11 +188,10 @@ def chat_request_of(run_request: RunRequest, *, stream: bool = True) -> ChatRequ
         messages=[],
         stream=stream,
         wants_usage=False,
-        tools=tuple(str(tool["function"]["name"]) for tool in tools),
+        tool_names=tuple(str(tool["function"]["name"]) for tool in tools),
         has_tools=bool(tools),
         n=1,
-        max_tokens=max_tokens,
-        max_tokens_field=max_tokens_field,
+        token_limit=find_token_limit(body),
         gateway_fields=frozenset(sampling),
     )
 

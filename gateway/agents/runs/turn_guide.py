@@ -53,7 +53,7 @@ def terms_of(send: RoutedSend, prompt: Prompt) -> TurnTerms:
     return TurnTerms(
         wants_usage=request.wants_usage or send.shows_steps,
         usage_added=prompt.adds_usage,
-        gateway_tools=AllBut(request.tools),
+        gateway_tools=AllBut(request.tool_names),
         budget_tokens=None if send.shows_steps else request.max_tokens,
         hold_end=True,
         saves_steps=True,
@@ -61,7 +61,7 @@ def terms_of(send: RoutedSend, prompt: Prompt) -> TurnTerms:
         has_status=send.accepted is not None,
         serial_tools=serial_tools(send.spec),
         filler=send.spec.fixed_filler,
-        asides=asides_of(send.spec, request.tools),
+        asides=asides_of(send.spec, request.tool_names),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -39,6 +39,14 @@ class Reference(Struct, frozen=True):
     input_index: int | None = None
 
 
+class TokenLimit(NamedTuple):
+    """The limit of a completion's tokens."""
+
+    tokens: int
+    # The field with the limit, one of `MAX_TOKENS_FIELDS`.
+    field: str
+
+
 class MemoryChoice(Struct, frozen=True):
     """The memory of a request that names neither a user nor a conversation, or that asks to be stored."""
 
@@ -71,13 +79,11 @@ class ChatRequest(Struct):
     # How many choices are asked for.
     n: int = 1
     # Names of the client's own tools (legacy `functions` too), those without a readable name left out.
-    tools: tuple[str, ...] = ()
+    tool_names: tuple[str, ...] = ()
     # The client sent tools; also true for tools without a readable name.
     has_tools: bool = False
-    # The most tokens of the completion; None: the client sets no limit, or a negative one.
-    max_tokens: int | None = None
-    # The field with that limit, such as max_completion_tokens; None: there is no limit.
-    max_tokens_field: str | None = None
+    # None: the client sets no limit, or a negative one.
+    token_limit: TokenLimit | None = None
     # The fields of `json` that the client has not chosen freely: those of an agent's definition, and those that the
     # client's dialect demands. One that a model refuses is renamed or left out.
     gateway_fields: frozenset[str] = frozenset()
@@ -119,6 +125,11 @@ class ChatRequest(Struct):
     identity: Identity | None = None
 
     @property
+    def max_tokens(self) -> int | None:
+        """The most tokens of the completion; None: there is no limit."""
+        return None if self.token_limit is None else self.token_limit.tokens
+
+    @property
     def identity_fields(self) -> dict[str, Any]:
         """The request's fields as its client sent them, by which user, conversation and its own calls are known."""
         return self.json if self.dialect_fields is None else {**self.json, **self.dialect_fields}
@@ -127,14 +138,14 @@ class ChatRequest(Struct):
         return BodyEdit(self.raw, self.json)
 
 
-def find_max_tokens(fields: Mapping[str, Any]) -> tuple[int | None, str | None]:
-    """Returns the most tokens of a completion, and the field that says so; None: there is no limit.
+def find_token_limit(fields: Mapping[str, Any]) -> TokenLimit | None:
+    """Returns the limit of a completion's tokens; None: there is none.
 
-    A negative number is none: LM Studio and llama.cpp take -1 for that.
+    A negative number is no limit: LM Studio and llama.cpp take -1 for that.
     """
     field = next((key for key in MAX_TOKENS_FIELDS if fields.get(key) is not None), None)
-    limit = None if field is None else fields[field]
-    return (limit, field) if isinstance(limit, int) and limit >= 0 else (None, None)
+    tokens = None if field is None else fields[field]
+    return TokenLimit(tokens, field) if field and isinstance(tokens, int) and tokens >= 0 else None
 
 
 def add_missing_fields(request: ChatRequest, fields: Mapping[str, Any]) -> ChatRequest:
@@ -152,14 +163,11 @@ def add_missing_fields(request: ChatRequest, fields: Mapping[str, Any]) -> ChatR
     for key, value in new.items():
         edit.set_member(key, value)
     json = {**request.json, **new}
-    max_tokens, max_tokens_field = request.max_tokens, request.max_tokens_field
-    if not new.keys().isdisjoint(MAX_TOKENS_FIELDS):
-        max_tokens, max_tokens_field = find_max_tokens(json)
+    sets_limit = not new.keys().isdisjoint(MAX_TOKENS_FIELDS)
     return replace(
         request,
         raw=edit.render(),
         json=json,
-        max_tokens=max_tokens,
-        max_tokens_field=max_tokens_field,
+        token_limit=find_token_limit(json) if sets_limit else request.token_limit,
         gateway_fields=request.gateway_fields | new.keys(),
     )

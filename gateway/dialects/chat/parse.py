@@ -13,7 +13,7 @@ from typing import Any
 from gateway.core.conversation.canonical import PRIVATE, calls_in
 from gateway.core.conversation.private import without_private
 from gateway.core.json_limits import MAX_VALUES, check_values
-from gateway.core.request.chat_request import MAX_TOKENS_FIELDS, ChatRequest, find_max_tokens
+from gateway.core.request.chat_request import MAX_TOKENS_FIELDS, ChatRequest, find_token_limit
 from gateway.dialects.fields import (
     check_depth,
     check_length,
@@ -77,9 +77,7 @@ def make_chat_request(body: bytes, json: dict[str, Any], messages: list[dict[str
         if key in json:
             check_depth(key, [json[key]])
     stream_options = read_optional(json, "stream_options", dict)
-    max_tokens, max_tokens_field = find_max_tokens(
-        {key: read_integer(json, key) for key in MAX_TOKENS_FIELDS}
-    )
+    token_limit = find_token_limit({key: read_integer(json, key) for key in MAX_TOKENS_FIELDS})
     tools = [*_read_tools(json, "tools"), *_read_tools(json, "functions")]
     read_optional(json, "response_format", dict)
     count = read_integer(json, "n")
@@ -92,11 +90,10 @@ def make_chat_request(body: bytes, json: dict[str, Any], messages: list[dict[str
         messages=messages,
         stream=read_optional(json, "stream", bool) or False,
         wants_usage=stream_options is not None and stream_options.get("include_usage") is True,
-        tools=tuple(_tool_names(tools)),
+        tool_names=tuple(_tool_names(tools)),
         has_tools=bool(tools),
         n=count or 1,
-        max_tokens=max_tokens,
-        max_tokens_field=max_tokens_field,
+        token_limit=token_limit,
     )
 
 

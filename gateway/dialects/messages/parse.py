@@ -150,7 +150,7 @@ def parse(
     request.wants_usage = request.is_translated = True
     # Claude's `max_tokens` is a field of chat completions as well. A model that refuses it takes
     # `max_completion_tokens`, so the limit may be renamed.
-    if request.max_tokens_field == "max_tokens":
+    if request.token_limit is not None and request.token_limit.field == "max_tokens":
         request.gateway_fields = _GATEWAY_FIELDS
     headers_by_name = dict(headers)
     request.consumed = () if is_lenient else _names_left_out(json, headers_by_name, checker)

@@ -465,6 +465,6 @@ def offer_tools(
         return {}
     if not spec.is_profile:
         # On a clash of names the client's tool wins.
-        return {tool.name: tool.name for tool in spec.tools if tool.name not in chat.tools}
+        return {tool.name: tool.name for tool in spec.tools if tool.name not in chat.tool_names}
     enabled = MEMORY_TOOLS if agent.scope.spans_conversations else BLOCK_TOOLS
-    return choose_tool_names(enabled, frozenset(chat.tools), agreed_names)
+    return choose_tool_names(enabled, frozenset(chat.tool_names), agreed_names)

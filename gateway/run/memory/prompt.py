@@ -238,7 +238,7 @@ class Prompt(Struct, frozen=True):
     ) -> NativeChanges:
         """Returns what changes in a request in its client's own dialect. The parameters are those of `body`."""
         inserted = [(each.message, each.note) for each in self.window.inserted(self.composition)]
-        is_limited = bool(hidden_rounds) and self.request.max_tokens_field is not None
+        is_limited = bool(hidden_rounds) and self.request.token_limit is not None
         return NativeChanges(
             system=[text for text in (self.system, self.window.summary) if text],
             notes={i: note for i, note in self.composition.notes.items() if i not in self.window.dropped},
@@ -293,7 +293,7 @@ class Prompt(Struct, frozen=True):
             edit.set_member("model", self.target.model)
         for key in (*form.consumed, *(request.gateway_fields & form.refused)):
             edit.drop_member(key)
-        limit_field = request.max_tokens_field
+        limit_field = None if request.token_limit is None else request.token_limit.field
         if limit_field in form.refused and limit_field in request.gateway_fields:
             limit_field = MAX_COMPLETION_TOKENS
             edit.set_member(limit_field, request.max_tokens)
@@ -318,7 +318,7 @@ class Prompt(Struct, frozen=True):
         """Returns the fields that ask for an offer."""
         if offer is FREE_OFFER:
             return _NO_FIELDS
-        return offer.fields(can_force=self.form.can_force, has_client_tools=bool(self.request.tools))
+        return offer.fields(can_force=self.form.can_force, has_client_tools=bool(self.request.tool_names))
 
     def _put_additions(self, edit: BodyEdit) -> None:
         """Puts the gateway's texts, messages and tools into the request, and takes out the dropped messages."""

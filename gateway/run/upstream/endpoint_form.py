@@ -110,7 +110,7 @@ def _choices_without_tools(request: ChatRequest) -> tuple[str, ...]:
     """Returns the fields that choose among tools, where what is chosen is no tool of the chat completion's."""
     choice = request.json.get("tool_choice")
     name = choice["function"]["name"] if isinstance(choice, dict) else None
-    if request.tools and (name is None or name in request.tools):
+    if request.tool_names and (name is None or name in request.tool_names):
         return ()
     return tuple(key for key in ("tool_choice", "parallel_tool_calls") if key in request.json)
 

@@ -38,7 +38,7 @@ def test_a_plain_request_keeps_its_own_bytes() -> None:
     assert request.raw is body
     assert (request.model, request.messages, request.n) == ("gpt", [USER], 1)
     assert not any((request.stream, request.wants_usage, request.has_tools))
-    assert (request.tools, request.max_tokens, request.max_tokens_field) == ((), None, None)
+    assert (request.tool_names, request.token_limit) == ((), None)
     assert request.begin_edit().render() is body
 
 
@@ -59,15 +59,15 @@ def test_what_we_act_on_is_read() -> None:
         max_completion_tokens=5,
     )
     assert (request.stream, request.wants_usage, request.n) == (True, True, 2)
-    assert (request.tools, request.has_tools) == (("a", "b", "c", "d"), True)
-    assert (request.max_tokens, request.max_tokens_field) == (5, "max_completion_tokens")
+    assert (request.tool_names, request.has_tools) == (("a", "b", "c", "d"), True)
+    assert request.token_limit == (5, "max_completion_tokens")
 
 
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
 def test_a_negative_limit_is_none(field: str) -> None:
     """LM Studio and llama.cpp take -1 for "no limit", and get the body as it came."""
     request = read(**{field: -1})
-    assert (request.max_tokens, request.max_tokens_field) == (None, None)
+    assert request.token_limit is None
     assert request.json[field] == -1
 
 

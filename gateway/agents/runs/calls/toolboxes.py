@@ -99,7 +99,7 @@ class Toolboxes:
             memory,
             self._foreign,
             request.spec,
-            client_tools=request.chat.tools,
+            client_tools=request.chat.tool_names,
             window=request.target.context_window,
             run_uid=None if run is None else run.uid,
             step=step,
