@@ -76,7 +76,7 @@ def plan_step(
         omitted = [
             element
             for element in omitted
-            if element.exchange.depth >= evicted.depth and element.at[1] >= evicted.offset
+            if element.exchange.depth >= evicted.depth and element.offset >= evicted.offset
         ]
     return Plan(
         query=query,

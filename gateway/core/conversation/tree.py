@@ -50,6 +50,15 @@ def dump_full_reply(
     return orjson.dumps({**full_reply, "step": True} if is_step else full_reply)
 
 
+class PathPosition(NamedTuple):
+    """The position of a message on a path."""
+
+    # The depth of its exchange.
+    depth: int
+    # How many atoms the path has before the message.
+    offset: int
+
+
 class PathElement(NamedTuple):
     """A message of a path."""
 
@@ -61,9 +70,9 @@ class PathElement(NamedTuple):
     offset: int
 
     @property
-    def at(self) -> tuple[int, int]:
-        """The depth of its exchange, and its offset."""
-        return self.exchange.depth, self.offset
+    def at(self) -> PathPosition:
+        """Its position on the path."""
+        return PathPosition(self.exchange.depth, self.offset)
 
 
 def end_offset(exchange: Exchange) -> int:

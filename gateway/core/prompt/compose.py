@@ -19,7 +19,7 @@ from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.plan import Plan, rivals_of
 from gateway.core.conversation.private import private_of, without_private
 from gateway.core.conversation.provider_fields import for_another_model, refill
-from gateway.core.conversation.tree import Content, PathElement, Tree, end_offset, is_tombstone
+from gateway.core.conversation.tree import Content, PathElement, PathPosition, Tree, end_offset, is_tombstone
 from gateway.core.prompt.composition import Composition, InsertedMessage, shown_in, without_result
 from gateway.core.prompt.hidden_rounds import is_offered, put_back, without_rounds
 from gateway.core.prompt.note_text import estimate_tokens
@@ -240,7 +240,7 @@ def _heard_messages(plan: Plan, with_rounds: Sequence[WireMessage] | None) -> It
     match_point, listing = plan.match.match_point, plan.query.listing
     if match_point is None or not plan.heard_count:
         return
-    at = match_point.depth, plan.exchange.offset - len(match_point.reply or ())
+    at = PathPosition(match_point.depth, plan.exchange.offset - len(match_point.reply or ()))
     atoms = tuple(listing.flat(plan.heard_count))
     messages = listing.messages[: plan.heard_count] if with_rounds is None else with_rounds
     is_same = _is_of_same_model(match_point, plan)
@@ -255,7 +255,7 @@ def _messages_without_reply(plan: Plan, new_notes: Mapping[int, str]) -> Iterato
     pending_count = len(plan.pending)
     offsets = accumulate(map(len, exchange.inputs), initial=exchange.offset)
     inputs = [
-        InsertedMessage.of(message, atoms, (exchange.depth, offset), new_notes.get(i, ""))
+        InsertedMessage.of(message, atoms, PathPosition(exchange.depth, offset), new_notes.get(i, ""))
         for i, (message, atoms, offset) in enumerate(
             zip(plan.messages, exchange.inputs, offsets, strict=False)
         )

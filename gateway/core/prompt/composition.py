@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.canonical import PRIVATE, WireMessage
 from gateway.core.conversation.private import PrivateFields, is_nudge, private_of, without_private
 from gateway.core.conversation.provider_fields import with_stand_in
-from gateway.core.conversation.tree import PathElement
+from gateway.core.conversation.tree import PathElement, PathPosition
 from gateway.core.message_text import with_text_before, without_text_before
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, shown_by_note
 from storage.records import Atom
@@ -25,8 +25,8 @@ class InsertedMessage(Struct, frozen=True):
     message: WireMessage
     # The atoms of the message, without its note.
     atoms: tuple[Atom, ...]
-    # The offset of the message on the path (`PathElement.at`); None: it has none yet.
-    at: tuple[int, int] | None = None
+    # Its position on the path; None: it is not on the path yet.
+    at: PathPosition | None = None
     note: str = ""
     # The private fields of the stored message.
     private: PrivateFields = msgspec.field(default_factory=PrivateFields)
@@ -35,7 +35,7 @@ class InsertedMessage(Struct, frozen=True):
 
     @classmethod
     def of(
-        cls, message: WireMessage, atoms: tuple[Atom, ...], at: tuple[int, int] | None, note: str = ""
+        cls, message: WireMessage, atoms: tuple[Atom, ...], at: PathPosition | None, note: str = ""
     ) -> InsertedMessage:
         if not note and PRIVATE not in message:  # as nearly all of a history
             return cls(with_stand_in(message), atoms, at)

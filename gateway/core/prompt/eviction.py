@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Container, Iterable
+from typing import NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.agent import MessageBounds
 from gateway.core.conversation.plan import Plan
+from gateway.core.conversation.tree import PathPosition
 from gateway.core.prompt.composition import Composition
 from gateway.core.prompt.summary import MAX_CANDIDATES, RETAINED_SHARE
 from gateway.core.prompt.summary_cut import SummaryCut, find_cut_in_list, find_cut_in_path
@@ -37,8 +39,8 @@ class Eviction(Struct, frozen=True):
     # Bounds of the number of messages; None: tokens alone limit the window.
     bounds: MessageBounds | None = None
 
-    def offset_of(self, index: int, composition: Composition) -> tuple[int, int] | None:
-        """Returns the depth and the offset (as in `Evicted`) of a client's message on the path; None: not known."""
+    def position_of(self, index: int, composition: Composition) -> PathPosition | None:
+        """Returns the position of a client's message on the path, with a depth as in `Evicted`; None: not known."""
         plan = self.plan
         match_point = None if plan is None else plan.match.match_point
         if plan is None or match_point is None:
@@ -47,14 +49,14 @@ class Eviction(Struct, frozen=True):
         i = bisect_left(listing.positions, index)
         if i in plan.new_indices:
             before = plan.exchange.inputs[: len(plan.pending) + plan.new_indices.index(i)]
-            return plan.exchange.depth, plan.exchange.offset + sum(map(len, before))
+            return PathPosition(plan.exchange.depth, plan.exchange.offset + sum(map(len, before)))
         if not self.is_plain:
             element = composition.list_at.get(index)
             return None if element is None else element.at
         # The list is the path, so the atoms before a message are its offset. Its depth is at least this: each exchange
         # that follows has an atom or more.
         following = listing.offsets[listing.answered] - listing.offsets[i]
-        return max(0, match_point.depth - following), listing.offsets[i]
+        return PathPosition(max(0, match_point.depth - following), listing.offsets[i])
 
     def with_summaries(
         self, summaries: Iterable[Summary], path: Container[int], composition: Composition
@@ -90,21 +92,27 @@ def evicted_before(match_point: Exchange | None, context_tokens: int | None) -> 
     return evicted if evicted is not None and evicted.is_out_of(context_tokens) else None
 
 
+class WindowStart(NamedTuple):
+    """The place where the window of a request begins. The fields are those of `Eviction`."""
+
+    evicted: Evicted | None = None
+    start: int = 0
+
+
 def find_window_start(
     plan: Plan, composition: Composition, evicted: Evicted | None, *, is_plain: bool
-) -> tuple[Evicted | None, int]:
-    """Returns what a request leaves out of the path, and the index of the client's first message after that."""
+) -> WindowStart:
+    """Returns where the window begins. evicted: the part of the path that a request has to leave out."""
     if evicted is None or composition.inserted:
         # None of the client's messages was evicted.
-        return evicted, 0
+        return WindowStart(evicted)
     listing = plan.query.listing
     if is_plain:
-        return evicted, listing.positions[listing.message_at(evicted.offset)]
+        return WindowStart(evicted, listing.positions[listing.message_at(evicted.offset)])
     for i in listing.positions[: plan.match.last + 1]:
         element = composition.list_at.get(i)
         if element is None:
-            # A message that is not on the path: no part of the list is left out.
-            break
-        if element.at[1] >= evicted.offset:
-            return evicted, i
-    return None, 0
+            break  # the message is not on the path, so no part of the list is left out
+        if element.offset >= evicted.offset:
+            return WindowStart(evicted, i)
+    return WindowStart()

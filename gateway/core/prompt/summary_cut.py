@@ -79,7 +79,7 @@ def find_cut_in_list(
         )
     inserted = 0
     for count, message in enumerate(composition.inserted, 1):
-        if message.at is not None and message.at[0] <= exchange.depth:
+        if message.at is not None and message.at.depth <= exchange.depth:
             inserted = count
     # All that it covers may have left the window, before what is inserted.
     return SummaryCut(text, inserted, id=summary.id, covered_atoms=end) if inserted or has_evicted else None

@@ -8,7 +8,7 @@ events of a stream that has begun. What they refuse is judged by `gateway.core.t
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 
@@ -137,8 +137,17 @@ def error_status(error: Json) -> int:
 # -- errors under a status of success
 
 
-def success_body_as_error(body: bytes) -> tuple[int, bytes] | None:
-    """Returns status and body of the error that is in a whole reply of status 200; None: the reply is no error.
+class RevealedError(NamedTuple):
+    """An error that came under a status of success."""
+
+    # The status that it should have had.
+    status: int
+    # The error, as clients of OpenAI's API read it.
+    body: bytes
+
+
+def success_body_as_error(body: bytes) -> RevealedError | None:
+    """Returns the error that a whole reply of status 200 is; None: the reply is no error.
 
     OpenRouter answers so when its upstream fails after the status has left. Its body stays as it came, as far as
     clients of OpenAI's find the error in it. A body of more than `ERROR_BYTES` is taken for a completion.
@@ -150,11 +159,11 @@ def success_body_as_error(body: bytes) -> tuple[int, bytes] | None:
     if error is None:
         return None
     is_named = bool(parsed.get("error")) or parsed.get("object") == "error"
-    return error_status(error), body if is_named else orjson.dumps({"error": error})
+    return RevealedError(error_status(error), body if is_named else orjson.dumps({"error": error}))
 
 
-def first_event_as_error(first: Event) -> tuple[int, bytes] | None:
-    """Returns status and body of the error with which a stream begins; None: the stream does not begin with an error.
+def first_event_as_error(first: Event) -> RevealedError | None:
+    """Returns the error with which a stream begins; None: the stream does not begin with an error.
 
     Some upstreams send an error with a 200: Anthropic when overloaded, OpenRouter for the upstream it chose, vLLM.
     """
@@ -163,7 +172,7 @@ def first_event_as_error(first: Event) -> tuple[int, bytes] | None:
     if data is None or (first.name != "error" and b"error" not in data and not _may_be_error(data)):
         return None
     error = _openai_error_of_event(data, first.name)
-    return None if error is None else (error_status(error), orjson.dumps({"error": error}))
+    return None if error is None else RevealedError(error_status(error), orjson.dumps({"error": error}))
 
 
 def _may_be_error(data: bytes) -> bool:

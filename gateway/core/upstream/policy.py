@@ -210,6 +210,13 @@ class NextAttempt(Enum):
     STOP = "stop"
 
 
+class NextStep(NamedTuple):
+    """The step after a failure, and the seconds to wait before it."""
+
+    attempt: NextAttempt
+    wait_s: float = 0.0
+
+
 def choose_next(
     failure: Failure,
     policy: Policy,
@@ -219,8 +226,8 @@ def choose_next(
     has_fallback: bool,
     may_retry: bool,
     chance: float,
-) -> tuple[NextAttempt, float]:
-    """Returns the step after a failed attempt, and the seconds to wait before it.
+) -> NextStep:
+    """Returns the step after a failed attempt.
 
     attempts: the number of attempts of this request at the endpoint.
     has_peer: the next endpoint has the same rank.
@@ -230,7 +237,7 @@ def choose_next(
     """
     # Another endpoint of the same model answers sooner than a retry, and as well.
     if has_peer:
-        return NextAttempt.FAIL_OVER, 0.0
+        return NextStep(NextAttempt.FAIL_OVER)
     limit = policy.retries if failure.repeatable else 0
     # If nothing was sent, another attempt is always safe.
     if not failure.was_sent and failure.repeatable and not has_fallback:
@@ -241,8 +248,8 @@ def choose_next(
             wait_s = max(wait_s, failure.retry_after_s)
         # After a longer wait, a fallback or the error serves the client better.
         if wait_s <= policy.retry_wait_s:
-            return NextAttempt.RETRY, wait_s
-    return (NextAttempt.FAIL_OVER if has_fallback else NextAttempt.STOP), 0.0
+            return NextStep(NextAttempt.RETRY, wait_s)
+    return NextStep(NextAttempt.FAIL_OVER if has_fallback else NextAttempt.STOP)
 
 
 def backoff_s(attempts: int, chance: float, longest_s: float) -> float:

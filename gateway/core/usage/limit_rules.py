@@ -215,10 +215,19 @@ def have_room(buckets: Iterable[Bucket], wanted: Amounts) -> bool:
     return True
 
 
+class FullBuckets(NamedTuple):
+    """The full buckets that decide about a request."""
+
+    # The first that refuses it; None: none does.
+    refusing: Bucket | None
+    # The first that has another model answer it; None: none does.
+    substituting: Bucket | None
+
+
 def find_full_buckets(
     buckets: Iterable[Bucket], wanted: Amounts, may_answer: Callable[[str], bool]
-) -> tuple[Bucket | None, Bucket | None]:
-    """Returns the first full bucket that refuses a request, and the first that has another model answer the request.
+) -> FullBuckets:
+    """Returns the full buckets that decide about a request.
 
     buckets: in the order of the ids of their limits.
     wanted: what the request may use.
@@ -229,9 +238,9 @@ def find_full_buckets(
         if bucket.lets_in(wanted):
             continue
         if bucket.limit.then == REFUSE or not may_answer(bucket.limit.then):
-            return bucket, substituting
+            return FullBuckets(bucket, substituting)
         substituting = substituting or bucket
-    return None, substituting
+    return FullBuckets(None, substituting)
 
 
 @lru_cache(maxsize=64)

@@ -245,13 +245,13 @@ class Composer(Struct, frozen=True):
     def _make_eviction(self, context: MemoryContext, composition: Composition) -> Eviction:
         """Returns what may leave the window, and what has left it. The summaries are added by `_with_summaries`."""
         plan, spec = context.plan, context.request.spec
-        evicted, start = find_window_start(plan, composition, context.evicted, is_plain=context.is_plain)
+        window_start = find_window_start(plan, composition, context.evicted, is_plain=context.is_plain)
         terms = SummaryTerms.of(spec.definition.compaction)
         return Eviction(
             plan,
             context.is_plain,
-            evicted,
-            start,
+            evicted=window_start.evicted,
+            start=window_start.start,
             in_use=_summary_in_use(context),
             summarises=spec.summarises
             and not plan.off_record

@@ -11,6 +11,7 @@ import orjson
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import WireMessage, are_results, first_after_system, media_in
+from gateway.core.conversation.tree import PathPosition
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.summary import (
     EARLY_SHARE,
@@ -245,13 +246,13 @@ def _evicted_after(prompt: Prompt, room: _WindowRoom, first_index: int, window_t
     """
     evicted = prompt.eviction.evicted
     tokens = room.tokens(0, first_index)
-    position: tuple[int, int] | None = None
+    position: PathPosition | None = None
     if first_index < len(room.entries):
         client_index = room.entries[first_index].client_index
         if client_index is None:
             position = prompt.composition.inserted[first_index].at
         else:
-            position = prompt.eviction.offset_of(client_index, prompt.composition)
+            position = prompt.eviction.position_of(client_index, prompt.composition)
     if position is None or not tokens:
         return evicted
     # Messages that left a smaller window may come back in a larger one, so the size of the smallest is stored too.

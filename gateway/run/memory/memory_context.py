@@ -296,7 +296,7 @@ def _omitted_by_client(request: MemoryRequest, plan: Plan) -> tuple[PathElement,
     evicted = evicted_before(plan.match.match_point, request.target.context_window)
     if evicted is None:
         return plan.omitted
-    return tuple(element for element in plan.omitted if element.at[1] >= evicted.offset)
+    return tuple(element for element in plan.omitted if element.offset >= evicted.offset)
 
 
 async def _plan(

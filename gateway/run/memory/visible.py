@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from gateway.core.conversation.canonical import without_space
 from gateway.core.conversation.hashed_list import HashedList
+from gateway.core.conversation.tree import PathPosition
 from gateway.core.prompt.composition import Composition
 from gateway.run.memory.fitted_window import FittedWindow
 from gateway.run.memory.memory_context import MemoryContext
@@ -80,8 +81,8 @@ def _verbatim_seqs(context: MemoryContext, composition: Composition, window: Fit
     return range(0)
 
 
-def _start_of_last_run(composition: Composition, window: FittedWindow) -> tuple[int, int] | None:
-    """Returns the offset on the path from which on all stored messages are in the prompt; None: none is."""
+def _start_of_last_run(composition: Composition, window: FittedWindow) -> PathPosition | None:
+    """Returns the position on the path from which on all stored messages are in the prompt; None: none is."""
     included = range(len(composition.inserted)) if window.included is None else window.included
     if not included:
         return None
@@ -90,7 +91,7 @@ def _start_of_last_run(composition: Composition, window: FittedWindow) -> tuple[
         if n != start - 1:
             break
         start = n
-    return composition.inserted[start].at or (0, 0)
+    return composition.inserted[start].at or PathPosition(0, 0)
 
 
 def shows_origin(context: MemoryContext, window: FittedWindow, fact: Message) -> bool:

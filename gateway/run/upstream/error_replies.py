@@ -53,11 +53,11 @@ async def reveal_stream_error(reply: ModelReply) -> BegunReply:
         return BegunReply(reply, first.data or b"", is_replaceable=first.data is None)
     await discard(reply)
     headers = [(name, value) for name, value in reply.headers if name != "content-type"]
-    status, body = error
+    body = error.body
     # Anthropic's own error is the event's data, for a client that speaks its dialect.
     if first.name == "error" and first.data is not None:
         body = first.data
-    return BegunReply(BufferedReply(status, (*headers, ("content-type", "application/json")), body))
+    return BegunReply(BufferedReply(error.status, (*headers, ("content-type", "application/json")), body))
 
 
 async def reveal_whole_error(reply: ModelReply) -> BegunReply:

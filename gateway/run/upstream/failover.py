@@ -35,6 +35,7 @@ from gateway.core.upstream.policy import (
     TRANSIENT,
     Failure,
     NextAttempt,
+    NextStep,
     Policy,
     RouteMember,
     Target,
@@ -373,10 +374,10 @@ class Attempts:
         of which nothing may be left out, the step is chosen again without the candidate.
         """
         while True:
-            step, wait_s = self._choose_and_charge(failure, request)
-            if step is NextAttempt.STOP:
+            next_attempt, wait_s = self._choose_and_charge(failure, request)
+            if next_attempt is NextAttempt.STOP:
                 return None
-            if step is NextAttempt.RETRY:
+            if next_attempt is NextAttempt.RETRY:
                 return _PreparedAttempt(request, wait_s=wait_s)
             endpoint, target = self._following.pop(0)
             with suppress(ContextExceeded):
@@ -501,8 +502,8 @@ class Attempts:
         if error.status in _MAY_BE_TOO_LONG and request.path == CHAT:
             cut = await self._cuts.shorten(body, request, source.make, self.target, self.endpoint)
             if cut is not None:
-                self.target, shorter = cut
-                return shorter
+                self.target = cut.target
+                return cut.request
         refused = refused_content(error.status, body[:ERROR_BYTES])
         if source.mender is None or refused is None:
             return None
@@ -553,18 +554,18 @@ class Attempts:
             endpoint.health.record_failure(endpoint.policy, now, model, failure.retry_after_s)
         return failed
 
-    def _choose_and_charge(self, failure: Failure, request: ModelRequest) -> tuple[NextAttempt, float]:
-        """Returns the step after a failed attempt, and the seconds to wait. A retry is charged to the retry budget."""
+    def _choose_and_charge(self, failure: Failure, request: ModelRequest) -> NextStep:
+        """Returns the step after a failed attempt. A retry is charged to the retry budget."""
         # An upload was read once and cannot be sent again.
         if request.upload is not None:
-            return NextAttempt.STOP, 0.0
+            return NextStep(NextAttempt.STOP)
         # A request that got a 429 had no effect, so it may be sent again.
         if self.sends_once and failure.was_sent and failure.kind != "429":
-            return NextAttempt.STOP, 0.0
+            return NextStep(NextAttempt.STOP)
         # Hidden rounds of one turn stay at the endpoint that answered the first round.
         candidates = [] if self._is_settled else self._following
         health = self.endpoint.health
-        step, wait_s = choose_next(
+        step = choose_next(
             failure,
             self.endpoint.policy,
             attempts=self._failures,
@@ -573,9 +574,9 @@ class Attempts:
             may_retry=health.may_retry,
             chance=self._failover.chance(),
         )
-        if step is NextAttempt.RETRY:
+        if step.attempt is NextAttempt.RETRY:
             health.retries_left -= 1
-        return step, wait_s
+        return step
 
     def _give_up(self, failed: _FailedAttempt) -> ModelReply:
         """Returns the upstream's own error, which the client gets. Raises: ProviderError: no reply was sent."""

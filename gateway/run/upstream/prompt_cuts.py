@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from adapters.types import ModelRequest
 from gateway.core.turn.context_length import context_from_error
@@ -22,6 +22,14 @@ _SHARES: Final = (0.75, 0.55, 0.4)
 _log = logging.getLogger("mnemogate")
 
 
+class CutRequest(NamedTuple):
+    """A request with a shorter prompt."""
+
+    # The target, with the window to which the prompt was cut.
+    target: Target
+    request: ModelRequest
+
+
 @dataclass(slots=True)
 class PromptCuts:
     """The cuts of one request for one endpoint."""
@@ -36,12 +44,10 @@ class PromptCuts:
 
     async def shorten(
         self, error: bytes, request: ModelRequest, make: RequestMaker, target: Target, endpoint: Endpoint
-    ) -> tuple[Target, ModelRequest] | None:
-        """Returns a shorter request, and its target with the window to which it was cut.
+    ) -> CutRequest | None:
+        """Returns a shorter request. error: the body of the upstream's error.
 
-        None: the error is about something else, or the request cannot be cut, or was often enough.
-
-        error: the body of the upstream's error.
+        Returns None if the error is about something else, or if the request cannot be cut or was cut often enough.
         """
         error = error[:ERROR_BYTES]
         tokens = context_from_error(error.decode("utf-8", "replace"), request.body)
@@ -58,7 +64,7 @@ class PromptCuts:
 
     async def _cut_to_window(
         self, tokens: int, request: ModelRequest, make: RequestMaker, target: Target, endpoint: Endpoint
-    ) -> tuple[Target, ModelRequest] | None:
+    ) -> CutRequest | None:
         """Cuts to a window of which the error names the length."""
         window = target.context_window
         lengths: list[int] = []
@@ -76,12 +82,12 @@ class PromptCuts:
             if shorter.body != request.body:  # else by our count it fits
                 self._is_guess = length < window
                 self.receipt.headers["x-mnemogate-context-tokens"] = str(tokens)
-                return cut_target, shorter
+                return CutRequest(cut_target, shorter)
         return None
 
     async def _cut_to_share(
         self, request: ModelRequest, make: RequestMaker, target: Target, endpoint: Endpoint
-    ) -> tuple[Target, ModelRequest] | None:
+    ) -> CutRequest | None:
         """Cuts to a share of the request.
 
         What is accepted then is no length of the model: by our count of one caller's words, all others would be cut.
@@ -99,5 +105,5 @@ class PromptCuts:
                     "Set the model's `context_window`.",
                     *(endpoint.name, target.model, length),
                 )
-                return cut_target, shorter
+                return CutRequest(cut_target, shorter)
         return None

@@ -66,7 +66,7 @@ def _failure_in(events: list[Event]) -> Failure | None:
     """Returns the failure that the first event with data reports; None: it reports none for which a retry may help."""
     first = next((event for event in events if event.data is not None), None)
     revealed = None if first is None else first_event_as_error(first)
-    return None if revealed is None or revealed[0] not in TRANSIENT else Failure(str(revealed[0]))
+    return None if revealed is None or revealed.status not in TRANSIENT else Failure(str(revealed.status))
 
 
 async def _events_of(reply: ModelReply) -> AsyncIterator[list[Event]]:

@@ -145,9 +145,9 @@ _MINIMAX = '{"id":"","choices":null,"base_resp":{"status_code":%d,"status_msg":"
 )
 def test_a_body_that_is_an_error_has_its_status(body: str, status: int | None) -> None:
     found = success_body_as_error(body.encode())
-    assert (None if found is None else found[0]) == status
+    assert (None if found is None else found.status) == status
     if found is not None:
-        assert orjson.loads(found[1])["error"]["message"] == "No."
+        assert orjson.loads(found.body)["error"]["message"] == "No."
 
 
 @pytest.mark.parametrize(
@@ -168,8 +168,8 @@ def test_a_stream_that_begins_with_an_error_has_its_status(error: Any, status: i
     data = orjson.dumps({"error": error})
     found = first_event_as_error(Event(b"data: " + data + b"\n\n", data))
     assert found is not None
-    assert found[0] == status
-    assert orjson.loads(found[1]) == {"error": openai_error({"error": error})}
+    assert found.status == status
+    assert orjson.loads(found.body) == {"error": openai_error({"error": error})}
 
 
 @pytest.mark.parametrize(

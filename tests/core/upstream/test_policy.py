@@ -69,7 +69,7 @@ def test_what_follows_a_failed_attempt(
     step: NextAttempt,
     wait: float,
 ) -> None:
-    found = choose_next(
+    next_step = choose_next(
         failure,
         Policy(retries=retries),
         attempts=attempts,
@@ -78,8 +78,8 @@ def test_what_follows_a_failed_attempt(
         may_retry=budget,
         chance=0.5,
     )
-    assert found[0] is step
-    assert found[1] == pytest.approx(wait)
+    assert next_step.attempt is step
+    assert next_step.wait_s == pytest.approx(wait)
 
 
 def test_backoff_doubles_up_to_its_limit_and_half_of_it_is_chance() -> None:
