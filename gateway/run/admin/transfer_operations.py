@@ -1,11 +1,12 @@
 """`mnemogate memory export` and `import`: a memory as JSON lines, a page at a time.
 
-The lines hold everything that was stored and nothing that belongs to a database: no rows, no secret, no hashes. A
-line has one key that names its kind. Lines refer to exchanges by their numbers and to other records by their public
-names, and come after the lines to which they refer. Tools, blocks and the like that are attached to an agent are
-exported with it, but not archives and folders, which are memories of their own. Hashes are made anew with the secret
-of the new memory, and notes get its mark. A forgotten message keeps its position, and matches no message, since its
-words are unknown.
+The lines have everything that was stored, except for what belongs to one database: rows, secrets and hashes. A line has
+one key, which names its kind. It refers to exchanges by their numbers and to other records by their public names, and
+comes after the lines to which it refers. Tools, blocks and the like that are attached to an agent are exported with it;
+archives and folders are not, since they are memories of their own.
+
+An import makes hashes with the secret of the new memory, and gives notes its mark. A forgotten message keeps its
+position, and matches no message, since its words are unknown.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from msgspec import Struct
@@ -37,11 +38,11 @@ from storage.records import Agent, Scope
 from storage.sql.store import Store
 
 FORMAT = 3
-# 1: before agents were made over REST; 2: with `FORMER_NAMES`.
+# The formats that an import reads. 1: before agents were made over REST; 2: with `FORMER_NAMES`.
 READ_FORMATS = (1, 2, FORMAT)
-# The last line of an export; an export without it is not whole.
+# The last line of an export. Without it the export was cut off.
 END_LINE: dict[str, Any] = {"end": {}}
-# The most lines of an answer.
+# The most lines of a page.
 PAGE_LINES = 100
 # The most lines that one transaction writes; one line may be a whole request.
 LINES_OF_TRANSACTION = 8
@@ -54,15 +55,33 @@ class ExportPosition(Struct, frozen=True):
     uid: str
     # One of PARTS.
     part: str
-    # The last row of that part that was exported.
+    # The last row of that part that was exported; 0: none was.
     after: int
     # The ends of all parts when the export began, as `Transfer.export_end` returns them.
     export_end: dict[str, Any]
 
 
-# A line and a record, each with the number of the line.
-_NumberedLine = tuple[int, str | bytes]
-_NumberedRecord = tuple[int, tuple[str, TransferRecord]]
+class ExportPage(NamedTuple):
+    """A page of an export."""
+
+    lines: list[dict[str, Any]]
+    # Where the next page begins; None: this was the last one.
+    next: ExportPosition | None
+
+
+class _NumberedLine(NamedTuple):
+    """A line of an import, with its number for errors."""
+
+    number: int
+    text: str | bytes
+
+
+class _NumberedRecord(NamedTuple):
+    """The record of a line, with the line's number for errors."""
+
+    number: int
+    # The part of the memory, one of PARTS, and the record.
+    record: tuple[str, TransferRecord]
 
 
 class ImportPosition(Struct, frozen=True):
@@ -101,20 +120,18 @@ class TransferOperations:
         if agent is None:
             raise nothing_found(scope)
         position = ExportPosition(*arguments.list_of("from", 4)) if "from" in arguments else None
-        lines, next_position = await self.read_page(agent, position)
+        page = await self.read_page(agent, position)
         answer = {
-            "lines": [orjson.dumps(line).decode() for line in lines],
-            "next": None if next_position is None else list(astuple(next_position)),
-            "messages": count_messages(lines),
+            "lines": [orjson.dumps(line).decode() for line in page.lines],
+            "next": None if page.next is None else list(astuple(page.next)),
+            "messages": count_messages(page.lines),
         }
         if position is None:
             answer["others"] = await other_profiles(self.store, scope)
         return answer
 
-    async def read_page(
-        self, agent: Agent, position: ExportPosition | None = None
-    ) -> tuple[list[dict[str, Any]], ExportPosition | None]:
-        """Returns the lines of a page of a memory, and where the next page begins; None: this was the last one.
+    async def read_page(self, agent: Agent, position: ExportPosition | None = None) -> ExportPage:
+        """Returns a page of the export of a memory.
 
         position: where the page begins; None: at the beginning of the export.
 
@@ -125,16 +142,17 @@ class TransferOperations:
         part, export_end = position.part, position.export_end
         if position.uid != agent.uid or part not in PARTS:
             raise _forgotten_error()
-        page = await self.store.transfer.page(agent, part, position.after, PAGE_LINES, export_end)
-        if page:
-            last_row, _ = page[-1]
-            return [{part: fields_of(record)} for _, record in page], replace(position, after=last_row)
+        records = await self.store.transfer.page(agent, part, position.after, PAGE_LINES, export_end)
+        if records:
+            last_row, _ = records[-1]
+            lines = [{part: fields_of(record)} for _, record in records]
+            return ExportPage(lines, replace(position, after=last_row))
         if part == PARTS[-1]:
             await self.check_is_there(agent)
-            return [END_LINE], None
-        return [], replace(position, part=PARTS[PARTS.index(part) + 1], after=0)
+            return ExportPage([END_LINE], None)
+        return ExportPage([], replace(position, part=PARTS[PARTS.index(part) + 1], after=0))
 
-    async def _begin_export(self, agent: Agent) -> tuple[list[dict[str, Any]], ExportPosition]:
+    async def _begin_export(self, agent: Agent) -> ExportPage:
         export_end = await self.store.transfer.export_end(agent)
         header = {
             "format": FORMAT,
@@ -143,10 +161,10 @@ class TransferOperations:
             "created": agent.created,
         }
         first_position = ExportPosition(uid=agent.uid, part=PARTS[0], after=0, export_end=export_end)
-        return [{"memory": header}], first_position
+        return ExportPage([{"memory": header}], first_position)
 
     async def check_is_there(self, agent: Agent) -> None:
-        """Checks that an export that has read a memory to its end has all of the memory. Raises: BadRequest."""
+        """Checks that a memory that was read to its end was not forgotten meanwhile. Raises: BadRequest."""
         if await self.store.agents.load(agent.id) is None:
             raise _forgotten_error()
 
@@ -186,7 +204,7 @@ class TransferOperations:
 
         Raises: BadRequest.
         """
-        numbered = [(number, line) for number, line in enumerate(lines, first) if line.strip()]
+        numbered = [_NumberedLine(number, line) for number, line in enumerate(lines, first) if line.strip()]
         with _map_errors():
             return await self._write_numbered(scope, position, numbered, is_end=is_end)
 
@@ -196,9 +214,9 @@ class TransferOperations:
         if position is None:
             if not lines:
                 raise BadRequest("There is nothing to import.", param="lines")
-            number, line = lines.pop(0)
-            with _map_errors(number):
-                position = await self._begin_memory(scope, orjson.loads(line))
+            header_line = lines.pop(0)
+            with _map_errors(header_line.number):
+                position = await self._begin_memory(scope, orjson.loads(header_line.text))
         agent = await self.store.transfer.find_unfinished(scope)
         if agent is None or agent.uid != position.uid:
             raise BadRequest("This import is not under way any more.", param="at")
@@ -214,7 +232,7 @@ class TransferOperations:
     async def _write_lines(
         self, agent: Agent, position: ImportPosition, lines: list[_NumberedLine]
     ) -> ImportPosition:
-        """Writes lines into a memory that has begun, each few in a transaction."""
+        """Writes lines into a memory that has begun, `LINES_OF_TRANSACTION` in each transaction."""
         reader = LineReader(self.store, agent, position.next_seq)
         is_whole = position.is_whole
         for start in range(0, len(lines), LINES_OF_TRANSACTION):
@@ -227,7 +245,7 @@ class TransferOperations:
                     if line == END_LINE:
                         is_whole = True
                     else:
-                        records.append((number, await reader.read(line)))
+                        records.append(_NumberedRecord(number, await reader.read(line)))
             if records:
                 await self._write_records(agent, records)
         return replace(position, is_whole=is_whole)
@@ -236,8 +254,8 @@ class TransferOperations:
         try:
             await self.store.transfer.write(agent, [record for _, record in records])
         except (*MALFORMED_LINE_ERRORS, WriteConflict, NotFound, StatementFailed):
-            # One by one, so that an error names the line. There may be no error now: if a public name was taken just
-            # after it was found free, the record gets another name.
+            # One by one, so that an error names the line. A second try may succeed: a public name that was taken just
+            # after it was found free is replaced by another one.
             for number, record in records:
                 with _map_errors(number):
                     await self.store.transfer.write(agent, [record])
@@ -246,9 +264,9 @@ class TransferOperations:
         """Makes the memory that is filled; it cannot be found before the import has ended."""
         header = line.get("memory")
         if not isinstance(header, dict) or header.get("format") not in READ_FORMATS:
-            seen = header.get("format") if isinstance(header, dict) else None
+            named_format = header.get("format") if isinstance(header, dict) else None
             formats = " or ".join(map(str, READ_FORMATS))
-            raise _no_export_error(f"its first line must name the format {formats}, saw {seen!r}")
+            raise _no_export_error(f"its first line must name the format {formats}, saw {named_format!r}")
         check_header(header)
         agent = await self.store.transfer.begin_import(self.store.agents.new(scope))
         return ImportPosition(

@@ -9,6 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from typing import NamedTuple
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -31,19 +32,20 @@ from storage.records import MUTED, Agent, Exchange, Fact, Message
 _DEADLINE_MS = 5_000.0
 # How long the index may be read for a page with another subject, which only shows how many texts have the words.
 _SHORT_DEADLINE_MS = 250.0
-# How many facts that are no longer true are searched for the words.
+# How many facts that are no longer true are searched for the words. The page names this number.
 ENDED_FACTS = 200
-# Characters of a text around the words.
+# The characters that are shown of a text, around the words.
 _AROUND_CHARS = 300
 # The most texts of `HiddenTexts`: a page of them has some 40 kB.
 _MAX_HIDDEN = 50
-# The items that `Remaining` has.
+# The most items of `Remaining`.
 _SHOWN_ITEMS = 5
-# The most words that are looked for one by one.
+# The most words that are looked for one by one, each by a search of its own.
 _WORDS_ALONE = 4
-# The newest true facts that are searched for words of most facts, and the fewest in which "most" means anything: the
-# fewest are chosen without a measurement.
-_COMPARED_FACTS, _FEWEST_FACTS = 100, 8
+# The newest true facts in which words of most facts are looked for.
+_COMPARED_FACTS = 100
+# With fewer facts, no word counts as one of most facts. Chosen, not measured.
+_FEWEST_FACTS = 8
 # The words for the state of a message.
 _STATE_WORDS: Mapping[str, str] = {
     "standing": "",
@@ -52,7 +54,7 @@ _STATE_WORDS: Mapping[str, str] = {
 }
 # The most people on one page.
 MAX_PEOPLE = 20
-# The most items that are counted.
+# The most texts that are counted.
 _MOST_COUNTED = 20
 
 
@@ -156,6 +158,24 @@ class FoundPeople(Struct, frozen=True):
     is_complete: bool
 
 
+class _EndedFacts(NamedTuple):
+    """Facts with some words that are no longer true."""
+
+    facts: Sequence[Fact]
+    # All facts that are no longer true were looked through.
+    is_complete: bool
+
+
+class _UnindexedText(NamedTuple):
+    """A text of an exchange that may be in no index."""
+
+    # The number of the message.
+    seq: int
+    # What the text is; "": a message that the index has, of which it may have only the beginning.
+    description: str
+    text: str
+
+
 class WordSearches(Struct, frozen=True):
     """Searches memories for words. Nothing is written. All methods raise UnknownId and StoreError.
 
@@ -180,21 +200,22 @@ class WordSearches(Struct, frozen=True):
             agent, query, before=before, limit=limit, deadline_ms=_DEADLINE_MS
         )
         blocks: Sequence[BlockRecord] = ()
-        ended: Sequence[Fact] = ()
+        ended_facts: Sequence[Fact] = ()
         hidden = HiddenTexts()
         if after is None:
-            hidden = await self._find_hidden(agent, query)
             blocks = await self.views.blocks.list_all(project, uid)
-            ended, are_all = await self._find_ended(agent, query)
-            hidden = HiddenTexts(hidden.items, hidden.is_complete and are_all)
+            hidden = await self._find_unindexed(agent, query)
+            ended = await self._find_ended(agent, query)
+            ended_facts = ended.facts
+            hidden = HiddenTexts(hidden.items, hidden.is_complete and ended.is_complete)
         return WordSearch(
             query=query,
             words=tuple(words),
             items=await self._records(agent, hits.messages, query),
             next=None if hits.next is None else str(hits.next),
             blocks=await self._blocks_with(blocks, query),
-            ended=tuple(_ended_record(uid, each) for each in ended),
-            labels=tuple(each.label for each in blocks),
+            ended=tuple(_ended_record(uid, fact) for fact in ended_facts),
+            labels=tuple(block.label for block in blocks),
             is_incomplete=hits.is_incomplete,
             hidden=hidden,
         )
@@ -212,21 +233,19 @@ class WordSearches(Struct, frozen=True):
         store = self.views.store
         page = await store.people_search.find(project, query, before=before, limit=min(limit, MAX_PEOPLE))
         # In a thread, since a long text takes some milliseconds.
-        items = await asyncio.to_thread(
+        people = await asyncio.to_thread(
             lambda: tuple(
                 FoundPerson(
-                    memory_record(each.memory), self._record(each.memory.uid, each.message, None, query)
+                    memory_record(person.memory), self._record(person.memory.uid, person.message, None, query)
                 )
-                for each in page.people
+                for person in page.people
             )
         )
-        next = None if page.next is None else format_page_end(page.next)
-        words = tuple(store.recall.words_of(query))
         return FoundPeople(
             query=query,
-            words=words,
-            items=items,
-            next=next,
+            words=tuple(store.recall.words_of(query)),
+            items=people,
+            next=None if page.next is None else format_page_end(page.next),
             looked_through=page.looked_through,
             is_complete=page.is_complete,
         )
@@ -234,35 +253,36 @@ class WordSearches(Struct, frozen=True):
     async def hidden(self, project: str | None, uid: str, query: str) -> HiddenTexts:
         """Returns the texts with all words of a query that no reply finds."""
         agent = await find_agent(self.views.store, project, uid)
-        hidden = await self._find_hidden(agent, query)
-        ended, are_all = await self._find_ended(agent, query)
+        unindexed = await self._find_unindexed(agent, query)
+        ended = await self._find_ended(agent, query)
         facts = tuple(
             HiddenText(
-                f"fact {each.seq}, no longer true", self._around(each.text, query), fact_href(uid, each.seq)
+                f"fact {fact.seq}, no longer true", self._around(fact.text, query), fact_href(uid, fact.seq)
             )
-            for each in ended
+            for fact in ended.facts
         )
-        return HiddenTexts((*facts, *hidden.items), hidden.is_complete and are_all)
+        return HiddenTexts((*facts, *unindexed.items), unindexed.is_complete and ended.is_complete)
 
-    async def _find_ended(self, agent: Agent, query: str) -> tuple[Sequence[Fact], bool]:
-        """Returns the facts with all words of a query that are no longer true, and whether all of these were read."""
+    async def _find_ended(self, agent: Agent, query: str) -> _EndedFacts:
+        """Returns the facts with all words of a query that are no longer true."""
         facts = await self.views.store.facts.list_ended(agent.id, ENDED_FACTS)
         # In a thread, since a long text takes some milliseconds.
         facts_with_words = await asyncio.to_thread(
             lambda: [fact for fact in facts if self.views.store.recall.has_words(fact.text, query)]
         )
-        return facts_with_words, len(facts) < ENDED_FACTS
+        return _EndedFacts(facts_with_words, len(facts) < ENDED_FACTS)
 
-    async def _find_hidden(self, agent: Agent, query: str) -> HiddenTexts:
+    async def _find_unindexed(self, agent: Agent, query: str) -> HiddenTexts:
+        """Returns the texts without an index that have all words of a query."""
         unindexed = await self.views.store.memory_pages.list_unindexed(agent.id, agent.next_seq)
         # In a thread, since a long text takes some milliseconds.
         texts = await asyncio.to_thread(
-            lambda: tuple(islice(self._hidden_with(agent.uid, unindexed, query), _MAX_HIDDEN + 1))
+            lambda: tuple(islice(self._filter_unindexed(agent.uid, unindexed, query), _MAX_HIDDEN + 1))
         )
         return HiddenTexts(texts[:_MAX_HIDDEN], unindexed.is_complete and len(texts) <= _MAX_HIDDEN)
 
-    def _hidden_with(self, uid: str, unindexed: UnindexedTexts, query: str) -> Iterator[HiddenText]:
-        """Yields the texts, among some without an index, that have all words of a query."""
+    def _filter_unindexed(self, uid: str, unindexed: UnindexedTexts, query: str) -> Iterator[HiddenText]:
+        """Yields those of some texts without an index that have all words of a query."""
         recall = self.views.store.recall
         for label, version, value in unindexed.versions:
             if recall.has_words_anywhere(value, query):
@@ -275,16 +295,15 @@ class WordSearches(Struct, frozen=True):
                 )
         for source in unindexed.exchanges:
             for seq, description, text in _unindexed_texts(source.exchange):
-                # The index has the first words of a long message, so it may have found that message already.
-                if recall.has_words_anywhere(text, query) and (
-                    description or not recall.has_words(text, query)
-                ):
+                # The search of the index has found a message with the words in its beginning.
+                is_indexed = not description and recall.has_words(text, query)
+                if recall.has_words_anywhere(text, query) and not is_indexed:
                     href = message_href(uid, source.conversation_uid, source.exchange, seq)
                     title = f"message {seq}{description and ', '}{description}"
                     yield HiddenText(title, self._around(text, query), href, seq)
 
     def spans(self, text: str, query: str) -> list[tuple[int, int]]:
-        """Returns where words of a query stand in a text, in any of their forms: start and end of each."""
+        """Returns the start and the end of each word of a query in a text, in any of its forms."""
         return self.views.store.recall.spans_with_words(text, query)
 
     def _around(self, text: str, query: str) -> str:
@@ -304,7 +323,10 @@ class WordSearches(Struct, frozen=True):
     async def count_alone(
         self, project: str | None, uid: str, words: Sequence[str]
     ) -> list[tuple[str, Remaining | None]]:
-        """Returns how many texts have each of the first words of a query; None: as of `remaining`."""
+        """Returns each of the first words of a query with how many texts have it.
+
+        None: a search took too long, or the only texts may be not indexed yet.
+        """
         agent = await find_agent(self.views.store, project, uid)
         blocks = await self.views.blocks.list_all(project, uid)
         return [(word, await self._count(agent, blocks, [word])) for word in words[:_WORDS_ALONE]]
@@ -336,24 +358,24 @@ class WordSearches(Struct, frozen=True):
 
         old_texts: what the text was before the last correction, then before the one before it, and so on.
 
-        Returns None if no word was taken out, or where `remaining` would.
+        Returns None if no word was taken out, if a search took too long, or if the only texts may be not indexed yet.
         """
         agent = await find_agent(self.views.store, project, uid)
         lost = await self._list_lost(agent, old_texts, new_text)
         if not lost:
             return None
         blocks = await self.views.blocks.list_all(project, uid)
-        queries = list(dict.fromkeys(" ".join(words) for words in lost))[:_WORDS_ALONE]
-        with_all = await self._count(agent, blocks, queries)
-        words = list(dict.fromkeys(word for words in lost for word in words))[:_WORDS_ALONE]
-        if with_all is None or with_all.total or words == queries:
-            return with_all
-        return await self._count(agent, blocks, words)
+        whole_queries = list(dict.fromkeys(" ".join(words) for words in lost))[:_WORDS_ALONE]
+        with_all_words = await self._count(agent, blocks, whole_queries)
+        single_words = list(dict.fromkeys(word for words in lost for word in words))[:_WORDS_ALONE]
+        if with_all_words is None or with_all_words.total or single_words == whole_queries:
+            return with_all_words
+        return await self._count(agent, blocks, single_words)
 
     async def _list_lost(self, agent: Agent, old_texts: Sequence[str], new_text: str) -> list[list[str]]:
         """Returns the words of each old text that a new text lacks, without the texts that have lost none.
 
-        Words that designate the person, or that most facts have, are left out where the text has lost others.
+        Words that designate the person, or that most facts have, count only for a text that has lost no other words.
         """
         recall = self.views.store.recall
         lost = [words for old in old_texts if (words := recall.words_of(old, without=new_text))]
@@ -375,9 +397,11 @@ class WordSearches(Struct, frozen=True):
     async def _count(
         self, agent: Agent, blocks: Sequence[BlockRecord], queries: Sequence[str]
     ) -> Remaining | None:
-        """Returns how many texts are found by any of some queries; None: as of `remaining`.
+        """Returns how many texts are found by any of some queries.
 
         Queries that find nothing are left out of the result, unless none finds anything.
+
+        Returns None if a search took too long, or if the only texts may be not indexed yet.
         """
         messages = dict[int, Message]()
         texts = dict[int, TextWithWords]()
@@ -391,15 +415,14 @@ class WordSearches(Struct, frozen=True):
                 )
             except TooSlow:
                 return None
-            of_query = {each.label: each for each in await self._blocks_with(blocks, query)}
-            if hits.messages or of_query:
+            found_blocks = {block.label: block for block in await self._blocks_with(blocks, query)}
+            if hits.messages or found_blocks:
                 queries_that_find.append(query)
-            new_messages = [each for each in hits.messages if each.seq not in messages]
-            texts.update(
-                (each.seq, each) for each in await self._records(agent, new_messages[:_SHOWN_ITEMS], query)
-            )
-            messages.update((each.seq, each) for each in new_messages)
-            blocks_with_words = of_query | blocks_with_words
+            new_messages = [message for message in hits.messages if message.seq not in messages]
+            records = await self._records(agent, new_messages[:_SHOWN_ITEMS], query)
+            texts.update((record.seq, record) for record in records)
+            messages.update((message.seq, message) for message in new_messages)
+            blocks_with_words = found_blocks | blocks_with_words
             has_more |= hits.is_incomplete or hits.next is not None
         if has_more and not messages and not blocks_with_words:
             return None
@@ -414,12 +437,13 @@ class WordSearches(Struct, frozen=True):
     async def _records(
         self, agent: Agent, messages: Sequence[Message], query: str
     ) -> tuple[TextWithWords, ...]:
-        exchanges = sorted({each.exchange_row for each in messages if each.source == "message"})
+        exchanges = sorted({message.exchange_row for message in messages if message.source == "message"})
         places = await self.views.store.memory_pages.load_places(agent.id, exchanges) if exchanges else {}
         # In a thread, since a long text takes some milliseconds.
         return await asyncio.to_thread(
             lambda: tuple(
-                self._record(agent.uid, each, places.get(each.exchange_row), query) for each in messages
+                self._record(agent.uid, message, places.get(message.exchange_row), query)
+                for message in messages
             )
         )
 
@@ -429,9 +453,9 @@ class WordSearches(Struct, frozen=True):
         # In a thread, since a long text takes some milliseconds.
         return await asyncio.to_thread(
             lambda: tuple(
-                BlockWithWords(each.label, recall.around_words(each.value, query, _AROUND_CHARS))
-                for each in blocks
-                if recall.has_words(each.value, query)
+                BlockWithWords(block.label, recall.around_words(block.value, query, _AROUND_CHARS))
+                for block in blocks
+                if recall.has_words(block.value, query)
             )
         )
 
@@ -448,11 +472,8 @@ class WordSearches(Struct, frozen=True):
         )
 
 
-def _unindexed_texts(exchange: Exchange) -> Iterator[tuple[int, str, str]]:
-    """Yields the texts of an exchange that may be in no index: the message's number, a description, and the text.
-
-    The description is "" for a message that the index has. Of a long message the index has only the beginning.
-    """
+def _unindexed_texts(exchange: Exchange) -> Iterator[_UnindexedText]:
+    """Yields the texts of an exchange that may be in no index."""
     for record in message_records(exchange, None, is_whole=True):
         description = _STATE_WORDS.get(record.state, record.state)
         if record.role in RESULT_ROLES:
@@ -460,10 +481,10 @@ def _unindexed_texts(exchange: Exchange) -> Iterator[tuple[int, str, str]]:
         elif record.seq - exchange.seq < exchange.prefix_length:
             description = description or "made elsewhere"
         if record.text is not None:
-            yield record.seq, description, record.text
+            yield _UnindexedText(record.seq, description, record.text)
         for call in record.rounds:
-            yield record.seq, f"what {call.tool} was given", call.arguments
-            yield record.seq, f"what {call.tool} returned", call.result
+            yield _UnindexedText(record.seq, f"what {call.tool} was given", call.arguments)
+            yield _UnindexedText(record.seq, f"what {call.tool} returned", call.result)
 
 
 def _ended_record(uid: str, fact: Fact) -> TextWithWords:
