@@ -7,7 +7,7 @@ The client sees one reply whatever number of rounds made it: one id, one role, o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import orjson
 
@@ -166,17 +166,17 @@ class ChatView(ClientView):
             return
         changed_fields = self._find_changed_fields(chunk, event.usage, is_hidden=is_hidden)
         choices = [self._change_choice(choice, event.calls, finish, is_hidden) for choice in event.choices]
-        has_role, has_content = _find_contents(choices)
-        if any(new is not choice for new, choice in zip(choices, event.choices, strict=True)):
+        contents = _find_contents(choices)
+        if any(shown is not choice for shown, choice in zip(choices, event.choices, strict=True)):
             # Where all of the event's content was taken out, the event is left out.
-            if not has_content and not has_role:
+            if not contents.has_content and not contents.has_role:
                 return
             changed_fields["choices"] = choices
-        self._has_role = self._has_role or has_role
+        self._has_role = self._has_role or contents.has_role
         raw = event.raw
         if changed_fields or raw is None:
             raw = encode_event({**chunk, **changed_fields}, event.name)
-        self._append(raw, has_content=has_content)
+        self._append(raw, has_content=contents.has_content)
         self._passes_events = self._has_role and not (self._holds_events or self._has_hidden_round)
 
     def _find_changed_fields(self, chunk: Json, usage: Json | None, *, is_hidden: bool) -> Json:
@@ -219,10 +219,17 @@ class ChatView(ClientView):
         return {**choice, **changed_fields} if changed_fields else choice
 
 
-def _find_contents(choices: Sequence[Any]) -> tuple[bool, bool]:
-    """Returns whether the choices of a chunk have a role, and whether they have any content or an end."""
+class _ChunkContents(NamedTuple):
+    """What the choices of a chunk have."""
+
+    has_role: bool
+    # They have any content, or an end.
+    has_content: bool
+
+
+def _find_contents(choices: Sequence[Any]) -> _ChunkContents:
     valid_choices = [choice for choice in choices if isinstance(choice, dict)]
     deltas = [choice["delta"] for choice in valid_choices if isinstance(choice.get("delta"), dict)]
     has_finish = any(choice.get("finish_reason") for choice in valid_choices)
     has_role = any(delta.get("role") for delta in deltas)
-    return has_role, has_finish or not all(map(lacks_content, deltas))
+    return _ChunkContents(has_role, has_finish or not all(map(lacks_content, deltas)))

@@ -43,6 +43,14 @@ class _PlacedNote(NamedTuple):
     text: str
 
 
+class _DroppedParts(NamedTuple):
+    """The parts of the client's messages that are left out, by the indexes of the messages."""
+
+    whole_messages: set[int]
+    # The indexes of the result blocks that other messages lose.
+    result_blocks: dict[int, set[int]]
+
+
 class NativeMessages(Struct, frozen=True):
     """A request that goes to an upstream of its own dialect. Implements `NativeBody`."""
 
@@ -72,13 +80,15 @@ class NativeMessages(Struct, frozen=True):
         betas: Sequence[str] = ()
         consumed: Sequence[str] = ()
         if changes.is_fallback:
-            thinking_members, consumed = without_refused_thinking(self.json, model)
-            members |= thinking_members
+            change = without_refused_thinking(self.json, model)
+            members |= change.members
+            consumed = change.left_out
             if has_thoughts(messages):
                 members |= without_thoughts({**self.json, **members}, messages)
         elif binds_thoughts(model) and self._may_move_thoughts(changes):
-            prefix_members, betas = allow_other_prefix({**self.json, **members}, messages)
-            members |= prefix_members
+            change = allow_other_prefix({**self.json, **members}, messages)
+            members |= change.members
+            betas = change.betas
         has_same_model = model == self.json.get("model")
         if not members:
             return UpstreamBody(self.raw if has_same_model else self.with_model(model))
@@ -143,17 +153,20 @@ class NativeMessages(Struct, frozen=True):
         notes = self._place_notes(changes.notes)
         if not (replacements or notes or dropped or changes.stored_messages or changes.hidden_rounds):
             return client_messages
-        dropped_messages, dropped_results = self._split_dropped(dropped)
-        upstream_messages = _translate([_split_note(m, note) for m, note in changes.stored_messages])
+        dropped_parts = self._split_dropped(dropped)
+        upstream_messages = _translate(
+            [_split_note(message, note) for message, note in changes.stored_messages]
+        )
         ends_with_added = bool(upstream_messages)
         for index, message in enumerate(client_messages):
-            if index in dropped_messages:
+            if index in dropped_parts.whole_messages:
                 continue
             if index in replacements:
                 upstream_messages += _move_cache_mark(_translate(replacements[index]), message)
                 ends_with_added = True
                 continue
-            edited_message = _edit_message(message, dropped_results.get(index, ()), notes.get(index))
+            dropped_results = dropped_parts.result_blocks.get(index, ())
+            edited_message = _edit_message(message, dropped_results, notes.get(index))
             if edited_message is None:
                 continue
             last_message = upstream_messages[-1] if ends_with_added and upstream_messages else None
@@ -175,24 +188,21 @@ class NativeMessages(Struct, frozen=True):
                 placed_notes[origin.message_index] = _PlacedNote(origin.words_block, note)
         return placed_notes
 
-    def _split_dropped(self, dropped: Set[int]) -> tuple[set[int], dict[int, set[int]]]:
-        """Returns the client's messages that are left out whole, and the result blocks that other messages lose.
-
-        dropped: indexes in the chat completion. The results are indexes in the request.
-        """
+    def _split_dropped(self, dropped: Set[int]) -> _DroppedParts:
+        """Returns the parts of the request of which dropped messages are made. dropped: their chat indexes."""
         remaining = {
             origin.message_index
             for chat_index, origin in enumerate(self.origins)
             if chat_index not in dropped
         }
-        message_indexes: set[int] = set()
+        whole_messages: set[int] = set()
         result_blocks: dict[int, set[int]] = {}
         for origin in (self.origins[chat_index] for chat_index in dropped):
             if origin.message_index not in remaining:
-                message_indexes.add(origin.message_index)
+                whole_messages.add(origin.message_index)
             elif origin.result_block is not None:
                 result_blocks.setdefault(origin.message_index, set()).add(origin.result_block)
-        return message_indexes, result_blocks
+        return _DroppedParts(whole_messages, result_blocks)
 
     def _may_move_thoughts(self, changes: NativeChanges) -> bool:
         """Returns whether the messages before a thought may differ from those that the model had when it thought."""
@@ -220,13 +230,13 @@ def _edit_message(
 ) -> Json | None:
     """Returns a message without some results, and with a note before the person's words; None: no block remains."""
     if dropped_results:
-        remaining = [block for n, block in enumerate(message["content"]) if n not in dropped_results]
+        remaining = [block for index, block in enumerate(message["content"]) if index not in dropped_results]
         if not remaining:
             return None
         message = {**message, "content": remaining}
     if placed_note is None:
         return message
-    dropped_before = sum(n < placed_note.words_block for n in dropped_results)
+    dropped_before = sum(index < placed_note.words_block for index in dropped_results)
     return _insert_note(message, placed_note.words_block - dropped_before, placed_note.text)
 
 

@@ -1,17 +1,28 @@
 """The thoughts in a request to the Messages API whose model, or messages before the thoughts, have changed since.
 
-Each function returns members of the request's body in place of its own; None: the member is left out.
+Each function returns members of the request's body in place of its own. A member with the value None is left out.
 (platform.claude.com/docs/en/build-with-claude/extended-thinking)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from adapters.claude.model_traits import takes_thinking, thinks_when_asked
 from adapters.claude.request import BINDING_BETA, with_block_binding
 from adapters.types import Json
 from gateway.dialects.messages.content import THOUGHT_TYPES
+
+
+class ThinkingChange(NamedTuple):
+    """A change of a request on account of its thoughts."""
+
+    members: Json
+    # The names of settings that are left out.
+    left_out: Sequence[str] = ()
+    # The betas that the members need.
+    betas: Sequence[str] = ()
 
 
 def has_thoughts(messages: Sequence[Json]) -> bool:
@@ -32,8 +43,8 @@ def without_thoughts(body: Json, messages: Sequence[Json]) -> Json:
     return members
 
 
-def without_refused_thinking(body: Json, model: str) -> tuple[Json, Sequence[str]]:
-    """Returns the members without the settings of thinking that a model refuses, and the names of these settings."""
+def without_refused_thinking(body: Json, model: str) -> ThinkingChange:
+    """Returns the change that leaves out the settings of thinking that a model refuses."""
     members: Json = {}
     left_out: list[str] = []
     thinking, config = body.get("thinking"), body.get("output_config")
@@ -41,23 +52,23 @@ def without_refused_thinking(body: Json, model: str) -> tuple[Json, Sequence[str
         members["thinking"] = None
         left_out.append("thinking")
     if isinstance(config, dict) and "effort" in config and thinks_when_asked(model):
-        members["output_config"] = {k: v for k, v in config.items() if k != "effort"} or None
+        members["output_config"] = {key: value for key, value in config.items() if key != "effort"} or None
         left_out.append("output_config.effort")
-    return members, left_out
+    return ThinkingChange(members, left_out=left_out)
 
 
-def allow_other_prefix(body: Json, messages: Sequence[Json]) -> tuple[Json, Sequence[str]]:
-    """Returns the members that make up for thoughts before which messages have changed, and the betas they need.
+def allow_other_prefix(body: Json, messages: Sequence[Json]) -> ThinkingChange:
+    """Returns the change that makes up for thoughts before which messages have changed.
 
-    The members ask the upstream to drop such thoughts. Where a request cannot ask for that, they lack all thoughts.
+    It asks the upstream to drop such thoughts. Where a request cannot ask for that, all thoughts are left out.
     """
     thinking = body.get("thinking")
     if isinstance(thinking, dict) and "block_binding" in thinking:
-        return {}, ()
+        return ThinkingChange({})
     bound_thinking = with_block_binding(thinking, body.get("tool_choice"))
     if bound_thinking is None:
-        return without_thoughts(body, messages), ()
-    return {"thinking": bound_thinking}, (BINDING_BETA,)
+        return ThinkingChange(without_thoughts(body, messages))
+    return ThinkingChange({"thinking": bound_thinking}, betas=(BINDING_BETA,))
 
 
 def _has_calls(message: Json) -> bool:
