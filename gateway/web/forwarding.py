@@ -1,16 +1,15 @@
 """Forwards the endpoints without memory (`FORWARDED_PATHS`) to the upstream of the model they name, bytes for bytes.
 
 A JSON body is read for its `model`, within the limits of a chat's body. Every other body is streamed to the upstream; a
-form that may have such a field is held until the field is there, within the same limits.
-A request that names no model goes to the first upstream that may have the endpoint, or to the one that
-`x-mnemogate-upstream` names.
+form that may have such a field is held until the field is there, within the same limits. A request that names no model
+goes to the first upstream that may have the endpoint, or to the one that `x-mnemogate-upstream` names.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 from starlette.routing import Route
@@ -33,33 +32,42 @@ from gateway.web.upload import UploadBody
 
 _GET_POST_DELETE: Final = ("GET", "POST", "DELETE")
 
-# By path the methods, and the name under which requests are counted. Sub-paths are left to the upstream.
-FORWARDED_PATHS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
-    "/v1/embeddings": (("POST",), "embeddings"),
-    "/v1/completions": (("POST",), "completions"),
-    "/v1/moderations": (("POST",), "moderations"),
-    "/v1/decisions": (("POST",), "decisions"),
-    "/v1/content_provenance_checks": (("POST",), "content_provenance_checks"),
-    "/v1/rerank": (("POST",), "rerank"),
-    "/v1/images/{rest:path}": (("POST",), "images"),
-    "/v1/audio/{rest:path}": (_GET_POST_DELETE, "audio"),
-    "/v1/videos": (("GET", "POST"), "videos"),
-    "/v1/videos/{rest:path}": (_GET_POST_DELETE, "videos"),
-    "/v1/files": (("GET", "POST"), "files"),
-    "/v1/files/{rest:path}": (_GET_POST_DELETE, "files"),
-    "/v1/uploads": (("POST",), "uploads"),
-    "/v1/uploads/{rest:path}": (_GET_POST_DELETE, "uploads"),
-    "/v1/batches": (("GET", "POST"), "batches"),
-    "/v1/batches/{rest:path}": (_GET_POST_DELETE, "batches"),
+
+class CountedPath(NamedTuple):
+    """How the requests to a path are taken."""
+
+    methods: tuple[str, ...]
+    # The name under which metrics and the log count the requests.
+    name: str
+
+
+# Sub-paths are left to the upstream.
+FORWARDED_PATHS: Final[dict[str, CountedPath]] = {
+    "/v1/embeddings": CountedPath(("POST",), "embeddings"),
+    "/v1/completions": CountedPath(("POST",), "completions"),
+    "/v1/moderations": CountedPath(("POST",), "moderations"),
+    "/v1/decisions": CountedPath(("POST",), "decisions"),
+    "/v1/content_provenance_checks": CountedPath(("POST",), "content_provenance_checks"),
+    "/v1/rerank": CountedPath(("POST",), "rerank"),
+    "/v1/images/{rest:path}": CountedPath(("POST",), "images"),
+    "/v1/audio/{rest:path}": CountedPath(_GET_POST_DELETE, "audio"),
+    "/v1/videos": CountedPath(("GET", "POST"), "videos"),
+    "/v1/videos/{rest:path}": CountedPath(_GET_POST_DELETE, "videos"),
+    "/v1/files": CountedPath(("GET", "POST"), "files"),
+    "/v1/files/{rest:path}": CountedPath(_GET_POST_DELETE, "files"),
+    "/v1/uploads": CountedPath(("POST",), "uploads"),
+    "/v1/uploads/{rest:path}": CountedPath(_GET_POST_DELETE, "uploads"),
+    "/v1/batches": CountedPath(("GET", "POST"), "batches"),
+    "/v1/batches/{rest:path}": CountedPath(_GET_POST_DELETE, "batches"),
     # Responses name these by their ids: vector stores, containers in which code runs, and skills.
-    "/v1/vector_stores": (("GET", "POST"), "vector_stores"),
-    "/v1/vector_stores/{rest:path}": (_GET_POST_DELETE, "vector_stores"),
-    "/v1/containers": (("GET", "POST"), "containers"),
-    "/v1/containers/{rest:path}": (_GET_POST_DELETE, "containers"),
-    "/v1/skills": (("GET", "POST"), "skills"),
-    "/v1/skills/{rest:path}": (_GET_POST_DELETE, "skills"),
-    "/v1/fine_tuning/jobs": (("GET", "POST"), "fine_tuning"),
-    "/v1/fine_tuning/jobs/{rest:path}": (_GET_POST_DELETE, "fine_tuning"),
+    "/v1/vector_stores": CountedPath(("GET", "POST"), "vector_stores"),
+    "/v1/vector_stores/{rest:path}": CountedPath(_GET_POST_DELETE, "vector_stores"),
+    "/v1/containers": CountedPath(("GET", "POST"), "containers"),
+    "/v1/containers/{rest:path}": CountedPath(_GET_POST_DELETE, "containers"),
+    "/v1/skills": CountedPath(("GET", "POST"), "skills"),
+    "/v1/skills/{rest:path}": CountedPath(_GET_POST_DELETE, "skills"),
+    "/v1/fine_tuning/jobs": CountedPath(("GET", "POST"), "fine_tuning"),
+    "/v1/fine_tuning/jobs/{rest:path}": CountedPath(_GET_POST_DELETE, "fine_tuning"),
 }
 # A segment is a name or an id. With any other segment, above all `..` and escapes, an upstream might read another path,
 # and the upstream is called with the operator's own key.
@@ -174,7 +182,7 @@ class ForwardedRoute:
         return search.span is not None or search.is_whole
 
     async def send(self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing) -> None:
-        """Sends a request upstream, and its reply to the client. Raises: NotAllowed, as `send_with_change`."""
+        """Sends a request upstream, and its reply to the client. Raises: NotAllowed."""
         await self.send_with_change(incoming, route, outgoing, None)
 
     async def send_with_change(

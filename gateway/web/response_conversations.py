@@ -105,10 +105,10 @@ class GatewayConversations:
 
     async def _find_item(self, conversation: ResponseConversation, id: str, query: str) -> Json:
         # In a thread: for an id that no item has, the items of all turns are rendered.
-        group_and_item = await asyncio.to_thread(find_item, await self._group_items(conversation, query), id)
-        if group_and_item is None:
+        found = await asyncio.to_thread(find_item, await self._group_items(conversation, query), id)
+        if found is None:
             raise _unknown_item(id)
-        return group_and_item[1]
+        return found.item
 
     async def _add_items(self, conversation: ResponseConversation, body: Json) -> Json:
         if conversation.agent is not None and conversation.agent.paused is not None:
@@ -143,10 +143,10 @@ class GatewayConversations:
             await self.conversations.change(conversation, lambda body: _without_item(body, id))
             return
         turns = await self.conversations.turns(conversation)
-        group_and_item = await asyncio.to_thread(find_item, group_turns(turns, render_turn), id)
-        if group_and_item is None:
+        found = await asyncio.to_thread(find_item, group_turns(turns, render_turn), id)
+        if found is None:
             raise _unknown_item(id)
-        turn = turns[group_and_item[0]]
+        turn = turns[found.group_index]
         ids = [item["id"] for item in render_turn(turn, previous_turn=None)]
         input_index = parse_input_index(id)  # None: the item is a part of the reply
         siblings = [each for each in ids if parse_input_index(each) == input_index]

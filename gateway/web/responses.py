@@ -17,7 +17,7 @@ from typing import ClassVar, Final
 import orjson
 from starlette.types import Scope
 
-from adapters.types import Header, Json
+from adapters.types import Header
 from gateway.core.request.chat_request import MemoryChoice
 from gateway.core.request.identity import UNNAMED_PREFIX, IdentityRules
 from gateway.core.request.request_headers import RawHeaders
@@ -56,9 +56,8 @@ from gateway.web.json_response import JSON_TYPE
 from gateway.web.middleware import info_of
 from gateway.web.raw_headers import find_header
 from gateway.web.request_body import RequestBody, read_request_body
-from gateway.web.stored_responses import GatewayResponses
+from gateway.web.stored_responses import GatewayResponses, ShownResponse
 from storage.errors import StoreError
-from storage.records import Run
 
 RESPONSES_PATH: Final = "/v1/responses"
 _AGENT_HEADER: Final = b"x-mnemogate-agent"
@@ -98,11 +97,10 @@ class ResponsesRoute(ForwardedRoute):
         if self._is_answered_by_chat(head, request_body, scope):
             incoming.info.memory = None
             with QueueTicket() as ticket:
-                request, conversation = await self._read_request(head, request_body, scope, ticket)
-                request.chat.query = incoming.query
-                request.chat.memories = memories_of(scope)
-                headers = _with_conversation(incoming.headers, request.conversation_id)
-                await self.respond(ResponseCall(request, conversation, headers, incoming))
+                call = await self._read_call(incoming, head, request_body, ticket)
+                call.request.chat.query = incoming.query
+                call.request.chat.memories = memories_of(scope)
+                await self.respond(call)
             return
         if (
             not head.is_encoded
@@ -190,27 +188,25 @@ class ResponsesRoute(ForwardedRoute):
 
     async def _answer_in_background(self, call: ResponseCall) -> None:
         """Accepts a response that is made in the background. The reply shows it as queued, or streams its events."""
-        response, run = await self._accept(call)
+        accepted = await self._accept(call)
         chat = call.request.chat
         call.incoming.info.memory = "on"
         headers = [("x-mnemogate-memory", "on")]
         if chat.consumed:  # more may be left out for the upstream that answers
             headers.append(("x-mnemogate-consumed", ",".join(chat.consumed)))
         with call.incoming.begin_reply(self.chats.send_timeout_s) as reply, reply.while_here():
-            if not chat.stream or run is None:
-                await reply.send_body(200, [JSON_TYPE, *headers], orjson.dumps(response))
+            if not chat.stream or accepted.run is None:
+                await reply.send_body(200, [JSON_TYPE, *headers], orjson.dumps(accepted.json))
                 return
             reply.start(200, [EVENT_STREAM, *headers])
-            async with aclosing(self.gateway_responses.background.events(run, -1, response)) as events:
+            background = self.gateway_responses.background
+            async with aclosing(background.events(accepted.run, -1, accepted.json)) as events:
                 async for event in events:
                     await reply.write(event)
             await reply.end()
 
-    async def _accept(self, call: ResponseCall) -> tuple[Json, Run | None]:
-        """Accepts a response in the background. A request that is sent again is accepted once.
-
-        Returns the response as it is shown now, and its run, if it has one.
-        """
+    async def _accept(self, call: ResponseCall) -> ShownResponse:
+        """Accepts a response in the background. A request that is sent again is accepted once."""
         request = call.request
         conversation = call.conversation
         scope = call.incoming.scope
@@ -242,18 +238,19 @@ class ResponsesRoute(ForwardedRoute):
             run, is_new = await background.accept(response, agent, identity, request_context, receipt)
             receipt.asks_model = False  # the job asks the model, with a receipt of its own
             if is_new:
-                return queued, run
+                return ShownResponse(queued, run)
         return await self.gateway_responses.show(
             self.gateway_responses.owners.read_owner(scope, request.chat.json), f"resp_{tag}"
         )
 
-    async def _read_request(
-        self, head: ForwardedHead, request_body: RequestBody, scope: Scope, ticket: QueueTicket
-    ) -> tuple[ResponsesRequest, ResponseConversation | None]:
-        """Returns a request, and the conversation, stored by the gateway, that it names. Raises: GatewayError.
+    async def _read_call(
+        self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody, ticket: QueueTicket
+    ) -> ResponseCall:
+        """Reads a request, and the conversation that it continues. Raises: GatewayError.
 
         ticket: holds the queue of the conversation's waiting items until the request is answered.
         """
+        scope = incoming.scope
         parse_body = partial(
             parse,
             bytes(request_body.raw),
@@ -264,32 +261,33 @@ class ResponsesRoute(ForwardedRoute):
         )
         request = parse_body()
         if request.may_have_found_tools:
-            headers = _with_conversation(scope["headers"], request.conversation_id)
+            headers = _with_conversation(incoming.headers, request.conversation_id)
             resolver = self.chats.chat.resolver
             request_context = info_of(scope).caller.context(headers)
             chat = await resolver.resolve_references(request.chat, request_context)
             parse_body = partial(parse_body, found_tools=tools_found(chat.messages))
             request = parse_body()
         conversation_id = request.conversation_id
+        conversation: ResponseConversation | None = None
         if is_gateway_id(conversation_id):
             conversation = await self._find_conversation(conversation_id, request, scope, ticket)
             if conversation.items:
                 request = parse_body(conversation.items)
             request.chat.memory_choice = MemoryChoice(conversation.id, conversation.scope)
-            return request, conversation
-        if (
+        elif (
             conversation_id is not None
             and is_openai_conversation(conversation_id)
             and self.parts.forwarder.has_endpoint("/conversations")
         ):
             # The conversation lies at an upstream, and this model would answer without its messages.
             raise unknown_conversation(conversation_id)
-        if request.echo["store"]:
+        elif request.echo["store"]:
             request.chat.memory_choice = MemoryChoice(
                 UNNAMED_PREFIX + self._name_conversation(request, scope),
                 asks_to_be_stored=request.asks_to_be_stored,
             )
-        return request, None
+        headers = _with_conversation(incoming.headers, request.conversation_id)
+        return ResponseCall(request, conversation, headers, incoming)
 
     async def _find_conversation(
         self, id: str, request: ResponsesRequest, scope: Scope, ticket: QueueTicket

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import parse_qs
 
 from starlette.exceptions import HTTPException
@@ -31,6 +31,14 @@ from storage.records import Run
 _NUMBER: Final = re.compile(r"-?[0-9]{1,10}")
 
 _Query = Mapping[str, Sequence[str]]
+
+
+class ShownResponse(NamedTuple):
+    """A response as it is shown now."""
+
+    json: Json
+    # The run in the background that makes the response, or has made it; None: there is none.
+    run: Run | None
 
 
 class GatewayResponses:
@@ -78,17 +86,17 @@ class GatewayResponses:
                 if response.run is None:
                     raise BadRequest("Cannot cancel a synchronous response.")
                 await self.background.cancel(response.run)
-                answer, _ = await self.show(owner, id)
+                answer = (await self.show(owner, id)).json
             case _, [] | ["input_items"] | ["cancel"]:
                 raise HTTPException(405)
             case _:
                 raise UnknownPath(f"Unknown path: {scope['method']} {scope['path']}")
         await answer_json(answer, scope, receive, send)
 
-    async def show(self, owner: ResponseOwner, id: str) -> tuple[Json, Run | None]:
-        """Returns a response that the gateway stores as it is now, and its run; None: no run. Raises: UnknownId."""
+    async def show(self, owner: ResponseOwner, id: str) -> ShownResponse:
+        """Returns a response that the gateway stores, as it is now. Raises: UnknownId."""
         response = await self._finder.find(owner, id)
-        return await self._render(response, {}), response.run
+        return ShownResponse(await self._render(response, {}), response.run)
 
     async def _delete(self, response: LocatedResponse) -> None:
         location = response.location

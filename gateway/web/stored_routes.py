@@ -19,7 +19,7 @@ from gateway.dialects.responses.native_lists import ClientItems
 from gateway.dialects.responses.response_ids import is_gateway_id
 from gateway.run.upstream.forward import Outgoing
 from gateway.run.upstream.route import Route as ModelRoute
-from gateway.web.forwarding import ForwardedRoute, ForwardingParts
+from gateway.web.forwarding import CountedPath, ForwardedRoute, ForwardingParts
 from gateway.web.incoming import Incoming
 from gateway.web.middleware import info_of
 from gateway.web.response_conversations import CONVERSATIONS_PATH
@@ -27,12 +27,11 @@ from gateway.web.stored_responses import GatewayResponses
 from gateway.web.upstream_responses import UpstreamResponses
 
 _RANGE_HEADERS: Final = frozenset((b"range", b"if-range"))
-# The methods of a path, and the name under which its requests are counted. Conversations of the agents API have the
-# same path, with ids of another form or a query that names an agent.
-_STORED_PATHS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
-    "/v1/responses/{rest:path}": (("GET", "POST", "DELETE"), "responses"),
-    "/v1/conversations": (("POST",), "conversations"),
-    "/v1/conversations/{rest:path}": (("GET", "POST", "DELETE"), "conversations"),
+# Conversations of the agents API have the same path, with ids of another form or a query that names an agent.
+_STORED_PATHS: Final[dict[str, CountedPath]] = {
+    "/v1/responses/{rest:path}": CountedPath(("GET", "POST", "DELETE"), "responses"),
+    "/v1/conversations": CountedPath(("POST",), "conversations"),
+    "/v1/conversations/{rest:path}": CountedPath(("GET", "POST", "DELETE"), "conversations"),
 }
 
 
@@ -81,7 +80,7 @@ class StoredRoute(ForwardedRoute):
         stored_path = _StoredPath.parse(path.removeprefix("/v1"))
         if self._creates_here(path) or is_gateway_id(stored_path.id):
             info = info_of(scope)
-            # The memory is not "off", as of forwarded requests: the log reads it from the headers of the reply.
+            # None: the log reads the memory from the headers of the reply.
             info.route, info.memory = self.name, None
             await self.gateway_responses(scope, receive, send)
             return

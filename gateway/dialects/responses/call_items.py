@@ -6,7 +6,7 @@ The form of a tool's calls (`CallForm`) is decided where the tools of a request 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -59,9 +59,9 @@ def read_call(item: Json, where: object, upstream_tools: UpstreamTools) -> Json:
     if not isinstance(value, (dict, str)):
         raise wrong_type(f"{where}.{key}", "an object", value)
     if isinstance(value, dict):
-        without = ("type",) if item_type == "local_shell_call" else ()
+        left_out = ("type",) if item_type == "local_shell_call" else ()
         arguments = {
-            name: field for name, field in value.items() if field is not None and name not in without
+            name: field for name, field in value.items() if field is not None and name not in left_out
         }
         value = orjson.dumps(arguments).decode()
     return {
@@ -71,21 +71,29 @@ def read_call(item: Json, where: object, upstream_tools: UpstreamTools) -> Json:
     }
 
 
-def read_result(item: Json, where: object) -> tuple[str, Any]:
-    """Returns the id of a call, and the output of its tool as an item has it. Raises: BadRequest."""
+class ToolOutput(NamedTuple):
+    """The output of a tool, as an item has it."""
+
+    call_id: str
+    # A text, or a list of parts.
+    output: Any
+
+
+def read_result(item: Json, where: object) -> ToolOutput:
+    """Returns the output of a tool. Raises: BadRequest."""
     id = _call_id(item, where)
     if item["type"] == "tool_search_output":
-        return id, orjson.dumps(item.get("tools") or []).decode()
+        return ToolOutput(id, orjson.dumps(item.get("tools") or []).decode())
     output = item.get("output")
     if item["type"] == "apply_patch_call_output":
         result = {key: item[key] for key in ("status", "output") if item.get(key) is not None}
-        return id, orjson.dumps(result).decode()
+        return ToolOutput(id, orjson.dumps(result).decode())
     if output is None:
         raise missing_field(f"{where}.output")
     may_have_parts = item["type"] in ("function_call_output", "custom_tool_call_output")
     if not may_have_parts and not isinstance(output, str):
         output = orjson.dumps(output).decode()
-    return id, output
+    return ToolOutput(id, output)
 
 
 def render_result(item_type: str, content: str | list[Json]) -> Json:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, islice
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
 
 from msgspec import Struct
@@ -175,14 +175,20 @@ class ItemGroup(Struct, frozen=True):
     tag: str = ""
 
 
-def find_item(groups: Sequence[ItemGroup], id: str) -> tuple[int, Json] | None:
-    """Returns the index of an item's group, and the item; None: no group has the item."""
+class FoundItem(NamedTuple):
+    """An item of a list, with the index of its group."""
+
+    group_index: int
+    item: Json
+
+
+def find_item(groups: Sequence[ItemGroup], id: str) -> FoundItem | None:
     # Groups with the tag of the id come first. The items of a response in the background have another tag in their ids:
     # for such an id all groups may be rendered.
     for index in sorted(range(len(groups)), key=lambda index: groups[index].tag not in id):
         for item in groups[index].render():
             if item["id"] == id:
-                return index, item
+                return FoundItem(index, item)
     return None
 
 
@@ -198,13 +204,13 @@ def paginate(groups: Sequence[ItemGroup], query: str) -> Json:
     step = _read_step(parameters.get("order", ["desc"])[-1])
     limit = _read_limit(parameters.get("limit", [str(_DEFAULT_LIMIT)])[-1])
     groups = groups[::step]
-    first_group = 0
     after_id = parameters.get("after", [""])[-1]
+    first_group = 0
     if after_id:
-        group_and_item = find_item(groups, after_id)
-        if group_and_item is None:
+        found = find_item(groups, after_id)
+        if found is None:
             raise BadRequest(f"There is no item {after_id[:120]!r} in this list.", param="after")
-        first_group, _ = group_and_item
+        first_group = found.group_index
     items = chain.from_iterable(group.render()[::step] for group in groups[first_group:])
     if after_id:
         next(item for item in items if item["id"] == after_id)  # reads `items` up to this item

@@ -138,9 +138,7 @@ def parse(
     """
     json = read_object(body)
     check_fields(json, repeated_keys)
-    translated, shared = _read_messages(
-        json, max_messages, upstream_tools, waiting_items, needs_input=needs_input
-    )
+    translated = _read_messages(json, max_messages, upstream_tools, waiting_items, needs_input=needs_input)
     included = read_strings(json, "include")
     check_include(included)
     tools = read_tools(json, upstream_tools, translated.left_out, waiting_items, found_tools)
@@ -163,7 +161,7 @@ def parse(
         body=body,
         upstream_tools=upstream_tools,
         wants_compaction=_wants_compaction(json),
-        shared_messages=shared,
+        shared_messages=_shared_messages(translated, waiting_items) if waiting_items else frozenset(),
         found_tools=found_tools,
     )
 
@@ -195,11 +193,10 @@ def _read_messages(
     waiting_items: Sequence[Json],
     *,
     needs_input: bool,
-) -> tuple[InputMessages, frozenset[int]]:
-    """Returns the messages of a chat completion, and the indices of messages shared by the conversation's responses.
+) -> InputMessages:
+    """Returns the messages of a chat completion: the instructions, the summaries, then the input.
 
-    The messages are the instructions, the summaries, then the input. Each response of the conversation has its
-    summaries, system messages and developer messages.
+    Raises: BadRequest.
     """
     items = _read_input(json, max_messages, waiting_items, needs_input=needs_input)
     instructions = read_optional(json, "instructions", str)
@@ -209,7 +206,6 @@ def _read_messages(
     translated = read_items(
         items, leading_messages, upstream_tools=upstream_tools, items_before=len(waiting_items)
     )
-    shared = _shared_messages(translated, waiting_items) if waiting_items else frozenset()
     has_input_messages = len(translated.messages) > len(leading_messages)
     if needs_input and not has_input_messages:
         raise BadRequest("Invalid 'input': there is no message in it.", param="input", code="empty_array")
@@ -220,7 +216,7 @@ def _read_messages(
     if not has_input_messages and (previous_reference is not None or not leading_messages):
         translated.messages.append({"role": "user", "content": ""})
         translated.item_indices.append(-1)
-    return translated, shared
+    return translated
 
 
 def _read_input(
@@ -257,17 +253,20 @@ def _read_previous(json: Json, index: int) -> Reference | None:
 
 
 def _shared_messages(translated: InputMessages, waiting_items: Sequence[Json]) -> frozenset[int]:
-    """Returns the indices of the messages that each response of a conversation has."""
+    """Returns the indices of the messages that each response of a conversation has.
+
+    They are the conversation's summaries, system messages and developer messages.
+    """
     summaries = summaries_in(waiting_items)
     shared: set[int] = set()
-    for n, message in enumerate(translated.messages):
-        item_index = translated.item_indices[n]
+    for index, message in enumerate(translated.messages):
+        item_index = translated.item_indices[index]
         if item_index < 0:
             is_shared = message in summaries
         else:
             is_shared = item_index < len(waiting_items) and message["role"] in SYSTEM_ROLES
         if is_shared:
-            shared.add(n)
+            shared.add(index)
     return frozenset(shared)
 
 

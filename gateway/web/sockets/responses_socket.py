@@ -296,7 +296,7 @@ class _Session:
         await self._drop_forgotten(request.previous_id)
         body, pending = self.unstored.translate(request, user)
         if not request.is_generated:
-            first_event, end_event = server_events.empty_response_events(request)
+            first_event, end_event = server_events.make_empty_response(request)
             await self.send_event(first_event, request.stream_id)
             await self.send_event(end_event, request.stream_id)
             self.unstored.cache(pending, server_events.response_in(end_event))
@@ -348,7 +348,7 @@ class _Session:
         request = response.request
         first_response = response.first_response
         if not first_response:
-            first_event, _ = server_events.empty_response_events(request)
+            first_event = server_events.make_empty_response(request).first_event
             first_response = server_events.response_in(first_event)
         end_event = server_events.cancelled_event(
             first_response, response.output.render(), response.sent_event_count

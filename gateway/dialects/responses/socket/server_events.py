@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import uuid4
 
 import orjson
@@ -95,11 +95,14 @@ def cancelled_event(first_response: bytes, output: bytes, sequence_number: int) 
     return _response_event("response.incomplete", response, "cancelled", sequence_number)
 
 
-def empty_response_events(request: CreateEvent) -> tuple[bytes, bytes]:
-    """Returns the first and the last event of a response that is not generated (`generate: false`).
+class EmptyResponse(NamedTuple):
+    """The events of a response that is not generated (`generate: false`). A later request can continue it."""
 
-    A later request can continue this response.
-    """
+    first_event: bytes
+    end_event: bytes
+
+
+def make_empty_response(request: CreateEvent) -> EmptyResponse:
     echoed = {
         key: value for key, value in request.fields.items() if key in ECHO_DEFAULTS and value != b"null"
     }
@@ -117,9 +120,10 @@ def empty_response_events(request: CreateEvent) -> tuple[bytes, bytes]:
         "usage": b"null",
         "store": b"false",
     }
-    first_event = _response_event(CREATED_EVENT, response, "in_progress", 0)
-    return first_event, _response_event(
-        "response.completed", {**response, "completed_at": now_json}, "completed", 1
+    completed = {**response, "completed_at": now_json}
+    return EmptyResponse(
+        first_event=_response_event(CREATED_EVENT, response, "in_progress", 0),
+        end_event=_response_event("response.completed", completed, "completed", 1),
     )
 
 
