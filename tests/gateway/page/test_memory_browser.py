@@ -189,6 +189,36 @@ def test_a_wrong_fact_is_found_corrected_and_forgotten(
         assert "It is gone" in page.get_by_role("status").inner_text()
 
 
+@pytest.mark.parametrize("script", [True, False])
+def test_a_correction_is_kept_and_what_is_right_is_added_by_keyboard(
+    browser: Browser, operator: Operator, script: bool
+) -> None:
+    uid, seq, _ = full(operator)
+    new = operator.twin(f"m/{uid}/f/{seq}/correct", {"text": "The train to Lyon leaves on 5 May."})["seq"]
+    source = operator.twin(f"m/{uid}/f/{new}")["fact"]["sources"][0]["seq"]
+    preview = f"m/{uid}/forget?message={source}"
+    if script:
+        browser.looks_right(operator, preview, heading=f"Forget message {source}")
+    with browser.open(operator, preview, script=script) as page:
+        page.get_by_role("checkbox", name=f"Keep fact {new} as a fact of its own").press("Space")
+        page.get_by_role("button", name="Forget for good").press("Enter")
+        assert "1 correction stays as a fact of its own." in page.get_by_role("status").inner_text()
+        page.get_by_role("textbox", name="New fact").focus()
+        page.keyboard.type("Alice takes the night train.")
+        page.keyboard.press("Tab")
+        assert page.locator(":focus").inner_text() == "Add a fact"
+        if script:
+            assert browser.faults(page) == []
+        page.keyboard.press("Enter")
+        page.get_by_role("heading", name="Fact").wait_for()
+        assert page.get_by_role("status").inner_text() == "Saved."
+        assert "No message: an operator wrote it." in page.inner_text("main")
+    listed = operator.twin(f"m/{uid}/facts")["items"]
+    assert [each["text"] for each in listed if not each["sources"]] == [
+        "Alice takes the night train.", "The train to Lyon leaves on 5 May.",
+    ]  # fmt: skip
+
+
 def test_a_sentence_is_tried_and_a_reply_leads_to_its_words(browser: Browser, operator: Operator) -> None:
     full(operator)
     with browser.open(operator, "people") as page:
