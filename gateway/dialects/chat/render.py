@@ -220,7 +220,7 @@ class ChatView(ClientView):
 
 
 class _ChunkContents(NamedTuple):
-    """What the choices of a chunk have."""
+    """The contents of a chunk, in all its choices."""
 
     has_role: bool
     # They have any content, or an end.
