@@ -196,6 +196,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"page_answers"},
         {"about_me"},
         {
+            "audit_screen",
             "block_screens",
             "conversation_screens",
             "fact_screens",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gateway.page import (
     about_me,
+    audit_screen,
     block_screens,
     conversation_screens,
     fact_screens,
@@ -23,6 +24,7 @@ from gateway.page.screen import Action, Screen
 def all_routes(operations: PageOperations) -> list[Screen | Action]:
     return [
         *overview_screens.screens(operations),
+        *audit_screen.screens(operations),
         *people_screens.screens(operations),
         *memory_screens.screens(operations),
         *block_screens.screens(operations),

@@ -8,7 +8,7 @@ decides what is learned, and which messages an exchange has; whether an exchange
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from hashlib import blake2b
 
 import orjson
@@ -106,6 +106,22 @@ class Facts(GrowingGroup):
         """Returns the fact with this number, true or not; None where there is none."""
         row = await connection.row(SQL["at"], (agent_row, seq))
         return None if row is None else _fact(row)
+
+    @long_reads
+    async def find_existing(
+        self, connection: Connection, facts: Collection[tuple[str, int]]
+    ) -> set[tuple[str, int]]:
+        """Returns those of some facts that are there, true or not.
+
+        facts: the uid of the memory and the number of each.
+        """
+        wanted, existing = sorted(facts), set[tuple[str, int]]()
+        (most, _) = SQL["existing"].sizes.values()
+        for start in range(0, len(wanted), most):
+            uids, seqs = zip(*wanted[start : start + most], strict=True)
+            rows = await connection.rows(SQL["existing"], ([*uids], [*seqs]))
+            existing.update((uid, seq) for uid, seq in rows)
+        return existing.intersection(wanted)
 
     @reads
     async def list_replaced(self, connection: Connection, agent_row: int, fact: int) -> builtins.list[Fact]:

@@ -58,6 +58,11 @@ SELECT exchange FROM marks WHERE agent = ? AND kind = 'unlearned' AND hash = ?
 -- Reads the fact with a number, true or not.
 SELECT {fact} WHERE f.agent = ? AND f.seq = ?
 
+-- name: existing
+-- Finds which of some numbers are of facts, with the public names of the memories, which are among some.
+SELECT a.uid, f.seq FROM agents a CROSS JOIN facts f ON f.agent = a.id
+WHERE a.uid {in:1:TEXT:64} AND f.seq {in:2:BIGINT:64}
+
 -- name: of_row
 -- Reads the fact of a row.
 SELECT {fact} WHERE f.agent = ? AND f.id = ?

@@ -94,6 +94,10 @@ class AuditOperations(Struct, frozen=True):
         """Returns the names of memories by their uids, without those that are gone."""
         return {uid: name_of(scope) for uid, scope in (await self.store.overview.load_scopes(uids)).items()}
 
+    async def find_facts(self, facts: Collection[tuple[str, int]]) -> set[tuple[str, int]]:
+        """Returns those of some facts that are there, true or not. facts: by the uid of the memory, and the number."""
+        return await self.store.facts.find_existing(facts) if facts else set()
+
     async def show_all(self, raw: RawArguments) -> dict[str, Any]:
         """Lists the audit for the command line: {"lines", "next"}. from: the answer's `next`."""
         arguments = Arguments(raw)

@@ -14,6 +14,7 @@ from tests.gateway.page.browser import Browser
 from tests.gateway.page.memories import HOSTILE, LONG_NAME, learn, memory_of, speak
 from tests.gateway.page.operator import Operator, operator_of
 from tests.gateway.page.test_memory_screens import PROFILE
+from tests.gateway.page.test_sign_in import make_code
 from tests.gateway.page.test_words import plain
 from tests.gateway.sdk import remember
 
@@ -325,6 +326,46 @@ def test_the_audit_of_a_memory_that_never_was_is_an_error(operator: Operator) ->
     operator.twin(f"m/{agent.uid}/forget?all=1", {"confirm": "2"})
     assert operator.twin(f"audit?memory={agent.uid}")["items"]
     assert operator.get("audit?memory=nope").status == 404
+
+
+@pytest.mark.both
+def test_the_audit_says_in_words_who_did_what_and_links_to_facts_that_are_there(operator: Operator) -> None:
+    """A clerk could not tell who "code" was, nor what "fact 21 as 30" meant, and the numbers led nowhere."""
+    agent = speak(operator.world, "I drink tea.")
+    memory = f"m/{agent.uid}"
+    (first, other) = learn(operator.world, agent, "Drinks tea.", "Likes cake.")
+    operator.get(memory)
+    second = operator.twin(f"{memory}/f/{first}/correct", {"text": "Drinks coffee."})["seq"]
+    third = operator.twin(f"{memory}/f/{second}/correct", {"text": "Drinks tea."})["seq"]
+    operator.twin(f"{memory}/forget?fact={other}", {})
+    operator.twin(f"{memory}/f/{third}/mute", {"muted": True})
+    html = operator.get("audit").body.decode()
+    rows = re.findall(r"<tr>(.*?)</tr>", html.partition("<tbody>")[2], re.DOTALL)
+    muted, forgot, undid, corrected, read, *_ = map(plain, rows)
+    assert f"mute alice fact {third}, muted" in muted
+    assert f"forget alice fact {other}" in forgot
+    assert f"undo alice fact {second}: now fact {third}, which says again fact {first}" in undid
+    assert f"correct alice fact {first}: now fact {second}" in corrected
+    assert "read alice what is remembered" in read
+    assert set(re.findall(rf'href="{memory}/f/(\d+)"', html)) == {str(first), str(second), str(third)}
+    operator.twin(f"{memory}/forget?fact={second}", {})
+    html = operator.get("audit").body.decode()
+    assert set(re.findall(rf'href="{memory}/f/(\d+)"', html)) == {str(first), str(third)}
+
+
+def test_the_audit_says_who_acted_with_the_readers_own_key(operator: Operator) -> None:
+    by_code = Operator(operator.world, "")
+    assert by_code.sign_in(make_code(operator)).status == 303
+    reader = operator_of(operator.world, is_read=True)
+    acts = [
+        ("operator-read ", "login"),
+        ("an operator, by a sign-in code ", "login"),
+        ("operator ", "login"),
+    ]
+    for visitor, own in ((by_code, ""), (reader, acts[0][0]), (operator, acts[2][0])):
+        text = plain(visitor.get("audit").body.decode())
+        for who, action in acts:
+            assert f"{who}{'your key ' if who == own else ''}{action}" in text
 
 
 def test_the_audit_notes_a_read_once_an_hour(operator: Operator) -> None:
