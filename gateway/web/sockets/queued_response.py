@@ -18,6 +18,7 @@ class ResponseConnection:
     """The client's connection for the request of one response. It has the members of `HttpConnection` that web uses."""
 
     has_whole_body = True
+    is_refused = False  # its handshake was not
 
     def __init__(self, socket: Any) -> None:
         self.on_lost: Callable[[], object] | None = None
