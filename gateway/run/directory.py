@@ -139,8 +139,8 @@ def unknown_agent_error(identity: Identity, model: str) -> CallerError:
     if asks_agent(model):
         return UnknownModel.unlisted(model)
     return BadRequest(
-        f"There is no agent {identity.agent!r} here. GET /v1/models lists those that there are, each behind "
-        f"`{AGENT_PREFIX}`.",
+        f"There is no agent {identity.agent!r} here. GET /v1/models lists the agents that there are, each as "
+        f"`{AGENT_PREFIX}<name>`.",
         param="x-mnemogate-agent",
     )
 

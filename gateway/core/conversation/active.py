@@ -7,7 +7,7 @@ exchanges that the request touches. `Tree.is_active` has rule 9.
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import orjson
 
@@ -211,20 +211,27 @@ def refresh_active(tree: Tree, exchange: Exchange, *, is_named: bool) -> None:
             tree.change(i, active=is_active)
 
 
-def find_mergeable(tree: Tree, now: float, idle_s: float, *, is_named: bool) -> list[tuple[Exchange, str]]:
-    """Returns the exchanges with memory edits that may be merged into the blocks, oldest first, each with the reason.
+class Mergeable(NamedTuple):
+    """An exchange with memory edits that may be merged into the blocks."""
+
+    exchange: Exchange
+    # As in `Exchange.merged`.
+    reason: Literal["carried", "idle"]
+
+
+def find_mergeable(tree: Tree, now: float, idle_s: float, *, is_named: bool) -> list[Mergeable]:
+    """Returns the exchanges with memory edits that may be merged into the blocks, oldest first.
 
     An exchange with a date in the future ended before the clock was put back, and counts as old.
     """
-    mergeable: list[tuple[Exchange, str]] = []
+    mergeable: list[Mergeable] = []
     for exchange in sorted(tree, key=lambda each: (each.begun, each.id)):
         if not exchange.edits or exchange.merged or exchange.ended is None:
             continue
         if not tree.is_active(exchange, is_named=is_named):
             continue
-        # The reasons have the names that the store has for them.
         if tree.is_continued(exchange):
-            mergeable.append((exchange, "carried"))
+            mergeable.append(Mergeable(exchange, "carried"))
         elif abs(now - exchange.ended) > idle_s:
-            mergeable.append((exchange, "idle"))
+            mergeable.append(Mergeable(exchange, "idle"))
     return mergeable

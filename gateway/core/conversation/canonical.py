@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -106,16 +106,25 @@ def are_results(messages: Iterable[Mapping[str, Any]]) -> list[bool]:
     return flags
 
 
-def calls_in(message: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Returns (name, arguments) of each call in a message, also of the older `function_call`."""
-    named_calls: list[tuple[str, Any]] = []
+class NamedCall(NamedTuple):
+    """A call of a tool, without its id."""
+
+    # The name of the tool.
+    name: str
+    # The arguments as they came, mostly JSON in a text; of a custom tool, its input.
+    arguments: Any
+
+
+def calls_in(message: Mapping[str, Any]) -> list[NamedCall]:
+    """Returns the calls in a message, also that of the older `function_call`."""
+    named_calls: list[NamedCall] = []
     calls = message.get("tool_calls")
     for call in calls if isinstance(calls, list) else []:
         if called_function(call) is not None:
             named_calls.append(name_and_arguments(call))
     function = message.get("function_call")
     if isinstance(function, dict):
-        named_calls.append((str(function.get("name")), function.get("arguments")))
+        named_calls.append(NamedCall(str(function.get("name")), function.get("arguments")))
     return named_calls
 
 
@@ -125,10 +134,10 @@ def called_function(call: object) -> dict[str, Any] | None:
     return function if isinstance(function, dict) else None
 
 
-def name_and_arguments(call: object) -> tuple[str, Any]:
-    """Returns the name of the tool that a call names, and its arguments: of a custom tool, its input."""
+def name_and_arguments(call: object) -> NamedCall:
+    """Returns the tool and the arguments of a call."""
     function = called_function(call) or {}
-    return str(function.get("name")), function.get("arguments", function.get("input"))
+    return NamedCall(str(function.get("name")), function.get("arguments", function.get("input")))
 
 
 def call_objects(message: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -23,9 +23,9 @@ def plan_change(pool: Pool, plan: Plan, request_end: settle.RequestEnd, rule: se
     if query.is_named and plan.match.match_point is None:
         plan = replace(plan, conversation_row=pool.conversation_row)
     exchange = rule(tree, plan, request_end)
-    merging = find_mergeable(tree, request_end.now, query.idle_s, is_named=query.is_named)
-    for each, why in merging:
-        tree.change(each.id, merged=why)
+    mergeable = find_mergeable(tree, request_end.now, query.idle_s, is_named=query.is_named)
+    for each, reason in mergeable:
+        tree.change(each.id, merged=reason)
     exchange = tree.by_id[exchange.id]  # merging may have changed it
     changes = [tree.by_id[i] for i in tree.changed if i != exchange.id]
     stale = [
@@ -48,7 +48,7 @@ def plan_change(pool: Pool, plan: Plan, request_end: settle.RequestEnd, rule: se
         prefixes=prefix_hashes(query.listing.hasher, exchange.inputs) if exchange.parent is None else [],
         tombs=tombs,
         stale=stale,
-        merge=[each.id for each, _ in merging],
+        merge=[each.exchange.id for each in mergeable],
     )
 
 

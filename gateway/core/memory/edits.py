@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from hashlib import blake2b
+from typing import NamedTuple
 
 import orjson
 from msgspec.structs import replace
@@ -21,16 +22,27 @@ def digest_value(value: str) -> int:
     return int.from_bytes(blake2b(value.encode(), digest_size=8).digest(), "big", signed=True)
 
 
-def apply_operation(blocks: Sequence[Block], op: BlockOp) -> tuple[list[Block], EditResult]:
-    """Returns the blocks after one operation, and the edit with the result that the model reads."""
+class AppliedOperation(NamedTuple):
+    """The outcome of one operation on blocks."""
+
+    # The blocks after it, unchanged if it failed.
+    blocks: list[Block]
+    # The edit, with the result that the model reads.
+    edit: EditResult
+
+
+def apply_operation(blocks: Sequence[Block], op: BlockOp) -> AppliedOperation:
+    """Applies an operation to copies of the blocks."""
     block = next((each for each in blocks if each.label == op.label), None)
     if block is not None and op.seen not in (None, digest_value(block.value)):
         # The model would overwrite a change that it has not seen.
-        return list(blocks), EditResult(None, "Error: the block was changed meanwhile.", has_failed=True)
+        failure = EditResult(None, "Error: the block was changed meanwhile.", has_failed=True)
+        return AppliedOperation(list(blocks), failure)
     edit = apply_edit(op.op, orjson.loads(op.arguments), block)
     if edit.value is None:
-        return list(blocks), edit
-    return [replace(each, value=edit.value) if each is block else each for each in blocks], edit
+        return AppliedOperation(list(blocks), edit)
+    changed = [replace(each, value=edit.value) if each is block else each for each in blocks]
+    return AppliedOperation(changed, edit)
 
 
 def blocks_on_path(blocks: Sequence[Block], ops: Sequence[BlockOp], path: Collection[int]) -> list[Block]:
@@ -43,7 +55,7 @@ def blocks_on_path(blocks: Sequence[Block], ops: Sequence[BlockOp], path: Collec
     edited_blocks = list(blocks)
     for op in ops:
         if op.exchange_row in path and op.op not in STORED_SOURCES:
-            edited_blocks, _ = apply_operation(edited_blocks, op)
+            edited_blocks = apply_operation(edited_blocks, op).blocks
     return edited_blocks
 
 

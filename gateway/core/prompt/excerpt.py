@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
+from typing import NamedTuple
 
 from gateway.core.words import folded_words
 
@@ -26,6 +27,21 @@ _RUNS = re.compile(rf"[^\s{UNSPACED_FROM}-\U0010ffff]+|[{UNSPACED_FROM}-\U0010ff
 _QUESTION_MARKS = frozenset("?？؟")
 # Where a text was cut. In ASCII, since one other character makes a note take twice the memory and more.
 CUT = "..."
+
+
+class Excerpt(NamedTuple):
+    """A part of a message."""
+
+    text: str
+    # What goes after the text: a space and `CUT` if the message goes on, else "".
+    end_mark: str
+
+
+class _Span(NamedTuple):
+    """A piece of a text, a sentence or a part of one, by its offsets (end excluded)."""
+
+    start: int
+    end: int
 
 
 @lru_cache(maxsize=1)  # each candidate of a recall asks for the keys of the same query
@@ -58,21 +74,19 @@ def make_excerpt(
     *,
     short: Sequence[str] = (),
     has_neighbours: bool = True,
-) -> tuple[str, str]:
+) -> Excerpt:
     """Returns the sentences of a text that have most of the query's words, and those next to them.
 
-    If the text has no such word, the sentences that are no questions stand in their place, or else its beginning.
+    If the text has no such word, these are the sentences that are no questions, or else the text's beginning.
 
     text: on one line.
     keys: as `query_keys` returns them.
     limit: the most characters of the text. The signs where sentences are left out come on top.
     short: as `short_words` returns them. They count if few sentences have them.
     has_neighbours: sentences without a word of the query are shown, too, if they stand next to one that has some.
-
-    Returns the excerpt, and the sign that goes after it.
     """
     lower_text = text.lower()
-    pieces = _split_sentences(text) if len(lower_text) == len(text) else [(0, len(text))]
+    pieces = _find_pieces(text, lower_text)
     scores = _score_pieces([lower_text[start:end] for start, end in pieces], keys, short)
     if not any(scores):
         # A message without a word of the query was found because of other messages. Its statements are more useful than
@@ -101,20 +115,26 @@ def best_sentence(text: str, keys: Sequence[str]) -> str:
     keys: as `query_keys` returns them.
     """
     lower_text = text.lower()
-    pieces = _split_sentences(text) if len(lower_text) == len(text) else [(0, len(text))]
+    pieces = _find_pieces(text, lower_text)
     counts = [sum(key in lower_text[start:end] for key in keys) for start, end in pieces]
     max_count = max(counts, default=0)
     return text[slice(*pieces[counts.index(max_count)])] if max_count else ""
 
 
-def _cut_beginning(text: str, limit: int) -> tuple[str, str]:
+def _cut_beginning(text: str, limit: int) -> Excerpt:
+    """Returns the first `limit` characters of a text, or a few less to end with a whole word."""
     end = text.rfind(" ", max(limit - 30, 0), limit)
-    return text[: end if end > 0 else limit].strip(), f" {CUT}"
+    return Excerpt(text[: end if end > 0 else limit].strip(), f" {CUT}")
 
 
-def _split_sentences(text: str) -> list[tuple[int, int]]:
-    """Returns the start and the end of each sentence of a text. A sentence that is too long is several parts."""
-    pieces: list[tuple[int, int]] = []
+def _find_pieces(text: str, lower_text: str) -> list[_Span]:
+    """Returns the sentences of a text; the text as one, if offsets in its lower-case form are other ones."""
+    return _split_sentences(text) if len(lower_text) == len(text) else [_Span(0, len(text))]
+
+
+def _split_sentences(text: str) -> list[_Span]:
+    """Returns the sentences of a text. A sentence that is too long is several pieces."""
+    pieces: list[_Span] = []
     start = 0
     for end, next_start in [
         *((m.start() + 1, m.end()) for m in _SENTENCE_END.finditer(text)),
@@ -123,10 +143,10 @@ def _split_sentences(text: str) -> list[tuple[int, int]]:
         while end - start > _PIECE_CHARS:
             space = text.rfind(" ", start + _PIECE_CHARS // 2, start + _PIECE_CHARS)
             space = space if space > 0 else start + _PIECE_CHARS
-            pieces.append((start, space))
+            pieces.append(_Span(start, space))
             start = space + 1 if text[space] == " " else space
         if start < end:
-            pieces.append((start, end))
+            pieces.append(_Span(start, end))
         start = next_start
     return pieces
 
@@ -146,7 +166,7 @@ def _score_pieces(pieces: Sequence[str], keys: Sequence[str], short: Sequence[st
     return scores
 
 
-def _choose_best(pieces: Sequence[tuple[int, int]], scores: Sequence[float], limit: int) -> list[int]:
+def _choose_best(pieces: Sequence[_Span], scores: Sequence[float], limit: int) -> list[int]:
     """Returns the indices of the best pieces that have room together, in the order of the text."""
     chosen_indices: list[int] = []
     room = limit
@@ -159,8 +179,8 @@ def _choose_best(pieces: Sequence[tuple[int, int]], scores: Sequence[float], lim
     return sorted(chosen_indices)
 
 
-def _join(text: str, pieces: Sequence[tuple[int, int]], indices: Sequence[int]) -> tuple[str, str]:
-    """Returns some pieces of a text as one text, and the sign that goes after it. indices: of the pieces."""
+def _join(text: str, pieces: Sequence[_Span], indices: Sequence[int]) -> Excerpt:
+    """Returns some pieces of a text as one text. indices: of the pieces."""
     parts = [f"{CUT} "] if indices[0] else []
     for index, next_index in zip(indices, (*indices[1:], None), strict=True):
         start, end = pieces[index]
@@ -169,4 +189,5 @@ def _join(text: str, pieces: Sequence[tuple[int, int]], indices: Sequence[int]) 
         parts.append(text[start:end])
         if next_index is not None and next_index > index + 1:
             parts.append(f" {CUT} ")
-    return "".join(parts), "" if indices[-1] == len(pieces) - 1 else f" {CUT}"
+    is_to_end = indices[-1] == len(pieces) - 1
+    return Excerpt("".join(parts), "" if is_to_end else f" {CUT}")

@@ -68,6 +68,14 @@ class Voice(Enum):
     FILLER = "filler"  # likewise, ahead of a tool
 
 
+class SplitArguments(NamedTuple):
+    """The arguments of a call."""
+
+    # Those that the tool gets.
+    own: Json
+    asides: Json
+
+
 class Asides(Struct, frozen=True):
     """The arguments of a turn's tools that the gateway takes for itself or shows to the user."""
 
@@ -107,13 +115,13 @@ class Asides(Struct, frozen=True):
         """Returns the names of the asides of these tools, by tool, for the message that has their calls."""
         return {tool: sorted(self.by_tool[tool]) for tool in tools if self.by_tool.get(tool)}
 
-    def split(self, tool: str, arguments: Json) -> tuple[Json, Json]:
-        """Returns a call's arguments as the tool gets them, and its asides."""
+    def split(self, tool: str, arguments: Json) -> SplitArguments:
+        """Returns the arguments of a call of a tool, without asides and apart from them."""
         names = self.by_tool.get(tool)
         if not names:
-            return arguments, {}
+            return SplitArguments(arguments, {})
         own = {name: value for name, value in arguments.items() if name not in names}
-        return own, {name: value for name, value in arguments.items() if name in names}
+        return SplitArguments(own, {name: value for name, value in arguments.items() if name in names})
 
 
 def filler_asides(definitions: Iterable[Json]) -> Asides:

@@ -70,7 +70,7 @@ class Maintenance:
 def _confirm(pool: Pool, *, now: float, idle_s: float, is_named: bool) -> Change:
     """Confirms the memory edits of turns that no request has challenged for the idle time: they enter the blocks."""
     tree = Tree(pool.exchanges, pool.contents)
-    merging = find_mergeable(tree, now, idle_s, is_named=is_named)
-    for exchange, why in merging:
-        tree.change(exchange.id, merged=why)
-    return Change(None, [tree.by_id[i] for i in tree.changed], merge=[exchange.id for exchange, _ in merging])
+    mergeable = find_mergeable(tree, now, idle_s, is_named=is_named)
+    for exchange, reason in mergeable:
+        tree.change(exchange.id, merged=reason)
+    return Change(None, [tree.by_id[i] for i in tree.changed], merge=[each.exchange.id for each in mergeable])

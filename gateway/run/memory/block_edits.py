@@ -71,7 +71,7 @@ class BlockEdits:
         self.blocks = [*blocks]
         for op in self.ops:
             if op.op not in STORED_SOURCES:
-                self.blocks, _ = edits.apply_operation(self.blocks, op)
+                self.blocks = edits.apply_operation(self.blocks, op).blocks
 
     def describe_changes(self, results: Iterable[Shown]) -> tuple[tuple[str, ...], Shown]:
         """Ends a round: returns a text for each block that is not as it was last shown, and what the round shows.

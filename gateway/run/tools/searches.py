@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Sequence
-from typing import TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from gateway.run.tools.toolbox import ToolAnswer, failed_answer
 from storage.errors import StoreError
@@ -19,13 +19,19 @@ SEARCH_MS = 1000.0
 INCOMPLETE = "(Not everything answered within a second. Asking again may find more.)"
 
 
-async def search_all(searches: Sequence[Awaitable[Sequence[T]]]) -> tuple[list[T], bool]:
-    """Runs all searches at once, for `SEARCH_MS` at most.
+class SearchResult(NamedTuple, Generic[T]):
+    """The hits of several searches."""
 
-    Returns the best of each in turn, and whether one failed or was too late.
-    """
+    # The best hit of each search, then the second best, and so on.
+    hits: list[T]
+    # A search failed or was too late.
+    is_incomplete: bool
+
+
+async def search_all(searches: Sequence[Awaitable[Sequence[T]]]) -> SearchResult[T]:
+    """Runs all searches at once, for `SEARCH_MS` at most."""
     if not searches:
-        return [], False
+        return SearchResult([], is_incomplete=False)
     tasks = [asyncio.ensure_future(each) for each in searches]
     try:
         await asyncio.wait(tasks, timeout=SEARCH_MS / 1000)
@@ -42,7 +48,7 @@ async def search_all(searches: Sequence[Awaitable[Sequence[T]]]) -> tuple[list[T
         except StoreError as error:
             _log.warning("A search of a tool failed: %s", error.message)
             has_failed = True
-    return interleave(results), has_failed
+    return SearchResult(interleave(results), has_failed)
 
 
 def make_answer(lines: Sequence[str], failure: str, *, is_incomplete: bool) -> ToolAnswer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -90,24 +90,33 @@ def agent_route(settings: Settings, agent: AgentSpec | ProfileSettings) -> Route
     return route.with_window(agent.context_window)
 
 
-def split_model(settings: Settings, model: str | None) -> tuple[str | None, str | None]:
-    """Returns the upstream that an agent's model name means, if it names one, and the model.
+class SplitModel(NamedTuple):
+    """The parts of an agent's model name."""
+
+    # None: the name has no upstream.
+    upstream: str | None
+    # None: the agent has no model of its own.
+    model: str | None
+
+
+def split_model(settings: Settings, name: str | None) -> SplitModel:
+    """Returns the upstream and the model that an agent's model name means.
 
     The upstream is the part before the first slash, if that is its name or its kind, as here or as Letta's server calls
     it.
     """
-    if model is None or any(alias.alias == model for alias in settings.models):
-        return None, model
-    first, slash, rest = model.partition("/")
-    if slash and rest:
+    if name is None or any(alias.alias == name for alias in settings.models):
+        return SplitModel(None, name)
+    prefix, _, model = name.partition("/")
+    if model:
         for upstream in settings.upstreams:
-            if upstream.name == first:
-                return upstream.name, rest
-        kind = _KINDS_OF_LETTA.get(first, first)
+            if upstream.name == prefix:
+                return SplitModel(upstream.name, model)
+        kind = _KINDS_OF_LETTA.get(prefix, prefix)
         for upstream in settings.upstreams:
             if upstream.kind == kind:
-                return upstream.name, rest
-    return None, model
+                return SplitModel(upstream.name, model)
+    return SplitModel(None, name)
 
 
 def route_for_agent_model(settings: Settings, model: str) -> Route:
