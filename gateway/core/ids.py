@@ -1,9 +1,9 @@
 """Public ids of the agents API, made and read in one place.
 
-What is rare has a random uid: `agent-<uid>`, `block-<uid>`. What is frequent is named by its place in the one order of
-its memory, so that no column holds it and no number is used twice: `message-<uid of the memory>-<seq>`. A message of a
-hidden round is `<id of its reply>-h<n>`; a reply that was called for again after a crash is `<id>-<attempt>`, which
-look-ups ignore.
+Agents, blocks and other objects have a random uid: `agent-<uid>`. Messages, passages and steps, of which there are
+many, have the number that their memory has given them, so that no column stores their ids:
+`message-<uid of the memory>-<seq>`. A message of a hidden round is `<id of its reply>-h<n>`. If the model was called
+again after a crash, the id of the reply ends in `-<attempt>`, which look-ups ignore.
 
     agent-0f3c…                  message-0f3c…-17
     block-77aa…                  message-0f3c…-18-h2
@@ -16,7 +16,7 @@ import uuid
 
 from msgspec import Struct
 
-# Kinds whose ids hold a uid. Those of archives, sources (folders) and groups hold the uid of a memory.
+# The kinds of ids with a uid. An archive, a source (a folder) and a group have the uid of a memory.
 WITH_UID = frozenset(
     {
         "agent",
@@ -33,7 +33,7 @@ WITH_UID = frozenset(
         "tool",
     }
 )
-# Kinds whose ids hold a place.
+# The kinds of ids with a number of a memory.
 WITH_PLACE = frozenset({"message", "passage", "step"})
 
 _UID_FORM = re.compile(r"([a-z_]+)-([0-9a-f]{32})")
@@ -43,11 +43,11 @@ _PLACE_FORM = re.compile(r"([a-z]+)-([0-9a-f]{32})-([0-9]{1,18})(?:-h([0-9]{1,9}
 
 
 class Place(Struct, frozen=True):
-    """The place that an id names."""
+    """The place in a memory that an id names."""
 
     # The public name of the memory.
     uid: str
-    # The number in the one order of the memory.
+    # The number that the memory has given.
     seq: int
     # The number of a message within a hidden round.
     hidden: int | None = None
@@ -59,7 +59,7 @@ def new_uid() -> str:
 
 
 def id_of(kind: str, uid: str) -> str:
-    """Returns the id of what has a uid."""
+    """Returns the id of an object with a uid."""
     assert kind in WITH_UID, kind
     return f"{kind}-{uid}"
 
@@ -77,28 +77,30 @@ def uid_of(kind: str, id: str) -> str | None:
 
 
 def id_at(kind: str, uid: str, seq: int, *, hidden: int | None = None) -> str:
-    """Returns the id of what stands at a place."""
+    """Returns the id of a message, passage or step. The parameters are those of `Place`."""
     assert kind in WITH_PLACE, kind
     return f"{kind}-{uid}-{seq}" if hidden is None else f"{kind}-{uid}-{seq}-h{hidden}"
 
 
-def tried_again(id: str, attempt: int) -> str:
-    """Returns the id of a reply that was called for again."""
+def with_attempt(id: str, attempt: int) -> str:
+    """Returns the id of a reply for which the model was called again."""
     return f"{id}-{attempt}"
 
 
-def first_try(id: str) -> str:
-    """Returns the id of a message without the attempt that it names."""
-    found = _PLACE_FORM.fullmatch(id)
-    if found is None:
+def without_attempt(id: str) -> str:
+    """Returns the id of a message without its attempt."""
+    match = _PLACE_FORM.fullmatch(id)
+    if match is None:
         return id
-    hidden = None if found[4] is None else int(found[4])
-    return id_at(found[1], found[2], int(found[3]), hidden=hidden)
+    place = _place_in(match)
+    return id_at(match[1], place.uid, place.seq, hidden=place.hidden)
 
 
 def place_of(kind: str, id: str) -> Place | None:
     """Returns the place in an id of this kind; None: the id has another form or kind."""
-    found = _PLACE_FORM.fullmatch(id)
-    if found is None or found[1] != kind:
-        return None
-    return Place(found[2], int(found[3]), None if found[4] is None else int(found[4]))
+    match = _PLACE_FORM.fullmatch(id)
+    return None if match is None or match[1] != kind else _place_in(match)
+
+
+def _place_in(match: re.Match[str]) -> Place:
+    return Place(match[2], int(match[3]), None if match[4] is None else int(match[4]))

@@ -119,8 +119,8 @@ class TurnSaving:
         """Writes the turn, and waits for the commit up to a limit.
 
         Returns whether the turn is durable, is still being written (`is_late`) or was lost; after a run's last step
-        also the results that were saved then (`after_stop`).
-        Sets `error` if the turn is not durable and the client asked for strict memory.
+        also the results that were saved then (`after_stop`). Sets `error` if the turn is not durable and the client
+        asked for strict memory.
 
         Raises: StoreError: the turn is resumable.
         """

@@ -160,13 +160,13 @@ def _missing_messages(messages: Iterable[Json], logged: Iterable[Json], attempt:
         if key not in shown_texts:
             yield message
         elif shown_texts[key] != _streamed_text(message):
-            yield {**message, "id": ids.tried_again(message["id"], attempt)}
+            yield {**message, "id": ids.with_attempt(message["id"], attempt)}
 
 
 def _message_key(message: Json) -> tuple[Any, ...]:
     # The end of an otid numbers the messages with one id.
     position = str(message.get("otid")).rpartition(":")[2]
-    return ids.first_try(str(message.get("id"))), message.get("message_type"), position
+    return ids.without_attempt(str(message.get("id"))), message.get("message_type"), position
 
 
 def _streamed_text(message: Json) -> str:

@@ -96,7 +96,7 @@ class RunNumbers:
     def origin(self, seq: int, at: float) -> Origin:
         step_id, id = ids.id_at("step", self.uid, self.first_seq), ids.id_at("message", self.uid, seq)
         if seq == self.shown_in_part:
-            id = ids.tried_again(id, self.attempt)
+            id = ids.with_attempt(id, self.attempt)
         return Origin(id, at, self.run_id, step_id)
 
 

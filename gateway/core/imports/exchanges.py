@@ -1,8 +1,8 @@
-"""An imported conversation as exchanges, and what of them is new to a memory.
+"""An imported conversation as exchanges, and which of them are new to a memory.
 
-A conversation is known by its source's id and by its path. What is stored of the path stays as it is; the rest is added
-after it: to the conversation that was imported under that id, else to a live one that ends where the path goes on, else
-to a new one. What was forgotten, message by message, comes as a tombstone.
+A conversation is recognised by its source's id and by its path. The stored part of the path stays as it is. The rest is
+added to the conversation that was imported under that id, else to a live one that ends where the path goes on, else to
+a new one. A message that was forgotten comes as a tombstone.
 """
 
 from __future__ import annotations
@@ -129,8 +129,9 @@ def import_write(draft: ImportDraft, agent: Agent, row: int, uid: str, *, learns
 
 
 def decide(draft: ImportDraft, pool: ImportPool) -> ImportChange:
-    """Returns what a conversation changes."""
-    stored_count, last_stored = _find_stored(draft, pool)
+    """Returns the changes that a conversation makes to a memory. pool: what is stored of it."""
+    stored = _find_stored(draft, pool)
+    stored_count, last_stored = stored.count, stored.last
     conversation_row = pool.conversation_row if last_stored is None else last_stored.conversation_row
     refilled = _refill_stubs(draft, pool, stored_count, conversation_row)
     added = [_without_forgotten(exchange, pool.tombs) for exchange in draft.exchanges[stored_count:]]
@@ -162,11 +163,16 @@ def decide(draft: ImportDraft, pool: ImportPool) -> ImportChange:
     )
 
 
-def _find_stored(draft: ImportDraft, pool: ImportPool) -> tuple[int, Exchange | None]:
-    """Returns how many exchanges are stored, and the last of them.
+class _StoredPart(Struct, frozen=True):
+    """The exchanges of a draft that are stored already, from the first one on."""
 
-    Returns (0, None) if none is stored, or if the conversation does not go on from them.
-    """
+    count: int = 0
+    # The last of them as it is stored; None: none is stored, or the conversation does not go on from them.
+    last: Exchange | None = None
+
+
+def _find_stored(draft: ImportDraft, pool: ImportPool) -> _StoredPart:
+    """Returns the longest stored part of a conversation from which it goes on."""
     by_path_hash: dict[bytes, list[MatchedExchange]] = {}
     for matched in pool.matched:
         by_path_hash.setdefault(matched.exchange.path_hash, []).append(matched)
@@ -175,15 +181,15 @@ def _find_stored(draft: ImportDraft, pool: ImportPool) -> tuple[int, Exchange | 
         imported = [match for match in matches if match.exchange.conversation_row == pool.conversation_row]
         # A live conversation that ends here may go on with the rest. A conversation of another import, or one that has
         # gone on, has to have the whole path: else it may only begin with the same greeting.
-        elsewhere = [
+        continuable = [
             match
             for match in matches
             if end == len(draft.exchanges) or (match.is_last and not match.is_import)
         ]
-        if imported or (pool.conversation_row is None and elsewhere):
-            candidates = [match.exchange for match in imported or elsewhere]
-            return end, max(candidates, key=lambda exchange: (exchange.active, exchange.id))
-    return 0, None
+        if imported or (pool.conversation_row is None and continuable):
+            candidates = [match.exchange for match in imported or continuable]
+            return _StoredPart(end, max(candidates, key=lambda exchange: (exchange.active, exchange.id)))
+    return _StoredPart()
 
 
 def _refill_stubs(
@@ -219,9 +225,9 @@ def _without_forgotten(exchange: Exchange, tombs: frozenset[bytes]) -> Exchange:
     if not tombs or exchange.state is State.FORGOTTEN:
         return exchange
     messages: list[WireMessage] = orjson.loads(exchange.input or b"[]")
-    gone = {i for i, atoms in enumerate(exchange.inputs) if _is_gone(atoms, tombs)}
-    redactions = with_answers(gone, messages)
-    if exchange.reply and (_is_gone(exchange.reply, tombs) or len(exchange.inputs) - 1 in redactions):
+    forgotten = {i for i, atoms in enumerate(exchange.inputs) if _is_forgotten(atoms, tombs)}
+    redactions = with_answers(forgotten, messages)
+    if exchange.reply and (_is_forgotten(exchange.reply, tombs) or len(exchange.inputs) - 1 in redactions):
         redactions.add(REPLY)
     if not redactions:
         return exchange
@@ -234,7 +240,7 @@ def _without_forgotten(exchange: Exchange, tombs: frozenset[bytes]) -> Exchange:
     )
 
 
-def _is_gone(atoms: Sequence[Atom], tombs: frozenset[bytes]) -> bool:
+def _is_forgotten(atoms: Sequence[Atom], tombs: frozenset[bytes]) -> bool:
     return bool(atoms) and message_key(atoms) in tombs
 
 
@@ -270,8 +276,8 @@ def _make_exchange(
     parent_path_hash: the hash of the path before the turn.
     before: the last exchange of this path; None: the turn is the first.
     """
-    wire: list[WireMessage] = [{"role": m.role, "content": m.text} for m in turn.inputs]
-    inputs = tuple(map(hasher.atoms, wire))
+    messages: list[WireMessage] = [{"role": m.role, "content": m.text} for m in turn.inputs]
+    inputs = tuple(map(hasher.atoms, messages))
     offset = 0
     if before is not None:
         offset = before.offset + sum(map(len, before.inputs)) + len(before.reply or ())
@@ -288,7 +294,7 @@ def _make_exchange(
         reply_key=None,
         begun=times[0],
         touched=times[0],
-        input=orjson.dumps(wire),
+        input=orjson.dumps(messages),
         prefix_length=0 if before is not None else _count_greetings(turn),
     )
     if not turn.reply:

@@ -38,11 +38,11 @@ class NativeChanges(Struct, frozen=True):
     max_tokens: int | None = None
     # Fields of a chat completion by which the choice of tools is narrowed.
     tool_choice: Mapping[str, Any] = {}
-    # Something before the conversation's thoughts may be another one than it was.
+    # Something before the conversation's thoughts may differ from the request before.
     changes_prefix: bool = False
-    # The same of what stands before the messages in `hidden_rounds`.
+    # Something before the messages in `hidden_rounds` may differ.
     moves_hidden_rounds: bool = False
-    # Another model than the one that was asked stands in, which has no use for the conversation's thoughts.
+    # The request goes to another model than was asked for, which has no use for the conversation's thoughts.
     is_fallback: bool = False
 
 

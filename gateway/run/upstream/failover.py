@@ -1,9 +1,9 @@
 """Failover: from a route to a reply, one endpoint after the other until one answers.
 
 `gateway.core.upstream.policy` decides the order and the next step; this module sends, waits and counts. `Attempts`
-belongs to one request, so that the code that relays the reply need not know how many endpoints were asked.
-Failover happens only before the first event of a reply is handed on: a reply that has begun is not asked for again, so
-no client gets anything twice. The first answer settles the endpoint, to which further rounds of the turn go.
+belongs to one request, so that the code that relays the reply need not know how many endpoints were asked. Failover
+happens only before the first event of a reply is handed on: a reply that has begun is not asked for again, so no client
+gets anything twice. The first answer settles the endpoint, to which further rounds of the turn go.
 """
 
 from __future__ import annotations
