@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 from msgspec.structs import replace
@@ -64,9 +64,10 @@ GIVEN_UP_ERROR: Final = (
 FORGOTTEN_ERROR: Final = "Something of its memory was forgotten before the response was made."
 # The pause before an attempt queries its state again.
 _STATE_POLL_S: Final = 1.0
-# How long a response whose model is not known here is left to other gateways, as while all get new settings one after
-# the other, and the pause before the next look. Chosen, not measured.
+# If this gateway does not know the model of a response, it leaves the response to other gateways for this time, since
+# they may have newer settings. Chosen, not measured.
 _ELSEWHERE_S: Final = 600.0
+# The pause before such a response is tried here again. Chosen, not measured.
 _ELSEWHERE_POLL_S: Final = 1.0
 # How long a response waits for the commit of its turn: no client waits for it.
 _DISK_WAIT_S: Final = 3600.0
@@ -77,6 +78,13 @@ KEY_GONE_ERROR: Final = (
     "Another process made the response than the one that took the request, and no caller's key is stored. Send the "
     "request again, or give the upstream a key in the settings."
 )
+
+
+class _ErrorReply(NamedTuple):
+    """An upstream's error."""
+
+    status: int
+    body: bytes
 
 
 @dataclass
@@ -93,8 +101,8 @@ class ResponseLog(EventLog):
     last_events: bytes = b""
     # The response as it ended; None: it has not ended.
     final: Json | None = None
-    # The status and body of an upstream's error; None: no upstream has answered with an error.
-    error_reply: tuple[int, bytes] | None = None
+    # None: no upstream has answered with an error.
+    error_reply: _ErrorReply | None = None
 
     async def write(self, data: bytes) -> None:
         end = self.dialect.end_in(data)
@@ -106,9 +114,17 @@ class ResponseLog(EventLog):
 
     async def send_body(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
         if status >= 300:
-            self.error_reply = status, body
+            self.error_reply = _ErrorReply(status, body)
         else:
             self.final = orjson.loads(body)
+
+
+class _MadeResponse(NamedTuple):
+    """A response that is made."""
+
+    response: Json
+    # The name of its turn.
+    turn_name: TurnName
 
 
 @dataclass(slots=True)
@@ -190,7 +206,7 @@ class ResponseMaker:
             is_begun = bool(await self.store.responses.load_turns(run.agent_row, run.id))
             made_response = await self._find_made_response(run) if is_begun else None
             if made_response is not None:
-                await self._end(run, log, *made_response)
+                await self._end(run, log, made_response.response, made_response.turn_name)
             elif request is None:
                 await self._end(run, log, self.dialect.as_failed(shown, code=None, message=GIVEN_UP_ERROR))
             else:
@@ -261,13 +277,13 @@ class ResponseMaker:
                 accepted.reservation = LimitReservation()
             await self._answer(run, log, request, shown, identity, receipt, record)
 
-    async def _find_made_response(self, run: Run) -> tuple[Json, TurnName] | None:
-        """Returns the response that an earlier attempt has made without ending the run, and the name of its turn."""
+    async def _find_made_response(self, run: Run) -> _MadeResponse | None:
+        """Returns the response that an earlier attempt has made without ending the run."""
         for turn in await self.runs.read_turns(run):
             if turn.exchange.state is State.FINISHED:
                 response = self.dialect.rebuild(run.uid, turn.reply)
                 if response is not None:
-                    return response, turn.name
+                    return _MadeResponse(response, turn.name)
         return None
 
     async def _note_turn(self, run: Run, job: Job, name: TurnName) -> None:
@@ -345,14 +361,14 @@ class ResponseMaker:
         if log.error_reply is None:
             await self._end_answered(run, log, shown, identity, receipt)
         else:
-            await self._end_refused(run, log, shown, *log.error_reply)
+            await self._end_refused(run, log, shown, log.error_reply)
 
-    async def _end_refused(self, run: Run, log: ResponseLog, shown: Json, status: int, body: bytes) -> None:
-        """Ends a response with the error that its upstream has answered. shown: the response in progress."""
-        code, message = _error_in(body)
-        if run.id not in self._accepted and status in _KEY_REFUSED_STATUSES:
+    async def _end_refused(self, run: Run, log: ResponseLog, shown: Json, error: _ErrorReply) -> None:
+        """Ends a response with an upstream's error. shown: the response in progress."""
+        code, message = _code_and_message(error)
+        if run.id not in self._accepted and error.status in _KEY_REFUSED_STATUSES:
             message = KEY_GONE_ERROR
-        await self._end(run, log, self.dialect.as_failed(shown, code or str(status), message))
+        await self._end(run, log, self.dialect.as_failed(shown, code, message))
 
     async def _end_answered(
         self, run: Run, log: ResponseLog, shown: Json, identity: Identity, receipt: Receipt
@@ -375,9 +391,9 @@ class ResponseMaker:
         await self._end(run, log, final, turn_name)
 
     def _may_be_known_elsewhere(self, run: Run) -> bool:
-        """Returns whether another gateway may know the model of a response: it has accepted the response.
+        """Returns whether another gateway may know the model of a response: that which has accepted it.
 
-        It counts from the first look of this gateway: the response may have waited long for its upstream before.
+        The time is counted from the first attempt of this gateway, since the response may have waited long before.
         """
         if not self.store.database.is_shared or run.id in self._accepted:
             return False
@@ -448,10 +464,10 @@ class ResponseMaker:
         return None
 
 
-def _error_in(body: bytes) -> tuple[str | None, str]:
-    """Returns the code and the message of an upstream's error."""
+def _code_and_message(error: _ErrorReply) -> tuple[str, str]:
+    """Returns the code and the message of an error. Without a code of its own, its status is its code."""
     try:
-        error = orjson.loads(body)["error"]
-        return error.get("code"), str(error.get("message") or "")
+        fields = orjson.loads(error.body)["error"]
+        return fields.get("code") or str(error.status), str(fields.get("message") or "")
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
-        return None, "The upstream has answered with an error."
+        return str(error.status), "The upstream has answered with an error."

@@ -19,7 +19,7 @@ SEARCH_MS = 1000.0
 INCOMPLETE = "(Not everything answered within a second. Asking again may find more.)"
 
 
-class SearchResult(NamedTuple, Generic[T]):
+class CombinedHits(NamedTuple, Generic[T]):
     """The hits of several searches."""
 
     # The best hit of each search, then the second best, and so on.
@@ -28,10 +28,10 @@ class SearchResult(NamedTuple, Generic[T]):
     is_incomplete: bool
 
 
-async def search_all(searches: Sequence[Awaitable[Sequence[T]]]) -> SearchResult[T]:
+async def search_all(searches: Sequence[Awaitable[Sequence[T]]]) -> CombinedHits[T]:
     """Runs all searches at once, for `SEARCH_MS` at most."""
     if not searches:
-        return SearchResult([], is_incomplete=False)
+        return CombinedHits([], is_incomplete=False)
     tasks = [asyncio.ensure_future(each) for each in searches]
     try:
         await asyncio.wait(tasks, timeout=SEARCH_MS / 1000)
@@ -48,7 +48,7 @@ async def search_all(searches: Sequence[Awaitable[Sequence[T]]]) -> SearchResult
         except StoreError as error:
             _log.warning("A search of a tool failed: %s", error.message)
             has_failed = True
-    return SearchResult(interleave(results), has_failed)
+    return CombinedHits(interleave(results), has_failed)
 
 
 def make_answer(lines: Sequence[str], failure: str, *, is_incomplete: bool) -> ToolAnswer:
