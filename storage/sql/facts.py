@@ -171,18 +171,22 @@ class Facts(GrowingGroup):
 
         return await self._grow(agent.id, 1, self._database.write(write))
 
-    async def remember(self, agent: Agent, text: str, key: str, origin: str, at: float) -> tuple[Fact, bool]:
+    async def remember(
+        self, agent: Agent, text: str, key: str, origin: str, at: float, *, standing: bool = False
+    ) -> tuple[Fact, bool]:
         """Adds a fact that a person has stated, unless an equal fact is true.
 
         Returns the new or the equal fact, and whether it was there already.
 
-        key: as in `LearnedFact`. Raises: NotFound if the memory is gone.
+        key, standing: as in `LearnedFact`.
+
+        Raises: NotFound: the memory is gone.
         """
 
         async def write(connection: Connection) -> tuple[Fact, bool]:
             await connection.lock(agent.id)
             equal_row = await connection.value(SQL["same"], (agent.id, hash_key(agent.secret, key)))
-            fact = LearnedFact(text, about="", key=key, valid_from=at, exchange_row=None, sources=())
+            fact = LearnedFact(text, "", key, at, exchange_row=None, sources=(), standing=standing)
             fact_row = equal_row or await add_fact(connection, agent, fact, at, origin, is_asked=True)
             values = await connection.row(SQL["of_row"], (agent.id, fact_row))
             assert values is not None  # it was just written, or found

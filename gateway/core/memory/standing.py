@@ -93,7 +93,7 @@ def learn_standing(
 
 def is_standing(sentence: str) -> bool:
     """Returns whether a sentence says something that always holds for its speaker."""
-    return any(pattern.search(sentence) for pattern in _table().patterns)
+    return len(sentence) <= _MAX_CHARS and any(pattern.search(sentence) for pattern in _table().patterns)
 
 
 def _begins_standing(clause: str) -> bool:
@@ -190,7 +190,7 @@ def _find_sentences_in(text: str) -> Iterator[str]:
         sentence = " ".join(sentence.split())
         if sentence.endswith(_QUESTION_MARKS):
             sentence = _stated_before_question(sentence)
-        if len(sentence) <= _MAX_CHARS and is_standing(sentence):
+        if is_standing(sentence):
             yield sentence
 
 

@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from gateway.core.memory.learn import WRITTEN_FACT_CHARS, fact_key
+from gateway.core.memory.standing import is_standing
 from gateway.errors import BadRequest, Conflict, MemoryNotFound, NotAllowed, UnknownId
 from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.memory_names import nothing_found
@@ -106,12 +107,18 @@ class MemoryEdits(Struct, frozen=True):
         await self._audit(editor, "restore", uid, f"block {label}, version {to} as {restored.version}")
         return restored
 
-    async def remember_fact(self, editor: Editor, agent: Agent, text: str) -> tuple[Fact, bool]:
-        """Adds a fact, unless an equal fact is true. Returns the new or equal fact, and whether it is the equal one."""
+    async def remember_fact(
+        self, editor: Editor, agent: Agent, text: str, *, may_stand: bool = False
+    ) -> tuple[Fact, bool]:
+        """Adds a fact, unless an equal fact is true. Returns the new or equal fact, and whether it is the equal one.
+
+        may_stand: if the text says what always holds, it is told before each reply. A program may not have that done.
+        """
         text = _read_fact_text(text)
+        standing = may_stand and is_standing(text)
         try:
             fact, is_known = await self.store.facts.remember(
-                agent, text, fact_key(text) or text, editor.origin, self.now()
+                agent, text, fact_key(text) or text, editor.origin, self.now(), standing=standing
             )
         except NotFound as error:
             raise MemoryNotFound from error
@@ -122,7 +129,7 @@ class MemoryEdits(Struct, frozen=True):
     async def add_fact(self, editor: Editor, uid: str, text: str) -> Fact:
         """Adds a fact that rests on no message, and returns it. Raises: Conflict: a true fact says so already."""
         agent = await find_agent(self.store, editor.project, uid)
-        fact, is_known = await self.remember_fact(editor, agent, text)
+        fact, is_known = await self.remember_fact(editor, agent, text, may_stand=True)
         if is_known:
             muted = ", and is not mentioned" if fact.muted else ""
             raise Conflict(f"Nothing was added: fact {fact.seq} says so already{muted}.", param="text")

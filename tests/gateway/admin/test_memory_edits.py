@@ -241,6 +241,18 @@ def test_a_fact_that_was_added_is_recalled_and_rests_on_no_message(world: World)
     assert call(world.store.facts.list(of.id)) == []
 
 
+def test_what_always_holds_is_told_before_each_reply_once_it_is_added(world: World) -> None:
+    of, change, call = memory(world), edits(world), world.gateway.call
+    texts = ("I am allergic to nuts.", "Alice likes tea.", f"I am allergic to nuts. {'And so on. ' * 15}")
+    assert [call(change.add_fact(OPERATOR, of.uid, text)).standing for text in texts] == [True, False, False]
+    program = Editor("editor", origin="mcp")
+    fact, _ = call(change.remember_fact(program, of, "I am allergic to milk."))
+    assert not fact.standing
+    said(world, "Where shall we eat?", **{"x-mnemogate-conversation": "another"})
+    assert b"I am allergic to nuts" in world.upstream.last.body
+    assert b"allergic to milk" not in world.upstream.last.body
+
+
 def test_of_two_operators_who_add_the_same_fact_one_is_refused(world: World) -> None:
     uid, change = memory(world).uid, edits(world)
 
