@@ -76,7 +76,7 @@ THREE_LIMITS = (("requests", "minute"), ("tokens", "day"), ("cost", "month"))
 
 
 class Counting(Enum):
-    """What counts a request."""
+    """The part of the accounting that counts a request."""
 
     NOTHING = "a receipt alone"
     METER = "the meter"
@@ -133,7 +133,7 @@ def measure_cost(world: World, runs: int) -> None:
 
 
 class Storm(NamedTuple):
-    """What was sent and answered."""
+    """A storm: the size of its requests, and the statuses of their replies."""
 
     request_bytes: int
     statuses: list[int]

@@ -74,7 +74,7 @@ DRAWS = 200
 
 @dataclass(frozen=True, slots=True)
 class FilledDatabase:
-    """What a run has to know of the database that was written."""
+    """The names of a written database that a run has to know."""
 
     # The secret of an operator's key.
     key: str

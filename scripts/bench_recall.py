@@ -391,7 +391,7 @@ async def _ask_question(text: str, ask: Ask, budget: int) -> QuestionPrompt:
 
 
 class RuleTable:
-    """What each rule of recall is worth: the sets asked without it, within the first of the budgets."""
+    """The worth of each rule of recall: the sets asked without it, within the first of the budgets."""
 
     def __init__(self) -> None:
         # By set, and by rule; "" has all rules.

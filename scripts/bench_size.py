@@ -53,7 +53,7 @@ Conversation = list[tuple[str, str]]
 
 
 class Played(NamedTuple):
-    """What was played: the turns, and the bytes of their texts."""
+    """The number of turns that were played, and the bytes of their texts."""
 
     turns: int
     text_bytes: int

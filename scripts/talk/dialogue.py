@@ -25,7 +25,7 @@ _OTHER = {USER: ASSISTANT, ASSISTANT: USER}
 
 @dataclass
 class Turn:
-    """What one person says."""
+    """A message of one person."""
 
     role: str
     text: str

@@ -26,7 +26,7 @@ BINDING_BETA = "thinking-binding-controls-2026-08-01"
 
 @dataclass(frozen=True)
 class Model:
-    """What a family of models accepts."""
+    """The rules of a family of models: what they accept."""
 
     # The types of thinking.
     thinks: tuple[str, ...] = ("enabled", "disabled")

@@ -70,7 +70,7 @@ MESSAGE_NAME = re.compile(r"[^\s<|\\/>]+")
 
 
 class Rules(Struct, frozen=True):
-    """What an upstream accepts. The defaults are those of OpenAI."""
+    """The rules of an upstream: what it accepts. The defaults are those of OpenAI."""
 
     # A field that the API does not have is refused.
     unknown_parameters: bool = True

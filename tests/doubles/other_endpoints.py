@@ -58,14 +58,44 @@ def parse_form(content_type: str, body: bytes) -> list[Part]:
     return parsed
 
 
+# The lists that are always empty.
+_EMPTY_LISTS = frozenset(
+    (
+        "batches",
+        "vector_stores",
+        "containers",
+        "skills",
+        "videos",
+        "fine_tuning/jobs",
+        "audio/voice_consents",
+    )
+)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A request to an endpoint."""
+
+    method: str
+    # The segments of the path after the collection.
+    segments: list[str]
+    content_type: str
+    body: bytes
+    query: str
+
+    def json(self, *required: str) -> Json:
+        """Returns the fields of the body. Raises: Refusal: it is no JSON, or lacks a required field."""
+        return _parse_json(self.body, self.content_type, *required)
+
+
 class Endpoints:
     """The state of the endpoints."""
 
     def __init__(self) -> None:
-        # The ids of uploaded files -> their contents.
+        # The contents of uploaded files, by their ids.
         self.files: dict[str, bytes] = {}
         self.responses = StoredResponses()
-        # A number of events -> the gate at which a stream of a response waits after them.
+        # By a number of events: the gate at which a stream of a response waits after them.
         self.hold_events: dict[int, Any] = {}
         # Makes the vector of a text for /embeddings.
         self.vector_of: Callable[[str], list[float]] = lambda text: [0.25, float(len(text))]
@@ -74,86 +104,75 @@ class Endpoints:
         self, method: str, path: str, headers: Mapping[str, str], body: bytes, query: str = ""
     ) -> Answer | None:
         """Returns the reply to a request; None: no such endpoint exists. Raises: Refusal."""
-        segments = path.removeprefix("/v1/").split("/")
-        content_type = headers.get("content-type", "")
-        match method, segments:
-            case "POST", ["embeddings"]:
-                fields = _parse_json(body, content_type, "model", "input")
+        collection, *segments = path.removeprefix("/v1/").split("/")
+        request = _Request(method, segments, headers.get("content-type", ""), body, query)
+        match collection:
+            case "embeddings" | "completions" | "moderations" | "rerank" if (method, segments) == (
+                "POST",
+                [],
+            ):
+                return self._ask_model(collection, request)
+            case "images":
+                return _make_image(request)
+            case "audio" if segments != ["voice_consents"]:
+                return _make_audio(request)
+            case "files" | "uploads":
+                return self._file(method, collection, segments, request.content_type, body)
+            case "batches" if segments or method == "POST":
+                return _change_batch(request)
+            case "responses":
+                return self._respond(request)
+            case "conversations":
+                fields = request.json() if method == "POST" and body else {}
+                return _json_or_none(self.responses.converse(method, segments, query, fields))
+        if method == "GET" and path.removeprefix("/v1/") in _EMPTY_LISTS:
+            return _json_answer({"object": "list", "data": [], "has_more": False})
+        return None
+
+    def _ask_model(self, collection: str, request: _Request) -> Answer:
+        match collection:
+            case "embeddings":
+                fields = request.json("model", "input")
                 inputs = _read_input(fields["input"])
                 data = [
-                    {"object": "embedding", "index": i, "embedding": self.vector_of(text)}
-                    for i, text in enumerate(inputs)
+                    {"object": "embedding", "index": index, "embedding": self.vector_of(text)}
+                    for index, text in enumerate(inputs)
                 ]
                 usage = {"prompt_tokens": len(inputs), "total_tokens": len(inputs)}
                 return _json_answer(
                     {"object": "list", "data": data, "model": fields["model"], "usage": usage}
                 )
-            case "POST", ["completions"]:
-                return _completion(_parse_json(body, content_type, "model", "prompt"))
-            case "POST", ["moderations"]:
-                fields = _parse_json(body, content_type, "input")
-                model = fields.get("model", "omni-moderation-latest")
+            case "completions":
+                return _completion(request.json("model", "prompt"))
+            case "moderations":
+                model = request.json("input").get("model", "omni-moderation-latest")
                 return _json_answer({"id": "modr-1", "model": model, "results": [{"flagged": False}]})
-            case "POST", ["rerank"]:
-                fields = _parse_json(body, content_type, "model", "query", "documents")
+            case _:
+                fields = request.json("model", "query", "documents")
                 scored = [
-                    {"index": i, "relevance_score": 1 / (i + 1)} for i in range(len(fields["documents"]))
+                    {"index": index, "relevance_score": 1 / (index + 1)}
+                    for index in range(len(fields["documents"]))
                 ]
                 return _json_answer({"id": "rerank-1", "model": fields["model"], "results": scored})
-            case "POST", ["images", "generations"]:
-                _parse_json(body, content_type, "prompt")
-                return _json_answer({"created": CREATED, "data": [{"b64_json": "aW1hZ2U="}]})
-            case "POST", ["images", "edits"]:
-                _get_file(parse_form(content_type, body), "image")
-                return _json_answer({"created": CREATED, "data": [{"b64_json": "ZWRpdA=="}]})
-            case "POST", ["audio", "speech"]:
-                _parse_json(body, content_type, "model", "input", "voice")
-                return Answer([b"ID3\x00", b"\xff\xfb", b"\x90end"], {"content-type": "audio/mpeg"})
-            case "POST", ["audio", "transcriptions"]:
-                parts = parse_form(content_type, body)
-                audio = _get_file(parts, "file")
-                form_fields = {part.name: part.value.decode() for part in parts if part.filename is None}
-                if "model" not in form_fields:
-                    raise Refusal("you must provide a model parameter")
-                return _json_answer({"text": f"{form_fields['model']} heard {len(audio)} bytes"})
-            case _, ["files" | "uploads", *subpath]:
-                return self._file(method, segments[0], subpath, content_type, body)
-            case "POST", ["batches"]:
-                fields = _parse_json(body, content_type, "input_file_id", "endpoint", "completion_window")
-                return _json_answer({"id": "batch_1", "object": "batch", "status": "validating", **fields})
-            case (
-                "GET",
-                ["batches" | "vector_stores" | "containers" | "skills" | "videos"]
-                | ["fine_tuning", "jobs"]
-                | ["audio", "voice_consents"],
-            ):
-                return _json_answer({"object": "list", "data": [], "has_more": False})
-            case "GET", ["batches", name]:
-                return _json_answer({"id": name, "object": "batch", "status": "completed"})
-            case "POST", ["batches", name, "cancel"]:
-                return _json_answer({"id": name, "object": "batch", "status": "cancelling"})
-            case "POST", ["responses"]:
-                fields = _parse_json(body, content_type, "model", "input")
-                events = {"content-type": "text/event-stream"}
+
+    def _respond(self, request: _Request) -> Answer | None:
+        match request.method, request.segments:
+            case "POST", []:
+                fields = request.json("model", "input")
                 pieces = self.responses.answer(fields)
-                return (
-                    Answer(pieces, events, hold_after=dict(self.hold_events))
-                    if fields.get("stream")
-                    else Answer(pieces)
-                )
-            case "POST", ["responses", "compact"]:
-                return _json_answer(self.responses.compact(_parse_json(body, content_type, "model")))
-            case "POST", ["responses", "input_tokens"]:
+                return self._stream(pieces) if fields.get("stream") else Answer(pieces)
+            case "POST", ["compact"]:
+                return _json_answer(self.responses.compact(request.json("model")))
+            case "POST", ["input_tokens"]:
                 return _json_answer({"object": "response.input_tokens", "input_tokens": 9})
-            case "GET", ["responses", name] if "stream=true" in query:
-                events = {"content-type": "text/event-stream"}
-                return Answer(self.responses.events(name, query), events, hold_after=dict(self.hold_events))
-            case _, ["responses", *subpath] if subpath:
-                return _json_or_none(self.responses.respond(method, subpath, query))
-            case _, ["conversations", *subpath]:
-                fields = _parse_json(body, content_type) if method == "POST" and body else {}
-                return _json_or_none(self.responses.converse(method, subpath, query, fields))
+            case "GET", [id] if "stream=true" in request.query:
+                return self._stream(self.responses.events(id, request.query))
+            case method, [_, *_]:
+                return _json_or_none(self.responses.respond(method, request.segments, request.query))
         return None
+
+    def _stream(self, events: Sequence[bytes]) -> Answer:
+        return Answer(events, {"content-type": "text/event-stream"}, hold_after=dict(self.hold_events))
 
     def _file(
         self, method: str, collection: str, segments: list[str], content_type: str, body: bytes
@@ -188,6 +207,44 @@ class Endpoints:
                 del self.files[name]
                 return _json_answer({"id": name, "object": "file", "deleted": True})
         return None
+
+
+def _make_image(request: _Request) -> Answer | None:
+    match request.method, request.segments:
+        case "POST", ["generations"]:
+            request.json("prompt")
+            return _json_answer({"created": CREATED, "data": [{"b64_json": "aW1hZ2U="}]})
+        case "POST", ["edits"]:
+            _get_file(parse_form(request.content_type, request.body), "image")
+            return _json_answer({"created": CREATED, "data": [{"b64_json": "ZWRpdA=="}]})
+    return None
+
+
+def _make_audio(request: _Request) -> Answer | None:
+    match request.method, request.segments:
+        case "POST", ["speech"]:
+            request.json("model", "input", "voice")
+            return Answer([b"ID3\x00", b"\xff\xfb", b"\x90end"], {"content-type": "audio/mpeg"})
+        case "POST", ["transcriptions"]:
+            parts = parse_form(request.content_type, request.body)
+            audio = _get_file(parts, "file")
+            form_fields = {part.name: part.value.decode() for part in parts if part.filename is None}
+            if "model" not in form_fields:
+                raise Refusal("you must provide a model parameter")
+            return _json_answer({"text": f"{form_fields['model']} heard {len(audio)} bytes"})
+    return None
+
+
+def _change_batch(request: _Request) -> Answer | None:
+    match request.method, request.segments:
+        case "POST", []:
+            fields = request.json("input_file_id", "endpoint", "completion_window")
+            return _json_answer({"id": "batch_1", "object": "batch", "status": "validating", **fields})
+        case "GET", [id]:
+            return _json_answer({"id": id, "object": "batch", "status": "completed"})
+        case "POST", [id, "cancel"]:
+            return _json_answer({"id": id, "object": "batch", "status": "cancelling"})
+    return None
 
 
 def _json_or_none(value: Json | None) -> Answer | None:
