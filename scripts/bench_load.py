@@ -130,7 +130,7 @@ class Sizes:
     crowd: int
     # Streams of each connection.
     streams: int
-    # Users whose memories the gateway has when its memory in MB is taken.
+    # Users who have memories when the megabytes of the gateway are read.
     users: int
     # New users of a round, who say their first words.
     openers: int

@@ -65,7 +65,7 @@ if DEFAULT_DATABASE not in DATABASES:
 STAGES = {"agents": "gateway", "gateway": "gateway", "clients": "clients"}
 # Folders within these that start no gateway, so they are of the stage core.
 CORE_FOLDERS = ("agents/core", "agents/wire")
-# Other folders whose tests use neither a gateway nor a database, so each of their files takes a second or two.
+# Other folders with tests that need no gateway and no database: each of their files takes a second or two.
 SHORT_FOLDERS = ("core", "dialects")
 
 
@@ -227,7 +227,7 @@ class _FastSleepAsyncio:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown() -> None:
-    """Restores logging after a test whose command has set it up: its handler writes to the stderr of that test."""
+    """Restores logging after a test that ran a command: the command's handler writes to the stderr of that test."""
     for logger, level in LOGGER_LEVELS:
         for handler in logger.handlers[:]:
             if isinstance(handler, RepeatHandler):

@@ -28,7 +28,7 @@ class Answers:
     """Turns the answers of screens and actions, and errors, into replies.
 
     now: seconds since the epoch.
-    paths: the paths of all screens and actions. The navigation leaves out a link whose path is not among them.
+    paths: the paths of all screens and actions. The navigation has no link to any other path.
     """
 
     def __init__(self, now: Callable[[], float], paths: Collection[str]) -> None:

@@ -1,7 +1,7 @@
 """The page as an ASGI application: it checks who may come in, and calls the screen or action of a path.
 
-It is apart from the API: keys of applications do not open it, no other origin may read or write it, and its errors
-are pages of its own, with the same headers as all its answers. Each screen has a twin in JSON, whose path ends with
+It is apart from the API: keys of applications do not open it, no other origin may read or write it, and its errors are
+pages of its own, with the same headers as all its answers. Each screen has a twin in JSON, under its path with the end
 `.json`.
 """
 

@@ -1,4 +1,4 @@
-"""All screens and actions. A request goes to the first screen or action whose path fits."""
+"""All screens and actions. A request goes to the first screen or action with a path that fits."""
 
 from __future__ import annotations
 

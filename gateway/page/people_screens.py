@@ -43,7 +43,7 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
         page = await operations.memories.page(
             request.visitor.project, query.kind, query.q, after=query.after, limit=query.limit
         )
-        # Further people whose blocks contain the name, each with the line that contains it.
+        # Further people who have the name in a block, each with the line that contains it.
         namesakes: list[tuple[MemoryRecord, str]] = []
         name = " ".join(query.q.split())
         if name and query.kind == "user" and query.after is None and not request.is_twin:

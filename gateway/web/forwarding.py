@@ -141,7 +141,7 @@ class ForwardedRoute:
         return head.is_json
 
     async def answer_read(self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody) -> None:
-        """Answers a request whose body was read, or a request without a body."""
+        """Answers a request with its whole body, which may be empty."""
         refuse_required_memory(incoming.headers)
         route = self.parts.forwarder.route_for(head.upstream_path, request_body.model, head.upstream_name)
         await self.send(incoming, route, _build_outgoing(incoming, head, body=request_body))

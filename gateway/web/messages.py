@@ -1,6 +1,6 @@
 """POST /v1/messages and what belongs to it: Anthropic's Messages API, answered by any upstream.
 
-The path below it is also the agents API's, whose requests bear no `anthropic-version`.
+The agents API has the path below it as well; its requests have no `anthropic-version`.
 """
 
 from __future__ import annotations

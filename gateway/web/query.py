@@ -1,4 +1,4 @@
-"""The query of a request, where it decides whose data is meant."""
+"""The query of a request, where it names the user of the data that is meant."""
 
 from __future__ import annotations
 

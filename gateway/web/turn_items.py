@@ -38,7 +38,7 @@ def render_turn(
 ) -> list[Json]:
     """Returns the items of a turn, as clients have them.
 
-    previous_turn: has the calls whose results are among the inputs; None: the turn is the first.
+    previous_turn: has the calls of the results among the inputs; None: the turn is the first.
     directions: the system and developer messages of the turn that are shown.
     includes_reply: the reply is among the items, too.
     shows_sealed_thoughts: as in `ResponseTerms`.

@@ -2,7 +2,7 @@
 
 Options of `http` and of `make_app`:
 
-    large     with a tool `large`, whose schema and result have numbers beyond 64 bits
+    large     with a tool `large`: its schema and its result have numbers beyond 64 bits
     deaf      speaks in sessions, as servers did before 2026, and never answers that one ends
     sse       speaks with server-sent events, as servers did before 2025
     told      with a tool `told`, which returns a header of the request

@@ -41,7 +41,7 @@ _FIELDS_ACTED_ON = frozenset(
         "user_id",
     )
 )
-# Fields whose types are checked, since the gateway reads their values.
+# Fields that the gateway reads. Their types are checked.
 _TYPED_FIELDS = frozenset(
     (*MAX_TOKENS_FIELDS, "functions", "n", "response_format", "stream", "stream_options", "tools")
 )

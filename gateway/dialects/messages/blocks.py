@@ -36,9 +36,9 @@ class GrowingBlocks:
         self._texts: list[str] = []
         # Puts the pieces of the client's calls together.
         self._draft = MessageDraft()
-        # Calls whose blocks have not begun.
+        # Calls without a block so far.
         self._waiting_calls: list[ToolCall] = []
-        # The call whose block is open, and how many pieces of its arguments were shown.
+        # The call of the open block, and how many pieces of its arguments were shown.
         self._open_call: ToolCall | None = None
         self._shown_count = 0
 

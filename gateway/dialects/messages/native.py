@@ -116,7 +116,7 @@ class NativeMessages(Struct, frozen=True):
         return members
 
     def _edit(self, members: Json) -> bytes:
-        """Returns the body with these members in place of its own. A member whose value is None is left out."""
+        """Returns the body with these members in place of its own. A member with the value None is left out."""
         edit = BodyEdit(self.raw, self.json)
         for key, value in members.items():
             if value is None:

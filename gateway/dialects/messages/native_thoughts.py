@@ -1,4 +1,4 @@
-"""The thoughts in a request to the Messages API whose model, or messages before the thoughts, have changed since.
+"""The thoughts in a request to the Messages API, after its model or the messages before the thoughts have changed.
 
 Each function returns members of the request's body in place of its own. A member with the value None is left out.
 (platform.claude.com/docs/en/build-with-claude/extended-thinking)

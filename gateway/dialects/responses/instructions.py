@@ -74,7 +74,7 @@ def restore_instructions(instructions: str | None) -> ClientInstructions:
 
 
 def cut_memory_section(prompts: Sequence[str]) -> ClientInstructions:
-    """Returns the change for a stored response of an upstream, whose request is not known.
+    """Returns the change for a stored response of an upstream, where the request is not known.
 
     prompts: the system prompts of the profiles.
     """

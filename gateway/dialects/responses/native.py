@@ -34,7 +34,7 @@ from gateway.dialects.responses.parse import read_conversation_id
 from gateway.dialects.responses.request_fields import translate_text_format
 from gateway.errors import BadRequest, BodyTooLarge
 
-# Fields whose values are completed at OpenAI, so that memory cannot read all of the prompt.
+# Fields that name something stored at OpenAI, so that memory cannot read all of the prompt.
 _OPENAI_FIELDS: Final = ("prompt",)
 # Fields that memory reads in another form, or that would mean another thing in a chat completion.
 _TRANSLATED_FIELDS: Final = frozenset(

@@ -27,7 +27,7 @@ _ID_PREFIXES: Final = {
     "shell_call": "sh",
     "apply_patch_call": "apc",
 }
-# The types of items whose arguments are sent piece by piece.
+# The types of items with arguments that are sent piece by piece.
 _GROWING_TYPES: Final = ("function_call", "custom_tool_call")
 
 

@@ -36,7 +36,7 @@ _FIELD_TYPES: dict[str, type] = {
     **dict.fromkeys(("client_metadata", "stream_options"), dict),
     "service_tier": str,
 }
-# Fields of chat completions whose results a response cannot show, or for which this API has other fields.
+# Fields of chat completions with results that a response cannot show, or for which this API has other fields.
 _CHAT_FIELDS = ("audio", "function_call", "functions", "messages", "modalities", "n")
 # Fields that functions of their own read.
 _FIELDS_READ_APART = ("model", "input", "instructions", "conversation", "tool_choice", "tools")

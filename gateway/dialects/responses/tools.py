@@ -113,7 +113,7 @@ class RequestTools(Struct, frozen=True):
 
     # The tools as a chat completion has them.
     chat_tools: list[Json]
-    # The forms of calls whose items differ from plain function calls, by the tool's name upstream.
+    # The forms of calls with items unlike those of plain function calls, by the tool's name upstream.
     forms: dict[str, CallForm]
     # The tools as the response repeats them.
     echo: list[Json]

@@ -58,8 +58,8 @@ class AuditOperations(Struct, frozen=True):
     ) -> ListPage[AuditRecord]:
         """Returns a page of the audit, the newest entries first.
 
-        memory: the uid of the only memory whose entries are listed, which may be gone; None: all memories.
-        project: the only project whose memories' entries are listed; None: all.
+        memory: the uid of a memory, which may be gone: only its entries are listed; None: those of all memories.
+        project: only the entries of this project's memories are listed; None: those of all projects.
         after: `next` of the page before.
 
         Raises: BadRequest: `after` cannot be read; UnknownId: the memory is of another project, or there never was one.

@@ -19,7 +19,7 @@ from storage.listing import LAST_NUMBER, FoundMemory, SizedMemory
 from storage.records import Fact, StandingFact
 from storage.sql.store import Store
 
-# The most exchanges whose messages a fact's own screen shows.
+# The most exchanges of a fact's messages that its own screen shows.
 _SHOWN_SOURCES = 8
 # The most replaced facts that are listed.
 _MAX_REPLACED = 20
@@ -122,7 +122,7 @@ class FactViews(Struct, frozen=True):
     async def records(
         self, memory: FoundMemory | SizedMemory, facts: Sequence[Fact], most_sources: int = LISTED_SOURCES
     ) -> tuple[FactRecord, ...]:
-        """Returns facts as they are shown. most_sources: the exchanges whose messages are shown for each fact."""
+        """Returns facts as they are shown. most_sources: the most exchanges from which each shows messages."""
         return tuple(map(_fact_record, facts, await list_sources(self.store, memory, facts, most_sources)))
 
 

@@ -252,7 +252,7 @@ class ForgetOperations:
         )
         ids: list[int] = []
         while not is_late() and len(ids) < _MEMORIES_PER_CALL:
-            # A memory whose forgetting has begun is not found again, so the first one is always the next one.
+            # A memory is not found again once its forgetting has begun, so the first one is always the next one.
             agents: list[int] = []
             for subject in subjects:
                 agents = agents or await forgetting.find(owner.project, owner.profile, subject, limit=1)

@@ -37,7 +37,7 @@ FACT_FORMATS: Final = ("list", "mem0")
 Source = SourceConversation | SourceFact | Unreadable
 
 MAX_LINE_BYTES: Final = 10_000_000
-# The most conversations whose messages are lines. Each takes some 200 bytes while the file is read.
+# The most conversations of which each message is a line. Each takes some 200 bytes while the file is read.
 MAX_GATHERED_CONVERSATIONS: Final = 200_000
 _HEAD_BYTES: Final = 64 << 10
 _DATED_LINE: Final = re.compile(rb"\[\d{4}-\d{2}-\d{2}\]")
@@ -168,7 +168,7 @@ def _read_fact(line: bytes) -> SourceFact | Unreadable | None:
 
 
 def _read_conversations(file: IO[bytes]) -> Iterator[Source]:
-    """Yields first the conversations that are lines, then the conversations whose messages are lines."""
+    """Yields first the conversations that are one line each, then those of which each message is a line."""
     offsets_by_id: dict[str | None, array[int]] = {}
     end = 0
     for offset, line in _read_lines(file):

@@ -55,7 +55,7 @@ class ImportRequest(Struct, frozen=True):
     scope: Scope
     # None: the format is found by the file's content.
     format: str | None
-    # The only user of the file whose facts are read; None: the file's only one.
+    # Only the facts of this user of the file are read; None: those of the file's only user.
     source_user: str | None
     # The learner reads the imported messages.
     learns: bool
@@ -110,7 +110,7 @@ class ImportPerformer(Struct, frozen=True):
         """Counts the content of a file. Rests after each page while a request is being answered. Raises: BadRequest.
 
         format: None: it is found by the file's content.
-        source_user: the only user whose facts are counted; None: all users.
+        source_user: only the facts of this user are counted; None: those of all users.
         """
         pages = survey_file(file, format, source_user, self.now())
         while True:

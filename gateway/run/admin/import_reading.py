@@ -47,7 +47,7 @@ class ImportReader:
     ) -> None:
         """Begins to read.
 
-        source_user: the only user whose facts are read; None: all users.
+        source_user: only the facts of this user are read; None: those of all users.
         position: how many items of the file are done.
         now, oldest: in seconds since the epoch; exchanges that ended before `oldest` are not retained.
         """

@@ -136,7 +136,7 @@ class KeyReport(Struct, frozen=True):
     async def show(self, key: Key, user: str) -> dict[str, Any]:
         """Returns a key with its limits and its usage. Raises: StoreError.
 
-        user: the only user whose limits and usage count; "": all users.
+        user: only the limits and the usage of this user count; "": those of all users.
         """
         await self.meter.flush()
         today = int(self.now() // DAY_S)

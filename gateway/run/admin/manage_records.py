@@ -212,7 +212,7 @@ class HeldKey(ManagedKey, frozen=True, kw_only=True):
 
 
 class OfUser(_Record, frozen=True, kw_only=True):
-    """The user whose part is asked for."""
+    """The user of the part that is asked for."""
 
     user: str | None = None
 
@@ -246,7 +246,7 @@ class ManagedImport(_Record, frozen=True, kw_only=True):
 
 
 class ImportParameters(_Record, frozen=True, kw_only=True):
-    """The parameters of an import, whose file is the body."""
+    """The parameters of an import. Its file is the body."""
 
     user: str
     project: str | None = None

@@ -1,4 +1,4 @@
-"""The records in which a memory is shown to an operator, or to the person whose memory it is.
+"""The records in which a memory is shown to an operator, or to its person.
 
 The operations of this room return them. The command line prints them, a template of the page renders them, and the
 `.json` twin of the page has their fields by these names. Times are seconds since the epoch; None: the time is unknown.

@@ -160,7 +160,7 @@ class MemoryViews:
     async def _list_agents(
         self, project: str | None, q: str, before: PageEnd, limit: int
     ) -> list[SizedMemory]:
-        """Returns the memories of agents whose names or ids begin with `q`, those with the newest turns first."""
+        """Returns the memories of agents with a name or id that begins with `q`, those with the newest turns first."""
         pages = self.store.memory_pages
         if _AGENT_ID_PREFIX.startswith(q):  # `q` is a beginning of all ids
             return await pages.list_memories(project, "agent:", before=before, limit=limit)

@@ -1,6 +1,6 @@
 """The arguments of operations: JSON objects, which each operation reads once into typed values.
 
-A mistake in them is a BadRequest, whose message and `param` name the field.
+A mistake in them is a BadRequest. Its message and its `param` name the field.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def check_project(project: str | None, visible: str | None) -> None:
 class RequestedPage(Struct, frozen=True):
     """The page of a list that a caller asks for; the list is in the order of its records' numbers."""
 
-    # The only project whose records are shown; None: all projects.
+    # Only the records of this project are shown; None: those of all projects.
     project: str | None
     # The number after which the page begins; None: it is the first page.
     after: int | None

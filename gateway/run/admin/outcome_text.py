@@ -112,7 +112,7 @@ def describe_import(arguments: dict[str, Any], path: str | None, size: int) -> s
 
 
 def _count_owner(arguments: dict[str, Any]) -> str:
-    """Returns whose memory was exported or imported, with the number: "1 user (alice)"."""
+    """Returns the owners of exported or imported memories, with their number: "1 user (alice)"."""
     owner = _find_named(arguments, _OWNERS)
     return f"1 {owner} ({arguments[owner]})" if owner else "1 user"
 

@@ -118,7 +118,7 @@ class RequestOperations(Struct, frozen=True):
         """Explains the newest request with this id.
 
         project: the project in which it has to be; None: any project.
-        user: the person whose memory it has to have read; None: any person.
+        user: it has to have read the memory of this person; None: any person's.
 
         Raises: UnknownId: there is no such request, or it was forgotten, or is too old.
         """
@@ -202,7 +202,7 @@ class RequestOperations(Struct, frozen=True):
         return {each.id: _record_of_logged(first) for each, first in firsts if first is not each}
 
     def find_unsearched(self, requests: Iterable[RequestRecord]) -> set[str]:
-        """Returns the ids of requests whose memory was on and was not searched, since they asked nothing new."""
+        """Returns the ids of requests with memory on that did not search it, since they asked nothing new."""
         ids = {each.id for each in requests if each.mode in ("on", "strict") and not each.recalled}
         return {each.id for each in self._ended_with_turn() if each.id in ids and not each.has_recall_record}
 
@@ -215,7 +215,7 @@ class RequestOperations(Struct, frozen=True):
         return [] if exchange_row is None else [_record_of_logged(each) for each in later]
 
     def _ended_with_turn(self) -> Sequence[LoggedRequest]:
-        """Returns the requests of the log whose turns are known, the newest first."""
+        """Returns the requests of the log with a known turn, the newest first."""
         return () if self.log is None else [each for each in self.log.ended() if each.exchange_row]
 
     async def list(
@@ -307,7 +307,7 @@ class RequestOperations(Struct, frozen=True):
     async def _list_stored(
         self, agent_row: int, before: int, limit: int, *, without: Collection[bytes]
     ) -> Sequence[_ListedRequest]:
-        """Returns a memory's requests whose recalls are stored, the newest first. without: packed ids to leave out."""
+        """Returns a memory's requests with a stored recall, the newest first. without: packed ids to leave out."""
         listed: list[_ListedRequest] = []
         while len(listed) < limit:
             page = await self.store.recalls.list(agent_row, self._since, before=before, limit=limit)
@@ -328,7 +328,7 @@ class RequestOperations(Struct, frozen=True):
     async def _explain_stored(
         self, id: str, stored: StoredRecall, logged: LoggedRequest | None, note: str | None
     ) -> ExplainedRequest:
-        """Explains a request whose recall is stored.
+        """Explains a request with a stored recall.
 
         id: the id of the request (a long id is stored as a hash).
         logged: the request with this id in the log.
@@ -378,7 +378,7 @@ def _read_page_end(after: str | None) -> _PageEnd:
 
 
 def _summarize_recall(stored: StoredRecall, record: RecallRecord) -> dict[str, Any]:
-    """Returns the fields of `RequestSummary` of a request whose recall is stored."""
+    """Returns the fields of `RequestSummary` of a request with a stored recall."""
     upstream, _, model = stored.model.partition("/")
     return {
         "id": stored.request or "",

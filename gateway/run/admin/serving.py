@@ -41,7 +41,7 @@ class AdminFile:
         self._is_written = False
 
     def write(self, address: str) -> None:
-        """Writes the file in place of one that is there, whose permissions may differ. Raises: OSError, StoreError."""
+        """Replaces the file, since an old one may have other permissions. Raises: OSError, StoreError."""
         values = {"pid": os.getpid(), "address": address, "token": self.token}
         replace_sidecar(self._database, ADMIN, json.dumps(values).encode())
         self._is_written = True

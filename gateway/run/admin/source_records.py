@@ -14,7 +14,7 @@ from storage.listing import FoundMemory, SizedMemory, SourceExchange
 from storage.records import Fact, Passage, Revision
 from storage.sql.store import Store
 
-# The most exchanges whose messages a list shows for each fact or version.
+# The most exchanges from which a list shows messages for each fact or version.
 LISTED_SOURCES = 2
 # The most characters of a message and of a passage.
 _SOURCE_CHARS = 1_000

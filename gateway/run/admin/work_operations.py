@@ -75,7 +75,7 @@ class WorkRecord(Struct, frozen=True):
 class WorkOperations(Struct, frozen=True):
     """Lists jobs and batches, tries jobs again, and cancels.
 
-    project: the project to whose jobs and batches a method is bounded; None: it sees all.
+    project: a method sees only the jobs and batches of this project; None: it sees all.
 
     Each method raises: UnknownId: the project has no such job or batch; Conflict; BadRequest.
     """
@@ -129,7 +129,7 @@ class WorkOperations(Struct, frozen=True):
             raise Conflict(f"{error.message}.") from error
 
     async def cancel_job(self, project: str | None, id: int) -> JobRecord:
-        """Deletes a job and returns it. A batch whose job it is ends too."""
+        """Deletes a job and returns it. If it is the job of a batch, the batch ends too."""
         _, scope = await self._find_job(project, id)
         try:
             return _job_record(await cancel_job(self.store, id, self.now()), scope)

@@ -54,7 +54,7 @@ def with_stream_id(data: bytes, stream_id: str | None) -> bytes:
 
 
 def break_event(data: bytes) -> bytes:
-    """Returns the message for a stream's event of the type `error`, whose fields a message has below `error`."""
+    """Returns the message for a stream's event of the type `error`. It has the event's fields below `error`."""
     fields = _decode_members_leniently(data)
     error = {key: fields.get(key, b"null") for key in ("code", "message", "param")}
     error = {"type": b'"server_error"', **error, **_decode_members_leniently(fields.get("error", b""))}

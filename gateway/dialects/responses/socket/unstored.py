@@ -50,7 +50,7 @@ class PendingResponse(Struct, frozen=True):
     user: str | None
     # The id of the stored response that comes before the items; None: the items begin the conversation.
     base_id: str | None
-    # The input since then; None: it continues a conversation at the upstream, whose items are not known here.
+    # The input since then; None: the items are not known here, since the upstream stores the conversation.
     items: Sequence[bytes] | None
     # The request asks the upstream to store the response.
     is_stored: bool
