@@ -76,7 +76,7 @@ def answer(body: Mapping[str, Any]) -> ScriptedMessage | ScriptedFailure:
         why = f"The demo model cannot follow this `{field}`."
         instead = "With OPENAI_API_KEY or `--upstream URL` that upstream answers."
         return ScriptedFailure(400, f"{why} {instead}", "unsupported_parameter")
-    messages = [m for m in body.get("messages") or [] if isinstance(m, dict)]
+    messages = [message for message in body.get("messages") or [] if isinstance(message, dict)]
     if messages and messages[-1].get("role") == "tool":
         text = f"The tool answered: {_text(messages[-1]).strip()}"
         return _make_reply(text, body, speaks_by_tool=speaks_by_tool)
@@ -118,7 +118,7 @@ def _offered_tools(body: Mapping[str, Any]) -> list[str]:
     if body.get("tool_choice") == "none":
         return []
     functions = [tool.get("function") or {} for tool in body.get("tools") or () if isinstance(tool, dict)]
-    return [f["name"] for f in functions if isinstance(f.get("name"), str)]
+    return [function["name"] for function in functions if isinstance(function.get("name"), str)]
 
 
 def _make_call(tool: str, arguments: Mapping[str, str]) -> ScriptedCall:

@@ -150,8 +150,8 @@ def unpack_entry(row: EntryRow, *, has_scores: bool, has_meaning: bool) -> Recal
 
 def pack(record: RecallRecord) -> bytes:
     """Returns the bytes of a record."""
-    has_meaning = any(e.meaning is not None for e in record.entries)
-    return pack_rows(record, [pack_entry(e) for e in record.entries], has_meaning=has_meaning)
+    has_meaning = any(entry.meaning is not None for entry in record.entries)
+    return pack_rows(record, [pack_entry(entry) for entry in record.entries], has_meaning=has_meaning)
 
 
 def pack_rows(record: RecallRecord, rows: Sequence[EntryRow], *, has_meaning: bool) -> bytes:
@@ -289,7 +289,7 @@ def seqs_in_note(data: bytes) -> Sequence[int]:
 
 def hits_in(data: bytes) -> Sequence[tuple[str, int]]:
     """Returns the kind and number of each hit that is not forgotten. Raises: ValueError."""
-    return [(e.kind, e.seq) for e in unpack(data).entries if not e.is_forgotten]
+    return [(entry.kind, entry.seq) for entry in unpack(data).entries if not entry.is_forgotten]
 
 
 def _numbers_struct(flags: int) -> struct.Struct:

@@ -196,17 +196,17 @@ class Speaker:
         turns, agent = self.store.turns, self.agent
         listing = HashedList(MessageHasher(agent.secret), list(messages))
         path = listing.hasher.hash_path(listing.flat(listing.answered)) if listing.answered else None
-        snapshot = await turns.snapshot(agent, key, path) if agent.id else MemorySnapshot()
+        snapshot = await turns.load_snapshot(agent, key, path) if agent.id else MemorySnapshot()
         assert snapshot is not None
         known = snapshot.conversation.id if key is not None and snapshot.conversation else None
         query = Query(listing, key is not None, mode, self.now(), IDLE_S, conversation_row=known)
         plan, tree = plan_plain(snapshot, query), None
-        openings = None if snapshot.has_tombs else turns.openings(agent, snapshot)
+        openings = None if snapshot.has_tombs else turns.find_openings(agent, snapshot)
         is_new = openings is not None and begins_conversation(query, openings)
         if plan is None:
             tree = Tree()
             if agent.id and not is_new:
-                pool = await turns.pool(agent, probes_for_list(query, key))
+                pool = await turns.load_pool(agent, probes_for_list(query, key))
                 tree = Tree(pool.exchanges, pool.contents, pool.tombs)
             plan = await with_contents(turns, agent, tree, partial(plan_turn, tree, query))
             if key is None and not listing.answered and not is_new:

@@ -43,17 +43,6 @@ from storage.errors import StoreError
 class AgentServices:
     """The services of one gateway's agents."""
 
-    # Performs runs with a client that waits.
-    agents: AgentRuns
-    # Accepts runs that go on without their clients.
-    runs: BackgroundRuns
-    # Performs those.
-    run_service: RunService
-    # Performs the runs of sleeptime agents.
-    sleeping: Sleeping
-    # The agents as chat completions use them.
-    chat: ChatAgents
-
     def __init__(
         self,
         settings: Settings,
@@ -76,6 +65,7 @@ class AgentServices:
         self._now = now = keeper.now
         wait_s = max(limits.commit_wait_s, limits.step_wait_s)
         self.registry = registry = Registry(store, settings, specs, now)
+        # Performs runs with a client that waits.
         self.agents = agents = AgentRuns(
             settings,
             keeper,
@@ -86,29 +76,31 @@ class AgentServices:
             limits.answer_wait_s,
             accounting,
         )
+        # The agents as chat completions use them.
         self.chat = ChatAgents(registry, agents)
+        # Performs the runs of sleeptime agents.
         self.sleeping = Sleeping(
             keeper, registry, agents, services.budget, services.models, services.count_attempt
         )
-        asleep = [spec.name for spec in specs if spec.sleeptime is not None]
-        services.add_sleeptime(sleeptime_schedule(store, settings.memory.idle_s, now, asleep))
+        sleeptime_profiles = [spec.name for spec in specs if spec.sleeptime is not None]
+        services.add_sleeptime(sleeptime_schedule(store, settings.memory.idle_s, now, sleeptime_profiles))
         item_turns = ItemTurns(settings, keeper, registry.resolver, agents.toolboxes, failover)
         self._batch_providers = make_batches(settings)
         self._batches = BatchService(
             keeper, item_turns, self._batch_providers, settings.batch, turns.metrics, services.count_attempt,
             accounting.receipts,
         )  # fmt: skip
-        shows = RunEvents(store, now)
-        self.runs = BackgroundRuns(agents, registry.resolver, keeper, shows)
-        peers = agents.peers
-        peers.set_background_runs(self.runs)
+        run_events = RunEvents(store, now)
+        # Accepts runs that go on without their clients. `run_service` performs them.
+        self.runs = BackgroundRuns(agents, registry.resolver, keeper, run_events)
+        agents.peers.set_background_runs(self.runs)
         self.run_service = RunService(
             self.runs,
             agents.recover,
             store,
-            Callbacks(store, agents.foreign.webhooks, shows.callback, now),
+            Callbacks(store, agents.foreign.webhooks, run_events.callback, now),
             services.count_attempt,
-            lambda: peers.released_slots,
+            lambda: agents.peers.released_slots,
         )
 
     def routes(self, models: ModelList, limits: Limits, bodies: BodyReader) -> list[Route]:
@@ -143,8 +135,8 @@ class AgentServices:
         performs_jobs: this process performs jobs. If not, it only makes them due, for another process.
         """
         # Before this process has runs of its own, which it could take for runs of an earlier process.
-        late = await run_at_start(self._store, self._recover, "Interrupted runs")
-        tasks = [] if late is None else [late]
+        recovery = await run_at_start(self._store, self._recover, "Interrupted runs")
+        tasks = [] if recovery is None else [recovery]
         tasks += map(asyncio.create_task, self.run_service.tasks(performs_jobs=performs_jobs))
         if performs_jobs:
             tasks.append(asyncio.create_task(self.sleeping.worker.run()))

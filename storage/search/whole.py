@@ -34,7 +34,9 @@ class _Words(NamedTuple):
     def are_in(self, words: frozenset[str]) -> bool:
         """Returns whether a text has words of both kinds."""
         if self.is_unspaced:
-            return all(any(term in w for w in words for term in kind) for kind in (self.speaker, self.asks))
+            return all(
+                any(term in word for word in words for term in kind) for kind in (self.speaker, self.asks)
+            )
         return not words.isdisjoint(self.speaker) and not words.isdisjoint(self.asks)
 
 

@@ -43,7 +43,7 @@ async def load_blocks(
     rows = await connection.rows(SQL["block_load"], (agent_row,))
     blocks = [(owner, make_block(row)) for *row, owner in rows]
     if shared_read_only:
-        blocks = [(owner, replace(b, read_only=True) if owner else b) for owner, b in blocks]
+        blocks = [(owner, replace(block, read_only=True) if owner else block) for owner, block in blocks]
     return tuple(visible_blocks(blocks))
 
 

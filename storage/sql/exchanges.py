@@ -95,7 +95,7 @@ def unpack_atoms(data: bytes) -> tuple[Atom, ...]:
 
 
 def _pack_media(media: Sequence[bytes]) -> bytes:
-    return b"".join([b"\x01" + m if m else b"\x00" for m in media])
+    return b"".join([b"\x01" + digest if digest else b"\x00" for digest in media])
 
 
 def _unpack_media(data: bytes) -> tuple[bytes, ...]:
@@ -257,7 +257,7 @@ async def load_snapshot(
                 snapshot.has_tombs = True
             case _:
                 add_snapshot_row(snapshot, blocks, row, row[_TIME])
-    snapshot.additions = NO_ADDITIONS.extended(*sorted(additions, key=lambda e: e.depth))
+    snapshot.additions = NO_ADDITIONS.extended(*sorted(additions, key=lambda exchange: exchange.depth))
     complete_snapshot(snapshot, blocks)
     return snapshot
 

@@ -243,7 +243,11 @@ class Facts(GrowingGroup):
         for block, value, sources in learned.writes:
             if not block.id:
                 await ensure_blocks(connection, agent.id, [replace(block, value="")], now)
-                block = next(b for b in await load_blocks(connection, agent.id) if b.label == block.label)
+                block = next(
+                    current
+                    for current in await load_blocks(connection, agent.id)
+                    if current.label == block.label
+                )
             await write_block(
                 connection, block.id, block.version, value, at=now, origin=ORIGIN, sources=sources
             )

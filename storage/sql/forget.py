@@ -145,11 +145,11 @@ class Forgetting(Group):
             for id in (*exchange_rows, *target.exchanges)
             if id is not None
         ]
-        present = [e for e in loaded if e is not None]
+        present = [exchange for exchange in loaded if exchange is not None]
         if not present:
             return Extent(await connection.value(SQL["messages_in"], (agent_row, target.conversation_row)))
         messages = set(target.messages)
-        seqs = [seq for e in present for seq in _remaining_seqs(e)]
+        seqs = [seq for exchange in present for seq in _remaining_seqs(exchange)]
         erased = [seq for seq in seqs if not messages or seq in messages]
         conversation_uid = await connection.value(SQL["name_of"], (present[0].conversation_row, agent_row))
         return Extent(len(erased), remaining=len(seqs) - len(erased), conversation_uid=conversation_uid)

@@ -35,13 +35,15 @@ class UsageLimits(Group):
 
     async def change(self, id: int, most: float | None, then: str | None) -> None:
         """Changes a limit; None leaves a field as it is. Raises: NotFound."""
-        changing = self._database.write(lambda c: c.run(SQL["limit_change"], (id, most, then)))
+        changing = self._database.write(
+            lambda connection: connection.run(SQL["limit_change"], (id, most, then))
+        )
         if not await self._await_write(changing, self._report_change):
             raise NotFound(f"there is no limit {id}")
 
     async def remove(self, id: int) -> None:
         """Removes a limit. Raises: NotFound."""
-        removing = self._database.write(lambda c: c.run(SQL["limit_remove"], (id,)))
+        removing = self._database.write(lambda connection: connection.run(SQL["limit_remove"], (id,)))
         if not await self._await_write(removing, self._report_change):
             raise NotFound(f"there is no limit {id}")
 

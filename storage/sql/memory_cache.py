@@ -153,7 +153,9 @@ class CachedMemory:
         """
         values = (self.agent_row, now.indexed_seq + 1, start, _MAX_UNINDEXED_ROWS)
         rows = exchanges.make_shown_exchanges(await connection.rows(exchanges.SQL["shown_unread"], values))
-        messages = [m for row in rows if _is_recallable(row[0]) for m in rules.messages_of(*row, None)]
+        messages = [
+            message for row in rows if _is_recallable(row[0]) for message in rules.messages_of(*row, None)
+        ]
         following = [exchange for exchange, _, _ in rows if exchange.seq >= start]
         gapless_end = start
         for exchange in following:

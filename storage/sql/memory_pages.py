@@ -170,8 +170,8 @@ class MemoryPages(Group):
         rows = await rows_of(connection, SQL["sources"], ids, agent_row)
         shown = exchanges.make_shown_exchanges(row[1:] for row in rows)
         return {
-            e.id: SourceExchange(e, row[0], is_shared)
-            for row, (e, is_shared, _) in zip(rows, shown, strict=True)
+            exchange.id: SourceExchange(exchange, row[0], is_shared)
+            for row, (exchange, is_shared, _) in zip(rows, shown, strict=True)
         }
 
     @long_reads
@@ -220,15 +220,15 @@ class MemoryPages(Group):
             rows = await connection.rows(SQL["openings"], values)
             parsed = exchanges.make_shown_exchanges(row[1:] for row in rows)
             by_uid |= {
-                row[0]: SourceExchange(e, row[0], is_shared)
-                for row, (e, is_shared, _) in zip(rows, parsed, strict=True)
+                row[0]: SourceExchange(exchange, row[0], is_shared)
+                for row, (exchange, is_shared, _) in zip(rows, parsed, strict=True)
             }
         return by_uid
 
     @reads
     async def list_blocks(self, connection: Connection, agent_row: int) -> list[ShownBlock]:
         """Returns the blocks that a memory sees, in their order."""
-        order = {b.id: n for n, b in enumerate(await load_blocks(connection, agent_row))}
+        order = {block.id: n for n, block in enumerate(await load_blocks(connection, agent_row))}
         rows = await rows_of(connection, SQL["blocks"], list(order), agent_row)
         shown = [ShownBlock(make_block(row), row[8], row[9], bool(row[10])) for row in rows]
         return sorted(shown, key=lambda shown_block: order[shown_block.block.id])

@@ -163,7 +163,7 @@ class _UnreadBatch:
         is_repeat: all that was read before is read again.
         """
         new = self.rules.messages_of(exchange, is_shared, None, None)
-        self._chars += sum(min(len(m.text), self.message_chars) for m in new)
+        self._chars += sum(min(len(message.text), self.message_chars) for message in new)
         if self.messages and self._chars > self.limit_chars and not is_repeat:
             return False
         self.messages += new

@@ -326,9 +326,9 @@ class Recall(Group):
         Raises: TooSlow, Unavailable.
         """
         messages = await self._loader.load_messages(agent_row, memory, hits, deadline_ms)
-        muted = [m.seq for m in messages if m.source == MUTED]
+        muted = [message.seq for message in messages if message.source == MUTED]
         if muted:
-            messages = [m for m in messages if m.source != MUTED]
+            messages = [message for message in messages if message.source != MUTED]
             if trace is not None:
                 trace.muted_seqs = muted
         return messages
@@ -418,7 +418,11 @@ class Recall(Group):
         """Returns the messages of the last exchanges, oldest first, as far as they may be shown."""
         rows = await connection.rows(exchanges.SQL["recent"], (agent.id, limit))
         shown = exchanges.make_shown_exchanges(reversed(rows))
-        return [m for e, is_shared, _ in shown for m in self._rules.messages_of(e, is_shared, None, None)]
+        return [
+            message
+            for exchange, is_shared, _ in shown
+            for message in self._rules.messages_of(exchange, is_shared, None, None)
+        ]
 
 
 def _pages(seqs: Sequence[int], first: int = 0) -> Iterator[Sequence[int]]:

@@ -47,16 +47,18 @@ from storage.sql.statements import run_of
 
 # The bytes that a turn which waits to be written takes besides its content; estimated.
 _WRITE_BYTES = 4096
-# How long the edits of a superseded turn wait: it may be continued after all. Chosen, not measured.
+# The seconds that the edits of a superseded turn wait, since it may be continued after all. Chosen, not measured.
 _SUPERSEDED_S = 86_400.0
 
 
 class DueConversation(NamedTuple):
-    """A conversation with pending edits."""
+    """A conversation with pending edits of blocks."""
 
     conversation_row: int
     agent_row: int
+    # The client has given the conversation an id.
     is_named: bool
+    # When the conversation last moved, in seconds since the epoch.
     last_at: float
 
 
@@ -72,7 +74,9 @@ class Turns(Group):
         self._cache = cache
         self._memories = memories
 
-    async def snapshot(self, agent: Agent, key: str | None, path_hash: bytes | None) -> MemorySnapshot | None:
+    async def load_snapshot(
+        self, agent: Agent, key: str | None, path_hash: bytes | None
+    ) -> MemorySnapshot | None:
         """Returns what a request needs of its memory, from the cache or the database.
 
         key: the client's own conversation id.
@@ -103,7 +107,7 @@ class Turns(Group):
             self._cache.put(agent.id, key, path_hash, snapshot)
         return snapshot
 
-    def openings(self, agent: Agent, snapshot: MemorySnapshot) -> list[Opening] | None:
+    def find_openings(self, agent: Agent, snapshot: MemorySnapshot) -> list[Opening] | None:
         """Returns the cached openings of a memory; None if none are cached for the numbers that its snapshot has."""
         return self._cache.find_openings(agent.id, snapshot)
 
@@ -112,29 +116,29 @@ class Turns(Group):
         self._cache.put_openings(agent.id, snapshot, openings)
 
     @reads
-    async def pool(self, connection: Connection, agent: Agent, probes: Probes) -> Pool:
+    async def load_pool(self, connection: Connection, agent: Agent, probes: Probes) -> Pool:
         """Loads the exchanges that may matter to a request."""
         return await _load_pool(connection, agent, probes)
 
     @reads
-    async def contents(
+    async def load_contents(
         self, connection: Connection, agent: Agent, ids: Sequence[int]
     ) -> Mapping[int, StoredContent]:
         """Loads the contents that the rules found `Missing`. An exchange that is gone has an empty entry."""
         return await exchanges.load_contents(connection, agent.id, ids)
 
     @reads
-    async def exchange(self, connection: Connection, agent: Agent, exchange_row: int) -> Exchange | None:
+    async def find_exchange(self, connection: Connection, agent: Agent, exchange_row: int) -> Exchange | None:
         """Returns an exchange with its content."""
         return await exchanges.load_exchange(connection, agent.id, exchange_row)
 
     @reads
-    async def section(self, connection: Connection, agent: Agent, section: int) -> SentSection | None:
+    async def find_section(self, connection: Connection, agent: Agent, section: int) -> SentSection | None:
         """Returns a memory section as it was sent; None where it is gone."""
         return await exchanges.load_section(connection, agent.id, section)
 
     @reads
-    async def conversation_uid(
+    async def find_conversation_uid(
         self, connection: Connection, agent: Agent, conversation_row: int
     ) -> str | None:
         """Returns the public name of a conversation; None where it is gone."""
@@ -144,7 +148,7 @@ class Turns(Group):
         return uid
 
     @reads
-    async def shared_blocks(self, connection: Connection, agent: Agent) -> list[Block]:
+    async def load_shared_blocks(self, connection: Connection, agent: Agent) -> list[Block]:
         """Returns the shared blocks that a new user of the agent's profile will see."""
         values = (agent.scope.project, agent.scope.profile)
         return list(map(make_block, await connection.rows(exchanges.SQL["shared_blocks"], values)))
@@ -171,7 +175,7 @@ class Turns(Group):
         self._cache.apply_commit(write, committed)
 
     @reads
-    async def due(
+    async def list_due(
         self, connection: Connection, before: float, after: float, limit: int
     ) -> list[DueConversation]:
         """Returns conversations that have not moved for a while, with pending edits that are to be merged or dropped.
@@ -186,8 +190,8 @@ class Turns(Group):
         ]
 
     @reads
-    async def next_due(self, connection: Connection) -> float | None:
-        """Returns the earliest time at which a conversation with pending edits last moved; None if there is none."""
+    async def find_next_due(self, connection: Connection) -> float | None:
+        """Returns the earliest time at which a conversation with pending edits last moved; None: there is none."""
         at: float | None = await connection.value(exchanges.SQL["next_due"])
         return at
 
@@ -440,7 +444,7 @@ async def _add_marks(
     await exchanges.add_marks(connection, agent_row, exchanges.PREFIX, change.prefixes, exchange.id)
     await exchanges.add_marks(connection, agent_row, "tomb", change.tombs, exchange.id)
     for changed in (exchange, *change.others):
-        # The index has not reached later exchanges, and will read them as they are by then.
+        # The index reads later exchanges once it reaches them, as they are then.
         if changed.id in change.stale and changed.seq <= resolved.indexed_seq:
             await exchanges.add_marks(connection, agent_row, "stale", (b"",), changed.id)
 

@@ -257,14 +257,19 @@ class Vectors(Group):
         )
         if len(others) == _MAX_PASSAGES:
             upto = min(upto, others[-1].seq)
-        messages = [m for e in shown if e.seq <= upto for m in self._rules.messages_of(e, False, None, None)]
-        messages += [m for m in others if m.seq <= upto]
+        messages = [
+            message
+            for exchange in shown
+            if exchange.seq <= upto
+            for message in self._rules.messages_of(exchange, False, None, None)
+        ]
+        messages += [message for message in others if message.seq <= upto]
         embedded: set[int] = set()
-        for number in {chunk_of(m.seq) for m in messages}:
+        for number in {chunk_of(message.seq) for message in messages}:
             chunk = await _read_chunk(connection, agent_row, number, model)
             if chunk is not None and chunk.dimension == progress.dimension:
                 embedded.update(chunk.seqs.tolist())
-        messages = [m for m in messages if m.seq not in embedded]
+        messages = [message for message in messages if message.seq not in embedded]
         return Unembedded(loaded, model, cursor, upto, progress.stamp, messages)
 
     @effect

@@ -53,7 +53,7 @@ async def test_a_database_gives_notes_back_and_those_of_older_versions(store: St
     ((id,),) = await rows(store, "SELECT id FROM exchanges")
 
     async def load() -> Exchange:
-        found = await store.turns.exchange(alice.agent, id)
+        found = await store.turns.find_exchange(alice.agent, id)
         assert found is not None
         return found
 

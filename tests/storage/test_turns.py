@@ -299,7 +299,7 @@ async def test_edits_of_a_repeated_turn_are_stored_once(alice: Speaker) -> None:
     await alice.end(
         await alice.begin(history, "c1"), noted("Noted.", "m9"), ["tea"]
     )  # merged, and asked once more
-    snapshot = await alice.store.turns.snapshot(alice.agent, "c1", None)
+    snapshot = await alice.store.turns.load_snapshot(alice.agent, "c1", None)
     assert snapshot is not None
     assert snapshot.ops == []
     assert snapshot.blocks[0].value == "tea"
@@ -312,7 +312,7 @@ async def test_edits_that_wait_are_read_in_the_order_in_which_they_were_made(ali
     # PostgreSQL writes a changed row again, after the others.
     for state in ("dropped", "pending"):
         await rows(alice.store, f"UPDATE block_ops SET state = '{state}' WHERE id = {ids[0]}")
-    snapshot = await alice.store.turns.snapshot(alice.agent, "c1", None)
+    snapshot = await alice.store.turns.load_snapshot(alice.agent, "c1", None)
     assert snapshot is not None
     assert snapshot.conversation is not None
     path = await alice.store.stored_paths.load_path(alice.agent, snapshot.conversation.uid, None)
@@ -326,7 +326,7 @@ async def test_edits_of_a_turn_off_the_record_are_not_stored(alice: Speaker) -> 
     await alice.end(
         await alice.begin(asked, "c1"), noted("Sorry."), ["secret"]
     )  # asked again, memory on: stays off
-    snapshot = await alice.store.turns.snapshot(alice.agent, "c1", None)
+    snapshot = await alice.store.turns.load_snapshot(alice.agent, "c1", None)
     assert snapshot is not None
     assert snapshot.ops == []
     assert all(e.input is None for e in await alice.rows())
@@ -377,7 +377,7 @@ async def bob(alice: Speaker) -> Speaker:
 
 async def test_a_look_sees_nothing_of_another_agent(alice: Speaker, bob: Speaker) -> None:
     for e in await alice.rows():
-        snapshot = await bob.store.turns.snapshot(bob.agent, "c1", e.path_hash)
+        snapshot = await bob.store.turns.load_snapshot(bob.agent, "c1", e.path_hash)
         assert snapshot is not None
         assert (snapshot.conversation, snapshot.exchange, snapshot.section) == (None, None, None)
         assert (snapshot.additions, snapshot.ops) == (Additions(), [])
@@ -391,7 +391,7 @@ async def test_a_look_with_another_agents_row_and_ones_own_scope_is_none(
     alice: Speaker, bob: Speaker
 ) -> None:
     mixed = replace(alice.agent, scope=BOB)
-    assert await bob.store.turns.snapshot(mixed, "c1", (await alice.rows())[0].path_hash) is None
+    assert await bob.store.turns.load_snapshot(mixed, "c1", (await alice.rows())[0].path_hash) is None
 
 
 @both
@@ -404,7 +404,7 @@ async def test_a_pool_has_the_words_of_one_exchange_however_many_are_asked_at_on
         await alice.say([*history, user(f"{k} more?")], assistant(f"Not {k}."), key)
     rows = await alice.rows()
     probes = Probes(key, [e.reply_key for e in rows if e.reply_key], since=0.0)
-    pool = await alice.store.turns.pool(alice.agent, probes)
+    pool = await alice.store.turns.load_pool(alice.agent, probes)
     assert len(pool.exchanges) == len(rows)
     assert [orjson.loads(e.input)[-1] for e in pool.exchanges if e.input] == [user("4 more?")]
 
@@ -422,24 +422,24 @@ async def test_a_pool_holds_nothing_of_another_agent(alice: Speaker, bob: Speake
         ),
     ]
     for probe in probes:
-        assert (await alice.store.turns.pool(alice.agent, probe)).exchanges
-        pool = await bob.store.turns.pool(bob.agent, probe)
+        assert (await alice.store.turns.load_pool(alice.agent, probe)).exchanges
+        pool = await bob.store.turns.load_pool(bob.agent, probe)
         assert pool.conversation_row is None
         assert not {e.id for e in pool.exchanges} & {e.id for e in theirs}
         for e in theirs:
-            assert await bob.store.turns.contents(bob.agent, [e.id]) == {e.id: StoredContent()}
+            assert await bob.store.turns.load_contents(bob.agent, [e.id]) == {e.id: StoredContent()}
 
 
 async def test_a_snapshot_and_a_uid_are_their_agents_alone(alice: Speaker, bob: Speaker) -> None:
     e = (await alice.rows())[0]
     turns = bob.store.turns
     assert e.section is not None
-    stored = await turns.section(alice.agent, e.section)
+    stored = await turns.find_section(alice.agent, e.section)
     assert stored is not None
     assert stored.text == SECTION.text
-    assert await turns.section(bob.agent, e.section) is None
-    assert await turns.conversation_uid(alice.agent, e.conversation_row)
-    assert await turns.conversation_uid(bob.agent, e.conversation_row) is None
+    assert await turns.find_section(bob.agent, e.section) is None
+    assert await turns.find_conversation_uid(alice.agent, e.conversation_row)
+    assert await turns.find_conversation_uid(bob.agent, e.conversation_row) is None
 
 
 async def test_a_turn_written_with_ids_of_another_scope_touches_nothing_there(
@@ -476,7 +476,7 @@ async def test_settling_anothers_conversation_reads_nothing_of_it(alice: Speaker
 
 
 async def _rev(speaker: Speaker, key: str) -> int:
-    snapshot = await speaker.store.turns.snapshot(speaker.agent, key, None)
+    snapshot = await speaker.store.turns.load_snapshot(speaker.agent, key, None)
     assert snapshot is not None
     assert snapshot.conversation is not None
     return snapshot.conversation.rev

@@ -99,7 +99,8 @@ class MessagePages:
         for agent, group in groupby(entries, key=itemgetter(0)):
             renderer = MessageRenderer(self._api.store, agent, showing)
             views = [view for _, view in group]
-            summaries = await renderer.load_summaries([v for v in views if isinstance(v, MessageView)])
+            message_views = [view for view in views if isinstance(view, MessageView)]
+            summaries = await renderer.load_summaries(message_views)
             for view in views:
                 shown = (
                     [renderer.render_message_object(view)]

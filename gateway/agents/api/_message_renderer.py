@@ -86,7 +86,8 @@ class MessageRenderer(Struct, frozen=True):
     async def _render_waiting_calls(self, run: Run) -> list[dict[str, Any]]:
         """Returns the calls of a run that still wait for an answer."""
         step = await self.store.runs.load_waiting_step(self.agent.id, run.conversation_row)
-        exchange = None if step is None else await self.store.turns.exchange(self.agent, step.exchange_row)
+        turns = self.store.turns
+        exchange = None if step is None else await turns.find_exchange(self.agent, step.exchange_row)
         messages = [] if exchange is None else await self.render_run(run, [exchange], with_input=False)
         return [message for message in messages if message["message_type"] == "approval_request_message"]
 

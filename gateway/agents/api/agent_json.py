@@ -219,7 +219,7 @@ async def _find_waiting_step(store: Store, view: AgentView) -> RunStep | None:
 
 async def _find_pending_message(store: Store, agent: Agent, step: RunStep) -> dict[str, Any] | None:
     """Returns the message with the calls that wait for an answer at a step; None if they no longer wait."""
-    exchange = await store.turns.exchange(agent, step.exchange_row)
+    exchange = await store.turns.find_exchange(agent, step.exchange_row)
     if exchange is None:
         return None
     run = await store.runs.find_newest_waiting_run(agent.id, exchange.conversation_row, step.run_row)

@@ -261,7 +261,7 @@ class BatchRoutes:
         agent = await store.agents.load(run.agent_row)
         if number is None or agent is None:
             return []
-        exchange = await store.turns.exchange(agent, number)
+        exchange = await store.turns.find_exchange(agent, number)
         if exchange is None:
             return []
         shown = await MessageRenderer(store, agent, showing).render_run(run, [exchange], with_input=True)
@@ -286,9 +286,8 @@ def _make_item(request: BatchRequest, n: int) -> RequestedItem:
     try:
         content = read_send(Send(messages=request.messages, input=request.input, max_steps=request.max_steps))
     except Unprocessable as error:
-        raise Unprocessable(
-            [replace(fault, path=(*path, *fault.path[1:])) for fault in error.faults]
-        ) from error
+        faults = [replace(fault, path=(*path, *fault.path[1:])) for fault in error.faults]
+        raise Unprocessable(faults) from error
     if content.answers:
         raise BadRequest("A batch takes new messages; answer a call with a send.", param="requests")
     conversation_name = sent_or(request.conversation_id, DEFAULT_CONVERSATION)

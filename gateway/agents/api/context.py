@@ -29,7 +29,7 @@ def context_json(
     summary: of the messages that left the window; "": none did.
     passage_count, message_count: how many passages the agent has, and how many messages of all its conversations.
     """
-    messages = [m for m in body["messages"] if m.get("role") != "system"]
+    messages = [message for message in body["messages"] if message.get("role") != "system"]
     blocks = section.removeprefix(system).strip()
     tools = body.get("tools") or []
     counts = {
@@ -37,7 +37,7 @@ def context_json(
         "num_tokens_core_memory": estimate_tokens(blocks),
         "num_tokens_summary_memory": estimate_tokens(summary),
         "num_tokens_functions_definitions": estimate_tokens(orjson.dumps(tools).decode()) if tools else 0,
-        "num_tokens_messages": sum(estimate_tokens(orjson.dumps(m).decode()) for m in messages),
+        "num_tokens_messages": sum(estimate_tokens(orjson.dumps(message).decode()) for message in messages),
         "num_tokens_external_memory_summary": 0,
     }
     return {

@@ -191,7 +191,7 @@ class RunRoutes:
         entry = await self._get_run(request)
         agent = await self._api.store.agents.load(entry.run.agent_row)
         steps = () if agent is None else await exchanges_of(self._api.store, agent, entry.run)
-        names = dict.fromkeys(name for e in steps for name in tools_used(e))
+        names = dict.fromkeys(name for step in steps for name in tools_used(step))
         # The client's own tools, and those that are gone, have no id.
         named = [await self._api.registry.tools.named(request.project, name) for name in names]
         return run_metrics_json(entry, [tool.uid for tool in named if tool is not None])
@@ -298,7 +298,7 @@ async def run_result_json(api: AgentsApi, run: Run, showing: Showing) -> dict[st
     if agent is None:
         raise UnknownId("The agent of this run is deleted.")
     steps = await exchanges_of(api.store, agent, run)
-    if all(e.reply is None for e in steps) and (error := await failure_of(api.store, run)) is not None:
+    if all(step.reply is None for step in steps) and (error := await failure_of(api.store, run)) is not None:
         raise error
     shown = await MessageRenderer(api.store, agent, showing).render_output(run, steps)
     return result_json(shown, run, last=await last_counts(api.store, run))

@@ -22,13 +22,15 @@ class BatchMetrics:
         self._items: BatchCounts | None = None
         self.tokens = metrics.add_counter("batch_tokens", "Tokens that batches used.")
         states = "Batches by their state."
-        metrics.add_gauge("batches", states, lambda: {(s,): n for s, n in self._states.items()}, "state")
+        metrics.add_gauge(
+            "batches", states, lambda: {(state,): n for state, n in self._states.items()}, "state"
+        )
         items = "Items of batches that have not ended, by their state."
         metrics.add_gauge("batch_items", items, self._by_state, "state")
         metrics.refresh_with(self._refresh)
 
     def _by_state(self) -> dict[tuple[str, ...], int]:
-        return {} if self._items is None else {(s,): n for s, n in asdict(self._items).items()}
+        return {} if self._items is None else {(state,): n for state, n in asdict(self._items).items()}
 
     async def _refresh(self) -> None:
         try:

@@ -397,7 +397,7 @@ class ItemTurns:
         if outcome is None:
             return
         messages = turn.texts.request.messages
-        chars = sum(len(text_of(m)) for m in messages) + len(outcome.text)
+        chars = sum(len(text_of(message)) for message in messages) + len(outcome.text)
         keeper.report_lag(context.agent.id, context.snapshot, chars)
         keeper.events.turn_stored(
             context.agent.id, len(messages) + 1, context.request.spec.sleeptime, context.snapshot.next_seq

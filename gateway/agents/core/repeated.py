@@ -46,8 +46,9 @@ def last_reply_texts(messages: Sequence[WireMessage]) -> list[str]:
     These are the texts of the newest assistant messages after the last question before them.
     """
     repeated = messages[: _last_index(messages, "assistant") + 1]
-    replies = (m for m in repeated[_last_index(repeated, "user") + 1 :] if m.get("role") == "assistant")
-    return [text for m in replies if (text := text_of(m))][-_MAX_TEXTS:]
+    answers = repeated[_last_index(repeated, "user") + 1 :]
+    replies = (message for message in answers if message.get("role") == "assistant")
+    return [text for reply in replies if (text := text_of(reply))][-_MAX_TEXTS:]
 
 
 def count_asked_again(
@@ -122,7 +123,7 @@ def _count_late_results(path: Sequence[Exchange], messages: Sequence[WireMessage
     """Returns how many results of tools come before other messages in a list, if no call of the path waits for any."""
     if path and has_calls(path[-1].reply):
         return 0
-    return next((i for i, m in enumerate(messages) if m.get("role") not in RESULT_ROLES), 0)
+    return next((i for i, message in enumerate(messages) if message.get("role") not in RESULT_ROLES), 0)
 
 
 def _find_unheard_turns(
@@ -267,4 +268,4 @@ def _first_letters(text: str, count: int) -> str:
 
 def _last_index(messages: Sequence[WireMessage], role: str) -> int:
     """Returns the index of the last message of a role; -1 if there is none."""
-    return max((i for i, m in enumerate(messages) if m.get("role") == role), default=-1)
+    return max((i for i, message in enumerate(messages) if message.get("role") == role), default=-1)

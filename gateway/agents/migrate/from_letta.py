@@ -170,7 +170,8 @@ class LettaMove:
         ]
         # An agent's list has the messages of all of its conversations.
         other_ids = {message["id"] for conversation in conversations for message in conversation.messages}
-        messages = [m for m in source.pages(f"{path}/messages", _WHOLE_MESSAGES) if m["id"] not in other_ids]
+        all_messages = source.pages(f"{path}/messages", _WHOLE_MESSAGES)
+        messages = [message for message in all_messages if message["id"] not in other_ids]
         passages = list(source.pages(f"{path}/archival-memory", {"ascending": "true"}))
         files = [
             file

@@ -364,9 +364,11 @@ def _without_stored_results(
     for exchange in reversed(context.path):
         if exchange.reply is not None:
             break
-        stored_ids.update(str(m.get("tool_call_id")) for m in context.tree.content(exchange).messages or ())
+        stored_ids.update(
+            str(message.get("tool_call_id")) for message in context.tree.content(exchange).messages or ()
+        )
     return tuple(
-        m
-        for m in messages
-        if m.get("role") not in RESULT_ROLES or str(m.get("tool_call_id")) not in stored_ids
+        message
+        for message in messages
+        if message.get("role") not in RESULT_ROLES or str(message.get("tool_call_id")) not in stored_ids
     )

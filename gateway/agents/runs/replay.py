@@ -27,7 +27,7 @@ async def replay(
 
     Its id and time are those of the run, its model is the one that the request names. Raises: ClientGone.
     """
-    steps = [orjson.loads(e.shown_reply) for e in result.steps if e.shown_reply is not None]
+    steps = [orjson.loads(step.shown_reply) for step in result.steps if step.shown_reply is not None]
     calls = [call for message in steps for call in message.get("tool_calls") or ()]
     gateway_calls = {call_id(call) for call in calls if name_and_arguments(call)[0] not in request.tool_names}
     shown_reply = visible_reply(steps, gateway_calls)

@@ -109,8 +109,8 @@ async def conversation_end(store: Store, agent: Agent, name: str) -> Conversatio
 
 async def _ended_run(store: Store, marks: SendMarks, run: Run) -> _EndedRun:
     entries = await store.runs.load_steps(run)
-    exchanges = [await store.turns.exchange(marks.agent, entry.step.exchange_row) for entry in entries]
-    steps = tuple(e for e in exchanges if e is not None)
+    stored = [await store.turns.find_exchange(marks.agent, entry.step.exchange_row) for entry in entries]
+    steps = tuple(exchange for exchange in stored if exchange is not None)
     is_completed = run.state is RunState.COMPLETED
     answered = tuple(await exchanges_of(store, marks.agent, run)) if is_completed else steps
     is_cut = bool(steps) and entries[-1].step.stop is not None and bool(steps[-1].size)
@@ -118,7 +118,7 @@ async def _ended_run(store: Store, marks: SendMarks, run: Run) -> _EndedRun:
     if first_exchange is None and run.begun is not None:
         # The process died during the run's first call of the model, or the run began with calls of another run's step.
         row = await store.runs.find_first_exchange(run)
-        first_exchange = None if row is None else await store.turns.exchange(marks.agent, row)
+        first_exchange = None if row is None else await store.turns.find_exchange(marks.agent, row)
     first_exchanges = [] if first_exchange is None else await _first_exchanges(store, marks, first_exchange)
     return _EndedRun(run, answered, is_cut, first_exchanges)
 
@@ -126,7 +126,7 @@ async def _ended_run(store: Store, marks: SendMarks, run: Run) -> _EndedRun:
 async def _earlier_answers(store: Store, marks: SendMarks, ended: _EndedRun) -> EarlierSend | None:
     """Returns the earlier send of answers to calls."""
     run, is_completed = ended.run, ended.is_completed
-    if any([await _is_answered(store, marks, e) for e in ended.first_exchanges]):
+    if any([await _is_answered(store, marks, exchange) for exchange in ended.first_exchanges]):
         # A model cannot be asked again after its own reply.
         return EarlierSend(run, ended.answered, is_completed or ended.is_cut, needs_messages=False)
     return None if marks.otid is None else EarlierSend(run, ended.answered, is_completed, needs_messages=True)
@@ -163,7 +163,7 @@ async def _first_exchanges(store: Store, marks: SendMarks, first: Exchange) -> l
     """
     exchanges = [first]
     while exchanges[-1].parent is not None and not any(map(is_user, exchanges[-1].inputs)):
-        above = await store.turns.exchange(marks.agent, exchanges[-1].parent)
+        above = await store.turns.find_exchange(marks.agent, exchanges[-1].parent)
         if above is None or above.conversation_row != first.conversation_row:
             break
         if await _has_waited(store, marks.agent, above):
@@ -187,8 +187,8 @@ async def _is_answered(store: Store, marks: SendMarks, exchange: Exchange) -> bo
     A model may give its calls the same ids again, so results may be for the calls that wait now. A permission is never
     for these: perhaps no person has seen yet what waits now.
     """
-    results = [m.message for m in list_messages(exchange) if m.message.get("role") == "tool"]
-    call_ids = {m.get("tool_call_id") for m in results}
+    results = [listed.message for listed in list_messages(exchange) if listed.message.get("role") == "tool"]
+    call_ids = {result.get("tool_call_id") for result in results}
     request = await _approval_request(store, marks.agent, exchange)
     step = await store.runs.load_waiting_step(marks.agent.id, exchange.conversation_row)
     # A step stays known as waiting after its calls are answered, until another step waits.
@@ -198,7 +198,7 @@ async def _is_answered(store: Store, marks: SendMarks, exchange: Exchange) -> bo
             return False
         if decision.call_id is None:
             # The decision was about all calls that a person had to allow.
-            if not any(private_of(m).get("approval") for m in results):
+            if not any(private_of(result).get("approval") for result in results):
                 return False
         elif decision.call_id not in call_ids or (decision.result is not None and decision.call_id in waits):
             return False
@@ -207,7 +207,7 @@ async def _is_answered(store: Store, marks: SendMarks, exchange: Exchange) -> bo
 
 async def _approval_request(store: Store, agent: Agent, exchange: Exchange) -> Place | None:
     """Returns the place of the message with the calls whose results an exchange begins with."""
-    above = None if exchange.parent is None else await store.turns.exchange(agent, exchange.parent)
+    above = None if exchange.parent is None else await store.turns.find_exchange(agent, exchange.parent)
     return None if above is None else Place(agent.uid, above.reply_seq)
 
 

@@ -286,7 +286,7 @@ class Sleeping:
             keeps_secrets=self._settings.learn_secrets,
             keeps_repeats=True,
         )
-        exchanges = sorted({*(m.exchange_row for m in unread.messages), *unread.tools_used})
+        exchanges = sorted({*(message.exchange_row for message in unread.messages), *unread.tools_used})
         span = ReadSpan(memory.id, reader.sleeper_row, unread.cursor, unread.upto, exchanges)
         return _Batch(span, unread.is_more, transcript(messages, unread.tools_used) if messages else "")
 

@@ -221,7 +221,8 @@ class RunMemory:
         if step.reply is not None:
             result = _StepResult((step.reply,), step.shown_reply, step.usage, waiting=step.waiting)
             exchange = await self._end_step(prompt, result)
-            await self._reload_blocks()
+            # As they are now, for the tools and for the notes of the next call.
+            self._set_blocks(await self._load_blocks())
             if not (step.results or step.nudge):
                 return _step_saved(exchange), prompt
         results = await self._reapply_if_overtaken(step.results)
@@ -324,13 +325,9 @@ class RunMemory:
     def _extend_path(self, exchange: Exchange) -> None:
         """Adds an exchange that has ended to the path."""
         self.steps.append(exchange)
-        self._chars += sum(len(text_of(m)) for m in self.context.plan.messages) + exchange.size
+        self._chars += sum(len(text_of(message)) for message in self.context.plan.messages) + exchange.size
         self.opened = None
         self.context = with_ended_step(self.context, exchange)
-
-    async def _reload_blocks(self) -> None:
-        """Reads the blocks as they are now, for the tools and for the notes of the next call."""
-        self._set_blocks(await self._load_blocks())
 
     async def _reapply_if_overtaken(self, results: Sequence[ToolResult]) -> Sequence[ToolResult]:
         """Applies edits again if others wrote while tools ran. Returns the results, with those of the new edits."""
@@ -622,5 +619,5 @@ def _results_by_number(exchange: Exchange, results: Sequence[ToolResult]) -> dic
 
 def _step_saved(exchange: Exchange, messages: Sequence[WireMessage] = ()) -> events.StepSaved:
     """Returns the event of a saved step, with the results among the messages that came in with it."""
-    results = (m for m in messages if m.get("role") == "tool")
+    results = (message for message in messages if message.get("role") == "tool")
     return events.StepSaved(exchange.seq, exchange.reply_seq, tuple(results))

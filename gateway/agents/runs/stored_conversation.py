@@ -138,7 +138,7 @@ async def reread_context(store: Store, context: MemoryContext) -> MemoryContext 
     stored_path = await _read_path(store, context.request, context.agent)
     if stored_path is None or stored_path.snapshot.conversation is None:
         return None
-    if [x.id for x in stored_path.path[-1:]] != [x.id for x in context.path[-1:]]:
+    if [exchange.id for exchange in stored_path.path[-1:]] != [exchange.id for exchange in context.path[-1:]]:
         return None
     context = replace(
         context,
@@ -172,7 +172,7 @@ def context_as_of(
     elif not last_row:
         path = ()
     elif last_row in context.path_ids:
-        path = path[: next(n for n, x in enumerate(path, 1) if x.id == last_row)]
+        path = path[: next(n for n, exchange in enumerate(path, 1) if exchange.id == last_row)]
     if path == context.path:
         return context
     context = replace(context, path=path, tree=Tree(path), unended=None)
@@ -184,7 +184,7 @@ def with_ended_step(context: MemoryContext, finished: Exchange) -> MemoryContext
     if context.path and context.path[-1] is finished:
         return context
     context.tree.add(finished)
-    path = (*(x for x in context.path if x.id != finished.id), finished)
+    path = (*(exchange for exchange in context.path if exchange.id != finished.id), finished)
     return replace(context, path=path, unended=None)
 
 
@@ -234,9 +234,11 @@ def _with_plan(
 
 def _turn_depth(context: MemoryContext, messages: Sequence[WireMessage]) -> int:
     """Returns the depth of the exchange with which the current turn begins: the last one with a user's message."""
-    if any(m.get("role") == "user" and not is_nudge(m) for m in messages):
+    if any(message.get("role") == "user" and not is_nudge(message) for message in messages):
         return context.path[-1].depth + 1 if context.path else 0
-    return next((x.depth for x in reversed(context.path) if any(map(is_user, x.inputs))), 0)
+    return next(
+        (exchange.depth for exchange in reversed(context.path) if any(map(is_user, exchange.inputs))), 0
+    )
 
 
 def _query(request: MemoryRequest, agent: Agent, idle_s: float) -> Query:

@@ -15,10 +15,11 @@ async def exchanges_of(store: Store, agent: Agent, run: Run) -> Sequence[Exchang
     Raises: StoreError.
     """
     ids = [step.step.exchange_row for step in await store.runs.load_steps(run)]
-    exchanges = [exchange for id in ids if (exchange := await store.turns.exchange(agent, id)) is not None]
+    stored = [await store.turns.find_exchange(agent, id) for id in ids]
+    exchanges = [exchange for exchange in stored if exchange is not None]
     row = await store.runs.find_unanswered_exchange(run)
-    unanswered = None if row is None else await store.turns.exchange(agent, row)
-    if unanswered is not None and all(m.message.get("role") == "tool" for m in list_messages(unanswered)[:1]):
+    unanswered = None if row is None else await store.turns.find_exchange(agent, row)
+    if unanswered is not None and all(listed.is_result for listed in list_messages(unanswered)[:1]):
         exchanges.append(unanswered)
     return exchanges
 

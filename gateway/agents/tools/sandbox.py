@@ -102,7 +102,9 @@ class Sandbox:
         if answer.error is not None:
             return ToolAnswer(f"Error: {answer.error}", "error", ended.stdout, ended.stderr)
         values = answer.blocks
-        changed = ((b, values[b.label].replace("\0", "")) for b in call.blocks if b.label in values)
+        changed = (
+            (block, values[block.label].replace("\0", "")) for block in call.blocks if block.label in values
+        )
         return ToolAnswer(answer.result, "success", ended.stdout, ended.stderr, tuple(changed))
 
     # -- the first call
@@ -212,8 +214,8 @@ class Sandbox:
 def _agent_state(call: ForeignCall) -> Json:
     """Returns the agent as the code within sees it."""
     blocks = [
-        {"label": b.label, "value": b.value, "description": b.description, "limit": b.limit}
-        for b in call.blocks
+        {"label": block.label, "value": block.value, "description": block.description, "limit": block.limit}
+        for block in call.blocks
     ]
     return {"id": call.agent, "name": call.agent_name, "blocks": blocks}
 

@@ -128,7 +128,9 @@ class RequestOperations(Struct, frozen=True):
             if not stored.scope.is_open_to(user):
                 continue
             agent = await self.store.agents.load(stored.agent_row)
-            exchange = None if agent is None else await self.store.turns.exchange(agent, stored.exchange_row)
+            exchange = (
+                None if agent is None else await self.store.turns.find_exchange(agent, stored.exchange_row)
+            )
             if exchange is not None:
                 return await self._explain_stored(id, stored, logged, exchange.last_note)
         if log is None or logged is None or await self._find_forgotten(log, [logged]):
@@ -147,7 +149,7 @@ class RequestOperations(Struct, frozen=True):
         agent = None if logged.memory_uid is None else await self.store.agents.find_by_uid(logged.memory_uid)
         exchange = first_recall = None
         if agent is not None and logged.exchange_row:
-            exchange = await self.store.turns.exchange(agent, logged.exchange_row)
+            exchange = await self.store.turns.find_exchange(agent, logged.exchange_row)
             if exchange is None or exchange.state is State.FORGOTTEN:
                 raise UnknownId("There is nothing to show: the reply was forgotten.", param="id")
         if logged.has_recall_record:
@@ -179,7 +181,7 @@ class RequestOperations(Struct, frozen=True):
         if agent is None:
             return None
         exchange = (
-            await self.store.turns.exchange(agent, logged.exchange_row) if logged.exchange_row else None
+            await self.store.turns.find_exchange(agent, logged.exchange_row) if logged.exchange_row else None
         )
         numbers = [] if exchange is None else range(exchange.seq, exchange.reply_seq + 1)
         parts = {audited_part(kind, number) for kind in ("message", "exchange") for number in numbers}

@@ -130,8 +130,8 @@ class RunOperations(Struct, frozen=True):
     async def _step_record(self, agent: Agent, entry: StepEntry, next_exchange: int | None) -> StepRecord:
         """Returns a step. next_exchange: the row of the exchange with the results of its calls; None: there is none."""
         step, turns = entry.step, self.store.turns
-        exchange = await turns.exchange(agent, step.exchange_row)
-        answered_by = None if next_exchange is None else await turns.exchange(agent, next_exchange)
+        exchange = await turns.find_exchange(agent, step.exchange_row)
+        answered_by = None if next_exchange is None else await turns.find_exchange(agent, next_exchange)
         calls = () if exchange is None else _calls(exchange, _results(answered_by), step.waiting)
         return StepRecord(
             number=step.number,

@@ -66,7 +66,7 @@ class ShowOperation(Struct, frozen=True):
         with_sources = arguments.flag("why")
         store = self.store
         agent = await store.agents.find(scope)
-        snapshot = None if agent is None else await store.turns.snapshot(agent, None, None)
+        snapshot = None if agent is None else await store.turns.load_snapshot(agent, None, None)
         if agent is None or snapshot is None:
             return {"text": "\n".join(await self._not_found_lines(scope))}
         retained = await store.overview.measure(agent.id)
@@ -214,7 +214,7 @@ async def _quoted_sources(store: Store, agent: Agent, exchange_rows: Sequence[in
     lines = []
     # A shared block may come from another user's memory. Nothing is shown of that: its exchange is not found here.
     for id in exchange_rows[:MAX_SOURCES]:
-        exchange = await store.turns.exchange(agent, id)
+        exchange = await store.turns.find_exchange(agent, id)
         messages = []
         if exchange is not None:
             messages = recallable_messages(exchange, prefix_is_shared=False, previous=None)

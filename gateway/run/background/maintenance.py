@@ -46,7 +46,7 @@ class Maintenance:
     async def step(self) -> float | None:
         """Does all that is due now. Returns the seconds until the next step; None: it waits for `edits_pending`."""
         now = self._now()
-        due = await self._store.turns.due(now - self._idle_s, now + self._idle_s, _MAX_CONVERSATIONS)
+        due = await self._store.turns.list_due(now - self._idle_s, now + self._idle_s, _MAX_CONVERSATIONS)
         has_failed = False
         for conversation_row, agent_row, is_named, last_at in due:
             decide = partial(_confirm, now=now, idle_s=self._idle_s, is_named=is_named)
@@ -63,7 +63,7 @@ class Maintenance:
             return AFTER_FAULT_S
         if len(due) == _MAX_CONVERSATIONS:
             return _MIN_PAUSE_S
-        oldest_at = await self._store.turns.next_due()
+        oldest_at = await self._store.turns.find_next_due()
         return None if oldest_at is None else max(_MIN_PAUSE_S, oldest_at + self._idle_s - self._now() + 0.01)
 
 

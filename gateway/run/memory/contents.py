@@ -23,5 +23,5 @@ async def with_contents(turns: Turns, agent: Agent, tree: Tree, rules: Callable[
         try:
             return rules()
         except Missing as missing:
-            tree.take_contents(await turns.contents(agent, missing.ids))
+            tree.take_contents(await turns.load_contents(agent, missing.ids))
     raise StatementFailed(f"the rules of conversations asked {MAX_RULE_CALLS} times for more contents")

@@ -210,7 +210,9 @@ async def _read_snapshot(
         agent = await find_agent(store, request)
         listing = resent.listing(MessageHasher(agent.secret), request.chat)
         path_hash = listing.answered_path_hash if listing.answered else None
-        snapshot = await store.turns.snapshot(agent, key, path_hash) if agent.is_stored else MemorySnapshot()
+        snapshot = (
+            await store.turns.load_snapshot(agent, key, path_hash) if agent.is_stored else MemorySnapshot()
+        )
         if snapshot is not None:
             break
         store.agents.uncache(scope)
@@ -242,7 +244,7 @@ async def _read_and_plan(
     if context.is_off:
         return context
     number = match_point.section if match_point is not None else None
-    pinned = await store.turns.section(agent, number) if number is not None else None
+    pinned = await store.turns.find_section(agent, number) if number is not None else None
     blocks = (
         blocks_on_path(request, snapshot, path)
         if agent.is_stored
@@ -309,7 +311,7 @@ async def _plan(
     conversation needs nothing.
     """
     tree = Tree()
-    openings = None if snapshot.has_tombs else store.turns.openings(agent, snapshot)
+    openings = None if snapshot.has_tombs else store.turns.find_openings(agent, snapshot)
     # A memory that has not taken its first number holds nothing, whether it is stored or not.
     if snapshot.next_seq == 1 or (openings is not None and begins_conversation(query, openings)):
         return plan_opening(query) or plan_turn(tree, query), tree
@@ -368,7 +370,7 @@ async def _load_tree(
         loaded_depth=min((exchange.depth for exchange in loaded_before if exchange.depth), default=None),
         with_contents=query.kind is ConversationKind.APPENDED,
     )
-    pool = await store.turns.pool(agent, probes)
+    pool = await store.turns.load_pool(agent, probes)
     exchanges = {
         exchange.id: exchange for exchange in (*pool.exchanges, *loaded_before)
     }  # parents before their children
@@ -385,7 +387,7 @@ async def _conversation_uid(store: Store, agent: Agent, snapshot: MemorySnapshot
         return conversation.uid
     if conversation_row is None or conversation_row <= 0 or not agent.is_stored:
         return None
-    return await store.turns.conversation_uid(agent, conversation_row)
+    return await store.turns.find_conversation_uid(agent, conversation_row)
 
 
 def _uid_from_opening(
@@ -433,7 +435,7 @@ async def initial_blocks(store: Store, request: MemoryRequest, agent: Agent) -> 
     spec = request.spec
     defaults = [replace(block, id=n) for n, block in enumerate(spec.blocks)]
     if spec.shared:
-        stored = {block.label: block for block in await store.turns.shared_blocks(agent)}
+        stored = {block.label: block for block in await store.turns.load_shared_blocks(agent)}
         defaults = [stored.get(block.label, block) for block in defaults]
     return tuple(defaults)
 

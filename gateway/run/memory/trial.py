@@ -55,7 +55,7 @@ class TrialRecall(Struct, frozen=True):
     async def recall(self, agent: Agent, text: str, most_left_out: int) -> TrialResult:
         """Returns what would be recalled. most_left_out: hits that stay out, with their scores. Raises: StoreError."""
         trace = SearchTrace()
-        snapshot = await self.store.turns.snapshot(agent, None, None)
+        snapshot = await self.store.turns.load_snapshot(agent, None, None)
         query = note_query.make_query(text)
         vectors = QueryVectors(self.embed_query)
         facts = list[StandingFact]()

@@ -121,7 +121,9 @@ class Batches(Group):
         await self._database.bulk(self.finish_effect(batch.id, BatchState.FAILED, at))
 
     async def _find_job(self, batch: Batch) -> int | None:
-        job: int | None = await self._database.read(lambda c: c.value(SQL["job"], (batch.uid,)))
+        job: int | None = await self._database.read(
+            lambda connection: connection.value(SQL["job"], (batch.uid,))
+        )
         return job
 
     # -- reading
@@ -155,7 +157,7 @@ class Batches(Group):
     async def count_open(self, connection: Connection) -> tuple[dict[BatchState, int], BatchCounts]:
         """Returns how many batches are in each state, and the counts of items in batches that have not ended."""
         states = dict.fromkeys(BatchState, 0)
-        states.update((BatchState(s), n) for s, n in await connection.rows(SQL["of_states"]))
+        states.update((BatchState(state), n) for state, n in await connection.rows(SQL["of_states"]))
         return states, _counts(await connection.rows(SQL["open_counts"]))
 
     @reads

@@ -169,7 +169,10 @@ class Files(GrowingGroup):
         """Returns the files of these folders that are whole, in the order of the folders; of one, the oldest first."""
         files = [_file(row) for row in await rows_of(connection, SQL["of_folders"], folder_rows)]
         order = {row: index for index, row in enumerate(folder_rows)}
-        return sorted((f for f in files if f.state == COMPLETED), key=lambda f: (order[f.memory_row], f.id))
+        return sorted(
+            (file for file in files if file.state == COMPLETED),
+            key=lambda file: (order[file.memory_row], file.id),
+        )
 
     @reads
     async def find_by_ids(self, connection: Connection, ids: Sequence[int]) -> dict[int, StoredFile]:

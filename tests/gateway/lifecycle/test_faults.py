@@ -605,7 +605,7 @@ def test_a_read_that_fails_late_costs_the_memory_and_not_the_chat(
         def fail_to_read(*_: object) -> None:
             raise Corrupt("damaged")
 
-        world.store.turns.conversation_uid = fail_to_read  # type: ignore[method-assign,assignment]
+        world.store.turns.find_conversation_uid = fail_to_read  # type: ignore[method-assign,assignment]
         reply = world.post("", messages=spoken)
         assert (reply.status, reply.headers["x-mnemogate-memory"]) == (200, "unavailable")
 

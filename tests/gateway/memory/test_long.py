@@ -33,14 +33,14 @@ def counting_loads(world: World) -> Iterator[list[int]]:
     """How many exchanges are loaded, each time any are."""
     loaded: list[int] = []
     turns = world.store.turns
-    pool = turns.pool
+    pool = turns.load_pool
 
     async def counted(*args: Any) -> Pool:
         found: Pool = await pool(*args)
         loaded.append(len(found.exchanges))
         return found
 
-    turns.pool = counted  # type: ignore[method-assign]
+    turns.load_pool = counted  # type: ignore[method-assign]
     yield loaded
 
 

@@ -86,7 +86,7 @@ async def awaits_answers(store: Store, agent: Agent, conversation_name: str) -> 
     step = None if stored is None else await store.runs.load_waiting_step(agent.id, stored.id)
     if step is None:
         return False
-    exchange = await store.turns.exchange(agent, step.exchange_row)
+    exchange = await store.turns.find_exchange(agent, step.exchange_row)
     return exchange is not None and bool(await load_waiting_calls(store, step, exchange))
 
 

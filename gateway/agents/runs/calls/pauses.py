@@ -157,4 +157,4 @@ def _calls_of(context: MemoryContext, exchange: Exchange) -> tuple[WireMessage, 
     """Returns the calls of an exchange of a path."""
     content = context.tree.content(exchange)
     replies = content.full_reply if content.is_step and content.full_reply else [content.shown_reply or {}]
-    return tuple(call for m in replies for call in m.get("tool_calls") or ())
+    return tuple(call for reply in replies for call in reply.get("tool_calls") or ())
