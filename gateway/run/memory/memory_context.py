@@ -293,7 +293,8 @@ def check_not_paused(agent: Agent) -> None:
 
 def _omitted_by_client(request: MemoryRequest, plan: Plan) -> tuple[PathElement, ...]:
     """Returns the messages that the client left out of its list, without those that have left the window."""
-    if request.spec.history == "client":
+    # In append mode the client leaves out everything, and asks for it.
+    if request.spec.history == "client" and request.kind is ConversationKind.CLIENT:
         return ()
     evicted = evicted_before(plan.match.match_point, request.target.context_window)
     if evicted is None:

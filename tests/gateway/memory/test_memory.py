@@ -26,6 +26,7 @@ from storage.records import Agent, Scope
 from storage.sql.terms import terms_since
 from tests.doubles.upstream import Call, Gate, Reply, Rules, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.process import serving
+from tests.gateway.responses.test_responses import by_chat
 from tests.gateway.sdk import World, agent, remember, unmarked
 from tests.patience import becomes
 from tests.stored import indexed_seqs
@@ -1354,6 +1355,23 @@ def test_trimmed_lists_can_stay_as_they_are(
         chat.messages = chat.messages[-2:]
         chat.say("And then?")
         assert len(world.upstream.last.messages) == 3
+
+
+def test_a_request_in_append_mode_has_its_history_whatever_its_profile_asks_for(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    parts: Any = {"upstreams": by_chat(upstream), "memory": {"recall_tokens": 0}}
+    with remember(upstream, tmp_path, ProfileSettings("default", history="client"), **parts) as world:
+        for n in range(2):
+            world.post([{"role": "user", "content": f"Message {n}."}], APPEND, user="alice")
+        appended = world.upstream.last.messages
+        conversation = world.sdk.conversations.create()
+        for n in range(2):
+            world.sdk.responses.create(
+                model="m", user="alice", input=f"Message {n}.", conversation=conversation.id
+            )
+        for messages in (appended, world.upstream.last.messages):
+            assert [m["content"] for m in messages] == ["Message 0.", "Ok.", "Message 1."]
 
 
 def test_a_clock_in_the_system_prompt_changes_nothing(world: World) -> None:
