@@ -216,11 +216,40 @@ async def _erase_exchange(
 async def _erase_messages(connection: Connection, agent_row: int, seqs: Iterable[int]) -> None:
     """Erases messages by their numbers, and what they took the place of."""
     for seq in seqs:
-        exchange_row = await find_exchange_row(connection, agent_row, seq)
-        if exchange_row is not None:
-            await _erase_message(connection, agent_row, exchange_row, seq)
-            await _erase_alternatives(connection, agent_row, exchange_row, seq)
+        for exchange_row, present_seq in await _find_present(connection, agent_row, seq):
+            await _erase_message(connection, agent_row, exchange_row, present_seq)
+            await _erase_alternatives(connection, agent_row, exchange_row, present_seq)
     await raise_epoch(connection, agent_row)
+
+
+async def _find_present(connection: Connection, agent_row: int, seq: int) -> list[tuple[int, int]]:
+    """Returns (row of the exchange, number) of a message, and of the same message in what replaced its exchange.
+
+    The exchange may have been replaced after the message was listed, as when its question was asked again.
+    """
+    exchange_row = await find_exchange_row(connection, agent_row, seq)
+    if exchange_row is None:
+        return []
+    found = [(exchange_row, seq)]
+    exchange = await exchanges.load_exchange(connection, agent_row, exchange_row)
+    if exchange is None or exchange.active or seq == exchange.reply_seq:
+        return found
+    for row in await _find_alternatives(connection, agent_row, exchange, is_active=True):
+        other = await exchanges.load_exchange(connection, agent_row, row)
+        assert other is not None  # it was found in this transaction
+        atoms = exchange.inputs[seq - exchange.seq]
+        found += [(row, other.seq + n) for n, each in enumerate(other.inputs) if each == atoms]
+    return found
+
+
+async def _find_alternatives(
+    connection: Connection, agent_row: int, exchange: Exchange, *, is_active: bool
+) -> list[int]:
+    """Returns the rows of the other exchanges at the place of an exchange that are active, or that are not."""
+    values = (
+        agent_row, exchange.conversation_row, exchange.depth, exchange.parent, exchange.id, int(is_active)
+    )  # fmt: skip
+    return await read_ids(connection, "alternatives", values)
 
 
 async def _erase_message(connection: Connection, agent_row: int, exchange_row: int, seq: int) -> None:
@@ -259,7 +288,7 @@ async def _erase_alternatives(
 ) -> None:
     """Erases what an exchange has replaced: a transcript that grew, a cancelled request, an answer that was repeated.
 
-    No user sees the replaced exchanges, nor requests that were cancelled after them, so none could be named.
+    No list has the replaced exchanges, nor requests that were cancelled after them.
 
     seq: the message that is forgotten; None for the whole exchange. If it is the reply, only the replies of the
         replaced exchanges are erased.
@@ -268,10 +297,7 @@ async def _erase_alternatives(
     if exchange is None:
         return
     is_reply = seq == exchange.reply_seq
-    for (replaced_row,) in await connection.rows(
-        SQL["alternatives"],
-        (agent_row, exchange.conversation_row, exchange.depth, exchange.parent, exchange_row),
-    ):
+    for replaced_row in await _find_alternatives(connection, agent_row, exchange, is_active=False):
         if is_reply:
             replaced_exchange = await exchanges.load_exchange(connection, agent_row, replaced_row)
             assert replaced_exchange is not None  # it was found in this transaction

@@ -121,10 +121,10 @@ AND NOT EXISTS (SELECT 1 FROM conversations c WHERE c.agent = a.id AND c.last_at
 ORDER BY a.id LIMIT ?3
 
 -- name: alternatives
--- Of the other exchanges at the place of an exchange, finds those that do not stand.
+-- Finds the other exchanges at the place of an exchange. ?6: 1 for the active ones, 0 for those that are not.
 SELECT id FROM exchanges
 WHERE conversation = ?2 AND depth = ?3 AND (parent = ?4 OR (parent IS NULL AND CAST(?4 AS BIGINT) IS NULL)) AND +agent = ?1 AND id <> ?5
-AND active = 0 AND state NOT IN ('forgotten', 'off')
+AND active = ?6 AND state NOT IN ('forgotten', 'off')
 
 -- name: cancelled_after
 -- Finds the cancelled exchanges that follow another one.

@@ -174,6 +174,24 @@ def test_what_a_message_took_the_place_of_goes_with_it(
     assert "Good." in shown(world)
 
 
+@pytest.mark.parametrize("again", [[], [{"role": "user", "content": "And my dog?"}]])
+def test_a_message_goes_also_from_what_replaced_its_exchange_since_it_was_listed(
+    world: World, again: list[dict[str, str]]
+) -> None:
+    """The question is asked again, alone or with another one, between the list and the forgetting."""
+    chat = world.chat(user="alice")
+    chat.say("Hello.")
+    chat.say(FACT)
+    number = shown(world)[FACT]
+    chat.messages[-1:] = again
+    world.upstream.queue(say("I see."))
+    chat.go_on()
+    assert shown(world)[FACT] != number
+    forget(world, user="alice", message=number)
+    assert not on_disk(world)
+    assert {"Hello.", "I see.", *(each["content"] for each in again)} <= shown(world).keys()
+
+
 def test_with_a_reply_go_those_it_took_the_place_of_and_the_question_stays(world: World) -> None:
     chat = world.chat(user="alice")
     world.upstream.queue(say("It is Zqoldx."), say("It is Zqnewx."))
