@@ -19,6 +19,7 @@ import orjson
 
 from adapters.types import Json
 from gateway.core.request.identity import Identity
+from gateway.errors import Conflict
 from gateway.run.background.worker import Worker, WorkerLimits
 from gateway.run.chat import Chat
 from gateway.run.event_log import stored_events
@@ -32,7 +33,7 @@ from gateway.run.store_errors import map_store_errors
 from gateway.run.stored_responses import ResponseOwner
 from gateway.run.usage.limiter import Limiter
 from storage.commands import ForgetTarget
-from storage.errors import NotFound
+from storage.errors import NotFound, Stale
 from storage.records import Agent, Run, RunState
 from storage.sql.store import Store
 
@@ -106,7 +107,7 @@ class BackgroundResponses:
 
         Returns the run, and whether it was made now: a run with this tag may have been accepted before.
 
-        Raises: MemoryUnavailable.
+        Raises: MemoryUnavailable; Conflict: the memory was forgotten meanwhile.
         """
         draft = Run(
             id=0,
@@ -119,10 +120,15 @@ class BackgroundResponses:
         )
         name = identity.conversation_key
         key = response.tag if name is None else lock_name(agent.uid, name)
+        shown = orjson.dumps(response.shown)
         with map_store_errors():
-            run, is_new = await self.store.responses.accept(
-                draft, agent.scope.project, RESPONSE_JOB, key, response.request, orjson.dumps(response.shown)
-            )
+            try:
+                run, is_new = await self.store.responses.accept(
+                    draft, agent.scope.project, RESPONSE_JOB, key, response.request, shown
+                )
+            except Stale:
+                self.store.agents.uncache(agent.scope)
+                raise Conflict("The memory was forgotten meanwhile. Send the request again.") from None
         self.maker.note_accepted(
             run.id, request_context, self.limiter.take_reservation(receipt) if is_new else None
         )

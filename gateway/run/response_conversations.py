@@ -25,7 +25,7 @@ from gateway.run.memory.queue import Queues, QueueTicket
 from gateway.run.store_errors import map_store_errors, retry_overtaken
 from gateway.run.stored_responses import ResponseOwner
 from storage.commands import ForgetTarget
-from storage.errors import NotFound, Overtaken
+from storage.errors import NotFound, Overtaken, Stale
 from storage.listing import DefinitionDraft, Page
 from storage.records import Agent, Definition, DefinitionKind, Scope
 from storage.sql.store import Store
@@ -137,14 +137,25 @@ class ResponseConversations:
     async def bind(self, conversation: ResponseConversation, scope: Scope, spec: AgentSpec) -> None:
         """Binds a conversation to a memory. Raises: UnknownId: it was deleted, or belongs to another memory."""
         with map_store_errors():
-            agents = self.store.agents
-            agent = await agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, self.now())
             try:
-                owner = await self.store.definitions.bind(conversation.definition.id, agent.id)
-            except NotFound:
-                raise unknown_conversation(conversation.id) from None
-        if owner != agent.id:
+                is_bound = await self._bind(conversation, scope, spec)
+            except Stale:
+                # The cached agent was forgotten, and is no longer cached.
+                is_bound = await self._bind(conversation, scope, spec)
+        if not is_bound:
             raise unknown_conversation(conversation.id)
+
+    async def _bind(self, conversation: ResponseConversation, scope: Scope, spec: AgentSpec) -> bool:
+        """Returns whether a conversation belongs to a memory now. Raises: Stale: the memory was forgotten."""
+        agents = self.store.agents
+        agent = await agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, self.now())
+        try:
+            return await self.store.definitions.bind(conversation.definition.id, agent.id) == agent.id
+        except NotFound:
+            return False
+        except Stale:
+            agents.uncache(scope)
+            raise
 
     async def change(self, conversation: ResponseConversation, edit: _Edit) -> ResponseConversation:
         """Changes a conversation's metadata or its waiting items. Raises: Conflict, UnknownId."""

@@ -7,6 +7,7 @@ write that rests on it is refused.
 from __future__ import annotations
 
 from storage.database import Connection
+from storage.errors import Stale
 from storage.sql.statements import load
 
 SQL = load("agents.sql")
@@ -22,3 +23,12 @@ async def lock_epoch(connection: Connection, agent_row: int) -> int | None:
     """Returns the epoch that an agent's memory has until the transaction ends; None where it is gone."""
     epoch: int | None = await connection.value(SQL["lock_epoch"], (agent_row,))
     return epoch
+
+
+async def lock_memory(connection: Connection, agent_row: int) -> None:
+    """Locks an agent's memory until the transaction ends. Raises: Stale if the memory is gone.
+
+    Nothing would ever erase what is written for a memory that was forgotten before.
+    """
+    if await lock_epoch(connection, agent_row) is None:
+        raise Stale("this memory was forgotten meanwhile")

@@ -22,7 +22,7 @@ from storage.sql.agents_api.runs import (
     make_run,
     require_run,
 )
-from storage.sql.epochs import load_epoch
+from storage.sql.epochs import load_epoch, lock_memory
 from storage.sql.group import Group, bulk_writes, reads, writes
 from storage.sql.jobs import NO_AGENT, Jobs, check_attempt
 from storage.sql.statements import load, rows_of
@@ -50,11 +50,11 @@ class Responses(Group):
 
         Returns the run, and whether it is new: the project may have a run with its uid already.
 
-        Raises: Unavailable.
+        Raises: Unavailable; Stale if the memory is gone.
         """
 
         async def accept(connection: Connection) -> tuple[Run, bool]:
-            await connection.lock(draft.agent_row)
+            await lock_memory(connection, draft.agent_row)
             row = await connection.row(SQL["find"], (draft.uid, project))
             if row is not None:
                 return make_run(row[AGENT_COLUMNS:]), False

@@ -17,6 +17,7 @@ from storage.errors import NotFound, Overtaken, WriteConflict
 from storage.listing import DefinitionDraft, Page
 from storage.records import Agent, Definition, DefinitionKind
 from storage.sql.agents import create_agent
+from storage.sql.epochs import lock_memory
 from storage.sql.group import Group, as_method, bulk_writes, long_reads, reads, writes
 from storage.sql.statements import ascii_lower, load, rows_of
 
@@ -145,7 +146,11 @@ class Definitions(Group):
 
     @writes
     async def bind(self, connection: Connection, id: int, memory_row: int) -> int:
-        """Has a definition belong to a memory, unless it has one. Returns the row of its memory. Raises: NotFound."""
+        """Has a definition belong to a memory, unless it has one. Returns the row of its memory.
+
+        Raises: NotFound; Stale if the memory is gone.
+        """
+        await lock_memory(connection, memory_row)
         await connection.run(SQL["bind"], (memory_row, id))
         return (await get_definition(connection, id)).memory_row
 

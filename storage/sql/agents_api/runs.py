@@ -19,7 +19,7 @@ from storage.errors import NotFound, RunOver, WriteConflict
 from storage.listing import Page, RunEntry, RunFilter, StepEntry
 from storage.records import Job, Run, RunState, RunStep, TokenCounts
 from storage.sql.agents_api.run_texts import add_error_message, add_text
-from storage.sql.epochs import load_epoch
+from storage.sql.epochs import load_epoch, lock_memory
 from storage.sql.exchanges import NO_RECALL
 from storage.sql.group import Group, as_locking_method, as_method, reads, writes
 from storage.sql.jobs import Jobs, check_attempt
@@ -73,7 +73,7 @@ async def accept_run(connection: Connection, jobs: Jobs, command: RunAccept) -> 
     Raises: Stale if the agent is gone.
     """
     draft = command.run
-    await connection.lock(draft.agent_row)
+    await lock_memory(connection, draft.agent_row)
     if not draft.conversation_row:
         conversation_row = await begin_conversation(
             connection, draft.agent_row, command.key, command.uid, draft.created

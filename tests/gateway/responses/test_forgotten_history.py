@@ -166,3 +166,48 @@ def test_an_unstored_response_is_not_continued_without_a_memory_either(
         refused = talk.ask(input="And now?", previous_response_id=first, user=user)
         assert refused["error"]["code"] == "previous_response_not_found"
         assert forgetting.is_whole()
+
+
+def forget_as_elsewhere(world: World) -> None:
+    """Forgets Alice's memory, of which this gateway has not heard yet."""
+    memory = memory_of(world)
+    world.gateway.call(world.store.forgetting.forget(memory.id, ForgetTarget(is_all=True)))
+    world.store.agents.cache(memory)
+
+
+@pytest.mark.both
+def test_a_conversation_is_bound_to_no_memory_that_is_gone(world: World) -> None:
+    """Else it would be lost, and nothing would ever erase its items."""
+    respond(world, input="Hello.", user="alice")
+    conversation = world.sdk.conversations.create()
+    forget_as_elsewhere(world)
+    for text in ("My cat is called Miso.", "And now?"):
+        respond(world, input=text, user="alice", conversation=conversation.id)
+    assert [m["content"] for m in world.upstream.last.messages] == [
+        "My cat is called Miso.",
+        "Ok.",
+        "And now?",
+    ]
+    assert len(world.sdk.conversations.items.list(conversation.id).data) == 4
+
+
+@pytest.mark.both
+def test_a_response_in_the_background_is_accepted_for_no_memory_that_is_gone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else nothing would ever erase its request."""
+    respond(world, input="Hello.", user="alice")
+    chat, memory = world.gateway.app.services.chat, memory_of(world)
+    admit = chat.admit_background
+
+    async def admit_and_forget(*arguments: Any) -> Any:
+        admitted = await admit(*arguments)
+        await world.store.forgetting.forget(memory.id, ForgetTarget(is_all=True))
+        return admitted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(chat, "admit_background", admit_and_forget)
+        with pytest.raises(openai.ConflictError):
+            begin(world, input="My cat is called Miso.", user="alice")
+    assert polled(world, begin(world, input="And now?", user="alice").id).status == "completed"
+    assert b"Miso" not in world.data()
