@@ -87,9 +87,6 @@ class Ledger:
     changes: Counter[str] = field(default_factory=Counter)
     # Forgettings of a user that are under way.
     under_way: Counter[str] = field(default_factory=Counter)
-    # By the word of a question: the words of its client that may be written until it has ended, or until the gateways
-    # stop if its client has left.
-    in_flight: dict[str, set[str]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     # What the clients did, for a life with faults.
     log: list[str] = field(default_factory=list)
@@ -239,7 +236,6 @@ class Client:
                 ledger.off |= words
             own = words_in(str(self.messages)) if self.kind in ("chat", "messages") else set[str]()
             ledger.sent[word] = own | words, set(ledger.gone)
-            ledger.in_flight[word] = own | words
             forgettings, changes = ledger.forgettings[self.user], ledger.changes[self.user]
             is_quiet = not ledger.under_way[self.user]
         if fate != "whole" and len(self.life.worlds) > 1:
@@ -260,9 +256,6 @@ class Client:
             return
         reply = self.send(world, path, body, headers)
         self.life.failing.discard(word)
-        if reply.status == 200:
-            with ledger.lock:
-                del ledger.in_flight[word]
         shown = {name: reply.headers.get(name) for name in ("x-mnemogate-memory", "x-mnemogate-durable")}
         ledger.log.append(f"{word}: {reply.status} {shown}")
         if self.kind == "conversation" and reply.status == 404:
@@ -367,7 +360,6 @@ class Client:
             target = ForgetTarget(is_all=True)
         with ledger.lock:
             ledger.under_way[self.user] += 1
-            in_flight = set().union(*ledger.in_flight.values())
             self.note_forgetting(how, gone)
         ledger.log.append(f"{self.user} forgets {how} {sorted(gone)} {target.messages}")
         world.gateway.call(world.store.forgetting.forget(agent.id, target))
@@ -375,8 +367,7 @@ class Client:
             ledger.under_way[self.user] -= 1
             self.note_forgetting(how, gone)
             if how == "texts":
-                # A turn that was being written may have a word once more, which this forgetting did not name.
-                ledger.gone |= gone - in_flight
+                ledger.gone |= gone
 
     def note_forgetting(self, how: str, gone: set[str]) -> None:
         """Notes the beginning or the end of a forgetting: nothing is certain of what was said meanwhile."""
@@ -448,10 +439,8 @@ def live(seed: int, folder: Path, url: str | None, *, is_concurrent: bool) -> No
                         dice.choice(clients).step()
                         for world in life.worlds:
                             world.settle()
-                        ledger.in_flight.clear()
                 for world in life.worlds:
                     world.settle()
-                ledger.in_flight.clear()
                 rows = read_texts(life.worlds[0])
         check(ledger, rows, EmptyDatabase(url).content() if url else file_content(folder / "memory.db"))
 
