@@ -148,7 +148,7 @@ class _BodyBlock:
             ) from None
 
 
-async def parse_body(body: bytes, parse: Callable[[], T]) -> T:
+async def parse_off_loop(body: bytes, parse: Callable[[], T]) -> T:
     """Returns the result of `parse`, which parses this body. Other requests go on while a large body is parsed."""
     if len(body) <= _LOOP_BYTES:
         return parse()

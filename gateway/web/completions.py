@@ -25,7 +25,7 @@ from gateway.run.request_log import RequestLog
 from gateway.run.response_conversations import ContinuedConversation
 from gateway.run.upstream.route import Route
 from gateway.settings import ServerSettings
-from gateway.web.body import BodyReader, parse_body
+from gateway.web.body import BodyReader, parse_off_loop
 from gateway.web.client_reply import ClientReply
 from gateway.web.incoming import Incoming
 
@@ -60,7 +60,7 @@ class ChatRoute:
             agent = None
             if scope["path"] != CHAT_PATH and (match := _AGENT_PATH.fullmatch(scope["path"])):
                 agent = match[1]
-            request = await parse_body(body, partial(parse, body, self.settings.max_messages, agent))
+            request = await parse_off_loop(body, partial(parse, body, self.settings.max_messages, agent))
             if agent is None:
                 request.query = incoming.query
             info.model, info.stream = request.model, request.stream

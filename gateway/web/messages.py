@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Final
 
 import orjson
@@ -28,6 +29,7 @@ from gateway.errors import (
     UnknownPath,
 )
 from gateway.run.upstream.forward import Forwarder, Outgoing
+from gateway.web.body import parse_off_loop
 from gateway.web.completions import ChatRoute
 from gateway.web.forwarding import forward, refuse_required_memory
 from gateway.web.incoming import Incoming
@@ -94,20 +96,20 @@ class MessagesRoute:
         caller = info.caller
         info.caller = caller._replace(credential=caller.api_key or caller.credential)
         async with self.chats.bodies.read(scope, receive) as body:
-            request = self._read_request(incoming, body)
+            request = await self._read_request(incoming, body)
             if request is None:
                 await self._forward(incoming, read_request_body(body))
             else:
                 await self._answer(incoming, request)
 
-    def _read_request(self, incoming: Incoming, body: bytes) -> MessagesRequest | None:
+    async def _read_request(self, incoming: Incoming, body: bytes) -> MessagesRequest | None:
         """Returns the request that a body is; None: memory cannot read the body, so it goes upstream without memory.
 
         Raises: BadRequest, BodyTooLarge.
         """
         info = incoming.info
         try:
-            json = parse_body(body)
+            json = await parse_off_loop(body, partial(parse_body, body))
         except (BadRequest, BodyTooLarge):
             request_body = read_request_body(body)
             info.model, info.stream = request_body.model, request_body.stream

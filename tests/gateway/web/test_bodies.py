@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import pkgutil
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +14,6 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.core.request.chat_request import ChatRequest
-from gateway.dialects.chat.parse import parse
 from tests.doubles.upstream import Gate, StrictUpstream
 from tests.gateway.sdk import CHAT, World, remember
 from tests.patience import PATIENCE_S
@@ -100,22 +99,33 @@ def test_a_conversation_with_images_goes_on(world: World) -> None:
     assert world.query("SELECT length(input) > 1000000 FROM exchanges ORDER BY id") == [1, 0]
 
 
+@pytest.mark.parametrize(
+    ("path", "parser"),
+    [
+        (CHAT, "gateway.web.completions.parse"),
+        ("/v1/messages", "gateway.web.messages.parse_body"),
+    ],
+)
 def test_others_are_answered_while_a_large_body_is_parsed(
-    quiet: World, monkeypatch: pytest.MonkeyPatch
+    quiet: World, monkeypatch: pytest.MonkeyPatch, path: str, parser: str
 ) -> None:
     begun, gate = Gate(), Gate()
+    parse = pkgutil.resolve_name(parser)
 
-    def parse_when_open(body: bytes, *args: Any) -> ChatRequest:
+    def parse_when_open(body: bytes, *args: Any) -> Any:
         if len(body) > 1024 * 1024:
             begun.open()
             gate.wait_sync()
         return parse(body, *args)
 
-    monkeypatch.setattr("gateway.web.completions.parse", parse_when_open)
+    monkeypatch.setattr(parser, parse_when_open)
+    long_message = {"role": "user", "content": "x" * 2_000_000}
+    large_body = orjson.dumps({"model": "m", "max_tokens": 9, "messages": [long_message]})
+    off = {"x-mnemogate-memory": "off"}
     with ThreadPoolExecutor(1) as pool:
-        large = pool.submit(quiet.gateway.post, with_images(2_000_000), {"x-mnemogate-memory": "off"})
+        large = pool.submit(quiet.gateway.ask, "POST", path, large_body, off)
         begun.wait_sync()
-        assert quiet.gateway.post(HELLO, {"x-mnemogate-memory": "off"}).status == 200
+        assert quiet.gateway.post(HELLO, off).status == 200
         assert not large.done()
         gate.open()
         assert large.result(PATIENCE_S).status == 200
