@@ -25,7 +25,7 @@ from storage.commands import ForgetTarget
 from tests.doubles.upstream import Call, Gate, Rules, StrictUpstream, call_tools, fail, say
 from tests.gateway.admin.test_memory_views import memory
 from tests.gateway.page.memories import learn
-from tests.gateway.sdk import CHAT, World, agent, remember
+from tests.gateway.sdk import CHAT, Clock, World, agent, remember
 from tests.inflated import with_inflated
 from tests.rows import each_row
 
@@ -431,6 +431,22 @@ def test_what_is_older_than_its_project_keeps_is_forgotten(world: World) -> None
     assert not on_disk(world)
     assert on_disk(world, "Zqteax")
     assert world.gateway.call(retention.step()) == 0
+
+
+def test_a_clock_that_jumps_ahead_takes_nothing_if_it_is_put_right_within_a_day(world: World) -> None:
+    world.chat(user="alice").say(FACT)
+    steady = Clock()
+    retention = Retention(world.store, {"default": 30}, world.clock, steady_now=steady)
+    world.gateway.call(retention.look())
+    for days in (365, -365):
+        world.clock.sleep(days * 86_400)
+        world.gateway.call(retention.look())
+    assert on_disk(world)
+    for _ in range(31):  # these days pass
+        world.clock.sleep(86_400)
+        steady.sleep(86_400)
+        world.gateway.call(retention.look())
+    assert not on_disk(world)
 
 
 def test_a_forgetting_that_a_fault_has_broken_off_is_ended_within_a_minute(world: World) -> None:
