@@ -165,11 +165,13 @@ class _RequestScreens(Struct, frozen=True):
             return await self._view_forgotten(request, error)
         if explained.memory is not None:
             await request.note_read(explained.memory)
+        searched = await self._find_searched(explained, request.visitor.project)
+        turn = await self._read_turn(explained)
+        if not searched.chosen:
+            explained = await self._add_texts_before(explained, _reply_of(turn))
         if request.is_twin:
             return View(explained)
-        turn = await self._read_turn(explained)
         blocks, standing = await self._find_blocks(explained), await self._find_standing_facts(explained)
-        searched = await self._find_searched(explained, request.visitor.project)
         speakers = await self._find_speakers(searched)
         context = {
             "cells": _make_cells(explained.window),
@@ -183,6 +185,7 @@ class _RequestScreens(Struct, frozen=True):
             "speakers": speakers,
             "blocks": blocks,
             "standing": standing,
+            "spans": lambda text: self.operations.words.spans(text, _reply_of(turn)),
         }
         return View(explained, "request.html", f"Request {id}", context)
 
@@ -213,6 +216,18 @@ class _RequestScreens(Struct, frozen=True):
             return []  # it was forgotten meanwhile
         last_by_role = {each.role: each for each in messages if each.text}
         return [last_by_role[role] for role in ("user", "assistant") if role in last_by_role]
+
+    async def _add_texts_before(self, explained: ExplainedRequest, reply: str) -> ExplainedRequest:
+        """Returns a request with the older texts that have words of its reply."""
+        if not reply or explained.memory is None or explained.exchange is None:
+            return explained
+        try:
+            texts = await self.operations.words.before_reply(
+                None, explained.memory, reply, explained.exchange
+            )
+        except UnknownId:
+            return explained  # the memory was forgotten meanwhile
+        return explained if texts is None else replace(explained, before_reply=texts)
 
     async def _find_searched(self, explained: ExplainedRequest, project: str | None) -> ExplainedRequest:
         """Returns the request that searched memory for the note of a request: itself, or the first one."""
@@ -306,7 +321,7 @@ def _find_repetitions(turn: Sequence[MessageRecord], texts: Sequence[PromptText]
     Words that only other replies have may be a set phrase: they are left out if several have them, unless there is
     nothing else.
     """
-    reply = next((each.text or "" for each in turn if each.role == "assistant"), "")[:_MAX_CHARS]
+    reply = _reply_of(turn)[:_MAX_CHARS]
     # The spaces: words are found as a whole.
     texts_with_words = [(each, f" {_only_words(each.text[:_MAX_CHARS])} ") for each in texts]
     repetitions = list[Repetition]()
@@ -333,6 +348,11 @@ def _find_repetitions(turn: Sequence[MessageRecord], texts: Sequence[PromptText]
         repetitions.append(Repetition(repeated_words, sources))
     no_set_phrases = [each for each in repetitions if not each.texts[0].is_reply or len(each.texts) == 1]
     return sorted(no_set_phrases or repetitions, key=lambda each: (each.texts[0].is_reply, each.rank or 0))
+
+
+def _reply_of(turn: Sequence[MessageRecord]) -> str:
+    """Returns the text of the reply in a turn; "": there is none."""
+    return next((each.text or "" for each in turn if each.role == "assistant"), "")
 
 
 def _only_words(text: str) -> str:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
-from gateway.run.admin.memory_records import SourceKind
+from gateway.run.admin.memory_records import SourceKind, SourceRecord
 
 # Why a hit stayed out of the note: its score was too low; the note was full; the conversation or an earlier note shows
 # it; a chosen hit repeats it; an operator has muted it; another fact has replaced it.
@@ -122,3 +122,6 @@ class ExplainedRequest(RequestSummary, frozen=True, kw_only=True):
     usage: UsageRecord | None = None
     # Until when the sources are retained.
     kept_until: float | None = None
+    # On the page, of a reply for which nothing was recalled: older texts with words of it, of which the model was told
+    # nothing. Not set: they were not looked for.
+    before_reply: tuple[SourceRecord, ...] | UnsetType = UNSET

@@ -38,8 +38,10 @@ ENDED_FACTS = 200
 _AROUND_CHARS = 300
 # The most texts of `HiddenTexts`: a page of them has some 40 kB.
 _MAX_HIDDEN = 50
-# The most items of `Remaining`.
+# The most items of `Remaining`, and of the texts with words of a reply.
 _SHOWN_ITEMS = 5
+# The first characters of a reply whose words are looked for.
+_REPLY_CHARS = 1_000
 # The most words that are looked for one by one, each by a search of its own.
 _WORDS_ALONE = 4
 # The newest true facts in which words of most facts are looked for.
@@ -249,6 +251,33 @@ class WordSearches(Struct, frozen=True):
             looked_through=page.looked_through,
             is_complete=page.is_complete,
         )
+
+    async def before_reply(
+        self, project: str | None, uid: str, reply: str, before: int
+    ) -> tuple[TextWithWords, ...] | None:
+        """Returns the texts of a memory that have words of a reply and are older, those with most of it first.
+
+        before: the number of the first message of the reply's exchange.
+
+        Returns None if the search took too long.
+        """
+        agent = await find_agent(self.views.store, project, uid)
+        query = reply[:_REPLY_CHARS]
+        try:
+            messages = await self.views.store.recall.search(
+                agent,
+                query,
+                skip=range(before, agent.next_seq),
+                limit=_MOST_COUNTED,
+                deadline_ms=_SHORT_DEADLINE_MS,
+            )
+        except TooSlow:
+            return None
+        # A search also finds what stands next to a text with the words. In a thread, since a text takes some time.
+        with_words = await asyncio.to_thread(
+            lambda: [each for each in messages if self.spans(each.text, query)]
+        )
+        return await self._records(agent, with_words[:_SHOWN_ITEMS], query)
 
     async def hidden(self, project: str | None, uid: str, query: str) -> HiddenTexts:
         """Returns the texts with all words of a query that no reply finds."""

@@ -329,6 +329,43 @@ def test_the_audit_of_a_memory_that_never_was_is_an_error(operator: Operator) ->
 
 
 @pytest.mark.both
+def test_a_request_that_recalled_nothing_names_older_texts_with_words_of_its_reply(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """A reply said what the guest likes, the page only that nothing was recalled, and nothing could be corrected."""
+    with remember(upstream, tmp_path, PROFILE) as world:
+        operator = operator_of(world)
+        upstream.queue(say("Shall I note it?"), say("You enjoyed the fish. How about our menu?"))
+        alice = speak(world, "My husband loved the fishes!", talk="c1")
+        (fact,) = learn(world, alice, "Likes fish.")
+        world.clock.sleep(60)
+        speak(world, "Zxqv?", talk="c2")
+        upstream.queue(say("Fish again."))
+        speak(world, "Tyrr?", talk="c3")
+        _, asked, _ = operator.twin("requests")["items"]
+        explained = operator.twin(f"r/{asked['id']}")
+        assert (explained["why"], explained["chosen"]) == ("nothing_found", [])
+        assert {(each["kind"], each["seq"]) for each in explained["before_reply"]} == {
+            ("fact", fact),
+            ("message", 1),
+        }
+        text = operator.get(f"r/{asked['id']}").body.decode()
+        assert "Likes <mark>fish</mark>." in text
+        assert "My husband loved the <mark>fishes</mark>!" in text
+        assert f'm/{alice.uid}/f/{fact}#correct"' in text
+        assert f"m/{alice.uid}/forget?message=1&" in text.replace("&amp;", "&")
+        # An application that shows sources is given none that were not told.
+        reply = world.gateway.ask("GET", f"/v1/memory/requests/{asked['id']}")
+        assert "before_reply" not in reply.json
+        # What was recalled is explained by what the model was told.
+        speak(world, "Who loved the fishes?", talk="c4")
+        told = operator.twin("requests")["items"][0]["id"]
+        assert operator.twin(f"r/{told}")["chosen"]
+        assert "before_reply" not in operator.twin(f"r/{told}")
+        assert "Older texts with words" not in operator.get(f"r/{told}").body.decode()
+
+
+@pytest.mark.both
 def test_the_audit_says_in_words_who_did_what_and_links_to_facts_that_are_there(operator: Operator) -> None:
     """A clerk could not tell who "code" was, nor what "fact 21 as 30" meant, and the numbers led nowhere."""
     agent = speak(operator.world, "I drink tea.")
