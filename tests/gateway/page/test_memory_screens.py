@@ -185,7 +185,7 @@ def test_an_empty_memory_says_what_to_do(operator: Operator) -> None:
     assert "Without a model, only what always holds becomes a fact, such as “I am allergic to nuts”." in text
     nothing = page(operator, f"m/{uid}/search?q=Zxqv+tyrr")
     assert "Nothing would be recalled for this." in nothing
-    assert "searched by words alone" in nothing
+    assert "Only texts that share a word with the sentence are found" in nothing
 
 
 def test_a_memory_without_facts_says_how_learning_stands(operator: Operator) -> None:

@@ -655,7 +655,7 @@ def test_a_request_marks_the_text_that_its_reply_repeats_or_says_that_none_is(
     assert "With its instructions: human: She has a red tin." in plain(block)
     assert "tokens, with the sentences that introduce them)" in plain(block)
     listed = page(operator, f"requests?memory={agent.uid}")
-    assert ("0 beside blocks" in plain(listed), ">–<" in listed) == (True, False)
+    assert ("nothing found" in plain(listed), ">–<" in listed) == (True, False)
 
 
 def test_a_request_names_the_source_before_its_copies_and_no_set_phrase(
