@@ -253,6 +253,17 @@ def test_what_always_holds_is_told_before_each_reply_once_it_is_added(world: Wor
     assert b"allergic to milk" not in world.upstream.last.body
 
 
+def test_a_fact_that_is_added_in_a_pause_is_recalled_once_memory_is_resumed(world: World) -> None:
+    uid, change, call = memory(world).uid, edits(world), world.gateway.call
+    call(change.pause(OPERATOR, uid, is_paused=True))
+    call(change.add_fact(OPERATOR, uid, "Alice's cat is called Miso."))
+    assert said(world, "What is my cat called?")["x-mnemogate-memory"] == "off"
+    assert b"Miso" not in world.upstream.last.body
+    call(change.pause(OPERATOR, uid, is_paused=False))
+    said(world, "What is my cat called, please?")
+    assert b"Miso" in world.upstream.last.body
+
+
 def test_of_two_operators_who_add_the_same_fact_one_is_refused(world: World) -> None:
     uid, change = memory(world).uid, edits(world)
 
