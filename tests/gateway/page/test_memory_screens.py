@@ -1273,22 +1273,26 @@ def test_a_correction_is_kept_as_a_fact_of_its_own(operator: Operator) -> None:
     assert right.encode() in world.upstream.last.body
 
 
-def test_ticks_of_a_preview_that_is_refused_stay(operator: Operator) -> None:
+@pytest.mark.parametrize(
+    ("target", "number"), [("conversation=conv-19", 4), ("texts=1&texts=2", 2), ("exchange=1", None)]
+)
+def test_ticks_of_a_preview_that_is_refused_stay(operator: Operator, target: str, number: int | None) -> None:
     agent = speak(operator.world, "Tea is fine.", "So is milk.", talk="conv-19")
     wrong = learn(operator.world, agent, "Likes tea.", "Likes milk.")
     memory = f"m/{agent.uid}"
     new = [
         operator.twin(f"{memory}/f/{seq}/correct", {"text": f"Hates drink {seq}."})["seq"] for seq in wrong
     ]
-    where = f"{memory}/forget?conversation=conv-19"
-    fields = "confirm=3" + "".join(f"&keep={seq}" for seq in new)
+    where, ticks = f"{memory}/forget?{target}", "".join(f"&keep={seq}" for seq in new)
     headers = {"cookie": operator.cookie, "content-type": FORM, "origin": f"http://{operator.host}"}
-    refused = operator.ask("POST", where, fields.encode(), headers)
+    wrong_form = "confirm=3" + ticks if number else f"keep={wrong[0]}{ticks}"
+    refused = operator.ask("POST", where, wrong_form.encode(), headers)
     assert (refused.status, refused.body.count(b" checked>")) == (409, 2)
     assert operator.program("POST", f"{memory}/forget.json?message=1", {"keep": [0]}).status == 400
     reader = operator_of(operator.world, is_read=True)
     assert 'name="keep"' not in page(reader, where)
-    gone = operator.ask("POST", where, fields.replace("=3", "=4").encode(), headers).body.decode()
+    form = f"confirm={number}{ticks}" if number else ticks[1:]
+    gone = operator.ask("POST", where, form.encode(), headers).body.decode()
     assert "2 corrections stay as facts of their own." in gone
     assert sorted(each["seq"] for each in operator.twin(f"{memory}/facts")["items"]) == sorted(new)
 
