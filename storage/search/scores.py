@@ -204,7 +204,7 @@ class Scores:
         packed = np.concatenate((occurrences.in_index, in_tail), dtype=np.int64)
         # The index has occurrences of each term, and the tail.
         sizes = [*occurrences.sizes, *map(len, occurrences.in_tail)]
-        return packed, np.tile(np.arange(len(occurrences.sizes)), 2).repeat(sizes)
+        return packed, (np.arange(len(sizes)) % len(occurrences.sizes)).repeat(sizes)
 
     def _add_up(self, weights: TermWeights, occurrences: _OccurrenceColumns) -> None:
         """Adds occurrences to the sums of their rows."""
@@ -324,8 +324,10 @@ class Scores:
         """Returns those of some rows that have a term themselves, in their order."""
         import numpy as np
 
-        has_term = np.isin(rows, np.concatenate(self._occurrence_rows)).tolist()
-        return [row for row, has_own in zip(rows, has_term, strict=True) if has_own]
+        has_term = np.zeros(self._total, bool)
+        for occurrence_rows in self._occurrence_rows:
+            has_term[occurrence_rows] = True
+        return [row for row in rows if has_term[row]]
 
     def _has_strong_row(self, rows: NDArray[np.int64], share: NDArray[np.float64]) -> bool:
         """Returns whether one of the rows holds enough of the query by its words.
@@ -344,11 +346,12 @@ class Scores:
         """Returns whether rows and their neighbours have more than one term of the query, between them."""
         import numpy as np
 
-        with_neighbours = np.concatenate(
-            (rows, np.asarray(self._layout.earlier)[rows], np.asarray(self._layout.later)[rows])
-        )
-        is_there = np.isin(np.concatenate(self._occurrence_rows), with_neighbours)
-        return len(np.unique(np.concatenate(self._occurrence_terms)[is_there])) > 1
+        earlier, later = np.asarray(self._layout.earlier)[rows], np.asarray(self._layout.later)[rows]
+        is_near = np.zeros(self._total + 1, bool)  # after the rows comes one for missing neighbours
+        is_near[rows] = is_near[earlier] = is_near[later] = True
+        is_there = is_near[np.concatenate(self._occurrence_rows)]
+        terms = np.concatenate(self._occurrence_terms)[is_there]
+        return len(terms) > 0 and bool((terms != terms[0]).any())
 
     def _strong_by_vector(self, beyond: NDArray[np.float64] | None) -> NDArray[np.bool_] | None:
         """Returns by row whether its vector alone shows that it is about the query; None if no vector shows that.
