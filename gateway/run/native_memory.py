@@ -117,16 +117,17 @@ class EarlierReplies:
         )
         if not ids or turn.size > self._limit:
             return
-        n = next(self._numbers)
-        self._turns[n] = turn
-        self._number_by_id.update(((memory, id), n) for id in ids)
+        number = next(self._numbers)
+        self._turns[number] = turn
+        self._number_by_id.update(((memory, id), number) for id in ids)
         self.bytes += turn.size
         while self.bytes > self._limit:
-            gone, turn = self._turns.popitem(last=False)
-            self.bytes -= turn.size
-            for id in turn.ids:
-                if self._number_by_id.get((turn.memory, id)) == gone:
-                    del self._number_by_id[turn.memory, id]
+            oldest_number, oldest_turn = self._turns.popitem(last=False)
+            self.bytes -= oldest_turn.size
+            for id in oldest_turn.ids:
+                # A later turn may have the same id.
+                if self._number_by_id.get((oldest_turn.memory, id)) == oldest_number:
+                    del self._number_by_id[oldest_turn.memory, id]
 
     def unknown(self, memory: MemoryKey, ids: Set[str]) -> set[str]:
         return {id for id in ids if (memory, id) not in self._number_by_id}

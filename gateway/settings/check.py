@@ -279,8 +279,8 @@ def _mistakes_in_side_request(rule: SideRequest) -> Iterator[str]:
         yield f"{where}: it matches every message"
     if pattern.groupindex:
         yield f"{where}: its groups cannot have names, saw {', '.join(pattern.groupindex)}"
-    if found := _GROUP_REFERENCE.search(rule.pattern):
-        yield f"{where}: its groups have other numbers among the other patterns, saw {found[0]}"
+    if reference := _GROUP_REFERENCE.search(rule.pattern):
+        yield f"{where}: its groups have other numbers among the other patterns, saw {reference[0]}"
 
 
 def _mistakes_in_tools(tools: ToolSettings) -> Iterator[str]:

@@ -83,9 +83,9 @@ def supersede_repeated(tree: Tree, path: Sequence[PathElement]) -> None:
         if not 0 <= element.position < element.exchange.prefix_length:
             atoms += element.atoms
     last_index = {atom: i for i, atom in enumerate(atoms)}
-    todo = [(other, starts[at]) for other, at in siblings]
-    while todo:
-        other, start = todo.pop()
+    pending = [(other, starts[at]) for other, at in siblings]
+    while pending:
+        other, start = pending.pop()
         if is_tombstone(other) or other.redactions:
             continue
         for atom in (*flat(other), *(other.reply or ())):
@@ -96,7 +96,7 @@ def supersede_repeated(tree: Tree, path: Sequence[PathElement]) -> None:
             # Edits that are not in the blocks yet belong to this exchange alone.
             if other.ended is not None and (other.merged or not other.edits):
                 tree.change(other.id, superseded=True)
-            todo += [(child, start) for child in tree.children(other)]
+            pending += [(child, start) for child in tree.children(other)]
 
 
 def _supersede(tree: Tree, exchange: Exchange) -> None:
@@ -109,7 +109,7 @@ def _is_like(tree: Tree, exchange: Exchange, other: Exchange, query: Query) -> b
     """Returns whether one of two alternatives repeats or extends the other, so that both ask the same."""
     old, new = _in_order(tree, exchange, other)
     # After a match point the place is certain, so a shorter form of a question is the same question too. At the
-    # beginning it is where the longer form has more than the question: nobody had heard a word of its reply.
+    # beginning it is where the longer form has more than the question: no word of its reply had been heard.
     further = old.inputs[len(new.inputs) :]
     is_certain = exchange.parent is not None or (bool(further) and all(map(is_user, further)))
     if tree.extends(new, old) or (is_certain and tree.extends(old, new)):
@@ -193,19 +193,19 @@ def mark_continued(tree: Tree, exchange: Exchange) -> None:
 def refresh_active(tree: Tree, exchange: Exchange, *, is_named: bool) -> None:
     """Updates the stored flag `active` of all exchanges that the changes of one request may affect."""
     # Roots of a conversation compete: whether one is detached depends on the others, and on their first turns.
-    todo = [tree.by_id[i] for i in tree.changed]
-    if any(tree.turn_start(other).parent is None for other in todo):
-        todo += [
+    pending = [tree.by_id[i] for i in tree.changed]
+    if any(tree.turn_start(other).parent is None for other in pending):
+        pending += [
             other
             for other in tree
             if other.parent is None and other.conversation_row == exchange.conversation_row
         ]
     active: dict[int, bool] = {}
-    while todo:
-        other = todo.pop()
+    while pending:
+        other = pending.pop()
         if other.id not in active:
             active[other.id] = tree.is_active(other, is_named=is_named)
-            todo += [c for c in tree.children(other) if tree.is_mid_turn(c)]
+            pending += [c for c in tree.children(other) if tree.is_mid_turn(c)]
     for i, is_active in active.items():
         if is_active != tree.by_id[i].active:
             tree.change(i, active=is_active)

@@ -16,7 +16,7 @@ def has_question_within(tree: Tree, exchange: Exchange, listing: HashedList, fir
     """Returns whether a list has a further question between the one that an exchange answered and its reply.
 
     Several questions are answered at once over one history (a chatbot, LiveKit, Pipecat), so a reply may come after the
-    next question. If the list went on from that reply, nobody would ever store this question.
+    next question. If the list went on from that reply, this question would never be stored.
 
     first: the index of the reply's first message in the list.
     """

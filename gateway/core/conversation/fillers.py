@@ -80,12 +80,12 @@ def with_fillers_of(message: WireMessage, stored: Mapping[str, Any]) -> WireMess
     )
     # Offset in the stored text -> index in `offsets`, up to the first characters that differ.
     index_of = {stored_offset: n for n, (stored_offset, _) in enumerate(pairs)}
-    found: Spans = []
+    message_spans: Spans = []
     for start, end in spans:
         spoken = [index_of[i] for i in range(start, end) if i in index_of]
         if spoken:
             # The filler reaches to the next letter, so that the punctuation after its last word belongs to it.
             following = spoken[-1] + 1
             stop = offsets[following] if following < len(offsets) else len(text)
-            found.append((offsets[spoken[0]] if start else 0, len(text[:stop].rstrip())))
-    return with_filler_spans(message, found)
+            message_spans.append((offsets[spoken[0]] if start else 0, len(text[:stop].rstrip())))
+    return with_filler_spans(message, message_spans)

@@ -6,7 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import SequenceMatcher
-from typing import Literal
+from itertools import groupby
+from operator import attrgetter
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -18,15 +20,15 @@ _UNSPACED_SCRIPTS = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
     "\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uff65\U00020000-\U0003ffff"
 )
-# A word with the spaces after it, so that whole words change; each line's end is one of its own.
+# A word with the spaces after it, so that whole words change; the end of a line counts as a word.
 _WORD = re.compile(rf"\n|[^\S\n]+|(?:[{_UNSPACED_SCRIPTS}]|[^\s{_UNSPACED_SCRIPTS}]+)[^\S\n]*")
 _SENTENCE = re.compile(r"[^\n.!?;。！？；]*(?:[\n.!?;。！？；]+[^\S\n]*|$)")
-# The most pairs of pieces that a comparison takes, since its time grows with their number.
+# The most pairs of pieces that a comparison takes, since its time grows with their number. Chosen, not measured.
 _PAIRS = 1_000_000
 # The most steps of comparing two lists, which take some 50 ms. If pieces repeat so much that more steps would be
 # needed, no match begins with the most frequent pieces.
 _STEPS = 1_000_000
-# The steps for each pair of equal pieces: after each match all pairs may be looked through once more.
+# The steps for each pair of pieces: after each match all pairs may be looked through once more. Chosen, not measured.
 _STEPS_PER_PAIR = 10
 
 
@@ -48,75 +50,79 @@ class _Comparison:
     def __init__(self) -> None:
         self._pairs_left = _PAIRS
 
-    def compare(self, old: str, new: str, splits: Sequence[_Split]) -> Iterator[tuple[_Op, str]]:
+    def compare(self, old: str, new: str, splits: Sequence[_Split]) -> Iterator[DiffPart]:
         """Yields the parts of two texts. splits: into pieces, the shortest first."""
         for number, split in enumerate(splits if old and new else ()):
-            before, after = split(old), split(new)
-            start = _common(before, after)
-            end = _common(before[start:][::-1], after[start:][::-1])
-            last, last_after = len(before) - end, len(after) - end
-            pairs = (last - start) * (last_after - start)
+            old_pieces, new_pieces = split(old), split(new)
+            # The pieces from `start` up to the two ends are compared; those around them are the same.
+            start = _count_common(old_pieces, new_pieces)
+            common_end = _count_common(old_pieces[start:][::-1], new_pieces[start:][::-1])
+            old_end, new_end = len(old_pieces) - common_end, len(new_pieces) - common_end
+            pairs = (old_end - start) * (new_end - start)
             if pairs > self._pairs_left:
-                continue
+                continue  # longer pieces are fewer
             self._pairs_left -= pairs
-            yield "same", "".join(before[:start])
-            for is_same, left, right in _match_runs(before[start:last], after[start:last_after]):
-                if is_same:
-                    yield "same", left
+            yield DiffPart("same", "".join(old_pieces[:start]))
+            for run in _match_runs(old_pieces[start:old_end], new_pieces[start:new_end]):
+                if run.is_same:
+                    yield DiffPart("same", run.old)
                 else:
-                    yield from self.compare(left, right, splits[:number])
-            yield "same", "".join(before[last:])
+                    # What differs is compared again by shorter pieces.
+                    yield from self.compare(run.old, run.new, splits[:number])
+            yield DiffPart("same", "".join(old_pieces[old_end:]))
             return
-        yield "del", old
-        yield "ins", new
+        yield DiffPart("del", old)
+        yield DiffPart("ins", new)
 
 
 def _lines(text: str) -> list[str]:
     return text.splitlines(keepends=True)
 
 
-def _common(before: Sequence[str], after: Sequence[str]) -> int:
-    """Returns how many words two lists have in common at their beginnings."""
-    count = 0
-    for one, other in zip(before, after, strict=False):
-        if one != other:
-            break
-        count += 1
-    return count
-
-
-def _match_runs(before: Sequence[str], after: Sequence[str]) -> Iterator[tuple[bool, str, str]]:
-    """Yields in order what two lists have in common and what is between: whether it is the same, and both texts."""
-    matcher = SequenceMatcher(_too_frequent(before, after).__contains__, before, after, autojunk=False)
-    for tag, start, end, start_after, end_after in matcher.get_opcodes():
-        yield tag == "equal", "".join(before[start:end]), "".join(after[start_after:end_after])
-
-
-def _too_frequent(before: Sequence[str], after: Sequence[str]) -> frozenset[str]:
-    """Returns the pieces with so many equal pairs that a comparison would take too many steps."""
-    before_counts, after_counts = Counter(before), Counter(after)
-    pairs = sorted(
-        (count * after_counts[piece], piece)
-        for piece, count in before_counts.items()
-        if piece in after_counts
+def _count_common(old: Sequence[str], new: Sequence[str]) -> int:
+    """Returns how many pieces two lists have in common at their beginnings."""
+    pairs = zip(old, new, strict=False)
+    return next(
+        (count for count, (a, b) in enumerate(pairs) if a != b),
+        min(len(old), len(new)),
     )
-    steps = min(_STEPS, _STEPS_PER_PAIR * len(before) * len(after))
-    pairs_left = steps // max(1, min(len(before), len(after)))
-    for number, (count, _) in enumerate(pairs):
-        pairs_left -= count
+
+
+class _Run(NamedTuple):
+    """Successive pieces of both texts."""
+
+    is_same: bool
+    old: str
+    new: str
+
+
+def _match_runs(old: Sequence[str], new: Sequence[str]) -> Iterator[_Run]:
+    """Yields what two lists have in common, and what is between, in order."""
+    matcher = SequenceMatcher(_find_too_frequent(old, new).__contains__, old, new, autojunk=False)
+    for tag, old_start, old_end, new_start, new_end in matcher.get_opcodes():
+        yield _Run(tag == "equal", "".join(old[old_start:old_end]), "".join(new[new_start:new_end]))
+
+
+def _find_too_frequent(old: Sequence[str], new: Sequence[str]) -> frozenset[str]:
+    """Returns the pieces with so many equal pairs that a comparison would take too many steps."""
+    old_counts, new_counts = Counter(old), Counter(new)
+    # The number of equal pairs of each piece that both lists have, the least first.
+    pair_counts = sorted(
+        (count * new_counts[piece], piece) for piece, count in old_counts.items() if piece in new_counts
+    )
+    steps = min(_STEPS, _STEPS_PER_PAIR * len(old) * len(new))
+    pairs_left = steps // max(1, min(len(old), len(new)))
+    for number, (pair_count, _) in enumerate(pair_counts):
+        pairs_left -= pair_count
         if pairs_left < 0:
-            return frozenset(piece for _, piece in pairs[number:])
+            return frozenset(piece for _, piece in pair_counts[number:])
     return frozenset()
 
 
-def _join_parts(parts: Iterable[tuple[_Op, str]]) -> tuple[DiffPart, ...]:
-    """Returns the parts without empty ones; successive parts of a kind are one."""
-    found: list[tuple[_Op, str]] = []
-    for op, text in parts:
-        if not text:
-            continue
-        if found and found[-1][0] == op:
-            found[-1] = op, found[-1][1] + text
-        else:
-            found.append((op, text))
-    return tuple(DiffPart(op, text) for op, text in found)
+def _join_parts(parts: Iterable[DiffPart]) -> tuple[DiffPart, ...]:
+    """Returns the parts without empty ones; successive parts with the same `op` are one."""
+    non_empty = (part for part in parts if part.text)
+    return tuple(
+        DiffPart(op, "".join(part.text for part in successive))
+        for op, successive in groupby(non_empty, attrgetter("op"))
+    )

@@ -167,8 +167,8 @@ def changes_since(last_shown: Shown, blocks: Iterable[Block]) -> tuple[tuple[str
             changes.append(f"{name} has changed; it is empty now.")
         else:
             after.update(shown_by_block(block))
-            what = "has changed" if last_shown.get(label) else "is new"
-            changes.append(f"{name} {what}; it now reads:\n{frame(block)}")
+            change = "has changed" if last_shown.get(label) else "is new"
+            changes.append(f"{name} {change}; it now reads:\n{frame(block)}")
     for label in sorted(last_shown.keys() - labels):
         if last_shown[label] != GONE:
             after[label] = GONE

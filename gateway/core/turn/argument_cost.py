@@ -39,17 +39,18 @@ def estimate_cost(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> fl
     """
     if is_too_deep(arguments):
         return 0
-    data = exact_json.dumps(schema)
-    given = exact_json.dumps(arguments)
+    schema_json = exact_json.dumps(schema)
+    arguments_json = exact_json.dumps(arguments)
     if (
-        len(data) > _MAX_SCHEMA_BYTES
-        or any(word in data for word in _UNBOUNDED_KEYWORDS)
-        or _has_large_exponent(data)
-        or _has_large_exponent(given)
+        len(schema_json) > _MAX_SCHEMA_BYTES
+        or any(word in schema_json for word in _UNBOUNDED_KEYWORDS)
+        or _has_large_exponent(schema_json)
+        or _has_large_exponent(arguments_json)
     ):
         return inf
-    size = _Expansion(schema).size + _PATTERN_COST_BYTES * data.count(b'"pattern')  # and patternProperties
-    return size * (len(given) + _MIN_ARGUMENT_BYTES)
+    pattern_count = schema_json.count(b'"pattern')  # and patternProperties
+    size = _Expansion(schema).size + _PATTERN_COST_BYTES * pattern_count
+    return size * (len(arguments_json) + _MIN_ARGUMENT_BYTES)
 
 
 def _has_large_exponent(data: bytes) -> bool:

@@ -224,10 +224,10 @@ class MemoryTools(Struct, frozen=True):
     ) -> list[Message]:
         """Returns the passages of one memory that answer one query."""
         assert self.archives is not None  # else no memory is searched as an archive
-        where = PassageFilter(
+        filter = PassageFilter(
             since=lookup.since, until=lookup.until, tags=sorted(lookup.tags), needs_all_tags=lookup.needs_all
         )
-        passages = await self.archives.passages(memory, query, where, limit=lookup.limit, vector=vector)
+        passages = await self.archives.passages(memory, query, filter, limit=lookup.limit, vector=vector)
         return [
             Message(
                 passage.seq,
