@@ -18,6 +18,7 @@ _TRACEPARENT: Final = re.compile(
     rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})((?:-.*)?)"
 )
 _SAMPLED_FLAG: Final = 0x01
+# The most characters of `tracestate` that go on. The specification asks for at least so many.
 _STATE_CHARS: Final = 512
 
 

@@ -172,21 +172,15 @@ class ChatMemory:
         if memory_context.plan.follows_head and opens:
             memory_context = await keeper.open(memory_context, prompt)
         if request.native_body is not None:
-            if prompt.composition.unrestored_rounds or _follows_tombstone(memory_context):
-                prompt = replace(prompt, section=prompt.section.with_changed_prefix())
-            prompt = replace(prompt, changes_prefix=_changes_prefix(memory_context, prompt))
-        if prompt.composition.unrestored_rounds:
-            self.turns.metrics.prefix_breaks.inc()
-        self._note_recall(call, prompt)
-        mode = call.identity.mode
-        call.memory_state = str(mode)
-        if mode in STORING_MODES:
-            # A request that repeats a turn off the record is off the record as well.
-            call.memory_state = "read" if memory_context.plan.off_record else "on"
+            prompt = _mark_changed_prefix(memory_context, prompt)
+        self._note_prompt(call, prompt)
+        call.memory_state = _memory_state(call.identity.mode, off_record=memory_context.plan.off_record)
         return make_memory(keeper, memory_context, block_edits, toolbox, call.receipt), prompt
 
-    def _note_recall(self, call: ChatCall, prompt: Prompt) -> None:
+    def _note_prompt(self, call: ChatCall, prompt: Prompt) -> None:
         """Notes the memory of a request and its recall in the metrics and in the receipt."""
+        if prompt.composition.unrestored_rounds:
+            self.turns.metrics.prefix_breaks.inc()
         receipt, recall = call.receipt, prompt.recall
         if recall.ms:
             self.turns.metrics.recall_s.observe(recall.ms / 1000)
@@ -201,6 +195,21 @@ async def _read_current(read: Callable[[], Awaitable[_T]]) -> _T:
         with suppress(Stale):
             return await read()
     return await read()
+
+
+def _memory_state(mode: Mode, *, off_record: bool) -> str:
+    """Returns the state of a request with memory, for its receipt. off_record: its turn is off the record."""
+    if mode not in STORING_MODES:
+        return str(mode)
+    # A request that repeats a turn off the record is off the record as well.
+    return "read" if off_record else "on"
+
+
+def _mark_changed_prefix(context: MemoryContext, prompt: Prompt) -> Prompt:
+    """Returns the prompt of a native request with the note whether its beginning differs from the last request's."""
+    if prompt.composition.unrestored_rounds or _follows_tombstone(context):
+        prompt = replace(prompt, section=prompt.section.with_changed_prefix())
+    return replace(prompt, changes_prefix=_changes_prefix(context, prompt))
 
 
 def _follows_tombstone(context: MemoryContext) -> bool:

@@ -11,6 +11,7 @@ from math import ceil, log2
 from msgspec import Struct, field
 
 _MINUTE_S = 60.0
+# How far back the figures go.
 _MAX_MINUTES = 60
 # A shorter time counts as this one.
 _SMALLEST_MS = 0.01

@@ -31,6 +31,7 @@ from storage.records import Agent, Definition, DefinitionKind, Scope
 from storage.sql.store import Store
 
 _KIND: Final = DefinitionKind.CONVERSATION
+# The messages that are read at once. Chosen, not measured.
 _PAGE: Final = 200
 PREFIX: Final = "conv_"
 # Returns a conversation's body as it is to be stored. Its argument is the body as it is stored now.

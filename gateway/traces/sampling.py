@@ -11,6 +11,7 @@ from typing import Final
 
 from gateway.core.trace_context import CallerTrace
 
+# The part of a trace's id by which `traceidratio` decides, as OpenTelemetry's SDKs do.
 _LOWER_BITS: Final = (1 << 64) - 1
 _PARENT_PREFIX: Final = "parentbased_"
 SAMPLERS: Final = (

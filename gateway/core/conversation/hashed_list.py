@@ -10,10 +10,16 @@ from itertools import pairwise
 
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import SYSTEM_ROLES, MessageHasher, WireMessage, text_of
+from gateway.core.conversation.canonical import (
+    ATOM_DIGEST_BYTES,
+    SYSTEM_ROLES,
+    MessageHasher,
+    WireMessage,
+    text_of,
+)
 from storage.records import Atom
 
-_ATOM_BYTES = 12
+_ATOM_BYTES = 1 + ATOM_DIGEST_BYTES
 
 
 class HashedPrefix(Struct, frozen=True):
@@ -157,7 +163,7 @@ class HashedList:
     def atoms_between(self, start: int, end: int) -> tuple[Atom, ...]:
         """Returns the atoms from number `start` up to `end`, without that one."""
         # One struct for all halves the time of one slice each. `struct.unpack` would cache the format, which is long.
-        return struct.Struct("12s" * (end - start)).unpack(
+        return struct.Struct(f"{_ATOM_BYTES}s" * (end - start)).unpack(
             self._joined[_ATOM_BYTES * start : _ATOM_BYTES * end]
         )
 

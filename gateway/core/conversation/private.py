@@ -18,7 +18,7 @@ LEGACY_OWN_LENGTH = "said"  # the field `own_length` in rows that were written b
 # its memory. It begins no turn. This is its `sender`.
 NUDGE_SENDER = "rules"
 
-# What OpenAI takes as the name of a message's author, as its errors show.
+# The characters that OpenAI refuses in the name of a message's author, and the most that it takes, as its errors show.
 _NOT_IN_NAMES = re.compile(r"[\s<|\\/>]")
 _NAME_CHARS = 64
 

@@ -30,6 +30,7 @@ MAX_FACTS: Final = 100
 # How long a word that confirms a forgetting is valid.
 CONFIRM_S: Final = 300
 _ID: Final = re.compile(r"(message|fact|passage):([1-9][0-9]{0,17})")
+# 80 bits are enough against guesses within `CONFIRM_S`.
 _MAC_BYTES: Final = 10
 _DATE: Final = "A date (2026-03-01) or a time (2026-03-01T10:00:00Z), in UTC where it names no zone."
 _Text = Annotated[

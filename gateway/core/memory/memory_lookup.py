@@ -52,8 +52,9 @@ class Lookup(Struct, frozen=True):
 
 
 _ALL_SOURCES = frozenset({"message", "passage", "fact"})
-# The results of a search of everything.
+# The results of a search of everything. Chosen, not measured.
 _ALL_RESULTS = 8
+# The most keywords of one call that are searched for. Chosen, not measured.
 _MAX_QUERIES = 8
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 _MAX_VALUE_CHARS = 80
 # The most characters of the list of allowed names or values.
 _MAX_NAMES_CHARS = 600
+# The most characters of an error. All three are chosen: enough for a model to mend its call.
 _MAX_ERROR_CHARS = 1_000
 
 _TYPE_PHRASES: Final[Mapping[str, str]] = {

@@ -30,7 +30,8 @@ SPOKEN_RESULT = "The user has read it."
 INTERRUPTED_RESULT = "Error: the call was interrupted; it may or may not have been done."
 NOT_MADE_RESULT = "Error: the call was not made, since the turn ended before it."
 NOT_SPOKEN_RESULT = "Error: {name} needs `{key}`, a text. Nothing was said."
-# What every provider takes as a name (platform.openai.com/docs/guides/function-calling).
+# The characters that some provider refuses in a tool's name, and the most that all take
+# (platform.openai.com/docs/guides/function-calling).
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9_-]")
 _MAX_NAME_CHARS: Final = 64
 

@@ -13,6 +13,7 @@ from gateway.core.upstream.policy import Target
 
 # The scale of a model that has reported none: vocabularies made for other languages take up to twice the tokens.
 GUESS = 2.0
+# A scale above this one would come from a faulty count of an upstream. Chosen, not measured.
 _MAX_SCALE = 4.0
 # Scales are rounded up to sixteenths: every new scale moves what fits, and costs the provider's cache.
 _STEPS = 16

@@ -42,8 +42,8 @@ FINISH_REASONS: Final = frozenset(
         *("completed", "incomplete", "failed", "cancelled", "max_output_tokens"),
     )
 )
+# The most characters of a model's name, and the most names: clients can make up both. Chosen, not measured.
 _MODEL_CHARS: Final = 128
-# Labels are bounded where the models are not.
 _MAX_LABELS: Final = 200
 
 

@@ -22,6 +22,7 @@ Piece = bytes | Sequence[Event]
 _READ_BYTES: Final = 64 * 1024
 # As upstreams make ids: no blanks, no letters beyond ASCII.
 _ID: Final = re.compile(r"[\w.:/-]{1,128}", re.ASCII)
+# The most characters of a model's name: more than a real one has.
 _MODEL_CHARS: Final = 128
 _END_FIELD: Final = re.compile(rb'(?:finish_reason|stop_reason|status)"\s*:\s*"')
 

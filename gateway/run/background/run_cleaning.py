@@ -13,6 +13,7 @@ from typing import Any
 from gateway.run.background.tasks import PeriodicTask
 from storage.sql.store import Store
 
+# How long the texts of a run are retained after its end. Chosen, not measured.
 RETENTION_S = 3 * 3600.0
 # The runs that one step cleans up after.
 _PAGE = 64

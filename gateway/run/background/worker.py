@@ -1,14 +1,14 @@
 """The worker: claims durable jobs, has them performed, and keeps their leases while that goes on.
 
-It sleeps until something falls due or it is woken; it never polls. A handler is a coroutine function that is given a
-`JobContext` and may be ended at any await; what it must not do twice it does as a step:
+It sleeps until something falls due or it is woken; it never polls. A handler is a coroutine function that takes a
+`JobContext` and may be ended at any await. What must not be done twice is a step of the job:
 
     async def learn(job: JobContext) -> None:
         reply = await job.step("ask", lambda: ask(job.payload))    # journaled: not asked again after a crash
         await job.finish(store.facts.learn_effect(job.agent, reply))  # facts, cursor, end of the job: one transaction
 
-A handler that fails is tried again, each time later, until its job is a dead letter; its serial group waits meanwhile.
-Texts of foreign errors never reach the database or the log, since they may have a user's words.
+A handler that fails is tried again, each time later, until its job is a dead letter. The jobs of its serial group wait
+meanwhile. Texts of foreign errors never reach the database or the log, since they may have a user's words.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from storage.sql.jobs import Jobs
 
 _log = logging.getLogger("mnemogate")
 
+# None of these times is measured.
 # The pause after a fault; a store that works again wakes the worker earlier.
 _AFTER_FAULT_S = 30.0
 # The shortest wait for a job to fall due, so that jobs that do so together are claimed together.
@@ -41,6 +42,7 @@ _MIN_PAUSE_S = 0.05
 _NOTHING_FOUND_S = 5.0
 # The time that releasing a job may take at shutdown.
 _RELEASE_S = 2.0
+# The most characters of an error that are stored with its job.
 _ERROR_CHARS = 500
 _ATTEMPT_FAILED = "Job %d (%s) failed in attempt %d; %s: %s"
 # In the log, by the outcome of a failed attempt (`Jobs.fail`).

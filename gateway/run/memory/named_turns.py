@@ -31,12 +31,14 @@ from storage.listing import ListedExchange
 from storage.records import REPLY, Agent, Exchange, RunState, Scope, State
 from storage.sql.store import Store
 
+# The turns that are read at once. Chosen, not measured.
 _PAGE = 200
 # The turns that an upstream's id is looked for in: a client that continues by one nearly always continues from a recent
 # reply. Chosen, not measured.
 _NEWEST_TURNS = 100
 _TIME = struct.Struct(">d")
 _TIME_CHARS = 2 * _TIME.size
+# Enough to distinguish the few turns of a conversation that began at the same moment.
 _CONTENT_HASH_BYTES = 4
 
 

@@ -12,6 +12,7 @@ from gateway.core.conversation.kind import QueueName
 from gateway.errors import TooManySends
 from gateway.run.memory.leases import Leases, lock_name
 
+# The Retry-After of a request for which its conversation's queue has no room. Chosen, not measured.
 RETRY_AFTER_S = 1.0
 
 
