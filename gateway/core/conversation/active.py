@@ -18,6 +18,9 @@ from gateway.core.conversation.tree import PathElement, Tree, flat, forgotten_pa
 from gateway.core.thoughts import without_thoughts
 from storage.records import Atom, Exchange
 
+# Requests side by side are touched after each other has begun, but none lasts as long.
+_LONGEST_REQUEST_S = 86_400.0
+
 
 def supersede_along_path(tree: Tree, exchange: Exchange, changed: Container[int], query: Query) -> None:
     """Brings back the superseded exchanges of a path, since a request goes on from them.
@@ -107,7 +110,7 @@ def _supersede(tree: Tree, exchange: Exchange) -> None:
 
 def _is_like(tree: Tree, exchange: Exchange, other: Exchange, query: Query) -> bool:
     """Returns whether one of two alternatives repeats or extends the other, so that both ask the same."""
-    old, new = _in_order(tree, exchange, other)
+    old, new = _in_order(tree, exchange, other, query.now)
     # After a match point the place is certain, so a shorter form of a question is the same question too. At the
     # beginning it is where the longer form has more than the question: no word of its reply had been heard.
     further = old.inputs[len(new.inputs) :]
@@ -123,9 +126,16 @@ def _is_like(tree: Tree, exchange: Exchange, other: Exchange, query: Query) -> b
     return is_asked_again and _is_same_chat(tree, _Judged(loser=old, winner=new), query)
 
 
-def _in_order(tree: Tree, exchange: Exchange, other: Exchange) -> tuple[Exchange, Exchange]:
-    """Returns two exchanges in the order in which they were touched; `exchange` last if both were touched at once."""
-    return (other, exchange) if tree.touched_at(other) <= tree.touched_at(exchange) else (exchange, other)
+def _in_order(tree: Tree, exchange: Exchange, other: Exchange, now: float) -> tuple[Exchange, Exchange]:
+    """Returns two exchanges in the order in which they were touched; `exchange` last if both were touched at once.
+
+    now: when the request began that touches `exchange`. What was touched long after it was so before the clock was put
+    back.
+    """
+    touched_at = tree.touched_at(other)
+    if touched_at <= tree.touched_at(exchange) or touched_at > now + _LONGEST_REQUEST_S:
+        return other, exchange
+    return exchange, other
 
 
 class _Judged(NamedTuple):
@@ -137,7 +147,7 @@ class _Judged(NamedTuple):
 
 def _judge(tree: Tree, exchange: Exchange, other: Exchange, query: Query) -> _Judged | None:
     """Returns which of two alternatives wins, mostly the one touched last; None: neither supersedes the other."""
-    old, new = _in_order(tree, exchange, other)
+    old, new = _in_order(tree, exchange, other, query.now)
     is_same = tree.is_same_input(other, exchange)
     # An exchange off the record supersedes only what it extends: else words that were on the record would be lost.
     if forgotten_parts(new) > forgotten_parts(old) and (is_same or not tree.extends(new, old)):

@@ -215,6 +215,19 @@ def test_an_edit_of_the_last_message_replaces_it(world: World, key: str | None) 
     """)
 
 
+@both
+def test_an_edit_replaces_what_was_dated_before_the_clock_was_put_back(world: World, key: str | None) -> None:
+    world.now = year = 365 * 86_400.0
+    history = world.chat(("hi", "Hello."), ("my sister is Bertha", "Noted."), key=key)
+    world.now -= year
+    world.say([*history[:2], user("my sister is Clara")], "I see.", key)
+    assert world.tree() == drawn("""
+        continued: hi > Hello.
+          superseded: my sister is Bertha > Noted.
+          active: my sister is Clara > I see.
+    """)
+
+
 @pytest.mark.parametrize(("key", "state"), [("c1", "superseded"), (None, "active")], ids=["named", "found"])
 def test_an_edit_after_the_idle_time_replaces_only_under_an_id(
     world: World, key: str | None, state: str
