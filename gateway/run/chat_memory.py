@@ -79,10 +79,9 @@ class ChatMemory:
         # In append mode the upstream would get the new messages alone if there were no memory.
         is_appended = call.kind is ConversationKind.APPENDED and call.native is None
         needs_memory = identity.mode is _STRICT or is_appended or call.record is not None
-        health = self.keeper.store.health
         status = None
-        if needs_memory and not health.ok:
-            # A store that cannot be written may still be read, but then the turn would not be stored.
+        # A store that cannot be written may still be read, but then the turn would not be stored.
+        if needs_memory and not (health := self.keeper.store.health).ok:
             status = health.status
         if status is None:
             await self.turns.wait_written(identity.scope)
