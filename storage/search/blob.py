@@ -21,7 +21,7 @@ it is and bears this program's version afterwards.
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from hashlib import blake2b
 from types import MappingProxyType
@@ -255,6 +255,14 @@ class OpenBlob(NamedTuple):
         import numpy as np
 
         return np.frombuffer(self.data, "<u4", self.entries, _PREFIX)
+
+    def has_all(self, hashes: Sequence[int]) -> bool:
+        """Returns whether the blob has all of some terms, in one message or in several. hashes: the terms'."""
+        import numpy as np
+
+        own, wanted = self.hashes, np.array(hashes, np.uint32)
+        at = own.searchsorted(wanted)  # a blob is sorted by hashes
+        return bool((at < len(own)).all() and (own[at] == wanted).all())
 
     @property
     def marked_slots(self) -> NDArray[np.uint8]:

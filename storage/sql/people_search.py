@@ -193,14 +193,24 @@ def _find_candidates(read: _ReadMemory, terms: Sequence[str]) -> Sequence[Messag
     """
     if read.blobs is None:
         return None
-    index = Index()
+    seqs: Sequence[int] = ()
     try:
-        index.put(read.blobs)
+        hashes = [*blob.hash_terms(terms, read.agent.secret).values()]
+        # A message is in one blob, and nearly all blobs lack a word.
+        with_terms = [
+            (chunk, data) for chunk, data in read.blobs if data and blob.open_blob(data).has_all(hashes)
+        ]
+        if with_terms:
+            seqs = find_containing(
+                Index(with_terms),
+                terms,
+                read.agent.secret,
+                tail=Tail(),
+                before=LAST_NUMBER,
+                limit=_CHECKED_HITS,
+            )
     except blob.CorruptIndex:
         return None  # the search of this memory alone has the index made again
-    seqs = find_containing(
-        index, terms, read.agent.secret, tail=Tail(), before=LAST_NUMBER, limit=_CHECKED_HITS
-    )
     # What is not indexed is searched as it stands: to count its words as an index does takes several times as long.
     candidates: dict[int, Message | int] = {seq: seq for seq in seqs}
     for message in read.unread:

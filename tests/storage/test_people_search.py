@@ -10,6 +10,7 @@ from storage.commands import ForgetTarget
 from storage.listing import FIRST_PAGE, PassageDraft
 from storage.records import Message, Scope
 from storage.search.document import CountedDocument, Indexable
+from storage.search.index import Index
 from storage.sql import people_search
 from storage.sql.people_search import _ReadMemory
 from storage.sql.store import Store
@@ -168,6 +169,28 @@ async def test_texts_that_are_not_indexed_are_checked_without_an_index_of_them(
     assert await find(store, "Ferri", "default") == {"user:n-1": "At six, Ms Ferri."}
     assert await find(store, "close", "default") == {}
     assert await find(store, "Novak", "default") == {"user:t-2": "My name is Tomas Novak, hello."}
+
+
+async def test_only_indexes_that_have_all_words_are_opened(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nearly all people have none of the words."""
+    nadia, tomas = await speak(store)
+    await index(store, nadia, tomas)
+    opened: list[int] = []
+
+    def open_index(blobs: Sequence[tuple[int, bytes]]) -> Index:
+        opened.append(len(blobs))
+        return Index(blobs)
+
+    monkeypatch.setattr(people_search, "Index", open_index)
+    assert await find(store, "Nadia Ferri", "default") == {"user:n-1": "Nadia Ferri here."}
+    assert opened == [1]
+    assert await find(store, "Ferri Novak", "default") == {}
+    assert opened == [1]
+    # The words are in several messages: the index has them all.
+    assert await find(store, "Ferri nine", "default") == {}
+    assert opened == [1, 1]
 
 
 async def test_a_damaged_index_is_said_and_made_again(store: Store) -> None:
