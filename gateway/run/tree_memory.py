@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from gateway.core.prompt.note_text import render_note
 from gateway.core.tags import mark_of
-from gateway.core.turn import commands, events
+from gateway.core.turn import commands
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.block_edits import BlockEdits
@@ -19,6 +19,7 @@ from gateway.run.memory.memory_context import MemoryContext, blocks_on_path
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.receipt import Receipt
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox
+from gateway.run.turn_saving import SavedStep
 from storage.errors import StoreError
 
 _log = logging.getLogger("mnemogate")
@@ -71,7 +72,7 @@ class TreeMemory:
             last = max(answers)
             answers[last] = replace(answers[last], changes=note, shown=shown)
 
-    async def save_step(self, prompt: Prompt, step: commands.SaveStep) -> tuple[events.StepSaved, Prompt]:
+    async def save_step(self, prompt: Prompt, step: commands.SaveStep) -> SavedStep:
         raise AssertionError("an exchange of a tree is written as a whole")
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:

@@ -36,7 +36,7 @@ from gateway.run.refused_parts import RefusedParts
 from gateway.run.round_requests import RoundRequests
 from gateway.run.sink import ClientGone, HeldSink, Sink, UnseenSink
 from gateway.run.tools.toolbox import ToolAnswer, run_tools
-from gateway.run.turn_saving import SAVED_EVENT, TurnMemory, TurnSaving
+from gateway.run.turn_saving import SAVED_EVENT, SavedStep, TurnMemory, TurnSaving
 from gateway.run.turn_services import TurnServices
 from gateway.run.upstream.failover import ModelSource
 from gateway.run.upstream.keepalive import BEAT, await_with_beats, keep_alive
@@ -452,8 +452,8 @@ class TurnRun:
         begun_at = time.perf_counter()
         step_write = self._begin_step(self._saving, step)
         try:
-            saved, prompt = await asyncio.shield(step_write)
-            self._requests.take_prompt(prompt)
+            saved_step = await asyncio.shield(step_write)
+            self._requests.take_prompt(saved_step.prompt)
             self.call.receipt.note_write(begun_at)
         except asyncio.CancelledError:
             self.services.pending.add(step_write, "A step of a run")
@@ -467,11 +467,9 @@ class TurnRun:
             return self._turn.feed(events.StepFailed(MemoryUnavailable.since(error.status)))
         except CallerError as error:
             return self._turn.feed(events.StepFailed(error))
-        return self._turn.feed(saved)
+        return self._turn.feed(saved_step.event)
 
-    def _begin_step(
-        self, saving: TurnSaving, step: commands.SaveStep
-    ) -> asyncio.Future[tuple[events.StepSaved, Prompt]]:
+    def _begin_step(self, saving: TurnSaving, step: commands.SaveStep) -> asyncio.Future[SavedStep]:
         return saving.begin_step(self._requests.prompt, self._requests.refused_parts.step_to_save(step))
 
     async def _wait_step(self) -> None:

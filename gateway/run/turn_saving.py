@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from gateway.core.request.identity import Mode
 from gateway.core.turn import commands, events
@@ -29,6 +29,15 @@ from storage.records import Scope
 
 _log = logging.getLogger("mnemogate")
 SAVED_EVENT = events.Saved()
+
+
+class SavedStep(NamedTuple):
+    """A step that was committed."""
+
+    # For the machine.
+    event: events.StepSaved
+    # The prompt of the model's next call, which has all stored rounds; the one before, if no step was opened.
+    prompt: Prompt
 
 
 class TurnMemory(Protocol):
@@ -56,12 +65,8 @@ class TurnMemory(Protocol):
         answers: by the index of the call in the round. The last answer is replaced.
         """
 
-    async def save_step(self, prompt: Prompt, step: commands.SaveStep) -> tuple[events.StepSaved, Prompt]:
-        """Commits a step, opens the next one, or both. Raises: StoreError, which ends the turn.
-
-        Returns also the prompt of the model's next call, which has all stored rounds. If no step was opened, it is the
-        given prompt.
-        """
+    async def save_step(self, prompt: Prompt, step: commands.SaveStep) -> SavedStep:
+        """Commits a step, opens the next one, or both. Raises: StoreError, which ends the turn."""
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
         """Begins the write of a turn that has ended. Returns an awaitable of its result.
@@ -86,7 +91,8 @@ class TurnSaving:
     is_written: bool = False
     # The error that the client gets in place of the reply; None: the client gets the reply.
     error: GatewayError | None = None
-    _step_write: asyncio.Future[tuple[events.StepSaved, Prompt]] | None = None  # the write of the newest step
+    # The write of the newest step; None: no step was saved yet.
+    _step_write: asyncio.Future[SavedStep] | None = None
 
     @property
     def _scope(self) -> Scope:
@@ -96,9 +102,8 @@ class TurnSaving:
         """Counts the turn as being answered, inside of the block."""
         return self.services.pending.answering(self._scope, self.call.sink)
 
-    def begin_step(
-        self, prompt: Prompt, step: commands.SaveStep
-    ) -> asyncio.Future[tuple[events.StepSaved, Prompt]]:
+    def begin_step(self, prompt: Prompt, step: commands.SaveStep) -> asyncio.Future[SavedStep]:
+        """Begins the write of a step, which goes on even if nothing waits for it any more."""
         self._step_write = asyncio.ensure_future(self.memory.save_step(prompt, step))
         return self._step_write
 

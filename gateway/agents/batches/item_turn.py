@@ -14,13 +14,14 @@ from gateway.agents.batches.stored_replies import ReplayedTools, StoredReplies
 from gateway.core.agent import AgentSpec
 from gateway.core.prompt.note_text import render_note
 from gateway.core.tags import mark_of
-from gateway.core.turn import commands, events
+from gateway.core.turn import commands
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.tools.toolbox import ToolAnswer
+from gateway.run.turn_saving import SavedStep
 from gateway.run.upstream.route import Route
 from storage.batch_records import BatchItem
 from storage.commands import BlockMerge
@@ -75,7 +76,7 @@ class ItemTurn:
             last_place = max(answers)
             answers[last_place] = replace(answers[last_place], changes=note)
 
-    async def save_step(self, prompt: Prompt, step: commands.SaveStep) -> tuple[events.StepSaved, Prompt]:
+    async def save_step(self, prompt: Prompt, step: commands.SaveStep) -> SavedStep:
         raise AssertionError("the turn of an item is written as a whole")
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:

@@ -46,6 +46,7 @@ from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.turn_write import recall_row_maker
 from gateway.run.receipt import Receipt
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox
+from gateway.run.turn_saving import SavedStep
 from storage.commands import (
     Committed,
     MemoryReader,
@@ -217,14 +218,14 @@ class RunMemory:
     async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
         return
 
-    async def save_step(self, prompt: Prompt, step: commands.SaveStep) -> tuple[events.StepSaved, Prompt]:
+    async def save_step(self, prompt: Prompt, step: commands.SaveStep) -> SavedStep:
         if step.reply is not None:
             result = _StepResult((step.reply,), step.shown_reply, step.usage, waiting=step.waiting)
             exchange = await self._end_step(prompt, result)
             # As they are now, for the tools and for the notes of the next call.
             self._set_blocks(await self._load_blocks())
             if not (step.results or step.nudge):
-                return _step_saved(exchange), prompt
+                return SavedStep(_step_saved(exchange), prompt)
         results = await self._reapply_if_overtaken(step.results)
         try:
             prompt = await self._begin_step(results, step.nudge)
@@ -234,7 +235,7 @@ class RunMemory:
                 await self._end_with_results(results, RunState.FAILED, StopReason.ERROR, error.message)
             raise
         assert self.opened is not None  # by `_begin_step`
-        return _step_saved(self.opened, self.context.plan.messages), prompt
+        return SavedStep(_step_saved(self.opened, self.context.plan.messages), prompt)
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Coroutine[Any, Any, object]:
         # The next send of the conversation waits for this write. A run that may be continued stays in the queue.

@@ -30,11 +30,11 @@ def put_back(
     *,
     is_same_model: bool = True,
 ) -> list[WireMessage] | None:
-    """Returns the hidden rounds of a reply, and then the rest of it; None: the message has to stay as it is.
+    """Returns the hidden rounds of a reply, and then its part after them; None: the message has to stay as it is.
 
-    The rest is what the client's text has beyond what was streamed before the rounds. White space does not count, since
-    clients strip it, nor do fillers, which no model is shown: they may be cut or gone. Of a mixed round both halves go
-    back or none: results of the client's own calls have to follow.
+    That part is the client's text without the text that was streamed before the end of the rounds. White space does not
+    count, since clients strip it, nor do fillers, which no model is shown: they may be cut or gone. A mixed round, with
+    calls of the client's as well, goes back only if the results of these calls follow.
 
     message: the reply as the client has it.
     after: the messages after it; None: the history is stored here.
@@ -53,22 +53,29 @@ def put_back(
     resent_calls: list[dict[str, Any]] = message.get("tool_calls") or []
     calls = [call for each in rounds for call in each.get("tool_calls") or []]
     client_calls = [call for call in calls if call_id(call) not in content.gateway_calls]
-    # A mixed round: the client has its own calls, and the results to them, in its list.
     if client_calls:
         return _put_back_mixed(rounds, resent_calls, client_calls, after, is_longer=bool(text_after))
     if text_after:
-        # The rest begins with the white space that the model wrote, so that it is sent as the provider has cached it.
+        # It begins with the white space that the model wrote, so that it is sent as the provider has cached it.
         stored_text = join_texts(map(text_of, all_messages[end:]))
         text_after = stored_text[: len(stored_text) - len(stored_text.lstrip())] + text_after
     # The client got the provider fields of all rounds in one message; those of the last message come from the store.
     reply = {**_without_provider_fields(message), "content": text_after}
-    last = all_messages[-1]
-    if without_space(text_after) != without_space(text_of(without_fillers(last))):
-        # Its blocks as they came would bring back what the client has cut, or what came after that.
-        last = _without_provider_fields(last)
-    if is_same_model and (whole := refill(reply, last)) is not None:
-        return [*rounds, whole]
+    if is_same_model and (refilled := _refill_reply(reply, all_messages[-1])) is not None:
+        return [*rounds, refilled]
     return [*rounds, reply] if text_after or resent_calls else [*rounds]
+
+
+def _refill_reply(reply: WireMessage, stored: WireMessage) -> WireMessage | None:
+    """Returns a reply with the provider's fields that the client has dropped; None: it has dropped none.
+
+    reply: the part after the hidden rounds, as the client has it.
+    stored: the last stored message of the reply.
+    """
+    if without_space(text_of(reply)) != without_space(text_of(without_fillers(stored))):
+        # Its blocks as they came would bring back what the client has cut, or what came after that.
+        stored = _without_provider_fields(stored)
+    return refill(reply, stored)
 
 
 def without_rounds(content: Content, message: WireMessage) -> WireMessage:
@@ -92,20 +99,20 @@ def _text_after_rounds(content: Content, message: WireMessage, rounds: Sequence[
         text for each in rounds if each["role"] == "assistant" for text in _visible_texts(each)
     )
     text = text_of(without_fillers(with_fillers_of(message, content.shown_reply or {})))
-    rest = rest_after(text, streamed)
-    return None if rest is None else rest.lstrip()
+    text_after = rest_after(text, streamed)
+    return None if text_after is None else text_after.lstrip()
 
 
 def is_offered(content: Content, offered: Container[str]) -> bool:
     """Returns whether the tools of a reply's hidden rounds are all there."""
     full_reply = content.full_reply or []
-    # Calls by a name that no tool had: none can be offered now, and none was then.
-    without_result = {
+    # The calls by a name that no tool had. No tool was offered for them then, so none is needed now.
+    unknown_calls = {
         str(message.get("tool_call_id"))
         for message in full_reply
         if message["role"] == "tool" and text_of(message).startswith(NO_TOOL)
     }
-    gateway_calls = content.gateway_calls - without_result
+    gateway_calls = content.gateway_calls - unknown_calls
     calls = (call for message in full_reply for call in message.get("tool_calls") or [])
     return all(call["function"]["name"] in offered for call in calls if call_id(call) in gateway_calls)
 
