@@ -175,6 +175,7 @@ class ThoughtsItem(Item):
         # The model that makes the thoughts; None: the item has no `encrypted_content`.
         self.sealing_model: str | None = None
         self._pieces: list[str] = []
+        # Puts together the thoughts as the model sends them, for `encrypted_content`.
         self._sealed_draft = MessageDraft()
         self.begin()
 
@@ -232,7 +233,8 @@ class CallItem(Item):
         self._forms = forms
         self._form = self._find_form()
         self._sent_count = 0  # how many pieces of the arguments were sent
-        self._reader = StringReader((INPUT_ARGUMENT,))  # of a custom tool's input
+        # Reads the input of a custom tool from the arguments of the function that the tool became upstream.
+        self._reader = StringReader((INPUT_ARGUMENT,))
         self._input_pieces: list[str] = []
 
     @property
@@ -287,12 +289,12 @@ class CallItem(Item):
 
     @property
     def _is_custom(self) -> bool:
-        """Returns whether the upstream sends the call as a custom tool's, not as a function's."""
+        """Returns whether the upstream sends the call as one of a custom tool. Other calls are of functions."""
         return self._call.fields.get("type") not in FUNCTION_TYPES
 
     @property
     def _custom(self) -> Json:
-        """Returns the name and the input of a custom tool's call, as far as they have come. See `_is_custom`."""
+        """Returns the name and the input of a custom tool's call, as far as they have come."""
         custom = self._call.fields.get(str(self._call.fields["type"]))
         return custom if isinstance(custom, dict) else {}
 

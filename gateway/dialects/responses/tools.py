@@ -59,11 +59,22 @@ _PATCH_SCHEMA: Final[Json] = {
     },
     "required": ["type", "path"],
 }  # fmt: skip
-# OpenAI's tools that the client runs, as functions: the description and the schema by the tool's name.
-_BUILT_IN_TOOLS: Final[Mapping[str, tuple[str, Json]]] = {
-    "local_shell": ("Runs a command on the user's machine and returns its output.", _LOCAL_SHELL_SCHEMA),
-    "shell": ("Runs shell commands and returns their output.", _SHELL_SCHEMA),
-    "apply_patch": ("Creates, changes or deletes a file.", _PATCH_SCHEMA),
+
+
+class _FunctionForm(NamedTuple):
+    """The form of a built-in tool as a function."""
+
+    description: str
+    parameters: Json
+
+
+# OpenAI's tools that the client runs, by their names.
+_BUILT_IN_TOOLS: Final[Mapping[str, _FunctionForm]] = {
+    "local_shell": _FunctionForm(
+        "Runs a command on the user's machine and returns its output.", _LOCAL_SHELL_SCHEMA
+    ),
+    "shell": _FunctionForm("Runs shell commands and returns their output.", _SHELL_SCHEMA),
+    "apply_patch": _FunctionForm("Creates, changes or deletes a file.", _PATCH_SCHEMA),
 }
 _COMMON_FIELDS: Final = frozenset(("type", "name", "description"))
 # The fields of a tool that are read, by its type.
@@ -168,14 +179,14 @@ def read_tools(
     Raises: BadRequest.
     """
     reader = _ToolReader(upstream_tools, json.get("max_tool_calls"), left_out)
-    for n, tool in enumerate(found_tools):
-        reader.add(tool, f"tools[{n}]")
+    for index, tool in enumerate(found_tools):
+        reader.add(tool, f"tools[{index}]")
     tools = json.get("tools")
     echo = []
     if tools is not None:
         if not isinstance(tools, list):
             raise wrong_type("tools", "an array of objects", tools)
-        echo = [_echo_tool(tool) for n, tool in enumerate(tools) if reader.add(tool, f"tools[{n}]")]
+        echo = [_echo_tool(tool) for index, tool in enumerate(tools) if reader.add(tool, f"tools[{index}]")]
     items = json.get("input")
     reader.add_item_tools(
         [*waiting_items, *(items if isinstance(items, list) else ())], "input", len(waiting_items)
@@ -211,7 +222,7 @@ class _ToolReader:
         # Tools by their names upstream. A later tool replaces an earlier tool of its name: the request may offer a tool
         # that a search has found before.
         self.offered: dict[str, Json] = {}
-        # As in `RequestTools`.
+        # The forms of calls with items unlike those of plain function calls, by the tool's name upstream.
         self.forms: dict[str, CallForm] = {}
         # The path to a web search that was left out, since not every upstream can make one; None: none was left out.
         self.omitted_search: str | None = None
@@ -219,21 +230,21 @@ class _ToolReader:
         self._upstream_tools = upstream_tools
         self._max_calls = max_calls
 
-    def add(self, tool: Any, where: str, in_namespace: _Namespace = _NO_NAMESPACE) -> bool:
+    def add(self, tool: Any, where: str, namespace: _Namespace = _NO_NAMESPACE) -> bool:
         """Adds a tool. Returns False if the tool is left out. Raises: BadRequest: a chat completion cannot have it."""
         if not isinstance(tool, dict):
             raise wrong_type(where, "an object", tool)
         tool_type = tool.get("type")
         match tool_type:
             case "function":
-                self._add_function(tool, where, in_namespace)
+                self._add_function(tool, where, namespace)
             case "custom":
-                self._add_custom(tool, where, in_namespace)
-            case "namespace" if in_namespace.name is None:
+                self._add_custom(tool, where, namespace)
+            case "namespace" if namespace.name is None:
                 description = read_optional(tool, "description", str, where) or ""
                 inner_namespace = _Namespace(read_text(tool, "name", where), description)
-                for n, inner_tool in enumerate(read_optional(tool, "tools", list, where) or ()):
-                    self.add(inner_tool, f"{where}.tools[{n}]", inner_namespace)
+                for index, inner_tool in enumerate(read_optional(tool, "tools", list, where) or ()):
+                    self.add(inner_tool, f"{where}.tools[{index}]", inner_namespace)
             case "tool_search" if tool.get("execution") == "client":
                 function = {"name": TOOL_SEARCH, **_pick_fields(tool, "description", "parameters")}
                 self._append_function(function, CallForm("tool_search_call", TOOL_SEARCH))
@@ -259,30 +270,31 @@ class _ToolReader:
 
         Raises: BadRequest.
         """
-        for n, item in enumerate(items, -items_before):
+        for item_index, item in enumerate(items, -items_before):
             if isinstance(item, dict) and item.get("type") in ("additional_tools", "tool_search_output"):
-                for k, tool in enumerate(read_optional(item, "tools", list, f"{field}[{n}]") or ()):
-                    self.add(tool, f"{field}[{n}].tools[{k}]")
+                where = f"{field}[{item_index}]"
+                for tool_index, tool in enumerate(read_optional(item, "tools", list, where) or ()):
+                    self.add(tool, f"{where}.tools[{tool_index}]")
 
-    def _add_function(self, tool: Json, where: str, in_namespace: _Namespace) -> None:
+    def _add_function(self, tool: Json, where: str, namespace: _Namespace) -> None:
         name = read_text(tool, "name", where)
         read_optional(tool, "description", str, where)
         function = {
-            "name": flat_name(in_namespace.name, name),
+            "name": flat_name(namespace.name, name),
             **_pick_fields(tool, "description", "parameters", "strict"),
         }
-        _add_description(function, in_namespace.description)
+        _add_description(function, namespace.description)
         form = None
-        if in_namespace.name is not None:
-            form = CallForm("function_call", name, in_namespace.name)
+        if namespace.name is not None:
+            form = CallForm("function_call", name, namespace.name)
         self._append_function(function, form)
 
-    def _add_custom(self, tool: Json, where: str, in_namespace: _Namespace) -> None:
+    def _add_custom(self, tool: Json, where: str, namespace: _Namespace) -> None:
         name, syntax = read_text(tool, "name", where), read_optional(tool, "format", dict, where)
         read_optional(tool, "description", str, where)
-        custom_tool: Json = {"name": flat_name(in_namespace.name, name), **_pick_fields(tool, "description")}
-        _add_description(custom_tool, in_namespace.description)
-        form = CallForm("custom_tool_call", name, in_namespace.name)
+        custom_tool: Json = {"name": flat_name(namespace.name, name), **_pick_fields(tool, "description")}
+        _add_description(custom_tool, namespace.description)
+        form = CallForm("custom_tool_call", name, namespace.name)
         if not self._upstream_tools.custom:
             self._append_function(_custom_as_function(custom_tool, syntax), form)
             return
@@ -294,7 +306,7 @@ class _ToolReader:
                     "grammar": _pick_fields(syntax, "definition", "syntax"),
                 }
         # Outside a namespace the upstream's calls have the client's form.
-        form_of_calls = form if in_namespace.name is not None else None
+        form_of_calls = form if namespace.name is not None else None
         self._offer(custom_tool["name"], {"type": "custom", "custom": custom_tool}, form_of_calls)
 
     def _check_environment(self, tool: Json, where: str) -> None:
@@ -347,8 +359,8 @@ def _custom_as_function(custom_tool: Json, syntax: Json | None) -> Json:
         syntax_name, grammar = syntax.get("syntax") or "a", syntax.get("definition")
         rule = f"`{INPUT_ARGUMENT}` has to match this {syntax_name} grammar:\n{grammar}"
         _add_description(function, rule, is_after=True)
-    value = {"type": "string", "description": "The whole input of the tool, as plain text."}
-    schema = {"type": "object", "properties": {INPUT_ARGUMENT: value}, "required": [INPUT_ARGUMENT]}
+    input_schema = {"type": "string", "description": "The whole input of the tool, as plain text."}
+    schema = {"type": "object", "properties": {INPUT_ARGUMENT: input_schema}, "required": [INPUT_ARGUMENT]}
     return {**function, "parameters": {**schema, "additionalProperties": False}}
 
 

@@ -40,7 +40,7 @@ class BlockPage(Struct, frozen=True):
     block: BlockRecord
     versions: tuple[VersionRecord, ...]
     next: str | None
-    # None: there is one version alone.
+    # None: the block has no earlier version to compare with.
     diff: BlockDiff | None
 
 
@@ -84,17 +84,19 @@ class BlockViews(Struct, frozen=True):
         Raises: BadRequest: there is no such version.
         """
         memory = await find_memory(self.store, project, uid)
-        shown = await self._find_block(memory.id, label)
+        shown_block = await self._find_block(memory.id, label)
         # The list shows the newest version first, so what comes after a version has lower numbers.
         before = read_cursor(after, LAST_NUMBER)
-        versions = await self.store.memory_pages.list_versions(shown.block.id, before=before, limit=limit + 1)
+        versions = await self.store.memory_pages.list_versions(
+            shown_block.block.id, before=before, limit=limit + 1
+        )
         sources = await list_sources(self.store, memory, versions[:limit])
         waiting_labels = await self.store.blocks.list_waiting_labels(memory.id)
         return BlockPage(
-            _block_record(shown, waiting_labels.count(label)),
+            _block_record(shown_block, waiting_labels.count(label)),
             tuple(map(_version_record, versions[:limit], sources)),
             next_cursor(versions, limit, lambda version: str(version.version)),
-            await self._compare_versions(shown.block.id, from_, to),
+            await self._compare_versions(shown_block.block.id, from_, to),
         )
 
     async def list_undos(
@@ -102,11 +104,11 @@ class BlockViews(Struct, frozen=True):
     ) -> dict[str, BlockDiff]:
         """Returns what an undo would change, by the labels of the blocks that have a change left to undo.
 
-        label: the label of the only block that is looked at; None: all blocks are.
+        label: only the block with this label is compared; None: all blocks are.
         """
         memory = await find_memory(self.store, project, uid)
-        shown = await self.store.memory_pages.list_blocks(memory.id)
-        blocks = [each.block for each in shown if label in (None, each.block.label)]
+        shown_blocks = await self.store.memory_pages.list_blocks(memory.id)
+        blocks = [shown.block for shown in shown_blocks if label in (None, shown.block.label)]
         undos = [(block, await self.store.blocks.find_undone(block.id, block.version)) for block in blocks]
 
         def compare() -> dict[str, BlockDiff]:
@@ -122,52 +124,57 @@ class BlockViews(Struct, frozen=True):
 
     async def list_all(self, project: str | None, uid: str) -> tuple[BlockRecord, ...]:
         """Returns the blocks of a memory."""
-        return await self.list_of((await find_memory(self.store, project, uid)).id)
+        return await self.list_of_memory((await find_memory(self.store, project, uid)).id)
 
     async def changed_since(self, uid: str, since: float) -> BlocksSince:
         """Returns the blocks of a memory, and which of them were changed after a time, in seconds since the epoch."""
         memory = await find_memory(self.store, None, uid)
-        shown = await self.store.memory_pages.list_blocks(memory.id)
-        blocks = [each.block for each in shown if each.changed_at > since]
-        before = (
-            await self.store.memory_pages.load_versions_at([each.id for each in blocks], since)
-            if blocks
-            else {}
+        pages = self.store.memory_pages
+        shown_blocks = await pages.list_blocks(memory.id)
+        changed_blocks = [shown.block for shown in shown_blocks if shown.changed_at > since]
+        rows = [block.id for block in changed_blocks]
+        versions_before = await pages.load_versions_at(rows, since) if rows else {}
+        return BlocksSince(
+            same={
+                shown.block.label: shown.block.value for shown in shown_blocks if shown.changed_at <= since
+            },
+            changed={
+                block.label: ChangedBlock(versions_before.get(block.id), block.version)
+                for block in changed_blocks
+            },
         )
-        same = {each.block.label: each.block.value for each in shown if each.changed_at <= since}
-        changed = {each.label: ChangedBlock(before.get(each.id), each.version) for each in blocks}
-        return BlocksSince(same, changed)
 
-    async def list_of(self, agent_row: int) -> tuple[BlockRecord, ...]:
-        """Returns the blocks of a memory."""
+    async def list_of_memory(self, agent_row: int) -> tuple[BlockRecord, ...]:
+        """Returns the same as `list_all`, for the row of a memory."""
         waiting_labels = await self.store.blocks.list_waiting_labels(agent_row)
-        blocks = await self.store.memory_pages.list_blocks(agent_row)
-        return tuple(_block_record(each, waiting_labels.count(each.block.label)) for each in blocks)
+        shown_blocks = await self.store.memory_pages.list_blocks(agent_row)
+        return tuple(_block_record(shown, waiting_labels.count(shown.block.label)) for shown in shown_blocks)
 
     async def _find_block(self, agent_row: int, label: str) -> ShownBlock:
         blocks = await self.store.memory_pages.list_blocks(agent_row)
-        shown = next((each for each in blocks if each.block.label == label), None)
-        if shown is None:
+        shown_block = next((shown for shown in blocks if shown.block.label == label), None)
+        if shown_block is None:
             raise UnknownId("There is no such block.")
-        return shown
+        return shown_block
 
     async def _compare_versions(self, block_row: int, from_: int | None, to: int | None) -> BlockDiff | None:
         """Returns the difference of two versions; None: there is no version before `to`. Raises: BadRequest."""
-        new = (
-            await self._find_last_version(block_row)
-            if to is None
-            else await self._find_version(block_row, to, "to")
-        )
-        if new is None:
+        newer: Revision | None
+        older: Revision | None
+        if to is None:
+            newer = await self._find_last_version(block_row)
+        else:
+            newer = await self._find_version(block_row, to, "to")
+        if newer is None:
             return None
         if from_ is None:
-            old = await self._find_last_version(block_row, new.version)
+            older = await self._find_last_version(block_row, newer.version)
         else:
-            old = await self._find_version(block_row, from_, "from")
-        if old is None:
+            older = await self._find_version(block_row, from_, "from")
+        if older is None:
             return None
-        parts = await asyncio.to_thread(diff_words, old.value, new.value)
-        return BlockDiff(old.version, new.version, parts)
+        parts = await asyncio.to_thread(diff_words, older.value, newer.value)
+        return BlockDiff(older.version, newer.version, parts)
 
     async def _find_last_version(self, block_row: int, before: int = LAST_NUMBER) -> Revision | None:
         versions = await self.store.memory_pages.list_versions(block_row, before=before, limit=1)

@@ -3,8 +3,8 @@
 A file may come from anywhere. A value that no gateway writes would be stored and fail later: in each list that shows
 it, or in an index that cannot count so far. A field that is not named here is ignored.
 
-A field without a comment is the field of that name in the part's record (`storage.records`). Rows are replaced: an
-exchange, a passage and a fact are known by their number (`seq`), all else by its public name (`uid`).
+A field without a comment is the field of that name in the part's record (`storage.records`). A line has no rows of the
+database: it names an exchange, a passage or a fact by the number (`seq`), and all else by the public name (`uid`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gateway.core.tool_rule import RawRule
 from gateway.run.admin.import_progress import ImportProgress
 from gateway.run.admin.memory_records import FactOrigin
 
-# Fields of conversations and exchanges in exports of formats 1 and 2, and what they are called now.
+# The fields of conversations and exchanges in exports of formats 1 and 2, with their present names.
 FORMER_NAMES = {
     "ours": "is_stored",
     "carried": "continued",
@@ -43,16 +43,19 @@ _Kinds = Annotated[str, Meta(pattern="^[a-z]*$")]
 
 
 class ExportHeader(msgspec.Struct):
-    """The first line: of the memory."""
+    """The first line, of the memory."""
 
-    # One of FORMATS.
+    # One of `READ_FORMATS`.
     format: int
+    # The number after those that the memory has given out.
     next_seq: _Number
     created: _Moment
     uid: _Uid | None = None
 
 
 class _Conversation(msgspec.Struct):
+    """A conversation."""
+
     uid: _Uid
     key: str | None
     begun: _Moment
@@ -65,6 +68,8 @@ class _Conversation(msgspec.Struct):
 
 
 class _Definition(msgspec.Struct):
+    """The definition of the agent, or of one of its conversations."""
+
     kind: str
     # An agent's definition gets the uid of the header instead.
     uid: str
@@ -75,6 +80,8 @@ class _Definition(msgspec.Struct):
 
 
 class _Exchange(msgspec.Struct):
+    """The fields that all exchanges have."""
+
     conversation: _Uid
     parent: _Number | None
     prior: _Number | None
@@ -99,21 +106,27 @@ class _Exchange(msgspec.Struct):
 
 
 class _Tombstone(_Exchange):
+    """An exchange that was forgotten, or is off the record: its hashes are made at random by their kinds."""
+
     # The kinds of the atoms of each message that the client sent.
     kinds: list[_Kinds]
     # The kinds of the atoms of the reply; None: the exchange has no reply.
     reply: _Kinds | None
 
 
-class _Full(msgspec.Struct):
+class _FullReply(msgspec.Struct):
+    """A reply with its hidden rounds."""
+
     messages: list[dict[str, Any]]
     gateway_calls: list[str]
 
 
 class _FullExchange(_Exchange):
+    """An exchange with its content."""
+
     input: list[dict[str, Any]] | None
     shown_reply: dict[str, Any] | None
-    full: _Full | None
+    full: _FullReply | None
     has_reply: bool
     notes: dict[int, str]
     # The kinds of the atoms of each message that is not stored.
@@ -121,6 +134,8 @@ class _FullExchange(_Exchange):
 
 
 class _Block(msgspec.Struct):
+    """A block, without its value: its versions have that."""
+
     label: str
     description: str
     limit: int
@@ -145,6 +160,8 @@ class _Version(msgspec.Struct):
 
 
 class _File(msgspec.Struct):
+    """A file of a folder. Its text is in passages."""
+
     uid: _Uid
     state: str
     bytes: _Count
@@ -154,6 +171,8 @@ class _File(msgspec.Struct):
 
 
 class _Passage(msgspec.Struct):
+    """A passage of an archive, or of a file."""
+
     seq: _Number
     at: _Moment
     exchange: _Number | None
@@ -165,6 +184,8 @@ class _Passage(msgspec.Struct):
 
 
 class _Fact(msgspec.Struct):
+    """A fact, true or not."""
+
     seq: _Number
     at: _Moment
     valid_from: _Moment
@@ -204,6 +225,8 @@ class _Edit(msgspec.Struct):
 
 
 class _Tag(msgspec.Struct):
+    """A tag of the agent."""
+
     tag: str
 
 
@@ -211,7 +234,7 @@ class _Attached(msgspec.Struct):
     """A tool, an identity, a block, an archive or a folder that is attached to an agent."""
 
     kind: str
-    # The number of one of the gateway's own tools, which has nothing else.
+    # The number of one of the gateway's own tools; then the other fields have their defaults.
     built_in: _Number | None = None
     uid: _Uid | None = None
     name: str = ""
@@ -225,6 +248,8 @@ class _Attached(msgspec.Struct):
 
 
 class _Run(msgspec.Struct):
+    """A run of the agent."""
+
     uid: _Uid
     conversation: _Uid
     state: str
@@ -237,6 +262,8 @@ class _Run(msgspec.Struct):
 
 
 class _Step(msgspec.Struct):
+    """A step of a run. Its tokens are those of its call of the model."""
+
     exchange: _Number
     run: _Uid
     number: _Count
@@ -253,6 +280,8 @@ class _Step(msgspec.Struct):
 
 
 class _Import(msgspec.Struct):
+    """An import of another application's export."""
+
     uid: _Uid
     format: Annotated[str, Meta(pattern="^[a-z0-9]{1,20}$")]
     status: Literal["running", "done", "stopped", "failed", "undone"]
@@ -263,6 +292,8 @@ class _Import(msgspec.Struct):
 
 
 class _Imported(msgspec.Struct):
+    """An exchange that an import has written."""
+
     exchange: _Number
     # The uid of an import, from a line before this one.
     import_: _Uid = msgspec.field(name="import")
@@ -271,17 +302,32 @@ class _Imported(msgspec.Struct):
 
 
 class _ImportedFact(msgspec.Struct):
+    """A fact that an import has written."""
+
     fact: _Number
     import_: _Uid = msgspec.field(name="import")
 
 
 _STRUCTS_BY_PART: dict[str, type[msgspec.Struct]] = {
-    "conversation": _Conversation, "definition": _Definition, "exchange": _FullExchange,
-    "block": _Block, "version": _Version,
-    "file": _File, "passage": _Passage, "fact": _Fact, "ended": _Ended, "learned": _Learned, "edit": _Edit, "tag": _Tag,
-    "attached": _Attached, "run": _Run, "step": _Step,
-    "import": _Import, "imported": _Imported, "imported_fact": _ImportedFact,
-}  # fmt: skip
+    "conversation": _Conversation,
+    "definition": _Definition,
+    "exchange": _FullExchange,
+    "block": _Block,
+    "version": _Version,
+    "file": _File,
+    "passage": _Passage,
+    "fact": _Fact,
+    "ended": _Ended,
+    "learned": _Learned,
+    "edit": _Edit,
+    "tag": _Tag,
+    "attached": _Attached,
+    "run": _Run,
+    "step": _Step,
+    "import": _Import,
+    "imported": _Imported,
+    "imported_fact": _ImportedFact,
+}
 
 
 def with_present_names(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -298,7 +344,8 @@ def with_present_names(values: Mapping[str, Any]) -> dict[str, Any]:
 def check_line(part: str, values: Mapping[str, Any], *, is_for_tombstone: bool = False) -> None:
     """Checks the fields of a line.
 
-    is_for_tombstone: they are of an exchange that was forgotten, or that is off the record.
+    part: what the line is, one of `PARTS`.
+    is_for_tombstone: the fields are of an exchange that was forgotten, or is off the record.
 
     Raises: ValueError, which names the field.
     """
@@ -322,13 +369,13 @@ def _check_definition(values: Mapping[str, Any]) -> None:
         _check("body", values["body"], ConversationDefinition)
     elif values["kind"] == "agent":
         _check("body", values["body"], AgentDefinition)
-        for n, rule in enumerate(values["body"].get("rules", ())):
-            _check(f"body.rules[{n}]", rule, RawRule)
+        for index, rule in enumerate(values["body"].get("rules", ())):
+            _check(f"body.rules[{index}]", rule, RawRule)
 
 
-def _check(place: str, values: Any, value_type: Any) -> None:
-    """Checks values of a line. place: their place in the line. Raises: ValueError: they are not of this type."""
+def _check(path: str, values: Any, value_type: Any) -> None:
+    """Checks values of a line. path: to them, for errors. Raises: ValueError: they are not of this type."""
     try:
         convert(values, value_type, str_keys=True)
     except InvalidValue as error:
-        raise ValueError(f"{place}: {error}") from error
+        raise ValueError(f"{path}: {error}") from error

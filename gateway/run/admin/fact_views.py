@@ -87,8 +87,12 @@ class FactViews(Struct, frozen=True):
             raise UnknownId("There is no such fact.")
         exchange_rows = {*exchanges_of(fact)}
         numbers = list(messages)
-        found = await self.store.recall.load(memory.id, sorted(numbers))
-        return tuple(n for n in numbers if n in found and found[n].exchange_row in exchange_rows)
+        messages_by_number = await self.store.recall.load(memory.id, sorted(numbers))
+        return tuple(
+            number
+            for number in numbers
+            if number in messages_by_number and messages_by_number[number].exchange_row in exchange_rows
+        )
 
     async def list_replaced(self, project: str | None, uid: str, page: FactPage) -> tuple[FactRecord, ...]:
         """Returns the facts that a fact replaced, then those that these replaced, and so on: the newest texts first."""
@@ -131,7 +135,7 @@ def corrected_texts(page: FactPage, replaced: Sequence[FactRecord]) -> list[str]
 
     What learning has replaced before the first correction may have been true: it is left out.
 
-    replaced: as of `FactViews.list_replaced`.
+    replaced: the facts that `FactViews.list_replaced` returns.
     """
     corrections = {page.fact.seq} | {fact.seq for fact in replaced if fact.origin not in ("learned", "model")}
     return [fact.text for fact in replaced if fact.successor in corrections]

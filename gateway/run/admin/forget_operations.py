@@ -127,7 +127,7 @@ class _BegunForgettings(Struct, frozen=True):
     # The extent of the forgetting of a part.
     extent: Extent = Extent()
     # There may be more memories to forget.
-    is_more: bool = False
+    has_more: bool = False
 
 
 @dataclass(eq=False)
@@ -169,7 +169,7 @@ class ForgetOperations:
             left_ids.pop(0)
             if is_late():
                 break
-        is_done = not left_ids and not started.is_more
+        is_done = not left_ids and not started.has_more
         swept = False
         if is_done:
             owner = request.owner
@@ -259,7 +259,7 @@ class ForgetOperations:
             if not agents:
                 return _BegunForgettings(ids)
             ids.append(await self._begin(agents[0], ForgetTarget(is_all=True), "all"))
-        return _BegunForgettings(ids, is_more=True)
+        return _BegunForgettings(ids, has_more=True)
 
     async def _begin_part(self, owner: MemoryOwner, part: Part) -> _BegunForgettings:
         """Begins to forget one part.

@@ -7,7 +7,7 @@ page renders them. Blocks, facts and conversations have views of their own, whic
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import cast
+from typing import NamedTuple, cast
 
 from msgspec import UNSET, Struct
 
@@ -56,6 +56,14 @@ class AgentMemoryPage(MemoryPage, frozen=True):
     runs: tuple[RunSummary, ...]
 
 
+class NamedMemory(NamedTuple):
+    """A memory with a name in a block."""
+
+    memory: MemoryRecord
+    # The line of the block that has the name, shortened.
+    line: str
+
+
 class MemoryViews:
     """Reads memories. The methods, and those of its fields, raise UnknownId: there is no such memory.
 
@@ -97,15 +105,12 @@ class MemoryViews:
         items = tuple(map(memory_record, memories[:limit]))
         return ListPage(items, next_cursor(memories, limit, lambda last: format_page_end(last.end)))
 
-    async def people_called(self, project: str | None, name: str) -> list[tuple[MemoryRecord, str]]:
-        """Returns memories with a name in a block, each with the line that has it.
-
-        Looks at the `PEOPLE_LOOKED_AT` with the newest turns.
-        """
+    async def people_called(self, project: str | None, name: str) -> list[NamedMemory]:
+        """Returns the memories with a name in a block, among the `PEOPLE_LOOKED_AT` with the newest turns."""
         people = await self.store.memory_pages.list_people_called(
             project, name, among=PEOPLE_LOOKED_AT, limit=_SHOWN_PEOPLE
         )
-        return [(memory_record(memory), _line_with(text, name)) for memory, text in people]
+        return [NamedMemory(memory_record(memory), _line_with(text, name)) for memory, text in people]
 
     async def show(self, project: str | None, uid: str) -> MemoryPage:
         """Returns a memory with all its blocks, and its newest facts, conversations and passages."""
@@ -120,7 +125,7 @@ class MemoryViews:
         )
         return MemoryPage(
             memory=memory_record(memory),
-            blocks=await self.blocks.list_of(memory.id),
+            blocks=await self.blocks.list_of_memory(memory.id),
             facts=await self.facts.records(memory, facts),
             conversations=tuple(map(conversation_record, conversations)),
             passages=tuple(passage_record(uid, passage) for passage in passages),
@@ -142,8 +147,8 @@ class MemoryViews:
 
     async def find_name_line(self, memory: FoundMemory) -> str | None:
         """Returns what a memory's blocks or facts say that its person is called; None: they do not say it."""
-        shown = await self.store.memory_pages.list_blocks(memory.id)
-        blocks = ((each.block.label, each.block.value) for each in shown if not each.is_shared)
+        shown_blocks = await self.store.memory_pages.list_blocks(memory.id)
+        blocks = ((shown.block.label, shown.block.value) for shown in shown_blocks if not shown.is_shared)
         return await self.find_name_line_with(memory.id, blocks)
 
     async def find_name_line_with(self, agent_row: int, blocks: Iterable[tuple[str, str]]) -> str | None:
