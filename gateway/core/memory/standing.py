@@ -25,7 +25,8 @@ from storage.records import Block, Fact, Message, StandingFact
 
 # The label of the block.
 LABEL = "always"
-# The most tokens (estimated) that the block has in the memory section, since each conversation pays for them.
+# The most tokens (estimated) that the block has in the memory section, since each conversation pays for them. Chosen,
+# not measured.
 MAX_TOKENS = 120
 # The fewest tokens of the line of a fact.
 _MIN_TOKENS = 4
@@ -33,7 +34,7 @@ _MIN_TOKENS = 4
 _MONTH_TOKENS = 5
 _DESCRIPTION = "What the user has stated as always true. The newest stand last. Heed them where they matter."
 _TABLE_FILE = Path(__file__).parents[2] / "data/standing_words.txt"
-# Longer sentences are stories.
+# The most characters of a sentence that states a fact; a longer one tells a story. Chosen, not measured.
 _MAX_CHARS = 160
 _SENTENCE = re.compile(r"(?<=[.!?;…])\s+|(?<=[。！？])|\n+")
 # Between names and numbers a dash stands for "to": "the Berlin - Hamburg train", "12 - 8 pm".
@@ -72,8 +73,11 @@ def learn_standing(
             continue
         text = f"{STATEMENT}{sentence}"
         key = fact_key(text)
-        for old_key in [k for k, (earlier, _) in learned.items() if statement.replaces(earlier)]:
-            del learned[old_key]
+        learned = {
+            earlier_key: (earlier, earlier_fact)
+            for earlier_key, (earlier, earlier_fact) in learned.items()
+            if not statement.replaces(earlier)
+        }
         related = [fact for fact, known_statement in standing if statement.replaces(known_statement)]
         if any(message.at < fact.valid_from <= now for fact in related):
             continue
@@ -101,10 +105,26 @@ def _begins_standing(clause: str) -> bool:
     return any(pattern.match(clause) for pattern in _table().patterns)
 
 
+class StandingBlock(NamedTuple):
+    """The standing facts as a block of the memory section."""
+
+    # None: there is no such block.
+    block: Block | None = None
+    # The numbers of the facts that the block shows.
+    shown_seqs: tuple[int, ...] = ()
+
+
+class _FactLine(NamedTuple):
+    """A fact with its line in the block."""
+
+    fact: StandingFact
+    line: str
+
+
 def standing_block(
     facts: Sequence[StandingFact], blocks: Iterable[Block], shown_seqs: Collection[int] | None
-) -> tuple[Block | None, tuple[int, ...]]:
-    """Returns the standing facts as a block of the memory section, and the numbers of the facts that the block shows.
+) -> StandingBlock:
+    """Makes the block of standing facts.
 
     facts: the current facts, in the order in which the block takes them.
     blocks: the other blocks of the section. If one of them has the label of standing facts, there is no such block.
@@ -113,20 +133,20 @@ def standing_block(
     """
     shown = [fact for fact in facts if fact.seq in (shown_seqs or ())]
     if shown_seqs is not None and len(shown) == len(shown_seqs):
-        chosen = [(fact, _line_of(fact)) for fact in shown]
+        chosen = [_FactLine(fact, _line_of(fact)) for fact in shown]
     else:
         chosen = _choose_fitting([*shown, *(fact for fact in facts if fact not in shown)])
     if not chosen or any(block.label == LABEL for block in blocks):
-        return None, ()
-    chosen.sort(key=lambda each: each[0].seq, reverse=True)
-    months: dict[str, list[str]] = {}
+        return StandingBlock()
+    chosen.sort(key=lambda each: each.fact.seq, reverse=True)
+    lines_by_month: dict[str, list[str]] = {}
     for fact, line in reversed(chosen):
-        months.setdefault(_month_of(fact), []).append(f"- {line}")
-    lines = [line for month, of_month in months.items() for line in (f"[{month}]", *of_month)]
+        lines_by_month.setdefault(_month_of(fact), []).append(f"- {line}")
+    lines = [line for month, of_month in lines_by_month.items() for line in (f"[{month}]", *of_month)]
     block = Block(
         id=0, label=LABEL, description=_DESCRIPTION, value="\n".join(lines), limit=0, read_only=True
     )
-    return block, tuple(fact.seq for fact, _ in chosen)
+    return StandingBlock(block, tuple(each.fact.seq for each in chosen))
 
 
 def have_room(facts: Sequence[StandingFact]) -> bool:
@@ -134,9 +154,9 @@ def have_room(facts: Sequence[StandingFact]) -> bool:
     return len(_choose_fitting(facts)) == len(facts)
 
 
-def _choose_fitting(facts: Sequence[StandingFact]) -> list[tuple[StandingFact, str]]:
-    """Returns the first facts that fit into the block, each with its line."""
-    chosen: list[tuple[StandingFact, str]] = []
+def _choose_fitting(facts: Sequence[StandingFact]) -> list[_FactLine]:
+    """Returns the first facts that fit into the block."""
+    chosen: list[_FactLine] = []
     months: set[str] = set()
     tokens_left = MAX_TOKENS
     for fact in facts:
@@ -147,7 +167,7 @@ def _choose_fitting(facts: Sequence[StandingFact]) -> list[tuple[StandingFact, s
         # A month has a line of its own.
         cost = estimate_tokens(f"- {line}\n") + (0 if month in months else _MONTH_TOKENS)
         if cost <= tokens_left:
-            chosen.append((fact, line))
+            chosen.append(_FactLine(fact, line))
             months.add(month)
             tokens_left -= cost
     return chosen

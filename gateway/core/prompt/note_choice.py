@@ -66,8 +66,6 @@ _EXCERPT_SLACK = 64
 
 # Characters around a sentence. Sentences that differ only in them are the same.
 _POINTS = " .…!?¿¡。！？"
-# The day and the conversation of a line.
-_Group = tuple[str, int]
 _TIME_AND_NUMBER = attrgetter("message.at", "message.seq")
 
 
@@ -142,6 +140,13 @@ def shows_all(
         return False
     shown = _Shown(exclude_atoms, notes, query)
     return all(shown.new_line(m) is None for m in reversed(messages))
+
+
+class _Group(NamedTuple):
+    """The lines of a note that stand together."""
+
+    day: str
+    conversation_row: int
 
 
 class _Line(NamedTuple):
@@ -277,7 +282,7 @@ class _Draft:
             text += cut_mark
             folded = text.casefold()
         hit = Recalled.of(message, text)
-        group = hit.day, message.conversation_row
+        group = _Group(hit.day, message.conversation_row)
         heading = "" if group in self._groups else f"{day_heading(hit.day, self._years)}\n"
         cost = estimate_tokens(f"{heading}{hit.line}\n")
         if cost > self._room:
@@ -293,10 +298,11 @@ class _Draft:
         """Returns the added messages by day, then by conversation, then by time."""
         for hits in self._groups.values():
             hits.sort(key=_TIME_AND_NUMBER)
-        ordered = sorted(
-            self._groups.items(), key=lambda each: (each[0][0], each[1][0].message.at, each[0][1])
-        )
-        return [hit for _, hits in ordered for hit in hits]
+
+        def rank(group: _Group) -> tuple[str, float, int]:
+            return group.day, self._groups[group][0].message.at, group.conversation_row
+
+        return [hit for group in sorted(self._groups, key=rank) for hit in self._groups[group]]
 
 
 class _Chosen:

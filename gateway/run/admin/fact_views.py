@@ -120,7 +120,7 @@ class FactViews(Struct, frozen=True):
             return ()
         blocks = [each.block for each in await self.store.memory_pages.list_blocks(memory.id)]
         candidates = [StandingFact(fact.seq, fact.text, fact.valid_from) for fact in facts]
-        _, shown_seqs = standing_block(candidates, blocks, None)
+        shown_seqs = standing_block(candidates, blocks, None).shown_seqs
         return await self.records(memory, [fact for fact in facts if fact.seq in shown_seqs])
 
     async def records(

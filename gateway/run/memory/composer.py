@@ -15,7 +15,7 @@ from gateway.core.conversation.match_query import MemoryUse
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.tree import is_forgotten
-from gateway.core.memory.standing import standing_block
+from gateway.core.memory.standing import StandingBlock, standing_block
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.compose import compose, known_note
 from gateway.core.prompt.composition import Composition
@@ -35,7 +35,6 @@ from gateway.run.memory.query_vectors import QueryVectors
 from gateway.run.memory.recall import Recaller, render_changes
 from gateway.run.memory.recall_result import NO_RECALL, RecallResult
 from storage.errors import StoreError
-from storage.records import Block
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -196,16 +195,16 @@ class Composer(Struct, frozen=True):
         may_rebuild = self._may_rebuild(context, binds_thoughts=binds_thoughts)
         # The facts are chosen for a message; a request without a message shows the facts of the last request.
         chooses_facts = not is_continued or (may_rebuild and takes_note)
-        blocks, standing = self._section_blocks(context, chooses_facts=chooses_facts)
+        standing = self._standing_block(context, chooses_facts=chooses_facts)
         parts = SectionParts(
-            blocks=blocks,
+            blocks=context.blocks if standing.block is None else (*context.blocks, standing.block),
             offered=context.tools_in_section if context.offered else {},
             system=spec.system,
             epoch=context.snapshot.epoch,
             mark=mark_of(context.agent.secret),
             summary=_summary_in_use(context) if summary is None else summary,
             definition="" if spec.is_profile else digest_definition(spec.system, context.offered),
-            standing=standing,
+            standing=standing.shown_seqs,
         )
         return make_section(
             parts,
@@ -228,19 +227,15 @@ class Composer(Struct, frozen=True):
         idle_s = context.plan.query.now - (match_point.ended or match_point.begun)
         return idle_s > self.provider_cache_s
 
-    def _section_blocks(
-        self, context: MemoryContext, *, chooses_facts: bool
-    ) -> tuple[tuple[Block, ...], tuple[int, ...]]:
-        """Returns the blocks of the memory section, and the numbers of the standing facts that one of them shows.
+    def _standing_block(self, context: MemoryContext, *, chooses_facts: bool) -> StandingBlock:
+        """Returns the block of standing facts.
 
         chooses_facts: facts are chosen for this request; else they stay as the pinned section shows them.
         """
         if not context.snapshot.standing or self.recaller.note_budget(context) <= 0:
-            return context.blocks, ()
+            return StandingBlock()
         already_shown = None if chooses_facts else _shown_standing(context)
-        block, standing = standing_block(context.snapshot.standing, context.blocks, already_shown)
-        blocks = context.blocks if block is None else (*context.blocks, block)
-        return blocks, standing
+        return standing_block(context.snapshot.standing, context.blocks, already_shown)
 
     def _make_eviction(self, context: MemoryContext, composition: Composition) -> Eviction:
         """Returns what may leave the window, and what has left it. The summaries are added by `_with_summaries`."""

@@ -62,7 +62,7 @@ class TrialRecall(Struct, frozen=True):
         shown_seqs = tuple[int, ...]()
         if snapshot is not None:
             facts = await nearest_facts(self.store, agent, snapshot, vectors, query, _DEADLINE_MS)
-            _, shown_seqs = standing_block(facts, snapshot.blocks, None)
+            shown_seqs = standing_block(facts, snapshot.blocks, None).shown_seqs
         search = _TrialSearch(self, agent, trace, vectors, len(shown_seqs))
         found = await find_messages(text, query, search)
         # A search of a large memory takes tens of milliseconds of the event loop: turns get theirs before the rest.

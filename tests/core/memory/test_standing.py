@@ -175,7 +175,7 @@ def test_the_words_of_each_sentence_are_split_once(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("text", ["I only eat between 12 - 8 pm", "I never take the Berlin – Hamburg train"])
 def test_a_dash_between_numbers_or_names_ends_no_clause(text: str) -> None:
-    block, _ = standing_block([StandingFact(1, f"User said: {text}.", 1.76e9)], (), None)
+    block = standing_block([StandingFact(1, f"User said: {text}.", 1.76e9)], (), None).block
     assert block is not None
     assert block.value == f"[2025-10]\n- {text}"
 
@@ -193,11 +193,11 @@ def test_a_block_shows_the_first_clause_by_month_and_stays_as_it_was() -> None:
     ]  # fmt: skip
     assert "<memory_block>" not in block.value
     assert seqs == (3, 2, 1)
-    assert standing_block(facts, (), [2])[1] == (2,)
-    assert standing_block(facts, (), [2, 9])[1] == (3, 2, 1)
-    assert standing_block(facts, (), [])[0] is None
+    assert standing_block(facts, (), [2]).shown_seqs == (2,)
+    assert standing_block(facts, (), [2, 9]).shown_seqs == (3, 2, 1)
+    assert standing_block(facts, (), []).block is None
     more = [StandingFact(n, f"I never eat number {n} of them.", 1.76e9) for n in range(100, 0, -1)]
-    _, newest = standing_block(more, (), None)
+    newest = standing_block(more, (), None).shown_seqs
     assert newest[-1] > 12
-    assert standing_block(more, (), [12, 11, 101])[1] == (*newest[:-2], 12, 11)
+    assert standing_block(more, (), [12, 11, 101]).shown_seqs == (*newest[:-2], 12, 11)
     assert standing_block(facts, [Block(1, "always", "", "", 100)], None) == (None, ())
