@@ -122,6 +122,5 @@ class ExplainedRequest(RequestSummary, frozen=True, kw_only=True):
     usage: UsageRecord | None = None
     # Until when the sources are retained.
     kept_until: float | None = None
-    # On the page, of a reply for which nothing was recalled: older texts with words of it, of which the model was told
-    # nothing. Not set: they were not looked for.
+    # On the page, if nothing was recalled: older texts with words of the reply. Not set: they were not looked for.
     before_reply: tuple[SourceRecord, ...] | UnsetType = UNSET
