@@ -195,7 +195,7 @@ def _query_string(fields: Mapping[str, Any]) -> str:
 
 
 def when(at: float | None, *, form: str = "%-d %b %Y, %H:%M") -> str:
-    """Returns a time in UTC as HTML. form: as of `strftime`."""
+    """Returns a time in UTC as HTML. form: a format of `strftime`."""
     if at is None:
         return _UNKNOWN
     moment = datetime.fromtimestamp(at, UTC)

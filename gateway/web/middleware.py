@@ -121,7 +121,7 @@ def info_of(scope: Scope) -> RequestInfo:
 
 
 class Edge:
-    """The edge of the application."""
+    """Wraps the application: each request is admitted, counted, logged, and answered with an error if it fails."""
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -213,8 +214,11 @@ class ConversationViews(Struct, frozen=True):
             raise _no_conversation()
         record = conversation_record(conversation)
         branches = await pages.list_branches(memory.id, conversation.id)
-        current = next((b for b in branches if b.is_active), branches[0] if branches else None)
-        branch_records = tuple(BranchRecord(b.seq, b.messages, b.last_turn, b is current) for b in branches)
+        active_branches = [each for each in branches if each.is_active]
+        current = next(iter(active_branches or branches), None)
+        branch_records = tuple(
+            BranchRecord(each.seq, each.messages, each.last_turn, each is current) for each in branches
+        )
         if branch is None:
             if current is None:
                 return ConversationPage(record, branch_records, branch=None, items=(), next=None)
@@ -226,15 +230,15 @@ class ConversationViews(Struct, frozen=True):
             raise _no_conversation()
         path = await pages.load_path(memory.id, end_row, limit=limit + 2)
         newest_first = await self._newest_first(memory.id, path, None if before is None else end_seq)
-        items, is_full = _take_messages(newest_first, limit, max_chars)
-        has_earlier = is_full or path[-1].parent is not None
-        oldest_seq = items[-1].seq if items else path[-1].seq
+        taken = _take_messages(newest_first, limit, max_chars)
+        has_earlier = taken.has_more or path[-1].parent is not None
+        oldest_seq = taken.messages[-1].seq if taken.messages else path[-1].seq
         next_page = str(oldest_seq) if has_earlier else None
         return ConversationPage(
             conversation=record,
             branches=branch_records,
             branch=branch,
-            items=tuple(reversed(items)),
+            items=tuple(reversed(taken.messages)),
             next=next_page,
         )
 
@@ -257,11 +261,12 @@ class ConversationViews(Struct, frozen=True):
 
         before: only messages with a lower number; None: all messages.
         """
-        requests = await self.store.recalls.load_requests(agent_row, [e.id for e in path], self.noted_since())
+        rows = [exchange.id for exchange in path]
+        requests = await self.store.recalls.load_requests(agent_row, rows, self.noted_since())
         return (
             record
-            for e in path
-            for record in reversed(message_records(e, requests.get(e.id)))
+            for exchange in path
+            for record in reversed(message_records(exchange, requests.get(exchange.id)))
             if before is None or record.seq < before
         )
 
@@ -331,7 +336,7 @@ class ConversationViews(Struct, frozen=True):
             for record in message_records(exchange, None)
             if record.text is not None
         ]
-        index = next((n for n, record in enumerate(records) if record.seq == seq), None)
+        index = next((index for index, record in enumerate(records) if record.seq == seq), None)
         if index is None:
             raise _no_message()
         start = max(0, min(index - limit // 2, len(records) - limit))
@@ -358,10 +363,12 @@ class ConversationViews(Struct, frozen=True):
         A speaker without a name is called by the name of the memory's user, else by the role.
         """
         memory = await find_memory(self.store, project, uid)
-        seqs = sorted({each.seq for each in hits if each.kind == "message" and each.text is not None})
+        seqs = sorted({hit.seq for hit in hits if hit.kind == "message" and hit.text is not None})
         messages = await self.store.recall.load(memory.id, seqs)
         names = {"user": user_of(memory.scope)}
-        return {seq: m.speaker or names.get(m.role, m.role) for seq, m in messages.items()}
+        return {
+            seq: message.speaker or names.get(message.role, message.role) for seq, message in messages.items()
+        }
 
 
 def conversation_record(conversation: SizedConversation) -> ConversationRecord:
@@ -392,26 +399,32 @@ def _first_words(text: str) -> str:
     return shorten(" ".join(text[: 4 * _OPENING_CHARS].split()), _OPENING_CHARS)
 
 
-def _take_messages(
-    records: Iterable[MessageRecord], limit: int, max_chars: int | None
-) -> tuple[list[MessageRecord], bool]:
-    """Returns the first messages, and whether there are more.
+class _TakenMessages(NamedTuple):
+    """The messages for which a page has room."""
+
+    messages: list[MessageRecord]
+    # There are more messages than these.
+    has_more: bool
+
+
+def _take_messages(records: Iterable[MessageRecord], limit: int, max_chars: int | None) -> _TakenMessages:
+    """Returns the first messages.
 
     max_chars: the most characters of all messages together; the first message is returned, however long it is.
     """
-    items: list[MessageRecord] = []
+    messages: list[MessageRecord] = []
     chars = 0
     for record in records:
-        chars += _chars(record)
-        if len(items) == limit or (items and max_chars is not None and chars > max_chars):
-            return items, True
-        items.append(record)
-    return items, False
+        chars += _count_chars(record)
+        if len(messages) == limit or (messages and max_chars is not None and chars > max_chars):
+            return _TakenMessages(messages, has_more=True)
+        messages.append(record)
+    return _TakenMessages(messages, has_more=False)
 
 
-def _chars(record: MessageRecord) -> int:
-    rounds = sum(len(r.arguments) + len(r.result) for r in record.rounds)
-    return len(record.text or "") + len(record.note or "") + rounds
+def _count_chars(record: MessageRecord) -> int:
+    call_chars = sum(len(call.arguments) + len(call.result) for call in record.rounds)
+    return len(record.text or "") + len(record.note or "") + call_chars
 
 
 def _no_conversation() -> UnknownId:

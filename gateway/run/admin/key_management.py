@@ -140,32 +140,32 @@ class KeyReport(Struct, frozen=True):
         """
         await self.meter.flush()
         today = int(self.now() // DAY_S)
-        month_begin = today - datetime.fromtimestamp(self.now(), UTC).day + 1
+        month_start = today - datetime.fromtimestamp(self.now(), UTC).day + 1
         states = await self.limiter.states(key.project, key.id, user)
         limits = [
             {
                 **{
-                    name: limit_json(each.limit)[name]
+                    name: limit_json(state.limit)[name]
                     for name in ("id", "unit", "per", "user", "most", "then")
                 },
-                "used": each.used,
-                "remaining": each.remaining,
-                "resets_at": each.resets_at,
+                "used": state.used,
+                "remaining": state.remaining,
+                "resets_at": state.resets_at,
             }
-            for each in states
+            for state in states
         ]
         usage = {
             "today": await self._sum(key, user, today, today),
-            "month": await self._sum(key, user, month_begin, today),
+            "month": await self._sum(key, user, month_start, today),
         }
         return {**key_json(key), "limits": limits, "usage": usage}
 
-    async def _sum(self, key: Key, user: str, first: int, last: int) -> dict[str, Any]:
-        """Returns the usage of a key from the day `first` to the day `last`, both included."""
-        only: list[tuple[str, str | int]] = [("project", key.project), ("key", key.id)]
+    async def _sum(self, key: Key, user: str, first_day: int, last_day: int) -> dict[str, Any]:
+        """Returns the usage of a key from one day to another, both included; in days since the epoch."""
+        filters: list[tuple[str, str | int]] = [("project", key.project), ("key", key.id)]
         if user:
-            only.append(("user", user))
-        sums = await self.usage.load_sums(UsageQuery((), first, last, tuple(only)))
+            filters.append(("user", user))
+        sums = await self.usage.load_sums(UsageQuery((), first_day, last_day, tuple(filters)))
         return counters_json(sums[0].counters if sums else [0] * len(COUNTERS))
 
 

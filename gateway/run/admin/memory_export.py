@@ -61,8 +61,9 @@ class MemoryExport(Struct, frozen=True):
     async def _pages(self, agent: Agent) -> AsyncIterator[list[bytes]]:
         position: ExportPosition | None = None
         while True:
-            lines, position = await self.transfer.read_page(agent, position)
-            yield [orjson.dumps(line) for line in lines]
+            page = await self.transfer.read_page(agent, position)
+            yield [orjson.dumps(line) for line in page.lines]
+            position = page.next
             if position is None:
                 return
 
@@ -81,15 +82,20 @@ class MemoryExport(Struct, frozen=True):
                 break
         async for records in self._records(agent, "passage"):
             values = [record.values for record in records]
-            yield "passages", tuple(SourceRecord("passage", v["seq"], v["text"], v["at"]) for v in values)
+            yield (
+                "passages",
+                tuple(
+                    SourceRecord("passage", fields["seq"], fields["text"], fields["at"]) for fields in values
+                ),
+            )
         last_conversation: str | None = None
         async for records in self._records(agent, "exchange"):
-            for conversation, group in groupby(records, lambda each: str(each.values["conversation"])):
+            for conversation, group in groupby(records, lambda record: str(record.values["conversation"])):
                 items = tuple(
                     message
-                    for each in group
-                    if each.exchange is not None
-                    for message in message_records(each.exchange, None, is_whole=True)
+                    for record in group
+                    if record.exchange is not None
+                    for message in message_records(record.exchange, None, is_whole=True)
                     if message.text
                 )
                 if items:

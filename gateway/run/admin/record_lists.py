@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from gateway.run.admin.plain_text import plural, shell_word
 
 Record = dict[str, Any]
-# Forms of a time, as of `strftime`.
+# Formats of a time for `strftime`.
 _MINUTES, _SECONDS = "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S"
 
 

@@ -58,7 +58,7 @@ class UsageOperations(Struct, frozen=True):
             "as_of": round(self.now(), 3),
             "has_more": has_more,
             "next": _encode_cursor(page[-1].group) if has_more else None,
-            "data": [_sum_json(query.by, each) for each in page],
+            "data": [_sum_json(query.by, row) for row in page],
         }
 
 
@@ -75,27 +75,32 @@ def read_usage_query(raw: RawArguments, today: int) -> UsageQuery:
             raise BadRequest(f"by names columns of {columns}, saw {name!r}.", param="by")
     if len(set(by)) < len(by):
         raise BadRequest("by must name each column once.", param="by")
-    last = _read_day(fields, "to", today)
-    first = _read_day(fields, "from", max(last - _DEFAULT_DAYS + 1, _FIRST_DAY))
-    if first > last:
+    last_day = _read_day(fields, "to", today)
+    first_day = _read_day(fields, "from", max(last_day - _DEFAULT_DAYS + 1, _FIRST_DAY))
+    if first_day > last_day:
         raise BadRequest("from must not be later than to.", param="from")
-    only = [
+    filters = [
         (name, _read_number(fields, name) if name == "key" else str(fields[name]))
         for name in _FILTERS
         if name in fields
     ]
     after = _decode_cursor(str(fields["after"]), by) if "after" in fields else None
     return UsageQuery(
-        by=by, first_day=first, last_day=last, only=tuple(only), after=after, limit=read_limit(fields)
+        by=by,
+        first_day=first_day,
+        last_day=last_day,
+        only=tuple(filters),
+        after=after,
+        limit=read_limit(fields),
     )
 
 
 def _within_project(query: UsageQuery, project: str) -> UsageQuery:
     """Returns a query that finds rows of this project alone: none where the query asks for another project."""
-    others = [(name, value) for name, value in query.only if name != "project"]
+    other_filters = [(name, value) for name, value in query.only if name != "project"]
     asks_for_another = any(name == "project" and value != project for name, value in query.only)
     # No project has an empty name.
-    return replace(query, only=(*others, ("project", "" if asks_for_another else project)))
+    return replace(query, only=(*other_filters, ("project", "" if asks_for_another else project)))
 
 
 def _sum_json(by: tuple[str, ...], row: UsageSum) -> dict[str, Any]:
@@ -109,9 +114,9 @@ def _sum_json(by: tuple[str, ...], row: UsageSum) -> dict[str, Any]:
 
 def counters_json(counters: Iterable[int]) -> dict[str, Any]:
     """Returns the counters that are shown by their names, with the cost in the currency of the prices."""
-    named: dict[str, Any] = dict(zip(COUNTERS, counters, strict=True))
-    named["cost"] /= _BILLION
-    return {name: named[name] for name in SHOWN_COUNTERS}
+    by_name: dict[str, Any] = dict(zip(COUNTERS, counters, strict=True))
+    by_name["cost"] /= _BILLION
+    return {name: by_name[name] for name in SHOWN_COUNTERS}
 
 
 def _read_day(fields: Mapping[str, Any], name: str, default: int) -> int:
@@ -148,10 +153,10 @@ def _decode_cursor(text: str, by: tuple[str, ...]) -> list[str | int]:
         values = orjson.loads(urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     except ValueError:
         values = None
-    kinds = [int if name in ("day", "key") else str for name in by]
+    value_types = [int if name in ("day", "key") else str for name in by]
     if (
         not isinstance(values, list)
-        or [type(value) for value in values] != kinds
+        or [type(value) for value in values] != value_types
         or not all(map(_fits_column, values))
     ):
         raise BadRequest("after must be the `next` of the page before, with the same `by`.", param="after")
