@@ -46,7 +46,7 @@ from gateway.run.tools import call_journal
 from gateway.run.tools.call_journal import CallJournal
 from gateway.run.usage.limiter import Limiter
 from storage.commands import ResponseEnd
-from storage.errors import NotFound, StoreError
+from storage.errors import NotFound, RunOver, Stale, StoreError
 from storage.records import Job, Run, RunState, State
 from storage.sql.store import Store
 
@@ -287,8 +287,16 @@ class ResponseMaker:
         return None
 
     async def _note_turn(self, run: Run, job: Job, name: TurnName) -> None:
-        """Notes a turn that an attempt begins. Raises: ClientGone: the response has ended, or is gone; StoreError."""
-        if not await self.store.responses.note_turn(run.agent_row, run.id, name.encode(), job):
+        """Notes a turn that an attempt begins.
+
+        Raises: ClientGone: the response has ended, or is gone; RunOver: another attempt makes it; StoreError.
+        """
+        try:
+            is_noted = await self.store.responses.note_turn(run.agent_row, run.id, name.encode(), job)
+        except Stale as error:
+            # A turn that is stale is planned again, which would be in vain.
+            raise RunOver(error.message) from error
+        if not is_noted:
             raise ClientGone
 
     async def _record_of(self, run: Run, job: Job, *, is_begun: bool) -> TurnRecord | None:

@@ -24,7 +24,7 @@ from gateway.run.chat import Chat
 from gateway.run.pending import PendingWrites
 from gateway.run.turn import TurnRun
 from storage.commands import Committed, ResponseEnd, TurnWrite
-from storage.errors import Unavailable
+from storage.errors import Stale, Unavailable
 from storage.records import Job, JobState, Run, RunState
 from storage.sql.statements import make_statement
 from storage.sql.turns import Turns
@@ -320,6 +320,25 @@ def test_memory_that_cannot_be_read_for_a_moment_does_not_end_it(
     becomes(lambda: world.gateway.call(world.store.jobs.count_by_state()).get(JobState.RETRYING))
     world.clock.sleep(2.0)  # until its next attempt
     assert (polled(world, made.id).output_text, len(upstream.chats)) == ("Ok.", 1)
+
+
+def test_an_attempt_that_has_lost_its_job_reads_memory_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note_turn, lost = world.store.responses.note_turn, list[int]()
+
+    async def lose_first(agent_row: int, run_row: int, name: bytes, job: Job) -> bool:
+        if job.attempt == 1:
+            lost.append(run_row)
+            raise Stale("another attempt makes it")
+        return await note_turn(agent_row, run_row, name, job)
+
+    monkeypatch.setattr(world.store.responses, "note_turn", lose_first)
+    made = begin(world, input="Count.", user="alice")
+    becomes(lambda: world.gateway.call(world.store.jobs.count_by_state()).get(JobState.RETRYING))
+    world.clock.sleep(2.0)  # until its next attempt
+    assert polled(world, made.id).output_text == "Ok."
+    assert len(lost) == 1
 
 
 @pytest.mark.both
