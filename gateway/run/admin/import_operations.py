@@ -27,6 +27,7 @@ from gateway.run.admin.operation_arguments import (
     page_json,
     read_requested_page,
 )
+from gateway.run.memory.memory_context import check_not_paused
 from storage.commands import ForgetTarget
 from storage.errors import StoreError, WriteConflict
 from storage.listing import LAST_NUMBER, StoredImport
@@ -104,7 +105,7 @@ class ImportOperations:
 
         The file is closed when the import has ended, or at once if no import begins here.
 
-        Raises: BadRequest; Conflict: the import of the same file is being undone.
+        Raises: BadRequest; Conflict: the import of the same file is being undone; NotAllowed: the memory is paused.
         """
         try:
             uid = await asyncio.to_thread(import_uid, file, request.scope, request.source_user)
@@ -143,6 +144,7 @@ class ImportOperations:
                 return under_way
             await asyncio.wait([under_way.task])  # it has ended, and stores its status now
         agent = await self._find_or_begin_memory(request.scope)
+        check_not_paused(agent)
         stored = await self.store.imports.find(uid)
         if stored is not None:
             running.created = stored.created

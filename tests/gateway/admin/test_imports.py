@@ -35,6 +35,7 @@ from storage.sql.imports import Imports
 from storage.sql.statements import make_statement
 from tests.doubles.upstream import StrictUpstream, say
 from tests.exports import BEGUN, chatgpt_conversation, chatgpt_node, export, zipped
+from tests.gateway.page.memories import memory_of
 from tests.gateway.process import serving
 from tests.gateway.sdk import World, remember
 from tests.patience import PATIENCE_S, becomes
@@ -98,6 +99,18 @@ def shown(world: World) -> str:
 
 def wire(talk: tuple[str, ...]) -> list[dict[str, str]]:
     return [{"role": "assistant" if i % 2 else "user", "content": text} for i, text in enumerate(talk)]
+
+
+def test_nothing_is_imported_into_a_paused_memory(world: World) -> None:
+    world.chat(user="alice").say("Hello.")
+    alice = memory_of(world)
+    world.gateway.call(world.store.forgetting.pause(alice.id, world.clock()))
+    data = export("chatgpt", TALKS)
+    assert send(world, data).status == 403
+    assert send(world, data, "preview=true").status == 200
+    assert b"Zebulon" not in world.data()
+    world.gateway.call(world.store.forgetting.pause(alice.id, None))
+    assert follow(world, send(world, data))["status"] == "done"
 
 
 @pytest.mark.both
