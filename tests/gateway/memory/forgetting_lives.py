@@ -225,7 +225,12 @@ class Client:
         if not self.messages:
             return None
         word = words_in(str(self.messages.pop()["content"])).pop()
-        self.ledger.excuse({word, f"r{word[1:]}"})
+        words = {word, f"r{word[1:]}"}
+        self.ledger.excuse(words)
+        if all(each["role"] == "user" for each in self.messages):
+            # Without a reply before it, it may be a new question (docs/conversations.md, "What no rule can decide").
+            with self.ledger.lock:
+                self.ledger.off -= words
         return word
 
     def ask(self, word: str, mode: str, fate: str) -> None:
