@@ -807,7 +807,7 @@ def test_the_next_message_waits_for_a_turn_off_the_record_that_is_planned_again(
         assert [first.result().status, second.result().status] == [200, 200]
     # The question before it is asked, the turn, which is refused, and the turn as it is planned again.
     assert queued[:3] == [1, 2, 2]
-    assert b"Zq" not in world.data()
+    assert not [word for word in (b"Zqsecret", b"Zqheard") if word in world.data()]
     assert b"And now?" in world.data()
 
 

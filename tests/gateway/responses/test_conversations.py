@@ -563,7 +563,7 @@ def test_what_waits_in_a_conversation_is_forgotten_with_it(world: World, way: st
         world.clock.sleep(31 * 86_400)
         assert world.gateway.call(retention.step()) == 1
         assert world.gateway.call(retention.step()) == 0
-        assert b"Zq" not in world.data()
+        assert not [word for word in (b"Zqbriefly", b"Zqmore") if word in world.data()]
     assert items_of(world, first) == []
     assert world.sdk.conversations.retrieve(first).metadata == {"a": "b"}
 

@@ -28,6 +28,10 @@ def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
         yield made
 
 
+# The words that are forgotten. Random bytes of a database have shorter ones now and then.
+WORDS = (b"Zqmiso", b"Zqnice", b"Zqrex")
+
+
 class Forgetting:
     """Forgets Alice's memory when the next turn is about to be planned."""
 
@@ -55,11 +59,8 @@ class Forgetting:
     def is_whole(self) -> bool:
         """Returns whether it took place, and brought nothing of the old words back."""
         asked = self._world.upstream.seen[self._asked :]
-        return (
-            self._memory is None
-            and b"Zq" not in self._world.data()
-            and not [each for each in asked if b"Zq" in each.body]
-        )
+        places = (self._world.data(), *(each.body for each in asked))
+        return self._memory is None and not [word for word in WORDS for place in places if word in place]
 
 
 class ForgettingAfterLook(Forgetting):
