@@ -41,8 +41,8 @@ from storage.sql.readers import load_sleepers
 from storage.sql.snapshot_cache import SnapshotCache
 from storage.sql.usage import Usage, anonymize_user_rows
 
-# Memories that one read searches for old content. Chosen, not measured: the some hundred exchanges of a
-# user take milliseconds.
+# The most memories that one read searches for old content. Chosen, not measured: some hundred exchanges of a user take
+# milliseconds.
 _MEMORIES_PER_READ = 64
 
 # The phase of a forgetting, and how far it has come (as `after` of an `ErasingPhase`).
@@ -86,7 +86,7 @@ class Forgetting(Group):
         self._prerequisites: dict[int, list[int]] = {}
 
     @reads
-    async def find(
+    async def list_memories(
         self,
         connection: Connection,
         project: str,
@@ -101,7 +101,7 @@ class Forgetting(Group):
             return await read_ids(connection, "agents_of", (project, profile, after, limit))
         return await read_ids(connection, "agents_of_subject", (project, profile, subject, after, limit))
 
-    async def find_older(
+    async def list_older(
         self, project: str, before: float, *, run_wait_s: float = 0.0, after: int = 0, limit: int = 100
     ) -> list[int]:
         """Returns a page of the memories of a project with content from before a time.
@@ -124,7 +124,7 @@ class Forgetting(Group):
         return await connection.rows(SQL["agents_before"], values)
 
     @long_reads
-    async def find_inactive(
+    async def list_inactive(
         self, connection: Connection, before: float, prefix: str, *, limit: int = 100
     ) -> list[int]:
         """Returns memories that began, and whose last turn was, before a time. prefix: of their subjects."""
@@ -137,7 +137,7 @@ class Forgetting(Group):
         return conversation_row
 
     @reads
-    async def extent(self, connection: Connection, agent_row: int, target: ForgetTarget) -> Extent:
+    async def measure(self, connection: Connection, agent_row: int, target: ForgetTarget) -> Extent:
         """Returns the present size of a target that names messages and exchanges, or a conversation."""
         exchange_rows = [await find_exchange_row(connection, agent_row, seq) for seq in target.messages]
         loaded = [

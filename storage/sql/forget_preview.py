@@ -105,7 +105,7 @@ class ForgetPreviews(Group):
 
         A version or a note that is erased with several facts, or with facts and with messages, counts more than once.
 
-        messages: the number of the target's messages, as `Forgetting.extent` returns it. Those of a whole memory are
+        messages: the number of the target's messages, as `Forgetting.measure` returns it. Those of a whole memory are
             counted here.
         """
         if target.is_all:

@@ -125,7 +125,7 @@ SELECT o.id FROM jobs o JOIN jobs j ON o.agent = j.agent AND o.kind = j.kind AND
 WHERE j.id = ? AND o.state = 'dead' AND o.id <> j.id
 
 -- name: revive
--- Has a job that failed for good begin its attempts anew; its steps still count.
+-- Has a job that failed for good begin its attempts again; its steps still count.
 UPDATE jobs SET state = 'pending', tries = 0, due = {clock:1}, asked = {clock:1}, error = NULL WHERE id = ?2
 
 -- name: hasten

@@ -105,31 +105,39 @@ class CachedMemory:
         """True if no more exchanges that are not indexed are cached."""
         return self._unindexed_exchanges >= _MAX_UNINDEXED_ROWS
 
-    def needs_no_read(self, now: AgentNumbers, skip: range) -> bool:
-        """Returns whether nothing has to be read before a query. skip: numbers that the query leaves out.
+    def needs_no_read(self, current: AgentNumbers, skip: range) -> bool:
+        """Returns whether nothing has to be read before a query.
+
+        current: the agent's numbers as they are now.
+        skip: numbers of messages that the query leaves out.
 
         Nothing has to be read into a full memory either, which lacks the newest messages until they are indexed.
         """
         before = self.numbers
         if before is None or (before.epoch, before.indexed_seq, before.stamp) != (
-            now.epoch, now.indexed_seq, now.stamp,
+            current.epoch, current.indexed_seq, current.stamp,
         ):  # fmt: skip
             return False
-        is_left_out = skip.start <= self.unread_from and now.next_seq <= skip.stop
-        return self.unread_from >= now.next_seq or is_left_out or self._is_full
+        is_left_out = skip.start <= self.unread_from and current.next_seq <= skip.stop
+        return self.unread_from >= current.next_seq or is_left_out or self._is_full
 
-    def all_messages(self, now: AgentNumbers, skip: range) -> list[Message] | None:
-        """Returns every message but those in `skip`; None if some of them would have to be read."""
-        if now.indexed_seq or self._is_full or not self.needs_no_read(now, skip):
+    def all_messages(self, current: AgentNumbers, skip: range) -> list[Message] | None:
+        """Returns every message but those in `skip`; None if some of them would have to be read.
+
+        current, skip: as for `needs_no_read`.
+        """
+        if current.indexed_seq or self._is_full or not self.needs_no_read(current, skip):
             return None
         return [
             message for seq, message in self.unindexed.items() if seq not in skip and message.source != MUTED
         ]
 
-    async def read_changes(self, connection: Connection, now: AgentNumbers, rules: Rules) -> MemoryChanges:
-        """Reads what has changed since `self.numbers`, for `apply`."""
-        before, indexed = self.numbers, now.indexed_seq
-        has_same_stamp = before is not None and before.stamp == now.stamp
+    async def read_changes(
+        self, connection: Connection, current: AgentNumbers, rules: Rules
+    ) -> MemoryChanges:
+        """Reads what has changed since `self.numbers`, for `apply`. current: as for `needs_no_read`."""
+        before, indexed = self.numbers, current.indexed_seq
+        has_same_stamp = before is not None and before.stamp == current.stamp
         has_same_index = has_same_stamp and before is not None and before.indexed_seq == indexed
         terms: Sequence[Row] = ()
         segments: Mapping[int, tuple[int, OpenDocuments]] = {}
@@ -139,19 +147,19 @@ class CachedMemory:
         elif indexed and not has_same_index:
             terms = await terms_since(connection, self.agent_row, self._terms_stamp)
         start = max(indexed + 1, self.unread_from if has_same_stamp else 0)
-        if has_same_stamp and start >= now.next_seq:
-            return MemoryChanges(before, now, start, terms, segments=segments)
-        unread_from, unindexed = await self._read_unindexed(connection, now, start, rules)
-        return MemoryChanges(before, now, unread_from, terms, unindexed, segments)
+        if has_same_stamp and start >= current.next_seq:
+            return MemoryChanges(before, current, start, terms, segments=segments)
+        unread_from, unindexed = await self._read_unindexed(connection, current, start, rules)
+        return MemoryChanges(before, current, unread_from, terms, unindexed, segments)
 
     async def _read_unindexed(
-        self, connection: Connection, now: AgentNumbers, start: int, rules: Rules
+        self, connection: Connection, current: AgentNumbers, start: int, rules: Rules
     ) -> tuple[int, list[Message]]:
         """Returns the first number that was not read, and the messages, passages and facts that are not indexed.
 
         start: exchanges are read from this number on, and earlier ones if they were changed since.
         """
-        values = (self.agent_row, now.indexed_seq + 1, start, _MAX_UNINDEXED_ROWS)
+        values = (self.agent_row, current.indexed_seq + 1, start, _MAX_UNINDEXED_ROWS)
         rows = exchanges.make_shown_exchanges(await connection.rows(exchanges.SQL["shown_unread"], values))
         messages = [
             message for row in rows if _is_recallable(row[0]) for message in rules.messages_of(*row, None)
@@ -162,9 +170,9 @@ class CachedMemory:
             if exchange.seq == gapless_end:
                 gapless_end = exchange.next_seq
         is_full_page = len(following) == _MAX_UNINDEXED_ROWS
-        end = following[-1].next_seq if is_full_page else max(now.next_seq, gapless_end)
+        end = following[-1].next_seq if is_full_page else max(current.next_seq, gapless_end)
         # Numbers that no exchange has are those of passages and facts.
-        if gapless_end < now.next_seq:
+        if gapless_end < current.next_seq:
             others = await load_passages_and_facts(
                 connection,
                 exchanges.SQL["passages_and_facts_since"],
@@ -185,20 +193,20 @@ class CachedMemory:
         # Compared by identity, since each change of the memory makes a new object.
         if changes.since is not self.numbers:
             return False
-        now = changes.numbers
+        current = changes.numbers
         self.index.put(((chunk, data) for chunk, _, data in changes.terms), changes.segments)
         stamps = [stamp for stamp, _ in changes.segments.values()] + [stamp for _, stamp, _ in changes.terms]
         self._terms_stamp = max(stamps, default=self._terms_stamp)
         before = self.numbers
-        if before is None or before.stamp != now.stamp:
+        if before is None or before.stamp != current.stamp:
             self.read_messages = {}
             self._read_bytes = 0
             self.unindexed = {}
             self.uncounted = []
             self.tail = Tail()
-        elif before.indexed_seq != now.indexed_seq:
+        elif before.indexed_seq != current.indexed_seq:
             # Those with lower numbers stay: their texts were changed after they were indexed.
-            newly_indexed = range(before.indexed_seq + 1, now.indexed_seq + 1)
+            newly_indexed = range(before.indexed_seq + 1, current.indexed_seq + 1)
             self.cache_messages(
                 {
                     seq: self._as_read(message)
@@ -213,7 +221,7 @@ class CachedMemory:
         for message in changes.unindexed:
             if self.unindexed.setdefault(message.seq, message) is message:
                 self.uncounted.append(message)
-        self.numbers, self.unread_from = now, changes.unread_from
+        self.numbers, self.unread_from = current, changes.unread_from
         self._unindexed_exchanges = len({message.exchange_row for message in self.unindexed.values()})
         self._unindexed_bytes, self.has_grown = sum(map(_message_bytes, self.unindexed.values())), True
         return True

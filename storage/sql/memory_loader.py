@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 # The first read of a memory with more messages is a long read, since 10,000 messages take 15 ms.
 _LONG_MEMORY = 2_000
-# The deadline of a long read, which goes on after its search..
+# The deadline of a long read, which goes on after its search has given up.
 _LONG_READ_MS = 5_000.0
 # The most reads of a memory for one search, if segments of its index are dropped meanwhile. Chosen, not measured.
 _MAX_READS = 3
@@ -64,37 +64,37 @@ class MemoryLoader:
         read_numbers = partial(load_numbers, id=agent.id)
         while True:
             drop_count = self._memories.drop_count
-            now = numbers or await self._database.read(read_numbers, deadline_ms=deadline_ms)
-            if now is None:
+            current = numbers or await self._database.read(read_numbers, deadline_ms=deadline_ms)
+            if current is None:
                 return None
             memory = self._memories.get(agent.id)
-            if memory is None or memory.numbers is None or memory.numbers.epoch != now.epoch:
-                memory = await self._read_memory(agent.id, now, deadline_ms)
-            elif memory.needs_no_read(now, skip):
+            if memory is None or memory.numbers is None or memory.numbers.epoch != current.epoch:
+                memory = await self._read_memory(agent.id, current, deadline_ms)
+            elif memory.needs_no_read(current, skip):
                 return memory
             else:
-                read_changes = partial(memory.read_changes, now=now, rules=self._rules)
+                read_changes = partial(memory.read_changes, current=current, rules=self._rules)
                 changes = await self._database.read(read_changes, deadline_ms=deadline_ms)
                 if memory.is_outdated_by(changes):
-                    memory = await self._read_memory(agent.id, now, deadline_ms)
+                    memory = await self._read_memory(agent.id, current, deadline_ms)
                 elif not memory.apply(changes):
                     continue  # another search has updated the memory meanwhile
             # A memory that was read before a forgetting may hold what was forgotten, so it is not cached.
             if drop_count == self._memories.drop_count:
                 self._memories.put(memory)
             # A read that another search began may lack the newest messages. Then the memory is read again.
-            if memory.numbers is not None and memory.numbers.next_seq >= now.next_seq:
+            if memory.numbers is not None and memory.numbers.next_seq >= current.next_seq:
                 return memory
 
-    async def _read_memory(self, agent_row: int, now: AgentNumbers, deadline_ms: float) -> CachedMemory:
-        """Returns the whole memory. now: the agent's numbers."""
+    async def _read_memory(self, agent_row: int, current: AgentNumbers, deadline_ms: float) -> CachedMemory:
+        """Returns the whole memory. current: the agent's numbers as they are now."""
 
         async def read(connection: Connection) -> CachedMemory:
             memory = CachedMemory(agent_row)
-            memory.apply(await memory.read_changes(connection, now, self._rules))
+            memory.apply(await memory.read_changes(connection, current, self._rules))
             return memory
 
-        if now.next_seq <= _LONG_MEMORY:
+        if current.next_seq <= _LONG_MEMORY:
             return await self._database.read(read, deadline_ms=deadline_ms)
         # Part of the key: a search after a forgetting must not get a memory that was read before it.
         drop_count = self._memories.drop_count
@@ -104,7 +104,7 @@ class MemoryLoader:
                 self._memories.put(memory)
 
         async with _search_timeout(deadline_ms):
-            return await self.read_once(("memory", agent_row, now.epoch, drop_count), read, cache)
+            return await self.read_once(("memory", agent_row, current.epoch, drop_count), read, cache)
 
     async def read_once(
         self, key: tuple[object, ...], read: Operation[T], cache: Callable[[T], None] = lambda _: None

@@ -23,7 +23,8 @@ from storage.sql.statements import load, rows_of
 SQL = load("forget.sql")
 
 _NO_SOURCES, _NO_ARGUMENTS = b"[]", b"{}"
-# The lengths from which on a row of SQLite has a byte more for the length of a text (sqlite.org/fileformat2.html, 2.1).
+# The lengths of a text from which on its length takes one byte more in a row of SQLite (sqlite.org/fileformat2.html,
+# 2.1).
 _LONGER_LENGTHS = (58, 8186, 1048570)
 
 
@@ -110,8 +111,7 @@ async def rebuild_block(
         connection, chain.from_iterable(block_version.origins for block_version in versions)
     )
     clean, later, edits = await _divide(connection, versions, erased, turnless, texts)
-    for edit in edits:
-        await connection.run(SQL["op_erase"], (*edit, _NO_ARGUMENTS))
+    await _erase_edits(connection, edits)
     if not later:
         return False
     stored = await get_block(connection, block_row)
@@ -122,26 +122,53 @@ async def rebuild_block(
     values, repeating = rules.rebuild_block(
         replace(stored, value=base), [revised for _, revised in later], pending
     )
-    for op in repeating:
-        await connection.run(SQL["op_erase"], (op.exchange_row, op.call_id, _NO_ARGUMENTS))
-    # The versions that stay: in their rows, or once a row has no room for its value, as versions that follow.
-    staying = [(version, version.value) for version in clean]
-    following = list[tuple[BlockVersion, str]]()
+    await _erase_edits(connection, [(op.exchange_row, op.call_id) for op in repeating])
+    remade = await _rewrite_rows(connection, block_row, later, values)
+    staying = [*((version, version.value) for version in clean), *remade.staying]
+    await _write_following(connection, stored, staying, remade.following, values[-1], now)
+    return True
+
+
+async def _erase_edits(connection: Connection, edits: Iterable[tuple[int, str]]) -> None:
+    """Empties the arguments of edits. edits: their exchanges and calls."""
+    for edit in edits:
+        await connection.run(SQL["op_erase"], (*edit, _NO_ARGUMENTS))
+
+
+class _RemadeVersions(NamedTuple):
+    """The later versions of a block that are not dropped, each with its new value."""
+
+    # In the rows that they had.
+    staying: list[tuple[BlockVersion, str]]
+    # To be written again, as new versions: from the first version on whose row has no room for its new value.
+    following: list[tuple[BlockVersion, str]]
+
+
+async def _rewrite_rows(
+    connection: Connection,
+    block_row: int,
+    later: Sequence[tuple[BlockVersion, Revised]],
+    values: Sequence[str],
+) -> _RemadeVersions:
+    """Writes new values into the rows of versions as far as they fit, and empties the rows of all others.
+
+    values: the new value of each version in `later`.
+    """
+    remade = _RemadeVersions([], [])
     for (version, revised), value in zip(later, values, strict=True):
         is_dropped = revised.is_erased or version.repeats
-        sources = None if is_dropped or following else _padded_sources(version, value)
-        if sources is not None:
-            staying.append((version, value))
-        elif not is_dropped:
-            following.append((version, value))
+        sources = None if is_dropped or remade.following else _padded_sources(version, value)
         if sources is None:
             await connection.run(
                 SQL["version_erase"], (FORGOTTEN_ORIGIN, block_row, version.number, _NO_SOURCES)
             )
-        elif value != version.value:
+            if not is_dropped:
+                remade.following.append((version, value))
+            continue
+        if value != version.value:
             await connection.run(SQL["version_rewrite"], (value, sources, block_row, version.number))
-    await _write_following(connection, stored, staying, following, values[-1], now)
-    return True
+        remade.staying.append((version, value))
+    return remade
 
 
 async def preview_text(

@@ -31,7 +31,8 @@ from types import MappingProxyType
 from storage.database import Connection, Row, Statement
 
 _BEGIN = re.compile(r"^-- (name|piece): (\w+)(?: \((sqlite|postgres)\))?$", re.MULTILINE)
-# LIKE looks at each letter of a part at each place of a text: minutes for thousands of equal ones.
+# Not LIKE, which compares each letter of the part at each position of the text: it takes minutes where thousands of
+# letters are equal.
 _HAS = re.compile(r"\{has:(\d+):([^}]+)\}")
 _HAS_IN_SQLITE = r"(CAST(?\1 AS TEXT) IS NULL OR instr(lower(\2), ?\1) > 0)"
 _HAS_IN_POSTGRES = _HAS_IN_SQLITE.replace("instr", "strpos")
@@ -40,8 +41,8 @@ _RUN = re.compile(r"\{\?(\d+)\.\.(\d+)\}")
 _LIST = re.compile(r"\{(in|each):(\d+):([A-Z]+):(\d+)\}")
 _FILLED = re.compile(r"\{(padded|size):(\d+)\}")
 _CLOCK = re.compile(r"\{clock:(\d+)\}")
-_OWN_CLOCK = r"coalesce($\1::float8, extract(epoch FROM clock_timestamp())::float8)"
-_ONLY = re.compile(r"\s*\{postgres:([^}]+)\}")
+_DATABASE_CLOCK = r"coalesce($\1::float8, extract(epoch FROM clock_timestamp())::float8)"
+_POSTGRES_ONLY = re.compile(r"\s*\{postgres:([^}]+)\}")
 _LIMIT = re.compile(r"\bLIMIT (\?\d*)")
 _PARAMETER = re.compile(r"\?(\d*)")
 _PLUS = re.compile(r"(?<=[\s(])\+(?=[a-z])")
@@ -61,7 +62,7 @@ def load(file: str) -> Mapping[str, Statement]:
         sqlite, postgres = by_database.get("sqlite", both), by_database.get("postgres", both)
         if not sqlite or not postgres:
             raise ValueError(f"{file}: {name} is there for one database alone")
-        statements[name] = _statement(f"{file}: {name}", sqlite, postgres, {**shared, **pieces})
+        statements[name] = _make_statement(f"{file}: {name}", sqlite, postgres, {**shared, **pieces})
     return MappingProxyType(statements)
 
 
@@ -71,10 +72,10 @@ def _parse(file: str) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
     pieces: dict[str, str] = {}
     texts: dict[str, dict[str, str]] = {}
     _, *parts = _BEGIN.split(resources.files(__package__).joinpath(file).read_text(encoding="utf-8"))
-    for kind, name, database, body in zip(*(iter(parts),) * 4, strict=True):
+    for marker, name, database, body in zip(*(iter(parts),) * 4, strict=True):
         lines = (line for line in body.splitlines() if not line.startswith("--"))
         text = "\n".join(lines).strip().rstrip(";")
-        if kind == "piece":
+        if marker == "piece":
             by_key, key, is_twice = pieces, name, name in pieces
         else:
             by_key, key = texts.setdefault(name, {}), database or ""
@@ -86,12 +87,12 @@ def _parse(file: str) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
     return pieces, texts
 
 
-def _statement(name: str, sqlite: str, postgres: str, pieces: Mapping[str, str]) -> Statement:
+def _make_statement(name: str, sqlite: str, postgres: str, pieces: Mapping[str, str]) -> Statement:
     """Returns a statement of its texts in the .sql file. pieces: by name."""
-    text = _ONLY.sub("", _CLOCK.sub(r"?\1", _HAS.sub(_HAS_IN_SQLITE, _assemble(sqlite, pieces))))
-    filled, sized_columns, is_padded = _FILLED.search(text), 0, False
-    if filled is not None:
-        sized_columns, is_padded = int(filled[2]), filled[1] == "padded"
+    text = _POSTGRES_ONLY.sub("", _CLOCK.sub(r"?\1", _HAS.sub(_HAS_IN_SQLITE, _assemble(sqlite, pieces))))
+    match, sized_columns, is_padded = _FILLED.search(text), 0, False
+    if match is not None:
+        sized_columns, is_padded = int(match[2]), match[1] == "padded"
         # SQLite's connection adds these values after the parameters of both databases.
         last = max(int(number) for number in re.findall(r"\?(\d+)", text))
         text = _FILLED.sub(f"?{last + 1}, ?{last + 2}" if is_padded else f"?{last + 1}", text)
@@ -102,7 +103,7 @@ def _statement(name: str, sqlite: str, postgres: str, pieces: Mapping[str, str])
 
 def make_statement(name: str, text: str) -> Statement:
     """Returns a statement of this text in both databases, in SQLite's words."""
-    return _statement(name, text, text, {})
+    return _make_statement(name, text, text, {})
 
 
 def _assemble(text: str, pieces: Mapping[str, str]) -> str:
@@ -119,60 +120,60 @@ def _for_sqlite(text: str) -> tuple[str, Mapping[int, int]]:
     if not sizes:
         return text, sizes
 
-    def shifted(number: int) -> int:
+    def shift(number: int) -> int:
         # A list takes several placeholders, so the parameters after it have higher numbers.
         return number + sum(size - 1 for other, size in sizes.items() if other < number)
 
-    def placeholders(match: re.Match[str]) -> str:
-        first = shifted(int(match[2]))
+    def make_placeholders(match: re.Match[str]) -> str:
+        first = shift(int(match[2]))
         # `?_` marks numbers that are final, so that `_PARAMETER` does not shift them.
         numbers = [f"?_{n}" for n in range(first, first + int(match[4]))]
         return f"IN ({', '.join(numbers)})" if match[1] == "in" else f"VALUES ({'), ('.join(numbers)})"
 
-    text = _LIST.sub(placeholders, text)
-    text = _PARAMETER.sub(lambda match: f"?{shifted(int(match[1]))}" if match[1] else "?", text)
+    text = _LIST.sub(make_placeholders, text)
+    text = _PARAMETER.sub(lambda match: f"?{shift(int(match[1]))}" if match[1] else "?", text)
     return text.replace("?_", "?"), sizes
 
 
 def _for_postgres(text: str) -> str:
     """Returns a text for PostgreSQL."""
 
-    def array(match: re.Match[str]) -> str:
+    def make_array(match: re.Match[str]) -> str:
         values = f"${match[2]}::{match[3]}[]"
         return f"= ANY({values})" if match[1] == "in" else f"SELECT unnest({values})"
 
     numbers = iter(range(1, 1000))
-    text = _ONLY.sub(r" \1", _CLOCK.sub(_OWN_CLOCK, _HAS.sub(_HAS_IN_POSTGRES, text)))
-    text = _PARAMETER.sub(lambda match: f"${match[1] or next(numbers)}", _LIST.sub(array, text))
+    text = _POSTGRES_ONLY.sub(r" \1", _CLOCK.sub(_DATABASE_CLOCK, _HAS.sub(_HAS_IN_POSTGRES, text)))
+    text = _PARAMETER.sub(lambda match: f"${match[1] or next(numbers)}", _LIST.sub(make_array, text))
     return _PLUS.sub("", text.replace("CROSS JOIN", "JOIN"))
 
 
 async def run_of(
-    connection: Connection, statement: Statement, values: Sequence[object], *others: object
+    connection: Connection, statement: Statement, values: Sequence[object], *parameters: object
 ) -> None:
-    """Runs a statement for a list of any length. Parameters: as in `rows_of`."""
+    """Runs a statement for a list of any length. The parameters are those of `rows_of`."""
     (size,) = statement.sizes.values()
     for start in range(0, len(values), size):
-        await connection.run(statement, (*others, values[start : start + size]))
+        await connection.run(statement, (*parameters, values[start : start + size]))
 
 
 async def rows_of(
-    connection: Connection, statement: Statement, values: Sequence[object], *others: object
+    connection: Connection, statement: Statement, values: Sequence[object], *parameters: object
 ) -> list[Row]:
     """Returns the rows of a statement for a list of any length. Each execution takes a part of the list.
 
     values: the list, which is the statement's last parameter.
-    others: the parameters before it.
+    parameters: the values of the parameters before it.
     """
     (size,) = statement.sizes.values()
     rows: list[Row] = []
     for start in range(0, len(values), size):
-        rows += await connection.rows(statement, (*others, values[start : start + size]))
+        rows += await connection.rows(statement, (*parameters, values[start : start + size]))
     return rows
 
 
 def ascii_lower(text: str | None) -> str | None:
-    """Returns a text with ASCII's capitals in lower case, as SQLite's lower() does, for `{has:..}`. None for None."""
+    """Returns a text with ASCII's capitals in lower case, as SQLite's lower() does, for `{has:..}`. None stays None."""
     if text is None:
         return None
     return "".join(c.lower() if c.isascii() else c for c in text)

@@ -195,10 +195,10 @@ async def test_a_search_for_what_is_too_old_reads_some_memories_at_a_time(
     for agent in old:
         await save_passage(store, agent, "A fact", at=5.0)
     for limit in (1, 2, 100):
-        assert await store.forgetting.find_older("default", 10.0, limit=limit) == old[:limit]
-    assert await store.forgetting.find_older("default", 10.0, after=old[0]) == old[1:]
+        assert await store.forgetting.list_older("default", 10.0, limit=limit) == old[:limit]
+    assert await store.forgetting.list_older("default", 10.0, after=old[0]) == old[1:]
     read.clear()
-    assert await store.forgetting.find_older("default", 1.0) == []
+    assert await store.forgetting.list_older("default", 1.0) == []
     assert [name for name in read if name == "agents_before"] == ["agents_before"] * 3
 
 
@@ -732,7 +732,7 @@ async def test_a_scope_finds_its_memories_and_no_others(store: Store) -> None:
         found = await store.agents.find(scope)
         assert found is not None
         ids[scope] = found.id
-    find = store.forgetting.find
+    find = store.forgetting.list_memories
     assert await find("p", None, "user:a") == [ids[Scope("p", f, "user:a")] for f in ("f", "g")]
     assert await find("q", "g", "user:b") == [ids[Scope("q", "g", "user:b")]]
     assert len(await find("p", None, None)) == 4
@@ -913,11 +913,11 @@ async def test_what_is_too_old_goes(store: Store, holds: Holds) -> None:
     await talk(alice, ["new"], "c2")
     await save_passage(store, alice.agent.id, words("newp"), at=clock.now)
     before = clock.now - 30 * DAY
-    assert await store.forgetting.find_older("default", before) == [alice.agent.id]
-    assert await store.forgetting.find_older("other", before) == []
+    assert await store.forgetting.list_older("default", before) == [alice.agent.id]
+    assert await store.forgetting.list_older("other", before) == []
     await forget(store, alice.agent, ForgetTarget(before=before))
     assert left(holds, "oldu", "olda", "oldp", "newu", "newa", "newp") == ["newu", "newa", "newp"]
-    assert await store.forgetting.find_older("default", before) == []
+    assert await store.forgetting.list_older("default", before) == []
 
 
 async def test_what_is_too_old_goes_where_no_turn_is(store: Store, alice: Speaker, holds: Holds) -> None:
@@ -927,9 +927,9 @@ async def test_what_is_too_old_goes_where_no_turn_is(store: Store, alice: Speake
     before = clock.now - 30 * DAY
 
     async def forget_old() -> None:
-        assert await store.forgetting.find_older("default", before) == [agent.id]
+        assert await store.forgetting.list_older("default", before) == [agent.id]
         await forget(store, agent, ForgetTarget(before=before))
-        assert await store.forgetting.find_older("default", before) == []
+        assert await store.forgetting.list_older("default", before) == []
 
     for at in (before - DAY, clock.now):
         await store.facts.remember(agent, words(f"fact{at:.0f}"), f"key {at}", "person", at)
@@ -944,7 +944,7 @@ async def test_what_is_too_old_goes_where_no_turn_is(store: Store, alice: Speake
     run = await put_run(store, Run(0, "r1", agent.id, 0, RunState.RUNNING, before - DAY))
     await store.run_texts.add_text(agent.id, run.id, "response", 0, b"zqresponsex")
     assert await store.responses.note_turn(agent.id, run.id, b"the name of its turn")
-    assert await store.forgetting.find_older("default", before) == []
+    assert await store.forgetting.list_older("default", before) == []
     await store.runs.end_run(agent.id, run.id, RunState.FAILED, "error", before - 1)
     await forget_old()
     assert left(holds, f"fact{before - DAY:.0f}", "file", "response", "newu") == ["newu"]

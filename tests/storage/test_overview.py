@@ -109,7 +109,7 @@ async def test_what_was_forgotten_alone_counts_nowhere(store: Store) -> None:
             recorded.messages,
             0 if kept is None else kept.messages,
             whole.messages,
-            (await store.forgetting.extent(agent, conversation)).messages,
+            (await store.forgetting.measure(agent, conversation)).messages,
         }
 
     assert await counted() == {4}

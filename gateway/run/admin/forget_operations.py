@@ -255,7 +255,9 @@ class ForgetOperations:
             # A memory is not found again once its forgetting has begun, so the first one is always the next one.
             agents: list[int] = []
             for subject in subjects:
-                agents = agents or await forgetting.find(owner.project, owner.profile, subject, limit=1)
+                agents = agents or await forgetting.list_memories(
+                    owner.project, owner.profile, subject, limit=1
+                )
             if not agents:
                 return _BegunForgettings(ids)
             ids.append(await self._begin(agents[0], ForgetTarget(is_all=True), "all"))
@@ -271,7 +273,7 @@ class ForgetOperations:
         if target is None:
             part_name = "conversation" if part.kind == "in" else part.kind
             raise BadRequest(f"There is no {part_name} {part.value!r} here.", param=part.kind)
-        extent = await self.store.forgetting.extent(agent, target)
+        extent = await self.store.forgetting.measure(agent, target)
         audited = audited_part(part.kind, part.value)
         # The client's name for a conversation may be words, which no audit has.
         if isinstance(part.value, str):
@@ -296,7 +298,7 @@ class ForgetOperations:
     async def _find_agent(self, owner: MemoryOwner) -> int:
         """Returns the row of an owner's memory. Raises: BadRequest: there is no such memory."""
         profile = owner.profile or DEFAULT_PROFILE
-        agents = await self.store.forgetting.find(owner.project, profile, owner.subject, limit=1)
+        agents = await self.store.forgetting.list_memories(owner.project, profile, owner.subject, limit=1)
         if not agents:
             raise nothing_found(owner.scope)
         return agents[0]

@@ -71,8 +71,8 @@ SELECT CASE CAST(?2 AS TEXT) WHEN 'spoken' THEN c.last_at
 FROM conversations c JOIN agents a ON a.id = c.agent WHERE c.uid = ?1 AND a.project = ?3
 
 -- name: release
--- Takes its names from a conversation, which is then not found any more. The new name begins with a blank, and nobody
--- can send such a name.
+-- Takes its names from a conversation, which is then not found any more. The new name begins with a blank, and no
+-- client can send such a name.
 UPDATE conversations SET key = ' ' || uid, rev = rev + 1 WHERE id = ? AND agent = ? RETURNING uid
 
 -- name: runs_cancel

@@ -465,17 +465,17 @@ def test_a_forgetting_that_cannot_end_has_nothing_else_looked_for(
 ) -> None:
     world.chat(user="alice").say(FACT)
     retention, forgetting = Retention(world.store, {"default": 30}, world.clock), world.store.forgetting
-    find, searches, tried = forgetting.find_older, list[str](), list[int]()
+    list_older, searches, tried = forgetting.list_older, list[str](), list[int]()
 
-    async def find_older(project: str, *given: Any, **options: Any) -> Any:
+    async def counted(project: str, *given: Any, **options: Any) -> Any:
         searches.append(project)
-        return await find(project, *given, **options)
+        return await list_older(project, *given, **options)
 
     async def fails(id: int) -> bool:
         tried.append(id)
         raise RuntimeError("a fault in the gateway")
 
-    monkeypatch.setattr(forgetting, "find_older", find_older)
+    monkeypatch.setattr(forgetting, "list_older", counted)
     world.gateway.call(retention.look())
     memory, *_ = world.query("SELECT agent FROM exchanges WHERE agent > 0")
     begun = world.gateway.call(forgetting.begin(memory, ForgetTarget(is_all=True)))
