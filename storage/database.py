@@ -270,17 +270,20 @@ class Database(Protocol):
         A notification may be lost: correctness does not depend on it.
         """
 
-    def when_changed(self, function: Callable[[Changes], None]) -> None:
-        """Has a function called with the changes of each transaction, before its caller has the result.
+    def when_changed(self, callback: Callable[[Changes], None]) -> None:
+        """Registers a function that is called with the changes of each transaction, before its caller has the result.
 
         A database that is shared does not call it: other processes write there, too.
         """
 
-    def when_failed(self, function: Callable[[Unavailable], None]) -> None:
+    def when_failed(self, callback: Callable[[Unavailable], None]) -> None:
         """Registers a function that is called with the error each time that the database stops working."""
 
-    def when_recovered(self, function: Callable[[], None]) -> None:
-        """Has a function called each time that the database works again. Caches of its content may be wrong by then."""
+    def when_recovered(self, callback: Callable[[], None]) -> None:
+        """Registers a function that is called each time that the database works again.
+
+        Caches of its content may be wrong by then.
+        """
 
     @property
     def health(self) -> StoreHealth: ...

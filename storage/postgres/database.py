@@ -350,14 +350,14 @@ class PostgresDatabase:
                 lambda connection: connection.rows(*self._listener.notify_statement(notifications))
             )
 
-    def when_changed(self, function: Callable[[Changes], None]) -> None:
+    def when_changed(self, callback: Callable[[Changes], None]) -> None:
         pass  # a shared database calls none, since other processes write there, too
 
-    def when_failed(self, function: Callable[[Unavailable], None]) -> None:
-        self._failure_listeners.append(function)
+    def when_failed(self, callback: Callable[[Unavailable], None]) -> None:
+        self._failure_listeners.append(callback)
 
-    def when_recovered(self, function: Callable[[], None]) -> None:
-        self._recovery_listeners.append(function)
+    def when_recovered(self, callback: Callable[[], None]) -> None:
+        self._recovery_listeners.append(callback)
 
     def _report_failure(self, fault: Unavailable) -> None:
         self._uptime.note_failure()

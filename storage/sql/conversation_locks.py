@@ -36,20 +36,20 @@ class ConversationLocks(Group):
         """True if other processes use the database, so that a queue in memory is not enough."""
         return self._database.is_shared
 
-    def when_released(self, function: Callable[[str | None], None]) -> None:
-        """Has a function called with the name of each lock that a process releases, or with None if any may be free."""
-        self._database.listen(LOCKS, function)
+    def when_released(self, callback: Callable[[str | None], None]) -> None:
+        """Registers a function that is called with the name of each released lock, or with None if any may be free."""
+        self._database.listen(LOCKS, callback)
 
-    def when_recovered(self, function: Callable[[], None]) -> None:
-        """Has a function called each time the database works again."""
-        self._database.when_recovered(function)
+    def when_recovered(self, callback: Callable[[], None]) -> None:
+        """Registers a function that is called each time that the database works again."""
+        self._database.when_recovered(callback)
 
-    async def take(self, name: str, seconds: float) -> bool:
+    async def take(self, name: str, lease_s: float) -> bool:
         """Takes a lock, or prolongs the lease of one that is held here. Returns False if another process holds it."""
-        values = (name, self._holder, self._now(), seconds)
+        values = (name, self._holder, self._now(), lease_s)
         return bool(await self._database.write_one(SQL["take"], values)) or await self._take_over(*values)
 
-    async def _take_over(self, name: str, holder: str, now: float | None, seconds: float) -> bool:
+    async def _take_over(self, name: str, holder: str, now: float | None, lease_s: float) -> bool:
         """Takes a lock over if its lease has ended.
 
         Reads the lock first, with a short deadline: a write that the server performs late, after a pause of its own,
@@ -63,7 +63,7 @@ class ConversationLocks(Group):
             return False  # the request that waits for the lock asks again
         if lease_end is None or not self._database.is_settled:
             return False
-        return bool(await self._database.write_one(SQL["take_over"], (name, holder, now, seconds, lease_end)))
+        return bool(await self._database.write_one(SQL["take_over"], (name, holder, now, lease_s, lease_end)))
 
     async def request(self, name: str) -> float | None:
         """Asks the holder of a lock to hand it over to this process, unless another process has asked for it before.
@@ -73,25 +73,25 @@ class ConversationLocks(Group):
         rows = await self._database.write_one(SQL["request"], (name, self._holder, self._now()))
         return max(0.0, rows[0][0]) if rows else None
 
-    def prolong(self, names: Collection[str], seconds: float) -> Future[set[str]]:
+    def prolong(self, names: Collection[str], lease_s: float) -> Future[set[str]]:
         """Prolongs the leases of those locks that are still held here. Returns their names."""
 
         async def write(connection: Connection) -> set[str]:
-            values = (self._holder, self._now(), seconds)
+            values = (self._holder, self._now(), lease_s)
             return {row[0] for row in await rows_of(connection, SQL["prolong"], [*names], *values)}
 
         return self._database.write(write)
 
-    def release(self, name: str, seconds: float) -> Future[None]:
+    def release(self, name: str, lease_s: float) -> Future[None]:
         """Releases a lock, or withdraws the request for it if this process does not hold it.
 
-        seconds: the lease of the process that gets the lock, if one has requested it.
+        lease_s: the lease of the process that gets the lock, if one has requested it.
         """
 
         async def write(connection: Connection) -> None:
             if await connection.row(SQL["release"], (name, self._holder)) is not None:
                 return
-            values = (name, self._holder, self._now(), seconds)
+            values = (name, self._holder, self._now(), lease_s)
             if await connection.row(SQL["hand_over"], values) is None:
                 await connection.run(SQL["withdraw"], (name, self._holder))
 

@@ -159,14 +159,14 @@ class SqliteDatabase:
     def notify(self, channel: str, payload: str = "") -> None:
         pass
 
-    def when_changed(self, function: Callable[[Changes], None]) -> None:
-        self._change_listeners.append(function)
+    def when_changed(self, callback: Callable[[Changes], None]) -> None:
+        self._change_listeners.append(callback)
 
-    def when_failed(self, function: Callable[[Unavailable], None]) -> None:
-        self._failure_listeners.append(function)
+    def when_failed(self, callback: Callable[[Unavailable], None]) -> None:
+        self._failure_listeners.append(callback)
 
-    def when_recovered(self, function: Callable[[], None]) -> None:
-        self._recovery_listeners.append(function)
+    def when_recovered(self, callback: Callable[[], None]) -> None:
+        self._recovery_listeners.append(callback)
 
     @property
     def is_owned(self) -> bool:

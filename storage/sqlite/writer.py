@@ -320,7 +320,7 @@ class Writer:
         self._connection.fail(fault)
 
     async def recover(self) -> bool:
-        """Tries now whether a failed database can be written again. Returns whether it can be."""
+        """Tries at once to write to a failed database again. Returns whether that works."""
         return await self._connection.recover()
 
     async def stop_using(self) -> None:

@@ -27,7 +27,7 @@ class ConnectionUser(Protocol):
     """Writes on the connection, and is called when it fails or works again."""
 
     async def stop_using(self) -> None:
-        """Ends what uses the connection's file besides it, since the file is opened again."""
+        """Stops all other use of the connection's file, which is then opened again."""
 
     def refuse_waiting(self, fault: Unavailable) -> None:
         """Fails the writes that wait."""
@@ -63,7 +63,7 @@ class WriterConnection:
         self.driver: Driver | None = None
         # The inode of the file that the connection was opened on; None: not known.
         self._inode: int | None = None
-        # No fault is mended any more.
+        # The database is being closed, and no fault is mended any more.
         self.is_closing = False
         # What is wrong with the database; None: nothing.
         self.fault: Unavailable | None = None
@@ -140,7 +140,7 @@ class WriterConnection:
             pause_s = min(pause_s * 2, self._retry_most_s)
 
     async def recover(self) -> bool:
-        """Tries now whether a failed database can be written again. Returns whether it can be."""
+        """Tries at once to write to a failed database again. Returns whether that works."""
         async with self._recovering:
             if self.fault is None:
                 return True
@@ -203,7 +203,7 @@ class WriterConnection:
             await asyncio.gather(self._mending, return_exceptions=True)
 
     async def close(self, timeout_s: float, *, is_whole: bool) -> None:
-        """Closes the connection. is_whole: nothing is under way any more, so the log is emptied first."""
+        """Closes the connection. is_whole: all work has ended, so the log can be emptied first."""
         driver, self.driver = self.driver, None
         if driver is None:
             return

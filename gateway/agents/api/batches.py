@@ -176,8 +176,8 @@ class BatchRoutes:
                 code="model_not_allowed",
             )
         callback = sent_or_none(body.callback_url)
-        if callback is not None and (why := self._api.runs.foreign.host_refusal(callback)) is not None:
-            raise BadRequest(f"The URL cannot be called: {why}.", param="callback_url")
+        if callback is not None and (refusal := self._api.runs.foreign.host_refusal(callback)) is not None:
+            raise BadRequest(f"The URL cannot be called: {refusal}.", param="callback_url")
         items = list[RequestedItem]()
         for n, item in enumerate(body.requests):
             if n % _REQUESTS_PER_PASS == 0:

@@ -111,11 +111,11 @@ class BatchJobs:
             raise
         return None
 
-    async def _wait_for_poll(self, seconds: float) -> None:
+    async def _wait_for_poll(self, wait_s: float) -> None:
         self.idle_jobs += 1
         self.store.jobs.wake_here()
         try:
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(wait_s)
         finally:
             self.idle_jobs -= 1
 

@@ -47,11 +47,11 @@ class Children:
         self._slots = asyncio.Semaphore(MAX_CHILDREN_AT_ONCE)
 
     @asynccontextmanager
-    async def start(self, function: str, seconds: float) -> AsyncIterator[Child]:
+    async def start(self, function: str, limit_s: float) -> AsyncIterator[Child]:
         """Starts a child process that ends with the block.
 
         function: `module:name`; it takes JSON and returns JSON.
-        seconds: for all questions together.
+        limit_s: the seconds that all questions together may take.
 
         Raises: OutOfBounds.
         """
@@ -61,17 +61,17 @@ class Children:
         except TimeoutError:
             raise OutOfBounds("all child processes are busy") from None
         try:
-            process = await _start_process(function, seconds)
+            process = await _start_process(function, limit_s)
             try:
-                yield await _wait_until_ready(process, function, seconds)
+                yield await _wait_until_ready(process, function, limit_s)
             finally:
                 await asyncio.shield(_end_process(process))
         finally:
             self._slots.release()
 
-    async def ask(self, function: str, question: Any, seconds: float) -> Any:
+    async def ask(self, function: str, question: Any, limit_s: float) -> Any:
         """Returns the answer to one question. Raises: OutOfBounds."""
-        async with self.start(function, seconds) as child:
+        async with self.start(function, limit_s) as child:
             return await child.ask(question)
 
 
@@ -82,7 +82,7 @@ class Child:
     process: Process
     function: str
     # The seconds that are left for all further questions.
-    left_s: float
+    remaining_s: float
 
     async def ask(self, question: Any) -> Any:
         """Returns the answer to a question. Both are JSON. Raises: OutOfBounds, after which it answers no more."""
@@ -92,7 +92,7 @@ class Child:
         loop = asyncio.get_running_loop()
         begun = loop.time()
         try:
-            async with asyncio.timeout(self.left_s):
+            async with asyncio.timeout(self.remaining_s):
                 # A child that has ended is noticed by its missing answer.
                 with suppress(BrokenPipeError, ConnectionResetError):
                     stdin.write(exact_json.dumps(question) + b"\n")
@@ -109,11 +109,11 @@ class Child:
             )
             raise OutOfBounds("it takes too much memory") from error
         finally:
-            self.left_s -= loop.time() - begun
+            self.remaining_s -= loop.time() - begun
 
 
-async def _start_process(function: str, seconds: float) -> Process:
-    limits = {"AS": MEMORY_BYTES, "CPU": int(seconds) + 2, "CORE": 0}
+async def _start_process(function: str, limit_s: float) -> Process:
+    limits = {"AS": MEMORY_BYTES, "CPU": int(limit_s) + 2, "CORE": 0}
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-I", "-S", "-B", "-c", _PROGRAM),
         *(json.dumps(sys.path), function, json.dumps(limits)),
@@ -125,7 +125,7 @@ async def _start_process(function: str, seconds: float) -> Process:
     )
 
 
-async def _wait_until_ready(process: Process, function: str, seconds: float) -> Child:
+async def _wait_until_ready(process: Process, function: str, limit_s: float) -> Child:
     assert process.stdout is not None
     try:
         async with asyncio.timeout(START_S):
@@ -134,7 +134,7 @@ async def _wait_until_ready(process: Process, function: str, seconds: float) -> 
         raise OutOfBounds("the machine is too busy to begin") from None
     if ready != READY:
         raise RuntimeError(f"a child process for {function} did not start")
-    return Child(process, function, seconds)
+    return Child(process, function, limit_s)
 
 
 async def _end_process(process: Process) -> None:

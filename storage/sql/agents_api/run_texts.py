@@ -96,7 +96,7 @@ async def load_texts(
 async def replace_text(
     connection: Connection, agent_row: int, run_row: int, kind: str, seq: int, data: bytes
 ) -> None:
-    """Gives a text another content: a request whose messages are in exchanges by now is left with its options.
+    """Replaces the content of a text: once the messages of a request are in exchanges, only its options are left.
 
     The old content must not have a person's words unless it is longer than the new one: SQLite would not overwrite all.
     """
@@ -120,7 +120,7 @@ async def erase_texts(connection: Connection, agent_row: int, after: int, limit:
 
 
 class RunTexts(Group):
-    """Texts of runs, for those who have no transaction of their own."""
+    """Texts of runs, each read or written in a transaction of its own."""
 
     add_text = writes(as_locking_method(add_text))
     add_events = bulk_writes(as_locking_method(add_events))

@@ -34,27 +34,27 @@ class Process(ConversationLocks):
         # Opened when the database performs what a request asks for; a write is performed if nobody waits for it, too.
         self.grants: Gate | None = None
 
-    async def take(self, name: str, seconds: float) -> bool:
-        return await asyncio.shield(asyncio.ensure_future(self._take(name, seconds)))
+    async def take(self, name: str, lease_s: float) -> bool:
+        return await asyncio.shield(asyncio.ensure_future(self._take(name, lease_s)))
 
-    async def _take(self, name: str, seconds: float) -> bool:
+    async def _take(self, name: str, lease_s: float) -> bool:
         if self.grants is not None:
             await self.grants.wait()
-        return await super().take(name, seconds)
+        return await super().take(name, lease_s)
 
-    def when_recovered(self, function: Callable[[], None]) -> None:
-        self.recoveries.append(function)
+    def when_recovered(self, callback: Callable[[], None]) -> None:
+        self.recoveries.append(callback)
 
-    def release(self, name: str, seconds: float) -> asyncio.Future[None]:
+    def release(self, name: str, lease_s: float) -> asyncio.Future[None]:
         if not self.is_broken:
-            return super().release(name, seconds)
+            return super().release(name, lease_s)
         failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         failed.set_exception(Unavailable("broken"))
         failed.exception()
         return failed
 
-    def when_released(self, function: Callable[[str | None], None]) -> None:
-        self.others.append(function)
+    def when_released(self, callback: Callable[[str | None], None]) -> None:
+        self.others.append(callback)
 
 
 class World:
