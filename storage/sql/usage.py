@@ -61,7 +61,7 @@ class Usage(Group):
     async def count_background_tokens(self, connection: Connection, project: str | None, day: int) -> int:
         """Returns the tokens that a project's background calls used on a day, as far as it is written.
 
-        project: whose; None for all.
+        project: the project; None: all projects.
         """
         return int(await connection.value(SQL["background"], (day, project)))
 

@@ -80,28 +80,30 @@ class _Limit(Struct, frozen=True):
     # The reason why other tools may not be called, as the model reads it.
     reason: str
     # The model must call one of them.
-    must: bool = False
+    must_call: bool = False
     # Arguments that the rule sets, by tool.
     arguments: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
 
-def _is_last(rule: ToolRule, called: Sequence[CalledTool]) -> bool:
+def _is_last_call(rule: ToolRule, called: Sequence[CalledTool]) -> bool:
     return bool(called) and called[-1].name == rule.tool
 
 
-def _children(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
+def _children_limit(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
     """Returns the limit of a rule by which its children must follow its tool; None: it sets none."""
     names = frozenset(rule.children) & frozenset(attached)
-    if not _is_last(rule, called) or not names:
+    if not _is_last_call(rule, called) or not names:
         return None
     reason = f"right after {rule.tool} one of these has to be called: {', '.join(sorted(names))}."
-    return _Limit(names, reason, must=True, arguments=rule.arguments)
+    return _Limit(names, reason, must_call=True, arguments=rule.arguments)
 
 
-def _parent_last(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
+def _parent_last_limit(
+    rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]
+) -> _Limit | None:
     """Returns the limit of a rule whose children may only be called right after its tool; None: it sets none."""
-    if _is_last(rule, called):
-        return _children(rule, called, attached)
+    if _is_last_call(rule, called):
+        return _children_limit(rule, called, attached)
     names = frozenset(attached) - frozenset(rule.children)
     closed = sorted(frozenset(rule.children) & frozenset(attached))
     return (
@@ -109,12 +111,14 @@ def _parent_last(rule: ToolRule, called: Sequence[CalledTool], attached: Sequenc
     )
 
 
-def _conditional(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
+def _conditional_limit(
+    rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]
+) -> _Limit | None:
     """Returns the limit of a rule by which the result of a tool decides the next tool; None: it sets none."""
-    if not _is_last(rule, called):
+    if not _is_last_call(rule, called):
         return None
-    result = _value(called[-1].result or "")
-    child = next((child for value, child in rule.outcomes if _value(value) == result), rule.default)
+    result = _comparable(called[-1].result or "")
+    child = next((child for value, child in rule.outcomes if _comparable(value) == result), rule.default)
     if child is None:
         return (
             _Limit(frozenset(), f"after this result of {rule.tool} nothing follows.")
@@ -123,31 +127,31 @@ def _conditional(rule: ToolRule, called: Sequence[CalledTool], attached: Sequenc
         )
     if child not in attached:
         return None
-    return _Limit(frozenset({child}), f"after this result of {rule.tool} comes {child}.", must=True)
+    return _Limit(frozenset({child}), f"after this result of {rule.tool} comes {child}.", must_call=True)
 
 
-def _at_most(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
+def _count_limit(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
     """Returns the limit of a rule on how often its tool may be called; None: it sets none."""
     if sum(call.name == rule.tool for call in called) < rule.max_calls:
         return None
     names = frozenset(attached) - {rule.tool}
-    return _Limit(names, f"{rule.tool} may run {_times(rule)} for one message of the user, and no more.")
+    return _Limit(names, f"{rule.tool} may run {_times_text(rule)} for one message of the user, and no more.")
 
 
-def _times(rule: ToolRule) -> str:
+def _times_text(rule: ToolRule) -> str:
     return "once" if rule.max_calls == 1 else f"{rule.max_calls} times"
 
 
 _LIMITS: Final[Mapping[RuleKind, Callable[..., _Limit | None]]] = {
-    RuleKind.CHILDREN: _children,
-    RuleKind.PARENT_LAST: _parent_last,
-    RuleKind.CONDITIONAL: _conditional,
-    RuleKind.AT_MOST: _at_most,
+    RuleKind.CHILDREN: _children_limit,
+    RuleKind.PARENT_LAST: _parent_last_limit,
+    RuleKind.CONDITIONAL: _conditional_limit,
+    RuleKind.AT_MOST: _count_limit,
 }
 
 
-def _value(text: str) -> bool | tuple[float] | str:
-    """Returns a result as it is compared: a bool or a number by its value (a number never equals a bool), else text."""
+def _comparable(text: str) -> bool | tuple[float] | str:
+    """Returns a result as it is compared: as a bool, a number in a tuple (which equals no bool), or a text."""
     text = text.strip()
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
@@ -176,7 +180,7 @@ class RuleState(Struct, frozen=True):
         """Returns what the model may call next."""
         limits = self._limits()
         names = self._names_within(limits)
-        must = self.style == "message" or any(limit.must for limit in limits)
+        must = self.style == "message" or any(limit.must_call for limit in limits)
         return Offer(
             names=names if limits else None,
             must_call=must and self._can_be_asked(names),
@@ -188,7 +192,7 @@ class RuleState(Struct, frozen=True):
         if name not in self.attached:
             # The error names no tools, since the request may have tools of its own, which these rules do not know.
             return Forbidden(f"{NO_TOOL} {quoted(name)}.")
-        last_calls = self._counted()[-1:]
+        last_calls = self._counted_calls()[-1:]
         if any(
             call.result is None and self._has_rule(RuleKind.CONDITIONAL, call.name) for call in last_calls
         ):
@@ -196,7 +200,7 @@ class RuleState(Struct, frozen=True):
         limits = self._limits()
         broken = [limit.reason for limit in limits if name not in limit.names]
         if broken:
-            return Forbidden(f"Not run: {' '.join(broken)} {_choice(self._names_within(limits))}")
+            return Forbidden(f"Not run: {' '.join(broken)} {_choice_text(self._names_within(limits))}")
         if not is_approved and (name in approvals or self._has_rule(RuleKind.APPROVAL, name)):
             return NeedsApproval()
         arguments: dict[str, object] = {}
@@ -211,17 +215,19 @@ class RuleState(Struct, frozen=True):
         """
         next_step, ending = self.offer(), self._ending(reply)
         if ending is not None:
-            missing = self._uncalled()
+            missing = self._uncalled_tools()
             if not missing:
                 return Stop(ending)
             next_step = _nudged(
                 next_step, f"Before you end your turn, you have to call: {', '.join(missing)}."
             )
         elif not reply:
-            next_step = _nudged(next_step, f"You have to call a tool now. {_choice(next_step.names or ())}")
+            next_step = _nudged(
+                next_step, f"You have to call a tool now. {_choice_text(next_step.names or ())}"
+            )
         return Stop(StopReason.MAX_STEPS) if is_last else next_step
 
-    def _counted(self) -> list[CalledTool]:
+    def _counted_calls(self) -> list[CalledTool]:
         return [call for call in self.called if call.status != "denied"]
 
     def _has_rule(self, kind: RuleKind, name: str) -> bool:
@@ -229,7 +235,7 @@ class RuleState(Struct, frozen=True):
 
     def _limits(self) -> list[_Limit]:
         """Returns the limits that hold now."""
-        counted, attached = self._counted(), self.attached
+        counted, attached = self._counted_calls(), self.attached
         if not counted:
             first_rules = [
                 rule for rule in self.rules if rule.kind is RuleKind.RUN_FIRST and rule.tool in attached
@@ -238,7 +244,7 @@ class RuleState(Struct, frozen=True):
                 names = frozenset(rule.tool for rule in first_rules)
                 reason = f"one of these has to be called first: {', '.join(sorted(names))}."
                 arguments = {rule.tool: rule.arguments.get(rule.tool, {}) for rule in first_rules}
-                return [_Limit(names, reason, must=True, arguments=arguments)]
+                return [_Limit(names, reason, must_call=True, arguments=arguments)]
         limits = (_LIMITS[rule.kind](rule, counted, attached) for rule in self.rules if rule.kind in _LIMITS)
         return [limit for limit in limits if limit is not None]
 
@@ -255,7 +261,7 @@ class RuleState(Struct, frozen=True):
     def _ending(self, reply: Sequence[JudgedCall]) -> StopReason | None:
         """Returns why this reply would end the turn, whatever is still uncalled; None: the turn goes on."""
         limits = self._limits()
-        has_duty = any(limit.must for limit in limits) and self._can_be_asked(self._names_within(limits))
+        has_duty = any(limit.must_call for limit in limits) and self._can_be_asked(self._names_within(limits))
         if not reply:
             return None if has_duty else StopReason.END_TURN
         would_go_on = (
@@ -270,14 +276,14 @@ class RuleState(Struct, frozen=True):
         ends = any(call.has_run and self._has_rule(RuleKind.EXIT, call.name) for call in reply)
         return StopReason.TOOL_RULE if ends else None
 
-    def _uncalled(self) -> list[str]:
+    def _uncalled_tools(self) -> list[str]:
         """Returns the tools that must still be called before the turn ends, without those that a person denied."""
         done = {call.name for call in self.called}
         required = [rule.tool for rule in self.rules if rule.kind is RuleKind.BEFORE_EXIT]
         return [name for name in dict.fromkeys(required) if name in self.attached and name not in done]
 
 
-def _choice(names: Sequence[str]) -> str:
+def _choice_text(names: Sequence[str]) -> str:
     return f"You may call: {', '.join(names)}." if names else "No tool may be called now: answer."
 
 
@@ -424,7 +430,7 @@ def _sentence(rule: ToolRule) -> str:
         case RuleKind.PARENT_LAST:
             return f"Right after {tool}, and only then, call one of: {children}."
         case RuleKind.AT_MOST:
-            return f"Call {tool} at most {_times(rule)} for one message of the user."
+            return f"Call {tool} at most {_times_text(rule)} for one message of the user."
         case RuleKind.EXIT:
             return f"{tool} ends your turn."
         case RuleKind.BEFORE_EXIT:

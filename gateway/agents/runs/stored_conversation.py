@@ -68,20 +68,7 @@ async def read_stored_context(
 
     Raises: NotFound if there is no conversation of this uid; StoreError.
     """
-    scope = request.identity.scope
-    assert scope is not None  # a stored conversation has an agent's memory
-    agents = store.agents
-    # Another process may have forgotten the cached agent: then it is looked for once more.
-    for _ in range(2):
-        agent = await find_agent(store, request)
-        stored_path: ConversationPath | None = ConversationPath(MemorySnapshot())
-        if agent.is_stored:
-            stored_path = await _read_path(store, request, agent)
-        if stored_path is not None:
-            break
-        agents.uncache(scope)
-    else:
-        raise StoreError("the memory of this agent is being removed")
+    agent, stored_path = await _find_agent_and_path(store, request)
     agent = await refresh_agent(store, agent, stored_path.snapshot)
     conversation = stored_path.snapshot.conversation
     if conversation is None and request.identity.conversation_key != DEFAULT_CONVERSATION:
@@ -113,6 +100,21 @@ async def read_stored_context(
     visible = edits.blocks_on_path(blocks, stored_path.snapshot.ops, context.path_ids)
     messages = _with_initial_messages(context, messages)
     return _with_plan(context, messages, stored_path.snapshot.section, visible)
+
+
+async def _find_agent_and_path(store: Store, request: MemoryRequest) -> tuple[Agent, ConversationPath]:
+    """Returns the agent that a request names, and its path: an empty one if the agent is not stored yet."""
+    assert request.identity.scope is not None  # a stored conversation has an agent's memory
+    # Another process may have forgotten the cached agent: then it is looked for once more.
+    for _ in range(2):
+        agent = await find_agent(store, request)
+        if not agent.is_stored:
+            return agent, ConversationPath(MemorySnapshot())
+        stored_path = await _read_path(store, request, agent)
+        if stored_path is not None:
+            return agent, stored_path
+        store.agents.uncache(request.identity.scope)
+    raise StoreError("the memory of this agent is being removed")
 
 
 def _with_initial_messages(context: MemoryContext, messages: Sequence[WireMessage]) -> Sequence[WireMessage]:

@@ -160,7 +160,7 @@ class Definitions(Group):
     ) -> int:
         """Deletes conversations with items that belong to no memory, and have not changed since a time.
 
-            project: whose; None for those of all projects.
+        project: the project of the conversations; None: all projects.
 
         Returns how many were read; 0 if none are left.
         """
