@@ -207,16 +207,19 @@ class Facts(GrowingGroup):
 
         shown_versions: the version of each block with lines to return, by label.
         """
-        found = []
+        sourced: list[SourcedLine] = []
         for block in await load_blocks(connection, agent_row, shared_read_only=True):
             if block.read_only or block.label not in shown_versions:
                 continue
+            last_shown = shown_versions[block.label]
             versions = await load_versions(connection, block.id)
-            shown = [version for version in versions if version.number <= shown_versions[block.label]]
+            shown = [version for version in versions if version.number <= last_shown]
             sources = line_sources(shown)
             lines = dict.fromkeys(shown[-1].value.split("\n") if shown else ())
-            found += [SourcedLine(line, tuple(sorted(sources[line]))) for line in lines if sources.get(line)]
-        return found
+            sourced += [
+                SourcedLine(line, tuple(sorted(sources[line]))) for line in lines if sources.get(line)
+            ]
+        return sourced
 
     @effect
     async def learn_effect(

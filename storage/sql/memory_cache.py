@@ -173,14 +173,14 @@ class CachedMemory:
         end = following[-1].next_seq if is_full_page else max(current.next_seq, gapless_end)
         # Numbers that no exchange has are those of passages and facts.
         if gapless_end < current.next_seq:
-            others = await load_passages_and_facts(
+            passages_and_facts = await load_passages_and_facts(
                 connection,
                 exchanges.SQL["passages_and_facts_since"],
                 (self.agent_row, start, _MAX_UNINDEXED_ROWS),
             )
-            messages += others
-            if len(others) == _MAX_UNINDEXED_ROWS:
-                end = min(end, others[-1].seq + 1)  # the next query reads on from here
+            messages += passages_and_facts
+            if len(passages_and_facts) == _MAX_UNINDEXED_ROWS:
+                end = min(end, passages_and_facts[-1].seq + 1)  # the next query reads on from here
         # An open exchange has no content yet, so it is to be read again later.
         return min([end, *(exchange.seq for exchange in following if exchange.state is State.OPEN)]), messages
 

@@ -86,12 +86,11 @@ class MemoryPages(Group):
         among: how many of the memories with the newest turns are looked at.
         """
         word = ascii_lower(name)
-        found = [
-            _memory(row) for row in await connection.rows(SQL["people_called"], (project, word, among, limit))
-        ]
-        rows = await rows_of(connection, SQL["blocks_with"], [memory.id for memory in found], word)
-        texts: dict[int, str] = {row[0]: row[1] for row in rows}
-        return [(memory, texts.get(memory.id, "")) for memory in found]
+        rows = await connection.rows(SQL["people_called"], (project, word, among, limit))
+        memories = [_memory(row) for row in rows]
+        block_rows = await rows_of(connection, SQL["blocks_with"], [memory.id for memory in memories], word)
+        texts: dict[int, str] = {row[0]: row[1] for row in block_rows}
+        return [(memory, texts.get(memory.id, "")) for memory in memories]
 
     @reads
     async def find_memory(self, connection: Connection, uid: str, project: str | None) -> FoundMemory | None:
@@ -242,12 +241,12 @@ class MemoryPages(Group):
         first_seq = next_seq - _NEWEST
         values = (agent_row, first_seq, b"t", b"c", _LONG_BYTES, exchanges.ATOM_BYTES - 1)
         candidates = await connection.rows(SQL["unindexed"], values)
-        few_versions = _first(versions, [len(row[2]) for row in versions])
-        few_summaries = _first(summaries, [len(row[1]) for row in summaries])
-        ids = [row[0] for row in _first(candidates, [row[1] for row in candidates])]
+        few_versions = _first_affordable(versions, [len(row[2]) for row in versions])
+        few_summaries = _first_affordable(summaries, [len(row[1]) for row in summaries])
+        ids = [row[0] for row in _first_affordable(candidates, [row[1] for row in candidates])]
         rows = await rows_of(connection, SQL["whole_exchanges"], ids, agent_row)
         rows.sort(key=lambda row: ids.index(row[3]))
-        found = (len(few_versions), len(few_summaries), len(ids))
+        chosen_counts = (len(few_versions), len(few_summaries), len(ids))
         return UnindexedTexts(
             [(row[0], row[1], row[2]) for row in few_versions],
             [(row[0], row[1]) for row in few_summaries],
@@ -255,7 +254,7 @@ class MemoryPages(Group):
                 SourceExchange(exchanges.make_exchange(row[3:], row[1], row[2], row[-1]), row[0], False)
                 for row in rows
             ],
-            is_complete=first_seq <= 1 and found == (len(versions), len(summaries), len(candidates)),
+            is_complete=first_seq <= 1 and chosen_counts == (len(versions), len(summaries), len(candidates)),
         )
 
     @reads
@@ -275,17 +274,19 @@ class MemoryPages(Group):
         return {row[0]: row[1] for row in rows}
 
 
-def _first(rows: Sequence[Row], sizes: Sequence[int]) -> list[Row]:
-    """Returns the first rows that are few and short enough together to be looked through. sizes: the rows'.
+def _first_affordable(rows: Sequence[Row], sizes: Sequence[int]) -> list[Row]:
+    """Returns the first rows, as many as may be looked through: `_MOST_UNINDEXED`, and `_MOST_BYTES` together.
 
-    One that is too long is left out, and hides none after it.
+    A row that would exceed the bytes is left out, and later rows may still be taken.
+
+    sizes: the bytes of each row.
     """
     chosen: list[Row] = []
-    left = _MOST_BYTES
+    remaining_bytes = _MOST_BYTES
     for row, size in zip(rows, sizes, strict=True):
-        if size <= left and len(chosen) < _MOST_UNINDEXED:
+        if size <= remaining_bytes and len(chosen) < _MOST_UNINDEXED:
             chosen.append(row)
-            left -= size
+            remaining_bytes -= size
     return chosen
 
 

@@ -338,8 +338,8 @@ class MoveTarget(Group):
 
 async def _moved_version(connection: Connection, version: BlockVersion) -> MovedVersion:
     """Returns a version as it is moved."""
-    found = [await _address(connection, id) for id in orjson.loads(version.sources)]
-    addresses = [address for address in found if address is not None]
+    sources = [await _address(connection, id) for id in orjson.loads(version.sources)]
+    addresses = [address for address in sources if address is not None]
     address = None if version.exchange_row is None else await _address(connection, version.exchange_row)
     return MovedVersion(
         version.number, version.restores, version.at, version.origin, address, addresses, version.value

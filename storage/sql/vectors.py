@@ -249,21 +249,21 @@ class Vectors(Group):
         cursor = progress.cursor
         upto = max(progress.cursor, loaded.indexed_seq)
         rows = await connection.rows(exchanges.SQL["shown_since"], (agent_row, cursor + 1, _MAX_EXCHANGES))
-        shown = [shown_exchange.exchange for shown_exchange in exchanges.make_shown_exchanges(rows)]
+        shown = [exchange for exchange, _, _ in exchanges.make_shown_exchanges(rows)]
         if len(rows) == _MAX_EXCHANGES:
             upto = min(upto, shown[-1].reply_seq)
-        others = await load_passages_and_facts(
+        passages_and_facts = await load_passages_and_facts(
             connection, exchanges.SQL["passages_and_facts_since"], (agent_row, cursor + 1, _MAX_PASSAGES)
         )
-        if len(others) == _MAX_PASSAGES:
-            upto = min(upto, others[-1].seq)
+        if len(passages_and_facts) == _MAX_PASSAGES:
+            upto = min(upto, passages_and_facts[-1].seq)
         messages = [
             message
             for exchange in shown
             if exchange.seq <= upto
             for message in self._rules.messages_of(exchange, False, None, None)
         ]
-        messages += [message for message in others if message.seq <= upto]
+        messages += [message for message in passages_and_facts if message.seq <= upto]
         embedded: set[int] = set()
         for number in {chunk_of(message.seq) for message in messages}:
             chunk = await _read_chunk(connection, agent_row, number, model)

@@ -204,10 +204,10 @@ class SendContent(Struct, frozen=True):
     otid: str | None = None
 
 
-def read_initial_messages(given: Sequence[dict[str, Any]]) -> tuple[WireMessage, ...]:
+def read_initial_messages(sent: Sequence[dict[str, Any]]) -> tuple[WireMessage, ...]:
     """Returns the first messages of an agent's conversations, as they are stored. Raises: Unprocessable."""
     path = ("body", "initial_message_sequence")
-    return tuple(_stored_message(_read_plain(fields, (*path, n))) for n, fields in enumerate(given))
+    return tuple(_stored_message(_read_plain(fields, (*path, n))) for n, fields in enumerate(sent))
 
 
 def with_skills(system: str, skills: Sequence[ClientSkill]) -> str:
@@ -273,8 +273,8 @@ def _read_any(sent: dict[str, Any], path: Path) -> PlainMessage | Approvals | To
     return convert(_with_part_types({**sent, "type": name}), kind, path)
 
 
-def _read_plain(given: dict[str, Any], path: Path) -> PlainMessage:
-    return convert(_with_part_types({**given, "type": "message"}), PlainMessage, path)
+def _read_plain(sent: dict[str, Any], path: Path) -> PlainMessage:
+    return convert(_with_part_types({**sent, "type": "message"}), PlainMessage, path)
 
 
 # The type of a part that names none, by the first of these fields that it has.
@@ -288,17 +288,17 @@ _TYPE_BY_FIELD = (
 )
 
 
-def _with_part_types(given: dict[str, Any]) -> dict[str, Any]:
+def _with_part_types(sent: dict[str, Any]) -> dict[str, Any]:
     """Returns a message whose parts all name their types, which clients may leave out.
 
     Letta 0.6 named a message's content `text`.
     """
-    if "text" in given and "content" not in given:
-        given = {("content" if key == "text" else key): value for key, value in given.items()}
+    if "text" in sent and "content" not in sent:
+        sent = {("content" if key == "text" else key): value for key, value in sent.items()}
     lists = ("content", "approvals", "tool_returns")
     return {
         key: [_with_type(part) for part in value] if key in lists and isinstance(value, list) else value
-        for key, value in given.items()
+        for key, value in sent.items()
     }
 
 
@@ -371,19 +371,19 @@ def _decisions_of(message: Approvals | ToolReturns, path: Path) -> list[CallDeci
     return [replace(decision, request=request) for decision in decisions]
 
 
-def _decision_of(given: Decision | ToolReturn) -> CallDecision:
-    if isinstance(given, ToolReturn):
-        return _tool_decision(given)
-    return CallDecision(given.tool_call_id, given.approve, given.reason or None)
+def _decision_of(answer: Decision | ToolReturn) -> CallDecision:
+    if isinstance(answer, ToolReturn):
+        return _tool_decision(answer)
+    return CallDecision(answer.tool_call_id, answer.approve, answer.reason or None)
 
 
-def _result_text(given: str | Parts) -> str:
+def _result_text(content: str | Parts) -> str:
     """Returns the text of a result.
 
     In chat completions the message of a tool has no images, so a text in their place states how many there were.
     """
-    text = _text_of(given)
-    images = 0 if isinstance(given, str) else sum(isinstance(part, ImagePart) for part in given)
+    text = _text_of(content)
+    images = 0 if isinstance(content, str) else sum(isinstance(part, ImagePart) for part in content)
     if not images:
         return text
     # As Letta's server words it.
@@ -391,16 +391,18 @@ def _result_text(given: str | Parts) -> str:
     return f"{text} {omitted}" if text else omitted
 
 
-def _tool_decision(given: ToolReturn) -> CallDecision:
+def _tool_decision(tool_return: ToolReturn) -> CallDecision:
     """Returns the result of a call that the client made, as a decision about the call."""
     message: WireMessage = {
         "role": "tool",
-        "tool_call_id": given.tool_call_id,
-        "content": _result_text(given.tool_return),
+        "tool_call_id": tool_return.tool_call_id,
+        "content": _result_text(tool_return.tool_return),
     }
     output = {
         name: "\n".join(lines)
-        for name, lines in (("stdout", given.stdout), ("stderr", given.stderr))
+        for name, lines in (("stdout", tool_return.stdout), ("stderr", tool_return.stderr))
         if isinstance(lines, list) and lines
     }
-    return CallDecision(given.tool_call_id, result=with_private(message, status=given.status, **output))
+    return CallDecision(
+        tool_return.tool_call_id, result=with_private(message, status=tool_return.status, **output)
+    )

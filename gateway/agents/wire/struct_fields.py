@@ -176,8 +176,8 @@ def _parts(body: msgspec.Struct, prefix: str = "") -> Iterator[tuple[str, msgspe
     yield prefix, body
     for name in _nested(type(body)):
         value = getattr(body, name)
-        some = value.values() if isinstance(value, dict) else value if isinstance(value, list) else (value,)
-        for part in some:
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else (value,)
+        for part in parts:
             if isinstance(part, msgspec.Struct):
                 yield from _parts(part, f"{prefix}{name}.")
 
