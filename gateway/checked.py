@@ -156,6 +156,7 @@ def convert_collecting(value: Any, hint: Any, path: Path, faults: list[Fault]) -
 def _collect_fields(
     raw: Mapping[str, Any], struct_type: Any, path: Path, faults: list[Fault]
 ) -> dict[str, Any]:
+    """Returns the values of the fields that have no mistake, and adds the mistakes of the others to `faults`."""
     hints = field_types(struct_type)
     values: dict[str, Any] = {}
     for name, value in raw.items():

@@ -70,6 +70,7 @@ class LogOutput:
         self.write_bytes(b"")
 
     def _write_held(self) -> None:
+        """Writes the held lines, as far as the stream takes them without a wait."""
         stream = self._stream or sys.stderr
         try:
             while self._held and _takes_data(stream):

@@ -142,6 +142,8 @@ class Metrics(Collector):
         labels: tuple[str, ...],
         read: Callable[[], Readings],
     ) -> None:
+        """Adds a family of metrics. read: returns the values by the values of the labels, for each scrape."""
+
         def make_family() -> Metric:
             family = family_type(_full_name(name), documentation, labels=labels)
             for label_values, value in read().items():

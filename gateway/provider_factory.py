@@ -85,6 +85,7 @@ def make_separate_provider(settings: Settings, route: Route) -> Provider:
 
 
 def _make_provider(upstream: UpstreamSettings, name: str, key: str | None) -> Provider:
+    """Makes the provider of an upstream with one of its keys. Raises: SettingsError: the address is wrong."""
     if upstream.kind == "scripted":
         from adapters.demo import DemoProvider
 

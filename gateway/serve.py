@@ -109,6 +109,10 @@ def load_otlp_settings(environ: Mapping[str, str]) -> OtlpSettings | None:
 
 
 async def _work(settings: Settings, limits: Limits | None, otlp: OtlpSettings | None, listens: bool) -> int:
+    """Performs background jobs until a signal stops the process. Returns the exit code.
+
+    listens: answers /health and /metrics as well.
+    """
     listener = bind(settings.server.host, settings.server.port) if listens else None
     store = await _open_store(settings)
     _report_fault(store, "No background jobs are performed")
@@ -133,6 +137,7 @@ async def _work(settings: Settings, limits: Limits | None, otlp: OtlpSettings | 
 
 
 async def _work_and_listen(services: Services, listener: socket.socket) -> int:
+    """Performs jobs and answers /health and /metrics, until a signal stops the process. Returns the exit code."""
     settings = services.settings
     try:
         await _install_keys(settings, services.store)
@@ -165,6 +170,7 @@ def _require_shared_database(settings: Settings, option: str) -> None:
 async def _serve(
     settings: Settings, limits: Limits | None, performs_jobs: bool, otlp: OtlpSettings | None
 ) -> int:
+    """Serves requests until a signal stops the process. Returns the exit code. Raises: GatewayError: no start."""
     listener = bind(settings.server.host, settings.server.port)
     port = listener.getsockname()[1]
     host = settings.server.host

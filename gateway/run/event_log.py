@@ -154,6 +154,7 @@ class EventLog:
         return data
 
     def _write(self) -> None:
+        """Begins the write of the events that are not written yet."""
         data = self._pop_unwritten()
         if not data:
             return

@@ -393,6 +393,7 @@ class TurnRun:
         self.sink.start(status, self.call.receipt.reply_headers(headers))
 
     async def _finish_reply(self) -> None:
+        """Ends the reply for the client. The rest of the upstream's body is read afterwards."""
         self._is_finished = True
         if self._error is not None:
             return

@@ -189,6 +189,7 @@ def _find_twin(tree: Tree, exchange: Exchange) -> Exchange | None:
 
 
 def _add_exchange(tree: Tree, exchange: Exchange, plan: Plan, request_end: RequestEnd) -> Exchange:
+    """Adds a finished exchange to the tree, with its content unless it is a tombstone."""
     fields = (
         {}
         if is_tombstone(exchange)

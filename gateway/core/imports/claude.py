@@ -52,6 +52,7 @@ def _newest_branch(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _read_message(item: dict[str, Any]) -> SourceMessage | None:
+    """Returns a message; None: it is empty, or neither a person nor the model has written it."""
     role = _ROLES.get(str(item.get("sender")))
     if role is None:
         return None

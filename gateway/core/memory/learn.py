@@ -198,6 +198,7 @@ def read_reply(calls: Sequence[Mapping[str, str]]) -> Reading:
 
 
 def _read_edit(name: str, text: str) -> BlockEdit | FactEdit | None:
+    """Returns the edit that a call asks for; None: the call makes no sense. text: its arguments."""
     arguments = memory_tools.read_arguments(text)
     if arguments is None:
         return None
@@ -304,6 +305,7 @@ class _Changes:
             self._facts.setdefault(fact.key, fact)
 
     def _learned_fact(self, edit: FactEdit) -> LearnedFact | None:
+        """Returns the fact to be stored; None: the edit is refused."""
         text = as_statement(edit.text)
         if not self._keeps_secrets and (has_secret(text) or has_secret(edit.about)):
             return None

@@ -278,6 +278,7 @@ class _Table(NamedTuple):
 
 @cache
 def _table() -> _Table:
+    """Reads the table of words."""
     texts_by_key: dict[str, list[str]] = {}
     for line in _TABLE_FILE.read_text("utf-8").splitlines():
         if not line.startswith("#"):

@@ -60,6 +60,7 @@ def events_of(text: str) -> str:
 
 @cache
 def _load() -> _Table:
+    """Reads the table of expressions."""
     signs: dict[str, Sequence[str]] = {}
     expressions: dict[str, list[tuple[Asked, re.Pattern[str]]]] = {}
     frame = list[str]()

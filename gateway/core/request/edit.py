@@ -136,6 +136,7 @@ class BodyEdit:
         return body
 
     def _edited_messages(self, client_messages: Sequence[Json]) -> list[Json]:
+        """Returns the client's messages with all edits."""
         messages = [*client_messages]
         for index, text in self._prefixes.items():
             messages[index] = with_text_before(messages[index], text, self._text_kind)

@@ -72,6 +72,7 @@ class _Expansion:
         self.size = self._measure(root, 0)
 
     def _measure(self, part: Any, level: int) -> float:
+        """Returns the size of a part of the schema. level: how deep the part lies in the expanded schema."""
         if level > _MAX_EXPANDED_LEVELS:
             return inf
         if isinstance(part, str):

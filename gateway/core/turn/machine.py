@@ -377,6 +377,7 @@ class Turn:
         return [*self._hide_round(), *self._begin_next_round(decision)]
 
     def _on_calls(self, gateway_calls: list[ToolCall], client_calls: list[ToolCall]) -> list[Command]:
+        """Decides what follows a reply with calls."""
         name_calls(
             gateway_calls,
             client_calls,
@@ -758,6 +759,7 @@ class Turn:
         waiting: Mapping[str, str] = _NONE_WAIT,
         results: tuple[ToolResult, ...] = (),
     ) -> TurnOutcome:
+        """Returns the outcome of the turn. The parameters are those of `TurnOutcome`."""
         full_reply = self._earlier.with_own_ids(full_reply, shown_reply)
         usage = self._earlier.ledger.turn_usage(self._round.draft.usage)
         has_hidden_results = len(full_reply) > 1 and any(message["role"] == "tool" for message in full_reply)

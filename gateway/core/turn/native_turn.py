@@ -84,6 +84,7 @@ class NativeTurn:
                 return []
 
     def _on_received(self, batch: list[Event]) -> list[Command]:
+        """Passes events on, and saves the turn before its end leaves."""
         data = b"".join(map(self._change.event, batch))
         self.usage.take_events(data)
         sends = self._send(data)

@@ -352,6 +352,7 @@ class Round:
         self.form = AS_EVENTS
 
     def _read_event(self, event: Event) -> RoundEnd | None:
+        """Takes one event. Returns how the reply has ended with it; None: the reply goes on."""
         data = event.data
         if data is None:
             self._pass_on(event)

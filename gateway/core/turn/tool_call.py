@@ -91,6 +91,7 @@ class ToolCall:
                 merge_field(self.fields, key, value)
 
     def _add_function(self, function: Json, *, repeats_id: bool) -> None:
+        """Adds the fields of the function of a piece. repeats_id: the piece has an id again."""
         for key, value in function.items():
             if key == "name":
                 # Most upstreams send the name whole, some in pieces, and some (MiniMax's models at NVIDIA) whole with

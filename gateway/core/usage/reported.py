@@ -126,6 +126,7 @@ def usage_of(chunk: Json) -> Any:
 
 
 def _read_counts(usage: Json) -> TokenCounts | None:
+    """Returns the tokens of a usage in the form of chat completions, responses or messages; None: it has none."""
     if "prompt_tokens" in usage or "completion_tokens" in usage:
         prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
         return TokenCounts(

@@ -63,6 +63,7 @@ def estimate_usage(prompt: Prompt, text: str) -> Json:
 
 
 def _count_messages_and_tools(prompt: Prompt, count: Callable[[str], int]) -> int:
+    """Counts the tokens of the prompt: its messages, its texts and its tools."""
     request, window, composition = prompt.request, prompt.window, prompt.composition
     replacements = prompt.replacements
     messages = [

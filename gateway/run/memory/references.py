@@ -204,6 +204,7 @@ class _ReferenceFiller:
                 answered.difference_update(map(call_id, calls))
 
     def filled_request(self) -> ChatRequest:
+        """Returns the request with stored messages in place of its references."""
         self._drop_unanswered_calls()
         filled = [*chain.from_iterable(self._messages)]
         if (order := results_after_calls(filled)) is not None:

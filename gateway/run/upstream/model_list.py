@@ -180,6 +180,7 @@ class ModelList:
     async def _choose_entries(
         self, credential: str | None, upstream: str | None, *, has_others: bool
     ) -> Entries:
+        """Returns the list as `entries_for` documents it, without a check that upstreams have answered."""
         if upstream is not None and upstream not in self._providers:
             raise unknown_upstream(upstream)
         candidates = self._find_candidates(upstream)

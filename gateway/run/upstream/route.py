@@ -187,6 +187,13 @@ def _resolve(
     by_operator: bool = False,
     is_fallback: bool = False,
 ) -> Route:
+    """Returns the route for a model, as `resolve_route` documents it.
+
+    upstream: the upstream that has to answer; None: any.
+    is_fallback: the route is a fallback of another, and has none of its own.
+
+    Raises: UnknownModel.
+    """
     context_windows = {each.name: each.context_window for each in settings.upstreams}
     if upstream is not None and (by_operator or is_listed(settings, upstream, model)):
         return Route(upstream, model, context_windows[upstream])
