@@ -342,7 +342,10 @@ def test_a_request_that_recalled_nothing_names_older_texts_with_words_of_its_rep
         speak(world, "Zxqv?", talk="c2")
         upstream.queue(say("Fish again."))
         speak(world, "Tyrr?", talk="c3")
-        _, asked, _ = operator.twin("requests")["items"]
+        _, asked, first = operator.twin("requests")["items"]
+        assert operator.twin(f"r/{first['id']}")["before_reply"] == []
+        text = operator.get(f"r/{first['id']}").body.decode()
+        assert "A search for the reply finds no older text of this memory with a word of it." in text
         explained = operator.twin(f"r/{asked['id']}")
         assert (explained["why"], explained["chosen"]) == ("nothing_found", [])
         assert {(each["kind"], each["seq"]) for each in explained["before_reply"]} == {
