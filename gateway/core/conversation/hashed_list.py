@@ -142,6 +142,11 @@ class HashedList:
             self._media[i] = self.hasher.media_digest(self.messages[i])
         return self._media[i]
 
+    def hash_new_media(self) -> None:
+        """Hashes the images and sounds of the new messages, which `media_digest` then has."""
+        for i in range(self.answered, len(self)):
+            self.media_digest(i)
+
     def as_prefix(self) -> HashedPrefix:
         """Returns the hashes of the whole list, for a longer list that begins with it."""
         return HashedPrefix(

@@ -5,6 +5,7 @@ Everything is read before the prompt is made; for a plain turn, in one round tri
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -49,6 +50,8 @@ _MEMORY_USES = {
     Mode.READ: MemoryUse.READ,
     Mode.OFF: MemoryUse.OFF,
 }
+# Images of larger requests are hashed in a thread: other requests would wait for 8 MB some 25 ms.
+_LARGE_BYTES = 1024 * 1024
 # Not secure, since the name of a conversation opens nothing.
 _ids = random.Random()
 
@@ -209,6 +212,8 @@ async def _read_snapshot(
     for _ in range(2):
         agent = await find_agent(store, request)
         listing = resent.listing(MessageHasher(agent.secret), request.chat)
+        if len(request.chat.raw) > _LARGE_BYTES:
+            await asyncio.to_thread(listing.hash_new_media)
         path_hash = listing.answered_path_hash if listing.answered else None
         snapshot = (
             await store.turns.load_snapshot(agent, key, path_hash) if agent.is_stored else MemorySnapshot()

@@ -6,7 +6,7 @@ import base64
 import json
 import pkgutil
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.core.conversation.canonical import MessageHasher
 from tests.doubles.upstream import Gate, StrictUpstream
 from tests.gateway.sdk import CHAT, World, remember
 from tests.patience import PATIENCE_S
@@ -126,6 +127,28 @@ def test_others_are_answered_while_a_large_body_is_parsed(
         large = pool.submit(quiet.gateway.ask, "POST", path, large_body, off)
         begun.wait_sync()
         assert quiet.gateway.post(HELLO, off).status == 200
+        assert not large.done()
+        gate.open()
+        assert large.result(PATIENCE_S).status == 200
+
+
+def test_others_are_answered_while_large_images_are_hashed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, gate = Gate(), Gate()
+    media_digest = MessageHasher.media_digest
+
+    def hash_when_open(self: MessageHasher, message: Mapping[str, Any]) -> bytes:
+        if isinstance(message["content"], list):
+            begun.open()
+            gate.wait_sync()
+        return media_digest(self, message)
+
+    monkeypatch.setattr(MessageHasher, "media_digest", hash_when_open)
+    with ThreadPoolExecutor(1) as pool:
+        large = pool.submit(world.gateway.post, with_images(2_000_000))
+        begun.wait_sync()
+        assert world.gateway.post(HELLO).status == 200
         assert not large.done()
         gate.open()
         assert large.result(PATIENCE_S).status == 200
