@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import load
 import mock_upstream
@@ -54,8 +54,8 @@ SETTLE_S = 0.5  # chosen: what the gateway does after replies is no part of the 
 READ_AGENTS = 4  # with sleeptime, and as many without; others read after each fifth message
 SLEEPER, CALLS = b"You keep the memory of another agent", b'"tool_calls"'
 TOPICS = 2_000  # of which a message names three
-_calls = itertools.count(1)
-_dice = random.Random(7)
+_reply_numbers = itertools.count(1)
+_random = random.Random(7)
 
 
 class Upstream(Mock):
@@ -66,31 +66,26 @@ class Upstream(Mock):
         if b"chat/completions" not in head.split(b"\r\n", 1)[0] or SLOWLY.encode() in newest:
             super().serve(head, body)
             return
-        n = next(_calls)
-        if SLEEPER in body:
-            is_done = b'"role":"tool"' in newest
-            name = "memory_finish_edits" if is_done else "memory_rethink"
-            deltas, finish = (
-                [_call(n, name, {} if is_done else {"label": "human", "new_memory": f"Fact {n}."})],
-                CALLS,
-            )
-        elif NOTE.encode() in newest and b'"role":"tool"' not in newest:
-            deltas, finish = (
-                [_call(n, "memory_rethink", {"label": "human", "new_memory": f"Fact {n}."})],
-                CALLS,
-            )
+        number = next(_reply_numbers)
+        has_result = b'"role":"tool"' in newest
+        if SLEEPER in body and has_result:
+            deltas, finish = [_call_delta(number, "memory_finish_edits", {})], CALLS
+        elif SLEEPER in body or (NOTE.encode() in newest and not has_result):
+            edit = {"label": "human", "new_memory": f"Fact {number}."}
+            deltas, finish = [_call_delta(number, "memory_rethink", edit)], CALLS
         else:
-            text = f"Reply {n:08}: " + mock_upstream.WORDS * 8
-            parts = [text[at : at + 80] for at in range(0, 80 * PIECES, 80)]
-            deltas, finish = [orjson.dumps({"content": part}) for part in parts], b'"stop"'
-        events = [event(n, delta) for delta in deltas]
-        end = event(n, b"{}", finish) + framed(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+            text = f"Reply {number:08}: " + mock_upstream.WORDS * 8
+            pieces = [text[start : start + 80] for start in range(0, 80 * PIECES, 80)]
+            deltas, finish = [orjson.dumps({"content": piece}) for piece in pieces], b'"stop"'
+        events = [event(number, delta) for delta in deltas]
+        end = event(number, b"{}", finish) + framed(b"data: [DONE]\n\n") + b"0\r\n\r\n"
         self.transport.write(STREAM_HEAD + b"".join(events) + end)
 
 
-def _call(n: int, name: str, arguments: dict[str, Any]) -> bytes:
+def _call_delta(number: int, name: str, arguments: dict[str, Any]) -> bytes:
+    """Returns a delta with a call of a tool. number: that of the reply, in the id of the call."""
     function = {"name": name, "arguments": orjson.dumps(arguments).decode()}
-    call = {"index": 0, "id": f"call_{n:08}", "type": "function", "function": function}
+    call = {"index": 0, "id": f"call_{number:08}", "type": "function", "function": function}
     return orjson.dumps({"role": "assistant", "tool_calls": [call]})
 
 
@@ -98,36 +93,36 @@ def _call(n: int, name: str, arguments: dict[str, Any]) -> bytes:
 
 
 @dataclass(slots=True)
-class Requests:
-    """The same requests in turn, a number of times."""
+class RepeatedRequests:
+    """The flow of some requests in turn, up to a number of requests."""
 
     requests: list[bytes]
-    left: int
+    remaining: int
 
     def next_request(self, worker: int) -> bytes | None:
-        self.left -= 1
-        return self.requests[self.left % len(self.requests)] if self.left >= 0 else None
+        self.remaining -= 1
+        return self.requests[self.remaining % len(self.requests)] if self.remaining >= 0 else None
 
     def take_reply(self, worker: int, body: bytes) -> None:
         pass
 
 
 @dataclass(slots=True)
-class Lanes:
-    """Each connection sends to an agent of its own, so that no send waits for another one."""
+class RequestPerConnection:
+    """The flow in which each connection sends to an agent of its own, so that no send waits for another one."""
 
     requests: list[bytes]
-    left: int
+    remaining: int
 
     def next_request(self, worker: int) -> bytes | None:
-        self.left -= 1
-        return self.requests[worker] if self.left >= 0 else None
+        self.remaining -= 1
+        return self.requests[worker] if self.remaining >= 0 else None
 
     def take_reply(self, worker: int, body: bytes) -> None:
         pass
 
 
-# A chat completion that goes on with the agent's own conversation.
+# The header by which a chat completion continues the agent's own conversation.
 TO_DEFAULT = b"x-mnemogate-conversation: default\r\n"
 
 
@@ -137,14 +132,16 @@ def post(path: str, body: dict[str, Any], headers: bytes = b"") -> bytes:
 
 def about(text: str) -> str:
     """Returns a message with words of its own, as people's have: otherwise each message would recall all others."""
-    return " ".join([text, *(f"topic{n}" for n in _dice.sample(range(TOPICS), 3))])
+    return " ".join([text, *(f"topic{n}" for n in _random.sample(range(TOPICS), 3))])
 
 
 def to_agent(agent: str, text: str, *, stream: bool = False) -> bytes:
-    return saying(agent, about(text), stream=stream)
+    """Returns a message to an agent, with words of its own."""
+    return send_text(agent, about(text), stream=stream)
 
 
-def saying(agent: str, text: str, *, stream: bool = False) -> bytes:
+def send_text(agent: str, text: str, *, stream: bool = False) -> bytes:
+    """Returns a message to an agent, with this text alone."""
     options = {"streaming": True, "stream_tokens": True} if stream else {}
     return post(f"/v1/agents/{agent}/messages", {"messages": [{"role": "user", "content": text}], **options})
 
@@ -154,7 +151,7 @@ def chat(text: str, model: str = "bench", headers: bytes = b"") -> bytes:
     return post("/v1/chat/completions", {"model": model, "stream": True, "messages": messages}, headers)
 
 
-def direct_with_a_tool() -> list[bytes]:
+def direct_tool_calls() -> list[bytes]:
     """Returns the two calls that a message with one memory tool makes."""
     call = {"id": "call_1", "type": "function", "function": {"name": "memory_rethink", "arguments": "{}"}}
     reply = [{"role": "assistant", "content": None, "tool_calls": [call]}]
@@ -168,7 +165,7 @@ def direct_with_a_tool() -> list[bytes]:
 
 
 class Figures(load.Figures):
-    """The figures of agents, and the calls that they are taken of."""
+    """The figures of a gateway with agents."""
 
     async def drive(self, port: int, flow: Any, workers: int = 1, spread_s: float = 0.0) -> load.LoadResult:
         """Raises: SystemExit: a reply is an error, so that the figures mean nothing."""
@@ -178,11 +175,11 @@ class Figures(load.Figures):
         return result
 
     async def p50(self, port: int, requests: Iterable[bytes], count: int) -> float:
-        return statistics.median((await self.drive(port, Requests([*requests], count))).total_ms)
+        return statistics.median((await self.drive(port, RepeatedRequests([*requests], count))).total_ms)
 
     async def first_text(self, port: int, requests: list[bytes], count: int, delay_s: float = 0.0) -> float:
         await asyncio.sleep(delay_s)
-        flow = Requests(requests, count)
+        flow = RepeatedRequests(requests, count)
         return statistics.median((await self.drive(port, flow, STREAMS_AT_ONCE, SPREAD_S)).first_ms)
 
     async def make(self, name: str, **options: Any) -> str:
@@ -199,7 +196,7 @@ class Figures(load.Figures):
 async def measure_alone(figures: Figures, count: int, agents: list[str]) -> None:
     """Measures a message at a time: with and without a tool, against the direct calls of the same round."""
     await asyncio.sleep(SETTLE_S)
-    two_calls = direct_with_a_tool()
+    two_calls = direct_tool_calls()
     measurements: dict[str, Callable[[], Any]] = {
         "direct": partial(figures.p50, figures.mock_port, [chat(PLAIN)], count),
         "direct, two calls": partial(figures.p50, figures.mock_port, two_calls, count * 2),
@@ -236,7 +233,7 @@ async def measure_rate(figures: Figures, count: int, agents: list[str]) -> None:
     """Measures how many messages a second the gateway answers, and their CPU time."""
     cpu_before_s = load.read_cpu_s(figures.pid)
     result = await figures.drive(
-        figures.port, Lanes([to_agent(agent, PLAIN) for agent in agents], count), len(agents)
+        figures.port, RequestPerConnection([to_agent(agent, PLAIN) for agent in agents], count), len(agents)
     )
     figures.note("rate", result.requests_per_s)
     figures.note("rate of a core", len(result.total_ms) / (load.read_cpu_s(figures.pid) - cpu_before_s))
@@ -279,7 +276,7 @@ async def measure_steps(figures: Figures, long_agent: str, short_agent: str, arc
         for name, request in (
             ("many", to_agent(long_agent, PLAIN)),
             ("few", to_agent(short_agent, PLAIN)),
-            ("knowing", saying(archive_agent, text)),
+            ("knowing", send_text(archive_agent, text)),
         ):
             figures.note(name, await figures.p50(figures.port, [request], 1))
 
@@ -287,9 +284,13 @@ async def measure_steps(figures: Figures, long_agent: str, short_agent: str, arc
 async def bench(figures: Figures, rounds: int, count: int, steps: int) -> None:
     names = [f"helper{n}" for n in range(2 * STREAMS_AT_ONCE)]
     agents = [await figures.make(name) for name in names]
-    await figures.drive(figures.port, Requests([to_agent(agent, PLAIN) for agent in agents], len(agents) * 2))
+    await figures.drive(
+        figures.port, RepeatedRequests([to_agent(agent, PLAIN) for agent in agents], len(agents) * 2)
+    )
     long_agent = await figures.make("many")
-    await figures.drive(figures.port, Requests([to_agent(long_agent, PLAIN) for _ in range(steps)], steps))
+    await figures.drive(
+        figures.port, RepeatedRequests([to_agent(long_agent, PLAIN) for _ in range(steps)], steps)
+    )
     print(f"{steps} steps made", file=sys.stderr, flush=True)
     for number in range(rounds):
         # New agents in each round, so that their conversations do not grow with the rounds.
@@ -297,7 +298,7 @@ async def bench(figures: Figures, rounds: int, count: int, steps: int) -> None:
         short_agent, archive_agent = [await figures.make(f"{name}{number}") for name in ("few", "knowing")]
         for agent in (short_agent, archive_agent):
             await figures.drive(
-                figures.port, Requests([to_agent(agent, PLAIN) for _ in range(FEW_STEPS)], FEW_STEPS)
+                figures.port, RepeatedRequests([to_agent(agent, PLAIN) for _ in range(FEW_STEPS)], FEW_STEPS)
             )
         await measure_alone(figures, count, fresh_agents)
         await measure_sleeptime(figures, count, number)
@@ -307,37 +308,43 @@ async def bench(figures: Figures, rounds: int, count: int, steps: int) -> None:
         print(f"round {number + 1} of {rounds} done", file=sys.stderr, flush=True)
 
 
-def statements() -> tuple[int, int]:
-    """Returns the SQL statements of a plain message and of one with a memory tool, BEGIN and COMMIT left out."""
+class StatementCounts(NamedTuple):
+    """The SQL statements of a message, without BEGIN and COMMIT."""
+
+    plain: int
+    with_tool: int
+
+
+def count_statements() -> StatementCounts:
+    """Counts the statements of a plain message and of one with a memory tool, on a gateway inside this process."""
     with (
         tempfile.TemporaryDirectory() as folder,
         StrictUpstream() as upstream,
-        letta(upstream, Path(folder)) as made,
+        letta(upstream, Path(folder)) as fixture,
     ):
-        agent = made.agent()
+        agent = fixture.agent()
 
         def send() -> int:
-            return len(
-                made.world.statements_of(lambda: made.letta.agents.messages.create(agent.id, input="Hi"))
-            )
+            messages = fixture.letta.agents.messages
+            return len(fixture.world.statements_of(lambda: messages.create(agent.id, input="Hi")))
 
         send()
         plain = send()
         call = Call("memory_rethink", {"label": "human", "new_memory": "Fact."})
         upstream.queue(call_tools(call), say("Noted."))
-        return plain, send()
+        return StatementCounts(plain, send())
 
 
 def render_figures(figures: Figures, steps: int) -> str:
-    plain, tool = statements()
+    statements = count_statements()
     short_ms, archive_ms, long_ms = (figures.median(name) for name in ("few", "knowing", "many"))
     agent_ms, chat_ms = figures.median("first text, agent"), figures.median("first text, chat")
     rows = [
         ("", "measured", "goal", "Letta"),
         ("a plain message: added, p50", f"{figures.median('plain'):.2f} ms", "<= 3 ms", "519 ms"),
-        ("SQL statements", f"{plain}", "6", "192"),
+        ("SQL statements", f"{statements.plain}", "6", "192"),
         ("with one memory tool: added to two calls", f"{figures.median('tool'):.2f} ms", "<= 6 ms", ""),
-        ("SQL statements", f"{tool}", "", ""),
+        ("SQL statements", f"{statements.with_tool}", "", ""),
         (f"messages/s, {CONNECTIONS} connections", f"{figures.median('rate'):.0f}", "", "6"),
         ("messages per processor second", f"{figures.median('rate of a core'):.0f}", ">= 200", ""),
         (f"p50 of an agent with {FEW_STEPS} steps, nothing to recall", f"{short_ms:.2f} ms", "", ""),

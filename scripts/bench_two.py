@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import asyncpg
 import load
@@ -60,6 +61,13 @@ FULL = Sizes(users=2_000, rounds=7, talks=320, idle_s=30.0)
 QUICK = Sizes(users=100, rounds=3, talks=48, idle_s=8.0)
 
 
+class CpuTimes(NamedTuple):
+    """Processor times, in seconds."""
+
+    gateways_s: float
+    database_s: float
+
+
 @dataclass(slots=True)
 class Setup:
     """Gateways over one database, with their figures."""
@@ -70,8 +78,16 @@ class Setup:
     database_cpu_s: Callable[[], float]
     figures: dict[str, list[float]] = field(default_factory=dict)
 
-    def cpu_s(self) -> float:
-        return sum(load.read_cpu_s(each.pid) for each in self.gateways)
+    def cpu_times(self) -> CpuTimes:
+        """Returns the processor times so far."""
+        gateways_s = sum(load.read_cpu_s(gateway.pid) for gateway in self.gateways)
+        return CpuTimes(gateways_s, self.database_cpu_s())
+
+    def note_cpu(self, gateways_name: str, database_name: str, before: CpuTimes, factor: float) -> None:
+        """Notes the processor times since `before` under two names, each multiplied by a factor."""
+        now = self.cpu_times()
+        self.note(gateways_name, (now.gateways_s - before.gateways_s) * factor)
+        self.note(database_name, (now.database_s - before.database_s) * factor)
 
     def note(self, name: str, value: float) -> None:
         self.figures.setdefault(name, []).append(value)
@@ -132,22 +148,22 @@ async def measure(setup: Setup, sizes: Sizes) -> None:
         for talk in talks:
             talk.begin_conversation()
         await run_turns(setup, talks, turns_before)
-    gateways, database = setup.cpu_s(), setup.database_cpu_s()
+    before = setup.cpu_times()
     rate = await run_turns(setup, talks, MEASURED_TURNS)
     turns = sizes.talks * MEASURED_TURNS
-    setup.note("gateways, CPU ms a turn", (setup.cpu_s() - gateways) * 1e3 / turns)
-    setup.note("database, CPU ms a turn", (setup.database_cpu_s() - database) * 1e3 / turns)
+    setup.note_cpu("gateways, CPU ms a turn", "database, CPU ms a turn", before, 1e3 / turns)
     setup.note("turns a second", rate)
 
 
 async def measure_idle(setups: list[Setup], seconds: float) -> None:
-    """Measures all without requests."""
+    """Measures gateways and databases while no requests come."""
     await asyncio.sleep(3.0)  # the work that follows the last turns
-    before = [(setup.cpu_s(), setup.database_cpu_s()) for setup in setups]
+    times_before = [setup.cpu_times() for setup in setups]
     await asyncio.sleep(seconds)
-    for setup, (gateways, database) in zip(setups, before, strict=True):
-        setup.note("gateways idle, % of a core", (setup.cpu_s() - gateways) * 100 / seconds)
-        setup.note("database idle, % of a core", (setup.database_cpu_s() - database) * 100 / seconds)
+    for setup, before in zip(setups, times_before, strict=True):
+        setup.note_cpu(
+            "gateways idle, % of a core", "database idle, % of a core", before, factor=100 / seconds
+        )
 
 
 # -- recall
@@ -182,16 +198,16 @@ async def fill_memory(database: str, user: str) -> None:
 
 
 class Questions:
-    """Different questions of a user, one after the other. Each is a conversation of its own and leaves no memory."""
+    """The flow of different questions of a user. Each is a conversation of its own and leaves no memory."""
 
     def __init__(self, user: str, count: int) -> None:
         self._user = user
-        self._left = count
+        self._remaining = count
         self._words = vocabulary(random.Random(SEED))
 
     def next_request(self, worker: int) -> bytes | None:
-        self._left -= 1
-        if self._left < 0:
+        self._remaining -= 1
+        if self._remaining < 0:
             return None
         number = next(_numbers)
         words = " ".join(random.Random(number).choices(self._words[50:3000], k=6))
@@ -209,19 +225,18 @@ async def measure_recall(setup: Setup) -> None:
     port = setup.gateways[0].port
     for user, name in (("long", "recall"), ("nobody-yet", "without")):
         await load.drive(port, Questions(user, 20), 1)
-        gateways, database, before = setup.cpu_s(), setup.database_cpu_s(), _recalls(port)
-        times = sorted((await load.drive(port, Questions(user, QUESTIONS), 1)).total_ms)
-        setup.note(f"{name}, gateway CPU ms", (setup.cpu_s() - gateways) * 1e3 / QUESTIONS)
-        setup.note(f"{name}, database CPU ms", (setup.database_cpu_s() - database) * 1e3 / QUESTIONS)
-        setup.note(f"{name}, whole request p50 ms", times[len(times) // 2])
-        setup.note(f"{name}, whole request p95 ms", times[len(times) * 95 // 100])
+        before, recalls_before = setup.cpu_times(), _count_recalls(port)
+        times_ms = sorted((await load.drive(port, Questions(user, QUESTIONS), 1)).total_ms)
+        setup.note_cpu(f"{name}, gateway CPU ms", f"{name}, database CPU ms", before, 1e3 / QUESTIONS)
+        setup.note(f"{name}, whole request p50 ms", times_ms[len(times_ms) // 2])
+        setup.note(f"{name}, whole request p95 ms", times_ms[len(times_ms) * 95 // 100])
         if user == "long":
-            recalls = {bound: count - before[bound] for bound, count in _recalls(port).items()}
+            recalls = {bound: count - recalls_before[bound] for bound, count in _count_recalls(port).items()}
             within = min(bound for bound, count in recalls.items() if count >= QUESTIONS * 0.95)
             setup.note("recall alone, p95 ms at most", within * 1e3)
 
 
-def _recalls(port: int) -> dict[float, int]:
+def _count_recalls(port: int) -> dict[float, int]:
     """Returns how many searches a gateway has made, by the upper bound of their time in seconds."""
     text = load.fetch(port, "/metrics").decode()
     rows = re.findall(r'^mnemogate_recall_seconds_bucket\{le="([^"]+)"\} (\d+)', text, re.M)
