@@ -170,7 +170,7 @@ def _require_shared_database(settings: Settings, option: str) -> None:
 async def _serve(
     settings: Settings, limits: Limits | None, performs_jobs: bool, otlp: OtlpSettings | None
 ) -> int:
-    """Serves requests until a signal stops the process. Returns the exit code. Raises: GatewayError: no start."""
+    """Serves requests until a signal stops the process. Returns the exit code. Raises: GatewayError."""
     listener = bind(settings.server.host, settings.server.port)
     port = listener.getsockname()[1]
     host = settings.server.host

@@ -127,10 +127,8 @@ def _read_reply(body: bytearray) -> tuple[str, TokenCounts]:
     try:
         reply = orjson.loads(body)
         choice = reply["choices"][0]
-        text, finish = (
-            unwrap_summary(text_of(choice["message"])),
-            read_finish_reason(choice.get("finish_reason")),
-        )
+        text = unwrap_summary(text_of(choice["message"]))
+        finish = read_finish_reason(choice.get("finish_reason"))
     except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
         raise UpstreamBroke("The upstream's answer is not a chat completion.") from None
     if not text:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from functools import cache, lru_cache
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from msgspec import Meta, Struct, field
 
@@ -374,6 +374,15 @@ class PriceSettings(Table, frozen=True):
     cached: Annotated[float, Meta(ge=0, le=MAX_NUMBER)] | None = None
 
 
+class Rates(NamedTuple):
+    """The prices of a million tokens."""
+
+    input: float
+    output: float
+    # Of input that the upstream has read from its cache.
+    cached: float
+
+
 class ModelSettings(Table, frozen=True):
     """A name that callers ask for (`alias`)."""
 
@@ -388,14 +397,14 @@ class ModelSettings(Table, frozen=True):
     deployments: tuple[DeploymentSettings, ...] = ()
 
     @property
-    def rates(self) -> tuple[float, float, float] | None:
-        """The prices of input, output and cached input; None: the model has no price."""
+    def rates(self) -> Rates | None:
+        """The prices of a million tokens; None: the model has no price."""
         if self.price is None:
             return None
         if isinstance(self.price, PriceSettings):
             cached = self.price.input if self.price.cached is None else self.price.cached
-            return self.price.input, self.price.output, cached
-        return self.price, self.price, self.price
+            return Rates(self.price.input, self.price.output, cached)
+        return Rates(self.price, self.price, self.price)
 
 
 class BlockSettings(Table, frozen=True):
@@ -471,7 +480,11 @@ class Settings(Table, frozen=True):
             return None if named_model == NO_MODEL else named_model
         # The embedder is left out: it may have the lowest price, but it writes no text.
         writers = [model for model in self.models if model.alias != embedder]
-        prices = [(sum(model.rates[:2]), model.alias) for model in writers if model.rates is not None]
+        prices = [
+            (model.rates.input + model.rates.output, model.alias)
+            for model in writers
+            if model.rates is not None
+        ]
         return min(prices, key=lambda price: price[0])[1] if prices else None
 
     def default_profile(self, project: str) -> str:

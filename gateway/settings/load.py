@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct, structs
 from msgspec.structs import replace
@@ -347,27 +347,35 @@ def _default_upstreams(environ: Mapping[str, str], upstream: str | None) -> tupl
         check_address("--upstream" if upstream else "MNEMOGATE_UPSTREAM", url)
         return (UpstreamSettings("openai", base_url=url, api_key=environ.get(_UPSTREAM_KEY) or None),)
     upstreams = []
-    key, base = _sdk_variables(environ, "OPENAI")
-    if key or base:
-        upstreams.append(
-            UpstreamSettings("openai", base_url=base or "https://api.openai.com/v1", api_key=key)
-        )
-    key, base = _sdk_variables(environ, "ANTHROPIC")
-    if key or base:
+    openai = _read_sdk_variables(environ, "OPENAI")
+    if openai.key or openai.base_url:
+        base_url = openai.base_url or "https://api.openai.com/v1"
+        upstreams.append(UpstreamSettings("openai", base_url=base_url, api_key=openai.key))
+    anthropic = _read_sdk_variables(environ, "ANTHROPIC")
+    if anthropic.key or anthropic.base_url:
         # The SDK's base URL is without the version.
-        base = (base or "https://api.anthropic.com").rstrip("/").removesuffix("/v1") + "/v1"
+        base_url = (anthropic.base_url or "https://api.anthropic.com").rstrip("/").removesuffix("/v1") + "/v1"
         upstreams.append(
-            UpstreamSettings("anthropic", "anthropic", base_url=base, api_key=key, models=("claude-*",))
+            UpstreamSettings(
+                "anthropic", "anthropic", base_url=base_url, api_key=anthropic.key, models=("claude-*",)
+            )
         )
     return tuple(upstreams) or (UpstreamSettings("scripted", kind="scripted"),)
 
 
-def _sdk_variables(environ: Mapping[str, str], provider: str) -> tuple[str | None, str | None]:
-    """Returns the key and the base URL that the SDK of a provider reads. Raises: SettingsError: it is no URL."""
-    base = environ.get(f"{provider}_BASE_URL") or None
-    if base:
-        check_address(f"{provider}_BASE_URL", base)
-    return environ.get(f"{provider}_API_KEY") or None, base
+class _SdkVariables(NamedTuple):
+    """The variables that the SDK of a provider reads; None: it is not set."""
+
+    key: str | None
+    base_url: str | None
+
+
+def _read_sdk_variables(environ: Mapping[str, str], provider: str) -> _SdkVariables:
+    """Returns the variables of a provider's SDK. Raises: SettingsError: the base URL is no URL."""
+    base_url = environ.get(f"{provider}_BASE_URL") or None
+    if base_url:
+        check_address(f"{provider}_BASE_URL", base_url)
+    return _SdkVariables(environ.get(f"{provider}_API_KEY") or None, base_url)
 
 
 # -- values from `env:NAME`

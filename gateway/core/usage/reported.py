@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from operator import add
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 import orjson
@@ -52,16 +52,24 @@ def _string_values(*names: str) -> re.Pattern[bytes]:
 _CHAT: Final = _string_values("content", "reasoning_content", "reasoning", "refusal", "name", "arguments")
 _MESSAGE: Final = _string_values("text", "thinking", "partial_json")
 _TEXT, _DELTA = _string_values("text"), _string_values("delta")
-_TextPatterns = tuple[re.Pattern[bytes] | None, re.Pattern[bytes] | None]
+
+
+class _TextPatterns(NamedTuple):
+    """The patterns of the text that a model wrote; None: there is no such text, or it is not searched."""
+
+    in_stream: re.Pattern[bytes] | None
+    in_body: re.Pattern[bytes] | None
+
+
 # No model writes the reply, which may have megabytes and is not searched.
-_NO_TEXT: Final[_TextPatterns] = (None, None)
-# The paths of upstreams whose calls cost tokens -> what finds the text that the model wrote, in a stream and in a body.
+_NO_TEXT: Final = _TextPatterns(None, None)
+# By the paths of upstreams where calls cost tokens.
 _TEXT_PATTERNS: Final[Mapping[str, _TextPatterns]] = {
-    "/chat/completions": (_CHAT, _CHAT),
-    "/responses": (_DELTA, _string_values("text", "arguments")),
-    "/responses/compact": (_DELTA, _string_values("text")),
-    "/messages": (_MESSAGE, _MESSAGE),
-    "/completions": (_TEXT, _TEXT),
+    "/chat/completions": _TextPatterns(_CHAT, _CHAT),
+    "/responses": _TextPatterns(_DELTA, _string_values("text", "arguments")),
+    "/responses/compact": _TextPatterns(_DELTA, _TEXT),
+    "/messages": _TextPatterns(_MESSAGE, _MESSAGE),
+    "/completions": _TextPatterns(_TEXT, _TEXT),
     "/embeddings": _NO_TEXT,
     "/rerank": _NO_TEXT,
     "/moderations": _NO_TEXT,
@@ -71,8 +79,8 @@ _TEXT_PATTERNS: Final[Mapping[str, _TextPatterns]] = {
     "/images/variations": _NO_TEXT,
     "/videos": _NO_TEXT,
     "/audio/speech": _NO_TEXT,
-    "/audio/transcriptions": (_DELTA, _TEXT),
-    "/audio/translations": (_DELTA, _TEXT),
+    "/audio/transcriptions": _TextPatterns(_DELTA, _TEXT),
+    "/audio/translations": _TextPatterns(_DELTA, _TEXT),
 }
 
 
