@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection
 from datetime import datetime
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 from yarl import URL
@@ -113,20 +113,20 @@ class Anthropic(OpenAICompatible):
 
     async def _send_chat(self, request: ModelRequest) -> ModelReply:
         try:
-            chat, claude_request, claude_body = self._translate_request(request)
+            translated = self._translate_request(request)
         except _TranslationFailed as error:
             return error.reply
         # The newest version refuses temperature, top_p and top_k; the version before it takes them.
         version = (
-            SAMPLING_VERSION if any(key in claude_request for key in SAMPLING_FIELDS) else DEFAULT_VERSION
+            SAMPLING_VERSION if any(key in translated.json for key in SAMPLING_FIELDS) else DEFAULT_VERSION
         )
         reply = await self._call(
-            _with_binding_beta(request, claude_request), NATIVE_PATH, claude_body, version
+            _with_binding_beta(request, translated.json), NATIVE_PATH, translated.body, version
         )
         created = int(time.time())
-        first_index = next_block_index(chat.get("messages"))
+        first_index = next_block_index(translated.chat.get("messages"))
         if reply.status == 200 and reply.is_stream:
-            options = chat.get("stream_options")
+            options = translated.chat.get("stream_options")
             wants_usage = isinstance(options, dict) and options.get("include_usage") is True
             translator = StreamTranslator(created, wants_usage=wants_usage, first_index=first_index)
             stream = _StreamedReply(reply, translator, translator.feed)
@@ -138,18 +138,18 @@ class Anthropic(OpenAICompatible):
     async def _send_count(self, request: ModelRequest) -> ModelReply:
         """Asks Anthropic for the number of tokens of a chat completion."""
         try:
-            _, claude_request, claude_body = self._translate_request(request, _COUNTED_FIELDS)
+            translated = self._translate_request(request, _COUNTED_FIELDS)
         except _TranslationFailed as error:
             return error.reply
         reply = await self._call(
-            _with_binding_beta(request, claude_request), _COUNT_PATH, claude_body, DEFAULT_VERSION
+            _with_binding_beta(request, translated.json), _COUNT_PATH, translated.body, DEFAULT_VERSION
         )
         return _TranslatedReply(reply, _translate_count, "the upstream's answer is no count")
 
     def _translate_request(
         self, request: ModelRequest, fields: Collection[str] | None = None
-    ) -> tuple[Json, Json, bytes]:
-        """Returns the chat completion of a request, and the message request made of it, as a value and as JSON.
+    ) -> _TranslatedRequest:
+        """Returns a request of OpenAI's dialect as one for the Messages API.
 
         fields: the fields that the message request may have; None: all.
 
@@ -164,7 +164,7 @@ class Anthropic(OpenAICompatible):
             )
             if fields is not None:
                 claude_request = {key: value for key, value in claude_request.items() if key in fields}
-            return chat, claude_request, orjson.dumps(claude_request)
+            return _TranslatedRequest(chat, claude_request, orjson.dumps(claude_request))
         except orjson.JSONDecodeError as error:
             message = "We could not parse the JSON body of your request."
             raise _TranslationFailed(error_body(message, "invalid_request_error")) from error
@@ -200,6 +200,15 @@ class Anthropic(OpenAICompatible):
             if isinstance(entry.get("max_tokens"), int) and isinstance(entry.get("id"), str):
                 self._max_tokens_by_model[entry["id"]] = entry["max_tokens"]
         return {"object": "list", "data": [_translate_model(entry) for entry in entries]}
+
+
+class _TranslatedRequest(NamedTuple):
+    """A chat completion request, and the message request made of it."""
+
+    chat: Json
+    json: Json
+    # `json` as it is sent.
+    body: bytes
 
 
 class _TranslatedReply(WholeReply):

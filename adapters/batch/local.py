@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Container
 from dataclasses import dataclass, field
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, NamedTuple
 from uuid import uuid4
 
 from adapters.base import Provider
@@ -27,6 +27,14 @@ _BUSY_STATUSES: Final = frozenset((429, 503, 529))  # of an upstream that will a
 MAX_TRIES: Final = 5  # of a request to an upstream that is busy
 _FIRST_WAIT_S: Final = 2.0  # each wait is twice the one before
 _LONGEST_WAIT_S: Final = 60.0
+
+
+class _Answer(NamedTuple):
+    """The answer to one attempt at a request."""
+
+    result: PartResult
+    # How many seconds a busy upstream asks to wait; None: it is not busy.
+    wait_s: float | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -118,14 +126,13 @@ class LocalBatches:
     async def _request_with_retries(self, custom_id: str, body: bytes) -> PartResult:
         """Makes a request, and makes it again after a pause while the upstream is busy."""
         for tries in range(1, MAX_TRIES + 1):
-            result, wait_s = await self._request_once(custom_id, body)
-            if wait_s is None or tries == MAX_TRIES:
+            answer = await self._request_once(custom_id, body)
+            if answer.wait_s is None or tries == MAX_TRIES:
                 break
-            await self._sleep(min(_LONGEST_WAIT_S, max(wait_s, _FIRST_WAIT_S * 2 ** (tries - 1))))
-        return result
+            await self._sleep(min(_LONGEST_WAIT_S, max(answer.wait_s, _FIRST_WAIT_S * 2 ** (tries - 1))))
+        return answer.result
 
-    async def _request_once(self, custom_id: str, body: bytes) -> tuple[PartResult, float | None]:
-        """Returns the result, and how long a busy upstream asks to wait; None: it is not busy."""
+    async def _request_once(self, custom_id: str, body: bytes) -> _Answer:
         try:
             reply = await self._provider.send(ModelRequest(body))
             try:
@@ -133,12 +140,12 @@ class LocalBatches:
             finally:
                 await reply.aclose()
         except ProviderError as error:
-            return PartResult(custom_id, "errored", message=error.message, is_transient=True), None
+            return _Answer(PartResult(custom_id, "errored", message=error.message, is_transient=True))
         if reply.status == 200:
-            return PartResult(custom_id, "succeeded", raw), None
+            return _Answer(PartResult(custom_id, "succeeded", raw))
         wait_s = None
         if reply.status in _BUSY_STATUSES:
             wait_s = read_retry_after(reply.headers, time.time()) or 0.0
         message = read_message(read_json(raw)[0])
         failed = PartResult(custom_id, "errored", message=message, is_transient=is_transient(reply.status))
-        return failed, wait_s
+        return _Answer(failed, wait_s)

@@ -26,7 +26,7 @@ async def inspect(target: PostgresTarget, listen_target: PostgresTarget) -> Serv
     raw = await connect(target)
     try:
         server = str(await raw.fetchval("SHOW server_version")).partition(" ")[0]
-        version, _ = await find_version(raw)
+        version = (await find_version(raw)).version
         latest_version = latest(load_migrations())
         is_older = 0 < version < latest_version
         if not is_older:  # trying an upgrade would make other users of the database wait

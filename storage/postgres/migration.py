@@ -45,6 +45,18 @@ class PostgresMigration(NamedTuple):
     oldest: int
 
 
+class SchemaVersion(NamedTuple):
+    """The version of a database's schema, and what may run on it."""
+
+    # 0: the database has no schema.
+    version: int
+    # The oldest program that may run on the schema, by the schema version that it knows.
+    oldest_program: int
+
+
+NO_SCHEMA = SchemaVersion(version=0, oldest_program=0)
+
+
 def load_migrations() -> tuple[PostgresMigration, ...]:
     """Returns the steps in order. The name of a file has the versions before and after its step.
 
@@ -76,24 +88,23 @@ async def migrate(
     """
     steps = load_migrations() if migrations is None else migrations
     latest_version = latest(steps)
-    found_version, oldest_program = await find_version(raw)
-    version = found_version
-    while version < latest_version:
+    schema = before = await find_version(raw)
+    while schema.version < latest_version:
         await _apply(raw, name, steps)
-        version, oldest_program = await find_version(raw)
-    if 0 < found_version < latest_version:
-        _log.warning("%s was upgraded from schema version %d to %d.", name, found_version, version)
-    if oldest_program > latest_version:
-        raise TooNew(name, version, latest_version)
-    return version
+        schema = await find_version(raw)
+    if 0 < before.version < latest_version:
+        _log.warning("%s was upgraded from schema version %d to %d.", name, before.version, schema.version)
+    if schema.oldest_program > latest_version:
+        raise TooNew(name, schema.version, latest_version)
+    return schema.version
 
 
-async def find_version(raw: RawConnection) -> tuple[int, int]:
-    """Returns the version of the schema and the oldest program that may run on it; (0, 0) without a schema."""
+async def find_version(raw: RawConnection) -> SchemaVersion:
+    """Returns the version of the schema; `NO_SCHEMA` if there is none."""
     if await raw.fetchval("SELECT to_regclass('schema_versions')") is None:
-        return 0, 0
+        return NO_SCHEMA
     row = await raw.fetchrow("SELECT version, oldest FROM schema_versions ORDER BY version DESC LIMIT 1")
-    return (0, 0) if row is None else (row[0], row[1])
+    return NO_SCHEMA if row is None else SchemaVersion(row[0], row[1])
 
 
 async def _apply(raw: RawConnection, name: str, steps: Sequence[PostgresMigration]) -> None:
@@ -121,7 +132,7 @@ async def _try_to_apply(raw: RawConnection, name: str, steps: Sequence[PostgresM
     await raw.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
     await raw.execute(f"SET LOCAL lock_timeout = {_WAIT_MS}")
     await raw.execute(_VERSIONS)
-    version, _ = await find_version(raw)
+    version = (await find_version(raw)).version
     if version >= latest(steps):
         return
     step = next((step for step in steps if step.before == version), None)
