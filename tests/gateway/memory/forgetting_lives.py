@@ -172,6 +172,8 @@ class Client:
     last: tuple[str, int] | None = None
     # The ledger's `forgettings` when its chat began.
     forgettings: int = 0
+    # A forgetting was under way when its conversation was made, which may go with it.
+    may_lose_key: bool = False
 
     @property
     def ledger(self) -> Ledger:
@@ -251,6 +253,7 @@ class Client:
             self.life.failing.add(word)
         world = self.dice.choice(self.life.worlds)
         if self.kind == "conversation" and self.key is None:
+            self.may_lose_key = bool(ledger.under_way[self.user])
             self.key = world.sdk.conversations.create().id
         path, body = self.request(question)
         headers = self.headers(mode)
@@ -265,7 +268,7 @@ class Client:
         ledger.log.append(f"{word}: {reply.status} {shown}")
         if self.kind == "conversation" and reply.status == 404:
             self.key = None
-            if ledger.forgettings[self.user] == self.forgettings:
+            if ledger.forgettings[self.user] == self.forgettings and not self.may_lose_key:
                 ledger.faults.append(f"the conversation of {word} is lost: {reply.body!r}")
             return
         if self.kind in CHAINS and reply.status == 400 and b"previous_response_not_found" in reply.body:
