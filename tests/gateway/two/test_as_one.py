@@ -18,7 +18,7 @@ from storage.errors import Busy
 from storage.records import Scope
 from storage.sql.blocks import Blocks
 from tests.agents.any_agents import AgentLife
-from tests.doubles.upstream import StrictUpstream
+from tests.doubles.upstream import StrictUpstream, fail
 from tests.gateway.memory.any_life import Life
 from tests.gateway.sdk import Clock, World, agent, remember
 from tests.patience import becomes
@@ -101,6 +101,14 @@ def test_a_response_is_gone_on_from_at_another_gateway(upstream: StrictUpstream,
             previous = response.id
     said = [message["content"] for message in upstream.last.messages if message["role"] == "user"]
     assert said == [f"Say {n}" for n in range(4)]
+
+
+def test_a_first_request_that_fails_leaves_an_empty_memory(upstream: StrictUpstream, url: str) -> None:
+    upstream.queue(fail(400))
+    with gateways(upstream, url) as (world, _):
+        assert world.post([{"role": "user", "content": "Hello."}], user="alice").status == 400
+        assert world.query("SELECT subject, next_seq FROM agents") == [("user:alice", 1)]
+        assert world.query("SELECT count(*) FROM conversations") == [0]
 
 
 def test_a_response_that_was_forgotten_is_at_no_gateway(upstream: StrictUpstream, url: str) -> None:
