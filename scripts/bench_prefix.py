@@ -1,14 +1,14 @@
 """Measures how much of a conversation's prompt the provider's cache can reuse, `scripts/bench prefix`.
 
-Conversations of 60 turns, through the real gateway with OpenAI's SDK and a strict upstream; counted on the bytes that
-the upstream received (tools and messages), request by request. The traffic lies in tests/gateway/memory/life.py, where
-the tests use it too: recall, memory tools, the client's own tools, edits of blocks by the model and by others.
+Conversations of 60 turns go through the real gateway, by OpenAI's SDK, to a strict upstream. The bytes of tools and
+messages that it receives are compared, request by request. The traffic has recall, memory tools, the client's own
+tools, and edits of blocks by the model and by others; the tests use it too (tests/gateway/memory/life.py).
 
-Agents get the same number of messages by the client of the agents API: memory tools, recall, and a block that another
-agent edits meanwhile; once more with a window that is cut and summarised.
+Agents get the same number of messages by the client of the agents API, with memory tools, recall, and a block that
+another agent edits meanwhile; then once more with a window that is cut and summarised.
 
-At last a hundred turns with Claude in its own dialect, marked as Claude Code marks them, before a double that looks
-prefixes up as Anthropic's cache does: what it read of what it could have read (tests/gateway/messages/life.py).
+At last Claude has a hundred turns in its own dialect, with the marks of Claude Code (tests/gateway/messages/life.py). A
+double looks prefixes up as Anthropic's cache does; printed is the share of the readable bytes that it has read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.settings import UpstreamSettings
 from tests.agents.letta import letta
@@ -34,29 +34,35 @@ from tests.gateway.sdk import remember
 
 PAUSE_EVERY = 20
 CLAUDES_TURNS = 100
+# By a name: the options of `converse`.
 WAYS: dict[str, dict[str, Any]] = {
     "plain talk": {"kinds": ("plain",), "edits": False},
     "tools and edits": {},
     "the same, with pauses": {"pause_every": PAUSE_EVERY},
 }
-
-
-# Tokens of the window of an agent.
+# By a name: the tokens of the agent's window.
 AGENTS_WAYS = {"agents": 128_000, "agents, on a window of 16k": 16_000}
 
 
-def measure(turns: int, way: dict[str, Any]) -> tuple[str, bool]:
-    """Returns the line of the table, and whether every request that breaks the prefix may do so."""
+class Measured(NamedTuple):
+    """One row of the table."""
+
+    line: str
+    # Every request that breaks the prefix may do so.
+    is_right: bool
+
+
+def measure(turns: int, way: dict[str, Any]) -> Measured:
     with (
         tempfile.TemporaryDirectory() as folder,
         StrictUpstream() as upstream,
         remember(upstream, Path(folder), PROFILE) as world,
     ):
         mention_topics(world)
-        seen, done = converse(world, turns, **way)
-    share = share_of(seen)
+        requests, counts = converse(world, turns, **way)
+    share = share_of(requests)
     allowed = (turns - 1) // PAUSE_EVERY if "pause_every" in way else 0
-    return _line(share, len(seen), done), len(share.breaks) <= allowed
+    return Measured(_line(share, len(requests), counts), len(share.breaks) <= allowed)
 
 
 def _line(share: Share, requests: int, counts: Mapping[str, int]) -> str:
@@ -64,8 +70,8 @@ def _line(share: Share, requests: int, counts: Mapping[str, int]) -> str:
     return f"{share.ratio:8.2%}{len(share.breaks):8}{requests:10}{share.last:12,}  {listed}"
 
 
-def measure_agents(turns: int, window: int) -> tuple[str, bool]:
-    """Returns the line of the table for an agent, and whether its prefix breaks only where its window is cut."""
+def measure_agents(turns: int, window: int) -> Measured:
+    """Measures an agent. Its prefix may break only where its window is cut."""
     rng, counts = random.Random(7), Counter[str]()
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -74,9 +80,9 @@ def measure_agents(turns: int, window: int) -> tuple[str, bool]:
     ):
         answers, summaries = deque[Reply](), count(1)
 
-        def script(seen: Seen) -> Reply:
-            # What is asked in the background comes at any time, and has answers of its own.
-            return _summary(next(summaries)) if seen.json["model"] == "small" else answers.popleft()
+        def script(request: Seen) -> Reply:
+            # The background model may be asked at any time, so it has answers of its own.
+            return _summary(next(summaries)) if request.json["model"] == "small" else answers.popleft()
 
         upstream.script = script
         messages = fixture.letta.agents.messages
@@ -99,11 +105,11 @@ def measure_agents(turns: int, window: int) -> tuple[str, bool]:
         requests = [request for request in upstream.chats if request.json["model"] == "m"]
     share = share_of(requests)
     allowed = 0 if window > 100_000 else len(requests) // 20
-    return _line(share, len(requests), counts), len(share.breaks) <= allowed
+    return Measured(_line(share, len(requests), counts), len(share.breaks) <= allowed)
 
 
-def measure_claude(turns: int) -> tuple[str, bool]:
-    """Returns what Anthropic's cache would have read, and whether that is 95% of what it could."""
+def measure_claude(turns: int) -> Measured:
+    """Measures what Anthropic's cache would have read. It has to be 95% of what it could have read."""
     model = "claude-opus-5-5"
     with tempfile.TemporaryDirectory() as folder, StrictAnthropic() as upstream:
         upstreams = (UpstreamSettings("up", "anthropic", upstream.base_url),)
@@ -113,7 +119,7 @@ def measure_claude(turns: int) -> tuple[str, bool]:
         requests = len(upstream.cache.reads)
     share = upstream.cache.read / upstream.cache.could_read
     line = f"{turns} turns with Claude: {share:.2%} of {upstream.cache.could_read:,} bytes read"
-    return f"{line}, {requests} requests, {refused} refused", share >= 0.95 and not refused
+    return Measured(f"{line}, {requests} requests, {refused} refused", share >= 0.95 and not refused)
 
 
 def _edit(label: str, turn: int) -> Call:
@@ -130,19 +136,17 @@ def main() -> int:
     turns = parser.parse_args().turns
     width = max(map(len, [*WAYS, *AGENTS_WAYS]))
     print(f"{turns} turns".ljust(width), "  stable  breaks  requests  last bytes  what was in it", sep="")
-    is_right = True
-    lines = [(name, measure(turns, way)) for name, way in WAYS.items()]
-    lines += [(name, measure_agents(turns, window)) for name, window in AGENTS_WAYS.items()]
-    for name, (line, is_stable) in lines:
-        print(name.ljust(width), line, "" if is_stable else " !", sep="")
-        is_right = is_right and is_stable
+    rows = {name: measure(turns, way) for name, way in WAYS.items()}
+    rows |= {name: measure_agents(turns, window) for name, window in AGENTS_WAYS.items()}
+    for name, row in rows.items():
+        print(name.ljust(width), row.line, "" if row.is_right else " !", sep="")
     print(
         f"\nPauses are longer than a provider keeps its cache, one after every {PAUSE_EVERY} turns. Only there,"
     )
-    print("and where a window is cut, the memory section is taken anew.")
-    line, is_read = measure_claude(CLAUDES_TURNS)
-    print(line)
-    is_right = is_right and is_read
+    print("and where a window is cut, the memory section is made again.")
+    claude = measure_claude(CLAUDES_TURNS)
+    print(claude.line)
+    is_right = claude.is_right and all(row.is_right for row in rows.values())
     print("It is so." if is_right else "Elsewhere a prefix broke (!).")
     return 0 if is_right else 1
 
