@@ -31,9 +31,9 @@ _LINE_HEAD: Final = b'{"custom_id":"%b","method":"POST","url":"/v1/chat/completi
 _END_STATUSES: Final = frozenset(("completed", "failed", "expired", "cancelled"))
 # The code of a batch that failed because the account's queue has no room for its tokens.
 _QUEUE_EXCEEDED_CODE: Final = "token_limit_exceeded"
-# The words with which a message says that the queue has no room, for a batch that is not made at all.
+# The words in the message of a refused batch if the queue has no room for it.
 _QUEUE_FULL_WORDS: Final = re.compile(r"\benqueued tokens?\b", re.IGNORECASE)
-# The words with which a message says how many tokens the queue takes.
+# The words in a message that name the number of tokens that the queue takes.
 _QUEUE_LIMIT_WORDS: Final = re.compile(r"[Ll]imit: ([0-9,]+) enqueued tokens")
 
 

@@ -1,7 +1,6 @@
 """Texts that ask for a memory as a whole: they name nothing to look for, and greet or ask about their speaker.
 
-The words by which they do are in the table next to this module (asked_for_whole.txt), of the
-languages of said_to_assistants.txt.
+These words are in the table next to this module (asked_for_whole.txt), for the languages of said_to_assistants.txt.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class _Table(NamedTuple):
     languages: list[_Words]
     # Words of a greeting, in any language.
     greet: frozenset[str]
-    # Words of a greeting, and the words that may stand beside them in one.
+    # Words of a greeting, and other words that a greeting may have.
     all_greeting: frozenset[str]
 
 

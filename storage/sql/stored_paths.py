@@ -179,9 +179,10 @@ class StoredPaths(Group):
 
         Returns the public names of the runs that the step made due.
 
-        Raises: Stale if something was forgotten since the step was opened, or another attempt performs the run; RunOver
-            if another process has ended the step or failed the run, because this process had lost
-            its lease; Unavailable.
+        Raises:
+            Stale: something was forgotten since the step was opened, or another attempt performs the run.
+            RunOver: another process has ended the step or failed the run, because this process had lost its lease.
+            Unavailable: the database cannot be written.
         """
         exchange = write.exchange
         size = 2 * sum(

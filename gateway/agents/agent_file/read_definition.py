@@ -27,7 +27,7 @@ def read_definition(
     """Returns the definition of an agent.
 
     raw: the agent in the file.
-    extension: what the file says of it beyond Letta's form; None: Mnemogate did not write the file.
+    extension: the fields of the file that Letta's form lacks; None: Mnemogate did not write the file.
     path: of the agent in the request.
 
     Raises: Unprocessable.

@@ -1,6 +1,6 @@
 """The parts of a batch: requests of one upstream and model that are submitted together, as the job's journal has them.
 
-part-<n>        part n is about to be submitted; the entry says which requests it has, and under which mark
+part-<n>        part n is about to be submitted; the entry has its requests and its mark
 made-<n>-<m>    the provider's id of part n, after m refusals, each of them under another mark
 failed-<n>-<t>  the t-th submission of part n failed; perhaps with a time before which it is not tried again
 <miss>-<n>-<t>  something else about part n failed for the t-th time (`Miss`)

@@ -82,7 +82,7 @@ class NewAgent(AgentParts, frozen=True):
     tool_names: Sequence[str] = ()
     # The agent gets the built-in tools of its kind.
     base_tools: bool = True
-    # The agent has rules for its built-in tools; None: as its kind says.
+    # The agent has rules for its built-in tools; None: if its kind has such rules.
     base_rules: bool | None = None
 
 

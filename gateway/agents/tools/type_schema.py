@@ -1,4 +1,4 @@
-"""The JSON schemas of the types of a Python source, and of the defaults beside them. The source is never run.
+"""The JSON schemas of the types of a Python source, with their defaults. The source is never run.
 
 A class of the source defines an object's fields: a model of pydantic, a dataclass, a typed dict.
 """
