@@ -263,7 +263,7 @@ def without_rows(
 
 
 def _bounds_of(keys: Collection[int]) -> NDArray[np.uint64]:
-    """Returns the bounds, as for `_slices_between`, of the numbers that have these keys to the left of `HASH_SHIFT`."""
+    """Returns the bounds, in the form of `_slices_between`, of the numbers with these keys left of `HASH_SHIFT`."""
     import numpy as np
 
     return np.array([*keys, *(key + 1 for key in keys)], np.uint64) << np.uint64(HASH_SHIFT)

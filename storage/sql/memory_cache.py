@@ -124,7 +124,7 @@ class CachedMemory:
     def all_messages(self, current: AgentNumbers, skip: range) -> list[Message] | None:
         """Returns every message but those in `skip`; None if some of them would have to be read.
 
-        current, skip: as for `needs_no_read`.
+        current: the agent's numbers as they are now.
         """
         if current.indexed_seq or self._is_full or not self.needs_no_read(current, skip):
             return None
@@ -135,7 +135,7 @@ class CachedMemory:
     async def read_changes(
         self, connection: Connection, current: AgentNumbers, rules: Rules
     ) -> MemoryChanges:
-        """Reads what has changed since `self.numbers`, for `apply`. current: as for `needs_no_read`."""
+        """Reads what has changed since `self.numbers`, for `apply`. current: the numbers as they are now."""
         before, indexed = self.numbers, current.indexed_seq
         has_same_stamp = before is not None and before.stamp == current.stamp
         has_same_index = has_same_stamp and before is not None and before.indexed_seq == indexed

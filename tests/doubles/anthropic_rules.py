@@ -480,54 +480,55 @@ def _check_blocks(blocks: Sequence[Json], role: str, parent: str, betas: Betas, 
             _require(
                 key in FIELDS.get(str(type_), {key}), f"{path}.{type_}.{key}: Extra inputs are not permitted"
             )
-        match type_:
-            case "text":
-                text = block.get("text")
-                _require(isinstance(text, str), f"{path}.text.text: Field required")
-                _require(
-                    bool(block["text"].strip()),
-                    f"{path}: text content blocks must contain non-whitespace text",
-                )
-                if is_new and role == "user":
-                    _require(
-                        not block.get("citations"), f"{path}.text.citations: not permitted in user messages"
-                    )
-            case "image":
-                _check_image(block.get("source"), path)
-            case "document":
-                _require(
-                    not (is_new and role == "assistant"), f"{path}: document blocks are not permitted here"
-                )
-                _require(isinstance(block.get("source"), dict), f"{path}.document.source: Field required")
-            case "tool_use":
-                _require(
-                    bool(NAME.fullmatch(str(block.get("id")))),
-                    f"{path}.tool_use.id: String should match pattern",
-                )
-                _require(
-                    bool(NAME.fullmatch(str(block.get("name")))),
-                    f"{path}.tool_use.name: should match pattern",
-                )
-                _require(
-                    isinstance(block.get("input"), dict), f"{path}.tool_use.input: Input should be an object"
-                )
-            case "tool_result":
-                _require(
-                    bool(NAME.fullmatch(str(block.get("tool_use_id")))),
-                    f"{path}.tool_use_id: should match pattern",
-                )
-                content = block.get("content", "")
-                has_reason = bool(content) or not block.get("is_error")
-                _require(has_reason, f"{path}.tool_result: content cannot be empty if `is_error` is true")
-                if not isinstance(content, str):
-                    _check_blocks(content, "tool_result", f"{path}.tool_result.content", betas, is_new)
-            case "thinking":
-                _require(bool(block.get("signature")), f"{path}.thinking.signature: Field required")
-                _require(isinstance(block.get("thinking"), str), f"{path}.thinking.thinking: Field required")
-                is_signed = block["signature"].partition(".")[0] == sign(block["thinking"])
-                _require(is_signed, f"{path}: Invalid `signature` in `thinking` block")
-            case "redacted_thinking":
-                _require(bool(block.get("data")), f"{path}.redacted_thinking.data: Field required")
+        _check_block_fields(block, role, path, betas, is_new)
+
+
+def _check_block_fields(block: Json, role: str, path: str, betas: Betas, is_new: bool) -> None:
+    """Checks the fields of a block with a type that its message may have. Raises: Refused."""
+    match block["type"]:
+        case "text":
+            text = block.get("text")
+            _require(isinstance(text, str), f"{path}.text.text: Field required")
+            _require(
+                bool(block["text"].strip()),
+                f"{path}: text content blocks must contain non-whitespace text",
+            )
+            if is_new and role == "user":
+                _require(not block.get("citations"), f"{path}.text.citations: not permitted in user messages")
+        case "image":
+            _check_image(block.get("source"), path)
+        case "document":
+            _require(not (is_new and role == "assistant"), f"{path}: document blocks are not permitted here")
+            _require(isinstance(block.get("source"), dict), f"{path}.document.source: Field required")
+        case "tool_use":
+            _require(
+                bool(NAME.fullmatch(str(block.get("id")))),
+                f"{path}.tool_use.id: String should match pattern",
+            )
+            _require(
+                bool(NAME.fullmatch(str(block.get("name")))),
+                f"{path}.tool_use.name: should match pattern",
+            )
+            _require(
+                isinstance(block.get("input"), dict), f"{path}.tool_use.input: Input should be an object"
+            )
+        case "tool_result":
+            _require(
+                bool(NAME.fullmatch(str(block.get("tool_use_id")))),
+                f"{path}.tool_use_id: should match pattern",
+            )
+            content = block.get("content", "")
+            has_reason = bool(content) or not block.get("is_error")
+            _require(has_reason, f"{path}.tool_result: content cannot be empty if `is_error` is true")
+            if not isinstance(content, str):
+                _check_blocks(content, "tool_result", f"{path}.tool_result.content", betas, is_new)
+        case "thinking":
+            _require(bool(block.get("signature")), f"{path}.thinking.signature: Field required")
+            _require(isinstance(block.get("thinking"), str), f"{path}.thinking.thinking: Field required")
+            is_signed = block["signature"].partition(".")[0] == sign(block["thinking"])
+            _require(is_signed, f"{path}: Invalid `signature` in `thinking` block")
+        case "redacted_thinking":
+            _require(bool(block.get("data")), f"{path}.redacted_thinking.data: Field required")
 
 
 def _check_image(source: Any, path: str) -> None:
