@@ -98,9 +98,7 @@ def _children_limit(rule: ToolRule, called: Sequence[CalledTool], attached: Sequ
     return _Limit(names, reason, must_call=True, arguments=rule.arguments)
 
 
-def _parent_last_limit(
-    rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]
-) -> _Limit | None:
+def _parent_limit(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
     """Returns the limit of a rule whose children may only be called right after its tool; None: it sets none."""
     if _is_last_call(rule, called):
         return _children_limit(rule, called, attached)
@@ -111,9 +109,7 @@ def _parent_last_limit(
     )
 
 
-def _conditional_limit(
-    rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]
-) -> _Limit | None:
+def _outcome_limit(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
     """Returns the limit of a rule by which the result of a tool decides the next tool; None: it sets none."""
     if not _is_last_call(rule, called):
         return None
@@ -144,8 +140,8 @@ def _times_text(rule: ToolRule) -> str:
 
 _LIMITS: Final[Mapping[RuleKind, Callable[..., _Limit | None]]] = {
     RuleKind.CHILDREN: _children_limit,
-    RuleKind.PARENT_LAST: _parent_last_limit,
-    RuleKind.CONDITIONAL: _conditional_limit,
+    RuleKind.PARENT_LAST: _parent_limit,
+    RuleKind.CONDITIONAL: _outcome_limit,
     RuleKind.AT_MOST: _count_limit,
 }
 
@@ -200,7 +196,7 @@ class RuleState(Struct, frozen=True):
         limits = self._limits()
         broken = [limit.reason for limit in limits if name not in limit.names]
         if broken:
-            return Forbidden(f"Not run: {' '.join(broken)} {_choice_text(self._names_within(limits))}")
+            return Forbidden(f"Not run: {' '.join(broken)} {_options(self._names_within(limits))}")
         if not is_approved and (name in approvals or self._has_rule(RuleKind.APPROVAL, name)):
             return NeedsApproval()
         arguments: dict[str, object] = {}
@@ -222,9 +218,7 @@ class RuleState(Struct, frozen=True):
                 next_step, f"Before you end your turn, you have to call: {', '.join(missing)}."
             )
         elif not reply:
-            next_step = _nudged(
-                next_step, f"You have to call a tool now. {_choice_text(next_step.names or ())}"
-            )
+            next_step = _nudged(next_step, f"You have to call a tool now. {_options(next_step.names or ())}")
         return Stop(StopReason.MAX_STEPS) if is_last else next_step
 
     def _counted_calls(self) -> list[CalledTool]:
@@ -283,7 +277,7 @@ class RuleState(Struct, frozen=True):
         return [name for name in dict.fromkeys(required) if name in self.attached and name not in done]
 
 
-def _choice_text(names: Sequence[str]) -> str:
+def _options(names: Sequence[str]) -> str:
     return f"You may call: {', '.join(names)}." if names else "No tool may be called now: answer."
 
 
