@@ -23,12 +23,12 @@ from gateway.core.turn.guide import Guide
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import AllBut
 from gateway.run.call import ChatCall
+from gateway.run.directory import FoundAgent
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import Prompt
 from gateway.run.tools.toolbox import Toolbox
 from storage.listing import NamedAgent
-from storage.records import Scope
 
 
 class ChatAgents(Struct, frozen=True):
@@ -43,9 +43,9 @@ class ChatAgents(Struct, frozen=True):
         """Returns the newest agents. Raises: StoreError."""
         return await self.registry.names(project)
 
-    async def find(self, project: str, name: str) -> tuple[AgentSpec, Scope] | None:
+    async def find(self, project: str, name: str) -> FoundAgent | None:
         resolved = await self.registry.resolver.resolve(project, name)
-        return None if resolved is None else (resolved.spec, resolved.scope)
+        return None if resolved is None else FoundAgent(resolved.spec, resolved.scope)
 
     async def owns(self, identity: Identity, spec: AgentSpec) -> bool:
         return await self.runs.owns(identity, spec)

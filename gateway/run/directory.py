@@ -6,7 +6,7 @@ which `gateway.agents` implements; with `NoAgents` the gateway has profiles alon
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -35,11 +35,19 @@ from gateway.settings import (
 from storage.records import Block, Scope
 
 
+class FoundAgent(NamedTuple):
+    """An agent that was made over REST."""
+
+    spec: AgentSpec
+    # Of its memory, which all users of the agent share.
+    scope: Scope
+
+
 class StoredAgents(Protocol):
     """The agents that were made over REST, as chat completions use them."""
 
-    async def find(self, project: str, name: str) -> tuple[AgentSpec, Scope] | None:
-        """Returns the agent with this id or name, and the scope of its memory; None if there is none.
+    async def find(self, project: str, name: str) -> FoundAgent | None:
+        """Returns the agent with this id or name; None: there is none.
 
         Raises: BadRequest: two agents have the name; StoreError.
         """
@@ -75,7 +83,7 @@ class NoAgents(Struct, frozen=True):
 
     keeper: MemoryKeeper
 
-    async def find(self, project: str, name: str) -> tuple[AgentSpec, Scope] | None:
+    async def find(self, project: str, name: str) -> FoundAgent | None:
         return None
 
     async def owns(self, identity: Identity, spec: AgentSpec) -> bool:

@@ -279,20 +279,19 @@ class Resolver:
         """
         assert identity.agent is not None  # an identity without an agent has a spec
         try:
-            spec_and_scope = await self._agents.find(identity.project, identity.agent)
+            agent = await self._agents.find(identity.project, identity.agent)
         except StoreError as error:
             if not is_known(error):
                 _log.warning("A request was refused, since the database could not be used: %s", error.message)
             raise MemoryUnavailable.since(error.status) from error
-        if spec_and_scope is None:
+        if agent is None:
             raise unknown_agent_error(identity, model)
         if request_context.bound_user is not None:
             raise NotAllowed(
                 "This key is bound to a user, and all who ask this agent share its memory.",
                 code="user_not_allowed",
             )
-        spec, scope = spec_and_scope
-        return spec, replace(identity, profile=scope.profile, scope=scope)
+        return agent.spec, replace(identity, profile=agent.scope.profile, scope=agent.scope)
 
 
 def _with_turn_apart(identity: Identity, choice: MemoryChoice | None) -> Identity:
