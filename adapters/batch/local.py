@@ -1,15 +1,16 @@
-"""Batches of an upstream without a batch API: the live adapter makes their requests, a few at a time.
+"""Batches of an upstream without a batch API: their requests are made one by one, a few at a time.
 
-The adapter has connections of its own, so that live turns are not disturbed. Results are handed on as they come in.
-Results that were not read when the process ends are gone, and their requests are made again.
+The provider that makes them has connections of its own, so that live turns are not disturbed. Results are handed on as
+they come in. Results that were not read when the process ends are gone, and their requests are made again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Container
-from dataclasses import dataclass, field
+from functools import partial
 from typing import BinaryIO, Final, NamedTuple
 from uuid import uuid4
 
@@ -21,12 +22,13 @@ from adapters.json_escapes import read_json
 from adapters.types import ModelRequest, read_retry_after
 
 REQUESTS_AT_ONCE: Final = 4
-_MAX_RESULTS: Final = 64  # results that wait to be read; then the calls wait, too
-_MAX_BYTES: Final = 64 * 1024 * 1024
+_MAX_RESULTS: Final = 64  # unread results of a batch; while there are so many, its requests wait
+_MAX_REPLY_BYTES: Final = 64 * 1024 * 1024
 _BUSY_STATUSES: Final = frozenset((429, 503, 529))  # of an upstream that will answer later
 MAX_TRIES: Final = 5  # of a request to an upstream that is busy
 _FIRST_WAIT_S: Final = 2.0  # each wait is twice the one before
 _LONGEST_WAIT_S: Final = 60.0
+_log = logging.getLogger("mnemogate")
 
 
 class _Answer(NamedTuple):
@@ -37,18 +39,18 @@ class _Answer(NamedTuple):
     wait_s: float | None = None
 
 
-@dataclass(eq=False, slots=True)
-class _RunningBatch:
-    """A batch whose requests are being made."""
+class _Batch(NamedTuple):
+    """A batch that has been submitted."""
 
     part: BatchPart
     # Results that are not read yet.
-    results: asyncio.Queue[PartResult] = field(default_factory=lambda: asyncio.Queue(_MAX_RESULTS))
-    task: asyncio.Task[None] | None = None
+    results: asyncio.Queue[PartResult]
+    # The task that makes the requests.
+    task: asyncio.Task[None]
 
 
 class LocalBatches:
-    """Implements `BatchProvider`, which documents the methods, by a live provider, which is closed with it."""
+    """Implements `BatchProvider`, which documents the methods. Closes its provider with itself."""
 
     max_requests = 50_000
     max_bytes = 200 * 1000 * 1000
@@ -59,17 +61,19 @@ class LocalBatches:
     def __init__(self, provider: Provider, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         self._provider = provider
         self._sleep = sleep
+        # All batches share these; each batch alone could use all of them.
         self._slots = asyncio.Semaphore(REQUESTS_AT_ONCE)
-        self._batches: dict[str, _RunningBatch] = {}
+        self._batches: dict[str, _Batch] = {}
 
     def make_line(self, custom_id: str, body: bytes) -> bytes:
         return custom_id.encode() + b" " + body + b"\n"
 
     async def submit(self, part: BatchPart, lines: BinaryIO) -> str:
         id = f"local-{uuid4().hex}"
-        batch = _RunningBatch(part)
-        self._batches[id] = batch
-        batch.task = asyncio.create_task(self._perform(batch, lines))
+        results = asyncio.Queue[PartResult](_MAX_RESULTS)
+        task = asyncio.create_task(self._perform(lines, results))
+        task.add_done_callback(partial(_note_end, lines))
+        self._batches[id] = _Batch(part, results, task)
         return id
 
     async def find(
@@ -81,8 +85,7 @@ class LocalBatches:
         batch = self._batches.get(id)
         if batch is None:
             return PartState(is_over=True, is_gone=True)
-        is_done = batch.task is not None and batch.task.done()
-        return PartState(is_done, not batch.results.empty())
+        return PartState(batch.task.done(), not batch.results.empty())
 
     async def results(self, id: str) -> AsyncGenerator[PartResult]:
         """Yields the results that have arrived."""
@@ -99,7 +102,7 @@ class LocalBatches:
 
     async def _drop(self, id: str) -> None:
         batch = self._batches.pop(id, None)
-        if batch is not None and batch.task is not None:
+        if batch is not None:
             batch.task.cancel()
             await asyncio.gather(batch.task, return_exceptions=True)
 
@@ -108,20 +111,18 @@ class LocalBatches:
             await self._drop(id)
         await self._provider.aclose()
 
-    async def _perform(self, batch: _RunningBatch, lines: BinaryIO) -> None:
-        with lines:
-            async with asyncio.TaskGroup() as tasks:
-                for _ in range(REQUESTS_AT_ONCE):
-                    tasks.create_task(self._perform_lines(batch, lines))
+    async def _perform(self, lines: BinaryIO, results: asyncio.Queue[PartResult]) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(REQUESTS_AT_ONCE):
+                tasks.create_task(self._perform_lines(lines, results))
 
-    async def _perform_lines(self, batch: _RunningBatch, lines: BinaryIO) -> None:
+    async def _perform_lines(self, lines: BinaryIO, results: asyncio.Queue[PartResult]) -> None:
         """Makes the requests of a file of lines until there are none left."""
         while line := lines.readline():
-            custom_id, _, body = line.partition(b" ")
-            name = custom_id.decode()
+            id_bytes, _, body = line.partition(b" ")
             async with self._slots:
-                result = await self._request_with_retries(name, body)
-            await batch.results.put(result)
+                result = await self._request_with_retries(id_bytes.decode(), body)
+            await results.put(result)
 
     async def _request_with_retries(self, custom_id: str, body: bytes) -> PartResult:
         """Makes a request, and makes it again after a pause while the upstream is busy."""
@@ -136,7 +137,7 @@ class LocalBatches:
         try:
             reply = await self._provider.send(ModelRequest(body))
             try:
-                raw = await reply.read(_MAX_BYTES)
+                raw = await reply.read(_MAX_REPLY_BYTES)
             finally:
                 await reply.aclose()
         except ProviderError as error:
@@ -149,3 +150,11 @@ class LocalBatches:
         message = read_message(read_json(raw)[0])
         failed = PartResult(custom_id, "errored", message=message, is_transient=is_transient(reply.status))
         return _Answer(failed, wait_s)
+
+
+def _note_end(lines: BinaryIO, task: asyncio.Task[None]) -> None:
+    """Closes the lines of a batch, and logs the fault that ended its task."""
+    lines.close()  # here, since a task that is cancelled before its first step runs no `finally`
+    if not task.cancelled() and (error := task.exception()) is not None:
+        # A batch without all results is over for its caller, who sends what is missing again.
+        _log.error("The requests of a batch were ended by a fault in the gateway.", exc_info=error)

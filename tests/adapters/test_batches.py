@@ -228,6 +228,27 @@ async def test_local_makes_four_calls_at_once() -> None:
         await provider.aclose()
 
 
+async def test_local_logs_the_fault_that_ends_a_batch(caplog: pytest.LogCaptureFixture) -> None:
+    async with bench_of("local") as bench:
+        lines = io.BytesIO(b"\xff {}\n")  # no UTF-8
+        id = await bench.provider.submit(part(1), lines)
+        assert await bench.read(id) == {}
+        await bench.provider.discard(id, part(1))
+        [record] = caplog.records
+        assert record.exc_info is not None
+        assert isinstance(record.exc_info[1], ExceptionGroup)
+        assert isinstance(record.exc_info[1].exceptions[0], UnicodeDecodeError)
+        assert lines.closed
+
+
+async def test_local_closes_the_lines_of_a_batch_that_never_began() -> None:
+    async with bench_of("local") as bench:
+        lines = bench.file(("a-1",))
+        id = await bench.provider.submit(part(1), lines)
+        await bench.provider.cancel(id)
+        assert lines.closed
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_an_unknown_batch_is_gone(kind: str) -> None:
     async with bench_of(kind) as bench:

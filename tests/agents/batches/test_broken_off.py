@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 import pytest
@@ -890,14 +890,14 @@ def test_calls_of_the_gateways_own_end_with_the_attempt_that_made_them(
 ) -> None:
     """Another gateway that claims the job makes them itself."""
     perform, fail, gate = LocalBatches._perform, Jobs.fail, Gate()
-    under_way, when_failed = list[str](), list[list[str]]()
+    under_way, when_failed = list[BinaryIO](), list[list[BinaryIO]]()
 
-    async def noted(batches: LocalBatches, batch: Any, lines: Any) -> None:
-        under_way.append(batch.part.mark)
+    async def noted(batches: LocalBatches, lines: BinaryIO, results: Any) -> None:
+        under_way.append(lines)
         try:
-            await perform(batches, batch, lines)
+            await perform(batches, lines, results)
         finally:
-            under_way.remove(batch.part.mark)
+            under_way.remove(lines)
 
     async def failed(jobs: Jobs, *about: Any) -> Any:
         when_failed.append([*under_way])
