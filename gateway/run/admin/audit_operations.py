@@ -9,9 +9,9 @@ import msgspec
 from msgspec import Struct
 
 from gateway.run.admin.find_memory import find_agent
-from gateway.run.admin.list_page import ListPage, next_cursor
+from gateway.run.admin.list_page import ListPage, next_cursor, read_cursor
 from gateway.run.admin.memory_names import name_of
-from gateway.run.admin.operation_arguments import Arguments, RawArguments, read_cursor
+from gateway.run.admin.operation_arguments import Arguments, RawArguments
 from storage.listing import LAST_NUMBER
 from storage.sql.store import Store
 

@@ -10,7 +10,7 @@ from gateway.core.memory.mcp_tools import through_mcp
 from gateway.core.memory.word_diff import DiffPart, diff_words
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.find_memory import find_memory
-from gateway.run.admin.list_page import PAGE_LIMIT, next_cursor
+from gateway.run.admin.list_page import PAGE_LIMIT, next_cursor, read_cursor
 from gateway.run.admin.memory_records import (
     BLOCK_ORIGINS,
     BlockOrigin,
@@ -18,7 +18,6 @@ from gateway.run.admin.memory_records import (
     SourceRecord,
     VersionRecord,
 )
-from gateway.run.admin.operation_arguments import read_cursor
 from gateway.run.admin.source_records import list_sources
 from storage.batch_records import call_of_origin
 from storage.listing import LAST_NUMBER, ShownBlock

@@ -13,10 +13,16 @@ from gateway.core.memory.visibility import asked_messages
 from gateway.errors import UnknownId
 from gateway.run.admin.exchange_messages import message_records, shorten
 from gateway.run.admin.find_memory import find_memory
-from gateway.run.admin.list_page import PAGE_LIMIT, ListPage, format_page_end, next_cursor, parse_page_end
+from gateway.run.admin.list_page import (
+    PAGE_LIMIT,
+    ListPage,
+    format_page_end,
+    next_cursor,
+    parse_page_end,
+    read_cursor,
+)
 from gateway.run.admin.memory_names import user_of
 from gateway.run.admin.memory_records import MessageRecord
-from gateway.run.admin.operation_arguments import read_cursor
 from gateway.run.admin.request_records import HitRecord
 from gateway.run.request_log import LoggedRequest
 from storage.listing import SizedConversation

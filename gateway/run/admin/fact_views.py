@@ -11,9 +11,8 @@ from msgspec import UNSET, Struct
 from gateway.core.memory.standing import standing_block
 from gateway.errors import UnknownId
 from gateway.run.admin.find_memory import find_memory
-from gateway.run.admin.list_page import PAGE_LIMIT, ListPage, next_cursor
+from gateway.run.admin.list_page import PAGE_LIMIT, ListPage, next_cursor, read_cursor
 from gateway.run.admin.memory_records import FactOrigin, FactRecord, SourceRecord
-from gateway.run.admin.operation_arguments import read_cursor
 from gateway.run.admin.source_records import LISTED_SOURCES, exchanges_of, list_sources
 from storage.listing import LAST_NUMBER, FoundMemory, SizedMemory
 from storage.records import Fact, StandingFact

@@ -70,7 +70,7 @@ class ForgetRequest(Struct, frozen=True):
         owner = arguments.owner(defaults if part else None)
         if part and owner.subject is None:
             raise BadRequest(f"Say whose {part.kind}: --user, --conversation or --agent.", param="user")
-        return cls(owner, part, tuple(arguments.numbers("left")))
+        return cls(owner, part, tuple(arguments.optional_numbers("left")))
 
 
 async def find_target(store: Store, agent_row: int, part: Part) -> ForgetTarget | None:

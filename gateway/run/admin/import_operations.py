@@ -24,9 +24,8 @@ from gateway.run.admin.operation_arguments import (
     Defaults,
     RawArguments,
     check_project,
-    page_json,
-    read_requested_page,
 )
+from gateway.run.admin.requested_page import page_json, read_requested_page
 from gateway.run.memory.memory_context import check_not_paused
 from storage.commands import ForgetTarget
 from storage.errors import StoreError, WriteConflict

@@ -33,7 +33,7 @@ class JobOperations(Struct, frozen=True):
         if (id := arguments.optional_number("job")) is not None:
             job = await self.store.jobs.get(id)
             return [] if job is None else [_job_json(job)]
-        state = arguments.optional("state")
+        state = arguments.raw("state")
         if state is not None and state not in list(JobState):
             raise BadRequest(f"state must be one of {', '.join(JobState)}, saw {state!r}.", param="state")
         limit = arguments.optional_number("limit") or LISTED_JOBS

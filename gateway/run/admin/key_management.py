@@ -12,13 +12,8 @@ from msgspec import Struct
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.key_draft import check_opens, create_key, read_draft, with_fields
 from gateway.run.admin.limit_operations import TERM_FIELDS, LimitOperations, limit_json
-from gateway.run.admin.operation_arguments import (
-    Arguments,
-    RawArguments,
-    check_names,
-    page_json,
-    read_requested_page,
-)
+from gateway.run.admin.operation_arguments import Arguments, RawArguments, check_names
+from gateway.run.admin.requested_page import page_json, read_requested_page
 from gateway.run.admin.usage_operations import counters_json
 from gateway.run.usage.limiter import Limiter
 from gateway.run.usage.meter import DAY_S, Meter

@@ -10,8 +10,8 @@ from msgspec.structs import asdict
 
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.key_draft import ALL_PROJECTS, create_key, read_draft
-from gateway.run.admin.list_page import ListPage, next_cursor
-from gateway.run.admin.operation_arguments import Arguments, RawArguments, read_cursor
+from gateway.run.admin.list_page import ListPage, next_cursor, read_cursor
+from gateway.run.admin.operation_arguments import Arguments, RawArguments
 from gateway.settings import DefaultMode
 from storage.errors import NotFound, WriteConflict
 from storage.listing import LAST_NUMBER
@@ -62,10 +62,10 @@ class KeyOperations(Struct, frozen=True):
         models = arguments.optional_text("models")
         fields = {
             "name": arguments.text("name"),
-            "project": arguments.optional("project"),
-            "memory": arguments.optional("memory"),
+            "project": arguments.raw("project"),
+            "memory": arguments.raw("memory"),
             "models": None if models is None else [each.strip() for each in models.split(",")],
-            "user": arguments.optional("user"),
+            "user": arguments.raw("user"),
             "expires_at": None if expires is None else self.keys.expiry(expires),
             "opens": _opens(arguments),
         }

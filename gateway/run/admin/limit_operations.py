@@ -9,14 +9,8 @@ from typing import Any, Final
 from msgspec import Struct
 
 from gateway.errors import BadRequest, UnknownId
-from gateway.run.admin.operation_arguments import (
-    Arguments,
-    RawArguments,
-    check_names,
-    check_project,
-    page_json,
-    read_requested_page,
-)
+from gateway.run.admin.operation_arguments import Arguments, RawArguments, check_names, check_project
+from gateway.run.admin.requested_page import page_json, read_requested_page
 from storage.errors import NotFound
 from storage.sql.keys import DEFAULT_PROJECT, Keys
 from storage.sql.limits import UsageLimits

@@ -8,11 +8,12 @@ from typing import Generic, TypeVar
 
 from msgspec import Struct
 
-from gateway.run.admin.operation_arguments import record_number, unreadable_cursor
+from gateway.errors import BadRequest
 from storage.listing import FIRST_PAGE, PageEnd
 
 S = TypeVar("S")
 T = TypeVar("T")
+_First = TypeVar("_First", int, None)
 
 # The items of a page where the client names no limit, and the highest limit.
 PAGE_LIMIT, MAX_PAGE_LIMIT = 50, 200
@@ -53,3 +54,28 @@ def parse_page_end(cursor: str | None) -> PageEnd:
     if number is None or not math.isfinite(seconds):
         raise unreadable_cursor()
     return seconds, number
+
+
+def read_cursor(after: str | None, first: _First, param: str = "after") -> int | _First:
+    """Returns the number of a record, which a caller sends as `after` from the `next` of a page.
+
+    first: returned for the first page, which has no `after`.
+
+    Raises: BadRequest: `after` is no number of a record.
+    """
+    if after is None:
+        return first
+    number = record_number(after)
+    if number is None:
+        raise unreadable_cursor(param)
+    return number
+
+
+def unreadable_cursor(param: str = "after") -> BadRequest:
+    """Returns the error of a cursor that is not the `next` of a page."""
+    return BadRequest(f"{param} must be the `next` of the page before.", param=param)
+
+
+def record_number(text: str) -> int | None:
+    """Reads the number of a record. None: the text is no number, or has more digits than a record's."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None

@@ -21,8 +21,9 @@ from gateway.core.agent import AgentSpec
 from gateway.core.memory.mcp_tools import TOOLS, McpAnswer, McpCaller, client_name
 from gateway.core.nul import without_nul
 from gateway.errors import BadRequest, GatewayError, MemoryUnavailable, NotAllowed
+from gateway.run.admin.faults import refusal
 from gateway.run.admin.mcp_tool_calls import McpToolCall, McpTools, mcp_scope
-from gateway.run.admin.operation_arguments import Arguments, RawArguments, refusal
+from gateway.run.admin.operation_arguments import Arguments, RawArguments
 from gateway.run.memory.memory_context import check_not_paused
 from gateway.run.receipt import Receipt
 from gateway.run.usage.accounting import Accounting
@@ -72,7 +73,7 @@ class McpMemory:
         """Performs a call for the command line. Raises: BadRequest."""
         fields = Arguments(raw)
         project, tool = fields.text("project"), fields.text("tool")
-        arguments = fields.optional("arguments") or {}
+        arguments = fields.raw("arguments") or {}
         if tool not in TOOLS or not isinstance(arguments, dict):
             raise BadRequest(f"There is no tool {tool!r}.", param="tool")
         profile = fields.optional_text("profile") or self._default_profile(project)

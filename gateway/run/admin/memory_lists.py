@@ -56,7 +56,7 @@ class ListOperations(Struct, frozen=True):
         profile = arguments.optional_text("profile")
         before = (inf, 0)
         if "from" in arguments:
-            last_at, id = arguments.list_of("from", 2)
+            last_at, id = arguments.position("from", 2)
             before = (float(last_at), int(id))
         conversations, cursor = await self.store.overview.list_conversations(
             owner.project, profile, owner.subject, before=before, limit=PAGE_LINES

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.hits import hit_records
-from gateway.run.admin.operation_arguments import read_cursor
+from gateway.run.admin.list_page import read_cursor
 from gateway.run.admin.request_records import HitRecord, LeftOutRecord
 from gateway.run.memory.pack_recall import entry_rows
 from gateway.run.memory.trial import TrialRecall

@@ -17,10 +17,16 @@ from gateway.run.admin.conversation_views import ConversationRecord, Conversatio
 from gateway.run.admin.exchange_messages import shorten
 from gateway.run.admin.fact_views import FactViews
 from gateway.run.admin.find_memory import find_memory
-from gateway.run.admin.list_page import PAGE_LIMIT, ListPage, format_page_end, next_cursor, parse_page_end
+from gateway.run.admin.list_page import (
+    PAGE_LIMIT,
+    ListPage,
+    format_page_end,
+    next_cursor,
+    parse_page_end,
+    read_cursor,
+)
 from gateway.run.admin.memory_names import name_line_in, name_of, name_sentence_in
 from gateway.run.admin.memory_records import BlockRecord, FactRecord, MemoryKind, MemoryRecord, SourceRecord
-from gateway.run.admin.operation_arguments import read_cursor
 from gateway.run.admin.run_operations import RunSummary
 from gateway.run.admin.source_records import passage_record
 from storage.listing import FoundMemory, Page, PageEnd, PassageFilter, SizedMemory

@@ -5,12 +5,12 @@ A mistake in them is a BadRequest. Its message and its `param` name the field.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Annotated, Any, Final, Protocol, TypeVar
+from collections.abc import Callable, Collection, Mapping
+from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from gateway.checked import Fault, InvalidValue, convert
+from gateway.checked import InvalidValue, convert
 from gateway.core.request.identity import checked_id
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.memory_names import MemoryOwner, subject_of
@@ -19,26 +19,9 @@ from storage.records import API_PROFILE
 
 RawArguments = Mapping[str, Any]
 _NonEmptyText = Annotated[str, Meta(min_length=1)]
-# The bound is above every row number that SQLite assigns, and below the largest integer that it can hold.
-_RowNumber = Annotated[int, Meta(gt=0, lt=1 << 62)]
-# The records of a page where the caller names no limit, and the highest limit.
-DEFAULT_LIMIT: Final = 1_000
-MAX_LIMIT: Final = 10_000
-
-
-class _Numbered(Protocol):
-    @property
-    def id(self) -> int: ...
-
-
-class _OfProject(_Numbered, Protocol):
-    @property
-    def project(self) -> str: ...
-
-
-_Record = TypeVar("_Record", bound=_Numbered)
-_ProjectRecord = TypeVar("_ProjectRecord", bound=_OfProject)
-_First = TypeVar("_First", int, None)
+# Mostly the number of a row. The bound is above every one that SQLite assigns, and below the largest integer that it
+# can hold.
+_PositiveNumber = Annotated[int, Meta(gt=0, lt=1 << 62)]
 
 
 class Defaults(Struct, frozen=True):
@@ -66,7 +49,7 @@ class Arguments:
     def __contains__(self, name: str) -> bool:
         return name in self._fields
 
-    def optional(self, name: str) -> Any:
+    def raw(self, name: str) -> Any:
         """Returns a field unread; None: it was left out."""
         return self._fields.get(name)
 
@@ -87,7 +70,7 @@ class Arguments:
         return id
 
     def number(self, name: str) -> int:
-        value: int = self._read(name, _RowNumber, "a positive number")
+        value: int = self._read(name, _PositiveNumber, "a positive number")
         return value
 
     def optional_number(self, name: str) -> int | None:
@@ -100,11 +83,17 @@ class Arguments:
         value: list[str] = self._read(name, list[str], "a list of texts", is_shown=False)
         return value
 
-    def numbers(self, name: str) -> list[int]:
-        return self._read(name, list[int], "a list of numbers", is_shown=False) if name in self else []
+    def optional_numbers(self, name: str) -> list[int]:
+        """Returns a list of positive numbers; an empty one: it was left out."""
+        if name not in self:
+            return []
+        value: list[int] = self._read(
+            name, list[_PositiveNumber], "a list of positive numbers", is_shown=False
+        )
+        return value
 
-    def list_of(self, name: str, length: int) -> list[Any]:
-        """Returns a list of this length: a position that an answer has given, at which the next call continues."""
+    def position(self, name: str, length: int) -> list[Any]:
+        """Returns the position at which this call continues, as the answer before gave it: a list of this length."""
         value_type = Annotated[list[Any], Meta(min_length=length, max_length=length)]
         value: list[Any] = self._read(name, value_type, "what the answer before gave")
         return value
@@ -158,94 +147,3 @@ def check_project(project: str | None, visible: str | None) -> None:
     """
     if visible not in (None, project):
         raise UnknownId(f"There is no project {project!r} here.")
-
-
-class RequestedPage(Struct, frozen=True):
-    """The page of a list that a caller asks for; the list is in the order of its records' numbers."""
-
-    # Only the records of this project are shown; None: those of all projects.
-    project: str | None
-    # The number after which the page begins; None: it is the first page.
-    after: int | None
-    limit: int
-
-    def select(self, records: Iterable[_ProjectRecord]) -> list[_ProjectRecord]:
-        """Returns the records from the page's beginning on, for `page_json`. records: the oldest first."""
-        first = 1 if self.after is None else self.after + 1
-        return [record for record in records if self.project in (None, record.project) and record.id >= first]
-
-
-def read_requested_page(raw: RawArguments, visible_project: str | None) -> RequestedPage:
-    """Reads `project`, `limit` and `after`. Raises: BadRequest, UnknownId.
-
-    visible_project: the only project that the caller sees; None: all projects.
-    """
-    check_names(raw, ("project", "limit", "after"))
-    arguments = Arguments(raw)
-    project = arguments.optional_text("project") or visible_project
-    check_project(project, visible_project)
-    return RequestedPage(project, read_cursor(arguments.optional_text("after"), None), read_limit(raw))
-
-
-def read_limit(raw: RawArguments) -> int:
-    """Reads `limit`, the most records of a page. Raises: BadRequest."""
-    text = raw.get("limit")
-    if text is None:
-        return DEFAULT_LIMIT
-    limit = record_number(str(text))
-    if limit is None or not 1 <= limit <= MAX_LIMIT:
-        raise BadRequest(f"limit must be from 1 to {MAX_LIMIT}, saw {text!r}.", param="limit")
-    return limit
-
-
-def page_json(
-    records: Sequence[_Record], limit: int, record_json: Callable[[_Record], dict[str, Any]]
-) -> dict[str, Any]:
-    """Returns a page of records as JSON.
-
-    records: the records of the page, and one more if the list goes on.
-    record_json: returns a record as JSON.
-    """
-    has_more = len(records) > limit
-    return {
-        "object": "list",
-        "data": [record_json(record) for record in records[:limit]],
-        "has_more": has_more,
-        "next": str(records[limit - 1].id) if has_more else None,
-    }
-
-
-def read_cursor(after: str | None, first: _First, param: str = "after") -> int | _First:
-    """Returns the number of a record, which a caller sends as `after` from the `next` of a page.
-
-    first: returned for the first page, which has no `after`.
-
-    Raises: BadRequest: `after` is no number of a record.
-    """
-    if after is None:
-        return first
-    number = record_number(after)
-    if number is None:
-        raise unreadable_cursor(param)
-    return number
-
-
-def unreadable_cursor(param: str = "after") -> BadRequest:
-    """Returns the error of a cursor that is not the `next` of a page."""
-    return BadRequest(f"{param} must be the `next` of the page before.", param=param)
-
-
-def record_number(text: str) -> int | None:
-    """Reads the number of a record. None: the text is no number, or has more digits than a record's."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
-
-
-def refusal(fault: Fault) -> BadRequest:
-    """Returns the error for a fault in a body or a query. It names the field."""
-    name = ".".join(map(str, fault.path)) or None
-    if fault.kind == "extra_forbidden":
-        hint = f" Did you mean {fault.nearest}?" if fault.nearest else ""
-        return BadRequest(f"Unknown field: {name}.{hint}", param=name)
-    if fault.kind == "missing":
-        return BadRequest(f"The field {name} is missing.", param=name)
-    return BadRequest(f"{name or 'The body'}: {fault.message}.", param=name)

@@ -22,8 +22,9 @@ from gateway.errors import UnknownId
 from gateway.run.admin.audit_operations import audited_part
 from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.hits import hit_records
+from gateway.run.admin.list_page import unreadable_cursor
 from gateway.run.admin.memory_names import name_of
-from gateway.run.admin.operation_arguments import Arguments, RawArguments, unreadable_cursor
+from gateway.run.admin.operation_arguments import Arguments, RawArguments
 from gateway.run.admin.request_explanations import explain_logged, sentence_of, summarize_logged, window_of
 from gateway.run.admin.request_records import (
     ExplainedRequest,

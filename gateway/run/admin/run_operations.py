@@ -13,7 +13,7 @@ from gateway.core.conversation.canonical import name_and_arguments, text_of
 from gateway.core.conversation.tree import is_tombstone
 from gateway.errors import UnknownId
 from gateway.run.admin.exchange_messages import TOOL_CHARS, shorten
-from gateway.run.admin.operation_arguments import read_cursor
+from gateway.run.admin.list_page import read_cursor
 from storage.errors import NotFound
 from storage.listing import FoundMemory, Page, RunEntry, RunFilter, StepEntry
 from storage.records import REPLY, Agent, Exchange

@@ -119,7 +119,7 @@ class TransferOperations:
         agent = await self.store.agents.find(scope)
         if agent is None:
             raise nothing_found(scope)
-        position = ExportPosition(*arguments.list_of("from", 4)) if "from" in arguments else None
+        position = ExportPosition(*arguments.position("from", 4)) if "from" in arguments else None
         page = await self.read_page(agent, position)
         answer = {
             "lines": [orjson.dumps(line).decode() for line in page.lines],
@@ -180,7 +180,7 @@ class TransferOperations:
         scope = arguments.owner(self.defaults, is_new=True).scope
         position = await self.write_page(
             scope,
-            ImportPosition(*arguments.list_of("at", 5)) if "at" in arguments else None,
+            ImportPosition(*arguments.position("at", 5)) if "at" in arguments else None,
             arguments.texts("lines"),
             first=arguments.optional_number("line") or 1,
             is_end=arguments.flag("end"),

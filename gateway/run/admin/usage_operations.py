@@ -12,7 +12,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.errors import BadRequest
-from gateway.run.admin.operation_arguments import RawArguments, read_limit, record_number
+from gateway.run.admin.list_page import record_number
+from gateway.run.admin.operation_arguments import Arguments, RawArguments
+from gateway.run.admin.requested_page import read_limit
 from gateway.run.usage.meter import DAY_S, Meter
 from storage.sql.usage import Usage
 from storage.usage_records import COUNTERS, SHOWN_COUNTERS, UsageKey, UsageQuery, UsageSum
@@ -91,7 +93,7 @@ def read_usage_query(raw: RawArguments, today: int) -> UsageQuery:
         last_day=last_day,
         only=tuple(filters),
         after=after,
-        limit=read_limit(fields),
+        limit=read_limit(Arguments(raw)),
     )
 
 

@@ -19,10 +19,9 @@ from gateway.core.words import folded_words
 from gateway.run.admin.exchange_messages import message_records
 from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.hits import fact_href, kind_of, message_href, speaker_of, text_href
-from gateway.run.admin.list_page import PAGE_LIMIT, format_page_end, parse_page_end
+from gateway.run.admin.list_page import PAGE_LIMIT, format_page_end, parse_page_end, read_cursor
 from gateway.run.admin.memory_records import BlockRecord, MemoryRecord, SourceKind, SourceRecord
 from gateway.run.admin.memory_views import MemoryViews, memory_record
-from gateway.run.admin.operation_arguments import read_cursor
 from gateway.run.admin.page_paths import page_path
 from storage.errors import TooSlow
 from storage.listing import LAST_NUMBER, ExchangePlace, UnindexedTexts

@@ -12,9 +12,8 @@ from gateway.core import ids
 from gateway.errors import Conflict, UnknownId
 from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.job_operations import cancel_job
-from gateway.run.admin.list_page import ListPage, next_cursor
+from gateway.run.admin.list_page import ListPage, next_cursor, read_cursor, unreadable_cursor
 from gateway.run.admin.memory_names import name_of
-from gateway.run.admin.operation_arguments import read_cursor, unreadable_cursor
 from gateway.run.background.learner import LEARN_JOB
 from gateway.run.usage.meter import DAY_S
 from storage.batch_records import Batch

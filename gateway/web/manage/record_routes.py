@@ -11,7 +11,8 @@ from starlette.routing import Route
 
 from gateway.dialects.fields import read_object
 from gateway.errors import UnknownId
-from gateway.run.admin.operation_arguments import RawArguments, record_number
+from gateway.run.admin.list_page import record_number
+from gateway.run.admin.operation_arguments import RawArguments
 from gateway.run.store_errors import map_store_errors
 from gateway.web.body import BodyReader
 from gateway.web.json_response import JsonResponse

@@ -380,6 +380,7 @@ def test_the_audit_names_the_facts_that_the_command_line_forgot_along(
         {"message": 1},  # whose?
         {"user": "alice", "message": True},
         {"user": "alice", "left": ["1"]},
+        {"user": "alice", "left": [0]},
         {"user": "alice", "message": 1, "exchange": 1},
         {"user": "alice", "message": "1"},
         {"user": "alice", "message": 99},

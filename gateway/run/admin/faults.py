@@ -1,0 +1,17 @@
+"""The error for a fault that a check of a body or a query has found."""
+
+from __future__ import annotations
+
+from gateway.checked import Fault
+from gateway.errors import BadRequest
+
+
+def refusal(fault: Fault) -> BadRequest:
+    """Returns the error for a fault in a body or a query. It names the field."""
+    name = ".".join(map(str, fault.path)) or None
+    if fault.kind == "extra_forbidden":
+        hint = f" Did you mean {fault.nearest}?" if fault.nearest else ""
+        return BadRequest(f"Unknown field: {name}.{hint}", param=name)
+    if fault.kind == "missing":
+        return BadRequest(f"The field {name} is missing.", param=name)
+    return BadRequest(f"{name or 'The body'}: {fault.message}.", param=name)
