@@ -1,4 +1,7 @@
-"""Why a reply recalled what it did, in words: by its recall, or by the log where it has none."""
+"""Why a reply recalled what it did, in words.
+
+A request that searched memory is explained by the stored record of its recall, any other one by the log.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +28,23 @@ _REASON_WORDS = {
     "muted": "muted",
     "superseded": "out of date",
 }
-# Why nothing was recalled, in words.
-_NOTHING_RECALLED = {
-    "nothing_found": "Nothing was recalled: memory has nothing that answers this.",
-    "all_shown": "Nothing was recalled: what memory has stands in the conversation already.",
-    "no_room": "Nothing was recalled: there was no room in the window.",
-    "late": "Nothing was recalled: the search took too long.",
-    "failed": "Nothing was recalled: memory could not be searched.",
-    "off": "Nothing was recalled: memory is off for this request.",
-    "nobody": "Nothing was recalled: nobody was named.",
+# Why nothing was recalled, as a clause.
+_OUTCOME_WORDS = {
+    "nothing_found": "memory has nothing that answers this",
+    "all_shown": "what memory has stands in the conversation already",
+    "no_room": "there was no room in the window",
+    "late": "the search took too long",
+    "failed": "memory could not be searched",
+    "off": "memory is off for this request",
+    "nobody": "nobody was named",
+}
+# The outcome of a request without a search, by its memory mode. In the other modes it is `nothing_found`, also of a
+# repeat and of a failure, which the outcomes do not tell apart: its sentence does.
+_OUTCOME_BY_MODE: Mapping[str, Why] = {
+    "none": "nobody",
+    "off": "off",
+    "unavailable": "failed",
+    "read": "off",
 }
 
 
@@ -41,10 +52,10 @@ def sentence_of(record: RecallRecord) -> str:
     """Returns what was recalled and what was left out, in words."""
     chosen = record.found - sum(record.left_out)
     if not chosen:
-        sentence = _NOTHING_RECALLED.get(record.outcome, _NOTHING_RECALLED["nothing_found"])
-        if record.part_tokens[PROMPT_PARTS.index("section")]:
-            # The reply may be from a memory block, or from a fact that always holds.
-            sentence = sentence.replace("Nothing was", "Nothing more was", 1)
+        # The reply may be from the memory section: from a memory block, or from a fact that always holds.
+        has_section = record.part_tokens[PROMPT_PARTS.index("section")] > 0
+        nothing = "Nothing more" if has_section else "Nothing"
+        sentence = f"{nothing} was recalled: {_words_of_outcome(record.outcome)}."
     elif record.is_selection:
         memories = "memory" if chosen == 1 else "memories"
         sentence = (
@@ -57,11 +68,18 @@ def sentence_of(record: RecallRecord) -> str:
             f"({record.recalled_tokens} tokens)."
         )
     counts = zip(REASONS[1:], record.left_out, strict=True)
-    left_out = {_REASON_WORDS[reason]: count for reason, count in counts if count}
+    left_out = [(_REASON_WORDS[reason], count) for reason, count in counts if count]
     if not left_out:
         return sentence
-    reasons = [f"{count} {words}" for words, count in left_out.items()] if len(left_out) > 1 else left_out
-    return f"{sentence} {sum(record.left_out)} stayed out: {', '.join(reasons)}."
+    if len(left_out) == 1:
+        [(reasons, _)] = left_out
+    else:
+        reasons = ", ".join(f"{count} {words}" for words, count in left_out)
+    return f"{sentence} {sum(record.left_out)} stayed out: {reasons}."
+
+
+def _words_of_outcome(outcome: str) -> str:
+    return _OUTCOME_WORDS.get(outcome, _OUTCOME_WORDS["nothing_found"])
 
 
 def window_of(record: RecallRecord) -> WindowRecord:
@@ -76,46 +94,51 @@ def window_of(record: RecallRecord) -> WindowRecord:
 def explain_logged(
     logged: LoggedRequest,
     conversation: str | None,
-    paused: float | None,
+    paused_since: float | None,
     exchange: Exchange | None,
     first: FirstRecall | None,
 ) -> ExplainedRequest:
-    """Explains a request that has no recall.
+    """Explains a request of which no recall is stored.
 
     conversation: the conversation in which the request can be read; None: it can be read in none.
-    paused: since when the memory was paused at the time of the request; None: it was not paused.
+    paused_since: since when the memory was paused at the time of the request; None: it was not paused.
     exchange: the exchange of the request's turn, with content; None: it is not known, or has no words.
     first: the recall of the request that searched memory for the same question; None: it is not known.
     """
-    whys: Mapping[str, Why] = {"none": "nobody", "off": "off", "unavailable": "failed", "read": "off"}
-    why = whys.get(logged.mode, "nothing_found")
-    sentence = _NOTHING_RECALLED[why]
     note = None
-    if paused is not None:
-        sentence = f"Nothing was recalled: memory has been paused since {minute_text(paused)} (UTC)."
-    elif logged.side_request:
-        sentence = (
-            f"A program asked this for itself ({logged.side_request}), not a person: nothing of it is remembered, "
-            f"and memory was {'only read' if logged.mode == 'read' else 'off'}."
-        )
-    elif logged.mode == "read":
-        sentence = "Sources are not noted of a request that only reads memory."
-    elif why == "nothing_found" and logged.status is not None and logged.status >= 400:
-        sentence = f"No sources are noted: the request ended with status {logged.status}."
-    elif why == "nothing_found":
-        note = None if exchange is None else exchange.last_note
+    sentence = _sentence_of_logged(logged, paused_since)
+    if sentence is None:
         sentence = _sentence_without_search(exchange, None if first is None else unpack(first.data))
+        note = None if exchange is None else exchange.last_note
     return ExplainedRequest(
         **summarize_logged(logged),
         conversation=conversation,
         exchange=None if exchange is None else exchange.seq,
         repeats=UNSET if first is None or first.request is None else first.request,
         tries=logged.tries,
-        why=why,
+        why=_OUTCOME_BY_MODE.get(logged.mode, "nothing_found"),
         sentence=sentence,
         note=note,
         first_ms=logged.first_ms,
     )
+
+
+def _sentence_of_logged(logged: LoggedRequest, paused_since: float | None) -> str | None:
+    """Returns the sentence of a request of which the log alone shows why nothing is noted; None: it does not."""
+    if paused_since is not None:
+        return f"Nothing was recalled: memory has been paused since {minute_text(paused_since)} (UTC)."
+    if logged.side_request:
+        return (
+            f"A program asked this for itself ({logged.side_request}), not a person: nothing of it is remembered, "
+            f"and memory was {'only read' if logged.mode == 'read' else 'off'}."
+        )
+    if logged.mode == "read":
+        return "Sources are not noted of a request that only reads memory."
+    if logged.mode in _OUTCOME_BY_MODE:
+        return f"Nothing was recalled: {_words_of_outcome(_OUTCOME_BY_MODE[logged.mode])}."
+    if logged.status is not None and logged.status >= 400:
+        return f"No sources are noted: the request ended with status {logged.status}."
+    return None
 
 
 def _sentence_without_search(exchange: Exchange | None, first: RecallRecord | None) -> str:
@@ -130,24 +153,25 @@ def _sentence_without_search(exchange: Exchange | None, first: RecallRecord | No
             "conversation has already, and gets the same note, or it goes on with the result of a tool."
         )
     # A note is made once: a request that finds one, even an empty one, repeats an earlier request.
-    if exchange.last_note:
-        return (
-            "This question was asked once more, so memory was not searched again: the model was told the same note "
-            "as the first time."
-        )
     if exchange.notes:
-        repeated = "This question was asked once more, so memory was not searched again."
-        if first is None and REPLY in exchange.redactions:
-            return f"{repeated} The reply was forgotten since, and with it what is known of the first time."
-        if first is None:
-            return f"{repeated} It had nothing that answers this, or what it had was forgotten since."
-        if any(not entry.reason for entry in first.entries):
-            return f"{repeated} What it had was forgotten since."
-        nothing = _NOTHING_RECALLED.get(first.outcome, _NOTHING_RECALLED["nothing_found"])
-        return f"{repeated} The first time n{nothing[1:]}"
+        return _sentence_of_repeat(exchange, first)
     if exchange.inputs and is_result(exchange.inputs[-1]):
         return "The conversation went on with what a tool returned: nobody asked anything, so memory was not searched."
     return "The request brings no new words of a person, so memory was not searched."
+
+
+def _sentence_of_repeat(exchange: Exchange, first: RecallRecord | None) -> str:
+    """Returns the sentence of a request that asks again what an earlier one asked. See `_sentence_without_search`."""
+    repeated = "This question was asked once more, so memory was not searched again"
+    if exchange.last_note:
+        return f"{repeated}: the model was told the same note as the first time."
+    if first is None and REPLY in exchange.redactions:
+        return f"{repeated}. The reply was forgotten since, and with it what is known of the first time."
+    if first is None:
+        return f"{repeated}. It had nothing that answers this, or what it had was forgotten since."
+    if any(not entry.reason for entry in first.entries):
+        return f"{repeated}. What it had was forgotten since."
+    return f"{repeated}. The first time nothing was recalled: {_words_of_outcome(first.outcome)}."
 
 
 def summarize_logged(logged: LoggedRequest) -> dict[str, Any]:
