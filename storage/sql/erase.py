@@ -50,7 +50,7 @@ from storage.sql.agents_api.definitions import change_definition, get_definition
 from storage.sql.agents_api.run_texts import erase_texts
 from storage.sql.agents_api.sleepers import empty_readings
 from storage.sql.blocks import empty_snapshots
-from storage.sql.facts import UNLEARNED_MARK
+from storage.sql.facts import mark_unlearned
 from storage.sql.jobs import raise_epoch
 from storage.sql.rebuild import erased_among, has_words, origins_of, rebuild_block
 from storage.sql.recalls import delete_recall
@@ -446,9 +446,7 @@ async def _unlearn(connection: Connection, work: ErasingWork, after: int) -> int
     """Marks named facts, so that they are not learned again, and takes their sentences out of blocks and edits."""
     rows = await rows_of(connection, SQL["facts_named"], work.target.facts, work.agent_row)
     for _, key, exchange_row, sources in rows:
-        # An imported fact comes from no exchange.
-        for origin in origins_of(exchange_row, sources) or (0,):
-            await exchanges.add_marks(connection, work.agent_row, UNLEARNED_MARK, (key,), origin)
+        await mark_unlearned(connection, work.agent_row, key, exchange_row, sources)
     if rows:
         texts = frozenset(text.strip().casefold() for text, *_ in rows) - {""}
         await _rebuild_all(connection, work, texts)

@@ -21,18 +21,20 @@ from storage.listing import LAST_NUMBER
 from storage.records import LEARNER, Agent, Block, BlockOp, Fact
 from storage.sql.agents import load_agent, take_seq
 from storage.sql.blocks import ensure_blocks, load_blocks, write_block
+from storage.sql.exchanges import add_marks
 from storage.sql.group import effect, long_reads, reads, writes
 from storage.sql.growth import GrowingGroup
 from storage.sql.readers import advance, cursor_of
-from storage.sql.rebuild import line_sources, load_versions
+from storage.sql.rebuild import line_sources, load_versions, origins_of
 from storage.sql.statements import load, rows_of
 from storage.sql.vectors import forget_indexed
 
 SQL = load("facts.sql")
 
 ORIGIN = "learning"
-# The kind of the marks of facts that were forgotten alone: by their key, the exchanges that they were learned from.
-UNLEARNED_MARK = "unlearned"
+# The kind of the marks of facts that were forgotten alone, or kept when a source of theirs was: by their key, the
+# exchanges that they were learned from.
+_UNLEARNED_MARK = "unlearned"
 # Standing facts that are read at once; chosen, not measured.
 _MAX_STANDING_FACTS = 100
 # The last facts that are looked through for what a person is called; chosen, not measured.
@@ -340,11 +342,24 @@ async def _end_fact(connection: Connection, agent_row: int, fact_row: int, succe
 async def detach_facts(connection: Connection, agent_row: int, seqs: Sequence[int]) -> None:
     """Has facts rest on no message, so that they stay when their sources are forgotten.
 
+    They are not learned again from the sources that stay, even once they are corrected or forgotten themselves.
+
     Raises: WriteConflict: one of them is gone or no longer true.
     """
     for seq in seqs:
-        if await connection.value(SQL["detach"], (agent_row, seq, orjson.dumps([]))) is None:
+        row = await connection.row(SQL["learned_from"], (agent_row, seq))
+        if row is None or await connection.value(SQL["detach"], (agent_row, seq, orjson.dumps([]))) is None:
             raise WriteConflict(f"fact {seq} is gone or no longer true")
+        await mark_unlearned(connection, agent_row, *row)
+
+
+async def mark_unlearned(
+    connection: Connection, agent_row: int, key: bytes, exchange_row: int | None, sources: bytes
+) -> None:
+    """Marks the exchanges that a fact came from, so that it is not learned from them again."""
+    # An imported fact comes from no exchange.
+    for origin in origins_of(exchange_row, sources) or (0,):
+        await add_marks(connection, agent_row, _UNLEARNED_MARK, (key,), origin)
 
 
 async def is_known(connection: Connection, agent: Agent, key: str) -> bool:

@@ -26,6 +26,10 @@ INSERT INTO facts_ended (fact, agent, successor, at)
 SELECT id, agent, ?, ? FROM facts WHERE id = ? AND agent = ?
 ON CONFLICT DO NOTHING
 
+-- name: learned_from
+-- Reads the key of a fact, and the exchanges that it came from.
+SELECT key, exchange, sources FROM facts WHERE agent = ?1 AND seq = ?2
+
 -- name: detach
 -- Has a true fact rest on no message. What it is about may have words of a message.
 UPDATE facts SET exchange = NULL, sources = ?3, about = '' WHERE agent = ?1 AND seq = ?2
@@ -51,7 +55,7 @@ INSERT INTO facts_muted (fact, agent, at) SELECT id, agent, ?3 FROM facts WHERE 
 DELETE FROM facts_muted WHERE agent = ?1 AND fact IN (SELECT id FROM facts WHERE agent = ?1 AND seq = ?2)
 
 -- name: unlearned
--- Reads the exchanges from which a fact with this key was learned before it was forgotten.
+-- Reads the exchanges from which a fact with this key was learned before it was forgotten, or lost its sources.
 SELECT exchange FROM marks WHERE agent = ? AND kind = 'unlearned' AND hash = ?
 
 -- name: at

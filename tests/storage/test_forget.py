@@ -35,6 +35,7 @@ from storage.records import (
     BlockOp,
     DefinitionKind,
     Exchange,
+    Fact,
     Run,
     RunState,
     RunStep,
@@ -609,6 +610,35 @@ async def test_a_kept_fact_rests_on_nothing_and_what_it_replaced_goes(
     assert left(holds, "gone", "topic") == []
     await forget(store, alice.agent, ForgetTarget(facts=[kept.seq]))
     assert left(holds, "right") == []
+
+
+async def test_a_learned_fact_that_is_kept_is_not_learned_again_from_the_source_that_stays(
+    store: Store, alice: Speaker
+) -> None:
+    """Learning neither doubles nor ends it, and brings it back neither once corrected nor once forgotten."""
+    await talk(alice, ["stays", "gone"], "c0")
+    stays, gone = [await row_of(alice, mark) for mark in ("staysu", "goneu")]
+    fact = LearnedFact("Rides to work.", "", "rides", 1.0, stays.id, [stays.id, gone.id])
+
+    async def learn(cursor: int, fact: LearnedFact) -> list[Fact]:
+        learned = Learned(facts=[fact])
+        effect = store.facts.learn_effect(alice.agent, cursor, cursor + 1, 1.0, lambda _: learned)
+        await store.database.write(effect)
+        return list(await store.facts.list(alice.agent.id))
+
+    (before,) = await learn(0, fact)
+    target = ForgetTarget(exchanges=[gone.id])
+    await store.forgetting.finish(
+        await store.forgetting.begin(alice.agent.id, target, kept_facts=[before.seq])
+    )
+    kept = replace(before, exchange_row=None, sources=())
+    again = replace(fact, sources=[stays.id])
+    later = replace(again, valid_from=1e9, exchange_row=stays.id)
+    assert await learn(1, again) == await learn(2, later) == [kept]
+    right = await store.facts.correct(alice.agent, kept.seq, "Walks to work.", "walks", "operator", 2.0)
+    assert await learn(3, again) == [right]
+    await forget(store, alice.agent, ForgetTarget(facts=[kept.seq, right.seq]))
+    assert await learn(4, again) == []
 
 
 async def test_pending_edits_and_the_memory_sections_that_showed_them_go(
