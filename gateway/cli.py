@@ -457,6 +457,7 @@ def undo_block(**arguments: Any) -> None:
 @memory.command("add", help="add a fact that rests on no message")
 @_memory_options
 @_option("text", "what is true", "TEXT", required=True)
+@_flag("always", "show it to the model before each reply, whatever is asked")
 def add_fact(**arguments: Any) -> None:
     _perform("memory-add", arguments, printed.show_fact)
 

@@ -91,7 +91,12 @@ class _FactScreens(Struct, frozen=True):
             restored=restored,
             remaining=remaining,
             remaining_of_fact=remaining_of_fact,
+            has_room=not page.fact.always or await self._has_room(access, page.fact.seq),
         )
+
+    async def _has_room(self, access: MemoryAccess, seq: int) -> bool:
+        """Returns whether a standing fact is one of those that are shown before each reply."""
+        return any(fact.seq == seq for fact in await self.views.facts.standing(access.uid))
 
     async def _find_remaining(
         self, access: MemoryAccess, page: FactPage, replaced: Sequence[FactRecord]

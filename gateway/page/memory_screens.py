@@ -55,9 +55,11 @@ class FactsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class AddFactForm(Struct, frozen=True, forbid_unknown_fields=True):
-    """The text of the new fact."""
+    """The new fact."""
 
     text: str
+    # The fact is shown to the model before each reply.
+    always: bool = False
 
 
 class SearchQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -102,10 +104,12 @@ class _MemoryScreens(Struct, frozen=True):
     async def add_fact(self, request: ScreenRequest, form: AddFactForm) -> Answer:
         access = access_of(request)
         try:
-            fact = await self.operations.edits.add_fact(access.editor, access.uid, form.text)
+            fact = await self.operations.edits.add_fact(
+                access.editor, access.uid, form.text, always=form.always
+            )
         except (BadRequest, Conflict) as error:
             memory = await self._open_memory(request)
-            return await self._make_facts_view(memory, FactsQuery(), unsaved_text=form.text, error=error)
+            return await self._make_facts_view(memory, FactsQuery(), unsaved=form, error=error)
         page = await self.views.facts.show(access.project, access.uid, fact.seq)
         return ActionResult(access.filter(page.fact), access.path("f", fact.seq) + SAVED)
 
@@ -114,10 +118,10 @@ class _MemoryScreens(Struct, frozen=True):
         memory: _OpenedMemory,
         query: FactsQuery,
         *,
-        unsaved_text: str = "",
+        unsaved: AddFactForm | None = None,
         error: GatewayError | None = None,
     ) -> View:
-        """Returns a list of facts. unsaved_text, error: the text of a new fact that was refused, and why."""
+        """Returns a list of facts. unsaved, error: a new fact that was refused, and why."""
         access = memory.access
         page = await self.views.facts.page(
             access.project,
@@ -132,7 +136,7 @@ class _MemoryScreens(Struct, frozen=True):
             "facts.html",
             "Facts",
             error,
-            unsaved_text=unsaved_text,
+            unsaved=unsaved,
             memory_name=memory.name,
             is_all=query.all,
             as_of=query.as_of,

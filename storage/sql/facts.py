@@ -180,7 +180,9 @@ class Facts(GrowingGroup):
 
         Returns the new or the equal fact, and whether it was there already.
 
-        key, standing: as in `LearnedFact`.
+        key: as in `LearnedFact`.
+        standing: as in `LearnedFact`. A standing fact takes the place of an equal fact that is not standing, if that
+            is not muted.
 
         Raises: NotFound: the memory is gone.
         """
@@ -188,11 +190,21 @@ class Facts(GrowingGroup):
         async def write(connection: Connection) -> tuple[Fact, bool]:
             await connection.lock(agent.id)
             equal_row = await connection.value(SQL["same"], (agent.id, hash_key(agent.secret, key)))
-            fact = LearnedFact(text, "", key, at, exchange_row=None, sources=(), standing=standing)
-            fact_row = equal_row or await add_fact(connection, agent, fact, at, origin, is_asked=True)
+            replaces = list[int]()
+            if equal_row is not None:
+                equal_fact = await read_row(connection, equal_row)
+                if equal_fact.muted or equal_fact.standing or not standing:
+                    return equal_fact, True
+                replaces = [equal_fact.id]
+            fact = LearnedFact(text, "", key, at, None, sources=(), replaces=replaces, standing=standing)
+            fact_row = await add_fact(connection, agent, fact, at, origin, is_asked=True)
+            assert fact_row is not None  # a fact that a person has written is always added
+            return await read_row(connection, fact_row), False
+
+        async def read_row(connection: Connection, fact_row: int) -> Fact:
             values = await connection.row(SQL["of_row"], (agent.id, fact_row))
             assert values is not None  # it was just written, or found
-            return _fact(values), equal_row is not None
+            return _fact(values)
 
         return await self._grow(agent.id, 1, self._database.write(write))
 
@@ -297,6 +309,8 @@ async def add_fact(
         return None
     id: int | None = await connection.value(SQL["same"], (agent.id, key))
     replaces = list(fact.replaces)
+    if is_asked and id in replaces:  # the equal fact ends
+        id = None
     standing = fact.standing
     if not is_asked and fact.exchange_row is not None:
         if id is None:

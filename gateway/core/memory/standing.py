@@ -35,7 +35,7 @@ _MONTH_TOKENS = 5
 _DESCRIPTION = "What the user has stated as always true. The newest stand last. Heed them where they matter."
 _TABLE_FILE = Path(__file__).parents[2] / "data/standing_words.txt"
 # The most characters of a sentence that states a fact; a longer one tells a story. Chosen, not measured.
-_MAX_CHARS = 160
+MAX_CHARS = 160
 _SENTENCE = re.compile(r"(?<=[.!?;…])\s+|(?<=[。！？])|\n+")
 # Between names and numbers a dash stands for "to": "the Berlin - Hamburg train", "12 - 8 pm".
 _CLAUSE = re.compile(r", |，|、|؛|،| [-–—] (?![A-ZÀ-ÞА-Я\d])|—")
@@ -97,7 +97,7 @@ def learn_standing(
 
 def is_standing(sentence: str) -> bool:
     """Returns whether a sentence says something that always holds for its speaker."""
-    return len(sentence) <= _MAX_CHARS and any(pattern.search(sentence) for pattern in _table().patterns)
+    return len(sentence) <= MAX_CHARS and any(pattern.search(sentence) for pattern in _table().patterns)
 
 
 def _begins_standing(clause: str) -> bool:
@@ -179,11 +179,14 @@ def normalized_statement(text: str) -> str:
 
 
 def _line_of(fact: StandingFact) -> str:
-    """Returns the line of a fact: the first clause if the clause alone states the fact, else the sentence."""
+    """Returns the line of a fact.
+
+    Of a sentence of a message this is the first clause if the clause alone states the fact, else the sentence.
+    """
     text = _without_prefix(fact.text)
     clause = _CLAUSE.split(text, maxsplit=1)[0]
-    is_enough = clause != text and is_standing(clause)
-    return escape_tags((clause if is_enough else text)[:_MAX_CHARS].rstrip(" ."))
+    is_enough = text != fact.text and clause != text and is_standing(clause)
+    return escape_tags((clause if is_enough else text)[:MAX_CHARS].rstrip(" ."))
 
 
 def _month_of(fact: StandingFact) -> str:

@@ -13,13 +13,13 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from gateway.core.memory.learn import WRITTEN_FACT_CHARS, fact_key
-from gateway.core.memory.standing import is_standing
+from gateway.core.memory.standing import MAX_CHARS, have_room
 from gateway.errors import BadRequest, Conflict, MemoryNotFound, NotAllowed, UnknownId
 from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.memory_names import nothing_found
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
 from storage.errors import BlockOverLimit, NotFound, WriteConflict
-from storage.records import Agent, Block, Fact
+from storage.records import Agent, Block, Fact, StandingFact
 from storage.sql.store import Store
 
 # Actors in the audit: the command line, and a person with a link.
@@ -108,17 +108,23 @@ class MemoryEdits(Struct, frozen=True):
         return restored
 
     async def remember_fact(
-        self, editor: Editor, agent: Agent, text: str, *, may_stand: bool = False
+        self, editor: Editor, agent: Agent, text: str, *, always: bool = False
     ) -> tuple[Fact, bool]:
         """Adds a fact, unless an equal fact is true. Returns the new or equal fact, and whether it is the equal one.
 
-        may_stand: if the text says what always holds, it is told before each reply. A program may not have that done.
+        always: the fact is shown before each reply. It takes the place of an equal fact that is not.
         """
         text = _read_fact_text(text)
-        standing = may_stand and is_standing(text)
+        now = self.now()
+        if always and (len(text) > MAX_CHARS or not have_room([StandingFact(0, text, now)])):
+            raise BadRequest(
+                f"The text is too long to be told before each reply: up to {MAX_CHARS} characters have room, "
+                "and fewer of a script such as Chinese.",
+                param="text",
+            )
         try:
             fact, is_known = await self.store.facts.remember(
-                agent, text, fact_key(text) or text, editor.origin, self.now(), standing=standing
+                agent, text, fact_key(text) or text, editor.origin, now, standing=always
             )
         except NotFound as error:
             raise MemoryNotFound from error
@@ -126,10 +132,15 @@ class MemoryEdits(Struct, frozen=True):
             await self._audit(editor, "remember", agent.uid, f"fact {fact.seq}")
         return fact, is_known
 
-    async def add_fact(self, editor: Editor, uid: str, text: str) -> Fact:
-        """Adds a fact that rests on no message, and returns it. Raises: Conflict: a true fact says so already."""
+    async def add_fact(self, editor: Editor, uid: str, text: str, *, always: bool = False) -> Fact:
+        """Adds a fact that rests on no message, and returns it.
+
+        always: as in `remember_fact`.
+
+        Raises: Conflict: a true fact says so already.
+        """
         agent = await find_agent(self.store, editor.project, uid)
-        fact, is_known = await self.remember_fact(editor, agent, text, may_stand=True)
+        fact, is_known = await self.remember_fact(editor, agent, text, always=always)
         if is_known:
             muted = ", and is not mentioned" if fact.muted else ""
             raise Conflict(f"Nothing was added: fact {fact.seq} says so already{muted}.", param="text")
@@ -184,7 +195,8 @@ class MemoryEdits(Struct, frozen=True):
         """Adds a fact. Returns it."""
         arguments = Arguments(raw)
         uid = await self._find_uid(arguments)
-        return asdict(await self.add_fact(Editor(COMMAND), uid, arguments.text("text")))
+        text, always = arguments.text("text"), arguments.flag("always")
+        return asdict(await self.add_fact(Editor(COMMAND), uid, text, always=always))
 
     async def correct(self, raw: RawArguments) -> dict[str, Any]:
         """Corrects a fact. Returns the new fact."""

@@ -241,16 +241,35 @@ def test_a_fact_that_was_added_is_recalled_and_rests_on_no_message(world: World)
     assert call(world.store.facts.list(of.id)) == []
 
 
-def test_what_always_holds_is_told_before_each_reply_once_it_is_added(world: World) -> None:
+def test_a_fact_is_told_before_each_reply_if_it_is_added_so(world: World) -> None:
     of, change, call = memory(world), edits(world), world.gateway.call
-    texts = ("I am allergic to nuts.", "Alice likes tea.", f"I am allergic to nuts. {'And so on. ' * 15}")
-    assert [call(change.add_fact(OPERATOR, of.uid, text)).standing for text in texts] == [True, False, False]
-    program = Editor("editor", origin="mcp")
-    fact, _ = call(change.remember_fact(program, of, "I am allergic to milk."))
-    assert not fact.standing
-    said(world, "Where shall we eat?", **{"x-mnemogate-conversation": "another"})
-    assert b"I am allergic to nuts" in world.upstream.last.body
-    assert b"allergic to milk" not in world.upstream.last.body
+    blind = call(change.add_fact(OPERATOR, of.uid, "I never read colours, only shapes.", always=True))
+    nuts = call(change.add_fact(OPERATOR, of.uid, "I am allergic to nuts."))
+    assert (blind.standing, nuts.standing) == (True, False)
+    said(world, "Send me a table of prices.", **{"x-mnemogate-conversation": "prices"})
+    assert b"I never read colours, only shapes" in world.upstream.last.body
+    assert b"allergic to nuts" not in world.upstream.last.body
+    corrected = call(change.correct_fact(OPERATOR, of.uid, blind.seq, "He reads shapes."))
+    assert corrected.standing
+    # The same text may be added so later.
+    again = call(change.add_fact(OPERATOR, of.uid, "I am allergic to nuts", always=True))
+    assert again.standing
+    assert {fact.seq for fact in call(world.store.facts.list(of.id))} == {corrected.seq, again.seq}
+    said(world, "Where shall we eat?", **{"x-mnemogate-conversation": "food"})
+    assert b"allergic to nuts" in world.upstream.last.body
+    with pytest.raises(Conflict, match=f"fact {again.seq} says so already"):
+        call(change.add_fact(OPERATOR, of.uid, "I am allergic to nuts.", always=True))
+    call(change.mute_fact(OPERATOR, of.uid, again.seq, is_muted=True))
+    with pytest.raises(Conflict, match="is not mentioned"):
+        call(change.add_fact(OPERATOR, of.uid, "I am allergic to nuts.", always=True))
+
+
+@pytest.mark.parametrize("text", ["x" * 161, "\u4e00" * 160])
+def test_a_fact_that_has_no_room_before_each_reply_is_not_added_so(world: World, text: str) -> None:
+    of, change, call = memory(world), edits(world), world.gateway.call
+    with pytest.raises(BadRequest, match="too long to be told before each reply"):
+        call(change.add_fact(OPERATOR, of.uid, text, always=True))
+    assert not call(change.add_fact(OPERATOR, of.uid, text)).standing
 
 
 def test_a_fact_that_is_added_in_a_pause_is_recalled_once_memory_is_resumed(world: World) -> None:
@@ -291,7 +310,7 @@ def test_a_fact_that_was_added_is_exported_and_imported(world: World) -> None:
     def perform(name: str, user: str, **arguments: Any) -> Any:
         return world.gateway.call(operations.perform(name, {**named, "user": user, **arguments}))
 
-    new = perform("memory-add", "alice", text="The train leaves on 4 May.")
+    new = perform("memory-add", "alice", text="The train leaves on 4 May.", always=True)
     assert (new["origin"], new["sources"]) == ("operator", ())
     with pytest.raises(BadRequest, match="text"):
         perform("memory-add", "alice")
@@ -307,6 +326,7 @@ def test_a_fact_that_was_added_is_exported_and_imported(world: World) -> None:
     assert carol is not None
     (fact,) = world.gateway.call(world.store.facts.list(carol.id))
     assert (fact.text, fact.origin, fact.sources) == ("The train leaves on 4 May.", "operator", ())
+    assert fact.standing
 
 
 def test_the_command_line_corrects_mutes_and_forgets_one_fact(world: World) -> None:

@@ -113,6 +113,19 @@ def test_what_operators_have_beyond_it_is_not_there(world: World) -> None:
 
 
 @pytest.mark.both
+def test_a_person_adds_a_fact_that_is_told_before_each_reply(world: World) -> None:
+    person, _, _ = fill(world)
+    assert ">Tell the assistant before each reply</label>" in person.page()
+    where = person.send("facts", text="I am colour-blind.", always="true").headers["location"]
+    shown = person.page("/f/" + where.removesuffix("#saved").rpartition("/")[2])
+    assert "always holds: told before each reply" in shown
+    new = person.twin("/facts", {"text": "I fetch Miso at noon.", "always": True})
+    assert (new["always"], new["origin"]) == (True, "person")
+    speak(world, "Send me a table.", talk="another")
+    assert b"I am colour-blind" in world.upstream.last.body
+
+
+@pytest.mark.both
 def test_a_person_corrects_and_the_model_hears_it(world: World) -> None:
     person, seq, _ = fill(world)
     assert person.send("b/human", value="Cat: Miso.", version=2).status == 303

@@ -206,6 +206,9 @@ def test_a_correction_is_kept_and_what_is_right_is_added_by_keyboard(
         page.get_by_role("textbox", name="New fact").focus()
         page.keyboard.type("Alice takes the night train.")
         page.keyboard.press("Tab")
+        page.keyboard.press("Space")
+        assert page.get_by_role("checkbox", name="Tell the assistant before each reply").is_checked()
+        page.keyboard.press("Tab")
         assert page.locator(":focus").inner_text() == "Add a fact"
         if script:
             assert browser.faults(page) == []
@@ -214,6 +217,7 @@ def test_a_correction_is_kept_and_what_is_right_is_added_by_keyboard(
         assert page.get_by_role("status").inner_text() == "Saved."
         assert "No message: an operator wrote it." in page.inner_text("main")
     listed = operator.twin(f"m/{uid}/facts")["items"]
+    assert [each["text"] for each in listed if each.get("always")] == ["Alice takes the night train."]
     assert [each["text"] for each in listed if not each["sources"]] == [
         "Alice takes the night train.", "The train to Lyon leaves on 5 May.",
     ]  # fmt: skip

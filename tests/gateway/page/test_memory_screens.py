@@ -893,6 +893,36 @@ def test_what_is_right_is_written_down_after_a_forgetting(upstream: StrictUpstre
         assert ("remember", agent.uid) in actions(operator)
 
 
+@pytest.mark.both
+def test_a_fact_with_the_tick_is_told_before_each_reply_while_it_has_room(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with remember(upstream, tmp_path, ProfileSettings("default")) as world:
+        operator, uid = operator_of(world), speak(world, "Hello.").uid
+        facts, tag = f"m/{uid}/facts", "always holds: told before each reply"
+        where = operator.post(facts, text="He is colour-blind.", always="true").headers["location"]
+        fact = where.removeprefix("../../").removesuffix("#saved")
+        for path in (fact, facts, f"m/{uid}"):
+            assert tag in page(operator, path)
+        assert tag not in page(operator, operator.post(facts, text="He likes tea.").headers["location"][6:-6])
+        speak(world, "Send me a table.", talk="another")
+        body = world.upstream.last.body
+        assert (b"He is colour-blind" in body, b"He likes tea" in body) == (True, False)
+        refused = operator.post(facts, text="He is colour-blind.", always="true")
+        assert (
+            refused.status,
+            'value="true" aria-describedby="always-hint" checked>' in refused.body.decode(),
+        ) == (
+            409,
+            True,
+        )
+        for n in range(12):
+            new = operator.twin(facts, {"text": f"He never wants a bicycle of the make {n}.", "always": True})
+            assert new["always"] is True
+        assert tag in page(operator, f"m/{uid}/f/{new['seq']}")
+        assert "always holds, but has no room before each reply" in page(operator, fact)
+
+
 def test_a_new_fact_that_is_refused_costs_no_text(operator: Operator) -> None:
     facts = f"m/{speak(operator.world, 'Hello.').uid}/facts"
     seq = operator.twin(facts, {"text": "The train leaves on 4 May."})["seq"]
