@@ -38,6 +38,11 @@ class ToolRule(Struct, frozen=True):
     # tool -> arguments that the gateway sets (RUN_FIRST, CHILDREN)
     arguments: dict[str, dict[str, object]] = {}
 
+    @property
+    def max_calls_text(self) -> str:
+        """How often the tool may run, in words (AT_MOST)."""
+        return "once" if self.max_calls == 1 else f"{self.max_calls} times"
+
 
 class RawRule(Struct, frozen=True):
     """A rule as a definition has it, in the field names of the agents API."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from gateway.agents.core.tool_rules import BAD_REPLIES
+from gateway.agents.core.rule_guide import BAD_REPLIES
 from tests.agents.letta import spoken
 from tests.agents.sleep import SleepWorld, hold, is_sleeper, said, sleeping
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say

@@ -19,7 +19,7 @@ from gateway.agents.api._query import PageQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi, uid_or_none
 from gateway.agents.batches.accept import RequestedItem
-from gateway.agents.core.tool_rules import DEFAULT_MAX_STEPS
+from gateway.agents.core.rule_guide import DEFAULT_MAX_STEPS
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.message import Showing, showing_of
 from gateway.agents.wire.run_json import usage_json

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from msgspec.structs import replace
 
 from gateway.agents.core.kinds import kind_of
-from gateway.agents.core.tool_rules import in_words
+from gateway.agents.core.rule_words import in_words
 from gateway.agents.registry.resolved_agents import ResolvedAgent, ResolvedAgentCache
 from gateway.agents.registry.sleepers import sleeptime_of
 from gateway.agents.registry.tool_registry import ToolRegistry, ToolView

@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from gateway.agents.core.repeated import count_asked_again, last_reply_texts, new_messages
-from gateway.agents.core.tool_rules import RuleGuide
+from gateway.agents.core.rule_guide import RuleGuide
 from gateway.agents.core.waits import Wait, Waiter
 from gateway.agents.registry.agent_resolver import AgentResolver
 from gateway.agents.runs.abandoned_runs import AbandonedRuns

@@ -11,8 +11,8 @@ from msgspec import Struct, field
 
 from adapters.types import Json
 from gateway.agents.core.call_decision import CallDecision
+from gateway.agents.core.rule_guide import DEFAULT_MAX_STEPS
 from gateway.agents.core.sleeper import SLEEP_JOB
-from gateway.agents.core.tool_rules import DEFAULT_MAX_STEPS
 from gateway.agents.core.waits import Wait
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import PRIVATE, RESULT_ROLES, WireMessage, is_system, text_of

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 import orjson
 
-from gateway.agents.core.tool_rules import DEFAULT_MAX_STEPS, CalledTool, RuleGuide
+from gateway.agents.core.rule_guide import DEFAULT_MAX_STEPS, RuleGuide
+from gateway.agents.core.tool_rules import CalledTool
 from gateway.agents.runs.run import RoutedSend
 from gateway.agents.tools.agent_tools import asides_of, serial_tools, tools_with_approval
 from gateway.core.agent import AgentSpec

@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import replace
 
 from gateway.agents.core.call_decision import CallDecision
-from gateway.agents.core.tool_rules import DEFAULT_MAX_STEPS
+from gateway.agents.core.rule_guide import DEFAULT_MAX_STEPS
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.sent_values import sent_or_none
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, convert, refused

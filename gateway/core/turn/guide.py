@@ -194,7 +194,7 @@ _ANSWERED_STOP: Final = Stop(StopReason.END_TURN)
 
 
 class Guide(Protocol):
-    """Decides for one turn. `RuleGuide` (gateway.agents.core.tool_rules) follows the rules of an agent."""
+    """Decides for one turn. `RuleGuide` (gateway.agents.core.rule_guide) follows the rules of an agent."""
 
     def offer(self) -> Offer:
         """Returns what the turn's first call of the model may do. It changes nothing."""

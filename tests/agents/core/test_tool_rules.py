@@ -12,7 +12,9 @@ from typing import Any, Final, get_args
 import pytest
 
 from gateway.agents.api.tool_rule_bodies import ToolRuleBody
-from gateway.agents.core.tool_rules import BAD_REPLIES, CalledTool, JudgedCall, RuleGuide, RuleState, in_words
+from gateway.agents.core.rule_guide import BAD_REPLIES, RuleGuide
+from gateway.agents.core.rule_words import in_words
+from gateway.agents.core.tool_rules import CalledTool, JudgedCall, RuleState
 from gateway.core.agent import SpeakingStyle
 from gateway.core.tool_rule import RuleKind, read_rules
 from gateway.core.turn.guide import (
@@ -267,7 +269,7 @@ def test_rules_decide_whether_a_turn_goes_on(
     follows = RuleState(read_rules(rules), before, TOOLS, style).decide_next(reply)
     assert (follows.reason if isinstance(follows, Stop) else None) is ends
     # The limit of steps yields to no rule.
-    last = RuleState(read_rules(rules), before, TOOLS, style).decide_next(reply, is_last=True)
+    last = RuleState(read_rules(rules), before, TOOLS, style).decide_next(reply, is_last_step=True)
     assert last == Stop(ends or STEPS)
 
 

@@ -6,7 +6,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from gateway.agents.core.tool_rules import CalledTool, RuleGuide
+from gateway.agents.core.rule_guide import RuleGuide
+from gateway.agents.core.tool_rules import CalledTool
 from gateway.core.tool_rule import RuleKind, ToolRule, read_rules
 from gateway.core.turn.calls import GatewayCalls, ResumedCalls
 from gateway.core.turn.guide import Stop, ToolResult

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import orjson
 import pytest
 
-from gateway.agents.core.tool_rules import RuleGuide
+from gateway.agents.core.rule_guide import RuleGuide
 from gateway.core.agent import SpeakingStyle
 from gateway.core.tool_rule import read_rules
 from gateway.core.turn.asides import Asides

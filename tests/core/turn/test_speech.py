@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.agents.core.tool_rules import RuleGuide
+from gateway.agents.core.rule_guide import RuleGuide
 from gateway.core.turn.asides import HEARTBEAT, Asides
 from gateway.core.turn.calls import NOT_SPOKEN_RESULT, SPOKEN_RESULT
 from gateway.core.turn.commands import CallModel, Finish, RunTool, Save, SaveStep

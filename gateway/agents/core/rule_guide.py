@@ -1,0 +1,143 @@
+"""The guide of an agent's turn: it remembers the calls of the turn, and decides by the agent's tool rules. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final
+
+from gateway.agents.core.tool_rules import CalledTool, JudgedCall, RuleState
+from gateway.core.agent import SpeakingStyle
+from gateway.core.tool_rule import ToolRule
+from gateway.core.turn.asides import HEARTBEAT
+from gateway.core.turn.guide import (
+    Allowed,
+    Forbidden,
+    NeedsApproval,
+    Offer,
+    ProposedCall,
+    Stop,
+    StopReason,
+    ToolResult,
+    Undecided,
+    Verdict,
+)
+
+# The most steps of a run that names no number, as on Letta's server.
+DEFAULT_MAX_STEPS: Final = 50
+# A turn ends after so many bad replies in a row: without a call that the model must make, or with calls of which none
+# can run. Otherwise an upstream that ignores `tool_choice`, or a model that repeats a call whatever its result, would
+# go on up to the limit of steps. Chosen, not measured.
+BAD_REPLIES: Final = 3
+_NO_APPROVAL_ERROR: Final = (
+    "Not run: {name} needs a person's approval, and there is no client that could give it."
+)
+
+
+class RuleGuide:
+    """The guide of an agent's turn. Implements `Guide`, which documents the methods.
+
+    called: the calls since the user's newest message in earlier turns.
+    approvals: tools that a person has to approve, without a rule.
+    can_ask: a person can be asked for approval. If not, calls that need it get an error.
+    has_later_message: a user message follows the results of the first reply; the rules start over there.
+    """
+
+    def __init__(
+        self,
+        rules: Sequence[ToolRule],
+        attached: Sequence[str],
+        *,
+        style: SpeakingStyle = "reply",
+        max_steps: int = DEFAULT_MAX_STEPS,
+        called: Iterable[CalledTool] = (),
+        approvals: Collection[str] = (),
+        can_ask: bool = True,
+        has_later_message: bool = False,
+    ) -> None:
+        self._max_steps = max_steps
+        self._approvals = approvals
+        self._can_ask = can_ask
+        self._has_later_message = has_later_message
+        self._rules, self._attached, self._style = tuple(rules), tuple(attached), style
+        self._called = [*called]
+        self._indices: dict[str, int] = {}  # call id -> its index among the called
+        self._reply: dict[str, JudgedCall] = {}  # the calls of the reply, by id
+        self._steps = self._bad_replies = 0
+        self._is_resumed = False  # an earlier turn has made the reply, and has counted its step
+
+    def offer(self) -> Offer:
+        return self._state().offer()
+
+    def judge(self, call: ProposedCall) -> Verdict:
+        verdict = self._state().judge(call.name, approvals=self._approvals, is_approved=call.is_approved)
+        if isinstance(verdict, Undecided):
+            return verdict
+        if isinstance(verdict, NeedsApproval) and not self._can_ask:
+            reason = _NO_APPROVAL_ERROR.format(name=call.name)
+            # As if a person had denied it: no rule demands it again.
+            self._called.append(CalledTool(call.name, "denied", reason))
+            verdict = Forbidden(reason, is_unapproved=True)
+        is_run = isinstance(verdict, Allowed) and call.arguments is not None
+        self._reply[call.id] = JudgedCall(
+            call.name,
+            has_run=is_run,
+            is_readable=call.arguments is not None,
+            has_failed=not is_run,
+            # Models send the bool, or the word for it.
+            goes_on=str(call.asides.get(HEARTBEAT)).strip().lower() == "true",
+        )
+        if is_run:
+            self._indices[call.id] = len(self._called)
+            self._called.append(CalledTool(call.name, result=None))
+        return verdict
+
+    def take_answer(self, name: str, result: ToolResult, *, is_denied: bool) -> None:
+        self._is_resumed = True
+        if result.is_unapproved:
+            self._called.append(CalledTool(name, "denied", result.content))
+        if not result.was_run:
+            self._reply[result.call_id] = JudgedCall(name, has_run=False, has_failed=True)
+            return
+        self._called.append(CalledTool(name, "denied" if is_denied else result.status, result.content))
+        self._reply[result.call_id] = JudgedCall(name, has_run=not is_denied, goes_on=True)
+
+    def take_result(self, result: ToolResult) -> None:
+        index = self._indices.get(result.call_id)
+        if index is None:
+            return
+        name, has_failed = self._called[index].name, result.status == "error"
+        self._called[index] = CalledTool(name, result.status, result.content)
+        judged = self._reply[result.call_id]
+        self._reply[result.call_id] = JudgedCall(name, has_failed=has_failed, goes_on=judged.goes_on)
+
+    def decide_next(self) -> Offer | Stop:
+        if self._is_resumed:
+            self._is_resumed = False
+        else:
+            self._steps += 1
+        reply, self._reply = [*self._reply.values()], {}
+        next_step = self._advance(reply)
+        fault = self._fault_in(reply, next_step)
+        self._bad_replies = 0 if fault is None else self._bad_replies + 1
+        return next_step if fault is None or self._bad_replies < BAD_REPLIES else Stop(fault)
+
+    def _state(self) -> RuleState:
+        return RuleState(self._rules, self._called, self._attached, self._style)
+
+    def _advance(self, reply: Sequence[JudgedCall]) -> Offer | Stop:
+        if self._has_later_message:
+            self._has_later_message = False
+            self._called.clear()
+            return self.offer()
+        return self._state().decide_next(reply, is_last_step=self._steps >= self._max_steps)
+
+    def _fault_in(self, reply: Sequence[JudgedCall], next_step: Offer | Stop) -> StopReason | None:
+        """Returns the fault for which a reply can end the turn; None if it has none. next_step: the step after it."""
+        if not reply:
+            must_call = isinstance(next_step, Offer) and bool(next_step.nudge)
+            return StopReason.NO_TOOL_CALL if must_call else None
+        if any(call.has_run for call in reply):
+            return None
+        # Such replies would let the turn go on up to the limit of steps, so they end it with the same reason.
+        is_readable = all(call.is_readable for call in reply)
+        return StopReason.MAX_STEPS if is_readable else StopReason.BAD_TOOL_CALL
