@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -11,6 +10,7 @@ from msgspec import Struct
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ListQuery, Screen, ScreenRequest, View
 from gateway.run.admin.audit_operations import AuditRecord
+from gateway.run.admin.audited_parts import AuditedFact, is_along
 from gateway.run.admin.hits import fact_href
 
 # What an entry without an object of its own concerns, by its action.
@@ -19,8 +19,6 @@ _OBJECTS = {
     "export": "all that is remembered, as a file",
     "link_create": "a link to the person’s own page",
 }
-_FACT = re.compile(r"\bfact ([0-9]+)")
-_REPLACED_FACT = re.compile(r"^fact ([0-9]+) as ([0-9]+)")
 
 
 class _AuditQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -28,23 +26,23 @@ class _AuditQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     memory: str | None = None
 
 
-class Words(Struct, frozen=True):
-    """Some words of an entry."""
+class _TextPart(Struct, frozen=True):
+    """A part of the text that names what an entry concerns."""
 
     text: str
-    # The page that shows what they name, relative to /ui/; None: they name nothing that has a page, or it is gone.
+    # The page that shows what it names, relative to /ui/; None: it names nothing that has a page, or it is gone.
     href: str | None = None
 
 
-class Act(Struct, frozen=True):
+class _Act(Struct, frozen=True):
     """One act. A forgetting of several texts is one, with an entry for each text."""
 
-    # One of its entries.
+    # The first entry: all have its time, actor, action and memory.
     entry: AuditRecord
     # What was done to which texts, one after the other.
-    parts: Sequence[Sequence[Words]]
+    parts: Sequence[Sequence[_TextPart]]
     # The facts that a forgetting took along ("with facts 4, 7"); "": none.
-    along: str = ""
+    along: str
 
 
 def screens(operations: PageOperations) -> list[Screen | Action]:
@@ -56,10 +54,10 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
             return View(page)
         names = await operations.audit.names({each.memory for each in page.items if each.memory is not None})
         named_facts = {
-            (each.memory, int(seq))
+            (each.memory, seq)
             for each in page.items
-            if each.action != "forget" and each.memory is not None and each.memory in names
-            for seq in _FACT.findall(_words_of(each))
+            if each.memory is not None and each.memory in names and (fact := _shown_fact(each)) is not None
+            for seq in fact.seqs
         }
         facts = await operations.audit.find_facts(named_facts)
         context = {"acts": _acts_of(page.items, facts), "names": names, "memory": query.memory}
@@ -68,42 +66,50 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
     return [Screen("audit", show, _AuditQuery)]
 
 
-def _acts_of(records: Sequence[AuditRecord], facts: set[tuple[str, int]]) -> list[Act]:
+def _acts_of(records: Sequence[AuditRecord], facts: set[tuple[str, int]]) -> list[_Act]:
     """Returns the acts of some entries, in their order. facts: the facts that are there, by memory and number."""
-    acts = list[Act]()
+    acts = list[_Act]()
     for _, group in groupby(records, lambda each: (each.at, each.who, each.action, each.memory)):
-        entries = [*group]
-        along = entries.pop().what if entries[1:] and entries[-1].what.startswith("with ") else ""
-        acts.append(Act(entries[0], [_with_links(each, facts) for each in entries], along))
+        entries, along = [*group], ""
+        if len(entries) > 1 and is_along(entries[-1].what):
+            along = entries.pop().what
+        acts.append(_Act(entries[0], [_text_parts(each, facts) for each in entries], along))
     return acts
 
 
-def _with_links(record: AuditRecord, facts: set[tuple[str, int]]) -> list[Words]:
-    """Returns what an entry concerns, with links to the facts that are there."""
-    words, uid = list[Words](), record.memory or ""
-    # The pattern captures a number, so every second part is one.
-    for index, part in enumerate(_FACT.split(_words_of(record))):
-        if index % 2:
-            href = fact_href(uid, int(part)) if (uid, int(part)) in facts else None
-            words.append(Words(f"fact {part}", href))
-        elif part:
-            words.append(Words(part))
-    return words
+def _shown_fact(record: AuditRecord) -> AuditedFact | None:
+    """Returns the fact that an entry concerns; None: it concerns none, or one that was forgotten and has no page."""
+    return None if record.action == "forget" else AuditedFact.parse(record.what)
 
 
-def _words_of(record: AuditRecord) -> str:
+def _text_parts(record: AuditRecord, facts: set[tuple[str, int]]) -> list[_TextPart]:
+    """Returns what an entry concerns, in words, with links to the facts that are there."""
+
+    def link(seq: int) -> _TextPart:
+        uid = record.memory
+        return _TextPart(f"fact {seq}", fact_href(uid, seq) if uid and (uid, seq) in facts else None)
+
+    fact = _shown_fact(record)
+    if fact is None:
+        return [_TextPart(_sentence_of(record))]
+    parts = [link(fact.seq)]
+    if fact.new_seq is not None:
+        parts += [_TextPart(": now "), link(fact.new_seq)]
+    if fact.restored_seq is not None:
+        parts += [_TextPart(", which says again "), link(fact.restored_seq)]
+    if fact.state:
+        parts.append(_TextPart(f", {fact.state}"))
+    return parts
+
+
+def _sentence_of(record: AuditRecord) -> str:
     """Returns what an entry concerns, in words."""
-    what = record.what or _OBJECTS.get(record.action, "")
-    match record.action:
-        case "forget" if what == "all":
+    match record.action, record.what.split(" "):
+        case "forget", ["all"]:
             return "all of the memory"
-        case "forget" if what.startswith("exchange "):
-            return f"message {what.removeprefix('exchange ')} and its reply"
-        case "restore":
-            return what.replace(" as ", ", brought back as version ")
-        case "correct" | "undo":
-            return _REPLACED_FACT.sub(r"fact \1: now fact \2", what).replace(
-                ", back to", ", which says again"
-            )
+        case "forget", ["exchange", number]:
+            return f"message {number} and its reply"
+        case "restore", [*version, "as", new_version]:
+            return f"{' '.join(version)}, brought back as version {new_version}"
         case _:
-            return what
+            return record.what or _OBJECTS.get(record.action, "")

@@ -10,7 +10,8 @@ from msgspec.structs import replace
 from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, access_of
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Answer, Download, LimitQuery, Screen, ScreenRequest, View
-from gateway.run.admin.audit_operations import AuditOperations, AuditRecord, audited_part
+from gateway.run.admin.audit_operations import AuditOperations, AuditRecord
+from gateway.run.admin.audited_parts import audited_part
 from gateway.run.admin.conversation_views import ConversationPage, LaterMessages
 from gateway.run.admin.memory_names import name_of, user_of
 from gateway.run.admin.memory_views import MemoryViews

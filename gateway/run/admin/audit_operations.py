@@ -33,14 +33,8 @@ class AuditRecord(Struct, frozen=True):
     action: str
     # The uid of a memory, which may be gone.
     memory: str | None
-    # A kind and a number ("block human, version 8"), never words. The facts that went with what was forgotten are an
-    # entry of their own ("with facts 4, 7").
+    # As `audited_parts` has it. The facts that went with what was forgotten are an entry of their own.
     what: str
-
-
-def audited_part(kind: str, id: int | str) -> str:
-    """Returns a part of a memory as the audit names it ("message 4"). Whoever looks for a part has to name it so."""
-    return f"{kind} {id}"
 
 
 class AuditOperations(Struct, frozen=True):

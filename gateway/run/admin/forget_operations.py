@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 from msgspec import Struct
 
 from gateway.errors import BadRequest
-from gateway.run.admin.audit_operations import audited_part
+from gateway.run.admin.audited_parts import audited_along, audited_part, audited_version
 from gateway.run.admin.memory_edits import COMMAND
 from gateway.run.admin.memory_names import MemoryOwner, nothing_found
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
@@ -106,11 +106,8 @@ async def name_erased(
     seqs = sorted(fact.seq for fact in facts.newest if fact.seq not in named)
     if not seqs:
         return parts
-    older = facts.total - len(facts.newest)
-    noun = "fact" if len(seqs) == 1 and not older else "facts"
-    along = f"with {noun} {', '.join(map(str, seqs))}{f' and {older} older' if older else ''}"
     # The newest entry is listed first, so the facts come after what they went with.
-    return [along, *parts]
+    return [audited_along(seqs, facts.total - len(facts.newest)), *parts]
 
 
 async def note_forgetting(store: Store, at: float, actor: str, uid: str, erased: Sequence[str]) -> None:
@@ -210,7 +207,7 @@ class ForgetOperations:
             raise BadRequest(error.message + late, param="block") from error
         record = await self.store.agents.load(agent)
         if record is not None:
-            what = f"block {label}, version {after.version}"
+            what = audited_version(label, after.version)
             await self.store.audit.add(self.now(), COMMAND, "undo", record.uid, what)
         return {"label": after.label, "version": after.version, "value": after.value, "waiting": waiting}
 

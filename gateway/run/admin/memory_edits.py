@@ -15,6 +15,7 @@ from msgspec.structs import asdict
 from gateway.core.memory.learn import WRITTEN_FACT_CHARS, fact_key
 from gateway.core.memory.standing import MAX_CHARS, have_room
 from gateway.errors import BadRequest, Conflict, MemoryNotFound, NotAllowed, UnknownId
+from gateway.run.admin.audited_parts import AuditedFact, audited_version
 from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.memory_names import nothing_found
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
@@ -66,7 +67,7 @@ class MemoryEdits(Struct, frozen=True):
             ) from error
         except WriteConflict as error:
             raise _version_conflict(label) from error
-        await self._audit(editor, "edit", uid, f"block {label}, version {written.version}")
+        await self._audit(editor, "edit", uid, audited_version(label, written.version))
         return written
 
     async def undo_block(self, editor: Editor, uid: str, label: str, version: int) -> Block:
@@ -82,7 +83,7 @@ class MemoryEdits(Struct, frozen=True):
             raise BadRequest("The block has no change left to undo.", param="version") from error
         except WriteConflict as error:
             raise _version_conflict(label) from error
-        await self._audit(editor, "undo", uid, f"block {label}, version {undone.version}")
+        await self._audit(editor, "undo", uid, audited_version(label, undone.version))
         return undone
 
     async def restore_block(self, editor: Editor, uid: str, label: str, version: int, to: int) -> Block:
@@ -104,7 +105,7 @@ class MemoryEdits(Struct, frozen=True):
             raise BadRequest(f"Version {to} is longer than the block's limit now.", param="to") from error
         except WriteConflict as error:
             raise _version_conflict(label) from error
-        await self._audit(editor, "restore", uid, f"block {label}, version {to} as {restored.version}")
+        await self._audit(editor, "restore", uid, audited_version(label, restored.version, to))
         return restored
 
     async def remember_fact(
@@ -129,7 +130,7 @@ class MemoryEdits(Struct, frozen=True):
         except NotFound as error:
             raise MemoryNotFound from error
         if not is_known:
-            await self._audit(editor, "remember", agent.uid, f"fact {fact.seq}")
+            await self._audit(editor, "remember", agent.uid, AuditedFact(fact.seq))
         return fact, is_known
 
     async def add_fact(self, editor: Editor, uid: str, text: str, *, always: bool = False) -> Fact:
@@ -166,11 +167,10 @@ class MemoryEdits(Struct, frozen=True):
             raise _unknown_fact() from error
         except WriteConflict as error:
             raise Conflict(f"Nothing was changed: {error.message}.", param="text") from error
-        change = f"fact {seq} as {new_fact.seq}"
         if restored_fact is None:
-            await self._audit(editor, "correct", uid, change)
+            await self._audit(editor, "correct", uid, AuditedFact(seq, new_fact.seq))
         else:
-            await self._audit(editor, "undo", uid, f"{change}, back to fact {restored_fact.seq}")
+            await self._audit(editor, "undo", uid, AuditedFact(seq, new_fact.seq, restored_fact.seq))
         return new_fact
 
     async def mute_fact(self, editor: Editor, uid: str, seq: int, *, is_muted: bool) -> Fact:
@@ -180,7 +180,7 @@ class MemoryEdits(Struct, frozen=True):
             fact = await self.store.facts.mute(agent.id, seq, self.now(), is_muted=is_muted)
         except NotFound as error:
             raise _unknown_fact() from error
-        await self._audit(editor, "mute", uid, f"fact {seq}, {'muted' if is_muted else 'said again'}")
+        await self._audit(editor, "mute", uid, AuditedFact(seq, state="muted" if is_muted else "said again"))
         return fact
 
     async def pause(self, editor: Editor, uid: str, *, is_paused: bool) -> None:
@@ -238,8 +238,8 @@ class MemoryEdits(Struct, frozen=True):
             raise _version_conflict(label)
         return block
 
-    async def _audit(self, editor: Editor, action: str, uid: str, what: str) -> None:
-        await self.store.audit.add(self.now(), editor.actor, action, uid, what)
+    async def _audit(self, editor: Editor, action: str, uid: str, what: str | AuditedFact) -> None:
+        await self.store.audit.add(self.now(), editor.actor, action, uid, str(what))
 
 
 def _read_fact_text(text: str) -> str:

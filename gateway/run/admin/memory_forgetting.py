@@ -16,7 +16,7 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from gateway.errors import Conflict, UnknownId
-from gateway.run.admin.audit_operations import audited_part
+from gateway.run.admin.audited_parts import audited_part
 from gateway.run.admin.exchange_messages import message_records, shorten
 from gateway.run.admin.forget_operations import (
     CALL_S,

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from gateway.core.conversation.tree import is_tombstone
 from gateway.errors import UnknownId
-from gateway.run.admin.audit_operations import audited_part
+from gateway.run.admin.audited_parts import audited_part
 from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.hits import hit_records
 from gateway.run.admin.list_page import unreadable_cursor

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.run.admin.audited_parts import audited_version
 from storage.errors import Broken
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
 from tests.gateway.page.browser import Browser
@@ -391,6 +392,24 @@ def test_the_audit_says_in_words_who_did_what_and_links_to_facts_that_are_there(
     operator.twin(f"{memory}/forget?fact={second}", {})
     html = operator.get("audit").body.decode()
     assert set(re.findall(rf'href="{memory}/f/(\d+)"', html)) == {str(first), str(third)}
+
+
+def test_the_audit_takes_no_label_of_a_block_for_a_fact(operator: Operator) -> None:
+    """A label may be any words, such as "fact 1" or "known as told"."""
+    world = operator.world
+    agent = speak(world, "I drink tea.")
+    (seq,) = learn(world, agent, "Drinks tea.")
+    edited, restored = audited_version(f"fact {seq}", 2), audited_version("known as told", 3, 1)
+
+    async def note() -> None:
+        for action, what in (("edit", edited), ("restore", restored)):
+            await world.store.audit.add(world.clock(), "alice", action, agent.uid, what)
+
+    world.gateway.call(note())
+    html = operator.get("audit").body.decode()
+    assert f"edit alice block fact {seq}, version 2" in plain(html)
+    assert "restore alice block known as told, version 1, brought back as version 3" in plain(html)
+    assert f'href="m/{agent.uid}/f/{seq}"' not in html
 
 
 def test_the_audit_says_who_acted_with_the_readers_own_key(operator: Operator) -> None:
