@@ -60,8 +60,8 @@ async def test_the_counts_add_up(store: Store) -> None:
 
 async def test_a_batch_that_was_not_accepted_whole_fails(store: Store) -> None:
     half = await accepted(store, 3, is_started=False)
-    assert await store.batches.drop_unstarted(10.0, 20.0) == 0  # it is being accepted now
-    assert await store.batches.drop_unstarted(15.0, 20.0) == 1
+    assert await store.batches.fail_half_accepted(10.0, 20.0) == 0  # it is being accepted now
+    assert await store.batches.fail_half_accepted(15.0, 20.0) == 1
     found = await store.batches.find("default", half.uid)
     assert (found.state, found.ended) == (BatchState.FAILED, 20.0)
     assert (await store.batches.count_items(half.id)).failed == 3
@@ -73,7 +73,7 @@ async def test_a_batch_that_was_not_accepted_whole_fails(store: Store) -> None:
 
 async def test_one_that_has_a_job_goes_on(store: Store) -> None:
     await accepted(store, 1, is_started=True)
-    assert await store.batches.drop_unstarted(15.0, 20.0) == 0
+    assert await store.batches.fail_half_accepted(15.0, 20.0) == 0
     (job,) = await store.jobs.list()
     assert (job.kind, job.agent_row, job.key) == ("batch", 0, "b" * 32)
 

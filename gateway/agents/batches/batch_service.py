@@ -29,18 +29,18 @@ class BatchService:
         providers: Mapping[str, BatchProvider],
         settings: BatchSettings,
         metrics: Metrics,
-        count: Callable[[str, str], None],
+        count_outcome: Callable[[str, str], None],
         receipts: Receipts,
     ) -> None:
         """Creates the service.
 
         providers: the batch APIs, by the names of upstreams.
-        count: called with the kind and the outcome of each attempt of a job.
+        count_outcome: called with the kind and the outcome of each attempt of a job.
         """
         store = keeper.store
         self._batches, self._is_shared, self._now = store.batches, store.database.is_shared, keeper.now
-        self._begun = keeper.now()
-        self._unstarted = PeriodicTask("batches that did not start", self._drop_unstarted)
+        self._started = keeper.now()
+        self._clean_up = PeriodicTask("half-accepted batches", self._fail_half_accepted)
         tokens = BatchMetrics(metrics, store.batches.count_open).tokens
         jobs = BatchJobs(store, keeper, turns, providers, settings, keeper.now, tokens)
         self._jobs = jobs
@@ -51,20 +51,22 @@ class BatchService:
             store.jobs,
             {BATCH_JOB: jobs.run},
             limits,
-            count,
-            lambda: jobs.idle_jobs,
+            count_outcome=count_outcome,
+            count_waiting=lambda: jobs.waiting_jobs,
             open_receipt=receipt_opener(receipts, BATCH_JOB),
         )
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
-        """Returns what performs batches until it is cancelled."""
-        return [self._worker.run(), self._unstarted.run()]
+        """Returns the coroutines that perform batches, to be run as tasks: the worker and the clean-up."""
+        return [self._worker.run(), self._clean_up.run()]
 
-    async def _drop_unstarted(self) -> float | None:
+    async def _fail_half_accepted(self) -> float | None:
         """Fails the batches that a process began to accept before it died. Returns the seconds until the next look."""
         # A young batch may be one that another gateway is accepting.
-        before = self._now() - YOUNG_S if self._is_shared else self._begun
-        await self._batches.drop_unstarted(before, self._now())
+        before = self._now() - YOUNG_S if self._is_shared else self._started
+        await self._batches.fail_half_accepted(before, self._now())
+        # No other gateway uses a SQLite file, so none leaves a batch there later. Elsewhere a batch fails before
+        # it is one and a half times YOUNG_S old.
         return YOUNG_S / 2 if self._is_shared else None
 
     async def aclose(self) -> None:

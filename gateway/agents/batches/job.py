@@ -64,7 +64,7 @@ class BatchJobs:
     # How many attempts in a row have ended with an internal error in this process, by the rows of jobs.
     faults: dict[int, int] = field(default_factory=dict)
     # The number of jobs that only wait for their next poll.
-    idle_jobs: int = 0
+    waiting_jobs: int = 0
 
     async def run(self, job: JobContext) -> None:
         """Performs one attempt. Raises: Postponed if there is something left to be waited for."""
@@ -112,12 +112,12 @@ class BatchJobs:
         return None
 
     async def _wait_for_poll(self, wait_s: float) -> None:
-        self.idle_jobs += 1
+        self.waiting_jobs += 1
         self.store.jobs.wake_here()
         try:
             await asyncio.sleep(wait_s)
         finally:
-            self.idle_jobs -= 1
+            self.waiting_jobs -= 1
 
     async def _stop_calls(self, parts: PartJournal) -> None:
         """Stops the requests that this process sends itself. The process that claims the job next repeats them."""

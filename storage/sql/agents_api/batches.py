@@ -104,7 +104,7 @@ class Batches(Group):
         """Enqueues the job of a batch once all its items are there."""
         await self._jobs.enqueue(BATCH_JOB, NO_AGENT, batch.uid, orjson.dumps({"batch": batch.id}))
 
-    async def drop_unstarted(self, before: float, at: float) -> int:
+    async def fail_half_accepted(self, before: float, at: float) -> int:
         """Fails the batches of which an earlier process has accepted only a part. Returns how many."""
         count = 0
         for batch in await self.list(None, Page(limit=10_000)):

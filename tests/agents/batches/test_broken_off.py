@@ -277,7 +277,7 @@ def test_one_whose_process_died_is_looked_for_until_the_database_answers(
             body = {"requests": [{"agent_id": agent, "input": "Hi"} for agent in s.agents(2)]}
             assert s.world.ask("POST", PATH, body)[0] == 503
         [batch] = s.world.ask("GET", PATH)[1]
-    Breaking(monkeypatch, "drop_unstarted", 1)
+    Breaking(monkeypatch, "fail_half_accepted", 1)
     with scene(tmp_path) as s:
         assert s.ended(batch)["counts"]["failed"] == 2
 
