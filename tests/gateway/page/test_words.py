@@ -108,7 +108,7 @@ def test_a_person_is_found_by_a_name_that_they_only_wrote(operator: Operator) ->
     found = operator.get("people?q=Ferri")
     assert (found.status, found.headers["location"]) == (303, "people/words?q=Ferri&name=1")
     text = page(operator, found.headers["location"])
-    assert "No name begins with “Ferri”, and it stands in no block of the 500 people who spoke" in plain(text)
+    assert "No name begins with “Ferri”, and the 500 people who spoke last are not called so" in plain(text)
     assert lead(text) == "1 person with a text that says “Ferri”."
     assert "Nadia <mark>Ferri</mark> here." in text
     assert "Looked through: 2 people" in plain(text)
@@ -176,7 +176,10 @@ def test_a_correction_says_what_still_has_the_old_words(operator: Operator) -> N
     (wrong,) = operator.twin(f"m/{uid}/facts")["items"]
     text = "Alice is allergic to hazelnuts."
     new = operator.twin(f"m/{uid}/f/{wrong['seq']}/correct", {"text": text})["seq"]
-    shown = plain(page(operator, f"m/{uid}/f/{new}"))
+    text = page(operator, f"m/{uid}/f/{new}")
+    # On one line with the button this read as "Undo 2 messages".
+    assert ">Undo</button> <br>2 messages and 1 block still say" in text
+    shown = plain(text)
     assert "2 messages and 1 block still say “peanuts”." in shown
     assert "All that say “peanuts”" in shown
     # The old fact is true no more, and told to nobody.
