@@ -97,7 +97,7 @@ class ForgetForm(Struct, frozen=True, forbid_unknown_fields=True):
     confirm: str | int | None = None
     # The screen that led to the preview, relative to /ui/.
     came_from: str = ""
-    # The numbers of corrections that stay as facts of their own.
+    # The numbers of facts that stay, and rest on no message.
     keep: Annotated[tuple[_Number, ...], Meta(max_length=MAX_TEXTS)] = ()
 
 
@@ -123,8 +123,8 @@ class _ShownPreview(NamedTuple):
 
     preview: ForgetPreview
     changes: list[_BlockChange]
-    # The numbers of corrections that have the words for which texts are forgotten.
-    wordy_corrections: frozenset[int]
+    # The numbers of facts that have the words for which texts are forgotten.
+    wordy_facts: frozenset[int]
 
 
 class _NextLink(NamedTuple):
@@ -301,12 +301,12 @@ class _ForgetScreens(Struct, frozen=True):
             preview = replace(preview, stays=(*blocks, *preview.stays))
         # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
         changes = await asyncio.to_thread(_diff_blocks, preview) if preview.blocks else []
-        wordy_corrections = frozenset(
+        wordy_facts = frozenset(
             each.seq
             for each in preview.facts or ()
-            if each.corrected_by and sought_words and self.word_searches.spans(each.text or "", sought_words)
+            if sought_words and self.word_searches.spans(each.text or "", sought_words)
         )
-        return _ShownPreview(preview, changes, wordy_corrections)
+        return _ShownPreview(preview, changes, wordy_facts)
 
     async def _list_staying_blocks(
         self, access: MemoryAccess, preview: ForgetPreview
@@ -338,7 +338,7 @@ class _ForgetScreens(Struct, frozen=True):
         """Returns the screen of a preview.
 
         error: why the forgetting that it shows was refused.
-        keep: the numbers of the corrections that are ticked.
+        keep: the numbers of the facts that are ticked.
         """
         access = access_of(request)
         kind, value = request.query.target
@@ -362,7 +362,7 @@ class _ForgetScreens(Struct, frozen=True):
             memory_name=name,
             name_line=name_line,
             changes=shown.changes,
-            wordy_corrections=shown.wordy_corrections,
+            wordy_facts=shown.wordy_facts,
             keep=keep,
             spans=lambda text: self.word_searches.spans(text, sought_words) if sought_words else (),
         )

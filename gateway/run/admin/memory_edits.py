@@ -144,7 +144,8 @@ class MemoryEdits(Struct, frozen=True):
         fact, is_known = await self.remember_fact(editor, agent, text, always=always)
         if is_known:
             muted = ", and is not mentioned" if fact.muted else ""
-            raise Conflict(f"Nothing was added: fact {fact.seq} says so already{muted}.", param="text")
+            kept = " The preview of a forgetting can keep it." if fact.sources else ""
+            raise Conflict(f"Nothing was added: fact {fact.seq} says so already{muted}.{kept}", param="text")
         return fact
 
     async def correct_fact(self, editor: Editor, uid: str, seq: int, text: str) -> Fact:

@@ -71,6 +71,8 @@ class TargetRecord(Struct, frozen=True):
 class ErasedFactRecord(SourceRecord, frozen=True, kw_only=True):
     """A fact that goes with messages."""
 
+    # No other fact has taken its place, so it can be kept.
+    is_true: bool
     # Who corrected the fact; not set: it was not corrected, or is no longer true.
     corrected_by: Literal["operator", "person"] | UnsetType = UNSET
 
@@ -85,6 +87,8 @@ class ForgetPreview(Struct, frozen=True):
     confirm: str | None
     # The command lines that do the same; None: the visitor is a person, who has no command line.
     command: str | None
+    # How many facts go with messages; 0 where the whole memory goes.
+    more_facts: int
     # The newest facts that go with messages; not set: no fact goes.
     facts: tuple[ErasedFactRecord, ...] | UnsetType = UNSET
     # The changed blocks that can be rebuilt at once; not set: there are none.
@@ -108,7 +112,7 @@ class ForgetResult(Struct, frozen=True):
     facts: int | UnsetType = UNSET
     # How many of the newest of these facts were corrections that were true; not set: none.
     corrections: int | UnsetType = UNSET
-    # The numbers of the corrections that stay as facts of their own; not set: none.
+    # The numbers of the facts that stay, and rest on no message; not set: none.
     kept: tuple[int, ...] | UnsetType = UNSET
 
 
@@ -185,10 +189,10 @@ class MemoryForgetting:
         """Forgets a part.
 
         confirm: `ForgetPreview.confirm`, as the person typed it.
-        keep: the numbers of corrections of the preview that stay as facts of their own.
+        keep: the numbers of true facts of the preview that stay, and rest on no message from then on.
 
-        Raises: Conflict: the number is wrong, or was right before and is not now; or a fact of `keep` is no correction
-            that would go. UnknownId.
+        Raises: Conflict: the number is wrong, or was right before and is not now; or a fact of `keep` would not go, or
+            is no longer true. UnknownId.
         """
         memory = await self._views.find(editor.project, uid)
         target = await self._find_target(memory, kind, value)
@@ -199,14 +203,15 @@ class MemoryForgetting:
                 f"Nothing was forgotten: {preview.confirm} {noun} would go now, not {(confirm or '').strip()!r}.",
                 param="confirm",
             )
-        corrections = [each for each in preview.facts or () if each.corrected_by]
-        kept = [each.seq for each in corrections if each.seq in keep]
+        kept_facts = [each for each in preview.facts or () if each.seq in keep]
+        kept = [each.seq for each in kept_facts]
+        corrections = [each for each in preview.facts or () if each.corrected_by and each.seq not in keep]
         target_name = "all" if kind == "all" else audited_part(kind, preview.target.id)
         text_names = [audited_part(text.kind, text.seq) for text in preview.texts or ()]
         erased = await name_erased(self._store, memory.id, target, text_names or [target_name], kept)
         try:
             if missing := {*keep}.difference(kept):
-                raise WriteConflict(f"fact {min(missing)} is no correction that would go")
+                raise WriteConflict(f"fact {min(missing)} is none of those that would go")
             id = await self._store.forgetting.begin(memory.id, target, keeps_pause=True, kept_facts=kept)
         except WriteConflict as error:
             raise Conflict(f"Nothing was forgotten: {error.message}.", param="keep") from error
@@ -224,14 +229,11 @@ class MemoryForgetting:
             swept=bool(swept),
             messages=preview.will_go.messages,
             command="\n".join(
-                [
-                    preview.command or "",
-                    *(_add_command(memory.scope, each) for each in corrections if each.seq in kept),
-                ]
+                [preview.command or "", *(_add_command(memory.scope, each) for each in kept_facts)]
             ),
             texts=len(preview.texts) if preview.texts else UNSET,
-            facts=_count_more_facts(kind, preview) - len(kept) or UNSET,
-            corrections=len(corrections) - len(kept) or UNSET,
+            facts=preview.more_facts - len(kept) or UNSET,
+            corrections=len(corrections) or UNSET,
             kept=tuple(kept) or UNSET,
         )
 
@@ -304,6 +306,7 @@ class MemoryForgetting:
             stays=tuple(stays),
             confirm=_number_to_confirm(kind, details, extent.counts),
             command="\n".join(_command(memory.scope, *each) for each in parts or [(kind, value)]),
+            more_facts=0 if kind == "all" else extent.counts.facts - len(target.facts),
             facts=tuple(
                 _fact_record(memory.uid, each) for each in extent.facts if each.seq not in target.facts
             )
@@ -407,13 +410,6 @@ def _target_of(texts: Sequence[Message]) -> ForgetTarget:
     return ForgetTarget(messages=by_kind["message"], facts=by_kind["fact"], passages=by_kind["passage"])
 
 
-def _count_more_facts(kind: TargetKind, preview: ForgetPreview) -> int:
-    """Returns how many facts go with messages; 0 where the whole memory goes."""
-    if kind in ("all", "fact"):
-        return 0
-    return preview.will_go.facts - sum(each.kind == "fact" for each in preview.texts or ())
-
-
 def _number_to_confirm(kind: TargetKind, details: _TargetDetails, counts: ForgetCounts) -> str | None:
     match kind:
         case "all" | "conversation":
@@ -433,7 +429,7 @@ def _command(scope: Scope, kind: TargetKind, value: TargetValue) -> str:
 
 
 def _add_command(scope: Scope, fact: ErasedFactRecord) -> str:
-    """Returns the command line that adds the text of a correction, as a fact of its own."""
+    """Returns the command line that adds the text of a fact."""
     options = [*flags_of(scope), f"--text={fact.text}"]
     return " ".join(["mnemogate", "memory", "add", *map(shell_word, options)])
 
@@ -445,7 +441,7 @@ def _target_record(kind: TargetKind, details: _TargetDetails) -> TargetRecord:
 
 def _fact_record(uid: str, fact: ErasedFact) -> ErasedFactRecord:
     href = page_path("m", uid, "f", fact.seq)
-    record = ErasedFactRecord("fact", fact.seq, fact.text, None, href=href)
+    record = ErasedFactRecord("fact", fact.seq, fact.text, None, href=href, is_true=fact.is_true)
     match fact.origin:
         case "operator" | "person" as writer if fact.is_true:
             return replace(record, corrected_by=writer)

@@ -10,9 +10,11 @@ with operate(upstream, tmp_path) as operator:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from html import unescape
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -78,6 +80,11 @@ class Operator:
         )
         assert reply.status == 200, reply.body
         return reply.json
+
+
+def plain(text: str) -> str:
+    """Returns the words of a screen without its tags."""
+    return " ".join(unescape(re.sub("<[^>]+>", "", text)).split())
 
 
 def make_key(world: World, project: str = "", *, is_read: bool = False) -> str:

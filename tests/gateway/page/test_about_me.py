@@ -171,7 +171,7 @@ def test_a_person_keeps_their_correction_without_the_words_it_came_from(world: W
     (source, *_) = person.twin(f"/f/{new}")["fact"]["sources"]
     assert f'name="keep" value="{new}"' in person.page(f"/forget?message={source['seq']}")
     gone = person.send(f"forget?message={source['seq']}", keep=new).body.decode()
-    assert "1 correction stays as a fact of its own." in gone
+    assert "1 fact stays as a fact of its own." in gone
     assert 'id="add"' in gone
     assert person.twin(f"/f/{new}")["fact"]["sources"] == []
     assert "You wrote this on" in person.page(f"/f/{new}")

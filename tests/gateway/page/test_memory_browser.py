@@ -202,7 +202,7 @@ def test_a_correction_is_kept_and_what_is_right_is_added_by_keyboard(
     with browser.open(operator, preview, script=script) as page:
         page.get_by_role("checkbox", name=f"Keep fact {new} as a fact of its own").press("Space")
         page.get_by_role("button", name="Forget for good").press("Enter")
-        assert "1 correction stays as a fact of its own." in page.get_by_role("status").inner_text()
+        assert "1 fact stays as a fact of its own." in page.get_by_role("status").inner_text()
         page.get_by_role("textbox", name="New fact").focus()
         page.keyboard.type("Alice takes the night train.")
         page.keyboard.press("Tab")

@@ -30,7 +30,7 @@ from storage.records import Agent
 from storage.sql import forget_preview
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.page.memories import HOSTILE, learn, memory_of, speak
-from tests.gateway.page.operator import FORM, Operator, operator_of
+from tests.gateway.page.operator import FORM, Operator, operator_of, plain
 from tests.gateway.page.person import person_of
 from tests.gateway.sdk import remember
 from tests.patience import PATIENCE_S, becomes
@@ -1249,17 +1249,47 @@ def test_a_preview_says_which_corrections_go_and_a_block_keeps_them_afterwards(o
     block, where = f"m/{uid}/b/human", f"m/{uid}/forget?message=1"
     operator.twin(block, {"value": right, "version": operator.twin(block)["block"]["version"]})
     found = operator.twin(where)
-    by = [(each["seq"], each.get("corrected_by")) for each in found["facts"]]
-    assert by == [(new, "operator"), (wrong, None)]
+    by = [(each["seq"], each["is_true"], each.get("corrected_by")) for each in found["facts"]]
+    assert by == [(new, True, "operator"), (wrong, False, None)]
     # The reason why the block is written afterwards.
     assert [each["after"] for each in found["blocks"]] == [""]
     text = page(operator, where)
     assert text.count("an operator&#39;s correction</span>") == 1
-    assert "A correction goes too, unless it is kept" in text
-    assert "A correction goes too" not in page(operator, f"m/{uid}/forget?fact={wrong}")
+    assert text.count('<span class="tag">no longer true</span>') == 1
+    also = "2 facts go too, 1 of them a correction, unless you keep them above."
+    assert also in plain(text).partition("What stays")[2]
+    assert "unless you keep" not in page(operator, f"m/{uid}/forget?fact={wrong}")
     operator.post(where)
     done = operator.twin(block, {"value": right, "version": operator.twin(block)["block"]["version"]})
     assert (done["value"], operator.twin(f"m/{uid}/facts")["items"]) == (right, [])
+
+
+@pytest.mark.both
+def test_a_learned_fact_is_kept_when_a_message_that_it_rests_on_is_forgotten(operator: Operator) -> None:
+    """The ride to work went with the stolen bicycle, and only a correction could be kept."""
+    world = operator.world
+    agent = speak(world, f"I ride my {SECRET} to work every day.")
+    stolen, ride = learn(world, agent, f"Has a {SECRET}.", "Rides to work every day.")
+    memory = f"m/{agent.uid}"
+    where = f"{memory}/forget?texts=1&texts={stolen}&back={memory}/words%3Fq%3D{SECRET}"
+    shown = page(operator, where)
+    assert re.findall(r'name="keep" value="(\d+)"', shown) == [str(ride)]
+    assert "has the words, right or wrong" not in shown
+    table = re.findall(r'<th scope="row">([\w ]+)</th><td class="num">(\d+)', shown)
+    assert table[:3] == [("Messages", "1"), ("Facts", "1"), ("More facts", "1")]
+    assert "1 fact goes too, unless you keep it above." in plain(shown)
+    done = operator.twin(where, {"confirm": 2, "keep": [ride]})
+    assert (done["kept"], done.get("facts"), done.get("corrections")) == ([ride], None, None)
+    assert SECRET.encode() not in world.data()
+    (kept,) = operator.twin(f"{memory}/facts")["items"]
+    assert (kept["seq"], kept["origin"], kept["sources"]) == (ride, "learned", [])
+    assert "It was kept when its message was forgotten." in page(operator, f"{memory}/f/{ride}")
+    person = person_of(world)
+    assert "Noted on" in plain(person.page("/facts"))
+    assert "The words it came from are not kept." in plain(person.page("/facts"))
+    assert ("keep", f"fact {ride}") in [(e["action"], e["what"]) for e in operator.twin("audit")["items"]]
+    speak(world, "How do I get to work, and do I ride every day?")
+    assert b"Rides to work every day." in world.upstream.last.body
 
 
 @pytest.mark.both
@@ -1271,6 +1301,9 @@ def test_a_correction_is_kept_as_a_fact_of_its_own(operator: Operator) -> None:
     right = "The anniversary is in July."
     new = operator.twin(f"{memory}/f/{wrong}/correct", {"text": right})["seq"]
     also = operator.twin(f"{memory}/f/{other}/correct", {"text": f"Not in {SECRET}."})["seq"]
+    refused = operator.post(f"{memory}/facts", text=right)
+    already = f"Nothing was added: fact {new} says so already. The preview of a forgetting can keep it."
+    assert (refused.status, already in refused.body.decode()) == (409, True)
     speak(world, "When is our anniversary?")  # which recalls the correction
     where = f"{memory}/forget?message=1"
     headers = {"cookie": operator.cookie, "referer": f"http://{operator.host}/ui/{memory}/f/{new}"}
@@ -1279,9 +1312,10 @@ def test_a_correction_is_kept_as_a_fact_of_its_own(operator: Operator) -> None:
     assert ticks == [str(also), str(new)]
     tagged = re.findall(r"has the words, right or wrong</span><p class=\"check\"><[^>]*value=\"(\d+)", shown)
     assert tagged == [str(also)]
-    refused = operator.post(where, keep=wrong)
-    assert refused.status == 409
-    assert f"Nothing was forgotten: fact {wrong} is no correction that would go." in refused.body.decode()
+    for seq, why in ((wrong, "is gone or no longer true"), (999, "is none of those that would go")):
+        refused = operator.post(where, keep=seq)
+        assert refused.status == 409
+        assert f"Nothing was forgotten: fact {seq} {why}." in refused.body.decode()
     assert len(operator.twin(f"{memory}/facts")["items"]) == 2
     done = operator.twin(where, {"keep": [new]})
     assert (done["facts"], done["corrections"], done["kept"]) == (3, 1, [new])
@@ -1323,7 +1357,7 @@ def test_ticks_of_a_preview_that_is_refused_stay(operator: Operator, target: str
     assert 'name="keep"' not in page(reader, where)
     form = f"confirm={number}{ticks}" if number else ticks[1:]
     gone = operator.ask("POST", where, form.encode(), headers).body.decode()
-    assert "2 corrections stay as facts of their own." in gone
+    assert "2 facts stay as facts of their own." in gone
     assert sorted(each["seq"] for each in operator.twin(f"{memory}/facts")["items"]) == sorted(new)
 
 

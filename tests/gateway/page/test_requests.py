@@ -13,10 +13,9 @@ from storage.errors import Broken
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
 from tests.gateway.page.browser import Browser
 from tests.gateway.page.memories import HOSTILE, LONG_NAME, learn, memory_of, speak
-from tests.gateway.page.operator import Operator, operator_of
+from tests.gateway.page.operator import Operator, operator_of, plain
 from tests.gateway.page.test_memory_screens import PROFILE
 from tests.gateway.page.test_sign_in import make_code
-from tests.gateway.page.test_words import plain
 from tests.gateway.sdk import remember
 
 

@@ -15,7 +15,7 @@ from storage.records import Agent
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
 from tests.gateway.page.browser import Browser
 from tests.gateway.page.memories import HOSTILE, learn, memory_of, speak
-from tests.gateway.page.operator import Operator, operator_of
+from tests.gateway.page.operator import Operator, operator_of, plain
 from tests.gateway.page.person import person_of
 from tests.gateway.page.test_memory_screens import PROFILE, actions, came_from, page
 from tests.gateway.sdk import remember
@@ -31,10 +31,6 @@ def lead(text: str) -> str:
     """Returns the sentence with the result of a screen."""
     (found,) = re.findall(r'<p role="status" class="lead"[^>]*>(.*?)</p>', text, re.S)
     return plain(found)
-
-
-def plain(text: str) -> str:
-    return " ".join(unescape(re.sub("<[^>]+>", "", text)).split())
 
 
 def peanuts(operator: Operator) -> Agent:
