@@ -83,7 +83,7 @@ class _PersonScreens(Struct, frozen=True):
     async def export(self, request: ScreenRequest, query: NoFields) -> HtmlDownload:
         access = access_of(request)
         parts = await self.operations.export.readable_parts(access.project, access.uid)
-        await self.operations.sign_in.note(request.visitor.actor, "export", access.uid)
+        await self.operations.audit.add(request.visitor.actor, "export", access.uid)
         return HtmlDownload("me_export.html", _part_contexts(parts), f"memory-{access.uid[:8]}.html")
 
 

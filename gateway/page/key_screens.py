@@ -9,9 +9,10 @@ from msgspec import Struct
 from gateway.errors import BadRequest, NotAllowed
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ActionResult, Answer, ListQuery, NoFields, Screen, ScreenRequest, View
+from gateway.run.admin.audit_operations import AuditOperations
+from gateway.run.admin.audited_parts import audited_part
 from gateway.run.admin.key_operations import KeyKind, KeyOperations, KeyRecord, NewKey
 from gateway.run.admin.list_page import ListPage
-from gateway.run.admin.sign_in import SignIn
 from gateway.settings import DefaultMode
 
 
@@ -30,7 +31,7 @@ class _KeyScreens(Struct, frozen=True):
     """The screen of the keys and the changes of keys. The methods are called with a request."""
 
     keys: KeyOperations
-    sign_in: SignIn
+    audit: AuditOperations
 
     async def show(self, request: ScreenRequest, query: ListQuery) -> Answer:
         _require_key_operator(request)
@@ -44,21 +45,21 @@ class _KeyScreens(Struct, frozen=True):
             )
         except BadRequest as error:
             return _keys_page(await self.keys.page(), error=error, form=form)
-        await self.sign_in.note(request.visitor.actor, "key_create", what=f"key {key.id}")
+        await self.audit.add(request.visitor.actor, "key_create", what=audited_part("key", key.id))
         # Only this answer shows the secret, so it is no redirect.
         if request.is_twin:
-            return View(key, "keys.html", "Keys")
+            return View(key)
         return _keys_page(await self.keys.page(), new_key=key)
 
     async def revoke(self, request: ScreenRequest, form: NoFields) -> Answer:
         _require_key_operator(request)
         key = await self.keys.revoke_by_id(request.params["id"])
-        await self.sign_in.note(request.visitor.actor, "key_revoke", what=f"key {key.id}")
+        await self.audit.add(request.visitor.actor, "key_revoke", what=audited_part("key", key.id))
         return ActionResult(key, "keys")
 
 
 def screens(operations: PageOperations) -> list[Screen | Action]:
-    keys = _KeyScreens(operations.keys, operations.sign_in)
+    keys = _KeyScreens(operations.keys, operations.audit)
     return [
         Screen("keys", keys.show, ListQuery),
         Action("keys", keys.create, KeyForm),

@@ -164,7 +164,7 @@ class _MemoryScreens(Struct, frozen=True):
     async def export(self, request: ScreenRequest, query: NoFields) -> Download:
         access = access_of(request)
         pages = await self.operations.export.line_pages(access.project, access.uid)
-        await self.operations.sign_in.note(request.visitor.actor, "export", access.uid)
+        await self.operations.audit.add(request.visitor.actor, "export", access.uid)
         return Download("application/x-ndjson", _join_lines(pages), f"memory-{access.uid[:8]}.jsonl")
 
     # -- for operators alone: a person has other screens for this, or none

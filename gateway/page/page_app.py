@@ -108,7 +108,7 @@ class PageApp:
         self._has_left = has_left
         self._client_gone = client_gone
         self._read_s = read_s
-        self._sign_in = operations.sign_in
+        self._audit = operations.audit
         self._read_slots = asyncio.Semaphore(_MAX_READS)
         # One screen is rendered at a time, since each thread takes its share of the interpreter from the event loop.
         self._render_lock = asyncio.Lock()
@@ -130,7 +130,9 @@ class PageApp:
         }
         self._max_slashes = max(each.path.count("/") for each in routes)
         self._answers = Answers(now, {each.path for each in routes})
-        self._sign_in_pages = SignInPages(settings, operations.sign_in, bodies, self._answers, now)
+        self._sign_in_pages = SignInPages(
+            settings, operations.sign_in, operations.audit, bodies, self._answers, now
+        )
         self.sessions = self._sign_in_pages.sessions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -328,7 +330,7 @@ class PageApp:
         if noted_read in self._noted_reads:
             return
         # The audit comes before the cache: if the audit fails, a second read at the same time must fail, too.
-        await self._sign_in.note(visitor.actor, "read", uid)
+        await self._audit.add(visitor.actor, "read", uid)
         self._noted_reads[noted_read] = None
         if len(self._noted_reads) > _MAX_NOTED_READS:
             self._noted_reads.popitem(last=False)

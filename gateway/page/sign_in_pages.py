@@ -21,6 +21,7 @@ from gateway.page.page_request import (
 )
 from gateway.page.screen import ActionResult, NoFields
 from gateway.page.visitor import LoginFailures, Sessions, Visitor, name_of_session
+from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.sign_in import UNKNOWN, SignIn
 from gateway.settings import Settings
 
@@ -39,10 +40,17 @@ class SignInPages:
     """
 
     def __init__(
-        self, settings: Settings, sign_in: SignIn, bodies: Bodies, answers: Answers, now: Callable[[], float]
+        self,
+        settings: Settings,
+        sign_in: SignIn,
+        audit: AuditOperations,
+        bodies: Bodies,
+        answers: Answers,
+        now: Callable[[], float],
     ) -> None:
         ui = settings.ui
         self._sign_in = sign_in
+        self._audit = audit
         self._bodies = bodies
         self._answers = answers
         self.sessions = Sessions(now, ui.session_s, ui.idle_s)
@@ -120,7 +128,7 @@ class SignInPages:
                 request, next_path=next_path, error=error, unsaved_text=form.typed
             )
         token = self.sessions.begin(operator)
-        await self._sign_in.note(operator.actor, "login")
+        await self._audit.add(operator.actor, "login")
         cookie = f"{await self._cookie_name()}={token}; HttpOnly{self._cookie_attributes}"
         return self._answers.make_reply(request, ActionResult({}, next_path, (cookie,)))
 
@@ -131,7 +139,7 @@ class SignInPages:
             return _TooMany(
                 "Too many attempts have failed. Wait a minute, and try again.", retry_after_s=retry_after_s
             )
-        await self._sign_in.note(UNKNOWN, "login_failed")
+        await self._audit.add(UNKNOWN, "login_failed")
         if self._sign_in.is_code(key):
             return NotSignedIn(
                 "This link has expired or was used: it works once, for a minute. "
@@ -146,7 +154,7 @@ class SignInPages:
         if request.visitor is None or request.token is None:
             raise NotSignedIn("You are not signed in.")
         self.sessions.end(request.token)
-        await self._sign_in.note(request.visitor.actor, "logout")
+        await self._audit.add(request.visitor.actor, "logout")
         cookie = f"{await self._cookie_name()}=; HttpOnly; Max-Age=0{self._cookie_attributes}"
         return self._answers.make_reply(request, ActionResult({"done": True}, "login", (cookie,)))
 

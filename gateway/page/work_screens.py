@@ -15,7 +15,8 @@ from gateway.page.screen import (
     ScreenRequest,
     View,
 )
-from gateway.run.admin.sign_in import SignIn
+from gateway.run.admin.audit_operations import AuditOperations
+from gateway.run.admin.audited_parts import audited_part
 from gateway.run.admin.work_operations import WorkOperations
 
 
@@ -30,7 +31,7 @@ class _WorkScreens(Struct, frozen=True):
     """The screen of the work and the changes of jobs and batches. The methods are called with a request."""
 
     work: WorkOperations
-    sign_in: SignIn
+    audit: AuditOperations
 
     async def show(self, request: ScreenRequest, query: WorkQuery) -> Answer:
         record = await self.work.show(
@@ -41,23 +42,23 @@ class _WorkScreens(Struct, frozen=True):
     async def retry_job(self, request: ScreenRequest, form: NoFields) -> Answer:
         id = request.params["id"]
         job = await self.work.retry_job(request.visitor.project, id)
-        await self.sign_in.note(request.visitor.actor, "job_retry", what=f"job {id}")
+        await self.audit.add(request.visitor.actor, "job_retry", what=audited_part("job", id))
         return ActionResult(job, "work")
 
     async def cancel_job(self, request: ScreenRequest, form: NoFields) -> Answer:
         id = request.params["id"]
         job = await self.work.cancel_job(request.visitor.project, id)
-        await self.sign_in.note(request.visitor.actor, "job_cancel", what=f"job {id}")
+        await self.audit.add(request.visitor.actor, "job_cancel", what=audited_part("job", id))
         return ActionResult(job, "work")
 
     async def cancel_batch(self, request: ScreenRequest, form: NoFields) -> Answer:
         batch = await self.work.cancel_batch(request.visitor.project, request.params["id"])
-        await self.sign_in.note(request.visitor.actor, "job_cancel", what=f"batch {batch.id}")
+        await self.audit.add(request.visitor.actor, "job_cancel", what=audited_part("batch", batch.id))
         return ActionResult(batch, "work")
 
 
 def screens(operations: PageOperations) -> list[Screen | Action]:
-    work = _WorkScreens(operations.work, operations.sign_in)
+    work = _WorkScreens(operations.work, operations.audit)
     return [
         Screen("work", work.show, WorkQuery),
         Action("jobs/{id:int}/retry", work.retry_job),

@@ -1,8 +1,8 @@
-"""Lists the audit: what operators did, and what people did by their links."""
+"""The audit: what operators did, and what people did by their links."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
@@ -38,9 +38,20 @@ class AuditRecord(Struct, frozen=True):
 
 
 class AuditOperations(Struct, frozen=True):
-    """Lists the audit."""
+    """Adds to the audit, and lists it."""
 
     store: Store
+    # Seconds since the epoch.
+    now: Callable[[], float]
+
+    async def add(self, actor: str, action: str, memory: str | None = None, what: str = "") -> None:
+        """Adds an entry. Raises: StoreError.
+
+        action: the name of the action, such as "login".
+        memory: the uid of the memory that the action concerns; None: it concerns no memory.
+        what: as in `AuditRecord`.
+        """
+        await self.store.audit.add(self.now(), actor, action, memory, what)
 
     async def list(
         self,

@@ -1,4 +1,4 @@
-"""Signing in to the page: one-time codes, keys of operators, and the audit of what they did.
+"""Signing in to the page: one-time codes, and keys of operators.
 
 A code opens everything. The command `mnemogate ui` asks for a code; only the account that runs the gateway can do so.
 An operator's key opens one project or all projects, for reading alone or for changes, too.
@@ -45,7 +45,7 @@ class Operator(Struct, frozen=True):
 
 
 class SignIn:
-    """Makes codes, recognises codes and keys, and writes the audit."""
+    """Makes codes, and recognises codes and keys."""
 
     def __init__(self, store: Store, now: Callable[[], float], *, is_enabled: bool = True) -> None:
         """Begins with no codes.
@@ -101,15 +101,6 @@ class SignIn:
     async def _valid_key(self, digest: bytes) -> Key | None:
         key = await self._store.keys.find_digest(digest)
         return None if key is None or self._store.keys.has_expired(key) else key
-
-    async def note(self, actor: str, action: str, memory: str | None = None, what: str = "") -> None:
-        """Adds an entry to the audit.
-
-        action: the name of the action, such as "login".
-        memory: the uid of the memory that the action concerns; None: it concerns no memory.
-        what: the object of the action, by kind and number, such as "key 3"; never a text.
-        """
-        await self._store.audit.add(self._now(), actor, action, memory, what)
 
 
 def _operator(key: Key | None, digest: bytes) -> Operator | None:
