@@ -1394,7 +1394,7 @@ def test_forgetting_takes_all_to_the_last_byte(operator: Operator) -> None:
     uid = agent.uid
     page(operator, f"m/{uid}/search?q={SECRET}")
     preview = operator.twin(f"m/{uid}/forget?all=1")
-    assert sorted(preview) == ["command", "confirm", "stays", "target", "will_go"]
+    assert sorted(preview) == ["command", "confirm", "more_facts", "stays", "target", "will_go"]
     assert (preview["confirm"], preview["will_go"]["messages"]) == ("6", 6)
     wrong = operator.post(f"m/{uid}/forget?all=1", confirm="5")
     assert (wrong.status, "Type 6 to confirm" in wrong.body.decode()) == (409, True)
