@@ -167,25 +167,31 @@ class _RequestScreens(Struct, frozen=True):
             await request.note_read(explained.memory)
         searched = await self._find_searched(explained, request.visitor.project)
         turn = await self._read_turn(explained)
-        if not searched.chosen:
-            explained = await self._add_texts_before(explained, _reply_of(turn))
-        if request.is_twin:
-            return View(explained)
         blocks, standing = await self._find_blocks(explained), await self._find_standing_facts(explained)
         speakers = await self._find_speakers(searched)
+        prompt_texts = _list_prompt_texts(searched, speakers, blocks, standing)
+        repeated = _find_repetitions(turn, prompt_texts)
+        words = ""  # of the reply, which no text of the prompt has
+        if not repeated:
+            words = await self.operations.words.words_without(
+                _reply_of(turn)[:_MAX_CHARS], [each.text[:_MAX_CHARS] for each in prompt_texts]
+            )
+            explained = await self._add_texts_before(explained, words)
+        if request.is_twin:
+            return View(explained)
         context = {
             "cells": _make_cells(explained.window),
             "parts": _PARTS,
             "free": _FREE,
             "turn": turn,
             "later": self.operations.requests.list_later(id, explained.memory),
-            "repeated": _find_repetitions(turn, _list_prompt_texts(searched, speakers, blocks, standing)),
+            "repeated": repeated,
             # The hits that the model was told, also if an earlier request has found them.
             "told_hits": searched.chosen,
             "speakers": speakers,
             "blocks": blocks,
             "standing": standing,
-            "spans": lambda text: self.operations.words.spans(text, _reply_of(turn)),
+            "spans": lambda text: self.operations.words.spans(text, words),
         }
         return View(explained, "request.html", f"Request {id}", context)
 
@@ -217,13 +223,13 @@ class _RequestScreens(Struct, frozen=True):
         last_by_role = {each.role: each for each in messages if each.text}
         return [last_by_role[role] for role in ("user", "assistant") if role in last_by_role]
 
-    async def _add_texts_before(self, explained: ExplainedRequest, reply: str) -> ExplainedRequest:
-        """Returns a request with the older texts that have words of its reply."""
-        if not reply or explained.memory is None or explained.exchange is None:
+    async def _add_texts_before(self, explained: ExplainedRequest, words: str) -> ExplainedRequest:
+        """Returns a request with the older texts that have some words of its reply."""
+        if not words or explained.memory is None or explained.exchange is None:
             return explained
         try:
             texts = await self.operations.words.before_reply(
-                None, explained.memory, reply, explained.exchange
+                None, explained.memory, words, explained.exchange
             )
         except UnknownId:
             return explained  # the memory was forgotten meanwhile

@@ -122,5 +122,6 @@ class ExplainedRequest(RequestSummary, frozen=True, kw_only=True):
     usage: UsageRecord | None = None
     # Until when the sources are retained.
     kept_until: float | None = None
-    # On the page, if nothing was recalled: older texts with words of the reply. Not set: they were not looked for.
+    # On the page, if the reply repeats nothing of its prompt: older texts with words of the reply that the prompt does
+    # not have. Not set: they were not looked for.
     before_reply: tuple[SourceRecord, ...] | UnsetType = UNSET

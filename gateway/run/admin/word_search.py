@@ -252,16 +252,16 @@ class WordSearches(Struct, frozen=True):
         )
 
     async def before_reply(
-        self, project: str | None, uid: str, reply: str, before: int
+        self, project: str | None, uid: str, words: str, before: int
     ) -> tuple[TextWithWords, ...] | None:
-        """Returns the texts of a memory that have words of a reply and are older, those with most of it first.
+        """Returns the texts of a memory that have some words of a reply and are older, those with most of them first.
 
         before: the number of the first message of the reply's exchange.
 
         Returns None if the search took too long.
         """
         agent = await find_agent(self.views.store, project, uid)
-        query = reply[:_REPLY_CHARS]
+        query = words[:_REPLY_CHARS]
         try:
             messages = await self.views.store.recall.search(
                 agent,
@@ -277,6 +277,12 @@ class WordSearches(Struct, frozen=True):
             lambda: [each for each in messages if self.spans(each.text, query)]
         )
         return await self._records(agent, with_words[:_SHOWN_ITEMS], query)
+
+    async def words_without(self, reply: str, shown_texts: Sequence[str]) -> str:
+        """Returns the words of a reply that none of some texts has in any form."""
+        # In a thread, since long texts take some milliseconds.
+        words_of = self.views.store.recall.words_of
+        return " ".join(await asyncio.to_thread(words_of, reply, without="\n".join(shown_texts)))
 
     async def hidden(self, project: str | None, uid: str, query: str) -> HiddenTexts:
         """Returns the texts with all words of a query that no reply finds."""

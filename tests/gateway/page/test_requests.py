@@ -261,7 +261,7 @@ def test_a_fact_that_was_corrected_since_is_shown_as_the_note_had_it(
         (forgotten,) = (each for each in operator.twin(f"r/{last}")["chosen"] if each["forgotten"])
         assert forgotten["text"] is None
         text = operator.get(f"r/{last}").body.decode()
-        assert "is gone from here, because a part of it was forgotten." in text
+        assert "The text as the model read it went with what was forgotten." in text
 
 
 def test_what_always_holds_is_shown_where_a_reply_is_explained(
@@ -360,12 +360,41 @@ def test_a_request_that_recalled_nothing_names_older_texts_with_words_of_its_rep
         # An application that shows sources is given none that were not told.
         reply = world.gateway.ask("GET", f"/v1/memory/requests/{asked['id']}")
         assert "before_reply" not in reply.json
-        # What was recalled is explained by what the model was told.
+        # What the reply repeats explains it.
+        upstream.queue(say("My husband loved the fishes!"))
         speak(world, "Who loved the fishes?", talk="c4")
         told = operator.twin("requests")["items"][0]["id"]
         assert operator.twin(f"r/{told}")["chosen"]
         assert "before_reply" not in operator.twin(f"r/{told}")
         assert "Older texts with words" not in operator.get(f"r/{told}").body.decode()
+
+
+@pytest.mark.both
+def test_a_reply_with_words_that_its_model_was_not_told_leads_to_older_texts_with_them(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """The only text that was recalled stood there with "Forget", and the reply had nothing of it."""
+    with remember(upstream, tmp_path, PROFILE) as world:
+        operator = operator_of(world)
+        upstream.queue(say("Good."), say("Fine."), say("For a Gazelle in winter, a battery."))
+        speak(world, "I ride a Gazelle.", talk="c1")
+        alice = speak(world, "I come to work in winter.", talk="c2")
+        world.clock.sleep(60)
+        speak(world, "What do I need for the winter?", talk="c3")
+        asked = operator.twin("requests")["items"][0]["id"]
+        explained = operator.twin(f"r/{asked}")
+        assert [each["seq"] for each in explained["chosen"]] == [3]
+        assert [each["seq"] for each in explained["before_reply"]] == [1]
+        text = operator.get(f"r/{asked}").body.decode()
+        assert "Nothing that the model was told has the words that are marked here" in text
+        assert "I ride a <mark>Gazelle</mark>." in text
+        assert "<mark>winter</mark>" not in text
+        # A forgetting that may have been in what the model read leaves the texts that were recalled.
+        operator.twin(f"m/{alice.uid}/forget?message=2", {})
+        explained = operator.twin(f"r/{asked}")
+        assert (explained["note"], explained["chosen"][0]["forgotten"]) == (None, False)
+        text = operator.get(f"r/{asked}").body.decode()
+        assert "All that was recalled is above." in text
 
 
 @pytest.mark.both
