@@ -15,7 +15,7 @@ from gateway.errors import BadRequest, Conflict, MemoryNotFound, UnknownId
 from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, access_of
 from gateway.page.page_operations import PageOperations
 from gateway.page.page_request import safe_next
-from gateway.page.screen import Action, ActionResult, Answer, Screen, ScreenRequest, View, fields_of
+from gateway.page.screen import Action, ActionResult, Answer, Redirect, Screen, ScreenRequest, View, fields_of
 from gateway.page.shown_text import shortened_diff
 from gateway.run.admin.exchange_messages import shorten
 from gateway.run.admin.fact_views import FactPage, corrected_texts
@@ -152,7 +152,7 @@ class _ForgetScreens(Struct, frozen=True):
             await request.note_read(access.uid)
             return access.twin(preview)
         if query == ForgetQuery() and request.referrer.partition("?")[0] == access.path("words"):
-            return ActionResult(None, request.referrer + _UNTICKED)
+            return Redirect(request.referrer + _UNTICKED)
         view = await self._make_preview_view(request, query.back or request.referrer)
         await request.note_read(access.uid)
         return view

@@ -11,7 +11,7 @@ import msgspec
 from gateway.errors import GatewayError, MemoryNotFound, NotAuthenticated, UnknownPath
 from gateway.page.page_reply import PageReply, add_retry, redirect
 from gateway.page.page_request import JSON, PageRequest
-from gateway.page.screen import ActionResult, Answer, Download, HtmlDownload, View
+from gateway.page.screen import ActionResult, Answer, Download, HtmlDownload, Redirect, View
 from gateway.page.visitor import Visitor
 from gateway.run.admin.page_paths import STATIC
 
@@ -48,6 +48,8 @@ class Answers:
                 return _make_file_reply(
                     Download("text/html; charset=utf-8", self._render_parts(answer), answer.filename)
                 )
+            case Redirect():
+                return redirect(request.path_to_root + answer.to, 303)
             case ActionResult():
                 return _make_action_reply(request, answer)
             case View() if request.is_twin:

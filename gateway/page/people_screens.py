@@ -8,9 +8,10 @@ from urllib.parse import quote
 from msgspec import Meta
 
 from gateway.page.page_operations import PageOperations
-from gateway.page.screen import Action, ActionResult, Answer, ListQuery, Screen, ScreenRequest, View
+from gateway.page.screen import Action, Answer, ListQuery, Redirect, Screen, ScreenRequest, View
+from gateway.run.admin.list_page import ListPage
 from gateway.run.admin.memory_records import MemoryKind, MemoryRecord
-from gateway.run.admin.memory_views import PEOPLE_LOOKED_AT
+from gateway.run.admin.memory_views import NAMESAKES_AMONG, NamedMemory
 from gateway.run.admin.word_search import MAX_PEOPLE
 
 _HEADINGS: dict[MemoryKind, str] = {
@@ -20,15 +21,21 @@ _HEADINGS: dict[MemoryKind, str] = {
 }
 
 
-class PeopleWordsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class PeopleWordsQuery(
+    ListQuery,
+    frozen=True,
+    forbid_unknown_fields=True,
+    kw_only=True,
+    rename={"is_no_name": "name", "searched_before": "looked"},
+):
     """The words that are looked for in all memories of people."""
 
     page_limit: ClassVar[int] = MAX_PEOPLE
     q: str = ""
-    # They were looked for as a name first, which nobody has.
-    name: bool = False
-    # How many people the pages before have looked through.
-    looked: Annotated[int, Meta(ge=0, lt=1 << 53)] = 0
+    # People were searched by these words as a name first, and none has it.
+    is_no_name: bool = False
+    # The number of people whose memories the pages before have searched.
+    searched_before: Annotated[int, Meta(ge=0, lt=1 << 53)] = 0
 
 
 class PeopleQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -39,26 +46,38 @@ class PeopleQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 def screens(operations: PageOperations) -> list[Screen | Action]:
+    async def find_namesakes(
+        request: ScreenRequest, text: str, page: ListPage[MemoryRecord]
+    ) -> list[NamedMemory]:
+        """Returns the people who have a name in a block and are not on this page, and notes that they were read.
+
+        A later page of the list may have them, too.
+        """
+        people = await operations.memories.people_called(request.visitor.project, " ".join(text.split()))
+        namesakes = [each for each in people if each.memory not in page.items]
+        for each in namesakes:
+            await request.note_read(each.memory.uid)
+        return namesakes
+
     async def show(request: ScreenRequest, query: PeopleQuery) -> Answer:
         page = await operations.memories.page(
             request.visitor.project, query.kind, query.q, after=query.after, limit=query.limit
         )
-        # Further people who have the name in a block, each with the line that contains it.
-        namesakes: list[tuple[MemoryRecord, str]] = []
-        name = " ".join(query.q.split())
-        if name and query.kind == "user" and query.after is None and not request.is_twin:
-            people = await operations.memories.people_called(request.visitor.project, name)
-            namesakes = [(memory, line) for memory, line in people if memory not in page.items]
-            for memory, _ in namesakes:
-                await request.note_read(memory.uid)
+        # A program gets the list that it asked for: no namesakes, and no redirect to another search.
+        if request.is_twin:
+            return View(page)
+        namesakes: list[NamedMemory] = []
+        # Later pages continue the list; the first page has shown the namesakes.
+        if query.q.strip() and query.kind == "user" and query.after is None:
+            namesakes = await find_namesakes(request, query.q, page)
             if not (page.items or namesakes):
-                return ActionResult(None, f"people/words?q={quote(query.q, safe='')}&name=1")
+                return Redirect(f"people/words?q={quote(query.q, safe='')}&name=1")
         context = {
             "kind": query.kind,
             "q": query.q,
             "tabs": _HEADINGS,
             "namesakes": namesakes,
-            "looked_at": PEOPLE_LOOKED_AT,
+            "namesakes_among": NAMESAKES_AMONG,
         }
         return View(page, "people.html", _HEADINGS[query.kind], context)
 
@@ -71,9 +90,9 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
         context = {
             "spans": lambda text: operations.words.spans(text, query.q),
             "after": query.after,
-            "looked": query.looked + search.looked_through,
-            "is_no_name": query.name,
-            "looked_at": PEOPLE_LOOKED_AT,
+            "searched": query.searched_before + search.looked_through,
+            "is_no_name": query.is_no_name,
+            "namesakes_among": NAMESAKES_AMONG,
         }
         return View(search, "people_words.html", "Search what people wrote", context)
 

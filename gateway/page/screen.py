@@ -82,6 +82,13 @@ class ActionResult(Struct, frozen=True):
     cookies: tuple[str, ...] = ()
 
 
+class Redirect(Struct, frozen=True):
+    """The way from a page to another one. A screen gives none to its twin."""
+
+    # The path of the other screen, relative to /ui/ (`page_path`), perhaps with query and fragment.
+    to: str
+
+
 class Download(Struct, frozen=True):
     """A file."""
 
@@ -100,7 +107,7 @@ class HtmlDownload(Struct, frozen=True):
     filename: str
 
 
-Answer = View | ActionResult | Download | HtmlDownload
+Answer = View | Redirect | ActionResult | Download | HtmlDownload
 
 
 class Screen(Struct, frozen=True):

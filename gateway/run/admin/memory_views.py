@@ -37,7 +37,7 @@ _SHOWN_FACTS = 20
 _SHOWN_CONVERSATIONS = 10
 _SHOWN_PASSAGES = 5
 # How many people's blocks are searched for a name, which has no index.
-PEOPLE_LOOKED_AT = 500
+NAMESAKES_AMONG = 500
 # How many of these people are shown.
 _SHOWN_PEOPLE = 10
 # The most characters that are shown of the line with the name.
@@ -112,9 +112,9 @@ class MemoryViews:
         return ListPage(items, next_cursor(memories, limit, lambda last: format_page_end(last.end)))
 
     async def people_called(self, project: str | None, name: str) -> list[NamedMemory]:
-        """Returns the memories with a name in a block, among the `PEOPLE_LOOKED_AT` with the newest turns."""
+        """Returns the memories with a name in a block, among the `NAMESAKES_AMONG` with the newest turns."""
         people = await self.store.memory_pages.list_people_called(
-            project, name, among=PEOPLE_LOOKED_AT, limit=_SHOWN_PEOPLE
+            project, name, among=NAMESAKES_AMONG, limit=_SHOWN_PEOPLE
         )
         return [NamedMemory(memory_record(memory), _line_with(text, name)) for memory, text in people]
 
