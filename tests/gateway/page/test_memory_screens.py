@@ -1269,17 +1269,19 @@ def test_a_learned_fact_is_kept_when_a_message_that_it_rests_on_is_forgotten(ope
     """The ride to work went with the stolen bicycle, and only a correction could be kept."""
     world = operator.world
     agent = speak(world, f"I ride my {SECRET} to work every day.")
-    stolen, ride = learn(world, agent, f"Has a {SECRET}.", "Rides to work every day.")
+    facts = (f"Has a {SECRET}.", "Rides to work every day.", f"Goes by {SECRET}.")
+    stolen, ride, wordy = learn(world, agent, *facts)
     memory = f"m/{agent.uid}"
     where = f"{memory}/forget?texts=1&texts={stolen}&back={memory}/words%3Fq%3D{SECRET}"
     shown = page(operator, where)
-    assert re.findall(r'name="keep" value="(\d+)"', shown) == [str(ride)]
-    assert "has the words, right or wrong" not in shown
+    assert re.findall(r'name="keep" value="(\d+)"', shown) == [str(wordy), str(ride)]
+    tagged = re.findall(r"has the words, right or wrong</span><p class=\"check\"><[^>]*value=\"(\d+)", shown)
+    assert tagged == [str(wordy)]
     table = re.findall(r'<th scope="row">([\w ]+)</th><td class="num">(\d+)', shown)
-    assert table[:3] == [("Messages", "1"), ("Facts", "1"), ("More facts", "1")]
-    assert "1 fact goes too, unless you keep it above." in plain(shown)
+    assert table[:3] == [("Messages", "1"), ("Facts", "1"), ("More facts", "2")]
+    assert "2 facts go too, unless you keep them above." in plain(shown)
     done = operator.twin(where, {"confirm": 2, "keep": [ride]})
-    assert (done["kept"], done.get("facts"), done.get("corrections")) == ([ride], None, None)
+    assert (done["kept"], done.get("facts"), done.get("corrections")) == ([ride], 1, None)
     assert SECRET.encode() not in world.data()
     (kept,) = operator.twin(f"{memory}/facts")["items"]
     assert (kept["seq"], kept["origin"], kept["sources"]) == (ride, "learned", [])
