@@ -30,7 +30,7 @@ from gateway.settings import ToolHeader, ToolSettings
 if TYPE_CHECKING:
     from mcp import Client
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 30.0  # of one call, from connecting to closing
 # The most tools of one server that can be called, and of those that cannot.
 MAX_TOOLS = 500
 # Against a server with an endless list of tools; chosen, not measured.
@@ -45,7 +45,7 @@ _MIN_SECRET_CHARS = 8
 # Codes of the errors of a server that knows no such method, or takes no such parameters, such as the name or the
 # arguments of a tool (jsonrpc.org/specification, "Error object"; the MCP specification, "Tools", "Error handling").
 _REFUSALS = (-32601, -32602)
-# The messages of the package's errors where it knows no more than the status.
+# The messages of the errors of the package `mcp` where it knows no more than the status.
 _STATUS_MESSAGES = ("Server returned an error response", "Session terminated", "Not Found")
 
 
@@ -95,7 +95,7 @@ class McpServers:
     async def list_tools(
         self, server: McpServerDefinition, secrets: McpSecrets = NO_SECRETS
     ) -> Sequence[ListedTool]:
-        """Returns a server's tools. secrets: what it is sent. Raises: McpFault."""
+        """Returns a server's tools. secrets: the headers and variables that it gets. Raises: McpFault."""
         tools: list[ListedTool] = []
         async with self._open_session(server, secrets) as (session, report):
             cursor = None
@@ -113,19 +113,19 @@ class McpServers:
     async def call_tool(
         self, server: McpServerDefinition, tool: str, arguments: Json, secrets: McpSecrets = NO_SECRETS
     ) -> ToolAnswer:
-        """Returns the result of a call, as text. secrets: what the server is sent."""
+        """Returns the result of a call, as text. secrets: the headers and variables that the server gets."""
         result = None
         is_sent = False
-        fault = ""
         try:
             async with self._open_session(server, secrets) as (session, _):
                 is_sent = True
                 result = await session.call_tool(tool, arguments)
         except McpFault as error:
-            fault, is_sent = str(error), is_sent and not isinstance(error, McpRefusal)
-        # A result counts even if the end of its session has failed.
-        if result is None:
-            return lost_answer(tool, fault) if is_sent else unsent_answer(tool, fault)
+            # A result counts even if the end of its session has failed.
+            if result is None:
+                may_be_done = is_sent and not isinstance(error, McpRefusal)
+                return lost_answer(tool, error) if may_be_done else unsent_answer(tool, error)
+        assert result is not None  # a session that ends without a result raises
         texts = [_text_of(content) for content in result.content]
         if not texts and result.structured_content is not None:
             texts = [json.dumps(result.structured_content, ensure_ascii=False)]
@@ -141,26 +141,28 @@ class McpServers:
         report = SessionReport()
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                # The package takes half a second to load, which must not block the loop.
-                package = await asyncio.to_thread(_load_sessions)
+                # The package `mcp` takes half a second to load, which must not block the loop.
+                sessions = await asyncio.to_thread(_load_sessions)
                 if server.command:
-                    opened = package.stdio_session(server.command, secrets.variables, report)
+                    opened = sessions.stdio_session(server.command, secrets.variables, report)
                 else:
                     headers = self._headers_of(server, secrets)
-                    open_session = package.sse_session if server.transport == "sse" else package.http_session
+                    open_session = (
+                        sessions.sse_session if server.transport == "sse" else sessions.http_session
+                    )
                     opened = open_session(self._hosts, server.url, headers, report)
                 async with opened as session:
                     yield session, report
         except TimeoutError as error:
             late_message = f"its server did not answer within {TIMEOUT_S:.0f} s"
-            raise McpFault(str(report.faults[0]) if report.faults else late_message) from error
+            raise McpFault(str(report.host_errors[0]) if report.host_errors else late_message) from error
         except McpFault:
             raise
         except Exception as error:
             cause = _first_error(error)
-            fault_type = McpRefusal if getattr(cause, "code", None) in _REFUSALS else McpFault
+            error_type = McpRefusal if getattr(cause, "code", None) in _REFUSALS else McpFault
             mask = partial(self._mask_secrets, server, secrets)
-            raise fault_type(_error_message(cause, report.faults, mask)) from error
+            raise error_type(_error_message(cause, report.host_errors, mask)) from error
 
     def _headers_of(self, server: McpServerDefinition, secrets: McpSecrets) -> dict[str, str]:
         """Returns the headers of each request to a server. Raises: McpFault."""
@@ -196,11 +198,12 @@ def _load_sessions() -> ModuleType:
 
 
 def _stored_schema(schema: Any) -> Json | None:
-    """Returns a schema as it is stored; None if it is too large, or no JSON. orjson rounds numbers beyond 64 bits."""
+    """Returns a schema as it is stored; None if it is too large, or no JSON."""
     try:
         data = json.dumps(schema, ensure_ascii=False, allow_nan=False).encode(errors="replace")
-    except ValueError:  # the package reads NaN and Infinity
+    except ValueError:  # the package `mcp` reads NaN and Infinity
         return None
+    # orjson reads integers beyond 64 bits as floats, since it could not write them.
     return None if len(data) > MAX_SCHEMA_BYTES else orjson.loads(data)
 
 
@@ -217,18 +220,19 @@ def _text_of(block: Any) -> str:
 
 
 def _first_error(error: BaseException) -> BaseException:
-    """Returns why a session failed. The package raises what its parts raise, in groups of groups."""
+    """Returns why a session failed. The package `mcp` raises what its parts raise, in groups of groups."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
 
 
-def _error_message(error: BaseException, faults: Sequence[HostError], mask: Callable[[str], str]) -> str:
+def _error_message(error: BaseException, host_errors: Sequence[HostError], mask: Callable[[str], str]) -> str:
     """Returns why a session failed, for the user who named the server. mask: removes the secrets from a text."""
     text = mask(" ".join(str(error).split()))[:200]
-    for fault in faults:
-        if not isinstance(fault, StatusFault) or text in _STATUS_MESSAGES:
-            return str(fault)
+    for host_error in host_errors:
+        # A status alone says less than the server's own message.
+        if not isinstance(host_error, StatusFault) or text in _STATUS_MESSAGES:
+            return str(host_error)
     if isinstance(error, FileNotFoundError):
         return "its program is not there"
     return f"its server failed ({text or type(error).__name__})"

@@ -11,7 +11,7 @@ from gateway.agents.tools.hosts import HostError
 class SessionReport:
     """The findings of one session, noted while it goes on."""
 
-    # Faults of the host. The package raises errors of its own for them.
-    faults: list[HostError] = field(default_factory=list)
+    # Errors of the host. The package raises errors of its own for them.
+    host_errors: list[HostError] = field(default_factory=list)
     # The names of tools that cannot be called. The package would refuse a whole list for one of them.
     uncallable: list[str] = field(default_factory=list)

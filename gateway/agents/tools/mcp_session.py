@@ -49,7 +49,7 @@ async def http_session(
     hosts: ToolHosts, url: str, headers: Mapping[str, str], report: SessionReport
 ) -> AsyncIterator[Client]:
     """Speaks streamable HTTP. headers: of each request."""
-    transport = _HostTransport(hosts, url, headers, report.faults)
+    transport = _HostTransport(hosts, url, headers, report.host_errors)
     async with httpx2.AsyncClient(transport=transport, trust_env=False) as client:
         streams = streamable_http_client(url, http_client=client, max_sse_event_size=LIMIT_BYTES)
         async with _Client(_with_lenient_stream(streams, report), client_info=_SELF) as session:
@@ -61,7 +61,7 @@ async def sse_session(
     hosts: ToolHosts, url: str, headers: Mapping[str, str], report: SessionReport
 ) -> AsyncIterator[Client]:
     """Speaks HTTP with server-sent events, as servers did before 2025. headers: of each request."""
-    transport = _HostTransport(hosts, url, headers, report.faults, has_events=True)
+    transport = _HostTransport(hosts, url, headers, report.host_errors, has_events=True)
 
     def client(
         headers: dict[str, str] | None = None,
@@ -93,7 +93,7 @@ async def stdio_session(
         async with asyncio.timeout(None) as session_timeout:
 
             def end_session() -> None:
-                report.faults.append(HostError(REPLY_TOO_LONG))
+                report.host_errors.append(HostError(REPLY_TOO_LONG))
                 session_timeout.reschedule(0.0)
 
             _end_session.set(end_session)
@@ -226,20 +226,20 @@ class _HostTransport(httpx2.AsyncBaseTransport):
         hosts: ToolHosts,
         url: str,
         headers: Mapping[str, str],
-        faults: list[HostError],
+        host_errors: list[HostError],
         *,
         has_events: bool = False,
     ) -> None:
         self._hosts = hosts
         self._origin = _origin(httpx2.URL(url))
         self._headers = headers
-        self._faults = faults
+        self._errors = host_errors
         self._has_events = has_events
         self._events: HostReply | None = None
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         if _origin(request.url) != self._origin:
-            self._faults.append(HostError("it leads to another address"))
+            self._errors.append(HostError("it leads to another address"))
             raise httpx2.ConnectError("another address")
         body = await request.aread()
         sent = {name: value for name, value in request.headers.items() if name.lower() not in _OWN_HEADERS}
@@ -256,27 +256,27 @@ class _HostTransport(httpx2.AsyncBaseTransport):
         except TimeoutError as error:
             raise httpx2.ReadTimeout("no answer to the end of the session") from error
         except HostError as error:
-            self._faults.append(error)
+            self._errors.append(error)
             raise httpx2.ConnectError(str(error)) from error
         self._note_status(request.method, reply)
         return httpx2.Response(
-            reply.status, headers=dict(reply.headers), stream=_Body(reply, stack, self._faults)
+            reply.status, headers=dict(reply.headers), stream=_Body(reply, stack, self._errors)
         )
 
     def _note_status(self, method: str, reply: HostReply) -> None:
         """Notes an answer whose status is an error."""
         message = f"its server answered with the status {reply.status}"
         if method == "POST":
-            # An answer shows that faults of earlier answers are over.
-            self._faults[:] = [fault for fault in self._faults if not isinstance(fault, StatusFault)]
+            # An answer shows that the errors of earlier answers are over.
+            self._errors[:] = [error for error in self._errors if not isinstance(error, StatusFault)]
             if reply.status >= 400:
-                self._faults.append(HostError(message) if self._has_events else StatusFault(message))
+                self._errors.append(HostError(message) if self._has_events else StatusFault(message))
                 if self._events is not None:
                     # The package would wait on for an event that answers the message.
                     self._events.break_off()
         elif self._has_events:
             if reply.status != 200:
-                self._faults.append(HostError(message))
+                self._errors.append(HostError(message))
             self._events = reply
 
 
@@ -285,10 +285,10 @@ def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
 
 
 class _Body(httpx2.AsyncByteStream):
-    def __init__(self, reply: HostReply, stack: AsyncExitStack, faults: list[HostError]) -> None:
+    def __init__(self, reply: HostReply, stack: AsyncExitStack, host_errors: list[HostError]) -> None:
         self._reply = reply
         self._stack = stack
-        self._faults = faults
+        self._errors = host_errors
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         size = 0
@@ -299,7 +299,7 @@ class _Body(httpx2.AsyncByteStream):
                     raise HostError(REPLY_TOO_LONG)
                 yield chunk
         except HostError as error:
-            self._faults.append(error)
+            self._errors.append(error)
             raise httpx2.ReadError(str(error)) from error
 
     async def aclose(self) -> None:
