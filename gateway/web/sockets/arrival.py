@@ -1,4 +1,7 @@
-"""Applies the limits of bodies to a message that is arriving: its time, and the size of all large bodies in flight."""
+"""Holds a WebSocket message that is arriving to the limits of request bodies.
+
+They limit its time, and the size of all large bodies in flight.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,11 @@ class Arrival:
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
-    def update(self, arrived_bytes: int) -> None:
-        """Notes how much of the message has arrived; 0: no message is under way. Raises: Overloaded."""
+    def note_arrived(self, arrived_bytes: int) -> None:
+        """Notes how much of the message has arrived; 0: no message is under way. Raises: Overloaded.
+
+        Must be called with 0 when the connection ends: that gives back the quota of a message that is cut off.
+        """
         self._arrived_bytes = arrived_bytes
         if arrived_bytes > LARGE_BYTES:
             if self._quota is None:
@@ -37,6 +43,7 @@ class Arrival:
                 self._timer.cancel()
 
     def _check_deadline(self) -> None:
+        # Each byte that has arrived extends the deadline.
         left_s = self._deadline + self._arrived_bytes / SLOWEST_BYTES_PER_S - self._loop.time()
         if left_s > 0:
             self._timer = self._loop.call_later(left_s, self._check_deadline)

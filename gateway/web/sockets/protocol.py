@@ -56,7 +56,7 @@ class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
             # The buffered part of the newest frame, and the earlier frames of its message.
             arrived_bytes = len(self.conn.reader.buffer) + (self.conn.current_size or 0)
             try:
-                self.arrival.update(arrived_bytes)
+                self.arrival.note_arrived(arrived_bytes)
             except Overloaded as error:
                 self.fail(CloseCode.TRY_AGAIN_LATER, str(error))
 
@@ -71,7 +71,7 @@ class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.arrival is not None:
-            self.arrival.update(0)
+            self.arrival.note_arrived(0)
         super().connection_lost(exc)
 
     def fail(self, code: int, reason: str) -> None:
