@@ -33,7 +33,7 @@ from gateway.run.background.worker import JobContext, Postponed
 from gateway.run.call import TurnRecord
 from gateway.run.chat import Chat
 from gateway.run.event_log import EventLog
-from gateway.run.memory.named_turns import turn_begun
+from gateway.run.memory.named_turns import turn_begin_time
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.receipt import Receipt
 from gateway.run.receipts import Receipts
@@ -415,7 +415,7 @@ class ResponseMaker:
         if identity.scope is not None:
             await self.chat.turns.pending.wait_written(identity.scope, _DISK_WAIT_S)
         exchange = await self.store.messages.find_begun(
-            identity.project, turn_name.conversation_uid, turn_begun(turn_name.turn)
+            identity.project, turn_name.conversation_uid, turn_begin_time(turn_name.turn)
         )
         return exchange is not None
 

@@ -14,7 +14,7 @@ from gateway.core.request.chat_request import ChatRequest
 from gateway.core.turn.client_view import MakesView
 from gateway.core.turn_name import TurnName
 from gateway.run.event_log import EventDialect
-from gateway.run.memory.named_turns import NamedTurn, turn_begun
+from gateway.run.memory.named_turns import NamedTurn, turn_begin_time
 from gateway.run.store_errors import map_store_errors
 from gateway.run.turn_services import TurnServices
 from storage.records import Run, RunState
@@ -153,7 +153,9 @@ class ResponseRuns(Struct, frozen=True):
             return []
         await self.turns.wait_written(agent.scope)
         project, find = agent.scope.project, self.store.messages.find_begun
-        found = [(name, await find(project, name.conversation_uid, turn_begun(name.turn))) for name in names]
+        found = [
+            (name, await find(project, name.conversation_uid, turn_begin_time(name.turn))) for name in names
+        ]
         return [NamedTurn(name, listed[1].exchange) for name, listed in found if listed is not None]
 
     async def request(self, run: Run) -> BackgroundRequest | None:

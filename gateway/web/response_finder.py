@@ -10,7 +10,7 @@ from gateway.dialects.responses.render import rebuild_response
 from gateway.dialects.responses.response_ids import parse_turn_name
 from gateway.errors import UnknownId
 from gateway.run.background_responses import BackgroundResponses
-from gateway.run.memory.named_turns import TurnLocation, turn_begun
+from gateway.run.memory.named_turns import TurnLocation, turn_begin_time
 from gateway.run.stored_responses import ResponseOwner, StoredResponses
 from storage.records import Run
 
@@ -26,6 +26,7 @@ class LocatedResponse(NamedTuple):
 
 
 def unknown_response(id: str) -> UnknownId:
+    # An id may be as long as a URL.
     return UnknownId(f"Response with id '{id[:120]}' not found.")
 
 
@@ -37,20 +38,26 @@ class ResponseFinder:
     background: BackgroundResponses
 
     async def find(self, owner: ResponseOwner, id: str) -> LocatedResponse:
-        """Returns a response. Raises: UnknownId: there is no response with this id that the caller may read."""
+        """Returns a response.
+
+        Raises: UnknownId: there is no response with this id that the caller may read; MemoryUnavailable.
+        """
         name = parse_turn_name(id)
         if name is None:
             raise unknown_response(id)
         location = await self.find_turn(owner, name)
-        # A response that was made in the foreground has no run, and its id has the time at which its turn began.
-        may_have_run = location is None or turn_begun(name.turn) != location.exchange.begun
+        # The id of a response made in the foreground has the time at which its turn began; a run's response has another.
+        may_have_run = location is None or turn_begin_time(name.turn) != location.exchange.begun
         run = await self.background.find(owner, name.tag) if may_have_run else None
         if location is None and run is None:
             raise unknown_response(id)
         return LocatedResponse(id, location, run)
 
     async def find_turn(self, owner: ResponseOwner, name: TurnName) -> TurnLocation | None:
-        """Returns the turn of a response; None: there is no such turn, or its reply was not shown as a response."""
+        """Returns the turn of a response; None: there is no such turn, or its reply was not shown as a response.
+
+        Raises: MemoryUnavailable.
+        """
         location = await self.stored.find(owner, name)
         if location is None or rebuild_response(location.turn.name.tag, location.turn.reply) is None:
             return None

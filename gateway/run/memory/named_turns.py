@@ -93,7 +93,7 @@ class TurnLocation(Struct, frozen=True):
 
 async def find_turn(store: Store, project: str, name: TurnName) -> TurnLocation | None:
     """Returns where the turn with a name is stored; None: the project has none. Raises: StoreError."""
-    begun = await store.messages.find_begun(project, name.conversation_uid, turn_begun(name.turn))
+    begun = await store.messages.find_begun(project, name.conversation_uid, turn_begin_time(name.turn))
     if begun is not None and begun[1].run_uid is None:
         agent, listed = begun
         return TurnLocation(agent, NamedTurn(name, listed.exchange), (listed.exchange.id,))
@@ -144,7 +144,7 @@ def name_turns(path: Sequence[ListedExchange]) -> list[NamedTurn]:
     return turns
 
 
-def turn_begun(turn: str) -> float:
+def turn_begin_time(turn: str) -> float:
     """Returns when a turn began, in seconds since the epoch. turn: as in `TurnName`."""
     begun: float = _TIME.unpack(bytes.fromhex(turn[:_TIME_CHARS]))[0]
     return begun

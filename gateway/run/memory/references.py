@@ -22,7 +22,7 @@ from gateway.run.memory.named_turns import (
     joined_reply,
     name_of_run,
     read_conversation,
-    turn_begun,
+    turn_begin_time,
     with_model,
 )
 from storage.records import Agent, Exchange, Scope
@@ -83,7 +83,7 @@ class _ReferencedTurns:
     async def _find(self, reference: Reference, name: TurnName) -> list[WireMessage]:
         """Returns what a reference stands for in the turn of this name."""
         owner_and_turn = await self._store.messages.find_begun(
-            self._project, name.conversation_uid, turn_begun(name.turn)
+            self._project, name.conversation_uid, turn_begin_time(name.turn)
         )
         if owner_and_turn is not None:
             agent, listed = owner_and_turn
