@@ -47,7 +47,7 @@ class UsageLimits(Group):
         if not await self._await_write(removing, self._report_change):
             raise NotFound(f"there is no limit {id}")
 
-    def when_changed(self, listener: Callable[[], None]) -> None:
+    def listen(self, listener: Callable[[], None]) -> None:
         """Has a function called when limits may have changed, by this process or another."""
         self._listeners.append(listener)
 

@@ -141,7 +141,7 @@ class Limiter:
         self._change, self._change_read = 1, 0
         self._changed = asyncio.Event()
         self._changed.set()
-        store.limits.when_changed(self._note_change)
+        store.limits.listen(self._note_change)
         store.database.when_recovered(self._note_change)
 
     # -- what the limits are
