@@ -46,7 +46,7 @@ class ResponseFinder:
         if name is None:
             raise unknown_response(id)
         location = await self.find_turn(owner, name)
-        # The id of a response made in the foreground has the time at which its turn began; a run's response has another.
+        # The id of a response made in the foreground has the time at which its turn began; that of a run has another.
         may_have_run = location is None or turn_begin_time(name.turn) != location.exchange.begun
         run = await self.background.find(owner, name.tag) if may_have_run else None
         if location is None and run is None:
