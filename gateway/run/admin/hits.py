@@ -11,7 +11,7 @@ from msgspec.structs import asdict, replace
 
 from gateway.run.admin.memory_records import SourceKind
 from gateway.run.admin.page_paths import page_path
-from gateway.run.admin.request_records import HitRecord, LeftOutRecord, Reason
+from gateway.run.admin.request_records import HitRecord, LeftOutReason, LeftOutRecord
 from storage.listing import ExchangePlace
 from storage.recall_record import RecalledEntry
 from storage.records import MUTED, Exchange, Fact, Message
@@ -91,7 +91,7 @@ def _hit_record(
             href=fact_href(uid, ended_fact.seq),
             until=ended_fact.ended_at or UNSET,
         )
-    return LeftOutRecord(**asdict(hit), reason=cast(Reason, entry.reason)) if entry.reason else hit
+    return LeftOutRecord(**asdict(hit), reason=cast(LeftOutReason, entry.reason)) if entry.reason else hit
 
 
 def message_href(uid: str, conversation_uid: str, exchange: Exchange | ExchangePlace, seq: int) -> str:

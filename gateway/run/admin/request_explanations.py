@@ -13,7 +13,7 @@ from msgspec import UNSET
 from gateway.core.conversation.canonical import is_result
 from gateway.core.dates import minute_text
 from gateway.run.admin.memory_names import name_of
-from gateway.run.admin.request_records import ExplainedRequest, PartTokens, Why, WindowPart, WindowRecord
+from gateway.run.admin.request_records import ExplainedRequest, Outcome, PartTokens, WindowPart, WindowRecord
 from gateway.run.request_log import LoggedRequest
 from storage.recall_record import PROMPT_PARTS, REASONS, RecallRecord, unpack
 from storage.records import REPLY, Exchange
@@ -40,7 +40,7 @@ _OUTCOME_WORDS = {
 }
 # The outcome of a request without a search, by its memory mode. In the other modes it is `nothing_found`, also of a
 # repeat and of a failure, which the outcomes do not tell apart: its sentence does.
-_OUTCOME_BY_MODE: Mapping[str, Why] = {
+_OUTCOME_BY_MODE: Mapping[str, Outcome] = {
     "none": "nobody",
     "off": "off",
     "unavailable": "failed",

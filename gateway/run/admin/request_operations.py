@@ -29,9 +29,9 @@ from gateway.run.admin.request_explanations import explain_logged, sentence_of, 
 from gateway.run.admin.request_records import (
     ExplainedRequest,
     LeftOutRecord,
+    Outcome,
     RequestRecord,
     UsageRecord,
-    Why,
 )
 from gateway.run.request_log import LoggedRequest, RequestLog
 from storage.errors import StoreError
@@ -349,7 +349,7 @@ class RequestOperations(Struct, frozen=True):
             conversation=stored.conversation_uid,
             exchange=stored.seq,
             tries=tries,
-            why=cast(Why, record.outcome),
+            why=cast(Outcome, record.outcome),
             sentence=sentence_of(record),
             found=record.found,
             selection=record.is_selection,

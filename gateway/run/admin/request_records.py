@@ -8,11 +8,15 @@ from msgspec import UNSET, Struct, UnsetType
 
 from gateway.run.admin.memory_records import SourceKind, SourceRecord
 
+# The values of `Outcome`, `LeftOutReason` and `WindowPart` are OUTCOMES, REASONS and PROMPT_PARTS of
+# `storage/recall_record.py`.
+
 # Why a hit stayed out of the note: its score was too low; the note was full; the conversation or an earlier note shows
 # it; a chosen hit repeats it; an operator has muted it; another fact has replaced it.
-Reason = Literal["weak", "no_room", "shown", "repeats", "muted", "superseded"]
-# How the search for memory ended. `off`, `nobody`: there was no search.
-Why = Literal["recalled", "nothing_found", "all_shown", "no_room", "late", "failed", "off", "nobody"]
+LeftOutReason = Literal["weak", "no_room", "shown", "repeats", "muted", "superseded"]
+# How the search for memory ended. `off`, `nobody`: there was no search. `nothing_found`: also of a repeat and of a
+# failure, which had none; the sentence of the request says so.
+Outcome = Literal["recalled", "nothing_found", "all_shown", "no_room", "late", "failed", "off", "nobody"]
 WindowPart = Literal["system", "tools", "section", "summary", "history", "note", "message"]
 
 
@@ -27,10 +31,11 @@ class HitRecord(Struct, frozen=True):
     href: str | None
     # From 1 on.
     rank: int
-    # The scores as shares of the best score, from 0 to 1: in all, by words, by meaning. None in a selection of the
-    # whole memory; without an embedder `meaning` is None, too.
+    # The score in all; each score is a share of the best one, from 0 to 1, and None in a selection of the whole memory.
     score: float | None
+    # The score by words.
     words: float | None
+    # The score by meaning; without an embedder it is None, too.
     meaning: float | None
     tokens: int
     # Until when the fact was true; not set: the hit is no fact that has ended.
@@ -40,7 +45,7 @@ class HitRecord(Struct, frozen=True):
 class LeftOutRecord(HitRecord, frozen=True, kw_only=True):
     """A hit that stayed out of the note."""
 
-    reason: Reason
+    reason: LeftOutReason
 
 
 class PartTokens(Struct, frozen=True):
@@ -74,13 +79,14 @@ class RequestSummary(Struct, frozen=True, kw_only=True):
     # The uid and name of its memory.
     memory: str | None
     name: str | None
-    # on, read, off, strict, none or unavailable.
+    # The memory mode: on, read, off, strict, none or unavailable; "": it is not known yet.
     mode: str
     model: str
     upstream: str
     # None while it is in flight.
     status: int | None
     streamed: bool
+    # How long the request took so far, and how much of this time the gateway added.
     ms: float
     added_ms: float
     # The tokens of the hits that went into the note.
@@ -102,11 +108,11 @@ class ExplainedRequest(RequestSummary, frozen=True, kw_only=True):
     # The public id of its conversation, and the number of its exchange's first message.
     conversation: str | None
     exchange: int | None = None
-    # The id of the request that looked for memory for the same question before; not set: of all others.
+    # The id of the request that looked for memory for the same question before; not set: for all other requests.
     repeats: str | UnsetType = UNSET
     # Each upstream that was asked, with its answer ("openai:429").
     tries: tuple[str, ...]
-    why: Why
+    why: Outcome
     # What happened, in words.
     sentence: str
     found: int = 0
@@ -118,6 +124,7 @@ class ExplainedRequest(RequestSummary, frozen=True, kw_only=True):
     # The note that was placed before the message, byte for byte.
     note: str | None = None
     window: WindowRecord = WindowRecord((), None, 0)
+    # The time until the first byte was sent; None: no byte was sent yet.
     first_ms: float | None
     usage: UsageRecord | None = None
     # Until when the sources are retained.
