@@ -904,7 +904,10 @@ def test_a_fact_with_the_tick_is_told_before_each_reply_while_it_has_room(
         fact = where.removeprefix("../../").removesuffix("#saved")
         for path in (fact, facts, f"m/{uid}"):
             assert tag in page(operator, path)
-        assert tag not in page(operator, operator.post(facts, text="He likes tea.").headers["location"][6:-6])
+        fits = "Saved. A reply is told this when the question fits."
+        assert fits not in page(operator, fact)
+        other = page(operator, operator.post(facts, text="He likes tea.").headers["location"][6:-6])
+        assert (tag in other, fits in other) == (False, True)
         speak(world, "Send me a table.", talk="another")
         body = world.upstream.last.body
         assert (b"He is colour-blind" in body, b"He likes tea" in body) == (True, False)
