@@ -61,7 +61,7 @@ from gateway.settings import MemorySettings
 from scripts.fill import new_agent, write_conversation
 from scripts.talk.dialogue import Turn
 from scripts.talk.embedders import make_embedder
-from scripts.talk.memories import Asked, Memory, history_of
+from scripts.talk.memories import AskedMessage, MemoryCase, history_of
 from scripts.talk.plain import PlainSearch
 from scripts.talk.rules import RULES as RULES_OF_RECALL
 from scripts.talk.sets import Set, make_sets, sentences_of, sessions_of
@@ -153,19 +153,19 @@ class CachingEmbedder:
 
 
 @contextlib.asynccontextmanager
-async def serve_memory(memory: Memory, embedder: Embedder | None) -> AsyncIterator[Ask]:
+async def serve_memory(memory: MemoryCase, embedder: Embedder | None) -> AsyncIterator[Ask]:
     """Writes a memory into a store on disk. Yields the function that asks it, by the gateway's own way of a request."""
     with tempfile.TemporaryDirectory() as folder:
         store, embedding = await _write_memory(Path(folder) / "bench.db", memory, embedder)
         search = None if embedding is None else embedding.embed_query
         headers = [] if memory.name is None else [(USER_NAME.encode(), memory.name.encode())]
         identity = identify(headers, {"user": "reader"}, IdentityRules("default"), "default")
-        name_field = {"name": memory.name} if memory.is_named else {}
+        name_field = {"name": memory.name} if memory.has_name_in_messages else {}
 
         @cache
         def keeper_of(budget: int) -> MemoryKeeper:
             settings = MemorySettings(recall_tokens=budget, recall_deadline_ms=10_000)
-            return MemoryKeeper(store, settings, lambda: memory.at, NoServices(), search)
+            return MemoryKeeper(store, settings, lambda: memory.asked_at, NoServices(), search)
 
         async def ask(question: str, budget: int) -> Prompt:
             body = orjson.dumps(
@@ -173,7 +173,7 @@ async def serve_memory(memory: Memory, embedder: Embedder | None) -> AsyncIterat
             )
             keeper = keeper_of(budget)
             request = MemoryRequest(
-                parse(body), identity, AgentSpec("default"), memory.at, TARGET, ConversationKind.CLIENT
+                parse(body), identity, AgentSpec("default"), memory.asked_at, TARGET, ConversationKind.CLIENT
             )
             return await keeper.composer.make_prompt(await keeper.begin(request), EndpointForm(), ())
 
@@ -182,7 +182,7 @@ async def serve_memory(memory: Memory, embedder: Embedder | None) -> AsyncIterat
 
 
 async def _write_memory(
-    path: Path, memory: Memory, embedder: Embedder | None
+    path: Path, memory: MemoryCase, embedder: Embedder | None
 ) -> tuple[Store, EmbeddingService | None]:
     """Returns a new store with a memory that is indexed and learned from, and the service that made its vectors."""
     store = await open_store(path, RULES)
@@ -199,11 +199,13 @@ async def _write_memory(
                 turns.append((document.at, document.text, ""))
             elif turns:
                 turns[-1] = (turns[-1][0], turns[-1][1], document.text)
-        await write_conversation(store, agent, f"s{number}", turns, memory.name if memory.is_named else None)
+        await write_conversation(
+            store, agent, f"s{number}", turns, memory.name if memory.has_name_in_messages else None
+        )
     while await store.search_index.advance(agent.id):
         pass
     # Learns by rules, as a gateway without a background model does.
-    learning = LearningService(store, None, MemorySettings(), lambda: memory.at)
+    learning = LearningService(store, None, MemorySettings(), lambda: memory.asked_at)
     await store.jobs.enqueue(LEARN_JOB, agent.id, LEARN_JOB)
     while (job := await store.jobs.claim([LEARN_JOB], lease_s=600.0, tries=1)) is not None:
         await learning.run_job(JobContext(job, store.jobs))
@@ -254,7 +256,9 @@ class EvidenceShares:
     def __init__(self) -> None:
         self.shares: dict[tuple[str, int], list[float]] = defaultdict(list)
 
-    def add(self, memory: Memory, question: Asked, budget: int, note: str, section: str = "") -> None:
+    def add(
+        self, memory: MemoryCase, question: AskedMessage, budget: int, note: str, section: str = ""
+    ) -> None:
         """Counts the evidence of one question in its note and in the memory section."""
         if not question.evidence:
             self.shares[f"{question.kind}{WITH_NOTE}", budget].append(float(bool(note)))
@@ -298,7 +302,9 @@ class SetResult:
         self.section_tokens: dict[int, list[int]] = defaultdict(list)
         self.times_ms: list[float] = []
 
-    def add(self, half: int, memory: Memory, question: Asked, budget: int, prompt: Prompt, note: str) -> None:
+    def add(
+        self, half: int, memory: MemoryCase, question: AskedMessage, budget: int, prompt: Prompt, note: str
+    ) -> None:
         """Counts one question."""
         self.shares[half].add(memory, question, budget, note, prompt.system)
         self.note_tokens[budget].append(note_text.estimate_tokens(note))
@@ -460,7 +466,7 @@ async def time_large_memory(
         (at, [Turn(turn["role"], turn["content"]) for turn in session])
         for at, session in itertools.islice(itertools.cycle(sessions), count)
     )
-    memory = Memory(history[:size], [], history[-1].at)
+    memory = MemoryCase(history[:size], [], history[-1].at)
     times_ms, cpu_times_ms = list[float](), list[float]()
     async with serve_memory(memory, embedder) as ask:
         for question in questions:

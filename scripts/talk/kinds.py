@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from scripts.talk.dialogue import ASSISTANT, BEGUN, DAY_S, USER, Turn
 from scripts.talk.languages import CHATTY, REPLIES
-from scripts.talk.memories import Asked, Memory, history_of
+from scripts.talk.memories import AskedMessage, MemoryCase, history_of
 
 _MEMORIES = 16
 # Turns without a wish for each with one.
@@ -104,14 +104,14 @@ def _parts(text: str) -> list[str]:
     return [part.strip() for line in text.strip().splitlines() for part in line.split("|")]
 
 
-def wishes(language: str, half: int) -> Iterator[Memory]:
+def wishes(language: str, half: int) -> Iterator[MemoryCase]:
     """Returns memories of wishes; each half has its own."""
     lines = [line.split("|") for line in WISHES[language].strip().splitlines()]
     chatty, replies = _parts(CHATTY[language]), REPLIES[language].split("|")
     return _memories(f"wishes {language}", half, lines, "wish", chatty, replies, _parts(ERRANDS[language]))
 
 
-def kinds(half: int, sentences: Sequence[str]) -> Iterator[Memory]:
+def kinds(half: int, sentences: Sequence[str]) -> Iterator[MemoryCase]:
     """Returns memories of facts that are asked for by their kind."""
     lines = [line.split("|") for line in KINDS.strip().splitlines()]
     replies, errands = _THANKS.split("|"), _parts(ERRANDS["English"])
@@ -126,7 +126,7 @@ def _memories(
     chatty: Sequence[str],
     replies: Sequence[str],
     errands: Sequence[str],
-) -> Iterator[Memory]:
+) -> Iterator[MemoryCase]:
     pairs, stop = lines[half::2], "." if chatty[0].isascii() else "。"
     for number in range(_MEMORIES):
         pick = random.Random(f"{name} {half} {number}")
@@ -142,9 +142,9 @@ def _memories(
                 turns.append(Turn(ASSISTANT, pick.choice(replies)))
             sessions.append((BEGUN + day * DAY_S, turns))
         history, marked = history_of(sessions)
-        questions = [Asked(kind, ask, frozenset(marked[mark])) for mark, (_, ask) in enumerate(pairs)]
-        questions += [Asked("errand", text, frozenset()) for text in errands]
-        yield Memory(history, questions, BEGUN + 60 * DAY_S)
+        questions = [AskedMessage(kind, ask, frozenset(marked[mark])) for mark, (_, ask) in enumerate(pairs)]
+        questions += [AskedMessage("errand", text, frozenset()) for text in errands]
+        yield MemoryCase(history, questions, BEGUN + 60 * DAY_S)
 
 
 def _joined(sentences: Sequence[str], stop: str) -> str:

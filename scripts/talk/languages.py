@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterator
 
 from scripts.talk.dialogue import ASSISTANT, BEGUN, DAY_S, USER, Turn
-from scripts.talk.memories import Asked, Memory, history_of
+from scripts.talk.memories import AskedMessage, MemoryCase, history_of
 
 _MEMORIES = 24
 # Chatty sentences before and after a fact.
@@ -280,7 +280,7 @@ REPLIES = {
 _STOP = {"Chinese": "。", "Japanese": "。", "Korean": ". ", "Thai": " ", "German": ". "}
 
 
-def chats(language: str, half: int, *, is_courteous: bool = False) -> Iterator[Memory]:
+def chats(language: str, half: int, *, is_courteous: bool = False) -> Iterator[MemoryCase]:
     """Returns memories in a language; of the facts each half has its own, and asks about them.
 
     language: as in FACTS; what stands before a comma in it names all but the facts. is_courteous: each question stands
@@ -314,18 +314,20 @@ def chats(language: str, half: int, *, is_courteous: bool = False) -> Iterator[M
         if is_courteous:
             texts = [pick.choice(COURTESIES[language].strip().splitlines()).format(ask) for _, ask in facts]
         questions = [
-            Asked("fact", texts[index], frozenset(marked[index])) for index in range(len(first_facts))
+            AskedMessage("fact", texts[index], frozenset(marked[index])) for index in range(len(first_facts))
         ]
-        questions += [Asked("foreign question", each, frozenset()) for each in texts[len(first_facts) :]]
+        questions += [
+            AskedMessage("foreign question", each, frozenset()) for each in texts[len(first_facts) :]
+        ]
         if not is_courteous:
             questions += _openings(language)
-        yield Memory(history, questions, BEGUN + 60 * DAY_S)
+        yield MemoryCase(history, questions, BEGUN + 60 * DAY_S)
 
 
-def _openings(language: str) -> Iterator[Asked]:
+def _openings(language: str) -> Iterator[AskedMessage]:
     """Yields first messages that ask for nothing."""
     for place, text in enumerate(OPENINGS[language].split("|")):
-        yield Asked("greeting" if place < _GREETINGS else "small talk", text, frozenset())
+        yield AskedMessage("greeting" if place < _GREETINGS else "small talk", text, frozenset())
     for kind, phrases in (("small talk", SMALL_TALK), ("other small talk", OTHER_SMALL_TALK)):
         texts = phrases.get(language, "").replace("\n", "|").strip("|")
-        yield from (Asked(kind, text, frozenset()) for text in texts.split("|") if text)
+        yield from (AskedMessage(kind, text, frozenset()) for text in texts.split("|") if text)

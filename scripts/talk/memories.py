@@ -8,38 +8,41 @@ from dataclasses import dataclass
 from scripts.talk.dialogue import Turn
 from storage.search.document import Document
 
-# When it begins, in seconds since the epoch, and its turns.
+# A session: its start (in seconds since the epoch), and its turns.
 Session = tuple[float, list[Turn]]
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedMessage:
     """A question, or another first message."""
 
     kind: str
     text: str
-    # The numbers of the turns that hold the answer; none where the memory has no answer, so that a note is noise.
+    # The numbers of the turns that hold the answer; empty: nothing answers it, and any note is noise.
     evidence: frozenset[int]
-    # The sentences of these turns that answer, where a part of a turn without them is no answer.
+    # If set, only an excerpt with one of these sentences counts as the answer.
     sentences: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Memory:
-    """One person's history, and what is asked about it at the end."""
+class MemoryCase:
+    """A case of the bench: one person's history, and what is asked about it at the end."""
 
     history: list[Document]
-    questions: list[Asked]
-    # When it is asked, in seconds since the epoch.
-    at: float
+    questions: list[AskedMessage]
+    # In seconds since the epoch.
+    asked_at: float
     # The person's name, where the requests of the questions have it.
     name: str | None = None
-    # The messages have it as well.
-    is_named: bool = False
+    # The messages have the name as well.
+    has_name_in_messages: bool = False
 
 
 def history_of(sessions: Iterable[Session]) -> tuple[list[Document], dict[int, set[int]]]:
-    """Numbers the turns of sessions one after the other; returns also the turns of each mark."""
+    """Returns the turns as numbered documents, and for each mark (`Turn.marks`) the numbers of the turns that have it.
+
+    A mark stands for a fact.
+    """
     history: list[Document] = []
     marked: dict[int, set[int]] = {}
     for at, turns in sessions:

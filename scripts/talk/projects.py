@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from scripts.talk.dialogue import ASSISTANT, BEGUN, DAY_S, USER, Turn
-from scripts.talk.memories import Asked, Memory, Session, history_of
+from scripts.talk.memories import AskedMessage, MemoryCase, Session, history_of
 
 _MEMORIES = 3
 # Sentences around a step: in long turns, and in short ones.
@@ -127,7 +127,7 @@ class Project(NamedTuple):
 
 def projects(
     half: int, sentences: Sequence[str], other_sessions: Sequence[Session], *, is_short: bool = False
-) -> Iterator[Memory]:
+) -> Iterator[MemoryCase]:
     """Returns memories of three projects each. The two halves have different projects.
 
     sentences: sentences around the steps.
@@ -150,7 +150,7 @@ def projects(
             all_steps = _ALL_STEPS[(number + index) % len(_ALL_STEPS)]
             seqs = [seqs_by_mark[_mark(project, index, step)] for step in range(len(project.steps))]
             questions += _make_questions(pick, project, seqs, all_steps)
-        yield Memory(history, questions, BEGUN + 70 * DAY_S)
+        yield MemoryCase(history, questions, BEGUN + 70 * DAY_S)
 
 
 def _mark(project: Project, index: int, step: int) -> int:
@@ -213,7 +213,7 @@ class _SessionMaker:
 
 def _make_questions(
     pick: random.Random, project: Project, seqs: Sequence[set[int]], all_steps: str
-) -> Iterator[Asked]:
+) -> Iterator[AskedMessage]:
     """Yields the questions about a project.
 
     seqs: the numbers of the turns that have each step.
@@ -243,8 +243,10 @@ def _make_questions(
     yield ask("order of all", all_steps.format(project.name), numbers)
 
 
-def _asked(project: Project, seqs: Sequence[set[int]], kind: str, text: str, steps: Iterable[int]) -> Asked:
+def _asked(
+    project: Project, seqs: Sequence[set[int]], kind: str, text: str, steps: Iterable[int]
+) -> AskedMessage:
     """Returns a question about some steps of a project. seqs: the numbers of the turns that have each step."""
     numbers = [*steps]
     turns = frozenset[int]().union(*(seqs[number] for number in numbers))
-    return Asked(kind, text, turns, tuple(project.steps[number].text for number in numbers))
+    return AskedMessage(kind, text, turns, tuple(project.steps[number].text for number in numbers))

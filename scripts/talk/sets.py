@@ -18,7 +18,7 @@ from gateway.core.prompt.note_text import render_note
 from scripts.talk import kinds
 from scripts.talk.dialogue import ASSISTANT, DAY_S, USER, Question, Turn, asked_before, make_dialogue
 from scripts.talk.languages import FACTS, chats
-from scripts.talk.memories import Asked, Memory, Session, history_of
+from scripts.talk.memories import AskedMessage, MemoryCase, Session, history_of
 from scripts.talk.projects import projects
 from scripts.talk.wishes import wishes
 from storage.records import Message
@@ -40,7 +40,7 @@ class Set:
     """Memories of one kind. half: 0: those for developing; 1: those held out."""
 
     name: str
-    half: Callable[[int], Iterable[Memory]]
+    half: Callable[[int], Iterable[MemoryCase]]
 
 
 def _parse_date(text: str) -> float:
@@ -53,7 +53,7 @@ def sessions_of(question: dict[str, Any]) -> list[tuple[str, float, list[dict[st
     return list(zip(question["haystack_session_ids"], dates, question["haystack_sessions"], strict=True))
 
 
-def long_cases(questions: Sequence[dict[str, Any]], limit: int, form: str = "") -> Iterator[Memory]:
+def long_cases(questions: Sequence[dict[str, Any]], limit: int, form: str = "") -> Iterator[MemoryCase]:
     """Returns LongMemEval's questions, each with its sessions among 45 of other questions, shuffled; 0: all.
 
     form: "" as they are; "cut": the assistant's turns are cut to two sentences; "exchanged": so cut, user and assistant
@@ -75,11 +75,11 @@ def long_cases(questions: Sequence[dict[str, Any]], limit: int, form: str = "") 
             key=lambda dated_session: dated_session[0],
         )
         history, marked = history_of((at, _turns(session, form)) for at, session in sessions)
-        case = Asked(question["question_type"], question["question"], frozenset(marked[0]))
-        yield Memory(history, [case], _parse_date(question["question_date"]))
+        case = AskedMessage(question["question_type"], question["question"], frozenset(marked[0]))
+        yield MemoryCase(history, [case], _parse_date(question["question_date"]))
 
 
-def small_cases(questions: Sequence[dict[str, Any]], limit: int) -> Iterator[Memory]:
+def small_cases(questions: Sequence[dict[str, Any]], limit: int) -> Iterator[MemoryCase]:
     """Returns memories of LongMemEval's own sessions, some 22 messages each, with a question that belongs to another.
 
     limit: of memories; 0: all.
@@ -88,10 +88,10 @@ def small_cases(questions: Sequence[dict[str, Any]], limit: int) -> Iterator[Mem
     for question, other in itertools.islice(itertools.pairwise([*order, order[0]]), limit or None):
         own = sorted(sessions_of(question), key=lambda one: one[1])
         history, marked = history_of((at, _turns(session, "")) for _, at, session in own)
-        asked = [Asked("foreign question", other["question"], frozenset())]
+        asked = [AskedMessage("foreign question", other["question"], frozenset())]
         if 0 in marked:
-            asked.append(Asked("question", question["question"], frozenset(marked[0])))
-        yield Memory(history, asked, _parse_date(question["question_date"]))
+            asked.append(AskedMessage("question", question["question"], frozenset(marked[0])))
+        yield MemoryCase(history, asked, _parse_date(question["question_date"]))
 
 
 def _turns(session: Sequence[dict[str, Any]], form: str) -> list[Turn]:
@@ -122,8 +122,8 @@ def sentences_of(questions: Sequence[dict[str, Any]]) -> list[str]:
     return list(sentences)
 
 
-def friends(sentences: Sequence[str], half: int, *, is_named: bool) -> Iterator[Memory]:
-    """Returns memories of dialogues in which people are asked about by their names. is_named: as in `Memory`."""
+def friends(sentences: Sequence[str], half: int, *, is_named: bool) -> Iterator[MemoryCase]:
+    """Returns memories of dialogues in which people are asked about by name. is_named: `has_name_in_messages`."""
     for place in range(DIALOGUES):
         dialogue = make_dialogue(f"friends {half} {place}", half, sentences[half::2], by_name=True)
         pick = random.Random(f"names {half} {place}")
@@ -135,10 +135,10 @@ def friends(sentences: Sequence[str], half: int, *, is_named: bool) -> Iterator[
                     turn.text = pick.choice((f"{other}! {turn.text}", f"{turn.text} Right, {other}?"))
         history, marked = history_of(dialogue.sessions)
         questions = [_asked(question, marked) for question in dialogue.questions]
-        yield Memory(history, questions, dialogue.sessions[-1][0] + DAY_S, dialogue.names[USER], is_named)
+        yield MemoryCase(history, questions, dialogue.sessions[-1][0] + DAY_S, dialogue.names[USER], is_named)
 
 
-def generated(sentences: Sequence[str], half: int, number: int, before: int) -> Iterator[Memory]:
+def generated(sentences: Sequence[str], half: int, number: int, before: int) -> Iterator[MemoryCase]:
     """Returns memories of generated dialogues. before: how many questions were asked in each already."""
     mine = sentences[half::2]
     for place in range(number):
@@ -149,11 +149,11 @@ def generated(sentences: Sequence[str], half: int, number: int, before: int) -> 
             sessions += asked_before(dialogue, seed, before, list(_quoted(dialogue.sessions, seed)))
         history, marked = history_of(sessions)
         questions = [_asked(question, marked) for question in dialogue.questions]
-        yield Memory(history, questions, sessions[-1][0] + DAY_S)
+        yield MemoryCase(history, questions, sessions[-1][0] + DAY_S)
 
 
-def _asked(question: Question, marked: dict[int, set[int]]) -> Asked:
-    return Asked(
+def _asked(question: Question, marked: dict[int, set[int]]) -> AskedMessage:
+    return AskedMessage(
         question.kind, question.text, frozenset(seq for mark in question.marks for seq in marked[mark])
     )
 

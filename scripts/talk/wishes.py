@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterator, Sequence
 
 from scripts.talk.dialogue import ASSISTANT, BEGUN, DAY_S, USER, Turn
-from scripts.talk.memories import Asked, Memory, history_of
+from scripts.talk.memories import AskedMessage, MemoryCase, history_of
 
 _MEMORIES = 16
 # Messages without a wish for each with one.
@@ -87,7 +87,7 @@ REPLIES = (
 )  # fmt: skip
 
 
-def wishes(sentences: Sequence[str], half: int) -> Iterator[Memory]:
+def wishes(sentences: Sequence[str], half: int) -> Iterator[MemoryCase]:
     """Returns memories with all wishes of a half. sentences: what else people say."""
     pairs = [line.split("|") for line in WISHES.strip().splitlines()][half::2]
     for number in range(_MEMORIES):
@@ -111,7 +111,8 @@ def wishes(sentences: Sequence[str], half: int) -> Iterator[Memory]:
             sessions.append((BEGUN + day * DAY_S, turns))
         history, marked = history_of(sessions)
         questions = [
-            Asked("a request with a wish", ask, frozenset(marked[n])) for n, (_, ask) in enumerate(pairs)
+            AskedMessage("a request with a wish", ask, frozenset(marked[n]))
+            for n, (_, ask) in enumerate(pairs)
         ]
         for kind, texts in (
             ("foreign request", FOREIGN),
@@ -119,5 +120,5 @@ def wishes(sentences: Sequence[str], half: int) -> Iterator[Memory]:
             ("small talk", SMALL_TALK),
             ("about oneself", ABOUT_ONESELF),
         ):
-            questions += [Asked(kind, text, frozenset()) for text in texts]
-        yield Memory(history, questions, sessions[-1][0] + DAY_S)
+            questions += [AskedMessage(kind, text, frozenset()) for text in texts]
+        yield MemoryCase(history, questions, sessions[-1][0] + DAY_S)
