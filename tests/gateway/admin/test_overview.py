@@ -263,7 +263,7 @@ def test_the_audit_is_listed_by_pages_and_within_a_project(world: World) -> None
         await audit.add(now, "ops", "forget", "agent-gone", "everything")
 
     world.gateway.call(note())
-    operations = AuditOperations(world.store)
+    operations = AuditOperations(world.store, world.clock)
     first = world.gateway.call(operations.list(limit=2))
     assert [each.action for each in first.items] == ["forget", "edit"]
     rest = world.gateway.call(operations.list(after=first.next, limit=2))
