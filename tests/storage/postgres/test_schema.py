@@ -159,7 +159,10 @@ async def test_a_migration_that_waits_for_a_turn_that_waits_for_it_is_tried_agai
     admin = await asyncpg.connect(database.url)
     await admin.execute("CREATE SCHEMA crossed")
     upgrade, turn = [
-        await asyncpg.connect(database.url, server_settings={"search_path": "crossed"}) for _ in range(2)
+        await asyncpg.connect(
+            database.url, server_settings={"search_path": "crossed", "deadlock_timeout": wait}
+        )
+        for wait in ("1s", "60s")
     ]
     try:
         await migrate(upgrade, "crossed", (tables,))
@@ -169,7 +172,7 @@ async def test_a_migration_that_waits_for_a_turn_that_waits_for_it_is_tried_agai
         async with asyncio.timeout(PATIENCE_S):
             while not await admin.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
                 await admin.execute("SELECT pg_sleep(0.01)")
-            # The server ends whoever has waited for a second: the migration has begun to wait first.
+            # The migration is ended: by the server as one of a deadlock, or since it has waited for too long.
             await turn.execute("INSERT INTO a VALUES (1); COMMIT")
             assert await task == 2
     finally:
