@@ -19,7 +19,7 @@ from gateway.errors import BadRequest, BodyTooLarge, CallerError
 from gateway.page.defence import RawHeader, values_of
 from gateway.page.shown_text import as_typed
 from gateway.page.visitor import Visitor
-from gateway.run.admin.faults import refusal
+from gateway.run.admin.fault_errors import refusal
 
 S = TypeVar("S", bound=Struct)
 

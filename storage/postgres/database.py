@@ -27,9 +27,9 @@ from storage.postgres.connection import (
     begin_statement,
 )
 from storage.postgres.listen import Notification, NotificationListener, NotificationSender
-from storage.postgres.maintenance import PostgresMaintenance
 from storage.postgres.migration import migrate
 from storage.postgres.pool import ConnectionPool, PoolLimits
+from storage.postgres.postgres_maintenance import PostgresMaintenance
 from storage.postgres.sqlstates import FAULTS, is_refused_text, is_stopping, is_unanswered, translate_error
 from storage.postgres.uptime import Uptime
 

@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 from gateway.checked import InvalidValue, convert
 from gateway.core.request.identity import checked_id
 from gateway.errors import BadRequest, NotAllowed, UnknownId
-from gateway.run.admin.faults import refusal
+from gateway.run.admin.fault_errors import refusal
 from gateway.run.admin.memory_edits import LINK
 from storage.records import Scope
 from storage.sql.links import FoundLink

@@ -21,7 +21,7 @@ from gateway.core.agent import AgentSpec
 from gateway.core.memory.mcp_tools import TOOLS, McpAnswer, McpCaller, client_name
 from gateway.core.nul import without_nul
 from gateway.errors import BadRequest, GatewayError, MemoryUnavailable, NotAllowed
-from gateway.run.admin.faults import refusal
+from gateway.run.admin.fault_errors import refusal
 from gateway.run.admin.mcp_tool_calls import McpToolCall, McpTools, mcp_scope
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
 from gateway.run.memory.memory_context import check_not_paused

@@ -124,9 +124,9 @@ def run_without(module: str, *arguments: str) -> subprocess.CompletedProcess[str
 
 
 def test_an_internal_error_is_not_reported_as_a_missing_driver() -> None:
-    ran = run_without("storage.postgres.maintenance", "migrate")
+    ran = run_without("storage.postgres.postgres_maintenance", "migrate")
     assert ran.returncode == 1
-    assert "ModuleNotFoundError: import of storage.postgres.maintenance" in ran.stderr
+    assert "ModuleNotFoundError: import of storage.postgres.postgres_maintenance" in ran.stderr
     assert "pip install" not in ran.stderr
 
 

@@ -529,7 +529,7 @@ async def test_a_job_whose_failure_cannot_be_written_is_taken_over_when_the_data
         attempts.append(job.job.attempt)
         if len(attempts) == 1:
             down = True
-            store.database.writer.report(Full("the disk is full"))
+            store.database.writer.report_fault(Full("the disk is full"))
             await store.database.writer.recover()
             await job.commit(lambda c: None)
 

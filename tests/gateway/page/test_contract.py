@@ -24,7 +24,7 @@ CONVERSATION = "id client_id begun last_turn messages bytes"
 REQUEST = "id at memory name mode model status streamed ms added_ms recalled recalled_tokens upstream"
 EXPLAINED = (
     "id at memory name conversation exchange model upstream tries status streamed mode why sentence found "
-    "recalled_tokens selection chosen left_out note window added_ms first_ms ms usage kept_until"
+    "recalled_tokens selection chosen left_out before_reply note window added_ms first_ms ms usage kept_until"
 )
 GOES = "messages facts passages versions summaries notes"
 
