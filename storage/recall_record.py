@@ -207,10 +207,8 @@ def unpack(data: bytes, *, with_entries: bool = True) -> RecallRecord:
     with_entries: False for a list of many records: the record has no entries, and takes a third of the time.
     """
     try:
-        version, outcome, flags, mode, count, status, *numbers = _HEAD.unpack_from(data)
+        outcome, flags, mode, count, status, *numbers = _unpack_head(data)
         total_tenths, first_tenths, context_window, *left_out = numbers
-        if version != _VERSION:
-            raise ValueError("the record of a recall is of another version")
         found, recalled_tokens, *numbers = _numbers_struct(flags).unpack_from(data, _HEAD.size)
         part_tokens, numbers = numbers[: len(PROMPT_PARTS)], numbers[len(PROMPT_PARTS) :]
         evicted_tokens, added_hundredths, *usage = numbers
@@ -236,6 +234,14 @@ def unpack(data: bytes, *, with_entries: bool = True) -> RecallRecord:
         raise ValueError("the record of a recall is damaged") from None
 
 
+def _unpack_head(data: bytes) -> Sequence[int]:
+    """Returns the fields of the head without the version. Raises: ValueError, struct.error."""
+    version, *fields = _HEAD.unpack_from(data)
+    if version != _VERSION:
+        raise ValueError("the record of a recall is of another version")
+    return fields
+
+
 def _unpack_entries(data: bytes, flags: int, count: int) -> tuple[RecalledEntry, ...]:
     columns = _columns(flags, count)
     values = {column.name: column.struct.unpack_from(data, column.start) for column in columns}
@@ -252,7 +258,7 @@ def overwrite_forgotten(data: bytes, exists: Callable[[str, int], bool]) -> byte
     Raises: ValueError if the bytes are damaged, or of a later version.
     """
     entries = unpack(data).entries
-    _, _, flags, *_ = _HEAD.unpack_from(data)
+    _, flags, *_ = _unpack_head(data)
     columns = _columns(flags, len(entries))
     out = bytearray(data)
     for n, entry in enumerate(entries):
@@ -269,13 +275,11 @@ def overwrite_forgotten(data: bytes, exists: Callable[[str, int], bool]) -> byte
 def seqs_in_note(data: bytes) -> Sequence[int]:
     """Returns the numbers of the hits in the note that are not forgotten. Raises: ValueError."""
     try:
-        version, _, flags, _, count, *_ = _HEAD.unpack_from(data)
-        if version != _VERSION:
-            raise ValueError("the record of a recall is of another version")
+        _, flags, _, count, *_ = _unpack_head(data)
         values = {
-            each.name: each.struct.unpack_from(data, each.start)
-            for each in _columns(flags, count)
-            if each.name in ("code", "seq")
+            column.name: column.struct.unpack_from(data, column.start)
+            for column in _columns(flags, count)
+            if column.name in ("code", "seq")
         }
     except struct.error:
         raise ValueError("the record of a recall is damaged") from None

@@ -193,7 +193,8 @@ class RemainingTexts:
         recalls = await self._store.recalls.list(
             self._memory.id, since, before=LAST_NUMBER, limit=_MAX_RECALLS
         )
-        return [each.exchange_row for each in recalls if not {*seqs}.isdisjoint(seqs_in_note(each.data))]
+        wanted_seqs = frozenset(seqs)
+        return [each.exchange_row for each in recalls if not wanted_seqs.isdisjoint(seqs_in_note(each.data))]
 
     async def _find_quoting(self, texts: Mapping[int, str]) -> list[int]:
         """Returns the exchanges of the newest replies that quote one of the last of some texts, letter by letter.
