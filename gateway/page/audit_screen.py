@@ -1,4 +1,4 @@
-"""The audit: a table of what was done, by whom, to whose memory, in words."""
+"""The audit: a table of actions, each with its actor, its memory, and in words what it concerned."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OBJECTS = {
 
 
 class _AuditQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    # The uid of the memory whose entries are listed, which may be gone; None: the entries of all memories.
+    # The uid of a memory, which may be gone: only its entries are listed; None: those of all memories.
     memory: str | None = None
 
 

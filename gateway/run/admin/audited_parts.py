@@ -23,7 +23,7 @@ class AuditedFact(Struct, frozen=True):
     seq: int
     # The number of the fact that replaces it; None: none does.
     new_seq: int | None = None
-    # The number of the older fact whose text the new one has again; None: its text is new.
+    # The number of the older fact with the text of the new one; None: its text is new.
     restored_seq: int | None = None
     # "muted" or "said again", for a change of this; "": there was another change.
     state: str = ""
@@ -61,7 +61,7 @@ def audited_part(kind: str, id: int | str) -> str:
 
 
 def audited_version(label: str, version: int, restored: int | None = None) -> str:
-    """Returns a version of a block as the audit names it. restored: the older version whose value it has again."""
+    """Returns a version of a block as the audit names it. restored: the older version with the same value."""
     return f"block {label}, version " + (f"{version}" if restored is None else f"{restored} as {version}")
 
 

@@ -138,7 +138,7 @@ class MemoryEdits(Struct, frozen=True):
 
         always: as in `remember_fact`.
 
-        Raises: Conflict: a true fact says so already.
+        Raises: Conflict: an equal fact is true.
         """
         agent = await find_agent(self.store, editor.project, uid)
         fact, is_known = await self.remember_fact(editor, agent, text, always=always)

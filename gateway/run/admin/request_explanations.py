@@ -39,7 +39,7 @@ _OUTCOME_WORDS = {
     "nobody": "nobody was named",
 }
 # The outcome of a request without a search, by its memory mode. In the other modes it is `nothing_found`, also of a
-# repeat and of a failure, which the outcomes do not tell apart: its sentence does.
+# repeat and of a failure, which have no outcomes of their own: only their sentences differ.
 _OUTCOME_BY_MODE: Mapping[str, Outcome] = {
     "none": "nobody",
     "off": "off",
