@@ -450,6 +450,18 @@ def test_a_clock_that_jumps_ahead_takes_nothing_if_it_is_put_right_within_a_day(
     assert not on_disk(world)
 
 
+def test_the_job_of_another_process_takes_nothing_by_a_clock_that_has_jumped(world: World) -> None:
+    world.chat(user="alice").say(FACT)
+    steady = Clock()
+    retention = Retention(world.store, {"default": 30}, world.clock, steady_now=steady)
+    world.clock.sleep(365 * 86_400)
+    world.gateway.call(retention.perform("20000"))
+    assert on_disk(world)
+    steady.sleep(86_400)
+    world.gateway.call(retention.perform("20001"))
+    assert not on_disk(world)
+
+
 def test_a_forgetting_that_a_fault_has_broken_off_is_ended_within_a_minute(world: World) -> None:
     world.chat(user="alice").say(FACT)
     retention, store = world.gateway.app.services.background.retention, world.store
