@@ -96,11 +96,11 @@ CREATE INDEX exchanges_reply ON exchanges (agent, reply_key) WHERE reply_key IS 
 CREATE INDEX exchanges_input ON exchanges (agent, input_key) WHERE input_key IS NOT NULL;
 CREATE INDEX exchanges_tree ON exchanges (agent, conversation, depth, parent);
 CREATE INDEX exchanges_order ON exchanges (agent, seq);
--- Not by `continued`: each row that becomes so would move in all of its indexes, where now it stays in its page.
+-- The index leaves out `continued`: an indexed column that changes would move the row out of its page, in all indexes.
 CREATE INDEX exchanges_openings ON exchanges (agent, coalesce(ended, stopped, touched)) WHERE parent IS NULL;
 
--- Plans are made once for all agents. These numbers make them fit a large agent: a plan for the average reads all rows of
--- an agent, and a memory of years has a thousand times as many.
+-- One plan serves all agents. These numbers make it fit a large agent: a plan for an average agent reads all of an
+-- agent's rows, and a memory of years has a thousand times as many.
 ALTER TABLE exchanges ALTER COLUMN agent SET (n_distinct = 4);
 ALTER TABLE conversations ALTER COLUMN agent SET (n_distinct = 4);
 
@@ -501,8 +501,8 @@ END $$;
 ALTER TABLE terms ALTER COLUMN data SET STORAGE EXTERNAL;
 ALTER TABLE vectors ALTER COLUMN data SET STORAGE EXTERNAL;
 
--- Forgetting in a conversation deletes each summary that may quote it, and those of its forks, of which each covers all of
--- the fork's past.
+-- Forgetting in a conversation deletes each summary that may quote what is forgotten, also those of its forks, since a
+-- fork's summary covers all of the fork's past.
 CREATE FUNCTION summaries_forgotten() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     DELETE FROM summaries WHERE agent = NEW.agent AND conversation = NEW.conversation AND depth >= NEW.depth;

@@ -1,12 +1,12 @@
 -- The tables and indexes of a new file; the next step adds the triggers. Steps are never edited: a change is a new file.
 --
--- Text lies only in tables whose ids grow (AUTOINCREMENT), so that rows are appended and hardly ever move between pages:
--- secure_delete then erases it in place when it is forgotten, where a moved row would leave a copy in its old page.
--- Small columns that change or are searched come first and content last, so that they are read without its overflow pages.
--- Foreign keys are neither declared nor enforced: each check is a look-up in every turn's transaction, and forgetting leaves
--- tombstones and deletes in an order of its own. Times are seconds since the epoch.
--- Numbers and ids change in place; text that people write lies in rows that are appended, and is emptied in place when it
--- is forgotten. Names, subjects and labels are in indexes, so they hold no content.
+-- Text lies only in tables with growing ids (AUTOINCREMENT), so that rows are appended and hardly ever move between
+-- pages: secure_delete then erases it in place when it is forgotten, where a moved row would leave a copy in its old
+-- page. Small columns that change or are searched come first and content last, so that they are read without its
+-- overflow pages. Foreign keys are neither declared nor enforced: each check is a look-up in every turn's transaction,
+-- and forgetting leaves tombstones and deletes in an order of its own. Times are seconds since the epoch. Numbers and
+-- ids change in place; text that people write lies in rows that are appended, and is emptied in place when it is
+-- forgotten. Names, subjects and labels are in indexes, so they hold no content.
 
 -- Gateway keys; only the SHA-256 of a key is stored. memory: the memory mode of its requests that ask for none; NULL: the
 -- settings' mode. opens: the only thing that it opens ('metrics'); NULL: everything. used: when it was last presented, to
@@ -340,8 +340,8 @@ CREATE TABLE facts_ended (
 
 CREATE INDEX facts_ended_agent ON facts_ended (agent);
 
--- A blob for each 64 numbers of an agent's order (storage/search/vector_blobs.py knows the bytes). model: whose vectors they are;
--- others are not compared with one another. stamp: the agent's when the blob was written.
+-- A blob for each 64 numbers of an agent's order (storage/search/vector_blobs.py knows the bytes). model: the one that
+-- made the vectors; those of different models are not compared. stamp: the agent's when the blob was written.
 -- pad: a row's beginning lies in a page with others and moves with it, leaving copies; what is beyond about a thousand
 -- bytes (sqlite.org/fileformat2.html, 1.6) lies in overflow pages of its own, which are erased when it gives them up.
 CREATE TABLE vectors (
@@ -417,8 +417,8 @@ CREATE TABLE tags (
 CREATE INDEX tags_agent ON tags (agent);
 
 -- One send to a stored conversation, up to its stop reason. state: created | running | completed | failed | cancelled.
--- parent: the run that waits for this one; depth: how many wait above it. batch: the batch whose item it is. otid: keyed hash of
--- the send's own id, so that a repeated send is recognised; one run of an agent has it.
+-- parent: the run that waits for this one; depth: how many wait above it. batch: the batch that it is an item of. otid:
+-- keyed hash of the send's own id, so that a repeated send is recognised; one run of an agent has it.
 -- The counts are tokens, the sums of its steps'.
 CREATE TABLE runs (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -554,7 +554,7 @@ CREATE TABLE followed (
 ) STRICT;
 
 -- A part of a fork's past: all of the conversation `origin` up to the number `seq`. A fork of a fork has a row for each
--- conversation above it. It begins with an exchange that is off the record and empty, whose parent is the last of its past.
+-- conversation above it. A fork begins with an exchange that is off the record and empty, after the last of its past.
 CREATE TABLE forks (
     agent        INTEGER NOT NULL,
     conversation INTEGER NOT NULL,

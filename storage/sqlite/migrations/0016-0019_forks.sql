@@ -3,7 +3,7 @@
 ALTER TABLE keys ADD COLUMN used REAL;
 
 -- A part of a fork's past: all of the conversation `origin` up to the number `seq`. A fork of a fork has a row for each
--- conversation above it. It begins with an exchange that is off the record and empty, whose parent is the last of its past.
+-- conversation above it. A fork begins with an exchange that is off the record and empty, after the last of its past.
 CREATE TABLE forks (
     agent        INTEGER NOT NULL,
     conversation INTEGER NOT NULL,
