@@ -20,7 +20,7 @@ _LOW: Final = rb"u[dD][c-fC-F][0-9a-fA-F]{2}"
 _MAX_LENIENT_BYTES: Final = 1024 * 1024
 # An escaped backslash, both halves of a character, or one of them.
 _ESCAPES: Final = re.compile(rb"\\(?:\\|%b\\%b|(?P<lone>%b|%b))" % (_HIGH, _LOW, _HIGH, _LOW))
-# The beginning of an escape, or a first half whose second half may follow.
+# The beginning of an escape, or a first half that a second half may follow.
 _CUT_ESCAPE: Final = re.compile(rb"\\(?:u[0-9a-fA-F]{0,3}|%b(?:\\(?:u[0-9a-fA-F]{0,3})?)?)?\Z" % _HIGH)
 _MAX_CUT_BYTES: Final = len(rb"\ud83d\ude0")
 # The digits of integers that fit into 64 bits; orjson reads larger ones as floats.

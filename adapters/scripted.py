@@ -71,7 +71,7 @@ Script = Callable[[Mapping[str, Any]], Scripted]
 
 
 class ScriptedProvider:
-    """A provider whose replies are given beforehand. Implements `Provider`, which documents the methods."""
+    """A provider of replies that are given beforehand. Implements `Provider`, which documents the methods."""
 
     # `requests` grows with each request, so a provider that serves for days sets this to False.
     keeps_requests = True

@@ -37,8 +37,8 @@ from adapters.wrapped_stream import WrappedStream
 # Bytes without which an event, or a request, need not be parsed.
 _CALLS_KEY: Final = b'"tool_calls"'
 _CALLS_OR_RESULT_KEY: Final = b'"tool_call'  # the beginning of "tool_calls" and of "tool_call_id"
-# The end of the `tool_call_id` of a result whose call has no id. (This pattern takes 30 us for 100 kB; one that begins
-# with a quotation mark takes 460. To find the keys above takes a quarter of 30 us.)
+# The end of the `tool_call_id` of a result for a call without an id. (This pattern takes 30 us for 100 kB; one that
+# begins with a quotation mark takes 460. To find the keys above takes 8 us.)
 _MISSING_ID: Final = re.compile(rb'_id"\s*:\s*(?:""|null)')
 _TOOLS_KEY: Final = b'"tools"'
 _THOUGHTS_FIELD: Final = "reasoning_content"
@@ -54,7 +54,7 @@ class CallIndexer:
         self._counts: dict[Any, int] = {}  # choice -> calls begun so far
 
     def add_index(self, event: Event) -> Event:
-        """Returns an event whose pieces of calls have indices; the same event where no index was missing."""
+        """Returns an event with an index in each piece of a call; the same event where no index was missing."""
         if event.data is None or _CALLS_KEY not in event.data:
             return event
         try:
@@ -118,7 +118,7 @@ class IndexedReply(WrappedStream):
 
 
 def with_call_ids(body: bytes) -> bytes:
-    """Returns a chat completion request whose calls have ids; the same bytes where no id was missing."""
+    """Returns a chat completion request with an id in each call; the same bytes where no id was missing."""
     if body.find(_CALLS_OR_RESULT_KEY) < 0 or not _MISSING_ID.search(body):
         return body
     return _change_messages(body, _add_missing_ids)

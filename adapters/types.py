@@ -22,8 +22,8 @@ EVENT_STREAM_TYPE: Final = "text/event-stream; charset=utf-8"
 ResponsesEndpoint = Literal["stored", "stateless", False]
 # The prefix of a credential that the caller sent as `x-api-key`, before the header's value.
 X_API_KEY_PREFIX: Final = "x-api-key "
-# The path of a chat completion whose tokens are only counted, for a provider that `counts_tokens`. No provider has this
-# path: the adapter translates it.
+# The path of a chat completion to count only, for a provider that `counts_tokens`. No provider has this path: the
+# adapter translates it.
 COUNT_TOKENS: Final = "/chat/completions/count_tokens"
 # A field of a message that came in Anthropic's own dialect: its blocks in order as `content`, without what is in
 # `tool_calls`, and its `container`.
@@ -190,7 +190,7 @@ class ModelRequest(NamedTuple):
     upload_bytes: int | None = None
     # The request is not sent again, since each sending may have an effect.
     sends_once: bool = False
-    # For a request in the upstream's own dialect whose reply is read as a chat completion as well: the index of the
+    # For a request in the upstream's own dialect, if its reply is read as a chat completion as well: the index of the
     # reply's first content block. Its events then have their own bytes and a chunk as data, and its body is a chat
     # completion with the reply itself as `native_message`. None: the reply is in the dialect of `path`.
     native_first_block: int | None = None

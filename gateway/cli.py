@@ -160,7 +160,7 @@ _FILES = (
 
 
 class _Command(click.Command):
-    """A command whose usage looks the same in help texts and in errors.
+    """A command that shows its usage alike in help texts and in errors.
 
     reads_settings: the command takes the options that name the settings file and the database.
     """

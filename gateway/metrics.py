@@ -122,7 +122,7 @@ class Metrics(Collector):
         return histogram
 
     def refresh_with(self, refresh: Callable[[], Awaitable[None]]) -> None:
-        """Has each scrape await this function first, for a gauge whose numbers have to be queried."""
+        """Has each scrape await this function first, for a gauge with numbers that have to be queried."""
         self._refreshers.append(refresh)
 
     async def scrape(self) -> bytes:

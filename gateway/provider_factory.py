@@ -54,7 +54,7 @@ def _make_batches(upstream: UpstreamSettings) -> BatchProvider:
 
 
 def _default_batches_api(upstream: UpstreamSettings, provider: OpenAICompatible) -> str:
-    """Returns the batch API of an upstream whose settings name none."""
+    """Returns the batch API of an upstream with settings that name none."""
     if upstream.kind == "anthropic":
         return "anthropic"
     # At another address another server may answer, which need not have batches.
@@ -79,7 +79,7 @@ def make_embedder(settings: Settings) -> Embedder | None:
 
 
 def make_separate_provider(settings: Settings, route: Route) -> Provider:
-    """Makes a provider whose connections no client's turn shares. Raises: SettingsError."""
+    """Makes a provider with connections that no client's turn shares. Raises: SettingsError."""
     upstream = next(candidate for candidate in settings.upstreams if candidate.name == route.upstream)
     return _make_provider(upstream, upstream.name, upstream.keys[0] if upstream.keys else None)
 

@@ -120,7 +120,7 @@ def make_endpoints(
         *(Route(dialect.path, _answered_before_router, methods=["POST"]) for dialect in dialects),
         # Before the routes of agents, one of which has a pattern that this path fits as well.
         Route(COUNT_PATH, CountRoute(chat_route, forwarder), methods=["POST"]),
-        # Before the routes of models and conversations, some of whose paths these have as well.
+        # Before the routes of models and conversations, with which they share some paths.
         *([] if services.agents is None else services.agents.routes(services.models, limits, bodies)),
         *model_routes(
             services.models, _no_agent_names if services.agents is None else services.agents.chat.names

@@ -91,7 +91,7 @@ def _describe_demo(settings: Settings) -> list[str]:
 
 
 def _describe_upstream(upstream: UpstreamSettings) -> str:
-    """Returns where an upstream is, and whose key it gets."""
+    """Returns where an upstream is, and which key it gets."""
     if upstream.kind == "scripted":
         return "built in, no key needed"
     key_note = ", with the caller's own key" if _uses_caller_key(upstream) else ""

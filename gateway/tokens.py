@@ -113,7 +113,7 @@ class Tokenizer:
     def count_within(self, chars: int) -> Callable[[str], int]:
         """Returns a function that counts a text as `count` does.
 
-        It raises TooMuchToCount when its texts whose counts are not cached have more than `chars` characters together.
+        It raises TooMuchToCount when its texts without a cached count have more than `chars` characters together.
         """
         counts, remaining_chars = self._counts, chars
 

@@ -77,10 +77,10 @@ class BatchItem(Struct, frozen=True):
     # The public name of the item's agent.
     agent_uid: str
     project: str
-    # The part of the batch whose request to a provider has the item's, or READY_PART or ENDED_PART.
+    # The part of the batch that the item was sent to a provider with, or READY_PART or ENDED_PART.
     part: int
-    # The number of the item's request under way, or of its next one. An end without a reply does not raise the number,
-    # since a reply may still come, whose tokens count.
+    # The number of the item's request under way, or of its next one. An end without a reply does not raise the number:
+    # a reply may still come, and its tokens count.
     request_number: int
     # How many requests had an error, and how many expired, since the last request that succeeded.
     errors: int
@@ -104,7 +104,7 @@ class BatchItem(Struct, frozen=True):
 
 
 def item_state(state: str | None, stop: str | None) -> str:
-    """Returns the state of an item whose run has this state and stop reason. state: None if the run is gone."""
+    """Returns the state of an item from that of its run and its stop reason. state: None if the run is gone."""
     if state is None or state == RunState.CREATED:
         return "failed" if state is None else "waiting"
     return EXPIRED if state == RunState.FAILED and stop == EXPIRED else str(state)
@@ -196,7 +196,7 @@ class ItemEnd(Struct, frozen=True):
 
 
 class ItemRetry(Struct, frozen=True):
-    """An item whose request had no result and is sent again."""
+    """An item to send again, since its request had no result."""
 
     item: BatchItem
     errors: int

@@ -396,7 +396,7 @@ class StepOpen(Struct, frozen=True):
     versions: Mapping[int, int] = msgspec.field(default_factory=dict)
     # The conversation was a client conversation until now.
     adopts: bool = False
-    # Where the step `adopts`: exchanges of the path that it continues, and whose edits are confirmed.
+    # Where the step `adopts`: the exchanges of the path that it continues. Their edits are confirmed.
     continued: Sequence[int] = ()
     # The exchange that was left open by a process that has gone, in its final form.
     abandoned: Exchange | None = None

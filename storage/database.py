@@ -81,8 +81,8 @@ class Statement(str):
     postgres: str
     # How many placeholders SQLite has for a parameter that is a list, by the parameter's number.
     sizes: Mapping[int, int]
-    # The statement writes a row whose size SQLite is given, too (storage/sqlite/padding.py): the number of values, from
-    # the first on, that are its columns; 0: it writes no such row.
+    # How many of the statement's values, from the first on, are columns of a row that SQLite pads
+    # (storage/sqlite/padding.py); 0: the statement writes no such row.
     sized_columns: int
     # The row is new: SQLite is given its room and padding instead.
     is_padded: bool
@@ -171,7 +171,7 @@ class Connection(Protocol):
         """
 
     async def lock_profile_blocks(self, agent_row: int) -> None:
-        """Locks the blocks that all users of an agent's profile share, whose agents are too many to lock."""
+        """Locks the blocks that all users of an agent's profile share: their agents are too many to lock."""
 
     async def lock_seers(self, block_row: int) -> None:
         """Locks the rows of all agents that see a block, and the block, before another writer changes it."""

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 # The most rows that one transaction writes, so that turns do not wait long for it.
 ROWS_AT_ONCE: Final = 500
-# The user of counters whose users have lost their names. No request names it: names have no blanks around them.
+# The user of counters of forgotten users. No request names it: names have no blanks around them.
 FORGOTTEN_USER: Final = " forgotten"
 
 
@@ -119,9 +119,9 @@ class UsageLimit(Struct, frozen=True):
 
     id: int
     project: str
-    # The key whose use is bounded; None: that of all together.
+    # The key that is bounded; None: the bound is for all keys together.
     key_id: int | None
-    # The user whose use is bounded; EACH_USER: that of each user by itself; None: that of all together.
+    # The user that is bounded; EACH_USER: each user by itself; None: the bound is for all users together.
     user: str | None
     # requests, tokens (input and output), cost, or concurrent: requests that are under way at a time.
     unit: str

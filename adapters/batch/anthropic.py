@@ -1,7 +1,7 @@
 """Batches of Claude: chat completions are translated on their way to `/v1/messages/batches`, and back.
 
 The official SDK speaks to it and is imported when it is first needed. A batch of Anthropic's has no field for the mark
-of its part, so a batch whose submission was interrupted is found by the ids of its results, once it has ended.
+of its part, so a batch is found by the ids of its results, once it has ended, if its submission was interrupted.
 (platform.claude.com/docs/en/build-with-claude/batch-processing)
 """
 

@@ -94,7 +94,7 @@ class LocalBatches:
             yield batch.results.get_nowait()
 
     async def cancel(self, id: str) -> None:
-        # The results are not read any more, and a request whose result finds the queue full would wait for ever.
+        # The results are not read any more: a request with a result for a full queue would wait for ever.
         await self._drop(id)
 
     async def discard(self, id: str, part: BatchPart) -> None:

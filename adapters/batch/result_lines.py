@@ -41,7 +41,7 @@ async def read_results(
 
 async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """Yields the lines that are not blank."""
-    unfinished: list[bytes] = []  # the pieces of the line whose end has not come
+    unfinished: list[bytes] = []  # the pieces of a line before its end has come
     size = 0
     async for piece in pieces:
         *line_ends, beginning = piece.split(b"\n")

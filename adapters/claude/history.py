@@ -143,7 +143,7 @@ def _make_ids_unique(history: ClaudeMessages) -> None:
 
 
 def _drop_unanswered_calls(history: ClaudeMessages) -> None:
-    """Drops calls of Anthropic's own tools whose reply ended before their result: the API refuses such calls.
+    """Drops calls of Anthropic's own tools that have no result in their reply: the API refuses such calls.
 
     In the last assistant message such calls stay if nothing but tool results follows: there the API runs them.
     """

@@ -66,7 +66,7 @@ def translate_request(
     """Returns the request for the Messages API.
 
     body: a chat completion request.
-    max_tokens_by_model: the most tokens that a model may write, by its name, for the models whose limit is known.
+    max_tokens_by_model: the most tokens that a model may write, by its name, for the models with a known limit.
     places_marks: cache marks are placed; False where the client has placed its own.
 
     Raises: Untranslatable: names the field that the Messages API has no word for.

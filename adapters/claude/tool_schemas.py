@@ -12,9 +12,9 @@ from adapters.types import Json
 _EMPTY_SCHEMA: Final[Json] = {"type": "object", "properties": {}}
 # The fields of a function that are translated here; others pass.
 _TRANSLATED_FIELDS: Final = ("name", "description", "parameters", "strict")
-# Keywords whose value is an object of schemas by name.
+# Keywords with an object of schemas by name as their value.
 _KEYWORDS_OF_NAMED_SCHEMAS: Final = ("properties", "$defs", "definitions")
-# Keywords whose value is data, not a schema.
+# Keywords with data as their value, not a schema.
 _DATA_KEYWORDS: Final = ("const", "default", "enum")
 # The other keywords that the schema of an answer may have (build-with-claude/structured-outputs, "JSON Schema
 # limitations"; Anthropic's own SDK puts the rest into descriptions as well), and keywords that may have few values.

@@ -254,7 +254,7 @@ class PostgresConnection:
         self._deadline = deadline
         self._clock = clock
         self._begin = begin
-        # The agents whose rows the transaction has locked.
+        # The rows of agents that the transaction has locked.
         self._locked: set[int] = set()
         # A transaction was begun.
         self.is_begun = False

@@ -61,7 +61,7 @@ def has_terms_anywhere(text: str, terms: Collection[str]) -> bool:
 def written_words(text: str, without: str = "") -> list[str]:
     """Returns the words of a text that a search looks for, as they are written in it, each once.
 
-    without: a text whose words are left out, in all their forms.
+    without: a text with the words to leave out, in all their forms.
     """
     seen_terms = {*words_of(without)}
     words = list[str]()

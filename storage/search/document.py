@@ -191,7 +191,7 @@ def with_names(counted: CountedDocument, document: Indexable) -> CountedDocument
 
 
 def _head_end(text: str) -> int:
-    """Returns where the head of a text ends, after a word, or 0 for a text without spaces, whose head ends anywhere."""
+    """Returns where the head of a text ends, after a word, or 0 without spaces: the head may then end anywhere."""
     return len(text) if len(text) <= _HEAD_CHARS else text.rfind(" ", 0, _HEAD_CHARS) + 1
 
 

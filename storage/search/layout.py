@@ -249,7 +249,7 @@ class IndexLayout:
         return position * CHUNK + (seq % CHUNK if seq // CHUNK in self.positions else 0)
 
     def find_rows(self, seqs: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Returns the rows of numbers; -1 for a number whose chunk is not there."""
+        """Returns the rows of numbers; -1 for a number in a chunk that is not there."""
         import numpy as np
 
         if self._is_gapless:
@@ -293,7 +293,7 @@ class IndexLayout:
         import numpy as np
 
         earlier, later = np.asarray(self.earlier), np.asarray(self.later)
-        # A row before `first` whose later neighbour was one of the rows to link may have another one before `first`.
+        # A row before `first` that had one of the rows to link as its later neighbour may have another before `first`.
         if len(lost := (later[:first] >= first).nonzero()[0]):
             later[lost] = -1
             start = int(lost[0])

@@ -29,7 +29,7 @@ from storage.search.tokens import split_words, terms_of_word
 from storage.search_trace import HitScores, SearchTrace
 
 # The most distinct words of a query that are looked up, and the characters of the query in which words are found:
-# callers may send a book, whose words would be split for each memory that is searched.
+# callers may send a book, and its words would be split for each memory that is searched.
 _QUERY_WORDS, _QUERY_CHARS = 256, 10_000
 
 # Not after a number, as in a list. It begins with the signs, for which `re` looks quickly.

@@ -238,7 +238,7 @@ class Scores:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
         """Returns for which neighbouring rows in the conversation the words in heads of rows count as well.
 
-        head_rows: by word, the row whose head has the word.
+        head_rows: by word, the row with the word in its head.
 
         Returns three columns with a value for each word and neighbour: the neighbour's row, the word's index in
         `head_rows`, and for what part of an occurrence the word counts there. The part is smaller the more terms lie
@@ -548,7 +548,7 @@ def _max(score: NDArray[np.float64]) -> float:
 
 
 def _best_positions(score: NDArray[np.float64], limit: int) -> NDArray[np.int64]:
-    """Returns the positions with a score, best first; of equals the later one first, whose message is newer."""
+    """Returns the positions with a score, best first; of equal scores that of the newer message first."""
     import numpy as np
 
     positions = (score > 0).nonzero()[0][::-1]

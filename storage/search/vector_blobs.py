@@ -102,7 +102,7 @@ def _similarity(numbers: NDArray[np.float32], to: NDArray[np.float32]) -> NDArra
 def merge(blob: bytes | None, vectors: Mapping[int, bytes]) -> bytes:
     """Returns the blob with these vectors in place of those that it has of the same messages.
 
-    Of a blob whose vectors have another dimension nothing stays.
+    Of a blob with vectors of another dimension nothing stays.
 
     vectors: by seq, all of the blob's chunk.
 

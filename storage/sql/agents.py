@@ -69,7 +69,7 @@ async def pause_agent(connection: Connection, agent_row: int, since: float | Non
 
 
 async def create_agent(connection: Connection, draft: Agent) -> Agent:
-    """Stores a draft. Returns it, or the agent that the scope had already, whose secret differs from the draft's."""
+    """Stores a draft. Returns it, or the agent that the scope had already: its secret is another."""
     scope = draft.scope
     row = await connection.row(
         SQL["agent_insert"], (draft.uid, *scope, draft.secret, draft.epoch, draft.created)

@@ -23,13 +23,13 @@ from storage.sql.statements import load, run_of
 
 SQL = load("blocks.sql")
 
-# The most memories whose blocks one write changes. It takes 1 to 3 ms, for which turns may have to wait.
+# The most memories that one write of blocks changes. It takes 1 to 3 ms, for which turns may have to wait.
 _MEMORIES_PER_WRITE = 64
 DEFAULT_ORIGIN = "default"
 UNDO_ORIGIN = "undo"
 FORGET_ORIGIN = "forget"
-# The origin of a version whose value is erased and cannot be brought back. The text is short, so that the row does not
-# grow (storage/sqlite/padding.py explains why).
+# The origin of a version with an erased value, which cannot be brought back. The text is short: the row must not grow
+# (storage/sqlite/padding.py).
 FORGOTTEN_ORIGIN = "-"
 
 

@@ -55,7 +55,7 @@ UPDATE blocks SET description = ?3, lim = ?4, read_only = ?5
 WHERE agent IS NULL AND profile = CAST(?1 AS TEXT) AND label = ?2 AND (description, lim, read_only) <> (?3, ?4, ?5)
 
 -- name: block_untouched
--- Finds shared blocks whose value differs from the settings, and in which nothing but the settings has written.
+-- Finds shared blocks that differ from the settings, and in which nothing but the settings has written.
 SELECT b.id, b.version FROM blocks b JOIN block_history h ON h.id = b.current
 WHERE b.agent IS NULL AND b.profile = CAST(?1 AS TEXT) AND b.label = ?2 AND h.origin = ?3 AND h.value <> ?4
 
@@ -82,7 +82,7 @@ SELECT version, restores, at, origin, exchange, sources, value FROM block_histor
 WHERE block = ? AND version < ? ORDER BY version DESC LIMIT ?
 
 -- name: block_history_restores
--- Returns the version whose value an undo or a forgetting has brought back with a version.
+-- Returns the version from which an undo or a forgetting restored the value of a version.
 SELECT restores FROM block_history WHERE block = ? AND version = ? AND origin IN ('undo', 'forget')
 
 -- name: block_history_get

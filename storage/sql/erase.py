@@ -19,7 +19,7 @@ A forgetting that keeps what memory has made of a conversation (`ForgetTarget.ke
     released   rows of an undone import that nothing follows
     end        the marks and the intention are deleted
 
-A whole memory, whose row in `agents` has gone with the intention, has phases of its own:
+A whole memory, without its row in `agents`, which went with the intention, has phases of its own:
 
     handed     blocks that other agents see are left to these agents
     shared     versions that came from the memory in blocks that other agents see, and the versions built on these
@@ -303,7 +303,7 @@ async def _erase_alternatives(
             assert replaced_exchange is not None  # it was found in this transaction
             await _erase_message(connection, agent_row, replaced_row, replaced_exchange.reply_seq)
         else:
-            # Cancelled sends after it, whose replies were not heard: a later exchange has their messages as well.
+            # Cancelled sends after it with unheard replies: a later exchange has their messages as well.
             values = (agent_row, exchange.conversation_row, replaced_row)
             cancelled = await read_ids(connection, "cancelled_after", values)
             await _erase_each(connection, agent_row, [replaced_row, *cancelled])

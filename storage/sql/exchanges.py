@@ -350,7 +350,7 @@ async def exchange_of_message(connection: Connection, agent_row: int, seq: int) 
 
 
 async def find_tombs(connection: Connection, agent_row: int, hashes: Sequence[bytes]) -> frozenset[bytes]:
-    """Returns the hashes among these whose messages were forgotten."""
+    """Returns the hashes among these that belong to forgotten messages."""
     return frozenset(row[0] for row in await rows_of(connection, SQL["tombs"], hashes, agent_row))
 
 

@@ -333,7 +333,7 @@ SELECT * FROM (SELECT {shown} FROM exchanges p
     WHERE p.agent = ?1 AND p.seq >= ?3 ORDER BY p.seq LIMIT ?4) AS fresh
 
 -- name: shown_stale
--- Reads indexed exchanges whose words have changed since.
+-- Reads exchanges that have changed since they were indexed.
 SELECT {shown} FROM marks m CROSS JOIN exchanges p ON p.id = m.exchange
 WHERE m.agent = ?1 AND m.kind = 'stale' AND m.exchange {in:2:BIGINT:64} AND p.agent = ?1
 
@@ -363,7 +363,7 @@ UPDATE conversations SET settled_at = ?2, last_at = CASE WHEN last_at = ?3 THEN 
 WHERE id = ?1 AND agent = ?4 AND (settled_at < ?2 OR last_at = ?3)
 
 -- name: unmerged
--- Finds an exchange of a conversation whose memory edits have not entered the blocks. (`+`: as below.)
+-- Finds an exchange of a conversation with memory edits that have not entered the blocks. (`+`: as below.)
 SELECT {skeleton} FROM exchanges p WHERE p.conversation = ? AND +p.agent = ? AND p.edits = 1 AND p.merged = '' LIMIT 1
 
 -- name: pool_conversation
@@ -382,8 +382,8 @@ WHERE p.conversation = ?1 AND p.depth = 0 AND coalesce(?5, (SELECT deepest FROM 
 ORDER BY 4 DESC, 3 DESC, 1 DESC LIMIT ?3
 
 -- name: ops_drop
--- Drops the edits of an answer that was asked for again. Only the edits of the last answer count, whose calls may have
--- the same ids.
+-- Drops the edits of an answer that was asked for again. Only the edits of the last answer count, and its calls may
+-- have the same ids.
 UPDATE block_ops SET state = 'dropped', call_id = ' ' || id, seen = NULL WHERE agent = ? AND exchange = ? AND state = 'pending'
 
 -- name: ops_expire
@@ -392,7 +392,7 @@ UPDATE block_ops SET state = 'dropped', seen = NULL
 WHERE agent = ?1 AND state = 'pending' AND at < ?3 AND exchange IN (SELECT id FROM exchanges WHERE conversation = ?2 AND +agent = ?1)
 
 -- name: stale
--- Names indexed exchanges whose words have changed since.
+-- Returns the rows of exchanges that have changed since they were indexed.
 SELECT exchange FROM marks WHERE agent = ? AND kind = 'stale' LIMIT ?
 
 -- name: stale_done
@@ -442,7 +442,7 @@ SELECT {shown} FROM exchanges p
 WHERE p.agent = ? AND p.active = 1 AND p.state = 'finished' ORDER BY p.seq DESC LIMIT ?
 
 -- name: unindexed_agents
--- Finds agents whose search index lacks messages, after a restart.
+-- Finds agents with a search index that lacks messages, after a restart.
 SELECT id FROM agents WHERE next_seq - indexed_seq > ? LIMIT ?
 
 -- name: section

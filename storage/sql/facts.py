@@ -127,7 +127,7 @@ class Facts(GrowingGroup):
 
     @reads
     async def list_replaced(self, connection: Connection, agent_row: int, fact: int) -> builtins.list[Fact]:
-        """Returns the facts whose place a fact took, by its row, newest first."""
+        """Returns the facts that a fact replaced, by its row, newest first."""
         return [_fact(row) for row in await connection.rows(SQL["before"], (agent_row, fact))]
 
     @writes
@@ -344,7 +344,7 @@ async def _was_unlearned(connection: Connection, agent_row: int, key: bytes, fac
 
 
 async def _end_fact(connection: Connection, agent_row: int, fact_row: int, successor: int, at: float) -> None:
-    """Ends a fact whose place another fact takes, and takes it out of the index.
+    """Ends a fact that another fact replaces, and takes it out of the index.
 
     An ended fact is not shown. In the index it might be the best hit, by which all other hits are measured.
     """

@@ -72,7 +72,7 @@ WHERE a.uid {in:1:TEXT:64} AND f.seq {in:2:BIGINT:64}
 SELECT {fact} WHERE f.agent = ? AND f.id = ?
 
 -- name: before
--- Reads the facts whose place a fact took, newest first. (`+`: looked up by row, not by agent.)
+-- Reads the facts that a fact replaced, newest first. (`+`: looked up by row, not by agent.)
 SELECT {fact}
 WHERE +f.agent = ?1 AND f.id IN (SELECT e.fact FROM facts_ended e WHERE e.agent = ?1 AND e.successor = ?2)
 ORDER BY f.seq DESC LIMIT 50

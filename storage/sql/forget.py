@@ -71,7 +71,7 @@ class Forgetting(Group):
         rules: Rules,
         usage: Usage,
     ) -> None:
-        """wake: called after a forgetting, whose jobs have to end or may begin again."""
+        """wake: called after a forgetting, since its jobs have to end or may begin again."""
         super().__init__(database)
         self._usage = usage
         self._rules, self._agents, self.now = rules, agents, now
@@ -127,7 +127,7 @@ class Forgetting(Group):
     async def list_inactive(
         self, connection: Connection, before: float, prefix: str, *, limit: int = 100
     ) -> list[int]:
-        """Returns memories that began, and whose last turn was, before a time. prefix: of their subjects."""
+        """Returns memories that began and had their last turn before a time. prefix: of their subjects."""
         return await read_ids(connection, "inactive_before", (before, prefix, limit))
 
     @reads

@@ -137,7 +137,7 @@ UPDATE block_ops SET state = 'dropped', call_id = ' ' || id, label = '', argumen
 WHERE agent = ?1 AND exchange = ?2 AND length(arguments) > 2
 
 -- name: ops_pending
--- Reads the memory edits whose turns are not confirmed yet.
+-- Reads the memory edits of turns that are not confirmed yet.
 SELECT exchange, call_id, arguments FROM block_ops WHERE agent = ? AND state = 'pending'
 
 -- name: ops_pending_in
@@ -151,7 +151,7 @@ SELECT DISTINCT e.id, e.seq, e.conversation, e.begun, e.ended FROM marks m JOIN 
 WHERE m.agent = ? AND m.kind IN ('erased', 'reset')
 
 -- name: forks_after
--- Finds the forks in whose past exchanges of some conversations stand, with the last number of the past there.
+-- Finds the forks with exchanges of some conversations in their past, and the last number of the past there.
 SELECT origin, conversation, seq FROM forks WHERE agent = ?1 AND origin {in:2:BIGINT:64}
 
 -- name: gone_days
@@ -208,7 +208,7 @@ DELETE FROM files WHERE memory = ? AND created < ?
 SELECT id, seq, valid_from, NULL, sources, NULL FROM facts WHERE agent = ? AND id > ? ORDER BY id LIMIT ?
 
 -- name: fact_erase (sqlite)
--- Empties a fact and leaves it without an owner. Facts whose place it took stay untrue.
+-- Empties a fact and leaves it without an owner. Facts that it replaced stay untrue.
 UPDATE facts SET standing = 0, agent = -id, seq = 0, at = 0, valid_from = 0, key = x'', exchange = NULL, sources = x'5b5d',
     about = '', text = '' WHERE id = ?1 AND agent = ?2
 
@@ -322,8 +322,8 @@ WHERE agent IN ({seers})
 SELECT seq FROM exchanges WHERE agent = ?1 AND seq < ?2 AND begun < ?3 ORDER BY seq DESC LIMIT 1
 
 -- name: additions
--- Finds a page of exchanges to which the gateway added something, or which follow a step of a run, whose calls may have
--- results.
+-- Finds a page of exchanges to which the gateway added something, or which follow a step of a run: the step's calls may
+-- have results in them.
 SELECT e.id, s.exchange FROM exchanges e LEFT JOIN run_steps s ON s.exchange = e.parent AND s.agent = ?1
 WHERE e.agent = ?1 AND e.seq > ?2 AND e.id > ?3
     AND (e.notes IS NOT NULL OR e."full" IS NOT NULL OR s.exchange IS NOT NULL)
@@ -413,7 +413,7 @@ DELETE FROM marks WHERE (agent, kind, hash, exchange) IN
     (SELECT agent, kind, hash, exchange FROM marks WHERE agent = ? LIMIT ?)
 
 -- name: wipe_terms
--- Deletes a page of the search index, whose hashes are of no use without the secret.
+-- Deletes a page of the search index: its hashes are of no use without the secret.
 DELETE FROM terms WHERE (agent, chunk) IN (SELECT agent, chunk FROM terms WHERE agent = ? LIMIT ?)
 
 -- name: wipe_segments
@@ -522,8 +522,8 @@ DELETE FROM run_steps WHERE exchange IN (SELECT exchange FROM run_steps WHERE ag
 DELETE FROM runs WHERE id IN (SELECT id FROM runs WHERE agent = ? LIMIT ?)
 
 -- name: wipe_files (sqlite)
--- Empties a page of files, which have names that people gave them. Their public names are free again, as for another
--- import.
+-- Empties a page of files, which have names that people gave them. Their public names are free again, for instance for
+-- another import.
 UPDATE files SET memory = 0, state = '', bytes = 0, created = 0, type = '', name = '',
     uid = substr(hex(randomblob(length(uid))), 1, length(uid))
 WHERE id IN (SELECT id FROM files WHERE memory = ? LIMIT ?)

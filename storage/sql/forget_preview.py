@@ -28,7 +28,7 @@ _LISTED_EXCHANGES = 64
 _NO_CONVERSATION = -1
 # The most versions of a block, and the most characters of its text, that are rebuilt for a preview: some 10 ms.
 _MAX_VERSIONS, _MAX_CHARS = 50, 5_000
-# The most facts whose texts are returned.
+# The most facts that are returned with their texts.
 _NAMED_FACTS = 20
 
 

@@ -138,7 +138,7 @@ class Jobs(Group):
         # The name of the clock that leases are measured by.
         self._holder = "database" if database.is_shared else uuid.uuid4().hex
         # Attempts to be released: (job, attempt) -> the end of the lease, or None. An attempt that ended while the
-        # database was out of reach has None. An attempt whose claim got no answer has the end of its lease, since
+        # database was out of reach has None. An attempt that got no answer to its claim has the end of its lease, since
         # another process may have claimed the job with the same attempt number.
         self._released: dict[tuple[int, int], float | None] = {}
         self._may_claim = True
@@ -310,7 +310,7 @@ class Jobs(Group):
         tries: int,
         running: Collection[int],
     ) -> Row | None:
-        """Claims a job whose lease has expired or was released. A job that was tried too often becomes a dead letter.
+        """Claims a job after its lease has expired or was released. A job tried too often becomes a dead letter.
 
         Returns the row of the job, as the piece `taken` names its columns.
         """

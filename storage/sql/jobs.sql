@@ -52,7 +52,7 @@ SELECT 1 FROM jobs WHERE asked > ?1 + 1 AND +state IN ('pending', 'retrying') LI
 UPDATE jobs SET due = ?1, asked = ?1 WHERE asked > ?1 + 1 AND +state IN ('pending', 'retrying')
 
 -- name: next
--- Finds the kind whose job is next, if that is due.
+-- Finds the kind of the next job, if that is due.
 SELECT kind FROM ({next}) n WHERE due <= {clock:1} ORDER BY due LIMIT 1
 
 -- name: expired
@@ -89,7 +89,7 @@ WHERE id = (
 RETURNING {taken}
 
 -- name: prolong
--- Prolongs the lease of an attempt that still runs, and whose agent is as it was.
+-- Prolongs the lease of an attempt that still runs, if its agent is as it was.
 UPDATE jobs SET held_until = {clock:3} + ?4 WHERE id = ?1 AND attempt = ?2 AND state = 'running'
 AND (agent = 0 OR epoch = (SELECT a.epoch FROM agents a WHERE a.id = jobs.agent))
 RETURNING id

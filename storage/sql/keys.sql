@@ -59,8 +59,8 @@ SELECT revoked, digest FROM keys WHERE digest = ?1 OR old_digest = ?1 OR install
 UPDATE keys SET revoked = ? WHERE name = ? AND digest <> ? AND revoked IS NULL
 
 -- name: key_any
--- Returns whether there ever was a key: a server whose last key was revoked must not open itself. Keys of operators do
--- not count: they open the page alone, which demands a key in any case.
+-- Returns whether there ever was a key: a server must not open itself when its last key is revoked. Keys of operators
+-- do not count: they open the page alone, which demands a key in any case.
 SELECT EXISTS (SELECT 1 FROM keys WHERE opens IS NULL OR opens NOT IN ('operator', 'operator-read'))
 
 -- name: key_any_metrics

@@ -44,7 +44,7 @@ from storage.sql.vectors import VectorCache
 # The bytes that all cached memories may take together. A memory of 10,000 messages takes some 6 MB; of a dozen messages
 # that are not indexed, 13 kB; of two, 5 kB. A process with its cached snapshots and lists then takes some 150 MB.
 CACHE_BYTES = 21 << 20
-# Besides, those whose indexes have segments: one of a million messages takes 18 MB.
+# Besides, those that have segments in their indexes: one of a million messages takes 18 MB.
 LARGE_BYTES = 40 << 20
 # The bytes that the messages read by queries may take in one memory.
 _READ_BYTES = 2 << 20
@@ -82,9 +82,9 @@ class CachedMemory:
     unread_from: int = 0
     # Messages, passages and facts that are not indexed, by seq.
     unindexed: dict[int, Message] = field(default_factory=dict)
-    # The messages of `unindexed` whose terms are counted.
+    # The messages of `unindexed` with counted terms.
     tail: Tail = field(default_factory=Tail)
-    # The messages of `unindexed` whose terms no query has needed.
+    # The messages of `unindexed` with terms that no query has needed.
     uncounted: list[Message] = field(default_factory=list)
     # By seq, messages that were read because a query found them; None: it is hidden.
     read_messages: dict[int, Message | None] = field(default_factory=dict)

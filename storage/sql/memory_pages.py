@@ -73,7 +73,7 @@ class MemoryPages(Group):
         before: PageEnd = FIRST_PAGE,
         limit: int = 50,
     ) -> list[SizedMemory]:
-        """Returns a page of the memories of agents whose names begin so; ASCII letters count alike."""
+        """Returns a page of the memories of agents by a prefix of their names; ASCII letters count alike."""
         values = (project, *_range_of(prefix), *before, limit)
         return [_memory(row) for row in await connection.rows(SQL["agents_named"], values)]
 

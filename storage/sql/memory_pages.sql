@@ -27,7 +27,7 @@ SELECT {sized} JOIN (
 ) newest ON newest.id = a.id ORDER BY newest.last DESC, newest.id DESC
 
 -- name: people_called
--- Finds the memories of people in whose own blocks ?2 stands, in small letters, among the ?3 with the newest turns.
+-- Finds the memories of people with ?2, in small letters, in blocks of their own, among the ?3 with the newest turns.
 SELECT {sized} JOIN (
     SELECT a.id AS id, coalesce(a.last_turn, 0) AS last FROM agents a
     WHERE substr(a.subject, 1, 4) = 'user' AND {of_project} ORDER BY a.turn_hour DESC, last DESC, id DESC LIMIT ?3
@@ -179,7 +179,7 @@ FROM exchanges p JOIN conversations c ON c.id = p.conversation AND c.agent = +p.
 WHERE +p.agent = ?1 AND p.id {in:2:BIGINT:64}
 
 -- name: versions_at
--- Finds the versions of some blocks that were current at a time. NULL stands for one whose value is forgotten.
+-- Finds the versions of some blocks that were current at a time. NULL stands for a forgotten value.
 SELECT b.id, (SELECT CASE WHEN h.origin = '-' THEN NULL ELSE h.version END FROM block_history h
               WHERE h.block = b.id AND h.at <= ?1 ORDER BY h.version DESC LIMIT 1)
 FROM blocks b WHERE b.id {in:2:BIGINT:64}

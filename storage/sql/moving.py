@@ -87,7 +87,7 @@ class MovedVersion(Struct, frozen=True):
     """A value that a block had, with the exchanges that it came from, as far as they exist."""
 
     version: int
-    # The version whose value was restored; None: this version restored none.
+    # The version that this one restored; None: it restored none.
     restores: int | None
     at: float
     origin: str

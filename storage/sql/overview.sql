@@ -1,5 +1,5 @@
--- Every statement of the operator's lists: whose memories there are, and how large they are. What was forgotten, whole or
--- alone, or is off the record is not counted.
+-- Every statement of the operator's lists: the users with memories, and how large these are. What was forgotten, whole
+-- or alone, or is off the record is not counted.
 
 -- name: memories
 -- Reads a page of the memories of people, and of named conversations without a user. NULL stands for any project.

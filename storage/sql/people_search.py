@@ -40,7 +40,7 @@ _MOST_READ = 300
 # The bytes of indexes that a page reads. A blob has 6 bytes for each word of a message, so it may have
 # 1.5 MB. Chosen, not measured.
 _MOST_INDEX_BYTES = 64 << 20
-# A memory whose index has so many blobs, or lacks so many texts, is searched by itself, which counts as `_LONG_READ`.
+# A memory with so many blobs in its index, or so many texts not in it, is searched alone, which counts `_LONG_READ`.
 _LONG_BLOBS, _LONG_UNREAD, _LONG_READ = 100, 500, 200
 # A memory is searched by itself if its index lacks an exchange or a passage that is longer, as it is stored.
 _LONG_BYTES = 16_000

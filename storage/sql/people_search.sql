@@ -1,4 +1,4 @@
--- The statements of the search for the people in whose memories some words are: what a search of many memories needs.
+-- The statements of the search for people by words in their memories: what a search of many memories needs.
 
 -- name: agents
 -- Reads some memories.

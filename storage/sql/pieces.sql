@@ -51,7 +51,8 @@ p.id, p.conversation, p.seq, p.begun, p.touched, p.ended, p.stopped, p.state, p.
 p.inputs, p.reply
 
 -- piece: shown
--- What is read of an exchange `p` whose messages are shown; between the two the number of the last message before it.
+-- What is read of an exchange `p` to show its messages: the content, the number of the last message before it, the
+-- rest.
 {content_shown},
 (SELECT b.seq + b.span - 1 FROM exchanges b WHERE b.id = p.parent AND b.agent = p.agent),
 {shown_columns}

@@ -125,7 +125,7 @@ class Readers(Group):
     async def find_unslept(self, connection: Connection, limit: int, profiles: Sequence[str]) -> list[int]:
         """Returns the rows of memories with something that their sleeptime agents have not read.
 
-        profiles: those whose users have such agents.
+        profiles: those with users who have such agents.
         """
         return [id for (id,) in await connection.rows(SQL["unslept"], (limit, profiles))]
 
@@ -135,7 +135,7 @@ class Readers(Group):
     ) -> list[int]:
         """Returns the rows of users' memories with turns that no reader has read.
 
-        without: profiles whose memories sleeptime agents read; they are left out.
+        without: profiles to leave out, since sleeptime agents read their memories.
         reader: the learner, for which the rule's reads do not count, or the rule, for which all count.
         """
         return [id for (id,) in await connection.rows(SQL["unlearned"], (limit, without, reader))]

@@ -64,7 +64,7 @@ ORDER BY r.memory, r.reader
 SELECT memory FROM readers WHERE reader = ? ORDER BY memory
 
 -- name: readings_end
--- Ends the readings of a sleeptime agent: its runs in the conversations whose names are from ?3 on and below ?4.
+-- Ends the readings of a sleeptime agent: its runs in the conversations with names from ?3 on and below ?4.
 UPDATE runs SET state = 'failed', stop = 'error', ended = ?1
 WHERE agent = ?2 AND state IN ('created', 'running') AND conversation IN (
     SELECT c.id FROM conversations c WHERE c.agent = ?2 AND c.key >= ?3 AND c.key < ?4)
@@ -92,7 +92,7 @@ UPDATE run_texts SET agent = 0, run = 0, data = x'' WHERE agent = ?1 AND agent <
 DELETE FROM run_texts WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind = ?3
 
 -- name: reading_done
--- Takes its name from the conversation of a reading whose words are gone.
+-- Takes its name from the conversation of a reading, after its words are gone.
 UPDATE conversations SET key = ' ' || uid WHERE id = ? AND agent = ?
 
 -- name: reading_open

@@ -140,7 +140,7 @@ class _RemadeVersions(NamedTuple):
 
     # In the rows that they had.
     staying: list[tuple[BlockVersion, str]]
-    # To be written again, as new versions: from the first version on whose row has no room for its new value.
+    # To be written again, as new versions: from the first version on that has no room in its row for its new value.
     following: list[tuple[BlockVersion, str]]
 
 

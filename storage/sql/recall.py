@@ -249,7 +249,7 @@ class Recall(Group):
     def words_of(query: str, *, without: str = "") -> list[str]:
         """Returns the words that `find_containing` looks for, as they are written.
 
-        without: a text whose words are left out, in all their forms.
+        without: a text with the words to leave out, in all their forms.
         """
         return written_words(query, without)
 

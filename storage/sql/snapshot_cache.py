@@ -96,7 +96,7 @@ class SnapshotCache:
         )
 
     def apply_changes(self, changes: Changes) -> None:
-        """Stores the present numbers of agents, and drops memories whose numbers are not known."""
+        """Stores the present numbers of agents, and drops memories with numbers that are not known."""
         if changes is None:
             self.clear()
             return

@@ -92,7 +92,7 @@ class Summaries(Group):
         summary: Summary,
         evicted: Evicted,
     ) -> None:
-        """Adds a summary to a stored conversation, whose window now begins after the exchange that it covers.
+        """Adds a summary to a stored conversation. Its window now begins after the exchange that the summary covers.
 
         conversation: as it was read.
         evicted: what the summary stands for.

@@ -36,7 +36,7 @@ SELECT ?1, conversation, id, depth, ?3, ?4, ?5, ?6 FROM exchanges WHERE id = ?2 
 ON CONFLICT DO NOTHING
 
 -- name: project
--- Returns the project whose budget pays for work on a memory.
+-- Returns the project that pays for work on a memory from its budget.
 SELECT project FROM agents WHERE id = ?
 
 -- name: of_exchanges

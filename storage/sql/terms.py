@@ -83,7 +83,7 @@ async def load_buckets(connection: Connection, agent_row: int, hashes: Sequence[
 
 async def find_unsegmented(connection: Connection, agent_row: int, indexed_seq: int) -> int | None:
     """Returns the number of a segment that can be made; None if no segment can be made."""
-    count = segment_of(blob.chunk_of(indexed_seq + 1))  # of segments whose chunks are all there
+    count = segment_of(blob.chunk_of(indexed_seq + 1))  # of segments with all of their chunks
     if count < MIN_SEGMENTS:
         return None
     stored = {number for (number,) in await connection.rows(SQL["segment_numbers"], (agent_row, DOCUMENTS))}

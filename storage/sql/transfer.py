@@ -68,7 +68,7 @@ _EXPORT_END = (
     "learner",
     "rule",
 )
-# The readers whose cursors are exported, by their names in the export.
+# The readers with exported cursors, by their names in the export.
 _READERS = {"learner": LEARNER, "rule": RULE}
 # Parts with `seq`, the number in the agent's order, as the cursor of their pages. Others have the row id.
 _PAGED_BY_SEQ = ("exchange", "passage", "fact", "step", "imported", "imported_fact")

@@ -18,7 +18,7 @@ FROM blocks b LEFT JOIN definitions d ON d.uid = b.uid AND d.kind = 'block' LEFT
 WHERE b.agent = ? AND b.id > ? ORDER BY b.id LIMIT ?
 
 -- name: definition_read
--- Reads a page of a memory's definitions, without conversations with items, whose ids are of this database.
+-- Reads a page of a memory's definitions, without conversations with items: the ids of items are of this database.
 SELECT d.id, d.kind, d.uid, d.name, d.created, d.updated, t.body FROM definitions d JOIN definition_texts t ON t.id = d.current
 WHERE d.memory = ? AND d.memory <> 0 AND d.id > ? AND NOT ({holds_items}) ORDER BY d.id LIMIT ?
 
@@ -103,8 +103,7 @@ WHERE x.agent = ?1 AND x.fact > ?2 AND coalesce(s.seq, 0) <= ?4 ORDER BY x.fact 
 
 -- name: edit_read
 -- Reads a page of memory edits. Emptied edits are left out, and so are those that others have replaced (`ops_drop`). An
--- edit whose result lies after the end of the export (?4: its last number, ?5: its last version) is pending in the
--- export.
+-- edit with a result after the end of the export (?4: its last number, ?5: its last version) is pending in the export.
 SELECT o.id, o.exchange, o.call_id, CASE WHEN o.state = 'merged' AND (
         EXISTS (SELECT 1 FROM block_history h WHERE h.id > ?5 AND h.exchange = o.exchange AND h.origin = 'tool:' || o.call_id)
         OR EXISTS (SELECT 1 FROM passages p WHERE p.agent = o.agent AND p.seq > ?4 AND p.exchange = o.exchange)
@@ -122,7 +121,7 @@ SELECT id, seq FROM exchanges WHERE +agent = ?1 AND id {in:2:BIGINT:64}
 SELECT seq, id FROM exchanges WHERE agent = ?1 AND seq {in:2:BIGINT:64}
 
 -- name: export_end
--- Returns where a memory ends now: its last number, the last row of each table whose rows have no numbers, and how far
+-- Returns where a memory ends now: its last number, the last row of each table without numbers in its rows, and how far
 -- learning has come, with a model and without one: the rule skips what any reader has read. In PostgreSQL keys that
 -- begin with the agent are looked up by the agent: finding the last row of all would be a scan.
 SELECT next_seq - 1, (SELECT max(id) FROM conversations {postgres:WHERE agent = agents.id}), (SELECT max(id) FROM blocks),
@@ -213,7 +212,7 @@ SELECT ?1, ?2, ?3, coalesce((SELECT max(x.place) + 1 FROM attached x WHERE x.age
 WHERE true ON CONFLICT DO NOTHING
 
 -- name: run_put
--- Adds a run, whose steps follow.
+-- Adds a run. Its steps follow.
 INSERT INTO runs (agent, uid, conversation, state, stop, depth, background, created, begun, ended)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 

@@ -183,7 +183,7 @@ async def _read_chunk(
 async def add_vectors(
     connection: Connection, agent_row: int, model: str, stamp: int, added: Mapping[int, bytes]
 ) -> int | None:
-    """Writes vectors by seq. Returns the first chunk that was damaged, whose messages are to be embedded again."""
+    """Writes vectors by seq. Returns the first chunk that was damaged: its messages are to be embedded again."""
     damaged: int | None = None
     for number, seqs in by_chunk(added).items():
         of_chunk = {seq: added[seq] for seq in seqs}

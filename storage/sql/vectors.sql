@@ -5,7 +5,7 @@
 SELECT model, dimension, seq, stamp FROM embedded WHERE agent = ?
 
 -- name: embedded
--- Finds those of some agents of whose memories this model has embedded anything.
+-- Finds those of some agents with anything in memory that this model has embedded.
 SELECT agent FROM embedded WHERE model = ?1 AND dimension > 0 AND agent {in:2:BIGINT:64}
 
 -- name: begin

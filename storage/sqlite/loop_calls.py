@@ -1,9 +1,8 @@
 """Calls that another thread makes in the event loop's thread.
 
 uvloop's `call_soon_threadsafe` wakes the loop while it holds the interpreter's lock. The loop then has to wait for the
-lock, and the system resumes it on another processor, whose caches are cold. Here the lock is released before the loop
-is woken, as in asyncio's own loop. (`Driver.call` is rare, and does not use this: its result may come after
-`close`.)
+lock, and the system resumes it on another processor with cold caches. Here the lock is released before the loop is
+woken, as in asyncio's own loop. (`Driver.call` is rare, and does not use this: its result may come after `close`.)
 """
 
 from __future__ import annotations

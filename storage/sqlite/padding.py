@@ -76,7 +76,7 @@ def pad_bytes(size: int, room: int) -> int:
 
     size: of the row without padding and its uncounted columns.
 
-    A row of 600 bytes in a room of 700 gets 98 zeros, whose type code takes the other 2 bytes. A row of 900 bytes gets
+    A row of 600 bytes in a room of 700 gets 98 zeros; their type code takes the other 2 bytes. A row of 900 bytes gets
     3536 there, so that its record has about 389 + 4092 bytes, of which 489 stay in its page.
     """
     if size < room:

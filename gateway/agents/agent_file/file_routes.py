@@ -35,7 +35,7 @@ _MAX_FILES = 1000
 class ExportQuery(UrlQuery):
     """An export."""
 
-    # The conversation whose messages are exported; default: the own conversation of the agent.
+    # The conversation to export; default: the agent's own conversation.
     conversation_id: Maybe[str] = UNSET
     # The file is written without the messages.
     scrub_messages: bool = False

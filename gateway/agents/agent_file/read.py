@@ -79,7 +79,7 @@ def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
 
 
 class _FileReader:
-    """Reads a file whose lists and ids are checked: first what its agents share, then the agents."""
+    """Reads a file after its lists and ids are checked: first what its agents share, then the agents."""
 
     def __init__(self, file: File, form: ImportForm, now: float) -> None:
         self._file = file

@@ -60,7 +60,7 @@ def _join_approval_requests(messages: Iterable[tuple[int, FileMessage]]) -> Iter
 def _are_accepted(messages: Iterable[PortableMessage]) -> Iterator[bool]:
     """Yields for each message whether a provider accepts it: a call is followed by at most one result.
 
-    Results whose calls are missing are left over where a summary replaced the calls on Letta's server.
+    Where a summary replaced calls on Letta's server, their results are left without calls.
     """
     waiting: set[str] = set()
     for portable in messages:

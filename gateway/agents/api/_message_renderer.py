@@ -113,7 +113,7 @@ class MessageRenderer(Struct, frozen=True):
         return messages
 
     async def _find_calls_before(self, first_step: Exchange) -> tuple[Exchange | None, dict[str, str]]:
-        """Returns the step of an earlier turn that made the calls whose results begin a turn, and call id -> tool.
+        """Returns the earlier step that made the calls for the results at the start of a turn, and call id -> tool.
 
         The step is None if the results belong to the present turn, or there are none.
         """

@@ -376,7 +376,7 @@ class ArchiveRoutes:
 
 
 def _seq_of(memory: Agent, id: str, *, owner: str = "agent") -> int:
-    """Returns the number of a passage in a memory. owner: whose memory it is, for errors. Raises: UnknownId."""
+    """Returns the number of a passage in a memory. owner: the noun of its owner, for errors. Raises: UnknownId."""
     place = place_of("passage", id)
     if place.uid != memory.uid:
         raise UnknownId(f"There is no passage {id!r} of this {owner}.")

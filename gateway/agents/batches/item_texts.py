@@ -39,7 +39,7 @@ class ItemFailed(Exception):
 
 
 def expired(message: str) -> ItemFailed:
-    """Returns the failure of an item whose time is over."""
+    """Returns the failure of an item that has expired."""
     return ItemFailed(message, EXPIRED)
 
 

@@ -411,7 +411,7 @@ def _ending_of(
     merged: BlockMerge,
     versions: Mapping[int, int],
 ) -> ItemEnding:
-    """Returns the end of an item whose turn has ended. The other parameters are fields of `ItemEnding`."""
+    """Returns the end of an item after its turn. The other parameters are fields of `ItemEnding`."""
     stop = outcome.stop_reason
     message = STOP_MESSAGES.get(stop, "The reply was an error.")
     if outcome.waiting:

@@ -30,7 +30,7 @@ MakesOutcome = Callable[[], Awaitable[ItemWrite | ItemEnding]]
 
 
 class ItemWork(Struct, frozen=True):
-    """An item whose outcome is to be written."""
+    """An item with an outcome to write."""
 
     item: BatchItem
     # Returns the outcome. Called again after a conflict with another writer.

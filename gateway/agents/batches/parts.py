@@ -151,7 +151,7 @@ class ProviderPart:
 
     @property
     def undeleted(self) -> Mapping[int, str]:
-        """The ids of `made` that are no longer needed, and whose data the provider has not deleted yet."""
+        """The ids of `made` that are no longer needed and that the provider has not deleted yet."""
         return {
             refusals: id
             for refusals, id in self.made.items()

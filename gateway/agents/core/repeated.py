@@ -72,7 +72,7 @@ def count_asked_again(
 class BargeIn(Struct, frozen=True):
     """The replies that a user has interrupted, as a list reports them."""
 
-    # The steps whose replies were cut, oldest first, each with the part of its reply that was heard, which may be "".
+    # The steps with cut replies, oldest first, each with the part of its reply that was heard, which may be "".
     cut: Sequence[tuple[Exchange, str]]
     # How many messages at the beginning of the list are stored already.
     stored_count: int
@@ -105,9 +105,9 @@ def _find_unheard(
     messages: Sequence[WireMessage],
     heard_texts: Sequence[str],
 ) -> tuple[Sequence[Exchange], int]:
-    """Returns the newest exchanges whose replies the client lacks, and how many messages of the list belong to them.
+    """Returns the newest exchanges with replies that the client lacks, and their number of messages in the list.
 
-    Such exchanges are steps after tool results that the list repeats, and turns whose questions the list repeats.
+    The list repeats the tool results before such a step, and the question of such a turn.
     """
     result_count = _count_late_results(path, messages)
     turns, question_count = _find_unheard_turns(path, hasher, messages[result_count:], heard_texts)
@@ -160,7 +160,7 @@ def _repeated_turns(
     heard_texts: Sequence[str],
     initial: Sequence[WireMessage] = (),
 ) -> Iterator[tuple[Sequence[Exchange], int]]:
-    """Yields the newest turns whose questions begin a list, and the number of these messages, the fewest first.
+    """Yields the newest turns with questions that begin a list, and the number of these messages, the fewest first.
 
     The client has the reply before these turns. Only the newest of them may have a text.
     """

@@ -90,7 +90,7 @@ def _children_limit(rule: ToolRule, called: Sequence[CalledTool], attached: Sequ
 
 
 def _parent_limit(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
-    """Returns the limit of a rule whose children must follow its tool, and may only then; None: it sets none."""
+    """Returns the limit of a rule that makes its children follow its tool, and only its tool; None: no limit."""
     if _was_just_called(rule, called):
         return _children_limit(rule, called, attached)
     names = frozenset(attached) - frozenset(rule.children)

@@ -190,7 +190,7 @@ class AgentImport:
     # -- agents
 
     async def _make_agent(self, agent: PortableAgent) -> tuple[Agent, int]:
-        """Makes an agent, whose memory stays hidden until its transfer ends. Returns the memory and its next number."""
+        """Makes an agent, hidden until its transfer ends. Returns its memory and the memory's next number."""
         now = self._now()
         scope = api_scope(self._project, agent.uid or ids.new_uid())
         messages, next_seq = await asyncio.to_thread(_message_lines, agent)
@@ -319,5 +319,5 @@ def _passage_lines(passages: Sequence[PassageDraft], first: int) -> Iterator[dic
 
 
 def _uid_of(memory: Agent) -> str:
-    """Returns the public name of the agent whose memory this is."""
+    """Returns the public name of the agent that has this memory."""
     return memory.scope.subject.rpartition(":")[2]

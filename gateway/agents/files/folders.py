@@ -26,7 +26,7 @@ from storage.sql.store import Store
 
 # The size of a file, at most.
 MAX_BYTES = 10_000_000
-# The state of a file whose text is not all stored yet.
+# The state of a file while its text is being stored.
 _PARSING_STATE = "parsing"
 _KIND = DefinitionKind.FOLDER
 # Parts of a file that one transaction writes.

@@ -144,7 +144,7 @@ class AgentMessaging:
         self._wait_s = wait_s
         self._waits = Waits()
         self._background_runs: AcceptsRuns | None = None
-        # The turns whose slots are released, with the number of answers that each waits for.
+        # The turns that have released their slots, with the number of answers that each waits for.
         self._waiting_senders: Counter[Waiter] = Counter()
 
     @property

@@ -301,7 +301,7 @@ class RunStarter:
     # -- answers to calls that wait
 
     async def _waiting_step(self, context: MemoryContext, send: RoutedSend) -> RunStep:
-        """Returns the step whose calls a send answers: the last of the path. Raises: BadRequest, StoreError."""
+        """Returns the step with the calls that a send answers: the last of the path. Raises: BadRequest, StoreError."""
         runs, conversation = self._keeper.store.runs, context.snapshot.conversation
         step = None
         if conversation is not None:

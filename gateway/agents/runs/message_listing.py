@@ -309,7 +309,7 @@ class AgentMessages:
 
 
 def _maker_of_results(row: ListedExchange, parent: ListedExchange | None) -> ListedExchange:
-    """Returns the exchange whose step made the calls of the results in `row`: `parent`, if its run goes on in `row`."""
+    """Returns the exchange that made the calls for the results in `row`: `parent`, if its run goes on in `row`."""
     if parent is not None and parent.run_uid is not None and row.run_uid in (None, parent.run_uid):
         return parent
     return row

@@ -206,7 +206,7 @@ async def _is_answered(store: Store, marks: SendMarks, exchange: Exchange) -> bo
 
 
 async def _approval_request(store: Store, agent: Agent, exchange: Exchange) -> Place | None:
-    """Returns the place of the message with the calls whose results an exchange begins with."""
+    """Returns the place of the message with the calls that the first results of an exchange answer."""
     above = None if exchange.parent is None else await store.turns.find_exchange(agent, exchange.parent)
     return None if above is None else Place(agent.uid, above.reply_seq)
 

@@ -106,7 +106,7 @@ class RoutedSend(RunRequest, frozen=True, kw_only=True):
 
 
 class RunStart(Struct, frozen=True):
-    """A run whose first step is open, or goes on with the calls of a stored step."""
+    """A run with an open first step, or one that goes on with the calls of a stored step."""
 
     # The run's public id.
     run: str

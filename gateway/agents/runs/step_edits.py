@@ -97,7 +97,7 @@ class StepEdits:
 
 
 def _with_edits(result: ToolResult, edits: Sequence[EditResult]) -> ToolResult:
-    """Returns the result of a call whose edits were applied again."""
+    """Returns the result of a call after its edits were applied again."""
     status = next((edit.status for edit in edits if edit.status == "error"), "success")
     content = "\n".join(edit.message for edit in edits)
     shown = last_shown((edit.shown for edit in edits), NOTHING_SHOWN)

@@ -74,7 +74,7 @@ ERROR_WITHHELD = (
     "The upstream gave an error, whose words are not kept here, since they may quote what was read."
 )
 
-# Makes the tools of a step of a run. The last parameter is the row of the run whose calls they run; 0 if there is none.
+# Makes the tools of a step of a run. The last parameter is the row of the run that made their calls; 0: there is none.
 MakesToolbox = Callable[[MemoryContext, BlockEdits, Run, int], Toolbox]
 
 _STATES = {End.FINISHED: RunState.COMPLETED, End.CANCELLED: RunState.CANCELLED, End.FAILED: RunState.FAILED}
@@ -117,7 +117,7 @@ class RunMemory:
     makes_toolbox: MakesToolbox
     # Ids of calls that the client has answered.
     client_calls: frozenset[str] = frozenset()
-    # The row of the run whose calls this run begins with; 0 if it begins with a call of the model.
+    # The row of the run that made the calls with which this run begins; 0: it begins with a call of the model.
     calling_run: int = 0
     # The row of the earlier run of the same send, which has ended.
     replaces: int | None = None
@@ -172,7 +172,7 @@ class RunMemory:
     async def store_run(self, begun: float | None) -> None:
         """Stores the run before its first step, so that it can be cancelled during the calls before that step.
 
-        begun: when the run began whose place this run takes, as in `Run`; None if it takes no run's place.
+        begun: when the run began that this run replaces, as in `Run`; None: it replaces none.
 
         Raises: RunOver if another run has taken its send; StoreError.
         """
@@ -197,7 +197,7 @@ class RunMemory:
         await self._end_with_results(results, RunState.FAILED, StopReason.ERROR)
 
     async def give_up(self, prompt: Prompt) -> None:
-        """Ends a run whose first step took too long to open, once the step is on disk after all."""
+        """Ends a run that took too long to open its first step, once the step is on disk."""
         try:
             await self._await_late()
             if self.opened is not None:

@@ -27,7 +27,7 @@ async def exchanges_of(store: Store, agent: Agent, run: Run) -> Sequence[Exchang
 async def last_counts(store: Store, run: Run) -> TokenCounts:
     """Returns the tokens of the newest step of a run; zeros if it has no step.
 
-    Zeros as well for an item of a batch, whose one step has the sum of all its calls of the model.
+    Zeros as well for an item of a batch: its one step has the sum of all its calls of the model.
     """
     step = None if run.batch is not None else await store.runs.load_newest_step(run.agent_row, run.id)
     return TokenCounts() if step is None else step.counts

@@ -67,8 +67,8 @@ class AgentTools:
     # The uid of the run that makes the calls. None: a chat completion makes them, and its turn is written as a whole,
     # with its edits of blocks.
     run_uid: str | None = None
-    # The stored step that made the calls. None in a chat completion, and in an item of a batch, whose step is stored
-    # after its calls.
+    # The stored step that made the calls. None in a chat completion, and in an item of a batch, which stores its step
+    # after the calls.
     step: Exchange | None = None
     # Sends messages to other agents; None: the tools are described and never called.
     agent_sender: SendsToAgents | None = None

@@ -33,7 +33,7 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 
 class HostError(Exception):
-    """A URL that is not allowed, or whose host does not answer. Its text is for the author of the tool."""
+    """A URL that is not allowed, or a host that does not answer. The text is for the author of the tool."""
 
 
 class ReplyFault(HostError):
@@ -45,7 +45,7 @@ class StatusFault(HostError):
 
 
 class HostReply(Struct, frozen=True):
-    """A reply whose headers have arrived, and whose body has not been read."""
+    """A reply with its headers, before its body is read."""
 
     status: int
     # By their names in lower case.

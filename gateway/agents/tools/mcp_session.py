@@ -149,7 +149,7 @@ async def _with_lenient_stream(streams: Any, report: SessionReport) -> AsyncIter
 class _LenientStream:
     """A stream of a server's messages without what the package would refuse a whole message for.
 
-    Tools that cannot be called are left out of their list, and reported. A part of a result whose type is not known
+    Tools that cannot be called are left out of their list, and reported. A part of a result with an unknown type
     becomes a text that names the type.
     """
 
@@ -264,7 +264,7 @@ class _HostTransport(httpx2.AsyncBaseTransport):
         )
 
     def _note_status(self, method: str, reply: HostReply) -> None:
-        """Notes an answer whose status is an error."""
+        """Notes an answer with an error status."""
         message = f"its server answered with the status {reply.status}"
         if method == "POST":
             # An answer shows that the errors of earlier answers are over.

@@ -21,7 +21,7 @@ def can_be_counted() -> bool:
 def memory_of(pid: int, folder: str, folder_bytes: int) -> int:
     """Returns the bytes that a process and its descendants take at this moment.
 
-    folder: where its descendants have a file system in memory, whose files count as well.
+    folder: where its descendants have a file system in memory. Its files count as well.
     folder_bytes: the size of that file system.
     """
     used_bytes = _process_bytes(pid)

@@ -82,7 +82,7 @@ def run_states_json(runs: Iterable[Run]) -> dict[str, str]:
 
 
 def failure_message(run: Run) -> str | None:
-    """Returns the message of a failed run whose stop reason says why it failed, else None."""
+    """Returns the message of a failed run for a stop reason that explains the failure, else None."""
     return STOP_MESSAGES.get(run.stop or "") if run.state is RunState.FAILED else None
 
 
@@ -188,7 +188,7 @@ def usage_json(
 
     counts: of all its steps.
     started_runs: uids of the runs that its end has started.
-    last: of its last step, whose prompt and reply are the present context; zeros if they are not known.
+    last: of its last step; its prompt and reply are the present context. Zeros if they are not known.
     """
     return {
         "message_type": "usage_statistics",

@@ -311,7 +311,7 @@ class StepView(ClientView):
             self._message({"role": "assistant", "content": spoken_text}, self.numbers.reply_seq)
 
     def _message(self, message: Json, seq: int) -> None:
-        """Adds the events of a message, whose number is given."""
+        """Adds the events of a message. seq: its number."""
         origin = self.numbers.origin(seq, self.now())
         # The messages of one reply are numbered as they will be in lists, those that are not shown as well.
         first = len(self._kinds) if seq == self.numbers.reply_seq else 0

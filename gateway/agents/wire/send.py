@@ -289,7 +289,7 @@ _TYPE_BY_FIELD = (
 
 
 def _with_part_types(sent: dict[str, Any]) -> dict[str, Any]:
-    """Returns a message whose parts all name their types, which clients may leave out.
+    """Returns a message with the types that its parts lack, since clients may leave them out.
 
     Letta 0.6 named a message's content `text`.
     """

@@ -27,8 +27,8 @@ _VERDICT = "x-verdict"
 _HONOURED: Final = "x-honoured"
 _NAME: Final = re.compile(r"[\w.-]{1,100}", re.ASCII)
 _MAX_REPORTED_NAMES: Final = 50
-# The most bytes of a JSON object whose names its sender chooses, such as `metadata`. It is read and written with each
-# row that has it: 300,000 names block the loop for 0.2 s each time, and as many names as fit here for 0.02 s.
+# The most bytes of a JSON object with names that its sender chooses, such as `metadata`. It is read and written with
+# each row that has it: 300,000 names block the loop for 0.2 s each time, and as many names as fit here for 0.02 s.
 MAX_OBJECT_BYTES: Final = 256 * 1024
 # The most texts in a list of names or ids.
 MAX_PARTS: Final = Meta(max_length=1_000)

@@ -117,7 +117,7 @@ class McpEndpoint:
             await self._manager.handle_request(scope, replay, _with_session_id(body, send))
 
     def _identity_of(self, scope: Scope) -> Identity:
-        """Returns whose memory is asked for, and in which mode. Raises: BadRequest; NotAllowed: another user's."""
+        """Returns the user and the mode of the memory. Raises: BadRequest; NotAllowed: it is another user's."""
         caller = info_of(scope).caller
         query = read_query(scope)
         headers = list(scope["headers"])

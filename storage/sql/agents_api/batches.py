@@ -3,9 +3,9 @@
 The state of an item is a row of numbers; its words lie in `run_texts` until its turn is an exchange. Items are written
 by pages. Each page is a transaction that first checks that the batch's job still runs here.
 
-The kinds of an item's texts: request (the send), asked (a request to the model; the last one counts), round (a
-reply and its results), reply (a reply whose calls leave the gateway), call and result (of such calls), words (why
-the item failed).
+The kinds of an item's texts: request (the send), asked (a request to the model; the last one counts), round (a reply
+and its results), reply (a reply with calls that leave the gateway), call and result (of such calls), words (why the
+item failed).
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ class Batches(Group):
 
     @reads
     async def find_current(self, connection: Connection, batch_row: int, part: int) -> set[int]:
-        """Returns the ids of the items in a part whose requests may be sent as they were composed.
+        """Returns the ids of the items in a part with requests that may be sent as they were composed.
 
         The other items have ended, or something of their memory was forgotten since.
         """
@@ -489,7 +489,7 @@ def _merged_op(op: BlockOp, exchange_row: int) -> BlockOp:
 
 
 def _padded_sources(exchange_row: int) -> bytes:
-    """Returns the sources of a value whose exchange is known now, in as many bytes of the row as the sources before."""
+    """Returns the sources of a value, now that its exchange is known, in as many bytes of the row as those before."""
     return f"[{exchange_row}]".ljust(SOURCES_ROOM - _row_bytes(exchange_row)).encode()
 
 

@@ -5,7 +5,7 @@
 b.id, b.uid, b.project, b.state, b.created, b.ended, b.callback
 
 -- piece: item
--- What is read of an item `i`, whose run and agent may be gone.
+-- What is read of an item `i`. Its run and its agent may be gone.
 i.run, i.part, i.sent, i.errors, i.expiries, i.tip, i.epoch, a.uid, a.project, c.key, c.uid,
 {run}
 FROM batch_items i LEFT JOIN runs r ON r.id = i.run LEFT JOIN agents a ON a.id = r.agent
@@ -71,7 +71,7 @@ SELECT {item} WHERE i.batch = ?1 AND i.run = ?2
 SELECT {item} WHERE i.batch = ?1 AND a.uid = ?2
 
 -- name: current
--- Finds the items of a part that have not ended, and in whose memories nothing was forgotten since they were put into
+-- Finds the items of a part that have not ended, and that lost nothing of their memories since they were put into
 -- the part.
 SELECT i.run FROM batch_items i JOIN runs r ON r.id = i.run JOIN agents a ON a.id = r.agent
 WHERE i.batch = ? AND i.part = ? AND a.epoch = i.epoch AND r.state IN ('created', 'running')

@@ -1,8 +1,8 @@
 """Blocks as the agents API knows them: by public names, created without an agent, attached to several agents.
 
-A block has an owner, and is deleted with it; or a profile whose users share the block; or neither. The table `attached`
-has the other agents that see the block. An agent sees at most one block of a label: a write that would show it a second
-one is a WriteConflict.
+A block has an owner, and is deleted with it; or a profile, and all users of the profile share the block; or neither.
+The table `attached` has the other agents that see the block. An agent sees at most one block of a label: a write that
+would show it a second one is a WriteConflict.
 """
 
 from __future__ import annotations

@@ -51,14 +51,14 @@ WHERE a.id = ?5 AND {listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id DESC LIMI
 WHERE a.id = ?5 AND {listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id LIMIT ?4
 
 -- name: by_time_down
--- Lists the conversations of the agents whose rows are ?8 to ?9, the latest first. ?3: how many; ?4 to ?7: between
+-- Lists the conversations of the agents in rows ?8 to ?9, the latest first. ?3: how many; ?4 to ?7: between
 -- these times and rows.
 {conversation} FROM agents a JOIN conversations c ON c.agent = a.id {described} {run_ends}
 WHERE {listed} AND a.id >= ?8 AND a.id <= ?9 AND ({moment}, c.id) > (?4, ?5) AND ({moment}, c.id) < (?6, ?7)
 ORDER BY {moment} DESC, c.id DESC LIMIT ?3
 
 -- name: by_time_up
--- Lists the conversations of the agents whose rows are ?8 to ?9, the latest at the end. Parameters as of
+-- Lists the conversations of the agents in rows ?8 to ?9, the latest at the end. Parameters as of
 -- `by_time_down`.
 {conversation} FROM agents a JOIN conversations c ON c.agent = a.id {described} {run_ends}
 WHERE {listed} AND a.id >= ?8 AND a.id <= ?9 AND ({moment}, c.id) > (?4, ?5) AND ({moment}, c.id) < (?6, ?7)
@@ -103,7 +103,7 @@ SELECT p.input, p.shown_reply, p."full", CASE WHEN EXISTS (
 FROM exchanges p WHERE p.id = ?2 AND p.agent = ?1
 
 -- name: fork_note
--- Stores the conversations above a conversation ?2 whose past ends with the exchange ?3; none if that is its own.
+-- Stores the conversations above a conversation ?2 with a past that ends at the exchange ?3; none if that is its own.
 INSERT INTO forks (agent, conversation, origin, seq)
 SELECT ?1, ?2, p.conversation, p.seq + p.span - 1 FROM exchanges p WHERE p.id = ?3 AND p.agent = ?1 AND p.conversation <> ?2
 UNION ALL

@@ -23,7 +23,7 @@ from storage.sql.statements import ascii_lower, load, rows_of
 
 SQL = load("agents_api/definitions.sql")
 
-# The kinds whose names are unique in a project, with their nouns.
+# The kinds with names that are unique in a project, with their nouns.
 _NAMED_KINDS = {
     DefinitionKind.TOOL: "a tool",
     DefinitionKind.MCP: "an MCP server",

@@ -6,7 +6,7 @@
 f.id, f.uid, f.memory, f.state, f.bytes, f.created, f.type, f.name
 
 -- name: insert
--- Adds a file whose text is still to come.
+-- Adds a file before its text.
 INSERT INTO files (uid, memory, state, bytes, created, type, name) VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id
 
 -- name: set_state
@@ -55,5 +55,5 @@ SELECT p.id, p.text FROM passages p WHERE p.file = ? AND p.agent = ? AND p.id > 
 SELECT p.file, count(*) FROM passages p WHERE p.agent = ?1 AND p.file {in:2:BIGINT:64} GROUP BY p.file
 
 -- name: unfinished
--- Finds files whose text did not come to its end, as where a process died.
+-- Finds files with an unfinished text: their process died.
 SELECT f.memory, f.id FROM files f WHERE f.state = ? AND f.memory <> 0 AND f.created < ? ORDER BY f.id LIMIT ?

@@ -127,7 +127,7 @@ UPDATE conversations SET rev = rev + 1 WHERE +agent = ?1 AND id IN (
 WITH {past} SELECT conversation, last FROM past
 
 -- name: conversation_find
--- Finds a conversation by the client's name or the public name. A conversation whose name was taken is gone.
+-- Finds a conversation by the client's name or the public name. A conversation that has lost its name is gone.
 SELECT id, uid, key, rev, tip FROM conversations
 WHERE agent = ?1 AND (key = ?2 OR uid = ?3) AND coalesce(substr(key, 1, 1), '') <> ' '
 ORDER BY CASE WHEN key = ?2 THEN 0 ELSE 1 END LIMIT 1

@@ -32,7 +32,7 @@ async def create_run(connection: Connection, draft: Run, *, replaces: int | None
     """Stores a run. Returns it, or the agent's run that has its otid already.
 
     draft: the run; its id is ignored.
-    replaces: the row of a run that has ended, whose otid this one takes over.
+    replaces: the row of a run that has ended. This one takes over its otid.
 
     Raises: WriteConflict if the run's public name is taken.
     """

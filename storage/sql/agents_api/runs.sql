@@ -61,7 +61,7 @@ SELECT {run} FROM runs r WHERE r.agent = ? AND r.otid = ?
 SELECT {run} FROM runs r WHERE r.agent = ? AND r.conversation = ? ORDER BY r.id DESC LIMIT 1
 
 -- name: newest_waiting
--- Reads the newest run of a conversation that waits for answers; ?3 is the run whose step has the calls.
+-- Reads the newest run of a conversation that waits for answers; ?3 is the run with the calls.
 SELECT {run} FROM runs r
 WHERE r.agent = ?1 AND r.conversation = ?2 AND (r.stop = 'requires_approval' OR r.id = ?3) ORDER BY r.id DESC LIMIT 1
 
@@ -72,8 +72,8 @@ WHERE r.agent = ?1 AND r.conversation = ?2 AND (r.stop = 'requires_approval' OR 
 OR EXISTS (SELECT 1 FROM jobs j WHERE j.agent = r.agent AND j.kind = 'run' AND j.key = r.uid AND j.state = 'pending'))
 
 -- name: accepted
--- Finds the runs of a conversation that go on without their clients and have not ended, oldest first. Runs whose jobs
--- were taken away are left out.
+-- Finds the runs of a conversation that go on without their clients and have not ended, oldest first. Runs that have
+-- lost their jobs are left out.
 SELECT {run} FROM runs r JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
 WHERE r.agent = ?1 AND r.state IN ('created', 'running') AND r.background = 1 AND r.batch IS NULL AND (c.key = ?2 OR c.uid = ?2)
 AND {has_job} ORDER BY r.id
@@ -101,7 +101,7 @@ UPDATE runs SET state = 'cancelled', stop = 'cancelled', ended = ?
 WHERE id = ? AND agent = ? AND state = 'completed' AND stop = 'requires_approval'
 
 -- name: open_foreground
--- Finds the runs that have not ended and whose clients wait, of all agents.
+-- Finds the runs of all agents that have not ended and for which clients wait.
 {listed} FROM runs r JOIN agents a ON a.id = r.agent
 LEFT JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
 WHERE r.state IN ('created', 'running') AND r.background = 0

@@ -1,8 +1,8 @@
 """Sleeptime agents (sleepers): each reads another agent's memory later, and sees the blocks that this agent sees.
 
-A reading is a run of a sleeper with a conversation of its own, whose key begins with READING_PREFIX. Once the run has
-ended, its texts are emptied, since they are of another memory, and the conversation loses its key. Counts stay, and so
-does what was written into blocks.
+A reading is a run of a sleeper with a conversation of its own, with a key that begins with READING_PREFIX. Once the run
+has ended, its texts are emptied, since they are of another memory, and the conversation loses its key. Counts stay, and
+so does what was written into blocks.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ async def _empty_readings_of(connection: Connection, sleeper_row: int, limit: in
 
 
 async def empty_reading(connection: Connection, sleeper_row: int, conversation_row: int) -> None:
-    """Empties the texts of one reading, whose conversation loses its key. Idempotent."""
+    """Empties the texts of one reading and takes the key from its conversation. Idempotent."""
     await connection.lock(sleeper_row)
     for (id,) in await connection.rows(SQL["reading_exchanges"], (conversation_row, sleeper_row)):
         exchange = await exchanges.load_exchange(connection, sleeper_row, id)

@@ -1,7 +1,7 @@
 """The event logs of background runs: opened for an attempt, completed at a run's end, and read after it.
 
-Each event is numbered and stored, so that a returning reader goes on after the last event that it has seen. A run whose
-caller did not ask for events has no log.
+Each event is numbered and stored, so that a returning reader goes on after the last event that it has seen. A run has
+no log if its caller did not ask for events.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ async def known_results(
     A call without a known result was not made.
 
     exchange: the step's exchange.
-    excluded: ids of calls whose results are not wanted.
+    excluded: ids of the calls to leave out.
 
     Raises: StoreError.
     """

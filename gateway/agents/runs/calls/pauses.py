@@ -88,7 +88,7 @@ def denied_results(step: RunStep, done: Collection[str]) -> list[ToolResult]:
 
 
 def interrupted_calls(context: MemoryContext, step: RunStep) -> CallsToResume:
-    """Returns the calls of the step with which a conversation ends, whose run was interrupted.
+    """Returns the calls of the last step of a conversation, after its run was interrupted.
 
     All calls of the gateway are made: for those that have left it the record has the outcome. The client's wait.
     """

@@ -1,8 +1,8 @@
 """The toolboxes of turns: the tools of a memory, and with an agent made over REST all tools that it has.
 
-A call that leaves the gateway is made once. `CallRecord` sees to that for a step whose calls are stored, `RecentCalls`
-for a chat completion, by its place on the path, and `CallJournal` for an item of a batch and a response in the
-background.
+A call that leaves the gateway is made once. For a step with stored calls `CallRecord` ensures that; for a chat
+completion `RecentCalls`, by its place on the path; for an item of a batch and for a response in the background
+`CallJournal`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Toolboxes:
         """Returns the tools of one step of a run, or of one turn that is written as a whole (`run` is None).
 
         run: its id is 0 until it is stored.
-        calling_run: the row of the run whose step made the calls; 0: the calls are not stored.
+        calling_run: the row of the run that made the calls; 0: the calls are not stored.
         sender: the turn as the sender of messages to other agents; None: the tools are only described, not called.
         call_record: the record of the calls that leave the gateway; None: that of the step, or of the chat completion.
         """
