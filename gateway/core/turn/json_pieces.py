@@ -39,7 +39,7 @@ def merge_field(into: Json, key: str, value: Any) -> None:
 
 
 def _merge_list(old: list[Any], new: list[Any]) -> None:
-    """Merges each new item into the old item of which it is a piece (as of reasoning details), or appends it."""
+    """Merges each new item into the item that it continues (reasoning details come in pieces), or appends it."""
     for item in new:
         begun_item = _find_begun(old, item)
         if begun_item is None:
@@ -50,7 +50,7 @@ def _merge_list(old: list[Any], new: list[Any]) -> None:
 
 
 def _find_begun(old: list[Any], item: Any) -> Json | None:
-    """Returns the old item with the `index` and `type` of another item, which continues it; None: there is none."""
+    """Returns the old item that `item` continues, by its `index` and `type`, or None."""
     if not isinstance(item, dict) or not isinstance(item.get("index"), int):
         return None
     for old_item in old[-_NEAR_ITEMS:]:

@@ -8,17 +8,18 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Final, NamedTuple
 
-# The characters of a string that are no escape, and those outside of strings that do not change the structure.
+# Characters of a string before its next escape or its end.
 _PLAIN = re.compile(r'[^"\\]+')
+# Characters outside of strings that do not change the structure: white space, numbers, `true`.
 _NO_STRUCTURE = re.compile(r'[^"{}\[\]:,]+')
 _HEX_DIGITS = re.compile(r"[0-9A-Fa-f]{4}")
 _ESCAPED_CHARACTERS: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
-# Stands in for half a character.
+# Replaces a surrogate without the other half of its pair, and an escape that is no hexadecimal number.
 _REPLACEMENT = "\ufffd"
 
 
 class StringPiece(NamedTuple):
-    """A piece of a string that is read."""
+    """The next piece of one of the strings that are read."""
 
     # The key of the string in its object.
     name: str
@@ -36,17 +37,17 @@ class StringReader:
         # The outermost value is an object.
         self._is_object = False
         # The next string of that object is a key.
-        self._wants_key = False
-        # The pieces of the key that is read.
-        self._key: list[str] = []
-        # The key before the present value.
-        self._name = ""
+        self._expects_key = False
+        # What has come of the key that is read.
+        self._key_pieces: list[str] = []
+        # The key of the current value.
+        self._key = ""
         self._in_string = False
         # The beginning of an escape, with its backslash.
         self._escape = ""
-        # The first half of a pair of surrogates.
-        self._half = ""
-        # The new pieces.
+        # The first half of a pair of surrogates, until the second comes.
+        self._high_surrogate = ""
+        # What the text of this `feed` adds.
         self._pieces: list[StringPiece] = []
 
     def feed(self, text: str) -> list[StringPiece]:
@@ -72,19 +73,19 @@ class StringReader:
         if char == '"':
             self._in_string = True
             if self._is_at_key:
-                self._key = []
+                self._key_pieces = []
         elif char in "{[":
             self._depth += 1
             if self._depth == 1:
-                self._is_object = self._wants_key = char == "{"
+                self._is_object = self._expects_key = char == "{"
         elif char in "}]":
             self._depth -= 1
         elif self._depth == 1:
-            self._wants_key = char == ","
+            self._expects_key = char == ","
 
     @property
     def _is_at_key(self) -> bool:
-        return self._depth == 1 and self._is_object and self._wants_key
+        return self._depth == 1 and self._is_object and self._expects_key
 
     def _read_string(self, text: str, offset: int) -> int:
         """Reads on in a string, or its end. Returns the offset of the first character that was not read."""
@@ -98,10 +99,10 @@ class StringReader:
         if text[offset] == "\\":
             self._escape = "\\"
         else:
-            self._end_half()
+            self._replace_lone_surrogate()
             self._in_string = False
             if self._is_at_key:
-                self._name = "".join(self._key)
+                self._key = "".join(self._key_pieces)
         return offset + 1
 
     def _end_escape(self) -> None:
@@ -112,35 +113,34 @@ class StringReader:
         elif len(self._escape) < 6:
             return
         else:
-            self._add_unit(self._escape[2:])
+            self._add_code_unit(self._escape[2:])
         self._escape = ""
 
-    def _add_unit(self, digits: str) -> None:
-        """Adds a UTF-16 unit; two of them may make one character."""
-        unit = int(digits, 16) if _HEX_DIGITS.fullmatch(digits) else 0xFFFD
+    def _add_code_unit(self, digits: str) -> None:
+        """Adds a UTF-16 code unit. Two surrogates, a high one and a low one, are one character."""
+        unit = int(digits, 16) if _HEX_DIGITS.fullmatch(digits) else ord(_REPLACEMENT)
         if 0xD800 <= unit < 0xDC00:
-            self._end_half()
-            self._half = chr(unit)
+            self._replace_lone_surrogate()
+            self._high_surrogate = chr(unit)
         elif 0xDC00 <= unit < 0xE000:
-            half, self._half = self._half, ""
-            pair = 0x10000 + ((ord(half) - 0xD800) << 10) + (unit - 0xDC00) if half else 0xFFFD
-            self._add(chr(pair))
+            high, self._high_surrogate = self._high_surrogate, ""
+            self._add(chr(0x10000 + ((ord(high) - 0xD800) << 10) + (unit - 0xDC00)) if high else _REPLACEMENT)
         else:
             self._add(chr(unit))
 
-    def _end_half(self) -> None:
-        """Replaces half a pair of surrogates that the other half does not follow."""
-        if self._half:
-            self._half = ""
+    def _replace_lone_surrogate(self) -> None:
+        """Replaces a high surrogate that no low one follows."""
+        if self._high_surrogate:
+            self._high_surrogate = ""
             self._append(_REPLACEMENT)
 
     def _add(self, text: str) -> None:
         """Adds text to the string that is read."""
-        self._end_half()
+        self._replace_lone_surrogate()
         self._append(text)
 
     def _append(self, text: str) -> None:
         if self._is_at_key:
-            self._key.append(text)
-        elif self._depth == 1 and self._is_object and self._name in self._names:
-            self._pieces.append(StringPiece(self._name, text))
+            self._key_pieces.append(text)
+        elif self._depth == 1 and self._is_object and self._key in self._names:
+            self._pieces.append(StringPiece(self._key, text))
