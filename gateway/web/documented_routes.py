@@ -10,14 +10,14 @@ from gateway.run.admin.request_records import ExplainedRequest
 
 
 class WebRoute(Struct, frozen=True):
-    """A route below `/v1/memory/` or `/v1/manage/`, which `memory_api.py` or `manage` serves."""
+    """A route below `/v1/memory/` (served by gateway.web.memory_api) or `/v1/manage/` (by gateway.web.manage)."""
 
     method: str
     path: str
     summary: str
     # The struct of the JSON body of the response.
     response: type[Struct]
-    # The struct of the JSON body; `FileBody`: the body is a file; None: there is none.
+    # The struct of the JSON body of the request; `FileBody` if the body is a file.
     body: type[Struct] | None = None
     query: type[Struct] | None = None
     status: str = "200"
@@ -36,7 +36,7 @@ WEB_ROUTES = (
     WebRoute("GET", "/v1/memory/requests/{id}", "Show why a reply recalled what it did.", ExplainedRequest),
     WebRoute("POST", "/v1/memory/links", "Make a link that opens a memory to its person.", MadeLink, body=LinkRequest),
     WebRoute("GET", _USAGE, "Add up what requests used.", manage.UsagePage, query=manage.UsageParameters),
-    WebRoute("GET", "/v1/manage/me", "Show a key to its holder.", manage.HeldKey, query=manage.OfUser),
+    WebRoute("GET", "/v1/manage/me", "Show a key to its holder.", manage.HeldKey, query=manage.UserParameter),
     WebRoute("GET", _KEYS, "List keys.", manage.KeyList, query=manage.ListParameters),
     WebRoute("POST", _KEYS, "Make a key.", manage.ManagedNewKey, body=manage.KeyBody, status="201"),
     WebRoute("GET", _KEY, "Show a key.", manage.ManagedKey, id_type="integer"),

@@ -1,4 +1,4 @@
-"""The JSON of `/v1/manage/…`, as `/openapi.json` describes it. Tests compare it with what is answered."""
+"""The JSON of `/v1/manage/…`, as `/openapi.json` describes it. Tests compare the responses with it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
 
 from gateway.run.admin.import_progress import ImportCounts
+from gateway.run.admin.requested_page import DEFAULT_LIMIT, MAX_LIMIT
 from gateway.settings import DefaultMode
 from storage.usage_records import SHOWN_COUNTERS
 
@@ -15,10 +16,11 @@ _Period = Literal["minute", "day", "month"]
 _Amount = Annotated[float, Meta(ge=0)]
 _Opens = Literal["metrics", "operator", "operator-read"]
 _Text = Annotated[str, Meta(min_length=1)]
+_PageLimit = Annotated[int, Meta(ge=1, le=MAX_LIMIT)]
 
 
 class _Record(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A value of these routes. Times are seconds since the epoch."""
+    """A JSON object of these routes. Times are seconds since the epoch."""
 
 
 class ManagedLimit(_Record, frozen=True, kw_only=True):
@@ -36,11 +38,11 @@ class ManagedLimit(_Record, frozen=True, kw_only=True):
 
 
 class LimitTerms(_Record, frozen=True, kw_only=True):
-    """A limit to be added with its key."""
+    """A limit to be added together with the key that it bounds."""
 
     unit: _Unit
     most: _Amount
-    # "*": each user by itself.
+    # The user that it bounds; "*": each user separately.
     user: _Text | None = None
     per: _Period | None = None
     # An alias that answers instead, or `refuse`.
@@ -97,21 +99,23 @@ class KeyChange(_Record, frozen=True, kw_only=True):
 
 
 class KeyBody(KeyChange, frozen=True, kw_only=True):
-    """A key to be made. limits: of this key alone."""
+    """A key to be made."""
 
     project: _Text | None = None
     opens: _Opens | None = None
+    # Limits of this key alone.
     limits: list[LimitTerms] | None = None
 
 
 class RotationBody(_Record, frozen=True, kw_only=True):
-    """A rotation. overlap_s: how long the secret of before is good still."""
+    """A rotation of a key's secret."""
 
+    # How long the previous secret stays valid.
     overlap_s: Annotated[int, Meta(ge=0, le=2_592_000)] = 86_400
 
 
 class DeletedRecord(_Record, frozen=True, kw_only=True):
-    """The answer to a removal."""
+    """The response to a removal."""
 
     id: int
     object: Literal["key", "limit"]
@@ -119,7 +123,7 @@ class DeletedRecord(_Record, frozen=True, kw_only=True):
 
 
 class KeyList(_Record, frozen=True, kw_only=True):
-    """All keys, the oldest first."""
+    """A page of keys, the oldest first."""
 
     object: Literal["list"]
     data: list[ManagedKey]
@@ -128,7 +132,7 @@ class KeyList(_Record, frozen=True, kw_only=True):
 
 
 class LimitList(_Record, frozen=True, kw_only=True):
-    """All limits, the oldest first."""
+    """A page of limits, the oldest first."""
 
     object: Literal["list"]
     data: list[ManagedLimit]
@@ -136,14 +140,18 @@ class LimitList(_Record, frozen=True, kw_only=True):
     next: str | None
 
 
-_COUNTED: list[tuple[str, Any]] = [(name, float if name == "cost" else int) for name in SHOWN_COUNTERS]
-UsageCounters = defstruct("UsageCounters", _COUNTED, frozen=True, forbid_unknown_fields=True, kw_only=True)
-# The columns of `by` are there, and no others.
-_BY: list[Any] = [
+_COUNTER_FIELDS: list[tuple[str, Any]] = [(name, float if name == "cost" else int) for name in SHOWN_COUNTERS]
+UsageCounters = defstruct(
+    "UsageCounters", _COUNTER_FIELDS, frozen=True, forbid_unknown_fields=True, kw_only=True
+)
+# A line has those of these columns that the parameter `by` names.
+_GROUP_FIELDS: list[Any] = [
     (name, int | UnsetType if name == "key" else str | UnsetType, UNSET)
     for name in ("day", "project", "user", "key", "upstream", "model")
 ]
-UsageLine = defstruct("UsageLine", [*_COUNTED, *_BY], frozen=True, forbid_unknown_fields=True, kw_only=True)
+UsageLine = defstruct(
+    "UsageLine", [*_COUNTER_FIELDS, *_GROUP_FIELDS], frozen=True, forbid_unknown_fields=True, kw_only=True
+)
 
 
 class UsagePage(_Record, frozen=True, kw_only=True, rename={"from_": "from"}):
@@ -160,15 +168,15 @@ class UsagePage(_Record, frozen=True, kw_only=True, rename={"from_": "from"}):
 
 
 class ListParameters(_Record, frozen=True, kw_only=True):
-    """The page of a list that is asked for."""
+    """The parameters of a request for a page of keys, limits or imports."""
 
     project: str | None = None
-    limit: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+    limit: _PageLimit = DEFAULT_LIMIT
     after: str | None = None
 
 
 class UsageParameters(_Record, frozen=True, kw_only=True, rename={"from_": "from"}):
-    """The parameters of a question for usage. Days are YYYY-MM-DD, UTC."""
+    """The parameters of a request for usage. Days are YYYY-MM-DD, UTC."""
 
     by: str = "day"
     from_: str | None = None
@@ -178,13 +186,13 @@ class UsageParameters(_Record, frozen=True, kw_only=True, rename={"from_": "from
     key: int | None = None
     upstream: str | None = None
     model: str | None = None
-    limit: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+    limit: _PageLimit = DEFAULT_LIMIT
     after: str | None = None
     format: Literal["json", "csv"] = "json"
 
 
 class HeldLimit(_Record, frozen=True, kw_only=True):
-    """A limit as it stands for a key."""
+    """A limit of a key, with what is used of it."""
 
     id: int
     unit: _Unit
@@ -211,9 +219,10 @@ class HeldKey(ManagedKey, frozen=True, kw_only=True):
     usage: HeldUsage
 
 
-class OfUser(_Record, frozen=True, kw_only=True):
-    """The user of the part that is asked for."""
+class UserParameter(_Record, frozen=True, kw_only=True):
+    """The parameter of a request for one's own key."""
 
+    # The user of a key for many users to narrow the limits and the usage to.
     user: str | None = None
 
 

@@ -16,31 +16,31 @@ DEFAULT_LIMIT: Final = 1_000
 MAX_LIMIT: Final = 10_000
 
 
-class _Numbered(Protocol):
+class _HasId(Protocol):
     @property
     def id(self) -> int: ...
 
 
-class _OfProject(_Numbered, Protocol):
+class _HasProject(_HasId, Protocol):
     @property
     def project(self) -> str: ...
 
 
-_Record = TypeVar("_Record", bound=_Numbered)
-_ProjectRecord = TypeVar("_ProjectRecord", bound=_OfProject)
+_Record = TypeVar("_Record", bound=_HasId)
+_ProjectRecord = TypeVar("_ProjectRecord", bound=_HasProject)
 
 
 class RequestedPage(Struct, frozen=True):
-    """The page of a list that a caller asks for; the list is in the order of its records' numbers."""
+    """The page that a caller asks for, of a list in the order of its records' numbers."""
 
-    # Only the records of this project are shown; None: those of all projects.
+    # The project of the records that are shown; None: all projects.
     project: str | None
     # The number after which the page begins; None: it is the first page.
     after: int | None
     limit: int
 
     def select(self, records: Iterable[_ProjectRecord]) -> list[_ProjectRecord]:
-        """Returns the records from the page's beginning on, for `page_json`. records: the oldest first."""
+        """Returns the project's records from the page's beginning on, for `page_json`. records: the oldest first."""
         after = self.after or 0
         return [record for record in records if self.project in (None, record.project) and record.id > after]
 
