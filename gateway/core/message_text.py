@@ -1,4 +1,4 @@
-"""Puts text into a message, whatever the form of its content."""
+"""Adds text to a message, and removes it, whatever the form of the message's content."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from adapters.types import Json
 
 
 def with_text_before(message: Json, text: str, text_kind: str = "text") -> Json:
-    """Returns a message with `text` before its own: inside a string, or inside the first part of a list if it is text.
+    """Returns a message with `text` before its own text.
 
-    So the model reads the same text in whichever form the client sends its words: some send the newest message as a
-    list, to mark it for the cache, and later as a string. Before parts of another kind the text becomes a part of its
-    own. Where the content is neither a string, a list, null nor missing, the message is returned as it is.
+    The text goes into a string, or into the first part of a list if that part is text; before another part it becomes
+    a part of its own. So the model reads the same text in both forms: some clients send the newest message as a list,
+    to mark it for the cache, and later as a string. A message with content of any other form is returned as it is.
+
+    text_kind: the `type` of text parts in the dialect.
     """
     if not text:
         return message
@@ -30,7 +32,7 @@ def with_text_before(message: Json, text: str, text_kind: str = "text") -> Json:
 
 
 def without_text_before(message: Json, text: str) -> Json:
-    """Returns a message without the text that `with_text_before` has put there; as it is where it has none."""
+    """Returns a message without the text that `with_text_before` put there, if it begins with that text."""
     content = message.get("content")
     if isinstance(content, str) and content.startswith(text):
         return {**message, "content": content[len(text) :]}
@@ -45,9 +47,9 @@ def without_text_before(message: Json, text: str) -> Json:
 
 
 def with_texts_after(message: Json, texts: Sequence[str], text_kind: str = "text") -> Json | None:
-    """Returns a message with texts after its own, an empty line between them; each is a part of its own in a list.
+    """Returns a message with texts after its own, or None if its content has another form than a string or a list.
 
-    None: the content is neither a string, a list, null nor missing.
+    In a string an empty line separates the texts; in a list each is a part of its own.
     """
     content = message.get("content")
     if not isinstance(content, str | list | None):
@@ -58,8 +60,9 @@ def with_texts_after(message: Json, texts: Sequence[str], text_kind: str = "text
 
 
 def without_surrogates(text: str) -> str:
-    """Replaces halves of surrogate pairs, which cannot be sent: memory never fails a request over one.
+    """Returns a text with halves of surrogate pairs replaced: they cannot be sent, and memory must not fail a request.
 
-    What is not ASCII is copied: orjson leaves its UTF-8 with each text that it writes, and notes are stored for long.
+    A text beyond ASCII is copied, because orjson leaves the UTF-8 form inside each string that it dumps, and notes stay
+    in caches for long.
     """
     return text if text.isascii() else text.encode("utf-8", "replace").decode()

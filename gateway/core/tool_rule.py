@@ -33,7 +33,8 @@ class ToolRule(Struct, frozen=True):
     children: tuple[str, ...] = ()  # tools that may or must follow (CHILDREN, PARENT_LAST)
     outcomes: tuple[tuple[str, str], ...] = ()  # (result, tool that follows it) (CONDITIONAL)
     default: str | None = None  # the tool that follows any other result (CONDITIONAL)
-    is_strict: bool = False  # without a default nothing follows another result, else anything (CONDITIONAL)
+    # Without a default, no tool may follow any other result; if this is false, every tool may (CONDITIONAL).
+    is_strict: bool = False
     max_calls: int = 0  # how often the tool may run (AT_MOST)
     # tool -> arguments that the gateway sets (RUN_FIRST, CHILDREN)
     arguments: dict[str, dict[str, object]] = {}

@@ -6,27 +6,27 @@ import codecs
 from collections.abc import Iterator
 from typing import Final
 
-PART_CHARS = 2000  # characters of a part
-# Types without text, whatever their bytes look like.
-_NO_TEXT: Final = ("image/", "audio/", "video/", "font/", "application/pdf", "application/zip")
-_MARKS: Final = (
+PART_CHARS = 2000  # the most characters of a part
+# Media types without text, by their beginnings: such a file may still decode as UTF-8.
+_BINARY_TYPES: Final = ("image/", "audio/", "video/", "font/", "application/pdf", "application/zip")
+_BYTE_ORDER_MARKS: Final = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _PDF: Final = b"%PDF-"
-# Where a part may end, the best first.
-_ENDS: Final = ("\n\n", "\n", ". ", " ")
+# The texts after which a part may end, the best first.
+_BREAKS: Final = ("\n\n", "\n", ". ", " ")
 
 
 def decode_text(data: bytes, type: str) -> str | None:
-    """Returns the text of a file; None: the file is no text. UTF-8, and UTF-16 with a byte order mark, are read.
+    """Returns the text of a file in UTF-8, or in UTF-16 with a byte order mark; None: the file is no text.
 
-    type: as whoever sent it named it.
+    type: the media type that its sender named.
     """
-    if type.lower().startswith(_NO_TEXT) or data.startswith(_PDF):
+    if type.lower().startswith(_BINARY_TYPES) or data.startswith(_PDF):
         return None
-    mark, encoding = next(((m, e) for m, e in _MARKS if data.startswith(m)), (b"", "utf-8"))
+    mark, encoding = next(((m, e) for m, e in _BYTE_ORDER_MARKS if data.startswith(m)), (b"", "utf-8"))
     try:
         text = data[len(mark) :].decode(encoding)
     except UnicodeDecodeError:
@@ -35,7 +35,7 @@ def decode_text(data: bytes, type: str) -> str | None:
 
 
 def split_text(text: str, size: int = PART_CHARS) -> Iterator[str]:
-    """Yields a text in parts of a size at most, which together are the text again.
+    """Yields a text in parts of at most `size` characters; joined, they are the text.
 
     A part ends where a paragraph, a line, a sentence or a word ends, if that is not in its first half.
     """
@@ -43,21 +43,21 @@ def split_text(text: str, size: int = PART_CHARS) -> Iterator[str]:
     while start < len(text):
         end = start + size
         if end < len(text):
-            cuts = (text.rfind(mark, start, end) + len(mark) for mark in _ENDS)
+            cuts = (text.rfind(mark, start, end) + len(mark) for mark in _BREAKS)
             end = next((cut for cut in cuts if cut > start + size // 2), end)
         yield text[start:end]
         start = end
 
 
 def passages_in(text: str) -> list[str]:
-    """Returns the passages of a text: its parts without the blanks around them."""
+    """Returns the parts of a text to be stored: without white space around them, and none that is empty."""
     return [clean for part in split_text(text.strip()) if (clean := part.strip())]
 
 
 def clean_file_name(name: str) -> str:
     """Returns a name with its directories, without characters that do not print; "" where nothing is left.
 
-    Nothing is opened by it: directories only distinguish files of one name.
+    No file is opened by this name. The directories distinguish files that have the same name otherwise.
     """
     parts = ("".join(filter(str.isprintable, part)).strip() for part in name.replace("\\", "/").split("/"))
     return "/".join(part for part in parts if part not in ("", ".", ".."))[:1000].rstrip("/")

@@ -1,7 +1,7 @@
-"""The envelope: fields that voice platforms and front ends add for the server of a request. They are not sent on.
+"""The envelope: fields that voice platforms and front ends add for the server of a request. They do not go upstream.
 
-OpenAI refuses fields it does not know, and these are not meant for a model: they name the user or the conversation, and
-are read before the request goes up. Every field that is not in the table passes.
+OpenAI refuses fields that it does not know, and these are not meant for a model: they name the user or the
+conversation. Every other field passes. The module also finds what an upstream's API cannot express.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ def consumed_fields(body: Mapping[str, Any], takes_metadata: bool) -> tuple[str,
     """
     if _CONSUMED_FIELDS.isdisjoint(body):
         return ()
-    found = [name for name, kinds in _FIELDS.items() if name in body and isinstance(body[name], kinds)]
+    consumed = [name for name, types in _FIELDS.items() if name in body and isinstance(body[name], types)]
     metadata = body.get("metadata")
     if metadata is not None and not body.get("store"):
         is_plain = isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
         if not (takes_metadata and is_plain):
-            found.append("metadata")
-    return tuple(found)
+            consumed.append("metadata")
+    return tuple(consumed)
 
 
 def untranslatable_fields(body: Mapping[str, Any], fields: Collection[str]) -> tuple[str, ...]:
-    """Returns the names of the fields that a translation reads and has no place for, and which say something here.
+    """Returns those of the fields that this request uses and that are lost in a translation.
 
-    fields: `Capabilities.untranslatable_fields`. The `user_id` of `metadata` and users' names do have a place.
+    fields: `Capabilities.untranslatable_fields`. The `user_id` of `metadata` and users' names are not lost.
     """
     return tuple(name for name in fields if _FIELD_CHECKS.get(name, _is_there)(body, name))
 
@@ -63,17 +63,17 @@ def _has_detail(body: Mapping[str, Any], _: str) -> bool:
 
 
 def _has_name(body: Mapping[str, Any], _: str) -> bool:
-    """Returns whether a speaker other than a user has a name; a tool's result is known by the id of its call."""
+    """Returns whether a speaker other than a user has a name. A tool's name is not lost, since its call has it."""
     named = (message.get("role") for message in body["messages"] if message.get("name"))
     return any(role not in ("user", "tool") for role in named)
 
 
 def _has_strict(body: Mapping[str, Any], _: str) -> bool:
     tools = body.get("tools")
-    given = (
-        (tool.get("function") for tool in tools if isinstance(tool, dict)) if isinstance(tools, list) else ()
-    )
-    return any(isinstance(function, dict) and function.get("strict") for function in given)
+    if not isinstance(tools, list):
+        return False
+    functions = (tool.get("function") for tool in tools if isinstance(tool, dict))
+    return any(isinstance(function, dict) and function.get("strict") for function in functions)
 
 
 _FIELD_CHECKS: Final[dict[str, Callable[[Mapping[str, Any], str], bool]]] = {
@@ -90,13 +90,13 @@ def developer_indices(messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
 
 
 def enables_thinking(body: Mapping[str, Any]) -> bool:
-    """Returns whether a request turns a model's thinking on, in Anthropic's own words."""
+    """Returns whether a request turns thinking on by Anthropic's field `thinking`."""
     thinking = body.get("thinking")
     return isinstance(thinking, dict) and thinking.get("type") not in (None, "disabled")
 
 
 def thinking_budget(body: Mapping[str, Any]) -> int:
-    """Returns how many tokens a request gives to a model's thoughts, in Anthropic's own words; 0: it names none."""
+    """Returns how many tokens a request allows for thinking by Anthropic's field `thinking`; 0: it names no number."""
     thinking = body.get("thinking")
     budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
     return budget if isinstance(budget, int) else 0

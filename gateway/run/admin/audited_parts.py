@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-# An entry that names the facts that went with what was forgotten begins so.
+# The beginning of an entry that names the facts that were forgotten with a message.
 _ALONG = "with "
 _FACT = re.compile(
     r"fact (?P<seq>[0-9]+)"
@@ -18,19 +18,19 @@ _FACT = re.compile(
 
 
 class AuditedFact(Struct, frozen=True):
-    """A fact that was added, corrected, muted or forgotten. It is the text "fact 4 as 7, back to fact 2"."""
+    """A fact that was added, corrected, muted or forgotten. Its `str` is as "fact 4 as 7, back to fact 2"."""
 
     seq: int
-    # The number of the fact that replaces it; None: none does.
+    # The number of the fact that replaces it; None: it was not replaced.
     new_seq: int | None = None
     # The number of the older fact with the text of the new one; None: its text is new.
     restored_seq: int | None = None
-    # "muted" or "said again", for a change of this; "": there was another change.
+    # "muted" or "said again" where that is what changed, else "".
     state: str = ""
 
     @classmethod
     def parse(cls, what: str) -> AuditedFact | None:
-        """Reads what an entry concerns; None: it is no fact."""
+        """Parses what an entry concerns, its `what`; None: it is no fact."""
         if (match := _FACT.fullmatch(what)) is None:
             return None
         seq, new_seq, restored_seq, state = match.groups()
@@ -51,12 +51,12 @@ class AuditedFact(Struct, frozen=True):
 
     @property
     def seqs(self) -> list[int]:
-        """The numbers of all facts that it names."""
+        """The numbers of all facts that this names."""
         return [seq for seq in (self.seq, self.new_seq, self.restored_seq) if seq is not None]
 
 
 def audited_part(kind: str, id: int | str) -> str:
-    """Returns a part of a memory as the audit names it ("message 4"). Whoever looks for a part has to name it so."""
+    """Returns a part of a memory as the audit names it, and as a search in the audit has to name it ("message 4")."""
     return f"{kind} {id}"
 
 
@@ -66,14 +66,15 @@ def audited_version(label: str, version: int, restored: int | None = None) -> st
 
 
 def audited_along(seqs: Sequence[int], older: int) -> str:
-    """Returns the facts that go with what is forgotten ("with facts 4, 7 and 2 older").
+    """Returns the facts that are forgotten with a message, as the audit names them ("with facts 4, 7 and 2 older").
 
-    older: how many more facts go, which are not named.
+    seqs: the facts that are named.
+    older: how many more facts are forgotten.
     """
     noun = "fact" if len(seqs) == 1 and not older else "facts"
     return f"{_ALONG}{noun} {', '.join(map(str, seqs))}{f' and {older} older' if older else ''}"
 
 
 def is_along(what: str) -> bool:
-    """Returns whether an entry names the facts that went with what was forgotten."""
+    """Returns whether an entry names the facts that were forgotten with a message (`audited_along`)."""
     return what.startswith(_ALONG)

@@ -25,14 +25,14 @@ def address_of(provider: Provider) -> str:
 
 
 def propagation_of(upstream: UpstreamSettings, provider: Provider) -> bool | None:
-    """Returns whether the headers of a trace go to an upstream; None: where the client has sent some."""
+    """Returns whether the headers of a trace go to an upstream; None: only if the client has sent some."""
     if upstream.propagate is not None:
         return upstream.propagate == "always"
     return True if is_private(address_of(provider)) else None
 
 
 def is_private(url: str) -> bool:
-    """Returns whether a URL is of a machine on this network, by its address or the form of its name."""
+    """Returns whether a URL leads to a machine on this network, by its IP address or the form of its host name."""
     host = (urlsplit(url).hostname or "").rstrip(".")
     try:
         return not ip_address(host).is_global
@@ -45,17 +45,18 @@ def with_trace_headers(
 ) -> ModelRequest:
     """Returns a request with the trace headers that its upstream may see.
 
-    receipt: None: the request is not traced.
-    call: that of the request.
-    propagates: whether the upstream gets trace headers; None: if the client has sent some.
+    receipt: of the request; None: it has none, and is not traced.
+    call: the call of the upstream that the request is for.
+    propagates: whether the upstream gets trace headers; None: only if the client has sent some.
     """
     trace = None if receipt is None else receipt.trace
     if receipt is None or trace is None:
         # The client's headers are forwarded as they came.
         return request._replace(headers=without_trace(request.headers)) if propagates is False else request
     headers = without_trace(request.headers)
-    client_sent_trace = bool(trace.parent_id)
-    if client_sent_trace if propagates is None else propagates:
+    if propagates is None:
+        propagates = bool(trace.parent_id)
+    if propagates:
         headers += trace.headers(receipt.calls.index(call) + 1)
     return request._replace(headers=headers)
 
@@ -63,9 +64,9 @@ def with_trace_headers(
 def with_current_trace_headers(
     request: ModelRequest, call: UpstreamCall, *, propagates: bool | None
 ) -> ModelRequest:
-    """Returns a request with the trace headers that its upstream may see, for a call of the current work.
+    """Returns a request with the trace headers that its upstream may see, by the receipt of the current work.
 
-    call: that of the request.
-    propagates: whether the upstream gets trace headers; None: if the client has sent some.
+    call: the call of the upstream that the request is for.
+    propagates: whether the upstream gets trace headers; None: only if the client has sent some.
     """
     return with_trace_headers(request, current_receipt(), call, propagates=propagates)
