@@ -1,4 +1,4 @@
-"""The screen of a fact with its history and its sources, and its changes: corrected, muted."""
+"""The screen of a fact with its history and its sources, and its changes: corrected, muted, told before each reply."""
 
 from __future__ import annotations
 
@@ -27,6 +27,12 @@ class MuteForm(Struct, frozen=True, forbid_unknown_fields=True):
     """Mutes a fact, or has it mentioned again."""
 
     muted: bool
+
+
+class AlwaysForm(Struct, frozen=True, forbid_unknown_fields=True):
+    """Has a fact shown before each reply, or only when a question fits."""
+
+    always: bool
 
 
 class _FactScreens(Struct, frozen=True):
@@ -59,6 +65,16 @@ class _FactScreens(Struct, frozen=True):
     async def mute(self, request: ScreenRequest, form: MuteForm) -> ActionResult:
         access, seq = access_of(request), _number_of(request)
         await self.edits.mute_fact(access.editor, access.uid, seq, is_muted=form.muted)
+        page = await self.views.facts.show(access.project, access.uid, seq)
+        return ActionResult(access.filter(page.fact), request.referrer or access.path("f", seq))
+
+    async def set_always(self, request: ScreenRequest, form: AlwaysForm) -> Answer:
+        access, seq = access_of(request), _number_of(request)
+        try:
+            await self.edits.set_always(access.editor, access.uid, seq, is_always=form.always)
+        except (BadRequest, Conflict) as error:
+            page = await self.views.facts.show(access.project, access.uid, seq)
+            return await self._make_view(access, page, error=error)
         page = await self.views.facts.show(access.project, access.uid, seq)
         return ActionResult(access.filter(page.fact), request.referrer or access.path("f", seq))
 
@@ -119,6 +135,7 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
         routes.screen("f/{seq:int}", fact.show),
         routes.action("f/{seq:int}/correct", fact.correct, CorrectForm, "correct"),
         routes.action("f/{seq:int}/mute", fact.mute, MuteForm, "correct"),
+        routes.action("f/{seq:int}/always", fact.set_always, AlwaysForm, "correct"),
     ]
 
 

@@ -143,6 +143,27 @@ class Facts(GrowingGroup):
             raise NotFound(f"there is no fact {seq}")
         return _fact(row)
 
+    @writes
+    async def set_standing(
+        self, connection: Connection, agent_row: int, seq: int, *, is_standing: bool
+    ) -> Fact:
+        """Has the memory section show a fact, or no longer.
+
+        Raises: NotFound; WriteConflict: the fact is muted, or no longer true.
+        """
+        await connection.lock(agent_row)
+        row = await connection.row(SQL["at"], (agent_row, seq))
+        if row is None:
+            raise NotFound(f"there is no fact {seq}")
+        fact = _fact(row)
+        if fact.ended_at is not None:
+            raise WriteConflict(f"fact {seq} is no longer true: fact {fact.successor} took its place")
+        if fact.muted:
+            raise WriteConflict(f"fact {seq} is not mentioned at all")
+        await connection.run(SQL["set_standing"], (agent_row, seq, int(is_standing)))
+        await connection.run(SQL["raise_rev"], (agent_row,))
+        return replace(fact, standing=is_standing)
+
     async def correct(self, agent: Agent, seq: int, text: str, key: str, origin: str, at: float) -> Fact:
         """Replaces a fact by a new fact with the same sources, from now on. Returns the new fact.
 

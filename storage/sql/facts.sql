@@ -54,6 +54,14 @@ INSERT INTO facts_muted (fact, agent, at) SELECT id, agent, ?3 FROM facts WHERE 
 -- Unmutes a fact.
 DELETE FROM facts_muted WHERE agent = ?1 AND fact IN (SELECT id FROM facts WHERE agent = ?1 AND seq = ?2)
 
+-- name: set_standing
+-- Has a fact always hold (1), or no longer (0). The row stays as long as it was.
+UPDATE facts SET standing = ?3 WHERE agent = ?1 AND seq = ?2
+
+-- name: raise_rev
+-- Has caches read a memory again. (No trigger does it for `standing`.)
+UPDATE agents SET rev = rev + 1 WHERE id = ?
+
 -- name: unlearned
 -- Reads the exchanges from which a fact with this key was learned before it was forgotten, or lost its sources.
 SELECT exchange FROM marks WHERE agent = ? AND kind = 'unlearned' AND hash = ?

@@ -18,14 +18,14 @@ _FACT = re.compile(
 
 
 class AuditedFact(Struct, frozen=True):
-    """A fact that was added, corrected, muted or forgotten. Its `str` is as "fact 4 as 7, back to fact 2"."""
+    """A fact that was added, changed or forgotten. Its `str` is as "fact 4 as 7, back to fact 2"."""
 
     seq: int
     # The number of the fact that replaces it; None: it was not replaced.
     new_seq: int | None = None
     # The number of the older fact with the text of the new one; None: its text is new.
     restored_seq: int | None = None
-    # "muted" or "said again" where that is what changed, else "".
+    # "muted", "said again", "told before each reply" or "told when it fits" where that is what changed, else "".
     state: str = ""
 
     @classmethod

@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from gateway.core.memory.learn import WRITTEN_FACT_CHARS, fact_key
-from gateway.core.memory.standing import MAX_CHARS, have_room
+from gateway.core.memory.standing import MAX_CHARS, have_room, normalized_statement
 from gateway.errors import BadRequest, Conflict, MemoryNotFound, NotAllowed, UnknownId
 from gateway.run.admin.audited_parts import AuditedFact, audited_version
 from gateway.run.admin.find_memory import find_agent
@@ -117,12 +117,8 @@ class MemoryEdits(Struct, frozen=True):
         """
         text = _read_fact_text(text)
         now = self.now()
-        if always and (len(text) > MAX_CHARS or not have_room([StandingFact(0, text, now)])):
-            raise BadRequest(
-                f"The text is too long to be told before each reply: up to {MAX_CHARS} characters have room, "
-                "and fewer of a script such as Chinese.",
-                param="text",
-            )
+        if always:
+            _check_room(text, now, param="text")
         try:
             fact, is_known = await self.store.facts.remember(
                 agent, text, fact_key(text) or text, editor.origin, now, standing=always
@@ -182,6 +178,24 @@ class MemoryEdits(Struct, frozen=True):
         except NotFound as error:
             raise _unknown_fact() from error
         await self._audit(editor, "mute", uid, AuditedFact(seq, state="muted" if is_muted else "said again"))
+        return fact
+
+    async def set_always(self, editor: Editor, uid: str, seq: int, *, is_always: bool) -> Fact:
+        """Has a fact shown before each reply, or only when it fits. Raises: Conflict: it is muted, or not true."""
+        agent = await find_agent(self.store, editor.project, uid)
+        fact = await self.store.facts.find(agent.id, seq)
+        if fact is None:
+            raise _unknown_fact()
+        if is_always:
+            _check_room(fact.text, fact.valid_from, param="always")
+        try:
+            fact = await self.store.facts.set_standing(agent.id, seq, is_standing=is_always)
+        except NotFound as error:
+            raise _unknown_fact() from error
+        except WriteConflict as error:
+            raise Conflict(f"Nothing was changed: {error.message}.", param="always") from error
+        state = "told before each reply" if is_always else "told when it fits"
+        await self._audit(editor, "always", uid, AuditedFact(seq, state=state))
         return fact
 
     async def pause(self, editor: Editor, uid: str, *, is_paused: bool) -> None:
@@ -249,6 +263,16 @@ def _read_fact_text(text: str) -> str:
     if not line or len(line) > WRITTEN_FACT_CHARS:
         raise BadRequest(f"A fact has 1 to {WRITTEN_FACT_CHARS} characters, not {len(line)}.", param="text")
     return line
+
+
+def _check_room(text: str, since: float, *, param: str) -> None:
+    """Raises: BadRequest: a fact with this text is too long to be shown before each reply."""
+    if len(normalized_statement(text)) > MAX_CHARS or not have_room([StandingFact(0, text, since)]):
+        raise BadRequest(
+            f"The text is too long to be told before each reply: up to {MAX_CHARS} characters have room, and fewer "
+            "of a script such as Chinese.",
+            param=param,
+        )
 
 
 def _version_conflict(label: str) -> Conflict:

@@ -121,6 +121,8 @@ def test_a_person_adds_a_fact_that_is_told_before_each_reply(world: World) -> No
     assert "always holds: told before each reply" in shown
     new = person.twin("/facts", {"text": "I fetch Miso at noon.", "always": True})
     assert (new["always"], new["origin"]) == (True, "person")
+    assert person.send(f"f/{new['seq']}/always", always="false").status == 303
+    assert ">Tell before each reply</button>" in person.page(f"/f/{new['seq']}")
     speak(world, "Send me a table.", talk="another")
     assert b"I am colour-blind" in world.upstream.last.body
 
@@ -206,6 +208,7 @@ def check_right(world: World, lacking: str, seq: int, talk: str) -> None:
             "facts": {"text": "x"},
             f"f/{seq}/correct": {"text": "x"},
             f"f/{seq}/mute": {"muted": "true"},
+            f"f/{seq}/always": {"always": "true"},
         },
         "forget": {"forget?all=1": {"confirm": "4"}},
         "pause": {"pause": {"paused": "true"}},

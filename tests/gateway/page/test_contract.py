@@ -158,6 +158,7 @@ def test_a_read_only_operator_changes_nothing_and_sees_no_button(operator: Opera
         f"{memory}/facts": {"text": "x"},
         f"{memory}/f/{seq}/correct": {"text": "x"},
         f"{memory}/f/{seq}/mute": {"muted": "true"},
+        f"{memory}/f/{seq}/always": {"always": "true"},
         f"{memory}/forget?fact={seq}": {},
         "keys": {"name": "x"},
         "jobs/1/retry": {},
@@ -171,5 +172,5 @@ def test_a_read_only_operator_changes_nothing_and_sees_no_button(operator: Opera
     if is_page:
         for path in (memory, f"{memory}/facts", f"{memory}/b/human", f"{memory}/f/{seq}", "requests", "work"):
             text = reader.get(path).body.decode()
-            for word in ("Add", "Save", "Undo", "Forget", "Do not mention", "Retry"):
+            for word in ("Add", "Save", "Undo", "Forget", "Do not mention", "Tell", "Retry"):
                 assert f">{word}" not in text, (path, word)

@@ -32,6 +32,7 @@ FIELDS: dict[str, dict[str, str]] = {
     "facts": {"text": "changed"},
     "correct": {"text": "changed"},
     "mute": {"muted": "true"},
+    "always": {"always": "true"},
     "pause": {"paused": "true"},
     "keys": {"name": "stolen"},
 }

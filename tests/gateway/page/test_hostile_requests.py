@@ -118,6 +118,7 @@ def test_a_session_of_another_project_reaches_nothing_by_a_post(operator: Operat
         (f"{memory}/b/human", {"value": "x", "version": "1"}),
         (f"{memory}/f/{seq}/correct", {"text": "x"}),
         (f"{memory}/f/{seq}/mute", {"muted": "true"}),
+        (f"{memory}/f/{seq}/always", {"always": "true"}),
         (f"{memory}/forget?fact={seq}", {}),
         (f"{memory}/forget?all=1", {"confirm": "2"}),
     ):

@@ -902,8 +902,10 @@ def test_a_fact_with_the_tick_is_told_before_each_reply_while_it_has_room(
         facts, tag = f"m/{uid}/facts", "always holds: told before each reply"
         where = operator.post(facts, text="He is colour-blind.", always="true").headers["location"]
         fact = where.removeprefix("../../").removesuffix("#saved")
-        for path in (fact, facts, f"m/{uid}"):
-            assert tag in page(operator, path)
+        assert tag in page(operator, fact)
+        for path in (facts, f"m/{uid}"):  # a list does not know whether it has room
+            listed = page(operator, path)
+            assert ("always holds</span>" in listed, tag in listed) == (True, False)
         fits = "Saved. A reply is told this when the question fits."
         assert fits not in page(operator, fact)
         other = page(operator, operator.post(facts, text="He likes tea.").headers["location"][6:-6])
@@ -924,6 +926,50 @@ def test_a_fact_with_the_tick_is_told_before_each_reply_while_it_has_room(
             assert new["always"] is True
         assert tag in page(operator, f"m/{uid}/f/{new['seq']}")
         assert "always holds, but has no room before each reply" in page(operator, fact)
+
+
+@pytest.mark.both
+def test_a_fact_is_told_before_each_reply_or_only_when_it_fits(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with remember(upstream, tmp_path, ProfileSettings("default")) as world:
+        operator, agent = operator_of(world), speak(world, "Hello.")
+        (seq,) = learn(world, agent, "He is colour-blind.")
+        fact = f"m/{agent.uid}/f/{seq}"
+        sources = operator.twin(fact)["fact"]["sources"]
+        for n, always in enumerate((True, False)):
+            speak(world, f"Hello for the {n}. time.")  # the gateway has the memory's facts in its cache
+            button = ">Tell before each reply</button>" if always else ">Tell only when it fits</button>"
+            assert button in page(operator, fact)
+            assert operator.post(f"{fact}/always", always=str(always).lower()).status == 303
+            speak(world, f"Send me {n} tables.")
+            assert (b"He is colour-blind" in world.upstream.last.body) is always
+            (listed,) = operator.twin(f"m/{agent.uid}/facts")["items"]
+            assert (listed.get("always", False), listed["sources"]) == (always, sources)
+        audit = operator.twin("audit")["items"]
+        states = [each["what"] for each in audit if each["action"] == "always"]
+        assert states == [f"fact {seq}, told when it fits", f"fact {seq}, told before each reply"]
+
+
+def test_a_fact_that_cannot_be_told_before_each_reply_is_refused(operator: Operator) -> None:
+    agent = speak(operator.world, "Hello.")
+    ended, muted, long = learn(operator.world, agent, "He is left-handed.", "He likes tea.", "x" * 161)
+    memory = f"m/{agent.uid}"
+    operator.twin(f"{memory}/f/{ended}/correct", {"text": "He is right-handed."})
+    operator.twin(f"{memory}/f/{muted}/mute", {"muted": True})
+    for seq, status, why in (
+        (ended, 409, "is no longer true"),
+        (muted, 409, "is not mentioned at all"),
+        (long, 400, "up to 160 characters have room"),
+        (999, 404, "There is no such fact."),
+    ):
+        fact = f"{memory}/f/{seq}"
+        reply = operator.post(f"{fact}/always", always="true")
+        assert (reply.status, why in reply.body.decode()) == (status, True), seq
+        assert operator.program("POST", f"{fact}/always.json", {"always": True}).status == status
+    for seq in (ended, muted):
+        assert "Tell before each reply" not in page(operator, f"{memory}/f/{seq}")
+    assert [each for each in operator.twin(f"{memory}/facts")["items"] if "always" in each] == []
 
 
 def test_a_new_fact_that_is_refused_costs_no_text(operator: Operator) -> None:
