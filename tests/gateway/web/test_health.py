@@ -143,6 +143,9 @@ def test_the_address_itself_says_where_the_api_lies(upstream: StrictUpstream) ->
             "use OpenAI's, with a base URL that ends in /v1",
         ),
         ("POST", "/v1/deployments/gpt-4o/chat/completions", "use OpenAI's, with a base URL that ends in /v1"),
+        # OpenAI's SDK: client.chat.completions.retrieve, .messages.list.
+        ("GET", "/v1/chat/completions/chatcmpl-1", "; stored chat completions are not served"),
+        ("GET", "/v1/chat/completions/chatcmpl-1/messages", "; stored chat completions are not served"),
         # Where the setting is off.
         ("POST", "/mcp", "it is served with `server.mcp = true` in the settings"),
     ],
