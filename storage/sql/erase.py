@@ -30,9 +30,9 @@ The store's `Rules` decide what quotes what, and what is left of a block.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, takewhile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 from msgspec import Struct
@@ -133,14 +133,14 @@ async def _erase_exchanges(connection: Connection, work: ErasingWork, after: int
     # ones, are looked up for each page: the statements no longer find what is erased.
     named_seqs = target.messages[after : after + _PAGE]
     if named_seqs:
-        await _erase_messages(connection, agent_row, named_seqs)
+        await _erase_messages(connection, work, named_seqs)
         return after + len(named_seqs)
     start = after - len(target.messages)
     named_rows = target.exchanges[start : start + _PAGE]
     if named_rows:
-        await _erase_each(connection, agent_row, named_rows)
         for exchange_row in named_rows:
-            await _erase_alternatives(connection, agent_row, exchange_row)
+            await _erase_replaced(connection, work, exchange_row)
+        await _erase_each(connection, agent_row, named_rows)
         return after + len(named_rows)
     if target.imported is not None:
         return await _erase_imported(connection, work, after)
@@ -213,12 +213,13 @@ async def _erase_exchange(
     return seqs
 
 
-async def _erase_messages(connection: Connection, agent_row: int, seqs: Iterable[int]) -> None:
+async def _erase_messages(connection: Connection, work: ErasingWork, seqs: Iterable[int]) -> None:
     """Erases messages by their numbers, and what they took the place of."""
+    agent_row = work.agent_row
     for seq in seqs:
         for exchange_row, present_seq in await _find_present(connection, agent_row, seq):
+            await _erase_replaced(connection, work, exchange_row, present_seq)
             await _erase_message(connection, agent_row, exchange_row, present_seq)
-            await _erase_alternatives(connection, agent_row, exchange_row, present_seq)
     await raise_epoch(connection, agent_row)
 
 
@@ -283,30 +284,71 @@ async def _erase_message(connection: Connection, agent_row: int, exchange_row: i
     await exchanges.update_exchange(connection, agent_row, reduced, is_whole=True)
 
 
-async def _erase_alternatives(
-    connection: Connection, agent_row: int, exchange_row: int, seq: int | None = None
+async def _erase_replaced(
+    connection: Connection, work: ErasingWork, exchange_row: int, seq: int | None = None
 ) -> None:
     """Erases what an exchange has replaced: a transcript that grew, a cancelled request, an answer that was repeated.
 
     No list has the replaced exchanges, nor requests that were cancelled after them.
 
-    seq: the message that is forgotten; None for the whole exchange. If it is the reply, only the replies of the
-        replaced exchanges are erased.
+    seq: the message that is forgotten, which is not erased yet; None for the whole exchange. If it is the reply, only
+        the replies of the replaced exchanges are erased.
     """
+    agent_row = work.agent_row
     exchange = await exchanges.load_exchange(connection, agent_row, exchange_row)
     if exchange is None:
         return
-    is_reply = seq == exchange.reply_seq
-    for replaced_row in await _find_alternatives(connection, agent_row, exchange, is_active=False):
-        if is_reply:
-            replaced_exchange = await exchanges.load_exchange(connection, agent_row, replaced_row)
-            assert replaced_exchange is not None  # it was found in this transaction
-            await _erase_message(connection, agent_row, replaced_row, replaced_exchange.reply_seq)
+    for row in await _find_alternatives(connection, agent_row, exchange, is_active=False):
+        other = await exchanges.load_exchange(connection, agent_row, row)
+        assert other is not None  # it was found in this transaction
+        is_newer = await _is_newer(connection, agent_row, other, exchange)
+        if is_newer and not _has_messages(other, exchange, seq, work.rules):
+            continue
+        if seq == exchange.reply_seq:
+            await _erase_message(connection, agent_row, row, other.reply_seq)
         else:
             # Cancelled sends after it with unheard replies: a later exchange has their messages as well.
-            values = (agent_row, exchange.conversation_row, replaced_row)
-            cancelled = await read_ids(connection, "cancelled_after", values)
-            await _erase_each(connection, agent_row, [replaced_row, *cancelled])
+            cancelled = await read_ids(
+                connection, "cancelled_after", (agent_row, exchange.conversation_row, row)
+            )
+            await _erase_each(connection, agent_row, [row, *cancelled])
+
+
+async def _is_newer(connection: Connection, agent_row: int, other: Exchange, exchange: Exchange) -> bool:
+    """Returns whether an alternative began after all requests that repeated an exchange or went on from it.
+
+    Its client has that list now, as a voice agent that took over a named call without its history. So the exchange has
+    not replaced it.
+    """
+    if other.begun <= exchange.touched:
+        return False
+    values = (agent_row, exchange.conversation_row, exchange.id, exchange.depth, exchange.touched)
+    return other.begun > float(await connection.value(SQL["branch_touched"], values))
+
+
+def _has_messages(other: Exchange, exchange: Exchange, seq: int | None, rules: Rules) -> bool:
+    """Returns whether an alternative repeats or quotes a message of an exchange. seq: the message; None: any."""
+    inputs = {atoms for n, atoms in enumerate(exchange.inputs, exchange.seq) if seq is None or n == seq}
+    if not inputs.isdisjoint(other.inputs):
+        return True
+    content = [orjson.loads(each) for each in (other.input, other.shown_reply) if each]
+    words = _fold("\n".join(_strings_in(content)))
+    messages = rules.messages_of(exchange, False, None, None if seq is None else (seq,))
+    return any(has_words(words, _fold(message.text)) for message in messages)
+
+
+def _strings_in(value: Any) -> Iterator[str]:
+    """Yields the strings in a JSON value, except for keys."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _strings_in(each)
+
+
+def _fold(text: str) -> str:
+    """Returns a text in small letters, with one blank for any white space."""
+    return " ".join(text.split()).casefold()
 
 
 async def _erase_traces(

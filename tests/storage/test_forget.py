@@ -317,6 +317,39 @@ async def test_a_reply_goes_alone(store: Store, alice: Speaker, holds: Holds) ->
     assert left(holds, "oneu", "onea") == ["oneu"]
 
 
+@pytest.mark.parametrize("is_whole", [False, True], ids=["message", "exchange"])
+@pytest.mark.parametrize("how", ["newer", "left again", "quoting", "the same"])
+async def test_a_newer_first_message_stays_unless_its_client_went_back_or_it_has_the_words(
+    store: Store, alice: Speaker, holds: Holds, how: str, *, is_whole: bool
+) -> None:
+    """A voice agent takes over a named call without its history; nothing shows that turn before it is continued."""
+    history = await talk(alice, ["one", "two"], "c1")
+    first = await row_of(alice, "oneu")
+    texts = {"quoting": f"A title for this:\n{words('oneu')}\nzqthreex", "the same": words("oneu")}
+    other = [user(texts.get(how, words("threeu"))), assistant(words("threea"))]
+    await alice.say(other[:1], other[1], "c1")
+    assert not (await row_of(alice, "threea")).active
+    if how == "left again":
+        await alice.say([*history, user(words("fouru"))], assistant("Yes."), "c1")
+    target = ForgetTarget(exchanges=[first.id]) if is_whole else ForgetTarget(messages=[first.seq])
+    await forget(store, alice.agent, target)
+    stays = ["threeu", "threea"] if how == "newer" else []
+    assert left(holds, "oneu", "threeu", "three", "threea", "twou") == [*stays, "twou"]
+    if stays:
+        await alice.say([*other, user(words("fouru"))], assistant("Yes."), "c1")
+        assert (await row_of(alice, "threea")).active
+        assert await found(store, alice.agent, "fouru")
+
+
+async def test_the_reply_of_a_newer_first_message_stays_when_another_reply_goes(
+    store: Store, alice: Speaker, holds: Holds
+) -> None:
+    await talk(alice, ["one", "two"], "c1")
+    await talk(alice, ["three"], "c1")
+    await forget(store, alice.agent, ForgetTarget(messages=[(await row_of(alice, "onea")).reply_seq]))
+    assert left(holds, "oneu", "onea", "threeu", "threea") == ["oneu", "threeu", "threea"]
+
+
 # -- a client that sends it again
 
 
