@@ -1,8 +1,8 @@
 """Questions about the order of events: "In which order did I plan the wedding, find the band and choose the rings?"
 
-Their answer stands in many messages, and the words that ask for an order stand in none of them; of what came next not
-even the event does that is named. The words are in a table of regular expressions (gateway/data/order_words.txt), of
-some languages of the memory's word table.
+The answer is spread over many messages, and none of them has the words that ask for an order. A message about what came
+next does not even have the event that the question names. A table of regular expressions, in some of the languages of
+the memory's word table, finds these words (gateway/data/order_words.txt).
 """
 
 from __future__ import annotations
@@ -19,50 +19,52 @@ _TABLE = Path(__file__).parents[2] / "data/order_words.txt"
 _MAX_CHARS = 500
 
 
-class Asked(Enum):
-    """Names what a question about the order of events asks for: all of it, or the event next to one."""
+class OrderQuestion(Enum):
+    """Names what a question about the order of events asks for."""
 
+    # All events, in their order.
     ORDER = auto()
+    # The event after the one that is named.
     NEXT = auto()
+    # The event before it.
     PREVIOUS = auto()
 
 
 class _Language(NamedTuple):
     # Small letters, some of which stand in each text that asks for an order.
     signs: Sequence[str]
-    # What a question asks for, and the expression that finds such questions.
-    expressions: Sequence[tuple[Asked, re.Pattern[str]]]
+    # (what a question asks for, the expression that finds such questions), tried in this order
+    expressions: Sequence[tuple[OrderQuestion, re.Pattern[str]]]
 
 
 class _Table(NamedTuple):
     languages: Sequence[_Language]
-    # Finds the words of such a question, in any language, that name no event.
+    # Finds the words of a question that name no event, in any of the languages.
     frame: re.Pattern[str]
 
 
-def find_asked_order(text: str) -> Asked | None:
-    """Returns what a text asks about the order of events; None: the text does not ask about an order."""
+def find_order_question(text: str) -> OrderQuestion | None:
+    """Returns what a text asks about the order of events, or None if it does not ask about an order."""
     if len(text) > _MAX_CHARS:
         return None
     lowered = text.lower()
-    for language in _load().languages:
+    for language in _read_table().languages:
         if any(sign in lowered for sign in language.signs):
-            for asked, expression in language.expressions:
+            for question, expression in language.expressions:
                 if expression.search(text):
-                    return asked
+                    return question
     return None
 
 
 def events_of(text: str) -> str:
-    """Returns the events that such a text asks about, without the words that ask; the text where none are left."""
-    return " ".join(_load().frame.sub(" ", text).split()).strip(" ?.,:") or text
+    """Returns the events in a question about their order: its text without the words that ask, if any text is left."""
+    return " ".join(_read_table().frame.sub(" ", text).split()).strip(" ?.,:") or text
 
 
 @cache
-def _load() -> _Table:
-    """Reads the table of expressions."""
+def _read_table() -> _Table:
     signs: dict[str, Sequence[str]] = {}
-    expressions: dict[str, list[tuple[Asked, re.Pattern[str]]]] = {}
+    expressions: dict[str, list[tuple[OrderQuestion, re.Pattern[str]]]] = {}
     frame = list[str]()
     for line in _TABLE.read_text("utf-8").splitlines():
         if not line.startswith("#"):
@@ -72,7 +74,8 @@ def _load() -> _Table:
                 continue
             frame.append(pattern)
             if kind != "frame":
-                asks = Asked[kind.upper()], re.compile(pattern, re.IGNORECASE)
-                expressions.setdefault(language, []).append(asks)
+                question = OrderQuestion[kind.upper()]
+                expression = re.compile(pattern, re.IGNORECASE)
+                expressions.setdefault(language, []).append((question, expression))
     languages = [_Language(signs[language], patterns) for language, patterns in expressions.items()]
     return _Table(languages, re.compile("|".join(frame), re.IGNORECASE))

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from gateway.core.memory.standing import normalized_statement
 from gateway.core.prompt import note_choice, note_query
-from gateway.core.prompt.event_order import Asked, events_of, find_asked_order
+from gateway.core.prompt.event_order import OrderQuestion, events_of, find_order_question
 from gateway.core.prompt.excerpt import query_keys
 from gateway.run.memory.recall_result import SearchRecord
 from gateway.run.memory.visible import NOTHING_VISIBLE, VisibleContent
@@ -30,10 +30,10 @@ _SURE_EVENTS = 10
 # The most hits outside of the note that are in the record of the search.
 MAX_LEFT_OUT = 5
 # What is done for each kind of question about an order; `scripts/talk/rules.py` empties one at a time, to measure it.
-# Questions whose answer stands after or before what is found.
-_NEIGHBOUR_QUESTIONS: Collection[Asked] = (Asked.NEXT, Asked.PREVIOUS)
+# Questions that are answered by the messages after or before those that are found.
+_NEIGHBOUR_QUESTIONS: Collection[OrderQuestion] = (OrderQuestion.NEXT, OrderQuestion.PREVIOUS)
 # Questions for which the memory is searched twice.
-_ORDER_QUESTIONS: Collection[Asked] = (Asked.ORDER,)
+_ORDER_QUESTIONS: Collection[OrderQuestion] = (OrderQuestion.ORDER,)
 
 
 class MemorySearch(Protocol):
@@ -130,7 +130,7 @@ async def find_messages(
     """
     shared: frozenset[str] = frozenset()
     ruled_out: dict[int, str] = {}
-    order = find_asked_order(query)
+    order = find_order_question(query)
     if order is not None:
         query = events_of(query)
     is_searched_twice = order in _ORDER_QUESTIONS
@@ -138,7 +138,7 @@ async def find_messages(
     if messages and order in _NEIGHBOUR_QUESTIONS:
         # The words of what came next are unknown. The conversations after the event that was found have it.
         with suppress(TooSlow):
-            neighbours = await memory.find_neighbours(messages[0], before=order is Asked.PREVIOUS)
+            neighbours = await memory.find_neighbours(messages[0], before=order is OrderQuestion.PREVIOUS)
             merged = chain(messages[:_HITS_BEFORE_NEXT], neighbours, messages[_HITS_BEFORE_NEXT:])
             messages = [*{m.seq: m for m in merged}.values()]
     lines = note_query.shared_lines(text, messages)
@@ -161,7 +161,7 @@ async def find_messages(
             shared=shared,
             is_selection=False,
             ruled_out=ruled_out,
-            asks_for_order=order is Asked.ORDER,
+            asks_for_order=order is OrderQuestion.ORDER,
         )
     selection = await memory.select(query)
     return FoundMessages(

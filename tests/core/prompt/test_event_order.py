@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.prompt.event_order import Asked, events_of, find_asked_order
+from gateway.core.prompt.event_order import OrderQuestion, events_of, find_order_question
 from gateway.core.prompt.note_choice import CUT_CHARS, ORDER_CHARS
 from gateway.run.memory.find_messages import find_messages
 from storage.errors import TooSlow
@@ -38,33 +38,37 @@ from storage.records import Message
     ],
 )
 def test_the_words_that_ask_for_an_order_are_left_out(text: str, events: str) -> None:
-    assert find_asked_order(text) is Asked.ORDER
+    assert find_order_question(text) is OrderQuestion.ORDER
     assert events_of(text) == events
 
 
 @pytest.mark.parametrize(
     ("text", "asked", "event"),
     [
-        ("What came next after I had to find the rot?", Asked.NEXT, "find the rot"),
-        ("After the wedding, what did we do?", Asked.NEXT, "the wedding, what did we do"),
-        ("First the kitchen was planned - and then what?", Asked.NEXT, "First the kitchen was planned -"),
-        ("What happened just before the move?", Asked.PREVIOUS, "the move"),
-        ("What was the step before the harvest?", Asked.PREVIOUS, "the harvest"),
-        ("Was kam nach dem Umzug?", Asked.NEXT, "dem Umzug"),
-        ("Was passierte, bevor der Schreiner kam?", Asked.PREVIOUS, "der Schreiner kam"),
-        ("Qu'est-ce qui s'est passé après le mariage ?", Asked.NEXT, "le mariage"),
-        ("¿Qué pasó después de la mudanza?", Asked.NEXT, "¿ de la mudanza"),
-        ("Cosa abbiamo fatto prima del trasloco?", Asked.PREVIOUS, "del trasloco"),
-        ("Wat gebeurde daarna met de keuken?", Asked.NEXT, "met de keuken"),
-        ("Что мы делали после свадьбы?", Asked.NEXT, "свадьбы"),
-        ("搬家之后我做了什么", Asked.NEXT, "搬家"),
-        ("装修之前发生了什么", Asked.PREVIOUS, "装修"),
-        ("引っ越しの後に何をしましたか", Asked.NEXT, "引っ越し しましたか"),
-        ("이사한 다음에 뭘 했지", Asked.NEXT, "이사한 했지"),
+        ("What came next after I had to find the rot?", OrderQuestion.NEXT, "find the rot"),
+        ("After the wedding, what did we do?", OrderQuestion.NEXT, "the wedding, what did we do"),
+        (
+            "First the kitchen was planned - and then what?",
+            OrderQuestion.NEXT,
+            "First the kitchen was planned -",
+        ),
+        ("What happened just before the move?", OrderQuestion.PREVIOUS, "the move"),
+        ("What was the step before the harvest?", OrderQuestion.PREVIOUS, "the harvest"),
+        ("Was kam nach dem Umzug?", OrderQuestion.NEXT, "dem Umzug"),
+        ("Was passierte, bevor der Schreiner kam?", OrderQuestion.PREVIOUS, "der Schreiner kam"),
+        ("Qu'est-ce qui s'est passé après le mariage ?", OrderQuestion.NEXT, "le mariage"),
+        ("¿Qué pasó después de la mudanza?", OrderQuestion.NEXT, "¿ de la mudanza"),
+        ("Cosa abbiamo fatto prima del trasloco?", OrderQuestion.PREVIOUS, "del trasloco"),
+        ("Wat gebeurde daarna met de keuken?", OrderQuestion.NEXT, "met de keuken"),
+        ("Что мы делали после свадьбы?", OrderQuestion.NEXT, "свадьбы"),
+        ("搬家之后我做了什么", OrderQuestion.NEXT, "搬家"),
+        ("装修之前发生了什么", OrderQuestion.PREVIOUS, "装修"),
+        ("引っ越しの後に何をしましたか", OrderQuestion.NEXT, "引っ越し しましたか"),
+        ("이사한 다음에 뭘 했지", OrderQuestion.NEXT, "이사한 했지"),
     ],
 )
-def test_a_question_asks_for_what_came_next_or_before(text: str, asked: Asked, event: str) -> None:
-    assert find_asked_order(text) is asked
+def test_a_question_asks_for_what_came_next_or_before(text: str, asked: OrderQuestion, event: str) -> None:
+    assert find_order_question(text) is asked
     assert events_of(text) == event
 
 
@@ -86,7 +90,7 @@ def test_a_question_asks_for_what_came_next_or_before(text: str, asked: Asked, e
     ],
 )
 def test_other_texts_ask_for_no_order(text: str) -> None:
-    assert find_asked_order(text) is None
+    assert find_order_question(text) is None
 
 
 def test_each_way_of_asking_has_a_sign() -> None:
