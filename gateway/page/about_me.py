@@ -16,6 +16,7 @@ from gateway.page.memory_access import PERSON_ROUTES, access_of
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ActionResult, HtmlDownload, NoFields, Screen, ScreenRequest, View
 from gateway.run.admin.conversation_views import ConversationRecord
+from gateway.run.admin.memory_export import ReadablePart
 from gateway.run.admin.memory_records import BlockRecord, FactRecord
 
 HEADING = "What is remembered about you"
@@ -101,7 +102,7 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
     ]
 
 
-async def _part_contexts(parts: AsyncIterator[tuple[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+async def _part_contexts(parts: AsyncIterator[ReadablePart]) -> AsyncIterator[dict[str, Any]]:
     """Yields, for each part of an export, the names that the template knows and their values."""
     async for part, record in parts:
         yield {"part": part, "record": record}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 from msgspec import Struct
@@ -19,13 +19,22 @@ from storage.commands import TransferRecord
 from storage.records import Agent
 from storage.sql.store import Store
 
-# The parts of a readable export, in the order of reading.
+# The kinds of parts of a readable export, in the order of reading.
 PartName = Literal["head", "blocks", "facts", "passages", "messages", "foot"]
 
 
-class ConversationPart(Struct, frozen=True):
-    """Messages of one conversation, oldest first. begins: the part before is of another conversation."""
+class ReadablePart(NamedTuple):
+    """A part of a readable export."""
 
+    name: PartName
+    # head: a MemoryRecord. blocks, facts and passages: a tuple of records. messages: a ConversationPart. foot: None.
+    record: Any
+
+
+class ConversationPart(Struct, frozen=True):
+    """Messages of one conversation, oldest first."""
+
+    # The previous part has messages of another conversation, or none.
     begins: bool
     items: tuple[MessageRecord, ...]
 
@@ -46,11 +55,10 @@ class MemoryExport(Struct, frozen=True):
         """
         return self._pages(await find_agent(self.store, project, uid))
 
-    async def readable_parts(self, project: str | None, uid: str) -> AsyncIterator[tuple[PartName, Any]]:
-        """Returns a memory for people to read, as parts in the order of reading: (name, record).
+    async def readable_parts(self, project: str | None, uid: str) -> AsyncIterator[ReadablePart]:
+        """Returns a memory for people to read, as parts in the order of reading.
 
-        The parts are head (a MemoryRecord), blocks, facts and passages (tuples of records), messages (a
-        ConversationPart) and foot (None). There may be none or several parts of facts, passages and messages.
+        There may be none or several parts of facts, of passages and of messages.
 
         project: the only project that the caller sees; None: all projects.
 
@@ -67,27 +75,23 @@ class MemoryExport(Struct, frozen=True):
             if position is None:
                 return
 
-    async def _parts(self, project: str | None, agent: Agent) -> AsyncIterator[tuple[PartName, Any]]:
+    async def _parts(self, project: str | None, agent: Agent) -> AsyncIterator[ReadablePart]:
         page = await self.views.show(project, agent.uid)
-        yield "head", page.memory
-        yield "blocks", page.blocks
+        yield ReadablePart("head", page.memory)
+        yield ReadablePart("blocks", page.blocks)
         after: str | None = None
         while True:
             facts = await self.views.facts.page(
                 project, agent.uid, is_all=True, after=after, limit=MAX_PAGE_LIMIT
             )
-            yield "facts", facts.items
+            yield ReadablePart("facts", facts.items)
             after = facts.next
             if after is None:
                 break
         async for records in self._records(agent, "passage"):
-            values = [record.values for record in records]
-            yield (
-                "passages",
-                tuple(
-                    SourceRecord("passage", fields["seq"], fields["text"], fields["at"]) for fields in values
-                ),
-            )
+            rows = [record.values for record in records]
+            passages = tuple(SourceRecord("passage", row["seq"], row["text"], row["at"]) for row in rows)
+            yield ReadablePart("passages", passages)
         last_conversation: str | None = None
         async for records in self._records(agent, "exchange"):
             for conversation, group in groupby(records, lambda record: str(record.values["conversation"])):
@@ -99,10 +103,11 @@ class MemoryExport(Struct, frozen=True):
                     if message.text
                 )
                 if items:
-                    yield "messages", ConversationPart(conversation != last_conversation, items)
+                    part = ConversationPart(conversation != last_conversation, items)
+                    yield ReadablePart("messages", part)
                     last_conversation = conversation
         await self.transfer.check_is_there(agent)
-        yield "foot", None
+        yield ReadablePart("foot", None)
 
     async def _records(self, agent: Agent, kind: str) -> AsyncIterator[list[TransferRecord]]:
         transfer = self.store.transfer
