@@ -1,7 +1,7 @@
-"""Repeats after an id: a client sends again what precedes a reply, though the reply's id stands for all of it.
+"""Repeats after an id: a client that names a reply by its id still resends messages up to it, for which the id stands.
 
-LiveKit repeats the reply, as far as its caller has heard it, Vercel's SDK the calls of one, Semantic Kernel and Strands
-the question with the results of its calls, LlamaIndex everything.
+LiveKit repeats the reply as far as its caller has heard it; Vercel's SDK, the calls of a reply; Semantic Kernel and
+Strands, the question with the results of its calls; LlamaIndex, everything.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from gateway.core.words import heard_letters, is_beginning, letters_of
 
 
 class HeardPath(Struct, frozen=True):
-    """The path that an id stands for, as far as the caller has heard it."""
+    """The path that ends with the named reply, as far as the caller has heard that reply."""
 
-    # The messages of the path. The last one is the reply, as far as it was heard.
+    # The messages of the path. The last one is the reply as far as it was heard.
     path: Sequence[WireMessage]
-    # The indices of the later messages that only repeat it.
+    # The indices of the later messages that only repeat the path.
     repeats: Sequence[int]
     # The reply as far as it was heard; None: it was heard whole.
     cut_reply: WireMessage | None
 
 
 def as_heard(path: Sequence[WireMessage], after: Sequence[WireMessage]) -> HeardPath:
-    """Returns a path, and the messages after it without repeats. path: ends with a reply."""
-    again = _find_repeated(path, after)
+    """Returns a path as far as it was heard, and which of the messages after it repeat it. path: ends with a reply."""
+    repeats = _find_repeats(path, after)
     whole_reply = _Reply.of(path[-1])
     cut_reply: WireMessage | None = None
-    for index in range(again[-1] + 1 if again else 0, len(after)):
+    for index in range(repeats[-1] + 1 if repeats else 0, len(after)):
         message = after[index]
         if message.get("role") not in ("assistant", "tool"):
             break
@@ -39,36 +39,38 @@ def as_heard(path: Sequence[WireMessage], after: Sequence[WireMessage]) -> Heard
             cut_reply = {**path[-1], "content": text_of(message)}
         elif not whole_reply.is_resent(message):
             continue
-        again.append(index)
-    return HeardPath([*path[:-1], cut_reply or path[-1]], again, cut_reply)
+        repeats.append(index)
+    return HeardPath([*path[:-1], cut_reply or path[-1]], repeats, cut_reply)
 
 
-def _find_repeated(path: Sequence[WireMessage], after: Sequence[WireMessage]) -> list[int]:
-    """Returns which messages, by index, stand in the path and lead to its last reply or to a result of its calls."""
-    calls = _calls(path[-1])
-    above = enumerate(map(_form, path))
-    passed: list[int] = []
+def _find_repeats(path: Sequence[WireMessage], after: Sequence[WireMessage]) -> list[int]:
+    """Returns the indices of messages that repeat the path in order, up to its last reply or a result of its calls."""
+    call_ids = _call_ids(path[-1])
+    # Read on from the last match, so that the messages are found in the order of the path.
+    remaining_path = enumerate(map(_form, path))
+    repeats: list[int] = []
     for index, message in enumerate(after):
-        if message.get("role") == "tool" and message.get("tool_call_id") in calls:
-            return passed
+        if message.get("role") == "tool" and message.get("tool_call_id") in call_ids:
+            return repeats
         if is_system(message):
             continue
         form = _form(message)
-        position = next((position for position, path_form in above if path_form == form), None)
+        position = next((position for position, path_form in remaining_path if path_form == form), None)
         if position is None:
             return []
-        passed.append(index)
+        repeats.append(index)
         if position == len(path) - 1:
-            return passed
+            return repeats
     return []
 
 
 def _form(message: WireMessage) -> tuple[object, ...]:
+    """Returns what a message has in common with a repeat of it."""
     calls = tuple(map(call_id, message.get("tool_calls") or ()))
     return message.get("role"), without_space(text_of(message)), calls, message.get("tool_call_id")
 
 
-def _calls(message: WireMessage) -> frozenset[str]:
+def _call_ids(message: WireMessage) -> frozenset[str]:
     return frozenset(map(call_id, message.get("tool_calls") or ()))
 
 
@@ -79,24 +81,23 @@ class _Reply(NamedTuple):
     letters: str
     # The text of the reply without white space.
     text: str
-    # The ids of its calls.
-    calls: frozenset[str]
+    call_ids: frozenset[str]
 
     @classmethod
     def of(cls, reply: WireMessage) -> _Reply:
         text = text_of(reply)
-        return cls(letters_of(text), without_space(text), _calls(reply))
+        return cls(letters_of(text), without_space(text), _call_ids(reply))
 
     def is_resent(self, message: WireMessage) -> bool:
-        """Returns whether a message has nothing but what the reply has."""
+        """Returns whether a message has nothing that the reply lacks."""
         if message.get("role") != "assistant":
             return False
-        return without_space(text_of(message)) in ("", self.text) and _calls(message) <= self.calls
+        return without_space(text_of(message)) in ("", self.text) and _call_ids(message) <= self.call_ids
 
     def was_heard_as(self, message: WireMessage) -> bool:
-        """Returns whether a message has what a caller who cut in has heard of the reply.
+        """Returns whether a message is the beginning of the reply, as a caller who cut in has heard it.
 
-        As everywhere, dots and remarks at its end do not count (rule 4 of docs/conversations.md).
+        Dots and remarks at its end do not count (rule 4 of docs/conversations.md).
         """
         if message.get("role") != "assistant" or message.get("tool_calls"):
             return False
