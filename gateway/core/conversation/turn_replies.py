@@ -9,10 +9,13 @@ from gateway.core.conversation.canonical import is_call, sound_id, without_space
 from gateway.core.conversation.hashed_list import HashedList
 from storage.records import Atom
 
-# Assistant texts of one turn that are tried in combination; chosen, not measured.
+# How many of the last assistant texts of a turn are tried in combination. Chosen, not measured.
 _MAX_TEXTS = 8
+# How many of a turn's last calls replies are looked up by, and the most calls of such a reply. Chosen, not measured.
+_MAX_CALLS = 16
+_MAX_REPLY_CALLS = 8
 
-# The indices of the first and last message of something in a list.
+# The indices of the first and the last message of a reply in a list.
 ListSpan = tuple[int, int]
 
 
@@ -26,15 +29,17 @@ class TurnReplies:
     """The assistant's words and calls of one turn, however they were split, merged or mixed with others."""
 
     def __init__(self, listing: HashedList, indices: Iterable[int]) -> None:
+        """indices: of the turn's messages in the list."""
         assistants = [i for i in indices if listing.role(i) == "assistant"]
         # Each call with the index of its message.
         self.calls = [(i, atom) for i in assistants for atom in listing.atoms[i] if is_call(atom)]
         texts = [(i, without_space(listing.text(i))) for i in assistants]
         texts = [(i, text) for i, text in texts if text][-_MAX_TEXTS:]
-        # A client may split one reply into messages, or merge two: each run of texts may be a stored reply.
+        # Atom -> where its text is. A client may split one reply into messages, or merge two, so each run of texts may
+        # be a stored reply.
         self.spans: dict[Atom, ListSpan] = {}
         self.spans.update((listing.atoms[i][0], (i, i)) for i in assistants if sound_id(listing.messages[i]))
-        # The atoms that the texts of named messages have without the name.
+        # The atoms of named messages' texts without the name.
         self.unnamed: list[Atom] = []
         for end in range(len(texts), 0, -1):
             for start in range(end):
@@ -50,7 +55,7 @@ class TurnReplies:
         return dict.fromkeys([*self.spans, *(atom for _, atom in self.calls)])
 
     def find(self, reply: Sequence[Atom]) -> ListSpan | None:
-        """Returns the first and the last message of a reply; None where the turn does not have all of it."""
+        """Returns where the turn has a reply; None if it does not have all of it. reply: the reply's atoms."""
         texts = [atom for atom in reply if atom[:1] == b"a"]
         calls = [atom for atom in reply if is_call(atom)]
         indices: list[int] = []
@@ -60,7 +65,7 @@ class TurnReplies:
                 return None
             indices += span
         if calls:
-            # The calls of the reply stand in a row. Where such a row occurs several times, the last one counts.
+            # The calls of a reply follow one another. If the turn has the same row several times, the last one counts.
             count = len(calls)
             listed = [atom for _, atom in self.calls]
             ends = range(len(listed), count - 1, -1)
@@ -76,11 +81,11 @@ def reply_keys(listing: HashedList, turns: int) -> list[Atom]:
     keys: dict[Atom, None] = {}
     for indices in turn_ranges(listing)[::-1][: turns + 1]:
         turn = TurnReplies(listing, indices)
-        # A reply has no name before it comes back under one.
+        # A reply is stored without a name until it comes back with one.
         keys.update(dict.fromkeys([*turn.spans, *turn.unnamed]))
-        calls = [atom for _, atom in turn.calls][-16:]
+        calls = [atom for _, atom in turn.calls][-_MAX_CALLS:]
         for end in range(len(calls), 0, -1):
-            for start in range(max(0, end - 8), end):
+            for start in range(max(0, end - _MAX_REPLY_CALLS), end):
                 key = listing.hasher.reply_key(calls[start:end])
                 if key is not None:
                     keys[key] = None

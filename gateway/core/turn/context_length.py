@@ -1,6 +1,6 @@
 """Finds in an upstream's error that a prompt is too long for the model, and the length of the context if it names one.
 
-Errors may repeat the request, whose own words and numbers do not count.
+An error may repeat the request. The words and numbers of the request do not count.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from adapters.types import Json
 
 # The beginning of an error's message that is read for its cause. Some quote the request after that.
 CAUSE_CHARS: Final = 200
-# No context is as long, and Python refuses to parse a number of thousands of digits.
+# A number with so many digits is no context length, and Python refuses to parse thousands of digits.
 _MAX_DIGITS = 12
+# A smaller number in such a sentence counts something else.
+_MIN_CONTEXT = 256
 # The sentences in which servers name the length of their context; the group is the number.
 _CONTEXT_SENTENCES = (
-    # OpenAI, vLLM, OpenRouter; xAI; vLLM.
+    # "context": OpenAI, vLLM, OpenRouter; "prompt": xAI; "model": vLLM.
     re.compile(r"maximum (?:context|prompt|model) length (?:is|of) (\d[\d,]*)", re.I),
     re.compile(r"configured limit of (\d[\d,]*) tokens", re.I),  # OpenAI, of its fifth generation
     re.compile(r"model token limit: (\d[\d,]*)", re.I),  # Kimi
@@ -37,7 +39,7 @@ _CONTEXT_SENTENCES = (
     re.compile(r"maximum number of tokens allowed \(?(\d[\d,]*)", re.I),  # Gemini
 )
 _ESCAPE = re.compile(r"\\.", re.DOTALL)
-# The code and the words of an error about the length that may name none: of OpenAI, MiniMax, Ollama, Groq, LM Studio
+# The code and the sentences of errors that may name no length (OpenAI, MiniMax, Ollama, Groq, LM Studio).
 _TOO_LONG_CODE: Final = "context_length_exceeded"
 _TOO_LONG: Final = re.compile(
     r"exceeds the context window|context window exceeds|prompt (?:is )?too long|input is too long for \w+ model"
@@ -48,9 +50,9 @@ _TOO_LONG: Final = re.compile(
 
 
 def is_too_long(error: Json, request: bytes = b"") -> bool:
-    """Returns whether by an error, in OpenAI's form, a request is too long.
+    """Returns whether an error, in OpenAI's form, is about a request that is too long.
 
-    request: the JSON it is about. What the error repeats of it does not count.
+    request: the JSON of the request. What the error repeats of it does not count.
     """
     if error.get("code") == _TOO_LONG_CODE:
         return True
@@ -59,8 +61,8 @@ def is_too_long(error: Json, request: bytes = b"") -> bool:
     if not sentences or not request:
         return bool(sentences)
     quoted = _searched_text(request).lower()
-    # An error that repeats the request has words of its own around it. If the request has all of the error's words, a
-    # person has pasted an earlier error into it, and this one counts.
+    # An error that repeats the request has words of its own around it. If the request contains the whole error, a
+    # person has pasted an earlier error into the request, and this error counts.
     is_pasted = _searched_text(orjson.dumps(message))[1:-1].lower() in quoted
     return is_pasted or any(sentence not in quoted for sentence in sentences)
 
@@ -68,17 +70,17 @@ def is_too_long(error: Json, request: bytes = b"") -> bool:
 def context_from_error(body: str, request: bytes = b"") -> int | None:
     """Returns the context length in tokens that an upstream's error names, or None.
 
-    request: the JSON it is about. Some errors repeat the request, and a length that stands there does not count.
+    request: the JSON of the request. A length that the error repeats from it does not count.
     """
-    named = list(_contexts(body))
-    if not named or not request:
-        return named[0] if named else None
-    quoted = set(_contexts(_searched_text(request)))
-    return next((tokens for tokens in named if tokens not in quoted), None)
+    lengths = list(_context_lengths(body))
+    if not lengths or not request:
+        return lengths[0] if lengths else None
+    quoted = set(_context_lengths(_searched_text(request)))
+    return next((length for length in lengths if length not in quoted), None)
 
 
 def _searched_text(json: bytes) -> str:
-    """Returns JSON, of a request or of an error's message, as the text in which the same words are found in both."""
+    """Returns JSON as a text without escapes, so that a request and an error that repeats it have the same words."""
     if not json:
         return ""
     try:
@@ -88,11 +90,10 @@ def _searched_text(json: bytes) -> str:
     return _ESCAPE.sub(" ", text)
 
 
-def _contexts(text: str) -> Iterator[int]:
+def _context_lengths(text: str) -> Iterator[int]:
     """Yields the context lengths that a text names."""
     for sentence in _CONTEXT_SENTENCES:
         for match in sentence.finditer(text):
             digits = match[1].replace(",", "")
-            # A smaller number is a count of something else.
-            if len(digits) < _MAX_DIGITS and int(digits) >= 256:
+            if len(digits) < _MAX_DIGITS and int(digits) >= _MIN_CONTEXT:
                 yield int(digits)
