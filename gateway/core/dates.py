@@ -7,7 +7,7 @@ from datetime import UTC, datetime, time, tzinfo
 from functools import lru_cache
 
 _DAY_S = 86_400
-# The longest text of a day without a time.
+# A longer text than this has a time as well.
 _DAY_CHARS = len("2026-03-01")
 # The years 1 and 10000, in seconds since the epoch. No later number is a date: most are dates in milliseconds.
 BEGIN_OF_DATES_S = -62_135_596_800.0
@@ -37,8 +37,8 @@ def iso_text(at: float) -> str:
 def parse_moment(text: str, zone: tzinfo = UTC, *, is_end: bool = False) -> float:
     """Returns a date or time in ISO 8601 as seconds since the epoch.
 
-    zone: that of a text without one.
-    is_end: a day without a time means its last microsecond, not its first.
+    zone: the zone of a text that names none.
+    is_end: a day without a time means its last microsecond; otherwise its first.
 
     Raises: ValueError.
     """
@@ -49,9 +49,9 @@ def parse_moment(text: str, zone: tzinfo = UTC, *, is_end: bool = False) -> floa
 
 
 def seconds_of(moment: datetime) -> float:
-    """Returns a time as seconds since the epoch. One without a zone is of UTC.
+    """Returns a time as seconds since the epoch; without a zone it is in UTC.
 
-    One that its zone, or rounding, takes out of the years 1 to 9999 is the nearest of them.
+    A time that its zone or rounding moves out of the years 1 to 9999 becomes the nearest one in them.
     """
     at = (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
     return min(max(at, BEGIN_OF_DATES_S), math.nextafter(END_OF_DATES_S, 0.0))

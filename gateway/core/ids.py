@@ -1,9 +1,9 @@
-"""Public ids of the agents API, made and read in one place.
+"""Public ids of the agents API: made and parsed here alone.
 
-Agents, blocks and other objects have a random uid: `agent-<uid>`. Messages, passages and steps, of which there are
-many, have the number that their memory has given them, so that no column stores their ids:
-`message-<uid of the memory>-<seq>`. A message of a hidden round is `<id of its reply>-h<n>`. If the model was called
-again after a crash, the id of the reply ends in `-<attempt>`, which look-ups ignore.
+Agents, blocks and other objects have a random uid: `agent-<uid>`. Messages, passages and steps are many; they have the
+number that their memory gave them, so that no column stores their ids: `message-<uid of the memory>-<seq>`. A message
+of a hidden round has the id `<id of its reply>-h<n>`. If the model was called again after a crash, the id of the reply
+ends in `-<attempt>`, which look-ups ignore.
 
     agent-0f3c…                  message-0f3c…-17
     block-77aa…                  message-0f3c…-18-h2
@@ -38,7 +38,7 @@ WITH_PLACE = frozenset({"message", "passage", "step"})
 
 _UID_FORM = re.compile(r"([a-z_]+)-([0-9a-f]{32})")
 _DASHED_FORM = re.compile(r"([a-z_]+)-([0-9a-f]{8})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{12})")
-# A number that no row has (beyond 64 bits) names nothing.
+# With 18 digits a number fits into 64 bits, as those of rows do.
 _PLACE_FORM = re.compile(r"([a-z]+)-([0-9a-f]{32})-([0-9]{1,18})(?:-h([0-9]{1,9}))?(?:-[0-9]{1,9})?")
 
 
@@ -47,9 +47,9 @@ class Place(Struct, frozen=True):
 
     # The public name of the memory.
     uid: str
-    # The number that the memory has given.
+    # The number of the object in its memory.
     seq: int
-    # The number of a message within a hidden round.
+    # The number of a message within a hidden round; None: it is in none.
     hidden: int | None = None
 
 

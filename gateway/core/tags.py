@@ -1,8 +1,8 @@
 """The tags of the gateway's own texts, and the mark that only its notes and summaries bear.
 
 Text from elsewhere must not pass for the gateway's. Where the gateway renders such text itself, it escapes the tags in
-it (`escape_tags`). A client's own messages are sent as they came; among them the gateway's notes are recognised by a
-mark that no one else can know. The memory section, or else the first note, shows the mark to the model.
+it (`escape_tags`). A client's own messages are sent as they came; the model distinguishes the gateway's notes from them
+by a mark that the client cannot know. The memory section, or else the first note, shows the mark to the model.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from functools import cache, cached_property, lru_cache
 from hashlib import blake2b
 from unicodedata import combining, normalize
 
-# 40 bits are enough against guesses: nothing shows how near one was.
+# 40 bits are enough: a guess brings no hint whether it was right.
 _MARK_BYTES = 5
 # The pattern of a mark.
 MARK = "[a-z2-7]{8}"
 _MARKED_TAG = re.compile(f"<memory {MARK}>")
 
-# In the place of the first character of a tag.
+# Replaces the first character of a tag.
 _ESCAPED_BRACKET = "‹"
 # "<", with the forms of it that compatibility folds and those that look the same.
 _LESS = "<﹤＜˂ᐸ⟨〈〈❬❮\U000e003c"
 _SLASHES = r"/\\⁄∕⧸／＼" + "\U000e002f"
-# What may stand between two letters without being seen as one: white space, control and format characters, variation
+# Characters that a reader does not see between two letters: white space, control and format characters, variation
 # selectors, fillers and marks above a letter (Unicode's Default_Ignorable_Code_Point, and more).
 _UNSEEN_CHARACTERS = (
     r"\s\x00-\x20\x7f-\xa0\xad\u0300-\u036f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u1ab0-\u1aff\u1dc0-\u1dff"
     r"\u200b-\u200f\u2028-\u202e\u2060-\u206f\u20d0-\u20ff\u2800\u3164\ufe00-\ufe0f\ufe20-\ufe2f\ufeff\uffa0"
     r"\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0020\U000e007f-\U000e0fff"
 )
-# The ranges with letters in another form: with an accent, raised, full width, mathematical, circled, squared.
-_FORMS = (
+# Unicode ranges, without their ends, of letters in other forms: accented, raised, full width, mathematical, circled.
+_FORM_RANGES = (
     (0x00AA, 0x0250), (0x02B0, 0x02B9), (0x1D2C, 0x1D6B), (0x1E00, 0x1F00), (0x2070, 0x209D), (0x2100, 0x214F),
     (0x2460, 0x24EA), (0xFF21, 0xFF5B), (0x1D400, 0x1D800), (0x1F110, 0x1F18A),
 )  # fmt: skip
-# Letters of other alphabets that look like a Latin one.
-_ALIKE = {
+# Latin letter -> the letters of other alphabets that look like it.
+_LOOKALIKES = {
     "a": "аɑαАΑ", "c": "сϲСϹ", "e": "еҽЕΕ", "i": "іıΙІι", "m": "мМΜ", "n": "ոΝ", "o": "оοОΟօ", "r": "гᴦ",
     "s": "ѕЅ", "t": "тТΤτ", "u": "υսц", "v": "ѵνν", "y": "уүγУΥҮ",
 }  # fmt: skip
@@ -48,13 +48,15 @@ _ALIKE = {
 def _letter_forms() -> dict[str, str]:
     """Returns for each small letter the characters that are read as it."""
     # The small letter, the capital, and both as Unicode's tag characters, which are invisible.
-    found = {chr(n): [chr(n), chr(n - 32), chr(0xE0000 + n), chr(0xE0000 + n - 32)] for n in range(97, 123)}
-    for first, end in _FORMS:
+    forms = {chr(n): [chr(n), chr(n - 32), chr(0xE0000 + n), chr(0xE0000 + n - 32)] for n in range(97, 123)}
+    for first, end in _FORM_RANGES:
         for n in range(first, end):
             folded = "".join(c for c in normalize("NFKD", chr(n)) if not combining(c)).casefold()
-            if folded in found:
-                found[folded].append(chr(n))
-    return {letter: "".join(forms) + _ALIKE.get(letter, "") for letter, forms in found.items()} | {"_": "_＿"}
+            if folded in forms:
+                forms[folded].append(chr(n))
+    return {letter: "".join(same) + _LOOKALIKES.get(letter, "") for letter, same in forms.items()} | {
+        "_": "_＿"
+    }
 
 
 class Tags:
@@ -67,7 +69,7 @@ class Tags:
 
     @cached_property
     def _unicode(self) -> re.Pattern[str]:
-        # Compiled when there is need of it: that takes some 20 ms.
+        # Compiled when it is first needed, since that takes some 20 ms.
         return re.compile(
             f"[{_LESS}]" + _tag_pattern(self._names, _letter_forms(), f"[{_UNSEEN_CHARACTERS}]*+", _SLASHES)
         )
@@ -80,7 +82,13 @@ class Tags:
 
 
 def _tag_pattern(names: Iterable[str], letters: Mapping[str, str], unseen: str, slashes: str) -> str:
-    """Returns the pattern of what follows the first character of a tag. It looks at each character once."""
+    """Returns the pattern of a tag after its first character. It reads each character once (no backtracking).
+
+    names: of the tags.
+    letters: letter of a name -> all characters that are read as it.
+    unseen: the pattern of what may lie between two letters.
+    slashes: the characters that may close a tag, for a character class.
+    """
     named = "|".join(unseen.join(f"[{letters[c]}]" for c in name) for name in names)
     return rf"(?={unseen}(?:[{slashes}]{unseen})*+(?:{named})(?![^\W_]))"
 
@@ -89,7 +97,7 @@ escape_tags = Tags("memory", "system_message").escape
 
 
 def quoted(text: str) -> str:
-    """Returns a text from elsewhere as a result quotes it: on one line, and without tags of the gateway's."""
+    """Returns a text from elsewhere in quotation marks, on one line and without tags of the gateway's."""
     return escape_tags(repr(text))
 
 
@@ -100,11 +108,11 @@ def quoted_name(name: str) -> str:
 
 
 def with_mark(note: str, mark: str) -> str:
-    """Returns a note of the gateway's with another mark."""
+    """Returns a note with its mark replaced."""
     return _MARKED_TAG.sub(f"<memory {mark}>", note)
 
 
 @lru_cache(maxsize=64)  # a turn asks three times
 def mark_of(secret: bytes) -> str:
-    """Returns the mark of a memory's notes and summaries. secret: the memory's own."""
+    """Returns the mark of a memory's notes and summaries. secret: the memory's."""
     return b32encode(blake2b(b"mark", key=secret, digest_size=_MARK_BYTES).digest()).decode().lower()

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 TRACEPARENT: Final = "traceparent"
 TRACESTATE: Final = "tracestate"
-# Version 00 has four fields; a higher one may have more, and `ff` is none.
+# Version 00 has four fields, a higher version may have more, and `ff` is no version.
 _TRACEPARENT: Final = re.compile(
     rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})((?:-.*)?)"
 )
@@ -23,7 +23,7 @@ _STATE_CHARS: Final = 512
 
 
 class CallerTrace(NamedTuple):
-    """The trace in which a caller has asked."""
+    """The trace that a caller's request belongs to."""
 
     trace_id: int
     # The caller's span.
@@ -60,7 +60,10 @@ class TraceContext(Struct, frozen=True):
         return [(name.encode(), value.encode("latin-1")) for name, value in self.headers(0)]
 
     def headers(self, number: int) -> tuple[tuple[str, str], ...]:
-        """Returns the headers for the upstream of a call. number: as in `call_id`; 0: for work below the own span."""
+        """Returns the headers for the upstream of a call.
+
+        number: as in `call_id`; with 0 the request's own span is the parent.
+        """
         parent = f"00-{self.trace_id:032x}-{self.call_id(number):016x}-01"
         if not self.state:
             return ((TRACEPARENT, parent),)
@@ -74,7 +77,7 @@ def caller_trace(headers: Sequence[tuple[bytes, bytes]]) -> CallerTrace | None:
     for name, value in headers:
         if name == b"traceparent":
             if traceparent is not None:
-                return None  # two of them are none
+                return None  # several are invalid
             traceparent = value
         elif name == b"tracestate":
             states.append(value)

@@ -30,20 +30,18 @@ class SendsEvent(Protocol):
 
 
 class EventBuffer:
-    """Events and comments that were not sent to the client yet.
-
-    is_holding: no bytes leave before the first content, so that an upstream's error can still be the reply's status.
-    """
+    """Events and comments that were not sent to the client yet."""
 
     __slots__ = ("_held_bytes", "_unsent", "is_holding")
 
     def __init__(self, *, is_holding: bool) -> None:
+        """is_holding: holds all bytes until the first content, so that an upstream's error can become the status."""
         self.is_holding = is_holding
         self._held_bytes = 0
         self._unsent: list[bytes] = []
 
     def add(self, raw: bytes, *, has_content: bool = True) -> None:
-        """Adds an event or a comment. While they have no content, up to MAX_HELD_BYTES are held back."""
+        """Adds an event or a comment. Without content, at most MAX_HELD_BYTES are held."""
         self._unsent.append(raw)
         if self.is_holding:
             self._held_bytes += len(raw)
@@ -54,7 +52,7 @@ class EventBuffer:
         self.add(encode_typed_event(event_type, fields))
 
     def take(self) -> bytes:
-        """Returns the bytes that may leave now, and forgets them."""
+        """Returns the bytes that may be sent now, and drops them."""
         if self.is_holding or not self._unsent:
             return b""
         data = b"".join(self._unsent)

@@ -13,7 +13,7 @@ from gateway.run.admin.audit_operations import AuditRecord
 from gateway.run.admin.audited_parts import AuditedFact, is_along
 from gateway.run.admin.hits import fact_href
 
-# What an entry without an object of its own concerns, by its action.
+# Action -> what it concerns, for entries that do not name it.
 _OBJECTS = {
     "read": "what is remembered",
     "export": "all that is remembered, as a file",
@@ -22,26 +22,26 @@ _OBJECTS = {
 
 
 class _AuditQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    # The uid of a memory, which may be gone: only its entries are listed; None: those of all memories.
+    # The uid of the memory that the listed entries belong to, which may be gone; None: all memories.
     memory: str | None = None
 
 
 class _TextPart(Struct, frozen=True):
-    """A part of the text that names what an entry concerns."""
+    """A part of the sentence that names what an entry concerns."""
 
     text: str
-    # The page that shows what it names, relative to /ui/; None: it names nothing that has a page, or it is gone.
+    # The page of what it names, relative to /ui/; None: it has no page, or is gone.
     href: str | None = None
 
 
 class _Act(Struct, frozen=True):
-    """One act. A forgetting of several texts is one, with an entry for each text."""
+    """One act of one actor: one entry of the audit, or several of a forgetting, which has one for each text."""
 
     # The first entry: all have its time, actor, action and memory.
     entry: AuditRecord
-    # What was done to which texts, one after the other.
+    # What each entry concerns, in words.
     parts: Sequence[Sequence[_TextPart]]
-    # The facts that a forgetting took along ("with facts 4, 7"); "": none.
+    # The facts that were forgotten with the texts ("with facts 4, 7"); "": none.
     along: str
 
 
@@ -67,7 +67,7 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
 
 
 def _acts_of(records: Sequence[AuditRecord], facts: set[tuple[str, int]]) -> list[_Act]:
-    """Returns the acts of some entries, in their order. facts: the facts that are there, by memory and number."""
+    """Returns the acts of some entries, in their order. facts: (uid of the memory, number) of the facts that exist."""
     acts = list[_Act]()
     for _, group in groupby(records, lambda each: (each.at, each.who, each.action, each.memory)):
         entries, along = [*group], ""
@@ -78,12 +78,12 @@ def _acts_of(records: Sequence[AuditRecord], facts: set[tuple[str, int]]) -> lis
 
 
 def _shown_fact(record: AuditRecord) -> AuditedFact | None:
-    """Returns the fact that an entry concerns; None: it concerns none, or one that was forgotten and has no page."""
+    """Returns the fact that an entry concerns; None: it concerns something else, or a forgotten fact without a page."""
     return None if record.action == "forget" else AuditedFact.parse(record.what)
 
 
 def _text_parts(record: AuditRecord, facts: set[tuple[str, int]]) -> list[_TextPart]:
-    """Returns what an entry concerns, in words, with links to the facts that are there."""
+    """Returns what an entry concerns, in words, with links to the facts that exist."""
 
     def link(seq: int) -> _TextPart:
         uid = record.memory
@@ -103,7 +103,7 @@ def _text_parts(record: AuditRecord, facts: set[tuple[str, int]]) -> list[_TextP
 
 
 def _sentence_of(record: AuditRecord) -> str:
-    """Returns what an entry concerns, in words."""
+    """Returns in words what an entry concerns that names no fact to link to."""
     match record.action, record.what.split(" "):
         case "forget", ["all"]:
             return "all of the memory"

@@ -1,4 +1,4 @@
-"""The gateway's keys: made, listed and revoked by operators of all projects."""
+"""The screen of the gateway's keys, on which operators of all projects make, list and revoke them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class KeyForm(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _KeyScreens(Struct, frozen=True):
-    """The screen of the keys and the changes of keys. The methods are called with a request."""
+    """Handles requests for the screen, and for the changes of keys."""
 
     keys: KeyOperations
     audit: AuditOperations
@@ -46,7 +46,7 @@ class _KeyScreens(Struct, frozen=True):
         except BadRequest as error:
             return _keys_page(await self.keys.page(), error=error, form=form)
         await self.audit.add(request.visitor.actor, "key_create", what=audited_part("key", key.id))
-        # Only this answer shows the secret, so it is no redirect.
+        # Not a redirect: only the answer to this request can show the secret.
         if request.is_twin:
             return View(key)
         return _keys_page(await self.keys.page(), new_key=key)

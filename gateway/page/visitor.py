@@ -58,13 +58,14 @@ class _Session(Struct):
 
 
 class Sessions:
-    """The sessions of this process. They are held in memory, so a restart ends all. Only the hashes of tokens are held.
-
-    now: seconds since the epoch.
-    session_s: how long a session lasts; idle_s: how long it lasts while the operator asks for nothing.
-    """
+    """The sessions of this process, in memory alone: a restart ends them all. Of tokens only the hashes are held."""
 
     def __init__(self, now: Callable[[], float], session_s: float, idle_s: float) -> None:
+        """now: returns seconds since the epoch.
+
+        session_s: how long a session lasts.
+        idle_s: how long it lasts without a request.
+        """
         self._now = now
         self._session_s = session_s
         self._idle_s = idle_s

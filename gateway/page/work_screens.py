@@ -1,4 +1,4 @@
-"""The work of the background: jobs and batches, tried again or cancelled."""
+"""The screen of background work: jobs and batches, which can be retried or cancelled."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from gateway.run.admin.work_operations import WorkOperations
 
 
 class WorkQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The query of the work. `after` is a cursor in the list of jobs."""
+    """The query of the screen. `after` is a cursor in the list of jobs."""
 
     # A cursor in the list of batches.
     after_batch: str | None = None
 
 
 class _WorkScreens(Struct, frozen=True):
-    """The screen of the work and the changes of jobs and batches. The methods are called with a request."""
+    """Handles requests for the screen, and for the changes of jobs and batches."""
 
     work: WorkOperations
     audit: AuditOperations

@@ -24,9 +24,9 @@ _log = logging.getLogger("mnemogate")
 
 @dataclass(slots=True)
 class RoundRequests:
-    """Makes the requests of one turn. Implements `RequestMender`, which documents `mend_request` and `note_answer`.
+    """Makes the requests of one turn. The prompt is made for one endpoint, and again when another one is asked.
 
-    The prompt was made for one endpoint. For another endpoint it is made again.
+    Implements `RequestMender`, which documents `mend_request` and `note_answer`.
     """
 
     call: ChatCall
@@ -47,11 +47,11 @@ class RoundRequests:
         self._fill_receipt(self.prompt)
 
     def take_prompt(self, prompt: Prompt) -> None:
-        """Takes the prompt of the next rounds. The parts that the upstream has refused are left out of it."""
+        """Sets the prompt of the next rounds, without the parts that the upstream has refused."""
         self.prompt = self.refused_parts.without(prompt)
 
     async def make(self, target: Target, endpoint: Endpoint) -> ModelRequest:
-        """Returns the round's request for a target. Raises: ContextExceeded, and nothing has changed then."""
+        """Returns the round's request for a target. Raises: ContextExceeded, before anything has changed."""
         receipt = self.call.receipt
         is_other = target != self.prompt.target or endpoint is not self.endpoint
         whole_prompt = await self._prompt_for(target, endpoint) if is_other else self.prompt

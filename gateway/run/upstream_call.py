@@ -13,7 +13,7 @@ from gateway.core.usage.reply_facts import NO_FACTS, Piece, ReplyFacts, facts_of
 from gateway.core.usage.reported import ReplyUsage, costs_tokens, reported_counts
 from storage.records import TokenCounts
 
-# The last pieces of a reply, one of which has the reason why it ended. The others have the usage and marks of the end.
+# How many of a reply's last pieces are held: one has the finish reason, and the usage and end marks may follow it.
 _LAST_PIECES: Final = 4
 
 
@@ -45,11 +45,11 @@ class PromptFacts(Struct, frozen=True):
 NO_PROMPT: Final = PromptFacts()
 
 
-# The fields have defaults: to give few of them costs 0.2 us, and each call of an upstream makes a struct.
+# Most fields have defaults, since each call of an upstream makes a struct, which takes 0.2 us if few are given.
 class UpstreamCall(Struct, eq=False):
     """One call of an upstream, with all its tries. Its times are of `time.perf_counter()`; 0.0: never."""
 
-    # When it began.
+    # When the call began.
     begun: float
     # When the first piece of its body came.
     first: float = 0.0
@@ -79,9 +79,9 @@ class UpstreamCall(Struct, eq=False):
     prompt_counts: TokenCounts | None = None
     # The id of a response that the upstream goes on making in the background: it reports its tokens to a later GET.
     pending_id: str | None = None
-    # The status of the answer; 0: there was none.
+    # The status of the response; 0: there was no response.
     status: int = 0
-    # Why there was no answer, or why a reply broke off, as in metrics; "": neither.
+    # Why there was no response, or why the reply broke off, by the names of the metrics; "": neither.
     failure: str = ""
     tries: list[FailedTry] = field(default_factory=list)
     # The fields below are set where the request is traced.
@@ -101,7 +101,7 @@ class UpstreamCall(Struct, eq=False):
         return costs_tokens(self.method, self.path)
 
     def trace_pieces(self) -> None:
-        """Has the pieces of the reply held for its trace, as far as its facts are in them."""
+        """Begins to hold the pieces of the reply that have facts for its trace."""
         self.last_pieces = deque(maxlen=_LAST_PIECES)
 
     def used_counts(self) -> TokenCounts:

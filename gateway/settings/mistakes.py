@@ -34,10 +34,10 @@ class Mistakes:
     """Collects the mistakes of several values. `raise_if_any` raises them all as one SettingsError."""
 
     def __init__(self) -> None:
-        self._found: list[SettingsError] = []
+        self._errors: list[SettingsError] = []
 
     def add(self, error: SettingsError) -> None:
-        self._found += error.mistakes  # an error may stand for several
+        self._errors += error.mistakes  # an error may stand for several
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
@@ -48,15 +48,15 @@ class Mistakes:
             self.add(error)
 
     def raise_if_any(self) -> None:
-        if self._found:
-            raise SettingsError.of(self._found)
+        if self._errors:
+            raise SettingsError.of(self._errors)
 
 
 def unknown_name(where: str, name: str, known: Iterable[str], tables: Iterable[str] = ()) -> str:
     """Returns the message for a name that does not exist.
 
-    known: the names that exist there; the message has the nearest one.
-    tables: those in which the name does exist.
+    known: the names that exist there; the message suggests the nearest one.
+    tables: the tables in which the name does exist.
     """
     hint = f"known are {', '.join(sorted(known)) or 'none'}"
     if close := checked.nearest_name(name, known):
@@ -69,7 +69,7 @@ def unknown_name(where: str, name: str, known: Iterable[str], tables: Iterable[s
 def read_tables(
     parsed: Mapping[str, Any], table_type: type[Struct]
 ) -> tuple[dict[str, Any], list[SettingsError], set[str]]:
-    """Converts a whole file as TOML gives it.
+    """Converts the parsed TOML of a whole file.
 
     Returns the values of the tables without mistakes, the mistakes, and the names of the tables that have some.
     """
@@ -100,7 +100,7 @@ def convert_text(text: str, table: type[Struct], key: str, where: str) -> Any:
 
 
 def _message(fault: checked.Fault, root: Mapping[str, Any], root_type: type[Struct]) -> str:
-    """Returns the message for a fault. root: the value in which the path begins; it should have the root type."""
+    """Returns the message for a fault. root: the value in which the path begins, which should be of `root_type`."""
     expected = fault.expected[0]
     if fault.kind in ("missing", "extra_forbidden"):
         where = _describe_path(fault.path[:-1], root)
@@ -149,7 +149,7 @@ def _scalar_message(value: Any, target: Any, hint: Any) -> str:
 
 
 def _describe_path(path: Iterable[str | int], raw: Any) -> str:
-    """Returns where a value is. An item with a name is named by it: `profiles 'bob'`. Else: `profiles[0]`."""
+    """Returns where a value is, such as `profiles 'bob'.limit`, or `profiles[0].limit` if the profile has no name."""
     where = ""
     for step in path:
         raw = raw[step]
@@ -177,7 +177,7 @@ def _settings_in(table_type: type[Struct], path: str, header: str) -> Iterator[t
 
 
 def _describe_value(value: Any) -> str:
-    """Returns a wrong value as its error shows it. A list or a table is only called so, since it may hold a key."""
+    """Returns a wrong value as its error shows it: of a list or a table only the type, since it may hold a key."""
     if isinstance(value, dict):
         return "a table"
     return "a list" if isinstance(value, list) else repr(value)

@@ -15,7 +15,7 @@ from msgspec import Struct, field
 from gateway.errors import SettingsError
 from gateway.traces.sampling import SAMPLERS
 
-# The name of the service, unless a variable names it.
+# The name of the service if no variable sets it.
 SERVICE: Final = "mnemogate"
 _PATH: Final = "/v1/traces"
 _OTLP: Final = "OTEL_EXPORTER_OTLP_"
@@ -35,7 +35,7 @@ class OtlpSettings(Struct, frozen=True):
     # Attributes of the resource, `service.name` among them.
     resource: Mapping[str, str] = field(default_factory=lambda: {"service.name": SERVICE})
     sampler: str = "parentbased_always_on"
-    # The share that is sampled, where the sampler takes one.
+    # The share of traces that is sampled, by a sampler that takes a ratio.
     ratio: float = 1.0
     # The longest that a span waits to be sent.
     delay_s: float = 5.0
@@ -54,7 +54,7 @@ def read_otlp(environ: Mapping[str, str]) -> OtlpSettings | None:
     variables = {name: value.strip() for name, value in environ.items() if name.startswith("OTEL_")}
 
     def exporter(name: str) -> str:
-        """Returns a variable of the exporter; the one for traces precedes the one for all signals."""
+        """Returns a variable of the exporter: the one for traces, or else the one for all signals."""
         return variables.get(_TRACES + name) or variables.get(_OTLP + name, "")
 
     base = variables.get(f"{_OTLP}ENDPOINT", "")

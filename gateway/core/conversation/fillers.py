@@ -1,7 +1,7 @@
 """Fillers: sentences before a tool runs ("Let me look."), which the reader hears and memory must not store.
 
-They are a part of the reply, because the client sends the reply back and is recognised by it. A private field of the
-reply records where in its text they stand, and recall, summaries and learning leave them out.
+Fillers are a part of the stored reply, since the client sends them back with it. A private field of the reply records
+where they are in its text, and recall, summaries and learning leave them out.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from gateway.core.conversation.canonical import PRIVATE, WireMessage, text_of
 from gateway.core.conversation.private import private_of, with_private
 from gateway.core.thoughts import without_thoughts
 
+# (start, end) of each filler in the text of its reply, in order.
 Spans = list[tuple[int, int]]
 
 
@@ -23,12 +24,12 @@ def filler_message(text: str) -> WireMessage:
 
 
 def filler_spans(message: Mapping[str, Any]) -> Spans:
-    """Returns where in the text of a reply its fillers stand, in their order."""
+    """Returns the spans of a reply's fillers, from its private field."""
     return [(start, end) for start, end in private_of(message).get("fillers") or ()]
 
 
 def with_filler_spans(message: WireMessage, spans: Spans) -> WireMessage:
-    """Returns the reply with a private field of where its fillers stand."""
+    """Returns the reply with a private field that has the spans of its fillers."""
     return with_private(message, fillers=[list(span) for span in spans] or None)
 
 
@@ -55,7 +56,7 @@ def without_fillers_and_thoughts(message: WireMessage) -> WireMessage:
 
 
 def _join_around(before: str, after: str) -> str:
-    """Joins what stood around a filler, without white space at the beginning and without a double one between."""
+    """Joins the texts around a filler: without white space at the beginning, and without doubling it between them."""
     return before + (after if before and not before[-1].isspace() else after.lstrip())
 
 

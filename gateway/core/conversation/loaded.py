@@ -15,10 +15,10 @@ def is_loaded_enough(
 ) -> bool:
     """Returns whether as much of a long conversation was loaded as this request needs.
 
-    It is enough if the client's list is word for word the end of the path, its last turn is loaded completely, with
-    what follows it, and the part before the list is loaded back to where the window began. No other path may end with
-    this list as well. So in a named conversation the last message has to be loaded: it may be on another branch than
-    the deepest one, far above the end of that.
+    It is enough if the client's list is word for word the end of the path, if the path's last turn is loaded completely
+    with what follows it, and if the part before the list is loaded back to where the window began. No other path may
+    end with the same list. Therefore the last message of a named conversation has to be loaded too: it may be on a
+    branch that ends far above the deepest one.
 
     evicted: the part of the path that has left the window.
     last_at: when the named conversation last changed.
@@ -49,16 +49,18 @@ def _may_lack_children(tree: Tree, exchange: Exchange) -> bool:
 
 
 def _is_loaded_to_window(tree: Tree, path: Sequence[Exchange], evicted: Evicted | None) -> bool:
-    """Returns whether a path without its root is loaded back to where the window began, and its last turn whole."""
-    is_deep = evicted is not None and evicted.offset >= end_offset(path[0])
-    return is_deep and not tree.is_mid_turn(tree.turn_start(path[-1]))
+    """Returns whether a path without its root is loaded back to the window's beginning, and its last turn is whole."""
+    reaches_window = evicted is not None and evicted.offset >= end_offset(path[0])
+    return reaches_window and not tree.is_mid_turn(tree.turn_start(path[-1]))
 
 
 def _has_latest(tree: Tree, path: Sequence[Exchange], last_at: float) -> bool:
-    """Returns whether the last message is loaded, and is on a path or follows an exchange of it. last_at: its time.
+    """Returns whether a conversation's last message is loaded, and is on the path or follows an exchange of it.
 
     A cancelled request is on no path, but follows an exchange of one. A root that is on no path, such as a request for
     a title, does not show that the other branches are loaded.
+
+    last_at: the time of the last message.
     """
     latest = max(tree, key=moved_at)
     return moved_at(latest) >= last_at and not {latest.id, latest.parent}.isdisjoint(
@@ -69,11 +71,11 @@ def _has_latest(tree: Tree, path: Sequence[Exchange], last_at: float) -> bool:
 def _ends_with_list(tree: Tree, match_point: Exchange, plan: Plan, *, reaches_root: bool) -> bool:
     """Returns whether the stored messages of the list are word for word the end of the path.
 
-    reaches_root: the path is loaded from its root on; else the list has to be shorter than what is loaded.
+    reaches_root: the path is loaded from its root on; otherwise the list has to be shorter than what is loaded.
     """
     listing, match = plan.query.listing, plan.match
     if match.altered and not match.altered.inputs[0]:
-        # The reply is altered, and no other was found before it in the list, so it may be any that is stored.
+        # The reply is altered, and the list has no other reply before it, so it may stand for any stored one.
         return False
     atoms = tree.atoms(match_point)
     if match.altered and match_point.reply:

@@ -1,4 +1,4 @@
-"""The terms of matching: what of a request the rules decide by, and the place from which its list goes on."""
+"""The input and the result of matching: the facts of a request that the rules decide by, and the match they find."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class MemoryUse(StrEnum):
 
 
 class Query(Struct, frozen=True):
-    """The part of a request that the rules decide by."""
+    """The facts of a request that the rules decide by."""
 
     listing: HashedList
     # The client gave a conversation id.
@@ -32,7 +32,7 @@ class Query(Struct, frozen=True):
     mode: MemoryUse
     # Seconds since the epoch.
     now: float
-    # How long an unnamed opening may be repeated.
+    # For how many seconds an opening without a conversation id counts as the same when it is sent again.
     idle_s: float
     # Decides whether the list is matched, or continues the head of the stored conversation.
     kind: ConversationKind = ConversationKind.CLIENT
@@ -45,7 +45,7 @@ class Query(Struct, frozen=True):
 
 
 class AlteredReply(Struct, frozen=True):
-    """The form in which an altered reply came back, as indices of the list; the end is excluded."""
+    """Where the list has a reply that the client has altered. Spans are (first index, end), the end excluded."""
 
     # The messages between the last reply that was found word for word and this one.
     inputs: tuple[int, int]
@@ -54,7 +54,7 @@ class AlteredReply(Struct, frozen=True):
 
 
 class Match(Struct, frozen=True):
-    """The place from which the list goes on."""
+    """The stored reply from which the list goes on, and where the list has it."""
 
     # The exchange of the reply that was found last; None: a new tree begins.
     match_point: Exchange | None = None

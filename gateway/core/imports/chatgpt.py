@@ -19,9 +19,10 @@ from gateway.core.imports.records import (
 )
 
 _ROLES: Final = ("user", "assistant")
-_TEXTS: Final = ("text", "multimodal_text")
+_TEXT_TYPES: Final = ("text", "multimodal_text")
+# The text in the place of an image.
 IMAGE: Final = "[image]"
-_PICTURES: Final = ("image_asset_pointer", "real_time_user_audio_video_asset_pointer")
+_IMAGE_TYPES: Final = ("image_asset_pointer", "real_time_user_audio_video_asset_pointer")
 
 
 def read_conversation(item: Any) -> SourceConversation | Unreadable:
@@ -67,10 +68,7 @@ def _time_of(node: dict[str, Any]) -> float | None:
 
 
 def _read_message(message: Any) -> SourceMessage | None:
-    """Returns the text of a message that a person has written or read.
-
-    Returns None for instructions, and for messages of tools, hidden messages and empty ones.
-    """
+    """Returns a message that a person has written or read; None for instructions and for tools' and empty messages."""
     if message is None:
         return None
     fields = message if isinstance(message, dict) else {}
@@ -79,7 +77,7 @@ def _read_message(message: Any) -> SourceMessage | None:
         raise WrongForm("a message has no author or no content")
     role = author.get("role")
     metadata = fields.get("metadata")
-    if role not in _ROLES or content.get("content_type") not in _TEXTS:
+    if role not in _ROLES or content.get("content_type") not in _TEXT_TYPES:
         return None
     if message.get("recipient", "all") != "all":
         return None
@@ -97,7 +95,7 @@ def _text_of(part: Any) -> str:
         return part
     if not isinstance(part, dict):
         raise WrongForm("a part of a message is neither text nor object")
-    if part.get("content_type") in _PICTURES:
+    if part.get("content_type") in _IMAGE_TYPES:
         return IMAGE
     text = part.get("text")  # of a transcript of speech
     return text if isinstance(text, str) else ""

@@ -35,7 +35,7 @@ def read_conversation(item: Any) -> SourceConversation:
 
 
 def _newest_branch(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns the messages of the newest branch, in order. If no message names its parent, all are one branch."""
+    """Returns the messages of the newest branch, oldest first. If no message names its parent, all are one branch."""
     if not any("parent_message_uuid" in item for item in items):
         return items
     by_id = {item["uuid"]: item for item in items if isinstance(item.get("uuid"), str)}
@@ -52,7 +52,7 @@ def _newest_branch(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _read_message(item: dict[str, Any]) -> SourceMessage | None:
-    """Returns a message; None: it is empty, or neither a person nor the model has written it."""
+    """Returns a message; None if it is empty, or written by neither a person nor the model."""
     role = _ROLES.get(str(item.get("sender")))
     if role is None:
         return None

@@ -8,14 +8,14 @@ from __future__ import annotations
 import re
 
 WITHHELD = "[withheld]"
-# The length of the longest secret but private keys, with the words before it: a JSON web token in an HTTP header.
+# The most characters of a secret that is no private key, with the words before it: a JSON web token in a header.
 MAX_SECRET_CHARS = 10_000
 
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
 )
-# Forms that providers document for their keys and tokens, and JSON web tokens. No header of HTTP holds a longer one,
-# and the bound has a text of many beginnings read in one go.
+# Forms that providers document for their keys and tokens, and JSON web tokens. The bound of the latter is above what a
+# header of HTTP holds; with it, a text with many beginnings of tokens is read in linear time.
 _KNOWN_FORMS = re.compile(
     r"(?<![A-Za-z0-9])(?:(?:sk|pk|rk|mg|xai|gsk|hf|glpat|npm|pypi|dop_v1|whsec|sbp)[-_][A-Za-z0-9_\-]{12,}"
     r"|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|xox[abeprs]-[A-Za-z0-9\-]{10,}|(?:AKIA|ASIA)[A-Z0-9]{16}"
@@ -34,7 +34,7 @@ _BEARER_TOKEN = re.compile(r"(\bbearer\s+)([A-Za-z0-9._\-]{12,})", re.IGNORECASE
 _CARD_NUMBER = re.compile(r"(?<![\d.,])\d(?:[ -]?\d){12,18}(?![\d.,]*\d)")
 # A long word of letters and digits that is no part of a path or an address; `_is_random` looks closer.
 _RANDOM_WORD = re.compile(r"(?<![\w/.+=-])[A-Za-z0-9_\-+/]{24,}={0,2}(?![\w/.+=-])")
-# "my password is wrong", "the pin is not": these words speak about a secret and are none.
+# "my password is wrong", "the pin is not": such a word after the name of a secret is not the secret.
 _PLAIN_WORDS = frozenset(
     re.findall(
         r"\w+",
@@ -47,7 +47,7 @@ _PLAIN_WORDS = frozenset(
 
 def withhold(text: str) -> str:
     """Returns the text with everything that looks like a secret replaced."""
-    # Most certain first: a broad pattern must not cut into what a precise one takes whole.
+    # The most precise pattern first: a broad one must not replace a part of what a precise one replaces whole.
     text = _KNOWN_FORMS.sub(WITHHELD, withhold_private_keys(text))
     text = _NAMED_SECRET.sub(_withhold_value, text)
     text = _BEARER_TOKEN.sub(rf"\1{WITHHELD}", text)

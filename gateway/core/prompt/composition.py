@@ -37,7 +37,7 @@ class InsertedMessage(Struct, frozen=True):
     def of(
         cls, message: WireMessage, atoms: tuple[Atom, ...], at: PathPosition | None, note: str = ""
     ) -> InsertedMessage:
-        if not note and PRIVATE not in message:  # as nearly all of a history
+        if not note and PRIVATE not in message:  # as with most messages of a history
             return cls(with_stand_in(message), atoms, at)
         shown = shown_by_note(note) if note else shown_in(message)
         upstream_message = with_text_before(with_stand_in(without_private(message)), note)
@@ -45,7 +45,7 @@ class InsertedMessage(Struct, frozen=True):
 
     @property
     def is_nudge(self) -> bool:
-        """True for a message of an agent's rules to the model, which opens no turn."""
+        """True for a message that an agent's rules send to the model, which opens no turn."""
         return bool(self.private) and is_nudge({PRIVATE: self.private})
 
 
@@ -54,17 +54,17 @@ class Composition(Struct):
 
     # Messages before the first of the client's that is not a system message.
     inserted: Sequence[InsertedMessage] = ()
-    # The element of the path that each client message is; empty where the list is the path word for word.
+    # Index of a client message -> the element of the path that it is; empty if the list is the path word for word.
     list_at: dict[int, PathElement] = msgspec.field(default_factory=dict)
     # The notes before the texts of these messages.
     notes: dict[int, str] = msgspec.field(default_factory=dict)
     # The estimated tokens of all notes.
     note_tokens: int = 0
-    # The messages that replace a client message; an empty list where `inserted` has it.
+    # Index of a client message -> the messages that replace it; an empty list if `inserted` has it.
     replacements: dict[int, list[WireMessage]] = msgspec.field(default_factory=dict)
     # The hidden rounds among these, with their private fields.
     stored_rounds: dict[int, list[WireMessage]] = msgspec.field(default_factory=dict)
-    # Hidden rounds stand after other messages than they did: the client has left some out, or put a summary there.
+    # Hidden rounds follow other messages than before: the client has left some out, or put a summary in their place.
     moves_rounds: bool = False
     # How many hidden rounds of the last prompt could not be restored, so that its stable prefix is broken.
     unrestored_rounds: int = 0
@@ -110,7 +110,7 @@ class Composition(Struct):
 
 
 def without_result(message: WireMessage) -> WireMessage:
-    """Returns the message; a tool's result as one that an upstream has refused to read."""
+    """Returns the message; the result of a tool has its content replaced, which an upstream has refused to read."""
     return {**message, "content": REFUSED_RESULT} if message.get("role") == "tool" else message
 
 

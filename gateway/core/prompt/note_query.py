@@ -1,4 +1,4 @@
-"""The query of a recall: what is searched for, and what of the found is a template's.
+"""The query of a recall: what is searched for, and which of the messages found share only a template with it.
 
 Sans-IO. It knows nothing of how messages are found.
 """
@@ -20,12 +20,12 @@ _EDGE_CHARS = 500
 # The number of the user's messages from which sentences about the events of a query are searched for. The index takes
 # names from as many for its second look (`storage.search.rank`). With 1, 2 and 5 as much is found.
 _EVENT_MESSAGES = 3
-# Only so much of a very long turn is compared and searched for its best part.
+# The most characters of a very long message that are compared, and searched for its best part.
 SEARCHED_CHARS = 20_000
 # Shorter lines, such as brackets, are in many texts by chance. Not measured.
 _LINE_CHARS = 16
-# A line in this many messages is part of an application's template. Not measured: fewer would take a user's repetition
-# for one, more would show a new template more often.
+# A line in this many messages belongs to an application's template. Not measured: with fewer, a user's repetition
+# counts as a template; with more, a new template is shown more often.
 _TEMPLATE_MESSAGES = 3
 
 
@@ -57,14 +57,14 @@ def _edge_lines(lines: Iterable[str], *, from_end: bool) -> list[str]:
 
 
 def with_speaker(query: str, names: Sequence[str]) -> str:
-    """Returns a query with "I" in the place of its speaker's own name: what they said themselves has no name in it.
+    """Returns a query with "I" in the place of its speaker's name, since speakers do not name themselves.
 
-    names: what people call the speaker. Of several words the first is a name as well.
+    names: what people call the speaker. The first of several words is a name as well.
     """
     for name in names:
-        found = name_pattern(name, is_low=query == query.lower())
-        if found is not None:
-            query = found.sub("I", query)
+        pattern = name_pattern(name, is_low=query == query.lower())
+        if pattern is not None:
+            query = pattern.sub("I", query)
     return query
 
 
@@ -84,22 +84,22 @@ def name_pattern(name: str, *, is_low: bool) -> re.Pattern[str] | None:
     return re.compile(f"{edge}(?:{'|'.join(forms)}){edge}", flags)
 
 
-def event_sentences(found: Iterable[Message], query: str) -> list[str]:
-    """Returns the user's sentences about the events of a query: of each of the first messages the best one.
+def event_sentences(messages: Iterable[Message], query: str) -> list[str]:
+    """Returns the user's sentences about the events of a query: the best one of each of the first messages.
 
-    found: best first.
+    messages: found for the query, best first.
     """
     keys = query_keys(query)
-    stated = [m for m in found if m.role == "user"][:_EVENT_MESSAGES]
-    sentences = (best_sentence(quote_on_line(searched_part(m.text, keys)), keys) for m in stated)
+    user_messages = [m for m in messages if m.role == "user"][:_EVENT_MESSAGES]
+    sentences = (best_sentence(quote_on_line(searched_part(m.text, keys)), keys) for m in user_messages)
     return list(filter(None, dict.fromkeys(sentences)))
 
 
 def searched_part(text: str, keys: Sequence[str]) -> str:
-    """Returns the part of a text that is searched for its best sentences.
+    """Returns the part of a text that is searched for its best sentences; only of a very long text it is not all.
 
-    Of a very long one it is that around the word of the query which comes last for the first time: others are all over
-    it. Without any it is the beginning.
+    It is the part around the word of the query that first occurs latest in the text, since a word that occurs early may
+    be all over it. If the text has no word of the query, the part is its beginning.
 
     keys: as `query_keys` returns them.
     """
@@ -110,25 +110,27 @@ def searched_part(text: str, keys: Sequence[str]) -> str:
     return text[start : start + SEARCHED_CHARS]
 
 
-def shared_lines(text: str, found: Iterable[Message]) -> frozenset[str]:
-    """Returns the lines of a message that others have word for word: a template's, or what is quoted once more."""
+def shared_lines(text: str, messages: Iterable[Message]) -> frozenset[str]:
+    """Returns the lines of a text that other messages have word for word: of a template, or quoted once more."""
     if "\n" not in text:
         return frozenset()
-    return _long_lines(text) & frozenset().union(*(_long_lines(m.text) for m in found))
+    return _long_lines(text) & frozenset().union(*(_long_lines(m.text) for m in messages))
 
 
 def without_lines(text: str, lines: Collection[str]) -> str:
-    """Returns a text without those of its lines."""
+    """Returns a text without those of its lines that are in `lines`."""
     return "\n".join(line for line in text.splitlines() if line.strip() not in lines)
 
 
-def without_templates(found: Sequence[Message], shared: Collection[str]) -> list[Message]:
-    """Returns what was found but messages that have only a template in common with the question.
+def without_templates(messages: Sequence[Message], shared: Collection[str]) -> list[Message]:
+    """Returns the messages that were found, without those that have only a template in common with the question.
 
-    A text that a person quotes once more stands in one or two messages, and the messages about it are wanted.
+    A text that a person quotes once more is in one or two messages, and these stay.
+
+    shared: the lines that `shared_lines` returns.
     """
-    alike = {m.seq for m in found if not _long_lines(m.text).isdisjoint(shared)}
-    return [m for m in found if len(alike) < _TEMPLATE_MESSAGES or m.seq not in alike]
+    alike = {m.seq for m in messages if not _long_lines(m.text).isdisjoint(shared)}
+    return [m for m in messages if len(alike) < _TEMPLATE_MESSAGES or m.seq not in alike]
 
 
 def _long_lines(text: str) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""The user that Open WebUI vouches for: a JSON Web Token in the header `x-openwebui-user-jwt`.
+"""The user that Open WebUI names in a signed JSON Web Token, the header `x-openwebui-user-jwt`.
 
 If FORWARD_USER_INFO_HEADER_JWT_SECRET is set, Open WebUI signs a token with HS256 (RFC 7519, RFC 7518 3.2) for each
 request, and leaves its plain headers out. `sub` is the id that `x-openwebui-user-id` would have.
@@ -24,7 +24,7 @@ class SignedUser(NamedTuple):
     """The user of a token."""
 
     id: str
-    # What people call the user; None: the token does not say.
+    # What people call the user; None: the token names none.
     name: str | None
 
 
@@ -34,7 +34,7 @@ def signed_user(token: bytes, secret: str, now: float) -> SignedUser:
     Raises: NotAuthenticated: the token is malformed, not signed with this secret, or expired.
     """
     signing_input, _, signature = token.rpartition(b".")
-    # The signature is checked before anything of the token is read, and always as HS256, whatever the header names.
+    # The signature is checked before anything of the token is read, and always as HS256: an attacker chooses the `alg`.
     expected = hmac.digest(secret.encode(), signing_input, "sha256")
     if not hmac.compare_digest(_decode(signature), expected):
         raise _refusal("it is not signed with memory.openwebui_jwt_secret")
@@ -58,12 +58,14 @@ def _refusal(why: str) -> NotAuthenticated:
 
 
 def _time(value: object) -> float:
+    """Returns a claim that is a time, in seconds since the epoch. Raises: NotAuthenticated."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise _refusal("it has no time at which it expires")
     return value
 
 
 def _decode(part: bytes) -> bytes:
+    """Decodes base64url without padding. A malformed part is empty, so it is no signature and no JSON either."""
     try:
         return urlsafe_b64decode(part + b"=" * (-len(part) % 4))
     except (Base64Error, ValueError):
@@ -71,6 +73,7 @@ def _decode(part: bytes) -> bytes:
 
 
 def _json(part: bytes) -> dict[str, Any]:
+    """Returns the object in a part of the token. Raises: NotAuthenticated."""
     try:
         fields = orjson.loads(_decode(part))
     except orjson.JSONDecodeError:

@@ -37,7 +37,7 @@ _BOUND_PHRASES: Final[Mapping[str, str]] = {
     "maxProperties": "must have at most {} fields",
     "additionalItems": "must have at most {} items",
 }
-# What a value must be, by the keyword that it breaks. The library's `kind` has what the schema says there.
+# The keyword that a value breaks -> what the value must be. The library's `kind` has the keyword's own value.
 _OTHER_PHRASES: Final[Mapping[str, Callable[[Any], str]]] = {
     "type": lambda kind: (
         "must be " + " or ".join(text for name, text in _TYPE_PHRASES.items() if name in kind.types)
@@ -53,7 +53,7 @@ _OTHER_PHRASES: Final[Mapping[str, Callable[[Any], str]]] = {
 
 
 def error_text(error: ValidationError, schema: Any) -> str:
-    """Returns an error as a sentence without its full stop. schema: the one that was checked against."""
+    """Returns an error as a sentence without its full stop. schema: the schema that the arguments break."""
     inner_error = _inner_error(error)
     if inner_error is not None:
         return error_text(inner_error, schema)
@@ -91,13 +91,13 @@ def _inner_error(error: ValidationError) -> ValidationError | None:
     """
     context: Sequence[Sequence[ValidationError]] = getattr(error.kind, "context", ())
     first_errors = [errors[0] for errors in context if errors]
-    # Of an optional value the model did not mean the null.
+    # An optional value may also be null, which is not what the model meant.
     not_null = [each for each in first_errors if getattr(each.kind, "types", None) != ["null"]]
     return next(iter(not_null or first_errors), None)
 
 
 def _known_names_phrase(error: ValidationError, schema: Any) -> str:
-    """Returns the names that the schema has where the error is, in brackets after a space; "": it is not found."""
+    """Returns the names that the schema has where the error is, in brackets after a space, or "" if there is none."""
     for step in error.schema_path[:-1]:
         try:
             schema = schema[step]

@@ -30,7 +30,7 @@ class RepairedSchema(NamedTuple):
 
 def compile_schema(schema: Any) -> Validator:
     """Returns the validator of a schema as it is. Raises: ValueError: it is no JSON Schema."""
-    import jsonschema_rs  # 0.03 s, for those that call tools alone
+    import jsonschema_rs  # takes 0.03 s, which only a gateway that calls tools has to spend
 
     patterns = jsonschema_rs.RegexOptions(size_limit=_MAX_REGEX_BYTES, dfa_size_limit=_MAX_REGEX_BYTES)
     return jsonschema_rs.validator_for(schema, offline=True, validate_formats=False, pattern_options=patterns)
@@ -46,18 +46,18 @@ def compile_repaired(schema: Any) -> RepairedSchema | None:
             path = getattr(error, "instance_path", None)
             if path:
                 try:
-                    schema = _without(schema, path)
+                    schema = _without_path(schema, path)
                 except LookupError:
                     return None
             elif not is_local and isinstance(schema, dict):
-                # A reference or a draft; the library does not say which.
+                # The fault is a reference or the draft; the library does not name it.
                 is_local, schema = True, _with_local_references(schema, schema)
             else:
                 return None
     return None
 
 
-def _without(part: Any, path: Sequence[str | int]) -> Any:
+def _without_path(part: Any, path: Sequence[str | int]) -> Any:
     """Returns a copy of a part of a schema without what a path leads to.
 
     Raises: LookupError: the path leads nowhere, since the library leaves empty names out of it.
@@ -65,11 +65,11 @@ def _without(part: Any, path: Sequence[str | int]) -> Any:
     first, *rest = path
     if isinstance(part, list):
         assert isinstance(first, int)  # the path into a list has its index
-        inner = [_without(part[first], rest)] if rest else []
+        inner = [_without_path(part[first], rest)] if rest else []
         return [*part[:first], *inner, *part[first + 1 :]]
     name = str(first)  # the library takes a name of digits for an index
     others = {key: value for key, value in part.items() if key != name}
-    return {**others, name: _without(part[name], rest)} if rest else others
+    return {**others, name: _without_path(part[name], rest)} if rest else others
 
 
 def _with_local_references(part: Any, root: Mapping[str, Any]) -> Any:

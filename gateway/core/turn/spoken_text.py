@@ -11,15 +11,15 @@ from gateway.core.turn.draft import MessageDraft
 
 
 class SpokenText:
-    """Collects the spoken text of a reply, and shows it as it comes in."""
+    """Collects the spoken text of a reply, and shows it to the client as it comes in."""
 
     def __init__(self, asides: Asides | None, view: ClientView, text_before: Any, filler: str) -> None:
-        """Begins with a filler that was shown before the reply. text_before: the text of the rounds before."""
+        """Initialises with the filler that was shown before the reply. text_before: the text of the earlier rounds."""
         # Shown before the reply's own text.
         self.filler = filler
         # The words of calls that speak to the user, shown after the reply's own text.
         self.words = ""
-        # The shown text that needs a separator before the next one; "": none.
+        # The text shown last, from which the next one may need a separator.
         self.text_before = text_before
         self._view = view
         self._reader = None if asides is None else AsideReader(asides)
@@ -32,10 +32,10 @@ class SpokenText:
         return self.filler + separator(self.filler, self.words) + self.words
 
     def read(self, draft: MessageDraft, *, is_shown: bool) -> None:
-        """Takes the thoughts, words and fillers in the arguments of calls, as far as they have come.
+        """Reads the thoughts, words and fillers in the arguments of calls, as far as they have come.
 
         draft: the reply so far.
-        is_shown: the client gets the text at once; else the text is only collected.
+        is_shown: the client gets the text at once; otherwise the text is only collected.
         """
         if self._reader is None:
             return
@@ -51,16 +51,16 @@ class SpokenText:
                 self.words += separator(self.words, text)
                 self._add(voice, text, blanks, index, is_shown=is_shown)
             elif not (self.text or draft.text) and text.strip():
-                # A filler fills the silence before a tool: there is none once the reply has text. Blanks are no text.
+                # A filler fills the silence before a tool: once the reply has text, there is no silence.
                 self._speaker = (index, voice)
                 self.add_filler(text.lstrip(), is_shown=is_shown)
 
     def add_filler(self, text: str, *, is_shown: bool) -> None:
-        """Adds a filler, or the beginning of one. is_shown: the client gets it at once; else it is only collected."""
+        """Adds a filler, or its beginning. is_shown: the client gets it at once; otherwise it is only collected."""
         self._add(Voice.FILLER, text, separator(self.text_before, text), is_shown=is_shown)
 
     def _add(self, voice: Voice, text: str, blanks: str, call: int = 0, *, is_shown: bool) -> None:
-        """Adds text that is spoken to the user. blanks: are shown before it. call: the call's index in the reply."""
+        """Adds spoken text. blanks: what is shown before the text. call: the index of its call in the reply."""
         if voice is Voice.FILLER:
             self.filler += text
         else:

@@ -1,7 +1,7 @@
-"""Recognises the events of a stream that differ in their text alone, so that each need not be parsed.
+"""Recognises the events of a stream that differ in their text alone, so that they need not be parsed.
 
-Nearly all events of a stream have a word or two between bytes that are the same in all events: id, model, time. If
-these bytes are the same, the bytes between them are the text, and no field needs to be looked at.
+Nearly all events of a stream are a word or two between bytes that are the same in all of them: id, model, time. If an
+event has the same bytes around its text, it has the same fields.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from adapters.types import Json
 from gateway.core.turn.json_pieces import REPLACED_FIELDS
 
 _CONTENT = re.compile(rb'"content":\s?"')
-# A JSON string up to its end, or to an escaped character. Events with one are parsed.
+# A JSON string up to its end or its first escape. Events with escapes are parsed.
 _CHARACTERS = re.compile(rb'[^"\\\x00-\x1f]*')
-# Characters of no meaning with which OpenAI brings all events to the same length.
+# The field with which OpenAI pads all events to the same length.
 _PADDING = b',"obfuscation":"'
 
 
 class TextEvents(Struct, frozen=True):
-    """The form of events like one that was parsed."""
+    """The bytes that surround the text in events of one form, taken from an event that was parsed."""
 
     # The bytes before the text.
     before: bytes
@@ -32,7 +32,7 @@ class TextEvents(Struct, frozen=True):
 
     @classmethod
     def like(cls, raw: bytes, chunk: Json) -> TextEvents | None:
-        """Returns the form of an event, if each event of that form adds its text to the reply and does nothing else.
+        """Returns the form of an event, or None if an event of that form may do more than add text to the reply.
 
         raw: the bytes of the event.
         chunk: its parsed data.
@@ -48,7 +48,7 @@ class TextEvents(Struct, frozen=True):
         return cls(raw[:text_start], after + padding, ending[ending.find(b'"') :] if padding else None)
 
     def text_of(self, raw: bytes) -> str | None:
-        """Returns the text of an event of this form; None where the event has another form and has to be parsed."""
+        """Returns the text of an event of this form; None: the event has another form and has to be parsed."""
         if not raw.startswith(self.before):
             return None
         text_start = len(self.before)
@@ -67,13 +67,13 @@ class TextEvents(Struct, frozen=True):
 
 
 def _end_of_string(raw: bytes, start: int) -> int:
-    """Returns where a string without escapes ends that begins at `start`."""
+    """Returns where a string that begins at `start` ends, if it has no escapes."""
     characters = _CHARACTERS.match(raw, start)
     return start if characters is None else characters.end()
 
 
 def _only_text(chunk: Json) -> str | None:
-    """Returns the text of a chunk that has nothing else of use: no usage, no end, no piece of a call."""
+    """Returns the text of a chunk that has nothing else of use (usage, an end, a piece of a call), or None."""
     choices = chunk.get("choices")
     if chunk.get("usage") is not None or not isinstance(choices, list) or len(choices) != 1:
         return None

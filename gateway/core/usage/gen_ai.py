@@ -1,7 +1,7 @@
-"""Calls of upstreams in the words of the GenAI conventions, for metrics and traces alike.
+"""Calls of upstreams by the names of the GenAI conventions, for metrics and traces alike.
 
-Every value is of a closed list or a number: what a client may choose stands here only where an upstream has answered
-for it. (opentelemetry.io/docs/specs/semconv/gen-ai)
+Every value is a number or from a closed list. A name that a client chose is used only if an upstream has accepted it.
+(opentelemetry.io/docs/specs/semconv/gen-ai)
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gateway.masks import mask_keys
 
 OTHER: Final = "other"
 CANCELLED_FAILURE: Final = "cancelled"
-# The paths of upstreams whose calls have a name in the conventions.
+# Path of a call -> the name of the operation in the conventions.
 _OPERATIONS: Final = {
     "/chat/completions": "chat",
     "/messages": "chat",
@@ -23,7 +23,7 @@ _OPERATIONS: Final = {
     "/completions": "text_completion",
     "/embeddings": "embeddings",
 }
-# Kinds of upstreams whose providers the conventions name otherwise.
+# Kind of an upstream -> the provider's name in the conventions, where the two differ.
 _PROVIDERS: Final = {
     "azure": "azure.ai.openai",
     "gemini": "gcp.gemini",
@@ -62,7 +62,7 @@ def error_type(failure: str, status: int = 0) -> str:
     """Returns the kind of an error, of a closed list; "": there is none.
 
     failure: as the receipt names it, or a status as text.
-    status: of the answer.
+    status: of the response.
     """
     if failure:
         return failure if failure in _FAILURES or _STATUS.fullmatch(failure) else OTHER
@@ -70,19 +70,19 @@ def error_type(failure: str, status: int = 0) -> str:
 
 
 class ModelNames:
-    """The names of models that may stand in metrics and spans."""
+    """The names of models that metrics and spans may show."""
 
-    def __init__(self, settings: Iterable[str]) -> None:
-        """settings: those that the settings name."""
-        self._settings = frozenset(settings)
+    def __init__(self, configured: Iterable[str]) -> None:
+        """configured: the models that the settings name."""
+        self._configured = frozenset(configured)
         self._labels: set[str] = set()
 
     def of(self, model: str, status: int) -> str:
-        """Returns a model's name where the settings name it or an upstream answered for it, else `other`.
+        """Returns a model's name if the settings have it or an upstream has accepted it, else `other`.
 
-        status: of the answer; 0: there was none.
+        status: of the upstream's response; 0: there was none.
         """
-        if model in self._settings:
+        if model in self._configured:
             return model[:_MODEL_CHARS]
         name = model[:_MODEL_CHARS].encode(errors="replace")
         return model[:_MODEL_CHARS] if model and 0 < status < 400 and mask_keys(name) == name else OTHER

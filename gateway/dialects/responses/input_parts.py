@@ -62,6 +62,7 @@ class ContentPartKind(Struct, frozen=True):
 
 
 _TEXT_KIND = ContentPartKind(_translate_text, frozenset(("type", "text")))
+# The type of a part -> its kind.
 PART_KINDS = {
     "input_text": _TEXT_KIND,
     "output_text": _TEXT_KIND,
@@ -71,5 +72,5 @@ PART_KINDS = {
     "input_file": ContentPartKind(_translate_file, frozenset(("type", "file_url", *_FILE_FIELDS))),
     "input_audio": ContentPartKind(_translate_audio, frozenset(("type", "input_audio"))),
 }
-# The kinds of parts that are words.
+# The types of parts that are text.
 WORD_KINDS = ("input_text", "output_text", "text", "refusal")

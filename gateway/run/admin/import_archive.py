@@ -15,17 +15,17 @@ from gateway.run.admin.import_json import MAX_JSON_BYTES
 
 # The most entries of a ZIP.
 MAX_ENTRIES: Final = 10_000
-# The most by which a ZIP's unpacked size may exceed its own size, as a factor.
+# The highest ratio of unpacked to packed bytes: a ZIP beyond it is meant to fill the disk or the memory.
 MAX_RATIO: Final = 200
-# The size of the list of a ZIP's entries.
+# The most bytes of the list of a ZIP's entries, which is read into memory.
 _MAX_DIRECTORY_BYTES: Final = 8 << 20
-# The size of the comment that may follow the record at a ZIP's end.
+# The most bytes of the comment that may follow the record at a ZIP's end, by the format.
 _MAX_COMMENT_BYTES: Final = 64 << 10
 _ZIP: Final = b"PK\x03\x04"
 _ZIP_END: Final = b"PK\x05\x06"
 # The record at the end of a ZIP; its fifth field counts the entries, its sixth the bytes of their list.
 _ZIP_END_RECORD: Final = struct.Struct("<4s4H2LH")
-# A record with numbers of 64 bits, and its locator. They may precede the record at the end; then their numbers count.
+# A ZIP with large numbers has another record, of 64 bits, and its locator before the record at the end.
 _ZIP64_END, _ZIP64_LOCATOR = b"PK\x06\x06", b"PK\x06\x07"
 _ZIP64_END_RECORD: Final = struct.Struct("<4sQ2H2L4Q")
 _ZIP64_LOCATOR_BYTES: Final = 20
@@ -65,7 +65,7 @@ def _conversation_entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
         raise wrong_file("it has no conversations.json")
     if any(entry.flag_bits & 1 for entry in conversations):
         raise wrong_file("it is encrypted")
-    # Other methods do not bound how much is unpacked at a time.
+    # With other compression methods, the size that is unpacked at a time has no bound.
     if any(entry.compress_type not in _ZIP_METHODS or entry.header_offset < 0 for entry in conversations):
         raise wrong_file(UNREADABLE_ZIP)
     size = sum(entry.file_size for entry in conversations)

@@ -10,10 +10,12 @@ from gateway.run.admin.import_faults import map_parser_errors, wrong_file
 
 MAX_JSON_BYTES: Final = 4 << 30
 MAX_LEVELS: Final = 100
-# The size of a conversation as JSON or as lines; for Mastra of all messages, which are not sorted by conversation.
+# The most bytes of a conversation, as JSON or as lines. Mastra's export does not sort its messages by conversation, so
+# there it bounds all messages together.
 MAX_ITEM_BYTES: Final = 64 << 20
-# While a piece is parsed no other thread runs, for some half a millisecond.
+# The bytes that are parsed at a time: for about half a millisecond, during which no other thread runs.
 PIECE_BYTES: Final = 16 << 10
+# The most bytes of a piece of a long string.
 _MAX_PIECE_BYTES: Final = 1 << 20
 LARGE_CONVERSATION: Final = f"one conversation has more than {MAX_ITEM_BYTES >> 20} MiB"
 BOM: Final = b"\xef\xbb\xbf"
@@ -29,15 +31,15 @@ class DepthLimit:
         self.string_bytes = 0
         self._depth = 0
         self._is_in_string = False
-        self._rest = b""
+        # The backslash that ended the last piece, if it may escape the first character of the next one.
+        self._backslash = b""
 
     def feed(self, data: bytes) -> None:
         """Counts the brackets of the next piece. Raises: BadRequest: the JSON is nested too deeply."""
-        data = self._rest + data
-        # A backslash at the end may escape the first character of the next piece.
+        data = self._backslash + data
         slashes = len(data) - len(data.rstrip(b"\\"))
-        self._rest = b"\\" if slashes % 2 else b""
-        data = data.removesuffix(self._rest)
+        self._backslash = b"\\" if slashes % 2 else b""
+        data = data.removesuffix(self._backslash)
         signs = data.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, _NO_BRACKETS)
         # Each quote begins or ends a string, so every second part is inside of one.
         parts = signs.split(b'"')
@@ -45,7 +47,7 @@ class DepthLimit:
         self._is_in_string ^= len(parts) % 2 == 0
         self.string_bytes = self.string_bytes + len(data) if self._is_in_string and len(parts) == 1 else 0
         opened = brackets.count(b"[") + brackets.count(b"{")
-        # The JSON is not too deep, whatever the order of the brackets.
+        # Without too many opening brackets the JSON cannot be too deep, and their order does not matter.
         if self._depth + opened <= MAX_LEVELS:
             self._depth += 2 * opened - len(brackets)
             return

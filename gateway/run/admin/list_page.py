@@ -42,7 +42,7 @@ def format_page_end(end: PageEnd) -> str:
 
 
 def parse_page_end(cursor: str | None) -> PageEnd:
-    """Returns the end of the page before; None: the first page is asked for. Raises: BadRequest."""
+    """Returns the end of the previous page. cursor: None for the first page. Raises: BadRequest."""
     if cursor is None:
         return FIRST_PAGE
     at, _, row = cursor.partition("_")
@@ -57,9 +57,11 @@ def parse_page_end(cursor: str | None) -> PageEnd:
 
 
 def read_cursor(after: str | None, first: _First, param: str = "after") -> int | _First:
-    """Returns the number of a record, which a caller sends as `after` from the `next` of a page.
+    """Returns the number of the record after which a page begins.
 
-    first: returned for the first page, which has no `after`.
+    after: the `next` of the previous page; None for the first page.
+    first: returned for the first page.
+    param: the parameter that an error names.
 
     Raises: BadRequest: `after` is no number of a record.
     """
@@ -77,5 +79,5 @@ def unreadable_cursor(param: str = "after") -> BadRequest:
 
 
 def record_number(text: str) -> int | None:
-    """Reads the number of a record. None: the text is no number, or has more digits than a record's."""
+    """Returns the number of a record; None: the text is no number, or has more digits than fit into 64 bits."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None

@@ -1,4 +1,4 @@
-"""The tools of MCP: each performs an operation on a memory that the page and the command line have, too."""
+"""The tools of MCP: each performs an operation on a memory that the page and the command line also have."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class McpTools(Struct, frozen=True):
             return ReadResult(call.user, (), (), 0)
         memory = await self.views.find(call.caller.project, agent.uid)
         blocks = await self.store.facts.load_blocks(agent.id)
-        # Muted facts stay in lists that people read; no model is shown them.
+        # No model is shown muted facts; only the lists for people have them.
         facts = await self.store.facts.list_unmuted(agent.id, MAX_FACTS)
         return ReadResult(
             call.user,
@@ -176,10 +176,10 @@ class McpTools(Struct, frozen=True):
             current = next((block for block in blocks if block.label == label), None)
             if current is None:
                 raise
-            present = {"label": label, "version": current.version, "value": current.value}
+            shown = {"label": label, "version": current.version, "value": current.value}
             raise Conflict(
                 f"version {arguments.version} is not the block's present one, and nothing was written; "
-                f"it is now {orjson.dumps(present).decode()}",
+                f"it is now {orjson.dumps(shown).decode()}",
                 param="version",
             ) from error
         return EditBlockResult(block.label, block.version)
@@ -260,7 +260,7 @@ def _read_time(text: str, name: str, *, default: float) -> float:
 
 @contextmanager
 def _name_id_in_error(id: str) -> Iterator[None]:
-    """Has an UnknownId that is raised within its block name the id as the caller sent it."""
+    """Replaces an UnknownId that is raised inside by one that names the id as the caller sent it."""
     try:
         yield
     except UnknownId as error:

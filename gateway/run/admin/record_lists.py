@@ -19,7 +19,7 @@ class Column(NamedTuple):
     heading: str
     # Returns a record's text in a table.
     cell: Callable[[Record], str]
-    # Returns a record's text in a line for scripts, or None, if the line has no such text. None: the text of the cell.
+    # Returns a record's text in a line for scripts, or None to leave it out. Without a function it is the cell's text.
     line: Callable[[Record], str | None] | None = None
     is_number: bool = False
 
@@ -52,7 +52,7 @@ def _text_column(name: str) -> Column:
 
 
 def _labelled_column(heading: str, cell: Callable[[Record], str]) -> Column:
-    """Makes a column with the heading before its text in a line, if there is a text."""
+    """Makes a column with its heading before its text in a line; a line without such a text leaves both out."""
     return Column(heading, cell, lambda record: f"{heading} {cell(record)}" if cell(record) else None)
 
 
@@ -166,15 +166,18 @@ REQUESTS = RecordList(
         _text_column("model"),
         _labelled_column("memory", lambda each: each["mode"]),
         Column("status", lambda each: "-" if each["status"] is None else str(each["status"])),
-        Column("ms", lambda each: f"{each['ms']:.0f}", lambda each: f"{each['ms']:.0f} ms", True),
+        Column("ms", lambda each: f"{each['ms']:.0f}", lambda each: f"{each['ms']:.0f} ms", is_number=True),
         Column(
             "added",
             lambda each: f"{each['added_ms']:.1f}",
             lambda each: f"{each['added_ms']:.1f} ms added",
-            True,
+            is_number=True,
         ),
         Column(
-            "recalled", lambda each: str(each["recalled"]), lambda each: f"{each['recalled']} recalled", True
+            "recalled",
+            lambda each: str(each["recalled"]),
+            lambda each: f"{each['recalled']} recalled",
+            is_number=True,
         ),
     ),
     "There are no requests to show: the process that serves has none, or no process serves. Over PostgreSQL the "
@@ -210,9 +213,9 @@ _USAGE_COUNTERS = (
 
 
 def usage_list(by: Sequence[str], keys: Mapping[int, str]) -> RecordList:
-    """Returns the list of usage by some columns. keys: the names of gateway keys by their numbers.
+    """Returns the list of usage, grouped by some columns. keys: number of a gateway key -> its name.
 
-    A counter of 0 is left blank in a table, which has no column without any text.
+    A counter of 0 is blank in a table, which leaves out columns without any text.
     """
 
     def cell(record: Record, name: str) -> str:
@@ -235,7 +238,7 @@ def usage_list(by: Sequence[str], keys: Mapping[int, str]) -> RecordList:
         "cost",
         lambda each: f"{each['cost']:.6f}" if each["cost"] else "",
         lambda each: f"cost {each['cost']:.6f}",
-        True,
+        is_number=True,
     )
     return RecordList((*groups, *counters, cost), "Nothing was used in these days.")
 

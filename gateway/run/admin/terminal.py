@@ -1,4 +1,4 @@
-"""Tables, colours and bars on a terminal, by rich. Imported only when something is shown on a terminal."""
+"""Tables, colours and progress bars on a terminal, by rich. Imported only when something is shown on a terminal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-# The most rows of a table. A longer list becomes several tables, since a table is in memory as a whole.
+# The most rows of a table. A longer list becomes several tables, since rich holds a whole table in memory.
 _ROWS_PER_TABLE = 1000
 # Cells between two columns.
 _GAP_CELLS = 3
@@ -118,11 +118,11 @@ def show_json(text: str) -> None:
 
 
 def make_bar(description: str, total: int | None, *, is_counted: bool, is_bytes: bool) -> Progress:
-    """Makes a bar on stderr, which vanishes at its end. Lines that are printed meanwhile appear above the bar.
+    """Makes a progress bar on stderr, which vanishes at its end. Lines that are printed meanwhile appear above it.
 
-    total: None: it is not known.
+    total: None if it is not known.
     is_counted: the bar shows how much is done.
-    is_bytes: how much is done is in bytes, else a number of things.
+    is_bytes: how much is done is a number of bytes; otherwise of things.
     """
     columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn(description, markup=False)]
     if total is not None:
@@ -133,6 +133,7 @@ def make_bar(description: str, total: int | None, *, is_counted: bool, is_bytes:
         total_text = "" if total is None else " of {task.total:,}"
         columns.append(TextColumn(f"{{task.completed:,}}{total_text}"))
     columns.append(TimeElapsedColumn() if total is None else TimeRemainingColumn())
-    # Where stdout is a file or another program, its lines are not redirected to appear above the bar.
-    is_shared = sys.stdout.isatty()
-    return Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=is_shared)
+    # Printed lines are only moved above the bar if they go to the terminal, not to a file or another program.
+    return Progress(
+        *columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty()
+    )

@@ -34,14 +34,14 @@ class FittedWindow(Struct, frozen=True):
     included: tuple[int, ...] | None = None
     # The composition's hidden rounds that go in, by the index of the message they replace; None: all.
     replacements: Mapping[int, list[WireMessage]] | None = None
-    # The text that stands for what was left out, or "".
+    # The text that replaces what was left out, or "".
     summary: str = ""
     summary_id: int = 0
-    # The part of the path that is out, for the next request to leave out as well.
+    # The part of the path that has left the window, which the next request leaves out as well.
     evicted: Evicted | None = None
     # The tokens of the evicted part.
     evicted_tokens: int = 0
-    # The tokens of the whole prompt, by our count; 0: it was not counted, or is not text alone.
+    # The tokens of the whole prompt by the gateway's count; 0: it was not counted, or is not text alone.
     tokens: int = 0
     # The tokens for which the window has room, with a note.
     max_tokens: int = 0

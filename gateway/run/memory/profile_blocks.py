@@ -1,4 +1,4 @@
-"""Brings the blocks of memories that were stored before up to the settings of today."""
+"""Updates the blocks of stored memories to the settings of their profiles."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-# The lock of the process that brings them up to the settings.
+# Held by the process that updates the blocks.
 _LOCK = lock_name("", "settings")
 
 
 async def update_profile_blocks(
     store: Store, leases: Leases, agents: Sequence[AgentSpec], now: float
 ) -> None:
-    """Brings the blocks of all profiles' memories up to the settings (`Blocks.follow`).
+    """Updates the blocks of all profiles' memories to the settings (`Blocks.follow`).
 
     Missing blocks are added. Descriptions, limits, permissions and shared values that were never written to become
     those of the settings; other values stay.
 
-    It is called once, when the process begins. Of processes that share a database one does it at a time, and not if it
-    was done for the same settings: processes with two versions of them would undo each other's work in turn.
+    It is called once, when the process starts. Of the processes that share a database one updates at a time, and only
+    if the settings are not those of the last update: otherwise processes with two versions of the settings would undo
+    each other's work in turn.
 
-    Raises: StoreError: some blocks are not written, so call it again.
+    Raises: StoreError: some blocks were not written, so call it again.
     """
     if not leases.is_needed:
         await _update_blocks(store, agents, now)
@@ -53,7 +54,7 @@ async def _update_blocks(store: Store, agents: Iterable[AgentSpec], now: float) 
         except Unavailable:
             raise
         except StoreError as error:
-            # Another attempt would fail as well, and the other profiles get their blocks.
+            # Another attempt would fail as well. The other profiles still get their blocks.
             _log.error(
                 "The memory blocks of profile %r could not be made as the settings have them: %s",
                 agent.name,

@@ -18,7 +18,7 @@ from gateway.tokens import TooMuchToCount, message_tokens, tokenizer_for
 
 T = TypeVar("T")
 
-# Characters of new texts that are counted in the event loop, in 3 ms. A conversation that comes again has fewer.
+# The most new characters that are counted in the event loop, in 3 ms. A conversation that goes on brings fewer.
 _COUNTED_AT_ONCE = 50_000
 
 
@@ -40,16 +40,16 @@ async def count_request_tokens(model: str, body: Mapping[str, Any]) -> int:
 
 
 async def count_prompt_tokens(prompt: Prompt) -> int:
-    """Returns the tokens of a prompt by its model's tokenizer, which it loads if need be."""
+    """Returns the tokens of a prompt by its model's tokenizer, which is loaded if necessary."""
     return prompt.window.tokens or await with_counter(
         prompt.target.model, partial(_count_messages_and_tools, prompt)
     )
 
 
 def estimate_usage(prompt: Prompt, text: str) -> Json:
-    """Returns the usage of a reply with this text by our count, where the upstream reports none.
+    """Returns the usage of a reply with this text by the gateway's count, for an upstream that reports none.
 
-    It is exact for OpenAI's models if their tokenizer is loaded, and an estimate otherwise. It does not load one.
+    It is exact for OpenAI's models if their tokenizer is loaded, and an estimate otherwise. No tokenizer is loaded.
     """
     tokenizer = tokenizer_for(prompt.target.model)
     count = tokenizer.count if tokenizer.is_loaded else estimate_tokens
@@ -82,9 +82,9 @@ def _count_messages_and_tools(prompt: Prompt, count: Callable[[str], int]) -> in
 
 
 async def with_counter(model: str, work: Callable[[Callable[[str], int]], T]) -> T:
-    """Returns what `work` makes with a function that counts the tokens of a text for a model.
+    """Returns the result of `work`, which is called with a function that counts the tokens of a text for a model.
 
-    Where it has to count much that was not counted before, it is called again in a thread.
+    If `work` counts many characters that were not counted before, it is broken off and called again in a thread.
     """
     tokenizer = tokenizer_for(model)
     if not tokenizer.is_loaded:

@@ -13,22 +13,22 @@ from storage.commands import MemorySnapshot
 from storage.records import Agent, AgentNumbers, Near, StandingFact, Vector
 from storage.sql.store import Store
 
-# (agents, text, milliseconds that there are) -> the text's vector, or None
+# Embeds a text for the search of some agents (by row) within so many milliseconds; None: there is no vector in time.
 EmbedQuery = Callable[[Sequence[int], str, float], Awaitable[Vector | None]]
 
 
 class QueryVectors(Struct):
-    """The vectors of one request's queries, each of which is made and compared once."""
+    """The vectors of one request's queries. Each vector is made and compared once."""
 
     # None: memory is searched by words alone.
     embed_query: EmbedQuery | None
-    # The seconds that choosing standing facts by them took. They are a part of the time for recall.
+    # How long it took to choose standing facts by vectors, a part of the time for recall.
     choosing_s: float = 0.0
-    # By query: its vector, or what that was compared with; None: there is none, or none in time.
+    # Query -> its vector, or the result of comparing that; None: there is no vector, or none in time.
     _vectors: dict[str, Vector | Near | None] = field(default_factory=dict)
 
     async def vector_of(self, agent: Agent, query: str, wait_ms: float) -> Vector | Near | None:
-        """Returns the vector of a query, as a search takes it; None: there is none, or none in time."""
+        """Returns the vector of a query, or the result of comparing it; None: there is no vector, or none in time."""
         if self.embed_query is None:
             return None
         if query not in self._vectors:
@@ -38,9 +38,9 @@ class QueryVectors(Struct):
     async def compare(
         self, store: Store, agent: Agent, numbers: AgentNumbers, query: str, deadline_ms: float
     ) -> Near | None:
-        """Returns how near to a query what an agent has is; None: nothing was compared in time.
+        """Returns how near an agent's records are to a query; None: nothing was compared in time.
 
-        deadline_ms: for the query's vector and the comparison together.
+        deadline_ms: the time for the query's vector and the comparison together.
 
         Raises: StoreError.
         """
@@ -65,10 +65,10 @@ async def nearest_facts(
 ) -> list[StandingFact]:
     """Returns the standing facts of a memory in the order in which its section takes them for a query.
 
-    Where it has no room for all, the nearest by vectors come first, after those that have no vector yet. Without
-    vectors the newest come first.
+    If the section has no room for all, facts without a vector come first, then the nearest to the query. Without a
+    vector of the query the newest come first.
 
-    deadline_ms: for the query's vector and the others together.
+    deadline_ms: the time for the query's vector and the comparison together.
 
     Raises: StoreError.
     """

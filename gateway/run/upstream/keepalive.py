@@ -1,7 +1,7 @@
 """Keep-alive comments for a client while its upstream is silent within a reply.
 
-Event streams allow a comment anywhere between two events, and clients ignore it. Watching for silence costs a task for
-each read, so it is done only where the settings ask for it.
+A comment may come between any two events of a stream, and clients ignore it. Watching for silence costs a task for each
+read, so it is done only if the settings ask for it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 from gateway.core.turn.commands import KEEP_ALIVE
 
 T = TypeVar("T")
-# An item is a beat where it is this very object.
+# Stands between items for a comment that is due; compared by identity.
 BEAT: Final[Any] = KEEP_ALIVE
 _EXHAUSTED: Final[Any] = object()
 
@@ -38,7 +38,7 @@ async def with_beats(items: AsyncIterator[T], every_s: float) -> AsyncGenerator[
 
 
 def keep_alive(items: AsyncIterator[T], every_s: float) -> AbstractAsyncContextManager[AsyncIterator[T]]:
-    """Returns a context of the items with a `BEAT` after each `every_s` seconds without one; 0: without beats."""
+    """Returns a context with the items of `with_beats`; with `every_s` 0, with the items alone."""
     return aclosing(with_beats(items, every_s)) if every_s else nullcontext(items)
 
 
@@ -61,6 +61,6 @@ async def _stop(task: asyncio.Future[Any]) -> None:
     if not task.done():
         task.cancel()
         await asyncio.wait((task,))
-    # Its failure does not matter once the waiting task has left. Unread, asyncio would log it as an error.
+    # The caller has left, so a failure does not matter. If it were not read, asyncio would log it as an error.
     if not task.cancelled():
         task.exception()

@@ -16,8 +16,8 @@ from gateway.core.usage.estimate import estimate_prompt_tokens
 from gateway.run.receipt import Receipt
 from gateway.run.upstream.endpoint import Endpoint, RequestMaker
 
-# The parts of a refused request that are tried in turn where its error names no length. Chosen: a conversation that has
-# just outgrown its window is cut once, and one of twice its length three times.
+# The shares of a refused request that are tried in turn where the error names no length. Chosen so that a conversation
+# that has just outgrown its window is cut once, and one of twice that length three times.
 _SHARES: Final = (0.75, 0.55, 0.4)
 _log = logging.getLogger("mnemogate")
 
@@ -38,16 +38,18 @@ class PromptCuts:
     receipt: Receipt
     # The prompt was cut to a guess of the window.
     _is_guess: bool = False
-    # The tokens of the request that was first refused by an error without a length, and how often it was cut since.
+    # The tokens of the request that was first refused by an error without a length; 0: there was no such error.
     _refused_tokens: int = 0
+    # How many of `_SHARES` were tried.
     _share_count: int = 0
 
     async def shorten(
         self, error: bytes, request: ModelRequest, make: RequestMaker, target: Target, endpoint: Endpoint
     ) -> CutRequest | None:
-        """Returns a shorter request. error: the body of the upstream's error.
+        """Returns a shorter request, or None if the error has another cause or the request cannot be cut any more.
 
-        Returns None if the error is about something else, or if the request cannot be cut or was cut often enough.
+        error: the body of the upstream's error.
+        make: makes the request again, for a target with a smaller window.
         """
         error = error[:ERROR_BYTES]
         tokens = context_from_error(error.decode("utf-8", "replace"), request.body)
@@ -65,21 +67,21 @@ class PromptCuts:
     async def _cut_to_window(
         self, tokens: int, request: ModelRequest, make: RequestMaker, target: Target, endpoint: Endpoint
     ) -> CutRequest | None:
-        """Cuts to a window of which the error names the length."""
+        """Cuts to a window of `tokens`, the length that the error names."""
         window = target.context_window
         lengths: list[int] = []
         if window is None or window > tokens:
             self.windows.note_reported(target[:2], tokens)
             window = self.windows.window_of(target[:2], tokens) or tokens
             lengths.append(window)
-        # If the request was cut to that length already, the upstream counts more tokens than we do. How many more is
-        # guessed, once.
+        # A request that was cut to that length already has more tokens by the upstream's count than by the gateway's.
+        # How many more is guessed, once.
         if not self._is_guess:
             lengths.append(int(window / GUESS))
         for length in lengths:
             cut_target = target._replace(context_window=length)
             shorter = await make(cut_target, endpoint)
-            if shorter.body != request.body:  # else by our count it fits
+            if shorter.body != request.body:  # else it fits by the gateway's count
                 self._is_guess = length < window
                 self.receipt.headers["x-mnemogate-context-tokens"] = str(tokens)
                 return CutRequest(cut_target, shorter)
@@ -90,7 +92,8 @@ class PromptCuts:
     ) -> CutRequest | None:
         """Cuts to a share of the request.
 
-        What is accepted then is no length of the model: by our count of one caller's words, all others would be cut.
+        The length that is accepted is not noted as the model's window: it is an estimate from one caller's words, by
+        which the prompts of all others would be cut.
         """
         self._refused_tokens = self._refused_tokens or estimate_prompt_tokens(request.body)
         while self._share_count < len(_SHARES):

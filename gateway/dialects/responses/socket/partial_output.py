@@ -38,20 +38,21 @@ class PartialOutput:
     """The complete items of an output, and the text so far of each message that is not complete."""
 
     def __init__(self) -> None:
-        # The complete items as they are written, and the ids of messages, by the index of the item.
+        # Index of an item -> the complete item as JSON.
         self._complete: dict[int, bytes] = {}
+        # Index of an item that is a message -> its id.
         self._message_ids: dict[int, str] = {}
-        # The pieces of texts, by the index of the item and of its part.
+        # (index of the item, index of its part) -> the pieces of the text.
         self._texts: dict[tuple[int, int], list[str]] = {}
-        self._left_bytes = MAX_BYTES
+        self._remaining_bytes = MAX_BYTES
 
     def take(self, event_type: str, data: bytes) -> None:
         """Takes an event that was sent. An event that cannot be read is ignored."""
         if event_type not in (_ITEM_ADDED, _ITEM_DONE, _TEXT_DELTA):
             return
         # Once below 0, the count stays below 0: if a shorter event still counted, the text would have a gap.
-        self._left_bytes -= len(data)
-        if self._left_bytes < 0:
+        self._remaining_bytes -= len(data)
+        if self._remaining_bytes < 0:
             return
         try:
             event = _decode_event(data)
