@@ -478,6 +478,10 @@ class Fact(Struct, frozen=True):
     standing: bool = False
 
 
+# The origins of facts that an operator or the person has written.
+ASKED_ORIGINS = ("operator", "person")
+
+
 class StandingFact(Struct, frozen=True):
     """A standing fact that is true and not muted, as the memory section shows it."""
 
@@ -485,6 +489,8 @@ class StandingFact(Struct, frozen=True):
     text: str
     # When it was stated.
     at: float
+    # An operator or the person asked for it, by a tick.
+    is_asked: bool = False
 
 
 # What an operator's key opens: the page, and the management of what the page shows.

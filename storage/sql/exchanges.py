@@ -25,6 +25,7 @@ from storage.commands import (
 )
 from storage.database import Connection, Row
 from storage.records import (
+    ASKED_ORIGINS,
     Agent,
     AgentNumbers,
     Atom,
@@ -284,7 +285,8 @@ def add_snapshot_row(
             snapshot.ops.append(BlockOp(id, exchange_row, call, op, label, row[_CONTENT], at=at, seen=seen))
         case "standing":
             assert at is not None  # rows of this kind have a time
-            snapshot.standing.append(StandingFact(row[_NUMBER], row[_TEXT], at))
+            text, origin = row[_TEXT : _TEXT + 2]
+            snapshot.standing.append(StandingFact(row[_NUMBER], text, at, origin in ASKED_ORIGINS))
 
 
 def complete_snapshot(snapshot: MemorySnapshot, blocks: list[tuple[int, Block]]) -> None:

@@ -83,7 +83,7 @@ UNION ALL
 SELECT 'op', o.id, o.exchange, o.seen, NULL, NULL, o.call_id, o.op, o.label, o.arguments, NULL, NULL, o.at, {no_skeleton}
 FROM block_ops o WHERE o.agent = ?1 AND o.state = 'pending'
 UNION ALL
-SELECT 'standing', f.seq, NULL, NULL, NULL, NULL, f.text, NULL, NULL, NULL, NULL, NULL, f.valid_from, {no_skeleton}
+SELECT 'standing', f.seq, NULL, NULL, NULL, NULL, f.text, f.origin, NULL, NULL, NULL, NULL, f.valid_from, {no_skeleton}
 FROM {standing}
 
 -- name: numbers_again

@@ -134,7 +134,7 @@ d.id, d.uid, d.project, d.kind, d.memory, d.name, d.version, d.created, d.update
 -- piece: standing
 -- The newest standing facts `f` of an agent (?1) that are true and not muted: as many as are compared with what is learned
 -- (`facts.py`). A section has room for a tenth of them, and shows the nearest to a message.
-(SELECT s.seq, s.text, s.valid_from FROM facts s
+(SELECT s.seq, s.text, s.valid_from, s.origin FROM facts s
  WHERE s.agent = ?1 AND s.standing = 1
    AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = s.id AND x.agent = s.agent)
    AND NOT EXISTS (SELECT 1 FROM facts_muted m WHERE m.fact = s.id AND m.agent = s.agent)

@@ -41,7 +41,7 @@ UNION ALL
 SELECT 'op', o.id, o.exchange, o.seen, NULL, NULL, o.call_id, o.op, o.label, o.arguments, o.at
 FROM c JOIN block_ops o ON c.tip = 0 AND o.agent = ?1 AND o.state = 'pending'
 UNION ALL
-SELECT 'standing', f.seq, NULL, NULL, NULL, NULL, f.text, NULL, NULL, NULL, f.valid_from
+SELECT 'standing', f.seq, NULL, NULL, NULL, NULL, f.text, f.origin, NULL, NULL, f.valid_from
 FROM {standing}
 UNION ALL
 SELECT 'reader', r.reader, (SELECT count(*) FROM (

@@ -292,3 +292,25 @@ async def _export(
         place = answer["next"]
         if place is None:
             return lines
+
+
+async def test_a_snapshot_marks_the_standing_facts_that_a_person_has_written(
+    store: Store, alice: Speaker
+) -> None:
+    await alice.say([user("I never eat meat.")], assistant("Noted."), "c1")
+    agent = alice.agent
+    for origin in ("person", "model", "operator"):
+        await store.facts.remember(agent, f"By {origin}", origin, origin, NOW, standing=True)
+    (row,) = await alice.rows()
+    learned = replace(fact("Learned", sources=[row.id]), standing=True)
+    await learn(store, agent, 0, 1, Learned(facts=[learned]))
+    snapshot = await store.turns.load_snapshot(agent, "c1", None)
+    assert snapshot is not None
+    assert snapshot.conversation is not None
+    path = await store.stored_paths.load_path(agent, snapshot.conversation.uid, None)
+    assert path is not None
+    for found in (snapshot, path.snapshot):
+        marked = [(each.text, each.is_asked) for each in found.standing]
+        assert marked == [
+            ("Learned", False), ("By operator", True), ("By model", False), ("By person", True),
+        ]  # fmt: skip

@@ -155,11 +155,11 @@ def have_room(facts: Sequence[StandingFact]) -> bool:
 
 
 def _choose_fitting(facts: Sequence[StandingFact]) -> list[_FactLine]:
-    """Returns the first facts that fit into the block."""
+    """Returns the facts that fit into the block: first those that a person asked for, then the first of the others."""
     chosen: list[_FactLine] = []
     months: set[str] = set()
     tokens_left = MAX_TOKENS
-    for fact in facts:
+    for fact in sorted(facts, key=lambda fact: not fact.is_asked):
         if tokens_left < _MIN_TOKENS:
             break
         line = _line_of(fact)

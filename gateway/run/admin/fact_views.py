@@ -15,7 +15,7 @@ from gateway.run.admin.list_page import PAGE_LIMIT, ListPage, next_cursor, read_
 from gateway.run.admin.memory_records import FactOrigin, FactRecord, SourceRecord
 from gateway.run.admin.source_records import LISTED_SOURCES, exchanges_of, list_sources
 from storage.listing import LAST_NUMBER, FoundMemory, SizedMemory
-from storage.records import Fact, StandingFact
+from storage.records import ASKED_ORIGINS, Fact, StandingFact
 from storage.sql.store import Store
 
 # The most exchanges of a fact's messages that its own screen shows.
@@ -118,7 +118,9 @@ class FactViews(Struct, frozen=True):
         if not facts:
             return ()
         blocks = [each.block for each in await self.store.memory_pages.list_blocks(memory.id)]
-        candidates = [StandingFact(fact.seq, fact.text, fact.valid_from) for fact in facts]
+        candidates = [
+            StandingFact(fact.seq, fact.text, fact.valid_from, fact.origin in ASKED_ORIGINS) for fact in facts
+        ]
         shown_seqs = standing_block(candidates, blocks, None).shown_seqs
         return await self.records(memory, [fact for fact in facts if fact.seq in shown_seqs])
 

@@ -201,3 +201,15 @@ def test_a_block_shows_the_first_clause_by_month_and_stays_as_it_was() -> None:
     assert newest[-1] > 12
     assert standing_block(more, (), [12, 11, 101]).shown_seqs == (*newest[:-2], 12, 11)
     assert standing_block(facts, [Block(1, "always", "", "", 100)], None) == (None, ())
+
+
+def test_what_a_person_asked_for_has_room_before_newer_facts() -> None:
+    facts = [
+        StandingFact(n, f"I never eat number {n} of them.", 1.76e9, n in (2, 7)) for n in range(50, 0, -1)
+    ]
+    shown = standing_block(facts, (), None).shown_seqs
+    assert shown[0] == 50
+    assert shown[-2:] == (7, 2)
+    # Of too many of them the first are shown.
+    asked = [StandingFact(each.seq, each.text, each.at, is_asked=each.seq > 7) for each in facts]
+    assert standing_block(asked, (), None).shown_seqs[:2] == (50, 49)

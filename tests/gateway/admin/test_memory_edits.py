@@ -11,6 +11,7 @@ import pytest
 
 from gateway.errors import BadRequest, Conflict, NotAllowed, UnknownId
 from gateway.operations import make_operations
+from gateway.run.admin.fact_views import FactViews
 from gateway.run.admin.memory_edits import Editor, MemoryEdits
 from gateway.settings import BlockSettings
 from storage.commands import ForgetTarget, Learned, LearnedFact
@@ -65,11 +66,11 @@ def audit(world: World) -> list[tuple[str, str, str]]:
     return world.gateway.call(read())
 
 
-def learn(world: World, *texts: str) -> list[int]:
+def learn(world: World, *texts: str, always: bool = False) -> list[int]:
     async def write() -> list[int]:
         of = await world.store.agents.find(Scope("default", "helper", "user:alice"))
         assert of is not None
-        facts = [LearnedFact(text, "", text.casefold(), 1.0, None, ()) for text in texts]
+        facts = [LearnedFact(text, "", text.casefold(), 1.0, None, (), standing=always) for text in texts]
         effect = world.store.facts.learn_effect(of, 0, 1, world.clock(), lambda blocks: Learned(facts=facts))
         await world.store.database.write(effect)
         return [fact.seq for fact in reversed(await world.store.facts.list(of.id))]
@@ -262,6 +263,17 @@ def test_a_fact_is_told_before_each_reply_if_it_is_added_so(world: World) -> Non
     call(change.mute_fact(OPERATOR, of.uid, again.seq, is_muted=True))
     with pytest.raises(Conflict, match="is not mentioned"):
         call(change.add_fact(OPERATOR, of.uid, "I am allergic to nuts.", always=True))
+
+
+def test_a_fact_that_is_added_so_has_room_before_what_is_learned_later(world: World) -> None:
+    of, call = memory(world), world.gateway.call
+    blind = call(edits(world).add_fact(OPERATOR, of.uid, "I never read colours.", always=True))
+    learn(world, *(f"User said: I never eat number {n} of them." for n in range(20)), always=True)
+    said(world, "Send me a table of prices.", **{"x-mnemogate-conversation": "prices"})
+    assert b"I never read colours" in world.upstream.last.body
+    assert b"I never eat number 19 of them" in world.upstream.last.body
+    shown = call(FactViews(world.store).standing(of.uid))
+    assert blind.seq in {fact.seq for fact in shown}
 
 
 @pytest.mark.parametrize("text", ["x" * 161, "\u4e00" * 160])
