@@ -166,7 +166,16 @@ class MemoryForgetting:
         """
         memory = await self._views.find(project, uid)
         target = await self._find_target(memory, kind, value)
-        return await self._preview(memory, kind, value, target, words)
+        preview = await self._preview(memory, kind, value, target, words)
+        going = {each.seq for each in preview.facts or ()}
+        # If more facts go than are listed, it is not known which ones stay.
+        if kind == "all" or preview.more_facts > len(going):
+            return preview
+        texts = [each.text or "" for each in preview.texts or ()] or [preview.target.text or ""]
+        remaining = RemainingTexts(self._store, self._views, memory, words)
+        facts = await remaining.list_facts(going.union(target.facts), texts)
+        listed = {each.href for each in preview.stays}
+        return replace(preview, stays=(*preview.stays, *(each for each in facts if each.href not in listed)))
 
     async def list_remaining(
         self, project: str | None, uid: str, kind: TargetKind, value: TargetValue, *, words: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from heapq import nlargest
 from itertools import islice
 from urllib.parse import quote
 
@@ -22,9 +23,12 @@ from gateway.run.admin.page_paths import page_path
 from storage.errors import TooSlow
 from storage.listing import LAST_NUMBER, FoundMemory
 from storage.recall_record import seqs_in_note
-from storage.records import Exchange, Message
+from storage.records import Exchange, Fact, Message
 from storage.sql.store import Store
 
+# The newest true facts that are compared with what goes, and the most that are listed.
+_MAX_COMPARED_FACTS = 200
+_MAX_FACTS = 5
 # Characters of a text that is shown before it is forgotten.
 SHOWN_CHARS = 300
 # The characters of a text that a search for its repetitions is given.
@@ -51,9 +55,10 @@ class RemainingRecord(Struct, frozen=True):
     href: str | None = None
     # For a reply: its number.
     message: int | UnsetType = UNSET
-    # For a reply or a question: the beginning of its text.
+    # For a reply, a question or a fact: the beginning of its text.
     quote: str | UnsetType = UNSET
-    # For a reply or a question: whether it has the words for which texts are forgotten. Not set if there are none.
+    # For a reply or a question: whether it has the words for which texts are forgotten. Not set if there are none, and for
+    # a fact without them.
     has_words: bool | UnsetType = UNSET
 
 
@@ -136,6 +141,41 @@ class RemainingTexts:
                 RemainingRecord("The rest of their conversations, also what answers these messages.")
             )
         return [*stays, self.other_mentions(self._words or texts[0].text)]
+
+    async def list_facts(self, going: Collection[int], texts: Sequence[str]) -> list[RemainingRecord]:
+        """Returns true facts that stay: first those with the sought words, then those that share most words with what
+        goes, then the newest.
+
+        going: the numbers of the facts that go.
+        texts: those that go.
+        """
+        facts = await self._store.facts.list(self._memory.id, limit=_MAX_COMPARED_FACTS)
+        # In a thread, since hundreds of texts take some milliseconds.
+        chosen = await asyncio.to_thread(
+            self._choose_facts, [fact for fact in facts if fact.seq not in going], texts
+        )
+        return [
+            RemainingRecord(
+                f"Fact {fact.seq}:",
+                page_path("m", self._memory.uid, "f", fact.seq),
+                quote=shorten(fact.text, SHOWN_CHARS),
+                has_words=self._has_words(fact.text) or UNSET,
+            )
+            for fact in chosen
+        ]
+
+    def _choose_facts(self, facts: Sequence[Fact], texts: Sequence[str]) -> list[Fact]:
+        words_of = self._store.recall.words_of
+        going_words = {word.casefold() for text in texts for word in words_of(text)}
+
+        def nearness(fact: Fact) -> tuple[bool, int, int]:
+            shared = len(going_words.intersection(map(str.casefold, words_of(fact.text))))
+            return self._has_words(fact.text), shared, fact.seq
+
+        return nlargest(_MAX_FACTS, facts, key=nearness)
+
+    def _has_words(self, text: str) -> bool:
+        return bool(self._words) and self._store.recall.has_words(text, self._words)
 
     def other_mentions(self, text: str | None) -> RemainingRecord:
         """Returns the remark that other messages may mention what goes, and where to look for them.
