@@ -9,12 +9,19 @@ from msgspec import Struct
 from gateway.errors import BadRequest, Conflict, GatewayError
 from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, access_of
 from gateway.page.page_operations import PageOperations
-from gateway.page.screen import SAVED, Action, ActionResult, Answer, NoFields, Screen, ScreenRequest, View
+from gateway.page.page_request import safe_next
+from gateway.page.screen import SAVED, Action, ActionResult, Answer, Screen, ScreenRequest, View
 from gateway.run.admin.fact_views import FactPage, corrected_texts
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_records import FactRecord
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.word_search import Remaining, WordSearches
+
+
+class FactQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """The screen to go on with, relative to /ui/, where a fact was added on the way to it; "": none."""
+
+    back: str = ""
 
 
 class CorrectForm(Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,11 +49,13 @@ class _FactScreens(Struct, frozen=True):
     edits: MemoryEdits
     word_searches: WordSearches
 
-    async def show(self, request: ScreenRequest, query: NoFields) -> View:
+    async def show(self, request: ScreenRequest, query: FactQuery) -> View:
         access, seq = access_of(request), _number_of(request)
         page = await self.views.facts.show(access.project, access.uid, seq)
         await request.note_read(access.uid)
-        return access.twin(page) if request.is_twin else await self._make_view(access, page)
+        if request.is_twin:
+            return access.twin(page)
+        return await self._make_view(access, page, back=safe_next(query.back))
 
     async def correct(self, request: ScreenRequest, form: CorrectForm) -> Answer:
         access, seq = access_of(request), _number_of(request)
@@ -85,8 +94,13 @@ class _FactScreens(Struct, frozen=True):
         *,
         unsaved_text: str | None = None,
         error: GatewayError | None = None,
+        back: str = "",
     ) -> View:
-        """Returns the screen. unsaved_text, error: the text of a correction that was refused, and why."""
+        """Returns the screen.
+
+        unsaved_text, error: the text of a correction that was refused, and why.
+        back: as in `FactQuery`.
+        """
         name = await self.views.name(access.project, access.uid)
         replaced = await self.views.facts.list_replaced(access.project, access.uid, page)
         restored = _find_restored(page, replaced)
@@ -103,6 +117,7 @@ class _FactScreens(Struct, frozen=True):
             f"Fact {page.fact.seq}",
             error,
             unsaved_text=unsaved_text,
+            back=back,
             memory_name=name,
             restored=restored,
             remaining=remaining,
@@ -132,7 +147,7 @@ class _FactScreens(Struct, frozen=True):
 def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
     fact = _FactScreens(operations.memories, operations.edits, operations.words)
     return [
-        routes.screen("f/{seq:int}", fact.show),
+        routes.screen("f/{seq:int}", fact.show, FactQuery),
         routes.action("f/{seq:int}/correct", fact.correct, CorrectForm, "correct"),
         routes.action("f/{seq:int}/mute", fact.mute, MuteForm, "correct"),
         routes.action("f/{seq:int}/always", fact.set_always, AlwaysForm, "correct"),

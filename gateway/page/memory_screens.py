@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import AsyncIterator, Iterable
 from typing import ClassVar, NamedTuple
+from urllib.parse import quote
 
 from msgspec import Struct
 from msgspec.structs import asdict, replace
@@ -60,6 +61,8 @@ class AddFactForm(Struct, frozen=True, forbid_unknown_fields=True):
     text: str
     # The fact is shown to the model before each reply.
     always: bool = False
+    # The screen to go on with from the fact's own screen, relative to /ui/.
+    back: str = ""
 
 
 class SearchQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -111,7 +114,8 @@ class _MemoryScreens(Struct, frozen=True):
             memory = await self._open_memory(request)
             return await self._make_facts_view(memory, FactsQuery(), unsaved=form, error=error)
         page = await self.views.facts.show(access.project, access.uid, fact.seq)
-        return ActionResult(access.filter(page.fact), access.path("f", fact.seq) + SAVED)
+        query = f"?back={quote(form.back, safe='')}" if form.back else ""
+        return ActionResult(access.filter(page.fact), access.path("f", fact.seq) + query + SAVED)
 
     async def _make_facts_view(
         self,

@@ -57,8 +57,8 @@ class RemainingRecord(Struct, frozen=True):
     message: int | UnsetType = UNSET
     # For a reply, a question or a fact: the beginning of its text.
     quote: str | UnsetType = UNSET
-    # For a reply or a question: whether it has the words for which texts are forgotten. Not set if there are none, and for
-    # a fact without them.
+    # For a reply or a question: whether it has the words for which texts are forgotten. Not set if there are none, and
+    # for a fact without them.
     has_words: bool | UnsetType = UNSET
 
 

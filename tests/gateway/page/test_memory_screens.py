@@ -893,6 +893,72 @@ def test_what_is_right_is_written_down_after_a_forgetting(upstream: StrictUpstre
         assert ("remember", agent.uid) in actions(operator)
 
 
+def test_a_fact_that_is_added_after_a_forgetting_leads_on_to_what_is_left(operator: Operator) -> None:
+    agent = speak(operator.world, "My bike is red.", "My bike is green.")
+    memory, words = f"m/{agent.uid}", f"m/{agent.uid}/words?q=bike"
+    gone = operator.post(f"{memory}/forget?message=1", came_from=words).body.decode()
+    back = next_value(gone, '<input type="hidden" name="back" value="')
+    assert back == words
+    refused = operator.post(f"{memory}/facts", text=" ", back=back).body.decode()
+    assert next_value(refused, '<input type="hidden" name="back" value="') == words
+    added = operator.post(f"{memory}/facts", text="The bike is blue.", back=back).headers["location"]
+    fact = added.removeprefix("../../").removesuffix("#saved")
+    shown = page(operator, fact)
+    assert f'<a href="../../../{escape(words)}">Go on where you were</a>' in shown
+    outside = page(operator, f"{fact.partition('?')[0]}?back=//example.org/")
+    assert "Go on where you were" not in outside
+
+
+def next_value(text: str, before: str) -> str:
+    """Returns the value of an attribute that begins after some text."""
+    return unescape(text.partition(before)[2].partition('"')[0])
+
+
+def test_a_preview_names_the_facts_that_stay_the_nearest_first(operator: Operator) -> None:
+    """A list of the facts that stay says that nothing else is lost."""
+    agent = speak(operator.world, "My Gazelle was stolen.")
+    facts = f"m/{agent.uid}/facts"
+    size, *others = (
+        operator.twin(facts, {"text": text})["seq"]
+        for text in (
+            "The frame of the Gazelle is a 56.",
+            *(f"He rides at {n} in the morning." for n in range(6)),
+        )
+    )
+    learn(operator.world, agent, "He has a Gazelle.")
+    forget = f"m/{agent.uid}/forget?message=1"
+    named = [each for each in operator.twin(forget)["stays"] if each["text"].startswith("Fact ")]
+    assert [each["text"] for each in named] == [f"Fact {n}:" for n in (size, *others[:1:-1])]
+    assert named[0]["quote"] == "The frame of the Gazelle is a 56."
+    assert named[0]["href"] == f"m/{agent.uid}/f/{size}"
+    assert f"Fact {size}: “The frame of the Gazelle is a 56.” Look at it" in plain(page(operator, forget))
+    back = quote(f"m/{agent.uid}/words?q=frame+56", safe="")
+    sought = plain(page(operator, f"{forget}&back={back}"))
+    assert f"Fact {size}: “The frame of the Gazelle is a 56.” has the words, right or wrong" in sought
+
+
+def test_a_preview_names_no_fact_that_stays_where_more_go_than_it_lists(operator: Operator) -> None:
+    agent = speak(operator.world, "My Gazelle was stolen.")
+    operator.twin(f"m/{agent.uid}/facts", {"text": "The frame of the Gazelle is a 56."})
+    learn(operator.world, agent, *(f"He has Gazelle {n}." for n in range(21)))
+    forget = f"m/{agent.uid}/forget?message=1"
+    preview = operator.twin(forget)
+    assert (preview["more_facts"], len(preview["facts"])) == (21, 20)
+    assert not [each for each in preview["stays"] if each["text"].startswith("Fact ")]
+    shown = plain(page(operator, forget))
+    assert "21 facts go too, unless you keep some of the newest 20 above." in shown
+
+
+def test_a_kept_fact_does_not_keep_a_line_of_a_block(operator: Operator) -> None:
+    agent = speak(operator.world, "My cat is Miso.")
+    (seq,) = learn(operator.world, agent, "Alice has a cat called Miso.", block="Cat: Miso.")
+    memory, hint = f"m/{agent.uid}", "A fact that is kept changes nothing for the"
+    assert f"{hint} blocks: they lose" in plain(page(operator, f"{memory}/forget?message=1"))
+    operator.twin(f"{memory}/forget?message=1", {"keep": [seq]})
+    assert operator.twin(f"{memory}/b/human")["block"]["value"] == ""
+    assert "kept from a forgotten message" in plain(page(operator, f"{memory}/facts"))
+
+
 @pytest.mark.both
 def test_a_fact_with_the_tick_is_told_before_each_reply_while_it_has_room(
     upstream: StrictUpstream, tmp_path: Path
