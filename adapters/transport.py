@@ -28,6 +28,7 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
+from adapters.address_cache import AddressCache
 from adapters.errors import ProviderError, ProviderTimeout, ProviderUnreachable
 from adapters.http_reply import HttpReply, Timeouts
 from adapters.pace import Pace
@@ -117,19 +118,30 @@ class _Connector(aiohttp.TCPConnector):
     """aiohttp's pool. It notes a request's connection in the `_Attempt`, and closes idle connections that got bytes.
 
     If no connection can be made, the host's addresses are looked up again for the next one: a container that is made
-    again has another address, and aiohttp would use the old one for as long as it is cached.
+    again has another address.
     """
+
+    def __init__(self, keep_alive_s: float) -> None:
+        """Opens no connection. keep_alive_s: how long a connection may be idle."""
+        self._addresses = AddressCache()
+        super().__init__(
+            limit=0,
+            keepalive_timeout=keep_alive_s,
+            resolver=self._addresses,
+            use_dns_cache=False,
+            socket_factory=_make_socket,
+        )
 
     async def connect(self, *args: Any, **named: Any) -> Any:
         attempt = _current_attempt.get()
         try:
             connection: Any = await super().connect(*args, **named)
+            while not attempt.is_new and connection.protocol.should_close:
+                connection.close()
+                connection = await super().connect(*args, **named)
         except BaseException:  # aiohttp cancels an attempt that takes too long
-            self.clear_dns_cache()
+            self._addresses.clear()
             raise
-        while not attempt.is_new and connection.protocol.should_close:
-            connection.close()
-            connection = await super().connect(*args, **named)
         protocol = connection.transport.get_protocol()
         if not isinstance(protocol, _BoundedProtocol):
             protocol = _BoundedProtocol(connection.transport)
@@ -233,9 +245,7 @@ class HttpTransport:
 
     def _open_session(self, keep_alive_s: float) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=_Connector(
-                limit=0, keepalive_timeout=keep_alive_s, ttl_dns_cache=60, socket_factory=_make_socket
-            ),
+            connector=_Connector(keep_alive_s),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=self.timeouts.for_connection,
             skip_auto_headers=_AUTO_HEADERS,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gzip
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -23,7 +24,7 @@ from adapters.sse import MAX_EVENT_BYTES
 from adapters.transport import HttpTransport, Upload
 from tests.adapters.test_sse import DONES
 from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail, full_backlog, raw, say
-from tests.patience import PATIENCE_S, SHORT_S
+from tests.patience import PATIENCE_S, SHORT_S, comes
 from tests.server import held_port
 
 SHORT = Timeouts(first_byte_s=SHORT_S, between_chunks_s=SHORT_S)
@@ -473,6 +474,33 @@ async def test_the_address_of_a_host_is_looked_up_again_if_nothing_listens_there
     reply = await transport.send("POST", url, HEADERS, chat())
     assert reply.status == 200
     await reply.aclose()
+
+
+async def test_requests_that_wait_for_one_lookup_share_what_it_finds(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first that gets no connection takes the addresses from none of the others."""
+    gate, looked_up = Gate(), list[str]()
+
+    async def resolve(self: object, host: str, port: int = 0, family: int = 0) -> list[Any]:
+        looked_up.append(host)
+        await gate.wait()
+        address = {"hostname": host, "host": "127.0.0.1", "port": port}
+        return [{**address, "family": socket.AF_INET, "proto": 0, "flags": 0}]
+
+    def fail_at_once(address: object) -> socket.socket:
+        raise OSError(errno.ENOBUFS, "No buffer space")
+
+    monkeypatch.setattr("aiohttp.resolver.ThreadedResolver.resolve", resolve)
+    monkeypatch.setattr("adapters.transport._make_socket", fail_at_once)
+    sends = [
+        asyncio.create_task(transport.send("POST", "http://up.example:1/", HEADERS, chat())) for _ in range(4)
+    ]
+    await comes(lambda: looked_up)
+    gate.open()
+    errors = await asyncio.gather(*sends, return_exceptions=True)
+    assert [type(error) for error in errors] == [ProviderUnreachable] * 4
+    assert looked_up == ["up.example"]
 
 
 async def test_a_connection_is_probed_while_its_model_thinks(

@@ -1,0 +1,44 @@
+"""The addresses of upstreams' hosts, cached until no connection to one can be made.
+
+aiohttp's own cache cannot be cleared while a request waits for an address: the request would fail with a KeyError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Final
+
+from aiohttp import ThreadedResolver
+from aiohttp.abc import ResolveResult
+
+_MAX_AGE_S: Final = 60.0
+
+
+class AddressCache(ThreadedResolver):
+    """Looks hosts up, each once at a time, and caches their addresses for a minute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # The last lookup of each host, port and family, and when it began.
+        self._lookups: dict[tuple[str, int, int], tuple[asyncio.Task[list[ResolveResult]], float]] = {}
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Returns the addresses of a host, each time with another one first. Raises: OSError."""
+        key = (host, port, family)
+        now = asyncio.get_running_loop().time()
+        lookup, began_at = self._lookups.get(key, (None, now))
+        if lookup is None or (lookup.done() and (lookup.exception() or now - began_at > _MAX_AGE_S)):
+            lookup = asyncio.create_task(super().resolve(host, port, family))
+            self._lookups[key] = lookup, now
+        # Other requests may wait for the same lookup, so a request that is cancelled does not end it.
+        addresses = await asyncio.shield(lookup)
+        in_order = [*addresses]
+        addresses[:] = addresses[1:] + addresses[:1]
+        return in_order
+
+    def clear(self) -> None:
+        """Has hosts looked up again. A lookup that is under way goes on."""
+        self._lookups = {key: each for key, each in self._lookups.items() if not each[0].done()}
