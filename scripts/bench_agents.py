@@ -25,7 +25,7 @@ import load
 import mock_upstream
 import orjson
 import uvloop
-from mock_upstream import STREAM_HEAD, Mock, event, framed
+from mock_upstream import STREAM_HEAD, Mock, chunk_event, http_chunk
 
 from tests.agents.letta import letta
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
@@ -77,8 +77,8 @@ class Upstream(Mock):
             text = f"Reply {number:08}: " + mock_upstream.WORDS * 8
             pieces = [text[start : start + 80] for start in range(0, 80 * PIECES, 80)]
             deltas, finish = [orjson.dumps({"content": piece}) for piece in pieces], b'"stop"'
-        events = [event(number, delta) for delta in deltas]
-        end = event(number, b"{}", finish) + framed(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+        events = [chunk_event(number, delta) for delta in deltas]
+        end = chunk_event(number, b"{}", finish) + http_chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
         self.transport.write(STREAM_HEAD + b"".join(events) + end)
 
 

@@ -19,7 +19,7 @@ import load
 import mock_upstream
 import orjson
 import uvloop
-from mock_upstream import STREAM_HEAD, Mock, framed
+from mock_upstream import STREAM_HEAD, Mock, http_chunk
 
 EVENTS = 400
 GAP_S = 0.001
@@ -63,7 +63,7 @@ class Upstream(Mock):
 
     def serve(self, head: bytes, body: bytes) -> None:
         events = message_events() if b" /v1/messages" in head else chat_events()
-        pieces = [STREAM_HEAD, *map(framed, events), b"0\r\n\r\n"]
+        pieces = [STREAM_HEAD, *map(http_chunk, events), b"0\r\n\r\n"]
         self.send(pieces if b"bench-apart" in body else [b"".join(pieces)])
 
     def send(self, pieces: list[bytes]) -> None:

@@ -23,7 +23,7 @@ import load
 import mock_upstream
 import orjson
 import uvloop
-from mock_upstream import WORDS, Mock, answer
+from mock_upstream import WORDS, Mock, json_response
 
 WARM_TURNS, MEASURED_TURNS = 3, 3
 GOAL_MS = 0.2  # more than chat completions add
@@ -36,7 +36,7 @@ Json = dict[str, Any]
 def message(number: int) -> bytes:
     """Returns a reply in Anthropic's dialect, as long as those of chat completions."""
     text = f"Reply {number:08d}: " + (WORDS * 8)[:720]
-    return answer(
+    return json_response(
         b'{"id":"msg_%08d","type":"message","role":"assistant","model":"claude-bench","content":[{"type":"text",'
         b'"text":"%b"}],"stop_reason":"end_turn","stop_sequence":null,"usage":{"input_tokens":100,'
         b'"output_tokens":150}}' % (number, text.encode())

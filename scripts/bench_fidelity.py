@@ -1,4 +1,4 @@
-"""The fidelity matrix: checks over sockets what of a request and a reply arrives, `scripts/bench fidelity`.
+"""The fidelity matrix: checks over sockets that all of a request and a reply arrives, `scripts/bench fidelity`.
 
 The checks lie in tests/gateway/fidelity/matrix.py, where the tests use them too. Each cell is the result of a check
 with OpenAI's SDK as the client and a strict upstream at the other end. A wrong cell is marked, and the exit code is 1.
@@ -19,17 +19,17 @@ CANCELS = 20  # in each window
 Times = dict[str, list[float]]
 
 
-def measure(name: str) -> tuple[dict[str, Cell], Times]:
-    found: dict[str, Cell] = {}
-    with tempfile.TemporaryDirectory() as folder, open_way(name, Path(folder)) as way:
-        for check, look in CHECKS.items():
+def measure(way_name: str) -> tuple[dict[str, Cell], Times]:
+    cells: dict[str, Cell] = {}
+    with tempfile.TemporaryDirectory() as folder, open_way(way_name, Path(folder)) as way:
+        for name, check in CHECKS.items():
             way.upstream.forget_replies()
             try:
-                found[check] = look(way)
+                cells[name] = check(way)
             except Exception as error:
-                found[check] = Cell(type(error).__name__, False)
+                cells[name] = Cell(type(error).__name__, False)
         way.upstream.forget_replies()
-        return found, cancel_times(way, CANCELS)
+        return cells, cancel_times(way, CANCELS)
 
 
 def in_ms(times: list[float]) -> str:
@@ -39,16 +39,15 @@ def in_ms(times: list[float]) -> str:
 def main() -> int:
     argparse.ArgumentParser(prog="scripts/bench fidelity", description=__doc__).parse_args()
     variants = list(WAYS)
-    measured = [measure(name) for name in variants]
-    cells = {check: [found[check] for found, _ in measured] for check in CHECKS}
+    results = [measure(name) for name in variants]
+    cells = {name: [cells_of_way[name] for cells_of_way, _ in results] for name in CHECKS}
     rows = {
-        check: [cell.text + ("" if cell.is_right else " !") for cell in found]
-        for check, found in cells.items()
+        name: [cell.text + ("" if cell.is_right else " !") for cell in row] for name, row in cells.items()
     }
     print_table("", variants, rows)
-    right = sum(cell.is_right for found in cells.values() for cell in found)
+    right = sum(cell.is_right for row in cells.values() for cell in row)
     print(f"\n{right} of {len(variants) * len(CHECKS)} cells right.\n")
-    windows = {window: [in_ms(times[window]) for _, times in measured] for window in WINDOWS}
+    windows = {window: [in_ms(times[window]) for _, times in results] for window in WINDOWS}
     print_table("a cancel, ms: median (longest)", variants, windows)
     return 0 if right == len(variants) * len(CHECKS) else 1
 

@@ -4,11 +4,12 @@ Conversations of 60 turns go through the real gateway, by OpenAI's SDK, to a str
 messages that it receives are compared, request by request. The traffic has recall, memory tools, the client's own
 tools, and edits of blocks by the model and by others; the tests use it too (tests/gateway/memory/life.py).
 
-Agents get the same number of messages by the client of the agents API, with memory tools, recall, and a block that
-another agent edits meanwhile; then once more with a window that is cut and summarised.
+An agent gets as many messages by the client of the agents API, with memory tools, recall, and a block that another
+agent edits meanwhile; a second agent has a window that is cut and summarised.
 
-At last Claude has a hundred turns in its own dialect, with the marks of Claude Code (tests/gateway/messages/life.py). A
-double looks prefixes up as Anthropic's cache does; printed is the share of the readable bytes that it has read.
+Last, Claude has a hundred turns in its own dialect, with the cache marks of Claude Code
+(tests/gateway/messages/life.py). A double looks prefixes up as Anthropic's cache does. The share of the readable bytes
+that it read is printed.
 """
 
 from __future__ import annotations
@@ -33,44 +34,44 @@ from tests.gateway.sdk import agent as helper
 from tests.gateway.sdk import remember
 
 PAUSE_EVERY = 20
-CLAUDES_TURNS = 100
-# By a name: the options of `converse`.
-WAYS: dict[str, dict[str, Any]] = {
+CLAUDE_TURNS = 100
+# The options of `converse`, by the name of a row.
+VARIANTS: dict[str, dict[str, Any]] = {
     "plain talk": {"kinds": ("plain",), "edits": False},
     "tools and edits": {},
     "the same, with pauses": {"pause_every": PAUSE_EVERY},
 }
-# By a name: the tokens of the agent's window.
-AGENTS_WAYS = {"agents": 128_000, "agents, on a window of 16k": 16_000}
+# The tokens of an agent's window, by the name of a row.
+AGENT_WINDOWS = {"agents": 128_000, "agents, on a window of 16k": 16_000}
 
 
-class Measured(NamedTuple):
-    """One row of the table."""
+class Row(NamedTuple):
+    """A row of the table."""
 
-    line: str
-    # Every request that breaks the prefix may do so.
+    text: str
+    # The prefix broke only where it may.
     is_right: bool
 
 
-def measure(turns: int, way: dict[str, Any]) -> Measured:
+def measure(turns: int, options: dict[str, Any]) -> Row:
     with (
         tempfile.TemporaryDirectory() as folder,
         StrictUpstream() as upstream,
         remember(upstream, Path(folder), PROFILE) as world,
     ):
         mention_topics(world)
-        requests, counts = converse(world, turns, **way)
+        requests, counts = converse(world, turns, **options)
     share = share_of(requests)
-    allowed = (turns - 1) // PAUSE_EVERY if "pause_every" in way else 0
-    return Measured(_line(share, len(requests), counts), len(share.breaks) <= allowed)
+    allowed = (turns - 1) // PAUSE_EVERY if "pause_every" in options else 0
+    return Row(_row_text(share, len(requests), counts), len(share.breaks) <= allowed)
 
 
-def _line(share: Share, requests: int, counts: Mapping[str, int]) -> str:
-    listed = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    return f"{share.ratio:8.2%}{len(share.breaks):8}{requests:10}{share.last:12,}  {listed}"
+def _row_text(share: Share, requests: int, counts: Mapping[str, int]) -> str:
+    events = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    return f"{share.ratio:8.2%}{len(share.breaks):8}{requests:10}{share.last:12,}  {events}"
 
 
-def measure_agents(turns: int, window: int) -> Measured:
+def measure_agents(turns: int, window: int) -> Row:
     """Measures an agent. Its prefix may break only where its window is cut."""
     rng, counts = random.Random(7), Counter[str]()
     with (
@@ -105,10 +106,10 @@ def measure_agents(turns: int, window: int) -> Measured:
         requests = [request for request in upstream.chats if request.json["model"] == "m"]
     share = share_of(requests)
     allowed = 0 if window > 100_000 else len(requests) // 20
-    return Measured(_line(share, len(requests), counts), len(share.breaks) <= allowed)
+    return Row(_row_text(share, len(requests), counts), len(share.breaks) <= allowed)
 
 
-def measure_claude(turns: int) -> Measured:
+def measure_claude(turns: int) -> Row:
     """Measures what Anthropic's cache would have read. It has to be 95% of what it could have read."""
     model = "claude-opus-5-5"
     with tempfile.TemporaryDirectory() as folder, StrictAnthropic() as upstream:
@@ -118,8 +119,8 @@ def measure_claude(turns: int) -> Measured:
         refused = sum(seen.refusal is not None for seen in upstream.chats)
         requests = len(upstream.cache.reads)
     share = upstream.cache.read / upstream.cache.could_read
-    line = f"{turns} turns with Claude: {share:.2%} of {upstream.cache.could_read:,} bytes read"
-    return Measured(f"{line}, {requests} requests, {refused} refused", share >= 0.95 and not refused)
+    text = f"{turns} turns with Claude: {share:.2%} of {upstream.cache.could_read:,} bytes read"
+    return Row(f"{text}, {requests} requests, {refused} refused", share >= 0.95 and not refused)
 
 
 def _edit(label: str, turn: int) -> Call:
@@ -134,18 +135,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench prefix", description=__doc__)
     parser.add_argument("--turns", type=int, default=60)
     turns = parser.parse_args().turns
-    width = max(map(len, [*WAYS, *AGENTS_WAYS]))
+    width = max(map(len, [*VARIANTS, *AGENT_WINDOWS]))
     print(f"{turns} turns".ljust(width), "  stable  breaks  requests  last bytes  what was in it", sep="")
-    rows = {name: measure(turns, way) for name, way in WAYS.items()}
-    rows |= {name: measure_agents(turns, window) for name, window in AGENTS_WAYS.items()}
+    rows = {name: measure(turns, options) for name, options in VARIANTS.items()}
+    rows |= {name: measure_agents(turns, window) for name, window in AGENT_WINDOWS.items()}
     for name, row in rows.items():
-        print(name.ljust(width), row.line, "" if row.is_right else " !", sep="")
+        print(name.ljust(width), row.text, "" if row.is_right else " !", sep="")
     print(
         f"\nPauses are longer than a provider keeps its cache, one after every {PAUSE_EVERY} turns. Only there,"
     )
     print("and where a window is cut, the memory section is made again.")
-    claude = measure_claude(CLAUDES_TURNS)
-    print(claude.line)
+    claude = measure_claude(CLAUDE_TURNS)
+    print(claude.text)
     is_right = claude.is_right and all(row.is_right for row in rows.values())
     print("It is so." if is_right else "Elsewhere a prefix broke (!).")
     return 0 if is_right else 1

@@ -28,7 +28,7 @@ import load
 import mock_upstream
 import orjson
 import uvloop
-from mock_upstream import STREAM_HEAD, Mock, event, framed
+from mock_upstream import STREAM_HEAD, Mock, chunk_event, http_chunk
 
 SETTINGS = """\
 [server]
@@ -67,10 +67,10 @@ class Upstream(Mock):
         else:
             words = [f"Reply {number:08}:", *mock_upstream.WORD_LIST[:PIECES]]
             deltas, finish = [orjson.dumps({"content": f"{word} "}) for word in words], b'"stop"'
-        role_event = event(number, b'{"role":"assistant","content":""}')
-        end = event(number, b"{}", finish) + framed(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+        role_event = chunk_event(number, b'{"role":"assistant","content":""}')
+        end = chunk_event(number, b"{}", finish) + http_chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
         self.transport.write(
-            b"".join([STREAM_HEAD, role_event, *(event(number, delta) for delta in deltas), end])
+            b"".join([STREAM_HEAD, role_event, *(chunk_event(number, delta) for delta in deltas), end])
         )
 
 

@@ -23,27 +23,31 @@ _LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.I)
 _number = itertools.count(1)
 
 
-def completion(number: int) -> bytes:
+def completion_response(number: int) -> bytes:
+    """Returns the response with a completion that has this number in its id and its text."""
     text = f"Reply {number:08d}: " + (WORDS * 8)[:720]
     body = (
         b'{"id":"chatcmpl-%08d","object":"chat.completion","created":1700000000,"model":"bench","choices":[{"index":0,'
         b'"message":{"role":"assistant","content":"%b","refusal":null},"logprobs":null,"finish_reason":"stop"}],'
         b'"usage":{"prompt_tokens":100,"completion_tokens":150,"total_tokens":250}}'
     ) % (number, text.encode())
-    return answer(body)
+    return json_response(body)
 
 
-def answer(body: bytes, status: bytes = b"200 OK") -> bytes:
+def json_response(body: bytes, status: bytes = b"200 OK") -> bytes:
+    """Returns a response with a JSON body."""
     head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
     return head % (status, len(body), body)
 
 
-def event(number: int, delta: bytes, finish: bytes = b"null") -> bytes:
+def chunk_event(number: int, delta: bytes, finish: bytes = b"null") -> bytes:
+    """Returns an event of a stream with a delta, both as JSON, as a chunk of the body."""
     data = b'data: {"id":"c-%08d","object":"chat.completion.chunk",' % number
-    return framed(data + b'"choices":[{"index":0,"delta":%b,"finish_reason":%b}]}\n\n' % (delta, finish))
+    return http_chunk(data + b'"choices":[{"index":0,"delta":%b,"finish_reason":%b}]}\n\n' % (delta, finish))
 
 
-def framed(data: bytes) -> bytes:
+def http_chunk(data: bytes) -> bytes:
+    """Returns a chunk of a body of the transfer encoding `chunked` (RFC 9112 7.1)."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
@@ -52,6 +56,8 @@ WORD_LIST = WORDS.split()
 
 
 class Mock(asyncio.Protocol):
+    """A connection of a client."""
+
     last = b""  # the body of the last request for a completion, on any connection
 
     def __init__(self) -> None:
@@ -82,36 +88,38 @@ class Mock(asyncio.Protocol):
         self.serve(head, body)
 
     def serve(self, head: bytes, body: bytes) -> None:
+        """Answers a request. Subclasses serve other dialects."""
         target = head.split(b" ", 2)[1]
         if target.endswith(b"/chat/completions"):
             Mock.last = body
             number = next(_number)
             if b'"stream":true' in body or b'"stream": true' in body:
-                first = event(number, b'{"role":"assistant","content":""}')
-                first += event(number, b'{"content":"Reply %08d:"}' % number)
+                first = chunk_event(number, b'{"role":"assistant","content":""}')
+                first += chunk_event(number, b'{"content":"Reply %08d:"}' % number)
                 self.transport.write(STREAM_HEAD + first)
-                self.timer = self.loop.call_later(GAP_S, self.tick, number, 1, self.loop.time())
+                self.timer = self.loop.call_later(GAP_S, self.write_event, number, 1, self.loop.time())
             else:
-                self.transport.write(completion(number))
+                self.transport.write(completion_response(number))
         elif target.endswith(b"/models"):
-            self.transport.write(answer(b'{"object":"list","data":[{"id":"bench","object":"model"}]}'))
+            self.transport.write(json_response(b'{"object":"list","data":[{"id":"bench","object":"model"}]}'))
         elif target == b"/last":
-            self.transport.write(answer(Mock.last))
+            self.transport.write(json_response(Mock.last))
         else:
-            self.transport.write(answer(b'{"error":{"message":"not here"}}', b"404 Not Found"))
+            self.transport.write(json_response(b'{"error":{"message":"not here"}}', b"404 Not Found"))
 
-    def tick(self, number: int, index: int, began_at: float) -> None:
+    def write_event(self, number: int, index: int, began_at: float) -> None:
+        """Writes an event of a stream and schedules the next one, or ends the stream."""
         if self.transport is None:
             return
         if index < EVENTS:
             word = WORD_LIST[index % len(WORD_LIST)].encode()
-            self.transport.write(event(number, b'{"content":" %b"}' % word))
+            self.transport.write(chunk_event(number, b'{"content":" %b"}' % word))
             self.timer = self.loop.call_at(
-                began_at + (index + 1) * GAP_S, self.tick, number, index + 1, began_at
+                began_at + (index + 1) * GAP_S, self.write_event, number, index + 1, began_at
             )
         else:
             self.timer = None
-            end = event(number, b"{}", b'"stop"') + framed(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+            end = chunk_event(number, b"{}", b'"stop"') + http_chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
             self.transport.write(end)
 
 

@@ -1,12 +1,13 @@
-# Sourced by every script that needs Python: make .venv with uv if it is there, else with venv and pip.
+# Sourced by every script that needs Python. Makes .venv with uv if it is installed, else with venv and pip.
 
+# usable PYTHON: it is 3.11 or newer.
 usable() {
     command -v "$1" >/dev/null 2>&1 &&
         "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
 }
 
-# Built with a profile of what programs do, as distributions build theirs, and pyenv does not unless it is asked to: plain
-# Python takes a third less time there, and the tests a tenth.
+# is_optimized PYTHON: it was built with profile-guided optimization, as distributions do and pyenv by default does not.
+# Pure Python code then takes a third less time, and the tests a tenth.
 is_optimized() {
     "$1" -c '
 import ensurepip, sys, sysconfig
@@ -14,7 +15,7 @@ arguments = sysconfig.get_config_var("CONFIG_ARGS") or ""
 sys.exit(sys.base_prefix != "/usr" and "--enable-optimizations" not in arguments)' >/dev/null 2>&1
 }
 
-# The one that PYTHON names; else the first that is optimized, or the first.
+# Prints the Python that PYTHON names; else the first optimized one; else the first.
 find_python() {
     first=""
     for candidate in "${PYTHON:-}" python3 python3.14 python3.13 python3.12 python3.11 python /usr/bin/python3; do
@@ -31,13 +32,13 @@ find_python() {
     return 1
 }
 
-# make_venv "" | make_venv dev: the second with what the checks need. The first step that fails ends the script, which has
-# to have `set -e`, and calls this by itself: before `||` the shell would go on.
-# A stamp says what .venv was made from, so that a run does not ask the network again.
+# make_venv "": makes .venv with what a run needs; make_venv dev: with what the checks need too. The caller sets `set -e`,
+# and does not call this in a condition, where the shell would go on after a failed step. A stamp holds what .venv was
+# made from, so that a later run needs no network.
 make_venv() {
-    wanted="$(cat pyproject.toml uv.lock | cksum) ${1:-run}"
-    have="$(cat .venv/.made-from 2>/dev/null || true)"
-    if [ "$have" = "$wanted" ] || { [ -z "$1" ] && [ "$have" = "${wanted% run} dev" ]; }; then
+    stamp="$(cat pyproject.toml uv.lock | cksum) ${1:-run}"
+    old_stamp="$(cat .venv/.made-from 2>/dev/null || true)"
+    if [ "$old_stamp" = "$stamp" ] || { [ -z "$1" ] && [ "$old_stamp" = "${stamp% run} dev" ]; }; then
         return 0
     fi
     if command -v uv >/dev/null 2>&1 && uv --version >/dev/null 2>&1; then
@@ -54,10 +55,10 @@ import tomllib
 with open("pyproject.toml", "rb") as file:
     print("\n".join(tomllib.load(file)["dependency-groups"]["dev"]))
 ' >.venv/dev-requirements.txt
-            # Of 200 MB of modules the tests import a tenth; Python compiles these when it does.
+            # Not compiled here: of 200 MB of modules the tests import a tenth, which Python compiles then.
             .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
                 -r .venv/dev-requirements.txt >&2
         fi
     fi
-    echo "$wanted" >.venv/.made-from
+    echo "$stamp" >.venv/.made-from
 }

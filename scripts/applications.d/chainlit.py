@@ -37,27 +37,27 @@ with socket.socket() as probe:
 subprocess.Popen(["chainlit", "run", "app.py", "--headless", "--port", port])
 
 
-async def talk(*texts, edited=""):
+async def send(*texts, edited=""):
     client, ended = socketio.AsyncClient(), asyncio.Queue()
     client.on("task_end", lambda *_: ended.put_nowait(None))
     auth = {"sessionId": str(uuid.uuid4()), "clientType": "webapp"}
     await client.connect(f"http://127.0.0.1:{port}", auth=auth, socketio_path="/ws/socket.io")
     await client.emit("connection_successful")
-    await ended.get()  # the server also sends it once when a connection begins
+    await ended.get()  # a connection begins with such an event too
     message = {"type": "user_message", "name": "User", "createdAt": "2026-01-01T00:00:00Z"}
     for text in texts:
         message |= {"id": str(uuid.uuid4()), "output": text}
         await client.emit("client_message", {"message": message})
         await ended.get()
-    if edited:  # of the last message, by its id
+    if edited:  # the new text of the last message
         await client.emit("edit_message", {"message": {**message, "output": edited}})
         await ended.get()
     await client.disconnect()
 
 
 async def main():
-    await talk(scene["SAY"], scene["MORE"], edited=scene["EDIT"])
-    await talk(scene["ASK"])
+    await send(scene["SAY"], scene["MORE"], edited=scene["EDIT"])
+    await send(scene["ASK"])
 
 
 for _ in range(600):

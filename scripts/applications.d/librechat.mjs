@@ -12,15 +12,15 @@ const provider = Providers.OPENAI;
 const configuration = { baseURL: scene.URL, defaultHeaders: { "x-mnemogate-user": scene.WHO } };
 const clientOptions = { model: scene.MODEL, apiKey: scene.KEY, streaming: true, configuration };
 const PARTS = ["ON_RUN_STEP", "ON_RUN_STEP_DELTA", "ON_RUN_STEP_COMPLETED", "ON_MESSAGE_DELTA"].map((name) => GraphEvents[name]);
-// It counts tokens with a table from the internet.
-const fetchAny = globalThis.fetch;
+// The package loads a table for its counts of tokens from the internet.
+const originalFetch = globalThis.fetch;
 globalThis.fetch = (url, ...more) =>
   String(url?.url ?? url).includes("tiktoken")
     ? Promise.reject(Object.assign(new Error("no internet"), { status: 404 }))
-    : fetchAny(url, ...more);
+    : originalFetch(url, ...more);
 
 const agent = (agentId) => ({ agentId, provider, clientOptions, instructions: `Be kind. You are ${agentId}.` });
-const alone = { type: "standard", agents: [agent("one")] };
+const single = { type: "standard", agents: [agent("one")] };
 const chain = {
   type: "multi-agent",
   agents: [agent("first"), agent("second")],
@@ -33,7 +33,7 @@ const chain = {
       `insights:\n\n${getBufferString(messages.slice(start))}\n\nPlease add your specific expertise and perspective to this discussion.`,
   }],
 };
-// Its name has to have "weather" in it, so that the model calls the tool that hands over.
+// The upstream of the test calls a tool with "weather" in its name: here the one that hands over to this agent.
 const handoff = {
   type: "multi-agent",
   agents: [agent("front"), agent("weather")],
@@ -41,19 +41,19 @@ const handoff = {
 };
 
 async function talk(graphConfig, ...texts) {
-  const said = [];
+  const messages = [];
   for (const text of texts) {
-    said.push({ role: "user", content: text });
+    messages.push({ role: "user", content: text });
     const { contentParts, aggregateContent } = createContentAggregator();
     const customHandlers = { [GraphEvents.CHAT_MODEL_END]: new ModelEndHandler() };
     for (const event of PARTS) customHandlers[event] = { handle: (_, data) => aggregateContent({ event, data }) };
     const run = await Run.create({ runId: randomUUID(), graphConfig, customHandlers, returnContent: true, skipCleanup: true });
     const configurable = { user_id: scene.WHO, thread_id: randomUUID() };
-    await run.processStream(formatAgentMessages(said), { runId: randomUUID(), configurable, streamMode: "values", version: "v2" });
+    await run.processStream(formatAgentMessages(messages), { runId: randomUUID(), configurable, streamMode: "values", version: "v2" });
     const content = contentParts.filter(Boolean);
     console.log(JSON.stringify(content));
-    said.push({ role: "assistant", content });
-    if (said.length === 2) {
+    messages.push({ role: "assistant", content });
+    if (messages.length === 2) {
       const titleMethod = TitleMethod.COMPLETION;
       const title = await run.generateTitle({ provider, inputText: text, contentParts: content, titleMethod, clientOptions });
       console.log(JSON.stringify(title));
@@ -61,7 +61,7 @@ async function talk(graphConfig, ...texts) {
   }
 }
 
-await talk(alone, scene.SAY, scene.MORE);
-await talk(alone, scene.ASK);
+await talk(single, scene.SAY, scene.MORE);
+await talk(single, scene.ASK);
 await talk(chain, scene.STREAM, "And another one.");
 await talk(handoff, scene.TOOL);

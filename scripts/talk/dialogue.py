@@ -140,18 +140,20 @@ class _Maker:
         second_at = first_at + self.random.uniform(0.08, 0.35)
         first_mark = self.plant(
             role,
-            self.random.choice(fact.said).format(**values),
+            self.random.choice(fact.statements).format(**values),
             first_at,
-            [comment.format(**values) for comment in fact.told],
+            [comment.format(**values) for comment in fact.comments],
         )
-        if fact.later:
-            second_mark = self.plant(role, self.random.choice(fact.later).format(**values), second_at)
-            if fact.changes:
-                self.ask(is_of_half, "changed", fact.asked, role, values, second_mark)
-                return AskedFact(fact.asked[0], second_mark, values)
-            self.ask(is_of_half, "chain", fact.asked_both, role, values, first_mark, second_mark)
-        self.ask(is_of_half, "single", fact.asked, role, values, first_mark)
-        return AskedFact(fact.asked[0], first_mark, values)
+        if fact.second_statements:
+            second_mark = self.plant(
+                role, self.random.choice(fact.second_statements).format(**values), second_at
+            )
+            if fact.is_replaced:
+                self.ask(is_of_half, "changed", fact.questions, role, values, second_mark)
+                return AskedFact(fact.questions[0], second_mark, values)
+            self.ask(is_of_half, "chain", fact.two_turn_questions, role, values, first_mark, second_mark)
+        self.ask(is_of_half, "single", fact.questions, role, values, first_mark)
+        return AskedFact(fact.questions[0], first_mark, values)
 
     def make(self) -> Dialogue:
         for role in (USER, ASSISTANT):
@@ -168,7 +170,7 @@ class _Maker:
         for number, fact in enumerate(FACTS):
             is_of_half = number % 2 == self.half
             asked_fact = self.plant_fact(fact, role, is_of_half)
-            if is_of_half and not fact.changes:
+            if is_of_half and not fact.is_replaced:
                 asked_facts.append(asked_fact)
         return asked_facts
 
@@ -176,22 +178,22 @@ class _Maker:
         """States facts that have several values, such as all pets, each in another place."""
         for number, fact in enumerate(MANY):
             values = self.random.sample(fact.slots["one"], self.random.randint(2, 4))
-            frames = self.random.sample(fact.said, min(len(values), len(fact.said)))
+            frames = self.random.sample(fact.statements, min(len(values), len(fact.statements)))
             marks = [
                 self.plant(
-                    role, frames[index % len(frames)].format(one=value), self.random.random(), fact.told
+                    role, frames[index % len(frames)].format(one=value), self.random.random(), fact.comments
                 )
                 for index, value in enumerate(values)
             ]
-            self.ask(number % 2 == self.half, "several", fact.asked, role, {}, *marks)
+            self.ask(number % 2 == self.half, "several", fact.questions, role, {}, *marks)
 
     def plant_answers(self, role: str) -> None:
         """States facts that only make sense with the question that they answer."""
         for number, answer in enumerate(ANSWERS):
             values = {slot: self.random.choice(of) for slot, of in answer.slots.items()}
-            text, question = answer.said.format(**values), answer.question.format(**values)
+            text, question = answer.reply.format(**values), answer.question.format(**values)
             mark = self.plant(role, text, self.random.random(), (), question)
-            self.ask(number % 2 == self.half, "answered", answer.asked, role, values, mark)
+            self.ask(number % 2 == self.half, "answered", answer.later_questions, role, values, mark)
 
     def plant_events(self, role: str) -> None:
         """States when something happened."""

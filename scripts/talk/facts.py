@@ -1,6 +1,7 @@
-"""Facts that the generated chats plant: how each is said, and how it is asked for later in other words.
+"""The facts of the generated chats: sentences that state each fact, and later questions for it in other words.
 
-In a question {S} is who it is about ("I", "you", a name), {P} the same as an owner; {do}, {be}, {have} agree with it.
+A frame is a sentence with slots for values. In a question {S} is the person ("I", "you", a name) and {P} the possessive
+("my", "your"); {do}, {be} and {have} agree with {S}.
 """
 
 from __future__ import annotations
@@ -15,19 +16,20 @@ class Fact:
     """One kind of fact."""
 
     name: str
-    # Its values; of each slot a fact draws one.
+    # The values of each slot in the frames. A dialogue draws one of them.
     slots: dict[str, tuple[str, ...]]
-    # Frames of the turn that states it, and of the questions for it.
-    said: tuple[str, ...]
-    asked: tuple[str, ...]
-    # What comes up in the same turn as well.
-    told: tuple[str, ...] = ()
-    # Frames of a second turn about it, some sessions later.
-    later: tuple[str, ...] = ()
+    # Frames of the turn that states the fact.
+    statements: tuple[str, ...]
+    # Frames of the questions for it.
+    questions: tuple[str, ...]
+    # What the other person may reply to the statement.
+    comments: tuple[str, ...] = ()
+    # Frames of a second turn about the fact, some sessions later.
+    second_statements: tuple[str, ...] = ()
     # Frames of questions that need both turns.
-    asked_both: tuple[str, ...] = ()
-    # The second turn replaces the first.
-    changes: bool = False
+    two_turn_questions: tuple[str, ...] = ()
+    # The second turn replaces the fact.
+    is_replaced: bool = False
 
 
 FACTS = (
@@ -298,7 +300,7 @@ FACTS = (
             "New habit: {new} at breakfast instead of {old}.",
         ),
         (),
-        changes=True,
+        is_replaced=True,
     ),
     Fact(
         "music",
@@ -311,7 +313,7 @@ FACTS = (
             "I sold my {old} records and only play {new} now.",
         ),
         (),
-        changes=True,
+        is_replaced=True,
     ),
     Fact(
         "commute",
@@ -327,7 +329,7 @@ FACTS = (
             "Since the roadworks I use {new} instead of {old} to get to my desk.",
         ),
         (),
-        changes=True,
+        is_replaced=True,
     ),
     Fact(
         "garden",
@@ -416,13 +418,13 @@ MANY = (
 
 @dataclass(frozen=True)
 class Answer:
-    """A fact that is only said as the answer to a question."""
+    """A fact that only makes sense as the reply to a question."""
 
     question: str
-    said: str
+    reply: str
     slots: dict[str, tuple[str, ...]]
-    # Frames of later questions for it.
-    asked: tuple[str, ...]
+    # Frames of the later questions for the fact.
+    later_questions: tuple[str, ...]
 
 
 ANSWERS = (

@@ -1,4 +1,4 @@
-"""Words for the generated chats: what a person's facts may be about. Nothing in it is of anybody."""
+"""Words for the generated chats, all invented: what the facts of a person may be about."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ SUBJECTS = _list(
 CODES = _list(
     "K71203, QM2080, X42957, ZH3834, RP4711, T25588, WD6465, B97342, VC8219, J59096, LN6A41, YG0318"
 )
-# What a person did on one day: as it is said, and as it is asked for later in other words.
+# What a person did on one day: the statement, and the words in which a later question names it.
 EVENTS = (
     ("I signed up for a pottery workshop and got clay everywhere", "take the pottery class"),
     ("we got the keys to the new place", "move to the new place"),
@@ -152,7 +152,7 @@ EVENTS = (
     ("I found my great-grandfather's letters in the attic", "discover the old letters"),
     ("I took the exam for the sommelier certificate", "sit the wine exam"),
 )
-# How an event's day is said, and how many days before the session it was (None: no one day).
+# The words for an event's day, and how many days before the session it was.
 WHENS = (
     ("yesterday", 1),
     ("last night", 1),
