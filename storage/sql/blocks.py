@@ -230,15 +230,15 @@ async def _find_before(connection: Connection, block_row: int, version: int) -> 
     return await connection.row(SQL["block_history_before"], (block_row, version, FORGOTTEN_ORIGIN))
 
 
-async def empty_snapshots(connection: Connection, statement: str, values: Sequence[object]) -> None:
+async def empty_sections(connection: Connection, statement: str, values: Sequence[object]) -> None:
     """Empties memory sections that are out of date, so that each path renders its section again.
 
-    statement: `snapshots_of` for an agent, `snapshots_of_conversation` for one of its conversations, or
-        `snapshots_showing` for all agents that see a block.
+    statement: `sections_of` for an agent, `sections_of_conversation` for one of its conversations, or
+        `sections_showing` for all agents that see a block.
     """
     for id, agent_row, known in await connection.rows(SQL[statement], values):
         emptied = emptied_section(orjson.loads(known))
-        await connection.run(SQL["snapshot_empty"], (id, agent_row, orjson.dumps(emptied)))
+        await connection.run(SQL["section_empty"], (id, agent_row, orjson.dumps(emptied)))
 
 
 def emptied_section(known: Mapping[str, Any]) -> dict[str, Any]:
@@ -283,9 +283,9 @@ class Blocks(Group):
         """Has each path of an agent, or of one conversation, render its memory section again with its next call."""
         await connection.lock(agent_row)
         if conversation_row is None:
-            await empty_snapshots(connection, "snapshots_of", (agent_row,))
+            await empty_sections(connection, "sections_of", (agent_row,))
         else:
-            await empty_snapshots(connection, "snapshots_of_conversation", (agent_row, conversation_row))
+            await empty_sections(connection, "sections_of_conversation", (agent_row, conversation_row))
 
     @reads
     async def list_waiting_labels(self, connection: Connection, agent_row: int) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
--- Memory blocks, their versions, the edits that wait, and the sections that show them.
+-- Memory blocks, their versions, the edits of turns, and the memory sections that show blocks.
 
 -- name: block_load
--- Reads the blocks that an agent sees: its own, those shared by its profile, and those attached to it, in their places.
+-- Reads the blocks that an agent sees, in this order: its own, those shared by its profile, those attached to it.
 SELECT b.id, b.label, b.description, h.value, b.lim, b.read_only, b.version, b.uid, 0
 FROM blocks b JOIN block_history h ON h.id = b.current WHERE b.agent = ?1
 UNION ALL
@@ -64,11 +64,11 @@ WHERE b.agent IS NULL AND b.profile = CAST(?1 AS TEXT) AND b.label = ?2 AND h.or
 SELECT DISTINCT project FROM agents WHERE profile = ?
 
 -- name: block_advance
--- Gives a block a new value by compare-and-set. No row: another writer has changed the block since.
+-- Gives a block a new value if its version is still this one; else updates no row.
 UPDATE blocks SET version = version + 1, current = ? WHERE id = ? AND version = ?
 
 -- name: block_point
--- Gives a new block its first row of history as its value.
+-- Makes the first row of history of a new block its value.
 UPDATE blocks SET current = ? WHERE id = ?
 
 -- name: block_history_insert
@@ -94,25 +94,25 @@ SELECT value, sources FROM block_history WHERE block = ? AND version = ? AND ori
 SELECT version, value, sources FROM block_history WHERE block = ? AND version < ? AND origin <> ?
 ORDER BY version DESC LIMIT 1
 
--- name: snapshots_of
+-- name: sections_of
 -- Reads the memory sections of an agent.
 SELECT id, agent, known FROM sections WHERE agent = ? AND text <> ''
 
--- name: snapshots_of_conversation
+-- name: sections_of_conversation
 -- Reads the memory section of the path with which a stored conversation ends.
 SELECT s.id, s.agent, s.known FROM conversations c JOIN exchanges e ON e.id = c.tip AND e.agent = c.agent
 JOIN sections s ON s.id = e.section AND s.agent = e.agent WHERE c.agent = ? AND c.id = ? AND s.text <> ''
 
--- name: snapshots_showing
+-- name: sections_showing
 -- Reads the memory sections of all agents that see a block.
 SELECT id, agent, known FROM sections WHERE text <> '' AND agent IN ({seers})
 
--- name: snapshot_empty
--- Empties a memory section, so that its paths take a new section.
+-- name: section_empty
+-- Empties a memory section: the next prompts of its paths get a new one.
 UPDATE sections SET text = '', known = ?3 WHERE id = ?1 AND agent = ?2
 
 -- name: op_insert
--- Adds a memory edit of a turn. No row: the edit of this call of the turn is there already.
+-- Adds a memory edit of a turn. Returns no row if the edit of this call exists.
 INSERT INTO block_ops (agent, exchange, call_id, state, at, op, label, arguments, seen) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING RETURNING id
 
@@ -123,8 +123,7 @@ WHERE o.agent = ? AND o.state = 'pending' AND e.superseded = 0
 
 -- name: op_of_exchange
 -- Reads all edits of a turn, in the order they were made.
-SELECT {edit} FROM block_ops
-WHERE agent = ? AND exchange = ? ORDER BY id
+SELECT {edit} FROM block_ops WHERE agent = ? AND exchange = ? ORDER BY id
 
 -- name: op_settle
 -- Marks an edit as merged or dropped, once.

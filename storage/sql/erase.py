@@ -49,7 +49,7 @@ from storage.sql.agents_api.blocks import hand_over_blocks
 from storage.sql.agents_api.definitions import change_definition, get_definition
 from storage.sql.agents_api.run_texts import erase_texts
 from storage.sql.agents_api.sleepers import empty_readings
-from storage.sql.blocks import empty_snapshots
+from storage.sql.blocks import empty_sections
 from storage.sql.facts import mark_unlearned
 from storage.sql.jobs import raise_epoch
 from storage.sql.rebuild import erased_among, has_words, origins_of, rebuild_block
@@ -391,7 +391,7 @@ async def _empty_sections(connection: Connection, agent_row: int) -> None:
     A turn's edits are shown at once in the sections of its own path, before they are merged.
     """
     await exchanges.add_marks(connection, agent_row, "blocks", (b"",), 0)
-    await empty_snapshots(connection, "snapshots_of", (agent_row,))
+    await empty_sections(connection, "sections_of", (agent_row,))
 
 
 # -- what came from them
@@ -447,7 +447,7 @@ async def _erase_facts(connection: Connection, work: ErasingWork, after: int) ->
     if erased:
         # So that a turn that has recalled one of these facts does not commit. A memory section may show one, too.
         await raise_epoch(connection, work.agent_row)
-        await empty_snapshots(connection, "snapshots_of", (work.agent_row,))
+        await empty_sections(connection, "sections_of", (work.agent_row,))
     return rows[-1].id if len(rows) == _READ_PAGE else None
 
 
@@ -571,7 +571,7 @@ async def _rebuild_all(
     for block_row, owner in await connection.rows(SQL["blocks_seen"], (work.agent_row, project, profile)):
         if await rebuild_block(connection, work.agent_row, block_row, work.rules, work.now, texts):
             await exchanges.add_marks(connection, work.agent_row, "blocks", (b"",), 0)
-            await empty_snapshots(connection, "snapshots_showing", (block_row,))
+            await empty_sections(connection, "sections_showing", (block_row,))
             if owner == work.agent_row:
                 await raise_epoch(connection, work.agent_row)
             else:

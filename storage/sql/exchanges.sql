@@ -18,9 +18,9 @@ CAST(NULL AS BIGINT), CAST(NULL AS TEXT), CAST(NULL AS BIGINT)
 
 -- name: memory_snapshot
 -- All that a request needs to know before it is answered, in one round trip. The first column names the kind of a row;
--- then come five numbers, three texts, three contents and a time, each kind in columns of its own, since PostgreSQL takes
--- their types from the first branch. ?3 is the hash of the client's list up to its last assistant message, NULL where it
--- has none; ?1 the agent, ?2 the client's conversation id, ?4 to ?6 the scope.
+-- then come five numbers, three texts, three contents and a time, each kind in columns of its own, since PostgreSQL
+-- takes their types from the first branch. ?3 is the hash of the client's list up to its last assistant message, NULL
+-- where it has none; ?1 the agent, ?2 the client's conversation id, ?4 to ?6 the scope.
 WITH RECURSIVE
 named(id) AS (SELECT id FROM conversations WHERE agent = ?1 AND key = ?2),
 p AS (
@@ -164,15 +164,17 @@ CASE WHEN EXISTS (SELECT 1 FROM marks WHERE agent = ?38 AND kind = 'head' AND ha
 id, seq, {matches_prefix}
 
 -- piece: planned
--- The conversation is as it was when a turn was planned on it: ?38 the agent, ?39 its epoch, ?40 the conversation, ?41 its revision (`rev`).
--- ?42, ?43: what is noted of its recall (`recalls`), or NULL; SQLite's connection has a trigger that adds that row.
+-- The conversation is as it was when a turn was planned on it: ?38 the agent, ?39 its epoch, ?40 the conversation, ?41
+-- its revision (`rev`). ?42, ?43: what is noted of its recall (`recalls`), or NULL; SQLite's connection has a trigger
+-- that adds that row.
 a.id = ?38 AND a.epoch = ?39 AND c.id = ?40 AND c.rev = ?41
 
 -- name: exchange_add_planned (sqlite)
--- Adds a turn that was planned on a conversation. If the conversation has moved since, the last SELECT finds no row, so `seq` is
--- NULL and the table refuses the new row. `WritingConnection.insert` (storage/sqlite/operations.py) then returns None.
--- The trigger `exchanges_added` (storage/sqlite/schema.sql) raises the conversation's `rev` and the agent's next number.
--- Since triggers follow, the rows of a SELECT and those of RETURNING would be gathered in a table each.
+-- Adds a turn that was planned on a conversation. If the conversation has moved since, the last SELECT finds no row, so
+-- `seq` is NULL and the table refuses the new row. `WritingConnection.insert` (storage/sqlite/operations.py) then
+-- returns None. The trigger `exchanges_added` (storage/sqlite/schema.sql) raises the conversation's `rev` and the
+-- agent's next number. Since triggers follow, the rows of a SELECT and those of RETURNING would be gathered in a table
+-- each.
 INSERT INTO exchanges ({columns}, run, agent, seq, room, pad)
 VALUES ({?1..35}, (SELECT CASE WHEN next_seq = ?36 THEN ?37 ELSE next_seq END FROM agents WHERE id = ?38), ?38,
     (SELECT report_row(a.next_seq, {matches_prefix}, ?42, ?43) FROM agents a JOIN conversations c ON c.agent = a.id WHERE {planned}), {padded:35})
@@ -324,8 +326,8 @@ SELECT seq FROM (SELECT seq, span, state FROM exchanges WHERE agent = ?1 ORDER B
 WHERE state = 'open' AND seq + span = ?2
 
 -- name: shown_unread
--- Reads what the search index does not know yet: exchanges below ?2 that changed since they were indexed (a message that
--- was indexed before its reply had come), and then those from ?3 on, which may still be open.
+-- Reads what the search index does not know yet: exchanges below ?2 that changed since they were indexed (a message
+-- that was indexed before its reply had come), and then those from ?3 on, which may still be open.
 SELECT {shown} FROM marks m CROSS JOIN exchanges p ON p.id = m.exchange
 WHERE m.agent = ?1 AND m.kind = 'stale' AND p.agent = ?1 AND p.seq < ?2 AND p.state = 'finished'
 UNION ALL
@@ -339,9 +341,10 @@ WHERE m.agent = ?1 AND m.kind = 'stale' AND m.exchange {in:2:BIGINT:64} AND p.ag
 
 -- name: due
 -- Finds conversations that have gone idle with memory edits that wait for it. (No index on idle conversations: it would
--- be written with every turn, and hardly any of them has anything to settle.) A conversation that moved after ?2 moved before the
--- clock was put back: it is unknown how long it has been idle, nor whether it was settled since. Of one that was settled,
--- the edits from before ?4 are due, which nothing has confirmed. A memory without a row is being forgotten, page by page.
+-- be written with every turn, and hardly any of them has anything to settle.) A conversation that moved after ?2 moved
+-- before the clock was put back: it is unknown how long it has been idle, nor whether it was settled since. Of one that
+-- was settled, the edits from before ?4 are due, which nothing has confirmed. A memory without a row is being
+-- forgotten, page by page.
 SELECT DISTINCT c.id, c.agent, c.key, c.last_at
 FROM block_ops o JOIN exchanges e ON e.id = o.exchange AND +e.agent = o.agent
 JOIN conversations c ON c.id = e.conversation AND +c.agent = e.agent
@@ -413,8 +416,8 @@ SELECT p.input, p.shown_reply, {skeleton}, p."full" FROM exchanges p WHERE p.id 
 CASE WHEN EXISTS (SELECT 1 FROM facts_muted m WHERE m.fact = f.id AND m.agent = f.agent) THEN 'muted' ELSE 'fact' END
 
 -- piece: fact_exchange
--- Finds the exchange `e` from which a fact `f` was learned. A correction by a person has the sources of the old fact, but
--- no exchange.
+-- Finds the exchange `e` from which a fact `f` was learned. A correction by a person has the sources of the old fact,
+-- but no exchange.
 e.id = f.exchange AND e.agent = f.agent AND f.origin IN ('learned', 'model')
 
 -- name: passages_and_facts_at

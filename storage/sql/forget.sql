@@ -1,8 +1,8 @@
--- Every statement of forgetting. In SQLite rows with text are emptied where they are, never deleted: a deleted row makes it
--- deal out its neighbours again, and copies of these would stay behind in the file. Emptied rows of a memory that is gone
--- have no owner (agent 0). In PostgreSQL a row that would have no owner is deleted. What others count on stays in both,
--- emptied, as long as its agent or its block: an exchange in its path, a memory section that exchanges name, a version of
--- a block and the edit that made it.
+-- Every statement of forgetting. In SQLite rows with text are emptied where they are, never deleted: a deleted row
+-- makes it deal out its neighbours again, and copies of these would stay behind in the file. Emptied rows of a memory
+-- that is gone have no owner (agent 0). In PostgreSQL a row that would have no owner is deleted. What others count on
+-- stays in both, emptied, as long as its agent or its block: an exchange in its path, a memory section that exchanges
+-- name, a version of a block and the edit that made it.
 
 -- piece: emptied_rows
 -- In SQLite: exchanges that have no owner from now on.
@@ -431,7 +431,8 @@ DELETE FROM segments WHERE (agent, bucket, number) IN
     (SELECT agent, bucket, number FROM segments WHERE agent = ? LIMIT ?)
 
 -- name: wipe_vectors
--- Deletes a page of vectors. What they say lies in overflow pages (0005_vectors.sql), so these rows may go.
+-- Deletes a page of vectors. SQLite keeps their contents in overflow pages
+-- (`vectors` in storage/sqlite/migrations/0000-0020_tables.sql), so the rows may be deleted.
 DELETE FROM vectors WHERE (agent, chunk) IN (SELECT agent, chunk FROM vectors WHERE agent = ? LIMIT ?)
 
 -- name: wipe_embedded

@@ -1,5 +1,6 @@
--- Every statement that counts what a forgetting would take. `-- name:` begins one; the next line describes it. Of a memory
--- ?1 goes the conversation ?2 (-1: none), and the exchanges of the list ?3. Their rows are from ?4 to ?5: others are not looked up.
+-- Every statement that counts what a forgetting would take. `-- name:` begins one; the next line describes it. Of a
+-- memory ?1 goes the conversation ?2 (-1: none), and the exchanges of the list ?3. Their rows are from ?4 to ?5: others
+-- are not looked up.
 
 -- piece: goes
 -- Whether an exchange `e` goes.
@@ -93,8 +94,8 @@ SELECT count(*) FROM summaries s WHERE s.agent = ?1 AND s.agent <> 0 AND (
     OR s.conversation IN (SELECT f.conversation FROM forks f WHERE f.agent = ?1 AND f.origin = ?2 AND f.seq >= ?4))
 
 -- name: erased_beginnings
--- Returns where each path loses its first exchange: conversation, depth, number; how many exchanges it loses, and the first and
--- the last row of these.
+-- Returns where each path loses its first exchange: conversation, depth, number; how many exchanges it loses, and the
+-- first and the last row of these.
 SELECT ?2, min(depth), min(seq), count(*), min(id), max(id) FROM (SELECT e.depth, e.seq, e.id {of_conversation}) gone
 UNION ALL SELECT e.conversation, min(e.depth), min(e.seq), count(*), min(e.id), max(e.id) {of_list} GROUP BY e.conversation
 

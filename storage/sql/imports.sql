@@ -48,8 +48,8 @@ SELECT p.conversation FROM exchanges p JOIN imported i ON i.what = 'exchange' AN
 WHERE p.agent = ?1 AND p.path = ?2 AND i.import = ?3 ORDER BY p.id DESC LIMIT 1
 
 -- name: matched
--- Finds exchanges with some paths: their skeletons, then whether their conversations were imported, whether anything has
--- finished after them, and whether they are left of an undone import.
+-- Finds exchanges with some paths: their skeletons, then whether their conversations were imported, whether anything
+-- has finished after them, and whether they are left of an undone import.
 SELECT {skeleton}, CASE WHEN substr(c.key, 1, 7) = 'import:' THEN 1 ELSE 0 END, CASE WHEN EXISTS (
         SELECT 1 FROM exchanges k WHERE k.conversation = p.conversation AND k.depth = p.depth + 1 AND k.parent = p.id
         AND +k.agent = ?1 AND k.ended IS NOT NULL) THEN 0 ELSE 1 END,

@@ -24,8 +24,8 @@ UPDATE jobs SET epoch = ?1, asked = {clock:3}, payload = ?5,
 WHERE id = ?6
 
 -- piece: ready
--- The condition on a job `j` that waits, and may begin. Those after the first of their serial group are left out. A memory
--- that is being forgotten can still be read, so none of its jobs begins.
+-- The condition on a job `j` that waits, and may begin. Those after the first of their serial group are left out. A
+-- memory that is being forgotten can still be read, so none of its jobs begins.
 j.first = 1 AND j.state IN ('pending', 'retrying') AND j.agent NOT IN (SELECT f.agent FROM forgetting f)
 
 -- piece: next
@@ -35,8 +35,8 @@ WITH k(kind) AS ({each:2:TEXT:16})
 SELECT kind, (SELECT j.due FROM jobs j WHERE j.kind = k.kind AND {ready} ORDER BY j.due, j.id LIMIT 1) AS due FROM k
 
 -- name: due_in
--- Returns in how many seconds a job can be claimed or a lease runs out. ?3, ?4: the clock by which leases are measured, and
--- its time.
+-- Returns in how many seconds a job can be claimed or a lease runs out. ?3, ?4: the clock by which leases are measured,
+-- and its time.
 SELECT min(wait) FROM (
     SELECT CASE WHEN holder = ?3 AND held_until > {clock:4} THEN held_until - {clock:4} ELSE 0.0 END AS wait
     FROM jobs WHERE state = 'running' AND kind {in:2:TEXT:16}
@@ -62,7 +62,8 @@ WHERE state = 'running' AND kind {in:1:TEXT:16} AND (holder <> ?2 OR held_until 
 {postgres:FOR UPDATE SKIP LOCKED}
 
 -- piece: taken
--- What is returned of a job that was claimed; at last, until when, and whether it was made on what its agent knows today.
+-- What is returned of a job that was claimed; at last, until when, and whether it was made on what its agent knows
+-- today.
 id, kind, agent, key, payload, epoch, state, attempt, tries, due, created, error, held_until,
 agent = 0 OR coalesce(epoch = (SELECT a.epoch FROM agents a WHERE a.id = jobs.agent), FALSE)
 

@@ -1,5 +1,5 @@
--- Every statement of the pages that show what a memory holds. `-- name:` begins one; the next line describes it. Lists go
--- on from the last row of the page before; sizes are those that the writer keeps.
+-- Every statement of the pages that show what a memory holds. `-- name:` begins one; the next line describes it. Lists
+-- go on from the last row of the page before; sizes are those that the writer keeps.
 
 -- piece: sized
 -- What is shown of a memory `a`: its sizes, the blocks that it sees, and the facts that are true.
@@ -16,8 +16,8 @@ FROM agents a
 (CAST(?1 AS TEXT) IS NULL OR a.project = ?1)
 
 -- name: memories
--- Reads a page of the memories with subjects from ?2 to ?3, in small letters; those with the newest turns come first. ?2
--- begins with a kind of memories. The index has the hour of the last turn: those of one hour are sorted.
+-- Reads a page of the memories with subjects from ?2 to ?3, in small letters; those with the newest turns come first.
+-- ?2 begins with a kind of memories. The index has the hour of the last turn: those of one hour are sorted.
 SELECT {sized} JOIN (
     SELECT a.id AS id, coalesce(a.last_turn, 0) AS last FROM agents a
     WHERE substr(a.subject, 1, 4) = substr(CAST(?2 AS TEXT), 1, 4) AND a.turn_hour <= CAST(?4 AS DOUBLE PRECISION) / 3600
@@ -75,8 +75,8 @@ ORDER BY c.last_at DESC, c.id DESC LIMIT ?4
 SELECT {conversation} WHERE c.agent = ?1 AND (c.uid = ?2 OR c.key = ?2) ORDER BY c.uid <> ?2 LIMIT 1
 
 -- name: branches
--- Finds the exchanges that nothing follows, among the ?3 deepest of a conversation, the newest first: what follows one of
--- these is deeper, and so among them. (Of the others the index alone is read, which has no agent.)
+-- Finds the exchanges that nothing follows, among the ?3 deepest of a conversation, the newest first: what follows one
+-- of these is deeper, and so among them. (Of the others the index alone is read, which has no agent.)
 WITH deepest AS (
     SELECT id, parent FROM exchanges WHERE conversation = (SELECT id FROM conversations WHERE id = ?2 AND agent = ?1)
     ORDER BY depth DESC LIMIT ?3
@@ -96,7 +96,8 @@ WITH RECURSIVE up(id, parent, steps) AS (
 SELECT p.input, p.shown_reply, {skeleton}, p."full" FROM up JOIN exchanges p ON p.id = up.id AND p.agent = ?1 ORDER BY up.steps
 
 -- name: following
--- Finds the exchange that stands ?4 steps below another, or less far where nothing more follows, along those spoken in last.
+-- Finds the exchange that stands ?4 steps below another, or less far where nothing more follows, along those spoken in
+-- last.
 WITH RECURSIVE down(id, depth, steps) AS (
     SELECT e.id, e.depth, 0 FROM exchanges e WHERE e.id = ?2 AND e.agent = ?1
     UNION ALL

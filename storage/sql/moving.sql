@@ -1,5 +1,5 @@
--- Every statement of moving a whole store into another: what no memory's export has. `-- name:` begins one; the next line
--- describes it.
+-- Every statement of moving a whole store into another: what no memory's export has. `-- name:` begins one; the next
+-- line describes it.
 
 -- name: memories
 -- Reads a page of all memories but those that are not whole.
@@ -31,7 +31,8 @@ SELECT project, name, digest, prefix, created, revoked, memory, opens, used, exp
 FROM keys ORDER BY id
 
 -- name: key_revise
--- Gives a gateway key that is here the revocation and the rotation that it has had in the source. ?4: its secret before.
+-- Gives a gateway key that is here the revocation and the rotation that it has had in the source. ?4: its secret
+-- before.
 UPDATE keys SET digest = ?1, prefix = ?2, revoked = coalesce(revoked, ?3), old_digest = ?4, old_until = ?5
 WHERE id = (SELECT id FROM keys WHERE digest IN (?1, ?4) ORDER BY digest <> ?1 LIMIT 1)
 

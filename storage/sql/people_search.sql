@@ -65,8 +65,8 @@ SELECT p.agent {new_passages_in_postgres} AND octet_length(p.text) > ?2
 NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent)
 
 -- name: unread_passages_and_facts (sqlite)
--- Reads the passages and facts of some memories that their indexes do not know. Passages of more than ?2 characters (bytes,
--- over PostgreSQL) are left out. Facts are short.
+-- Reads the passages and facts of some memories that their indexes do not know. Passages of more than ?2 characters
+-- (bytes, over PostgreSQL) are left out. Facts are short.
 SELECT p.agent, p.seq, p.text, p.at, 'passage', NULL, NULL {new_passages} AND length(p.text) <= ?2
 UNION ALL
 SELECT f.agent, f.seq, f.text, f.valid_from, 'fact', f.sources, NULL

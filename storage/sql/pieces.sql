@@ -5,8 +5,8 @@
 a.id, a.uid, a.project, a.profile, a.subject, a.secret, a.epoch, a.indexed_seq, a.next_seq, a.created, a.paused
 
 -- piece: columns
--- What an exchange is written with, in the order of its values: the lines of `fixed` begin with ?1, ?11, ?21 and ?31, the content
--- is ?33 to ?35. In the statements that add one (exchanges.sql) follow:
+-- What an exchange is written with, in the order of its values: the lines of `fixed` begin with ?1, ?11, ?21 and ?31,
+-- the content is ?33 to ?35. In the statements that add one (exchanges.sql) follow:
 --   ?36       its number as it was planned
 --   ?37       its `run` (`Exchange.gapless_from`) where it gets that number; where it gets another, `run` is that one
 --   ?38       its agent
@@ -30,14 +30,15 @@ p.path, p.reply_key, p.redactions, p.inputs, p.media, p.reply, p.notes, p.run AS
 CASE WHEN p."full" IS NULL THEN 0 ELSE 1 END
 
 -- piece: last_content
--- The content of the deepest exchange of a conversation, the newest of several (`part`). Clients cut, edit or repeat the
--- last messages, and the rules compare their text then. An opening is mostly compared by its hashes.
+-- The content of the deepest exchange of a conversation, the newest of several (`part`). Clients cut, edit or repeat
+-- the last messages, and the rules compare their text then. An opening is mostly compared by its hashes.
 CASE WHEN p.id = part.newest AND p.depth > 0 THEN p.input END,
 CASE WHEN p.id = part.newest AND p.depth > 0 THEN p.shown_reply END,
 CASE WHEN p.id = part.newest AND p.depth > 0 THEN p."full" END
 
 -- piece: content_shown
--- The content of an exchange `p`, and whether another conversation opened with the same prefix, made elsewhere (column and mark `head`).
+-- The content of an exchange `p`, and whether another conversation opened with the same prefix, made elsewhere (column
+-- and mark `head`).
 p.input, p.shown_reply,
 CASE WHEN p.head = 0 OR p.continued = 0 THEN 0 WHEN EXISTS (
     SELECT 1 FROM marks h JOIN marks o ON o.agent = h.agent AND o.kind = 'head' AND o.hash = h.hash
@@ -58,13 +59,13 @@ p.inputs, p.reply
 {shown_columns}
 
 -- piece: holds_words
--- The condition on a text `x` of a run that may hold words: an empty one does not, nor does how messages are listed, nor the
--- name of a turn.
+-- The condition on a text `x` of a run that may hold words: an empty one does not, nor does how messages are listed,
+-- nor the name of a turn.
 length(x.data) > 2 AND x.kind NOT IN ('listing', 'turn')
 
 -- piece: past
--- The conversations in which the past of the conversation ?2 of the memory ?1 stands, each with the last number of it there:
--- itself, and where it is a fork those above it.
+-- The conversations in which the past of the conversation ?2 of the memory ?1 stands, each with the last number of it
+-- there: itself, and where it is a fork those above it.
 past(conversation, last) AS (
     SELECT CAST(?2 AS BIGINT), CAST(9223372036854775807 AS BIGINT)
     UNION ALL SELECT origin, seq FROM forks WHERE agent = ?1 AND conversation = ?2
@@ -83,9 +84,9 @@ CASE WHEN ?37 <> 0 THEN coalesce(?34, shown_reply) ELSE ?34 END
 CASE WHEN ?36 <> 0 AND ?37 <> 0 THEN coalesce(?35, "full") WHEN ?36 <> 0 THEN ?35 END
 
 -- piece: set_in_room
--- A stored exchange as it is now, within its row's room in SQLite: storage/sqlite/padding.py says why, and from where the
--- numbers are. One that goes to overflow pages has no more room than its head takes from then on: others may lie where it
--- was longer.
+-- A stored exchange as it is now, within its row's room in SQLite: storage/sqlite/padding.py says why, and from where
+-- the numbers are. One that goes to overflow pages has no more room than its head takes from then on: others may lie
+-- where it was longer.
 UPDATE exchanges SET ({fixed}) = ({?1..32}), input = {new_input}, shown_reply = {new_shown_reply}, "full" = {new_full},
     (room, pad) = (
         SELECT CASE WHEN n >= room THEN 440 ELSE room END, zeroblob(CASE WHEN n >= room THEN 344 + 4092 * max(1, (n + 3747) / 4092) - n
@@ -132,8 +133,8 @@ d.kind = 'conversation' AND substr(d.uid, 1, 5) = 'conv_'
 d.id, d.uid, d.project, d.kind, d.memory, d.name, d.version, d.created, d.updated, t.body
 
 -- piece: standing
--- The newest standing facts `f` of an agent (?1) that are true and not muted: as many as are compared with what is learned
--- (`facts.py`). A section has room for a tenth of them, and shows the nearest to a message.
+-- The newest standing facts `f` of an agent (?1) that are true and not muted: as many as are compared with what is
+-- learned (`facts.py`). A section has room for a tenth of them, and shows the nearest to a message.
 (SELECT s.seq, s.text, s.valid_from, s.origin FROM facts s
  WHERE s.agent = ?1 AND s.standing = 1
    AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = s.id AND x.agent = s.agent)

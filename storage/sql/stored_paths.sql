@@ -6,8 +6,9 @@ coalesce(substr(key, 1, 1), '') <> ' '
 
 -- name: head
 -- All that a send needs to know but the words of its conversation. The first column names the kind of a row; then come
--- five numbers, three texts, a content and a time. ?1 the agent; the conversation has the key ?2 or the public name ?3; ?4 to ?6
--- the scope; ?7 how many turns are counted that its sleeptime agents have not read, ?8 the mark of what began none. A tree goes on from its newest exchange that stands, with the edits that wait on it.
+-- five numbers, three texts, a content and a time. ?1 the agent; the conversation has the key ?2 or the public name ?3;
+-- ?4 to ?6 the scope; ?7 how many turns are counted that its sleeptime agents have not read, ?8 the mark of what began
+-- none. A tree goes on from its newest exchange that stands, with the edits that wait on it.
 WITH c AS (
     SELECT id, uid, key, rev, tip FROM conversations WHERE agent = ?1 AND key = ?2
     UNION ALL SELECT id, uid, key, rev, tip FROM conversations
@@ -53,8 +54,8 @@ SELECT 'reader', r.reader, (SELECT count(*) FROM (
 FROM readers r WHERE r.memory = ?1 AND r.reader > 0 AND CAST(?7 AS BIGINT) > 0
 
 -- name: path
--- The path to an exchange with its words, and the summaries of its conversation. ?2 the conversation; ?3 the exchange; ?4
--- the depth from which on it is read; ?5 how many summaries.
+-- The path to an exchange with its words, and the summaries of its conversation. ?2 the conversation; ?3 the exchange;
+-- ?4 the depth from which on it is read; ?5 how many summaries.
 WITH RECURSIVE up(id, parent) AS (
     SELECT id, parent FROM exchanges WHERE id = ?3 AND agent = ?1
     UNION ALL
@@ -80,7 +81,8 @@ INSERT INTO conversations (agent, uid, key, begun, last_at, tip) VALUES (?, ?, ?
 ON CONFLICT DO NOTHING RETURNING id
 
 -- name: adopt
--- Makes a client's conversation a stored one, which goes on from one of its exchanges, unless it was moved since it was read.
+-- Makes a client's conversation a stored one, which goes on from one of its exchanges, unless it was moved since it was
+-- read.
 UPDATE conversations SET tip = ?1 WHERE id = ?2 AND agent = ?3 AND rev = ?4 AND tip = 0
 
 -- name: continue
@@ -93,8 +95,8 @@ WHERE id = ? AND agent = ?
 EXISTS (SELECT 1 FROM agents a WHERE a.id = ?39 AND a.epoch = ?40)
 
 -- name: step_finish (sqlite)
--- Writes the end of a step into its exchange. Returns up to where the search index knows. No row: something was forgotten,
--- or another process has taken the conversation over: it has ended the step, or failed the run ?41.
+-- Writes the end of a step into its exchange. Returns up to where the search index knows. No row: something was
+-- forgotten, or another process has taken the conversation over: it has ended the step, or failed the run ?41.
 {set_in_room}
 WHERE id = ?38 AND agent = ?39 AND state = 'open' AND {in_time}
 AND EXISTS (SELECT 1 FROM runs r WHERE r.id = ?41 AND r.agent = ?39 AND r.state <> 'failed')

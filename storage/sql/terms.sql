@@ -5,7 +5,7 @@
 SELECT chunk, stamp, data FROM terms WHERE agent = ? AND stamp > ?
 
 -- name: terms_get
--- Reads one chunk, to be rewritten.
+-- Reads one chunk.
 SELECT data FROM terms WHERE agent = ? AND chunk = ?
 
 -- name: terms_replace
@@ -23,7 +23,7 @@ SELECT chunk, stamp, data FROM terms WHERE agent = ? AND chunk >= ? AND chunk < 
 SELECT EXISTS (SELECT 1 FROM terms WHERE agent = ? AND stamp > ? AND chunk >= ? AND chunk < ?)
 
 -- name: segment_numbers
--- Reads which segments there are.
+-- Reads the numbers of an agent's segments. Every segment has each bucket.
 SELECT number FROM segments WHERE agent = ? AND bucket = ?
 
 -- name: segment_documents
@@ -31,7 +31,7 @@ SELECT number FROM segments WHERE agent = ? AND bucket = ?
 SELECT number, stamp, data FROM segments WHERE agent = ? AND bucket = ? ORDER BY number
 
 -- name: segment_sizes
--- Reads how long some buckets are in all segments.
+-- Reads the bytes of some buckets, over all segments.
 SELECT bucket, CAST(sum(length(data)) AS BIGINT) FROM segments WHERE agent = ?1 AND bucket {in:2:BIGINT:32} GROUP BY bucket
 
 -- name: segment_buckets
@@ -39,12 +39,12 @@ SELECT bucket, CAST(sum(length(data)) AS BIGINT) FROM segments WHERE agent = ?1 
 SELECT bucket, number, stamp, data FROM segments WHERE agent = ?1 AND bucket {in:2:BIGINT:32} ORDER BY bucket, number
 
 -- name: segment_put
--- Writes a part of a segment.
+-- Writes a bucket of a segment, or its documents (bucket -1).
 INSERT INTO segments (agent, bucket, number, stamp, data) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (agent, bucket, number) DO UPDATE SET stamp = excluded.stamp, data = excluded.data
 
 -- name: segment_drop
--- Drops a segment of which a chunk changes.
+-- Drops a segment, since one of its chunks changes.
 DELETE FROM segments WHERE agent = ? AND number = ?
 
 -- name: segments_drop
@@ -58,5 +58,5 @@ SELECT coalesce((SELECT CASE WHEN seq + span > ?2 THEN seq END FROM exchanges
     WHERE agent = ?1 AND seq <= ?2 ORDER BY seq DESC LIMIT 1), CAST(?2 AS BIGINT))
 
 -- name: agent_indexed_again
--- Sets the index back to a number, and has the cached index be read again.
+-- Sets the index back to a number. The stamp makes caches read the index again.
 UPDATE agents SET indexed_seq = ?, stamp = stamp + 1 WHERE id = ? AND indexed_seq > ?

@@ -1,5 +1,5 @@
--- Every statement on usage. `-- name:` begins one; the next line describes it. Sums by any of the key's columns are made in
--- usage.py.
+-- Every statement on usage. `-- name:` begins one; the next line describes it. Sums by any of the key's columns are
+-- made in usage.py.
 
 -- name: add
 -- Adds counters to those of their key.

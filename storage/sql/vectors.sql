@@ -5,11 +5,11 @@
 SELECT model, dimension, seq, stamp FROM embedded WHERE agent = ?
 
 -- name: embedded
--- Finds those of some agents with anything in memory that this model has embedded.
+-- Finds those of some agents that have vectors of this model.
 SELECT agent FROM embedded WHERE model = ?1 AND dimension > 0 AND agent {in:2:BIGINT:64}
 
 -- name: begin
--- Has an agent's memory be embedded with this model, from the first number on.
+-- Starts the embedding of an agent's memory with this model, from the first number on.
 INSERT INTO embedded (agent, model, dimension, seq, stamp) VALUES (?, ?, ?, 0, 1)
 ON CONFLICT (agent) DO UPDATE SET model = excluded.model, dimension = excluded.dimension, seq = 0,
     stamp = embedded.stamp + 1
@@ -39,7 +39,8 @@ SELECT data FROM vectors WHERE agent = ? AND chunk = ? AND model = ?
 SELECT data, model FROM vectors WHERE agent = ? AND chunk = ?
 
 -- name: put (sqlite)
--- Writes a chunk. Its padding keeps the vectors out of the page (0005_vectors.sql).
+-- Writes a chunk. The padding keeps the vectors out of the page (`vectors` in
+-- storage/sqlite/migrations/0000-0020_tables.sql).
 INSERT INTO vectors (agent, chunk, stamp, model, pad, data) VALUES (?, ?, ?, ?, zeroblob(1024), ?)
 ON CONFLICT (agent, chunk) DO UPDATE SET stamp = excluded.stamp, model = excluded.model, data = excluded.data
 
@@ -48,7 +49,7 @@ INSERT INTO vectors (agent, chunk, stamp, model, data) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (agent, chunk) DO UPDATE SET stamp = excluded.stamp, model = excluded.model, data = excluded.data
 
 -- name: drop
--- Deletes a chunk of which nothing is left.
+-- Deletes an empty chunk.
 DELETE FROM vectors WHERE agent = ? AND chunk = ?
 
 -- name: drop_others
@@ -62,7 +63,8 @@ SELECT a.indexed_seq > coalesce(e.seq, 0) FROM agents a LEFT JOIN embedded e ON 
 WHERE a.id = ?
 
 -- name: unembedded_agents
--- Finds memories of which not all is embedded by this model: those that span conversations (`Scope`) and can be reached.
+-- Finds memories of which not all is embedded by this model: those that span conversations (`Scope`) and can be
+-- reached.
 SELECT a.id FROM agents a LEFT JOIN embedded e ON e.agent = a.id AND e.model = ?
 WHERE a.subject NOT LIKE 'conversation:%' AND a.subject NOT LIKE 'importing:%' AND a.subject NOT LIKE 'replaced:%'
     AND a.next_seq - 1 > coalesce(e.seq, 0) LIMIT ?

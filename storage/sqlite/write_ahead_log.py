@@ -1,9 +1,9 @@
-"""The write-ahead log: how large it is, when it is written back, and that one write-back is made at a time.
+"""The write-ahead log: measures it, and decides when it is written back, one write-back at a time.
 
-A grown log is mostly copied next to the writer (storage.sqlite.writeback explains why that is safe); the rest comes
-between two writes in the writer's thread, and then the log restarts in the same file, since writing over it takes half
-of what growing takes. An idle writer empties it, as soon as no reader uses it. Writing back within a commit would make
-the slowest commits slower.
+Most of a grown log is copied while the writer goes on (storage.sqlite.writeback explains why that is safe). The rest is
+copied in the writer's thread, between two writes. The log then restarts in the same file, since writing over a file
+takes half the time of growing it. An idle writer empties the log as soon as no reader uses it. A write-back within a
+commit would slow down the slowest commits.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LogWork = Callable[[sqlite3.Connection], bool]
 
 
 class LogLimits(Struct, frozen=True):
-    """Bounds of the log; the defaults are chosen, except where a measurement is named."""
+    """The bounds of the log. The defaults are not measured, except where a figure is given."""
 
     # Size of the log at which it is written back without waiting for readers. (Write-backs of 4 MB within a commit gave
     # commits of 3 to 7 ms at p99.) A log of twice the size is emptied.
@@ -41,8 +41,8 @@ class WriteAheadLog:
     """The log of the writer's file. All its methods but `measure` belong to the event loop's thread.
 
     copier: copies a grown log.
-    post: hands work to the writer's thread, after the writes that it was given; when it is done, `end_write_back` is
-        called. Returns False where the writer has no connection that works.
+    post: hands work to the writer's thread, which does it after the writes it already has, and then calls
+        `end_write_back`. Returns False if the writer has no working connection.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class WriteAheadLog:
             return 0
 
     def shrink(self) -> None:
-        """Has a grown log written back, after a commit: so there is something in it to copy."""
+        """Begins to write back a grown log. Called after a commit."""
         if self.size <= self._full_bytes or not self.is_free.is_set():
             return
         if self.size >= self._limits.pause_bytes:
@@ -88,7 +88,7 @@ class WriteAheadLog:
             self.is_free.set()
 
     def end_write_back(self, size: int, is_whole: bool) -> None:
-        """Notes the size of the log after a write-back. is_whole: all of it was written back; else readers use it."""
+        """Notes the size of the log after a write-back. is_whole: all of it was written back, as no reader used it."""
         self._note(size, is_whole)
         self.is_free.set()
 
@@ -101,7 +101,7 @@ class WriteAheadLog:
         self.is_free.clear()
         emptying = driver.call(partial(empty_log, wait_ms=wait_ms))
         emptying.add_done_callback(lambda _: self.is_free.set())
-        # The thread goes on where the caller is cancelled, and nothing else may write the log back meanwhile.
+        # If the caller is cancelled, the thread goes on, and nothing else may write the log back meanwhile.
         is_empty = await asyncio.shield(emptying)
         self._note(self.measure(), is_empty)
         return is_empty
@@ -113,14 +113,14 @@ class WriteAheadLog:
         await self._copier.close()
 
     def abandon_copying(self) -> None:
-        """Leaves a copy under way to its thread, which closes the connection after it."""
+        """Leaves a copy under way to its thread, which then closes the connection."""
         if self.copying is not None:
             self.copying.cancel()
         self._copier.abandon()
 
     async def _copy(self) -> None:
         try:
-            # An error is named by the writer, which meets it next if it is still there.
+            # An error that lasts reaches the writer next, and the writer reports it.
             with suppress(sqlite3.Error, StoreError):
                 await self._copier.copy()
         finally:
@@ -128,7 +128,7 @@ class WriteAheadLog:
             self.write_back()
 
     def _note(self, size: int, is_whole: bool) -> None:
-        """Notes the size after a write-back. A log that was written back whole grows only once it is full again."""
+        """Notes the size after a write-back. A log that was written back whole restarts in its file."""
         self.size = size
         checkpoint_bytes = self._limits.checkpoint_bytes
         self._full_bytes = max(size, checkpoint_bytes) if is_whole else size + checkpoint_bytes

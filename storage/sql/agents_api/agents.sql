@@ -2,12 +2,13 @@
 -- describes it.
 
 -- piece: entry
--- A memory `a`, with its definition where it has one. A profile's memory has none, and is named after its user.
+-- Selects a memory `a` with its definition. The memory of a profile has no definition; its name is the profile's and
+-- the user's.
 SELECT {agent}, {definition}
 FROM agents a LEFT JOIN definitions d ON d.memory = a.id AND d.memory <> 0 AND d.kind = 'agent' AND d.project = a.project
 LEFT JOIN definition_texts t ON t.id = d.current
 
--- piece: wanted
+-- piece: filter
 -- The conditions of a list of agents. ?2, ?3: between these rows; ?5: a name; ?6: a part of a name, in lower case; ?7:
 -- tags, of which it has ?8 at least; ?9: why its last run ended; ?10: an identity; ?11: ?12 keys of identities. A
 -- profile's memory has its profile and user as tags.
@@ -46,30 +47,30 @@ SELECT {agent} FROM agents a WHERE a.project = ?1 AND a.id {in:2:BIGINT:64}
 
 -- name: created_down
 -- Lists agents, the newest first.
-{entry} WHERE {wanted} ORDER BY a.id DESC LIMIT ?4
+{entry} WHERE {filter} ORDER BY a.id DESC LIMIT ?4
 
 -- name: created_up
 -- Lists agents, the oldest first.
-{entry} WHERE {wanted} ORDER BY a.id LIMIT ?4
+{entry} WHERE {filter} ORDER BY a.id LIMIT ?4
 
 -- name: updated_down
 -- Lists agents, those that changed last first. ?13 to ?16: the times and rows between which they lie.
-{entry} WHERE {wanted} AND ({updated}, a.id) > (?13, ?14) AND ({updated}, a.id) < (?15, ?16)
+{entry} WHERE {filter} AND ({updated}, a.id) > (?13, ?14) AND ({updated}, a.id) < (?15, ?16)
 ORDER BY {updated} DESC, a.id DESC LIMIT ?4
 
 -- name: updated_up
 -- Lists agents, those that changed last at the end. Parameters as of `updated_down`.
-{entry} WHERE {wanted} AND ({updated}, a.id) > (?13, ?14) AND ({updated}, a.id) < (?15, ?16)
+{entry} WHERE {filter} AND ({updated}, a.id) > (?13, ?14) AND ({updated}, a.id) < (?15, ?16)
 ORDER BY {updated}, a.id LIMIT ?4
 
 -- name: completed_down
 -- Lists agents, those that answered last first.
-{entry} WHERE {wanted} AND ({completed}, a.id) > (?13, ?14) AND ({completed}, a.id) < (?15, ?16)
+{entry} WHERE {filter} AND ({completed}, a.id) > (?13, ?14) AND ({completed}, a.id) < (?15, ?16)
 ORDER BY {completed} DESC, a.id DESC LIMIT ?4
 
 -- name: completed_up
 -- Lists agents, those that answered last at the end. Parameters as of `completed_down`.
-{entry} WHERE {wanted} AND ({completed}, a.id) > (?13, ?14) AND ({completed}, a.id) < (?15, ?16)
+{entry} WHERE {filter} AND ({completed}, a.id) > (?13, ?14) AND ({completed}, a.id) < (?15, ?16)
 ORDER BY {completed}, a.id LIMIT ?4
 
 -- name: place_created

@@ -24,7 +24,7 @@ from storage.sql.agents_api.definitions import find_definition, put_definition, 
 from storage.sql.blocks import (
     begin_value,
     check_limit,
-    empty_snapshots,
+    empty_sections,
     make_block,
     undo_block,
     visible_blocks,
@@ -290,7 +290,7 @@ async def _lock_block(connection: Connection, project: str, uid: str) -> BlockEn
 
 
 async def _delete(connection: Connection, project: str, entry: BlockEntry) -> None:
-    await empty_snapshots(connection, "snapshots_showing", (entry.block.id,))
+    await empty_sections(connection, "sections_showing", (entry.block.id,))
     await detach_all(connection, DefinitionKind.BLOCK, entry.block.id)
     await connection.run(SQL["values_empty"], (entry.block.id,))
     await connection.run(SQL["delete"], (entry.block.id,))

@@ -5,42 +5,43 @@
 -- What is read of a block `b`: with its present value, its owner, and its definition over REST.
 b.id, b.label, b.description, h.value, b.lim, b.read_only, b.version, b.uid, b.agent, b.profile, t.body
 
--- piece: held
--- The tables of the piece `block`.
+-- piece: block_tables
+-- The tables that the piece `block` reads.
 FROM blocks b JOIN block_history h ON h.id = b.current
 LEFT JOIN definitions d ON d.uid = b.uid AND d.kind = 'block' LEFT JOIN definition_texts t ON t.id = d.current
 
--- piece: connected
+-- piece: agent_count
 -- How many agents have a block: its owner, and the agents that it is attached to.
 (SELECT count(*) FROM attached x WHERE x.kind = 'block' AND x.target = b.id AND x.agent <> 0)
     + CASE WHEN b.agent IS NULL THEN 0 ELSE 1 END
 
--- piece: wanted
--- The conditions of a list of blocks. ?2, ?3: between these rows; parts of texts are in lower case.
+-- piece: filter
+-- The conditions of a list of blocks. ?2, ?3: between these rows; ?4: a label; ?5 to ?7: parts of texts, in lower case;
+-- ?8, ?9: the fewest and the most agents.
 b.project = ?1 AND b.id > ?2 AND b.id < ?3 AND (CAST(?4 AS TEXT) IS NULL OR b.label = ?4)
 AND {has:5:b.label}
 AND {has:6:b.description}
 AND {has:7:h.value}
-AND {connected} >= ?8 AND {connected} <= ?9
+AND {agent_count} >= ?8 AND {agent_count} <= ?9
 
--- piece: named
--- The beginning of a statement that reads blocks with public names.
-SELECT {block} {held}
+-- piece: read_blocks
+-- The beginning of a statement that reads blocks.
+SELECT {block} {block_tables}
 
 -- name: find
 -- Reads a block of a project by its public name. A block is not found if all its agents are gone and it will be deleted
 -- with them.
-{named} WHERE b.uid = ? AND b.project = ? AND (b.agent IS NULL OR EXISTS (
+{read_blocks} WHERE b.uid = ? AND b.project = ? AND (b.agent IS NULL OR EXISTS (
     SELECT 1 FROM agents a WHERE a.id = b.agent
     UNION ALL SELECT 1 FROM attached x JOIN agents a ON a.id = x.agent WHERE x.kind = 'block' AND x.target = b.id))
 
 -- name: list_down
 -- Lists blocks, the newest first.
-{named} WHERE {wanted} ORDER BY b.id DESC LIMIT ?10
+{read_blocks} WHERE {filter} ORDER BY b.id DESC LIMIT ?10
 
 -- name: list_up
 -- Lists blocks, the oldest first.
-{named} WHERE {wanted} ORDER BY b.id LIMIT ?10
+{read_blocks} WHERE {filter} ORDER BY b.id LIMIT ?10
 
 -- name: count
 -- Counts the blocks of a project.
@@ -48,12 +49,12 @@ SELECT count(*) FROM blocks WHERE project = ?
 
 -- name: seen
 -- Reads the blocks that each of some agents sees, as `block_load` does, with their definitions.
-SELECT {block}, b.agent, 0 {held} WHERE b.agent {in:1:BIGINT:64}
+SELECT {block}, b.agent, 0 {block_tables} WHERE b.agent {in:1:BIGINT:64}
 UNION ALL
-SELECT {block}, a.id, 1 {held} JOIN agents a ON a.project = b.project AND a.profile = b.profile
+SELECT {block}, a.id, 1 {block_tables} JOIN agents a ON a.project = b.project AND a.profile = b.profile
 WHERE b.agent IS NULL AND b.profile <> '' AND a.id {in:1:BIGINT:64}
 UNION ALL
-SELECT {block}, x.agent, 2 + x.place {held} JOIN attached x ON x.target = b.id AND x.kind = 'block'
+SELECT {block}, x.agent, 2 + x.place {block_tables} JOIN attached x ON x.target = b.id AND x.kind = 'block'
 WHERE x.agent {in:1:BIGINT:64}
 ORDER BY 1
 
@@ -87,7 +88,7 @@ UPDATE blocks SET agent = NULL, profile = '' WHERE id = ? AND agent = ?
 UPDATE blocks SET label = ?, description = ?, lim = ?, read_only = ? WHERE id = ?
 
 -- name: values_empty (sqlite)
--- Empties all values of a block and leaves them without an owner.
+-- Empties all values of a block and detaches them from it.
 UPDATE block_history SET block = -id, version = 0, restores = NULL, at = 0, origin = '', exchange = NULL, sources = x'5b5d',
     value = '' WHERE block = ?1
 
@@ -113,7 +114,7 @@ WHERE agent = ?1 AND id IN (SELECT x.target FROM attached x WHERE x.kind = 'bloc
 SELECT id FROM exchanges WHERE +agent = ?1 AND id {in:2:BIGINT:64}
 
 -- name: version_hand_over
--- Drops the sources of a value of a block that are of a memory which is being removed.
+-- Replaces the sources of a value, to drop those of a memory that is being removed.
 UPDATE block_history SET exchange = ?, sources = ? WHERE block = ? AND version = ?
 
 -- name: history

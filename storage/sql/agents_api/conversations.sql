@@ -58,8 +58,7 @@ WHERE {listed} AND a.id >= ?8 AND a.id <= ?9 AND ({moment}, c.id) > (?4, ?5) AND
 ORDER BY {moment} DESC, c.id DESC LIMIT ?3
 
 -- name: by_time_up
--- Lists the conversations of the agents in rows ?8 to ?9, the latest at the end. Parameters as of
--- `by_time_down`.
+-- Lists the conversations of the agents in rows ?8 to ?9, the latest at the end. Parameters as of `by_time_down`.
 {conversation} FROM agents a JOIN conversations c ON c.agent = a.id {described} {run_ends}
 WHERE {listed} AND a.id >= ?8 AND a.id <= ?9 AND ({moment}, c.id) > (?4, ?5) AND ({moment}, c.id) < (?6, ?7)
 ORDER BY {moment}, c.id LIMIT ?3

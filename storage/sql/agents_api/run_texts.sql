@@ -1,7 +1,7 @@
 -- Every statement on the texts of runs. `-- name:` begins one; the next line describes it.
 
 -- name: text_insert
--- Adds a text to a run. No row: the run has a text with this kind and seq, or the run or its memory is gone.
+-- Adds a text to a run. Returns no row if the run has a text of this kind and seq, or the run or its memory is gone.
 INSERT INTO run_texts (agent, run, seq, kind, data)
 SELECT r.agent, r.id, ?3, ?4, ?5 FROM runs r JOIN agents a ON a.id = r.agent WHERE r.id = ?2 AND r.agent = ?1
 ON CONFLICT DO NOTHING RETURNING id
@@ -20,28 +20,28 @@ SELECT run, data FROM run_texts WHERE agent <> 0 AND run {in:1:BIGINT:64} AND ki
 UPDATE run_texts SET data = ?5 WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind = ?3 AND seq = ?4
 
 -- piece: may_resume
--- The conversation of a run ends with a step of it that waits for answers, or after which it was broken off: what is known
--- of its calls is needed still.
+-- A run may resume, and needs the results of its calls, if its conversation ends with a step of it that waits for
+-- answers or has no stop reason since the run broke off.
 EXISTS (SELECT 1 FROM conversations c JOIN run_steps s ON s.exchange = c.tip AND +s.agent = c.agent
     WHERE c.id = r.conversation AND +c.agent = r.agent AND s.run = r.id AND (s.waiting IS NOT NULL OR s.stop IS NULL))
 
 -- piece: unneeded_texts
--- Finds the texts that are not needed once their runs have ended: all but the message of the error that ended a run, how its
--- messages are listed, a response, and the names of turns.
+-- The texts that nothing needs once their runs have ended: all but the message of the error that ended a run, the
+-- listing of its messages, a response, and the names of turns.
 FROM run_texts x JOIN runs r ON r.id = x.run AND +r.agent = +x.agent
 WHERE x.agent <> 0 AND x.kind NOT IN ('words', 'listing', 'response', 'turn')
 AND NOT (x.kind IN ('call', 'result') AND {may_resume})
 
 -- name: texts_left
--- Finds runs that ended before a time and have such texts.
+-- Finds runs that ended before a time and have unneeded texts.
 SELECT DISTINCT x.run, x.agent {unneeded_texts} AND r.ended < ?1 ORDER BY x.run LIMIT ?2
 
 -- name: texts_left_next
--- Returns when the first of the runs ended that have such texts.
+-- Returns when the first run ended that has unneeded texts.
 SELECT min(r.ended) {unneeded_texts}
 
 -- name: texts_drop (sqlite)
--- Empties such texts of a run.
+-- Empties the unneeded texts of a run.
 UPDATE run_texts SET agent = 0, run = 0, data = x''
 WHERE id IN (SELECT x.id {unneeded_texts} AND +x.agent = ?1 AND x.run = ?2)
 
@@ -49,8 +49,8 @@ WHERE id IN (SELECT x.id {unneeded_texts} AND +x.agent = ?1 AND x.run = ?2)
 DELETE FROM run_texts WHERE agent = ?1 AND id IN (SELECT x.id {unneeded_texts} AND +x.agent = ?1 AND x.run = ?2)
 
 -- name: texts_of
--- Finds the texts of an agent's runs that may hold words, and which of them are calls. A run that has not ended keeps its
--- request.
+-- Finds the texts of an agent's runs that may hold words, and which of them are calls. A run that has not ended keeps
+-- its request.
 SELECT x.id, CASE WHEN x.kind = 'call' THEN 1 ELSE 0 END FROM run_texts x
 WHERE x.agent = ?1 AND x.agent <> 0 AND x.id > ?2 AND {holds_words}
 AND (x.kind <> 'request' OR NOT EXISTS (
@@ -58,12 +58,12 @@ AND (x.kind <> 'request' OR NOT EXISTS (
 ORDER BY x.id LIMIT ?3
 
 -- name: text_erase (sqlite)
--- Empties a text and leaves it without an owner.
+-- Empties a text and detaches it from its run and its agent.
 UPDATE run_texts SET agent = 0, run = 0, data = x'' WHERE id = ?1 AND agent = ?2
 
 -- name: text_erase (postgres)
 DELETE FROM run_texts WHERE id = ?1 AND agent = ?2
 
 -- name: call_empty
--- Empties the text of a call, which stays: the call was made.
+-- Empties the text of a call. The row stays, as a record that the call was made.
 UPDATE run_texts SET data = ?3 WHERE id = ?1 AND agent = ?2

@@ -1,5 +1,5 @@
--- From the schema before keys had a date of use, notes were deflated and conversations could be forked. Notes may be deflated
--- (zlib) from here on: a program that does not know that must not open the file.
+-- From the schema before keys had a date of use, notes were deflated and conversations could be forked. Notes may be
+-- deflated (zlib) from here on: a program that does not know that must not open the file.
 ALTER TABLE keys ADD COLUMN used REAL;
 
 -- A part of a fork's past: all of the conversation `origin` up to the number `seq`. A fork of a fork has a row for each

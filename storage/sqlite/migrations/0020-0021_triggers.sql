@@ -126,8 +126,8 @@ CREATE TRIGGER rev_value_gone AFTER DELETE ON block_history BEGIN
         UNION SELECT agent FROM attached WHERE kind = 'block' AND target = OLD.block);
 END;
 
--- `stamp` rises with each change of what a search may find. An open exchange is not found yet: readers wait for it at its
--- number, and if the search index has passed it, it is marked stale when it ends.
+-- `stamp` rises with each change of what a search may find. An open exchange is not found yet: readers wait for it at
+-- its number, and if the search index has passed it, it is marked stale when it ends.
 CREATE TRIGGER stamp_exchange_changed AFTER UPDATE OF active ON exchanges WHEN OLD.state <> 'open' BEGIN
     UPDATE agents SET stamp = stamp + 1 WHERE id = OLD.agent;
 END;
