@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gateway.agents.core.kinds import KINDS, MULTI_AGENT_TOOLS, built_in_named, built_in_uid
+from gateway.agents.core.kinds import KINDS, MULTI_AGENT_TOOLS, built_in_uid, find_built_in
 from gateway.agents.registry.conversation_registry import AgentConversations, definition_of
 from gateway.agents.registry.registry import AgentEdit, AgentView, NewAgent, Registry
 from gateway.core import ids
@@ -65,7 +65,7 @@ def names(agent: AgentView) -> list[str]:
 
 def test_the_gateways_own_tools_have_names_that_never_change() -> None:
     assert built_in_uid("memory_insert") == "e53d047551e52415f2ca63feead013af"
-    assert [built_in_named(built_in_uid(name)) for name in BUILT_IN_TOOLS] == list(BUILT_IN_TOOLS)
+    assert [find_built_in(built_in_uid(name)) for name in BUILT_IN_TOOLS] == list(BUILT_IN_TOOLS)
     # Attachments in databases out there hold these numbers.
     assert tuple(BUILT_IN_TOOLS)[:4] == (
         "send_message",

@@ -1,4 +1,4 @@
-"""The agents that requests of the agents API name, as records or as they are shown."""
+"""Looks up the agents that requests of the agents API name, as records or as JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class AgentLookup(Struct, frozen=True):
     """Gets agents by the ids in requests. Methods that get one agent raise UnknownId and NotFound."""
 
     registry: Registry
-    # Makes the JSON of agents. Passed in, because the modules that make it import this one.
+    # Makes the JSON of agents. Injected, since the modules that make it import this one.
     make_json: Callable[[Sequence[AgentView]], Awaitable[list[dict[str, Any]]]]
 
     async def get(self, request: ApiRequest) -> Agent:
@@ -44,16 +44,16 @@ class AgentLookup(Struct, frozen=True):
         return await self.registry.resolver.resolve_uid(request.project, request.uid("agent", "agent_id"))
 
     async def get_json(self, request: ApiRequest) -> dict[str, Any]:
-        """Returns the agent in the path as it is shown."""
+        """Returns the JSON of the agent in the path."""
         return await self.view_json(await self.get_view(request))
 
     async def view_json(self, view: AgentView) -> dict[str, Any]:
-        """Returns an agent as it is shown. Raises: StoreError."""
-        (shown,) = await self.make_json([view])
-        return shown
+        """Returns the JSON of an agent. Raises: StoreError."""
+        (agent_json,) = await self.make_json([view])
+        return agent_json
 
     async def list_page(self, project: str, rows: Sequence[int], query: PageQuery) -> list[dict[str, Any]]:
-        """Returns a page of a list of agents as they are shown. rows: those of the whole list."""
+        """Returns the JSON of a page of a list of agents. rows: those of the whole list."""
 
         async def find_row(id: str) -> int:
             return (await self.get_by_id(project, id)).id
@@ -61,6 +61,6 @@ class AgentLookup(Struct, frozen=True):
         page = await read_page(query, find_row, size=100)
         low, high = page.bounds
         page_rows = sorted((row for row in rows if low < row < high), reverse=page.newest_first)[: page.limit]
-        # `get_several` returns agents oldest first, in whatever order it gets their rows.
-        shown = await self.make_json(await self.registry.get_several(project, page_rows))
-        return shown[::-1] if page.newest_first else shown
+        # `get_several` returns agents oldest first, whatever the order of their rows.
+        oldest_first = await self.make_json(await self.registry.get_several(project, page_rows))
+        return oldest_first[::-1] if page.newest_first else oldest_first

@@ -19,7 +19,7 @@ from gateway.web.middleware import info_of
 
 
 class CompactionBody(Body):
-    """The way in which what leaves the window is summarised."""
+    """The settings of the summaries of an agent."""
 
     mode: Maybe[Literal["all", "sliding_window", "self_compact_all", "self_compact_sliding_window"]] = UNSET
     model: Maybe[str] = UNSET
@@ -31,7 +31,7 @@ class CompactionBody(Body):
 
 
 class Compact(Body):
-    """A summary that is wanted now. compaction_settings: in place of the agent's, as far as they are given."""
+    """A request for a summary. The settings that it has override those of the agent."""
 
     compaction_settings: Maybe[CompactionBody] = UNSET
 
@@ -52,26 +52,26 @@ def merge_compaction(stored: Mapping[str, Any], settings: Maybe[CompactionBody])
     return merged
 
 
-async def compact_as_asked(
+async def compact_on_request(
     api: AgentsApi, request: ApiRequest, compact: Compact, agent_uid: str, run_request: RunRequest
 ) -> dict[str, Any]:
-    """Summarises a conversation with the settings of a request before those of its agent. Returns the reply's body.
+    """Summarises a conversation. The settings of the request override those of the agent. Returns the reply's body.
 
     run_request: names the agent and its conversation.
 
     Raises: as `compact_conversation` does; UnknownModel; NotAllowed if the caller's key may not ask for the model.
     """
     spec = run_request.spec
-    # Merged with nothing, a null is left out: for one summary it means the agent's own setting.
-    asked = merge_compaction({}, compact.compaction_settings)
-    terms = SummaryTerms.of({**spec.definition.compaction, **asked})
+    # A null is left out, so that the agent's own setting holds for this summary.
+    overrides = merge_compaction({}, compact.compaction_settings)
+    terms = SummaryTerms.of({**spec.definition.compaction, **overrides})
     api.registry.resolver.check_model(terms.model)
     # Without a model for summaries the agent's own writes it.
     api.check_models(request, [terms.model or (None if api.compactor.default_model else spec.model)])
     receipt = info_of(request.http.scope).begin_receipt()
-    done = await compact_conversation(api.runs, api.compactor, agent_uid, run_request, terms, receipt)
+    compacted = await compact_conversation(api.runs, api.compactor, agent_uid, run_request, terms, receipt)
     return {
-        "summary": done.summary,
-        "num_messages_before": done.messages_before,
-        "num_messages_after": done.messages_after,
+        "summary": compacted.summary,
+        "num_messages_before": compacted.messages_before,
+        "num_messages_after": compacted.messages_after,
     }

@@ -17,7 +17,7 @@ from gateway.agents.api._paging import CONVERSATION_MESSAGES, cursor_page
 from gateway.agents.api._query import PageQuery, ShownMessagesQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.agent_bodies import SETTINGS, WindowTokens, set_sampling
-from gateway.agents.api.compaction import Compact, CompactionBody, compact_as_asked
+from gateway.agents.api.compaction import Compact, CompactionBody, compact_on_request
 from gateway.agents.api.dependencies import AgentsApi, uid_or_none
 from gateway.agents.api.runs import RunStream, run_stream
 from gateway.agents.api.sends import SendReply, Sends
@@ -326,7 +326,7 @@ class ConversationRoutes:
         named = await self._find_named(request, body.agent_id)
         spec = await self._load_spec(request, named)
         run_request = RunRequest(spec, named.agent.scope, named.conversation_name)
-        return await compact_as_asked(self._api, request, body, named.agent.uid, run_request)
+        return await compact_on_request(self._api, request, body, named.agent.uid, run_request)
 
     async def cancel(self, request: ApiRequest, query: ConversationQuery) -> dict[str, str]:
         """End a conversation's runs."""

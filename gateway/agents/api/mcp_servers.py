@@ -12,7 +12,7 @@ from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.manual_calls import ManualCall, call_by_hand
 from gateway.agents.api.mcp_config import parse_config, server_type_of
-from gateway.agents.api.tool_json import execution_json, tool_json
+from gateway.agents.api.tool_json import call_result_json, tool_json
 from gateway.agents.core.mcp_server import HEADERS, MASK, TOKEN, VARIABLES, secrets_of_group
 from gateway.agents.registry.mcp_registry import McpRegistry
 from gateway.agents.registry.tool_registry import ToolView
@@ -160,7 +160,7 @@ class McpServerRoutes:
         tool = await self._get_tool(request)
         assert tool.definition is not None  # only built-in tools have none
         definition = ToolDefinition.of(tool.definition.body)
-        return execution_json(await call_by_hand(self._api.runs.foreign, request, tool.name, definition))
+        return call_result_json(await call_by_hand(self._api.runs.foreign, request, tool.name, definition))
 
     async def _get_tool(self, request: ApiRequest) -> ToolView:
         """Returns the tool in the path. Raises: UnknownId if the server has no tool with this id."""

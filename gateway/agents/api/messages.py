@@ -10,10 +10,10 @@ from gateway.agents.api._message_renderer import MessageRenderer, conversation_i
 from gateway.agents.api._paging import MESSAGES, place_of
 from gateway.agents.api._query import MessagesQuery, ResetQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
-from gateway.agents.api.compaction import Compact, compact_as_asked
+from gateway.agents.api.compaction import Compact, compact_on_request
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.passages import moment_of
-from gateway.agents.api.search import SearchAgents, SearchMessages, found_json, ranked_json
+from gateway.agents.api.search import SearchAgents, SearchMessages, older_search_hit_json, search_hit_json
 from gateway.agents.runs.message_listing import AgentMessages, MessageView
 from gateway.agents.runs.run import RunRequest
 from gateway.agents.runs.system_message import SYSTEM_SEQ, SystemMessage
@@ -87,7 +87,7 @@ class MessageRoutes:
     async def search(self, request: ApiRequest, body: SearchMessages) -> list[dict[str, Any]]:
         """Search messages."""
         messages = [
-            found_json(
+            search_hit_json(
                 message, ids.id_of("agent", agent.uid), conversation_id(view.conversation_uid, view.key)
             )
             for agent, view in await self._search_hits(request.project, body)
@@ -98,7 +98,7 @@ class MessageRoutes:
     async def search_agents(self, request: ApiRequest, body: SearchAgents) -> list[dict[str, Any]]:
         """Search messages (0.16)."""
         messages = [
-            ranked_json(message, rank)
+            older_search_hit_json(message, rank)
             for rank, (agent, view) in enumerate(await self._search_hits(request.project, body))
             for message in MessageRenderer(self._api.store, agent, Showing()).render_message(view)
         ]
@@ -193,7 +193,7 @@ class MessageRoutes:
         resolved = await self._api.agents.resolve(request)
         run_request = RunRequest(resolved.spec, resolved.scope)
         uid = request.uid("agent", "agent_id")
-        return await compact_as_asked(self._api, request, body, uid, run_request)
+        return await compact_on_request(self._api, request, body, uid, run_request)
 
     async def cancel(self, request: ApiRequest, body: CancelRuns) -> dict[str, str]:
         """End an agent's runs, or those of them that are named."""

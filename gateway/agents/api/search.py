@@ -1,4 +1,4 @@
-"""Searches of messages, as the agents API takes and shows them."""
+"""Searches of messages in the agents API: their bodies, and the JSON of their hits."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class SearchMessages(Body):
 
 
 class SearchAgents(SearchMessages):
-    """The same search, with the fields that older programs send."""
+    """A `SearchMessages` with the fields that older programs send."""
 
     project_id: Annotated[str | None, _PROJECT] | UnsetType = UNSET
     template_id: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
 
 
 # Message type -> the field that a search shows of it.
-_TEXTS = {
+_TEXT_FIELDS = {
     "user_message": "content",
     "assistant_message": "content",
     "system_message": "content",
@@ -41,10 +41,10 @@ _TEXTS = {
 }
 
 
-def found_json(message: Mapping[str, Any], agent_id: str, conversation_id: str) -> dict[str, Any] | None:
-    """Returns a message as a search shows it; None: it has no text. message: as lists show it."""
+def search_hit_json(message: Mapping[str, Any], agent_id: str, conversation_id: str) -> dict[str, Any] | None:
+    """Returns the JSON of a hit; None if the message has no text. message: its JSON in lists."""
     message_type = message["message_type"]
-    field = _TEXTS.get(message_type)
+    field = _TEXT_FIELDS.get(message_type)
     if field is None:
         return None
     return {
@@ -57,9 +57,9 @@ def found_json(message: Mapping[str, Any], agent_id: str, conversation_id: str) 
     }
 
 
-def ranked_json(message: Mapping[str, Any], rank: int) -> dict[str, Any] | None:
-    """Returns a message as older searches show it; None: it has no text. rank: from 0."""
-    field = _TEXTS.get(message["message_type"])
+def older_search_hit_json(message: Mapping[str, Any], rank: int) -> dict[str, Any] | None:
+    """Returns the JSON of a hit in an older search; None if the message has no text. rank: from 0."""
+    field = _TEXT_FIELDS.get(message["message_type"])
     if field is None:
         return None
     return {

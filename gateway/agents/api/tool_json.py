@@ -1,4 +1,4 @@
-"""Tools and their results as they are shown."""
+"""The JSON of tools and of their results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway.core.memory.builtin import definition_of
 from gateway.run.tools.toolbox import ToolAnswer
 from storage.records import Definition
 
-# The types of the gateway's own tools; others are of the core.
+# The types of built-in tools; a tool without an entry has the type "letta_core".
 _TYPES = {
     **dict.fromkeys(("core_memory_append", "core_memory_replace", "memory"), "letta_memory_core"),
     **dict.fromkeys(
@@ -26,7 +26,7 @@ _TYPES = {
 
 
 def tool_json(tool: ToolView) -> dict[str, Any]:
-    """Returns a tool as it is shown."""
+    """Returns the JSON of a tool."""
     if tool.definition is not None:
         return _defined_tool_json(tool.definition)
     offered = definition_of(tool.name)
@@ -36,7 +36,7 @@ def tool_json(tool: ToolView) -> dict[str, Any]:
 
 
 def _defined_tool_json(row: Definition) -> dict[str, Any]:
-    """Returns a tool that was made over REST."""
+    """Returns the JSON of a tool that was made over REST."""
     tool = ToolDefinition.of(row.body)
     is_mcp = tool.source_type == "mcp"
     return {
@@ -55,7 +55,7 @@ def _defined_tool_json(row: Definition) -> dict[str, Any]:
 
 
 def _tool_fields(uid: str, name: str, schema: dict[str, Any], tool_type: str) -> dict[str, Any]:
-    """Returns the fields of a tool, with the values that most tools have."""
+    """Returns the JSON of a tool with the values that most tools have."""
     return {
         "id": ids.id_of("tool", uid),
         "name": name,
@@ -78,8 +78,8 @@ def _tool_fields(uid: str, name: str, schema: dict[str, Any], tool_type: str) ->
     }
 
 
-def tried_json(name: str, answer: ToolAnswer, *, at: float) -> dict[str, Any]:
-    """Returns the result of a source that was tried. As on Letta's server, it is neither a message's nor a call's."""
+def source_result_json(name: str, answer: ToolAnswer, *, at: float) -> dict[str, Any]:
+    """Returns the result of a run of source code. As on Letta's server, its message and its call have the id "null"."""
     result = {
         "tool_return": answer.content,
         "status": answer.status,
@@ -97,8 +97,8 @@ def tried_json(name: str, answer: ToolAnswer, *, at: float) -> dict[str, Any]:
     }
 
 
-def execution_json(answer: ToolAnswer) -> dict[str, Any]:
-    """Returns the result of a call made by hand."""
+def call_result_json(answer: ToolAnswer) -> dict[str, Any]:
+    """Returns the result of a call that a client made."""
     return {
         "status": answer.status,
         "func_return": answer.content,

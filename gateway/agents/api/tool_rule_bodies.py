@@ -1,4 +1,4 @@
-"""The rules about an agent's tools, as requests have them."""
+"""The bodies of tool rules in requests. `gateway.core.tool_rule` explains the rules."""
 
 from __future__ import annotations
 

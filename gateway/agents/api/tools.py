@@ -23,7 +23,7 @@ from gateway.agents.api.tool_bodies import (
     upserted,
     with_source,
 )
-from gateway.agents.api.tool_json import execution_json, tool_json, tried_json
+from gateway.agents.api.tool_json import call_result_json, source_result_json, tool_json
 from gateway.agents.registry.registry import AgentEdit, AgentView
 from gateway.agents.registry.tool_registry import ToolView
 from gateway.agents.tools.written_blocks import write_blocks
@@ -170,7 +170,7 @@ class ToolRoutes:
         """Run a source once, without storing it."""
         name, tool = await self._new_tool(tried)
         answer = await call_by_hand(self._foreign, request, name, tool)
-        return tried_json(name, answer, at=self._api.now())
+        return source_result_json(name, answer, at=self._api.now())
 
     async def _new_tool(self, create: ToolSource) -> tuple[str, ToolDefinition]:
         """Returns the name and definition of a new tool.
@@ -224,7 +224,7 @@ class ToolRoutes:
         answer = await call_by_hand(self._foreign, request, name, tool, view)
         if answer.changed_blocks:
             answer = await write_blocks(self._api.store, answer, at=self._api.now(), origin=f"tool:{name}")
-        return execution_json(answer)
+        return call_result_json(answer)
 
     async def list_of_agent(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List an agent's tools."""

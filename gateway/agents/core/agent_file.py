@@ -53,7 +53,7 @@ class PortableFile(Struct, frozen=True):
     """The text of a folder's file."""
 
     name: str
-    # Of the file that the text was read from.
+    # The type of the file that the text was read from.
     mime_type: str
     text: str
 
@@ -64,7 +64,7 @@ class PortableFolder(Struct, frozen=True):
     name: str
     body: dict[str, Any]
     files: Sequence[PortableFile] = ()
-    # As in `PortableArchive`.
+    # The uid to create it with; None for a new one.
     uid: str | None = None
 
 
@@ -77,7 +77,7 @@ class PortableIdentity(Struct, frozen=True):
 
 
 class PortableAgent(Struct, frozen=True):
-    """An agent with what belongs to it alone; what it shares stands in `AgentFile`."""
+    """An agent with what belongs to it alone. `AgentFile` has what agents share."""
 
     name: str
     definition: AgentDefinition
@@ -93,7 +93,7 @@ class PortableAgent(Struct, frozen=True):
     # The messages of the conversation `default`.
     messages: Sequence[PortableMessage] = ()
     conversations: Sequence[PortableConversation] = ()
-    # As in `PortableArchive`.
+    # The uid to create it with; None for a new one.
     uid: str | None = None
     identities: Sequence[PortableIdentity] = ()
     # When the agent was created, in seconds since the epoch; None for now.

@@ -1,7 +1,7 @@
-"""Kinds of agents: how each speaks, what tools and rules it begins with; and the numbers of the gateway's own tools.
+"""Kinds of agents: how each speaks, and with which tools and rules it begins; and the ids of built-in tools.
 
-A kind is named as the agents API names it. A new agent's definition has a copy of what its kind begins with, so a
-change here changes no agent that exists.
+A kind has its name in the agents API. The definition of a new agent gets a copy of the tools and rules of its kind, so
+a change here does not change existing agents.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from gateway.core.agent import SpeakingStyle
 from gateway.core.memory.builtin import BUILT_IN_TOOLS, ToolUse, tools_for
 
 MULTI_AGENT_TOOLS = tools_for(ToolUse.ASK_AGENT)
-# What an agent has while a folder is attached to it.
+# The tools that an agent has while a folder is attached to it.
 FILE_TOOLS = tools_for(ToolUse.SEARCH_FILES)
 
 # Tools of Letta's that need a service outside the gateway. They do not exist here until a caller creates them.
 EXTERNAL_TOOLS = frozenset({"web_search", "fetch_webpage", "run_code", "run_code_with_tools"})
 
-# After these tools the turn ends; after all others of the gateway's own it goes on.
+# The turn ends after these built-in tools, and goes on after all others.
 _ENDS_TURN = frozenset({"send_message", "send_message_to_agent_async", "memory_finish_edits"})
 
 _BLOCK_EDITS = ("memory_insert", "memory_replace")
@@ -39,11 +39,11 @@ class AgentKind(Struct, frozen=True):
     style: SpeakingStyle
     # The built-in tools that a new agent of this kind has.
     tools: tuple[str, ...] = ()
-    # A new agent has rules that say after which of these tools its turn goes on.
+    # A new agent gets a rule for each of these tools: whether its turn goes on after it.
     has_rules: bool = False
-    # Each user message begins with an empty window.
+    # The window is emptied before each user message.
     clears: bool = False
-    # Bounds of its window, in messages; None: no such bound.
+    # The bounds of its window, in messages; None: unbounded.
     most_messages: int | None = None
     least_messages: int | None = None
     # The default filler before a tool.
@@ -74,7 +74,7 @@ READING_KINDS = frozenset({"sleeptime_agent", "voice_sleeptime_agent"})
 
 
 def kind_of(name: str) -> AgentKind:
-    """Returns the kind of this name; the default kind if there is none."""
+    """Returns the kind with this name; the default kind if the name is unknown."""
     return KINDS.get(name, KINDS[DEFAULT_KIND])
 
 
@@ -91,7 +91,7 @@ def base_rules(tools: Sequence[str], rules: Sequence[Mapping[str, Any]]) -> list
     ]
 
 
-def tool_place(name: str) -> int:
+def built_in_index(name: str) -> int:
     """Returns the index of a built-in tool among the built-in tools. The index is stored."""
     return list(BUILT_IN_TOOLS).index(name)
 
@@ -104,6 +104,6 @@ def built_in_uid(name: str) -> str:
 _BY_UID = {built_in_uid(name): name for name in BUILT_IN_TOOLS}
 
 
-def built_in_named(uid: str) -> str | None:
+def find_built_in(uid: str) -> str | None:
     """Returns the name of the built-in tool with this uid; None if there is none."""
     return _BY_UID.get(uid)

@@ -1,4 +1,4 @@
-"""The guide of an agent's turn: it remembers the calls of the turn, and decides by the agent's tool rules. Pure."""
+"""The guide of an agent's turn: it records the calls of the turn, and decides by the agent's tool rules. Pure."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from gateway.core.turn.guide import (
 
 # The most steps of a run that names no number, as on Letta's server.
 DEFAULT_MAX_STEPS: Final = 50
-# A turn ends after so many bad replies in a row: without a call that the model must make, or with calls of which none
+# A turn ends after so many bad replies in a row: without a call that the model must make, or with calls none of which
 # can run. Otherwise an upstream that ignores `tool_choice`, or a model that repeats a call whatever its result, would
-# go on up to the limit of steps. Chosen, not measured.
+# go on up to the limit of steps. Not measured.
 BAD_REPLIES: Final = 3
 _NO_APPROVAL_ERROR: Final = (
     "Not run: {name} needs a person's approval, and there is no client that could give it."
@@ -74,7 +74,7 @@ class RuleGuide:
             return verdict
         if isinstance(verdict, NeedsApproval) and not self._can_ask:
             reason = _NO_APPROVAL_ERROR.format(name=call.name)
-            # As if a person had denied it: no rule demands it again.
+            # Counts as a denial by a person, so that no rule demands the call again.
             self._called.append(CalledTool(call.name, "denied", reason))
             verdict = Forbidden(reason, is_unapproved=True)
         is_run = isinstance(verdict, Allowed) and call.arguments is not None
@@ -83,7 +83,7 @@ class RuleGuide:
             has_run=is_run,
             is_readable=call.arguments is not None,
             has_failed=not is_run,
-            # Models send the bool, or the word for it.
+            # Models send a boolean or a string.
             goes_on=str(call.asides.get(HEARTBEAT)).strip().lower() == "true",
         )
         if is_run:

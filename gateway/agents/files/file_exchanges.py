@@ -1,7 +1,7 @@
-"""Messages of a file as the exchanges of a stored conversation, in the form of an export's lines.
+"""Turns the messages of an agent file into the exchanges of a stored conversation, as lines of an export.
 
-An exchange is a reply with the messages that came since the reply before. Results that no reply follows are in the
-exchange of the reply that made the calls: there a run ended after its tools.
+An exchange is a reply and the messages since the reply before it. Where a run ended after its tools, no reply follows
+their results: these belong to the exchange of the reply that made the calls.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from gateway.core.conversation.canonical import text_of, without_space
 from gateway.core.conversation.private import private_of
 from gateway.core.conversation.provider_fields import has_opaque
 
-# The upstream of replies that were made elsewhere: what only its provider can read is sent to no other.
-_ELSEWHERE = "import"
+# The upstream of imported replies. No upstream has this name, so none gets what only the original provider can read.
+_IMPORT_UPSTREAM = "import"
 
 
 def conversation_lines(
@@ -26,11 +26,11 @@ def conversation_lines(
     begun: float | None = None,
     first: int = 1,
 ) -> tuple[list[dict[str, Any]], int]:
-    """Returns the lines of a conversation, and the number that follows its last message's.
+    """Returns the lines of a conversation, and the number after that of its last message.
 
     uid: its public name.
     key: its caller's name for it.
-    begun: when it began; None: with its first message. Without messages there are no lines then.
+    begun: when it began; None: with its first message, and without messages it has no lines.
     first: the number of its first message.
     """
     lines: list[dict[str, Any]] = []
@@ -58,14 +58,14 @@ def group_exchanges(
     inputs: list[PortableMessage] = []
     reply: list[PortableMessage] = []
     unanswered = _find_unanswered(messages)
-    for n, message in enumerate(messages):
+    for index, message in enumerate(messages):
         role = message.message["role"]
         if role == "assistant":
             if reply:
                 yield inputs, reply
                 inputs = []
             reply = [message]
-        elif reply and role == "tool" and unanswered[n]:
+        elif reply and role == "tool" and unanswered[index]:
             reply.append(message)
         else:
             if reply:
@@ -77,10 +77,7 @@ def group_exchanges(
 
 
 def _find_unanswered(messages: Sequence[PortableMessage]) -> Sequence[bool]:
-    """Returns for each result (message of a tool) whether no reply follows it and the results after it.
-
-    What it returns for other messages has no meaning.
-    """
+    """Returns a flag for each message. For a tool result: no reply follows it and the results after it."""
     flags: list[bool] = []
     is_unanswered = True
     for message in reversed(messages):
@@ -102,7 +99,7 @@ def _exchange_line(
     ended = max(begun, (reply or inputs)[-1].at)
     shown_reply, rounds, model = None, None, ""
     if reply:
-        model = f"{_ELSEWHERE}/{reply[0].model}" if reply[0].model else ""
+        model = f"{_IMPORT_UPSTREAM}/{reply[0].model}" if reply[0].model else ""
         shown_reply = reply[0].message
         spoken = private_of(shown_reply).get("spoken")
         if isinstance(spoken, str):

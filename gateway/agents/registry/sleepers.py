@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from gateway.agents.core.kinds import KINDS, VOICE_KIND, base_rules, tool_place
+from gateway.agents.core.kinds import KINDS, VOICE_KIND, base_rules, built_in_index
 from gateway.agents.core.sleeper import PERSONA, SLEEP_JOB, sleeper_of
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition, Sleeptime
@@ -104,7 +104,7 @@ class SleeperRegistry:
             body=definition.body(),
             own=[(PERSONA, {})],
             # The store numbers the built-in tools below zero: they have no rows.
-            tools=[-1 - tool_place(name) for name in tools],
+            tools=[-1 - built_in_index(name) for name in tools],
         )
 
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.agents.core.kinds import EXTERNAL_TOOLS, FILE_TOOLS, built_in_named, built_in_uid, tool_place
+from gateway.agents.core.kinds import EXTERNAL_TOOLS, FILE_TOOLS, built_in_index, built_in_uid, find_built_in
 from gateway.agents.registry.resolved_agents import ResolvedAgentCache
 from gateway.core import ids
 from gateway.core.definition import ToolDefinition
@@ -53,7 +53,7 @@ class ToolRegistry:
 
     async def get(self, project: str, uid: str) -> ToolView:
         """Returns the tool with this public name."""
-        name = built_in_named(uid)
+        name = find_built_in(uid)
         if name is not None:
             return built_in_tool(name)
         return _tool_view(await self._store.definitions.get(project, DefinitionKind.TOOL, uid))
@@ -209,7 +209,7 @@ def built_in_tool(name: str) -> ToolView:
 
 def attachment_number(tool: ToolView) -> int:
     """Returns the number that an agent's attachment names a tool by: its row, or a negative number."""
-    return -1 - tool_place(tool.name) if tool.definition is None else tool.definition.id
+    return -1 - built_in_index(tool.name) if tool.definition is None else tool.definition.id
 
 
 def file_tool_numbers() -> list[int]:
@@ -219,7 +219,7 @@ def file_tool_numbers() -> list[int]:
 
 def _built_in_key(name: str) -> int:
     """Returns the number that sorts a built-in tool in lists: before every row, in the order of their table."""
-    return tool_place(name) - len(BUILT_IN_TOOLS)
+    return built_in_index(name) - len(BUILT_IN_TOOLS)
 
 
 def _tool_view(definition: Definition) -> ToolView:

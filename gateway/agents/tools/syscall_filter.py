@@ -103,21 +103,21 @@ _MMAP: Final = (9, 222, 90)
 # Shared memory without a file stays whole while one page of it is mapped, and the unmapped rest counts for no process.
 _SHARED_FLAGS: Final = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
 
-# A `struct sock_filter`: code, instructions to skip if a test holds, those to skip if it does not, operand.
+# A `struct sock_filter`: the code, how many instructions to skip if a test holds and if it does not, the operand.
 _Instruction = tuple[int, int, int, int]
 
 
 def filter_program() -> bytes | None:
-    """Returns the filter for this machine; None if its system calls are not known here, so it can have no sandbox."""
+    """Returns the filter for this machine; None for an unknown architecture, which can have no sandbox."""
     architecture = _ARCHITECTURES.get(platform.machine())
     if architecture is None:
         return None
     column = architecture.column
-    # As a kernel answers that does not have the call, so that libraries do without it.
+    # A kernel without the call gives this error, and libraries then do without it.
     refuse = _fail(errno.ENOSYS)
     program = [
         _load(_OFFSET_ARCH),
-        # A call of another architecture, as those of 32 bits are.
+        # Refuses calls of another architecture, such as those of 32 bits.
         *_unless(_EQUAL, architecture.audit, refuse),
         _load(_OFFSET_NR),
         *_if(_AT_LEAST, _NEWEST + 1, refuse),
@@ -130,7 +130,7 @@ def filter_program() -> bytes | None:
             _EQUAL,
             _SOCKETPAIR[column],
             _load(_OFFSET_ARG0),
-            *_unless(_EQUAL, socket.AF_UNIX, _fail(errno.EAFNOSUPPORT)),  # as a kernel without that family
+            *_unless(_EQUAL, socket.AF_UNIX, _fail(errno.EAFNOSUPPORT)),  # as a kernel without the family
             (_RETURN, 0, 0, _ALLOW),
         ),
         *_if(
@@ -138,7 +138,7 @@ def filter_program() -> bytes | None:
             _MMAP[column],
             _load(_OFFSET_ARG3),
             (_AND, 0, 0, _SHARED_FLAGS),
-            *_if(_EQUAL, _SHARED_FLAGS, _fail(errno.EPERM)),  # the call exists, but not for this
+            *_if(_EQUAL, _SHARED_FLAGS, _fail(errno.EPERM)),  # not ENOSYS: other uses of the call are allowed
         ),
         (_RETURN, 0, 0, _ALLOW),
     ]
@@ -154,10 +154,10 @@ def _fail(error: int) -> _Instruction:
 
 
 def _if(test: int, operand: int, *then: _Instruction) -> list[_Instruction]:
-    """Returns instructions that run if a test of the loaded value holds, with the test before them."""
+    """Returns a test of the loaded value, and the instructions that run only if it holds."""
     return [(test, 0, len(then), operand), *then]
 
 
 def _unless(test: int, operand: int, *then: _Instruction) -> list[_Instruction]:
-    """Returns instructions that run if a test of the loaded value does not hold, with the test before them."""
+    """Returns a test of the loaded value, and the instructions that run only if it does not hold."""
     return [(test, len(then), 0, operand), *then]
