@@ -2,6 +2,7 @@
 
 ProviderError
 ├── ProviderUnreachable   no reply at all: refused, name not found, TLS, cut before the response's headers
+│   └── NoDescriptor      the gateway has no file descriptor left for a connection
 ├── ProviderTimeout       a deadline passed; `phase` names it
 ├── ProviderBroke         the reply began and did not end as HTTP or as server-sent events must
 │   ├── ProviderGarbled   a file of results came, and some of its lines are no results
@@ -33,6 +34,10 @@ class ProviderUnreachable(ProviderError):
     def __init__(self, message: str, *, was_sent: bool = True) -> None:
         super().__init__(message)
         self.was_sent = was_sent
+
+
+class NoDescriptor(ProviderUnreachable):
+    """The gateway has no file descriptor left for a connection, so the provider is not at fault."""
 
 
 class ProviderTimeout(ProviderError):

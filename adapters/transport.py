@@ -15,6 +15,7 @@ aiohttp takes all of them, and pauses reading only within a body.
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import os
 import socket
@@ -29,7 +30,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from adapters.address_cache import AddressCache
-from adapters.errors import ProviderError, ProviderTimeout, ProviderUnreachable
+from adapters.errors import NoDescriptor, ProviderError, ProviderTimeout, ProviderUnreachable
 from adapters.http_reply import HttpReply, Timeouts
 from adapters.pace import Pace
 from adapters.reply_quota import REPLIES, ReplyQuota
@@ -206,8 +207,8 @@ class HttpTransport:
             one.
         sends_once: the request is not sent again, whatever becomes of it.
 
-        Raises: ProviderTimeout; ProviderUnreachable, also for a POST that is redirected: the redirect is not followed,
-        and if the client followed it, its words would bypass the gateway.
+        Raises: ProviderTimeout; NoDescriptor; ProviderUnreachable, also for a POST that is redirected: the redirect is
+        not followed, and if the client followed it, its words would bypass the gateway.
         """
         keep_alive_s = _KEEP_ALIVE_ONCE_S if sends_once else _KEEP_ALIVE_S
         timeouts = self.timeouts
@@ -407,6 +408,11 @@ def _translate_error(
     match error:
         case aiohttp.ConnectionTimeoutError() if timeouts.connect_s <= timeouts.headers_s:
             return ProviderTimeout(f"no connection to {host} within {timeouts.connect_s} s", phase="connect")
+        case aiohttp.ClientConnectorError() if error.os_error.errno in (errno.EMFILE, errno.ENFILE):
+            return NoDescriptor(
+                f"the gateway has no file descriptor left for a connection to {host} (see `ulimit -n`)",
+                was_sent=False,
+            )
         case aiohttp.ClientProxyConnectionError():
             return ProviderUnreachable(
                 f"no connection to the proxy before {host}: {_describe_error(error)}", was_sent=False

@@ -24,6 +24,7 @@ GatewayError
 │   └── LimitReached            429: a limit of a key, user or project is used up
 ├── UpstreamError               the provider is at fault
 │   ├── UpstreamUnreachable     502
+│   │   └── DescriptorsUsedUp   503: a limit of the gateway, and not the endpoint's fault
 │   ├── UpstreamBroke           502: the reply ended in the middle
 │   │   ├── UpstreamTooLarge    the reply is larger than the gateway takes; not the endpoint's fault
 │   │   └── UpstreamRefused     the stream has an error about the request or its caller; not the endpoint's fault
@@ -227,6 +228,12 @@ class UpstreamError(GatewayError):
 
 class UpstreamUnreachable(UpstreamError):
     code = "upstream_unreachable"
+
+
+class DescriptorsUsedUp(UpstreamUnreachable):
+    status = 503
+    kind = "overloaded_error"
+    code = "overloaded"
 
 
 class UpstreamBroke(UpstreamError):

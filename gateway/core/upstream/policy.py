@@ -82,6 +82,8 @@ class Failure(Struct, frozen=True):
     # The same endpoint may be asked again. False: the gateway's own deadline has passed.
     repeatable: bool = True
     retry_after_s: float | None = None
+    # A limit of the gateway's own: the endpoint was not asked.
+    is_own: bool = False
 
 
 @dataclass(slots=True)

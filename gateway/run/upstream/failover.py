@@ -542,7 +542,7 @@ class Attempts:
             self.endpoint.health.record_success(self.target.model)
 
     def _blame(self, failed: _FailedAttempt) -> _FailedAttempt:
-        """Notes a failure of the endpoint, unless it was a limit of the caller's own."""
+        """Notes a failure of the endpoint, unless it was a limit of the gateway's or the caller's own."""
         endpoint, failure = self.endpoint, failed.failure
         model = self.target.model
         now = self._failover.now()
@@ -550,7 +550,7 @@ class Attempts:
         # Without a key of the gateway's the limit is the caller's own, and does not concern the endpoint.
         if is_limit and failure.retry_after_s and endpoint.has_key:
             endpoint.health.record_rate_limit(now, model, failure.retry_after_s)
-        elif not is_limit or endpoint.has_key:
+        elif (not is_limit or endpoint.has_key) and not failure.is_own:
             endpoint.health.record_failure(endpoint.policy, now, model, failure.retry_after_s)
         return failed
 

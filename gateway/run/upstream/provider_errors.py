@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from adapters.errors import (
+    NoDescriptor,
     ProviderBroke,
     ProviderError,
     ProviderTimeout,
@@ -13,6 +14,7 @@ from adapters.errors import (
 )
 from gateway.core.upstream.policy import Failure
 from gateway.errors import (
+    DescriptorsUsedUp,
     GatewayError,
     UpstreamBroke,
     UpstreamError,
@@ -23,6 +25,7 @@ from gateway.errors import (
 
 _ERROR_TABLE: Final[tuple[tuple[type[ProviderError], type[UpstreamError], str], ...]] = (
     (ProviderTimeout, UpstreamTimeout, "timeout"),
+    (NoDescriptor, DescriptorsUsedUp, "unreachable"),
     (ProviderUnreachable, UpstreamUnreachable, "unreachable"),
     (ProviderBroke, UpstreamBroke, "broke"),
     (ProviderTooLarge, UpstreamTooLarge, "broke"),
@@ -49,6 +52,6 @@ def failure_of(error: ProviderError) -> Failure:
             # An endpoint that was silent until a timeout is not tried again for this request.
             return Failure(kind, was_sent=error.phase != "connect", repeatable=False)
         case ProviderUnreachable():
-            return Failure(kind, was_sent=error.was_sent)
+            return Failure(kind, was_sent=error.was_sent, is_own=isinstance(error, NoDescriptor))
         case _:
             return Failure(kind)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from adapters.errors import (
+    NoDescriptor,
     ProviderBroke,
     ProviderError,
     ProviderTimeout,
@@ -14,6 +15,7 @@ from adapters.errors import (
 )
 from gateway.core.upstream.policy import Failure
 from gateway.errors import (
+    DescriptorsUsedUp,
     UpstreamBroke,
     UpstreamError,
     UpstreamTimeout,
@@ -31,6 +33,7 @@ from gateway.run.upstream.provider_errors import failure_of, kind_of, translate
         (ProviderTimeout("t", phase="first byte"), UpstreamTimeout, Failure("timeout", True, False)),
         (ProviderUnreachable("u", was_sent=False), UpstreamUnreachable, Failure("unreachable", False)),
         (ProviderUnreachable("u"), UpstreamUnreachable, Failure("unreachable")),
+        (NoDescriptor("n", was_sent=False), DescriptorsUsedUp, Failure("unreachable", False, is_own=True)),
         (ProviderBroke("b"), UpstreamBroke, Failure("broke")),
         (UnfinishedEvent(b"data: {"), UpstreamBroke, Failure("broke")),
         (ProviderTooLarge("l"), UpstreamTooLarge, Failure("broke")),

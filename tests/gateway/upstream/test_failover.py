@@ -5,6 +5,7 @@ The upstream that fails speaks OpenAI's dialect or Anthropic's: to the applicati
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -474,6 +475,22 @@ def test_the_breaker_opens_and_closes(two: Open, memory: bool) -> None:
         assert len(it.first.seen) == 6
         it.now += 10
         assert it.ask(False, memory, "another probe")[1]["x-mnemogate-upstream"] == "first"
+        assert it.counted('mnemogate_upstream_resting{upstream="first"}') == 0
+
+
+def test_without_a_file_descriptor_no_upstream_is_blamed(two: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make_no_socket(address: object) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with two() as it:
+        with monkeypatch.context() as patch:
+            patch.setattr("adapters.transport._make_socket", make_no_socket)
+            for n in range(6):
+                with pytest.raises(
+                    openai.InternalServerError, match="the gateway has no file desc"
+                ) as caught:
+                    it.ask(False, True, f"question {n}")
+                assert (caught.value.status_code, caught.value.code) == (503, "overloaded")
         assert it.counted('mnemogate_upstream_resting{upstream="first"}') == 0
 
 
