@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, NamedTuple
 
 from msgspec import Struct
@@ -23,7 +24,7 @@ from gateway.errors import BadRequest, NotAllowed, UnknownPath
 from gateway.limits import Limits
 from gateway.run.upstream.forward import Forwarder, Outgoing
 from gateway.run.upstream.route import Route as ModelRoute
-from gateway.web.body import BodyReader, ByteQuota
+from gateway.web.body import BodyReader, ByteQuota, parse_off_loop
 from gateway.web.form import FieldSearch, read_boundary
 from gateway.web.incoming import Incoming
 from gateway.web.raw_headers import read_upstream_name
@@ -132,7 +133,7 @@ class ForwardedRoute:
             await self._stream_through(incoming, head)
             return
         async with self.parts.bodies.read(scope, receive) as body:
-            request_body = read_request_body(body)
+            request_body = await parse_off_loop(body, partial(read_request_body, body))
             info.model, info.stream = request_body.model, request_body.stream
             await self.answer_read(incoming, head, request_body)
 

@@ -49,6 +49,7 @@ from gateway.run.response_conversations import (
     unknown_conversation,
 )
 from gateway.run.response_runs import NewResponse
+from gateway.web.body import parse_off_loop
 from gateway.web.completions import ChatRoute
 from gateway.web.forwarding import ForwardedHead, ForwardedRoute
 from gateway.web.incoming import Incoming, memories_of
@@ -107,7 +108,7 @@ class ResponsesRoute(ForwardedRoute):
             and (unsealed := without_sealed_items(request_body.raw)) is not request_body.raw
         ):
             request_body = read_request_body(unsealed)
-        if (native := self._read_native(head, request_body, scope)) is not None:
+        if (native := await self._read_native(head, request_body, scope)) is not None:
             incoming.info.memory = None
             native.chat.memories = memories_of(scope)
             route = self.parts.forwarder.route_for(head.upstream_path, request_body.model, head.upstream_name)
@@ -259,20 +260,21 @@ class ResponsesRoute(ForwardedRoute):
             needs_input=self.makes_response,
             repeated_keys=request_body.repeated_keys,
         )
-        request = parse_body()
+        request = await parse_off_loop(request_body.raw, parse_body)
         if request.may_have_found_tools:
             headers = _with_conversation(incoming.headers, request.conversation_id)
             resolver = self.chats.chat.resolver
             request_context = info_of(scope).caller.context(headers)
             chat = await resolver.resolve_references(request.chat, request_context)
             parse_body = partial(parse_body, found_tools=tools_found(chat.messages))
-            request = parse_body()
+            request = await parse_off_loop(request_body.raw, parse_body)
         conversation_id = request.conversation_id
         conversation: ResponseConversation | None = None
         if is_gateway_id(conversation_id):
             conversation = await self._find_conversation(conversation_id, request, scope, ticket)
             if conversation.items:
-                request = parse_body(conversation.items)
+                parse_body = partial(parse_body, conversation.items)
+                request = await parse_off_loop(request_body.raw, parse_body)
             request.chat.memory_choice = MemoryChoice(conversation.id, conversation.scope)
         elif (
             conversation_id is not None
@@ -339,13 +341,15 @@ class ResponsesRoute(ForwardedRoute):
             request_body.model or "", caller.context(headers)
         )
 
-    def _read_native(
+    async def _read_native(
         self, head: ForwardedHead, request_body: RequestBody, scope: Scope
     ) -> NativeResponse | None:
         """Returns a request that goes upstream with memory; None: it goes upstream without, as it came."""
         if head.is_encoded or not self.makes_response:
             return None
-        native = read_native(bytes(request_body.raw), head.upstream_path, self.chats.settings.max_messages)
+        raw = bytes(request_body.raw)
+        read = partial(read_native, raw, head.upstream_path, self.chats.settings.max_messages)
+        native = await parse_off_loop(raw, read)
         if native is None:
             return None
         info = info_of(scope)

@@ -20,6 +20,7 @@ from tests.gateway.sdk import CHAT, World, remember
 from tests.patience import PATIENCE_S
 
 HELLO: dict[str, Any] = {"model": "m", "user": "alice", "messages": [{"role": "user", "content": "Hello"}]}
+LONG = [{"role": "user", "content": "x" * 2_000_000}]
 TABLES = (
     "agents",
     "conversations",
@@ -101,27 +102,39 @@ def test_a_conversation_with_images_goes_on(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "parser"),
+    ("path", "fields", "parser"),
     [
-        (CHAT, "gateway.web.completions.parse"),
-        ("/v1/messages", "gateway.web.messages.parse_body"),
+        (CHAT, {"messages": LONG}, "gateway.web.completions.parse"),
+        ("/v1/messages", {"messages": LONG, "max_tokens": 9}, "gateway.web.messages.parse_body"),
+        ("/v1/responses", {"input": LONG}, "gateway.web.responses.read_native"),
+        # An id of the gateway's own, which is read before it is looked for.
+        (
+            "/v1/responses",
+            {"input": LONG, "previous_response_id": f"resp_{56 * '0'}"},
+            "gateway.web.responses.parse",
+        ),
+        ("/v1/embeddings", {"input": LONG[0]["content"]}, "gateway.web.forwarding.read_request_body"),
     ],
+    ids=["chat", "messages", "native", "responses", "embeddings"],
 )
 def test_others_are_answered_while_a_large_body_is_parsed(
-    quiet: World, monkeypatch: pytest.MonkeyPatch, path: str, parser: str
+    quiet: World,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    fields: dict[str, Any],
+    parser: str,
 ) -> None:
     begun, gate = Gate(), Gate()
     parse = pkgutil.resolve_name(parser)
 
-    def parse_when_open(body: bytes, *args: Any) -> Any:
+    def parse_when_open(body: bytes, *args: Any, **options: Any) -> Any:
         if len(body) > 1024 * 1024:
             begun.open()
             gate.wait_sync()
-        return parse(body, *args)
+        return parse(body, *args, **options)
 
     monkeypatch.setattr(parser, parse_when_open)
-    long_message = {"role": "user", "content": "x" * 2_000_000}
-    large_body = orjson.dumps({"model": "m", "max_tokens": 9, "messages": [long_message]})
+    large_body = orjson.dumps({"model": "m", **fields})
     off = {"x-mnemogate-memory": "off"}
     with ThreadPoolExecutor(1) as pool:
         large = pool.submit(quiet.gateway.ask, "POST", path, large_body, off)
@@ -129,7 +142,7 @@ def test_others_are_answered_while_a_large_body_is_parsed(
         assert quiet.gateway.post(HELLO, off).status == 200
         assert not large.done()
         gate.open()
-        assert large.result(PATIENCE_S).status == 200
+        assert large.result(PATIENCE_S).status < 500
 
 
 def test_others_are_answered_while_large_images_are_hashed(
