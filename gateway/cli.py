@@ -442,8 +442,17 @@ def show_memory(**arguments: Any) -> None:
 @_option("in", "one conversation of the user's, by its id", "ID")
 @_option("fact", "one learned fact: the messages it came from stay", "N", type=int)
 @_option("passage", "one passage of archival memory", "N", type=int)
+@_option(
+    "keep",
+    "a fact that would go with it and stays, on no message; several times",
+    "N",
+    type=int,
+    multiple=True,
+)
 @_flag("all-users", "all users of --profile; without one all that the project has, agents made over REST too")
-def forget_memory(yes: bool, all_users: bool, **arguments: Any) -> None:
+def forget_memory(yes: bool, all_users: bool, keep: Sequence[int], **arguments: Any) -> None:
+    if keep:
+        arguments["keep"] = [*keep]
     _load_commands().forget(arguments, partial(_check_consent, yes), all_users=all_users)
 
 

@@ -271,6 +271,12 @@ class Commands:
         _check_what_to_forget(arguments, all_users=all_users)
         # The settings are read first, so that mistakes in them are reported before the question.
         is_server = self.settings.database.url is not None
+        # The texts of facts are for a person alone, not for the log of a script.
+        if sys.stderr.isatty():
+            preview = self.perform("memory-forget-preview", arguments)
+            print(
+                outcome_text.describe_going_facts(preview, arguments.get("keep", ())), file=sys.stderr, end=""
+            )
         check_consent(outcome_text.describe_forget_request(arguments))
         answer = first_answer = self.perform("memory-forget", arguments)
         count = answer["memories"]

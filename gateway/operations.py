@@ -274,6 +274,7 @@ def make_operations(
             "conversations": listing.conversations,
             "memory-show": show.show,
             "memory-forget": forgetting.forget,
+            "memory-forget-preview": forgetting.preview,
             "memory-undo": forgetting.undo,
             "memory-add": edits.add,
             "memory-correct": edits.correct,

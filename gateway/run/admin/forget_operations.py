@@ -21,7 +21,7 @@ from gateway.run.admin.memory_names import MemoryOwner, nothing_found
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
 from gateway.settings import DEFAULT_PROFILE
 from storage.commands import Extent, ForgetTarget
-from storage.errors import NotFound
+from storage.errors import NotFound, WriteConflict
 from storage.records import IMPORTING_PREFIX
 from storage.sql.store import Store
 
@@ -32,6 +32,9 @@ _MEMORIES_PER_CALL = 64
 _USER_PREFIX = "user:"
 # The most facts that go along with messages and that the audit names: 2 kB in an entry.
 _AUDITED_FACTS = 300
+
+# The most facts that a preview has, as on the page.
+_PREVIEWED_FACTS = 20
 
 PartKind = Literal["message", "exchange", "in", "fact", "passage"]
 _PART_KINDS: tuple[PartKind, ...] = get_args(PartKind)
@@ -51,6 +54,8 @@ class ForgetRequest(Struct, frozen=True):
     owner: MemoryOwner
     # None: all of each memory.
     part: Part | None
+    # The numbers of facts that go with the part, and are to stay.
+    keep: tuple[int, ...]
     # The forgettings that an earlier call has begun and not ended, by their numbers.
     left: tuple[int, ...]
 
@@ -68,9 +73,12 @@ class ForgetRequest(Struct, frozen=True):
         # The defaults of requests count for a part alone: without a part, a user whose profile is not named is
         # forgotten in all profiles, and without a user all users are.
         owner = arguments.owner(defaults if part else None)
+        keep = tuple(arguments.optional_numbers("keep"))
+        if keep and not part:
+            raise BadRequest("Facts are kept only if a part of a memory is forgotten.", param="keep")
         if part and owner.subject is None:
             raise BadRequest(f"Say whose {part.kind}: --user, --conversation or --agent.", param="user")
-        return cls(owner, part, tuple(arguments.optional_numbers("left")))
+        return cls(owner, part, keep, tuple(arguments.optional_numbers("left")))
 
 
 async def find_target(store: Store, agent_row: int, part: Part) -> ForgetTarget | None:
@@ -116,6 +124,12 @@ async def note_forgetting(store: Store, at: float, actor: str, uid: str, erased:
         await store.audit.add(at, actor, "forget", uid, what)
 
 
+async def note_kept(store: Store, at: float, actor: str, uid: str, facts: Sequence[int]) -> None:
+    """Notes in the audit the facts that stay though their sources go. The rest is as in `AuditEntry`."""
+    for seq in facts:
+        await store.audit.add(at, actor, "keep", uid, audited_part("fact", seq))
+
+
 class _BegunForgettings(Struct, frozen=True):
     """The forgettings that one call has begun."""
 
@@ -150,6 +164,8 @@ class ForgetOperations:
         messages: of a part, how many messages it has.
         kept: of a part, how many messages of the same exchange stay.
         conversation: of a part, the public name of its conversation.
+
+        The argument `keep` has the numbers of true facts that would go with the part, and stay.
         """
         request = ForgetRequest.read(raw, self.defaults)
         forgetting = self.store.forgetting
@@ -184,6 +200,21 @@ class ForgetOperations:
             "kept": started.extent.remaining,
             "conversation": started.extent.conversation_uid,
         }
+
+    async def preview(self, raw: RawArguments) -> dict[str, Any]:
+        """Returns what a call of `forget` with a part would take besides: {"facts", "more_facts"}.
+
+        facts: the newest facts that would go: {"seq", "text", "is_true"}. Those that are true can be kept.
+        more_facts: how many go in all.
+        """
+        request = ForgetRequest.read(raw, self.defaults)
+        if request.part is None:
+            return {"facts": [], "more_facts": 0}
+        going = await self.store.forget_previews.list_facts(
+            *await self._find_part(request.owner, request.part), _PREVIEWED_FACTS
+        )
+        facts = [{"seq": fact.seq, "text": fact.text, "is_true": fact.is_true} for fact in going.newest]
+        return {"facts": facts, "more_facts": going.total}
 
     async def undo(self, raw: RawArguments) -> dict[str, Any]:
         """Takes back the last change of a block. Returns {"label", "version", "value", "waiting"}.
@@ -232,7 +263,7 @@ class ForgetOperations:
         """
         owner = request.owner
         if request.part is not None:
-            return _BegunForgettings() if request.left else await self._begin_part(owner, request.part)
+            return _BegunForgettings() if request.left else await self._begin_part(request, request.part)
         started = await self._begin_whole(owner, is_late)
         usage_rows = await self._forget_usage(owner)
         is_something = started.ids or unfinished or request.left or usage_rows
@@ -260,16 +291,26 @@ class ForgetOperations:
             ids.append(await self._begin(agents[0], ForgetTarget(is_all=True), "all"))
         return _BegunForgettings(ids, has_more=True)
 
-    async def _begin_part(self, owner: MemoryOwner, part: Part) -> _BegunForgettings:
-        """Begins to forget one part.
-
-        Raises: BadRequest: there is no such memory, or no such part.
-        """
+    async def _find_part(self, owner: MemoryOwner, part: Part) -> tuple[int, ForgetTarget]:
+        """Returns the row of a memory, and its part. Raises: BadRequest: there is no such memory, or no such part."""
         agent = await self._find_agent(owner)
         target = await find_target(self.store, agent, part)
         if target is None:
             part_name = "conversation" if part.kind == "in" else part.kind
             raise BadRequest(f"There is no {part_name} {part.value!r} here.", param=part.kind)
+        return agent, target
+
+    async def _begin_part(self, request: ForgetRequest, part: Part) -> _BegunForgettings:
+        """Begins to forget one part.
+
+        Raises: BadRequest: there is no such memory, or no such part; or a fact that is to stay would not go, or is no
+            longer true.
+        """
+        agent, target = await self._find_part(request.owner, part)
+        if request.keep:
+            going = await self.store.forget_previews.list_facts(agent, target, _AUDITED_FACTS)
+            if missing := {*request.keep}.difference(fact.seq for fact in going.newest):
+                raise BadRequest(f"Fact {min(missing)} is none of those that would go.", param="keep")
         extent = await self.store.forgetting.measure(agent, target)
         audited = audited_part(part.kind, part.value)
         # The client's name for a conversation may be words, which no audit has.
@@ -278,18 +319,26 @@ class ForgetOperations:
             audited = (
                 "conversation" if conversation is None else audited_part("conversation", conversation.uid)
             )
-        return _BegunForgettings([await self._begin(agent, target, audited)], extent)
+        return _BegunForgettings([await self._begin(agent, target, audited, request.keep)], extent)
 
-    async def _begin(self, agent_row: int, target: ForgetTarget, what: str) -> int:
+    async def _begin(self, agent_row: int, target: ForgetTarget, what: str, kept: Sequence[int] = ()) -> int:
         """Begins to forget, and notes it in the audit. Returns the forgetting's number.
 
         what: as in `AuditEntry`.
+        kept: the numbers of facts that stay.
+
+        Raises: BadRequest: one of these is no longer true.
         """
         record = await self.store.agents.load(agent_row)
-        erased = await name_erased(self.store, agent_row, target, [what])
-        begun = await self.store.forgetting.begin(agent_row, target)
+        erased = await name_erased(self.store, agent_row, target, [what], kept)
+        try:
+            begun = await self.store.forgetting.begin(agent_row, target, kept_facts=kept)
+        except WriteConflict as error:
+            raise BadRequest(f"Nothing was forgotten: {error.message}.", param="keep") from error
         if record is not None:
-            await note_forgetting(self.store, self.now(), COMMAND, record.uid, erased)
+            at = self.now()
+            await note_kept(self.store, at, COMMAND, record.uid, kept)
+            await note_forgetting(self.store, at, COMMAND, record.uid, erased)
         return begun
 
     async def _find_agent(self, owner: MemoryOwner) -> int:

@@ -25,6 +25,7 @@ from gateway.run.admin.forget_operations import (
     find_target,
     name_erased,
     note_forgetting,
+    note_kept,
 )
 from gateway.run.admin.hits import kind_of, speaker_of, text_href
 from gateway.run.admin.memory_edits import Editor
@@ -228,8 +229,7 @@ class MemoryForgetting:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         at = self._now()
-        for seq in kept:
-            await self._store.audit.add(at, editor.actor, "keep", uid, audited_part("fact", seq))
+        await note_kept(self._store, at, editor.actor, uid, kept)
         await note_forgetting(self._store, at, editor.actor, uid, erased)
         done, _ = await asyncio.wait({task}, timeout=self._call_s)
         swept = task.result() if done else None

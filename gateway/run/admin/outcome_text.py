@@ -42,6 +42,24 @@ def describe_forget_request(arguments: dict[str, Any]) -> str:
     return f"This erases {target}{profile}{project}."
 
 
+def describe_going_facts(preview: dict[str, Any], keep: Sequence[int]) -> str:
+    """Returns lines about the facts that go with what is forgotten; "": none goes.
+
+    preview: what `ForgetOperations.preview` has returned.
+    keep: the numbers of the facts that stay.
+    """
+    facts = preview["facts"]
+    if not facts:
+        return ""
+    lines = [f"{plural(preview['more_facts'], 'facts')} would go with it. --keep N keeps one that is true:"]
+    for fact in facts:
+        state = " (stays)" if fact["seq"] in keep else "" if fact["is_true"] else " (no longer true)"
+        lines.append(f"  {fact['seq']}{state}  {fact['text']}")
+    if (more := preview["more_facts"] - len(facts)) > 0:
+        lines.append(f"  and {more} older")
+    return escape_controls("".join(f"{line}\n" for line in lines))
+
+
 def describe_forget_result(arguments: dict[str, Any], memories: int, answer: dict[str, Any]) -> str:
     """Returns what a `memory forget` has erased. After a message it names the commands that forget its quotes.
 
@@ -65,6 +83,8 @@ def describe_forget_result(arguments: dict[str, Any], memories: int, answer: dic
         is_all = answer["done"]
         return f"There was nothing to forget{'.' if is_all else ' but what was begun before; it is gone.'}"
     summary = f"Forgotten: {count} {noun}."
+    if kept := len(arguments.get("keep", ())):
+        summary += f" {plural(kept, 'facts')} stayed, on no message."
     seq = arguments.get("message", arguments.get("exchange"))
     return summary if seq is None else f"{summary} {_describe_possible_quotes(arguments, seq, answer)}"
 

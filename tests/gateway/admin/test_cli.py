@@ -41,6 +41,8 @@ from gateway.run.admin.record_lists import KEYS, usage_list
 from gateway.run.admin.serving import AdminFile, ServingProcess
 from gateway.settings import DatabaseSettings, Settings
 from gateway.settings.load import load_settings
+from storage.commands import Learned, LearnedFact
+from storage.records import Scope
 from storage.sql.jobs import NO_AGENT
 from storage.sql.store import Store
 from storage.sqlite import mount
@@ -1180,6 +1182,40 @@ def test_memory_forget_says_what_it_did_and_what_may_still_quote_it(
         assert main(["memory", "forget", "--yes", "--user", "bob"]) == 1
         nothing = "Nothing is remembered for user:bob in project 'default', any profile.\n"
         assert capsys.readouterr().err == f"mnemogate: {nothing}"
+
+
+def test_memory_forget_names_the_facts_that_go_and_keeps_one(
+    upstream: StrictUpstream, database: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names them on a terminal alone: the log of a script has no words of a person."""
+    with owner(upstream, database) as gateway:
+        assert gateway.post({**HELLO, "user": "ann"}).status == 200
+        gateway.call(gateway.app.idle.wait())
+        gateway.call(learn_of_ann(gateway.app.services.store))
+        forget = ["memory", "forget", "--user", "ann", "--message", "1"]
+        with pytest.raises(SystemExit):
+            main(forget)
+        assert "cat" not in capsys.readouterr().err
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+        monkeypatch.setenv("NO_COLOR", "1")
+        with pytest.raises(SystemExit):
+            main(forget)
+        going = "1 fact would go with it. --keep N keeps one that is true:\n  3  Ann has a cat.\n"
+        assert capsys.readouterr().err.startswith(going)
+        assert main([*forget, "--keep", "3", "--yes"]) == 0
+        report = capsys.readouterr().err
+        assert "  3 (stays)  Ann has a cat.\n" in report
+        assert "1 fact stayed, on no message." in report
+        assert main(["memory", "show", "--user", "ann"]) == 0
+        assert "Ann has a cat." in capsys.readouterr().out
+
+
+async def learn_of_ann(store: Store) -> None:
+    agent = await store.agents.find(Scope("default", "default", "user:ann"))
+    assert agent is not None
+    (row,) = await store.memory_pages.list_newest_exchanges(agent.id, limit=1)
+    fact = LearnedFact("Ann has a cat.", "", "cat", 1.0, row, [row])
+    await store.database.write(store.facts.learn_effect(agent, 0, 1, 1.0, lambda _: Learned(facts=[fact])))
 
 
 def test_a_forgetting_that_was_cut_off_ends_where_it_is_asked_for_again(

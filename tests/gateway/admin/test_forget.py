@@ -16,6 +16,7 @@ from gateway.core.tags import quoted_name
 from gateway.errors import BadRequest
 from gateway.run.admin import forget_operations
 from gateway.run.admin.forget_operations import ForgetOperations
+from gateway.run.admin.outcome_text import describe_going_facts
 from gateway.run.admin.printed import show_block
 from gateway.run.admin.show import ShowOperation
 from gateway.run.background.retention import Retention
@@ -56,6 +57,7 @@ def perform(world: World, name: str, **arguments: Any) -> Any:
     forgetting = ForgetOperations(world.store, world.clock)
     operations = {
         "memory-forget": forgetting.forget,
+        "memory-forget-preview": forgetting.preview,
         "memory-undo": forgetting.undo,
         "memory-show": ShowOperation(world.store, TrialRecall(world.store, 1000, world.clock)).show,
     }
@@ -374,6 +376,30 @@ def test_the_audit_names_the_facts_that_the_command_line_forgot_along(
     assert noted == ["message 1", f"with facts {', '.join(map(str, along[-most:]))}{older}", f"fact {named}"]
 
 
+def test_the_command_line_keeps_a_fact_that_would_go_along(world: World) -> None:
+    """The page had a preview of the facts that go, and a tick for each."""
+    world.chat(user="alice", model="agent/helper").say("I drink tea.")
+    kept, going = learn(world, memory(world), "Drinks tea.", "Has a teapot.")
+    arguments: dict[str, Any] = {"user": "alice", "profile": "helper", "message": 1}
+    facts = [
+        {"seq": going, "text": "Has a teapot.", "is_true": True},
+        {"seq": kept, "text": "Drinks tea.", "is_true": True},
+    ]
+    shown = perform(world, "memory-forget-preview", **arguments)
+    assert shown == {"facts": facts, "more_facts": 2}
+    assert describe_going_facts({"facts": facts, "more_facts": 3}, [kept]) == (
+        "3 facts would go with it. --keep N keeps one that is true:\n"
+        f"  {going}  Has a teapot.\n  {kept} (stays)  Drinks tea.\n  and 1 older\n"
+    )
+    forget(world, **arguments, keep=[kept])
+    (fact,) = run(world, world.store.facts.list(memory(world).id))
+    assert (fact.seq, fact.text, fact.sources, fact.exchange_row) == (kept, "Drinks tea.", (), None)
+    noted = [(each.action, each.what) for each in run(world, world.store.audit.list(before=1 << 40))]
+    assert noted == [("forget", "message 1"), ("forget", f"with fact {going}"), ("keep", f"fact {kept}")]
+    whole = {"user": "alice", "profile": "helper"}
+    assert perform(world, "memory-forget-preview", **whole) == {"facts": [], "more_facts": 0}
+
+
 @each_row(
     "arguments",
     [
@@ -390,6 +416,8 @@ def test_the_audit_names_the_facts_that_the_command_line_forgot_along(
         {"user": "alice", "profile": "helper", "message": 1},
         {"user": "", "message": 1},
         {"user": "alice", "conversation": "c"},
+        {"user": "alice", "message": 1, "keep": [99]},
+        {"user": "alice", "keep": [1]},
     ],
 )
 def test_what_is_not_there_or_not_said_is_refused_and_nothing_is_forgotten(
