@@ -289,29 +289,67 @@ async def _erase_replaced(
 ) -> None:
     """Erases what an exchange has replaced: a transcript that grew, a cancelled request, an answer that was repeated.
 
-    No list has the replaced exchanges, nor requests that were cancelled after them.
+    No list has the replaced exchanges, nor what followed them in their turns, nor requests that were cancelled after
+    them.
 
     seq: the message that is forgotten, which is not erased yet; None for the whole exchange. If it is the reply, only
-        the replies of the replaced exchanges are erased.
+        the replies of the replaced exchanges are erased, with the results of their calls.
     """
     agent_row = work.agent_row
     exchange = await exchanges.load_exchange(connection, agent_row, exchange_row)
     if exchange is None:
         return
-    for row in await _find_alternatives(connection, agent_row, exchange, is_active=False):
-        other = await exchanges.load_exchange(connection, agent_row, row)
-        assert other is not None  # it was found in this transaction
-        is_newer = await _is_newer(connection, agent_row, other, exchange)
-        if is_newer and not _has_messages(other, exchange, seq, work.rules):
-            continue
-        if seq == exchange.reply_seq:
-            await _erase_message(connection, agent_row, row, other.reply_seq)
-        else:
-            # Cancelled sends after it with unheard replies: a later exchange has their messages as well.
-            cancelled = await read_ids(
-                connection, "cancelled_after", (agent_row, exchange.conversation_row, row)
-            )
-            await _erase_each(connection, agent_row, [row, *cancelled])
+    is_reply = seq == exchange.reply_seq
+    for each in await _load_turn(connection, agent_row, exchange) if is_reply else [exchange]:
+        for row in await _find_alternatives(connection, agent_row, each, is_active=False):
+            other = await exchanges.load_exchange(connection, agent_row, row)
+            assert other is not None  # it was found in this transaction
+            is_newer = await _is_newer(connection, agent_row, other, each)
+            if is_newer and not _has_messages(other, exchange, seq, work.rules):
+                continue
+            after = await _find_after(connection, agent_row, other, takes_cancelled=not is_reply)
+            if is_reply:
+                await _erase_message(connection, agent_row, row, other.reply_seq)
+                await _erase_each(connection, agent_row, after)
+            else:
+                await _erase_each(connection, agent_row, [row, *after])
+
+
+async def _load_turn(connection: Connection, agent_row: int, exchange: Exchange) -> list[Exchange]:
+    """Returns an exchange and those before it in its turn, the last first."""
+    turn = [exchange]
+    while turn[-1].parent is not None and not _has_question(turn[-1]):
+        before = await exchanges.load_exchange(connection, agent_row, turn[-1].parent)
+        if before is None:
+            break
+        turn.append(before)
+    return turn
+
+
+async def _find_after(
+    connection: Connection, agent_row: int, exchange: Exchange, *, takes_cancelled: bool
+) -> list[int]:
+    """Returns the rows of the exchanges after a replaced one that belong to its turn.
+
+    takes_cancelled: also cancelled sends with unheard replies, since a later exchange has their messages as well.
+    """
+    found: list[int] = []
+    pending = [exchange]
+    while pending:
+        parent = pending.pop()
+        values = (agent_row, parent.conversation_row, parent.depth + 1, parent.id)
+        for row in await read_ids(connection, "inactive_after", values):
+            child = await exchanges.load_exchange(connection, agent_row, row)
+            assert child is not None  # it was found in this transaction
+            if (takes_cancelled and child.ended is None) or not _has_question(child):
+                found.append(row)
+                pending.append(child)
+    return found
+
+
+def _has_question(exchange: Exchange) -> bool:
+    """Returns whether an exchange brings a message of the user, with which a turn begins."""
+    return any(atoms[0][:1] == b"u" for atoms in exchange.inputs if atoms)
 
 
 async def _is_newer(connection: Connection, agent_row: int, other: Exchange, exchange: Exchange) -> bool:

@@ -135,10 +135,10 @@ WITH RECURSIVE branch(id, depth, touched) AS (
     ON e.conversation = ?2 AND e.depth = b.depth + 1 AND e.parent = b.id AND +e.agent = ?1)
 SELECT max(touched) FROM branch
 
--- name: cancelled_after
--- Finds the cancelled exchanges that follow another one.
+-- name: inactive_after
+-- Finds the exchanges that follow another one directly and are not active. ?3: their depth.
 SELECT id FROM exchanges
-WHERE conversation = ?2 AND parent = ?3 AND +agent = ?1 AND ended IS NULL AND active = 0 AND state NOT IN ('forgotten', 'off')
+WHERE conversation = ?2 AND depth = ?3 AND parent = ?4 AND +agent = ?1 AND active = 0 AND state NOT IN ('forgotten', 'off')
 
 -- name: ops_erase
 -- Empties the memory edits of a turn. No call has an id that begins with a blank.

@@ -350,6 +350,46 @@ async def test_the_reply_of_a_newer_first_message_stays_when_another_reply_goes(
     assert left(holds, "oneu", "onea", "threeu", "threea") == ["oneu", "threeu", "threea"]
 
 
+@pytest.mark.parametrize("what", ["question", "exchange", "reply"])
+async def test_with_a_message_goes_the_whole_turn_that_was_asked_before(
+    store: Store, alice: Speaker, holds: Holds, what: str
+) -> None:
+    """The first answer called a tool of the client's, and then the question was asked again."""
+    history = [*await talk(alice, ["hello"], "c1"), user(words("question"))]
+    called = assistant("", call("c1", "look", '{"for":"zqcallx"}'))
+    await alice.say(history, called, "c1")
+    looked = [*history, called, result("c1", words("found"))]
+    more = assistant("", call("c2", "look", '{"for":"zqmorex"}'))
+    await alice.say(looked, more, "c1")
+    await alice.say([*looked, more, result("c2", words("last"))], assistant(words("old")), "c1")
+    await alice.say(history, assistant(words("new")), "c1")
+    await alice.say([*history, assistant(words("new")), user(words("later"))], assistant("Good."), "c1")
+    new = await row_of(alice, "new")
+    target = {
+        "question": ForgetTarget(messages=[new.seq]),
+        "exchange": ForgetTarget(exchanges=[new.id]),
+        "reply": ForgetTarget(messages=[new.reply_seq]),
+    }[what]
+    await forget(store, alice.agent, target)
+    stays = {"question": ["new"], "exchange": [], "reply": ["question"]}[what]
+    marks = ["question", "call", "found", "more", "last", "old", "new"]
+    assert left(holds, *marks) == stays
+    assert left(holds, "hellou", "later") == ["hellou", "later"]
+
+
+async def test_with_a_reply_after_results_goes_what_the_same_question_was_answered_before(
+    store: Store, alice: Speaker, holds: Holds
+) -> None:
+    history = [*await talk(alice, ["hello"], "c1"), user(words("question"))]
+    await alice.say(history, assistant(words("old")), "c1")
+    called = assistant("", call("c1", "look"))
+    await alice.say(history, called, "c1")
+    looked = [*history, called, result("c1", words("found"))]
+    await alice.say(looked, assistant(words("new")), "c1")
+    await forget(store, alice.agent, ForgetTarget(messages=[(await row_of(alice, "new")).reply_seq]))
+    assert left(holds, "question", "old", "found", "new") == ["question"]
+
+
 # -- a client that sends it again
 
 
