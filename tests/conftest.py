@@ -12,18 +12,19 @@ import os
 import signal
 import ssl
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn.server
+from _pytest.runner import runtestprotocol
 from hypothesis import HealthCheck, settings
 
 from gateway.log import RepeatHandler
 from storage.sql.store import Store
-from tests import processes, stored
+from tests import stored
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway import deadlines, made_once
 from tests.postgres import own_sessions, postgres
@@ -68,18 +69,63 @@ CORE_FOLDERS = ("agents/core", "agents/wire")
 SHORT_FOLDERS = ("core", "dialects")
 
 
-def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
-    pluginmanager.register(processes)
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks each test with the stage of its folder: `pytest -m core`, `-m gateway`, `-m clients`."""
     for item in items:
         item.add_marker(_stage(item.path))
         if not HAS_AGENTS and item.get_closest_marker("agents"):
             item.add_marker(pytest.mark.skip("needs agents made over REST"))
-    if config.option.processes:
+    if "PYTEST_XDIST_WORKER" in os.environ:
         _spread(items)
+
+
+@pytest.hookimpl(optionalhook=True)  # a hook of pytest-xdist, which may be absent
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Runs each file in one process, and all files of the page in the same process.
+
+    The page's browser takes as long to start as fifty tests, so it is started once. It is served by an event loop in
+    the main thread, next to which tests of other folders fail.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = super()._split_scope(nodeid)
+            folder = path.rpartition("/")[0]
+            return folder if folder == "tests/gateway/page" else path
+
+        def add_node_collection(self, node: Any, collection: Sequence[str]) -> None:
+            super().add_node_collection(node, collection)
+            if node in self.registered_collections:
+                self.registered_collections[node] = _Names(collection)
+
+    return Scheduling(config, log) if config.option.dist == "loadfile" else None
+
+
+class _Names(list[str]):
+    """The names of all tests. The scheduler calls `index` for each, which in a list takes time for each name before."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(names)
+        self._indices = {name: index for index, name in enumerate(names)}
+
+    def index(self, name: str, *_: Any) -> int:
+        return self._indices[name]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Runs a test in a worker of pytest-xdist, without reports of its start and of fixtures that passed.
+
+    The controller needs none of these reports, and to send and read them takes as long as to run an empty test.
+    """
+    if not hasattr(item.config, "workerinput"):
+        return None
+    for report in runtestprotocol(item, log=False, nextitem=nextitem):
+        if report.when == "call" or not report.passed:
+            item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
 
 
 def _spread(items: list[pytest.Item]) -> None:
