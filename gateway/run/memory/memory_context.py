@@ -16,7 +16,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from gateway.core.agent import AgentSpec
-from gateway.core.conversation.canonical import MessageHasher
+from gateway.core.conversation.canonical import MessageHasher, WireMessage
 from gateway.core.conversation.fast_path import plan_opening, plan_plain
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.kind import ConversationKind
@@ -35,7 +35,7 @@ from gateway.core.upstream.policy import Target
 from gateway.errors import NotAllowed
 from gateway.run.memory.contents import with_contents
 from gateway.run.memory.queue import QueueTicket
-from gateway.run.memory.resent import ResentLists
+from gateway.run.memory.resent import MAX_REQUEST_BYTES, ResentLists
 from gateway.run.receipt import stored_model_name
 from storage.commands import MemorySnapshot
 from storage.errors import StoreError
@@ -50,8 +50,6 @@ _MEMORY_USES = {
     Mode.READ: MemoryUse.READ,
     Mode.OFF: MemoryUse.OFF,
 }
-# Images of larger requests are hashed in a thread: other requests would wait for 8 MB some 25 ms.
-_LARGE_BYTES = 1024 * 1024
 # Not secure, since the name of a conversation opens nothing.
 _ids = random.Random()
 
@@ -211,9 +209,11 @@ async def _read_snapshot(
     # A second time, because another process may have forgotten the cached agent.
     for _ in range(2):
         agent = await find_agent(store, request)
-        listing = resent.listing(MessageHasher(agent.secret), request.chat)
-        if len(request.chat.raw) > _LARGE_BYTES:
-            await asyncio.to_thread(listing.hash_new_media)
+        hasher = MessageHasher(agent.secret)
+        if len(request.chat.raw) > MAX_REQUEST_BYTES:
+            listing = await asyncio.to_thread(_hash_large, hasher, request.chat.messages)
+        else:
+            listing = resent.listing(hasher, request.chat)
         path_hash = listing.answered_path_hash if listing.answered else None
         snapshot = (
             await store.turns.load_snapshot(agent, key, path_hash) if agent.is_stored else MemorySnapshot()
@@ -224,6 +224,13 @@ async def _read_snapshot(
     else:
         raise StoreError("the memory of this user is being removed")
     return await refresh_agent(store, agent, snapshot), listing, snapshot
+
+
+def _hash_large(hasher: MessageHasher, messages: Sequence[WireMessage]) -> HashedList:
+    """Returns a list of many words or images with all hashes that its decision needs."""
+    listing = HashedList(hasher, messages)
+    listing.hash_new_media()
+    return listing
 
 
 async def _read_and_plan(

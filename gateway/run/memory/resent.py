@@ -24,8 +24,8 @@ from storage.records import Atom
 
 # Some 2,600 conversations of ten messages. Chosen, not measured.
 CACHE_BYTES = 5 << 19
-# A larger request is not cached: to hash its messages takes 1 ms.
-_MAX_REQUEST_BYTES = 1 << 20
+# A larger request is not cached. It is hashed in a thread, since other requests would wait for 8 MB some 100 ms.
+MAX_REQUEST_BYTES = 1 << 20
 # The bytes that a list takes without its atoms; measured.
 _LIST_BYTES = 780
 # The bytes that each of its messages takes; measured.
@@ -75,10 +75,11 @@ class ResentLists:
         return len(self._lists)
 
     def listing(self, hasher: MessageHasher, request: ChatRequest) -> HashedList:
-        """Returns a request's list with its atoms, and caches this list in place of the list that it continues."""
+        """Returns a request's list with its atoms, and caches this list in place of the list that it continues.
+
+        request: one of at most `MAX_REQUEST_BYTES`.
+        """
         messages = request.messages
-        if len(request.raw) > _MAX_REQUEST_BYTES:
-            return HashedList(hasher, messages)
         # The list before was as long as this one is up to the last reply.
         end = len(messages) - 1
         while end > 0 and messages[end]["role"] != "assistant":

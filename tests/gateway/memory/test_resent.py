@@ -217,6 +217,3 @@ def test_what_is_kept_is_bounded() -> None:
         )
         assert resent.bytes <= 4_000
     assert len(resent) == 4
-    resent = ResentLists()
-    resent.listing(HASHER, ask([*TALK[:3], {"role": "user", "content": "x" * (3 << 20)}]))
-    assert (len(resent), resent.bytes) == (0, 0)

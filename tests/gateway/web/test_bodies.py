@@ -145,19 +145,20 @@ def test_others_are_answered_while_a_large_body_is_parsed(
         assert large.result(PATIENCE_S).status < 500
 
 
-def test_others_are_answered_while_large_images_are_hashed(
-    world: World, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("method", ["atoms", "media_digest"])
+def test_others_are_answered_while_large_messages_are_hashed(
+    world: World, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     begun, gate = Gate(), Gate()
-    media_digest = MessageHasher.media_digest
+    hash_message = getattr(MessageHasher, method)
 
-    def hash_when_open(self: MessageHasher, message: Mapping[str, Any]) -> bytes:
+    def hash_when_open(self: MessageHasher, message: Mapping[str, Any], *args: Any) -> Any:
         if isinstance(message["content"], list):
             begun.open()
             gate.wait_sync()
-        return media_digest(self, message)
+        return hash_message(self, message, *args)
 
-    monkeypatch.setattr(MessageHasher, "media_digest", hash_when_open)
+    monkeypatch.setattr(MessageHasher, method, hash_when_open)
     with ThreadPoolExecutor(1) as pool:
         large = pool.submit(world.gateway.post, with_images(2_000_000))
         begun.wait_sync()
