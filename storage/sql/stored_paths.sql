@@ -1,18 +1,18 @@
 -- Every statement on stored conversations, which are one path each. `-- name:` begins one; the next line describes it.
 
--- piece: is_there
--- The name of a conversation that is gone begins with a blank.
+-- piece: is_found
+-- A conversation is found unless it was released: then its name begins with a blank.
 coalesce(substr(key, 1, 1), '') <> ' '
 
 -- name: head
 -- All that a send needs to know but the words of its conversation. The first column names the kind of a row; then come
 -- five numbers, three texts, a content and a time. ?1 the agent; the conversation has the key ?2 or the public name ?3;
 -- ?4 to ?6 the scope; ?7 how many turns are counted that its sleeptime agents have not read, ?8 the mark of what began
--- none. A tree goes on from its newest exchange that stands, with the edits that wait on it.
+-- none. A tree goes on from its newest active exchange, with the pending edits.
 WITH c AS (
     SELECT id, uid, key, rev, tip FROM conversations WHERE agent = ?1 AND key = ?2
     UNION ALL SELECT id, uid, key, rev, tip FROM conversations
-    WHERE agent = ?1 AND uid = ?3 AND {is_there}
+    WHERE agent = ?1 AND uid = ?3 AND {is_found}
 ),
 p AS (
     SELECT e.id, e.depth, e.section, e.evicted FROM c JOIN exchanges e ON e.agent = ?1 AND e.id = CASE WHEN c.tip <> 0 THEN c.tip ELSE (
@@ -76,7 +76,7 @@ FROM newest JOIN summaries s ON s.id = newest.id JOIN exchanges p ON p.id = s.ex
 ORDER BY 13
 
 -- name: begin
--- Begins a stored conversation. No row: another writer was first.
+-- Begins a stored conversation. Returns no row if another writer was first.
 INSERT INTO conversations (agent, uid, key, begun, last_at, tip) VALUES (?, ?, ?, ?, ?, -1)
 ON CONFLICT DO NOTHING RETURNING id
 
@@ -120,12 +120,12 @@ WHERE id = ?38 AND agent = ?39 AND state = 'open'
 WHERE id = ?38 AND agent = ?39 AND state = 'open'
 
 -- name: step_stop
--- After a step that is written already, notes why its run ended, and which answers its calls wait for. Returns its run.
+-- Notes, for a stored step, why its run ended and which answers its calls wait for. Returns the run.
 UPDATE run_steps SET stop = ?1, waiting = coalesce(?2, waiting) WHERE exchange = ?3 AND agent = ?4
 AND EXISTS (SELECT 1 FROM agents a WHERE a.id = ?4 AND a.epoch = ?5) RETURNING run
 
 -- name: conversation_named
--- Reads a conversation by the client's name or its public name, unless it is gone.
+-- Reads a conversation by the client's name or its public name, unless it was released.
 SELECT id, uid, key, rev, tip FROM conversations WHERE agent = ?1 AND key = ?2
 UNION ALL SELECT id, uid, key, rev, tip FROM conversations
-WHERE agent = ?1 AND uid = ?3 AND {is_there}
+WHERE agent = ?1 AND uid = ?3 AND {is_found}

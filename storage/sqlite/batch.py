@@ -1,7 +1,7 @@
-"""One transaction of many writes, as the writer's thread performs it.
+"""Runs many writes in one transaction, in the writer's thread.
 
-Many writes share a commit, since its wait for the disk costs far more than they do. Each still succeeds or
-fails by itself.
+Many writes share a commit, since its wait for the disk costs far more than they do. Each still succeeds or fails by
+itself.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class BatchReport(Struct, frozen=True):
 
     # One for each write.
     outcomes: Sequence[WriteOutcome]
-    # What is wrong with the database itself; None: nothing.
+    # The fault of the database itself; None if it works.
     fault: Unavailable | None = None
     # Each function ran once, and nothing of it was undone.
     is_whole: bool = False
 
 
 class BatchRunner:
-    """Runs batches on a connection. Every function gets an outcome, and no transaction stays open, whatever fails."""
+    """Runs batches on a connection. Whatever fails, every function has an outcome, and no transaction stays open."""
 
     def __init__(self, connection: sqlite3.Connection, path: str) -> None:
         """path: of the database, for errors."""
@@ -53,7 +53,7 @@ class BatchRunner:
         Savepoints are taken only once a function has failed: each costs two statements, around each of which the
         thread gives the interpreter's lock away.
 
-        begins_own_transaction: a function that comes alone begins a transaction itself where it needs one.
+        begins_own_transaction: a function that comes alone begins a transaction by itself if it needs one.
         """
         if len(functions) > 1:
             return self._run_together(functions) or self._run_apart(functions)
@@ -116,7 +116,7 @@ class BatchRunner:
     def _commit(
         self, outcomes: list[WriteOutcome], fault: Unavailable | None = None, *, is_whole: bool
     ) -> BatchReport:
-        """Commits a batch in which every function has an outcome. fault: what a write that failed has met."""
+        """Commits a batch in which every function has an outcome. fault: of the database, met by a failed write."""
         if not self._connection.in_transaction:
             # A function has ended the transaction, or has swallowed an error at which the database ended it.
             lost = StatementFailed(f"{self._path}: a write ended its transaction")
@@ -128,7 +128,7 @@ class BatchRunner:
         return BatchReport(outcomes, fault, is_whole)
 
     def _failure(self, error: Exception) -> tuple[WriteOutcome, Unavailable | None]:
-        """Returns the outcome of a write that raised an error, and what that means for the database itself."""
+        """Returns the outcome of a write that raised an error, and the fault of the database if the error shows one."""
         if not isinstance(error, sqlite3.Error):
             return WriteOutcome(error=error), None
         translated = translate_error(error, self._path)

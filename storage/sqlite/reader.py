@@ -1,7 +1,7 @@
 """The readers: one in the event loop's own thread for short, indexed reads, one on a thread for long ones.
 
-A local read by key costs about 3 us, a hop to a thread 60-100 us. Neither reader can write. Results are fetched whole:
-a statement left open across an await would hold its snapshot, and the write-ahead log with it.
+A read by key costs about 3 us, a hop to a thread 60 to 100 us. Neither reader can write. Results are fetched whole: a
+statement left open across an await would hold its snapshot, and the write-ahead log with it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _THREAD_BUSY_MS = 200
 
 
 class _ReaderBase:
-    """The base of both readers. After a bad failure the file is opened again, and damage is reported."""
+    """The base of both readers. It reports damage, and reopens the file after a failure of the file."""
 
     def __init__(self, target: DatabaseFile, report_damage: Callable[[Corrupt], bool]) -> None:
         """Makes the reader. report_damage: called when a read meets a damaged file. Returns whether that is news."""
@@ -58,7 +58,7 @@ class _ReaderBase:
 
 
 class Reader(_ReaderBase):
-    """The read connection of the event loop's thread. It opens with the store, and again when used after a failure."""
+    """The read connection of the event loop's thread. It opens with the store, and again after a failure."""
 
     def __init__(
         self, target: DatabaseFile, report_damage: Callable[[Corrupt], bool] = lambda _: True
@@ -77,7 +77,7 @@ class Reader(_ReaderBase):
         return self._connection
 
     def open(self) -> None:
-        """Opens the file; where that cannot be done now, the next read tries it again.
+        """Opens the file; if that fails, the next read tries again.
 
         While this connection is open, a writer that closes is not the last one: SQLite writes the whole log back when
         the last one closes, and refuses whoever opens the file meanwhile.
@@ -136,13 +136,13 @@ class ThreadReader(_ReaderBase):
             return self._driver
 
     def reset(self) -> None:
-        """Drops the connection when a read that runs has ended; the next read reopens the file."""
+        """Drops the connection after a running read; the next read reopens the file."""
         driver, self._driver = self._driver, None
         if driver is not None:
             driver.abandon()
 
     async def close(self, timeout_s: float = 1.0) -> None:
-        """Waits a moment for a read that runs, since closing the database around it would not stop it."""
+        """Waits at most `timeout_s` for a running read, since closing the database would not stop it."""
         self._closed = True
         driver, self._driver = self._driver, None
         if driver is None:
@@ -151,7 +151,7 @@ class ThreadReader(_ReaderBase):
             async with asyncio.timeout(timeout_s):
                 await driver.call(lambda connection: connection.close())
         except (TimeoutError, sqlite3.Error):
-            pass  # it closes when the read has ended
+            pass  # the thread closes the connection after the read
         finally:
             driver.abandon()
 

@@ -1,9 +1,9 @@
-"""The agents with rows that the writer changes, as SQLite itself reports them.
+"""Watches which agents the writer changes, by triggers of SQLite.
 
-One process owns the file and writes it through one connection. That connection has a trigger of its own on `agents`,
-which reports the numbers of each row that any statement changes, one of another trigger included. So what was reported
-last is what a read would find, and a cache of it need not read. The triggers are temporary: they are in the connection
-and not in the file. A statement that adds a row reports in the same way what it knows of that row.
+One process owns the file and writes it through one connection. That connection has a trigger on `agents` which reports
+the numbers of each changed row, whichever statement or trigger changes it. The last report is what a read would find,
+so a cache need not read. The triggers are temporary: they belong to the connection and not to the file. A statement
+that adds a row can report values of that row by a function in the same way.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Watch:
     """Collects the changes of a batch of statements, in the writer's thread."""
 
     def __init__(self) -> None:
-        # What the last statement has reported of the row that it adds.
+        # The values that the last statement has reported of the row that it adds.
         self.row: tuple[int, ...] | None = None
         # The recall of that row's turn, as (request, data), until the row is there.
         self._recall: tuple[bytes, bytes] | None = None
@@ -59,7 +59,7 @@ class Watch:
         self._is_all = False
 
     def attach(self, connection: sqlite3.Connection) -> sqlite3.Connection:
-        """Installs the triggers on a connection and returns it; closes it where that fails. Raises: sqlite3.Error."""
+        """Installs the triggers on a connection and returns it; closes it if that fails. Raises: sqlite3.Error."""
         try:
             connection.create_function("report_agent", -1, self._note_agent)
             connection.create_function("report_all", 0, self._note_all)

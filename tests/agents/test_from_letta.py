@@ -585,7 +585,7 @@ def test_a_list_without_an_end_is_not_followed() -> None:
             return [{"id": "b" if query.get("after") == "a" else "a"}]
 
     with pytest.raises(RequestFailed, match="pages that have no end"):
-        list(Circling("http://old").pages("/v1/agents/", {}))
+        list(Circling("http://old").list_all("/v1/agents/", {}))
 
 
 def test_an_id_that_is_none_of_lettas_is_refused(world: LettaWorld) -> None:

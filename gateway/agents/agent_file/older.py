@@ -3,7 +3,7 @@
     {"agent_type": …, "core_memory": [block, …], "tools": [...], "messages": [...], "tags": [{"tag": "shop"}], …,
      "version": "0.6.47"}
 
-It has one agent, and nothing in it has an id. (letta/serialize_schemas/pydantic_agent_schema.py of letta-ai/letta)
+It has one agent and no ids. (letta/serialize_schemas/pydantic_agent_schema.py of letta-ai/letta)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gateway.agents.agent_file.file_messages import is_packed
 from gateway.agents.wire.struct_fields import convert
 from gateway.checked import Path
 
-_Parts = list[dict[str, Any]]
+_Records = list[dict[str, Any]]
 
 
 class _Tag(msgspec.Struct):
@@ -30,9 +30,9 @@ class _Variable(msgspec.Struct):
 
 
 class _OlderFile(msgspec.Struct):
-    core_memory: _Parts
-    tools: _Parts = []
-    messages: _Parts = []
+    core_memory: _Records
+    tools: _Records = []
+    messages: _Records = []
     tags: list[_Tag] = []
     tool_exec_environment_variables: list[_Variable] = []
     metadata_: dict[str, Any] | None = None
@@ -45,10 +45,10 @@ def is_older(json: Mapping[str, Any]) -> bool:
 
 
 def translate_older(json: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Returns an older file in the present form. path: of the file in the request. Raises: Unprocessable."""
+    """Returns an older file in the present form. path: where the file is in the request. Raises: Unprocessable."""
     file = convert(json, _OlderFile, path)
-    blocks = _numbered("block", file.core_memory)
-    tools = _numbered("tool", file.tools)
+    blocks = _with_ids("block", file.core_memory)
+    tools = _with_ids("tool", file.tools)
     agent = {
         **json,
         "id": "agent-0",
@@ -56,7 +56,7 @@ def translate_older(json: Mapping[str, Any], path: Path) -> dict[str, Any]:
         "tags": [tag.tag for tag in file.tags],
         "block_ids": [block["id"] for block in blocks],
         "tool_ids": [tool["id"] for tool in tools],
-        "messages": _messages(file.messages),
+        "messages": _translate_messages(file.messages),
         "tool_exec_environment_variables": {
             variable.key: variable.value for variable in file.tool_exec_environment_variables
         },
@@ -70,18 +70,18 @@ def translate_older(json: Mapping[str, Any], path: Path) -> dict[str, Any]:
     }
 
 
-def _numbered(kind: str, parts: Sequence[Mapping[str, Any]]) -> _Parts:
-    return [{**record, "id": f"{kind}-{n}"} for n, record in enumerate(parts)]
+def _with_ids(kind: str, records: Sequence[Mapping[str, Any]]) -> _Records:
+    return [{**record, "id": f"{kind}-{n}"} for n, record in enumerate(records)]
 
 
-def _messages(messages: Sequence[Mapping[str, Any]]) -> _Parts:
+def _translate_messages(messages: Sequence[Mapping[str, Any]]) -> _Records:
     """Returns messages with ids.
 
-    Each compiled system prompt is among them, and gets a role that no message has, so that none is made of it.
+    The compiled system prompts among them get a role that no message has, so that the import skips them.
     """
     return [
         {**fields, "role": "prompt"}
         if fields.get("role") == "system" and not is_packed(fields.get("content"))
         else fields
-        for fields in _numbered("message", messages)
+        for fields in _with_ids("message", messages)
     ]

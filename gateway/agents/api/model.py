@@ -1,4 +1,4 @@
-"""Models, as the agents API lists them: by the handles that agents name."""
+"""The JSON of models in the agents API. An agent names a model by its handle."""
 
 from __future__ import annotations
 
@@ -8,16 +8,12 @@ from gateway.agents.runs.compact_conversation import UNKNOWN_WINDOW
 
 
 def provider_type(handle: str) -> str:
-    """Returns the kind of a model's provider as the client knows it. handle: as an agent names the model."""
+    """Returns the type of a model's provider, one that the client knows."""
     return "anthropic" if handle.rpartition("/")[0] == "anthropic" else "openai"
 
 
 def model_json(handle: str, window: int | None) -> dict[str, Any]:
-    """Returns a model.
-
-    handle: as an agent names it.
-    window: tokens, None where it is not known.
-    """
+    """Returns the JSON of a model. window: in tokens; None if it is not known."""
     provider, _, name = handle.rpartition("/")
     kind = provider_type(handle)
     return {
@@ -37,7 +33,7 @@ def model_json(handle: str, window: int | None) -> dict[str, Any]:
 
 
 def embedding_model_json(handle: str) -> dict[str, Any]:
-    """Returns the embedder of the gateway, of which there is one."""
+    """Returns the JSON of the gateway's embedder."""
     provider, _, name = handle.rpartition("/")
     return {
         "handle": handle,
@@ -55,11 +51,10 @@ def embedding_model_json(handle: str) -> dict[str, Any]:
 
 
 def embedding_config_json(config: dict[str, Any] | None, handle: str | None) -> dict[str, Any] | None:
-    """Returns the older object about an embedder: as given, else made of its handle.
+    """Returns the config of an agent's embedder, which clients before 1.0 demand. It has no effect here.
 
-    handle: None: there is no such object. "": it is made, without a handle.
-
-    Clients before 1.0 demand one where a handle was given; what makes vectors here is the setting memory.embedder.
+    config: as a request gave it.
+    handle: makes the config if a request gave none; "": a config without a handle; None: no config.
     """
     if config or handle is None:
         return config

@@ -16,8 +16,8 @@ from msgspec import Struct
 from adapters.types import Json
 from gateway.errors import GatewayError
 
-_PAGE = 100  # elements of a list that a request asks for
-_WAIT_S = 120.0
+_PAGE_SIZE = 100
+_TIMEOUT_S = 120.0
 _MAX_BYTES = 1 << 29  # of an answer
 
 
@@ -43,21 +43,21 @@ class Server(Struct, frozen=True):
         query_string = "?" + urlencode(query, doseq=True) if query else ""
         return self._ask(urllib.request.Request(f"{self._base}{path}{query_string}"))
 
-    def pages_if_served(self, path: str, query: Mapping[str, Any]) -> Iterator[Json]:
-        """Yields the elements of a list, none if the server lacks it (0.11.7 has no archives). Raises: as `pages`."""
+    def list_if_served(self, path: str, query: Mapping[str, Any]) -> Iterator[Json]:
+        """Yields the elements of a list; none if the server lacks it (archives: 0.11.7). Raises: RequestFailed."""
         try:
-            yield from self.pages(path, query)
+            yield from self.list_all(path, query)
         except RequestFailed as error:
             if error.reply_status != 404:
                 raise
 
-    def pages(self, path: str, query: Mapping[str, Any]) -> Iterator[Json]:
-        """Yields the elements of a list, page after page. Raises: RequestFailed."""
+    def list_all(self, path: str, query: Mapping[str, Any]) -> Iterator[Json]:
+        """Yields the elements of a list, of which it gets page after page. Raises: RequestFailed."""
         cursor: Json = {}
         ends = set[str]()
         # The limit counts stored messages, and a page lists some of them as several messages or as none. So only an
         # empty page is the end.
-        while page := _check_page(self.get(path, {**query, "limit": _PAGE, **cursor})):
+        while page := _check_page(self.get(path, {**query, "limit": _PAGE_SIZE, **cursor})):
             end = page[-1]["id"]
             if end in ends:
                 raise RequestFailed(
@@ -67,8 +67,8 @@ class Server(Struct, frozen=True):
             yield from page
             cursor = {"after": end}
 
-    def change(self, path: str, fields: Mapping[str, Any]) -> None:
-        """Changes what lies at a path. Raises: RequestFailed."""
+    def patch(self, path: str, fields: Mapping[str, Any]) -> None:
+        """Sends a PATCH request. Raises: RequestFailed."""
         headers = {"content-type": "application/json"}
         url = f"{self._base}{path}"
         self._ask(urllib.request.Request(url, json.dumps(fields).encode(), headers, method="PATCH"))
@@ -92,7 +92,7 @@ class Server(Struct, frozen=True):
     def _ask(self, request: urllib.request.Request) -> Any:
         """Sends a request. Returns what is answered, as JSON. Raises: RequestFailed."""
         if self.key is not None:
-            # A redirect must not carry it to another server.
+            # Unredirected: a redirect must not carry the key to another server.
             request.add_unredirected_header("authorization", f"Bearer {self.key}")
         path = request.selector.partition("?")[0]
         try:
@@ -118,7 +118,7 @@ class Server(Struct, frozen=True):
 
 
 def _check_page(page: Any) -> list[Json]:
-    """Returns a page of a list, each element of which has an id. Raises: TypeError, KeyError if it is none."""
+    """Returns a page, if it is a list of elements with ids. Raises: TypeError, KeyError if it is not."""
     if isinstance(page, list) and all(
         isinstance(record, dict) and isinstance(record["id"], str) for record in page
     ):
@@ -127,8 +127,8 @@ def _check_page(page: Any) -> list[Json]:
 
 
 def _open(request: urllib.request.Request) -> Any:
-    """Returns the server's reply, also where it refuses the request."""
+    """Returns the server's reply, also if it is an error."""
     try:
-        return urllib.request.urlopen(request, timeout=_WAIT_S)
+        return urllib.request.urlopen(request, timeout=_TIMEOUT_S)
     except urllib.error.HTTPError as error:
         return error

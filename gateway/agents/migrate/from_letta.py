@@ -94,7 +94,7 @@ class LettaMove:
     def _list_agents(self, agent_ids: Sequence[str]) -> list[_ListedAgent]:
         """Returns the agents to move. Raises: RequestFailed."""
         with _expect_form_of_letta(self._source):
-            states = list(map(newer_state, self._source.pages("/v1/agents/", _WHOLE_AGENTS)))
+            states = list(map(newer_state, self._source.list_all("/v1/agents/", _WHOLE_AGENTS)))
             readers = {id for state in states for id in readers_of(state)}
             archives = {state["id"]: list(self._list_archives(state["id"])) for state in states}
         lost = {*agent_ids} - {state["id"] for state in states}
@@ -113,7 +113,7 @@ class LettaMove:
         ]
 
     def _list_archives(self, agent_id: str) -> Iterator[Json]:
-        return self._source.pages_if_served("/v1/archives/", {"agent_id": agent_id})
+        return self._source.list_if_served("/v1/archives/", {"agent_id": agent_id})
 
     def _move_unless_here(self, agent: _ListedAgent) -> str:
         """Moves an agent. Returns a line of what became of it. Raises: RequestFailed if the gateway does not answer."""
@@ -145,7 +145,7 @@ class LettaMove:
         group = here.get("managed_group")
         if group is None or group["agent_ids"]:
             return ""
-        self._target.change(f"/v1/agents/{here['id']}", {"enable_sleeptime": True})
+        self._target.patch(f"/v1/agents/{here['id']}", {"enable_sleeptime": True})
         return ", and has its sleeptime agent now"
 
     def _move(self, listed: _ListedAgent) -> str:
@@ -164,19 +164,19 @@ class LettaMove:
         path = f"/v1/agents/{state['id']}"
         conversations = [
             LettaConversation(
-                record, list(source.pages(f"/v1/conversations/{record['id']}/messages", _WHOLE_MESSAGES))
+                record, list(source.list_all(f"/v1/conversations/{record['id']}/messages", _WHOLE_MESSAGES))
             )
-            for record in source.pages_if_served("/v1/conversations/", {"agent_id": state["id"]})
+            for record in source.list_if_served("/v1/conversations/", {"agent_id": state["id"]})
         ]
         # An agent's list has the messages of all of its conversations.
         other_ids = {message["id"] for conversation in conversations for message in conversation.messages}
-        all_messages = source.pages(f"{path}/messages", _WHOLE_MESSAGES)
+        all_messages = source.list_all(f"{path}/messages", _WHOLE_MESSAGES)
         messages = [message for message in all_messages if message["id"] not in other_ids]
-        passages = list(source.pages(f"{path}/archival-memory", {"ascending": "true"}))
+        passages = list(source.list_all(f"{path}/archival-memory", {"ascending": "true"}))
         files = [
             file
             for folder in state.get("sources") or ()
-            for file in source.pages(f"/v1/sources/{folder['id']}/files", {"include_content": "true"})
+            for file in source.list_all(f"/v1/sources/{folder['id']}/files", {"include_content": "true"})
         ]
         return LettaAgent(state, messages, conversations, passages, files, listed.shared_archive)
 

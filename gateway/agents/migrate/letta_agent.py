@@ -1,4 +1,4 @@
-"""An agent of a Letta server, made an agent file that loses nothing of it.
+"""Makes an agent file of an agent on a Letta server, without loss.
 
 The server's own export has only the messages of the window, no passages and no conversations, and fails for some
 agents (seen of 0.16.8). The file made here has the server's ids, and an import keeps them: so several agents share
@@ -32,7 +32,7 @@ _LETTA_PROMPTS = (
 _LETTA_MODELS = (
     "anthropic/claude-haiku-4-5", "openai/gpt-5-mini", "google_ai/gemini-2.5-flash", "letta/auto",
 )  # fmt: skip
-_MAX_NAME_CHARS = 200  # of a name here
+_MAX_NAME_CHARS = 200  # of a name in the gateway
 _TOOL_FIELDS = (
     "id", "tool_type", "description", "source_type", "name", "tags", "source_code", "json_schema", "return_char_limit",
     "pip_requirements", "npm_requirements", "default_requires_approval", "enable_parallel_execution", "metadata_",
@@ -118,7 +118,7 @@ def _agent_of(agent: LettaAgent) -> Json:
     """Returns an agent as its file has it."""
     state = agent.state
     return {
-        # `llm_config` and `model_settings` both say the model; the older one has all of it.
+        # `llm_config` and `model_settings` both describe the model; the older one is complete.
         **select_fields(state, [name for name in AGENT_FIELDS if name != "model_settings"]),
         "name": _name_of(state),
         "compaction_settings": _own_compaction(state.get("compaction_settings")),

@@ -1,6 +1,6 @@
-"""Messages as Letta's server lists them, made messages of an agent file.
+"""Makes messages of an agent file from the lists of Letta's server.
 
-A message of the server is listed in several parts with one id: a thought, a text and the calls stand one by one.
+The server lists a message as several parts with one id: its thoughts, its text and its calls are a part each.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _RECREATED_TYPES = frozenset({"summary_message", "event_message", "approval_resp
 def file_messages(listed: Iterable[Json]) -> list[Json]:
     """Returns the messages of a list, without those that the gateway makes itself.
 
-    The first one is the compiled prompt, as in the server's own files. Later ones of the system were sent by clients.
+    The first one is the compiled prompt, as in the server's own files. Clients have sent the later system messages.
     """
     return [*_join_parts(part for part in listed if not _is_recreated(part))]
 
@@ -47,7 +47,7 @@ def _is_summary(part: Json) -> bool:
 
 
 def _join_parts(parts: Iterable[Json]) -> Iterator[Json]:
-    """Yields the messages that the parts make: one of all neighbours with the same id."""
+    """Joins neighbouring parts with the same id. Yields the messages."""
     message: Json | None = None
     for part in parts:
         fields = _fields_of(part)

@@ -15,7 +15,7 @@ from gateway.errors import BadRequest
 
 # The characters of fields of classes, counted wherever a class is used: few classes may use one another very often.
 _MAX_FIELD_CHARS = 100_000
-_PLAIN: Final[Mapping[str, str]] = {
+_PLAIN_TYPES: Final[Mapping[str, str]] = {
     "str": "string",
     "int": "integer",
     "float": "number",
@@ -31,7 +31,7 @@ ToolFunction = ast.FunctionDef | ast.AsyncFunctionDef
 class _Field(NamedTuple):
     """A field of a class."""
 
-    default: ast.expr | None  # None: it has none
+    default: ast.expr | None
     description: str | None
 
 
@@ -46,15 +46,15 @@ class TypeSchemas:
         # Annotated fields of the classes read so far, by class.
         self._fields: dict[str, dict[str, ast.AnnAssign]] = {}
         # The classes that are being written out, outermost first.
-        self._within: list[str] = []
-        # The characters of fields that may still be written out. A class is written out at each use, since not every
+        self._open_classes: list[str] = []
+        # How many characters of fields may still be written out. A class is written out at each use, since not every
         # provider follows references.
-        self._left = _MAX_FIELD_CHARS
+        self._remaining_chars = _MAX_FIELD_CHARS
 
     def schema_of(self, node: ast.expr) -> dict[str, Any]:
         """Returns the schema of a type. Raises: BadRequest if it has none."""
         if _members_of(node) is not None:
-            # By their text, since there may be thousands.
+            # Deduplicated by their text, which is quick for thousands of them.
             schemas = list({repr(schema): schema for schema in self._alternatives(node)}.values())
             return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
         if isinstance(node, ast.Constant) and node.value is None:
@@ -62,8 +62,8 @@ class TypeSchemas:
         if isinstance(node, ast.Subscript):
             return self._schema_of_generic(node)
         name = _last_name(node)
-        if name in _PLAIN:
-            return {"type": _PLAIN[name]}
+        if name in _PLAIN_TYPES:
+            return {"type": _PLAIN_TYPES[name]}
         if name in _LISTS:
             # Some providers refuse a list without a type of its items (OpenAI: "array schema missing items").
             return {"type": "array", "items": {}}
@@ -100,16 +100,16 @@ class TypeSchemas:
                 yield from self._alternatives(member)
 
     def _schema_of_class(self, node: ast.expr, name: str) -> dict[str, Any]:
-        """Returns the schema of a class of the source. Raises: BadRequest if there is none, or it has no end."""
+        """Returns the schema of a class of the source. Raises: BadRequest if it is missing or contains itself."""
         fields = self._fields_of(name)
-        if not fields or name in self._within:
+        if not fields or name in self._open_classes:
             raise _unknown_type(node)
         properties: dict[str, Any] = {}
         required = []
-        self._within.append(name)
+        self._open_classes.append(name)
         for field_name, annotated in fields.items():
-            self._left -= self._length_of(annotated)
-            if self._left < 0:
+            self._remaining_chars -= self._length_of(annotated)
+            if self._remaining_chars < 0:
                 raise refusal_of(
                     node,
                     f"the fields of its classes have more than {_MAX_FIELD_CHARS:,} characters, counted wherever one "
@@ -123,11 +123,11 @@ class TypeSchemas:
                 required.append(field_name)
             else:
                 properties[field_name] |= default_of(field.default)
-        self._within.pop()
+        self._open_classes.pop()
         return {"type": "object", "properties": properties, "required": required}
 
     def _fields_of(self, name: str) -> dict[str, ast.AnnAssign]:
-        """Returns the annotated fields of a class, with those that it has of others of the source, by name."""
+        """Returns the annotated fields of a class by name, also those of its base classes in the source."""
         if name not in self._classes or name in self._fields:
             return self._fields.get(name, {})
         fields = self._fields[name] = {}
@@ -152,7 +152,7 @@ class TypeSchemas:
 
 
 def _members_of(node: ast.expr) -> Sequence[ast.expr] | None:
-    """Returns the types of which a value may have any; None if it is one type by itself."""
+    """Returns the alternatives of a type, such as the members of a union; None for a type without alternatives."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         try:
             quoted = ast.parse(node.value, mode="eval").body
@@ -178,12 +178,12 @@ def _arguments_of(node: ast.Subscript) -> Sequence[ast.expr]:
 
 
 def _schema_of_literal(node: ast.Subscript, nodes: Sequence[ast.expr]) -> dict[str, Any]:
-    """Returns the schema of these values. Raises: BadRequest if one of them is none that JSON has."""
+    """Returns the schema of these values. Raises: BadRequest if JSON does not have one of them."""
     values = [constant.value for constant in nodes if isinstance(constant, ast.Constant)]
     kinds = {type(value).__name__.replace("NoneType", "None") for value in values}
     if not values or len(values) < len(nodes) or not kinds <= {"str", "int", "bool", "None"}:
         raise _unknown_type(node)
-    names = sorted(_PLAIN[kind] for kind in kinds)
+    names = sorted(_PLAIN_TYPES[kind] for kind in kinds)
     return {"type": names[0] if len(names) == 1 else names, "enum": values}
 
 
@@ -207,7 +207,7 @@ def _read_field(value: ast.expr | None) -> _Field:
 
 
 def _unless_ellipsis(default: ast.expr | None) -> ast.expr | None:
-    """Returns a default; `...` stands for none."""
+    """Returns a default; None for `...`, which stands for no default."""
     return None if default is None or _is_ellipsis(default) else default
 
 
@@ -216,7 +216,7 @@ def _is_ellipsis(node: ast.expr) -> bool:
 
 
 def default_of(default: ast.expr) -> dict[str, Any]:
-    """Returns a default that JSON can express; any other is left to the function."""
+    """Returns the `default` of a schema; nothing for a default that JSON cannot express."""
     try:
         value = ast.literal_eval(default)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):

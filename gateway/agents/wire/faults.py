@@ -1,4 +1,4 @@
-"""The form of an error in the agents API: `detail`, a sentence or (422) a list that names the fields.
+"""The form of an error in the agents API: `detail` is a sentence or, with status 422, a list that names the fields.
 
 (fastapi.tiangolo.com/tutorial/handling-errors; what `letta-client` 1.12 reads)
 """
@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from gateway.checked import Fault, literal_values
 from gateway.errors import CallerError, GatewayError, UpstreamError
 
-_MAX_SHOWN_CHARS = 200  # characters of a value or a name that an error repeats
+_MAX_SHOWN_CHARS = 200  # of a value or a name that an error repeats
 _MAX_SENTENCE_CHARS = 1000  # of an error's sentence, which may list the values that a field takes
 
 
@@ -22,9 +22,9 @@ def fault_json(fault: Fault) -> dict[str, Any]:
     """Returns a fault as pydantic writes its errors, which the client's users know."""
     return {
         "type": fault.kind,
-        "loc": [_cut(key) if isinstance(key, str) else key for key in fault.path],
-        "msg": _cut(fault.message, _MAX_SENTENCE_CHARS),
-        "input": _short(fault.value),
+        "loc": [_truncate(key) if isinstance(key, str) else key for key in fault.path],
+        "msg": _truncate(fault.message, _MAX_SENTENCE_CHARS),
+        "input": _shown_value(fault.value),
     }
 
 
@@ -36,7 +36,7 @@ def worded(fault: Fault) -> Fault:
         hint = f"; did you mean '{fault.nearest}'?" if fault.nearest else ""
         return replace(fault, message=f"Extra inputs are not permitted{hint}")
     if fault.kind == "enum":
-        return replace(fault, message=f"Input should be {_either(literal_values(fault.expected))}")
+        return replace(fault, message=f"Input should be {_join_values(literal_values(fault.expected))}")
     return fault
 
 
@@ -46,20 +46,20 @@ def type_name_of(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def _either(values: Sequence[str]) -> str:
+def _join_values(values: Sequence[str]) -> str:
     """Returns the values in words: 'a', 'b' or 'c'."""
     *first, last = map(repr, values)
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def _cut(text: str, max_chars: int = _MAX_SHOWN_CHARS) -> str:
+def _truncate(text: str, max_chars: int = _MAX_SHOWN_CHARS) -> str:
     return text if len(text) <= max_chars else text[:max_chars] + "…"
 
 
-def _short(value: Any) -> Any:
-    """Returns a value as an error repeats it: a long text cut, a long list or object as the name of its type."""
+def _shown_value(value: Any) -> Any:
+    """Returns a value as an error repeats it: a long text truncated, a long list or object as the name of its type."""
     if isinstance(value, str):
-        return _cut(value)
+        return _truncate(value)
     if isinstance(value, dict | list):
         if len(value) > _MAX_SHOWN_CHARS:
             return type_name_of(value)
@@ -68,7 +68,7 @@ def _short(value: Any) -> Any:
 
 
 class Unprocessable(CallerError):
-    """A request that can be read, but not with these values: 422."""
+    """A request with values that its fields do not take."""
 
     status = 422
     code = "unprocessable"

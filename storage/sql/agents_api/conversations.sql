@@ -7,17 +7,17 @@ SELECT c.id, c.uid, c.key, c.rev, c.tip, c.begun, c.last_at,
     {agent},
     d.id, d.uid, d.project, d.kind, d.memory, d.name, d.version, d.created, d.updated, t.body
 
--- piece: described
--- The tables of the piece `conversation`.
+-- piece: definition_tables
+-- The tables of the definition in the piece `conversation`.
 LEFT JOIN definitions d ON d.uid = c.uid AND d.kind = 'conversation' LEFT JOIN definition_texts t ON t.id = d.current
 
--- piece: listed
--- The conditions of a list: the conversation is of an agent, is not the agent's own, and is not gone.
+-- piece: is_listed
+-- A conversation is listed if it is an agent's, is not its default one, and was not released.
 a.project = ?1 AND (a.profile = '@' OR substr(a.subject, 1, 5) = 'user:')
 AND coalesce(substr(c.key, 1, 1), '') <> ' ' AND coalesce(c.key, '') <> 'default'
 
--- piece: moment
--- The time by which a list is ordered. ?2: its name.
+-- piece: order_time
+-- The time by which a list is ordered. ?2: 'spoken', else by the last run.
 CASE CAST(?2 AS TEXT) WHEN 'spoken' THEN c.last_at ELSE coalesce(n.ended, 0) END
 
 -- piece: run_ends
@@ -27,51 +27,51 @@ LEFT JOIN (SELECT r.conversation, max(r.ended) AS ended FROM runs r JOIN agents 
 
 -- name: get
 -- Reads a conversation of a project by its public name.
-{conversation} FROM conversations c JOIN agents a ON a.id = c.agent {described}
+{conversation} FROM conversations c JOIN agents a ON a.id = c.agent {definition_tables}
 WHERE c.uid = ?1 AND a.project = ?2 AND coalesce(substr(c.key, 1, 1), '') <> ' '
 
 -- name: of_project_down
 -- Lists a project's conversations, the newest first. ?2, ?3: between these rows; ?4: how many.
-{conversation} FROM conversations c CROSS JOIN agents a ON a.id = c.agent {described}
-WHERE {listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id DESC LIMIT ?4
+{conversation} FROM conversations c CROSS JOIN agents a ON a.id = c.agent {definition_tables}
+WHERE {is_listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id DESC LIMIT ?4
 
 -- name: of_project_up
 -- Lists a project's conversations, the oldest first. Parameters as of `of_project_down`.
-{conversation} FROM conversations c CROSS JOIN agents a ON a.id = c.agent {described}
-WHERE {listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id LIMIT ?4
+{conversation} FROM conversations c CROSS JOIN agents a ON a.id = c.agent {definition_tables}
+WHERE {is_listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id LIMIT ?4
 
 -- name: of_agent_down
 -- Lists the conversations of an agent, the newest first. ?5: the agent's row; the others as of `of_project_down`.
-{conversation} FROM agents a JOIN conversations c ON c.agent = a.id {described}
-WHERE a.id = ?5 AND {listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id DESC LIMIT ?4
+{conversation} FROM agents a JOIN conversations c ON c.agent = a.id {definition_tables}
+WHERE a.id = ?5 AND {is_listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id DESC LIMIT ?4
 
 -- name: of_agent_up
 -- Lists the conversations of an agent, the oldest first. Parameters as of `of_agent_down`.
-{conversation} FROM agents a JOIN conversations c ON c.agent = a.id {described}
-WHERE a.id = ?5 AND {listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id LIMIT ?4
+{conversation} FROM agents a JOIN conversations c ON c.agent = a.id {definition_tables}
+WHERE a.id = ?5 AND {is_listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id LIMIT ?4
 
 -- name: by_time_down
 -- Lists the conversations of the agents in rows ?8 to ?9, the latest first. ?3: how many; ?4 to ?7: between
 -- these times and rows.
-{conversation} FROM agents a JOIN conversations c ON c.agent = a.id {described} {run_ends}
-WHERE {listed} AND a.id >= ?8 AND a.id <= ?9 AND ({moment}, c.id) > (?4, ?5) AND ({moment}, c.id) < (?6, ?7)
-ORDER BY {moment} DESC, c.id DESC LIMIT ?3
+{conversation} FROM agents a JOIN conversations c ON c.agent = a.id {definition_tables} {run_ends}
+WHERE {is_listed} AND a.id >= ?8 AND a.id <= ?9 AND ({order_time}, c.id) > (?4, ?5) AND ({order_time}, c.id) < (?6, ?7)
+ORDER BY {order_time} DESC, c.id DESC LIMIT ?3
 
 -- name: by_time_up
 -- Lists the conversations of the agents in rows ?8 to ?9, the latest at the end. Parameters as of `by_time_down`.
-{conversation} FROM agents a JOIN conversations c ON c.agent = a.id {described} {run_ends}
-WHERE {listed} AND a.id >= ?8 AND a.id <= ?9 AND ({moment}, c.id) > (?4, ?5) AND ({moment}, c.id) < (?6, ?7)
-ORDER BY {moment}, c.id LIMIT ?3
+{conversation} FROM agents a JOIN conversations c ON c.agent = a.id {definition_tables} {run_ends}
+WHERE {is_listed} AND a.id >= ?8 AND a.id <= ?9 AND ({order_time}, c.id) > (?4, ?5) AND ({order_time}, c.id) < (?6, ?7)
+ORDER BY {order_time}, c.id LIMIT ?3
 
 -- name: place
--- Finds where a conversation stands in a list by time: its time and its row.
+-- Returns the position of a conversation in a list by time: its time and its row.
 SELECT CASE CAST(?2 AS TEXT) WHEN 'spoken' THEN c.last_at
     ELSE coalesce((SELECT max(r.ended) FROM runs r WHERE r.agent = c.agent AND r.conversation = c.id), 0) END, c.id
 FROM conversations c JOIN agents a ON a.id = c.agent WHERE c.uid = ?1 AND a.project = ?3
 
 -- name: release
--- Takes its names from a conversation, which is then not found any more. The new name begins with a blank, and no
--- client can send such a name.
+-- Takes the names from a conversation, so that it is no longer found. The new name begins with a blank, which no name
+-- that a client sends does.
 UPDATE conversations SET key = ' ' || uid, rev = rev + 1 WHERE id = ? AND agent = ? RETURNING uid
 
 -- name: runs_cancel
@@ -80,14 +80,14 @@ UPDATE runs SET state = 'cancelled', stop = 'cancelled', ended = ?
 WHERE conversation = ? AND agent = ? AND state IN ('created', 'running')
 
 -- name: source
--- Finds the exchange with which a conversation ends; of a tree the newest that stands. Returns its tip, too.
+-- Returns the tip of a conversation, and its last exchange: of a tree the newest active one.
 SELECT c.tip, CASE WHEN c.tip <> 0 THEN c.tip ELSE (
     SELECT x.id FROM exchanges x WHERE x.conversation = c.id AND +x.agent = ?1 AND x.active = 1 AND x.state = 'finished'
     ORDER BY x.seq DESC LIMIT 1) END
 FROM conversations c WHERE c.id = ?2 AND c.agent = ?1
 
 -- name: holder
--- Finds the standing exchange that has the message with a number, in a conversation or its past.
+-- Finds the active exchange that has the message with a number, in a conversation or its past.
 WITH {past}
 SELECT p.id FROM exchanges p JOIN past h ON h.conversation = p.conversation AND p.seq <= h.last
 WHERE p.agent = ?1 AND p.seq = (SELECT max(x.seq) FROM exchanges x WHERE x.agent = ?1 AND x.seq <= ?3)
@@ -111,5 +111,5 @@ WHERE p.id = ?3 AND p.agent = ?1 AND p.conversation <> ?2
 ON CONFLICT DO NOTHING
 
 -- name: source_moved
--- Invalidates what was planned on a conversation.
+-- Makes plans conflict that were made on a conversation.
 UPDATE conversations SET rev = rev + 1 WHERE id = ? AND agent = ?

@@ -14,8 +14,7 @@ INSERT INTO definition_texts (definition, version, at, body) VALUES (?, ?, ?, ?)
 UPDATE definitions SET current = ? WHERE id = ?
 
 -- name: replace_text
--- Makes a text the present text of a definition by compare-and-set. No row: another writer has changed the definition
--- since.
+-- Makes a text the present text of a definition if its version is still this one; else updates no row.
 UPDATE definitions SET version = version + 1, current = ?, updated = ?, name = ? WHERE id = ? AND version = ?
 
 -- name: bind
@@ -30,14 +29,14 @@ UPDATE definition_texts SET body = x'' WHERE definition = ?1 AND id <> ?2 AND le
 DELETE FROM definition_texts WHERE definition = ?1 AND id <> ?2
 
 -- name: texts_drop (sqlite)
--- Empties all texts of a definition and leaves them without an owner.
+-- Empties all texts of a definition and detaches them from it.
 UPDATE definition_texts SET body = x'', definition = 0 WHERE definition = ?1
 
 -- name: texts_drop (postgres)
 DELETE FROM definition_texts WHERE definition = ?1
 
 -- name: delete
--- Deletes a definition. Its name is all that was in the row.
+-- Deletes a definition. The row holds no text but its name.
 DELETE FROM definitions WHERE id = ?
 
 -- name: touch

@@ -19,9 +19,8 @@ from storage.database import Connection, Effect
 from storage.sql.jobs import NO_AGENT
 from storage.sql.store import Store
 
-# The kind of the jobs that call back.
 CALLBACK_JOB = "callback"
-# The kind of a run's texts that say what came of its callback.
+# The kind of a run's texts that report the attempts of its callback.
 _REPORT = "callback"
 
 # Returns the body about a run, by the row of its agent and its own row; None if the run is gone.
@@ -51,7 +50,7 @@ def enqueue_callback(
 
 
 class Callbacks(Struct, frozen=True):
-    """Performs the jobs."""
+    """Runs the jobs `callback`."""
 
     store: Store
     webhooks: Webhooks
@@ -60,7 +59,7 @@ class Callbacks(Struct, frozen=True):
     now: Callable[[], float]
 
     async def handle(self, job: JobContext) -> None:
-        """Makes one attempt, and notes what came of it if it is about a run.
+        """Makes one attempt. If it is about a run, its outcome is stored with the run.
 
         Raises: JobFailed if it is to be tried again; GiveUp if not.
         """
