@@ -1,5 +1,5 @@
--- What the page shows and stores: what a turn recalled, muted facts, paused memories, sizes, an audit log, links. An
--- older program may not open the database: it would not maintain the sizes, and would show muted facts to models.
+-- What the page shows and keeps: why a reply was made as it was, muted facts, paused memories, sizes, what operators did.
+-- A program that does not know the sizes would not keep them, and one that does not know mutes would say muted facts.
 
 CREATE TABLE recalls (
     exchange BIGINT NOT NULL,
@@ -44,7 +44,7 @@ UPDATE agents SET conversations = s.conversations, messages = s.messages, bytes 
     FROM conversations GROUP BY agent) AS s
 WHERE agents.id = s.agent;
 
--- Statements that add exchanges add to the sizes themselves. A changed exchange counts as it is now.
+-- New exchanges are counted by the statements that add them; a changed one counts as it is now.
 CREATE FUNCTION sizes_exchange_changed() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     more BIGINT := CASE WHEN NEW.state IN ('forgotten', 'off') THEN 0

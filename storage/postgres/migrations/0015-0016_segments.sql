@@ -1,6 +1,5 @@
--- Segments of large search indexes: chunks of `terms` by term, so that a query reads its own (storage/search/segment.py
--- knows the bytes). bucket: -1 has the documents. stamp: of the newest chunk. A chunk that is written drops its
--- segment.
+-- Segments of large search indexes: chunks of `terms` by term, so that a query reads its own (storage/search/segment.py knows
+-- the bytes). bucket: -1 has the documents. stamp: of the newest chunk. A chunk that is written drops its segment.
 CREATE TABLE segments (
     agent       BIGINT NOT NULL,
     bucket      BIGINT NOT NULL,

@@ -1,5 +1,5 @@
--- For each process, the part of its counters that it added last to the table usage, and when. A part is written again
--- after a commit without an answer, and must not be added twice.
+-- The last part of its counters that each process has added to the table usage, and when: a part whose commit was not answered
+-- is written again, and must not be added twice.
 CREATE TABLE usage_parts (
     process TEXT COLLATE "C" PRIMARY KEY,
     number  BIGINT NOT NULL,

@@ -1,6 +1,7 @@
--- The sums of the counters in the table usage, for each day, project and user. Triggers maintain them. A query by none
--- of key, upstream and model reads one row here, in place of one for each of these. The triggers run at the commit, in
--- the order of the writes, so that two gateways that write the same users cannot deadlock.
+-- The counters of the table usage added up for each day, project and user, by triggers: whatever writes usage, they are its sums.
+-- Who asks for no key, upstream or model reads a row in place of one for each of them.
+-- The triggers run at the commit, in the order of the writes: two gateways that write the same users do not wait for each other
+-- in turn.
 -- oldest: 22
 CREATE TABLE user_usage (
     day BIGINT NOT NULL,

@@ -1,9 +1,9 @@
--- What was forgotten whole or alone does not count. Statements add a new exchange without regard to its redactions, as
--- those of older gateways do; a trigger then subtracts these.
+-- What was forgotten whole or alone does not count. Statements add a new exchange without regard to its redactions, as those of
+-- older gateways do; a trigger then subtracts these.
 -- oldest: 22
 
--- How many inputs of an exchange were forgotten alone. redactions: a JSON list in ascending order, so that the reply
--- (-1, here its minus sign) is its first. The reply has no words then.
+-- How many inputs of an exchange were forgotten alone. redactions: a JSON list in ascending order, so that the reply (-1, here
+-- its minus sign) is its first. The reply has no words then.
 CREATE FUNCTION redacted_inputs(redactions BYTEA) RETURNS INTEGER LANGUAGE sql STABLE AS $$
     SELECT CASE WHEN redactions IS NULL THEN 0 ELSE json_array_length(convert_from(redactions, 'UTF8')::json)
         - CASE WHEN get_byte(redactions, 1) = 45 THEN 1 ELSE 0 END END

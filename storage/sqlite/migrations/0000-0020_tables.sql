@@ -1,17 +1,16 @@
--- The tables and indexes of a new file; the next step adds the triggers. Steps are never edited: a change is a new
--- file.
+-- The tables and indexes of a new file; the next step adds the triggers. Steps are never edited: a change is a new file.
 --
--- Text lies only in tables with growing ids (AUTOINCREMENT), so that rows are appended and hardly ever move between
--- pages: secure_delete then erases it in place when it is forgotten, where a moved row would leave a copy in its old
--- page. Small columns that change or are searched come first and content last, so that they are read without its
--- overflow pages. Foreign keys are neither declared nor enforced: each check is a look-up in every turn's transaction,
--- and forgetting leaves tombstones and deletes in an order of its own. Times are seconds since the epoch. Numbers and
--- ids change in place; text that people write lies in rows that are appended, and is emptied in place when it is
--- forgotten. Names, subjects and labels are in indexes, so they hold no content.
+-- Text lies only in tables whose ids grow (AUTOINCREMENT), so that rows are appended and hardly ever move between pages:
+-- secure_delete then erases it in place when it is forgotten, where a moved row would leave a copy in its old page.
+-- Small columns that change or are searched come first and content last, so that they are read without its overflow pages.
+-- Foreign keys are neither declared nor enforced: each check is a look-up in every turn's transaction, and forgetting leaves
+-- tombstones and deletes in an order of its own. Times are seconds since the epoch.
+-- Numbers and ids change in place; text that people write lies in rows that are appended, and is emptied in place when it
+-- is forgotten. Names, subjects and labels are in indexes, so they hold no content.
 
--- Gateway keys; only the SHA-256 of a key is stored. memory: the memory mode of its requests that ask for none; NULL:
--- the settings' mode. opens: the only thing that it opens ('metrics'); NULL: everything. used: when it was last
--- presented, to within an hour; NULL: never, or before this column existed.
+-- Gateway keys; only the SHA-256 of a key is stored. memory: the memory mode of its requests that ask for none; NULL: the
+-- settings' mode. opens: the only thing that it opens ('metrics'); NULL: everything. used: when it was last presented, to
+-- within an hour; NULL: never, or before this column existed.
 CREATE TABLE keys (
     id      INTEGER PRIMARY KEY AUTOINCREMENT,
     project TEXT NOT NULL,
@@ -49,8 +48,8 @@ CREATE TABLE agents (
 -- A page of a project's agents, in the order in which they were made.
 CREATE INDEX agents_project ON agents (project, id);
 
--- key: the client's own id. rev: rises with every exchange; a turn commits on the rev it was planned on. tip: 0 for a
--- client's conversation, which is a tree; for a stored conversation its last exchange, -1 while it has none.
+-- key: the client's own id. rev: rises with every exchange; a turn commits on the rev it was planned on.
+-- tip: 0 for a client's conversation, which is a tree; for a stored conversation its last exchange, -1 while it has none.
 CREATE TABLE conversations (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,
     agent      INTEGER NOT NULL,
@@ -119,8 +118,7 @@ CREATE INDEX exchanges_tree ON exchanges (conversation, depth, parent);
 CREATE INDEX exchanges_openings ON exchanges (agent, begun) WHERE parent IS NULL AND continued = 0;
 CREATE INDEX exchanges_order ON exchanges (agent, seq);
 
--- Hashes that mark an exchange: 'head' of what an imported list began with, 'tomb' of what is off the record or
--- forgotten.
+-- Hashes that mark an exchange: 'head' of what an imported list began with, 'tomb' of what is off the record or forgotten.
 CREATE TABLE marks (
     agent    INTEGER NOT NULL,
     kind     TEXT NOT NULL,
@@ -148,8 +146,8 @@ CREATE TABLE sections (
 CREATE INDEX sections_agent ON sections (agent);
 
 -- Blocks: an agent's own, or (agent is null) shared by all users of a profile. The value is not here but in the row of
--- history that `current` names: values change in place and grow, rows of history are appended. uid: a block's public
--- name. A block with agent NULL and profile '' has no owner: the agents that it is attached to see it.
+-- history that `current` names: values change in place and grow, rows of history are appended.
+-- uid: a block's public name. A block with agent NULL and profile '' has no owner: the agents that it is attached to see it.
 CREATE TABLE blocks (
     id          INTEGER PRIMARY KEY AUTOINCREMENT,
     agent       INTEGER,
@@ -235,16 +233,17 @@ CREATE TABLE probe (
     filler BLOB NOT NULL
 ) STRICT;
 
--- state: pending | running | retrying (failed, to be tried again) | dead. One that has ended well is deleted. agent: 0
--- for work that belongs to no memory. epoch: the agent's when the job was made; it commits on no other. attempt: rises
--- with every claim, fences what is committed. tries: the attempts that count towards the dead letter. holder: which
--- opening of the store runs it; one process owns the file, so a job of another holder is free. asked: when `due` was
--- set; a clock that stands before it has been put back, and then `due` does not count. payload: ids and numbers, never
--- text of messages: it is replaced in place, and text would leave copies. held_until: when the lease of a running job
--- ends, by the clock of `holder`: a process that owns the file has its own, which never jumps; those that share a
--- database have its clock. first: 1 for one job of each serial group (an agent's jobs of one kind; without an agent,
--- those of one key): the job that runs or is to be retried, else the earliest. Only these are candidates for the next
--- claim, however many wait after them. A dead job is never first.
+-- state: pending | running | retrying (failed, to be tried again) | dead. One that has ended well is deleted.
+-- agent: 0 for work that belongs to no memory. epoch: the agent's when the job was made; it commits on no other.
+-- attempt: rises with every claim, fences what is committed. tries: the attempts that count towards the dead letter.
+-- holder: which opening of the store runs it; one process owns the file, so a job of another holder is free.
+-- asked: when `due` was set; a clock that stands before it has been put back, and then `due` does not count.
+-- payload: ids and numbers, never text of messages: it is replaced in place, and text would leave copies.
+-- held_until: when the lease of a running job ends, by the clock of `holder`: a process that owns the file has its own, which never
+-- jumps; those that share a database have its clock.
+-- first: 1 for one job of each serial group (an agent's jobs of one kind; without an agent, those of one key): the job
+-- that runs or is to be retried, else the earliest. Only these are candidates for the next claim, however many wait after
+-- them. A dead job is never first.
 CREATE TABLE jobs (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,
     agent      INTEGER NOT NULL,
@@ -282,8 +281,8 @@ CREATE TABLE steps (
     UNIQUE (job, name)
 ) STRICT;
 
--- Tokens that background calls used; batches: those of the project's batches, which have a limit of their own. day:
--- days since the epoch, UTC.
+-- Tokens that background calls used; batches: those of the project's batches, which have a limit of their own. day: days
+-- since the epoch, UTC.
 CREATE TABLE spending (
     project TEXT NOT NULL,
     day     INTEGER NOT NULL,
@@ -311,8 +310,8 @@ CREATE UNIQUE INDEX summaries_exchange ON summaries (exchange) WHERE agent <> 0;
 CREATE INDEX summaries_conversation ON summaries (conversation, depth) WHERE agent <> 0;
 CREATE INDEX summaries_agent ON summaries (agent) WHERE agent <> 0;
 
--- A fact is never changed, so that its row never moves; when another takes its place, `facts_ended` has a row. seq: of
--- the agent's one order, shared with messages and passages. at: when it was learned; valid_from: when it was stated.
+-- A fact is never changed, so that its row never moves; when another takes its place, `facts_ended` has a row.
+-- seq: of the agent's one order, shared with messages and passages. at: when it was learned; valid_from: when it was stated.
 -- key: keyed hash under which an equal fact is found. exchange: where it was stated; sources: JSON list of all
 -- exchanges that it may quote.
 CREATE TABLE facts (
@@ -341,8 +340,8 @@ CREATE TABLE facts_ended (
 
 CREATE INDEX facts_ended_agent ON facts_ended (agent);
 
--- A blob for each 64 numbers of an agent's order (storage/search/vector_blobs.py knows the bytes). model: the one that
--- made the vectors; those of different models are not compared. stamp: the agent's when the blob was written.
+-- A blob for each 64 numbers of an agent's order (storage/search/vector_blobs.py knows the bytes). model: whose vectors they are;
+-- others are not compared with one another. stamp: the agent's when the blob was written.
 -- pad: a row's beginning lies in a page with others and moves with it, leaving copies; what is beyond about a thousand
 -- bytes (sqlite.org/fileformat2.html, 1.6) lies in overflow pages of its own, which are erased when it gives them up.
 CREATE TABLE vectors (
@@ -365,8 +364,8 @@ CREATE TABLE embedded (
 ) STRICT;
 
 -- A document that was made over REST. kind: agent | tool | mcp | conversation | block | archive | folder. uid: for a
--- kind with a row of its own elsewhere (a memory, a conversation, a block) the uid of that row. memory: the agent's
--- row, of kinds that have or belong to one; else 0. current: its present text. version rises with every change.
+-- kind with a row of its own elsewhere (a memory, a conversation, a block) the uid of that row. memory: the agent's row, of kinds that
+-- have or belong to one; else 0. current: its present text. version rises with every change.
 CREATE TABLE definitions (
     id      INTEGER PRIMARY KEY AUTOINCREMENT,
     uid     TEXT NOT NULL UNIQUE,
@@ -418,8 +417,8 @@ CREATE TABLE tags (
 CREATE INDEX tags_agent ON tags (agent);
 
 -- One send to a stored conversation, up to its stop reason. state: created | running | completed | failed | cancelled.
--- parent: the run that waits for this one; depth: how many wait above it. batch: the batch that it is an item of. otid:
--- keyed hash of the send's own id, so that a repeated send is recognised; one run of an agent has it.
+-- parent: the run that waits for this one; depth: how many wait above it. batch: the batch whose item it is. otid: keyed hash of
+-- the send's own id, so that a repeated send is recognised; one run of an agent has it.
 -- The counts are tokens, the sums of its steps'.
 CREATE TABLE runs (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -473,8 +472,7 @@ CREATE TABLE run_steps (
 CREATE INDEX run_steps_run ON run_steps (run, number);
 CREATE INDEX run_steps_agent ON run_steps (agent, exchange);
 
--- All of a run that is not, or not yet, an exchange. kind: request | call | result | event; seq: their order within
--- one.
+-- All of a run that is not, or not yet, an exchange. kind: request | call | result | event; seq: their order within one.
 CREATE TABLE run_texts (
     id    INTEGER PRIMARY KEY AUTOINCREMENT,
     agent INTEGER NOT NULL,
@@ -487,8 +485,8 @@ CREATE TABLE run_texts (
 CREATE UNIQUE INDEX run_texts_run ON run_texts (run, kind, seq) WHERE agent <> 0;
 CREATE INDEX run_texts_agent ON run_texts (agent) WHERE agent <> 0;
 
--- The readers of a memory and the number up to which each has read. reader: 0 for the built-in learner, else a
--- sleeptime agent.
+-- The readers of a memory and the number up to which each has read. reader: 0 for the built-in learner, else a sleeptime
+-- agent.
 CREATE TABLE readers (
     memory INTEGER NOT NULL,
     reader INTEGER NOT NULL,
@@ -524,10 +522,9 @@ CREATE TABLE batches (
 
 CREATE INDEX batches_project ON batches (project, id);
 
--- The items of batches. part: the part of the batch with which its request is at a provider; 0: it is ready for the
--- next one; -1: it has ended. sent: how many requests of it had their end. errors, expiries: since the last that
--- succeeded. tip: the exchange that it goes on from (0: none); epoch: of its memory then; both are NULL until it
--- begins.
+-- The items of batches. part: the part of the batch with which its request is at a provider; 0: it is ready for the next one; -1: it has ended.
+-- sent: how many requests of it had their end. errors, expiries: since the last that succeeded. tip: the exchange that it
+-- goes on from (0: none); epoch: of its memory then; both are NULL until it begins.
 CREATE TABLE batch_items (
     run      INTEGER PRIMARY KEY,
     batch    INTEGER NOT NULL,
@@ -541,8 +538,8 @@ CREATE TABLE batch_items (
 
 CREATE INDEX batch_items_part ON batch_items (batch, part, run);
 
--- Locks of conversations, for processes that share a database. A process that owns its file has them in memory. wanted:
--- the process that waits for the lock first.
+-- Locks of conversations, for processes that share a database. A process that owns its file has them in memory. wanted: the
+-- process that waits for the lock first.
 CREATE TABLE conversation_locks (
     name       TEXT NOT NULL PRIMARY KEY,
     holder     TEXT NOT NULL,
@@ -557,7 +554,7 @@ CREATE TABLE followed (
 ) STRICT;
 
 -- A part of a fork's past: all of the conversation `origin` up to the number `seq`. A fork of a fork has a row for each
--- conversation above it. A fork begins with an exchange that is off the record and empty, after the last of its past.
+-- conversation above it. It begins with an exchange that is off the record and empty, whose parent is the last of its past.
 CREATE TABLE forks (
     agent        INTEGER NOT NULL,
     conversation INTEGER NOT NULL,

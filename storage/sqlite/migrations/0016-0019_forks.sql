@@ -1,9 +1,9 @@
--- From the schema before keys had a date of use, notes were deflated and conversations could be forked. Notes may be
--- deflated (zlib) from here on: a program that does not know that must not open the file.
+-- From the schema before keys had a date of use, notes were deflated and conversations could be forked. Notes may be deflated
+-- (zlib) from here on: a program that does not know that must not open the file.
 ALTER TABLE keys ADD COLUMN used REAL;
 
 -- A part of a fork's past: all of the conversation `origin` up to the number `seq`. A fork of a fork has a row for each
--- conversation above it. A fork begins with an exchange that is off the record and empty, after the last of its past.
+-- conversation above it. It begins with an exchange that is off the record and empty, whose parent is the last of its past.
 CREATE TABLE forks (
     agent        INTEGER NOT NULL,
     conversation INTEGER NOT NULL,

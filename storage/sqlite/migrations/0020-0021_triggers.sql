@@ -1,6 +1,7 @@
--- The triggers: what holds whichever statement writes a row.
+-- The triggers, which hold for every statement: no writer of rows has to remember what they do.
 
--- Each new exchange raises the rev, the time and the tip of its conversation and the next number of its agent.
+-- Each new exchange moves its conversation's rev, time and tip and its agent's next number, without a statement of the
+-- turn's own.
 CREATE TRIGGER exchanges_added AFTER INSERT ON exchanges BEGIN
     UPDATE conversations
        SET rev = rev + 1, last_at = max(last_at, coalesce(NEW.ended, NEW.stopped, NEW.touched)),
@@ -9,8 +10,8 @@ CREATE TRIGGER exchanges_added AFTER INSERT ON exchanges BEGIN
     UPDATE agents SET next_seq = next_seq + NEW.span WHERE id = NEW.agent;
 END;
 
--- Forgetting in a conversation empties each summary that may quote what is forgotten, also those of its forks, since a
--- fork's summary covers all of the fork's past. Emptied rows belong to no agent (0).
+-- Forgetting in a conversation empties each summary that may quote it, and those of its forks, of which each covers all of
+-- the fork's past. Emptied rows belong to no agent (0).
 CREATE TRIGGER summaries_forgotten AFTER UPDATE OF state, redactions ON exchanges
 WHEN (NEW.state = 'forgotten' AND OLD.state <> 'forgotten') OR NEW.redactions IS NOT OLD.redactions BEGIN
     UPDATE summaries SET agent = 0, model = '', text = ''
@@ -126,8 +127,8 @@ CREATE TRIGGER rev_value_gone AFTER DELETE ON block_history BEGIN
         UNION SELECT agent FROM attached WHERE kind = 'block' AND target = OLD.block);
 END;
 
--- `stamp` rises with each change of what a search may find. An open exchange is not found yet: readers wait for it at
--- its number, and if the search index has passed it, it is marked stale when it ends.
+-- `stamp` rises with each change of what a search may find. An open exchange is not found yet: readers wait for it at its
+-- number, and if the search index has passed it, it is marked stale when it ends.
 CREATE TRIGGER stamp_exchange_changed AFTER UPDATE OF active ON exchanges WHEN OLD.state <> 'open' BEGIN
     UPDATE agents SET stamp = stamp + 1 WHERE id = OLD.agent;
 END;

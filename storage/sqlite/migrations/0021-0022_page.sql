@@ -1,4 +1,4 @@
--- What the page shows and stores: what a turn recalled, muted facts, paused memories, sizes, an audit log, links.
+-- What the page shows and keeps: why a reply was made as it was, muted facts, paused memories, sizes, what operators did.
 
 -- Why a turn recalled what it did: one row for a turn that looked for memory. request: the id of its request, packed
 -- (storage/sql/recalls.py). data: packed numbers (gateway/core/memory/recall_record.py): no words, hashes or names.
@@ -14,7 +14,7 @@ CREATE INDEX recalls_agent ON recalls (agent);
 CREATE INDEX recalls_request ON recalls (request);
 CREATE INDEX recalls_at ON recalls (at);
 
--- Facts that a user has muted: lists show them, but no note, search tool or summary does.
+-- Facts that stay in lists, and that no note, search tool or summary has.
 CREATE TABLE facts_muted (
     fact  INTEGER PRIMARY KEY,
     agent INTEGER NOT NULL,
@@ -31,11 +31,11 @@ CREATE TRIGGER stamp_fact_unmuted AFTER DELETE ON facts_muted BEGIN
     UPDATE agents SET stamp = stamp + 1 WHERE id = OLD.agent;
 END;
 
--- The origin of a fact: learned | model | operator | person.
+-- Who stated a fact: learned | model | operator | person.
 ALTER TABLE facts ADD COLUMN origin TEXT NOT NULL DEFAULT 'learned';
 
--- paused: when the user asked that nothing be remembered or recalled; NULL: the memory is not paused. The other columns
--- are sizes, which triggers maintain: what was forgotten whole or is off the record does not count.
+-- paused: when the person asked that nothing be remembered or recalled; NULL: it is. The others are the sizes of what is
+-- retained, which the writer keeps: what was forgotten whole or is off the record does not count.
 ALTER TABLE agents ADD COLUMN paused REAL;
 ALTER TABLE agents ADD COLUMN last_turn REAL;
 ALTER TABLE agents ADD COLUMN conversations INTEGER NOT NULL DEFAULT 0;
@@ -52,8 +52,7 @@ UPDATE agents SET (conversations, messages, bytes, last_turn) = (
     SELECT coalesce(sum(c.messages > 0), 0), coalesce(sum(c.messages), 0), coalesce(sum(c.bytes), 0), max(c.last_at)
     FROM conversations c WHERE c.agent = agents.id);
 
--- Each new exchange raises the rev, the time and the tip of its conversation and the next number of its agent, and is
--- added to the sizes of both.
+-- Each new exchange moves its conversation's rev, time and tip and its agent's next number, and counts in both.
 DROP TRIGGER exchanges_added;
 CREATE TRIGGER exchanges_added AFTER INSERT ON exchanges BEGIN
     UPDATE conversations
@@ -72,7 +71,7 @@ CREATE TRIGGER exchanges_added AFTER INSERT ON exchanges BEGIN
      WHERE id = NEW.agent;
 END;
 
--- A changed exchange counts as it is now.
+-- A changed one counts as it is now.
 CREATE TRIGGER sizes_exchange_changed AFTER UPDATE OF state, input, shown_reply, full ON exchanges BEGIN
     UPDATE conversations
        SET messages = messages + (NEW.state NOT IN ('forgotten', 'off')) * (NEW.span - (NEW.shown_reply IS NULL))
@@ -98,8 +97,8 @@ WHEN (NEW.messages > 0) <> (OLD.messages > 0) BEGIN
     UPDATE agents SET conversations = conversations + (NEW.messages > 0) - (OLD.messages > 0) WHERE id = OLD.agent;
 END;
 
--- What operators and users did on the page. actor: the name of a key, `code` or `link`. memory: the uid of a memory;
--- the row outlives the memory. what: a kind and a number, never words.
+-- What operators and people did over the page. actor: the name of a key, `code` or `link`. memory: the uid of one, which
+-- outlives it; what: a kind and a number, never words.
 CREATE TABLE audit (
     id     INTEGER PRIMARY KEY AUTOINCREMENT,
     at     REAL NOT NULL,
@@ -112,8 +111,8 @@ CREATE TABLE audit (
 CREATE INDEX audit_memory ON audit (memory, id) WHERE memory IS NOT NULL;
 CREATE INDEX audit_at ON audit (at);
 
--- Links that open one memory to its user. digest: the SHA-256 of the link's token. key: the gateway key that made the
--- link, which ends with it; 0: made without a key. rights: JSON list.
+-- Links that open one memory to the person it is of. digest: the SHA-256 of the link's token. key: the gateway key that made
+-- it, 0 without keys; the link ends with it. rights: JSON list.
 CREATE TABLE links (
     digest  BLOB PRIMARY KEY,
     agent   INTEGER NOT NULL,

@@ -1,7 +1,6 @@
--- What requests used, added up for each day (since the epoch, UTC), project, user ('' for none), key (0 for none),
--- upstream and model (as sent; '' where none was asked). Tokens are reported or estimated; cached and written ones are
--- part of the input, reasoning of the output; cost is in billionths of the currency of the settings' prices.
--- gateway/run/usage writes sums.
+-- What requests used, added up for each day (since the epoch, UTC), project, user ('' for none), key (0 for none), upstream and
+-- model (as sent; '' where none was asked). Tokens are reported or estimated; cached and written ones are part of the input,
+-- reasoning of the output; cost is in billionths of the currency of the settings' prices. gateway/run/usage writes sums.
 CREATE TABLE usage (
     day INTEGER NOT NULL,
     project TEXT NOT NULL,
@@ -37,9 +36,8 @@ CREATE TABLE usage_writers (
     wrote   REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Limits: so much of a unit in a period for a project, a key (NULL: all) or a user (NULL: all together, '*': each by
--- itself). per: 'minute', 'day', 'month'; NULL for what is under way at a time. action: 'refuse', or the name of
--- another model.
+-- Limits: so much of a unit in a period for a project, a key (NULL: all) or a user (NULL: all together, '*': each by itself).
+-- per: 'minute', 'day', 'month'; NULL for what is under way at a time. action: 'refuse', or the name of another model.
 CREATE TABLE limits (
     id      INTEGER PRIMARY KEY AUTOINCREMENT,
     project TEXT NOT NULL,
@@ -51,8 +49,8 @@ CREATE TABLE limits (
     action  TEXT NOT NULL
 ) STRICT;
 
--- expires: the key opens nothing from then on. models: the names that it may ask for, as a JSON list of patterns. user:
--- the one that all its requests are of. old_digest: of the secret before, which is good until old_until.
+-- expires: the key opens nothing from then on. models: the names that it may ask for, as a JSON list of patterns. user: the one
+-- that all its requests are of. old_digest: of the secret before, which is good until old_until.
 ALTER TABLE keys ADD COLUMN expires REAL;
 ALTER TABLE keys ADD COLUMN models TEXT;
 ALTER TABLE keys ADD COLUMN "user" TEXT;

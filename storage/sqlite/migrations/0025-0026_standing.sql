@@ -1,5 +1,5 @@
--- A fact that always holds for its user, and that the memory section shows: a wish, a preference, an instruction. What
--- is read of them with a memory's snapshot changes with each of these rows.
+-- A fact that always holds for its user, and that the memory section shows: a wish, a preference, an instruction. What is
+-- read of them with a memory's snapshot changes with each of these rows.
 ALTER TABLE facts ADD COLUMN standing INTEGER NOT NULL DEFAULT 0;
 
 CREATE INDEX facts_standing ON facts (agent, seq) WHERE standing = 1;

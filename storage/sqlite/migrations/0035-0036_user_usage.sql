@@ -1,5 +1,5 @@
--- The sums of the counters in the table usage, for each day, project and user. Triggers maintain them. A query by none
--- of key, upstream and model reads one row here, in place of one for each of these.
+-- The counters of the table usage added up for each day, project and user, by triggers: whatever writes usage, they are its sums.
+-- Who asks for no key, upstream or model reads a row in place of one for each of them.
 CREATE TABLE user_usage (
     day INTEGER NOT NULL,
     project TEXT NOT NULL,

@@ -1,5 +1,5 @@
--- messages: how many an exchange counts for; NEW.messages in a trigger. What was forgotten whole or alone does not
--- count. redactions: a JSON list in ascending order, so that the reply (-1) is its first. The reply has no words then.
+-- messages: how many an exchange counts for; NEW.messages in a trigger. What was forgotten whole or alone does not count.
+-- redactions: a JSON list in ascending order, so that the reply (-1) is its first. The reply has no words then.
 ALTER TABLE exchanges ADD COLUMN messages INTEGER AS (CASE WHEN state IN ('forgotten', 'off') THEN 0
     ELSE span - (shown_reply IS NULL) - CASE WHEN redactions IS NULL THEN 0
         ELSE json_array_length(CAST(redactions AS TEXT)) - (CAST(redactions AS TEXT) LIKE '[-%') END END);
