@@ -69,7 +69,7 @@ class ProviderTooLarge(ProviderError):
 
 
 class ProviderUnsure(ProviderError):
-    """It is not known yet whether a batch was made."""
+    """A submission of which it is not known yet whether it made a batch."""
 
 
 class ProviderRefused(ProviderError):
