@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Iterable
 from typing import ClassVar, NamedTuple
 from urllib.parse import quote
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 from msgspec.structs import asdict, replace
 
 from gateway.core.dates import parse_moment
-from gateway.errors import BadRequest, Conflict, GatewayError
+from gateway.errors import BadRequest, Conflict, GatewayError, UnknownId
 from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, access_of
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import (
@@ -32,8 +32,10 @@ from gateway.run.admin.block_views import BlockDiff
 from gateway.run.admin.conversation_views import ConversationRecord
 from gateway.run.admin.memory_names import name_of, user_of
 from gateway.run.admin.memory_records import MemoryRecord
+from gateway.run.admin.memory_search import RecallTrial
 from gateway.run.admin.memory_views import AgentMemoryPage, MemoryViews
 from gateway.run.admin.plain_text import shell_word
+from gateway.run.admin.trial_changes import describe_changes
 from gateway.run.admin.word_search import Remaining
 from gateway.settings import DEFAULT_PROFILE
 
@@ -70,6 +72,8 @@ class SearchQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     page_limit: ClassVar[int] = 10  # the page has two more tables
     q: str = ""
+    # The id of a request that asked the same, with which the trial is compared.
+    request: str = ""
 
 
 class WordsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -206,6 +210,10 @@ class _MemoryScreens(Struct, frozen=True):
         trial = await self.operations.search.try_recall(
             access.project, access.uid, query.q, after=query.after, limit=query.limit
         )
+        if query.request and query.q.strip():
+            trial = replace(
+                trial, differs=await self._describe_changes(access, query.request, trial) or UNSET
+            )
         if request.is_twin:
             return access.twin(trial)
         if not query.q.strip():
@@ -268,6 +276,15 @@ class _MemoryScreens(Struct, frozen=True):
         memory = await self.views.find(access.project, access.uid)
         await request.note_read(access.uid)
         return _OpenedMemory(access, memory.id, name_of(memory.scope), memory.paused, user_of(memory.scope))
+
+    async def _describe_changes(self, access: MemoryAccess, id: str, trial: RecallTrial) -> str:
+        """Returns why a request chose other texts than a trial (`describe_changes`); "": it has no record here."""
+        try:
+            explained = await self.operations.requests.explain(id, access.project)
+        except UnknownId:
+            return ""
+        has_record = explained.memory == access.uid and explained.window.parts
+        return describe_changes(explained, trial) if has_record else ""
 
     async def _openings_of(
         self, access: MemoryAccess, conversations: Iterable[ConversationRecord]

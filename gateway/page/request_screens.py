@@ -37,6 +37,10 @@ _MIN_SENTENCE_CHARS = 12
 _MAX_CHARS = 10_000
 
 
+# The longest question that is tried again, in characters: the link has it.
+_MAX_TRIED_CHARS = 1_000
+
+
 class _PartLabel(NamedTuple):
     """The letter and the name of a part of a window, so that none is known by its colour alone."""
 
@@ -186,6 +190,8 @@ class _RequestScreens(Struct, frozen=True):
             "turn": turn,
             "later": self.operations.requests.list_later(id, explained.memory),
             "repeated": repeated,
+            # The question and the request that searched memory for it, to try it again; None: it has none, or is long.
+            "trial": _find_trial(turn, searched),
             # The hits that the model was told, also if an earlier request has found them.
             "told_hits": searched.chosen,
             "speakers": speakers,
@@ -354,6 +360,14 @@ def _find_repetitions(turn: Sequence[MessageRecord], texts: Sequence[PromptText]
         repetitions.append(Repetition(repeated_words, sources))
     no_set_phrases = [each for each in repetitions if not each.texts[0].is_reply or len(each.texts) == 1]
     return sorted(no_set_phrases or repetitions, key=lambda each: (each.texts[0].is_reply, each.rank or 0))
+
+
+def _find_trial(turn: Sequence[MessageRecord], searched: ExplainedRequest) -> dict[str, str] | None:
+    """Returns the query with which the trial of recall tries the question of a request again."""
+    question = next((each.text or "" for each in turn if each.role == "user"), "")
+    if not question.strip() or len(question) > _MAX_TRIED_CHARS or not searched.window.parts:
+        return None
+    return {"q": question, "request": searched.id}
 
 
 def _reply_of(turn: Sequence[MessageRecord]) -> str:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from math import inf
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from gateway.run.admin.find_memory import find_agent
@@ -42,6 +42,8 @@ class RecallTrial(Struct, frozen=True):
     found: tuple[HitRecord, ...]
     # The cursor of the next page of `found`, for `after`: a decimal number of hits. None: this is the last one.
     next: str | None
+    # What is known of why the request that led here chose other texts; not set: no request did, or nothing is known.
+    differs: str | UnsetType = UNSET
 
 
 class TextSearch(Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from html import unescape
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -285,10 +286,52 @@ def test_what_always_holds_is_shown_where_a_reply_is_explained(
             assert here in text, path
         assert '<td class="nowrap" data-name="why not">told before each reply anyway</td>' in text
         for path in ("", "/facts", f"/f/{fact['seq']}"):
-            assert "told before each reply" in operator.get(f"m/{alice.uid}{path}").body.decode(), path
+            assert "always holds" in operator.get(f"m/{alice.uid}{path}").body.decode(), path
         operator.twin(f"m/{alice.uid}/f/{fact['seq']}/mute", {"muted": True})
         assert "always hold" not in operator.get(f"m/{alice.uid}/search?q=snacks").body.decode()
         assert "always" not in operator.twin(f"m/{alice.uid}/facts")["items"][0]
+
+
+def test_a_trial_of_the_same_question_says_why_it_chose_other_texts(operator: Operator) -> None:
+    """The reply and the trial differed, and neither said why."""
+    world = operator.world
+    alice = speak(world, "My bicycle is a green Gazelle.", "My bicycle stands in Lyon.", talk="c1")
+    (fact,) = learn(world, alice, "The bicycle of Alice has a basket.")
+    asked = "Where does my bicycle stand, and has it a basket?"
+    speak(world, asked, talk="c2")
+    request = operator.twin("requests")["items"][0]["id"]
+    screen = operator.get(f"r/{request}").body.decode()
+    (link,) = re.findall(r'href="([^"]*)">Try what the same question would recall now<', screen)
+    trial = unescape(link).removeprefix("../")
+    path, _, query = trial.partition("?")
+    assert f"request={request}" in query
+    # The trial finds the question itself, which came with the request.
+    assert operator.twin(f"{path}?{query}")["differs"] == (
+        "The reply was made with other texts: 1 text came with that question or later."
+    )
+    operator.twin(f"m/{alice.uid}/f/{fact}/correct", {"text": "The bicycle of Alice has no basket."})
+    operator.twin(f"m/{alice.uid}/forget?message=3", {})
+    differs = operator.twin(f"{path}?{query}")["differs"]
+    assert "texts came with that question or later" in differs
+    assert "1 text that it had went when something was forgotten" in differs
+    assert "1 fact that it had ended since" in differs
+    assert f"<p>{differs}</p>" in operator.get(trial).body.decode()
+    # Of a request that is unknown, or has read another memory, nothing is said.
+    bob = speak(world, asked, user="bob")
+    for other in (
+        f"m/{bob.uid}/search?{query}",
+        f"{path}?q=bicycle&request=req_unknown",
+        f"{path}?q=bicycle",
+    ):
+        assert "differs" not in operator.twin(other), other
+
+
+def test_a_trial_says_that_a_conversation_had_a_text_already(operator: Operator) -> None:
+    asked = "Where does my bicycle stand?"
+    alice = speak(operator.world, "My bicycle stands in Lyon.", asked)
+    request = operator.twin("requests")["items"][0]["id"]
+    trial = operator.twin(f"m/{alice.uid}/search?q={quote(asked)}&request={request}")
+    assert "1 text stood in its conversation already" in trial["differs"]
 
 
 @pytest.mark.both
