@@ -16,7 +16,7 @@ import re
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, get_type_hints
 
 import orjson
@@ -36,7 +36,7 @@ from gateway.checked import Fault
 from gateway.core import ids
 from gateway.core.nul import without_nul
 from gateway.errors import BadRequest, Conflict, GatewayError, MemoryUnavailable, UnknownId, sentence
-from gateway.web.body import BodyReader
+from gateway.web.body import BodyReader, parse_off_loop
 from gateway.web.form import FormPart, parse_form, read_boundary
 from gateway.web.middleware import info_of
 from storage.errors import BlockOverLimit, NotFound, OverLimit, Stale, StoreError, WriteConflict, is_known
@@ -208,7 +208,8 @@ class _PathEndpoint:
         # A HEAD is answered as its GET.
         row = self._methods.get(scope["method"]) or self._methods["GET"]
         async with self._reader.read(scope, receive) as data:
-            request, query, body = _read_request(row, http, info.caller.project, bytes(data))
+            read = partial(_read_request, row, http, info.caller.project, data)
+            request, query, body = await parse_off_loop(data, read)
             try:
                 answer = await row.answer(request, query, body)
                 if not callable(answer):
@@ -229,7 +230,6 @@ def _read_request(
     for name in _PROJECT_HEADERS:
         if http.headers.get(name, project) != project:
             raise UnknownId(f"There is no project {http.headers[name]!r} for this key.", param=name)
-    headers: dict[str, str] = {}
     if not row.is_served:
         return ApiRequest(project, http.path_params, http), None, None
     body: Body | None = None
@@ -246,8 +246,7 @@ def _read_request(
     without_effect = [
         name for part in (body, query) if part is not None for name in struct_fields.sent_without_effect(part)
     ]
-    if without_effect:
-        headers["x-mnemogate-kept"] = ",".join(without_effect)
+    headers = {"x-mnemogate-kept": ",".join(without_effect)} if without_effect else {}
     return ApiRequest(project, http.path_params, http, headers, data, file), query, body
 
 

@@ -114,8 +114,9 @@ def test_a_conversation_with_images_goes_on(world: World) -> None:
             "gateway.web.responses.parse",
         ),
         ("/v1/embeddings", {"input": LONG[0]["content"]}, "gateway.web.forwarding.read_request_body"),
+        ("/v1/agents/", {"name": LONG[0]["content"]}, "gateway.agents.wire.struct_fields.read_body"),
     ],
-    ids=["chat", "messages", "native", "responses", "embeddings"],
+    ids=["chat", "messages", "native", "responses", "embeddings", "agents"],
 )
 def test_others_are_answered_while_a_large_body_is_parsed(
     quiet: World,
