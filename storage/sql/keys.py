@@ -18,7 +18,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from msgspec.structs import replace
@@ -100,6 +100,13 @@ async def _revoke_key(connection: Connection, name_or_id: str, now: float) -> Ke
     return _make_key(row)
 
 
+class IssuedKey(NamedTuple):
+    """A key with its secret, of which the store has only the digest."""
+
+    key: Key
+    secret: str
+
+
 class Keys(Group):
     """The keys of callers. Keys that were presented lately are cached.
 
@@ -134,32 +141,32 @@ class Keys(Group):
         expires: float | None = None,
         models: tuple[str, ...] | None = None,
         user: str | None = None,
-    ) -> tuple[Key, str]:
-        """Returns a new key and its plain text, which cannot be retrieved again. The parameters are as in `Key`."""
-        plain = PREFIX + secrets.token_urlsafe(32)
-        prefix = plain[:SHOWN_CHARS]
+    ) -> IssuedKey:
+        """Creates a key. The parameters are as in `Key`."""
+        secret = PREFIX + secrets.token_urlsafe(32)
+        prefix = secret[:SHOWN_CHARS]
         now = self._now()
         bounds = expires, _dump_patterns(models), user
-        values = (project, name, digest_of(plain), prefix, now, memory, opens, *bounds)
+        values = (project, name, digest_of(secret), prefix, now, memory, opens, *bounds)
         ((id,),) = await self._database.write_one(SQL["key_insert"], values)
         key = Key(id, project, name, prefix, now, None, memory, opens, None, expires, models, user)
         self._note_created(demands_key=not key.is_operator)
-        return key, plain
+        return IssuedKey(key, secret)
 
-    async def install(self, plain: str, name: str, opens: str | None = None) -> bool:
+    async def install(self, secret: str, name: str, opens: str | None = None) -> bool:
         """Stores a key that was chosen elsewhere, unless it is stored. It replaces the key of the same name.
 
         opens: as in `Key`; an operator's key is for all projects.
 
         Returns False, and changes nothing, if the key was revoked or has another secret now.
         """
-        digest, now = digest_of(plain), self._now()
+        digest, now = digest_of(secret), self._now()
 
         async def install(connection: Connection) -> bool:
             row = await connection.row(SQL["key_of"], (digest,))
             if row is None:
                 project = DEFAULT_PROJECT if opens is None else ""
-                values = (project, name, digest, plain[:SHOWN_CHARS], now, None, opens, None, None, None)
+                values = (project, name, digest, secret[:SHOWN_CHARS], now, None, opens, None, None, None)
                 await connection.rows(SQL["key_insert"], values)
             await connection.run(SQL["key_installed"], (digest,))
             if row is not None and (row[0] is not None or row[1] != digest):
@@ -191,23 +198,23 @@ class Keys(Group):
 
         return await self._write_key(id, write)
 
-    async def rotate(self, id: int, overlap_s: float) -> tuple[Key, str]:
-        """Gives a key in use another secret. Returns it and its plain text. Raises: NotFound, also for an expired one.
+    async def rotate(self, id: int, overlap_s: float) -> IssuedKey:
+        """Gives a key in use another secret. Raises: NotFound, also for an expired key.
 
-        overlap_s: how long the present secret stays good, and the links that were made with it. An earlier
-            secret ends now.
+        overlap_s: how long the previous secret, and links that were made with it, stay valid. An earlier secret ends
+            at once.
         """
-        plain = PREFIX + secrets.token_urlsafe(32)
+        secret = PREFIX + secrets.token_urlsafe(32)
         now = self._now()
         until = now + overlap_s
 
         async def rotate(connection: Connection) -> Row | None:
             await connection.run(SQL["key_links"], (id, until))
             return await connection.row(
-                SQL["key_rotate"], (id, digest_of(plain), plain[:SHOWN_CHARS], until, now)
+                SQL["key_rotate"], (id, digest_of(secret), secret[:SHOWN_CHARS], until, now)
             )
 
-        return await self._write_key(id, rotate), plain
+        return IssuedKey(await self._write_key(id, rotate), secret)
 
     async def _write_key(
         self, id: int, write: Callable[[Connection], Coroutine[Any, Any, Row | None]]

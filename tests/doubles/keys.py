@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from storage.errors import Corrupt
 from storage.records import Key
+from storage.sql.keys import IssuedKey
 
 
 class BrokenKeys:
     """The database is damaged: each method raises `Corrupt`."""
 
-    async def create(self, project: str, name: str) -> tuple[Key, str]:
+    async def create(self, project: str, name: str) -> IssuedKey:
         raise Corrupt("damaged")
 
     async def revoke(self, name_or_id: str) -> Key:

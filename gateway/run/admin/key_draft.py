@@ -11,18 +11,18 @@ from gateway.errors import BadRequest, NotAllowed
 from gateway.run.admin.operation_arguments import Arguments, RawArguments, check_project
 from gateway.settings import DefaultMode
 from storage.records import OPERATOR, OPERATOR_READ, Key
-from storage.sql.keys import DEFAULT_PROJECT, Keys
+from storage.sql.keys import DEFAULT_PROJECT, IssuedKey, Keys
 
 # The project of operators' keys for all projects.
 ALL_PROJECTS = ""
 OPERATOR_KINDS = (OPERATOR, OPERATOR_READ)
-# The names of the keys in the settings. A new key in the settings replaces the stored key of the same name.
+# The names under which the keys of the settings are stored. A new key in the settings replaces the one of its name.
 SETTINGS_KEY, SETTINGS_OPERATOR_KEY = "server.key", "server.operator_key"
 _KEY_KINDS: Final = ("metrics", *OPERATOR_KINDS)
 
 
-async def create_key(keys: Keys, draft: Key) -> tuple[Key, str]:
-    """Creates a key. Returns the key and its secret. Raises: BadRequest: its time of expiry has passed."""
+async def create_key(keys: Keys, draft: Key) -> IssuedKey:
+    """Creates a key. Raises: BadRequest: its time of expiry has passed."""
     if keys.has_expired(draft):
         raise BadRequest("expires_at must be in the future: this key would open nothing.", param="expires_at")
     return await keys.create(
@@ -89,9 +89,9 @@ def check_opens(opens: str | None, **bounds: object) -> None:
 
 
 def _check_reserved_names(name: str, before: str) -> None:
-    """Checks that the keys in the settings keep their names, and no other key gets one.
+    """Checks that the keys in the settings keep their names, and that no other key gets one of them.
 
-    before: the name that the key has.
+    before: the name that the key has now.
 
     Raises: BadRequest.
     """
