@@ -7,7 +7,7 @@ version that its editor saw, and is refused if another version is current.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import asdict
@@ -37,6 +37,14 @@ class Editor(Struct, frozen=True):
     # The origin of the texts that it writes: operator, person, or an origin that `through_mcp` reads. Only operators
     # change shared blocks.
     origin: str = "operator"
+
+
+class RememberedFact(NamedTuple):
+    """The fact that a memory has for a text."""
+
+    fact: Fact
+    # The fact was true before; otherwise it was added now.
+    is_known: bool
 
 
 class MemoryEdits(Struct, frozen=True):
@@ -110,10 +118,10 @@ class MemoryEdits(Struct, frozen=True):
 
     async def remember_fact(
         self, editor: Editor, agent: Agent, text: str, *, always: bool = False
-    ) -> tuple[Fact, bool]:
-        """Adds a fact, unless an equal fact is true. Returns the new or equal fact, and whether it is the equal one.
+    ) -> RememberedFact:
+        """Adds a fact, unless an equal fact is true. Returns the new or the equal fact.
 
-        always: the fact is shown before each reply. It takes the place of an equal fact that is not.
+        always: the fact is shown before each reply. It replaces an equal fact that is not.
         """
         text = _read_fact_text(text)
         now = self.now()
@@ -127,7 +135,7 @@ class MemoryEdits(Struct, frozen=True):
             raise MemoryNotFound from error
         if not is_known:
             await self._audit(editor, "remember", agent.uid, AuditedFact(fact.seq))
-        return fact, is_known
+        return RememberedFact(fact, is_known)
 
     async def add_fact(self, editor: Editor, uid: str, text: str, *, always: bool = False) -> Fact:
         """Adds a fact that rests on no message, and returns it.

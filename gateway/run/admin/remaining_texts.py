@@ -1,4 +1,4 @@
-"""Lists what stays of a memory after a forgetting: replies that repeat what goes, other facts, other mentions."""
+"""Lists what remains of a memory after a forgetting: replies that repeat what is erased, other facts and mentions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from heapq import nlargest
 from itertools import islice
+from typing import NamedTuple
 from urllib.parse import quote
 
 from msgspec import UNSET, Struct, UnsetType
@@ -26,29 +27,31 @@ from storage.recall_record import seqs_in_note
 from storage.records import Exchange, Fact, Message
 from storage.sql.store import Store
 
-# The newest true facts that are compared with what goes, and the most that are listed.
+# How many of the newest true facts are compared with the erased texts.
 _MAX_COMPARED_FACTS = 200
+# The most facts that are listed.
 _MAX_FACTS = 5
-# Characters of a text that is shown before it is forgotten.
+# The most characters that are shown of a text before it is forgotten.
 SHOWN_CHARS = 300
-# The characters of a text that a search for its repetitions is given.
+# The most characters of a text in the query for its repetitions.
 _QUERY_CHARS = 120
-# The newest recalls that are searched for replies made with what goes.
+# How many of the newest recalls are searched for replies that were made with an erased text.
 _MAX_RECALLS = 100
 # The most replies that are listed.
 _MAX_REPLIES = 5
 # The most texts of which quotations are looked for. A client's first list may have hundreds of texts.
 _MAX_QUOTED_TEXTS = 8
-# A quotation is searched by so many of a text's first words. So many of the messages found are compared with the text.
+# How many of a text's first words its quotations are searched by.
 _QUOTED_WORDS = 8
+# The most found messages that are compared with the text.
 _MAX_COMPARED = 20
-# A text with fewer letters may stand in a reply by chance: quotations of it are not looked for.
+# Quotations of a text with fewer letters are not looked for: a reply may have it by chance.
 _MIN_QUOTED_LETTERS = 12
 _SEARCH_DEADLINE_MS = 50.0
 
 
 class RemainingRecord(Struct, frozen=True):
-    """Something that stays."""
+    """One thing that remains."""
 
     text: str
     # The page that shows it, relative to /ui/; None: no page does.
@@ -60,6 +63,15 @@ class RemainingRecord(Struct, frozen=True):
     # For a reply or a question: whether it has the words for which texts are forgotten. Not set if there are none, and
     # for a fact without them.
     has_words: bool | UnsetType = UNSET
+
+
+class _QuotableText(NamedTuple):
+    """An erased text that a reply may quote."""
+
+    # The number of its message or fact.
+    seq: int
+    text: str
+    letters: str
 
 
 class RemainingTexts:
@@ -195,7 +207,7 @@ class RemainingTexts:
         going_text: str,
         rest: Sequence[MessageRecord],
     ) -> RemainingRecord:
-        """Returns the record of the reply or of the questions that stay. It links to what should be done about them.
+        """Returns the record of the reply or of the questions that stay, with a link to forget or to see them.
 
         seq, going_text: the number and the text of the message that goes.
         rest: the messages that stay.
@@ -208,7 +220,7 @@ class RemainingTexts:
         forget_page = page_path("m", self._memory.uid, "forget")
         if not self._words or self._store.recall.has_words(going_text, self._words) == remaining.has_words:
             href = f"{forget_page}?exchange={seq}"
-        # If only one of both has the words, they are not offered together: what is right would go too.
+        # If only one of both has the words, both are not offered together: the other text may be right.
         elif remaining.has_words:
             href = f"{forget_page}?message={last.seq}"
         else:
@@ -246,8 +258,10 @@ class RemainingTexts:
             return []
         recall = self._store.recall
         rows = list[int]()
-        with_letters = ((seq, text, letters_of(text)) for seq, text in reversed([*texts.items()]))
-        quotable = (each for each in with_letters if len(each[2]) >= _MIN_QUOTED_LETTERS)
+        newest_first = (
+            _QuotableText(seq, text, letters_of(text)) for seq, text in reversed([*texts.items()])
+        )
+        quotable = (each for each in newest_first if len(each.letters) >= _MIN_QUOTED_LETTERS)
         for seq, text, letters in islice(quotable, _MAX_QUOTED_TEXTS):
             with suppress(TooSlow):
                 query = " ".join(recall.words_of(text)[:_QUOTED_WORDS])

@@ -12,6 +12,7 @@ from gateway.core.memory.block_edit import EditResult
 from gateway.core.memory.memory_tools import REWRITE_OPERATIONS, STORED_SOURCES
 from gateway.core.prompt.shown_blocks import (
     NOTHING_SHOWN,
+    BlockChanges,
     Shown,
     changes_since,
     frame,
@@ -43,8 +44,8 @@ class BlockEdits:
     def apply(self, op: BlockOp, *, is_read: bool = True) -> EditResult:
         """Makes an edit on the blocks as the model sees them. Returns the result that the model reads.
 
-        is_read: the model makes the edit, so it may only overwrite what it has seen, and its result shows the block. It
-            is False where code makes the edit, which was given the block as it is.
+        is_read: the model makes the edit, so it may only overwrite what it has seen, and the result shows it the block;
+            False: a program makes the edit, with the current block as its input.
         """
         before = next((block for block in self.blocks if block.label == op.label), None)
         if before is not None and op.op in REWRITE_OPERATIONS:
@@ -60,36 +61,34 @@ class BlockEdits:
             return edit
         if before is None or not is_read:
             return edit
-        now = next(block for block in self.blocks if block.label == op.label)
-        # A rewrite has the whole block, or its error quotes it. The result of another edit shows the part that changed.
-        shown = shown_by_block(now) if op.op in REWRITE_OPERATIONS else shown_by_edit(before, now)
+        after = next(block for block in self.blocks if block.label == op.label)
+        # A rewrite shows the whole block, in its call or its error; the result of another edit, the part that changed.
+        shown = shown_by_block(after) if op.op in REWRITE_OPERATIONS else shown_by_edit(before, after)
         self._shown_in_round = last_shown((shown,), self._shown_in_round)
         return replace(edit, shown=shown)
 
     def reapply(self, blocks: Sequence[Block]) -> None:
-        """Makes the edits on other values of the blocks. One that cannot be made any more changes nothing."""
+        """Makes the edits on other values of the blocks. An edit that is impossible by now changes nothing."""
         self.blocks = [*blocks]
         for op in self.ops:
             if op.op not in STORED_SOURCES:
                 self.blocks = edits.apply_operation(self.blocks, op).blocks
 
-    def describe_changes(self, results: Iterable[Shown]) -> tuple[tuple[str, ...], Shown]:
-        """Ends a round: returns a text for each block that is not as it was last shown, and what the round shows.
+    def describe_changes(self, results: Iterable[Shown]) -> BlockChanges:
+        """Ends a round. Returns the changes of blocks that were not shown yet, and what the round shows with them.
 
-        A text has to stand after the results, and is returned once. What the round shows includes the texts.
+        The texts have to come after the results. Each is returned once.
+
         results: what each of the round's results shows.
         """
         shown = last_shown(results, NOTHING_SHOWN)
         last = last_shown((shown,), self.shown)
-        changes, shown_now = changes_since(last, self.blocks)
-        self.shown = shown_now
+        texts, self.shown = changes_since(last, self.blocks)
         self._shown_in_round = NOTHING_SHOWN
-        new = (
-            {label: value for label, value in self.shown.items() if last.get(label) != value}
-            if changes
-            else {}
-        )
-        return changes, {**shown, **new}
+        if not texts:
+            return BlockChanges(texts, shown)
+        shown_by_texts = {label: value for label, value in self.shown.items() if last.get(label) != value}
+        return BlockChanges(texts, {**shown, **shown_by_texts})
 
     def _is_seen(self, block: Block) -> bool:
         return is_shown(last_shown((self._shown_in_round,), self.shown), block)

@@ -197,13 +197,17 @@ def _memory_use(identity: Identity) -> MemoryUse:
     return MemoryUse.APART if identity.is_apart and use is MemoryUse.READ else use
 
 
-async def _read_snapshot(
-    store: Store, resent: ResentLists, request: MemoryRequest
-) -> tuple[Agent, HashedList, MemorySnapshot]:
-    """Returns the memory's owner, the request's list, and the snapshot, which one round trip reads.
+class _ReadMemory(NamedTuple):
+    """The memory of a request as it was read."""
 
-    Raises: StoreError.
-    """
+    agent: Agent
+    # The request's list, hashed with the memory's secret.
+    listing: HashedList
+    snapshot: MemorySnapshot
+
+
+async def _read_snapshot(store: Store, resent: ResentLists, request: MemoryRequest) -> _ReadMemory:
+    """Reads the snapshot of a request's memory, in one round trip. Raises: StoreError."""
     scope, key = request.identity.scope, request.identity.conversation_key
     assert scope is not None  # only requests with memory come here
     # A second time, because another process may have forgotten the cached agent.
@@ -223,7 +227,7 @@ async def _read_snapshot(
         store.agents.uncache(scope)
     else:
         raise StoreError("the memory of this user is being removed")
-    return await refresh_agent(store, agent, snapshot), listing, snapshot
+    return _ReadMemory(await refresh_agent(store, agent, snapshot), listing, snapshot)
 
 
 def _hash_large(hasher: MessageHasher, messages: Sequence[WireMessage]) -> HashedList:

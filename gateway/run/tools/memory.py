@@ -176,11 +176,11 @@ class MemoryTools(Struct, frozen=True):
         ]
         return [_pending_passage(op, n) for n, op in enumerate(stored) if lookup.matches_tags(_tags_of(op))]
 
-    async def _search_all(self, lookup: Lookup) -> tuple[list[Message], bool]:
-        """Makes all searches at once. Returns their best hits in turns, and whether a search failed or was late."""
+    async def _search_all(self, lookup: Lookup) -> searches.CombinedHits[Message]:
+        """Makes all searches of a lookup at once, and returns their hits."""
         agent = self.context.agent
         if not agent.scope.spans_conversations or not agent.is_stored:
-            return [], False
+            return searches.CombinedHits([], is_incomplete=False)
         queries = lookup.queries or ("",)
         archives = self.archives
         # The agent's own passages are searched as an archive, or together with the rest of its own memory.
@@ -197,7 +197,7 @@ class MemoryTools(Struct, frozen=True):
                 running.append(self._search_own(query, lookup, vector))
             running += [self._search_archive(memory, query, lookup, vector) for memory in memories]
         messages, is_incomplete = await searches.search_all(running)
-        return _renumber_passages(messages), has_failed or is_incomplete
+        return searches.CombinedHits(_renumber_passages(messages), has_failed or is_incomplete)
 
     async def _embed(self, queries: Sequence[str], memories: Sequence[Agent]) -> Sequence[Vector | None]:
         """Returns the vectors of queries in these memories."""
