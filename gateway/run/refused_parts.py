@@ -1,4 +1,4 @@
-"""The parts of a turn's prompt that its upstream refuses to read: what the turn sends and stores is without them."""
+"""The parts of a turn's prompt that its upstream refuses to read: the turn is sent and stored without them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from gateway.core.turn.commands import SaveStep, TurnOutcome
 from gateway.core.turn.refusal import RefusedContent
 from gateway.run.memory.prompt import Prompt
 
-# Functions that return a prompt without what an upstream refuses; None where the prompt has nothing of that. They are
-# tried in this order, and have the names of `ChatCall.left_out`.
+# Returns a prompt without a part of it, or None if the prompt has no such part.
 _LeaveOut = Callable[[Prompt], Prompt | None]
+# What is refused -> the parts that are left out one after the other: (name in `ChatCall.left_out`, function).
 _LEAVE_OUT: Mapping[RefusedContent, Sequence[tuple[str, _LeaveOut]]] = {
     RefusedContent.FILTERED: (
         ("memory", Prompt.without_memory_texts),
@@ -24,11 +24,11 @@ _LEAVE_OUT: Mapping[RefusedContent, Sequence[tuple[str, _LeaveOut]]] = {
     ),
     RefusedContent.UNREACHABLE: (("media", Prompt.without_stored_media),),
 }
-# The functions that leave out results. A reply that was made without them is stored with a note, by which later prompts
-# leave them out.
+# The functions that leave out results. A reply that was made without results is stored with a note, which makes later
+# prompts leave them out as well.
 _LEAVE_OUT_RESULTS: Sequence[_LeaveOut] = (Prompt.without_last_results, Prompt.without_earlier_results)
-# The functions for a filter's refusal within a run. The last results go first: the steps before them are stored, and
-# were refused only if another model has read them.
+# The parts that are left out of a run that a filter refuses. The last results go first: the steps before them are
+# stored, and were refused only if another model has read them.
 _LEAVE_OUT_IN_RUN: Sequence[tuple[str, _LeaveOut]] = (
     ("results", Prompt.without_last_results),
     ("memory", Prompt.without_memory_texts),
@@ -38,24 +38,25 @@ _LEAVE_OUT_IN_RUN: Sequence[tuple[str, _LeaveOut]] = (
 
 @dataclass(slots=True)
 class RefusedParts:
-    """The parts that are left out of one turn. Nothing is at first."""
+    """The parts that are left out of one turn; none at first."""
 
     # Each step of the turn is saved.
     saves_steps: bool
     _left_out: tuple[_LeaveOut, ...] = ()
-    # How many messages of hidden rounds are sent without their results, and how many were when the upstream last
-    # answered.
+    # How many messages of hidden rounds, from the first on, are sent without their results.
     _round_messages: int = 0
+    # The value of `_round_messages` when the upstream last answered.
     _answered_round_messages: int = 0
 
     def leave_out(self, refused: RefusedContent, prompt: Prompt, rounds: Sequence[WireMessage]) -> str | None:
         """Leaves out one more part, of the kind that is refused. Returns its name, as `ChatCall.left_out` has it.
 
-        None: the gateway has added nothing more of that kind. What was left out was not the cause then, and is sent.
+        Returns None if the gateway has added nothing more of that kind. The parts that were left out before are sent
+        again then, since they were not the cause.
 
         rounds: the messages of the hidden rounds that are sent.
         """
-        # The results of the last tools first: what went before them was not refused.
+        # The results of the last tools first, since the request before them was not refused.
         if refused is RefusedContent.FILTERED and any(map(_is_result, rounds[self._round_messages :])):
             self._round_messages = len(rounds)
             return "results"
@@ -72,11 +73,11 @@ class RefusedParts:
         return None
 
     def note_answer(self) -> None:
-        """Notes that the upstream has answered: it does not refuse what was sent."""
+        """Notes that the upstream has answered, so it does not refuse what was sent."""
         self._answered_round_messages = self._round_messages
 
     def without(self, prompt: Prompt) -> Prompt:
-        """Returns a prompt without the parts."""
+        """Returns a prompt without the parts that are left out."""
         for leave_out in self._left_out:
             prompt = leave_out(prompt) or prompt
         return prompt
@@ -100,7 +101,7 @@ class RefusedParts:
         if self._round_messages:  # the messages of hidden rounds come first
             outcome = replace(outcome, full_reply=self.rounds_without(outcome.full_reply))
         if self._left_out:
-            # Of hidden rounds the shown reply alone has the note.
+            # With hidden rounds, only the shown reply has the note.
             is_noted = self.saves_steps or len(outcome.full_reply) == 1
             full_reply = tuple(map(self._noted, outcome.full_reply)) if is_noted else outcome.full_reply
             shown_reply = outcome.shown_reply and self._noted(outcome.shown_reply)
