@@ -25,11 +25,11 @@ _PASSED_NAMES = frozenset(
 )
 _PASSED_PREFIXES = (b"anthropic-", b"openai-", b"x-stainless-", b"x-openrouter-")
 _PREFIX = "x-mnemogate-"
-# A name that begins like this is taken for one of the gateway's headers, also with underscores in place of dashes.
-_LIKE_PREFIX = (b"x-mnemogate-", b"mnemogate-")
-# The gateway's headers in a request. An unknown header of the gateway's is refused: a person whose application
-# misspells `x-mnemogate-memory: off` would be remembered against their will.
-_HEADERS = [
+# A name with such a beginning is meant for the gateway, also with underscores in place of dashes.
+_RESERVED_PREFIXES = (b"x-mnemogate-", b"mnemogate-")
+# The gateway's headers in a request. Others with a reserved prefix are refused: if an application misspells
+# `x-mnemogate-memory: off`, a person would be remembered against their will.
+_GATEWAY_HEADERS = [
     _PREFIX + name
     for name in [
         "user",
@@ -43,9 +43,9 @@ _HEADERS = [
         "admin",
     ]
 ]
-# The values of `Connection` that nearly every client sends, and that name no header.
-_NAMES_NO_HEADER = (b"keep-alive", b"close")
-# Clients send the same few names with every request: the name -> itself as text; "": it does not pass.
+# The values of `Connection` that nearly every client sends; they name no header.
+_USUAL_CONNECTION_VALUES = (b"keep-alive", b"close")
+# Name of a header -> the name as text, or "" if it does not pass. Clients send the same few names with every request.
 _cached_names: dict[bytes, str] = {}
 
 
@@ -72,7 +72,7 @@ def repeated_header(name: bytes) -> BadRequest:
 
 
 def headers_for_upstream(headers: RawHeaders) -> tuple[tuple[str, str], ...]:
-    """Returns the client's headers that go upstream. Raises: BadRequest: one of the gateway's is misspelt."""
+    """Returns the client's headers that go upstream. Raises: BadRequest: a header of the gateway's is misspelt."""
     passed = []
     hop_names: set[str] = set()  # named by `Connection`, so they go no further (RFC 9110 7.6.1)
     for raw, value in headers:
@@ -81,7 +81,7 @@ def headers_for_upstream(headers: RawHeaders) -> tuple[tuple[str, str], ...]:
             name = _passing_name(raw)
         if name:
             passed.append((name, value.decode("latin-1")))
-        elif raw == b"connection" and value not in _NAMES_NO_HEADER:
+        elif raw == b"connection" and value not in _USUAL_CONNECTION_VALUES:
             hop_names.update(part.strip() for part in value.decode("latin-1").lower().split(","))
     if hop_names:
         return tuple((name, value) for name, value in passed if name not in hop_names)
@@ -89,7 +89,7 @@ def headers_for_upstream(headers: RawHeaders) -> tuple[tuple[str, str], ...]:
 
 
 def refuse_misspelt(headers: RawHeaders) -> None:
-    """Refuses a misspelt header of the gateway's in a request of which none goes upstream. Raises: BadRequest."""
+    """Refuses a misspelt header of the gateway's, for a request that is not sent upstream. Raises: BadRequest."""
     headers_for_upstream(headers)
 
 
@@ -98,9 +98,9 @@ def _passing_name(raw: bytes) -> str:
 
     Raises: BadRequest: it begins like the gateway's headers, and none of them has this name.
     """
-    is_gateways = raw.replace(b"_", b"-").startswith(_LIKE_PREFIX)
-    if is_gateways and (name := raw.decode("latin-1")) not in _HEADERS:
-        suggestion = nearest_name(name, _HEADERS) or "one of " + ", ".join(_HEADERS)
+    is_reserved = raw.replace(b"_", b"-").startswith(_RESERVED_PREFIXES)
+    if is_reserved and (name := raw.decode("latin-1")) not in _GATEWAY_HEADERS:
+        suggestion = nearest_name(name, _GATEWAY_HEADERS) or "one of " + ", ".join(_GATEWAY_HEADERS)
         raise BadRequest(f"There is no header `{name[:64]}`; did you mean {suggestion}?", param=name[:64])
     name = raw.decode("latin-1") if raw in _PASSED_NAMES or raw.startswith(_PASSED_PREFIXES) else ""
     if len(raw) <= 64 and len(_cached_names) < 1024:  # callers choose the names
