@@ -1,6 +1,6 @@
-"""Checks a call's arguments by the tool's JSON schema, and reads those that a model wrote as text.
+"""Checks a call's arguments by the tool's JSON schema, and repairs values that a model wrote as text.
 
-It may take any time: `argument_cost.estimate_cost` bounds it beforehand.
+A check may take any time; `argument_cost.estimate_cost` bounds it beforehand.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class RepairedArguments(NamedTuple):
     """A call's arguments as the model meant them."""
 
     arguments: dict[str, Any]
-    # The first fault that is left, such as "`a.b[2]` must be an integer, and is 'x'"; None: they fit the schema.
+    # The first fault that remains, such as "`a.b[2]` must be an integer, and is 'x'"; None: there is none.
     error: str | None
 
 
@@ -35,12 +35,12 @@ def are_valid(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> bool:
 
 
 def repair_arguments(schema: Mapping[str, Any], arguments: dict[str, Any]) -> RepairedArguments:
-    """Returns the arguments as they are meant.
+    """Returns the arguments as the model meant them.
 
-    Small models write a number, a list or true as a text ("4"). Such a text is parsed where its value fits and the text
-    does not, as Letta's server does.
+    Small models write a number, a list or true as a text ("4"). As in Letta's server, such a text is parsed if it does
+    not fit the schema and its value does.
     """
-    # Before the schema, which may be expensive: `estimate_cost` is 0 for such arguments.
+    # Before the schema is compiled: `estimate_cost` is 0 for such arguments, whatever the schema costs.
     if is_too_deep(arguments):
         return RepairedArguments(
             arguments, "the arguments have too many lists and objects within one another"
@@ -57,23 +57,23 @@ def repair_arguments(schema: Mapping[str, Any], arguments: dict[str, Any]) -> Re
 
 
 def repair_json(work: Mapping[str, Any]) -> dict[str, Any]:
-    """Does what `repair_arguments` does for a process that asks in JSON. work: has "schema" and "arguments"."""
+    """Calls `repair_arguments` for a process that asks in JSON. work: {"schema", "arguments"}."""
     return repair_arguments(work["schema"], work["arguments"])._asdict()
 
 
 def _parse_json_texts(validator: Validator, arguments: dict[str, Any]) -> dict[str, Any]:
     """Returns the arguments. A text that does not fit the schema is replaced by the JSON value in it, if that fits."""
-    texts: dict[str, Any] = {}
-    for name, value in arguments.items():
-        if isinstance(value, str):
+    parsed: dict[str, Any] = {}
+    for name, text in arguments.items():
+        if isinstance(text, str):
             with suppress(ValueError):
-                read = exact_json.loads(value)
-                if not is_too_deep(read):
-                    texts[name] = read
-    wrong = _wrong_names(validator, {name: arguments[name] for name in texts})
-    found = {name: texts[name] for name in wrong}
-    still_wrong = _wrong_names(validator, found)
-    return {**arguments, **{name: value for name, value in found.items() if name not in still_wrong}}
+                value = exact_json.loads(text)
+                if not is_too_deep(value):
+                    parsed[name] = value
+    wrong_texts = _wrong_names(validator, {name: arguments[name] for name in parsed})
+    candidates = {name: parsed[name] for name in wrong_texts}
+    wrong_values = _wrong_names(validator, candidates)
+    return {**arguments, **{name: value for name, value in candidates.items() if name not in wrong_values}}
 
 
 def _wrong_names(validator: Validator, arguments: dict[str, Any]) -> set[str]:
