@@ -8,7 +8,7 @@ import orjson
 
 from gateway.errors import BodyTooLarge
 
-# orjson reads 1,024 levels and writes 254. The rest is for the JSON of the gateway around it.
+# orjson reads 1,024 levels and writes 254; the difference is for the gateway's JSON around a value.
 MAX_LEVELS: Final = 240
 _LEVELS: Final = 254 - MAX_LEVELS
 # The most values in a body: lists, objects and their items. A batch of 10,000 requests has fewer. A value may take 70

@@ -11,7 +11,7 @@ _END = re.compile(r"^[ \t]*+</think>[ \t\r]*+$", re.M)
 
 
 def without_thoughts(text: str) -> str:
-    """Returns what a reply says to its reader."""
+    """Returns the text of a reply that is meant for its reader."""
     if "think>" not in text:
         return text
     if ahead := _AHEAD.match(text):

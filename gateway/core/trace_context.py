@@ -71,7 +71,7 @@ class TraceContext(Struct, frozen=True):
 
 
 def caller_trace(headers: Sequence[tuple[bytes, bytes]]) -> CallerTrace | None:
-    """Returns the trace that a request names; None: none, or in no valid form. headers: as ASGI has them."""
+    """Returns the trace that a request names in a valid form, or None. headers: as ASGI has them."""
     traceparent: bytes | None = None
     states: list[bytes] = []
     for name, value in headers:

@@ -13,7 +13,7 @@ class TurnName(NamedTuple):
 
     # The public name of its conversation.
     conversation_uid: str
-    # Its own within the conversation (gateway.run.memory.named_turns says what it is made of).
+    # The name within the conversation, which gateway.run.memory.named_turns makes.
     turn: str
 
     @property

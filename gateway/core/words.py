@@ -83,7 +83,7 @@ def transcript_words(text: str) -> list[str]:
 
 
 def is_grown_transcript(new: str, old: str) -> bool:
-    """Returns whether `new` is a later transcript of the same speech as `old`, whose last word it may complete.
+    """Returns whether `new` is a later transcript of the same speech; it may complete the last word of `old`.
 
     It has all words of `old`, and perhaps more.
     """

@@ -42,7 +42,7 @@ class PauseForm(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _PersonScreens(Struct, frozen=True):
-    """The screens that only persons have, and pausing. The methods are called with a request."""
+    """Handles requests for the screens that only persons have, and for pausing."""
 
     operations: PageOperations
 

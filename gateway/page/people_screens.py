@@ -34,7 +34,7 @@ class PeopleWordsQuery(
     q: str = ""
     # People were searched by these words as a name first, and none has it.
     is_no_name: bool = False
-    # The number of people whose memories the pages before have searched.
+    # The number of memories that the pages before have searched.
     searched_before: Annotated[int, Meta(ge=0, lt=1 << 53)] = 0
 
 

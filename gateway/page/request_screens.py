@@ -108,7 +108,7 @@ class Repetition(Struct, frozen=True):
 
     @property
     def rank(self) -> int | None:
-        """The best rank of the texts; None: none of them was recalled."""
+        """The best rank of the texts, or None if none was recalled."""
         return min((each.rank for each in self.texts if each.rank is not None), default=None)
 
 

@@ -230,7 +230,7 @@ class ChatCall:
 
 
 def note_identity(receipt: Receipt, identity: Identity) -> None:
-    """Notes for whom a request is made, and whether an application makes it for itself."""
+    """Notes the user of a request, and whether an application makes the request for itself."""
     receipt.user = identity.user or ""
     if identity.side_request is not None:
         # A name of the settings may have any letters.

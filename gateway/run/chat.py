@@ -369,7 +369,7 @@ class Chat:
         return attempts
 
     async def _put_back(self, continued: ContinuedConversation, scope: Scope) -> None:
-        """Puts back the items of a request whose messages were refused: they wait for the next request again.
+        """Puts back the items of a request with refused messages: they wait for the next request again.
 
         The write goes on if the client leaves.
         """

@@ -1,4 +1,4 @@
-"""Memory's part of native requests (gateway.run.native_request), whose upstream names the replies that it stores."""
+"""Memory's part of native requests (gateway.run.native_request) to an upstream that names the replies it stores."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _ID_BYTES = 200
 
 
 class _Turn(Struct, frozen=True):
-    """A turn whose reply the upstream stores."""
+    """A turn with a reply that the upstream stores."""
 
     memory: MemoryKey
     # The ids of its reply and of the reply's parts.

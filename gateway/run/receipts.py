@@ -1,4 +1,4 @@
-"""The receipts of the process: that of the work under way, and those who read it once the work has ended.
+"""The receipts of the process: the receipt of the work under way, and its readers, once the work has ended.
 
 The functions are for calls within the work, and find its receipt in the context of the task. `Receipts` is for code
 that begins and ends work.

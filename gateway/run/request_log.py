@@ -111,8 +111,8 @@ class RequestLog:
     ) -> LoggedRequest | None:
         """Returns the ended request with this id; None: there is none. If several have the id, the last to begin.
 
-        project: the only project whose requests are searched; None: all projects.
-        user: the only user whose memory the request may have read; None: any user.
+        project: only requests of this project are searched; None: of all projects.
+        user: only requests that read this user's memory are searched; None: any user's.
         """
         masked = mask_keys_in_text(request_id)
         matching = (

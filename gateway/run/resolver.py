@@ -146,7 +146,7 @@ class Resolver:
         """
         if not request.references:
             return request
-        # Without `memory_choice`, which comes from the ids: these must not decide from whose memory they are read.
+        # Without `memory_choice`, which comes from the ids: the ids must not decide from which memory they are read.
         identity = self.identify(replace(request, memory_choice=None), request_context)
         if self._directory.spec_for(identity) is None:
             _, identity = await self._find_stored_agent(identity, request.model, request_context)

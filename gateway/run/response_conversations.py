@@ -124,7 +124,7 @@ class ResponseConversations:
         return ResponseConversation(definition, agent)
 
     async def reserve(self, owner: ResponseOwner, id: str, ticket: QueueTicket) -> ResponseConversation:
-        """Returns a conversation whose waiting items no other response takes until the ticket is left.
+        """Returns a conversation. No other response takes its waiting items until the ticket is left.
 
         Does not wait where all items stay for each response. Raises: UnknownId.
         """
@@ -200,7 +200,7 @@ class ResponseConversations:
                 raise unknown_conversation(conversation.id) from None
 
     async def put_back(self, continued: ContinuedConversation) -> None:
-        """Has the items of a response whose messages were refused wait again. Raises: StoreError."""
+        """Puts back the items of a response with refused messages, so that they wait again. Raises: StoreError."""
         items = _for_one_response(continued.items)
 
         def add(body: dict[str, Any]) -> dict[str, Any]:

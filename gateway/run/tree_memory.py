@@ -59,7 +59,7 @@ class TreeMemory:
             snapshot = None
         read = context.snapshot
         if snapshot is not None and (snapshot.blocks, snapshot.ops) != (read.blocks, read.ops):
-            # Another writer was here meanwhile: the turn's edits will be merged into its blocks.
+            # Another writer has changed the blocks meanwhile, so the turn's edits are applied to the new values.
             read = replace(read, blocks=snapshot.blocks, ops=snapshot.ops)
             self.context = context = replace(context, snapshot=read)
             block_edits.reapply(blocks_on_path(context.request, snapshot, context.path))

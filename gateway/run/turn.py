@@ -411,7 +411,7 @@ class TurnRun:
             self._reply = None
 
     async def _end_without_client(self) -> None:
-        """Ends a turn whose client has left, or that a shutdown stops: nothing more is sent or waited for."""
+        """Ends a turn after its client has left or a shutdown has begun: nothing more is sent or waited for."""
         if self.run_terms.is_resumable:
             await self._wait_step()
             return

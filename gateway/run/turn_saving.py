@@ -60,7 +60,7 @@ class TurnMemory(Protocol):
     async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
         """Adds a note to the last answer of a round: of memory blocks that have changed since the model has seen them.
 
-        Does nothing for a run, whose steps get such notes when they are stored.
+        Does nothing for a run: its steps get such notes when they are stored.
 
         answers: by the index of the call in the round. The last answer is replaced.
         """

@@ -39,8 +39,8 @@ class Readiness:
     has_started: bool = False
     # The process is stopping: running requests end, and new ones should go elsewhere.
     is_draining: bool = False
-    # Functions that return the state of a part, "ok" or what is wrong, by the part's name. A store that is down makes
-    # the gateway degraded, not unready, because chat goes on without memory.
+    # Name of a part -> a function that returns its state: "ok", or what is wrong. If the store is down, the gateway is
+    # degraded and still ready, because chat goes on without memory.
     checks: dict[str, Callable[[], str]] = field(default_factory=dict)
 
     @property
@@ -58,7 +58,7 @@ class Readiness:
 
 
 def home_routes() -> list[Route]:
-    """Returns the routes that tell a visitor what the gateway is."""
+    """Returns the routes that explain the gateway to a visitor."""
 
     async def home(_: Request) -> Response:
         return Response(HOME, media_type="text/plain")

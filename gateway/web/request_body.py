@@ -22,7 +22,7 @@ class RequestBody(Struct, frozen=True):
     """A request's body, with the model that it names."""
 
     raw: bytes
-    # None: the body has no `model`, or one that is empty or no text.
+    # None: the body has no `model`, or its value is empty or no text.
     model: str | None = None
     stream: bool = False
     # All fields as they are written.
@@ -54,9 +54,9 @@ class RequestBody(Struct, frozen=True):
         return encode_members({**members, "model": orjson.dumps(model)})
 
     def with_usage(self) -> RequestBody:
-        """Returns the body with a wish for the usage of its stream.
+        """Returns the body with `include_usage` in its `stream_options`.
 
-        A body that has this wish, asks for no stream, or has options that cannot be read stays as it is.
+        A body that has it, asks for no stream, or has options that cannot be read stays as it is.
         """
         options = self.value("stream_options")
         if options is None:

@@ -92,7 +92,7 @@ class AlteredSearch:
         return Match(greeting, 0, end - 1, AlteredReply((0, 0), (0, end)))
 
     def _find_reply(self, begin: int, end: int, letters: Mapping[int, str]) -> Exchange | None:
-        """Returns the exchange whose reply came back as a run of assistant messages; None: there is none.
+        """Returns the exchange with a reply that came back as a run of assistant messages, or None.
 
         letters: of the stored replies, by the ids of their exchanges.
         """
@@ -140,7 +140,7 @@ class AlteredSearch:
         )
 
     def _find_prefilled(self, begin: int, end: int) -> Exchange | None:
-        """Returns the exchange whose reply came back together with the first words that its request gave; None: none.
+        """Returns the exchange with a reply that came back after the first words that its request gave, or None.
 
         An application may end its list with the first words of the reply, and later put these words and the reply into
         one message.

@@ -293,7 +293,7 @@ class _HeadSearch:
         return sorted(cut_sends, key=lambda exchange: (exchange.begun, exchange.id))
 
     def _find_joined_sends(self) -> list[Exchange]:
-        """Returns the cancelled sends whose messages came with those of the head."""
+        """Returns the cancelled sends with messages that came with those of the head."""
         head = self._head
         if head is None:
             return []

@@ -34,7 +34,7 @@ NO_REPLY = "(No reply.)"
 _REPLY_PARTS = ("content", "tool_calls", "function_call", "refusal", "audio", *FIELDS)
 _UNREADABLE_FILE = {"type": "text", "text": "[A file that cannot be read here.]"}
 _GONE_MEDIA = {"type": "text", "text": "[A picture or file that can no longer be fetched.]"}
-# The argument of a function that stands for a custom tool, whose input is a text.
+# The argument of a function that stands for a custom tool; it has the text that is the tool's input.
 INPUT_ARGUMENT = "input"
 
 Calls = Sequence[dict[str, Any]]

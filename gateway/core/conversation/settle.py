@@ -117,7 +117,7 @@ def finish(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
 
 
 def _find_unanswered(tree: Tree, plan: Plan) -> list[Amendment]:
-    """Returns the cancelled exchanges whose messages the client's list has, as exchanges without a reply.
+    """Returns the cancelled exchanges with messages in the client's list, as exchanges without a reply.
 
     These are the cancelled exchanges that the request goes on from, and their cancelled siblings with a message that no
     other exchange has (a caller typed and spoke at once). Their replies are not in the list, but their messages count.
@@ -333,7 +333,7 @@ def _after_parent(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
         offset=end_offset(parent),
         length=parent.length + exchange.length,
     )
-    # The window may begin among the new messages, whose offsets move with the number of messages before them.
+    # The window may begin among the new messages; their offsets move with the number of messages before them.
     if exchange.evicted is not None and exchange.evicted.depth == exchange.depth:
         begin = exchange.evicted.offset + exchange.offset - plan.exchange.offset
         exchange = replace(exchange, evicted=exchange.evicted._replace(offset=begin))

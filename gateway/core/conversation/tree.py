@@ -2,7 +2,7 @@
 
 A `Tree` holds the exchanges of the conversations at hand (all of an agent's that may matter to one request, loaded by
 the store) and the changes made to them, which the store then writes. Content is loaded only where a rule reads words:
-`content` raises `Missing` for an exchange whose content was not loaded, and the rule is called again with it.
+`content` raises `Missing` for an exchange with content that was not loaded, and the rule is called again with it.
 
 A turn begins with a user message and may span several exchanges: those that bring only results of tools are in the
 middle of the turn of their call. An exchange is active when it has finished and is not superseded. It is continued when
@@ -235,7 +235,7 @@ class Tree:
 
     @property
     def contents(self) -> Mapping[int, StoredContent]:
-        """The contents that were loaded beside the exchanges, by the exchange's id."""
+        """Id of an exchange -> its content, as far as it was loaded."""
         return self._contents or {}
 
     def content(self, exchange: Exchange) -> Content:

@@ -167,7 +167,7 @@ class _StoredPart(Struct, frozen=True):
     """The exchanges of a draft that are stored already, from the first one on."""
 
     count: int = 0
-    # The last of them as it is stored; None: none is stored, or the conversation does not go on from them.
+    # The last of them as it is stored; None: they are not stored, or the conversation does not go on from them.
     last: Exchange | None = None
 
 

@@ -62,7 +62,7 @@ class ToolUse(Enum):
     ASK_AGENT = "ask_agent"
     # It searches the files that are attached.
     SEARCH_FILES = "search_files"
-    # It says that all edits are made.
+    # It reports that all edits are made.
     FINISH = "finish"
 
 

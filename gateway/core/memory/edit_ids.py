@@ -1,4 +1,4 @@
-"""The ids of the edits of a turn. An id says which call the edit belongs to."""
+"""The ids of the edits of a turn. An id names the call that the edit belongs to."""
 
 from __future__ import annotations
 

@@ -305,7 +305,7 @@ def _has_type(value: object, name: str) -> bool:
 
 
 def number_error(tool: str, arguments: Mapping[str, Any]) -> str | None:
-    """Returns the error of a call with a number that is too large for the gateway's tools; None: none is."""
+    """Returns the error of a call with a number that is too large for the gateway's tools, or None."""
     large = (
         name
         for name, value in arguments.items()

@@ -96,7 +96,7 @@ def learn_standing(
 
 
 def is_standing(sentence: str) -> bool:
-    """Returns whether a sentence says something that always holds for its speaker."""
+    """Returns whether a sentence states something that always holds for its speaker."""
     return len(sentence) <= MAX_CHARS and any(pattern.search(sentence) for pattern in _table().patterns)
 
 

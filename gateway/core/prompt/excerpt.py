@@ -48,7 +48,7 @@ class _Span(NamedTuple):
 def query_keys(query: str) -> Sequence[str]:
     """Returns the query's words without their endings, enough to see where in a text they stand.
 
-    In a script without spaces, and in one whose words carry particles (Korean), pairs of characters stand for words, as
+    In a script without spaces, and in one with particles at its words (Korean), pairs of characters stand for words, as
     in the search index.
     """
     keys: dict[str, None] = {}

@@ -37,7 +37,7 @@ CUT_CHARS = 600
 ORDER_CHARS = 200
 # The beginning of a line by which it is looked up among the lines of earlier notes.
 _LOOKUP_CHARS = 64
-# The beginning of a line whose longest word is looked for first among the lines of the same note.
+# The longest word in so many first characters of a line is looked for first among the lines of the same note.
 _COMPARED_FIRST_CHARS = 48
 # A turn up to this length is shown whole. From a longer turn the sentences with words of the query are shown, and the
 # sentences next to them (`scripts/bench recall --set projects`, which counts the sentence that answers, both halves:
@@ -78,7 +78,7 @@ class Choice(Struct, frozen=True):
     tried: Sequence[int] = ()
     # The candidates that repeat another candidate or the query, or that are replaced by facts.
     repeats: Sequence[int] = ()
-    # The candidates whose best part the notes show.
+    # The candidates of which the notes show the best part.
     shown: Sequence[int] = ()
 
 

@@ -28,7 +28,7 @@ _REFUSAL = re.compile(
 )
 # Characters: in a longer answer an apology is part of the content.
 _REFUSAL_CHARS = 600
-# The fewest characters of a summary of a long text. A shorter one says nothing.
+# The fewest characters of a summary of a long text. A shorter one has nothing of the text.
 _MIN_CHARS = 24
 # A text with more characters is a long one.
 _LONG_SOURCE_CHARS = 1_000

@@ -21,7 +21,7 @@ _PATTERN_COST_BYTES = 4096
 _MIN_ARGUMENT_BYTES = 64  # counted for any arguments, since the schema is compiled even for none
 # The most levels of a schema with its references written out.
 _MAX_EXPANDED_LEVELS = 64
-# Keywords whose cost does not follow from the size of the schema, or which decide what a reference leads to.
+# Keywords with a cost that does not follow from the size of the schema, or that decide what a reference leads to.
 _UNBOUNDED_KEYWORDS: Final = (
     b'"$id"', b'"$anchor"', b'"$dynamicAnchor"', b'"$dynamicRef"', b'"$recursiveRef"', b'"unevaluated', b'"multipleOf"',
 )  # fmt: skip
@@ -92,7 +92,7 @@ class _Expansion:
 
     def _measure_target(self, reference: str, level: int) -> float:
         if reference not in self._sizes:
-            self._sizes[reference] = inf  # until it is measured: what leads to itself has no end
+            self._sizes[reference] = inf  # until it is measured, for references that lead to themselves
             target = find_target(self._root, reference)
             self._sizes[reference] = inf if target is None else self._measure(target, level)
         return self._sizes[reference]

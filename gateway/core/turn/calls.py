@@ -233,7 +233,7 @@ def name_calls(
 
 
 def _give_ids(calls: Iterable[ToolCall], taken_ids: Set[str], prefix: str) -> None:
-    """Gives a new id to each call without one, and to each call whose id is taken or repeats an earlier call's."""
+    """Gives a new id to each call without one, and to each call with an id that is taken or an earlier call's."""
     used_ids = {*taken_ids}
     for n, call in enumerate(calls):
         if not call.id or call.id in used_ids:

@@ -219,7 +219,7 @@ class ClientView(ABC):
 
 
 class UnseenView(ClientView):
-    """Shows nothing: for a turn without a reader, whose result is taken from the store.
+    """Shows nothing: for a turn without a reader. Its result is taken from the store.
 
     `ClientView` documents the methods.
     """

@@ -156,7 +156,7 @@ class MessageDraft(ReplyUsage):
     def _index_client_calls(self) -> list[ToolCall]:
         """Gives the client's calls their indices, in which the gateway's calls leave no gap. Returns these calls.
 
-        It stops at the first call whose owner is unknown.
+        It stops at the first call with an unknown owner.
         """
         indexed: list[ToolCall] = []
         while self._decided_count < len(self.calls):

@@ -37,7 +37,7 @@ class ReplyFailed(Struct, frozen=True):
     """The upstream could not be reached, broke off or took too long."""
 
     error: GatewayError
-    # The beginning of an event whose end did not come.
+    # The beginning of an event that did not come to its end.
     rest: bytes = b""
 
 

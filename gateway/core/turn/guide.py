@@ -52,7 +52,7 @@ _PROPER_REASONS: Final = frozenset(
 )
 
 
-# Why a turn failed, for the reader of its run or item, if no error of an upstream says it.
+# Why a turn failed, for the reader of its run or item, if the cause is no error of an upstream.
 STOP_MESSAGES: Final[Mapping[str, str]] = {
     StopReason.MAX_TOKENS: "The reply was cut off at the limit of its tokens.",
     StopReason.BAD_REPLY: "The reply cannot be read, or a filter of the upstream cut it off.",

@@ -1,4 +1,4 @@
-"""The tokens of a turn's rounds, and the usage of them all that the client gets."""
+"""The tokens of a turn's rounds, and the usage that the client gets for all of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Ledger(Struct, frozen=True):
     usage: Json | None = None
     # The prompt tokens of all rounds.
     prompt_tokens: int = 0
-    # The completion tokens of all rounds. They are estimated for a round that has reported none.
+    # The completion tokens of all rounds, estimated for a round that has reported none.
     completion_tokens: int = 0
     rounds: int = 0
 

@@ -113,7 +113,7 @@ class Turn:
         self._earlier = EarlierRounds()
         # The number of replies that have begun, with the present one.
         self._replies = 0
-        # The number of steps whose reply was saved in this turn.
+        # The number of replies of steps that were saved in this turn.
         self._saved_steps = 0
         # The commands that follow when the step is saved.
         self._after_step: list[Command] = []

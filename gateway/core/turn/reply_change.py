@@ -14,7 +14,7 @@ class ReplyChange(Protocol):
         """Returns what the client gets of an event, as bytes of the stream."""
 
     def unfinished(self, rest: bytes) -> bytes:
-        """Returns what the client gets of an event whose end did not come."""
+        """Returns what the client gets of an event that did not come to its end."""
 
     def change_body(self, body: bytes) -> bytes:
         """Returns the body that the client gets of a whole reply."""

@@ -177,7 +177,7 @@ class Round:
         return [call for call in self.draft.calls if call.owner is not CallOwner.GATEWAY]
 
     def take_unreadable_calls(self) -> None:
-        """Takes over client calls whose arguments are no JSON. As gateway calls they get an error as their result.
+        """Takes over client calls with arguments that are no JSON. As gateway calls they get an error as their result.
 
         Strict servers parse the arguments of earlier calls, and would refuse every later request.
         """
@@ -258,7 +258,7 @@ class Round:
         self.status, self.headers = status, headers
         self.is_success = 200 <= status < 300
 
-    # Input. A returned RoundEnd says how the reply ended; None: the reply goes on.
+    # Input. A returned RoundEnd has the way in which the reply ended; None: the reply goes on.
 
     def take_texts(self, batch: list[Event]) -> bool:
         """Takes events that add text and do nothing else. Returns False, and takes none, if any of them does more."""

@@ -26,7 +26,7 @@ class TurnTerms(Struct, frozen=True):
     hold_end: bool = False
     # The request's `n`.
     choices: int = 1
-    # The sentence that is sent when a gateway tool takes long; None: none.
+    # The sentence that is sent when a gateway tool takes long, or None.
     filler: FixedFiller | None = None
     # Estimates the tokens of a text, where the upstream reports no usage.
     estimate: Callable[[str], int] = estimate_tokens

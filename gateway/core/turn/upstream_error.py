@@ -79,7 +79,7 @@ def openai_error(chunk: Json, name: str | None = None) -> Json | None:
 
 
 def _error_by_code(fields: Json) -> Json | None:
-    """Returns the error that a chunk or a body is by its code alone, as of MiniMax, GLM and Qwen; None: it is none."""
+    """Returns the error of a chunk or a body that has only a code of it (MiniMax, GLM and Qwen), or None."""
     if fields.get("choices"):
         return None
     base = fields.get("base_resp")
@@ -108,7 +108,7 @@ def openai_error_of_body(body: bytes) -> Json | None:
 
 
 def openai_error_of_reply(status: int, body: bytes) -> Json:
-    """Returns the error of a failed reply in OpenAI's form. A reply without an error object gets one that says so."""
+    """Returns the error of a failed reply in OpenAI's form. A reply without an error object gets one."""
     error = openai_error_of_body(body)
     if error is None:
         message = f"The upstream's answer (status {status}) was neither a chat completion nor a known error"

@@ -1,4 +1,4 @@
-"""How limits are shown to callers: the error of a request that is refused, and the headers of a reply."""
+"""The form in which callers are shown limits: the error of a refused request, and the headers of a reply."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _HEADER_UNITS: Final = ("requests", "tokens")
 
 
 def refusal_by(bucket: Bucket, now: float, used: int = 0) -> LimitReached:
-    """Returns the error for a request for which a bucket has no room. used: what this request has used so far."""
+    """Returns the error of a request that a bucket has no room for. used: what the request has used so far."""
     limit = bucket.limit
-    # A request under way that ends gives back what it has reserved and not used.
+    # When a request under way ends, what it has reserved and not used is free again.
     is_reserved = limit.unit in MEASURED_UNITS and bucket.used + used < bucket.bound
     is_quota = limit.per in STORED_PERIODS and not is_reserved
     ends_with_request = limit.per is None or is_reserved

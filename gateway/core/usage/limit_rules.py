@@ -22,7 +22,7 @@ _DAY_S: Final = 86_400
 _BILLION: Final = 1_000_000_000
 # Units in which a request may use more than it has reserved: how much it uses is known only at its end.
 MEASURED_UNITS: Final = ("tokens", "cost")
-# Periods whose sums are stored. For a minute, and for requests under way, each process knows its own part alone.
+# Periods with stored sums. For a minute, and for requests under way, each process knows only its own part.
 STORED_PERIODS: Final = ("day", "month")
 
 
@@ -218,9 +218,9 @@ def have_room(buckets: Iterable[Bucket], wanted: Amounts) -> bool:
 class FullBuckets(NamedTuple):
     """The full buckets that decide about a request."""
 
-    # The first that refuses it; None: none does.
+    # The first that refuses the request, or None.
     refusing: Bucket | None
-    # The first that has another model answer it; None: none does.
+    # The first that sends the request to another model, or None.
     substituting: Bucket | None
 
 

@@ -13,7 +13,7 @@ import orjson
 
 from adapters.types import Json
 
-# Lines in a row, and the blank one that makes an event of them. What is none is passed over in one go as well.
+# Successive lines, and the blank line that makes an event of them. Lines that make no event are also skipped at once.
 _EVENT: Final = re.compile(rb"(?:[^\r\n]++(?:\r\n|\n|\r|\Z))++(\r\n|\n)?")
 # In JSON text a quotation mark inside a string is escaped, so these bytes are a field and nothing else.
 _NO_USAGE: Final = re.compile(rb',\s*"usage"\s*:\s*null')

@@ -17,7 +17,7 @@ from storage.sql.store import Store
 
 # The actions that make versions of blocks.
 _EDITS = ("edit", "undo", "restore")
-# How many of a memory's last entries are searched for who has done something.
+# How many of a memory's last entries are searched for the actor of an action.
 _NEWEST_ENTRIES = 200
 # The most lines of an answer to the command line.
 PAGE_LINES = 200
@@ -77,7 +77,7 @@ class AuditOperations(Struct, frozen=True):
         return ListPage(items, next_cursor(entries, limit, lambda entry: str(entry.id)))
 
     async def editors(self, uid: str, label: str) -> dict[int, str]:
-        """Returns who made versions of a block, by the versions' numbers, as far as the audit has it.
+        """Returns number of a version -> the actor that made it, for a block, as far as the audit has it.
 
         uid, label: of the memory and of the block.
         """
@@ -91,7 +91,7 @@ class AuditOperations(Struct, frozen=True):
         }
 
     async def forgettings(self, uid: str) -> dict[str, AuditRecord]:
-        """Returns who has forgotten parts of a memory, by the parts ("message 4"), as far as the audit has it."""
+        """Returns part of a memory ("message 4") -> the actor that forgot it, as far as the audit has it."""
         entries = await self.store.audit.list_of_memory(uid, ("forget",), limit=_NEWEST_ENTRIES)
         return {e.what: AuditRecord(e.at, e.actor, e.action, e.memory, e.what) for e in entries}
 

@@ -216,7 +216,7 @@ def _version_record(revision: Revision, sources: tuple[SourceRecord, ...]) -> Ve
 
 
 def writer_of(stored: str) -> BlockOrigin:
-    """Returns who wrote a version. stored: the origin of the version; a name that a program has given means the API."""
+    """Returns the writer of a version. stored: the version's origin; a name that a program has given means the API."""
     if (call := call_of_origin(stored)) is not None:
         # The origin names a run only where it wrote without an exchange in this memory, as a sleeptime agent does.
         return "sleeptime" if call[0] else "tool"

@@ -1,7 +1,7 @@
 """Forgetting by hand: `mnemogate memory forget` and `undo`, which the audit notes.
 
-What is to be forgotten is stored before anything is erased. So a forgetting whose call runs out of time, or whose
-process dies, is resumed: by the next call, which gets it as `left`, and when a gateway starts. Messages that are too
+What is to be forgotten is stored before anything is erased. So if its call runs out of time, or its process dies,
+a forgetting is resumed: by the next call, which gets it as `left`, and when a gateway starts. Messages that are too
 old are forgotten by `run/background/retention.py`.
 """
 
@@ -70,7 +70,7 @@ class ForgetRequest(Struct, frozen=True):
         if kinds:
             kind = kinds[0]
             part = Part(kind, arguments.text(kind) if kind == "in" else arguments.number(kind))
-        # The defaults of requests count for a part alone: without a part, a user whose profile is not named is
+        # The defaults of requests count for a part alone: without a part, a user without a named profile is
         # forgotten in all profiles, and without a user all users are.
         owner = arguments.owner(defaults if part else None)
         keep = tuple(arguments.optional_numbers("keep"))

@@ -128,7 +128,7 @@ def kind_of(message: Message) -> SourceKind:
 
 
 def speaker_of(message: Message) -> str | UnsetType:
-    """Returns who said a message, as in `SourceRecord`."""
+    """Returns the speaker of a message, as in `SourceRecord`."""
     if kind_of(message) != "message":
         return UNSET
     return message.speaker or (UNSET if message.role == "user" else message.role)

@@ -16,7 +16,7 @@ from storage.errors import NotFound, Stale
 from storage.records import Job, JobState
 from storage.sql.store import Store
 
-# The most jobs of a list, if no limit is named.
+# The most jobs of a list if the caller names no limit.
 LISTED_JOBS = 100
 
 
@@ -51,7 +51,7 @@ class JobOperations(Struct, frozen=True):
         return {**_job_json(job), "steps": [asdict(step) for step in await self.store.jobs.list_steps(id)]}
 
     async def retry(self, raw: RawArguments) -> dict[str, Any]:
-        """Has a job run now, also one that has failed for good. Raises: BadRequest: there is no such job to run."""
+        """Makes a job due now, even if it has failed for good. Raises: BadRequest: there is no such job to run."""
         return await self._change(raw, self.store.jobs.retry)
 
     async def cancel(self, raw: RawArguments) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class JobOperations(Struct, frozen=True):
 
 
 async def cancel_job(store: Store, id: int, at: float) -> Job:
-    """Deletes a job. The batch of a batch's job ends with it, since nothing else would end it. Raises: NotFound."""
+    """Deletes a job. A batch ends with its job, since nothing else would end the batch. Raises: NotFound."""
     job = await store.jobs.get(id)
     if job is None or job.kind != BATCH_JOB:
         return await store.jobs.cancel(id)

@@ -160,7 +160,7 @@ class MemoryForgetting:
     ) -> ForgetPreview:
         """Returns what forgetting a part takes and leaves.
 
-        project: the project whose memories the caller sees; None: the caller sees all.
+        project: the only project that the caller sees; None: all projects.
         words: the words for which one text after another is forgotten, as a query; "": they are not known.
 
         Raises: UnknownId: there is no such memory, or no such part.

@@ -99,7 +99,7 @@ class Arguments:
         return value
 
     def owner(self, defaults: Defaults | None = None, *, is_new: bool = False) -> MemoryOwner:
-        """Reads whose memory is meant: `project` with `profile` and `user` or `conversation`, or with `agent`.
+        """Reads the owner of a memory: `project` with `profile` and `user` or `conversation`, or with `agent`.
 
         defaults: replace a user and a profile that are left out; None: they stay left out.
         is_new: the memory is to be made, so requests must be able to name its owner.

@@ -142,7 +142,7 @@ def _sentence_of_logged(logged: LoggedRequest, paused_since: float | None) -> st
 
 
 def _sentence_without_search(exchange: Exchange | None, first: RecallRecord | None) -> str:
-    """Returns the sentence that says why memory was not searched for a request.
+    """Returns the sentence about why memory was not searched for a request.
 
     exchange: the exchange of the request's turn, with content; None: it is not known, or has no words.
     first: the recall of the request that searched memory for the same question; None: it is not known.

@@ -232,7 +232,7 @@ def _one_line(text: str) -> str:
 
 
 def _or_none(lines: list[str]) -> list[str]:
-    """Returns the lines of a section; of an empty one the line that says so."""
+    """Returns the lines of a section, or the line for an empty section."""
     return lines or ["  none"]
 
 

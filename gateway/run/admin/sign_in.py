@@ -45,7 +45,7 @@ class Operator(Struct, frozen=True):
 
 
 class SignIn:
-    """Makes codes, and recognises codes and keys."""
+    """Makes codes, and finds the operators that codes and keys admit."""
 
     def __init__(self, store: Store, now: Callable[[], float], *, is_enabled: bool = True) -> None:
         """Begins with no codes.
@@ -56,7 +56,7 @@ class SignIn:
         self._store = store
         self._now = now
         self._is_enabled = is_enabled
-        # The time at which each code expires, by the code's digest, the oldest first.
+        # Digest of a code -> the time at which the code expires; the oldest first.
         self._codes: dict[bytes, float] = {}
 
     async def make_code(self, _: RawArguments) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class SignIn:
         return (await self._store.secrets.database_id()).hex()[:8]
 
     async def admit(self, text: str) -> Operator | None:
-        """Returns the operator that a code or a key admits; None: the text is neither. A code is good for one call.
+        """Returns the operator that a code or a key admits; None: the text is neither. A code is valid for one call.
 
         Raises: StoreError.
         """

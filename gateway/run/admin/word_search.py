@@ -39,7 +39,7 @@ _AROUND_CHARS = 300
 _MAX_HIDDEN = 50
 # The most items of `Remaining`, and of the texts with words of a reply.
 _SHOWN_ITEMS = 5
-# The first characters of a reply whose words are looked for.
+# The words in so many first characters of a reply are looked for.
 _REPLY_CHARS = 1_000
 # The most words that are looked for one by one, each by a search of its own.
 _WORDS_ALONE = 4

@@ -1,6 +1,6 @@
-"""Background tasks: one repeats a step when it is due or when it is woken, another does something once at the start.
+"""Background tasks: steps that are repeated when they are due or woken, and work that is done once at the start.
 
-A failed step is logged and repeated later; it never ends the task.
+A failed step is logged and repeated later; it never ends its task.
 """
 
 from __future__ import annotations

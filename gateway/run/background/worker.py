@@ -329,7 +329,7 @@ class Worker:
                     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     heartbeat.cancel()
-                # A job whose end is being written is gone from the queue, but its lease is not lost.
+                # While the end of a job is being written, the job is gone from the queue, but its lease is not lost.
                 if work.done() or context.ended:
                     continue
                 if lost.done():

@@ -132,7 +132,7 @@ class Composer(Struct, frozen=True):
         return replace(prompt, recall=recall)
 
     async def _make_prompt_off(self, context: MemoryContext, form: EndpointForm) -> Prompt:
-        """Returns the prompt of a request whose memory is off."""
+        """Returns the prompt of a request with its memory off."""
         request = context.request
         composition = await self._compose_without_memory(context)
         prompt = Prompt(request.chat, request.target, form, request.spec.system, composition=composition)

@@ -53,7 +53,7 @@ OPEN_WAIT_S = 5.0
 # How often memory is read for a turn while something of it is forgotten. A forgetting of some parts changes the memory
 # once for each phase; chosen, not measured.
 STALE_TRIES = 10
-# The functions in the path of a turn whose caches hold people's words or names. The store clears its own caches.
+# The functions in the path of a turn that cache people's words or names. The store clears its own caches.
 _WORD_CACHES = (query_keys, short_words, name_pattern, quoted_name, shown_label)
 _log = logging.getLogger("mnemogate")
 
@@ -150,7 +150,7 @@ class MemoryKeeper:
         """Checks that no memory from which earlier messages of a request were read is gone.
 
         memories: the rows of these memories.
-        read_row: the row of a memory that was just read; None: none was.
+        read_row: the row of a memory that was just read, or None.
 
         Raises: HistoryForgotten: one is gone; StoreError.
         """
@@ -322,7 +322,7 @@ class MemoryKeeper:
         wanted_summary: WantedSummary | None,
         committed: Committed,
     ) -> None:
-        """Caches and reports a committed turn. wanted_summary: the summary that its window needs; None: none."""
+        """Caches and reports a committed turn. wanted_summary: the summary that its window needs, or None."""
         context.request.ticket.leave()
         snapshot, events = context.snapshot, self.events
         self.store.turns.cache_committed(write, committed)

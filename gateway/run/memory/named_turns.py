@@ -116,7 +116,7 @@ async def find_turn(store: Store, project: str, name: TurnName) -> TurnLocation 
 async def name_of_run(store: Store, project: str, uid: str, *, or_cancelled: bool = False) -> TurnName | None:
     """Returns the name of the turn of a response that was made in the background; None: it was made otherwise.
 
-    or_cancelled: the response may be a cancelled one, whose turn has what came until then.
+    or_cancelled: the response may be cancelled; its turn has what came until then.
     """
     owner_and_run = await store.responses.find(project, uid)
     if owner_and_run is None:

@@ -123,7 +123,7 @@ def _ranked_rows(
         tokens.append(0 if message is None else min(len(message.text), CUT_CHARS) // _CHARS_PER_TOKEN)
     row_positions = [positions.get(seq, end) for seq in seqs]
     ranks = [min(position + 1, end) for position in row_positions]
-    # An empty column says that all of its scores are 0.
+    # A column of scores that are all 0 is empty.
     score_columns = [(column or bytes(end)) + b"\0" for column in trace.scores()]
     row_scores = [map(column.__getitem__, row_positions) for column in score_columns]
     return sorted(zip(ranks, codes, *row_scores, tokens, seqs, strict=True))

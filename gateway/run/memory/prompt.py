@@ -40,7 +40,7 @@ class EndpointForm(Struct, frozen=True):
     consumed: tuple[str, ...] = ()
     # Fields of the client for which the upstream's dialect has no place.
     untranslatable: tuple[str, ...] = ()
-    # Indices of the developer messages, whose role the upstream calls `system`.
+    # Indices of the developer messages; the upstream calls their role `system`.
     as_system: tuple[int, ...] = ()
     # The upstream reports the usage of a stream when it is asked to; None: not known.
     takes_usage: bool | None = True

@@ -82,7 +82,7 @@ def _verbatim_seqs(context: MemoryContext, composition: Composition, window: Fit
 
 
 def _start_of_last_run(composition: Composition, window: FittedWindow) -> PathPosition | None:
-    """Returns the position on the path from which on all stored messages are in the prompt; None: none is."""
+    """Returns the position on the path from which on all stored messages are in the prompt, or None."""
     included = range(len(composition.inserted)) if window.included is None else window.included
     if not included:
         return None

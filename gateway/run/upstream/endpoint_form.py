@@ -1,4 +1,4 @@
-"""How a request has to look for an endpoint and its model, by their capabilities."""
+"""The form that a request has to have for an endpoint and its model, by their capabilities."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gateway.run.memory.prompt import EndpointForm
 from gateway.run.receipt import stored_model_name
 from gateway.run.upstream.endpoint import Endpoint
 
-# Of a request that goes upstream in its own dialect: its fields are left as they are.
+# The form of a request that goes upstream in its own dialect: its fields stay as they are.
 NATIVE_FORM = EndpointForm()
 _NATIVE_WITH_BOUND_THOUGHTS = EndpointForm(binds_thoughts=True)
 # Claude thinks at the temperature 1 alone (build-with-claude/extended-thinking).
@@ -107,7 +107,7 @@ def _empty_replies(request: ChatRequest) -> frozenset[int]:
 
 
 def _choices_without_tools(request: ChatRequest) -> tuple[str, ...]:
-    """Returns the fields that choose among tools, where what is chosen is no tool of the chat completion's."""
+    """Returns the fields that choose among tools, if the chosen tool is none of the chat completion."""
     choice = request.json.get("tool_choice")
     name = choice["function"]["name"] if isinstance(choice, dict) else None
     if request.tool_names and (name is None or name in request.tool_names):

@@ -286,7 +286,7 @@ class Attempts:
 
     @property
     def may_ask_usage(self) -> bool:
-        """True where an endpoint may answer whose streams are asked for their usage."""
+        """True if an endpoint that is asked for the usage of its streams may answer."""
         return self.endpoint.asks_usage or any(endpoint.asks_usage for endpoint, _ in self._following)
 
     async def send(self, make: RequestMaker, mender: RequestMender | None = None) -> ModelReply:

@@ -59,7 +59,7 @@ _LISTS: Final = (
 # Paths of objects that an upstream stores.
 _STORED_PATHS: Final = (*_LISTS, "/uploads", "/responses", "/conversations")
 _COMPLETIONS: Final = "/completions"
-# Paths whose requests another model may answer, once a limit is reached.
+# Paths of requests that another model may answer once a limit is reached.
 _WITH_SUBSTITUTE: Final = (_COMPLETIONS, "/messages")
 # Paths with bodies that name no model: of a batch, the models stand in a file.
 _WITHOUT_MODEL: Final = (
@@ -274,7 +274,7 @@ class Forwarder:
         continues_here: the request continues a response that the gateway stores.
         path: below the base URL.
         model: the model that the request names; None: it names none.
-        upstream_name: the upstream that the caller asks for; None: none.
+        upstream_name: the upstream that the caller asks for, or None.
 
         Raises: UnknownModel, BadRequest.
         """

@@ -56,7 +56,7 @@ _RETRY_S: Final = 1.0
 # Rounds of the event loop from a connection that closes to the end of its request. Measured: up to 11, if several tools
 # run.
 _ENDING_TICKS: Final = 30
-# The most callers whose limits are cached. Chosen, not measured.
+# The most callers with cached limits. Chosen, not measured.
 _MAX_CALLERS: Final = 4096
 _ID: Final = attrgetter("id")
 _NO_TOKENS: Final = wanted_amounts()
@@ -324,8 +324,8 @@ class Limiter:
     async def _wait_for_room(self, receipt: Receipt, wanted: Amounts) -> list[Bucket]:
         """Returns the buckets of a request, loaded if they can be. wanted: the amounts that it may use.
 
-        If other requests have reserved all, this waits a moment for requests whose clients have just hung up. So a
-        voice agent that interrupts a reply is let in.
+        If other requests have reserved all, this waits a moment for the requests of clients that have just hung up, so
+        that a voice agent that interrupts a reply is let in.
         """
         buckets = self._buckets_of(receipt)
         for _ in range(_ENDING_TICKS):

@@ -1,7 +1,7 @@
 """The meter: adds up what requests use, in memory, and writes the sums from time to time.
 
 There is never a row for one request. A process that is killed loses what it has counted since its last write; a process
-that stops in order writes all. A part whose write failed is written again under the same number, so that it is not
+that stops in order writes all. After a failed write a part is written again under the same number, so that it is not
 counted twice if only the answer to its commit was lost.
 """
 

@@ -1,6 +1,6 @@
 """The MCP tools over stdio, for programs that start their servers themselves.
 
-Calls go where commands go: to the process that serves, or to the file.
+Calls are performed where commands are: in the process that serves, or on the database file.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A response that was asked for over a WebSocket, and the connection that its request has.
+"""A response that was asked for over a WebSocket, with a connection of its own.
 
-Several responses wait or are under way on one socket, and each of them can be cancelled alone.
+Several responses wait or are under way on one socket, and each can be cancelled alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class ResponseConnection:
     """The client's connection for the request of one response. It has the members of `HttpConnection` that web uses."""
 
     has_whole_body = True
-    is_refused = False  # its handshake was not
+    is_refused = False  # the handshake of its socket was accepted
 
     def __init__(self, socket: Any) -> None:
         self.on_lost: Callable[[], object] | None = None
