@@ -1,4 +1,4 @@
-"""The value that a turn has of its agent, wherever the definition lies: in the settings, or in the store."""
+"""An agent as a turn needs it, whether the settings or the store define it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from storage.records import Block
 
 
 class AgentTool(Struct, frozen=True):
-    """A tool of an agent. definition: None for one of the gateway's own, known by its name."""
+    """A tool of an agent."""
 
     name: str
+    # None: the tool is built in, and known by its name.
     definition: ToolDefinition | None = None
 
 
@@ -33,20 +34,21 @@ Filler = Literal["model"] | FixedFiller | None
 
 
 def filler_of(written: object) -> Filler:
-    """Returns the filler that a definition's body names. written: "model", {"say"} or with "after_ms", or none."""
+    """Returns the filler of a definition's body. written: "model", {"after_ms" (optional), "say"}, or "none"."""
     if isinstance(written, dict):
         return FixedFiller(float(written.get("after_ms", FILLER_AFTER_MS)), str(written["say"]))
     return "model" if written == "model" else None
 
 
 def filler_json(filler: Filler) -> Literal["model", "none"] | dict[str, Any]:
-    """Returns a filler as a definition's body has it."""
+    """Returns a filler in the form of a definition's body."""
     if isinstance(filler, FixedFiller):
         return {"after_ms": filler.after_ms, "say": filler.say}
     return filler or "none"
 
 
-# How an agent speaks. reply: by text; any call goes on. message: by a tool; it goes on only where it asks to.
+# How an agent speaks. reply: by its text, and the turn goes on after any call. message: by a tool, and the turn goes on
+# only after calls that ask for it.
 SpeakingStyle = Literal["reply", "message"]
 
 
@@ -83,8 +85,8 @@ class AgentSpec(Struct, frozen=True):
     context_window: int | None = None
     # Memory tools go to the model even if the client has no tools of its own.
     offers_tools: bool = False
-    # The source of the conversation's history. "full": the client's list, completed from memory; "client": the client's
-    # list alone; "append": the stored conversation, to which the client sends new messages only.
+    # The source of the conversation's history. full: the client's list, completed from memory. client: the client's
+    # list alone. append: the stored conversation, to which the client sends only new messages.
     history: Literal["full", "append", "client"] = "full"
     # The memory section is rendered again with each request.
     rebuilds_section: bool = False
@@ -109,7 +111,7 @@ class AgentSpec(Struct, frozen=True):
 
     @property
     def is_profile(self) -> bool:
-        """The agent is a profile, with a memory for each user. One that was made over REST has a single memory."""
+        """The agent is a profile, with a memory for each user; an agent that was made over REST has one memory."""
         return not self.uid
 
     @property

@@ -1,6 +1,6 @@
-"""The configuration of an agent that was made over REST: the body of its definition, in the gateway's words.
+"""The definitions of agents, tools and other objects that are made over REST, as they are stored.
 
-A dialect makes it of a request and shows it again; what a turn needs of it goes into `AgentSpec`.
+The agents API makes them from requests and renders them; a turn gets an agent's definition in its `AgentSpec`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class _Stored(Struct, frozen=True):
 
     def body(self) -> dict[str, Any]:
         """Returns the definition as it is stored."""
-        found: dict[str, Any] = msgspec.to_builtins(self)
-        return found
+        body: dict[str, Any] = msgspec.to_builtins(self)
+        return body
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> Self:
@@ -38,7 +38,7 @@ class Sleeptime(_Stored, frozen=True):
     agents: tuple[str, ...] = ()
     # The number of turns after which a run is due; None: each turn makes one due.
     frequency: int | None = SLEEP_EVERY
-    # No number of turns makes a run due: they read when the conversation rests.
+    # A run is due when the conversation rests, whatever the number of turns.
     at_rest: bool = False
 
     @property
@@ -48,9 +48,9 @@ class Sleeptime(_Stored, frozen=True):
 
 
 class AgentDefinition(_Stored, frozen=True):
-    """One agent's configuration."""
+    """The configuration of one agent."""
 
-    # Its loop: how it speaks, and which tools and rules it begins with (gateway.core.memory.builtin).
+    # The kind of its loop: how it speaks, and with which tools and rules it begins (gateway.core.memory.builtin).
     kind: str
     system: str = ""
     description: str | None = None
@@ -92,12 +92,12 @@ class AgentDefinition(_Stored, frozen=True):
     retained: dict[str, Any] = field(default_factory=dict, name="kept")
 
 
-# What a profile has in its place: no field that takes effect.
+# The definition of a profile, which has none: no field has an effect.
 NO_DEFINITION: Final = AgentDefinition("")
 
 
 class ToolDefinition(_Stored, frozen=True):
-    """A tool that was made over REST; its name is its definition's."""
+    """A tool that was made over REST. Its name is that of the record that stores the definition."""
 
     # {"name", "description", "parameters"} as a model gets it.
     schema: dict[str, Any]
@@ -118,28 +118,28 @@ class ToolDefinition(_Stored, frozen=True):
 
 
 class McpServerDefinition(_Stored, frozen=True):
-    """An MCP server that was named over REST; its name is its definition's."""
+    """An MCP server that was registered over REST. Its name is that of the record that stores the definition."""
 
     # The URL of a server that speaks HTTP.
     url: str = ""
-    # Starts a server that speaks over its pipes; empty: there is a URL.
+    # The command that starts a server over stdio; empty: the server has a URL.
     command: tuple[str, ...] = ()
-    # The name of the entry of the setting tools.headers that is sent to it.
+    # The entry of the setting tools.headers that is sent to the server, or None.
     header: str | None = None
-    # The tools that it listed when it was asked last, and that cannot be called.
+    # The tools in its last list that cannot be called.
     left_out: tuple[str, ...] = ()
     # The transport of a server with a URL.
     transport: Literal["streamable_http", "sse"] = "streamable_http"
-    # The header in which its token is sent; None: Authorization.
+    # The header in which the token is sent; None: Authorization.
     token_header: str | None = None
-    # Encrypted values by their fields (gateway.agents.core.mcp_server).
+    # Field -> encrypted value (gateway.agents.core.mcp_server).
     secrets: dict[str, str] = field(default_factory=dict)
 
 
 class IdentityDefinition(_Stored, frozen=True):
-    """A user or an organisation of an application, to whom agents belong.
+    """A user or an organisation of an application, to which agents belong.
 
-    The application's key for it is its definition's name.
+    The name of the record that stores the definition is the application's key for it.
     """
 
     # The name that people read.

@@ -14,9 +14,9 @@ import orjson
 from gateway.core.json_limits import MAX_LEVELS, check_values, is_too_deep
 from gateway.errors import BadRequest
 
-# Longer than the name of any model that is served. Hundreds of names are cached in several tables.
+# The most characters of a model's name. Real names are shorter; several tables cache hundreds of names.
 MAX_MODEL_CHARS = 1_000
-# The end of a key as Python's own module writes it, and orjson never does. It is looked for in a body's beginning.
+# The end of a key as Python's `json` writes it and orjson never does, looked for in the beginning of a body.
 _KEY_END_WITH_BLANK = b'": '
 _BEGINNING_BYTES = 64
 _MEMBERS_DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -121,9 +121,9 @@ class _OutermostKeys:
 
 
 class ItemPath(msgspec.Struct):
-    """The path to an item of a list, as errors name it. The reader of the list sets the index; `str` makes the path.
+    """The path to an item of a list, as errors name it. The reader of the list sets the index.
 
-    Most requests have no errors, and make no path.
+    Only `str` makes the path, since most requests have no errors.
     """
 
     # The path to the object with the list; "": the body.

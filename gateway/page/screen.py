@@ -1,4 +1,4 @@
-"""Screens and actions. Each has a path, the fields of its query or form, and a function that answers.
+"""The types of screens and actions. Each has a path, the fields of its query or form, and a function that answers.
 
 A screen answers GET with a record of `gateway.run.admin`: as HTML by its template, and as JSON at the same path with
 `.json`. An action answers POST: a browser is redirected to the screen that shows the result, a program gets the record.
@@ -19,7 +19,7 @@ from gateway.run.admin.link_operations import Right
 # Items of a list, if the query names no other number.
 LIMIT = 50
 MAX_ITEMS = 200
-# The fragment of the words on a page that are shown only after a change.
+# The URL fragment that shows the words of a page that a change was saved.
 SAVED = "#saved"
 
 
@@ -30,7 +30,7 @@ class NoFields(Struct, frozen=True, forbid_unknown_fields=True):
 class LimitQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The query of a screen with a list. Queries with further fields are subclasses."""
 
-    # The most items of a page, so that its HTML stays under 100 kB. A twin has as many items as its `limit` says.
+    # The most items of a page, so that its HTML stays under 100 kB; the JSON twin may have up to `MAX_ITEMS`.
     page_limit: ClassVar[int] = LIMIT
     limit: Annotated[int, Meta(ge=1, le=MAX_ITEMS)] = LIMIT
 
@@ -83,7 +83,7 @@ class ActionResult(Struct, frozen=True):
 
 
 class Redirect(Struct, frozen=True):
-    """The way from a page to another one. A screen gives none to its twin."""
+    """A redirect from a screen to another one. A JSON twin is never redirected."""
 
     # The path of the other screen, relative to /ui/ (`page_path`), perhaps with query and fragment.
     to: str

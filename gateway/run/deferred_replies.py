@@ -1,7 +1,7 @@
 """Native replies that an upstream makes in the background, after its answer: their requests are stored until then.
 
-Each is stored as a run without a conversation and without a job. So any process that sees the reply's end can write the
-turn. A forgetting in its memory erases it.
+Each is stored as a run without a conversation and without a job, so any process that sees the end of the reply can
+write the turn. A forgetting in its memory erases the request.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class DeferredReply(Struct, frozen=True):
     """The request of a reply that is still to come. Keys and headers of the caller are not in it."""
 
     body: str
-    # Below the upstream's base URL, with the query.
+    # The path below the upstream's base URL, with the query.
     path: str
     # The user and the memory, as they were decided when the request came.
     identity: Identity
@@ -53,7 +53,7 @@ class DeferredReplies:
     now: Callable[[], float]
 
     async def add(self, scope: Scope, epoch: int, id: str, reply: DeferredReply) -> None:
-        """Stores a reply by its upstream's id, unless the epoch of its memory is another one now."""
+        """Stores a reply by its upstream's id, unless the epoch of its memory is no longer `epoch`."""
         agent = await self.store.agents.find_or_draft(scope)
         now = self.now()
         run = Run(

@@ -1,4 +1,4 @@
-"""The seam to a dialect whose requests go upstream in it, with memory added; the reply passes as it comes."""
+"""The seam to dialects in which a request goes upstream as it is, with memory added; the reply passes as it comes."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ class NativeRequest(Protocol):
         """The upstream stores the reply, so another request may refer to its id."""
 
     def with_history(self, known: KnownReplies, memory: MemoryKey) -> NativeRequest:
-        """Returns the request with the replies in `chat` to whose ids the client refers, as far as they are known."""
+        """Returns the request with the replies to which the client refers by id put into `chat`, as far as known."""
 
     def body(self, model: str, system: str = "", notes: Mapping[int, str] | None = None) -> bytes:
         """Returns the body for the upstream.
 
         system: goes after the instructions.
-        notes: each in front of a message, by its index in `chat`.
+        notes: index of a message in `chat` -> the note before its text.
         """
 
     def reader(self) -> NativeReader:
-        """Returns what reads one reply to it."""
+        """Returns a reader of one reply to the request."""
 
     def change(self) -> ReplyChange:
         """Returns the change that removes from its reply what memory has added to the request."""

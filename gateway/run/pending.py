@@ -1,4 +1,4 @@
-"""Work that outlives its request, mostly writes: it was answered, failed or was cut before that was done."""
+"""Work that outlives its request, mostly writes: the request was answered, failed or was cancelled before their end."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from storage.errors import StoreError
 from storage.records import Scope
 
 _log = logging.getLogger("mnemogate")
-# Rounds of the event loop until the gateway learns that a client has left, where its next request is there already, as
-# when a voice agent is interrupted. Measured: 2 at most.
+# How many rounds of the event loop a request waits for the gateway to learn that the client has left the turn before,
+# as when a voice agent is interrupted. Measured: the gateway learns it in 2 at most.
 LEAVING_TICKS = 5
 
 
@@ -22,24 +22,25 @@ class Client(Protocol):
 
     @property
     def is_gone(self) -> bool:
-        """True once it has left."""
+        """True once the client has left."""
 
 
 class PendingWrites:
     """The writes, and other work, that go on after their requests.
 
-    The process waits for them when it stops, and so does the next request of their memory.
+    When the process stops, it waits for them; the next request of a memory waits for the writes of its turns.
     """
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
+        # The writes of turns, by task: the scope of each turn.
         self._awaited: dict[asyncio.Task[None], Scope] = {}
-        # The turns that are being answered: a future for the end of each, when its write has begun, and its client.
+        # The turns that are being answered: a future, which is done once the write of the turn has begun -> the client.
         self._open_turns: dict[Scope, dict[asyncio.Future[None], Client]] = {}
 
     @contextmanager
     def answering(self, scope: Scope, client: Client) -> Iterator[None]:
-        """Counts a turn of this scope as being answered, inside of the block."""
+        """Returns a context in which a turn of this scope counts as being answered."""
         end = asyncio.get_running_loop().create_future()
         turns = self._open_turns.setdefault(scope, {})
         turns[end] = client
@@ -54,8 +55,8 @@ class PendingWrites:
     def add(self, work: Awaitable[object], subject: str, awaited_by: Scope | None = None) -> None:
         """Takes over a write, or other work.
 
-        subject: its name, which begins a line of the log.
-        awaited_by: the scope of the turn that is written; its next request waits for the write. None: no turn is.
+        subject: the name of the work, with which a line of the log begins.
+        awaited_by: the scope of the turn that is written, which makes its next request wait; None: it is no turn.
         """
         task = asyncio.ensure_future(self._run(work, subject))
         self._tasks.add(task)
@@ -67,7 +68,7 @@ class PendingWrites:
     async def wait_written(self, scope: Scope, timeout_s: float) -> None:
         """Waits until the turns of this scope that were left, failed, or were answered before their commit are on disk.
 
-        A conversation is recognised by what is stored, so the next request has to come after the write.
+        The next request has to be matched after the write, since a conversation is recognised by what is stored.
         """
         if scope in self._open_turns or self._awaited:
             await self._wait_for({scope}, timeout_s)
@@ -111,5 +112,6 @@ class PendingWrites:
             _log.exception("%s could not be stored, by a fault in the gateway.", subject)
 
     async def drain(self, timeout_s: float) -> None:
+        """Waits until all work is done, for at most `timeout_s`."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout_s)

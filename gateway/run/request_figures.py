@@ -43,7 +43,7 @@ class _Minute(Struct):
 
 
 class RequestFiguresRecorder:
-    """Counts requests by the minute: its memory does not grow with their number, so that none is left out."""
+    """Counts requests by the minute. The counts do not grow with the number of requests, so none is left out."""
 
     def __init__(self) -> None:
         self._minutes: dict[str, deque[_Minute]] = {}
@@ -51,8 +51,8 @@ class RequestFiguresRecorder:
     def add(self, now: float, project: str, mode: str, status: int, added_ms: float | None) -> None:
         """Counts a request that has ended.
 
-        now: seconds.
-        added_ms: None: its reply never began.
+        now: seconds since the epoch.
+        added_ms: the latency that the gateway added; None: the reply never began.
         """
         number = int(now // _MINUTE_S)
         minutes = self._minutes.get(project)
@@ -68,7 +68,7 @@ class RequestFiguresRecorder:
             minute.added_buckets[_bucket_of(added_ms)] += 1
 
     def last_hour(self, now: float, project: str | None = None) -> RequestFigures:
-        """Returns the figures of the 60 minutes up to `now`, its own among them. project: None: of all."""
+        """Returns the figures of the last 60 minutes, the current one included. project: None for all projects."""
         last = int(now // _MINUTE_S)
         first = last - _MAX_MINUTES + 1
         projects = list(self._minutes) if project is None else [project]

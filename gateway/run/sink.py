@@ -1,4 +1,4 @@
-"""The seam between a turn and the connection on which it answers."""
+"""The seam between a turn and the connection that its reply is sent on."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Sink(Protocol):
 
     @property
     def has_started(self) -> bool:
-        """Anything was sent. Until then an error can still have a status of its own."""
+        """Bytes were sent. Until then an error can still have a status of its own."""
 
     @property
     def is_gone(self) -> bool:
         """The client has left."""
 
     def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
-        """Sets status and headers; they leave with the first bytes written."""
+        """Sets status and headers; they are sent with the first bytes written."""
 
     async def write(self, data: bytes) -> None:
         """Sends bytes of the body. Raises: ClientGone."""
@@ -38,7 +38,7 @@ class Sink(Protocol):
         """Starts, writes and ends at once, with a content-length. Raises: ClientGone."""
 
     def while_here(self) -> AbstractContextManager[None]:
-        """Cancels what is awaited inside when the client leaves; it then raises ClientGone at the end of the block.
+        """Returns a context that cancels its task when the client leaves, and then raises ClientGone at its end.
 
         A cancellation from elsewhere (shutdown) stays a CancelledError.
         """
@@ -46,7 +46,7 @@ class Sink(Protocol):
 
 @dataclass(slots=True)
 class HeldSink:
-    """A response that is held back: the route makes one body of its events. `Sink` documents the methods."""
+    """A response that is held back, since the route makes one body of its events. `Sink` documents the methods."""
 
     # The sink of the waiting client.
     outer: Sink
@@ -90,7 +90,7 @@ class Presence:
     _task: asyncio.Task[Any] | None = None
     # The number of cancellations that the task had when it entered the block.
     _cancelling = 0
-    # It was cancelled because the reader left.
+    # The task was cancelled because the reader left.
     _is_cancelled = False
 
     def leave(self) -> None:
@@ -115,8 +115,8 @@ class Presence:
         task, self._task = self._task, None
         if task is None or not self._is_cancelled:
             return
-        # If more cancellations are left than there were at the start, another party (the shutdown) asked as well, and
-        # its CancelledError has to go on. An error of the block's own goes on, too.
+        # If more cancellations remain than there were at the start, another party (the shutdown) cancelled as well, and
+        # its CancelledError has to go on, as does an error that the block raised itself.
         if task.uncancel() <= self._cancelling and (
             error_type is None or error_type is asyncio.CancelledError
         ):
@@ -125,9 +125,9 @@ class Presence:
 
 @dataclass(slots=True)
 class UnseenSink:
-    """A response without a reader: of a turn with its result taken from the store. `Sink` documents the methods.
+    """A response without a reader, for a turn that leaves its result in the store. `presence.leave()` ends the turn.
 
-    `presence.leave()` ends the turn.
+    `Sink` documents the methods.
     """
 
     presence: Presence = field(default_factory=Presence)

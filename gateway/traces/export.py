@@ -1,7 +1,7 @@
 """Sends spans to a collector: OTLP over HTTP, with the standard library's client, in a thread of its own.
 
-A request that a busy collector does not take is sent again, for a minute at most. Spans that it refuses are dropped and
-counted. When the gateway stops, no wait goes on beyond its end. (opentelemetry.io/docs/specs/otlp, OTLP/HTTP)
+A request to a busy collector is sent again for a minute at most. Spans that the collector refuses are dropped and
+counted. No wait outlasts the gateway. (opentelemetry.io/docs/specs/otlp, OTLP/HTTP)
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ _BUSY_STATUSES: Final = frozenset((429, 502, 503, 504))
 _FIRST_PAUSE_S: Final = 1.0
 # The time after which a request is given up. Meanwhile receipts wait in a bounded queue. Chosen, not measured.
 _GIVE_UP_AFTER_S: Final = 60.0
-# The most bytes of an answer that are read. An answer only says how many spans were rejected.
-_ANSWER_BYTES: Final = 64 * 1024
+# The most bytes of a response that are read. A response has only the number of rejected spans.
+_RESPONSE_BYTES: Final = 64 * 1024
 
 
 class _Refusal(Exception):
     """The collector has not taken the spans."""
 
     def __init__(self, status: int, retry_after_s: float | None = None) -> None:
-        # The status of its answer; 0: there was no answer.
+        # The status of the response; 0: there was no response.
         self.status = status
-        # The pause that it asks for; None: it asks for none.
+        # The pause that the collector asks for; None: it asks for none.
         self.retry_after_s = retry_after_s
 
     @property
@@ -74,7 +74,7 @@ class Exporter:
         self._pause = pause
         self._connection: http.client.HTTPConnection | None = None
         self._has_failed = False
-        # When the last request has to end, by `time.monotonic`; None: the gateway does not stop.
+        # When the last request has to end, by `time.monotonic`; None: the gateway is not stopping.
         self.ends_at: float | None = None
 
     def send(self, request: ExportTraceServiceRequest) -> None:
@@ -114,7 +114,7 @@ class Exporter:
             self.send(half)
 
     def _send_patiently(self, request: ExportTraceServiceRequest) -> int:
-        """Sends a request until it is answered. Returns how many spans were rejected.
+        """Sends a request until the collector takes it. Returns how many spans were rejected.
 
         Raises: _Refusal: the collector refuses the request, or has been busy or unreachable for too long.
         """
@@ -130,8 +130,8 @@ class Exporter:
                 if refusal.is_final:
                     raise
                 self._report(refusal.status)
-                # The pause is random in part, so that several gateways do not send all at once. A "Retry-After: 0" does
-                # not shorten it.
+                # The pause is random in part, so that several gateways do not send at once. `Retry-After: 0` does not
+                # shorten it.
                 pause_s = max(next_pause_s * random.uniform(0.8, 1.2), refusal.retry_after_s or 0.0)
                 if time.monotonic() + pause_s > (gives_up_at if self.ends_at is None else self.ends_at):
                     raise
@@ -153,7 +153,7 @@ class Exporter:
             connection = self._connect()
             connection.request("POST", target or "/", data, headers)
             response = connection.getresponse()
-            body = response.read(_ANSWER_BYTES)
+            body = response.read(_RESPONSE_BYTES)
             if response.will_close or not response.isclosed():
                 self.close()
         except (
@@ -201,7 +201,7 @@ class Exporter:
 
 
 def _read_rejected(body: bytes) -> int:
-    """Returns the number of rejected spans in an answer."""
+    """Returns the number of rejected spans in a response."""
     try:
         return max(0, ExportTraceServiceResponse.FromString(body).partial_success.rejected_spans)
     except DecodeError:

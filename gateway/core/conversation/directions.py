@@ -1,7 +1,7 @@
 """The system and developer messages of a request, for a client that continues by an id and sends them once.
 
-No user and no model has written them, and they have no atoms. So they lie in the private field `directions` of the
-turn's reply, each with the number of the request's other messages that followed it.
+Neither a user nor a model has written them, and they have no atoms. So the private field `directions` of the turn's
+reply has them, each with the number of the request's other messages that followed it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from gateway.core.conversation.canonical import SYSTEM_ROLES, WireMessage
 from gateway.core.conversation.private import private_of
 
 DIRECTIONS_FIELD: Final = "directions"
-# The number of other messages that follow, and the system or developer message.
+# (number of other messages that follow, system or developer message); stored as JSON.
 Direction = tuple[int, WireMessage]
 
 
@@ -42,23 +42,23 @@ class TurnMessages(NamedTuple):
     inputs: Sequence[WireMessage]
     # Empty if the turn has no reply.
     reply: Sequence[WireMessage]
-    # The directions of its request. If one comes before the inputs, the client has sent its whole list.
+    # The directions of the turn's request. If one comes before the inputs, the client has sent its whole list.
     directions: Sequence[Direction]
 
 
 def path_with_directions(turns: Sequence[TurnMessages]) -> list[WireMessage]:
-    """Returns the messages of a path, with the directions of its turns at their places.
+    """Returns the messages of a path, with the directions of its turns where their requests had them.
 
-    The directions of a whole list replace those of earlier turns, as far up as they reach.
+    If a client has sent its whole list, its directions replace those of earlier turns, from the first of them on.
 
     turns: oldest first.
     """
     messages = [message for turn in turns for message in (*turn.inputs, *turn.reply)]
-    # The directions, by the index of the message that follows them.
+    # Index of a message -> the directions before it.
     placed: dict[int, list[WireMessage]] = {}
-    # The index of the present turn's end.
+    # The index of the current turn's end.
     end = len(messages)
-    # The first index whose directions newer turns have replaced.
+    # The first index with directions that newer turns have replaced.
     replaced_from = len(messages) + 1
     for inputs, reply, directions in reversed(turns):
         end -= len(reply)

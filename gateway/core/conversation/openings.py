@@ -1,8 +1,8 @@
 """Openings, the first exchanges of conversations without an id: digests that show which lists may belong to them.
 
 By rule 6 (docs/conversations.md) a list that continues no stored exchange may repeat or extend an opening of the idle
-time. Nearly always it does neither, and the cached digests alone prove it: no stored exchange is loaded then. Where
-they do not prove it, the rules compare the list with the exchanges themselves.
+time. Nearly always it does neither. If the cached digests prove that, no stored exchange is loaded; otherwise the rules
+compare the list with the exchanges themselves.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from storage.records import Exchange
 
 
 def begins_conversation(query: Query, openings: Iterable[Opening]) -> bool:
-    """Returns whether a list certainly begins a new conversation; False where it may belong to an opening.
+    """Returns whether a list certainly begins a new conversation; False: it may belong to an opening.
 
-    openings: all openings of its memory that may still be extended. Nothing of the memory may be off the record.
+    openings: all openings of the memory that may still be extended. Nothing of the memory may be off the record.
     """
     listing = query.listing
     if (
@@ -43,7 +43,7 @@ def begins_conversation(query: Query, openings: Iterable[Opening]) -> bool:
 
 
 def opening_of(plan: Plan, at: float) -> Opening | None:
-    """Returns the opening that a turn is, if it is written at this time; None: it is no opening, or has an id."""
+    """Returns the opening that a turn is if it is written at this time; None: it is none, or has an id."""
     exchange, messages = plan.exchange, plan.messages
     if plan.match.match_point is not None or plan.query.is_named or not messages:
         return None
@@ -60,7 +60,7 @@ def openings_of(tree: Tree) -> list[Opening]:
 
 
 def _opening(exchange: Exchange, last: WireMessage | None, at: float) -> Opening:
-    """last: the last message of its input; None: its content is not loaded."""
+    """Returns the digests of an exchange. last: the last message of its input; None: its content is not loaded."""
     if last is None:
         return Opening(at, exchange.begun, exchange.inputs, word_count=None, stem=None)
     words = transcript_words(text_of(last))
@@ -72,26 +72,26 @@ def _may_extend(listing: HashedList, old: Opening, words_of: dict[int, list[str]
 
     words_of: a cache of the words of the list's messages, by index.
     """
-    last = len(old.inputs) - 1
+    last_index = len(old.inputs) - 1
     atoms = listing.atoms
-    if not 0 <= last < len(atoms):
+    if not 0 <= last_index < len(atoms):
         return False
-    if atoms[last] != old.inputs[last]:
-        if not (is_user(atoms[last]) and is_user(old.inputs[last])):
+    if atoms[last_index] != old.inputs[last_index]:
+        if not (is_user(atoms[last_index]) and is_user(old.inputs[last_index])):
             return False
         if old.word_count is not None:
-            if last not in words_of:
-                words_of[last] = transcript_words(listing.text(last))
-            words = words_of[last]
+            if last_index not in words_of:
+                words_of[last_index] = transcript_words(listing.text(last_index))
+            words = words_of[last_index]
             if not 0 < old.word_count <= len(words) or _stem(words, old.word_count) != old.stem:
                 return False
-    return tuple(atoms[:last]) == old.inputs[:last]
+    return tuple(atoms[:last_index]) == old.inputs[:last_index]
 
 
 def _stem(words: Sequence[str], count: int) -> int:
-    """Returns a hash of those of the first `count` words that stay the same when a transcript of them grows.
+    """Returns a hash of the first `count` words without the last, which may be cut off and grow in a later transcript.
 
-    The last word may be cut off and grow too, so it is left out, unless it is the only one.
+    If there is only one word, it is hashed.
     """
     return hash(tuple(words[: max(1, count - 1)]))
 

@@ -1,4 +1,4 @@
-"""Memory edits of turns. A path sees its own at once; they enter the blocks when their turn is confirmed."""
+"""The edits that turns make to memory. A path sees its own edits at once; a confirmed turn's enter the blocks."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def apply_operation(blocks: Sequence[Block], op: BlockOp) -> AppliedOperation:
 def blocks_on_path(blocks: Sequence[Block], ops: Sequence[BlockOp], path: Collection[int]) -> list[Block]:
     """Returns the blocks as a path sees them, with the pending edits of its own exchanges.
 
-    blocks: with what is merged.
-    ops: pending edits of all paths.
-    path: the ids of its exchanges.
+    blocks: with the edits of confirmed turns.
+    ops: the pending edits of all paths.
+    path: the ids of the path's exchanges.
     """
     edited_blocks = list(blocks)
     for op in ops:
@@ -62,10 +62,10 @@ def blocks_on_path(blocks: Sequence[Block], ops: Sequence[BlockOp], path: Collec
 def merge_operations(blocks: Sequence[Block], ops: Sequence[BlockOp]) -> BlockMerge:
     """Returns the changes that pending operations make to the blocks as they are now.
 
-    An operation that cannot be done any more is dropped, such as replacing words that are gone, or overwriting a value
+    An operation that has become impossible is dropped, such as replacing words that are gone, or overwriting a value
     that its model has not seen.
     """
-    present = list(blocks)
+    current = list(blocks)
     writes = []
     passages = []
     facts = []
@@ -81,12 +81,11 @@ def merge_operations(blocks: Sequence[Block], ops: Sequence[BlockOp]) -> BlockMe
                 case _:
                     raise NotImplementedError(f"{op.op} is in STORED_SOURCES and has no case here")
             continue
-        # Each operation sees the blocks as the one before left them.
-        present, edit = apply_operation(present, op)
+        current, edit = apply_operation(current, op)
         if edit.value is None:
             dropped.append(op)
         else:
-            writes.append((next(b.id for b in present if b.label == op.label), edit.value, op))
+            writes.append((next(b.id for b in current if b.label == op.label), edit.value, op))
     return BlockMerge(writes, passages, facts, dropped)
 
 

@@ -25,43 +25,43 @@ _WORD = re.compile(rf"\n|[^\S\n]+|(?:[{_UNSPACED_SCRIPTS}]|[^\s{_UNSPACED_SCRIPT
 _SENTENCE = re.compile(r"[^\n.!?;。！？；]*(?:[\n.!?;。！？；]+[^\S\n]*|$)")
 # The most pairs of pieces that a comparison takes, since its time grows with their number. Chosen, not measured.
 _PAIRS = 1_000_000
-# The most steps of comparing two lists, which take some 50 ms. If pieces repeat so much that more steps would be
-# needed, no match begins with the most frequent pieces.
+# The most steps of a comparison of two lists, which take about 50 ms. If repeated pieces would take more steps, no
+# match begins with the most frequent pieces.
 _STEPS = 1_000_000
 # The steps for each pair of pieces: after each match all pairs may be looked through once more. Chosen, not measured.
 _STEPS_PER_PAIR = 10
 
 
 class DiffPart(Struct, frozen=True):
-    """A part of a text that was changed: it stays, was put in, or was taken out."""
+    """A part of a changed text: it stays ("same"), was inserted or was deleted."""
 
     op: _Op
     text: str
 
 
 def diff_words(old: str, new: str) -> tuple[DiffPart, ...]:
-    """Returns the parts of both texts in their order; without those of `ins` they are the old text."""
+    """Returns the parts of both texts in order. Those that are not inserted are the old text."""
     return _join_parts(_Comparison().compare(old, new, (_WORD.findall, _SENTENCE.findall, _lines)))
 
 
 class _Comparison:
-    """Compares two texts by words, or by longer pieces first where there are too many words."""
+    """Compares two texts by words, or first by longer pieces if there are too many words."""
 
     def __init__(self) -> None:
-        self._pairs_left = _PAIRS
+        self._remaining_pairs = _PAIRS
 
     def compare(self, old: str, new: str, splits: Sequence[_Split]) -> Iterator[DiffPart]:
-        """Yields the parts of two texts. splits: into pieces, the shortest first."""
+        """Yields the parts of two texts. splits: functions that split a text into pieces, the shortest pieces first."""
         for number, split in enumerate(splits if old and new else ()):
             old_pieces, new_pieces = split(old), split(new)
-            # The pieces from `start` up to the two ends are compared; those around them are the same.
+            # The pieces from `start` up to the two ends are compared; the pieces before and after are the same.
             start = _count_common(old_pieces, new_pieces)
             common_end = _count_common(old_pieces[start:][::-1], new_pieces[start:][::-1])
             old_end, new_end = len(old_pieces) - common_end, len(new_pieces) - common_end
             pairs = (old_end - start) * (new_end - start)
-            if pairs > self._pairs_left:
+            if pairs > self._remaining_pairs:
                 continue  # longer pieces are fewer
-            self._pairs_left -= pairs
+            self._remaining_pairs -= pairs
             yield DiffPart("same", "".join(old_pieces[:start]))
             for run in _match_runs(old_pieces[start:old_end], new_pieces[start:new_end]):
                 if run.is_same:

@@ -1,4 +1,4 @@
-"""Puts the hidden rounds of a stored reply back before what the client has of it."""
+"""Puts the hidden rounds of a stored reply back before the part of it that the client has."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gateway.core.conversation.private import private_of
 from gateway.core.conversation.provider_fields import FIELDS, for_another_model, refill, refill_calls
 from gateway.core.conversation.tree import Content
 
-# The result of a call with an unknown name begins so.
+# The beginning of the result of a call with an unknown name.
 NO_TOOL = "Error: there is no tool"
 
 
@@ -38,7 +38,7 @@ def put_back(
 
     message: the reply as the client has it.
     after: the messages after it; None: the history is stored here.
-    is_same_model: what only the provider reads may go with it.
+    is_same_model: the model made the reply, so fields that only its provider reads may be sent.
     """
     all_messages = content.full_reply or []
     end = 1 + max((i for i, each in enumerate(all_messages) if each["role"] == "tool"), default=-1)
@@ -73,7 +73,7 @@ def _refill_reply(reply: WireMessage, stored: WireMessage) -> WireMessage | None
     stored: the last stored message of the reply.
     """
     if without_space(text_of(reply)) != without_space(text_of(without_fillers(stored))):
-        # Its blocks as they came would bring back what the client has cut, or what came after that.
+        # The provider's blocks would bring back the text that the client has cut, or that came after the cut.
         stored = _without_provider_fields(stored)
     return refill(reply, stored)
 
@@ -81,7 +81,7 @@ def _refill_reply(reply: WireMessage, stored: WireMessage) -> WireMessage | None
 def without_rounds(content: Content, message: WireMessage) -> WireMessage:
     """Returns a reply as it goes upstream without its hidden rounds.
 
-    The provider's fields name places in the text of their own round, so they go where an earlier round has text.
+    The provider's fields have offsets in the text of their own round. They are left out if an earlier round has text.
 
     message: the reply, as the client has it or as it is stored.
     """
@@ -91,10 +91,7 @@ def without_rounds(content: Content, message: WireMessage) -> WireMessage:
 
 
 def _text_after_rounds(content: Content, message: WireMessage, rounds: Sequence[WireMessage]) -> str | None:
-    """Returns the text of a reply after its hidden rounds.
-
-    Returns None where the reply does not begin with the text that was streamed before them.
-    """
+    """Returns the text of a reply after its hidden rounds; None: it does not begin with the text that they streamed."""
     streamed = join_texts(
         text for each in rounds if each["role"] == "assistant" for text in _visible_texts(each)
     )
@@ -104,9 +101,9 @@ def _text_after_rounds(content: Content, message: WireMessage, rounds: Sequence[
 
 
 def is_offered(content: Content, offered: Container[str]) -> bool:
-    """Returns whether the tools of a reply's hidden rounds are all there."""
+    """Returns whether all tools of a reply's hidden rounds are offered."""
     full_reply = content.full_reply or []
-    # The calls by a name that no tool had. No tool was offered for them then, so none is needed now.
+    # The calls by a name that no tool had then, so that none has to have it now.
     unknown_calls = {
         str(message.get("tool_call_id"))
         for message in full_reply
@@ -118,7 +115,7 @@ def is_offered(content: Content, offered: Container[str]) -> bool:
 
 
 def _visible_texts(message: WireMessage) -> tuple[str, str]:
-    """Returns what a reader got of a message, fillers aside: its text, followed by the text of its speaking calls."""
+    """Returns what a reader got of a message, without fillers: its text, then the text of its speaking calls."""
     return text_of(message), str(private_of(message).get("spoken", ""))
 
 
@@ -130,7 +127,7 @@ def _put_back_mixed(
     *,
     is_longer: bool,
 ) -> list[WireMessage] | None:
-    """Returns the rounds with the client's calls as the client has them; None where it lacks a call or a result."""
+    """Returns the rounds with the client's calls as the client has them; None if it lacks a call or a result."""
     ids = {call_id(call) for call in resent_calls}
     answers = {str(each.get("tool_call_id")) for each in after or () if each.get("role") == "tool"}
     if is_longer or len(resent_calls) != len(client_calls) or not (after is None or ids <= answers):

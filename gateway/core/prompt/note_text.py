@@ -1,4 +1,4 @@
-"""The text of notes: how one is written, and how one is recognised in a text that quotes it.
+"""The text of notes: writes them, and recognises them in a text that quotes them.
 
 A note is reference material from outside the conversation: it is dated, names its source and asks for nothing, since
 text that gives orders from inside a user's message looks like an attack, and some models then refuse the whole message.
@@ -26,7 +26,7 @@ _CLOSE = "</memory>"
 _HEADING = "Notes from earlier conversations with this user, for reference: quotations, possibly outdated."
 _SELECTION = "The message names nothing to look for; this is a small selection of what was said."
 
-# A model may repeat a note as it is, with a mark of quotation before each line, or escaped within JSON or HTML.
+# A model may repeat a note as it is, with a quotation mark (">") before each line, or escaped within JSON or HTML.
 _LEFT, _RIGHT = r"(?:<|&lt;|(?<!\\)\\++u003c)", r"(?:>|&gt;|\\++u003e)"
 _NOTE = re.compile(
     rf"{_LEFT}memory(?: {MARK})?{_RIGHT}(?:\s|>|\\+[nr])*{re.escape(_HEADING)}.*?"
@@ -35,7 +35,7 @@ _NOTE = re.compile(
 )
 _SOURCES = {"passage": "saved note", "fact": "learned"}
 _SPEAKERS = {"assistant": "you", "user": "user"}
-# In a day's text the year comes first.
+# The characters of the year, with which a day's text begins.
 YEAR_CHARS = 4
 
 
@@ -45,11 +45,11 @@ class Recalled(Struct, frozen=True):
     message: Message
     # The text of the message in the note: on one line, cut, and without the gateway's tags.
     text: str
-    # The text after the name of its speaker.
+    # The line of the note: the source or the speaker, and the text.
     line: str
     # The day of the message.
     day: str
-    # What the line takes, with the heading that it needs; estimated.
+    # The estimated tokens of the line, with the heading that it needs.
     tokens: int = 0
 
     @classmethod
@@ -78,10 +78,10 @@ def _frame(mark: str, now: float) -> str:
     return f"<memory {mark}>\n{_HEADING} Written {day_text(now)}."
 
 
-# A mark is no word: of 3,000 in OpenAI's o200k it had five tokens on average and seven or fewer in 99 of 100. The
-# estimate of the rest of the frame is seven above its count.
+# A mark is no word, so its tokens are not estimated: 3,000 marks had five tokens each on average in OpenAI's o200k, and
+# 99% had seven or fewer. The estimate of the rest of the frame is seven above its count.
 _MARK_TOKENS = 6
-# Of the frame of any note, and of the line that names its mark.
+# The tokens of the frame of any note, of the line that names its mark, and of the line of a selection.
 EMPTY_TOKENS = estimate_tokens(f"{_frame('', 0.0)}\n{_CLOSE}\n\n") + _MARK_TOKENS
 NAMING_TOKENS = estimate_tokens(f"{describe_mark('')}\n") + _MARK_TOKENS
 SELECTION_TOKENS = estimate_tokens(f"{_SELECTION}\n")
@@ -96,27 +96,27 @@ def render_note(
     is_selection: bool = False,
     names_mark: bool = False,
 ) -> str:
-    """Returns the note that goes before the user's own words; "" if there is nothing to say.
+    """Returns the note that goes before the user's own words; "" if it would have no content.
 
-    changes: of memory blocks, as `changes_since` gives them.
-    now: seconds since the epoch; the note's own date.
-    mark: the memory's.
-    is_selection: the hits are a selection of the whole memory, which the note says.
-    names_mark: no text before the note does.
+    changes: the texts of `changes_since`.
+    now: the date of the note, in seconds since the epoch.
+    mark: the mark of the memory.
+    is_selection: the hits are a selection of the whole memory, which the note states.
+    names_mark: the note names its mark, since no text before it does.
     """
     if not hits and not changes:
         return ""
     lines = [_frame(mark, now)]
-    last = ("", 0)
+    last_group = ("", 0)
     if names_mark:
         lines.append(describe_mark(mark))
     if is_selection and hits:
         lines.append(_SELECTION)
     for hit in hits:
         group = hit.day, hit.message.conversation_row
-        if group != last:
-            lines.append(day_heading(hit.day, (last[0][:YEAR_CHARS],)))
-            last = group
+        if group != last_group:
+            lines.append(day_heading(hit.day, (last_group[0][:YEAR_CHARS],)))
+            last_group = group
         lines.append(hit.line)
     if changes:
         lines += [CHANGES_HEADING, *(f"- {change}" for change in changes)]

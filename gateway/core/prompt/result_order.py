@@ -1,4 +1,4 @@
-"""Puts results of tools right after their calls, in a list and in what is sent of a stored conversation."""
+"""Puts results of tools right after their calls, in a client's list and in the messages of a stored conversation."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ UNANSWERED_RESULT = "No result was given."
 def results_after_calls(messages: Sequence[Mapping[str, Any]]) -> list[int] | None:
     """Returns the indices of a list's messages in the order in which results directly follow the reply with their call.
 
-    None: they do already. A result whose call is not in the list before it stays where it is.
+    Returns None if the list has that order. A result without its call in the list before it stays where it is.
     """
+    # Id of a call -> the index of its reply.
     calls: dict[str, int] = {}
+    # Index of a reply -> the indices of its results that do not directly follow it.
     late: dict[int, list[int]] = {}
     # The index of the last message that is no result.
     last_index = -1
@@ -35,15 +37,15 @@ def results_after_calls(messages: Sequence[Mapping[str, Any]]) -> list[int] | No
         return None
     moved = {*chain.from_iterable(late.values())}
     order: list[int] = []
-    late_here: Sequence[int] = ()
+    late_results: Sequence[int] = ()
     for i, message in enumerate(messages):
         if i in moved:
             continue
         if message.get("role") != "tool":
-            order += late_here
-            late_here = late.get(i, ())
+            order += late_results
+            late_results = late.get(i, ())
         order.append(i)
-    return [*order, *late_here]
+    return [*order, *late_results]
 
 
 class SentMessage(NamedTuple):
@@ -70,11 +72,11 @@ def has_calls_or_results(messages: Iterable[InsertedMessage]) -> bool:
 
 
 def put_results_after_calls(messages: Sequence[SentMessage]) -> list[SentMessage]:
-    """Puts results of tools right after their calls, because servers refuse a call without its result, and a result
-    without its call.
+    """Returns messages with the results of tools right after their calls.
 
-    A stored call without a result gets one, which is found there again with the next request. A result that comes after
-    a later reply has its call in that reply, too. Stored results without a call, or too many, are left out.
+    Servers refuse a call without its result and a result without its call. So a stored call without a result gets one,
+    the same with each request. If a result comes after a later reply, its call is added to that reply. Stored results
+    without a call, and further results of one call, are left out.
     """
     calls: dict[str, Any] = {}
     starts = [i for i, message in enumerate(messages) if message.role == "assistant"]
@@ -90,7 +92,7 @@ def _with_results_first(
 ) -> Sequence[SentMessage]:
     """Returns a reply, the results of its calls, and the other messages that follow it.
 
-    calls: those of the replies before, by their ids. This reply's are added.
+    calls: id -> call of the replies before this one; the calls of this reply are added.
     """
     results = [each for each in following if each.role == "tool"]
     own = {call_id(call) for call in call_objects(reply.content.message)}
@@ -117,7 +119,7 @@ def _missing_result(call: Mapping[str, Any], reply: SentMessage) -> SentMessage:
 
 
 def _with_calls(reply: SentMessage, late: Sequence[Any]) -> SentMessage:
-    """Returns a reply with more calls. Those of a stored one can be read then: strict servers refuse others."""
+    """Returns a reply with more calls. late: the calls. A stored reply's own calls become readable (`_readable`)."""
     if reply.list_index is not None and not late:
         return reply
     message = reply.content.message
@@ -130,6 +132,7 @@ def _with_calls(reply: SentMessage, late: Sequence[Any]) -> SentMessage:
 
 
 def _readable(call: dict[str, Any]) -> dict[str, Any]:
+    """Returns a call with arguments that are a JSON object; strict servers refuse others, which become `{}`."""
     function = call.get("function")
     if not isinstance(function, dict):
         return call

@@ -120,10 +120,9 @@ def window_item(message: Mapping[str, Any], bound: int, *, is_nudge: bool = Fals
 
 
 def fit_window(items: Sequence[WindowItem], budget: Budget, count: Callable[[], Iterable[int]]) -> Window:
-    """Chooses what stays of a list, oldest first, without its leading system message.
+    """Chooses the part of a list that stays.
 
-    System messages that stand at the head of `items` nevertheless stay.
-
+    items: oldest first, without the leading system message. System messages at the head of the items always stay.
     count: returns the tokens of each item; it is called only if the upper bounds exceed the budget.
     """
     size = len(items)
@@ -144,7 +143,7 @@ def fit_window(items: Sequence[WindowItem], budget: Budget, count: Callable[[], 
 
 
 def _first_cut_of(tokens: int, cuts: Sequence[_WindowCut]) -> _WindowCut | None:
-    """Returns the first cut that frees at least this many tokens; None: none does."""
+    """Returns the first cut that frees at least this many tokens, or None."""
     return next((cut for cut in cuts if cut.tokens >= tokens), None)
 
 
@@ -178,9 +177,9 @@ class _WindowCut(Struct, frozen=True):
 
 
 def _cuts(items: Sequence[WindowItem], tokens_before: Sequence[int]) -> Iterator[_WindowCut]:
-    """Yields every allowed cut, oldest first: each frees more than the one before it.
+    """Yields every allowed cut, oldest first: each frees more tokens than the one before it.
 
-    The last one still keeps the last user message and the last round.
+    Even the last cut leaves the last user message and the last round.
 
     tokens_before: the tokens of all items before each index.
     """
@@ -231,7 +230,7 @@ def _splits_a_call(items: Sequence[WindowItem]) -> list[bool]:
     # Some clients use an id twice; a result then belongs to the newest call.
     callers: dict[str, int] = {}
     newest_caller = -1
-    # At each index, by how much the number of calls changes that a cut there would part from their results.
+    # For each index: by how many more calls than at the index before a cut would be between a call and its result.
     changes = [0] * (len(items) + 1)
     for index, item in enumerate(items):
         if item.role in RESULT_ROLES:

@@ -1,7 +1,7 @@
 """Edits of a request body: they are made in its parsed value, which is serialised once.
 
-A body without an edit stays the client's bytes. In an edited one equal values become equal bytes in every request, and
-a value that orjson cannot serialise, or would change, keeps the client's bytes.
+A body without edits stays the client's bytes. In an edited body equal values become equal bytes in every request; a
+value that orjson cannot serialise, or would change, keeps the client's bytes.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class BodyEdit:
 
         raw: the body as it came.
         json: its value, which is not changed.
-        listed: the member that has the messages, a name that differs between dialects.
-        text_kind: the type of a part that is text, which differs as well.
+        listed: the member that has the messages in the request's dialect.
+        text_kind: the type of a part that is text in that dialect.
         """
         self._raw = raw
         self._json = json
@@ -103,14 +103,14 @@ class BodyEdit:
         if not (self._edits_messages or self._members or self._tools):
             return self._raw
         if not (self._edits_messages or self._tools) and self._adds_only():
-            # What is added alone leaves the bytes that came as they are.
+            # New members are appended to the bytes as they came.
             return self._raw.rstrip()[:-1] + b"," + orjson.dumps(self._members)[1:]
         edited = self._apply_edits(self._json)
         try:
             if not _may_change(self._raw, self._json):
                 return orjson.dumps(edited)
         except orjson.JSONEncodeError:
-            pass  # a member is nested more deeply than it writes
+            pass  # a member is nested more deeply than orjson writes
         return orjson.dumps(self._apply_edits(_as_came(self._raw, self._json)))
 
     @property
@@ -165,16 +165,18 @@ class BodyEdit:
 
 
 def _may_change(raw: bytes, json: Json) -> bool:
-    """Returns whether a body may have an integer beyond 64 bits, which orjson changes; never False where it has."""
-    # Most clients write JSON as orjson does. Of the others most put spaces into it.
+    """Returns whether a body may have an integer beyond 64 bits, which orjson changes; False is certain."""
+    # Most clients write JSON exactly as orjson does, and most others put spaces into it.
     is_compact = raw.find(b'": ', 0, 99) < 0 and orjson.dumps(json) == raw
     return not is_compact and may_round(raw)
 
 
 def _as_came(raw: bytes, json: Mapping[str, Any]) -> Json:
-    """Returns a body's value, with the client's bytes in place of what orjson does not write, or changes.
+    """Returns a body's value with the client's bytes in place of members that orjson does not write, or changes.
 
-    These are members that are nested too deep, and integers beyond 64 bits. Raises: BadRequest.
+    Such members are nested too deep, or have integers beyond 64 bits.
+
+    Raises: BadRequest.
     """
     try:
         members = _MEMBERS.decode(raw)

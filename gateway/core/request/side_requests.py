@@ -1,7 +1,7 @@
 """Requests that an application makes for itself and not for its user: titles, tags, follow-up questions.
 
-They are recognised by rules: those of gateway.core.applications, and the operator's. Another kind is the single turn
-with an answer for a program: it reads memory and leaves nothing in it.
+They are recognised by rules: those of gateway.core.applications, and the operator's. A single turn with an answer for a
+program is recognised too: it reads memory and leaves nothing in it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class SideRule(Protocol):
 
     @property
     def leaves_nothing(self) -> bool:
-        """True if no later list has such a request's messages, so that none need be recognised by hashes."""
+        """True if no later list has such a request's messages, so that they need not be recognised by hashes."""
 
 
 # Fields by which local servers take a schema or a grammar.
@@ -93,18 +93,19 @@ class SideRequests:
 
     def _compile(self, where: str) -> re.Pattern[str]:
         """Returns one pattern for all rules with this `where`."""
-        # An empty group after each rule has its number for a name, and is the last to end: `lastgroup` of a match. A
-        # group around it would be entered for each rule that the text does not even begin like.
+        # After each rule comes an empty group with the rule's number in its name, so that `lastgroup` of a match is the
+        # rule. A group around the rule is slower: it is entered even for rules that the text does not begin like.
         parts = [f"(?:{rule.pattern})(?P<r{n}>)" for n, rule in enumerate(self._rules) if rule.where == where]
-        # White space is given up by no rule, so that a text of much of it costs one pass. No rule: no match.
+        # `\s*+` never gives white space back, so that a text with much of it costs one pass. `(?!)` matches nothing.
         return re.compile(rf"\s*+(?:{'|'.join(parts) or '(?!)'})", re.IGNORECASE)
 
 
 def is_single_structured_turn(body: Mapping[str, Any]) -> bool:
     """Returns whether a request is one turn with an answer for a program.
 
-    Such a turn has OpenAI's `response_format`, by a schema or a grammar as local servers take it, or by a `tool_choice`
-    that names the only tool. Where that tool has to be called once more, the program had no answer yet.
+    Such a turn sets the form of its answer by OpenAI's `response_format`, by a schema or a grammar in a field of local
+    servers, or by a `tool_choice` that names the only tool. If that tool has to be called once more, the program has no
+    answer yet, and the turn still counts.
     """
     response_format = body.get("response_format")
     is_json = isinstance(response_format, dict) and str(response_format.get("type", "")).startswith("json")
@@ -124,7 +125,7 @@ def is_single_structured_turn(body: Mapping[str, Any]) -> bool:
 
 
 def _is_forced(body: Mapping[str, Any]) -> bool:
-    """Returns whether the answer can only be a call of the one tool that there is, named in the request."""
+    """Returns whether the answer can only be a call of the request's one tool, which `tool_choice` names."""
     for choice, tools in (("tool_choice", "tools"), ("function_call", "functions")):
         chosen = body.get(choice)
         if isinstance(chosen, dict) and chosen.get("type") != "allowed_tools":

@@ -1,4 +1,4 @@
-"""Asides: arguments added to the gateway's tools, and text that a tool speaks, read while they are written.
+"""Asides: arguments that the gateway adds to its tools. They are read while the model writes them, as are spoken texts.
 
 An aside is an argument for the gateway and not for the tool: a thought, a filler to be spoken before the tool runs, the
 wish to be called again. Asides are required, since strict schemas demand that of every argument. They come first in a
@@ -60,18 +60,20 @@ def with_asides(definition: Json, names: Collection[str]) -> Json:
 
 
 class Voice(Enum):
-    """The way in which the client gets an argument."""
+    """The way in which the client gets the text of an argument."""
 
+    # As a thought.
     THOUGHT = "thought"
-    # Its text is a part of the reply's text.
+    # As a part of the reply's text.
     WORDS = "words"
-    FILLER = "filler"  # likewise, ahead of a tool
+    # As a part of the reply's text, before a tool runs.
+    FILLER = "filler"
 
 
 class SplitArguments(NamedTuple):
     """The arguments of a call."""
 
-    # Those that the tool gets.
+    # The arguments that the tool gets.
     own: Json
     asides: Json
 
@@ -81,7 +83,7 @@ class Asides(Struct, frozen=True):
 
     # Tool -> its asides.
     by_tool: Mapping[str, Collection[str]] = field(default_factory=dict)
-    # Tool -> its argument whose text is shown to the user.
+    # Tool -> its argument with the text that is shown to the user.
     spoken_arguments: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -90,8 +92,8 @@ class Asides(Struct, frozen=True):
     ) -> Asides:
         """Returns the asides of tools.
 
-        definitions: of the tools, without asides (see `with_asides`).
-        names: of the asides that are added.
+        definitions: the definitions of the tools, without asides.
+        names: the names of the asides that are added.
         """
         by_tool: dict[str, frozenset[str]] = {}
         for definition in definitions:
@@ -112,11 +114,11 @@ class Asides(Struct, frozen=True):
         return voices
 
     def asides_in(self, tools: Iterable[str]) -> dict[str, list[str]]:
-        """Returns the names of the asides of these tools, by tool, for the message that has their calls."""
+        """Returns tool -> the names of its asides, for the message that has calls of these tools."""
         return {tool: sorted(self.by_tool[tool]) for tool in tools if self.by_tool.get(tool)}
 
     def split(self, tool: str, arguments: Json) -> SplitArguments:
-        """Returns the arguments of a call of a tool, without asides and apart from them."""
+        """Splits the arguments of a call into the tool's own and the asides."""
         names = self.by_tool.get(tool)
         if not names:
             return SplitArguments(arguments, {})
@@ -155,9 +157,9 @@ class AsideReader:
 
     def __init__(self, asides: Asides) -> None:
         self._asides = asides
-        # By the index of the call in the reply.
+        # Index of a call in the reply -> the reader of its arguments.
         self._readers: dict[int, _CallReader] = {}
-        # How many pieces of the call's arguments were read, by its index.
+        # Index of a call in the reply -> how many pieces of its arguments were read.
         self._read_counts: dict[int, int] = {}
 
     def read(self, calls: Iterable[ToolCall]) -> list[AsidePiece]:

@@ -1,4 +1,4 @@
-"""Judges the errors of upstreams: what of a request they refuse, and whether they would refuse it again."""
+"""Judges the errors of upstreams: which part of a request they refuse, and whether they would refuse it again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gateway.core.turn.upstream_error import (
     openai_error_of_reply,
 )
 
-# Refusals that another moment, key, account or model may mend.
+# Statuses of refusals that may not come at another time, or with another key, account or model.
 _MENDABLE_STATUSES: Final = frozenset((401, 402, 404, 407, 408, 409, 425, 429))
 # A 400 that is about the key or the account: Claude's without credit or over a limit, Gemini's with a wrong key or from
 # a country that it does not serve.
@@ -47,7 +47,7 @@ _MAX_VERDICT_BYTES: Final = 4096
 def is_permanent_refusal(status: int, body: bytes) -> bool:
     """Returns whether an upstream refuses the content of a request, and so would refuse it each time.
 
-    status: below 400 the error in the body has the status.
+    status: that of the reply. Below 400 the status in the body's error counts.
 
     A prompt that is too long is refused once if the error names the context's length, since the next prompt is cut to
     that length. If it names none, the next prompt would be as long, and refused again.
@@ -60,7 +60,7 @@ def is_permanent_refusal(status: int, body: bytes) -> bool:
 
 
 def is_account_refusal(status: int, body: bytes) -> bool:
-    """Returns whether a 400 or 403 is about the key or the account of the gateway, and not about what went in."""
+    """Returns whether a 400 or 403 is about the key or the account of the gateway, and not about the request."""
     error = openai_error_of_body(body) if status in (400, 403) else None
     if error is None:
         return False
@@ -72,14 +72,14 @@ def is_account_refusal(status: int, body: bytes) -> bool:
 class RefusedContent(Enum):
     """The part of a request's messages that an upstream refuses."""
 
-    # What they say: a filter's verdict.
+    # Their content, by the verdict of a filter.
     FILTERED = "filtered"
     # An address in them from which nothing can be fetched.
     UNREACHABLE = "unreachable"
 
 
 def refused_content(status: int, body: bytes) -> RefusedContent | None:
-    """Returns the part of the messages that an error refuses; None: the error does not say that it refuses a part."""
+    """Returns the part of the messages that an error refuses; None: the error is about something else."""
     if status not in (400, 403, 422, 451) or is_account_refusal(status, body):
         return None
     error = openai_error_of_body(body)
@@ -113,9 +113,9 @@ def is_filter_verdict(begin: bytes) -> bool:
 
 
 def exceeds_context(body: bytes, request: bytes = b"") -> bool:
-    """Returns whether by an error a request is too long for the model, whether it names a length or not.
+    """Returns whether an error, with or without a length in it, is about a request that is too long for the model.
 
-    request: the JSON it is about. What the error repeats of it does not count.
+    request: the JSON of the request. What the error repeats of it does not count.
     """
     error = openai_error_of_body(body)
     return error is not None and is_too_long(error, request)

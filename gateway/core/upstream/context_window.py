@@ -1,7 +1,7 @@
 """The context windows of models: from the settings, and from what upstreams report when they refuse or count.
 
-Sizes are in tokens as we count them. An upstream with a vocabulary of its own may take more of them for the same words,
-and a window that is full by its count is not full by the gateway's. Its context counts as that much smaller here.
+Sizes are in tokens as the gateway counts them. An upstream with a vocabulary of its own may count more tokens for the
+same words, so that its window is full while it is not by the gateway's count. Such a window counts as smaller here.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from math import ceil
 
 from gateway.core.upstream.policy import Target
 
-# The scale of a model that has reported none: vocabularies made for other languages take up to twice the tokens.
+# The scale of a model that has reported no count: vocabularies for other languages take up to twice the tokens.
 GUESS = 2.0
 # A scale above this one would come from a faulty count of an upstream. Chosen, not measured.
 _MAX_SCALE = 4.0
 # Scales are rounded up to sixteenths: every new scale moves what fits, and costs the provider's cache.
 _STEPS = 16
 _TOLERANCE = 1.05  # room for what the chat template and the form of tools add; not measured
-# The part of a window from which on a correction is worth its price.
+# The share of a window from which a new scale is worth its price.
 _NEARLY_FULL = 0.9
 
 MAX_MODELS = 1024  # callers choose the names, and some upstreams serve one model under any
 
-# Upstream and model.
+# (upstream, model)
 ModelKey = tuple[str, str]
 
 
@@ -33,22 +33,22 @@ class _Learned:
 
     # The context window of the model, in the upstream's tokens.
     reported: int | None = None
-    # The upstream's tokens for each token counted here.
+    # The upstream's tokens for each token by the gateway's count.
     scale: float | None = None
     # The scale is not measured.
     is_guess: bool = False
 
 
 class ContextWindows:
-    """Learned from replies, for the life of the process. Its methods take a model as (upstream, name)."""
+    """The windows of models, learned from replies for the life of the process."""
 
     def __init__(self) -> None:
-        self._learned: dict[ModelKey, _Learned] = {}  # what was learned last stands last
+        self._learned: dict[ModelKey, _Learned] = {}  # the least recently changed first
 
     def window_of(self, key: ModelKey, configured: int | None) -> int | None:
-        """Returns a model's window in tokens, or None. configured: the one of the settings.
+        """Returns a model's window in tokens, or None if it is unknown. configured: the window of the settings.
 
-        It is smaller where an error has named a smaller one, or where the upstream counts more than we do.
+        It is smaller than configured if an error has named a smaller one, or if the upstream counts more tokens.
         """
         learned = self._learned.get(key)
         if learned is None:

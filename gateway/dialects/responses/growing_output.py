@@ -29,10 +29,10 @@ class GrowingOutput:
     """The items of one response, in the order in which they begin."""
 
     def __init__(self, response: GrowingResponse) -> None:
-        """Makes an output without items. response: the response with this output; the first item begins it."""
+        """Initialises without items. response: the response with this output, which begins with the first item."""
         self._response = response
         self._items: list[Item] = []
-        # The item of text or thoughts that grows at present.
+        # The item of text or thoughts that is growing.
         self._open_item: Item | None = None
         # Puts the pieces of the client's calls together. Each of its calls has a call item at the same index.
         self._draft = MessageDraft()
@@ -65,7 +65,7 @@ class GrowingOutput:
                 self.add_call(call)
 
     def add_call(self, piece: Json) -> None:
-        """Adds a piece of a call of the client's."""
+        """Adds a piece of a call of a client's tool."""
         calls = self._draft.calls
         # The draft separates calls that an upstream sends under one index.
         call = self._draft.add_call_piece(piece)
@@ -76,7 +76,7 @@ class GrowingOutput:
         self._call_items[calls.index(call)].grow()
 
     def end(self, status: str) -> None:
-        """Ends the open items. status: the response's."""
+        """Ends the open items. status: the status of the response."""
         self._close_item(status)
         for call_item in self._call_items:
             call_item.end(self._status_at_end(call_item, status))

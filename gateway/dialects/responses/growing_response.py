@@ -28,7 +28,7 @@ class ResponseTerms(Struct, frozen=True):
     echo: Json
     # Returns the name of the turn, once the upstream was called; None: the turn is not stored.
     turn_name: Callable[[], TurnName | None]
-    # Returns the usage for a reply's text, in the form of a chat completion. Called where the upstream reports none.
+    # Returns the usage for a reply's text, in the form of a chat completion. Called if the upstream reports none.
     count_usage: Callable[[str], Json | None] = no_usage
     # Returns the model that answers, under the name with which its turn is stored. Called for sealed thoughts.
     answering_model: Callable[[], str] = str
@@ -38,7 +38,7 @@ class ResponseTerms(Struct, frozen=True):
     shows_sealed_thoughts: bool = False
     # The messages of the request's input that belong to this turn alone.
     messages: Sequence[Json] = ()
-    # The part that all ids of the response share; "": it is made of the turn's name.
+    # The part that all ids of the response share; "": it is made from the turn's name.
     tag: str = ""
     # When the response was made, in seconds since the epoch; None: when its reply was made.
     created: int | None = None
@@ -62,7 +62,7 @@ class GrowingResponse:
         self._has_id = False
         # The part that all ids of the response share; "": it has no id yet.
         self._tag = ""
-        # The response can be retrieved by its id. Decided when it gets the id.
+        # The response can be retrieved by its id. Decided in `assign_id`.
         self.is_stored = False
         # The upstream's chunk with the model, the time and the service tier.
         self.first_chunk: Json = {}
@@ -72,7 +72,7 @@ class GrowingResponse:
         self.error: Json | None = None
 
     def begin(self) -> str:
-        """Begins the response, once. From now on events may leave. Returns the part that all its ids share."""
+        """Begins the response, once. From now on events may be sent. Returns the part that all its ids share."""
         self.events.is_holding = False
         if not self._has_begun:
             self.assign_id()

@@ -19,7 +19,7 @@ from gateway.errors import BadRequest
 
 # Fields about objects and services that only OpenAI has.
 _OPENAI_FIELDS = ("prompt", "context_management")
-# Fields that no chat completion has: about the padding of a stream, OpenAI's tools and storage, or a full window.
+# Fields that no chat completion has: for the padding of a stream, OpenAI's tools and storage, or a full window.
 FIELDS_NOT_PASSED_ON = (
     "background",
     "client_metadata",
@@ -30,7 +30,7 @@ FIELDS_NOT_PASSED_ON = (
     "stream_options",
     "truncation",
 )
-# Fields that chat completions do not have, or have unchecked. A `store` of "false" must not be taken for true.
+# Field -> its type, for fields that are not checked as those of a chat completion. `"store": "false"` must not be true.
 _FIELD_TYPES: dict[str, type] = {
     **dict.fromkeys(("background", "parallel_tool_calls", "store"), bool),
     **dict.fromkeys(("client_metadata", "stream_options"), dict),
@@ -92,10 +92,10 @@ def check_fields(json: Json, repeated_keys: Sequence[str]) -> None:
         raise BadRequest(
             "A response in the background has to be stored: `store` is false.", param="background"
         )
-    if is_too_deep([[[json]]]):  # as deep as its fields lie in the stored response
+    if is_too_deep([[[json]]]):  # nested as deep as in the stored response
         for key, value in json.items():
             check_depth(key, [[[[value]]]])
-    # A proxy that has let the request pass may have read the other value.
+    # A proxy may have let the request pass by the other value.
     if repeated_keys:
         key = repeated_keys[0][:60]
         raise BadRequest(f"Duplicate key in the request body: `{key}`.", param=key)
@@ -104,7 +104,7 @@ def check_fields(json: Json, repeated_keys: Sequence[str]) -> None:
 
 
 def add_translated(chat_json: Json, json: Json) -> None:
-    """Adds the fields that chat completions have, too, in their names and forms. Raises: BadRequest."""
+    """Adds the fields that chat completions also have, in their names and forms. Raises: BadRequest."""
     for key, value in json.items():
         if value is None or key in _FIELDS_NOT_COPIED:
             continue
@@ -144,7 +144,7 @@ def asks_for_sealed_thoughts(query: Mapping[str, Sequence[str]]) -> bool:
 
 
 def may_be_truncated(json: Json) -> bool:
-    """Returns whether old messages may be left out where the window is full. Raises: BadRequest."""
+    """Returns whether old messages may be left out if the window is full. Raises: BadRequest."""
     truncation: str | None = read_optional(json, "truncation", str)
     if truncation not in (None, "auto", "disabled"):
         raise BadRequest(
@@ -156,7 +156,7 @@ def may_be_truncated(json: Json) -> bool:
 
 
 def _remove_tool_choices(chat_json: Json) -> None:
-    """Removes fields that mean nothing without tools: chat completions refuse them there, and this API does not."""
+    """Removes fields that have no meaning without tools: chat completions refuse them then, this API does not."""
     chat_json.pop("parallel_tool_calls", None)
     if chat_json.get("tool_choice") in ("auto", "none"):
         del chat_json["tool_choice"]

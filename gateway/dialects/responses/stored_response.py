@@ -1,7 +1,7 @@
 """A response as it is stored: its fields besides the output, in a private field of its turn's reply.
 
-When the response is retrieved, its output is made from the reply. The output itself is stored only where its items have
-another order than the parts of a reply (thoughts, text and thoughts again).
+When the response is retrieved, its output is rebuilt from the reply. The output itself is stored only if its items have
+another order than the parts of a reply (such as thoughts, text, thoughts).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class StoredResponse(Struct, frozen=True, omit_defaults=True):
     echo: Json = {}
     # The forms of tools' calls, by the name of the tool upstream: the type of the item, the name, the namespace.
     forms: dict[str, tuple[str, str, str | None]] = {}
-    # The output; None: it is made of the reply.
+    # The output; None: it is rebuilt from the reply.
     output: list[Json] | None = None
     # The part that the response's ids share; "": it is made of the turn's name. A response in the background has its
     # ids before it has a turn.
@@ -62,7 +62,7 @@ class StoredResponse(Struct, frozen=True, omit_defaults=True):
         return {**ECHO_DEFAULTS, **self.echo}
 
     def output_of(self, reply: WireMessage) -> list[Json] | None:
-        """Returns the stored output; None: no output is stored, or the reply was cut since, so the reply has it."""
+        """Returns the stored output; None: none is stored, or the reply was cut since, and is what counts."""
         if self.output is None:
             return None
         texts = [part.get("text", "") for item in self.output for part in item.get("content") or ()]
@@ -70,7 +70,7 @@ class StoredResponse(Struct, frozen=True, omit_defaults=True):
 
 
 def read_stored_response(reply: WireMessage) -> StoredResponse | None:
-    """Returns the stored fields of a reply's response; None: the reply is no response's."""
+    """Returns the stored fields of a reply's response; None: the reply was not sent as a response."""
     fields: Any = private_of(reply).get(RESPONSE_FIELD)
     if not isinstance(fields, dict):
         return None
@@ -94,9 +94,9 @@ def changed_fields(echo: Json) -> Json:
 
 
 def is_in_reply_order(id_prefixes: list[str]) -> bool:
-    """Returns whether items have the order in which `rebuild_response` makes them of a whole reply.
+    """Returns whether items have the order in which `rebuild_response` rebuilds them from a whole reply.
 
-    id_prefixes: the `Item.id_prefix` of each item. A web search ("ws") is not in the reply, so it cannot be made of it.
+    id_prefixes: the `Item.id_prefix` of each item. A web search ("ws") is not in the reply, so it cannot be rebuilt.
     """
     positions = [_POSITIONS_BY_PREFIX.get(id_prefix, _CALL_POSITION) for id_prefix in id_prefixes]
     is_sorted = positions == sorted(positions)

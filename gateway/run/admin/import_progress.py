@@ -12,9 +12,9 @@ from msgspec.structs import replace
 from gateway.core.dates import iso_text
 from storage.commands import MessageCounts
 
-# The most warnings that are listed; the last one says how many more there are.
+# The most warnings that are listed; one more then has the number of the others.
 MAX_WARNINGS: Final = 100
-# Characters of a token, about, where nothing counts them.
+# The characters of a token, for an estimate.
 _TOKEN_CHARS: Final = 4
 
 
@@ -49,8 +49,9 @@ class ImportProgress(Struct, frozen=True):
     conversations: ImportCounts = ImportCounts()
     messages: ImportCounts = ImportCounts()
     facts: ImportCounts = ImportCounts()
-    # The times of the first and the last message of the file; None: no message has a time.
+    # The time of the first message of the file; None: no message has a time.
     first_at: float | None = None
+    # The time of the last message.
     last_at: float | None = None
     # The characters of the new messages.
     chars: int = 0
@@ -60,7 +61,7 @@ class ImportProgress(Struct, frozen=True):
     warned: int = 0
     # Why the import failed; None: it did not.
     error: str | None = None
-    # How many conversations and facts of the file are done.
+    # How many conversations and facts of the file were processed.
     position: int = 0
     # The written part of the next conversation.
     partial: PartialConversation = PartialConversation()
@@ -99,14 +100,15 @@ class ImportProgress(Struct, frozen=True):
         chars: the characters of its other messages.
         """
         conversation = self.partial
-        kind = "skipped"
         if conversation.new:
-            kind = "new"
+            conversations = self.conversations.with_more(new=1)
         elif conversation.known:
-            kind = "known"
+            conversations = self.conversations.with_more(known=1)
+        else:
+            conversations = self.conversations.with_more(skipped=1)
         return replace(
             self,
-            conversations=self.conversations.with_more(**{kind: 1}),
+            conversations=conversations,
             messages=self.messages.with_more(skipped=skipped),
             chars=self.chars + chars * conversation.new // max(1, conversation.new + conversation.known),
             position=self.position + 1,

@@ -1,4 +1,4 @@
-"""How operators name memories: by project, profile and user, or by the id that the agents API has given."""
+"""The names by which operators address memories: project, profile and user, or the id that the agents API gave."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from gateway.errors import BadRequest
 from gateway.settings import DEFAULT_PROFILE
 from storage.records import API_PROFILE, Scope
 
-# The subjects of memories that are created over REST, by the kinds of their ids.
+# Kind of an id -> kind of the subject, for memories that were created over REST.
 _SUBJECT_KINDS = {"agent": "agent", "archive": "archive", "source": "folder"}
 
-# The line of a memory block that says what a person is called.
+# A line of a memory block with the name of a person.
 _NAME_LINE = re.compile(r"^[^\w\n]{0,8}((?:full |first )?name[ \t]{0,8}:[ \t]{0,8}\w.{0,79})", re.I | re.M)
 # A sentence that names the user, and not the user's sister or cat.
 _NAME_SENTENCE = re.compile(
@@ -29,7 +29,7 @@ _NAME_SENTENCE = re.compile(
 
 
 class MemoryOwner(Struct, frozen=True):
-    """The memories that an operation is about: all of a project with the profile and the subject that are named."""
+    """The memories that an operation is about: those of a project with the profile and the subject that are named."""
 
     project: str
     # None: any profile.
@@ -53,25 +53,25 @@ def name_of(scope: Scope) -> str:
 
 
 def name_line_in(blocks: Iterable[tuple[str, str]]) -> str | None:
-    """Returns the part of a memory's blocks that names its person; None: there is none.
+    """Returns the line or sentence of a memory's blocks that names its person, or None.
 
-    The part is a line ("Name: Maria"), or a sentence ("The user's name is Maria").
+    Such as "Name: Maria" or "The user's name is Maria".
 
-    blocks: the labels and values of blocks that no other memory sees. `persona` is of the assistant.
+    blocks: (label, value) of the blocks that no other memory sees. `persona` is about the assistant, so it is left out.
     """
     values = [value for label, value in blocks if label != "persona"]
-    found = (pattern.search(each) for pattern in (_NAME_LINE, _NAME_SENTENCE) for each in values)
-    return next((each[1].strip() for each in found if each), None)
+    matches = (pattern.search(value) for pattern in (_NAME_LINE, _NAME_SENTENCE) for value in values)
+    return next((match[1].strip() for match in matches if match), None)
 
 
 def name_sentence_in(texts: Iterable[str]) -> str | None:
-    """Returns the first sentence of some facts that names their person; None: there is none."""
-    found = map(_NAME_SENTENCE.search, texts)
-    return next((each[1].strip() for each in found if each), None)
+    """Returns the first sentence of some facts that names their person, or None."""
+    matches = map(_NAME_SENTENCE.search, texts)
+    return next((match[1].strip() for match in matches if match), None)
 
 
 def user_of(scope: Scope) -> str:
-    """Returns what is called who has spoken as the user, without a name: as the memory of one is, else "user"."""
+    """Returns what to call the user's role where no speaker is named: the memory's user, or "user" if it has none."""
     kind, _, name = scope.subject.partition(":")
     return name if kind == "user" else "user"
 

@@ -30,7 +30,7 @@ class MemoryRecord(Struct, frozen=True):
     profile: str
     created: float
     last_turn: float | None
-    # The numbers of what it has. `facts` counts the facts that are true now.
+    # How much the memory has. `facts` counts the facts that are true now.
     conversations: int
     messages: int
     bytes: int
@@ -43,7 +43,7 @@ class MemoryRecord(Struct, frozen=True):
 
 
 class SourceRecord(Struct, frozen=True):
-    """A place where something was said."""
+    """A message, fact or passage in which something was stated."""
 
     kind: SourceKind
     seq: int
@@ -53,7 +53,7 @@ class SourceRecord(Struct, frozen=True):
     forgotten: bool = False
     # The page that shows it, relative to /ui/; None: no page does.
     href: str | None = None
-    # Who said a message: a name, or "assistant"; not set: the memory's person, or no message.
+    # The speaker of a message: a name, or "assistant"; not set for the memory's person, or if it is no message.
     speaker: str | UnsetType = UNSET
 
 
@@ -69,7 +69,7 @@ class FactRecord(Struct, frozen=True):
     # Until when the fact was true, and the number of the fact that is true instead.
     until: float | None
     successor: int | None
-    # Lists show it. No note, search tool or summary does.
+    # Only lists show the fact; notes, search tools and summaries do not.
     muted: bool
     origin: FactOrigin
     sources: tuple[SourceRecord, ...] = ()
@@ -109,7 +109,7 @@ class VersionRecord(Struct, frozen=True):
 
 
 class ShownCall(Struct, frozen=True):
-    """A call of a tool. A call of the client's own tool has no result here; the client has not seen the others."""
+    """A call of a tool: of the client's, with no result here, or of the gateway's, which the client has not seen."""
 
     tool: str
     arguments: str

@@ -1,6 +1,6 @@
-"""The sentences in which a command says what it is about to do, and what it has done.
+"""The sentences about what a command is about to do, and about what it has done.
 
-`arguments` are everywhere the options of the command line by their names, without those that were not given.
+The parameter `arguments` has the options of the command line that were given, by their names.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MESSAGE_PARTS = ("message", "exchange", "in")
 
 
 def describe_forget_request(arguments: dict[str, Any]) -> str:
-    """Returns the sentence that says what a `memory forget` is about to erase."""
+    """Returns the sentence about what a `memory forget` is about to erase."""
     project = f" in the project {arguments['project']!r}" if arguments["project"] != "default" else ""
     profile = f" in the profile {arguments['profile']!r}" if "profile" in arguments else ""
     owner = _find_named(arguments, _OWNERS)
@@ -63,7 +63,7 @@ def describe_going_facts(preview: dict[str, Any], keep: Sequence[int]) -> str:
 def describe_forget_result(arguments: dict[str, Any], memories: int, answer: dict[str, Any]) -> str:
     """Returns what a `memory forget` has erased. After a message it names the commands that forget its quotes.
 
-    arguments: with `config` and `db`, which the named commands repeat.
+    arguments: also with `config` and `db`, which the named commands repeat.
     memories: how many memories were forgotten, or had the part that was named.
     answer: what `ForgetOperations.forget` has returned for the first call.
     """
@@ -79,7 +79,7 @@ def describe_forget_result(arguments: dict[str, Any], memories: int, answer: dic
         count = answer["messages"]
         noun = "messages, with what was learned from them"
     if not count:
-        # Without a count, an answer that is not done has found only what an earlier, interrupted call had begun.
+        # With a count of 0, a call that is not done has found only the rest of an earlier, interrupted forgetting.
         is_all = answer["done"]
         return f"There was nothing to forget{'.' if is_all else ' but what was begun before; it is gone.'}"
     summary = f"Forgotten: {count} {noun}."
@@ -111,9 +111,9 @@ def _describe_possible_quotes(arguments: dict[str, Any], seq: int, answer: dict[
 
 
 def describe_export(arguments: dict[str, Any], messages: int, path: str, size: int) -> str:
-    """Returns the sentence that says what an export has written.
+    """Returns the sentence about what an export has written.
 
-    messages: how many.
+    messages: how many messages the export has.
     size: the bytes of the file.
     """
     count = plural(messages, "messages")
@@ -121,9 +121,9 @@ def describe_export(arguments: dict[str, Any], messages: int, path: str, size: i
 
 
 def describe_import(arguments: dict[str, Any], path: str | None, size: int) -> str:
-    """Returns the sentence that says what an import has read.
+    """Returns the sentence about what an import has read.
 
-    path: of the file; None: the standard input.
+    path: the path of the file; None: the standard input.
     size: how many bytes were read.
     """
     return escape_controls(
@@ -144,7 +144,7 @@ def describe_others(profiles: Sequence[str]) -> str:
 
 
 def describe_unswept(is_server: bool) -> str:
-    """Returns the remark that the database still has old copies of what was forgotten, and what takes them out.
+    """Returns the remark that the database still has old copies of what was forgotten, and how they are removed.
 
     is_server: the database is PostgreSQL.
     """
@@ -160,5 +160,5 @@ def describe_unswept(is_server: bool) -> str:
 
 
 def _find_named(arguments: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """Returns the first of some names for which there is an argument; None: there is an argument for none of them."""
+    """Returns the first of some names for which there is an argument, or None."""
     return next((name for name in names if name in arguments), None)

@@ -1,7 +1,7 @@
 """Indexing after turns: a memory's search index is updated when the memory has not grown for a while.
 
-No turn waits for it, since a query also reads the messages that are not indexed yet. Memories are indexed one at a time
-and with pauses; only one with a long backlog is indexed at once.
+No turn waits for it, since a query also reads the messages that are not indexed yet. Memories are indexed one at a
+time, with pauses between them; a memory with a long backlog is indexed without a pause.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class IndexingService:
         self._clock = clock
         # Memories with a long backlog, in the order in which they are indexed: a dict, since a set has no order.
         self._urgent: dict[int, None] = {}
-        # The other memories that are to be indexed, with the time when each grew last, oldest first.
+        # The other memories that are to be indexed -> when each grew last, the oldest first.
         self._grown: dict[int, float] = {}
         # The agents with a memory that has grown since their backlog was looked up.
         self._unchecked: set[int] = set()
@@ -61,7 +61,7 @@ class IndexingService:
         await self._task.run()
 
     async def find_outdated(self) -> None:
-        """Finds the memories that processes have not indexed before they ended."""
+        """Finds the memories that earlier processes left without an up-to-date index."""
         for agent_row in await self._store.search_index.find_agents_behind(INDEX_EVERY, 10_000):
             self.add(agent_row, INDEX_EVERY)
 

@@ -1,4 +1,4 @@
-"""Finds the messages that memory has for a message: what is searched for, and in which order hits are taken."""
+"""Finds the messages that memory has for a message: decides what is searched for, and in which order hits are used."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from storage.fusion import interleave
 from storage.records import Message, StandingFact
 from storage.search_trace import SearchTrace
 
-# The least tokens of a line of a note where messages are long, so that no more hits are read than may fit.
+# The fewest tokens of a note's line if messages are long: no more hits are read than fit with such lines.
 LINE_TOKENS = 40
 # The fewest hits that are read.
 MIN_HITS = 16
-# Where a question asks for what came next, this many of its hits stand before what is found next to them.
+# For a question about what came next, this many of its hits precede the messages that are found next to them.
 _HITS_BEFORE_NEXT = 5
-# Where a question asks for an order, this many of its hits stand before those that both of its searches found in turn.
-# With 5 and with all as much is found.
+# For a question about an order, this many hits of the first search precede the hits of both searches in turn. As much
+# is found with 5 and with all.
 _SURE_EVENTS = 10
-# The most hits outside of the note that are in the record of the search.
+# The most hits outside of the note that the record of a search has.
 MAX_LEFT_OUT = 5
-# What is done for each kind of question about an order; `scripts/talk/rules.py` empties one at a time, to measure it.
+# The two kinds of questions about an order; `scripts/talk/rules.py` empties one at a time, to measure its effect.
 # Questions that are answered by the messages after or before those that are found.
 _NEIGHBOUR_QUESTIONS: Collection[OrderQuestion] = (OrderQuestion.NEXT, OrderQuestion.PREVIOUS)
 # Questions for which the memory is searched twice.
@@ -40,13 +40,13 @@ class MemorySearch(Protocol):
     """Searches a memory for one message. Each method raises StoreError."""
 
     async def search(self, query: str) -> list[Message]:
-        """Returns what answers a query, best first."""
+        """Returns the messages that answer a query, best first."""
 
     async def select(self, query: str) -> list[Message]:
-        """Returns what shows most of the whole memory, for a query that asks for that."""
+        """Returns the messages that show most of the whole memory, if a query asks for that."""
 
     async def find_neighbours(self, event: Message, *, before: bool) -> list[Message]:
-        """Returns what the user stated after a message, or before it."""
+        """Returns the user's statements after a message, or before it."""
 
 
 class FoundMessages(NamedTuple):
@@ -55,11 +55,11 @@ class FoundMessages(NamedTuple):
     messages: Sequence[Message]
     # The query that found them.
     query: str
-    # Lines that the message has in common with what was found. They are not shown.
+    # Lines that the message has in common with those that were found. They are not shown.
     shared: frozenset[str]
-    # They are the messages that show most of the whole memory, and were found without a query.
+    # The messages show most of the whole memory, and were found without a query.
     is_selection: bool
-    # Why other messages that were found are not among these, by their numbers.
+    # Number of a message that was found and is not among these -> the reason.
     ruled_out: Mapping[int, str] = {}
     # The notes of the conversation show all of the memory.
     is_all_shown: bool = False
@@ -95,18 +95,18 @@ class FoundMessages(NamedTuple):
         )
 
     def rule_out(self, why: str, is_unwanted: Callable[[Message], bool]) -> FoundMessages:
-        """Returns what was found without the unwanted messages."""
-        gone = {m.seq for m in self.messages if is_unwanted(m)}
-        if not gone:
+        """Returns the found messages without the unwanted ones. why: the reason that the record of the search has."""
+        unwanted = {m.seq for m in self.messages if is_unwanted(m)}
+        if not unwanted:
             return self
-        messages = [m for m in self.messages if m.seq not in gone]
-        return self._replace(messages=messages, ruled_out={**self.ruled_out, **dict.fromkeys(gone, why)})
+        messages = [m for m in self.messages if m.seq not in unwanted]
+        return self._replace(messages=messages, ruled_out={**self.ruled_out, **dict.fromkeys(unwanted, why)})
 
     def without_statements(self, shown: Iterable[StandingFact]) -> FoundMessages:
-        """Returns what was found without what the memory section shows as standing facts."""
+        """Returns the found messages without those that the memory section shows as standing facts."""
         stated = {normalized_statement(fact.text) for fact in shown}
         if not stated:
-            return self  # as in most memories: no message need be compared
+            return self  # in most memories, so that no message is compared
         return self.rule_out("shown", lambda m: normalized_statement(m.text) in stated)
 
 
@@ -114,16 +114,16 @@ class SearchOutcome(NamedTuple):
     """The outcome of a search for a note."""
 
     found: FoundMessages
-    # What of it goes into the note.
+    # The messages that go into the note.
     choice: note_choice.Choice
-    # Why the search has failed: "late" or "failed"; "": it has not.
+    # Why the search has failed: "late" or "failed"; "": it has not failed.
     failure: str
 
 
 async def find_messages(
     text: str, query: str, memory: MemorySearch, names: Sequence[str] = ()
 ) -> FoundMessages:
-    """Returns what memory has for a message.
+    """Returns the messages that memory has for a message.
 
     query: what `note_query.make_query` makes of the message, with its speaker (`note_query.with_speaker`).
     names: the names of the speaker and of the user.
@@ -136,7 +136,7 @@ async def find_messages(
     is_searched_twice = order in _ORDER_QUESTIONS
     messages = await (_find_events(query, memory) if is_searched_twice else memory.search(query))
     if messages and order in _NEIGHBOUR_QUESTIONS:
-        # The words of what came next are unknown. The conversations after the event that was found have it.
+        # The words of what came next are unknown, but it comes in the conversations after the event that was found.
         with suppress(TooSlow):
             neighbours = await memory.find_neighbours(messages[0], before=order is OrderQuestion.PREVIOUS)
             merged = chain(messages[:_HITS_BEFORE_NEXT], neighbours, messages[_HITS_BEFORE_NEXT:])
@@ -148,9 +148,9 @@ async def find_messages(
         else ""
     )
     if own_query:
-        # Some applications put every message into the same template, and its words would find themselves.
+        # Some applications put every message into the same template, which would find all of them.
         without_template = note_query.without_templates(messages, lines)
-        # A message that the next search finds as well loses this reason (`pack_recall`).
+        # `pack_recall` drops this reason for a message that the next search finds as well.
         ruled_out.update((m.seq, "weak") for m in messages)
         query, shared = own_query, lines
         messages = [*await memory.search(own_query), *without_template]
@@ -174,10 +174,10 @@ async def find_messages(
 
 
 async def _find_events(query: str, memory: MemorySearch) -> list[Message]:
-    """Returns the messages about the events of a query, those of the user first that have a word of it themselves.
+    """Returns the messages about the events of a query: first the user's, and of these first those with a word of it.
 
-    The user's sentences about some of them name what all are about: "I handed the thesis in" finds "My thesis compares
-    river names". So the memory is searched for these as well, if there is time.
+    The user's sentences about some events have words that all are about: "I handed the thesis in" finds "My thesis
+    compares river names". So the memory is also searched for these sentences, if there is time.
     """
     messages = await memory.search(query)
     sentences = note_query.event_sentences(messages, query)
@@ -200,7 +200,7 @@ def hit_limit(budget: int) -> int:
 def selection_limit(standing_count: int) -> int:
     """Returns how many hits a selection reads. standing_count: the standing facts that the memory section shows.
 
-    Each of these is among the first hits twice, as a fact and in the user's words, and is ruled out.
+    Each standing fact is among the first hits twice, as a fact and in the user's words, and is ruled out.
     """
     return MIN_HITS + 2 * standing_count
 
@@ -208,10 +208,10 @@ def selection_limit(standing_count: int) -> int:
 def make_search_record(
     outcome: SearchOutcome, trace: SearchTrace, most_left_out: int = MAX_LEFT_OUT
 ) -> SearchRecord:
-    """Returns the record of a search, without the rows of its ranking. The trace lets go of the ranking.
+    """Returns the record of a search, without the rows of its ranking, which the trace drops.
 
-    most_left_out: how many hits outside of the note are recorded with their scores. Hits that are too weak for a note
-        fill the places that the others leave free.
+    most_left_out: how many hits outside of the note are recorded with their scores. If there are fewer, hits that are
+        too weak for a note fill up.
     """
     found, choice, failure = outcome
     left_out_count = len(trace.hit_seqs) - len(choice.hits)

@@ -1,8 +1,8 @@
 """The journal of the calls that leave the gateway, for a turn that outlives its process.
 
-Items of batches and responses in the background are such turns: they are written as a whole, when they end. The journal
-survives a kill. It has each reply of the model before its first call is made, each call before it is made, and each
-answer. Another attempt goes on with the same replies, so that it makes the same calls, each of them once.
+Such turns are items of batches and responses in the background: they are written as a whole when they end. The journal
+survives a kill. It stores each reply of the model before the reply's first call is made, each call before it is made,
+and each answer. Another attempt goes on with the same replies, so that it makes the same calls, each of them once.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ class CallJournal:
 
     # Stores a text under its kind and number. Returns False if there is such a text, or if the turn has ended here.
     add: Callable[[str, int, bytes], Awaitable[bool]]
-    # The answers to the calls of earlier attempts, by the call's id and digest; None: the call has no answer.
+    # (id, digest) of a call of an earlier attempt -> its answer; None: the call has no answer.
     answers: dict[tuple[str, str], ToolAnswer | None] = field(default_factory=dict)
     # The numbers of the replies that are stored.
     stored_replies: set[int] = field(default_factory=set)
     # The number of the next call.
     seq: int = 0
-    # The other replies, with their numbers.
+    # (number, reply) of the replies that are still to be stored.
     _unstored: list[tuple[int, bytes]] = field(default_factory=list)
     _write_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def restore_calls(self, calls: Iterable[tuple[int, bytes]], results: Iterable[tuple[int, bytes]]) -> bool:
-        """Takes over the calls of earlier attempts and their results, each as its number and its stored text.
+        """Takes over the calls of earlier attempts and their results, each as (number, stored text).
 
-        Returns False if it is not known which calls were made: forgetting has erased some.
+        Returns False if forgetting has erased some calls, so that it is unknown which calls were made.
         """
         results_by_seq = dict(results)
         for seq, entry in calls:

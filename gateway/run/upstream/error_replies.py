@@ -19,12 +19,12 @@ _DISCARD_S: Final = 0.1
 
 
 class BegunReply(Struct, frozen=True):
-    """A reply, and what was read of its beginning to see whether it is an error."""
+    """A reply, and the part of it that was read to see whether it is an error."""
 
     reply: ModelReply
     # The data of its first event, or its body; b"": neither was read.
     begin: bytes = b""
-    # It is a stream of which nothing but comments has come, as far as is known: another reply may take its place.
+    # The reply is a stream of which only comments have come so far, so another reply may take its place.
     is_replaceable: bool = False
 
 
@@ -63,9 +63,8 @@ async def reveal_stream_error(reply: ModelReply) -> BegunReply:
 async def reveal_whole_error(reply: ModelReply) -> BegunReply:
     """Returns a whole reply, and its body. An error under a status of success gets the status that it names.
 
-    A reply that breaks off while it is read here has begun, so it is not asked for again: the returned one breaks off
-    for its reader. The same goes for a reply that ends within its JSON, since HTTP reports no error for that where no
-    length was announced.
+    A reply that breaks off while it is read here has begun, so it is not asked for again: the returned reply breaks off
+    for its reader. So does a reply that ends within its JSON, since HTTP reports no error if no length was announced.
     """
     try:
         body = await reply.read(MAX_REPLY_BYTES)
@@ -82,7 +81,7 @@ async def reveal_whole_error(reply: ModelReply) -> BegunReply:
 
 
 async def discard(reply: ModelReply) -> None:
-    """Reads the rest of an error, so that its connection can be used again; a long one loses its connection."""
+    """Reads the rest of an error, so that its connection can be used again; after a long error it is closed."""
     with suppress(ProviderError, TimeoutError):
         try:
             async with asyncio.timeout(_DISCARD_S):

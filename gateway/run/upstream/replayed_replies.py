@@ -1,4 +1,4 @@
-"""Replies of the model that an earlier attempt at a turn has noted, and then those of an upstream."""
+"""Replays the replies of the model that an earlier attempt at a turn has noted, and then asks an upstream."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class _BufferedStream(BufferedReply):
 
 @dataclass(slots=True)
 class ReplayedReplies:
-    """Replies that were noted, again. Implements `ModelSource`, which documents the methods.
+    """The noted replies, then those of an upstream. Implements `ModelSource`, which documents the methods.
 
     No upstream is asked for a noted reply, so none of its tokens count again.
     """
 
     attempts: Attempts
-    # The noted replies that are still to be given, each a stream or a body.
+    # The noted replies that were not returned yet, each a stream or a body.
     replies: list[bytes]
     # Stands in for the call of a noted reply.
     _replayed: UpstreamCall | None = field(default_factory=lambda: UpstreamCall(0.0))
@@ -53,7 +53,7 @@ class ReplayedReplies:
             self._replayed = None
             return await self.attempts.send(make, mender)
         reply = self.replies.pop(0)
-        # A stream was written here, from a reply that was read. A body is as its upstream sent it.
+        # A stream was noted as the gateway has read it, a body as its upstream sent it.
         is_stream = reply.startswith(b"data: ")
         return _BufferedStream(200, _STREAM, reply) if is_stream else BufferedReply(200, _JSON, reply)
 

@@ -1,7 +1,7 @@
 """`/mcp`: the tools over streamable HTTP, without sessions: any gateway answers any request, in JSON.
 
-Clients of the older protocol name themselves once, at their handshake. The gateway answers with this name as the id of
-a session, and clients send the id with each request. It is no secret and opens nothing.
+Clients of the older protocol name themselves only in their handshake. The gateway returns this name as the id of a
+session, which clients then send with each request. The id is no secret and opens nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from gateway.web.raw_headers import find_header
 
 MCP_PATH: Final = "/mcp"
 _SESSION_HEADER: Final = b"mcp-session-id"
-# Larger than the value of any block that a person reads; no call has more.
+# The most bytes of a call: far more than any block's value.
 MAX_BYTES: Final = 4 << 20
 _MAX_SESSION_CHARS: Final = 512
 _AGENT_HEADER: Final = b"x-mnemogate-agent"
@@ -75,11 +75,11 @@ class McpEndpoint:
         self._is_running = asyncio.Event()
 
     def routes(self) -> list[Route]:
-        """Returns the route. It takes posts alone: nothing is streamed to a client, and no session is to be ended."""
+        """Returns the route. It takes only POST: nothing is streamed to a client, and no session has to be ended."""
         return [Route(MCP_PATH, self, methods=["POST"])]
 
     def error_forms(self) -> dict[str, ErrorForm]:
-        """Returns the form of errors by the path below which all have it."""
+        """Returns path -> the form of all errors below it."""
         return {MCP_PATH: McpErrors()}
 
     async def run(self) -> None:
