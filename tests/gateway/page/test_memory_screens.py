@@ -168,8 +168,8 @@ def test_a_screen_reads_no_more_often_where_its_lists_are_longer(operator: Opera
     assert few == {
         "overview": 2, "people": 1, "name": 2, "what people wrote": 7, "memory": 19, "facts": 4,
         "conversations": 5, "passages": 3, "search": 15, "words": 14, "block": 15, "fact": 5,
-        "conversation": 15, "forget fact": 22,
-        "forget conversation": 19, "forget all": 11, "request": 15, "requests": 0, "its requests": 6, "audit": 2,
+        "conversation": 15, "forget fact": 23,
+        "forget conversation": 20, "forget all": 11, "request": 15, "requests": 0, "its requests": 6, "audit": 2,
         "work": 4, "keys": 1, "about me": 11, "their block": 10,
     }  # fmt: skip
 
