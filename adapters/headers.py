@@ -21,7 +21,7 @@ _CONTROLS_TO_BLANKS: Final = dict.fromkeys((*range(9), *range(10, 32), 127), " "
 _DECODED_CODINGS: Final = frozenset(("br", "deflate", "gzip", "identity", "zstd"))
 # Upstreams send the same few names with every reply. Bytes of a name -> its text; "": the header is not passed on.
 _NAME_CACHE: dict[bytes, str] = {}
-# Bounds of the cache; chosen, not measured.
+# Bounds of the cache. Not measured.
 _MAX_CACHED_NAMES: Final = 1024
 _MAX_NAME_BYTES: Final = 64
 
@@ -52,7 +52,7 @@ def response_headers(raw_headers: Iterable[tuple[bytes, bytes]]) -> tuple[Header
             name = _decode_name(raw_name)
         if not name:
             continue
-        # Bytes that are no UTF-8 become surrogates, so that the client gets the same bytes.
+        # Bytes that are not UTF-8 become surrogates, so that the client gets the same bytes.
         value = raw_value.decode("utf-8", "surrogateescape")
         if name == "connection":
             dropped_names |= _tokens(value) - _HOP_BY_HOP_HEADERS
@@ -68,7 +68,7 @@ def response_headers(raw_headers: Iterable[tuple[bytes, bytes]]) -> tuple[Header
 def as_utf8(value: str) -> str:
     """Returns the value of a header, which was decoded as latin-1, decoded as UTF-8 instead."""
     if not value.isascii():
-        # Where the bytes are no UTF-8 the value stays as it is.
+        # The value stays as it is if its bytes are not UTF-8.
         with suppress(UnicodeError):
             return value.encode("latin-1").decode("utf-8")
     return value

@@ -17,7 +17,7 @@ from storage.errors import Closed, StoreError, Unavailable
 from storage.postgres.connection import PostgresTarget, RawConnection, connect
 from storage.postgres.sqlstates import FAULTS, as_unavailable, translate_error
 
-# A page, so that a full disk shows itself.
+# Writes a whole page, which a full disk refuses.
 _TEST_WRITE = (
     "BEGIN; INSERT INTO probe (id, filler) VALUES (1, decode(repeat('00', 8000), 'hex'))"
     " ON CONFLICT (id) DO UPDATE SET filler = excluded.filler; DELETE FROM probe; COMMIT"
@@ -25,7 +25,7 @@ _TEST_WRITE = (
 
 
 class ServerLimits(Struct, frozen=True):
-    """Waits and pauses. Chosen, not measured."""
+    """Waits and pauses. Not measured."""
 
     # The seconds after which a statement of a transaction that writes is given up.
     write_s: float = 30.0
@@ -36,7 +36,7 @@ class ServerLimits(Struct, frozen=True):
 
 
 class ServerUser(Protocol):
-    """Holds the connections to the server, and is called when the server fails or works again."""
+    """The pool of connections to the server, which is notified when the server fails or works again."""
 
     def drop_idle(self) -> None:
         """Drops the connections that nothing uses: the server has failed."""
@@ -45,7 +45,7 @@ class ServerUser(Protocol):
         """Takes a connection on which writing works."""
 
     def wake_all(self) -> None:
-        """Has all callers that wait for a connection ask again."""
+        """Wakes all callers that wait for a connection, so that they ask again."""
 
 
 class DatabaseServer:
@@ -82,12 +82,12 @@ class DatabaseServer:
         self.last_error: str | None = None
 
     async def start(self) -> None:
-        """Opens the first connection. If the server does not answer, it is tried again later. Raises: StoreError."""
+        """Opens the first connection. If the server does not answer, tries again later. Raises: StoreError."""
         try:
             raw = await self._connect_and_test()
         except Unavailable as error:
             self.fail(error)
-            self._first_attempt_ended.set()  # it was this one
+            self._first_attempt_ended.set()  # the attempt above was the first
             return
         self._user.put_idle(raw)
 

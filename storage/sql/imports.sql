@@ -10,16 +10,16 @@ FROM imports i JOIN agents a ON a.id = i.agent
 SELECT {import} WHERE i.uid = ?1 AND (CAST(?2 AS TEXT) IS NULL OR a.project = ?2)
 
 -- name: list
--- Reads a page of imports, the newest first, but for those of memories that are not whole.
+-- Reads a page of imports, the newest first, without those of memories that are being moved in or replaced.
 SELECT {import} WHERE (CAST(?1 AS TEXT) IS NULL OR a.project = ?1) AND i.id < ?2
     AND a.subject NOT LIKE 'importing:%' AND a.subject NOT LIKE 'replaced:%' ORDER BY i.id DESC LIMIT ?3
 
 -- name: forgotten
--- Reads what is being forgotten of a memory.
+-- Reads the targets of the forgettings of a memory that are under way.
 SELECT target FROM forgetting WHERE agent = ?
 
 -- name: begin
--- Begins an import, or begins an import with the same public name again.
+-- Begins an import. One with the same public name begins again.
 INSERT INTO imports (uid, agent, format, status, learns, created, touched, data) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7)
 ON CONFLICT (uid) DO UPDATE SET format = excluded.format, status = excluded.status, learns = excluded.learns,
     touched = excluded.touched, data = excluded.data
@@ -39,7 +39,7 @@ INSERT INTO imported (what, id, import, conversation, learns) VALUES (?1, ?2, ?3
 ON CONFLICT (what, id) DO UPDATE SET import = excluded.import, learns = excluded.learns
 
 -- name: unstub
--- Notes that an exchange of an undone import has its words again.
+-- Removes the mark of an exchange that an undone import left empty, since its words are back.
 DELETE FROM imported WHERE what = 'stub' AND id = ?
 
 -- name: begun
@@ -48,8 +48,8 @@ SELECT p.conversation FROM exchanges p JOIN imported i ON i.what = 'exchange' AN
 WHERE p.agent = ?1 AND p.path = ?2 AND i.import = ?3 ORDER BY p.id DESC LIMIT 1
 
 -- name: matched
--- Finds exchanges with some paths: their skeletons, then whether their conversations were imported, whether anything
--- has finished after them, and whether they are left of an undone import.
+-- Finds exchanges with some paths: their skeletons, then whether their conversations were imported, whether nothing has
+-- finished after them, and whether an undone import left them empty.
 SELECT {skeleton}, CASE WHEN substr(c.key, 1, 7) = 'import:' THEN 1 ELSE 0 END, CASE WHEN EXISTS (
         SELECT 1 FROM exchanges k WHERE k.conversation = p.conversation AND k.depth = p.depth + 1 AND k.parent = p.id
         AND +k.agent = ?1 AND k.ended IS NOT NULL) THEN 0 ELSE 1 END,
@@ -63,7 +63,7 @@ SELECT {skeleton} FROM exchanges p WHERE p.agent = ?1 AND p.input_key {in:2:BYTE
     AND p.ended IS NOT NULL AND p.superseded = 0 AND p.state = 'finished'
 
 -- name: origins
--- Reads from which imports some facts or exchanges (?2) are: their rows, the format, and when the import began.
+-- Reads the imports that some facts or exchanges (?2) come from: their rows, the format, and when the import began.
 SELECT m.id, i.format, i.created FROM imported m JOIN imports i ON i.id = m.import
 WHERE m.what = ?2 AND i.agent = ?1 AND m.id {in:3:BIGINT:64}
 

@@ -1,19 +1,19 @@
-"""The loader of the statements: SQL stays in .sql files, and each statement is a named object with a text per database.
+"""Loads statements from .sql files. Each statement has a name, and a text for each database.
 
 A file holds statements that begin with `-- name: <name>`, for both databases, or with `-- name: <name> (sqlite)` and
 `-- name: <name> (postgres)` where the two must differ. `-- piece: <name>` begins text that statements use as `{name}`;
-those of pieces.sql are known in every file. What the two databases write differently has a word of its own:
+those of pieces.sql can be used in every file. For what the two databases write differently there is a notation:
 
     ?, ?3                 parameters, all of a statement numbered or none; `$3` in PostgreSQL
     {?1..4}               a run of them: ?1, ?2, ?3, ?4
-    {in:2:BYTEA:64}       parameter 2 is a list that has it: `= ANY($2::BYTEA[])`, here IN with 64 placeholders
-    {each:2:BIGINT:64}    the list as rows of one column: unnest, here VALUES
+    {in:2:BYTEA:64}       in the list that is parameter 2: `= ANY($2::BYTEA[])`; in SQLite IN with 64 placeholders
+    {each:2:BIGINT:64}    the list as rows of one column: unnest; in SQLite VALUES
     {has:5:b.label}       the text contains parameter 5, which is in `ascii_lower`; all texts where that is NULL
     CROSS JOIN .. ON      a join that SQLite performs in this order; JOIN in PostgreSQL
     {clock:2}             the present time in seconds: parameter 2, or the database's own where that is NULL
-    {postgres:FOR UPDATE} words that PostgreSQL alone is given
+    {postgres:FOR UPDATE} words for PostgreSQL alone
     LIMIT ?3              LIMIT CAST(?3 AS INTEGER) in SQLite, which from 3.47 on compiles a bare one for each value
-    +name                 keeps SQLite from the index on this column; PostgreSQL is given the name alone
+    +name                 keeps SQLite from the index on this column; only the name in PostgreSQL
     {padded:35}           room and padding of a new row with the first 35 values as columns (sqlite/padding.py)
     {size:32}             how large the first 32 values are in a row. SQLite's connection fills in these two.
 
@@ -52,7 +52,7 @@ _PLUS = re.compile(r"(?<=[\s(])\+(?=[a-z])")
 def load(file: str) -> Mapping[str, Statement]:
     """Returns the statements of a file by name. A file that several modules use is read once.
 
-    Raises: ValueError: a name is there twice, or a statement is there for one database alone.
+    Raises: ValueError: a file has a name twice, or a statement for one database alone.
     """
     shared, _ = _parse("pieces.sql")
     pieces, texts = _parse(file)

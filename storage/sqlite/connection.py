@@ -20,19 +20,19 @@ from storage.sqlite.result_codes import map_sqlite_errors
 # RETURNING came with 3.35, STRICT tables with 3.37.
 OLDEST_SQLITE = (3, 37, 0)
 
-# So that all statements of the store fit: parsing one again costs 10 to 40 us.
+# Enough for all statements of the store. To parse one again costs 10 to 40 us.
 CACHED_STATEMENTS = 512
 
-# Pages that a reader keeps. The search index of 10,000 long messages is 5 MB; with SQLite's own 2 MB every search
+# The page cache of a reader. The search index of 10,000 long messages is 5 MB; with SQLite's own 2 MB every search
 # fetches it from the file again (measured: 2.5 ms of processor time against 1.2).
 READ_CACHE_KIB = 8 * 1024
 
 # The size of a trial write: four pages, which a full disk has no room for.
 TRIAL_BYTES = 16384
 
-# sqlite3 looks in each value that is no plain number or text for a method that adapts it, and raises and catches an
-# exception where there is none: two dozen times in a turn. Types with an adapter are spared that. These adapters are
-# functions in C, for speed.
+# sqlite3 looks for a method that adapts each value other than a plain number or text, and raises and catches an
+# exception if there is none: two dozen times in a turn. A registered adapter spares that. These are C functions, for
+# speed.
 sqlite3.register_adapter(type(None), {None: None}.get)
 sqlite3.register_adapter(bytes, bytes.__bytes__)
 sqlite3.register_adapter(bool, int)

@@ -1,7 +1,7 @@
 """Migration of a database file to the schema this program knows; each step is a transaction of its own.
 
 The version is `PRAGMA user_version`. A file of the folder `migrations` is a step between two versions. It never
-changes (a test pins its content), so that a database opens if its version is where a step begins.
+changes (a test pins its bytes, comments included), so that a database opens if its version is where a step begins.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def migrate(connection: sqlite3.Connection, path: str, migrations: Sequence[Migr
     steps = load_migrations() if migrations is None else migrations
     newest_version = latest(steps)
     with map_sqlite_errors(path):
-        found_version = version = find_version(connection, path, steps)
+        initial_version = version = find_version(connection, path, steps)
         while version != newest_version:
             step = next(step for step in steps if step.before == version)
             try:
@@ -67,8 +67,8 @@ def migrate(connection: sqlite3.Connection, path: str, migrations: Sequence[Migr
                     connection.execute("ROLLBACK")
                 raise
             version = step.after
-    if 0 < found_version < newest_version:
-        _log.warning("%s was upgraded from schema version %d to %d.", path, found_version, newest_version)
+    if 0 < initial_version < newest_version:
+        _log.warning("%s was upgraded from schema version %d to %d.", path, initial_version, newest_version)
     return newest_version
 
 

@@ -22,19 +22,19 @@ from storage.listing import CursorT, Page
 ReadsCursors: TypeAlias = Callable[[PageQuery], PageQuery]
 
 
-def in_order(query: PageQuery) -> PageQuery:
-    """Returns a query unchanged: its cursors are in the order of its list already."""
+def keep_cursors(query: PageQuery) -> PageQuery:
+    """Returns a query unchanged: its cursors are in the order of the list."""
     return query
 
 
-def in_time(query: PageQuery) -> PageQuery:
+def cursors_by_time(query: PageQuery) -> PageQuery:
     """Returns a query with cursors by time (`after` is newer), turned into the order of the list."""
     if not query.newest_first():
         return query
     return structs.replace(query, after=query.before, before=query.after)
 
 
-def by_time(query: PageQuery) -> PageQuery:
+def message_cursors_by_time(query: PageQuery) -> PageQuery:
     """Returns a query for messages of a conversation or a run with its cursors in the order of the list.
 
     Letta's server reads them by time, also where the newest come first: `before` a message is what is older. Its
@@ -53,7 +53,7 @@ class Paging(Struct, frozen=True):
 
     # The order of a query that names none.
     newest_first: bool = True
-    cursors: ReadsCursors = field(default=in_order)
+    cursors: ReadsCursors = field(default=keep_cursors)
     # The rows of a page are returned oldest first, even if the page is from the newest end.
     shown_oldest_first: bool = False
 
@@ -65,10 +65,10 @@ class Paging(Struct, frozen=True):
             query = structs.replace(query, after=query.before, before=UNSET)
         return query
 
-    def shown(self, query: PageQuery, read: PageQuery, answer: Any) -> Any:
-        """Returns an answer with its rows in the order asked for.
+    def restore_order(self, query: PageQuery, read: PageQuery, answer: Any) -> Any:
+        """Returns an answer with its rows in the order that the client asked for.
 
-        query: as it came
+        query: as the client sent it.
         read: as `read` returned it.
         answer: a list, or an object with one in `files`; anything else has no rows.
         """
@@ -80,12 +80,12 @@ class Paging(Struct, frozen=True):
 
 
 NEWEST_FIRST, OLDEST_FIRST = Paging(), Paging(newest_first=False)
-PASSAGES = Paging(newest_first=False, cursors=in_time)
-RUN_MESSAGES = Paging(newest_first=False, cursors=by_time)
-CONVERSATION_MESSAGES = Paging(cursors=by_time)
+PASSAGES = Paging(newest_first=False, cursors=cursors_by_time)
+RUN_MESSAGES = Paging(newest_first=False, cursors=message_cursors_by_time)
+CONVERSATION_MESSAGES = Paging(cursors=message_cursors_by_time)
 # Letta's server 0.16.8 gives messages oldest first, also where `order=desc`, the default, selects the newest: programs
 # show what they get.
-MESSAGES = Paging(cursors=in_time, shown_oldest_first=True)
+MESSAGES = Paging(cursors=cursors_by_time, shown_oldest_first=True)
 
 
 def _ordered(query: PageQuery, *, newest_first: bool) -> PageQuery:
@@ -93,10 +93,11 @@ def _ordered(query: PageQuery, *, newest_first: bool) -> PageQuery:
 
 
 def page_items(items: Sequence[dict[str, Any]], query: PageQuery) -> list[dict[str, Any]]:
-    """Returns a page of a short list that is there as a whole, oldest first: of 100, as Letta's server gives them.
+    """Returns a page of a list in memory. The default size is 100, as on Letta's server.
 
     Items with one id (the pieces of a message) count as one entry: a cursor names all of them.
 
+    items: the whole list, oldest first.
     query: as `Paging.read` returns it.
     """
     ordered = list(items)

@@ -140,7 +140,7 @@ class AgentsRoute(Struct, frozen=True, dict=True):
         if not isinstance(query, PageQuery):
             return await self._call_handler(request, query, body)
         read = self.pages.read(query)
-        return self.pages.shown(query, read, await self._call_handler(request, read, body))
+        return self.pages.restore_order(query, read, await self._call_handler(request, read, body))
 
     async def _call_handler(self, request: ApiRequest, query: UrlQuery | None, body: Body | None) -> Any:
         structs = {

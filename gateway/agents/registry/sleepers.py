@@ -1,4 +1,4 @@
-"""Sleeptime agents: made for another agent or for a user's memory, and taken away again."""
+"""Creates, attaches and deletes sleeptime agents, which read the memory of another agent or of a user."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SUFFIX = "-sleeptime"
 
 
 def sleeptime_of(defined: AgentDefinition) -> Sleeptime | None:
-    """Returns when sleepers read an agent's messages; None for never. A voice agent's are read when it rests."""
+    """Returns when sleepers read an agent's messages; None: never. Those of a voice agent are read when it rests."""
     is_voice = defined.kind == VOICE_KIND
     return None if defined.sleeptime is None else replace(defined.sleeptime, at_rest=is_voice)
 
@@ -73,7 +73,7 @@ class SleeperRegistry:
             await self._store.forgetting.wipe(reader.sleeper_row)
 
     async def detach(self, entry: AgentEntry, uid: str) -> None:
-        """Has a sleeptime agent read an agent's memory no longer; both stay. Raises: Overtaken.
+        """Stops a sleeptime agent from reading an agent's memory. Both agents stay. Raises: Overtaken.
 
         uid: of the sleeptime agent.
         """

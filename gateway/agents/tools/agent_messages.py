@@ -1,6 +1,6 @@
 """Tools with which an agent speaks to other agents of its project.
 
-The caller passes what sends a message (`SendsToAgents`), since this module must not import the runs of agents.
+The caller passes the sender of messages (`SendsToAgents`), since this module must not import the runs of agents.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gateway.run.tools.toolbox import ToolAnswer, failed_answer
 ASK: Final = "send_message_to_agent_and_wait_for_reply"
 ASK_TAGGED: Final = "send_message_to_agents_matching_tags"
 SEND_ASYNC: Final = "send_message_to_agent_async"
-_MIN_ANSWER_CHARS = 200  # of a long answer, however many agents have answered
+_MIN_ANSWER_CHARS = 200  # of an answer that is cut, however many agents have answered
 _NAME_CHARS = 80
 _CUT = " [{left} more characters were cut off.]"
 
@@ -37,7 +37,7 @@ class AnswerFailure(StrEnum):
     # The other agent waits for a person.
     WAITING = "waiting"
     TIMEOUT = "timeout"
-    # Anything else.
+    # Any other reason.
     FAILED = "failed"
 
 

@@ -14,7 +14,7 @@ from gateway.agents.tools.syscall_filter import filter_program
 NOBODY = 65534
 # The most bytes of files in /tmp.
 TMP_BYTES = 64 * 1024 * 1024
-_INTERPRETER_S = 10.0  # how long the interpreter may take to print where its files are
+_INTERPRETER_S = 10.0  # the time in which the interpreter has to print where its files are
 # The kernel does not count root's processes, so limits would not hold for code that root has started, even though the
 # sandbox gives it another user.
 _AS_NOBODY = f"""
@@ -22,7 +22,8 @@ import os, sys
 os.setgroups([]); os.setresgid({NOBODY}, {NOBODY}, {NOBODY}); os.setresuid({NOBODY}, {NOBODY}, {NOBODY})
 os.execv(sys.argv[1], sys.argv[1:])
 """
-# A read-only /proc stops the code from undoing this. The shell adds a variable with the gateway's directory.
+# Makes the sandbox the first process that the kernel kills when memory runs out; a read-only /proc stops the code from
+# undoing it. PWD is unset, since it has the gateway's directory.
 _FIRST_VICTIM_SCRIPT = '{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null; unset PWD; exec "$@"'
 
 
@@ -56,7 +57,7 @@ def sandbox_command(bwrap: str, python: str, prefixes: Sequence[str]) -> Sequenc
         *("--ro-bind", "/usr", "/usr", "--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"),
     ]
     for name in ("/bin", "/sbin", "/lib", "/lib32", "/lib64"):
-        # Most systems have them in /usr by now.
+        # On most systems these are links into /usr.
         if os.path.islink(name):
             options += ["--symlink", os.readlink(name), name]
         elif os.path.isdir(name):
@@ -73,12 +74,12 @@ def sandbox_command(bwrap: str, python: str, prefixes: Sequence[str]) -> Sequenc
     variables = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}
     for name, value in variables.items():
         options += ["--setenv", name, value]
-    before = [python, "-I", "-S", "-c", _AS_NOBODY] if os.geteuid() == 0 else []
-    return ["/bin/sh", "-c", _FIRST_VICTIM_SCRIPT, "sh", *before, *options]
+    drop_root = [python, "-I", "-S", "-c", _AS_NOBODY] if os.geteuid() == 0 else []
+    return ["/bin/sh", "-c", _FIRST_VICTIM_SCRIPT, "sh", *drop_root, *options]
 
 
 def open_filter() -> int:
-    """Returns a pipe to be read, with the filter of system calls in it."""
+    """Returns the reading end of a pipe that holds the filter of system calls."""
     program = filter_program()
     assert program is not None  # without a filter no sandbox is started
     receive, send = os.pipe()

@@ -35,14 +35,14 @@ def read_docstring(text: str) -> Docstring:
     fields: dict[str, list[str]] = {}  # of Sphinx, by the parameters that they describe
     is_numpy = False
     lines = cleandoc(text).splitlines()
-    for line, below in zip(lines, (*lines[1:], ""), strict=False):
-        if (title := _title_of(line, below)) is not None:
-            is_numpy = is_numpy or (title == "args" and _is_rule(below))
+    for line, next_line in zip(lines, (*lines[1:], ""), strict=False):
+        if (title := _title_of(line, next_line)) is not None:
+            is_numpy = is_numpy or (title == "args" and _is_rule(next_line))
             current = sections.setdefault(title, [])
             if title == "examples":
                 current.append(line)
         elif (field := _read_field(line)) is not None:
-            # What is written below belongs to it.
+            # The lines that follow belong to the field.
             current = [field.text]
             if field.kind in _FIELDS:
                 fields[field.name] = current
@@ -54,13 +54,13 @@ def read_docstring(text: str) -> Docstring:
     return Docstring("\n\n".join(filter(None, description)), parameters)
 
 
-def _title_of(line: str, below: str) -> str | None:
+def _title_of(line: str, next_line: str) -> str | None:
     """Returns the section that a line begins: `args`, `examples`, or the title of another; None if it begins none.
 
-    below: the next line, which may underline the title.
+    next_line: the next line, which may underline the title.
     """
     title = line.rstrip().removesuffix(":").lower()
-    if title not in _SECTIONS or not (line.rstrip().endswith(":") or _is_rule(below)):
+    if title not in _SECTIONS or not (line.rstrip().endswith(":") or _is_rule(next_line)):
         return None
     if title in _EXAMPLES:
         return "examples"

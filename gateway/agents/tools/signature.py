@@ -1,6 +1,6 @@
 """The JSON schema of a tool that is written in Python, read off its last function. The source is never run.
 
-As Letta's server has it: types are required, descriptions come from the docstring (in Google's, Sphinx's or NumPy's
+As on Letta's server, types are required, descriptions come from the docstring (in Google's, Sphinx's or NumPy's
 style), `self` and `agent_state` are not the model's, and a class of the source defines an object's fields (pydantic's
 models). Beyond it: `dict[str, …]`, unions, defaults, dataclasses and typed dicts. A parameter is required if it has no
 default, also an `Optional` one, which may then be null.
@@ -21,7 +21,7 @@ from gateway.core.json_limits import can_be_written
 from gateway.errors import BadRequest
 
 AGENT_STATE = "agent_state"  # a parameter of this name gets the agent
-_CALLERS: Final = ("self", AGENT_STATE)
+_UNSHOWN_PARAMETERS: Final = ("self", AGENT_STATE)
 # The longest source, which takes 0.2 s at most to parse.
 _MAX_CHARS = 100_000
 # What every provider takes as a name (platform.openai.com/docs/guides/function-calling).
@@ -113,4 +113,4 @@ def _parameters(function: ToolFunction) -> Sequence[tuple[ast.arg, ast.expr | No
     missing = len(arguments.args) - len(arguments.defaults)
     pairs = list(zip(arguments.args, [*[None] * missing, *arguments.defaults], strict=True))
     pairs += zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-    return [(pair, default) for pair, default in pairs if pair.arg not in _CALLERS]
+    return [(pair, default) for pair, default in pairs if pair.arg not in _UNSHOWN_PARAMETERS]
