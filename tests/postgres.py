@@ -180,20 +180,31 @@ WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace AND c.relname 
 _RESTART = "SELECT setval(oid::regclass, 1, FALSE) FROM pg_class WHERE relkind = 'S'"
 # Pages of 8 KiB, from which on a new table costs less than to look through the old one at each later test.
 _MANY_PAGES = 20
-# A new connection would read the definitions of all tables first, which takes ten times as long as to empty them.
-_emptying: dict[str, asyncpg.Connection] = {}
+# A connection for each database. A new one would read the definitions of all tables first, which takes ten times as long
+# as to empty them.
+_connections: dict[str, asyncpg.Connection] = {}
 
 
-async def _empty(url: str) -> None:
-    connection = _emptying.get(url)
+async def _connect(url: str) -> asyncpg.Connection:
+    connection = _connections.get(url)
     if connection is None or connection.is_closed():
-        connection = _emptying[url] = await asyncpg.connect(url)
+        connection = _connections[url] = await asyncpg.connect(url)
+    return connection
+
+
+async def _list_filled(connection: asyncpg.Connection) -> list[tuple[str, int]]:
+    """Returns the tables that have rows, each with its number of pages."""
     tables = [name for (name,) in await connection.fetch(_TABLES)]
     filled = " UNION ALL ".join(
         f"SELECT '{name}', pg_relation_size('{name}') / 8192 WHERE EXISTS (SELECT FROM {name})"
         for name in tables
     )
-    for name, pages in await connection.fetch(filled):
+    return [(name, pages) for name, pages in await connection.fetch(filled)]
+
+
+async def _empty(url: str) -> None:
+    connection = await _connect(url)
+    for name, pages in await _list_filled(connection):
         await connection.execute(f"{'DELETE FROM' if pages < _MANY_PAGES else 'TRUNCATE'} {name}")
     await connection.execute(_RESTART)
 
@@ -215,14 +226,11 @@ async def _execute(url: str, script: str) -> None:
 
 
 async def _content(url: str) -> bytes:
-    connection = await asyncpg.connect(url)
-    try:
-        values = [
-            value
-            for (table,) in await connection.fetch(_TABLES)
-            for row in await connection.fetch(f"SELECT * FROM {table}")
-            for value in row
-        ]
-    finally:
-        await connection.close()
+    connection = await _connect(url)
+    values = [
+        value
+        for table, _ in await _list_filled(connection)
+        for row in await connection.fetch(f"SELECT * FROM {table}")
+        for value in row
+    ]
     return b"\n".join(value if isinstance(value, bytes) else str(value).encode() for value in values)
