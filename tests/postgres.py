@@ -180,8 +180,8 @@ WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace AND c.relname 
 _RESTART = "SELECT setval(oid::regclass, 1, FALSE) FROM pg_class WHERE relkind = 'S'"
 # Pages of 8 KiB, from which on a new table costs less than to look through the old one at each later test.
 _MANY_PAGES = 20
-# A connection for each database. A new one would read the definitions of all tables first, which takes ten times as long
-# as to empty them.
+# A connection for each database. A new one would read the definitions of all tables first, which takes ten times as
+# long as to empty them.
 _connections: dict[str, asyncpg.Connection] = {}
 
 
