@@ -400,6 +400,17 @@ def test_the_command_line_keeps_a_fact_that_would_go_along(world: World) -> None
     assert perform(world, "memory-forget-preview", **whole) == {"facts": [], "more_facts": 0}
 
 
+def test_no_copy_is_left_of_a_fact_that_was_told_before_each_reply(world: World) -> None:
+    """Its row is written over for that, and no longer than before."""
+    world.chat(user="alice", model="agent/helper").say("Hello.")
+    (fact,) = learn(world, memory(world), "Zqmisox is afraid of thunder.")
+    for is_standing in (True, False, True):
+        run(world, world.store.facts.set_standing(memory(world).id, fact, is_standing=is_standing))
+    assert on_disk(world)
+    forget(world, user="alice", profile="helper", fact=fact)
+    assert not on_disk(world)
+
+
 @each_row(
     "arguments",
     [

@@ -298,7 +298,7 @@ async def test_what_is_there_is_not_written_over(source: Store, target: Store, t
     assert await contents(target) == before
 
 
-@pytest.mark.parametrize("change", ["forget", "forget a fact", "mute a fact", "pause"])
+@pytest.mark.parametrize("change", ["forget", "forget a fact", "mute a fact", "set a fact", "pause"])
 async def test_a_memory_that_was_changed_since_it_was_moved_is_named(
     source: Store, target: Store, change: str
 ) -> None:
@@ -312,6 +312,8 @@ async def test_a_memory_that_was_changed_since_it_was_moved_is_named(
             await source.forgetting.forget(carol.id, ForgetTarget(facts=[fact.seq]))
         case "mute a fact":
             await source.facts.mute(carol.id, fact.seq, 7.0, is_muted=True)
+        case "set a fact":
+            await source.facts.set_standing(carol.id, fact.seq, is_standing=not fact.standing)
         case "pause":
             await source.forgetting.pause(carol.id, 7.0)
     done = await Move(source, target).run()
