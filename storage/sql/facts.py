@@ -195,7 +195,15 @@ class Facts(GrowingGroup):
         return await self._grow(agent.id, 1, self._database.write(write))
 
     async def remember(
-        self, agent: Agent, text: str, key: str, origin: str, at: float, *, standing: bool = False
+        self,
+        agent: Agent,
+        text: str,
+        key: str,
+        origin: str,
+        at: float,
+        *,
+        standing: bool = False,
+        replaces: Sequence[int] = (),
     ) -> tuple[Fact, bool]:
         """Adds a fact that a person has stated, unless an equal fact is true.
 
@@ -204,6 +212,7 @@ class Facts(GrowingGroup):
         key: as in `LearnedFact`.
         standing: as in `LearnedFact`. A standing fact takes the place of an equal fact that is not standing, if that
             is not muted.
+        replaces: as in `LearnedFact`.
 
         Raises: NotFound: the memory is gone.
         """
@@ -211,13 +220,13 @@ class Facts(GrowingGroup):
         async def write(connection: Connection) -> tuple[Fact, bool]:
             await connection.lock(agent.id)
             equal_row = await connection.value(SQL["same"], (agent.id, hash_key(agent.secret, key)))
-            replaces = list[int]()
+            ended = [*replaces]
             if equal_row is not None:
                 equal_fact = await read_row(connection, equal_row)
                 if equal_fact.muted or equal_fact.standing or not standing:
                     return equal_fact, True
-                replaces = [equal_fact.id]
-            fact = LearnedFact(text, "", key, at, None, sources=(), replaces=replaces, standing=standing)
+                ended.append(equal_fact.id)
+            fact = LearnedFact(text, "", key, at, None, sources=(), replaces=ended, standing=standing)
             fact_row = await add_fact(connection, agent, fact, at, origin, is_asked=True)
             assert fact_row is not None  # a fact that a person has written is always added
             return await read_row(connection, fact_row), False

@@ -95,6 +95,15 @@ def learn_standing(
     return Learned(facts=[fact for _, fact in learned.values()])
 
 
+def find_replaced(text: str, known: Iterable[Fact]) -> list[int]:
+    """Returns the rows of the facts that a standing fact replaces as a later statement would.
+
+    known: the standing facts so far.
+    """
+    statement = _Statement.of(_without_prefix(text))
+    return [fact.id for fact in known if statement.replaces(_Statement.of(_without_prefix(fact.text)))]
+
+
 def is_standing(sentence: str) -> bool:
     """Returns whether a sentence states something that always holds for its speaker."""
     return len(sentence) <= MAX_CHARS and any(pattern.search(sentence) for pattern in _table().patterns)

@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from gateway.core.memory.learn import WRITTEN_FACT_CHARS, fact_key
-from gateway.core.memory.standing import MAX_CHARS, have_room, normalized_statement
+from gateway.core.memory.standing import MAX_CHARS, find_replaced, have_room, normalized_statement
 from gateway.errors import BadRequest, Conflict, MemoryNotFound, NotAllowed, UnknownId
 from gateway.run.admin.audited_parts import AuditedFact, audited_version
 from gateway.run.admin.find_memory import find_agent
@@ -121,15 +121,18 @@ class MemoryEdits(Struct, frozen=True):
     ) -> RememberedFact:
         """Adds a fact, unless an equal fact is true. Returns the new or the equal fact.
 
-        always: the fact is shown before each reply. It replaces an equal fact that is not.
+        always: the fact is shown before each reply. It replaces an equal fact that is not, and standing facts that it
+            contradicts.
         """
         text = _read_fact_text(text)
         now = self.now()
+        replaces = list[int]()
         if always:
             _check_room(text, now, param="text")
+            replaces = find_replaced(text, await self.store.facts.list_standing(agent.id))
         try:
             fact, is_known = await self.store.facts.remember(
-                agent, text, fact_key(text) or text, editor.origin, now, standing=always
+                agent, text, fact_key(text) or text, editor.origin, now, standing=always, replaces=replaces
             )
         except NotFound as error:
             raise MemoryNotFound from error

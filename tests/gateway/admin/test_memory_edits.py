@@ -265,6 +265,18 @@ def test_a_fact_is_told_before_each_reply_if_it_is_added_so(world: World) -> Non
         call(change.add_fact(OPERATOR, of.uid, "I am allergic to nuts.", always=True))
 
 
+def test_a_fact_that_is_added_so_takes_the_place_of_what_it_contradicts(world: World) -> None:
+    of, change, call = memory(world), edits(world), world.gateway.call
+    learn(world, "User said: I never eat meat.", "User said: I like tea.", always=True)
+    meat, tea = reversed(call(world.store.facts.list(of.id)))
+    new = call(change.add_fact(OPERATOR, of.uid, "I always eat meat now.", always=True))
+    assert [fact.seq for fact in call(world.store.facts.list(of.id))] == [new.seq, tea.seq]
+    assert [fact.seq for fact in call(world.store.facts.list_replaced(of.id, new.id))] == [meat.seq]
+    # One that is told only when it fits says no more than that.
+    call(change.add_fact(OPERATOR, of.uid, "I never eat meat on Fridays."))
+    assert new.seq in [fact.seq for fact in call(world.store.facts.list(of.id))]
+
+
 def test_a_fact_that_is_added_so_has_room_before_what_is_learned_later(world: World) -> None:
     of, call = memory(world), world.gateway.call
     blind = call(edits(world).add_fact(OPERATOR, of.uid, "I never read colours.", always=True))
