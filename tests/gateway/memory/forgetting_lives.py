@@ -77,6 +77,8 @@ class Ledger:
     off: set[str] = field(default_factory=set)
     # Stored, as their replies have reported.
     stored: set[str] = field(default_factory=set)
+    # Stored or off the record, since requests off and on the record had them at once.
+    unsure: set[str] = field(default_factory=set)
     # Forgotten.
     gone: set[str] = field(default_factory=set)
     # By the word of a question: the words that its client sent, and those that were gone by then.
@@ -248,6 +250,7 @@ class Client:
         if fate != "whole" and len(self.life.worlds) > 1:
             # Another gateway may answer the next list before this one has written the turn (docs/postgres.md).
             with ledger.lock:
+                ledger.unsure |= words & ledger.off
                 ledger.off -= words
         if fate == "failed":
             self.life.failing.add(word)
@@ -289,7 +292,7 @@ class Client:
             is_quiet = is_quiet and ledger.changes[self.user] == changes
             is_certain = self.kind != "socket" or is_quiet
             if is_stored and is_certain and ledger.forgettings[self.user] == forgettings:
-                ledger.stored |= words - ledger.gone - ledger.off
+                ledger.stored |= words - ledger.gone - ledger.off - ledger.unsure
             if self.kind in CHAINS and is_stored:
                 self.last = reply.json["id"], changes if is_quiet else -1
 
