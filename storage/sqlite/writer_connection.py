@@ -22,6 +22,9 @@ from storage.sqlite.driver import Driver
 from storage.sqlite.result_codes import translate_error
 from storage.sqlite.writeback import empty_log
 
+# What SQLite makes next to a database with a write-ahead log.
+_LOGS = ("-wal", "-shm")
+
 
 class ConnectionUser(Protocol):
     """Writes on the connection, and is called when it fails or works again."""
@@ -63,6 +66,8 @@ class WriterConnection:
         self.driver: Driver | None = None
         # The inode of the file that the connection was opened on; None: not known.
         self._inode: int | None = None
+        # The inodes of its write-ahead log and of that log's index, by the suffixes of their names.
+        self._log_inodes: dict[str, int] = {}
         # The database is being closed, and no fault is mended any more.
         self.is_closing = False
         # What is wrong with the database; None: nothing.
@@ -98,6 +103,7 @@ class WriterConnection:
         self._inode = None
         with contextlib.suppress(OSError):  # whatever it is, writing will show it
             self._inode = os.stat(self._path).st_ino
+            self._log_inodes = {suffix: os.stat(self._path + suffix).st_ino for suffix in _LOGS}
         return driver
 
     def _translate(self, error: sqlite3.Error | OSError | StoreError) -> StoreError:
@@ -171,10 +177,27 @@ class WriterConnection:
         try:
             await self._user.stop_using()
             if driver is not None:
-                await driver.call(_close_quietly)
+                await driver.call(self._close_old)
         finally:
             if driver is not None:
                 driver.abandon()
+
+    def _close_old(self, connection: sqlite3.Connection) -> None:
+        """Closes a connection in its thread. If its file is no longer at the path, its logs go as well.
+
+        SQLite would apply them to the file that is there now. They are written back first, unless a read lasts, since
+        the old file may only have been renamed.
+        """
+        if not self.is_moved():
+            _close_quietly(connection)
+            return
+        with contextlib.suppress(sqlite3.Error):
+            empty_log(connection, wait_ms=1000)
+        _close_quietly(connection)
+        for suffix, inode in self._log_inodes.items():
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(self._path + suffix).st_ino == inode:
+                    os.unlink(self._path + suffix)
 
     # -- the file -----------------------------------------------------------------------------------------------------
 

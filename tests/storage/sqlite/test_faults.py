@@ -483,6 +483,32 @@ async def test_the_keys_of_a_file_that_was_restored_are_its_own(
     assert await store.keys.find(mine) is None
 
 
+@pytest.mark.parametrize("is_read", [False, True])
+async def test_the_log_of_a_file_that_was_replaced_is_not_applied_to_the_new_one(
+    open_store: Any, path: Path, tmp_path: Path, is_read: bool
+) -> None:
+    other = await open_store(path=tmp_path / "other.db")
+    _, theirs = await other.keys.create("default", "theirs")
+    await other.close()
+    store = await open_store(limits=AT_ONCE)
+    _, mine = await store.keys.create("default", "mine")
+    reader = sqlite3.connect(path)
+    if is_read:  # then the log cannot be emptied
+        reader.execute("BEGIN")
+        reader.execute("SELECT 1 FROM keys").fetchall()
+    path.rename(tmp_path / "old.db")
+    shutil.move(tmp_path / "other.db", path)  # the logs stay
+    with pytest.raises(Broken, match="removed or replaced"):
+        await store.keys.create("default", "lost")
+    assert await store.database.writer.recover()
+    assert await store.keys.find(theirs)
+    assert await store.keys.find(mine) is None
+    reader.close()
+    if not is_read:
+        old = await open_store(path=tmp_path / "old.db")
+        assert await old.keys.find(mine)
+
+
 async def test_a_forgetting_in_a_file_that_was_restored_begins_at_its_first_phase(
     open_store: Any, path: Path, tmp_path: Path
 ) -> None:
