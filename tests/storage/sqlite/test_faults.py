@@ -496,7 +496,7 @@ async def test_the_log_of_a_file_that_was_replaced_is_not_applied_to_the_new_one
     if is_read:  # then the log cannot be emptied
         reader.execute("BEGIN")
         reader.execute("SELECT 1 FROM keys").fetchall()
-    path.rename(tmp_path / "old.db")
+    shutil.move(path, tmp_path / "old.db")
     shutil.move(tmp_path / "other.db", path)  # the logs stay
     with pytest.raises(Broken, match="removed or replaced"):
         await store.keys.create("default", "lost")
