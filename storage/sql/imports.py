@@ -121,9 +121,9 @@ class Imports(Group):
 
         make_note: returns the progress of the import, given the conversation as it is written then.
 
-        Raises: NotFound if the memory is gone, or the import was stopped.
+        Raises: NotFound if the memory is gone, or the import was stopped; WriteConflict if the memory is paused.
         """
-        agent = await _lock_memory(connection, writing.write.agent)
+        agent = await _lock_unpaused(connection, writing.write.agent)
         if await _load_version(connection, agent.id) != writing.version and await _is_outdated(
             connection, agent, writing
         ):
@@ -151,9 +151,9 @@ class Imports(Group):
         row: of the import.
         make_note: returns the progress of the import, given that number.
 
-        Raises: NotFound if the memory is gone.
+        Raises: as `write_part`.
         """
-        agent = await _lock_memory(connection, draft)
+        agent = await _lock_unpaused(connection, draft)
         count = 0
         for fact in facts:
             if not await is_known(connection, agent, fact.key):
@@ -234,6 +234,14 @@ async def _lock_memory(connection: Connection, agent: Agent) -> Agent:
     present = await load_agent(connection, agent.id)
     if present is None:
         raise NotFound("this memory was forgotten while it was imported into")
+    return present
+
+
+async def _lock_unpaused(connection: Connection, agent: Agent) -> Agent:
+    """Locks a memory, as `_lock_memory` does. Raises: NotFound if it is gone; WriteConflict if it is paused."""
+    present = await _lock_memory(connection, agent)
+    if present.paused is not None:
+        raise WriteConflict("this memory was paused while it was imported into")
     return present
 
 

@@ -29,7 +29,7 @@ from gateway.run.admin.import_file import FACT_FORMATS, Source
 from gateway.run.admin.import_progress import ImportProgress
 from gateway.run.admin.import_reading import ImportReader, Survey, survey_file
 from storage.commands import ImportNote, ImportWriting, LearnedFact
-from storage.errors import NotFound, StoreError
+from storage.errors import NotFound, StoreError, WriteConflict
 from storage.records import Agent, Scope
 from storage.sql.store import Store
 
@@ -131,7 +131,7 @@ class ImportPerformer(Struct, frozen=True):
             running.status = "preview" if running.request.is_preview else "done"
         except GatewayError as error:
             await self._fail(running, error.message)
-        except NotFound as error:
+        except (NotFound, WriteConflict) as error:
             await self._fail(running, f"{error.message[0].upper()}{error.message[1:]}.")
         except StoreError as error:
             _log.warning(

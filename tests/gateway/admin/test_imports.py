@@ -114,6 +114,29 @@ def test_nothing_is_imported_into_a_paused_memory(world: World) -> None:
 
 
 @pytest.mark.both
+def test_an_import_ends_when_its_memory_is_paused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.chat(user="alice").say("Hello.")
+    alice = memory_of(world)
+    plan = Imports.plan
+
+    async def plan_and_pause(self: Imports, *args: Any) -> ImportWriting:
+        planned = await plan(self, *args)
+        await world.store.forgetting.pause(alice.id, world.clock())
+        return planned
+
+    data = export("chatgpt", TALKS)
+    with monkeypatch.context() as patch:
+        patch.setattr(Imports, "plan", plan_and_pause)
+        found = follow(world, send(world, data))
+    assert (found["status"], counts(found, "messages")[1]) == ("failed", 0)
+    assert found["error"]["message"] == "This memory was paused while it was imported into."
+    assert b"Zebulon" not in world.data()
+    world.gateway.call(world.store.forgetting.pause(alice.id, None))
+    assert follow(world, send(world, data))["status"] == "done"
+    assert b"Zebulon" in world.data()
+
+
+@pytest.mark.both
 @pytest.mark.parametrize("format", ["chatgpt", "claude", "jsonl", "mastra"])
 def test_conversations_are_previewed_imported_continued_and_undone(world: World, format: str) -> None:
     data = export(format, TALKS)
