@@ -27,6 +27,9 @@ _CHUNKED: Final = b"transfer-encoding: chunked\r\n"
 # The value of SO_LINGER with which a close resets the connection and drops what was not sent (socket(7)).
 _NO_LINGER: Final = pack("ii", 1, 0)
 _LAST_CHUNK: Final = b"0\r\n\r\n"
+# The seconds that a refused connection has for its head, and after the reply for the rest of a body, since it holds one
+# of the last descriptors. No measurement; any value from 1 to 5 behaves alike.
+_REFUSED_HEAD_S: Final = 2.0
 _FEW_DESCRIPTORS: Final = (
     "Few file descriptors are left, so new connections are refused. Raise the limit of this process (`ulimit -n`, "
     "LimitNOFILE of systemd): a reply takes two"
@@ -144,6 +147,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
             descriptor = transport.get_extra_info("socket").fileno()
             self.is_refused = self._ends_after_next = descriptor >= self.descriptor_limit
             if self.is_refused:
+                self.head_timeout_s = min(self.head_timeout_s, _REFUSED_HEAD_S)
                 _log.warning(_FEW_DESCRIPTORS)
         self._bound_arrival()
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from gateway.errors import GatewayError, SettingsError
 from gateway.web.server import bind, listen
 from tests.doubles.upstream import Gate, StrictUpstream, raw
-from tests.patience import SHORT_S
+from tests.patience import PATIENCE_S, SHORT_S
 from tests.server import QUIET, RunningGateway, serve, settings_for
 
 CHAT = "/v1/chat/completions"
@@ -116,7 +116,10 @@ def test_connections_are_refused_before_the_last_file_descriptor_is_taken(
     upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("gateway.web.server.resource.getrlimit", lambda _: (4, 4))  # 0 to 3, which are taken
-    with serve(settings_for(upstream)) as gateway:
+    monkeypatch.setattr("gateway.web.uvicorn_protocol._REFUSED_HEAD_S", SHORT_S)
+    with serve(settings_for(upstream), limits=replace(QUIET, header_timeout_s=2 * PATIENCE_S)) as gateway:
+        with gateway.connect() as client:
+            assert client.is_closed()  # it sends no request
         with gateway.connect() as client:
             client.send(sized(HELLO) * 2)
             reply = client.read_reply()
