@@ -1,7 +1,7 @@
 """The seams to providers and embedders: the same few methods for every upstream, real or scripted.
 
-`send` returns as soon as the response's status and headers are known. A reply must be closed. Where its body was not
-read to the end, that closes the upstream's connection: a client that leaves stops the bill.
+`send` returns as soon as the response's status and headers are known. A reply must be closed. If its body was not read
+to the end, that closes the upstream's connection, so that the upstream stops generating for a client that has left.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ TALKS, ROUNDS = 10, 4  # of each dialect; the least of the rounds counts
 _OF_THREAD = re.compile(r"^ *Th +\d+ +([\d,]+)", re.M)
 
 
-def control(pid: int, *options: str) -> str:
+def control_callgrind(pid: int, *options: str) -> str:
     """Returns the output of `callgrind_control` for a process."""
     command = ["callgrind_control", *options, str(pid)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -40,11 +40,11 @@ def control(pid: int, *options: str) -> str:
 @contextlib.contextmanager
 def count_instructions(pid: int, requests: int, millions: list[float]) -> Iterator[None]:
     """Adds the instructions of a request within the block to `millions`, in millions."""
-    control(pid, "-z")
-    control(pid, "-i", "on")
+    control_callgrind(pid, "-z")
+    control_callgrind(pid, "-i", "on")
     yield
-    counts = _OF_THREAD.findall(control(pid, "-e"))
-    control(pid, "-i", "off")
+    counts = _OF_THREAD.findall(control_callgrind(pid, "-e"))
+    control_callgrind(pid, "-i", "off")
     millions.append(sum(int(count.replace(",", "")) for count in counts) / requests / 1e6)
 
 
@@ -123,7 +123,7 @@ async def bench(folder: Path, stack: contextlib.ExitStack) -> None:
     print(load.render_table(table))
 
 
-async def bench_of_dialects(folder: Path, stack: contextlib.ExitStack) -> None:
+async def bench_dialect_requests(folder: Path, stack: contextlib.ExitStack) -> None:
     mock_port = stack.enter_context(load.run_mock(folder / "log", bench_dialects.__file__, "--mock"))
     gateway = stack.enter_context(load.serve_gateway(folder, bench_dialects.settings(mock_port), *CALLGRIND))
     requests = TALKS * (bench_dialects.WARM_TURNS + bench_dialects.MEASURED_TURNS)
@@ -151,7 +151,7 @@ def main() -> int:
         print("valgrind is not installed", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as folder, contextlib.ExitStack() as stack:
-        run = bench_of_dialects if options.dialects else bench
+        run = bench_dialect_requests if options.dialects else bench
         uvloop.run(run(Path(folder), stack))
     return 0
 

@@ -31,7 +31,7 @@ FROM information_schema.columns
 WHERE table_schema = 'public' AND table_name <> 'schema_versions' AND is_generated = 'NEVER'
 GROUP BY table_name"""
 
-Turn = tuple[float, str, str]  # when (seconds), what the user said, what was answered
+Turn = tuple[float, str, str]  # time (seconds since the epoch), question, reply
 
 
 async def new_agent(store: Store, user: str, secret: bytes | None = None) -> Agent:
@@ -46,7 +46,7 @@ async def new_agent(store: Store, user: str, secret: bytes | None = None) -> Age
 async def write_conversation(
     store: Store, agent: Agent, key: str, turns: Iterable[Turn], name: str | None = None
 ) -> None:
-    """Writes a conversation. The core decides as for live turns; each request has only the end of a long list.
+    """Writes a conversation. The core decides as it does for live turns; a request has only the end of a long list.
 
     name: the user's name, which the user's messages have; None: they have no name.
     """
@@ -57,17 +57,17 @@ async def write_conversation(
         parent: Exchange | None = None
         conversation: int | None = None
         message_list: list[dict[str, str]] = []
-        for at, asked, answered in turns:
+        for at, question, answer in turns:
             if conversation is None:
                 row = await exchanges.add_conversation(connection, agent.id, f"{agent.id}-{key}", key, at)
                 conversation = row.id
-            message = {"role": "user", "content": asked}
+            message = {"role": "user", "content": question}
             message_list = [*message_list[-2:], {**message, "name": name} if name else message]
             tree = Tree([replace(parent, parent=None)] if parent else [])
             query = Query(
                 HashedList(hasher, message_list), True, MemoryUse.ON, at, 120.0, conversation_row=conversation
             )
-            reply = {"role": "assistant", "content": answered}
+            reply = {"role": "assistant", "content": answer}
             exchange = finish(tree, plan_turn(tree, query), RequestEnd(-1, [reply], reply, at + 1.0, {}))
             added = await exchanges.add_exchange(connection, agent.id, exchange)
             if parent is not None:
@@ -79,7 +79,7 @@ async def write_conversation(
 
 
 async def copy_to_postgres(file: Path, url: str) -> None:
-    """Makes a store in an empty PostgreSQL database, with all rows of a SQLite file, faster than to fill it anew."""
+    """Makes a store in an empty PostgreSQL database, with all rows of a SQLite file: faster than to fill it again."""
     await (await open_store(url, RULES)).close()
     target = await asyncpg.connect(url)
     with contextlib.closing(sqlite3.connect(file)) as source:

@@ -127,7 +127,8 @@ WHERE conversation = ?2 AND depth = ?3 AND (parent = ?4 OR (parent IS NULL AND C
 AND active = ?6 AND state NOT IN ('forgotten', 'off')
 
 -- name: branch_touched
--- Returns when a request last repeated an exchange or went on from it. ?4, ?5: its depth, and when it was touched itself.
+-- Returns when a request last repeated an exchange or went on from it. ?4, ?5: its depth, and when it was touched
+-- itself.
 WITH RECURSIVE branch(id, depth, touched) AS (
     SELECT CAST(?3 AS BIGINT), CAST(?4 AS BIGINT), CAST(?5 AS DOUBLE PRECISION)
     UNION ALL

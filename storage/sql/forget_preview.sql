@@ -1,6 +1,6 @@
--- Every statement that counts what a forgetting would take. `-- name:` begins one; the next line describes it. Of a
--- memory ?1 goes the conversation ?2 (-1: none), and the exchanges of the list ?3. Their rows are from ?4 to ?5: others
--- are not looked up.
+-- Every statement that counts what a forgetting would take. `-- name:` begins one; the next line describes it. The
+-- forgetting takes from a memory ?1 the conversation ?2 (-1: none) and the exchanges in the list ?3. All their rows lie
+-- between ?4 and ?5, so that others need not be looked up.
 
 -- piece: goes
 -- Whether an exchange `e` goes.

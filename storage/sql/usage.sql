@@ -29,7 +29,7 @@ ON CONFLICT ({usage_key}) DO UPDATE SET
     question_tokens = usage.question_tokens + excluded.question_tokens
 
 -- name: part
--- Notes that a process adds a part of its counters. No row: it has added this part before.
+-- Notes that a process adds a part of its counters. Returns no row if it has added this part before.
 INSERT INTO usage_parts (process, number, at) VALUES (?1, ?2, ?3)
 ON CONFLICT (process) DO UPDATE SET number = excluded.number, at = excluded.at WHERE usage_parts.number < excluded.number
 RETURNING number
@@ -60,8 +60,8 @@ DELETE FROM usage WHERE day IN (SELECT day FROM days WHERE day IS NOT NULL) AND 
 RETURNING {usage_row}
 
 -- name: background
--- Returns the tokens that a project's background calls used on a day, without those of questions. NULL stands for all
--- projects.
+-- Returns the tokens that a project's background calls used on a day, without those of questions. ?2: NULL for
+-- all projects.
 SELECT CAST(coalesce(sum(background_input_tokens + background_output_tokens - question_tokens), 0) AS BIGINT)
 FROM usage WHERE day = ?1 AND (CAST(?2 AS TEXT) IS NULL OR project = ?2)
 
@@ -96,7 +96,7 @@ SELECT id, project, key, "user", unit, per, most, action FROM limits ORDER BY id
 INSERT INTO limits (project, key, "user", unit, per, most, action) VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id
 
 -- name: limit_change
--- Changes how much a limit allows, and what follows; NULL leaves each as it is.
+-- Changes how much a limit allows and its action. A parameter that is NULL changes nothing.
 UPDATE limits SET most = coalesce(?2, most), action = coalesce(?3, action) WHERE id = ?1
 
 -- name: limit_remove

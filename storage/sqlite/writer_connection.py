@@ -101,7 +101,7 @@ class WriterConnection:
                 driver.abandon()
             raise
         self._inode = None
-        with contextlib.suppress(OSError):  # whatever it is, writing will show it
+        with contextlib.suppress(OSError):  # the next write reports the error
             self._inode = os.stat(self._path).st_ino
             self._log_inodes = {suffix: os.stat(self._path + suffix).st_ino for suffix in _LOGS}
         return driver
@@ -158,7 +158,7 @@ class WriterConnection:
                 self.driver = await self._open(looks_for_damage=isinstance(self.fault, Corrupt))
             except (sqlite3.Error, OSError, StoreError) as error:
                 fault = self._translate(error)
-                if not isinstance(fault, Unavailable):  # another program's file, say, now lies there
+                if not isinstance(fault, Unavailable):  # for instance, the file is another program's now
                     fault = Broken(fault.message)
                 self.fault = fault
                 self.last_error = fault.message
@@ -208,7 +208,7 @@ class WriterConnection:
         except FileNotFoundError:
             return True
         except OSError:
-            return False  # whatever it is, writing will show it
+            return False  # the next write reports the error
         return self._inode not in (None, inode)
 
     def _is_missing(self) -> bool:

@@ -1,4 +1,4 @@
-"""Tools as requests have them, and the definitions that they make."""
+"""The bodies of requests about tools, and the definitions made from them."""
 
 from __future__ import annotations
 
@@ -125,8 +125,8 @@ def tool_name(definition: ToolDefinition) -> str | None:
     return definition.schema.get("name")
 
 
-def upserted(create: CreateTool, new: ToolDefinition, stored: ToolDefinition) -> ToolDefinition:
-    """Returns the definition of a tool that replaces a stored tool of the same name.
+def retain_stored_fields(create: CreateTool, new: ToolDefinition, stored: ToolDefinition) -> ToolDefinition:
+    """Returns the definition that replaces a stored tool of the same name: fields that were not sent are retained.
 
     new: the definition that the request makes without regard to the stored tool.
     stored: the definition of the stored tool.

@@ -19,8 +19,8 @@ from gateway.agents.api.tool_bodies import (
     ToolSource,
     TriedTool,
     UpdateTool,
+    retain_stored_fields,
     tool_name,
-    upserted,
     with_source,
 )
 from gateway.agents.api.tool_json import call_result_json, source_result_json, tool_json
@@ -118,7 +118,7 @@ class ToolRoutes:
         name, new = await self._new_tool(body)
 
         def merge(stored: ToolDefinition) -> ToolDefinition:
-            return upserted(body, new, stored)
+            return retain_stored_fields(body, new, stored)
 
         return tool_json(await self._tools.put(request.project, name, new, merge))
 

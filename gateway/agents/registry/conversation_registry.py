@@ -26,7 +26,7 @@ def definition_of(entry: ConversationEntry) -> ConversationDefinition:
 
 
 class AgentConversations:
-    """Conversations of all agents. project: the caller's, everywhere.
+    """Conversations of all agents. A parameter `project` is the caller's project.
 
     Raises besides what the methods name: NotFound, WriteConflict, Stale, Unavailable, as the store does.
     """
@@ -36,7 +36,7 @@ class AgentConversations:
         self._now = now
 
     async def create(self, agent: Agent, definition: ConversationDefinition) -> ConversationEntry:
-        """Makes a conversation, which is empty. Raises: Conflict for a profile's memory with another model."""
+        """Creates an empty conversation. Raises: Conflict for a profile's memory with another model."""
         _check_may_define(agent, definition)
         return await self._store.conversations.create(agent, ids.new_uid(), definition.body(), at=self._now())
 
@@ -49,13 +49,13 @@ class AgentConversations:
         hidden: bool,
         upto: int | None,
     ) -> ConversationEntry:
-        """Makes a conversation that shares the past of another one, with its model.
+        """Creates a conversation that shares the past and the model of another one.
 
         source: the row of the other one; None: the agent's own, which has not begun.
         definition: the definition of the other one.
         upto: as in `Conversations.fork` of the store.
 
-        Raises: BadRequest if a fork cannot begin after that message; NotFound if it is none of the conversation.
+        Raises: BadRequest if a fork cannot begin after that message; NotFound if the conversation does not have it.
         """
         uid, at = ids.new_uid(), self._now()
         body = replace(definition, summary=None, description=None, archived=None, hidden=hidden).body()
@@ -82,7 +82,7 @@ class AgentConversations:
         return await retry_overtaken(change)
 
     async def delete(self, entry: ConversationEntry) -> None:
-        """Forgets a conversation and all that came of it."""
+        """Forgets a conversation and all that was derived from it."""
         agent, store = entry.agent, self._store
         forgetting = await store.conversations.release(
             agent, entry.conversation.id, keeps_memory=False, at=self._now()

@@ -1,6 +1,6 @@
-"""The edits of a step's tools: made on the blocks that the step read, and written after it with their results.
+"""The edits that a step's tools make on the blocks that the step read. They are written after it, with their results.
 
-They are written by compare-and-set. If another writer was faster, they are applied again to the new blocks, so that no
+The write is a compare-and-set. If another writer was faster, they are applied again to the new blocks, so that no
 result reports what did not happen. A note after the results shows the model what other writers changed.
 """
 
@@ -50,7 +50,7 @@ class StepEdits:
     def take_over(self, stale: StepEdits, results: Sequence[ToolResult]) -> list[ToolResult]:
         """Applies the edits of `stale`, made on older blocks, to these blocks. Returns results with those of the edits.
 
-        results: of the step, with what came of the edits on the older blocks.
+        results: of the step, with the results of the edits on the older blocks.
         """
         calls = calls_by_name(result.call_id for result in results)
         edit_results: dict[str, list[EditResult]] = {}
@@ -90,7 +90,7 @@ class StepEdits:
         if last is not None:
             noted = replace(last, changes=note, shown=shown)
             return [(noted if result is last else result).stored() for result in results]
-        # All results are the client's, which stay as it gave them: the note is a message of its own.
+        # All results are the client's and stay as they are, so the note is a message of its own.
         message: WireMessage = {"role": "user", "content": note}
         nudge = with_private(message, shown="system", sender=NUDGE_SENDER, shown_blocks=dict(shown))
         return [*(result.stored() for result in results), nudge]

@@ -1,4 +1,4 @@
-"""Child processes for work with a time and a memory that depend on untrusted input.
+"""Child processes for work on untrusted input, which decides how much time and memory the work takes.
 
 A pattern or a schema of a few hundred bytes can take hours and gigabytes, also in a library that blocks all threads
 meanwhile. The kernel limits a child process, which is killed when its time is over. It is no sandbox: only code of the

@@ -1,4 +1,4 @@
-"""Tools that are not the gateway's own, each performed by its definition. One for the process."""
+"""Runs tools that are not built in, each by its definition. A process has one `ForeignTools`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ NOT_RUN = "Error: {name} cannot run here. Nothing was done."
 
 
 class ForeignTools:
-    """Performs calls by the definitions of their tools."""
+    """Runs calls by the definitions of their tools."""
 
     def __init__(self, settings: ToolSettings, store: Store, now: Callable[[], float]) -> None:
-        """Makes what performs them. now: seconds since the epoch."""
+        """now: seconds since the epoch."""
         self._store = store
         self.children = Children()
         self._hosts = ToolHosts(settings)
@@ -34,7 +34,7 @@ class ForeignTools:
         self.webhooks = Webhooks(self._hosts, settings.webhook_secret, now)
 
     def host_refusal(self, url: str) -> str | None:
-        """Returns why no host may be spoken to at this URL; None if it may."""
+        """Returns why the host of a URL may not be called; None if it may."""
         try:
             self._hosts.check(url)
         except HostError as error:
@@ -42,7 +42,7 @@ class ForeignTools:
         return None
 
     async def refusal(self, tool: ToolDefinition) -> str | None:
-        """Returns why a tool cannot be made here; None if it can."""
+        """Returns why a tool cannot be created here; None if it can."""
         if tool.source_type == "webhook" and (why := self.host_refusal(tool.source)) is not None:
             return f"The webhook cannot be called: {why}."
         if tool.source_type == "python":

@@ -32,7 +32,7 @@ _MODULES = ("base64", "hashlib", "pickle", "struct", "sys")
 
 def main() -> None:
     pipe, limits = int(sys.argv[1]), json.loads(sys.argv[2])
-    # Nothing is expected there; a file that was left open would be a way out.
+    # No other descriptor should be open: the code could get out of the sandbox by one.
     os.closerange(3, pipe)
     os.closerange(pipe + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     for name, value in limits.items():
@@ -45,9 +45,9 @@ def main() -> None:
     except BaseException as error:
         with suppress(Exception):
             traceback.print_exc()
-        answer = {"error": _words(error)}
+        answer = {"error": _error_message(error)}
     for stream in (sys.stdout, sys.stderr):
-        # A tool may have closed it, or put something else in its place.
+        # The tool may have closed or replaced the stream.
         with suppress(Exception):
             stream.flush()
     with os.fdopen(pipe, "wb") as out:
@@ -75,7 +75,7 @@ def _answer(work: Any) -> Any:
 def _call(work: Any, agent: SimpleNamespace) -> Any:
     tree = ast.parse(work["source"], TOOL)
     function = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))][-1]
-    # A module of its own, which dataclasses look up by its name.
+    # A registered module, since dataclasses look their module up by name.
     module = sys.modules["tool"] = ModuleType("tool")
     module.__dict__.update({name: getattr(typing, name) for name in typing.__all__})
     for name in {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}.intersection(_MODULES):
@@ -86,19 +86,19 @@ def _call(work: Any, agent: SimpleNamespace) -> Any:
     return asyncio.run(result) if inspect.iscoroutine(result) else result
 
 
-def _arguments(function: Any, given: Any, agent: SimpleNamespace) -> Any:
-    """Returns the arguments of a function. Types that are classes are taken off it, since the source may lack these."""
-    callers = {"agent_state": agent, "self": None}
+def _arguments(function: Any, arguments: Any, agent: SimpleNamespace) -> Any:
+    """Returns the arguments of a function. Annotations with classes are removed: the source may lack the classes."""
+    injected = {"agent_state": agent, "self": None}
     for parameter in (*function.args.args, *function.args.kwonlyargs):
-        if parameter.arg in callers:
-            given[parameter.arg] = callers[parameter.arg]
+        if parameter.arg in injected:
+            arguments[parameter.arg] = injected[parameter.arg]
         elif _has_class(parameter.annotation):
             parameter.annotation = None
-            if parameter.arg in given:
-                given[parameter.arg] = _fields(given[parameter.arg])
+            if parameter.arg in arguments:
+                arguments[parameter.arg] = _fields(arguments[parameter.arg])
     if _has_class(function.returns):
         function.returns = None
-    return given
+    return arguments
 
 
 def _has_class(annotation: Any) -> bool:
@@ -159,7 +159,7 @@ def _text(result: Any) -> str:
     try:
         return json.dumps(_plain(result), ensure_ascii=False, default=str)
     except (TypeError, ValueError, RecursionError):
-        # Keys that JSON has not, or a list in itself.
+        # Keys that JSON does not have, or a list that contains itself.
         return str(result)
 
 
@@ -170,7 +170,7 @@ def _plain(value: Any) -> Any:
     return {name: _plain(item) for name, item in dict.items(value)} if isinstance(value, dict) else value
 
 
-def _words(error: BaseException) -> str:
+def _error_message(error: BaseException) -> str:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == TOOL]
     place = f" (line {lines[-1]})" if lines else ""
     text = "<exception str() failed>"  # as `traceback` has it
