@@ -128,7 +128,11 @@ class Life:
         await self.store.search_index.advance(self.alice.agent.id)
 
 
-@pytest.mark.parametrize("seed", range(3))
+# The cache does not know the database, so one life shows that PostgreSQL answers as SQLite does.
+LIVES = [("sqlite", 0), ("sqlite", 1), ("sqlite", 2), ("postgres", 0)]
+
+
+@pytest.mark.parametrize(("database", "seed"), LIVES, indirect=["database"])
 async def test_it_answers_as_if_it_remembered_nothing(store: Store, alice: Speaker, seed: int) -> None:
     life = Life(store, alice, seed)
     await life.say()
@@ -161,7 +165,7 @@ async def test_it_answers_as_if_it_remembered_nothing(store: Store, alice: Speak
     assert hits > 100
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("database", "seed"), LIVES, indirect=["database"])
 async def test_of_a_memory_without_an_index_all_is_at_hand_that_a_search_finds(
     store: Store, alice: Speaker, seed: int
 ) -> None:
