@@ -160,7 +160,9 @@ def test_langchain_structured_output_by_a_forced_tool(world: World) -> None:
 
 # LiteLLM's own types warn as they are imported.
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
-def test_litellm_whole_and_streamed(world: World) -> None:
+def test_litellm_whole_and_streamed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    # It would fetch its list of prices from the internet when it is imported, and again until that succeeds.
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     litellm = pytest.importorskip("litellm")
     asked: Json = {
         "model": f"anthropic/{MODEL}",
