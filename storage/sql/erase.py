@@ -300,12 +300,15 @@ async def _erase_replaced(
     if exchange is None:
         return
     is_reply = seq == exchange.reply_seq
-    for each in await _load_turn(connection, agent_row, exchange) if is_reply else [exchange]:
+    turn = await _load_turn(connection, agent_row, exchange) if is_reply else [exchange]
+    # A reply to the same question is another reply, whatever it has of the forgotten one.
+    named_seq = None if is_reply else seq
+    for each in turn:
         for row in await _find_alternatives(connection, agent_row, each, is_active=False):
             other = await exchanges.load_exchange(connection, agent_row, row)
             assert other is not None  # it was found in this transaction
             is_newer = await _is_newer(connection, agent_row, other, each)
-            if is_newer and not _has_messages(other, exchange, seq, work.rules):
+            if is_newer and not any(_has_messages(other, part, named_seq, work.rules) for part in turn):
                 continue
             after = await _find_after(connection, agent_row, other, takes_cancelled=not is_reply)
             if is_reply:

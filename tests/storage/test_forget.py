@@ -377,6 +377,17 @@ async def test_with_a_message_goes_the_whole_turn_that_was_asked_before(
     assert left(holds, "hellou", "later") == ["hellou", "later"]
 
 
+async def test_with_a_reply_goes_a_newer_one_to_the_same_question_for_a_program(
+    store: Store, alice: Speaker, holds: Holds
+) -> None:
+    history = [*await talk(alice, ["hello"], "c1"), user(words("question"))]
+    await alice.say(history, assistant(words("new")), "c1")
+    await alice.say(history, assistant('{"flag": "zqjsonx"}'), "c1")
+    assert not (await row_of(alice, "json")).active
+    await forget(store, alice.agent, ForgetTarget(messages=[(await row_of(alice, "new")).reply_seq]))
+    assert left(holds, "question", "new", "json") == ["question"]
+
+
 async def test_with_a_reply_after_results_goes_what_the_same_question_was_answered_before(
     store: Store, alice: Speaker, holds: Holds
 ) -> None:
