@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 from msgspec import Struct
@@ -119,8 +119,15 @@ async def compact(
     return Compacted(newest, summary, usage)
 
 
-def _read_reply(body: bytearray) -> tuple[str, TokenCounts]:
-    """Returns the summary in the body of a chat completion, and the tokens of the completion.
+class _ReadSummary(NamedTuple):
+    """A summary that the model wrote, and the tokens of its completion."""
+
+    text: str
+    counts: TokenCounts
+
+
+def _read_reply(body: bytearray) -> _ReadSummary:
+    """Returns the summary in the body of a chat completion.
 
     Raises: UpstreamBroke: the body is no chat completion, has no text but the model's thoughts, or was broken off.
     """
@@ -137,7 +144,7 @@ def _read_reply(body: bytearray) -> tuple[str, TokenCounts]:
         text = whole_lines(text)
     elif finish in CUT_REASONS:
         raise UpstreamBroke("The model's summary was cut off.")
-    return text, reported_counts(reply.get("usage")) or TokenCounts()
+    return _ReadSummary(text, reported_counts(reply.get("usage")) or TokenCounts())
 
 
 def _newest(messages: Sequence[WireMessage], model: str, most_tokens: int) -> list[WireMessage]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -19,6 +20,15 @@ _MAX_RUNS = 64
 
 # The atoms of messages, one after the other.
 Inputs = tuple[tuple[Atom, ...], ...]
+
+
+class _Agreement(NamedTuple):
+    """How well the path from the match point to an exchange agrees with the list; a better agreement is greater."""
+
+    # The exchanges that agree one after the other, minus those that only the path or only the list has.
+    score: int
+    # The path has the same questions as the list.
+    is_equal: bool
 
 
 class AlteredSearch:
@@ -262,10 +272,10 @@ class AlteredSearch:
             yield from ancestor.inputs
             ancestor = self._tree.parent(ancestor)
 
-    def _rate_agreement(self, candidate: Exchange, inputs: Inputs) -> tuple[int, bool]:
-        """Returns how well the path from the match point to a candidate agrees with the list, and whether it is equal.
+    def _rate_agreement(self, candidate: Exchange, inputs: Inputs) -> _Agreement:
+        """Returns how well the path from the match point to a candidate agrees with the list.
 
-        The number counts the exchanges that agree one after the other, minus those that only the path or the list has.
+        inputs: the atoms of the list's messages between the match point and the candidate's reply.
         """
         match_point = self._match_point
         agreeing = only_on_path = 0
@@ -284,4 +294,4 @@ class AlteredSearch:
                 only_on_path += 1
             exchange = self._tree.parent(exchange)
         only_in_list = self._user_counts[end]
-        return agreeing - only_on_path - only_in_list, exchange is None and not only_in_list
+        return _Agreement(agreeing - only_on_path - only_in_list, exchange is None and not only_in_list)

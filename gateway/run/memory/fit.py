@@ -48,6 +48,23 @@ class _Entry(NamedTuple):
     message: WireMessage
 
 
+class _PromptSize(NamedTuple):
+    """The size of a prompt; both are 0 if nothing was counted, or if not all entries are text."""
+
+    tokens: int
+    # The most tokens that the prompt may have.
+    max_tokens: int
+
+
+class _LeftOut(NamedTuple):
+    """What of a client's list does not go into the window."""
+
+    # The indices of the messages that are dropped.
+    dropped: frozenset[int]
+    # Index of another message that hidden rounds replace -> the messages of the rounds that stay.
+    replacements: dict[int, list[WireMessage]]
+
+
 class _UsableSummary(NamedTuple):
     """A summary that may replace the beginning of the conversation."""
 
@@ -113,7 +130,7 @@ def _fit(
         window = fit_window(room.items()[start:], room.budget(cut), lambda: room.sizes()[start:])
     ranges = [range(start + part.start, start + part.stop) for part in window.ranges]
     note_tokens = room.note_tokens(ranges, cut)
-    tokens, max_tokens = room.total_tokens(ranges, cut)
+    tokens, max_tokens = room.size_of_prompt(ranges, cut)
     fitted = FittedWindow(
         tokens=tokens, max_tokens=max_tokens, wanted_summary=wanted_summary, note_tokens=note_tokens
     )
@@ -216,10 +233,8 @@ def _choose_summary(
     return next(iter(by_preference), None)
 
 
-def _find_left_out(
-    prompt: Prompt, entries: Sequence[_Entry], staying: frozenset[int]
-) -> tuple[frozenset[int], dict[int, list[WireMessage]]]:
-    """Returns the client's messages that are dropped if these entries stay, and the hidden rounds that stay.
+def _find_left_out(prompt: Prompt, entries: Sequence[_Entry], staying: frozenset[int]) -> _LeftOut:
+    """Returns what is left out of the client's list if these entries stay.
 
     A message that is replaced by hidden rounds is dropped if none of the rounds stays.
     """
@@ -235,7 +250,8 @@ def _find_left_out(
         elif n not in staying:
             dropped.add(index)
     dropped.update(index for index, rounds in replacements.items() if not rounds)
-    return frozenset(dropped), {index: rounds for index, rounds in replacements.items() if rounds}
+    remaining = {index: rounds for index, rounds in replacements.items() if rounds}
+    return _LeftOut(frozenset(dropped), remaining)
 
 
 def _evicted_after(prompt: Prompt, room: _WindowRoom, first_index: int, window_tokens: int) -> Evicted | None:
@@ -395,20 +411,17 @@ class _WindowRoom:
             self._sizes_before = [0, *accumulate(self.sizes())]
         return self._sizes_before[end] - self._sizes_before[start]
 
-    def total_tokens(self, staying: Sequence[range], cut: SummaryCut | None) -> tuple[int, int]:
-        """Returns the prompt's tokens if these entries stay, and how many tokens it may have.
-
-        Both are 0 if nothing was counted, or if not all entries are text.
-        """
+    def size_of_prompt(self, staying: Sequence[range], cut: SummaryCut | None) -> _PromptSize:
+        """Returns the size of the prompt if these entries stay."""
         if (
             self._context == ANY_WINDOW
             or self._sizes is None
             or any(media_in(m) for part in staying for _, m in self.entries[part.start : part.stop])
         ):
-            return 0, 0
+            return _PromptSize(0, 0)
         fixed = self._fixed_with(cut)
         tokens = sum(self.tokens(part.start, part.stop) for part in staying)
-        return fixed + tokens, fixed + self.budget(cut).max_with_note
+        return _PromptSize(fixed + tokens, fixed + self.budget(cut).max_with_note)
 
     def note_tokens(self, staying: Sequence[range], cut: SummaryCut | None) -> int:
         """Returns the tokens that a note may take: those that these entries leave free, up to the bound of a note."""
