@@ -10,9 +10,9 @@ from adapters.types import Json
 def with_text_before(message: Json, text: str, text_kind: str = "text") -> Json:
     """Returns a message with `text` before its own text.
 
-    The text goes into a string, or into the first part of a list if that part is text; before another part it becomes
-    a part of its own. So the model reads the same text in both forms: some clients send the newest message as a list,
-    to mark it for the cache, and later as a string. A message with content of any other form is returned as it is.
+    The text goes into a string, or into the first part of a list if that part is text; before another part it becomes a
+    part of its own. So the model reads the same text in both forms: some clients send the newest message as a list, to
+    mark it for the cache, and later as a string. A message with content of any other form is returned as it is.
 
     text_kind: the `type` of text parts in the dialect.
     """

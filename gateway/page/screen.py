@@ -67,8 +67,8 @@ class View(Struct, frozen=True):
     # The one h1, and the title of the window.
     heading: str = ""
     context: Mapping[str, Any] = {}
-    # Why a form was refused; the page shows the form again with its text, and has the error's status. JSON has only
-    # the error.
+    # Why a form was refused; the page shows the form again with its text, and has the error's status. JSON has only the
+    # error.
     error: GatewayError | None = None
 
 

@@ -86,8 +86,8 @@ class ResponseInput:
         groups = await self._group_system(await stored.conversation_id(location), owner)
         response = read_stored_response(location.turn.reply)
         # The directions of a turn are the system and developer messages that its request sent among its input. In a
-        # conversation they hold for that request's response alone; a response that names the one before it inherits
-        # the directions of all turns.
+        # conversation they hold for that request's response alone; a response that names the one before it inherits the
+        # directions of all turns.
         inherits_directions = response is None or response.full_echo.get("conversation") is None
 
         def render(turn: NamedTurn, previous_turn: NamedTurn | None) -> list[Json]:

@@ -90,9 +90,8 @@ class SqliteDatabase:
     ) -> Self:
         """Locks the file, migrates it to the present schema, and opens it.
 
-        A database that cannot be used for now (full, locked, read-only, damaged, in a directory that is not
-        there) does not stop the start: `health` reports it, every operation raises that error, and it comes back
-        by itself.
+        A database that cannot be used for now (full, locked, read-only, damaged, in a directory that is not there) does
+        not stop the start: `health` reports it, every operation raises that error, and it comes back by itself.
 
         address: where this process serves, shown to a process that is refused the file.
         factory: of connections, for tests that count statements.

@@ -5,8 +5,7 @@ gathers. If the thread is idle, a batch gathers as long as each pass of the loop
 alone goes at once. A batch is one hop to the thread and one COMMIT. If a write fails, its batch is run again with each
 function in a savepoint, so that it undoes no other write.
 
-    submit -> waiting -> batch -> BEGIN; f*; COMMIT -> futures
-                                  else ROLLBACK; BEGIN; (SAVEPOINT f RELEASE)*; COMMIT
+    submit -> waiting -> batch -> BEGIN; f*; COMMIT -> futures else ROLLBACK; BEGIN; (SAVEPOINT f RELEASE)*; COMMIT
 
 A write that comes alone may begin its transaction itself, or be a single statement without one.
 
@@ -207,8 +206,8 @@ class Writer:
     ) -> asyncio.Future[T]:
         """Queues a write. The future has the function's result once it is committed.
 
-        The function runs in the writer's thread, inside a transaction that it must not end. Cancelling the
-        future, or the task that awaits it, abandons the result and never the write.
+        The function runs in the writer's thread, inside a transaction that it must not end. Cancelling the future, or
+        the task that awaits it, abandons the result and never the write.
 
         size_bytes: about what the function holds.
         is_bulk: work that can wait: index, import, forget. It runs in a transaction of its own when no turn waits.

@@ -70,8 +70,8 @@ class ForgetRequest(Struct, frozen=True):
         if kinds:
             kind = kinds[0]
             part = Part(kind, arguments.text(kind) if kind == "in" else arguments.number(kind))
-        # The defaults of requests count for a part alone: without a part, a user without a named profile is
-        # forgotten in all profiles, and without a user all users are.
+        # The defaults of requests count for a part alone: without a part, a user without a named profile is forgotten
+        # in all profiles, and without a user all users are.
         owner = arguments.owner(defaults if part else None)
         keep = tuple(arguments.optional_numbers("keep"))
         if keep and not part:

@@ -1,8 +1,8 @@
 """Reads a file that another application has exported: one conversation or fact at a time, within limits.
 
 Nothing is unpacked to disk, and only one conversation of a JSON file is in memory at a time. A file that is no export,
-or is made to harm, is a `BadRequest` on `file`; a conversation that cannot be read is left out (`Unreadable`). No
-error quotes the file.
+or is made to harm, is a `BadRequest` on `file`; a conversation that cannot be read is left out (`Unreadable`). No error
+quotes the file.
 """
 
 from __future__ import annotations

@@ -363,7 +363,7 @@ def _leaves_nothing(context: MemoryContext, outcome: TurnOutcome) -> bool:
 def _after_reply(work: Callable[[], None]) -> None:
     """Calls `work` after the turn that waits for a commit has sent its reply. Call it from the commit's callback."""
     loop = asyncio.get_running_loop()
-    # In this pass of the loop, a later callback of the commit sets the future that `TurnSaving.save` waits for.
-    # In the next pass the turn wakes, and sends its reply. `work` would come before it in that pass, so it is scheduled
-    # from there, for the pass after it.
+    # In this pass of the loop, a later callback of the commit sets the future that `TurnSaving.save` waits for. In the
+    # next pass the turn wakes, and sends its reply. `work` would come before it in that pass, so it is scheduled from
+    # there, for the pass after it.
     loop.call_soon(loop.call_soon, work)
