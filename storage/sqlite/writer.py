@@ -5,7 +5,8 @@ gathers. If the thread is idle, a batch gathers as long as each pass of the loop
 alone goes at once. A batch is one hop to the thread and one COMMIT. If a write fails, its batch is run again with each
 function in a savepoint, so that it undoes no other write.
 
-    submit -> waiting -> batch -> BEGIN; f*; COMMIT -> futures else ROLLBACK; BEGIN; (SAVEPOINT f RELEASE)*; COMMIT
+    submit -> waiting -> batch -> BEGIN; f*; COMMIT -> futures
+                                  else ROLLBACK; BEGIN; (SAVEPOINT f RELEASE)*; COMMIT
 
 A write that comes alone may begin its transaction itself, or be a single statement without one.
 
