@@ -57,7 +57,7 @@ class _PromptSize(NamedTuple):
 
 
 class _LeftOut(NamedTuple):
-    """What of a client's list does not go into the window."""
+    """The part of a client's list that does not go into the window."""
 
     # The indices of the messages that are dropped.
     dropped: frozenset[int]
