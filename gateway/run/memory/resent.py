@@ -24,7 +24,8 @@ from storage.records import Atom
 
 # Some 2,600 conversations of ten messages. Chosen, not measured.
 CACHE_BYTES = 5 << 19
-# A larger request is not cached. It is hashed in a thread, since other requests would wait for 8 MB some 100 ms.
+# A larger request is not cached. It is hashed in a thread, since other requests would wait: 8 MB of ASCII take 26 ms of
+# the processor, and other words up to 170 ms.
 MAX_REQUEST_BYTES = 1 << 20
 # The bytes that a list takes without its atoms; measured.
 _LIST_BYTES = 780
