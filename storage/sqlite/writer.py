@@ -273,13 +273,15 @@ class Writer:
     def _perform(self, batch: list[Write[Any]], connection: sqlite3.Connection) -> None:
         """Runs a batch in the writer's thread. Never raises."""
         try:
+            if self._connection.is_overwritten(connection):
+                raise self._connection.overwritten_error()
             functions = [write.function for write in batch]
             report = BatchRunner(connection, self._path).run(
                 functions, begins_own_transaction=batch[0].begins_own_transaction
             )
         except BaseException as error:  # nothing else would ever resolve these futures
             fault = error if isinstance(error, Unavailable) else Broken(f"{self._path}: {error!r}")
-            report = BatchReport([WriteOutcome(error=fault)] * len(batch), fault)
+            report = BatchReport([WriteOutcome(error=fault.again()) for _ in batch], fault)
         # A commit to a file that was removed or replaced succeeds, and is lost: it must not be acknowledged.
         if report.fault is None and self._connection.is_moved():
             lost = self._connection.moved_error()

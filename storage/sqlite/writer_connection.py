@@ -68,6 +68,8 @@ class WriterConnection:
         self._inode: int | None = None
         # The inodes of its write-ahead log and of that log's index, by the suffixes of their names.
         self._log_inodes: dict[str, int] = {}
+        # The version of the schema when the connection was opened. A copy that is restored into the file changes it.
+        self._schema_version = 0
         # The database is being closed, and no fault is mended any more.
         self.is_closing = False
         # What is wrong with the database; None: nothing.
@@ -92,6 +94,7 @@ class WriterConnection:
         driver = await Driver(self._connect, "mnemogate-writer").open()
         try:
             await driver.call(partial(try_writing, looks_for_damage=looks_for_damage))
+            self._schema_version = await driver.call(_read_schema_version)
         except BaseException as error:
             try:
                 # Waits for the end, unless it was cancelled: the next attempt would meet the locks of this connection.
@@ -211,6 +214,22 @@ class WriterConnection:
             return False  # the next write reports the error
         return self._inode not in (None, inode)
 
+    def is_overwritten(self, connection: sqlite3.Connection) -> bool:
+        """Returns whether another program has restored a copy into the file, or changed its schema.
+
+        Then ids that were read before may be those of other users. Called in the thread of the connection.
+        """
+        try:
+            return _read_schema_version(connection) != self._schema_version
+        except sqlite3.Error:
+            return False  # whatever it is, writing will show it
+
+    def overwritten_error(self) -> Broken:
+        """Returns the fault of a file that `is_overwritten`."""
+        return Broken(
+            f"{self._path} was restored or changed by another program while the gateway had it open"
+        )
+
     def _is_missing(self) -> bool:
         return not os.path.exists(self._path)
 
@@ -244,3 +263,8 @@ class WriterConnection:
 def _close_quietly(connection: sqlite3.Connection) -> None:
     with contextlib.suppress(sqlite3.Error):
         connection.close()
+
+
+def _read_schema_version(connection: sqlite3.Connection) -> int:
+    (version,) = connection.execute("PRAGMA schema_version").fetchone()
+    return int(version)

@@ -509,6 +509,28 @@ async def test_the_log_of_a_file_that_was_replaced_is_not_applied_to_the_new_one
         assert await old.keys.find(mine)
 
 
+async def test_a_copy_that_is_restored_into_the_open_file_is_noticed_before_a_write(
+    open_store: Any, path: Path, tmp_path: Path
+) -> None:
+    """Otherwise a turn of one user, planned with the ids of before, is stored in the memory of another."""
+    other = await open_store(path=tmp_path / "other.db")
+    _, theirs = await other.keys.create("default", "theirs")
+    await other.close()
+    store = await open_store(limits=AT_ONCE)
+    _, mine = await store.keys.create("default", "mine")
+    with (
+        contextlib.closing(sqlite3.connect(tmp_path / "other.db")) as copy,
+        contextlib.closing(sqlite3.connect(path)) as file,
+    ):
+        copy.backup(file)
+    with pytest.raises(Broken, match="restored or changed by another program"):
+        await store.keys.create("default", "lost")
+    assert await store.database.writer.recover()
+    assert await store.keys.find(theirs)
+    assert await store.keys.find(mine) is None
+    assert [key.name for key in await store.keys.list()] == ["theirs"]
+
+
 async def test_a_forgetting_in_a_file_that_was_restored_begins_at_its_first_phase(
     open_store: Any, path: Path, tmp_path: Path
 ) -> None:
