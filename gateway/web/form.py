@@ -6,6 +6,7 @@ The search reports no mistakes: a body that is no form has no fields.
 from __future__ import annotations
 
 import re
+from enum import Enum, auto
 
 from msgspec import Struct
 
@@ -17,6 +18,7 @@ _FILE_NAME = re.compile(
 )
 # All texts that some reader may take for a name. Readers differ in blanks, in quotes, and in which of two names counts.
 _POSSIBLE_NAME = re.compile(rb"""(?<![\w-])name(\*[\d*]*)?\s*=\s*"?([^"\r\n;]*)""", re.I)
+_HEAD_END = b"\r\n\r\n"
 _DELIMITER_END = re.compile(rb"[ \t]*\r\n")
 _TYPE = re.compile(rb"^content-type:([^\r\n]*)", re.I | re.M)
 _MAX_HEAD_BYTES = 16 * 1024  # chosen: far above the head of any part, and the search's cost stays linear
@@ -33,25 +35,42 @@ def read_boundary(content_type: str) -> bytes | None:
     return (match[1] or match[2]).encode("latin-1") if match else None
 
 
+class _SearchState(Enum):
+    SEARCHING = auto()
+    # The form has ended in order.
+    ENDED = auto()
+    # Readers may read the rest differently (a second field of the name, a head that is too long, very many parts).
+    GAVE_UP = auto()
+
+
 class FieldSearch:
     """A search for the fields with one name. Feed it the form as it comes; it holds the head of one part at most."""
 
     def __init__(self, boundary: bytes, name: str) -> None:
         # Start and end of the first field's value, as offsets in the form; None: the field has not ended yet.
         self.span: tuple[int, int] | None = None
-        # The search is over: the form has ended, or readers may read the following parts differently.
-        self.is_over = False
-        # After the first field comes a second field of this name, or a place at which readers differ (a head that is
-        # too long, very many parts), so that some reader may find a second field.
-        self.is_ambiguous = False
-        # The form has ended in order.
-        self.is_whole = False
+        self._state = _SearchState.SEARCHING
         self._delimiter = b"\r\n--" + boundary
         self._name = name.encode()
         # A form without a preamble begins with a delimiter that has no line break before it.
         self._pending, self._offset = b"\r\n", -2  # the bytes not yet searched, and their offset in the form
         self._parts = 0
         self._value_start: int | None = None  # the offset of the value that is being read
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing more is searched: the form has ended, or readers may read the rest differently."""
+        return self._state is not _SearchState.SEARCHING
+
+    @property
+    def is_whole(self) -> bool:
+        """The form has ended in order."""
+        return self._state is _SearchState.ENDED
+
+    @property
+    def is_ambiguous(self) -> bool:
+        """Some reader may find a second field of the name after the first one."""
+        return self._state is _SearchState.GAVE_UP and self.span is not None
 
     def feed(self, piece: bytes) -> None:
         self._pending += piece
@@ -60,6 +79,35 @@ class FieldSearch:
 
     def _read_part(self) -> bool:
         """Reads up to the next part. Returns False when that takes more bytes, or when the search is over."""
+        if not self._skip_to_delimiter():
+            return False
+        if self._value_start is not None:
+            # An empty value has no line break of its own: the delimiter begins with the one that ends the head.
+            self.span, self._value_start = (min(self._value_start, self._offset), self._offset), None
+        head_start = len(self._delimiter)
+        if self._pending.startswith(b"--", head_start):
+            self._state = _SearchState.ENDED
+            return False
+        head_end = self._pending.find(_HEAD_END)
+        if head_end < 0:
+            if len(self._pending) > head_start + _MAX_HEAD_BYTES:
+                self._state = _SearchState.GAVE_UP
+            return False
+        self._parts += 1
+        is_named = _may_be_named(self._name, self._pending[head_start:head_end])
+        is_second = is_named and self.span is not None
+        has_line_break = _DELIMITER_END.match(self._pending, head_start) is not None
+        if is_second or self._parts > _MAX_PARTS or not has_line_break:
+            self._state = _SearchState.GAVE_UP
+            return False
+        if is_named:
+            self._value_start = self._offset + head_end + len(_HEAD_END)
+        # The line break that ends the head stays, since an empty value's delimiter begins with it.
+        self._skip(head_end + len(b"\r\n"))
+        return True
+
+    def _skip_to_delimiter(self) -> bool:
+        """Skips what comes before the next delimiter. Returns False if it has not come, or readers differ about it."""
         # Some readers accept a delimiter after a bare line feed, too, and so read other parts than other readers.
         start = self._pending.find(self._delimiter[1:]) - 1
         if start < 0:
@@ -67,39 +115,15 @@ class FieldSearch:
             return False
         self._skip(start)
         if not self._pending.startswith(self._delimiter):
-            self._give_up()
+            self._state = _SearchState.GAVE_UP
             return False
-        if self._value_start is not None:
-            self.span, self._value_start = (min(self._value_start, self._offset), self._offset), None
-        after_delimiter = self._pending[len(self._delimiter) : len(self._delimiter) + 2]
-        if after_delimiter == b"--":
-            self.is_over = self.is_whole = True
-            return False
-        head_end = self._pending.find(b"\r\n\r\n")
-        if head_end < 0:
-            if len(self._pending) > len(self._delimiter) + _MAX_HEAD_BYTES:
-                self._give_up()
-            return False
-        self._parts += 1
-        if self._parts > _MAX_PARTS or not _DELIMITER_END.match(self._pending, len(self._delimiter)):
-            self._give_up()
-            return False
-        if _may_be_named(self._name, self._pending[len(self._delimiter) : head_end]):
-            self.is_over = self.is_ambiguous = self.span is not None
-            self._value_start = self._offset + head_end + 4
-        # The line break that ends the head stays: with an empty value it begins the next delimiter.
-        self._skip(head_end + 2)
         return True
-
-    def _give_up(self) -> None:
-        """Ends the search where readers may read the following parts differently."""
-        self.is_over, self.is_ambiguous = True, self.span is not None
 
     def _skip(self, count: int) -> None:
         self._pending, self._offset = self._pending[count:], self._offset + count
 
 
-def _may_be_named(name: bytes, head: bytes | bytearray) -> bool:
+def _may_be_named(name: bytes, head: bytes) -> bool:
     """Returns whether some reader of a part's head may take the part for the field of this name."""
     # An extended name (`name*=`) may stand for any name.
     return any(match[1] or match[2].strip() == name for match in _POSSIBLE_NAME.finditer(head))
@@ -128,7 +152,8 @@ def parse_form(data: bytes, boundary: bytes) -> list[FormPart] | None:
     for piece in pieces:
         if piece.startswith(b"--"):
             return parts
-        head, blank, value = piece.lstrip(b" \t").removeprefix(b"\r\n").partition(b"\r\n\r\n")
+        # A missing line break is not refused: no other program reads the form, so no two can differ about it.
+        head, blank, value = piece.lstrip(b" \t").removeprefix(b"\r\n").partition(_HEAD_END)
         if not blank or len(head) > _MAX_HEAD_BYTES:
             return None
         name = _read_name(_NAME, head)
@@ -146,5 +171,5 @@ def _read_name(pattern: re.Pattern[bytes], head: bytes) -> str | None:
 
 
 def _decode_text(value: bytes) -> str:
-    """Returns a name as its browser had it (html.spec.whatwg.org/#multipart-form-data)."""
+    """Returns a name as its browser had it (html.spec.whatwg.org/#multipart-form-data), without line breaks."""
     return value.decode("utf-8", "replace").replace("%22", '"').replace("%0D", "").replace("%0A", "")
