@@ -102,12 +102,11 @@ def agent_file(exported: ExportedAgent, now: float) -> bytes:
 def _agent(exported: ExportedAgent, now: float) -> dict[str, Any]:
     """Returns the agent as a file has it, with the messages of a conversation."""
     state = exported.state
+    # Each list of Letta's begins with the system message.
+    system = PortableMessage({"role": "system", "content": state["system"]}, now)
     messages = [
-        _system(state, now),
-        *(
-            to_file_message(message, f"message-{n}", _AGENT_ID)
-            for n, message in enumerate(exported.messages, 1)
-        ),
+        to_file_message(message, f"message-{n}", _AGENT_ID)
+        for n, message in enumerate([system, *exported.messages])
     ]
     # Letta's server refuses a setting that is null.
     settings = {name: value for name, value in state["model_settings"].items() if value is not None}
@@ -154,12 +153,6 @@ def select_fields(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, 
 def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a tool as a file has it. tool: as the API returns it."""
     return {name: value for name, value in tool.items() if name not in ("created_at", "updated_at")}
-
-
-def _system(state: Mapping[str, Any], now: float) -> dict[str, Any]:
-    """Returns the message with which each list of Letta's begins."""
-    system = PortableMessage({"role": "system", "content": state["system"]}, now)
-    return to_file_message(system, "message-0", _AGENT_ID)
 
 
 def _initial(message: Mapping[str, Any]) -> dict[str, Any]:
