@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 import storage.open
 from gateway.core.conversation import settle
-from gateway.core.conversation.canonical import MessageHasher, WireMessage, text_of, visible_reply
+from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.change import plan_change
 from gateway.core.conversation.fast_path import finish_plain, plan_plain
 from gateway.core.conversation.hashed_list import HashedList
@@ -26,6 +26,7 @@ from gateway.core.conversation.match_query import MemoryUse, Query
 from gateway.core.conversation.openings import begins_conversation, opening_of, openings_of
 from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.tree import Tree
+from gateway.core.conversation.wire_message import WireMessage, text_of, visible_reply
 from gateway.core.memory.rules import RULES
 from gateway.core.prompt.compose import compose, known_note
 from gateway.core.prompt.composition import Composition

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 
 from adapters.types import ModelRequest
 from gateway.core.agent import AgentSpec
-from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.kind import ConversationKind
+from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity
 from gateway.core.request.native_body import NO_CHANGES, UpstreamBody

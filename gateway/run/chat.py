@@ -15,8 +15,8 @@ from msgspec.structs import replace
 
 from adapters.types import COUNT_TOKENS, ModelRequest
 from gateway.core.agent import AgentSpec
-from gateway.core.conversation.canonical import first_after_system
 from gateway.core.conversation.kind import ConversationKind
+from gateway.core.conversation.wire_message import first_after_system
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import STORING_MODES, Identity, asks_agent
 from gateway.core.request.native_body import MessageThread

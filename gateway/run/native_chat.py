@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from gateway.core.conversation.canonical import is_system
+from gateway.core.conversation.wire_message import is_system
 from gateway.core.request.identity import Mode
 from gateway.core.request.known_replies import MemoryKey
 from gateway.core.turn.commands import FINISHED, TurnOutcome

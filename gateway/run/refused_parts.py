@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.private import with_private
+from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.prompt.composition import without_result
 from gateway.core.turn.commands import SaveStep, TurnOutcome
 from gateway.core.turn.refusal import RefusedContent

@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.types import Json
-from gateway.core.conversation.canonical import WireMessage, text_of
+from gateway.core.conversation.wire_message import WireMessage, text_of
 from gateway.core.finish_reasons import CUT_REASONS, read_finish_reason
 from gateway.core.prompt.summary import (
     PART_TOKENS,

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from adapters.types import Json
 from gateway.core.agent import AgentSpec
-from gateway.core.conversation.canonical import SYSTEM_ROLES
+from gateway.core.conversation.wire_message import SYSTEM_ROLES
 from gateway.errors import Conflict, UnknownId
 from gateway.run.memory.named_turns import NamedTurn, name_turns
 from gateway.run.memory.queue import Queues, QueueTicket

@@ -9,7 +9,7 @@ import orjson
 from msgspec import Struct
 
 from adapters.types import Json
-from gateway.core.conversation.canonical import WireMessage
+from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.turn.client_view import MakesView
 from gateway.core.turn_name import TurnName

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from urllib.parse import parse_qs
 
 from adapters.types import Json
-from gateway.core.conversation.canonical import is_system
 from gateway.core.conversation.directions import directions_in
+from gateway.core.conversation.wire_message import is_system
 from gateway.dialects.responses.items import ItemGroup, ItemList, paginate
 from gateway.dialects.responses.request_fields import asks_for_sealed_thoughts
 from gateway.dialects.responses.response_ids import is_gateway_id, parse_turn_name

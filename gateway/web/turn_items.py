@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from adapters.types import Json
-from gateway.core.conversation.canonical import SYSTEM_ROLES
 from gateway.core.conversation.directions import Direction
+from gateway.core.conversation.wire_message import SYSTEM_ROLES
 from gateway.dialects.responses.items import ItemGroup, ItemList, item_tag
 from gateway.dialects.responses.stored_response import read_call_forms
 from gateway.run.memory.named_turns import NamedTurn

@@ -15,7 +15,7 @@ from adapters.providers import PROVIDERS
 from adapters.sse import EventDecoder
 from adapters.transport import HttpTransport
 from adapters.types import Event, ModelRequest
-from gateway.core.conversation.canonical import text_of
+from gateway.core.conversation.wire_message import text_of
 from gateway.core.turn.chunks import chunk_of
 from gateway.core.turn.draft import MessageDraft
 from gateway.core.turn.upstream_error import openai_error

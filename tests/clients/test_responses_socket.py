@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.core.conversation.canonical import text_of
+from gateway.core.conversation.wire_message import text_of
 from tests.doubles.responses_rules import called, said
 from tests.doubles.upstream import Gate, StrictUpstream
 from tests.gateway.sdk import World, remember

@@ -17,21 +17,20 @@ from msgspec.structs import replace
 
 from gateway.core.conversation import settle
 from gateway.core.conversation.active import find_mergeable
-from gateway.core.conversation.canonical import (
-    MessageHasher,
-    WireMessage,
-    is_system,
-    is_user,
-    text_of,
-    visible_reply,
-    without_space,
-)
+from gateway.core.conversation.canonical import MessageHasher, is_user
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match_query import MemoryUse, Query
 from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.provider_fields import NO_REPLY, is_empty_reply
 from gateway.core.conversation.tree import PathElement, Tree, is_tombstone
+from gateway.core.conversation.wire_message import (
+    WireMessage,
+    is_system,
+    text_of,
+    visible_reply,
+    without_space,
+)
 from gateway.core.memory import edits
 from gateway.core.memory.visibility import visible_messages
 from gateway.core.message_text import with_text_before

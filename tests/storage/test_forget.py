@@ -16,8 +16,8 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.conversation import settle
-from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.match_query import MemoryUse
+from gateway.core.conversation.wire_message import WireMessage
 from gateway.run.background.retention import Retention
 from storage.commands import ForgetTarget, Learned, LearnedFact, RunAccept
 from storage.errors import Stale, WriteConflict

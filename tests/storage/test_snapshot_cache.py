@@ -13,11 +13,12 @@ from functools import partial
 import pytest
 
 from gateway.core.conversation.active import find_mergeable
-from gateway.core.conversation.canonical import MessageHasher, WireMessage
+from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import MemoryUse
 from gateway.core.conversation.stored_messages import CannotRewrite, rewrite_message
 from gateway.core.conversation.tree import Tree
+from gateway.core.conversation.wire_message import WireMessage
 from storage.commands import Change, ForgetTarget, MemorySnapshot, Pool
 from storage.errors import NotFound, Stale
 from storage.records import Agent, Block, Scope, SentSection

@@ -13,11 +13,12 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.conversation import settle
-from gateway.core.conversation.canonical import MessageHasher, WireMessage
+from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.change import plan_change
 from gateway.core.conversation.match_query import MemoryUse
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
+from gateway.core.conversation.wire_message import WireMessage
 from storage.commands import (
     MAX_RULE_CALLS,
     Additions,

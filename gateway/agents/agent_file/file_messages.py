@@ -16,7 +16,6 @@ import msgspec
 from gateway.agents.core.agent_file import PortableMessage
 from gateway.agents.wire.message import Showing, content_parts, spoken_by, well_typed
 from gateway.agents.wire.shown_values import iso_time, lines_of
-from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.private import (
     framed_system_message,
     name_of,
@@ -26,6 +25,7 @@ from gateway.core.conversation.private import (
     with_name,
     with_private,
 )
+from gateway.core.conversation.wire_message import text_of
 from gateway.core.dates import parse_moment
 from gateway.core.memory.memory_tools import read_arguments
 from gateway.core.turn.calls import valid_tool_name

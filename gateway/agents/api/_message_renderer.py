@@ -12,8 +12,8 @@ from gateway.agents.runs.message_listing import MessageView
 from gateway.agents.runs.system_message import SystemMessage
 from gateway.agents.wire.message import Origin, Showing, message_object_json, messages_json, summary_json
 from gateway.core import ids
-from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.stored_messages import ListedMessage, list_messages, tool_names_by_call
+from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.turn.guide import StopReason
 from storage.records import DEFAULT_CONVERSATION, Agent, Exchange, Run
 from storage.sql.store import Store

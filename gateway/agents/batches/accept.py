@@ -13,7 +13,7 @@ from adapters.batch.batch_provider import BatchProvider
 from gateway.agents.batches.item_texts import ItemRequest
 from gateway.agents.registry.agent_resolver import AgentResolver
 from gateway.core import ids
-from gateway.core.conversation.canonical import WireMessage
+from gateway.core.conversation.wire_message import WireMessage
 from gateway.errors import BadRequest, UnknownModel
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.route import agent_route

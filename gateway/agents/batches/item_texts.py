@@ -9,7 +9,7 @@ import orjson
 from msgspec import Struct
 
 from adapters.types import Json
-from gateway.core.conversation.canonical import WireMessage
+from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.turn.guide import StopReason
 from storage.batch_records import EXPIRED
 from storage.records import Run, RunState

@@ -38,9 +38,10 @@ from gateway.agents.runs.run import RunRequest, chat_request_of, identity_of
 from gateway.agents.runs.stored_conversation import context_as_of, make_step_open, read_stored_context
 from gateway.agents.runs.turn_guide import guide_of, is_overfull
 from gateway.agents.tools.agent_tools import asides_of, serial_tools
-from gateway.core.conversation.canonical import MessageHasher, text_of
+from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.stored_path import finish_turn, hash_exchanges
+from gateway.core.conversation.wire_message import text_of
 from gateway.core.json_limits import is_too_deep
 from gateway.core.memory import edits
 from gateway.core.memory.memory_tools import STORED_SOURCES

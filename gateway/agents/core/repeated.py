@@ -12,18 +12,16 @@ from collections.abc import Iterator, Sequence
 import orjson
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import (
+from gateway.core.conversation.canonical import MessageHasher, has_calls, is_user
+from gateway.core.conversation.stored_path import refused_ids
+from gateway.core.conversation.wire_message import (
     RESULT_ROLES,
-    MessageHasher,
     WireMessage,
     first_after_system,
-    has_calls,
-    is_user,
     join_texts,
     rest_after,
     text_of,
 )
-from gateway.core.conversation.stored_path import refused_ids
 from gateway.core.words import heard_letters, is_beginning, letters_of, lower_words, without_remark
 from storage.records import Atom, Exchange
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gateway.agents.core.agent_file import PortableMessage
-from gateway.core.conversation.canonical import text_of, without_space
 from gateway.core.conversation.private import private_of
 from gateway.core.conversation.provider_fields import has_opaque
+from gateway.core.conversation.wire_message import text_of, without_space
 
 # The upstream of imported replies. No upstream has this name, so none gets what only the original provider can read.
 _IMPORT_UPSTREAM = "import"

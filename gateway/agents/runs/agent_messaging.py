@@ -25,9 +25,9 @@ from gateway.agents.runs.calls.call_record import awaits_answers
 from gateway.agents.runs.run import RunRequest, RunResult, RunStart
 from gateway.agents.tools.agent_messages import AgentAnswer, AnswerFailure
 from gateway.core import ids
-from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.fillers import without_fillers_and_thoughts
 from gateway.core.conversation.private import framed_system_message
+from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.request.identity import AGENT_PREFIX
 from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.guide import StopReason

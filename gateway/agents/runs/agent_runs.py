@@ -54,9 +54,10 @@ from gateway.agents.runs.stored_run import last_counts
 from gateway.agents.runs.turn_guide import guide_of, is_overfull, terms_of
 from gateway.agents.tools.foreign import ForeignTools
 from gateway.core.agent import AgentSpec
-from gateway.core.conversation.canonical import MessageHasher, first_after_system
+from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.stored_messages import tool_names_by_call
+from gateway.core.conversation.wire_message import first_after_system
 from gateway.core.ids import uid_of
 from gateway.core.request.identity import Identity
 from gateway.core.turn.client_view import MakesView

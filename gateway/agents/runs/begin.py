@@ -28,8 +28,9 @@ from gateway.agents.runs.resend import otid_digest
 from gateway.agents.runs.run import AcceptedRun, RoutedSend, cut_to_window
 from gateway.agents.runs.steps import CONFLICT_TRIES, MakesToolbox, RunMemory
 from gateway.agents.runs.stored_conversation import read_stored_context, resume_open_step
-from gateway.core.conversation.canonical import RESULT_ROLES, MessageHasher, WireMessage
+from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.stored_messages import cut_reply, tool_names_by_call
+from gateway.core.conversation.wire_message import RESULT_ROLES, WireMessage
 from gateway.core.ids import Place, id_at, new_uid, place_of
 from gateway.core.prompt.compose import is_resent
 from gateway.core.turn.guide import ToolResult

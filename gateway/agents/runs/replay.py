@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from gateway.agents.runs.run import RunResult
-from gateway.core.conversation.canonical import call_id, name_and_arguments, visible_reply
+from gateway.core.conversation.wire_message import call_id, name_and_arguments, visible_reply
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.turn.chunks import delta_of
 from gateway.core.turn.client_view import MakesView, ReplyEvent

@@ -15,8 +15,8 @@ from gateway.agents.core.rule_guide import DEFAULT_MAX_STEPS
 from gateway.agents.core.sleeper import SLEEP_JOB
 from gateway.agents.core.waits import Wait
 from gateway.core.agent import AgentSpec
-from gateway.core.conversation.canonical import PRIVATE, RESULT_ROLES, WireMessage, is_system, text_of
 from gateway.core.conversation.private import framed_system_message
+from gateway.core.conversation.wire_message import PRIVATE, RESULT_ROLES, WireMessage, is_system, text_of
 from gateway.core.ids import new_uid
 from gateway.core.request.chat_request import ChatRequest, find_token_limit
 from gateway.core.request.identity import Identity, Mode

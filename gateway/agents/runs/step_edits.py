@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.private import NUDGE_SENDER, with_private
+from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.memory.block_edit import EditResult
 from gateway.core.memory.edit_ids import call_of_edit, calls_by_name
 from gateway.core.memory.edits import merge_operations

@@ -27,9 +27,10 @@ from gateway.agents.runs.stored_conversation import (
     reread_context,
     with_ended_step,
 )
-from gateway.core.conversation.canonical import MessageHasher, WireMessage, is_user, text_of
+from gateway.core.conversation.canonical import MessageHasher, is_user
 from gateway.core.conversation.private import NUDGE_SENDER, framed_system_message, with_private
 from gateway.core.conversation.stored_path import finish_step, hash_exchanges, mark_refused, supersede_refused
+from gateway.core.conversation.wire_message import WireMessage, text_of
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.shown_blocks import Shown
 from gateway.core.tags import mark_of

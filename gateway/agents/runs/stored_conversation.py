@@ -12,12 +12,13 @@ from typing import Any
 import orjson
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import MessageHasher, WireMessage, first_after_system, is_user
+from gateway.core.conversation.canonical import MessageHasher, is_user
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import MemoryUse, Query
 from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.stored_path import abandon, begins_fork, hash_exchanges, open_step, plan_step
 from gateway.core.conversation.tree import Tree
+from gateway.core.conversation.wire_message import WireMessage, first_after_system
 from gateway.core.memory import edits
 from gateway.core.prompt.eviction import evicted_before
 from gateway.core.request.chat_request import ChatRequest

@@ -16,8 +16,8 @@ from msgspec import Struct
 from gateway.agents.wire.sent_values import sent_fields
 from gateway.agents.wire.shown_values import iso_time, lines_of
 from gateway.core import exact_json, ids
-from gateway.core.conversation.canonical import WireMessage, called_function, is_system, join_texts, text_of
 from gateway.core.conversation.private import name_of, own_length, private_of, system_text
+from gateway.core.conversation.wire_message import WireMessage, function_of, is_system, join_texts, text_of
 from gateway.core.json_limits import is_too_deep
 from gateway.core.memory.memory_tools import read_arguments
 from gateway.core.turn.asides import THINKING
@@ -119,7 +119,7 @@ def well_typed(message: WireMessage) -> WireMessage:
 
 def _well_typed_call(call: dict[str, Any]) -> dict[str, Any]:
     """Returns a call as a function call, the only kind of this API. A custom tool's input becomes its arguments."""
-    function = called_function(call) or {}
+    function = function_of(call) or {}
     named = {"name": function.get("name"), "arguments": function.get("arguments", function.get("input"))}
     return {
         **call,

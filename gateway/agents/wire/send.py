@@ -18,8 +18,8 @@ from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.sent_values import sent_or_none
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, convert, refused
 from gateway.checked import Fault, Path
-from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.private import framed_system_message, with_name, with_private
+from gateway.core.conversation.wire_message import WireMessage
 from gateway.errors import BadRequest
 
 # The steps of one send, at most; chosen, not measured.

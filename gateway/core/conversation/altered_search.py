@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import is_assistant, is_user, text_of, without_space
+from gateway.core.conversation.canonical import is_assistant, is_user
 from gateway.core.conversation.evidence import LONG_REPLY, has_akin_question, has_question_within
 from gateway.core.conversation.match_query import AlteredReply, Match, Query
 from gateway.core.conversation.tree import Tree, count_prefill, is_tombstone
+from gateway.core.conversation.wire_message import text_of, without_space
 from gateway.core.words import heard_letters, is_beginning, letters_of
 from storage.records import Atom, Exchange
 

@@ -3,30 +3,32 @@
 A list is flattened into atoms, keyed hashes of 12 bytes: one for a user or tool message, one for an assistant's text,
 one for each of its calls. The first byte of an atom is its kind: u, t, a or c, in this order. White space, ids, the
 split into messages, the dump of arguments, reasoning and unknown fields make no difference; the words, the kinds of
-media and a speaker's `name` do. A reply that its model has spoken is known by its id, which a client sends in place of
-the words. System messages have no atoms, nor has the text that OpenClaw appends to the newest message, which no later
-list has.
+media and a speaker's `name` do. A client sends the id of a spoken reply in place of its words, so its atom is of the
+id. System messages have no atoms. Nor has the text that OpenClaw appends to the newest message: later lists do not
+repeat it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
+from gateway.core.conversation.wire_message import (
+    PRIVATE,
+    RESULT_ROLES,
+    SYSTEM_ROLES,
+    calls_in,
+    media_in,
+    sound_id,
+    text_of,
+    without_space,
+    without_space_utf8,
+)
 from storage.records import Atom
 
-WireMessage = dict[str, Any]
-
-# The key of a message under which its private fields are (gateway.core.conversation.private).
-PRIVATE = "mnemogate"
-# The ASCII characters that `str.split` takes for white space.
-_ASCII_SPACE = b" \t\n\r\v\f\x1c\x1d\x1e\x1f"
-# The older and the newer name of each role.
-SYSTEM_ROLES = frozenset({"system", "developer"})
-RESULT_ROLES = frozenset({"tool", "function"})
 # They enclose the text that OpenClaw appends to the newest message in the user's role.
 _OPENCLAW_BEGIN, _OPENCLAW_END = (
     b"<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>",
@@ -36,170 +38,6 @@ _OPENCLAW_BEGIN, _OPENCLAW_END = (
 ATOM_DIGEST_BYTES = 11
 # A copy of this object costs a third of a new one.
 _EMPTY_PATH_HASH = blake2b(digest_size=16)
-
-
-def is_system(message: Mapping[str, Any]) -> bool:
-    return message.get("role") in SYSTEM_ROLES
-
-
-def first_after_system(messages: Sequence[WireMessage]) -> int:
-    """Returns the index of the first message after the leading system messages."""
-    return next((i for i, m in enumerate(messages) if not is_system(m)), len(messages))
-
-
-def text_of(message: Mapping[str, Any]) -> str:
-    """Returns the text of a message, whatever the form of its content.
-
-    The parts of a user's message are lines, since an application puts a file, a title or a hint before a question. The
-    parts of a reply may end within a sentence, as those with citations do.
-    """
-    content = message.get("content")
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        return ""
-    texts = [part.get("text") if isinstance(part, dict) else part for part in content]
-    between_parts = "\n" if message.get("role") == "user" else ""
-    return between_parts.join(text for text in texts if isinstance(text, str))
-
-
-def sound_id(message: Mapping[str, Any]) -> str:
-    """Returns the id of the sound as which a model has spoken a reply; "": the reply is written.
-
-    A client's message has it in `audio`, a stored one in its private fields.
-    """
-    audio = message.get("audio")
-    if audio is None and isinstance(private := message.get(PRIVATE), dict):
-        audio = private.get("audio")
-    id = audio.get("id") if isinstance(audio, dict) else None
-    return id if isinstance(id, str) else ""
-
-
-def only_text(message: Mapping[str, Any]) -> str | None:
-    """Returns the text of an assistant message that is hashed by its text alone; None for every other message."""
-    content = message.get("content")
-    if not isinstance(content, str) or message.get("name") is not None or sound_id(message):
-        return None
-    has_calls = message.get("tool_calls") is not None or message.get("function_call") is not None
-    return None if has_calls else content
-
-
-def media_in(message: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns the parts of a message that are no text."""
-    content = message.get("content")
-    if not isinstance(content, list):
-        return []
-    return [part for part in content if isinstance(part, dict) and not isinstance(part.get("text"), str)]
-
-
-def are_results(messages: Iterable[Mapping[str, Any]]) -> list[bool]:
-    """Returns of each message whether it is the result of a call, or has only the media of results before it.
-
-    A tool's message cannot have media, so they follow in the user's role.
-    """
-    flags: list[bool] = []
-    for message in messages:
-        role = message.get("role")
-        follows_result = bool(flags) and flags[-1]
-        is_media = role == "user" and follows_result and bool(media_in(message)) and not text_of(message)
-        flags.append(role in RESULT_ROLES or is_media)
-    return flags
-
-
-class NamedCall(NamedTuple):
-    """A call of a tool, without its id."""
-
-    # The name of the tool.
-    name: str
-    # The arguments as they came, mostly JSON in a text; of a custom tool, its input.
-    arguments: Any
-
-
-def calls_in(message: Mapping[str, Any]) -> list[NamedCall]:
-    """Returns the calls in a message, also that of the older `function_call`."""
-    named_calls: list[NamedCall] = []
-    calls = message.get("tool_calls")
-    for call in calls if isinstance(calls, list) else []:
-        if called_function(call) is not None:
-            named_calls.append(name_and_arguments(call))
-    function = message.get("function_call")
-    if isinstance(function, dict):
-        named_calls.append(NamedCall(str(function.get("name")), function.get("arguments")))
-    return named_calls
-
-
-def called_function(call: object) -> dict[str, Any] | None:
-    """Returns the function or the custom tool of a call; None: the call is broken."""
-    function = call.get("function") or call.get("custom") if isinstance(call, dict) else None
-    return function if isinstance(function, dict) else None
-
-
-def name_and_arguments(call: object) -> NamedCall:
-    """Returns the tool and the arguments of a call."""
-    function = called_function(call) or {}
-    return NamedCall(str(function.get("name")), function.get("arguments", function.get("input")))
-
-
-def call_objects(message: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns the calls of a message as they are, without values that are no objects."""
-    calls = message.get("tool_calls")
-    return [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
-
-
-def call_id(call: object) -> str:
-    return str(call.get("id")) if isinstance(call, dict) else ""
-
-
-def without_space(text: str) -> str:
-    """Returns a text without white space."""
-    return without_space_utf8(text).decode("utf-8", "surrogatepass")
-
-
-def without_space_utf8(text: str) -> bytes:
-    """Returns a text without white space, as UTF-8."""
-    if text.isascii():  # in a fifth of the time; all messages that clients resend pass here
-        return text.encode().translate(None, _ASCII_SPACE)
-    return "".join(text.split()).encode("utf-8", "surrogatepass")
-
-
-def rest_after(text: str, beginning: str) -> str | None:
-    """Returns the rest of a text that begins with `beginning`, white space aside; None: it begins otherwise."""
-    if text.startswith(beginning):
-        return text[len(beginning) :]
-    offset = 0
-    for char in without_space(beginning):
-        while text[offset : offset + 1].isspace():
-            offset += 1
-        if text[offset : offset + 1] != char:
-            return None
-        offset += 1
-    return text[offset:]
-
-
-def visible_reply(full_reply: Sequence[WireMessage], gateway_calls: Container[str] = ()) -> WireMessage:
-    """Returns what the client sees of a reply's messages: the text as it was streamed, and its own calls.
-
-    gateway_calls: ids of the calls that the gateway ran itself.
-    """
-    replies = [message for message in full_reply if message["role"] == "assistant"]
-    calls = [call for each in replies for call in call_objects(each) if call_id(call) not in gateway_calls]
-    reply: WireMessage = {"role": "assistant", "content": join_texts(map(text_of, replies))}
-    return {**reply, "tool_calls": calls} if calls else reply
-
-
-def join_texts(texts: Iterable[str]) -> str:
-    """Joins the texts of several messages into one."""
-    joined = ""
-    for text in texts:
-        joined += separator(joined, text) + text
-    return joined
-
-
-def separator(before: object, after: object) -> str:
-    """Returns what joins the texts of two messages, such as "Let me see." and "It rains.": a space or nothing."""
-    if isinstance(before, str) and isinstance(after, str) and before and after:
-        return "" if before[-1].isspace() or after[0].isspace() else " "
-    return ""
 
 
 def is_user(atoms: tuple[Atom, ...]) -> bool:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from gateway.core.conversation.canonical import SYSTEM_ROLES, WireMessage
 from gateway.core.conversation.private import private_of
+from gateway.core.conversation.wire_message import SYSTEM_ROLES, WireMessage
 
 DIRECTIONS_FIELD: Final = "directions"
 # (number of other messages that follow, system or developer message); stored as JSON.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from gateway.core.applications import IN_PLACE
-from gateway.core.conversation.canonical import is_user, text_of, without_space
+from gateway.core.conversation.canonical import is_user
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.tree import Tree
+from gateway.core.conversation.wire_message import text_of, without_space
 from storage.records import Exchange
 
 # A reply with so many characters is not expected to occur elsewhere word for word.

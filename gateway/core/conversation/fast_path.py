@@ -11,12 +11,13 @@ from itertools import chain
 
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import is_user, text_of, without_space_utf8
+from gateway.core.conversation.canonical import is_user
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match_query import Match, MemoryUse, Query
 from gateway.core.conversation.plan import Plan, new_exchange
 from gateway.core.conversation.settle import RequestEnd, content_fields
 from gateway.core.conversation.tree import Tree
+from gateway.core.conversation.wire_message import text_of, without_space_utf8
 from storage.commands import MemorySnapshot
 from storage.records import Exchange, State
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from itertools import takewhile
 from typing import Any
 
-from gateway.core.conversation.canonical import PRIVATE, WireMessage, text_of
 from gateway.core.conversation.private import private_of, with_private
+from gateway.core.conversation.wire_message import PRIVATE, WireMessage, text_of
 from gateway.core.thoughts import without_thoughts
 
 # (start, end) of each filler in the text of its reply, in order.

@@ -10,13 +10,8 @@ from itertools import pairwise
 
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import (
-    ATOM_DIGEST_BYTES,
-    SYSTEM_ROLES,
-    MessageHasher,
-    WireMessage,
-    text_of,
-)
+from gateway.core.conversation.canonical import ATOM_DIGEST_BYTES, MessageHasher
+from gateway.core.conversation.wire_message import SYSTEM_ROLES, WireMessage, text_of
 from storage.records import Atom
 
 _ATOM_BYTES = 1 + ATOM_DIGEST_BYTES

@@ -11,10 +11,11 @@ from enum import Enum, auto
 
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import RESULT_ROLES, WireMessage, has_calls, text_of
+from gateway.core.conversation.canonical import has_calls
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import Match, Query
 from gateway.core.conversation.tree import Tree
+from gateway.core.conversation.wire_message import RESULT_ROLES, WireMessage, text_of
 from gateway.core.words import heard_letters, is_beginning, is_grown_transcript, letters_of
 from storage.records import Exchange, State
 

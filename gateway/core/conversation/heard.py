@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import WireMessage, call_id, is_system, text_of, without_space
+from gateway.core.conversation.wire_message import WireMessage, call_id, is_system, text_of, without_space
 from gateway.core.words import heard_letters, is_beginning, letters_of
 
 

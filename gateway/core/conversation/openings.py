@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from gateway.core.conversation.canonical import WireMessage, is_user, text_of
+from gateway.core.conversation.canonical import is_user
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match_query import MemoryUse, Query
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
+from gateway.core.conversation.wire_message import WireMessage, text_of
 from gateway.core.words import transcript_words
 from storage.commands import Missing, Opening
 from storage.records import Exchange

@@ -12,15 +12,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from gateway.core.conversation.amendments import Amendment, find_amendments
-from gateway.core.conversation.canonical import (
-    RESULT_ROLES,
-    WireMessage,
-    is_spoken,
-    is_system,
-    is_user,
-    text_of,
-    without_space,
-)
+from gateway.core.conversation.canonical import is_spoken, is_user
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.head import PathHead, find_head
 from gateway.core.conversation.kind import ConversationKind
@@ -33,6 +25,13 @@ from gateway.core.conversation.tree import (
     flat,
     is_forgotten,
     is_tombstone,
+)
+from gateway.core.conversation.wire_message import (
+    RESULT_ROLES,
+    WireMessage,
+    is_system,
+    text_of,
+    without_space,
 )
 from gateway.core.words import transcript_words
 from storage.records import REPLY, Atom, Exchange, State, message_key

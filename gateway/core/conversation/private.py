@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict, cast
 
-from gateway.core.conversation.canonical import PRIVATE, WireMessage, text_of
+from gateway.core.conversation.wire_message import PRIVATE, WireMessage, text_of
 from gateway.core.tags import Tags
 
 LEGACY_OWN_LENGTH = "said"  # the field `own_length` in rows that were written before it was renamed

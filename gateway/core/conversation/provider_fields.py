@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from adapters.types import NATIVE_REPLY
-from gateway.core.conversation.canonical import PRIVATE, call_id
+from gateway.core.conversation.wire_message import PRIVATE, call_id
 
 # These fields are written by adapters/claude and by OpenRouter
 # (openrouter.ai/docs/guides/best-practices/reasoning-tokens).

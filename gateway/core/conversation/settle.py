@@ -16,16 +16,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation import active
 from gateway.core.conversation.amendments import Amendment
-from gateway.core.conversation.canonical import (
-    MessageHasher,
-    WireMessage,
-    call_objects,
-    is_assistant,
-    is_user,
-    text_of,
-    visible_reply,
-    without_space,
-)
+from gateway.core.conversation.canonical import MessageHasher, is_assistant, is_user
 from gateway.core.conversation.fillers import with_fillers_of
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import MemoryUse
@@ -47,6 +38,13 @@ from gateway.core.conversation.tree import (
     forgotten_parts,
     is_forgotten,
     is_tombstone,
+)
+from gateway.core.conversation.wire_message import (
+    WireMessage,
+    call_objects,
+    text_of,
+    visible_reply,
+    without_space,
 )
 from storage.records import REPLY, Evicted, Exchange, State, message_key
 

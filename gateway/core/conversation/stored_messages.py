@@ -13,17 +13,17 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import (
+from gateway.core.conversation.canonical import has_calls
+from gateway.core.conversation.fillers import with_fillers_of, without_fillers
+from gateway.core.conversation.private import LEGACY_OWN_LENGTH, with_private, without_private_fields
+from gateway.core.conversation.wire_message import (
     WireMessage,
     call_id,
-    called_function,
-    has_calls,
+    function_of,
     name_and_arguments,
     text_of,
     without_space,
 )
-from gateway.core.conversation.fillers import with_fillers_of, without_fillers
-from gateway.core.conversation.private import LEGACY_OWN_LENGTH, with_private, without_private_fields
 from storage.records import REPLY, Exchange, State
 
 # A step may send its text by this tool, in this argument.
@@ -195,7 +195,7 @@ def tool_names_by_call(exchange: Exchange) -> dict[str, str]:
         call_id(call): name_and_arguments(call)[0]
         for message in messages
         for call in message.get("tool_calls") or ()
-        if called_function(call) is not None
+        if function_of(call) is not None
     }
 
 

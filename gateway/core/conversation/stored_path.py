@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import orjson
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import MessageHasher, WireMessage, is_result, text_of, without_space
+from gateway.core.conversation.canonical import MessageHasher, is_result
 from gateway.core.conversation.match_query import Match, Query
 from gateway.core.conversation.plan import Plan, new_exchange
 from gateway.core.conversation.provider_fields import has_opaque
 from gateway.core.conversation.tree import PathElement, Tree, dump_full_reply, flat, is_tombstone
+from gateway.core.conversation.wire_message import WireMessage, text_of, without_space
 from storage.records import Atom, Evicted, Exchange, State
 
 

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import orjson
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import WireMessage, is_assistant, is_user, text_of, without_space
+from gateway.core.conversation.canonical import is_assistant, is_user
+from gateway.core.conversation.wire_message import WireMessage, text_of, without_space
 from gateway.core.words import is_grown_transcript
 from storage.commands import Missing, StoredContent
 from storage.records import REPLY, Atom, Exchange, State

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from gateway.core.conversation.canonical import is_call, sound_id, without_space
+from gateway.core.conversation.canonical import is_call
 from gateway.core.conversation.hashed_list import HashedList
+from gateway.core.conversation.wire_message import sound_id, without_space
 from storage.records import Atom
 
 # How many of the last assistant texts of a turn are tried in combination. Chosen, not measured.

@@ -15,10 +15,11 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import MessageHasher, WireMessage
+from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.change import prefix_hashes
 from gateway.core.conversation.plan import with_answers
 from gateway.core.conversation.stored_path import abandon, finish_step
+from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.imports.records import SourceConversation, SourceMessage, Unreadable
 from storage.commands import ImportChange, ImportPool, ImportWrite, MatchedExchange, MessageCounts
 from storage.records import REPLY, Agent, Atom, Exchange, State, make_tombstone, message_key

@@ -25,7 +25,7 @@ from typing import Any
 import orjson
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import call_id, calls_in, text_of, without_space_utf8
+from gateway.core.conversation.wire_message import call_id, calls_in, text_of, without_space_utf8
 from gateway.core.prompt.note_text import own_words
 from storage.records import Scope
 

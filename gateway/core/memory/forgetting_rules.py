@@ -11,7 +11,6 @@ from collections.abc import Collection, Mapping, Sequence
 import orjson
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.private import (
     LEGACY_OWN_LENGTH,
     own_length,
@@ -19,6 +18,7 @@ from gateway.core.conversation.private import (
     without_private_fields,
 )
 from gateway.core.conversation.stored_messages import tool_names_by_call
+from gateway.core.conversation.wire_message import WireMessage, text_of
 from gateway.core.dates import day_number_text
 from gateway.core.memory.block_edit import apply_edit
 from gateway.core.memory.builtin import ToolUse, tools_for

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import without_space
+from gateway.core.conversation.wire_message import without_space
 from gateway.core.dates import day_text
 from gateway.core.memory.framework_markers import strip_marks
 from gateway.core.memory.secret_texts import MAX_SECRET_CHARS, WITHHELD, withhold, withhold_private_keys

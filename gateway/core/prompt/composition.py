@@ -8,10 +8,10 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import PRIVATE, WireMessage
 from gateway.core.conversation.private import PrivateFields, is_nudge, private_of, without_private
 from gateway.core.conversation.provider_fields import with_stand_in
 from gateway.core.conversation.tree import PathElement, PathPosition
+from gateway.core.conversation.wire_message import PRIVATE, WireMessage
 from gateway.core.message_text import with_text_before, without_text_before
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, shown_by_note
 from storage.records import Atom

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from typing import Any
 
-from gateway.core.conversation.canonical import (
+from gateway.core.conversation.fillers import with_fillers_of, without_fillers
+from gateway.core.conversation.private import private_of
+from gateway.core.conversation.provider_fields import FIELDS, for_another_model, refill, refill_calls
+from gateway.core.conversation.tree import Content
+from gateway.core.conversation.wire_message import (
     WireMessage,
     call_id,
     join_texts,
@@ -13,10 +17,6 @@ from gateway.core.conversation.canonical import (
     text_of,
     without_space,
 )
-from gateway.core.conversation.fillers import with_fillers_of, without_fillers
-from gateway.core.conversation.private import private_of
-from gateway.core.conversation.provider_fields import FIELDS, for_another_model, refill, refill_calls
-from gateway.core.conversation.tree import Content
 
 # The beginning of the result of a call with an unknown name.
 NO_TOOL = "Error: there is no tool"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import orjson
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import call_id, call_objects
+from gateway.core.conversation.wire_message import call_id, call_objects
 from gateway.core.prompt.composition import InsertedMessage
 
 UNANSWERED_RESULT = "No result was given."

@@ -14,9 +14,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import RESULT_ROLES, WireMessage, calls_in, is_system, text_of
 from gateway.core.conversation.fillers import without_fillers_and_thoughts
 from gateway.core.conversation.tree import Tree, is_tombstone
+from gateway.core.conversation.wire_message import RESULT_ROLES, WireMessage, calls_in, is_system, text_of
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.summary_check import whole_lines
 from gateway.core.tags import Tags

@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from adapters.types import Json
-from gateway.core.conversation.canonical import PRIVATE, called_function, separator, text_of
 from gateway.core.conversation.fillers import Spans, filler_spans, with_filler_spans
+from gateway.core.conversation.wire_message import PRIVATE, function_of, separator, text_of
 from gateway.core.turn.json_pieces import REPLACED_FIELDS, copy_json, merge_field
 from gateway.core.turn.tool_call import CallOwner, ToolCall, decide_owner
 from gateway.core.usage.reported import ReplyUsage, reported_counts
@@ -253,7 +253,7 @@ def _parts(content: Any) -> list[Any]:
 
 def generated_in(message: Mapping[str, Any]) -> str:
     """Returns all of a message that the model wrote, calls included, for an estimate of its tokens."""
-    calls = [called_function(call) or {} for call in message.get("tool_calls") or ()]
+    calls = [function_of(call) or {} for call in message.get("tool_calls") or ()]
     parts = [message.get("reasoning_content"), text_of(message), message.get("refusal")]
     parts += [call.get(key) for call in calls for key in ("name", "arguments", "input")]
     return "".join([part for part in parts if isinstance(part, str)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.core.conversation.canonical import separator
+from gateway.core.conversation.wire_message import separator
 from gateway.core.turn.asides import AsideReader, Asides, Voice
 from gateway.core.turn.client_view import ClientView
 from gateway.core.turn.draft import MessageDraft

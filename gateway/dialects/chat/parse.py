@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from gateway.core.conversation.canonical import PRIVATE, calls_in
 from gateway.core.conversation.private import without_private
+from gateway.core.conversation.wire_message import PRIVATE, calls_in
 from gateway.core.json_limits import MAX_VALUES, check_values
 from gateway.core.request.chat_request import MAX_TOKENS_FIELDS, ChatRequest, find_token_limit
 from gateway.dialects.fields import (

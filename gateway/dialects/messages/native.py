@@ -18,7 +18,7 @@ from adapters.claude.error_form import Untranslatable
 from adapters.claude.model_traits import binds_thoughts
 from adapters.claude.reply import next_block_index
 from adapters.types import NATIVE_REPLY, Json
-from gateway.core.conversation.canonical import call_id, call_objects, text_of
+from gateway.core.conversation.wire_message import call_id, call_objects, text_of
 from gateway.core.request.edit import BodyEdit
 from gateway.core.request.envelope import thinking_budget
 from gateway.core.request.native_body import NO_CHANGES, MessageThread, NativeChanges, UpstreamBody

@@ -14,8 +14,8 @@ import orjson
 from msgspec import Struct
 
 from adapters.types import Json, completion_count, token_count
-from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.private import without_private
+from gateway.core.conversation.wire_message import text_of
 from gateway.core.turn.chunks import is_first_choice
 from gateway.core.turn.client_view import ReplyEvent, no_usage
 from gateway.core.turn.commands import TurnOutcome

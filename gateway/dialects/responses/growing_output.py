@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from adapters.types import Json, token_count
-from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.provider_fields import THOUGHTS
+from gateway.core.conversation.wire_message import text_of
 from gateway.core.turn.draft import MessageDraft
 from gateway.dialects.event_stream import SendsEvent
 from gateway.dialects.lenient import as_list, as_object, as_text

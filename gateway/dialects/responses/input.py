@@ -16,8 +16,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.types import Json
-from gateway.core.conversation.canonical import media_in, separator
 from gateway.core.conversation.provider_fields import THOUGHTS
+from gateway.core.conversation.wire_message import media_in, separator
 from gateway.core.prompt.result_order import results_after_calls
 from gateway.core.request.chat_request import Reference
 from gateway.dialects.fields import ItemPath, missing_field, read_optional, read_text, wrong_type

@@ -14,9 +14,9 @@ from urllib.parse import parse_qs
 from msgspec import Struct
 
 from adapters.types import Json
-from gateway.core.conversation.canonical import WireMessage, call_id
 from gateway.core.conversation.directions import Direction
 from gateway.core.conversation.private import without_private
+from gateway.core.conversation.wire_message import WireMessage, call_id
 from gateway.core.turn_name import TurnName
 from gateway.dialects.responses.call_items import render_result
 from gateway.dialects.responses.render import rebuild_response, render_output

@@ -14,8 +14,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.types import Event, Json
-from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.heard import as_heard
+from gateway.core.conversation.wire_message import text_of
 from gateway.core.json_limits import is_too_deep
 from gateway.core.request.chat_request import ChatRequest, Reference
 from gateway.core.request.edit import BodyEdit

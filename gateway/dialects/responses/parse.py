@@ -15,7 +15,7 @@ import orjson
 from msgspec import Struct
 
 from adapters.types import Json
-from gateway.core.conversation.canonical import SYSTEM_ROLES
+from gateway.core.conversation.wire_message import SYSTEM_ROLES
 from gateway.core.request.chat_request import ChatRequest, Reference
 from gateway.core.request.identity import checked_id
 from gateway.dialects.chat.parse import MAX_MESSAGES, make_chat_request

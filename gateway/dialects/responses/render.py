@@ -14,9 +14,9 @@ import msgspec
 import orjson
 
 from adapters.types import Event, Json, completion_count, token_count
-from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.directions import DIRECTIONS_FIELD, directions_in
 from gateway.core.conversation.private import private_of, without_private
+from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.finish_reasons import BROKE, read_finish_reason
 from gateway.core.turn.chunks import delta_of, is_first_choice
 from gateway.core.turn.client_view import ClientView, ReplyEvent

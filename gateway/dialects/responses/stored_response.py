@@ -13,8 +13,8 @@ import msgspec
 from msgspec import Struct, field
 
 from adapters.types import Json
-from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.private import private_of
+from gateway.core.conversation.wire_message import WireMessage, text_of
 from gateway.dialects.responses.request_fields import ECHO_DEFAULTS
 from gateway.dialects.responses.tools import NO_FORMS, CallForm
 

@@ -15,14 +15,14 @@ from typing import Any, Final, NamedTuple
 from msgspec import Struct
 
 from adapters.types import Json
-from gateway.core.conversation.canonical import (
+from gateway.core.conversation.provider_fields import INPUT_ARGUMENT
+from gateway.core.conversation.wire_message import (
     WireMessage,
     call_id,
     call_objects,
     name_and_arguments,
     text_of,
 )
-from gateway.core.conversation.provider_fields import INPUT_ARGUMENT
 from gateway.dialects.fields import missing_field, read_optional, read_text, wrong_type
 from gateway.dialects.lenient import decode_list
 from gateway.dialects.responses.left_out import LeftOutFields

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import orjson
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import WireMessage, call_id, called_function, media_in, text_of
 from gateway.core.conversation.private import private_of
 from gateway.core.conversation.tree import is_tombstone
+from gateway.core.conversation.wire_message import WireMessage, call_id, function_of, media_in, text_of
 from gateway.run.admin.memory_records import MessageRecord, ShownCall
 from storage.records import REPLY, Exchange, State
 
@@ -140,7 +140,7 @@ def _own_calls(
     shown_calls = []
     calls = message.get("tool_calls")
     for call in calls if isinstance(calls, list) else ():
-        if (function := called_function(call)) is not None:
+        if (function := function_of(call)) is not None:
             arguments = shorten(str(function.get("arguments", function.get("input", ""))), max_chars)
             result = shorten(results.get(call_id(call), ""), max_chars)
             shown_calls.append(ShownCall(str(function.get("name")), arguments, result))

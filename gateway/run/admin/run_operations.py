@@ -9,8 +9,8 @@ import orjson
 from msgspec import Struct
 
 from gateway.core import ids
-from gateway.core.conversation.canonical import name_and_arguments, text_of
 from gateway.core.conversation.tree import is_tombstone
+from gateway.core.conversation.wire_message import name_and_arguments, text_of
 from gateway.errors import UnknownId
 from gateway.run.admin.exchange_messages import TOOL_CHARS, shorten
 from gateway.run.admin.list_page import read_cursor

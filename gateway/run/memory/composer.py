@@ -10,11 +10,11 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import RESULT_ROLES, are_results, text_of
 from gateway.core.conversation.match_query import MemoryUse
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.tree import is_forgotten
+from gateway.core.conversation.wire_message import RESULT_ROLES, are_results, text_of
 from gateway.core.memory.standing import StandingBlock, standing_block
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.compose import compose, known_note

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import orjson
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import WireMessage, are_results, first_after_system, media_in
 from gateway.core.conversation.tree import PathPosition
+from gateway.core.conversation.wire_message import WireMessage, are_results, first_after_system, media_in
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.summary import (
     EARLY_SHARE,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import WireMessage
+from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.prompt.composition import Composition, InsertedMessage
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, last_shown
 from gateway.core.prompt.summary import WantedSummary

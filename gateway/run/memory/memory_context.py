@@ -16,7 +16,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from gateway.core.agent import AgentSpec
-from gateway.core.conversation.canonical import MessageHasher, WireMessage
+from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.fast_path import plan_opening, plan_plain
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.kind import ConversationKind
@@ -26,6 +26,7 @@ from gateway.core.conversation.match_query import MemoryUse, Query
 from gateway.core.conversation.openings import begins_conversation, openings_of
 from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.tree import PathElement, Tree
+from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.memory import builtin, edits
 from gateway.core.memory.memory_tools import BLOCK_TOOLS, MEMORY_TOOLS, allows_hidden_tools, choose_tool_names
 from gateway.core.prompt.eviction import evicted_before

@@ -16,7 +16,7 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import MessageHasher, WireMessage, text_of, visible_reply
+from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.directions import (
     Direction,
     TurnMessages,
@@ -24,6 +24,7 @@ from gateway.core.conversation.directions import (
     stored_directions,
 )
 from gateway.core.conversation.private import private_of, with_private, without_private
+from gateway.core.conversation.wire_message import WireMessage, text_of, visible_reply
 from gateway.core.turn_name import TurnName
 from gateway.run.memory.memory_context import MemoryContext
 from storage.errors import NotFound

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, islice
 
-from gateway.core.conversation.canonical import SYSTEM_ROLES, WireMessage, text_of
+from gateway.core.conversation.wire_message import SYSTEM_ROLES, WireMessage, text_of
 from gateway.core.prompt.note_choice import CUT_CHARS
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.usage.reported import reported_counts

@@ -9,7 +9,6 @@ from typing import Any, Final
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import WireMessage, first_after_system
 from gateway.core.conversation.provider_fields import (
     for_another_model,
     has_remote_media,
@@ -17,6 +16,7 @@ from gateway.core.conversation.provider_fields import (
     without_remote_media,
     without_unreadable_files,
 )
+from gateway.core.conversation.wire_message import WireMessage, first_after_system
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.composition import Composition, rounds_without_results
 from gateway.core.prompt.eviction import Eviction

@@ -8,10 +8,10 @@ from itertools import chain
 import orjson
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import WireMessage, call_id, call_objects
 from gateway.core.conversation.heard import as_heard
 from gateway.core.conversation.private import private_of, with_private, without_private
 from gateway.core.conversation.provider_fields import THOUGHTS
+from gateway.core.conversation.wire_message import WireMessage, call_id, call_objects
 from gateway.core.prompt.result_order import results_after_calls
 from gateway.core.request.chat_request import ChatRequest, MemoryChoice, Reference
 from gateway.core.turn_name import TurnName

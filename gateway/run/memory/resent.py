@@ -17,8 +17,9 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import MessageHasher, WireMessage, only_text
+from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.hashed_list import HashedList, HashedPrefix, HashedReply
+from gateway.core.conversation.wire_message import WireMessage, only_text
 from gateway.core.request.chat_request import ChatRequest
 from storage.records import Atom
 

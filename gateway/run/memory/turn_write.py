@@ -7,12 +7,12 @@ from functools import partial
 from time import perf_counter
 
 from gateway.core.conversation import settle
-from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.change import plan_change
 from gateway.core.conversation.fast_path import finish_opening, finish_plain
 from gateway.core.conversation.lookup import RECENT_EXCHANGES, probes_for_list, probes_for_plain_turn
 from gateway.core.conversation.openings import opening_of
 from gateway.core.conversation.plan import lowest_change_depth
+from gateway.core.conversation.wire_message import WireMessage, text_of
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.memory_context import MemoryContext

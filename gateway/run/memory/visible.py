@@ -7,9 +7,9 @@ from itertools import groupby
 
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import without_space
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.tree import PathPosition
+from gateway.core.conversation.wire_message import without_space
 from gateway.core.prompt.composition import Composition
 from gateway.run.memory.fitted_window import FittedWindow
 from gateway.run.memory.memory_context import MemoryContext

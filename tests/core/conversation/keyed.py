@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.tree import Tree
+from gateway.core.conversation.wire_message import text_of
 from tests.core.conversations import (
     World,
 )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import orjson
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import MessageHasher, WireMessage
+from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match_query import MemoryUse, Query
@@ -24,6 +24,7 @@ from gateway.core.conversation.stored_path import (
     supersede_refused,
 )
 from gateway.core.conversation.tree import Tree, end_offset, flat
+from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.prompt.compose import compose
 from storage.records import Evicted, Exchange, State
 from tests.core.conversations import SECRET, assistant, call, result, user

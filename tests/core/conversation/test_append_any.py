@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.conversation.canonical import WireMessage, text_of
+from gateway.core.conversation.wire_message import WireMessage, text_of
 from storage.records import State
 from tests.core.conversations import Request, World, assistant, call, goes_on_from, result, user
 from tests.doubles.openai_rules import check_chat

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.core.conversation.canonical import (
-    MessageHasher,
+from gateway.core.conversation.canonical import MessageHasher
+from gateway.core.conversation.hashed_list import HashedList
+from gateway.core.conversation.wire_message import (
     WireMessage,
     are_results,
     calls_in,
@@ -20,7 +21,6 @@ from gateway.core.conversation.canonical import (
     visible_reply,
     without_space,
 )
-from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.words import is_beginning, is_grown_transcript, letters_of, lower_words, without_remark
 from tests.core.conversations import assistant, call, picture, result, system, user
 from tests.doubles.side_requests import OPENCLAW_CONTEXT

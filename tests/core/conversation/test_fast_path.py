@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.conversation import settle
-from gateway.core.conversation.canonical import MessageHasher, WireMessage
+from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.change import plan_change
 from gateway.core.conversation.fast_path import finish_opening, finish_plain, plan_opening, plan_plain
 from gateway.core.conversation.hashed_list import HashedList
@@ -17,6 +17,7 @@ from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match_query import MemoryUse, Query
 from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.tree import Tree
+from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.prompt.compose import compose
 from gateway.core.prompt.composition import Composition
 from storage.commands import Additions, MemorySnapshot, Pool

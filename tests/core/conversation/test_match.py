@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.core.conversation.canonical import WireMessage
+from gateway.core.conversation.wire_message import WireMessage
 from tests.core.conversation.keyed import both
 from tests.core.conversations import (
     World,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.match_query import MemoryUse
+from gateway.core.conversation.wire_message import WireMessage
 from tests.core.conversation.keyed import both
 from tests.core.conversations import (
     World,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.tree import Tree
+from gateway.core.conversation.wire_message import WireMessage, text_of
 from tests.core.conversation.keyed import both, path_texts
 from tests.core.conversations import (
     World,

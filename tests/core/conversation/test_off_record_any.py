@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from random import Random
 
-from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.match_query import MemoryUse
+from gateway.core.conversation.wire_message import WireMessage, text_of
 from tests.core.conversation.keyed import both
 from tests.core.conversations import World, assistant, user
 from tests.rows import each_row

@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from gateway.core.conversation.canonical import WireMessage, text_of
+from gateway.core.conversation.wire_message import WireMessage, text_of
 from storage.records import message_key
 from tests.core import conversations
 from tests.core.conversation.keyed import both

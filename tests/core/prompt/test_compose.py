@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.types import NATIVE_REPLY
-from gateway.core.conversation.canonical import WireMessage, text_of, visible_reply, without_space
 from gateway.core.conversation.private import with_private
 from gateway.core.conversation.tree import Content
+from gateway.core.conversation.wire_message import WireMessage, text_of, visible_reply, without_space
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.hidden_rounds import put_back
 from tests.core.conversations import (

@@ -16,8 +16,9 @@ from msgspec.structs import replace
 
 from gateway.cli import main
 from gateway.core.conversation import settle
-from gateway.core.conversation.canonical import MessageHasher, WireMessage
+from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.match_query import MemoryUse
+from gateway.core.conversation.wire_message import WireMessage
 from gateway.errors import BadRequest
 from gateway.run.admin.forget_operations import ForgetOperations
 from gateway.run.admin.transfer_operations import TransferOperations

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.conversation.canonical import PRIVATE
+from gateway.core.conversation.wire_message import PRIVATE
 from gateway.core.json_limits import MAX_VALUES
 from gateway.core.request.chat_request import ChatRequest
 from gateway.dialects.chat.parse import ROLES, parse

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.match_query import MemoryUse
+from gateway.core.conversation.wire_message import WireMessage
 from tests.core.conversations import World as Core
 from tests.core.conversations import assistant, user
 from tests.doubles.upstream import Gate, StrictUpstream, say

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.core.conversation.canonical import PRIVATE
+from gateway.core.conversation.wire_message import PRIVATE
 from tests.agents.letta import LettaWorld, letta
 from tests.doubles.upstream import StrictUpstream, raw
 from tests.gateway.sdk import agent

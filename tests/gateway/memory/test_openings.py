@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.match_query import MemoryUse
+from gateway.core.conversation.wire_message import WireMessage
 from storage.sql.store import Store
 from tests.core.conversations import IDLE_S, Request, assistant, user
 from tests.gateway.memory.test_two_paths import Pair

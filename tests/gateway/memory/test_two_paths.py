@@ -13,10 +13,10 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.conversation import settle
-from gateway.core.conversation.canonical import WireMessage, text_of, visible_reply
 from gateway.core.conversation.match_query import MemoryUse
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
+from gateway.core.conversation.wire_message import WireMessage, text_of, visible_reply
 from gateway.core.prompt.composition import Composition
 from storage.records import Exchange
 from storage.sql.store import Store

@@ -17,7 +17,7 @@ import orjson
 import pytest
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import text_of
+from gateway.core.conversation.wire_message import text_of
 from gateway.dialects.responses.background import ShownResponses
 from gateway.run import background_responses, response_maker
 from gateway.run.chat import Chat

@@ -13,7 +13,7 @@ import openai
 import orjson
 import pytest
 
-from gateway.core.conversation.canonical import text_of
+from gateway.core.conversation.wire_message import text_of
 from gateway.core.request.side_requests import SideRequests
 from gateway.dialects.responses import items as response_items
 from gateway.dialects.responses.render import rebuild_response

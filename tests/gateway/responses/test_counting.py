@@ -12,7 +12,7 @@ import openai
 import orjson
 import pytest
 
-from gateway.core.conversation.canonical import text_of
+from gateway.core.conversation.wire_message import text_of
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.summary import summary_tokens
 from gateway.settings import ModelSettings, UpstreamSettings

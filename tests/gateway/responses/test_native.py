@@ -16,8 +16,8 @@ from msgspec.structs import replace
 
 from adapters.reply_quota import REPLIES
 from gateway.core.conversation import settle
-from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.private import private_of
+from gateway.core.conversation.wire_message import text_of
 from gateway.run.memory.named_turns import find_paths_by_id
 from gateway.settings import BlockSettings
 from storage.commands import ForgetTarget

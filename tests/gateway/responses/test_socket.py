@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from gateway.core.conversation.canonical import text_of
+from gateway.core.conversation.wire_message import text_of
 from gateway.core.json_limits import MAX_VALUES
 from gateway.dialects.responses.socket.client_events import CreateEvent, read_client_event
 from gateway.dialects.responses.socket.unstored import UnstoredResponses

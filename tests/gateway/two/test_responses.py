@@ -11,7 +11,7 @@ from typing import Any
 import openai
 import pytest
 
-from gateway.core.conversation.canonical import text_of
+from gateway.core.conversation.wire_message import text_of
 from gateway.run.response_maker import GIVEN_UP_ERROR
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.process import Process, serving

@@ -13,7 +13,7 @@ import orjson
 import pytest
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import text_of
+from gateway.core.conversation.wire_message import text_of
 from tests.doubles.upstream import Gate, Reply, StrictUpstream, raw
 from tests.gateway.sdk import CHAT, World, remember
 

@@ -13,8 +13,8 @@ import orjson
 from msgspec import Struct
 
 from gateway.agents.runs.calls.pauses import is_permission, result_of
-from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.stored_messages import tool_names_by_call
+from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.turn.calls import INTERRUPTED_RESULT
 from gateway.core.turn.commands import RunTool
 from gateway.core.turn.guide import ToolResult

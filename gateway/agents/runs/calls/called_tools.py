@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gateway.agents.core.tool_rules import CalledTool
-from gateway.core.conversation.canonical import (
+from gateway.core.conversation.private import PrivateFields, is_nudge, own_length, private_of
+from gateway.core.conversation.wire_message import (
     PRIVATE,
     WireMessage,
     are_results,
@@ -14,7 +15,6 @@ from gateway.core.conversation.canonical import (
     name_and_arguments,
     text_of,
 )
-from gateway.core.conversation.private import PrivateFields, is_nudge, own_length, private_of
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import Prompt
 

@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable, Sequence
 from msgspec import Struct
 
 from gateway.agents.core.call_decision import CallDecision
-from gateway.core.conversation.canonical import PRIVATE, WireMessage, call_id, text_of
 from gateway.core.conversation.private import private_of
+from gateway.core.conversation.wire_message import PRIVATE, WireMessage, call_id, text_of
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN
 from gateway.core.turn.calls import INTERRUPTED_RESULT, NOT_MADE_RESULT, ResumedCalls
 from gateway.core.turn.guide import ToolResult

@@ -18,7 +18,8 @@ from gateway.agents.runs.agent_messaging import AgentMessaging, AgentOutbox, Sen
 from gateway.agents.runs.calls.call_record import CallRecord
 from gateway.agents.tools.agent_tools import AgentTools
 from gateway.agents.tools.foreign import ForeignTools
-from gateway.core.conversation.canonical import is_user, text_of
+from gateway.core.conversation.canonical import is_user
+from gateway.core.conversation.wire_message import text_of
 from gateway.core.words import is_grown_transcript
 from gateway.run.call import Forwarded
 from gateway.run.directory import memory_tools
