@@ -99,6 +99,12 @@ def try_writing(connection: sqlite3.Connection, *, looks_for_damage: bool) -> No
     connection.execute("DELETE FROM probe")
 
 
+def read_schema_version(connection: sqlite3.Connection) -> int:
+    """Returns a number that changes with the schema, and when a copy is restored into the open file."""
+    (version,) = connection.execute("PRAGMA schema_version").fetchone()
+    return int(version)
+
+
 def _connect(target: DatabaseFile) -> sqlite3.Connection:
     before = _file_id(target.path)
     # Transactions are begun by hand. A connection is used by one thread at a time, though not always by the one

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import sqlite3
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +18,7 @@ from typing import Protocol
 
 from storage.errors import Broken, Corrupt, StoreError, Unavailable
 from storage.sidecar import unavailable
-from storage.sqlite.connection import try_writing
+from storage.sqlite.connection import read_schema_version, try_writing
 from storage.sqlite.driver import Driver
 from storage.sqlite.result_codes import translate_error
 from storage.sqlite.writeback import empty_log
@@ -68,8 +69,9 @@ class WriterConnection:
         self._inode: int | None = None
         # The inodes of its write-ahead log and of that log's index, by the suffixes of their names.
         self._log_inodes: dict[str, int] = {}
-        # The version of the schema when the connection was opened. A copy that is restored into the file changes it.
-        self._schema_version = 0
+        # The version of the schema when the connection was opened; 0: it was never open. A copy that is restored into
+        # the file changes it.
+        self.schema_version = 0
         # The database is being closed, and no fault is mended any more.
         self.is_closing = False
         # What is wrong with the database; None: nothing.
@@ -89,12 +91,19 @@ class WriterConnection:
             raise self._translate(error) from error
         self._is_lasting = False
 
-    async def _open(self, *, looks_for_damage: bool) -> Driver:
-        """Opens a connection and has it show that it can write. Raises: StoreError, sqlite3.Error, OSError."""
+    async def _open(self, *, looks_for_damage: bool, is_moved: bool = False) -> Driver:
+        """Opens a connection and has it show that it can write.
+
+        is_moved: as `is_moved` returned before; the database may be another one.
+
+        Raises: StoreError, sqlite3.Error, OSError.
+        """
         driver = await Driver(self._connect, "mnemogate-writer").open()
         try:
             await driver.call(partial(try_writing, looks_for_damage=looks_for_damage))
-            self._schema_version = await driver.call(_read_schema_version)
+            version = await driver.call(read_schema_version)
+            if self.schema_version and (is_moved or version != self.schema_version):
+                await driver.call(_invalidate_agents)
         except BaseException as error:
             try:
                 # Waits for the end, unless it was cancelled: the next attempt would meet the locks of this connection.
@@ -103,6 +112,7 @@ class WriterConnection:
             finally:
                 driver.abandon()
             raise
+        self.schema_version = version
         self._inode = None
         with contextlib.suppress(OSError):  # the next write reports the error
             self._inode = os.stat(self._path).st_ino
@@ -158,7 +168,9 @@ class WriterConnection:
             try:
                 await self._drop_driver()
                 is_missing = self._is_missing()
-                self.driver = await self._open(looks_for_damage=isinstance(self.fault, Corrupt))
+                self.driver = await self._open(
+                    looks_for_damage=isinstance(self.fault, Corrupt), is_moved=self.is_moved()
+                )
             except (sqlite3.Error, OSError, StoreError) as error:
                 fault = self._translate(error)
                 if not isinstance(fault, Unavailable):  # for instance, the file is another program's now
@@ -220,7 +232,7 @@ class WriterConnection:
         Then ids that were read before may be those of other users. Called in the thread of the connection.
         """
         try:
-            return _read_schema_version(connection) != self._schema_version
+            return read_schema_version(connection) != self.schema_version
         except sqlite3.Error:
             return False  # whatever it is, writing will show it
 
@@ -265,6 +277,20 @@ def _close_quietly(connection: sqlite3.Connection) -> None:
         connection.close()
 
 
-def _read_schema_version(connection: sqlite3.Connection) -> int:
-    (version,) = connection.execute("PRAGMA schema_version").fetchone()
-    return int(version)
+def _invalidate_agents(connection: sqlite3.Connection) -> None:
+    """Makes what turns under way know of agents of another database out of date.
+
+    A row's id there may be that of another user here, now or with the next user. No epoch is as it was, so a write of
+    such a turn is refused as after a forgetting, and no id is given again. The number is random, since the same copy
+    may be restored twice.
+    """
+    rise = secrets.randbelow(1 << 20) + 1
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("UPDATE agents SET epoch = epoch + ?", (rise,))
+    connection.execute("UPDATE jobs SET epoch = epoch + ? WHERE agent <> 0", (rise,))  # they stay current
+    is_known = connection.execute(
+        "UPDATE sqlite_sequence SET seq = seq + ? WHERE name = 'agents'", (rise,)
+    ).rowcount
+    if not is_known:
+        connection.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('agents', ?)", (rise,))
+    connection.execute("COMMIT")

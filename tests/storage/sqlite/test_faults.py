@@ -18,7 +18,7 @@ import pytest
 
 from storage.commands import ForgetTarget
 from storage.database import Operation
-from storage.errors import Broken, Corrupt, Full, Locked, ReadOnly, StatementFailed, Unavailable
+from storage.errors import Broken, Corrupt, Full, Locked, ReadOnly, Stale, StatementFailed, Unavailable
 from storage.records import Agent, Passage, Scope
 from storage.sql.agents import create_agent
 from storage.sql.passages import insert_passage
@@ -529,6 +529,57 @@ async def test_a_copy_that_is_restored_into_the_open_file_is_noticed_before_a_wr
     assert await store.keys.find(theirs)
     assert await store.keys.find(mine) is None
     assert [key.name for key in await store.keys.list()] == ["theirs"]
+
+
+async def open_with_copy(open_store: Any, path: Path, other_path: Path, scope: Scope) -> Any:
+    """Opens a store with a memory of Alice, and makes a copy with the memory of another scope under the same id."""
+    other = await open_store(path=other_path)
+    await Speaker(other, scope).say([user("My safe has the code 4711.")], assistant("Noted."), "c1")
+    await other.close()
+    store = await open_store(path=path, limits=AT_ONCE)
+    await Speaker(store).say([user("I like tea.")], assistant("Noted."), "c1")
+    return store
+
+
+def restore_in_place(copy_path: Path, path: Path) -> None:
+    with (
+        contextlib.closing(sqlite3.connect(copy_path)) as copy,
+        contextlib.closing(sqlite3.connect(path)) as file,
+    ):
+        copy.backup(file)
+
+
+BOB = Scope("default", "default", "user:bob")
+
+
+@pytest.mark.parametrize("is_new", [False, True])
+@pytest.mark.parametrize("is_moved", [False, True])
+async def test_a_turn_that_was_under_way_when_a_copy_was_restored_is_not_stored_in_another_memory(
+    open_store: Any, path: Path, tmp_path: Path, is_new: bool, is_moved: bool
+) -> None:
+    """is_new: the id of its memory is not in the copy, and would be that of the next one."""
+    store = await open_with_copy(open_store, path, tmp_path / "other.db", BOB)
+    alice, bob = Speaker(store), Speaker(store, BOB)
+    if is_new:
+        alice = Speaker(store, Scope("default", "default", "user:carol"))
+        await alice.say([user("I like tea.")], assistant("Noted."), "c1")
+        bob = Speaker(store, Scope("default", "default", "user:dave"))
+    turn = await alice.begin([user("I like tea."), assistant("Noted."), user("I am ill.")], "c1")
+    if is_moved:
+        (tmp_path / "other.db").replace(path)
+    else:
+        restore_in_place(tmp_path / "other.db", path)
+    with pytest.raises(Broken):
+        await store.keys.create("default", "lost")
+    assert await store.database.writer.recover()
+    if is_new:
+        await bob.say([user("I like tea.")], assistant("Noted."), "c1")
+    before = len(await bob.rows())
+    with pytest.raises(Stale):
+        await alice.commit(turn, [assistant("Get well.")])
+    assert len(await bob.rows()) == before
+    await bob.say([user("My cat is Miso.")], assistant("Noted."), "c2")
+    assert len(await bob.rows()) == before + 1
 
 
 async def test_a_forgetting_in_a_file_that_was_restored_begins_at_its_first_phase(
