@@ -12,13 +12,13 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Generic, NamedTuple, Self, TypeVar
 
 from storage.database import Changes, Operation, Row, StoreHealth, limit_of
 from storage.errors import Broken, Unavailable
 from storage.health_check import CHECK_S, HealthCheck
 from storage.sidecar import LOGS, check_place, make_sidecar, resolve_path, restrict
-from storage.sqlite.connection import DatabaseFile, open_writer, try_writing
+from storage.sqlite.connection import DatabaseFile, open_writer, read_schema_version, try_writing
 from storage.sqlite.lock import Lock
 from storage.sqlite.migration import migrate
 from storage.sqlite.mount import is_disk_doubtful
@@ -30,6 +30,14 @@ from storage.sqlite.writeback import WriteBack
 from storage.sqlite.writer import Writer, WriterLimits
 
 T = TypeVar("T")
+
+
+class _Found(NamedTuple, Generic[T]):
+    """The result of a read."""
+
+    result: T
+    # The version of the schema after the read.
+    schema_version: int
 
 
 class SqliteDatabase:
@@ -122,11 +130,18 @@ class SqliteDatabase:
 
     async def read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
         self._check_readable()
-        return self.reader.run(partial(run_read, operation), deadline_ms=limit_of(deadline_ms))
+        return self._check_found(
+            self.reader.run(partial(_read, operation), deadline_ms=limit_of(deadline_ms)),
+            self.writer.schema_version,
+        )
 
     async def long_read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
         self._check_readable()
-        return await self.long_reader.run(partial(run_read, operation), deadline_ms=limit_of(deadline_ms))
+        expected_version = self.writer.schema_version
+        return self._check_found(
+            await self.long_reader.run(partial(_read, operation), deadline_ms=limit_of(deadline_ms)),
+            expected_version,
+        )
 
     def write(
         self, operation: Operation[T], *, size_bytes: int = 0, is_repeatable: bool = False
@@ -205,6 +220,19 @@ class SqliteDatabase:
         if not (self._is_current and self._lock.is_held):
             raise self.writer.fault
 
+    def _check_found(self, found: _Found[T], expected_version: int) -> T:
+        """Returns what a read has found. Raises: Broken: another program has restored a copy into the file.
+
+        The ids that it was asked for came from the database before, and may be those of other users.
+
+        expected_version: the writer's schema version when the read began.
+        """
+        if expected_version not in (0, found.schema_version):
+            fault = self.writer.overwritten_error()
+            fault.is_known = not self.writer.report_fault(fault)
+            raise fault
+        return found.result
+
     def _report_changes(self, changes: Changes) -> None:
         for function in self._change_listeners:
             function(changes)
@@ -248,6 +276,10 @@ def connect_current(target: DatabaseFile) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _read(operation: Operation[T], raw: sqlite3.Connection) -> _Found[T]:
+    return _Found(run_read(operation, raw), read_schema_version(raw))
 
 
 def _remove_public_access(path: str) -> None:

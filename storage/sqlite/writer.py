@@ -195,6 +195,15 @@ class Writer:
             return "slow"
         return "ok"
 
+    @property
+    def schema_version(self) -> int:
+        """The version of the schema when the connection that writes was opened; 0: it was never open."""
+        return self._connection.schema_version
+
+    def overwritten_error(self) -> Broken:
+        """Returns the fault of a file into which another program has restored a copy."""
+        return self._connection.overwritten_error()
+
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def submit(

@@ -30,7 +30,7 @@ from storage.sqlite.writer import WriterLimits
 from tests.core.conversations import assistant, user
 from tests.doubles.disk import Disk, may_not_grow, use_page
 from tests.patience import PATIENCE_S
-from tests.stored import Speaker, rows
+from tests.stored import ALICE, Speaker, rows
 
 # Attempts to mend are made by the tests, not by a timer.
 BY_HAND = WriterLimits(retry_first_s=3600, idle_s=3600)
@@ -580,6 +580,21 @@ async def test_a_turn_that_was_under_way_when_a_copy_was_restored_is_not_stored_
     assert len(await bob.rows()) == before
     await bob.say([user("My cat is Miso.")], assistant("Noted."), "c2")
     assert len(await bob.rows()) == before + 1
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+async def test_no_read_after_a_restore_returns_the_rows_of_another_memory(
+    open_store: Any, path: Path, tmp_path: Path, is_long: bool
+) -> None:
+    """Caches name the rows of before until the next write."""
+    store = await open_with_copy(open_store, path, tmp_path / "other.db", BOB)
+    alice = await store.agents.find(ALICE)
+    assert alice is not None
+    restore_in_place(tmp_path / "other.db", path)
+    with pytest.raises(Broken, match="restored or changed by another program"):
+        await (store.facts.sourced_lines(alice.id, {}) if is_long else store.facts.list_standing(alice.id))
+    assert await store.database.writer.recover()
+    assert await store.agents.find(ALICE) is None
 
 
 async def test_a_forgetting_in_a_file_that_was_restored_begins_at_its_first_phase(
