@@ -33,11 +33,11 @@ class FixedFiller(Struct, frozen=True):
 Filler = Literal["model"] | FixedFiller | None
 
 
-def filler_of(written: object) -> Filler:
-    """Returns the filler of a definition's body. written: "model", {"after_ms" (optional), "say"}, or "none"."""
-    if isinstance(written, dict):
-        return FixedFiller(float(written.get("after_ms", FILLER_AFTER_MS)), str(written["say"]))
-    return "model" if written == "model" else None
+def filler_from_json(value: object) -> Filler:
+    """Returns the filler of a definition's body. value: "model", {"after_ms" (optional), "say"}, or "none"."""
+    if isinstance(value, dict):
+        return FixedFiller(float(value.get("after_ms", FILLER_AFTER_MS)), str(value["say"]))
+    return "model" if value == "model" else None
 
 
 def filler_json(filler: Filler) -> Literal["model", "none"] | dict[str, Any]:
@@ -61,8 +61,8 @@ class MessageBounds(Struct, frozen=True):
     min_messages: int
 
     @property
-    def early(self) -> int:
-        """The number of messages from which on a summary is made, so that it is ready when the window is cut."""
+    def summarise_above(self) -> int:
+        """With more messages than this a summary is made, so that it is ready when the window is cut."""
         return self.max_messages - max(2, self.max_messages // 10)
 
 
@@ -85,8 +85,8 @@ class AgentSpec(Struct, frozen=True):
     context_window: int | None = None
     # Memory tools go to the model even if the client has no tools of its own.
     offers_tools: bool = False
-    # The source of the conversation's history. full: the client's list, completed from memory. client: the client's
-    # list alone. append: the stored conversation, to which the client sends only new messages.
+    # The source of the conversation's history. full: the client's list, completed from memory. append: the stored
+    # conversation, to which the client sends only new messages. client: the client's list alone.
     history: Literal["full", "append", "client"] = "full"
     # The memory section is rendered again with each request.
     rebuilds_section: bool = False
@@ -95,7 +95,7 @@ class AgentSpec(Struct, frozen=True):
     # The memory blocks a new user begins with, in the order in which they stand in the prompt.
     blocks: tuple[Block, ...] = ()
     # Labels of the blocks that all users of the agent see.
-    shared: frozenset[str] = frozenset()
+    shared_labels: frozenset[str] = frozenset()
     # What the user hears while a gateway tool runs.
     filler: Filler = None
     # The sleeptime agents that read its turns; None: there are none.
@@ -135,8 +135,8 @@ class AgentSpec(Struct, frozen=True):
 
     @property
     def own_blocks(self) -> list[Block]:
-        return [block for block in self.blocks if block.label not in self.shared]
+        return [block for block in self.blocks if block.label not in self.shared_labels]
 
     @property
     def shared_blocks(self) -> list[Block]:
-        return [block for block in self.blocks if block.label in self.shared]
+        return [block for block in self.blocks if block.label in self.shared_labels]

@@ -168,7 +168,7 @@ def _spec_of(profile: ProfileSettings, memory: MemorySettings) -> AgentSpec:
         blocks=tuple(_block_of(block) for block in profile.blocks),
         filler=_filler_of(profile.filler),
         sleeptime=Sleeptime() if profile.sleeptime else None,
-        shared=frozenset(block.label for block in profile.blocks if block.shared),
+        shared_labels=frozenset(block.label for block in profile.blocks if block.shared),
     )
 
 

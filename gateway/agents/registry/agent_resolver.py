@@ -15,7 +15,7 @@ from gateway.agents.registry.resolved_agents import ResolvedAgent, ResolvedAgent
 from gateway.agents.registry.sleepers import sleeptime_of
 from gateway.agents.registry.tool_registry import ToolRegistry, ToolView
 from gateway.core import ids
-from gateway.core.agent import AgentSpec, AgentTool, filler_of
+from gateway.core.agent import AgentSpec, AgentTool, filler_from_json
 from gateway.core.definition import AgentDefinition, ConversationDefinition, ToolDefinition
 from gateway.core.tool_rule import read_rules
 from gateway.errors import BadRequest, UnknownModel
@@ -165,7 +165,7 @@ class AgentResolver:
             context_window=defined.context_window,
             offers_tools=bool(tools),
             rebuilds_section=defined.rebuilds,
-            filler=filler_of(defined.filler or kind.filler),
+            filler=filler_from_json(defined.filler or kind.filler),
             uid=definition.uid,
             style=kind.style,
             tools=tuple(_agent_tool(tool) for tool in tools),

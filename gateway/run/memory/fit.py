@@ -210,7 +210,7 @@ def is_crowded(prompt: Prompt) -> bool:
     messages, composition = prompt.request.messages, prompt.composition
     listed = len(messages) - max(prompt.eviction.start, first_after_system(messages))
     added_by_rounds = sum(len(rounds) - 1 for rounds in composition.replacements.values())
-    return len(composition.inserted) + listed + added_by_rounds > bounds.early
+    return len(composition.inserted) + listed + added_by_rounds > bounds.summarise_above
 
 
 def _choose_summary(
@@ -468,7 +468,7 @@ class _WindowRoom:
         min_messages = 0 if bounds is None else bounds.min_messages
         newest_id = max((cut.id for cut in eviction.cuts), default=0)
         summary = WantedSummary(retained_tokens, summary_tokens(self._context), min_messages, newest_id)
-        is_early = bounds is not None and len(self.entries) - start > bounds.early
+        is_early = bounds is not None and len(self.entries) - start > bounds.summarise_above
         if is_due or is_early:
             return summary
         if not self.is_over(start, newest_cut, EARLY_SHARE):

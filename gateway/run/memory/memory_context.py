@@ -452,7 +452,7 @@ async def initial_blocks(store: Store, request: MemoryRequest, agent: Agent) -> 
     """Returns the blocks that the memory of a draft will have at first."""
     spec = request.spec
     defaults = [replace(block, id=n) for n, block in enumerate(spec.blocks)]
-    if spec.shared:
+    if spec.shared_labels:
         stored = {block.label: block for block in await store.turns.load_shared_blocks(agent)}
         defaults = [stored.get(block.label, block) for block in defaults]
     return tuple(defaults)
