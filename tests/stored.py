@@ -30,7 +30,7 @@ from gateway.core.conversation.wire_message import WireMessage, text_of, visible
 from gateway.core.memory.rules import RULES
 from gateway.core.prompt.compose import compose, known_note
 from gateway.core.prompt.composition import Composition
-from gateway.run.memory.contents import with_contents
+from gateway.run.memory.contents import retry_with_contents
 from storage.commands import Change, Committed, MemorySnapshot, PlainTurn, Pool, RecallRow, TurnWrite
 from storage.database import Connection
 from storage.listing import SizedMemory
@@ -209,7 +209,7 @@ class Speaker:
             if agent.id and not is_new:
                 pool = await turns.load_pool(agent, probes_for_list(query, key))
                 tree = Tree(pool.exchanges, pool.contents, pool.tombs)
-            plan = await with_contents(turns, agent, tree, partial(plan_turn, tree, query))
+            plan = await retry_with_contents(turns, agent, tree, partial(plan_turn, tree, query))
             if key is None and not listing.answered and not is_new:
                 turns.cache_openings(agent, snapshot, openings_of(tree))
         fresh = {} if mode is MemoryUse.OFF else self._notes(tree, plan)
@@ -217,7 +217,7 @@ class Speaker:
             composition = compose(Tree(snapshot.additions.rounds), plan, offered, fresh, snapshot.additions)
         else:
             composing = partial(compose, tree, plan, offered, fresh)
-            composition = await with_contents(turns, agent, tree, composing)
+            composition = await retry_with_contents(turns, agent, tree, composing)
         return StoredTurn(
             agent, key, snapshot, plan, tree, composition, {} if plan.off_record else fresh, is_new
         )

@@ -26,7 +26,7 @@ from gateway.core.prompt.shown_blocks import Shown
 from gateway.core.prompt.summary import SummaryTerms
 from gateway.core.tags import mark_of
 from gateway.core.upstream.policy import Target
-from gateway.run.memory.contents import with_contents
+from gateway.run.memory.contents import retry_with_contents
 from gateway.run.memory.fit import fit_prompt, is_crowded, may_exceed
 from gateway.run.memory.fitted_window import NO_NOTE, WHOLE_WINDOW, FittedWindow
 from gateway.run.memory.memory_context import MemoryContext
@@ -166,7 +166,7 @@ class Composer(Struct, frozen=True):
         if context.is_plain:  # the snapshot has all that the gateway added to its path
             return compose(context.tree, context.plan, context.offered, notes, context.snapshot.additions)
         composing = partial(compose, context.tree, context.plan, context.offered, notes)
-        return await with_contents(self.store.turns, context.agent, context.tree, composing)
+        return await retry_with_contents(self.store.turns, context.agent, context.tree, composing)
 
     async def _compose_without_memory(self, context: MemoryContext) -> Composition:
         # In append mode only the gateway has the history, so it goes upstream even with memory off.

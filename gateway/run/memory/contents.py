@@ -1,4 +1,4 @@
-"""Asking the rules of gateway.core, which read nothing themselves, with the contents that they need."""
+"""Calls a rule of gateway.core until the contents that it needs are loaded: the core reads nothing itself."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from storage.sql.turns import Turns
 T = TypeVar("T")
 
 
-async def with_contents(turns: Turns, agent: Agent, tree: Tree, rules: Callable[[], T]) -> T:
-    """Returns what the rules answer. Contents that they find missing in the tree are read, and they are asked again.
+async def retry_with_contents(turns: Turns, agent: Agent, tree: Tree, rule: Callable[[], T]) -> T:
+    """Returns what the rule returns. When it raises `Missing`, the contents are loaded and it is called again.
 
     Raises: StoreError.
     """
+    # `_decide` in storage/sql/turns.py does the same inside the writing transaction.
     for _ in range(MAX_RULE_CALLS):
         try:
-            return rules()
+            return rule()
         except Missing as missing:
             tree.take_contents(await turns.load_contents(agent, missing.ids))
     raise StatementFailed(f"the rules of conversations asked {MAX_RULE_CALLS} times for more contents")

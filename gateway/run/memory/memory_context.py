@@ -34,7 +34,7 @@ from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity, Mode
 from gateway.core.upstream.policy import Target
 from gateway.errors import NotAllowed
-from gateway.run.memory.contents import with_contents
+from gateway.run.memory.contents import retry_with_contents
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.memory.resent import MAX_REQUEST_BYTES, ResentLists
 from gateway.run.receipt import stored_model_name
@@ -343,7 +343,7 @@ async def _plan(
         if needs_window and not any(evicted_before(each, window) for each in tree):
             reach = _WHOLE_CONVERSATION  # nothing has left the window
             continue
-        plan = await with_contents(store.turns, agent, tree, partial(plan_turn, tree, query))
+        plan = await retry_with_contents(store.turns, agent, tree, partial(plan_turn, tree, query))
         evicted = evicted_before(plan.match.match_point, window)
         if not query.is_named and not query.listing.answered:
             store.turns.cache_openings(agent, snapshot, openings_of(tree))

@@ -15,7 +15,7 @@ from gateway.core.prompt.section import Section
 from gateway.core.prompt.shown_blocks import is_mark_named
 from gateway.core.request.identity import STORING_MODES
 from gateway.core.tags import mark_of
-from gateway.run.memory.contents import with_contents
+from gateway.run.memory.contents import retry_with_contents
 from gateway.run.memory.find_messages import (
     FoundMessages,
     SearchOutcome,
@@ -259,7 +259,9 @@ class _NoteSearch(Struct, frozen=True):
         found = await find_messages(text, query, self, self.names)
         if not context.is_plain:  # a plain list has nothing in another form
             rule = partial(superseded_exchanges, context, self.recaller.settings.idle_s)
-            superseded = await with_contents(self.recaller.store.turns, context.agent, context.tree, rule)
+            superseded = await retry_with_contents(
+                self.recaller.store.turns, context.agent, context.tree, rule
+            )
             found = found.rule_out("superseded", lambda m: m.exchange_row in superseded)
         found = found.without_statements([f for f in context.snapshot.standing if f.seq in self.standing])
         window = self.prompt.window
