@@ -116,9 +116,9 @@ class SearchOperation(Struct, frozen=True):
         agent = await find_agent(self.store, project, uid)
         if not query.strip():
             return RecallTrial(query, note=None, chosen=(), left_out=(), found=(), next=None)
-        result = await self.trial.recall(agent, query, _MAX_HITS)
+        result = await self.trial.try_sentence(agent, query, _MAX_HITS)
         await asyncio.sleep(0)  # as in the trial
-        search = result.search
+        search = result.record
         rows, _ = entry_rows(search, _MAX_HITS)
         entries = [
             unpack_entry(row, has_scores=not search.is_selection, has_meaning=search.trace.has_meaning)

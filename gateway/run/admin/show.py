@@ -92,8 +92,8 @@ class ShowOperation(Struct, frozen=True):
 
     async def _recall_lines(self, agent: Agent, query: str) -> list[str]:
         """Returns the note that would be recalled for a question, and the messages that it finds."""
-        result = await self.trial.recall(agent, query, 0)
-        messages = [m for m in result.search.messages if m.source == "message"][:_MAX_FOUND_MESSAGES]
+        result = await self.trial.try_sentence(agent, query, 0)
+        messages = [m for m in result.record.messages if m.source == "message"][:_MAX_FOUND_MESSAGES]
         note = result.note.strip() or "nothing"
         lines = ["", "Would be recalled", *(f"  {line}" for line in note.splitlines())]
         if messages:

@@ -45,7 +45,7 @@ class MemorySearch(Protocol):
     async def select(self, query: str) -> list[Message]:
         """Returns the messages that show most of the whole memory, if a query asks for that."""
 
-    async def find_neighbours(self, event: Message, *, before: bool) -> list[Message]:
+    async def find_neighbours(self, message: Message, *, before: bool) -> list[Message]:
         """Returns the user's statements after a message, or before it."""
 
 
@@ -206,16 +206,16 @@ def selection_limit(standing_count: int) -> int:
 
 
 def make_search_record(
-    outcome: SearchOutcome, trace: SearchTrace, most_left_out: int = MAX_LEFT_OUT
+    outcome: SearchOutcome, trace: SearchTrace, max_left_out: int = MAX_LEFT_OUT
 ) -> SearchRecord:
     """Returns the record of a search, without the rows of its ranking, which the trace drops.
 
-    most_left_out: how many hits outside of the note are recorded with their scores. If there are fewer, hits that are
+    max_left_out: how many hits outside of the note are recorded with their scores. If there are fewer, hits that are
         too weak for a note fill up.
     """
     found, choice, failure = outcome
     left_out_count = len(trace.hit_seqs) - len(choice.hits)
-    free = most_left_out - left_out_count
+    free = max_left_out - left_out_count
     weak = trace.weak_hits(free) if free > 0 and trace.weak_hits is not None else ()
     trace.weak_hits = None
     why = failure or ("all_shown" if found.is_all_shown else "")

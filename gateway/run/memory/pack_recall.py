@@ -62,22 +62,22 @@ def pack_recall(
 
 
 def entry_rows(
-    search: SearchRecord, most_left_out: int = MAX_LEFT_OUT
+    search: SearchRecord, max_left_out: int = MAX_LEFT_OUT
 ) -> tuple[list[EntryRow], tuple[int, ...]]:
     """Returns a search's hits as rows by rank, and how many stayed out, in the order of `RecallRecord.left_out`.
 
-    most_left_out: how many of those that stayed out have rows.
+    max_left_out: how many of those that stayed out have rows.
     """
     messages = {m.seq: m for m in search.messages}
     ranked = search.trace.hit_seqs or tuple(messages)
     reasons = _reasons(search, messages)
-    left_out = _best_left_out(ranked, reasons, most_left_out)
+    left_out = _best_left_out(ranked, reasons, max_left_out)
     rows = _ranked_rows(search, messages, ranked, [(seq, reasons[seq]) for seq in left_out])
     counts = Counter(reasons.values())
     if search.weak:
         in_note = {hit.message.seq for hit in search.choice.hits}
         weak = [(seq, scores) for seq, scores in search.weak if seq not in reasons and seq not in in_note]
-        del weak[most_left_out - len(left_out) :]
+        del weak[max_left_out - len(left_out) :]
         rows += _weak_rows(weak, len(ranked) + 1)
         counts["weak"] += len(weak)
     return rows, tuple([counts.get(reason, 0) for reason in _LEFT_OUT_REASONS])

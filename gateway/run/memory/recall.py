@@ -334,11 +334,11 @@ class _NoteSearch(Struct, frozen=True):
             deadline_ms=self._remaining_ms(),
         )
 
-    async def find_neighbours(self, event: Message, *, before: bool) -> list[Message]:
+    async def find_neighbours(self, message: Message, *, before: bool) -> list[Message]:
         context = self.context
         return await self.recaller.store.recall.find_around(
             context.agent,
-            event.seq,
+            message.seq,
             before=before,
             numbers=context.snapshot.numbers,
             skip=self.visible.verbatim_seqs,

@@ -28,21 +28,21 @@ from storage.records import Agent, Message, StandingFact
 from storage.search_trace import SearchTrace
 from storage.sql.store import Store
 
-# A person waits for it, and no reply does.
+# Longer than a turn allows, since only a person waits.
 _DEADLINE_MS = 5_000.0
 
 
 class TrialResult(Struct, frozen=True):
     """The outcome of a trial."""
 
-    # "": there is nothing to say.
+    # "": nothing would be recalled.
     note: str
     # All that was found, and what became of it.
-    search: SearchRecord
+    record: SearchRecord
 
 
 class TrialRecall(Struct, frozen=True):
-    """Tries sentences."""
+    """Shows what recall would find for a sentence."""
 
     store: Store
     # The tokens that the note may take.
@@ -52,8 +52,13 @@ class TrialRecall(Struct, frozen=True):
     # Embeds queries as for replies; None: memory is searched by words alone.
     embed_query: EmbedQuery | None = None
 
-    async def recall(self, agent: Agent, text: str, most_left_out: int) -> TrialResult:
-        """Returns what would be recalled. most_left_out: hits that stay out, with their scores. Raises: StoreError."""
+    async def try_sentence(self, agent: Agent, text: str, max_left_out: int) -> TrialResult:
+        """Returns what would be recalled.
+
+        max_left_out: so many hits outside of the note are recorded at most.
+
+        Raises: StoreError.
+        """
         trace = SearchTrace()
         snapshot = await self.store.turns.load_snapshot(agent, None, None)
         query = note_query.make_query(text)
@@ -63,8 +68,8 @@ class TrialRecall(Struct, frozen=True):
         if snapshot is not None:
             facts = await nearest_facts(self.store, agent, snapshot, vectors, query, _DEADLINE_MS)
             shown_seqs = standing_block(facts, snapshot.blocks, None).shown_seqs
-        search = _TrialSearch(self, agent, trace, vectors, len(shown_seqs))
-        found = await find_messages(text, query, search)
+        searcher = _TrialSearch(self.store, self.recall_tokens, agent, trace, vectors, len(shown_seqs))
+        found = await find_messages(text, query, searcher)
         # A search of a large memory takes tens of milliseconds of the event loop: turns get theirs before the rest.
         await asyncio.sleep(0)
         found = found.without_statements([fact for fact in facts if fact.seq in shown_seqs])
@@ -76,14 +81,16 @@ class TrialRecall(Struct, frozen=True):
             choice.hits, (), self.now(), mark=mark_of(agent.secret), is_selection=found.is_selection
         )
         return TrialResult(
-            rendered, make_search_record(SearchOutcome(found, choice, ""), trace, most_left_out)
+            rendered, make_search_record(SearchOutcome(found, choice, ""), trace, max_left_out)
         )
 
 
 class _TrialSearch(Struct, frozen=True):
     """The search for a trial. Implements `MemorySearch`, which documents the methods."""
 
-    trial: TrialRecall
+    store: Store
+    # The tokens that the note may take.
+    recall_tokens: int
     agent: Agent
     trace: SearchTrace
     vectors: QueryVectors
@@ -91,13 +98,12 @@ class _TrialSearch(Struct, frozen=True):
     standing_count: int
 
     async def search(self, query: str) -> list[Message]:
-        trial = self.trial
         vector = await self.vectors.vector_of(self.agent, query, _DEADLINE_MS)
-        return await trial.store.recall.search(
+        return await self.store.recall.search(
             self.agent,
             query,
-            limit=hit_limit(trial.recall_tokens),
-            room=SPARE_BUDGETS * trial.recall_tokens,
+            limit=hit_limit(self.recall_tokens),
+            room=SPARE_BUDGETS * self.recall_tokens,
             only_strong=True,
             deadline_ms=_DEADLINE_MS,
             vector=vector,
@@ -105,7 +111,7 @@ class _TrialSearch(Struct, frozen=True):
         )
 
     async def select(self, query: str) -> list[Message]:
-        return await self.trial.store.recall.find_most_telling(
+        return await self.store.recall.find_most_telling(
             self.agent,
             query,
             opens=True,
@@ -113,11 +119,11 @@ class _TrialSearch(Struct, frozen=True):
             deadline_ms=_DEADLINE_MS,
         )
 
-    async def find_neighbours(self, event: Message, *, before: bool) -> list[Message]:
-        return await self.trial.store.recall.find_around(
+    async def find_neighbours(self, message: Message, *, before: bool) -> list[Message]:
+        return await self.store.recall.find_around(
             self.agent,
-            event.seq,
+            message.seq,
             before=before,
-            limit=hit_limit(self.trial.recall_tokens),
+            limit=hit_limit(self.recall_tokens),
             deadline_ms=_DEADLINE_MS,
         )

@@ -123,7 +123,7 @@ def test_what_is_found_of_an_order_is_searched_for_as_well_and_comes_by_its_word
         async def select(self, query: str) -> list[Message]:
             raise AssertionError("the search finds something")
 
-        async def find_neighbours(self, event: Message, *, before: bool) -> list[Message]:
+        async def find_neighbours(self, message: Message, *, before: bool) -> list[Message]:
             raise AssertionError("the whole order is asked for")
 
     text = "In which order did I hand it in and find the subject?"
@@ -152,7 +152,7 @@ def test_what_was_found_stays_where_a_second_look_takes_too_long(text: str) -> N
         async def select(self, query: str) -> list[Message]:
             raise AssertionError("the search finds something")
 
-        async def find_neighbours(self, event: Message, *, before: bool) -> list[Message]:
+        async def find_neighbours(self, message: Message, *, before: bool) -> list[Message]:
             looks.append("")
             raise TooSlow("the search took too long")
 
@@ -171,7 +171,7 @@ def test_a_note_for_an_order_of_events_has_shorter_lines() -> None:
         async def select(self, query: str) -> list[Message]:
             raise AssertionError("the search finds something")
 
-        async def find_neighbours(self, event: Message, *, before: bool) -> list[Message]:
+        async def find_neighbours(self, message: Message, *, before: bool) -> list[Message]:
             raise AssertionError("the whole order is asked for")
 
     def found(text: str) -> int:

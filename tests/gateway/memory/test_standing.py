@@ -87,7 +87,7 @@ def test_a_block_of_the_same_label_hides_none_of_them(upstream: StrictUpstream, 
         found = world.gateway.call(world.store.agents.find(Scope("default", "helper", "user:alice")))
         assert found is not None
         trial = TrialRecall(world.store, 1000, world.clock)
-        result = world.gateway.call(trial.recall(found, "Do I eat meat?", 9))
+        result = world.gateway.call(trial.try_sentence(found, "Do I eat meat?", 9))
         assert "I never eat meat" in result.note
 
 
@@ -225,7 +225,7 @@ def test_a_trial_recalls_them_no_more_than_a_reply_does(rule: Learner) -> None:
     agent = memory_of(world)
     trial = TrialRecall(world.store, 1000, world.clock)
     asked = "When was meat served?"
-    result = world.gateway.call(trial.recall(agent, asked, 9))
+    result = world.gateway.call(trial.try_sentence(agent, asked, 9))
     assert "at the wedding" in result.note
     assert MEAT not in result.note
     assert MEAT.rstrip(".") in section(rule, asked)
