@@ -67,13 +67,13 @@ class BackgroundServices:
         job_metrics = JobMetrics(metrics, store.jobs.count_by_state)
         self._store = store
         self._is_shared = store.database.is_shared
-        self.count_attempt = job_metrics.attempts.inc
+        self.count_attempt = job_metrics.count_attempt
         # The handlers of durable jobs, by kind: those of `_add_handlers`, and those that the agents add.
         self.handlers: dict[str, Handler] = {}
         self.worker = Worker(
             store.jobs,
             self.handlers,
-            count_outcome=job_metrics.attempts.inc,
+            count_outcome=job_metrics.count_attempt,
             pause_s=self._pause_s,
             open_receipt=receipt_opener(accounting.receipts, LEARN_JOB, COMPACT_JOB, EMBED_JOB),
         )
@@ -89,7 +89,7 @@ class BackgroundServices:
             meter=meter,
             now=now,
             concurrency=limits.background_calls,
-            count_call=job_metrics.call,
+            count_call=job_metrics.count_call,
         )
         route = background_route(settings)
         # The background model that the settings name; None: they name none.
@@ -102,11 +102,11 @@ class BackgroundServices:
                 memory,
                 now,
                 concurrency=limits.background_calls,
-                count_call=job_metrics.call,
+                count_call=job_metrics.count_call,
                 meter=meter,
                 kind=upstream_kind(settings, embedder),
             )
-        self.budget = DailyBudget(meter, now, memory.background_daily_tokens, job_metrics.call)
+        self.budget = DailyBudget(meter, now, memory.background_daily_tokens, job_metrics.count_call)
         # The schedule of the agents that read memories after their turns; None: there are none (`add_sleeptime`).
         self.sleeptime: Schedule | None = None
         self.learning: LearningService | None = None

@@ -11,14 +11,14 @@ from storage.records import JobState
 
 
 class JobMetrics:
-    """Adds its figures to the process's. count: how many jobs there are by state."""
+    """Counters and a gauge of background work. count_jobs: returns the jobs by state."""
 
-    def __init__(self, metrics: Metrics, count: Callable[[], Awaitable[Mapping[JobState, int]]]) -> None:
-        self._count = count
+    def __init__(self, metrics: Metrics, count_jobs: Callable[[], Awaitable[Mapping[JobState, int]]]) -> None:
+        self._count_jobs = count_jobs
         self._counts: Mapping[JobState, int] = {}
-        # outcome: finished, retrying, dead, dropped, lost, unwritten.
-        attempts = "Attempts of jobs by what became of them."
-        self.attempts = metrics.add_counter("job_attempts", attempts, "kind", "outcome")
+        self._attempts = metrics.add_counter(
+            "job_attempts", "Attempts of jobs by what became of them.", "kind", "outcome"
+        )
         metrics.add_gauge(
             "jobs", "Jobs by their state.", lambda: {(s,): n for s, n in self._counts.items()}, "state"
         )
@@ -26,14 +26,18 @@ class JobMetrics:
         self._tokens = metrics.add_counter("background_tokens", "Tokens that background calls used.")
         metrics.refresh_with(self._refresh)
 
-    def call(self, outcome: CallOutcome, tokens: int) -> None:
+    def count_attempt(self, kind: str, outcome: str) -> None:
+        """Counts an attempt of a job. outcome: finished, retrying, dead, dropped, lost, unwritten."""
+        self._attempts.inc(kind, outcome)
+
+    def count_call(self, outcome: CallOutcome, tokens: int) -> None:
         """Counts a call of a model or embedder."""
         self._calls.inc(outcome)
         self._tokens.inc(by=tokens)
 
     async def _refresh(self) -> None:
         try:
-            self._counts = await self._count()
+            self._counts = await self._count_jobs()
         except StoreError:
             # No figure is better than a wrong one.
             self._counts = {}

@@ -75,8 +75,8 @@ async def test_attempts_and_states_are_counted(bench: Bench) -> None:
     metrics = Metrics()
     tally = JobMetrics(metrics, bench.jobs.count_by_state)
     await bench.jobs.enqueue("learn", 0, "k")
-    tally.attempts.inc("learn", "finished")
-    tally.call("ok", 7)
+    tally.count_attempt("learn", "finished")
+    tally.count_call("ok", 7)
     await metrics.scrape()
     samples = {(s.name, *s.labels.values()): s.value for family in metrics.collect() for s in family.samples}
     assert samples["mnemogate_job_attempts_total", "learn", "finished"] == 1
