@@ -1,4 +1,4 @@
-"""`/health` answers while the process lives, `/health/ready` while it takes requests, `/metrics` with its metrics.
+"""Routes for load balancers and collectors: `/health` (it lives), `/health/ready` (it takes requests), `/metrics`.
 
 `/` explains the gateway to a visitor with a browser.
 """
@@ -30,25 +30,30 @@ GET  /v1/models             the models there are
 GET  /health/ready          whether requests are taken
 """
 
+# Returns the state of one part: "ok", or what is wrong.
+Check = Callable[[], str]
+
 
 @dataclass(slots=True)
 class Readiness:
     """The state of the process, for load balancers."""
 
-    # The lifespan is up.
+    # The startup is over: the store is open, and requests are taken.
     has_started: bool = False
     # The process is stopping: running requests end, and new ones should go elsewhere.
     is_draining: bool = False
-    # Name of a part -> a function that returns its state: "ok", or what is wrong. If the store is down, the gateway is
-    # degraded and still ready, because chat goes on without memory.
-    checks: dict[str, Callable[[], str]] = field(default_factory=dict)
+    # By the name of the part.
+    checks: dict[str, Check] = field(default_factory=dict)
 
     @property
     def is_ready(self) -> bool:
         return self.has_started and not self.is_draining
 
     def report(self) -> dict[str, Any]:
-        """Returns the state of the process, then the state of each part."""
+        """Returns the state of the process, then the state of each part.
+
+        If the store is down, the gateway is degraded and still ready, because chat goes on without memory.
+        """
         parts = {name: check() for name, check in self.checks.items()}
         if not self.is_ready:
             status = "draining" if self.is_draining else "starting"
