@@ -9,7 +9,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import is_assistant, is_user
-from gateway.core.conversation.evidence import LONG_REPLY, has_akin_question, has_question_within
+from gateway.core.conversation.evidence import LONG_REPLY_CHARS, has_question_within, has_same_question
 from gateway.core.conversation.match_query import AlteredReply, Match, Query
 from gateway.core.conversation.tree import Tree, count_prefill, is_tombstone
 from gateway.core.conversation.wire_message import text_of, without_space
@@ -111,7 +111,7 @@ class AlteredSearch:
         inputs = tuple(listing.atoms[self._start : begin])
         reply = "".join(listing.text(i) for i in range(begin, end))
         heard = heard_letters(reply)
-        is_long = len(without_space(reply)) >= LONG_REPLY
+        is_long = len(without_space(reply)) >= LONG_REPLY_CHARS
         asked_candidates = [candidate for candidate in self._candidates if self._was_asked(candidate, inputs)]
         similar = [
             candidate
@@ -125,7 +125,7 @@ class AlteredSearch:
         ]
         similar_ids = {candidate.id for candidate in similar}
         # The best evidence is question and reply together. Next comes the question alone, then the reply alone, if it
-        # is long or if the question is akin.
+        # is long or if the question is the same.
         best_candidates = [candidate for candidate in asked_candidates if candidate.id in similar_ids]
         if not best_candidates:
             best_candidates = [candidate for candidate in asked_candidates if self._may_be_meant(candidate)]
@@ -134,7 +134,7 @@ class AlteredSearch:
                     candidate
                     for candidate in similar
                     if self._may_be_meant(candidate)
-                    and (is_long or has_akin_question(tree, candidate, listing, begin - 1))
+                    and (is_long or has_same_question(tree, candidate, listing, begin - 1))
                     and not has_question_within(tree, candidate, listing, begin)
                 ]
             if len({candidate.inputs[:1] for candidate in best_candidates}) > 1:
@@ -239,7 +239,7 @@ class AlteredSearch:
     def _letters_of_replies(self) -> dict[int, str]:
         """Returns the letters of the candidates' replies, by the ids of the exchanges."""
         tree = self._tree
-        # The question of each turn is compared next (`has_akin_question`).
+        # The question of each turn is compared next (`has_same_question`).
         tree.group_for_loading([*self._candidates, *map(tree.turn_start, self._candidates)])
         replies = {
             each.id: tree.content(each).shown_reply for each in self._candidates if not is_tombstone(each)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from gateway.core.conversation.canonical import is_question
-from gateway.core.conversation.evidence import LONG_REPLY, has_akin_question, has_question_within
+from gateway.core.conversation.evidence import LONG_REPLY_CHARS, has_question_within, has_same_question
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import Match, Query
 from gateway.core.conversation.tree import PathElement, Tree
@@ -249,7 +249,7 @@ class ExactSearch:
 
         A long reply is evidence enough, and so is a path that is the whole list. For a short reply the question has to
         agree too, and the beginning of the list must not lead elsewhere. In a named conversation it is enough that the
-        question is akin, because only paths of this conversation come into question.
+        question is the same, because only paths of this conversation come into question.
         """
         tree, listing, exchange = self._tree, self._query.listing, best.exchange
         if best.rank.is_whole:
@@ -258,7 +258,7 @@ class ExactSearch:
             self._has_reply_within(best) or has_question_within(tree, exchange, listing, best.span[0])
         ):
             return False
-        if exchange.size >= LONG_REPLY:
+        if exchange.size >= LONG_REPLY_CHARS:
             return True
         if best.rank.likeness < 0 and self._leads_elsewhere(best):
             return False
@@ -273,7 +273,7 @@ class ExactSearch:
             for _, occurrences in self._find_occurrences()
             for other in occurrences
         )
-        return all(has_akin_question(tree, exchange, listing, i) for i in last_question)
+        return all(has_same_question(tree, exchange, listing, i) for i in last_question)
 
     def _has_reply_within(self, best: _Candidate) -> bool:
         """Returns whether the list has a stored reply among the messages that the best candidate answers.

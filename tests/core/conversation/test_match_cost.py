@@ -282,7 +282,7 @@ def test_any_number_of_replies_in_a_row_may_be_cut(world: World) -> None:
 
 
 def test_the_questions_of_many_short_replies_are_asked_for_together(world: World) -> None:
-    # Each reply is found, and none of their questions is akin: the search compares one turn after the other.
+    # Each reply is found, and none of their questions is the same: the search compares one turn after the other.
     world.chat(*((f"question number {n}", f"Yes, {n}.") for n in range(7)), key="c1")
     rewritten: list[WireMessage] = []
     for n in range(7):
