@@ -21,7 +21,7 @@ from msgspec import Struct
 from storage.database import Row, Statement
 from storage.errors import Broken, NotAdmitted, StatementFailed, StoreError
 from storage.postgres.sqlstates import FAULTS, translate_error
-from storage.postgres.url import BAD_URL, urls_by_host, without_secret
+from storage.postgres.url import BAD_URL, masked_url, one_url_per_host
 from storage.text import replace_unstorable
 
 OLDEST_SERVER = 14
@@ -124,11 +124,11 @@ class PostgresTarget(Struct, frozen=True):
     urls: list[str] = []
 
     def __post_init__(self) -> None:
-        self.urls.extend(urls_by_host(self.url))
+        self.urls.extend(one_url_per_host(self.url))
 
     @property
     def name(self) -> str:
-        return without_secret(self.url)
+        return masked_url(self.url)
 
     @property
     def cached_statements(self) -> int:
@@ -185,7 +185,7 @@ async def connect(target: PostgresTarget) -> RawConnection:
 
 async def _connect_to(url: str, target: PostgresTarget) -> RawConnection:
     """Opens a connection to one host of a target."""
-    name = without_secret(url)
+    name = masked_url(url)
     try:
         raw: RawConnection = await asyncpg.connect(
             url,

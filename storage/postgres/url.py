@@ -14,22 +14,23 @@ BAD_URL = "the URL cannot be read; in a user or password write %40 for @, %2F fo
 _PASSWORD = re.compile(r"(?<=://)([^:]*):.*@")
 _PASSWORD_OPTION = re.compile(r"([?&](?:ssl)?password=)[^&]*", re.IGNORECASE)
 
-# What comes before the hosts, the hosts, the path, the options. asyncpg takes a part of a password that holds one of
-# `/`, `?`, `#` and `@` for a host, which it would ask for in vain for ever.
-_URL = re.compile(r"(\w+://(?:[^/?#@]*@)?)([^/?#@]*)((?:/[^?#@]*)?)(?:\?([^#]*))?")
+# Refuses an unescaped `/`, `?`, `#` or `@` in a password: asyncpg would take the rest for a host and ask it for ever.
+_URL = re.compile(
+    r"(?P<before>\w+://(?:[^/?#@]*@)?)(?P<hosts>[^/?#@]*)(?P<path>(?:/[^?#@]*)?)(?:\?(?P<options>[^#]*))?"
+)
 # What stands after the last colon of a host. The colons of an address of IPv6 are in brackets.
 _PORT = re.compile(r":([^:\]]*)\Z")
-_NUMBER = re.compile(r"\d{1,9}", re.ASCII)
+_NUMBER = re.compile(r"\d{1,9}", re.ASCII)  # a longer number is out of range anyway
 _LAST_PORT = 65535
 
 
-def without_secret(url: str) -> str:
-    """Returns the URL as it may be shown."""
+def masked_url(url: str) -> str:
+    """Returns the URL as it may be shown: with asterisks in place of its password."""
     return _PASSWORD.sub(r"\1:***@", _PASSWORD_OPTION.sub(r"\1***", url))
 
 
-def urls_by_host(url: str) -> list[str]:
-    """Returns a URL for each host that this one names, before its path or in the parameter `host`.
+def one_url_per_host(url: str) -> list[str]:
+    """Returns a URL for each host that this one names, before its path or in the option `host`.
 
     PGHOST and PGPORT fill in what the URL lacks, as for other programs. Each of several URLs has its own port: asyncpg
     would compare the number of all ports in PGPORT with the one host of a URL, and refuse it.
@@ -38,9 +39,9 @@ def urls_by_host(url: str) -> list[str]:
     """
     match = _URL.fullmatch(url)
     if match is None:
-        raise NotAdmitted(f"{without_secret(url)}: {BAD_URL}")
-    before, host_list, path, query = match.groups()
-    options = dict(parse_qsl(query or ""))
+        raise NotAdmitted(f"{masked_url(url)}: {BAD_URL}")
+    before, host_list, path = match["before"], match["hosts"], match["path"]
+    options = dict(parse_qsl(match["options"] or ""))
     host_option, port_option = options.pop("host", ""), options.pop("port", "")
     hosts = (host_list or host_option or os.environ.get("PGHOST", "")).split(",")
     ports = (port_option or os.environ.get("PGPORT", "")).split(",")
@@ -48,14 +49,14 @@ def urls_by_host(url: str) -> list[str]:
     if len(hosts) == 1:
         return [url]
     if not all(hosts):
-        raise NotAdmitted(f"{without_secret(url)}: one of its {len(hosts)} hosts has no name")
+        raise NotAdmitted(f"{masked_url(url)}: one of its {len(hosts)} hosts has no name")
     if len(ports) not in (1, len(hosts)):
-        raise NotAdmitted(f"{without_secret(url)}: it names {len(hosts)} hosts and {len(ports)} ports")
+        raise NotAdmitted(f"{masked_url(url)}: it names {len(hosts)} hosts and {len(ports)} ports")
     if len(ports) == 1:
         ports *= len(hosts)
     pairs = zip(hosts, ports, strict=True)
     if host_list:
-        after = url[match.end(2) :]
+        after = url[match.end("hosts") :]
         return [
             before + (host if _port_of(host) or not port else f"{host}:{port}") + after
             for host, port in pairs
@@ -72,8 +73,8 @@ def _port_of(host: str) -> str:
 def _check_ports(url: str, ports: Sequence[str]) -> None:
     """Refuses a port that is no number or out of range. An empty one stands for the usual port. Raises: NotAdmitted.
 
-    What such a port leads to depends on the event loop: an unknown host, or an error that belongs to no connection.
+    asyncpg would fail on it later, in a way that depends on the event loop.
     """
     for port in filter(None, ports):
         if not _NUMBER.fullmatch(port) or not 0 < int(port) <= _LAST_PORT:
-            raise NotAdmitted(f"{without_secret(url)}: a port is a number from 1 to {_LAST_PORT}")
+            raise NotAdmitted(f"{masked_url(url)}: a port is a number from 1 to {_LAST_PORT}")

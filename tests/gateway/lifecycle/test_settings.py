@@ -31,7 +31,7 @@ from gateway.settings import (
 )
 from gateway.settings.load import load_settings
 from gateway.start_notice import example_key, example_model
-from storage.postgres.url import without_secret
+from storage.postgres.url import masked_url
 from tests.rows import each_row
 
 ROOT = Path(__file__).parents[3]
@@ -649,7 +649,7 @@ def test_a_wrong_server_address_is_reported(tmp_path: Path, text: str, says: str
 )
 def test_no_password_is_shown(url: str, shown: str) -> None:
     assert without_password(url) == shown == DatabaseSettings(url=url).shown
-    assert without_secret(url) == shown
+    assert masked_url(url) == shown
 
 
 def test_several_keys_come_from_the_file_or_the_environment(tmp_path: Path) -> None:
