@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from adapters.types import Json
 from gateway.core.conversation.wire_message import SYSTEM_ROLES
 from gateway.dialects.fields import check_depth, check_length, missing_field, read_object, read_optional
-from gateway.dialects.responses.compaction import summaries_in
+from gateway.dialects.responses.compaction import compaction_messages
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.items import ItemGroup, find_item, paginate, render_created_item
 from gateway.dialects.responses.metadata import read_metadata
@@ -168,7 +168,7 @@ def _read_new_items(body: Json) -> list[Json]:
     messages = read_items(items, field="items")
     if messages.references:
         raise BadRequest("An item of a conversation is sent whole, and not by its id.", param="items")
-    summaries_in(items, "items")
+    compaction_messages(items, "items")
     check_item_tools(items, "items")
     for index, item in enumerate(items):
         # The role of an item, whatever its type, decides whether it stands with the system messages.

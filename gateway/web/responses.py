@@ -29,7 +29,7 @@ from gateway.dialects.responses.background import (
     compaction_response,
     queued_response,
 )
-from gateway.dialects.responses.compaction import compaction_item, read_summary
+from gateway.dialects.responses.compaction import compaction_item, summary_of
 from gateway.dialects.responses.native import NativeResponse, read_native
 from gateway.dialects.responses.parse import ResponsesRequest, parse
 from gateway.dialects.responses.render import MakesResponses
@@ -179,7 +179,7 @@ class ResponsesRoute(ForwardedRoute):
                     reply,
                     receipt,
                     make_view=ChatView,
-                    read_summary=read_summary,
+                    read_summary=summary_of,
                 )
             except CompactionFailed as error:
                 await reply.send_body(error.status, [JSON_TYPE, *receipt.note_head()], error.body)

@@ -19,25 +19,26 @@ _SUMMARY_PREFIX: Final = "A summary of the conversation up to here, in place of 
 
 
 def compaction_item(id: str, summary: str) -> Json:
+    """Returns the item with a summary, sealed, so that only a gateway with the key can have made it."""
     return {"id": id, "type": COMPACTION_TYPE, "encrypted_content": seal({_SUMMARY_FIELD: summary})}
 
 
-def summaries_in(items: Sequence[Any], field: str = "input", items_before: int = 0) -> list[Json]:
+def compaction_messages(items: Sequence[Any], field: str = "input", items_before: int = 0) -> list[Json]:
     """Returns the compaction items among items as system messages.
 
     field: the request's field with the items, for errors.
-    items_before: how many of the first items are not of this field.
+    items_before: stored items before those of the request; the positions in errors do not count them.
 
     Raises: BadRequest: the gateway has not made such an item.
     """
     return [
-        read_compaction(item, f"{field}[{index}]")
+        compaction_message(item, f"{field}[{index}]")
         for index, item in enumerate(items, -items_before)
         if isinstance(item, dict) and item.get("type") == COMPACTION_TYPE
     ]
 
 
-def read_compaction(item: Json, where: str) -> Json:
+def compaction_message(item: Json, where: str) -> Json:
     """Returns a compaction item as a system message. Raises: BadRequest: the gateway has not made the item."""
     param, content = f"{where}.encrypted_content", item.get("encrypted_content")
     if not is_sealed(content):
@@ -48,8 +49,8 @@ def read_compaction(item: Json, where: str) -> Json:
     return {"role": "system", "content": _SUMMARY_PREFIX + summary}
 
 
-def read_summary(message: Json) -> str:
-    """Returns the summary in a message that `read_compaction` has made; "": any other message."""
+def summary_of(message: Json) -> str:
+    """Returns the summary in a message that `compaction_message` has made; "": any other message."""
     content = message.get("content")
     if (
         message.get("role") != "system"

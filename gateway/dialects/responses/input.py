@@ -83,7 +83,7 @@ def read_items(
     is_lenient: items that are wrong or have no form in chat completions are skipped, since the items themselves go
         upstream.
     field: the request's field with the items, for errors.
-    items_before: how many of the first items are not of this field.
+    items_before: stored items before those of the request; the positions in errors do not count them.
 
     Raises: BadRequest: an item is wrong, or has no form in chat completions.
     """

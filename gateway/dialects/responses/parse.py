@@ -27,7 +27,7 @@ from gateway.dialects.fields import (
     wrong_type,
 )
 from gateway.dialects.responses.codex import codex_side_request
-from gateway.dialects.responses.compaction import summaries_in
+from gateway.dialects.responses.compaction import compaction_messages
 from gateway.dialects.responses.input import InputMessages, read_items
 from gateway.dialects.responses.request_fields import (
     FIELDS_NOT_PASSED_ON,
@@ -202,7 +202,7 @@ def _read_messages(
     instructions = read_optional(json, "instructions", str)
     leading_messages: list[Json] = [{"role": "system", "content": instructions}] if instructions else []
     if isinstance(items, list):
-        leading_messages += summaries_in(items, items_before=len(waiting_items))
+        leading_messages += compaction_messages(items, items_before=len(waiting_items))
     translated = read_items(
         items, leading_messages, upstream_tools=upstream_tools, items_before=len(waiting_items)
     )
@@ -257,7 +257,7 @@ def _shared_messages(translated: InputMessages, waiting_items: Sequence[Json]) -
 
     They are the conversation's summaries, system messages and developer messages.
     """
-    summaries = summaries_in(waiting_items)
+    summaries = compaction_messages(waiting_items)
     shared: set[int] = set()
     for index, message in enumerate(translated.messages):
         item_index = translated.item_indices[index]

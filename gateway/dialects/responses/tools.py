@@ -266,7 +266,7 @@ class _ToolReader:
         """Adds the tools that items bring.
 
         field: the request's field with the items, for errors.
-        items_before: how many of the first items are not of this field.
+        items_before: stored items before those of the request; the positions in errors do not count them.
 
         Raises: BadRequest.
         """
