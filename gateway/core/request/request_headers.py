@@ -24,13 +24,13 @@ _PASSED_NAMES = frozenset(
     )
 )
 _PASSED_PREFIXES = (b"anthropic-", b"openai-", b"x-stainless-", b"x-openrouter-")
-_PREFIX = "x-mnemogate-"
+_GATEWAY_PREFIX = "x-mnemogate-"
 # A name with such a beginning is meant for the gateway, also with underscores in place of dashes.
-_RESERVED_PREFIXES = (b"x-mnemogate-", b"mnemogate-")
+_RESERVED_PREFIXES = (_GATEWAY_PREFIX.encode(), b"mnemogate-")
 # The gateway's headers in a request. Others with a reserved prefix are refused: if an application misspells
 # `x-mnemogate-memory: off`, a person would be remembered against their will.
 _GATEWAY_HEADERS = [
-    _PREFIX + name
+    _GATEWAY_PREFIX + name
     for name in [
         "user",
         "user-name",
@@ -49,19 +49,19 @@ _USUAL_CONNECTION_VALUES = (b"keep-alive", b"close")
 _cached_names: dict[bytes, str] = {}
 
 
-def header_text(raw: bytes, name: str) -> str:
+def header_text(value: bytes, name: str) -> str:
     """Returns the value of a header. Raises: BadRequest: the value is not UTF-8."""
     try:
-        return raw.decode()
+        return value.decode()
     except UnicodeDecodeError as error:
         raise BadRequest(f"The header `{name}` is not valid UTF-8.", param=name) from error
 
 
-def refuse_repeated(headers: RawHeaders, single: Collection[bytes]) -> None:
+def refuse_repeated(headers: RawHeaders, single_names: Collection[bytes]) -> None:
     """Refuses two values of one header: a proxy might read one value, and the gateway the other. Raises: BadRequest."""
     seen: dict[bytes, bytes] = {}
     for name, value in headers:
-        if name in single and seen.setdefault(name, value) != value:
+        if name in single_names and seen.setdefault(name, value) != value:
             raise repeated_header(name)
 
 
@@ -75,13 +75,13 @@ def headers_for_upstream(headers: RawHeaders) -> tuple[tuple[str, str], ...]:
     """Returns the client's headers that go upstream. Raises: BadRequest: a header of the gateway's is misspelt."""
     passed = []
     hop_names: set[str] = set()  # named by `Connection`, so they go no further (RFC 9110 7.6.1)
-    for raw, value in headers:
-        name = _cached_names.get(raw)
+    for raw_name, value in headers:
+        name = _cached_names.get(raw_name)
         if name is None:
-            name = _passing_name(raw)
+            name = _passing_name(raw_name)
         if name:
             passed.append((name, value.decode("latin-1")))
-        elif raw == b"connection" and value not in _USUAL_CONNECTION_VALUES:
+        elif raw_name == b"connection" and value not in _USUAL_CONNECTION_VALUES:
             hop_names.update(part.strip() for part in value.decode("latin-1").lower().split(","))
     if hop_names:
         return tuple((name, value) for name, value in passed if name not in hop_names)
@@ -90,19 +90,25 @@ def headers_for_upstream(headers: RawHeaders) -> tuple[tuple[str, str], ...]:
 
 def refuse_misspelt(headers: RawHeaders) -> None:
     """Refuses a misspelt header of the gateway's, for a request that is not sent upstream. Raises: BadRequest."""
-    headers_for_upstream(headers)
+    for raw_name, _ in headers:
+        _check_spelling(raw_name)
 
 
-def _passing_name(raw: bytes) -> str:
-    """Returns the name of a header as text; "": it does not go upstream.
+def _passing_name(raw_name: bytes) -> str:
+    """Returns the name of a header as text; "": it does not go upstream. Raises: BadRequest, as `_check_spelling`."""
+    _check_spelling(raw_name)
+    passes = raw_name in _PASSED_NAMES or raw_name.startswith(_PASSED_PREFIXES)
+    name = raw_name.decode("latin-1") if passes else ""
+    if len(raw_name) <= 64 and len(_cached_names) < 1024:  # callers choose the names
+        _cached_names[raw_name] = name
+    return name
 
-    Raises: BadRequest: it begins like the gateway's headers, and none of them has this name.
-    """
-    is_reserved = raw.replace(b"_", b"-").startswith(_RESERVED_PREFIXES)
-    if is_reserved and (name := raw.decode("latin-1")) not in _GATEWAY_HEADERS:
+
+def _check_spelling(raw_name: bytes) -> None:
+    """Raises: BadRequest: a name begins like the gateway's headers, and none of them has this name."""
+    if not raw_name.replace(b"_", b"-").startswith(_RESERVED_PREFIXES):
+        return
+    name = raw_name.decode("latin-1")
+    if name not in _GATEWAY_HEADERS:
         suggestion = nearest_name(name, _GATEWAY_HEADERS) or "one of " + ", ".join(_GATEWAY_HEADERS)
         raise BadRequest(f"There is no header `{name[:64]}`; did you mean {suggestion}?", param=name[:64])
-    name = raw.decode("latin-1") if raw in _PASSED_NAMES or raw.startswith(_PASSED_PREFIXES) else ""
-    if len(raw) <= 64 and len(_cached_names) < 1024:  # callers choose the names
-        _cached_names[raw] = name
-    return name
