@@ -120,6 +120,7 @@ class _FactScreens(Struct, frozen=True):
             back=back,
             memory_name=name,
             restored=restored,
+            true_successor=await self.views.facts.find_true_successor(access.project, access.uid, page),
             remaining=remaining,
             remaining_of_fact=remaining_of_fact,
             has_room=not page.fact.always or await self._has_room(access, page.fact.seq),

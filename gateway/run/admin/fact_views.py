@@ -107,6 +107,22 @@ class FactViews(Struct, frozen=True):
         earlier = [fact for fact in replaced if fact.seq not in listed]
         return (*page.before, *await self.records(memory, earlier))
 
+    async def find_true_successor(self, project: str | None, uid: str, page: FactPage) -> Fact | None:
+        """Returns the fact that is true instead of one, if the fact that replaced it is not true either.
+
+        Returns None if that one is true, or if no fact is.
+        """
+        if page.after is None or page.after.until is None:
+            return None
+        memory = await find_memory(self.store, project, uid)
+        seq = page.after.successor
+        for _ in range(_MAX_REPLACED):
+            fact = None if seq is None else await self.store.facts.find(memory.id, seq)
+            if fact is None or fact.ended_at is None:
+                return fact
+            seq = fact.successor
+        return None
+
     async def standing(self, uid: str, before: float = math.inf) -> tuple[FactRecord, ...]:
         """Returns the standing facts that are in each prompt, newest first, as far as there is room.
 

@@ -111,7 +111,8 @@ class RemainingTexts:
         replaced = await self._views.facts.list_replaced(self._memory.scope.project, self._memory.uid, page)
         facts = [(f"Fact {fact.seq}, which it replaced.", fact) for fact in replaced]
         if page.after is not None:
-            facts.append((f"Fact {page.after.seq}, which is true instead.", page.after))
+            what = "is true instead" if page.after.until is None else "replaced it"
+            facts.append((f"Fact {page.after.seq}, which {what}.", page.after))
         stays += [
             RemainingRecord(text, page_path("m", self._memory.uid, "f", fact.seq)) for text, fact in facts
         ]

@@ -1069,6 +1069,9 @@ def test_a_correction_warns_where_it_goes_with_a_text_that_has_the_old_words(ope
             False,
             True,
         )
+        # The other way to forget on this page is for the fact.
+        assert ">Forget message 2</a>" in after
+        assert "<p>This fact can be erased for good." in text
     assert "<strong>This fact goes with message 2.</strong>" in page(operator, links[0])
     goes = operator.twin(f"m/{agent.uid}/forget?message=2")["facts"]
     assert new in [each["seq"] for each in goes]
@@ -1095,19 +1098,19 @@ def test_a_fact_says_what_further_sources_mean_and_what_becomes_of_its_correctio
     shown = [page(operator, f"m/{agent.uid}/f/{seq}") for seq in seqs]
     further, kept = (
         "The others share words with it",
-        "The correction has the same sources, and goes when one of them, or the reply to one, is",
+        "is forgotten, the correction goes too, unless you keep it in the preview.",
     )
     assert [(further in text, kept in text) for text in shown] == [
         (True, True),
         (False, True),
         (False, False),
     ]
-    assert "The preview of that forgetting can keep it, as a fact of its own." in shown[0]
+    assert "If one of these messages, or the reply to it, is forgotten, this goes too." in shown[0]
     person = person_of(world)
     mine = [person.page(f"/f/{seq}") for seq in seqs]
     kept = "What you correct goes when the words it came from, or the reply to them, are forgotten."
     assert [(further in text, kept in text) for text in mine] == [(True, True), (False, True), (False, False)]
-    assert "It is forgotten with this message, and with the reply to it." in shown[1]
+    assert "If message 1, or the reply to it, is forgotten, this goes too." in shown[1]
     # As it says.
     new = operator.twin(f"m/{agent.uid}/f/{seqs[1]}/correct", {"text": "Drinks coffee."})["seq"]
     operator.twin(f"m/{agent.uid}/forget?message=2", {})
@@ -1318,6 +1321,9 @@ def test_a_correction_is_undone_and_forgetting_names_what_it_replaced(operator: 
     # It stands where the change is reported, too, and not only at the end of the page.
     reported = re.findall(r'<p class="saved".*?</p>', shown)[0]
     assert '<button form="undo" class="small"' in reported
+    # And beside the fact that it replaced, for whoever comes back to the page.
+    for text in (shown, person_of(operator.world).page(f"/f/{new}")):
+        assert re.search(r'on 5 May\.(</\w+>)* <button form="undo"', text)
     preview = operator.twin(f"m/{uid}/forget?fact={new}")
     assert preview["target"]["text"] == "The train leaves on 4 May."
     assert f"Fact {seq}, which it replaced." in [each["text"] for each in preview["stays"]]
@@ -1337,8 +1343,22 @@ def test_a_correction_is_undone_and_forgetting_names_what_it_replaced(operator: 
     undone = ("undo", f"fact {new} as {last}, back to fact {seq}")
     assert [each for each in noted if each[1]][:2] == [undone, ("correct", f"fact {seq} as {new}")]
     assert "Says again" not in page(operator, f"m/{uid}/f/{new}")
+    # The first fact's page does not call the correction true.
+    first = f"m/{uid}/f/{seq}"
+    shown = plain(page(operator, first))
+    assert f"Replaced byFact {new}: The train leaves on 4 May.Taken back: true again as fact {last}" in shown
+    assert "True instead" not in shown
+    assert "True instead" not in person_of(operator.world).page(f"/f/{seq}")
+    assert f"Fact {new}, which replaced it." in [
+        each["text"] for each in operator.twin(f"m/{uid}/forget?fact={seq}")["stays"]
+    ]
     stays = [each["text"] for each in operator.twin(f"m/{uid}/forget?fact={last}")["stays"]]
     assert {f"Fact {new}, which it replaced.", f"Fact {seq}, which it replaced."} <= {*stays}
+    later = operator.twin(f"m/{uid}/f/{last}/correct", {"text": "The train leaves on 3 May."})["seq"]
+    shown = plain(page(operator, first))
+    assert f"True insteadFact {later}: The train leaves on 3 May." in shown
+    assert "Taken back" not in shown
+    assert "The train leaves on 3 May." in person_of(operator.world).page(f"/f/{seq}")
 
 
 def test_a_preview_names_the_newest_facts_that_go_with_a_conversation(operator: Operator) -> None:
