@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Literal
@@ -109,6 +110,8 @@ class ForgetResult(Struct, frozen=True):
     command: str | None
     # For "texts": how many of them were there.
     texts: int | UnsetType = UNSET
+    # For "texts": how many of each kind were there.
+    text_counts: dict[SourceKind, int] | UnsetType = UNSET
     # How many facts went with the messages; not set: none, or the whole memory went.
     facts: int | UnsetType = UNSET
     # How many of the newest of these facts were corrections that were true; not set: none.
@@ -241,6 +244,7 @@ class MemoryForgetting:
                 [preview.command or "", *(_add_command(memory.scope, each) for each in kept_facts)]
             ),
             texts=len(preview.texts) if preview.texts else UNSET,
+            text_counts=Counter(text.kind for text in preview.texts) if preview.texts else UNSET,
             facts=preview.more_facts - len(kept) or UNSET,
             corrections=len(corrections) or UNSET,
             kept=tuple(kept) or UNSET,

@@ -495,6 +495,18 @@ def test_replies_that_were_made_with_a_message_are_marked_by_the_words_one_looke
         question
     )
     assert f"{memory}/forget?message=3&amp;back=" in question
+    # A reply without the words is seen at once, and can be added.
+    first = f"{memory}/forget?message=1&back={quote(f'{memory}/words?q=peanuts', safe='')}"
+    (form,) = re.findall(
+        r'(?s)<details open>.*?<form method="get" id="also">.*?</form>', page(operator, first)
+    )
+    assert re.findall(r'name="(\w+)" value="(.*?)"', form) == [
+        ("texts", "4"),
+        ("texts", "1"),
+        ("back", f"{memory}/words?q=peanuts"),
+    ]
+    both = operator.twin(f"{memory}/forget?texts=4&texts=1")
+    assert [each["seq"] for each in both["texts"]] == [4, 1]
     # Where one of the two lacks the words, it does not go with the other.
     alone = page(operator, f"{memory}/forget?message=3&back={quote(f'{memory}/words?q=peanuts', safe='')}")
     assert "“No cake with nuts for you.” does not have the words Look at it" in plain(alone)
@@ -1051,7 +1063,7 @@ def test_all_texts_with_some_words_are_forgotten_at_once(operator: Operator) -> 
     assert "Nothing was forgotten: 3 texts would go now, not &#39;2&#39;." in refused.body.decode()
     assert operator.twin(words)["items"] == items
     gone = plain(operator.post(path, came_from=words, confirm="3").body.decode())
-    assert "All 3 texts are gone: 2 messages, with what came from them." in gone
+    assert "All 3 texts are gone: 2 messages and 1 fact, with what came from them." in gone
     assert "Nothing in alice’s memory says “peanuts” any more." in gone
     assert lead(page(operator, words)) == "Nothing that is stored says “peanuts”."
     assert lead(page(operator, f"{memory}/words?q=anu")) == "1 message says “anu”."
