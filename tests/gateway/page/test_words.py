@@ -805,6 +805,12 @@ def test_after_a_correction_one_tries_what_a_reply_would_be_told(operator: Opera
     # The block is told first, and the page does not say that it wins.
     shown = page(operator, f"{memory}/search?q={tried[1]}")
     assert "It is not told that a block wins" in shown
+    # Without a block, none is spoken of.
+    operator.twin(f"{memory}/b/human", {"value": "", "version": version + 1})
+    operator.twin(f"{memory}/facts", {"text": "Alice eats no meat.", "always": True})
+    without = page(operator, f"{memory}/search?q={tried[1]}")
+    assert "It is not told that a fact that always holds wins" in without
+    assert "that a block" not in without
     told = plain(shown.partition('id="note"')[2])
     assert "First, with its instructions: human: Salt & hazelnuts. Then, right before the message:" in told
     assert told.index("Salt & hazelnuts.") < told.index("I am allergic to peanuts.")
