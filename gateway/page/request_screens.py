@@ -35,8 +35,8 @@ _MIN_SENTENCE_CHARS = 12
 # The first characters of a reply, and of a text of its prompt, that are compared. The event loop waits meanwhile, and
 # both may have megabytes.
 _MAX_CHARS = 10_000
-
-
+# The most words of a reply that are named because older texts have them.
+_NAMED_WORDS = 3
 # The longest question that is tried again, in characters: the link has it.
 _MAX_TRIED_CHARS = 1_000
 
@@ -56,6 +56,13 @@ _PARTS: dict[WindowPart, _PartLabel] = {
     "history": _PartLabel("h", "history"),
     "note": _PartLabel("N", "note"),
     "message": _PartLabel("m", "message"),
+}
+# What may have words that no text of memory has, by the part of the prompt.
+_OTHER_SOURCES: dict[WindowPart, str] = {
+    "history": "earlier messages",
+    "summary": "the summary of earlier messages",
+    "system": "the application’s instructions",
+    "tools": "a tool",
 }
 _FREE = _PartLabel("·", "free")
 
@@ -175,10 +182,11 @@ class _RequestScreens(Struct, frozen=True):
         speakers = await self._find_speakers(searched)
         prompt_texts = _list_prompt_texts(searched, speakers, blocks, standing)
         repeated = _find_repetitions(turn, prompt_texts)
-        words = ""  # of the reply, which no text of the prompt has
+        words = ""  # of the reply, which neither its question nor a text of the prompt has
         if not repeated:
+            told = [_text_of("user", turn), *(each.text for each in prompt_texts)]
             words = await self.operations.words.words_without(
-                _reply_of(turn)[:_MAX_CHARS], [each.text[:_MAX_CHARS] for each in prompt_texts]
+                _text_of("assistant", turn)[:_MAX_CHARS], [each[:_MAX_CHARS] for each in told]
             )
             explained = await self._add_texts_before(explained, words)
         if request.is_twin:
@@ -198,6 +206,8 @@ class _RequestScreens(Struct, frozen=True):
             "blocks": blocks,
             "standing": standing,
             "spans": lambda text: self.operations.words.spans(text, words),
+            "words_before": await self._list_words_before(explained, words),
+            "other_sources": _list_other_sources(explained.window),
         }
         return View(explained, "request.html", f"Request {id}", context)
 
@@ -240,6 +250,14 @@ class _RequestScreens(Struct, frozen=True):
         except UnknownId:
             return explained  # the memory was forgotten meanwhile
         return explained if texts is None else replace(explained, before_reply=texts)
+
+    async def _list_words_before(self, explained: ExplainedRequest, words: str) -> list[str]:
+        """Returns the first of some words of a reply that the older texts have."""
+        if not explained.before_reply:
+            return []
+        texts = [each.text or "" for each in explained.before_reply]
+        others = set((await self.operations.words.words_without(words, texts)).split())
+        return [word for word in words.split() if word not in others][:_NAMED_WORDS]
 
     async def _find_searched(self, explained: ExplainedRequest, project: str | None) -> ExplainedRequest:
         """Returns the request that searched memory for the note of a request: itself, or the first one."""
@@ -333,7 +351,7 @@ def _find_repetitions(turn: Sequence[MessageRecord], texts: Sequence[PromptText]
     Words that only other replies have may be a set phrase: they are left out if several have them, unless there is
     nothing else.
     """
-    reply = _reply_of(turn)[:_MAX_CHARS]
+    reply = _text_of("assistant", turn)[:_MAX_CHARS]
     # The spaces: words are found as a whole.
     texts_with_words = [(each, f" {_only_words(each.text[:_MAX_CHARS])} ") for each in texts]
     repetitions = list[Repetition]()
@@ -364,15 +382,23 @@ def _find_repetitions(turn: Sequence[MessageRecord], texts: Sequence[PromptText]
 
 def _find_trial(turn: Sequence[MessageRecord], searched: ExplainedRequest) -> dict[str, str] | None:
     """Returns the query with which the trial of recall tries the question of a request again."""
-    question = next((each.text or "" for each in turn if each.role == "user"), "")
+    question = _text_of("user", turn)
     if not question.strip() or len(question) > _MAX_TRIED_CHARS or not searched.window.parts:
         return None
     return {"q": question, "request": searched.id}
 
 
-def _reply_of(turn: Sequence[MessageRecord]) -> str:
-    """Returns the text of the reply in a turn; "": there is none."""
-    return next((each.text or "" for each in turn if each.role == "assistant"), "")
+def _list_other_sources(window: WindowRecord) -> list[str]:
+    """Returns what a prompt had besides its question and the texts of memory."""
+    if not window.parts:  # it is not noted
+        return list(_OTHER_SOURCES.values())
+    parts = {each.part for each in window.parts if each.tokens}
+    return [name for part, name in _OTHER_SOURCES.items() if part in parts]
+
+
+def _text_of(role: str, turn: Sequence[MessageRecord]) -> str:
+    """Returns the question ("user") or the reply ("assistant") of a turn; "": there is none."""
+    return next((each.text or "" for each in turn if each.role == role), "")
 
 
 def _only_words(text: str) -> str:

@@ -388,7 +388,7 @@ def test_a_request_that_recalled_nothing_names_older_texts_with_words_of_its_rep
         _, asked, first = operator.twin("requests")["items"]
         assert operator.twin(f"r/{first['id']}")["before_reply"] == []
         text = operator.get(f"r/{first['id']}").body.decode()
-        assert "A search for the reply finds no older text of this memory with a word of it." in text
+        assert "No older text of this memory has a word that the reply has and its question has not." in text
         explained = operator.twin(f"r/{asked['id']}")
         assert (explained["why"], explained["chosen"]) == ("nothing_found", [])
         assert {(each["kind"], each["seq"]) for each in explained["before_reply"]} == {
@@ -429,7 +429,12 @@ def test_a_reply_with_words_that_its_model_was_not_told_leads_to_older_texts_wit
         assert [each["seq"] for each in explained["chosen"]] == [3]
         assert [each["seq"] for each in explained["before_reply"]] == [1]
         text = operator.get(f"r/{asked}").body.decode()
-        assert "Nothing that the model was told has the words that are marked here" in text
+        shown = plain(text)
+        verdict = "Nothing that this reply was told from memory has “Gazelle”."
+        assert shown.index(verdict) < shown.index(explained["sentence"])
+        assert "The reply repeats no sentence" not in shown
+        assert "not used for it None of these was recalled for this reply. What is marked may be made up:" in shown
+        assert f'm/{alice.uid}/words?q=Gazelle">All that say “' in text
         assert "I ride a <mark>Gazelle</mark>." in text
         assert "<mark>winter</mark>" not in text
         # A forgetting that may have been in what the model read leaves the texts that were recalled.
@@ -438,6 +443,28 @@ def test_a_reply_with_words_that_its_model_was_not_told_leads_to_older_texts_wit
         assert (explained["note"], explained["chosen"][0]["forgotten"]) == (None, False)
         text = operator.get(f"r/{asked}").body.decode()
         assert "All that was recalled is above." in text
+        # What is forgotten may have had the word.
+        operator.twin(f"m/{alice.uid}/forget?message=3", {})
+        shown = plain(operator.get(f"r/{asked}").body.decode())
+        assert f"{verdict.removesuffix('.')}, as far as it is still kept." in shown
+
+
+def test_the_list_of_older_texts_says_that_it_is_cut_and_where_else_the_words_may_be_from(
+    upstream: StrictUpstream, operator: Operator
+) -> None:
+    """It left out texts with the very word, and named a conversation and an application that had nothing."""
+    world = operator.world
+    upstream.queue(*[say("Noted.")] * 7, say("How about Mallorca?"))
+    for n in range(6):
+        speak(world, f"Mallorca was warm, number {n}.", talk=f"c{n}")
+    world.clock.sleep(60)
+    agent = speak(world, "Hello.", "Zxqv?", talk="c9")
+    id = operator.twin("requests")["items"][0]["id"]
+    assert len(operator.twin(f"r/{id}")["before_reply"]) == 5
+    text = operator.get(f"r/{id}").body.decode()
+    assert "What is marked may be from earlier messages, or made up." in text
+    assert "The five that are most like the reply. All that say “Mallorca”" in plain(text)
+    assert f'm/{agent.uid}/words?q=Mallorca">' in text
 
 
 @pytest.mark.both
