@@ -152,7 +152,9 @@ class RequestOperations(Struct, frozen=True):
         if agent is not None and logged.exchange_row:
             exchange = await self.store.turns.find_exchange(agent, logged.exchange_row)
             if exchange is None or exchange.state is State.FORGOTTEN:
-                raise UnknownId("There is nothing to show: the reply was forgotten.", param="id")
+                raise UnknownId(
+                    "There is nothing to show: the question and the reply were forgotten.", param="id"
+                )
         if logged.has_recall_record:
             if logged.at < self._since:
                 raise self._unknown_request()

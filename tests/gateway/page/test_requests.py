@@ -143,7 +143,7 @@ def test_a_listed_request_whose_reply_was_forgotten_says_so(operator: Operator) 
     operator.twin(f"m/{found['memory']}/forget?exchange={found['exchange']}", {})
     assert id in [each["id"] for each in operator.twin("requests")["items"]]
     reply = operator.get(f"r/{id}")
-    assert (reply.status, b"the reply was forgotten" in reply.body) == (404, True)
+    assert (reply.status, b"question and the reply were forgotten" in reply.body) == (404, True)
     assert b"There is no such request" in operator.get("r/nothing").body
 
 
@@ -678,7 +678,7 @@ def test_the_request_of_a_reply_that_was_forgotten_says_who_forgot_it(operator: 
     html = reply.body.decode()
     shown = " ".join(re.sub("<[^>]+>", "", html).split())
     assert reply.status == 404
-    assert "There is nothing to show: the reply was forgotten." in shown
+    assert "There is nothing to show: the question and the reply were forgotten." in shown
     assert "Message 3 and its reply were forgotten " in shown
     assert " by operator." in shown
     assert f'href="../m/{agent.uid}">' in html
@@ -732,7 +732,7 @@ def test_the_question_of_a_reply_that_was_forgotten_is_still_listed(operator: Op
     listed = operator.get(f"requests?memory={agent.uid}").body.decode()
     assert ">forgotten<" in listed
     assert "not kept" not in listed
-    assert b"the reply was forgotten" in operator.get(f"r/{id}").body
+    assert b"the question and the reply were forgotten" in operator.get(f"r/{id}").body
     # The list that led there is where one goes on.
     referer = f"http://{operator.host}/ui/requests?memory={agent.uid}"
     shown = operator.ask(
@@ -748,6 +748,16 @@ def test_a_request_says_that_its_reply_was_forgotten(operator: Operator) -> None
     operator.twin(f"m/{agent.uid}/forget?message=2", {})
     reply = operator.get(f"r/{id}")
     assert (reply.status, "the reply was forgotten." in reply.body.decode()) == (404, True)
+
+
+def test_a_request_says_that_its_question_and_reply_were_forgotten(operator: Operator) -> None:
+    """It said that the reply was, and then which message: the question."""
+    agent = speak(operator.world, "Where is my tea?")
+    id = operator.twin(f"requests?memory={agent.uid}")["items"][0]["id"]
+    operator.post(f"m/{agent.uid}/forget?texts=1&texts=2", confirm="2")
+    shown = plain(operator.get(f"r/{id}").body.decode())
+    assert "There is nothing to show: the question and the reply were forgotten." in shown
+    assert "Message 1 was forgotten" in shown
 
 
 def test_what_stayed_out_for_one_reason_is_counted_once(upstream: StrictUpstream, operator: Operator) -> None:
