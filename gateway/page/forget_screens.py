@@ -203,13 +203,11 @@ class _ForgetScreens(Struct, frozen=True):
         next_link = _NextLink("people", "All people")
         if not is_all:
             next_link = await self._find_next_link(access, query, came_from, sought_words)
-        remaining = hidden = next_question = None
+        remaining = hidden = None
         if sought_words:
             remaining = await self.word_searches.remaining(access.project, access.uid, sought_words)
         if remaining is not None and not remaining.total:
             hidden = await self.word_searches.hidden(access.project, access.uid, sought_words)
-            questions = await self.views.conversations.last_questions(access.project, access.uid, 1)
-            next_question = questions[0] if questions else ""
         next_texts = remaining.items if remaining else ()
         next_preview = None
         # Whoever ticked some texts of a list may have left the others on purpose.
@@ -230,7 +228,6 @@ class _ForgetScreens(Struct, frozen=True):
             has_embedder=self.recall_search.has_embedder,
             remaining=remaining,
             hidden=hidden,
-            next_question=next_question,
             next_texts=next_texts,
             next_preview=next_preview,
         )
