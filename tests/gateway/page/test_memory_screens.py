@@ -1176,8 +1176,8 @@ def test_a_conversation_says_where_what_was_learned_from_it_is_corrected(operato
     agent = speak(operator.world, "I am allergic to peanuts.", talk="conv-19")
     talk = operator.twin(f"m/{agent.uid}")["conversations"][0]["id"]
     text = page(operator, f"m/{agent.uid}/c/{talk}")
-    advice = text.partition("Messages stay as they were sent.")[2]
-    assert re.findall(r'<a href="([^"]*)">memory\'s own page', advice) == [f"../../../m/{agent.uid}"]
+    advice = text.partition("A message can be forgotten, not changed.")[2]
+    assert re.findall(r'<a href="([^"]*)">what is remembered of', advice) == [f"../../../m/{agent.uid}"]
 
 
 @pytest.mark.both
@@ -1649,6 +1649,8 @@ def test_notes_of_a_memory_that_is_too_large_are_not_counted(
     (seq,) = learn(operator.world, agent, "Alice has a cat called Miso.")
     speak(operator.world, "What is my cat called?")
     assert operator.twin(f"m/{agent.uid}/forget?fact={seq}")["will_go"]["notes"] == 1
+    shown = page(operator, f"m/{agent.uid}/forget?fact={seq}")
+    assert '>Replies that can then no longer show what the model was told</th><td class="num">1<' in shown
     monkeypatch.setattr(forget_preview, "_MAX_NUMBERS", 2)
     assert operator.twin(f"m/{agent.uid}/forget?fact={seq}")["will_go"]["notes"] is None
     assert "too many to count here" in page(operator, f"m/{agent.uid}/forget?fact={seq}")
