@@ -1177,7 +1177,7 @@ def test_a_conversation_says_where_what_was_learned_from_it_is_corrected(operato
     talk = operator.twin(f"m/{agent.uid}")["conversations"][0]["id"]
     text = page(operator, f"m/{agent.uid}/c/{talk}")
     advice = text.partition("A message can be forgotten, not changed.")[2]
-    assert re.findall(r'<a href="([^"]*)">what is remembered of', advice) == [f"../../../m/{agent.uid}"]
+    assert re.findall(r'<a href="([^"]*)"><span[^>]*>alice<', advice) == [f"../../../m/{agent.uid}"]
 
 
 @pytest.mark.both

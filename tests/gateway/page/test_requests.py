@@ -433,7 +433,10 @@ def test_a_reply_with_words_that_its_model_was_not_told_leads_to_older_texts_wit
         verdict = "Nothing that this reply was told from memory has “Gazelle”."
         assert shown.index(verdict) < shown.index(explained["sentence"])
         assert "The reply repeats no sentence" not in shown
-        assert "not used for it None of these was recalled for this reply. What is marked may be made up:" in shown
+        assert (
+            "not used for it None of these was recalled for this reply. What is marked may be made up:"
+            in shown
+        )
         assert f'm/{alice.uid}/words?q=Gazelle">All that say “' in text
         assert "I ride a <mark>Gazelle</mark>." in text
         assert "<mark>winter</mark>" not in text

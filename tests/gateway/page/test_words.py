@@ -658,7 +658,9 @@ def test_a_request_marks_the_text_that_its_reply_repeats_or_says_that_none_is(
     assert "The reply repeats message 1: “You drink green tea every morning” Rank 1 below" in plain(message)
     (row,) = re.findall(r'<tr id="rank-1" class="marked">(.*?)</tr>', message, re.S)
     assert "the reply repeats it" in row
-    assert "Nothing that this reply was told from memory has “Tea”, as far as it is still kept." in plain(none)
+    assert "Nothing that this reply was told from memory has “Tea”, as far as it is still kept." in plain(
+        none
+    )
     assert 'class="marked"' not in none
     assert "The reply says what each reply is told anyway: block human: “she has a red tin”" in plain(block)
     assert 'b/human">Edit<span class="unseen"> human</span></a>' in block
