@@ -13,7 +13,7 @@ from tests.agents.letta import LettaWorld, letta
 from tests.doubles.upstream import StrictUpstream, say
 from tests.gateway.admin.test_transfer_agents import export, restore
 
-pytestmark = [pytest.mark.both, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 STEPS = 40
 
 
@@ -118,7 +118,11 @@ def live(world: LettaWorld, model: Model, agent: str, chance: random.Random, ste
     compare(world, model, agent)
 
 
-@pytest.mark.parametrize("seed", [0, 2])
+# Each life has every kind of step: sends, both kinds of forks, forgotten questions and answers, deletions.
+LIVES = [("sqlite", 0), ("sqlite", 2), ("postgresql", 0)]
+
+
+@pytest.mark.parametrize(("database_kind", "seed"), LIVES, indirect=["database_kind"])
 def test_each_conversation_of_a_tree_has_its_own_words(
     upstream: StrictUpstream, tmp_path: Path, seed: int
 ) -> None:
