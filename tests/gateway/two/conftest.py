@@ -1,4 +1,8 @@
-"""A PostgreSQL database of the test's own, empty."""
+"""A PostgreSQL database of the test's own, empty.
+
+Its sessions outlast a test. A test that changes what a new session is given, or that ends sessions, asks for
+`own_sessions`.
+"""
 
 from __future__ import annotations
 
@@ -8,5 +12,5 @@ from tests.postgres import empty_database
 
 
 @pytest.fixture
-def url(postgres: str, own_sessions: None) -> str:
+def url(postgres: str) -> str:
     return empty_database(postgres).url

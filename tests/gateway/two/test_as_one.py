@@ -22,13 +22,6 @@ from tests.doubles.upstream import StrictUpstream, fail
 from tests.gateway.memory.any_life import Life
 from tests.gateway.sdk import Clock, World, agent, remember
 from tests.patience import becomes
-from tests.postgres import empty_database
-
-
-@pytest.fixture
-def url(postgres: str) -> str:
-    """A database of the test's own, empty, with sessions that outlast a test: no test here ends one by force."""
-    return empty_database(postgres).url
 
 
 @contextmanager

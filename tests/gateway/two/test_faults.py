@@ -26,6 +26,8 @@ from tests.patience import PATIENCE_S, becomes
 from tests.postgres import query
 from tests.server import RawReply, RunningGateway, serve, settings_for
 
+pytestmark = pytest.mark.usefixtures("own_sessions")
+
 ROLE = "mnemogate_test"
 Message = dict[str, str]
 

@@ -1,4 +1,8 @@
-"""What is PostgreSQL's own: round trips, connections and their faults, several processes at once, its schema."""
+"""What is PostgreSQL's own: round trips, connections and their faults, several processes at once, its schema.
+
+Sessions outlast a test. A test that changes what a new session is given, or that ends sessions, asks for
+`own_sessions`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from tests.storage.conftest import PostgresServer
 
 
 @pytest.fixture
-def database(postgres: str, own_sessions: None) -> PostgresServer:
+def database(postgres: str) -> PostgresServer:
     return PostgresServer(empty_database(postgres))
 
 

@@ -42,6 +42,8 @@ from tests.rows import each_row
 from tests.storage.conftest import OpenStore, PostgresServer
 from tests.stored import ALICE, PATIENT, rows
 
+pytestmark = pytest.mark.usefixtures("own_sessions")
+
 ROOT = Path(__file__).parents[3]
 QUICK = PostgresLimits(retry_first_s=0.02, retry_most_s=0.05, read_s=0.3, check_s=0.2, wait_s=0.1)
 

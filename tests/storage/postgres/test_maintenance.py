@@ -139,6 +139,7 @@ async def test_a_table_in_use_is_swept_later(
     await other.close()
 
 
+@pytest.mark.usefixtures("own_sessions")
 async def test_closing_does_not_wait_for_who_holds_vacuum_back(
     open_store: OpenStore, database: PostgresServer
 ) -> None:

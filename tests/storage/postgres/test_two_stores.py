@@ -125,6 +125,7 @@ async def test_hammered_from_two_sides_the_order_has_no_gap_and_no_overlap(store
     assert refused < 200
 
 
+@pytest.mark.usefixtures("own_sessions")
 @pytest.mark.parametrize("pooled", [False, True])
 async def test_a_stricter_level_that_the_server_sets_loses_no_turn(
     open_store: OpenStore, database: PostgresServer, pooled: bool
