@@ -36,9 +36,10 @@ def read_definition(
     if extension is not None:
         fields |= _extension_fields(extension)
         config = fields.get("llm_config")
-        # A window that was not set is the model's, though the file shows a number.
+        # Without `context_window_limit` the number in `llm_config` is only the model's own, and sets nothing.
         if isinstance(config, dict) and "context_window_limit" not in fields:
             fields["llm_config"] = {name: value for name, value in config.items() if name != "context_window"}
+    # The last one that is sent holds: `model` and `embedding` rather than their older names.
     for model in (form.override_model_handle, form.model):
         if isinstance(model, str):
             fields["model"] = model
@@ -52,9 +53,9 @@ def _letta_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the fields of Letta's form as they are sent to create an agent."""
     fields = {name: raw[name] for name in _FIELDS if raw.get(name) is not None}
     if isinstance(rules := fields.get("tool_rules"), list):
-        fields["tool_rules"] = list(map(_rule, rules))
+        fields["tool_rules"] = list(map(_read_rule, rules))
     if "compaction_settings" in fields:
-        fields["compaction_settings"] = _compaction(fields["compaction_settings"])
+        fields["compaction_settings"] = _read_compaction(fields["compaction_settings"])
     for name, limit in (("llm_config", "max_tokens"), ("model_settings", "max_output_tokens")):
         settings = fields.get(name)
         # Letta's server takes 0 for no bound.
@@ -78,14 +79,14 @@ def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _rule(rule: Any) -> Any:
+def _read_rule(rule: Any) -> Any:
     """Returns a tool rule without its words for prompts, and without what is null."""
     if not isinstance(rule, dict):
         return rule
     return {name: value for name, value in rule.items() if value is not None and name != "prompt_template"}
 
 
-def _compaction(settings: Any) -> Any:
+def _read_compaction(settings: Any) -> Any:
     """Returns the settings of compaction that the gateway knows. A mode that it does not have is left out."""
     if not isinstance(settings, dict):
         return settings

@@ -21,7 +21,7 @@ from gateway.agents.wire.shown_values import iso_time
 from gateway.core.definition import Sleeptime
 from storage.listing import PassageDraft
 
-EXTENSION = "mnemogate"  # the key in `metadata`
+EXTENSION = "mnemogate"  # the key in `metadata`, and of the same fields in an agent's state
 _AGENT_ID = "agent-0"  # a file has one agent
 _REVISION = "0"  # of Letta's database, which the gateway does not have
 
@@ -78,12 +78,12 @@ def agent_file(exported: ExportedAgent, now: float) -> bytes:
     ]
     files = [
         {"source_id": source["id"], **select_fields(file, FILE_FIELDS)}
-        for source, (_, texts) in zip(sources, exported.folders, strict=True)
-        for file in texts
+        for source, (_, folder_files) in zip(sources, exported.folders, strict=True)
+        for file in folder_files
     ]
-    extension = {"agents": {_AGENT_ID: _extension(exported)}}
+    extension = {"agents": {_AGENT_ID: _extension_json(exported)}}
     file_json = {
-        "agents": [_agent(exported, now)],
+        "agents": [_agent_json(exported, now)],
         "groups": [],
         "blocks": [
             {**select_fields(block, BLOCK_FIELDS), "id": f"block-{n}"}
@@ -91,7 +91,7 @@ def agent_file(exported: ExportedAgent, now: float) -> bytes:
         ],
         "files": [{**file_fields, "id": f"file-{n}"} for n, file_fields in enumerate(files)],
         "sources": sources,
-        "tools": [{**tool, "id": f"tool-{n}"} for n, tool in enumerate(map(_tool, state["tools"]))],
+        "tools": [{**tool, "id": f"tool-{n}"} for n, tool in enumerate(map(_tool_json, state["tools"]))],
         "mcp_servers": [],
         "metadata": {"revision_id": _REVISION, EXTENSION: orjson.dumps(extension).decode()},
         "created_at": iso_time(now),
@@ -99,8 +99,8 @@ def agent_file(exported: ExportedAgent, now: float) -> bytes:
     return orjson.dumps(file_json, option=orjson.OPT_INDENT_2)
 
 
-def _agent(exported: ExportedAgent, now: float) -> dict[str, Any]:
-    """Returns the agent as a file has it, with the messages of a conversation."""
+def _agent_json(exported: ExportedAgent, now: float) -> dict[str, Any]:
+    """Returns the agent as a file has it, with the messages of the export."""
     state = exported.state
     # Each list of Letta's begins with the system message.
     system = PortableMessage({"role": "system", "content": state["system"]}, now)
@@ -118,7 +118,7 @@ def _agent(exported: ExportedAgent, now: float) -> dict[str, Any]:
         "memory_blocks": [],
         "tools": [],
         "tool_exec_environment_variables": {},
-        "initial_message_sequence": [_initial(message) for message in exported.initial] or None,
+        "initial_message_sequence": [_initial_message_json(message) for message in exported.initial] or None,
         "tool_ids": [f"tool-{n}" for n in range(len(state["tools"]))],
         "block_ids": [f"block-{n}" for n in range(len(state["blocks"]))],
         "source_ids": [f"source-{n}" for n in range(len(exported.folders))],
@@ -130,16 +130,16 @@ def _agent(exported: ExportedAgent, now: float) -> dict[str, Any]:
     }
 
 
-def _extension(exported: ExportedAgent) -> dict[str, Any]:
+def _extension_json(exported: ExportedAgent) -> dict[str, Any]:
     """Returns what an agent has here beyond Letta's form."""
     return {
         "mnemogate": exported.state[EXTENSION],
         "sleeptime": None if exported.sleeptime is None else {"frequency": exported.sleeptime.frequency},
         "message_buffer_limit": exported.state["message_buffer_limit"],
         "message_buffer_min": exported.state["message_buffer_min"],
-        "passages": list(map(_passage, exported.passages)),
+        "passages": list(map(_passage_json, exported.passages)),
         "archives": [
-            {"name": archive.name, **archive.body, "passages": list(map(_passage, archive.passages))}
+            {"name": archive.name, **archive.body, "passages": list(map(_passage_json, archive.passages))}
             for archive in exported.archives
         ],
     }
@@ -150,12 +150,12 @@ def select_fields(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, 
     return {name: values.get(name) for name in names}
 
 
-def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+def _tool_json(tool: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a tool as a file has it. tool: as the API returns it."""
     return {name: value for name, value in tool.items() if name not in ("created_at", "updated_at")}
 
 
-def _initial(message: Mapping[str, Any]) -> dict[str, Any]:
+def _initial_message_json(message: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a message with which each conversation begins, as a file has it."""
     file_message = to_file_message(PortableMessage(dict(message), at=0.0), id="", agent_id="")
     # An empty reply has no parts.
@@ -164,7 +164,7 @@ def _initial(message: Mapping[str, Any]) -> dict[str, Any]:
     return {name: file_message[name] for name in names if file_message[name] is not None}
 
 
-def _passage(passage: PassageDraft) -> dict[str, Any]:
+def _passage_json(passage: PassageDraft) -> dict[str, Any]:
     return {
         "text": passage.text,
         "tags": list(passage.tags),

@@ -1,4 +1,4 @@
-"""The decision of a person or a client about calls that wait for one."""
+"""What is decided about tool calls that wait: allowed or denied by a person, or run by the client."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from adapters.types import Json
 
 
 class CallDecision(Struct, frozen=True):
-    """A decision about a call that waits."""
+    """The decision of a person or a client about calls that wait for one.
 
-    # The call; None: all calls that wait.
+    A person allows (`approve`) or denies (`approve=False`, with a `reason`). A client gives a `result`, and `approve`
+    stays True.
+    """
+
+    # The call; None: all calls that wait for a person. A denial is also of those that wait for the client.
     call_id: str | None
-    # A person allows the call. False may be given for a client call, too.
+    # Whether the call is allowed. A call that the client would run can be denied as well.
     approve: bool = True
     # The reason of a person who does not allow it.
     reason: str | None = None

@@ -1,4 +1,4 @@
-"""The function that tries to get out of the sandbox."""
+"""Source of the function that the gateway runs in a sandbox to see that nothing gets out."""
 
 # Returns the names of the attempts that succeed. `folder` is on the outside and has a file that all may read.
 PROBE = """
@@ -26,12 +26,14 @@ def probe(port, folder, uid):
         # The filter refuses sockets, so the namespace is looked at.
         "network": lambda: f":{port:04X} " in open("/proc/net/tcp").read(),
         "sockets": lambda: folder in open("/proc/net/unix").read(),
+        # A system call that the filter refuses.
         "calls": lambda: os.memfd_create("probe"),
         "reading": lambda: open(folder + "/secret"),
         "writing": lambda: [place for place in places if passes(lambda: writes(place + "/.mnemogate"))],
         "processes": lambda: len(glob.glob("/proc/[0-9]*")) > 3,
         "user": lambda: os.getuid() != uid or os.geteuid() != uid,
         "variables": lambda: set(os.environ) - {"PATH", "HOME", "LANG", "LC_CTYPE", "OPENBLAS_NUM_THREADS", "PWD"},
+        # A gibibyte, which is above the limit.
         "memory": lambda: bytearray(1 << 30),
         "forks": forks,
     }
