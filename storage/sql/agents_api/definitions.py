@@ -49,7 +49,7 @@ async def add_definition(connection: Connection, draft: DefinitionDraft, *, at: 
 async def add_first_text(connection: Connection, id: int, body: Mapping[str, Any], at: float) -> None:
     """Gives a new definition its first text."""
     text_id = await connection.value(SQL["text_insert"], (id, 1, at, orjson.dumps(body)))
-    await connection.run(SQL["set_text"], (text_id, id))
+    await connection.run(SQL["text_set"], (text_id, id))
 
 
 async def get_definition(connection: Connection, id: int) -> Definition:
@@ -88,7 +88,7 @@ async def change_definition(
     text_id = await connection.value(
         SQL["text_insert"], (definition.id, definition.version + 1, at, orjson.dumps(body))
     )
-    if not await connection.run(SQL["replace_text"], (text_id, at, name, definition.id, definition.version)):
+    if not await connection.run(SQL["text_replace"], (text_id, at, name, definition.id, definition.version)):
         present = await get_definition(connection, definition.id)
         raise Overtaken(
             f"the {definition.kind} {definition.uid!r} is at version {present.version}, not {definition.version}: "
@@ -123,7 +123,7 @@ async def touch_agent(connection: Connection, agent_row: int, at: float) -> None
 
     agent_row: the row of its memory.
     """
-    await connection.run(SQL["touch"], (at, agent_row))
+    await connection.run(SQL["version_raise"], (at, agent_row))
 
 
 async def create_memory(
@@ -164,7 +164,7 @@ class Definitions(Group):
 
         Returns how many were read; 0 if none are left.
         """
-        rows = await connection.rows(SQL["unbound"], (before, project, limit))
+        rows = await connection.rows(SQL["conversations_unbound"], (before, project, limit))
         for (id,) in rows:
             await remove_definition(connection, id)
         return len(rows)

@@ -9,11 +9,11 @@ VALUES (?1, ?2, ?3, ?4, 1, 0, ?5, ?5, ?6) ON CONFLICT DO NOTHING RETURNING id
 -- Adds a text of a definition.
 INSERT INTO definition_texts (definition, version, at, body) VALUES (?, ?, ?, ?) RETURNING id
 
--- name: set_text
+-- name: text_set
 -- Makes a text the present text of a new definition.
 UPDATE definitions SET current = ? WHERE id = ?
 
--- name: replace_text
+-- name: text_replace
 -- Makes a text the present text of a definition if its version is still this one; else updates no row.
 UPDATE definitions SET version = version + 1, current = ?, updated = ?, name = ? WHERE id = ? AND version = ?
 
@@ -39,8 +39,8 @@ DELETE FROM definition_texts WHERE definition = ?1
 -- Deletes a definition. The row holds no text but its name.
 DELETE FROM definitions WHERE id = ?
 
--- name: touch
--- Notes that something that belongs to an agent's definition has changed.
+-- name: version_raise
+-- Raises the version of an agent's definition, as something that belongs to it has changed.
 UPDATE definitions SET version = version + 1, updated = ? WHERE memory = ? AND memory <> 0 AND kind = 'agent'
 
 -- name: get
@@ -70,12 +70,13 @@ WHERE d.kind = ?1 AND d.memory <> 0 AND d.memory {in:2:BIGINT:64}
 SELECT count(*) FROM definitions WHERE project = ? AND kind = ?
 
 -- name: by_name
--- Finds the definitions of a project with a name.
+-- Finds the definitions of a project with a name. Two show that the name is ambiguous.
 SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current
 WHERE d.project = ? AND d.kind = ? AND d.name = ? ORDER BY d.id LIMIT 2
 
 -- name: list_down
--- Lists the definitions of a kind, newest first. ?5: a name; ?6: a part of a name, in lower case.
+-- Lists the definitions of a kind, newest first. ?2, ?3: between these rows; ?5: a name; ?6: a part of a
+-- name, in lower case; ?7: at most so many.
 SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current
 WHERE d.project = ?1 AND d.kind = ?4 AND d.id > ?2 AND d.id < ?3 AND (CAST(?5 AS TEXT) IS NULL OR d.name = ?5)
 AND {has:6:d.name}
@@ -88,7 +89,7 @@ WHERE d.project = ?1 AND d.kind = ?4 AND d.id > ?2 AND d.id < ?3 AND (CAST(?5 AS
 AND {has:6:d.name}
 ORDER BY d.id LIMIT ?7
 
--- name: unbound
+-- name: conversations_unbound
 -- Finds conversations with items that belong to no memory, and have not changed since a time. ?2: a project; NULL: all
 -- projects.
 SELECT d.id FROM definitions d WHERE {holds_items} AND d.memory = 0 AND d.updated < ?1

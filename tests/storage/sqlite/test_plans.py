@@ -30,7 +30,7 @@ QUICK = {
     ),
     "agents_api/run_texts.sql": ("texts", "text_replace"),
     "agents_api/definitions.sql": (
-        "get", "by_id", "by_ids", "by_name", "touch", "of_memory", "list_down", "texts_empty",
+        "get", "by_id", "by_ids", "by_name", "version_raise", "of_memory", "list_down", "texts_empty",
     ),
     "agents_api/agents.sql": ("get", "newest", "created_down", "tags_of", "tags_up", "untag"),
     "agents_api/attached.sql": ("targets", "of_agents", "agents_with", "detach", "detach_all"),
