@@ -1,8 +1,8 @@
 """Sleeptime agents (sleepers): each reads another agent's memory later, and sees the blocks that this agent sees.
 
-A reading is a run of a sleeper with a conversation of its own, with a key that begins with READING_PREFIX. Once the run
-has ended, its texts are emptied, since they are of another memory, and the conversation loses its key. Counts stay, and
-so does what was written into blocks.
+A reading is a run of a sleeper in a conversation of its own, which has a key that begins with READING_PREFIX. After the
+run its texts are emptied, since they are of another memory, and the conversation loses its key. Counts and what was
+written into blocks stay.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ async def add_sleeper(
     await connection.lock_sharers(memory_row)
     if await load_sleepers(connection, memory_row):
         raise Overtaken(f"{entry.name!r} has a sleeptime agent already")
-    agent = await make_agent(connection, draft, at=at)
-    await _add_reader(connection, memory_row, agent.agent.id, at=at)
+    sleeper_row = (await make_agent(connection, draft, at=at)).agent.id
+    await _add_reader(connection, memory_row, sleeper_row, at=at)
     if body is not None and entry.definition is not None:
         await change_definition(connection, entry.definition, body, at=at)
-    return agent.agent.id
+    return sleeper_row
 
 
 async def adopt_sleeper(
@@ -72,7 +72,7 @@ async def remove_sleepers(
     entry: AgentEntry,
     sleeper_rows: Sequence[int],
     body: dict[str, Any] | None,
-    job: str,
+    job_kind: str,
     *,
     at: float,
 ) -> None:
@@ -82,7 +82,7 @@ async def remove_sleepers(
 
     entry: the agent of the memory that is read.
     body: the new body of that agent's definition; None: the definition stays, or it has none.
-    job: the kind of the jobs in which they read. The memory's job is dropped with its last sleeper.
+    job_kind: of the jobs in which they read. The memory's job is dropped with its last sleeper.
 
     Raises: Overtaken if the definition was changed since it was found.
     """
@@ -92,12 +92,12 @@ async def remove_sleepers(
     await advance(connection, memory_row, LEARNER, cursor, at)
     for sleeper_row in sleeper_rows:
         # A later forgetting in the memory would not find these readings.
-        await _end_readings_of(connection, sleeper_row, at)
-        while await _empty_readings_of(connection, sleeper_row, _PAGE):
+        await _end_readings_of_sleeper(connection, sleeper_row, at)
+        while await _empty_readings_of_sleeper(connection, sleeper_row, _PAGE):
             pass
         await connection.run(SQL["read_no_more"], (memory_row, sleeper_row))
     if not await load_sleepers(connection, memory_row):
-        await drop_jobs(connection, memory_row, job)
+        await drop_jobs(connection, memory_row, job_kind)
     if body is not None and entry.definition is not None:
         await change_definition(connection, entry.definition, body, at=at)
 
@@ -124,10 +124,10 @@ async def advance_over(connection: Connection, span: ReadSpan, at: float) -> Non
 async def end_readings(connection: Connection, memory_row: int, at: float) -> None:
     """Ends the readings of a memory, in the transaction that begins to forget something of it."""
     for sleeper_row in await load_sleepers(connection, memory_row):
-        await _end_readings_of(connection, sleeper_row, at)
+        await _end_readings_of_sleeper(connection, sleeper_row, at)
 
 
-async def _end_readings_of(connection: Connection, sleeper_row: int, at: float) -> None:
+async def _end_readings_of_sleeper(connection: Connection, sleeper_row: int, at: float) -> None:
     await connection.lock(sleeper_row)
     if await connection.run(SQL["readings_end"], (at, sleeper_row, READING_PREFIX, _READING_END)):
         # A step that is under way is written on an older epoch, and so refused.
@@ -137,12 +137,12 @@ async def _end_readings_of(connection: Connection, sleeper_row: int, at: float) 
 async def empty_readings(connection: Connection, memory_row: int, limit: int) -> bool:
     """Empties ended readings of a memory, at most `limit` of each sleeper. Returns whether there may be more."""
     for sleeper_row in await load_sleepers(connection, memory_row):
-        if await _empty_readings_of(connection, sleeper_row, limit):
+        if await _empty_readings_of_sleeper(connection, sleeper_row, limit):
             return True
     return False
 
 
-async def _empty_readings_of(connection: Connection, sleeper_row: int, limit: int) -> bool:
+async def _empty_readings_of_sleeper(connection: Connection, sleeper_row: int, limit: int) -> bool:
     rows = await connection.rows(SQL["readings"], (sleeper_row, READING_PREFIX, _READING_END, limit))
     for (conversation_row,) in rows:
         await empty_reading(connection, sleeper_row, conversation_row)
