@@ -1,4 +1,4 @@
-"""What is decided about tool calls that wait: allowed or denied by a person, or run by the client."""
+"""Decisions about tool calls that wait: allowed or denied by a person, or run by the client."""
 
 from __future__ import annotations
 
