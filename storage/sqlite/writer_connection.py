@@ -17,14 +17,11 @@ from functools import partial
 from typing import Protocol
 
 from storage.errors import Broken, Corrupt, StoreError, Unavailable
-from storage.sidecar import unavailable
+from storage.sidecar import LOGS, unavailable
 from storage.sqlite.connection import read_schema_version, try_writing
 from storage.sqlite.driver import Driver
 from storage.sqlite.result_codes import translate_error
 from storage.sqlite.writeback import empty_log
-
-# What SQLite makes next to a database with a write-ahead log.
-_LOGS = ("-wal", "-shm")
 
 
 class ConnectionUser(Protocol):
@@ -67,7 +64,7 @@ class WriterConnection:
         self.driver: Driver | None = None
         # The inode of the file that the connection was opened on; None: not known.
         self._inode: int | None = None
-        # The inodes of its write-ahead log and of that log's index, by the suffixes of their names.
+        # The inodes of its logs, by the suffixes of their names.
         self._log_inodes: dict[str, int] = {}
         # The version of the schema when the connection was opened; 0: it was never open. A copy that is restored into
         # the file changes it.
@@ -116,7 +113,10 @@ class WriterConnection:
         self._inode = None
         with contextlib.suppress(OSError):  # the next write reports the error
             self._inode = os.stat(self._path).st_ino
-            self._log_inodes = {suffix: os.stat(self._path + suffix).st_ino for suffix in _LOGS}
+        self._log_inodes.clear()
+        for suffix in LOGS:
+            with contextlib.suppress(OSError):  # as a rule one is not there
+                self._log_inodes[suffix] = os.stat(self._path + suffix).st_ino
         return driver
 
     def _translate(self, error: sqlite3.Error | OSError | StoreError) -> StoreError:
@@ -234,7 +234,7 @@ class WriterConnection:
         try:
             return read_schema_version(connection) != self.schema_version
         except sqlite3.Error:
-            return False  # whatever it is, writing will show it
+            return False  # the next write reports the error
 
     def overwritten_error(self) -> Broken:
         """Returns the fault of a file that `is_overwritten`."""
