@@ -184,9 +184,9 @@ class _RequestScreens(Struct, frozen=True):
         repeated = _find_repetitions(turn, prompt_texts)
         words = ""  # of the reply, which neither its question nor a text of the prompt has
         if not repeated:
-            told = [_text_of("user", turn), *(each.text for each in prompt_texts)]
+            known_texts = [_text_of("user", turn), *(each.text for each in prompt_texts)]
             words = await self.operations.words.words_without(
-                _text_of("assistant", turn)[:_MAX_CHARS], [each[:_MAX_CHARS] for each in told]
+                _text_of("assistant", turn)[:_MAX_CHARS], [each[:_MAX_CHARS] for each in known_texts]
             )
             explained = await self._add_texts_before(explained, words)
         if request.is_twin:

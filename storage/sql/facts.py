@@ -32,7 +32,7 @@ from storage.sql.vectors import forget_indexed
 SQL = load("facts.sql")
 
 ORIGIN = "learning"
-# The kind of the marks of facts that were forgotten alone, or kept when a source of theirs was: by their key, the
+# The kind of the marks of facts that were forgotten alone, or retained when a source of theirs was: by their key, the
 # exchanges that they were learned from.
 _UNLEARNED_MARK = "unlearned"
 # Standing facts that are read at once; chosen, not measured.

@@ -165,14 +165,14 @@ class Forgetting(Group):
         target: ForgetTarget,
         *,
         keeps_pause: bool = False,
-        kept_facts: Sequence[int] = (),
+        retained_facts: Sequence[int] = (),
     ) -> int:
         """Writes the target down. From then on no turn under way commits. Returns the forgetting's row, for `run`.
 
         Jobs end, and begin again after the forgetting, so that no model is asked about the target.
 
         keeps_pause: if a whole memory that is paused is forgotten, an empty one that is paused takes its place.
-        kept_facts: facts by their numbers that stay if they came from the target: from now on they rest on no message.
+        retained_facts: numbers of facts that stay if they came from the target: from now on they rest on no message.
 
         Raises: WriteConflict: one of these facts is gone or no longer true. Nothing is written.
         """
@@ -180,7 +180,7 @@ class Forgetting(Group):
 
         async def write(connection: Connection) -> tuple[int, list[int], Row | None]:
             await connection.lock_sharers(agent_row)
-            await detach_facts(connection, agent_row, kept_facts)
+            await detach_facts(connection, agent_row, retained_facts)
             user = await connection.row(SQL["only_memory"], (agent_row,)) if target.is_all else None
             if user is not None:
                 await anonymize_user_rows(connection, *user)

@@ -682,11 +682,11 @@ async def test_a_kept_fact_rests_on_nothing_and_what_it_replaced_goes(
     target = ForgetTarget(messages=[row.seq])
     for other in (wrong.seq, 999):  # one that is no longer true, and one that never was
         with pytest.raises(WriteConflict):
-            await store.forgetting.begin(alice.agent.id, target, kept_facts=[right.seq, other])
+            await store.forgetting.begin(alice.agent.id, target, retained_facts=[right.seq, other])
         assert (await store.facts.list(alice.agent.id))[0] == right
     assert await store.forgetting.list_unfinished() == []
     await store.forgetting.finish(
-        await store.forgetting.begin(alice.agent.id, target, kept_facts=[right.seq])
+        await store.forgetting.begin(alice.agent.id, target, retained_facts=[right.seq])
     )
     (kept,) = await store.facts.list(alice.agent.id, is_all=True)
     assert kept == replace(right, exchange_row=None, sources=(), about="")
@@ -713,7 +713,7 @@ async def test_a_learned_fact_that_is_kept_is_not_learned_again_from_the_source_
     (before,) = await learn(0, fact)
     target = ForgetTarget(exchanges=[gone.id])
     await store.forgetting.finish(
-        await store.forgetting.begin(alice.agent.id, target, kept_facts=[before.seq])
+        await store.forgetting.begin(alice.agent.id, target, retained_facts=[before.seq])
     )
     kept = replace(before, exchange_row=None, sources=())
     again = replace(fact, sources=[stays.id])

@@ -75,7 +75,7 @@ class ForgetRequest(Struct, frozen=True):
         owner = arguments.owner(defaults if part else None)
         keep = tuple(arguments.optional_numbers("keep"))
         if keep and not part:
-            raise BadRequest("Facts are kept only if a part of a memory is forgotten.", param="keep")
+            raise BadRequest("A fact can only be kept if a part of its memory is forgotten.", param="keep")
         if part and owner.subject is None:
             raise BadRequest(f"Say whose {part.kind}: --user, --conversation or --agent.", param="user")
         return cls(owner, part, keep, tuple(arguments.optional_numbers("left")))
@@ -100,17 +100,17 @@ async def find_target(store: Store, agent_row: int, part: Part) -> ForgetTarget 
 
 
 async def name_erased(
-    store: Store, agent_row: int, target: ForgetTarget, parts: Sequence[str], kept: Sequence[int] = ()
+    store: Store, agent_row: int, target: ForgetTarget, parts: Sequence[str], retained: Sequence[int] = ()
 ) -> Sequence[str]:
     """Returns what the audit notes of a forgetting that is about to begin: an entry for each part, and for the facts.
 
     parts: what is forgotten, as the audit names it.
-    kept: the numbers of facts that stay.
+    retained: the numbers of facts that stay.
     """
     if target.is_all:
         return parts
     facts = await store.forget_previews.list_facts(agent_row, target, _AUDITED_FACTS)
-    named = {*target.facts, *kept}
+    named = {*target.facts, *retained}
     seqs = sorted(fact.seq for fact in facts.newest if fact.seq not in named)
     if not seqs:
         return parts
@@ -124,7 +124,7 @@ async def note_forgetting(store: Store, at: float, actor: str, uid: str, erased:
         await store.audit.add(at, actor, "forget", uid, what)
 
 
-async def note_kept(store: Store, at: float, actor: str, uid: str, facts: Sequence[int]) -> None:
+async def note_retained(store: Store, at: float, actor: str, uid: str, facts: Sequence[int]) -> None:
     """Notes in the audit the facts that stay though their sources go. The rest is as in `AuditEntry`."""
     for seq in facts:
         await store.audit.add(at, actor, "keep", uid, audited_part("fact", seq))
@@ -321,23 +321,25 @@ class ForgetOperations:
             )
         return _BegunForgettings([await self._begin(agent, target, audited, request.keep)], extent)
 
-    async def _begin(self, agent_row: int, target: ForgetTarget, what: str, kept: Sequence[int] = ()) -> int:
+    async def _begin(
+        self, agent_row: int, target: ForgetTarget, what: str, retained: Sequence[int] = ()
+    ) -> int:
         """Begins to forget, and notes it in the audit. Returns the forgetting's number.
 
         what: as in `AuditEntry`.
-        kept: the numbers of facts that stay.
+        retained: the numbers of facts that stay.
 
         Raises: BadRequest: one of these is no longer true.
         """
         record = await self.store.agents.load(agent_row)
-        erased = await name_erased(self.store, agent_row, target, [what], kept)
+        erased = await name_erased(self.store, agent_row, target, [what], retained)
         try:
-            begun = await self.store.forgetting.begin(agent_row, target, kept_facts=kept)
+            begun = await self.store.forgetting.begin(agent_row, target, retained_facts=retained)
         except WriteConflict as error:
             raise BadRequest(f"Nothing was forgotten: {error.message}.", param="keep") from error
         if record is not None:
             at = self.now()
-            await note_kept(self.store, at, COMMAND, record.uid, kept)
+            await note_retained(self.store, at, COMMAND, record.uid, retained)
             await note_forgetting(self.store, at, COMMAND, record.uid, erased)
         return begun
 

@@ -26,7 +26,7 @@ from gateway.run.admin.forget_operations import (
     find_target,
     name_erased,
     note_forgetting,
-    note_kept,
+    note_retained,
 )
 from gateway.run.admin.hits import kind_of, speaker_of, text_href
 from gateway.run.admin.memory_edits import Editor
@@ -216,23 +216,25 @@ class MemoryForgetting:
                 f"Nothing was forgotten: {preview.confirm} {noun} would go now, not {(confirm or '').strip()!r}.",
                 param="confirm",
             )
-        kept_facts = [each for each in preview.facts or () if each.seq in keep]
-        kept = [each.seq for each in kept_facts]
+        retained_facts = [each for each in preview.facts or () if each.seq in keep]
+        retained = [each.seq for each in retained_facts]
         corrections = [each for each in preview.facts or () if each.corrected_by and each.seq not in keep]
         target_name = "all" if kind == "all" else audited_part(kind, preview.target.id)
         text_names = [audited_part(text.kind, text.seq) for text in preview.texts or ()]
-        erased = await name_erased(self._store, memory.id, target, text_names or [target_name], kept)
+        erased = await name_erased(self._store, memory.id, target, text_names or [target_name], retained)
         try:
-            if missing := {*keep}.difference(kept):
+            if missing := {*keep}.difference(retained):
                 raise WriteConflict(f"fact {min(missing)} is none of those that would go")
-            id = await self._store.forgetting.begin(memory.id, target, keeps_pause=True, kept_facts=kept)
+            id = await self._store.forgetting.begin(
+                memory.id, target, keeps_pause=True, retained_facts=retained
+            )
         except WriteConflict as error:
             raise Conflict(f"Nothing was forgotten: {error.message}.", param="keep") from error
         task = asyncio.create_task(self._carry_out(id))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         at = self._now()
-        await note_kept(self._store, at, editor.actor, uid, kept)
+        await note_retained(self._store, at, editor.actor, uid, retained)
         await note_forgetting(self._store, at, editor.actor, uid, erased)
         done, _ = await asyncio.wait({task}, timeout=self._call_s)
         swept = task.result() if done else None
@@ -241,13 +243,13 @@ class MemoryForgetting:
             swept=bool(swept),
             messages=preview.will_go.messages,
             command="\n".join(
-                [preview.command or "", *(_add_command(memory.scope, each) for each in kept_facts)]
+                [preview.command or "", *(_add_command(memory.scope, each) for each in retained_facts)]
             ),
             texts=len(preview.texts) if preview.texts else UNSET,
             text_counts=Counter(text.kind for text in preview.texts) if preview.texts else UNSET,
-            facts=preview.more_facts - len(kept) or UNSET,
+            facts=preview.more_facts - len(retained) or UNSET,
             corrections=len(corrections) or UNSET,
-            kept=tuple(kept) or UNSET,
+            kept=tuple(retained) or UNSET,
         )
 
     async def aclose(self) -> None:
