@@ -26,18 +26,29 @@ class AddressCache(ThreadedResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Returns the addresses of a host, each time with another one first. Raises: OSError."""
+        """Returns the addresses of a host, each time with another one first.
+
+        Raises: OSError; its `errno` is EMFILE or ENFILE if no file descriptor is left for the lookup.
+        """
         key = (host, port, family)
         now = asyncio.get_running_loop().time()
         lookup, began_at = self._lookups.get(key, (None, now))
         if lookup is None or (lookup.done() and (lookup.exception() or now - began_at > _MAX_AGE_S)):
-            lookup = asyncio.create_task(super().resolve(host, port, family))
+            lookup = asyncio.create_task(self._look_up(host, port, family))
             self._lookups[key] = lookup, now
         # Other requests may wait for the same lookup, so a request that is cancelled does not end it.
         addresses = await asyncio.shield(lookup)
         in_order = [*addresses]
         addresses[:] = addresses[1:] + addresses[:1]
         return in_order
+
+    async def _look_up(self, host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
+        try:
+            return await super().resolve(host, port, family)
+        except OSError:
+            # Without a descriptor to read its files or to ask a server, the resolver reports an unknown name.
+            socket.socket().close()
+            raise
 
     def clear(self) -> None:
         """Has hosts looked up again. A lookup that is under way goes on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import gzip
+import resource
 import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -12,7 +13,9 @@ from typing import Any
 import orjson
 import pytest
 
+from adapters.address_cache import AddressCache
 from adapters.errors import (
+    NoDescriptor,
     ProviderBroke,
     ProviderTimeout,
     ProviderTooLarge,
@@ -501,6 +504,20 @@ async def test_requests_that_wait_for_one_lookup_share_what_it_finds(
     errors = await asyncio.gather(*sends, return_exceptions=True)
     assert [type(error) for error in errors] == [ProviderUnreachable] * 4
     assert looked_up == ["up.example"]
+
+
+async def test_a_lookup_for_which_no_descriptor_is_left_is_not_the_upstreams_fault(
+    transport: HttpTransport,
+) -> None:
+    """The system's resolver then reports that the name is not known."""
+    await AddressCache().resolve("localhost")  # which loads what a lookup needs
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(NoDescriptor):
+            await transport.send("POST", "http://localhost:1/", HEADERS, chat())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_a_connection_is_probed_while_its_model_thinks(
