@@ -153,6 +153,14 @@ class ReaderEntry(Struct, frozen=True):
     unread_turns: int
 
 
+class OpenReading(Struct, frozen=True):
+    """A run in which a sleeptime agent reads a memory, and which has not ended."""
+
+    run: Run
+    # The public name of the run's conversation.
+    conversation_name: str
+
+
 class AgentFilter(Struct, frozen=True):
     """The agents that are asked for. A field that is None leaves out none."""
 

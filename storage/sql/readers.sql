@@ -37,14 +37,6 @@ WHERE a.subject LIKE 'user:%' AND a.paused IS NULL AND NOT coalesce(a.profile {i
     AND e.seq > coalesce((SELECT max(r.seq) FROM readers r WHERE r.memory = a.id AND r.reader >= ?3), 0))
 LIMIT ?1
 
--- name: read_from
--- Has a sleeptime agent read a memory from a point on.
-INSERT INTO readers (memory, reader, seq, at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING
-
--- name: read_no_more
--- Has a sleeptime agent read a memory no longer.
-DELETE FROM readers WHERE memory = ? AND reader = ?
-
 -- name: sleepers
 -- Finds the sleeptime agents of a memory.
 SELECT r.reader FROM readers r JOIN agents a ON a.id = r.reader WHERE r.memory = ? AND r.reader <> 0 ORDER BY r.reader
@@ -63,47 +55,6 @@ ORDER BY r.memory, r.reader
 -- Finds the memories that a sleeptime agent reads.
 SELECT memory FROM readers WHERE reader = ? ORDER BY memory
 
--- name: readings_end
--- Ends the readings of a sleeptime agent: its runs in the conversations with names from ?3 on and below ?4.
-UPDATE runs SET state = 'failed', stop = 'error', ended = ?1
-WHERE agent = ?2 AND state IN ('created', 'running') AND conversation IN (
-    SELECT c.id FROM conversations c WHERE c.agent = ?2 AND c.key >= ?3 AND c.key < ?4)
-
--- name: readings
--- Finds the conversations of readings that hold words and have no run under way.
-SELECT c.id FROM conversations c
-WHERE c.agent = ?1 AND c.key >= ?2 AND c.key < ?3 AND NOT EXISTS (
-    SELECT 1 FROM runs r WHERE r.agent = c.agent AND r.conversation = c.id AND r.state IN ('created', 'running'))
-ORDER BY c.id LIMIT ?4
-
--- name: reading_exchanges
--- Finds the exchanges of a reading that hold words.
-SELECT id FROM exchanges WHERE conversation = ?1 AND +agent = ?2 AND state <> 'forgotten' ORDER BY id
-
--- name: reading_run
--- Finds the run of a reading.
-SELECT id FROM runs WHERE conversation = ?1 AND agent = ?2 ORDER BY id DESC LIMIT 1
-
--- name: reading_texts (sqlite)
--- Empties the texts of a reading's run.
-UPDATE run_texts SET agent = 0, run = 0, data = x'' WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind = ?3
-
--- name: reading_texts (postgres)
-DELETE FROM run_texts WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind = ?3
-
--- name: reading_done
--- Takes its name from the conversation of a reading, after its words are gone.
-UPDATE conversations SET key = ' ' || uid WHERE id = ? AND agent = ?
-
--- name: reading_open
--- Finds the run of a sleeptime agent's reading that has not ended, and the public name of its conversation.
-SELECT r.id, c.uid FROM runs r JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
-WHERE r.agent = ?1 AND r.state IN ('created', 'running') AND c.key >= ?2 AND c.key < ?3 ORDER BY r.id LIMIT 1
-
--- name: read_up_to
--- Moves a reader's cursor, if it stands where it stood when the reading began.
-UPDATE readers SET seq = ?1, at = ?2 WHERE memory = ?3 AND reader = ?4 AND seq = ?5
-
 -- name: unslept
 -- Finds memories with something that their sleeptime agents have not read: those of people in some profiles, and those
 -- that have such agents. Paused ones are left out.
@@ -118,15 +69,3 @@ LIMIT ?1
 -- name: last_at
 -- Returns the time of a memory's last message.
 SELECT max(last_at) FROM conversations WHERE agent = ?
-
--- name: states_before
--- Reads the states of an agent's runs before a run, the newest first.
-SELECT state FROM runs WHERE agent = ? AND id < ? ORDER BY id DESC LIMIT ?
-
--- name: has_answered
--- Returns whether the model that was asked in a conversation of an agent has ever answered it.
-SELECT CASE WHEN EXISTS (
-    SELECT 1 FROM run_steps s JOIN exchanges e ON e.id = s.exchange AND e.agent = s.agent
-    WHERE s.agent = ?1 AND s.error IS NULL AND e.model = (
-        SELECT m.model FROM exchanges m WHERE m.conversation = ?2 AND +m.agent = ?1 ORDER BY m.seq DESC LIMIT 1))
-THEN 1 ELSE 0 END

@@ -38,7 +38,7 @@ from gateway.run.sink import UnseenSink
 from gateway.run.upstream.route import agent_route
 from storage.commands import ReadSpan, RunEnd, Unread
 from storage.errors import NotFound
-from storage.listing import ReaderEntry
+from storage.listing import OpenReading, ReaderEntry
 from storage.records import Agent, Job, Run, RunState
 from storage.sql.store import Store
 
@@ -125,10 +125,7 @@ class Sleeping:
         batches: list[_Batch] = []
         for reader in await self._find_or_make_readers(memory, sleeptime, upto):
             reading = await self._find_or_accept_run(job, memory, sleeptime, reader, upto)
-            if (
-                reading is not None
-                and (batch := await self._perform_run(job, memory, reader, *reading)) is not None
-            ):
+            if reading is not None and (batch := await self._perform_run(job, memory, reader, reading)):
                 batches.append(batch)
         is_more = any(batch.is_more for batch in batches)
         readers = (await self._store.readers.load_by_memory([memory.id]))[memory.id] if batches else []
@@ -168,8 +165,8 @@ class Sleeping:
 
     async def _find_or_accept_run(
         self, job: JobContext, memory: Agent, sleeptime: Sleeptime, reader: ReaderEntry, upto: int
-    ) -> tuple[Run, str] | None:
-        """Returns a reader's open run, or a new run if one is due, with its conversation; None if no run is due."""
+    ) -> OpenReading | None:
+        """Returns a reader's open run, or a new run if one is due; None if no run is due."""
         reading = await self._store.sleepers.find_reading(reader.sleeper_row)
         if reading is not None:
             return reading
@@ -199,14 +196,14 @@ class Sleeping:
     # -- one run
 
     async def _perform_run(
-        self, job: JobContext, memory: Agent, reader: ReaderEntry, run: Run, conversation_name: str
+        self, job: JobContext, memory: Agent, reader: ReaderEntry, reading: OpenReading
     ) -> _Batch | None:
         """Performs a run to its end. Returns what it has read; None if it has read nothing.
 
         Raises: JobFailed, Postponed, StoreError.
         """
-        project = memory.scope.project
-        resolved = await self._registry.resolver.resolve_uid(project, reader.uid)
+        run = reading.run
+        resolved = await self._registry.resolver.resolve_uid(memory.scope.project, reader.uid)
         batch = await self._batch_of(memory, reader, resolved, run)
         if batch is None:
             await self._fail_run(job, run, StopReason.ERROR)
@@ -218,9 +215,9 @@ class Sleeping:
             )
             await self._store.stored_paths.end(end)
         else:
-            await self._budget.check(project)
+            await self._budget.check(memory.scope.project)
             try:
-                await self._ask(resolved, run, conversation_name, batch, job.job)
+                await self._ask(resolved, run, reading.conversation_name, batch, job.job)
             except MessageGone:
                 await self._fail_run(job, run, StopReason.ERROR)
             except GatewayError as error:
@@ -244,7 +241,7 @@ class Sleeping:
         """
         if await self._count_failed(run) < _HALVINGS:
             return replace(batch, is_more=True)
-        if not await self._store.sleepers.has_answered(run) or not await self._answers(run, resolved):
+        if not await self._store.runs.has_answered(run) or not await self._answers(run, resolved):
             return None
         await job.commit(self._store.sleepers.advance_effect(batch.span, self._now()))
         _log.warning("Sleeptime: the model of an agent refuses to read a part of a memory, which is skipped.")
@@ -261,7 +258,7 @@ class Sleeping:
         return True
 
     async def _count_failed(self, run: Run) -> int:
-        return await self._store.sleepers.count_failed_before(run, _HALVINGS)
+        return await self._store.runs.count_failed_before(run, _HALVINGS)
 
     async def _batch_of(
         self, memory: Agent, reader: ReaderEntry, resolved: ResolvedAgent, run: Run

@@ -357,6 +357,17 @@ class Runs(Group):
         exchange_row: int | None = await connection.value(SQL["next_unanswered"], (run.id, run.agent_row))
         return exchange_row
 
+    @reads
+    async def has_answered(self, connection: Connection, run: Run) -> bool:
+        """Returns whether the model that a run has asked has ever answered its agent."""
+        return bool(await connection.value(SQL["has_answered"], (run.agent_row, run.conversation_row)))
+
+    @reads
+    async def count_failed_before(self, connection: Connection, run: Run, limit: int) -> int:
+        """Returns how many runs of its agent have failed in a row before a run; at most `limit`."""
+        rows = await connection.rows(SQL["states_before"], (run.agent_row, run.id, limit))
+        return next((n for n, (state,) in enumerate(rows) if state != RunState.FAILED), len(rows))
+
 
 async def require_run(connection: Connection, agent_row: int, run_row: int) -> Run:
     """Returns a run of an agent by its row. Raises: NotFound."""

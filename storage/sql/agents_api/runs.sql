@@ -242,3 +242,15 @@ WHERE c.key = ?1 AND c.agent {in:2:BIGINT:64} AND s.waiting IS NOT NULL
 -- Reads the newest step of a run.
 SELECT {step_columns}
 FROM run_steps s WHERE s.run = ? AND s.agent = ? ORDER BY s.number DESC LIMIT 1
+
+-- name: states_before
+-- Reads the states of an agent's runs before a run, the newest first.
+SELECT state FROM runs WHERE agent = ? AND id < ? ORDER BY id DESC LIMIT ?
+
+-- name: has_answered
+-- Returns whether the model that was asked in a conversation of an agent has ever answered it.
+SELECT CASE WHEN EXISTS (
+    SELECT 1 FROM run_steps s JOIN exchanges e ON e.id = s.exchange AND e.agent = s.agent
+    WHERE s.agent = ?1 AND s.error IS NULL AND e.model = (
+        SELECT m.model FROM exchanges m WHERE m.conversation = ?2 AND +m.agent = ?1 ORDER BY m.seq DESC LIMIT 1))
+THEN 1 ELSE 0 END

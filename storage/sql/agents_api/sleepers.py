@@ -13,8 +13,8 @@ from typing import Any
 from storage.commands import ReadSpan, RunAccept
 from storage.database import Connection, Database
 from storage.errors import Overtaken
-from storage.listing import AgentDraft, AgentEntry
-from storage.records import LEARNER, READING_PREFIX, Run, RunState, make_tombstone
+from storage.listing import AgentDraft, AgentEntry, OpenReading
+from storage.records import LEARNER, READING_PREFIX, Run, make_tombstone
 from storage.sql import exchanges
 from storage.sql.agents_api.agents import make_agent
 from storage.sql.agents_api.blocks import detach_copies, share_blocks
@@ -22,8 +22,11 @@ from storage.sql.agents_api.definitions import change_definition
 from storage.sql.agents_api.runs import accept_run, load_run
 from storage.sql.group import Group, as_method, bulk_writes, effect, reads, writes
 from storage.sql.jobs import Jobs, drop_jobs, raise_epoch
-from storage.sql.readers import SQL, advance, cursor_of, load_sleepers
+from storage.sql.readers import advance, cursor_of, load_sleepers
+from storage.sql.statements import load
 from storage.sql.vectors import forget_indexed
+
+SQL = load("agents_api/sleepers.sql")
 
 # The end of the range of keys that begin with READING_PREFIX.
 _READING_END = READING_PREFIX[:-1] + chr(ord(READING_PREFIX[-1]) + 1)
@@ -109,11 +112,14 @@ async def accept_reading(connection: Connection, jobs: Jobs, command: RunAccept)
     return await accept_run(connection, jobs, command)
 
 
-async def find_reading(connection: Connection, sleeper_row: int) -> tuple[Run, str] | None:
-    """Returns a sleeper's reading that has not ended, and the public name of its conversation."""
+async def find_reading(connection: Connection, sleeper_row: int) -> OpenReading | None:
+    """Returns a sleeper's reading that has not ended."""
     row = await connection.row(SQL["reading_open"], (sleeper_row, READING_PREFIX, _READING_END))
-    run = None if row is None else await load_run(connection, sleeper_row, row[0])
-    return None if row is None or run is None else (run, row[1])
+    if row is None:
+        return None
+    run_row, conversation_name = row
+    run = await load_run(connection, sleeper_row, run_row)
+    return None if run is None else OpenReading(run, conversation_name)
 
 
 async def advance_over(connection: Connection, span: ReadSpan, at: float) -> None:
@@ -187,16 +193,3 @@ class Sleepers(Group):
     async def advance_effect(self, connection: Connection, span: ReadSpan, at: float) -> None:
         """Returns the effect that moves a reader's cursor past a part of a memory."""
         await advance_over(connection, span, at)
-
-    @reads
-    async def has_answered(self, connection: Connection, run: Run) -> bool:
-        """Returns whether the model that a run has asked has ever answered its agent."""
-        return bool(await connection.value(SQL["has_answered"], (run.agent_row, run.conversation_row)))
-
-    @reads
-    async def count_failed_before(self, connection: Connection, run: Run, limit: int) -> int:
-        """Returns how many runs of its agent have failed in a row before a run; at most `limit`."""
-        states = [
-            row[0] for row in await connection.rows(SQL["states_before"], (run.agent_row, run.id, limit))
-        ]
-        return next((n for n, state in enumerate(states) if state != RunState.FAILED), len(states))
