@@ -1,5 +1,14 @@
 -- Every statement on definitions. `-- name:` begins one; the next line describes it.
 
+-- piece: definitions
+-- Definitions `d`, each with its present text `t`.
+SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current
+
+-- piece: list_filter
+-- The conditions of a list of definitions. ?2, ?3: between these rows; ?5: a name; ?6: a part of a name, in lower case.
+d.project = ?1 AND d.kind = ?4 AND d.id > ?2 AND d.id < ?3 AND (CAST(?5 AS TEXT) IS NULL OR d.name = ?5)
+AND {has:6:d.name}
+
 -- name: insert
 -- Adds a definition without its text.
 INSERT INTO definitions (uid, project, kind, memory, version, current, created, updated, name)
@@ -45,8 +54,7 @@ UPDATE definitions SET version = version + 1, updated = ? WHERE memory = ? AND m
 
 -- name: get
 -- Reads a definition of a project by its public name.
-SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current
-WHERE d.uid = ? AND d.project = ? AND d.kind = ?
+{definitions} WHERE d.uid = ? AND d.project = ? AND d.kind = ?
 
 -- name: versions
 -- Reads the present versions of some definitions.
@@ -54,16 +62,15 @@ SELECT id, version FROM definitions WHERE id {in:1:BIGINT:64}
 
 -- name: by_id
 -- Reads a definition by its row.
-SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current WHERE d.id = ?
+{definitions} WHERE d.id = ?
 
 -- name: by_ids
 -- Reads several definitions by their rows.
-SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current WHERE d.id {in:1:BIGINT:64}
+{definitions} WHERE d.id {in:1:BIGINT:64}
 
 -- name: by_memories
 -- Reads the definitions of some memories.
-SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current
-WHERE d.kind = ?1 AND d.memory <> 0 AND d.memory {in:2:BIGINT:64}
+{definitions} WHERE d.kind = ?1 AND d.memory <> 0 AND d.memory {in:2:BIGINT:64}
 
 -- name: count
 -- Counts the definitions of a kind.
@@ -71,23 +78,15 @@ SELECT count(*) FROM definitions WHERE project = ? AND kind = ?
 
 -- name: by_name
 -- Finds the definitions of a project with a name. Two show that the name is ambiguous.
-SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current
-WHERE d.project = ? AND d.kind = ? AND d.name = ? ORDER BY d.id LIMIT 2
+{definitions} WHERE d.project = ? AND d.kind = ? AND d.name = ? ORDER BY d.id LIMIT 2
 
 -- name: list_down
--- Lists the definitions of a kind, newest first. ?2, ?3: between these rows; ?5: a name; ?6: a part of a
--- name, in lower case; ?7: at most so many.
-SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current
-WHERE d.project = ?1 AND d.kind = ?4 AND d.id > ?2 AND d.id < ?3 AND (CAST(?5 AS TEXT) IS NULL OR d.name = ?5)
-AND {has:6:d.name}
-ORDER BY d.id DESC LIMIT ?7
+-- Lists the definitions of a kind, newest first. ?7: at most so many.
+{definitions} WHERE {list_filter} ORDER BY d.id DESC LIMIT ?7
 
 -- name: list_up
--- Lists the definitions of a kind, oldest first. Parameters as of `list_down`.
-SELECT {definition} FROM definitions d JOIN definition_texts t ON t.id = d.current
-WHERE d.project = ?1 AND d.kind = ?4 AND d.id > ?2 AND d.id < ?3 AND (CAST(?5 AS TEXT) IS NULL OR d.name = ?5)
-AND {has:6:d.name}
-ORDER BY d.id LIMIT ?7
+-- Lists the definitions of a kind, oldest first. ?7: at most so many.
+{definitions} WHERE {list_filter} ORDER BY d.id LIMIT ?7
 
 -- name: conversations_unbound
 -- Finds conversations with items that belong to no memory, and have not changed since a time. ?2: a project; NULL: all
