@@ -162,7 +162,7 @@ class NativeMessages(Struct, frozen=True):
             if index in dropped_parts.whole_messages:
                 continue
             if index in replacements:
-                upstream_messages += _move_cache_mark(_translate(replacements[index]), message)
+                upstream_messages += _move_cache_mark(_restore_reply(replacements[index], message), message)
                 ends_with_added = True
                 continue
             dropped_results = dropped_parts.result_blocks.get(index, ())
@@ -279,6 +279,40 @@ def _translate(chat_messages: Sequence[Json]) -> list[Json]:
         else:
             translated.append({"role": role, "content": blocks})
     return translated
+
+
+def _restore_reply(replacement: Sequence[Json], message: Json) -> list[Json]:
+    """Returns a reply with its hidden rounds, translated.
+
+    A reply that was paused after them is stored only up to the pause. Then the part after the rounds has the client's
+    blocks, among them the results of the server's tools that came after the pause.
+
+    replacement: the messages of the chat completion that stand for the reply.
+    message: the reply as the client has it.
+    """
+    *rounds, stored_reply = replacement
+    client_blocks = _blocks_after_rounds(rounds, message) if stored_reply["role"] == "assistant" else []
+    stored_blocks = (stored_reply.get(NATIVE_REPLY) or {}).get("content") or []
+    client_text = "".join(text_of({"content": [block]}) for block in client_blocks)
+    if len(client_blocks) > len(stored_blocks) and client_text.strip() == text_of(stored_reply).strip():
+        return [*_translate(rounds), {"role": "assistant", "content": client_blocks}]
+    return _translate(replacement)
+
+
+def _blocks_after_rounds(rounds: Sequence[Json], message: Json) -> list[Json]:
+    """Returns the client's blocks after those that hidden rounds streamed; []: the client has not all of these."""
+    native_replies = [each.get(NATIVE_REPLY) for each in rounds if each["role"] == "assistant"]
+    if not all(native_replies):
+        return []
+    streamed = [block for native in native_replies for block in as_list((native or {}).get("content"))]
+    thoughts = [block for block in streamed if block.get("type") in THOUGHT_TYPES]
+    # The calls are the gateway's, and a client may have dropped the thoughts.
+    visible = [block for block in streamed if block not in thoughts and block.get("type") != "tool_use"]
+    blocks = [block for block in as_list(message.get("content")) if block not in thoughts]
+    has_all = [(block.get("type"), block.get("text")) for block in blocks[: len(visible)]] == [
+        (block.get("type"), block.get("text")) for block in visible
+    ]
+    return blocks[len(visible) :] if has_all else []
 
 
 def _translate_to_blocks(message: Json, where: str) -> list[Json]:

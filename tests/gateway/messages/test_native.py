@@ -913,6 +913,30 @@ def test_rounds_of_a_paused_reply_are_the_same_before_and_after_it_is_stored_who
 
 
 @both_ways
+@pytest.mark.parametrize("text", ["Found.", None])
+def test_a_paused_reply_after_a_hidden_round_keeps_the_search_of_its_provider(
+    world: World, upstream: StrictAnthropic, text: str | None, stream: bool
+) -> None:
+    talk = Talk(world, model="agent/bound", stream=stream)
+    thoughts = [{"type": "thinking", "thinking": each, "signature": sign(each)} for each in ("So.", "Hm.")]
+    searching = [thoughts[1], {"type": "text", "text": "I search."}, SEARCH]
+    upstream.queue(
+        Message(blocks=[thoughts[0]], text=None, calls=[insert("Likes cats.")]),
+        Message(blocks=searching, text=None, stop=PAUSED),
+        Message(blocks=[FOUND], text=text),
+    )
+    talk.messages.append({"role": "user", "content": "Search for cats."})
+    talk.messages.append({"role": "assistant", "content": sent_again(talk.complete())})
+    talk.messages[-1]["content"] += sent_again(talk.complete())
+    reply = talk.messages[-1]["content"]
+    for question in ("Good?", "And now?"):
+        talk.say(question)
+        sent = upstream.last.json["messages"]
+        assert [block["type"] for block in sent[1]["content"]] == ["thinking", "tool_use"]
+        assert sent[3] == {"role": "assistant", "content": reply[1:]}
+
+
+@both_ways
 def test_thoughts_may_be_dropped_where_a_hidden_round_makes_the_window_too_small(
     upstream: StrictAnthropic, tmp_path: Path, stream: bool
 ) -> None:
