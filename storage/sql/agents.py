@@ -54,6 +54,15 @@ async def load_numbers(connection: Connection, id: int) -> AgentNumbers | None:
     return None if row is None else AgentNumbers(*row)
 
 
+async def load_numbers_of(connection: Connection, agent: Agent) -> AgentNumbers | None:
+    """Returns an agent's present numbers; None if it is gone.
+
+    After a copy was restored into the database its row may be that of another agent.
+    """
+    row = await connection.row(SQL["numbers_of_named"], (agent.id, agent.uid))
+    return None if row is None else AgentNumbers(*row)
+
+
 async def lock_numbers(connection: Connection, id: int) -> AgentNumbers | None:
     """Returns an agent's numbers, which only this transaction can raise until it ends; None if the agent is gone."""
     row = await connection.row(SQL["lock_numbers"], (id,))

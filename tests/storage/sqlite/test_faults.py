@@ -597,6 +597,25 @@ async def test_no_read_after_a_restore_returns_the_rows_of_another_memory(
     assert await store.agents.find(ALICE) is None
 
 
+async def test_a_turn_that_was_under_way_when_a_copy_was_restored_finds_nothing_of_another_memory(
+    open_store: Any, path: Path, tmp_path: Path
+) -> None:
+    """Its model may call a tool that searches once the gateway has opened the file again."""
+    store = await open_with_copy(open_store, path, tmp_path / "other.db", BOB)
+    alice = await store.agents.find(ALICE)
+    restore_in_place(tmp_path / "other.db", path)
+    with pytest.raises(Broken):
+        await store.keys.create("default", "lost")
+    assert await store.database.writer.recover()
+    bob = await store.agents.find(BOB)
+    assert alice is not None
+    assert bob is not None
+    assert alice.id == bob.id
+    assert await store.recall.search(bob, "safe code")
+    assert await store.recall.search(alice, "safe code") == []
+    assert not (await store.recall.find_containing(alice, "safe")).messages
+
+
 async def test_a_forgetting_in_a_file_that_was_restored_begins_at_its_first_phase(
     open_store: Any, path: Path, tmp_path: Path
 ) -> None:
