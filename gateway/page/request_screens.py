@@ -85,9 +85,9 @@ class Cell(Struct, frozen=True):
 class PromptText(Struct, frozen=True):
     """A text in the prompt of a reply, or a hit that was left out of the prompt since another text repeats it."""
 
-    # "message", "fact", "passage" or "block".
+    # "message", "fact", "passage", "block", or "tool": what one of the gateway's tools returned.
     kind: str
-    # The number of the text, or the label of the block.
+    # The number of the text, the label of the block, or the name of the tool.
     id: int | str
     # The page that shows the text, relative to /ui/.
     href: str
@@ -99,11 +99,13 @@ class PromptText(Struct, frozen=True):
     is_left_out: bool = False
     # The text is a fact that is no longer true.
     is_ended: bool = False
+    # A tool has returned the text, the gateway's or (as a message) the application's.
+    is_tool_result: bool = False
 
     @property
     def name(self) -> str:
-        """The name of the text, such as "message 3"."""
-        return f"{self.kind} {self.id}"
+        """The name of the text, such as "message 3", or the name of the tool."""
+        return str(self.id) if self.kind == "tool" else f"{self.kind} {self.id}"
 
 
 class Repetition(Struct, frozen=True):
@@ -177,10 +179,14 @@ class _RequestScreens(Struct, frozen=True):
         if explained.memory is not None:
             await request.note_read(explained.memory)
         searched = await self._find_searched(explained, request.visitor.project)
-        turn = await self._read_turn(explained)
+        messages = await self._read_messages(explained)
+        turn = _find_turn(messages)
         blocks, standing = await self._find_blocks(explained), await self._find_standing_facts(explained)
         speakers = await self._find_speakers(searched)
-        prompt_texts = _list_prompt_texts(searched, speakers, blocks, standing)
+        prompt_texts = [
+            *_list_prompt_texts(searched, speakers, blocks, standing),
+            *_list_tool_results(explained, messages),
+        ]
         repeated = _find_repetitions(turn, prompt_texts)
         words = ""  # of the reply, which neither its question nor a text of the prompt has
         if not repeated:
@@ -226,18 +232,16 @@ class _RequestScreens(Struct, frozen=True):
         context = {"request": forgotten, "forgetting": forgetting, "back": request.referrer}
         return View(None, "request_forgotten.html", error.message, context, error)
 
-    async def _read_turn(self, explained: ExplainedRequest) -> list[MessageRecord]:
-        """Returns the question and the reply of a request; without one that is not stored."""
+    async def _read_messages(self, explained: ExplainedRequest) -> list[MessageRecord]:
+        """Returns the messages of a request's exchange, as far as they are stored."""
         if explained.memory is None or explained.exchange is None:
             return []
         try:
-            messages = await self.operations.memories.conversations.read_exchange(
+            return await self.operations.memories.conversations.read_exchange(
                 None, explained.memory, explained.exchange
             )
         except UnknownId:
             return []  # it was forgotten meanwhile
-        last_by_role = {each.role: each for each in messages if each.text}
-        return [last_by_role[role] for role in ("user", "assistant") if role in last_by_role]
 
     async def _add_texts_before(self, explained: ExplainedRequest, words: str) -> ExplainedRequest:
         """Returns a request with the older texts that have some words of its reply."""
@@ -343,6 +347,28 @@ def _list_prompt_texts(
     for fact in standing:
         texts.append(PromptText("fact", fact.seq, fact_href(memory, fact.seq), fact.text))
     return texts
+
+
+def _list_tool_results(explained: ExplainedRequest, messages: Sequence[MessageRecord]) -> list[PromptText]:
+    """Returns what tools returned before the reply. messages: those of its exchange."""
+    conversation = page_path("m", explained.memory or "", "c", explained.conversation or "")
+    results = list[PromptText]()
+    for each in messages:
+        href = f"{conversation}?branch={each.exchange}#message-{each.seq}"
+        if each.role == "tool" and each.text:
+            results.append(PromptText("message", each.seq, href, each.text, is_tool_result=True))
+        results += [
+            PromptText("tool", call.tool, href, call.result, is_tool_result=True)
+            for call in each.rounds
+            if call.result
+        ]
+    return results
+
+
+def _find_turn(messages: Sequence[MessageRecord]) -> list[MessageRecord]:
+    """Returns the question and the reply of an exchange; without one that is not stored."""
+    last_by_role = {each.role: each for each in messages if each.text}
+    return [last_by_role[role] for role in ("user", "assistant") if role in last_by_role]
 
 
 def _find_repetitions(turn: Sequence[MessageRecord], texts: Sequence[PromptText]) -> list[Repetition]:

@@ -277,7 +277,7 @@ class ConversationViews(Struct, frozen=True):
         )
 
     async def read_exchange(self, project: str | None, uid: str, seq: int) -> list[MessageRecord]:
-        """Returns the messages of an exchange, in order. Each message of a user has a name.
+        """Returns the messages of an exchange, whole and in order. Each message of a user has a name.
 
         seq: the number of its first message.
         """
@@ -290,7 +290,7 @@ class ConversationViews(Struct, frozen=True):
             if record.role == "user"
             else record
             for exchange in path
-            for record in message_records(exchange, None)
+            for record in message_records(exchange, None, is_whole=True)
         ]
 
     async def find_later(

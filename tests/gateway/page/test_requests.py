@@ -17,7 +17,7 @@ from tests.gateway.page.memories import HOSTILE, LONG_NAME, learn, memory_of, sp
 from tests.gateway.page.operator import Operator, operator_of, plain
 from tests.gateway.page.test_memory_screens import PROFILE
 from tests.gateway.page.test_sign_in import make_code
-from tests.gateway.sdk import remember
+from tests.gateway.sdk import agent, remember
 
 
 def full(operator: Operator) -> str:
@@ -715,6 +715,55 @@ def test_a_request_with_what_a_tool_returned_says_so(operator: Operator) -> None
     assert explained["sentence"].startswith("The conversation went on with what a tool returned")
     assert "In the red tin." in operator.get(f"r/{last}").body.decode()
     assert "what a tool returned" in operator.get(f"requests?memory={agent.uid}").body.decode()
+
+
+def test_a_reply_that_repeats_what_a_tool_returned_names_the_tool(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """Its page named no text, as if the reply had been made up."""
+    with remember(upstream, tmp_path, agent("helper")) as world:
+        operator = operator_of(world)
+        world.chat(user="alice", model="agent/helper").say(
+            "My train to Lyon leaves at nine from platform four."
+        )
+        search = Call("conversation_search", {"query": "train"})
+        upstream.queue(call_tools(search), say("Sure. My train to Lyon leaves at nine from platform four."))
+        world.clock.sleep(60)
+        assert world.chat(user="alice", model="agent/helper").say("Zxqv?").startswith("Sure.")
+        world.settle()
+        asked = operator.twin("requests")["items"][0]["id"]
+        explained = operator.twin(f"r/{asked}")
+        assert explained["chosen"] == []
+        assert "before_reply" not in explained
+        text = unescape(operator.get(f"r/{asked}").body.decode())
+        (href,) = re.findall(r'what a tool returned, <a href="([^"]*)">.*?conversation_search.*?</a>', text)
+        page, _, place = href.removeprefix("../").partition("#")
+        assert f'id="{place}"' in operator.get(page).body.decode()
+        (search_path,) = re.findall(r'href="\.\./([^"]*)">Look for these words', text)
+        found = operator.get(search_path).body.decode()
+        assert "platform" in found
+        assert 'name="texts" value="1"' in found
+
+
+def test_a_reply_that_repeats_what_the_applications_tool_returned_names_its_message(
+    operator: Operator,
+) -> None:
+    world = operator.world
+    world.upstream.queue(call_tools(Call("find_tea", {})), say("The tea is in the red tin."))
+    user = {"role": "user", "content": "Where is it?"}
+    tools = [{"type": "function", "function": {"name": "find_tea"}}]
+    body = {"model": "m", "user": "alice", "messages": [user], "tools": tools}
+    call = world.gateway.post(body).json["choices"][0]["message"]
+    result = {
+        "role": "tool",
+        "tool_call_id": call["tool_calls"][0]["id"],
+        "content": "the tea is in the red tin",
+    }
+    assert world.gateway.post({**body, "messages": [user, call, result]}).status == 200
+    memory_of(world)
+    asked = operator.twin("requests")["items"][0]["id"]
+    text = operator.get(f"r/{asked}").body.decode()
+    assert re.search(r'what a tool returned, <a href="[^"]*#message-\d+">.*?message \d+.*?</a>', text)
 
 
 def test_a_request_that_a_program_makes_for_itself_says_so(operator: Operator) -> None:
