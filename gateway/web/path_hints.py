@@ -29,7 +29,7 @@ def hint_for(path: str, route_paths: Iterable[str]) -> str:
         return "; the client adds /v1 itself, as Letta's does, so the base URL has to end before it"
     if "/deployments/" in path:
         return "; Azure's client names the model in its paths: use OpenAI's, with a base URL that ends in /v1"
-    if path.startswith("/v1/chat/completions/"):
+    if path.rstrip("/").startswith("/v1/chat/completions/"):
         return "; stored chat completions are not served"
     is_below = path.startswith("/v1/")
     hint = "" if is_below else "; the API lies under /v1, which ends a base URL"

@@ -129,6 +129,7 @@ def test_the_address_itself_says_where_the_api_lies(upstream: StrictUpstream) ->
         ("POST", "/v1/" + "x" * 5000, "below it applications ask for POST /v1/chat/completions"),
         ("POST", "/v1/chat/completion", "did you mean /v1/chat/completions?"),
         ("POST", "/v1/Chat/Completions/", "did you mean /v1/chat/completions?"),
+        ("POST", "/v1/chat/completions/", "did you mean /v1/chat/completions?"),
         ("POST", "/v1/chat", "did you mean /v1/chat/completions?"),
         ("GET", "/v1/modls", "did you mean /v1/models?"),
         ("POST", "/v1/embedding", "did you mean /v1/embeddings?"),
