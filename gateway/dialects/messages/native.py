@@ -301,18 +301,20 @@ def _restore_reply(replacement: Sequence[Json], message: Json) -> list[Json]:
 
 def _blocks_after_rounds(rounds: Sequence[Json], message: Json) -> list[Json]:
     """Returns the client's blocks after those that hidden rounds streamed; []: the client has not all of these."""
-    native_replies = [each.get(NATIVE_REPLY) for each in rounds if each["role"] == "assistant"]
+    native_replies = [each.get(NATIVE_REPLY) or {} for each in rounds if each["role"] == "assistant"]
     if not all(native_replies):
         return []
-    streamed = [block for native in native_replies for block in as_list((native or {}).get("content"))]
+    streamed = [block for native in native_replies for block in as_list(native.get("content"))]
     thoughts = [block for block in streamed if block.get("type") in THOUGHT_TYPES]
     # The calls are the gateway's, and a client may have dropped the thoughts.
     visible = [block for block in streamed if block not in thoughts and block.get("type") != "tool_use"]
     blocks = [block for block in as_list(message.get("content")) if block not in thoughts]
-    has_all = [(block.get("type"), block.get("text")) for block in blocks[: len(visible)]] == [
-        (block.get("type"), block.get("text")) for block in visible
-    ]
-    return blocks[len(visible) :] if has_all else []
+    client_forms = [_type_and_text(block) for block in blocks[: len(visible)]]
+    return blocks[len(visible) :] if client_forms == [_type_and_text(block) for block in visible] else []
+
+
+def _type_and_text(block: Json) -> tuple[Any, Any]:
+    return block.get("type"), block.get("text")
 
 
 def _translate_to_blocks(message: Json, where: str) -> list[Json]:
