@@ -21,8 +21,6 @@ from tests.meaning import unit_bytes, vector_of
 from tests.patience import PATIENCE_S
 from tests.reachable import texts_with
 
-pytestmark = pytest.mark.both
-
 IDLE_S = 500.0
 WORD = "Zqmisox"
 FACT = f"My cat is called {WORD} and she hates thunderstorms."
@@ -38,6 +36,17 @@ KINDS: dict[str, dict[str, Any]] = {
     "age": {},
 }
 PARTS = ("message", "exchange", "conversation", "age")
+# With PostgreSQL one of each kind of target: an exchange is two messages, and an agent or a user is forgotten like each
+# memory of a project.
+LIVES = [
+    *(("sqlite", kind) for kind in KINDS),
+    *(("postgresql", kind) for kind in ("message", "conversation", "project", "age")),
+]
+# With PostgreSQL a part of a memory and all of it: what ends the work under way does not know which part.
+LIVES_UNDER_WAY = [
+    *(("sqlite", kind) for kind in KINDS),
+    *(("postgresql", kind) for kind in ("message", "project")),
+]
 # Where a word may lie. A step is what a job had done before it failed.
 PLACES = {
     "message": "SELECT input FROM exchanges",
@@ -224,7 +233,7 @@ def go_on(scene: Scene, chat: Chat, kind: str) -> None:
     assert len(left) == (0 if kind in ("project", "age") else 1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("database_kind", "kind"), LIVES, indirect=["database_kind"])
 def test_it_is_nowhere_wherever_it_was(scene: Scene, kind: str) -> None:
     chat = begin(scene)
     for _ in range(2):  # what was learned and saved has its vectors after that
@@ -244,7 +253,7 @@ def test_it_is_nowhere_wherever_it_was(scene: Scene, kind: str) -> None:
     go_on(scene, chat, kind)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("database_kind", "kind"), LIVES_UNDER_WAY, indirect=["database_kind"])
 def test_what_is_under_way_brings_nothing_back(scene: Scene, kind: str) -> None:
     scene.gate = Gate()
     chat = begin(scene)
@@ -259,6 +268,7 @@ def test_what_is_under_way_brings_nothing_back(scene: Scene, kind: str) -> None:
     go_on(scene, chat, kind)
 
 
+@pytest.mark.both
 def test_the_process_lets_go_of_it(scene: Scene) -> None:
     """The gateway's caches and tables, and what its clients' idle connections hold."""
     begin(scene)
