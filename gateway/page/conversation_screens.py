@@ -96,9 +96,10 @@ class _ConversationScreens(Struct, frozen=True):
                 audited_part("exchange", gap.exchange),
                 audited_part("conversation", page.conversation.id),
             )
-            candidates = [forgettings[part] for part in parts if part in forgettings]
             # A conversation may go on after it was forgotten.
-            forgetting = next((each for each in candidates if each.at >= gap.at), None)
+            forgetting = next(
+                (each for each in forgettings if each.what in parts and each.at >= gap.at), None
+            )
             if forgetting is not None or not gap.role:  # a turn without roles was certainly forgotten
                 found_forgettings[gap.seq] = forgetting
         return found_forgettings

@@ -14,7 +14,6 @@ from msgspec.structs import replace
 from gateway.errors import UnknownId
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ListQuery, NoFields, Screen, ScreenRequest, View
-from gateway.run.admin.audit_operations import AuditRecord
 from gateway.run.admin.block_views import BlocksSince
 from gateway.run.admin.conversation_views import Question
 from gateway.run.admin.hits import fact_href
@@ -227,9 +226,8 @@ class _RequestScreens(Struct, frozen=True):
         if forgotten is None or request.is_twin:
             raise error
         forgettings = await self.operations.audit.forgettings(forgotten.memory)
-        candidates = [each for part, each in forgettings.items() if part in forgotten.parts]
-        forgetting = min((each for each in candidates if each.at >= forgotten.at), key=_time_of, default=None)
-        context = {"request": forgotten, "forgetting": forgetting, "back": request.referrer}
+        of_turn = [each for each in forgettings if each.what in forgotten.parts and each.at >= forgotten.at]
+        context = {"request": forgotten, "forgettings": of_turn, "back": request.referrer}
         return View(None, "request_forgotten.html", error.message, context, error)
 
     async def _read_messages(self, explained: ExplainedRequest) -> list[MessageRecord]:
@@ -305,10 +303,6 @@ class _RequestScreens(Struct, frozen=True):
 def _with_question(record: RequestRecord, questions: Mapping[str, Question]) -> RequestRecord:
     question = questions.get(record.id)
     return record if question is None or not question.text else replace(record, question=question.text)
-
-
-def _time_of(record: AuditRecord) -> float:
-    return record.at
 
 
 def _has_section(explained: ExplainedRequest) -> bool:

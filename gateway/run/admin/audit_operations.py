@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -90,10 +90,10 @@ class AuditOperations(Struct, frozen=True):
             if e.what.startswith(begin)
         }
 
-    async def forgettings(self, uid: str) -> dict[str, AuditRecord]:
-        """Returns part of a memory ("message 4") -> the actor that forgot it, as far as the audit has it."""
+    async def forgettings(self, uid: str) -> Sequence[AuditRecord]:
+        """Returns the last forgettings of parts of a memory, the oldest first. uid: of the memory."""
         entries = await self.store.audit.list_of_memory(uid, ("forget",), limit=_NEWEST_ENTRIES)
-        return {e.what: AuditRecord(e.at, e.actor, e.action, e.memory, e.what) for e in entries}
+        return [AuditRecord(e.at, e.actor, e.action, e.memory, e.what) for e in reversed(entries)]
 
     async def names(self, uids: Collection[str]) -> dict[str, str]:
         """Returns the names of memories by their uids, without those that are gone."""

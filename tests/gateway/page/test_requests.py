@@ -809,7 +809,18 @@ def test_a_request_says_that_its_question_and_reply_were_forgotten(operator: Ope
     operator.post(f"m/{agent.uid}/forget?texts=1&texts=2", confirm="2")
     shown = plain(operator.get(f"r/{id}").body.decode())
     assert "There is nothing to show: the question and the reply were forgotten." in shown
-    assert "Message 1 was forgotten" in shown
+    assert sorted(re.findall(r"Message (\d) was forgotten", shown)) == ["1", "2"]
+
+
+def test_a_request_names_each_forgetting_that_took_a_part_of_it(operator: Operator) -> None:
+    """It named only the first: who forgot the reply, and not who then forgot the question."""
+    agent = speak(operator.world, "Where is my tea?")
+    id = operator.twin(f"requests?memory={agent.uid}")["items"][0]["id"]
+    operator.twin(f"m/{agent.uid}/forget?message=2", {})
+    speak(operator.world, "Where is my tea now?")
+    operator.twin(f"m/{agent.uid}/forget?message=1", {})
+    shown = operator.get(f"r/{id}").body.decode()
+    assert re.findall(r"<li>(Message \d) was forgotten", shown) == ["Message 2", "Message 1"]
 
 
 def test_what_stayed_out_for_one_reason_is_counted_once(upstream: StrictUpstream, operator: Operator) -> None:
