@@ -69,16 +69,18 @@ class MemoryLoader:
                 return None
             memory = self._memories.get(agent.id)
             if memory is None or memory.numbers is None or memory.numbers.epoch != current.epoch:
-                memory = await self._read_memory(agent.id, current, deadline_ms)
+                memory = await self._read_memory(agent, current, deadline_ms)
             elif memory.needs_no_read(current, skip):
                 return memory
             else:
                 read_changes = partial(memory.read_changes, current=current, rules=self._rules)
                 changes = await self._database.read(read_changes, deadline_ms=deadline_ms)
                 if memory.is_outdated_by(changes):
-                    memory = await self._read_memory(agent.id, current, deadline_ms)
+                    memory = await self._read_memory(agent, current, deadline_ms)
                 elif not memory.apply(changes):
                     continue  # another search has updated the memory meanwhile
+            if memory is None:
+                return None
             # A memory that was read before a forgetting may hold what was forgotten, so it is not cached.
             if drop_count == self._memories.drop_count:
                 self._memories.put(memory)
@@ -86,11 +88,16 @@ class MemoryLoader:
             if memory.numbers is not None and memory.numbers.next_seq >= current.next_seq:
                 return memory
 
-    async def _read_memory(self, agent_row: int, current: AgentNumbers, deadline_ms: float) -> CachedMemory:
-        """Returns the whole memory. current: the agent's numbers as they are now."""
+    async def _read_memory(
+        self, agent: Agent, current: AgentNumbers, deadline_ms: float
+    ) -> CachedMemory | None:
+        """Returns the whole memory; None if it is gone. current: the agent's numbers as they are now."""
 
-        async def read(connection: Connection) -> CachedMemory:
-            memory = CachedMemory(agent_row)
+        async def read(connection: Connection) -> CachedMemory | None:
+            # The current numbers may be older than the database, if a copy was restored into it.
+            if await load_numbers_of(connection, agent) is None:
+                return None
+            memory = CachedMemory(agent.id)
             memory.apply(await memory.read_changes(connection, current, self._rules))
             return memory
 
@@ -99,12 +106,12 @@ class MemoryLoader:
         # Part of the key: a search after a forgetting must not get a memory that was read before it.
         drop_count = self._memories.drop_count
 
-        def cache(memory: CachedMemory) -> None:
-            if drop_count == self._memories.drop_count:
+        def cache(memory: CachedMemory | None) -> None:
+            if memory is not None and drop_count == self._memories.drop_count:
                 self._memories.put(memory)
 
         async with _search_timeout(deadline_ms):
-            return await self.read_once(("memory", agent_row, current.epoch, drop_count), read, cache)
+            return await self.read_once(("memory", agent.id, current.epoch, drop_count), read, cache)
 
     async def read_once(
         self, key: tuple[object, ...], read: Operation[T], cache: Callable[[T], None] = lambda _: None

@@ -20,7 +20,7 @@ from storage.commands import ForgetTarget
 from storage.database import Operation
 from storage.errors import Broken, Corrupt, Full, Locked, ReadOnly, Stale, StatementFailed, Unavailable
 from storage.records import Agent, Passage, Scope
-from storage.sql.agents import create_agent
+from storage.sql.agents import create_agent, load_numbers
 from storage.sql.passages import insert_passage
 from storage.sql.store import Store
 from storage.sqlite.connection import DatabaseFile
@@ -603,16 +603,20 @@ async def test_a_turn_that_was_under_way_when_a_copy_was_restored_finds_nothing_
     """Its model may call a tool that searches once the gateway has opened the file again."""
     store = await open_with_copy(open_store, path, tmp_path / "other.db", BOB)
     alice = await store.agents.find(ALICE)
+    assert alice is not None
+    numbers = await store.database.read(lambda connection: load_numbers(connection, alice.id))
     restore_in_place(tmp_path / "other.db", path)
     with pytest.raises(Broken):
         await store.keys.create("default", "lost")
     assert await store.database.writer.recover()
     bob = await store.agents.find(BOB)
-    assert alice is not None
     assert bob is not None
     assert alice.id == bob.id
+    for known_numbers in (None, numbers):
+        assert await store.recall.search(alice, "safe code", numbers=known_numbers) == []
     assert await store.recall.search(bob, "safe code")
-    assert await store.recall.search(alice, "safe code") == []
+    for known_numbers in (None, numbers):
+        assert await store.recall.search(alice, "safe code", numbers=known_numbers) == []
     assert not (await store.recall.find_containing(alice, "safe")).messages
 
 
