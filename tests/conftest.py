@@ -70,7 +70,11 @@ SHORT_FOLDERS = ("core", "dialects")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks each test with the stage of its folder: `pytest -m core`, `-m gateway`, `-m clients`."""
+    """Marks each test with the stage of its folder: `pytest -m core`, `-m gateway`, `-m clients`.
+
+    Leaves out the cases that a mark `both` runs over SQLite alone.
+    """
+    items[:] = [item for item in items if not _is_left_out(item)]
     for item in items:
         item.add_marker(_stage(item.path))
         if not HAS_AGENTS and item.get_closest_marker("agents"):
@@ -174,6 +178,19 @@ def _is_short(path: Path) -> bool:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.definition.get_closest_marker("both") and DEFAULT_DATABASE == "sqlite":
         metafunc.parametrize("database_kind", DATABASES, indirect=True)
+
+
+def _is_left_out(item: pytest.Item) -> bool:
+    """Returns whether a case is one of PostgreSQL that the mark `both` does not name.
+
+    `both(user=["alice"])` names the cases with this value of the parameter `user`, `both` without arguments all.
+    """
+    mark = item.get_closest_marker("both")
+    if mark is None or not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+        return False
+    parameters = item.callspec.params
+    is_postgresql = parameters.get("database_kind") == "postgresql"
+    return is_postgresql and any(parameters[name] not in values for name, values in mark.kwargs.items())
 
 
 @pytest.fixture(autouse=True)

@@ -119,10 +119,8 @@ def live(world: LettaWorld, model: Model, agent: str, chance: random.Random, ste
 
 
 # Each life has every kind of step: sends, both kinds of forks, forgotten questions and answers, deletions.
-LIVES = [("sqlite", 0), ("sqlite", 2), ("postgresql", 0)]
-
-
-@pytest.mark.parametrize(("database_kind", "seed"), LIVES, indirect=["database_kind"])
+@pytest.mark.both(seed=[0])
+@pytest.mark.parametrize("seed", [0, 2])
 def test_each_conversation_of_a_tree_has_its_own_words(
     upstream: StrictUpstream, tmp_path: Path, seed: int
 ) -> None:

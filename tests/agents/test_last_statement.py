@@ -204,10 +204,8 @@ class RandomLife:
 
 
 # The life with PostgreSQL has every kind of step, compactions included.
-LIVES = [*(("sqlite", seed) for seed in range(3)), ("postgresql", 0)]
-
-
-@pytest.mark.parametrize(("database_kind", "seed"), LIVES, indirect=["database_kind"])
+@pytest.mark.both(seed=[0])
+@pytest.mark.parametrize("seed", range(3))
 def test_after_any_edits_the_last_statement_about_each_block_holds(world: LettaWorld, seed: int) -> None:
     life = RandomLife(world, seed)
     world.letta.agents.messages.create(life.agent, input="Hi")

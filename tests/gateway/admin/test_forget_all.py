@@ -36,17 +36,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "age": {},
 }
 PARTS = ("message", "exchange", "conversation", "age")
-# With PostgreSQL one of each kind of target: an exchange is two messages, and an agent or a user is forgotten like each
-# memory of a project.
-LIVES = [
-    *(("sqlite", kind) for kind in KINDS),
-    *(("postgresql", kind) for kind in ("message", "conversation", "project", "age")),
-]
-# With PostgreSQL a part of a memory and all of it: what ends the work under way does not know which part.
-LIVES_UNDER_WAY = [
-    *(("sqlite", kind) for kind in KINDS),
-    *(("postgresql", kind) for kind in ("message", "project")),
-]
 # Where a word may lie. A step is what a job had done before it failed.
 PLACES = {
     "message": "SELECT input FROM exchanges",
@@ -233,7 +222,9 @@ def go_on(scene: Scene, chat: Chat, kind: str) -> None:
     assert len(left) == (0 if kind in ("project", "age") else 1)
 
 
-@pytest.mark.parametrize(("database_kind", "kind"), LIVES, indirect=["database_kind"])
+# An exchange is two messages, and an agent or a user is forgotten like each memory of a project.
+@pytest.mark.both(kind=["message", "conversation", "project", "age"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_it_is_nowhere_wherever_it_was(scene: Scene, kind: str) -> None:
     chat = begin(scene)
     for _ in range(2):  # what was learned and saved has its vectors after that
@@ -253,7 +244,9 @@ def test_it_is_nowhere_wherever_it_was(scene: Scene, kind: str) -> None:
     go_on(scene, chat, kind)
 
 
-@pytest.mark.parametrize(("database_kind", "kind"), LIVES_UNDER_WAY, indirect=["database_kind"])
+# A part of a memory, and all of it: what ends the work under way does not know which part.
+@pytest.mark.both(kind=["message", "project"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_is_under_way_brings_nothing_back(scene: Scene, kind: str) -> None:
     scene.gate = Gate()
     chat = begin(scene)
