@@ -156,6 +156,16 @@ class World:
 
         self.gateway.call(wait())
 
+    def retry_job(self) -> None:
+        """Waits until a job has failed, and has it tried again at once: a worker looks at the clock once a second."""
+        self.until_jobs(lambda counts: counts[JobState.RETRYING] > 0)
+        self.clock.sleep(10.0)
+
+        async def wake() -> None:
+            self.store.jobs.wake_here()
+
+        self.gateway.call(wake())
+
     def query(self, sql: str, *values: object) -> list[Any]:
         self.settle()
         own = make_statement("a test's", sql)

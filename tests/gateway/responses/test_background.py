@@ -95,7 +95,7 @@ def test_nothing_is_left_of_a_turn_that_got_no_reply(world: World, upstream: Str
         gc.enable()
 
 
-@pytest.mark.both
+@pytest.mark.both(user=["alice"])
 @pytest.mark.parametrize("user", [None, "alice"])
 def test_a_response_is_made_while_nobody_waits(
     world: World, upstream: StrictUpstream, user: str | None
@@ -132,7 +132,6 @@ async def run_beside(pending: PendingWrites, gate: Gate) -> None:
     pending.add(gate.wait(timeout_s=None), "An answer to an agent")
 
 
-@pytest.mark.both
 def test_a_response_whose_turn_is_written_late_is_completed(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +153,6 @@ def test_a_response_whose_turn_is_written_late_is_completed(
         other.open()
 
 
-@pytest.mark.both
 def test_a_response_whose_turn_is_not_written_in_the_end_is_made_again(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,8 +171,7 @@ def test_a_response_whose_turn_is_not_written_in_the_end_is_made_again(
         made = begin(world, input="Count.", user="alice")
         becomes(lambda: world.gateway.app.services.chat.turns.metrics.not_durable.values[()])
         gate.open()
-        becomes(lambda: world.gateway.call(world.store.jobs.count_by_state()).get(JobState.RETRYING))
-        world.clock.sleep(10.0)  # until its next attempt
+        world.retry_job()
         done = polled(world, made.id)
         assert (done.status, done.output_text) == ("completed", "Two.")
         assert world.query("SELECT count(*) FROM exchanges WHERE reply IS NOT NULL") == [1]
@@ -262,15 +259,14 @@ def test_a_reader_follows_the_attempt_after_one_that_failed(
 
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(read)
-        becomes(lambda: world.gateway.call(world.store.jobs.count_by_state()).get(JobState.RETRYING))
-        world.clock.sleep(2.0)  # until its next attempt
+        world.retry_job()
         reading.result(PATIENCE_S)
     assert (seen[-1].type, seen[-1].response.output_text) == ("response.completed", "One two three four.")
     numbers = [event.sequence_number for event in seen]
     assert numbers == sorted(set(numbers))
 
 
-@pytest.mark.both
+@pytest.mark.both(most_tries=[3])
 @pytest.mark.parametrize("most_tries", [1, 3], ids=["the last attempt", "the first of three"])
 def test_a_turn_that_an_earlier_attempt_has_written_is_the_response(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch, most_tries: int
@@ -281,8 +277,7 @@ def test_a_turn_that_an_earlier_attempt_has_written_is_the_response(
     upstream.queue(say("One two."), say("Three four."))
     conversation = world.sdk.conversations.create(items=[{"role": "user", "content": "Hello."}])
     made = begin(world, input="Count.", conversation=conversation.id, user="alice")
-    becomes(lambda: world.gateway.call(world.store.jobs.count_by_state()).get(JobState.RETRYING))
-    world.clock.sleep(2.0)  # until its next attempt
+    world.retry_job()
     done = polled(world, made.id)
     assert (done.id, done.status, done.output_text) == (made.id, "completed", "One two.")
     items = world.sdk.conversations.items.list(conversation.id, order="asc")
@@ -290,10 +285,10 @@ def test_a_turn_that_an_earlier_attempt_has_written_is_the_response(
     assert len(upstream.chats) == 1
 
 
-@pytest.mark.both
-@pytest.mark.parametrize("reply", [fail(429, "Slow down."), say("One two.")])
+@pytest.mark.both(is_refused=[False])
+@pytest.mark.parametrize("is_refused", [True, False])
 def test_a_reader_learns_how_a_faster_attempt_has_ended_it(
-    world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch, reply: Any
+    world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch, is_refused: bool
 ) -> None:
     finish = world.store.responses.finish
 
@@ -304,12 +299,11 @@ def test_a_reader_learns_how_a_faster_attempt_has_ended_it(
         return await finish(run, end, job)
 
     monkeypatch.setattr(world.store.responses, "finish", finish_second)
-    upstream.queue(reply)
+    upstream.queue(fail(429, "Slow down.") if is_refused else say("One two."))
     events = read_events(world)
     assert (events[-1].type, events[-1].response.metadata) == ("response.completed", {"by": "other"})
 
 
-@pytest.mark.both
 @pytest.mark.parametrize("is_conversation", [False, True])
 def test_memory_that_cannot_be_read_for_a_moment_does_not_end_it(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch, is_conversation: bool
@@ -317,8 +311,7 @@ def test_memory_that_cannot_be_read_for_a_moment_does_not_end_it(
     failing_once(monkeypatch, world.gateway.app.services.chat.keeper, "begin")
     named: Json = {"conversation": world.sdk.conversations.create().id} if is_conversation else {}
     made = begin(world, input="Count.", user="alice", **named)
-    becomes(lambda: world.gateway.call(world.store.jobs.count_by_state()).get(JobState.RETRYING))
-    world.clock.sleep(2.0)  # until its next attempt
+    world.retry_job()
     assert (polled(world, made.id).output_text, len(upstream.chats)) == ("Ok.", 1)
 
 
@@ -335,8 +328,7 @@ def test_an_attempt_that_has_lost_its_job_reads_memory_once(
 
     monkeypatch.setattr(world.store.responses, "note_turn", lose_first)
     made = begin(world, input="Count.", user="alice")
-    becomes(lambda: world.gateway.call(world.store.jobs.count_by_state()).get(JobState.RETRYING))
-    world.clock.sleep(2.0)  # until its next attempt
+    world.retry_job()
     assert polled(world, made.id).output_text == "Ok."
     assert len(lost) == 1
 
@@ -358,17 +350,18 @@ def test_a_restart_of_the_gateway_is_no_failed_attempt(upstream: StrictUpstream,
 def test_a_request_that_cannot_be_read_any_more_is_given_up(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    attempts = list[None]()
+
     def restore(*_: Any) -> Any:
+        attempts.append(None)
         raise ValueError("it has another form")
 
     monkeypatch.setattr(ShownResponses, "restore", restore)
     made = begin(world, input="Count.", user="alice")
-
-    def failed() -> bool:
-        world.clock.sleep(10.0)  # until the next attempt
-        return bool(world.sdk.responses.retrieve(made.id).status == "failed")
-
-    becomes(failed)
+    for count in range(1, response_maker.MAX_TRIES + 1):
+        becomes(lambda: len(attempts) == count)  # noqa: B023
+        world.retry_job()
+    assert polled(world, made.id).status == "failed"
     told = told_events(httpx.get(f"{world.sdk.base_url}responses/{made.id}?stream=true").text)
     assert [event["type"] for event in told] == FAILED_EVENTS
     numbers = [event["sequence_number"] for event in told]
@@ -377,7 +370,6 @@ def test_a_request_that_cannot_be_read_any_more_is_given_up(
     assert told_events(httpx.get(rest).text) == told[2:]
 
 
-@pytest.mark.both
 def test_a_store_that_fails_while_events_are_read_is_no_fault_of_the_gateway(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -400,7 +392,7 @@ def test_calls_and_their_results_go_on(world: World, upstream: StrictUpstream) -
     assert polled(world, second.id).output_text == "Sunny."
 
 
-@pytest.mark.both
+@pytest.mark.both(is_begun=[True])
 @pytest.mark.parametrize("is_begun", [False, True])
 def test_a_response_is_cancelled(world: World, upstream: StrictUpstream, is_begun: bool) -> None:
     gate = Gate()
@@ -485,7 +477,6 @@ def test_the_stream_of_one_that_ends_before_it_is_begun_has_an_end(
     ]
 
 
-@pytest.mark.both
 def test_the_stream_of_one_that_is_cancelled_between_two_attempts_has_an_end(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -680,7 +671,7 @@ def test_one_that_is_tried_again_comes_before_those_that_were_accepted_after_it(
     becomes(lambda: world.gateway.call(world.store.jobs.count_by_state()).get(JobState.RETRYING))
     words = ("What is she called?", "Sure?")
     later = [begin(world, input=each, conversation=conversation, user="alice") for each in words]
-    world.clock.sleep(2.0)  # until its next attempt
+    world.retry_job()
     assert [polled(world, each.id).output_text for each in (first, *later)] == [
         "A nice name.",
         "Miso.",
@@ -735,7 +726,7 @@ def test_where_a_stream_is_resumed_is_a_number(world: World, after: str) -> None
     assert caught.value.param == "starting_after"
 
 
-@pytest.mark.both
+@pytest.mark.both(is_begun=[True])
 @pytest.mark.parametrize("is_begun", [False, True])
 def test_one_that_is_deleted_while_it_is_made_leaves_nothing(
     world: World, upstream: StrictUpstream, is_begun: bool
@@ -756,7 +747,7 @@ def kept_words(world: World) -> str:
     return str(world.query("SELECT input, shown_reply FROM exchanges"))
 
 
-@pytest.mark.both
+@pytest.mark.both(is_conversation=[True])
 @pytest.mark.parametrize("is_conversation", [False, True])
 def test_one_that_is_deleted_between_two_attempts_leaves_nothing(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch, is_conversation: bool
@@ -771,7 +762,6 @@ def test_one_that_is_deleted_between_two_attempts_leaves_nothing(
     assert world.query("SELECT count(*) FROM run_texts WHERE agent <> 0") == [0]
 
 
-@pytest.mark.both
 def test_one_that_is_deleted_after_its_second_attempt_leaves_nothing_of_the_first(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -779,8 +769,7 @@ def test_one_that_is_deleted_after_its_second_attempt_leaves_nothing_of_the_firs
     upstream.queue(say("They wither."))
     conversation = world.sdk.conversations.create().id
     made = begin(world, input="Tell me of purple tulips.", user="alice", conversation=conversation)
-    becomes(lambda: world.gateway.call(world.store.jobs.count_by_state()).get(JobState.RETRYING))
-    world.clock.sleep(2.0)  # until its next attempt
+    world.retry_job()
     assert polled(world, made.id).output_text == "They wither."
     world.sdk.responses.delete(made.id)
     assert "tulips" not in kept_words(world)
@@ -872,7 +861,7 @@ def test_events_that_are_gone_are_made_of_what_is_stored(world: World, upstream:
     assert (last.type, last.sequence_number) == ("response.completed", 8)
 
 
-@pytest.mark.both
+@pytest.mark.both(user=["alice"])
 @pytest.mark.parametrize("user", [None, "alice"])
 @pytest.mark.parametrize(
     "headers", [{"idempotency-key": "k1"}, {"x-stainless-retry-count": "1"}], ids=["key", "retry"]

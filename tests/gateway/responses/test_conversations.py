@@ -168,7 +168,7 @@ def test_items_that_repeat_stored_replies_wait_for_one_response(
     assert texts_of(items_of(world, conversation.id)) == texts
 
 
-@pytest.mark.both
+@pytest.mark.both(options=[{"background": True}])
 @pytest.mark.parametrize("options", [{}, {"stream": True}, {"background": True}])
 def test_items_wait_again_where_the_upstream_refuses_the_request(
     world: World, upstream: StrictUpstream, options: Json
@@ -188,7 +188,7 @@ def test_items_wait_again_where_the_upstream_refuses_the_request(
     assert texts_of(items_of(world, conversation.id)) == ["My cat is Miso.", "Who?", "Ok."]
 
 
-@pytest.mark.both
+@pytest.mark.both(is_deleted=[True])
 @pytest.mark.parametrize("is_deleted", [False, True])
 def test_a_later_attempt_asks_with_the_items_that_still_wait(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch, is_deleted: bool
@@ -210,7 +210,7 @@ def test_a_later_attempt_asks_with_the_items_that_still_wait(
         world.sdk.conversations.items.delete(item["id"], conversation_id=conversation.id)
     else:
         respond(world, input="Hi", conversation=conversation.id, user="alice")
-    world.clock.sleep(2.0)  # until the next attempt
+    world.retry_job()
     becomes(lambda: world.sdk.responses.retrieve(made.id).status == "completed")
     before = [] if is_deleted else ["My cat is Miso.", "Hi", "Ok."]
     assert asked(upstream) == [*before, "Who?"]
@@ -230,8 +230,7 @@ def test_a_later_attempt_asks_with_the_items_of_the_earlier_one(
     conversation = world.sdk.conversations.create(items=[{"role": "user", "content": "My cat is Miso."}])
     monkeypatch.setattr(ResponseConversations, "remove_answered", remove_and_fail)
     made = respond(world, input="Who?", conversation=conversation.id, user="alice", background=True)
-    becomes(lambda: world.gateway.call(world.store.jobs.count_by_state()).get(JobState.RETRYING))
-    world.clock.sleep(2.0)  # until the next attempt
+    world.retry_job()
     becomes(lambda: world.sdk.responses.retrieve(made.id).status == "completed")
     assert asked(upstream) == ["My cat is Miso.", "Who?"]
     assert texts_of(items_of(world, conversation.id)) == ["My cat is Miso.", "Who?", "Ok."]
@@ -568,7 +567,7 @@ def test_what_waits_in_a_conversation_is_forgotten_with_it(world: World, way: st
     assert world.sdk.conversations.retrieve(first).metadata == {"a": "b"}
 
 
-@pytest.mark.both
+@pytest.mark.both(user=["alice"])
 @pytest.mark.parametrize("user", ["alice", None])
 def test_a_response_of_a_conversation_that_is_deleted_meanwhile_is_forgotten(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch, user: str | None
