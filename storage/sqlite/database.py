@@ -78,8 +78,8 @@ class SqliteDatabase:
             when_failed=self._report_failure,
             when_recovered=self._report_recovery,
         )
-        self.reader = Reader(target, self.writer.report_fault)
-        self.long_reader = ThreadReader(target, self.writer.report_fault)
+        self.reader = Reader(target, self.writer.report_fault, self.writer.check_in_place)
+        self.long_reader = ThreadReader(target, self.writer.report_fault, self.writer.check_in_place)
         self._health_check = HealthCheck(self._check_disk, check_s)
 
     @classmethod
@@ -229,7 +229,9 @@ class SqliteDatabase:
         """
         if expected_version not in (0, found.schema_version):
             fault = self.writer.overwritten_error()
-            fault.is_known = not self.writer.report_fault(fault)
+            # A long read may end after the file was opened again.
+            is_open = self.writer.schema_version == expected_version
+            fault.is_known = not (is_open and self.writer.report_fault(fault))
             raise fault
         return found.result
 

@@ -32,10 +32,20 @@ _THREAD_BUSY_MS = 200
 class _ReaderBase:
     """The base of both readers. It reports damage, and reopens the file after a failure of the file."""
 
-    def __init__(self, target: DatabaseFile, report_damage: Callable[[Corrupt], bool]) -> None:
-        """Makes the reader. report_damage: called when a read meets a damaged file. Returns whether that is news."""
+    def __init__(
+        self,
+        target: DatabaseFile,
+        report_damage: Callable[[Corrupt], bool],
+        check_in_place: Callable[[], None],
+    ) -> None:
+        """Makes the reader.
+
+        report_damage: called when a read meets a damaged file. Returns whether that is news.
+        check_in_place: called when the file was opened. Raises Broken if it is not the one that is written.
+        """
         self._target = target
         self._report_damage = report_damage
+        self._check_in_place = check_in_place
 
     def reset(self) -> None:
         """Closes the connection; the next read reopens the file."""
@@ -55,15 +65,21 @@ class _ReaderBase:
         except Corrupt as error:  # seen when the connection was opened
             error.is_known = not self._report_damage(error)
             raise
+        except Broken:  # the file at the path is not the one that is written
+            self.reset()
+            raise
 
 
 class Reader(_ReaderBase):
     """The read connection of the event loop's thread. It opens with the store, and again after a failure."""
 
     def __init__(
-        self, target: DatabaseFile, report_damage: Callable[[Corrupt], bool] = lambda _: True
+        self,
+        target: DatabaseFile,
+        report_damage: Callable[[Corrupt], bool] = lambda _: True,
+        check_in_place: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(target, report_damage)
+        super().__init__(target, report_damage, check_in_place)
         self._connection: sqlite3.Connection | None = None
         self._closed = False
 
@@ -74,6 +90,7 @@ class Reader(_ReaderBase):
             if self._closed:
                 raise Closed(f"{self._target.path} is closed")
             self._connection = open_reader(self._target, busy_timeout_ms=_LOOP_BUSY_MS)
+            self._check_in_place()
         return self._connection
 
     def open(self) -> None:
@@ -106,9 +123,12 @@ class ThreadReader(_ReaderBase):
     """A read connection with a thread, for what may take long: big indexes, exports."""
 
     def __init__(
-        self, target: DatabaseFile, report_damage: Callable[[Corrupt], bool] = lambda _: True
+        self,
+        target: DatabaseFile,
+        report_damage: Callable[[Corrupt], bool] = lambda _: True,
+        check_in_place: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(target, report_damage)
+        super().__init__(target, report_damage, check_in_place)
         self._driver: Driver | None = None
         self._opening = asyncio.Lock()
         self._closed = False
@@ -133,6 +153,7 @@ class ThreadReader(_ReaderBase):
                     lambda: open_reader(self._target, busy_timeout_ms=_THREAD_BUSY_MS), "mnemogate-reader"
                 )
                 self._driver = await driver.open()
+                self._check_in_place()
             return self._driver
 
     def reset(self) -> None:

@@ -200,6 +200,13 @@ class Writer:
         """The version of the schema when the connection that writes was opened; 0: it was never open."""
         return self._connection.schema_version
 
+    def check_in_place(self) -> None:
+        """Reports a fault if another file, or none, lies at the path. Raises: Broken."""
+        if self._connection.is_moved():
+            fault = self._connection.moved_error()
+            fault.is_known = not self.report_fault(fault)
+            raise fault
+
     def overwritten_error(self) -> Broken:
         """Returns the fault of a file into which another program has restored a copy."""
         return self._connection.overwritten_error()

@@ -88,17 +88,20 @@ class WriterConnection:
             raise self._translate(error) from error
         self._is_lasting = False
 
-    async def _open(self, *, looks_for_damage: bool, is_moved: bool = False) -> Driver:
+    async def _open(self, *, looks_for_damage: bool) -> Driver:
         """Opens a connection and has it show that it can write.
-
-        is_moved: as `is_moved` returned before; the database may be another one.
 
         Raises: StoreError, sqlite3.Error, OSError.
         """
+        inode_before = self._find_inode()
         driver = await Driver(self._connect, "mnemogate-writer").open()
         try:
             await driver.call(partial(try_writing, looks_for_damage=looks_for_damage))
             version = await driver.call(read_schema_version)
+            inode = self._find_inode()
+            if inode_before not in (None, inode):
+                raise self.moved_error()  # it is not known which of the files is open
+            is_moved = self._inode not in (None, inode_before)
             if self.schema_version and (is_moved or version != self.schema_version):
                 await driver.call(_invalidate_agents)
         except BaseException as error:
@@ -110,9 +113,7 @@ class WriterConnection:
                 driver.abandon()
             raise
         self.schema_version = version
-        self._inode = None
-        with contextlib.suppress(OSError):  # the next write reports the error
-            self._inode = os.stat(self._path).st_ino
+        self._inode = inode
         self._log_inodes.clear()
         for suffix in LOGS:
             with contextlib.suppress(OSError):  # as a rule one is not there
@@ -168,9 +169,7 @@ class WriterConnection:
             try:
                 await self._drop_driver()
                 is_missing = self._is_missing()
-                self.driver = await self._open(
-                    looks_for_damage=isinstance(self.fault, Corrupt), is_moved=self.is_moved()
-                )
+                self.driver = await self._open(looks_for_damage=isinstance(self.fault, Corrupt))
             except (sqlite3.Error, OSError, StoreError) as error:
                 fault = self._translate(error)
                 if not isinstance(fault, Unavailable):  # for instance, the file is another program's now
@@ -225,6 +224,13 @@ class WriterConnection:
         except OSError:
             return False  # the next write reports the error
         return self._inode not in (None, inode)
+
+    def _find_inode(self) -> int | None:
+        """Returns the inode of the file at the path; None: there is none, or it cannot be looked up."""
+        try:
+            return os.stat(self._path).st_ino
+        except OSError:
+            return None  # the next write reports the error
 
     def is_overwritten(self, connection: sqlite3.Connection) -> bool:
         """Returns whether another program has restored a copy into the file, or changed its schema.

@@ -24,6 +24,7 @@ from storage.sql.agents import create_agent, load_numbers
 from storage.sql.passages import insert_passage
 from storage.sql.store import Store
 from storage.sqlite.connection import DatabaseFile
+from storage.sqlite.database import connect_current
 from storage.sqlite.reader import Reader, ThreadReader
 from storage.sqlite.result_codes import translate_error
 from storage.sqlite.writer import WriterLimits
@@ -595,6 +596,47 @@ async def test_no_read_after_a_restore_returns_the_rows_of_another_memory(
         await (store.facts.sourced_lines(alice.id, {}) if is_long else store.facts.list_standing(alice.id))
     assert await store.database.writer.recover()
     assert await store.agents.find(ALICE) is None
+
+
+async def test_a_reader_that_opens_after_the_file_was_replaced_reads_nothing_of_it(
+    open_store: Any, path: Path, tmp_path: Path
+) -> None:
+    store = await open_with_copy(open_store, path, tmp_path / "other.db", BOB)
+    alice = await store.agents.find(ALICE)
+    assert alice is not None
+    (tmp_path / "other.db").replace(path)
+    with pytest.raises(Broken, match="removed or replaced"):
+        await store.facts.sourced_lines(alice.id, {})
+    assert await store.database.writer.recover()
+    assert await store.facts.sourced_lines(alice.id, {}) == []
+
+
+async def test_a_file_that_is_replaced_while_it_is_opened_again_ends_the_turns_under_way(
+    open_store: Any, path: Path, tmp_path: Path
+) -> None:
+    exchanges = list[Path]()
+
+    def connect(target: DatabaseFile) -> sqlite3.Connection:
+        for other in exchanges:
+            other.replace(path)
+        exchanges.clear()
+        return connect_current(target)
+
+    other = await open_store(path=tmp_path / "other.db")
+    await Speaker(other, BOB).say([user("I like milk.")], assistant("Noted."), "c1")
+    await other.close()
+    store = await open_store(path=path, limits=AT_ONCE, connect=connect)
+    alice, bob = Speaker(store), Speaker(store, BOB)
+    await alice.say([user("I like tea.")], assistant("Noted."), "c1")
+    turn = await alice.begin([user("I like tea."), assistant("Noted."), user("I am ill.")], "c1")
+    exchanges.append(tmp_path / "other.db")
+    store.database.writer.report_fault(Broken("a fault of the disk"))
+    assert not await store.database.writer.recover()
+    assert await store.database.writer.recover()
+    before = len(await bob.rows())
+    with pytest.raises(Stale):
+        await alice.commit(turn, [assistant("Get well.")])
+    assert len(await bob.rows()) == before
 
 
 async def test_a_turn_that_was_under_way_when_a_copy_was_restored_finds_nothing_of_another_memory(
