@@ -26,7 +26,7 @@ from gateway.core.conversation.match_query import MemoryUse, Query
 from gateway.core.conversation.openings import begins_conversation, opening_of, openings_of
 from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.tree import Tree
-from gateway.core.conversation.wire_message import WireMessage, text_of, visible_reply
+from gateway.core.conversation.wire_message import WireMessage, shown_reply_of, text_of
 from gateway.core.memory.rules import RULES
 from gateway.core.prompt.compose import compose, known_note
 from gateway.core.prompt.composition import Composition
@@ -259,7 +259,7 @@ class Speaker:
             c["id"] for m in full_reply for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS
         )
         ended = settle.RequestEnd(
-            row, full_reply, visible_reply(full_reply, ours), now, turn.notes, ours, edits=bool(edited)
+            row, full_reply, shown_reply_of(full_reply, ours), now, turn.notes, ours, edits=bool(edited)
         )
         plain = None
         if turn.is_plain and how is settle.finish and turn.snapshot.conversation is not None:

@@ -27,8 +27,8 @@ from gateway.core.conversation.tree import PathElement, Tree, is_tombstone
 from gateway.core.conversation.wire_message import (
     WireMessage,
     is_system,
+    shown_reply_of,
     text_of,
-    visible_reply,
     without_space,
 )
 from gateway.core.memory import edits
@@ -132,7 +132,7 @@ class Request:
             elif i in made.replacements:
                 span = sent[at : at + len(made.replacements[i])]
                 ours = {c["id"] for m in span for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS}
-                says = visible_reply(span, ours)
+                says = shown_reply_of(span, ours)
                 assert says["content"] == text_of(message)
                 assert says.get("tool_calls") == message.get("tool_calls")
                 at += len(span)
@@ -476,7 +476,7 @@ class World:
         ended = settle.RequestEnd(
             id=request.exchange_row if plan.follows_head else len(memory.records) + 1,
             full_reply=full_reply,
-            shown_reply=visible_reply(full_reply, ours),
+            shown_reply=shown_reply_of(full_reply, ours),
             now=self.now,
             notes=dict(request.notes),
             gateway_calls=ours,

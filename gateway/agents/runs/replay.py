@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from gateway.agents.runs.run import RunResult
-from gateway.core.conversation.wire_message import call_id, name_and_arguments, visible_reply
+from gateway.core.conversation.wire_message import call_id, named_call, shown_reply_of
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.turn.chunks import delta_of
 from gateway.core.turn.client_view import MakesView, ReplyEvent
@@ -29,8 +29,8 @@ async def replay(
     """
     steps = [orjson.loads(step.shown_reply) for step in result.steps if step.shown_reply is not None]
     calls = [call for message in steps for call in message.get("tool_calls") or ()]
-    gateway_calls = {call_id(call) for call in calls if name_and_arguments(call)[0] not in request.tool_names}
-    shown_reply = visible_reply(steps, gateway_calls)
+    gateway_calls = {call_id(call) for call in calls if named_call(call).name not in request.tool_names}
+    shown_reply = shown_reply_of(steps, gateway_calls)
     finish_reason = "tool_calls" if "tool_calls" in shown_reply else "stop"
     counts = result.run.counts
     usage = {"prompt_tokens": counts.prompt, "completion_tokens": counts.completion}

@@ -20,8 +20,8 @@ from gateway.core.conversation.wire_message import (
     PRIVATE,
     RESULT_ROLES,
     SYSTEM_ROLES,
-    calls_in,
     media_in,
+    named_calls,
     sound_id,
     text_of,
     without_space,
@@ -40,12 +40,15 @@ ATOM_DIGEST_BYTES = 11
 _EMPTY_PATH_HASH = blake2b(digest_size=16)
 
 
+# The kind of a message is that of its first atom. These functions run on every message of a tree, and to index bytes
+# makes no new object, as a slice does.
+
+
 def is_user(atoms: tuple[Atom, ...]) -> bool:
-    # 0x75 is b"u"; indexing bytes makes no new object, and this runs on every message of a tree.
-    return bool(atoms) and atoms[0][0] == 0x75
+    return bool(atoms) and atoms[0][0] in b"u"
 
 
-def is_spoken(atoms: tuple[Atom, ...]) -> bool:
+def is_user_or_text(atoms: tuple[Atom, ...]) -> bool:
     """Returns whether a message is a user's, or an assistant's that begins with a text."""
     return bool(atoms) and atoms[0][0] in b"ua"
 
@@ -88,9 +91,7 @@ class MessageHasher:
         return keyed.digest()
 
     def _atom(self, kind: bytes, *parts: bytes) -> Atom:
-        keyed = self._keyed.copy()
-        keyed.update(b"\x00".join(parts))
-        return kind + keyed.digest()
+        return kind + self.digest(b"\x00".join(parts))
 
     def text_atom(self, name: object, text: str) -> Atom:
         """Returns the atom of an assistant's text. text: without white space."""
@@ -113,7 +114,7 @@ class MessageHasher:
             if ("audio" in message or PRIVATE in message) and (sound := sound_id(message)):
                 atoms = [self._atom(b"a", b"", b"audio", _encode(sound))]
             if "tool_calls" in message or "function_call" in message:
-                for tool, arguments in calls_in(message):
+                for tool, arguments in named_calls(message):
                     atoms.append(self._atom(b"c", _encode(tool), _encode(_canonical_arguments(arguments))))
             return tuple(atoms)
         media = () if isinstance(content, str) else media_in(message)

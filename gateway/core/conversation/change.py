@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation import settle
 from gateway.core.conversation.active import find_mergeable
-from gateway.core.conversation.canonical import MessageHasher, is_assistant, is_spoken
+from gateway.core.conversation.canonical import MessageHasher, is_assistant, is_user_or_text
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree, is_tombstone
 from storage.commands import Change, Pool
@@ -40,7 +40,7 @@ def plan_change(pool: Pool, plan: Plan, request_end: settle.RequestEnd, rule: se
     }
     tombs = []
     if exchange.state is State.OFF:
-        tombs = [message_key(a) for a in (*exchange.inputs, exchange.reply or ()) if is_spoken(a)]
+        tombs = [message_key(a) for a in (*exchange.inputs, exchange.reply or ()) if is_user_or_text(a)]
     return Change(
         exchange=exchange,
         others=[each for each in changes if each.id not in continued],

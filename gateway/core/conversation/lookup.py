@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import is_spoken
+from gateway.core.conversation.canonical import is_user_or_text
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import Query
 from gateway.core.conversation.plan import Plan
@@ -42,7 +42,7 @@ def probes_for_list(
     probes = Probes(
         key,
         since=query.now - query.idle_s,
-        maybe_tombs=[message_key(atoms) for atoms in listing.atoms[:-1] if is_spoken(atoms)],
+        maybe_tombs=[message_key(atoms) for atoms in listing.atoms[:-1] if is_user_or_text(atoms)],
         max_exchanges=max_exchanges,
         min_depth=min_depth,
         loaded_depth=loaded_depth,

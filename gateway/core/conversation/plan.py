@@ -12,7 +12,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from gateway.core.conversation.amendments import Amendment, find_amendments
-from gateway.core.conversation.canonical import is_spoken, is_user
+from gateway.core.conversation.canonical import is_user, is_user_or_text
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.head import PathHead, find_head
 from gateway.core.conversation.kind import ConversationKind
@@ -361,7 +361,7 @@ def _tombstone_atoms(tree: Tree, begun: float) -> set[tuple[Atom, ...]]:
         for i, atoms in (*enumerate(exchange.inputs), (REPLY, exchange.reply or ()))
         if is_tombstone(exchange) or i in exchange.redactions
     )
-    return {atoms for atoms in forgotten if is_spoken(atoms)}
+    return {atoms for atoms in forgotten if is_user_or_text(atoms)}
 
 
 def _find_omitted(

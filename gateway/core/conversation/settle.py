@@ -41,9 +41,9 @@ from gateway.core.conversation.tree import (
 )
 from gateway.core.conversation.wire_message import (
     WireMessage,
-    call_objects,
+    raw_calls,
+    shown_reply_of,
     text_of,
-    visible_reply,
     without_space,
 )
 from storage.records import REPLY, Evicted, Exchange, State, message_key
@@ -528,9 +528,9 @@ def _amend_reply(
 ) -> Exchange:
     """Gives an exchange the reply at a span of the client's list, with what only its stored reply has."""
     messages = listing.messages[slice(*span)]
-    shown_reply = messages[0] if len(messages) == 1 else visible_reply(messages)
+    shown_reply = messages[0] if len(messages) == 1 else shown_reply_of(messages)
     if "tool_calls" in shown_reply:
-        shown_reply = {**shown_reply, "tool_calls": call_objects(shown_reply)}
+        shown_reply = {**shown_reply, "tool_calls": raw_calls(shown_reply)}
         if not shown_reply["tool_calls"]:
             del shown_reply["tool_calls"]  # upstreams refuse an empty list
     shown_reply = with_response_of(with_fillers_of(shown_reply, stored_reply), stored_reply)

@@ -20,7 +20,7 @@ from gateway.core.conversation.wire_message import (
     WireMessage,
     call_id,
     function_of,
-    name_and_arguments,
+    named_call,
     text_of,
     without_space,
 )
@@ -192,7 +192,7 @@ def tool_names_by_call(exchange: Exchange) -> dict[str, str]:
     else:
         messages = [] if exchange.shown_reply is None else [orjson.loads(exchange.shown_reply)]
     return {
-        call_id(call): name_and_arguments(call)[0]
+        call_id(call): named_call(call).name
         for message in messages
         for call in message.get("tool_calls") or ()
         if function_of(call) is not None

@@ -95,17 +95,13 @@ class NamedCall(NamedTuple):
     arguments: Any
 
 
-def calls_in(message: Mapping[str, Any]) -> list[NamedCall]:
-    """Returns the calls in a message, also that of the older `function_call`."""
-    named_calls: list[NamedCall] = []
-    calls = message.get("tool_calls")
-    for call in calls if isinstance(calls, list) else []:
-        if function_of(call) is not None:
-            named_calls.append(name_and_arguments(call))
-    function = message.get("function_call")
-    if isinstance(function, dict):
-        named_calls.append(NamedCall(str(function.get("name")), function.get("arguments")))
-    return named_calls
+def named_calls(message: Mapping[str, Any]) -> list[NamedCall]:
+    """Returns the calls of a message that are not broken, also that of the older `function_call`."""
+    calls = [named_call(call) for call in raw_calls(message) if function_of(call) is not None]
+    older_call = message.get("function_call")
+    if isinstance(older_call, dict):
+        calls.append(NamedCall(str(older_call.get("name")), older_call.get("arguments")))
+    return calls
 
 
 def function_of(call: object) -> dict[str, Any] | None:
@@ -114,14 +110,14 @@ def function_of(call: object) -> dict[str, Any] | None:
     return function if isinstance(function, dict) else None
 
 
-def name_and_arguments(call: object) -> NamedCall:
+def named_call(call: object) -> NamedCall:
     """Returns the tool and the arguments of a call."""
     function = function_of(call) or {}
     return NamedCall(str(function.get("name")), function.get("arguments", function.get("input")))
 
 
-def call_objects(message: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns the calls of a message as they are, without values that are no objects."""
+def raw_calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the `tool_calls` of a message as they are, also broken ones, without values that are no objects."""
     calls = message.get("tool_calls")
     return [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
 
@@ -156,13 +152,13 @@ def rest_after(text: str, beginning: str) -> str | None:
     return text[offset:]
 
 
-def visible_reply(full_reply: Sequence[WireMessage], gateway_calls: Container[str] = ()) -> WireMessage:
+def shown_reply_of(full_reply: Sequence[WireMessage], gateway_calls: Container[str] = ()) -> WireMessage:
     """Returns what the client sees of a reply's messages: the text as it was streamed, and its own calls.
 
     gateway_calls: ids of the calls that the gateway ran itself.
     """
     replies = [message for message in full_reply if message["role"] == "assistant"]
-    calls = [call for each in replies for call in call_objects(each) if call_id(call) not in gateway_calls]
+    calls = [call for each in replies for call in raw_calls(each) if call_id(call) not in gateway_calls]
     reply: WireMessage = {"role": "assistant", "content": join_texts(map(text_of, replies))}
     return {**reply, "tool_calls": calls} if calls else reply
 

@@ -25,7 +25,7 @@ from typing import Any
 import orjson
 from msgspec import Struct
 
-from gateway.core.conversation.wire_message import call_id, calls_in, text_of, without_space_utf8
+from gateway.core.conversation.wire_message import call_id, named_calls, text_of, without_space_utf8
 from gateway.core.prompt.note_text import own_words
 from storage.records import Scope
 
@@ -95,7 +95,7 @@ class DelegatedTasks:
         question = next(_user_texts(body["messages"]), None)
         calls: dict[str, _WaitingCall] = {}
         for call in reply.get("tool_calls") or ():
-            for tool, arguments in calls_in({"tool_calls": [call]}):
+            for tool, arguments in named_calls({"tool_calls": [call]}):
                 texts = {hash(text): len(text) for text in islice(_argument_texts(arguments), _MAX_TEXTS)}
                 if question is not None and max(texts.values(), default=0) >= _MIN_BYTES:
                     calls[call_id(call)] = _WaitingCall(tool, texts, hash(question), now)

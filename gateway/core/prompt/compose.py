@@ -20,7 +20,7 @@ from gateway.core.conversation.plan import Plan, rivals_of
 from gateway.core.conversation.private import private_of, without_private
 from gateway.core.conversation.provider_fields import for_another_model, refill
 from gateway.core.conversation.tree import Content, PathElement, PathPosition, Tree, end_offset, is_tombstone
-from gateway.core.conversation.wire_message import WireMessage, visible_reply
+from gateway.core.conversation.wire_message import WireMessage, shown_reply_of
 from gateway.core.prompt.composition import Composition, InsertedMessage, shown_in, without_result
 from gateway.core.prompt.hidden_rounds import is_offered, put_back, without_rounds
 from gateway.core.prompt.note_text import estimate_tokens
@@ -189,7 +189,7 @@ def _heard_with_rounds(tree: Tree, plan: Plan, offered: Container[str]) -> list[
     messages = plan.query.listing.messages[: plan.heard_count]
     if match_point is None or not match_point.has_full_reply or not messages:
         return None
-    reply = _as_clients_resend(visible_reply(messages) if len(messages) > 1 else messages[0])
+    reply = _as_clients_resend(shown_reply_of(messages) if len(messages) > 1 else messages[0])
     is_same = _is_of_same_model(match_point, plan)
     return put_back(tree.content(match_point), reply, after=None, offered=offered, is_same_model=is_same)
 

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from gateway.core.conversation.fillers import without_fillers_and_thoughts
 from gateway.core.conversation.tree import Tree, is_tombstone
-from gateway.core.conversation.wire_message import RESULT_ROLES, WireMessage, calls_in, is_system, text_of
+from gateway.core.conversation.wire_message import RESULT_ROLES, WireMessage, is_system, named_calls, text_of
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.summary_check import whole_lines
 from gateway.core.tags import Tags
@@ -200,7 +200,7 @@ def _lines_of(message: WireMessage) -> Iterator[str]:
     if text:
         yield f"{role.capitalize()}: {_clip(text, MESSAGE_CHARS)}"
     if role == "assistant":
-        for name, arguments in calls_in(message):
+        for name, arguments in named_calls(message):
             yield f"Assistant called {' '.join(name.split())}: {_clip(str(arguments), CALL_CHARS)}"
 
 

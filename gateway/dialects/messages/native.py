@@ -18,7 +18,7 @@ from adapters.claude.error_form import Untranslatable
 from adapters.claude.model_traits import binds_thoughts
 from adapters.claude.reply import next_block_index
 from adapters.types import NATIVE_REPLY, Json
-from gateway.core.conversation.wire_message import call_id, call_objects, text_of
+from gateway.core.conversation.wire_message import call_id, raw_calls, text_of
 from gateway.core.request.edit import BodyEdit
 from gateway.core.request.envelope import thinking_budget
 from gateway.core.request.native_body import NO_CHANGES, MessageThread, NativeChanges, UpstreamBody
@@ -269,7 +269,7 @@ def _translate(chat_messages: Sequence[Json]) -> list[Json]:
         try:
             blocks = _translate_to_blocks(message, f"messages[{index}]")
         except Untranslatable:
-            calls_left_out.update(map(call_id, call_objects(message)))
+            calls_left_out.update(map(call_id, raw_calls(message)))
             blocks = user_blocks({"content": text_of(message)}, "")
         role = "assistant" if message.get("role") == "assistant" else "user"
         if not blocks:

@@ -19,8 +19,8 @@ from gateway.core.conversation.provider_fields import INPUT_ARGUMENT
 from gateway.core.conversation.wire_message import (
     WireMessage,
     call_id,
-    call_objects,
-    name_and_arguments,
+    named_call,
+    raw_calls,
     text_of,
 )
 from gateway.dialects.fields import missing_field, read_optional, read_text, wrong_type
@@ -156,8 +156,8 @@ def tools_found(messages: Sequence[WireMessage]) -> list[Json]:
     searches = {
         call_id(call)
         for message in messages
-        for call in call_objects(message)
-        if name_and_arguments(call)[0] == TOOL_SEARCH
+        for call in raw_calls(message)
+        if named_call(call).name == TOOL_SEARCH
     }
     results = (message for message in messages if message.get("tool_call_id") in searches)
     return [tool for result in results for tool in decode_list(text_of(result)) if isinstance(tool, dict)]

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from gateway.core import ids
 from gateway.core.conversation.tree import is_tombstone
-from gateway.core.conversation.wire_message import name_and_arguments, text_of
+from gateway.core.conversation.wire_message import named_call, text_of
 from gateway.errors import UnknownId
 from gateway.run.admin.exchange_messages import TOOL_CHARS, shorten
 from gateway.run.admin.list_page import read_cursor
@@ -181,7 +181,7 @@ def _calls(
     calls = []
     reply: dict[str, Any] = orjson.loads(exchange.shown_reply)
     for call in reply.get("tool_calls") or ():
-        name, arguments = name_and_arguments(call)
+        name, arguments = named_call(call)
         id = str(call.get("id"))
         result = results.get(id)
         state: _CallState = "open" if result is None else "answered"

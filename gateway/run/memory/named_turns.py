@@ -24,7 +24,7 @@ from gateway.core.conversation.directions import (
     stored_directions,
 )
 from gateway.core.conversation.private import private_of, with_private, without_private
-from gateway.core.conversation.wire_message import WireMessage, text_of, visible_reply
+from gateway.core.conversation.wire_message import WireMessage, shown_reply_of, text_of
 from gateway.core.turn_name import TurnName
 from gateway.run.memory.memory_context import MemoryContext
 from storage.errors import NotFound
@@ -281,7 +281,7 @@ def joined_reply(steps: Sequence[Exchange]) -> list[WireMessage]:
     if len(steps) == 1 or not replies:
         return replies
     gateway_calls = {m.get("tool_call_id") for e in steps[1:] for m in orjson.loads(e.input or b"[]")}
-    return [visible_reply(replies, gateway_calls)]
+    return [shown_reply_of(replies, gateway_calls)]
 
 
 def with_model(message: WireMessage, exchange: Exchange) -> WireMessage:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.heard import as_heard
 from gateway.core.conversation.private import private_of, with_private, without_private
 from gateway.core.conversation.provider_fields import THOUGHTS
-from gateway.core.conversation.wire_message import WireMessage, call_id, call_objects
+from gateway.core.conversation.wire_message import WireMessage, call_id, raw_calls
 from gateway.core.prompt.result_order import results_after_calls
 from gateway.core.request.chat_request import ChatRequest, MemoryChoice, Reference
 from gateway.core.turn_name import TurnName
@@ -198,7 +198,7 @@ class _ReferenceFiller:
                 if message.get("role") == "tool":
                     answered.add(str(message.get("tool_call_id")))
                     continue
-                calls = call_objects(message)
+                calls = raw_calls(message)
                 if calls and at in self._named_replies and n == len(stands) - 1:
                     stands[n] = _with_answered_calls(message, answered)
                 answered.difference_update(map(call_id, calls))
@@ -238,7 +238,7 @@ class _ReferenceFiller:
 
 def _with_answered_calls(reply: WireMessage, answered: Collection[str]) -> WireMessage:
     """Returns a reply without the calls that have no result. answered: the ids of the others."""
-    calls = [call for call in call_objects(reply) if call_id(call) in answered]
+    calls = [call for call in raw_calls(reply) if call_id(call) in answered]
     without_calls = {key: value for key, value in reply.items() if key != "tool_calls"}
     return (
         {**without_calls, "tool_calls": calls}

@@ -16,9 +16,9 @@ from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.wire_message import (
     WireMessage,
     are_results,
-    calls_in,
+    named_calls,
+    shown_reply_of,
     text_of,
-    visible_reply,
     without_space,
 )
 from gateway.core.words import is_beginning, is_grown_transcript, letters_of, lower_words, without_remark
@@ -174,7 +174,7 @@ def test_any_message_has_a_canonical_form(message: WireMessage) -> None:
     atoms = HASHER.atoms(message)
     assert atoms == HASHER.atoms(orjson.loads(orjson.dumps(message)))
     assert all(len(a) == 12 and a[:1] in b"uatc" for a in atoms)
-    text_of(message), calls_in(message), HASHER.media_digest(message)
+    text_of(message), named_calls(message), HASHER.media_digest(message)
 
 
 def test_broken_arguments_and_lone_surrogates_are_hashed_as_they_are() -> None:
@@ -342,9 +342,9 @@ def test_a_whole_reply_was_spoken(text: str) -> None:
 
 def test_what_the_client_sees_is_the_text_as_streamed_and_its_own_calls() -> None:
     full = [assistant("One. ", call("m", "memory_insert"), call("w")), result("m", "ok"), assistant("Two.")]
-    assert visible_reply(full, {"m"}) == assistant("One. Two.", call("w"))
-    assert visible_reply([assistant("One."), assistant(None), assistant("Two.")]) == assistant("One. Two.")
-    assert visible_reply([assistant(None)], ()) == assistant("")
+    assert shown_reply_of(full, {"m"}) == assistant("One. Two.", call("w"))
+    assert shown_reply_of([assistant("One."), assistant(None), assistant("Two.")]) == assistant("One. Two.")
+    assert shown_reply_of([assistant(None)], ()) == assistant("")
 
 
 def test_media_after_a_result_belong_to_it() -> None:

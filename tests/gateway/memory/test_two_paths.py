@@ -16,7 +16,7 @@ from gateway.core.conversation import settle
 from gateway.core.conversation.match_query import MemoryUse
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
-from gateway.core.conversation.wire_message import WireMessage, text_of, visible_reply
+from gateway.core.conversation.wire_message import WireMessage, shown_reply_of, text_of
 from gateway.core.prompt.composition import Composition
 from storage.records import Exchange
 from storage.sql.store import Store
@@ -209,7 +209,7 @@ class Client:
         full, new = self.reply()
         await self.pair.finish(request, full, new)
         ours = {c["id"] for m in full for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS}
-        self.messages = [*asked, visible_reply(full, ours)]
+        self.messages = [*asked, shown_reply_of(full, ours)]
 
     async def plain(self, asked: list[WireMessage]) -> None:
         await self.answered(await self.begin(asked), asked)
@@ -284,7 +284,7 @@ class Client:
                 ours = call("m" + id, "memory_insert", "{}")
                 both = {**said, "tool_calls": [ours, *said["tool_calls"]]}
                 await self.pair.finish(request, [both, result("m" + id, "done")], self.pair.edits(id))
-                said = visible_reply([both], {"m" + id})
+                said = shown_reply_of([both], {"m" + id})
             else:
                 await self.pair.finish(request, [said])
             asked = [*asked, said, result(id, f"sunny {self.calls}")]

@@ -11,8 +11,8 @@ from gateway.core.conversation.wire_message import (
     WireMessage,
     are_results,
     call_id,
-    call_objects,
-    name_and_arguments,
+    named_call,
+    raw_calls,
     text_of,
 )
 from gateway.run.memory.memory_context import MemoryContext
@@ -63,7 +63,7 @@ def _calls_of_last_turn(messages: Sequence[WireMessage]) -> list[CalledTool]:
         if begins_turn:
             called.clear()
         elif role == "assistant":
-            names.update((call_id(call), name_and_arguments(call)[0]) for call in call_objects(message))
+            names.update((call_id(call), named_call(call).name) for call in raw_calls(message))
         elif role == "tool" and (id := str(message.get("tool_call_id"))) in names:
             status = _status_of(private)
             if status is not None:
