@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from storage.commands import Erased, ForgetTarget, Rules
@@ -30,6 +30,8 @@ _NO_CONVERSATION = -1
 _MAX_VERSIONS, _MAX_CHARS = 50, 5_000
 # The most facts that are returned with their texts.
 _NAMED_FACTS = 20
+# The most exchanges that are named because they lose a note.
+_NAMED_NOTES = 5
 
 
 class _Beginning(NamedTuple):
@@ -62,6 +64,15 @@ class ErasedFacts(NamedTuple):
     total: int
 
 
+class _Notes(NamedTuple):
+    """Notes that go."""
+
+    # None: too much would have to be read to count them.
+    total: int | None = 0
+    # As `PreviewedCounts.noted_rows`.
+    exchange_rows: Sequence[int] = ()
+
+
 class PreviewedCounts(NamedTuple):
     """How much a target takes, and what a preview names besides."""
 
@@ -72,6 +83,8 @@ class PreviewedCounts(NamedTuple):
     remade: int = 0
     # The blocks that change, as far as they were rebuilt.
     changes: Sequence[RebuiltBlock] = ()
+    # The rows of the newest exchanges that stay and lose a note, the newest first.
+    noted_rows: Sequence[int] = ()
 
 
 class _Target(NamedTuple):
@@ -165,15 +178,16 @@ class ForgetPreviews(Group):
         versions = await self._count_versions(connection, agent_row, "versions", [going], erased, texts)
         # With facts that are named as well, all are read, so that none counts twice.
         facts = await self._read_facts(connection, going, None if texts else _NAMED_FACTS)
+        notes = await self._count_notes(connection, erased, beginnings, has_blocks=versions.gone > 0)
         counts = ForgetCounts(
             messages=messages,
             facts=facts.total,
             passages=await connection.value(SQL["passages"], going),
             versions=versions.gone,
             summaries=await self._count_summaries(connection, agent_row, beginnings),
-            notes=await self._count_notes(connection, erased, beginnings, has_blocks=versions.gone > 0),
+            notes=notes.total,
         )
-        return PreviewedCounts(counts, facts.newest, versions.remade, versions.changes)
+        return PreviewedCounts(counts, facts.newest, versions.remade, versions.changes, notes.exchange_rows)
 
     async def _count_versions(
         self,
@@ -283,7 +297,7 @@ class ForgetPreviews(Group):
             connection, FORGET_SQL["days_named"], [*target.facts, *target.passages], agent_row
         )
         marks = Erased(frozenset(int(at // DAY_S) for (at,) in days), versions.gone > 0)
-        notes = None
+        notes = _Notes(None)
         if not await self._is_far_back(connection, agent_row, 0):
             notes = await self._count_quoting(connection, agent_row, 0, marks, set())
         counts = ForgetCounts(
@@ -292,9 +306,9 @@ class ForgetPreviews(Group):
             passages=len(target.passages),
             versions=versions.gone,
             summaries=0,
-            notes=notes,
+            notes=notes.total,
         )
-        return PreviewedCounts(counts, (), versions.remade, versions.changes)
+        return PreviewedCounts(counts, (), versions.remade, versions.changes, notes.exchange_rows)
 
     async def _visible_blocks(self, connection: Connection, agent_row: int) -> list[int]:
         scope = await connection.row(FORGET_SQL["scope_of"], (agent_row,))
@@ -314,18 +328,15 @@ class ForgetPreviews(Group):
 
     async def _count_notes(
         self, connection: Connection, erased: _Target, beginnings: Sequence[_Beginning], *, has_blocks: bool
-    ) -> int | None:
-        """Counts the notes that would be erased with exchanges; None if too much would have to be read.
-
-        has_blocks: blocks change as well.
-        """
+    ) -> _Notes:
+        """Finds the notes that would be erased with exchanges. has_blocks: blocks change as well."""
         if not beginnings:
-            return 0
+            return _Notes()
         if sum(beginning.exchanges for beginning in beginnings) > _MAX_EXCHANGES:
-            return None
+            return _Notes(None)
         first = min(beginning.seq for beginning in beginnings)
         if await self._is_far_back(connection, erased.agent_row, first):
-            return None
+            return _Notes(None)
         rows = await connection.rows(SQL["erased_times"], (*erased, _MAX_EXCHANGES))
         days = {int(at // DAY_S) for _, *times in rows for at in times if at is not None}
         return await self._count_quoting(
@@ -338,20 +349,21 @@ class ForgetPreviews(Group):
 
     async def _count_quoting(
         self, connection: Connection, agent_row: int, since: int, erased: Erased, erased_ids: set[int]
-    ) -> int | None:
-        """Counts the notes that are erased, or may quote what is erased; None if too much would have to be read.
+    ) -> _Notes:
+        """Finds the notes that are erased, or may quote what is erased.
 
         since: a number from which on they are read.
         """
         rows = await connection.rows(SQL["notes"], (agent_row, since, _MAX_EXCHANGES + 1))
         if len(rows) > _MAX_EXCHANGES:
-            return None
-        return sum(
-            id in erased_ids or self._rules.may_quote(text, erased)
+            return _Notes(None)
+        ids = [
+            id
             for id, packed in rows
             for text in unpack_notes(packed).values()
-            if text
-        )
+            if text and (id in erased_ids or self._rules.may_quote(text, erased))
+        ]
+        return _Notes(len(ids), _newest_rows(id for id in reversed(ids) if id not in erased_ids))
 
 
 def _add_counts(
@@ -370,7 +382,13 @@ def _add_counts(
     )
     changes = tuple(dict.fromkeys((*with_messages.changes, *with_named.changes)))
     remade = with_messages.remade + with_named.remade
-    return PreviewedCounts(counts, with_messages.facts[:_NAMED_FACTS], remade, changes)
+    noted_rows = _newest_rows(sorted((*with_messages.noted_rows, *with_named.noted_rows), reverse=True))
+    return PreviewedCounts(counts, with_messages.facts[:_NAMED_FACTS], remade, changes, noted_rows)
+
+
+def _newest_rows(newest_first: Iterable[int]) -> Sequence[int]:
+    """Returns the first of some rows of exchanges that are named, each once."""
+    return tuple(dict.fromkeys(newest_first))[:_NAMED_NOTES]
 
 
 def _row_range(beginnings: Sequence[_Beginning]) -> _RowRange:

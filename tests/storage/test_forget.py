@@ -1094,7 +1094,7 @@ async def test_a_preview_of_a_memory_that_is_gone_by_then_counts_nothing(
     await talk(alice, ["one"], "c1")
     await forget(store, alice.agent, ForgetTarget(is_all=True))
     found = await store.forget_previews.count(alice.agent.id, ForgetTarget(facts=[1]), 0)
-    assert found == (ForgetCounts(0, 0, 0, 0, 0, 0), (), 0, ())
+    assert found == (ForgetCounts(0, 0, 0, 0, 0, 0), (), 0, (), ())
 
 
 @pytest.mark.parametrize("most", [0, forget_preview._MAX_EXCHANGES])

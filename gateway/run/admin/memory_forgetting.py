@@ -28,7 +28,7 @@ from gateway.run.admin.forget_operations import (
     note_forgetting,
     note_retained,
 )
-from gateway.run.admin.hits import kind_of, speaker_of, text_href
+from gateway.run.admin.hits import kind_of, message_href, speaker_of, text_href
 from gateway.run.admin.memory_edits import Editor
 from gateway.run.admin.memory_lists import flags_of
 from gateway.run.admin.memory_records import SourceKind, SourceRecord
@@ -38,7 +38,7 @@ from gateway.run.admin.plain_text import shell_word
 from gateway.run.admin.remaining_texts import SHOWN_CHARS, RemainingRecord, RemainingTexts
 from storage.commands import ForgetTarget
 from storage.errors import StoreError, WriteConflict
-from storage.listing import ErasedFact, ForgetCounts, FoundMemory, RebuiltBlock
+from storage.listing import ErasedFact, ExchangePlace, ForgetCounts, FoundMemory, RebuiltBlock
 from storage.records import Message, Scope
 from storage.sql.store import Store
 
@@ -97,6 +97,8 @@ class ForgetPreview(Struct, frozen=True):
     blocks: tuple[RebuiltBlock, ...] | UnsetType = UNSET
     # For "texts": the texts that are not gone yet, the newest first.
     texts: tuple[SourceRecord, ...] | UnsetType = UNSET
+    # The newest replies that stay and can no longer show what the model was told, without their texts; not set: none.
+    replies_without_note: tuple[SourceRecord, ...] | UnsetType = UNSET
 
 
 class ForgetResult(Struct, frozen=True):
@@ -307,6 +309,7 @@ class MemoryForgetting:
         if details.exchange_rows:
             target = replace(target, messages=(), exchanges=details.exchange_rows)
         extent = await self._store.forget_previews.count(memory.id, target, details.messages)
+        places = await self._store.memory_pages.load_places(memory.id, extent.noted_rows)
         stays = [*details.stays]
         if extent.remade:
             versions = f"{extent.remade} later version{'' if extent.remade == 1 else 's'} of blocks"
@@ -328,6 +331,10 @@ class MemoryForgetting:
             or UNSET,
             blocks=tuple(extent.changes) or UNSET,
             texts=details.texts or UNSET,
+            replies_without_note=tuple(
+                _reply_record(memory.uid, places[row]) for row in extent.noted_rows if row in places
+            )
+            or UNSET,
         )
 
     async def _read_details(
@@ -461,6 +468,11 @@ def _fact_record(uid: str, fact: ErasedFact) -> ErasedFactRecord:
         case "operator" | "person" as writer if fact.is_true:
             return replace(record, corrected_by=writer)
     return record
+
+
+def _reply_record(uid: str, place: ExchangePlace) -> SourceRecord:
+    href = message_href(uid, place.conversation_uid, place, place.reply_seq)
+    return SourceRecord("message", place.reply_seq, None, None, href=href)
 
 
 def _unknown(kind: TargetKind) -> UnknownId:

@@ -73,7 +73,7 @@ def check_memory(operator: Operator, memory: str, seq: int) -> None:
     same(search["chosen"][0], HIT)
     same(search["left_out"][0], f"{HIT} reason")
     preview = operator.twin(f"{memory}/forget?fact={seq}")
-    same(preview, "target will_go stays confirm command more_facts")
+    same(preview, "target will_go stays confirm command more_facts replies_without_note")
     assert preview["more_facts"] == 0
     same(preview["target"], "kind id text")
     same(preview["will_go"], GOES)

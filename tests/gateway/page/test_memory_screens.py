@@ -168,7 +168,7 @@ def test_a_screen_reads_no_more_often_where_its_lists_are_longer(operator: Opera
     assert few == {
         "overview": 2, "people": 1, "name": 2, "what people wrote": 7, "memory": 19, "facts": 4,
         "conversations": 5, "passages": 3, "search": 15, "words": 14, "block": 15, "fact": 5,
-        "conversation": 15, "forget fact": 23,
+        "conversation": 15, "forget fact": 24,
         "forget conversation": 20, "forget all": 11, "request": 15, "requests": 0, "its requests": 6, "audit": 2,
         "work": 4, "keys": 1, "about me": 11, "their block": 10,
     }  # fmt: skip
@@ -1650,10 +1650,33 @@ def test_notes_of_a_memory_that_is_too_large_are_not_counted(
     speak(operator.world, "What is my cat called?")
     assert operator.twin(f"m/{agent.uid}/forget?fact={seq}")["will_go"]["notes"] == 1
     shown = page(operator, f"m/{agent.uid}/forget?fact={seq}")
-    assert '>Replies that can then no longer show what the model was told</th><td class="num">1<' in shown
+    assert "Replies that can then no longer show what the model was told: " in plain(shown)
+    assert '>message 5</a></th><td class="num">1<' in shown
     monkeypatch.setattr(forget_preview, "_MAX_NUMBERS", 2)
-    assert operator.twin(f"m/{agent.uid}/forget?fact={seq}")["will_go"]["notes"] is None
+    preview = operator.twin(f"m/{agent.uid}/forget?fact={seq}")
+    assert (preview["will_go"]["notes"], "replies_without_note" in preview) == (None, False)
     assert "too many to count here" in page(operator, f"m/{agent.uid}/forget?fact={seq}")
+
+
+def test_a_preview_links_to_the_newest_replies_that_lose_their_notes(operator: Operator) -> None:
+    """It counted them, and one could not see which before it was too late."""
+    agent = speak(operator.world, "My cat is called Miso.")
+    (seq,) = learn(operator.world, agent, "Alice has a cat called Miso.")
+    for n in range(7):
+        speak(operator.world, f"What is my cat called, number {n}?", talk=f"c{n}")
+    preview = operator.twin(f"m/{agent.uid}/forget?fact={seq}")
+    assert preview["will_go"]["notes"] == 7
+    replies = preview["replies_without_note"]
+    newest = operator.twin(f"m/{agent.uid}")["conversations"][0]["id"]
+    last = operator.twin(f"m/{agent.uid}/c/{newest}")["items"][-1]
+    assert [each["seq"] for each in replies] == [last["seq"] - 2 * n for n in range(5)]
+    assert replies[0]["href"].startswith(f"m/{agent.uid}/c/{newest}?")
+    shown = page(operator, f"m/{agent.uid}/forget?fact={seq}")
+    assert f'among them <a href="../../{escape(replies[0]["href"])}">message {last["seq"]}</a>, <a' in shown
+    # A reply that goes itself is not named.
+    preview = operator.twin(f"m/{agent.uid}/forget?conversation={newest}")
+    assert preview["will_go"]["notes"]
+    assert last["seq"] not in [each["seq"] for each in preview.get("replies_without_note", ())]
 
 
 @pytest.mark.both
