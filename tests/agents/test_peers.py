@@ -633,7 +633,7 @@ def test_a_pause_that_begins_before_a_message_is_delivered_is_spared(stage: Stag
     assert stage.world.letta.agents.messages.create(b, messages=answer).messages[-1].content == "Thanks."
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(2))
 def test_whichever_agents_ask_each_other_all_runs_end(stage: Stage, seed: int) -> None:
     """Random agents ask one another side by side, by name and by tags, in runs, in chats and without waiting."""
     names = ["ann", "bob", "cid", "dan", "eve"]

@@ -42,7 +42,7 @@ def no_indexing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_indexing")
-@pytest.mark.parametrize("seed", [0, 1, 2, 3, 5])
+@pytest.mark.parametrize("seed", [0, 1])  # 1 has every act of a life
 def test_two_gateways_send_what_one_does(
     upstream: StrictUpstream, url: str, tmp_path: Path, seed: int
 ) -> None:
@@ -54,7 +54,7 @@ def test_two_gateways_send_what_one_does(
 
 
 @pytest.mark.usefixtures("no_indexing")
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [4])  # has every act of a life
 def test_agents_of_two_gateways_are_those_of_one(
     upstream: StrictUpstream, url: str, tmp_path: Path, seed: int
 ) -> None:
