@@ -84,7 +84,8 @@ class Agent(Struct, frozen=True):
     scope: Scope
     # The key of its hashes.
     secret: bytes
-    # Rises when something is forgotten, and when the memory is paused or resumed.
+    # Rises when something is forgotten, and when the memory is paused or resumed. It begins with 0, or in a shared
+    # database with a random number (`storage/sql/epochs.py`).
     epoch: int
     # The last number that the search index knows.
     indexed_seq: int = 0

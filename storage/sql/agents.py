@@ -19,6 +19,7 @@ from storage.database import Connection, Database, Row
 from storage.errors import NotFound, Stale, WriteConflict
 from storage.records import Agent, AgentNumbers, Block, Scope
 from storage.sql.blocks import ensure_blocks, ensure_shared_blocks
+from storage.sql.epochs import make_first_epoch
 from storage.sql.statements import load
 
 SQL = load("agents.sql")
@@ -182,7 +183,10 @@ class Agents:
 
     def new(self, scope: Scope) -> Agent:
         """Returns an agent that is not stored, with a name and a secret of its own."""
-        return Agent(0, uuid.uuid4().hex, scope, secrets.token_bytes(16), 0, created=self._now())
+        # A standby that lags may lack the row when it becomes the primary, and give its id to another memory. A turn
+        # that was planned on the lost row has another epoch than that memory.
+        epoch = make_first_epoch() if self._database.is_shared else 0
+        return Agent(0, uuid.uuid4().hex, scope, secrets.token_bytes(16), epoch, created=self._now())
 
     def draft(self, scope: Scope) -> Agent:
         """Returns an agent that is not stored yet (id 0): the same one for all requests of the scope until it is."""

@@ -6,11 +6,28 @@ write that rests on it is refused.
 
 from __future__ import annotations
 
+import secrets
+
 from storage.database import Connection
 from storage.errors import Stale
 from storage.sql.statements import load
 
 SQL = load("agents.sql")
+
+# The distance of two first epochs: more than an epoch rises in the life of its memory.
+_STEP = 1 << 32
+# The number of first epochs. The largest is below 2**63, the end of a column's range.
+_MAX_STEPS = 1 << 30
+
+
+def make_first_epoch() -> int:
+    """Returns a random epoch with which a memory may begin."""
+    return secrets.randbelow(_MAX_STEPS) * _STEP
+
+
+def has_risen(epoch: int) -> bool:
+    """Returns False for the epoch with which a memory began: nothing of the memory was forgotten yet."""
+    return epoch % _STEP != 0
 
 
 async def load_epoch(connection: Connection, agent_row: int) -> int | None:

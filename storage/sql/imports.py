@@ -29,6 +29,7 @@ from storage.listing import LAST_NUMBER, StoredImport
 from storage.records import IMPORT, LEARNER, RULE, Agent, Exchange, Scope, message_key
 from storage.sql import exchanges
 from storage.sql.agents import load_agent, load_numbers
+from storage.sql.epochs import has_risen
 from storage.sql.erase import StoredTarget
 from storage.sql.facts import add_fact, is_known
 from storage.sql.group import Group, bulk_writes, long_reads, reads
@@ -315,8 +316,8 @@ async def _load_pool(
     unanswered = exchanges.make_exchanges(
         await rows_of(connection, SQL["unanswered"], write.questions, agent.id)
     )
-    # At epoch 0 nothing was forgotten yet.
-    tombs = await exchanges.find_tombs(connection, agent.id, write.atoms if agent.epoch else ())
+    maybe_tombs = write.atoms if has_risen(agent.epoch) else ()
+    tombs = await exchanges.find_tombs(connection, agent.id, maybe_tombs)
     return ImportPool(conversation_row, matched, unanswered, tombs)
 
 

@@ -37,6 +37,7 @@ from storage.sql.blocks import (
     settle_ops,
     write_block,
 )
+from storage.sql.epochs import has_risen
 from storage.sql.facts import add_saved_facts
 from storage.sql.group import Group, bulk_writes, reads
 from storage.sql.memory_cache import MemoryCache
@@ -252,8 +253,8 @@ async def _load_pool(
     conversation_row, last_at = (None, 0.0) if row is None else row
     loaded_row = conversation_row or plain_conversation_row
     loaded_exchanges = await exchanges.load_pool(connection, agent.id, probes, loaded_row, since)
-    # At epoch 0 nothing was forgotten yet.
-    tombs = await exchanges.find_tombs(connection, agent.id, probes.maybe_tombs if agent.epoch else ())
+    maybe_tombs = probes.maybe_tombs if has_risen(agent.epoch) else ()
+    tombs = await exchanges.find_tombs(connection, agent.id, maybe_tombs)
     return Pool(loaded_exchanges, conversation_row, last_at, tombs=tombs)
 
 

@@ -7,14 +7,14 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
-from storage.errors import Broken
+from storage.errors import Broken, Stale
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.gateway.two.proxy import Proxy
 from tests.patience import PATIENCE_S, comes
 from tests.storage.conftest import OpenStore
 from tests.storage.test_turns import Clock, both, opened
-from tests.stored import ALICE, HUMAN, PATIENT, Speaker
+from tests.stored import ALICE, HUMAN, PATIENT, Speaker, rows
 
 
 @both
@@ -135,3 +135,21 @@ async def test_eight_agents_never_wait_for_each_other(open_store: OpenStore) -> 
     go_on.set()
     await holding
     await waiting
+
+
+@pytest.mark.parametrize("key", ["c1", None])
+async def test_a_turn_under_way_is_not_stored_in_a_memory_that_has_its_id_after_a_failover(
+    open_store: OpenStore, key: str | None
+) -> None:
+    """A standby that lags loses the newest memory, and gives its id to the next one."""
+    store = await open_store()
+    alice, bob = Speaker(store, ALICE, Clock()), Speaker(store, ALICE._replace(subject="user:bob"), Clock())
+    agent = await store.agents.find_or_begin(ALICE, (HUMAN,), (), 1.0)
+    turn = await alice.begin([user("I am ill.")], key)
+    await rows(store, "DELETE FROM agents WHERE id = ?", (agent.id,))
+    await rows(store, "SELECT setval('agents_id_seq', ?, FALSE)", (agent.id,))
+    store.agents.clear()  # as with each recovery of the database
+    assert (await store.agents.find_or_begin(bob.scope, (HUMAN,), (), 1.0)).id == agent.id
+    with pytest.raises(Stale):
+        await alice.commit(turn, [assistant("Get well.")])
+    assert await bob.rows() == []
