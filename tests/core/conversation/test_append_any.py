@@ -67,7 +67,7 @@ class Talker:
         return True
 
 
-@each_row("seed", range(200))
+@each_row("seed", range(100))
 def test_each_message_is_there_once_and_of_a_reply_what_was_heard(seed: int) -> None:
     Talker(seed).talk()
 
@@ -101,7 +101,7 @@ def barge_in(seed: int) -> None:
             heard, is_told = chance.choice([reply, reply.split()[0]]), False
 
 
-@each_row("seed", range(40))
+@each_row("seed", range(20))
 def test_what_was_heard_of_a_cut_reply_stands_once_and_leads_to_no_older_one_with_its_words(
     seed: int,
 ) -> None:

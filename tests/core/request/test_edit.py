@@ -387,7 +387,7 @@ def add_system(wanted: list[Any], message: dict[str, Any] | None, section: str) 
         message["content"] = "\n\n".join(filter(None, (message.get("content"), section)))
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(parsed=bodies, seed=st.integers(0, 2**32), note=st.text(min_size=1, max_size=8))
 def test_what_is_sent_is_the_clients_value_with_the_edits(
     parsed: dict[str, Any], seed: int, note: str

@@ -96,7 +96,7 @@ def batches_of(sizes: list[int]) -> Any:
 
 
 @given(a_turn(), st.sets(st.integers(1, 12)), st.lists(st.integers(0, 3), max_size=20), st.booleans())
-@settings(max_examples=150)
+@settings(max_examples=75)
 def test_however_a_reply_is_cut_client_and_memory_get_the_same(
     rounds: list[dict[str, Any]], points: set[int], sizes: list[int], hold_end: bool
 ) -> None:
@@ -224,7 +224,7 @@ a_chunk = st.one_of(
 
 
 @given(st.lists(st.lists(a_chunk, max_size=4), min_size=1, max_size=2), st.booleans(), st.booleans())
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_no_json_of_an_upstream_breaks_the_machine(
     replies: list[list[Any]], stream: bool, has_tools: bool
 ) -> None:

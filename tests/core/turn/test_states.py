@@ -67,7 +67,6 @@ EVENTS: tuple[TurnEvent, ...] = (
     ClientLeft(),
     Stopped(),
 )
-DEPTH = 4
 Transition = tuple[TurnState, type[TurnEvent], TurnState]
 
 
@@ -84,7 +83,7 @@ def explore(terms: TurnTerms) -> set[Transition]:
     """Returns the transitions of all turns of a few events, those that come too late among them."""
     found: set[Transition] = set()
     paths: list[tuple[TurnEvent, ...]] = [()]
-    for _ in range(DEPTH):
+    for _ in range(4 if terms.saves_steps else 3):  # events before the last new transition
         longer: dict[
             object, tuple[TurnEvent, ...]
         ] = {}  # by transitions and last event, since many paths are alike

@@ -148,7 +148,7 @@ def played(turn: Turn, batches: list[list[Event]], feed: Any) -> tuple[bytes, An
 @given(
     a_stream(), st.sets(st.integers(1, 11)), st.sampled_from(SPECS), st.sampled_from([ChatView, LinesView])
 )
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_client_and_memory_get_what_parsing_gives(
     stream: list[Event], cuts: set[int], terms: TurnTerms, view: type[ClientView]
 ) -> None:
