@@ -336,7 +336,7 @@ FIELDS = [
 ]
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(
     st.dictionaries(st.sampled_from([*FIELDS, "response_format", "logprobs", "x"]), anything),
     st.booleans(),

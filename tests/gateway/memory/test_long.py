@@ -63,8 +63,10 @@ def talk(
     return [unmarked(s.body) for s in upstream.seen[begun:] if s.json["model"] != "small"], loaded
 
 
-@pytest.mark.parametrize("compaction", ["summary", "truncate"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("way", "compaction"),
+    [("appended", "summary"), ("trimmed, named", "truncate"), ("trimmed", "summary"), ("whole", "truncate")],
+)
 def test_looking_at_the_end_of_a_conversation_is_enough(
     upstream: StrictUpstream,
     tmp_path: Path,
@@ -299,7 +301,7 @@ def wander(upstream: StrictUpstream, folder: Path, seed: int, turns: int = 40) -
     return [unmarked(s.body) for s in upstream.seen[begun:] if s.json["model"] != "small"]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [1, 2])  # with each of which it does all that it can
 def test_a_client_that_wanders_is_answered_as_if_all_of_its_conversation_was_loaded(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:

@@ -242,8 +242,9 @@ def tortoises(world: World, user: str, count: int) -> None:
 TORTOISES = "Which tortoise sleeps behind which shed, and what does she eat?"
 
 
-@pytest.mark.parametrize(("memory", "most"), [({}, 1000), ({"recall_tokens": 300}, 300)])
-@pytest.mark.parametrize("is_indexed", [False, True], ids=["fresh", "indexed"])
+@pytest.mark.parametrize(
+    ("memory", "most", "is_indexed"), [({}, 1000, False), ({"recall_tokens": 300}, 300, True)]
+)
 def test_a_note_keeps_to_its_budget_as_the_upstream_received_it(
     upstream: StrictUpstream, tmp_path: Path, memory: dict[str, int], most: int, is_indexed: bool
 ) -> None:
@@ -291,10 +292,10 @@ def test_what_others_said_changes_neither_what_is_recalled_nor_its_order(
                 world.chat(user=f"u{n}").say(
                     "Sheldon! Dandelions, dandelions, and a shed behind every tortoise."
                 )
-                tortoises(world, f"u{n}", 15)
+                tortoises(world, f"u{n}", 8)
             tortoises(world, "alice", 40)
             for n in range(others):
-                tortoises(world, f"u{n}", 15)
+                tortoises(world, f"u{n}", 8)
             assert (world.query("SELECT count(*) FROM agents")[0]) == 1 + others
             if is_indexed:
                 world.pass_time(1000)

@@ -82,9 +82,8 @@ def joined(content: list[Json]) -> list[Json]:
 
 @pytest.mark.parametrize("again", [whole, without_thoughts, joined])
 @pytest.mark.parametrize("model", ["claude-opus-4-6", "claude-opus-5-5"], ids=["free", "bound"])
-@pytest.mark.parametrize("seed", range(2))
-def test_the_upstream_takes_every_list(tmp_path: Path, seed: int, model: str, again: Any) -> None:
-    chance = random.Random(f"{seed} {model} {again.__name__}")
+def test_the_upstream_takes_every_list(tmp_path: Path, model: str, again: Any) -> None:
+    chance = random.Random(f"0 {model} {again.__name__}")
     replies = Replies(chance)
     with StrictAnthropic() as upstream:
         there = (UpstreamSettings("up", "anthropic", upstream.base_url),)

@@ -176,7 +176,7 @@ def told(stored: bytes | None) -> list[Any]:
 
 
 @pytest.mark.parametrize("kind", [ByItems, ByIds, ByIdsElsewhere, ByIdsUnstored])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [2, 38])  # together they make all moves
 def test_both_ways_leave_the_same_memory(
     upstream: StrictUpstream, tmp_path: Path, kind: type[ByChat], seed: int
 ) -> None:

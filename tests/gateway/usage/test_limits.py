@@ -472,7 +472,7 @@ def test_what_fails_is_answered_later_and_the_limit_is_reached_exactly(world: Wo
     turns = itertools.count()
     world.upstream.script = lambda seen: say("Hello.", usage=USAGE) if next(turns) % 3 else fail(500)
     world.limit("requests", "day", 20)
-    statuses = storm(world, 200)
+    statuses = storm(world, 80)
     while statuses[-1] != 429:
         statuses.append(world.post(ASK, user="alice").status)
     assert statuses.count(200) == 20
