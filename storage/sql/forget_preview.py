@@ -135,10 +135,11 @@ class ForgetPreviews(Group):
 
     @long_reads
     async def list_facts(
-        self, connection: Connection, agent_row: int, target: ForgetTarget, limit: int
+        self, connection: Connection, agent_row: int, target: ForgetTarget, limit: int | None
     ) -> ErasedFacts:
         """Returns the newest facts that would be erased with the messages of a target, and how many there are in all.
 
+        limit: the most facts that are returned; None: all.
         Facts that the target names itself are among them only if its messages take them as well.
         """
         erased = await self._find_erased(connection, agent_row, target)

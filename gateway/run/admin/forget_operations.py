@@ -308,7 +308,7 @@ class ForgetOperations:
         """
         agent, target = await self._find_part(request.owner, part)
         if request.keep:
-            going = await self.store.forget_previews.list_facts(agent, target, _AUDITED_FACTS)
+            going = await self.store.forget_previews.list_facts(agent, target, None)
             if missing := {*request.keep}.difference(fact.seq for fact in going.newest):
                 raise BadRequest(f"Fact {min(missing)} is none of those that would go.", param="keep")
         extent = await self.store.forgetting.measure(agent, target)

@@ -116,7 +116,8 @@ class Retention:
                 await self.store.jobs.enqueue(RETENTION, NO_AGENT, key)
             else:
                 await self.perform(key)
-            self._period = period
+            if is_due:
+                self._period = period
         return _LOOK_S
 
     def _waits_for_clock(self) -> bool:

@@ -400,6 +400,17 @@ def test_the_command_line_keeps_a_fact_that_would_go_along(world: World) -> None
     assert perform(world, "memory-forget-preview", **whole) == {"facts": [], "more_facts": 0}
 
 
+def test_a_fact_can_be_kept_that_is_older_than_those_that_the_audit_names(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forget_operations, "_AUDITED_FACTS", 1)
+    world.chat(user="alice", model="agent/helper").say("Hello.")
+    oldest, _, _ = learn(world, memory(world), "Drinks tea.", "Has a teapot.", "Has a cup.")
+    forget(world, user="alice", profile="helper", message=1, keep=[oldest])
+    (fact,) = run(world, world.store.facts.list(memory(world).id))
+    assert fact.seq == oldest
+
+
 def test_no_copy_is_left_of_a_fact_that_was_told_before_each_reply(world: World) -> None:
     """Its row is written over for that, and no longer than before."""
     world.chat(user="alice", model="agent/helper").say("Hello.")
@@ -486,6 +497,24 @@ def test_a_clock_that_jumps_ahead_takes_nothing_if_it_is_put_right_within_a_day(
         world.clock.sleep(86_400)
         steady.sleep(86_400)
         world.gateway.call(retention.look())
+    assert not on_disk(world)
+
+
+def test_what_is_too_old_is_forgotten_once_the_clock_was_waited_for(world: World) -> None:
+    """A forgetting that was broken off is ended meanwhile, and is no search for what is too old."""
+    for user in ("alice", "bob"):
+        world.chat(user=user).say(FACT if user == "alice" else "I like tea.")
+    steady = Clock()
+    retention = Retention(world.store, {"default": 30}, world.clock, steady_now=steady)
+    world.gateway.call(retention.look())
+    world.clock.sleep(365 * 86_400)
+    _, bob = world.query("SELECT DISTINCT agent FROM exchanges WHERE agent > 0 ORDER BY agent")
+    world.gateway.call(world.store.forgetting.begin(bob, ForgetTarget(is_all=True)))
+    world.gateway.call(retention.look())
+    assert world.gateway.call(world.store.forgetting.list_unfinished()) == []
+    assert on_disk(world)
+    steady.sleep(86_400)
+    world.gateway.call(retention.look())
     assert not on_disk(world)
 
 
