@@ -470,6 +470,14 @@ class RunAccept(Struct, frozen=True):
     listing: bytes | None = None
 
 
+class EnqueuedResponse(NamedTuple):
+    """The run of a response that was accepted."""
+
+    run: Run
+    # The run was created now; otherwise the same response was accepted before.
+    is_new: bool
+
+
 class ResponseEnd(Struct, frozen=True):
     """The end of a response in the background."""
 

@@ -479,6 +479,14 @@ class Fact(Struct, frozen=True):
     standing: bool = False
 
 
+class RememberedFact(NamedTuple):
+    """The fact that a memory has for a text."""
+
+    fact: Fact
+    # The fact was added now; otherwise an equal fact was true before.
+    is_new: bool
+
+
 # The origins of facts that an operator or the person has written.
 ASKED_ORIGINS = ("operator", "person")
 

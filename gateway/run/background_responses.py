@@ -32,7 +32,7 @@ from gateway.run.response_runs import NewResponse, ResponseRuns, ResponsesDialec
 from gateway.run.store_errors import map_store_errors
 from gateway.run.stored_responses import ResponseOwner
 from gateway.run.usage.limiter import Limiter
-from storage.commands import ForgetTarget
+from storage.commands import EnqueuedResponse, ForgetTarget
 from storage.errors import NotFound, Stale
 from storage.records import Agent, Run, RunState
 from storage.sql.store import Store
@@ -95,7 +95,7 @@ class BackgroundResponses:
         identity: Identity,
         request_context: RequestContext,
         receipt: Receipt,
-    ) -> tuple[Run, bool]:
+    ) -> EnqueuedResponse:
         """Accepts a response: it is on disk when this returns.
 
         The responses of one conversation are made in the order in which they were accepted.
@@ -105,7 +105,7 @@ class BackgroundResponses:
         request_context: stays in memory, and is not stored.
         receipt: of the request. What it has reserved of tokens and cost stays so until the response has ended.
 
-        Returns the run, and whether it was made now: a run with this tag may have been accepted before.
+        Returns the run of this tag.
 
         Raises: MemoryUnavailable; Conflict: the memory was forgotten meanwhile.
         """
@@ -123,19 +123,18 @@ class BackgroundResponses:
         shown = orjson.dumps(response.shown)
         with map_store_errors():
             try:
-                run, is_new = await self.store.responses.accept(
+                accepted = await self.store.responses.accept(
                     draft, agent.scope.project, RESPONSE_JOB, key, response.request, shown
                 )
             except Stale:
                 self.store.agents.uncache(agent.scope)
                 raise Conflict("The memory was forgotten meanwhile. Send the request again.") from None
-        self.maker.note_accepted(
-            run.id, request_context, self.limiter.take_reservation(receipt) if is_new else None
-        )
+        reservation = self.limiter.take_reservation(receipt) if accepted.is_new else None
+        self.maker.note_accepted(accepted.run.id, request_context, reservation)
         self._accepted[response.digest] = response.created, response.tag
         if len(self._accepted) > MAX_ACCEPTED_RESPONSES:
             del self._accepted[next(iter(self._accepted))]
-        return run, is_new
+        return accepted
 
     def find_accepted(self, digest: bytes) -> str | None:
         """Returns the tag of the response that this process accepted lately for the same request; None: it did not."""

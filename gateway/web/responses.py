@@ -236,10 +236,10 @@ class ResponsesRoute(ForwardedRoute):
             response = NewResponse(
                 tag=tag, created=created, request=stored_request.encode(), shown=queued, digest=digest
             )
-            run, is_new = await background.accept(response, agent, identity, request_context, receipt)
+            accepted = await background.accept(response, agent, identity, request_context, receipt)
             receipt.asks_model = False  # the job asks the model, with a receipt of its own
-            if is_new:
-                return ShownResponse(queued, run)
+            if accepted.is_new:
+                return ShownResponse(queued, accepted.run)
         return await self.gateway_responses.show(
             self.gateway_responses.owners.read_owner(scope, request.chat.json), f"resp_{tag}"
         )

@@ -18,7 +18,7 @@ from storage.commands import Learned, LearnedFact, SourcedLine
 from storage.database import Connection, Row
 from storage.errors import NotFound, WriteConflict
 from storage.listing import LAST_NUMBER
-from storage.records import LEARNER, Agent, Block, BlockOp, Fact
+from storage.records import LEARNER, Agent, Block, BlockOp, Fact, RememberedFact
 from storage.sql.agents import load_agent, take_seq
 from storage.sql.blocks import ensure_blocks, load_blocks, write_block
 from storage.sql.exchanges import add_marks
@@ -204,10 +204,8 @@ class Facts(GrowingGroup):
         *,
         standing: bool = False,
         replaces: Sequence[int] = (),
-    ) -> tuple[Fact, bool]:
-        """Adds a fact that a person has stated, unless an equal fact is true.
-
-        Returns the new or the equal fact, and whether it was there already.
+    ) -> RememberedFact:
+        """Adds a fact that a person has stated, unless an equal fact is true. Returns the new or the equal fact.
 
         key: as in `LearnedFact`.
         standing: as in `LearnedFact`. A standing fact takes the place of an equal fact that is not standing, if that
@@ -217,19 +215,19 @@ class Facts(GrowingGroup):
         Raises: NotFound: the memory is gone.
         """
 
-        async def write(connection: Connection) -> tuple[Fact, bool]:
+        async def write(connection: Connection) -> RememberedFact:
             await connection.lock(agent.id)
             equal_row = await connection.value(SQL["same"], (agent.id, hash_key(agent.secret, key)))
             ended = [*replaces]
             if equal_row is not None:
                 equal_fact = await read_row(connection, equal_row)
                 if equal_fact.muted or equal_fact.standing or not standing:
-                    return equal_fact, True
+                    return RememberedFact(equal_fact, is_new=False)
                 ended.append(equal_fact.id)
             fact = LearnedFact(text, "", key, at, None, sources=(), replaces=ended, standing=standing)
             fact_row = await add_fact(connection, agent, fact, at, origin, is_asked=True)
             assert fact_row is not None  # a fact that a person has written is always added
-            return await read_row(connection, fact_row), False
+            return RememberedFact(await read_row(connection, fact_row), is_new=True)
 
         async def read_row(connection: Connection, fact_row: int) -> Fact:
             values = await connection.row(SQL["of_row"], (agent.id, fact_row))
@@ -337,33 +335,35 @@ async def add_fact(
     since = fact.valid_from or now
     if not is_asked and await _was_unlearned(connection, agent.id, key, fact):
         return None
-    id: int | None = await connection.value(SQL["same"], (agent.id, key))
-    replaces = list(fact.replaces)
-    if is_asked and id in replaces:  # the equal fact ends
-        id = None
+    equal_row: int | None = await connection.value(SQL["same"], (agent.id, key))
+    ended_rows = [*fact.replaces]
+    equal_ends = is_asked and equal_row in ended_rows
     standing = fact.standing
     if not is_asked and fact.exchange_row is not None:
-        if id is None:
+        if equal_row is None:
             # The exchange is read once more, as after an import: a fact from it that has ended since stays ended.
             if await connection.value(SQL["learned_before"], (agent.id, key, fact.exchange_row)) is not None:
                 return None
         else:
-            was_standing = await connection.value(SQL["outlived"], (id, agent.id, since - _AGAIN_S))
+            was_standing = await connection.value(SQL["outlived"], (equal_row, agent.id, since - _AGAIN_S))
             if was_standing is not None:
-                replaces.append(id)
-                id, standing = None, standing or bool(was_standing)
-    if id is None:
+                equal_ends = True
+                ended_rows.append(equal_row)
+                standing = standing or bool(was_standing)
+    if equal_row is not None and not equal_ends:
+        fact_row = equal_row
+    else:
         seq = await take_seq(connection, agent.id)
         sources = orjson.dumps(list(fact.sources))
         values = (
             agent.id, seq, now, since, key, fact.exchange_row, sources, fact.about, fact.text, origin,
             int(standing),
         )  # fmt: skip
-        id = int(await connection.value(SQL["insert"], values))
-    for replaced_row in replaces:
-        if replaced_row != id:
-            await _end_fact(connection, agent.id, replaced_row, id, since)
-    return id
+        fact_row = int(await connection.value(SQL["insert"], values))
+    for ended_row in ended_rows:
+        if ended_row != fact_row:
+            await _end_fact(connection, agent.id, ended_row, fact_row, since)
+    return fact_row
 
 
 async def _was_unlearned(connection: Connection, agent_row: int, key: bytes, fact: LearnedFact) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 
 import orjson
 
-from storage.commands import ResponseEnd
+from storage.commands import EnqueuedResponse, ResponseEnd
 from storage.database import Connection, Database
 from storage.records import Agent, Job, Run
 from storage.sql.agents import AGENT_COLUMNS, make_agent_record
@@ -42,27 +42,27 @@ class Responses(Group):
 
     async def accept(
         self, draft: Run, project: str, kind: str, key: str, request: bytes, shown: bytes
-    ) -> tuple[Run, bool]:
+    ) -> EnqueuedResponse:
         """Accepts a response that is made in the background: its run, its request, how it is shown, and its job.
 
         kind: of the job.
         key: under which the job waits.
 
-        Returns the run, and whether it is new: the project may have a run with its uid already.
+        Returns the run that the project has under the draft's uid.
 
         Raises: Unavailable; Stale if the memory is gone.
         """
 
-        async def accept(connection: Connection) -> tuple[Run, bool]:
+        async def accept(connection: Connection) -> EnqueuedResponse:
             await lock_memory(connection, draft.agent_row)
             row = await connection.row(SQL["find"], (draft.uid, project))
             if row is not None:
-                return make_run(row[AGENT_COLUMNS:]), False
+                return EnqueuedResponse(make_run(row[AGENT_COLUMNS:]), is_new=False)
             run = await create_run(connection, draft)
             await add_text(connection, run.agent_row, run.id, "request", 0, request)
             await add_text(connection, run.agent_row, run.id, _RESPONSE, 0, shown)
             await self.enqueue(connection, kind, key, run.agent_row, [run.id])
-            return run, True
+            return EnqueuedResponse(run, is_new=True)
 
         return await self._jobs.enqueuing(accept)
 

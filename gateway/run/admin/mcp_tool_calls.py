@@ -154,8 +154,8 @@ class McpTools(Struct, frozen=True):
 
     async def _remember(self, call: McpToolCall, arguments: RememberArguments) -> RememberResult:
         agent = await self._find_or_begin_agent(call)
-        fact, is_known = await self.edits.remember_fact(call.editor, agent, arguments.text)
-        return RememberResult(f"fact:{fact.seq}", is_known, fact.muted)
+        fact, is_new = await self.edits.remember_fact(call.editor, agent, arguments.text)
+        return RememberResult(f"fact:{fact.seq}", known=not is_new, muted=fact.muted)
 
     async def _correct(self, call: McpToolCall, arguments: CorrectArguments) -> CorrectResult:
         _, seq = parse_id(arguments.id, ("fact",))

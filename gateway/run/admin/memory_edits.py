@@ -7,7 +7,7 @@ version that its editor saw, and is refused if another version is current.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import asdict
@@ -20,7 +20,7 @@ from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.memory_names import nothing_found
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
 from storage.errors import BlockOverLimit, NotFound, WriteConflict
-from storage.records import Agent, Block, Fact, StandingFact
+from storage.records import Agent, Block, Fact, RememberedFact, StandingFact
 from storage.sql.store import Store
 
 # Actors in the audit: the command line, and a person with a link.
@@ -37,14 +37,6 @@ class Editor(Struct, frozen=True):
     # The origin of the texts that it writes: operator, person, or an origin that `through_mcp` reads. Only operators
     # change shared blocks.
     origin: str = "operator"
-
-
-class RememberedFact(NamedTuple):
-    """The fact that a memory has for a text."""
-
-    fact: Fact
-    # The fact was true before; otherwise it was added now.
-    is_known: bool
 
 
 class MemoryEdits(Struct, frozen=True):
@@ -131,14 +123,14 @@ class MemoryEdits(Struct, frozen=True):
             _check_room(text, now, param="text")
             replaces = find_replaced(text, await self.store.facts.list_standing(agent.id))
         try:
-            fact, is_known = await self.store.facts.remember(
+            remembered = await self.store.facts.remember(
                 agent, text, fact_key(text) or text, editor.origin, now, standing=always, replaces=replaces
             )
         except NotFound as error:
             raise MemoryNotFound from error
-        if not is_known:
-            await self._audit(editor, "remember", agent.uid, AuditedFact(fact.seq))
-        return RememberedFact(fact, is_known)
+        if remembered.is_new:
+            await self._audit(editor, "remember", agent.uid, AuditedFact(remembered.fact.seq))
+        return remembered
 
     async def add_fact(self, editor: Editor, uid: str, text: str, *, always: bool = False) -> Fact:
         """Adds a fact that rests on no message, and returns it.
@@ -148,8 +140,8 @@ class MemoryEdits(Struct, frozen=True):
         Raises: Conflict: an equal fact is true.
         """
         agent = await find_agent(self.store, editor.project, uid)
-        fact, is_known = await self.remember_fact(editor, agent, text, always=always)
-        if is_known:
+        fact, is_new = await self.remember_fact(editor, agent, text, always=always)
+        if not is_new:
             muted = ", and is not mentioned" if fact.muted else ""
             kept = " The preview of a forgetting can keep it." if fact.sources else ""
             raise Conflict(f"Nothing was added: fact {fact.seq} says so already{muted}.{kept}", param="text")
