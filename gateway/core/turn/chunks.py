@@ -18,6 +18,20 @@ def chunk_of(body: Json) -> Json:
     return {**body, "object": "chat.completion.chunk", "choices": choices}
 
 
+def chunks_of(completion: Json, *, with_usage: bool) -> list[Json]:
+    """Returns a whole reply as a stream's chunks: one with the message, one with the finish reason, one with the usage.
+
+    completion: a reply with one choice and its usage.
+    """
+    [choice] = completion["choices"]
+    head = {**completion, "object": "chat.completion.chunk"}
+    usage = head.pop("usage")
+    message = {"index": 0, "delta": delta_of(choice), "finish_reason": None}
+    finish = {"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}
+    chunks = [{**head, "choices": [message]}, {**head, "choices": [finish]}]
+    return [*chunks, {**head, "choices": [], "usage": usage}] if with_usage else chunks
+
+
 def is_first_choice(choice: Any) -> bool:
     """Returns whether an entry of `choices` is the one that a turn follows. Some proxies write its index as a text."""
     return isinstance(choice, dict) and choice.get("index") in (None, 0, "0")
