@@ -10,9 +10,10 @@ from msgspec import UNSET
 from msgspec.structs import replace
 from starlette.responses import Response
 
+from gateway.agents.agent_file.file_fields import EXTENSION
 from gateway.agents.agent_file.file_structs import ImportForm
 from gateway.agents.agent_file.read import read_file
-from gateway.agents.agent_file.write import EXTENSION, ExportedAgent, agent_file
+from gateway.agents.agent_file.write import ExportedAgent, ExportedFolder, agent_file
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.agent_bodies import models_of
 from gateway.agents.api.dependencies import AgentsApi
@@ -72,7 +73,7 @@ class AgentFileRoutes:
             sleeptime=definition.sleeptime,
             initial=definition.initial_messages,
             messages=() if query.scrub_messages else await self._export.load_messages(view.agent, name),
-            folders=[(folder_json(folder), await self._load_files(folder)) for folder in view.folders],
+            folders=[await self._export_folder(folder) for folder in view.folders],
             passages=await self._export.load_passages(view.agent),
             archives=await self._export.load_archives(view.agent),
         )
@@ -80,12 +81,12 @@ class AgentFileRoutes:
         data = await asyncio.to_thread(agent_file, exported, self._api.now())
         return Response(data, headers=request.headers, media_type="application/json")
 
-    async def _load_files(self, folder: Definition) -> list[dict[str, Any]]:
-        """Returns the completed files of a folder with their texts, as the API returns them."""
+    async def _export_folder(self, folder: Definition) -> ExportedFolder:
+        """Returns a folder with the texts of its completed files."""
         files = await self._folders.list(folder, Page(limit=_MAX_FILES, newest_first=False))
         completed = [file for file in files if file.state == "completed"]
         views = await self._folders.view(folder, completed, with_content=True)
-        return [file_json(folder, view) for view in views]
+        return ExportedFolder(folder_json(folder), [file_json(folder, view) for view in views])
 
     async def restore(self, request: ApiRequest, form: ImportForm) -> dict[str, Any]:
         """Make the agents of a file, with the tools, folders and archives that it has."""

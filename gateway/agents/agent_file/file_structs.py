@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from gateway.agents.agent_file.file_fields import EXTENSION
 from gateway.agents.agent_file.file_messages import FileMessage
-from gateway.agents.agent_file.write import EXTENSION
 from gateway.agents.api.groups import Count
 from gateway.agents.api.identities import CreateIdentity
 from gateway.agents.registry.archives import MAX_MEMORIES_SEARCHED

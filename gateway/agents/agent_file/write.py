@@ -10,27 +10,22 @@ this gateway has are there, as JSON in one text. (letta/schemas/agent_file.py of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from msgspec import Struct
 
+from gateway.agents.agent_file import file_fields
+from gateway.agents.agent_file.file_fields import select_fields
 from gateway.agents.agent_file.file_messages import to_file_message
 from gateway.agents.core.agent_file import PortableArchive, PortableMessage
 from gateway.agents.wire.shown_values import iso_time
 from gateway.core.definition import Sleeptime
 from storage.listing import PassageDraft
 
-EXTENSION = "mnemogate"  # the key in `metadata`, and of the same fields in an agent's state
 _AGENT_ID = "agent-0"  # a file has one agent
 _REVISION = "0"  # of Letta's database, which the gateway does not have
 
-# The fields of a created agent that an AgentState has under the same name.
-AGENT_FIELDS = (
-    "name", "tags", "system", "agent_type", "description", "metadata", "llm_config", "embedding_config",
-    "embedding", "model_settings", "compaction_settings", "context_window_limit", "message_buffer_autoclear",
-    "response_format", "timezone", "max_files_open", "per_file_view_window_char_limit", "hidden", "tool_rules",
-)  # fmt: skip
 _NULL_FIELDS = (
     "folder_ids", "model", "embedding_chunk_size", "max_tokens", "max_reasoning_tokens", "reasoning",
     "from_template", "project", "memory_variables", "project_id", "template_id", "base_template_id", "identity_ids",
@@ -40,15 +35,13 @@ _FALSE_FIELDS = (
     "include_base_tools", "include_multi_agent_tools", "include_base_tool_rules", "include_default_source",
     "enable_reasoner", "template", "enable_sleeptime",
 )  # fmt: skip
-BLOCK_FIELDS = (
-    "value", "limit", "project_id", "template_name", "is_template", "template_id", "base_template_id", "deployment_id",
-    "entity_id", "preserve_on_migration", "label", "read_only", "description", "metadata", "hidden", "tags",
-)  # fmt: skip
-FILE_FIELDS = (
-    "file_name", "original_file_name", "file_path", "file_type", "file_size", "file_creation_date",
-    "file_last_modified_date", "processing_status", "error_message", "total_chunks", "chunks_embedded", "content",
-)  # fmt: skip
-SOURCE_FIELDS = ("name", "description", "instructions", "metadata", "embedding_config")
+
+
+class ExportedFolder(NamedTuple):
+    """A folder and its files, each as the API returns it."""
+
+    folder: Mapping[str, Any]
+    files: Sequence[Mapping[str, Any]]
 
 
 class ExportedAgent(Struct, frozen=True):
@@ -61,8 +54,7 @@ class ExportedAgent(Struct, frozen=True):
     # Messages with which each conversation begins.
     initial: Sequence[Mapping[str, Any]] = ()
     messages: Sequence[PortableMessage] = ()
-    # Each folder as the API returns it, with its files.
-    folders: Sequence[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]] = ()
+    folders: Sequence[ExportedFolder] = ()
     # The passages of its own archive.
     passages: Sequence[PassageDraft] = ()
     # The archives that are attached to it.
@@ -73,27 +65,27 @@ def agent_file(exported: ExportedAgent, now: float) -> bytes:
     """Returns an agent file that is made now."""
     state = exported.state
     sources = [
-        {**select_fields(folder, SOURCE_FIELDS), "id": f"source-{n}"}
-        for n, (folder, _) in enumerate(exported.folders)
+        {**select_fields(exported_folder.folder, file_fields.SOURCE), "id": f"source-{n}"}
+        for n, exported_folder in enumerate(exported.folders)
     ]
     files = [
-        {"source_id": source["id"], **select_fields(file, FILE_FIELDS)}
-        for source, (_, folder_files) in zip(sources, exported.folders, strict=True)
-        for file in folder_files
+        {"source_id": source["id"], **select_fields(file, file_fields.FILE)}
+        for source, exported_folder in zip(sources, exported.folders, strict=True)
+        for file in exported_folder.files
     ]
     extension = {"agents": {_AGENT_ID: _extension_json(exported)}}
     file_json = {
         "agents": [_agent_json(exported, now)],
         "groups": [],
         "blocks": [
-            {**select_fields(block, BLOCK_FIELDS), "id": f"block-{n}"}
+            {**select_fields(block, file_fields.BLOCK), "id": f"block-{n}"}
             for n, block in enumerate(state["blocks"])
         ],
-        "files": [{**file_fields, "id": f"file-{n}"} for n, file_fields in enumerate(files)],
+        "files": [{**file, "id": f"file-{n}"} for n, file in enumerate(files)],
         "sources": sources,
         "tools": [{**tool, "id": f"tool-{n}"} for n, tool in enumerate(map(_tool_json, state["tools"]))],
         "mcp_servers": [],
-        "metadata": {"revision_id": _REVISION, EXTENSION: orjson.dumps(extension).decode()},
+        "metadata": {"revision_id": _REVISION, file_fields.EXTENSION: orjson.dumps(extension).decode()},
         "created_at": iso_time(now),
     }
     return orjson.dumps(file_json, option=orjson.OPT_INDENT_2)
@@ -111,7 +103,7 @@ def _agent_json(exported: ExportedAgent, now: float) -> dict[str, Any]:
     # Letta's server refuses a setting that is null.
     settings = {name: value for name, value in state["model_settings"].items() if value is not None}
     return {
-        **select_fields(state, AGENT_FIELDS),
+        **select_fields(state, file_fields.AGENT),
         "model_settings": settings,
         **dict.fromkeys(_NULL_FIELDS),
         **dict.fromkeys(_FALSE_FIELDS, False),
@@ -133,7 +125,7 @@ def _agent_json(exported: ExportedAgent, now: float) -> dict[str, Any]:
 def _extension_json(exported: ExportedAgent) -> dict[str, Any]:
     """Returns what an agent has here beyond Letta's form."""
     return {
-        "mnemogate": exported.state[EXTENSION],
+        "mnemogate": exported.state[file_fields.EXTENSION],
         "sleeptime": None if exported.sleeptime is None else {"frequency": exported.sleeptime.frequency},
         "message_buffer_limit": exported.state["message_buffer_limit"],
         "message_buffer_min": exported.state["message_buffer_min"],
@@ -143,11 +135,6 @@ def _extension_json(exported: ExportedAgent) -> dict[str, Any]:
             for archive in exported.archives
         ],
     }
-
-
-def select_fields(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """Returns the values of these names, None for those that are missing."""
-    return {name: values.get(name) for name in names}
 
 
 def _tool_json(tool: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,8 +147,9 @@ def _initial_message_json(message: Mapping[str, Any]) -> dict[str, Any]:
     file_message = to_file_message(PortableMessage(dict(message), at=0.0), id="", agent_id="")
     # An empty reply has no parts.
     file_message["content"] = file_message["content"] or ""
-    names = ("role", "content", "name")
-    return {name: file_message[name] for name in names if file_message[name] is not None}
+    return {
+        name: file_message[name] for name in ("role", "content", "name") if file_message[name] is not None
+    }
 
 
 def _passage_json(passage: PassageDraft) -> dict[str, Any]:

@@ -14,14 +14,8 @@ import orjson
 from msgspec import Struct
 
 from adapters.types import Json
-from gateway.agents.agent_file.write import (
-    AGENT_FIELDS,
-    BLOCK_FIELDS,
-    EXTENSION,
-    FILE_FIELDS,
-    SOURCE_FIELDS,
-    select_fields,
-)
+from gateway.agents.agent_file import file_fields
+from gateway.agents.agent_file.file_fields import select_fields
 from gateway.agents.migrate.letta_messages import file_messages
 
 # Defaults that the server shows for a compaction: the beginnings of its prompts, and its models.
@@ -75,19 +69,19 @@ def agent_file_of(agent: LettaAgent) -> bytes:
             "agents": [_agent_of(agent)],
             "groups": _groups_of(state),
             "blocks": [
-                {**select_fields(block, BLOCK_FIELDS), "id": block["id"]}
+                {**select_fields(block, file_fields.BLOCK), "id": block["id"]}
                 for block in state.get("blocks") or ()
             ],
             "files": [
-                {**select_fields(file, FILE_FIELDS), "id": file["id"], "source_id": file["source_id"]}
+                {**select_fields(file, file_fields.FILE), "id": file["id"], "source_id": file["source_id"]}
                 for file in agent.files
             ],
             "sources": [
-                {**select_fields(source, SOURCE_FIELDS), "id": source["id"], "name": _name_of(source)}
+                {**select_fields(source, file_fields.SOURCE), "id": source["id"], "name": _name_of(source)}
                 for source in state.get("sources") or ()
             ],
             "tools": [select_fields(tool, _TOOL_FIELDS) for tool in state.get("tools") or ()],
-            "metadata": {EXTENSION: orjson.dumps(extension).decode()},
+            "metadata": {file_fields.EXTENSION: orjson.dumps(extension).decode()},
         }
     )
 
@@ -119,7 +113,7 @@ def _agent_of(agent: LettaAgent) -> Json:
     state = agent.state
     return {
         # `llm_config` and `model_settings` both describe the model; the older one is complete.
-        **select_fields(state, [name for name in AGENT_FIELDS if name != "model_settings"]),
+        **select_fields(state, [name for name in file_fields.AGENT if name != "model_settings"]),
         "name": _name_of(state),
         "compaction_settings": _own_compaction(state.get("compaction_settings")),
         "id": state["id"],

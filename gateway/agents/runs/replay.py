@@ -40,9 +40,8 @@ async def replay(
     body = orjson.dumps(completion)
     view.take_whole(body, completion)
     view.begin(completion)
-    await sink.send_body(
-        200, [_JSON, *receipt.note_head()], view.render_body(body, outcome, is_unchanged=True)
-    )
+    headers = [_JSON, *receipt.note_head()]
+    await sink.send_body(200, headers, view.render_body(body, outcome, is_unchanged=True))
 
 
 def _completion_of(request: ChatRequest, result: RunResult) -> Json:

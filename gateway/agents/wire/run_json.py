@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
+from adapters.types import Json
 from gateway.agents.wire.shown_values import duration_ns, iso_time
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, refused
 from gateway.core import ids
@@ -46,9 +47,7 @@ _FAILED_STOPS = frozenset(
 )
 
 
-def run_json(
-    run: Run, agent_uid: str, conversation_id: str | None, error_message: str | None = None
-) -> dict[str, Any]:
+def run_json(run: Run, agent_uid: str, conversation_id: str | None, error_message: str | None = None) -> Json:
     """Returns a run.
 
     conversation_id: the public id of its conversation; "default": the agent's own.
@@ -86,7 +85,7 @@ def failure_message(run: Run) -> str | None:
     return STOP_MESSAGES.get(run.stop or "") if run.state is RunState.FAILED else None
 
 
-def callback_json(report: Mapping[str, Any]) -> dict[str, Any]:
+def callback_json(report: Mapping[str, Any]) -> Json:
     """Returns the fields of a run that say how its client was called back."""
     return {
         "callback_url": report["url"],
@@ -96,7 +95,7 @@ def callback_json(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def step_json(entry: StepEntry, error_message: str | None = None) -> dict[str, Any]:
+def step_json(entry: StepEntry, error_message: str | None = None) -> Json:
     """Returns a step. error_message: of the error that ended it."""
     step, model = entry.step, entry.model
     if error_message is None and step.error is not None:
@@ -115,12 +114,7 @@ def step_json(entry: StepEntry, error_message: str | None = None) -> dict[str, A
         "model_handle": model or None,
         "model_endpoint": None,
         "context_window_limit": None,
-        "prompt_tokens": counts.prompt,
-        "completion_tokens": counts.completion,
-        "total_tokens": counts.prompt + counts.completion,
-        "cached_input_tokens": counts.cached,
-        "cache_write_tokens": counts.written,
-        "reasoning_tokens": counts.reasoning,
+        **_token_fields(counts),
         "prompt_tokens_details": {"cached_tokens": counts.cached, "cache_creation_tokens": counts.written},
         "completion_tokens_details": {"reasoning_tokens": counts.reasoning},
         "status": _status(step),
@@ -137,7 +131,7 @@ def step_json(entry: StepEntry, error_message: str | None = None) -> dict[str, A
     }
 
 
-def run_metrics_json(entry: RunEntry, tools: Sequence[str]) -> dict[str, Any]:
+def run_metrics_json(entry: RunEntry, tools: Sequence[str]) -> Json:
     """Returns how long a run took. tools: the uids of the tools that it called."""
     run = entry.run
     return {
@@ -154,7 +148,7 @@ def run_metrics_json(entry: RunEntry, tools: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def step_metrics_json(entry: StepEntry) -> dict[str, Any]:
+def step_metrics_json(entry: StepEntry) -> Json:
     """Returns how long a step took. The model and the tools are not timed apart."""
     step = entry.step
     return {
@@ -183,7 +177,7 @@ def _status(step: RunStep) -> str:
 
 def usage_json(
     counts: TokenCounts, steps: int, started_runs: Sequence[str] = (), last: TokenCounts = _NO_TOKENS
-) -> dict[str, Any]:
+) -> Json:
     """Returns what a run has used.
 
     counts: of all its steps.
@@ -192,21 +186,27 @@ def usage_json(
     """
     return {
         "message_type": "usage_statistics",
-        "prompt_tokens": counts.prompt,
-        "completion_tokens": counts.completion,
-        "total_tokens": counts.prompt + counts.completion,
+        **_token_fields(counts),
         "step_count": steps,
-        "cached_input_tokens": counts.cached,
-        "cache_write_tokens": counts.written,
-        "reasoning_tokens": counts.reasoning,
         "context_tokens": last.prompt + last.completion or None,
         "run_ids": [ids.id_of("run", uid) for uid in started_runs] or None,
     }
 
 
+def _token_fields(counts: TokenCounts) -> dict[str, int]:
+    return {
+        "prompt_tokens": counts.prompt,
+        "completion_tokens": counts.completion,
+        "total_tokens": counts.prompt + counts.completion,
+        "cached_input_tokens": counts.cached,
+        "cache_write_tokens": counts.written,
+        "reasoning_tokens": counts.reasoning,
+    }
+
+
 def result_json(
-    messages: list[dict[str, Any]], run: Run, started_runs: Sequence[str] = (), last: TokenCounts = _NO_TOKENS
-) -> dict[str, Any]:
+    messages: list[Json], run: Run, started_runs: Sequence[str] = (), last: TokenCounts = _NO_TOKENS
+) -> Json:
     """Returns the whole reply to a send.
 
     run: has ended.
@@ -220,10 +220,10 @@ def result_json(
     }
 
 
-def end_events(run: Run, last: TokenCounts = _NO_TOKENS) -> list[dict[str, Any]]:
+def end_events(run: Run, last: TokenCounts = _NO_TOKENS) -> list[Json]:
     """Returns the last events of a stream. run: has ended. last: the tokens of its last step; zeros: not known."""
     return [stop_json(run.stop or StopReason.END_TURN), usage_json(run.counts, run.steps, last=last)]
 
 
-def stop_json(stop: str) -> dict[str, Any]:
+def stop_json(stop: str) -> Json:
     return {"message_type": "stop_reason", "stop_reason": stop}
