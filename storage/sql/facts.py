@@ -145,9 +145,19 @@ class Facts(GrowingGroup):
 
     @writes
     async def set_standing(
-        self, connection: Connection, agent_row: int, seq: int, *, is_standing: bool
+        self,
+        connection: Connection,
+        agent_row: int,
+        seq: int,
+        *,
+        is_standing: bool,
+        replaces: Sequence[int],
+        at: float,
     ) -> Fact:
         """Has the memory section show a fact, or no longer.
+
+        replaces: the rows of the facts that it replaces from now on. Its own row does not count.
+        at: now, in seconds since the epoch.
 
         Raises: NotFound; WriteConflict: the fact is muted, or no longer true.
         """
@@ -161,6 +171,9 @@ class Facts(GrowingGroup):
         if fact.muted:
             raise WriteConflict(f"fact {seq} is not mentioned at all")
         await connection.run(SQL["set_standing"], (agent_row, seq, int(is_standing)))
+        for replaced_row in replaces:
+            if replaced_row != fact.id:
+                await _end_fact(connection, agent_row, replaced_row, fact.id, at)
         await connection.run(SQL["raise_rev"], (agent_row,))
         return replace(fact, standing=is_standing)
 

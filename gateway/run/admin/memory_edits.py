@@ -184,15 +184,24 @@ class MemoryEdits(Struct, frozen=True):
         return fact
 
     async def set_always(self, editor: Editor, uid: str, seq: int, *, is_always: bool) -> Fact:
-        """Has a fact shown before each reply, or only when it fits. Raises: Conflict: it is muted, or not true."""
+        """Has a fact shown before each reply, or only when it fits.
+
+        A fact that is shown before each reply replaces standing facts that it contradicts.
+
+        Raises: Conflict: it is muted, or not true.
+        """
         agent = await find_agent(self.store, editor.project, uid)
         fact = await self.store.facts.find(agent.id, seq)
         if fact is None:
             raise _unknown_fact()
+        replaces = list[int]()
         if is_always:
             _check_room(fact.text, fact.valid_from, param="always")
+            replaces = find_replaced(fact.text, await self.store.facts.list_standing(agent.id))
         try:
-            fact = await self.store.facts.set_standing(agent.id, seq, is_standing=is_always)
+            fact = await self.store.facts.set_standing(
+                agent.id, seq, is_standing=is_always, replaces=replaces, at=self.now()
+            )
         except NotFound as error:
             raise _unknown_fact() from error
         except WriteConflict as error:

@@ -416,7 +416,12 @@ def test_no_copy_is_left_of_a_fact_that_was_told_before_each_reply(world: World)
     world.chat(user="alice", model="agent/helper").say("Hello.")
     (fact,) = learn(world, memory(world), "Zqmisox is afraid of thunder.")
     for is_standing in (True, False, True):
-        run(world, world.store.facts.set_standing(memory(world).id, fact, is_standing=is_standing))
+        run(
+            world,
+            world.store.facts.set_standing(
+                memory(world).id, fact, is_standing=is_standing, replaces=(), at=1.0
+            ),
+        )
     assert on_disk(world)
     forget(world, user="alice", profile="helper", fact=fact)
     assert not on_disk(world)

@@ -277,6 +277,18 @@ def test_a_fact_that_is_added_so_takes_the_place_of_what_it_contradicts(world: W
     assert new.seq in [fact.seq for fact in call(world.store.facts.list(of.id))]
 
 
+def test_a_fact_that_is_ticked_takes_the_place_of_what_it_contradicts(world: World) -> None:
+    """Also if that was learned later."""
+    of, change, call = memory(world), edits(world), world.gateway.call
+    meat, no_meat, tea = learn(world, "I always eat meat.", "I never eat meat.", "I like tea.", always=True)
+    for is_always, current in ((False, [tea, no_meat, meat]), (True, [tea, meat]), (True, [tea, meat])):
+        fact = call(change.set_always(OPERATOR, of.uid, meat, is_always=is_always))
+        assert fact.standing is is_always
+        assert [each.seq for each in call(world.store.facts.list(of.id))] == current
+    (ended,) = call(world.store.facts.list_replaced(of.id, fact.id))
+    assert (ended.seq, ended.successor) == (no_meat, meat)
+
+
 def test_a_fact_that_is_added_so_has_room_before_what_is_learned_later(world: World) -> None:
     of, call = memory(world), world.gateway.call
     blind = call(edits(world).add_fact(OPERATOR, of.uid, "I never read colours.", always=True))
