@@ -21,6 +21,7 @@ _PATH: Final = "/v1/traces"
 _OTLP: Final = "OTEL_EXPORTER_OTLP_"
 _TRACES: Final = f"{_OTLP}TRACES_"
 _PROTOCOL: Final = "http/protobuf"
+_DELAY: Final = "OTEL_BSP_SCHEDULE_DELAY"
 
 
 class OtlpSettings(Struct, frozen=True):
@@ -49,6 +50,9 @@ class OtlpSettings(Struct, frozen=True):
         return f"OtlpSettings({self.endpoint!r})"
 
 
+_DEFAULTS: Final = OtlpSettings(endpoint="")
+
+
 def read_otlp(environ: Mapping[str, str]) -> OtlpSettings | None:
     """Returns how traces are exported; None: they are not. Raises: SettingsError: a variable cannot be read."""
     variables = {name: value.strip() for name, value in environ.items() if name.startswith("OTEL_")}
@@ -67,25 +71,31 @@ def read_otlp(environ: Mapping[str, str]) -> OtlpSettings | None:
         raise _mistake("OTEL_EXPORTER_OTLP_PROTOCOL", _PROTOCOL, protocol)
     if (compression := exporter("COMPRESSION") or "none") not in ("gzip", "none"):
         raise _mistake("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip or none", compression)
-    sampler = variables.get("OTEL_TRACES_SAMPLER") or "parentbased_always_on"
+    sampler = variables.get("OTEL_TRACES_SAMPLER") or _DEFAULTS.sampler
     if sampler not in SAMPLERS:
         raise _mistake("OTEL_TRACES_SAMPLER", "one of " + ", ".join(SAMPLERS), sampler)
 
     def number(name: str, default: int) -> int:
-        return _read_number(name, variables.get(name, ""), default)
+        text = variables.get(name, "")
+        return _read_number(name, text) if text else default
 
-    queue_spans = number("OTEL_BSP_MAX_QUEUE_SIZE", 8192)
+    def seconds(name: str, text: str, default_s: float) -> float:
+        """Reads a time, which the variables give in milliseconds."""
+        return _read_number(name, text) / 1000 if text else default_s
+
+    queue_spans = number("OTEL_BSP_MAX_QUEUE_SIZE", _DEFAULTS.queue_spans)
+    ratio = variables.get("OTEL_TRACES_SAMPLER_ARG", "")
     return OtlpSettings(
         endpoint,
         headers=_read_headers(exporter("HEADERS")),
-        timeout_s=_read_number("OTEL_EXPORTER_OTLP_TIMEOUT", exporter("TIMEOUT"), 10_000) / 1000,
+        timeout_s=seconds("OTEL_EXPORTER_OTLP_TIMEOUT", exporter("TIMEOUT"), _DEFAULTS.timeout_s),
         is_compressed=compression == "gzip",
         resource=_read_resource(variables),
         sampler=sampler,
-        ratio=_read_ratio(variables.get("OTEL_TRACES_SAMPLER_ARG", "")) if "ratio" in sampler else 1.0,
-        delay_s=number("OTEL_BSP_SCHEDULE_DELAY", 5000) / 1000,
+        ratio=_read_ratio(ratio) if ratio and "ratio" in sampler else _DEFAULTS.ratio,
+        delay_s=seconds(_DELAY, variables.get(_DELAY, ""), _DEFAULTS.delay_s),
         queue_spans=queue_spans,
-        batch_spans=min(number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512), queue_spans),
+        batch_spans=min(number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", _DEFAULTS.batch_spans), queue_spans),
     )
 
 
@@ -123,7 +133,7 @@ def _read_headers(text: str) -> tuple[tuple[str, str], ...]:
 
 
 def _read_resource(variables: Mapping[str, str]) -> dict[str, str]:
-    attributes = {"service.name": SERVICE}
+    attributes = dict(_DEFAULTS.resource)
     for part in filter(None, map(str.strip, variables.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","))):
         name, mark, value = part.partition("=")
         if not (mark and name.strip()):
@@ -134,9 +144,7 @@ def _read_resource(variables: Mapping[str, str]) -> dict[str, str]:
     return attributes
 
 
-def _read_number(name: str, text: str, default: int) -> int:
-    if not text:
-        return default
+def _read_number(name: str, text: str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 1 << 31):
         raise _mistake(name, "a whole number from 1", text)
     return int(text)
@@ -144,7 +152,7 @@ def _read_number(name: str, text: str, default: int) -> int:
 
 def _read_ratio(text: str) -> float:
     try:
-        ratio = float(text) if text else 1.0
+        ratio = float(text)
     except ValueError:
         ratio = math.nan
     if not 0.0 <= ratio <= 1.0:
