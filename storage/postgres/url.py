@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl, urlencode
 
 from storage.errors import NotAdmitted
@@ -40,34 +40,43 @@ def one_url_per_host(url: str) -> list[str]:
     match = _URL.fullmatch(url)
     if match is None:
         raise NotAdmitted(f"{masked_url(url)}: {BAD_URL}")
-    before, host_list, path = match["before"], match["hosts"], match["path"]
     options = dict(parse_qsl(match["options"] or ""))
     host_option, port_option = options.pop("host", ""), options.pop("port", "")
-    hosts = (host_list or host_option or os.environ.get("PGHOST", "")).split(",")
+    hosts = (match["hosts"] or host_option or os.environ.get("PGHOST", "")).split(",")
     ports = (port_option or os.environ.get("PGPORT", "")).split(",")
     _check_ports(url, [*ports, *map(_port_of, hosts)])
     if len(hosts) == 1:
         return [url]
-    if not all(hosts):
-        raise NotAdmitted(f"{masked_url(url)}: one of its {len(hosts)} hosts has no name")
-    if len(ports) not in (1, len(hosts)):
-        raise NotAdmitted(f"{masked_url(url)}: it names {len(hosts)} hosts and {len(ports)} ports")
+    _check_hosts(url, hosts, ports)
     if len(ports) == 1:
         ports *= len(hosts)
-    pairs = zip(hosts, ports, strict=True)
-    if host_list:
-        after = url[match.end("hosts") :]
-        return [
-            before + (host if _port_of(host) or not port else f"{host}:{port}") + after
-            for host, port in pairs
-        ]
-    return [f"{before}{path}?{urlencode({**options, 'host': host, 'port': port})}" for host, port in pairs]
+    return [_with_host(match, options, host, port) for host, port in zip(hosts, ports, strict=True)]
+
+
+def _with_host(url: re.Match[str], options: Mapping[str, str], host: str, port: str) -> str:
+    """Returns a URL with one host where it names several.
+
+    options: of the URL, without its hosts and ports.
+    port: of a host that names none; "": the usual port.
+    """
+    if url["hosts"]:
+        host_and_port = host if _port_of(host) or not port else f"{host}:{port}"
+        return f"{url['before']}{host_and_port}{url.string[url.end('hosts') :]}"
+    return f"{url['before']}{url['path']}?{urlencode({**options, 'host': host, 'port': port})}"
 
 
 def _port_of(host: str) -> str:
     """Returns the port after a host, or "". A socket is named by its directory, which has no port."""
     match = None if host.startswith("/") else _PORT.search(host)
     return "" if match is None else match[1]
+
+
+def _check_hosts(url: str, hosts: Sequence[str], ports: Sequence[str]) -> None:
+    """Refuses several hosts of which one has no name, or that have another number of ports. Raises: NotAdmitted."""
+    if not all(hosts):
+        raise NotAdmitted(f"{masked_url(url)}: one of its {len(hosts)} hosts has no name")
+    if len(ports) not in (1, len(hosts)):
+        raise NotAdmitted(f"{masked_url(url)}: it names {len(hosts)} hosts and {len(ports)} ports")
 
 
 def _check_ports(url: str, ports: Sequence[str]) -> None:
