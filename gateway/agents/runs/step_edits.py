@@ -45,7 +45,7 @@ class StepEdits:
 
     def were_made_on(self, blocks: Sequence[Block]) -> bool:
         """Returns whether these blocks have the versions that the step read."""
-        return _versions(blocks) == _versions(self.blocks_read)
+        return {block.id: block.version for block in blocks} == self.versions_read
 
     def take_over(self, stale: StepEdits, results: Sequence[ToolResult]) -> list[ToolResult]:
         """Applies the edits of `stale`, made on older blocks, to these blocks. Returns results with those of the edits.
@@ -64,13 +64,15 @@ class StepEdits:
             for result in results
         ]
 
-    def pending_merge(self, exchange_row: int) -> tuple[BlockMerge, dict[int, int]]:
-        """Returns the edits to be written, and the versions that the blocks must still have (compare-and-set).
-
-        exchange_row: the row of the step's exchange.
-        """
+    def merge(self, exchange_row: int) -> BlockMerge:
+        """Returns the edits to be written. exchange_row: the row of the step's exchange."""
         ops = [replace(op, exchange_row=exchange_row) for op in self.block_edits.ops]
-        return merge_operations(self.blocks_read, ops), _versions(self.blocks_read)
+        return merge_operations(self.blocks_read, ops)
+
+    @property
+    def versions_read(self) -> dict[int, int]:
+        """The versions that the blocks must still have when the edits are written (compare-and-set), by row."""
+        return {block.id: block.version for block in self.blocks_read}
 
     def messages(self, results: Sequence[ToolResult], mark: str, now: float) -> list[WireMessage]:
         """Returns results as messages, with a note of what other writers have changed.
@@ -102,7 +104,3 @@ def _with_edits(result: ToolResult, edits: Sequence[EditResult]) -> ToolResult:
     content = "\n".join(edit.message for edit in edits)
     shown = last_shown((edit.shown for edit in edits), NOTHING_SHOWN)
     return replace(result, content=content, status=status, shown=shown)
-
-
-def _versions(blocks: Sequence[Block]) -> dict[int, int]:
-    return {block.id: block.version for block in blocks}

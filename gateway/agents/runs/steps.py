@@ -400,8 +400,8 @@ class RunMemory:
         )
         prompt = await self.prompt()
         write = make_step_open(self.context, prompt, self._run_to_begin(), now)
-        merged, versions = edits.pending_merge(finished.id)
-        write = replace(write, edits=merged, versions=versions, reading=self.reading, replaces=self.replaces)
+        write = replace(write, edits=edits.merge(finished.id), versions=edits.versions_read)
+        write = replace(write, reading=self.reading, replaces=self.replaces)
         if end is not None:
             exchange = self._finished_exchange(write.exchange, prompt, (), None)
             write = replace(write, exchange=exchange, end=end)
@@ -549,7 +549,6 @@ class RunMemory:
 
         async def end(results: Sequence[ToolResult]) -> Run:
             exchange = self.context.path[-1]
-            merged, versions = self._edits.pending_merge(exchange.id)
             write = RunEnd(
                 self.context.agent.id,
                 self.run.id,
@@ -561,8 +560,8 @@ class RunMemory:
                 job=self.job,
                 waiting=outcome.waiting,
                 results=_results_by_number(exchange, results),
-                edits=merged,
-                versions=versions,
+                edits=self._edits.merge(exchange.id),
+                versions=self._edits.versions_read,
             )
             return await asyncio.shield(self.keeper.store.stored_paths.end(write))
 
