@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import io
 import json
 import logging
 import os
@@ -71,6 +72,13 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     # `serve` logs to the stderr of its test, which is closed in the next one.
     root = logging.getLogger()
     root.handlers[:] = [each for each in root.handlers if not isinstance(each, RepeatHandler)]
+
+
+@pytest.fixture
+def full_disk() -> Iterator[int]:
+    """The descriptor of a file that has no room."""
+    with Path("/dev/full").open("w") as full:
+        yield full.fileno()
 
 
 @contextmanager
@@ -744,15 +752,28 @@ def test_version_says_the_name_and_the_number(capsys: Out) -> None:
     assert re.match(r"mnemogate \d+\.\d+", capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("is_held_back", [True, False], ids=["at the end", "at once"])
-@pytest.mark.sqlite
-def test_who_reads_no_further_is_no_error(is_held_back: bool) -> None:
-    """As `mnemogate memory show | head`."""
+@pytest.fixture
+def closed_pipe() -> Iterator[int]:
+    """What is written into it has no reader, as `mnemogate memory show | head` has none in the end."""
     reading, writing = os.pipe()
     os.close(reading)
-    asked = [sys.executable, *([] if is_held_back else ["-u"]), "-m", "gateway", "check-config"]
-    done = subprocess.run(asked, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    yield writing
     os.close(writing)
+
+
+@pytest.mark.sqlite
+def test_a_command_whose_last_lines_are_not_read_ends_quietly(tmp_path: Path, closed_pipe: int) -> None:
+    log = tmp_path / "log"
+    with Forked("gateway", ["check-config"], tmp_path, os.environ, log, {1: closed_pipe}) as child:
+        assert child.wait(PATIENCE_S) == 141
+    assert log.read_text() == ""
+
+
+@pytest.mark.sqlite
+def test_a_command_that_is_read_no_further_ends_quietly(closed_pipe: int) -> None:
+    """Where each line is written at once."""
+    asked = [sys.executable, "-u", "-m", "gateway", "check-config"]
+    done = subprocess.run(asked, stdout=closed_pipe, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (141, "")
 
 
@@ -876,26 +897,24 @@ def test_what_cannot_be_read_or_written_is_said_in_a_line(
 
 
 def test_what_the_terminal_has_no_sign_for_is_shown_and_exported(
-    upstream: StrictUpstream, database: Path, capsys: Out
+    upstream: StrictUpstream, database: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A Latin-1 terminal gets what it can show; an export is UTF-8 wherever it goes."""
     with owner(upstream, database) as gateway:
         asked = {"model": "m", "user": "eve", "messages": [{"role": "user", "content": "caf\u00e9 \u65e5"}]}
         assert gateway.post(asked).status == 200
         gateway.call(gateway.app.idle.wait())
-    latin = {"PYTHONIOENCODING": "latin-1", "PYTHONPATH": str(Path(__file__).parents[3])}
 
     def ask(*arguments: str, given: bytes = b"") -> bytes:
-        done = subprocess.run(
-            [sys.executable, "-m", "gateway", "memory", *arguments],
-            input=given,
-            capture_output=True,
-            env={**os.environ, **latin},
-            timeout=PATIENCE_S,
-        )
-        reported = b"Imported: 1 user (ann), from standard input (%d bytes).\n" % (len(given) - len(BOM_UTF8))
-        assert (done.returncode, done.stderr) == (0, reported if given else b"")
-        return done.stdout
+        stdout = io.TextIOWrapper(io.BytesIO(), "latin-1")
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given), "latin-1"))
+            patch.setattr(sys, "stdout", stdout)
+            assert main(["memory", *arguments]) == 0
+            stdout.flush()
+        reported = f"Imported: 1 user (ann), from standard input ({len(given) - len(BOM_UTF8)} bytes).\n"
+        assert capsys.readouterr().err == (reported if given else "")
+        return stdout.buffer.getvalue()  # type: ignore[attr-defined, no-any-return]
 
     assert b"user: caf\xe9 \\u65e5\n" in ask("show", "--user", "eve")
     exported = ask("export", "--user", "eve")
@@ -1420,33 +1439,41 @@ def test_serve_says_that_its_database_cannot_be_used(tmp_path: Path) -> None:
         assert re.search(r"^Database: \S+x\.db cannot be used .* nothing is remembered$", said, re.M)
 
 
-@pytest.mark.parametrize("where", [">/dev/full 2>&1", "<&- >&- 2>&-"], ids=["a full disk", "nowhere"])
+def serves_and_ends(child: Forked | subprocess.Popen[bytes], port: int) -> bool:
+    """Waits until a process serves, and returns whether it ends in order."""
+    try:
+        becomes(lambda: child.poll() is not None or is_ready(port))
+        assert child.poll() is None
+        child.send_signal(signal.SIGTERM)
+        return child.wait(PATIENCE_S) == 0
+    finally:
+        child.kill()
+
+
 @pytest.mark.sqlite
-def test_serve_goes_on_where_nothing_can_be_printed(where: str) -> None:
+def test_serve_goes_on_where_a_full_disk_takes_nothing(full_disk: int) -> None:
+    with held_port() as port:
+        streams = {1: full_disk, 2: full_disk}
+        serve = ["serve", "--port", str(port)]
+        with Forked("gateway", serve, Path.cwd(), os.environ, Path(os.devnull), streams) as child:
+            assert serves_and_ends(child, port)
+
+
+@pytest.mark.sqlite
+def test_serve_goes_on_where_nothing_can_be_printed() -> None:
     serve = [sys.executable, "-m", "gateway", "serve", "--port"]
-    # As most start it: with the variable set Python keeps no line that could not be written.
-    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "PYTHONUNBUFFERED": ""}
-    shell = ["sh", "-c", f'exec "$@" {where}', "sh"]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]
     with held_port() as port, subprocess.Popen([*shell, *serve, str(port)], env=environ) as child:
-        try:
-            becomes(lambda: child.poll() is not None or is_ready(port))
-            assert child.poll() is None
-            child.send_signal(signal.SIGTERM)
-            assert child.wait(PATIENCE_S) == 0
-        finally:
-            child.kill()
+        assert serves_and_ends(child, port)
 
 
 @pytest.mark.sqlite
-def test_a_command_says_that_its_output_has_no_room() -> None:
-    check = [sys.executable, "-m", "gateway", "check-config"]
-    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            check, stdout=full, stderr=subprocess.PIPE, text=True, env=environ, timeout=PATIENCE_S
-        )
-    assert done.returncode == 1
-    assert done.stderr == "mnemogate: what it says cannot be written: No space left on device\n"
+def test_a_command_says_that_its_output_has_no_room(tmp_path: Path, full_disk: int) -> None:
+    log = tmp_path / "log"
+    with Forked("gateway", ["check-config"], tmp_path, os.environ, log, {1: full_disk}) as child:
+        assert child.wait(PATIENCE_S) == 1
+    assert log.read_text() == "mnemogate: what it says cannot be written: No space left on device\n"
 
 
 def is_ready(port: int) -> bool:

@@ -117,24 +117,30 @@ def test_a_server_that_is_down_is_said_and_its_password_is_not(
     assert "ann:***@127.0.0.1:1" in after.err
 
 
-def run_without(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command in a process of its own that cannot import a module: what is imported here stays what it is."""
-    code = f"import sys; sys.modules[{module!r}] = None; from gateway.cli import main; sys.exit(main({arguments!r}))"
+def run_without(module: str, *commands: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    """Runs commands in a process that cannot import a module: what is imported here stays what it is.
+
+    The process returns how many of them failed.
+    """
+    code = (
+        f"import sys; sys.modules[{module!r}] = None; from gateway.cli import main;"
+        f"sys.exit(sum(main(command) != 0 for command in {commands!r}))"
+    )
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 def test_an_internal_error_is_not_reported_as_a_missing_driver() -> None:
-    ran = run_without("storage.postgres.postgres_maintenance", "migrate")
+    ran = run_without("storage.postgres.postgres_maintenance", ("migrate",))
     assert ran.returncode == 1
     assert "ModuleNotFoundError: import of storage.postgres.postgres_maintenance" in ran.stderr
     assert "pip install" not in ran.stderr
 
 
-@pytest.mark.parametrize("arguments", [["check-config"], ["serve", "--port", "0"], ["migrate"]])
-def test_without_the_driver_it_is_named(arguments: list[str]) -> None:
-    ran = run_without("asyncpg", *arguments)
-    assert ran.returncode != 0
-    assert "pip install -e '.[postgres]'" in ran.stderr
+def test_without_the_driver_it_is_named() -> None:
+    commands = (("check-config",), ("serve", "--port", "0"), ("migrate",))
+    ran = run_without("asyncpg", *commands)
+    assert ran.returncode == len(commands)
+    assert ran.stderr.count("pip install -e '.[postgres]'") == len(commands)
 
 
 def test_migrate_says_that_the_schema_is_there(capsys: Out) -> None:
