@@ -17,10 +17,9 @@ from tests.stored import open_store
 TESTS = (
     "tests/gateway/chat/test_cancel.py",
     "tests/gateway/memory/test_two_paths.py",
-    "tests/gateway/memory/test_block_edits.py",
     "tests/gateway/responses/test_ways.py",
     "tests/gateway/upstream/test_envelopes.py",
-    "tests/gateway/voice/test_provisional.py",
+    "tests/gateway/voice/test_audio.py",
 )
 
 

@@ -105,19 +105,6 @@ def run(checkout: Path, *arguments: str) -> Iterator[Started]:
             child.kill()  # `exec`: this is the gateway itself
 
 
-def test_it_says_where_it_is_and_its_example_works_when_pasted(checkout: Path) -> None:
-    with run(checkout, "--port", "0") as started:
-        address = re.search(r"^Mnemogate listens on (http://127\.0\.0\.1:\d+)$", started.said, re.M)
-        assert address is not None, started.said
-        assert f"Database: {checkout}/mnemogate.db\n" in started.said
-        assert f"Page: {address[1]}/ui (`mnemogate ui` opens it)\n" in started.said
-        assert len(started.example.splitlines()) == 7
-        assert f'base_url="{address[1]}/v1"' in started.example
-        assert "Miso" in started.paste(started.example)
-    assert (checkout / "mnemogate.db").exists()
-    assert (checkout / "run.log").read_text().count("Setting up") == 0
-
-
 def asks(program: str, text: str) -> str:
     """The example with something else to say."""
     assert FACT in program
@@ -128,17 +115,26 @@ def test_the_first_minute_is_one_memory(checkout: Path, upstream: StrictUpstream
     """What the banner prints, README says and the command line shows; and the real model that comes later knows it."""
     (checkout / "mnemogate.toml").write_text(PATIENT)
     with run(checkout, "--port", "0") as started:
+        address = re.search(r"^Mnemogate listens on (http://127\.0\.0\.1:\d+)$", started.said, re.M)
+        assert address is not None, started.said
+        assert f"Database: {checkout}/mnemogate.db\n" in started.said
+        assert f"Page: {address[1]}/ui (`mnemogate ui` opens it)\n" in started.said
+        assert f'base_url="{address[1]}/v1"' in started.example
         readme = (ROOT / "README.md").read_text("utf-8").split("```python\n")[1].split("```")[0]
         written = [line for line in readme.splitlines() if line]
         printed = re.sub(r":\d+/v1", ":8080/v1", started.example)
         assert printed.splitlines() == written
-        first_reply, answered = started.paste(started.example).strip().split("This is what I remember")
-        assert "cat is called Miso" in first_reply
-        assert "cat is called Miso" in answered
         advice = re.search(r'^Say "(.+)" to model="([^"]+)"', started.said, re.M)
         assert advice is not None, started.said
         with_tools = asks(started.example, advice[1]).replace("gpt-4o-mini", advice[2])
-        assert "Memory block 'human' changed" in started.paste(with_tools)
+        printed = started.paste(f"{started.example}\nprint('---')\n{with_tools}")
+        of_example, of_tools = printed.split("---")
+        first_reply, answered = of_example.strip().split("This is what I remember")
+        assert "cat is called Miso" in first_reply
+        assert "cat is called Miso" in answered
+        assert "Memory block 'human' changed" in of_tools
+    assert (checkout / "mnemogate.db").exists()
+    assert (checkout / "run.log").read_text().count("Setting up") == 0
     shown = subprocess.run(
         [checkout / ".venv/bin/mnemogate", "memory", "show", "--user", "alice"],
         cwd=checkout,
