@@ -43,32 +43,44 @@ def refused_url() -> Iterator[str]:
 # --- another one answers
 
 
+MOVED = fail(308, "Moved.")
+MOVED.headers["location"] = "https://moved.example/"  # type: ignore[index]
+FAULTS = [
+    (
+        Reply(cut_before_headers=True),
+        "unreachable",
+    ),  # first, as an idle connection that is cut is dialled again
+    (BUSY, "429"),
+    *((fail(status), str(status)) for status in (408, 500, 502, 503, 504, 520, 524, 529)),
+    (MOVED, "unreachable"),
+]
+
+
 @both
 @forms
-@pytest.mark.parametrize(
-    ("fault", "kind"),
-    [
-        (BUSY, "429"),
-        *((fail(status), str(status)) for status in (408, 500, 502, 503, 504, 520, 524, 529)),
-        (Reply(cut_before_headers=True), "unreachable"),
-        (Reply(status=308, headers={"location": "https://moved.example/"}, body=[b""]), "unreachable"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_the_fallback_answers(two: Open, fault: Reply, kind: str, stream: bool, memory: bool) -> None:
+def test_the_fallback_answers(two: Open, subtests: pytest.Subtests, stream: bool, memory: bool) -> None:
     with two() as it:
-        it.first.queue(fault)
-        it.second.queue(say("From the second."))
-        text, headers = it.ask(stream, memory)
-        assert text == "From the second."
-        assert headers["x-mnemogate-upstream"] == "second"
-        assert headers["x-mnemogate-tries"] == f"first:{kind};second:200"
-        assert (it.first.last.json["model"], it.second.last.json["model"]) == ("big", "small")
-        assert it.first_key() == "k1"
-        assert it.second.last.headers["authorization"] == "Bearer k2"
-        assert it.counted(f'mnemogate_upstream_errors_total{{kind="{kind}",upstream="first"}}') == 1
-        assert it.counted('mnemogate_upstream_tries_total{outcome="200",upstream="second"}') == 1
-        assert it.waits == []
+        for number, (fault, kind) in enumerate(FAULTS):
+            it.now += 1000.0  # the first one is asked again
+            it.endpoint("first").health.failures = 0
+            with subtests.test(f"{number} {kind}"):
+                errors = f'mnemogate_upstream_errors_total{{kind="{kind}",upstream="first"}}'
+                before = it.counted(errors)
+                it.first.queue(fault)
+                it.second.queue(say("From the second."))
+                text, headers = it.ask(stream, memory, f"Question {number}?")
+                assert text == "From the second."
+                assert headers["x-mnemogate-upstream"] == "second"
+                assert headers["x-mnemogate-tries"] == f"first:{kind};second:200"
+                assert (it.first.last.json["model"], it.second.last.json["model"]) == ("big", "small")
+                assert it.first_key() == "k1"
+                assert it.second.last.headers["authorization"] == "Bearer k2"
+                assert it.counted(errors) == before + 1
+                assert (
+                    it.counted('mnemogate_upstream_tries_total{outcome="200",upstream="second"}')
+                    == number + 1
+                )
+                assert it.waits == []
 
 
 def test_the_fallback_makes_a_response_in_the_background(two: Open) -> None:
@@ -81,6 +93,7 @@ def test_the_fallback_makes_a_response_in_the_background(two: Open) -> None:
         assert responses.retrieve(made.id).output_text == "From the second."
 
 
+@only_openai
 @both
 @forms
 def test_a_query_goes_to_the_upstream_that_it_is_meant_for(two: Open, stream: bool, memory: bool) -> None:
@@ -135,14 +148,17 @@ def test_the_fallback_answers_when_the_first_byte_does_not_come(
 
 
 @both
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422, 501])
-def test_what_is_wrong_with_the_request_is_not_asked_elsewhere(two: Open, status: int, memory: bool) -> None:
+def test_what_is_wrong_with_the_request_is_not_asked_elsewhere(
+    two: Open, subtests: pytest.Subtests, memory: bool
+) -> None:
     with two(retries=2) as it:
-        it.first.queue(fail(status, code="no_good"))
-        with pytest.raises(openai.APIStatusError) as caught:
-            it.ask(False, memory)
-        assert (caught.value.status_code, caught.value.code) == (status, "no_good")
-        assert "x-mnemogate-tries" not in caught.value.response.headers
+        for status in (400, 401, 403, 404, 409, 422, 501):
+            with subtests.test(status=status):
+                it.first.queue(fail(status, code="no_good"))
+                with pytest.raises(openai.APIStatusError) as caught:
+                    it.ask(False, memory, f"Question {status}?")
+                assert (caught.value.status_code, caught.value.code) == (status, "no_good")
+                assert "x-mnemogate-tries" not in caught.value.response.headers
         assert it.second.seen == []
 
 
@@ -230,6 +246,7 @@ def test_who_cannot_be_reached_is_dialled_again_where_the_fallback_is_too_small(
         assert caught.value.response.headers["x-mnemogate-tries"] == "first:unreachable;first:unreachable"
 
 
+@only_openai
 @both
 @pytest.mark.parametrize(("fault", "times"), [(fail(503), 5), (BUSY, 1)], ids=["breaker", "cooldown"])
 def test_a_fallback_that_is_asked_first_is_passed_over_if_its_window_is_too_small(
@@ -245,6 +262,7 @@ def test_a_fallback_that_is_asked_first_is_passed_over_if_its_window_is_too_smal
         assert made.headers["x-mnemogate-upstream"] == "first"
 
 
+@only_openai
 @forms
 @pytest.mark.parametrize(("fault", "times"), [(fail(503), 5), (BUSY, 1)], ids=["breaker", "cooldown"])
 @pytest.mark.parametrize("is_strict", [False, True], ids=["append", "strict"])
@@ -382,33 +400,32 @@ def test_the_history_that_the_gateway_has_shows_a_stand_in_no_thoughts(
 # --- nobody else to ask
 
 
+ERRORS: list[tuple[Reply, type[openai.APIStatusError], int]] = [
+    (BUSY, openai.RateLimitError, 429),
+    (fail(500, code="oops"), openai.InternalServerError, 500),
+    (fail(503, retry_after="20"), openai.InternalServerError, 503),
+    (fail(529, code="overloaded"), openai.InternalServerError, 529),
+    (fail(400, code="context_length_exceeded"), openai.BadRequestError, 400),
+    (fail(401, code="invalid_api_key"), openai.AuthenticationError, 401),
+    (fail(404, code="model_not_found"), openai.NotFoundError, 404),
+]
+
+
 @both
 @forms
-@pytest.mark.parametrize(
-    ("fault", "kind", "status"),
-    [
-        (BUSY, openai.RateLimitError, 429),
-        (fail(500, code="oops"), openai.InternalServerError, 500),
-        (fail(503, retry_after="20"), openai.InternalServerError, 503),
-        (fail(529, code="overloaded"), openai.InternalServerError, 529),
-        (fail(400, code="context_length_exceeded"), openai.BadRequestError, 400),
-        (fail(401, code="invalid_api_key"), openai.AuthenticationError, 401),
-        (fail(404, code="model_not_found"), openai.NotFoundError, 404),
-    ],
-    ids=lambda value: str(value) if isinstance(value, int) else "",
-)
-def test_an_error_passes_as_it_is(
-    two: Open, fault: Reply, kind: type[openai.APIStatusError], status: int, stream: bool, memory: bool
-) -> None:
+def test_an_error_passes_as_it_is(two: Open, subtests: pytest.Subtests, stream: bool, memory: bool) -> None:
     with two(fallbacks=()) as it:
-        it.first.queue(fault)
-        with pytest.raises(kind) as caught:
-            it.ask(stream, memory)
-        response = caught.value.response
-        assert response.status_code == status
-        assert it.is_as_sent(response.content, fault)
-        assert fault.headers.items() <= dict(response.headers).items()
-        assert len(it.first.seen) == 1
+        for fault, kind, status in ERRORS:
+            with subtests.test(status=status):
+                seen = len(it.first.seen)
+                it.first.queue(fault)
+                with pytest.raises(kind) as caught:
+                    it.ask(stream, memory, f"Question {status}?")
+                response = caught.value.response
+                assert response.status_code == status
+                assert it.is_as_sent(response.content, fault)
+                assert fault.headers.items() <= dict(response.headers).items()
+                assert len(it.first.seen) == seen + 1
 
 
 @both
@@ -458,6 +475,7 @@ def test_a_wait_that_is_too_long_is_the_clients(two: Open) -> None:
 # --- passing over who fails
 
 
+@only_openai
 @both
 def test_the_breaker_opens_and_closes(two: Open, memory: bool) -> None:
     with two() as it:
@@ -478,6 +496,7 @@ def test_the_breaker_opens_and_closes(two: Open, memory: bool) -> None:
         assert it.counted('mnemogate_upstream_resting{upstream="first"}') == 0
 
 
+@only_openai
 def test_without_a_file_descriptor_no_upstream_is_blamed(two: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     def make_no_socket(address: object) -> Any:
         raise OSError(errno.EMFILE, "Too many open files")
@@ -494,6 +513,7 @@ def test_without_a_file_descriptor_no_upstream_is_blamed(two: Open, monkeypatch:
         assert it.counted('mnemogate_upstream_resting{upstream="first"}') == 0
 
 
+@only_openai
 def test_one_that_rests_after_the_wait_for_a_conversation_is_passed_over(two: Open) -> None:
     append, gate = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "one"}, Gate()
     with two() as it, ThreadPoolExecutor() as pool:
@@ -511,6 +531,7 @@ def test_one_that_rests_after_the_wait_for_a_conversation_is_passed_over(two: Op
         assert (headers["x-mnemogate-upstream"], "x-mnemogate-tries" in headers) == ("second", False)
 
 
+@only_openai
 def test_who_said_when_to_come_back_is_left_alone_until_then(two: Open) -> None:
     with two() as it:
         it.first.queue(BUSY)
@@ -521,6 +542,7 @@ def test_who_said_when_to_come_back_is_left_alone_until_then(two: Open) -> None:
         assert it.ask(False, False)[1]["x-mnemogate-upstream"] == "first"
 
 
+@only_openai
 def test_the_only_one_is_always_asked(two: Open) -> None:
     with two(fallbacks=()) as it:
         it.first.queue(*([BUSY] * 8))
@@ -530,6 +552,7 @@ def test_the_only_one_is_always_asked(two: Open) -> None:
         assert it.ask(False, False)[0] == "Ok."
 
 
+@only_openai
 def test_the_last_resort_is_one_that_rests(two: Open) -> None:
     with two() as it:
         it.first.queue(*(fail(503) for _ in range(5)))
@@ -539,6 +562,7 @@ def test_the_last_resort_is_one_that_rests(two: Open) -> None:
         assert it.ask(False, False)[1]["x-mnemogate-tries"] == "second:500;first:200"
 
 
+@only_openai
 @pytest.mark.parametrize("headers", [{}, {"openai-organization": "org-1"}])
 def test_one_callers_limit_is_not_the_others(two: Open, headers: dict[str, str]) -> None:
     """Where callers bring their own keys."""
@@ -588,6 +612,7 @@ def test_another_key_answers_when_one_is_at_its_limit(two: Open, memory: bool) -
         assert it.first_key() == used[1]  # the other rests
 
 
+@only_openai
 @both
 def test_conversations_are_spread_and_stay_where_they_are(two: Open, memory: bool) -> None:
     places = [DeploymentSettings("second", "big-two")]
@@ -601,6 +626,7 @@ def test_conversations_are_spread_and_stay_where_they_are(two: Open, memory: boo
         assert [it.ask(False, memory, messages=talk)[1]["x-mnemogate-upstream"] for talk in talks] == homes
 
 
+@only_openai
 @pytest.mark.parametrize("known_by", ["append mode", "its name", "its first message"])
 def test_a_conversation_whose_beginning_changes_stays_where_it_is(two: Open, known_by: str) -> None:
     """A client sends the new message alone, trims its list, or has the time in its prompt."""

@@ -111,39 +111,36 @@ def test_an_error_after_comments_is_tried_elsewhere(two: Open, apart: bool, memo
 @only_openai
 @pytest.mark.parametrize("keeps_alive", [False, True])
 @pytest.mark.parametrize("tools", [False, True])
-@pytest.mark.parametrize("fault", [GONE, b"", b'data: {"id":'], ids=["error", "end", "half"])
 def test_a_fault_long_after_comments_is_tried_elsewhere(
-    two: Open,
-    fault: bytes,
-    tools: bool,
-    keeps_alive: bool,
-    memory: bool,
-    monkeypatch: pytest.MonkeyPatch,
+    two: Open, tools: bool, keeps_alive: bool, memory: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The client has the head and comments, and sees one reply."""
     monkeypatch.setattr("adapters.sse.HELD_S", 0.0)
-    gate = Gate()
-    body: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
-    if memory or tools:
-        body["user"] = "alice"
-    if tools:
-        body["model"] = "agent/helper"
     with two(profiles=[agent()], server={"keep_alive_comment_s": 0.01 if keeps_alive else 0.0}) as it:
-        it.first.queue(raw(COMMENT, *filter(None, [fault]), hold_after={1: gate}))
-        it.second.queue(say("From the second."))
-        with it.world.gateway.connect() as client:
-            client.request("POST", CHAT, json.dumps(body).encode())
-            client.read_until(COMMENT)
-            gate.open()
-            got = client.read_until(b"data: [DONE]\n\n")
-        assert (got.count(b'"role"'), got.count(b"data: [DONE]"), b"error" in got) == (1, 1, False)
-        assert b" second." in got
-        it.settle()
-        assert it.endpoint("first").health.failures == 1
-        assert it.second.last.json["messages"][-1]["content"].endswith("Hi")
-        (logged,) = it.world.gateway.app.services.requests.ended()
-        # The head, which had left, names the first.
-        assert (logged.upstream, logged.tries[-1]) == ("second", "second:200")
+        for fault in (GONE, b"", b'data: {"id":'):
+            gate, question = Gate(), f"Hi, {fault!r}"
+            body: dict[str, Any] = {
+                "model": "agent/helper" if tools else "m",
+                "messages": [{"role": "user", "content": question}],
+                "stream": True,
+                **({"user": "alice"} if memory or tools else {}),
+            }
+            it.first.queue(raw(COMMENT, *filter(None, [fault]), hold_after={1: gate}))
+            it.second.queue(say("From the second."))
+            with it.world.gateway.connect() as client:
+                client.request("POST", CHAT, json.dumps(body).encode())
+                client.read_until(COMMENT)
+                gate.open()
+                got = client.read_until(b"data: [DONE]\n\n")
+            assert (got.count(b'"role"'), got.count(b"data: [DONE]"), b"error" in got) == (1, 1, False), fault
+            assert b" second." in got
+            it.settle()
+            assert it.endpoint("first").health.failures == 1
+            it.endpoint("first").health.failures = 0
+            assert it.second.last.json["messages"][-1]["content"].endswith(question)
+            logged, *_ = it.world.gateway.app.services.requests.ended()
+            # The head, which had left, names the first.
+            assert (logged.upstream, logged.tries[-1]) == ("second", "second:200")
 
 
 @both
@@ -416,7 +413,7 @@ def test_a_cut_stream_ends_with_an_error_event_and_is_not_begun_elsewhere(two: O
 
 @both
 @pytest.mark.parametrize(
-    ("kind", "breaks"),
+    ("error_type", "breaks"),
     [
         ("overloaded_error", 1),
         # The request or its caller is at fault.
@@ -425,11 +422,11 @@ def test_a_cut_stream_ends_with_an_error_event_and_is_not_begun_elsewhere(two: O
     ],
 )
 def test_an_error_within_a_stream_counts_as_a_break_of_its_endpoint(
-    two: Open, kind: str, breaks: int, memory: bool
+    two: Open, error_type: str, breaks: int, memory: bool
 ) -> None:
     with two() as it:
         first, _ = _halves(it.kind, b"\n\n")
-        it.first.queue(raw(first, error_event(it.kind, {"type": kind, "message": "No more."})))
+        it.first.queue(raw(first, error_event(it.kind, {"type": error_type, "message": "No more."})))
         with pytest.raises(openai.APIError, match="No more"):
             it.ask(True, memory)
         it.settle()
@@ -450,6 +447,7 @@ def test_an_error_without_that_name_within_a_stream_is_one(two: Open) -> None:
         assert it.endpoint("first").health.breaks == 1, "a limit is the caller's"
 
 
+@only_openai
 @both
 @forms
 def test_an_endpoint_whose_replies_all_break_off_is_passed_over(
@@ -608,6 +606,7 @@ def leave(it: Two, memory: bool, gate: Callable[[], None], **more: Any) -> None:
         gate()
 
 
+@only_openai
 @both
 @forms
 def test_a_client_that_leaves_between_two_tries(two: Open, stream: bool, memory: bool) -> None:
@@ -640,6 +639,7 @@ def test_a_client_that_leaves_while_the_fallback_thinks(two: Open, stream: bool,
         it.second.last.gone.wait_sync()
 
 
+@only_openai
 def test_a_probe_that_is_cancelled_leaves_the_breaker_to_the_next(two: Open) -> None:
     with two() as it:
         it.first.queue(*(fail(503) for _ in range(5)))
