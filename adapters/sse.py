@@ -68,19 +68,13 @@ class EventDecoder:
         if self._buffer or self.has_cr:
             self._buffer += data
             raws = self._cut_events()
-        # Nothing waits, so the bytes are split without a copy into the buffer. Most reads are one event of one line.
-        elif self.has_begun and _is_plain(data) and data.endswith(b"\n\n"):
+        elif (
+            self.has_begun and _is_plain(data) and data.endswith(b"\n\n")
+        ):  # as most reads: one event of one line
             self._bytes_without_data = 0
             return [Event(data, data[len(_DATA_PREFIX) : -2])]
-        elif data:
-            parts = data.split(b"\n\n")
-            incomplete = parts.pop()
-            raws = [part + b"\n\n" for part in parts]
-            if incomplete:
-                self._buffer += incomplete
-                self._searched_to = max(0, len(incomplete) - _MAX_BLANK_LINE_BYTES)
         else:
-            return []
+            raws = self._split(data)
         if len(self._buffer) > MAX_EVENT_BYTES:
             raise ProviderTooLarge(f"an event is larger than {MAX_EVENT_BYTES} bytes")
         events = []
@@ -91,6 +85,17 @@ class EventDecoder:
                 raise ProviderTooLarge(f"there are more than {MAX_COMMENT_BYTES} bytes between two events")
             events.append(event)
         return events
+
+    def _split(self, data: bytes) -> list[bytes]:
+        """Returns the bytes of each event that is whole in a read without carriage returns, where no bytes wait.
+
+        Unlike `_cut_events` it copies only what is not whole into the buffer.
+        """
+        *whole, incomplete = data.split(b"\n\n")
+        if incomplete:
+            self._buffer += incomplete
+            self._searched_to = max(0, len(incomplete) - _MAX_BLANK_LINE_BYTES)
+        return [event + b"\n\n" for event in whole]
 
     def finish(self) -> list[Event]:
         """Returns what the end of the stream completes: an event that waited for its blank line, or stray blank lines.
