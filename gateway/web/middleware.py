@@ -350,27 +350,18 @@ def _complete_headers(headers: Iterable[tuple[bytes, bytes]], info: RequestInfo)
     Notes in `info` whether the reply is an event stream.
     """
     request_id = info.request_id.encode()
-    id_header = info.error_form.id_header if info.error_form is not None else None
     complete = [*headers, (b"x-mnemogate-request-id", request_id)]
-    has_request_id = has_buffering = False
-    has_dialect_id = id_header is None
-    for name, value in complete:
-        if name == b"content-type":
-            info.is_event_stream = value.startswith(b"text/event-stream")
-        elif name == b"x-request-id":
-            has_request_id = True
-        elif name == b"x-accel-buffering":
-            has_buffering = True
-        elif name == id_header:
-            has_dialect_id = True
-    if info.is_event_stream and not has_buffering:
+    values = dict(complete)
+    info.is_event_stream = values.get(b"content-type", b"").startswith(b"text/event-stream")
+    if info.is_event_stream and b"x-accel-buffering" not in values:
         # nginx gathers some kilobytes of a reply by default. A short reply would come all at once.
         complete.append((b"x-accel-buffering", b"no"))
     # An upstream's own id stays; SDKs show it, and the provider's support asks for it.
-    if not has_request_id:
+    if b"x-request-id" not in values:
         complete.append((b"x-request-id", request_id))
-    if id_header is not None and not has_dialect_id:
-        complete.append((id_header, request_id))
+    dialect_header = info.error_form.id_header if info.error_form is not None else None
+    if dialect_header is not None and dialect_header not in values:
+        complete.append((dialect_header, request_id))
     if info.trace_context is not None:
         complete.append((b"x-mnemogate-trace", info.trace_context.trace_hex.encode()))
     return complete
