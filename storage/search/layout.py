@@ -199,13 +199,7 @@ class IndexLayout:
                 self.tail_rows.append(-1)
                 continue
             row = self.positions[seq // CHUNK] * CHUNK + seq % CHUNK
-            if self.flags[row]:
-                self.replaced[row] = self._document(row)
-                self.lengths.add(self.replaced[row], -1)
-            self._put_document(row, document)
-            self.lengths.add(document)
-            self.tail_rows.append(row)
-            self.all_flags |= document.flags
+            self._put_of_tail(row, document)
             # Messages after this one may still wait for their rows.
             is_linked = is_linked and row >= self.end
             if is_linked:
@@ -217,6 +211,16 @@ class IndexLayout:
             self._linked = min([row for row in self.tail_rows if row >= 0], default=0)
             self._link()
         self._update_weights()
+
+    def _put_of_tail(self, row: int, document: DocumentRow) -> None:
+        """Puts a document of the tail into its row, and sets aside what the index has there."""
+        if self.flags[row]:
+            self.replaced[row] = self._document(row)
+            self.lengths.add(self.replaced[row], -1)
+        self._put_document(row, document)
+        self.lengths.add(document)
+        self.tail_rows.append(row)
+        self.all_flags |= document.flags
 
     def _remove_tail(self) -> None:
         """Removes the tail's messages from their rows, and puts back those that the index has."""
