@@ -26,9 +26,7 @@ def make_provider(
 ) -> OpenAICompatible:
     """Returns a provider made from a row of `PROVIDERS`; each value of the row can be replaced.
 
-    kind: a row's name, or any name if `base_url` is given. The row's capabilities count only at the row's address,
-        because another server may answer elsewhere. They count at any address for a row without an address, for a
-        server that operators run themselves, and for a dialect that is translated here.
+    kind: a row's name, or any name if `base_url` is given.
     known_capabilities: capabilities, by their names, that replace the row's.
 
     Raises: ValueError: an unknown kind without an address, or an invalid address.
@@ -42,13 +40,8 @@ def make_provider(
             sorted(provider.name for provider in PROVIDERS.values() if provider.base_url is not None)
         )
         raise ValueError(f"no address for an upstream of kind {kind!r}: give its base_url, or one of {names}")
-    is_translated = row is not None and row.dialect == "anthropic"
-    capabilities = UNKNOWN
-    if row is not None:
-        is_at_row_address = row.base_url is None or address.rstrip("/") == row.base_url
-        if is_at_row_address or row.is_server or is_translated:
-            capabilities = row.capabilities
-    provider_class = Anthropic if is_translated else OpenAICompatible
+    capabilities = UNKNOWN if row is None else row.capabilities_at(address)
+    provider_class = Anthropic if row is not None and row.is_translated else OpenAICompatible
     return provider_class(
         name or kind,
         address,

@@ -63,6 +63,21 @@ class ProviderSpec(Struct, frozen=True):
     # A server that operators run themselves, with `base_url` as its default address.
     is_server: bool = False
 
+    @property
+    def is_translated(self) -> bool:
+        """The provider's dialect is translated here."""
+        return self.dialect == "anthropic"
+
+    def capabilities_at(self, address: str) -> Capabilities:
+        """Returns the capabilities of an upstream of this kind at an address.
+
+        The row's capabilities count only at the row's address, because another server may answer elsewhere. They count
+        at any address for a row without an address, for a server that operators run themselves, and for a dialect that
+        is translated here.
+        """
+        is_at_row_address = self.base_url is None or address.rstrip("/") == self.base_url
+        return self.capabilities if is_at_row_address or self.is_server or self.is_translated else UNKNOWN
+
 
 PROVIDERS: Final[dict[str, ProviderSpec]] = {
     row.name: row
