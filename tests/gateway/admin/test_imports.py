@@ -136,7 +136,7 @@ def test_an_import_ends_when_its_memory_is_paused(world: World, monkeypatch: pyt
     assert b"Zebulon" in world.data()
 
 
-@pytest.mark.both
+@pytest.mark.both(format=["chatgpt"])
 @pytest.mark.parametrize("format", ["chatgpt", "claude", "jsonl", "mastra"])
 def test_conversations_are_previewed_imported_continued_and_undone(world: World, format: str) -> None:
     data = export(format, TALKS)
@@ -687,7 +687,7 @@ def test_an_import_that_was_stopped_goes_on(world: World, monkeypatch: pytest.Mo
     assert world.query("SELECT count(*) FROM conversations") == [30]
 
 
-@pytest.mark.both
+@pytest.mark.both(between=["a forgetting", "a turn in it and a stop"])
 @pytest.mark.parametrize(
     ("between", "id"),
     [
@@ -822,7 +822,6 @@ def test_a_conversation_that_retention_reaches_while_its_import_is_stopped(
     assert found["warnings"] == ["Conversation 1 was skipped: it is older than what is retained."]
 
 
-@pytest.mark.both
 def test_an_import_that_is_stopped_before_it_has_read_a_byte_goes_on(world: World) -> None:
     data = export("jsonl", TALKS)
     operations = world.gateway.app.services.imports

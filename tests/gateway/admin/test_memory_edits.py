@@ -20,8 +20,6 @@ from storage.sql.blocks import Blocks
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, agent, remember
 
-pytestmark = pytest.mark.both
-
 OPERATOR = Editor("ops")
 BLOCKS = (
     BlockSettings("human", "What is known of the user.", limit=40),
@@ -78,6 +76,7 @@ def learn(world: World, *texts: str, always: bool = False) -> list[int]:
     return world.gateway.call(write())
 
 
+@pytest.mark.both
 def test_a_block_is_edited_undone_and_brought_back(world: World) -> None:
     uid, change = memory(world).uid, edits(world)
     call = world.gateway.call
@@ -147,6 +146,7 @@ def test_what_is_not_there_and_what_is_anothers_are_alike(world: World, editor: 
     assert audit(world) == []
 
 
+@pytest.mark.both(method=["write"])
 @pytest.mark.parametrize("method", ["write", "undo", "restore"])
 def test_a_block_that_is_forgotten_before_it_is_written_is_unknown(
     world: World, method: str, monkeypatch: pytest.MonkeyPatch
@@ -172,6 +172,7 @@ def test_a_block_that_is_forgotten_before_it_is_written_is_unknown(
     assert [action for _, action, _ in audit(world)] == ["edit"]
 
 
+@pytest.mark.both
 def test_a_corrected_fact_is_what_is_recalled(world: World) -> None:
     (seq,) = learn(world, "Alice's train leaves on 5 May.")
     uid, change = memory(world).uid, edits(world)
@@ -202,6 +203,7 @@ def test_a_muted_fact_is_said_by_no_note_until_it_is_unmuted(world: World) -> No
     assert [what for _, _, what in audit(world)] == [f"fact {seq}, said again", f"fact {seq}, muted"]
 
 
+@pytest.mark.both
 def test_while_a_memory_is_paused_every_request_is_off_the_record(world: World) -> None:
     said(world, "My cat is called Miso.")
     uid, change = memory(world).uid, edits(world)
@@ -222,6 +224,7 @@ def test_while_a_memory_is_paused_every_request_is_off_the_record(world: World) 
     assert [what for _, _, what in audit(world)] == ["resumed", "paused"]
 
 
+@pytest.mark.both
 def test_a_fact_that_was_added_is_recalled_and_rests_on_no_message(world: World) -> None:
     of, change, call = memory(world), edits(world), world.gateway.call
     new = call(change.add_fact(OPERATOR, of.uid, " Alice's train leaves\non 4 May. "))
@@ -242,6 +245,7 @@ def test_a_fact_that_was_added_is_recalled_and_rests_on_no_message(world: World)
     assert call(world.store.facts.list(of.id)) == []
 
 
+@pytest.mark.both
 def test_a_fact_is_told_before_each_reply_if_it_is_added_so(world: World) -> None:
     of, change, call = memory(world), edits(world), world.gateway.call
     blind = call(change.add_fact(OPERATOR, of.uid, "I never read colours, only shapes.", always=True))
@@ -265,6 +269,7 @@ def test_a_fact_is_told_before_each_reply_if_it_is_added_so(world: World) -> Non
         call(change.add_fact(OPERATOR, of.uid, "I am allergic to nuts.", always=True))
 
 
+@pytest.mark.both
 def test_a_fact_that_is_added_so_takes_the_place_of_what_it_contradicts(world: World) -> None:
     of, change, call = memory(world), edits(world), world.gateway.call
     learn(world, "User said: I never eat meat.", "User said: I like tea.", always=True)
@@ -319,6 +324,7 @@ def test_a_fact_that_is_added_in_a_pause_is_recalled_once_memory_is_resumed(worl
     assert b"Miso" in world.upstream.last.body
 
 
+@pytest.mark.both
 def test_of_two_operators_who_add_the_same_fact_one_is_refused(world: World) -> None:
     uid, change = memory(world).uid, edits(world)
 
@@ -339,6 +345,7 @@ def test_of_two_operators_who_add_the_same_fact_one_is_refused(world: World) -> 
     assert len(world.gateway.call(world.store.facts.list(memory(world).id))) == 1
 
 
+@pytest.mark.both
 def test_a_fact_that_was_added_is_exported_and_imported(world: World) -> None:
     operations = make_operations(world.gateway.app.services.settings, world.store)
     named = {"project": "default", "profile": "helper"}

@@ -98,6 +98,7 @@ def probes(receipt: RawReply) -> list[tuple[dict[str, str], dict[str, Any]]]:
     return found
 
 
+@pytest.mark.both(history=[None])
 @pytest.mark.parametrize("history", [None, "append"])
 def test_no_id_of_a_conversation_opens_it_to_another(world: World, history: str | None) -> None:
     receipt = say_secret(world)

@@ -18,8 +18,6 @@ from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, agent, remember
 from tests.patience import PATIENCE_S
 
-pytestmark = pytest.mark.both
-
 FACT = "My cat is called Zqmisox and she hates thunderstorms."
 QUESTION = "What is the name of my cat?"
 
@@ -71,6 +69,7 @@ def test_a_reply_shows_what_it_recalled_and_what_stayed_out(world: World) -> Non
     assert found["usage"]["output"] > 0
 
 
+@pytest.mark.both
 def test_who_names_a_user_sees_that_users_requests_alone(world: World) -> None:
     """A client that sends its user with each request was shown another user's words."""
     asked(world, FACT)
@@ -149,6 +148,7 @@ def test_a_muted_fact_is_left_out_for_that(world: World) -> None:
     assert b"Ponyo." not in world.upstream.last.body
 
 
+@pytest.mark.both
 def test_a_source_that_is_forgotten_has_no_text_and_a_forgotten_reply_no_page(world: World) -> None:
     source = why(world, asked(world, FACT))
     id = asked(world, QUESTION)
@@ -168,6 +168,7 @@ def test_a_source_that_is_forgotten_has_no_text_and_a_forgotten_reply_no_page(wo
     assert httpx.get(f"{world.gateway.url}/v1/memory/requests/{id}").status_code == 404
 
 
+@pytest.mark.both
 def test_another_project_sees_nothing_and_an_unknown_id_is_a_404(world: World) -> None:
     id = asked(world, FACT)
     theirs = world.gateway.call(_key(world, "other"))
@@ -196,6 +197,7 @@ def idle_retention(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Retention, "look", look)
 
 
+@pytest.mark.both
 def test_what_is_too_old_is_hidden_at_once(idle_retention: None, world: World) -> None:
     id = asked(world, FACT)
     assert why(world, id)["id"] == id
@@ -234,12 +236,14 @@ def test_nothing_is_noted_where_the_settings_say_so(upstream: StrictUpstream, tm
         assert world.query("SELECT count(*) FROM recalls") == [0]
 
 
+@pytest.mark.both
 def test_a_turn_with_a_long_id_is_found_by_it(world: World) -> None:
     for id in ("customer/7 ü"[:10], "x" * 100):
         assert asked(world, FACT, **{"x-request-id": id.strip()}) == id.strip()
         assert why(world, id.strip())["id"] == id.strip()
 
 
+@pytest.mark.both
 def test_a_plain_turn_costs_no_more_statements_than_before(world: World) -> None:
     chat = world.chat(user="alice")
     chat.say(FACT)
@@ -251,6 +255,7 @@ def test_a_plain_turn_costs_no_more_statements_than_before(world: World) -> None
     assert world.query("SELECT count(*) FROM recalls") == [before[0] + 1]
 
 
+@pytest.mark.both
 def test_requests_are_listed_the_newest_first(world: World) -> None:
     first = asked(world, FACT)
     second = asked(world, QUESTION)

@@ -16,7 +16,6 @@ from tests.gateway.responses.test_responses import WEATHER, respond, serve_memor
 from tests.gateway.sdk import World, agent
 
 Json = dict[str, Any]
-pytestmark = pytest.mark.both
 FORM: Json = {"format": {"type": "json_schema", "name": "trip", "schema": {"type": "object"}}}
 ASK: Json = {
     "type": "function",
@@ -54,6 +53,7 @@ def first_step(world: World, upstream: StrictUpstream, kind: str) -> tuple[Any, 
     return respond(world, input=TASK, **fields), fields
 
 
+@pytest.mark.both(kind=["structured"], way=[by_id])
 @pytest.mark.parametrize("kind", ["structured", "delegated"])
 @pytest.mark.parametrize("way", [by_id, by_reference])
 def test_a_loop_of_tools_goes_on_by_its_id(
@@ -81,6 +81,7 @@ def test_memory_is_read_for_it_and_does_not_have_it(world: World, upstream: Stri
     assert "JSON" not in str(upstream.last.messages)
 
 
+@pytest.mark.both
 def test_it_is_its_users_and_forgotten_with_them(world: World) -> None:
     made = respond(world, input="Sort it, as JSON.", text=FORM, user="alice")
     with pytest.raises(openai.BadRequestError):
@@ -103,6 +104,7 @@ def test_where_memory_is_only_read_nothing_is_stored(upstream: StrictUpstream, t
         assert world.query("SELECT count(*) FROM exchanges") == [0]
 
 
+@pytest.mark.both
 def test_without_store_nothing_is_stored(world: World) -> None:
     made = respond(world, input="Sort it, as JSON.", text=FORM, user="alice", store=False)
     assert made.store is False

@@ -154,7 +154,7 @@ def test_an_unstored_response_of_a_socket_is_not_continued(
         assert forgetting.is_whole()
 
 
-@pytest.mark.both
+@pytest.mark.both(user=["alice"], memory=["off"])
 @pytest.mark.parametrize("user", [None, "alice"])
 @pytest.mark.parametrize("memory", ["on", "off"])
 def test_an_unstored_response_is_not_continued_without_a_memory_either(

@@ -112,7 +112,7 @@ def reply_under_way(world: World, **body: Any) -> Iterator[None]:
         assert client.read_reply().status == 200
 
 
-@pytest.mark.both
+@pytest.mark.both(per=["month"])
 @pytest.mark.parametrize("per", ["minute", "day", "month"])
 def test_a_storm_of_requests_gets_as_many_in_as_are_allowed(world: World, per: str) -> None:
     world.limit("requests", per, 7)
@@ -121,7 +121,7 @@ def test_a_storm_of_requests_gets_as_many_in_as_are_allowed(world: World, per: s
     assert len(world.upstream.chats) == 7
 
 
-@pytest.mark.both
+@pytest.mark.both(unit=["cost"])
 @pytest.mark.parametrize(("unit", "most"), [("tokens", 100), ("cost", 100 / 1e6)])
 def test_a_storm_exceeds_by_no_more_than_its_requests_used(world: World, unit: str, most: float) -> None:
     """Each reserves more than it uses, so that what is let in fits."""
@@ -290,7 +290,7 @@ def test_a_reply_that_the_client_has_makes_room_for_the_next(
         last_bytes.open()
 
 
-@pytest.mark.both
+@pytest.mark.both(unit=["tokens"])
 @pytest.mark.parametrize(
     ("unit", "per", "most", "meanwhile", "after"),
     [("concurrent", None, 1, 429, 200), ("requests", "day", 1, 429, 429), ("tokens", "day", 20, 200, 429)],
@@ -325,7 +325,6 @@ def ask_while_read(world: World, patches: pytest.MonkeyPatch, change: Coroutine[
         return client.read_reply().status
 
 
-@pytest.mark.both
 def test_a_limit_that_is_made_while_another_is_read_counts_the_request(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,7 +334,6 @@ def test_a_limit_that_is_made_while_another_is_read_counts_the_request(
     assert world.post(ASK, user="alice").status == 429
 
 
-@pytest.mark.both
 def test_a_limit_that_is_changed_while_another_is_read_holds_as_it_is_then(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,7 +355,6 @@ def test_a_request_counts_in_the_minute_in_which_it_is_let_in(
     assert world.post(ASK, user="alice").status == 429
 
 
-@pytest.mark.both
 def test_users_that_callers_name_do_not_fill_the_memory(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -397,7 +394,6 @@ def test_the_limit_of_a_user_reads_no_counters_of_others(
     assert len(days_read) <= 2 * 2  # of one counter both ends of the period are compared
 
 
-@pytest.mark.both
 def test_a_slow_read_of_one_users_limit_holds_up_no_other(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -420,7 +416,6 @@ def test_a_slow_read_of_one_users_limit_holds_up_no_other(
     assert world.post(ASK, user="alice").status == 429
 
 
-@pytest.mark.both
 def test_a_read_that_hangs_holds_up_no_request(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.limit("requests", "day", 2)
     assert world.post(ASK, user="alice").status == 200
@@ -442,7 +437,6 @@ def test_a_read_that_hangs_holds_up_no_request(world: World, monkeypatch: pytest
     assert world.post(ASK, user="alice").status == 429
 
 
-@pytest.mark.both
 def test_limits_that_cannot_be_read_in_time_hold_up_no_request(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -949,7 +943,7 @@ def test_a_response_in_the_background_is_one_request_of_a_limit_that_is_made_mea
         assert (before, used(world)) == (1, 1)
 
 
-@pytest.mark.both
+@pytest.mark.both(rows=["responses"])
 @pytest.mark.parametrize(("rows", "write"), [("agents", "find_or_begin"), ("responses", "accept")])
 def test_a_background_response_that_could_not_be_accepted_is_given_back(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: str, write: str
