@@ -223,8 +223,14 @@ def test_a_client_that_goes_back_to_what_was_replaced_does_not_bring_it_back(wor
     assert not on_disk(world)
 
 
-@pytest.mark.parametrize("number", range(1, 11))
-@pytest.mark.parametrize("how", ["append", "trimmed", "cut"])
+@pytest.mark.parametrize(
+    ("how", "number"),
+    [
+        *(("append", number) for number in range(1, 11)),
+        *(("trimmed", number) for number in (1, 5, 6, 7, 9)),
+        *(("cut", number) for number in (1, 6, 9)),
+    ],
+)
 def test_what_is_put_before_a_message_is_a_valid_list_without_it(world: World, how: str, number: int) -> None:
     """The third turn called a tool; whichever message goes, the upstream's template takes what is left.
 

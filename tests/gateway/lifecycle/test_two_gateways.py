@@ -100,8 +100,9 @@ def test_either_gateway_goes_on_with_a_conversation_and_recalls_it(world: Two) -
         assert "Miso3" not in str(world.prompts()[-1])
 
 
-@pytest.mark.parametrize("is_streamed", [False, True])
-@pytest.mark.parametrize("kind", ["named", "alike", "different", "append"])
+@pytest.mark.parametrize(
+    ("kind", "is_streamed"), [("named", True), ("alike", False), ("different", True), ("append", False)]
+)
 def test_first_requests_at_once_name_the_conversations_that_are_stored(
     world: Two, kind: str, is_streamed: bool
 ) -> None:
