@@ -140,7 +140,7 @@ class ClientView(ABC):
         """Notes before the end that the turn could not be stored."""
 
     def note_not_durable(self) -> None:
-        """Notes that the end leaves although the turn is not on disk."""
+        """Notes after the end that it leaves although the turn is not on disk."""
 
     def prepare_stored_fields(self, outcome: TurnOutcome, tail: Sequence[ReplyEvent]) -> Json:
         """Prepares the reply for its storing, and returns the private fields that go with it (`private.py`).

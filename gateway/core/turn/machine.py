@@ -690,9 +690,9 @@ class Turn:
             view.show_results(saved.after_stop.first, saved.after_stop.results, is_last=True)
         elif self.terms.saves_steps and not (last_round.is_stored or outcome.waiting):
             view.show_results(first=None, results=[result.stored() for result in self._calls.results])
+        view.end(self._tail_events(), self._client_finish, last_round.done_event)
         if not saved.durable:
             view.note_not_durable()
-        view.end(self._tail_events(), self._client_finish, last_round.done_event)
         shown_commands = self._flush()
         if not shown_commands and not self._head_sent:  # a view that reads no stream
             body = last_round.stream_as_body(last_round.client_calls)

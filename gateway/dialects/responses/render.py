@@ -129,7 +129,6 @@ class ResponsesView(ClientView):
         self._response.is_stored = False
 
     def note_not_durable(self) -> None:
-        self._response.begin()
         self._response.events.add(NOT_DURABLE)
 
     def show_upstream_error(self, error: Json, raw: bytes | None) -> None:

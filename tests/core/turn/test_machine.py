@@ -110,7 +110,7 @@ class TestPlain:
             << Save
             >> Saved(durable=False)
             << SendHead(200, SSE)
-            << SendBody(b": mnemogate not durable\n\n" + end.raw + DONE.raw)
+            << SendBody(end.raw + DONE.raw + b": mnemogate not durable\n")
             << Finish()
         )
 

@@ -132,7 +132,7 @@ def test_a_turn_that_is_not_on_disk_says_so() -> None:
     playbook = Playbook(lines_turn(hold_end=True)) >> ReplyStarted(200, SSE)
     playbook >> Received([chunk({"content": "Hi"}), chunk({}, "stop"), DONE])
     playbook << SendHead << SendBody << Save >> Saved(durable=False)
-    assert playbook << SendBody(b"not durable\nend stop None\n") << Finish
+    assert playbook << SendBody(b"end stop None\nnot durable\n") << Finish
     assert playbook.turn.feed(ReplyEnded()) == []
 
 

@@ -285,8 +285,8 @@ def test_a_slow_store_is_reported_in_a_comment(upstream: StrictUpstream, tmp_pat
         data = world.gateway.post(HELLO).body
         whole = world.gateway.post({**HELLO, "stream": False})
         gate.open()
-        assert b": mnemogate not durable\n\n" in data
-        assert data.endswith(b"data: [DONE]\n\n")
+        # openai-go reads a comment with a blank line after it as an event without data, which is an error there.
+        assert data.endswith(b"data: [DONE]\n\n: mnemogate not durable\n")
         assert whole.headers["x-mnemogate-durable"] == "false"
         assert world.query("SELECT count(*) FROM exchanges") == [1]
 

@@ -135,8 +135,8 @@ def durable(reply: RawReply) -> bool:
     assert reply.status == 200
     if reply.headers["content-type"].startswith("text/event-stream"):
         assert "x-mnemogate-durable" not in reply.headers
-        marked = b": mnemogate not durable\n\n" in reply.body
-        assert not marked or reply.body.index(b": mnemogate") < reply.body.index(b"data: [DONE]")
+        marked = reply.body.endswith(b"data: [DONE]\n\n: mnemogate not durable\n")
+        assert marked or b": mnemogate" not in reply.body
     else:
         marked = reply.headers.get("x-mnemogate-durable") == "false"
     return reply.headers["x-mnemogate-memory"] == "on" and not marked
