@@ -17,6 +17,7 @@ from storage.records import (
     Definition,
     DefinitionKind,
     Exchange,
+    Job,
     Message,
     Passage,
     Run,
@@ -95,6 +96,14 @@ class StepEntry(Struct, frozen=True):
     model: str
     run_uid: str
     agent_uid: str
+
+
+class JobEntry(Struct, frozen=True):
+    """A job in a list."""
+
+    job: Job
+    # Of its memory; None: the job belongs to no memory.
+    scope: Scope | None
 
 
 class AgentChange(Struct, frozen=True, kw_only=True):

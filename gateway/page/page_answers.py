@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -22,6 +22,13 @@ class NotSignedIn(NotAuthenticated):
     """The visitor has not signed in, or the session has ended."""
 
     code = "not_signed_in"
+
+
+class _MenuLink(NamedTuple):
+    name: str
+    path: str
+    # The attribute `aria-current`: "page": this page; "true": a page below it; "": neither.
+    aria_current: str
 
 
 class Answers:
@@ -88,8 +95,8 @@ class Answers:
             add_retry(reply, error)
         return reply
 
-    def _list_menu(self, request: PageRequest, visitor: Visitor | None) -> list[tuple[str, str, str]]:
-        """Returns the links of the navigation: name, path, and its `aria-current`: "page", or "true" above the page."""
+    def _list_menu(self, request: PageRequest, visitor: Visitor | None) -> list[_MenuLink]:
+        """Returns the links of the navigation."""
         if visitor is None or visitor.link is not None:
             return []
         names = {"": "Overview", "people": "People", "requests": "Requests", "work": "Work"}
@@ -100,7 +107,9 @@ class Answers:
         list_path = {"m": "people", "runs": "people", "r": "requests"}.get(first_part)
         aria_current = {first_part: "page", list_path: "true"}
         return [
-            (name, path, aria_current.get(path, "")) for path, name in names.items() if path in self._paths
+            _MenuLink(name, path, aria_current.get(path, ""))
+            for path, name in names.items()
+            if path in self._paths
         ]
 
     def make_error(self, request: PageRequest, error: GatewayError) -> PageReply:

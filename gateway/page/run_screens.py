@@ -8,13 +8,14 @@ from gateway.page.screen import Action, Answer, ListQuery, Screen, ScreenRequest
 
 def screens(operations: PageOperations) -> list[Screen | Action]:
     async def show(request: ScreenRequest, query: ListQuery) -> Answer:
-        uid, page = await operations.runs.show(
+        found = await operations.runs.show(
             request.visitor.project, request.params["id"], after=query.after, limit=query.limit
         )
-        await request.note_read(uid)
+        await request.note_read(found.memory_uid)
+        page = found.page
         longest_s = max(
             (step.ended - step.begun for step in page.steps if step.ended is not None), default=0.0
         )
-        return View(page, "run.html", f"Run {page.run.id}", {"uid": uid, "longest_s": longest_s})
+        return View(page, "run.html", f"Run {page.run.id}", {"uid": found.memory_uid, "longest_s": longest_s})
 
     return [Screen("runs/{id}", show, ListQuery)]

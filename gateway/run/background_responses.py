@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -49,6 +49,12 @@ _RETRY_WINDOW_S: Final = 1_800.0
 _UNDER_WAY: Final = ("queued", "in_progress")
 
 
+class _AcceptedResponse(NamedTuple):
+    # Seconds since the epoch.
+    at: float
+    tag: str
+
+
 @dataclass(eq=False)
 class BackgroundResponses:
     """Accepts and shows responses in the background. One for the process."""
@@ -62,8 +68,8 @@ class BackgroundResponses:
     # Counts an attempt of a job, by its kind and outcome.
     count: Callable[[str, str], None]
     limiter: Limiter
-    # The time and the tag of each response that was accepted last, by the hash of its request.
-    _accepted: dict[bytes, tuple[float, str]] = field(default_factory=dict)
+    # The responses that were accepted last, by the hash of the request.
+    _accepted: dict[bytes, _AcceptedResponse] = field(default_factory=dict)
     runs: ResponseRuns = field(init=False)
     maker: ResponseMaker = field(init=False)
 
@@ -131,21 +137,23 @@ class BackgroundResponses:
                 raise Conflict("The memory was forgotten meanwhile. Send the request again.") from None
         reservation = self.limiter.take_reservation(receipt) if accepted.is_new else None
         self.maker.note_accepted(accepted.run.id, request_context, reservation)
-        self._accepted[response.digest] = response.created, response.tag
+        self._accepted[response.digest] = _AcceptedResponse(response.created, response.tag)
         if len(self._accepted) > MAX_ACCEPTED_RESPONSES:
             del self._accepted[next(iter(self._accepted))]
         return accepted
 
     def find_accepted(self, digest: bytes) -> str | None:
         """Returns the tag of the response that this process accepted lately for the same request; None: it did not."""
-        at, tag = self._accepted.get(digest, (0.0, None))
-        return tag if self.now() - at < _RETRY_WINDOW_S else None
+        accepted = self._accepted.get(digest)
+        if accepted is None or self.now() - accepted.at >= _RETRY_WINDOW_S:
+            return None
+        return accepted.tag
 
     async def find(self, owner: ResponseOwner, tag: str) -> Run | None:
         """Returns the run of a response in the background; None: there is none that this owner may read."""
         with map_store_errors():
-            owner_and_run = await self.store.responses.find(owner.project, tag)
-        return None if owner_and_run is None or not owner.may_read(owner_and_run[0]) else owner_and_run[1]
+            found = await self.store.responses.find(owner.project, tag)
+        return found.run if found is not None and owner.may_read(found.agent) else None
 
     async def cancel(self, run: Run) -> None:
         """Cancels a response that has not ended. Raises: MemoryUnavailable."""

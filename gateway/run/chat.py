@@ -283,11 +283,8 @@ class Chat:
         # A fallback may have no such endpoint, and would be asked for a reply.
         attempts = self.failover.at_first_key(call.route, receipt)
         with QueueTicket() as ticket:
-            memory_and_prompt = await self.memory.begin(call, attempts, ticket, TreeMemory, opens=False)
-            if memory_and_prompt is None:
-                prompt = await _prompt_without_memory(call, attempts)
-            else:
-                _, prompt = memory_and_prompt
+            begun = await self.memory.begin(call, attempts, ticket, TreeMemory, opens=False)
+            prompt = await _prompt_without_memory(call, attempts) if begun is None else begun.prompt
             receipt.headers["x-mnemogate-memory"] = call.memory_state
             counts_chat = attempts.endpoint.provider.capabilities.counts_tokens and call.request.messages
             if request.native_body is not None or (change is not None and counts_chat):
@@ -335,8 +332,8 @@ class Chat:
         attempts = await self._begin_attempts(call)
         # When the block ends, even with an error, the next request of the conversation may begin.
         with QueueTicket() as ticket:
-            memory_and_prompt = await self.memory.begin(call, attempts, ticket, TreeMemory)
-            memory, prompt = memory_and_prompt or (None, None)
+            begun = await self.memory.begin(call, attempts, ticket, TreeMemory)
+            memory, prompt = begun or (None, None)
             if call.kind is ConversationKind.APPENDED:
                 # The request may have waited for minutes: other endpoints may be passed over now.
                 attempts = await self._begin_attempts(call)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
@@ -41,6 +41,13 @@ _MemoryT = TypeVar("_MemoryT", bound=TreeMemory)
 MakesMemory = Callable[[MemoryKeeper, MemoryContext, BlockEdits, Toolbox, Receipt], _MemoryT]
 
 
+class BegunMemory(NamedTuple, Generic[_MemoryT]):
+    """The memory and the prompt with which a turn begins."""
+
+    memory: _MemoryT
+    prompt: Prompt
+
+
 @dataclass(eq=False)
 class ChatMemory:
     """Begins the memory of the turns of chat completions. One for the process."""
@@ -59,7 +66,7 @@ class ChatMemory:
         make_memory: MakesMemory[_MemoryT],
         *,
         opens: bool = True,
-    ) -> tuple[_MemoryT, Prompt] | None:
+    ) -> BegunMemory[_MemoryT] | None:
         """Returns the memory of a turn and its prompt; None: the request has no memory. Sets the call's `memory_state`.
 
         opens: a turn follows, so in append mode the user's message is written now.
@@ -133,7 +140,7 @@ class ChatMemory:
         *,
         opens: bool,
         needs_memory: bool,
-    ) -> tuple[_MemoryT, Prompt]:
+    ) -> BegunMemory[_MemoryT]:
         """Reads memory and makes the prompt. Sets the call's `memory_state`.
 
         Raises: StoreError; HistoryForgotten; ClientGone.
@@ -174,7 +181,8 @@ class ChatMemory:
             prompt = _mark_changed_prefix(memory_context, prompt)
         self._note_prompt(call, prompt)
         call.memory_state = _memory_state(call.identity.mode, off_record=memory_context.plan.off_record)
-        return make_memory(keeper, memory_context, block_edits, toolbox, call.receipt), prompt
+        memory = make_memory(keeper, memory_context, block_edits, toolbox, call.receipt)
+        return BegunMemory(memory, prompt)
 
     def _note_prompt(self, call: ChatCall, prompt: Prompt) -> None:
         """Notes the memory of a request and its recall in the metrics and in the receipt."""

@@ -68,10 +68,10 @@ class DeferredReplies:
 
     async def find(self, project: str, id: str) -> DeferredReplyRow | None:
         """Returns a reply by its upstream's id; None: it is not stored, or its request was forgotten."""
-        owner_and_run = await self.store.responses.find(project, _name(project, id))
-        if owner_and_run is None:
+        found = await self.store.responses.find(project, _name(project, id))
+        if found is None:
             return None
-        agent, run = owner_and_run
+        agent, run = found
         texts = await self.store.run_texts.load_texts(agent.id, run.id, _RESPONSE)
         if not texts or not texts[0].data:
             return None

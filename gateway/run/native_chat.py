@@ -17,9 +17,9 @@ from gateway.core.turn.native_turn import NativeTurn
 from gateway.errors import BadRequest, GatewayError, MemoryUnavailable
 from gateway.run.call import ChatCall, Forwarded, make_native_call, note_identity
 from gateway.run.chat import Chat
+from gateway.run.chat_memory import BegunMemory
 from gateway.run.deferred_replies import DeferredReplies, DeferredReply, DeferredReplyRow
 from gateway.run.memory.named_turns import find_paths_by_id
-from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.native_memory import BoundedReader, EarlierReplies, FoundReplies, NativeMemory
 from gateway.run.native_request import NativeRequest
@@ -174,7 +174,7 @@ class NativeChat:
             call.memory_state = "unavailable"
             if not all(map(is_system, call.request.messages)):
                 begun = await self._begin_memory(call, native, attempts, ticket)
-            if begun is not None and looked_up_in not in (None, _key_of(begun[0].context.agent)):
+            if begun is not None and looked_up_in not in (None, _key_of(begun.memory.context.agent)):
                 # Another process has forgotten something since, which may be what the ids refer to.
                 begun = None
                 call.memory_state = "unavailable"
@@ -199,7 +199,7 @@ class NativeChat:
 
     async def _begin_memory(
         self, call: ChatCall, native: NativeRequest, attempts: Attempts, ticket: QueueTicket
-    ) -> tuple[NativeMemory, Prompt] | None:
+    ) -> BegunMemory[NativeMemory] | None:
         """Returns the turn's memory and its prompt; None: memory has no part in it."""
         make_memory = partial(
             NativeMemory,

@@ -307,11 +307,10 @@ class ResponseMaker:
         is_begun: an earlier attempt has begun a turn.
         """
 
-        async def read(kind: str) -> list[tuple[int, bytes]]:
-            return [
-                (each.seq, each.data)
-                for each in await store.run_texts.load_texts(run.agent_row, run.id, kind)
-            ]
+        async def read(kind: str) -> dict[int, bytes]:
+            """Returns the stored texts of a kind by their numbers, in order."""
+            texts = await store.run_texts.load_texts(run.agent_row, run.id, kind)
+            return {text.seq: text.data for text in texts}
 
         store = self.store
         journal = CallJournal(partial(store.responses.add_text, run.agent_row, run.id, job=job))
@@ -321,8 +320,8 @@ class ResponseMaker:
         if not journal.restore_calls(await read(call_journal.CALL), await read(call_journal.RESULT)):
             return None
         replies = await read(call_journal.REPLY)
-        journal.stored_replies.update(number for number, _ in replies)
-        return replace(record, replies=[reply for _, reply in replies])
+        journal.stored_replies.update(replies)
+        return replace(record, replies=list(replies.values()))
 
     async def _answer(
         self,

@@ -29,6 +29,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from storage.database import WORK, Connection, Database, Effect, Operation, Row
 from storage.errors import NotFound, Stale, StoreError
+from storage.listing import JobEntry
 from storage.records import Job, JobState, JobStep, Scope
 from storage.sql.epochs import lock_epoch
 from storage.sql.group import Group, long_reads, reads
@@ -453,8 +454,8 @@ class Jobs(Group):
         before: int,
         project: str | None = None,
         limit: int = 50,
-    ) -> builtins.list[tuple[Job, Scope | None]]:
-        """Returns a page of jobs with the scopes of their memories, newest first.
+    ) -> builtins.list[JobEntry]:
+        """Returns a page of jobs, newest first.
 
         is_dead: list the jobs that have failed for good; otherwise all others.
         before: the number of the last job on the previous page.
@@ -462,7 +463,7 @@ class Jobs(Group):
         """
         statement = SQL["page_dead" if is_dead else "page_open"]
         rows = await connection.rows(statement, (before, project, limit))
-        return [(_make_job(row[:12]), None if row[12] is None else Scope(*row[12:])) for row in rows]
+        return [JobEntry(_make_job(row[:12]), None if row[12] is None else Scope(*row[12:])) for row in rows]
 
     @reads
     async def get(self, connection: Connection, id: int) -> Job | None:

@@ -7,6 +7,7 @@ that attempts at it have begun.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import orjson
 
@@ -31,6 +32,13 @@ SQL = load("responses.sql")
 
 # The kinds of texts: how a response is shown that lies in no turn, its events, and the names of turns.
 _RESPONSE, _EVENT, _TURN = "response", "event", "turn"
+
+
+class ResponseRun(NamedTuple):
+    """The run of a response, and the memory that has the response."""
+
+    agent: Agent
+    run: Run
 
 
 class Responses(Group):
@@ -88,12 +96,12 @@ class Responses(Group):
             await add_text(connection, run.agent_row, run.id, _RESPONSE, 0, text)
 
     @reads
-    async def find(self, connection: Connection, project: str, uid: str) -> tuple[Agent, Run] | None:
+    async def find(self, connection: Connection, project: str, uid: str) -> ResponseRun | None:
         """Returns the run of a response in the background by its public name, and its memory."""
         row = await connection.row(SQL["find"], (uid, project))
         if row is None:
             return None
-        return make_agent_record(row[:AGENT_COLUMNS]), make_run(row[AGENT_COLUMNS:])
+        return ResponseRun(make_agent_record(row[:AGENT_COLUMNS]), make_run(row[AGENT_COLUMNS:]))
 
     @reads
     async def find_open_among(self, connection: Connection, run_rows: Sequence[int]) -> set[int]:

@@ -67,7 +67,7 @@ async def test_a_batch_that_was_not_accepted_whole_fails(store: Store) -> None:
     assert (await store.batches.count_items(half.id)).failed == 3
     item = (await store.batches.list_items(half.id))[0]
     assert item.run is not None
-    assert await store.batches.load_texts(item.run.agent_row, item.run.id, "request") == []
+    assert await store.batches.load_texts(item.run.agent_row, item.run.id, "request") == {}
     assert await keeps_emptied_rows(store) is not store.database.is_shared
 
 

@@ -88,15 +88,15 @@ async def test_the_same_send_is_one_run_until_another_takes_its_place(store: Sto
 
 
 async def test_a_response_of_which_an_upstream_gave_the_id_before_is_refused(
-    store: Store, draft: Run
+    store: Store, alice: Speaker, draft: Run
 ) -> None:
     response = replace(draft, conversation_row=0, otid=None)
-    await store.responses.note(response, b"first", 0)
+    await store.responses.note(response, b"first", alice.agent.epoch)
     with pytest.raises(WriteConflict, match="there is a run 'r1' already"):
-        await store.responses.note(response, b"second", 0)
+        await store.responses.note(response, b"second", alice.agent.epoch)
     found = await store.responses.find("default", "r1")
     assert found is not None
-    (text,) = await store.run_texts.load_texts(draft.agent_row, found[1].id, "response")
+    (text,) = await store.run_texts.load_texts(draft.agent_row, found.run.id, "response")
     assert text.data == b"first"
 
 

@@ -87,7 +87,7 @@ class ItemTexts(Struct, frozen=True):
         """Reads the texts of an item. Raises: ItemFailed, StoreError."""
 
         async def read(kind: str) -> list[bytes]:
-            return [data for _, data in await store.batches.load_texts(run.agent_row, run.id, kind)]
+            return list((await store.batches.load_texts(run.agent_row, run.id, kind)).values())
 
         requests, rounds, states = await read("request"), await read("round"), await read("asked")
         if not requests or not requests[0]:

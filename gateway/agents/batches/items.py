@@ -137,7 +137,7 @@ class ItemTurns:
         if reply is not None:
             number = len(replies)
             replies.append(reply)
-            journal.stored_replies.update(seq for seq, _ in await texts_of(call_journal.REPLY))
+            journal.stored_replies.update(await texts_of(call_journal.REPLY))
             journal.restore_calls(await texts_of(call_journal.CALL), await texts_of(call_journal.RESULT))
             journal.note_reply(number, reply)
         stored_replies = StoredReplies(
@@ -306,7 +306,7 @@ class ItemTurns:
         if (run := item.run) is None:
             return None
         texts_of = partial(self._keeper.store.batches.load_texts, run.agent_row, run.id)
-        return dict(await texts_of(call_journal.REPLY)).get(len(await texts_of("round")))
+        return (await texts_of(call_journal.REPLY)).get(len(await texts_of("round")))
 
     async def make_end(
         self, item: BatchItem, failure: ItemFailed, reply: bytes = b""

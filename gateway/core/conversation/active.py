@@ -14,7 +14,7 @@ import orjson
 from gateway.core.conversation.canonical import is_user
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match_query import Query
-from gateway.core.conversation.tree import PathElement, Tree, flat, forgotten_parts, is_tombstone
+from gateway.core.conversation.tree import PathElement, Tree, flat, is_tombstone, off_record_part
 from gateway.core.conversation.wire_message import text_of
 from gateway.core.thoughts import without_thoughts
 from storage.records import Atom, Exchange
@@ -151,7 +151,7 @@ def _judge(tree: Tree, exchange: Exchange, other: Exchange, query: Query) -> _Ju
     old, new = _in_order(tree, exchange, other, query.now)
     is_same = tree.is_same_input(other, exchange)
     # An exchange off the record supersedes only what it extends: else words that were on the record would be lost.
-    if forgotten_parts(new) > forgotten_parts(old) and (is_same or not tree.extends(new, old)):
+    if off_record_part(new) > off_record_part(old) and (is_same or not tree.extends(new, old)):
         return None
     # Where the same was asked for a person and for a program (a guardrail, a router), the answer to the person wins. A
     # client that sends the new message alone has marked it as sent again, and goes on from the last answer.

@@ -35,9 +35,9 @@ from gateway.core.conversation.tree import (
     dump_full_reply,
     end_offset,
     flat,
-    forgotten_parts,
     is_forgotten,
     is_tombstone,
+    off_record_part,
 )
 from gateway.core.conversation.wire_message import (
     WireMessage,
@@ -181,7 +181,7 @@ def _find_twin(tree: Tree, exchange: Exchange) -> Exchange | None:
     for other in tree.siblings(exchange):
         if other.ended is None or other.reply != exchange.reply or not tree.is_same_input(other, exchange):
             continue
-        if forgotten_parts(other) == forgotten_parts(exchange):
+        if off_record_part(other) == off_record_part(exchange):
             return other
     return None
 

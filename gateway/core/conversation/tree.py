@@ -12,6 +12,7 @@ the next turn has finished on the turn of the exchange.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from enum import IntEnum
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -115,9 +116,19 @@ def is_forgotten(exchange: Exchange) -> bool:
     )
 
 
-def forgotten_parts(exchange: Exchange) -> tuple[bool, bool]:
-    """Returns whether all of an exchange, and whether its last message or reply, is forgotten or off the record."""
-    return is_tombstone(exchange), is_forgotten(exchange)
+class OffRecordPart(IntEnum):
+    """The part of an exchange that is forgotten or off the record."""
+
+    NONE = 0
+    LAST_WORDS = 1  # its last message or its reply
+    ALL = 2
+
+
+def off_record_part(exchange: Exchange) -> OffRecordPart:
+    """Returns the part of an exchange that is forgotten or off the record."""
+    if is_tombstone(exchange):
+        return OffRecordPart.ALL
+    return OffRecordPart.LAST_WORDS if is_forgotten(exchange) else OffRecordPart.NONE
 
 
 def moved_at(exchange: Exchange) -> float:

@@ -198,7 +198,7 @@ class ResponsesView(ClientView):
             error=response.error,
             service_tier=response.service_tier,
             echo=changed_fields(terms.echo),
-            forms={name: (form.item_type, form.name, form.namespace) for name, form in terms.forms.items()},
+            forms=dict(terms.forms),
             output=None if is_in_order else self._output.json(status),
             id_tag=terms.tag,
         )
@@ -276,7 +276,7 @@ def rebuild_response(tag: str, reply: WireMessage, *, shows_sealed_thoughts: boo
         stored.full_echo,
         lambda: TurnName.from_tag(tag),
         answering_model=lambda: private_of(reply).get("model", ""),
-        forms=stored.call_forms,
+        forms=stored.forms,
         shows_sealed_thoughts=shows_sealed_thoughts,
     )
     response = GrowingResponse(terms)

@@ -44,17 +44,13 @@ class StoredResponse(Struct, frozen=True, omit_defaults=True):
     service_tier: str | None = field(default=None, name="tier")
     # The fields of the request that the response repeats, without those that have their default.
     echo: Json = {}
-    # The forms of tools' calls, by the name of the tool upstream: the type of the item, the name, the namespace.
-    forms: dict[str, tuple[str, str, str | None]] = {}
+    # The forms of tools' calls, by the name of the tool upstream.
+    forms: dict[str, CallForm] = {}
     # The output; None: it is rebuilt from the reply.
     output: list[Json] | None = None
     # The part that the response's ids share; "": it is made of the turn's name. A response in the background has its
     # ids before it has a turn.
     id_tag: str = field(default="", name="tag")
-
-    @property
-    def call_forms(self) -> dict[str, CallForm]:
-        return {name: CallForm(*form) for name, form in self.forms.items()}
 
     @property
     def full_echo(self) -> Json:
@@ -83,7 +79,7 @@ def read_stored_response(reply: WireMessage) -> StoredResponse | None:
 def read_call_forms(reply: WireMessage) -> Mapping[str, CallForm]:
     """Returns the forms of calls of the tools that a response's request offers, by the names of the tools upstream."""
     stored = read_stored_response(reply)
-    return stored.call_forms if stored is not None else NO_FORMS
+    return stored.forms if stored is not None else NO_FORMS
 
 
 def changed_fields(echo: Json) -> Json:

@@ -106,8 +106,8 @@ class UpstreamTools(Struct, frozen=True):
 FUNCTIONS_ALONE: Final = UpstreamTools()
 
 
-class CallForm(Struct, frozen=True):
-    """The form in which a client has the calls of one tool."""
+class CallForm(Struct, frozen=True, array_like=True):
+    """The form in which a client has the calls of one tool. It is stored as an array (`StoredResponse`)."""
 
     # The type of an item with a call.
     item_type: str

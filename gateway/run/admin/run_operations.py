@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 from msgspec import Struct
@@ -84,6 +84,12 @@ class RunPage(Struct, frozen=True):
     next: str | None
 
 
+class FoundRun(NamedTuple):
+    # The uid of its agent's memory.
+    memory_uid: str
+    page: RunPage
+
+
 class RunOperations(Struct, frozen=True):
     """Reads runs. project: the only project that the caller sees; None: all projects."""
 
@@ -91,8 +97,8 @@ class RunOperations(Struct, frozen=True):
 
     async def show(
         self, project: str | None, id: str, *, after: str | None = None, limit: int = 50
-    ) -> tuple[str, RunPage]:
-        """Returns the uid of the agent's memory, and the run with a page of its steps. id: the public id of the run.
+    ) -> FoundRun:
+        """Returns a run with a page of its steps. id: the public id of the run.
 
         Raises: UnknownId: there is no such run; BadRequest.
         """
@@ -118,7 +124,7 @@ class RunOperations(Struct, frozen=True):
             )
         ]
         next_after = str(page_steps[-1].step.number) if has_more else None
-        return entry.agent_uid, RunPage(summary_of(entry), tuple(records), next_after)
+        return FoundRun(entry.agent_uid, RunPage(summary_of(entry), tuple(records), next_after))
 
     async def newest(self, memory: FoundMemory, limit: int = NEWEST_RUNS) -> tuple[RunSummary, ...]:
         """Returns the newest runs of an agent. memory: the agent's."""

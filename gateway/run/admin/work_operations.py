@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 from msgspec import Struct
@@ -18,7 +18,7 @@ from gateway.run.background.learner import LEARN_JOB
 from gateway.run.usage.meter import DAY_S
 from storage.batch_records import Batch
 from storage.errors import NotFound, Stale
-from storage.listing import LAST_NUMBER, Page
+from storage.listing import LAST_NUMBER, JobEntry, Page
 from storage.records import Job, JobState, Scope
 from storage.sql.store import Store
 
@@ -30,7 +30,6 @@ _OTHER_PREFIX = "job-"
 # now: facts are being learned, or will be at once. waiting: the job is not due yet. failed: it has failed for good.
 # idle: there is no job. by_rule: there is no job, and no background model.
 LearningState = Literal["now", "waiting", "failed", "idle", "by_rule"]
-_JobsWithScopes = Sequence[tuple[Job, Scope | None]]
 
 
 class JobRecord(Struct, frozen=True):
@@ -119,9 +118,9 @@ class WorkOperations(Struct, frozen=True):
 
     async def retry_job(self, project: str | None, id: int) -> JobRecord:
         """Has a job run now. Returns the job, or a newer one in its place."""
-        job, scope = await self._find_job(project, id)
+        scope = (await self._find_job(project, id)).scope
         try:
-            return _job_record(await self.store.jobs.retry(job.id), scope)
+            return _job_record(await self.store.jobs.retry(id), scope)
         except NotFound as error:
             raise _no_job() from error
         except Stale as error:
@@ -129,7 +128,7 @@ class WorkOperations(Struct, frozen=True):
 
     async def cancel_job(self, project: str | None, id: int) -> JobRecord:
         """Deletes a job and returns it. If it is the job of a batch, the batch ends too."""
-        _, scope = await self._find_job(project, id)
+        scope = (await self._find_job(project, id)).scope
         try:
             return _job_record(await cancel_job(self.store, id, self.now()), scope)
         except NotFound as error:
@@ -153,20 +152,18 @@ class WorkOperations(Struct, frozen=True):
                 raise unreadable_cursor()
             before = read_cursor(after.removeprefix(prefix), before)
         read_page = self.store.jobs.list_page
-        jobs: _JobsWithScopes = await read_page(
-            is_dead=is_dead, before=before, project=project, limit=limit + 1
-        )
-        if is_dead and len(jobs) <= limit:
-            room = limit + 1 - len(jobs)
-            jobs = [*jobs, *await read_page(is_dead=False, before=LAST_NUMBER, project=project, limit=room)]
-        items = tuple(_job_record(job, scope) for job, scope in jobs[:limit])
-        return ListPage(items, next_cursor(jobs, limit, lambda last: _cursor_after(last[0])))
+        entries = await read_page(is_dead=is_dead, before=before, project=project, limit=limit + 1)
+        if is_dead and len(entries) <= limit:
+            room = limit + 1 - len(entries)
+            entries += await read_page(is_dead=False, before=LAST_NUMBER, project=project, limit=room)
+        records = tuple(_job_record(entry.job, entry.scope) for entry in entries[:limit])
+        return ListPage(records, next_cursor(entries, limit, lambda last: _cursor_after(last.job)))
 
-    async def _find_job(self, project: str | None, id: int) -> tuple[Job, Scope | None]:
+    async def _find_job(self, project: str | None, id: int) -> JobEntry:
         for is_dead in (True, False):
-            jobs = await self.store.jobs.list_page(is_dead=is_dead, before=id + 1, project=project, limit=1)
-            if jobs and jobs[0][0].id == id:
-                return jobs[0]
+            page = await self.store.jobs.list_page(is_dead=is_dead, before=id + 1, project=project, limit=1)
+            if page and page[0].job.id == id:
+                return page[0]
         raise _no_job()
 
     async def _batch_record(self, batch: Batch) -> BatchRecord:

@@ -119,10 +119,10 @@ async def name_of_run(store: Store, project: str, uid: str, *, or_cancelled: boo
 
     or_cancelled: the response may be cancelled; its turn has what came until then.
     """
-    owner_and_run = await store.responses.find(project, uid)
-    if owner_and_run is None:
+    found = await store.responses.find(project, uid)
+    if found is None:
         return None
-    run = owner_and_run[1]
+    run = found.run
     if or_cancelled and run.state is RunState.CANCELLED:
         names = await store.responses.load_turns(run.agent_row, run.id)
         return TurnName.decode(names[-1]) if names else None

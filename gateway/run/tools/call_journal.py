@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -49,17 +49,16 @@ class CallJournal:
     _unstored: list[tuple[int, bytes]] = field(default_factory=list)
     _write_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def restore_calls(self, calls: Iterable[tuple[int, bytes]], results: Iterable[tuple[int, bytes]]) -> bool:
-        """Takes over the calls of earlier attempts and their results, each as (number, stored text).
+    def restore_calls(self, calls: Mapping[int, bytes], results: Mapping[int, bytes]) -> bool:
+        """Takes over the calls of earlier attempts and their results: stored texts by number, in the order of calls.
 
         Returns False if forgetting has erased some calls, so that it is unknown which calls were made.
         """
-        results_by_seq = dict(results)
-        for seq, entry in calls:
+        for seq, entry in calls.items():
             call = orjson.loads(entry)
             if "id" not in call:
                 return False
-            result = results_by_seq.get(seq)
+            result = results.get(seq)
             self.answers[call["id"], call["what"]] = None if result is None else ToolAnswer.load(result)
             self.seq = seq + 1
         return True

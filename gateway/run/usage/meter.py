@@ -83,6 +83,13 @@ def user_of(scope: Scope | None) -> str:
     return scope.subject.removeprefix(_USER) if scope is not None and scope.is_person else ""
 
 
+class _WrittenTokens(NamedTuple):
+    """The tokens of one day that are in the table."""
+
+    day: int
+    tokens: int
+
+
 class _BackgroundKey(NamedTuple):
     """The key of the tokens that background calls used."""
 
@@ -121,8 +128,8 @@ class Meter:
         self._parts = itertools.count(1)
         # The tokens of background calls. The users of their memories are looked up when the tokens are written.
         self._background: dict[_BackgroundKey, TokenCounts] = {}
-        # The tokens of background calls that are in the table: project -> (day, tokens).
-        self._background_written: dict[str, tuple[int, int]] = {}
+        # The tokens of background calls that are in the table, by project.
+        self._background_written: dict[str, _WrittenTokens] = {}
         self._after_write: list[Callable[[], Awaitable[None]]] = []
         # Held while a part of the counters is written.
         self._write_lock = asyncio.Lock()
@@ -249,10 +256,10 @@ class Meter:
         # While a write is under way, what it writes is neither in memory nor in the table.
         async with self.pause_writes():
             today = self._today
-            day, written = self._background_written.get(project, (None, 0))
-            if day != today:
-                written = await self._usage.count_background_tokens(project, today)
-                self._background_written[project] = today, written
+            written = self._background_written.get(project)
+            if written is None or written.day != today:
+                written = _WrittenTokens(today, await self._usage.count_background_tokens(project, today))
+                self._background_written[project] = written
             unwritten = sum(
                 used.prompt + used.completion
                 for key, used in self._background.items()
@@ -261,7 +268,7 @@ class Meter:
             # Tokens that a write has attributed to users, and not written yet.
             for row in self.unwritten_counters(today, today, {"project": project}):
                 unwritten += row[BACKGROUND_INPUT] + row[BACKGROUND_OUTPUT] - row[QUESTIONS]
-            return written + unwritten
+            return written.tokens + unwritten
 
     @property
     def _today(self) -> int:

@@ -225,9 +225,9 @@ class Batches(Group):
     @reads
     async def load_texts(
         self, connection: Connection, agent_row: int, run_row: int, kind: str
-    ) -> builtins.list[tuple[int, bytes]]:
-        """Returns (number, data) of what an item's run holds of a kind, in order."""
-        return [(row[0], row[1]) for row in await connection.rows(SQL["texts"], (agent_row, run_row, kind))]
+    ) -> dict[int, bytes]:
+        """Returns the texts of a kind that an item's run holds, by their numbers, in order."""
+        return {row[0]: row[1] for row in await connection.rows(SQL["texts"], (agent_row, run_row, kind))}
 
     @reads
     async def load_error_messages(

@@ -45,7 +45,7 @@ async def attempt(store: Store, run: Run) -> CallJournal:
     texts = partial(store.batches.load_texts, run.agent_row, run.id)
     # Looked up with each call, since `break_texts` may replace it.
     journal = CallJournal(lambda *text: store.batches.add_text(run.agent_row, run.id, *text))
-    journal.stored_replies.update(seq for seq, _ in await texts(REPLY))
+    journal.stored_replies.update(await texts(REPLY))
     assert journal.restore_calls(await texts(CALL), await texts(RESULT))
     return journal
 
@@ -114,9 +114,9 @@ async def test_a_reply_is_written_down_before_the_first_of_its_calls_is_made(sto
     before, rival = await attempt(store, run), await attempt(store, run)
     before.note_reply(0, b"first")
     rival.note_reply(0, b"another")
-    assert await texts() == []
+    assert await texts() == {}
     await asyncio.gather(*(tool.answer(before, RunTool(id, "buy", {})) for id in ("a", "b")))
-    assert await texts() == [(0, b"first")]
+    assert await texts() == {0: b"first"}
     # Another process that has gone on with the turn has another reply, whose calls are not made.
     assert await tool.answer(rival, RunTool("c", "buy", {})) == INTERRUPTED_RESULT
     after = await attempt(store, run)
