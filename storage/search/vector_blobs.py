@@ -56,8 +56,8 @@ class VectorRows(Struct, frozen=True):
         return VectorRows(self.seqs[start:end], self.numbers[start:end])
 
 
-def open_blob(blob: bytes) -> VectorRows:
-    """Takes a blob apart. Raises: CorruptIndex."""
+def read_vectors(blob: bytes) -> VectorRows:
+    """Returns the vectors of a blob. Raises: CorruptIndex."""
     import numpy as np
 
     outline = _read_outline(blob)
@@ -66,36 +66,36 @@ def open_blob(blob: bytes) -> VectorRows:
     return VectorRows(seqs, numbers)
 
 
-class Joined(Struct, frozen=True):
+class JoinedVectors(Struct, frozen=True):
     """All vectors of an agent in one array, which is compared twice as fast."""
 
     rows: VectorRows
-    # By row, its similarity to the mean of all rows: as much as it is like any question that this memory gets.
-    common: NDArray[np.float64]
+    # By row its similarity to the mean of all rows: what it has in common with any question to this memory.
+    mean_similarity: NDArray[np.float64]
 
     @property
     def size(self) -> int:
         """About how many bytes it takes."""
-        return int(self.rows.size + self.common.nbytes)
+        return int(self.rows.size + self.mean_similarity.nbytes)
 
 
-def join(chunks: Sequence[VectorRows]) -> Joined:
+def join(chunks: Sequence[VectorRows]) -> JoinedVectors:
     """Returns the vectors of all chunks. chunks: of one dimension, one at least."""
     import numpy as np
 
     numbers = np.concatenate([chunk.numbers for chunk in chunks])
     mean = numbers.mean(0) if len(numbers) else np.zeros(numbers.shape[1], np.float32)
     rows = VectorRows(np.concatenate([chunk.seqs for chunk in chunks]), numbers)
-    return Joined(rows, _similarity(numbers, mean))
+    return JoinedVectors(rows, _similarity(numbers, mean))
 
 
-def _similarity(numbers: NDArray[np.float32], to: NDArray[np.float32]) -> NDArray[np.float64]:
+def _similarity(numbers: NDArray[np.float32], vector: NDArray[np.float32]) -> NDArray[np.float64]:
     """Returns by row its product with a vector."""
     import numpy as np
 
     # Not `@`: its library wakes a thread for each core, which on a busy machine takes ten times as long
     # (measured with 10,000 vectors: 8 ms of processor time against 0.4).
-    similarity: NDArray[np.float64] = np.einsum("ij,j->i", numbers, to).astype(np.float64)
+    similarity: NDArray[np.float64] = np.einsum("ij,j->i", numbers, vector).astype(np.float64)
     return similarity
 
 
@@ -127,11 +127,11 @@ def forget(blob: bytes, seqs: Collection[int]) -> bytes:
     return _pack(outline.chunk, outline.vector_bytes, remaining) if remaining else b""
 
 
-def compare(joined: Joined, query: Vector) -> Near | None:
-    """Returns how near each message is; None where there is nothing to compare with.
+def compare(joined: JoinedVectors, query: Vector) -> Near | None:
+    """Returns how near each message is to a query; None: there are no vectors, or they have another dimension.
 
-    What a message has in common with all of them is taken off: some texts are near to everything that is asked
-    ("That sounds amazing. What happened then?"), and the more was asked before, the more of these there are.
+    What a message has in common with all messages is subtracted: some texts are near to every question ("That sounds
+    amazing. What happened then?"), and a long memory has many of these.
     """
     import numpy as np
 
@@ -141,13 +141,13 @@ def compare(joined: Joined, query: Vector) -> Near | None:
     similarity = _similarity(joined.rows.numbers, query_numbers)
     beyond = np.zeros_like(similarity)
     if query.spread > 0:
-        # A memory in another language than those texts, or of one matter, is as a whole more like its questions, and
-        # its messages differ more in that. What stands out is above the mean, so the deviation is of those below.
+        # A memory in another language than the texts of the baseline, or about one subject, is as a whole more like its
+        # questions, and its messages differ more. The deviation is of those below the mean: hits stand out above it.
         mean = float(similarity.mean())
         below = similarity[similarity <= mean] - mean
         spread = max(query.spread, float(np.sqrt((below * below).mean())))
         beyond = (similarity - max(query.baseline, mean)) / spread
-    return Near(joined.rows.seqs, similarity - joined.common, beyond)
+    return Near(joined.rows.seqs, similarity - joined.mean_similarity, beyond)
 
 
 class _Outline(NamedTuple):
@@ -187,9 +187,9 @@ def _vectors(blob: bytes) -> dict[int, bytes]:
     return {slot: numbers[i * size : (i + 1) * size] for i, slot in enumerate(outline.slots)}
 
 
-def _pack(chunk: int, size: int, vectors: Mapping[int, bytes]) -> bytes:
-    """Returns the blob of these vectors, by slot. size: of one vector, in bytes."""
+def _pack(chunk: int, vector_bytes: int, vectors: Mapping[int, bytes]) -> bytes:
+    """Returns the blob of these vectors, by slot. vector_bytes: of one vector."""
     slots = sorted(vectors)
     n = len(slots)
-    header = _HEADER.pack(_MAGIC, _VERSION, chunk, size // _NUMBER_BYTES, n)
+    header = _HEADER.pack(_MAGIC, _VERSION, chunk, vector_bytes // _NUMBER_BYTES, n)
     return b"".join((header, bytes(slots), bytes(-n % 4), *(vectors[slot] for slot in slots)))

@@ -70,7 +70,7 @@ class _CachedVectors(Struct, frozen=True):
     stamp: int
     # By the number of the chunk.
     chunks: dict[int, _CachedChunk]
-    joined: vector_blobs.Joined
+    joined: vector_blobs.JoinedVectors
 
     def chunk(self, number: int, stamp: int) -> vector_blobs.VectorRows | None:
         """Returns a chunk as it was last written with this stamp; None where it is not cached."""
@@ -125,7 +125,7 @@ class VectorCache:
 
 async def load_joined(
     connection: Connection, cache: VectorCache, agent_row: int, model: str
-) -> vector_blobs.Joined | None:
+) -> vector_blobs.JoinedVectors | None:
     """Returns the agent's vectors of a model, from the cache if it is up to date; None where there are none."""
     since = cache.clear_count
     progress = await _load_progress(connection, agent_row)
@@ -175,7 +175,7 @@ async def _read_chunk(
     """Returns a chunk; None where there is none, or it is damaged: its next write mends it."""
     row = await connection.row(SQL["get"], (agent_row, number, model))
     try:
-        return None if row is None else vector_blobs.open_blob(row[0])
+        return None if row is None else vector_blobs.read_vectors(row[0])
     except CorruptIndex:
         return None
 

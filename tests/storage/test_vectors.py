@@ -50,7 +50,7 @@ def of_text(m: Message) -> bytes:
 def test_a_chunk_gives_back_what_was_put_in() -> None:
     blob = vector_blobs.merge(None, {70: unit(70), 65: unit(65)})
     blob = vector_blobs.merge(blob, {127: unit(127), 65: unit("again")})
-    chunk = vector_blobs.open_blob(blob)
+    chunk = vector_blobs.read_vectors(blob)
     assert chunk.seqs.tolist() == [65, 70, 127]
     assert [row.tobytes() for row in chunk.numbers] == [unit("again"), unit(70), unit(127)]
 
@@ -58,14 +58,14 @@ def test_a_chunk_gives_back_what_was_put_in() -> None:
 def test_what_is_forgotten_leaves_no_byte_in_the_chunk() -> None:
     blob = vector_blobs.merge(None, {seq: unit(seq) for seq in range(64, 70)})
     left = vector_blobs.forget(blob, [65, 66, 300])
-    assert vector_blobs.open_blob(left).seqs.tolist() == [64, 67, 68, 69]
+    assert vector_blobs.read_vectors(left).seqs.tolist() == [64, 67, 68, 69]
     assert unit(65) not in left
     assert vector_blobs.forget(left, range(64, 128)) == b""
 
 
 def test_vectors_of_another_length_take_the_place_of_a_chunk() -> None:
     blob = vector_blobs.merge(vector_blobs.merge(None, {1: unit(1)}), {2: unit(2, 8)})
-    assert vector_blobs.open_blob(blob).seqs.tolist() == [2]
+    assert vector_blobs.read_vectors(blob).seqs.tolist() == [2]
 
 
 @pytest.mark.parametrize(
@@ -80,12 +80,14 @@ def test_vectors_of_another_length_take_the_place_of_a_chunk() -> None:
 )
 def test_damaged_bytes_are_refused(damage: Callable[[bytes], bytes]) -> None:
     with pytest.raises(CorruptIndex):
-        vector_blobs.open_blob(damage(vector_blobs.merge(None, {1: unit(1), 2: unit(2)})))
+        vector_blobs.read_vectors(damage(vector_blobs.merge(None, {1: unit(1), 2: unit(2)})))
 
 
 def test_the_nearest_message_stands_out_most() -> None:
     chunks = [
-        vector_blobs.open_blob(vector_blobs.merge(None, {seq: unit(seq) for seq in range(first, first + 40)}))
+        vector_blobs.read_vectors(
+            vector_blobs.merge(None, {seq: unit(seq) for seq in range(first, first + 40)})
+        )
         for first in (0, 64)
     ]
     near = vector_blobs.compare(vector_blobs.join(chunks), Vector(MODEL, unit(71), 0.1, 0.5))
@@ -101,7 +103,7 @@ def test_the_nearest_message_stands_out_most() -> None:
 
 def test_a_memory_that_differs_more_than_the_other_texts_is_measured_by_itself() -> None:
     """Texts in a language that the embedder hardly knows are near to a question or far from it by chance."""
-    chunk = vector_blobs.open_blob(vector_blobs.merge(None, {seq: unit(seq) for seq in range(40)}))
+    chunk = vector_blobs.read_vectors(vector_blobs.merge(None, {seq: unit(seq) for seq in range(40)}))
     near = vector_blobs.compare(vector_blobs.join([chunk]), Vector(MODEL, unit(7), 0.0, 0.001))
     assert near is not None
     assert near.seqs[near.beyond.argmax()] == 7
@@ -112,13 +114,13 @@ def test_a_memory_that_differs_more_than_the_other_texts_is_measured_by_itself()
 
 
 def test_chunks_of_another_length_are_not_compared() -> None:
-    chunk = vector_blobs.open_blob(vector_blobs.merge(None, {1: unit(1, 8)}))
+    chunk = vector_blobs.read_vectors(vector_blobs.merge(None, {1: unit(1, 8)}))
     assert vector_blobs.compare(vector_blobs.join([chunk]), Vector(MODEL, unit(1))) is None
     assert vector_blobs.compare(vector_blobs.join([chunk.part(0, 0)]), Vector(MODEL, unit(1, 8))) is None
 
 
 def test_messages_that_are_all_alike_do_not_stand_out() -> None:
-    chunk = vector_blobs.open_blob(vector_blobs.merge(None, {seq: unit(1) for seq in range(5)}))
+    chunk = vector_blobs.read_vectors(vector_blobs.merge(None, {seq: unit(1) for seq in range(5)}))
     near = vector_blobs.compare(vector_blobs.join([chunk]), Vector(MODEL, unit(1)))
     assert near is not None
     assert near.beyond.tolist() == [0.0] * 5
@@ -135,7 +137,7 @@ def test_what_is_near_to_everything_ranks_below_what_is_near_to_the_query() -> N
     asked = common + own[7] * 0.3
     query = Vector(MODEL, (asked / np.linalg.norm(asked)).astype("<f4").tobytes(), 0.1, 0.2)
     near = vector_blobs.compare(
-        vector_blobs.join([vector_blobs.open_blob(vector_blobs.merge(None, found))]), query
+        vector_blobs.join([vector_blobs.read_vectors(vector_blobs.merge(None, found))]), query
     )
     assert near is not None
     assert near.seqs[near.beyond.argmax()] == 50
@@ -266,7 +268,7 @@ async def search(store: Store, agent: Agent, text: str, model: str = MODEL, **op
 async def stored(store: Store, agent: Agent) -> list[tuple[str, list[int]]]:
     """(model, numbers) of each chunk."""
     found = await rows(store, "SELECT model, data FROM vectors WHERE agent = ? ORDER BY chunk", (agent.id,))
-    return [(model, vector_blobs.open_blob(data).seqs.tolist()) for model, data in found]
+    return [(model, vector_blobs.read_vectors(data).seqs.tolist()) for model, data in found]
 
 
 def parts(seed: object) -> list[bytes]:
@@ -384,7 +386,7 @@ async def test_vectors_that_are_read_while_something_is_forgotten_are_not_cached
 
 def test_the_newest_vectors_stay_in_the_cache_however_many_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vectors, "CACHE_BYTES", 1)
-    chunk = vector_blobs.open_blob(vector_blobs.merge(None, {1: unit(1)}))
+    chunk = vector_blobs.read_vectors(vector_blobs.merge(None, {1: unit(1)}))
     cached = vectors._CachedVectors(1, {}, vector_blobs.join([chunk]))
     cache = vectors.VectorCache()
     cache.put(1, MODEL, cached, 0)
