@@ -43,12 +43,12 @@ def describe_start(
     local_url: at which programs of this machine reach it.
     has_keys: it has keys of its own.
     """
-    trouble = " cannot be used (the log says why); until it can, nothing is remembered"
+    down_note = " cannot be used (the log says why); until it can, nothing is remembered"
     upstreams = ", ".join(f"{each.name} ({_describe_upstream(each)})" for each in settings.upstreams)
     is_single = settings.memory.single_user
     lines = [
         f"Mnemogate listens on {url}",
-        f"Database: {settings.database.shown}{'' if health.is_up else trouble}",
+        f"Database: {settings.database.shown}{'' if health.is_up else down_note}",
         f"Upstream: {upstreams}",
         *_describe_background_model(settings),
         *_describe_demo(settings),

@@ -35,7 +35,7 @@ _GET_POST_DELETE: Final = ("GET", "POST", "DELETE")
 
 
 class CountedPath(NamedTuple):
-    """How the requests to a path are taken."""
+    """The requests that a path takes, and how they are counted."""
 
     methods: tuple[str, ...]
     # The name under which metrics and the log count the requests.
@@ -283,4 +283,5 @@ def _uses_model(outgoing: Outgoing) -> bool:
 
 
 def _may_name_a_model(upstream_path: str) -> bool:
+    """Returns whether a form for this path may have the field `model`."""
     return upstream_path.startswith(("/audio/", "/images/")) or upstream_path.partition("?")[0] == "/videos"

@@ -49,7 +49,7 @@ class WriteQueue:
         self.bytes += write.size
 
     def take(self, max_count: int) -> list[Write[Any]]:
-        """Takes the first writes out of the queue. Returns them."""
+        """Removes the first writes from the queue, and returns them."""
         if len(self.writes) <= max_count:  # the usual case: all of them, and no sum over their sizes
             writes, self.bytes = [*self.writes], 0
             self.writes.clear()
@@ -68,18 +68,19 @@ class WriteBatch(NamedTuple):
 
 
 class WriteQueues:
-    """The queues of one writer.
-
-    max_batch_turns: the most turns of a batch.
-    max_turn_batches: the batches of turns in a row after which one bulk write goes first.
-    """
+    """The queues of one writer."""
 
     def __init__(self, max_batch_turns: int, max_turn_batches: int) -> None:
+        """max_batch_turns: the most turns of a batch.
+
+        max_turn_batches: the batches of turns in a row after which one bulk write goes first.
+        """
         self._max_batch_turns = max_batch_turns
         self._max_turn_batches = max_turn_batches
         self.turns = WriteQueue()
         self.bulk = WriteQueue()
-        self._turn_batches = 0  # since the last bulk write
+        # The batches of turns in a row, since the last bulk write.
+        self._turn_batches = 0
 
     def __len__(self) -> int:
         return len(self.turns.writes) + len(self.bulk.writes)
@@ -89,7 +90,7 @@ class WriteQueues:
         return self.turns.bytes + self.bulk.bytes
 
     def take_batch(self) -> WriteBatch:
-        """Takes the writes of the next batch out of their queue. Returns them."""
+        """Removes the writes of the next batch from their queue, and returns them."""
         turns, bulk = self.turns.writes, self.bulk.writes
         if bulk and (not turns or self._turn_batches >= self._max_turn_batches):
             self._turn_batches = 0
@@ -98,5 +99,5 @@ class WriteQueues:
         return WriteBatch(self.turns.take(self._max_batch_turns), is_bulk=False)
 
     def take_all(self) -> list[Write[Any]]:
-        """Takes all writes out of the queues. Returns them."""
+        """Removes all writes from the queues, and returns them."""
         return [write for queue in (self.turns, self.bulk) for write in queue.take(len(queue.writes))]

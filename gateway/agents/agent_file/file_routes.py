@@ -34,7 +34,7 @@ _MAX_FILES = 1000
 
 
 class ExportQuery(UrlQuery):
-    """An export."""
+    """The query of an export."""
 
     # The conversation to export; default: the agent's own conversation.
     conversation_id: Maybe[str] = UNSET
@@ -56,7 +56,7 @@ class AgentFileRoutes:
     def routes(self) -> list[AgentsRoute]:
         return [
             AgentsRoute("GET", "/v1/agents/{agent_id}/export", self.export),
-            AgentsRoute("POST", "/v1/agents/import", self.restore),
+            AgentsRoute("POST", "/v1/agents/import", self.import_agents),
         ]
 
     async def export(self, request: ApiRequest, query: ExportQuery) -> Response:
@@ -88,7 +88,7 @@ class AgentFileRoutes:
         views = await self._folders.view(folder, completed, with_content=True)
         return ExportedFolder(folder_json(folder), [file_json(folder, view) for view in views])
 
-    async def restore(self, request: ApiRequest, form: ImportForm) -> dict[str, Any]:
+    async def import_agents(self, request: ApiRequest, form: ImportForm) -> dict[str, Any]:
         """Make the agents of a file, with the tools, folders and archives that it has."""
         assert request.file is not None  # the body is an `ImportForm`
         # In a thread, since it may have thousands of blocks and messages, each of which is checked.

@@ -10,7 +10,7 @@ from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.leases import lock_name
 from storage.records import Run, RunState
 
-# The error of such a run.
+# The error message of a run that was ended for this reason.
 ABANDONED_ERROR = "The gateway was stopped while it performed this run."
 
 
@@ -45,8 +45,8 @@ class AbandonedRuns:
         locks = self._keeper.store.conversation_locks
         if not locks.is_needed:
             return {name for name in names if self._keeper.queues.is_in_use(name)}
-        by_lock = {lock_name(*name): name for name in names}
-        return {by_lock[lock] for lock in await locks.find_held(by_lock)}
+        names_by_lock = {lock_name(*name): name for name in names}
+        return {names_by_lock[lock] for lock in await locks.find_held(names_by_lock)}
 
     async def _fail(self, run: Run) -> Run:
         runs, now = self._keeper.store.runs, self._keeper.now()

@@ -32,18 +32,19 @@ def send_digest(agent: Agent, run_request: RunRequest) -> bytes:
 class StoredRequest(Struct, frozen=True):
     """The part of a request that is stored."""
 
+    # The first eight fields as in `RunRequest`.
     messages: tuple[Json, ...] = ()
     decisions: tuple[CallDecision, ...] = ()
     fields: Mapping[str, Any] | None = None
     max_steps: int = 1
     model: str | None = None
     system: str | None = None
+    spares_pauses: bool = False
+    client_tools: tuple[Json, ...] = ()
     # Options of the dialect for its events; None: no events are logged.
     shown: Json | None = None
     # The URL that is posted to when the run has ended.
     callback: str | None = None
-    spares_pauses: bool = False
-    client_tools: tuple[Json, ...] = ()
     # As in `Forwarded`.
     models: tuple[str, ...] | None = None
     key_id: int = field(name="key", default=0)
