@@ -105,10 +105,7 @@ def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[Bloc
             rebuilt = revision.value
         elif revision.is_erased:
             # The words that this edit brought in may come back in a later value; those from before may stay.
-            earlier_lines = set(stored_value.split("\n"))
-            for line in revision.value.split("\n"):
-                if line not in earlier_lines:
-                    tainted |= _words(line) - clean
+            tainted |= _words(_new_lines(stored_value, revision.value)) - clean
         elif revision.op is not None and revision.op.op not in REWRITE_OPERATIONS:
             # Such an operation holds what it adds, so it can be done without the erased part.
             rebuilt = _edited_again(replace(roomy, value=rebuilt), revision.op)
@@ -118,6 +115,12 @@ def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[Bloc
         values.append(rebuilt)
     tainted -= _words(rebuilt)
     return Rebuilt(values, [op for op in pending if _may_bring_back(op, tainted, rebuilt)])
+
+
+def _new_lines(old: str, new: str) -> str:
+    """Returns the lines of a value that the value before does not have."""
+    old_lines = set(old.split("\n"))
+    return "\n".join(line for line in new.split("\n") if line not in old_lines)
 
 
 def _may_bring_back(op: BlockOp, tainted: Collection[str], value: str) -> bool:

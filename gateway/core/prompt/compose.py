@@ -372,22 +372,15 @@ def _restore_rounds(
         (i for i, each in restored if _is_made_without_earlier(tree.content(each).shown_reply)), default=0
     )
     for i, exchange in restored:
-        message = listing.messages[i]
         content = tree.content(exchange)
-        is_same_model = _is_of_same_model(exchange, plan)
-        if exchange.has_full_reply:
-            after = listing.messages[i + 1 :]
-            messages = put_back(content, message, after, offered, is_same_model=is_same_model)
+        messages = _restored_reply(i, exchange, content, plan, offered)
+        if messages is None and exchange.has_full_reply:
             # A reply that came back cut is sent cut from then on. So it breaks the provider's cache once, in the
             # request that follows the reply directly. A tool that is missing breaks the cache in each request.
-            is_new = i == plan.match.last or not is_offered(content, offered)
-            composition.unrestored_rounds += messages is None and is_new
-        else:
-            is_same = is_same_model and listing.atoms[i] == exchange.reply
-            refilled_reply = refill(message, content.shown_reply or {}) if is_same else None
-            messages = None if refilled_reply is None else [refilled_reply]
+            composition.unrestored_rounds += i == plan.match.last or not is_offered(content, offered)
         position = listing.positions[i]
         if messages is None:
+            message = listing.messages[i]
             if (alone := without_rounds(content, message)) is not message:
                 composition.replacements[position] = [without_private(alone)]
             continue
@@ -399,6 +392,22 @@ def _restore_rounds(
                 composition.moves_rounds = True
         if shown := _shown_in_rounds(content):
             composition.shown[position] = shown
+
+
+def _restored_reply(
+    index: int, exchange: Exchange, content: Content, plan: Plan, offered: Container[str]
+) -> list[WireMessage] | None:
+    """Returns a reply of the list with its hidden rounds, or else its provider fields; None: it stays as it is."""
+    listing = plan.query.listing
+    message = listing.messages[index]
+    is_same_model = _is_of_same_model(exchange, plan)
+    if exchange.has_full_reply:
+        after = listing.messages[index + 1 :]
+        return put_back(content, message, after, offered, is_same_model=is_same_model)
+    if not is_same_model or listing.atoms[index] != exchange.reply:
+        return None
+    refilled_reply = refill(message, content.shown_reply or {})
+    return None if refilled_reply is None else [refilled_reply]
 
 
 def _is_one_message(index: int, exchange: Exchange, replies: Mapping[int, Exchange]) -> bool:

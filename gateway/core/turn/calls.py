@@ -129,23 +129,19 @@ class GatewayCalls:
                 break
             self._unjudged.pop(0)
             if arguments is None:
-                error_text = BAD_ARGUMENTS.format(name=call.name, arguments=quoted(call.text[:500]))
-                self._results[call.id] = ToolResult(call.id, error_text, "error", was_run=False)
+                self._results[call.id] = _bad_arguments_result(call)
             elif isinstance(verdict, NeedsApproval):
                 self.waiting[call.id] = "approval"
             elif isinstance(verdict, Forbidden):
-                self._results[call.id] = ToolResult(
-                    call.id, verdict.result_text, "error", was_run=False, is_unapproved=verdict.is_unapproved
-                )
+                self._results[call.id] = _forbidden_result(call, verdict)
                 self._forbidden_ids.append(call.id)
             elif result := self._result_of_speaking(call, arguments):
                 self._results[call.id] = result
                 self._guide.take_result(result)
             else:
                 self._results[call.id] = None
-                arguments = {**arguments, **verdict.prefilled}
                 is_serial = call.name in self._terms.serial_tools
-                runs.append(RunTool(call.id, call.name, arguments, is_serial))
+                runs.append(RunTool(call.id, call.name, {**arguments, **verdict.prefilled}, is_serial))
             _make_valid(call, has_arguments=arguments is not None)
         return runs
 
@@ -199,6 +195,17 @@ NO_CALLS: Final = GatewayCalls(TurnTerms(), FreeGuide(0))
 def valid_tool_name(name: str) -> str:
     """Returns a name of a call as every provider takes it."""
     return _NOT_IN_NAMES.sub("_", name)[:_MAX_NAME_CHARS] or "_"
+
+
+def _bad_arguments_result(call: ToolCall) -> ToolResult:
+    error_text = BAD_ARGUMENTS.format(name=call.name, arguments=quoted(call.text[:500]))
+    return ToolResult(call.id, error_text, "error", was_run=False)
+
+
+def _forbidden_result(call: ToolCall, verdict: Forbidden) -> ToolResult:
+    return ToolResult(
+        call.id, verdict.result_text, "error", was_run=False, is_unapproved=verdict.is_unapproved
+    )
 
 
 def _make_valid(call: ToolCall, *, has_arguments: bool) -> None:

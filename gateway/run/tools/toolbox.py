@@ -190,21 +190,7 @@ async def run_tools(
     async def run(serial_group: Sequence[int]) -> None:
         for n in serial_group:
             async with slots:
-                begun = time.perf_counter()
-                failure = CANCELLED_FAILURE
-                try:
-                    results[n] = answer = await run_tool(toolbox, calls[n])
-                    failure = "" if answer.status == "success" else answer.status
-                finally:
-                    if receipt is not None:
-                        step = GatewayStep(
-                            kind="execute_tool",
-                            begun=begun,
-                            ended=time.perf_counter(),
-                            name=calls[n].name,
-                            failure=failure,
-                        )
-                        receipt.steps.append(step)
+                results[n] = await _run_and_note(toolbox, calls[n], receipt)
 
     # One serial group needs no task: most rounds have one call.
     if len(serial_groups) == 1:
@@ -214,6 +200,22 @@ async def run_tools(
             for serial_group in serial_groups.values():
                 tasks.create_task(run(serial_group))
     return [results[n] for n in range(len(calls))]
+
+
+async def _run_and_note(toolbox: Toolbox, call: RunTool, receipt: Receipt | None) -> ToolAnswer:
+    """Runs one call and notes it in the receipt, also if it is cancelled. Returns its answer."""
+    begun = time.perf_counter()
+    failure = CANCELLED_FAILURE
+    try:
+        answer = await run_tool(toolbox, call)
+        failure = "" if answer.status == "success" else answer.status
+        return answer
+    finally:
+        if receipt is not None:
+            ended = time.perf_counter()
+            receipt.steps.append(
+                GatewayStep(kind="execute_tool", begun=begun, ended=ended, name=call.name, failure=failure)
+            )
 
 
 async def run_tool(toolbox: Toolbox, call: RunTool) -> ToolAnswer:
