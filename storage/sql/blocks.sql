@@ -113,7 +113,8 @@ UPDATE sections SET text = '', known = ?3 WHERE id = ?1 AND agent = ?2
 
 -- name: op_insert
 -- Adds a memory edit of a turn. Returns no row if the edit of this call exists.
-INSERT INTO block_ops (agent, exchange, call_id, state, at, op, label, arguments, seen) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO block_ops (agent, exchange, call_id, state, at, op, label, arguments, seen)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING RETURNING id
 
 -- name: op_waiting

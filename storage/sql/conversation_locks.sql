@@ -16,7 +16,8 @@ SELECT held_until FROM conversation_locks WHERE name = ?1 AND held_until <= {clo
 
 -- name: take_over
 -- Takes a lock over if its lease ended at ?5. No row: the lock was prolonged or taken since.
-UPDATE conversation_locks SET holder = ?2, held_until = {clock:3} + ?4, wanted = CASE WHEN wanted = ?2 THEN NULL ELSE wanted END
+UPDATE conversation_locks
+SET holder = ?2, held_until = {clock:3} + ?4, wanted = CASE WHEN wanted = ?2 THEN NULL ELSE wanted END
 WHERE name = ?1 AND held_until = CAST(?5 AS DOUBLE PRECISION) RETURNING name
 
 -- name: request

@@ -9,7 +9,8 @@ NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 -- piece: typed_skeleton
 -- The skeleton's columns in the first row of `memory_snapshot`, which gives the columns their types.
 CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT),
-CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS DOUBLE PRECISION), CAST(NULL AS DOUBLE PRECISION), CAST(NULL AS DOUBLE PRECISION),
+CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS DOUBLE PRECISION), CAST(NULL AS DOUBLE PRECISION),
+CAST(NULL AS DOUBLE PRECISION),
 CAST(NULL AS DOUBLE PRECISION), CAST(NULL AS TEXT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT),
 CAST(NULL AS BIGINT), CAST(NULL AS TEXT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BYTEA),
 CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BYTEA), CAST(NULL AS BYTEA), CAST(NULL AS BYTEA),
@@ -69,18 +70,22 @@ UNION ALL
 SELECT 'section', s.id, NULL, NULL, NULL, NULL, s.text, NULL, NULL, s.known, NULL, NULL, NULL, {no_skeleton}
 FROM p JOIN sections s ON s.id = p.section AND s.agent = ?1
 UNION ALL
-SELECT 'block', b.id, b.lim, b.read_only, b.version, 0, b.label, b.description, h.value, NULL, NULL, NULL, NULL, {no_skeleton}
+SELECT 'block', b.id, b.lim, b.read_only, b.version, 0, b.label, b.description, h.value, NULL, NULL, NULL, NULL,
+    {no_skeleton}
 FROM blocks b JOIN block_history h ON h.id = b.current WHERE b.agent = ?1
 UNION ALL
-SELECT 'block', b.id, b.lim, b.read_only, b.version, 1, b.label, b.description, h.value, NULL, NULL, NULL, NULL, {no_skeleton}
+SELECT 'block', b.id, b.lim, b.read_only, b.version, 1, b.label, b.description, h.value, NULL, NULL, NULL, NULL,
+    {no_skeleton}
 FROM blocks b JOIN block_history h ON h.id = b.current
 WHERE b.agent IS NULL AND b.profile <> '' AND b.project = ?4 AND b.profile = CAST(?5 AS TEXT)
 UNION ALL
-SELECT 'block', b.id, b.lim, b.read_only, b.version, 2 + x.place, b.label, b.description, h.value, NULL, NULL, NULL, NULL, {no_skeleton}
+SELECT 'block', b.id, b.lim, b.read_only, b.version, 2 + x.place, b.label, b.description, h.value, NULL, NULL, NULL,
+    NULL, {no_skeleton}
 FROM attached x JOIN blocks b ON b.id = x.target JOIN block_history h ON h.id = b.current
 WHERE x.agent = ?1 AND x.kind = 'block'
 UNION ALL
-SELECT 'op', o.id, o.exchange, o.seen, NULL, NULL, o.call_id, o.op, o.label, o.arguments, NULL, NULL, o.at, {no_skeleton}
+SELECT 'op', o.id, o.exchange, o.seen, NULL, NULL, o.call_id, o.op, o.label, o.arguments, NULL, NULL, o.at,
+    {no_skeleton}
 FROM block_ops o WHERE o.agent = ?1 AND o.state = 'pending'
 UNION ALL
 SELECT 'standing', f.seq, NULL, NULL, NULL, NULL, f.text, f.origin, NULL, NULL, NULL, NULL, f.valid_from, {no_skeleton}
@@ -145,7 +150,8 @@ SELECT id, last_at FROM conversations WHERE agent = ? AND key = ?
 
 -- name: conversation_insert
 -- Begins a conversation. No row: its public name is taken.
-INSERT INTO conversations (agent, uid, key, begun, last_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT (uid) DO NOTHING RETURNING id
+INSERT INTO conversations (agent, uid, key, begun, last_at) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (uid) DO NOTHING RETURNING id
 
 -- name: content
 -- Reads the content of one exchange.
@@ -177,7 +183,8 @@ a.id = ?38 AND a.epoch = ?39 AND c.id = ?40 AND c.rev = ?41
 -- each.
 INSERT INTO exchanges ({columns}, run, agent, seq, room, pad)
 VALUES ({?1..35}, (SELECT CASE WHEN next_seq = ?36 THEN ?37 ELSE next_seq END FROM agents WHERE id = ?38), ?38,
-    (SELECT report_row(a.next_seq, {matches_prefix}, ?42, ?43) FROM agents a JOIN conversations c ON c.agent = a.id WHERE {planned}), {padded:35})
+    (SELECT report_row(a.next_seq, {matches_prefix}, ?42, ?43) FROM agents a
+        JOIN conversations c ON c.agent = a.id WHERE {planned}), {padded:35})
 
 -- name: exchange_add_planned (postgres)
 -- Locks the agent, then the conversation, and takes a number only if the revision was right, so that there are no gaps.
@@ -188,7 +195,8 @@ WITH {taken}
 -- name: exchange_add_planned_continuing (sqlite)
 -- Adds a planned turn by which its parent is continued. The parent's row conflicts with itself, and so is marked.
 INSERT INTO exchanges (id, {columns}, run, agent, seq, room, pad)
-SELECT x.id, {?1..35}, CASE WHEN a.next_seq = ?36 THEN ?37 ELSE a.next_seq END, a.id, report_row(a.next_seq, {matches_prefix}, ?42, ?43), {padded:35}
+SELECT x.id, {?1..35}, CASE WHEN a.next_seq = ?36 THEN ?37 ELSE a.next_seq END, a.id,
+    report_row(a.next_seq, {matches_prefix}, ?42, ?43), {padded:35}
 FROM agents a JOIN conversations c ON c.agent = a.id CROSS JOIN (
     SELECT NULL AS id UNION ALL
     SELECT id FROM exchanges WHERE id = ?2 AND agent = ?38 AND continued = 0) x
@@ -209,7 +217,8 @@ c AS (
         messages = messages + {new_messages}, bytes = bytes + {new_bytes}
     FROM a WHERE conversations.id = ?40 AND conversations.agent = a.id AND rev = ?41 RETURNING tip
 ),
-n AS (UPDATE agents SET next_seq = next_seq + ?4, {counted} FROM c WHERE agents.id = ?38 RETURNING agents.id, next_seq - ?4 AS seq, tip),
+n AS (UPDATE agents SET next_seq = next_seq + ?4, {counted} FROM c
+    WHERE agents.id = ?38 RETURNING agents.id, next_seq - ?4 AS seq, tip),
 
 -- piece: add_taken
 -- Adds an exchange (`e`) with the number that `n` has taken, and the record of its recall (`r`).
@@ -229,7 +238,8 @@ coalesce(CAST(?9 AS DOUBLE PRECISION), ?10, ?8)
 
 -- piece: new_messages
 -- How many messages an exchange that is added counts for, and how many bytes.
-CASE WHEN CAST(?11 AS TEXT) IN ('forgotten', 'off') THEN 0 ELSE ?4 - CASE WHEN CAST(?34 AS BYTEA) IS NULL THEN 1 ELSE 0 END END
+CASE WHEN CAST(?11 AS TEXT) IN ('forgotten', 'off') THEN 0
+ELSE ?4 - CASE WHEN CAST(?34 AS BYTEA) IS NULL THEN 1 ELSE 0 END END
 
 -- piece: new_bytes
 -- The bytes that an added exchange adds to those of its conversation and its agent.
@@ -255,7 +265,8 @@ e AS (
     RETURNING id, seq, agent, conversation, coalesce(ended, stopped, touched) AS moved
 ),
 c AS (
-    UPDATE conversations SET rev = rev + 1, last_at = greatest(last_at, e.moved), tip = CASE WHEN tip = 0 THEN 0 ELSE e.id END,
+    UPDATE conversations SET rev = rev + 1, last_at = greatest(last_at, e.moved),
+        tip = CASE WHEN tip = 0 THEN 0 ELSE e.id END,
         messages = messages + {new_messages}, bytes = bytes + {new_bytes}
     FROM e WHERE conversations.id = e.conversation AND conversations.agent = e.agent
 ),
@@ -273,7 +284,8 @@ WITH e AS (
     RETURNING id, agent, conversation, coalesce(ended, stopped, touched) AS moved
 ),
 c AS (
-    UPDATE conversations SET rev = rev + 1, last_at = greatest(last_at, e.moved), tip = CASE WHEN tip = 0 THEN 0 ELSE e.id END,
+    UPDATE conversations SET rev = rev + 1, last_at = greatest(last_at, e.moved),
+        tip = CASE WHEN tip = 0 THEN 0 ELSE e.id END,
         messages = messages + {new_messages}, bytes = bytes + {new_bytes}
     FROM e WHERE conversations.id = e.conversation AND conversations.agent = e.agent
 ),
@@ -310,7 +322,8 @@ INSERT INTO sections (agent, text, known) VALUES (?, ?, ?) RETURNING id
 -- Finds the standing exchanges that hold certain messages, as `{shown}`, but not what came before them.
 WITH wanted(seq) AS ({each:2:BIGINT:96}),
 held(id) AS (
-    SELECT DISTINCT (SELECT x.id FROM exchanges x WHERE x.agent = ?1 AND x.seq <= wanted.seq ORDER BY x.seq DESC LIMIT 1)
+    SELECT DISTINCT (SELECT x.id FROM exchanges x
+        WHERE x.agent = ?1 AND x.seq <= wanted.seq ORDER BY x.seq DESC LIMIT 1)
     FROM wanted WHERE wanted.seq IS NOT NULL
 )
 SELECT {content_shown}, CAST(NULL AS BIGINT), {shown_columns} FROM held CROSS JOIN exchanges p ON p.id = held.id
@@ -387,12 +400,14 @@ ORDER BY 4 DESC, 3 DESC, 1 DESC LIMIT ?3
 -- name: ops_drop
 -- Drops the edits of an answer that was asked for again. Only the edits of the last answer count, and its calls may
 -- have the same ids.
-UPDATE block_ops SET state = 'dropped', call_id = ' ' || id, seen = NULL WHERE agent = ? AND exchange = ? AND state = 'pending'
+UPDATE block_ops SET state = 'dropped', call_id = ' ' || id, seen = NULL
+WHERE agent = ? AND exchange = ? AND state = 'pending'
 
 -- name: ops_expire
 -- Drops the edits of a conversation from before a time that are still not confirmed: their turns are superseded.
 UPDATE block_ops SET state = 'dropped', seen = NULL
-WHERE agent = ?1 AND state = 'pending' AND at < ?3 AND exchange IN (SELECT id FROM exchanges WHERE conversation = ?2 AND +agent = ?1)
+WHERE agent = ?1 AND state = 'pending' AND at < ?3
+AND exchange IN (SELECT id FROM exchanges WHERE conversation = ?2 AND +agent = ?1)
 
 -- name: stale
 -- Returns the rows of exchanges that have changed since they were indexed.
@@ -436,7 +451,8 @@ SELECT seq, text, at, 'passage', NULL, NULL FROM passages WHERE agent = ?1 AND s
 UNION ALL
 SELECT f.seq, f.text, f.valid_from, {fact_or_muted}, f.sources, e.conversation
 FROM facts f LEFT JOIN exchanges e ON {fact_exchange}
-WHERE f.agent = ?1 AND f.seq >= ?2 AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent)
+WHERE f.agent = ?1 AND f.seq >= ?2
+AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent)
 ORDER BY 1 LIMIT ?3
 
 -- name: recent

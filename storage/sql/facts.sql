@@ -48,7 +48,8 @@ FROM facts f LEFT JOIN facts_ended x ON x.fact = f.id AND x.agent = f.agent
 
 -- name: mute
 -- Mutes a fact. A fact that is muted already stays as it is.
-INSERT INTO facts_muted (fact, agent, at) SELECT id, agent, ?3 FROM facts WHERE agent = ?1 AND seq = ?2 ON CONFLICT DO NOTHING
+INSERT INTO facts_muted (fact, agent, at) SELECT id, agent, ?3 FROM facts
+WHERE agent = ?1 AND seq = ?2 ON CONFLICT DO NOTHING
 
 -- name: unmute
 -- Unmutes a fact.

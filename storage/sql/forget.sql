@@ -8,7 +8,8 @@
 -- In SQLite: exchanges that have no owner from now on.
 UPDATE exchanges SET agent = 0, conversation = 0, parent = NULL, seq = 0, begun = 0, touched = 0, ended = NULL,
     stopped = NULL, state = 'forgotten', active = 0, edits = 0, adds = 0, opaque = 0, model = '', merged = '', size = 0,
-    evicted = NULL, prior = NULL, section = NULL, room = 0, path = x'', reply_key = NULL, input_key = NULL, redactions = NULL,
+    evicted = NULL, prior = NULL, section = NULL, room = 0, path = x'', reply_key = NULL, input_key = NULL,
+    redactions = NULL,
     inputs = x'', media = x'', reply = NULL, notes = NULL, input = NULL, shown_reply = NULL, "full" = NULL, pad = NULL
 
 -- name: agents_of
@@ -123,7 +124,8 @@ ORDER BY a.id LIMIT ?3
 -- name: alternatives
 -- Finds the other exchanges at the place of an exchange. ?6: 1 for the active ones, 0 for those that are not.
 SELECT id FROM exchanges
-WHERE conversation = ?2 AND depth = ?3 AND (parent = ?4 OR (parent IS NULL AND CAST(?4 AS BIGINT) IS NULL)) AND +agent = ?1 AND id <> ?5
+WHERE conversation = ?2 AND depth = ?3 AND (parent = ?4 OR (parent IS NULL AND CAST(?4 AS BIGINT) IS NULL))
+AND +agent = ?1 AND id <> ?5
 AND active = ?6 AND state NOT IN ('forgotten', 'off')
 
 -- name: branch_touched
@@ -139,7 +141,8 @@ SELECT max(touched) FROM branch
 -- name: inactive_after
 -- Finds the exchanges that follow another one directly and are not active. ?3: their depth.
 SELECT id FROM exchanges
-WHERE conversation = ?2 AND depth = ?3 AND parent = ?4 AND +agent = ?1 AND active = 0 AND state NOT IN ('forgotten', 'off')
+WHERE conversation = ?2 AND depth = ?3 AND parent = ?4 AND +agent = ?1 AND active = 0
+AND state NOT IN ('forgotten', 'off')
 
 -- name: ops_erase
 -- Empties the memory edits of a turn. No call has an id that begins with a blank.
@@ -157,7 +160,8 @@ WHERE state = 'pending' AND label = ?2 AND agent IN ({seers}) ORDER BY id
 
 -- name: touched
 -- Reads the exchanges that lost something, and where they stand.
-SELECT DISTINCT e.id, e.seq, e.conversation, e.begun, e.ended FROM marks m JOIN exchanges e ON e.id = m.exchange AND e.agent = m.agent
+SELECT DISTINCT e.id, e.seq, e.conversation, e.begun, e.ended FROM marks m
+JOIN exchanges e ON e.id = m.exchange AND e.agent = m.agent
 WHERE m.agent = ? AND m.kind IN ('erased', 'reset')
 
 -- name: forks_after
@@ -193,7 +197,8 @@ SELECT id, seq, at, exchange, sources, file FROM passages WHERE agent = ? AND id
 -- name: passage_erase (sqlite)
 -- Empties a passage and leaves it without an owner.
 UPDATE passages
-SET agent = -id, seq = 0, at = 0, exchange = NULL, file = NULL, tags = NULL, metadata = NULL, sources = x'5b5d', text = ''
+SET agent = -id, seq = 0, at = 0, exchange = NULL, file = NULL, tags = NULL, metadata = NULL, sources = x'5b5d',
+    text = ''
 WHERE id = ?1 AND agent = ?2
 
 -- name: passage_erase (postgres)
@@ -219,7 +224,8 @@ SELECT id, seq, valid_from, NULL, sources, NULL FROM facts WHERE agent = ? AND i
 
 -- name: fact_erase (sqlite)
 -- Empties a fact and leaves it without an owner. Facts that it replaced stay untrue.
-UPDATE facts SET standing = 0, agent = -id, seq = 0, at = 0, valid_from = 0, key = x'', exchange = NULL, sources = x'5b5d',
+UPDATE facts SET standing = 0, agent = -id, seq = 0, at = 0, valid_from = 0, key = x'', exchange = NULL,
+    sources = x'5b5d',
     about = '', text = '' WHERE id = ?1 AND agent = ?2
 
 -- name: fact_erase (postgres)
@@ -254,7 +260,8 @@ UPDATE recalls SET data = ? WHERE exchange = ? AND agent = ?
 -- Reads which of some numbers are in exchanges that are there, with what is forgotten of these exchanges.
 WITH wanted(seq) AS ({each:2:BIGINT:64}),
 held(seq, id) AS (
-    SELECT wanted.seq, (SELECT x.id FROM exchanges x WHERE x.agent = ?1 AND x.seq <= wanted.seq ORDER BY x.seq DESC LIMIT 1)
+    SELECT wanted.seq, (SELECT x.id FROM exchanges x
+        WHERE x.agent = ?1 AND x.seq <= wanted.seq ORDER BY x.seq DESC LIMIT 1)
     FROM wanted WHERE wanted.seq IS NOT NULL
 )
 SELECT held.seq, e.seq, e.span, e.redactions FROM held CROSS JOIN exchanges e ON e.id = held.id
@@ -272,8 +279,10 @@ SELECT seq FROM passages WHERE agent = ?1 AND seq {in:2:BIGINT:64} AND text <> '
 -- Finds the blocks that a memory could write, each with its owner, in the order in which they are locked: the memory's
 -- own blocks, those attached to it, its profile's blocks (which no memory owns), and those of its sleeptime agents.
 SELECT b.id, b.agent FROM blocks b WHERE b.agent = ?1
-UNION ALL SELECT b.id, b.agent FROM blocks b WHERE b.agent IS NULL AND b.profile <> '' AND b.project = ?2 AND b.profile = CAST(?3 AS TEXT)
-UNION ALL SELECT b.id, coalesce(b.agent, 0) FROM attached x JOIN blocks b ON b.id = x.target WHERE x.agent = ?1 AND x.kind = 'block'
+UNION ALL SELECT b.id, b.agent FROM blocks b
+WHERE b.agent IS NULL AND b.profile <> '' AND b.project = ?2 AND b.profile = CAST(?3 AS TEXT)
+UNION ALL SELECT b.id, coalesce(b.agent, 0) FROM attached x
+JOIN blocks b ON b.id = x.target WHERE x.agent = ?1 AND x.kind = 'block'
 UNION ALL SELECT b.id, b.agent FROM readers r JOIN blocks b ON b.agent = r.reader WHERE r.memory = ?1 AND r.reader <> 0
 ORDER BY 1
 
@@ -288,7 +297,8 @@ SELECT version, restores, at, origin, exchange, sources, value FROM block_histor
 -- name: versions_turnless
 -- Finds the values that batch items of a memory have written without a turn that is there: the turn is still to come,
 -- or never will be stored.
-SELECT h.version FROM block_history h JOIN runs r ON r.uid = substr(h.origin, 6, 32) AND r.agent = ?1 AND r.batch IS NOT NULL
+SELECT h.version FROM block_history h
+JOIN runs r ON r.uid = substr(h.origin, 6, 32) AND r.agent = ?1 AND r.batch IS NOT NULL
 WHERE h.block = ?2 AND h.exchange IS NULL AND substr(h.origin, 1, 5) = 'tool:'
 
 -- name: version_erase
@@ -357,7 +367,8 @@ DELETE FROM sections WHERE agent = ?1 AND id IN (SELECT id FROM sections WHERE a
 -- name: wipe_passages (sqlite)
 -- Empties a page of the passages of a memory that is gone.
 UPDATE passages
-SET agent = -id, seq = 0, at = 0, exchange = NULL, file = NULL, tags = NULL, metadata = NULL, sources = x'5b5d', text = ''
+SET agent = -id, seq = 0, at = 0, exchange = NULL, file = NULL, tags = NULL, metadata = NULL, sources = x'5b5d',
+    text = ''
 WHERE id IN (SELECT id FROM passages WHERE agent = ? LIMIT ?)
 
 -- name: wipe_passages (postgres)
@@ -365,7 +376,8 @@ DELETE FROM passages WHERE agent = ?1 AND id IN (SELECT id FROM passages WHERE a
 
 -- name: wipe_facts (sqlite)
 -- Empties a page of the facts of a memory that is gone.
-UPDATE facts SET standing = 0, agent = -id, seq = 0, at = 0, valid_from = 0, key = x'', exchange = NULL, sources = x'5b5d', about = '',
+UPDATE facts SET standing = 0, agent = -id, seq = 0, at = 0, valid_from = 0, key = x'', exchange = NULL,
+    sources = x'5b5d', about = '',
     text = '' WHERE id IN (SELECT id FROM facts WHERE agent = ? LIMIT ?)
 
 -- name: wipe_facts (postgres)
@@ -373,7 +385,8 @@ DELETE FROM facts WHERE agent = ?1 AND id IN (SELECT id FROM facts WHERE agent =
 
 -- name: wipe_ops (sqlite)
 -- Empties a page of the memory edits of a memory that is gone.
-UPDATE block_ops SET agent = 0, exchange = -id, state = 'dropped', call_id = '', label = '', at = 0, arguments = x'', seen = NULL
+UPDATE block_ops SET agent = 0, exchange = -id, state = 'dropped', call_id = '', label = '', at = 0, arguments = x'',
+    seen = NULL
 WHERE id IN (SELECT id FROM block_ops WHERE agent = ? LIMIT ?)
 
 -- name: wipe_ops (postgres)
@@ -519,7 +532,8 @@ DELETE FROM readers WHERE memory = ?1 OR reader = ?1
 
 -- name: wipe_run_texts (sqlite)
 -- Empties a page of the texts of a memory's runs.
-UPDATE run_texts SET agent = 0, run = 0, data = x'' WHERE id IN (SELECT id FROM run_texts WHERE agent = ? AND agent <> 0 LIMIT ?)
+UPDATE run_texts SET agent = 0, run = 0, data = x''
+WHERE id IN (SELECT id FROM run_texts WHERE agent = ? AND agent <> 0 LIMIT ?)
 
 -- name: wipe_run_texts (postgres)
 DELETE FROM run_texts WHERE agent = ?1 AND id IN (SELECT id FROM run_texts WHERE agent = ?1 LIMIT ?2)
@@ -573,7 +587,8 @@ UPDATE run_steps SET waiting = NULL WHERE exchange = ? AND agent = ? AND waiting
 
 -- name: wipe_project_texts (sqlite)
 -- Empties what was defined in a project and belongs to no memory.
-UPDATE definition_texts SET body = x'', definition = 0 WHERE definition IN (SELECT id FROM definitions WHERE project = ?1)
+UPDATE definition_texts SET body = x'', definition = 0
+WHERE definition IN (SELECT id FROM definitions WHERE project = ?1)
 
 -- name: wipe_project_texts (postgres)
 DELETE FROM definition_texts WHERE definition IN (SELECT id FROM definitions WHERE project = ?1)

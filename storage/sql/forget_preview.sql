@@ -71,7 +71,8 @@ SELECT count(v.gone), min(v.gone), count(*) FROM (SELECT CASE
 FROM block_history t WHERE t.block = ?6 AND t.origin <> '-') v
 
 -- name: versions (postgres)
-SELECT count(DISTINCT t.version), min(t.version), (SELECT count(*) FROM block_history a WHERE a.block = ?6 AND a.origin <> '-')
+SELECT count(DISTINCT t.version), min(t.version),
+    (SELECT count(*) FROM block_history a WHERE a.block = ?6 AND a.origin <> '-')
 FROM block_history t JOIN LATERAL (
     SELECT t.exchange AS id UNION ALL SELECT unnest(translate(convert_from(t.sources, 'UTF8'), '[]', '{}')::bigint[])
 ) s ON TRUE JOIN exchanges e ON e.id = s.id
@@ -97,11 +98,13 @@ SELECT count(*) FROM summaries s WHERE s.agent = ?1 AND s.agent <> 0 AND (
 -- Returns where each path loses its first exchange: conversation, depth, number; how many exchanges it loses, and the
 -- first and the last row of these.
 SELECT ?2, min(depth), min(seq), count(*), min(id), max(id) FROM (SELECT e.depth, e.seq, e.id {of_conversation}) gone
-UNION ALL SELECT e.conversation, min(e.depth), min(e.seq), count(*), min(e.id), max(e.id) {of_list} GROUP BY e.conversation
+UNION ALL SELECT e.conversation, min(e.depth), min(e.seq), count(*), min(e.id),
+max(e.id) {of_list} GROUP BY e.conversation
 
 -- name: erased_times
 -- Reads the exchanges and their times.
-SELECT id, begun, ended FROM (SELECT e.id, e.begun, e.ended {of_conversation}) gone UNION ALL SELECT e.id, e.begun, e.ended {of_list}
+SELECT id, begun, ended
+FROM (SELECT e.id, e.begun, e.ended {of_conversation}) gone UNION ALL SELECT e.id, e.begun, e.ended {of_list}
 
 -- name: last_number
 -- Returns the last number that a memory has given out.
@@ -114,7 +117,8 @@ WHERE e.agent = ?1 AND e.seq >= ?2 AND e.notes IS NOT NULL AND e.state <> 'forgo
 
 -- name: whole
 -- Counts what a whole memory has.
-SELECT a.messages, (SELECT count(*) FROM facts f WHERE f.agent = a.id), (SELECT count(*) FROM passages p WHERE p.agent = a.id),
+SELECT a.messages, (SELECT count(*) FROM facts f WHERE f.agent = a.id),
+    (SELECT count(*) FROM passages p WHERE p.agent = a.id),
 (SELECT count(*) FROM blocks b JOIN block_history h ON h.block = b.id WHERE b.agent = a.id AND h.origin <> '-'),
 (SELECT count(*) FROM summaries s WHERE s.agent = a.id AND s.agent <> 0)
 FROM agents a WHERE a.id = ?

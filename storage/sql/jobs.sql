@@ -186,7 +186,8 @@ AND NOT EXISTS (SELECT 1 FROM conversations c WHERE c.agent = a.id AND c.last_at
 
 -- name: state_of
 -- Reads the state of a memory's job of a kind, and when it is due; if there are several, of one that is not dead.
-SELECT state, due FROM jobs WHERE agent = ?1 AND kind = ?2 ORDER BY CASE state WHEN 'dead' THEN 1 ELSE 0 END, due LIMIT 1
+SELECT state, due FROM jobs
+WHERE agent = ?1 AND kind = ?2 ORDER BY CASE state WHEN 'dead' THEN 1 ELSE 0 END, due LIMIT 1
 
 -- name: step
 -- Returns the result of a step.

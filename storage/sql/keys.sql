@@ -7,11 +7,13 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING id
 
 -- name: key_find
 -- Finds the key that was presented, unless it is revoked; by the secret before its last rotation, too.
-SELECT id, project, name, prefix, created, revoked, memory, opens, used, expires, models, "user", old_until, digest, old_digest FROM keys WHERE (digest = ?1 OR old_digest = ?1) AND revoked IS NULL
+SELECT id, project, name, prefix, created, revoked, memory, opens, used, expires, models, "user", old_until, digest,
+    old_digest FROM keys WHERE (digest = ?1 OR old_digest = ?1) AND revoked IS NULL
 
 -- name: key_list
 -- Lists all keys for the operator.
-SELECT id, project, name, prefix, created, revoked, memory, opens, used, expires, models, "user", old_until FROM keys ORDER BY id
+SELECT id, project, name, prefix, created, revoked, memory, opens, used, expires, models, "user", old_until FROM keys
+ORDER BY id
 
 -- name: key_named
 -- Finds keys in use with this number or this name, the one with the number first.

@@ -9,7 +9,8 @@ INSERT INTO links (digest, agent, key, expires, rights) VALUES (?, ?, ?, ?, ?)
 SELECT l.expires, l.rights, a.uid, a.project, a.profile, a.subject, a.paused FROM links l
 JOIN agents a ON a.id = l.agent
 WHERE l.digest = ?1 AND l.expires > ?2
-AND (CASE l.key WHEN 0 THEN NOT EXISTS (SELECT 1 FROM keys WHERE opens IS NULL OR opens NOT IN ('operator', 'operator-read'))
+AND (CASE l.key WHEN 0 THEN NOT EXISTS (SELECT 1 FROM keys
+    WHERE opens IS NULL OR opens NOT IN ('operator', 'operator-read'))
      ELSE EXISTS (SELECT 1 FROM keys k
                   WHERE k.id = l.key AND k.revoked IS NULL AND (k.expires IS NULL OR k.expires > ?2)) END)
 

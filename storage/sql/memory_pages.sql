@@ -5,9 +5,11 @@
 -- What is shown of a memory `a`: its sizes, the blocks that it sees, and the facts that are true.
 a.id, a.uid, a.project, a.profile, a.subject, a.created, a.last_turn, a.conversations, a.messages, a.bytes,
 (SELECT count(*) FROM blocks b WHERE b.agent = a.id)
-+ (SELECT count(*) FROM blocks b WHERE b.agent IS NULL AND b.profile <> '' AND b.project = a.project AND b.profile = a.profile)
++ (SELECT count(*) FROM blocks b
+    WHERE b.agent IS NULL AND b.profile <> '' AND b.project = a.project AND b.profile = a.profile)
 + (SELECT count(*) FROM attached x WHERE x.agent = a.id AND x.kind = 'block'),
-(SELECT count(*) FROM facts f WHERE f.agent = a.id) - (SELECT count(*) FROM facts_ended x WHERE x.agent = a.id), a.paused,
+(SELECT count(*) FROM facts f WHERE f.agent = a.id) - (SELECT count(*) FROM facts_ended x WHERE x.agent = a.id),
+    a.paused,
 (SELECT d.name FROM definitions d WHERE d.memory = a.id AND d.memory <> 0 AND d.kind = 'agent')
 FROM agents a
 
@@ -20,7 +22,8 @@ FROM agents a
 -- ?2 begins with a kind of memories. The index has the hour of the last turn: those of one hour are sorted.
 SELECT {sized} JOIN (
     SELECT a.id AS id, coalesce(a.last_turn, 0) AS last FROM agents a
-    WHERE substr(a.subject, 1, 4) = substr(CAST(?2 AS TEXT), 1, 4) AND a.turn_hour <= CAST(?4 AS DOUBLE PRECISION) / 3600
+    WHERE substr(a.subject, 1, 4) = substr(CAST(?2 AS TEXT), 1, 4)
+    AND a.turn_hour <= CAST(?4 AS DOUBLE PRECISION) / 3600
     AND lower(a.subject) >= ?2 AND lower(a.subject) < ?3 AND {of_project}
     AND (coalesce(a.last_turn, 0) < ?4 OR (coalesce(a.last_turn, 0) = ?4 AND a.id < ?5))
     ORDER BY a.turn_hour DESC, last DESC, id DESC LIMIT ?6
@@ -91,9 +94,11 @@ ORDER BY last DESC, p.seq DESC LIMIT ?4
 WITH RECURSIVE up(id, parent, steps) AS (
     SELECT e.id, e.parent, 1 FROM exchanges e WHERE e.id = ?2 AND e.agent = ?1
     UNION ALL
-    SELECT e.id, e.parent, up.steps + 1 FROM up JOIN exchanges e ON e.id = up.parent AND e.agent = ?1 WHERE up.steps < ?3
+    SELECT e.id, e.parent, up.steps + 1 FROM up
+    JOIN exchanges e ON e.id = up.parent AND e.agent = ?1 WHERE up.steps < ?3
 )
-SELECT p.input, p.shown_reply, {skeleton}, p."full" FROM up JOIN exchanges p ON p.id = up.id AND p.agent = ?1 ORDER BY up.steps
+SELECT p.input, p.shown_reply, {skeleton}, p."full" FROM up
+JOIN exchanges p ON p.id = up.id AND p.agent = ?1 ORDER BY up.steps
 
 -- name: following
 -- Finds the exchange that stands ?4 steps below another, or less far where nothing more follows, along those spoken in
@@ -102,7 +107,8 @@ WITH RECURSIVE down(id, depth, steps) AS (
     SELECT e.id, e.depth, 0 FROM exchanges e WHERE e.id = ?2 AND e.agent = ?1
     UNION ALL
     SELECT k.id, k.depth, down.steps + 1 FROM down JOIN exchanges k ON k.agent = ?1 AND k.id = (
-        SELECT c.id FROM exchanges c WHERE c.conversation = ?3 AND +c.agent = ?1 AND c.depth = down.depth + 1 AND c.parent = down.id
+        SELECT c.id FROM exchanges c
+        WHERE c.conversation = ?3 AND +c.agent = ?1 AND c.depth = down.depth + 1 AND c.parent = down.id
         ORDER BY c.active DESC, c.seq DESC LIMIT 1
     ) WHERE down.steps < ?4
 )
@@ -111,7 +117,8 @@ SELECT id FROM down ORDER BY steps DESC LIMIT 1
 -- name: places
 -- Reads where some exchanges stand: the public name of the conversation, and the numbers of the first message and the
 -- reply.
-SELECT e.id, c.uid, e.seq, e.seq + e.span - 1 FROM exchanges e JOIN conversations c ON c.id = e.conversation AND c.agent = e.agent
+SELECT e.id, c.uid, e.seq, e.seq + e.span - 1 FROM exchanges e
+JOIN conversations c ON c.id = e.conversation AND c.agent = e.agent
 WHERE +e.agent = ?1 AND e.id {in:2:BIGINT:64}
 
 -- name: sources

@@ -26,7 +26,8 @@ SELECT id FROM agents WHERE project = ? AND profile = ? AND subject = ?
 
 -- name: keys
 -- Reads all gateway keys.
-SELECT project, name, digest, prefix, created, revoked, memory, opens, used, expires, models, "user", old_digest, old_until,
+SELECT project, name, digest, prefix, created, revoked, memory, opens, used, expires, models, "user", old_digest,
+    old_until,
     installed
 FROM keys ORDER BY id
 
@@ -38,7 +39,8 @@ WHERE id = (SELECT id FROM keys WHERE digest IN (?1, ?4) ORDER BY digest <> ?1 L
 
 -- name: key_put
 -- Adds a gateway key as it was, unless it was rotated here.
-INSERT INTO keys (project, name, digest, prefix, created, revoked, memory, opens, used, expires, models, "user", old_digest, old_until,
+INSERT INTO keys (project, name, digest, prefix, created, revoked, memory, opens, used, expires, models, "user",
+    old_digest, old_until,
     installed)
 SELECT {?1..15} WHERE NOT EXISTS (SELECT 1 FROM keys WHERE old_digest = ?3)
 
@@ -72,7 +74,8 @@ WHERE d.kind IN ('tool', 'mcp', 'identity') AND d.id > ? ORDER BY d.id LIMIT ?
 -- name: blocks
 -- Reads a page of the blocks that no memory owns.
 SELECT b.id, b.project, b.profile, b.label, b.description, b.lim, b.read_only, b.uid, t.body
-FROM blocks b LEFT JOIN definitions d ON d.uid = b.uid AND d.kind = 'block' LEFT JOIN definition_texts t ON t.id = d.current
+FROM blocks b LEFT JOIN definitions d ON d.uid = b.uid AND d.kind = 'block'
+LEFT JOIN definition_texts t ON t.id = d.current
 WHERE b.agent IS NULL AND b.id > ? ORDER BY b.id LIMIT ?
 
 -- name: exchange_place
@@ -89,7 +92,8 @@ SELECT id FROM blocks WHERE uid = ?
 
 -- name: block_shared
 -- Finds the block that a profile shares.
-SELECT id, version FROM blocks WHERE agent IS NULL AND profile <> '' AND project = ? AND profile = CAST(? AS TEXT) AND label = ?
+SELECT id, version FROM blocks
+WHERE agent IS NULL AND profile <> '' AND project = ? AND profile = CAST(? AS TEXT) AND label = ?
 
 -- name: block_add
 -- Adds a block that no memory owns, without a value yet.
@@ -106,7 +110,8 @@ DELETE FROM block_history WHERE block = ?
 
 -- name: version_add
 -- Adds a value of a block.
-INSERT INTO block_history (block, version, restores, at, origin, exchange, sources, value) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO block_history (block, version, restores, at, origin, exchange, sources, value)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 RETURNING id
 
 -- name: block_point

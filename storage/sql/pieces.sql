@@ -25,7 +25,8 @@ reply, notes
 -- piece: skeleton
 -- What is read of an exchange `p` apart from its content; `ORDER BY 4, 1` of a compound select is depth, id.
 p.id, p.conversation, p.parent, p.depth, p.seq, p."offset", p.length, p.begun, p.touched, p.ended, p.stopped,
-p.state, p.superseded, p.continued, p.active, p.edits, p.merged, p.size, p.head AS prefix_length, p.evicted, p.prior, p.section,
+p.state, p.superseded, p.continued, p.active, p.edits, p.merged, p.size, p.head AS prefix_length, p.evicted, p.prior,
+p.section,
 p.path, p.reply_key, p.redactions, p.inputs, p.media, p.reply, p.notes, p.run AS gapless_from, p.opaque, p.model,
 CASE WHEN p."full" IS NULL THEN 0 ELSE 1 END
 
@@ -48,7 +49,8 @@ CASE WHEN p.head = 0 OR p.continued = 0 THEN 0 WHEN EXISTS (
 
 -- piece: shown_columns
 -- The columns that decide which messages of an exchange `p` are shown, with their times and roles.
-p.id, p.conversation, p.seq, p.begun, p.touched, p.ended, p.stopped, p.state, p.active, p.continued, p.head, p.redactions,
+p.id, p.conversation, p.seq, p.begun, p.touched, p.ended, p.stopped, p.state, p.active, p.continued, p.head,
+p.redactions,
 p.inputs, p.reply
 
 -- piece: shown
@@ -89,7 +91,8 @@ CASE WHEN ?36 <> 0 AND ?37 <> 0 THEN coalesce(?35, "full") WHEN ?36 <> 0 THEN ?3
 -- where it was longer.
 UPDATE exchanges SET ({fixed}) = ({?1..32}), input = {new_input}, shown_reply = {new_shown_reply}, "full" = {new_full},
     (room, pad) = (
-        SELECT CASE WHEN n >= room THEN 440 ELSE room END, zeroblob(CASE WHEN n >= room THEN 344 + 4092 * max(1, (n + 3747) / 4092) - n
+        SELECT CASE WHEN n >= room THEN 440 ELSE room END,
+            zeroblob(CASE WHEN n >= room THEN 344 + 4092 * max(1, (n + 3747) / 4092) - n
                              WHEN room - n <= 58 THEN room - n - 1 ELSE max(57, room - n - 2) END)
         FROM (SELECT {size:32} + sum(CASE WHEN c IS NULL THEN 1 WHEN length(c) < 58 THEN length(c) + 1
                                     WHEN length(c) < 8186 THEN length(c) + 2 WHEN length(c) < 1048570 THEN length(c) + 3
@@ -147,7 +150,8 @@ day, project, "user", key, upstream, model
 
 -- piece: usage_row
 -- What is read of a row of usage, and added: its key, then `COUNTERS`.
-{usage_key}, requests, refused, errors, cancelled, calls, input_tokens, output_tokens, cached_tokens, cache_write_tokens,
+{usage_key}, requests, refused, errors, cancelled, calls, input_tokens, output_tokens, cached_tokens,
+    cache_write_tokens,
 reasoning_tokens, estimated_input_tokens, estimated_output_tokens, injected_tokens, evicted_tokens,
 background_input_tokens, background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens,
 answered, question_tokens

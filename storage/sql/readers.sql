@@ -18,7 +18,8 @@ SELECT {shown}, p."full", CASE WHEN EXISTS (
         SELECT 1 FROM exchanges k WHERE k.conversation = p.conversation AND k.depth = p.depth + 1 AND k.parent = p.id
         AND +k.agent = p.agent AND k.ended IS NOT NULL AND substr(k.input_key, 1, 1) = ?)
     THEN 1 ELSE 0 END, CASE
-    WHEN p.state = 'open' AND EXISTS (SELECT 1 FROM conversations c WHERE c.id = p.conversation AND c.agent = p.agent AND c.tip <> 0)
+    WHEN p.state = 'open'
+    AND EXISTS (SELECT 1 FROM conversations c WHERE c.id = p.conversation AND c.agent = p.agent AND c.tip <> 0)
     THEN CASE WHEN EXISTS (SELECT 1 FROM runs r WHERE r.agent = p.agent AND r.conversation = p.conversation
                            AND r.state IN ('created', 'running')) THEN 'running' ELSE 'left' END
     WHEN EXISTS (SELECT 1 FROM run_steps s JOIN runs r ON r.id = s.run AND r.agent = s.agent
@@ -46,8 +47,10 @@ SELECT r.reader FROM readers r JOIN agents a ON a.id = r.reader WHERE r.memory =
 -- (?2) begins no turn, and neither does a later step of a run.
 SELECT r.memory, r.reader, a.uid, r.seq, (SELECT count(*) FROM (
     SELECT 1 AS one FROM exchanges e
-    WHERE e.agent = r.memory AND e.seq > r.seq AND e.active = 1 AND e.state = 'finished' AND substr(e.inputs, 3, 1) <> ?2 AND {learnable}
-    AND NOT EXISTS (SELECT 1 FROM run_steps s WHERE s.exchange = e.id AND s.agent = e.agent AND s.number > 1) LIMIT ?1) t)
+    WHERE e.agent = r.memory AND e.seq > r.seq AND e.active = 1 AND e.state = 'finished'
+    AND substr(e.inputs, 3, 1) <> ?2 AND {learnable}
+    AND NOT EXISTS (SELECT 1 FROM run_steps s
+        WHERE s.exchange = e.id AND s.agent = e.agent AND s.number > 1) LIMIT ?1) t)
 FROM readers r JOIN agents a ON a.id = r.reader WHERE r.reader <> 0 AND r.memory {in:3:BIGINT:64}
 ORDER BY r.memory, r.reader
 

@@ -15,8 +15,10 @@ WITH c AS (
     WHERE agent = ?1 AND uid = ?3 AND {is_found}
 ),
 p AS (
-    SELECT e.id, e.depth, e.section, e.evicted FROM c JOIN exchanges e ON e.agent = ?1 AND e.id = CASE WHEN c.tip <> 0 THEN c.tip ELSE (
-        SELECT x.id FROM exchanges x WHERE x.conversation = c.id AND +x.agent = ?1 AND x.active = 1 AND x.state = 'finished'
+    SELECT e.id, e.depth, e.section, e.evicted FROM c
+    JOIN exchanges e ON e.agent = ?1 AND e.id = CASE WHEN c.tip <> 0 THEN c.tip ELSE (
+        SELECT x.id FROM exchanges x
+        WHERE x.conversation = c.id AND +x.agent = ?1 AND x.active = 1 AND x.state = 'finished'
         ORDER BY x.seq DESC LIMIT 1) END
 )
 SELECT 'agent', epoch, next_seq, indexed_seq, rev, stamp,
@@ -48,8 +50,10 @@ UNION ALL
 SELECT 'reader', r.reader, (SELECT count(*) FROM (
         SELECT 1 AS one FROM exchanges e
         WHERE e.agent = ?1 AND e.seq > r.seq AND e.active = 1 AND e.state = 'finished' AND substr(e.inputs, 3, 1) <> ?8
-        AND NOT EXISTS (SELECT 1 FROM run_steps s WHERE s.exchange = e.id AND s.agent = e.agent AND s.number > 1) LIMIT ?7) t),
-    CASE WHEN (SELECT x.state FROM runs x WHERE x.agent = r.reader ORDER BY x.id DESC LIMIT 1) IN ('created', 'running') THEN 1
+        AND NOT EXISTS (SELECT 1 FROM run_steps s
+            WHERE s.exchange = e.id AND s.agent = e.agent AND s.number > 1) LIMIT ?7) t),
+    CASE WHEN (SELECT x.state FROM runs x
+        WHERE x.agent = r.reader ORDER BY x.id DESC LIMIT 1) IN ('created', 'running') THEN 1
          ELSE 0 END, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM readers r WHERE r.memory = ?1 AND r.reader > 0 AND CAST(?7 AS BIGINT) > 0
 
@@ -104,7 +108,8 @@ RETURNING (SELECT indexed_seq FROM agents WHERE id = ?39)
 
 -- name: step_finish (postgres)
 WITH a AS (
-    SELECT g.id AS agent_id, g.indexed_seq FROM agents g JOIN runs r ON r.id = ?41 AND r.agent = g.id AND r.state <> 'failed'
+    SELECT g.id AS agent_id, g.indexed_seq FROM agents g
+    JOIN runs r ON r.id = ?41 AND r.agent = g.id AND r.state <> 'failed'
     WHERE g.id = ?39 AND g.epoch = ?40 FOR NO KEY UPDATE)
 {set_plainly}
 FROM a WHERE id = ?38 AND agent = a.agent_id AND state = 'open'

@@ -32,7 +32,8 @@ SELECT number, stamp, data FROM segments WHERE agent = ? AND bucket = ? ORDER BY
 
 -- name: segment_sizes
 -- Reads the bytes of some buckets, over all segments.
-SELECT bucket, CAST(sum(length(data)) AS BIGINT) FROM segments WHERE agent = ?1 AND bucket {in:2:BIGINT:32} GROUP BY bucket
+SELECT bucket, CAST(sum(length(data)) AS BIGINT) FROM segments
+WHERE agent = ?1 AND bucket {in:2:BIGINT:32} GROUP BY bucket
 
 -- name: segment_buckets
 -- Reads some buckets of all segments.

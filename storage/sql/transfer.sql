@@ -2,11 +2,13 @@
 
 -- name: conversation_read
 -- Reads a page of an agent's conversations. `tip` is 0 in a client's conversation.
-SELECT id, uid, key, begun, last_at, settled_at, CASE WHEN tip = 0 THEN 0 ELSE 1 END FROM conversations WHERE agent = ? AND id > ? ORDER BY id LIMIT ?
+SELECT id, uid, key, begun, last_at, settled_at, CASE WHEN tip = 0 THEN 0 ELSE 1 END FROM conversations
+WHERE agent = ? AND id > ? ORDER BY id LIMIT ?
 
 -- name: exchanges
 -- Reads a page of exchanges, with the numbers of the exchanges to which they refer.
-SELECT p.input, p.shown_reply, p."full", c.uid, (SELECT seq FROM exchanges x WHERE x.id = p.parent AND x.agent = p.agent),
+SELECT p.input, p.shown_reply, p."full", c.uid,
+    (SELECT seq FROM exchanges x WHERE x.id = p.parent AND x.agent = p.agent),
        (SELECT seq FROM exchanges x WHERE x.id = p.prior AND x.agent = p.agent), {skeleton}
 FROM exchanges p JOIN conversations c ON c.id = p.conversation AND c.agent = p.agent
 WHERE p.agent = ? AND p.seq > ? ORDER BY p.seq LIMIT ?
@@ -14,12 +16,14 @@ WHERE p.agent = ? AND p.seq > ? ORDER BY p.seq LIMIT ?
 -- name: block_read
 -- Reads a page of an agent's own blocks.
 SELECT b.id, b.label, b.description, b.lim, b.read_only, b.uid, t.body
-FROM blocks b LEFT JOIN definitions d ON d.uid = b.uid AND d.kind = 'block' LEFT JOIN definition_texts t ON t.id = d.current
+FROM blocks b LEFT JOIN definitions d ON d.uid = b.uid AND d.kind = 'block'
+LEFT JOIN definition_texts t ON t.id = d.current
 WHERE b.agent = ? AND b.id > ? ORDER BY b.id LIMIT ?
 
 -- name: definition_read
 -- Reads a page of a memory's definitions, without conversations with items: the ids of items are of this database.
-SELECT d.id, d.kind, d.uid, d.name, d.created, d.updated, t.body FROM definitions d JOIN definition_texts t ON t.id = d.current
+SELECT d.id, d.kind, d.uid, d.name, d.created, d.updated, t.body FROM definitions d
+JOIN definition_texts t ON t.id = d.current
 WHERE d.memory = ? AND d.memory <> 0 AND d.id > ? AND NOT ({holds_items}) ORDER BY d.id LIMIT ?
 
 -- name: file_read
@@ -36,7 +40,8 @@ SELECT kind, target FROM attached WHERE agent = ? ORDER BY kind, place, target L
 
 -- name: attached_definition
 -- Reads a tool or an identity that is attached.
-SELECT d.uid, d.name, t.body FROM definitions d JOIN definition_texts t ON t.id = d.current WHERE d.id = ? AND d.kind IN ('tool', 'identity')
+SELECT d.uid, d.name, t.body FROM definitions d
+JOIN definition_texts t ON t.id = d.current WHERE d.id = ? AND d.kind IN ('tool', 'identity')
 
 -- name: attached_memory
 -- Reads the name of an archive or a folder that is attached.
@@ -46,7 +51,8 @@ SELECT uid FROM agents WHERE id = ?
 -- Reads a block that is attached.
 SELECT b.uid, b.label, b.description, b.lim, b.read_only, h.value, t.body
 FROM blocks b JOIN block_history h ON h.id = b.current
-LEFT JOIN definitions d ON d.uid = b.uid AND d.kind = 'block' LEFT JOIN definition_texts t ON t.id = d.current WHERE b.id = ?
+LEFT JOIN definitions d ON d.uid = b.uid AND d.kind = 'block'
+LEFT JOIN definition_texts t ON t.id = d.current WHERE b.id = ?
 
 -- name: run_read
 -- Reads a page of runs.
@@ -58,12 +64,14 @@ WHERE r.agent = ? AND r.id > ? ORDER BY r.id LIMIT ?
 -- Reads a page of steps, by the numbers of their exchanges.
 SELECT e.seq, e.id, r.uid, s.number, s.begun, s.ended, s.prompt, s.completion, s.cached, s.written, s.reasoning, s.stop,
        s.feedback, s.error, s.waiting
-FROM exchanges e JOIN run_steps s ON s.exchange = e.id AND s.agent = e.agent JOIN runs r ON r.id = s.run AND r.agent = s.agent
+FROM exchanges e JOIN run_steps s ON s.exchange = e.id AND s.agent = e.agent
+JOIN runs r ON r.id = s.run AND r.agent = s.agent
 WHERE e.agent = ? AND e.seq > ? ORDER BY e.seq LIMIT ?
 
 -- name: import_read
 -- Reads a page of imports from other applications.
-SELECT id, uid, format, status, learns, created, touched, data FROM imports WHERE agent = ? AND id > ? ORDER BY id LIMIT ?
+SELECT id, uid, format, status, learns, created, touched, data FROM imports
+WHERE agent = ? AND id > ? ORDER BY id LIMIT ?
 
 -- name: imported_read
 -- Reads a page of the exchanges that imports have added, by their numbers.
@@ -73,7 +81,8 @@ WHERE e.agent = ?1 AND e.seq > ?2 AND EXISTS (SELECT 1 FROM imports WHERE agent 
 
 -- name: imported_fact_read
 -- Reads a page of the facts that imports have added, by their numbers.
-SELECT f.seq, f.seq, i.uid FROM facts f JOIN imported m ON m.id = f.id AND m.what = 'fact' JOIN imports i ON i.id = m.import
+SELECT f.seq, f.seq, i.uid FROM facts f JOIN imported m ON m.id = f.id AND m.what = 'fact'
+JOIN imports i ON i.id = m.import
 WHERE f.agent = ?1 AND f.seq > ?2 AND EXISTS (SELECT 1 FROM imports WHERE agent = ?1) ORDER BY f.seq LIMIT ?3
 
 -- name: version_read
@@ -98,16 +107,19 @@ FROM facts f WHERE f.agent = ? AND f.seq > ? ORDER BY f.seq LIMIT ?
 -- Reads a page of facts that have ended, and the numbers of the facts that took their place; NULL: that fact is
 -- forgotten, or came later.
 SELECT x.fact, f.seq, x.at, s.seq
-FROM facts_ended x JOIN facts f ON f.id = x.fact AND f.agent = x.agent LEFT JOIN facts s ON s.id = x.successor AND s.agent = x.agent
+FROM facts_ended x JOIN facts f ON f.id = x.fact AND f.agent = x.agent
+LEFT JOIN facts s ON s.id = x.successor AND s.agent = x.agent
 WHERE x.agent = ?1 AND x.fact > ?2 AND coalesce(s.seq, 0) <= ?4 ORDER BY x.fact LIMIT ?3
 
 -- name: edit_read
 -- Reads a page of memory edits. Emptied edits are left out, and so are those that others have replaced (`ops_drop`). An
 -- edit with a result after the end of the export (?4: its last number, ?5: its last version) is pending in the export.
 SELECT o.id, o.exchange, o.call_id, CASE WHEN o.state = 'merged' AND (
-        EXISTS (SELECT 1 FROM block_history h WHERE h.id > ?5 AND h.exchange = o.exchange AND h.origin = 'tool:' || o.call_id)
+        EXISTS (SELECT 1 FROM block_history h
+            WHERE h.id > ?5 AND h.exchange = o.exchange AND h.origin = 'tool:' || o.call_id)
         OR EXISTS (SELECT 1 FROM passages p WHERE p.agent = o.agent AND p.seq > ?4 AND p.exchange = o.exchange)
-        OR EXISTS (SELECT 1 FROM facts f WHERE f.agent = o.agent AND f.seq > ?4 AND f.exchange = o.exchange AND f.origin = 'model'))
+        OR EXISTS (SELECT 1 FROM facts f
+            WHERE f.agent = o.agent AND f.seq > ?4 AND f.exchange = o.exchange AND f.origin = 'model'))
     THEN 'pending' ELSE o.state END, o.at, o.op, o.label, o.arguments, o.seen
 FROM block_ops o
 WHERE o.agent = ?1 AND o.id > ?2 AND length(o.arguments) > 2 AND substr(o.call_id, 1, 1) <> ' ' ORDER BY o.id LIMIT ?3
@@ -124,7 +136,8 @@ SELECT seq, id FROM exchanges WHERE agent = ?1 AND seq {in:2:BIGINT:64}
 -- Returns where a memory ends now: its last number, the last row of each table without numbers in its rows, and how far
 -- learning has come, with a model and without one: the rule skips what any reader has read. In PostgreSQL keys that
 -- begin with the agent are looked up by the agent: finding the last row of all would be a scan.
-SELECT next_seq - 1, (SELECT max(id) FROM conversations {postgres:WHERE agent = agents.id}), (SELECT max(id) FROM blocks),
+SELECT next_seq - 1, (SELECT max(id) FROM conversations {postgres:WHERE agent = agents.id}),
+    (SELECT max(id) FROM blocks),
        (SELECT max(id) FROM block_history), (SELECT max(id) FROM block_ops {postgres:WHERE agent = agents.id}),
        (SELECT max(id) FROM definitions), (SELECT max(id) FROM files),
        (SELECT max(id) FROM runs {postgres:WHERE agent = agents.id}),
@@ -279,7 +292,8 @@ INSERT INTO passages (agent, seq, at, exchange, sources, text, tags, file, metad
 
 -- name: edit_put
 -- Adds a memory edit as it was.
-INSERT INTO block_ops (agent, exchange, call_id, state, at, op, label, arguments, seen) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO block_ops (agent, exchange, call_id, state, at, op, label, arguments, seen)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: edit_waits
 -- Marks the edits of an exchange as waiting to be merged. In the source they may have been merged before the exchange

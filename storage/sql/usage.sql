@@ -31,7 +31,8 @@ ON CONFLICT ({usage_key}) DO UPDATE SET
 -- name: part
 -- Notes that a process adds a part of its counters. Returns no row if it has added this part before.
 INSERT INTO usage_parts (process, number, at) VALUES (?1, ?2, ?3)
-ON CONFLICT (process) DO UPDATE SET number = excluded.number, at = excluded.at WHERE usage_parts.number < excluded.number
+ON CONFLICT (process) DO UPDATE SET number = excluded.number, at = excluded.at
+WHERE usage_parts.number < excluded.number
 RETURNING number
 
 -- name: parts_age

@@ -5,7 +5,8 @@
 -- Selects a memory `a` with its definition. The memory of a profile has no definition; its name is the profile's and
 -- the user's.
 SELECT {agent}, {definition}
-FROM agents a LEFT JOIN definitions d ON d.memory = a.id AND d.memory <> 0 AND d.kind = 'agent' AND d.project = a.project
+FROM agents a LEFT JOIN definitions d ON d.memory = a.id AND d.memory <> 0 AND d.kind = 'agent'
+AND d.project = a.project
 LEFT JOIN definition_texts t ON t.id = d.current
 
 -- piece: filter

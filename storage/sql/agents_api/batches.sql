@@ -43,11 +43,13 @@ SELECT state, count(*) FROM batches GROUP BY state
 
 -- name: counts
 -- Counts a batch's items by what became of their runs.
-SELECT r.state, r.stop, count(*) FROM batch_items i LEFT JOIN runs r ON r.id = i.run AND r.agent <> 0 WHERE i.batch = ? GROUP BY 1, 2
+SELECT r.state, r.stop, count(*) FROM batch_items i
+LEFT JOIN runs r ON r.id = i.run AND r.agent <> 0 WHERE i.batch = ? GROUP BY 1, 2
 
 -- name: open_counts
 -- Counts the items of all batches that have not ended.
-SELECT r.state, r.stop, count(*) FROM batches b CROSS JOIN batch_items i ON i.batch = b.id LEFT JOIN runs r ON r.id = i.run AND r.agent <> 0
+SELECT r.state, r.stop, count(*) FROM batches b CROSS JOIN batch_items i ON i.batch = b.id
+LEFT JOIN runs r ON r.id = i.run AND r.agent <> 0
 WHERE b.state IN ('created', 'running') GROUP BY 1, 2
 
 -- name: of_batch
@@ -114,7 +116,8 @@ SELECT {item} WHERE i.batch = ?1 AND i.part >= 0 ORDER BY i.run LIMIT ?2
 -- name: of_batch_unheard
 -- Reads some of a batch's items that had no reply and have not ended.
 SELECT {item} WHERE i.batch = ?1 AND i.part >= 0
-AND NOT EXISTS (SELECT 1 FROM run_texts x WHERE x.agent = r.agent AND x.agent <> 0 AND x.run = r.id AND x.kind = 'round')
+AND NOT EXISTS (SELECT 1 FROM run_texts x
+    WHERE x.agent = r.agent AND x.agent <> 0 AND x.run = r.id AND x.kind = 'round')
 ORDER BY i.run LIMIT ?2
 
 -- name: texts_empty (sqlite)

@@ -89,7 +89,8 @@ UPDATE blocks SET label = ?, description = ?, lim = ?, read_only = ? WHERE id = 
 
 -- name: values_empty (sqlite)
 -- Empties all values of a block and detaches them from it.
-UPDATE block_history SET block = -id, version = 0, restores = NULL, at = 0, origin = '', exchange = NULL, sources = x'5b5d',
+UPDATE block_history SET block = -id, version = 0, restores = NULL, at = 0, origin = '', exchange = NULL,
+    sources = x'5b5d',
     value = '' WHERE block = ?1
 
 -- name: values_empty (postgres)
@@ -102,7 +103,8 @@ DELETE FROM blocks WHERE id = ?
 -- name: shared_with
 -- Finds the blocks that an agent and others see: attached ones, and its own that others have attached.
 SELECT x.target FROM attached x WHERE x.agent = ?1 AND x.kind = 'block'
-UNION SELECT b.id FROM blocks b JOIN attached x ON x.kind = 'block' AND x.target = b.id AND x.agent <> ?1 WHERE b.agent = ?1
+UNION SELECT b.id FROM blocks b
+JOIN attached x ON x.kind = 'block' AND x.target = b.id AND x.agent <> ?1 WHERE b.agent = ?1
 
 -- name: hand_over
 -- Takes the owner from those blocks of an agent that other agents have attached.

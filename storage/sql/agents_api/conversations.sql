@@ -23,7 +23,8 @@ CASE CAST(?2 AS TEXT) WHEN 'spoken' THEN c.last_at ELSE coalesce(n.ended, 0) END
 -- piece: run_ends
 -- When the last run of each conversation ended, read once for all conversations.
 LEFT JOIN (SELECT r.conversation, max(r.ended) AS ended FROM runs r JOIN agents b ON b.id = r.agent AND b.project = ?1
-    WHERE r.agent >= ?8 AND r.agent <= ?9 AND CAST(?2 AS TEXT) <> 'spoken' GROUP BY r.conversation) n ON n.conversation = c.id
+    WHERE r.agent >= ?8 AND r.agent <= ?9
+    AND CAST(?2 AS TEXT) <> 'spoken' GROUP BY r.conversation) n ON n.conversation = c.id
 
 -- name: get
 -- Reads a conversation of a project by its public name.
@@ -104,7 +105,8 @@ FROM exchanges p WHERE p.id = ?2 AND p.agent = ?1
 -- name: fork_note
 -- Stores the conversations above a conversation ?2 with a past that ends at the exchange ?3; none if that is its own.
 INSERT INTO forks (agent, conversation, origin, seq)
-SELECT ?1, ?2, p.conversation, p.seq + p.span - 1 FROM exchanges p WHERE p.id = ?3 AND p.agent = ?1 AND p.conversation <> ?2
+SELECT ?1, ?2, p.conversation, p.seq + p.span - 1 FROM exchanges p
+WHERE p.id = ?3 AND p.agent = ?1 AND p.conversation <> ?2
 UNION ALL
 SELECT ?1, ?2, f.origin, f.seq FROM exchanges p JOIN forks f ON f.agent = ?1 AND f.conversation = p.conversation
 WHERE p.id = ?3 AND p.agent = ?1 AND p.conversation <> ?2

@@ -70,21 +70,24 @@ SELECT {row} FROM up JOIN exchanges p ON p.id = up.id {row_tables} ORDER BY p.de
 
 -- name: newest
 -- Reads the replies of a memory's last ?2 exchanges, the newest first: a conversation, when its turn began, the reply.
-SELECT c.uid, p.begun, p.shown_reply FROM exchanges p JOIN conversations c ON c.id = p.conversation AND c.agent = p.agent
+SELECT c.uid, p.begun, p.shown_reply FROM exchanges p
+JOIN conversations c ON c.id = p.conversation AND c.agent = p.agent
 WHERE p.agent = ?1 AND p.shown_reply IS NOT NULL ORDER BY p.seq DESC LIMIT ?2
 
 -- name: of_project_down
 -- Reads the exchanges of all agents of a project, the newest first. ?2, ?3: between these rows.
 SELECT {agent}, {row}
 FROM exchanges p CROSS JOIN agents a ON a.id = p.agent {row_tables}
-WHERE a.project = ?1 AND (a.profile = '@' OR substr(a.subject, 1, 5) = 'user:') AND p.id > ?2 AND p.id < ?3 AND {is_listed}
+WHERE a.project = ?1 AND (a.profile = '@' OR substr(a.subject, 1, 5) = 'user:') AND p.id > ?2 AND p.id < ?3
+AND {is_listed}
 ORDER BY p.id DESC LIMIT ?4
 
 -- name: of_project_up
 -- Reads the exchanges of all agents of a project, the oldest first. ?2, ?3: between these rows.
 SELECT {agent}, {row}
 FROM exchanges p CROSS JOIN agents a ON a.id = p.agent {row_tables}
-WHERE a.project = ?1 AND (a.profile = '@' OR substr(a.subject, 1, 5) = 'user:') AND p.id > ?2 AND p.id < ?3 AND {is_listed}
+WHERE a.project = ?1 AND (a.profile = '@' OR substr(a.subject, 1, 5) = 'user:') AND p.id > ?2 AND p.id < ?3
+AND {is_listed}
 ORDER BY p.id LIMIT ?4
 
 -- name: of_rows
@@ -94,7 +97,8 @@ SELECT {row} FROM exchanges p {row_tables} WHERE +p.agent = ?1 AND p.id {in:2:BI
 -- name: place
 -- Finds the exchange that has or had a number, by the public name of its memory. A forgotten exchange keeps its row.
 SELECT max(p.id) FROM agents a JOIN exchanges p ON p.agent = a.id
-WHERE a.project = ?1 AND a.uid = ?2 AND p.seq = (SELECT max(x.seq) FROM exchanges x WHERE x.agent = a.id AND x.seq <= ?3)
+WHERE a.project = ?1 AND a.uid = ?2
+AND p.seq = (SELECT max(x.seq) FROM exchanges x WHERE x.agent = a.id AND x.seq <= ?3)
 
 -- name: at
 -- Reads the exchange that holds a number.
@@ -104,14 +108,16 @@ AND p.seq = (SELECT max(x.seq) FROM exchanges x WHERE x.agent = ?1 AND x.seq <= 
 -- name: summaries_over (sqlite)
 -- Empties the summaries that may quote an exchange ?2, also those of forks.
 UPDATE summaries SET agent = 0, model = '', text = '' WHERE id IN (
-    SELECT s.id FROM exchanges p JOIN summaries s ON s.conversation = p.conversation AND s.depth >= p.depth AND s.agent <> 0
+    SELECT s.id FROM exchanges p
+    JOIN summaries s ON s.conversation = p.conversation AND s.depth >= p.depth AND s.agent <> 0
     WHERE p.id = ?2 AND p.agent = ?1
     UNION SELECT s.id FROM exchanges p JOIN forks f ON f.agent = ?1 AND f.origin = p.conversation AND f.seq >= p.seq
         JOIN summaries s ON s.conversation = f.conversation AND s.agent <> 0 WHERE p.id = ?2 AND p.agent = ?1)
 
 -- name: summaries_over (postgres)
 DELETE FROM summaries WHERE agent = ?1 AND agent <> 0 AND id IN (
-    SELECT s.id FROM exchanges p JOIN summaries s ON s.conversation = p.conversation AND s.depth >= p.depth AND s.agent <> 0
+    SELECT s.id FROM exchanges p
+    JOIN summaries s ON s.conversation = p.conversation AND s.depth >= p.depth AND s.agent <> 0
     WHERE p.id = ?2 AND p.agent = ?1
     UNION SELECT s.id FROM exchanges p JOIN forks f ON f.agent = ?1 AND f.origin = p.conversation AND f.seq >= p.seq
         JOIN summaries s ON s.conversation = f.conversation AND s.agent <> 0 WHERE p.id = ?2 AND p.agent = ?1)

@@ -68,14 +68,16 @@ WHERE r.agent = ?1 AND r.conversation = ?2 AND (r.stop = 'requires_approval' OR 
 -- piece: has_job
 -- Whether a run `r` has a job that is not dead: the job is the first of its serial group, or waits. There is an index
 -- for each.
-(EXISTS (SELECT 1 FROM jobs j WHERE j.agent = r.agent AND j.kind = 'run' AND j.first = 1 AND j.key = r.uid AND j.state <> 'dead')
+(EXISTS (SELECT 1 FROM jobs j
+    WHERE j.agent = r.agent AND j.kind = 'run' AND j.first = 1 AND j.key = r.uid AND j.state <> 'dead')
 OR EXISTS (SELECT 1 FROM jobs j WHERE j.agent = r.agent AND j.kind = 'run' AND j.key = r.uid AND j.state = 'pending'))
 
 -- name: accepted
 -- Finds the runs of a conversation that go on without their clients and have not ended, oldest first. Runs that have
 -- lost their jobs are left out.
 SELECT {run} FROM runs r JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
-WHERE r.agent = ?1 AND r.state IN ('created', 'running') AND r.background = 1 AND r.batch IS NULL AND (c.key = ?2 OR c.uid = ?2)
+WHERE r.agent = ?1 AND r.state IN ('created', 'running') AND r.background = 1 AND r.batch IS NULL
+AND (c.key = ?2 OR c.uid = ?2)
 AND {has_job} ORDER BY r.id
 
 -- name: newest_of_agents
@@ -112,12 +114,14 @@ WHERE r.state IN ('created', 'running') AND r.background = 0
 -- their job is of the memory that they read.
 {listed}, CASE WHEN {has_job} THEN 1 ELSE 0 END
 FROM runs r JOIN agents a ON a.id = r.agent JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
-WHERE r.state IN ('created', 'running') AND r.background = 1 AND r.batch IS NULL AND coalesce(substr(c.key, 1, 8), '') <> 'reading/' AND r.id > ?1
+WHERE r.state IN ('created', 'running') AND r.background = 1 AND r.batch IS NULL
+AND coalesce(substr(c.key, 1, 8), '') <> 'reading/' AND r.id > ?1
 ORDER BY r.id LIMIT ?2
 
 -- piece: of_project
 -- The runs of a project that match.
-{listed} FROM runs r CROSS JOIN agents a ON a.id = r.agent JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
+{listed} FROM runs r CROSS JOIN agents a ON a.id = r.agent
+JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
 WHERE a.project = ?1 AND {run_filter}
 
 -- piece: of_agent
@@ -151,8 +155,8 @@ VALUES ({?1..3}, note_recall(?4, ?15, ?16), {?5..14})
 -- name: step_insert (postgres)
 -- Adds a step, and does what SQLite's triggers do. ?15, ?16: what is noted of the step's recall, or NULL.
 WITH s AS (
-    INSERT INTO run_steps (exchange, agent, run, number, begun, ended, prompt, completion, cached, written, reasoning, stop,
-        error, waiting)
+    INSERT INTO run_steps (exchange, agent, run, number, begun, ended, prompt, completion, cached, written, reasoning,
+        stop, error, waiting)
     VALUES ({?1..14}) RETURNING *),
 n AS (INSERT INTO recalls (exchange, agent, at, request, data)
     SELECT s.exchange, s.agent, coalesce(s.ended, s.begun), ?15, ?16 FROM s WHERE CAST(?16 AS BYTEA) IS NOT NULL)
@@ -179,7 +183,8 @@ WHERE s.run = ?1 AND s.agent = ?2 AND s.waiting IS NULL AND k.reply IS NULL
 AND NOT EXISTS (SELECT 1 FROM run_steps x WHERE x.run = ?1 AND x.agent = ?2 AND x.number > s.number)
 AND NOT EXISTS (SELECT 1 FROM run_steps x WHERE x.exchange = k.id AND x.agent = k.agent)
 UNION ALL
-SELECT k.id, k.seq FROM runs r JOIN exchanges k ON k.conversation = r.conversation AND k.begun = r.begun AND +k.agent = r.agent
+SELECT k.id, k.seq FROM runs r
+JOIN exchanges k ON k.conversation = r.conversation AND k.begun = r.begun AND +k.agent = r.agent
 WHERE r.id = ?1 AND r.agent = ?2 AND r.steps = 0 AND k.reply IS NULL
 AND NOT EXISTS (SELECT 1 FROM run_steps x WHERE x.exchange = k.id AND x.agent = k.agent) ORDER BY 2 LIMIT 1
 
@@ -196,7 +201,8 @@ WHERE a.uid = ?2 AND a.project = ?1
 
 -- piece: steps_of_project
 -- The steps of a project that match.
-{step} FROM run_steps s CROSS JOIN agents a ON a.id = s.agent JOIN exchanges e ON e.id = s.exchange AND e.agent = s.agent
+{step} FROM run_steps s CROSS JOIN agents a ON a.id = s.agent
+JOIN exchanges e ON e.id = s.exchange AND e.agent = s.agent
 JOIN runs r ON r.id = s.run AND r.agent = s.agent
 WHERE a.project = ?1 AND {step_filter}
 
