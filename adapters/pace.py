@@ -9,12 +9,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Final
+from typing import Final, NamedTuple
 
 # Chosen: 2 to 8 in one pass gave the same first text of 200 streams (6 to 16 ms instead of 50 to 70).
 STREAMS_PER_PASS: Final = 4
 # No stream waits for longer than this, so that streams go on in a loop that has no time left, too.
 LONGEST_WAIT_S: Final = 0.02
+
+
+class _WaitingStream(NamedTuple):
+    """A stream that goes on in a later pass."""
+
+    # The loop's time at which it goes on at the latest.
+    deadline: float
+    # The future that it waits for.
+    turn: asyncio.Future[None]
 
 
 class Pace:
@@ -26,29 +35,29 @@ class Pace:
         self.loop = asyncio.get_running_loop()
         # How many streams may still go on in this pass.
         self._streams_left = STREAMS_PER_PASS
-        # An entry for each waiting stream: when it goes on at the latest, and the future that it waits for.
-        self._waiting_streams: deque[tuple[float, asyncio.Future[None]]] = deque()
+        # In the order in which they came.
+        self._waiting_streams: deque[_WaitingStream] = deque()
 
     def enter(self) -> asyncio.Future[None] | None:
-        """Lets a stream with new bytes into this pass. Returns None, or what the stream has to wait for."""
+        """Lets a stream with new bytes into this pass. Returns None, or the future that it has to wait for."""
         if self._streams_left and not self._waiting_streams:
             self._streams_left -= 1
             if not self._streams_left:
                 self.loop.call_soon(self._begin_pass)
             return None
-        wait = self.loop.create_future()
-        self._waiting_streams.append((self.loop.time() + LONGEST_WAIT_S, wait))
-        return wait
+        turn = self.loop.create_future()
+        self._waiting_streams.append(_WaitingStream(self.loop.time() + LONGEST_WAIT_S, turn))
+        return turn
 
     def _begin_pass(self) -> None:
         """Lets the next streams go on, and calls itself in the next pass while all that may go on in a pass do so."""
         waiting, streams_left = self._waiting_streams, STREAMS_PER_PASS
         if waiting:
             now = self.loop.time()
-            while waiting and (streams_left > 0 or waiting[0][0] < now):
-                _, wait = waiting.popleft()
-                if not wait.done():  # it is done where the waiting task was cancelled
-                    wait.set_result(None)
+            while waiting and (streams_left > 0 or waiting[0].deadline < now):
+                turn = waiting.popleft().turn
+                if not turn.done():  # it is done where the waiting task was cancelled
+                    turn.set_result(None)
                     streams_left -= 1
         self._streams_left = max(0, streams_left)
         if not self._streams_left:
