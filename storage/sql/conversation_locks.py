@@ -104,7 +104,7 @@ class ConversationLocks(Group):
 
         async def read(connection: Connection) -> set[str]:
             rows = await rows_of(connection, SQL["held"], [*names], self._now())
-            return {name for name, goes_on in rows if goes_on or not self._database.is_settled}
+            return {name for name, is_leased in rows if is_leased or not self._database.is_settled}
 
         return await self._database.read(read)
 

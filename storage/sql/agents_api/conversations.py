@@ -52,7 +52,7 @@ async def find_conversation(connection: Connection, project: str, uid: str) -> C
     row = await connection.row(SQL["get"], (uid, project))
     if row is None:
         raise NotFound(f"there is no conversation {uid!r}")
-    return _entry(row)
+    return _make_entry(row)
 
 
 async def note_fork(connection: Connection, agent_row: int, conversation_row: int, parent: int) -> None:
@@ -154,8 +154,8 @@ class Conversations(Group):
             parent = await self._find_last(connection, agent.id, None if end == -1 else end)
         else:
             parent = await self._find_ending(connection, agent.id, source, upto) if upto else None
-        fork = await connection.value(stored_paths.SQL["begin"], (agent.id, uid, None, at, at))
-        if fork is None:
+        fork_row = await connection.value(stored_paths.SQL["begin"], (agent.id, uid, None, at, at))
+        if fork_row is None:
             raise WriteConflict(f"there is a conversation {uid!r} already")
         if parent is not None:
             if not last_exchange:
@@ -164,7 +164,7 @@ class Conversations(Group):
                 await connection.run(stored_paths.SQL["continue"], (parent.id, agent.id))
                 await merge_edits(connection, agent.id, [parent.id], self._rules, at)
                 await connection.run(SQL["source_moved"], (source, agent.id))
-            await _begin_fork(connection, agent.id, fork, parent, at)
+            await _begin_fork(connection, agent.id, fork_row, parent, at)
         project = agent.scope.project
         draft = DefinitionDraft(project, DefinitionKind.CONVERSATION, uid, body, memory_row=agent.id)
         await add_definition(connection, draft, at=at)
@@ -214,23 +214,23 @@ class Conversations(Group):
         Raises: NotFound if there is no conversation with one of these uids.
         """
         low_uid, high_uid = page.ends
-        low = await _position(connection, project, where, low_uid) or _BEFORE_ALL
-        high = await _position(connection, project, where, high_uid) or _AFTER_ALL
+        low = await _find_position(connection, project, where, low_uid) or _BEFORE_ALL
+        high = await _find_position(connection, project, where, high_uid) or _AFTER_ALL
         found: builtins.list[ConversationEntry] = []
         while len(found) < page.limit:
             size = max(page.limit - len(found), _MIN_ROWS)
-            rows = await _page(connection, project, where, low, high, size, page.direction)
-            entries = [_entry(row) for row in rows]
+            rows = await _load_page(connection, project, where, low, high, size, page.direction)
+            entries = [_make_entry(row) for row in rows]
             found += [entry for entry in entries if _matches(entry, where)]
             if len(rows) < size:
                 break
-            end = await _position(connection, project, where, entries[-1].conversation.uid)
+            end = await _find_position(connection, project, where, entries[-1].conversation.uid)
             assert end is not None  # a uid was given
             low, high = (low, end) if page.newest_first else (end, high)
         return found[: page.limit]
 
 
-async def _page(
+async def _load_page(
     connection: Connection,
     project: str,
     where: ConversationFilter,
@@ -253,7 +253,7 @@ async def _page(
     return await connection.rows(SQL[f"of_agent_{direction}"], (project, low[1], high[1], limit, agent_row))
 
 
-async def _position(
+async def _find_position(
     connection: Connection, project: str, where: ConversationFilter, uid: str | None
 ) -> PageEnd | None:
     """Returns where a conversation stands in an order. Raises: NotFound."""
@@ -278,7 +278,7 @@ def _version(entry: ConversationEntry) -> int | None:
     return None if entry.definition is None else entry.definition.version
 
 
-def _entry(row: Row) -> ConversationEntry:
+def _make_entry(row: Row) -> ConversationEntry:
     end = _CONVERSATION_COLUMNS + AGENT_COLUMNS
     *conversation, begun, last_at = row[:_CONVERSATION_COLUMNS]
     agent = make_agent_record(row[_CONVERSATION_COLUMNS:end])
@@ -286,7 +286,9 @@ def _entry(row: Row) -> ConversationEntry:
     return ConversationEntry(Conversation(*conversation), agent, begun, last_at, definition)
 
 
-async def _begin_fork(connection: Connection, agent_row: int, fork: int, parent: Exchange, at: float) -> None:
+async def _begin_fork(
+    connection: Connection, agent_row: int, fork_row: int, parent: Exchange, at: float
+) -> None:
     """Adds the exchange with which a fork begins."""
     section = None
     # The first send renders the memory section again, with the same text if nothing has changed.
@@ -295,11 +297,11 @@ async def _begin_fork(connection: Connection, agent_row: int, fork: int, parent:
         parts = emptied_section({} if parent_section is None else parent_section.known)
         section = await exchanges.add_section(connection, agent_row, SentSection(0, "", parts))
     exchange = Exchange(
-        0,
-        fork,
-        parent.id,
-        parent.depth + 1,
-        parent.offset + sum(map(len, parent.inputs)) + len(parent.reply or ()),
+        id=0,
+        conversation_row=fork_row,
+        parent=parent.id,
+        depth=parent.depth + 1,
+        offset=parent.offset + sum(map(len, parent.inputs)) + len(parent.reply or ()),
         inputs=(),
         media=(),
         reply=None,
@@ -317,4 +319,4 @@ async def _begin_fork(connection: Connection, agent_row: int, fork: int, parent:
         continued=True,
     )
     await exchanges.add_exchange(connection, agent_row, exchange)
-    await note_fork(connection, agent_row, fork, parent.id)
+    await note_fork(connection, agent_row, fork_row, parent.id)
