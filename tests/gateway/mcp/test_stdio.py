@@ -97,22 +97,17 @@ def test_without_a_gateway_the_file_answers(tmp_path: Path) -> None:
     assert json.loads(said)["requests"] == 3
 
 
-def test_a_line_that_is_no_message_gets_an_error(tmp_path: Path) -> None:
-    """A client waited for an answer that never came."""
-    lines = b'not JSON\n\n{"jsonrpc":"2.0"}\n{"jsonrpc":"2.0","id":7,"method":"ping"}\n'
-    with subprocess.Popen(
-        [sys.executable, *RUN],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(lines)
-        process.stdin.flush()
+def test_a_line_that_is_no_message_gets_an_error_and_an_interrupt_ends_it(tmp_path: Path) -> None:
+    """A client waited for an answer that never came. The interrupt comes while a thread waits for input."""
+    lines = 'not JSON\n\n{"jsonrpc":"2.0"}\n{"jsonrpc":"2.0","id":7,"method":"ping"}\n'
+    with editor_of(tmp_path) as editor:
+        assert json.loads(editor.stdout.readline())["id"] == 1
+        editor.stdin.write(lines)
+        editor.stdin.flush()
         # The end of the input would cancel the ping.
-        answers = [json.loads(process.stdout.readline()) for _ in range(3)]
+        answers = [json.loads(editor.stdout.readline()) for _ in range(3)]
+        editor.send_signal(signal.SIGINT)
+        assert editor.wait(PATIENCE_S) == 130
     assert [(each["id"], each.get("error", {}).get("code")) for each in answers] == [
         (None, -32700),
         (None, -32600),
@@ -160,11 +155,3 @@ def test_read_refuses_what_writes_and_the_input_s_end_ends_it(tmp_path: Path) ->
     assert call["isError"]
     assert "There is no database" in call["content"][0]["text"]
     assert not (tmp_path / "mnemogate.db").exists()
-
-
-def test_an_interrupt_ends_it(tmp_path: Path) -> None:
-    """Though a thread waits for its input."""
-    with editor_of(tmp_path) as editor:
-        assert json.loads(editor.stdout.readline())["id"] == 1
-        editor.send_signal(signal.SIGINT)
-        assert editor.wait(PATIENCE_S) == 130
