@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.conversation.tree import Tree
@@ -366,6 +366,7 @@ def _barge_in(
 
 
 @both
+@settings(max_examples=50)
 @given(cuts=_CUTS, reply=st.sampled_from(["This is what I know about item", "Sure"]))
 def test_a_path_is_what_the_client_had_however_short_its_replies_were_cut(
     key: str | None, cuts: list[tuple[str | None, int | None, int]], reply: str
@@ -379,6 +380,7 @@ def test_a_path_is_what_the_client_had_however_short_its_replies_were_cut(
 
 
 @both
+@settings(max_examples=50)
 @given(cuts=_CUTS, window=st.integers(3, 9))
 def test_a_short_reply_never_puts_a_question_in_the_place_of_another(
     key: str | None, cuts: list[tuple[str | None, int | None, int]], window: int

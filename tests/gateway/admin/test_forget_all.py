@@ -244,9 +244,9 @@ def test_it_is_nowhere_wherever_it_was(scene: Scene, kind: str) -> None:
     go_on(scene, chat, kind)
 
 
-# A part of a memory, and all of it: what ends the work under way does not know which part.
+# Parts of a memory, and all of it: what ends the work under way does not know which part.
 @pytest.mark.both(kind=["message", "project"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["message", "conversation", "project", "age"])
 def test_what_is_under_way_brings_nothing_back(scene: Scene, kind: str) -> None:
     scene.gate = Gate()
     chat = begin(scene)

@@ -135,7 +135,7 @@ BAD = {
 def test_a_model_that_gives_no_summary_changes_nothing(world: World, notes: Notes, kind: str) -> None:
     notes.reply = BAD[kind]
     chat = world.chat(user="alice", max_tokens=RESERVE)
-    seen = talk(chat, 40)
+    seen = talk(chat, 20, words=24)
     assert notes.asked
     assert all(each.refusal is None for each in seen)
     assert all("</summary>" not in each.body.decode() for each in seen)

@@ -646,7 +646,7 @@ def test_a_stream_for_which_all_replies_leave_no_room_passes(
     upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(REPLIES, "left_bytes", 0)
-    text = "The story of Miso. " + ("word" * 100 + " ") * 6_000 + "And then it slept."
+    text = "The story of Miso. " + ("word" * 100 + " ") * 3_000 + "And then it slept."
     with remember(upstream, tmp_path) as world:
         openai_keeps.outputs.append([said(text)])
         assert respond(world, input="Tell me a story.", stream=True).output_text == text

@@ -872,7 +872,7 @@ def test_a_handshake_after_a_request_under_way_opens_nothing(world: World, upstr
 def test_a_handshake_after_a_reply_that_is_not_read_opens_nothing(
     world: World, upstream: StrictUpstream
 ) -> None:
-    upstream.queue(Reply(headers={"content-type": "application/json"}, body=[b'"%b"' % (b"x" * 30_000_000)]))
+    upstream.queue(Reply(headers={"content-type": "application/json"}, body=[b'"%b"' % (b"x" * 12_000_000)]))
     with world.gateway.connect() as client:
         body = b'{"model":"m","messages":[{"role":"user","content":"Hi"}]}'
         client.request("POST", "/v1/chat/completions", body)
