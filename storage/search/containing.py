@@ -125,18 +125,15 @@ def find_containing(
     """
     layout = index.layout_with(tail, range(0))
     end = min(layout.rows_of(range(before)).stop, layout.end)
-    in_tail = [{hit >> ROW_SHIFT for hit in tail.terms.get(term, ())} for term in terms]
-    rows = {layout.tail_rows[index_in_tail] for index_in_tail in set.intersection(*in_tail)}
-    rows = {row for row in rows if row < end}
+    rows = {row for row in _rows_in_tail(layout, tail, terms) if row < end}
     if index.blob_bytes:
         hashes = [*hash_terms(terms, secret).values()]
         stop = end
         for first_chunk, segment_postings in postings:
             start = layout.rows_of(range(first_chunk * CHUNK)).stop
             if start < stop:
-                read_hashes = hashes
-                if index.segments:
-                    read_hashes = [term_hash for term_hash in hashes if term_hash in segment_postings.read]
+                read = segment_postings.read
+                read_hashes = [term_hash for term_hash in hashes if not index.segments or term_hash in read]
                 within = range(start, stop)
                 segment_rows = _rows_in_index(index, layout, read_hashes, segment_postings, within)
                 rows.update(segment_rows[-limit:].tolist())
@@ -145,6 +142,12 @@ def find_containing(
                 break
     newest = sorted(rows, reverse=True)[:limit]
     return [layout.chunks[row // CHUNK] * CHUNK + row % CHUNK for row in newest]
+
+
+def _rows_in_tail(layout: IndexLayout, tail: Tail, terms: Sequence[str]) -> set[int]:
+    """Returns the rows of the tail's messages that have all terms."""
+    indices_by_term = [{hit >> ROW_SHIFT for hit in tail.terms.get(term, ())} for term in terms]
+    return {layout.tail_rows[index_in_tail] for index_in_tail in set.intersection(*indices_by_term)}
 
 
 def _rows_in_index(
