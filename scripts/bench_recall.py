@@ -573,21 +573,29 @@ async def _ask_sets(options: argparse.Namespace) -> None:
         if options.size:
             await time_large_memory(questions, options.size, embedder)
             continue
-        rules = RuleTable()
-        for set_ in sets:
-            if options.rules:
-                await rules.ask(set_, embedder)
-            elif options.table:
-                await halves.ask(set_, embedder)
-            else:
-                budgets = BUDGETS[:1] if options.quick else BUDGETS
-                (await measure(set_, embedder, budgets, plain=True)).print(set_.name, budgets)
-        if options.rules:
-            rules.print()
+        await _ask_with(embedder, sets, options, halves)
         if embedder is not None:
             await embedder.aclose()
     if options.table:
         halves.print()
+
+
+async def _ask_with(
+    embedder: Embedder | None, sets: Sequence[Set], options: argparse.Namespace, halves: HalvesTable
+) -> None:
+    """Asks the sets with an embedder, or by words alone. Prints the result, or adds it to the table of halves."""
+    if options.rules:
+        rules = RuleTable()
+        for set_ in sets:
+            await rules.ask(set_, embedder)
+        rules.print()
+    elif options.table:
+        for set_ in sets:
+            await halves.ask(set_, embedder)
+    else:
+        budgets = BUDGETS[:1] if options.quick else BUDGETS
+        for set_ in sets:
+            (await measure(set_, embedder, budgets, plain=True)).print(set_.name, budgets)
 
 
 def select_sets(sets: Sequence[Set], names: Sequence[str] | None) -> list[Set]:

@@ -80,6 +80,37 @@ class AskedFact(NamedTuple):
     values: dict[str, str]
 
 
+class _Session:
+    """The turns of one session so far."""
+
+    def __init__(self, names: dict[str, str]) -> None:
+        """names: the people by their roles."""
+        self.names = names
+        self.turns: list[Turn] = []
+
+    @property
+    def last_role(self) -> str:
+        return self.turns[-1].role
+
+    def say(self, role: str, *parts: str, mark: int | None = None) -> None:
+        """Adds a text of a person, to the last turn if that is theirs.
+
+        parts: may name the other person by `{other}`; empty ones are left out.
+        mark: the number of the fact that the text states.
+        """
+        text = " ".join(
+            part.format(other=self.names[_OTHER[role]]) if "{other}" in part else part
+            for part in parts
+            if part
+        )
+        if self.turns and self.last_role == role:
+            self.turns[-1].text += " " + text
+        else:
+            self.turns.append(Turn(role, text))
+        if mark is not None:
+            self.turns[-1].marks.add(mark)
+
+
 class _Maker:
     """Makes one dialogue: first its facts and the questions about them, then the turns around the facts."""
 
@@ -235,69 +266,63 @@ class _Maker:
 
     def session(self, planted: Sequence[_Planted]) -> list[Turn]:
         """Returns the turns of a session in which these facts are stated."""
-        turns: list[Turn] = []
-
-        def say(role: str, *parts: str, mark: int | None = None) -> None:
-            text = " ".join(
-                part.format(other=self.names[_OTHER[role]]) if "{other}" in part else part
-                for part in parts
-                if part
-            )
-            if turns and turns[-1].role == role:
-                turns[-1].text += " " + text
-            else:
-                turns.append(Turn(role, text))
-            if mark is not None:
-                turns[-1].marks.add(mark)
-
-        pick, chance = self.random.choice, self.random.random
-        say(USER, pick(v.OPENINGS))
-        say(ASSISTANT, pick(v.REPLIES))
+        session = _Session(self.names)
+        pick = self.random.choice
+        session.say(USER, pick(v.OPENINGS))
+        session.say(ASSISTANT, pick(v.REPLIES))
         segments: list[_Planted | None] = [*planted, *[None] * self.random.randint(2, 4)]
         self.random.shuffle(segments)
         for segment in segments:
             if segment is None:
-                self.chatter(say, turns)
-                continue
-            role = segment.role
-            other = _OTHER[role]
-            if segment.question:
-                say(other, pick((pick(v.ACKS), "")), segment.question)
-                say(role, segment.text, mark=segment.mark)
-                say(other, pick(v.REACTIONS), pick((pick(self.sentences), "")))
-                continue
-            if turns[-1].role == role:
-                say(other, pick(v.REACTIONS) if chance() < 0.5 else pick(v.PROMPTS))
-            lead = pick(v.ACKS) if chance() < 0.25 else ""
-            opening = pick(self.sentences) if chance() < 0.2 else ""
-            tail = pick((pick(v.DETAILS), pick(self.sentences), ""))
-            say(role, lead, opening, segment.text, tail, pick((pick(v.PROMPTS), "")), mark=segment.mark)
-            reaction = chance()
-            if segment.comments and reaction < 0.5:
-                say(other, pick(v.REACTIONS), pick(segment.comments))
-            elif reaction < 0.62:
-                # The other person repeats the sentence.
-                say(other, f"{segment.text.rstrip('.!')}? {pick(v.REACTIONS)}")
+                self.chatter(session)
+            elif segment.question:
+                self.state_when_asked(session, segment)
             else:
-                say(
-                    other, pick(v.REACTIONS), pick((pick(self.sentences), "")), pick((pick(v.FOLLOW_UPS), ""))
-                )
-            if chance() < 0.7:
-                closing_parts = (
-                    (pick(v.DETAILS), pick((pick(self.sentences), ""))) if chance() < 0.6 else (pick(v.ACKS),)
-                )
-                say(role, *closing_parts)
+                self.state(session, segment)
         user_closing, assistant_closing = pick(v.CLOSINGS)
-        say(USER, user_closing)
-        say(ASSISTANT, assistant_closing)
-        return turns
+        session.say(USER, user_closing)
+        session.say(ASSISTANT, assistant_closing)
+        return session.turns
 
-    def chatter(self, say, turns) -> None:  # type: ignore[no-untyped-def]
+    def state_when_asked(self, session: _Session, fact: _Planted) -> None:
+        """Adds a question of the other person, and the fact as the reply to it."""
+        pick, other = self.random.choice, _OTHER[fact.role]
+        session.say(other, pick((pick(v.ACKS), "")), fact.question)
+        session.say(fact.role, fact.text, mark=fact.mark)
+        session.say(other, pick(v.REACTIONS), pick((pick(self.sentences), "")))
+
+    def state(self, session: _Session, fact: _Planted) -> None:
+        """Adds a fact among other sentences of the same person, and what the other person says to it."""
+        pick, chance, other = self.random.choice, self.random.random, _OTHER[fact.role]
+        if session.last_role == fact.role:
+            session.say(other, pick(v.REACTIONS) if chance() < 0.5 else pick(v.PROMPTS))
+        lead = pick(v.ACKS) if chance() < 0.25 else ""
+        opening = pick(self.sentences) if chance() < 0.2 else ""
+        tail = pick((pick(v.DETAILS), pick(self.sentences), ""))
+        session.say(fact.role, lead, opening, fact.text, tail, pick((pick(v.PROMPTS), "")), mark=fact.mark)
+        reaction = chance()
+        if fact.comments and reaction < 0.5:
+            session.say(other, pick(v.REACTIONS), pick(fact.comments))
+        elif reaction < 0.62:
+            # The other person repeats the sentence.
+            session.say(other, f"{fact.text.rstrip('.!')}? {pick(v.REACTIONS)}")
+        else:
+            session.say(
+                other, pick(v.REACTIONS), pick((pick(self.sentences), "")), pick((pick(v.FOLLOW_UPS), ""))
+            )
+        if chance() < 0.7:
+            closing_parts = (
+                (pick(v.DETAILS), pick((pick(self.sentences), ""))) if chance() < 0.6 else (pick(v.ACKS),)
+            )
+            session.say(fact.role, *closing_parts)
+
+    def chatter(self, session: _Session) -> None:
+        """Adds turns without a fact."""
         pick = self.random.choice
         for _ in range(self.random.randint(1, 3)):
-            role = _OTHER[turns[-1].role]
-            say(role, pick(self.sentences), pick((pick(self.sentences), pick(v.PROMPTS), "")))
-            say(_OTHER[role], pick(v.REACTIONS), pick((pick(self.sentences), pick(v.FOLLOW_UPS), "")))
+            role = _OTHER[session.last_role]
+            session.say(role, pick(self.sentences), pick((pick(self.sentences), pick(v.PROMPTS), "")))
+            session.say(_OTHER[role], pick(v.REACTIONS), pick((pick(self.sentences), pick(v.FOLLOW_UPS), "")))
 
 
 def _low(text: str) -> str:
