@@ -75,7 +75,11 @@ class _FactScreens(Struct, frozen=True):
         access, seq = access_of(request), _number_of(request)
         await self.edits.mute_fact(access.editor, access.uid, seq, is_muted=form.muted)
         page = await self.views.facts.show(access.project, access.uid, seq)
-        return ActionResult(access.filter(page.fact), request.referrer or access.path("f", seq))
+        own_screen = access.path("f", seq)
+        screen = request.referrer or own_screen
+        # In a long list the focus goes to the link next to the button.
+        fragment = "" if screen.partition("?")[0] == own_screen else f"#forget-fact-{seq}"
+        return ActionResult(access.filter(page.fact), screen + fragment)
 
     async def set_always(self, request: ScreenRequest, form: AlwaysForm) -> Answer:
         access, seq = access_of(request), _number_of(request)

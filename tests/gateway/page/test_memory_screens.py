@@ -1658,6 +1658,52 @@ def test_notes_of_a_memory_that_is_too_large_are_not_counted(
     assert "too many to count here" in page(operator, f"m/{agent.uid}/forget?fact={seq}")
 
 
+@pytest.mark.parametrize("is_person", [False, True])
+def test_a_form_that_is_refused_has_the_reason_and_the_focus_at_its_field(
+    operator: Operator, is_person: bool
+) -> None:
+    """The reason stood at the top, and who uses the keyboard had to come down the whole page to the field again."""
+    agent = speak(operator.world, "My cat is called Miso.")
+    seqs = learn(operator.world, agent, "Alice has a cat called Miso 0.")
+    person = person_of(operator.world)
+    send = person.send if is_person else operator.post
+    base = "" if is_person else f"m/{agent.uid}/"
+    forms: dict[str, tuple[dict[str, str], str]] = {
+        "forget?all=1": ({"confirm": "77"}, "confirm"),
+        "facts": ({"text": "Alice is 60."}, "new-fact"),
+        f"f/{seqs[0]}/correct": ({"text": "Alice has a cat called Miso 0."}, "text"),
+    }
+    assert send(f"{base}facts", text="Alice is 60.").status == 303
+    for path, (fields, field) in forms.items():
+        refused = send(f"{base}{path}", **fields)
+        assert refused.status in (400, 409), path
+        html = refused.body.decode()
+        (form,) = re.findall(r"<form[^>]*>(?:(?!</form>).)*refused.*?</form>", html, re.S)
+        assert form.count('role="alert"') == html.count('role="alert"') == 1, path
+        assert re.search(rf'id="{field}"[^>]* autofocus aria-describedby="refused"', form), path
+
+
+def test_a_fact_that_is_no_longer_mentioned_keeps_its_place_in_the_list(operator: Operator) -> None:
+    """One was at the top of the list again, and had to look for where one was."""
+    agent = speak(operator.world, "My cat is called Miso.")
+    (seq,) = learn(operator.world, agent, "Alice has a cat called Miso.")
+    memory = f"m/{agent.uid}"
+    referer = f"http://{operator.host}/ui/{memory}/facts?all=1"
+    muted = operator.send_form(
+        f"{memory}/f/{seq}/mute", {"muted": "true"}, cookie=operator.cookie, referer=referer
+    )
+    assert muted.headers["location"].endswith(f"{memory}/facts?all=1#forget-fact-{seq}")
+    assert f'id="forget-fact-{seq}"' in page(operator, f"{memory}/facts?all=1")
+
+
+def test_a_page_leads_past_its_list_to_the_form_for_what_is_missing(operator: Operator) -> None:
+    """By keyboard there were 128 links and buttons before it."""
+    agent = speak(operator.world, "My cat is called Miso.")
+    for shown in (page(operator, f"m/{agent.uid}"), person_of(operator.world).page()):
+        assert shown.index('href="#add"') < shown.index('id="facts"') < shown.index('id="add"')
+    assert "#add" not in page(operator_of(operator.world, is_read=True), f"m/{agent.uid}")
+
+
 def test_a_preview_links_to_the_newest_replies_that_lose_their_notes(operator: Operator) -> None:
     """It counted them, and one could not see which before it was too late."""
     agent = speak(operator.world, "My cat is called Miso.")
