@@ -84,10 +84,15 @@ _FOCUSED = """() => {
 
 
 def find_chromium() -> str:
-    """Returns the path of the system's Chromium, or skips the test."""
-    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    """Returns the path of the system's Chromium, or skips the test.
+
+    The headless shell comes first: it has no browser window to draw, and takes half the processor time.
+    """
+    found = os.environ.get("CHROMIUM")
+    for name in ("chromium-headless-shell", "chromium", "chromium-browser"):
+        found = found or shutil.which(name)
     if found is None:
-        pytest.skip("there is no Chromium: `apt-get install chromium` (or CHROMIUM=path)")
+        pytest.skip("there is no Chromium: `apt-get install chromium-headless-shell` (or CHROMIUM=path)")
     return found
 
 
