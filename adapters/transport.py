@@ -446,8 +446,11 @@ def _translate_error(
 
 def _describe_redirect(address: URL, reply: HttpReply) -> str:
     """Returns the server to which a reply redirects; its path and its query may have secrets."""
+    location = dict(reply.headers).get("location")
+    if not location:
+        return "an address that it does not name"
     try:
-        target = address.join(URL(dict(reply.headers).get("location", ""))).origin()
+        target = address.join(URL(location)).origin()
     except ValueError:
         return "an address that cannot be read"
     return str(target) if target != address.origin() else "another path of its own"

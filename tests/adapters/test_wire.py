@@ -182,6 +182,7 @@ async def test_a_redirect_is_not_followed(transport: HttpTransport) -> None:
         (b"https://api.example/v1/chat?key=secret", "to https://api.example,"),
         (b"/login", "to another path of its own,"),
         (b"http://[", "to an address that cannot be read,"),
+        (b"", "to an address that it does not name,"),
     ],
 )
 async def test_a_redirected_post_reaches_no_client(
