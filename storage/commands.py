@@ -644,6 +644,22 @@ class TransferRecord(Struct, frozen=True):
     exchange: Exchange | None = None
 
 
+class ExportedRecord(NamedTuple):
+    """A record on a page of an export."""
+
+    # A page with this cursor begins after the record.
+    cursor: int
+    record: TransferRecord
+
+
+class ImportedRecord(NamedTuple):
+    """A record to be written by an import."""
+
+    # The part of the memory: one of those of `Transfer.page`.
+    part: str
+    record: TransferRecord
+
+
 # -- what passes between an import of another application's export and the store
 
 

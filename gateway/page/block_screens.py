@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from itertools import pairwise
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, NamedTuple
 from urllib.parse import parse_qs, quote
 
 from msgspec import Meta, Struct
@@ -71,6 +71,13 @@ class _RefusedEdit(Struct, frozen=True):
     text: str
     # How this text differs from the block's, if someone else has changed the block.
     conflict: tuple[DiffPart, ...] | None
+
+
+class _Correction(NamedTuple):
+    """The texts of a block before and after a correction."""
+
+    old: str
+    new: str
 
 
 class _RemainingWords(Struct, frozen=True):
@@ -168,9 +175,10 @@ class _BlockScreens(Struct, frozen=True):
     ) -> View:
         """Returns the screen.
 
-        words: as of `BlockQuery`.
-        is_compared: whether the difference of the two versions that `block_page` compares is shown.
-        error: why a change was refused. refused_edit: this change, if it was an edit.
+        words: as in `BlockQuery`.
+        is_compared: the difference of the two versions that `block_page` compares is shown.
+        error: why a change was refused.
+        refused_edit: the refused change, if it was an edit.
         """
         label = block_page.block.label
         name = await self.views.name(access.project, access.uid)
@@ -212,16 +220,17 @@ class _BlockScreens(Struct, frozen=True):
 
         words: the words that led to the screen; "": the words that the correction took out are looked for.
         """
-        corrected = _corrected_versions(block_page)
-        if corrected is None:
+        correction = _find_correction(block_page)
+        if correction is None:
             return None
-        old_text, new_text = corrected
         texts: Remaining | None
         if words and not access.is_person:
             texts = await self.word_searches.remaining(access.project, access.uid, words)
-            is_taken_out = await self.word_searches.are_taken_out(words, old_text, new_text)
+            is_taken_out = await self.word_searches.are_taken_out(words, correction.old, correction.new)
         else:
-            found = await self.word_searches.still_say(access.project, access.uid, [old_text], new_text)
+            found = await self.word_searches.still_say(
+                access.project, access.uid, [correction.old], correction.new
+            )
             texts, is_taken_out = access.filter(found), True
         if texts is None:
             return None
@@ -275,14 +284,14 @@ def _was_done(block_page: BlockPage, form: UndoForm) -> bool:
     return newest.restores is not None  # an undo brings back a version that its form does not name
 
 
-def _corrected_versions(block_page: BlockPage) -> tuple[str, str] | None:
-    """Returns the texts before and after the last change; None: it is not a correction, or is not shown."""
+def _find_correction(block_page: BlockPage) -> _Correction | None:
+    """Returns the last change; None: it is not a correction, or is not shown."""
     if len(block_page.versions) < 2:
         return None
     newest, previous = block_page.versions[:2]
     if newest.origin not in _CORRECTIONS or newest.version != block_page.block.version:
         return None
-    return previous.value, newest.value
+    return _Correction(old=previous.value, new=newest.value)
 
 
 def _find_sought_words(request: ScreenRequest, access: MemoryAccess, block_page: BlockPage) -> str:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import orjson
 from msgspec.structs import replace
 
-from storage.commands import ForgetTarget, TransferRecord
+from storage.commands import ExportedRecord, ForgetTarget, ImportedRecord, TransferRecord
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound, WriteConflict
 from storage.listing import DefinitionDraft
@@ -208,8 +208,8 @@ class Transfer(GrowingGroup):
         cursor: int,
         limit: int,
         export_end: Mapping[str, int],
-    ) -> list[tuple[int, TransferRecord]]:
-        """Returns a page of the records of one part, each with the cursor of the record after it.
+    ) -> list[ExportedRecord]:
+        """Returns a page of the records of one part.
 
         Records after `export_end` are left out: later turns would refer to what is not exported.
 
@@ -219,12 +219,12 @@ class Transfer(GrowingGroup):
         """
         if part == "attached":
             attached = await read_attached(connection, agent.id, cursor, limit)
-            return [(number, TransferRecord(values)) for number, values in attached]
+            return [ExportedRecord(number, TransferRecord(values)) for number, values in attached]
         if part == "learned":
             # Learning goes on from its position when the export began: the importing gateway learns later facts again.
             positions = [(reader, export_end.get(reader)) for reader in _READERS]
             return [
-                (number, TransferRecord({"seq": seq, "reader": reader}))
+                ExportedRecord(number, TransferRecord({"seq": seq, "reader": reader}))
                 for number, (reader, seq) in enumerate(positions, 1)
                 if seq and number > cursor
             ]
@@ -233,7 +233,7 @@ class Transfer(GrowingGroup):
         else:
             records = await _record_page(connection, agent.id, part, cursor, limit, export_end)
         last_cursor = export_end.get("seq" if part in _PAGED_BY_SEQ else part)
-        return records if last_cursor is None else [record for record in records if record[0] <= last_cursor]
+        return [each for each in records if last_cursor is None or each.cursor <= last_cursor]
 
     # -- import
 
@@ -277,10 +277,8 @@ class Transfer(GrowingGroup):
         return exchanges.make_exchanges(rows)
 
     @bulk_writes
-    async def write(
-        self, connection: Connection, agent: Agent, records: Sequence[tuple[str, TransferRecord]]
-    ) -> None:
-        """Writes (part, record) in the order in which they were read.
+    async def write(self, connection: Connection, agent: Agent, records: Sequence[ImportedRecord]) -> None:
+        """Writes records in the order in which they were read.
 
         What an export leaves out has been computed before: the hashes of an exchange and the `key` of a fact.
 
@@ -369,7 +367,7 @@ async def _find_replaceable(connection: Connection, scope: Scope) -> Agent | Non
 
 async def _record_page(
     connection: Connection, agent_row: int, part: str, cursor: int, limit: int, export_end: Mapping[str, int]
-) -> list[tuple[int, TransferRecord]]:
+) -> list[ExportedRecord]:
     """Reads a page of any part but exchanges.
 
     The first column of a row is the cursor of the next record. References to exchanges that are gone are left out.
@@ -382,7 +380,7 @@ async def _record_page(
     rows = await connection.rows(SQL[f"{part}_read"], arguments)
     records = [_make_values(part, columns) for _, *columns in rows]
     await _number_exchanges(connection, agent_row, records)
-    return [(row[0], TransferRecord(values)) for row, values in zip(rows, records, strict=True)]
+    return [ExportedRecord(row[0], TransferRecord(values)) for row, values in zip(rows, records, strict=True)]
 
 
 def _make_values(part: str, columns: Sequence[Any]) -> dict[str, Any]:
@@ -419,21 +417,18 @@ async def _number_exchanges(
 
 async def _exchange_page(
     connection: Connection, agent_row: int, cursor: int, limit: int
-) -> list[tuple[int, TransferRecord]]:
-    page: list[tuple[int, TransferRecord]] = []
+) -> list[ExportedRecord]:
+    page: list[ExportedRecord] = []
     size = 0
     while size <= PAGE_BYTES and len(page) < limit:
         count = min(_ROWS_AT_ONCE, limit - len(page))
-        rows = await connection.rows(SQL["exchanges"], (agent_row, page[-1][0] if page else cursor, count))
+        last_seq = page[-1].cursor if page else cursor
+        rows = await connection.rows(SQL["exchanges"], (agent_row, last_seq, count))
         for input_, shown_reply, full_reply, uid, parent, prior, *skeleton in rows:
             (exchange,) = exchanges.make_exchanges([skeleton])
             exchange = replace(exchange, input=input_, shown_reply=shown_reply, full_reply=full_reply)
-            page.append(
-                (
-                    exchange.seq,
-                    TransferRecord({"conversation": uid, "parent": parent, "prior": prior}, exchange),
-                )
-            )
+            values = {"conversation": uid, "parent": parent, "prior": prior}
+            page.append(ExportedRecord(exchange.seq, TransferRecord(values, exchange)))
             size += sum(len(part or b"") for part in (input_, shown_reply, full_reply))
         if len(rows) < count:
             break

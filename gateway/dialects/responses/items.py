@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, islice
-from operator import itemgetter
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
 
@@ -50,6 +50,16 @@ _PART_DEFAULTS: Final[Mapping[str, Json]] = {
 }
 
 
+class _PlacedMessage(NamedTuple):
+    """A message of a client with its position in the turn."""
+
+    # The index of the message in the turn; of a direction: that of the input after it.
+    offset: int
+    # The end of the item's id.
+    id_end: str
+    message: Json
+
+
 class ItemList:
     """The items of a path, oldest first."""
 
@@ -66,22 +76,22 @@ class ItemList:
         directions: Sequence[Direction] = (),
         forms: Mapping[str, CallForm] = NO_FORMS,
     ) -> None:
-        """Adds messages of a client, with the system and developer messages (directions) where they stood among them.
+        """Adds the messages of a client, in their order.
 
         tag: the part that the ids of the turn's items share.
-        inputs: the client's other messages, each after its index in the turn.
+        inputs: the messages but for directions, each after its index in the turn.
+        directions: the system and developer messages.
         forms: the forms of calls, by the names that their tools have upstream.
         """
         input_count = 1 + max((index for index, _ in inputs), default=-1)
-        # The index of an input, the end of the item's id, the message. A direction has the index of the input after it,
-        # and comes before that input.
+        # Directions come first, since sorting leaves a direction before the input that has the same index.
         placed = [
-            (input_count - inputs_after, f"s{len(directions) - n}", message)
+            _PlacedMessage(input_count - inputs_after, f"s{len(directions) - n}", message)
             for n, (inputs_after, message) in enumerate(directions)
         ]
-        placed += [(index, f"i{index}", without_private(message)) for index, message in inputs]
-        for _, id_end, message in sorted(placed, key=itemgetter(0)):
-            self.items.extend(self._render_input(f"{tag}_{id_end}", message, forms))
+        placed += [_PlacedMessage(index, f"i{index}", without_private(message)) for index, message in inputs]
+        for each in sorted(placed, key=attrgetter("offset")):
+            self.items.extend(self._render_input(f"{tag}_{each.id_end}", each.message, forms))
 
     def add_reply(self, tag: str, reply: WireMessage) -> None:
         """Adds a reply, as its response had it. tag: the part that the ids of the turn's items share."""
@@ -183,8 +193,8 @@ class FoundItem(NamedTuple):
 
 
 def find_item(groups: Sequence[ItemGroup], id: str) -> FoundItem | None:
-    # Groups with the tag of the id come first. The items of a response in the background have another tag in their ids:
-    # for such an id all groups may be rendered.
+    """Returns an item by its id; None: no group has it."""
+    # Groups with the tag of the id come first. For an id with another tag (`ItemGroup.tag`) all may be rendered.
     for index in sorted(range(len(groups)), key=lambda index: groups[index].tag not in id):
         for item in groups[index].render():
             if item["id"] == id:

@@ -114,5 +114,5 @@ class MemoryExport(Struct, frozen=True):
         export_end = await transfer.export_end(agent)
         last_row = 0
         while page := await transfer.page(agent, kind, last_row, PAGE_LINES, export_end):
-            yield [record for _, record in page]
-            last_row, _ = page[-1]
+            yield [exported.record for exported in page]
+            last_row = page[-1].cursor

@@ -21,7 +21,7 @@ from gateway.core.memory.learn import fact_key
 from gateway.core.nul import without_nul
 from gateway.core.tags import mark_of, with_mark
 from gateway.run.admin.export_lines import check_line, with_present_names
-from storage.commands import TransferRecord
+from storage.commands import ImportedRecord, TransferRecord
 from storage.records import REPLY, Agent, Atom, Exchange, State
 from storage.sql.store import Store
 
@@ -147,8 +147,8 @@ class LineReader:
         # The ends of paths, by the number of their last exchange.
         self._path_ends: dict[int, _PathEnd] = {}
 
-    async def read(self, line: dict[str, Any]) -> tuple[str, TransferRecord]:
-        """Returns the part of a line, one of `PARTS`, and its record.
+    async def read(self, line: dict[str, Any]) -> ImportedRecord:
+        """Returns the record of a line.
 
         Raises: `MALFORMED_LINE_ERRORS`: the line is no line of an export.
         """
@@ -166,12 +166,13 @@ class LineReader:
         if part in ("passage", "fact"):
             self._check_number(fields["seq"])
         if part == "exchange":
-            return part, await self._read_exchange(fields, is_for_tombstone=is_for_tombstone)
+            record = await self._read_exchange(fields, is_for_tombstone=is_for_tombstone)
+            return ImportedRecord(part, record)
         # The store has no NUL in its texts, but for messages, which stay as they came.
         fields = without_nul(fields)
         if part == "fact":
             fields = {**fields, "key": fact_key(fields["text"])}
-        return part, TransferRecord(fields)
+        return ImportedRecord(part, TransferRecord(fields))
 
     def _check_number(self, number: int) -> None:
         """Checks that the memory has given a number out. Raises: ValueError: the memory would give it out again."""

@@ -32,7 +32,7 @@ from gateway.run.admin.transfer_lines import (
     count_messages,
     fields_of,
 )
-from storage.commands import TransferRecord
+from storage.commands import ImportedRecord
 from storage.errors import NotFound, StatementFailed, WriteConflict
 from storage.records import Agent, Scope
 from storage.sql.store import Store
@@ -80,8 +80,7 @@ class _NumberedRecord(NamedTuple):
     """The record of a line, with the line's number for errors."""
 
     number: int
-    # The part of the memory, one of PARTS, and the record.
-    record: tuple[str, TransferRecord]
+    record: ImportedRecord
 
 
 class ImportPosition(Struct, frozen=True):
@@ -144,9 +143,8 @@ class TransferOperations:
             raise _forgotten_error()
         records = await self.store.transfer.page(agent, part, position.after, PAGE_LINES, export_end)
         if records:
-            last_row, _ = records[-1]
-            lines = [{part: fields_of(record)} for _, record in records]
-            return ExportPage(lines, replace(position, after=last_row))
+            lines = [{part: fields_of(exported.record)} for exported in records]
+            return ExportPage(lines, replace(position, after=records[-1].cursor))
         if part == PARTS[-1]:
             await self.check_is_there(agent)
             return ExportPage([END_LINE], None)
