@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from starlette.types import Message, Receive, Scope
 
+from gateway.dialects.fields import read_object
 from gateway.errors import BadRequest, BodyTimeout, BodyTooLarge, Overloaded, UnsupportedEncoding
 from gateway.run.sink import ClientGone
 from gateway.web.raw_headers import find_header
@@ -153,6 +155,11 @@ async def parse_off_loop(body: bytes, parse: Callable[[], T]) -> T:
     if len(body) <= _LOOP_BYTES:
         return parse()
     return await asyncio.to_thread(parse)
+
+
+async def parse_object(body: bytes) -> dict[str, Any]:
+    """Returns a body's JSON object. Other requests go on while a large body is parsed. Raises: as `read_object`."""
+    return await parse_off_loop(body, partial(read_object, body))
 
 
 def _too_large(limit: int, size: int | None = None) -> BodyTooLarge:

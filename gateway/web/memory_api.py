@@ -11,14 +11,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Scope
 
-from gateway.dialects.fields import read_object
 from gateway.errors import UnknownPath
 from gateway.run.admin.link_operations import LinkOperations
 from gateway.run.admin.request_operations import RequestOperations
 from gateway.run.store_errors import map_store_errors
 from gateway.run.stored_responses import ResponseOwner
 from gateway.settings import UiSettings
-from gateway.web.body import BodyReader
+from gateway.web.body import BodyReader, parse_object
 from gateway.web.middleware import info_of
 
 
@@ -48,7 +47,7 @@ def memory_routes(
         if not ui.enabled:
             raise UnknownPath("A link would open nothing: ui.enabled is false.")
         async with bodies.read(request.scope, request.receive) as raw:
-            body = read_object(bytes(raw))
+            body = await parse_object(bytes(raw))
         with map_store_errors():
             caller = info.caller
             made_link = await links.create(

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from adapters.types import Json
 from gateway.core.conversation.wire_message import SYSTEM_ROLES
-from gateway.dialects.fields import check_depth, check_length, missing_field, read_object, read_optional
+from gateway.dialects.fields import check_depth, check_length, missing_field, read_optional
 from gateway.dialects.responses.compaction import compaction_messages
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.items import ItemGroup, find_item, paginate, render_created_item
@@ -27,7 +27,7 @@ from gateway.dialects.responses.tools import check_item_tools
 from gateway.errors import BadRequest, BodyTooLarge, Conflict, UnknownId, UnknownPath
 from gateway.run.response_conversations import ResponseConversation, ResponseConversations
 from gateway.run.stored_responses import ResponseOwner
-from gateway.web.body import BodyReader
+from gateway.web.body import BodyReader, parse_object
 from gateway.web.turn_items import group_turns, render_turn, system_items
 
 CONVERSATIONS_PATH: Final = "/v1/conversations"
@@ -54,7 +54,7 @@ class GatewayConversations:
         body: Json = {}
         if method == "POST":
             async with self.bodies.read(scope, receive) as raw:
-                body = read_object(bytes(raw)) if raw else {}
+                body = await parse_object(bytes(raw)) if raw else {}
         owner = self.read_owner(scope)
         query = scope["query_string"].decode("latin-1")
         if not segments:

@@ -9,12 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.dialects.fields import read_object
 from gateway.errors import UnknownId
 from gateway.run.admin.list_page import record_number
 from gateway.run.admin.operation_arguments import RawArguments
 from gateway.run.store_errors import map_store_errors
-from gateway.web.body import BodyReader
+from gateway.web.body import BodyReader, parse_object
 from gateway.web.json_response import JsonResponse
 from gateway.web.manage.access import Access, Manager
 from gateway.web.middleware import info_of
@@ -79,7 +78,7 @@ def managed_route(
         # Each method other than GET changes something.
         manager = await access.admit(request, writes=method != "GET")
         async with bodies.read(request.scope, request.receive) as raw:
-            body = read_object(bytes(raw)) if raw else {}
+            body = await parse_object(bytes(raw)) if raw else {}
         with map_store_errors():
             answer_body = await perform(manager, request, body)
         return JsonResponse(answer_body, status)

@@ -115,8 +115,9 @@ def test_a_conversation_with_images_goes_on(world: World) -> None:
         ),
         ("/v1/embeddings", {"input": LONG[0]["content"]}, "gateway.web.forwarding.read_request_body"),
         ("/v1/agents/", {"name": LONG[0]["content"]}, "gateway.agents.wire.struct_fields.read_body"),
+        (f"/v1/conversations/conv_{32 * '0'}/items", {"items": LONG}, "gateway.web.body.read_object"),
     ],
-    ids=["chat", "messages", "native", "responses", "embeddings", "agents"],
+    ids=["chat", "messages", "native", "responses", "embeddings", "agents", "conversations"],
 )
 def test_others_are_answered_while_a_large_body_is_parsed(
     quiet: World,
