@@ -54,6 +54,13 @@ _BLOCK_CHARS = 200
 _OWN_SCREENS = {"fact": ("f", "facts"), "conversation": ("c", "conversations")}
 
 
+class _NamedTarget(NamedTuple):
+    """The part that a query names."""
+
+    kind: TargetKind
+    value: TargetValue
+
+
 class ForgetQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The target of forgetting: one of these."""
 
@@ -74,7 +81,7 @@ class ForgetQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     back: str | None = None
 
     @property
-    def target(self) -> tuple[TargetKind, TargetValue]:
+    def target(self) -> _NamedTarget:
         """The one part that is named. Raises: BadRequest."""
         kinds: tuple[TargetKind, ...] = (
             "message", "exchange", "conversation", "fact", "passage", "texts", "all",
@@ -85,7 +92,7 @@ class ForgetQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
                 f"Say what to forget, one of: {', '.join(kinds)} (all=1).",
                 param=named[1] if named[1:] else None,
             )
-        return named[0], None if named[0] == "all" else getattr(self, named[0])
+        return _NamedTarget(named[0], None if named[0] == "all" else getattr(self, named[0]))
 
 
 class ForgetForm(Struct, frozen=True, forbid_unknown_fields=True):
@@ -198,7 +205,7 @@ class _ForgetScreens(Struct, frozen=True):
     ) -> View:
         """Returns the screen that says what is gone, what is left, and where to go on."""
         access, query = access_of(request), request.query
-        is_all = query.target[0] == "all"
+        is_all = query.target.kind == "all"
         sought_words = before.sought_words
         next_link = _NextLink("people", "All people")
         if not is_all:
@@ -211,7 +218,7 @@ class _ForgetScreens(Struct, frozen=True):
         next_texts = remaining.items if remaining else ()
         next_preview = None
         # Whoever ticked some texts of a list may have left the others on purpose.
-        if next_texts and query.target[0] != "texts":
+        if next_texts and query.target.kind != "texts":
             next_preview = await self._preview_next(access, next_texts[0], sought_words)
         next_numbers = {each.seq for each in next_texts}
         return access.view(
@@ -236,8 +243,7 @@ class _ForgetScreens(Struct, frozen=True):
         self, access: MemoryAccess, query: ForgetQuery, came_from: str, sought_words: str
     ) -> _NextLink:
         """Returns where the page of a forgetting leads. sought_words: as in `_BeforeForgetting`."""
-        kind, _ = query.target
-        if kind == "fact" or not await self._shows_forgotten_fact(access, came_from):
+        if query.target.kind == "fact" or not await self._shows_forgotten_fact(access, came_from):
             return _link_back(access, query, came_from)
         return _link_to_words(access, sought_words) if sought_words else _link_back(access, query, "")
 

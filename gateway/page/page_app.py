@@ -12,10 +12,10 @@ import logging
 import re
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import nullcontext, suppress
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from msgspec import Struct
@@ -118,11 +118,11 @@ class PageApp:
         self._headers = security_headers()
         self._person_headers = security_headers(ui.frame_origins)
         routes = all_routes(operations)
-        self._screens: Sequence[tuple[_Pattern, Screen | Action]] = [
-            (_compile(each.path), each) for each in routes if isinstance(each, Screen)
+        self._screens = [
+            _CompiledRoute(_compile(each.path), each) for each in routes if isinstance(each, Screen)
         ]
-        self._actions: Sequence[tuple[_Pattern, Screen | Action]] = [
-            (_compile(each.path), each) for each in routes if isinstance(each, Action)
+        self._actions = [
+            _CompiledRoute(_compile(each.path), each) for each in routes if isinstance(each, Action)
         ]
         self._first_parts = {each.path.partition("/")[0] for each in routes} | {
             STATIC.rstrip("/"),
@@ -293,13 +293,13 @@ class PageApp:
         path = _route_path(request)
         screens, actions = self._screens, self._actions
         routes, other_routes = (screens, actions) if request.is_read else (actions, screens)
-        for pattern, route in routes:
-            params = pattern.match(path)
+        for each in routes:
+            params, route = each.pattern.match(path), each.route
             if params is not None and (
                 not request.is_twin or not isinstance(route, Screen) or route.has_twin
             ):
                 return route, params
-        if any(pattern.match(path) is not None for pattern, _ in other_routes):
+        if any(each.pattern.match(path) is not None for each in other_routes):
             raise MethodNotAllowed(f"{request.method} is not allowed here.")
         raise unknown_page()
 
@@ -309,7 +309,7 @@ class PageApp:
         if path.count("/") > self._max_slashes:
             return ""
         while path not in ("", "login") and all(
-            pattern.match(unquote(path)) is None for pattern, _ in self._screens
+            each.pattern.match(unquote(path)) is None for each in self._screens
         ):
             address = path = path.rpartition("/")[0]
         return address
@@ -349,6 +349,13 @@ class _Pattern(Struct, frozen=True):
             return None
         parts = {name: self.convertors[name].convert(text) for name, text in match.groupdict().items()}
         return {name: part_of(part) if isinstance(part, str) else part for name, part in parts.items()}
+
+
+class _CompiledRoute(NamedTuple):
+    """A screen or an action with the pattern of its path."""
+
+    pattern: _Pattern
+    route: Screen | Action
 
 
 def _compile(path: str) -> _Pattern:
