@@ -57,6 +57,16 @@ class _StepOutcome(NamedTuple):
     agent_row: int
 
 
+class _Begun(NamedTuple):
+    """A forgetting that was begun."""
+
+    id: int
+    # The rows of the forgettings that run before it.
+    prerequisites: list[int]
+    # The project and the name of a user who has no memory left, so that usage names the user no longer; or None.
+    user: Row | None
+
+
 class Forgetting(Group):
     """Forgetting in steps: `begin` writes the intention down, `run` carries it out, also after a crash in between."""
 
@@ -178,7 +188,7 @@ class Forgetting(Group):
         """
         now = self.now()
 
-        async def write(connection: Connection) -> tuple[int, list[int], Row | None]:
+        async def write(connection: Connection) -> _Begun:
             await connection.lock_sharers(agent_row)
             await detach_facts(connection, agent_row, retained_facts)
             user = await connection.row(SQL["only_memory"], (agent_row,)) if target.is_all else None
@@ -194,7 +204,7 @@ class Forgetting(Group):
                     connection, self._agents.new(forgotten_agent.scope), blocks, (), now
                 )
                 await pause_agent(connection, empty.id, forgotten_agent.paused)
-            return id, prerequisites, user
+            return _Begun(id, prerequisites, user)
 
         beginning = self._database.bulk(write)
 
@@ -203,13 +213,13 @@ class Forgetting(Group):
             self._wake()
             self._database.notify(FORGOTTEN)
             if not beginning.cancelled() and beginning.exception() is None:
-                *_, user = beginning.result()
+                user = beginning.result().user
                 if user is not None:
                     self._usage.notify_forgotten(*user)
 
-        id, prerequisites, _ = await self._await_write(beginning, notify_begun)
-        self._prerequisites[id] = prerequisites
-        return id
+        begun = await self._await_write(beginning, notify_begun)
+        self._prerequisites[begun.id] = begun.prerequisites
+        return begun.id
 
     async def forget(self, agent_row: int, target: ForgetTarget) -> None:
         """Forgets a part of a memory, or all of it, at once."""

@@ -318,13 +318,7 @@ class Transfer(GrowingGroup):
             await connection.run(SQL["set_next_seq"], (next_seq, agent.id))
             if created is not None:
                 await connection.run(SQL["set_created"], (created, agent.id))
-            subject = api_subject(agent)
-            published_uid = uid if subject is None else subject.uid
-            if (
-                published_uid is None
-                or await connection.row(SQL["agent_taken"], (published_uid,)) is not None
-            ):
-                published_uid = agent.uid
+            published_uid = await _published_uid(connection, agent, uid)
             await connection.run(SQL["rename"], (scope.subject, published_uid, agent.id))
             await publish_definitions(connection, agent)
             return forgettings
@@ -333,6 +327,15 @@ class Transfer(GrowingGroup):
         self._agents.uncache(scope)
         for forgetting in forgettings:
             await self._forgetting.run(forgetting)
+
+
+async def _published_uid(connection: Connection, agent: Agent, former_uid: str | None) -> str:
+    """Returns the public name of an imported memory: its former one if that is free, else the one that it has now."""
+    subject = api_subject(agent)
+    wanted_uid = former_uid if subject is None else subject.uid
+    if wanted_uid is None or await connection.row(SQL["agent_taken"], (wanted_uid,)) is not None:
+        return agent.uid
+    return wanted_uid
 
 
 async def _check_unfinished(connection: Connection, agent: Agent) -> None:
