@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from typing import NamedTuple
 
 from msgspec import Struct, field
 
@@ -66,6 +67,13 @@ class BatchCounts(Struct, frozen=True):
     @property
     def ended(self) -> int:
         return self.completed + self.failed + self.expired + self.cancelled
+
+
+class OpenBatches(NamedTuple):
+    """The batches by their state, and the items of those that have not ended."""
+
+    states: Mapping[BatchState, int]
+    items: BatchCounts
 
 
 class BatchItem(Struct, frozen=True):

@@ -32,6 +32,7 @@ from storage.batch_records import (
     ItemRetry,
     ItemRound,
     ItemWrite,
+    OpenBatches,
     item_state,
     origin_of_call,
 )
@@ -154,11 +155,11 @@ class Batches(Group):
         return _counts(await connection.rows(SQL["counts"], (batch_row,)))
 
     @reads
-    async def count_open(self, connection: Connection) -> tuple[dict[BatchState, int], BatchCounts]:
+    async def count_open(self, connection: Connection) -> OpenBatches:
         """Returns how many batches are in each state, and the counts of items in batches that have not ended."""
         states = dict.fromkeys(BatchState, 0)
         states.update((BatchState(state), n) for state, n in await connection.rows(SQL["of_states"]))
-        return states, _counts(await connection.rows(SQL["open_counts"]))
+        return OpenBatches(states, _counts(await connection.rows(SQL["open_counts"])))
 
     @reads
     async def list_items(
