@@ -498,7 +498,7 @@ class StandingFact(Struct, frozen=True):
     text: str
     # When it was stated.
     at: float
-    # An operator or the person asked for it, by a tick.
+    # An operator or the person has written it. (A learned fact that is ticked does not count.)
     is_asked: bool = False
 
 
