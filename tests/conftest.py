@@ -74,7 +74,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     Leaves out the cases that a mark `both` runs over SQLite alone.
     """
-    items[:] = [item for item in items if not _is_left_out(item)]
+    _leave_out_cases(items)
     for item in items:
         item.add_marker(_stage(item.path))
         if not HAS_AGENTS and item.get_closest_marker("agents"):
@@ -180,17 +180,30 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("database_kind", DATABASES, indirect=True)
 
 
-def _is_left_out(item: pytest.Item) -> bool:
-    """Returns whether a case is one of PostgreSQL that the mark `both` does not name.
+def _leave_out_cases(items: list[pytest.Item]) -> None:
+    """Leaves out the cases of PostgreSQL that a mark `both` does not name.
 
     `both(user=["alice"])` names the cases with this value of the parameter `user`, `both` without arguments all.
+
+    Raises: pytest.UsageError: a mark names none of the cases that there are.
     """
+    left_out = [item for item in items if _uses_postgresql(item) and not _is_named(item)]
+    names = {item.nodeid.partition("[")[0] for item in left_out}
+    items[:] = [item for item in items if not _uses_postgresql(item) or _is_named(item)]
+    names -= {item.nodeid.partition("[")[0] for item in items if _uses_postgresql(item)}
+    if names:
+        raise pytest.UsageError(f"`both` names no case of PostgreSQL that there is: {sorted(names)}")
+
+
+def _uses_postgresql(item: pytest.Item) -> bool:
+    """Returns whether a case is the one of PostgreSQL among those that a mark makes."""
+    return hasattr(item, "callspec") and item.callspec.params.get("database_kind") == "postgresql"
+
+
+def _is_named(item: Any) -> bool:
+    """Returns whether the mark `both` names a case, if there is that mark."""
     mark = item.get_closest_marker("both")
-    if mark is None or not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
-        return False
-    parameters = item.callspec.params
-    is_postgresql = parameters.get("database_kind") == "postgresql"
-    return is_postgresql and any(parameters[name] not in values for name, values in mark.kwargs.items())
+    return mark is None or all(item.callspec.params[name] in values for name, values in mark.kwargs.items())
 
 
 @pytest.fixture(autouse=True)
