@@ -199,25 +199,10 @@ class CachedMemory:
         self._terms_stamp = max(stamps, default=self._terms_stamp)
         before = self.numbers
         if before is None or before.stamp != current.stamp:
-            self.read_messages = {}
-            self._read_bytes = 0
-            self.unindexed = {}
-            self.uncounted = []
-            self.tail = Tail()
+            self._drop_messages()
         elif before.indexed_seq != current.indexed_seq:
             # Those with lower numbers stay: their texts were changed after they were indexed.
-            newly_indexed = range(before.indexed_seq + 1, current.indexed_seq + 1)
-            self.cache_messages(
-                {
-                    seq: self._as_read(message)
-                    for seq, message in self.unindexed.items()
-                    if seq in newly_indexed
-                }
-            )
-            self.unindexed = {
-                seq: message for seq, message in self.unindexed.items() if seq not in newly_indexed
-            }
-            self.tail, self.uncounted = Tail(), list(self.unindexed.values())
+            self._note_indexed(range(before.indexed_seq + 1, current.indexed_seq + 1))
         for message in changes.unindexed:
             if self.unindexed.setdefault(message.seq, message) is message:
                 self.uncounted.append(message)
@@ -225,6 +210,21 @@ class CachedMemory:
         self._unindexed_exchanges = len({message.exchange_row for message in self.unindexed.values()})
         self._unindexed_bytes, self.has_grown = sum(map(_message_bytes, self.unindexed.values())), True
         return True
+
+    def _drop_messages(self) -> None:
+        """Drops all messages, those that are not indexed, too."""
+        self.read_messages = {}
+        self._read_bytes = 0
+        self.unindexed = {}
+        self.uncounted = []
+        self.tail = Tail()
+
+    def _note_indexed(self, seqs: range) -> None:
+        """Notes that the index has the messages with these numbers now; they stay cached, as if they had been read."""
+        indexed = {seq: message for seq, message in self.unindexed.items() if seq in seqs}
+        self.cache_messages({seq: self._as_read(message) for seq, message in indexed.items()})
+        self.unindexed = {seq: message for seq, message in self.unindexed.items() if seq not in indexed}
+        self.tail, self.uncounted = Tail(), list(self.unindexed.values())
 
     def add_exchange(self, exchange: Exchange, rules: Rules) -> None:
         """Adds an exchange that was just committed, or does nothing if the exchange has to be read from the database.

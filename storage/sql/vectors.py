@@ -247,7 +247,7 @@ class Vectors(Group):
         if progress is None or progress.model != model:
             return Unembedded(loaded, model, 0, 0, 0, is_new=True)
         cursor = progress.cursor
-        upto = max(progress.cursor, loaded.indexed_seq)
+        upto = max(cursor, loaded.indexed_seq)
         rows = await connection.rows(exchanges.SQL["shown_since"], (agent_row, cursor + 1, _MAX_EXCHANGES))
         shown = [exchange for exchange, _, _ in exchanges.make_shown_exchanges(rows)]
         if len(rows) == _MAX_EXCHANGES:
