@@ -123,10 +123,18 @@ def origin_of_call(run: str, call_id: str = "") -> str:
     return f"tool:{run}/{call_id}"
 
 
-def call_of_origin(origin: str) -> tuple[str, str] | None:
-    """Returns the run, or "", and the call from which a block's value came, or None if it came from no tool."""
+class OriginCall(NamedTuple):
+    """The call of a tool from which a block's value came."""
+
+    # "": the origin names no run.
+    run: str
+    call: str
+
+
+def call_of_origin(origin: str) -> OriginCall | None:
+    """Returns the call from which a block's value came; None: it came from no tool."""
     match = _ORIGIN.fullmatch(origin)
-    return None if match is None else (match[1] or "", match[2])
+    return None if match is None else OriginCall(match[1] or "", match[2])
 
 
 class ItemDraft(Struct, frozen=True):

@@ -60,7 +60,7 @@ class BlockVersion(Struct, frozen=True):
     def edit(self) -> tuple[int, str] | None:
         """The exchange and the call of the edit that wrote it; None: no edit of an exchange did."""
         call = call_of_origin(self.origin)
-        return None if call is None or self.exchange_row is None else (self.exchange_row, call[1])
+        return None if call is None or self.exchange_row is None else (self.exchange_row, call.call)
 
     @property
     def repeats(self) -> bool:

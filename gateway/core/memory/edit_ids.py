@@ -6,16 +6,17 @@ from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Final
 
-_NEXT: Final = " #"
+# Stands between the id of a call's first edit and the number of a later one.
+_NUMBER_MARK: Final = " #"
 # Some proxies put the signature of a thought into a call's id, some kilobytes. PostgreSQL indexes no more than 2,704
 # bytes, and servers take headers of some thousand.
 _MAX_ID_CHARS: Final = 200
 
 
 def edit_id(call_id: str, n: int) -> str:
-    """Returns the name of the n-th edit of a call: a turn has each name once."""
-    name = short_call_id(call_id)
-    return name if n == 0 else f"{name}{_NEXT}{n + 1}"
+    """Returns the id of an edit, which no other edit of the turn has. n: its number in the call, from 0."""
+    first_id = short_call_id(call_id)
+    return first_id if n == 0 else f"{first_id}{_NUMBER_MARK}{n + 1}"
 
 
 def short_call_id(call_id: str) -> str:
@@ -23,11 +24,11 @@ def short_call_id(call_id: str) -> str:
     return call_id if len(call_id) <= _MAX_ID_CHARS else sha256(call_id.encode()).hexdigest()
 
 
-def calls_by_name(calls: Iterable[str]) -> dict[str, str]:
-    """Returns the ids of calls by the names of their first edits."""
+def calls_by_edit_id(calls: Iterable[str]) -> dict[str, str]:
+    """Returns the ids of calls by the ids of their first edits."""
     return {edit_id(call, 0): call for call in calls}
 
 
 def call_of_edit(edit: str, calls: Mapping[str, str]) -> str:
-    """Returns the id of the call that an edit belongs to; "": of none of these. calls: as `calls_by_name` has them."""
-    return calls.get(edit) or calls.get(edit.rpartition(_NEXT)[0], "")
+    """Returns the id of the call that an edit belongs to; "": of none of these. calls: those of `calls_by_edit_id`."""
+    return calls.get(edit) or calls.get(edit.rpartition(_NUMBER_MARK)[0], "")

@@ -219,6 +219,6 @@ def writer_of(stored: str) -> BlockOrigin:
     """Returns the writer of a version. stored: the version's origin; a name that a program has given means the API."""
     if (call := call_of_origin(stored)) is not None:
         # The origin names a run only where it wrote without an exchange in this memory, as a sleeptime agent does.
-        return "sleeptime" if call[0] else "tool"
+        return "sleeptime" if call.run else "tool"
     kind = stored.partition(":")[0] if through_mcp(stored) else stored
     return next((origin for origin in BLOCK_ORIGINS if origin == kind), "api")

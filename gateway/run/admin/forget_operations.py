@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from msgspec import Struct
 
@@ -130,6 +130,11 @@ async def note_retained(store: Store, at: float, actor: str, uid: str, facts: Se
         await store.audit.add(at, actor, "keep", uid, audited_part("fact", seq))
 
 
+class _FoundPart(NamedTuple):
+    agent_row: int
+    target: ForgetTarget
+
+
 class _BegunForgettings(Struct, frozen=True):
     """The forgettings that one call has begun."""
 
@@ -176,13 +181,13 @@ class ForgetOperations:
 
         # Only forgettings that have begun are resumed: a caller cannot have other memories forgotten by naming numbers.
         unfinished = await forgetting.list_unfinished()
-        started = await self._begin_request(request, unfinished, is_late)
-        left_ids = [*(id for id in request.left if id in unfinished), *started.ids]
+        begun = await self._begin_request(request, unfinished, is_late)
+        left_ids = [*(id for id in request.left if id in unfinished), *begun.ids]
         while left_ids and await forgetting.run(left_ids[0], is_late):
             left_ids.pop(0)
             if is_late():
                 break
-        is_done = not left_ids and not started.has_more
+        is_done = not left_ids and not begun.has_more
         swept = False
         if is_done:
             owner = request.owner
@@ -192,13 +197,13 @@ class ForgetOperations:
             # A forgetting of an earlier call that was interrupted counts as left, too: the next call resumes it.
             left_ids = await forgetting.list_unfinished()
         return {
-            "memories": len(started.ids),
+            "memories": len(begun.ids),
             "left": left_ids,
             "done": is_done and not left_ids,
             "swept": swept,
-            "messages": started.extent.messages,
-            "kept": started.extent.remaining,
-            "conversation": started.extent.conversation_uid,
+            "messages": begun.extent.messages,
+            "kept": begun.extent.remaining,
+            "conversation": begun.extent.conversation_uid,
         }
 
     async def preview(self, raw: RawArguments) -> dict[str, Any]:
@@ -210,9 +215,8 @@ class ForgetOperations:
         request = ForgetRequest.read(raw, self.defaults)
         if request.part is None:
             return {"facts": [], "more_facts": 0}
-        going = await self.store.forget_previews.list_facts(
-            *await self._find_part(request.owner, request.part), _PREVIEWED_FACTS
-        )
+        found = await self._find_part(request.owner, request.part)
+        going = await self.store.forget_previews.list_facts(found.agent_row, found.target, _PREVIEWED_FACTS)
         facts = [{"seq": fact.seq, "text": fact.text, "is_true": fact.is_true} for fact in going.newest]
         return {"facts": facts, "more_facts": going.total}
 
@@ -224,22 +228,22 @@ class ForgetOperations:
         arguments = Arguments(raw)
         owner = arguments.owner(self.defaults)
         label = arguments.text("block")
-        agent = await self._find_agent(owner)
-        blocks = await self.store.blocks.load(agent)
+        agent_row = await self._find_agent_row(owner)
+        blocks = await self.store.blocks.load(agent_row)
         block = next((each for each in blocks if each.label == label), None)
         if block is None:
             labels = ", ".join(repr(each.label) for each in blocks) or "none"
             raise BadRequest(f"There is no block {label!r} in this memory; it has {labels}.", param="block")
-        waiting = (await self.store.blocks.list_waiting_labels(agent)).count(label)
+        waiting = (await self.store.blocks.list_waiting_labels(agent_row)).count(label)
         try:
             after = await self.store.blocks.undo(block.id, at=self.now())
         except NotFound as error:
             late = f"; edits that wait until their turns are confirmed: {waiting}" if waiting else ""
             raise BadRequest(error.message + late, param="block") from error
-        record = await self.store.agents.load(agent)
-        if record is not None:
+        agent = await self.store.agents.load(agent_row)
+        if agent is not None:
             what = audited_version(label, after.version)
-            await self.store.audit.add(self.now(), COMMAND, "undo", record.uid, what)
+            await self.store.audit.add(self.now(), COMMAND, "undo", agent.uid, what)
         return {"label": after.label, "version": after.version, "value": after.value, "waiting": waiting}
 
     async def _forget_usage(self, owner: MemoryOwner) -> int:
@@ -264,12 +268,12 @@ class ForgetOperations:
         owner = request.owner
         if request.part is not None:
             return _BegunForgettings() if request.left else await self._begin_part(request, request.part)
-        started = await self._begin_whole(owner, is_late)
+        begun = await self._begin_whole(owner, is_late)
         usage_rows = await self._forget_usage(owner)
-        is_something = started.ids or unfinished or request.left or usage_rows
+        is_something = begun.ids or unfinished or request.left or usage_rows
         if owner.subject is not None and not is_something:
             raise nothing_found(owner)
-        return started
+        return begun
 
     async def _begin_whole(self, owner: MemoryOwner, is_late: Callable[[], bool]) -> _BegunForgettings:
         """Begins to forget whole memories."""
@@ -281,24 +285,22 @@ class ForgetOperations:
         ids: list[int] = []
         while not is_late() and len(ids) < _MEMORIES_PER_CALL:
             # A memory is not found again once its forgetting has begun, so the first one is always the next one.
-            agents: list[int] = []
+            rows: list[int] = []
             for subject in subjects:
-                agents = agents or await forgetting.list_memories(
-                    owner.project, owner.profile, subject, limit=1
-                )
-            if not agents:
+                rows = rows or await forgetting.list_memories(owner.project, owner.profile, subject, limit=1)
+            if not rows:
                 return _BegunForgettings(ids)
-            ids.append(await self._begin(agents[0], ForgetTarget(is_all=True), "all"))
+            ids.append(await self._begin(rows[0], ForgetTarget(is_all=True), "all"))
         return _BegunForgettings(ids, has_more=True)
 
-    async def _find_part(self, owner: MemoryOwner, part: Part) -> tuple[int, ForgetTarget]:
-        """Returns the row of a memory, and its part. Raises: BadRequest: there is no such memory, or no such part."""
-        agent = await self._find_agent(owner)
-        target = await find_target(self.store, agent, part)
+    async def _find_part(self, owner: MemoryOwner, part: Part) -> _FoundPart:
+        """Returns a part of an owner's memory. Raises: BadRequest: there is no such memory, or no such part."""
+        agent_row = await self._find_agent_row(owner)
+        target = await find_target(self.store, agent_row, part)
         if target is None:
             part_name = "conversation" if part.kind == "in" else part.kind
             raise BadRequest(f"There is no {part_name} {part.value!r} here.", param=part.kind)
-        return agent, target
+        return _FoundPart(agent_row, target)
 
     async def _begin_part(self, request: ForgetRequest, part: Part) -> _BegunForgettings:
         """Begins to forget one part.
@@ -306,20 +308,20 @@ class ForgetOperations:
         Raises: BadRequest: there is no such memory, or no such part; or a fact that is to stay would not go, or is no
             longer true.
         """
-        agent, target = await self._find_part(request.owner, part)
+        agent_row, target = await self._find_part(request.owner, part)
         if request.keep:
-            going = await self.store.forget_previews.list_facts(agent, target, None)
+            going = await self.store.forget_previews.list_facts(agent_row, target, None)
             if missing := {*request.keep}.difference(fact.seq for fact in going.newest):
                 raise BadRequest(f"Fact {min(missing)} is none of those that would go.", param="keep")
-        extent = await self.store.forgetting.measure(agent, target)
+        extent = await self.store.forgetting.measure(agent_row, target)
         audited = audited_part(part.kind, part.value)
         # The client's name for a conversation may be words, which no audit has.
         if isinstance(part.value, str):
-            conversation = await self.store.memory_pages.find_conversation(agent, part.value)
+            conversation = await self.store.memory_pages.find_conversation(agent_row, part.value)
             audited = (
                 "conversation" if conversation is None else audited_part("conversation", conversation.uid)
             )
-        return _BegunForgettings([await self._begin(agent, target, audited, request.keep)], extent)
+        return _BegunForgettings([await self._begin(agent_row, target, audited, request.keep)], extent)
 
     async def _begin(
         self, agent_row: int, target: ForgetTarget, what: str, retained: Sequence[int] = ()
@@ -331,22 +333,22 @@ class ForgetOperations:
 
         Raises: BadRequest: one of these is no longer true.
         """
-        record = await self.store.agents.load(agent_row)
+        agent = await self.store.agents.load(agent_row)
         erased = await name_erased(self.store, agent_row, target, [what], retained)
         try:
             begun = await self.store.forgetting.begin(agent_row, target, retained_facts=retained)
         except WriteConflict as error:
             raise BadRequest(f"Nothing was forgotten: {error.message}.", param="keep") from error
-        if record is not None:
+        if agent is not None:
             at = self.now()
-            await note_retained(self.store, at, COMMAND, record.uid, retained)
-            await note_forgetting(self.store, at, COMMAND, record.uid, erased)
+            await note_retained(self.store, at, COMMAND, agent.uid, retained)
+            await note_forgetting(self.store, at, COMMAND, agent.uid, erased)
         return begun
 
-    async def _find_agent(self, owner: MemoryOwner) -> int:
+    async def _find_agent_row(self, owner: MemoryOwner) -> int:
         """Returns the row of an owner's memory. Raises: BadRequest: there is no such memory."""
         profile = owner.profile or DEFAULT_PROFILE
-        agents = await self.store.forgetting.list_memories(owner.project, profile, owner.subject, limit=1)
-        if not agents:
+        rows = await self.store.forgetting.list_memories(owner.project, profile, owner.subject, limit=1)
+        if not rows:
             raise nothing_found(owner.scope)
-        return agents[0]
+        return rows[0]

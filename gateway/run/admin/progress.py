@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal, Self
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
-    from rich.progress import TaskID
 
 # Work that ends sooner shows nothing, and does not wait for rich to be loaded.
 _SHOWN_AFTER_S = 0.5
@@ -26,7 +25,7 @@ class Progress:
         self._description = description
         self._unit = unit
         self._begun = time.monotonic()
-        self._bar: tuple[Bar, TaskID] | None = None
+        self._bar: Bar | None = None
 
     def show(self, done: int | None = None, total: int | None = None) -> None:
         """Reports how much is done, and how much there is in all. None: not known."""
@@ -35,13 +34,13 @@ class Progress:
         if self._bar is None:
             from gateway.run.admin.terminal import make_bar
 
-            bar = make_bar(
+            self._bar = make_bar(
                 self._description, total, is_counted=done is not None, is_bytes=self._unit == "bytes"
             )
-            self._bar = bar, bar.add_task("", total=total)
-            bar.start()
-        bar, task = self._bar
-        bar.update(task, completed=done or 0, total=total)
+            self._bar.add_task("", total=total)
+            self._bar.start()
+        [task] = self._bar.task_ids
+        self._bar.update(task, completed=done or 0, total=total)
 
     def __enter__(self) -> Self:
         return self
@@ -50,4 +49,4 @@ class Progress:
         self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
-            self._bar[0].stop()
+            self._bar.stop()
