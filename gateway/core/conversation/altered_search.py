@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import is_assistant, is_user
 from gateway.core.conversation.evidence import LONG_REPLY_CHARS, has_question_within, has_same_question
+from gateway.core.conversation.hashed_list import MessageSpan
 from gateway.core.conversation.match_query import AlteredReply, Match, Query
 from gateway.core.conversation.tree import Tree, count_prefill, is_tombstone
 from gateway.core.conversation.wire_message import text_of, without_space
@@ -69,7 +70,8 @@ class AlteredSearch:
             )
             exchange = self._find_prefilled(begin, end) or self._find_reply(begin, end, letters)
             if exchange is not None:
-                return Match(exchange, begin, end - 1, AlteredReply((start, begin), (begin, end)))
+                altered = AlteredReply(inputs=MessageSpan(start, begin), reply=MessageSpan(begin, end))
+                return Match(exchange, begin, end - 1, altered)
         return self._find_greeting()
 
     def _find_greeting(self) -> Match | None:
@@ -100,7 +102,7 @@ class AlteredSearch:
         greeting = max(
             possible, key=lambda each: (not is_tombstone(each), tree.touched_at(each), each.begun, each.id)
         )
-        return Match(greeting, 0, end - 1, AlteredReply((0, 0), (0, end)))
+        return Match(greeting, 0, end - 1, AlteredReply(MessageSpan(0, 0), MessageSpan(0, end)))
 
     def _find_reply(self, begin: int, end: int, letters: Mapping[int, str]) -> Exchange | None:
         """Returns the exchange with a reply that came back as a run of assistant messages, or None.

@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import is_assistant, is_call, is_question, is_user
-from gateway.core.conversation.hashed_list import HashedList
+from gateway.core.conversation.hashed_list import HashedList, MessageSpan
 from gateway.core.conversation.head import was_heard
 from gateway.core.conversation.match_query import Match
 from gateway.core.conversation.tree import Tree, count_prefill, end_offset, is_tombstone
@@ -26,10 +26,10 @@ class Amendment(Struct, frozen=True):
     """The form in which a stored exchange came back."""
 
     exchange_row: int
-    # Where the messages of its input are in the list (end excluded); None: they came back as they are stored.
-    inputs: tuple[int, int] | None
-    # Where its reply is in the list (end excluded); None: it came back as it is stored.
-    reply: tuple[int, int] | None
+    # Where the messages of its input are in the list; None: they came back as they are stored.
+    inputs: MessageSpan | None
+    # Where its reply is in the list; None: it came back as it is stored.
+    reply: MessageSpan | None
     # Digests of the images and sounds of its input, one for each message; (): `inputs` is None.
     media: tuple[bytes, ...] = ()
 
@@ -45,9 +45,8 @@ def find_amendments(tree: Tree, listing: HashedList, match: Match) -> Iterable[A
 class _Inputs(NamedTuple):
     """The messages of a list that may be the inputs of an exchange."""
 
-    # The span of the messages in the list (end excluded).
-    start: int
-    end: int
+    # Where the messages are in the list.
+    span: MessageSpan
     # The messages are the inputs of the exchange.
     fits: bool
     # The messages came back as they are stored.
@@ -84,12 +83,12 @@ class _Walk:
             reply = self._reply
             if is_turn and self._has_words_after_question(exchange, reply_begin):
                 # What was heard of the turn before may come after this question (Pipecat, on a busy machine).
-                reply = (self._inputs_end, self._reply_end)
+                reply = MessageSpan(self._inputs_end, self._reply_end)
             if reply and self._is_guess and not found_inputs.fits and (self._is_short or is_turn):
                 reply = reply if was_heard(self._tree, exchange, self._listing, *reply) else None
             inputs = None
             if found_inputs.fits and not found_inputs.is_as_stored:
-                inputs = (found_inputs.start, found_inputs.end)
+                inputs = found_inputs.span
             if inputs or reply:
                 # Pictures are hashed here, because the cache of a list must not be used in the writer's thread.
                 media = tuple(self._listing.media_digest(i) for i in range(*inputs)) if inputs else ()
@@ -106,16 +105,16 @@ class _Walk:
         prefill = count_prefill(exchange) if is_turn else 0
         count = len(exchange.inputs) - prefill
         exchange = replace(exchange, inputs=exchange.inputs[:count], media=exchange.media[:count])
-        start = max(0, end - count)
-        fits = _may_be_inputs(exchange, tree.parent(exchange), listing, (start, end), self._reply_end)
-        is_as_stored = _is_as_stored(exchange, listing, start, end)
+        span = MessageSpan(max(0, end - count), end)
+        fits = _may_be_inputs(exchange, tree.parent(exchange), listing, span, self._reply_end)
+        is_as_stored = _is_as_stored(exchange, listing, *span)
         # A client may put its own summary, with an answer to it, in place of what it leaves out. So the messages are of
         # another turn if both question and reply differ, or if the question differs and the list is shorter than the
         # path.
         if fits and is_turn and not is_as_stored:
             is_doubtful = self._is_short or self._is_guess
             fits = _may_be_question(tree, exchange, listing.text(end - 1), is_doubtful=is_doubtful)
-        return _Inputs(start, end, fits, is_as_stored or bool(prefill))
+        return _Inputs(span, fits, is_as_stored or bool(prefill))
 
     def _has_words_after_question(self, exchange: Exchange, end: int) -> bool:
         """Returns whether words of the assistant that the reply lacks stand between its question and its messages.
@@ -155,13 +154,13 @@ class _Walk:
         self._reply = None
         self._is_guess = False
         if exchange is not None and after.fits:
-            reply_end = after.start
+            reply_end = after.span.start
             reply_begin = _begin_of_reply(exchange, self._tree.parent(exchange), listing, reply_end)
             self._reply_end = reply_end
             self._inputs_end = reply_begin
             if reply_begin < reply_end and _is_new_form(exchange, listing, reply_begin, reply_end):
                 self._is_guess = True
-                self._reply = (reply_begin, reply_end)
+                self._reply = MessageSpan(reply_begin, reply_end)
         else:
             # Results here belong to this round, even if some are missing: the list may begin between two results.
             while self._inputs_end and listing.role(self._inputs_end - 1) in RESULT_ROLES:
@@ -180,7 +179,7 @@ def _may_be_question(tree: Tree, exchange: Exchange, asked: str, *, is_doubtful:
 
 
 def _may_be_inputs(
-    exchange: Exchange, parent: Exchange | None, listing: HashedList, span: tuple[int, int], reply_end: int
+    exchange: Exchange, parent: Exchange | None, listing: HashedList, span: MessageSpan, reply_end: int
 ) -> bool:
     """Returns whether messages have the number and roles of an exchange's inputs, after a reply or at the beginning.
 
@@ -188,7 +187,7 @@ def _may_be_inputs(
     of its own (aider: the files in the chat), and the first messages belong to the turn before. Nor are they if that
     reply comes after them: then the client has dropped the question ("the user is silent, you would say:").
 
-    span: the start and the end of the messages in the list.
+    span: where the messages are in the list.
     reply_end: the end of the exchange's reply in the list.
     """
     start, end = span

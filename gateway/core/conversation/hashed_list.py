@@ -7,6 +7,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -15,6 +16,14 @@ from gateway.core.conversation.wire_message import SYSTEM_ROLES, WireMessage, te
 from storage.records import Atom
 
 _ATOM_BYTES = 1 + ATOM_DIGEST_BYTES
+
+
+class MessageSpan(NamedTuple):
+    """Consecutive messages of a list, by their indices."""
+
+    start: int
+    # After the last message.
+    end: int
 
 
 class HashedPrefix(Struct, frozen=True):

@@ -74,7 +74,7 @@ def _ends_with_list(tree: Tree, match_point: Exchange, plan: Plan, *, reaches_ro
     reaches_root: the path is loaded from its root on; otherwise the list has to be shorter than what is loaded.
     """
     listing, match = plan.query.listing, plan.match
-    if match.altered and not match.altered.inputs[0]:
+    if match.altered and not match.altered.inputs.start:
         # The reply is altered, and the list has no other reply before it, so it may stand for any stored one.
         return False
     atoms = tree.atoms(match_point)

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from gateway.core.conversation.hashed_list import HashedList
+from gateway.core.conversation.hashed_list import HashedList, MessageSpan
 from gateway.core.conversation.kind import ConversationKind
 from storage.records import Exchange
 
@@ -45,12 +45,12 @@ class Query(Struct, frozen=True):
 
 
 class AlteredReply(Struct, frozen=True):
-    """Where the list has a reply that the client has altered. Spans are (first index, end), the end excluded."""
+    """Where the list has a reply that the client has altered."""
 
     # The messages between the last reply that was found word for word and this one.
-    inputs: tuple[int, int]
+    inputs: MessageSpan
     # The messages of the reply itself.
-    reply: tuple[int, int]
+    reply: MessageSpan
 
 
 class Match(Struct, frozen=True):

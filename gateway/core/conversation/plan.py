@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from gateway.core.conversation.amendments import Amendment, find_amendments
 from gateway.core.conversation.canonical import is_user, is_user_or_text
-from gateway.core.conversation.hashed_list import HashedList
+from gateway.core.conversation.hashed_list import HashedList, MessageSpan
 from gateway.core.conversation.head import PathHead, find_head
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import find_match
@@ -147,7 +147,7 @@ def _continue_head(tree: Tree, listing: HashedList, head: PathHead) -> _Continua
     if head.exchange is not None and head.heard_count:
         # The last reply came back as it was spoken, before the message that interrupted it.
         omitted = omitted[:-1]
-        amendments = [Amendment(head.exchange.id, None, (0, head.heard_count))]
+        amendments = [Amendment(head.exchange.id, None, MessageSpan(0, head.heard_count))]
     return _Continuation(
         match=Match(head.exchange),
         new_indices=tuple(range(head.new_start, len(listing))),

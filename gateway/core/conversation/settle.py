@@ -18,7 +18,7 @@ from gateway.core.conversation import active
 from gateway.core.conversation.amendments import Amendment
 from gateway.core.conversation.canonical import MessageHasher, is_assistant, is_user
 from gateway.core.conversation.fillers import with_fillers_of
-from gateway.core.conversation.hashed_list import HashedList
+from gateway.core.conversation.hashed_list import HashedList, MessageSpan
 from gateway.core.conversation.match_query import MemoryUse
 from gateway.core.conversation.plan import (
     Plan,
@@ -144,7 +144,7 @@ def _find_unanswered(tree: Tree, plan: Plan) -> list[Amendment]:
                 unanswered.append(other)
                 stored_atoms.add(other.inputs[-1])
     return [
-        Amendment(each.id, inputs=None, reply=(0, 0))
+        Amendment(each.id, inputs=None, reply=MessageSpan(0, 0))
         for each in unanswered
         # Words that were forgotten, or off the record, elsewhere in the memory stay out of the conversation.
         if tree.tombs.isdisjoint(map(message_key, each.inputs))
@@ -499,7 +499,7 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
     if exchange is None:
         return
     # The reply is read before the input changes: an exchange with a changed input is not loaded from the store.
-    is_heard = amendment.reply is not None and amendment.reply[0] < amendment.reply[1]
+    is_heard = amendment.reply is not None and amendment.reply.start < amendment.reply.end
     stored_reply = (tree.content(exchange).shown_reply or {}) if is_heard else {}
     listing = plan.query.listing
     if amendment.inputs is not None:
@@ -510,7 +510,7 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
 
 
 def _amend_inputs(
-    tree: Tree, exchange: Exchange, listing: HashedList, span: tuple[int, int], media: tuple[bytes, ...]
+    tree: Tree, exchange: Exchange, listing: HashedList, span: MessageSpan, media: tuple[bytes, ...]
 ) -> Exchange:
     """Gives an exchange the inputs at a span of the client's list. media: those of the new inputs."""
     start, end = span
@@ -524,7 +524,7 @@ def _amend_inputs(
 
 
 def _amend_reply(
-    tree: Tree, exchange: Exchange, listing: HashedList, span: tuple[int, int], stored_reply: WireMessage
+    tree: Tree, exchange: Exchange, listing: HashedList, span: MessageSpan, stored_reply: WireMessage
 ) -> Exchange:
     """Gives an exchange the reply at a span of the client's list, with what only its stored reply has."""
     messages = listing.messages[slice(*span)]
