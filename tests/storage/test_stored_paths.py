@@ -467,6 +467,7 @@ async def test_a_run_ends_after_a_step_that_is_written_already(writer: Writer) -
             "requires_approval",
             101.0,
             e.id,
+            writer.agent.epoch,
             waiting={"1": "client"},
             results={0: b'{"a":1}'},
         )
