@@ -19,7 +19,7 @@ from tests.doubles.upstream import StrictUpstream
 from tests.patience import PATIENCE_S
 
 # A minute for all of it; more by hand.
-EXAMPLES = 12
+EXAMPLES = 6
 # Paths that without the slash are OpenAI's, or may be.
 SHARED = ("/v1/models/", "/v1/conversations/", "/v1/messages/")
 
