@@ -292,7 +292,7 @@ async def find_agent(store: Store, request: MemoryRequest) -> Agent:
 
 async def refresh_agent(store: Store, agent: Agent, snapshot: MemorySnapshot) -> Agent:
     """Returns an agent as it is in a snapshot that was read after it. Raises: StoreError."""
-    if agent.epoch == snapshot.epoch:
+    if not agent.is_stored or agent.epoch == snapshot.epoch:
         return agent
     # Something of this memory was forgotten since the agent was cached, or it was paused or resumed.
     agent = replace(await store.agents.load(agent.id) or agent, epoch=snapshot.epoch)

@@ -7,6 +7,8 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
+from gateway.run.memory.memory_context import refresh_agent
+from storage.commands import MemorySnapshot
 from storage.errors import Broken, Stale
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
@@ -153,3 +155,10 @@ async def test_a_turn_under_way_is_not_stored_in_a_memory_that_has_its_id_after_
     with pytest.raises(Stale):
         await alice.commit(turn, [assistant("Get well.")])
     assert await bob.rows() == []
+
+
+async def test_a_memory_that_is_not_stored_is_not_cached_as_if_it_were(open_store: OpenStore) -> None:
+    store = await open_store()
+    draft = store.agents.draft(ALICE)
+    assert await refresh_agent(store, draft, MemorySnapshot()) is draft
+    assert store.agents.find_cached(ALICE) is None
