@@ -1007,7 +1007,10 @@ def test_a_fact_is_told_before_each_reply_or_only_when_it_fits(
             speak(world, f"Hello for the {n}. time.")  # the gateway has the memory's facts in its cache
             button = ">Tell before each reply</button>" if always else ">Tell only when it fits</button>"
             assert button in page(operator, fact)
-            assert operator.post(f"{fact}/always", always=str(always).lower()).status == 303
+            where = operator.post(f"{fact}/always", always=str(always).lower()).headers["location"]
+            assert where.endswith(f"/{fact}#told")
+            how = "before each reply." if always else "only when a question fits."
+            assert f'id="told" role="status">Saved: told {how}</p>' in page(operator, fact)
             speak(world, f"Send me {n} tables.")
             assert (b"He is colour-blind" in world.upstream.last.body) is always
             (listed,) = operator.twin(f"m/{agent.uid}/facts")["items"]
@@ -1098,7 +1101,7 @@ def test_a_fact_says_what_further_sources_mean_and_what_becomes_of_its_correctio
     shown = [page(operator, f"m/{agent.uid}/f/{seq}") for seq in seqs]
     further, kept = (
         "The others share words with it",
-        "is forgotten, the correction goes too, unless you keep it in the preview.",
+        "is forgotten, the correction goes too. The page that asks before a forgetting has a tick",
     )
     assert [(further in text, kept in text) for text in shown] == [
         (True, True),
