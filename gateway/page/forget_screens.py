@@ -18,7 +18,7 @@ from gateway.page.page_request import safe_next
 from gateway.page.screen import Action, ActionResult, Answer, Redirect, Screen, ScreenRequest, View, fields_of
 from gateway.page.shown_text import shortened_diff
 from gateway.run.admin.exchange_messages import shorten
-from gateway.run.admin.fact_views import FactPage, corrected_texts
+from gateway.run.admin.fact_views import FactPage
 from gateway.run.admin.memory_forgetting import (
     MAX_TEXTS,
     ForgetPreview,
@@ -270,12 +270,7 @@ class _ForgetScreens(Struct, frozen=True):
         if path.startswith(access.path("b") + "/"):
             return next(iter(parse_qs(query).get("words", ())), "")
         page = await self._find_fact(access, came_from)
-        if page is None or not page.before:
-            return ""
-        replaced = await self.views.facts.list_replaced(access.project, access.uid, page)
-        return await self.word_searches.lost_words(
-            access.project, access.uid, corrected_texts(page, replaced), page.fact.text
-        )
+        return "" if page is None else await self.word_searches.lost_words(access.project, access.uid, page)
 
     async def _shows_forgotten_fact(self, access: MemoryAccess, screen: str) -> bool:
         """Returns whether a screen shows a fact that is gone: a correction goes with its sources."""

@@ -230,6 +230,10 @@ class _MemoryScreens(Struct, frozen=True):
             )
         blocks = await self.views.blocks.list_all(access.project, access.uid)
         hits = (*trial.chosen, *trial.left_out, *trial.found)
+        standing = await self.views.facts.standing(access.uid)
+        outdated = await self.operations.words.find_outdated(
+            access.project, access.uid, standing, trial.chosen
+        )
         return access.view(
             trial,
             "search.html",
@@ -239,7 +243,8 @@ class _MemoryScreens(Struct, frozen=True):
             blocks={each.label: each.value for each in blocks if each.value},
             after=query.after,
             paused=memory.paused,
-            standing=await self.views.facts.standing(access.uid),
+            standing=standing,
+            outdated=outdated,
             speakers=await self.views.conversations.speakers(access.project, access.uid, hits),
         )
 

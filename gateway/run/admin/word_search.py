@@ -17,12 +17,14 @@ from gateway.core.conversation.wire_message import RESULT_ROLES
 from gateway.core.memory.learn import DESIGNATIONS
 from gateway.core.words import folded_words
 from gateway.run.admin.exchange_messages import message_records
+from gateway.run.admin.fact_views import FactPage, corrected_texts
 from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.hits import fact_href, kind_of, message_href, speaker_of, text_href
 from gateway.run.admin.list_page import PAGE_LIMIT, format_page_end, parse_page_end, read_cursor
-from gateway.run.admin.memory_records import BlockRecord, MemoryRecord, SourceKind, SourceRecord
+from gateway.run.admin.memory_records import BlockRecord, FactRecord, MemoryRecord, SourceKind, SourceRecord
 from gateway.run.admin.memory_views import MemoryViews, memory_record
 from gateway.run.admin.page_paths import page_path
+from gateway.run.admin.request_records import HitRecord
 from storage.errors import TooSlow
 from storage.listing import LAST_NUMBER, ExchangePlace, UnindexedTexts
 from storage.records import MUTED, Agent, Exchange, Fact, Message
@@ -134,6 +136,15 @@ class Remaining(Struct, frozen=True):
     def total(self) -> int:
         """How many texts were counted."""
         return sum(self.counts.values()) + len(self.blocks)
+
+
+class OutdatedHit(NamedTuple):
+    """A hit that has words which corrections have taken out of a fact."""
+
+    hit: HitRecord
+    # The words, as a query.
+    words: str
+    fact: FactRecord
 
 
 class FoundPerson(Struct, frozen=True):
@@ -365,16 +376,31 @@ class WordSearches(Struct, frozen=True):
         blocks = await self.views.blocks.list_all(project, uid)
         return [(word, await self._count(agent, blocks, [word])) for word in words[:_WORDS_ALONE]]
 
-    async def lost_words(self, project: str | None, uid: str, old_texts: Sequence[str], new_text: str) -> str:
-        """Returns the words that a correction has taken out of a text, as a query; "" if it has taken out none.
+    async def lost_words(self, project: str | None, uid: str, page: FactPage) -> str:
+        """Returns the words that corrections have taken out of a fact, as a query; "" if they have taken out none.
 
-        The words of the first of the old texts that has lost any are returned.
-
-        old_texts: what the text was before the last correction, then before the one before it, and so on.
+        The words of the newest of the old texts that has lost any are returned.
         """
+        if not page.before:
+            return ""
         agent = await find_agent(self.views.store, project, uid)
-        lost = await self._list_lost(agent, old_texts, new_text)
+        replaced = await self.views.facts.list_replaced(project, uid, page)
+        lost = await self._list_lost(agent, corrected_texts(page, replaced), page.fact.text)
         return " ".join(lost[0]) if lost else ""
+
+    async def find_outdated(
+        self, project: str | None, uid: str, facts: Sequence[FactRecord], hits: Sequence[HitRecord]
+    ) -> list[OutdatedHit]:
+        """Returns the hits that still have all words that corrections have taken out of one of some facts."""
+        outdated = list[OutdatedHit]()
+        for fact in facts:
+            words = await self.lost_words(project, uid, await self.views.facts.show(project, uid, fact.seq))
+            if words:
+                has_words = self.views.store.recall.has_words
+                outdated += [
+                    OutdatedHit(hit, words, fact) for hit in hits if hit.text and has_words(hit.text, words)
+                ]
+        return outdated
 
     async def are_taken_out(self, query: str, old: str, new: str) -> bool:
         """Returns whether a text had all words of a query before a correction, and has not after it."""

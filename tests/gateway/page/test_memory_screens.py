@@ -1067,7 +1067,10 @@ def test_a_correction_warns_where_it_goes_with_a_text_that_has_the_old_words(ope
     new = operator.twin(f"{fact}/correct", {"text": "The anniversary is in July."})["seq"]
     links = (f"m/{agent.uid}/f/{new}", f"/f/{new}")
     for text in (page(operator, links[0]), person_of(operator.world).page(links[1])):
-        ((before, after),) = re.findall(r"(?s)(Flowers in .*?)(June, noted.*?)</section>", text)
+        ((undo, before, after),) = re.findall(
+            r"(?s)(Was the old text right after all\?.*?)(Flowers in .*?)(June, noted.*?)</section>", text
+        )
+        assert '<button form="undo"' in undo
         assert ("this fact goes with it" in before, "this fact goes with it" in after) == (
             False,
             True,

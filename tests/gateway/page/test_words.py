@@ -806,13 +806,17 @@ def test_after_a_correction_one_tries_what_a_reply_would_be_told(operator: Opera
     assert tried == ["My+sister+is+Anu.", "No+peanut+for+me.", "I+am+allergic+to+peanuts."]
     # The block is told first, and the page does not say that it wins.
     shown = page(operator, f"{memory}/search?q={tried[1]}")
-    assert "It is not told that a block wins" in shown
+    assert "If one differs from a block, a reply may repeat either." in shown
     # Without a block, none is spoken of.
     operator.twin(f"{memory}/b/human", {"value": "", "version": version + 1})
-    operator.twin(f"{memory}/facts", {"text": "Alice eats no meat.", "always": True})
+    wrong = operator.twin(f"{memory}/facts", {"text": "Alice is allergic to peanuts.", "always": True})["seq"]
     without = page(operator, f"{memory}/search?q={tried[1]}")
-    assert "It is not told that a fact that always holds wins" in without
-    assert "that a block" not in without
+    assert "may repeat either" not in without
+    # Only a text with what was corrected differs from a fact that is told before each reply, and can be forgotten.
+    right = operator.twin(f"{memory}/f/{wrong}/correct", {"text": "Alice is allergic to latex."})["seq"]
+    differing = plain(page(operator, f"{memory}/search?q={tried[1]}"))
+    assert "which still says “peanuts”. A correction took that out of fact " + str(right) in differing
+    assert "may repeat either. Forget message" in differing
     told = plain(shown.partition('id="note"')[2])
     assert "First, with its instructions: human: Salt & hazelnuts. Then, right before the message:" in told
     assert told.index("Salt & hazelnuts.") < told.index("I am allergic to peanuts.")
