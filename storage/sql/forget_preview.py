@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from storage.commands import Erased, ForgetTarget, Rules
@@ -300,7 +300,7 @@ class ForgetPreviews(Group):
         marks = Erased(frozenset(int(at // DAY_S) for (at,) in days), versions.gone > 0)
         notes = _Notes(None)
         if not await self._is_far_back(connection, agent_row, 0):
-            notes = await self._count_quoting(connection, agent_row, 0, marks, set())
+            notes = await self._count_quoting(connection, agent_row, 0, marks, counted_rows=erased.listed)
         counts = ForgetCounts(
             messages=0,
             facts=len(texts),
@@ -340,20 +340,29 @@ class ForgetPreviews(Group):
             return _Notes(None)
         rows = await connection.rows(SQL["erased_times"], (*erased, _MAX_EXCHANGES))
         days = {int(at // DAY_S) for _, *times in rows for at in times if at is not None}
-        return await self._count_quoting(
-            connection, erased.agent_row, first, Erased(frozenset(days), has_blocks), {id for id, *_ in rows}
-        )
+        marks = Erased(frozenset(days), has_blocks)
+        erased_rows = {id for id, *_ in rows}
+        return await self._count_quoting(connection, erased.agent_row, first, marks, erased_rows=erased_rows)
 
     async def _is_far_back(self, connection: Connection, agent_row: int, seq: int) -> bool:
         """Returns whether more messages came after a number than are looked through for notes."""
         return (await connection.value(SQL["last_number"], (agent_row,)) or 0) - seq > _MAX_NUMBERS
 
     async def _count_quoting(
-        self, connection: Connection, agent_row: int, since: int, erased: Erased, erased_ids: set[int]
+        self,
+        connection: Connection,
+        agent_row: int,
+        since: int,
+        erased: Erased,
+        *,
+        erased_rows: Collection[int] = (),
+        counted_rows: Collection[int] = (),
     ) -> _Notes:
         """Finds the notes that are erased, or may quote what is erased.
 
         since: a number from which on they are read.
+        erased_rows: the exchanges that are erased with their notes.
+        counted_rows: such exchanges too, but their notes are counted elsewhere.
         """
         rows = await connection.rows(SQL["notes"], (agent_row, since, _MAX_EXCHANGES + 1))
         if len(rows) > _MAX_EXCHANGES:
@@ -362,9 +371,9 @@ class ForgetPreviews(Group):
             id
             for id, packed in rows
             for text in unpack_notes(packed).values()
-            if text and (id in erased_ids or self._rules.may_quote(text, erased))
+            if text and id not in counted_rows and (id in erased_rows or self._rules.may_quote(text, erased))
         ]
-        return _Notes(len(ids), _newest_rows(id for id in reversed(ids) if id not in erased_ids))
+        return _Notes(len(ids), _newest_rows(id for id in reversed(ids) if id not in erased_rows))
 
 
 def _add_counts(

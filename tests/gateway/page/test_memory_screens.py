@@ -1729,6 +1729,11 @@ def test_a_preview_links_to_the_newest_replies_that_lose_their_notes(operator: O
     preview = operator.twin(f"m/{agent.uid}/forget?conversation={newest}")
     assert preview["will_go"]["notes"]
     assert last["seq"] not in [each["seq"] for each in preview.get("replies_without_note", ())]
+    preview = operator.twin(f"m/{agent.uid}/forget?texts={seq}&texts={last['seq']}")
+    assert preview["will_go"]["notes"] == 7
+    assert [each["seq"] for each in preview["replies_without_note"]] == [
+        last["seq"] - 2 * n for n in range(1, 6)
+    ]
 
 
 @pytest.mark.both
