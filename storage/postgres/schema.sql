@@ -814,8 +814,7 @@ CREATE TABLE usage (
     answered bigint NOT NULL DEFAULT 0,
     question_tokens bigint NOT NULL DEFAULT 0,
     evicted_tokens bigint NOT NULL DEFAULT 0,
-    PRIMARY KEY (day, project, "user", key, upstream, model),
-    TRIGGER DEFERRABLE INITIALLY DEFERRED
+    PRIMARY KEY (day, project, "user", key, upstream, model)
 );
 
 CREATE CONSTRAINT TRIGGER usage_written AFTER INSERT OR DELETE OR UPDATE ON usage DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION add_user_usage();

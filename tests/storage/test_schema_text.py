@@ -47,7 +47,7 @@ columns AS (
      WHERE attnum > 0 AND NOT attisdropped
     UNION ALL
     SELECT tab, 10000 + row_number() OVER (ORDER BY conname), pg_get_constraintdef(oid)
-      FROM tables JOIN pg_constraint ON conrelid = tab WHERE contype <> 'n'
+      FROM tables JOIN pg_constraint ON conrelid = tab WHERE contype NOT IN ('n', 't')
 )
 SELECT relname, 0 AS kind, '' AS name,
        'CREATE TABLE ' || relname || E' (\\n    ' || string_agg(line, E',\\n    ' ORDER BY number) || E'\\n)' AS text
