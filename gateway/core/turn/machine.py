@@ -326,15 +326,13 @@ class Turn:
 
         The parameters are those of `TurnOutcome`.
         """
-        outcome = self._make_unfinished_outcome(end, reason)
-        if is_refused or message:
-            outcome = replace(
-                outcome,
-                is_refused=is_refused,
-                error_message=message,
-                error_kind=error_kind,
-                error_status=error_status,
-            )
+        outcome = replace(
+            self._make_unfinished_outcome(end, reason),
+            is_refused=is_refused,
+            error_message=message,
+            error_kind=error_kind,
+            error_status=error_status,
+        )
         self._state = DONE
         return [commands.Save(outcome), _FINISH]
 
