@@ -6,17 +6,13 @@ their own (`me_...`).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any
-
 from msgspec import Struct
 
 from gateway.page import block_screens, conversation_screens, fact_screens, forget_screens, memory_screens
 from gateway.page.memory_access import PERSON_ROUTES, access_of
 from gateway.page.page_operations import PageOperations
-from gateway.page.screen import Action, ActionResult, HtmlDownload, NoFields, Screen, ScreenRequest, View
+from gateway.page.screen import Action, ActionResult, NoFields, Screen, ScreenRequest, View
 from gateway.run.admin.conversation_views import ConversationRecord
-from gateway.run.admin.memory_export import ReadablePart
 from gateway.run.admin.memory_records import BlockRecord, FactRecord
 
 HEADING = "What is remembered about you"
@@ -81,18 +77,11 @@ class _PersonScreens(Struct, frozen=True):
         await self.operations.edits.pause(access.editor, access.uid, is_paused=form.paused)
         return ActionResult({"paused": form.paused}, access.path())
 
-    async def export(self, request: ScreenRequest, query: NoFields) -> HtmlDownload:
-        access = access_of(request)
-        parts = await self.operations.export.readable_parts(access.project, access.uid)
-        await self.operations.audit.add(request.visitor.actor, "export", access.uid)
-        return HtmlDownload("me_export.html", _part_contexts(parts), f"memory-{access.uid[:8]}.html")
-
 
 def screens(operations: PageOperations) -> list[Screen | Action]:
     person = _PersonScreens(operations)
     return [
         PERSON_ROUTES.screen("", person.show),
-        PERSON_ROUTES.screen("export.html", person.export, right="export", has_twin=False),
         PERSON_ROUTES.action("pause", person.pause, PauseForm, "pause"),
         *memory_screens.screens(operations, PERSON_ROUTES),
         *block_screens.screens(operations, PERSON_ROUTES),
@@ -100,9 +89,3 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
         *conversation_screens.screens(operations, PERSON_ROUTES),
         *forget_screens.screens(operations, PERSON_ROUTES),
     ]
-
-
-async def _part_contexts(parts: AsyncIterator[ReadablePart]) -> AsyncIterator[dict[str, Any]]:
-    """Yields, for each part of an export, the names that the template knows and their values."""
-    async for part, record in parts:
-        yield {"part": part, "record": record}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import AsyncIterator, Iterable
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 from urllib.parse import quote
 
 from msgspec import UNSET, Struct
@@ -21,6 +21,7 @@ from gateway.page.screen import (
     ActionResult,
     Answer,
     Download,
+    HtmlDownload,
     ListQuery,
     NoFields,
     Screen,
@@ -30,6 +31,7 @@ from gateway.page.screen import (
 from gateway.page.shown_text import shortened_diff
 from gateway.run.admin.block_views import BlockDiff
 from gateway.run.admin.conversation_views import ConversationRecord
+from gateway.run.admin.memory_export import ReadablePart
 from gateway.run.admin.memory_names import name_of, user_of
 from gateway.run.admin.memory_records import MemoryRecord
 from gateway.run.admin.memory_search import RecallTrial
@@ -175,6 +177,13 @@ class _MemoryScreens(Struct, frozen=True):
         await self.operations.audit.add(request.visitor.actor, "export", access.uid)
         return Download("application/x-ndjson", _join_lines(pages), f"memory-{access.uid[:8]}.jsonl")
 
+    async def export_readable(self, request: ScreenRequest, query: NoFields) -> HtmlDownload:
+        access = access_of(request)
+        parts = await self.operations.export.readable_parts(access.project, access.uid)
+        await self.operations.audit.add(request.visitor.actor, "export", access.uid)
+        # An operator's copy is for the person, so it has the same words.
+        return HtmlDownload("me_export.html", _part_contexts(parts), f"memory-{access.uid[:8]}.html")
+
     # -- for operators alone: a person has other screens for this, or none
 
     async def show_memory(self, request: ScreenRequest, query: NoFields) -> View:
@@ -316,6 +325,7 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
         routes.screen("conversations", memory.show_conversations, ListQuery),
         routes.screen("passages", memory.show_passages, ListQuery),
         routes.screen("export.jsonl", memory.export, right="export", has_twin=False),
+        routes.screen("export.html", memory.export_readable, right="export", has_twin=False),
     ]
     if routes.is_for_person:
         return shared
@@ -358,3 +368,9 @@ def _parse_time(text: str) -> float:
         raise BadRequest(
             "as_of is a number of seconds since 1970, or a day like 2026-11-24.", param="as_of"
         ) from error
+
+
+async def _part_contexts(parts: AsyncIterator[ReadablePart]) -> AsyncIterator[dict[str, Any]]:
+    """Yields, for each part of an export, the names that the template knows and their values."""
+    async for part, record in parts:
+        yield {"part": part, "record": record}

@@ -1802,3 +1802,20 @@ def test_an_operator_who_may_only_read_has_no_buttons_for_changes(operator: Oper
         assert reader.post(f"m/{agent.uid}/{path}", **fields).status == 403
     forget: Any = reader.post(f"m/{agent.uid}/forget?all=1", confirm="2")
     assert forget.status == 403
+
+
+def test_an_operator_saves_a_copy_that_its_person_can_read(operator: Operator) -> None:
+    agent = speak(operator.world, "My cat is Miso.")
+    memory = f"m/{agent.uid}"
+    learn(operator.world, agent, "Alice has a cat called Miso.")
+    shown = page(operator, memory)
+    assert f'/{memory}/export.html">Copy to read or print</a>' in shown
+    assert "“Please make a link to the page about alice, good for a day.”" in plain(shown)
+    copy = operator.get(f"{memory}/export.html")
+    assert copy.headers["content-disposition"].startswith('attachment; filename="memory-')
+    read = plain(copy.body.decode())
+    assert "What is remembered about you" in read
+    facts, _, messages = read.partition("Conversation of 9 October 2025")
+    assert "Alice has a cat called Miso." in facts
+    assert "My cat is Miso." in messages
+    assert operator.twin("audit")["items"][0]["action"] == "export"
