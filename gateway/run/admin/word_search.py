@@ -16,6 +16,7 @@ from msgspec import UNSET, Struct, UnsetType
 from gateway.core.conversation.wire_message import RESULT_ROLES
 from gateway.core.memory.learn import DESIGNATIONS
 from gateway.core.words import folded_words
+from gateway.errors import UnknownId
 from gateway.run.admin.exchange_messages import message_records
 from gateway.run.admin.fact_views import FactPage, corrected_texts
 from gateway.run.admin.find_memory import find_agent
@@ -394,8 +395,11 @@ class WordSearches(Struct, frozen=True):
         """Returns the hits that still have all words that corrections have taken out of one of some facts."""
         outdated = list[OutdatedHit]()
         for fact in facts:
-            words = await self.lost_words(project, uid, await self.views.facts.show(project, uid, fact.seq))
-            if words:
+            try:
+                page = await self.views.facts.show(project, uid, fact.seq)
+            except UnknownId:
+                continue  # it was forgotten meanwhile
+            if words := await self.lost_words(project, uid, page):
                 has_words = self.views.store.recall.has_words
                 outdated += [
                     OutdatedHit(hit, words, fact) for hit in hits if hit.text and has_words(hit.text, words)

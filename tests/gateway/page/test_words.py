@@ -1219,3 +1219,13 @@ def test_the_last_question_is_tried_though_its_replies_are_forgotten(
     gone = operator.post(f"m/{agent.uid}/forget?message=4", came_from=words).body.decode()
     assert f'href="../../m/{agent.uid}/search">Try what a reply would be told now' in gone
     assert "What may I not eat?" in page(operator, f"m/{agent.uid}/search")
+
+
+def test_a_fact_that_is_forgotten_meanwhile_does_not_break_a_trial(operator: Operator) -> None:
+    agent = speak(operator.world, "Hello.")
+    operator.twin(f"m/{agent.uid}/facts", {"text": "Alice never eats nuts.", "always": True})
+    words, call = operator.world.gateway.app.services.page.words, operator.world.gateway.call
+    standing = call(words.views.facts.standing(agent.uid))
+    assert len(standing) == 1
+    operator.post(f"m/{agent.uid}/forget?fact={standing[0].seq}")
+    assert call(words.find_outdated(None, agent.uid, standing, ())) == []
