@@ -210,6 +210,10 @@ class _ForgetScreens(Struct, frozen=True):
         next_link = _NextLink("people", "All people")
         if not is_all:
             next_link = await self._find_next_link(access, query, came_from, sought_words)
+        fact_page = None if is_all else await self._find_fact(access, came_from)
+        correction = None
+        if fact_page is not None and fact_page.before and fact_page.fact.until is None:
+            correction = fact_page.fact
         remaining = hidden = None
         if sought_words:
             remaining = await self.word_searches.remaining(access.project, access.uid, sought_words)
@@ -228,6 +232,8 @@ class _ForgetScreens(Struct, frozen=True):
             memory_name=before.memory_name,
             is_all=is_all,
             next_link=next_link,
+            # The correction that led here, if it is still true.
+            correction=correction,
             # Where the forgetting of another text, begun on this page, leads back to.
             back=next_link.path.partition("#")[0],
             replies=[each for each in before.stays if each.message and each.message not in next_numbers],

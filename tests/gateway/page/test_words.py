@@ -191,11 +191,15 @@ def test_a_correction_says_what_still_has_the_old_words(operator: Operator) -> N
     gone = operator.post(preview, came_from=came_from(operator, f"m/{uid}/f/{new}", preview)).body.decode()
     assert "1 message still says “peanuts”." in plain(gone)
     assert "Back to the fact" in gone
+    # What is right is written down already.
+    right = ("Corrected already:", "What is right instead")
+    assert [each in plain(gone) for each in right] == [True, False]
     # The correction goes with its source, so that nothing leads back to it.
     preview = f"m/{uid}/forget?message={source['seq']}"
     gone = operator.post(preview, came_from=f"m/{uid}/f/{new}").body.decode()
     assert "Nothing in alice’s memory says “peanuts” any more." in plain(gone)
     assert f'href="../../m/{uid}/words?q=peanuts">On to the words' in gone
+    assert [each in plain(gone) for each in right] == [False, True]
     assert lead(page(operator, f"m/{uid}/words?q=peanuts")) == "Nothing that is stored says “peanuts”."
 
 
