@@ -1807,7 +1807,10 @@ def test_an_operator_who_may_only_read_has_no_buttons_for_changes(operator: Oper
 def test_an_operator_saves_a_copy_that_its_person_can_read(operator: Operator) -> None:
     agent = speak(operator.world, "My cat is Miso.")
     memory = f"m/{agent.uid}"
-    learn(operator.world, agent, "Alice has a cat called Miso.")
+    (wrong,) = learn(operator.world, agent, "Alice has a dog called Miso.")
+    operator.twin(f"{memory}/f/{wrong}/correct", {"text": "Alice has a cat called Miso."})
+    # Whoever corrects a fact may mean that it was never true.
+    assert "Miso. replaced 9 Oct 2025" in plain(page(operator, f"{memory}/facts?all=1"))
     shown = page(operator, memory)
     assert f'/{memory}/export.html">Copy to read or print</a>' in shown
     assert "“Please make a link to the page about alice, good for a day.”" in plain(shown)
@@ -1817,5 +1820,6 @@ def test_an_operator_saves_a_copy_that_its_person_can_read(operator: Operator) -
     assert "What is remembered about you" in read
     facts, _, messages = read.partition("Conversation of 9 October 2025")
     assert "Alice has a cat called Miso." in facts
+    assert "Alice has a dog called Miso. replaced on 9 October 2025" in facts
     assert "My cat is Miso." in messages
     assert operator.twin("audit")["items"][0]["action"] == "export"
