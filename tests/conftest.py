@@ -203,7 +203,9 @@ def _uses_postgresql(item: pytest.Item) -> bool:
 def _is_named(item: Any) -> bool:
     """Returns whether the mark `both` names a case, if there is that mark."""
     mark = item.get_closest_marker("both")
-    return mark is None or all(item.callspec.params[name] in values for name, values in mark.kwargs.items())
+    return mark is None or all(
+        item.callspec.params.get(name) in values for name, values in mark.kwargs.items()
+    )
 
 
 @pytest.fixture(autouse=True)
