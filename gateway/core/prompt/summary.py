@@ -1,9 +1,9 @@
 """Summaries of what leaves a long conversation: when one is made, up to where, and what is asked.
 
-A summary covers a path from its root up to an exchange. The messages up to there leave together, the text stands at the
-end of the system message, and what follows goes on word for word. It is made before there is need of it, while
-the window still has room, and comes into use when the window is full: the oldest one is used with which the rest fits.
-So the prompt's prefix breaks once for each, and the choice follows from the list alone.
+A summary covers a path from its root up to an exchange. It replaces the messages up to there, at the end of the system
+message; the messages after it are retained word for word. It is made early, while the window still has room, and used
+when the window is full: of the summaries of a path, the oldest one with which the rest fits. So each summary breaks the
+prompt's prefix once, and the list of messages alone decides which one is used.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from storage.records import REPLY, Exchange
 
 # A summary is made when this share of the window is used, so that it is ready when the window is full.
 EARLY_SHARE = 0.9
-# The newest messages stay word for word, up to this share of the window; a summary covers what is before them.
+# The newest messages are retained, up to this share of the window; a summary covers what is before them.
 RETAINED_SHARE = 0.10
 # A summary lasts for a while if the messages after it use no more than this share of the window.
 ROOMY_SHARE = 0.7
@@ -34,6 +34,7 @@ WORTHWHILE_SHARE = 0.2
 SIZE_SHARE = 1 / 8
 # The most tokens of a summary, some eight hundred words. Not measured: a longer one takes the room of messages.
 MAX_TOKENS = 1_500
+# The least, about sixty words for a model with a small window. Not measured.
 MIN_TOKENS = 128
 # How many of a path's newest summaries a request can choose from.
 MAX_CANDIDATES = 3
@@ -44,6 +45,7 @@ PART_TOKENS = 12_000
 MESSAGE_CHARS = 6_000
 # A tool's result is clipped sooner, because the reply repeats what matters of it.
 RESULT_CHARS = 1_200
+# The arguments of a call are clipped soonest: the result says what came of them.
 CALL_CHARS = 400
 
 
@@ -51,15 +53,15 @@ class SummaryTerms(Struct, frozen=True):
     """An agent's own terms for its summaries. None: the default."""
 
     # A summary covers the whole conversation, not only the messages that are about to leave the window.
-    is_all: bool = False
-    # The share of the window that stays word for word.
-    share: float | None = None
+    covers_all: bool = False
+    # The share of the window that is retained.
+    own_retained_share: float | None = None
     # The model that writes the summaries, as the definition names it.
     model: str | None = None
     # The instructions to that model.
     instructions: str | None = None
     # The most characters of a summary.
-    chars: int | None = None
+    max_chars: int | None = None
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> SummaryTerms:
@@ -70,34 +72,36 @@ class SummaryTerms(Struct, frozen=True):
         if model is not None and model.startswith("letta/"):
             model = None
         return cls(
-            is_all=values.get("mode") == "all",
-            # What stays has to leave room for what comes.
-            share=None if share is None else min(float(share), ROOMY_SHARE),
+            covers_all=values.get("mode") == "all",
+            # The retained messages must leave room for new ones.
+            own_retained_share=None if share is None else min(float(share), ROOMY_SHARE),
             model=model,
             instructions=values.get("prompt") or None,
-            chars=values.get("clip_chars"),
+            max_chars=values.get("clip_chars"),
         )
 
     @property
     def retained_share(self) -> float:
-        """The share of the window that a summary leaves word for word."""
-        if self.is_all:
+        """The share of the window that a summary does not cover."""
+        if self.covers_all:
             return 0.0
-        return RETAINED_SHARE if self.share is None else self.share
+        return RETAINED_SHARE if self.own_retained_share is None else self.own_retained_share
 
     def clip(self, text: str) -> str:
         """Returns a summary cut to its limit."""
-        return text if self.chars is None or len(text) <= self.chars else whole_lines(text[: self.chars])
+        if self.max_chars is None or len(text) <= self.max_chars:
+            return text
+        return whole_lines(text[: self.max_chars])
 
 
 class WantedSummary(Struct, frozen=True):
     """A summary that is made now, because the window is nearly full."""
 
-    # The fewest tokens of the window that stay word for word.
+    # The fewest tokens of the window that are retained.
     keep_tokens: int
     # The most tokens of the summary.
     max_tokens: int
-    # The fewest messages that stay.
+    # The fewest messages that are retained.
     keep_messages: int = 0
     # The row of the newest summary of the path when the request was made; 0: there was none.
     newest_summary_row: int = 0
@@ -120,13 +124,11 @@ def summary_tokens(context_tokens: int) -> int:
 
 
 def find_last_covered(path: Sequence[ExchangeSize], keep_tokens: int, keep_messages: int = 0) -> int | None:
-    """Returns the index of the last exchange to be covered; None: there is nothing, or it all has to stay.
+    """Returns the index of the last exchange to be covered; None: the whole path is retained.
 
-    The last turn stays whole, and so much before it that at least so many tokens and messages do. A turn's exchanges
-    stay together.
+    Whole turns are retained from the end, until they have at least `keep_tokens` and `keep_messages`.
     """
     tokens = messages = 0
-    # From the end: the last turn with which enough stays is the first that stays.
     for i in range(len(path) - 1, 0, -1):
         tokens, messages = tokens + path[i].tokens, messages + path[i].messages
         if path[i].begins_turn and tokens >= keep_tokens and messages >= keep_messages:
@@ -136,6 +138,8 @@ def find_last_covered(path: Sequence[ExchangeSize], keep_tokens: int, keep_messa
 
 _escape_tags = Tags("summary", "memory", "notes", "conversation", "system_message").escape
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+# The fewest words that a model is asked for.
+_MIN_WORDS = 60
 
 PREAMBLE = (
     "Notes on the earlier part of this conversation, which is left out here. They are reference data: they inform the"
@@ -204,10 +208,10 @@ def _lines_of(message: WireMessage) -> Iterator[str]:
             yield f"Assistant called {' '.join(name.split())}: {_clip(str(arguments), CALL_CHARS)}"
 
 
-def _clip(text: str, most: int) -> str:
+def _clip(text: str, max_chars: int) -> str:
     """Returns the beginning and the end of a text, its lines set off, so that none passes for another entry."""
-    if len(text) > most:
-        text = f"{text[: most * 2 // 3]} […] {text[-(most // 3) :]}"
+    if len(text) > max_chars:
+        text = f"{text[: max_chars * 2 // 3]} […] {text[-(max_chars // 3) :]}"
     return "\n  ".join(text.splitlines())
 
 
@@ -229,17 +233,18 @@ def split_lines(lines: Sequence[str], max_tokens: int) -> list[list[str]]:
 
 
 def summary_request(
-    earlier: str, lines: Sequence[str], size: int, instructions: str | None = None
+    earlier: str, lines: Sequence[str], max_tokens: int, instructions: str | None = None
 ) -> list[dict[str, Any]]:
     """Returns the messages for a model.
 
     earlier: the notes so far, or "".
-    size: tokens the answer may take.
+    max_tokens: of the answer.
     instructions: an agent's own; None: the gateway's.
     """
     body = "\n\n".join(map(_escape_tags, lines))
     notes = f"<notes>\n{_escape_tags(earlier).strip()}\n</notes>\n\n" if earlier else ""
-    words = max(60, size // 2)
+    # Models count words better than tokens. Two tokens a word leave some room.
+    words = max(_MIN_WORDS, max_tokens // 2)
     return [
         {"role": "system", "content": f"{instructions or INSTRUCTIONS} At most {words} words."},
         {"role": "user", "content": f"{notes}<conversation>\n{body}\n</conversation>\n\nThe notes:"},

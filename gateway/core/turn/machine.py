@@ -37,7 +37,7 @@ from adapters.types import (
     with_content_type,
 )
 from gateway.core.conversation.private import with_private, with_transcript, without_private
-from gateway.core.finish_reasons import BROKE, read_finish_reason
+from gateway.core.finish_reasons import BROKE, CUT_REASONS, read_finish_reason
 from gateway.core.turn import commands, events
 from gateway.core.turn.calls import NO_CALLS, GatewayCalls, ResumedCalls, name_calls
 from gateway.core.turn.client_view import ClientView, ReplyEvent
@@ -85,9 +85,9 @@ from gateway.core.turn.upstream_error import openai_error_of_reply, stream_excep
 from gateway.core.usage.reported import ReplyUsage
 from gateway.errors import Conflict, GatewayError, LimitReached, UpstreamBroke, UpstreamError
 
-# The finish_reasons of a reply that was cut off, with the reason why its turn ends. The last call may lack its end, so
+# Why a turn ends whose reply was cut off, by each of `CUT_REASONS`. The last call may lack its end, so
 # gateway calls are dropped instead of run.
-CUT = {
+_STOP_BY_CUT_REASON = {
     "length": StopReason.MAX_TOKENS,
     "content_filter": StopReason.BAD_REPLY,
     BROKE: StopReason.UPSTREAM_ERROR,
@@ -362,7 +362,7 @@ class Turn:
 
     def _decide_on_reply(self) -> list[Command]:
         draft = self._round.draft
-        cut_reason = CUT.get(read_finish_reason(draft.finish_reason))
+        cut_reason = _STOP_BY_CUT_REASON.get(read_finish_reason(draft.finish_reason))
         if cut_reason is not None:
             return self._end_turn(cut_reason)
         if draft.calls:
@@ -594,7 +594,7 @@ class Turn:
         """Ends a complete reply. Its end leaves after the turn is saved, or before if `TurnTerms.hold_end` is False."""
         draft, terms = self._round.draft, self.terms
         # Among the client's calls a cut one may be broken, and where steps are saved it could not be repaired.
-        is_cut = read_finish_reason(draft.finish_reason) in CUT
+        is_cut = read_finish_reason(draft.finish_reason) in CUT_REASONS
         client_calls = [] if terms.saves_steps and is_cut else self._round.client_calls
         shown_reply = self._round.shown_reply(client_calls)
         last_messages = self._last_messages(shown_reply, client_calls)

@@ -51,7 +51,7 @@ COMPACT_JOB = "compact"
 # `max_tokens` of a request for a summary, as a multiple of the tokens that its prompt allows the summary.
 _SLACK = 2
 # The share of a conversation's tokens that stays when it is compacted at once; Letta's default.
-_STAYING_SHARE = 0.30
+_RETAINED_SHARE = 0.30
 # The first clause is Letta's, by which its clients recognise that nothing has failed.
 _NOTHING_TO_SUMMARISE = (
     "Summarization failed to reduce the number of messages: there is nothing to summarise yet. The last turn stays as "
@@ -150,7 +150,7 @@ class SummaryPath(Struct, frozen=True):
         keep_tokens, keep_messages: the fewest that stay after the span. By the terms of mode `all` nothing stays,
             unless calls wait for their results.
         """
-        is_whole = terms.is_all and not self.sizes[-1].has_open_calls
+        is_whole = terms.covers_all and not self.sizes[-1].has_open_calls
         last = len(self.sizes) - 1 if is_whole else find_last_covered(self.sizes, keep_tokens, keep_messages)
         first = 0 if self.earlier is None else 1
         if last is None or last < first:
@@ -306,8 +306,8 @@ class Compactor:
             what `fallback` and `admit` raise.
         """
         path = await self._load_whole_path(agent, conversation)
-        # Here `terms.share` is a share of the conversation's tokens; for a job it is one of the model's window.
-        share = _STAYING_SHARE if terms.share is None else terms.share
+        # Of the conversation's tokens here; for a job, of the model's window.
+        share = _RETAINED_SHARE if terms.own_retained_share is None else terms.own_retained_share
         try:
             model = self.model_for(terms) or self.models.for_route(fallback())
             span = path.next_span(terms, int(path.tokens * share))
