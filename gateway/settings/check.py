@@ -39,8 +39,8 @@ POSTGRES = ("postgresql://", "postgres://")
 _KEY = re.compile(r"mg-[A-Za-z0-9_-]{32,}")
 # The fewest different characters of a key. Of 32 random hexadecimal digits one set in thirty million has fewer.
 _MIN_DIFFERENT_CHARS = 8
-# The fewest bytes of a secret, as Standard Webhooks demands.
-_SECRET_BYTES = 24
+# The fewest bytes of the secret of a webhook, as Standard Webhooks demands.
+_MIN_WEBHOOK_SECRET_BYTES = 24
 # The bytes of a key of AES-256.
 _SECRETS_KEY_BYTES = 32
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -55,7 +55,8 @@ _FRAMING_HEADERS = ("connection", "content-length", "transfer-encoding")
 def find_mistakes(settings: Settings, faulty_tables: Collection[str] = ()) -> list[SettingsError]:
     """Returns the mistakes that no single value shows.
 
-    faulty_tables: those with mistakes of their own. What depends on them is not judged: it may be wrong by these alone.
+    faulty_tables: those with mistakes of their own. What depends on them is not judged: its
+        mistake may only follow from theirs.
     """
     upstreams = [each.name for each in settings.upstreams]
     profiles = [each.name for each in settings.profiles]
@@ -64,8 +65,8 @@ def find_mistakes(settings: Settings, faulty_tables: Collection[str] = ()) -> li
         (("database",), _mistakes_in_database(settings.database)),
         (("memory",), _mistakes_in_memory(settings.memory)),
         (("upstreams",), _mistakes_in_upstreams(settings.upstreams)),
-        (("models",), _mistakes_in_names("models", [each.alias for each in settings.models])),
-        (("profiles",), _mistakes_in_names("profiles", profiles)),
+        (("models",), _repeated_names("models", [each.alias for each in settings.models])),
+        (("profiles",), _repeated_names("profiles", profiles)),
         (
             ("models", "upstreams"),
             _mistakes_in_each(lambda each: _mistakes_in_model(each, upstreams), settings.models),
@@ -91,7 +92,7 @@ def _mistakes_in_each(mistakes_in: Callable[[T], Iterable[str]], values: Iterabl
 def _mistakes_in_upstreams(upstreams: Sequence[UpstreamSettings]) -> Iterator[str]:
     if not upstreams:
         yield "upstreams: the list is empty; leave it out to use the environment or the scripted model"
-    yield from _mistakes_in_names("upstreams", [each.name for each in upstreams])
+    yield from _repeated_names("upstreams", [each.name for each in upstreams])
     yield from _mistakes_in_each(_mistakes_in_upstream, upstreams)
 
 
@@ -103,11 +104,10 @@ def _mistakes_in_sleeptime(settings: Settings) -> Iterator[str]:
 
 def _mistakes_in_projects(settings: Settings, profiles: list[str]) -> Iterator[str]:
     for name, project in settings.projects.items():
-        yield from _mistakes_in_reference(f"projects.{name}: profile", project.profile, profiles)
+        yield from _unknown_reference(f"projects.{name}: profile", project.profile, profiles)
 
 
 def _mistakes_in_server(server: ServerSettings) -> Iterator[str]:
-    """Yields the mistakes in how the gateway is served."""
     if server.key is not None:
         yield from _mistakes_in_key("server.key (MNEMOGATE_KEY)", server.key)
     if server.operator_key is not None:
@@ -180,9 +180,8 @@ def _mistakes_in_key(name: str, key: str) -> Iterator[str]:
 
 
 def _mistakes_in_upstream(upstream: UpstreamSettings) -> Iterator[str]:
-    """Yields the mistakes in an upstream."""
     where = f"upstreams {upstream.name!r}"
-    yield from _mistakes_in_names(f"{where}: api_key", upstream.keys, is_secret=True)
+    yield from _repeated_names(f"{where}: api_key", upstream.keys, is_secret=True)
     for capability, value in upstream.takes.items():
         if capability != "responses" and not isinstance(value, bool):
             yield f"{where}.takes.{capability}: expected true or false, saw {value!r}"
@@ -233,12 +232,12 @@ def _is_proxy(url: str) -> bool:
 def _mistakes_in_model(model: ModelSettings, upstreams: list[str]) -> Iterator[str]:
     """Yields the mistakes in a model. upstreams: the names of all."""
     where = f"models {model.alias!r}"
-    yield from _mistakes_in_reference(f"{where}: upstream", model.upstream, upstreams)
+    yield from _unknown_reference(f"{where}: upstream", model.upstream, upstreams)
     if model.upstream is None and len(upstreams) > 1:
         yield f"{where}: there are several upstreams; say which one with upstream"
     for deployment in model.deployments:
-        yield from _mistakes_in_reference(f"{where}: deployments: upstream", deployment.upstream, upstreams)
-    yield from _mistakes_in_names(f"{where}: fallbacks", list(model.fallbacks))
+        yield from _unknown_reference(f"{where}: deployments: upstream", deployment.upstream, upstreams)
+    yield from _repeated_names(f"{where}: fallbacks", list(model.fallbacks))
     if model.alias in model.fallbacks:
         yield f"{where}: it is its own fallback"
 
@@ -250,10 +249,10 @@ def _mistakes_in_profile(profile: ProfileSettings, upstreams: list[str]) -> Iter
         yield f"{where}: a name is letters, digits and . _ : @ -"
     if profile.name == "@":  # storage.records.API_PROFILE
         yield f"{where}: this name is for agents that are made over REST"
-    yield from _mistakes_in_reference(f"{where}: upstream", profile.upstream, upstreams)
+    yield from _unknown_reference(f"{where}: upstream", profile.upstream, upstreams)
     if isinstance(profile.filler, FillerSettings) and not profile.filler.say.strip():
         yield f"{where}: filler.say: there is nothing to be said"
-    yield from _mistakes_in_names(f"{where}: blocks", [each.label for each in profile.blocks])
+    yield from _repeated_names(f"{where}: blocks", [each.label for each in profile.blocks])
     for block in profile.blocks:
         if len(block.value) > block.limit:
             yield (
@@ -263,7 +262,6 @@ def _mistakes_in_profile(profile: ProfileSettings, upstreams: list[str]) -> Iter
 
 
 def _mistakes_in_side_request(rule: SideRequest) -> Iterator[str]:
-    """Yields the mistakes in the pattern of a side request."""
     where = f"memory.side_requests {rule.name!r}: pattern"
     try:
         pattern = re.compile(rule.pattern)
@@ -275,7 +273,7 @@ def _mistakes_in_side_request(rule: SideRequest) -> Iterator[str]:
         pointed = f"{rule.pattern[:at]} >>> {rule.pattern[at:]}"
         yield f"{where}: {error.msg}, here: {pointed}"
         return
-    if all(pattern.match(text) for text in ("", "any")):
+    if all(pattern.match(text) for text in ("", "any")):  # texts that have nothing in common
         yield f"{where}: it matches every message"
     if pattern.groupindex:
         yield f"{where}: its groups cannot have names, saw {', '.join(pattern.groupindex)}"
@@ -284,7 +282,6 @@ def _mistakes_in_side_request(rule: SideRequest) -> Iterator[str]:
 
 
 def _mistakes_in_tools(tools: ToolSettings) -> Iterator[str]:
-    """Yields the mistakes in the settings of tools."""
     yield from _mistakes_in_tool_secrets(tools)
     for setting, entries in (("hosts", tools.hosts), ("private_hosts", tools.private_hosts)):
         for entry in entries:
@@ -306,22 +303,20 @@ def _mistakes_in_tools(tools: ToolSettings) -> Iterator[str]:
 
 
 def _mistakes_in_tool_secrets(tools: ToolSettings) -> Iterator[str]:
-    """Yields the mistakes in the secrets with which tools are called."""
     if tools.webhook_secret is not None and not _is_webhook_secret(tools.webhook_secret):
         yield (
-            f"tools.webhook_secret: expected {SECRET_PREFIX} and at least {_SECRET_BYTES} random bytes in base64; "
-            f'make one with `echo "{SECRET_PREFIX}$(openssl rand -base64 32)"`'
+            f"tools.webhook_secret: expected {SECRET_PREFIX} and at least {_MIN_WEBHOOK_SECRET_BYTES} random bytes "
+            f'in base64; make one with `echo "{SECRET_PREFIX}$(openssl rand -base64 32)"`'
         )
     if tools.secrets_key is not None and not _is_secrets_key(tools.secrets_key):
         yield (
-            "tools.secrets_key (MNEMOGATE_SECRETS_KEY): expected 32 random bytes in base64; "
+            f"tools.secrets_key (MNEMOGATE_SECRETS_KEY): expected {_SECRETS_KEY_BYTES} random bytes in base64; "
             "make them with `openssl rand -base64 32`"
         )
 
 
 def _mistakes_in_tool_headers(headers: Sequence[ToolHeader]) -> Iterator[str]:
-    """Yields the mistakes in the headers with which tools are called."""
-    yield from _mistakes_in_names("tools.headers", [each.name for each in headers])
+    yield from _repeated_names("tools.headers", [each.name for each in headers])
     for header in headers:
         if not re.fullmatch(r"[A-Za-z0-9-]+", header.header) or re.search(r"[\x00-\x1f\x7f]", header.value):
             yield f"tools.headers {header.name!r}: it is no header that can be sent"
@@ -337,7 +332,7 @@ def _is_webhook_secret(text: str) -> bool:
         secret = b64decode(text.removeprefix(SECRET_PREFIX), validate=True)
     except ValueError:
         return False
-    return text.startswith(SECRET_PREFIX) and len(secret) >= _SECRET_BYTES
+    return text.startswith(SECRET_PREFIX) and len(secret) >= _MIN_WEBHOOK_SECRET_BYTES
 
 
 def _is_secrets_key(text: str) -> bool:
@@ -358,12 +353,12 @@ def _is_origin(text: str) -> bool:
     return own_port is None or (host.isascii() and host == host.lower() and not host.endswith(own_port))
 
 
-def _mistakes_in_names(where: str, names: Sequence[str], *, is_secret: bool = False) -> Iterator[str]:
+def _repeated_names(where: str, names: Sequence[str], *, is_secret: bool = False) -> Iterator[str]:
     for name in dict.fromkeys(names):
         if names.count(name) > 1:
             yield f"{where}: {'one' if is_secret else repr(name)} is there twice"
 
 
-def _mistakes_in_reference(where: str, name: str | None, known: list[str]) -> Iterator[str]:
+def _unknown_reference(where: str, name: str | None, known: list[str]) -> Iterator[str]:
     if name is not None and name not in known:
         yield unknown_name(where, name, known)
