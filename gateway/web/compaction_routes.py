@@ -14,6 +14,7 @@ from gateway.dialects.fields import missing_field
 from gateway.dialects.responses.compaction import compaction_item
 from gateway.dialects.responses.items import render_user_message
 from gateway.dialects.responses.render import render_usage
+from gateway.dialects.responses.response_ids import make_tag
 from gateway.dialects.responses.token_count import CountChange, render_count
 from gateway.run.response_compaction import Compacted
 from gateway.web.forwarding import ForwardedHead
@@ -64,7 +65,7 @@ def _render_compaction(compacted: Compacted) -> tuple[Sequence[Header], bytes]:
     tag = token_hex(16)
     messages = [render_user_message(f"msg_{tag}_{n}", each) for n, each in enumerate(compacted.messages)]
     response: Json = {
-        "id": f"resp_{token_hex(28)}",
+        "id": f"resp_{make_tag(None)}",
         "object": "response.compaction",
         "created_at": int(time.time()),
         "output": [*messages, compaction_item(f"cmp_{tag}", compacted.summary)],

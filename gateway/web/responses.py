@@ -34,9 +34,11 @@ from gateway.dialects.responses.native import NativeResponse, read_native
 from gateway.dialects.responses.parse import ResponsesRequest, parse
 from gateway.dialects.responses.render import MakesResponses
 from gateway.dialects.responses.response_ids import (
+    TAG_BYTES,
     continues_gateway_response,
     is_gateway_id,
     is_openai_conversation,
+    make_tag,
 )
 from gateway.dialects.responses.tools import FUNCTIONS_ALONE, UpstreamTools, tools_found
 from gateway.dialects.responses.unsealed import without_sealed_items
@@ -96,7 +98,7 @@ class ResponsesRoute(ForwardedRoute):
     async def answer_read(self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody) -> None:
         scope = incoming.scope
         if self._is_answered_by_chat(head, request_body, scope):
-            incoming.info.memory = None
+            incoming.info.memory = None  # "off" holds for a forwarded request only
             with QueueTicket() as ticket:
                 call = await self._read_call(incoming, head, request_body, ticket)
                 call.request.chat.query = incoming.query
@@ -373,9 +375,9 @@ def _is_retry(scope: Scope) -> bool:
 def _new_tag(scope: Scope, digest: bytes, secret: bytes) -> str:
     """Returns the id of a new response in the background, without its prefix. secret: that of the response's memory."""
     if find_header(scope["headers"], _IDEMPOTENCY_KEY) is None:
-        return token_hex(28)
+        return make_tag(None)
     # The same request has the same id in any process, and no one can guess it without the secret.
-    return blake2b(digest, key=secret, digest_size=28).hexdigest()
+    return blake2b(digest, key=secret, digest_size=TAG_BYTES).hexdigest()
 
 
 def _digest_request(scope: Scope, rules: Callable[[str], IdentityRules], body: bytes) -> bytes:

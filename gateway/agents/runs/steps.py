@@ -183,7 +183,7 @@ class RunMemory:
             draft = replace(self.run, agent_row=agent_row, conversation_row=conversation_row, begun=begun)
             self.run = await runs.create(draft, replaces=self.replaces)
         elif begun is not None:  # the run was accepted, so all but this is stored
-            self.run = await runs.note_begun(agent_row, self.run.id, begun)
+            self.run = await runs.note_first_exchange(agent_row, self.run.id, begun)
 
     async def take_up(self, exchange: Exchange) -> None:
         """Continues with a step that an earlier attempt of this run has opened."""

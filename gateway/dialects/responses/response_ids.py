@@ -20,12 +20,12 @@ _ID_WITH_TURN = re.compile(r"[a-z]+_([0-9a-f]{32})([0-9a-f]{24})(?:_(?:i([0-9]{1
 _GATEWAY_ID = re.compile(r"resp_[0-9a-f]{56}|conv_[0-9a-f]{32}")
 _OPENAI_CONVERSATION_ID = re.compile(r"conv_[0-9a-f]{40,}")
 # The size of the random part in place of a turn's name: 16 bytes for the conversation and 12 for the turn.
-_TAG_BYTES = 28
+TAG_BYTES = 28
 
 
 def make_tag(turn: TurnName | None) -> str:
     """Returns the part that all ids of a response share. turn: the name of its turn; None: the turn is not stored."""
-    return turn.tag if turn is not None else token_hex(_TAG_BYTES)
+    return turn.tag if turn is not None else token_hex(TAG_BYTES)
 
 
 def is_gateway_id(id: object) -> TypeGuard[str]:

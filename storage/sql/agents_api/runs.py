@@ -132,9 +132,9 @@ async def begin_run(connection: Connection, agent_row: int, run_row: int, at: fl
     return await require_run(connection, agent_row, run_row)
 
 
-async def note_begun(connection: Connection, agent_row: int, run_row: int, begun: float) -> Run:
-    """Stores when the first exchange of a run began, if it was only created. Returns the run. Raises: NotFound."""
-    await connection.run(SQL["note_begun"], (begun, run_row, agent_row))
+async def note_first_exchange(connection: Connection, agent_row: int, run_row: int, begun: float) -> Run:
+    """Stores when the first exchange of a run began. Changes nothing unless the run is `created`. Raises: NotFound."""
+    await connection.run(SQL["note_first_exchange"], (begun, run_row, agent_row))
     return await require_run(connection, agent_row, run_row)
 
 
@@ -228,7 +228,7 @@ class Runs(Group):
         return run
 
     begin_run = writes(as_locking_method(begin_run))
-    note_begun = writes(as_locking_method(note_begun))
+    note_first_exchange = writes(as_locking_method(note_first_exchange))
     end_run = writes(as_locking_method(end_run))
     cancel_waiting_run = writes(as_locking_method(cancel_waiting_run))
     load_run = reads(as_method(load_run))

@@ -89,7 +89,7 @@ WHERE r.agent {in:1:BIGINT:64} AND r.id = (SELECT max(x.id) FROM runs x WHERE x.
 -- Begins a run that was only created.
 UPDATE runs SET state = 'running', begun = ? WHERE id = ? AND agent = ? AND state = 'created'
 
--- name: note_begun
+-- name: note_first_exchange
 -- Stores when the first exchange began of a run that was only created.
 UPDATE runs SET begun = ? WHERE id = ? AND agent = ? AND state = 'created'
 
