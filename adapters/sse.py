@@ -68,9 +68,8 @@ class EventDecoder:
         if self._buffer or self.has_cr:
             self._buffer += data
             raws = self._cut_events()
-        elif (
-            self.has_begun and _is_plain(data) and data.endswith(b"\n\n")
-        ):  # as most reads: one event of one line
+        elif self.has_begun and _is_plain(data) and data.endswith(b"\n\n"):
+            # Most reads are one event of one line.
             self._bytes_without_data = 0
             return [Event(data, data[len(_DATA_PREFIX) : -2])]
         else:

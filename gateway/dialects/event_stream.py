@@ -9,9 +9,9 @@ import orjson
 from adapters.types import Json
 from gateway.core.turn.client_view import MAX_HELD_BYTES
 
-# Tells the client that its turn is not on disk yet. The last line of a stream. A blank line after it would be an event
-# without data, and so an error, to older versions of openai-go. A client that splits a stream at its blank lines would
-# lose an event after it.
+# The note that a turn is not on disk yet, the last line of its stream. A blank line after it would be an event without
+# data, and so an error, to older versions of openai-go. A client that splits a stream at its blank lines would lose an
+# event after it.
 NOT_DURABLE: Final = b": mnemogate not durable\n"
 
 

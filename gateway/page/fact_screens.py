@@ -10,7 +10,7 @@ from gateway.errors import BadRequest, Conflict, GatewayError
 from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, access_of
 from gateway.page.page_operations import PageOperations
 from gateway.page.page_request import safe_next
-from gateway.page.screen import SAVED, TOLD, Action, ActionResult, Answer, Screen, ScreenRequest, View
+from gateway.page.screen import ALWAYS_SAVED, SAVED, Action, ActionResult, Answer, Screen, ScreenRequest, View
 from gateway.run.admin.fact_views import FactPage, corrected_texts
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_records import FactRecord
@@ -89,7 +89,8 @@ class _FactScreens(Struct, frozen=True):
             page = await self.views.facts.show(access.project, access.uid, seq)
             return await self._make_view(access, page, error=error)
         page = await self.views.facts.show(access.project, access.uid, seq)
-        return ActionResult(access.filter(page.fact), (request.referrer or access.path("f", seq)) + TOLD)
+        screen = request.referrer or access.path("f", seq)
+        return ActionResult(access.filter(page.fact), screen + ALWAYS_SAVED)
 
     async def _make_view(
         self,

@@ -22,7 +22,7 @@ MAX_ITEMS = 200
 # The URL fragment that shows the words of a page that a change was saved.
 SAVED = "#saved"
 # As `SAVED`, of the change whether a fact is told before each reply.
-TOLD = "#told"
+ALWAYS_SAVED = "#always-saved"
 
 
 class NoFields(Struct, frozen=True, forbid_unknown_fields=True):

@@ -125,7 +125,7 @@ def _agent_json(exported: ExportedAgent, now: float) -> dict[str, Any]:
 def _extension_json(exported: ExportedAgent) -> dict[str, Any]:
     """Returns what an agent has here beyond Letta's form."""
     return {
-        "mnemogate": exported.state[file_fields.EXTENSION],
+        file_fields.EXTENSION: exported.state[file_fields.EXTENSION],
         "sleeptime": None if exported.sleeptime is None else {"frequency": exported.sleeptime.frequency},
         "message_buffer_limit": exported.state["message_buffer_limit"],
         "message_buffer_min": exported.state["message_buffer_min"],

@@ -45,7 +45,7 @@ PART_TOKENS = 12_000
 MESSAGE_CHARS = 6_000
 # A tool's result is clipped sooner, because the reply repeats what matters of it.
 RESULT_CHARS = 1_200
-# The arguments of a call are clipped soonest: the result says what came of them.
+# The arguments of a call are clipped soonest, because its result shows what it did.
 CALL_CHARS = 400
 
 

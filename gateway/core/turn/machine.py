@@ -85,7 +85,7 @@ from gateway.core.turn.upstream_error import openai_error_of_reply, stream_excep
 from gateway.core.usage.reported import ReplyUsage
 from gateway.errors import Conflict, GatewayError, LimitReached, UpstreamBroke, UpstreamError
 
-# Why a turn ends whose reply was cut off, by each of `CUT_REASONS`. The last call may lack its end, so
+# Why a turn with a cut reply ends, by each of `CUT_REASONS`. The last call may lack its end, so
 # gateway calls are dropped instead of run.
 _STOP_BY_CUT_REASON = {
     "length": StopReason.MAX_TOKENS,

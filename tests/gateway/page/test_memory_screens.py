@@ -1008,9 +1008,9 @@ def test_a_fact_is_told_before_each_reply_or_only_when_it_fits(
             button = ">Tell before each reply</button>" if always else ">Tell only when it fits</button>"
             assert button in page(operator, fact)
             where = operator.post(f"{fact}/always", always=str(always).lower()).headers["location"]
-            assert where.endswith(f"/{fact}#told")
+            assert where.endswith(f"/{fact}#always-saved")
             how = "before each reply." if always else "only when a question fits."
-            assert f'id="told" role="status">Saved: told {how}</p>' in page(operator, fact)
+            assert f'id="always-saved" role="status">Saved: told {how}</p>' in page(operator, fact)
             speak(world, f"Send me {n} tables.")
             assert (b"He is colour-blind" in world.upstream.last.body) is always
             (listed,) = operator.twin(f"m/{agent.uid}/facts")["items"]
