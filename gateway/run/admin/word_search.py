@@ -394,13 +394,13 @@ class WordSearches(Struct, frozen=True):
     ) -> list[OutdatedHit]:
         """Returns the hits that still have all words that corrections have taken out of one of some facts."""
         outdated = list[OutdatedHit]()
-        for fact in facts:
+        has_words = self.views.store.recall.has_words
+        for fact in facts if hits else ():  # each fact is a read
             try:
                 page = await self.views.facts.show(project, uid, fact.seq)
             except UnknownId:
                 continue  # it was forgotten meanwhile
             if words := await self.lost_words(project, uid, page):
-                has_words = self.views.store.recall.has_words
                 outdated += [
                     OutdatedHit(hit, words, fact) for hit in hits if hit.text and has_words(hit.text, words)
                 ]
