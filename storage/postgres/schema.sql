@@ -1,6 +1,8 @@
 -- The schema of a new database. For reading: the program makes it by the files in `migrations`.
--- The comment over a table says what one row is. A number in `agent` or `memory` is a row of `agents`. A time is in
--- seconds since the epoch. Triggers `rev_*` and `stamp_*` raise numbers of an agent by which caches notice a change.
+-- The comment over a table says what one row is. Each memory is a row of `agents`; a number in `agent` or `memory` is
+-- the row's id. The number is 0 where a row belongs to no memory, or no longer: storage/sql/forget.sql empties such
+-- rows in SQLite, and indexes leave them out (`agent <> 0`). A time is in seconds since the epoch. Triggers `rev_*` and
+-- `stamp_*` raise numbers of an agent by which caches notice a change.
 
 -- A memory, with the numbers by which caches notice its changes, and its sums of messages and bytes.
 CREATE TABLE agents (
@@ -253,41 +255,41 @@ CREATE TABLE exchanges (
     agent bigint NOT NULL,
     conversation bigint NOT NULL,
     parent bigint,
-    depth bigint NOT NULL,
-    seq bigint NOT NULL,
-    run bigint NOT NULL DEFAULT 0,
-    span bigint NOT NULL,
-    "offset" bigint NOT NULL,
-    length bigint NOT NULL DEFAULT 0,
+    depth bigint NOT NULL,  -- 0 of an opening
+    seq bigint NOT NULL,  -- the number of its first message; a memory counts its messages
+    run bigint NOT NULL DEFAULT 0,  -- its path has each number of the memory from this one on
+    span bigint NOT NULL,  -- its numbers: one for each input and one for the reply
+    "offset" bigint NOT NULL,  -- the atoms of the path before it
+    length bigint NOT NULL DEFAULT 0,  -- the messages of the path, its own included
     begun double precision NOT NULL,
-    touched double precision NOT NULL,
+    touched double precision NOT NULL,  -- when a request last began with it, repeated or continued it
     ended double precision,
-    stopped double precision,
+    stopped double precision,  -- when its cancelled request was cut
     state text COLLATE "C" NOT NULL,
-    superseded bigint NOT NULL DEFAULT 0,
-    continued bigint NOT NULL DEFAULT 0,
-    active bigint NOT NULL DEFAULT 0,
-    edits bigint NOT NULL DEFAULT 0,
-    adds bigint NOT NULL DEFAULT 0,
-    opaque bigint NOT NULL DEFAULT 0,
-    model text COLLATE "C" NOT NULL DEFAULT ''::text,
-    merged text COLLATE "C" NOT NULL DEFAULT ''::text,
-    size bigint NOT NULL DEFAULT 0,
-    head bigint NOT NULL DEFAULT 0,
-    evicted bytea,
-    prior bigint,
-    section bigint,
-    path bytea NOT NULL,
-    reply_key bytea,
-    input_key bytea,
-    redactions bytea,
-    inputs bytea NOT NULL,
-    media bytea NOT NULL,
-    reply bytea,
-    notes bytea,
-    input bytea,
-    shown_reply bytea,
-    "full" bytea,
+    superseded bigint NOT NULL DEFAULT 0,  -- 1: another exchange has taken its place
+    continued bigint NOT NULL DEFAULT 0,  -- 1: a later request with a new user message went on from it
+    active bigint NOT NULL DEFAULT 0,  -- 1: its messages are shown and recalled
+    edits bigint NOT NULL DEFAULT 0,  -- 1: memory edits were made in it
+    adds bigint NOT NULL DEFAULT 0,  -- 1: it has a note, hidden rounds or fields of its provider
+    opaque bigint NOT NULL DEFAULT 0,  -- 1: the reply has fields that only its provider reads
+    model text COLLATE "C" NOT NULL DEFAULT ''::text,  -- the upstream and model of the reply
+    merged text COLLATE "C" NOT NULL DEFAULT ''::text,  -- why its edits were merged, `carried` or `idle`
+    size bigint NOT NULL DEFAULT 0,  -- the characters of the reply, without white space
+    head bigint NOT NULL DEFAULT 0,  -- the messages of an opening that were made elsewhere
+    evicted bytea,  -- the part of the path that its request left out
+    prior bigint,  -- its nearest ancestor with `adds`
+    section bigint,  -- the memory section that it was sent with
+    path bytea NOT NULL,  -- the hash of all atoms of the path
+    reply_key bytea,  -- the key by which its reply is found
+    input_key bytea,  -- the key by which its last input is found
+    redactions bytea,  -- the positions of redacted inputs, in order; -1: the reply
+    inputs bytea NOT NULL,  -- the atoms of its inputs
+    media bytea NOT NULL,  -- the digests of their images and sounds
+    reply bytea,  -- the atoms of the reply
+    notes bytea,  -- what was recalled for its inputs
+    input bytea,  -- its inputs as JSON; NULL in a tombstone
+    shown_reply bytea,  -- the reply as the client has it, as JSON
+    "full" bytea,  -- all messages of the reply; NULL: `shown_reply` is all
     PRIMARY KEY (agent, id)
 );
 

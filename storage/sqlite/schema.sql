@@ -1,6 +1,8 @@
 -- The schema of a new database. For reading: the program makes it by the files in `migrations`.
--- The comment over a table says what one row is. A number in `agent` or `memory` is a row of `agents`. A time is in
--- seconds since the epoch. Triggers `rev_*` and `stamp_*` raise numbers of an agent by which caches notice a change.
+-- The comment over a table says what one row is. Each memory is a row of `agents`; a number in `agent` or `memory` is
+-- the row's id. The number is 0 where a row belongs to no memory, or no longer: storage/sql/forget.sql empties such
+-- rows in SQLite, and indexes leave them out (`agent <> 0`). A time is in seconds since the epoch. Triggers `rev_*` and
+-- `stamp_*` raise numbers of an agent by which caches notice a change.
 
 -- A memory, with the numbers by which caches notice its changes, and its sums of messages and bytes.
 CREATE TABLE agents (
@@ -279,43 +281,43 @@ CREATE TABLE exchanges (
     agent        INTEGER NOT NULL,
     conversation INTEGER NOT NULL,
     parent       INTEGER,
-    depth        INTEGER NOT NULL,
-    seq          INTEGER NOT NULL,
-    run          INTEGER NOT NULL DEFAULT 0,
-    span         INTEGER NOT NULL,
-    offset       INTEGER NOT NULL,
-    length       INTEGER NOT NULL DEFAULT 0,
+    depth        INTEGER NOT NULL,  -- 0 of an opening
+    seq          INTEGER NOT NULL,  -- the number of its first message; a memory counts its messages
+    run          INTEGER NOT NULL DEFAULT 0,  -- its path has each number of the memory from this one on
+    span         INTEGER NOT NULL,  -- its numbers: one for each input and one for the reply
+    offset       INTEGER NOT NULL,  -- the atoms of the path before it
+    length       INTEGER NOT NULL DEFAULT 0,  -- the messages of the path, its own included
     begun        REAL NOT NULL,
-    touched      REAL NOT NULL,
+    touched      REAL NOT NULL,  -- when a request last began with it, repeated or continued it
     ended        REAL,
-    stopped      REAL,
+    stopped      REAL,  -- when its cancelled request was cut
     state        TEXT NOT NULL,
-    superseded   INTEGER NOT NULL DEFAULT 0,
-    continued      INTEGER NOT NULL DEFAULT 0,
-    active     INTEGER NOT NULL DEFAULT 0,
-    edits        INTEGER NOT NULL DEFAULT 0,
-    adds         INTEGER NOT NULL DEFAULT 0,
-    opaque       INTEGER NOT NULL DEFAULT 0,
-    model        TEXT NOT NULL DEFAULT '',
-    merged       TEXT NOT NULL DEFAULT '',
-    size         INTEGER NOT NULL DEFAULT 0,
-    head         INTEGER NOT NULL DEFAULT 0,
-    evicted      BLOB,
-    prior        INTEGER,
-    section     INTEGER,
-    room         INTEGER NOT NULL DEFAULT 0,
-    path         BLOB NOT NULL,
-    reply_key    BLOB,
-    input_key    BLOB,
-    redactions         BLOB,
-    inputs       BLOB NOT NULL,
-    media        BLOB NOT NULL,
-    reply        BLOB,
-    notes        BLOB,
-    input        BLOB,
-    shown_reply         BLOB,
-    full         BLOB,
-    pad          BLOB,
+    superseded   INTEGER NOT NULL DEFAULT 0,  -- 1: another exchange has taken its place
+    continued      INTEGER NOT NULL DEFAULT 0,  -- 1: a later request with a new user message went on from it
+    active     INTEGER NOT NULL DEFAULT 0,  -- 1: its messages are shown and recalled
+    edits        INTEGER NOT NULL DEFAULT 0,  -- 1: memory edits were made in it
+    adds         INTEGER NOT NULL DEFAULT 0,  -- 1: it has a note, hidden rounds or fields of its provider
+    opaque       INTEGER NOT NULL DEFAULT 0,  -- 1: the reply has fields that only its provider reads
+    model        TEXT NOT NULL DEFAULT '',  -- the upstream and model of the reply
+    merged       TEXT NOT NULL DEFAULT '',  -- why its edits were merged, `carried` or `idle`
+    size         INTEGER NOT NULL DEFAULT 0,  -- the characters of the reply, without white space
+    head         INTEGER NOT NULL DEFAULT 0,  -- the messages of an opening that were made elsewhere
+    evicted      BLOB,  -- the part of the path that its request left out
+    prior        INTEGER,  -- its nearest ancestor with `adds`
+    section     INTEGER,  -- the memory section that it was sent with
+    room         INTEGER NOT NULL DEFAULT 0,  -- the most bytes of the row in its page (storage/sqlite/padding.py)
+    path         BLOB NOT NULL,  -- the hash of all atoms of the path
+    reply_key    BLOB,  -- the key by which its reply is found
+    input_key    BLOB,  -- the key by which its last input is found
+    redactions         BLOB,  -- the positions of redacted inputs, in order; -1: the reply
+    inputs       BLOB NOT NULL,  -- the atoms of its inputs
+    media        BLOB NOT NULL,  -- the digests of their images and sounds
+    reply        BLOB,  -- the atoms of the reply
+    notes        BLOB,  -- what was recalled for its inputs
+    input        BLOB,  -- its inputs as JSON; NULL in a tombstone
+    shown_reply         BLOB,  -- the reply as the client has it, as JSON
+    full         BLOB,  -- all messages of the reply; NULL: `shown_reply` is all
+    pad          BLOB,  -- zeros that fill `room`
     messages INTEGER AS (CASE WHEN state IN ('forgotten', 'off') THEN 0
     ELSE span - (shown_reply IS NULL) - CASE WHEN redactions IS NULL THEN 0
         ELSE json_array_length(CAST(redactions AS TEXT)) - (CAST(redactions AS TEXT) LIKE '[-%') END END)) STRICT;

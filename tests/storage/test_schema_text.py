@@ -1,7 +1,7 @@
 """`storage/sqlite/schema.sql` and `storage/postgres/schema.sql`: the schema that all migrations make, for reading.
 
-The program does not read these files. After a new migration a test here says how to renew them. The comment over each
-table is written by hand, and a renewal retains it.
+The program does not read these files. After a new migration a test here says how to renew them. The comments over
+tables and after columns are written by hand, and a renewal retains them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ from tests.postgres import empty_database
 ROOT = Path(storage.__file__).parent
 HEAD = """\
 -- The schema of a new database. For reading: the program makes it by the files in `migrations`.
--- The comment over a table says what one row is. A number in `agent` or `memory` is a row of `agents`. A time is in
--- seconds since the epoch. Triggers `rev_*` and `stamp_*` raise numbers of an agent by which caches notice a change."""
+-- The comment over a table says what one row is. Each memory is a row of `agents`; a number in `agent` or `memory` is
+-- the row's id. The number is 0 where a row belongs to no memory, or no longer: storage/sql/forget.sql empties such
+-- rows in SQLite, and indexes leave them out (`agent <> 0`). A time is in seconds since the epoch. Triggers `rev_*` and
+-- `stamp_*` raise numbers of an agent by which caches notice a change."""
 COMMENTED_TABLE = re.compile(r"^-- (.+)\nCREATE TABLE (\w+) ", re.MULTILINE)
 TABLE = re.compile(r"CREATE TABLE (\w+) ")
+COLUMN = re.compile(r'^    "?(\w+)"? .*,$', re.MULTILINE)
+COMMENTED_COLUMN = re.compile(r'^    "?(\w+)"? .*,  -- (.+)$', re.MULTILINE)
 UNCOMMENTED = "What is a row of this table?"
 # A column that a later migration added stands behind the others on one line.
 ADDED_COLUMN = re.compile(r"\s*, (?=\w+ (?:INTEGER|REAL|TEXT|BLOB)\b)")
@@ -70,14 +74,32 @@ def comments_of(file: Path) -> dict[str, str]:
     return {table: comment for comment, table in COMMENTED_TABLE.findall(file.read_text())}
 
 
+def column_comments_of(file: Path) -> dict[tuple[str, str], str]:
+    """Returns the comments after columns by table and column."""
+    return {
+        (table[1], column): comment
+        for statement in file.read_text().split(";\n")
+        if (table := TABLE.search(statement))
+        for column, comment in COMMENTED_COLUMN.findall(statement)
+    }
+
+
 def check(file: Path, statements: list[str], new: Path) -> None:
-    comments = comments_of(file)
+    comments, column_comments = comments_of(file), column_comments_of(file)
 
-    def with_comment(statement: str) -> str:
+    def with_comments(statement: str) -> str:
         table = TABLE.match(statement)
-        return f"-- {comments.get(table[1], UNCOMMENTED)}\n{statement};" if table else f"{statement};"
+        if table is None:
+            return f"{statement};"
+        name = table[1]
 
-    new.write_text("\n\n".join([HEAD, *map(with_comment, statements)]) + "\n")
+        def with_comment(line: re.Match[str]) -> str:
+            comment = column_comments.get((name, line[1]))
+            return line[0] if comment is None else f"{line[0]}  -- {comment}"
+
+        return f"-- {comments.get(name, UNCOMMENTED)}\n{COLUMN.sub(with_comment, statement)};"
+
+    new.write_text("\n\n".join([HEAD, *map(with_comments, statements)]) + "\n")
     is_current = file.read_text() == new.read_text()
     assert is_current, f"The migrations make another schema now. Look at the difference, and: cp {new} {file}"
     assert UNCOMMENTED not in new.read_text(), f"Write into {file} what a row of the new table is"
@@ -102,7 +124,12 @@ async def test_the_schema_of_a_server_is_written_down(
     check(ROOT / "postgres" / "schema.sql", statements, tmp_path / "schema.sql")
 
 
-def test_a_table_has_the_same_comment_for_both_databases() -> None:
-    sqlite, postgres = (comments_of(ROOT / database / "schema.sql") for database in ("sqlite", "postgres"))
+def test_tables_and_columns_have_the_same_comments_for_both_databases() -> None:
+    files = [ROOT / database / "schema.sql" for database in ("sqlite", "postgres")]
+    sqlite, postgres = map(comments_of, files)
     assert postgres.pop("schema_versions")  # a file has its version in its header
     assert sqlite == postgres
+    sqlite, postgres = map(column_comments_of, files)
+    for padding in ("room", "pad"):
+        del sqlite["exchanges", padding]  # only a file has it
+    assert sqlite == postgres != {}
