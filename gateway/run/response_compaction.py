@@ -17,14 +17,10 @@ from msgspec.structs import replace
 from adapters.types import Json
 from gateway.core.conversation.wire_message import WireMessage, text_of
 from gateway.core.finish_reasons import CUT_REASONS, read_finish_reason
-from gateway.core.prompt.summary import (
-    PART_TOKENS,
-    message_lines,
-    split_lines,
-    summary_request,
-    summary_tokens,
-)
+from gateway.core.prompt.summary import summary_tokens
 from gateway.core.prompt.summary_check import unwrap_summary, whole_lines
+from gateway.core.prompt.summary_request import summary_request
+from gateway.core.prompt.summary_source import PART_TOKENS, message_lines, split_into_parts
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.turn.client_view import MakesView
 from gateway.core.usage.reported import reported_counts
@@ -97,7 +93,7 @@ async def compact(
     if not lines:
         raise BadRequest("Invalid 'input': there is no message in it.", param="input", code="empty_array")
     # The notes so far, the question and the answer take less than the other half of the window.
-    for part in split_lines(lines, min(PART_TOKENS, window // 2)):
+    for part in split_into_parts(lines, min(PART_TOKENS, window // 2)):
         body = {"model": request.model, "messages": summary_request(summary, part, summary_tokens(window))}
         question = replace(
             request, raw=orjson.dumps(body), json=body, messages=body["messages"], references=(),

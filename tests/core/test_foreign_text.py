@@ -15,7 +15,8 @@ from gateway.agents.tools.signature import schema_of
 from gateway.core.conversation.private import framed_system_message
 from gateway.core.memory.framework_markers import strip_marks
 from gateway.core.memory.secret_texts import withhold
-from gateway.core.prompt import note_text, shown_blocks, summary
+from gateway.core.prompt import note_text, shown_blocks
+from gateway.core.prompt.summary_frame import render_summary
 from gateway.core.tags import escape_tags
 from gateway.core.thoughts import without_thoughts
 from gateway.core.turn.context_length import context_from_error
@@ -32,7 +33,7 @@ def _block(value: str) -> str:
 
 
 def _summary(text: str) -> str:
-    return summary.render(text, "a2b3c4d5")
+    return render_summary(text, "a2b3c4d5")
 
 
 def _change(value: str) -> object:

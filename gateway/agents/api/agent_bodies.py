@@ -35,7 +35,7 @@ from gateway.agents.wire.struct_fields import (
 from gateway.checked import Fault
 from gateway.core.agent import FILLER_AFTER_MS
 from gateway.core.definition import AgentDefinition
-from gateway.core.prompt.summary import SummaryTerms
+from gateway.core.prompt.summary_terms import SummaryTerms
 from gateway.errors import BadRequest
 
 AgentType = Literal[

@@ -13,7 +13,7 @@ from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.runs.compact_conversation import compact_conversation
 from gateway.agents.runs.run import RunRequest
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect
-from gateway.core.prompt.summary import SummaryTerms
+from gateway.core.prompt.summary_terms import SummaryTerms
 from gateway.errors import BadRequest
 from gateway.web.middleware import info_of
 

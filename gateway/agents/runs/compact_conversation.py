@@ -10,7 +10,8 @@ from msgspec import Struct
 from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.run import RunRequest
 from gateway.agents.runs.send_queue import MAX_SENDS
-from gateway.core.prompt.summary import SummaryTerms, summary_tokens
+from gateway.core.prompt.summary import summary_tokens
+from gateway.core.prompt.summary_terms import SummaryTerms
 from gateway.errors import BadRequest
 from gateway.run.background.compact import Compactor
 from gateway.run.memory.memory_context import check_not_paused

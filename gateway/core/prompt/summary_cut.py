@@ -10,7 +10,7 @@ from msgspec import Struct
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.tree import end_offset
 from gateway.core.prompt.composition import Composition
-from gateway.core.prompt.summary import render
+from gateway.core.prompt.summary_frame import render_summary
 from gateway.core.tags import mark_of
 from storage.records import Summary
 
@@ -86,4 +86,4 @@ def find_cut_in_list(
 
 
 def _render(listing: HashedList, summary: Summary) -> str:
-    return render(summary.text, mark_of(listing.hasher.secret))
+    return render_summary(summary.text, mark_of(listing.hasher.secret))

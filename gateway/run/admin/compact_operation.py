@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from gateway.core.prompt.summary import MAX_TOKENS, SummaryTerms
+from gateway.core.prompt.summary import MAX_TOKENS
+from gateway.core.prompt.summary_terms import SummaryTerms
 from gateway.errors import BadRequest
 from gateway.run.admin.operation_arguments import Arguments, Defaults, RawArguments
 from gateway.run.background.compact import COMPACT_JOB, CompactJob, SummaryPath, read_summary_terms

@@ -23,7 +23,7 @@ from gateway.core.prompt.eviction import NO_EVICTION, Eviction, find_window_star
 from gateway.core.prompt.note_text import estimate_tokens, own_words
 from gateway.core.prompt.section import Section, SectionParts, digest_definition, make_section, shown_standing
 from gateway.core.prompt.shown_blocks import Shown
-from gateway.core.prompt.summary import SummaryTerms
+from gateway.core.prompt.summary_terms import SummaryTerms
 from gateway.core.tags import mark_of
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.contents import retry_with_contents

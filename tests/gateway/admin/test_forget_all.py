@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.prompt.summary import INSTRUCTIONS
+from gateway.core.prompt.summary_request import INSTRUCTIONS
 from gateway.run.admin.forget_operations import ForgetOperations
 from gateway.run.background.retention import Retention
 from gateway.settings import UpstreamSettings

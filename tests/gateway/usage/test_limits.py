@@ -21,7 +21,7 @@ import pytest
 from letta_client import Letta
 
 from gateway.core.json_limits import MAX_LEVELS
-from gateway.core.prompt.summary import PART_TOKENS
+from gateway.core.prompt.summary_source import PART_TOKENS
 from gateway.core.usage.limit_rules import limits_for
 from gateway.limits import Limits
 from gateway.run.tools.memory import MemoryTools

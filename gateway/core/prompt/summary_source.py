@@ -1,0 +1,87 @@
+"""The source of a summary: messages as lines of text, in parts that a small model can read.
+
+These are the client's words and the reply as the client has it: notes and hidden rounds may quote other conversations,
+and what is derived from those would have to be forgotten with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from gateway.core.conversation.fillers import without_fillers_and_thoughts
+from gateway.core.conversation.tree import Tree, is_tombstone
+from gateway.core.conversation.wire_message import RESULT_ROLES, WireMessage, is_system, named_calls, text_of
+from gateway.core.prompt.note_text import estimate_tokens
+from storage.records import REPLY, Exchange
+
+# The most tokens that one call reads, so that a small model will do; estimated.
+PART_TOKENS = 12_000
+# A longer message is clipped.
+MESSAGE_CHARS = 6_000
+# A tool's result is clipped sooner, because the reply repeats what matters of it.
+RESULT_CHARS = 1_200
+# The arguments of a call are clipped soonest, because its result shows what it did.
+CALL_CHARS = 400
+
+
+def exchange_lines(exchanges: Sequence[Exchange]) -> list[str]:
+    """Returns the lines of stored exchanges, without what was forgotten or off the record."""
+    return [line for exchange in exchanges for line in _lines_of_exchange(exchange)]
+
+
+def message_lines(messages: Sequence[WireMessage]) -> list[str]:
+    """Returns the lines of messages that are stored nowhere, without those of the system."""
+    return [
+        line
+        for message in messages
+        if not is_system(message)
+        for line in _lines_of_message(without_fillers_and_thoughts(message))
+    ]
+
+
+def _lines_of_exchange(exchange: Exchange) -> Iterator[str]:
+    if is_tombstone(exchange) or exchange.superseded:
+        return
+    content = Tree([exchange]).content(exchange)
+    for i, message in enumerate(content.messages or ()):
+        if i not in exchange.redactions:
+            yield from _lines_of_message(without_fillers_and_thoughts(message))
+    if content.shown_reply is not None and REPLY not in exchange.redactions:
+        yield from _lines_of_message(without_fillers_and_thoughts(content.shown_reply))
+
+
+def _lines_of_message(message: WireMessage) -> Iterator[str]:
+    role = str(message.get("role"))
+    text = text_of(message).strip()
+    if role in RESULT_ROLES:
+        yield f"Tool result: {_clip(text, RESULT_CHARS)}"
+        return
+    if text:
+        yield f"{role.capitalize()}: {_clip(text, MESSAGE_CHARS)}"
+    if role == "assistant":
+        for name, arguments in named_calls(message):
+            yield f"Assistant called {' '.join(name.split())}: {_clip(str(arguments), CALL_CHARS)}"
+
+
+def _clip(text: str, max_chars: int) -> str:
+    """Returns the beginning and the end of a text, its lines set off, so that none passes for another entry."""
+    if len(text) > max_chars:
+        text = f"{text[: max_chars * 2 // 3]} […] {text[-(max_chars // 3) :]}"
+    return "\n  ".join(text.splitlines())
+
+
+def split_into_parts(lines: Sequence[str], max_tokens: int) -> list[list[str]]:
+    """Returns the lines in parts: one call reads each, with the notes that came of the part before it.
+
+    max_tokens: of a part, estimated; a longer line is a part by itself.
+    """
+    parts: list[list[str]] = [[]]
+    size = 0
+    for line in lines:
+        tokens = estimate_tokens(line)
+        if parts[-1] and size + tokens > max_tokens:
+            parts.append([])
+            size = 0
+        parts[-1].append(line)
+        size += tokens
+    return parts if parts[0] else []
