@@ -364,7 +364,7 @@ def show_version() -> None:
 
 
 @root.command(
-    help="open the page for operators in a browser: print its address with a code that signs in once"
+    help="open the page for operators in a browser: print its address with a sign-in code, which works once"
 )
 @_flag("print", "print the address, and open no browser", "only_print")
 def ui(only_print: bool) -> None:

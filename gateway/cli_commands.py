@@ -166,13 +166,13 @@ class Commands:
         return EXIT_FAILED if is_strict and database.warnings else 0
 
     def open_page(self, *, only_prints: bool) -> None:
-        """Prints the address of the page, with a code that signs in once. On a terminal, opens a browser, too."""
+        """Prints the address of the page, with a sign-in code. On a terminal, opens a browser, too."""
         process = self.client.find_process()
         if process is None:
             database = self.settings.database
             reason = "is served by no gateway: start one first, or name the file of another with --db"
             if database.url is not None:
-                reason = "is PostgreSQL: sign in with a key of `mnemogate keys create --operator`"
+                reason = "is PostgreSQL: sign in with an operator key, of `mnemogate keys create --operator`"
             raise GatewayError(f"{database.shown} {reason}.")
         try:
             url = process.address + process.ask("ui", b"{}")["path"]

@@ -56,9 +56,7 @@ def describe_start(
     if is_single:
         lines.append(f"Memory: everybody's is that of the user {settings.default_user!r}")
     if settings.ui.enabled:
-        opens = (
-            "`mnemogate ui` opens it" if settings.database.url is None else "a key of an operator opens it"
-        )
+        opens = "`mnemogate ui` opens it" if settings.database.url is None else "an operator key opens it"
         lines.append(f"Page: {local_url}/ui ({opens})")
     example = _EXAMPLE.format(
         url=local_url,

@@ -77,9 +77,7 @@ class SignInPages:
         if bearer is not None:
             operator = await self._sign_in.find_by_key(bearer)
             if operator is None:
-                raise NotSignedIn(
-                    "This is no key of an operator. `mnemogate keys create --operator` makes one."
-                )
+                raise NotSignedIn("This is no operator key. `mnemogate keys create --operator` makes one.")
             assert operator.digest is not None  # an operator who was found by a key has the key's digest
             return Visitor(operator.actor, operator.project, operator.may_write, operator.digest.hex()[:16])
         token = request.cookies.get(await self._cookie_name())
@@ -142,12 +140,12 @@ class SignInPages:
         await self._audit.add(UNKNOWN, "login_failed")
         if self._sign_in.is_code(key):
             return NotSignedIn(
-                "This link has expired or was used: it works once, for a minute. "
+                "This sign-in code has expired or was used: it works once, for a minute. "
                 "“mnemogate ui” makes a new one: ask who runs the gateway."
             )
         return NotSignedIn(
-            "This code or key opens nothing. A code works once, for a minute; of keys only those of operators "
-            "open the page."
+            "This opens nothing: it is neither a sign-in code nor an operator key. A sign-in code works once, for a "
+            "minute."
         )
 
     async def _log_out(self, request: PageRequest) -> PageReply:

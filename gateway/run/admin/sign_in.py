@@ -1,4 +1,4 @@
-"""Signing in to the page: one-time codes, and keys of operators.
+"""Signing in to the page: sign-in codes, which work once, and operator keys.
 
 A code opens everything. The command `mnemogate ui` asks for a code; only the account that runs the gateway can do so.
 An operator's key opens one project or all projects, for reading alone or for changes, too.

@@ -67,7 +67,7 @@ def test_the_link_that_skips_to_the_content_is_no_code(browser: Browser, operato
 
 def test_without_script_a_key_is_typed(browser: Browser, operator: Operator) -> None:
     with browser.open(operator, "keys?limit=5", script=False, is_signed_in=False) as page:
-        page.get_by_role("textbox", name="Code or operator key").fill(operator.key)
+        page.get_by_role("textbox", name="Sign-in code or operator key").fill(operator.key)
         page.get_by_role("button", name="Sign in").click()
         assert page.url == f"http://{operator.host}/ui/keys?limit=5"
         page.get_by_role("button", name="Sign out").click()
@@ -99,7 +99,7 @@ def test_a_list_that_follows_what_happens_keeps_no_session(browser: Browser, ope
             operator.world.clock.sleep(700)
             with page.expect_response(f"http://{operator.host}/ui/requests", timeout=PATIENCE_S * 1000):
                 pass
-        page.get_by_role("textbox", name="Code or operator key").wait_for()
+        page.get_by_role("textbox", name="Sign-in code or operator key").wait_for()
         assert page.url == f"http://{operator.host}/ui/login?next=requests"
 
 

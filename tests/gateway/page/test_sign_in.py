@@ -126,9 +126,18 @@ def test_a_code_works_once(operator: Operator) -> None:
     assert operator.get("keys").status == 200
     used = operator.sign_in(code)
     assert used.status == 401
-    assert "This link has expired or was used" in used.body.decode()
-    assert "This code or key opens nothing" in operator.sign_in("mg-" + code).body.decode()
+    assert "This sign-in code has expired or was used" in used.body.decode()
+    assert "neither a sign-in code nor an operator key" in operator.sign_in("mg-" + code).body.decode()
     assert Operator(operator.world, make_code(operator)).program("GET", "keys.json").status == 401
+
+
+def test_a_sign_in_code_has_one_name_on_every_screen(operator: Operator) -> None:
+    """The field asked for a "code", and the audit had "a sign-in code": were they the same?"""
+    login = operator.get("login").body.decode()
+    assert ">Sign-in code or operator key</label>" in login
+    assert "an address that ends with a sign-in code" in login
+    assert operator.sign_in(make_code(operator)).status == 303
+    assert "signed in with a sign-in code" in operator.get("keys").body.decode()
 
 
 def test_a_code_that_several_send_at_once_opens_one_session(operator: Operator) -> None:
@@ -156,6 +165,7 @@ def test_the_command_prints_an_address_that_signs_in(tmp_path: Path) -> None:
         headers = {"content-type": "application/x-www-form-urlencoded"}
         reply = gateway.ask("POST", "/ui/login", f"key={found[1]}".encode(), headers)
         assert (reply.status, reply.headers["location"]) == (303, "./")
+    assert "with a sign-in code" in " ".join(command("ui", "--help", where=tmp_path).stdout.split())
     gone = command("ui", "--print", where=tmp_path)
     assert (gone.returncode, gone.stdout) == (1, "")
     assert "no gateway" in gone.stderr
