@@ -212,7 +212,7 @@ class _ForgetScreens(Struct, frozen=True):
             next_link = await self._find_next_link(access, query, came_from, sought_words)
         fact_page = None if is_all else await self._find_fact(access, came_from)
         correction = None
-        if fact_page is not None and fact_page.before and fact_page.fact.until is None:
+        if fact_page is not None and fact_page.is_correction and fact_page.fact.until is None:
             correction = fact_page.fact
         remaining = hidden = None
         if sought_words:

@@ -22,6 +22,8 @@ from storage.sql.store import Store
 _SHOWN_SOURCES = 8
 # The most replaced facts that are listed.
 _MAX_REPLACED = 20
+# The origins of facts that a model or a rule has found in messages.
+_LEARNED_ORIGINS = ("learned", "model")
 
 
 class FactPage(Struct, frozen=True):
@@ -30,6 +32,11 @@ class FactPage(Struct, frozen=True):
     fact: FactRecord
     before: tuple[FactRecord, ...]
     after: FactRecord | None
+
+    @property
+    def is_correction(self) -> bool:
+        """The fact was written in the place of another one. What learning replaces may have been true."""
+        return bool(self.before) and self.fact.origin not in _LEARNED_ORIGINS
 
 
 class FactViews(Struct, frozen=True):
@@ -150,11 +157,11 @@ class FactViews(Struct, frozen=True):
 def corrected_texts(page: FactPage, replaced: Sequence[FactRecord]) -> list[str]:
     """Returns the texts that a fact had before it was corrected, the newest first.
 
-    What learning has replaced before the first correction may have been true: it is left out.
+    What learning has replaced may have been true: it is left out.
 
     replaced: the facts that `FactViews.list_replaced` returns.
     """
-    corrections = {page.fact.seq} | {fact.seq for fact in replaced if fact.origin not in ("learned", "model")}
+    corrections = {fact.seq for fact in (page.fact, *replaced) if fact.origin not in _LEARNED_ORIGINS}
     return [fact.text for fact in replaced if fact.successor in corrections]
 
 

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from gateway.settings import BlockSettings, ProfileSettings, UpstreamSettings
+from storage.commands import Learned, LearnedFact
 from storage.records import Agent
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
 from tests.gateway.page.browser import Browser
@@ -1233,3 +1234,27 @@ def test_a_fact_that_is_forgotten_meanwhile_does_not_break_a_trial(operator: Ope
     assert len(standing) == 1
     operator.post(f"m/{agent.uid}/forget?fact={standing[0].seq}")
     assert call(words.find_outdated(None, agent.uid, standing, ())) == []
+
+
+def test_a_fact_that_learning_replaced_is_not_taken_for_corrected(operator: Operator) -> None:
+    """It may have been true before, so what still says it is not wrong, and no one has written down what is right."""
+    agent = speak(operator.world, "I always eat meat.", "Hello.", talk="c1")
+    world = operator.world
+    (old,) = learn(world, agent, "Alice always eats meat.", always=True)
+    replaced = world.gateway.call(world.store.facts.find(agent.id, old))
+    assert replaced is not None
+    new = LearnedFact(
+        "Alice never eats meat.", "", "never", world.clock(), None, [], [replaced.id], standing=True
+    )
+
+    async def learn_again() -> None:
+        effect = world.store.facts.learn_effect(agent, 1, 2, world.clock(), lambda _: Learned(facts=[new]))
+        await world.store.database.write(effect)
+
+    world.gateway.call(learn_again())
+    (fact,) = operator.twin(f"m/{agent.uid}/facts")["items"]
+    assert fact["text"] == "Alice never eats meat."
+    assert "Where the old words still are" not in page(operator, f"m/{agent.uid}/f/{fact['seq']}")
+    assert "A correction took" not in page(operator, f"m/{agent.uid}/search?q=Which+meat+do+I+always+eat")
+    gone = operator.post(f"m/{agent.uid}/forget?message=3", came_from=f"m/{agent.uid}/f/{fact['seq']}")
+    assert "What is right instead" in plain(gone.body.decode())
