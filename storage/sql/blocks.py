@@ -7,8 +7,7 @@ value longer than its block's limit. The core decides what an edit means, and wh
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import orjson
 from msgspec.structs import replace
@@ -230,25 +229,6 @@ async def _find_before(connection: Connection, block_row: int, version: int) -> 
     return await connection.row(SQL["block_history_before"], (block_row, version, FORGOTTEN_ORIGIN))
 
 
-async def empty_sections(connection: Connection, statement: str, values: Sequence[object]) -> None:
-    """Empties memory sections that are out of date, so that each path renders its section again.
-
-    statement: `sections_of` for an agent, `sections_of_conversation` for one of its conversations, or
-        `sections_showing` for all agents that see a block.
-    """
-    for id, agent_row, known in await connection.rows(SQL[statement], values):
-        emptied = emptied_section(orjson.loads(known))
-        await connection.run(SQL["section_empty"], (id, agent_row, orjson.dumps(emptied)))
-
-
-def emptied_section(known: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the record of an emptied section, which is rendered again with the next request.
-
-    known: the section's present record.
-    """
-    return {"blocks": {}, "tools": known.get("tools"), "epoch": -1}
-
-
 async def add_op(connection: Connection, agent_row: int, op: BlockOp) -> bool:
     """Adds a memory edit of a turn. Returns False if the edit of this call of the turn is there already."""
     seen = op.seen if op.state == "pending" else None
@@ -275,17 +255,6 @@ class Blocks(Group):
     write = writes(as_method(write_block))
     undo = writes(as_method(undo_block))
     restore = writes(as_method(restore_block))
-
-    @writes
-    async def invalidate_snapshots(
-        self, connection: Connection, agent_row: int, conversation_row: int | None = None
-    ) -> None:
-        """Has each path of an agent, or of one conversation, render its memory section again with its next call."""
-        await connection.lock(agent_row)
-        if conversation_row is None:
-            await empty_sections(connection, "sections_of", (agent_row,))
-        else:
-            await empty_sections(connection, "sections_of_conversation", (agent_row, conversation_row))
 
     @reads
     async def list_waiting_labels(self, connection: Connection, agent_row: int) -> tuple[str, ...]:

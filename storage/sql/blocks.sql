@@ -1,4 +1,4 @@
--- Memory blocks, their versions, the edits of turns, and the memory sections that show blocks.
+-- Memory blocks, their versions, and the edits of turns.
 
 -- name: block_load
 -- Reads the blocks that an agent sees, in this order: its own, those shared by its profile, those attached to it.
@@ -93,23 +93,6 @@ SELECT value, sources FROM block_history WHERE block = ? AND version = ? AND ori
 -- Reads the value before a version. Values that were forgotten are left out.
 SELECT version, value, sources FROM block_history WHERE block = ? AND version < ? AND origin <> ?
 ORDER BY version DESC LIMIT 1
-
--- name: sections_of
--- Reads the memory sections of an agent.
-SELECT id, agent, known FROM sections WHERE agent = ? AND text <> ''
-
--- name: sections_of_conversation
--- Reads the memory section of the path with which a stored conversation ends.
-SELECT s.id, s.agent, s.known FROM conversations c JOIN exchanges e ON e.id = c.tip AND e.agent = c.agent
-JOIN sections s ON s.id = e.section AND s.agent = e.agent WHERE c.agent = ? AND c.id = ? AND s.text <> ''
-
--- name: sections_showing
--- Reads the memory sections of all agents that see a block.
-SELECT id, agent, known FROM sections WHERE text <> '' AND agent IN ({seers})
-
--- name: section_empty
--- Empties a memory section: the next prompts of its paths get a new one.
-UPDATE sections SET text = '', known = ?3 WHERE id = ?1 AND agent = ?2
 
 -- name: op_insert
 -- Adds a memory edit of a turn. Returns no row if the edit of this call exists.

@@ -49,11 +49,11 @@ from storage.sql.agents_api.blocks import hand_over_blocks
 from storage.sql.agents_api.definitions import change_definition, get_definition
 from storage.sql.agents_api.run_texts import erase_texts
 from storage.sql.agents_api.sleepers import empty_readings
-from storage.sql.blocks import empty_sections
 from storage.sql.facts import mark_unlearned
 from storage.sql.jobs import raise_epoch
 from storage.sql.rebuild import erased_among, has_words, origins_of, rebuild_block
 from storage.sql.recalls import delete_recall
+from storage.sql.sections import empty_sections, empty_sections_showing
 from storage.sql.statements import load, rows_of, run_of
 from storage.sql.vectors import forget_indexed
 
@@ -422,17 +422,17 @@ async def _erase_traces(
     if REPLY in places:
         await connection.run(SQL["waiting_erase"], (exchange.id, agent_row))
     if await connection.run(SQL["ops_erase"], (agent_row, exchange.id, b"{}")):
-        await _empty_sections(connection, agent_row)
+        await _empty_sections_with_edits(connection, agent_row)
     return seqs
 
 
-async def _empty_sections(connection: Connection, agent_row: int) -> None:
+async def _empty_sections_with_edits(connection: Connection, agent_row: int) -> None:
     """Empties the memory sections that may show erased edits.
 
     A turn's edits are shown at once in the sections of its own path, before they are merged.
     """
     await exchanges.add_marks(connection, agent_row, "blocks", (b"",), 0)
-    await empty_sections(connection, "sections_of", (agent_row,))
+    await empty_sections(connection, agent_row)
 
 
 # -- what came from them
@@ -488,7 +488,7 @@ async def _erase_facts(connection: Connection, work: ErasingWork, after: int) ->
     if erased:
         # So that a turn that has recalled one of these facts does not commit. A memory section may show one, too.
         await raise_epoch(connection, work.agent_row)
-        await empty_sections(connection, "sections_of", (work.agent_row,))
+        await empty_sections(connection, work.agent_row)
     return rows[-1].id if len(rows) == _READ_PAGE else None
 
 
@@ -546,7 +546,7 @@ async def _drop_pending(connection: Connection, agent_row: int, texts: Collectio
             await connection.run(SQL["op_erase"], (exchange_row, call, b"{}"))
             has_emptied = True
     if has_emptied:
-        await _empty_sections(connection, agent_row)
+        await _empty_sections_with_edits(connection, agent_row)
         await raise_epoch(connection, agent_row)
 
 
@@ -612,7 +612,7 @@ async def _rebuild_all(
     for block_row, owner in await connection.rows(SQL["blocks_seen"], (work.agent_row, project, profile)):
         if await rebuild_block(connection, work.agent_row, block_row, work.rules, work.now, texts):
             await exchanges.add_marks(connection, work.agent_row, "blocks", (b"",), 0)
-            await empty_sections(connection, "sections_showing", (block_row,))
+            await empty_sections_showing(connection, block_row)
             if owner == work.agent_row:
                 await raise_epoch(connection, work.agent_row)
             else:

@@ -369,12 +369,6 @@ async def load_contents(
     return contents
 
 
-async def load_section(connection: Connection, agent_row: int, id: int) -> SentSection | None:
-    """Returns a memory section as it was sent; None where it is gone."""
-    row = await connection.row(SQL["section"], (id, agent_row))
-    return None if row is None else SentSection(row[0], row[1], orjson.loads(row[2]))
-
-
 # -- writing
 
 
@@ -465,12 +459,6 @@ async def add_conversation(
         uid = uuid.uuid4().hex
         id = await connection.value(SQL["conversation_insert"], (agent_row, uid, key, now, now))
     return Conversation(int(id), uid, key)
-
-
-async def add_section(connection: Connection, agent_row: int, section: SentSection) -> int:
-    """Stores a memory section as it was sent. Returns its row."""
-    values = (agent_row, section.text, orjson.dumps(section.known))
-    return int(await connection.value(SQL["section_insert"], values))
 
 
 async def add_marks(

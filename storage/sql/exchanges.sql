@@ -314,10 +314,6 @@ WHERE id = ?2 AND agent = ?3
 -- Marks an exchange with a hash by which it has to be recognised.
 INSERT INTO marks (agent, kind, hash, exchange) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING
 
--- name: section_insert
--- Stores a memory section as it was sent.
-INSERT INTO sections (agent, text, known) VALUES (?, ?, ?) RETURNING id
-
 -- name: shown_at
 -- Finds the standing exchanges that hold certain messages, as `{shown}`, but not what came before them.
 WITH wanted(seq) AS ({each:2:BIGINT:96}),
@@ -463,10 +459,6 @@ WHERE p.agent = ? AND p.active = 1 AND p.state = 'finished' ORDER BY p.seq DESC 
 -- name: unindexed_agents
 -- Finds agents with a search index that lacks messages, after a restart.
 SELECT id FROM agents WHERE next_seq - indexed_seq > ? LIMIT ?
-
--- name: section
--- Reads a memory section as it was sent.
-SELECT id, text, known FROM sections WHERE id = ? AND agent = ?
 
 -- name: conversation_uid
 -- Returns the public name of a conversation.

@@ -52,6 +52,7 @@ from storage.sql.recall import Recall
 from storage.sql.recalls import Recalls
 from storage.sql.responses import Responses
 from storage.sql.search_index import SearchIndex
+from storage.sql.sections import Sections
 from storage.sql.snapshot_cache import SnapshotCache
 from storage.sql.stored_paths import StoredPaths
 from storage.sql.summaries import Summaries
@@ -89,6 +90,7 @@ class Store:
         self.agents = Agents(database, groups_now)
         self.keys = Keys(database, groups_now, path)
         self.blocks = Blocks(database)
+        self.sections = Sections(database)
         self.growth = Growth()
         self.passages = Passages(database, self.growth)
         self.files = Files(database, self.growth)

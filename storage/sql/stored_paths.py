@@ -58,6 +58,7 @@ from storage.sql.group import Group, as_method, reads
 from storage.sql.jobs import Jobs, check_attempt
 from storage.sql.passages import add_saved_passage
 from storage.sql.readers import TOOL_ATOM
+from storage.sql.sections import add_section
 from storage.sql.statements import load
 from storage.sql.turns import merge_edits
 
@@ -220,7 +221,7 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
         await exchanges.update_exchange(connection, agent.id, write.replaced)
     section = write.section
     if section is not None and not section.is_stored:
-        section = replace(section, id=await exchanges.add_section(connection, agent.id, section))
+        section = replace(section, id=await add_section(connection, agent.id, section))
     exchange = replace(exchange, section=None if section is None else section.id)
     added = await exchanges.add_planned_exchange(connection, agent.id, agent.epoch, rev, exchange)
     if added is None:

@@ -26,7 +26,7 @@ from storage.commands import (
 )
 from storage.database import Connection, Database
 from storage.errors import Stale, StatementFailed
-from storage.records import Agent, Block, Conversation, Exchange, SentSection
+from storage.records import Agent, Block, Conversation, Exchange
 from storage.sql import exchanges
 from storage.sql.agents import Agents, load_agent, lock_numbers
 from storage.sql.blocks import (
@@ -43,6 +43,7 @@ from storage.sql.group import Group, bulk_writes, reads
 from storage.sql.memory_cache import MemoryCache
 from storage.sql.passages import add_saved_passage
 from storage.sql.recalls import note_recall
+from storage.sql.sections import add_section
 from storage.sql.snapshot_cache import SnapshotCache
 from storage.sql.statements import run_of
 
@@ -132,11 +133,6 @@ class Turns(Group):
     async def find_exchange(self, connection: Connection, agent: Agent, exchange_row: int) -> Exchange | None:
         """Returns an exchange with its content."""
         return await exchanges.load_exchange(connection, agent.id, exchange_row)
-
-    @reads
-    async def find_section(self, connection: Connection, agent: Agent, section: int) -> SentSection | None:
-        """Returns a memory section as it was sent; None where it is gone."""
-        return await exchanges.load_section(connection, agent.id, section)
 
     @reads
     async def find_conversation_uid(
@@ -281,7 +277,7 @@ async def _commit(connection: Connection, write: TurnWrite, agents: Agents, rule
         await connection.lock_sharers(agent.id)
     section = None if write.section is None else write.section.id
     if write.section is not None and not section:
-        section = await exchanges.add_section(connection, agent.id, write.section)
+        section = await add_section(connection, agent.id, write.section)
     recall = None if write.recall is None else write.recall()
     if write.plain is not None and not is_new:
         committed = await _commit_plain(connection, agent, write, write.plain, section, recall)

@@ -435,10 +435,10 @@ async def test_a_snapshot_and_a_uid_are_their_agents_alone(alice: Speaker, bob: 
     e = (await alice.rows())[0]
     turns = bob.store.turns
     assert e.section is not None
-    stored = await turns.find_section(alice.agent, e.section)
+    stored = await bob.store.sections.find(alice.agent.id, e.section)
     assert stored is not None
     assert stored.text == SECTION.text
-    assert await turns.find_section(bob.agent, e.section) is None
+    assert await bob.store.sections.find(bob.agent.id, e.section) is None
     assert await turns.find_conversation_uid(alice.agent, e.conversation_row)
     assert await turns.find_conversation_uid(bob.agent, e.conversation_row) is None
 

@@ -117,7 +117,7 @@ class AgentRoutes:
         """Render the memory section again, and return the system prompt."""
         agent = await self._api.agents.get(request)
         if not query.dry_run:
-            await self._api.store.blocks.invalidate_snapshots(agent.id)
+            await self._api.store.sections.empty(agent.id)
         return (await self._make_prompt(request)).system
 
     async def _make_prompt(self, request: ApiRequest) -> Prompt:

@@ -315,7 +315,7 @@ class ConversationRoutes:
         """Render the memory section of a conversation again, and return its system prompt."""
         named = await self._find_named(request, sent_or_none(body.agent_id) or query.agent_id)
         if not query.dry_run and (row := await self._find_row(named)) is not None:
-            await self._api.store.blocks.invalidate_snapshots(named.agent.id, row)
+            await self._api.store.sections.empty_of_conversation(named.agent.id, row)
         run_request = RunRequest(
             await self._load_spec(request, named), named.agent.scope, named.conversation_name
         )

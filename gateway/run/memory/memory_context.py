@@ -261,7 +261,7 @@ async def _read_and_plan(
     if context.is_off:
         return context
     number = match_point.section if match_point is not None else None
-    pinned = await store.turns.find_section(agent, number) if number is not None else None
+    pinned = await store.sections.find(agent.id, number) if number is not None else None
     blocks = (
         blocks_on_path(request, snapshot, path)
         if agent.is_stored

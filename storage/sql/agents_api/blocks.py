@@ -24,7 +24,6 @@ from storage.sql.agents_api.definitions import find_definition, put_definition, 
 from storage.sql.blocks import (
     begin_value,
     check_limit,
-    empty_sections,
     make_block,
     undo_block,
     visible_blocks,
@@ -33,6 +32,7 @@ from storage.sql.blocks import (
 from storage.sql.group import Group, as_method, long_reads, reads, writes
 from storage.sql.readers import load_sleepers
 from storage.sql.rebuild import origins_of
+from storage.sql.sections import empty_sections_showing
 from storage.sql.statements import ascii_lower, load, rows_of
 
 SQL = load("agents_api/blocks.sql")
@@ -290,7 +290,7 @@ async def _lock_block(connection: Connection, project: str, uid: str) -> BlockEn
 
 
 async def _delete(connection: Connection, project: str, entry: BlockEntry) -> None:
-    await empty_sections(connection, "sections_showing", (entry.block.id,))
+    await empty_sections_showing(connection, entry.block.id)
     await detach_all(connection, DefinitionKind.BLOCK, entry.block.id)
     await connection.run(SQL["values_empty"], (entry.block.id,))
     await connection.run(SQL["delete"], (entry.block.id,))

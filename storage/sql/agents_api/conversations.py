@@ -28,9 +28,9 @@ from storage.sql.agents_api.definitions import (
     put_definition,
     remove_definition,
 )
-from storage.sql.blocks import emptied_section
 from storage.sql.forget import begin_forgetting
 from storage.sql.group import Group, as_method, long_reads, reads, writes
+from storage.sql.sections import add_section, find_section, known_when_emptied
 from storage.sql.statements import load
 from storage.sql.turns import merge_edits
 
@@ -293,9 +293,9 @@ async def _begin_fork(
     section = None
     # The first send renders the memory section again, with the same text if nothing has changed.
     if parent.section is not None:
-        parent_section = await exchanges.load_section(connection, agent_row, parent.section)
-        parts = emptied_section({} if parent_section is None else parent_section.known)
-        section = await exchanges.add_section(connection, agent_row, SentSection(0, "", parts))
+        parent_section = await find_section(connection, agent_row, parent.section)
+        known = known_when_emptied({} if parent_section is None else parent_section.known)
+        section = await add_section(connection, agent_row, SentSection(0, "", known))
     exchange = Exchange(
         id=0,
         conversation_row=fork_row,

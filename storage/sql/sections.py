@@ -1,0 +1,63 @@
+"""Memory sections as they were sent in system prompts. An emptied one is rendered again with the next request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from storage.database import Connection, Statement
+from storage.records import SentSection
+from storage.sql.group import Group, as_locking_method, as_method, reads, writes
+from storage.sql.statements import load
+
+SQL = load("sections.sql")
+
+
+async def find_section(connection: Connection, agent_row: int, section_row: int) -> SentSection | None:
+    """Returns a section as it was sent; None where it is gone."""
+    row = await connection.row(SQL["get"], (section_row, agent_row))
+    return None if row is None else SentSection(row[0], row[1], orjson.loads(row[2]))
+
+
+async def add_section(connection: Connection, agent_row: int, section: SentSection) -> int:
+    """Stores a section as it was sent. Returns its row."""
+    values = (agent_row, section.text, orjson.dumps(section.known))
+    return int(await connection.value(SQL["insert"], values))
+
+
+async def empty_sections(connection: Connection, agent_row: int) -> None:
+    """Empties all sections of an agent."""
+    await _empty(connection, SQL["of_agent"], (agent_row,))
+
+
+async def empty_section_of_conversation(
+    connection: Connection, agent_row: int, conversation_row: int
+) -> None:
+    """Empties the section of the path with which a stored conversation ends."""
+    await _empty(connection, SQL["of_conversation"], (agent_row, conversation_row))
+
+
+async def empty_sections_showing(connection: Connection, block_row: int) -> None:
+    """Empties the sections of all agents that see a block."""
+    await _empty(connection, SQL["showing"], (block_row,))
+
+
+async def _empty(connection: Connection, sections: Statement, values: Sequence[object]) -> None:
+    for section_row, agent_row, known in await connection.rows(sections, values):
+        emptied = orjson.dumps(known_when_emptied(orjson.loads(known)))
+        await connection.run(SQL["empty"], (section_row, agent_row, emptied))
+
+
+def known_when_emptied(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns `SentSection.known` of a section after it is emptied. known: as it is before."""
+    return {"blocks": {}, "tools": known.get("tools"), "epoch": -1}
+
+
+class Sections(Group):
+    """Memory sections, for callers without a transaction of their own."""
+
+    find = reads(as_method(find_section))
+    empty = writes(as_locking_method(empty_sections))
+    empty_of_conversation = writes(as_locking_method(empty_section_of_conversation))
