@@ -160,6 +160,7 @@ class Gateway:
             requests=self.services.requests,
             receipts=self.services.accounting.receipts,
             idle=self.services.idle,
+            begin_work=self.services.store.begin_work,
         )
 
     @property

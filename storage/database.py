@@ -48,6 +48,9 @@ def limit_of(deadline_ms: float | None) -> float | None:
     return read_limit_ms.get() if deadline_ms is None else deadline_ms
 
 
+# The generation of the database in which the work of this task began (`begin_work`); None: its reads are not checked.
+work_generation: ContextVar[int | None] = ContextVar("work_generation", default=None)
+
 # Seconds after which changes of other processes are looked for, with or without a notification.
 POLL_S = 15.0
 # Returns whether there is a key that callers of the API need; keys of operators open the page alone. It is asked before
@@ -226,6 +229,10 @@ class Database(Protocol):
     def is_owned(self) -> bool:
         """True if this process alone may read and write the data, as of now."""
 
+    @property
+    def generation(self) -> int:
+        """Rises when another database is found in the place of this one, whose ids name other rows (`begin_work`)."""
+
     async def read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
         """Runs a short, indexed read. Raises: TooSlow past the deadline."""
 
@@ -293,3 +300,12 @@ class Database(Protocol):
 
     async def close(self, timeout_s: float = 5.0) -> None:
         """Drains and closes. What is still waiting after the time fails with Closed. Idempotent."""
+
+
+def begin_work(database: Database) -> None:
+    """Notes in the context that a request, or an attempt of a job, begins in this task.
+
+    Once another database is in the place of this one, the reads of the work raise Broken, and so do those of the tasks
+    that it has created: the ids that it has read may be those of other users there.
+    """
+    work_generation.set(database.generation)

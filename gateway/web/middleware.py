@@ -139,6 +139,7 @@ class Edge:
         requests: RequestLog | None = None,
         receipts: Receipts | None = None,
         idle: asyncio.Event | None = None,
+        begin_work: Callable[[], None] = lambda: None,
     ) -> None:
         """Puts the edge around an application.
 
@@ -151,6 +152,7 @@ class Edge:
         requests: notes the end of each request that a model answers.
         receipts: hands on the receipt of each request after its last byte.
         idle: is set while no request is being answered.
+        begin_work: called in the task of each request when it begins (`Store.begin_work`).
         """
         self._open_prefixes = open_prefixes
         self._error_forms = tuple((error_forms or {}).items())
@@ -168,6 +170,7 @@ class Edge:
         self.active_count = 0
         # How many requests the server's shutdown has cut.
         self.cut_count = 0
+        self._begin_work = begin_work
         self.idle = idle or asyncio.Event()
         self.idle.set()
         metrics.add_gauge("requests_in_flight", "Requests being answered.", lambda: {(): self.active_count})
@@ -180,6 +183,7 @@ class Edge:
         _note_headers(scope, info)
         scope.setdefault("state", {})["request_info"] = info
         noting_send = _noting_send(send, info)
+        self._begin_work()
         self.active_count += 1
         if self.active_count == 1:
             self.idle.clear()

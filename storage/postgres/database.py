@@ -90,6 +90,7 @@ class PostgresDatabase:
 
     is_shared = True
     is_owned = False
+    generation = 0
 
     def __init__(
         self, target: PostgresTarget, limits: PostgresLimits, listen_target: PostgresTarget | None

@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
-from storage.database import WORK, Connection, Database, Effect, Operation, Row
+from storage.database import WORK, Connection, Database, Effect, Operation, Row, begin_work
 from storage.errors import NotFound, Stale, StoreError
 from storage.listing import JobEntry
 from storage.records import Job, JobState, JobStep, Scope
@@ -262,6 +262,10 @@ class Jobs(Group):
 
     # Adds a job in a transaction of its own.
     enqueue = _wakes_kind(enqueue_in)
+
+    def begin_attempts(self) -> None:
+        """As `storage.database.begin_work`, for the jobs that this task claims next."""
+        begin_work(self._database)
 
     async def claim(
         self, kinds: Sequence[str], *, lease_s: float, tries: int, running: Collection[int] = ()

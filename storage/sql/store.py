@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 from storage.commands import Rules
-from storage.database import Database, StoreHealth
+from storage.database import Database, StoreHealth, begin_work
 from storage.sql.agents import Agents
 from storage.sql.agents_api.agents import DefinedAgents
 from storage.sql.agents_api.attached import Attached
@@ -143,6 +143,10 @@ class Store:
         self.conversations = Conversations(database, rules)
         self.named_blocks = NamedBlocks(database)
         self.sleepers = Sleepers(database, self.jobs)
+
+    def begin_work(self) -> None:
+        """As `storage.database.begin_work`, for a request."""
+        begin_work(self.database)
 
     def shared_now(self) -> float:
         """Returns the time by the clock of all processes that share the database, in seconds since the epoch."""

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Generic, NamedTuple, Self, TypeVar
 
-from storage.database import Changes, Operation, Row, StoreHealth, limit_of
+from storage.database import Changes, Operation, Row, StoreHealth, limit_of, work_generation
 from storage.errors import Broken, Unavailable
 from storage.health_check import CHECK_S, HealthCheck
 from storage.sidecar import LOGS, check_place, make_sidecar, resolve_path, restrict
@@ -129,18 +129,15 @@ class SqliteDatabase:
         return database
 
     async def read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
-        self._check_readable()
+        began_in = self._check_readable()
         return self._check_found(
-            self.reader.run(partial(_read, operation), deadline_ms=limit_of(deadline_ms)),
-            self.writer.schema_version,
+            self.reader.run(partial(_read, operation), deadline_ms=limit_of(deadline_ms)), began_in
         )
 
     async def long_read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
-        self._check_readable()
-        expected_version = self.writer.schema_version
+        began_in = self._check_readable()
         return self._check_found(
-            await self.long_reader.run(partial(_read, operation), deadline_ms=limit_of(deadline_ms)),
-            expected_version,
+            await self.long_reader.run(partial(_read, operation), deadline_ms=limit_of(deadline_ms)), began_in
         )
 
     def write(
@@ -187,6 +184,10 @@ class SqliteDatabase:
         return self._lock.is_held
 
     @property
+    def generation(self) -> int:
+        return self.writer.generation
+
+    @property
     def health(self) -> StoreHealth:
         return self.writer.health
 
@@ -215,23 +216,29 @@ class SqliteDatabase:
         self._is_current = True
         return connection
 
-    def _check_readable(self) -> None:
-        """Refuses to read a file that may belong to another process, or lacks tables. Raises: Unavailable."""
+    def _check_readable(self) -> int:
+        """Refuses to read a file that may belong to another process, or lacks tables. Returns its generation.
+
+        Raises: Unavailable (Broken: the work of this task began in another file).
+        """
         if not (self._is_current and self._lock.is_held):
             raise self.writer.fault
+        if work_generation.get() not in (None, self.generation):
+            raise self.writer.overwritten_error().again()
+        return self.generation
 
-    def _check_found(self, found: _Found[T], expected_version: int) -> T:
+    def _check_found(self, found: _Found[T], began_in: int) -> T:
         """Returns what a read has found. Raises: Broken: another program has restored a copy into the file.
 
         The ids that it was asked for came from the database before, and may be those of other users.
 
-        expected_version: the writer's schema version when the read began.
+        began_in: the generation in which the read began. A long read may end in a later one.
         """
-        if expected_version not in (0, found.schema_version):
+        if began_in != self.generation:
+            raise self.writer.overwritten_error().again()
+        if self.writer.schema_version not in (0, found.schema_version):
             fault = self.writer.overwritten_error()
-            # A long read may end after the file was opened again.
-            is_open = self.writer.schema_version == expected_version
-            fault.is_known = not (is_open and self.writer.report_fault(fault))
+            fault.is_known = not self.writer.report_fault(fault)
             raise fault
         return found.result
 

@@ -200,6 +200,11 @@ class Writer:
         """The version of the schema when the connection that writes was opened; 0: it was never open."""
         return self._connection.schema_version
 
+    @property
+    def generation(self) -> int:
+        """How often the file that was opened was another one than before (`Database.generation`)."""
+        return self._connection.generation
+
     def check_in_place(self) -> None:
         """Reports a fault if another file, or none, lies at the path. Raises: Broken."""
         if self._connection.is_moved():

@@ -13,6 +13,7 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Callable
+from contextvars import Context
 from functools import partial
 from typing import Protocol
 
@@ -69,6 +70,8 @@ class WriterConnection:
         # The version of the schema when the connection was opened; 0: it was never open. A copy that is restored into
         # the file changes it.
         self.schema_version = 0
+        # As in `Writer`.
+        self.generation = 0
         # The database is being closed, and no fault is mended any more.
         self.is_closing = False
         # What is wrong with the database; None: nothing.
@@ -102,7 +105,8 @@ class WriterConnection:
             if inode_before not in (None, inode):
                 raise self.moved_error()  # it is not known which of the files is open
             is_moved = self._inode not in (None, inode_before)
-            if self.schema_version and (is_moved or version != self.schema_version):
+            is_other = self.schema_version != 0 and (is_moved or version != self.schema_version)
+            if is_other:
                 await driver.call(_invalidate_agents)
         except BaseException as error:
             try:
@@ -113,6 +117,7 @@ class WriterConnection:
                 driver.abandon()
             raise
         self.schema_version = version
+        self.generation += is_other
         self._inode = inode
         self._log_inodes.clear()
         for suffix in LOGS:
@@ -148,7 +153,10 @@ class WriterConnection:
         self._when_failed(fault)
         if self._is_lasting:
             self._user.refuse_waiting(fault)
-        self._mending = asyncio.get_running_loop().create_task(self._mend(), name="mnemogate-writer-mend")
+        # Not in the context of the work that found the fault: what is called after the recovery may read.
+        self._mending = asyncio.get_running_loop().create_task(
+            self._mend(), name="mnemogate-writer-mend", context=Context()
+        )
 
     async def _mend(self) -> None:
         """Tries to recover, with growing pauses, until it has."""

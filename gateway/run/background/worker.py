@@ -199,6 +199,7 @@ class Worker:
 
     async def _claim_due(self, tasks: asyncio.TaskGroup) -> float | None:
         """Claims due jobs while there is room. Returns the seconds until more may be due; None: until it is woken."""
+        self.jobs.begin_attempts()  # the tasks of the jobs inherit the context
         try:
             while await self._check_leases() and self._has_room():
                 pauses = {kind: self.pause_s(kind) for kind in self.handlers}

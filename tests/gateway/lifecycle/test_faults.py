@@ -20,7 +20,8 @@ import pytest
 from gateway.run.background.worker import JobContext
 from gateway.settings import ProfileSettings
 from storage.commands import ForgetTarget
-from storage.errors import Corrupt
+from storage.database import work_generation
+from storage.errors import Broken, Corrupt
 from storage.records import Scope
 from storage.sql.passages import insert_passage
 from storage.sql.store import Store
@@ -591,6 +592,45 @@ def test_a_memory_tool_that_meets_a_damaged_row_says_so_to_the_model(
             reply = client.read_reply()
         assert reply.json["choices"][0]["message"]["content"] == "Ok."
         assert "memory cannot be searched" in upstream.last.messages[-1]["content"]
+
+
+def test_a_request_and_a_job_that_are_under_way_at_a_restore_read_no_other_memory(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    profiles = (ProfileSettings("helper", model="m", memory_tools=True),)
+    with world_of(upstream, tmp_path / "other.db", profiles=profiles) as world:
+        assert durable(world.post("My safe has the code 4711.", user="bob", model="agent/helper"))
+    with world_of(upstream, tmp_path / "m.db", profiles=profiles) as world:
+        assert durable(world.post(FACT, model="agent/helper"))
+        (agent,) = world.agents()
+        entered, gate, generations = Gate(), Gate(), []
+
+        async def work(job: JobContext) -> None:
+            generations.append(work_generation.get())
+            entered.open()
+            await gate.wait()  # until it has lost its lease
+
+        world.gateway.app.services.background.handlers["work"] = work
+        world.gateway.call(world.store.jobs.enqueue("work", agent, "k"))
+        entered.wait_sync()
+        hold = Gate()
+        upstream.queue(call_tools(Call("conversation_search", {"query": "code"}), hold_before_headers=hold))
+        with world.gateway.connect() as client:
+            messages = [{"role": "user", "content": "Hello again"}]
+            body = {"model": "agent/helper", "user": "alice", "messages": messages}
+            client.request("POST", "/v1/chat/completions", json.dumps(body).encode())
+            upstream.arrived(3).wait_sync()
+            (tmp_path / "other.db").replace(world.path)
+            with pytest.raises(Broken):
+                world.write(lambda connection: None)
+            assert world.recover()
+            hold.open()
+            assert client.read_reply().json["choices"][0]["message"]["content"] == "Ok."
+        assert "memory cannot be searched" in upstream.last.messages[-1]["content"]
+        world.gateway.call(until_idle(world))
+        assert generations == [world.store.database.generation - 1]
+        assert world.agents() == [agent]
+        assert durable(world.post(QUESTION, user="bob", model="agent/helper"))
 
 
 def test_a_read_that_fails_late_costs_the_memory_and_not_the_chat(

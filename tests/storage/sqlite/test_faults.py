@@ -16,11 +16,15 @@ from typing import Any
 
 import pytest
 
-from storage.commands import ForgetTarget
+from gateway.core.ids import new_uid
+from storage.commands import ForgetTarget, LearnedFact
 from storage.database import Operation
 from storage.errors import Broken, Corrupt, Full, Locked, ReadOnly, Stale, StatementFailed, Unavailable
-from storage.records import Agent, Passage, Scope
+from storage.listing import Page
+from storage.records import Agent, Passage, Scope, StoredFile
 from storage.sql.agents import create_agent, load_numbers
+from storage.sql.agents_api.folders import PARSING
+from storage.sql.facts import add_fact
 from storage.sql.passages import insert_passage
 from storage.sql.store import Store
 from storage.sqlite.connection import DatabaseFile
@@ -31,7 +35,7 @@ from storage.sqlite.writer import WriterLimits
 from tests.core.conversations import assistant, user
 from tests.doubles.disk import Disk, may_not_grow, use_page
 from tests.patience import PATIENCE_S
-from tests.stored import ALICE, Speaker, rows
+from tests.stored import ALICE, HUMAN, Speaker, rows
 
 # Attempts to mend are made by the tests, not by a timer.
 BY_HAND = WriterLimits(retry_first_s=3600, idle_s=3600)
@@ -601,14 +605,15 @@ async def test_no_read_after_a_restore_returns_the_rows_of_another_memory(
 async def test_a_reader_that_opens_after_the_file_was_replaced_reads_nothing_of_it(
     open_store: Any, path: Path, tmp_path: Path
 ) -> None:
-    store = await open_with_copy(open_store, path, tmp_path / "other.db", BOB)
-    alice = await store.agents.find(ALICE)
-    assert alice is not None
+    other = await open_store(path=tmp_path / "other.db")
+    _, file = await fill(other, BOB)
+    await other.close()
+    store = await open_store(path=path, limits=AT_ONCE)
     (tmp_path / "other.db").replace(path)
     with pytest.raises(Broken, match="removed or replaced"):
-        await store.facts.sourced_lines(alice.id, {})
+        await store.files.load_text(file)  # the first long read opens the file
     assert await store.database.writer.recover()
-    assert await store.facts.sourced_lines(alice.id, {}) == []
+    assert await store.files.load_text(file) == FILE_TEXT
 
 
 async def test_a_file_that_is_replaced_while_it_is_opened_again_ends_the_turns_under_way(
@@ -660,6 +665,62 @@ async def test_a_turn_that_was_under_way_when_a_copy_was_restored_finds_nothing_
     for known_numbers in (None, numbers):
         assert await store.recall.search(alice, "safe code", numbers=known_numbers) == []
     assert not (await store.recall.find_containing(alice, "safe")).messages
+
+
+FILE_TEXT = "The text of a file."
+
+
+def reads_by_row(
+    store: Store, agent_row: int, file: StoredFile
+) -> list[Callable[[], Coroutine[Any, Any, Any]]]:
+    """Returns reads of all kinds, each of which finds something in a memory that `fill` has made."""
+    return [
+        lambda: store.facts.list(agent_row),
+        lambda: store.blocks.load(agent_row),
+        lambda: store.passages.list(agent_row, limit=10),
+        lambda: store.files.load_text(file),
+        lambda: store.messages.list_page(agent_row, Page(limit=10)),
+        lambda: store.agents.load(agent_row),
+    ]
+
+
+async def fill(store: Store, scope: Scope) -> tuple[Agent, StoredFile]:
+    """Adds a memory with a block, a turn, a fact, a passage and a file of its own. Returns it and the file."""
+    agent = await store.agents.find_or_begin(scope, (HUMAN,), (), 1.0)
+    await Speaker(store, scope).say([user("My safe has the code 4711.")], assistant("Noted."), "c1")
+    fact = LearnedFact("Has a safe.", "", "has a safe.", 1.0, 1, (1,), ())
+    await store.database.write(lambda connection: add_fact(connection, agent, fact, 1.0))
+    await store.database.write(write(agent, "A passage."))
+    draft = StoredFile(0, new_uid(), agent.id, PARSING, 1, 1.0, "text/plain", "a.md")
+    file = await store.files.add(draft, renames=True)
+    await store.files.write(file, [FILE_TEXT])
+    return agent, file
+
+
+@pytest.mark.parametrize("is_moved", [False, True])
+async def test_work_that_was_under_way_at_a_restore_reads_nothing_by_the_ids_of_before(
+    open_store: Any, path: Path, tmp_path: Path, is_moved: bool
+) -> None:
+    """They are those of another user in the database that was opened then."""
+    other = await open_store(path=tmp_path / "other.db")
+    bob, _ = await fill(other, BOB)
+    await other.close()
+    store = await open_store(path=path, limits=AT_ONCE)
+    store.begin_work()
+    alice, file = await fill(store, ALICE)
+    assert alice.id == bob.id
+    if is_moved:
+        (tmp_path / "other.db").replace(path)
+    else:
+        restore_in_place(tmp_path / "other.db", path)
+    with pytest.raises(Broken):
+        await store.keys.create("default", "lost")
+    assert await store.database.writer.recover()
+    for read in reads_by_row(store, alice.id, file):
+        with pytest.raises(Broken):
+            await read()
+    store.begin_work()
+    assert all([await read() for read in reads_by_row(store, alice.id, file)])
 
 
 async def test_a_forgetting_in_a_file_that_was_restored_begins_at_its_first_phase(
