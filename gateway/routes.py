@@ -39,6 +39,7 @@ from gateway.web.manage.usage_routes import usage_routes
 from gateway.web.memory_api import memory_routes
 from gateway.web.messages import COUNT_PATH, MESSAGES_PATH, CountRoute, MessagesRoute
 from gateway.web.models import model_routes
+from gateway.web.response_call import ResponseCallRoute
 from gateway.web.response_owners import ResponseOwners
 from gateway.web.responses import RESPONSES_PATH, ResponsesRoute
 from gateway.web.sockets.responses_socket import HandshakeRoute
@@ -108,7 +109,7 @@ def make_endpoints(
         max_messages=settings.server.max_messages,
     )
 
-    def make_responses_route(route_type: type[ResponsesRoute]) -> ResponsesRoute:
+    def make_responses_route(route_type: type[ResponseCallRoute]) -> ResponseCallRoute:
         return route_type("responses", forwarding_parts, chat_route, gateway_responses)
 
     dialects = _dialect_paths(
@@ -148,7 +149,9 @@ def _make_chat_route(services: Services, bodies: BodyReader) -> ChatRoute:
     )
 
 
-def _dialect_paths(chat: ChatRoute, responses: ResponsesRoute, messages: MessagesRoute) -> list[DialectPath]:
+def _dialect_paths(
+    chat: ChatRoute, responses: ResponseCallRoute, messages: MessagesRoute
+) -> list[DialectPath]:
     """Returns the paths of the dialects, with what answers them."""
     return [
         DialectPath(CHAT_PATH, chat, is_for_users=True),

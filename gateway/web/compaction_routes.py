@@ -3,53 +3,52 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from secrets import token_hex
 from typing import Final
 
 import orjson
 
 from adapters.types import Header, Json
+from gateway.dialects.chat.render import ChatView
 from gateway.dialects.fields import missing_field
-from gateway.dialects.responses.compaction import compaction_item
+from gateway.dialects.responses.compaction import compaction_item, summary_of
 from gateway.dialects.responses.items import render_user_message
 from gateway.dialects.responses.render import render_usage
 from gateway.dialects.responses.response_ids import make_tag
 from gateway.dialects.responses.token_count import CountChange, render_count
-from gateway.run.response_compaction import Compacted
+from gateway.errors import BadRequest
+from gateway.run.response_compaction import Compacted, CompactionFailed, compact
+from gateway.web.completions import ChatRoute
 from gateway.web.forwarding import ForwardedHead
 from gateway.web.incoming import Incoming
 from gateway.web.json_response import JSON_TYPE
 from gateway.web.request_body import RequestBody
-from gateway.web.responses import ResponseCall, ResponsesRoute, without_memory
+from gateway.web.response_call import ResponseCall, ResponseCallRoute, without_memory
 
 INPUT_TOKENS_PATH: Final = "/v1/responses/input_tokens"
 COMPACT_PATH: Final = "/v1/responses/compact"
 
 
-class InputTokensRoute(ResponsesRoute):
+class InputTokensRoute(ResponseCallRoute):
     """Counts the tokens of a request without memory: of its messages, of the messages before them, and of its tools."""
-
-    makes_response = False
 
     async def respond(self, call: ResponseCall) -> None:
         info = call.incoming.info
         info.memory = "off"
         request_context = info.caller.context(without_memory(call.headers))
         receipt = info.begin_receipt()
-        with call.incoming.begin_reply(self.chats.send_timeout_s) as reply:
+        with call.incoming.begin_reply(self.chat_route.send_timeout_s) as reply:
             # If the upstream counts tokens itself, it is asked, and `CountChange` translates its answer.
-            tokens = await self.chats.chat.count_prompt(
+            tokens = await self.chat.count_prompt(
                 call.request.chat, request_context, reply, receipt, change=CountChange()
             )
             if tokens is not None:  # None: the upstream's answer was sent
                 await reply.send_body(200, [JSON_TYPE, *receipt.note_head()], render_count(tokens))
 
 
-class CompactRoute(ResponsesRoute):
+class CompactRoute(ResponseCallRoute):
     """Makes a conversation short: its user's newest messages, and a summary."""
-
-    makes_response = False
 
     async def answer_read(self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody) -> None:
         # Without a model an upstream would be asked, and would take `compact` for the id of a response.
@@ -58,7 +57,46 @@ class CompactRoute(ResponsesRoute):
         await super().answer_read(incoming, head, request_body)
 
     async def respond(self, call: ResponseCall) -> None:
-        await self.compact(call, _render_compaction)
+        await answer_with_summary(call, self.chat_route, _render_compaction)
+
+
+async def answer_with_summary(
+    call: ResponseCall,
+    chat_route: ChatRoute,
+    render: Callable[[Compacted], tuple[Sequence[Header], bytes]],
+) -> None:
+    """Answers with a summary of the sent messages. Nothing is remembered.
+
+    render: returns headers and body.
+
+    Raises: BadRequest for a stored conversation.
+    """
+    if call.request.conversation_id is not None:
+        raise BadRequest(
+            "A stored conversation is not compacted: the gateway cuts it to the model's window itself.",
+            param="conversation",
+            code="unsupported_value",
+        )
+    info = call.incoming.info
+    info.memory = "off"
+    request_context = info.caller.context(without_memory(call.headers))
+    receipt = info.begin_receipt()
+    with call.incoming.begin_reply(chat_route.send_timeout_s) as reply:
+        try:
+            compacted = await compact(
+                chat_route.chat,
+                call.request.chat,
+                request_context,
+                reply,
+                receipt,
+                make_view=ChatView,
+                read_summary=summary_of,
+            )
+        except CompactionFailed as error:
+            await reply.send_body(error.status, [JSON_TYPE, *receipt.note_head()], error.body)
+            return
+        headers, body = render(compacted)
+        await reply.send_body(200, [*headers, *receipt.note_head()], body)
 
 
 def _render_compaction(compacted: Compacted) -> tuple[Sequence[Header], bytes]:

@@ -118,7 +118,7 @@ class ForwardedHead(Struct, frozen=True):
 class ForwardedRoute:
     """The route of one path. Starlette calls an object as a raw ASGI app; a function would get a `Request`.
 
-    Subclasses (`gateway.web.responses`, `gateway.web.stored_routes`) override `reads_body`, `answer_read` and `send`.
+    Subclasses in `gateway.web.response_call` and `gateway.web.stored_routes` override the methods without underscore.
     """
 
     name: str

@@ -83,7 +83,7 @@ class MessagesRoute:
     """The route of messages."""
 
     # Answers requests that were read as chat completions.
-    chats: ChatRoute
+    chat_route: ChatRoute
     forwarder: Forwarder
     has_limit: ClassVar[bool] = True
 
@@ -95,7 +95,7 @@ class MessagesRoute:
         # If a request has both headers, Anthropic's API takes the key of `x-api-key`.
         caller = info.caller
         info.caller = caller._replace(credential=caller.api_key or caller.credential)
-        async with self.chats.bodies.read(scope, receive) as body:
+        async with self.chat_route.bodies.read(scope, receive) as body:
             request = await self._read_request(incoming, body)
             if request is None:
                 await self._forward(incoming, read_request_body(body))
@@ -133,13 +133,13 @@ class MessagesRoute:
             return False
         check_model_name(model)
         request_context = incoming.info.caller.context(incoming.headers)
-        return self.chats.chat.is_for_native_upstream(read_names(json), request_context)
+        return self.chat_route.chat.is_for_native_upstream(read_names(json), request_context)
 
     def _read_with_headers(
         self, incoming: Incoming, body: bytes, json: Json, *, is_lenient: bool
     ) -> MessagesRequest:
         headers = incoming.headers
-        max_messages = self.chats.settings.max_messages
+        max_messages = self.chat_route.settings.max_messages
         return parse(body, json, headers, max_messages, is_lenient=is_lenient, has_limit=self.has_limit)
 
     def _read_native(self, incoming: Incoming, body: bytes, json: Json) -> MessagesRequest | None:
@@ -153,7 +153,7 @@ class MessagesRoute:
             return None
         if thread is not None:
             request_context = incoming.info.caller.context(incoming.headers)
-            if self.chats.chat.resolver.memory_state(request.chat, request_context) != "on":
+            if self.chat_route.chat.resolver.memory_state(request.chat, request_context) != "on":
                 return None
         request.chat.native_body = NativeMessages(
             raw=request.raw,
@@ -183,7 +183,7 @@ class MessagesRoute:
             body=request_body,
             read_names=read_names,
         )
-        await forward(self.forwarder, incoming, route, outgoing, self.chats.send_timeout_s)
+        await forward(self.forwarder, incoming, route, outgoing, self.chat_route.send_timeout_s)
 
     async def _answer(self, incoming: Incoming, request: MessagesRequest) -> None:
         info = incoming.info
@@ -197,7 +197,7 @@ class MessagesRoute:
             stop_sequences=stops if isinstance(stops, list) else (),
             has_thread=request.json.get("thread") is not None,
         )
-        await self.chats.answer(incoming, request.chat, incoming.headers, make_view, receipt)
+        await self.chat_route.answer(incoming, request.chat, incoming.headers, make_view, receipt)
 
 
 class CountRoute(MessagesRoute):
@@ -209,8 +209,8 @@ class CountRoute(MessagesRoute):
         info = incoming.info
         request_context = info.caller.context(incoming.headers)
         receipt = info.begin_receipt()
-        with incoming.begin_reply(self.chats.send_timeout_s) as reply:
-            tokens = await self.chats.chat.count_prompt(request.chat, request_context, reply, receipt)
+        with incoming.begin_reply(self.chat_route.send_timeout_s) as reply:
+            tokens = await self.chat_route.chat.count_prompt(request.chat, request_context, reply, receipt)
             if tokens is not None:
                 body = orjson.dumps({"input_tokens": tokens})
                 await reply.send_body(200, [JSON_TYPE, *receipt.note_head()], body)

@@ -111,9 +111,18 @@ class ResponsesRequest(Struct, frozen=True):
         return self.chat.messages[1 if self.echo["instructions"] else 0 :]
 
     @property
+    def is_for_background(self) -> bool:
+        return bool(self.echo["background"])
+
+    @property
+    def is_retrievable(self) -> bool:
+        """Returns whether the response can be retrieved, if its turn is stored."""
+        return bool(self.echo["store"])
+
+    @property
     def asks_to_be_stored(self) -> bool:
         """Returns whether the request has `store: true`, or is for the background, where each response is stored."""
-        return bool(self.echo["background"]) or (self.chat.dialect_fields or {}).get("store") is True
+        return self.is_for_background or (self.chat.dialect_fields or {}).get("store") is True
 
 
 def parse(

@@ -111,7 +111,7 @@ def test_a_conversation_with_images_goes_on(world: World) -> None:
         (
             "/v1/responses",
             {"input": LONG, "previous_response_id": f"resp_{56 * '0'}"},
-            "gateway.web.responses.parse",
+            "gateway.web.response_call.parse",
         ),
         ("/v1/embeddings", {"input": LONG[0]["content"]}, "gateway.web.forwarding.read_request_body"),
         ("/v1/agents/", {"name": LONG[0]["content"]}, "gateway.agents.wire.struct_fields.read_body"),

@@ -1,0 +1,90 @@
+"""Accepts responses that are made in the background, and answers their requests."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from hashlib import blake2b
+
+import orjson
+from starlette.types import Scope
+
+from gateway.core.turn.round import EVENT_STREAM
+from gateway.dialects.responses.background import StoredResponseRequest, queued_response
+from gateway.dialects.responses.response_ids import TAG_BYTES, make_tag
+from gateway.run.response_runs import NewResponse
+from gateway.web.completions import ChatRoute
+from gateway.web.json_response import JSON_TYPE
+from gateway.web.resent_request import digest_request, has_idempotency_key, is_retry
+from gateway.web.response_call import ResponseCall
+from gateway.web.stored_responses import GatewayResponses, ShownResponse
+
+
+async def answer_in_background(
+    call: ResponseCall, chat_route: ChatRoute, gateway_responses: GatewayResponses
+) -> None:
+    """Accepts a response that is made in the background. The reply shows it as queued, or streams its events."""
+    accepted = await _accept(call, chat_route, gateway_responses)
+    chat = call.request.chat
+    call.incoming.info.memory = "on"
+    headers = [("x-mnemogate-memory", "on")]
+    if chat.consumed:  # more may be left out for the upstream that answers
+        headers.append(("x-mnemogate-consumed", ",".join(chat.consumed)))
+    with call.incoming.begin_reply(chat_route.send_timeout_s) as reply, reply.while_here():
+        if not chat.stream or accepted.run is None:
+            await reply.send_body(200, [JSON_TYPE, *headers], orjson.dumps(accepted.json))
+            return
+        reply.start(200, [EVENT_STREAM, *headers])
+        background = gateway_responses.background
+        async with aclosing(background.events(accepted.run, -1, accepted.json)) as events:
+            async for event in events:
+                await reply.write(event)
+        await reply.end()
+
+
+async def _accept(
+    call: ResponseCall, chat_route: ChatRoute, gateway_responses: GatewayResponses
+) -> ShownResponse:
+    """Accepts a response in the background. A request that is sent again is accepted once."""
+    request = call.request
+    conversation = call.conversation
+    scope = call.incoming.scope
+    background = gateway_responses.background
+    digest = digest_request(scope, chat_route.chat.resolver.rules, request.body)
+    tag = background.find_accepted(digest) if is_retry(scope) else None
+    if tag is None:
+        info = call.incoming.info
+        request_context = info.caller.context(call.headers)
+        receipt = info.begin_receipt()
+        identity, agent = await chat_route.chat.admit_background(
+            request.chat, request_context, conversation, receipt
+        )
+        tag = _new_tag(scope, digest, agent.secret)
+        created = background.now()
+        stored_request = StoredResponseRequest(
+            body=request.body.decode(),
+            identity=identity,
+            upstream_tools=request.upstream_tools,
+            max_messages=chat_route.settings.max_messages,
+            waiting_items=conversation.items if conversation is not None else [],
+            key_id=request_context.key_id,
+            found_tools=[*request.found_tools],
+        )
+        queued = queued_response(request, tag, created)
+        response = NewResponse(
+            tag=tag, created=created, request=stored_request.encode(), shown=queued, digest=digest
+        )
+        accepted = await background.accept(response, agent, identity, request_context, receipt)
+        receipt.asks_model = False  # the job asks the model, with a receipt of its own
+        if accepted.is_new:
+            return ShownResponse(queued, accepted.run)
+    return await gateway_responses.show(
+        gateway_responses.owners.read_owner(scope, request.chat.json), f"resp_{tag}"
+    )
+
+
+def _new_tag(scope: Scope, digest: bytes, secret: bytes) -> str:
+    """Returns the id of a new response in the background, without its prefix. secret: that of the response's memory."""
+    if not has_idempotency_key(scope):
+        return make_tag(None)
+    # The same request has the same id in any process, and no one can guess it without the secret.
+    return blake2b(digest, key=secret, digest_size=TAG_BYTES).hexdigest()

@@ -1,0 +1,48 @@
+"""Recognises a request that a client sends again because it has lost the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Final
+
+from starlette.types import Scope
+
+from gateway.core.request.identity import IdentityRules
+from gateway.web.middleware import info_of
+from gateway.web.raw_headers import find_header
+
+_GATEWAY_HEADER_PREFIX: Final = b"x-mnemogate-"
+_IDEMPOTENCY_KEY: Final = b"idempotency-key"  # the client may send the request again
+_RETRY_COUNT_HEADER: Final = b"x-stainless-retry-count"  # of OpenAI's SDKs
+
+
+def has_idempotency_key(scope: Scope) -> bool:
+    return find_header(scope["headers"], _IDEMPOTENCY_KEY) is not None
+
+
+def is_retry(scope: Scope) -> bool:
+    """Returns whether an SDK sends a request again because it has lost the answer to it."""
+    return find_header(scope["headers"], _RETRY_COUNT_HEADER) not in (None, b"0")
+
+
+def digest_request(scope: Scope, rules: Callable[[str], IdentityRules], body: bytes) -> bytes:
+    """Returns a hash of the caller and the request: the same hash means that the request was sent again.
+
+    rules: returns the rules of a project, which name the headers that identify a user.
+    """
+    caller = info_of(scope).caller
+    identifying = rules(caller.project).single_headers
+    headers = sorted(
+        name + value
+        for name, value in scope["headers"]
+        if name in identifying or name.startswith(_GATEWAY_HEADER_PREFIX) or name == _IDEMPOTENCY_KEY
+    )
+    parts = (
+        caller.project.encode(),
+        b"%d" % caller.key_id,
+        (caller.credential or "").encode(),
+        *headers,
+        body,
+    )
+    return blake2b(b"\0".join(parts), digest_size=16).digest()

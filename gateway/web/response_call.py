@@ -1,0 +1,237 @@
+"""Reads requests of the Responses API that are answered by way of chat completions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from secrets import token_hex
+from typing import ClassVar, Final
+
+from starlette.types import Scope
+
+from adapters.types import Json
+from gateway.core.request.chat_request import MemoryChoice
+from gateway.core.request.identity import UNNAMED_PREFIX
+from gateway.core.request.request_headers import RawHeaders
+from gateway.dialects.responses.parse import ResponsesRequest, parse
+from gateway.dialects.responses.response_ids import (
+    continues_gateway_response,
+    is_gateway_id,
+    is_openai_conversation,
+)
+from gateway.dialects.responses.tools import FUNCTIONS_ALONE, UpstreamTools, tools_found
+from gateway.dialects.responses.unsealed import without_sealed_items
+from gateway.errors import BadRequest
+from gateway.run.chat import Chat
+from gateway.run.memory.queue import QueueTicket
+from gateway.run.response_conversations import ResponseConversation, unknown_conversation
+from gateway.run.stored_responses import ResponseOwner
+from gateway.web.body import parse_off_loop
+from gateway.web.completions import ChatRoute
+from gateway.web.forwarding import ForwardedHead, ForwardedRoute
+from gateway.web.incoming import Incoming, memories_of
+from gateway.web.middleware import info_of
+from gateway.web.raw_headers import find_header
+from gateway.web.request_body import RequestBody, read_request_body
+from gateway.web.resent_request import digest_request, has_idempotency_key
+from gateway.web.stored_responses import GatewayResponses
+from storage.errors import StoreError
+
+_AGENT_HEADER: Final = b"x-mnemogate-agent"
+_MEMORY_HEADER: Final = b"x-mnemogate-memory"
+_HISTORY_HEADER: Final = b"x-mnemogate-history"
+_CONVERSATION_HEADER: Final = b"x-mnemogate-conversation"
+
+
+@dataclass(eq=False)
+class ResponseCall:
+    """A request that was read, which is answered by way of chat completions."""
+
+    request: ResponsesRequest
+    # The conversation, stored by the gateway, that the request continues; None: it continues no such conversation.
+    conversation: ResponseConversation | None
+    # The request's headers, with one for the conversation that its body names.
+    headers: RawHeaders
+    incoming: Incoming
+
+
+@dataclass(eq=False)
+class ResponseCallRoute(ForwardedRoute):
+    """A route of the Responses API whose requests are answered by way of chat completions, or by an upstream."""
+
+    chat_route: ChatRoute
+    # Answers for the responses and conversations that the gateway itself stores.
+    gateway_responses: GatewayResponses
+    # A request without input is refused.
+    needs_input: ClassVar[bool] = False
+
+    @property
+    def chat(self) -> Chat:
+        return self.chat_route.chat
+
+    async def respond(self, call: ResponseCall) -> None:
+        """Answers a request by way of chat completions."""
+        raise NotImplementedError
+
+    async def answer_read(self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody) -> None:
+        if self._is_answered_by_chat(head, request_body, incoming.scope):
+            incoming.info.memory = None  # "off" holds for a forwarded request only
+            with QueueTicket() as ticket:
+                await self.respond(await self._read_call(incoming, head, request_body, ticket))
+            return
+        if (
+            not head.is_encoded
+            and (unsealed := without_sealed_items(request_body.raw)) is not request_body.raw
+        ):
+            request_body = read_request_body(unsealed)
+        await self.forward_read(incoming, head, request_body)
+
+    async def forward_read(self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody) -> None:
+        """Sends a request to an upstream that answers in this dialect."""
+        with suppress(StoreError):  # as any request without a memory, it does not need the store
+            await self.chat.keeper.check_history(memories_of(incoming.scope))
+        await super().answer_read(incoming, head, request_body)
+
+    async def get_conversation(
+        self, owner: ResponseOwner, id: str, request: ResponsesRequest, ticket: QueueTicket
+    ) -> ResponseConversation:
+        """Returns a conversation that the gateway stores, with the items that wait in it. Raises: GatewayError."""
+        return await self.chat.conversations.find(owner, id)
+
+    async def _read_call(
+        self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody, ticket: QueueTicket
+    ) -> ResponseCall:
+        """Reads a request, and the conversation that it continues. Raises: GatewayError.
+
+        ticket: holds the queue of the conversation's waiting items until the request is answered.
+        """
+        scope = incoming.scope
+        parse_body = partial(
+            parse,
+            bytes(request_body.raw),
+            self.chat_route.settings.max_messages,
+            self._upstream_tools(head, request_body, scope),
+            needs_input=self.needs_input,
+            repeated_keys=request_body.repeated_keys,
+        )
+        request = await parse_off_loop(request_body.raw, parse_body)
+        headers = with_conversation(incoming.headers, request.conversation_id)
+        found_tools = await self._load_found_tools(request, headers, scope)
+        conversation: ResponseConversation | None = None
+        waiting_items: Sequence[Json] = ()
+        if is_gateway_id(request.conversation_id):
+            owner = self.gateway_responses.owners.read_owner(scope, request.chat.json)
+            conversation = await self.get_conversation(owner, request.conversation_id, request, ticket)
+            waiting_items = conversation.items
+        if found_tools or waiting_items:
+            parse_body = partial(parse_body, waiting_items, found_tools=found_tools)
+            request = await parse_off_loop(request_body.raw, parse_body)
+        request.chat.memory_choice = self._choose_memory(request, conversation, scope)
+        request.chat.query = incoming.query
+        request.chat.memories = memories_of(scope)
+        return ResponseCall(request, conversation, headers, incoming)
+
+    async def _load_found_tools(
+        self, request: ResponsesRequest, headers: RawHeaders, scope: Scope
+    ) -> Sequence[Json]:
+        """Returns the tools that searches have found in messages to which the request only refers."""
+        if not request.may_have_found_tools:
+            return ()
+        request_context = info_of(scope).caller.context(headers)
+        chat = await self.chat.resolver.resolve_references(request.chat, request_context)
+        return tools_found(chat.messages)
+
+    def _choose_memory(
+        self, request: ResponsesRequest, conversation: ResponseConversation | None, scope: Scope
+    ) -> MemoryChoice | None:
+        """Returns the conversation in which the turn is stored; None: the headers decide. Raises: UnknownId."""
+        if conversation is not None:
+            return MemoryChoice(conversation.id, conversation.scope)
+        id = request.conversation_id
+        if (
+            id is not None
+            and is_openai_conversation(id)
+            and self.parts.forwarder.has_endpoint("/conversations")
+        ):
+            # The conversation lies at an upstream, and this model would answer without its messages.
+            raise unknown_conversation(id)
+        if not request.is_retrievable:
+            return None
+        return MemoryChoice(
+            UNNAMED_PREFIX + self._name_conversation(request, scope),
+            asks_to_be_stored=request.asks_to_be_stored,
+        )
+
+    def _name_conversation(self, request: ResponsesRequest, scope: Scope) -> str:
+        """Returns a name for the conversation of a request that names none."""
+        if request.is_for_background and has_idempotency_key(scope):
+            # A request that is sent again gets the same conversation, and so the same memory.
+            return digest_request(scope, self.chat.resolver.rules, request.body).hex()
+        return token_hex(16)
+
+    def _upstream_tools(self, head: ForwardedHead, request_body: RequestBody, scope: Scope) -> UpstreamTools:
+        """Returns the kinds of tools that all upstreams which may answer take.
+
+        The upstreams of a request to an agent are not known yet, so only functions count.
+        """
+        if find_header(scope["headers"], _AGENT_HEADER) is not None:
+            return FUNCTIONS_ALONE
+        capabilities = self.parts.forwarder.capabilities_for(
+            head.upstream_path, request_body.model, head.upstream_name
+        )
+        if not capabilities:
+            return FUNCTIONS_ALONE
+        return UpstreamTools(
+            custom=all(each.custom_tools for each in capabilities),
+            web_search=all(each.web_search for each in capabilities),
+        )
+
+    def _is_answered_by_chat(self, head: ForwardedHead, request_body: RequestBody, scope: Scope) -> bool:
+        """Returns whether a request is answered by way of chat completions, and not by its upstream's responses."""
+        continues_here = continues_gateway_response(
+            request_body.value("previous_response_id"), request_body.value("conversation")
+        )
+        if self.parts.forwarder.is_translated_to_chat(
+            head.upstream_path, request_body.model, head.upstream_name, continues_here=continues_here
+        ):
+            return True
+        headers, caller = scope["headers"], info_of(scope).caller
+        is_named = request_body.model is not None and find_header(headers, _AGENT_HEADER) is not None
+        return is_named and self.chat.resolver.is_for_agent(request_body.model or "", caller.context(headers))
+
+    def reads_body(self, head: ForwardedHead) -> bool:
+        """Returns whether a body is read. Its content type does not count, as for chat completions.
+
+        A compressed body passes as a stream, unless chat completions may answer: then it is read, and refused.
+        """
+        return not head.is_encoded or self.parts.forwarder.some_upstream_lacks(head.upstream_path)
+
+
+def without_memory(headers: RawHeaders) -> RawHeaders:
+    """Returns a request's headers with memory off."""
+    return [*(each for each in headers if each[0] != _MEMORY_HEADER), (_MEMORY_HEADER, b"off")]
+
+
+def with_conversation(headers: RawHeaders, conversation_id: str | None) -> RawHeaders:
+    """Returns a request's headers with the conversation that its body names, in append mode. Raises: BadRequest."""
+    if conversation_id is None:
+        return headers
+    value_in_body = conversation_id.encode()
+    if any(
+        name == _CONVERSATION_HEADER and value.strip() not in (b"", value_in_body) for name, value in headers
+    ):
+        raise BadRequest(
+            "`conversation` and `x-mnemogate-conversation` name two different conversations.",
+            param="conversation",
+        )
+    other_headers = [
+        (name, value)
+        for name, value in headers
+        if name != _CONVERSATION_HEADER and (name, value) != (_HISTORY_HEADER, b"")
+    ]
+    # A mode that the client names stays, and is checked where headers are read.
+    names_mode = any(name == _HISTORY_HEADER for name, _ in other_headers)
+    append_mode = () if names_mode else ((_HISTORY_HEADER, b"append"),)
+    return [*other_headers, (_CONVERSATION_HEADER, value_in_body), *append_mode]
