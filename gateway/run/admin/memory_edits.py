@@ -130,6 +130,7 @@ class MemoryEdits(Struct, frozen=True):
             raise MemoryNotFound from error
         if remembered.is_new:
             await self._audit(editor, "remember", agent.uid, AuditedFact(remembered.fact.seq))
+            await self._audit_replaced(editor, agent, remembered.fact, now)
         return remembered
 
     async def add_fact(self, editor: Editor, uid: str, text: str, *, always: bool = False) -> Fact:
@@ -194,13 +195,14 @@ class MemoryEdits(Struct, frozen=True):
         fact = await self.store.facts.find(agent.id, seq)
         if fact is None:
             raise _unknown_fact()
+        now = self.now()
         replaces = list[int]()
         if is_always:
             _check_room(fact.text, fact.valid_from, param="always")
             replaces = find_replaced(fact.text, await self.store.facts.list_standing(agent.id))
         try:
             fact = await self.store.facts.set_standing(
-                agent.id, seq, is_standing=is_always, replaces=replaces, at=self.now()
+                agent.id, seq, is_standing=is_always, replaces=replaces, at=now
             )
         except NotFound as error:
             raise _unknown_fact() from error
@@ -208,6 +210,7 @@ class MemoryEdits(Struct, frozen=True):
             raise Conflict(f"Nothing was changed: {error.message}.", param="always") from error
         state = "told before each reply" if is_always else "told when it fits"
         await self._audit(editor, "always", uid, AuditedFact(seq, state=state))
+        await self._audit_replaced(editor, agent, fact, now)
         return fact
 
     async def pause(self, editor: Editor, uid: str, *, is_paused: bool) -> None:
@@ -264,6 +267,12 @@ class MemoryEdits(Struct, frozen=True):
         if block.version != version:
             raise _version_conflict(label)
         return block
+
+    async def _audit_replaced(self, editor: Editor, agent: Agent, fact: Fact, at: float) -> None:
+        """Notes in the audit which facts a fact has replaced. at: when it did, in seconds since the epoch."""
+        for replaced in await self.store.facts.list_replaced(agent.id, fact.id):
+            if replaced.ended_at == at:
+                await self._audit(editor, "correct", agent.uid, AuditedFact(replaced.seq, fact.seq))
 
     async def _audit(self, editor: Editor, action: str, uid: str, what: str | AuditedFact) -> None:
         await self.store.audit.add(self.now(), editor.actor, action, uid, str(what))

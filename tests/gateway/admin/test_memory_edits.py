@@ -277,6 +277,8 @@ def test_a_fact_that_is_added_so_takes_the_place_of_what_it_contradicts(world: W
     new = call(change.add_fact(OPERATOR, of.uid, "I always eat meat now.", always=True))
     assert [fact.seq for fact in call(world.store.facts.list(of.id))] == [new.seq, tea.seq]
     assert [fact.seq for fact in call(world.store.facts.list_replaced(of.id, new.id))] == [meat.seq]
+    replaced = ("ops", "correct", f"fact {meat.seq} as {new.seq}")
+    assert audit(world) == [replaced, ("ops", "remember", f"fact {new.seq}")]
     # One that is told only when it fits says no more than that.
     call(change.add_fact(OPERATOR, of.uid, "I never eat meat on Fridays."))
     assert new.seq in [fact.seq for fact in call(world.store.facts.list(of.id))]
@@ -292,6 +294,13 @@ def test_a_fact_that_is_ticked_takes_the_place_of_what_it_contradicts(world: Wor
         assert [each.seq for each in call(world.store.facts.list(of.id))] == current
     (ended,) = call(world.store.facts.list_replaced(of.id, fact.id))
     assert (ended.seq, ended.successor) == (no_meat, meat)
+    # What the first tick ended is named once.
+    assert [(action, what) for _, action, what in audit(world)] == [
+        ("always", f"fact {meat}, told before each reply"),
+        ("correct", f"fact {no_meat} as {meat}"),
+        ("always", f"fact {meat}, told before each reply"),
+        ("always", f"fact {meat}, told when it fits"),
+    ]
 
 
 def test_a_fact_that_is_added_so_has_room_before_what_is_learned_later(world: World) -> None:
