@@ -31,6 +31,7 @@ _TYPE_NAMES: dict[type[Any], str] = {
     int: "an integer",
     float: "a decimal number",
     type(None): "null",
+    orjson.Fragment: "an integer",  # of too many digits for orjson (`read_exact`)
 }
 
 

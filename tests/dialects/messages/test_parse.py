@@ -307,3 +307,11 @@ def test_the_arguments_of_a_call_keep_all_digits(space: bytes) -> None:
     (call,) = next(m["tool_calls"] for m in read.chat.messages if "tool_calls" in m)
     assert call["function"]["arguments"].encode() == arguments
     assert arguments in read.chat.raw.replace(b'\\"', b'"')
+
+
+def test_a_long_integer_in_the_wrong_place_is_named() -> None:
+    hello = orjson.dumps({"model": "m", "max_tokens": 50, "messages": [{"role": "user", "content": "Hi"}]})
+    body = hello[:-1] + b',"stream":1234567890123456789012}'
+    with pytest.raises(BadRequest, match="expected a boolean, but got an integer") as raised:
+        parse(body, parse_body(body), (), 100, is_lenient=False)
+    assert raised.value.param == "stream"
