@@ -15,7 +15,7 @@ from gateway.core.imports.records import (
     read_id,
     read_time,
 )
-from gateway.core.memory.learn import WRITTEN_FACT_CHARS
+from gateway.core.memory.fact_words import WRITTEN_FACT_CHARS
 
 _ROLES: Final = ("user", "assistant")
 _BULLET: Final = re.compile(r"^(?:[-*+\u2022\u00b7]|\d{1,4}[.)])\s+")

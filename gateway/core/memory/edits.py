@@ -10,9 +10,10 @@ import orjson
 from msgspec.structs import replace
 
 from gateway.core.memory.block_edit import EditResult, apply_edit
+from gateway.core.memory.fact_words import fact_key
 from gateway.core.memory.file_text import passages_in
-from gateway.core.memory.learn import as_statement, fact_key
 from gateway.core.memory.memory_tools import STORED_SOURCES, EditOperation
+from gateway.core.memory.orders import as_statement
 from storage.commands import BlockMerge, LearnedFact
 from storage.records import Block, BlockOp
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from gateway.core.memory.learn import WRITTEN_FACT_CHARS
+from gateway.core.memory.fact_words import WRITTEN_FACT_CHARS
 from gateway.errors import BadRequest
 
 TextKind = Literal["message", "fact", "passage"]

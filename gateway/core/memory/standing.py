@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gateway.core.dates import day_text
-from gateway.core.memory.learn import STATEMENT, fact_key, recognising_words
+from gateway.core.memory.fact_words import fact_key, recognising_words
+from gateway.core.memory.orders import STATEMENT
 from gateway.core.memory.secret_texts import has_secret
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.tags import escape_tags
@@ -56,7 +57,7 @@ _MONTH_CHARS = 7
 def learn_standing(
     messages: Iterable[Message], known: Sequence[Fact], *, now: float = inf, keeps_secrets: bool = False
 ) -> Learned:
-    """Returns the standing facts that a user's messages state by the rule. (`learn.changes_from` is for a model.)
+    """Returns the standing facts that a user's messages state by the rule. (`changes_from` is for a model.)
 
     If two statements contradict each other, the later one holds, in whichever order they are read.
 

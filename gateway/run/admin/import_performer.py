@@ -23,7 +23,7 @@ from adapters.json_escapes import REPLACEMENT
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.imports.exchanges import ImportDraft, import_write
 from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable
-from gateway.core.memory.learn import fact_key
+from gateway.core.memory.fact_words import fact_key
 from gateway.errors import GatewayError
 from gateway.run.admin.import_file import FACT_FORMATS, Source
 from gateway.run.admin.import_progress import ImportProgress

@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from gateway.core.memory.learn import WRITTEN_FACT_CHARS, fact_key
+from gateway.core.memory.fact_words import WRITTEN_FACT_CHARS, fact_key
 from gateway.core.memory.standing import MAX_CHARS, find_replaced, have_room, normalized_statement
 from gateway.errors import BadRequest, Conflict, MemoryNotFound, NotAllowed, UnknownId
 from gateway.run.admin.audited_parts import AuditedFact, audited_version

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from gateway.core import ids
-from gateway.core.memory.learn import DESIGNATIONS
+from gateway.core.memory.fact_words import DESIGNATIONS
 from gateway.errors import BadRequest
 from gateway.settings import DEFAULT_PROFILE
 from storage.records import API_PROFILE, Scope

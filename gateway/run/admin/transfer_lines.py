@@ -17,7 +17,7 @@ from gateway.core.conversation.change import prefix_hashes
 from gateway.core.conversation.private import own_length, private_of
 from gateway.core.conversation.tree import TOMBSTONE_STATES, is_tombstone
 from gateway.core.conversation.wire_message import WireMessage, text_of
-from gateway.core.memory.learn import fact_key
+from gateway.core.memory.fact_words import fact_key
 from gateway.core.nul import without_nul
 from gateway.core.tags import mark_of, with_mark
 from gateway.run.admin.export_lines import check_line, with_present_names

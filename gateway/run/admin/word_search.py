@@ -14,7 +14,7 @@ from typing import NamedTuple
 from msgspec import UNSET, Struct, UnsetType
 
 from gateway.core.conversation.wire_message import RESULT_ROLES
-from gateway.core.memory.learn import DESIGNATIONS
+from gateway.core.memory.fact_words import DESIGNATIONS
 from gateway.core.words import folded_words
 from gateway.errors import UnknownId
 from gateway.run.admin.exchange_messages import message_records

@@ -18,7 +18,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.finish_reasons import CUT_REASONS
-from gateway.core.memory import learn
+from gateway.core.memory.learned_changes import changes_from
+from gateway.core.memory.learning_reply import read_calls, read_reply
+from gateway.core.memory.learning_request import build_request, tool_definitions, with_human
 from gateway.core.memory.standing import learn_standing
 from gateway.core.memory.transcript import MESSAGE_CHARS, clean_messages
 from gateway.core.prompt import note_query
@@ -64,7 +66,7 @@ class _AskedBatch(Struct, frozen=True):
     shown: Sequence[int] = ()
     # The versions of the blocks that the model has seen, by their labels.
     blocks: Mapping[str, int] = {}
-    # As `learn.read_calls` returns them.
+    # As `read_calls` returns them.
     calls: Sequence[Mapping[str, str]] = ()
 
 
@@ -185,12 +187,12 @@ class LearningService:
         if not messages:
             return batch
         facts = await self._related_facts(unread, messages)
-        blocks = learn.with_human(await self._store.facts.load_blocks(job.agent_row))
+        blocks = with_human(await self._store.facts.load_blocks(job.agent_row))
 
         async def ask(messages: Sequence[Message]) -> ModelAnswer:
-            request = learn.build_request(blocks, facts, messages, self._now())
+            request = build_request(blocks, facts, messages, self._now())
             return await background.ask(
-                scope.project, request, tools=learn.tool_definitions(), agent_row=job.agent_row
+                scope.project, request, tools=tool_definitions(), agent_row=job.agent_row
             )
 
         return replace(
@@ -235,7 +237,7 @@ class LearningService:
             return False
         numbers = {seq: n for n, seq in enumerate(batch.shown, 1)}
         shown = {numbers[f.seq]: f for f in await self._store.facts.get(job.agent_row, batch.shown)}
-        reading = learn.read_reply(batch.calls)
+        reading = read_reply(batch.calls)
         lines: Sequence[SourcedLine] = ()
         if reading.edits:
             lines = await self._store.facts.sourced_lines(job.agent_row, batch.blocks)
@@ -243,7 +245,7 @@ class LearningService:
 
         def decide(blocks: Sequence[Block]) -> Learned:
             nonlocal dropped
-            learned = learn.changes_from(
+            learned = changes_from(
                 reading,
                 messages,
                 shown,
@@ -295,4 +297,4 @@ async def _ask_calls(
             "Learning: the background model's answer about a part of a memory was cut off (%s).",
             reply.finish_reason,
         )
-    return learn.read_calls(reply.message)
+    return read_calls(reply.message)

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from gateway.core.dates import day_text
 from gateway.core.memory import memory_tools
 from gateway.core.memory.edit_ids import edit_id
-from gateway.core.memory.learn import FACT_CHARS, fact_key
+from gateway.core.memory.fact_words import FACT_CHARS, fact_key
 from gateway.core.memory.memory_lookup import Lookup
 from gateway.core.memory.memory_tools import MEMORY_TOOLS, STORED_SOURCES, EditOperation
 from gateway.core.prompt import note_choice, note_text

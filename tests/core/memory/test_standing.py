@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.memory import standing
-from gateway.core.memory.learn import recognising_words
+from gateway.core.memory.fact_words import recognising_words
 from gateway.core.memory.standing import is_standing, learn_standing, standing_block
 from storage.records import Block, Fact, Message, StandingFact
 from tests.rows import each_row

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.memory.learn import on_one_line
+from gateway.core.memory.transcript import on_one_line
 from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.settings import BlockSettings
 from storage.records import Scope

@@ -1,0 +1,105 @@
+"""The reply of the background model, read as edits. Calls that make no sense are left out, and counted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from msgspec import Struct
+
+from gateway.core.json_limits import is_too_deep
+from gateway.core.memory import memory_tools
+from gateway.core.memory.fact_words import FACT_CHARS
+from gateway.core.memory.transcript import on_one_line
+
+# No more edits of one reply are read, in case it never ends.
+MAX_EDITS = 32
+
+_WORD_CHARACTER = re.compile(r"\w")
+
+
+class BlockEdit(Struct, frozen=True):
+    """An edit of a block."""
+
+    op: memory_tools.EditOperation
+    # The arguments in the form in which `apply_edit` takes them.
+    arguments: Mapping[str, Any]
+
+
+class FactEdit(Struct, frozen=True):
+    """A fact that the model wants to be stored. Its numbers may be wrong: no fact or message may have them."""
+
+    text: str
+    # The subject of the fact, in a word or two.
+    about: str = ""
+    # Numbers of the known facts that it replaces.
+    replaces: tuple[int, ...] = ()
+    # Numbers of the messages that it comes from.
+    messages: tuple[int, ...] = ()
+    # The fact always holds for the user.
+    is_standing: bool = False
+
+
+class Reading(Struct, frozen=True):
+    """The edits that a reply asks for."""
+
+    edits: tuple[BlockEdit | FactEdit, ...]
+    # How many of the reply's calls made no sense.
+    ignored: int = 0
+
+
+def read_calls(message: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Returns the name and the arguments of each call of a reply, which are all that `read_reply` needs."""
+    calls = message.get("tool_calls")
+    names_and_arguments = []
+    for call in calls if isinstance(calls, list) else ():
+        function = call.get("function") if isinstance(call, dict) else None
+        name = function.get("name") if isinstance(function, dict) else None
+        arguments = function.get("arguments") if isinstance(function, dict) else None
+        # Some servers send the object itself.
+        if isinstance(arguments, dict) and not is_too_deep(arguments):
+            arguments = orjson.dumps(arguments).decode()
+        text = arguments if isinstance(arguments, str) else ""
+        names_and_arguments.append({"name": str(name or ""), "arguments": text})
+    return names_and_arguments
+
+
+def read_reply(calls: Sequence[Mapping[str, str]]) -> Reading:
+    """Reads the calls of a reply. calls: as `read_calls` returns them."""
+    edits: list[BlockEdit | FactEdit] = []
+    for call in calls[:MAX_EDITS]:
+        edit = _read_edit(call.get("name", ""), call.get("arguments", ""))
+        if edit is not None:
+            edits.append(edit)
+    return Reading(tuple(edits), len(calls) - len(edits))
+
+
+def _read_edit(name: str, text: str) -> BlockEdit | FactEdit | None:
+    """Returns the edit that a call asks for; None: the call makes no sense. text: its arguments."""
+    arguments = memory_tools.read_arguments(text)
+    if arguments is None:
+        return None
+    if name in memory_tools.BLOCK_TOOLS:
+        error = memory_tools.argument_error(name, arguments)
+        return None if error else BlockEdit(memory_tools.BLOCK_TOOLS[name], arguments)
+    if name != "remember_fact":
+        return None
+    fact, about = arguments.get("text"), arguments.get("about")
+    if not isinstance(fact, str) or not _WORD_CHARACTER.search(fact) or len(fact) > FACT_CHARS:
+        return None
+    about = on_one_line(about)[:60] if isinstance(about, str) else ""
+    return FactEdit(
+        text=on_one_line(fact),
+        about=about,
+        replaces=_read_numbers(arguments.get("replaces")),
+        messages=_read_numbers(arguments.get("messages")),
+        is_standing=arguments.get("always") is True,
+    )
+
+
+def _read_numbers(value: object) -> tuple[int, ...]:
+    if not isinstance(value, list):
+        return ()
+    return tuple(n for n in value if isinstance(n, int) and not isinstance(n, bool))

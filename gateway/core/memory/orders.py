@@ -1,0 +1,23 @@
+"""Orders to an assistant in what a memory holds. A reply must not obey them, so they are marked as the user's words."""
+
+from __future__ import annotations
+
+import re
+
+# Sentences that look like orders to an assistant. English only: the prompt asks for the same in any language.
+_ORDER = re.compile(
+    r"^\W*(?:please\s+)?(?:always|never|ignore|disregard|forget|pretend|obey|do not|don't|make sure|be sure|remember to"
+    r"|respond|reply|answer|act as|you (?:are|must|should|shall|will|have to|need to))\b"
+    r"|\b(?:you|assistant|model|ai|bot)\s+(?:must|should|shall|has to|have to|needs? to|is to|will always|will never)\b"
+    r"|\b(?:ignore|disregard|override)\b.{0,40}\b(?:instructions?|rules?|prompts?|messages?|safety)\b"
+    r"|\b(?:system prompt|from now on|new rule|new instructions?)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+STATEMENT = "User said: "
+
+
+def as_statement(line: str) -> str:
+    """Returns a line. If it looks like an order, it is marked as the user's statement."""
+    if _ORDER.search(line) and not line.strip().startswith(STATEMENT):
+        return f"{STATEMENT}{line.strip()}"
+    return line
