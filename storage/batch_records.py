@@ -10,7 +10,7 @@ from typing import NamedTuple
 from msgspec import Struct, field
 
 from storage.commands import BlockMerge, StepOpen
-from storage.records import BlockOp, Run, RunState, RunStep
+from storage.records import BlockEdit, Run, RunState, RunStep
 
 # The kind of a batch's job.
 BATCH_JOB = "batch"
@@ -203,8 +203,8 @@ class ItemEnd(Struct, frozen=True):
     # The last call of the model, with the tokens of all calls. Its `exchange` is ignored.
     step: RunStep | None = None
     rounds: int = 0
-    # The edits of earlier rounds: (block, version, operation), as they were written.
-    edits: Sequence[tuple[int, int, BlockOp]] = ()
+    # The edits of earlier rounds: (block, version, edit), as they were written.
+    edits: Sequence[tuple[int, int, BlockEdit]] = ()
     # The edits that are written with the turn; their exchange has no row yet.
     merged: BlockMerge = field(default_factory=BlockMerge)
     # The version of a block on which the first of the `merged` edits was made, by block.

@@ -343,7 +343,7 @@ class Revision(Struct, frozen=True):
     value: str
 
 
-class BlockOp(Struct, frozen=True):
+class BlockEdit(Struct, frozen=True):
     """A memory edit of a turn, as an operation (not a value): merged when the turn is confirmed."""
 
     id: int

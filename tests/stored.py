@@ -36,7 +36,7 @@ from storage.database import Connection
 from storage.listing import SizedMemory
 from storage.open import is_url
 from storage.postgres.database import PostgresLimits
-from storage.records import Agent, Block, BlockOp, Exchange, Passage, Run, Scope, SentSection
+from storage.records import Agent, Block, BlockEdit, Exchange, Passage, Run, Scope, SentSection
 from storage.search.blob import document_type, open_blob
 from storage.search.document import PRESENT, Document
 from storage.search.index import Index
@@ -44,7 +44,7 @@ from storage.search.rank import rank
 from storage.search.tail import Tail
 from storage.sql import exchanges
 from storage.sql.agents_api.runs import begin_run, create_run
-from storage.sql.blocks import add_op
+from storage.sql.blocks import add_edit
 from storage.sql.passages import insert_passage
 from storage.sql.statements import make_statement
 from storage.sql.store import Store
@@ -283,7 +283,7 @@ class Speaker:
             planned_next_seq=turn.snapshot.next_seq,
             planned_agent_rev=turn.snapshot.rev,
             opening=opening_of(plan, now),
-            ops=[memory_insert(0, f"{now}-{i}", text) for i, text in enumerate(edited)],
+            edits=[memory_insert(0, f"{now}-{i}", text) for i, text in enumerate(edited)],
             section=section,
             defaults=defaults,
             recall=None if recall_row is None else lambda: recall_row,
@@ -362,12 +362,12 @@ def ranked(
     return rank(index, query, secret, tail=Tail(tail), **options)
 
 
-async def put_edit(store: Store, agent_row: int, op: BlockOp) -> None:
-    """Stores a memory edit, as `add_op`."""
+async def put_edit(store: Store, agent_row: int, edit: BlockEdit) -> None:
+    """Stores a memory edit, as `add_edit`."""
 
     async def write(connection: Connection) -> None:
         await connection.lock(agent_row)
-        await add_op(connection, agent_row, op)
+        await add_edit(connection, agent_row, edit)
 
     await store.database.write(write)
 

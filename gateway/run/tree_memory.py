@@ -58,9 +58,9 @@ class TreeMemory:
             )
             snapshot = None
         read = context.snapshot
-        if snapshot is not None and (snapshot.blocks, snapshot.ops) != (read.blocks, read.ops):
+        if snapshot is not None and (snapshot.blocks, snapshot.edits) != (read.blocks, read.edits):
             # Another writer has changed the blocks meanwhile, so the turn's edits are applied to the new values.
-            read = replace(read, blocks=snapshot.blocks, ops=snapshot.ops)
+            read = replace(read, blocks=snapshot.blocks, edits=snapshot.edits)
             self.context = context = replace(context, snapshot=read)
             block_edits.reapply(blocks_on_path(context.request, snapshot, context.path))
         texts, shown = block_edits.describe_changes(answers[n].shown for n in sorted(answers))

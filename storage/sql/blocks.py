@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from storage.database import Connection, Row
 from storage.errors import BlockOverLimit, NotFound, WriteConflict
 from storage.listing import LAST_NUMBER
-from storage.records import Agent, Block, BlockOp, Revision
+from storage.records import Agent, Block, BlockEdit, Revision
 from storage.sql.epochs import load_epoch
 from storage.sql.group import Group, as_method, bulk_writes, long_reads, reads, writes
 from storage.sql.statements import load, run_of
@@ -229,20 +229,30 @@ async def _find_before(connection: Connection, block_row: int, version: int) -> 
     return await connection.row(SQL["block_history_before"], (block_row, version, FORGOTTEN_ORIGIN))
 
 
-async def add_op(connection: Connection, agent_row: int, op: BlockOp) -> bool:
+async def add_edit(connection: Connection, agent_row: int, edit: BlockEdit) -> bool:
     """Adds a memory edit of a turn. Returns False if the edit of this call of the turn is there already."""
-    seen = op.seen if op.state == "pending" else None
-    values = (agent_row, op.exchange_row, op.call_id, op.state, op.at, op.op, op.label, op.arguments, seen)
+    seen = edit.seen if edit.state == "pending" else None
+    values = (
+        agent_row,
+        edit.exchange_row,
+        edit.call_id,
+        edit.state,
+        edit.at,
+        edit.op,
+        edit.label,
+        edit.arguments,
+        seen,
+    )
     return await connection.row(SQL["op_insert"], values) is not None
 
 
-async def load_ops(connection: Connection, agent_row: int, exchange_row: int) -> tuple[BlockOp, ...]:
+async def load_edits(connection: Connection, agent_row: int, exchange_row: int) -> tuple[BlockEdit, ...]:
     """Returns all memory edits of one turn."""
     rows = await connection.rows(SQL["op_of_exchange"], (agent_row, exchange_row))
-    return tuple(BlockOp(*row) for row in rows)
+    return tuple(BlockEdit(*row) for row in rows)
 
 
-async def settle_ops(connection: Connection, agent_row: int, ids: Iterable[int], state: str) -> None:
+async def settle_edits(connection: Connection, agent_row: int, ids: Iterable[int], state: str) -> None:
     """Marks edits as merged or dropped, once and for all."""
     for id in ids:
         await connection.run(SQL["op_settle"], (state, id, agent_row))
@@ -257,7 +267,7 @@ class Blocks(Group):
     restore = writes(as_method(restore_block))
 
     @reads
-    async def list_waiting_labels(self, connection: Connection, agent_row: int) -> tuple[str, ...]:
+    async def list_pending_labels(self, connection: Connection, agent_row: int) -> tuple[str, ...]:
         """Returns the label of each edit that waits until its turn is confirmed, without edits of superseded turns."""
         return tuple(label for (label,) in await connection.rows(SQL["op_waiting"], (agent_row,)))
 

@@ -30,7 +30,7 @@ from storage.records import (
     AgentNumbers,
     Atom,
     Block,
-    BlockOp,
+    BlockEdit,
     Conversation,
     Evicted,
     Exchange,
@@ -279,10 +279,12 @@ def add_snapshot_row(
             blocks.append((owner, Block(id, label, description, value, limit, bool(read_only), version)))
             snapshot.shares_blocks |= owner == 1
         case "op":
-            call, op, label = row[_TEXT : _TEXT + 3]
+            call, edit, label = row[_TEXT : _TEXT + 3]
             assert at is not None  # rows of this kind have a time
             id, exchange_row, seen = row[_NUMBER : _NUMBER + 3]
-            snapshot.ops.append(BlockOp(id, exchange_row, call, op, label, row[_CONTENT], at=at, seen=seen))
+            snapshot.edits.append(
+                BlockEdit(id, exchange_row, call, edit, label, row[_CONTENT], at=at, seen=seen)
+            )
         case "standing":
             assert at is not None  # rows of this kind have a time
             text, origin = row[_TEXT : _TEXT + 2]
@@ -291,7 +293,7 @@ def add_snapshot_row(
 
 def complete_snapshot(snapshot: MemorySnapshot, blocks: list[tuple[int, Block]]) -> None:
     """Sorts what a snapshot's rows have added, since no database promises an order for the rows of a union."""
-    snapshot.ops.sort(key=lambda op: op.id)
+    snapshot.edits.sort(key=lambda edit: edit.id)
     snapshot.standing.sort(key=lambda fact: -fact.seq)
     snapshot.blocks = visible_blocks(blocks)
 

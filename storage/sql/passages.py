@@ -13,7 +13,7 @@ import orjson
 
 from storage.database import Connection, Row
 from storage.listing import Page, PassageDraft, PassageFilter
-from storage.records import BlockOp, Message, Passage
+from storage.records import BlockEdit, Message, Passage
 from storage.sql.agents import take_seq
 from storage.sql.group import as_method, long_reads, reads
 from storage.sql.growth import GrowingGroup
@@ -47,18 +47,18 @@ async def insert_passage(
 
 
 async def add_saved_passage(
-    connection: Connection, agent_row: int, text: str, op: BlockOp, sources: Sequence[int] | None = None
+    connection: Connection, agent_row: int, text: str, edit: BlockEdit, sources: Sequence[int] | None = None
 ) -> None:
     """Adds the passage that a model has saved by a tool.
 
-    op: the edit of that call, which has the tags.
+    edit: of that call, which has the tags.
     sources: the exchanges that the passage came from; None: the exchange of the edit.
     """
-    tags = orjson.loads(op.arguments).get("tags") or ()
-    exchange_row = op.exchange_row if sources is None else None
-    origins = (op.exchange_row,) if sources is None else sources
+    tags = orjson.loads(edit.arguments).get("tags") or ()
+    exchange_row = edit.exchange_row if sources is None else None
+    origins = (edit.exchange_row,) if sources is None else sources
     await insert_passage(
-        connection, agent_row, text, at=op.at, exchange_row=exchange_row, sources=origins, tags=tags
+        connection, agent_row, text, at=edit.at, exchange_row=exchange_row, sources=origins, tags=tags
     )
 
 

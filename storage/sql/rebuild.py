@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from storage.batch_records import call_of_origin
 from storage.commands import Revised, Rules
 from storage.database import Connection
-from storage.records import Block, BlockOp
+from storage.records import Block, BlockEdit
 from storage.search.tokens import SPACED_LETTER
 from storage.sql.blocks import FORGET_ORIGIN, FORGOTTEN_ORIGIN, get_block, write_block
 from storage.sql.statements import load, rows_of
@@ -117,12 +117,12 @@ async def rebuild_block(
     stored = await get_block(connection, block_row)
     base = clean[-1].value if clean else ""
     pending = [
-        BlockOp(*row) for row in await connection.rows(SQL["ops_pending_in"], (block_row, stored.label))
+        BlockEdit(*row) for row in await connection.rows(SQL["ops_pending_in"], (block_row, stored.label))
     ]
     values, repeating = rules.rebuild_block(
         replace(stored, value=base), [revised for _, revised in later], pending
     )
-    await _erase_edits(connection, [(op.exchange_row, op.call_id) for op in repeating])
+    await _erase_edits(connection, [(edit.exchange_row, edit.call_id) for edit in repeating])
     remade = await _rewrite_rows(connection, block_row, later, values)
     staying = [*((version, version.value) for version in clean), *remade.staying]
     await _write_following(connection, stored, staying, remade.following, values[-1], now)
@@ -307,7 +307,7 @@ async def _divide(
             revised = Revised(
                 version.value if is_erased else "\n".join(line for line in lines if line not in quoting),
                 is_erased,
-                None if row is None else BlockOp(*row),
+                None if row is None else BlockEdit(*row),
                 restores=later_indexes.get(version.restores),
             )
         later_indexes[version.number] = len(later)

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from storage.commands import NO_ADDITIONS, NO_NOTES, Additions, Committed, MemorySnapshot, Opening, TurnWrite
 from storage.database import Changes
-from storage.records import AgentNumbers, Block, BlockOp, Conversation, Exchange, SentSection, StandingFact
+from storage.records import AgentNumbers, Block, BlockEdit, Conversation, Exchange, SentSection, StandingFact
 
 # The bytes of all cached snapshots: some six thousand open conversations, or five hundred with twenty notes each. Not
 # measured.
@@ -61,7 +61,7 @@ class _CachedMemory:
     version: tuple[int, int, int]
     has_tombs: bool
     blocks: list[Block]
-    ops: list[BlockOp]
+    edits: list[BlockEdit]
     standing: list[StandingFact]
     # The bytes of the fields above; path ends and openings are counted by themselves.
     bytes: int
@@ -110,7 +110,7 @@ class SnapshotCache:
     def find(self, agent_row: int, key: str | None, path_hash: bytes | None) -> MemorySnapshot | None:
         """Returns a snapshot as it would be read now; None if the cache has no snapshot that is up to date.
 
-        Its lists (`blocks`, `ops`, `standing`) are the cache's own: callers do not change them.
+        Its lists (`blocks`, `edits`, `standing`) are the cache's own: callers do not change them.
 
         key: the client's id of the conversation.
         path_hash: the hash of the path that the request continues.
@@ -130,7 +130,7 @@ class SnapshotCache:
             *numbers,
             has_tombs=memory.has_tombs,
             blocks=memory.blocks,
-            ops=memory.ops,
+            edits=memory.edits,
             standing=memory.standing,
         )
         if end is None:
@@ -163,7 +163,7 @@ class SnapshotCache:
                 version=numbers.version,
                 has_tombs=snapshot.has_tombs,
                 blocks=snapshot.blocks,
-                ops=snapshot.ops,
+                edits=snapshot.edits,
                 standing=snapshot.standing,
                 bytes=_memory_bytes(snapshot),
             )
@@ -211,7 +211,7 @@ class SnapshotCache:
             return  # it was read after this turn
         # An edit raises `rev`. If another writer has taken a number, or this turn has taken none, the cached version is
         # not the one before the turn.
-        if write.ops or epoch != committed.agent.epoch or committed.seq != next_seq:
+        if write.edits or epoch != committed.agent.epoch or committed.seq != next_seq:
             self.drop(agent_row)
             return
         memory.version = epoch, rev, committed.next_seq
@@ -325,7 +325,7 @@ def _advance(end: _PathEnd, exchange: Exchange, write: TurnWrite, committed: Com
 def _memory_bytes(snapshot: MemorySnapshot) -> int:
     """Returns the bytes of the part of a memory that all its snapshots have in common."""
     size = _MEMORY_BYTES + sum(400 + len(block.value) for block in snapshot.blocks)
-    size += sum(400 + len(op.arguments) for op in snapshot.ops)
+    size += sum(400 + len(edit.arguments) for edit in snapshot.edits)
     return size + sum(200 + len(fact.text) for fact in snapshot.standing)
 
 

@@ -51,7 +51,7 @@ from storage.sql.agents_api.runs import (
     load_run,
 )
 from storage.sql.agents_api.sleepers import accept_reading, advance_over
-from storage.sql.blocks import add_op, write_block
+from storage.sql.blocks import add_edit, write_block
 from storage.sql.epochs import lock_epoch
 from storage.sql.facts import add_saved_facts
 from storage.sql.group import Group, as_method, reads
@@ -311,24 +311,24 @@ async def write_edits(
     reading: as in `StepOpen`. Passages and facts that the run saves are stored in the memory that it reads.
     """
     versions = dict(first_versions)
-    for block, value, op in merged.writes:
+    for block, value, edit in merged.writes:
         try:
             await write_block(
-                connection, block, versions[block], value, at=now, origin=f"tool:{op.call_id}",
-                exchange_row=op.exchange_row, sources=(op.exchange_row,) if reading is None else reading.exchanges,
+                connection, block, versions[block], value, at=now, origin=f"tool:{edit.call_id}",
+                exchange_row=edit.exchange_row, sources=(edit.exchange_row,) if reading is None else reading.exchanges,
             )  # fmt: skip
         except NotFound as error:
             raise WriteConflict(error.message) from error
         versions[block] += 1
         # Forgetting rebuilds the block from the edits that stay.
-        await add_op(connection, agent_row, replace(op, state="merged"))
+        await add_edit(connection, agent_row, replace(edit, state="merged"))
     owner_row, facts = agent_row, merged.facts
     if reading is not None:
         owner_row, sources = reading.memory_row, tuple(reading.exchanges)
-        facts = [(replace(fact, exchange_row=None, sources=sources), op) for fact, op in facts]
-    for text, op in merged.passages:
+        facts = [(replace(fact, exchange_row=None, sources=sources), edit) for fact, edit in facts]
+    for text, edit in merged.passages:
         await add_saved_passage(
-            connection, owner_row, text, op, None if reading is None else reading.exchanges
+            connection, owner_row, text, edit, None if reading is None else reading.exchanges
         )
     await add_saved_facts(connection, owner_row, facts, now)
 

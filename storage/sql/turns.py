@@ -30,11 +30,11 @@ from storage.records import Agent, Block, Conversation, Exchange
 from storage.sql import exchanges
 from storage.sql.agents import Agents, load_agent, lock_numbers
 from storage.sql.blocks import (
-    add_op,
+    add_edit,
     load_blocks,
-    load_ops,
+    load_edits,
     make_block,
-    settle_ops,
+    settle_edits,
     write_block,
 )
 from storage.sql.epochs import has_risen
@@ -314,15 +314,15 @@ async def _commit_plain(
     exchange = plain.exchange
     if section != exchange.section:
         exchange = replace(exchange, section=section)
-    is_only_statement = not write.ops and (write.section is None or write.section.is_stored)
+    is_only_statement = not write.edits and (write.section is None or write.section.is_stored)
     added = await exchanges.add_planned_exchange(
         connection, agent.id, agent.epoch, plain.conversation_rev, exchange,
         continues_parent=exchange.continues_parent, is_only_statement=is_only_statement, recall=recall,
     )  # fmt: skip
     if added is None:
         return None
-    for op in write.ops:
-        await add_op(connection, agent.id, replace(op, exchange_row=added.id))
+    for edit in write.edits:
+        await add_edit(connection, agent.id, replace(edit, exchange_row=added.id))
     return Committed(
         agent,
         added.id,
@@ -427,8 +427,8 @@ async def _write_change(
         )
     # A turn off the record has no edits. Edits that were merged before the turn was asked again stay.
     if exchange.edits and (not exchange.merged or exchange.id in change.merge):
-        for op in write.ops:
-            await add_op(connection, agent_row, replace(op, exchange_row=exchange.id))
+        for edit in write.edits:
+            await add_edit(connection, agent_row, replace(edit, exchange_row=exchange.id))
     await _add_marks(connection, agent_row, resolved, exchange)
     return _AppliedChange(exchange, is_added, begun)
 
@@ -450,28 +450,28 @@ async def merge_edits(
     connection: Connection, agent_row: int, confirmed_rows: Sequence[int], rules: Rules, now: float
 ) -> None:
     """Merges the pending edits of confirmed exchanges: they change blocks, and add passages and facts."""
-    ops = [
-        op
+    edits = [
+        edit
         for exchange_row in confirmed_rows
-        for op in await load_ops(connection, agent_row, exchange_row)
-        if op.state == "pending"
+        for edit in await load_edits(connection, agent_row, exchange_row)
+        if edit.state == "pending"
     ]
-    if not ops:
+    if not edits:
         return
     await connection.lock_profile_blocks(agent_row)
     blocks = await load_blocks(connection, agent_row)
     versions = {block.id: block.version for block in blocks}
-    merge = rules.merge_operations(blocks, ops)
-    for block, value, op in merge.writes:
-        origin = f"tool:{op.call_id}"
+    merge = rules.merge_operations(blocks, edits)
+    for block, value, edit in merge.writes:
+        origin = f"tool:{edit.call_id}"
         await write_block(
-            connection, block, versions[block], value, at=now, origin=origin, exchange_row=op.exchange_row,
-            sources=(op.exchange_row,),
+            connection, block, versions[block], value, at=now, origin=origin, exchange_row=edit.exchange_row,
+            sources=(edit.exchange_row,),
         )  # fmt: skip
         versions[block] += 1
-    for text, op in merge.passages:
-        await add_saved_passage(connection, agent_row, text, op)
+    for text, edit in merge.passages:
+        await add_saved_passage(connection, agent_row, text, edit)
     await add_saved_facts(connection, agent_row, merge.facts, now)
-    dropped = {op.id for op in merge.dropped}
-    await settle_ops(connection, agent_row, [op.id for op in ops if op.id not in dropped], "merged")
-    await settle_ops(connection, agent_row, dropped, "dropped")
+    dropped = {edit.id for edit in merge.dropped}
+    await settle_edits(connection, agent_row, [edit.id for edit in edits if edit.id not in dropped], "merged")
+    await settle_edits(connection, agent_row, dropped, "dropped")

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from storage.database import Connection, Operation
 from storage.errors import NotFound, WriteConflict
-from storage.records import Agent, Block, BlockOp, Scope
+from storage.records import Agent, Block, BlockEdit, Scope
 from storage.sql import blocks
 from storage.sql.store import Store
 
@@ -140,20 +140,21 @@ async def test_undo_walks_back_and_a_new_change_can_be_undone_too(
 
 async def test_edits_wait_until_they_are_settled_and_are_there_once(store: Store, agent: Agent) -> None:
     async def run(connection: Connection) -> list[Any]:
-        op = BlockOp(0, 7, "call_1", "insert", "human", b'{"text":"x"}', at=1.0)
+        edit = BlockEdit(0, 7, "call_1", "insert", "human", b'{"text":"x"}', at=1.0)
         await connection.lock(agent.id)
         added = [
-            await blocks.add_op(connection, agent.id, o) for o in (op, op, replace(op, call_id="call_2"))
+            await blocks.add_edit(connection, agent.id, each)
+            for each in (edit, edit, replace(edit, call_id="call_2"))
         ]
-        pending = await blocks.load_ops(connection, agent.id, 7)
-        await blocks.settle_ops(connection, agent.id, [pending[0].id], "merged")
-        await blocks.settle_ops(connection, agent.id, [pending[0].id], "dropped")
+        pending = await blocks.load_edits(connection, agent.id, 7)
+        await blocks.settle_edits(connection, agent.id, [pending[0].id], "merged")
+        await blocks.settle_edits(connection, agent.id, [pending[0].id], "dropped")
         return [
             added,
             [o.call_id for o in pending],
-            [o.state for o in await blocks.load_ops(connection, agent.id, 7)],
+            [o.state for o in await blocks.load_edits(connection, agent.id, 7)],
             pending[0].arguments,
-            await blocks.load_ops(connection, agent.id + 1, 7),
+            await blocks.load_edits(connection, agent.id + 1, 7),
         ]
 
     assert await put(store, run) == [

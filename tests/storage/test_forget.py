@@ -32,7 +32,7 @@ from storage.listing import (
 from storage.records import (
     Agent,
     Block,
-    BlockOp,
+    BlockEdit,
     DefinitionKind,
     Exchange,
     Fact,
@@ -482,7 +482,9 @@ async def test_one_that_begins_and_ends_meanwhile_brings_no_line_of_a_block_back
     assert [block.value for block in turn.snapshot.blocks] == ["likes zqredx"]
     await alice.end(turn, [assistant("Done.")], ["Alice: zqredx", "Allergic to nuts."])
     (waiting,) = [e for e in await alice.rows() if e.edits and not e.merged]
-    rewrite = BlockOp(0, waiting.id, "r", "rethink", "human", b'{"label":"human","new_memory":"All"}', seen=1)
+    rewrite = BlockEdit(
+        0, waiting.id, "r", "rethink", "human", b'{"label":"human","new_memory":"All"}', seen=1
+    )
     await put_edit(store, alice.agent.id, rewrite)
     await store.forgetting.finish(id)
     store.agents.clear()

@@ -302,7 +302,7 @@ async def test_edits_of_a_repeated_turn_are_stored_once(alice: Speaker) -> None:
     )  # merged, and asked once more
     snapshot = await alice.store.turns.load_snapshot(alice.agent, "c1", None)
     assert snapshot is not None
-    assert snapshot.ops == []
+    assert snapshot.edits == []
     assert snapshot.blocks[0].value == "tea"
 
 
@@ -318,7 +318,7 @@ async def test_edits_that_wait_are_read_in_the_order_in_which_they_were_made(ali
     assert snapshot.conversation is not None
     path = await alice.store.stored_paths.load_path(alice.agent, snapshot.conversation.uid, None)
     assert path is not None
-    assert [op.id for op in snapshot.ops] == [op.id for op in path.snapshot.ops] == ids
+    assert [op.id for op in snapshot.edits] == [op.id for op in path.snapshot.edits] == ids
 
 
 async def test_edits_of_a_turn_off_the_record_are_not_stored(alice: Speaker) -> None:
@@ -329,7 +329,7 @@ async def test_edits_of_a_turn_off_the_record_are_not_stored(alice: Speaker) -> 
     )  # asked again, memory on: stays off
     snapshot = await alice.store.turns.load_snapshot(alice.agent, "c1", None)
     assert snapshot is not None
-    assert snapshot.ops == []
+    assert snapshot.edits == []
     assert all(e.input is None for e in await alice.rows())
 
 
@@ -381,7 +381,7 @@ async def test_a_look_sees_nothing_of_another_agent(alice: Speaker, bob: Speaker
         snapshot = await bob.store.turns.load_snapshot(bob.agent, "c1", e.path_hash)
         assert snapshot is not None
         assert (snapshot.conversation, snapshot.exchange, snapshot.section) == (None, None, None)
-        assert (snapshot.additions, snapshot.ops) == (Additions(), [])
+        assert (snapshot.additions, snapshot.edits) == (Additions(), [])
         assert [snapshot.matches_prefix, snapshot.has_tombs, snapshot.is_continued, snapshot.has_rivals] == [
             False
         ] * 4
@@ -700,9 +700,9 @@ async def test_a_turn_that_is_written_twice_keeps_its_edits(alice: Speaker, key:
     asked = [*history, user("I like tea")]
     turn = await alice.begin(asked, key)
     write, _ = await alice.commit(turn, noted("Noted."), ["tea", "milk"])
-    edits = [replace(op, call_id=str(number)) for number, op in enumerate(write.ops)]
+    edits = [replace(op, call_id=str(number)) for number, op in enumerate(write.edits)]
     for _ in range(3):
-        committed = await alice.store.turns.commit(replace(write, ops=edits))
+        committed = await alice.store.turns.commit(replace(write, edits=edits))
     alice.keep(write, committed)
     await alice.say([*asked, assistant("Noted."), user("and?")], assistant("That is all."), key)
     (block,) = await alice.store.blocks.load(alice.agent.id)

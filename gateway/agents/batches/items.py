@@ -77,7 +77,7 @@ from gateway.settings import Settings
 from storage.batch_records import BatchItem, ItemEnd, ItemRound
 from storage.commands import BlockMerge, StepOpen
 from storage.errors import NotFound, StoreError
-from storage.records import BlockOp, RunState, RunStep, TokenCounts
+from storage.records import BlockEdit, RunState, RunStep, TokenCounts
 
 _log = logging.getLogger("mnemogate")
 # A replay writes and streams nothing, and the agent's rules bound its rounds.
@@ -129,9 +129,9 @@ class ItemTurns:
         memory_request, route = await self._make_memory_request(item, texts.request)
         context = await self._read_context(item, memory_request, texts.request)
         block_edits = BlockEdits(list(context.blocks), shown={} if texts.state is None else texts.state.shown)
-        # Passages and facts of earlier rounds are stored when the turn ends. Until then searches find them in `ops`.
-        inserts = [_op_of_list(insert) for round in texts.rounds for insert in round["inserts"]]
-        block_edits.ops += inserts
+        # Passages and facts of earlier rounds are stored when the turn ends. Until then searches find them in `edits`.
+        inserts = [_edit_of_list(insert) for round in texts.rounds for insert in round["inserts"]]
+        block_edits.edits += inserts
         replies = [orjson.dumps(round["reply"]) for round in texts.rounds]
         journal = CallJournal(partial(store.batches.add_text, run.agent_row, run.id))
         if reply is not None:
@@ -273,10 +273,10 @@ class ItemTurns:
         if turn.replies.taken <= len(turn.texts.rounds):
             raise ItemFailed(AGENT_CHANGED)
         counts = _counts_of(reply)
-        ops = turn.block_edits.ops[turn.stored_inserts :]
-        inserts = [op for op in ops if op.op in STORED_SOURCES]
+        new_edits = turn.block_edits.edits[turn.stored_inserts :]
+        inserts = [edit for edit in new_edits if edit.op in STORED_SOURCES]
         merged = edits.merge_operations(
-            turn.context.blocks, [op for op in ops if op.op not in STORED_SOURCES]
+            turn.context.blocks, [edit for edit in new_edits if edit.op not in STORED_SOURCES]
         )
         versions = {block.id: block.version for block in turn.context.blocks}
         if turn.outcome is not None:
@@ -284,7 +284,7 @@ class ItemTurns:
         data = {
             "reply": reply,
             "results": turn.toolbox.results,
-            "inserts": list(map(_op_as_list, inserts)),
+            "inserts": list(map(_edit_as_list, inserts)),
             "counts": list(counts),
         }
         return ItemRound(
@@ -377,7 +377,7 @@ class ItemTurns:
             )
         except NotFound:
             return replace(end, state=RunState.FAILED, stop=StopReason.ERROR, error_message=AGENT_GONE)
-        inserts = [op for op in turn.block_edits.ops if op.op in STORED_SOURCES]
+        inserts = [edit for edit in turn.block_edits.edits if edit.op in STORED_SOURCES]
         step = RunStep(
             exchange_row=0, agent_row=turn.run.agent_row, run_row=turn.run.id, number=1, begun=state.began, ended=now,
             counts=turn.counts(counts),
@@ -386,7 +386,7 @@ class ItemTurns:
             end,
             turn=_turn_to_write(turn, outcome, context, state, now),
             step=step,
-            edits=[_edit_of_list(edit) for round in turn.texts.rounds for edit in round["edits"]],
+            edits=[_written_edit_of_list(edit) for round in turn.texts.rounds for edit in round["edits"]],
             merged=replace(edits.merge_operations((), inserts), writes=ending.merged.writes),
             versions=ending.versions,
         )
@@ -465,18 +465,16 @@ def _counts_of(reply: Any) -> TokenCounts:
     return reported_counts(usage) or TokenCounts()
 
 
-def _op_as_list(op: BlockOp) -> list[Any]:
-    """Returns an operation as the list that a stored round holds."""
-    return [op.call_id, op.op, op.label, bytes(op.arguments).decode(), op.at]
+def _edit_as_list(edit: BlockEdit) -> list[Any]:
+    """Returns an edit as the list that a stored round holds."""
+    return [edit.call_id, edit.op, edit.label, bytes(edit.arguments).decode(), edit.at]
 
 
-def _op_of_list(values: Sequence[Any]) -> BlockOp:
+def _edit_of_list(values: Sequence[Any]) -> BlockEdit:
     call_id, op, label, arguments, at = values
-    return BlockOp(
-        id=0, exchange_row=0, call_id=call_id, op=op, label=label, arguments=arguments.encode(), at=at
-    )
+    return BlockEdit(0, 0, call_id, op, label, arguments.encode(), at=at)
 
 
-def _edit_of_list(values: Sequence[Any]) -> tuple[int, int, BlockOp]:
-    block, version, *op = values
-    return block, version, _op_of_list(op)
+def _written_edit_of_list(values: Sequence[Any]) -> tuple[int, int, BlockEdit]:
+    block, version, *edit = values
+    return block, version, _edit_of_list(edit)

@@ -40,7 +40,7 @@ class StepEdits:
     def ran_alone(self, results: Sequence[ToolResult]) -> bool:
         """Returns whether all these results are of edits or of the client: then no tool ran in which time passes."""
         calls = calls_by_edit_id(result.call_id for result in results)
-        edited = {call_of_edit(op.call_id, calls) for op in self.block_edits.ops}
+        edited = {call_of_edit(edit.call_id, calls) for edit in self.block_edits.edits}
         return edited | self._client_calls >= {*calls.values()}
 
     def were_made_on(self, blocks: Sequence[Block]) -> bool:
@@ -54,11 +54,12 @@ class StepEdits:
         """
         calls = calls_by_edit_id(result.call_id for result in results)
         edit_results: dict[str, list[EditResult]] = {}
-        for op in stale.block_edits.ops:
-            if op.op in STORED_SOURCES:
-                self.block_edits.ops.append(op)
+        for edit in stale.block_edits.edits:
+            if edit.op in STORED_SOURCES:
+                self.block_edits.edits.append(edit)
                 continue
-            edit_results.setdefault(call_of_edit(op.call_id, calls), []).append(self.block_edits.apply(op))
+            call_id = call_of_edit(edit.call_id, calls)
+            edit_results.setdefault(call_id, []).append(self.block_edits.apply(edit))
         return [
             _with_edits(result, edit_results[result.call_id]) if result.call_id in edit_results else result
             for result in results
@@ -66,8 +67,8 @@ class StepEdits:
 
     def merge(self, exchange_row: int) -> BlockMerge:
         """Returns the edits to be written. exchange_row: the row of the step's exchange."""
-        ops = [replace(op, exchange_row=exchange_row) for op in self.block_edits.ops]
-        return merge_operations(self.blocks_read, ops)
+        edits = [replace(edit, exchange_row=exchange_row) for edit in self.block_edits.edits]
+        return merge_operations(self.blocks_read, edits)
 
     @property
     def versions_read(self) -> dict[int, int]:

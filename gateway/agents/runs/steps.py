@@ -468,7 +468,7 @@ class RunMemory:
         )
         self.opened, self._step_begun, self.after_results = exchange, begun, ()
         self.run = opened.run or self.run
-        self._edits.block_edits.ops.clear()
+        self._edits.block_edits.edits.clear()
 
     # -- the run ends
 

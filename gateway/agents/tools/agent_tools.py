@@ -163,8 +163,8 @@ class AgentTools:
         """Returns the labels of blocks with edits that are not in the store yet."""
         context, block_edits = self.memory.context, self.memory.block_edits
         path_rows = context.path_ids
-        edited_before = {op.label for op in context.snapshot.ops if op.exchange_row in path_rows}
-        return edited_before | {op.label for op in block_edits.ops}
+        edited_before = {edit.label for edit in context.snapshot.edits if edit.exchange_row in path_rows}
+        return edited_before | {edit.label for edit in block_edits.edits}
 
     def _foreign_call(self, call: RunTool, blocks: Sequence[Block]) -> ForeignCall:
         """Returns a call as tools outside of the gateway get it. The key is unique to a call of a step."""

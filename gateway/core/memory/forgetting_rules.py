@@ -27,7 +27,7 @@ from gateway.core.memory.memory_tools import REWRITE_OPERATIONS, EditOperation
 from gateway.core.prompt.note_text import mentions_blocks
 from gateway.core.words import folded_words
 from storage.commands import Erased, Rebuilt, Revised
-from storage.records import REPLY, Block, BlockOp, Exchange, State
+from storage.records import REPLY, Block, BlockEdit, Exchange, State
 
 _SEARCHING_TOOLS = frozenset(tools_for(ToolUse.SEARCH))
 # In the place of what a search found; no hit is shorter.
@@ -78,7 +78,7 @@ def _clean_result(message: WireMessage, calls: Mapping[str, str] | None, erased:
     return message
 
 
-def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[BlockOp]) -> Rebuilt:
+def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[BlockEdit]) -> Rebuilt:
     """Returns the later values of a block without what was erased, and the pending edits that may bring it back.
 
     Edits by tools are done again on what is left, and an undo brings back what is left of the value that it brought
@@ -106,15 +106,15 @@ def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[Bloc
         elif revision.is_erased:
             # The words that this edit brought in may come back in a later value; those from before may stay.
             tainted |= _words(_new_lines(stored_value, revision.value)) - clean
-        elif revision.op is not None and revision.op.op not in REWRITE_OPERATIONS:
-            # Such an operation holds what it adds, so it can be done without the erased part.
-            rebuilt = _edited_again(replace(roomy, value=rebuilt), revision.op)
+        elif revision.edit is not None and revision.edit.op not in REWRITE_OPERATIONS:
+            # Such an edit holds what it adds, so it can be done without the erased part.
+            rebuilt = _edited_again(replace(roomy, value=rebuilt), revision.edit)
         else:
             rebuilt = "\n".join(line for line in revision.value.split("\n") if not _words(line) & tainted)
         stored_value = revision.value
         values.append(rebuilt)
     tainted -= _words(rebuilt)
-    return Rebuilt(values, [op for op in pending if _may_bring_back(op, tainted, rebuilt)])
+    return Rebuilt(values, [edit for edit in pending if _may_bring_back(edit, tainted, rebuilt)])
 
 
 def _new_lines(old: str, new: str) -> str:
@@ -123,23 +123,23 @@ def _new_lines(old: str, new: str) -> str:
     return "\n".join(line for line in new.split("\n") if line not in old_lines)
 
 
-def _may_bring_back(op: BlockOp, tainted: Collection[str], value: str) -> bool:
+def _may_bring_back(edit: BlockEdit, tainted: Collection[str], value: str) -> bool:
     """Returns whether an edit may bring back erased words.
 
     An edit may if it has one of these words (`tainted`), or if it overwrites another value than `value`: its model saw
     that other value.
     """
-    texts = map(str, orjson.loads(op.arguments).values())
-    return op.seen not in (None, digest_value(value)) or not _words("\n".join(texts)).isdisjoint(tainted)
+    texts = map(str, orjson.loads(edit.arguments).values())
+    return edit.seen not in (None, digest_value(value)) or not _words("\n".join(texts)).isdisjoint(tainted)
 
 
-def _edited_again(block: Block, op: BlockOp) -> str:
+def _edited_again(block: Block, edit: BlockEdit) -> str:
     """Returns the value of a block after an edit is made again; the old value where this is not possible any more."""
-    arguments = orjson.loads(op.arguments)
-    edit = apply_edit(op.op, arguments, block)
-    if edit.value is None and op.op == EditOperation.INSERT:  # lines before its place are gone
-        edit = apply_edit(op.op, {**arguments, "insert_line": None}, block)
-    return block.value if edit.value is None else edit.value
+    arguments = orjson.loads(edit.arguments)
+    result = apply_edit(edit.op, arguments, block)
+    if result.value is None and edit.op == EditOperation.INSERT:  # lines before its place are gone
+        result = apply_edit(edit.op, {**arguments, "insert_line": None}, block)
+    return block.value if result.value is None else result.value
 
 
 def _words(text: str) -> set[str]:

@@ -213,7 +213,7 @@ class _Learned(msgspec.Struct):
 
 
 class _Edit(msgspec.Struct):
-    """A memory edit (`BlockOp`)."""
+    """A memory edit (`BlockEdit`)."""
 
     exchange: _Number
     call: str

@@ -21,7 +21,7 @@ from gateway.core.prompt.shown_blocks import (
     shown_by_block,
     shown_by_edit,
 )
-from storage.records import Block, BlockOp
+from storage.records import Block, BlockEdit
 
 CHANGED_MEANWHILE = (
     "Error: the block {label!r} was changed by another writer since you saw it. Nothing was done. It now reads:"
@@ -35,44 +35,44 @@ class BlockEdits:
 
     # As the model sees them, with its own edits.
     blocks: list[Block] = field(default_factory=list)
-    ops: list[BlockOp] = field(default_factory=list)
+    edits: list[BlockEdit] = field(default_factory=list)
     # What the prompt, and the results of the rounds since, show last of each block.
     shown: Shown = field(default_factory=dict)
     # What the results of this round show so far.
     _shown_in_round: Shown = field(default_factory=dict)
 
-    def apply(self, op: BlockOp, *, is_read: bool = True) -> EditResult:
+    def apply(self, edit: BlockEdit, *, is_read: bool = True) -> EditResult:
         """Makes an edit on the blocks as the model sees them. Returns the result that the model reads.
 
         is_read: the model makes the edit, so it may only overwrite what it has seen, and the result shows it the block;
             False: a program makes the edit, with the current block as its input.
         """
-        before = next((block for block in self.blocks if block.label == op.label), None)
-        if before is not None and op.op in REWRITE_OPERATIONS:
-            op = replace(op, seen=edits.digest_value(before.value))
-        blocks, edit = edits.apply_operation(self.blocks, op)
-        if edit.value is not None:
-            if is_read and (error := self._unseen_error(op)) is not None:
-                edit = error
+        before = next((block for block in self.blocks if block.label == edit.label), None)
+        if before is not None and edit.op in REWRITE_OPERATIONS:
+            edit = replace(edit, seen=edits.digest_value(before.value))
+        blocks, result = edits.apply_operation(self.blocks, edit)
+        if result.value is not None:
+            if is_read and (error := self._unseen_error(edit)) is not None:
+                result = error
             else:
                 self.blocks = blocks
-                self.ops.append(op)
-        elif edit.has_failed:
-            return edit
+                self.edits.append(edit)
+        elif result.has_failed:
+            return result
         if before is None or not is_read:
-            return edit
-        after = next(block for block in self.blocks if block.label == op.label)
+            return result
+        after = next(block for block in self.blocks if block.label == edit.label)
         # A rewrite shows the whole block, in its call or its error; the result of another edit, the part that changed.
-        shown = shown_by_block(after) if op.op in REWRITE_OPERATIONS else shown_by_edit(before, after)
+        shown = shown_by_block(after) if edit.op in REWRITE_OPERATIONS else shown_by_edit(before, after)
         self._shown_in_round = last_shown((shown,), self._shown_in_round)
-        return replace(edit, shown=shown)
+        return replace(result, shown=shown)
 
     def reapply(self, blocks: Sequence[Block]) -> None:
         """Makes the edits on other values of the blocks. An edit that is impossible by now changes nothing."""
         self.blocks = [*blocks]
-        for op in self.ops:
-            if op.op not in STORED_SOURCES:
-                self.blocks = edits.apply_operation(self.blocks, op).blocks
+        for edit in self.edits:
+            if edit.op not in STORED_SOURCES:
+                self.blocks = edits.apply_operation(self.blocks, edit).blocks
 
     def describe_changes(self, results: Iterable[Shown]) -> BlockChanges:
         """Ends a round. Returns the changes of blocks that were not shown yet, and what the round shows with them.
@@ -93,9 +93,11 @@ class BlockEdits:
     def _is_seen(self, block: Block) -> bool:
         return is_shown(last_shown((self._shown_in_round,), self.shown), block)
 
-    def _unseen_error(self, op: BlockOp) -> EditResult | None:
+    def _unseen_error(self, edit: BlockEdit) -> EditResult | None:
         """Returns an error where the model would overwrite another writer's text that it has not seen."""
-        block = next(each for each in self.blocks if each.label == op.label)
-        if op.op not in REWRITE_OPERATIONS or self._is_seen(block):
+        block = next(each for each in self.blocks if each.label == edit.label)
+        if edit.op not in REWRITE_OPERATIONS or self._is_seen(block):
             return None
-        return EditResult(None, CHANGED_MEANWHILE.format(label=op.label, frame=frame(block)), has_failed=True)
+        return EditResult(
+            None, CHANGED_MEANWHILE.format(label=edit.label, frame=frame(block)), has_failed=True
+        )

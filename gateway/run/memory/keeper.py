@@ -330,7 +330,7 @@ class MemoryKeeper:
         if agent is not context.agent:
             self.store.agents.cache(agent)
         self.report_lag(agent.id, snapshot, write.chars)
-        if write.ops:
+        if write.edits:
             events.edits_pending()
         if not context.plan.off_record and agent.scope.spans_conversations:
             events.turn_stored(

@@ -176,7 +176,7 @@ async def read_context(
     rounds = snapshot.additions.rounds
     has_last = bool(rounds) and rounds[-1].id == snapshot.exchange.id
     path = rounds if has_last else (*rounds, snapshot.exchange)
-    blocks = blocks_on_path(request, snapshot, path) if snapshot.blocks or snapshot.ops else ()
+    blocks = blocks_on_path(request, snapshot, path) if snapshot.blocks or snapshot.edits else ()
     offered = offer_tools(request, agent, snapshot.section, request.chat.json)
     return MemoryContext(
         request=request,
@@ -443,9 +443,9 @@ def blocks_on_path(
 ) -> tuple[Block, ...]:
     """Returns the blocks of a snapshot as a path sees them, its own pending edits included."""
     blocks = in_prompt_order(request.spec, snapshot.blocks)
-    if not snapshot.ops:
+    if not snapshot.edits:
         return tuple(blocks)
-    return tuple(edits.blocks_on_path(blocks, snapshot.ops, {exchange.id for exchange in path}))
+    return tuple(edits.blocks_on_path(blocks, snapshot.edits, {exchange.id for exchange in path}))
 
 
 async def initial_blocks(store: Store, request: MemoryRequest, agent: Agent) -> tuple[Block, ...]:

@@ -21,7 +21,7 @@ from gateway.run.memory.prompt import Prompt
 from gateway.run.receipt import Receipt
 from storage.commands import Change, Missing, PlainTurn, Pool, Probes, RecallRow, TurnWrite
 from storage.recall_record import pack_request_id
-from storage.records import BlockOp, SentSection
+from storage.records import BlockEdit, SentSection
 
 # The outcome that is written with a user's message before the model is asked, so that it survives the process.
 OPENED_OUTCOME = TurnOutcome(End.CANCELLED)
@@ -45,7 +45,7 @@ def make_turn_write(
     # `settle.finish` settles a finished turn, so its exchange can be made without a look at the tree.
     is_finished = outcome.state is FINISHED
     rule = rule or _rule_for(outcome)
-    request_end = _request_end(context, prompt, block_edits.ops, outcome, now)
+    request_end = _request_end(context, prompt, block_edits.edits, outcome, now)
     plan, key, snapshot = context.plan, context.request.identity.conversation_key, context.snapshot
     section = _section(context, prompt)
     plain: PlainTurn | None = None
@@ -70,7 +70,7 @@ def make_turn_write(
         change=change,
         planned_next_seq=next_seq,
         planned_agent_rev=snapshot.rev,
-        ops=block_edits.ops,
+        edits=block_edits.edits,
         section=section,
         defaults=() if context.agent.is_stored else context.request.spec.own_blocks,
         shared=() if context.agent.is_stored else context.request.spec.shared_blocks,
@@ -108,7 +108,7 @@ def recall_row_maker(
 
 
 def _request_end(
-    context: MemoryContext, prompt: Prompt, ops: Sequence[BlockOp], outcome: TurnOutcome, now: float
+    context: MemoryContext, prompt: Prompt, edits: Sequence[BlockEdit], outcome: TurnOutcome, now: float
 ) -> settle.RequestEnd:
     """Returns the end of a request as the rules of conversations read it. ops: the memory edits of the turn."""
     shown_reply = outcome.shown_reply or {"role": "assistant", "content": ""}
@@ -127,7 +127,7 @@ def _request_end(
         now=now,
         notes=prompt.new_notes,
         gateway_calls=gateway_calls,
-        edits=bool(ops),
+        edits=bool(edits),
         evicted=prompt.window.evicted,
     )
 

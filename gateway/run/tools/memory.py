@@ -27,7 +27,7 @@ from gateway.run.memory.query_vectors import EmbedQuery
 from gateway.run.tools import searches
 from gateway.run.tools.toolbox import ToolAnswer, failed_answer
 from storage.listing import PassageFilter
-from storage.records import Agent, BlockOp, Message, Passage, Vector
+from storage.records import Agent, BlockEdit, Message, Passage, Vector
 from storage.sql.store import Store
 
 # The hits that are read if a search names tags. The index has no tags, so hits without them are left out afterwards.
@@ -116,7 +116,7 @@ class MemoryTools(Struct, frozen=True):
         is_read: the model makes the edit, so it may only overwrite what it has seen.
         """
         edit = self.block_edits.apply(
-            self._make_op(call_id, operation, label, arguments, number), is_read=is_read
+            self._make_edit(call_id, operation, label, arguments, number), is_read=is_read
         )
         return ToolAnswer(edit.message, edit.status, shown=edit.shown)
 
@@ -124,7 +124,7 @@ class MemoryTools(Struct, frozen=True):
         """Stores a text in archival memory. arguments: its `content`, and perhaps `tags`."""
         if not str(arguments["content"]).strip():
             return failed_answer("Error: there is no text to keep. Nothing was done.")
-        self.block_edits.ops.append(self._make_op(call_id, EditOperation.ARCHIVAL_INSERT, "", arguments))
+        self.block_edits.edits.append(self._make_edit(call_id, EditOperation.ARCHIVAL_INSERT, "", arguments))
         return ToolAnswer("Stored in archival memory.")
 
     def remember_fact(self, call_id: str, fact: str) -> ToolAnswer:
@@ -136,14 +136,14 @@ class MemoryTools(Struct, frozen=True):
                 f"Error: a fact has at most {FACT_CHARS} characters. Nothing was done; for a longer text there is "
                 "archival_memory_insert."
             )
-        op = self._make_op(call_id, EditOperation.REMEMBER_FACT, "", {"content": fact})
-        self.block_edits.ops.append(op)
+        edit = self._make_edit(call_id, EditOperation.REMEMBER_FACT, "", {"content": fact})
+        self.block_edits.edits.append(edit)
         return ToolAnswer("The fact is kept.")
 
-    def _make_op(
+    def _make_edit(
         self, call_id: str, operation: str, label: str, arguments: Mapping[str, Any], number: int = 0
-    ) -> BlockOp:
-        return BlockOp(
+    ) -> BlockEdit:
+        return BlockEdit(
             id=0,
             exchange_row=0,
             call_id=edit_id(call_id, number),
@@ -170,11 +170,18 @@ class MemoryTools(Struct, frozen=True):
     def _pending_passages(self, lookup: Lookup) -> list[Message]:
         """Returns the passages of this turn and of the path's unconfirmed edits, oldest first."""
         path = self.context.path_ids
-        ops = [*(op for op in self.context.snapshot.ops if op.exchange_row in path), *self.block_edits.ops]
-        stored = [
-            op for op in ops if STORED_SOURCES.get(op.op) in lookup.sources and lookup.matches_time(op.at)
+        edits = [
+            *(edit for edit in self.context.snapshot.edits if edit.exchange_row in path),
+            *self.block_edits.edits,
         ]
-        return [_pending_passage(op, n) for n, op in enumerate(stored) if lookup.matches_tags(_tags_of(op))]
+        stored = [
+            edit
+            for edit in edits
+            if STORED_SOURCES.get(edit.op) in lookup.sources and lookup.matches_time(edit.at)
+        ]
+        return [
+            _pending_passage(edit, n) for n, edit in enumerate(stored) if lookup.matches_tags(_tags_of(edit))
+        ]
 
     async def _search_all(self, lookup: Lookup) -> searches.CombinedHits[Message]:
         """Makes all searches of a lookup at once, and returns their hits."""
@@ -274,22 +281,22 @@ def _renumber_passages(hits: Sequence[Message]) -> list[Message]:
     return [replace(hit, seq=-n) if hit.source == "passage" else hit for n, hit in enumerate(unique, 1)]
 
 
-def _tags_of(op: BlockOp) -> tuple[str, ...]:
-    return tuple(orjson.loads(op.arguments).get("tags") or ())
+def _tags_of(edit: BlockEdit) -> tuple[str, ...]:
+    return tuple(orjson.loads(edit.arguments).get("tags") or ())
 
 
-def _pending_passage(op: BlockOp, number: int) -> Message:
+def _pending_passage(edit: BlockEdit, number: int) -> Message:
     """Returns the passage that an unconfirmed edit will store. number: its position among such edits."""
-    text = str(orjson.loads(op.arguments).get("content", ""))
+    text = str(orjson.loads(edit.arguments).get("content", ""))
     return Message(
         number,
-        op.exchange_row,
+        edit.exchange_row,
         "assistant",
         text,
-        op.at,
+        edit.at,
         conversation_row=0,
         source="passage",
-        tags=_tags_of(op),
+        tags=_tags_of(edit),
     )
 
 

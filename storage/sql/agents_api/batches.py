@@ -40,7 +40,7 @@ from storage.commands import BlockMerge, Rules
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound, Stale, WriteConflict
 from storage.listing import Page
-from storage.records import DEFAULT_CONVERSATION, BlockOp, Run, RunState, RunStep
+from storage.records import DEFAULT_CONVERSATION, BlockEdit, Run, RunState, RunStep
 from storage.sql.agents_api.run_texts import add_error_message, add_text
 from storage.sql.agents_api.runs import (
     add_step,
@@ -50,7 +50,7 @@ from storage.sql.agents_api.runs import (
     end_run,
     make_run,
 )
-from storage.sql.blocks import add_op, write_block
+from storage.sql.blocks import add_edit, write_block
 from storage.sql.group import Group, bulk_writes, effect, reads
 from storage.sql.jobs import NO_AGENT, Jobs
 from storage.sql.statements import load, rows_of
@@ -428,17 +428,25 @@ async def _write_round_edits(
     Raises: WriteConflict.
     """
     versions, edits = dict(first_versions), list[object]()
-    for block, value, op in merged.writes:
+    for block, value, edit in merged.writes:
         try:
             await write_block(
-                connection, block, versions[block], value, at=now, origin=origin_of_call(run.uid, op.call_id),
+                connection, block, versions[block], value, at=now, origin=origin_of_call(run.uid, edit.call_id),
                 room=SOURCES_ROOM,
             )  # fmt: skip
         except NotFound as error:
             raise WriteConflict(error.message) from error
         versions[block] += 1
         edits.append(
-            [block, versions[block], op.call_id, op.op, op.label, bytes(op.arguments).decode(), op.at]
+            [
+                block,
+                versions[block],
+                edit.call_id,
+                edit.op,
+                edit.label,
+                bytes(edit.arguments).decode(),
+                edit.at,
+            ]
         )
     return edits
 
@@ -453,9 +461,9 @@ async def _end_item(connection: Connection, end: ItemEnd, run: Run, rules: Rules
         await connection.run(
             SQL["origins"], (agent_row, exchange_row, _padded_sources(exchange_row), len(origin), origin)
         )
-        for block, version, op in end.edits:
+        for block, version, edit in end.edits:
             await connection.run(SQL["origin"], (block, version, exchange_row, _padded_sources(exchange_row)))
-            await add_op(connection, agent_row, _merged_op(op, exchange_row))
+            await add_edit(connection, agent_row, _merged_edit(edit, exchange_row))
         await write_edits(
             connection, agent_row, _with_exchange(end.merged, exchange_row), end.versions, end.now
         )
@@ -475,18 +483,21 @@ async def _end_item(connection: Connection, end: ItemEnd, run: Run, rules: Rules
 def _with_exchange(merged: BlockMerge, exchange_row: int) -> BlockMerge:
     """Returns the edits of an item as edits of the exchange that its turn has become."""
     return BlockMerge(
-        [(block, value, _merged_op(op, exchange_row)) for block, value, op in merged.writes],
-        [(text, _merged_op(op, exchange_row)) for text, op in merged.passages],
+        [(block, value, _merged_edit(edit, exchange_row)) for block, value, edit in merged.writes],
+        [(text, _merged_edit(edit, exchange_row)) for text, edit in merged.passages],
         [
-            (replace(fact, exchange_row=exchange_row, sources=(exchange_row,)), _merged_op(op, exchange_row))
-            for fact, op in merged.facts
+            (
+                replace(fact, exchange_row=exchange_row, sources=(exchange_row,)),
+                _merged_edit(edit, exchange_row),
+            )
+            for fact, edit in merged.facts
         ],
     )
 
 
-def _merged_op(op: BlockOp, exchange_row: int) -> BlockOp:
+def _merged_edit(edit: BlockEdit, exchange_row: int) -> BlockEdit:
     """Returns an edit of an exchange that is in its block already."""
-    return BlockOp(0, exchange_row, op.call_id, op.op, op.label, op.arguments, "merged", op.at)
+    return BlockEdit(0, exchange_row, edit.call_id, edit.op, edit.label, edit.arguments, "merged", edit.at)
 
 
 def _padded_sources(exchange_row: int) -> bytes:

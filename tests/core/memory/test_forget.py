@@ -12,7 +12,7 @@ from gateway.core.conversation.private import with_private
 from gateway.core.memory.forgetting_rules import may_quote, rebuild_block, without_quotations
 from gateway.core.prompt.note_text import Recalled, render_note
 from storage.commands import Erased, Revised
-from storage.records import Block, BlockOp, Exchange, Message, State
+from storage.records import Block, BlockEdit, Exchange, Message, State
 
 DAY = 20_000  # 2024-10-04
 BLOCK = Block(1, "human", "The user", "has a cat", 1000)
@@ -84,8 +84,8 @@ def test_one_that_mentions_blocks_goes_when_a_block_lost_something() -> None:
     assert not may_quote(note(DAY - 1), Erased(frozenset(), blocks=True))
 
 
-def op(kind: str, **arguments: str | int) -> BlockOp:
-    return BlockOp(1, 1, "c", kind, "human", orjson.dumps({"label": "human", **arguments}))
+def op(kind: str, **arguments: str | int) -> BlockEdit:
+    return BlockEdit(1, 1, "c", kind, "human", orjson.dumps({"label": "human", **arguments}))
 
 
 def rebuilt(block: Block, later: list[Revised]) -> str:
@@ -102,22 +102,22 @@ GONE = Revised("has a cat\nlikes tea", is_erased=True)
         ([GONE], "has a cat"),
         # an edit of another turn is done again
         (
-            [GONE, Revised("has a cat\nlikes tea\nrides", op=op("insert", new_string="rides"))],
+            [GONE, Revised("has a cat\nlikes tea\nrides", edit=op("insert", new_string="rides"))],
             "has a cat\nrides",
         ),
         # also where lines before its place are gone
         (
-            [GONE, Revised("x", op=op("insert", new_string="rides", insert_line=2))],
+            [GONE, Revised("x", edit=op("insert", new_string="rides", insert_line=2))],
             "has a cat\nrides",
         ),
         # one that changed what is gone has nothing left to change
         (
-            [GONE, Revised("x", op=op("replace", old_string="likes tea", new_string="likes mate"))],
+            [GONE, Revised("x", edit=op("replace", old_string="likes tea", new_string="likes mate"))],
             "has a cat",
         ),
         # a value written as a whole keeps the lines that say nothing of it
         ([GONE, Revised("has a cat\nloves tea and likes it\nrides a bike")], "has a cat\nrides a bike"),
-        ([GONE, Revised("all likes at once", op=op("rethink", new_memory="all likes at once"))], ""),
+        ([GONE, Revised("all likes at once", edit=op("rethink", new_memory="all likes at once"))], ""),
         # an undo back to before it
         ([GONE, Revised("has a cat", is_clean=True)], "has a cat"),
         # an undo back to it takes along what stood in between
@@ -142,14 +142,14 @@ def test_a_block_is_rebuilt_of_what_is_left(later: list[Revised], left: str) -> 
 
 @pytest.mark.parametrize("since", [{"read_only": True}, {"limit": 10}, {"label": "person"}])
 def test_what_a_block_has_become_since_takes_no_edit_from_it(since: dict[str, Any]) -> None:
-    later = [GONE, Revised("x", op=op("insert", new_string="rides"))]
+    later = [GONE, Revised("x", edit=op("insert", new_string="rides"))]
     assert rebuilt(replace(BLOCK, **since), later) == "has a cat\nrides"
 
 
 def test_an_edit_in_each_place_does_not_grow_without_end() -> None:
     long = "a" * 50
-    many = Revised(long, op=op("replace", old_string="a", new_string=long, every=True))
-    one = Revised("a", op=op("replace", old_string=long, new_string="a"))
+    many = Revised(long, edit=op("replace", old_string="a", new_string=long, every=True))
+    one = Revised("a", edit=op("replace", old_string=long, new_string="a"))
     block = replace(BLOCK, value=long, limit=50)
     assert len(rebuilt(block, [Revised("a", is_erased=True), many, one, many, one, many])) < 300
 

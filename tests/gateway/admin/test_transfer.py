@@ -326,7 +326,7 @@ async def test_edits_of_a_superseded_answer_are_not_exported(store: Store) -> No
     write, _ = await alice.commit(await alice.begin([user("Hello")], "c1"), [assistant("Hi.")], ["likes tea"])
     await store.turns.commit(write)
     edits = [line["edit"] for line in map(json.loads, await export(store)) if "edit" in line]
-    assert [(edit["state"], edit["call"]) for edit in edits] == [("pending", write.ops[0].call_id)]
+    assert [(edit["state"], edit["call"]) for edit in edits] == [("pending", write.edits[0].call_id)]
 
 
 async def export_during(store: Store, agent: Agent, change: Callable[[], Awaitable[object]]) -> Lines:
@@ -374,7 +374,7 @@ async def test_a_copy_knows_which_value_a_pending_edit_overwrites(store: Store, 
     write, done = await alice.commit(
         await alice.begin([user("Hello")], "c1"), [assistant("Hi.")], ["likes tea"]
     )
-    edit = replace(write.ops[0], exchange_row=done.exchange_row, call_id="x", seen=-7)
+    edit = replace(write.edits[0], exchange_row=done.exchange_row, call_id="x", seen=-7)
     await put_edit(store, done.agent.id, edit)
     await fill(other, await export(store))
     assert await rows(other, "SELECT seen FROM block_ops ORDER BY id") == [(None,), (-7,)]

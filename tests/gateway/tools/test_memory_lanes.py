@@ -64,7 +64,7 @@ async def test_edits_of_one_round_are_done_in_their_order() -> None:
     wanted = [insert("a", "human", "one"), insert("b", "persona", "p"), kept, insert("c", "human", "two")]
     results = await run_tools(box, wanted)
     assert [b.value for b in block_edits.blocks] == ["one\ntwo", "p"]
-    assert [op.call_id for op in block_edits.ops] == ["a", "b", "k", "c"]
+    assert [op.call_id for op in block_edits.edits] == ["a", "b", "k", "c"]
     assert all("changed" in result.content or "Stored" in result.content for result in results)
 
 
@@ -74,7 +74,7 @@ async def test_wrong_arguments_change_nothing_and_are_explained(arguments: dict[
     (result,) = await run_tools(tools(block_edits), [RunTool("a", "mnemogate_memory_insert", arguments)])
     assert result.content.startswith("Error:")
     assert result.status == "error"
-    assert block_edits.ops == []
+    assert block_edits.edits == []
     assert block_edits.blocks[0].value == ""
 
 
