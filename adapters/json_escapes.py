@@ -76,11 +76,22 @@ def _integer(digits: str) -> Any:
 
 def _as_strict(data: bytes) -> bytes | None:
     """Returns JSON, without halves of characters, as strict parsers take it; None: `data` is no JSON, or too long."""
+    value = read_with_halves(data)
+    if value is None:
+        return None
+    try:
+        return orjson.dumps(value)
+    except (TypeError, RecursionError):  # it has what cannot be written
+        return None
+
+
+def read_with_halves(data: bytes) -> Any:
+    """Returns the value of JSON, with halves of characters as lone surrogates; None: it is no JSON, or too long."""
     if len(data) > _MAX_LENIENT_BYTES:
         return None
     try:
-        return orjson.dumps(json.loads(data.decode("utf-8-sig", "replace"), strict=False))
-    except (ValueError, TypeError, RecursionError):  # it is no JSON, or has what cannot be written
+        return json.loads(data.decode("utf-8-sig", "replace"), strict=False)
+    except (ValueError, RecursionError):
         return None
 
 

@@ -25,6 +25,7 @@ from gateway.core.memory.memory_tools import read_arguments
 from gateway.core.turn.chunks import as_deltas, chunk_of, delta_of, is_first_choice
 from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.draft import MessageDraft, join_messages
+from gateway.core.turn.split_characters import SplitCharacters
 from gateway.core.turn.spoken_text import SpokenText
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.text_events import TextEvents
@@ -145,6 +146,7 @@ class Round:
         self._ended_choices: set[str] = set()
         # True: content came after a finish_reason, so no finish_reason shows the end of the reply.
         self._went_on = False
+        self._split_characters = SplitCharacters()
         # The form of events that add text and do nothing else; None: it is not known yet.
         self._text_events: TextEvents | None = None
         # The body of an error reply, which comes as events.
@@ -360,8 +362,10 @@ class Round:
         if data.startswith(b"[DONE]"):
             self.done_event = event.raw
             return self._end_complete()
-        chunk, _ = read_json(data)
+        chunk, strict_data = read_json(data)
         if isinstance(chunk, dict):
+            if strict_data is not data or self._split_characters.is_waiting:
+                self._split_characters.join(chunk, data)
             end = self._read_chunk(chunk, event)
             # While the tail holds events, later events must not overtake them.
             self._text_events = None if self.tail else TextEvents.like(event.raw, chunk)

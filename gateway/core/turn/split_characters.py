@@ -1,0 +1,78 @@
+"""Puts characters together that a stream has cut between the halves of their surrogate pairs.
+
+Some servers escape all characters beyond ASCII, and cut their texts between the two escapes of one. A client that joins
+the texts has the character, so memory must have it, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from adapters.json_escapes import REPLACEMENT, read_with_halves
+from adapters.types import Json
+
+# The index of a choice, with the name of its text or the index of its call.
+_Place = tuple[str, str]
+_CALL = "call "
+
+
+class SplitCharacters:
+    """The first halves in the texts of a reply that wait for their second halves."""
+
+    def __init__(self) -> None:
+        # The place of a text -> the half with which it ends so far.
+        self._halves: dict[_Place, str] = {}
+
+    @property
+    def is_waiting(self) -> bool:
+        return bool(self._halves)
+
+    def join(self, chunk: Json, data: bytes) -> None:
+        """Moves a first half at the end of a text to the next piece of that text. Any other half becomes U+FFFD.
+
+        chunk: a chunk of the reply, which is changed.
+        data: its JSON.
+        """
+        halves = read_with_halves(data)
+        texts: dict[_Place, str] = {place: fields[key] for place, fields, key in _texts_of(halves)}
+        for place, fields, key in _texts_of(chunk):
+            piece: str = texts.get(place) or fields[key]
+            text = self._halves.pop(place, "") + piece
+            if "\ud800" <= text[-1:] < "\udc00":
+                self._halves[place], text = text[-1], text[:-1]
+            fields[key] = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        for choice in _choices_of(chunk):
+            if choice.get("finish_reason"):
+                self._end_texts(choice)
+
+    def _end_texts(self, choice: Json) -> None:
+        """Replaces the halves in the texts of a choice, which has ended. A half in the arguments of a call is lost."""
+        delta = choice.get("delta")
+        ended = [place for place in self._halves if place[0] == str(choice.get("index"))]
+        for place in ended:
+            del self._halves[place]
+            if isinstance(delta, dict) and not place[1].startswith(_CALL):
+                delta[place[1]] = (delta.get(place[1]) or "") + REPLACEMENT
+
+
+def _choices_of(chunk: Any) -> list[Json]:
+    choices = chunk.get("choices") if isinstance(chunk, dict) else None
+    return [each for each in choices if isinstance(each, dict)] if isinstance(choices, list) else []
+
+
+def _texts_of(chunk: Any) -> Iterator[tuple[_Place, Json, str]]:
+    """Yields each text in the deltas of a chunk: its place, and the object and the key that have it."""
+    for choice in _choices_of(chunk):
+        delta = choice.get("delta")
+        if not isinstance(delta, dict):
+            continue
+        index = str(choice.get("index"))
+        for key, value in delta.items():
+            if isinstance(value, str):
+                yield (index, key), delta, key
+        calls = delta.get("tool_calls")
+        for call in calls if isinstance(calls, list) else ():
+            function = call.get("function") if isinstance(call, dict) else None
+            if isinstance(function, dict) and isinstance(function.get("arguments"), str):
+                yield (index, f"{_CALL}{call.get('index')}"), function, "arguments"

@@ -1,0 +1,57 @@
+"""A character of which a stream has each half in another delta reaches memory whole."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from adapters.json_escapes import read_json
+from gateway.core.turn.split_characters import SplitCharacters
+
+HIGH, LOW = "\ud83d", "\ude00"
+
+
+def joined(*deltas: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the deltas of one choice as a round reads them; the last one ends it."""
+    split, read = SplitCharacters(), []
+    for n, delta in enumerate(deltas, 1):
+        reason = "stop" if n == len(deltas) else None
+        data = json.dumps({"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}).encode()
+        chunk, _ = read_json(data)
+        split.join(chunk, data)
+        read.append(chunk["choices"][0]["delta"])
+    assert not split.is_waiting
+    return read
+
+
+@pytest.mark.parametrize(
+    ("pieces", "texts"),
+    [
+        ([f"Hm {HIGH}", f"{LOW}."], ["Hm ", "😀."]),
+        ([HIGH, LOW, HIGH, LOW], ["", "😀", "", "😀"]),
+        ([f"{HIGH}{LOW}{HIGH}", f"{LOW}{HIGH}", LOW], ["😀", "😀", "😀"]),
+        # A half without its other one is no character.
+        ([HIGH, "a"], ["", "\ufffda"]),
+        ([HIGH, HIGH, LOW], ["", "\ufffd", "😀"]),
+        ([LOW, f"a{LOW}b"], ["\ufffd", "a\ufffdb"]),
+        (["a", HIGH], ["a", "\ufffd"]),
+    ],
+)
+def test_the_halves_of_a_character_become_one(pieces: list[str], texts: list[str]) -> None:
+    assert [delta["content"] for delta in joined(*({"content": piece} for piece in pieces))] == texts
+
+
+def test_a_half_waits_for_the_text_that_it_is_in() -> None:
+    call = {"index": 0, "function": {"arguments": f'{{"new_string": "{HIGH}'}}
+    rest = {"index": 0, "function": {"arguments": f'{LOW}"}}'}}
+    read = joined(
+        {"reasoning_content": HIGH}, {"tool_calls": [call]}, {"content": "a"}, {"tool_calls": [rest]}, {}
+    )
+    assert [delta["tool_calls"][0]["function"]["arguments"] for delta in (read[1], read[3])] == [
+        '{"new_string": "',
+        '😀"}',
+    ]
+    assert read[2] == {"content": "a"}
+    assert read[4] == {"reasoning_content": "\ufffd"}
