@@ -477,6 +477,8 @@ class Fact(Struct, frozen=True):
     muted: bool = False
     # The fact always holds for the user, and the memory section shows it.
     standing: bool = False
+    # A person took the fact back: it was a correction, and the next one says again what it had replaced.
+    taken_back: bool = False
 
 
 class RememberedFact(NamedTuple):

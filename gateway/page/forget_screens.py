@@ -212,8 +212,9 @@ class _ForgetScreens(Struct, frozen=True):
             next_link = await self._find_next_link(access, query, came_from, sought_words)
         fact_page = None if is_all else await self._find_fact(access, came_from)
         correction = None
-        if fact_page is not None and fact_page.is_correction and fact_page.fact.until is None:
-            correction = fact_page.fact
+        # A correction that was taken back is forgotten from the screen of the fact that is true again.
+        if fact_page is not None and (fact_page.is_correction or query.target.kind == "fact"):
+            correction = fact_page.fact if fact_page.fact.until is None else None
         remaining = hidden = None
         if sought_words:
             remaining = await self.word_searches.remaining(access.project, access.uid, sought_words)

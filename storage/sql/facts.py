@@ -446,9 +446,10 @@ def _fact(row: Row) -> Fact:
         origin,
         muted,
         standing,
+        taken_back,
     ) = row
     origins = tuple(orjson.loads(sources))
     return Fact(
         id, seq, text, about, at, valid_from, exchange_row, origins, ended_at, successor, origin, bool(muted),
-        bool(standing),
+        bool(standing), bool(taken_back),
     )  # fmt: skip

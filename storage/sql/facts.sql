@@ -40,10 +40,16 @@ AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = facts.id AND x.agent 
 SELECT seq FROM facts WHERE id = ? AND agent = ?
 
 -- piece: fact
--- What is read of a fact `f`, with when it ended and what is true instead.
+-- What is read of a fact `f`, with when it ended, what is true instead, and whether a person took the fact back:
+-- both were written by hand, and what is true instead says again what the fact had replaced. (That is looked up by its
+-- key: `successor` has no index.)
 f.id, f.seq, f.text, f.about, f.at, f.valid_from, f.exchange, f.sources, x.at,
 (SELECT s.seq FROM facts s WHERE s.id = x.successor AND s.agent = f.agent), f.origin,
-CASE WHEN EXISTS (SELECT 1 FROM facts_muted m WHERE m.fact = f.id AND m.agent = f.agent) THEN 1 ELSE 0 END, f.standing
+CASE WHEN EXISTS (SELECT 1 FROM facts_muted m WHERE m.fact = f.id AND m.agent = f.agent) THEN 1 ELSE 0 END, f.standing,
+CASE WHEN f.origin NOT IN ('learned', 'model') AND EXISTS (SELECT 1 FROM facts s JOIN facts b ON b.agent = s.agent AND b.key = s.key AND b.text = s.text
+JOIN facts_ended e ON e.fact = b.id AND e.agent = b.agent
+WHERE s.id = x.successor AND s.agent = f.agent AND e.successor = f.id
+AND s.origin NOT IN ('learned', 'model')) THEN 1 ELSE 0 END
 FROM facts f LEFT JOIN facts_ended x ON x.fact = f.id AND x.agent = f.agent
 
 -- name: mute

@@ -101,6 +101,30 @@ async def test_what_is_no_longer_true_does_not_keep_others_from_being_found(
     assert [m.seq for m in found] == [2]
 
 
+async def test_a_correction_that_was_undone_is_taken_back_and_what_learning_replaced_is_not(
+    store: Store, alice: Speaker
+) -> None:
+    await alice.say([user("I live in Oslo.")], assistant("Noted."))
+    await learn(store, alice.agent, 0, 1, Learned(facts=[fact("Oslo")]))
+    (oslo,) = await store.facts.list(alice.agent.id)
+    slip = await store.facts.correct(alice.agent, oslo.seq, "Bergen", "bergen", "operator", NOW)
+    assert not slip.taken_back
+    again = await store.facts.correct(alice.agent, slip.seq, "Oslo", "oslo", "person", NOW)
+    # She moves to Bergen, and back.
+    bergen_learned = replace(fact("Bergen", replaces=[again.id]), exchange_row=None)
+    await learn(store, alice.agent, 1, 2, Learned(facts=[bergen_learned]))
+    (bergen,) = await store.facts.list(alice.agent.id)
+    oslo_learned = replace(fact("Oslo", replaces=[bergen.id]), exchange_row=None)
+    await learn(store, alice.agent, 2, 3, Learned(facts=[oslo_learned]))
+    facts = await store.facts.list(alice.agent.id, is_all=True)
+    assert [(each.text, each.taken_back) for each in reversed(facts)] == [
+        ("Oslo", False), ("Bergen", True), ("Oslo", False), ("Bergen", False), ("Oslo", False),
+    ]  # fmt: skip
+    assert [each.seq for each in await store.facts.list_ended(alice.agent.id, 9) if each.taken_back] == [
+        slip.seq
+    ]
+
+
 async def test_the_same_again_adds_nothing_and_still_ends_what_it_replaces(
     store: Store, alice: Speaker
 ) -> None:

@@ -178,4 +178,5 @@ def _fact_record(fact: Fact, sources: tuple[SourceRecord, ...]) -> FactRecord:
         origin=cast(FactOrigin, fact.origin.partition(":")[0]),
         sources=sources,
         always=(fact.standing and not fact.muted and fact.ended_at is None) or UNSET,
+        taken_back=fact.taken_back or UNSET,
     )

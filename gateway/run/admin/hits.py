@@ -90,6 +90,7 @@ def _hit_record(
             at=ended_fact.valid_from,
             href=fact_href(uid, ended_fact.seq),
             until=ended_fact.ended_at or UNSET,
+            taken_back=ended_fact.taken_back or UNSET,
         )
     return LeftOutRecord(**asdict(hit), reason=cast(LeftOutReason, entry.reason)) if entry.reason else hit
 

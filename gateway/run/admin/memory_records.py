@@ -75,6 +75,8 @@ class FactRecord(Struct, frozen=True):
     sources: tuple[SourceRecord, ...] = ()
     # True: the fact always holds, so each prompt has it, whatever is asked; not set for other facts.
     always: bool | UnsetType = UNSET
+    # True: an undo ended the fact, which was a correction; not set for other facts.
+    taken_back: bool | UnsetType = UNSET
 
 
 class BlockRecord(Struct, frozen=True):

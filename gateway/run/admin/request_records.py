@@ -40,6 +40,8 @@ class HitRecord(Struct, frozen=True):
     tokens: int
     # Until when the fact was true; not set: the hit is no fact that has ended.
     until: float | UnsetType = UNSET
+    # As in `FactRecord`.
+    taken_back: bool | UnsetType = UNSET
 
 
 class LeftOutRecord(HitRecord, frozen=True, kw_only=True):

@@ -69,6 +69,8 @@ class TextWithWords(SourceRecord, frozen=True, kw_only=True):
     muted: bool | UnsetType = UNSET
     # Until when the fact was true; not set: the text is no fact that has ended.
     until: float | UnsetType = UNSET
+    # As in `FactRecord`.
+    taken_back: bool | UnsetType = UNSET
 
 
 class BlockWithWords(Struct, frozen=True):
@@ -303,7 +305,9 @@ class WordSearches(Struct, frozen=True):
         ended = await self._find_ended(agent, query)
         facts = tuple(
             HiddenText(
-                f"fact {fact.seq}, no longer true", self._around(fact.text, query), fact_href(uid, fact.seq)
+                f"fact {fact.seq}, {'taken back' if fact.taken_back else 'no longer true'}",
+                self._around(fact.text, query),
+                fact_href(uid, fact.seq),
             )
             for fact in ended.facts
         )
@@ -554,5 +558,11 @@ def _unindexed_texts(exchange: Exchange) -> Iterator[_UnindexedText]:
 def _ended_record(uid: str, fact: Fact) -> TextWithWords:
     href = fact_href(uid, fact.seq)
     return TextWithWords(
-        "fact", fact.seq, fact.text, fact.valid_from, href=href, until=fact.ended_at or UNSET
+        "fact",
+        fact.seq,
+        fact.text,
+        fact.valid_from,
+        href=href,
+        until=fact.ended_at or UNSET,
+        taken_back=fact.taken_back or UNSET,
     )

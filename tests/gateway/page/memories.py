@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gateway.core.memory.learn import fact_key
+
 from storage.commands import Learned, LearnedFact
 from storage.records import Agent, Scope
 from tests.doubles.upstream import say
@@ -53,7 +55,7 @@ def learn(
     """
     (row,) = world.query(f"SELECT min(id) FROM exchanges WHERE agent = {agent.id}")
     facts = [
-        LearnedFact(text, "alice", text.casefold(), world.clock(), row, [row], standing=always)
+        LearnedFact(text, "alice", fact_key(text), world.clock(), row, [row], standing=always)
         for text in texts
     ]
 

@@ -1367,6 +1367,43 @@ def test_a_correction_is_undone_and_forgetting_names_what_it_replaced(operator: 
     assert "The train leaves on 3 May." in person_of(operator.world).page(f"/f/{seq}")
 
 
+def test_a_correction_that_was_taken_back_is_named_so_and_can_be_erased(operator: Operator) -> None:
+    """It was called true "until" the undo, and nothing led to it: a slip stayed in the database for good."""
+    agent = speak(operator.world, "Hello.")
+    (seq,) = learn(operator.world, agent, "The train leaves on 5 May.")
+    memory, words = f"m/{agent.uid}", f"m/{agent.uid}/words?q=train"
+    slip = operator.twin(f"{memory}/f/{seq}/correct", {"text": "The train leaves on 4 May."})["seq"]
+    assert "taken_back" not in operator.twin(f"{memory}/f/{seq}")["fact"]
+    speak(operator.world, "When does the train leave?", talk="c2")
+    request = f"r/{operator.twin('requests')['items'][0]['id']}"
+    new = operator.twin(f"{memory}/f/{slip}/correct", {"text": "The train leaves on 5 May."})["seq"]
+    taken_back = {each["seq"]: each.get("taken_back") for each in operator.twin(words)["ended"]}
+    assert taken_back == {slip: True, seq: None}
+    assert operator.twin(f"{memory}/f/{slip}")["fact"]["taken_back"] is True
+    assert re.findall("4 May. (taken back|until|replaced)", plain(page(operator, words))) == ["taken back"]
+    assert re.findall("5 May. (taken back|until|replaced)", plain(page(operator, words))) == ["until"]
+    person = person_of(operator.world)
+    for text in (
+        page(operator, f"{memory}/facts?all=1"),
+        person.page("/facts?all=1"),
+        person.page("/export.html"),
+    ):
+        assert re.findall(r"4 May\.\s*(\w+ \w+)", plain(text)) == ["taken back"]
+    for path in (f"{memory}/f/{slip}", request):
+        assert "taken back" in plain(page(operator, path)), path
+    assert [each.get("taken_back") for each in operator.twin(request)["chosen"]] == [True]
+    for shown in (page(operator, f"{memory}/f/{new}"), person.page(f"/f/{new}")):
+        reported, listed = re.findall(rf'href="([^"]*)">Forget fact {slip}</a>', shown)
+        assert reported == listed
+        assert "What was taken back is still stored, and told in no reply." in plain(shown)
+    path = f"{memory}/forget?fact={slip}"
+    gone = plain(operator.post(path, came_from=f"{memory}/f/{new}").body.decode())
+    assert "Corrected already: The train leaves on 5 May." in gone
+    assert operator.twin(words)["items"][0]["seq"] == new
+    assert [each["seq"] for each in operator.twin(words)["ended"]] == [seq]
+    assert "Forget fact" not in page(operator, f"{memory}/f/{new}")
+
+
 def test_a_preview_names_the_newest_facts_that_go_with_a_conversation(operator: Operator) -> None:
     agent = speak(operator.world, "Hello.", talk="conv-19")
     numbers = learn(operator.world, agent, *(f"Fact of <b>{n}</b>." for n in range(21)))
