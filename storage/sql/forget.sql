@@ -9,8 +9,8 @@
 UPDATE exchanges SET agent = 0, conversation = 0, parent = NULL, seq = 0, begun = 0, touched = 0, ended = NULL,
     stopped = NULL, state = 'forgotten', active = 0, edits = 0, adds = 0, opaque = 0, model = '', merged = '', size = 0,
     evicted = NULL, prior = NULL, section = NULL, room = 0, path = x'', reply_key = NULL, input_key = NULL,
-    redactions = NULL,
-    inputs = x'', media = x'', reply = NULL, notes = NULL, input = NULL, shown_reply = NULL, "full" = NULL, pad = NULL
+    redactions = NULL, inputs = x'', media = x'', reply = NULL, notes = NULL, input = NULL,
+    shown_reply = NULL, "full" = NULL, pad = NULL
 
 -- name: agents_of
 -- Finds the memories of a project, in one profile or (NULL) any.
@@ -225,8 +225,7 @@ SELECT id, seq, valid_from, NULL, sources, NULL FROM facts WHERE agent = ? AND i
 -- name: fact_erase (sqlite)
 -- Empties a fact and leaves it without an owner. Facts that it replaced stay untrue.
 UPDATE facts SET standing = 0, agent = -id, seq = 0, at = 0, valid_from = 0, key = x'', exchange = NULL,
-    sources = x'5b5d',
-    about = '', text = '' WHERE id = ?1 AND agent = ?2
+    sources = x'5b5d', about = '', text = '' WHERE id = ?1 AND agent = ?2
 
 -- name: fact_erase (postgres)
 DELETE FROM facts WHERE id = ?1 AND agent = ?2
@@ -377,8 +376,8 @@ DELETE FROM passages WHERE agent = ?1 AND id IN (SELECT id FROM passages WHERE a
 -- name: wipe_facts (sqlite)
 -- Empties a page of the facts of a memory that is gone.
 UPDATE facts SET standing = 0, agent = -id, seq = 0, at = 0, valid_from = 0, key = x'', exchange = NULL,
-    sources = x'5b5d', about = '',
-    text = '' WHERE id IN (SELECT id FROM facts WHERE agent = ? LIMIT ?)
+    sources = x'5b5d', about = '', text = ''
+WHERE id IN (SELECT id FROM facts WHERE agent = ? LIMIT ?)
 
 -- name: wipe_facts (postgres)
 DELETE FROM facts WHERE agent = ?1 AND id IN (SELECT id FROM facts WHERE agent = ?1 LIMIT ?2)

@@ -98,13 +98,13 @@ SELECT count(*) FROM summaries s WHERE s.agent = ?1 AND s.agent <> 0 AND (
 -- Returns where each path loses its first exchange: conversation, depth, number; how many exchanges it loses, and the
 -- first and the last row of these.
 SELECT ?2, min(depth), min(seq), count(*), min(id), max(id) FROM (SELECT e.depth, e.seq, e.id {of_conversation}) gone
-UNION ALL SELECT e.conversation, min(e.depth), min(e.seq), count(*), min(e.id),
-max(e.id) {of_list} GROUP BY e.conversation
+UNION ALL
+SELECT e.conversation, min(e.depth), min(e.seq), count(*), min(e.id), max(e.id) {of_list} GROUP BY e.conversation
 
 -- name: erased_times
 -- Reads the exchanges and their times.
-SELECT id, begun, ended
-FROM (SELECT e.id, e.begun, e.ended {of_conversation}) gone UNION ALL SELECT e.id, e.begun, e.ended {of_list}
+SELECT id, begun, ended FROM (SELECT e.id, e.begun, e.ended {of_conversation}) gone
+UNION ALL SELECT e.id, e.begun, e.ended {of_list}
 
 -- name: last_number
 -- Returns the last number that a memory has given out.

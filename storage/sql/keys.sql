@@ -8,7 +8,8 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING id
 -- name: key_find
 -- Finds the key that was presented, unless it is revoked; by the secret before its last rotation, too.
 SELECT id, project, name, prefix, created, revoked, memory, opens, used, expires, models, "user", old_until, digest,
-    old_digest FROM keys WHERE (digest = ?1 OR old_digest = ?1) AND revoked IS NULL
+    old_digest
+FROM keys WHERE (digest = ?1 OR old_digest = ?1) AND revoked IS NULL
 
 -- name: key_list
 -- Lists all keys for the operator.

@@ -9,8 +9,7 @@ a.id, a.uid, a.project, a.profile, a.subject, a.created, a.last_turn, a.conversa
     WHERE b.agent IS NULL AND b.profile <> '' AND b.project = a.project AND b.profile = a.profile)
 + (SELECT count(*) FROM attached x WHERE x.agent = a.id AND x.kind = 'block'),
 (SELECT count(*) FROM facts f WHERE f.agent = a.id) - (SELECT count(*) FROM facts_ended x WHERE x.agent = a.id),
-    a.paused,
-(SELECT d.name FROM definitions d WHERE d.memory = a.id AND d.memory <> 0 AND d.kind = 'agent')
+a.paused, (SELECT d.name FROM definitions d WHERE d.memory = a.id AND d.memory <> 0 AND d.kind = 'agent')
 FROM agents a
 
 -- piece: of_project

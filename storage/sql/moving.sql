@@ -27,8 +27,7 @@ SELECT id FROM agents WHERE project = ? AND profile = ? AND subject = ?
 -- name: keys
 -- Reads all gateway keys.
 SELECT project, name, digest, prefix, created, revoked, memory, opens, used, expires, models, "user", old_digest,
-    old_until,
-    installed
+    old_until, installed
 FROM keys ORDER BY id
 
 -- name: key_revise
@@ -40,8 +39,7 @@ WHERE id = (SELECT id FROM keys WHERE digest IN (?1, ?4) ORDER BY digest <> ?1 L
 -- name: key_put
 -- Adds a gateway key as it was, unless it was rotated here.
 INSERT INTO keys (project, name, digest, prefix, created, revoked, memory, opens, used, expires, models, "user",
-    old_digest, old_until,
-    installed)
+    old_digest, old_until, installed)
 SELECT {?1..15} WHERE NOT EXISTS (SELECT 1 FROM keys WHERE old_digest = ?3)
 
 -- name: key_numbers

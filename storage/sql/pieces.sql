@@ -26,9 +26,8 @@ reply, notes
 -- What is read of an exchange `p` apart from its content; `ORDER BY 4, 1` of a compound select is depth, id.
 p.id, p.conversation, p.parent, p.depth, p.seq, p."offset", p.length, p.begun, p.touched, p.ended, p.stopped,
 p.state, p.superseded, p.continued, p.active, p.edits, p.merged, p.size, p.head AS prefix_length, p.evicted, p.prior,
-p.section,
-p.path, p.reply_key, p.redactions, p.inputs, p.media, p.reply, p.notes, p.run AS gapless_from, p.opaque, p.model,
-CASE WHEN p."full" IS NULL THEN 0 ELSE 1 END
+p.section, p.path, p.reply_key, p.redactions, p.inputs, p.media, p.reply, p.notes, p.run AS gapless_from,
+p.opaque, p.model, CASE WHEN p."full" IS NULL THEN 0 ELSE 1 END
 
 -- piece: last_content
 -- The content of the deepest exchange of a conversation, the newest of several (`part`). Clients cut, edit or repeat
@@ -50,8 +49,7 @@ CASE WHEN p.head = 0 OR p.continued = 0 THEN 0 WHEN EXISTS (
 -- piece: shown_columns
 -- The columns that decide which messages of an exchange `p` are shown, with their times and roles.
 p.id, p.conversation, p.seq, p.begun, p.touched, p.ended, p.stopped, p.state, p.active, p.continued, p.head,
-p.redactions,
-p.inputs, p.reply
+p.redactions, p.inputs, p.reply
 
 -- piece: shown
 -- What is read of an exchange `p` to show its messages: the content, the number of the last message before it, the
@@ -151,7 +149,6 @@ day, project, "user", key, upstream, model
 -- piece: usage_row
 -- What is read of a row of usage, and added: its key, then `COUNTERS`.
 {usage_key}, requests, refused, errors, cancelled, calls, input_tokens, output_tokens, cached_tokens,
-    cache_write_tokens,
-reasoning_tokens, estimated_input_tokens, estimated_output_tokens, injected_tokens, evicted_tokens,
-background_input_tokens, background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens,
-answered, question_tokens
+cache_write_tokens, reasoning_tokens, estimated_input_tokens, estimated_output_tokens, injected_tokens,
+evicted_tokens, background_input_tokens, background_output_tokens, batch_input_tokens, batch_output_tokens, cost,
+unpriced_tokens, answered, question_tokens

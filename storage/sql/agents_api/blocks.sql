@@ -90,8 +90,7 @@ UPDATE blocks SET label = ?, description = ?, lim = ?, read_only = ? WHERE id = 
 -- name: values_empty (sqlite)
 -- Empties all values of a block and detaches them from it.
 UPDATE block_history SET block = -id, version = 0, restores = NULL, at = 0, origin = '', exchange = NULL,
-    sources = x'5b5d',
-    value = '' WHERE block = ?1
+    sources = x'5b5d', value = '' WHERE block = ?1
 
 -- name: values_empty (postgres)
 DELETE FROM block_history WHERE block = ?1
