@@ -10,7 +10,7 @@ from typing import NamedTuple
 from msgspec import Struct, field
 
 from storage.commands import BlockMerge, StepOpen
-from storage.records import BlockEdit, Run, RunState, RunStep
+from storage.records import MemoryEdit, Run, RunState, RunStep
 
 # The kind of a batch's job.
 BATCH_JOB = "batch"
@@ -204,7 +204,7 @@ class ItemEnd(Struct, frozen=True):
     step: RunStep | None = None
     rounds: int = 0
     # The edits of earlier rounds: (block, version, edit), as they were written.
-    edits: Sequence[tuple[int, int, BlockEdit]] = ()
+    edits: Sequence[tuple[int, int, MemoryEdit]] = ()
     # The edits that are written with the turn; their exchange has no row yet.
     merged: BlockMerge = field(default_factory=BlockMerge)
     # The version of a block on which the first of the `merged` edits was made, by block.

@@ -19,10 +19,10 @@ from storage.records import (
     AgentNumbers,
     Atom,
     Block,
-    BlockEdit,
     Conversation,
     Exchange,
     Job,
+    MemoryEdit,
     Message,
     Run,
     RunState,
@@ -114,7 +114,7 @@ class MemorySnapshot(Struct):
     section: SentSection | None = None
     blocks: list[Block] = msgspec.field(default_factory=list)
     # The agent's pending memory edits, of all paths.
-    edits: list[BlockEdit] = msgspec.field(default_factory=list)
+    edits: list[MemoryEdit] = msgspec.field(default_factory=list)
     # The newest of the standing facts, newest first.
     standing: list[StandingFact] = msgspec.field(default_factory=list)
     # `exchange` is continued already. Then only what all snapshots of the memory have in common is cached.
@@ -263,13 +263,13 @@ class BlockMerge(Struct, frozen=True):
     """The result of pending memory edits."""
 
     # The values to be written, in order: (block, new value, the edit that made the value).
-    writes: Sequence[tuple[int, str, BlockEdit]] = ()
+    writes: Sequence[tuple[int, str, MemoryEdit]] = ()
     # The passages to be added: (text, the edit that adds it).
-    passages: Sequence[tuple[str, BlockEdit]] = ()
+    passages: Sequence[tuple[str, MemoryEdit]] = ()
     # The facts to be added: (fact, the edit that adds it).
-    facts: Sequence[tuple[LearnedFact, BlockEdit]] = ()
+    facts: Sequence[tuple[LearnedFact, MemoryEdit]] = ()
     # Edits that cannot be made any more.
-    dropped: Sequence[BlockEdit] = ()
+    dropped: Sequence[MemoryEdit] = ()
 
 
 class RecallRow(NamedTuple):
@@ -313,7 +313,7 @@ class TurnWrite(Struct, frozen=True):
     planned_next_seq: int = 1
     planned_agent_rev: int = 0
     # The memory edits of this turn; the store fills in their `exchange_row`.
-    edits: Sequence[BlockEdit] = ()
+    edits: Sequence[MemoryEdit] = ()
     # The memory section of the path; id 0: it is to be stored.
     section: SentSection | None = None
     # The agent's own blocks, to be made with its first use.
@@ -594,7 +594,7 @@ class Revised(Struct, frozen=True):
     # The value itself came from what was erased.
     is_erased: bool = False
     # The edit that made the value, if its turn stays.
-    edit: BlockEdit | None = None
+    edit: MemoryEdit | None = None
     # An undo brought back a value from before what was erased.
     is_clean: bool = False
     # An undo brought back the later value with this index.
@@ -607,7 +607,7 @@ class Rebuilt(NamedTuple):
     # The block's values from the first that was built on what was erased, oldest first.
     values: Sequence[str]
     # The pending edits that may bring back what was erased.
-    repeating: Sequence[BlockEdit]
+    repeating: Sequence[MemoryEdit]
 
 
 class Rules(Struct, frozen=True):
@@ -617,12 +617,12 @@ class Rules(Struct, frozen=True):
     # another conversation opened with its prefix, the number of the message before it, the wanted numbers (None: all).
     messages_of: Callable[[Exchange, bool, int | None, Container[int] | None], Sequence[Message]]
     # Returns the result of pending edits on the blocks as they are now.
-    merge_operations: Callable[[Sequence[Block], Sequence[BlockEdit]], BlockMerge]
+    merge_operations: Callable[[Sequence[Block], Sequence[MemoryEdit]], BlockMerge]
     # Returns whether a note or hidden round may quote what is gone.
     may_quote: Callable[[str, Erased], bool]
     # Returns a block without what is gone. Its arguments: the block with its last untouched value, its values since,
     # oldest first, and its pending edits.
-    rebuild_block: Callable[[Block, Sequence[Revised], Sequence[BlockEdit]], Rebuilt]
+    rebuild_block: Callable[[Block, Sequence[Revised], Sequence[MemoryEdit]], Rebuilt]
     # Returns the names of the tools that an exchange has called, also in hidden rounds.
     tools_used: Callable[[Exchange], Sequence[str]]
     # Returns a step without what its results may quote of what is gone. Its arguments: the step with the results, the

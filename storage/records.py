@@ -343,7 +343,7 @@ class Revision(Struct, frozen=True):
     value: str
 
 
-class BlockEdit(Struct, frozen=True):
+class MemoryEdit(Struct, frozen=True):
     """A memory edit of a turn, as an operation (not a value): merged when the turn is confirmed."""
 
     id: int

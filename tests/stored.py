@@ -36,7 +36,7 @@ from storage.database import Connection
 from storage.listing import SizedMemory
 from storage.open import is_url
 from storage.postgres.database import PostgresLimits
-from storage.records import Agent, Block, BlockEdit, Exchange, Passage, Run, Scope, SentSection
+from storage.records import Agent, Block, Exchange, MemoryEdit, Passage, Run, Scope, SentSection
 from storage.search.blob import document_type, open_blob
 from storage.search.document import PRESENT, Document
 from storage.search.index import Index
@@ -362,7 +362,7 @@ def ranked(
     return rank(index, query, secret, tail=Tail(tail), **options)
 
 
-async def put_edit(store: Store, agent_row: int, edit: BlockEdit) -> None:
+async def put_edit(store: Store, agent_row: int, edit: MemoryEdit) -> None:
     """Stores a memory edit, as `add_edit`."""
 
     async def write(connection: Connection) -> None:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from storage.database import Connection, Row
 from storage.errors import BlockOverLimit, NotFound, WriteConflict
 from storage.listing import LAST_NUMBER
-from storage.records import Agent, Block, BlockEdit, Revision
+from storage.records import Agent, Block, MemoryEdit, Revision
 from storage.sql.epochs import load_epoch
 from storage.sql.group import Group, as_method, bulk_writes, long_reads, reads, writes
 from storage.sql.statements import load, run_of
@@ -229,7 +229,7 @@ async def _find_before(connection: Connection, block_row: int, version: int) -> 
     return await connection.row(SQL["block_history_before"], (block_row, version, FORGOTTEN_ORIGIN))
 
 
-async def add_edit(connection: Connection, agent_row: int, edit: BlockEdit) -> bool:
+async def add_edit(connection: Connection, agent_row: int, edit: MemoryEdit) -> bool:
     """Adds a memory edit of a turn. Returns False if the edit of this call of the turn is there already."""
     seen = edit.seen if edit.state == "pending" else None
     values = (
@@ -246,10 +246,10 @@ async def add_edit(connection: Connection, agent_row: int, edit: BlockEdit) -> b
     return await connection.row(SQL["op_insert"], values) is not None
 
 
-async def load_edits(connection: Connection, agent_row: int, exchange_row: int) -> tuple[BlockEdit, ...]:
+async def load_edits(connection: Connection, agent_row: int, exchange_row: int) -> tuple[MemoryEdit, ...]:
     """Returns all memory edits of one turn."""
     rows = await connection.rows(SQL["op_of_exchange"], (agent_row, exchange_row))
-    return tuple(BlockEdit(*row) for row in rows)
+    return tuple(MemoryEdit(*row) for row in rows)
 
 
 async def settle_edits(connection: Connection, agent_row: int, ids: Iterable[int], state: str) -> None:

@@ -30,10 +30,10 @@ from storage.records import (
     AgentNumbers,
     Atom,
     Block,
-    BlockEdit,
     Conversation,
     Evicted,
     Exchange,
+    MemoryEdit,
     SentSection,
     StandingFact,
     State,
@@ -283,7 +283,7 @@ def add_snapshot_row(
             assert at is not None  # rows of this kind have a time
             id, exchange_row, seen = row[_NUMBER : _NUMBER + 3]
             snapshot.edits.append(
-                BlockEdit(id, exchange_row, call, edit, label, row[_CONTENT], at=at, seen=seen)
+                MemoryEdit(id, exchange_row, call, edit, label, row[_CONTENT], at=at, seen=seen)
             )
         case "standing":
             assert at is not None  # rows of this kind have a time

@@ -18,7 +18,7 @@ from storage.commands import Learned, LearnedFact, SourcedLine
 from storage.database import Connection, Row
 from storage.errors import NotFound, WriteConflict
 from storage.listing import LAST_NUMBER
-from storage.records import LEARNER, Agent, Block, BlockEdit, Fact, RememberedFact
+from storage.records import LEARNER, Agent, Block, Fact, MemoryEdit, RememberedFact
 from storage.sql.agents import load_agent, take_seq
 from storage.sql.blocks import ensure_blocks, load_blocks, write_block
 from storage.sql.exchanges import add_marks
@@ -315,7 +315,7 @@ class Facts(GrowingGroup):
 
 
 async def add_saved_facts(
-    connection: Connection, agent_row: int, facts: Sequence[tuple[LearnedFact, BlockEdit]], now: float
+    connection: Connection, agent_row: int, facts: Sequence[tuple[LearnedFact, MemoryEdit]], now: float
 ) -> None:
     """Adds the facts that a model has saved by a tool within a turn."""
     if not facts:

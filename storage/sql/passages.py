@@ -13,7 +13,7 @@ import orjson
 
 from storage.database import Connection, Row
 from storage.listing import Page, PassageDraft, PassageFilter
-from storage.records import BlockEdit, Message, Passage
+from storage.records import MemoryEdit, Message, Passage
 from storage.sql.agents import take_seq
 from storage.sql.group import as_method, long_reads, reads
 from storage.sql.growth import GrowingGroup
@@ -47,7 +47,7 @@ async def insert_passage(
 
 
 async def add_saved_passage(
-    connection: Connection, agent_row: int, text: str, edit: BlockEdit, sources: Sequence[int] | None = None
+    connection: Connection, agent_row: int, text: str, edit: MemoryEdit, sources: Sequence[int] | None = None
 ) -> None:
     """Adds the passage that a model has saved by a tool.
 

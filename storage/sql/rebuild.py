@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from storage.batch_records import call_of_origin
 from storage.commands import Revised, Rules
 from storage.database import Connection
-from storage.records import Block, BlockEdit
+from storage.records import Block, MemoryEdit
 from storage.search.tokens import SPACED_LETTER
 from storage.sql.blocks import FORGET_ORIGIN, FORGOTTEN_ORIGIN, get_block, write_block
 from storage.sql.statements import load, rows_of
@@ -117,7 +117,7 @@ async def rebuild_block(
     stored = await get_block(connection, block_row)
     base = clean[-1].value if clean else ""
     pending = [
-        BlockEdit(*row) for row in await connection.rows(SQL["ops_pending_in"], (block_row, stored.label))
+        MemoryEdit(*row) for row in await connection.rows(SQL["ops_pending_in"], (block_row, stored.label))
     ]
     values, repeating = rules.rebuild_block(
         replace(stored, value=base), [revised for _, revised in later], pending
@@ -307,7 +307,7 @@ async def _divide(
             revised = Revised(
                 version.value if is_erased else "\n".join(line for line in lines if line not in quoting),
                 is_erased,
-                None if row is None else BlockEdit(*row),
+                None if row is None else MemoryEdit(*row),
                 restores=later_indexes.get(version.restores),
             )
         later_indexes[version.number] = len(later)

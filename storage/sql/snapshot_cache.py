@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from storage.commands import NO_ADDITIONS, NO_NOTES, Additions, Committed, MemorySnapshot, Opening, TurnWrite
 from storage.database import Changes
-from storage.records import AgentNumbers, Block, BlockEdit, Conversation, Exchange, SentSection, StandingFact
+from storage.records import AgentNumbers, Block, Conversation, Exchange, MemoryEdit, SentSection, StandingFact
 
 # The bytes of all cached snapshots: some six thousand open conversations, or five hundred with twenty notes each. Not
 # measured.
@@ -61,7 +61,7 @@ class _CachedMemory:
     version: tuple[int, int, int]
     has_tombs: bool
     blocks: list[Block]
-    edits: list[BlockEdit]
+    edits: list[MemoryEdit]
     standing: list[StandingFact]
     # The bytes of the fields above; path ends and openings are counted by themselves.
     bytes: int

@@ -37,7 +37,7 @@ from gateway.core.message_text import with_text_before
 from gateway.core.prompt.compose import compose, known_note
 from gateway.core.prompt.composition import Composition
 from storage.commands import MAX_RULE_CALLS, Missing, StoredContent
-from storage.records import Atom, Block, BlockEdit, Exchange, State
+from storage.records import Atom, Block, Exchange, MemoryEdit, State
 
 T = TypeVar("T")
 
@@ -228,7 +228,7 @@ class Memory:
     records: dict[int, Exchange] = field(default_factory=dict)
     keys: dict[str, int] = field(default_factory=dict)
     blocks: list[Block] = field(default_factory=lambda: [Block(1, "human", "The user", "", 1000)])
-    ops: list[BlockEdit] = field(default_factory=list)
+    ops: list[MemoryEdit] = field(default_factory=list)
     verified: dict[int, Verified] = field(default_factory=dict, repr=False)
 
     def is_named(self, e: Exchange) -> bool:
@@ -297,9 +297,9 @@ def content_of(e: Exchange) -> StoredContent:
     return StoredContent(e.input, e.shown_reply, e.full_reply)
 
 
-def memory_insert(exchange_row: int, id: str, text: str) -> BlockEdit:
+def memory_insert(exchange_row: int, id: str, text: str) -> MemoryEdit:
     arguments = orjson.dumps({"label": "human", "new_string": text})
-    return BlockEdit(0, exchange_row, id, "insert", "human", arguments)
+    return MemoryEdit(0, exchange_row, id, "insert", "human", arguments)
 
 
 class Verified:

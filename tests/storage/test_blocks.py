@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from storage.database import Connection, Operation
 from storage.errors import NotFound, WriteConflict
-from storage.records import Agent, Block, BlockEdit, Scope
+from storage.records import Agent, Block, MemoryEdit, Scope
 from storage.sql import blocks
 from storage.sql.store import Store
 
@@ -140,7 +140,7 @@ async def test_undo_walks_back_and_a_new_change_can_be_undone_too(
 
 async def test_edits_wait_until_they_are_settled_and_are_there_once(store: Store, agent: Agent) -> None:
     async def run(connection: Connection) -> list[Any]:
-        edit = BlockEdit(0, 7, "call_1", "insert", "human", b'{"text":"x"}', at=1.0)
+        edit = MemoryEdit(0, 7, "call_1", "insert", "human", b'{"text":"x"}', at=1.0)
         await connection.lock(agent.id)
         added = [
             await blocks.add_edit(connection, agent.id, each)

@@ -32,10 +32,10 @@ from storage.listing import (
 from storage.records import (
     Agent,
     Block,
-    BlockEdit,
     DefinitionKind,
     Exchange,
     Fact,
+    MemoryEdit,
     Run,
     RunState,
     RunStep,
@@ -483,7 +483,7 @@ async def test_one_that_begins_and_ends_meanwhile_brings_no_line_of_a_block_back
     assert [block.value for block in turn.snapshot.blocks] == ["likes zqredx"]
     await alice.end(turn, [assistant("Done.")], ["Alice: zqredx", "Allergic to nuts."])
     (waiting,) = [e for e in await alice.rows() if e.edits and not e.merged]
-    rewrite = BlockEdit(
+    rewrite = MemoryEdit(
         0, waiting.id, "r", "rethink", "human", b'{"label":"human","new_memory":"All"}', seen=1
     )
     await put_edit(store, alice.agent.id, rewrite)

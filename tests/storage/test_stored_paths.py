@@ -33,10 +33,10 @@ from storage.database import Connection
 from storage.errors import RunOver, Stale, WriteConflict
 from storage.records import (
     Agent,
-    BlockEdit,
     Evicted,
     Exchange,
     Job,
+    MemoryEdit,
     Run,
     RunState,
     RunStep,
@@ -411,7 +411,7 @@ async def test_edits_are_written_with_their_results_or_not_at_all(writer: Writer
     made = await writer.finish(assistant(None, call("1", "memory_insert", "{}")), stop=None)
     (block,) = (await writer.read()).snapshot.blocks
     arguments = b'{"label":"human","new_string":"Ann"}'
-    op = BlockEdit(0, made.id, "1", "insert", "human", arguments, at=100.0)
+    op = MemoryEdit(0, made.id, "1", "insert", "human", arguments, at=100.0)
     merged = edits.merge_operations([block], [op])
     await writer.store.blocks.write(block.id, block.version, "Bob was here", at=99.0, origin="api")
     with pytest.raises(WriteConflict):
@@ -485,7 +485,7 @@ async def test_what_calls_of_a_forgotten_reply_have_made_is_not_written(writer: 
     e = await writer.finish(assistant(None, call("1", "memory_insert", "{}"), call("2")), stop=None)
     assert writer.opened.run is not None
     (block,) = (await writer.read()).snapshot.blocks
-    op = BlockEdit(0, e.id, "1", "insert", "human", b'{"label":"human","new_string":"Ann"}', at=100.0)
+    op = MemoryEdit(0, e.id, "1", "insert", "human", b'{"label":"human","new_string":"Ann"}', at=100.0)
     end = RunEnd(
         writer.agent.id,
         writer.opened.run.id,

@@ -77,7 +77,7 @@ from gateway.settings import Settings
 from storage.batch_records import BatchItem, ItemEnd, ItemRound
 from storage.commands import BlockMerge, StepOpen
 from storage.errors import NotFound, StoreError
-from storage.records import BlockEdit, RunState, RunStep, TokenCounts
+from storage.records import MemoryEdit, RunState, RunStep, TokenCounts
 
 _log = logging.getLogger("mnemogate")
 # A replay writes and streams nothing, and the agent's rules bound its rounds.
@@ -465,16 +465,16 @@ def _counts_of(reply: Any) -> TokenCounts:
     return reported_counts(usage) or TokenCounts()
 
 
-def _edit_as_list(edit: BlockEdit) -> list[Any]:
+def _edit_as_list(edit: MemoryEdit) -> list[Any]:
     """Returns an edit as the list that a stored round holds."""
     return [edit.call_id, edit.op, edit.label, bytes(edit.arguments).decode(), edit.at]
 
 
-def _edit_of_list(values: Sequence[Any]) -> BlockEdit:
+def _edit_of_list(values: Sequence[Any]) -> MemoryEdit:
     call_id, op, label, arguments, at = values
-    return BlockEdit(0, 0, call_id, op, label, arguments.encode(), at=at)
+    return MemoryEdit(0, 0, call_id, op, label, arguments.encode(), at=at)
 
 
-def _written_edit_of_list(values: Sequence[Any]) -> tuple[int, int, BlockEdit]:
+def _written_edit_of_list(values: Sequence[Any]) -> tuple[int, int, MemoryEdit]:
     block, version, *edit = values
     return block, version, _edit_of_list(edit)

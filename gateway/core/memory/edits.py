@@ -15,11 +15,11 @@ from gateway.core.memory.file_text import passages_in
 from gateway.core.memory.memory_tools import STORED_SOURCES, EditOperation
 from gateway.core.memory.orders import as_statement
 from storage.commands import BlockMerge, LearnedFact
-from storage.records import Block, BlockEdit
+from storage.records import Block, MemoryEdit
 
 
 def digest_value(value: str) -> int:
-    """Returns the digest of a block's value by which `BlockEdit.seen` is compared: a signed integer of 64 bits."""
+    """Returns the digest of a block's value by which `MemoryEdit.seen` is compared: a signed integer of 64 bits."""
     return int.from_bytes(blake2b(value.encode(), digest_size=8).digest(), "big", signed=True)
 
 
@@ -32,7 +32,7 @@ class AppliedOperation(NamedTuple):
     result: EditResult
 
 
-def apply_operation(blocks: Sequence[Block], edit: BlockEdit) -> AppliedOperation:
+def apply_operation(blocks: Sequence[Block], edit: MemoryEdit) -> AppliedOperation:
     """Applies an edit to copies of the blocks."""
     block = next((each for each in blocks if each.label == edit.label), None)
     if block is not None and edit.seen not in (None, digest_value(block.value)):
@@ -46,7 +46,9 @@ def apply_operation(blocks: Sequence[Block], edit: BlockEdit) -> AppliedOperatio
     return AppliedOperation(changed, result)
 
 
-def blocks_on_path(blocks: Sequence[Block], edits: Sequence[BlockEdit], path: Collection[int]) -> list[Block]:
+def blocks_on_path(
+    blocks: Sequence[Block], edits: Sequence[MemoryEdit], path: Collection[int]
+) -> list[Block]:
     """Returns the blocks as a path sees them, with the pending edits of its own exchanges.
 
     blocks: with the edits of confirmed turns.
@@ -60,7 +62,7 @@ def blocks_on_path(blocks: Sequence[Block], edits: Sequence[BlockEdit], path: Co
     return edited_blocks
 
 
-def merge_operations(blocks: Sequence[Block], edits: Sequence[BlockEdit]) -> BlockMerge:
+def merge_operations(blocks: Sequence[Block], edits: Sequence[MemoryEdit]) -> BlockMerge:
     """Returns the changes that pending edits make to the blocks as they are now.
 
     An edit that has become impossible is dropped, such as replacing words that are gone, or overwriting a value
@@ -90,7 +92,7 @@ def merge_operations(blocks: Sequence[Block], edits: Sequence[BlockEdit]) -> Blo
     return BlockMerge(writes, passages, facts, dropped)
 
 
-def _fact(text: str, edit: BlockEdit) -> LearnedFact:
+def _fact(text: str, edit: MemoryEdit) -> LearnedFact:
     return LearnedFact(
         as_statement(text),
         about="",

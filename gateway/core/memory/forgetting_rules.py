@@ -27,7 +27,7 @@ from gateway.core.memory.memory_tools import REWRITE_OPERATIONS, EditOperation
 from gateway.core.prompt.note_text import mentions_blocks
 from gateway.core.words import folded_words
 from storage.commands import Erased, Rebuilt, Revised
-from storage.records import REPLY, Block, BlockEdit, Exchange, State
+from storage.records import REPLY, Block, Exchange, MemoryEdit, State
 
 _SEARCHING_TOOLS = frozenset(tools_for(ToolUse.SEARCH))
 # In the place of what a search found; no hit is shorter.
@@ -78,7 +78,7 @@ def _clean_result(message: WireMessage, calls: Mapping[str, str] | None, erased:
     return message
 
 
-def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[BlockEdit]) -> Rebuilt:
+def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[MemoryEdit]) -> Rebuilt:
     """Returns the later values of a block without what was erased, and the pending edits that may bring it back.
 
     Edits by tools are done again on what is left, and an undo brings back what is left of the value that it brought
@@ -123,7 +123,7 @@ def _new_lines(old: str, new: str) -> str:
     return "\n".join(line for line in new.split("\n") if line not in old_lines)
 
 
-def _may_bring_back(edit: BlockEdit, tainted: Collection[str], value: str) -> bool:
+def _may_bring_back(edit: MemoryEdit, tainted: Collection[str], value: str) -> bool:
     """Returns whether an edit may bring back erased words.
 
     An edit may if it has one of these words (`tainted`), or if it overwrites another value than `value`: its model saw
@@ -133,7 +133,7 @@ def _may_bring_back(edit: BlockEdit, tainted: Collection[str], value: str) -> bo
     return edit.seen not in (None, digest_value(value)) or not _words("\n".join(texts)).isdisjoint(tainted)
 
 
-def _edited_again(block: Block, edit: BlockEdit) -> str:
+def _edited_again(block: Block, edit: MemoryEdit) -> str:
     """Returns the value of a block after an edit is made again; the old value where this is not possible any more."""
     arguments = orjson.loads(edit.arguments)
     result = apply_edit(edit.op, arguments, block)

@@ -41,7 +41,7 @@ def string_schema(description: str, **bounds: Any) -> Json:
 
 
 class EditOperation(StrEnum):
-    """The kind of an edit of memory (`BlockEdit.op`)."""
+    """The kind of an edit of memory (`MemoryEdit.op`)."""
 
     INSERT = "insert"
     REPLACE = "replace"

@@ -213,7 +213,7 @@ class _Learned(msgspec.Struct):
 
 
 class _Edit(msgspec.Struct):
-    """A memory edit (`BlockEdit`)."""
+    """A memory edit (`MemoryEdit`)."""
 
     exchange: _Number
     call: str

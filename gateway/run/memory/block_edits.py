@@ -21,7 +21,7 @@ from gateway.core.prompt.shown_blocks import (
     shown_by_block,
     shown_by_edit,
 )
-from storage.records import Block, BlockEdit
+from storage.records import Block, MemoryEdit
 
 CHANGED_MEANWHILE = (
     "Error: the block {label!r} was changed by another writer since you saw it. Nothing was done. It now reads:"
@@ -35,13 +35,13 @@ class BlockEdits:
 
     # As the model sees them, with its own edits.
     blocks: list[Block] = field(default_factory=list)
-    edits: list[BlockEdit] = field(default_factory=list)
+    edits: list[MemoryEdit] = field(default_factory=list)
     # What the prompt, and the results of the rounds since, show last of each block.
     shown: Shown = field(default_factory=dict)
     # What the results of this round show so far.
     _shown_in_round: Shown = field(default_factory=dict)
 
-    def apply(self, edit: BlockEdit, *, is_read: bool = True) -> EditResult:
+    def apply(self, edit: MemoryEdit, *, is_read: bool = True) -> EditResult:
         """Makes an edit on the blocks as the model sees them. Returns the result that the model reads.
 
         is_read: the model makes the edit, so it may only overwrite what it has seen, and the result shows it the block;
@@ -93,7 +93,7 @@ class BlockEdits:
     def _is_seen(self, block: Block) -> bool:
         return is_shown(last_shown((self._shown_in_round,), self.shown), block)
 
-    def _unseen_error(self, edit: BlockEdit) -> EditResult | None:
+    def _unseen_error(self, edit: MemoryEdit) -> EditResult | None:
         """Returns an error where the model would overwrite another writer's text that it has not seen."""
         block = next(each for each in self.blocks if each.label == edit.label)
         if edit.op not in REWRITE_OPERATIONS or self._is_seen(block):

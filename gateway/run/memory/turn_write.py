@@ -21,7 +21,7 @@ from gateway.run.memory.prompt import Prompt
 from gateway.run.receipt import Receipt
 from storage.commands import Change, Missing, PlainTurn, Pool, Probes, RecallRow, TurnWrite
 from storage.recall_record import pack_request_id
-from storage.records import BlockEdit, SentSection
+from storage.records import MemoryEdit, SentSection
 
 # The outcome that is written with a user's message before the model is asked, so that it survives the process.
 OPENED_OUTCOME = TurnOutcome(End.CANCELLED)
@@ -108,7 +108,7 @@ def recall_row_maker(
 
 
 def _request_end(
-    context: MemoryContext, prompt: Prompt, edits: Sequence[BlockEdit], outcome: TurnOutcome, now: float
+    context: MemoryContext, prompt: Prompt, edits: Sequence[MemoryEdit], outcome: TurnOutcome, now: float
 ) -> settle.RequestEnd:
     """Returns the end of a request as the rules of conversations read it. ops: the memory edits of the turn."""
     shown_reply = outcome.shown_reply or {"role": "assistant", "content": ""}

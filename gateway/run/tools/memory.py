@@ -27,7 +27,7 @@ from gateway.run.memory.query_vectors import EmbedQuery
 from gateway.run.tools import searches
 from gateway.run.tools.toolbox import ToolAnswer, failed_answer
 from storage.listing import PassageFilter
-from storage.records import Agent, BlockEdit, Message, Passage, Vector
+from storage.records import Agent, MemoryEdit, Message, Passage, Vector
 from storage.sql.store import Store
 
 # The hits that are read if a search names tags. The index has no tags, so hits without them are left out afterwards.
@@ -142,8 +142,8 @@ class MemoryTools(Struct, frozen=True):
 
     def _make_edit(
         self, call_id: str, operation: str, label: str, arguments: Mapping[str, Any], number: int = 0
-    ) -> BlockEdit:
-        return BlockEdit(
+    ) -> MemoryEdit:
+        return MemoryEdit(
             id=0,
             exchange_row=0,
             call_id=edit_id(call_id, number),
@@ -281,11 +281,11 @@ def _renumber_passages(hits: Sequence[Message]) -> list[Message]:
     return [replace(hit, seq=-n) if hit.source == "passage" else hit for n, hit in enumerate(unique, 1)]
 
 
-def _tags_of(edit: BlockEdit) -> tuple[str, ...]:
+def _tags_of(edit: MemoryEdit) -> tuple[str, ...]:
     return tuple(orjson.loads(edit.arguments).get("tags") or ())
 
 
-def _pending_passage(edit: BlockEdit, number: int) -> Message:
+def _pending_passage(edit: MemoryEdit, number: int) -> Message:
     """Returns the passage that an unconfirmed edit will store. number: its position among such edits."""
     text = str(orjson.loads(edit.arguments).get("content", ""))
     return Message(

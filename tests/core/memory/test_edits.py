@@ -7,21 +7,21 @@ import pytest
 
 from gateway.core.memory.edits import apply_operation, blocks_on_path, merge_operations
 from gateway.core.memory.memory_tools import EditOperation
-from storage.records import Block, BlockEdit
+from storage.records import Block, MemoryEdit
 
 HUMAN = Block(1, "human", "The user", "Name: Ann", 100)
 NOTES = Block(2, "notes", "What matters", "", 20)
 
 
-def op(id: int, op: str, exchange_row: int = 1, **arguments: str) -> BlockEdit:
-    return BlockEdit(id, exchange_row, f"call_{id}", op, arguments.get("label", ""), orjson.dumps(arguments))
+def op(id: int, op: str, exchange_row: int = 1, **arguments: str) -> MemoryEdit:
+    return MemoryEdit(id, exchange_row, f"call_{id}", op, arguments.get("label", ""), orjson.dumps(arguments))
 
 
-def insert(id: int, text: str, label: str = "human", exchange_row: int = 1) -> BlockEdit:
+def insert(id: int, text: str, label: str = "human", exchange_row: int = 1) -> MemoryEdit:
     return op(id, "insert", exchange_row, label=label, new_string=text)
 
 
-def replaced(id: int, old: str, new: str, exchange_row: int = 1) -> BlockEdit:
+def replaced(id: int, old: str, new: str, exchange_row: int = 1) -> MemoryEdit:
     return op(id, "replace", exchange_row, label="human", old_string=old, new_string=new)
 
 

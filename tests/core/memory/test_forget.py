@@ -12,7 +12,7 @@ from gateway.core.conversation.private import with_private
 from gateway.core.memory.forgetting_rules import may_quote, rebuild_block, without_quotations
 from gateway.core.prompt.note_text import Recalled, render_note
 from storage.commands import Erased, Revised
-from storage.records import Block, BlockEdit, Exchange, Message, State
+from storage.records import Block, Exchange, MemoryEdit, Message, State
 
 DAY = 20_000  # 2024-10-04
 BLOCK = Block(1, "human", "The user", "has a cat", 1000)
@@ -84,8 +84,8 @@ def test_one_that_mentions_blocks_goes_when_a_block_lost_something() -> None:
     assert not may_quote(note(DAY - 1), Erased(frozenset(), blocks=True))
 
 
-def op(kind: str, **arguments: str | int) -> BlockEdit:
-    return BlockEdit(1, 1, "c", kind, "human", orjson.dumps({"label": "human", **arguments}))
+def op(kind: str, **arguments: str | int) -> MemoryEdit:
+    return MemoryEdit(1, 1, "c", kind, "human", orjson.dumps({"label": "human", **arguments}))
 
 
 def rebuilt(block: Block, later: list[Revised]) -> str:
