@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.core.memory.learn import fact_key
-
+from gateway.core.memory.fact_words import fact_key
 from storage.commands import Learned, LearnedFact
 from storage.records import Agent, Scope
 from tests.doubles.upstream import say
