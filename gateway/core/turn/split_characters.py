@@ -34,11 +34,13 @@ class SplitCharacters:
         chunk: a chunk of the reply, which is changed.
         data: its JSON.
         """
-        halves = read_with_halves(data)
-        texts: dict[_Place, str] = {place: fields[key] for place, fields, key in _texts_of(halves)}
-        for place, fields, key in _texts_of(chunk):
-            piece: str = texts.get(place) or fields[key]
-            text = self._halves.pop(place, "") + piece
+        with_halves = read_with_halves(data)
+        # Paired by their order: some servers number no calls, so that two texts may have one place.
+        texts_with_halves = _texts_of(chunk if with_halves is None else with_halves)
+        for (place, fields, key), (_, fields_with_halves, _) in zip(
+            _texts_of(chunk), texts_with_halves, strict=False
+        ):
+            text = self._halves.pop(place, "") + fields_with_halves[key]
             if "\ud800" <= text[-1:] < "\udc00":
                 self._halves[place], text = text[-1], text[:-1]
             fields[key] = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

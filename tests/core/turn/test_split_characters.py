@@ -55,3 +55,14 @@ def test_a_half_waits_for_the_text_that_it_is_in() -> None:
     ]
     assert read[2] == {"content": "a"}
     assert read[4] == {"reasoning_content": "\ufffd"}
+
+
+def test_calls_without_an_index_keep_their_arguments() -> None:
+    """NaN alone has a chunk read again, and some servers number no calls."""
+    calls = [{"id": id, "function": {"arguments": f'{{"city": "{id}"}}'}} for id in ("Lyon", "Bonn")]
+    choice = {"index": 0, "delta": {"tool_calls": calls}, "logprobs": float("nan")}
+    data = json.dumps({"choices": [choice]}).encode()
+    chunk, strict = read_json(data)
+    assert strict is not data
+    SplitCharacters().join(chunk, data)
+    assert chunk["choices"][0]["delta"]["tool_calls"] == calls
