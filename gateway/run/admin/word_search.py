@@ -46,6 +46,8 @@ _SHOWN_ITEMS = 5
 _REPLY_CHARS = 1_000
 # The most words that are looked for one by one, each by a search of its own.
 _WORDS_ALONE = 4
+# A text that has lost so many words at most may be wrong by each of them: "Lives in Porto with her mother".
+_FEW_LOST_WORDS = 2
 # The newest true facts in which words of most facts are looked for.
 _COMPARED_FACTS = 100
 # With fewer facts, no word counts as one of most facts. Chosen, not measured.
@@ -422,7 +424,7 @@ class WordSearches(Struct, frozen=True):
         """Returns how many texts still have the words that corrections have taken out of a text.
 
         Texts with all lost words of one of the old texts are counted. If there are none, texts with any one of the
-        words are.
+        words are, for old texts that have lost few: one word of a whole sentence says nothing of the rest.
 
         old_texts: what the text was before the last correction, then before the one before it, and so on.
 
@@ -435,8 +437,9 @@ class WordSearches(Struct, frozen=True):
         blocks = await self.views.blocks.list_all(project, uid)
         whole_queries = list(dict.fromkeys(" ".join(words) for words in lost))[:_WORDS_ALONE]
         with_all_words = await self._count(agent, blocks, whole_queries)
-        single_words = list(dict.fromkeys(word for words in lost for word in words))[:_WORDS_ALONE]
-        if with_all_words is None or with_all_words.total or single_words == whole_queries:
+        few_words = [words for words in lost if len(words) <= _FEW_LOST_WORDS]
+        single_words = list(dict.fromkeys(word for words in few_words for word in words))[:_WORDS_ALONE]
+        if with_all_words is None or with_all_words.total or single_words in ([], whole_queries):
             return with_all_words
         return await self._count(agent, blocks, single_words)
 

@@ -281,6 +281,23 @@ def test_where_no_text_has_all_of_the_old_words_each_is_counted(operator: Operat
     assert "3 messages still say “Berlin” or “mother”." in plain(page(operator, f"m/{agent.uid}/f/{new}"))
 
 
+def test_one_word_of_a_sentence_that_was_corrected_whole_is_no_old_text(operator: Operator) -> None:
+    """Of "My sister Anu sings in a choir" each text with "choir" was listed as old, and offered to be forgotten."""
+    agent = speak(operator.world, "The choir was good.", "Anu called.", "We sing.", talk="c1")
+    (seq,) = learn(operator.world, agent, "My sister Anu sings in a choir.")
+    new = operator.twin(f"m/{agent.uid}/f/{seq}/correct", {"text": "Bob rows on Fridays."})["seq"]
+    fact = f"m/{agent.uid}/f/{new}"
+    assert "No message, other fact, passage or block has the words “sister Anu sings choir”." in plain(
+        page(operator, fact)
+    )
+    speak(operator.world, "Anu, my sister, sings in the choir on Monday.", talk="c2")
+    shown = page(operator, fact)
+    assert "1 message still has the words “sister Anu sings choir”." in plain(shown)
+    (items,) = re.findall(r'id="still">(.*?)</section>', shown, re.S)
+    (monday,) = operator.twin(f"m/{agent.uid}/words?q=Monday")["items"]
+    assert re.findall(r"forget\?message=(\d+)", items) == [str(monday["seq"])]
+
+
 def test_words_of_most_facts_and_designations_are_not_looked_for(operator: Operator) -> None:
     """The page offered to forget the guest's room, since the wrong fact about soup had "guest" as well."""
     agent = speak(operator.world, "The soup was good.", "Alice has a guest room.")
