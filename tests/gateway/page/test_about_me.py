@@ -118,7 +118,7 @@ def test_a_person_adds_a_fact_that_is_told_before_each_reply(world: World) -> No
     assert ">Tell the assistant before each reply</label>" in person.page()
     where = person.send("facts", text="I am colour-blind.", always="true").headers["location"]
     shown = person.page("/f/" + where.removesuffix("#saved").rpartition("/")[2])
-    assert "always holds: told before each reply" in shown
+    assert ">told before each reply<" in shown
     new = person.twin("/facts", {"text": "I fetch Miso at noon.", "always": True})
     assert (new["always"], new["origin"]) == (True, "person")
     assert person.send(f"f/{new['seq']}/always", always="false").status == 303

@@ -182,7 +182,10 @@ def test_an_empty_memory_says_what_to_do(operator: Operator) -> None:
     uid = memory_of(operator.world).uid
     text = page(operator, f"m/{uid}")
     assert "No facts yet. They are learned in the background once a background model is set." in text
-    assert "Without a model, only what always holds becomes a fact, such as “I am allergic to nuts”." in text
+    assert (
+        "Without a model, only a sentence such as “I am allergic to nuts” becomes a fact, which is told"
+        in text
+    )
     nothing = page(operator, f"m/{uid}/search?q=Zxqv+tyrr")
     assert "Nothing would be recalled for this." in nothing
     assert "Only texts that share a word with the sentence are found" in nothing
@@ -965,13 +968,13 @@ def test_a_fact_with_the_tick_is_told_before_each_reply_while_it_has_room(
 ) -> None:
     with remember(upstream, tmp_path, ProfileSettings("default")) as world:
         operator, uid = operator_of(world), speak(world, "Hello.").uid
-        facts, tag = f"m/{uid}/facts", "always holds: told before each reply"
+        facts, tag = f"m/{uid}/facts", ">told before each reply<"
         where = operator.post(facts, text="He is colour-blind.", always="true").headers["location"]
         fact = where.removeprefix("../../").removesuffix("#saved")
         assert tag in page(operator, fact)
         for path in (facts, f"m/{uid}"):  # a list does not know whether it has room
             listed = page(operator, path)
-            assert ("always holds</span>" in listed, tag in listed) == (True, False)
+            assert ("to be told before each reply</span>" in listed, tag in listed) == (True, False)
         fits = "Saved. A reply is told this when the question fits."
         assert fits not in page(operator, fact)
         other = page(operator, operator.post(facts, text="He likes tea.").headers["location"][6:-6])
@@ -991,7 +994,7 @@ def test_a_fact_with_the_tick_is_told_before_each_reply_while_it_has_room(
             new = operator.twin(facts, {"text": f"He never wants a bicycle of the make {n}.", "always": True})
             assert new["always"] is True
         assert tag in page(operator, f"m/{uid}/f/{new['seq']}")
-        assert "always holds, but has no room before each reply" in page(operator, fact)
+        assert "to be told before each reply, but has no room" in page(operator, fact)
 
 
 @pytest.mark.both

@@ -282,14 +282,17 @@ def test_what_always_holds_is_shown_where_a_reply_is_explained(
         here = f'm/{alice.uid}/f/{fact["seq"]}">fact {fact["seq"]}</a> <span'
         for path in (f"r/{last}", f"m/{alice.uid}/search?q=snacks", f"m/{alice.uid}/search?q=peanuts"):
             text = operator.get(path).body.decode()
-            assert "the facts that always hold" in text, path
+            assert "the facts that are told before each reply" in text, path
             assert here in text, path
         # It is told anyway, so the search for its own word names it once, and not as left out.
         assert '<td colspan="6" class="empty">Nothing was left out.</td>' in text
         for path in ("", "/facts", f"/f/{fact['seq']}"):
-            assert "always holds" in operator.get(f"m/{alice.uid}{path}").body.decode(), path
+            assert "told before each reply</span>" in operator.get(f"m/{alice.uid}{path}").body.decode(), path
         operator.twin(f"m/{alice.uid}/f/{fact['seq']}/mute", {"muted": True})
-        assert "always hold" not in operator.get(f"m/{alice.uid}/search?q=snacks").body.decode()
+        assert (
+            "told before each reply</span>"
+            not in operator.get(f"m/{alice.uid}/search?q=snacks").body.decode()
+        )
         assert "always" not in operator.twin(f"m/{alice.uid}/facts")["items"][0]
 
 
