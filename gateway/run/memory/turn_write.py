@@ -110,7 +110,7 @@ def recall_row_maker(
 def _request_end(
     context: MemoryContext, prompt: Prompt, edits: Sequence[MemoryEdit], outcome: TurnOutcome, now: float
 ) -> settle.RequestEnd:
-    """Returns the end of a request as the rules of conversations read it. ops: the memory edits of the turn."""
+    """Returns the end of a request as the rules of conversations read it. edits: of memory, by the turn."""
     shown_reply = outcome.shown_reply or {"role": "assistant", "content": ""}
     has_words = outcome.state is FINISHED or bool(outcome.text)
     full_reply = outcome.full_reply if has_words or outcome.has_hidden_results else ()
