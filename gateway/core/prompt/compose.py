@@ -8,7 +8,7 @@ its place on the path, so that the bytes of one turn are the beginning of the ne
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, takewhile
 from typing import NamedTuple
 
@@ -107,11 +107,14 @@ def _put_notes_by_count(
             earlier.shown = shown_by_note(text) or None
         index = listing.positions[listing.message_at(earlier.at)]
         composition.put_note(index, text, earlier.tokens, earlier.shown or NOTHING_SHOWN)
+    last_inputs: list[tuple[int, Exchange]] = []
     for exchange in additions.rounds:
         # Clients may keep a reply in several messages. Only a reply in a single message has a place of its own.
         end = end_offset(exchange)
         first = listing.message_at(end - len(exchange.reply or ()))
         replies.update(dict.fromkeys(range(first, listing.message_at(end - 1) + 1), exchange))
+        last_inputs.append((listing.message_at(end - 1), exchange))
+    _add_wordless_replies(listing, last_inputs, replies)
     return replies
 
 
@@ -120,15 +123,36 @@ def _put_notes_by_comparison(
 ) -> dict[int, Exchange]:
     """Puts the notes of a path into any list, up to the message `end`. Returns the replies by their messages."""
     replies: dict[int, Exchange] = {}
+    last_inputs: list[tuple[int, Exchange]] = []
     for i, element in _align_with_path(listing, end, path):
         composition.list_at.setdefault(listing.positions[i], element)
+        if element.position == len(element.exchange.inputs) - 1:
+            last_inputs.append((i, element.exchange))
         if element.position == -1:
             replies[i] = element.exchange
         elif is_user(element.atoms) and (note := element.exchange.notes.get(element.position)):
             composition.put_note(listing.positions[i], note, 0)
     # One message may be met for several atoms.
     composition.note_tokens = sum(map(estimate_tokens, composition.notes.values()))
+    _add_wordless_replies(listing, last_inputs, replies)
     return replies
+
+
+def _add_wordless_replies(
+    listing: HashedList, last_inputs: Iterable[tuple[int, Exchange]], replies: dict[int, Exchange]
+) -> None:
+    """Adds the replies with hidden rounds that have no words, and so no atoms: each follows the input of its exchange.
+
+    A reply that was paused without a word goes on in the same message, as another exchange.
+
+    last_inputs: exchanges with the index of their last input in the list.
+    """
+    for i, exchange in last_inputs:
+        if exchange.reply or not exchange.has_full_reply or i + 1 >= len(listing):
+            continue
+        other = replies.get(i + 1)
+        if listing.role(i + 1) == "assistant" and not (other is not None and other.has_full_reply):
+            replies[i + 1] = exchange
 
 
 def _align_with_path(

@@ -914,12 +914,13 @@ def test_rounds_of_a_paused_reply_are_the_same_before_and_after_it_is_stored_who
 
 @both_ways
 @pytest.mark.parametrize("text", ["Found.", None])
+@pytest.mark.parametrize("words", [[{"type": "text", "text": "I search."}], []], ids=["words", "no words"])
 def test_a_paused_reply_after_a_hidden_round_keeps_the_search_of_its_provider(
-    world: World, upstream: StrictAnthropic, text: str | None, stream: bool
+    world: World, upstream: StrictAnthropic, words: list[Json], text: str | None, stream: bool
 ) -> None:
     talk = Talk(world, model="agent/bound", stream=stream)
     thoughts = [{"type": "thinking", "thinking": each, "signature": sign(each)} for each in ("So.", "Hm.")]
-    searching = [thoughts[1], {"type": "text", "text": "I search."}, SEARCH]
+    searching = [thoughts[1], *words, SEARCH]
     upstream.queue(
         Message(blocks=[thoughts[0]], text=None, calls=[insert("Likes cats.")]),
         Message(blocks=searching, text=None, stop=PAUSED),
