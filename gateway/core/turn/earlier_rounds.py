@@ -9,7 +9,7 @@ from gateway.core.conversation.private import NUDGE_SENDER, framed_system_messag
 from gateway.core.turn.commands import SaveStep
 from gateway.core.turn.draft import join_messages
 from gateway.core.turn.ledger import EMPTY_LEDGER, Ledger
-from gateway.core.turn.round import Round
+from gateway.core.turn.round import Round, Stored
 
 
 class EarlierRounds:
@@ -22,13 +22,19 @@ class EarlierRounds:
         # The replies as the client got them.
         self._shown_replies: list[Json] = []
 
-    def add(self, ended_round: Round, step: SaveStep, ledger: Ledger) -> None:
-        """Adds a round. step: has its results and its nudge. ledger: that of all rounds, this round included."""
+    def add(self, ended_round: Round, step: SaveStep, estimate: Callable[[str], int]) -> None:
+        """Adds a round. step: has its results and its nudge. estimate: as in `Ledger.with_round`."""
         self.messages += [ended_round.upstream_message(), *(result.stored() for result in step.results)]
         if step.nudge:
             self.messages.append(framed_system_message(step.nudge, sender=NUDGE_SENDER))
         self._shown_replies.append(ended_round.shown_reply())
-        self.ledger = ledger
+        self.ledger = self.ledger_with(ended_round, estimate)
+
+    def ledger_with(self, round: Round, estimate: Callable[[str], int]) -> Ledger:
+        """Returns the ledger of all rounds of this turn, with one more. estimate: as in `Ledger.with_round`."""
+        if round.stored is Stored.IN_EARLIER_TURN:
+            return self.ledger
+        return self.ledger.with_round(round.draft, estimate)
 
     @property
     def call_ids(self) -> set[str]:

@@ -21,8 +21,7 @@ Calls decide what follows, never the finish_reason: some upstreams say `stop` wi
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Final, assert_never
+from typing import assert_never
 
 import orjson
 from msgspec.structs import replace
@@ -30,19 +29,19 @@ from msgspec.structs import replace
 from adapters.types import (
     EVENT_STREAM_TYPE,
     JSON_TYPE,
-    NATIVE_REPLY,
     Event,
     Header,
     Json,
     with_content_type,
 )
 from gateway.core.conversation.private import with_private, with_transcript, without_private
-from gateway.core.finish_reasons import BROKE, CUT_REASONS, read_finish_reason
+from gateway.core.finish_reasons import BROKE, read_finish_reason
 from gateway.core.turn import commands, events
 from gateway.core.turn.calls import NO_CALLS, GatewayCalls, ResumedCalls, name_calls
-from gateway.core.turn.client_view import ClientView, ReplyEvent
-from gateway.core.turn.commands import FINISHED, Command, End, TurnOutcome
+from gateway.core.turn.client_view import ClientView
+from gateway.core.turn.commands import Command, End, TurnOutcome
 from gateway.core.turn.earlier_rounds import EarlierRounds
+from gateway.core.turn.error_answer import answer_error_reply
 from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.guide import (
     FREE_OFFER,
@@ -54,6 +53,7 @@ from gateway.core.turn.guide import (
     ToolResult,
 )
 from gateway.core.turn.ledger import Ledger
+from gateway.core.turn.outcome_maker import NONE_WAIT, OutcomeMaker
 from gateway.core.turn.refusal import is_permanent_refusal
 from gateway.core.turn.round import (
     AS_BODY,
@@ -83,7 +83,7 @@ from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import ToolCall
 from gateway.core.turn.upstream_error import openai_error_of_reply, stream_exception
 from gateway.core.usage.reported import ReplyUsage
-from gateway.errors import Conflict, GatewayError, LimitReached, UpstreamBroke, UpstreamError
+from gateway.errors import Conflict, GatewayError, LimitReached, UpstreamError
 
 # Why a turn with a cut reply ends, by each of `CUT_REASONS`. The last call may lack its end, so
 # gateway calls are dropped instead of run.
@@ -93,7 +93,6 @@ _STOP_BY_CUT_REASON = {
     BROKE: StopReason.UPSTREAM_ERROR,
 }
 _FINISH = commands.Finish()
-_NONE_WAIT: Final[Mapping[str, str]] = MappingProxyType({})
 _FREE_CALL = commands.CallModel(messages=(), budget_tokens=None, offer=FREE_OFFER)
 
 
@@ -164,7 +163,7 @@ class Turn:
             case events.ReceivedWhole():
                 return self._on_received(self._round.take_whole(event.body))
             case events.Saved():
-                return self._release_end(event)
+                return [*self._show_end(event), _FINISH]
             case events.ReplyEnded():
                 return self._on_received(self._round.end())
             case events.ReplyFailed():
@@ -251,18 +250,10 @@ class Turn:
                 End.FAILED, reason, message, is_refused=is_refused, error_status=status
             )
             return [*shown_commands, *ending]
-        headers = self._round.headers
-        client_body = self._view.error_reply(status, body)
-        if client_body is None and status >= 400:  # a page of a server before the upstream: its status counts
-            client_body = self._view.error_reply(status, orjson.dumps({"error": fields}))
-        if client_body is None:
-            error = UpstreamBroke("The upstream's answer is not a chat completion.")
-            ending = self._end_unfinished(End.FAILED, reason, error.message, is_refused=is_refused)
-            return [commands.SendError(error), *ending]
-        if client_body != body:  # in a dialect's own form, whatever form it came in
-            headers = with_content_type(headers, JSON_TYPE)
-        whole = commands.SendWhole(status, headers, client_body)
-        return [whole, *self._end_unfinished(End.FAILED, reason, message, is_refused=is_refused)]
+        answer = answer_error_reply(self._view, status, self._round.headers, body, fields)
+        if isinstance(answer, commands.SendError):
+            message = answer.error.message
+        return [answer, *self._end_unfinished(End.FAILED, reason, message, is_refused=is_refused)]
 
     def _is_refused(self, body: bytes) -> bool:
         """Returns whether an error is a refusal of the input, before there was anything of a reply."""
@@ -305,7 +296,7 @@ class Turn:
         if not self._is_past_status and not self.terms.shows_steps:
             error = Conflict("The reply was cancelled before it began.")
             return [commands.SendError(error), commands.CloseUpstream(), *self._end_unfinished(end, reason)]
-        self._outcome = self._make_unfinished_outcome(end, reason)
+        self._outcome = self._make_unfinished(end, reason)
         self._round.tail = []
         self._round.done_event = DONE_EVENT
         self._client_finish = "stop"
@@ -327,7 +318,7 @@ class Turn:
         The parameters are those of `TurnOutcome`.
         """
         outcome = replace(
-            self._make_unfinished_outcome(end, reason),
+            self._make_unfinished(end, reason),
             is_refused=is_refused,
             error_message=message,
             error_kind=error_kind,
@@ -336,20 +327,12 @@ class Turn:
         self._state = DONE
         return [commands.Save(outcome), _FINISH]
 
-    def _make_unfinished_outcome(self, end: End, reason: StopReason) -> TurnOutcome:
-        if self._round.is_stored:
-            return self._make_outcome(end, reason, (), None, results=self._calls.interrupted_results)
-        if self.terms.saves_steps:
-            # Calls without an answer would block the conversation.
-            return self._make_outcome(end, reason, (), self._round.shown_reply())
-        shown_reply = self._earlier.joined_with(self._round.shown_reply(self._round.client_calls))
-        messages = self._earlier.messages
-        if self._state is RUNNING_TOOLS and not self._round.spoken.text:
-            # The calls are stored, so that the model does not repeat in another turn what they may have done. But a
-            # call that speaks would be stored with its whole text, of which the user may have heard a part.
-            results = self._calls.all_results
-            messages = [*messages, self._round.upstream_message(), *(each.stored() for each in results)]
-        return self._make_outcome(end, reason, tuple(messages), shown_reply)
+    def _make_unfinished(self, end: End, reason: StopReason) -> TurnOutcome:
+        return self._maker.unfinished(end, reason, are_tools_running=self._state is RUNNING_TOOLS)
+
+    @property
+    def _maker(self) -> OutcomeMaker:
+        return OutcomeMaker(self.terms, self._earlier, self._round, self._calls, self._replies)
 
     # A reply is complete
 
@@ -420,7 +403,7 @@ class Turn:
     @property
     def _is_last_round(self) -> bool:
         """True where the client has calls to answer, or no tokens of its budget are left for another reply."""
-        remaining_tokens = self._remaining_budget(self._ledger_with_round())
+        remaining_tokens = self._remaining_budget(self._earlier.ledger_with(self._round, self.terms.estimate))
         return bool(self._round.client_calls) or (remaining_tokens is not None and remaining_tokens <= 0)
 
     def _on_tool_finished(self, result: ToolResult) -> list[Command]:
@@ -529,7 +512,7 @@ class Turn:
     def _begin_next_round(self, offer: Offer) -> list[Command]:
         """Saves the round, where steps are saved, and calls the model again."""
         step = replace(self._make_step(), results=self._calls.results, nudge=offer.nudge)
-        self._earlier.add(self._round, step, self._ledger_with_round())
+        self._earlier.add(self._round, step, self.terms.estimate)
         self._calls = NO_CALLS
         self._offer = offer
         # At once, since the next round may fail before it has begun.
@@ -577,12 +560,6 @@ class Turn:
             waiting=waiting or {},
         )
 
-    def _ledger_with_round(self) -> Ledger:
-        """Returns the ledger of all rounds of this turn, the present one included."""
-        if self._round.stored is Stored.IN_EARLIER_TURN:
-            return self._earlier.ledger
-        return self._earlier.ledger.with_round(self._round.draft, self.terms.estimate)
-
     def _remaining_budget(self, ledger: Ledger) -> int | None:
         """Returns the tokens that are left of the client's budget; None: it is not limited."""
         budget_tokens = self.terms.budget_tokens
@@ -590,64 +567,18 @@ class Turn:
 
     # The turn ends
 
-    def _end_turn(self, reason: StopReason, waiting: Mapping[str, str] = _NONE_WAIT) -> list[Command]:
+    def _end_turn(self, reason: StopReason, waiting: Mapping[str, str] = NONE_WAIT) -> list[Command]:
         """Ends a complete reply. Its end leaves after the turn is saved, or before if `TurnTerms.hold_end` is False."""
-        draft, terms = self._round.draft, self.terms
-        # Among the client's calls a cut one may be broken, and where steps are saved it could not be repaired.
-        is_cut = read_finish_reason(draft.finish_reason) in CUT_REASONS
-        client_calls = [] if terms.saves_steps and is_cut else self._round.client_calls
-        shown_reply = self._round.shown_reply(client_calls)
-        last_messages = self._last_messages(shown_reply, client_calls)
         if self._round.is_hidden:
             # The upstream's finish_reason is of a round with calls that the client never saw.
             self._client_finish = "stop"
-        finish = self._client_finish or draft.finish_reason
-        joined_reply = self._earlier.joined_with(shown_reply) if self._earlier.messages else shown_reply
-        full_reply = (*self._earlier.messages, *last_messages)
-        outcome = self._make_outcome(FINISHED, reason, full_reply, joined_reply, finish, waiting)
-        self._outcome = outcome
-        saved_outcome = outcome
-        if terms.saves_steps:
-            saved_outcome = self._as_last_step(outcome, shown_reply, last_messages)
-        save = commands.Save(saved_outcome)
+        finished = self._maker.finished(reason, self._client_finish, waiting)
+        self._outcome = finished.outcome
         self._state = SAVING_TURN
-        if terms.hold_end:
+        save = commands.Save(finished.saved)
+        if self.terms.hold_end:
             return [*self._flush(), save]
-        *sends, finish_command = self._release_end(events.Saved())
-        return [*sends, save, finish_command]
-
-    def _last_messages(self, shown_reply: Json, client_calls: list[ToolCall]) -> tuple[Json, ...]:
-        """Returns the messages of the last round as they go upstream again."""
-        results, spoken, draft = self._calls.results, self._round.spoken, self._round.draft
-        if results:
-            return (self._round.upstream_message(), *(result.stored() for result in results))
-        if self.terms.saves_steps and spoken.filler and draft.text:
-            return (self._round.upstream_message(client_calls),)  # the filler is no part of it upstream
-        if self._earlier.messages and (native_reply := draft.message().get(NATIVE_REPLY)):
-            return ({**shown_reply, NATIVE_REPLY: native_reply},)
-        return (shown_reply,)
-
-    def _as_last_step(
-        self, outcome: TurnOutcome, shown_reply: Json, last_messages: tuple[Json, ...]
-    ) -> TurnOutcome:
-        """Returns the outcome where steps are saved: that of the last reply alone.
-
-        If this reply is stored already, the outcome has only the results that followed it.
-        """
-        results = self._calls.results
-        if self._round.is_stored:
-            return replace(outcome, full_reply=(), shown_reply=None, results=results)
-        outcome = replace(
-            outcome,
-            full_reply=last_messages,
-            shown_reply=shown_reply,
-            step_usage=self._round.draft.usage,
-        )
-        if not outcome.waiting:
-            return outcome
-        message = self._round.upstream_message()
-        shown_reply = shown_reply if self._round.spoken.text else message
-        return replace(outcome, full_reply=(message,), shown_reply=shown_reply, results=results)
+        return [*self._show_end(events.Saved()), save, _FINISH]
 
     def with_stored_fields(self, outcome: TurnOutcome) -> TurnOutcome:
         """Returns an outcome as it is written: its reply has the fields that the client's dialect stores.
@@ -657,15 +588,15 @@ class Turn:
         shown_reply = outcome.shown_reply
         if shown_reply is None:
             return outcome
-        fields = self._view.prepare_stored_fields(outcome, self._tail_events())
+        fields = self._view.prepare_stored_fields(outcome, self._round.last_events())
         stored_reply = with_private(with_transcript(shown_reply), **fields)
         if stored_reply is shown_reply:
             return outcome
         full_reply = (stored_reply,) if outcome.full_reply == (shown_reply,) else outcome.full_reply
         return replace(outcome, shown_reply=stored_reply, full_reply=full_reply)
 
-    def _release_end(self, saved: events.Saved) -> list[Command]:
-        """Sends the end of the reply."""
+    def _show_end(self, saved: events.Saved) -> list[Command]:
+        """Sends the end of the reply. `Finish` follows."""
         self._state = DONE
         assert self._outcome is not None  # it was set before the turn was saved
         outcome, last_round, view = self._outcome, self._round, self._view
@@ -673,22 +604,19 @@ class Turn:
             # The client was shown ids of messages that will never be stored.
             view.note_stop(StopReason.ERROR, {})
             view.fail(Conflict(saved.loss))
-            return [*self._flush(), _FINISH]
+            return self._flush()
         view.note_stop(outcome.stop_reason, outcome.waiting, self._unshown_calls(outcome.waiting))
         if not (saved.durable or saved.is_late):
             view.note_not_stored()
         if last_round.form is AS_BODY:
             is_unchanged = self._replies == 1 and not last_round.gateway_calls
             client_body = view.render_body(last_round.body, outcome, is_unchanged=is_unchanged)
-            return [
-                commands.SendWhole(last_round.status, self._reply_headers(JSON_TYPE), client_body),
-                _FINISH,
-            ]
+            return [commands.SendWhole(last_round.status, self._reply_headers(JSON_TYPE), client_body)]
         if saved.after_stop is not None:
             view.show_results(saved.after_stop.first, saved.after_stop.results, is_last=True)
         elif self.terms.saves_steps and not (last_round.is_stored or outcome.waiting):
             view.show_results(first=None, results=[result.stored() for result in self._calls.results])
-        view.end(self._tail_events(), self._client_finish, last_round.done_event)
+        view.end(last_round.last_events(), self._client_finish, last_round.done_event)
         if not saved.durable:
             view.note_not_durable()
         shown_commands = self._flush()
@@ -697,7 +625,7 @@ class Turn:
             client_body = view.render_body(body, outcome, is_unchanged=False)
             headers = with_content_type(last_round.headers, JSON_TYPE)
             shown_commands = [commands.SendWhole(last_round.status, headers, client_body)]
-        return [*shown_commands, _FINISH]
+        return shown_commands
 
     def _unshown_calls(self, waiting: Mapping[str, str]) -> Sequence[ToolCall]:
         """Returns the calls that wait, and other calls that were not shown yet."""
@@ -706,24 +634,6 @@ class Turn:
         # With an approval nothing was shown yet, not even the calls that have their results.
         is_shown = self._round.is_stored or not self._calls.waiting
         return [call for call in self._round.draft.calls if call.id in waiting or not is_shown]
-
-    def _tail_events(self) -> list[ReplyEvent]:
-        """Returns the last events of the stream. If the round is hidden, only the event with its usage.
-
-        A view that shows each round has sent the usage of a hidden round already.
-        """
-        if not self._round.is_hidden:
-            return self._round.tail
-        if self.terms.shows_steps:
-            return []
-        usage_events = [
-            event for event in self._round.tail if event.chunk and isinstance(event.chunk.get("usage"), dict)
-        ]
-        if not usage_events or not self.terms.wants_usage:
-            return []
-        last_event = usage_events[-1]
-        chunk = {**(last_event.chunk or {}), "choices": []}
-        return [ReplyEvent(raw=None, chunk=chunk, usage=last_event.usage)]
 
     def _flush(self) -> list[Command]:
         """Sends the bytes that the view has ready. The head leaves with the first bytes."""
@@ -746,31 +656,3 @@ class Turn:
         """Returns the round's headers. content_type: of a translated reply; other replies have the upstream's."""
         headers = self._round.headers
         return headers if self._view.passes_bytes else with_content_type(headers, content_type)
-
-    def _make_outcome(
-        self,
-        end: End,
-        reason: StopReason,
-        full_reply: tuple[Json, ...],
-        shown_reply: Json | None,
-        finish: str | None = None,
-        waiting: Mapping[str, str] = _NONE_WAIT,
-        results: tuple[ToolResult, ...] = (),
-    ) -> TurnOutcome:
-        """Returns the outcome of the turn. The parameters are those of `TurnOutcome`."""
-        full_reply = self._earlier.with_own_ids(full_reply, shown_reply)
-        usage = self._earlier.ledger.turn_usage(self._round.draft.usage)
-        has_hidden_results = len(full_reply) > 1 and any(message["role"] == "tool" for message in full_reply)
-        # By position, since keywords take longer than the rest of this function (measured).
-        return TurnOutcome(
-            end,
-            full_reply,
-            shown_reply,
-            finish,
-            usage,
-            self._replies,
-            has_hidden_results,
-            reason,
-            waiting,
-            results,
-        )

@@ -222,6 +222,24 @@ class Round:
             asides=asides or None,
         )
 
+    def last_events(self) -> list[ReplyEvent]:
+        """Returns the last events of the stream. If the round is hidden, only the event with its usage.
+
+        A view that shows each round has sent the usage of a hidden round already.
+        """
+        if not self.is_hidden:
+            return self.tail
+        if self._terms.shows_steps:
+            return []
+        usage_events = [
+            event for event in self.tail if event.chunk and isinstance(event.chunk.get("usage"), dict)
+        ]
+        if not usage_events or not self._terms.wants_usage:
+            return []
+        last_event = usage_events[-1]
+        chunk = {**(last_event.chunk or {}), "choices": []}
+        return [ReplyEvent(raw=None, chunk=chunk, usage=last_event.usage)]
+
     def stream_as_body(self, calls: Iterable[ToolCall]) -> bytes:
         """Returns a reply that came as a stream as the body of a chat completion, with these calls."""
         return orjson.dumps(self._as_completion(without_private(self.shown_reply(calls))))

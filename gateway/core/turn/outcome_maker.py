@@ -1,0 +1,141 @@
+"""Makes the outcome of a turn: what is stored of its rounds, and what the client gets of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+from msgspec.structs import replace
+
+from adapters.types import NATIVE_REPLY, Json
+from gateway.core.finish_reasons import CUT_REASONS, read_finish_reason
+from gateway.core.turn.calls import GatewayCalls
+from gateway.core.turn.commands import FINISHED, End, TurnOutcome
+from gateway.core.turn.earlier_rounds import EarlierRounds
+from gateway.core.turn.guide import StopReason, ToolResult
+from gateway.core.turn.round import Round
+from gateway.core.turn.terms import TurnTerms
+from gateway.core.turn.tool_call import ToolCall
+
+NONE_WAIT: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+class FinishedTurn(NamedTuple):
+    """The outcome of a complete turn."""
+
+    # With all rounds of the turn.
+    outcome: TurnOutcome
+    # What is saved of it: where steps are saved, the last reply alone.
+    saved: TurnOutcome
+
+
+class OutcomeMaker(NamedTuple):
+    """The rounds of a turn that ends now."""
+
+    terms: TurnTerms
+    earlier: EarlierRounds
+    # The round that is under way, and its gateway calls.
+    last_round: Round
+    calls: GatewayCalls
+    # The number of replies that have begun.
+    replies: int
+
+    def finished(
+        self, reason: StopReason, client_finish: str | None, waiting: Mapping[str, str]
+    ) -> FinishedTurn:
+        """Returns the outcome of a turn with a complete reply.
+
+        client_finish: the client's finish_reason; None: the upstream's.
+        waiting: as in `TurnOutcome`.
+        """
+        draft, earlier = self.last_round.draft, self.earlier
+        # Among the client's calls a cut one may be broken, and where steps are saved it could not be repaired.
+        is_cut = read_finish_reason(draft.finish_reason) in CUT_REASONS
+        client_calls = [] if self.terms.saves_steps and is_cut else self.last_round.client_calls
+        shown_reply = self.last_round.shown_reply(client_calls)
+        last_messages = self._last_messages(shown_reply, client_calls)
+        joined_reply = earlier.joined_with(shown_reply) if earlier.messages else shown_reply
+        full_reply = (*earlier.messages, *last_messages)
+        finish = client_finish or draft.finish_reason
+        outcome = self._make_outcome(FINISHED, reason, full_reply, joined_reply, finish, waiting)
+        if not self.terms.saves_steps:
+            return FinishedTurn(outcome, outcome)
+        return FinishedTurn(outcome, self._as_last_step(outcome, shown_reply, last_messages))
+
+    def unfinished(self, end: End, reason: StopReason, *, are_tools_running: bool) -> TurnOutcome:
+        """Returns the outcome of a turn that ends before its reply is complete."""
+        if self.last_round.is_stored:
+            return self._make_outcome(end, reason, (), None, results=self.calls.interrupted_results)
+        if self.terms.saves_steps:
+            # Calls without an answer would block the conversation.
+            return self._make_outcome(end, reason, (), self.last_round.shown_reply())
+        shown_reply = self.earlier.joined_with(self.last_round.shown_reply(self.last_round.client_calls))
+        messages: Sequence[Json] = self.earlier.messages
+        if are_tools_running and not self.last_round.spoken.text:
+            # The calls are stored, so that the model does not repeat in another turn what they may have done. But a
+            # call that speaks would be stored with its whole text, of which the user may have heard a part.
+            results = self.calls.all_results
+            messages = [*messages, self.last_round.upstream_message(), *(each.stored() for each in results)]
+        return self._make_outcome(end, reason, tuple(messages), shown_reply)
+
+    def _last_messages(self, shown_reply: Json, client_calls: list[ToolCall]) -> tuple[Json, ...]:
+        """Returns the messages of the last round as they go upstream again."""
+        last_round, results = self.last_round, self.calls.results
+        if results:
+            return (last_round.upstream_message(), *(result.stored() for result in results))
+        if self.terms.saves_steps and last_round.spoken.filler and last_round.draft.text:
+            return (last_round.upstream_message(client_calls),)  # the filler is no part of it upstream
+        if self.earlier.messages and (native_reply := last_round.draft.message().get(NATIVE_REPLY)):
+            return ({**shown_reply, NATIVE_REPLY: native_reply},)
+        return (shown_reply,)
+
+    def _as_last_step(
+        self, outcome: TurnOutcome, shown_reply: Json, last_messages: tuple[Json, ...]
+    ) -> TurnOutcome:
+        """Returns the outcome where steps are saved: that of the last reply alone.
+
+        If this reply is stored already, the outcome has only the results that followed it.
+        """
+        results = self.calls.results
+        if self.last_round.is_stored:
+            return replace(outcome, full_reply=(), shown_reply=None, results=results)
+        usage = self.last_round.draft.usage
+        if not outcome.waiting:
+            return replace(outcome, full_reply=last_messages, shown_reply=shown_reply, step_usage=usage)
+        message = self.last_round.upstream_message()
+        return replace(
+            outcome,
+            full_reply=(message,),
+            shown_reply=shown_reply if self.last_round.spoken.text else message,
+            step_usage=usage,
+            results=results,
+        )
+
+    def _make_outcome(
+        self,
+        end: End,
+        reason: StopReason,
+        full_reply: tuple[Json, ...],
+        shown_reply: Json | None,
+        finish: str | None = None,
+        waiting: Mapping[str, str] = NONE_WAIT,
+        results: tuple[ToolResult, ...] = (),
+    ) -> TurnOutcome:
+        """Returns the outcome of the turn. The parameters are those of `TurnOutcome`."""
+        full_reply = self.earlier.with_own_ids(full_reply, shown_reply)
+        usage = self.earlier.ledger.turn_usage(self.last_round.draft.usage)
+        has_hidden_results = len(full_reply) > 1 and any(message["role"] == "tool" for message in full_reply)
+        # By position, since keywords take longer than the rest of this function (measured).
+        return TurnOutcome(
+            end,
+            full_reply,
+            shown_reply,
+            finish,
+            usage,
+            self.replies,
+            has_hidden_results,
+            reason,
+            waiting,
+            results,
+        )
