@@ -23,9 +23,16 @@ class _Record(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A JSON object of these routes. Times are seconds since the epoch."""
 
 
-class ManagedLimit(_Record, frozen=True, kw_only=True):
-    """A limit."""
+class _Page(_Record, frozen=True, kw_only=True):
+    """A page of records."""
 
+    object: Literal["list"]
+    has_more: bool
+    # The parameter `after` of the request for the next page; null: this page is the last one.
+    next: str | None
+
+
+class ManagedLimit(_Record, frozen=True, kw_only=True):
     id: int
     object: Literal["limit"]
     project: str
@@ -50,15 +57,11 @@ class LimitTerms(_Record, frozen=True, kw_only=True):
 
 
 class LimitBody(LimitTerms, frozen=True, kw_only=True):
-    """A limit to be added."""
-
     project: _Text | None = None
     key: int | None = None
 
 
 class LimitChange(_Record, frozen=True, kw_only=True):
-    """A change of a limit."""
-
     most: _Amount | UnsetType = UNSET
     then: str | UnsetType = UNSET
 
@@ -99,8 +102,6 @@ class KeyChange(_Record, frozen=True, kw_only=True):
 
 
 class KeyBody(KeyChange, frozen=True, kw_only=True):
-    """A key to be made."""
-
     project: _Text | None = None
     opens: _Opens | None = None
     # Limits of this key alone.
@@ -108,8 +109,6 @@ class KeyBody(KeyChange, frozen=True, kw_only=True):
 
 
 class RotationBody(_Record, frozen=True, kw_only=True):
-    """A rotation of a key's secret."""
-
     # How long the previous secret stays valid.
     overlap_s: Annotated[int, Meta(ge=0, le=2_592_000)] = 86_400
 
@@ -122,22 +121,16 @@ class DeletedRecord(_Record, frozen=True, kw_only=True):
     deleted: Literal[True]
 
 
-class KeyList(_Record, frozen=True, kw_only=True):
+class KeyList(_Page, frozen=True, kw_only=True):
     """A page of keys, the oldest first."""
 
-    object: Literal["list"]
     data: list[ManagedKey]
-    has_more: bool
-    next: str | None
 
 
-class LimitList(_Record, frozen=True, kw_only=True):
+class LimitList(_Page, frozen=True, kw_only=True):
     """A page of limits, the oldest first."""
 
-    object: Literal["list"]
     data: list[ManagedLimit]
-    has_more: bool
-    next: str | None
 
 
 _COUNTER_FIELDS: list[tuple[str, Any]] = [(name, float if name == "cost" else int) for name in SHOWN_COUNTERS]
@@ -154,16 +147,13 @@ UsageLine = defstruct(
 )
 
 
-class UsagePage(_Record, frozen=True, kw_only=True, rename={"from_": "from"}):
+class UsagePage(_Page, frozen=True, kw_only=True, rename={"from_": "from"}):
     """A page of sums of usage."""
 
-    object: Literal["list"]
     from_: str
     to: str
     by: list[str]
     as_of: float
-    has_more: bool
-    next: str | None
     data: list[UsageLine]  # type: ignore[valid-type]
 
 
@@ -191,8 +181,8 @@ class UsageParameters(_Record, frozen=True, kw_only=True, rename={"from_": "from
     format: Literal["json", "csv"] = "json"
 
 
-class HeldLimit(_Record, frozen=True, kw_only=True):
-    """A limit of a key, with what is used of it."""
+class OwnLimit(_Record, frozen=True, kw_only=True):
+    """A limit of the caller's own key, with what is used of it."""
 
     id: int
     unit: _Unit
@@ -205,18 +195,16 @@ class HeldLimit(_Record, frozen=True, kw_only=True):
     resets_at: float | None
 
 
-class HeldUsage(_Record, frozen=True, kw_only=True):
-    """The usage of a key."""
-
+class OwnUsage(_Record, frozen=True, kw_only=True):
     today: UsageCounters  # type: ignore[valid-type]
     month: UsageCounters  # type: ignore[valid-type]
 
 
-class HeldKey(ManagedKey, frozen=True, kw_only=True):
-    """A key, as its holder is shown it."""
+class OwnKey(ManagedKey, frozen=True, kw_only=True):
+    """The caller's own key."""
 
-    limits: list[HeldLimit]
-    usage: HeldUsage
+    limits: list[OwnLimit]
+    usage: OwnUsage
 
 
 class UserParameter(_Record, frozen=True, kw_only=True):
@@ -266,10 +254,7 @@ class ImportParameters(_Record, frozen=True, kw_only=True):
     preview: bool = False
 
 
-class ImportList(_Record, frozen=True, kw_only=True):
+class ImportList(_Page, frozen=True, kw_only=True):
     """A page of imports, the newest first."""
 
-    object: Literal["list"]
     data: list[ManagedImport]
-    has_more: bool
-    next: str | None
