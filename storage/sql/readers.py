@@ -53,7 +53,7 @@ class Readers(Group):
         super().__init__(database)
         self._rules = rules
 
-    async def load_unread(
+    async def find_unread(
         self,
         memory_row: int,
         reader: int,
@@ -111,7 +111,7 @@ class Readers(Group):
         return readers
 
     @reads
-    async def read_by(self, connection: Connection, sleeper_row: int) -> list[int]:
+    async def load_read_by(self, connection: Connection, sleeper_row: int) -> list[int]:
         """Returns the rows of the memories that a sleeptime agent reads."""
         return [row[0] for row in await connection.rows(SQL["read_by"], (sleeper_row,))]
 
@@ -122,7 +122,7 @@ class Readers(Group):
         return at
 
     @long_reads
-    async def find_unslept(self, connection: Connection, limit: int, profiles: Sequence[str]) -> list[int]:
+    async def load_unslept(self, connection: Connection, limit: int, profiles: Sequence[str]) -> list[int]:
         """Returns the rows of memories with something that their sleeptime agents have not read.
 
         profiles: those with users who have such agents.
@@ -130,7 +130,7 @@ class Readers(Group):
         return [id for (id,) in await connection.rows(SQL["unslept"], (limit, profiles))]
 
     @long_reads
-    async def list_unlearned(
+    async def load_unlearned(
         self, connection: Connection, limit: int, without: Sequence[str] = (), reader: int = LEARNER
     ) -> list[int]:
         """Returns the rows of users' memories with turns that no reader has read.
@@ -146,7 +146,7 @@ class _UnreadBatch:
     """The messages of one read, as far as they have room."""
 
     rules: Rules
-    # As in `Readers.load_unread`.
+    # As in `Readers.find_unread`.
     limit_chars: int
     message_chars: int
     # The last exchange that was read.

@@ -338,7 +338,7 @@ def test_each_message_is_read_once(world: LettaWorld) -> None:
         memory = await store.agents.find(Scope("default", "@", f"agent:{uid}"))
         assert memory is not None
         now = world.world.clock()
-        found = await store.readers.load_unread(
+        found = await store.readers.find_unread(
             memory.id, 0, now=now, idle_s=1.0, limit_chars=9999, message_chars=999
         )
         assert found is not None

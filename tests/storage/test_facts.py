@@ -42,7 +42,7 @@ async def learn(store: Store, agent: Agent, cursor: int, upto: int, learned: Lea
 async def unlearned(
     store: Store, agent: Agent, after_s: float = 0.0, limit_chars: int = 10_000, reader: int = LEARNER
 ) -> Unread:
-    found = await store.readers.load_unread(
+    found = await store.readers.find_unread(
         agent.id,
         reader,
         now=NOW + after_s,

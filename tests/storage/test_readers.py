@@ -24,7 +24,7 @@ async def writer(open_store: OpenStore) -> Writer:
 
 
 async def unread(writer: Writer, reader: int = SLEEPER, limit_chars: int = 10_000) -> Unread:
-    found = await writer.store.readers.load_unread(
+    found = await writer.store.readers.find_unread(
         writer.agent.id, reader, now=writer.now, idle_s=60.0, limit_chars=limit_chars, message_chars=4_000
     )
     assert found is not None
@@ -107,7 +107,7 @@ async def test_memories_to_be_read_are_found_among_many_profiles(store: Store) -
     alice = Speaker(store, ALICE)
     await alice.say([user("Hello.")], assistant("Hi."))
     others = [f"profile {n}" for n in range(40)]
-    assert await store.readers.find_unslept(10, [*others, "default"]) == [alice.agent.id]
-    assert await store.readers.find_unslept(10, others) == []
-    assert await store.readers.list_unlearned(10, others) == [alice.agent.id]
-    assert await store.readers.list_unlearned(10, [*others, "default"]) == []
+    assert await store.readers.load_unslept(10, [*others, "default"]) == [alice.agent.id]
+    assert await store.readers.load_unslept(10, others) == []
+    assert await store.readers.load_unlearned(10, others) == [alice.agent.id]
+    assert await store.readers.load_unlearned(10, [*others, "default"]) == []

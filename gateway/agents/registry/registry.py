@@ -273,7 +273,7 @@ class Registry:
         """Deletes an agent. Callers do not find it any more at once; its memory is forgotten after that."""
         entry = await self._store.defined_agents.get(project, uid)
         for primary in await self._store.defined_agents.load_entries(
-            await self._store.readers.read_by(entry.agent.id)
+            await self._store.readers.load_read_by(entry.agent.id)
         ):
             await self.sleepers.detach(primary, uid)
         begun = await self._store.forgetting.begin(entry.agent.id, ForgetTarget(is_all=True))

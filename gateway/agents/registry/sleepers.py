@@ -61,7 +61,7 @@ class SleeperRegistry:
         project, has_adopted = entry.agent.scope.project, False
         for uid in () if definition.sleeptime is None else definition.sleeptime.agents:
             sleeper = await self._store.definitions.find(project, DefinitionKind.AGENT, uid)
-            if sleeper is not None and not await self._store.readers.read_by(sleeper.memory_row):
+            if sleeper is not None and not await self._store.readers.load_read_by(sleeper.memory_row):
                 await self._store.sleepers.adopt(project, entry.agent.id, sleeper.memory_row, at=self._now())
                 has_adopted = True
         return has_adopted

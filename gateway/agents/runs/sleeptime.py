@@ -77,7 +77,7 @@ def sleeptime_schedule(
         "sleeptime",
         SLEEP_JOB,
         store.jobs,
-        lambda limit: store.readers.find_unslept(limit, profiles),
+        lambda limit: store.readers.load_unslept(limit, profiles),
         every=SLEEP_EVERY,
         idle_s=idle_s + MARGIN_S,
         now=now,
@@ -289,7 +289,7 @@ class Sleeping:
 
     async def _read_unread(self, memory: Agent, reader: ReaderEntry, limit_chars: int) -> Unread:
         """Returns the next messages. Raises: JobFailed if the memory is gone."""
-        unread = await self._store.readers.load_unread(
+        unread = await self._store.readers.find_unread(
             memory.id,
             reader.sleeper_row,
             now=self._now(),

@@ -108,7 +108,7 @@ class LearningService:
         )
 
     async def _find(self, limit: int) -> Sequence[int]:
-        return await self._store.readers.list_unlearned(limit, self._excluded_profiles, self._reader)
+        return await self._store.readers.load_unlearned(limit, self._excluded_profiles, self._reader)
 
     # -- the job
 
@@ -161,7 +161,7 @@ class LearningService:
 
         upto: the batch that an earlier attempt read, by its end.
         """
-        unread = await self._store.readers.load_unread(
+        unread = await self._store.readers.find_unread(
             job.agent_row,
             self._reader,
             now=self._now(),

@@ -527,13 +527,13 @@ def test_only_what_is_asked_for_is_learned_from(world: World) -> None:
     async def unread(reader: int) -> list[str]:
         agent = await world.store.agents.find(Scope("default", "default", "user:alice"))
         assert agent is not None
-        found = await world.store.readers.load_unread(
+        found = await world.store.readers.find_unread(
             agent.id, reader, now=world.clock(), idle_s=60, limit_chars=10_000, message_chars=1_000
         )
         return [] if found is None else [m.text for m in found.messages]
 
     def unlearned() -> list[int]:
-        return world.gateway.call(world.store.readers.list_unlearned(10))
+        return world.gateway.call(world.store.readers.load_unlearned(10))
 
     world.post([{"role": "user", "content": "Before"}], user="alice")
     world.settle()
@@ -570,7 +570,7 @@ def test_a_turn_that_comes_while_readers_pass_over_an_import_is_read(
     follow(world, send(world, export("chatgpt", TALKS)))
     assert found == [[LEARNER, RULE]]
     world.clock.sleep(600)
-    assert len(world.gateway.call(world.store.readers.list_unlearned(10))) == 1
+    assert len(world.gateway.call(world.store.readers.load_unlearned(10))) == 1
 
 
 @pytest.mark.both
@@ -593,7 +593,7 @@ def test_an_import_ends_while_another_writes_into_its_memory(
     follow(world, send(world, export("chatgpt", TALKS)))
     assert looks == 2  # each once
     world.clock.sleep(600)
-    assert not world.gateway.call(world.store.readers.list_unlearned(10))
+    assert not world.gateway.call(world.store.readers.load_unlearned(10))
 
 
 def test_what_is_refused_and_who_may(world: World) -> None:

@@ -528,7 +528,7 @@ def test_a_gateway_that_died_finds_what_it_had_not_learned(upstream: StrictUpstr
     with learning(upstream, tmp_path) as learner:
         learner.teaches(fact(MISO))
         learner.learning.schedule.enqueue_when_idle(
-            learner.world.gateway.call(learner.world.store.readers.list_unlearned(10))
+            learner.world.gateway.call(learner.world.store.readers.load_unlearned(10))
         )
         learner.rest()
         assert learner.texts() == [MISO]
@@ -635,7 +635,7 @@ def test_of_an_answer_that_is_cut_off_each_time_the_rest_is_taken(learner: Learn
 
 
 async def _waiting(learner: Learner) -> list[int]:
-    return await learner.world.store.readers.list_unlearned(10)
+    return await learner.world.store.readers.load_unlearned(10)
 
 
 def test_long_histories_are_read_in_batches(upstream: StrictUpstream, tmp_path: Path) -> None:
@@ -676,7 +676,7 @@ def test_nothing_is_learned_while_a_memory_is_paused(learner: Learner) -> None:
     learner.teaches(fact("Has a cat."))
     world.chat(user="alice").say("I have a cat.")
     agent = memory_of(world)
-    pause, unlearned = world.store.forgetting.pause, world.store.readers.list_unlearned
+    pause, unlearned = world.store.forgetting.pause, world.store.readers.load_unlearned
     world.gateway.call(pause(agent.id, world.clock()))
     assert world.gateway.call(unlearned(9)) == []
     learner.rest()

@@ -677,7 +677,7 @@ def test_a_title_prompt_of_no_known_form_gets_no_note_and_nothing_is_learned_fro
     async def unlearned() -> Unread | None:
         store = world.gateway.app.services.store
         assert store is not None
-        return await store.readers.load_unread(
+        return await store.readers.find_unread(
             1, LEARNER, now=LONG_AFTER, idle_s=1.0, limit_chars=100_000, message_chars=4_000
         )
 

@@ -245,8 +245,8 @@ def test_a_model_that_is_named_later_reads_all_again(upstream: StrictUpstream, t
         say(rule, MEAT)
         agent = rule.world.query("SELECT agent FROM facts")[0]
         call, store = rule.world.gateway.call, rule.world.store
-        assert agent in call(store.readers.list_unlearned(10))
-        assert agent not in call(store.readers.list_unlearned(10, (), -1))
+        assert agent in call(store.readers.load_unlearned(10))
+        assert agent not in call(store.readers.load_unlearned(10, (), -1))
 
 
 def test_a_selection_of_the_whole_memory_shows_what_the_section_does_not(rule: Learner) -> None:
