@@ -110,8 +110,10 @@ async def rebuild_block(
     erased = await erased_among(
         connection, chain.from_iterable(block_version.origins for block_version in versions)
     )
-    clean, later, edits = await _divide(connection, versions, erased, turnless, texts)
-    await _erase_edits(connection, edits)
+    division = _Division(erased, turnless, texts)
+    await division.add_all(connection, versions)
+    await _erase_edits(connection, division.edits)
+    clean, later = division.clean, division.later
     if not later:
         return False
     stored = await get_block(connection, block_row)
@@ -185,7 +187,9 @@ async def preview_text(
     erased: the exchanges that would go.
     texts: texts in small letters. Lines that have one of them as whole words are dropped.
     """
-    clean, later, _ = await _divide(connection, versions, erased, (), texts)
+    division = _Division(erased, (), texts)
+    await division.add_all(connection, versions)
+    clean, later = division.clean, division.later
     if not later:
         return block.value
     base = clean[-1].value if clean else ""
@@ -253,63 +257,58 @@ def has_words(line: str, text: str) -> bool:
     return text in line and re.search(f"{before}{re.escape(text)}{after}", line) is not None
 
 
-class _Division(NamedTuple):
-    """The versions of a block, divided at the first version that has erased content."""
+class _Division:
+    """The versions of a block, divided at the first version that has erased content. It writes nothing."""
 
-    # The versions before that version.
-    clean: list[BlockVersion]
-    # That version and all later versions, each of which may hold erased words.
-    later: list[tuple[BlockVersion, Revised]]
-    # The exchanges and calls of the edits that brought it into versions.
-    edits: list[tuple[int, str]]
+    def __init__(self, erased: Collection[int], turnless: Collection[int], texts: Collection[str]) -> None:
+        """Begins without a version.
 
+        erased: the exchanges that are gone.
+        turnless: the numbers of the versions that are gone though they came from no exchange.
+        texts: texts in small letters. Lines that have one of them as whole words are dropped.
+        """
+        # The versions before that version.
+        self.clean: list[BlockVersion] = []
+        # That version and all later versions, each of which may hold erased words.
+        self.later: list[tuple[BlockVersion, Revised]] = []
+        # The exchanges and calls of the edits that brought it into versions.
+        self.edits: list[tuple[int, str]] = []
+        self._erased, self._turnless, self._texts = erased, turnless, texts
+        # The values of clean versions, and the indexes of later ones, by the number that `restores` names.
+        self._clean_values: dict[int | None, str] = {}
+        self._later_indexes: dict[int | None, int] = {}
+        self._lines_before = frozenset[str]()
 
-async def _divide(
-    connection: Connection,
-    versions: Sequence[BlockVersion],
-    erased: Collection[int],
-    turnless: Collection[int],
-    texts: Collection[str],
-) -> _Division:
-    """Divides the versions of a block. It writes nothing.
+    async def add_all(self, connection: Connection, versions: Iterable[BlockVersion]) -> None:
+        """Adds the versions of the block, oldest first."""
+        for version in versions:
+            if version.origin != FORGOTTEN_ORIGIN:
+                await self._add(connection, version)
 
-    versions: oldest first.
-    erased: the exchanges that are gone.
-    turnless: the numbers of the versions that are gone though they came from no exchange.
-    texts: texts in small letters. Lines that have one of them as whole words are dropped.
-    """
-    clean, later = list[BlockVersion](), list[tuple[BlockVersion, Revised]]()
-    edits = list[tuple[int, str]]()
-    # By a version's number, as `restores` names it: the values of the clean ones, the indexes of the later ones.
-    clean_values, later_indexes = dict[int | None, str](), dict[int | None, int]()
-    lines_before = frozenset[str]()
-    for version in versions:
-        if version.origin == FORGOTTEN_ORIGIN:
-            continue
+    async def _add(self, connection: Connection, version: BlockVersion) -> None:
         lines = version.value.split("\n")
-        quoting = {line for line in lines if any(has_words(line.casefold(), text) for text in texts)}
-        is_erased = version.number in turnless or not version.origins.isdisjoint(erased)
-        brings_erased = is_erased or bool(quoting - lines_before)
-        lines_before = frozenset(lines)
-        if not (later or brings_erased):
-            clean.append(version)
-            clean_values[version.number] = version.value
-            continue
+        quoting = {line for line in lines if any(has_words(line.casefold(), text) for text in self._texts)}
+        is_erased = version.number in self._turnless or not version.origins.isdisjoint(self._erased)
+        brings_erased = is_erased or bool(quoting - self._lines_before)
+        self._lines_before = frozenset(lines)
+        if not (self.later or brings_erased):
+            self.clean.append(version)
+            self._clean_values[version.number] = version.value
+            return
         edit = version.edit
         if edit is not None and brings_erased:
             # The exchange may stay: that of an edit with one of the texts, or a sleeptime agent's.
-            edits.append(edit)
-        if not is_erased and version.restores in clean_values:
+            self.edits.append(edit)
+        if not is_erased and version.restores in self._clean_values:
             # An undo restored a clean value, from which the later versions follow.
-            revised = Revised(clean_values[version.restores], is_clean=True)
+            revised = Revised(self._clean_values[version.restores], is_clean=True)
         else:
             row = None if edit is None or brings_erased else await connection.row(SQL["op_done"], edit)
             revised = Revised(
                 version.value if is_erased else "\n".join(line for line in lines if line not in quoting),
                 is_erased,
                 None if row is None else MemoryEdit(*row),
-                restores=later_indexes.get(version.restores),
+                restores=self._later_indexes.get(version.restores),
             )
-        later_indexes[version.number] = len(later)
-        later.append((version, revised))
-    return _Division(clean, later, edits)
+        self._later_indexes[version.number] = len(self.later)
+        self.later.append((version, revised))
