@@ -25,8 +25,9 @@ from gateway.core.turn import commands, events
 from gateway.core.turn.calls import ResumedCalls
 from gateway.core.turn.commands import Command, TurnOutcome
 from gateway.core.turn.events import TurnEvent
-from gateway.core.turn.guide import FreeGuide, Guide, StopReason
+from gateway.core.turn.guide import FreeGuide, Guide
 from gateway.core.turn.machine import Turn
+from gateway.core.turn.stop_reason import StopReason
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.usage.reported import ReplyUsage
 from gateway.errors import CallerError, GatewayError, MemoryUnavailable, UpstreamError, drop_tracebacks

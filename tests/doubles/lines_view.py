@@ -11,9 +11,9 @@ from adapters.types import Event
 from gateway.core.turn.chunks import is_first_choice
 from gateway.core.turn.client_view import MAX_HELD_BYTES, ClientView, ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
-from gateway.core.turn.guide import ToolResult
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import ToolCall
+from gateway.core.turn.tool_result import ToolResult
 from gateway.errors import GatewayError
 
 # The lines that wait for one of another kind: up to then an error is a status.

@@ -14,7 +14,7 @@ from gateway.agents.wire.message import Origin, Showing, message_object_json, me
 from gateway.core import ids
 from gateway.core.conversation.stored_messages import ListedMessage, list_messages, tool_names_by_call
 from gateway.core.conversation.wire_message import WireMessage
-from gateway.core.turn.guide import StopReason
+from gateway.core.turn.stop_reason import StopReason
 from storage.records import DEFAULT_CONVERSATION, Agent, Exchange, Run
 from storage.sql.store import Store
 

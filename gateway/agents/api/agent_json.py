@@ -22,7 +22,7 @@ from gateway.agents.wire.message import Showing
 from gateway.agents.wire.shown_values import iso_time
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition
-from gateway.core.turn.guide import StopReason
+from gateway.core.turn.stop_reason import StopReason
 from storage.records import DEFAULT_CONVERSATION, Agent, Run, RunStep
 from storage.sql.store import Store
 

@@ -24,7 +24,7 @@ from gateway.agents.wire.sent_values import sent_or_none
 from gateway.agents.wire.struct_fields import Maybe
 from gateway.core import ids
 from gateway.core.ids import Place
-from gateway.core.turn.guide import StopReason
+from gateway.core.turn.stop_reason import StopReason
 from gateway.errors import BadRequest, UnknownId
 from storage.listing import AgentFilter, Page, RunEntry
 from storage.records import DEFAULT_CONVERSATION, Agent, Run

@@ -19,7 +19,7 @@ from gateway.agents.wire.run_stream import MakesSteps, RunNumbers, event, is_end
 from gateway.agents.wire.shown_values import iso_time
 from gateway.core import ids
 from gateway.core.turn.client_view import MakesView
-from gateway.core.turn.guide import StopReason
+from gateway.core.turn.stop_reason import StopReason
 from gateway.errors import GatewayError, UpstreamError
 from storage.records import Run, RunState
 from storage.sql.store import Store

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from adapters.types import Json
 from gateway.core.conversation.wire_message import WireMessage
-from gateway.core.turn.guide import StopReason
+from gateway.core.turn.stop_reason import StopReason
 from storage.batch_records import EXPIRED
 from storage.records import Run, RunState
 from storage.sql.store import Store

@@ -48,7 +48,7 @@ from gateway.core.memory.memory_tools import STORED_SOURCES
 from gateway.core.prompt.section import Section
 from gateway.core.turn.client_view import MakesUnseen
 from gateway.core.turn.commands import TurnOutcome
-from gateway.core.turn.guide import STOP_MESSAGES, StopReason
+from gateway.core.turn.stop_reason import STOP_MESSAGES, StopReason
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import AllBut
 from gateway.core.upstream.policy import Target

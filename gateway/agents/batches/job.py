@@ -24,7 +24,7 @@ from gateway.agents.batches.parts import Miss, PartJournal, ProviderPart, Submis
 from gateway.agents.batches.results import PartResults, name_of
 from gateway.agents.batches.submission import PartSubmitter
 from gateway.agents.runs.background.callbacks import CALLBACK_JOB, enqueue_callback
-from gateway.core.turn.guide import StopReason
+from gateway.core.turn.stop_reason import StopReason
 from gateway.metrics import Counter
 from gateway.run.background.worker import JobContext, Postponed
 from gateway.run.memory.keeper import MemoryKeeper

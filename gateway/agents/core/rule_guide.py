@@ -16,11 +16,11 @@ from gateway.core.turn.guide import (
     Offer,
     ProposedCall,
     Stop,
-    StopReason,
-    ToolResult,
     Undecided,
     Verdict,
 )
+from gateway.core.turn.stop_reason import StopReason
+from gateway.core.turn.tool_result import ToolResult
 
 # The most steps of a run that names no number, as on Letta's server.
 DEFAULT_MAX_STEPS: Final = 50

@@ -22,16 +22,8 @@ from gateway.core.agent import SpeakingStyle
 from gateway.core.prompt.hidden_rounds import NO_TOOL
 from gateway.core.tags import quoted
 from gateway.core.tool_rule import RuleKind, ToolRule
-from gateway.core.turn.guide import (
-    Allowed,
-    Forbidden,
-    NeedsApproval,
-    Offer,
-    Stop,
-    StopReason,
-    Undecided,
-    Verdict,
-)
+from gateway.core.turn.guide import Allowed, Forbidden, NeedsApproval, Offer, Stop, Undecided, Verdict
+from gateway.core.turn.stop_reason import StopReason
 
 _ORDERING_KINDS: Final = frozenset(
     {RuleKind.RUN_FIRST, RuleKind.CHILDREN, RuleKind.CONDITIONAL, RuleKind.PARENT_LAST}

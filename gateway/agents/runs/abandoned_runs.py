@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Set
 
 from gateway.core.conversation.kind import QueueName
-from gateway.core.turn.guide import StopReason
+from gateway.core.turn.stop_reason import StopReason
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.leases import lock_name
 from storage.records import Run, RunState

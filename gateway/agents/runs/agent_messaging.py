@@ -30,7 +30,7 @@ from gateway.core.conversation.private import framed_system_message
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.request.identity import AGENT_PREFIX
 from gateway.core.turn.client_view import MakesUnseen, MakesView
-from gateway.core.turn.guide import StopReason
+from gateway.core.turn.stop_reason import StopReason
 from gateway.errors import BadRequest, Conflict, GatewayError, NotAllowed, TooManySends
 from gateway.run.call import Forwarded
 from gateway.run.memory.memory_context import MemoryContext

@@ -61,7 +61,7 @@ from gateway.core.conversation.wire_message import first_after_system
 from gateway.core.ids import uid_of
 from gateway.core.request.identity import Identity
 from gateway.core.turn.client_view import MakesView
-from gateway.core.turn.guide import StopReason
+from gateway.core.turn.stop_reason import StopReason
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, Conflict, MemoryUnavailable, UnknownId, UnknownModel, sentence
 from gateway.run.call import ChatCall

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from gateway.agents.runs.steps import RunMemory
-from gateway.core.turn.guide import StopReason
+from gateway.core.turn.stop_reason import StopReason
 from gateway.run.turn import TurnRun
 from storage.records import RunState
 from storage.sql.store import Store

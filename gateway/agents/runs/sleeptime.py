@@ -25,7 +25,7 @@ from gateway.agents.runs.steps import ERROR_WITHHELD, UPSTREAM_FAULTS
 from gateway.core.definition import SLEEP_EVERY, Sleeptime
 from gateway.core.memory.transcript import clean_messages, transcript
 from gateway.core.turn.client_view import MakesUnseen
-from gateway.core.turn.guide import StopReason
+from gateway.core.turn.stop_reason import StopReason
 from gateway.errors import GatewayError
 from gateway.run.background.background_model import BackgroundModels
 from gateway.run.background.budget import DailyBudget

@@ -18,7 +18,7 @@ from gateway.core.memory.edits import merge_operations
 from gateway.core.memory.memory_tools import STORED_SOURCES
 from gateway.core.prompt.note_text import render_note
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, last_shown
-from gateway.core.turn.guide import ToolResult
+from gateway.core.turn.tool_result import ToolResult
 from gateway.run.memory.block_edits import BlockEdits
 from storage.commands import BlockMerge
 from storage.records import Block

@@ -36,7 +36,8 @@ from gateway.core.prompt.shown_blocks import Shown
 from gateway.core.tags import mark_of
 from gateway.core.turn import commands, events
 from gateway.core.turn.commands import End, TurnOutcome
-from gateway.core.turn.guide import StopReason, ToolResult
+from gateway.core.turn.stop_reason import StopReason
+from gateway.core.turn.tool_result import ToolResult
 from gateway.core.upstream.policy import Target
 from gateway.core.usage.reported import reported_counts
 from gateway.errors import CallerError

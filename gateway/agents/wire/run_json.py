@@ -11,7 +11,7 @@ from adapters.types import Json
 from gateway.agents.wire.shown_values import duration_ns, iso_time
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, refused
 from gateway.core import ids
-from gateway.core.turn.guide import STOP_MESSAGES, StopReason
+from gateway.core.turn.stop_reason import STOP_MESSAGES, StopReason
 from storage.listing import LAST_NUMBER, RunEntry, StepEntry
 from storage.records import Run, RunState, RunStep, TokenCounts
 

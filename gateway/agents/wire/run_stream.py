@@ -25,8 +25,8 @@ from gateway.core import ids
 from gateway.core.turn.asides import Asides
 from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
-from gateway.core.turn.guide import StopReason
 from gateway.core.turn.round import DONE_EVENT
+from gateway.core.turn.stop_reason import StopReason
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import ToolCall
 from gateway.core.usage.reported import reported_counts, usage_of

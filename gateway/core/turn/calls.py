@@ -13,17 +13,10 @@ from adapters.types import Json
 from gateway.core.memory.memory_tools import read_arguments
 from gateway.core.tags import quoted
 from gateway.core.turn.commands import RunTool
-from gateway.core.turn.guide import (
-    Forbidden,
-    FreeGuide,
-    Guide,
-    NeedsApproval,
-    ProposedCall,
-    ToolResult,
-    Undecided,
-)
+from gateway.core.turn.guide import Forbidden, FreeGuide, Guide, NeedsApproval, ProposedCall, Undecided
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import ToolCall
+from gateway.core.turn.tool_result import ToolResult
 
 BAD_ARGUMENTS = "Error: the arguments of {name} are not a JSON object: {arguments}. Nothing was done."
 SPOKEN_RESULT = "The user has read it."

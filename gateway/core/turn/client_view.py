@@ -19,9 +19,10 @@ from msgspec import Struct
 
 from adapters.types import Event, Json
 from gateway.core.turn.commands import TurnOutcome
-from gateway.core.turn.guide import StopReason, ToolResult
+from gateway.core.turn.stop_reason import StopReason
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import ToolCall
+from gateway.core.turn.tool_result import ToolResult
 from gateway.core.usage.withheld_usage import has_usage_alone
 from gateway.errors import GatewayError
 

@@ -9,7 +9,9 @@ from typing import Final
 from msgspec import Struct, field
 
 from adapters.types import Header, Json
-from gateway.core.turn.guide import Offer, StopReason, ToolResult
+from gateway.core.turn.guide import Offer
+from gateway.core.turn.stop_reason import StopReason
+from gateway.core.turn.tool_result import ToolResult
 from gateway.errors import GatewayError
 
 

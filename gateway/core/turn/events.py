@@ -6,7 +6,8 @@ from msgspec import Struct
 
 from adapters.types import Event, Header, Json
 from gateway.core.turn.calls import ResumedCalls
-from gateway.core.turn.guide import StopReason, ToolResult
+from gateway.core.turn.stop_reason import StopReason
+from gateway.core.turn.tool_result import ToolResult
 from gateway.errors import GatewayError
 
 

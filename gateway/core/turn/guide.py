@@ -7,58 +7,18 @@ each gateway call, in the order of the calls, `take_result` for each result, and
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 from typing import Final, Protocol
 
 from msgspec import Struct, field
 
 from adapters.types import Json
-from gateway.core.conversation.private import with_private
-from gateway.core.prompt.shown_blocks import Shown
+from gateway.core.turn.stop_reason import StopReason
+from gateway.core.turn.tool_result import ToolResult
 
 LIMIT_REACHED = (
     "Not run: the limit of {rounds} rounds of memory tools for one reply is reached. "
     "Answer now, without tools."
 )
-# The error of a step that did not begin because a limit was reached.
-OUT_OF_QUOTA: Final = "insufficient_quota"
-
-
-class StopReason(StrEnum):
-    """The reason for which a turn ended. The words are those of Letta's API."""
-
-    END_TURN = "end_turn"
-    TOOL_RULE = "tool_rule"
-    MAX_STEPS = "max_steps"
-    REQUIRES_APPROVAL = "requires_approval"  # a person or the client must answer first
-    MAX_TOKENS = "max_tokens_exceeded"
-    BAD_TOOL_CALL = "invalid_tool_call"
-    NO_TOOL_CALL = "no_tool_call"  # the model calls nothing, though it has to
-    BAD_REPLY = "invalid_llm_response"
-    UPSTREAM_ERROR = "llm_api_error"
-    NO_CREDITS = "insufficient_credits"
-    SYSTEM_OVERFLOW = "context_window_overflow_in_system_prompt"
-    CANCELLED = "cancelled"
-    ERROR = "error"
-
-    @property
-    def is_proper(self) -> bool:
-        """True where the turn came to a regular end."""
-        return self in _PROPER_REASONS
-
-
-_PROPER_REASONS: Final = frozenset(
-    {StopReason.END_TURN, StopReason.TOOL_RULE, StopReason.MAX_STEPS, StopReason.REQUIRES_APPROVAL}
-)
-
-
-# Why a turn failed, for the reader of its run or item, if the cause is no error of an upstream.
-STOP_MESSAGES: Final[Mapping[str, str]] = {
-    StopReason.MAX_TOKENS: "The reply was cut off at the limit of its tokens.",
-    StopReason.BAD_REPLY: "The reply cannot be read, or a filter of the upstream cut it off.",
-    StopReason.BAD_TOOL_CALL: "Three replies in a row called tools with arguments that are no JSON.",
-    StopReason.NO_TOOL_CALL: "Three replies in a row called no tool, and a rule demands a call.",
-}
 
 
 class Offer(Struct, frozen=True):
@@ -106,54 +66,6 @@ class ProposedCall(Struct, frozen=True):
     asides: Mapping[str, object] = field(default_factory=dict)
     # A person has approved the call.
     is_approved: bool = False
-
-
-# Fields of a result that are stored with its message if they are set.
-_STORED_FIELDS = ("stdout", "stderr", "approval", "reason")
-
-
-class ToolResult(Struct, frozen=True):
-    """The result of a call."""
-
-    call_id: str
-    # The tool's own text.
-    content: str
-    # success or error.
-    status: str = "success"
-    # The output of code that the tool ran.
-    stdout: str = ""
-    stderr: str = ""
-    # "approved" or "denied", where a person was asked.
-    approval: str = ""
-    # The person's reason.
-    reason: str = ""
-    # False: a rule forbids the call, or it is unreadable.
-    was_run: bool = True
-    # The call needs an approval, and no client can give it.
-    is_unapproved: bool = False
-    # A note of what has changed in memory meanwhile, which stands after the content.
-    changes: str = ""
-    # The memory blocks that content and changes show.
-    shown: Shown = field(default_factory=dict)
-
-    def message(self) -> Json:
-        """Returns the message that goes upstream, with private fields for what it shows."""
-        message = {"role": "tool", "tool_call_id": self.call_id, "content": self.content}
-        if self.changes:
-            # A person is shown the tool's own text.
-            message["content"] += f"\n\n{self.changes}"
-            message = with_private(message, own_length=len(self.content))
-        return with_private(message, shown_blocks=dict(self.shown)) if self.shown else message
-
-    def stored(self) -> Json:
-        """Returns the message as it is stored."""
-        return with_private(
-            self.message(),
-            status=self.status if self.status != "success" else None,
-            unrun=None if self.was_run else True,
-            unapproved=self.is_unapproved or None,
-            **{name: value for name in _STORED_FIELDS if (value := getattr(self, name))},
-        )
 
 
 class Allowed(Struct, frozen=True):

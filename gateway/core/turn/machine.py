@@ -43,15 +43,7 @@ from gateway.core.turn.commands import Command, End, TurnOutcome
 from gateway.core.turn.earlier_rounds import EarlierRounds
 from gateway.core.turn.error_answer import answer_error_reply
 from gateway.core.turn.events import TurnEvent
-from gateway.core.turn.guide import (
-    FREE_OFFER,
-    OUT_OF_QUOTA,
-    Guide,
-    Offer,
-    Stop,
-    StopReason,
-    ToolResult,
-)
+from gateway.core.turn.guide import FREE_OFFER, Guide, Offer, Stop
 from gateway.core.turn.ledger import Ledger
 from gateway.core.turn.outcome_maker import NONE_WAIT, OutcomeMaker
 from gateway.core.turn.refusal import is_permanent_refusal
@@ -79,8 +71,10 @@ from gateway.core.turn.states import (
     WAITING,
     TurnState,
 )
+from gateway.core.turn.stop_reason import OUT_OF_QUOTA, StopReason
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import ToolCall
+from gateway.core.turn.tool_result import ToolResult
 from gateway.core.turn.upstream_error import openai_error_of_reply, stream_exception
 from gateway.core.usage.reported import ReplyUsage
 from gateway.errors import Conflict, GatewayError, LimitReached, UpstreamError

@@ -13,10 +13,11 @@ from gateway.core.finish_reasons import CUT_REASONS, read_finish_reason
 from gateway.core.turn.calls import GatewayCalls
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
 from gateway.core.turn.earlier_rounds import EarlierRounds
-from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.turn.round import Round
+from gateway.core.turn.stop_reason import StopReason
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import ToolCall
+from gateway.core.turn.tool_result import ToolResult
 
 NONE_WAIT: Final[Mapping[str, str]] = MappingProxyType({})
 

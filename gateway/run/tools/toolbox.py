@@ -15,7 +15,7 @@ from msgspec import Struct, field
 from adapters.types import Json
 from gateway.core.prompt.shown_blocks import Shown
 from gateway.core.turn.commands import RunTool
-from gateway.core.turn.guide import ToolResult
+from gateway.core.turn.tool_result import ToolResult
 from gateway.core.usage.gen_ai import CANCELLED_FAILURE
 from gateway.run.receipt import GatewayStep, Receipt
 from storage.errors import StoreError

@@ -17,17 +17,9 @@ from gateway.agents.core.rule_words import in_words
 from gateway.agents.core.tool_rules import CalledTool, JudgedCall, RuleState
 from gateway.core.agent import SpeakingStyle
 from gateway.core.tool_rule import RuleKind, read_rules
-from gateway.core.turn.guide import (
-    Allowed,
-    Forbidden,
-    NeedsApproval,
-    Offer,
-    ProposedCall,
-    Stop,
-    StopReason,
-    ToolResult,
-    Undecided,
-)
+from gateway.core.turn.guide import Allowed, Forbidden, NeedsApproval, Offer, ProposedCall, Stop, Undecided
+from gateway.core.turn.stop_reason import StopReason
+from gateway.core.turn.tool_result import ToolResult
 from tests.rows import each_row
 
 Raw = dict[str, Any]

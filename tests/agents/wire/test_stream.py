@@ -11,8 +11,9 @@ from gateway.agents.wire.message import Showing
 from gateway.agents.wire.run_stream import MakesSteps, RunNumbers, StepView
 from gateway.core.turn.client_view import ReplyEvent
 from gateway.core.turn.draft import MessageDraft
-from gateway.core.turn.guide import StopReason, ToolResult
+from gateway.core.turn.stop_reason import StopReason
 from gateway.core.turn.terms import TurnTerms
+from gateway.core.turn.tool_result import ToolResult
 from gateway.errors import UpstreamError
 
 UID = "a" * 32

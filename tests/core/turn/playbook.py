@@ -34,9 +34,10 @@ from gateway.core.turn.events import (
     ToolFinished,
     TurnEvent,
 )
-from gateway.core.turn.guide import FreeGuide, ToolResult
+from gateway.core.turn.guide import FreeGuide
 from gateway.core.turn.machine import Turn
 from gateway.core.turn.terms import TurnTerms
+from gateway.core.turn.tool_result import ToolResult
 from gateway.dialects.chat.render import ChatView
 
 Json = dict[str, Any]

@@ -10,9 +10,10 @@ from gateway.agents.core.rule_guide import RuleGuide
 from gateway.agents.core.tool_rules import CalledTool
 from gateway.core.tool_rule import RuleKind, ToolRule, read_rules
 from gateway.core.turn.calls import GatewayCalls, ResumedCalls
-from gateway.core.turn.guide import Stop, ToolResult
+from gateway.core.turn.guide import Stop
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import ToolCall
+from gateway.core.turn.tool_result import ToolResult
 from tests.rows import each_row
 
 TOOLS = ["a", "b", "c", "d"]

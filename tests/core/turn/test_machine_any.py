@@ -31,8 +31,8 @@ from gateway.core.turn.events import (
     Saved,
     ToolFinished,
 )
-from gateway.core.turn.guide import ToolResult
 from gateway.core.turn.terms import TurnTerms
+from gateway.core.turn.tool_result import ToolResult
 from gateway.errors import UpstreamBroke
 from tests.core.turn.playbook import (
     DONE,

@@ -8,8 +8,8 @@ import pytest
 from adapters.sse import EventDecoder
 from gateway.core.turn.commands import CallModel, Command, NoteReply, RunTool
 from gateway.core.turn.events import Received, ReceivedWhole, ReplyStarted, ToolFinished, TurnEvent
-from gateway.core.turn.guide import ToolResult
 from gateway.core.turn.terms import TurnTerms
+from gateway.core.turn.tool_result import ToolResult
 from tests.core.turn.playbook import JSON, SSE, chat_turn, completion, fed, read_stream, sent_by, streamed
 
 TERMS = TurnTerms(gateway_tools=frozenset({"look"}), notes_replies=True, wants_usage=True)

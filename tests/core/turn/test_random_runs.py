@@ -28,10 +28,11 @@ from gateway.core.turn.events import (
     ToolFinished,
     TurnEvent,
 )
-from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.turn.machine import Turn
+from gateway.core.turn.stop_reason import StopReason
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import AllBut
+from gateway.core.turn.tool_result import ToolResult
 from gateway.dialects.chat.render import ChatView
 from gateway.errors import UpstreamBroke
 from tests.agents.core.test_tool_rules import random_rules

@@ -11,10 +11,11 @@ from gateway.core.turn.asides import HEARTBEAT, Asides
 from gateway.core.turn.calls import NOT_SPOKEN_RESULT, SPOKEN_RESULT
 from gateway.core.turn.commands import CallModel, Finish, RunTool, Save, SaveStep
 from gateway.core.turn.events import Received, ReceivedWhole, ReplyStarted, Saved, StepSaved, ToolFinished
-from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.turn.machine import Turn
+from gateway.core.turn.stop_reason import StopReason
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import AllBut
+from gateway.core.turn.tool_result import ToolResult
 from gateway.dialects.chat.render import ChatView
 from tests.core.turn.playbook import (
     JSON,

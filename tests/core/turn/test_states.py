@@ -28,11 +28,12 @@ from gateway.core.turn.events import (
     ToolsLate,
     TurnEvent,
 )
-from gateway.core.turn.guide import NeedsApproval, ToolResult
+from gateway.core.turn.guide import NeedsApproval
 from gateway.core.turn.machine import Turn
 from gateway.core.turn.states import TRANSITIONS, TurnState
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import AllBut
+from gateway.core.turn.tool_result import ToolResult
 from gateway.errors import MemoryUnavailable, UpstreamBroke
 from tests.core.turn.playbook import SSE, completion, streamed
 from tests.core.turn.test_steps import Script

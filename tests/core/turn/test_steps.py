@@ -44,15 +44,15 @@ from gateway.core.turn.guide import (
     Offer,
     ProposedCall,
     Stop,
-    StopReason,
-    ToolResult,
     Undecided,
     Verdict,
 )
 from gateway.core.turn.machine import Turn
 from gateway.core.turn.round import EVENT_STREAM
+from gateway.core.turn.stop_reason import StopReason
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import AllBut
+from gateway.core.turn.tool_result import ToolResult
 from gateway.errors import UpstreamBroke
 from tests.core.turn.playbook import JSON, SSE, Playbook, chat_turn, chunk, completion, streamed
 from tests.doubles.lines_view import LinesView

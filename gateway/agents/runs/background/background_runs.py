@@ -38,7 +38,7 @@ from gateway.agents.runs.resend import (
 from gateway.agents.runs.run import AcceptedRun, RunRequest, RunStart
 from gateway.core.ids import new_uid, uid_of
 from gateway.core.turn.client_view import MakesUnseen, MakesView
-from gateway.core.turn.guide import StopReason
+from gateway.core.turn.stop_reason import StopReason
 from gateway.errors import Conflict, GatewayError
 from gateway.run.event_log import EventLog
 from gateway.run.memory.keeper import MemoryKeeper

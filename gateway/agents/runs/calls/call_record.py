@@ -17,7 +17,7 @@ from gateway.core.conversation.stored_messages import tool_names_by_call
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.turn.calls import INTERRUPTED_RESULT
 from gateway.core.turn.commands import RunTool
-from gateway.core.turn.guide import ToolResult
+from gateway.core.turn.tool_result import ToolResult
 from gateway.run.tools.call_journal import perform_and_store
 from gateway.run.tools.toolbox import ToolAnswer, failed_answer
 from storage.records import Agent, Exchange, RunStep

@@ -15,7 +15,7 @@ from gateway.core.conversation.private import private_of
 from gateway.core.conversation.wire_message import PRIVATE, WireMessage, call_id, text_of
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN
 from gateway.core.turn.calls import INTERRUPTED_RESULT, NOT_MADE_RESULT, ResumedCalls
-from gateway.core.turn.guide import ToolResult
+from gateway.core.turn.tool_result import ToolResult
 from gateway.errors import BadRequest
 from gateway.run.memory.memory_context import MemoryContext
 from storage.records import Exchange, Run, RunStep
