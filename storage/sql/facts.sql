@@ -46,10 +46,11 @@ SELECT seq FROM facts WHERE id = ? AND agent = ?
 f.id, f.seq, f.text, f.about, f.at, f.valid_from, f.exchange, f.sources, x.at,
 (SELECT s.seq FROM facts s WHERE s.id = x.successor AND s.agent = f.agent), f.origin,
 CASE WHEN EXISTS (SELECT 1 FROM facts_muted m WHERE m.fact = f.id AND m.agent = f.agent) THEN 1 ELSE 0 END, f.standing,
-CASE WHEN f.origin NOT IN ('learned', 'model') AND EXISTS (SELECT 1 FROM facts s JOIN facts b ON b.agent = s.agent AND b.key = s.key AND b.text = s.text
-JOIN facts_ended e ON e.fact = b.id AND e.agent = b.agent
-WHERE s.id = x.successor AND s.agent = f.agent AND e.successor = f.id
-AND s.origin NOT IN ('learned', 'model')) THEN 1 ELSE 0 END
+CASE WHEN f.origin NOT IN ('learned', 'model') AND EXISTS (
+    SELECT 1 FROM facts s JOIN facts b ON b.agent = s.agent AND b.key = s.key AND b.text = s.text
+    JOIN facts_ended e ON e.fact = b.id AND e.agent = b.agent
+    WHERE s.id = x.successor AND s.agent = f.agent AND e.successor = f.id
+    AND s.origin NOT IN ('learned', 'model')) THEN 1 ELSE 0 END
 FROM facts f LEFT JOIN facts_ended x ON x.fact = f.id AND x.agent = f.agent
 
 -- name: mute

@@ -12,8 +12,8 @@ from typing import Any
 from adapters.json_escapes import REPLACEMENT, read_with_halves
 from adapters.types import Json
 
-# The index of a choice, with the name of its text or the index of its call.
-_Place = tuple[str, str]
+# A text of a reply: the index of its choice, and its name or the index of its call.
+_TextKey = tuple[str, str]
 _CALL = "call "
 
 
@@ -21,8 +21,8 @@ class SplitCharacters:
     """The first halves in the texts of a reply that wait for their second halves."""
 
     def __init__(self) -> None:
-        # The place of a text -> the half with which it ends so far.
-        self._halves: dict[_Place, str] = {}
+        # By text the half with which it ends so far.
+        self._halves: dict[_TextKey, str] = {}
 
     @property
     def is_waiting(self) -> bool:
@@ -35,15 +35,15 @@ class SplitCharacters:
         data: its JSON.
         """
         with_halves = read_with_halves(data)
-        # Paired by their order: some servers number no calls, so that two texts may have one place.
+        # Paired by their order: some servers number no calls, so that two texts may have one key.
         texts_with_halves = _texts_of(chunk if with_halves is None else with_halves)
-        for (place, fields, key), (_, fields_with_halves, _) in zip(
+        for (text_key, fields, name), (_, fields_with_halves, _) in zip(
             _texts_of(chunk), texts_with_halves, strict=False
         ):
-            text = self._halves.pop(place, "") + fields_with_halves[key]
+            text = self._halves.pop(text_key, "") + fields_with_halves[name]
             if "\ud800" <= text[-1:] < "\udc00":
-                self._halves[place], text = text[-1], text[:-1]
-            fields[key] = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+                self._halves[text_key], text = text[-1], text[:-1]
+            fields[name] = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         for choice in _choices_of(chunk):
             if choice.get("finish_reason"):
                 self._end_texts(choice)
@@ -51,11 +51,12 @@ class SplitCharacters:
     def _end_texts(self, choice: Json) -> None:
         """Replaces the halves in the texts of a choice, which has ended. A half in the arguments of a call is lost."""
         delta = choice.get("delta")
-        ended = [place for place in self._halves if place[0] == str(choice.get("index"))]
-        for place in ended:
-            del self._halves[place]
-            if isinstance(delta, dict) and not place[1].startswith(_CALL):
-                delta[place[1]] = (delta.get(place[1]) or "") + REPLACEMENT
+        ended = [text_key for text_key in self._halves if text_key[0] == str(choice.get("index"))]
+        for text_key in ended:
+            del self._halves[text_key]
+            name = text_key[1]
+            if isinstance(delta, dict) and not name.startswith(_CALL):
+                delta[name] = (delta.get(name) or "") + REPLACEMENT
 
 
 def _choices_of(chunk: Any) -> list[Json]:
@@ -63,16 +64,16 @@ def _choices_of(chunk: Any) -> list[Json]:
     return [each for each in choices if isinstance(each, dict)] if isinstance(choices, list) else []
 
 
-def _texts_of(chunk: Any) -> Iterator[tuple[_Place, Json, str]]:
-    """Yields each text in the deltas of a chunk: its place, and the object and the key that have it."""
+def _texts_of(chunk: Any) -> Iterator[tuple[_TextKey, Json, str]]:
+    """Yields each text in the deltas of a chunk: its key, the object that has it, and its name there."""
     for choice in _choices_of(chunk):
         delta = choice.get("delta")
         if not isinstance(delta, dict):
             continue
         index = str(choice.get("index"))
-        for key, value in delta.items():
+        for name, value in delta.items():
             if isinstance(value, str):
-                yield (index, key), delta, key
+                yield (index, name), delta, name
         calls = delta.get("tool_calls")
         for call in calls if isinstance(calls, list) else ():
             function = call.get("function") if isinstance(call, dict) else None
