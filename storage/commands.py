@@ -565,6 +565,8 @@ class ForgetTarget(Struct, frozen=True):
     is_all: bool = False
     # Facts and passages that came from it stay.
     keeps_memory: bool = False
+    # Finished turns that the exchanges have replaced stay, since clients have their ids.
+    keeps_replaced: bool = False
 
 
 class Extent(Struct, frozen=True):

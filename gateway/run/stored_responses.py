@@ -96,7 +96,7 @@ class StoredResponses:
                     ):
                         continue
                     if id in (private_of(orjson.loads(exchange.shown_reply)).get("ids") or ()):
-                        await self.store.forgetting.forget(agent.id, ForgetTarget(exchanges=[exchange.id]))
+                        await self._forget(agent, [exchange.id])
                         return True
                 if len(messages) < _PAGE:
                     return False
@@ -106,4 +106,9 @@ class StoredResponses:
     async def delete(self, location: TurnLocation) -> None:
         """Forgets the exchanges of a turn. Raises: MemoryUnavailable."""
         with map_store_errors():
-            await self.store.forgetting.forget(location.agent.id, ForgetTarget(exchanges=list(location.rows)))
+            await self._forget(location.agent, location.rows)
+
+    async def _forget(self, agent: Agent, rows: Sequence[int]) -> None:
+        """Forgets exchanges alone: other responses at the same place have ids of their own. Raises: StoreError."""
+        target = ForgetTarget(exchanges=list(rows), keeps_replaced=True)
+        await self.store.forgetting.forget(agent.id, target)

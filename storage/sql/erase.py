@@ -307,6 +307,8 @@ async def _erase_replaced(
         for row in await _find_alternatives(connection, agent_row, each, is_active=False):
             other = await exchanges.load_exchange(connection, agent_row, row)
             assert other is not None  # it was found in this transaction
+            if work.target.keeps_replaced and other.state is State.FINISHED:
+                continue
             is_newer = await _is_newer(connection, agent_row, other, each)
             if is_newer and not any(_has_messages(other, part, named_seq, work.rules) for part in turn):
                 continue

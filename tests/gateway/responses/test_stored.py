@@ -405,6 +405,22 @@ def test_a_deleted_response_is_forgotten(world: World, upstream: StrictUpstream)
     assert "Miso" not in str(upstream.last.messages)
 
 
+@pytest.mark.both
+def test_a_deleted_response_leaves_others_that_continue_the_same_one(
+    world: World, upstream: StrictUpstream
+) -> None:
+    first = respond(world, input="My cat is called Miso.", user="alice")
+    one = respond(world, input="Write a poem about her.", previous_response_id=first.id, user="alice")
+    other = respond(world, input="Write a letter to her.", previous_response_id=first.id, user="alice")
+    world.sdk.responses.delete(other.id)
+    assert world.sdk.responses.retrieve(one.id).id == one.id
+    respond(world, input="Make it shorter.", previous_response_id=one.id, user="alice")
+    assert [m["content"] for m in upstream.last.messages if m["role"] == "user"][-2:] == [
+        "Write a poem about her.",
+        "Make it shorter.",
+    ]
+
+
 def test_what_is_not_to_be_stored_is_remembered_and_not_found(world: World, upstream: StrictUpstream) -> None:
     made = respond(world, input="My cat is called Miso.", user="alice", store=False)
     assert made.store is False
