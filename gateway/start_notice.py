@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from gateway.core.request.identity import AGENT_PREFIX
+from gateway.core.request.requested_agent import AGENT_PREFIX
 from gateway.errors import UnknownModel
 from gateway.run.upstream.route import resolve_route
 from gateway.settings import DEMO_PROFILE, Settings, UpstreamSettings

@@ -18,7 +18,8 @@ from gateway.agents.tools.agent_tools import asides_of, serial_tools
 from gateway.core.agent import AgentSpec
 from gateway.core.memory.memory_tools import allows_hidden_tools
 from gateway.core.request.chat_request import ChatRequest, add_missing_fields
-from gateway.core.request.identity import STORING_MODES, Identity
+from gateway.core.request.identity import Identity
+from gateway.core.request.memory_mode import STORING_MODES
 from gateway.core.turn.guide import Guide
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import AllBut

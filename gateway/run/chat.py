@@ -18,9 +18,11 @@ from gateway.core.agent import AgentSpec
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.wire_message import first_after_system
 from gateway.core.request.chat_request import ChatRequest
-from gateway.core.request.identity import STORING_MODES, Identity, asks_agent
+from gateway.core.request.identity import Identity
+from gateway.core.request.memory_mode import STORING_MODES
 from gateway.core.request.native_body import MessageThread
 from gateway.core.request.request_headers import headers_for_upstream
+from gateway.core.request.requested_agent import asks_agent
 from gateway.core.turn.asides import filler_asides
 from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.reply_change import ReplyChange

@@ -13,7 +13,8 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.tree import is_tombstone
-from gateway.core.request.identity import STORING_MODES, Identity, Mode
+from gateway.core.request.identity import Identity
+from gateway.core.request.memory_mode import STORING_MODES, Mode
 from gateway.errors import BadRequest, CallerError, ContextExceeded, HistoryForgotten, MemoryUnavailable
 from gateway.run.call import ChatCall
 from gateway.run.directory import StoredAgents

@@ -13,7 +13,8 @@ from msgspec import Struct
 from gateway.core.agent import AgentSpec, Filler, FixedFiller
 from gateway.core.definition import Sleeptime
 from gateway.core.request.chat_request import ChatRequest
-from gateway.core.request.identity import AGENT_PREFIX, Identity, asks_agent
+from gateway.core.request.identity import Identity
+from gateway.core.request.requested_agent import AGENT_PREFIX, asks_agent
 from gateway.core.turn.guide import Guide
 from gateway.core.turn.terms import TurnTerms
 from gateway.errors import BadRequest, CallerError, UnknownModel

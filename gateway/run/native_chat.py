@@ -9,8 +9,8 @@ from functools import partial
 from typing import Final
 
 from gateway.core.conversation.wire_message import is_system
-from gateway.core.request.identity import Mode
 from gateway.core.request.known_replies import MemoryKey
+from gateway.core.request.memory_mode import Mode
 from gateway.core.turn.commands import FINISHED, TurnOutcome
 from gateway.core.turn.native_reader import NativeReader
 from gateway.core.turn.native_turn import NativeTurn

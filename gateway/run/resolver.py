@@ -15,16 +15,10 @@ from gateway.core.agent import AgentSpec
 from gateway.core.applications import APPLICATIONS
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.request.chat_request import ChatRequest, MemoryChoice
-from gateway.core.request.identity import (
-    CONVERSATION_ORDER,
-    STORING_MODES,
-    USER_ORDER,
-    Identity,
-    IdentityRules,
-    Mode,
-    identify,
-)
+from gateway.core.request.identity import Identity, IdentityRules, identify
+from gateway.core.request.memory_mode import STORING_MODES, Mode
 from gateway.core.request.native_body import MessageThread, NativeBody
+from gateway.core.request.request_ids import CONVERSATION_ORDER, USER_ORDER
 from gateway.errors import MemoryUnavailable, NotAllowed, ThreadNotFound, ThreadUnsupported
 from gateway.run.directory import Directory, StoredAgents, unknown_agent_error
 from gateway.run.memory.keeper import MemoryKeeper

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from gateway.core.request.identity import Mode
+from gateway.core.request.memory_mode import Mode
 from gateway.core.turn import commands, events
 from gateway.core.turn.commands import FINISHED, TurnOutcome
 from gateway.core.upstream.policy import Target

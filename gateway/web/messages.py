@@ -14,7 +14,7 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from adapters.types import BYTES_PER_TOKEN, Json
-from gateway.core.request.identity import asks_agent
+from gateway.core.request.requested_agent import asks_agent
 from gateway.dialects.fields import check_model_name
 from gateway.dialects.messages.errors import MessagesErrors
 from gateway.dialects.messages.native import NativeMessages

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.core.ids import id_of
-from gateway.core.request.identity import AGENT_PREFIX, asks_agent
+from gateway.core.request.requested_agent import AGENT_PREFIX, asks_agent
 from gateway.dialects.messages.models import render_model, render_page
 from gateway.run.upstream.model_list import ModelList
 from gateway.web.json_response import JsonResponse

@@ -32,7 +32,8 @@ from pathlib import Path
 from typing import Any
 
 from gateway.core.prompt.note_text import strip_notes
-from gateway.core.request.identity import CONVERSATION_ORDER, USER_ORDER, IdentityRules, identify
+from gateway.core.request.identity import IdentityRules, identify
+from gateway.core.request.request_ids import CONVERSATION_ORDER, USER_ORDER
 from scripts.load import clean_environment, serve_gateway
 from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say

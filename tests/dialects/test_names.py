@@ -9,7 +9,8 @@ import orjson
 import pytest
 
 from gateway.core.request.chat_request import ChatRequest
-from gateway.core.request.identity import CONVERSATION_ORDER, USER_ORDER, IdentityRules, identify
+from gateway.core.request.identity import IdentityRules, identify
+from gateway.core.request.request_ids import CONVERSATION_ORDER, USER_ORDER
 from gateway.dialects.chat.parse import parse as parse_chat
 from gateway.dialects.messages.parse import parse
 from gateway.dialects.responses.native import read_native

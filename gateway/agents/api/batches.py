@@ -29,7 +29,7 @@ from gateway.agents.wire.shown_values import duration_ns, iso_time
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, UrlQuery, refused
 from gateway.checked import Fault
 from gateway.core import ids
-from gateway.core.request.identity import refuse_unstored
+from gateway.core.request.memory_mode import refuse_unstored
 from gateway.errors import BadRequest, NotAllowed, UnknownId, UnknownPath
 from gateway.web.middleware import info_of
 from storage.batch_records import Batch, BatchCounts, BatchItem

@@ -17,7 +17,7 @@ from gateway.agents.runs.background.background_runs import BackgroundRuns
 from gateway.agents.runs.system_message import SystemMessageRenderer
 from gateway.agents.wire.sent_values import sent_or_none
 from gateway.agents.wire.struct_fields import Maybe
-from gateway.core.request.identity import AGENT_PREFIX
+from gateway.core.request.requested_agent import AGENT_PREFIX
 from gateway.errors import BadRequest
 from gateway.run.background.compact import Compactor
 from gateway.run.memory.keeper import MemoryKeeper

@@ -26,7 +26,7 @@ from gateway.agents.wire.send import ClientTool, Send, read_send, with_skills
 from gateway.agents.wire.sent_values import sent_or, sent_or_none
 from gateway.core.agent import AgentSpec
 from gateway.core.definition import ConversationDefinition
-from gateway.core.request.identity import refuse_unstored
+from gateway.core.request.memory_mode import refuse_unstored
 from gateway.core.request.request_headers import headers_for_upstream
 from gateway.core.turn.client_view import MakesView
 from gateway.core.turn.round import DONE_EVENT, EVENT_STREAM

@@ -29,7 +29,7 @@ from gateway.core import ids
 from gateway.core.agent import AgentSpec, filler_json
 from gateway.core.definition import AgentDefinition
 from gateway.core.memory.memory_tools import MEMORY_TOOLS
-from gateway.core.request.identity import AGENT_PREFIX
+from gateway.core.request.requested_agent import AGENT_PREFIX
 from gateway.errors import Conflict
 from gateway.run.store_errors import retry_overtaken
 from gateway.settings import Settings

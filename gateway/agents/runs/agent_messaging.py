@@ -28,7 +28,7 @@ from gateway.core import ids
 from gateway.core.conversation.fillers import without_fillers_and_thoughts
 from gateway.core.conversation.private import framed_system_message
 from gateway.core.conversation.wire_message import WireMessage
-from gateway.core.request.identity import AGENT_PREFIX
+from gateway.core.request.requested_agent import AGENT_PREFIX
 from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.stop_reason import StopReason
 from gateway.errors import BadRequest, Conflict, GatewayError, NotAllowed, TooManySends

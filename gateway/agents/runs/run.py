@@ -19,7 +19,8 @@ from gateway.core.conversation.private import framed_system_message
 from gateway.core.conversation.wire_message import PRIVATE, RESULT_ROLES, WireMessage, is_system, text_of
 from gateway.core.ids import new_uid
 from gateway.core.request.chat_request import ChatRequest, find_token_limit
-from gateway.core.request.identity import Identity, Mode
+from gateway.core.request.identity import Identity
+from gateway.core.request.memory_mode import Mode
 from gateway.run.call import Forwarded
 from gateway.run.tools.toolbox import cut_result, max_result_chars
 from gateway.run.upstream.route import Route

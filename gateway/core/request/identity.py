@@ -1,19 +1,16 @@
 """The identity of a request: the user, agent and conversation that its headers and body name, and its memory mode.
 
 This module trusts that the caller was authenticated (which named the project) and that the body was parsed and checked.
-Ids are checked strictly, because two callers with the same id would share a memory. Headers and fields that it does not
-act on pass unseen.
+Headers and fields that it does not act on pass unseen.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
-from functools import cached_property, lru_cache
+from functools import cached_property
 from math import inf
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from urllib.parse import unquote
 
 import msgspec
@@ -23,14 +20,21 @@ from msgspec.structs import replace
 
 from gateway.core.applications import APPLICATIONS
 from gateway.core.json_limits import check_values
-from gateway.core.request.request_headers import RawHeaders, header_text, refuse_repeated
-from gateway.core.request.side_requests import (
-    SideRequests,
-    SideRule,
-    is_single_structured_turn,
+from gateway.core.request.memory_mode import MEMORY_HEADER, OPEN_WEBUI_CHAT, STORING_MODES, Mode, choose_mode
+from gateway.core.request.request_headers import RawHeaders, header_text, known_word, refuse_repeated
+from gateway.core.request.request_ids import (
+    CONVERSATION_ORDER,
+    MAX_ID_CHARS,
+    USER_ORDER,
+    IdSource,
+    checked_id,
+    first_id,
+    parse_order,
 )
+from gateway.core.request.requested_agent import AGENT_HEADER, read_agent
+from gateway.core.request.side_requests import SideRequests, SideRule
 from gateway.core.request.signed_user import SIGNED_USER, signed_user
-from gateway.errors import BadRequest, GatewayError, NotAllowed, UnknownModel
+from gateway.errors import BadRequest, GatewayError, NotAllowed
 from storage.records import Scope
 
 # The header that the gateway adds for a key that is bound to a user. No client can send a name with a colon.
@@ -40,88 +44,17 @@ BOUND_USER: Final = b"mnemogate:user"
 INSTALLATION: Final = "mnemogate:installation"
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
-
-class Mode(StrEnum):
-    """The memory mode of a request. STRICT is ON, but the request fails if memory is not available."""
-
-    ON = "on"
-    READ = "read"
-    OFF = "off"
-    STRICT = "strict"
-
-
-# The modes in which messages are stored.
-STORING_MODES = (Mode.ON, Mode.STRICT)
-_OFF = Mode.OFF  # bound once: Python 3.11 is slow to read it off its class
-_MODES: dict[str, Mode | None] = {"": None, **{str(mode): mode for mode in Mode}}
-
-# The sources of the user, in order. Names with a dash are headers, the others fields of the body.
-USER_ORDER = (
-    "x-mnemogate-user",
-    "x-openwebui-user-id",
-    "user",
-    "safety_identifier",
-    "metadata.user_id",
-    "user_id",
-    "elevenlabs_extra_body.user_id",
-    "customer.number",
-    "customer.id",
-)
-# The sources of the conversation, in order. `prompt_cache_key` and x-session-affinity are not among them, because whole
-# workloads share one; nor is x-livekit-session-id, which is new with every request.
-CONVERSATION_ORDER = (
-    "x-mnemogate-conversation",
-    "x-openwebui-chat-id",
-    "x-claude-code-session-id",
-    "x-session-id",
-    "metadata.conversation_id",
-    "elevenlabs_extra_body.conversation_id",
-    "call.id",
-    "x-livekit-room-id",
-)
-# OpenAI's own fields must be texts. Fields of other vendors may be numbers.
-_TEXT_FIELDS = frozenset(("user", "safety_identifier"))
-_CALLER_NUMBER = "customer.number"
-# The words that telephone providers send for a number that its caller withholds. Such callers are not one user.
-_WITHHELD_WORDS = frozenset(
-    ("anonymous", "blocked", "private", "restricted", "unavailable", "unknown", "withheld")
-)
-_TELEPHONE_KEYS = str.maketrans("abcdefghijklmnopqrstuvwxyz", "22233344455566677778889999")
-# Twilio types these words on a telephone's keys.
-_WITHHELD_NUMBERS = _WITHHELD_WORDS | {word.translate(_TELEPHONE_KEYS) for word in _WITHHELD_WORDS}
-
-_MEMORY_HEADER = b"x-mnemogate-memory"
 _HISTORY_HEADER = b"x-mnemogate-history"
-_AGENT_HEADER = b"x-mnemogate-agent"
 _SIGNED_USER_HEADER = SIGNED_USER.encode()
 _RETRY_COUNT = b"x-stainless-retry-count"
-_OPEN_WEBUI_CHAT = b"x-openwebui-chat-id"
-# The beginnings of a temporary chat's id: in Open WebUI, and in its older versions.
-_TEMPORARY_PREFIXES = (b"temporary:", b"local:")
 USER_NAME = "x-mnemogate-user-name"
 # The values of both may be percent-encoded, as Open WebUI does.
 _USER_NAME_HEADER, _OPEN_WEBUI_NAME = USER_NAME.encode(), b"x-openwebui-user-name"
 
-# The beginning of a model's name that asks for an agent.
-AGENT_PREFIX = "agent/"
-_AGENT_ID = re.compile(r"agent-(?:[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
-# The most characters of an id: far above a UUID or an e-mail address, which front ends send.
-MAX_ID_CHARS = 256
-_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # The beginning of the names of conversations that are made for stored responses without a user.
 UNNAMED_PREFIX: Final = "mnemogate-response-"
 # Returns the fields of a body that name model, user and conversation as those of a chat completion do.
 ReadNames = Callable[[dict[str, Any]], dict[str, Any]]
-
-
-class _Source(NamedTuple):
-    """A place in a request where an id may be."""
-
-    name: str
-    # None: the id is in the body.
-    header: bytes | None
-    # The keys that lead to it in the body.
-    keys: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -145,13 +78,17 @@ class IdentityRules:
     # The secret with which Open WebUI signs its user; None: signatures are not read.
     jwt_secret: str | None = field(default=None, repr=False)
 
-    @cached_property
-    def user_sources(self) -> tuple[_Source, ...]:
-        return _parse_order(self.user_order)
+    def mode_of(self, profile: str) -> Mode:
+        """Returns the mode of a profile's requests without the header for it."""
+        return self.profile_modes.get(profile, self.default_mode)
 
     @cached_property
-    def conversation_sources(self) -> tuple[_Source, ...]:
-        return _parse_order(self.conversation_order)
+    def user_sources(self) -> tuple[IdSource, ...]:
+        return parse_order(self.user_order)
+
+    @cached_property
+    def conversation_sources(self) -> tuple[IdSource, ...]:
+        return parse_order(self.conversation_order)
 
     @cached_property
     def source_headers(self) -> frozenset[bytes]:
@@ -169,9 +106,9 @@ class IdentityRules:
     def single_headers(self) -> frozenset[bytes]:
         """The headers that a request may have only once."""
         return self.source_headers | {
-            _MEMORY_HEADER,
+            MEMORY_HEADER,
             _HISTORY_HEADER,
-            _AGENT_HEADER,
+            AGENT_HEADER,
             _SIGNED_USER_HEADER,
             _USER_NAME_HEADER,
         }
@@ -179,7 +116,7 @@ class IdentityRules:
     @cached_property
     def read_headers(self) -> frozenset[bytes]:
         """All headers that are read here."""
-        return self.single_headers | {BOUND_USER, _OPEN_WEBUI_CHAT, _OPEN_WEBUI_NAME, _RETRY_COUNT}
+        return self.single_headers | {BOUND_USER, OPEN_WEBUI_CHAT, _OPEN_WEBUI_NAME, _RETRY_COUNT}
 
     @cached_property
     def side_requests(self) -> SideRequests:
@@ -275,13 +212,13 @@ def identify(
         user_name = _read_user_name(header_values)
     conversation_key = None
     if not (rules.source_fields.isdisjoint(body) and rules.source_headers.isdisjoint(header_values)):
-        user = user or _first_id(rules.user_sources, header_values, body)
-        conversation_key = _first_id(rules.conversation_sources, header_values, body)
+        user = user or first_id(rules.user_sources, header_values, body)
+        conversation_key = first_id(rules.conversation_sources, header_values, body)
     user = _bound_or_default(user, header_values, rules, body)
-    agent = _read_agent(header_values, body)
+    agent = read_agent(header_values, body)
     profile = agent or rules.default_profile
     append = _wants_append(header_values, conversation_key)
-    choice = _choose_mode(header_values, body, rules, profile)
+    choice = choose_mode(header_values, body, rules.mode_of(profile), rules.side_requests)
     return Identity(
         project=project,
         profile=profile,
@@ -309,7 +246,7 @@ def _wants_append(headers: Mapping[bytes, bytes], conversation_key: str | None) 
     """Returns whether the client sends its new message only. Raises: BadRequest: no conversation is named."""
     if _HISTORY_HEADER not in headers:
         return False
-    if _known_word(_HISTORY_HEADER, headers[_HISTORY_HEADER], ("", "append"), "append") != "append":
+    if known_word(_HISTORY_HEADER, headers[_HISTORY_HEADER], ("", "append"), "append") != "append":
         return False
     if conversation_key is None:
         raise BadRequest(
@@ -338,7 +275,7 @@ def user_of(
         if read_names is not None:
             fields = {**fields, **read_names(fields)}
         user, _ = _read_signed_user(header_values, rules, now)
-        user = user or _first_id(rules.user_sources, header_values, fields)
+        user = user or first_id(rules.user_sources, header_values, fields)
     except (GatewayError, msgspec.DecodeError, orjson.JSONDecodeError, RecursionError):
         user = None
         fields = {}
@@ -362,18 +299,6 @@ def _bound_or_default(
     return bound_user
 
 
-# -- ids
-
-
-def _parse_order(order: Iterable[str]) -> tuple[_Source, ...]:
-    return tuple(
-        _Source(name, name.lower().encode(), ())
-        if "-" in name
-        else _Source(name, header=None, keys=tuple(name.split(".")))
-        for name in order
-    )
-
-
 def _read_signed_user(
     headers: Mapping[bytes, bytes], rules: IdentityRules, now: float
 ) -> tuple[str | None, str | None]:
@@ -391,157 +316,3 @@ def _read_user_name(headers: Mapping[bytes, bytes]) -> str | None:
     if _OPEN_WEBUI_NAME in headers:
         return unquote(headers[_OPEN_WEBUI_NAME].decode("utf-8", "replace"))[:MAX_ID_CHARS]
     return None
-
-
-def _first_id(
-    order: tuple[_Source, ...], headers: Mapping[bytes, bytes], body: Mapping[str, Any]
-) -> str | None:
-    """Returns the id of the first source that has one."""
-    for name, header, keys in order:
-        if header is not None:
-            if header not in headers:
-                continue
-            value = _header_id(headers[header], name)
-        elif keys[0] not in body:
-            continue
-        else:
-            member: Any = body
-            for key in keys:
-                member = member.get(key) if isinstance(member, dict) else None
-            value = checked_id(member, name) if isinstance(member, str) else _number_id(member, name)
-            if name == _CALLER_NUMBER and value is not None:
-                is_withheld = value.lstrip("+").lower() in _WITHHELD_NUMBERS
-                value = None if is_withheld else value
-        if value is not None:
-            return value
-    return None
-
-
-def _header_id(raw: bytes, name: str) -> str | None:
-    return checked_id(header_text(raw, name), name)
-
-
-def _number_id(value: Any, name: str) -> str | None:
-    """Returns an id that is a whole number, if its vendor sends numbers; None for null."""
-    if value is None:
-        return None
-    # A float is refused: two long whole numbers may be the same float, so that two users would share a memory.
-    if name in _TEXT_FIELDS or isinstance(value, bool) or not isinstance(value, int):
-        raise BadRequest(
-            f"Invalid type for `{name}`: expected a string, but got {_json_type(value)}.", param=name
-        )
-    return checked_id(str(value), name)
-
-
-def _json_type(value: Any) -> str:
-    if isinstance(value, dict):
-        return "an object"
-    if isinstance(value, list):
-        return "an array"
-    if isinstance(value, bool):
-        return "a boolean"
-    return "an integer" if isinstance(value, int) else "a decimal number"
-
-
-def checked_id(text: str, name: str) -> str | None:
-    """Returns an id without the blanks around it; None: it is empty.
-
-    name: the name of its header or field.
-
-    Raises: BadRequest.
-    """
-    text = text.strip(" \t")
-    if not text:
-        return None
-    if len(text) > MAX_ID_CHARS:
-        raise BadRequest(
-            f"`{name}` is too long: {len(text)} characters, at most {MAX_ID_CHARS} are accepted.", param=name
-        )
-    if not text.isprintable() and _CONTROL_CHARACTER.search(text):
-        raise BadRequest(f"`{name}` contains a control character.", param=name)
-    return text
-
-
-def asks_agent(model: str) -> bool:
-    """Returns whether a model's name asks for an agent: `agent/<name or id>`, or an agent's id by itself."""
-    # Nearly all names are those of models, for which the first comparison is enough.
-    return model.startswith("agent") and (
-        model.startswith(AGENT_PREFIX) or _AGENT_ID.fullmatch(model) is not None
-    )
-
-
-def _read_agent(headers: Mapping[bytes, bytes], body: Mapping[str, Any]) -> str | None:
-    raw = headers.get(_AGENT_HEADER)
-    header_agent = None if raw is None else _header_id(raw, "x-mnemogate-agent")
-    model = body.get("model")
-    if not isinstance(model, str) or not asks_agent(model):
-        return header_agent
-    model_agent = checked_id(model.removeprefix(AGENT_PREFIX), "model")
-    if model_agent is None:
-        raise UnknownModel("`model` names no agent: expected `agent/<name or id>`.", param="model")
-    if header_agent is not None and header_agent != model_agent:
-        raise BadRequest(
-            "`model` and `x-mnemogate-agent` name two different agents.", param="x-mnemogate-agent"
-        )
-    return model_agent
-
-
-# -- the memory mode
-
-
-class _ModeChoice(NamedTuple):
-    """The memory mode of a request. The fields are those of `Identity`."""
-
-    mode: Mode
-    side_request: str | None = None
-    leaves_nothing: bool = False
-    mode_with_history: Mode | None = None
-
-
-def _choose_mode(
-    headers: Mapping[bytes, bytes], body: Mapping[str, Any], rules: IdentityRules, profile: str
-) -> _ModeChoice:
-    """Returns the memory mode of a request, with the reason if it is not the requested mode."""
-    asked_mode = _asked_mode(headers[_MEMORY_HEADER]) if _MEMORY_HEADER in headers else None
-    mode = asked_mode or rules.profile_modes.get(profile, rules.default_mode)
-    if _OPEN_WEBUI_CHAT in headers and headers[_OPEN_WEBUI_CHAT].startswith(_TEMPORARY_PREFIXES):
-        # The front end shows its user that this chat is off the record. A header that its operator sets for all chats
-        # does not change that.
-        return _ModeChoice(_OFF)
-    if mode is _OFF:
-        return _ModeChoice(mode)
-    # A rule restricts memory even if the header asks for more: a client's library sends the header with each request,
-    # also with one for a title. The header overrides only the form of the request, since a user's own turn may have a
-    # schema.
-    if (side_request := rules.side_requests.find(body.get("messages") or ())) is not None:
-        return _ModeChoice(Mode(side_request.memory), side_request.name, side_request.leaves_nothing)
-    if asked_mode is None and is_single_structured_turn(body):
-        return _ModeChoice(Mode.READ, leaves_nothing=True, mode_with_history=mode)
-    return _ModeChoice(mode)
-
-
-def refuse_unstored(headers: RawHeaders) -> None:
-    """Refuses a request that asks not to be stored, for a route that stores each request. Raises: BadRequest."""
-    for name, value in headers:
-        if name == _MEMORY_HEADER and (_asked_mode(value) or Mode.ON) not in STORING_MODES:
-            raise BadRequest(
-                "What is sent to an agent here is stored. A chat completion of `agent/<name or id>` can go without.",
-                param=_MEMORY_HEADER.decode(),
-            )
-
-
-@lru_cache(maxsize=64)  # nearly all requests have one of a few values
-def _asked_mode(raw: bytes) -> Mode | None:
-    """Returns the mode that the header's value asks for; None: the value is empty. Raises: BadRequest."""
-    return _MODES[_known_word(_MEMORY_HEADER, raw, _MODES, "on, read, off or strict")]
-
-
-def _known_word(header: bytes, raw: bytes, known_words: Collection[str], expected: str) -> str:
-    """Returns the value of a header with one word. Raises: BadRequest: the word is not known."""
-    name = header.decode()
-    text = header_text(raw, name).strip().lower()
-    if text not in known_words:
-        raise BadRequest(
-            f"Invalid value for the header `{name}`: {text[:40]!r}; expected {expected}.", param=name
-        )
-    return text

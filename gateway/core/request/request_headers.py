@@ -57,6 +57,17 @@ def header_text(value: bytes, name: str) -> str:
         raise BadRequest(f"The header `{name}` is not valid UTF-8.", param=name) from error
 
 
+def known_word(header: bytes, raw: bytes, known_words: Collection[str], expected: str) -> str:
+    """Returns the value of a header with one word. Raises: BadRequest: the word is not known."""
+    name = header.decode()
+    text = header_text(raw, name).strip().lower()
+    if text not in known_words:
+        raise BadRequest(
+            f"Invalid value for the header `{name}`: {text[:40]!r}; expected {expected}.", param=name
+        )
+    return text
+
+
 def refuse_repeated(headers: RawHeaders, single_names: Collection[bytes]) -> None:
     """Refuses two values of one header: a proxy might read one value, and the gateway the other. Raises: BadRequest."""
     seen: dict[bytes, bytes] = {}

@@ -17,7 +17,7 @@ from msgspec import Struct
 from adapters.types import Json
 from gateway.core.conversation.wire_message import SYSTEM_ROLES
 from gateway.core.request.chat_request import ChatRequest, Reference
-from gateway.core.request.identity import checked_id
+from gateway.core.request.request_ids import checked_id
 from gateway.dialects.chat.parse import MAX_MESSAGES, make_chat_request
 from gateway.dialects.fields import (
     check_length,

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from msgspec import Meta, Struct
 
 from gateway.checked import InvalidValue, convert
-from gateway.core.request.identity import checked_id
+from gateway.core.request.request_ids import checked_id
 from gateway.errors import BadRequest, NotAllowed, UnknownId
 from gateway.run.admin.fault_errors import refusal
 from gateway.run.admin.memory_edits import LINK

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from gateway.checked import InvalidValue, convert
-from gateway.core.request.identity import checked_id
+from gateway.core.request.request_ids import checked_id
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.memory_names import MemoryOwner, subject_of
 from gateway.settings import DEFAULT_PROFILE

@@ -31,7 +31,8 @@ from gateway.core.memory import builtin, edits
 from gateway.core.memory.memory_tools import BLOCK_TOOLS, MEMORY_TOOLS, allows_hidden_tools, choose_tool_names
 from gateway.core.prompt.eviction import evicted_before
 from gateway.core.request.chat_request import ChatRequest
-from gateway.core.request.identity import Identity, Mode
+from gateway.core.request.identity import Identity
+from gateway.core.request.memory_mode import Mode
 from gateway.core.upstream.policy import Target
 from gateway.errors import NotAllowed
 from gateway.run.memory.contents import retry_with_contents

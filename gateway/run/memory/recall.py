@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from gateway.core.prompt import note_choice, note_query, note_text
 from gateway.core.prompt.section import Section
 from gateway.core.prompt.shown_blocks import is_mark_named
-from gateway.core.request.identity import STORING_MODES
+from gateway.core.request.memory_mode import STORING_MODES
 from gateway.core.tags import mark_of
 from gateway.run.memory.contents import retry_with_contents
 from gateway.run.memory.find_messages import (

@@ -17,7 +17,7 @@ from gateway.core.memory.fact_words import FACT_CHARS, fact_key
 from gateway.core.memory.memory_lookup import Lookup
 from gateway.core.memory.memory_tools import MEMORY_TOOLS, STORED_SOURCES, EditOperation
 from gateway.core.prompt import note_choice, note_text
-from gateway.core.request.identity import Mode
+from gateway.core.request.memory_mode import Mode
 from gateway.core.tags import escape_tags, quoted_name
 from gateway.core.turn.asides import FILLER, with_asides
 from gateway.core.turn.commands import RunTool

@@ -16,8 +16,9 @@ from msgspec import Struct
 
 from adapters.base import Provider
 from adapters.types import Capabilities, Header, ModelRequest
-from gateway.core.request.identity import IdentityRules, ReadNames, asks_agent, user_of
+from gateway.core.request.identity import IdentityRules, ReadNames, user_of
 from gateway.core.request.request_headers import headers_for_upstream
+from gateway.core.request.requested_agent import asks_agent
 from gateway.core.turn.reply_change import ReplyChange
 from gateway.core.upstream.policy import Target
 from gateway.core.usage.reported import costs_tokens

@@ -22,7 +22,7 @@ import orjson
 from adapters.base import Provider
 from adapters.errors import ProviderError
 from adapters.types import ModelRequest
-from gateway.core.request.identity import AGENT_PREFIX
+from gateway.core.request.requested_agent import AGENT_PREFIX
 from gateway.errors import (
     BadRequest,
     GatewayError,

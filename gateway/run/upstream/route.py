@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.agent import AgentSpec
-from gateway.core.request.identity import AGENT_PREFIX
+from gateway.core.request.requested_agent import AGENT_PREFIX
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, SettingsError, UnknownModel
 from gateway.settings import ModelSettings, ProfileSettings, Settings

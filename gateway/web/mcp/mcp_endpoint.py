@@ -22,7 +22,8 @@ from starlette.types import Message, Receive, Scope, Send
 from adapters.json_escapes import without_lone_surrogates
 from gateway.core.json_limits import check_values
 from gateway.core.memory.mcp_tools import McpAnswer, McpCaller, client_name
-from gateway.core.request.identity import Identity, IdentityRules, Mode, identify
+from gateway.core.request.identity import Identity, IdentityRules, identify
+from gateway.core.request.memory_mode import Mode
 from gateway.core.request.request_headers import refuse_misspelt
 from gateway.errors import BodyTooLarge, ErrorForm, GatewayError, NotAllowed
 from gateway.run.admin.mcp_memory import McpMemory

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from gateway.core.applications import APPLICATIONS
-from gateway.core.request.identity import Identity, IdentityRules, Mode, identify
+from gateway.core.request.identity import Identity, IdentityRules, identify
+from gateway.core.request.memory_mode import Mode
 from gateway.core.request.side_requests import SideRequests
 from gateway.errors import BadRequest
 from gateway.settings import SideRequest

@@ -13,7 +13,8 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.checked import is_struct
-from gateway.core.request.identity import CONVERSATION_ORDER, USER_ORDER, identify
+from gateway.core.request.identity import identify
+from gateway.core.request.request_ids import CONVERSATION_ORDER, USER_ORDER
 from gateway.errors import SettingsError
 from gateway.provider_factory import make_providers
 from gateway.run.resolver import rules_of

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from gateway.core.memory.memory_tools import EditOperation, MemoryTool, tool_schema
-from gateway.core.request.identity import Mode
+from gateway.core.request.memory_mode import Mode
 from gateway.core.turn.commands import RunTool
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.tools import memory

@@ -1,0 +1,79 @@
+"""The memory mode of a request, by its header and its form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from gateway.core.request.request_headers import RawHeaders, known_word
+from gateway.core.request.side_requests import SideRequests, is_single_structured_turn
+from gateway.errors import BadRequest
+
+
+class Mode(StrEnum):
+    """The memory mode of a request. STRICT is ON, but the request fails if memory is not available."""
+
+    ON = "on"
+    READ = "read"
+    OFF = "off"
+    STRICT = "strict"
+
+
+# The modes in which messages are stored.
+STORING_MODES = (Mode.ON, Mode.STRICT)
+_OFF = Mode.OFF  # bound once: Python 3.11 is slow to read it off its class
+_MODES: dict[str, Mode | None] = {"": None, **{str(mode): mode for mode in Mode}}
+
+MEMORY_HEADER = b"x-mnemogate-memory"
+OPEN_WEBUI_CHAT = b"x-openwebui-chat-id"
+# The beginnings of a temporary chat's id: in Open WebUI, and in its older versions.
+_TEMPORARY_PREFIXES = (b"temporary:", b"local:")
+
+
+class ModeChoice(NamedTuple):
+    """The memory mode of a request. The fields are those of `Identity`."""
+
+    mode: Mode
+    side_request: str | None = None
+    leaves_nothing: bool = False
+    mode_with_history: Mode | None = None
+
+
+def choose_mode(
+    headers: Mapping[bytes, bytes], body: Mapping[str, Any], default_mode: Mode, side_requests: SideRequests
+) -> ModeChoice:
+    """Returns the memory mode of a request, with the reason if it is not the requested mode."""
+    asked_mode = _asked_mode(headers[MEMORY_HEADER]) if MEMORY_HEADER in headers else None
+    mode = asked_mode or default_mode
+    if OPEN_WEBUI_CHAT in headers and headers[OPEN_WEBUI_CHAT].startswith(_TEMPORARY_PREFIXES):
+        # The front end shows its user that this chat is off the record. A header that its operator sets for all chats
+        # does not change that.
+        return ModeChoice(_OFF)
+    if mode is _OFF:
+        return ModeChoice(mode)
+    # A rule restricts memory even if the header asks for more: a client's library sends the header with each request,
+    # also with one for a title. The header overrides only the form of the request, since a user's own turn may have a
+    # schema.
+    if (side_request := side_requests.find(body.get("messages") or ())) is not None:
+        return ModeChoice(Mode(side_request.memory), side_request.name, side_request.leaves_nothing)
+    if asked_mode is None and is_single_structured_turn(body):
+        return ModeChoice(Mode.READ, leaves_nothing=True, mode_with_history=mode)
+    return ModeChoice(mode)
+
+
+def refuse_unstored(headers: RawHeaders) -> None:
+    """Refuses a request that asks not to be stored, for a route that stores each request. Raises: BadRequest."""
+    for name, value in headers:
+        if name == MEMORY_HEADER and (_asked_mode(value) or Mode.ON) not in STORING_MODES:
+            raise BadRequest(
+                "What is sent to an agent here is stored. A chat completion of `agent/<name or id>` can go without.",
+                param=MEMORY_HEADER.decode(),
+            )
+
+
+@lru_cache(maxsize=64)  # nearly all requests have one of a few values
+def _asked_mode(raw: bytes) -> Mode | None:
+    """Returns the mode that the header's value asks for; None: the value is empty. Raises: BadRequest."""
+    return _MODES[known_word(MEMORY_HEADER, raw, _MODES, "on, read, off or strict")]
