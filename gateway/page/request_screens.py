@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -34,6 +34,8 @@ _MIN_SENTENCE_CHARS = 12
 # The first characters of a reply, and of a text of its prompt, that are compared. The event loop waits meanwhile, and
 # both may have megabytes.
 _MAX_CHARS = 10_000
+# The characters that are shown of a reply.
+_SHOWN_REPLY_CHARS = 2_000
 # The most words of a reply that are named because older texts have them.
 _NAMED_WORDS = 3
 # The longest question that is tried again, in characters: the link has it.
@@ -113,11 +115,22 @@ class Repetition(Struct, frozen=True):
     words: str
     # The texts that have the words, in the order of the prompt, but replies last.
     texts: Sequence[PromptText]
+    # In the reply.
+    start: int
+    end: int
 
     @property
     def rank(self) -> int | None:
         """The best rank of the texts, or None if none was recalled."""
         return min((each.rank for each in self.texts if each.rank is not None), default=None)
+
+
+class ReplyPart(Struct, frozen=True):
+    """A part of a reply."""
+
+    text: str
+    # The text of the prompt that has the same words; None: they are not marked.
+    source: PromptText | None = None
 
 
 class _RequestScreens(Struct, frozen=True):
@@ -203,6 +216,7 @@ class _RequestScreens(Struct, frozen=True):
             "turn": turn,
             "later": self.operations.requests.list_later(id, explained.memory),
             "repeated": repeated,
+            "reply_parts": await self._mark_reply(turn, prompt_texts, repeated),
             # The question and the request that searched memory for it, to try it again; None: it has none, or is long.
             "trial": _find_trial(turn, searched),
             # The hits that the model was told, also if an earlier request has found them.
@@ -215,6 +229,27 @@ class _RequestScreens(Struct, frozen=True):
             "other_sources": _list_other_sources(explained.window),
         }
         return View(explained, "request.html", f"Request {id}", context)
+
+    async def _mark_reply(
+        self, turn: Sequence[MessageRecord], texts: Sequence[PromptText], repeated: Sequence[Repetition]
+    ) -> list[ReplyPart]:
+        """Returns the beginning of a reply in parts.
+
+        Marked are the sentences that it repeats. If it repeats none, the words are that its question lacks and a text
+        of its prompt has.
+        """
+        reply = _text_of("assistant", turn)
+        if repeated:
+            spans = sorted((each.start, each.end, each.texts[0]) for each in repeated)
+        else:
+            sources = sorted(texts, key=lambda each: each.is_reply)
+            shared = await self.operations.words.find_shared(
+                reply[:_SHOWN_REPLY_CHARS],
+                _text_of("user", turn)[:_MAX_CHARS],
+                [each.text[:_SHOWN_REPLY_CHARS] for each in sources],
+            )
+            spans = [(start, end, sources[index]) for start, end, index in shared]
+        return _split_reply(reply, spans)
 
     async def _view_forgotten(self, request: ScreenRequest, error: UnknownId) -> View:
         """Returns the screen of a request of which something was forgotten, with who forgot it.
@@ -392,12 +427,29 @@ def _find_repetitions(turn: Sequence[MessageRecord], texts: Sequence[PromptText]
             earlier_sources = repetitions.pop().texts
             sources = [each for each in sources if each in earlier_sources]
         else:
-            start = sentence.start()
+            before_words = _BEFORE_WORDS.match(sentence[0])
+            start = sentence.start() + (before_words.end() if before_words else 0)
         end = sentence.end()
-        repeated_words = _BEFORE_WORDS.sub("", " ".join(reply[start:end].split()))
-        repetitions.append(Repetition(repeated_words, sources))
+        repeated_words = " ".join(reply[start:end].split())
+        repetitions.append(Repetition(repeated_words, sources, start, end))
     no_set_phrases = [each for each in repetitions if not each.texts[0].is_reply or len(each.texts) == 1]
     return sorted(no_set_phrases or repetitions, key=lambda each: (each.texts[0].is_reply, each.rank or 0))
+
+
+def _split_reply(reply: str, spans: Iterable[tuple[int, int, PromptText]]) -> list[ReplyPart]:
+    """Returns the first characters of a reply in parts. spans: the marked parts, in order: start, end and source."""
+    shown, parts, end = reply[:_SHOWN_REPLY_CHARS], list[ReplyPart](), 0
+    for start, next_end, source in spans:
+        if not end <= start < len(shown):
+            continue
+        if parts and parts[-1].source == source and not _WORD.search(shown, end, start):
+            # One mark goes on, so that a screen reader names its source once.
+            parts[-1] = ReplyPart(parts[-1].text + shown[end:next_end], source)
+        else:
+            parts += [ReplyPart(shown[end:start]), ReplyPart(shown[start:next_end], source)]
+        end = next_end
+    rest = shown[end:] + ("…" if len(reply) > len(shown) else "")
+    return [*parts, ReplyPart(rest)]
 
 
 def _find_trial(turn: Sequence[MessageRecord], searched: ExplainedRequest) -> dict[str, str] | None:

@@ -152,6 +152,16 @@ class OutdatedHit(NamedTuple):
     fact: FactRecord
 
 
+class SharedWord(NamedTuple):
+    """A word of a reply that a text has as well."""
+
+    # In the reply.
+    start: int
+    end: int
+    # The position of the first of the texts that have it.
+    text_index: int
+
+
 class FoundPerson(Struct, frozen=True):
     """A person with the words in their memory."""
 
@@ -299,6 +309,24 @@ class WordSearches(Struct, frozen=True):
         # In a thread, since long texts take some milliseconds.
         words_of = self.views.store.recall.words_of
         return " ".join(await asyncio.to_thread(words_of, reply, without="\n".join(shown_texts)))
+
+    async def find_shared(self, reply: str, question: str, texts: Sequence[str]) -> list[SharedWord]:
+        """Returns the words of a reply that its question lacks and one of some texts has, in the reply's order."""
+        # In a thread, since long texts take some milliseconds.
+        return await asyncio.to_thread(self._find_shared, reply, question, texts)
+
+    def _find_shared(self, reply: str, question: str, texts: Sequence[str]) -> list[SharedWord]:
+        recall = self.views.store.recall
+        shared = list[SharedWord]()
+        words = recall.words_of(reply, without=question)
+        for index, text in enumerate(texts):
+            if not words:
+                break
+            lacking = recall.words_of(" ".join(words), without=text)
+            found = " ".join(word for word in words if word not in lacking)
+            shared += [SharedWord(start, end, index) for start, end in self.spans(reply, found)]
+            words = lacking
+        return sorted(shared)
 
     async def hidden(self, project: str | None, uid: str, query: str) -> HiddenTexts:
         """Returns the texts with all words of a query that no reply finds."""

@@ -82,6 +82,11 @@ class Operator:
         return reply.json
 
 
+def unmarked(text: str) -> str:
+    """Returns a screen without the marks in a reply."""
+    return re.sub(r"<mark><span[^>]*>\[as in .*?: </span>|<span[^>]*>\]</span></mark>", "", text)
+
+
 def plain(text: str) -> str:
     """Returns the words of a screen without its tags."""
     return " ".join(unescape(re.sub("<[^>]+>", "", text)).split())

@@ -14,7 +14,7 @@ from storage.errors import Broken
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
 from tests.gateway.page.browser import Browser
 from tests.gateway.page.memories import HOSTILE, LONG_NAME, learn, memory_of, speak
-from tests.gateway.page.operator import Operator, operator_of, plain
+from tests.gateway.page.operator import Operator, operator_of, plain, unmarked
 from tests.gateway.page.test_memory_screens import PROFILE
 from tests.gateway.page.test_sign_in import make_code
 from tests.gateway.sdk import agent, remember
@@ -578,7 +578,7 @@ def test_a_question_that_is_asked_again_leads_to_its_reply_and_to_the_first_time
         turn = re.search(r"<dl>(.*?)</dl>", shown, re.S)
         assert turn is not None
         assert "Where is my tea?" in turn[1]
-        assert reply in turn[1]
+        assert reply in unmarked(turn[1])
         # What is known of the first time holds for this one, too, and which of the replies is read on.
         assert ("stands in the conversation" in turn[1]) == (id == other)
         assert ("replaced by another try" in turn[1]) == (id == again)
@@ -717,7 +717,9 @@ def test_a_request_with_what_a_tool_returned_says_so(operator: Operator) -> None
     last, _ = (each["id"] for each in operator.twin(f"requests?memory={agent.uid}")["items"])
     explained = operator.twin(f"r/{last}")
     assert explained["sentence"].startswith("The conversation went on with what a tool returned")
-    assert "In the red tin." in operator.get(f"r/{last}").body.decode()
+    shown = operator.get(f"r/{last}").body.decode()
+    assert "In the red tin." in unmarked(shown)
+    assert re.search(r"\[as in message \d+: </span>red tin<", shown)
     assert "what a tool returned" in operator.get(f"requests?memory={agent.uid}").body.decode()
 
 
@@ -741,6 +743,10 @@ def test_a_reply_that_repeats_what_a_tool_returned_names_the_tool(
         assert "before_reply" not in explained
         text = unescape(operator.get(f"r/{asked}").body.decode())
         (href,) = re.findall(r'what a tool returned, <a href="([^"]*)">.*?conversation_search.*?</a>', text)
+        assert (
+            '<mark><span class="unseen" dir="ltr" lang="en">[as in conversation_search: </span>My train'
+            in text
+        )
         page, _, place = href.removeprefix("../").partition("#")
         assert f'id="{place}"' in operator.get(page).body.decode()
         (search_path,) = re.findall(r'href="\.\./([^"]*)">Look for these words', text)

@@ -693,6 +693,36 @@ def test_a_request_marks_the_text_that_its_reply_repeats_or_says_that_none_is(
     assert ("nothing found" in plain(listed), ">–<" in listed) == (True, False)
 
 
+def marked_in(shown: str) -> list[tuple[str, str]]:
+    """Returns the marked parts of the reply on a request's screen, each with the name of the text that has it."""
+    (reply,) = re.findall(r"<dt>[^\n]*?assistant.*?<dd>(.*?)</dd>", shown, re.S)
+    return re.findall(
+        r"<mark><span[^>]*>\[as in (.*?): </span>(.*?)<span[^>]*>\]</span></mark>", unescape(reply)
+    )
+
+
+def test_a_request_marks_in_the_reply_what_memory_has(upstream: StrictUpstream, operator: Operator) -> None:
+    """The page named the memory, and one had to find by eye which words of the reply are from it."""
+    upstream.queue(
+        say("Noted."),
+        say("Sure: - I drink Green Tea, every morning. <b>Enjoy</b>!"),
+        say("Your tea is green, from a tin."),
+        say("Ask me something else."),
+    )
+    agent = speak(operator.world, "Hello. I drink green tea every morning.", talk="c1")
+    for n, text in enumerate(("What do I drink in the morning?", "Which tea is mine?", "Zxqv?")):
+        speak(operator.world, text, talk=f"d{n}")
+    ids = [each["id"] for each in operator.twin(f"requests?memory={agent.uid}")["items"]]
+    nothing, words, sentence = (page(operator, f"r/{id}") for id in ids[:3])
+    assert marked_in(sentence) == [("message 1", "I drink Green Tea, every morning")]
+    assert "Marked is what message 1 has as well." in plain(sentence)
+    assert "&lt;b&gt;Enjoy&lt;/b&gt;" in sentence
+    # Without such a sentence words are marked. What the question has says nothing of memory.
+    assert marked_in(words) == [("message 1", "green")]
+    assert "Marked are words that the question does not have: message 1 has them." in plain(words)
+    assert (marked_in(nothing), "Marked" in plain(nothing)) == ([], False)
+
+
 def test_a_request_names_the_source_before_its_copies_and_no_set_phrase(
     upstream: StrictUpstream, operator: Operator
 ) -> None:
