@@ -133,7 +133,6 @@ def test_what_python_has_changed_in_a_block_goes_with_the_turn_of_its_item(tmp_p
 
 
 @needs_bwrap
-@pytest.mark.both
 def test_what_python_writes_after_a_forgetting_is_not_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,7 +202,7 @@ def test_results_for_a_forgotten_memory_are_not_stored(
             time.sleep(0.05)
 
 
-@pytest.mark.both
+@pytest.mark.both(what=["its conversation"])
 @pytest.mark.parametrize("what", ["its conversation", "another message"])
 def test_what_an_item_has_noted_goes_with_what_is_forgotten_meanwhile(tmp_path: Path, what: str) -> None:
     with scene(tmp_path, noting, held=True) as s:
@@ -228,7 +227,6 @@ def test_what_an_item_has_noted_goes_with_what_is_forgotten_meanwhile(tmp_path: 
         assert "quokkas" not in s.block(agent)
 
 
-@pytest.mark.both
 def test_an_item_of_a_conversation_that_is_gone_goes_to_no_other(tmp_path: Path) -> None:
     """The undoing of an import deletes a conversation in which nothing is left, and ends no run of it."""
     with scene(tmp_path, held=True) as s:
@@ -249,7 +247,7 @@ def test_an_item_of_a_conversation_that_is_gone_goes_to_no_other(tmp_path: Path)
         assert s.said(agent) == []
 
 
-@pytest.mark.both
+@pytest.mark.both(has_ended=[False], count=[2])
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("has_ended", [False, True])
 def test_what_is_forgotten_while_a_part_is_composed_is_not_sent(
@@ -288,7 +286,6 @@ def test_what_is_forgotten_while_a_part_is_composed_is_not_sent(
         assert [len(each.requests) for each in s.openai.batches] == [1] * (count - 1)
 
 
-@pytest.mark.both
 def test_what_is_forgotten_while_a_part_is_written_again_is_not_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -175,7 +175,7 @@ MODELS = ["open/m", "claude/claude-opus-4-6", "up/m"]
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 
 
-@pytest.mark.both
+@pytest.mark.both(model=["open/m"])
 @pytest.mark.parametrize("model", MODELS)
 def test_each_agent_answers(model: str, tmp_path: Path) -> None:
     with scene(tmp_path) as s:
@@ -480,7 +480,6 @@ def test_the_eighth_refusal_fails_the_items(is_late: bool, tmp_path: Path) -> No
         assert len(s.openai.refuse_create) in (0, 12)
 
 
-@pytest.mark.both
 def test_what_is_forgotten_meanwhile_is_not_quoted(tmp_path: Path) -> None:
     with scene(tmp_path, held=True) as s:
         agents = s.agents(2)
@@ -495,7 +494,7 @@ def test_what_is_forgotten_meanwhile_is_not_quoted(tmp_path: Path) -> None:
         assert "forgotten" in s.items(batch)[0]["error"]
 
 
-@pytest.mark.both
+@pytest.mark.both(model=["open/m"])
 @pytest.mark.parametrize("model", MODELS[:2])
 def test_an_agent_that_is_deleted_meanwhile_has_failed_and_its_tokens_count(
     model: str, tmp_path: Path
@@ -521,7 +520,6 @@ def test_an_agent_that_is_deleted_meanwhile_has_failed_and_its_tokens_count(
 # -- along with live turns
 
 
-@pytest.mark.both
 def test_live_turns_go_on_meanwhile(tmp_path: Path) -> None:
     with scene(tmp_path, held=True) as s:
         [agent] = s.agents(1, "up/m")
@@ -751,7 +749,7 @@ def test_the_next_cycle_waits_for_the_next_days_tokens(tmp_path: Path) -> None:
         assert len(s.openai.batches) == 1
 
 
-@pytest.mark.both
+@pytest.mark.both(model=["open/m"])
 @pytest.mark.parametrize("model", MODELS[:2])
 def test_cancelling_ends_all_items_and_the_providers_batch(model: str, tmp_path: Path) -> None:
     with scene(tmp_path, held=True) as s:

@@ -81,7 +81,6 @@ def test_what_a_cancel_has_left_is_cancelled(tmp_path: Path, monkeypatch: pytest
         assert (found["status"], found["counts"]["cancelled"]) == ("cancelled", 3)
 
 
-@pytest.mark.both
 def test_a_batch_whose_job_could_not_be_cancelled_ends_nevertheless(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,7 +124,6 @@ def test_a_batch_whose_creation_was_not_answered_is_cancelled_too(
         assert model == "open/m" or {each.id for each in server.batches} == set(server.deleted)
 
 
-@pytest.mark.both
 def test_nothing_is_submitted_of_a_batch_that_was_cancelled_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,7 +146,6 @@ def test_nothing_is_submitted_of_a_batch_that_was_cancelled_meanwhile(
         assert s.openai.shown == []
 
 
-@pytest.mark.both
 def test_a_batch_that_is_not_accepted_whole_has_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,7 +260,6 @@ def test_a_batch_whose_process_died_as_it_was_accepted_has_failed(
         assert s.ended(batch)["counts"]["failed"] == 2
 
 
-@pytest.mark.both
 def test_one_whose_process_died_is_looked_for_until_the_database_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -374,7 +370,6 @@ def test_what_a_provider_has_of_a_batch_that_is_given_up_is_stopped(
         assert s.openai.shown == []
 
 
-@pytest.mark.both
 def test_calls_whose_results_could_not_be_written_are_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -418,7 +413,6 @@ def test_a_reply_whose_calls_were_begun_is_not_asked_for_again(
     assert [orjson.loads(body)["arguments"]["what"] for body in shop.bodies] == ["a fern"]
 
 
-@pytest.mark.both
 def test_an_item_that_always_meets_another_writer_keeps_its_rounds_and_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -505,7 +499,6 @@ def test_a_reply_that_is_nested_too_deeply_ends_its_item_alone(tmp_path: Path) -
         )
 
 
-@pytest.mark.both
 def test_no_item_goes_on_during_the_next_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It knows only of the calls that were begun before, and of the answers to those that were done."""
     real, taken, gate = ItemTurns.take_reply, list[str](), Gate()
@@ -883,7 +876,7 @@ def test_calls_of_the_gateways_own_stop_with_a_cancel(
         assert s.get(batch)["counts"]["cancelled"] == 10
 
 
-@pytest.mark.both
+@pytest.mark.both(is_lost=[True])
 @pytest.mark.parametrize("is_lost", [False, True])
 def test_calls_of_the_gateways_own_end_with_the_attempt_that_made_them(
     is_lost: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -1003,7 +996,6 @@ def test_faults_in_a_row_end_a_batch(
         assert s.ended(batch)["counts"]["failed" if often == 3 else "completed"] == 1
 
 
-@pytest.mark.both
 def test_no_result_is_taken_once_a_batch_is_cancelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
