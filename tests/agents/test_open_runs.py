@@ -68,6 +68,26 @@ async def test_closing_a_waiting_run_twice_gives_up_one_ticket(queues: Queues) -
     assert not len(runs)
 
 
+async def test_closing_a_run_that_has_no_ticket_leaves_that_of_another(queues: Queues) -> None:
+    """A run that another process accepted has taken the first ticket."""
+    runs = OpenRuns(queues)
+    one, two = runs.add("one", CONVERSATION), runs.add("two", CONVERSATION)
+    remote = runs.add("remote", CONVERSATION, phase=RunPhase.PERFORMED)
+    first = runs.begin(remote)
+    await runs.wait(remote, first)
+    runs.close(one)
+    async with asyncio.timeout(PATIENCE_S):
+        with QueueTicket() as late:
+            entering = asyncio.ensure_future(queues.enter(CONVERSATION, late))
+            await asyncio.sleep(0)
+            second = runs.begin(two)
+            first.drop()
+            assert await runs.wait(two, second) is not None
+            assert not entering.done()
+            second.drop()
+            await entering
+
+
 async def test_a_run_ended_while_it_is_performed_leaves_the_other_tickets(queues: Queues) -> None:
     runs = OpenRuns(queues)
     one, two = runs.add("one", CONVERSATION), runs.add("two", CONVERSATION)

@@ -31,6 +31,10 @@ class RunPhase(Enum):
     ENDED = "ended"
 
 
+# The phases of a run that has a ticket here, unless a run that another process accepted has taken it.
+_WITHOUT_JOB = (RunPhase.ACCEPTING, RunPhase.WAITING)
+
+
 @dataclass(eq=False, slots=True)
 class OpenRun:
     """A run that has not ended. `OpenRuns` alone changes its phase."""
@@ -127,17 +131,17 @@ class OpenRuns:
     def close(self, run: OpenRun) -> None:
         """Forgets a run that has ended and wakes the callers that wait for its end. Idempotent.
 
-        If the run's job has not begun, the newest ticket of the conversation is dropped. If it has, the job has one.
+        The newest ticket of the conversation is dropped if no run is left that will take it.
         """
         if run.phase is RunPhase.ENDED:
             return
-        if run.phase in (RunPhase.ACCEPTING, RunPhase.WAITING):
-            ticket = self._pop_ticket(run.queue, newest=True)
-            if ticket is not None:
-                ticket.drop()
         run.phase = RunPhase.ENDED
         del self._runs[run.uid]
         run.ended.set()
+        left = sum(each.queue == run.queue and each.phase in _WITHOUT_JOB for each in self._runs.values())
+        is_surplus = len(self._tickets.get(run.queue, ())) > left
+        if is_surplus and (ticket := self._pop_ticket(run.queue, newest=True)):
+            ticket.drop()
 
     def _pop_ticket(self, queue: QueueName, *, newest: bool = False) -> Reservation | None:
         tickets = self._tickets.get(queue)
