@@ -44,7 +44,8 @@ from storage.listing import PassageDraft
 from storage.open import open_store
 from storage.recall_record import RecalledEntry, RecallRecord, pack, pack_request_id
 from storage.records import Agent, Block
-from storage.sql.blocks import ensure_blocks, load_blocks, write_block
+from storage.sql.blocks import load_blocks, write_block
+from storage.sql.default_blocks import ensure_blocks
 from storage.sql.recalls import note_recall
 from storage.sql.statements import make_statement
 from storage.sql.store import Store

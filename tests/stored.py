@@ -44,10 +44,10 @@ from storage.search.rank import rank
 from storage.search.tail import Tail
 from storage.sql import exchanges
 from storage.sql.agents_api.runs import begin_run, create_run
-from storage.sql.blocks import add_edit
 from storage.sql.passages import insert_passage
 from storage.sql.statements import make_statement
 from storage.sql.store import Store
+from storage.sql.turn_edits import add_edit
 from storage.sqlite.connection import DatabaseFile
 from storage.sqlite.database import connect_current
 from storage.sqlite.writer import WriterLimits

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound, Stale, WriteConflict
 from storage.records import Agent, AgentNumbers, Block, Scope
-from storage.sql.blocks import ensure_blocks, ensure_shared_blocks
+from storage.sql.default_blocks import ensure_blocks, ensure_shared_blocks
 from storage.sql.epochs import make_first_epoch
 from storage.sql.statements import load
 

@@ -20,7 +20,8 @@ from storage.errors import NotFound, WriteConflict
 from storage.listing import LAST_NUMBER
 from storage.records import LEARNER, Agent, Block, Fact, MemoryEdit, RememberedFact
 from storage.sql.agents import load_agent, take_seq
-from storage.sql.blocks import ensure_blocks, load_blocks, write_block
+from storage.sql.blocks import load_blocks, write_block
+from storage.sql.default_blocks import ensure_blocks
 from storage.sql.exchanges import add_marks
 from storage.sql.group import effect, long_reads, reads, writes
 from storage.sql.growth import GrowingGroup

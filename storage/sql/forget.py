@@ -23,7 +23,7 @@ from storage.sql.additions import GoneReading, load_gone
 from storage.sql.agents import Agents, create_agent_with_blocks, load_agent, pause_agent
 from storage.sql.agents_api.definitions import remove_definitions
 from storage.sql.agents_api.sleepers import end_readings
-from storage.sql.blocks import default_blocks
+from storage.sql.default_blocks import default_blocks
 from storage.sql.erase import (
     SQL,
     ErasingWork,

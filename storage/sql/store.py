@@ -32,6 +32,7 @@ from storage.sql.audit import Audit
 from storage.sql.blocks import Blocks
 from storage.sql.conversation_locks import ConversationLocks
 from storage.sql.database_secrets import DatabaseSecrets
+from storage.sql.default_blocks import DefaultBlocks
 from storage.sql.facts import Facts
 from storage.sql.forget import Forgetting
 from storage.sql.forget_preview import ForgetPreviews
@@ -57,6 +58,7 @@ from storage.sql.snapshot_cache import SnapshotCache
 from storage.sql.stored_paths import StoredPaths
 from storage.sql.summaries import Summaries
 from storage.sql.transfer import Transfer
+from storage.sql.turn_edits import TurnEdits
 from storage.sql.turns import Turns
 from storage.sql.usage import Usage
 from storage.sql.vectors import Vectors
@@ -90,6 +92,8 @@ class Store:
         self.agents = Agents(database, groups_now)
         self.keys = Keys(database, groups_now, path)
         self.blocks = Blocks(database)
+        self.default_blocks = DefaultBlocks(database)
+        self.turn_edits = TurnEdits(database)
         self.sections = Sections(database)
         self.growth = Growth()
         self.passages = Passages(database, self.growth)

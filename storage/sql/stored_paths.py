@@ -51,7 +51,7 @@ from storage.sql.agents_api.runs import (
     load_run,
 )
 from storage.sql.agents_api.sleepers import accept_reading, advance_over
-from storage.sql.blocks import add_edit, write_block
+from storage.sql.blocks import write_block
 from storage.sql.epochs import lock_epoch
 from storage.sql.facts import add_saved_facts
 from storage.sql.group import Group, as_method, reads
@@ -60,6 +60,7 @@ from storage.sql.passages import add_saved_passage
 from storage.sql.readers import TOOL_ATOM
 from storage.sql.sections import add_section
 from storage.sql.statements import load
+from storage.sql.turn_edits import add_edit
 from storage.sql.turns import merge_edits
 
 SQL = load("stored_paths.sql")

@@ -29,14 +29,7 @@ from storage.errors import Stale, StatementFailed
 from storage.records import Agent, Block, Conversation, Exchange
 from storage.sql import exchanges
 from storage.sql.agents import Agents, load_agent, lock_numbers
-from storage.sql.blocks import (
-    add_edit,
-    load_blocks,
-    load_edits,
-    make_block,
-    settle_edits,
-    write_block,
-)
+from storage.sql.blocks import load_blocks, make_block, write_block
 from storage.sql.epochs import has_risen
 from storage.sql.facts import add_saved_facts
 from storage.sql.group import Group, bulk_writes, reads
@@ -46,6 +39,7 @@ from storage.sql.recalls import note_recall
 from storage.sql.sections import add_section
 from storage.sql.snapshot_cache import SnapshotCache
 from storage.sql.statements import run_of
+from storage.sql.turn_edits import add_edit, load_edits, settle_edits
 
 # The bytes that a turn which waits to be written takes besides its content; estimated.
 _WRITE_BYTES = 4096

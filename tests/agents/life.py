@@ -28,7 +28,7 @@ from gateway.settings import ModelSettings, ProfileSettings, ToolSettings, Upstr
 from storage.database import Connection
 from storage.records import Block, Exchange, Run, Scope
 from storage.sql.agents import create_agent
-from storage.sql.blocks import ensure_blocks
+from storage.sql.default_blocks import ensure_blocks
 from tests.doubles.lines_view import LinesView
 from tests.doubles.upstream import Gate, StrictUpstream
 from tests.gateway.sdk import World, remember

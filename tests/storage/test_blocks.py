@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from storage.database import Connection, Operation
 from storage.errors import NotFound, WriteConflict
 from storage.records import Agent, Block, MemoryEdit, Scope
-from storage.sql import blocks
+from storage.sql import blocks, default_blocks, turn_edits
 from storage.sql.store import Store
 
 HUMAN = Block(0, "human", "Who the user is", "Unknown.", 2000)
@@ -24,7 +24,7 @@ async def put(store: Store, operation: Operation[Any]) -> Any:
 
 @pytest.fixture
 async def human(store: Store, agent: Agent) -> Block:
-    await put(store, lambda c: blocks.ensure_blocks(c, agent.id, [HUMAN, PERSONA], 1.0))
+    await put(store, lambda c: default_blocks.ensure_blocks(c, agent.id, [HUMAN, PERSONA], 1.0))
     return (await store.blocks.load(agent.id))[0]
 
 
@@ -32,7 +32,7 @@ async def test_defaults_are_copied_once(store: Store, agent: Agent, human: Block
     assert [replace(b, id=0) for b in await store.blocks.load(agent.id)] == [HUMAN, PERSONA]
     await store.blocks.write(human.id, 1, "Alice.", at=2.0, origin="tool")
     changed = replace(HUMAN, value="another default")
-    await put(store, lambda c: blocks.ensure_blocks(c, agent.id, [changed, PERSONA], 3.0))
+    await put(store, lambda c: default_blocks.ensure_blocks(c, agent.id, [changed, PERSONA], 3.0))
     assert [b.value for b in await store.blocks.load(agent.id)] == ["Alice.", "A friend."]
 
 
@@ -41,9 +41,11 @@ async def test_shared_blocks_reach_the_profile_and_no_other(store: Store, agent:
     for profile in ("default", "other"):
         await put(
             store,
-            lambda c, p=profile: blocks.ensure_shared_blocks(c, "default", p, [replace(rules, value=p)], 1.0),
+            lambda c, p=profile: default_blocks.ensure_shared_blocks(
+                c, "default", p, [replace(rules, value=p)], 1.0
+            ),
         )
-    await put(store, lambda c: blocks.ensure_shared_blocks(c, "elsewhere", "default", [rules], 1.0))
+    await put(store, lambda c: default_blocks.ensure_shared_blocks(c, "elsewhere", "default", [rules], 1.0))
     assert [b.value for b in await store.blocks.load(agent.id)] == ["default"]
 
 
@@ -51,7 +53,7 @@ async def test_an_own_block_counts_before_a_shared_one_of_its_label(
     store: Store, agent: Agent, human: Block
 ) -> None:
     shared = replace(HUMAN, value="everybody")
-    await put(store, lambda c: blocks.ensure_shared_blocks(c, "default", "default", [shared], 1.0))
+    await put(store, lambda c: default_blocks.ensure_shared_blocks(c, "default", "default", [shared], 1.0))
     assert [(b.label, b.value) for b in await store.blocks.load(agent.id)] == [
         ("human", "Unknown."),
         ("persona", "A friend."),
@@ -62,7 +64,7 @@ async def test_settings_are_followed_by_a_few_memories_at_a_time(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In one statement those of a hundred thousand users hold up all turns, and over PostgreSQL fail after 30 s."""
-    monkeypatch.setattr(blocks, "_MEMORIES_PER_WRITE", 2)
+    monkeypatch.setattr(default_blocks, "_MEMORIES_PER_WRITE", 2)
     users = [
         await store.agents.find_or_begin(Scope("default", "default", f"user:{n}"), (HUMAN,), (), 1.0)
         for n in range(5)
@@ -82,7 +84,7 @@ async def test_settings_are_followed_by_a_few_memories_at_a_time(
         ([now, PERSONA], 0, [replace(now, value="Unknown."), PERSONA]),
     ):
         written.clear()
-        await store.blocks.follow("default", own, [], at=2.0)
+        await store.default_blocks.follow("default", own, [], at=2.0)
         assert len(written) == writes
         for user in users:
             assert [replace(b, id=0) for b in await store.blocks.load(user.id)] == shown
@@ -143,18 +145,18 @@ async def test_edits_wait_until_they_are_settled_and_are_there_once(store: Store
         edit = MemoryEdit(0, 7, "call_1", "insert", "human", b'{"text":"x"}', at=1.0)
         await connection.lock(agent.id)
         added = [
-            await blocks.add_edit(connection, agent.id, each)
+            await turn_edits.add_edit(connection, agent.id, each)
             for each in (edit, edit, replace(edit, call_id="call_2"))
         ]
-        pending = await blocks.load_edits(connection, agent.id, 7)
-        await blocks.settle_edits(connection, agent.id, [pending[0].id], "merged")
-        await blocks.settle_edits(connection, agent.id, [pending[0].id], "dropped")
+        pending = await turn_edits.load_edits(connection, agent.id, 7)
+        await turn_edits.settle_edits(connection, agent.id, [pending[0].id], "merged")
+        await turn_edits.settle_edits(connection, agent.id, [pending[0].id], "dropped")
         return [
             added,
             [o.call_id for o in pending],
-            [o.state for o in await blocks.load_edits(connection, agent.id, 7)],
+            [o.state for o in await turn_edits.load_edits(connection, agent.id, 7)],
             pending[0].arguments,
-            await blocks.load_edits(connection, agent.id + 1, 7),
+            await turn_edits.load_edits(connection, agent.id + 1, 7),
         ]
 
     assert await put(store, run) == [

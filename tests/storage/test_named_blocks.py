@@ -11,7 +11,7 @@ from storage.commands import ForgetTarget
 from storage.errors import NotFound, OverLimit, WriteConflict
 from storage.listing import AgentChange, AgentEntry, AgentFilter, BlockChange, BlockFilter, Page
 from storage.records import Block, SentSection
-from storage.sql.blocks import ensure_shared_blocks
+from storage.sql.default_blocks import ensure_shared_blocks
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.storage.api import PROJECT, api_scope, make_agent

@@ -7,7 +7,7 @@ import pytest
 from storage.database import Connection
 from storage.listing import DefinitionDraft, PassageDraft
 from storage.records import Agent, Block, DefinitionKind
-from storage.sql.blocks import ensure_blocks
+from storage.sql.default_blocks import ensure_blocks
 from storage.sql.store import Store
 from storage.text import replace_unstorable
 from tests.core.conversations import assistant, user

@@ -154,7 +154,7 @@ class Life:
         shared = (
             [Block(0, "rules", "For all", f"Rule {self.now}", 1000)] if self.chance.random() < 0.2 else []
         )
-        await self.store.blocks.follow("default", own, shared, at=self.now)
+        await self.store.default_blocks.follow("default", own, shared, at=self.now)
 
     async def rewrite(self) -> None:
         """A person gives a message another text."""

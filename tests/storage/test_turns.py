@@ -101,7 +101,7 @@ LOOK, NUMBERS = "memory_snapshot", "lock_numbers"
 POOL = {"c1": ["conversation_of", "pool_conversation"], None: ["pool_found"]}
 WEIGHED = {key: [*pool, NUMBERS, *pool] for key, pool in POOL.items()}  # when planned, and when written
 ADD, INSERT, CHANGE, MOVED = "exchange_add_planned", "exchange_add", "exchange_update", "conversation_moved"
-KEEP_EDIT = "op_insert"
+KEEP_EDIT = "edit_insert"
 
 
 async def opened(alice: Speaker, key: str | None) -> list[WireMessage]:
@@ -179,7 +179,7 @@ async def test_a_first_turn_of_a_new_user(alice: Speaker, statements: list[str],
     await alice.end(turn, [assistant("First.")])
     assert kinds(statements) == [
         "agent_insert",
-        "block_insert_own",
+        "insert_own",
         "block_history_insert",
         "block_point",
         *POOL[key][:1],
@@ -228,7 +228,7 @@ async def test_a_hidden_round_and_what_carries_it(
         INSERT,
         CHANGE,  # the turn it carries
         MOVED,
-        "op_of_exchange",  # the edits
+        "edits_of_exchange",  # the edits
         *(
             [PROFILE_BLOCKS] if alice.store.database.is_shared else []
         ),  # another user's turn may merge its own
@@ -236,7 +236,7 @@ async def test_a_hidden_round_and_what_carries_it(
         "block_get",
         "block_history_insert",
         "block_advance",
-        "op_settle",  # merged
+        "edit_settle",  # merged
     ]
     asked += [assistant("That is all."), user("bye")]
     await alice.say(asked, assistant("Bye."), key)

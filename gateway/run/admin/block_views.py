@@ -90,7 +90,7 @@ class BlockViews(Struct, frozen=True):
             shown_block.block.id, before=before, limit=limit + 1
         )
         sources = await list_sources(self.store, memory, versions[:limit])
-        pending_labels = await self.store.blocks.list_pending_labels(memory.id)
+        pending_labels = await self.store.turn_edits.list_pending_labels(memory.id)
         return BlockPage(
             _block_record(shown_block, pending_labels.count(label)),
             tuple(map(_version_record, versions[:limit], sources)),
@@ -145,7 +145,7 @@ class BlockViews(Struct, frozen=True):
 
     async def list_of_memory(self, agent_row: int) -> tuple[BlockRecord, ...]:
         """Returns the same as `list_all`, for the row of a memory."""
-        pending_labels = await self.store.blocks.list_pending_labels(agent_row)
+        pending_labels = await self.store.turn_edits.list_pending_labels(agent_row)
         shown_blocks = await self.store.memory_pages.list_blocks(agent_row)
         return tuple(_block_record(shown, pending_labels.count(shown.block.label)) for shown in shown_blocks)
 

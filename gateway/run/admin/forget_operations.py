@@ -234,7 +234,7 @@ class ForgetOperations:
         if block is None:
             labels = ", ".join(repr(each.label) for each in blocks) or "none"
             raise BadRequest(f"There is no block {label!r} in this memory; it has {labels}.", param="block")
-        waiting = (await self.store.blocks.list_pending_labels(agent_row)).count(label)
+        waiting = (await self.store.turn_edits.list_pending_labels(agent_row)).count(label)
         try:
             after = await self.store.blocks.undo(block.id, at=self.now())
         except NotFound as error:

@@ -72,7 +72,7 @@ class ShowOperation(Struct, frozen=True):
         retained = await store.overview.measure(agent.id)
         recent = await store.overview.list_newest_exchanges(agent.id, _MAX_EXCHANGES)
         facts = await store.facts.list(agent.id, limit=MAX_FACTS)
-        waiting = len(await store.blocks.list_pending_labels(agent.id))
+        waiting = len(await store.turn_edits.list_pending_labels(agent.id))
         lines = _memory_lines(agent, snapshot, facts, waiting)
         lines += ["", "Retained", f"  {_retained_line(retained)}", "", "Recent messages"]
         lines += _or_none([f"  {line}" for each in recent for line in _exchange_lines(*each)])

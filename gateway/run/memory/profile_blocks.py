@@ -20,7 +20,7 @@ _LOCK = lock_name("", "settings")
 async def update_profile_blocks(
     store: Store, leases: Leases, agents: Sequence[AgentSpec], now: float
 ) -> None:
-    """Updates the blocks of all profiles' memories to the settings (`Blocks.follow`).
+    """Updates the blocks of all profiles' memories to the settings (`DefaultBlocks.follow`).
 
     Missing blocks are added. Descriptions, limits, permissions and shared values that were never written to become
     those of the settings; other values stay.
@@ -35,13 +35,13 @@ async def update_profile_blocks(
         await _update_blocks(store, agents, now)
         return
     digest = hashlib.sha256(repr([(a.name, a.own_blocks, a.shared_blocks) for a in agents]).encode()).digest()
-    if await store.blocks.load_followed_digest() == digest:
+    if await store.default_blocks.find_followed_digest() == digest:
         return
     await leases.take(_LOCK)
     try:
-        if await store.blocks.load_followed_digest() != digest:
+        if await store.default_blocks.find_followed_digest() != digest:
             await _update_blocks(store, agents, now)
-            await store.blocks.note_followed(digest)
+            await store.default_blocks.note_followed(digest)
     finally:
         leases.release(_LOCK)
 
@@ -50,7 +50,7 @@ async def _update_blocks(store: Store, agents: Iterable[AgentSpec], now: float) 
     for agent in agents:
         try:
             if agent.blocks:
-                await store.blocks.follow(agent.name, agent.own_blocks, agent.shared_blocks, at=now)
+                await store.default_blocks.follow(agent.name, agent.own_blocks, agent.shared_blocks, at=now)
         except Unavailable:
             raise
         except StoreError as error:

@@ -50,11 +50,12 @@ from storage.sql.agents_api.runs import (
     end_run,
     make_run,
 )
-from storage.sql.blocks import add_edit, write_block
+from storage.sql.blocks import write_block
 from storage.sql.group import Group, bulk_writes, effect, reads
 from storage.sql.jobs import NO_AGENT, Jobs
 from storage.sql.statements import load, rows_of
 from storage.sql.stored_paths import open_step, write_edits
+from storage.sql.turn_edits import add_edit
 from storage.sql.usage import add_batch
 
 SQL = load("agents_api/batches.sql")

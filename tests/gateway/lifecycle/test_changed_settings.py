@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.settings import BlockSettings
-from storage.sql import blocks
+from storage.sql import default_blocks
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.sdk import World, agent, remember
 
@@ -94,6 +94,6 @@ def test_a_new_block_is_given_to_many_in_several_writes(
     with remember(upstream, tmp_path, agent(blocks=(HUMAN,))) as world:
         for user in users:
             world.chat(user=user, model="agent/helper").say("Hello.")
-    monkeypatch.setattr(blocks, "_MEMORIES_PER_WRITE", 2)
+    monkeypatch.setattr(default_blocks, "_MEMORIES_PER_WRITE", 2)
     with remember(upstream, tmp_path, agent(blocks=(HUMAN, BlockSettings("goals", value="Greek.")))) as world:
         assert [world.block(user, "goals").value for user in users] == ["Greek."] * 5

@@ -16,7 +16,7 @@ from gateway.settings import BlockSettings
 from storage.commands import ForgetTarget
 from storage.errors import Busy
 from storage.records import Scope
-from storage.sql.blocks import Blocks
+from storage.sql.default_blocks import DefaultBlocks
 from tests.agents.any_agents import AgentLife
 from tests.doubles.upstream import StrictUpstream, fail
 from tests.gateway.memory.any_life import Life
@@ -71,7 +71,7 @@ def test_a_database_that_is_busy_at_the_start_has_new_blocks_of_the_settings_lat
 ) -> None:
     human, goals = BlockSettings("human"), BlockSettings("goals", value="Learn Greek.")
     monkeypatch.setattr(tasks, "RETRY_START_S", 0.01)
-    follow, tries, followed = Blocks.follow, list[int](), list[int]()
+    follow, tries, followed = DefaultBlocks.follow, list[int](), list[int]()
 
     async def follow_later(*arguments: Any, **options: Any) -> None:
         tries.append(1)
@@ -84,7 +84,7 @@ def test_a_database_that_is_busy_at_the_start_has_new_blocks_of_the_settings_lat
         with remember(upstream, where, agent(blocks=(human,))) as world:
             world.chat(user="alice", model="agent/helper").say("Hello.")
         with monkeypatch.context() as busy:
-            busy.setattr(Blocks, "follow", follow_later)
+            busy.setattr(DefaultBlocks, "follow", follow_later)
             with remember(upstream, where, agent(blocks=(human, goals))) as world:
                 becomes(lambda count=count: len(followed) == count)  # type: ignore[misc]
                 assert world.block("alice", "goals").value == "Learn Greek."

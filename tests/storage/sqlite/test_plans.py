@@ -19,7 +19,8 @@ from storage.sqlite.database import connect_current
 QUICK = {
     "agents.sql": ("agent_find",),
     "keys.sql": ("key_find",),
-    "blocks.sql": ("block_load", "op_of_exchange"),
+    "blocks.sql": ("block_load",),
+    "turn_edits.sql": ("edits_of_exchange",),
     "terms.sql": ("terms_since",),
     "passages.sql": ("passage_list",),
     "exchanges.sql": ("memory_snapshot",),

@@ -98,7 +98,7 @@ async def test_nothing_is_known_of_one_who_is_gone_or_renamed(ear: Ear, statemen
 
 
 async def test_a_block_of_a_whole_profile_concerns_all(ear: Ear) -> None:
-    await ear.store.blocks.follow("default", [], [Block(0, "rules", "For all", "Rule", 100)], at=2.0)
+    await ear.store.default_blocks.follow("default", [], [Block(0, "rules", "For all", "Rule", 100)], at=2.0)
     assert None in ear.heard
 
 

@@ -1,0 +1,130 @@
+"""The blocks that the settings give to the users of a profile, and how stored ones follow the settings."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+
+from storage.database import Connection
+from storage.records import Block
+from storage.sql.blocks import begin_value, write_block
+from storage.sql.group import Group, bulk_writes, long_reads, reads, writes
+from storage.sql.statements import load, run_of
+
+SQL = load("default_blocks.sql")
+
+# The most memories that one write of blocks changes. It takes 1 to 3 ms, for which turns may have to wait.
+_MEMORIES_PER_WRITE = 64
+DEFAULT_ORIGIN = "default"
+
+
+async def default_blocks(connection: Connection, agent_row: int) -> list[Block]:
+    """Returns an agent's own blocks, each with the value that the profile gave to it."""
+    rows = await connection.rows(SQL["of_agent"], (agent_row,))
+    return [
+        Block(
+            id=0,
+            label=label,
+            description=description,
+            value=value or "",
+            limit=limit,
+            read_only=bool(read_only),
+        )
+        for label, description, limit, read_only, value in rows
+    ]
+
+
+async def ensure_blocks(connection: Connection, agent_row: int, defaults: Iterable[Block], at: float) -> None:
+    """Gives an agent the blocks of its profile that it lacks. Ids and versions in `defaults` are ignored."""
+    await _ensure(connection, "insert_own", (agent_row,), defaults, at)
+
+
+async def ensure_shared_blocks(
+    connection: Connection, project: str, profile: str, defaults: Iterable[Block], at: float
+) -> None:
+    """Gives a profile the shared blocks that it lacks."""
+    await _ensure(connection, "insert_shared", (project, profile), defaults, at)
+
+
+async def _ensure(
+    connection: Connection, statement: str, owner: tuple[object, ...], blocks: Iterable[Block], at: float
+) -> None:
+    for block in blocks:
+        values = (*owner, block.label, block.description, block.limit, int(block.read_only), uuid.uuid4().hex)
+        id = await connection.value(SQL[statement], values)
+        if id is not None:
+            await begin_value(connection, id, block.value, at, DEFAULT_ORIGIN)
+
+
+def _settings(block: Block) -> tuple[str, int, int]:
+    return (block.description, block.limit, int(block.read_only))
+
+
+class DefaultBlocks(Group):
+    """Brings stored blocks up to the settings."""
+
+    @reads
+    async def find_followed_digest(self, connection: Connection) -> bytes | None:
+        """Returns the digest of the settings that the stored blocks follow; None if it is not stored."""
+        digest: bytes | None = await connection.value(SQL["followed"])
+        return digest
+
+    @writes
+    async def note_followed(self, connection: Connection, digest: bytes) -> None:
+        """Notes the digest of the settings that the stored blocks follow now."""
+        await connection.run(SQL["note_followed"], (digest,))
+
+    async def follow(self, profile: str, own: Sequence[Block], shared: Sequence[Block], *, at: float) -> None:
+        """Brings the stored blocks of a profile up to the settings. Ids and versions of the arguments do not count.
+
+        Descriptions, limits and permissions become those of the settings, as does the value of a shared block that was
+        never written to. The values of people's own blocks stay. Missing blocks are added. Blocks that the settings no
+        longer name stay, since they may hold a user's words.
+        """
+        for block in own:
+            after = 0
+            while agents := await self._find_differing(profile, block, after):
+                await self._follow_own(agents, block, at)
+                after = agents[-1]
+        if shared:
+            projects = await self._find_projects(profile)
+            for block in shared:
+                await self._follow_shared(profile, projects, block, at)
+
+    @long_reads
+    async def _find_differing(
+        self, connection: Connection, profile: str, block: Block, after: int
+    ) -> list[int]:
+        """Returns a page of a profile's memories that lack a block or have it with other settings, by their rows.
+
+        after: the last row of the previous page, or 0.
+        """
+        values = (profile, block.label, *_settings(block), after, _MEMORIES_PER_WRITE)
+        return [agent_row for (agent_row,) in await connection.rows(SQL["differing"], values)]
+
+    @bulk_writes
+    async def _follow_own(
+        self, connection: Connection, agent_rows: Sequence[int], block: Block, at: float
+    ) -> None:
+        """Brings a block of these memories up to its settings, and adds it to memories that lack it."""
+        await connection.lock_sharers(*agent_rows)
+        await run_of(connection, SQL["follow_own"], agent_rows, block.label, *_settings(block))
+        for agent_row in agent_rows:
+            await ensure_blocks(connection, agent_row, [block], at)
+
+    @long_reads
+    async def _find_projects(self, connection: Connection, profile: str) -> list[str]:
+        return [project for (project,) in await connection.rows(SQL["projects"], (profile,))]
+
+    @bulk_writes
+    async def _follow_shared(
+        self, connection: Connection, profile: str, projects: Iterable[str], block: Block, at: float
+    ) -> None:
+        await connection.run(SQL["follow_shared"], (profile, block.label, *_settings(block)))
+        for project in projects:
+            await ensure_shared_blocks(connection, project, profile, [block], at)
+        values = (profile, block.label, DEFAULT_ORIGIN, block.value)
+        for id, version in await connection.rows(SQL["untouched"], values):
+            await write_block(
+                connection, id, version, block.value, at=at, origin=DEFAULT_ORIGIN, is_bounded=False
+            )

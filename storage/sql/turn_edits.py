@@ -1,0 +1,42 @@
+"""The memory edits of turns: pending until their turn is confirmed, then merged or dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from storage.database import Connection
+from storage.records import MemoryEdit
+from storage.sql.group import Group, reads
+from storage.sql.statements import load
+
+SQL = load("turn_edits.sql")
+
+
+async def add_edit(connection: Connection, agent_row: int, edit: MemoryEdit) -> bool:
+    """Adds a memory edit of a turn. Returns False if the edit of this call of the turn is there already."""
+    seen = edit.seen if edit.state == "pending" else None
+    values = (
+        agent_row, edit.exchange_row, edit.call_id, edit.state, edit.at, edit.op, edit.label, edit.arguments, seen,
+    )  # fmt: skip
+    return await connection.row(SQL["edit_insert"], values) is not None
+
+
+async def load_edits(connection: Connection, agent_row: int, exchange_row: int) -> tuple[MemoryEdit, ...]:
+    """Returns all memory edits of one turn."""
+    rows = await connection.rows(SQL["edits_of_exchange"], (agent_row, exchange_row))
+    return tuple(MemoryEdit(*row) for row in rows)
+
+
+async def settle_edits(connection: Connection, agent_row: int, ids: Iterable[int], state: str) -> None:
+    """Marks edits as merged or dropped, once and for all."""
+    for id in ids:
+        await connection.run(SQL["edit_settle"], (state, id, agent_row))
+
+
+class TurnEdits(Group):
+    """Reads of edits, for callers without a transaction of their own."""
+
+    @reads
+    async def list_pending_labels(self, connection: Connection, agent_row: int) -> tuple[str, ...]:
+        """Returns the label of each pending edit, without edits of superseded turns."""
+        return tuple(label for (label,) in await connection.rows(SQL["pending_labels"], (agent_row,)))

@@ -1,0 +1,20 @@
+-- Every statement on the memory edits of turns. `-- name:` begins one; the next line describes it.
+
+-- name: edit_insert
+-- Adds a memory edit of a turn. Returns no row if the edit of this call exists.
+INSERT INTO block_ops (agent, exchange, call_id, state, at, op, label, arguments, seen)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING RETURNING id
+
+-- name: edits_of_exchange
+-- Reads all edits of a turn, in the order they were made.
+SELECT {edit} FROM block_ops WHERE agent = ? AND exchange = ? ORDER BY id
+
+-- name: pending_labels
+-- Reads the labels of pending edits. Those of superseded turns are left out.
+SELECT o.label FROM block_ops o JOIN exchanges e ON e.id = o.exchange AND +e.agent = o.agent
+WHERE o.agent = ? AND o.state = 'pending' AND e.superseded = 0
+
+-- name: edit_settle
+-- Marks an edit as merged or dropped, once.
+UPDATE block_ops SET state = ?, seen = NULL WHERE id = ? AND agent = ? AND state = 'pending'
