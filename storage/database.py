@@ -48,7 +48,7 @@ def limit_of(deadline_ms: float | None) -> float | None:
     return read_limit_ms.get() if deadline_ms is None else deadline_ms
 
 
-# The generation of the database in which the work of this task began (`begin_work`); None: its reads are not checked.
+# The generation of the database in which the work of this task began (`begin_work`); None: nothing is checked.
 work_generation: ContextVar[int | None] = ContextVar("work_generation", default=None)
 
 # Seconds after which changes of other processes are looked for, with or without a notification.
@@ -305,7 +305,7 @@ class Database(Protocol):
 def begin_work(database: Database) -> None:
     """Notes in the context that a request, or an attempt of a job, begins in this task.
 
-    Once another database is in the place of this one, the reads of the work raise Broken, and so do those of the tasks
-    that it has created: the ids that it has read may be those of other users there.
+    Once another database is in the place of this one, the reads of the work raise Broken and its writes Stale, as do
+    those of the tasks that it has created: the ids that it has read may be those of other users there.
     """
     work_generation.set(database.generation)

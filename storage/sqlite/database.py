@@ -9,13 +9,13 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Generic, NamedTuple, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
-from storage.database import Changes, Operation, Row, StoreHealth, limit_of, work_generation
-from storage.errors import Broken, Unavailable
+from storage.database import Changes, Connection, Operation, Row, StoreHealth, limit_of, work_generation
+from storage.errors import Broken, Stale, Unavailable
 from storage.health_check import CHECK_S, HealthCheck
 from storage.sidecar import LOGS, check_place, make_sidecar, resolve_path, restrict
 from storage.sqlite.connection import DatabaseFile, open_writer, read_schema_version, try_writing
@@ -144,17 +144,15 @@ class SqliteDatabase:
         self, operation: Operation[T], *, size_bytes: int = 0, is_repeatable: bool = False
     ) -> asyncio.Future[T]:
         # No network can lose the answer to a commit, so none is repeated.
-        return self.writer.submit(
-            partial(run_write, operation, self._watch), size_bytes=size_bytes, begins_own_transaction=True
-        )
+        run = partial(run_write, self._of_this_work(operation), self._watch)
+        return self.writer.submit(run, size_bytes=size_bytes, begins_own_transaction=True)
 
     def write_one(self, statement: str, values: Sequence[object]) -> asyncio.Future[list[Row]]:
         return self.write(lambda connection: connection.rows(statement, values))
 
     def bulk(self, operation: Operation[T], *, size_bytes: int = 0) -> asyncio.Future[T]:
-        return self.writer.submit(
-            partial(run_write, operation, self._watch), size_bytes=size_bytes, is_bulk=True
-        )
+        run = partial(run_write, self._of_this_work(operation), self._watch)
+        return self.writer.submit(run, size_bytes=size_bytes, is_bulk=True)
 
     async def sweep(self, wait_ms: int) -> bool:
         """Empties the write-ahead log; False while it is still being read."""
@@ -215,6 +213,20 @@ class SqliteDatabase:
         connection = connect(self._target)
         self._is_current = True
         return connection
+
+    def _of_this_work(self, operation: Operation[T]) -> Operation[T]:
+        """Returns a write that raises Stale if the work of this task began in another file."""
+        began_in = work_generation.get()
+        if began_in is None:
+            return operation
+
+        def write(connection: Connection) -> Coroutine[Any, Any, T]:
+            # Here, since a write may wait while the file is opened again.
+            if began_in != self.generation:
+                raise Stale("the database was restored or replaced meanwhile")
+            return operation(connection)
+
+        return write
 
     def _check_readable(self) -> int:
         """Refuses to read a file that may belong to another process, or lacks tables. Returns its generation.

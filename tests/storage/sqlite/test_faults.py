@@ -698,7 +698,7 @@ async def fill(store: Store, scope: Scope) -> tuple[Agent, StoredFile]:
 
 
 @pytest.mark.parametrize("is_moved", [False, True])
-async def test_work_that_was_under_way_at_a_restore_reads_nothing_by_the_ids_of_before(
+async def test_work_that_was_under_way_at_a_restore_reads_and_writes_nothing_by_the_ids_of_before(
     open_store: Any, path: Path, tmp_path: Path, is_moved: bool
 ) -> None:
     """They are those of another user in the database that was opened then."""
@@ -719,6 +719,9 @@ async def test_work_that_was_under_way_at_a_restore_reads_nothing_by_the_ids_of_
     for read in reads_by_row(store, alice.id, file):
         with pytest.raises(Broken):
             await read()
+    for put in (store.database.write, store.database.bulk):
+        with pytest.raises(Stale):
+            await put(write(alice))
     store.begin_work()
     assert all([await read() for read in reads_by_row(store, alice.id, file)])
 
