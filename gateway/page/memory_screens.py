@@ -31,6 +31,7 @@ from gateway.page.screen import (
 from gateway.page.shown_text import shortened_diff
 from gateway.run.admin.block_views import BlockDiff
 from gateway.run.admin.conversation_views import ConversationRecord
+from gateway.run.admin.memory_edits import FactExists
 from gateway.run.admin.memory_export import ReadablePart
 from gateway.run.admin.memory_names import name_of, user_of
 from gateway.run.admin.memory_records import MemoryRecord
@@ -147,6 +148,8 @@ class _MemoryScreens(Struct, frozen=True):
             "Facts",
             error,
             unsaved=unsaved,
+            # The number of the fact that has the text of a new one already.
+            existing=error.seq if isinstance(error, FactExists) else None,
             memory_name=memory.name,
             is_all=query.all,
             as_of=query.as_of,

@@ -39,6 +39,15 @@ class Editor(Struct, frozen=True):
     origin: str = "operator"
 
 
+class FactExists(Conflict):
+    """An equal fact is true already."""
+
+    def __init__(self, message: str, seq: int) -> None:
+        """seq: the number of the equal fact."""
+        super().__init__(message, param="text")
+        self.seq = seq
+
+
 class MemoryEdits(Struct, frozen=True):
     """Changes memories, named by their uid.
 
@@ -138,14 +147,14 @@ class MemoryEdits(Struct, frozen=True):
 
         always: as in `remember_fact`.
 
-        Raises: Conflict: an equal fact is true.
+        Raises: FactExists: an equal fact is true.
         """
         agent = await find_agent(self.store, editor.project, uid)
         fact, is_new = await self.remember_fact(editor, agent, text, always=always)
         if not is_new:
             muted = ", and is not mentioned" if fact.muted else ""
             kept = " The preview of a forgetting can keep it." if fact.sources else ""
-            raise Conflict(f"Nothing was added: fact {fact.seq} says so already{muted}.{kept}", param="text")
+            raise FactExists(f"Nothing was added: fact {fact.seq} says so already{muted}.{kept}", fact.seq)
         return fact
 
     async def correct_fact(self, editor: Editor, uid: str, seq: int, text: str) -> Fact:

@@ -12,7 +12,7 @@ import pytest
 from gateway.errors import BadRequest, Conflict, NotAllowed, UnknownId
 from gateway.operations import make_operations
 from gateway.run.admin.fact_views import FactViews
-from gateway.run.admin.memory_edits import Editor, MemoryEdits
+from gateway.run.admin.memory_edits import Editor, FactExists, MemoryEdits
 from gateway.settings import BlockSettings
 from storage.commands import ForgetTarget, Learned, LearnedFact
 from storage.records import Agent, Scope
@@ -345,7 +345,7 @@ def test_of_two_operators_who_add_the_same_fact_one_is_refused(world: World) -> 
 
     new, error = sorted(world.gateway.call(add_both()), key=lambda each: isinstance(each, Exception))
     assert (type(error), str(error)) == (
-        Conflict,
+        FactExists,
         f"Nothing was added: fact {new.seq} says so already.",
     )
     world.gateway.call(change.mute_fact(OPERATOR, uid, new.seq, is_muted=True))

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from html import unescape
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urljoin
 
 import pytest
 from markupsafe import escape
@@ -1487,6 +1487,13 @@ def test_a_correction_is_kept_as_a_fact_of_its_own(operator: Operator) -> None:
     refused = operator.post(f"{memory}/facts", text=right)
     already = f"Nothing was added: fact {new} says so already. The preview of a forgetting can keep it."
     assert (refused.status, already in refused.body.decode()) == (409, True)
+    # The alert leads there, and so does a person's.
+    person = person_of(world)
+    same = person.send("facts", text=right)
+    for path, reply in ((f"{memory}/facts", refused), (f"{person.path}/facts", same)):
+        (alert,) = re.findall(r'<p role="alert".*?</p>', reply.body.decode())
+        (href,) = re.findall(rf'<a href="([^"]*)">Open fact {new}</a>', alert)
+        assert urljoin(path, href) == path.removesuffix("facts") + f"f/{new}"
     speak(world, "When is our anniversary?")  # which recalls the correction
     where = f"{memory}/forget?message=1"
     headers = {"cookie": operator.cookie, "referer": f"http://{operator.host}/ui/{memory}/f/{new}"}
