@@ -255,7 +255,7 @@ def test_each_twin_has_the_record_of_its_page(operator: Operator) -> None:
         "text/plain; charset=utf-8",
         f"My cat is called {SECRET}.",
     )
-    (export,) = re.findall(r'href="([^"]*)"[^>]*>Export<', page(operator, f"m/{uid}"))
+    (export,) = re.findall(r'href="([^"]*)"[^>]*>Export \(JSON\)<', page(operator, f"m/{uid}"))
     lines = [json.loads(line) for line in operator.get(export.removeprefix("../")).body.splitlines()]
     assert (lines[0]["memory"]["uid"], lines[-1]) == (uid, {"end": {}})
     assert actions(operator).count(("read", uid)) == 2  # of the session, and of the program
@@ -730,7 +730,7 @@ def test_what_says_elsewhere_what_was_forgotten_is_found_and_forgotten_from_ther
     while seq:
         gone = operator.post(f"m/{uid}/forget?message={seq}").body.decode()
         forgotten.append(seq)
-        found = re.search(r'href="([^"]*)">Look for it', gone)
+        found = re.search(r'href="([^"]*)">Search the memory for it', gone)
         assert found is not None
         link = unescape(found[1]).removeprefix("../../")
         text = page(operator, link)
@@ -849,7 +849,7 @@ def test_a_corrected_fact_leads_to_what_else_says_the_old_one(operator: Operator
     where = operator.post(f"m/{agent.uid}/f/{seq}/correct", text="Clara eats no peanuts.").headers["location"]
     text = page(operator, where.removeprefix("../../../../").removesuffix("#saved"))
     assert "/search?q=Alice+eats+no+peanuts." in text
-    assert "Look for it elsewhere" in text
+    assert "Search the memory for it" in text
 
 
 def test_blocks_without_a_text_come_after_the_facts(upstream: StrictUpstream, tmp_path: Path) -> None:
@@ -934,7 +934,9 @@ def test_a_preview_names_the_facts_that_stay_the_nearest_first(operator: Operato
     assert [each["text"] for each in named] == [f"Fact {n}:" for n in (size, *others[:1:-1])]
     assert named[0]["quote"] == "The frame of the Gazelle is a 56."
     assert named[0]["href"] == f"m/{agent.uid}/f/{size}"
-    assert f"Fact {size}: “The frame of the Gazelle is a 56.” Look at it" in plain(page(operator, forget))
+    assert f"Fact {size}: “The frame of the Gazelle is a 56.” Read fact {size}" in plain(
+        page(operator, forget)
+    )
     back = quote(f"m/{agent.uid}/words?q=frame+56", safe="")
     sought = plain(page(operator, f"{forget}&back={back}"))
     assert f"Fact {size}: “The frame of the Gazelle is a 56.” has the words, right or wrong" in sought

@@ -749,7 +749,7 @@ def test_a_reply_that_repeats_what_a_tool_returned_names_the_tool(
         )
         page, _, place = href.removeprefix("../").partition("#")
         assert f'id="{place}"' in operator.get(page).body.decode()
-        (search_path,) = re.findall(r'href="\.\./([^"]*)">Look for these words', text)
+        (search_path,) = re.findall(r'href="\.\./([^"]*)">Find these words', text)
         found = operator.get(search_path).body.decode()
         assert "platform" in found
         assert 'name="texts" value="1"' in found

@@ -264,6 +264,25 @@ def test_a_block_opened_after_a_search_calls_no_words_old_that_were_not_taken_ou
         assert (f"{said} A reply may still repeat" in shown) == said.endswith(".")
 
 
+def test_links_with_one_name_open_one_thing(operator: Operator) -> None:
+    """What stays had four times "Look at it": to a message, a conversation, a fact and a block."""
+    uid = peanuts(operator).uid
+    (fact,) = operator.twin(f"m/{uid}/facts")["items"]
+    new = operator.twin(f"m/{uid}/f/{fact['seq']}/correct", {"text": "Alice is allergic to hazelnuts."})[
+        "seq"
+    ]
+    back = quote(f"m/{uid}/words?q=peanuts", safe="")
+    for path in ("", "/words?q=peanuts", "/search?q=peanuts", f"/f/{new}", f"/forget?fact={new}",
+                 f"/forget?message=1&back={back}", f"/forget?message=3&back={back}"):  # fmt: skip
+        main = page(operator, f"m/{uid}{path}").partition("<main")[2]
+        opened = dict[str, set[str]]()
+        for href, text in re.findall(r'<a [^>]*?href="([^"]*)"[^>]*>(.*?)</a>', main, re.S):
+            opened.setdefault(plain(text), set()).add(unescape(href))
+        assert {name: hrefs for name, hrefs in opened.items() if len(hrefs) > 1} == {}, path
+    preview = plain(page(operator, f"m/{uid}/forget?fact={new}"))
+    assert f"Fact {fact['seq']}, which it replaced. Read fact {fact['seq']}" in preview
+
+
 def test_where_no_text_has_all_of_the_old_words_each_is_counted(operator: Operator) -> None:
     agent = speak(operator.world, "I live in Berlin.", "My mother is here.", "Mother sings.")
     (seq,) = learn(operator.world, agent, "Alice lives in Berlin with her mother.")
@@ -429,13 +448,14 @@ def test_a_preview_shows_the_replies_that_were_made_with_a_message(
     assert replies == [(2, "Noted: no peanuts."), (4, "No cake with peanuts for you.")]
     text = page(operator, path)
     assert "Its reply: message 2. “Noted: no peanuts.” Forget both" in plain(text)
-    assert "A reply that was made with it: message 4. “No cake with peanuts for you.” Look at it" in plain(
-        text
+    assert (
+        "A reply that was made with it: message 4. “No cake with peanuts for you.” Read message 4"
+        in plain(text)
     )
     of_reply = f"m/{agent.uid}/forget?message=2"
     shown = plain(page(operator, of_reply))
     assert "Its question: message 1. “I am allergic to peanuts.” Forget both" in shown
-    assert "The rest of the conversation. Look at it" in shown
+    assert "The rest of the conversation. Read the conversation" in shown
     gone = operator.post(path).body.decode()
     assert re.findall(r"forget\?message=(\d+)", gone) == ["2", "4"]
 
@@ -513,8 +533,9 @@ def test_replies_that_were_made_with_a_message_are_marked_by_the_words_one_looke
     assert "does not have" not in plain(page(operator, f"{memory}/forget?message=1"))
     assert "Its reply: message 2. “Noted: no peanuts.” has the words, right or wrong Forget both" in shown
     question = page(operator, f"{memory}/forget?message=4&back={quote(f'{memory}/words?q=peanuts', safe='')}")
-    assert "“Which cake with peanuts may I eat?” has the words, right or wrong Forget it instead" in plain(
-        question
+    assert (
+        "“Which cake with peanuts may I eat?” has the words, right or wrong Forget message 3 instead"
+        in plain(question)
     )
     assert f"{memory}/forget?message=3&amp;back=" in question
     # A reply without the words is seen at once, and can be added.
@@ -531,7 +552,7 @@ def test_replies_that_were_made_with_a_message_are_marked_by_the_words_one_looke
     assert [each["seq"] for each in both["texts"]] == [4, 1]
     # Where one of the two lacks the words, it does not go with the other.
     alone = page(operator, f"{memory}/forget?message=3&back={quote(f'{memory}/words?q=peanuts', safe='')}")
-    assert "“No cake with nuts for you.” does not have the words Look at it" in plain(alone)
+    assert "“No cake with nuts for you.” does not have the words Read message " in plain(alone)
     assert "Forget both" not in alone
     assert "Forget both" in page(operator, f"{memory}/forget?message=3")  # no words were looked for
     gone = operator.post(f"{memory}/forget?message=1", came_from=f"{memory}/words?q=peanuts").body.decode()
@@ -894,16 +915,16 @@ def test_a_correction_says_what_still_has_the_words_that_led_to_it(operator: Ope
     (message,) = re.findall(r'<p class="saved" id="saved" role="status">(.*?)</p>', saved)
     counted = "2 messages say “peanuts”, right or wrong."
     assert plain(message) == (
-        f"Saved. Version 2 is the text now. {counted} A reply may still repeat them. Look at them"
+        f"Saved. Version 2 is the text now. {counted} A reply may still repeat them. See them below"
     )
     assert f"Where else “peanuts” is said {counted} A reply may be told them along" in plain(saved)
     # Some of them may be right, so nothing urges to forget them all.
     assert "can be forgotten at once" not in saved
     # If no words are known, a message says so too.
-    assert "a reply may still repeat them. Look for the wrong words" in plain(page(operator, block))
+    assert "a reply may still repeat them. Find the wrong words" in plain(page(operator, block))
     # What is right in a text that goes may stand in a block, which the preview shows.
     preview = plain(page(operator, f"m/{agent.uid}/forget?message=1&back={quote(link, safe='')}"))
-    assert "What stays Block human, which each reply is told: “Eats hazelnuts.” Look at it" in preview
+    assert "What stays Block human, which each reply is told: “Eats hazelnuts.” Read the block" in preview
     assert "which each reply is told" not in plain(page(operator, f"m/{agent.uid}/forget?message=1"))
     assert f'/m/{agent.uid}/words?q=peanuts">All that say' in saved
     # Its way to forget goes on until none has the words.
@@ -955,7 +976,7 @@ def test_no_search_for_other_words_is_offered_where_none_finds_them(operator: Op
     memory = f"m/{agent.uid}"
     gone = operator.post(f"{memory}/forget?message=1", came_from=f"{memory}/words?q=peanuts").body.decode()
     # Without an embedder a search finds no other words.
-    assert "Look for it" not in gone
+    assert "Search the memory for it" not in gone
     assert "These words alone were looked for. In other words it may still be said." in plain(gone)
 
 
@@ -974,7 +995,7 @@ def test_what_says_it_in_other_words_is_searched_for_by_meaning(
             words = f"{path}/words?q=peanuts"
             gone = operator.post(f"{path}/forget?message=1", came_from=words).body.decode()
             assert "It may be said in other words as well." in plain(gone)
-            assert f'href="../../{path}/search?q=peanuts">Look for it' in gone
+            assert f'href="../../{path}/search?q=peanuts">Search the memory for it' in gone
 
 
 def test_requests_of_a_person_show_what_was_asked(operator: Operator) -> None:
