@@ -161,6 +161,29 @@ class State(StrEnum):
     FORGOTTEN = "forgotten"
 
 
+class MarkKind(StrEnum):
+    """The purpose of a mark of an exchange. Statements that read marks name these kinds as text."""
+
+    # A hash of the messages, made elsewhere, with which an opening begins.
+    PREFIX = "head"
+    # A hash by which a message of a tombstone is recognised.
+    TOMB = "tomb"
+    # The search index has an older form of the exchange.
+    STALE = "stale"
+    # The key of a fact that is not learned from the exchange again.
+    UNLEARNED = "unlearned"
+    # Of a forgetting under way: what came from the exchange goes as well, or stays.
+    ERASED = "erased"
+    RESET = "reset"
+    # Of a forgetting under way: the day of a passage or a fact that is gone, in the place of the exchange.
+    DAY = "day"
+    # Of a forgetting under way: an edit or a block was erased.
+    BLOCKS = "blocks"
+    # Of a memory that was moved: the digest of its state, and the database that it came from.
+    MOVED = "moved"
+    MOVED_FROM = "moved from"
+
+
 # The tokens of a window without a bound. As `Evicted.context`: the part was evicted for another reason than its tokens.
 ANY_WINDOW = 2**31 - 1
 
@@ -343,6 +366,16 @@ class Revision(Struct, frozen=True):
     value: str
 
 
+class EditState(StrEnum):
+    """The state of a memory edit."""
+
+    # Its turn is not confirmed.
+    PENDING = "pending"
+    MERGED = "merged"
+    # It was impossible when its turn was confirmed.
+    DROPPED = "dropped"
+
+
 class MemoryEdit(Struct, frozen=True):
     """A memory edit of a turn, as an operation (not a value): merged when the turn is confirmed."""
 
@@ -355,8 +388,7 @@ class MemoryEdit(Struct, frozen=True):
     label: str
     # The tool call's own JSON.
     arguments: bytes
-    # `pending`, `merged` or `dropped`.
-    state: str = "pending"
+    state: str = EditState.PENDING
     at: float = 0.0
     # The digest of the whole value that a pending edit overwrites, as the model saw that value; None for other edits.
     seen: int | None = None

@@ -546,7 +546,7 @@ CREATE TABLE links (
 
 CREATE INDEX links_agent ON links USING btree (agent);
 
--- A mark of an exchange: `head` of an opening, `tomb` of a tombstone, `stale`, or `unlearned` of a fact.
+-- A mark of an exchange (`MarkKind` of `storage/records.py`).
 CREATE TABLE marks (
     agent bigint NOT NULL,
     kind text COLLATE "C" NOT NULL,

@@ -41,7 +41,7 @@ from msgspec.structs import replace
 from storage.commands import ForgetTarget, Rules
 from storage.database import Connection
 from storage.recall_record import KINDS, hits_in, overwrite_forgotten
-from storage.records import API_PROFILE, REPLY, Exchange, State, make_tombstone, message_key
+from storage.records import API_PROFILE, REPLY, Exchange, MarkKind, State, make_tombstone, message_key
 from storage.sql import exchanges
 from storage.sql.additions import DAY_S, GoneReading, erase_additions
 from storage.sql.agents import load_agent
@@ -67,8 +67,6 @@ _READ_PAGE = 128
 _DELETED_PAGE = 128
 # The conversations of one transaction.
 _CONVERSATION_PAGE = 4
-# The kinds of the marks of exchanges that are being forgotten: what came from them goes as well, or stays.
-_ERASED_MARK, _RESET_MARK = "erased", "reset"
 
 # Tables of rows with text: a page of `_PAGE` is emptied at a time.
 _PAGED_TABLES = (
@@ -148,7 +146,7 @@ async def _erase_exchanges(connection: Connection, work: ErasingWork, after: int
     if not exchange_rows:
         return None
     await _erase_each(
-        connection, agent_row, exchange_rows, mark=_RESET_MARK if target.keeps_memory else _ERASED_MARK
+        connection, agent_row, exchange_rows, mark=MarkKind.RESET if target.keeps_memory else MarkKind.ERASED
     )
     return after
 
@@ -178,7 +176,7 @@ async def _erase_each(
     exchange_rows: Iterable[int],
     *,
     leaves_tombs: bool = True,
-    mark: str = _ERASED_MARK,
+    mark: MarkKind = MarkKind.ERASED,
 ) -> None:
     """Erases whole exchanges. The other parameters are those of `_erase_exchange`."""
     seqs: list[int] = []
@@ -199,12 +197,12 @@ async def _erase_exchange(
     exchange: Exchange,
     *,
     leaves_tombs: bool = True,
-    mark: str = _ERASED_MARK,
+    mark: MarkKind = MarkKind.ERASED,
 ) -> list[int]:
     """Erases a whole exchange, except for its row. Returns the numbers of its messages, which are still indexed.
 
     leaves_tombs: its messages are recognised when they are sent again.
-    mark: the kind of its mark, `_ERASED_MARK` or `_RESET_MARK`.
+    mark: the kind of its mark, ERASED or RESET.
     """
     places = [*range(len(exchange.inputs)), REPLY]
     seqs = await _erase_traces(connection, agent_row, exchange, places, leaves_tombs=leaves_tombs, mark=mark)
@@ -401,12 +399,12 @@ async def _erase_traces(
     places: Collection[int],
     *,
     leaves_tombs: bool = True,
-    mark: str = _ERASED_MARK,
+    mark: MarkKind = MarkKind.ERASED,
 ) -> list[int]:
     """Erases what is derived from these messages: what waits for the reply, and the edits of the turn.
 
     places: indices of inputs; REPLY stands for the reply.
-    mark: the kind of the exchange's mark, `_ERASED_MARK` or `_RESET_MARK`.
+    mark: the kind of the exchange's mark, ERASED or RESET.
 
     Returns the numbers of these messages, which the caller takes out of the index.
     """
@@ -419,7 +417,7 @@ async def _erase_traces(
         seqs.append(seq)
         if leaves_tombs and atoms and atoms[0][:1] in b"ua":
             tombs.append(message_key(atoms))
-    await exchanges.add_marks(connection, agent_row, "tomb", tombs, exchange.id)
+    await exchanges.add_marks(connection, agent_row, MarkKind.TOMB, tombs, exchange.id)
     await exchanges.add_marks(connection, agent_row, mark, (b"",), exchange.id)
     if REPLY in places:
         await connection.run(SQL["waiting_erase"], (exchange.id, agent_row))
@@ -433,7 +431,7 @@ async def _empty_sections_with_edits(connection: Connection, agent_row: int) -> 
 
     A turn's edits are shown at once in the sections of its own path, before they are merged.
     """
-    await exchanges.add_marks(connection, agent_row, "blocks", (b"",), 0)
+    await exchanges.add_marks(connection, agent_row, MarkKind.BLOCKS, (b"",), 0)
     await empty_sections(connection, agent_row)
 
 
@@ -516,7 +514,7 @@ async def _gone_among(
 
 async def _erase_from_index(connection: Connection, agent_row: int, row: _SourcedRow) -> None:
     """Takes a passage or a fact out of the index. Its day is stored until everything that quotes it is erased, too."""
-    await exchanges.add_marks(connection, agent_row, "day", (b"",), int(row.at // DAY_S))
+    await exchanges.add_marks(connection, agent_row, MarkKind.DAY, (b"",), int(row.at // DAY_S))
     await forget_indexed(connection, agent_row, [row.seq])
 
 
@@ -613,7 +611,7 @@ async def _rebuild_all(
         project, profile, _ = row
     for block_row, owner in await connection.rows(SQL["blocks_seen"], (work.agent_row, project, profile)):
         if await rebuild_block(connection, work.agent_row, block_row, work.rules, work.now, texts):
-            await exchanges.add_marks(connection, work.agent_row, "blocks", (b"",), 0)
+            await exchanges.add_marks(connection, work.agent_row, MarkKind.BLOCKS, (b"",), 0)
             await empty_sections_showing(connection, block_row)
             if owner == work.agent_row:
                 await raise_epoch(connection, work.agent_row)

@@ -33,6 +33,7 @@ from storage.records import (
     Conversation,
     Evicted,
     Exchange,
+    MarkKind,
     MemoryEdit,
     SentSection,
     StandingFact,
@@ -55,8 +56,6 @@ _ZLIB_BYTE = b"x"
 # 6 us. A dictionary of the words around quotations gains another tenth, and could not be changed any more.
 _LEVEL = 6
 
-# The kind of the marks for the messages with which a list that was made elsewhere began.
-PREFIX = "head"
 # The offsets in a row of `memory_snapshot` of its five numbers, three texts, three contents, time, and columns of
 # `{skeleton}`. It begins with its kind.
 _NUMBER, _TEXT, _CONTENT, _TIME, _SKELETON = 1, 6, 9, 12, 13
@@ -464,9 +463,9 @@ async def add_conversation(
 
 
 async def add_marks(
-    connection: Connection, agent_row: int, kind: str, hashes: Iterable[bytes], exchange_row: int
+    connection: Connection, agent_row: int, kind: MarkKind, hashes: Iterable[bytes], exchange_row: int
 ) -> None:
-    """Marks an exchange by hashes under which it is found. kind: PREFIX, tomb, stale, or of moving or forgetting."""
+    """Marks an exchange by hashes under which it is found."""
     for message_hash in hashes:
         await connection.run(SQL["mark"], (agent_row, kind, message_hash, exchange_row))
 

@@ -18,7 +18,7 @@ from storage.commands import Learned, LearnedFact, SourcedLine
 from storage.database import Connection, Row
 from storage.errors import NotFound, WriteConflict
 from storage.listing import LAST_NUMBER
-from storage.records import LEARNER, Agent, Block, Fact, MemoryEdit, RememberedFact
+from storage.records import LEARNER, Agent, Block, Fact, MarkKind, MemoryEdit, RememberedFact
 from storage.sql.agents import load_agent, take_seq
 from storage.sql.blocks import load_blocks, write_block
 from storage.sql.default_blocks import ensure_blocks
@@ -35,7 +35,6 @@ SQL = load("facts.sql")
 ORIGIN = "learning"
 # The kind of the marks of facts that were forgotten alone, or retained when a source of theirs was: by their key, the
 # exchanges that they were learned from.
-_UNLEARNED_MARK = "unlearned"
 # Standing facts that are read at once; chosen, not measured.
 _MAX_STANDING_FACTS = 100
 # The last facts that are looked through for what a person is called; chosen, not measured.
@@ -417,7 +416,7 @@ async def mark_unlearned(
     """Marks the exchanges that a fact came from, so that it is not learned from them again."""
     # An imported fact comes from no exchange.
     for origin in origins_of(exchange_row, sources) or (0,):
-        await add_marks(connection, agent_row, _UNLEARNED_MARK, (key,), origin)
+        await add_marks(connection, agent_row, MarkKind.UNLEARNED, (key,), origin)
 
 
 async def is_known(connection: Connection, agent: Agent, key: str) -> bool:

@@ -26,7 +26,7 @@ from storage.commands import (
 from storage.database import Connection, Row
 from storage.errors import NotFound, WriteConflict
 from storage.listing import LAST_NUMBER, StoredImport
-from storage.records import IMPORT, LEARNER, RULE, Agent, Exchange, Scope, message_key
+from storage.records import IMPORT, LEARNER, RULE, Agent, Exchange, MarkKind, Scope, message_key
 from storage.sql import exchanges
 from storage.sql.agents import load_agent, load_numbers
 from storage.sql.epochs import has_risen
@@ -364,7 +364,7 @@ async def _write_exchanges(
         )
         await _note_exchange(connection, write, exchange.id, conversation_row)
         if exchange.parent is None:
-            await exchanges.add_marks(connection, agent.id, exchanges.PREFIX, write.prefixes, exchange.id)
+            await exchanges.add_marks(connection, agent.id, MarkKind.PREFIX, write.prefixes, exchange.id)
         above = exchange
     return replace(change, after=above, conversation_row=conversation_row, superseded=())
 
@@ -375,7 +375,7 @@ async def _fill(connection: Connection, agent: Agent, write: ImportWrite, exchan
     await connection.run(SQL["unstub"], (exchange.id,))
     await _note_exchange(connection, write, exchange.id, exchange.conversation_row)
     if exchange.seq <= agent.indexed_seq:
-        await exchanges.add_marks(connection, agent.id, "stale", (b"",), exchange.id)
+        await exchanges.add_marks(connection, agent.id, MarkKind.STALE, (b"",), exchange.id)
 
 
 def _place_after(exchange: Exchange, above: Exchange | None) -> Exchange:

@@ -16,7 +16,7 @@ from msgspec import Struct
 from storage.database import Connection
 from storage.errors import WriteConflict
 from storage.listing import DefinitionDraft
-from storage.records import Agent, DefinitionKind, Scope
+from storage.records import Agent, DefinitionKind, MarkKind, Scope
 from storage.sql.agents import find_agent, load_agent, load_numbers, make_agent_record
 from storage.sql.agents_api.attached import attach
 from storage.sql.agents_api.definitions import add_definition, find_definition
@@ -31,8 +31,6 @@ from storage.usage_records import ROWS_AT_ONCE, UsageKey, UsageLimit, UsageRow
 SQL = load("moving.sql")
 
 _PAGE = 64
-# The kinds of marks of a memory that was moved here: its state digest in the source, and the id of the source.
-_STATE, _SOURCE = "moved", "moved from"
 _NO_LIMIT = 1 << 31  # more rows than a memory can have attached
 
 
@@ -223,13 +221,13 @@ class MoveTarget(Group):
     @reads
     async def moved_digest(self, connection: Connection, agent_row: int) -> bytes | None:
         """Returns the `state_digest` of a memory in its source when it was moved here, or None if it was not moved."""
-        digest = await connection.value(SQL["mark_of"], (agent_row, _STATE))
+        digest = await connection.value(SQL["mark_of"], (agent_row, MarkKind.MOVED))
         return None if digest is None else bytes(digest)
 
     @reads
     async def list_agents_from(self, connection: Connection, source: bytes, after: int) -> list[Agent]:
         """Returns a page of the memories that were moved here from a database, the oldest first. source: its id."""
-        rows = await connection.rows(SQL["memories_from"], (_SOURCE, source, after, _PAGE))
+        rows = await connection.rows(SQL["memories_from"], (MarkKind.MOVED_FROM, source, after, _PAGE))
         return [make_agent_record(row) for row in rows]
 
     @bulk_writes
@@ -241,8 +239,8 @@ class MoveTarget(Group):
         state_digest: the memory's in its source.
         source: the id of the source's database.
         """
-        await add_marks(connection, agent_row, _STATE, (state_digest,), 0)
-        await add_marks(connection, agent_row, _SOURCE, (source,), 0)
+        await add_marks(connection, agent_row, MarkKind.MOVED, (state_digest,), 0)
+        await add_marks(connection, agent_row, MarkKind.MOVED_FROM, (source,), 0)
 
     @bulk_writes
     async def put_usage(

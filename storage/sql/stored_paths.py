@@ -34,8 +34,10 @@ from storage.records import (
     Agent,
     Block,
     Conversation,
+    EditState,
     Evicted,
     Exchange,
+    MarkKind,
     Run,
     RunState,
     Summary,
@@ -322,7 +324,7 @@ async def write_edits(
             raise WriteConflict(error.message) from error
         versions[block] += 1
         # Forgetting rebuilds the block from the edits that stay.
-        await add_edit(connection, agent_row, replace(edit, state="merged"))
+        await add_edit(connection, agent_row, replace(edit, state=EditState.MERGED))
     owner_row, facts = agent_row, merged.facts
     if reading is not None:
         owner_row, sources = reading.memory_row, tuple(reading.exchanges)
@@ -364,7 +366,7 @@ async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[s
         raise RunOver(_TAKEN_OVER)
     if exchange.seq <= row[0]:
         # The index has passed the exchange while it was open, so the exchange has to be indexed again.
-        await exchanges.add_marks(connection, agent.id, "stale", (b"",), exchange.id)
+        await exchanges.add_marks(connection, agent.id, MarkKind.STALE, (b"",), exchange.id)
     step = write.step
     await add_step(connection, step, None if write.recall is None else write.recall())
     await _add_results(connection, agent.id, step.run_row, write.results)

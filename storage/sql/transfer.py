@@ -25,7 +25,9 @@ from storage.records import (
     RULE,
     Agent,
     DefinitionKind,
+    EditState,
     Exchange,
+    MarkKind,
     Scope,
     TokenCounts,
 )
@@ -546,7 +548,7 @@ async def _put_position(connection: Connection, agent: Agent, fields: dict[str, 
 
 async def _put_edit(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
     await _put_row(connection, agent.id, "edit", fields)
-    if fields["state"] == "pending":
+    if fields["state"] == EditState.PENDING:
         await connection.run(SQL["edit_waits"], (fields["exchange"], agent.id))
 
 
@@ -649,5 +651,5 @@ async def _put_exchange(connection: Connection, agent_row: int, record: Transfer
     if exchange.parent is not None:
         await note_fork(connection, agent_row, conversation_row, exchange.parent)
     await exchanges.add_marks(
-        connection, agent_row, exchanges.PREFIX, values.get("prefixes", ()), exchange_row
+        connection, agent_row, MarkKind.PREFIX, values.get("prefixes", ()), exchange_row
     )

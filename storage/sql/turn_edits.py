@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from storage.database import Connection
-from storage.records import MemoryEdit
+from storage.records import EditState, MemoryEdit
 from storage.sql.group import Group, reads
 from storage.sql.statements import load
 
@@ -14,7 +14,7 @@ SQL = load("turn_edits.sql")
 
 async def add_edit(connection: Connection, agent_row: int, edit: MemoryEdit) -> bool:
     """Adds a memory edit of a turn. Returns False if the edit of this call of the turn is there already."""
-    seen = edit.seen if edit.state == "pending" else None
+    seen = edit.seen if edit.state == EditState.PENDING else None
     values = (
         agent_row, edit.exchange_row, edit.call_id, edit.state, edit.at, edit.op, edit.label, edit.arguments, seen,
     )  # fmt: skip
@@ -27,7 +27,7 @@ async def load_edits(connection: Connection, agent_row: int, exchange_row: int) 
     return tuple(MemoryEdit(*row) for row in rows)
 
 
-async def settle_edits(connection: Connection, agent_row: int, ids: Iterable[int], state: str) -> None:
+async def settle_edits(connection: Connection, agent_row: int, ids: Iterable[int], state: EditState) -> None:
     """Marks edits as merged or dropped, once and for all."""
     for id in ids:
         await connection.run(SQL["edit_settle"], (state, id, agent_row))

@@ -26,7 +26,7 @@ from storage.commands import (
 )
 from storage.database import Connection, Database
 from storage.errors import Stale, StatementFailed
-from storage.records import Agent, Block, Conversation, Exchange
+from storage.records import Agent, Block, Conversation, EditState, Exchange, MarkKind
 from storage.sql import exchanges
 from storage.sql.agents import Agents, load_agent, lock_numbers
 from storage.sql.blocks import load_blocks, make_block, write_block
@@ -432,12 +432,12 @@ async def _add_marks(
 ) -> None:
     """Marks exchanges to be recognised by a hash, or to be indexed again. exchange: the turn's, as it is stored."""
     change = resolved.change
-    await exchanges.add_marks(connection, agent_row, exchanges.PREFIX, change.prefixes, exchange.id)
-    await exchanges.add_marks(connection, agent_row, "tomb", change.tombs, exchange.id)
+    await exchanges.add_marks(connection, agent_row, MarkKind.PREFIX, change.prefixes, exchange.id)
+    await exchanges.add_marks(connection, agent_row, MarkKind.TOMB, change.tombs, exchange.id)
     for changed in (exchange, *change.others):
         # The index reads later exchanges once it reaches them, as they are then.
         if changed.id in change.stale and changed.seq <= resolved.indexed_seq:
-            await exchanges.add_marks(connection, agent_row, "stale", (b"",), changed.id)
+            await exchanges.add_marks(connection, agent_row, MarkKind.STALE, (b"",), changed.id)
 
 
 async def merge_edits(
@@ -448,7 +448,7 @@ async def merge_edits(
         edit
         for exchange_row in confirmed_rows
         for edit in await load_edits(connection, agent_row, exchange_row)
-        if edit.state == "pending"
+        if edit.state == EditState.PENDING
     ]
     if not edits:
         return
@@ -467,5 +467,7 @@ async def merge_edits(
         await add_saved_passage(connection, agent_row, text, edit)
     await add_saved_facts(connection, agent_row, merge.facts, now)
     dropped = {edit.id for edit in merge.dropped}
-    await settle_edits(connection, agent_row, [edit.id for edit in edits if edit.id not in dropped], "merged")
-    await settle_edits(connection, agent_row, dropped, "dropped")
+    await settle_edits(
+        connection, agent_row, [edit.id for edit in edits if edit.id not in dropped], EditState.MERGED
+    )
+    await settle_edits(connection, agent_row, dropped, EditState.DROPPED)

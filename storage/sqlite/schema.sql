@@ -635,7 +635,7 @@ CREATE TABLE links (
 
 CREATE INDEX links_agent ON links (agent);
 
--- A mark of an exchange: `head` of an opening, `tomb` of a tombstone, `stale`, or `unlearned` of a fact.
+-- A mark of an exchange (`MarkKind` of `storage/records.py`).
 CREATE TABLE marks (
     agent    INTEGER NOT NULL,
     kind     TEXT NOT NULL,

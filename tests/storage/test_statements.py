@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 
 from storage.database import Statement
+from storage.records import MarkKind
 from storage.sql.statements import load
 from storage.sqlite.migration import migrate
 from storage.sqlite.watch import Watch
@@ -195,3 +196,14 @@ def test_a_list_takes_one_parameter_there_and_its_placeholders_here(tmp_path: Pa
     assert list(statement.spread((7, [1, 2]))) == [7, 1, 2, *[None] * 62]
     with pytest.raises(ValueError, match="64 values"):
         statement.spread((7, range(65)))
+
+
+def test_statements_name_marks_by_kinds_that_there_are() -> None:
+    clauses = [
+        clause
+        for text in STATEMENTS.values()
+        for clause in re.findall(r"FROM marks[^()]*?kind (?:=|IN) ('\w+'|\([^)]+\))", text)
+    ]
+    named = {kind for clause in clauses for kind in re.findall(r"'(\w+)'", clause)}
+    moved = {MarkKind.MOVED, MarkKind.MOVED_FROM}  # parameters of their statements
+    assert named == set(MarkKind) - moved

@@ -40,7 +40,7 @@ from storage.commands import BlockMerge, Rules
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound, Stale, WriteConflict
 from storage.listing import Page
-from storage.records import DEFAULT_CONVERSATION, MemoryEdit, Run, RunState, RunStep
+from storage.records import DEFAULT_CONVERSATION, EditState, MemoryEdit, Run, RunState, RunStep
 from storage.sql.agents_api.run_texts import add_error_message, add_text
 from storage.sql.agents_api.runs import (
     add_step,
@@ -498,7 +498,9 @@ def _with_exchange(merged: BlockMerge, exchange_row: int) -> BlockMerge:
 
 def _merged_edit(edit: MemoryEdit, exchange_row: int) -> MemoryEdit:
     """Returns an edit of an exchange that is in its block already."""
-    return MemoryEdit(0, exchange_row, edit.call_id, edit.op, edit.label, edit.arguments, "merged", edit.at)
+    return MemoryEdit(
+        0, exchange_row, edit.call_id, edit.op, edit.label, edit.arguments, EditState.MERGED, edit.at
+    )
 
 
 def _padded_sources(exchange_row: int) -> bytes:

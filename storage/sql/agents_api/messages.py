@@ -14,7 +14,7 @@ import orjson
 from storage.database import Connection, Row
 from storage.errors import NotFound, Stale
 from storage.listing import ListedExchange, Page
-from storage.records import Agent, Conversation, Evicted, Exchange
+from storage.records import Agent, Conversation, Evicted, Exchange, MarkKind
 from storage.sql import exchanges
 from storage.sql.agents import AGENT_COLUMNS, load_agent, make_agent_record
 from storage.sql.group import Group, long_reads, reads, writes
@@ -183,7 +183,7 @@ class Messages(Group):
         # It is indexed again if the index had reached it.
         if exchange.seq <= stored_agent.indexed_seq:
             await forget_indexed(connection, agent.id, range(exchange.seq, exchange.next_seq))
-            await exchanges.add_marks(connection, agent.id, "stale", (b"",), exchange.id)
+            await exchanges.add_marks(connection, agent.id, MarkKind.STALE, (b"",), exchange.id)
         await connection.run(SQL["summaries_over"], (agent.id, exchange.id))
         # A turn that was planned on the old words is planned again.
         await connection.run(SQL["forks_moved"], (agent.id, exchange.id))
