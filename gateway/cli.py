@@ -726,7 +726,7 @@ def cancel_batch(yes: bool, batch: str) -> None:
 
 
 def _url_or_file(text: str) -> str:
-    from gateway.settings.check import POSTGRES
+    from gateway.settings.value_syntax import POSTGRES
 
     if "://" in text and not text.startswith(POSTGRES):
         raise click.BadParameter("expected postgresql://USER@HOST/NAME or a file")

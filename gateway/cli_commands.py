@@ -27,8 +27,8 @@ from gateway.run.admin.progress import Progress
 from gateway.run.admin.serving import FILE_ANSWER_S, ProcessGone
 from gateway.run.admin.streams import open_input, open_output, split_lines
 from gateway.settings import Settings, without_password
-from gateway.settings.check import POSTGRES
 from gateway.settings.load import load_settings
+from gateway.settings.value_syntax import POSTGRES
 
 EXIT_FAILED = 1
 # Settings with URLs, which may have a password.

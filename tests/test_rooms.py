@@ -17,6 +17,7 @@ LEAVES = {
     "gateway.errors",
     "gateway.settings",
     "gateway.settings.check",
+    "gateway.settings.value_syntax",
     "gateway.settings.load",
     "gateway.settings.mistakes",
     "gateway.limits",

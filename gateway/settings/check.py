@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from base64 import b64decode
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from gateway.errors import SettingsError
 from gateway.settings import (
@@ -29,25 +27,26 @@ from gateway.settings import (
     ToolSettings,
     UiSettings,
     UpstreamSettings,
-    without_password,
 )
 from gateway.settings.mistakes import unknown_name
+from gateway.settings.value_syntax import (
+    MIN_WEBHOOK_SECRET_BYTES,
+    POSTGRES,
+    SECRETS_KEY_BYTES,
+    check_address,
+    is_gateway_key,
+    is_header_name,
+    is_host,
+    is_origin,
+    is_proxy,
+    is_secrets_key,
+    is_webhook_secret,
+)
 
 T = TypeVar("T")
-# What the URL of a server begins with.
-POSTGRES = ("postgresql://", "postgres://")
-_KEY = re.compile(r"mg-[A-Za-z0-9_-]{32,}")
-# The fewest different characters of a key. Of 32 random hexadecimal digits one set in thirty million has fewer.
-_MIN_DIFFERENT_CHARS = 8
-# The fewest bytes of the secret of a webhook, as Standard Webhooks demands.
-_MIN_WEBHOOK_SECRET_BYTES = 24
-# The bytes of a key of AES-256.
-_SECRETS_KEY_BYTES = 32
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_HOST = re.compile(r"[^\s/*:\[\]]+|[0-9A-Fa-f]*(?::[0-9A-Fa-f.]*){2,}")  # the second: an address of IPv6
 # What refers to a group of a pattern by its number.
 _GROUP_REFERENCE = re.compile(r"(?<!\\)(?:\\\\)*(?:\\[1-9]|\(\?\(\d)")
-_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 5.1
 # These headers say where a request ends, which only its sender knows.
 _FRAMING_HEADERS = ("connection", "content-length", "transfer-encoding")
 
@@ -115,7 +114,7 @@ def _mistakes_in_server(server: ServerSettings) -> Iterator[str]:
         if server.operator_key == server.key:
             yield "server.operator_key: expected another key than server.key; operators' keys open no chat"
     for host in server.allowed_hosts:
-        if _HOST.fullmatch(host) is None:
+        if not is_host(host):
             yield f"server.allowed_hosts: expected a name without a scheme, a port or *, saw {host!r}"
     yield from _mistakes_in_origins(
         "server.cors_origins", [each for each in server.cors_origins if each != "*"]
@@ -132,7 +131,7 @@ def _mistakes_in_ui(ui: UiSettings) -> Iterator[str]:
 
 def _mistakes_in_origins(name: str, origins: Iterable[str]) -> Iterator[str]:
     for origin in origins:
-        if not _is_origin(origin):
+        if not is_origin(origin):
             yield (
                 f"{name}: expected scheme://host or scheme://host:port as browsers send it "
                 f"(lower case, without a scheme's own port), saw {origin!r}"
@@ -171,8 +170,7 @@ def _mistakes_in_memory(memory: MemorySettings) -> Iterator[str]:
 
 
 def _mistakes_in_key(name: str, key: str) -> Iterator[str]:
-    """Yields that a gateway key could be guessed: its plain SHA-256 is stored, which protects random keys alone."""
-    if _KEY.fullmatch(key) is None or len(set(key.removeprefix("mg-"))) < _MIN_DIFFERENT_CHARS:
+    if not is_gateway_key(key):
         yield (
             f"{name}: expected mg- and at least 32 random letters, digits, - or _; "
             'make one with `echo "mg-$(openssl rand -hex 24)"`'
@@ -191,9 +189,9 @@ def _mistakes_in_upstream(upstream: UpstreamSettings) -> Iterator[str]:
     if any(re.search(r"[\x00-\x1f\x7f]", each) for each in sent):
         yield f"{where}: a key or a header has a line end or another control character in it"
     for name in upstream.headers:
-        if _HEADER.fullmatch(name) is None or name.lower() in _FRAMING_HEADERS:
+        if not is_header_name(name) or name.lower() in _FRAMING_HEADERS:
             yield f"{where}: headers: {name!r} is no header that can be sent"
-    if upstream.proxy is not None and not _is_proxy(upstream.proxy):
+    if upstream.proxy is not None and not is_proxy(upstream.proxy):
         # It may have a password in it, so the message does not show it.
         yield f"{where}: proxy: expected http://host:port (in a password, # is written %23, ? %3F and / %2F)"
     url = upstream.base_url
@@ -203,30 +201,6 @@ def _mistakes_in_upstream(upstream: UpstreamSettings) -> Iterator[str]:
         check_address(f"{where}: base_url", url)
     except SettingsError as error:
         yield error.message
-
-
-def check_address(name: str, url: str | None) -> None:
-    """Raises: SettingsError: this is no upstream's address. name: the setting or variable that has it."""
-    text = url or ""
-    try:
-        parts = urlsplit(text)
-        is_address = re.match(r"https?://[^/\s]", text) and parts.port != 0
-    except ValueError:
-        is_address = False
-    if not is_address:
-        seen = None if url is None else without_password(url)
-        raise SettingsError(f"{name} must be an http(s) URL, saw {seen!r}")
-    if "@" in parts.netloc or "?" in text or "#" in text:
-        raise SettingsError(f"{name}: an upstream's address has neither a user, nor a query, nor a fragment")
-
-
-def _is_proxy(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        is_whole = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-    return is_whole and re.fullmatch(r"http://[^/?#\s]+/?", url) is not None
 
 
 def _mistakes_in_model(model: ModelSettings, upstreams: list[str]) -> Iterator[str]:
@@ -303,14 +277,14 @@ def _mistakes_in_tools(tools: ToolSettings) -> Iterator[str]:
 
 
 def _mistakes_in_tool_secrets(tools: ToolSettings) -> Iterator[str]:
-    if tools.webhook_secret is not None and not _is_webhook_secret(tools.webhook_secret):
+    if tools.webhook_secret is not None and not is_webhook_secret(tools.webhook_secret):
         yield (
-            f"tools.webhook_secret: expected {SECRET_PREFIX} and at least {_MIN_WEBHOOK_SECRET_BYTES} random bytes "
+            f"tools.webhook_secret: expected {SECRET_PREFIX} and at least {MIN_WEBHOOK_SECRET_BYTES} random bytes "
             f'in base64; make one with `echo "{SECRET_PREFIX}$(openssl rand -base64 32)"`'
         )
-    if tools.secrets_key is not None and not _is_secrets_key(tools.secrets_key):
+    if tools.secrets_key is not None and not is_secrets_key(tools.secrets_key):
         yield (
-            f"tools.secrets_key (MNEMOGATE_SECRETS_KEY): expected {_SECRETS_KEY_BYTES} random bytes in base64; "
+            f"tools.secrets_key (MNEMOGATE_SECRETS_KEY): expected {SECRETS_KEY_BYTES} random bytes in base64; "
             "make them with `openssl rand -base64 32`"
         )
 
@@ -320,37 +294,11 @@ def _mistakes_in_tool_headers(headers: Sequence[ToolHeader]) -> Iterator[str]:
     for header in headers:
         if not re.fullmatch(r"[A-Za-z0-9-]+", header.header) or re.search(r"[\x00-\x1f\x7f]", header.value):
             yield f"tools.headers {header.name!r}: it is no header that can be sent"
-        if _HOST.fullmatch(header.host) is None:
+        if not is_host(header.host):
             yield (
                 f"tools.headers {header.name!r}: host: expected a name without a scheme, a port or *, "
                 f"saw {header.host!r}"
             )
-
-
-def _is_webhook_secret(text: str) -> bool:
-    try:
-        secret = b64decode(text.removeprefix(SECRET_PREFIX), validate=True)
-    except ValueError:
-        return False
-    return text.startswith(SECRET_PREFIX) and len(secret) >= _MIN_WEBHOOK_SECRET_BYTES
-
-
-def _is_secrets_key(text: str) -> bool:
-    try:
-        key = b64decode(text, validate=True)
-    except ValueError:
-        return False
-    return len(key) == _SECRETS_KEY_BYTES and len(set(key)) > 1
-
-
-def _is_origin(text: str) -> bool:
-    """Returns whether a browser would send an origin in this form; another form never matches (RFC 6454 6.2)."""
-    match = re.fullmatch(r"([a-z][a-z0-9+.-]*)://([^/?#\s]+)", text)
-    if match is None:
-        return False
-    own_port = {"http": ":80", "https": ":443"}.get(match[1])
-    host = match[2]
-    return own_port is None or (host.isascii() and host == host.lower() and not host.endswith(own_port))
 
 
 def _repeated_names(where: str, names: Sequence[str], *, is_secret: bool = False) -> Iterator[str]:

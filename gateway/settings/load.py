@@ -24,8 +24,9 @@ from gateway.settings import (
     Settings,
     UpstreamSettings,
 )
-from gateway.settings.check import check_address, find_mistakes
+from gateway.settings.check import find_mistakes
 from gateway.settings.mistakes import Mistakes, convert_text, read_tables, unknown_name
+from gateway.settings.value_syntax import check_address
 
 DEFAULT_CONFIG = "mnemogate.toml"
 # The largest settings file: far above any real one, and parsed within two seconds whatever it holds.
