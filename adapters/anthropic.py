@@ -23,8 +23,9 @@ from adapters.base import ModelReply
 from adapters.claude.error_form import Untranslatable, error_body, translate_error_body
 from adapters.claude.events import NamedEventDecoder
 from adapters.claude.reply import native_reply, next_block_index, translate_message
-from adapters.claude.request import BINDING_BETA, SAMPLING_FIELDS, translate_request
+from adapters.claude.request import SAMPLING_FIELDS, translate_request
 from adapters.claude.stream import StreamTranslator
+from adapters.claude.thinking import BINDING_BETA
 from adapters.errors import ProviderBroke
 from adapters.json_escapes import read_json_exactly
 from adapters.openai import OpenAICompatible

@@ -22,7 +22,8 @@ from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE_SIZE, SdkBatches, clien
 from adapters.batch.sdk_errors import read_message
 from adapters.claude.error_form import Untranslatable
 from adapters.claude.reply import translate_message
-from adapters.claude.request import BINDING_BETA, SAMPLING_FIELDS, translate_request
+from adapters.claude.request import SAMPLING_FIELDS, translate_request
+from adapters.claude.thinking import BINDING_BETA
 from adapters.errors import ProviderBroke, ProviderRefused, ProviderUnsure
 from adapters.types import Json
 

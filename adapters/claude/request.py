@@ -16,14 +16,12 @@ from adapters.claude.cache_marks import place_marks
 from adapters.claude.error_form import Untranslatable
 from adapters.claude.history import arrange_turns
 from adapters.claude.model_traits import ModelTraits, find_traits
-from adapters.claude.reply import THINKING_TYPES
+from adapters.claude.thinking import drop_refused_thinking, drop_unbound_thoughts, set_effort
 from adapters.claude.tool_schemas import to_choice, to_schema, to_tools
 from adapters.types import Json
 
 # Fields that version 2026-10-21 of the API refuses whatever their value, and the version before it takes.
 SAMPLING_FIELDS: Final = ("temperature", "top_p", "top_k")
-# The value of `anthropic-beta` that `thinking.block_binding` needs.
-BINDING_BETA: Final = "thinking-binding-controls-2026-08-01"
 JSON_ONLY: Final = "Answer with a single JSON object and nothing else: no other text, no code fence."
 
 # Fields that do not pass as they are: they are translated below, or mean nothing to Anthropic (`prompt_cache_key` only
@@ -49,13 +47,6 @@ _OPENAI_FIELD_DEFAULTS: Final[Json] = {
     "verbosity": "medium",
 }
 _TIERS: Final = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
-_EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
-# OpenAI's efforts below Anthropic's lowest effort. A model that always thinks takes "none" as "low".
-_OPENAI_LOW_EFFORTS: Final = ("none", "minimal")
-# The tokens for thoughts by effort, where a model takes no effort (build-with-claude/extended-thinking: at least 1,024,
-# below `max_tokens`). Chosen, not measured.
-_THINKING_TOKENS: Final = {"low": 4_096, "medium": 8_192, "high": 16_384}
-_MIN_THINKING_TOKENS: Final = 1_024
 _PLAIN_ID: Final = re.compile(r"[a-zA-Z0-9_-]{1,256}")
 _PHONE: Final = re.compile(r"[\d-]{7,}")
 
@@ -101,9 +92,9 @@ def translate_request(
     if system:
         claude_request["system"] = system
     claude_request["messages"] = arranged.messages
-    _stop_thinking(claude_request)
+    drop_refused_thinking(claude_request)
     if traits.binds_thoughts:
-        _allow_other_prefix(claude_request)
+        drop_unbound_thoughts(claude_request)
     if places_marks:
         place_marks(claude_request, _cache_ttl(body.get("prompt_cache_retention")))
     return claude_request
@@ -160,7 +151,7 @@ def _set_output(claude_request: Json, body: Json, traits: ModelTraits) -> list[J
     system: list[Json] = []
     sent_config = body.get("output_config")
     config: Json = dict(sent_config) if isinstance(sent_config, dict) else {}
-    _set_effort(claude_request, config, body.get("reasoning_effort"), traits)
+    set_effort(claude_request, config, body.get("reasoning_effort"), traits)
     match body.get("response_format"):
         case None | {"type": "text"}:
             pass
@@ -174,86 +165,6 @@ def _set_output(claude_request: Json, body: Json, traits: ModelTraits) -> list[J
     if config:
         claude_request["output_config"] = config
     return system
-
-
-def _set_effort(claude_request: Json, config: Json, effort: Any, traits: ModelTraits) -> None:
-    if effort == "none" and traits.least_thinking is not None:
-        claude_request.setdefault("thinking", {"type": traits.least_thinking})
-    elif effort is not None:
-        if effort not in _EFFORTS and effort not in _OPENAI_LOW_EFFORTS:
-            raise Untranslatable(f"There is no effort {effort!r} here.", "reasoning_effort", "invalid_value")
-        if traits.thinks_when_asked:
-            _ask_to_think(claude_request, effort)
-        else:
-            config.setdefault("effort", "low" if effort in _OPENAI_LOW_EFFORTS else effort)
-
-
-def _ask_to_think(claude_request: Json, effort: str) -> None:
-    """Gives a model tokens to think, unless a call is forced or there is no room for thoughts."""
-    max_tokens = claude_request.get("max_tokens")
-    if (
-        effort in _OPENAI_LOW_EFFORTS
-        or _forces_call(claude_request.get("tool_choice"))
-        or not isinstance(max_tokens, int)
-        or max_tokens <= _MIN_THINKING_TOKENS
-    ):
-        return
-    tokens = min(_THINKING_TOKENS.get(effort, max(_THINKING_TOKENS.values())), max_tokens - 1)
-    claude_request.setdefault("thinking", {"type": "enabled", "budget_tokens": tokens})
-
-
-def _stop_thinking(claude_request: Json) -> None:
-    """Drops the wish for thinking where the last reply has a call without a thought: the API would refuse it."""
-    thinking = claude_request.get("thinking")
-    if not isinstance(thinking, dict) or thinking.get("type") != "enabled":
-        return
-    last_reply = next(
-        (
-            message["content"]
-            for message in reversed(claude_request["messages"])
-            if message["role"] == "assistant"
-        ),
-        (),
-    )
-    block_types = [block.get("type") for block in last_reply]
-    if "tool_use" in block_types and block_types[0] not in THINKING_TYPES:
-        del claude_request["thinking"]
-
-
-def _allow_other_prefix(claude_request: Json) -> None:
-    """Has Claude drop the thoughts before which memory, tools or notes were changed: it would refuse such thoughts."""
-    replies = (message for message in claude_request["messages"] if message["role"] == "assistant")
-    thinking_replies = [
-        reply for reply in replies if any(block.get("type") in THINKING_TYPES for block in reply["content"])
-    ]
-    if not thinking_replies:
-        return
-    thinking = with_block_binding(claude_request.get("thinking"), claude_request.get("tool_choice"))
-    if thinking is not None:
-        claude_request["thinking"] = thinking
-        return
-    # This request cannot ask Claude to drop thoughts. Such a request may lack thoughts, so they are dropped here.
-    for reply in thinking_replies:
-        reply["content"] = [block for block in reply["content"] if block.get("type") not in THINKING_TYPES]
-
-
-def with_block_binding(thinking: Any, tool_choice: Any) -> Json | None:
-    """Returns the `thinking` of a request that has Claude drop thoughts before which something was changed.
-
-    Returns None where the request cannot ask for that: its thinking is not adaptive, or it forces a call.
-
-    thinking: the request's own `thinking`; None: the default of the models that bind thoughts, which is adaptive.
-    tool_choice: as Claude takes it.
-    """
-    if thinking is None:
-        thinking = {"type": "adaptive"}
-    if not isinstance(thinking, dict) or thinking.get("type") != "adaptive" or _forces_call(tool_choice):
-        return None
-    return {"block_binding": {"prefix_mismatch_behavior": "drop_block"}, **thinking}
-
-
-def _forces_call(tool_choice: Any) -> bool:
-    return isinstance(tool_choice, dict) and tool_choice.get("type") in ("any", "tool")
 
 
 def _cache_ttl(retention: Any) -> str | None:

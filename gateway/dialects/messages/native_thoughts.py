@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from adapters.claude.model_traits import takes_thinking, thinks_when_asked
-from adapters.claude.request import BINDING_BETA, with_block_binding
+from adapters.claude.thinking import BINDING_BETA, with_block_binding
 from adapters.types import Json
 from gateway.dialects.messages.content import THOUGHT_TYPES
 
