@@ -182,16 +182,12 @@ class ForwardedRoute:
             check_model_name(upload.field_value)
         return search.span is not None or search.is_whole
 
-    async def send(self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing) -> None:
-        """Sends a request upstream, and its reply to the client. Raises: NotAllowed."""
-        await self.send_with_change(incoming, route, outgoing, None)
-
-    async def send_with_change(
-        self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing, change: ReplyChange | None
+    async def send(
+        self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing, change: ReplyChange | None = None
     ) -> None:
         """Sends a request upstream, and its reply to the client.
 
-        change: changes the reply; None: the reply passes as it comes.
+        change: as in `forward`.
 
         Raises: NotAllowed: the key is limited to models, and the request names none.
         """

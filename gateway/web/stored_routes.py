@@ -113,15 +113,15 @@ class StoredRoute(ForwardedRoute):
 
         return send_after_forgetting
 
-    async def send(self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing) -> None:
+    async def send(
+        self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing, change: ReplyChange | None = None
+    ) -> None:
         stored_path = _StoredPath.parse(outgoing.upstream_path.partition("?")[0])
         change = self._find_reply_change(outgoing.method, stored_path)
         if change is not None and outgoing.method == "GET" and stored_path.is_response:
-            background_end = BackgroundEnd(change)
+            change = background_end = BackgroundEnd(change)
             incoming = incoming._replace(send=self._save_before_end(incoming, background_end))
-            await self.send_with_change(incoming, route, outgoing, background_end)
-        else:
-            await self.send_with_change(incoming, route, outgoing, change)
+        await super().send(incoming, route, outgoing, change)
 
     def _save_before_end(self, incoming: Incoming, background_end: BackgroundEnd) -> Send:
         """Returns a `send` that writes the turn of a response that has ended, before the response's end is sent."""
