@@ -111,7 +111,7 @@ class Resolver:
         profile = self._directory.spec_for(identity)
         spec = profile
         if spec is None:
-            spec, identity = await self._find_stored_agent(identity, request.model, request_context)
+            spec, identity = await self._get_stored_agent(identity, request.model, request_context)
         kind = await self._kind_of(identity, spec)
         if kind is ConversationKind.CLIENT:
             identity = self.with_delegated_task(identity, request)
@@ -143,7 +143,7 @@ class Resolver:
         # Without `memory_choice`, which comes from the ids: the ids must not decide from which memory they are read.
         identity = self.identify(replace(request, memory_choice=None), request_context)
         if self._directory.spec_for(identity) is None:
-            _, identity = await self._find_stored_agent(identity, request.model, request_context)
+            _, identity = await self._get_stored_agent(identity, request.model, request_context)
         if identity.scope is not None:
             await self._turns.wait_written(identity.scope)
         else:
@@ -261,7 +261,7 @@ class Resolver:
             native_body=native.with_messages_before(len(path)),
         )
 
-    async def _find_stored_agent(
+    async def _get_stored_agent(
         self, identity: Identity, model: str, request_context: RequestContext
     ) -> tuple[AgentSpec, Identity]:
         """Returns an agent that was made over REST, and the identity with the agent's memory, which all users share.

@@ -105,7 +105,7 @@ class ResponseConversations:
             definition = await self.store.definitions.add(draft, at=self.now())
         return ResponseConversation(definition, None)
 
-    async def find(self, owner: ResponseOwner, id: str) -> ResponseConversation:
+    async def get(self, owner: ResponseOwner, id: str) -> ResponseConversation:
         """Returns a conversation that a caller may read. Raises: UnknownId."""
         with map_store_errors():
             definition = await self.store.definitions.find(owner.project, _KIND, id)
@@ -128,12 +128,12 @@ class ResponseConversations:
 
         Does not wait where all items stay for each response. Raises: UnknownId.
         """
-        conversation = await self.find(owner, id)
+        conversation = await self.get(owner, id)
         if not _for_one_response(conversation.items):
             return conversation
         with map_store_errors():
             await self.queues.enter(("", id), ticket)
-        return await self.find(owner, id)
+        return await self.get(owner, id)
 
     async def bind(self, conversation: ResponseConversation, scope: Scope, spec: AgentSpec) -> None:
         """Binds a conversation to a memory. Raises: UnknownId: it was deleted, or belongs to another memory."""

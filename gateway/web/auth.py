@@ -141,7 +141,7 @@ class Guard:
                 "This gateway demands a key of its own. Send it as `Authorization: Bearer mg-…` or `x-api-key: mg-…`, "
                 "or in `x-mnemogate-key`, which leaves the others to the provider's key."
             )
-        key = await self._find_valid_key(secret)
+        key = await self._get_valid_key(secret)
         if _KEY_HEADER not in values:
             # The other headers hold the gateway's key, so there is none of the provider's.
             caller = ANONYMOUS
@@ -158,20 +158,20 @@ class Guard:
             expires=key.expires,
         )
 
-    async def find_key(self, headers: Iterable[tuple[bytes, bytes]]) -> Key:
+    async def get_key(self, headers: Iterable[tuple[bytes, bytes]]) -> Key:
         """Returns the gateway key that a request presents, whichever paths the key opens.
 
         Raises: BadRequest, NotAuthenticated, Overloaded.
         """
         secret = _find_secret(_read_headers(headers))
         if secret and secret.startswith(KEY_PREFIX):
-            return await self._find_valid_key(secret)
+            return await self._get_valid_key(secret)
         raise NotAuthenticated(
             "Send a gateway key as `Authorization: Bearer mg-…`. `mnemogate keys create --operator` makes one that "
             "opens /v1/manage; /v1/manage/me takes any that an application has."
         )
 
-    async def _find_valid_key(self, secret: str) -> Key:
+    async def _get_valid_key(self, secret: str) -> Key:
         try:
             key = await self._keys.find(secret)
         except StoreError as error:

@@ -66,7 +66,7 @@ def model_routes(models: ModelList, list_agents: NamesAgents) -> list[Route]:
             agent_entries = await list_agent_entries(info)
             entry = next((agent_entry for agent_entry in agent_entries if name == agent_entry["id"]), None)
         if entry is None:
-            entry = await models.find(name, info.caller.credential)
+            entry = await models.get(name, info.caller.credential)
         return JsonResponse(render_model(entry) if is_anthropic_client(request.scope) else entry)
 
     return [Route("/v1/models", list_models), Route("/v1/models/{name:path}", show_model)]

@@ -98,7 +98,7 @@ class ResponseCallRoute(ForwardedRoute):
         self, owner: ResponseOwner, id: str, request: ResponsesRequest, ticket: QueueTicket
     ) -> ResponseConversation:
         """Returns a conversation that the gateway stores, with the items that wait in it. Raises: GatewayError."""
-        return await self.chat.conversations.find(owner, id)
+        return await self.chat.conversations.get(owner, id)
 
     async def _read_call(
         self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody, ticket: QueueTicket

@@ -62,7 +62,7 @@ class GatewayConversations:
             return _render_conversation(
                 await self.conversations.create(owner.project, read_metadata(body), items)
             )
-        conversation = await self.conversations.find(owner, segments[0])
+        conversation = await self.conversations.get(owner, segments[0])
         match method, segments[1:]:
             case "GET", []:
                 return _render_conversation(conversation)
@@ -81,10 +81,10 @@ class GatewayConversations:
             case "POST", ["items"]:
                 return await self._add_items(conversation, body)
             case "GET", ["items", id]:
-                return await self._find_item(conversation, id, query)
+                return await self._get_item(conversation, id, query)
             case "DELETE", ["items", id]:
                 await self._delete_item(conversation, id)
-                return _render_conversation(await self.conversations.find(owner, conversation.id))
+                return _render_conversation(await self.conversations.get(owner, conversation.id))
             case _, [] | ["items"] | ["items", _]:
                 raise HTTPException(405)
         raise UnknownPath(f"Unknown path: {method} {scope['path']}")
@@ -103,7 +103,7 @@ class GatewayConversations:
             ItemGroup(lambda: [item for item in waiting if item.get("role") not in SYSTEM_ROLES]),
         ]
 
-    async def _find_item(self, conversation: ResponseConversation, id: str, query: str) -> Json:
+    async def _get_item(self, conversation: ResponseConversation, id: str, query: str) -> Json:
         # In a thread: for an id that no item has, the items of all turns are rendered.
         found = await asyncio.to_thread(find_item, await self._group_items(conversation, query), id)
         if found is None:

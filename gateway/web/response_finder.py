@@ -37,7 +37,7 @@ class ResponseFinder:
     stored: StoredResponses
     background: BackgroundResponses
 
-    async def find(self, owner: ResponseOwner, id: str) -> LocatedResponse:
+    async def get(self, owner: ResponseOwner, id: str) -> LocatedResponse:
         """Returns a response.
 
         Raises: UnknownId: there is no response with this id that the caller may read; MemoryUnavailable.

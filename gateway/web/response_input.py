@@ -108,6 +108,6 @@ class ResponseInput:
         """Returns the system messages of a conversation; none where the gateway has not made the conversation."""
         if is_gateway_id(conversation_id):
             with suppress(UnknownId):
-                conversation = await self.conversations.find(owner, conversation_id)
+                conversation = await self.conversations.get(owner, conversation_id)
                 return [ItemGroup(lambda: system_items(conversation.items))]
         return []

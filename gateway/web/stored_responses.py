@@ -70,7 +70,7 @@ class GatewayResponses:
         query_string: str = scope["query_string"].decode("latin-1")
         query = parse_qs(query_string)
         owner = self.owners.read_owner(scope)
-        response = await self._finder.find(owner, id)
+        response = await self._finder.get(owner, id)
         match scope["method"], segments:
             case "GET", [] if query.get("stream", ["false"])[-1].lower() == "true":
                 await self._stream_events(Incoming(scope, receive, send), response, query)
@@ -95,7 +95,7 @@ class GatewayResponses:
 
     async def show(self, owner: ResponseOwner, id: str) -> ShownResponse:
         """Returns a response that the gateway stores, as it is now. Raises: UnknownId."""
-        response = await self._finder.find(owner, id)
+        response = await self._finder.get(owner, id)
         return ShownResponse(await self._render(response, {}), response.run)
 
     async def _delete(self, response: LocatedResponse) -> None:

@@ -213,7 +213,7 @@ class ModelList:
         # If there are several, the key is only for an upstream that has asked for it.
         return [name for name in unlisted if name in self._refusals]
 
-    async def find(self, name: str, credential: str | None) -> dict[str, Any]:
+    async def get(self, name: str, credential: str | None) -> dict[str, Any]:
         """Returns the entry of one model.
 
         credential: the caller's own `Authorization`.

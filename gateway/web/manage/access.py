@@ -39,7 +39,7 @@ class Access:
         """
         if self._is_owner(request):
             return Manager(project=None, may_write=True)
-        key = await self.find_key(request)
+        key = await self.get_key(request)
         if not key.is_operator:
             raise NotAllowed(
                 "This key does not open /v1/manage. `mnemogate keys create --operator` makes one that does."
@@ -49,9 +49,9 @@ class Access:
             raise NotAllowed("This key of an operator changes nothing.")
         return manager
 
-    async def find_key(self, request: Request) -> Key:
+    async def get_key(self, request: Request) -> Key:
         """Returns the gateway key that a request presents. Raises: NotAuthenticated, Overloaded."""
-        return await self._guard.find_key(request.scope["headers"])
+        return await self._guard.get_key(request.scope["headers"])
 
     def _is_owner(self, request: Request) -> bool:
         presented = request.headers.get(ADMIN_HEADER)

@@ -31,7 +31,7 @@ def key_routes(
 
     async def show_own_key(request: Request) -> Response:
         info_of(request.scope).route = "manage"
-        key = await access.find_key(request)
+        key = await access.get_key(request)
         if key.opens is not None:
             raise NotAllowed("This is for keys of applications.")
         user = read_query(request.scope).get("user") or key.user or ""

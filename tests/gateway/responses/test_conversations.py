@@ -289,13 +289,13 @@ def test_a_conversation_that_is_deleted_meanwhile_is_not_found(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conversations, id = world.gateway.app.services.chat.conversations, world.sdk.conversations.create().id
-    found = world.gateway.call(conversations.find(ResponseOwner("default", None), id))
+    found = world.gateway.call(conversations.get(ResponseOwner("default", None), id))
 
-    async def find_late(*_: Any) -> ResponseConversation:
+    async def get_late(*_: Any) -> ResponseConversation:
         return found
 
     world.sdk.conversations.delete(id)
-    monkeypatch.setattr(conversations, "find", find_late)
+    monkeypatch.setattr(conversations, "get", get_late)
     with pytest.raises(openai.NotFoundError):
         respond(world, input="Hi", conversation=id, user="alice")
 
@@ -307,19 +307,19 @@ def test_what_waits_is_read_again_where_it_changes(world: World, monkeypatch: py
     items: Any = [{"role": "user", "content": "My cat is Miso."}]
     id = world.sdk.conversations.create(items=items).id
     conversations, first = world.gateway.app.services.chat.conversations, items_of(world, id)[0]["id"]
-    found = world.gateway.call(conversations.find(ResponseOwner("default", None), id))
+    found = world.gateway.call(conversations.get(ResponseOwner("default", None), id))
 
-    async def find_late(*_: Any) -> ResponseConversation:
+    async def get_late(*_: Any) -> ResponseConversation:
         return found
 
     world.sdk.conversations.items.create(id, items=items)
     with monkeypatch.context() as late:
-        late.setattr(conversations, "find", find_late)
+        late.setattr(conversations, "get", get_late)
         with pytest.raises(openai.BadRequestError, match="2 items wait"):
             world.sdk.conversations.items.create(id, items=items)
     respond(world, input="What is it called?", conversation=id, user="alice")
     with monkeypatch.context() as late:
-        late.setattr(conversations, "find", find_late)
+        late.setattr(conversations, "get", get_late)
         with pytest.raises(openai.NotFoundError):  # it is an item of the turn now
             world.sdk.conversations.items.delete(first, conversation_id=id)
 

@@ -244,7 +244,7 @@ async def test_a_list_that_nobody_could_fetch_is_no_empty_one() -> None:
         with pytest.raises(UpstreamUnreachable, match=r"The gateway .*'up'.*Connection refused"):
             await models.entries_for(None)
         with pytest.raises(UpstreamUnreachable):
-            await models.find("a", None)
+            await models.get("a", None)
         assert await models.entries_for(None, has_others=True) == []
         with_alias = ModelList(replace(settings, models=(ModelSettings("quick", "a"),)), providers, created=7)
         await with_alias.refresh("up", providers["up"])
@@ -321,10 +321,10 @@ async def test_the_built_in_model_is_found_under_any_name() -> None:
     """A program that looks for its model before it asks it finds it."""
     models = ModelList(Settings(), {}, 7)
     found = {"id": "gpt-4o-mini", "object": "model", "created": 7, "owned_by": "mnemogate"}
-    assert await models.find("gpt-4o-mini", "Bearer none") == found
+    assert await models.get("gpt-4o-mini", "Bearer none") == found
     for settings, name in ((Settings(), "agent/nobody"), (Settings(models=(ALIAS,)), "gpt-5")):
         with pytest.raises(UnknownModel):
-            await ModelList(settings, {}, 7).find(name, None)
+            await ModelList(settings, {}, 7).get(name, None)
 
 
 @pytest.mark.parametrize("upstreams", ["", "[[upstreams]]\nname = 'demo'\nkind = 'scripted'\n"])
@@ -490,7 +490,7 @@ async def test_a_key_goes_to_no_upstream_that_it_may_not_be_for() -> None:
             await models.entries_for("Bearer sk-one", "three")
         named = await models.entries_for("Bearer sk-one", "one")
         assert [entry["id"] for entry in named] == ["one/a"]
-        assert (await models.find("two/b", "Bearer sk-two"))["id"] == "two/b"
+        assert (await models.get("two/b", "Bearer sk-two"))["id"] == "two/b"
         assert models_asked(one) == [None, "Bearer sk-one"]
         assert models_asked(two) == [None, "Bearer sk-two"]
         for provider in providers.values():
