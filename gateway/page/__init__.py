@@ -3,7 +3,7 @@
 To add a screen (people_screens.py and its template are examples):
 
 1. An operation in `gateway/run/admin` returns a frozen record (`memory_records.py`), a list a `ListPage`. It takes the
-   visitor's `project` (None: all) and raises `UnknownId` for what is not in it, as `find_agent` does for a memory.
+   visitor's `project` (None: all) and raises `UnknownId` for what is not in it, as `get_agent` does for a memory.
    Changes take `request.visitor.editor`, and note themselves in the audit (`store.audit.add`).
 2. Name the operation in `PageOperations` (page_operations.py); `gateway/operations.py` makes it.
 3. A module here has `screens(operations) -> list[Screen | Action]`; `page_routes.py` lists it, and so does `FLOORS` of

@@ -59,7 +59,7 @@ class _ConversationScreens(Struct, frozen=True):
     async def _show_branch(self, request: ScreenRequest, access: MemoryAccess, query: BranchQuery) -> View:
         """Returns the screen of a branch."""
         page, later = await self._read_to_end(request, access, query)
-        scope = (await self.views.find(access.project, access.uid)).scope
+        scope = (await self.views.get(access.project, access.uid)).scope
         id = page.conversation.id
         opening = ""
         forgotten: dict[int, AuditRecord | None] = {}

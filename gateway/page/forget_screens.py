@@ -353,7 +353,7 @@ class _ForgetScreens(Struct, frozen=True):
         preview = shown.preview
         name, name_line = "you", None
         if not access.is_person:
-            memory = await self.views.find(access.project, access.uid)
+            memory = await self.views.get(access.project, access.uid)
             name, name_line = name_of(memory.scope), await self.views.find_name_line(memory)
         fragment = "" if kind == "texts" else f"#forget-{kind}-{value}"
         return access.view(

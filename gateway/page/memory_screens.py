@@ -194,7 +194,7 @@ class _MemoryScreens(Struct, frozen=True):
         access = memory.access
         page = await self.views.show(access.project, access.uid)
         if page.memory.kind == "agent":
-            runs = await self.operations.runs.newest(await self.views.find(access.project, access.uid))
+            runs = await self.operations.runs.newest(await self.views.get(access.project, access.uid))
             page = AgentMemoryPage(**asdict(page), runs=runs)
         if request.is_twin:
             return access.twin(page)
@@ -290,7 +290,7 @@ class _MemoryScreens(Struct, frozen=True):
         Raises: UnknownId: there is no such memory.
         """
         access = access_of(request)
-        memory = await self.views.find(access.project, access.uid)
+        memory = await self.views.get(access.project, access.uid)
         await request.note_read(access.uid)
         return _OpenedMemory(access, memory.id, name_of(memory.scope), memory.paused, user_of(memory.scope))
 

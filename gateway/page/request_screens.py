@@ -147,7 +147,7 @@ class _RequestScreens(Struct, frozen=True):
         memory_name = paused = questions = None
         if query.memory is not None:
             await request.note_read(query.memory)
-            memory = await memories.find(request.visitor.project, query.memory)
+            memory = await memories.get(request.visitor.project, query.memory)
             memory_name, paused = name_of(memory.scope), memory.paused
             if query.words or not request.is_twin:
                 questions = await memories.conversations.questions(

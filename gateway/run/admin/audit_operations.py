@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.list_page import ListPage, next_cursor, read_cursor
+from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
 from storage.listing import LAST_NUMBER
@@ -72,7 +72,7 @@ class AuditOperations(Struct, frozen=True):
         before = read_cursor(after, LAST_NUMBER)
         entries = await self.store.audit.list(before=before, memory=memory, project=project, limit=limit + 1)
         if memory is not None and (project is not None or not entries):
-            await find_agent(self.store, project, memory, param="memory")
+            await get_agent(self.store, project, memory, param="memory")
         items = tuple(AuditRecord(e.at, e.actor, e.action, e.memory, e.what) for e in entries[:limit])
         return ListPage(items, next_cursor(entries, limit, lambda entry: str(entry.id)))
 

@@ -38,7 +38,7 @@ class BatchOperations(Struct, frozen=True):
 
     async def show(self, raw: RawArguments) -> dict[str, Any]:
         """Returns a batch, and of each item that failed, expired or was cancelled the reason."""
-        batch = await self._find(raw)
+        batch = await self._get(raw)
         batches = self.store.batches
         unsuccessful: list[dict[str, Any]] = []
         after = 0
@@ -62,10 +62,10 @@ class BatchOperations(Struct, frozen=True):
 
     async def cancel(self, raw: RawArguments) -> dict[str, Any]:
         """Cancels the items of a batch that have not ended. The batch may have been cancelled before."""
-        batch = await self.store.batches.cancel(await self._find(raw), self.now())
+        batch = await self.store.batches.cancel(await self._get(raw), self.now())
         return await self._batch_json(batch)
 
-    async def _find(self, raw: RawArguments) -> Batch:
+    async def _get(self, raw: RawArguments) -> Batch:
         name = Arguments(raw).text("batch")
         try:
             return await self.store.batches.find(None, ids.uid_of("job", name) or name)

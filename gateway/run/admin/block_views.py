@@ -9,8 +9,8 @@ from msgspec import Struct
 from gateway.core.memory.mcp_tools import through_mcp
 from gateway.core.memory.word_diff import DiffPart, diff_words
 from gateway.errors import BadRequest, UnknownId
-from gateway.run.admin.find_memory import find_memory
 from gateway.run.admin.list_page import PAGE_LIMIT, next_cursor, read_cursor
+from gateway.run.admin.memory_by_uid import get_memory
 from gateway.run.admin.memory_records import (
     BLOCK_ORIGINS,
     BlockOrigin,
@@ -82,8 +82,8 @@ class BlockViews(Struct, frozen=True):
 
         Raises: BadRequest: there is no such version.
         """
-        memory = await find_memory(self.store, project, uid)
-        shown_block = await self._find_block(memory.id, label)
+        memory = await get_memory(self.store, project, uid)
+        shown_block = await self._get_block(memory.id, label)
         # The list shows the newest version first, so what comes after a version has lower numbers.
         before = read_cursor(after, LAST_NUMBER)
         versions = await self.store.memory_pages.list_versions(
@@ -105,7 +105,7 @@ class BlockViews(Struct, frozen=True):
 
         label: only the block with this label is compared; None: all blocks are.
         """
-        memory = await find_memory(self.store, project, uid)
+        memory = await get_memory(self.store, project, uid)
         shown_blocks = await self.store.memory_pages.list_blocks(memory.id)
         blocks = [shown.block for shown in shown_blocks if label in (None, shown.block.label)]
         undos = [(block, await self.store.blocks.find_undone(block.id, block.version)) for block in blocks]
@@ -123,11 +123,11 @@ class BlockViews(Struct, frozen=True):
 
     async def list_all(self, project: str | None, uid: str) -> tuple[BlockRecord, ...]:
         """Returns the blocks of a memory."""
-        return await self.list_of_memory((await find_memory(self.store, project, uid)).id)
+        return await self.list_of_memory((await get_memory(self.store, project, uid)).id)
 
     async def changed_since(self, uid: str, since: float) -> BlocksSince:
         """Returns the blocks of a memory, and which of them were changed after a time, in seconds since the epoch."""
-        memory = await find_memory(self.store, None, uid)
+        memory = await get_memory(self.store, None, uid)
         pages = self.store.memory_pages
         shown_blocks = await pages.list_blocks(memory.id)
         changed_blocks = [shown.block for shown in shown_blocks if shown.changed_at > since]
@@ -149,7 +149,7 @@ class BlockViews(Struct, frozen=True):
         shown_blocks = await self.store.memory_pages.list_blocks(agent_row)
         return tuple(_block_record(shown, pending_labels.count(shown.block.label)) for shown in shown_blocks)
 
-    async def _find_block(self, agent_row: int, label: str) -> ShownBlock:
+    async def _get_block(self, agent_row: int, label: str) -> ShownBlock:
         blocks = await self.store.memory_pages.list_blocks(agent_row)
         shown_block = next((shown for shown in blocks if shown.block.label == label), None)
         if shown_block is None:
@@ -163,13 +163,13 @@ class BlockViews(Struct, frozen=True):
         if to is None:
             newer = await self._find_last_version(block_row)
         else:
-            newer = await self._find_version(block_row, to, "to")
+            newer = await self._get_version(block_row, to, "to")
         if newer is None:
             return None
         if from_ is None:
             older = await self._find_last_version(block_row, newer.version)
         else:
-            older = await self._find_version(block_row, from_, "from")
+            older = await self._get_version(block_row, from_, "from")
         if older is None:
             return None
         parts = await asyncio.to_thread(diff_words, older.value, newer.value)
@@ -179,7 +179,7 @@ class BlockViews(Struct, frozen=True):
         versions = await self.store.memory_pages.list_versions(block_row, before=before, limit=1)
         return versions[0] if versions else None
 
-    async def _find_version(self, block_row: int, version: int, param: str) -> Revision:
+    async def _get_version(self, block_row: int, version: int, param: str) -> Revision:
         revision = await self._find_last_version(block_row, version + 1)
         if revision is None or revision.version != version:
             raise BadRequest(f"The block has no version {version}.", param=param)

@@ -12,7 +12,6 @@ from gateway.core.conversation.canonical import is_result
 from gateway.core.memory.visibility import asked_messages
 from gateway.errors import UnknownId
 from gateway.run.admin.exchange_messages import message_records, shorten
-from gateway.run.admin.find_memory import find_memory
 from gateway.run.admin.list_page import (
     PAGE_LIMIT,
     ListPage,
@@ -21,6 +20,7 @@ from gateway.run.admin.list_page import (
     parse_page_end,
     read_cursor,
 )
+from gateway.run.admin.memory_by_uid import get_memory
 from gateway.run.admin.memory_names import user_of
 from gateway.run.admin.memory_records import MessageRecord
 from gateway.run.admin.request_records import HitRecord
@@ -123,7 +123,7 @@ class ConversationViews(Struct, frozen=True):
         self, project: str | None, uid: str, *, after: str | None = None, limit: int = PAGE_LIMIT
     ) -> ListPage[ConversationRecord]:
         """Returns a page of the conversations that have messages left, the newest first."""
-        memory = await find_memory(self.store, project, uid)
+        memory = await get_memory(self.store, project, uid)
         before = parse_page_end(after)
         conversations = await self.store.memory_pages.list_conversations(
             memory.id, before=before, limit=limit + 1
@@ -133,7 +133,7 @@ class ConversationViews(Struct, frozen=True):
 
     async def openings(self, project: str | None, uid: str, conversations: Sequence[str]) -> dict[str, str]:
         """Returns the user's first words in conversations, by the conversations' ids, where the words may be seen."""
-        memory = await find_memory(self.store, project, uid)
+        memory = await get_memory(self.store, project, uid)
         return await self.openings_of(memory.id, conversations)
 
     async def openings_of(self, agent_row: int, conversations: Sequence[str]) -> dict[str, str]:
@@ -154,7 +154,7 @@ class ConversationViews(Struct, frozen=True):
         requests: the ids of the requests.
         logged: those of the requests that the log has. The recalls of all others say which exchanges have their turns.
         """
-        memory = await find_memory(self.store, project, uid)
+        memory = await get_memory(self.store, project, uid)
         recalled = await self.store.recalls.load_exchanges(
             memory.id, requests, self.noted_since(), _OPENING_BYTES
         )
@@ -188,7 +188,7 @@ class ConversationViews(Struct, frozen=True):
 
     async def last_questions(self, project: str | None, uid: str, max_count: int) -> list[str]:
         """Returns the first words of the last questions, the newest first."""
-        memory = await find_memory(self.store, project, uid)
+        memory = await get_memory(self.store, project, uid)
         rows = await self.store.memory_pages.list_newest_exchanges(memory.id, limit=_LAST_EXCHANGES)
         if not rows:
             return []
@@ -213,7 +213,7 @@ class ConversationViews(Struct, frozen=True):
         before: `next` of the page with the later messages; None: the page with the newest messages.
         max_chars: the most characters of all items together; a page has one item at least, however long it is.
         """
-        memory = await find_memory(self.store, project, uid)
+        memory = await get_memory(self.store, project, uid)
         pages = self.store.memory_pages
         conversation = await pages.find_conversation(memory.id, id)
         if conversation is None or not conversation.messages:
@@ -281,7 +281,7 @@ class ConversationViews(Struct, frozen=True):
 
         seq: the number of its first message.
         """
-        memory = await find_memory(self.store, project, uid)
+        memory = await get_memory(self.store, project, uid)
         pages = self.store.memory_pages
         rows = await pages.find_exchange_of_message(memory.id, seq)
         path = [] if rows is None else await pages.load_path(memory.id, rows.exchange_row, limit=1)
@@ -302,7 +302,7 @@ class ConversationViews(Struct, frozen=True):
         """
         if not page.items:
             return None
-        memory = await find_memory(self.store, project, uid)
+        memory = await get_memory(self.store, project, uid)
         pages = self.store.memory_pages
         last_seq = page.items[-1].seq
         rows = await pages.find_exchange_of_message(memory.id, last_seq)
@@ -326,7 +326,7 @@ class ConversationViews(Struct, frozen=True):
 
     async def read_around(self, project: str | None, uid: str, seq: int, limit: int) -> MessagesAround:
         """Returns a message with messages before and after it on its path, oldest first. limit: the most messages."""
-        memory = await find_memory(self.store, project, uid)
+        memory = await get_memory(self.store, project, uid)
         pages = self.store.memory_pages
         rows = await pages.find_exchange_of_message(memory.id, seq)
         if rows is None:
@@ -350,7 +350,7 @@ class ConversationViews(Struct, frozen=True):
 
     async def read_text(self, project: str | None, uid: str, id: str, seq: int) -> str:
         """Returns the whole text of a message of a conversation."""
-        memory = await find_memory(self.store, project, uid)
+        memory = await get_memory(self.store, project, uid)
         pages = self.store.memory_pages
         conversation = await pages.find_conversation(memory.id, id)
         row = None if conversation is None else await self._exchange_of(memory.id, conversation.id, seq)
@@ -368,7 +368,7 @@ class ConversationViews(Struct, frozen=True):
 
         A speaker without a name is called by the name of the memory's user, else by the role.
         """
-        memory = await find_memory(self.store, project, uid)
+        memory = await get_memory(self.store, project, uid)
         seqs = sorted({hit.seq for hit in hits if hit.kind == "message" and hit.text is not None})
         messages = await self.store.recall.load(memory.id, seqs)
         names = {"user": user_of(memory.scope)}

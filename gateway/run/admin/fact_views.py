@@ -10,8 +10,8 @@ from msgspec import UNSET, Struct
 
 from gateway.core.memory.standing import standing_block
 from gateway.errors import UnknownId
-from gateway.run.admin.find_memory import find_memory
 from gateway.run.admin.list_page import PAGE_LIMIT, ListPage, next_cursor, read_cursor
+from gateway.run.admin.memory_by_uid import get_memory
 from gateway.run.admin.memory_records import FactOrigin, FactRecord, SourceRecord
 from gateway.run.admin.source_records import LISTED_SOURCES, exchanges_of, list_sources
 from storage.listing import LAST_NUMBER, FoundMemory, SizedMemory
@@ -59,7 +59,7 @@ class FactViews(Struct, frozen=True):
         is_all: facts that are no longer true are listed as well.
         as_of: only facts that were true then are listed; in seconds since the epoch.
         """
-        memory = await find_memory(self.store, project, uid)
+        memory = await get_memory(self.store, project, uid)
         before = read_cursor(after, LAST_NUMBER)
         facts = await self.store.facts.list(
             memory.id, is_all=is_all, as_of=as_of, before=before, limit=limit + 1
@@ -69,7 +69,7 @@ class FactViews(Struct, frozen=True):
 
     async def show(self, project: str | None, uid: str, seq: int) -> FactPage:
         """Returns a fact with its history."""
-        memory = await find_memory(self.store, project, uid)
+        memory = await get_memory(self.store, project, uid)
         facts = self.store.facts
         fact = await facts.find(memory.id, seq)
         if fact is None:
@@ -87,7 +87,7 @@ class FactViews(Struct, frozen=True):
 
         messages: the numbers of the messages from which these are chosen, in their order.
         """
-        memory = await find_memory(self.store, project, uid)
+        memory = await get_memory(self.store, project, uid)
         fact = await self.store.facts.find(memory.id, seq)
         if fact is None:
             raise UnknownId("There is no such fact.")
@@ -104,7 +104,7 @@ class FactViews(Struct, frozen=True):
         """Returns the facts that a fact replaced, then those that these replaced, and so on: the newest texts first."""
         if not page.before:
             return ()
-        memory = await find_memory(self.store, project, uid)
+        memory = await get_memory(self.store, project, uid)
         replaced = await self.store.facts.get(memory.id, [fact.seq for fact in page.before])
         for fact in replaced:  # the list grows meanwhile
             if len(replaced) >= _MAX_REPLACED:
@@ -121,7 +121,7 @@ class FactViews(Struct, frozen=True):
         """
         if page.after is None or page.after.until is None:
             return None
-        memory = await find_memory(self.store, project, uid)
+        memory = await get_memory(self.store, project, uid)
         seq = page.after.successor
         for _ in range(_MAX_REPLACED):
             fact = None if seq is None else await self.store.facts.find(memory.id, seq)
@@ -135,7 +135,7 @@ class FactViews(Struct, frozen=True):
 
         before: facts that were learned later are left out; in seconds since the epoch.
         """
-        memory = await find_memory(self.store, None, uid)
+        memory = await get_memory(self.store, None, uid)
         standing = await self.store.facts.list_standing(memory.id)
         facts = [fact for fact in standing if not fact.muted and fact.at <= before]
         if not facts:

@@ -228,7 +228,7 @@ class ForgetOperations:
         arguments = Arguments(raw)
         owner = arguments.owner(self.defaults)
         label = arguments.text("block")
-        agent_row = await self._find_agent_row(owner)
+        agent_row = await self._get_agent_row(owner)
         blocks = await self.store.blocks.load(agent_row)
         block = next((each for each in blocks if each.label == label), None)
         if block is None:
@@ -295,7 +295,7 @@ class ForgetOperations:
 
     async def _find_part(self, owner: MemoryOwner, part: Part) -> _FoundPart:
         """Returns a part of an owner's memory. Raises: BadRequest: there is no such memory, or no such part."""
-        agent_row = await self._find_agent_row(owner)
+        agent_row = await self._get_agent_row(owner)
         target = await find_target(self.store, agent_row, part)
         if target is None:
             part_name = "conversation" if part.kind == "in" else part.kind
@@ -345,7 +345,7 @@ class ForgetOperations:
             await note_forgetting(self.store, at, COMMAND, agent.uid, erased)
         return begun
 
-    async def _find_agent_row(self, owner: MemoryOwner) -> int:
+    async def _get_agent_row(self, owner: MemoryOwner) -> int:
         """Returns the row of an owner's memory. Raises: BadRequest: there is no such memory."""
         profile = owner.profile or DEFAULT_PROFILE
         rows = await self.store.forgetting.list_memories(owner.project, profile, owner.subject, limit=1)

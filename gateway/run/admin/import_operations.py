@@ -205,7 +205,7 @@ class ImportOperations:
         running = self._running.get(uid)
         if running is not None and project in (None, running.request.scope.project):
             return running.to_json()
-        return self._stored_json(await self._find(uid, project))
+        return self._stored_json(await self._get(uid, project))
 
     async def show_named(self, raw: RawArguments) -> dict[str, Any]:
         """Returns the import that `import` names; with `preview`, the last preview with this id."""
@@ -236,7 +236,7 @@ class ImportOperations:
 
         wait_s: how long the call waits for the undoing, which goes on in any case; None: until it is done.
         """
-        stored = await self._find(uid, project)
+        stored = await self._get(uid, project)
         running = self._running.get(uid)
         if running is not None and running.task is not None:
             running.task.cancel()
@@ -249,7 +249,7 @@ class ImportOperations:
             await asyncio.wait([task], timeout=wait_s)
             if task.done():
                 task.result()
-        return self._stored_json(await self._find(uid, project))
+        return self._stored_json(await self._get(uid, project))
 
     async def undo_named(self, raw: RawArguments) -> dict[str, Any]:
         """Undoes the import that `import` names."""
@@ -271,7 +271,7 @@ class ImportOperations:
         assert spec is not None  # `read_request` has checked that
         return await self.store.agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, self.now())
 
-    async def _find(self, uid: str, project: str | None) -> StoredImport:
+    async def _get(self, uid: str, project: str | None) -> StoredImport:
         stored = await self.store.imports.find(uid, project)
         if stored is None:
             raise UnknownId(f"There is no import {uid!r}.")

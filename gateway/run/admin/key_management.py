@@ -46,7 +46,7 @@ class KeyManagement(Struct, frozen=True):
 
     async def show(self, id: int, *, project: str | None = None) -> dict[str, Any]:
         """Returns a key. Raises: UnknownId."""
-        return key_json(await self._find(id, project))
+        return key_json(await self._get(id, project))
 
     async def add(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Creates a key with its limits. Returns it with its secret. Raises: BadRequest, UnknownId, NotAllowed."""
@@ -73,7 +73,7 @@ class KeyManagement(Struct, frozen=True):
     async def change(self, id: int, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Changes a key in use; null removes a bound. Raises: BadRequest, UnknownId."""
         check_names(raw, _CHANGE_FIELDS)
-        await self._find(id, project)
+        await self._get(id, project)
         try:
             # The key is read where it is written, so that of two changes none takes back the other's.
             changed = await self.keys.change(id, lambda key: with_fields(raw, key))
@@ -89,7 +89,7 @@ class KeyManagement(Struct, frozen=True):
             raise BadRequest(
                 f"overlap_s must be from 0 to {_MAX_OVERLAP_S}, saw {overlap!r}.", param="overlap_s"
             )
-        if self.keys.has_expired(await self._find(id, project)):
+        if self.keys.has_expired(await self._get(id, project)):
             raise BadRequest(
                 f"The key {id} has expired: change its expires_at first (PATCH /v1/manage/keys/{id}), or make another.",
                 param="expires_at",
@@ -107,12 +107,12 @@ class KeyManagement(Struct, frozen=True):
 
     async def remove(self, id: int, *, project: str | None = None) -> dict[str, Any]:
         """Revokes a key. A key that is revoked already stays revoked. Raises: UnknownId."""
-        await self._find(id, project)
+        await self._get(id, project)
         with suppress(NotFound):  # it is revoked already
             await self.keys.revoke_by_id(id)
         return {"id": id, "object": "key", "deleted": True}
 
-    async def _find(self, id: int, project: str | None) -> Key:
+    async def _get(self, id: int, project: str | None) -> Key:
         for key in await self.keys.list():
             if key.id == id and project in (None, key.project):
                 return key

@@ -38,7 +38,7 @@ class LimitOperations(Struct, frozen=True):
 
     async def show(self, id: int, *, project: str | None = None) -> dict[str, Any]:
         """Returns a limit. Raises: UnknownId."""
-        return limit_json(await self._find(id, project))
+        return limit_json(await self._get(id, project))
 
     async def add(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Adds a limit. project: the only project that the caller sees; None: all projects. Raises: BadRequest."""
@@ -69,16 +69,16 @@ class LimitOperations(Struct, frozen=True):
     async def change(self, id: int, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Changes `most` and `then` of a limit. Raises: BadRequest, UnknownId."""
         check_names(raw, _CHANGE_FIELDS)
-        limit = await self._find(id, project)
+        limit = await self._get(id, project)
         most = _read_most(raw, limit.unit) if "most" in raw else None
         then = self._read_then(raw) if "then" in raw else None
         with _map_not_found():
             await self.limits.change(id, most, then)
-        return limit_json(await self._find(id, project))
+        return limit_json(await self._get(id, project))
 
     async def remove(self, id: int, *, project: str | None = None) -> dict[str, Any]:
         """Removes a limit. Raises: UnknownId."""
-        await self._find(id, project)
+        await self._get(id, project)
         with _map_not_found():
             await self.limits.remove(id)
         return {"id": id, "object": "limit", "deleted": True}
@@ -87,7 +87,7 @@ class LimitOperations(Struct, frozen=True):
         """Removes the limit with the number in `limit`. Raises: BadRequest, UnknownId."""
         return await self.remove(Arguments(raw).number("limit"))
 
-    async def _find(self, id: int, project: str | None) -> UsageLimit:
+    async def _get(self, id: int, project: str | None) -> UsageLimit:
         for limit in await self.limits.list():
             if limit.id == id and project in (None, limit.project):
                 return limit

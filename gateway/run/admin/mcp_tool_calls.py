@@ -109,7 +109,7 @@ class McpTools(Struct, frozen=True):
         agent = call.agent
         if agent is None:
             return ReadResult(call.user, (), (), 0)
-        memory = await self.views.find(call.caller.project, agent.uid)
+        memory = await self.views.get(call.caller.project, agent.uid)
         blocks = await self.store.facts.load_blocks(agent.id)
         # No model is shown muted facts; only the lists for people have them.
         facts = await self.store.facts.list_unmuted(agent.id, MAX_FACTS)

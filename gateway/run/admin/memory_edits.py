@@ -16,7 +16,7 @@ from gateway.core.memory.fact_words import WRITTEN_FACT_CHARS, fact_key
 from gateway.core.memory.standing import MAX_CHARS, find_replaced, have_room, normalized_statement
 from gateway.errors import BadRequest, Conflict, MemoryNotFound, NotAllowed, UnknownId
 from gateway.run.admin.audited_parts import AuditedFact, audited_version
-from gateway.run.admin.find_memory import find_agent
+from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_names import nothing_found
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
 from storage.errors import BlockOverLimit, NotFound, WriteConflict
@@ -62,7 +62,7 @@ class MemoryEdits(Struct, frozen=True):
 
     async def edit_block(self, editor: Editor, uid: str, label: str, value: str, version: int) -> Block:
         """Gives a block another value. version: the version that the editor saw. Raises: Conflict: it has changed."""
-        block = await self._find_block(editor, uid, label, version)
+        block = await self._get_block(editor, uid, label, version)
         try:
             written = await self.store.blocks.write(
                 block.id, version, value, at=self.now(), origin=editor.origin
@@ -84,11 +84,11 @@ class MemoryEdits(Struct, frozen=True):
 
         version: the version that the editor saw. Raises: Conflict: it has changed.
         """
-        block = await self._find_block(editor, uid, label, version)
+        block = await self._get_block(editor, uid, label, version)
         try:
             undone = await self.store.blocks.undo(block.id, at=self.now(), version=version)
         except NotFound as error:
-            await self._find_block(editor, uid, label, version)  # raises if the block was forgotten meanwhile
+            await self._get_block(editor, uid, label, version)  # raises if the block was forgotten meanwhile
             raise BadRequest("The block has no change left to undo.", param="version") from error
         except WriteConflict as error:
             raise _version_conflict(label) from error
@@ -100,13 +100,13 @@ class MemoryEdits(Struct, frozen=True):
 
         version: the version that the editor saw. Raises: Conflict: it has changed.
         """
-        block = await self._find_block(editor, uid, label, version)
+        block = await self._get_block(editor, uid, label, version)
         try:
             restored = await self.store.blocks.restore(
                 block.id, version, to, at=self.now(), origin=editor.origin
             )
         except NotFound as error:
-            await self._find_block(editor, uid, label, version)  # raises if the block was forgotten meanwhile
+            await self._get_block(editor, uid, label, version)  # raises if the block was forgotten meanwhile
             raise BadRequest(
                 f"The block has no version {to} that could be brought back.", param="to"
             ) from error
@@ -149,7 +149,7 @@ class MemoryEdits(Struct, frozen=True):
 
         Raises: FactExists: an equal fact is true.
         """
-        agent = await find_agent(self.store, editor.project, uid)
+        agent = await get_agent(self.store, editor.project, uid)
         fact, is_new = await self.remember_fact(editor, agent, text, always=always)
         if not is_new:
             muted = ", and is not mentioned" if fact.muted else ""
@@ -159,7 +159,7 @@ class MemoryEdits(Struct, frozen=True):
 
     async def correct_fact(self, editor: Editor, uid: str, seq: int, text: str) -> Fact:
         """Replaces a fact by a fact with another text, and returns the new fact. Raises: Conflict: it is not true."""
-        agent = await find_agent(self.store, editor.project, uid)
+        agent = await get_agent(self.store, editor.project, uid)
         old_fact = await self.store.facts.find(agent.id, seq)
         if old_fact is None:
             raise _unknown_fact()
@@ -185,7 +185,7 @@ class MemoryEdits(Struct, frozen=True):
 
     async def mute_fact(self, editor: Editor, uid: str, seq: int, *, is_muted: bool) -> Fact:
         """Mutes a fact, so that only lists show it, or unmutes it."""
-        agent = await find_agent(self.store, editor.project, uid)
+        agent = await get_agent(self.store, editor.project, uid)
         try:
             fact = await self.store.facts.mute(agent.id, seq, self.now(), is_muted=is_muted)
         except NotFound as error:
@@ -200,7 +200,7 @@ class MemoryEdits(Struct, frozen=True):
 
         Raises: Conflict: it is muted, or not true.
         """
-        agent = await find_agent(self.store, editor.project, uid)
+        agent = await get_agent(self.store, editor.project, uid)
         fact = await self.store.facts.find(agent.id, seq)
         if fact is None:
             raise _unknown_fact()
@@ -224,7 +224,7 @@ class MemoryEdits(Struct, frozen=True):
 
     async def pause(self, editor: Editor, uid: str, *, is_paused: bool) -> None:
         """Pauses a memory, or resumes it. A paused memory remembers and recalls nothing, whatever requests ask for."""
-        agent = await find_agent(self.store, editor.project, uid)
+        agent = await get_agent(self.store, editor.project, uid)
         await self.store.forgetting.pause(agent.id, self.now() if is_paused else None)
         await self._audit(editor, "pause", uid, "paused" if is_paused else "resumed")
 
@@ -233,14 +233,14 @@ class MemoryEdits(Struct, frozen=True):
     async def add(self, raw: RawArguments) -> dict[str, Any]:
         """Adds a fact. Returns it."""
         arguments = Arguments(raw)
-        uid = await self._find_uid(arguments)
+        uid = await self._get_uid(arguments)
         text, always = arguments.text("text"), arguments.flag("always")
         return asdict(await self.add_fact(Editor(COMMAND), uid, text, always=always))
 
     async def correct(self, raw: RawArguments) -> dict[str, Any]:
         """Corrects a fact. Returns the new fact."""
         arguments = Arguments(raw)
-        uid = await self._find_uid(arguments)
+        uid = await self._get_uid(arguments)
         seq = arguments.number("fact")
         text = arguments.text("text")
         return asdict(await self.correct_fact(Editor(COMMAND), uid, seq, text))
@@ -248,12 +248,12 @@ class MemoryEdits(Struct, frozen=True):
     async def mute(self, raw: RawArguments) -> dict[str, Any]:
         """Mutes a fact, or with the argument `off` unmutes it. Returns the fact."""
         arguments = Arguments(raw)
-        uid = await self._find_uid(arguments)
+        uid = await self._get_uid(arguments)
         seq = arguments.number("fact")
         is_muted = not arguments.flag("off")
         return asdict(await self.mute_fact(Editor(COMMAND), uid, seq, is_muted=is_muted))
 
-    async def _find_uid(self, arguments: Arguments) -> str:
+    async def _get_uid(self, arguments: Arguments) -> str:
         scope = arguments.owner(self.defaults).scope
         agent = await self.store.agents.find(scope)
         if agent is None:
@@ -262,9 +262,9 @@ class MemoryEdits(Struct, frozen=True):
 
     # -- parts
 
-    async def _find_block(self, editor: Editor, uid: str, label: str, version: int) -> Block:
+    async def _get_block(self, editor: Editor, uid: str, label: str, version: int) -> Block:
         store = self.store
-        agent = await find_agent(store, editor.project, uid)
+        agent = await get_agent(store, editor.project, uid)
         is_person = editor.origin != "operator"
         # For a person `facts.load_blocks` returns shared blocks as read-only blocks.
         blocks = await (store.facts.load_blocks(agent.id) if is_person else store.blocks.load(agent.id))

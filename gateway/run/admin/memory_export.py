@@ -10,8 +10,8 @@ import orjson
 from msgspec import Struct
 
 from gateway.run.admin.exchange_messages import message_records
-from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.list_page import MAX_PAGE_LIMIT
+from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_records import MessageRecord, SourceRecord
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.transfer_operations import PAGE_LINES, ExportPosition, TransferOperations
@@ -53,7 +53,7 @@ class MemoryExport(Struct, frozen=True):
 
         Raises: UnknownId: there is no such memory. While pages are read, BadRequest: the memory was forgotten.
         """
-        return self._pages(await find_agent(self.store, project, uid))
+        return self._pages(await get_agent(self.store, project, uid))
 
     async def readable_parts(self, project: str | None, uid: str) -> AsyncIterator[ReadablePart]:
         """Returns a memory for people to read, as parts in the order of reading.
@@ -64,7 +64,7 @@ class MemoryExport(Struct, frozen=True):
 
         Raises: as `line_pages`.
         """
-        return self._parts(project, await find_agent(self.store, project, uid))
+        return self._parts(project, await get_agent(self.store, project, uid))
 
     async def _pages(self, agent: Agent) -> AsyncIterator[list[bytes]]:
         position: ExportPosition | None = None

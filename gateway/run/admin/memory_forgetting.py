@@ -170,7 +170,7 @@ class MemoryForgetting:
 
         Raises: UnknownId: there is no such memory, or no such part.
         """
-        memory = await self._views.find(project, uid)
+        memory = await self._views.get(project, uid)
         target = await self._find_target(memory, kind, value)
         preview = await self._preview(memory, kind, value, target, words)
         going = {each.seq for each in preview.facts or ()}
@@ -187,7 +187,7 @@ class MemoryForgetting:
         self, project: str | None, uid: str, kind: TargetKind, value: TargetValue, *, words: str = ""
     ) -> Sequence[RemainingRecord]:
         """Returns what stays if a part goes: `ForgetPreview.stays`, without the other figures of `preview`."""
-        memory = await self._views.find(project, uid)
+        memory = await self._views.get(project, uid)
         target = await self._find_target(memory, kind, value)
         return (await self._read_details(memory, kind, target, value, words)).stays
 
@@ -209,7 +209,7 @@ class MemoryForgetting:
         Raises: Conflict: the number is wrong, or was right before and is not now; or a fact of `keep` would not go, or
             is no longer true. UnknownId.
         """
-        memory = await self._views.find(editor.project, uid)
+        memory = await self._views.get(editor.project, uid)
         target = await self._find_target(memory, kind, value)
         preview = await self._preview(memory, kind, value, target)
         if preview.confirm is not None and (confirm or "").strip() != preview.confirm:

@@ -9,9 +9,9 @@ from math import inf
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
-from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.hits import hit_records
 from gateway.run.admin.list_page import read_cursor
+from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.request_records import HitRecord, LeftOutRecord
 from gateway.run.memory.pack_recall import entry_rows
 from gateway.run.memory.trial import TrialRecall
@@ -113,7 +113,7 @@ class SearchOperation(Struct, frozen=True):
         Raises: UnknownId: there is no such memory; BadRequest: `after` cannot be read; StoreError.
         """
         start = read_cursor(after, 0)
-        agent = await find_agent(self.store, project, uid)
+        agent = await get_agent(self.store, project, uid)
         if not query.strip():
             return RecallTrial(query, note=None, chosen=(), left_out=(), found=(), next=None)
         result = await self.trial.try_sentence(agent, query, _MAX_HITS)

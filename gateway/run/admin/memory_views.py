@@ -16,7 +16,6 @@ from gateway.run.admin.block_views import BlockViews
 from gateway.run.admin.conversation_views import ConversationRecord, ConversationViews, conversation_record
 from gateway.run.admin.exchange_messages import shorten
 from gateway.run.admin.fact_views import FactViews
-from gateway.run.admin.find_memory import find_memory
 from gateway.run.admin.list_page import (
     PAGE_LIMIT,
     ListPage,
@@ -25,6 +24,7 @@ from gateway.run.admin.list_page import (
     parse_page_end,
     read_cursor,
 )
+from gateway.run.admin.memory_by_uid import get_memory
 from gateway.run.admin.memory_names import name_line_in, name_of, name_sentence_in
 from gateway.run.admin.memory_records import BlockRecord, FactRecord, MemoryKind, MemoryRecord, SourceRecord
 from gateway.run.admin.run_operations import RunSummary
@@ -141,7 +141,7 @@ class MemoryViews:
         self, project: str | None, uid: str, *, after: str | None = None, limit: int = PAGE_LIMIT
     ) -> ListPage[SourceRecord]:
         """Returns a page of passages, the newest first."""
-        memory = await find_memory(self.store, project, uid)
+        memory = await get_memory(self.store, project, uid)
         page = Page(after=read_cursor(after, None), limit=limit + 1)
         passages = await self.store.passages.list_page(memory.id, page, PassageFilter())
         items = tuple(passage_record(uid, passage) for passage in passages[:limit])
@@ -149,7 +149,7 @@ class MemoryViews:
 
     async def name(self, project: str | None, uid: str) -> str:
         """Returns the name of a memory, as its record has it."""
-        return name_of((await find_memory(self.store, project, uid)).scope)
+        return name_of((await get_memory(self.store, project, uid)).scope)
 
     async def find_name_line(self, memory: FoundMemory) -> str | None:
         """Returns what a memory's blocks or facts say that its person is called; None: they do not say it."""
@@ -164,9 +164,9 @@ class MemoryViews:
         """
         return name_line_in(blocks) or name_sentence_in(await self.store.facts.list_naming(agent_row))
 
-    async def find(self, project: str | None, uid: str) -> FoundMemory:
+    async def get(self, project: str | None, uid: str) -> FoundMemory:
         """Returns a memory without its sizes."""
-        return await find_memory(self.store, project, uid)
+        return await get_memory(self.store, project, uid)
 
     async def _list_agents(
         self, project: str | None, q: str, before: PageEnd, limit: int

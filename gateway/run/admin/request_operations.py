@@ -20,9 +20,9 @@ from msgspec import Struct
 from gateway.core.conversation.tree import is_tombstone
 from gateway.errors import UnknownId
 from gateway.run.admin.audited_parts import audited_part
-from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.hits import hit_records
 from gateway.run.admin.list_page import unreadable_cursor
+from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
 from gateway.run.admin.request_explanations import explain_logged, sentence_of, summarize_logged, window_of
@@ -242,7 +242,7 @@ class RequestOperations(Struct, frozen=True):
         agent = None
         logged: Sequence[LoggedRequest] = ()
         if memory is not None:
-            agent = await find_agent(self.store, project, memory, param="memory")
+            agent = await get_agent(self.store, project, memory, param="memory")
             if self.log is not None:
                 logged = self.log.ended(project=project, memory=memory)
         elif self.log is not None:

@@ -19,9 +19,9 @@ from gateway.core.words import folded_words
 from gateway.errors import UnknownId
 from gateway.run.admin.exchange_messages import message_records
 from gateway.run.admin.fact_views import FactPage, corrected_texts
-from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.hits import fact_href, kind_of, message_href, speaker_of, text_href
 from gateway.run.admin.list_page import PAGE_LIMIT, format_page_end, parse_page_end, read_cursor
+from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_records import BlockRecord, FactRecord, MemoryRecord, SourceKind, SourceRecord
 from gateway.run.admin.memory_views import MemoryViews, memory_record
 from gateway.run.admin.page_paths import page_path
@@ -219,7 +219,7 @@ class WordSearches(Struct, frozen=True):
         Raises: BadRequest: `after` cannot be read.
         """
         before = read_cursor(after, LAST_NUMBER)
-        agent = await find_agent(self.views.store, project, uid)
+        agent = await get_agent(self.views.store, project, uid)
         words = self.views.store.recall.words_of(query)
         if not words:
             return WordSearch(query=query, words=(), items=(), next=None)
@@ -286,7 +286,7 @@ class WordSearches(Struct, frozen=True):
 
         Returns None if the search took too long.
         """
-        agent = await find_agent(self.views.store, project, uid)
+        agent = await get_agent(self.views.store, project, uid)
         query = words[:_REPLY_CHARS]
         try:
             messages = await self.views.store.recall.search(
@@ -330,7 +330,7 @@ class WordSearches(Struct, frozen=True):
 
     async def hidden(self, project: str | None, uid: str, query: str) -> HiddenTexts:
         """Returns the texts with all words of a query that no reply finds."""
-        agent = await find_agent(self.views.store, project, uid)
+        agent = await get_agent(self.views.store, project, uid)
         unindexed = await self._find_unindexed(agent, query)
         ended = await self._find_ended(agent, query)
         facts = tuple(
@@ -397,7 +397,7 @@ class WordSearches(Struct, frozen=True):
         words = " ".join(self.views.store.recall.words_of(query))
         if not words:
             return None
-        agent = await find_agent(self.views.store, project, uid)
+        agent = await get_agent(self.views.store, project, uid)
         return await self._count(agent, await self.views.blocks.list_all(project, uid), [words])
 
     async def count_alone(
@@ -407,7 +407,7 @@ class WordSearches(Struct, frozen=True):
 
         None: a search took too long, or the only texts may be not indexed yet.
         """
-        agent = await find_agent(self.views.store, project, uid)
+        agent = await get_agent(self.views.store, project, uid)
         blocks = await self.views.blocks.list_all(project, uid)
         return [(word, await self._count(agent, blocks, [word])) for word in words[:_WORDS_ALONE]]
 
@@ -418,7 +418,7 @@ class WordSearches(Struct, frozen=True):
         """
         if not page.before:
             return ""
-        agent = await find_agent(self.views.store, project, uid)
+        agent = await get_agent(self.views.store, project, uid)
         replaced = await self.views.facts.list_replaced(project, uid, page)
         lost = await self._list_lost(agent, corrected_texts(page, replaced), page.fact.text)
         return " ".join(lost[0]) if lost else ""
@@ -458,7 +458,7 @@ class WordSearches(Struct, frozen=True):
 
         Returns None if no word was taken out, if a search took too long, or if the only texts may be not indexed yet.
         """
-        agent = await find_agent(self.views.store, project, uid)
+        agent = await get_agent(self.views.store, project, uid)
         lost = await self._list_lost(agent, old_texts, new_text)
         if not lost:
             return None

@@ -10,9 +10,9 @@ from msgspec.structs import asdict
 
 from gateway.core import ids
 from gateway.errors import Conflict, UnknownId
-from gateway.run.admin.find_memory import find_agent
 from gateway.run.admin.job_operations import cancel_job
 from gateway.run.admin.list_page import ListPage, next_cursor, read_cursor, unreadable_cursor
+from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_names import name_of
 from gateway.run.background.learner import LEARN_JOB
 from gateway.run.usage.meter import DAY_S
@@ -88,7 +88,7 @@ class WorkOperations(Struct, frozen=True):
 
     async def learning(self, project: str | None, uid: str) -> LearningState:
         """Returns the state of learning from a memory. Raises: UnknownId: there is no such memory."""
-        agent = await find_agent(self.store, project, uid)
+        agent = await get_agent(self.store, project, uid)
         state_and_due = await self.store.jobs.find_state(agent.id, LEARN_JOB)
         if state_and_due is None:
             return "idle" if self.has_model else "by_rule"
@@ -118,7 +118,7 @@ class WorkOperations(Struct, frozen=True):
 
     async def retry_job(self, project: str | None, id: int) -> JobRecord:
         """Has a job run now. Returns the job, or a newer one in its place."""
-        scope = (await self._find_job(project, id)).scope
+        scope = (await self._get_job(project, id)).scope
         try:
             return _job_record(await self.store.jobs.retry(id), scope)
         except NotFound as error:
@@ -128,7 +128,7 @@ class WorkOperations(Struct, frozen=True):
 
     async def cancel_job(self, project: str | None, id: int) -> JobRecord:
         """Deletes a job and returns it. If it is the job of a batch, the batch ends too."""
-        scope = (await self._find_job(project, id)).scope
+        scope = (await self._get_job(project, id)).scope
         try:
             return _job_record(await cancel_job(self.store, id, self.now()), scope)
         except NotFound as error:
@@ -159,7 +159,7 @@ class WorkOperations(Struct, frozen=True):
         records = tuple(_job_record(entry.job, entry.scope) for entry in entries[:limit])
         return ListPage(records, next_cursor(entries, limit, lambda last: _cursor_after(last.job)))
 
-    async def _find_job(self, project: str | None, id: int) -> JobEntry:
+    async def _get_job(self, project: str | None, id: int) -> JobEntry:
         for is_dead in (True, False):
             page = await self.store.jobs.list_page(is_dead=is_dead, before=id + 1, project=project, limit=1)
             if page and page[0].job.id == id:

@@ -1,4 +1,4 @@
-"""Finds a memory that a caller names, within the project that the caller may see."""
+"""Gets a memory that a caller names, within the project that the caller may see."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from storage.records import Agent
 from storage.sql.store import Store
 
 
-async def find_agent(store: Store, project: str | None, uid: str, *, param: str | None = None) -> Agent:
+async def get_agent(store: Store, project: str | None, uid: str, *, param: str | None = None) -> Agent:
     """Returns the stored record of a memory, for an operation that changes it.
 
     project: the only project that the caller sees; None: all projects.
@@ -22,7 +22,7 @@ async def find_agent(store: Store, project: str | None, uid: str, *, param: str 
     return agent
 
 
-async def find_memory(store: Store, project: str | None, uid: str) -> FoundMemory:
+async def get_memory(store: Store, project: str | None, uid: str) -> FoundMemory:
     """Returns a memory, for an operation that shows it.
 
     project: the only project that the caller sees; None: all projects.
