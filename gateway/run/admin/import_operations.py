@@ -15,7 +15,7 @@ from typing import IO, Any, Final
 from gateway.core.agent import AgentSpec
 from gateway.errors import BadRequest, Conflict, UnknownId
 from gateway.run.admin.import_file import FORMATS
-from gateway.run.admin.import_performer import ImportPerformer, ImportRequest, RunningImport, import_json
+from gateway.run.admin.import_performer import ImportPerformer
 from gateway.run.admin.import_progress import load_progress
 from gateway.run.admin.import_reading import Survey, import_uid
 from gateway.run.admin.operation_arguments import (
@@ -26,6 +26,7 @@ from gateway.run.admin.operation_arguments import (
     check_project,
 )
 from gateway.run.admin.requested_page import page_json, read_requested_page
+from gateway.run.admin.running_import import ImportRequest, RunningImport, import_json
 from gateway.run.memory.memory_context import check_not_paused
 from storage.commands import ForgetTarget
 from storage.errors import StoreError, WriteConflict

@@ -1,7 +1,7 @@
 """Performs an import: reads its file page by page, writes new messages and facts, and counts; a preview only counts.
 
 The file is read in a thread, and written by the store's bulk transactions, one for each part of a conversation. After
-each step an import rests for longer than the step took, so that turns have the processor.
+each step an import rests (`ImportRest`).
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import logging
 import secrets
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import IO, Any, Final, TypeVar
+from typing import IO, Final
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -28,68 +27,18 @@ from gateway.errors import GatewayError
 from gateway.run.admin.import_file import FACT_FORMATS, Source
 from gateway.run.admin.import_progress import ImportProgress
 from gateway.run.admin.import_reading import ImportReader, Survey, survey_file
+from gateway.run.admin.import_rest import ImportRest
+from gateway.run.admin.running_import import RunningImport
 from storage.commands import ImportNote, ImportWriting, LearnedFact
 from storage.errors import NotFound, StoreError, WriteConflict
-from storage.records import Agent, Scope
+from storage.records import Agent
 from storage.sql.store import Store
 
-T = TypeVar("T")
 _log = logging.getLogger("mnemogate")
 
 # How many new messages and facts are written before they are indexed. Chosen, not measured.
 _UNINDEXED_ITEMS: Final = 1_000
-# How long an import rests after a step, as a multiple of the step's time: in an idle gateway, and in a busy one.
-_LEAST_REST_FACTOR: Final = 3
-_MOST_REST_FACTOR: Final = 4
-# The same after a page of the survey in a busy gateway. The client waits for the survey, so this is less.
-_SURVEY_REST_FACTOR: Final = 1
-# How long an import rests after it has indexed a message, which takes 0.3 ms, in a busy gateway.
-_INDEX_REST_S: Final = 0.001
 _DAY_S: Final = 86_400.0
-
-
-class ImportRequest(Struct, frozen=True):
-    """The parameters of an import."""
-
-    # The memory that gets the messages and facts.
-    scope: Scope
-    # None: the format is found by the file's content.
-    format: str | None
-    # Only the facts of this user of the file are read; None: those of the file's only user.
-    source_user: str | None
-    # The learner reads the imported messages.
-    learns: bool
-    # Nothing is written: the import only counts what it would write.
-    is_preview: bool
-
-
-@dataclass(eq=False)
-class RunningImport:
-    """An import that this process performs, or a preview."""
-
-    uid: str
-    request: ImportRequest
-    format: str
-    created: float
-    progress: ImportProgress
-    # Closed when the import ends.
-    file: IO[bytes]
-    status: str = "running"
-    # The import's row; 0: a preview has none.
-    row: int = 0
-    # None: another process performs the import.
-    task: asyncio.Task[None] | None = None
-    # The keys of the facts that a preview has counted.
-    counted_facts: set[str] = field(default_factory=set)
-
-    def note_error(self, why: str) -> None:
-        """Notes why the import has ended."""
-        self.progress = replace(self.progress, error=why)
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the import as it is shown."""
-        scope = self.request.scope
-        return import_json(self.uid, self.status, self.format, scope, self.created, self.progress)
 
 
 class ImportPerformer(Struct, frozen=True):
@@ -103,8 +52,7 @@ class ImportPerformer(Struct, frozen=True):
     # The kinds of the jobs that follow each import, and of the jobs that follow an import with `learns`.
     jobs_after: Sequence[str] = ()
     learning_jobs: Sequence[str] = ()
-    # Set while no request is being answered; None: the process serves none, so that imports need not rest.
-    idle: asyncio.Event | None = None
+    rest: ImportRest = ImportRest()
 
     async def survey(self, file: IO[bytes], format: str | None, source_user: str | None) -> Survey:
         """Counts the content of a file. Rests after each page while a request is being answered. Raises: BadRequest.
@@ -118,8 +66,7 @@ class ImportPerformer(Struct, frozen=True):
             survey: Survey | None = await asyncio.to_thread(next, pages)
             if survey is not None:
                 return survey
-            if self.idle is not None:
-                await self._wait_idle(_SURVEY_REST_FACTOR * (time.monotonic() - begun))
+            await self.rest.after_survey_page(time.monotonic() - begun)
 
     async def perform(self, running: RunningImport, agent: Agent | None) -> None:
         """Performs an import or a preview to its end, and closes its file. An error is shown by its status.
@@ -176,7 +123,7 @@ class ImportPerformer(Struct, frozen=True):
             now=self.now(),
             oldest=oldest,
         )
-        while page := await self._step(asyncio.to_thread(reader.next_page)):
+        while page := await self.rest.step(asyncio.to_thread(reader.next_page)):
             facts: list[tuple[int, SourceFact]] = []
             for number, (item, draft) in enumerate(page, running.progress.position + 1):
                 if isinstance(item, Unreadable):
@@ -187,7 +134,7 @@ class ImportPerformer(Struct, frozen=True):
                     facts.append((number, item))
             if facts:
                 unindexed += len(facts)
-                await self._step(self._write_facts(running, agent, facts, oldest))
+                await self.rest.step(self._write_facts(running, agent, facts, oldest))
             if agent is not None and unindexed >= _UNINDEXED_ITEMS and not request.is_preview:
                 unindexed = 0
                 await self._index(agent)
@@ -204,31 +151,8 @@ class ImportPerformer(Struct, frozen=True):
             await self.store.jobs.enqueue(kind, agent.id, kind)
 
     async def _index(self, agent: Agent) -> None:
-        while await self.store.search_index.advance(agent.id, self._give_way):
-            await self._give_way()
-
-    async def _give_way(self) -> None:
-        """Leaves the loop to turns between two messages that are indexed; for longer while a request is answered."""
-        if self.idle is None or self.idle.is_set():
-            await asyncio.sleep(0)
-        else:
-            await self._wait_idle(_INDEX_REST_S)
-
-    async def _step(self, work: Awaitable[T]) -> T:
-        """Does a step of an import. Then rests for longer than the step took, longest while a request is answered."""
-        begun = time.monotonic()
-        result = await work
-        if self.idle is not None:
-            step_s = time.monotonic() - begun
-            await asyncio.sleep(_LEAST_REST_FACTOR * step_s)
-            await self._wait_idle((_MOST_REST_FACTOR - _LEAST_REST_FACTOR) * step_s)
-        return result
-
-    async def _wait_idle(self, most_s: float) -> None:
-        assert self.idle is not None  # the callers have looked
-        with suppress(TimeoutError):
-            async with asyncio.timeout(most_s):
-                await self.idle.wait()
+        while await self.store.search_index.advance(agent.id, self.rest.give_way):
+            await self.rest.give_way()
 
     async def _write_conversation(
         self, running: RunningImport, agent: Agent | None, number: int, source: Source, draft: ImportDraft
@@ -242,7 +166,7 @@ class ImportPerformer(Struct, frozen=True):
         write = import_write(draft, memory, running.row, uuid.uuid4().hex, learns=running.request.learns)
         texts = [message.text for message in source.messages]
         before = running.progress
-        writing = await self._step(self.store.imports.plan(write, before.partial.exchanges))
+        writing = await self.rest.step(self.store.imports.plan(write, before.partial.exchanges))
 
         def progress_after(writing: ImportWriting) -> ImportProgress:
             progress = running.progress.with_exchanges(writing.change.counts, writing.done)
@@ -258,7 +182,7 @@ class ImportPerformer(Struct, frozen=True):
             running.progress = progress_after(replace(writing, done=len(writing.change.counts)))
             return 0
         while True:
-            writing = await self._step(self.store.imports.write_part(writing, note_after))
+            writing = await self.rest.step(self.store.imports.write_part(writing, note_after))
             running.progress = progress_after(writing)
             if writing.is_done:
                 return running.progress.messages.new - before.messages.new
@@ -332,20 +256,3 @@ def _warn_of_losses(progress: ImportProgress, name: str, texts: Sequence[str]) -
         return progress
     characters = "1 unreadable character" if lost == 1 else f"{lost:,} unreadable characters"
     return progress.with_warning(f"{name} has {characters}, shown as U+FFFD.")
-
-
-def import_json(
-    uid: str, status: str, format: str, scope: Scope, created: float, progress: ImportProgress
-) -> dict[str, Any]:
-    """Returns an import as it is shown."""
-    return {
-        "id": uid,
-        "object": "import",
-        "status": status,
-        "format": format,
-        "project": scope.project,
-        "profile": scope.profile,
-        "user": scope.subject.removeprefix("user:"),
-        "created_at": int(created),
-        **progress.to_json(),
-    }

@@ -21,7 +21,7 @@ from gateway.core.dates import iso_text
 from gateway.core.imports import exchanges
 from gateway.errors import BadRequest, UnknownId
 from gateway.operations import make_import_operations
-from gateway.run.admin import import_operations, import_performer
+from gateway.run.admin import import_operations, import_performer, import_rest
 from gateway.run.admin.operation_arguments import RawArguments
 from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.run.background.learner import LEARN_JOB
@@ -312,7 +312,7 @@ def test_a_long_conversation_is_undone_in_parts(world: World, monkeypatch: pytes
 
 def test_an_import_rests_while_a_request_is_answered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     for rest in ("_SURVEY_REST_FACTOR", "_MOST_REST_FACTOR", "_INDEX_REST_S"):
-        monkeypatch.setattr(import_performer, rest, 1e9)
+        monkeypatch.setattr(import_rest, rest, 1e9)
     monkeypatch.setattr(import_performer, "_UNINDEXED_ITEMS", 4)
 
     async def perform() -> None:

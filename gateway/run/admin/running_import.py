@@ -1,0 +1,74 @@
+"""An import that this process performs: its parameters, its state, and how it is shown."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gateway.run.admin.import_progress import ImportProgress
+from storage.records import Scope
+
+
+class ImportRequest(Struct, frozen=True):
+    """The parameters of an import."""
+
+    # The memory that gets the messages and facts.
+    scope: Scope
+    # None: the format is found by the file's content.
+    format: str | None
+    # Only the facts of this user of the file are read; None: those of the file's only user.
+    source_user: str | None
+    # The learner reads the imported messages.
+    learns: bool
+    # Nothing is written: the import only counts what it would write.
+    is_preview: bool
+
+
+@dataclass(eq=False)
+class RunningImport:
+    """An import that this process performs, or a preview."""
+
+    uid: str
+    request: ImportRequest
+    format: str
+    created: float
+    progress: ImportProgress
+    # Closed when the import ends.
+    file: IO[bytes]
+    status: str = "running"
+    # The import's row; 0: a preview has none.
+    row: int = 0
+    # None: another process performs the import.
+    task: asyncio.Task[None] | None = None
+    # The keys of the facts that a preview has counted.
+    counted_facts: set[str] = field(default_factory=set)
+
+    def note_error(self, why: str) -> None:
+        """Notes why the import has ended."""
+        self.progress = replace(self.progress, error=why)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the import as it is shown."""
+        scope = self.request.scope
+        return import_json(self.uid, self.status, self.format, scope, self.created, self.progress)
+
+
+def import_json(
+    uid: str, status: str, format: str, scope: Scope, created: float, progress: ImportProgress
+) -> dict[str, Any]:
+    """Returns an import as it is shown."""
+    return {
+        "id": uid,
+        "object": "import",
+        "status": status,
+        "format": format,
+        "project": scope.project,
+        "profile": scope.profile,
+        "user": scope.subject.removeprefix("user:"),
+        "created_at": int(created),
+        **progress.to_json(),
+    }
