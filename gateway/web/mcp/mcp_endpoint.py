@@ -1,14 +1,9 @@
-"""`/mcp`: the tools over streamable HTTP, without sessions: any gateway answers any request, in JSON.
-
-Clients of the older protocol name themselves only in their handshake. The gateway returns this name as the id of a
-session, which clients then send with each request. The id is no secret and opens nothing.
-"""
+"""`/mcp`: the tools over streamable HTTP, without sessions: any gateway answers any request, in JSON."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final
 
@@ -21,7 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from adapters.json_escapes import without_lone_surrogates
 from gateway.core.json_limits import check_values
-from gateway.core.memory.mcp_tools import McpAnswer, McpCaller, client_name
+from gateway.core.memory.mcp_tools import McpAnswer, McpCaller
 from gateway.core.request.identity import Identity, IdentityRules, identify
 from gateway.core.request.memory_mode import Mode
 from gateway.core.request.request_headers import refuse_misspelt
@@ -29,15 +24,13 @@ from gateway.errors import BodyTooLarge, ErrorForm, GatewayError, NotAllowed
 from gateway.run.admin.mcp_memory import McpMemory
 from gateway.web.body import BodyReader
 from gateway.web.mcp.mcp_protocol import CallContext, client_of, make_server
+from gateway.web.mcp.session_id import client_of_session, with_session_id
 from gateway.web.middleware import info_of
 from gateway.web.query import read_query
-from gateway.web.raw_headers import find_header
 
 MCP_PATH: Final = "/mcp"
-_SESSION_HEADER: Final = b"mcp-session-id"
 # The most bytes of a call: far more than any block's value.
 MAX_BYTES: Final = 4 << 20
-_MAX_SESSION_CHARS: Final = 512
 _AGENT_HEADER: Final = b"x-mnemogate-agent"
 
 
@@ -102,7 +95,7 @@ class McpEndpoint:
             identity.user,
             may_write=identity.mode is not Mode.READ,
             key_id=info.caller.key_id,
-            client=_decode_session(find_header(scope["headers"], _SESSION_HEADER)),
+            client=client_of_session(scope["headers"]),
         )
         await self._is_running.wait()
         async with self._bodies.read(scope, receive) as raw:
@@ -115,7 +108,7 @@ class McpEndpoint:
             async def replay() -> Message:
                 return parts.pop() if parts else await receive()
 
-            await self._manager.handle_request(scope, replay, _with_session_id(body, send))
+            await self._manager.handle_request(scope, replay, with_session_id(body, send))
 
     def _identity_of(self, scope: Scope) -> Identity:
         """Returns the user and the mode of the memory. Raises: BadRequest; NotAllowed: it is another user's."""
@@ -135,41 +128,3 @@ class McpEndpoint:
         return await self._memory.call(
             replace(caller, client=client_of(context) or caller.client), tool, arguments
         )
-
-
-def _with_session_id(raw: bytes, send: Send) -> Send:
-    """Returns a `send` that adds the id of a session to the answer to a handshake: the client's name, encoded."""
-    client = _read_client_name(raw) if b'"initialize"' in raw else ""
-    if not client:
-        return send
-    id = urlsafe_b64encode(client.encode()).rstrip(b"=")
-
-    async def send_with_id(message: Message) -> None:
-        if message["type"] == "http.response.start" and message["status"] < 400:
-            message["headers"] = [*message["headers"], (_SESSION_HEADER, id)]
-        await send(message)
-
-    return send_with_id
-
-
-def _read_client_name(raw: bytes) -> str:
-    """Returns the name of the client in a handshake; "": the body is no handshake, or has no name that can be read."""
-    try:
-        message = orjson.loads(raw)
-        if message["method"] != "initialize":
-            return ""
-        client = message["params"]["clientInfo"]
-        return client_name(client["name"], client.get("version"))
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return ""
-
-
-def _decode_session(session: bytes | str | None) -> str:
-    """Returns the name of a client from the id of its session; "": the gateway has made no such id."""
-    if not session or len(session) > _MAX_SESSION_CHARS:
-        return ""
-    id = session.encode("latin-1", "replace") if isinstance(session, str) else session
-    try:
-        return client_name(urlsafe_b64decode(id + b"=" * (-len(id) % 4)).decode(), "")
-    except ValueError:
-        return ""
