@@ -14,7 +14,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from adapters.scripted import Scripted, ScriptedCall, ScriptedFailure, ScriptedMessage, ScriptedProvider
+from adapters.scripted import Scripted, ScriptedFailure, ScriptedProvider
+from adapters.scripted_message import ScriptedCall, ScriptedMessage
 
 _REMEMBER: Final = re.compile(r"^[^\S\n]*+remember\s*+:\s*+(\S.*)$", re.I | re.M)
 _CALL: Final = re.compile(r"^[^\S\n]*+call[^\S\n]*+:[^\S\n]*+([\w-]+)[^\S\n]*(\{.*\})?[^\S\n]*$", re.I | re.M)

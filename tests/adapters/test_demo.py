@@ -8,7 +8,8 @@ import orjson
 import pytest
 
 from adapters.demo import answer
-from adapters.scripted import ScriptedCall, ScriptedFailure, ScriptedMessage
+from adapters.scripted import ScriptedFailure
+from adapters.scripted_message import ScriptedCall, ScriptedMessage
 from tests.doubles.openai_rules import check_chat
 
 

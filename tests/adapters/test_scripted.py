@@ -9,7 +9,8 @@ import pytest
 
 from adapters.demo import DemoProvider
 from adapters.errors import ProviderBroke, ProviderUnreachable, UnfinishedEvent
-from adapters.scripted import Raw, ScriptedCall, ScriptedFailure, ScriptedMessage, ScriptedProvider
+from adapters.scripted import Raw, ScriptedFailure, ScriptedProvider
+from adapters.scripted_message import ScriptedCall, ScriptedMessage
 from adapters.types import ModelRequest
 from tests.adapters.test_sse import DONES
 

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from adapters.scripted import ScriptedCall, ScriptedMessage, ScriptedProvider
+from adapters.scripted import ScriptedProvider
+from adapters.scripted_message import ScriptedCall, ScriptedMessage
 from gateway.limits import Limits
 from gateway.run.background.learner import LearningService
 from storage.records import Fact, JobState, Scope

@@ -12,7 +12,8 @@ import pytest
 
 from adapters.base import ModelReply
 from adapters.errors import ProviderUnreachable
-from adapters.scripted import Raw, ScriptedCall, ScriptedFailure, ScriptedMessage, ScriptedProvider
+from adapters.scripted import Raw, ScriptedFailure, ScriptedProvider
+from adapters.scripted_message import ScriptedCall, ScriptedMessage
 from adapters.types import ModelRequest
 from gateway.run.admin.show import ShowOperation
 from gateway.run.background.worker import Worker

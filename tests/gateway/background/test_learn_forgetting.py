@@ -12,7 +12,8 @@ import pytest
 from msgspec.structs import replace
 
 from adapters.base import ModelReply
-from adapters.scripted import ScriptedMessage, ScriptedProvider
+from adapters.scripted import ScriptedProvider
+from adapters.scripted_message import ScriptedMessage
 from adapters.types import ModelRequest
 from gateway.run.admin.forget_operations import ForgetOperations
 from gateway.run.background.background_model import ModelAnswer

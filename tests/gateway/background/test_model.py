@@ -14,7 +14,8 @@ import pytest
 from adapters.base import ModelReply, Provider
 from adapters.errors import ProviderBroke, ProviderUnreachable
 from adapters.providers import UNKNOWN
-from adapters.scripted import Raw, ScriptedCall, ScriptedFailure, ScriptedMessage, ScriptedProvider
+from adapters.scripted import Raw, ScriptedFailure, ScriptedProvider
+from adapters.scripted_message import ScriptedCall, ScriptedMessage
 from adapters.types import Capabilities, Header, ModelRequest
 from gateway.cli import main
 from gateway.core.usage.gen_ai import CANCELLED_FAILURE

@@ -1,0 +1,116 @@
+"""A message that a scripted provider answers with, as a body or a stream of chat completions."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import orjson
+from msgspec import Struct
+
+from adapters.types import BYTES_PER_TOKEN
+
+_TOKEN_PATTERN = re.compile(r"\s*\S+|\s+")
+
+
+class ScriptedCall(Struct, frozen=True):
+    """A call of a tool."""
+
+    name: str
+    # The arguments of the call, as JSON.
+    arguments: str = "{}"
+    # None: an id is made.
+    id: str | None = None
+
+
+class ScriptedMessage(Struct, frozen=True):
+    """An assistant message."""
+
+    text: str | None
+    calls: tuple[ScriptedCall, ...] = ()
+    # None: "tool_calls" where there are calls, else "stop".
+    finish_reason: str | None = None
+
+
+def _frame(body: Mapping[str, Any], number: int, object_type: str) -> dict[str, Any]:
+    now = int(time.time())
+    return {
+        "id": f"chatcmpl-{now:x}{number:06x}",
+        "object": object_type,
+        "created": now,
+        "model": body.get("model", "scripted"),
+        "system_fingerprint": "fp_scripted",
+    }
+
+
+def _usage(body: Mapping[str, Any], scripted: ScriptedMessage) -> dict[str, int]:
+    prompt_tokens = len(orjson.dumps(body.get("messages"))) // BYTES_PER_TOKEN + 1
+    completion_tokens = len(_split_tokens(scripted)) + sum(
+        len(call.arguments) // BYTES_PER_TOKEN + 4 for call in scripted.calls
+    )
+    completion_tokens *= _choice_count(body)  # each choice is paid for
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+def _split_tokens(scripted: ScriptedMessage) -> list[str]:
+    return _TOKEN_PATTERN.findall(scripted.text or "")
+
+
+def _render_call(call: ScriptedCall, number: int, index: int, arguments: str) -> dict[str, Any]:
+    return {
+        "id": call.id or f"call_{int(time.time()):x}{number:04x}{index}",
+        "type": "function",
+        "function": {"name": call.name, "arguments": arguments},
+    }
+
+
+def _finish_reason_of(scripted: ScriptedMessage) -> str:
+    return scripted.finish_reason or ("tool_calls" if scripted.calls else "stop")
+
+
+def render_whole(body: Mapping[str, Any], scripted: ScriptedMessage, number: int) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": scripted.text, "refusal": None}
+    if scripted.calls:
+        message["tool_calls"] = [
+            _render_call(call, number, index, call.arguments) for index, call in enumerate(scripted.calls)
+        ]
+    choice = {"message": message, "logprobs": None, "finish_reason": _finish_reason_of(scripted)}
+    return {
+        **_frame(body, number, "chat.completion"),
+        "choices": [{"index": index, **choice} for index in range(_choice_count(body))],
+        "usage": _usage(body, scripted),
+    }
+
+
+def render_stream(body: Mapping[str, Any], scripted: ScriptedMessage, number: int) -> Iterable[bytes]:
+    options = body.get("stream_options") or {}
+    wants_usage = isinstance(options, dict) and bool(options.get("include_usage"))
+    frame = _frame(body, number, "chat.completion.chunk")
+    if wants_usage:
+        frame["usage"] = None
+    head = {"role": "assistant", "content": None if scripted.text is None else "", "refusal": None}
+    deltas: list[tuple[dict[str, Any], str | None]] = [(head, None)]
+    deltas += [({"content": token}, None) for token in _split_tokens(scripted)]
+    for index, call in enumerate(scripted.calls):
+        deltas.append(({"tool_calls": [{"index": index, **_render_call(call, number, index, "")}]}, None))
+        for piece in _TOKEN_PATTERN.findall(call.arguments):
+            deltas.append(({"tool_calls": [{"index": index, "function": {"arguments": piece}}]}, None))
+    deltas.append(({}, _finish_reason_of(scripted)))
+    for delta, finish in deltas:
+        for choice_index in range(_choice_count(body)):
+            choice = {"index": choice_index, "delta": delta, "logprobs": None, "finish_reason": finish}
+            yield b"data: " + orjson.dumps({**frame, "choices": [choice]}) + b"\n\n"
+    if wants_usage:
+        yield b"data: " + orjson.dumps({**frame, "choices": [], "usage": _usage(body, scripted)}) + b"\n\n"
+    yield b"data: [DONE]\n\n"
+
+
+def _choice_count(body: Mapping[str, Any]) -> int:
+    n = body.get("n")
+    return n if isinstance(n, int) and 0 < n <= 16 else 1
