@@ -16,7 +16,7 @@ from gateway.agents.runs.run import sampling_fields
 from gateway.agents.runs.turn_guide import guide_of
 from gateway.agents.tools.agent_tools import asides_of, serial_tools
 from gateway.core.agent import AgentSpec
-from gateway.core.memory.memory_tools import allows_hidden_tools
+from gateway.core.memory.offered_tools import allows_hidden_tools
 from gateway.core.request.chat_request import ChatRequest, add_missing_fields
 from gateway.core.request.identity import Identity
 from gateway.core.request.memory_mode import STORING_MODES

@@ -27,9 +27,9 @@ from gateway.core.memory.builtin import (
     definition_of,
     edit_calls,
 )
+from gateway.core.memory.call_arguments import number_error
 from gateway.core.memory.edit_ids import short_call_id
 from gateway.core.memory.memory_lookup import read_lookup
-from gateway.core.memory.memory_tools import number_error
 from gateway.core.nul import without_nul
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, last_shown
 from gateway.core.tags import escape_tags

@@ -19,7 +19,7 @@ from gateway.core import exact_json, ids
 from gateway.core.conversation.private import name_of, own_length, private_of, system_text
 from gateway.core.conversation.wire_message import WireMessage, function_of, is_system, join_texts, text_of
 from gateway.core.json_limits import is_too_deep
-from gateway.core.memory.memory_tools import read_arguments
+from gateway.core.memory.call_arguments import read_arguments
 from gateway.core.turn.asides import THINKING
 from storage.records import Summary
 

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct, field
 
-from gateway.core.memory.memory_tools import BLOCK_TOOLS, EditOperation, argument_error
+from gateway.core.memory.call_arguments import argument_error
+from gateway.core.memory.memory_tools import BLOCK_TOOLS, EditOperation
 from gateway.core.prompt.shown_blocks import Shown
 from gateway.core.tags import quoted
 from storage.records import Block

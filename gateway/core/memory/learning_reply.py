@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from gateway.core.json_limits import is_too_deep
 from gateway.core.memory import memory_tools
+from gateway.core.memory.call_arguments import argument_error, read_arguments
 from gateway.core.memory.fact_words import FACT_CHARS
 from gateway.core.memory.transcript import on_one_line
 
@@ -78,11 +79,11 @@ def read_reply(calls: Sequence[Mapping[str, str]]) -> Reading:
 
 def _read_edit(name: str, text: str) -> BlockEdit | FactEdit | None:
     """Returns the edit that a call asks for; None: the call makes no sense. text: its arguments."""
-    arguments = memory_tools.read_arguments(text)
+    arguments = read_arguments(text)
     if arguments is None:
         return None
     if name in memory_tools.BLOCK_TOOLS:
-        error = memory_tools.argument_error(name, arguments)
+        error = argument_error(name, arguments)
         return None if error else BlockEdit(memory_tools.BLOCK_TOOLS[name], arguments)
     if name != "remember_fact":
         return None

@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.types import Json
-from gateway.core.memory.memory_tools import read_arguments
+from gateway.core.memory.call_arguments import read_arguments
 from gateway.core.tags import quoted
 from gateway.core.turn.commands import RunTool
 from gateway.core.turn.guide import Forbidden, FreeGuide, Guide, NeedsApproval, ProposedCall, Undecided

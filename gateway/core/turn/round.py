@@ -21,7 +21,7 @@ from adapters.types import EVENT_STREAM_TYPE, NATIVE_REPLY, Event, Header, Json,
 from gateway.core.conversation.fillers import filler_message
 from gateway.core.conversation.private import with_private, without_private
 from gateway.core.conversation.wire_message import separator
-from gateway.core.memory.memory_tools import read_arguments
+from gateway.core.memory.call_arguments import read_arguments
 from gateway.core.turn.chunks import as_deltas, chunk_of, delta_of, is_first_choice
 from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.draft import MessageDraft, join_messages

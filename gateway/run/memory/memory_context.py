@@ -28,7 +28,8 @@ from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.tree import PathElement, Tree
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.memory import builtin, edits
-from gateway.core.memory.memory_tools import BLOCK_TOOLS, MEMORY_TOOLS, allows_hidden_tools, choose_tool_names
+from gateway.core.memory.memory_tools import BLOCK_TOOLS, MEMORY_TOOLS
+from gateway.core.memory.offered_tools import allows_hidden_tools, choose_tool_names
 from gateway.core.prompt.eviction import evicted_before
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity

@@ -11,11 +11,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.dates import day_text
-from gateway.core.memory import memory_tools
+from gateway.core.memory.call_arguments import argument_error, known_arguments
 from gateway.core.memory.edit_ids import edit_id
 from gateway.core.memory.fact_words import FACT_CHARS, fact_key
 from gateway.core.memory.memory_lookup import Lookup
 from gateway.core.memory.memory_tools import MEMORY_TOOLS, STORED_SOURCES, EditOperation
+from gateway.core.memory.offered_tools import tool_definitions
 from gateway.core.prompt import note_choice, note_text
 from gateway.core.request.memory_mode import Mode
 from gateway.core.tags import escape_tags, quoted_name
@@ -70,7 +71,7 @@ class MemoryTools(Struct, frozen=True):
     archives: SearchesPassages | None = None
 
     def definitions(self) -> list[dict[str, Any]]:
-        definitions = memory_tools.tool_definitions(self.context.offered)
+        definitions = tool_definitions(self.context.offered)
         if self.context.request.spec.filler != "model":
             return definitions
         return [with_asides(each, {FILLER}) for each in definitions]
@@ -87,10 +88,10 @@ class MemoryTools(Struct, frozen=True):
         tool = MEMORY_TOOLS[name]
         if tool.operation is not None and self.context.request.identity.mode is Mode.READ:
             return failed_answer(READ_ONLY_ERROR)
-        error = memory_tools.argument_error(name, call.arguments)
+        error = argument_error(name, call.arguments)
         if error is not None:
             return failed_answer(error)
-        arguments = memory_tools.known_arguments(name, call.arguments)
+        arguments = known_arguments(name, call.arguments)
         if tool.sources:
             return await self.look_up(_make_lookup(tool.sources, arguments))
         match tool.operation:

@@ -6,19 +6,11 @@ from typing import Any
 
 import pytest
 
-from gateway.core.memory import memory_tools
+from gateway.core.memory import call_arguments, memory_tools
 from gateway.core.memory.block_edit import apply_edit
-from gateway.core.memory.memory_tools import (
-    BLOCK_TOOLS,
-    MEMORY_TOOLS,
-    MemoryTool,
-    allows_hidden_tools,
-    argument_error,
-    choose_tool_names,
-    read_arguments,
-    tool_definitions,
-    tool_schema,
-)
+from gateway.core.memory.call_arguments import argument_error, read_arguments
+from gateway.core.memory.memory_tools import BLOCK_TOOLS, MEMORY_TOOLS, MemoryTool, tool_schema
+from gateway.core.memory.offered_tools import allows_hidden_tools, choose_tool_names, tool_definitions
 from storage.records import Block
 from tests.rows import each_row
 
@@ -126,7 +118,7 @@ def test_an_argument_may_be_of_any_type_of_json(
     monkeypatch: pytest.MonkeyPatch, type_name: str, value: Any, is_right: bool
 ) -> None:
     toy = MemoryTool(tool_schema("A toy.", (), x={"type": type_name}))
-    monkeypatch.setattr(memory_tools, "MEMORY_TOOLS", {"toy": toy})
+    monkeypatch.setattr(call_arguments, "MEMORY_TOOLS", {"toy": toy})
     error = argument_error("toy", {"x": value})
     assert error is None if is_right else f"must be of type {type_name}" in (error or "")
 

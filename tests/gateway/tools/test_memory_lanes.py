@@ -83,6 +83,6 @@ async def test_a_tool_whose_operation_has_no_case_is_a_fault_and_edits_no_block(
 ) -> None:
     toy = MemoryTool(tool_schema("Stores a fact.", ()), EditOperation.REMEMBER_FACT)
     monkeypatch.setattr(memory, "MEMORY_TOOLS", {"memory_replace": toy})
-    monkeypatch.setattr("gateway.core.memory.memory_tools.MEMORY_TOOLS", {"memory_replace": toy})
+    monkeypatch.setattr("gateway.core.memory.call_arguments.MEMORY_TOOLS", {"memory_replace": toy})
     with pytest.raises(NotImplementedError, match="memory_replace"):
         await tools(BlockEdits()).run(RunTool("a", "memory_replace", {}))
