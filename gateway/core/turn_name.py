@@ -13,7 +13,7 @@ class TurnName(NamedTuple):
 
     # The public name of its conversation.
     conversation_uid: str
-    # The name within the conversation, which gateway.run.memory.named_turns makes.
+    # The name within the conversation, which gateway.core.conversation.turn_hex makes.
     turn: str
 
     @property

@@ -17,6 +17,7 @@ import orjson
 from msgspec.structs import replace
 
 from adapters.types import Json
+from gateway.core.conversation.turn_hex import turn_begin_time
 from gateway.core.request.identity import Identity
 from gateway.core.turn_name import TurnName
 from gateway.core.usage.limit_rules import LimitReservation
@@ -33,7 +34,6 @@ from gateway.run.background.worker import JobContext, Postponed
 from gateway.run.call import TurnRecord
 from gateway.run.chat import Chat
 from gateway.run.event_log import EventLog
-from gateway.run.memory.named_turns import turn_begin_time
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.receipt import Receipt
 from gateway.run.receipts import Receipts

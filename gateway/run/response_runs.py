@@ -9,12 +9,13 @@ import orjson
 from msgspec import Struct
 
 from adapters.types import Json
+from gateway.core.conversation.turn_hex import turn_begin_time
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.turn.client_view import MakesView
 from gateway.core.turn_name import TurnName
 from gateway.run.event_log import EventDialect
-from gateway.run.memory.named_turns import NamedTurn, turn_begin_time
+from gateway.run.memory.named_turns import NamedTurn
 from gateway.run.store_errors import map_store_errors
 from gateway.run.turn_services import TurnServices
 from storage.records import Run, RunState

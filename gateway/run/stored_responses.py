@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from gateway.core.conversation.private import private_of
 from gateway.core.turn_name import TurnName
-from gateway.run.memory.named_turns import NamedTurn, TurnLocation, find_turn, read_turns_to
+from gateway.run.memory.named_turns import NamedTurn, TurnLocation, find_turn, load_turns_to
 from gateway.run.store_errors import map_store_errors
 from gateway.run.turn_services import TurnServices
 from storage.commands import ForgetTarget
@@ -66,7 +66,7 @@ class StoredResponses:
     async def path(self, location: TurnLocation) -> Sequence[NamedTurn]:
         """Returns the turns of the path that ends with a turn, oldest first. Raises: MemoryUnavailable."""
         with map_store_errors():
-            return await read_turns_to(self.store, location.agent, location.exchange)
+            return await load_turns_to(self.store, location.agent, location.exchange)
 
     async def conversation_id(self, location: TurnLocation) -> str | None:
         """Returns the client's own id of a turn's conversation; None: it has none. Raises: MemoryUnavailable."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from gateway.core.conversation.turn_hex import turn_begin_time
 from gateway.core.turn_name import TurnName
 from gateway.dialects.responses.render import rebuild_response
 from gateway.dialects.responses.response_ids import parse_turn_name
 from gateway.errors import UnknownId
 from gateway.run.background_responses import BackgroundResponses
-from gateway.run.memory.named_turns import TurnLocation, turn_begin_time
+from gateway.run.memory.named_turns import TurnLocation
 from gateway.run.stored_responses import ResponseOwner, StoredResponses
 from storage.records import Run
 

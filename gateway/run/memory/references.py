@@ -11,20 +11,14 @@ from msgspec.structs import replace
 from gateway.core.conversation.heard import as_heard
 from gateway.core.conversation.private import private_of, with_private, without_private
 from gateway.core.conversation.provider_fields import THOUGHTS
+from gateway.core.conversation.turn_hex import turn_begin_time
 from gateway.core.conversation.wire_message import WireMessage, call_id, raw_calls
 from gateway.core.prompt.result_order import results_after_calls
 from gateway.core.request.chat_request import ChatRequest, MemoryChoice, Reference
 from gateway.core.turn_name import TurnName
 from gateway.errors import BadRequest, BodyTooLarge
-from gateway.run.memory.named_turns import (
-    ConversationTurns,
-    NamedTurn,
-    joined_reply,
-    name_of_run,
-    read_conversation,
-    turn_begin_time,
-    with_model,
-)
+from gateway.run.memory.conversation_turns import ConversationTurns, joined_reply, load_turns, with_model
+from gateway.run.memory.named_turns import NamedTurn, name_of_run
 from storage.records import Agent, Exchange, Scope
 from storage.sql.store import Store
 
@@ -117,7 +111,7 @@ class _ReferencedTurns:
         if conversation_uid not in self._by_conversation:
             owner = await self._store.messages.find_owner(self._project, conversation_uid)
             self._by_conversation[conversation_uid] = (
-                await read_conversation(self._store, owner[0], conversation_uid)
+                await load_turns(self._store, owner[0], conversation_uid)
                 if owner is not None and self._is_accepted_owner(*owner)
                 else ConversationTurns()
             )

@@ -1,0 +1,41 @@
+"""The turn's part of its name (`TurnName.turn`), in hexadecimal.
+
+It has two parts, which both follow from the turn's exchange. The time at which the request came names the exchange in
+whatever form its words come back. A hash of its words and of their position names it as well, because the same answer
+to the same words is stored once, under the time of the first.
+"""
+
+from __future__ import annotations
+
+import struct
+from itertools import chain
+
+from gateway.core.conversation.canonical import MessageHasher
+from storage.records import Exchange
+
+_TIME = struct.Struct(">d")
+TIME_CHARS = 2 * _TIME.size
+# Enough to distinguish the few turns of a conversation that began at the same moment.
+_CONTENT_HASH_BYTES = 4
+
+
+def turn_hex(exchange: Exchange, parent: Exchange | None) -> str:
+    """Returns the turn's part of its name."""
+    return begun_hex(exchange.begun) + content_hex(exchange, parent)
+
+
+def begun_hex(begun: float) -> str:
+    return _TIME.pack(begun).hex()
+
+
+def content_hex(exchange: Exchange, parent: Exchange | None) -> str:
+    start = b"" if parent is None else b"%d" % parent.seq
+    # A turn may have no message of its own: a developer message alone asked for its reply.
+    atoms = [*chain.from_iterable(exchange.inputs)] or [b""]
+    return MessageHasher.hash_path(atoms, start)[:_CONTENT_HASH_BYTES].hex()
+
+
+def turn_begin_time(turn: str) -> float:
+    """Returns when a turn began, in seconds since the epoch. turn: as in `TurnName`."""
+    begun: float = _TIME.unpack(bytes.fromhex(turn[:TIME_CHARS]))[0]
+    return begun

@@ -1,0 +1,131 @@
+"""The turns of a stored conversation, each with its whole path and the reply as its client has it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import orjson
+from msgspec.structs import replace
+
+from gateway.core.conversation.directions import TurnMessages, path_with_directions, stored_directions
+from gateway.core.conversation.private import private_of, with_private, without_private
+from gateway.core.conversation.turn_hex import TIME_CHARS, begun_hex, content_hex
+from gateway.core.conversation.wire_message import WireMessage, shown_reply_of, text_of
+from storage.errors import NotFound
+from storage.listing import ListedExchange
+from storage.records import Agent, Exchange, State
+from storage.sql.store import Store
+
+# The turns that are read at once. Chosen, not measured.
+_PAGE = 200
+
+
+class ConversationTurns:
+    """The turns of a conversation, each with its whole path."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[int, ListedExchange] = {}
+        self._by_name: dict[str, ListedExchange] = {}
+        self._runs: dict[str, list[Exchange]] = {}
+
+    def add(self, listed: ListedExchange) -> None:
+        """Adds an exchange, unless a part of its path was forgotten. Its parent comes before it."""
+        exchange = listed.exchange
+        parent = None if exchange.parent is None else self._by_id.get(exchange.parent)
+        is_cut_off = parent is None and exchange.parent is not None
+        if exchange.state is State.FORGOTTEN or exchange.redactions or is_cut_off:
+            return
+        self._by_id[exchange.id] = listed
+        if listed.run_uid is not None:
+            steps = self._runs.setdefault(listed.run_uid, [])
+            steps.append(exchange)
+            if len(steps) > 1:
+                return  # its client has one reply of a run, named by the first step
+        self._by_name[begun_hex(exchange.begun)] = listed
+        content = content_hex(exchange, None if parent is None else parent.exchange)
+        if exchange.active or content not in self._by_name:
+            self._by_name[content] = listed
+
+    def join_steps(self, listed: ListedExchange) -> tuple[Exchange, tuple[int, ...]]:
+        """Returns a turn with the reply as the client has it, and the rows of the turn's steps."""
+        exchange = listed.exchange
+        steps = self._steps(listed)
+        reply = joined_reply(steps)
+        last = steps[-1].shown_reply
+        if len(steps) == 1 or not reply or last is None:
+            return exchange, (exchange.id,)
+        shown = with_private(reply[0], **private_of(orjson.loads(last)))
+        return replace(exchange, shown_reply=orjson.dumps(shown)), tuple(step.id for step in steps)
+
+    def _steps(self, listed: ListedExchange) -> list[Exchange]:
+        return [listed.exchange] if listed.run_uid is None else self._runs[listed.run_uid]
+
+    def find(self, turn: str) -> ListedExchange | None:
+        """Returns the exchange of a turn, of several steps the first. turn: as in `TurnName`, or its time alone."""
+        return self._by_name.get(turn[:TIME_CHARS]) or self._by_name.get(turn[TIME_CHARS:])
+
+    def reply(self, turn: str) -> list[WireMessage]:
+        """Returns the reply of a turn as its client has it; []: there is none."""
+        listed = self.find(turn)
+        return [] if listed is None else joined_reply(self._steps(listed))
+
+    def path_to(self, turn: str) -> list[WireMessage]:
+        """Returns the path that ends with the reply of a turn as its client has it, oldest first; []: there is none."""
+        if not self.reply(turn):
+            return []
+        listed = self.find(turn)
+        turns = list[list[Exchange]]()  # each as its steps, newest first
+        while listed is not None:
+            turns.append(self._steps(listed))
+            parent = turns[-1][0].parent
+            listed = None if parent is None else self._by_id[parent]
+        return path_with_directions([*map(_turn_messages, reversed(turns))])
+
+
+def _turn_messages(steps: Sequence[Exchange]) -> TurnMessages:
+    inputs = [with_model(each, steps[0]) for each in orjson.loads(steps[0].input or b"[]")]
+    last: WireMessage = orjson.loads(steps[-1].shown_reply or b"{}")
+    return TurnMessages(inputs, joined_reply(steps), stored_directions(last))
+
+
+async def load_turns(store: Store, agent: Agent, uid: str) -> ConversationTurns:
+    """Returns the turns of a conversation; none where it is gone. Raises: StoreError."""
+    turns = ConversationTurns()
+    try:
+        conversation = await store.messages.get_conversation(agent.id, uid)
+    except NotFound:
+        return turns
+    after = -1
+    while True:
+        page = await store.messages.list_of_conversation(agent.id, conversation.id, after, _PAGE)
+        for listed in page:
+            turns.add(listed)
+        if len(page) < _PAGE:
+            return turns
+        after = page[-1].exchange.seq
+
+
+def joined_reply(steps: Sequence[Exchange]) -> list[WireMessage]:
+    """Returns the reply of a turn as its client has it: one message, of several steps as well; []: there is none."""
+    replies = [each for each in map(_own_reply, steps) if each]
+    if len(steps) == 1 or not replies:
+        return replies
+    gateway_calls = {m.get("tool_call_id") for e in steps[1:] for m in orjson.loads(e.input or b"[]")}
+    return [shown_reply_of(replies, gateway_calls)]
+
+
+def with_model(message: WireMessage, exchange: Exchange) -> WireMessage:
+    """Returns a message of an exchange as it goes upstream; an assistant's has its model as a private field."""
+    bare = without_private(message)
+    return with_private(bare, model=exchange.model) if bare.get("role") == "assistant" else bare
+
+
+def _own_reply(exchange: Exchange) -> WireMessage:
+    """Returns the reply of one exchange, with its model as a private field; {}: there is none."""
+    stored = exchange.shown_reply
+    reply: WireMessage = {} if stored is None else with_model(orjson.loads(stored), exchange)
+    if exchange.state is State.FINISHED:
+        return reply
+    # Its calls may be cut, and get no answer.
+    text = text_of(reply)
+    return {"role": "assistant", "content": text} if text else {}
