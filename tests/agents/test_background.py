@@ -864,7 +864,7 @@ def test_an_answer_to_a_pause_goes_on_in_the_background(world: LettaWorld) -> No
     assert "Likes tea." in world.letta.agents.blocks.retrieve("human", agent_id=agent.id).value
 
 
-@pytest.mark.both
+@pytest.mark.both(is_live=[True])
 @pytest.mark.parametrize("is_live", [False, True])
 def test_an_answer_that_is_cancelled_while_its_calls_are_made_waits_for_nothing(
     world: LettaWorld, is_live: bool

@@ -21,7 +21,7 @@ from tests.gateway.compacting import Notes
 from tests.gateway.sdk import agent as profile
 from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
 
-pytestmark = [pytest.mark.both, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 Makes = Callable[..., LettaWorld]
 NOTHING_ELSE = {"learn_every": 0, "recall_tokens": 0}
@@ -64,6 +64,7 @@ def sent(world: LettaWorld) -> list[str]:
     return [m["content"] for m in world.upstream.last.messages[1:]]
 
 
+@pytest.mark.both
 def test_two_conversations_have_one_past(world: LettaWorld) -> None:
     one = begun(world, "One")
     made = world.letta.conversations.fork(one)
@@ -91,6 +92,7 @@ def test_two_conversations_have_one_past(world: LettaWorld) -> None:
     assert [each.content for each in older] == ["Two", "To One", "One"]  # type: ignore[union-attr]
 
 
+@pytest.mark.both
 def test_an_operator_reads_a_long_message_of_its_past_whole(world: LettaWorld) -> None:
     one = begun(world, "x" * 5_000)
     say_in(world, fork(world, one), "Two")
@@ -203,6 +205,7 @@ def test_a_fork_of_a_fork(world: LettaWorld) -> None:
     assert texts(world, again) == ["One", "To One", "Again", "To Again"]
 
 
+@pytest.mark.both
 def test_forgetting_reaches_both(world: LettaWorld) -> None:
     one = begun(world, "Zanzibar", "Two")
     two = fork(world, one)
@@ -221,6 +224,7 @@ def test_forgetting_reaches_both(world: LettaWorld) -> None:
     assert b"Zanzibar" not in world.world.data() or world.world.file == Path()
 
 
+@pytest.mark.both
 def test_a_deleted_fork_leaves_the_past(world: LettaWorld) -> None:
     one = begun(world, "One")
     two = fork(world, one)
@@ -235,6 +239,7 @@ def test_a_deleted_fork_leaves_the_past(world: LettaWorld) -> None:
         assert world.world.query(f"SELECT count(*) FROM {table}") == [0]
 
 
+@pytest.mark.both
 def test_a_change_of_a_message_reaches_both(world: LettaWorld) -> None:
     one = begun(world, "One")
     two = fork(world, one)
@@ -299,6 +304,7 @@ def test_a_fork_of_what_the_upstream_refused_starts_over(world: LettaWorld) -> N
     assert sent(world) == ["Who?", "A gardener.", "Hi"]
 
 
+@pytest.mark.both
 def test_a_search_of_a_fork_finds_its_past_and_no_more(world: LettaWorld) -> None:
     one = begun(world, "The albatross flies.")
     two = fork(world, one)
@@ -325,6 +331,7 @@ def test_what_stands_in_its_window_is_not_recalled(world: LettaWorld) -> None:
     assert "is called Miso" not in note
 
 
+@pytest.mark.both
 def test_each_message_is_read_once(world: LettaWorld) -> None:
     """By the learner and by sleeptime agents, which have one reader."""
     one = begun(world, "One")
@@ -385,6 +392,7 @@ def test_an_agent_file_of_a_fork_has_its_past(world: LettaWorld) -> None:
         assert (text in exported) is is_there
 
 
+@pytest.mark.both
 def test_forks_of_one_conversation_are_sent_to_at_once(world: LettaWorld) -> None:
     one = begun(world, "One")
     ids = [one, *(fork(world, one) for _ in range(3))]

@@ -44,7 +44,7 @@ def stored(world: LettaWorld) -> Any:
     return world.world.query("SELECT id, state, input FROM exchanges ORDER BY id")
 
 
-@pytest.mark.both
+@pytest.mark.both(more=[{}])
 @pytest.mark.parametrize(
     "more",
     [{}, {"streaming": True}, {"streaming": True, "background": True}],
@@ -98,7 +98,6 @@ def test_the_refusal_of_a_paused_memory_is_described(world: LettaWorld) -> None:
         assert "403" in described[path]["post"]["responses"]
 
 
-@pytest.mark.both
 def test_a_paused_memory_is_not_summarised(world: LettaWorld) -> None:
     agent = begin(world)
     calls = len(world.upstream.seen)
@@ -108,7 +107,6 @@ def test_a_paused_memory_is_not_summarised(world: LettaWorld) -> None:
     assert len(world.upstream.seen) == calls
 
 
-@pytest.mark.both
 def test_a_chat_completion_of_a_paused_conversation_goes_on_with_memory_off(world: LettaWorld) -> None:
     begin(world)
     before = stored(world)
@@ -137,7 +135,6 @@ def test_a_run_that_was_accepted_before_the_pause_fails(world: LettaWorld) -> No
     assert "This memory is paused" in str(steps)
 
 
-@pytest.mark.both
 def test_an_item_of_a_batch_fails_where_its_memory_is_paused(tmp_path: Path) -> None:
     with scene(tmp_path, None, profile("default", model="up/m")) as s:
         agent = begin(s.world)
@@ -149,7 +146,7 @@ def test_an_item_of_a_batch_fails_where_its_memory_is_paused(tmp_path: Path) -> 
         assert stored(s.world) == before
 
 
-@pytest.mark.both
+@pytest.mark.both(fate=[Fate(text="Miso.")])
 @pytest.mark.parametrize("fate", [Fate(text="Miso."), Fate("errored", words="Not allowed: Miso.")])
 def test_results_for_a_memory_that_is_paused_meanwhile_are_not_stored(fate: Fate, tmp_path: Path) -> None:
     with scene(tmp_path, lambda *_: fate, profile("default", model="up/m"), held=True) as s:

@@ -134,7 +134,6 @@ def test_an_error_after_a_finished_step_ends_the_run_and_the_step_stays(life: Li
     assert [m["role"] for m in life.upstream.last.messages] == ["system", "user", "assistant", "tool", "user"]
 
 
-@pytest.mark.both
 @pytest.mark.sqlite
 def test_a_client_that_leaves_while_its_message_is_written_cancels_its_run(life: Life) -> None:
     life.send("Hi")
@@ -180,7 +179,6 @@ def test_a_client_that_leaves_cancels_its_run(life: Life) -> None:
     gate.open()
 
 
-@pytest.mark.both
 def test_a_step_that_is_not_stored_after_its_client_left_is_logged(
     life: Life, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -208,7 +206,6 @@ def test_a_step_that_is_not_stored_after_its_client_left_is_logged(
     ]
 
 
-@pytest.mark.both
 def test_a_run_is_cancelled_by_somebody_else(life: Life) -> None:
     gate = Gate()
     life.upstream.queue(say("Never.", hold_before_headers=gate))
@@ -266,7 +263,6 @@ def with_a_lost_end(life: Life, monkeypatch: pytest.MonkeyPatch) -> Life:
     return life
 
 
-@pytest.mark.both
 def test_a_send_that_comes_again_ends_a_run_whose_end_was_lost(with_a_lost_end: Life) -> None:
     life = with_a_lost_end
     life.upstream.queue(say("Once more."))
@@ -338,7 +334,6 @@ def test_the_same_send_while_it_is_answered_waits_for_its_end(life: Life) -> Non
     assert len(life.upstream.chats) == 1
 
 
-@pytest.mark.both
 def test_a_send_that_failed_goes_on_without_its_message_a_second_time(life: Life) -> None:
     life.upstream.queue(fail(400), say("Now."))
     assert life.send("Hi", is_retry=False).sink.status == 400
@@ -697,7 +692,6 @@ def test_a_run_is_cancelled_while_its_client_reads_nothing(life: Life) -> None:
     assert life.send("And now?").said == ["Ok."]
 
 
-@pytest.mark.both
 @pytest.mark.sqlite
 def test_a_message_that_the_disk_takes_too_late_leaves_no_run(life: Life) -> None:
     life.send("Hi")

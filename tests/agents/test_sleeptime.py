@@ -104,7 +104,6 @@ def test_a_streamed_reply_names_the_run_too(world: SleepWorld) -> None:
     assert usage.run_ids == [run.id for run in world.runs(agent)]
 
 
-@pytest.mark.both
 def test_what_came_while_it_read_is_the_next_ones_span(world: SleepWorld) -> None:
     agent = world.primary()
     world.frequency(agent, 2)
@@ -122,7 +121,6 @@ def test_what_came_while_it_read_is_the_next_ones_span(world: SleepWorld) -> Non
     ]
 
 
-@pytest.mark.both
 def test_a_failing_model_leaves_the_cursor_and_the_run_goes_on(world: SleepWorld) -> None:
     agent = world.primary()
     world.frequency(agent, 1)
@@ -180,7 +178,6 @@ def test_turned_off_nothing_is_left_to_be_done(world: SleepWorld, is_held: bool)
     assert len(world.model.seen) == asked
 
 
-@pytest.mark.both
 def test_a_failure_in_its_middle_asks_again_from_there(world: SleepWorld) -> None:
     agent = world.primary()
     world.frequency(agent, 1)
@@ -232,7 +229,6 @@ def test_a_person_who_writes_meanwhile_loses_nothing(world: SleepWorld) -> None:
     assert world.block(agent) == "Name: Ann\nBy hand.\nHello."
 
 
-@pytest.mark.both
 def test_a_rethink_of_what_changed_meanwhile_is_refused_and_made_again(world: SleepWorld) -> None:
     agent = world.primary()
     world.frequency(agent, 1)
@@ -337,7 +333,6 @@ def test_a_tool_of_the_clients_works_as_with_any_agent(world: SleepWorld) -> Non
     assert [said(each) for each in world.model.transcripts] == [["Will it rain?"], []]
 
 
-@pytest.mark.both
 def test_what_is_provisional_is_not_read_yet(world: SleepWorld) -> None:
     """A chat completion's newest turn may be asked again, so it is read when the next one follows, or at rest."""
     agent = world.primary()
@@ -353,7 +348,6 @@ def test_what_is_provisional_is_not_read_yet(world: SleepWorld) -> None:
     assert [said(each) for each in world.model.transcripts][1:] == [["I am Ann."]]
 
 
-@pytest.mark.both
 @pytest.mark.sqlite
 def test_the_reply_takes_no_statement_more(world: SleepWorld) -> None:
     """What is unread is counted by the read that a message takes anyway; only what makes a run due writes it down."""
