@@ -25,8 +25,6 @@ from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, agent, remember
 from tests.patience import becomes
 
-pytestmark = pytest.mark.both
-
 
 @pytest.fixture
 def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
@@ -61,6 +59,7 @@ def overview(
     return world.gateway.call(operation.show(project))
 
 
+@pytest.mark.both
 def test_a_gateway_that_works_is_well(world: World) -> None:
     ask(world, "Hello.", **{"x-mnemogate-user": "alice"})
     ask(world, "Hello.", **{"x-mnemogate-user": "alice", "x-mnemogate-memory": "off"})
@@ -77,6 +76,7 @@ def test_a_gateway_that_works_is_well(world: World) -> None:
     assert overview(world, "other").replies == ()
 
 
+@pytest.mark.both
 def test_what_is_wrong_comes_first_and_worst_first(world: World) -> None:
     ask(world, "Hello.")
 
@@ -173,6 +173,7 @@ def test_a_page_of_requests_makes_no_more_of_them_than_it_shows(
     assert [each.id for each in page.items] == [f"request-{n}" for n in range(189, 179, -1)]
 
 
+@pytest.mark.both
 def test_requests_of_a_memory_are_those_of_the_process_and_older_ones(world: World) -> None:
     noted = [ask(world, f"Hello {n}.", **{"x-mnemogate-user": "alice"}) for n in range(3)]
     silent = ask(world, "Hello.", **{"x-mnemogate-user": "alice", "x-mnemogate-memory": "read"})
@@ -215,6 +216,7 @@ def test_requests_of_a_memory_are_those_of_the_process_and_older_ones(world: Wor
             world.gateway.call(operations.list(after=after))
 
 
+@pytest.mark.both
 def test_requests_are_listed_while_the_database_is_down(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,6 +246,7 @@ def test_requests_are_listed_while_the_database_is_down(
     assert len(world.gateway.call(requests_of(world).list()).items) >= 3
 
 
+@pytest.mark.both
 def test_a_request_with_a_long_id_of_its_client_is_listed_once(world: World) -> None:
     ids = [f"{n}" * 100 for n in range(2)]
     for id in ids:
@@ -252,6 +255,7 @@ def test_a_request_with_a_long_id_of_its_client_is_listed_once(world: World) -> 
     assert [each.id for each in found.items] == ids[::-1]
 
 
+@pytest.mark.both
 def test_the_audit_is_listed_by_pages_and_within_a_project(world: World) -> None:
     uid = ask(world, "Hello.", **{"x-mnemogate-user": "alice"})["x-mnemogate-agent"]
 

@@ -16,8 +16,6 @@ from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.sdk import World, agent, remember
 from tests.server import RawReply
 
-pytestmark = pytest.mark.both
-
 SECRET = "xyzzy"
 FACT = f"The password of my safe is {SECRET}."
 QUESTION = "What is the password of my safe?"
@@ -114,6 +112,7 @@ def test_no_id_of_a_conversation_opens_it_to_another(world: World, history: str 
     assert_not_sent(world, since)
 
 
+@pytest.mark.both
 def test_a_model_of_another_user_finds_nothing_with_its_tools(world: World) -> None:
     receipt = say_secret(world)
     since = len(world.upstream.seen)
@@ -142,6 +141,7 @@ def test_a_model_of_another_user_finds_nothing_with_its_tools(world: World) -> N
         assert SECRET not in json.dumps(messages)
 
 
+@pytest.mark.both
 def test_the_same_opening_word_for_word_shares_nothing(world: World) -> None:
     for user in ("alice", "bob", None):
         who: dict[str, Any] = {"user": user} if user else {}
@@ -159,6 +159,7 @@ def test_the_same_opening_word_for_word_shares_nothing(world: World) -> None:
     assert_not_sent(world, since)
 
 
+@pytest.mark.both
 def test_an_agent_by_its_id_is_not_to_be_had_from_outside(world: World) -> None:
     receipt = say_secret(world)
     since = len(world.upstream.seen)
@@ -173,6 +174,7 @@ def test_an_agent_by_its_id_is_not_to_be_had_from_outside(world: World) -> None:
     assert len(world.upstream.seen) == since
 
 
+@pytest.mark.both
 def test_profiles_of_one_user_are_apart(world: World) -> None:
     say_secret(world)
     since = len(world.upstream.seen)
@@ -188,6 +190,7 @@ def test_profiles_of_one_user_are_apart(world: World) -> None:
     assert_not_sent(world, since)
 
 
+@pytest.mark.both
 def test_a_user_whose_name_looks_like_a_scope_gets_a_memory_of_its_own(world: World) -> None:
     say_secret(world)
     since = len(world.upstream.seen)
@@ -215,6 +218,7 @@ def key_of(world: World, project: str) -> str:
     return world.gateway.call(world.store.keys.create(project, f"of {project}"))[1]
 
 
+@pytest.mark.both
 def test_projects_are_apart(world: World) -> None:
     one, two = key_of(world, "default"), key_of(world, "two")
     receipt = say_secret_with_key(world, one)
@@ -282,6 +286,7 @@ def test_no_gateway_credential_reaches_the_upstream(world: World, place: str) ->
         assert seen.headers.get("authorization") == expected
 
 
+@pytest.mark.both
 def test_every_stored_row_belongs_to_one_scope(world: World) -> None:
     say_secret(world)
     world.chat(user="bob", model="agent/helper").say(QUESTION)

@@ -309,7 +309,7 @@ def test_what_was_stored_in_this_very_turn_is_found_by_a_new_user_too(world: Wor
 DEEP = "[" * 300 + "]" * 300
 
 
-@pytest.mark.both
+@pytest.mark.both(more=['"tags": "cat"'])
 @pytest.mark.parametrize("more", ['"tags": 5', '"tags": "cat"', '"tags": [{"a": 1}]', f'"why": {DEEP}'])
 def test_an_argument_that_a_tool_does_not_have_does_nothing(
     world: World, more: str, caplog: pytest.LogCaptureFixture

@@ -112,7 +112,6 @@ def test_what_operators_have_beyond_it_is_not_there(world: World) -> None:
     assert person.twin("/b/team")["versions"] == []
 
 
-@pytest.mark.both
 def test_a_person_adds_a_fact_that_is_told_before_each_reply(world: World) -> None:
     person, _, _ = fill(world)
     assert ">Tell the assistant before each reply</label>" in person.page()
@@ -127,7 +126,6 @@ def test_a_person_adds_a_fact_that_is_told_before_each_reply(world: World) -> No
     assert b"I am colour-blind" in world.upstream.last.body
 
 
-@pytest.mark.both
 def test_a_person_corrects_and_the_model_hears_it(world: World) -> None:
     person, seq, _ = fill(world)
     assert person.send("b/human", value="Cat: Miso.", version=2).status == 303
@@ -229,7 +227,6 @@ def check_right(world: World, lacking: str, seq: int, talk: str) -> None:
         assert [word for word in words if word in text] == ([] if right == lacking else list(words)), right
 
 
-@pytest.mark.both
 def test_a_pause_holds_whatever_requests_say(world: World) -> None:
     person, _, _ = fill(world)
     assert person.twin("/pause", {"paused": True}) == {"paused": True}
@@ -280,7 +277,7 @@ def test_a_person_takes_everything_along(world: World) -> None:
     assert [each for each in audit(world) if each[1] == "export"] == [("link", "export", "")] * 2
 
 
-@pytest.mark.both
+@pytest.mark.both(file=["export.jsonl"])
 @pytest.mark.parametrize("file", ["export.jsonl", "export.html"])
 def test_an_export_whose_memory_is_forgotten_meanwhile_does_not_end_as_if_whole(
     world: World, file: str, monkeypatch: pytest.MonkeyPatch

@@ -309,7 +309,6 @@ def test_a_read_that_takes_too_long_is_stopped_and_says_so(
         assert world.chat(user="alice").say("What do you know?")
 
 
-@pytest.mark.both
 def test_people_are_listed_by_their_last_turn_whatever_its_hour(operator: Operator) -> None:
     world = operator.world
     said = [("Ann", 0), ("bob", 5_000), ("anton", 20), ("Carl", 9_000), ("zoe", 30), ("bob", 40)]
@@ -457,7 +456,6 @@ def test_what_cannot_be_read_is_refused_by_name(operator: Operator, path: str) -
     assert sorted(reply.json["error"]) == ["code", "message", "param"]
 
 
-@pytest.mark.both
 def test_a_time_of_facts_counts_in_its_own_zone(operator: Operator) -> None:
     agent = speak(operator.world, "My train leaves on 4 May.")
     (seq,) = learn(operator.world, agent, "Alice's train leaves on 4 May.")  # on 2025-10-09 at 08:53:20 UTC
@@ -525,7 +523,6 @@ def test_an_export_is_not_read_on_for_a_client_that_does_not_take_it(
     assert becomes(lambda: ended)[0] < pages
 
 
-@pytest.mark.both
 def test_another_projects_operator_finds_no_such_memory(operator: Operator) -> None:
     uid = speak(operator.world, "Hello.").uid
     other = operator_of(operator.world, "other")
@@ -537,7 +534,6 @@ def test_another_projects_operator_finds_no_such_memory(operator: Operator) -> N
     assert other.post(f"m/{uid}/b/human", value="x", version=1).status == 404
 
 
-@pytest.mark.both
 def test_a_block_is_edited_undone_and_brought_back(operator: Operator) -> None:
     uid = speak(operator.world, "Hello.").uid
     for version, value in ((1, "One."), (2, "Two.")):
@@ -582,7 +578,6 @@ def test_an_undo_names_what_it_brings_back_also_after_a_forgetting(operator: Ope
     assert operator.twin(f"{block}/undo", {"version": version})["value"] == "Lives in Oslo."
 
 
-@pytest.mark.both
 def test_a_block_may_be_as_long_in_a_form_as_in_json(upstream: StrictUpstream, tmp_path: Path) -> None:
     """A form writes an emoji as twelve bytes."""
     profile = ProfileSettings("default", blocks=(BlockSettings("human", limit=100_000),))
@@ -964,7 +959,6 @@ def test_a_kept_fact_does_not_keep_a_line_of_a_block(operator: Operator) -> None
     assert "kept from a forgotten message" in plain(page(operator, f"{memory}/facts"))
 
 
-@pytest.mark.both
 def test_a_fact_with_the_tick_is_told_before_each_reply_while_it_has_room(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
@@ -1191,7 +1185,6 @@ def test_a_conversation_says_where_what_was_learned_from_it_is_corrected(operato
     assert re.findall(r'<a href="([^"]*)"><span[^>]*>alice<', advice) == [f"../../../m/{agent.uid}"]
 
 
-@pytest.mark.both
 def test_a_short_conversation_that_is_opened_at_a_message_is_shown_whole(operator: Operator) -> None:
     agent = speak(operator.world, "I eat no peanuts.", "What shall I cook?", "Thanks.", talk="conv-19")
     learn(operator.world, agent, "Alice eats no peanuts.")
@@ -1577,7 +1570,6 @@ def test_a_fact_that_an_import_brought_is_shown(operator: Operator) -> None:
     assert "an import brought it along" in page(operator, f"m/{uid}/f/{fact['seq']}")
 
 
-@pytest.mark.both
 def test_forgetting_takes_all_to_the_last_byte(operator: Operator) -> None:
     agent = speak(operator.world, f"My cat is called {SECRET}.", "She is grey.", talk="conv-19")
     learn(operator.world, agent, f"Alice has a cat called {SECRET}.", block=f"Cat: {SECRET}.")
@@ -1619,7 +1611,6 @@ def test_a_message_that_was_forgotten_alone_counts_on_no_screen(operator: Operat
     assert re.findall(r'class="gap" id="message-(\d)"><summary>Forgotten', shown) == ["1"]
 
 
-@pytest.mark.both
 def test_old_copies_that_are_taken_out_later_are_said_to_be(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -270,7 +270,6 @@ def test_a_bounded_number_of_items_waits_for_the_next_response(
     world.sdk.conversations.items.create(conversation.id, items=items)
 
 
-@pytest.mark.both
 def test_a_bounded_number_of_bytes_waits_for_the_next_response(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:

@@ -98,7 +98,6 @@ def test_a_wrong_field_is_named_and_nothing_is_made(world: World, fields: Any, p
     assert manage(world, "GET", "keys").json["data"] == []
 
 
-@pytest.mark.both
 def test_a_name_of_the_settings_keys_is_neither_given_nor_taken(world: World) -> None:
     """By it the next key of the settings takes the place of the one before."""
     world.gateway.call(world.store.keys.install("mg-" + "0123456789abcdef" * 2, "server.key"))
@@ -254,7 +253,6 @@ def test_an_expiry_in_whole_seconds_stays_one(world: World) -> None:
     assert manage(world, "GET", f"keys/{made['id']}").json["expires_at"] == 2_000_000_000.5
 
 
-@pytest.mark.both
 def test_a_key_ends_when_it_expires(world: World) -> None:
     made, bearer = make(world, expires_at=world.clock.now + 100)
     assert world.post(ASK, bearer).status == 200
@@ -288,7 +286,6 @@ def test_a_rotated_key_has_two_secrets_for_a_time(world: World) -> None:
     assert world.post(ASK, secrets[-1]).status == 401
 
 
-@pytest.mark.both
 def test_an_expiry_ends_the_secret_before_a_rotation_too(world: World) -> None:
     made, first = make(world)
     manage(world, "POST", f"keys/{made['id']}/rotate", {})
@@ -309,7 +306,6 @@ def test_a_revoked_key_opens_nothing(world: World) -> None:
     assert manage(world, "DELETE", "keys/99").status == 404
 
 
-@pytest.mark.both
 def test_what_was_begun_with_a_key_goes_on_after_it_was_revoked(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
@@ -532,7 +528,7 @@ def test_a_key_of_some_models_asks_for_no_other_by_way_of_an_agent(
     becomes(lambda: "m" in [seen.json["model"] for seen in world.upstream.chats])
 
 
-@pytest.mark.both
+@pytest.mark.both(path=["responses"])
 @pytest.mark.parametrize("path", ["responses", "agents"])
 def test_what_a_key_has_made_in_the_background_counts_towards_its_limit(
     upstream: StrictUpstream, tmp_path: Path, path: str

@@ -173,7 +173,7 @@ def test_a_page_goes_on_where_the_one_before_ended(world: World) -> None:
     assert [each["user"] for each in rows(world, by="user", user="bob")] == ["bob"]
 
 
-@pytest.mark.both
+@pytest.mark.both(by=[("user", "model"), ("day", "user"), ("day",)])
 @pytest.mark.parametrize("by", [("user",), ("user", "model"), ("day", "user"), ("model",), ("day",)])
 def test_the_pages_of_many_days_are_the_whole(world: World, by: tuple[str, ...]) -> None:
     """Of a long query no more is added up than a page shows."""
@@ -265,7 +265,6 @@ def test_csv_has_the_same_and_no_formula(world: World) -> None:
     assert row[:3] == [today, "'=1+1", "1"]
 
 
-@pytest.mark.both
 def test_a_page_of_csv_names_the_next_one(world: World) -> None:
     for user in ("ann & bob", "bob", "carol"):
         world.chat(user=user).say("Hi")
