@@ -24,6 +24,7 @@ from storage.sql.agents_api.blocks import NamedBlocks
 from storage.sql.agents_api.conversations import Conversations
 from storage.sql.agents_api.definitions import Definitions
 from storage.sql.agents_api.folders import Files
+from storage.sql.agents_api.forks import Forks
 from storage.sql.agents_api.messages import Messages
 from storage.sql.agents_api.run_texts import RunTexts
 from storage.sql.agents_api.runs import Runs
@@ -144,7 +145,8 @@ class Store:
         self.defined_agents = DefinedAgents(database)
         self.attached = Attached(database)
         self.messages = Messages(database)
-        self.conversations = Conversations(database, rules)
+        self.conversations = Conversations(database)
+        self.forks = Forks(database, rules)
         self.named_blocks = NamedBlocks(database)
         self.sleepers = Sleepers(database, self.jobs)
 

@@ -33,8 +33,8 @@ from storage.records import (
 )
 from storage.sql import exchanges
 from storage.sql.agents import Agents, create_agent, find_agent, load_agent, pause_agent
-from storage.sql.agents_api.conversations import note_fork
 from storage.sql.agents_api.definitions import add_definition
+from storage.sql.agents_api.forks import note_fork
 from storage.sql.facts import SQL as FACTS
 from storage.sql.facts import hash_key
 from storage.sql.forget import Forgetting, begin_forgetting

@@ -34,7 +34,7 @@ class Talk:
 
     async def fork(self, of: Exchange, uid: str, **options: Any) -> None:
         agent = self.writer.agent
-        await self.store.conversations.fork(agent, of.conversation_row, uid, {}, at=500.0, **options)
+        await self.store.forks.create(agent, of.conversation_row, uid, {}, at=500.0, **options)
 
     async def path(self, name: str) -> list[str]:
         own = await self.writer.read(name)
@@ -96,7 +96,7 @@ async def test_who_planned_on_a_clients_conversation_plans_again(talk: Talk) -> 
     (e,) = await speaker.rows()
     before = "SELECT rev, tip FROM conversations ORDER BY id LIMIT 1"
     ((rev, last),) = await rows(talk.store, before)
-    await talk.store.conversations.fork(speaker.agent, e.conversation_row, UIDS[0], {}, at=2.0)
+    await talk.store.forks.create(speaker.agent, e.conversation_row, UIDS[0], {}, at=2.0)
     assert await rows(talk.store, before) == [(rev + 1, last)]
     assert [x.continued for x in await speaker.rows() if x.id == e.id] == [True]
 

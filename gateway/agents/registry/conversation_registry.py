@@ -53,7 +53,7 @@ class AgentConversations:
 
         source: the row of the other one; None: the agent's own, which has not begun.
         definition: the definition of the other one.
-        upto: as in `Conversations.fork` of the store.
+        upto: as in `Forks.create` of the store.
 
         Raises: BadRequest if a fork cannot begin after that message; NotFound if the conversation does not have it.
         """
@@ -64,7 +64,7 @@ class AgentConversations:
                 raise NotFound(f"there is no message {upto} in this conversation")
             return await self._store.conversations.create(agent, uid, body, at=at)
         try:
-            return await self._store.conversations.fork(agent, source, uid, body, at=at, upto=upto)
+            return await self._store.forks.create(agent, source, uid, body, at=at, upto=upto)
         except NotForkable as error:
             raise BadRequest(sentence(error.message), param="message_id") from error
 

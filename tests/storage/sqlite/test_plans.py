@@ -40,9 +40,9 @@ QUICK = {
         "conversation_find", "summaries_over", "of_project_down", "of_project_up", "place", "begun", "owner",
     ),
     "agents_api/conversations.sql": (
-        "get", "of_project_down", "of_agent_down", "place", "release", "runs_cancel", "source", "holder", "exchange",
-        "fork_note",
+        "get", "of_project_down", "of_agent_down", "place", "release", "runs_cancel",
     ),
+    "agents_api/forks.sql": ("source", "holder", "exchange", "fork_note"),
     "agents_api/blocks.sql": ("find", "seen", "seers", "labelled"),
 }  # fmt: skip
 

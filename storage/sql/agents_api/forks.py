@@ -1,0 +1,161 @@
+"""Forks: conversations that continue from an exchange of another one, and share its past.
+
+A fork begins with an exchange of its own that is empty and off the record, so that what is planned and compacted in the
+fork changes nothing above it. The parent of that exchange is the last one of the shared past. It has no path hash, so
+no list of a client matches it. The table `forks` has the conversations above each fork.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from storage.commands import Rules
+from storage.database import Connection, Database
+from storage.errors import NotForkable, NotFound, WriteConflict
+from storage.listing import ConversationEntry, DefinitionDraft
+from storage.records import Agent, DefinitionKind, Exchange, SentSection, State
+from storage.sql import exchanges, stored_paths
+from storage.sql.agents_api.conversations import get_conversation
+from storage.sql.agents_api.definitions import add_definition
+from storage.sql.group import Group, writes
+from storage.sql.sections import add_section, find_section, known_when_emptied
+from storage.sql.statements import load
+from storage.sql.turns import merge_edits
+
+SQL = load("agents_api/forks.sql")
+
+# `tip` of a client conversation, and of a stored conversation without exchanges.
+_NO_TIP, _EMPTY_TIP = 0, -1
+# The columns of the content in `exchange`. The next one is whether a run is active; those of `{skeleton}` follow.
+_CONTENT_COLUMNS = 3
+
+
+async def note_fork(connection: Connection, agent_row: int, conversation_row: int, parent: int) -> None:
+    """Stores which conversations the past of a conversation is in.
+
+    parent: the row of the exchange that its first exchange follows; one of the same conversation changes nothing.
+    """
+    await connection.run(SQL["fork_note"], (agent_row, conversation_row, parent))
+
+
+class Forks(Group):
+    """Makes forks."""
+
+    def __init__(self, database: Database, rules: Rules) -> None:
+        super().__init__(database)
+        self._rules = rules
+
+    @writes
+    async def create(
+        self,
+        connection: Connection,
+        agent: Agent,
+        source: int,
+        uid: str,
+        body: dict[str, Any],
+        *,
+        at: float,
+        upto: int | None = None,
+    ) -> ConversationEntry:
+        """Creates a conversation that shares the past of another one.
+
+        source: the row of the other one.
+        upto: the number of the last message that is shared; 0: none is; None: all before the active run, and
+            before calls that have no results yet.
+
+        Raises: NotFound if the agent, the source or the message is gone; NotForkable if a fork cannot begin after
+            that message; WriteConflict: the name is taken.
+        """
+        await connection.lock_sharers(agent.id)
+        row = await connection.row(SQL["source"], (agent.id, source))
+        if row is None:
+            raise NotFound(f"there is no conversation {source}")
+        tip, last_row = row
+        if upto is None:
+            parent = await self._find_last(connection, agent.id, None if last_row == _EMPTY_TIP else last_row)
+        else:
+            parent = await self._get_ending(connection, agent.id, source, upto) if upto else None
+        fork_row = await connection.value(stored_paths.SQL["begin"], (agent.id, uid, None, at, at))
+        if fork_row is None:
+            raise WriteConflict(f"there is a conversation {uid!r} already")
+        if parent is not None:
+            if tip == _NO_TIP:
+                # The source is a client conversation. An exchange that is continued cannot be superseded, and its
+                # edits are confirmed.
+                await connection.run(stored_paths.SQL["continue"], (parent.id, agent.id))
+                await merge_edits(connection, agent.id, [parent.id], self._rules, at)
+                await connection.run(SQL["source_moved"], (source, agent.id))
+            await _begin_fork(connection, agent.id, fork_row, parent, at)
+        project = agent.scope.project
+        draft = DefinitionDraft(project, DefinitionKind.CONVERSATION, uid, body, memory_row=agent.id)
+        await add_definition(connection, draft, at=at)
+        return await get_conversation(connection, project, uid)
+
+    async def _find_last(
+        self, connection: Connection, agent_row: int, last_row: int | None
+    ) -> Exchange | None:
+        """Returns the last exchange of a path after which a fork can begin; None if there is none."""
+        while last_row is not None:
+            exchange, can_fork = await self._get_exchange(connection, agent_row, last_row)
+            if can_fork:
+                return exchange
+            last_row = exchange.parent
+        return None
+
+    async def _get_ending(self, connection: Connection, agent_row: int, source: int, upto: int) -> Exchange:
+        """Returns the exchange that ends with the message of this number. Raises: NotFound, NotForkable."""
+        id = await connection.value(SQL["holder"], (agent_row, source, upto))
+        if id is None:
+            raise NotFound(f"there is no message {upto} in this conversation")
+        exchange, can_fork = await self._get_exchange(connection, agent_row, id)
+        if not can_fork or upto != exchange.reply_seq - (exchange.shown_reply is None):
+            raise NotForkable(
+                "a conversation is forked after a reply or the last result of its calls, and not within an active run"
+            )
+        return exchange
+
+    async def _get_exchange(self, connection: Connection, agent_row: int, id: int) -> tuple[Exchange, bool]:
+        """Returns an exchange with its content, and whether a fork can begin after it. Raises: NotFound."""
+        row = await connection.row(SQL["exchange"], (agent_row, id))
+        if row is None:
+            raise NotFound("this memory is being removed")
+        content, (is_active, *skeleton) = row[:_CONTENT_COLUMNS], row[_CONTENT_COLUMNS:]
+        exchange = exchanges.make_exchange(skeleton, *content)
+        is_over = exchange.state is State.FINISHED or (exchange.state is State.OFF and not exchange.inputs)
+        return exchange, is_over and not is_active and not self._rules.has_open_calls(exchange)
+
+
+async def _begin_fork(
+    connection: Connection, agent_row: int, fork_row: int, parent: Exchange, at: float
+) -> None:
+    """Adds the exchange with which a fork begins."""
+    section = None
+    # The first send renders the memory section again, with the same text if nothing has changed.
+    if parent.section is not None:
+        parent_section = await find_section(connection, agent_row, parent.section)
+        known = known_when_emptied({} if parent_section is None else parent_section.known)
+        section = await add_section(connection, agent_row, SentSection(0, "", known))
+    exchange = Exchange(
+        id=0,
+        conversation_row=fork_row,
+        parent=parent.id,
+        depth=parent.depth + 1,
+        offset=parent.offset + sum(map(len, parent.inputs)) + len(parent.reply or ()),
+        inputs=(),
+        media=(),
+        reply=None,
+        path_hash=b"",
+        reply_key=None,
+        begun=at,
+        touched=at,
+        ended=at,
+        length=parent.length + 1,
+        prior=parent.id if parent.has_additions else parent.prior,
+        section=section,
+        evicted=parent.evicted,
+        model=parent.model,
+        state=State.OFF,
+        continued=True,
+    )
+    await exchanges.add_exchange(connection, agent_row, exchange)
+    await note_fork(connection, agent_row, fork_row, parent.id)
