@@ -14,7 +14,8 @@ from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import MemoryUse, Query
 from gateway.core.conversation.plan import plan_turn
-from gateway.core.conversation.settle import RequestEnd, finish
+from gateway.core.conversation.request_end import RequestEnd
+from gateway.core.conversation.settle import finish
 from gateway.core.conversation.tree import Tree
 from gateway.core.memory.rules import RULES
 from storage.database import Connection

@@ -25,6 +25,7 @@ from gateway.core.conversation.lookup import probes_for_list, probes_for_plain_t
 from gateway.core.conversation.match_query import MemoryUse, Query
 from gateway.core.conversation.openings import begins_conversation, opening_of, openings_of
 from gateway.core.conversation.plan import Plan, plan_turn
+from gateway.core.conversation.request_end import RequestEnd
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage, shown_reply_of, text_of
 from gateway.core.memory.rules import RULES
@@ -241,7 +242,7 @@ class Speaker:
         turn: StoredTurn,
         full_reply: Sequence[WireMessage],
         edited: Sequence[str] = (),
-        how: Callable[[Tree, Plan, settle.RequestEnd], Exchange] = settle.finish,
+        how: Callable[[Tree, Plan, RequestEnd], Exchange] = settle.finish,
         *,
         uid: str = "",
         decided: Callable[[Change], None] = lambda change: None,
@@ -258,7 +259,7 @@ class Speaker:
         ours = frozenset(
             c["id"] for m in full_reply for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS
         )
-        ended = settle.RequestEnd(
+        ended = RequestEnd(
             row, full_reply, shown_reply_of(full_reply, ours), now, turn.notes, ours, edits=bool(edited)
         )
         plain = None

@@ -23,6 +23,7 @@ from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match_query import MemoryUse, Query
 from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.provider_fields import NO_REPLY, is_empty_reply
+from gateway.core.conversation.request_end import RequestEnd
 from gateway.core.conversation.tree import PathElement, Tree, is_tombstone
 from gateway.core.conversation.wire_message import (
     WireMessage,
@@ -428,9 +429,7 @@ class World:
         assert request.is_untouched or not self.adds_nothing, request.lines
         if plan.follows_head:
             # As a gateway does before it asks the model.
-            draft = settle.RequestEnd(
-                len(memory.records) + 1, (), assistant(""), self.now, dict(request.notes)
-            )
+            draft = RequestEnd(len(memory.records) + 1, (), assistant(""), self.now, dict(request.notes))
             self._write(request, draft, (), settle.open_)
         return request
 
@@ -462,7 +461,7 @@ class World:
         request: Request,
         full_reply: list[WireMessage],
         new_edits: Sequence[str],
-        how: Callable[[Tree, Plan, settle.RequestEnd], Exchange],
+        how: Callable[[Tree, Plan, RequestEnd], Exchange],
     ) -> Request:
         plan = request.plan
         if plan is None:
@@ -473,7 +472,7 @@ class World:
         ours = frozenset(
             c["id"] for m in full_reply for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS
         )
-        ended = settle.RequestEnd(
+        ended = RequestEnd(
             id=request.exchange_row if plan.follows_head else len(memory.records) + 1,
             full_reply=full_reply,
             shown_reply=shown_reply_of(full_reply, ours),
@@ -488,9 +487,9 @@ class World:
     def _write(
         self,
         request: Request,
-        ended: settle.RequestEnd,
+        ended: RequestEnd,
         new_edits: Sequence[str],
-        how: Callable[[Tree, Plan, settle.RequestEnd], Exchange],
+        how: Callable[[Tree, Plan, RequestEnd], Exchange],
     ) -> None:
         plan, memory = request.plan, self.memory(request.who, request.key)
         assert plan is not None

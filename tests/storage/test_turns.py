@@ -17,6 +17,7 @@ from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.change import plan_change
 from gateway.core.conversation.match_query import MemoryUse
 from gateway.core.conversation.plan import Plan
+from gateway.core.conversation.request_end import RequestEnd
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage
 from storage.commands import (
@@ -484,7 +485,7 @@ async def _rev(speaker: Speaker, key: str) -> int:
 
 
 def _write(speaker: Speaker, turn: StoredTurn, plain: PlainTurn | None = None) -> TurnWrite:
-    ended = settle.RequestEnd(-1, [assistant("Yes.")], assistant("Yes."), speaker.now(), {})
+    ended = RequestEnd(-1, [assistant("Yes.")], assistant("Yes."), speaker.now(), {})
     return TurnWrite(
         agent=speaker.agent,
         key=turn.key,
@@ -555,7 +556,7 @@ async def test_nothing_of_a_request_is_changed_where_it_is_written(
     alice: Speaker,
     database: object,
     key: str | None,
-    how: Callable[[Tree, Plan, settle.RequestEnd], Exchange],
+    how: Callable[[Tree, Plan, RequestEnd], Exchange],
 ) -> None:
     # Its last reply came back cut, with a picture in the question: the writer sees another form, hashes it again, and
     # finds an alternative to compare with.
@@ -572,7 +573,7 @@ async def test_nothing_of_a_request_is_changed_where_it_is_written(
     threads: list[int] = []
     given: list[object] = []
 
-    def watched(tree: Tree, plan: Plan, ended: settle.RequestEnd) -> Exchange:
+    def watched(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
         threads.append(threading.get_ident())
         given.extend((plan, ended))
         before = pickle.dumps((plan, ended))

@@ -1,7 +1,6 @@
 """Amendments: stored exchanges that came back in another form, such as without a template or with a cut reply.
 
-A list is read backwards along the path on which it was matched. gateway/core/conversation/settle.py applies what is
-found here.
+A list is read backwards along the path on which it was matched. apply_amendments.py applies what is found here.
 """
 
 from __future__ import annotations

@@ -10,12 +10,13 @@ from gateway.core.conversation import settle
 from gateway.core.conversation.active import find_mergeable
 from gateway.core.conversation.canonical import MessageHasher, is_assistant, is_user_or_text
 from gateway.core.conversation.plan import Plan
+from gateway.core.conversation.request_end import RequestEnd
 from gateway.core.conversation.tree import Tree, is_tombstone
 from storage.commands import Change, Pool
 from storage.records import Atom, Exchange, State, message_key
 
 
-def plan_change(pool: Pool, plan: Plan, request_end: settle.RequestEnd, rule: settle.SettleRule) -> Change:
+def plan_change(pool: Pool, plan: Plan, request_end: RequestEnd, rule: settle.SettleRule) -> Change:
     """Returns a turn's changes to the tree as it is now, inside the writing transaction. Raises: Missing."""
     query = plan.query
     tree = Tree(pool.exchanges, pool.contents, pool.tombs)

@@ -15,7 +15,7 @@ from gateway.core.conversation.canonical import is_user
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match_query import Match, MemoryUse, Query
 from gateway.core.conversation.plan import Plan, new_exchange
-from gateway.core.conversation.settle import RequestEnd, content_fields
+from gateway.core.conversation.request_end import RequestEnd, content_fields
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import text_of, without_space_utf8
 from storage.commands import MemorySnapshot

@@ -1,5 +1,4 @@
-"""Settles a request that has ended: writes its exchange to the tree, and renews exchanges that came back in another
-form.
+"""Settles a request that has ended: writes its exchange to the tree, and applies the amendments of its plan.
 
 `finish`, `cancel` and `refuse` change a tree that was loaded again inside the writing transaction, since other requests
 may have ended meanwhile. The store writes what they have changed. `active.py` decides what is active afterwards.
@@ -7,18 +6,17 @@ may have ended meanwhile. The store writes what they have changed. `active.py` d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
-from typing import Any, Final
+from collections.abc import Callable, Set
+from typing import Final
 
 import orjson
-from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.conversation import active
 from gateway.core.conversation.amendments import Amendment
-from gateway.core.conversation.canonical import MessageHasher, is_assistant, is_user
-from gateway.core.conversation.fillers import with_fillers_of
-from gateway.core.conversation.hashed_list import HashedList, MessageSpan
+from gateway.core.conversation.apply_amendments import amend, hash_path_to, revive
+from gateway.core.conversation.canonical import is_assistant, is_user
+from gateway.core.conversation.hashed_list import MessageSpan
 from gateway.core.conversation.match_query import MemoryUse
 from gateway.core.conversation.plan import (
     Plan,
@@ -28,52 +26,16 @@ from gateway.core.conversation.plan import (
     is_asked_again,
     recorded_indices,
 )
-from gateway.core.conversation.private import private_of, with_private, with_response_of
-from gateway.core.conversation.provider_fields import has_opaque
-from gateway.core.conversation.tree import (
-    Tree,
-    dump_full_reply,
-    end_offset,
-    flat,
-    is_forgotten,
-    is_tombstone,
-    off_record_part,
-)
-from gateway.core.conversation.wire_message import (
-    WireMessage,
-    raw_calls,
-    shown_reply_of,
-    text_of,
-    without_space,
-)
-from storage.records import REPLY, Evicted, Exchange, State, message_key
+from gateway.core.conversation.private import private_of, with_private
+from gateway.core.conversation.request_end import RequestEnd, content_fields, redact_input
+from gateway.core.conversation.tree import Tree, end_offset, is_forgotten, is_tombstone, off_record_part
+from gateway.core.conversation.wire_message import text_of, without_space
+from storage.records import REPLY, Exchange, State, message_key
 
 # The most ids of equal replies that are stored as one exchange. Without a limit, a monitor that repeats its request
 # would make the exchange longer each time. Not measured; any value far above the number of a reply's items behaves
 # alike.
 MAX_IDS: Final = 256
-
-
-class RequestEnd(Struct, frozen=True):
-    """The end of a request."""
-
-    # The id of the exchange to be written (negative: not yet stored).
-    id: int
-    # All messages of the reply, as the upstream saw them.
-    full_reply: Sequence[WireMessage]
-    # The reply as the client has it.
-    shown_reply: WireMessage
-    # Seconds since the epoch.
-    now: float
-    # The notes of the input's messages: index in the input -> text.
-    notes: Mapping[int, str]
-    # Ids of the calls that the gateway ran.
-    gateway_calls: frozenset[str] = frozenset()
-    # The turn has memory operations.
-    edits: bool = False
-    # The part of the path that the request left out.
-    evicted: Evicted | None = None
-
 
 # Settles a request that has ended: writes it to the tree, and returns its exchange. Raises: Missing.
 SettleRule = Callable[[Tree, Plan, RequestEnd], Exchange]
@@ -92,11 +54,11 @@ def finish(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
         if amendment.reply and (exchange := tree.get(amendment.exchange_row)) is not None
     )
     for amendment in plan.amendments:
-        _amend(tree, plan, amendment)
+        amend(tree, plan, amendment)
     unanswered = _find_unanswered(tree, plan)
     for amendment in unanswered:
-        _amend(tree, plan, amendment)
-    revived = {each.exchange_row for each in (*plan.amendments, *unanswered) if _revive(tree, each)}
+        amend(tree, plan, amendment)
+    revived = {each.exchange_row for each in (*plan.amendments, *unanswered) if revive(tree, each)}
     exchange, is_new = _write_finished(tree, plan, request_end)
     changed = revived | {exchange.id} if is_new and not plan.is_inactive else revived
     active.supersede_along_path(tree, exchange, changed, plan.query)
@@ -198,7 +160,7 @@ def _add_exchange(tree: Tree, exchange: Exchange, plan: Plan, request_end: Reque
     return tree.add(
         replace(
             exchange,
-            path_hash=_hash_path_to(tree, exchange, hasher),
+            path_hash=hash_path_to(tree, exchange, hasher),
             reply_key=key,
             prefix_length=_count_prefix(tree, exchange),
             **fields,
@@ -237,12 +199,12 @@ def open_(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     is stored now, since the client sends it only once.
     """
     for amendment in plan.amendments:
-        _amend(tree, plan, amendment)
+        amend(tree, plan, amendment)
     exchange = _exchange_to_write(tree, plan, request_end)
     if is_tombstone(exchange):
         return tree.add(exchange)
     return tree.add(
-        replace(exchange, state=State.OPEN, input=_redact_input(plan.messages, exchange.redactions))
+        replace(exchange, state=State.OPEN, input=redact_input(plan.messages, exchange.redactions))
     )
 
 
@@ -415,57 +377,6 @@ def _later_opening(tree: Tree, exchange: Exchange) -> Exchange | None:
     return min(later_openings, key=lambda opening: opening.begun, default=None)
 
 
-def _redact_input(messages: Sequence[WireMessage], redactions: frozenset[int]) -> bytes:
-    """Returns an input as JSON for the store. Of the messages in `redactions` only the role is stored."""
-    if not redactions:
-        return orjson.dumps(messages)
-    return orjson.dumps(
-        [{"role": m.get("role"), "content": ""} if i in redactions else m for i, m in enumerate(messages)]
-    )
-
-
-def content_fields(plan: Plan, request_end: RequestEnd, redactions: frozenset[int]) -> dict[str, Any]:
-    """Returns the fields of an exchange that hold content. redactions: the parts that are not stored."""
-    if REPLY in redactions:
-        return {
-            "input": _redact_input(plan.messages, redactions),
-            "shown_reply": None,
-            "full_reply": None,
-            "model": plan.query.model,
-        }
-    shown_reply = request_end.shown_reply
-    full_reply = None
-    if len(request_end.full_reply) > 1:
-        full_reply = dump_full_reply(request_end.full_reply, request_end.gateway_calls)
-    elif request_end.full_reply:
-        shown_reply = request_end.full_reply[0]
-    return {
-        "input": _redact_input(plan.messages, redactions),
-        "shown_reply": orjson.dumps(shown_reply),
-        "full_reply": full_reply,
-        "has_full_reply": full_reply is not None,
-        # A reply that was made without some results notes this in its content, so that they are left out again.
-        "opaque": has_opaque(shown_reply) or bool(private_of(shown_reply).get("unread_earlier")),
-        "model": plan.query.model,
-    }
-
-
-def _hash_path_to(tree: Tree, exchange: Exchange, hasher: MessageHasher) -> bytes:
-    """Returns the hash of the path down to the reply of the exchange; b"": the beginning of the path is not known."""
-    # The hash continues that of the nearest ancestor with a hash; a cancelled exchange has none.
-    unhashed = [exchange]
-    ancestor = tree.parent(exchange)
-    while ancestor is not None and (ancestor.reply is None or not ancestor.path_hash):
-        unhashed.append(ancestor)
-        ancestor = tree.parent(ancestor)
-    if ancestor is None and unhashed[-1].parent is not None:
-        return b""
-    path_hash = b"" if ancestor is None else ancestor.path_hash
-    for exchange_below in reversed(unhashed):
-        path_hash = hasher.hash_path((*flat(exchange_below), *(exchange_below.reply or ())), path_hash)
-    return path_hash
-
-
 def _count_prefix(tree: Tree, exchange: Exchange) -> int:
     """Returns how many messages of an opening were made elsewhere, its prefix; 0 for any other exchange.
 
@@ -488,94 +399,6 @@ def _count_prefix(tree: Tree, exchange: Exchange) -> int:
         (i + 1 for i, atoms in enumerate(exchange.inputs[:last_question]) if is_assistant(atoms)),
         default=0,
     )
-
-
-# -- forms
-
-
-def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
-    """Gives a stored exchange the form in which it came back. A tombstone gets its hashes, and no words."""
-    exchange = tree.get(amendment.exchange_row)
-    if exchange is None:
-        return
-    # The reply is read before the input changes: an exchange with a changed input is not loaded from the store.
-    is_heard = amendment.reply is not None and amendment.reply.start < amendment.reply.end
-    stored_reply = (tree.content(exchange).shown_reply or {}) if is_heard else {}
-    listing = plan.query.listing
-    if amendment.inputs is not None:
-        exchange = _amend_inputs(tree, exchange, listing, amendment.inputs, amendment.media)
-    if amendment.reply is not None:
-        exchange = _amend_reply(tree, exchange, listing, amendment.reply, stored_reply)
-    _rehash(tree, exchange, plan)
-
-
-def _amend_inputs(
-    tree: Tree, exchange: Exchange, listing: HashedList, span: MessageSpan, media: tuple[bytes, ...]
-) -> Exchange:
-    """Gives an exchange the inputs at a span of the client's list. media: those of the new inputs."""
-    start, end = span
-    inputs = tuple(listing.atoms[start:end])
-    # A note stays with a message that is unchanged. Before a changed message it would not belong to the prompt.
-    notes = {i: note for i, note in exchange.notes.items() if inputs[i : i + 1] == exchange.inputs[i : i + 1]}
-    content = None
-    if not is_tombstone(exchange):
-        content = _redact_input(listing.messages[start:end], exchange.redactions)
-    return tree.change(exchange.id, inputs=inputs, media=media, notes=notes, input=content)
-
-
-def _amend_reply(
-    tree: Tree, exchange: Exchange, listing: HashedList, span: MessageSpan, stored_reply: WireMessage
-) -> Exchange:
-    """Gives an exchange the reply at a span of the client's list, with what only its stored reply has."""
-    messages = listing.messages[slice(*span)]
-    shown_reply = messages[0] if len(messages) == 1 else shown_reply_of(messages)
-    if "tool_calls" in shown_reply:
-        shown_reply = {**shown_reply, "tool_calls": raw_calls(shown_reply)}
-        if not shown_reply["tool_calls"]:
-            del shown_reply["tool_calls"]  # upstreams refuse an empty list
-    shown_reply = with_response_of(with_fillers_of(shown_reply, stored_reply), stored_reply)
-    reply = listing.hasher.atoms(shown_reply)
-    is_stored = not (is_tombstone(exchange) or REPLY in exchange.redactions)
-    return tree.change(
-        exchange.id,
-        reply=reply,
-        reply_key=listing.hasher.reply_key(reply),
-        size=len(without_space(text_of(shown_reply))),
-        shown_reply=orjson.dumps(shown_reply) if is_stored else None,
-    )
-
-
-def _rehash(tree: Tree, exchange: Exchange, plan: Plan) -> None:
-    """Renews the offsets and path hashes of an exchange with a changed form, and of the loaded exchanges below it."""
-    hasher = plan.query.listing.hasher
-    pending = [exchange]
-    while pending:
-        exchange = pending.pop()
-        offset = 0
-        parent = tree.parent(exchange)
-        if parent is not None:
-            offset = end_offset(parent)
-        elif exchange.parent is not None:
-            offset = exchange.offset
-        exchange = tree.change(
-            exchange.id, offset=offset, prior=tree.prior(exchange) if parent is not None else exchange.prior
-        )
-        if exchange.reply is not None:
-            exchange = tree.change(exchange.id, path_hash=_hash_path_to(tree, exchange, hasher))
-        pending += tree.children(exchange)
-
-
-def _revive(tree: Tree, amendment: Amendment) -> bool:
-    """Marks a cancelled exchange as finished, because its reply came back, so the client had received it.
-
-    Returns False, and marks nothing, if the exchange has ended already or is gone.
-    """
-    exchange = tree.get(amendment.exchange_row)
-    if exchange is None or amendment.reply is None or exchange.ended is not None:
-        return False
-    state = exchange.state if is_tombstone(exchange) else State.FINISHED
-    tree.change(exchange.id, ended=exchange.stopped, state=state)
-    return True
 
 
 def _refresh_prior(tree: Tree, exchange: Exchange) -> None:

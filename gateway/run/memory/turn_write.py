@@ -12,6 +12,7 @@ from gateway.core.conversation.fast_path import finish_opening, finish_plain
 from gateway.core.conversation.lookup import RECENT_EXCHANGES, probes_for_list, probes_for_plain_turn
 from gateway.core.conversation.openings import opening_of
 from gateway.core.conversation.plan import lowest_change_depth
+from gateway.core.conversation.request_end import RequestEnd
 from gateway.core.conversation.wire_message import WireMessage, text_of
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
 from gateway.run.memory.block_edits import BlockEdits
@@ -109,7 +110,7 @@ def recall_row_maker(
 
 def _request_end(
     context: MemoryContext, prompt: Prompt, edits: Sequence[MemoryEdit], outcome: TurnOutcome, now: float
-) -> settle.RequestEnd:
+) -> RequestEnd:
     """Returns the end of a request as the rules of conversations read it. edits: of memory, by the turn."""
     shown_reply = outcome.shown_reply or {"role": "assistant", "content": ""}
     has_words = outcome.state is FINISHED or bool(outcome.text)
@@ -120,7 +121,7 @@ def _request_end(
     if full_reply != (shown_reply,):  # else the client has all of the reply
         # The calls in `shown_reply` are the client's. The gateway ran the others.
         gateway_calls = frozenset(_call_ids(full_reply) - _call_ids([shown_reply]))
-    return settle.RequestEnd(
+    return RequestEnd(
         id=context.exchange_row,
         full_reply=full_reply,
         shown_reply=shown_reply,
@@ -139,7 +140,7 @@ def _call_ids(messages: Iterable[WireMessage]) -> set[str]:
 def _decide_ahead(
     context: MemoryContext,
     key: str | None,
-    request_end: settle.RequestEnd,
+    request_end: RequestEnd,
     decide: Callable[[Pool], Change],
     *,
     is_finished: bool,

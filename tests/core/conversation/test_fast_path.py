@@ -16,6 +16,7 @@ from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match_query import MemoryUse, Query
 from gateway.core.conversation.plan import Plan, plan_turn
+from gateway.core.conversation.request_end import RequestEnd
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.prompt.compose import compose
@@ -110,7 +111,7 @@ def test_it_decides_what_would_be_decided_with_everything_in_view(
     fresh = {len(plain.messages) - 1: "<note>"}
     counted = compose(Tree(snapshot.additions.rounds), plain, offered, fresh, snapshot.additions)
     assert sent(counted) == sent(compose(tree, general, offered, fresh))
-    ended = settle.RequestEnd(99, HIDDEN, assistant("Moment. Noted."), world.now, fresh, frozenset({"m1"}))
+    ended = RequestEnd(99, HIDDEN, assistant("Moment. Noted."), world.now, fresh, frozenset({"m1"}))
     written = replace(finish_plain(plain, ended), id=99)
     assert without_numbers(written) == without_numbers(settle.finish(tree, general, ended))
     others = [tree.by_id[i] for i in tree.changed if i != 99]
@@ -130,7 +131,7 @@ def test_results_of_a_tool_go_on_plainly(world: World) -> None:
     world.say(asked, assistant(None, rome), "c1")
     tree, _, query, plain = planned(world, [*asked, assistant(None, rome), result("w2", "rain")])
     assert plain is not None
-    ended = settle.RequestEnd(99, [assistant("Rain.")], assistant("Rain."), world.now, {})
+    ended = RequestEnd(99, [assistant("Rain.")], assistant("Rain."), world.now, {})
     written = replace(finish_plain(plain, ended), id=99)
     assert without_numbers(written) == without_numbers(settle.finish(tree, plan_turn(tree, query), ended))
     assert written.parent == max(e.id for e in world.memory().records.values())
@@ -235,7 +236,7 @@ def test_an_opening_is_written_as_the_rules_would(
     query = Query(listing, is_named=named, mode=MemoryUse.ON, now=5.0, idle_s=IDLE_S, model="a/b")
     plan = plan_turn(Tree(), query)
     assert plan_opening(query) == plan
-    ended = settle.RequestEnd(
+    ended = RequestEnd(
         -1,
         HIDDEN,
         assistant("Moment. Noted."),
@@ -265,7 +266,7 @@ def test_an_opening_that_has_to_be_weighed(messages: list[WireMessage], how: dic
     query = Query(HashedList(MessageHasher(SECRET), messages), **{**usual, **how})
     assert plan_opening(query) is None
     plan = plan_turn(Tree(), query)
-    ended = settle.RequestEnd(-1, [assistant("Ok.")], assistant("Ok."), 7.0, {})
+    ended = RequestEnd(-1, [assistant("Ok.")], assistant("Ok."), 7.0, {})
     assert finish_opening(Tree(), plan, ended) is None
     assert (
         finish_opening(Tree([Exchange(1, 1, None, 0, 0, (), (), (), b"", None, 1.0, 1.0)]), plan, ended)

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from gateway.core.conversation import settle
 from gateway.core.conversation.match_query import MemoryUse
 from gateway.core.conversation.plan import Plan
+from gateway.core.conversation.request_end import RequestEnd
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage, shown_reply_of, text_of
 from gateway.core.prompt.composition import Composition
@@ -97,7 +98,7 @@ class Pair:
         request: Request,
         full: list[WireMessage],
         edits: Sequence[str],
-        how: Callable[[Tree, Plan, settle.RequestEnd], Exchange],
+        how: Callable[[Tree, Plan, RequestEnd], Exchange],
     ) -> None:
         committed = await self.speaker.end(self.stored.pop(id(request)), full, edits, how)
         assert committed.exchange_row == request.exchange_row

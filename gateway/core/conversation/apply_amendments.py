@@ -1,0 +1,123 @@
+"""Applies amendments: gives stored exchanges the form in which they came back (`amendments.find_amendments`)."""
+
+from __future__ import annotations
+
+import orjson
+
+from gateway.core.conversation.amendments import Amendment
+from gateway.core.conversation.canonical import MessageHasher
+from gateway.core.conversation.fillers import with_fillers_of
+from gateway.core.conversation.hashed_list import HashedList, MessageSpan
+from gateway.core.conversation.plan import Plan
+from gateway.core.conversation.private import with_response_of
+from gateway.core.conversation.request_end import redact_input
+from gateway.core.conversation.tree import Tree, end_offset, flat, is_tombstone
+from gateway.core.conversation.wire_message import (
+    WireMessage,
+    raw_calls,
+    shown_reply_of,
+    text_of,
+    without_space,
+)
+from storage.records import REPLY, Exchange, State
+
+
+def amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
+    """Gives a stored exchange the form in which it came back. A tombstone gets its hashes, and no words."""
+    exchange = tree.get(amendment.exchange_row)
+    if exchange is None:
+        return
+    # The reply is read before the input changes: an exchange with a changed input is not loaded from the store.
+    is_heard = amendment.reply is not None and amendment.reply.start < amendment.reply.end
+    stored_reply = (tree.content(exchange).shown_reply or {}) if is_heard else {}
+    listing = plan.query.listing
+    if amendment.inputs is not None:
+        exchange = _amend_inputs(tree, exchange, listing, amendment.inputs, amendment.media)
+    if amendment.reply is not None:
+        exchange = _amend_reply(tree, exchange, listing, amendment.reply, stored_reply)
+    _rehash(tree, exchange, plan)
+
+
+def _amend_inputs(
+    tree: Tree, exchange: Exchange, listing: HashedList, span: MessageSpan, media: tuple[bytes, ...]
+) -> Exchange:
+    """Gives an exchange the inputs at a span of the client's list. media: those of the new inputs."""
+    start, end = span
+    inputs = tuple(listing.atoms[start:end])
+    # A note stays with a message that is unchanged. Before a changed message it would not belong to the prompt.
+    notes = {i: note for i, note in exchange.notes.items() if inputs[i : i + 1] == exchange.inputs[i : i + 1]}
+    content = None
+    if not is_tombstone(exchange):
+        content = redact_input(listing.messages[start:end], exchange.redactions)
+    return tree.change(exchange.id, inputs=inputs, media=media, notes=notes, input=content)
+
+
+def _amend_reply(
+    tree: Tree, exchange: Exchange, listing: HashedList, span: MessageSpan, stored_reply: WireMessage
+) -> Exchange:
+    """Gives an exchange the reply at a span of the client's list, with what only its stored reply has."""
+    messages = listing.messages[slice(*span)]
+    shown_reply = messages[0] if len(messages) == 1 else shown_reply_of(messages)
+    if "tool_calls" in shown_reply:
+        shown_reply = {**shown_reply, "tool_calls": raw_calls(shown_reply)}
+        if not shown_reply["tool_calls"]:
+            del shown_reply["tool_calls"]  # upstreams refuse an empty list
+    shown_reply = with_response_of(with_fillers_of(shown_reply, stored_reply), stored_reply)
+    reply = listing.hasher.atoms(shown_reply)
+    is_stored = not (is_tombstone(exchange) or REPLY in exchange.redactions)
+    return tree.change(
+        exchange.id,
+        reply=reply,
+        reply_key=listing.hasher.reply_key(reply),
+        size=len(without_space(text_of(shown_reply))),
+        shown_reply=orjson.dumps(shown_reply) if is_stored else None,
+    )
+
+
+def _rehash(tree: Tree, exchange: Exchange, plan: Plan) -> None:
+    """Renews the offsets and path hashes of an exchange with a changed form, and of the loaded exchanges below it."""
+    hasher = plan.query.listing.hasher
+    pending = [exchange]
+    while pending:
+        exchange = pending.pop()
+        offset = 0
+        parent = tree.parent(exchange)
+        if parent is not None:
+            offset = end_offset(parent)
+        elif exchange.parent is not None:
+            offset = exchange.offset
+        exchange = tree.change(
+            exchange.id, offset=offset, prior=tree.prior(exchange) if parent is not None else exchange.prior
+        )
+        if exchange.reply is not None:
+            exchange = tree.change(exchange.id, path_hash=hash_path_to(tree, exchange, hasher))
+        pending += tree.children(exchange)
+
+
+def revive(tree: Tree, amendment: Amendment) -> bool:
+    """Marks a cancelled exchange as finished, because its reply came back, so the client had received it.
+
+    Returns False, and marks nothing, if the exchange has ended already or is gone.
+    """
+    exchange = tree.get(amendment.exchange_row)
+    if exchange is None or amendment.reply is None or exchange.ended is not None:
+        return False
+    state = exchange.state if is_tombstone(exchange) else State.FINISHED
+    tree.change(exchange.id, ended=exchange.stopped, state=state)
+    return True
+
+
+def hash_path_to(tree: Tree, exchange: Exchange, hasher: MessageHasher) -> bytes:
+    """Returns the hash of the path down to the reply of the exchange; b"": the beginning of the path is not known."""
+    # The hash continues that of the nearest ancestor with a hash; a cancelled exchange has none.
+    unhashed = [exchange]
+    ancestor = tree.parent(exchange)
+    while ancestor is not None and (ancestor.reply is None or not ancestor.path_hash):
+        unhashed.append(ancestor)
+        ancestor = tree.parent(ancestor)
+    if ancestor is None and unhashed[-1].parent is not None:
+        return b""
+    path_hash = b"" if ancestor is None else ancestor.path_hash
+    for exchange_below in reversed(unhashed):
+        path_hash = hasher.hash_path((*flat(exchange_below), *(exchange_below.reply or ())), path_hash)
+    return path_hash
