@@ -18,7 +18,7 @@ import pytest
 
 from gateway.core.ids import new_uid
 from storage.commands import ForgetTarget, LearnedFact
-from storage.database import Operation
+from storage.database import Operation, work_generation
 from storage.errors import Broken, Corrupt, Full, Locked, ReadOnly, Stale, StatementFailed, Unavailable
 from storage.listing import Page
 from storage.records import Agent, Passage, Scope, StoredFile
@@ -724,6 +724,23 @@ async def test_work_that_was_under_way_at_a_restore_reads_and_writes_nothing_by_
             await put(write(alice))
     store.begin_work()
     assert all([await read() for read in reads_by_row(store, alice.id, file)])
+
+
+async def test_what_is_called_after_a_recovery_is_no_part_of_the_work_that_found_the_fault(
+    open_store: Any, path: Path, tmp_path: Path
+) -> None:
+    """It reads the new file: the keys of the settings are added to it, for instance."""
+    store = await open_with_copy(open_store, path, tmp_path / "other.db", BOB)
+    generations, recovered = list[int | None](), asyncio.Event()
+    store.database.when_recovered(lambda: generations.append(work_generation.get()))
+    store.database.when_recovered(recovered.set)
+    store.begin_work()
+    restore_in_place(tmp_path / "other.db", path)
+    with pytest.raises(Broken):
+        await store.agents.load(1)
+    async with asyncio.timeout(PATIENCE_S):
+        await recovered.wait()
+    assert generations == [None]
 
 
 async def test_a_forgetting_in_a_file_that_was_restored_begins_at_its_first_phase(
