@@ -65,7 +65,7 @@ class ForgetQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """The target of forgetting: one of these."""
 
     # The fields that may come several times.
-    repeated: ClassVar = ("texts",)
+    repeated: ClassVar = ("texts", "keep")
 
     message: _Number | None = None
     exchange: _Number | None = None
@@ -77,8 +77,10 @@ class ForgetQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     all: bool | None = None
     # The id of what to go on with, on the screen that led here.
     then: Annotated[str, Meta(pattern=r"^[a-z-]{1,40}-[0-9]{1,18}\Z")] | None = None
-    # The screen to go back to, relative to /ui/, where the one that led here is itself the end of a forgetting.
+    # The screen to go back to, relative to /ui/, where the one that led here is the end of a forgetting or the sign-in.
     back: str | None = None
+    # The facts that were ticked before a session ended, as in `ForgetForm`.
+    keep: Annotated[tuple[_Number, ...], Meta(max_length=MAX_TEXTS)] = ()
 
     @property
     def target(self) -> _NamedTarget:
@@ -99,6 +101,8 @@ class ForgetForm(Struct, frozen=True, forbid_unknown_fields=True):
     """The confirmation."""
 
     repeated: ClassVar = ("keep",)
+    # The fields that `ForgetQuery` takes over if the session has ended. The number is typed again.
+    resumed: ClassVar = {"keep": "keep", "came_from": "back"}
 
     # The number of messages, where the preview asks for it.
     confirm: str | int | None = None
@@ -160,12 +164,14 @@ class _ForgetScreens(Struct, frozen=True):
             return access.twin(preview)
         if query == ForgetQuery() and request.referrer.partition("?")[0] == access.path("words"):
             return Redirect(request.referrer + _UNTICKED)
-        view = await self._make_preview_view(request, query.back or request.referrer)
+        view = await self._make_preview_view(request, query.back or request.referrer, keep=query.keep)
         await request.note_read(access.uid)
         return view
 
     async def forget(self, request: ScreenRequest, form: ForgetForm) -> Answer:
         access = access_of(request)
+        if request.query.keep:
+            raise BadRequest("Facts that stay are named in the form, not in the address.", param="keep")
         came_from = _find_screen_before(access, form.came_from)
         confirm = None if form.confirm is None else str(form.confirm)
         try:
@@ -361,7 +367,7 @@ class _ForgetScreens(Struct, frozen=True):
             "forget.html",
             _make_heading(preview, name),
             error,
-            fields=fields_of(request.query),
+            fields=fields_of(replace(request.query, keep=())),
             came_from=came_from,
             back=came_from + fragment if came_from else _find_usual_screen(access, preview),
             memory_name=name,

@@ -51,6 +51,7 @@ from gateway.page.page_request import (
     read_form,
     read_query,
     read_referrer,
+    resume_at,
 )
 from gateway.page.page_routes import all_routes
 from gateway.page.screen import Action, LimitQuery, Screen, ScreenRequest
@@ -283,10 +284,19 @@ class PageApp:
         return read_fields(form, form_type, is_text=not request.is_twin)
 
     async def _retain_unsaved(self, request: PageRequest) -> None:
-        """Notes the text of a form that is refused, so that the page of the error has it."""
+        """Notes the text of a form that is refused, so that the page of the error has it.
+
+        Its ticks are in the address of its screen, which follows a sign-in.
+        """
         if request.method == "POST" and not request.is_twin:
             with suppress(CallerError):  # the form is refused in any case
-                request.unsaved_text = find_typed_text(await read_form(self._bodies, request))
+                route, _ = self._find_route(request)
+                assert isinstance(route, Action)  # a screen takes no POST
+                form_type = route.form
+                form = await read_form(self._bodies, request, getattr(form_type, "repeated", ()))
+                request.unsaved_text = find_typed_text(form)
+                if resumed := getattr(form_type, "resumed", {}):
+                    request.referrer = resume_at(request.referrer, form, resumed)
 
     def _find_route(self, request: PageRequest) -> tuple[Screen | Action, dict[str, Any]]:
         """Returns the route of a request, and the parts of its path by their names."""

@@ -7,7 +7,7 @@ from binascii import a2b_qp
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import msgspec
 import orjson
@@ -137,6 +137,19 @@ def read_fields(value: Mapping[str, Any], fields_type: type[S], *, is_text: bool
 def find_typed_text(form: Mapping[str, str]) -> str:
     """Returns the text of a block or a fact, or the name of a key, in a form; "": the form has no such field."""
     return form.get("value") or form.get("text") or form.get("name") or ""
+
+
+def resume_at(screen: str, form: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """Returns the address of a form's screen, relative to /ui/, with some fields of the form in its query.
+
+    names: the names that the screen's query has for these fields, by the names of the form.
+    """
+    path, _, query = screen.partition("?")
+    pairs = [(name, text) for name, text in parse_qsl(query) if name not in names.values()]
+    for field, name in names.items():
+        value = form.get(field, "")
+        pairs += [(name, text) for text in ([value] if isinstance(value, str) else value) if text]
+    return safe_next(f"{path}?{urlencode(pairs)}") or screen
 
 
 def read_bearer(headers: Iterable[RawHeader]) -> str | None:

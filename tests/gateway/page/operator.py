@@ -61,7 +61,7 @@ class Operator:
 
     def send_form(self, path: str, fields: Mapping[str, Any], **headers: str) -> RawReply:
         own = {"content-type": FORM, "origin": f"http://{self.host}", **headers}
-        return self.ask("POST", path, urlencode(fields).encode(), own)
+        return self.ask("POST", path, urlencode(fields, doseq=True).encode(), own)
 
     def program(self, method: str, path: str, value: Any = None) -> RawReply:
         """Asks for a twin with the key. path: whole, with `.json`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from gateway.page.visitor import MAX_FAILURES
 from gateway.settings import UiSettings
 from storage.sql.audit import AuditEntry
 from tests.doubles.upstream import StrictUpstream
+from tests.gateway.page.memories import learn, speak
 from tests.gateway.page.operator import Operator, operate, operator_of
 from tests.gateway.process import command, serving
 from tests.rows import each_row
@@ -346,6 +348,36 @@ def test_what_was_typed_is_not_lost_with_the_session(operator: Operator) -> None
     assert kept == "Cat: Miso.\n&lt;b&gt;She&lt;/b&gt; hates thunder."
     assert 'action="../../../login"' in page
     assert 'name="next" value="m/abc/b/human?from=1"' in page
+
+
+def test_ticks_of_a_forgetting_are_not_lost_with_the_session(operator: Operator) -> None:
+    """The facts that were to stay went with the message, unless one ticked them once more."""
+    agent = speak(operator.world, "My train leaves on 4 May.", "Hello.")
+    seqs = learn(operator.world, agent, "The train leaves on 4 May.", "Alice takes trains.", "Alice travels.")
+    preview = (
+        f"m/{agent.uid}/forget?conversation={operator.twin(f'm/{agent.uid}/conversations')['items'][0]['id']}"
+    )
+    came_from = f"m/{agent.uid}/words?q=train+now"
+    operator.world.clock.sleep(1801)
+    headers = {"cookie": operator.cookie, "referer": f"http://{operator.host}/ui/{preview}"}
+    fields = {"keep": [str(seq) for seq in seqs[:2]], "came_from": came_from, "confirm": "4"}
+    ended = operator.send_form(preview, fields, **headers)
+    assert ended.status == 401
+    (after,) = re.findall(r'name="next" value="([^"]*)"', ended.body.decode())
+    shown = operator.get(operator.sign_in(to=unescape(after)).headers["location"]).body.decode()
+    assert re.findall(r'name="keep" value="(\d+)" form="confirm-form" checked', shown) == [
+        str(seq) for seq in reversed(seqs[:2])
+    ]
+    assert f'name="came_from" value="{came_from}"' in shown
+    assert "&amp;keep=" not in shown.partition('id="confirm-form"')[0].rpartition("<form")[2]
+    # In an address the ticks only show what was ticked: nothing is forgotten by them.
+    refused = operator.post(unescape(after), confirm="4")
+    assert (refused.status, b"named in the form" in refused.body) == (400, True)
+    # Whoever confirms sees first what goes now.
+    assert (
+        '<input id="confirm" name="confirm" type="text" inputmode="numeric" required autocomplete="off">'
+        in shown
+    )
 
 
 @pytest.mark.parametrize(
