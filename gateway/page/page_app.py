@@ -301,6 +301,8 @@ class PageApp:
     def _find_route(self, request: PageRequest) -> tuple[Screen | Action, dict[str, Any]]:
         """Returns the route of a request, and the parts of its path by their names."""
         path = _route_path(request)
+        if "\0" in path:  # over PostgreSQL this would find the name without U+0000
+            raise unknown_page()
         screens, actions = self._screens, self._actions
         routes, other_routes = (screens, actions) if request.is_read else (actions, screens)
         for each in routes:

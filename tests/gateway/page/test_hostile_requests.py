@@ -13,6 +13,7 @@ from tests.gateway.page.operator import FORM, Operator, operator_of
 from tests.gateway.page.test_door import check_headers
 
 
+@pytest.mark.both
 def test_paths_lead_nowhere_else(operator: Operator) -> None:
     uid = speak(operator.world, "My cat is Miso.").uid
     for path in (
@@ -23,6 +24,7 @@ def test_paths_lead_nowhere_else(operator: Operator) -> None:
         "m//keys",
         f"m/{uid}/",
         f"m/{uid}%00",
+        f"m/{uid}%00/conversations",
         f"m/{uid}/b/%2e%2e",
         f"m/{uid}/b/~2E~2E~2F~2E~2E",
         f"m/{uid}/b/{'a' * 4_000}",
