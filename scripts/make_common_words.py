@@ -21,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from storage.search.common_words import letter_pairs
+from storage.search.language import letter_pairs
 from storage.search.tokens import split_words, words_of
 
 PACKAGE, THAI_PACKAGE = "wordfreq==3.1.1", "pythainlp==5.4.0"

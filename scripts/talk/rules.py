@@ -16,7 +16,7 @@ from typing import Any
 
 from gateway.core.prompt import note_choice, note_query
 from gateway.run.memory import find_messages, recall
-from storage.search import common_words, occurrences, rank, scores, term_weights
+from storage.search import common_words, language, occurrences, rank, scores, term_weights, word_degrees
 from storage.search.tokens import terms_of_word
 
 _relative_to_best = scores._relative_to_best
@@ -53,7 +53,7 @@ def _beginning(text: str, _: Sequence[str], limit: int, **__: bool) -> tuple[str
 
 def _by_words(word: str) -> int:
     terms = terms_of_word(word) or (word,)
-    return sum(filter(None, map(common_words.load_tables().get, dict.fromkeys(terms))))
+    return sum(filter(None, map(word_degrees.load_degrees().get, dict.fromkeys(terms))))
 
 
 def _is_none(_: str) -> bool:
@@ -74,9 +74,9 @@ RULES = (
     Rule("common words are rarer in short messages", [(term_weights, "_MESSAGE_TERMS", 0.001)]),
     Rule("the date of most messages tells little", [(occurrences, "is_date_word", _is_none)]),
     Rule("the name of most messages' speaker tells little", [(occurrences, "_MIN_SPEAKER_MESSAGES", inf)]),
-    Rule("a text's language by its letters", [(common_words, "_likelihood", _by_words)]),
+    Rule("a text's language by its letters", [(language, "_likelihood", _by_words)]),
     Rule("small talk searches nothing", [(rank, "COMMON_SHARE", 1.0)]),
-    Rule("what only begins or tests searches nothing", [(common_words, "_WORDS_OF_BEGINNING", frozenset())]),
+    Rule("what only begins or tests searches nothing", [(common_words, "WORDS_OF_BEGINNING", frozenset())]),
     Rule("bound: the best hit", [(scores, "MIN_BEST_SHARE", 0.0), (scores, "MIN_BEST_SHARE_OF_ONE", 0.0)]),
     Rule("bound: a hit by one word", [(scores, "MIN_BEST_SHARE_OF_ONE", 0.0)]),
     Rule("bound: each hit, of the query", [(scores, "MIN_SHARE", 0.0)]),

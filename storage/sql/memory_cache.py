@@ -31,9 +31,9 @@ from storage.commands import Rules
 from storage.database import Connection, Row
 from storage.records import MUTED, Agent, AgentNumbers, Exchange, Message, State
 from storage.search.blob import chunk_of
-from storage.search.common_words import forget_words
 from storage.search.document import Document, Indexable
 from storage.search.index import Index
+from storage.search.language import forget_words
 from storage.search.segment import MIN_SEGMENTS, OpenDocuments, segment_of
 from storage.search.tail import Tail
 from storage.sql import exchanges

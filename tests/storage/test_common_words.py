@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from storage.search.blob import encode
-from storage.search.common_words import _likelihood, forget_words, language_of, shares_in_general
+from storage.search.common_words import shares_in_general
 from storage.search.document import Document, count_terms
+from storage.search.language import _likelihood, forget_words, language_of
 from storage.search.tokens import _parts, split_words, words_of
 from tests.rows import each_row
 from tests.stored import ranked
