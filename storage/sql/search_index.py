@@ -56,7 +56,7 @@ class SearchIndex(GrowingGroup):
         return 0 if numbers is None else numbers.next_seq - 1 - numbers.indexed_seq
 
     @long_reads
-    async def find_agents_behind(self, connection: Connection, at_least: int, limit: int) -> list[int]:
+    async def find_lagging_agents(self, connection: Connection, at_least: int, limit: int) -> list[int]:
         """Returns agents with an index that lacks at least so many messages."""
         return [id for (id,) in await connection.rows(exchanges.SQL["unindexed_agents"], (at_least, limit))]
 

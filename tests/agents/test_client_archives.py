@@ -44,7 +44,7 @@ def test_what_is_saved_in_an_archive_is_indexed_without_a_turn(world: LettaWorld
     texts = [f"The ant number {n}." for n in range(100)]
     world.letta.archives.passages.create_many(shared.id, passages=[{"text": text} for text in texts])
     search_index = world.world.store.search_index
-    becomes(lambda: world.world.gateway.call(search_index.find_agents_behind(INDEX_EVERY, 100)) == [])
+    becomes(lambda: world.world.gateway.call(search_index.find_lagging_agents(INDEX_EVERY, 100)) == [])
 
 
 def test_a_search_of_an_agent_asks_the_archives_that_it_has_attached(world: LettaWorld) -> None:

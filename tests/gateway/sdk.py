@@ -139,7 +139,7 @@ class World:
         async def work() -> None:
             background = self.gateway.app.services.background
             assert background is not None
-            for agent in await self.store.search_index.find_agents_behind(0, 100):
+            for agent in await self.store.search_index.find_lagging_agents(0, 100):
                 background.indexing.add(agent, None)
                 await background.indexing.step()
             await background.maintenance.step()

@@ -62,7 +62,7 @@ class IndexingService:
 
     async def find_outdated(self) -> None:
         """Finds the memories that earlier processes left without an up-to-date index."""
-        for agent_row in await self._store.search_index.find_agents_behind(INDEX_EVERY, 10_000):
+        for agent_row in await self._store.search_index.find_lagging_agents(INDEX_EVERY, 10_000):
             self.add(agent_row, INDEX_EVERY)
 
     async def step(self) -> float | None:

@@ -34,7 +34,7 @@ class Memories:
             raise Broken("no disk")
         return self.backlogs[agent_row]
 
-    async def find_agents_behind(self, at_least: int, limit: int) -> list[int]:
+    async def find_lagging_agents(self, at_least: int, limit: int) -> list[int]:
         return [7, 8]
 
     async def pass_time(self, seconds: float) -> Any:

@@ -93,7 +93,7 @@ def test_facts_are_indexed_without_a_turn(world: World) -> None:
 
     session(mine.url, mine.headers, remember_many)
     search_index = world.store.search_index
-    becomes(lambda: world.gateway.call(search_index.find_agents_behind(INDEX_EVERY, 100)) == [])
+    becomes(lambda: world.gateway.call(search_index.find_lagging_agents(INDEX_EVERY, 100)) == [])
     assert last in [each["text"] for each in mine.ask("memory_search", query="cow clover")["results"]]
 
 

@@ -1178,7 +1178,7 @@ def test_what_the_upstream_refuses_under_a_200_does_not_stay_either(
 def test_what_was_edited_away_leaves_the_search_index_and_comes_back_with_its_list(world: World) -> None:
     async def index() -> list[int]:
         found = []
-        for each in await world.store.search_index.find_agents_behind(-1, 100):
+        for each in await world.store.search_index.find_lagging_agents(-1, 100):
             await world.store.search_index.advance(each)
             blobs = await world.store.database.read(lambda c, agent=each: terms_since(c, agent, -1))
             found += [seq for _, _, blob in blobs for seq in indexed_seqs(blob)]
@@ -1204,7 +1204,7 @@ def test_what_was_indexed_before_it_was_answered_is_known_when_it_is(world: Worl
     world.upstream.queue(say("Noted.", hold_before_headers=held))
 
     async def index() -> None:
-        for each in await world.store.search_index.find_agents_behind(0, 100):
+        for each in await world.store.search_index.find_lagging_agents(0, 100):
             await world.store.search_index.advance(each)
 
     with world.gateway.connect() as client:

@@ -163,7 +163,7 @@ async def test_nothing_is_read_of_a_file_whose_schema_has_no_room(path: Path, st
         return connect_current(target)
 
     store = await make_store(path, RULES, connect=connect)
-    for read in (store.keys.has_any(), store.search_index.find_agents_behind(0, 1)):
+    for read in (store.keys.has_any(), store.search_index.find_lagging_agents(0, 1)):
         with pytest.raises(Full):
             await read
     is_full = False
