@@ -206,14 +206,6 @@ class Kind(ABC):
         return gateway.letta.agents.create(model="openai/m", name="first", tools=[*tools]).id
 
 
-class Webhook(Kind):
-    def agent(self, gateway: Serving) -> str:
-        return self.world.agent(gateway)
-
-    def times(self, gateway: Serving) -> int | None:
-        return len(self.world.webhook.bells)
-
-
 class Mcp(Kind):
     def __init__(self, world: Killed, *, long: bool = False) -> None:
         super().__init__(world, long=long)
@@ -319,7 +311,8 @@ def runs(pid: int) -> bool:
     return False
 
 
-KINDS = [Webhook, Mcp, pytest.param(Python, marks=needs_bwrap), Asks, Tells]
+# A webhook's calls are those of the tests above.
+KINDS = [Mcp, pytest.param(Python, marks=needs_bwrap), Asks, Tells]
 
 
 @pytest.mark.parametrize("kill", ["after sent", "before answered", "after answered"])
