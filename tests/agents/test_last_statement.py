@@ -204,7 +204,6 @@ class RandomLife:
 
 
 # The life has every kind of step, compactions included.
-@pytest.mark.both
 @pytest.mark.parametrize("seed", [0])
 def test_after_any_edits_the_last_statement_about_each_block_holds(world: LettaWorld, seed: int) -> None:
     life = RandomLife(world, seed)

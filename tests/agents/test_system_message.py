@@ -103,7 +103,6 @@ def check_pages(listed: Callable[..., Any], whole: list[str]) -> None:
         assert ids(listed(order="asc", limit=limit, before=system).items) == []
 
 
-@pytest.mark.both
 def test_pages_have_it_once_whatever_their_size(world: LettaWorld) -> None:
     client, agent = world.letta, world.agent()
     made = client.conversations.create(agent_id=agent.id)
