@@ -19,11 +19,12 @@ from storage.database import Database, StoreHealth, begin_work
 from storage.sql.agents import Agents
 from storage.sql.agents_api.agents import DefinedAgents
 from storage.sql.agents_api.attached import Attached
+from storage.sql.agents_api.attached_folders import AttachedFolders
 from storage.sql.agents_api.batches import Batches
 from storage.sql.agents_api.blocks import NamedBlocks
 from storage.sql.agents_api.conversations import Conversations
 from storage.sql.agents_api.definitions import Definitions
-from storage.sql.agents_api.folders import Files
+from storage.sql.agents_api.folder_files import Files
 from storage.sql.agents_api.forks import Forks
 from storage.sql.agents_api.messages import Messages
 from storage.sql.agents_api.run_texts import RunTexts
@@ -98,6 +99,7 @@ class Store:
         self.sections = Sections(database)
         self.growth = Growth()
         self.passages = Passages(database, self.growth)
+        self.attached_folders = AttachedFolders(database)
         self.files = Files(database, self.growth)
         snapshots, memories = SnapshotCache(), MemoryCache(rules)
         self.turns = Turns(database, self.agents, rules, snapshots, memories)

@@ -18,7 +18,7 @@ from gateway.run.tools.searches import INCOMPLETE
 from storage.commands import ForgetTarget
 from storage.errors import NotFound, Unavailable
 from storage.records import DefinitionKind
-from storage.sql.agents_api.folders import Files
+from storage.sql.agents_api.folder_files import Files
 from tests.agents.letta import LettaWorld, letta
 from tests.agents.test_recall_memory import make_late
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say

@@ -16,7 +16,7 @@ from gateway.agents.registry.registry import Registry
 from gateway.cli import main
 from gateway.errors import Conflict
 from storage.errors import Unavailable
-from storage.sql.agents_api.folders import Files
+from storage.sql.agents_api.folder_files import Files
 from storage.sql.transfer import Transfer
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.agents.plain_mcp import ALLOWED, CONFIG

@@ -15,7 +15,7 @@ from storage.database import Connection
 from storage.errors import NotFound, OverLimit, WriteConflict
 from storage.listing import Page
 from storage.records import Agent, DefinitionKind, Scope, StoredFile
-from storage.sql.agents_api.folders import MAX_BYTES, PARSING, add_file
+from storage.sql.agents_api.folder_files import MAX_BYTES, PARSING, add_file
 from storage.sql.store import Store
 from tests.storage.conftest import Holds
 from tests.stored import keeps_emptied_rows, rows

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from storage.listing import PassageDraft
 from storage.records import Scope, StoredFile
-from storage.sql.agents_api.folders import PARSING
+from storage.sql.agents_api.folder_files import PARSING
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.stored import ALICE, Speaker

@@ -67,6 +67,7 @@ class Folders:
     def __init__(self, store: Store, registry: Registry, now: Callable[[], float]) -> None:
         self._store = store
         self._files = store.files
+        self._attached = store.attached_folders
         self._registry = registry
         self._now = now
 
@@ -89,7 +90,7 @@ class Folders:
     async def delete(self, folder: Definition) -> None:
         """Deletes a folder with its files; agents lose it."""
         agents = await self.list_agent_rows(folder)
-        await self._files.detach(agents, folder.memory_row, file_tool_numbers(), at=self._now())
+        await self._attached.detach(agents, folder.memory_row, file_tool_numbers(), at=self._now())
         self._registry.clear_cache()
         await self._store.forgetting.forget(folder.memory_row, ForgetTarget(is_all=True))
 
@@ -111,12 +112,12 @@ class Folders:
         Raises: OverLimit if it has too many; Conflict for a profile's memory.
         """
         self._registry.require_definition(entry)
-        await self._files.attach(entry.agent.id, folder.memory_row, file_tool_numbers(), at=self._now())
+        await self._attached.attach(entry.agent.id, folder.memory_row, file_tool_numbers(), at=self._now())
         self._registry.clear_cache()
 
     async def detach(self, entry: AgentEntry, folder: Definition) -> None:
         """Takes a folder from an agent, and with the last one the tools that read files."""
-        await self._files.detach([entry.agent.id], folder.memory_row, file_tool_numbers(), at=self._now())
+        await self._attached.detach([entry.agent.id], folder.memory_row, file_tool_numbers(), at=self._now())
         self._registry.clear_cache()
 
     # -- files

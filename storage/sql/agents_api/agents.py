@@ -27,6 +27,7 @@ from storage.listing import (
 from storage.records import Agent, DefinitionKind
 from storage.sql.agents import AGENT_COLUMNS, create_agent, make_agent_record
 from storage.sql.agents_api.attached import attach_all, attach_only
+from storage.sql.agents_api.attached_folders import match_tools
 from storage.sql.agents_api.blocks import (
     add_block,
     attach_block,
@@ -35,7 +36,6 @@ from storage.sql.agents_api.blocks import (
     load_visible_blocks,
 )
 from storage.sql.agents_api.definitions import add_definition, change_definition, make_definition
-from storage.sql.agents_api.folders import match_tools
 from storage.sql.group import Group, as_method, long_reads, reads, writes
 from storage.sql.statements import ascii_lower, load, rows_of
 

@@ -23,7 +23,7 @@ from storage.errors import Broken, Corrupt, Full, Locked, ReadOnly, Stale, State
 from storage.listing import Page
 from storage.records import Agent, Passage, Scope, StoredFile
 from storage.sql.agents import create_agent, load_numbers
-from storage.sql.agents_api.folders import PARSING
+from storage.sql.agents_api.folder_files import PARSING
 from storage.sql.facts import add_fact
 from storage.sql.passages import insert_passage
 from storage.sql.store import Store

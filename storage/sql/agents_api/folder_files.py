@@ -1,4 +1,4 @@
-"""Folders of files. A folder is a memory; a file's text lies in its passages, which are written a page at a time."""
+"""Files of folders. A folder is a memory; a file's text lies in its passages, which are written a page at a time."""
 
 from __future__ import annotations
 
@@ -11,16 +11,14 @@ from msgspec.structs import replace
 from storage.database import Connection, Row
 from storage.errors import NotFound, OverLimit, WriteConflict
 from storage.listing import Page
-from storage.records import DefinitionKind, StoredFile
+from storage.records import StoredFile
 from storage.sql.agents import load_agent
-from storage.sql.agents_api.attached import attach, attach_all, detach, load_targets
-from storage.sql.agents_api.definitions import touch_agent
 from storage.sql.group import as_method, long_reads, reads, writes
 from storage.sql.growth import GrowingGroup
 from storage.sql.passages import insert_passage
 from storage.sql.statements import load, rows_of
 
-SQL = load("agents_api/folders.sql")
+SQL = load("agents_api/folder_files.sql")
 
 # The states of a file: its text is being written, or is there.
 PARSING, COMPLETED = "parsing", "completed"
@@ -63,44 +61,10 @@ async def add_file(
     return replace(file, id=await connection.value(SQL["insert"], values))
 
 
-async def match_tools(connection: Connection, agent_row: int, tools: Sequence[int]) -> None:
-    """Attaches tools to an agent that has a folder attached, and detaches them from an agent that has none."""
-    if await load_targets(connection, agent_row, DefinitionKind.FOLDER):
-        await attach_all(connection, agent_row, DefinitionKind.TOOL, tools)
-    else:
-        for tool in tools:
-            await detach(connection, agent_row, DefinitionKind.TOOL, tool)
-
-
 class Files(GrowingGroup):
     """Files of folders. memory: the folder's row; nothing of another folder is found."""
 
     add = writes(as_method(add_file))
-
-    @writes
-    async def attach(
-        self, connection: Connection, agent_row: int, folder_row: int, tools: Sequence[int], *, at: float
-    ) -> None:
-        """Attaches a folder, and the tools that read files."""
-        if await attach(connection, agent_row, DefinitionKind.FOLDER, folder_row):
-            await match_tools(connection, agent_row, tools)
-            await touch_agent(connection, agent_row, at)
-
-    @writes
-    async def detach(
-        self,
-        connection: Connection,
-        agent_rows: Sequence[int],
-        folder_row: int,
-        tools: Sequence[int],
-        *,
-        at: float,
-    ) -> None:
-        """Takes a folder from agents. An agent without folders loses the tools that read files as well."""
-        for agent_row in agent_rows:
-            if await detach(connection, agent_row, DefinitionKind.FOLDER, folder_row):
-                await match_tools(connection, agent_row, tools)
-                await touch_agent(connection, agent_row, at)
 
     async def load_text(self, file: StoredFile) -> str:
         """Returns the whole text of a file, which is read a page at a time."""
