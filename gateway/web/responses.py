@@ -19,7 +19,7 @@ from adapters.types import Header
 from gateway.core.turn.round import EVENT_STREAM
 from gateway.dialects.responses.background import ShownResponses, compaction_response
 from gateway.dialects.responses.compaction import compaction_item
-from gateway.dialects.responses.native import NativeResponse, read_native
+from gateway.dialects.responses.native import NativeResponsesRequest, read_native
 from gateway.dialects.responses.parse import ResponsesRequest
 from gateway.dialects.responses.render import MakesResponses
 from gateway.run.memory.queue import QueueTicket
@@ -97,7 +97,7 @@ class ResponsesRoute(ResponseCallRoute):
 
     async def _read_native(
         self, head: ForwardedHead, request_body: RequestBody, scope: Scope
-    ) -> NativeResponse | None:
+    ) -> NativeResponsesRequest | None:
         """Returns a request that goes upstream with memory; None: it goes upstream without, as it came."""
         if head.is_encoded:
             return None

@@ -13,25 +13,20 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from adapters.types import Event, Json
+from adapters.types import Json
 from gateway.core.conversation.heard import as_heard
-from gateway.core.conversation.wire_message import text_of
 from gateway.core.json_limits import is_too_deep
 from gateway.core.request.chat_request import ChatRequest, Reference
 from gateway.core.request.edit import BodyEdit
 from gateway.core.request.known_replies import KnownReplies, MemoryKey
-from gateway.core.turn.commands import FINISHED, End
-from gateway.core.turn.draft import join_messages
-from gateway.core.turn.native_reader import NativeReply
-from gateway.core.usage.reported import is_pending
 from gateway.dialects.chat.parse import parse as parse_chat
 from gateway.dialects.fields import read_object, read_optional, repeated_keys
-from gateway.dialects.lenient import as_object, decode_object
 from gateway.dialects.responses.codex import codex_side_request
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.instructions import ClientInstructions, restore_instructions
 from gateway.dialects.responses.parse import read_conversation_id
 from gateway.dialects.responses.request_fields import translate_text_format
+from gateway.dialects.responses.response_reader import ResponseReader
 from gateway.errors import BadRequest, BodyTooLarge
 
 # Fields that name something stored at OpenAI, so that memory cannot read all of the prompt.
@@ -40,18 +35,6 @@ _OPENAI_FIELDS: Final = ("prompt",)
 _TRANSLATED_FIELDS: Final = frozenset(
     ("input", "instructions", "text", "tool_choice", "tools", "stream_options")
 )
-_DELTA_EVENT: Final = "response.output_text.delta"
-_ITEM_EVENT: Final = "response.output_item.done"
-_CREATED_EVENT: Final = "response.created"
-# The most events that are read of a reply without an end; later events are not remembered. Chosen: far above what
-# models write in one reply. Reading so many events takes some 0.2 s.
-MAX_CONTENT_EVENTS: Final = 50_000
-_END_EVENTS: Final = {
-    "response.completed": FINISHED,
-    "response.incomplete": FINISHED,  # cut by a limit: its text counts nevertheless
-    "response.failed": End.FAILED,
-    "error": End.FAILED,
-}
 
 
 class _PlacedMessage(NamedTuple):
@@ -63,7 +46,7 @@ class _PlacedMessage(NamedTuple):
     item_index: int
 
 
-class NativeResponse(Struct, frozen=True):
+class NativeResponsesRequest(Struct, frozen=True):
     """A request, and what memory reads in it. Implements `NativeRequest`, which documents the methods."""
 
     # The request's body as it came.
@@ -103,7 +86,7 @@ class NativeResponse(Struct, frozen=True):
         """The index in `chat` of the input's first message."""
         return len(self.chat.messages) - len(self.input_messages)
 
-    def with_history(self, known: KnownReplies, memory: MemoryKey) -> NativeResponse:
+    def with_history(self, known: KnownReplies, memory: MemoryKey) -> NativeResponsesRequest:
         """Returns the request with a `chat` that has the messages to which it only refers, as far as they are known."""
         earlier_messages: Sequence[Json] = known.path(memory, self.previous_id)
         input_messages = self._with_named_replies(known, memory)
@@ -173,7 +156,7 @@ class NativeResponse(Struct, frozen=True):
         return restore_instructions(self.json.get("instructions"))
 
 
-def read_native(body: bytes, upstream_path: str, max_messages: int) -> NativeResponse | None:
+def read_native(body: bytes, upstream_path: str, max_messages: int) -> NativeResponsesRequest | None:
     """Returns a request as memory reads it; None: memory cannot read it, and the upstream reports the mistake."""
     try:
         return _read(body, upstream_path, max_messages)
@@ -181,7 +164,7 @@ def read_native(body: bytes, upstream_path: str, max_messages: int) -> NativeRes
         return None
 
 
-def _read(body: bytes, upstream_path: str, max_messages: int) -> NativeResponse | None:
+def _read(body: bytes, upstream_path: str, max_messages: int) -> NativeResponsesRequest | None:
     json = read_object(body)
     if not _is_readable(body, json, max_messages):
         return None
@@ -208,7 +191,7 @@ def _read(body: bytes, upstream_path: str, max_messages: int) -> NativeResponse 
         input_messages += map(
             _PlacedMessage, request.messages[input_start:], translated.item_indices[input_start:]
         )
-    return NativeResponse(
+    return NativeResponsesRequest(
         raw=body,
         json=json,
         upstream_path=upstream_path,
@@ -255,95 +238,3 @@ def _read_functions(tools: Any) -> list[Json]:
         for tool in objects
         if tool.get("type") == "function" and isinstance(tool.get("name"), str)
     ]
-
-
-class ResponseReader:
-    """Reads a response that passes. Implements `NativeReader`, which documents the methods.
-
-    The last event of a stream has the whole response, so only this event is parsed. If it never comes, the earlier
-    events are parsed.
-    """
-
-    def __init__(self, *, may_be_later: bool = False) -> None:
-        """Begins with nothing read. may_be_later: the upstream may make the response in the background."""
-        self.is_over = False
-        self.background_id: str | None = None
-        self._may_be_later = may_be_later
-        self._end: End = End.CANCELLED
-        self._response: Json = {}  # the response in the last event, or in the whole body
-        self._created_event = b""
-        self._content_events: list[bytes] = []  # events with content, as long as no end has come
-
-    def take(self, event: Event) -> None:
-        if event.data is None or self.is_over:
-            return
-        # Some upstreams give all events the name "message", which stands for no name.
-        is_named = event.name is not None and event.name.startswith("response.")
-        event_type = event.name if is_named else decode_object(event.data).get("type")
-        if not isinstance(event_type, str):
-            return
-        if event_type in (_DELTA_EVENT, _ITEM_EVENT):
-            if len(self._content_events) < MAX_CONTENT_EVENTS:
-                self._content_events.append(event.data)
-        elif event_type == _CREATED_EVENT:
-            self._created_event = event.data
-            if self._may_be_later:
-                self._note_pending(_response_in(event.data))
-        elif event_type in _END_EVENTS:
-            self.is_over = True
-            self._end = _END_EVENTS[event_type]
-            self._response = _response_in(event.data)
-
-    def take_whole(self, body: bytes) -> None:
-        self.is_over = True
-        self._response = decode_object(body)
-        if self._may_be_later and self._note_pending(self._response):
-            self._end = End.CANCELLED
-            return
-        has_failed = self._response.get("error") or self._response.get("status") in (
-            "failed",
-            "cancelled",
-        )
-        self._end = End.FAILED if has_failed else FINISHED
-
-    def reply(self) -> NativeReply:
-        """Returns the reply as far as it has come. A reply that was cut has only its text, without calls."""
-        response = self._response or _response_in(self._created_event)
-        items = response.get("output") or self._assemble_items()
-        if not isinstance(items, list):
-            items = []
-        translated = read_items([item for item in items if isinstance(item, dict)], is_lenient=True)
-        replies = [message for message in translated.messages if message["role"] == "assistant"]
-        message = join_messages(replies) if replies else None
-        if message is not None and self._end is not FINISHED:
-            text = text_of(message)
-            message = {"role": "assistant", "content": text} if text else None
-        ids = [response.get("id"), *(item.get("id") for item in items if isinstance(item, dict))]
-        return NativeReply(self._end, message, tuple(id for id in ids if isinstance(id, str) and id))
-
-    def _note_pending(self, response: Json) -> bool:
-        """Notes the id of a response that is made in the background. Returns whether the response is."""
-        id = response.get("id")
-        self.background_id = id if isinstance(id, str) and is_pending(response) else None
-        return self.background_id is not None
-
-    def _assemble_items(self) -> list[Json]:
-        """Returns the complete items, and for each item that is not complete the text that has come."""
-        items: dict[int, Json] = {}  # by their indices in the output
-        deltas: dict[int, list[str]] = {}
-        for event in map(decode_object, self._content_events):
-            index, item, delta = event.get("output_index"), event.get("item"), event.get("delta")
-            if not isinstance(index, int):
-                continue
-            if isinstance(item, dict):
-                items[index] = item
-            elif isinstance(delta, str):
-                deltas.setdefault(index, []).append(delta)
-        for index, pieces in deltas.items():
-            part = {"type": "output_text", "text": "".join(pieces)}
-            items.setdefault(index, {"type": "message", "role": "assistant", "content": [part]})
-        return [items[index] for index in sorted(items)]
-
-
-def _response_in(event_data: bytes) -> Json:
-    return as_object(decode_object(event_data).get("response"))

@@ -12,8 +12,9 @@ import pytest
 from adapters.types import Event
 from gateway.core.turn.commands import FINISHED, End
 from gateway.dialects.responses.background_end import BackgroundEnd
-from gateway.dialects.responses.native import MAX_CONTENT_EVENTS, ResponseReader, read_native
+from gateway.dialects.responses.native import read_native
 from gateway.dialects.responses.native_lists import ClientItems
+from gateway.dialects.responses.response_reader import MAX_CONTENT_EVENTS, ResponseReader
 from gateway.run.native_memory import EarlierReplies
 
 Json = dict[str, Any]
