@@ -30,16 +30,17 @@ from gateway.run.admin.memory_export import MemoryExport
 from gateway.run.admin.memory_forgetting import MemoryForgetting
 from gateway.run.admin.memory_lists import ListOperations
 from gateway.run.admin.memory_records import MemoryRecord
-from gateway.run.admin.memory_search import SearchOperation
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.move import Move, MoveOutcome
 from gateway.run.admin.operation_arguments import Defaults, RawArguments
 from gateway.run.admin.operation_table import OperationTable
 from gateway.run.admin.overview_operation import OverviewOperation
+from gateway.run.admin.recall_trials import RecallTrials
 from gateway.run.admin.request_operations import RequestOperations
 from gateway.run.admin.run_operations import RunOperations
 from gateway.run.admin.show import ShowOperation
 from gateway.run.admin.sign_in import SignIn
+from gateway.run.admin.text_search import TextSearchOperation
 from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.run.admin.usage_operations import UsageOperations
 from gateway.run.admin.word_search import WordSearches
@@ -135,7 +136,7 @@ def make_page_operations(
         audit=AuditOperations(store, log.now),
         edits=MemoryEdits(store, log.now),
         memories=memories,
-        search=SearchOperation(store, make_trial_recall(settings, store, log.now, embed_query)),
+        trials=RecallTrials(store, make_trial_recall(settings, store, log.now, embed_query)),
         words=WordSearches(memories),
         forgetting=MemoryForgetting(store, memories, log.now),
         export=MemoryExport(store, TransferOperations(store), memories),
@@ -163,7 +164,7 @@ def make_mcp_memory(
     tools = McpTools(
         store,
         views,
-        SearchOperation(store, make_trial_recall(settings, store, now, embed_query)),
+        TextSearchOperation(store, embed_query),
         MemoryEdits(store, now),
         MemoryForgetting(store, views, now),
         now,

@@ -28,8 +28,8 @@ from gateway.run.admin.memory_forgetting import (
     TargetValue,
 )
 from gateway.run.admin.memory_names import name_of
-from gateway.run.admin.memory_search import SearchOperation
 from gateway.run.admin.memory_views import MemoryViews
+from gateway.run.admin.recall_trials import RecallTrials
 from gateway.run.admin.remaining_texts import RemainingRecord
 from gateway.run.admin.word_search import TextWithWords, WordSearches
 
@@ -154,7 +154,7 @@ class _ForgetScreens(Struct, frozen=True):
     views: MemoryViews
     forgetting: MemoryForgetting
     word_searches: WordSearches
-    recall_search: SearchOperation
+    trials: RecallTrials
 
     async def show_preview(self, request: ScreenRequest, query: ForgetQuery) -> Answer:
         access = access_of(request)
@@ -245,7 +245,7 @@ class _ForgetScreens(Struct, frozen=True):
             back=next_link.path.partition("#")[0],
             replies=[each for each in before.stays if each.message and each.message not in next_numbers],
             search_path=_find_search_path(access, before),
-            has_embedder=self.recall_search.has_embedder,
+            has_embedder=self.trials.has_embedder,
             remaining=remaining,
             hidden=hidden,
             next_texts=next_texts,
@@ -380,7 +380,7 @@ class _ForgetScreens(Struct, frozen=True):
 
 
 def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
-    forget = _ForgetScreens(operations.memories, operations.forgetting, operations.words, operations.search)
+    forget = _ForgetScreens(operations.memories, operations.forgetting, operations.words, operations.trials)
     return [
         routes.screen("forget", forget.show_preview, ForgetQuery, right="forget"),
         routes.action("forget", forget.forget, ForgetForm, "forget", ForgetQuery),

@@ -35,9 +35,9 @@ from gateway.run.admin.memory_edits import FactExists
 from gateway.run.admin.memory_export import ReadablePart
 from gateway.run.admin.memory_names import name_of, user_of
 from gateway.run.admin.memory_records import MemoryRecord
-from gateway.run.admin.memory_search import RecallTrial
 from gateway.run.admin.memory_views import AgentMemoryPage, MemoryViews
 from gateway.run.admin.plain_text import shell_word
+from gateway.run.admin.recall_trials import RecallTrial
 from gateway.run.admin.trial_changes import describe_changes
 from gateway.run.admin.word_search import Remaining
 from gateway.settings import DEFAULT_PROFILE
@@ -219,7 +219,7 @@ class _MemoryScreens(Struct, frozen=True):
     async def try_recall(self, request: ScreenRequest, query: SearchQuery) -> View:
         memory = await self._open_memory(request)
         access = memory.access
-        trial = await self.operations.search.try_recall(
+        trial = await self.operations.trials.try_recall(
             access.project, access.uid, query.q, after=query.after, limit=query.limit
         )
         if query.request and query.q.strip():
@@ -251,7 +251,7 @@ class _MemoryScreens(Struct, frozen=True):
             "search.html",
             "What would be recalled",
             memory_name=memory.name,
-            has_embedder=self.operations.search.has_embedder,
+            has_embedder=self.operations.trials.has_embedder,
             blocks={each.label: each.value for each in blocks if each.value},
             after=query.after,
             paused=memory.paused,

@@ -10,9 +10,9 @@ from gateway.run.admin.link_operations import LinkOperations
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_export import MemoryExport
 from gateway.run.admin.memory_forgetting import MemoryForgetting
-from gateway.run.admin.memory_search import SearchOperation
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.overview_operation import OverviewOperation
+from gateway.run.admin.recall_trials import RecallTrials
 from gateway.run.admin.request_operations import RequestOperations
 from gateway.run.admin.run_operations import RunOperations
 from gateway.run.admin.sign_in import SignIn
@@ -33,7 +33,7 @@ class PageOperations(Struct, frozen=True):
     audit: AuditOperations
     edits: MemoryEdits
     memories: MemoryViews
-    search: SearchOperation
+    trials: RecallTrials
     words: WordSearches
     forgetting: MemoryForgetting
     export: MemoryExport

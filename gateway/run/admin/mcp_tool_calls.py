@@ -46,8 +46,8 @@ from gateway.run.admin.exchange_messages import TEXT_CHARS, shorten
 from gateway.run.admin.memory_edits import Editor, MemoryEdits
 from gateway.run.admin.memory_forgetting import MemoryForgetting
 from gateway.run.admin.memory_records import MessageRecord
-from gateway.run.admin.memory_search import SearchOperation, TextSearch
 from gateway.run.admin.memory_views import MemoryViews
+from gateway.run.admin.text_search import TextSearch, TextSearchOperation
 from storage.records import Agent, Message, Scope
 from storage.sql.store import Store
 
@@ -82,7 +82,7 @@ class McpTools(Struct, frozen=True):
 
     store: Store
     views: MemoryViews
-    search: SearchOperation
+    search: TextSearchOperation
     edits: MemoryEdits
     forgetting: MemoryForgetting
     # Seconds since the epoch.

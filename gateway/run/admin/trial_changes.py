@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from msgspec import UNSET
 
 from gateway.run.admin.memory_records import SourceKind
-from gateway.run.admin.memory_search import RecallTrial
 from gateway.run.admin.page_paths import page_path
 from gateway.run.admin.plain_text import plural
+from gateway.run.admin.recall_trials import RecallTrial
 from gateway.run.admin.request_records import ExplainedRequest, HitRecord, LeftOutRecord
 
 _Key = tuple[SourceKind, int]

@@ -1,6 +1,6 @@
 """Finds every text of a memory that has some words. Finding none shows that the words are gone.
 
-A trial of recall (gateway/run/admin/memory_search.py) ranks texts by likeness instead, and always finds some.
+A trial of recall (gateway/run/admin/recall_trials.py) ranks texts by likeness instead, and always finds some.
 """
 
 from __future__ import annotations

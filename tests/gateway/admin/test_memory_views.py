@@ -11,8 +11,8 @@ import pytest
 from gateway.errors import BadRequest, UnknownId
 from gateway.operations import make_request_operations
 from gateway.run.admin.memory_edits import Editor, MemoryEdits
-from gateway.run.admin.memory_search import SearchOperation
 from gateway.run.admin.memory_views import MemoryViews
+from gateway.run.admin.recall_trials import RecallTrials
 from gateway.run.memory.trial import TrialRecall
 from gateway.settings import BlockSettings
 from storage.commands import Learned, LearnedFact
@@ -141,7 +141,7 @@ def test_another_projects_memory_is_no_such_memory(world: World) -> None:
         read.facts.show("other", uid, 1),
         read.conversations.show("other", uid, "conv-19"),
         read.conversations.read_text("other", uid, "conv-19", 1),
-        search(world).try_recall("other", uid, "Hello"),
+        trials(world).try_recall("other", uid, "Hello"),
     ]
     for work in works:
         with pytest.raises(UnknownId, match="There is no such memory"):
@@ -273,8 +273,8 @@ def test_long_texts_are_cut_images_are_a_line_and_off_the_record_is_a_gap(world:
     assert {(m.state, m.text) for m in gaps if m.text is None} <= {("off", None)}
 
 
-def search(world: World) -> SearchOperation:
-    return SearchOperation(world.store, TrialRecall(world.store, 1_000, world.clock))
+def trials(world: World) -> RecallTrials:
+    return RecallTrials(world.store, TrialRecall(world.store, 1_000, world.clock))
 
 
 def test_a_trial_of_recall_shows_what_a_turn_would_recall(world: World) -> None:
@@ -282,7 +282,7 @@ def test_a_trial_of_recall_shows_what_a_turn_would_recall(world: World) -> None:
     speak(world, "My car is blue and needs new tyres.")
     of = memory(world)
     query = "When does my train to Lyon leave?"
-    found = world.gateway.call(search(world).try_recall(None, of.uid, query))
+    found = world.gateway.call(trials(world).try_recall(None, of.uid, query))
     assert next((h.kind, h.text, h.rank, h.score) for h in found.chosen) == (
         "message",
         "My train to Lyon leaves on 4 May.",
@@ -303,10 +303,10 @@ def test_a_trial_of_recall_shows_what_a_turn_would_recall(world: World) -> None:
     assert [h.seq for h in explained.chosen] == [h.seq for h in found.chosen]
     assert [(h.seq, h.reason) for h in explained.left_out] == [(h.seq, h.reason) for h in found.left_out[:5]]
     assert world.query("SELECT next_seq FROM agents") != before
-    nothing = world.gateway.call(search(world).try_recall(None, of.uid, "Zxqv?"))
+    nothing = world.gateway.call(trials(world).try_recall(None, of.uid, "Zxqv?"))
     assert nothing.found == () or nothing.note is not None
     with pytest.raises(BadRequest):
-        world.gateway.call(search(world).try_recall(None, of.uid, query, after="-1"))
+        world.gateway.call(trials(world).try_recall(None, of.uid, query, after="-1"))
 
 
 def explain(world: World) -> Any:

@@ -1,10 +1,8 @@
-"""The searches of a memory: for texts, for an MCP client; and trials, which show what a sentence would recall."""
+"""Trials of recall, which show what a sentence would recall from a memory."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
-from math import inf
 
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
@@ -15,13 +13,9 @@ from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.request_records import HitRecord, LeftOutRecord
 from gateway.run.memory.pack_recall import entry_rows
 from gateway.run.memory.trial import TrialRecall
-from storage.errors import TooSlow
 from storage.recall_record import unpack_entry
-from storage.records import Agent, Message
 from storage.sql.store import Store
 
-# How long an MCP client's search may take: as long as a search by a model's tool call (gateway/run/tools/memory.py).
-SEARCH_MS = 1000.0
 # Hits on a page of the list of all hits.
 PAGE_HITS = 50
 # The most hits that are shown as left out of the note.
@@ -46,34 +40,8 @@ class RecallTrial(Struct, frozen=True):
     differs: str | UnsetType = UNSET
 
 
-class TextSearch(Struct, frozen=True):
-    """A search for texts."""
-
-    query: str
-    limit: int
-    # Values of `Message.source`.
-    kinds: Collection[str]
-    # Seconds since the epoch; `until` is exclusive.
-    since: float = -inf
-    until: float = inf
-
-    def matches(self, hit: Message) -> bool:
-        """Returns whether a hit is of the kinds and the time that are asked for."""
-        return hit.source in self.kinds and self.since <= hit.at < self.until
-
-
-class FoundTexts(Struct, frozen=True):
-    """The hits of a search, best first."""
-
-    hits: Sequence[Message] = ()
-    # The public names of the hits' conversations, by the rows of exchanges.
-    conversations: Mapping[int, str] = {}
-    # The search took too long, so there are no hits.
-    has_timed_out: bool = False
-
-
-class SearchOperation(Struct, frozen=True):
-    """Searches memories. Nothing is written."""
+class RecallTrials(Struct, frozen=True):
+    """Tries what is recalled. Nothing is written."""
 
     store: Store
     trial: TrialRecall
@@ -82,25 +50,6 @@ class SearchOperation(Struct, frozen=True):
     def has_embedder(self) -> bool:
         """Returns whether texts are searched by meaning as well."""
         return self.trial.embed_query is not None
-
-    async def search(self, agent: Agent, search: TextSearch) -> FoundTexts:
-        """Returns the texts of a memory that match a query. Raises: StoreError."""
-        store, embed_query = self.store, self.trial.embed_query
-        try:
-            vector = None if embed_query is None else await embed_query([agent.id], search.query, SEARCH_MS)
-            hits = await store.recall.search(
-                agent,
-                search.query,
-                limit=search.limit,
-                takes=search.matches,
-                deadline_ms=SEARCH_MS,
-                vector=vector,
-            )
-        except TooSlow:
-            return FoundTexts(has_timed_out=True)
-        exchange_ids = sorted({m.exchange_row for m in hits if m.source == "message"})
-        places = await store.memory_pages.load_places(agent.id, exchange_ids)
-        return FoundTexts(hits, {id: place.conversation_uid for id, place in places.items()})
 
     async def try_recall(
         self, project: str | None, uid: str, query: str, *, after: str | None = None, limit: int = PAGE_HITS
