@@ -176,7 +176,7 @@ class BackgroundResponses:
                 await forget(run.agent_row, ForgetTarget())
             rows = {*rows, *(turn.exchange.id for turn in await self.runs.read_turns(run))}
             if rows:
-                await forget(run.agent_row, ForgetTarget(exchanges=[*rows]))
+                await forget(run.agent_row, ForgetTarget(exchanges=[*rows], keeps_replaced=True))
             # The last step, so that a client can ask again after an error.
             await self.store.responses.remove(run.agent_row, run.id)
 

@@ -743,6 +743,19 @@ def test_one_that_is_deleted_while_it_is_made_leaves_nothing(
     becomes(lambda: "tulips" not in str(world.query("SELECT input, shown_reply FROM exchanges")))
 
 
+@pytest.mark.both
+def test_one_that_is_deleted_leaves_others_that_continue_the_same_one(world: World) -> None:
+    first = respond(world, input="My cat is called Miso.", user="alice")
+    one, other = (
+        polled(world, begin(world, input=text, previous_response_id=first.id, user="alice").id)
+        for text in ("Write a poem about her.", "Write a letter to her.")
+    )
+    world.sdk.responses.delete(other.id)
+    assert world.sdk.responses.retrieve(one.id).output_text == one.output_text
+    respond(world, input="Make it shorter.", previous_response_id=one.id, user="alice")
+    assert "a letter" not in kept_words(world)
+
+
 def kept_words(world: World) -> str:
     return str(world.query("SELECT input, shown_reply FROM exchanges"))
 
