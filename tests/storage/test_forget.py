@@ -522,6 +522,24 @@ async def test_one_that_was_shown_what_goes_does_not_commit_once_it_is_gone(
     assert left(holds, "section") == []
 
 
+@pytest.mark.parametrize("names_conversation", [False, True])
+async def test_a_turn_that_read_an_exchange_before_it_was_erased_does_not_commit(
+    store: Store, alice: Speaker, names_conversation: bool
+) -> None:
+    """It began after the forgetting, and ends before the forgetting does."""
+    history = await talk(alice, ["one"], "c1")
+    (exchange,) = await alice.rows()
+    target = ForgetTarget(exchanges=[exchange.id])
+    if names_conversation:
+        target = ForgetTarget(conversation_row=exchange.conversation_row)
+    id = await store.forgetting.begin(alice.agent.id, target)
+    turn = await alice.begin([*history, user("and then?")], "c1")
+    while (await alice.rows())[0].state is not State.FORGOTTEN:
+        assert not await store.forgetting.run(id, until=lambda: True)
+    with pytest.raises(Stale):
+        await alice.commit(turn, [assistant("Hi.")])
+
+
 async def test_one_that_wanted_to_write_to_a_memory_that_is_gone_does_not_either(
     store: Store, alice: Speaker, holds: Holds
 ) -> None:
