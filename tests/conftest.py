@@ -65,6 +65,8 @@ if DEFAULT_DATABASE not in DATABASES:
 STAGES = {"agents": "gateway", "gateway": "gateway", "clients": "clients"}
 # Folders within these that start no gateway, so they are of the stage core.
 CORE_FOLDERS = ("agents/core", "agents/wire")
+# Folders of which pytest-xdist runs all files in the same process.
+IN_ONE_PROCESS = ("tests/gateway/page", "tests/clients")
 # Other folders with tests that need no gateway and no database: each of their files takes a second or two.
 SHORT_FOLDERS = ("core", "dialects")
 
@@ -85,10 +87,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)  # a hook of pytest-xdist, which may be absent
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Runs each file in one process, and all files of the page in the same process.
+    """Runs each file in one process, and all files of a folder of `IN_ONE_PROCESS` in the same process.
 
     The page's browser takes as long to start as fifty tests, so it is started once. It is served by an event loop in
-    the main thread, next to which tests of other folders fail.
+    the main thread, next to which tests of other folders fail. The clients' frameworks are imported once,
+    too: that takes a third of their tests' time.
     """
     from xdist.scheduler import LoadFileScheduling
 
@@ -96,7 +99,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             path = super()._split_scope(nodeid)
             folder = path.rpartition("/")[0]
-            return folder if folder == "tests/gateway/page" else path
+            return folder if folder in IN_ONE_PROCESS else path
 
         def add_node_collection(self, node: Any, collection: Sequence[str]) -> None:
             super().add_node_collection(node, collection)
