@@ -353,7 +353,7 @@ WHERE m.agent = ?1 AND m.kind = 'stale' AND m.exchange {in:2:BIGINT:64} AND p.ag
 -- before the clock was put back: it is unknown how long it has been idle, nor whether it was settled since. Of one that
 -- was settled, the edits from before ?4 are due, which nothing has confirmed. A memory without a row is being
 -- forgotten, page by page.
-SELECT DISTINCT c.id, c.agent, c.key, c.last_at
+SELECT DISTINCT c.agent, c.id, c.key, c.last_at
 FROM block_ops o JOIN exchanges e ON e.id = o.exchange AND +e.agent = o.agent
 JOIN conversations c ON c.id = e.conversation AND +c.agent = e.agent
 WHERE o.state = 'pending' AND ((c.last_at > c.settled_at OR o.at < ?4) AND c.last_at <= ?1 OR c.last_at > ?2)

@@ -50,8 +50,8 @@ _SUPERSEDED_S = 86_400.0
 class DueConversation(NamedTuple):
     """A conversation with pending edits of blocks."""
 
-    conversation_row: int
     agent_row: int
+    conversation_row: int
     # The client has given the conversation an id.
     is_named: bool
     # When the conversation last moved, in seconds since the epoch.
@@ -176,8 +176,8 @@ class Turns(Group):
         """
         rows = await connection.rows(exchanges.SQL["due"], (before, after, limit, before - _SUPERSEDED_S))
         return [
-            DueConversation(conversation_row, agent_row, key is not None, last_at)
-            for conversation_row, agent_row, key, last_at in rows
+            DueConversation(agent_row, conversation_row, key is not None, last_at)
+            for agent_row, conversation_row, key, last_at in rows
         ]
 
     @reads
@@ -190,8 +190,8 @@ class Turns(Group):
     async def settle(
         self,
         connection: Connection,
-        conversation_row: int,
         agent_row: int,
+        conversation_row: int,
         last_at: float,
         now: float,
         decide: Callable[[Pool], Change],
@@ -369,7 +369,7 @@ async def _resolve_change(
     return _ResolvedChange(await _decide(connection, agent.id, pool, write.decide), indexed_seq)
 
 
-class _AppliedChange(NamedTuple):
+class _StoredExchange(NamedTuple):
     """The exchange of a turn as it is stored now."""
 
     exchange: Exchange
@@ -385,9 +385,36 @@ async def _write_change(
     resolved: _ResolvedChange,
     section: int | None,
     recall: RecallRow | None,
-) -> _AppliedChange:
-    """Writes what a turn changes in the tree."""
+) -> _StoredExchange:
+    """Writes what a turn changes in the tree: its exchange, other exchanges, edits and marks."""
     change = resolved.change
+    stored = await _store_exchange(connection, agent_row, write, change, section, recall)
+    exchange = stored.exchange
+    for other in change.others:
+        await exchanges.update_exchange(connection, agent_row, other)
+    await run_of(connection, exchanges.SQL["exchanges_continued"], change.continued, agent_row)
+    # An exchange that is added has moved its conversation already.
+    if not stored.is_added or change.others or change.continued:
+        await connection.run(
+            exchanges.SQL["conversation_moved"], (write.now, exchange.conversation_row, agent_row)
+        )
+    # A turn off the record has no edits. Edits that were merged before the turn was asked again stay.
+    if exchange.edits and (not exchange.merged or exchange.id in change.merge):
+        for edit in write.edits:
+            await add_edit(connection, agent_row, replace(edit, exchange_row=exchange.id))
+    await _add_marks(connection, agent_row, resolved, exchange)
+    return stored
+
+
+async def _store_exchange(
+    connection: Connection,
+    agent_row: int,
+    write: TurnWrite,
+    change: Change,
+    section: int | None,
+    recall: RecallRow | None,
+) -> _StoredExchange:
+    """Adds the exchange of a turn, with its conversation if that begins, or updates it. Returns it as it is stored."""
     exchange = change.exchange
     assert exchange is not None  # the change of a turn has its exchange; only a change by idle time has none
     # New exchanges and conversations have ids below 1.
@@ -411,20 +438,7 @@ async def _write_change(
         await connection.run(exchanges.SQL["ops_drop"], (agent_row, exchange.id))
         if recall is not None:
             await note_recall(connection, agent_row, exchange.id, write.now, recall)
-    for other in change.others:
-        await exchanges.update_exchange(connection, agent_row, other)
-    await run_of(connection, exchanges.SQL["exchanges_continued"], change.continued, agent_row)
-    # An exchange that is added has moved its conversation already.
-    if not is_added or change.others or change.continued:
-        await connection.run(
-            exchanges.SQL["conversation_moved"], (write.now, exchange.conversation_row, agent_row)
-        )
-    # A turn off the record has no edits. Edits that were merged before the turn was asked again stay.
-    if exchange.edits and (not exchange.merged or exchange.id in change.merge):
-        for edit in write.edits:
-            await add_edit(connection, agent_row, replace(edit, exchange_row=exchange.id))
-    await _add_marks(connection, agent_row, resolved, exchange)
-    return _AppliedChange(exchange, is_added, begun)
+    return _StoredExchange(exchange, is_added, begun)
 
 
 async def _add_marks(

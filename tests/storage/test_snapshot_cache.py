@@ -169,11 +169,11 @@ class Life:
     async def wait(self) -> None:
         """Nobody speaks for so long that what stands is confirmed."""
         self.now += 10_000
-        for conversation, agent, named, last_at in await self.store.turns.list_due(
+        for agent, conversation, named, last_at in await self.store.turns.list_due(
             self.now - IDLE_S, self.now, 10
         ):
             decide = partial(_confirmed, now=self.now, named=named)
-            await self.store.turns.settle(conversation, agent, last_at, self.now, decide)
+            await self.store.turns.settle(agent, conversation, last_at, self.now, decide)
 
     async def index(self) -> None:
         for agent in self.agents():

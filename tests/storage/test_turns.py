@@ -472,7 +472,7 @@ async def test_settling_anothers_conversation_reads_nothing_of_it(alice: Speaker
         seen.append(pool)
         return Change(None)
 
-    await bob.store.turns.settle(theirs[0].conversation_row, bob.agent.id, 1.0, 1.0, decide)
+    await bob.store.turns.settle(bob.agent.id, theirs[0].conversation_row, 1.0, 1.0, decide)
     assert [e for pool in seen for e in pool.exchanges] == []
     assert await alice.rows() == theirs
 

@@ -48,10 +48,10 @@ class Maintenance:
         now = self._now()
         due = await self._store.turns.list_due(now - self._idle_s, now + self._idle_s, _MAX_CONVERSATIONS)
         has_failed = False
-        for conversation_row, agent_row, is_named, last_at in due:
+        for agent_row, conversation_row, is_named, last_at in due:
             decide = partial(_confirm, now=now, idle_s=self._idle_s, is_named=is_named)
             try:
-                await self._store.turns.settle(conversation_row, agent_row, last_at, now, decide)
+                await self._store.turns.settle(agent_row, conversation_row, last_at, now, decide)
             except Unavailable:
                 raise
             except Exception:  # the other conversations are settled all the same

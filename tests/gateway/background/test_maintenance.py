@@ -39,13 +39,13 @@ async def test_edits_of_a_memory_that_is_being_forgotten_are_not_merged(tmp_path
         ((pending,),) = await rows(store, "SELECT count(*) FROM block_ops WHERE state = 'pending'")
         assert pending
         values = await rows(store, "SELECT count(*) FROM block_history")
-        ((conversation, agent, _, last_at),) = await store.turns.list_due(2000.0, 3000.0, 1)
+        ((agent, conversation, _, last_at),) = await store.turns.list_due(2000.0, 3000.0, 1)
         await store.forgetting.begin(alice.agent.id, ForgetTarget(is_all=True))
         # However many of them there are, they do not stand in front of those of others.
         assert not await store.turns.list_due(2000.0, 3000.0, 1)
         assert await maintenance.Maintenance(store, 60.0, lambda: 2000.0).step() is None
         # It began in the moment in which they were found due.
-        await store.turns.settle(conversation, agent, last_at, 2000.0, unasked)
+        await store.turns.settle(agent, conversation, last_at, 2000.0, unasked)
         assert await rows(store, "SELECT count(*) FROM block_history") == values
     finally:
         await store.close()
