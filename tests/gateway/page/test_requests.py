@@ -438,7 +438,7 @@ def test_a_reply_with_words_that_its_model_was_not_told_leads_to_older_texts_wit
         assert shown.index(verdict) < shown.index(explained["sentence"])
         assert "The reply repeats no sentence" not in shown
         assert (
-            "not used for it None of these was recalled for this reply. What is marked may be made up:"
+            "None of these was recalled for this reply. The words that are marked in them may be made up:"
             in shown
         )
         assert f'm/{alice.uid}/words?q=Gazelle">All that say “' in text
@@ -469,7 +469,7 @@ def test_the_list_of_older_texts_says_that_it_is_cut_and_where_else_the_words_ma
     id = operator.twin("requests")["items"][0]["id"]
     assert len(operator.twin(f"r/{id}")["before_reply"]) == 5
     text = operator.get(f"r/{id}").body.decode()
-    assert "What is marked may be from earlier messages, or made up." in text
+    assert "The words that are marked in them may be from earlier messages, or made up." in text
     assert "The five that are most like the reply. All that say “Mallorca”" in plain(text)
     assert f'm/{agent.uid}/words?q=Mallorca">' in text
 

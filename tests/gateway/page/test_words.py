@@ -740,7 +740,7 @@ def test_a_request_marks_in_the_reply_what_memory_has(upstream: StrictUpstream, 
     assert "&lt;b&gt;Enjoy&lt;/b&gt;" in sentence
     # Without such a sentence words are marked. What the question has says nothing of memory.
     assert marked_in(words) == [("message 1", "green")]
-    assert "Marked are words that the question does not have: message 1 has them." in plain(words)
+    assert "Marked are words of message 1 that the question does not have." in plain(words)
     assert (marked_in(nothing), "Marked" in plain(nothing)) == ([], False)
 
 
