@@ -264,12 +264,19 @@ class _MemoryScreens(Struct, frozen=True):
         memory = await self._open_memory(request)
         access = memory.access
         search = await self.operations.words.find(
-            access.project, access.uid, query.q, after=query.after, limit=query.limit
+            access.project,
+            access.uid,
+            query.q,
+            after=query.after,
+            limit=query.limit,
+            # Among these are earlier versions of shared blocks, which others may have written.
+            finds_hidden=not access.is_person,
         )
         if request.is_twin:
             return access.twin(search)
         alone: list[tuple[str, Remaining | None]] = []
-        if search.words[1:] and not (search.items or search.blocks or search.next or query.after):
+        has_found = search.items or search.blocks or search.next
+        if search.words[1:] and not (access.is_person or has_found or query.after):
             alone = await self.operations.words.count_alone(access.project, access.uid, search.words)
         return access.view(
             search,
@@ -327,6 +334,7 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
         routes.action("facts", memory.add_fact, AddFactForm, "correct"),
         routes.screen("conversations", memory.show_conversations, ListQuery),
         routes.screen("passages", memory.show_passages, ListQuery),
+        routes.screen("words", memory.find_words, WordsQuery, searches=True),
         routes.screen("export.jsonl", memory.export, right="export", has_twin=False),
         routes.screen("export.html", memory.export_readable, right="export", has_twin=False),
     ]
@@ -336,7 +344,6 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
         *shared,
         routes.screen("", memory.show_memory),
         routes.screen("search", memory.try_recall, SearchQuery, searches=True),
-        routes.screen("words", memory.find_words, WordsQuery, searches=True),
     ]
 
 

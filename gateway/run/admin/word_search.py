@@ -212,9 +212,18 @@ class WordSearches(Struct, frozen=True):
     views: MemoryViews
 
     async def find(
-        self, project: str | None, uid: str, query: str, *, after: str | None = None, limit: int = PAGE_LIMIT
+        self,
+        project: str | None,
+        uid: str,
+        query: str,
+        *,
+        after: str | None = None,
+        limit: int = PAGE_LIMIT,
+        finds_hidden: bool = True,
     ) -> WordSearch:
         """Returns a page of the texts that have all words of a query, in any of their forms.
+
+        finds_hidden: the texts that no index has are looked through as well.
 
         Raises: BadRequest: `after` cannot be read.
         """
@@ -231,7 +240,9 @@ class WordSearches(Struct, frozen=True):
         hidden = HiddenTexts()
         if after is None:
             blocks = await self.views.blocks.list_all(project, uid)
-            hidden = await self._find_unindexed(agent, query)
+            hidden = HiddenTexts(is_complete=False)
+            if finds_hidden:
+                hidden = await self._find_unindexed(agent, query)
             ended = await self._find_ended(agent, query)
             ended_facts = ended.facts
             hidden = HiddenTexts(hidden.items, hidden.is_complete and ended.is_complete)

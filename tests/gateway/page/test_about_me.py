@@ -16,7 +16,7 @@ from storage.commands import ForgetTarget
 from storage.records import Agent
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.page.memories import HOSTILE, learn, memory_of, speak
-from tests.gateway.page.operator import FORM, Operator
+from tests.gateway.page.operator import FORM, Operator, operator_of, plain
 from tests.gateway.page.person import Person, person_of
 from tests.gateway.page.test_door import CSP, HEADERS, check_headers
 from tests.gateway.sdk import World, remember
@@ -97,6 +97,42 @@ def test_a_person_sees_what_is_remembered(world: World) -> None:
             == 200
         )
     assert set(audit(world)) == {("link", "link_create", ""), ("link", "read", "")}
+
+
+@pytest.mark.both
+def test_a_person_finds_words_in_their_own_memory_alone(world: World) -> None:
+    speak(world, f"Bob knows of {SECRET}, too.", user="bob")
+    person, seq, talk = fill(world)
+    operator = operator_of(world)
+    uid = memory_of(world).uid
+    # A shared block has an earlier version, which another person may have written.
+    for value in (f"The team knows {SECRET}.", "The team knows nothing."):
+        version = operator.twin(f"m/{uid}/b/team")["block"]["version"]
+        operator.twin(f"m/{uid}/b/team", {"value": value, "version": version})
+    below = f"/words?q={SECRET}"
+    found = person.twin(below)
+    assert [(each["kind"], each["seq"]) for each in found["items"]] == [("fact", seq), ("message", 1)]
+    assert found["blocks"] == []
+    assert found["hidden"] == {"items": [], "is_complete": False}
+    assert any(
+        "team" in each["place"] for each in operator.twin(f"m/{uid}/words?q={SECRET}")["hidden"]["items"]
+    )
+    text = person.page(below)
+    assert "2 places have the word." in plain(text)
+    assert f"<mark>{SECRET}</mark>" in text
+    assert "Bob" not in text
+    assert not re.search(r"/ui/m/|\"m/|/m/[0-9a-f]|/r/|/search", text)
+    assert uid not in text + json.dumps(found)
+    assert f'action="../{person.path}/words"' in person.page()
+    assert "No message, fact, saved text or note has the word." in plain(person.page("/words?q=Zxqvzz"))
+    (message,) = (each for each in found["items"] if each["kind"] == "message")
+    assert message["href"].startswith(f"{person.path}/c/{talk}?")
+    # From there one text is forgotten, and the way leads back to the words.
+    gone = person.send("forget?message=1", came_from=person.path + below).body.decode()
+    assert "words?q=" in gone
+    reader = person_of(world, rights=["see"])
+    assert ">Forget" not in reader.page("/words?q=grey")
+    assert person_of(world, rights=["pause"]).ask("GET", below).status == 403
 
 
 def test_what_operators_have_beyond_it_is_not_there(world: World) -> None:

@@ -56,6 +56,7 @@ def test_it_looks_right_on_every_screen(browser: Browser, world: World) -> None:
     screens = {
         "": ABOUT_ME,
         "/facts?all=true": "Facts",
+        "/words?q=cat": "Where it is said",
         "/b/human": "human",
         f"/f/{seq}": f"Fact {seq}",
         f"/c/{talk}": f"Conversation {talk}",
@@ -75,7 +76,7 @@ def test_it_looks_right_empty_and_hostile(browser: Browser, world: World) -> Non
     alice = person_of(world)
     talk = alice.twin()["conversations"][0]["id"]
     assert "Nothing is remembered about you yet." in bob.page()
-    for person, below in ((bob, ""), (alice, ""), (alice, f"/c/{talk}")):
+    for person, below in ((bob, ""), (alice, ""), (alice, "/words?q=link"), (alice, f"/c/{talk}")):
         browser.looks_right(nobody(world), person.path + below, is_signed_in=False)
 
 
