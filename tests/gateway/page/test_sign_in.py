@@ -256,6 +256,7 @@ def test_a_session_is_a_cookie_that_no_script_and_no_other_site_gets(operator: O
     assert again.partition("=")[0] == cookie.partition("=")[0]
 
 
+@pytest.mark.sqlite
 def test_the_cookie_is_named_after_the_database(upstream: StrictUpstream, tmp_path: Path) -> None:
     """Wherever its file is: a browser sends cookies to every port of a host."""
 
