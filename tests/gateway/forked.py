@@ -25,7 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Self
 
-from gateway.run.memory import memory_context
+from gateway.run.memory import conversation_uid
 from gateway.web import middleware
 from storage.postgres import connection
 
@@ -153,6 +153,6 @@ def _run(
 
 def make_anew() -> None:
     """What no two gateways may have in common. `lifecycle/test_copies` finds where modules have such things."""
-    for module in (memory_context, middleware):
+    for module in (conversation_uid, middleware):
         module._ids.seed()
     connection._PROCESS = secrets.token_hex(4)

@@ -59,7 +59,8 @@ from gateway.run.call import ChatCall, Forwarded
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.fitted_window import FittedWindow
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.memory_context import MemoryContext, MemoryRequest, check_not_paused
+from gateway.run.memory.memory_agent import check_not_paused
+from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.prompt import Prompt
 from gateway.run.pending import PendingWrites
 from gateway.run.receipt import Receipt

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from gateway.core import ids
 from gateway.core.memory.file_text import passages_in
 from gateway.errors import BadRequest, Conflict
-from gateway.run.memory.memory_context import check_not_paused
+from gateway.run.memory.memory_agent import check_not_paused
 from gateway.run.memory.query_vectors import EmbedQuery
 from storage.commands import ForgetTarget
 from storage.errors import NotFound

@@ -36,7 +36,8 @@ from gateway.core.prompt.compose import is_resent
 from gateway.core.turn.tool_result import ToolResult
 from gateway.errors import BadRequest
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.memory_context import MemoryContext, MemoryRequest, check_not_paused
+from gateway.run.memory.memory_agent import check_not_paused
+from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.pending import PendingWrites
 from gateway.run.sink import Sink

@@ -14,7 +14,7 @@ from gateway.core.prompt.summary import summary_tokens
 from gateway.core.prompt.summary_terms import SummaryTerms
 from gateway.errors import BadRequest
 from gateway.run.background.compact import Compactor
-from gateway.run.memory.memory_context import check_not_paused
+from gateway.run.memory.memory_agent import check_not_paused
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.receipt import Receipt

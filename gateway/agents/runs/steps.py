@@ -43,8 +43,9 @@ from gateway.core.usage.reported import reported_counts
 from gateway.errors import CallerError
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.memory_context import MemoryContext, in_prompt_order
+from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import EndpointForm, Prompt
+from gateway.run.memory.section_blocks import in_prompt_order
 from gateway.run.memory.turn_write import recall_row_maker
 from gateway.run.receipt import Receipt
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox

@@ -22,17 +22,12 @@ from gateway.core.conversation.wire_message import WireMessage, first_after_syst
 from gateway.core.memory import edits
 from gateway.core.prompt.eviction import evicted_before
 from gateway.core.request.chat_request import ChatRequest
-from gateway.run.memory.memory_context import (
-    MemoryContext,
-    MemoryRequest,
-    find_agent,
-    in_prompt_order,
-    initial_blocks,
-    new_conversation_uid,
-    offer_tools,
-    refresh_agent,
-)
+from gateway.run.memory.conversation_uid import new_conversation_uid
+from gateway.run.memory.memory_agent import find_agent, refresh_agent
+from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.prompt import Prompt
+from gateway.run.memory.section_blocks import in_prompt_order, initial_blocks
+from gateway.run.memory.tool_offer import offer_tools
 from gateway.run.receipt import stored_model_name
 from storage.commands import ConversationPath, MemorySnapshot, StepOpen
 from storage.errors import NotFound, StoreError
@@ -97,7 +92,7 @@ async def read_stored_context(
     if agent.is_stored:
         blocks = in_prompt_order(request.spec, stored_path.snapshot.blocks)
     else:
-        blocks = await initial_blocks(store, request, agent)
+        blocks = await initial_blocks(store, request.spec, agent)
     visible = edits.blocks_on_path(blocks, stored_path.snapshot.edits, context.path_ids)
     messages = _with_initial_messages(context, messages)
     return _with_plan(context, messages, stored_path.snapshot.section, visible)

@@ -27,7 +27,7 @@ from gateway.run.admin.operation_arguments import (
 )
 from gateway.run.admin.requested_page import page_json, read_requested_page
 from gateway.run.admin.running_import import ImportRequest, RunningImport, import_json
-from gateway.run.memory.memory_context import check_not_paused
+from gateway.run.memory.memory_agent import check_not_paused
 from storage.commands import ForgetTarget
 from storage.errors import StoreError, WriteConflict
 from storage.listing import LAST_NUMBER, StoredImport

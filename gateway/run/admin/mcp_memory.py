@@ -24,7 +24,7 @@ from gateway.errors import BadRequest, GatewayError, MemoryUnavailable, NotAllow
 from gateway.run.admin.fault_errors import refusal
 from gateway.run.admin.mcp_tool_calls import McpToolCall, McpTools, mcp_scope
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
-from gateway.run.memory.memory_context import check_not_paused
+from gateway.run.memory.memory_agent import check_not_paused
 from gateway.run.receipt import Receipt
 from gateway.run.usage.accounting import Accounting
 from storage.errors import StoreError

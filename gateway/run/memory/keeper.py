@@ -30,8 +30,10 @@ from gateway.core.turn.commands import FINISHED, End, TurnOutcome
 from gateway.errors import HistoryForgotten
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.composer import Composer
+from gateway.run.memory.context_reading import read_context
 from gateway.run.memory.leases import Leases
-from gateway.run.memory.memory_context import MemoryContext, MemoryRequest, find_agent, read_context
+from gateway.run.memory.memory_agent import find_agent
+from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.query_vectors import EmbedQuery
 from gateway.run.memory.queue import Queues, QueueTicket

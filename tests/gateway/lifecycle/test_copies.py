@@ -14,7 +14,7 @@ from tests.test_rooms import OURS, ROOT, tree
 OWN = {"Random", "SystemRandom", "getpid", "monotonic", "perf_counter", "time", "urandom", "uuid4"}
 # What is made by them at an import, and which `forked.make_anew` makes again.
 KNOWN = {
-    "gateway/run/memory/memory_context.py: random.Random()",
+    "gateway/run/memory/conversation_uid.py: random.Random()",
     "gateway/web/middleware.py: random.Random()",
     "storage/postgres/connection.py: secrets.token_hex(4)",
 }

@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from gateway.core.conversation import lookup
-from gateway.run.memory import memory_context, turn_write
+from gateway.run.memory import context_reading, turn_write
 from storage.commands import Pool
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.compacting import Notes, compacted, compacting, text_of
@@ -76,7 +76,7 @@ def test_looking_at_the_end_of_a_conversation_is_enough(
 ) -> None:
     turns = 60
     whole, all_loaded = talk(upstream, tmp_path / "all", way, compaction, turns)
-    for module in (lookup, memory_context, turn_write):
+    for module in (lookup, context_reading, turn_write):
         monkeypatch.setattr(module, "RECENT_EXCHANGES", RECENT)
     part, loaded = talk(upstream, tmp_path / "end", way, compaction, turns)
     assert part == whole
@@ -126,7 +126,7 @@ def test_a_message_alone_goes_on_from_what_was_said_last_far_from_the_end(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     """The branch that was left is deeper, and its window was cut."""
-    for module in (lookup, memory_context, turn_write):
+    for module in (lookup, context_reading, turn_write):
         monkeypatch.setattr(module, "RECENT_EXCHANGES", RECENT)
     named = {"x-mnemogate-conversation": "c1"}
     append = {**named, "x-mnemogate-history": "append"}
@@ -153,7 +153,7 @@ def test_a_message_alone_goes_on_from_what_was_said_last_far_from_the_end(
 def test_a_single_message_after_whole_lists_loads_little_more_than_their_window(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, context: int, most: int
 ) -> None:
-    for module in (lookup, memory_context, turn_write):
+    for module in (lookup, context_reading, turn_write):
         monkeypatch.setattr(module, "RECENT_EXCHANGES", RECENT)
     named = {"x-mnemogate-conversation": "c1"}
     with compacting(upstream, tmp_path, compaction="truncate", context=context) as world:
@@ -176,7 +176,7 @@ def far_branch(
     upstream: StrictUpstream, folder: Path, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
 ) -> Iterator[tuple[World, list[dict[str, Any]]]]:
     """A long conversation whose window was cut, with its messages; looks reach little further than its end."""
-    for module in (lookup, memory_context, turn_write):
+    for module in (lookup, context_reading, turn_write):
         monkeypatch.setattr(module, "RECENT_EXCHANGES", 2)
     with compacting(upstream, folder, compaction="truncate", context=900) as world:
         chat = world.chat(user="alice", max_tokens=300, headers=headers)
@@ -306,6 +306,6 @@ def test_a_client_that_wanders_is_answered_as_if_all_of_its_conversation_was_loa
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     whole = wander(upstream, tmp_path / "all", seed)
-    for module in (lookup, memory_context, turn_write):
+    for module in (lookup, context_reading, turn_write):
         monkeypatch.setattr(module, "RECENT_EXCHANGES", 2)
     assert wander(upstream, tmp_path / "end", seed) == whole

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gateway.run.memory import memory_context, turn_write
+from gateway.run.memory import context_reading, turn_write
 from gateway.settings import BlockSettings
 from storage.database import Row
 from storage.records import Exchange
@@ -245,7 +245,7 @@ def test_a_turn_in_append_mode_reads_each_exchange_once(
     def send(text: str) -> None:
         assert world.post([{"role": "user", "content": text}], headers, user="alice").status == 200
 
-    for module in (memory_context, turn_write):
+    for module in (context_reading, turn_write):
         monkeypatch.setattr(module, "RECENT_EXCHANGES", 2)
     for number in range(8):
         send(f"Message {number}.")

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
-from gateway.run.memory.memory_context import refresh_agent
+from gateway.run.memory.memory_agent import refresh_agent
 from storage.commands import MemorySnapshot
 from storage.errors import Broken, Stale
 from storage.sql.store import Store

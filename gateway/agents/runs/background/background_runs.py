@@ -41,8 +41,9 @@ from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.stop_reason import StopReason
 from gateway.errors import Conflict, GatewayError
 from gateway.run.event_log import EventLog
+from gateway.run.memory.conversation_uid import new_conversation_uid
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.memory_context import check_not_paused, new_conversation_uid
+from gateway.run.memory.memory_agent import check_not_paused
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.sink import Sink, UnseenSink
 from storage.commands import RunAccept

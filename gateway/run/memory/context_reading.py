@@ -1,0 +1,276 @@
+"""Reads a memory when a turn begins: the conversation that the request continues, and what memory adds to it.
+
+Everything is read before the prompt is made; for a plain turn, in one round trip. gateway.core decides what is needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from gateway.core.conversation.canonical import MessageHasher
+from gateway.core.conversation.fast_path import plan_opening, plan_plain
+from gateway.core.conversation.hashed_list import HashedList
+from gateway.core.conversation.kind import ConversationKind
+from gateway.core.conversation.loaded import is_loaded_enough
+from gateway.core.conversation.lookup import RECENT_EXCHANGES, probes_for_list
+from gateway.core.conversation.match_query import MemoryUse, Query
+from gateway.core.conversation.openings import begins_conversation, openings_of
+from gateway.core.conversation.plan import Plan, plan_turn
+from gateway.core.conversation.tree import PathElement, Tree
+from gateway.core.conversation.wire_message import WireMessage
+from gateway.core.prompt.eviction import evicted_before
+from gateway.core.request.identity import Identity
+from gateway.core.request.memory_mode import Mode
+from gateway.run.memory.contents import retry_with_contents
+from gateway.run.memory.conversation_uid import uid_from_opening
+from gateway.run.memory.memory_agent import find_agent, refresh_agent
+from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
+from gateway.run.memory.resent import MAX_REQUEST_BYTES, ResentLists
+from gateway.run.memory.section_blocks import blocks_on_path, initial_blocks
+from gateway.run.memory.tool_offer import offer_tools
+from gateway.run.receipt import stored_model_name
+from storage.commands import MemorySnapshot
+from storage.errors import StoreError
+from storage.records import Agent
+from storage.sql.store import Store
+
+_MEMORY_USES = {
+    Mode.ON: MemoryUse.ON,
+    Mode.STRICT: MemoryUse.ON,
+    Mode.READ: MemoryUse.READ,
+    Mode.OFF: MemoryUse.OFF,
+}
+
+
+async def read_context(
+    store: Store, resent: ResentLists, request: MemoryRequest, idle_s: float
+) -> MemoryContext:
+    """Reads the context of a request. A paused memory is read as if the request had turned it off.
+
+    idle_s: for how long an unnamed opening may be repeated.
+
+    Raises: StoreError.
+    """
+    agent, listing, snapshot = await _read_snapshot(store, resent, request)
+    if agent.paused is not None:
+        request = replace(request, identity=replace(request.identity, mode=Mode.OFF))
+    identity, target, conversation = request.identity, request.target, snapshot.conversation
+    is_named = identity.conversation_key is not None
+    query = Query(
+        listing,
+        is_named=is_named,
+        mode=_memory_use(identity),
+        now=request.now,
+        idle_s=idle_s,
+        kind=request.kind,
+        is_retry=identity.retry,
+        conversation_row=conversation.id if is_named and conversation is not None else None,
+        model=stored_model_name(target.upstream, target.model),
+    )
+    plan = plan_plain(snapshot, query)
+    if plan is None or conversation is None or snapshot.exchange is None:
+        return await _read_and_plan(store, request, agent, snapshot, query)
+    # The snapshot has all that a plain turn needs.
+    rounds = snapshot.additions.rounds
+    has_last = bool(rounds) and rounds[-1].id == snapshot.exchange.id
+    path = rounds if has_last else (*rounds, snapshot.exchange)
+    blocks = blocks_on_path(request.spec, snapshot, path) if snapshot.blocks or snapshot.edits else ()
+    offered = offer_tools(request, agent, snapshot.section, request.chat.json)
+    return MemoryContext(
+        request=request,
+        agent=agent,
+        snapshot=snapshot,
+        plan=plan,
+        tree=Tree(rounds),
+        path=path,
+        is_plain=True,
+        conversation_uid=conversation.uid,
+        pinned=snapshot.section,
+        blocks=blocks,
+        offered=offered,
+    )
+
+
+def _memory_use(identity: Identity) -> MemoryUse:
+    use = _MEMORY_USES[identity.mode]
+    return MemoryUse.APART if identity.is_apart and use is MemoryUse.READ else use
+
+
+class _ReadMemory(NamedTuple):
+    """The memory of a request as it was read."""
+
+    agent: Agent
+    # The request's list, hashed with the memory's secret.
+    listing: HashedList
+    snapshot: MemorySnapshot
+
+
+async def _read_snapshot(store: Store, resent: ResentLists, request: MemoryRequest) -> _ReadMemory:
+    """Reads the snapshot of a request's memory, in one round trip. Raises: StoreError."""
+    scope, key = request.identity.scope, request.identity.conversation_key
+    assert scope is not None  # only requests with memory come here
+    # A second time, because another process may have forgotten the cached agent.
+    for _ in range(2):
+        agent = await find_agent(store, request)
+        hasher = MessageHasher(agent.secret)
+        if len(request.chat.raw) > MAX_REQUEST_BYTES:
+            listing = await asyncio.to_thread(_hash_large, hasher, request.chat.messages)
+        else:
+            listing = resent.listing(hasher, request.chat)
+        path_hash = listing.answered_path_hash if listing.answered else None
+        snapshot = (
+            await store.turns.load_snapshot(agent, key, path_hash) if agent.is_stored else MemorySnapshot()
+        )
+        if snapshot is not None:
+            break
+        store.agents.uncache(scope)
+    else:
+        raise StoreError("the memory of this user is being removed")
+    return _ReadMemory(await refresh_agent(store, agent, snapshot), listing, snapshot)
+
+
+def _hash_large(hasher: MessageHasher, messages: Sequence[WireMessage]) -> HashedList:
+    """Returns a list of many words or images with all hashes that its decision needs."""
+    listing = HashedList(hasher, messages)
+    listing.hash_new_media()
+    return listing
+
+
+async def _read_and_plan(
+    store: Store, request: MemoryRequest, agent: Agent, snapshot: MemorySnapshot, query: Query
+) -> MemoryContext:
+    """Reads the context of a turn that is not plain."""
+    plan, tree = await _plan(store, request, agent, snapshot, query)
+    match_point = plan.match.match_point
+    path = tuple(tree.chain(match_point))
+    uid = await _conversation_uid(store, agent, snapshot, plan) or uid_from_opening(
+        request, agent, snapshot, query.listing
+    )
+    context = MemoryContext(
+        request=request,
+        agent=agent,
+        snapshot=snapshot,
+        plan=plan,
+        tree=tree,
+        path=path,
+        is_plain=False,
+        conversation_uid=uid,
+    )
+    if context.is_off:
+        return context
+    number = match_point.section if match_point is not None else None
+    pinned = await store.sections.find(agent.id, number) if number is not None else None
+    blocks = (
+        blocks_on_path(request.spec, snapshot, path)
+        if agent.is_stored
+        else await initial_blocks(store, request.spec, agent)
+    )
+    offered = offer_tools(request, agent, pinned, request.chat.json)
+    if plan.omitted:
+        plan = replace(plan, omitted=_omitted_by_client(request, plan))
+    return replace(context, plan=plan, pinned=pinned, blocks=blocks, offered=offered)
+
+
+def _omitted_by_client(request: MemoryRequest, plan: Plan) -> tuple[PathElement, ...]:
+    """Returns the messages that the client left out of its list, without those that have left the window."""
+    # In append mode the client leaves out everything, and asks for it.
+    if request.spec.history == "client" and request.kind is ConversationKind.CLIENT:
+        return ()
+    evicted = evicted_before(plan.match.match_point, request.target.context_window)
+    if evicted is None:
+        return plan.omitted
+    return tuple(element for element in plan.omitted if element.offset >= evicted.offset)
+
+
+async def _plan(
+    store: Store, request: MemoryRequest, agent: Agent, snapshot: MemorySnapshot, query: Query
+) -> tuple[Plan, Tree]:
+    """Loads as much of a conversation as it takes to plan the turn.
+
+    The conversation's end is nearly always enough: as many exchanges as the list has replies, and some more. If that is
+    not enough, the part back to where the window began is loaded, and at last all of the conversation. A new
+    conversation needs nothing.
+    """
+    tree = Tree()
+    openings = None if snapshot.has_tombs else store.turns.find_openings(agent, snapshot)
+    # A memory that has not taken its first number holds nothing, whether it is stored or not.
+    if snapshot.next_seq == 1 or (openings is not None and begins_conversation(query, openings)):
+        return plan_opening(query) or plan_turn(tree, query), tree
+    reach = _Reach(RECENT_EXCHANGES + query.listing.reply_count)
+    window = request.target.context_window
+    while True:
+        tree, last_at = await _load_tree(store, agent, query, request.identity.conversation_key, tree, reach)
+        # In append mode the path goes upstream from where its window began.
+        is_end = reach.max_exchanges is not None
+        needs_window = query.kind is ConversationKind.APPENDED and is_end and tree.is_partial
+        if needs_window and not any(evicted_before(each, window) for each in tree):
+            reach = _WHOLE_CONVERSATION  # nothing has left the window
+            continue
+        plan = await retry_with_contents(store.turns, agent, tree, partial(plan_turn, tree, query))
+        evicted = evicted_before(plan.match.match_point, window)
+        if not query.is_named and not query.listing.answered:
+            store.turns.cache_openings(agent, snapshot, openings_of(tree))
+        if reach == _WHOLE_CONVERSATION or not tree.is_partial:
+            return plan, tree
+        if is_loaded_enough(tree, plan, evicted, last_at, snapshot.exchange):
+            return plan, tree
+        if is_end and evicted is not None:
+            # Exchanges before the window are not sent, so they are not needed to compose the request.
+            reach = _Reach(max_exchanges=None, min_depth=max(0, evicted.depth - 1))
+        else:
+            reach = _WHOLE_CONVERSATION
+
+
+class _Reach(NamedTuple):
+    """How far up a conversation is loaded from its end."""
+
+    # The most exchanges; None: any number.
+    max_exchanges: int | None
+    # The depth of the first exchange; None: the conversation's beginning.
+    min_depth: int | None = None
+
+
+_WHOLE_CONVERSATION = _Reach(max_exchanges=None)
+
+
+async def _load_tree(
+    store: Store, agent: Agent, query: Query, key: str | None, loaded: Tree, reach: _Reach
+) -> tuple[Tree, float]:
+    """Returns the exchanges that a list may go on from, and when their conversation was last written to (`Pool`).
+
+    key: the client's own name for the conversation.
+    loaded: the exchanges that were loaded with less reach.
+    """
+    # A client's id names one conversation. Only its first exchanges are loaded twice.
+    loaded_before = tuple(loaded) if query.is_named else ()
+    probes = probes_for_list(
+        query,
+        key,
+        max_exchanges=reach.max_exchanges,
+        min_depth=reach.min_depth,
+        loaded_depth=min((exchange.depth for exchange in loaded_before if exchange.depth), default=None),
+        with_contents=query.kind is ConversationKind.APPENDED,
+    )
+    pool = await store.turns.load_pool(agent, probes)
+    exchanges = {
+        exchange.id: exchange for exchange in (*pool.exchanges, *loaded_before)
+    }  # parents before their children
+    return Tree(exchanges.values(), {**loaded.contents, **pool.contents}, pool.tombs), pool.last_at
+
+
+async def _conversation_uid(store: Store, agent: Agent, snapshot: MemorySnapshot, plan: Plan) -> str | None:
+    """Returns the public name of the conversation that a plan continues.
+
+    Returns None where the plan begins one, or where the conversation is gone.
+    """
+    conversation_row, conversation = plan.conversation_row, snapshot.conversation
+    if conversation is not None and conversation.id == conversation_row:
+        return conversation.uid
+    if conversation_row is None or conversation_row <= 0 or not agent.is_stored:
+        return None
+    return await store.turns.find_conversation_uid(agent, conversation_row)
