@@ -23,7 +23,7 @@ from gateway.core.memory import edits
 from gateway.core.prompt.eviction import evicted_before
 from gateway.core.request.chat_request import ChatRequest
 from gateway.run.memory.conversation_uid import new_conversation_uid
-from gateway.run.memory.memory_agent import find_agent, refresh_agent
+from gateway.run.memory.memory_agent import find_or_draft_agent, refresh_agent
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.section_blocks import in_prompt_order, initial_blocks
@@ -103,7 +103,7 @@ async def _find_agent_and_path(store: Store, request: MemoryRequest) -> tuple[Ag
     assert request.identity.scope is not None  # a stored conversation has an agent's memory
     # Another process may have forgotten the cached agent: then it is looked for once more.
     for _ in range(2):
-        agent = await find_agent(store, request)
+        agent = await find_or_draft_agent(store, request)
         if not agent.is_stored:
             return agent, ConversationPath(MemorySnapshot())
         stored_path = await _read_path(store, request, agent)

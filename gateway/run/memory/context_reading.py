@@ -28,7 +28,7 @@ from gateway.core.request.identity import Identity
 from gateway.core.request.memory_mode import Mode
 from gateway.run.memory.contents import retry_with_contents
 from gateway.run.memory.conversation_uid import uid_from_opening
-from gateway.run.memory.memory_agent import find_agent, refresh_agent
+from gateway.run.memory.memory_agent import find_or_draft_agent, refresh_agent
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.resent import MAX_REQUEST_BYTES, ResentLists
 from gateway.run.memory.section_blocks import blocks_on_path, initial_blocks
@@ -116,7 +116,7 @@ async def _read_snapshot(store: Store, resent: ResentLists, request: MemoryReque
     assert scope is not None  # only requests with memory come here
     # A second time, because another process may have forgotten the cached agent.
     for _ in range(2):
-        agent = await find_agent(store, request)
+        agent = await find_or_draft_agent(store, request)
         hasher = MessageHasher(agent.secret)
         if len(request.chat.raw) > MAX_REQUEST_BYTES:
             listing = await asyncio.to_thread(_hash_large, hasher, request.chat.messages)

@@ -32,7 +32,7 @@ from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.composer import Composer
 from gateway.run.memory.context_reading import read_context
 from gateway.run.memory.leases import Leases
-from gateway.run.memory.memory_agent import find_agent
+from gateway.run.memory.memory_agent import find_or_draft_agent
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.query_vectors import EmbedQuery
@@ -164,7 +164,7 @@ class MemoryKeeper:
         """Waits for the requests before this one. Raises: TooSlow: longer than the ticket allows."""
         key = request.identity.conversation_key
         assert key is not None  # append mode needs a named conversation
-        agent = await find_agent(self.store, request)
+        agent = await find_or_draft_agent(self.store, request)
         try:
             async with asyncio.timeout(request.ticket.timeout_s):
                 await self.queues.enter((agent.uid, key), request.ticket)

@@ -11,7 +11,7 @@ from storage.records import Agent
 from storage.sql.store import Store
 
 
-async def find_agent(store: Store, request: MemoryRequest) -> Agent:
+async def find_or_draft_agent(store: Store, request: MemoryRequest) -> Agent:
     """Returns the agent of the memory as it is stored, or a draft of it.
 
     Gateways that share a database would make different drafts, so with them the agent is stored before it is cached.
