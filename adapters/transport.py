@@ -31,9 +31,10 @@ from yarl import URL
 
 from adapters.address_cache import AddressCache
 from adapters.errors import NoDescriptor, ProviderError, ProviderTimeout, ProviderUnreachable
-from adapters.http_reply import HttpReply, Timeouts
+from adapters.http_reply import HttpReply
 from adapters.pace import Pace
 from adapters.reply_quota import REPLIES, ReplyQuota
+from adapters.timeouts import Timeouts
 
 # How long a connection may be idle. Chosen below the idle time of common balancers (60 s), and above the gaps of a
 # conversation.

@@ -13,9 +13,9 @@ from adapters.batch.batch_provider import BatchProvider
 from adapters.batch.local import LocalBatches
 from adapters.batch.openai import OpenAIBatches
 from adapters.factory import make_provider
-from adapters.http_reply import Timeouts
 from adapters.openai import OpenAICompatible
 from adapters.providers import PROVIDERS
+from adapters.timeouts import Timeouts
 from adapters.transport import HttpTransport
 from gateway.errors import SettingsError
 from gateway.run.background.embed import LOCAL_EMBEDDER, embedder_route

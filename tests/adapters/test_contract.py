@@ -14,8 +14,8 @@ from msgspec.structs import asdict
 from adapters.base import ModelReply, Provider
 from adapters.errors import ProviderBroke, ProviderTimeout, ProviderTooLarge, ProviderUnreachable
 from adapters.factory import make_provider
-from adapters.http_reply import Timeouts
 from adapters.providers import PROVIDERS, ProviderSpec
+from adapters.timeouts import Timeouts
 from adapters.transport import HttpTransport
 from adapters.types import Header, ModelRequest
 from tests.doubles.anthropic_upstream import StrictAnthropic, refuse

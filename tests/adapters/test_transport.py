@@ -22,8 +22,9 @@ from adapters.errors import (
     ProviderUnreachable,
     UnfinishedEvent,
 )
-from adapters.http_reply import HttpReply, Timeouts
+from adapters.http_reply import HttpReply
 from adapters.sse import MAX_EVENT_BYTES
+from adapters.timeouts import Timeouts
 from adapters.transport import HttpTransport, Upload
 from tests.adapters.test_sse import DONES
 from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail, full_backlog, raw, say

@@ -15,8 +15,9 @@ import aiohttp
 import pytest
 
 from adapters.errors import ProviderBroke, ProviderTimeout, ProviderTooLarge, ProviderUnreachable
-from adapters.http_reply import HttpReply, Timeouts
+from adapters.http_reply import HttpReply
 from adapters.reply_quota import ReplyQuota
+from adapters.timeouts import Timeouts
 from adapters.transport import HttpTransport, Upload
 from tests.doubles.upstream import Gate
 from tests.patience import PATIENCE_S, SHORT_S, comes

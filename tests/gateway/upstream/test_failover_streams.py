@@ -15,7 +15,7 @@ import openai
 import orjson
 import pytest
 
-from adapters.http_reply import Timeouts
+from adapters.timeouts import Timeouts
 from tests.doubles.upstream import (
     Gate,
     Reply,
