@@ -199,7 +199,7 @@ class BackgroundResponses:
                     # Without an end in the log the attempt has failed, and another one follows.
                     after = max(after, log.next_number - 1)
                 # Loaded before the events are read: if the run is over here, all its events are stored.
-                now = await self.store.runs.load_run(run.agent_row, run.id)
+                now = await self.store.runs.find_run(run.agent_row, run.id)
                 async for number, event in stored_events(self.store, run, after):
                     after = number
                     yield event

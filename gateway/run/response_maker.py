@@ -184,7 +184,7 @@ class ResponseMaker:
 
     async def _make(self, job: JobContext, agent_row: int, number: int) -> None:
         """Makes a response. agent_row, number: the rows of its memory and of its run."""
-        run = await self.store.runs.load_run(agent_row, number)
+        run = await self.store.runs.find_run(agent_row, number)
         if run is None or run.is_over:
             self._drop(number)
             return
@@ -216,7 +216,7 @@ class ResponseMaker:
                 watch.cancel()
             await log.close()
             del self.logs[run.id]
-            current_run = await self.store.runs.load_run(run.agent_row, run.id)
+            current_run = await self.store.runs.find_run(run.agent_row, run.id)
             if current_run is None or current_run.is_over:
                 self._drop(run.id)
 
@@ -249,7 +249,7 @@ class ResponseMaker:
         while True:
             await asyncio.sleep(_STATE_POLL_S)
             with suppress(StoreError):
-                current_run = await self.store.runs.load_run(run.agent_row, run.id)
+                current_run = await self.store.runs.find_run(run.agent_row, run.id)
                 if current_run is None or current_run.is_over:
                     log.leave()
                     return

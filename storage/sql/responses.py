@@ -19,7 +19,7 @@ from storage.sql.agents_api.run_texts import add_events, add_text, load_texts, r
 from storage.sql.agents_api.runs import (
     create_run,
     end_if_open,
-    load_run,
+    find_run,
     make_run,
     require_run,
 )
@@ -144,7 +144,7 @@ class Responses(Group):
         """
         await connection.lock(agent_row)
         await check_attempt(connection, job)
-        stored_run = await load_run(connection, agent_row, run_row)
+        stored_run = await find_run(connection, agent_row, run_row)
         if stored_run is None or stored_run.is_over:
             return False
         number = len(await load_texts(connection, agent_row, run_row, _TURN))
@@ -164,7 +164,7 @@ class Responses(Group):
     ) -> bool:
         """Adds a text of an attempt at a response. Returns False as `run_texts.add_text`, or if the run has ended."""
         await connection.lock(agent_row)
-        stored_run = await load_run(connection, agent_row, run_row)
+        stored_run = await find_run(connection, agent_row, run_row)
         if stored_run is None or stored_run.is_over:
             return False
         return await add_text(connection, agent_row, run_row, kind, seq, data, job=job)

@@ -50,7 +50,7 @@ from storage.sql.agents_api.runs import (
     begin_run,
     create_run,
     end_run,
-    load_run,
+    find_run,
 )
 from storage.sql.agents_api.sleepers import accept_reading, advance_over
 from storage.sql.blocks import write_block
@@ -384,7 +384,7 @@ async def _end_run(connection: Connection, write: RunEnd) -> Run:
     else:
         await connection.lock(write.agent_row)
     if write.exchange_row is not None:
-        run = await load_run(connection, write.agent_row, write.run_row)
+        run = await find_run(connection, write.agent_row, write.run_row)
         if run is not None and run.state is RunState.FAILED:
             raise RunOver(_TAKEN_OVER)
         values = (

@@ -1385,11 +1385,11 @@ async def test_nobody_waits_for_the_calls_of_a_reply_that_is_gone(store: Store, 
     step = RunStep(e.id, alice.agent.id, run.id, 1, 1.0, stop="requires_approval", waiting={"c": "approval"})
     await put_step(store, step)
     await forget(store, alice.agent, ForgetTarget(messages=[e.seq]))
-    assert await store.runs.load_waiting_step(alice.agent.id, e.conversation_row) is not None, (
+    assert await store.runs.find_waiting_step(alice.agent.id, e.conversation_row) is not None, (
         "the reply stands"
     )
     await forget(store, alice.agent, ForgetTarget(messages=[e.seq + 1]))
-    assert await store.runs.load_waiting_step(alice.agent.id, e.conversation_row) is None
+    assert await store.runs.find_waiting_step(alice.agent.id, e.conversation_row) is None
 
 
 async def test_what_a_tool_answers_when_the_memory_is_gone_is_not_stored(

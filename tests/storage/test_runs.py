@@ -141,18 +141,18 @@ async def test_steps_add_up_in_their_run_and_the_last_one_ends_it(
 
 async def test_calls_wait_while_their_step_is_the_last(store: Store, alice: Speaker, draft: Run) -> None:
     run = await put_run(store, draft)
-    assert await store.runs.load_waiting_step(run.agent_row, 1) is None
+    assert await store.runs.find_waiting_step(run.agent_row, 1) is None
     (last,) = [e.id for e in await alice.rows()]
     await put_step(
         store, RunStep(last, run.agent_row, run.id, 1, 5.0, stop="requires_approval", waiting=CALLS)
     )
-    assert await store.runs.load_waiting_step(run.agent_row, 1) is None, "a tree of the client's"
+    assert await store.runs.find_waiting_step(run.agent_row, 1) is None, "a tree of the client's"
     await rows(store, "UPDATE conversations SET tip = ? WHERE id = 1", (last,))
-    waiting = await store.runs.load_waiting_step(run.agent_row, 1)
+    waiting = await store.runs.find_waiting_step(run.agent_row, 1)
     assert waiting is not None
     assert (waiting.exchange_row, waiting.waiting) == (last, CALLS)
     await alice.say([user("one"), assistant("First."), user("two")], assistant("Second."), "c1")
-    assert await store.runs.load_waiting_step(run.agent_row, 1) is None, "the conversation went on"
+    assert await store.runs.find_waiting_step(run.agent_row, 1) is None, "the conversation went on"
 
 
 async def test_texts_are_stored_once_read_in_order_and_replaced(
@@ -337,7 +337,7 @@ async def test_records_of_calls_are_retained_as_long_as_their_conversation_ends_
             kind.encode()
         ]
     assert await store.run_texts.load_texts(run.agent_row, run.id, "event") == ()
-    assert await store.runs.load_newest_step(run.agent_row, run.id) == step
+    assert await store.runs.find_newest_step(run.agent_row, run.id) == step
     assert (await store.run_texts.drop_texts(9.0, 10), await store.run_texts.find_first_end()) == (0, None)
     # The results lie in the next exchange then.
     await rows(store, "UPDATE conversations SET tip = ? WHERE id = 1", (later,))

@@ -317,7 +317,7 @@ async def test_a_step_that_another_process_has_ended_is_not_written_over(writer:
     assert [x.reply is None for x in path] == [True, False]
     assert b"Yes." in (path[-1].shown_reply or b"")
     assert writer.opened.run is not None
-    assert await writer.store.runs.load_newest_step(writer.agent.id, writer.opened.run.id) is None
+    assert await writer.store.runs.find_newest_step(writer.agent.id, writer.opened.run.id) is None
 
 
 async def test_a_step_that_has_ended_is_not_taken_for_one_that_was_left_open(writer: Writer) -> None:
@@ -374,7 +374,7 @@ async def test_an_attempt_that_lost_its_job_writes_nothing_of_its_run(writer: Wr
     await writer.finish(assistant("Yes."), job=job)
     (e,) = (await writer.read()).path
     assert b"Yes." in (e.shown_reply or b"")
-    ended = await writer.store.runs.load_run(run.agent_row, run.id)
+    ended = await writer.store.runs.find_run(run.agent_row, run.id)
     assert ended is not None
     assert (ended.state, ended.steps) == (RunState.COMPLETED, 1)
 
@@ -473,7 +473,7 @@ async def test_a_run_ends_after_a_step_that_is_written_already(writer: Writer) -
         )
     )
     assert (ended.state, ended.stop) == (RunState.COMPLETED, "requires_approval")
-    step = await writer.store.runs.load_waiting_step(writer.agent.id, e.conversation_row)
+    step = await writer.store.runs.find_waiting_step(writer.agent.id, e.conversation_row)
     assert step is not None
     assert (step.waiting, step.stop) == ({"1": "client"}, "requires_approval")
     (text,) = await writer.store.run_texts.load_texts(writer.agent.id, run, "result")
@@ -503,7 +503,7 @@ async def test_what_calls_of_a_forgotten_reply_have_made_is_not_written(writer: 
     with pytest.raises(Stale):
         await writer.store.stored_paths.end(end)
     assert [b.value for b in (await writer.read()).snapshot.blocks] == [""]
-    assert await writer.store.runs.load_waiting_step(writer.agent.id, e.conversation_row) is None
+    assert await writer.store.runs.find_waiting_step(writer.agent.id, e.conversation_row) is None
     assert await writer.store.run_texts.load_texts(writer.agent.id, end.run_row, "result") == ()
 
 

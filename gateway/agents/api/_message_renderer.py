@@ -85,7 +85,7 @@ class MessageRenderer(Struct, frozen=True):
 
     async def _render_waiting_calls(self, run: Run) -> list[dict[str, Any]]:
         """Returns the calls of a run that still wait for an answer."""
-        step = await self.store.runs.load_waiting_step(self.agent.id, run.conversation_row)
+        step = await self.store.runs.find_waiting_step(self.agent.id, run.conversation_row)
         turns = self.store.turns
         exchange = None if step is None else await turns.find_exchange(self.agent, step.exchange_row)
         messages = [] if exchange is None else await self.render_run(run, [exchange], with_input=False)
@@ -130,7 +130,7 @@ class MessageRenderer(Struct, frozen=True):
         """Returns who must answer each waiting call of the last step of a run, by call id."""
         if run.stop != StopReason.REQUIRES_APPROVAL:
             return {}
-        step = await self.store.runs.load_waiting_step(self.agent.id, last_step.conversation_row)
+        step = await self.store.runs.find_waiting_step(self.agent.id, last_step.conversation_row)
         if step is None or step.exchange_row != last_step.id:
             return {}
         return await load_waiting_calls(self.store, step, last_step)

@@ -214,7 +214,7 @@ async def _find_waiting_step(store: Store, view: AgentView) -> RunStep | None:
     newest = view.last_run
     if newest is None or newest.stop != StopReason.REQUIRES_APPROVAL:
         return None
-    return await store.runs.load_waiting_step(view.agent.id, newest.conversation_row)
+    return await store.runs.find_waiting_step(view.agent.id, newest.conversation_row)
 
 
 async def _find_pending_message(store: Store, agent: Agent, step: RunStep) -> dict[str, Any] | None:

@@ -113,7 +113,7 @@ class RunEvents(Struct, frozen=True):
 
     async def callback(self, agent_row: int, run_row: int) -> Json | None:
         """Returns the body of a callback about a run that has ended; None if the run is gone."""
-        run = await self.store.runs.load_run(agent_row, run_row)
+        run = await self.store.runs.find_run(agent_row, run_row)
         agent = await self.store.agents.load(agent_row)
         if run is None or agent is None:
             return None

@@ -360,7 +360,7 @@ class AgentRuns:
             await self._with_client.turns.wait_written(send.scope)
             if await self._run_starter.deny(send, self._memory_request(send, ticket), run):
                 return await runs.cancel_waiting_run(run.agent_row, run.id, self.keeper.now())
-        return await runs.load_run(run.agent_row, run.id) or run
+        return await runs.find_run(run.agent_row, run.id) or run
 
     # -- one send
 

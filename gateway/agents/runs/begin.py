@@ -229,7 +229,7 @@ class RunStarter:
         if open_exchange is not None:
             await memory.take_up(open_exchange)
             return RunBeginning(memory, prompt)
-        step = await keeper.store.runs.load_newest_step(run.agent_row, run.id)
+        step = await keeper.store.runs.find_newest_step(run.agent_row, run.id)
         last = context.path[-1] if context.path else None
         if step is None or last is None or last.id != step.exchange_row or last.state is State.FORGOTTEN:
             raise MessageGone
@@ -280,7 +280,7 @@ class RunStarter:
         results: Sequence[ToolResult],
     ) -> bool:
         """Writes results after the step that made their calls. Returns False if its run is gone. Raises: StoreError."""
-        run = await self._keeper.store.runs.load_run(step.agent_row, step.run_row)
+        run = await self._keeper.store.runs.find_run(step.agent_row, step.run_row)
         if run is None:
             return False
         client_calls = frozenset(id for id, kind in step.waiting.items() if kind == "client")
@@ -307,7 +307,7 @@ class RunStarter:
         runs, conversation = self._keeper.store.runs, context.snapshot.conversation
         step = None
         if conversation is not None:
-            step = await runs.load_waiting_step(context.agent.id, conversation.id)
+            step = await runs.find_waiting_step(context.agent.id, conversation.id)
         last_exchange = context.path[-1] if context.path else None
         if step is None or last_exchange is None or last_exchange.id != step.exchange_row:
             error = "No tool call is currently awaiting approval in this conversation, nor a result."

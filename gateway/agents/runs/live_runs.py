@@ -35,7 +35,7 @@ class LiveRuns:
         try:
             # These were stored some time ago, so they may have been cancelled before they stood in `_runs`.
             if run.background or run.state is RunState.CREATED:
-                stored_run = await self._store.runs.load_run(run.agent_row, run.id)
+                stored_run = await self._store.runs.find_run(run.agent_row, run.id)
                 if stored_run is None or stored_run.is_over:
                     # The caller reports the run as it is stored; a deleted one as it was.
                     memory.run = stored_run or run

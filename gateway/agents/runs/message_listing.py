@@ -304,7 +304,7 @@ class AgentMessages:
 
     async def _load_waiting(self, agent: Agent, exchange: Exchange) -> Mapping[str, str]:
         """Returns who must answer each waiting call of a conversation, by call id."""
-        step = await self._store.runs.load_waiting_step(agent.id, exchange.conversation_row)
+        step = await self._store.runs.find_waiting_step(agent.id, exchange.conversation_row)
         return {} if step is None else await load_waiting_calls(self._store, step, exchange)
 
 

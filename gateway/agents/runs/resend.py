@@ -190,7 +190,7 @@ async def _is_answered(store: Store, marks: SendMarks, exchange: Exchange) -> bo
     results = [listed.message for listed in list_messages(exchange) if listed.message.get("role") == "tool"]
     call_ids = {result.get("tool_call_id") for result in results}
     request = await _approval_request(store, marks.agent, exchange)
-    step = await store.runs.load_waiting_step(marks.agent.id, exchange.conversation_row)
+    step = await store.runs.find_waiting_step(marks.agent.id, exchange.conversation_row)
     # A step stays known as waiting after its calls are answered, until another step waits.
     waits = {} if step is None or step.exchange_row == exchange.parent else step.waiting
     for decision in marks.send.decisions:

@@ -330,7 +330,7 @@ class Sleeping:
 
         Raises: JobFailed if an upstream failed, and the run goes on.
         """
-        ended = await self._store.runs.load_run(run.agent_row, run.id)
+        ended = await self._store.runs.find_run(run.agent_row, run.id)
         if ended is None:
             raise JobFailed("the sleeptime agent is gone")
         if tokens := _tokens(ended) - _tokens(run):

@@ -29,5 +29,5 @@ async def last_counts(store: Store, run: Run) -> TokenCounts:
 
     Zeros as well for an item of a batch: its one step has the sum of all its calls of the model.
     """
-    step = None if run.batch is not None else await store.runs.load_newest_step(run.agent_row, run.id)
+    step = None if run.batch is not None else await store.runs.find_newest_step(run.agent_row, run.id)
     return TokenCounts() if step is None else step.counts

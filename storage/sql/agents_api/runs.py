@@ -94,7 +94,7 @@ async def accept_run(connection: Connection, jobs: Jobs, command: RunAccept) -> 
     return run
 
 
-async def load_run(connection: Connection, agent_row: int, run_row: int) -> Run | None:
+async def find_run(connection: Connection, agent_row: int, run_row: int) -> Run | None:
     """Returns a run of an agent by its row, or None if it is gone."""
     row = await connection.row(SQL["get"], (run_row, agent_row))
     return None if row is None else make_run(row)
@@ -189,13 +189,13 @@ async def add_step(connection: Connection, step: RunStep, recall: RecallRow | No
     await connection.run(SQL["step_insert"], values)
 
 
-async def load_waiting_step(connection: Connection, agent_row: int, conversation_row: int) -> RunStep | None:
+async def find_waiting_step(connection: Connection, agent_row: int, conversation_row: int) -> RunStep | None:
     """Returns the last step of a stored conversation if calls of it wait for answers, otherwise None."""
     row = await connection.row(SQL["waiting"], (conversation_row, agent_row))
     return None if row is None else _make_step(row)
 
 
-async def load_newest_step(connection: Connection, agent_row: int, run_row: int) -> RunStep | None:
+async def find_newest_step(connection: Connection, agent_row: int, run_row: int) -> RunStep | None:
     """Returns the newest step of a run, or None if it has no step."""
     row = await connection.row(SQL["newest_step"], (run_row, agent_row))
     return None if row is None else _make_step(row)
@@ -231,12 +231,12 @@ class Runs(Group):
     note_first_exchange = writes(as_locking_method(note_first_exchange))
     end_run = writes(as_locking_method(end_run))
     cancel_waiting_run = writes(as_locking_method(cancel_waiting_run))
-    load_run = reads(as_method(load_run))
+    find_run = reads(as_method(find_run))
     find_run_by_otid = reads(as_method(find_run_by_otid))
     find_newest_run = reads(as_method(find_newest_run))
     find_newest_waiting_run = reads(as_method(find_newest_waiting_run))
-    load_newest_step = reads(as_method(load_newest_step))
-    load_waiting_step = reads(as_method(load_waiting_step))
+    find_newest_step = reads(as_method(find_newest_step))
+    find_waiting_step = reads(as_method(find_waiting_step))
 
     # -- runs
 
@@ -274,7 +274,7 @@ class Runs(Group):
     ) -> list[tuple[RunEntry, bool]]:
         """Returns a page of the open runs without a client that waits, oldest first, and whether each has a job."""
         rows = await connection.rows(SQL["open_background"], (after, limit))
-        return [(_make_run_entry(row[:-1]), bool(row[-1])) for row in rows]
+        return [(_make_run_entry(entry), bool(has_job)) for *entry, has_job in rows]
 
     @reads
     async def list_accepted(
@@ -331,7 +331,7 @@ class Runs(Group):
     async def load_waiting_steps(
         self, connection: Connection, agent_rows: Sequence[int], key: str
     ) -> dict[int, RunStep]:
-        """Returns `load_waiting_step` of these agents' conversations with a key, by agent."""
+        """Returns `find_waiting_step` of these agents' conversations with a key, by agent."""
         rows = await rows_of(connection, SQL["waiting_of"], agent_rows, key)
         return {step.agent_row: step for step in map(_make_step, rows)}
 
@@ -371,7 +371,7 @@ class Runs(Group):
 
 async def require_run(connection: Connection, agent_row: int, run_row: int) -> Run:
     """Returns a run of an agent by its row. Raises: NotFound."""
-    present = await load_run(connection, agent_row, run_row)
+    present = await find_run(connection, agent_row, run_row)
     if present is None:
         raise NotFound(f"there is no run {run_row}")
     return present
@@ -391,7 +391,8 @@ def make_run(row: Row) -> Run:
 
 
 def _make_run_entry(row: Row) -> RunEntry:
-    return RunEntry(make_run(row[:-3]), *row[-3:])
+    *run, agent_uid, conversation_uid, key = row
+    return RunEntry(make_run(run), agent_uid, conversation_uid, key)
 
 
 def _make_step(row: Row) -> RunStep:
@@ -403,4 +404,5 @@ def _make_step(row: Row) -> RunStep:
 
 
 def _make_step_entry(row: Row) -> StepEntry:
-    return StepEntry(_make_step(row[:-4]), *row[-4:])
+    *step, seq, model, run_uid, agent_uid = row
+    return StepEntry(_make_step(step), seq, model, run_uid, agent_uid)

@@ -19,7 +19,7 @@ from storage.sql import exchanges
 from storage.sql.agents_api.agents import make_agent
 from storage.sql.agents_api.blocks import detach_copies, share_blocks
 from storage.sql.agents_api.definitions import change_definition
-from storage.sql.agents_api.runs import accept_run, load_run
+from storage.sql.agents_api.runs import accept_run, find_run
 from storage.sql.group import Group, as_method, bulk_writes, effect, reads, writes
 from storage.sql.jobs import Jobs, drop_jobs, raise_epoch
 from storage.sql.readers import advance, cursor_of, load_sleepers
@@ -118,7 +118,7 @@ async def find_reading(connection: Connection, sleeper_row: int) -> OpenReading 
     if row is None:
         return None
     run_row, conversation_name = row
-    run = await load_run(connection, sleeper_row, run_row)
+    run = await find_run(connection, sleeper_row, run_row)
     return None if run is None else OpenReading(run, conversation_name)
 
 

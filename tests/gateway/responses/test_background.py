@@ -378,7 +378,7 @@ def test_a_store_that_fails_while_events_are_read_is_no_fault_of_the_gateway(
 
     done = polled(world, begin(world, input="Count.", user="alice").id)
     becomes(lambda: not world.gateway.app.services.background_responses.maker.logs)
-    monkeypatch.setattr(world.store.runs, "load_run", fails)
+    monkeypatch.setattr(world.store.runs, "find_run", fails)
     reply = world.gateway.ask("GET", f"/v1/responses/{done.id}?stream=true")
     assert (reply.status, reply.error["code"]) == (503, "memory_unavailable")
 

@@ -174,7 +174,7 @@ class BackgroundRuns:
         """
         store = self._store
         agent = await store.agents.load(job.agent_row)
-        run = None if agent is None else await store.runs.load_run(job.agent_row, run_row)
+        run = None if agent is None else await store.runs.find_run(job.agent_row, run_row)
         if agent is None or run is None:
             return None
         try:
@@ -376,7 +376,7 @@ class BackgroundRuns:
         """Makes one attempt, and closes the run after its end."""
         store, agent, job = self._store, attempt.agent, attempt.job
         # It may have been cancelled while it waited.
-        run = await store.runs.load_run(agent.id, attempt.run.id)
+        run = await store.runs.find_run(agent.id, attempt.run.id)
         if run is None:
             return None
         texts = await store.run_texts.load_texts(agent.id, run.id, "request")
@@ -387,7 +387,7 @@ class BackgroundRuns:
                 await self._fail(run, f"{ABANDONED_ERROR} It was tried {job.tries - 1} times.", job)
             else:
                 await self._run_agent(replace(attempt, run=run), request, log)
-            run = await store.runs.load_run(agent.id, run.id) or run
+            run = await store.runs.find_run(agent.id, run.id) or run
         if not run.is_over:
             run = await self._fail(run, _INTERNAL, job)
         if log is not None:
@@ -415,7 +415,7 @@ class BackgroundRuns:
                 agent.scope.project, agent.uid, conversation_name, model=stored.model, system=stored.system
             )
             run_request = stored.run_request(resolved, conversation_name, attempt.open_run.forwarded)
-            replaced = await self._store.runs.load_run(agent.id, stored.replaces) if stored.replaces else None
+            replaced = await self._store.runs.find_run(agent.id, stored.replaces) if stored.replaces else None
             accepted = AcceptedRun(run, stored.encode(with_messages=False), attempt.job, replaced)
             await self._runs.perform_accepted(run_request, accepted, attempt.ticket, view, sink)
         except (MessageGone, NotFound):

@@ -59,7 +59,7 @@ class RunEnds:
         with self.awaiting(run):
             while True:
                 end_event = self._events.setdefault(run.uid, asyncio.Event())
-                stored_run = await self._store.runs.load_run(run.agent_row, run.id)
+                stored_run = await self._store.runs.find_run(run.agent_row, run.id)
                 if stored_run is None or stored_run.is_over:
                     return stored_run or run
                 with suppress(TimeoutError):

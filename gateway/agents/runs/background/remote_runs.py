@@ -35,7 +35,7 @@ class RemoteRuns:
         over_since = 0.0
         event_count = 0
         while True:
-            stored_run = await self._store.runs.load_run(run.agent_row, run.id)
+            stored_run = await self._store.runs.find_run(run.agent_row, run.id)
             async for number, event in stored_events(self._store, run, after):
                 after, event_count = number, event_count + 1
                 yield number, event

@@ -83,7 +83,7 @@ async def awaits_answers(store: Store, agent: Agent, conversation_name: str) -> 
     Raises: StoreError.
     """
     stored = await store.stored_paths.find_conversation(agent, conversation_name)
-    step = None if stored is None else await store.runs.load_waiting_step(agent.id, stored.id)
+    step = None if stored is None else await store.runs.find_waiting_step(agent.id, stored.id)
     if step is None:
         return False
     exchange = await store.turns.find_exchange(agent, step.exchange_row)
