@@ -84,6 +84,15 @@ def test_a_full_memory_looks_right_on_every_screen(browser: Browser, operator: O
         browser.looks_right(operator, path, heading=heading)
 
 
+def test_a_fact_that_an_operator_wrote_fits_a_phone(browser: Browser, operator: Operator) -> None:
+    """Its origin and date stood on one line, of which the end was out of sight."""
+    uid = speak(operator.world, "Hello.").uid
+    operator.world.clock.sleep(20 * 86_400)  # a date with two digits is as long as dates are
+    operator.sign_in()
+    operator.twin(f"m/{uid}/facts", {"text": "Never eats nuts.", "always": True})
+    browser.looks_right(operator, f"m/{uid}/facts", heading="Facts")
+
+
 def test_a_hostile_memory_looks_right_and_does_nothing(browser: Browser, operator: Operator) -> None:
     world = operator.world
     agent = speak(world, *HOSTILE, talk="<b>talk/..")
