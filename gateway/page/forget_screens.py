@@ -225,7 +225,7 @@ class _ForgetScreens(Struct, frozen=True):
         if sought_words:
             remaining = await self.word_searches.remaining(access.project, access.uid, sought_words)
         if remaining is not None and not remaining.total:
-            hidden = await self.word_searches.hidden(access.project, access.uid, sought_words)
+            hidden = await self.word_searches.hidden_texts.find(access.project, access.uid, sought_words)
         next_texts = remaining.items if remaining else ()
         next_preview = None
         # Whoever ticked some texts of a list may have left the others on purpose.

@@ -7,39 +7,30 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from msgspec import UNSET, Struct, UnsetType
 
-from gateway.core.conversation.wire_message import RESULT_ROLES
 from gateway.core.memory.fact_words import DESIGNATIONS
 from gateway.core.words import folded_words
 from gateway.errors import UnknownId
-from gateway.run.admin.exchange_messages import message_records
 from gateway.run.admin.fact_views import FactPage, corrected_texts
-from gateway.run.admin.hits import fact_href, kind_of, message_href, speaker_of, text_href
+from gateway.run.admin.hidden_texts import AROUND_CHARS, HiddenTexts, HiddenTextSearch
+from gateway.run.admin.hits import fact_href, kind_of, speaker_of, text_href
 from gateway.run.admin.list_page import PAGE_LIMIT, format_page_end, parse_page_end, read_cursor
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_records import BlockRecord, FactRecord, MemoryRecord, SourceKind, SourceRecord
 from gateway.run.admin.memory_views import MemoryViews, memory_record
-from gateway.run.admin.page_paths import page_path
 from gateway.run.admin.request_records import HitRecord
 from storage.errors import TooSlow
-from storage.listing import LAST_NUMBER, ExchangePlace, UnindexedTexts
-from storage.records import MUTED, Agent, Exchange, Fact, Message
+from storage.listing import LAST_NUMBER, ExchangePlace
+from storage.records import MUTED, Agent, Fact, Message
 
 # How long the index may be read. A person waits for it, no reply does.
 _DEADLINE_MS = 5_000.0
 # How long the index may be read for a page with another subject, which only shows how many texts have the words.
 _SHORT_DEADLINE_MS = 250.0
-# How many facts that are no longer true are searched for the words. The page names this number.
-ENDED_FACTS = 200
-# The characters that are shown of a text, around the words.
-_AROUND_CHARS = 300
-# The most texts of `HiddenTexts`: a page of them has some 40 kB.
-_MAX_HIDDEN = 50
 # The most items of `Remaining`, and of the texts with words of a reply.
 _SHOWN_ITEMS = 5
 # The words in so many first characters of a reply are looked for.
@@ -52,12 +43,6 @@ _FEW_LOST_WORDS = 2
 _COMPARED_FACTS = 100
 # With fewer facts, no word counts as one of most facts. Chosen, not measured.
 _FEWEST_FACTS = 8
-# The words for the state of a message.
-_STATE_WORDS: Mapping[str, str] = {
-    "standing": "",
-    "superseded": "replaced by another try",
-    "cancelled": "broken off",
-}
 # The most people on one page.
 MAX_PEOPLE = 20
 # The most texts that are counted.
@@ -80,26 +65,6 @@ class BlockWithWords(Struct, frozen=True):
 
     label: str
     text: str
-
-
-class HiddenText(Struct, frozen=True):
-    """A text with the words that no reply finds, since no index has it. `text`: the part of it around them."""
-
-    # The name of what has the text, such as "version 2 of human", or "message 4, replaced".
-    place: str
-    text: str
-    # The page that shows it, relative to /ui/.
-    href: str
-    # The number of the message that has the text; None: no message has it.
-    message: int | None = None
-
-
-class HiddenTexts(Struct, frozen=True):
-    """The texts of a memory with some words that no reply finds."""
-
-    items: tuple[HiddenText, ...] = ()
-    # All texts without an index and all facts that are no longer true were looked through, so there are no others.
-    is_complete: bool = True
 
 
 class WordSearch(Struct, frozen=True):
@@ -185,24 +150,6 @@ class FoundPeople(Struct, frozen=True):
     is_complete: bool
 
 
-class _EndedFacts(NamedTuple):
-    """Facts with some words that are no longer true."""
-
-    facts: Sequence[Fact]
-    # All facts that are no longer true were looked through.
-    is_complete: bool
-
-
-class _UnindexedText(NamedTuple):
-    """A text of an exchange that may be in no index."""
-
-    # The number of the message.
-    seq: int
-    # What the text is; "": a message that the index has, of which it may have only the beginning.
-    description: str
-    text: str
-
-
 class WordSearches(Struct, frozen=True):
     """Searches memories for words. Nothing is written. All methods raise UnknownId and StoreError.
 
@@ -210,6 +157,10 @@ class WordSearches(Struct, frozen=True):
     """
 
     views: MemoryViews
+
+    @property
+    def hidden_texts(self) -> HiddenTextSearch:
+        return HiddenTextSearch(self.views.store)
 
     async def find(
         self,
@@ -242,8 +193,8 @@ class WordSearches(Struct, frozen=True):
             blocks = await self.views.blocks.list_all(project, uid)
             hidden = HiddenTexts(is_complete=False)
             if finds_hidden:
-                hidden = await self._find_unindexed(agent, query)
-            ended = await self._find_ended(agent, query)
+                hidden = await self.hidden_texts.find_unindexed(agent, query)
+            ended = await self.hidden_texts.find_ended(agent, query)
             ended_facts = ended.facts
             hidden = HiddenTexts(hidden.items, hidden.is_complete and ended.is_complete)
         return WordSearch(
@@ -339,66 +290,12 @@ class WordSearches(Struct, frozen=True):
             words = lacking
         return sorted(shared)
 
-    async def hidden(self, project: str | None, uid: str, query: str) -> HiddenTexts:
-        """Returns the texts with all words of a query that no reply finds."""
-        agent = await get_agent(self.views.store, project, uid)
-        unindexed = await self._find_unindexed(agent, query)
-        ended = await self._find_ended(agent, query)
-        facts = tuple(
-            HiddenText(
-                f"fact {fact.seq}, {'taken back' if fact.taken_back else 'no longer true'}",
-                self._around(fact.text, query),
-                fact_href(uid, fact.seq),
-            )
-            for fact in ended.facts
-        )
-        return HiddenTexts((*facts, *unindexed.items), unindexed.is_complete and ended.is_complete)
-
-    async def _find_ended(self, agent: Agent, query: str) -> _EndedFacts:
-        """Returns the facts with all words of a query that are no longer true."""
-        facts = await self.views.store.facts.list_ended(agent.id, ENDED_FACTS)
-        # In a thread, since a long text takes some milliseconds.
-        facts_with_words = await asyncio.to_thread(
-            lambda: [fact for fact in facts if self.views.store.recall.has_words(fact.text, query)]
-        )
-        return _EndedFacts(facts_with_words, len(facts) < ENDED_FACTS)
-
-    async def _find_unindexed(self, agent: Agent, query: str) -> HiddenTexts:
-        """Returns the texts without an index that have all words of a query."""
-        unindexed = await self.views.store.memory_pages.list_unindexed(agent.id, agent.next_seq)
-        # In a thread, since a long text takes some milliseconds.
-        texts = await asyncio.to_thread(
-            lambda: tuple(islice(self._filter_unindexed(agent.uid, unindexed, query), _MAX_HIDDEN + 1))
-        )
-        return HiddenTexts(texts[:_MAX_HIDDEN], unindexed.is_complete and len(texts) <= _MAX_HIDDEN)
-
-    def _filter_unindexed(self, uid: str, unindexed: UnindexedTexts, query: str) -> Iterator[HiddenText]:
-        """Yields those of some texts without an index that have all words of a query."""
-        recall = self.views.store.recall
-        for label, version, value in unindexed.versions:
-            if recall.has_words_anywhere(value, query):
-                href = f"{page_path('m', uid, 'b', label)}#history"
-                yield HiddenText(f"version {version} of {label}", self._around(value, query), href)
-        for conversation, text in unindexed.summaries:
-            if recall.has_words_anywhere(text, query):
-                yield HiddenText(
-                    "a summary", self._around(text, query), page_path("m", uid, "c", conversation)
-                )
-        for source in unindexed.exchanges:
-            for seq, description, text in _unindexed_texts(source.exchange):
-                # The search of the index has found a message with the words in its beginning.
-                is_indexed = not description and recall.has_words(text, query)
-                if recall.has_words_anywhere(text, query) and not is_indexed:
-                    href = message_href(uid, source.conversation_uid, source.exchange, seq)
-                    title = f"message {seq}{description and ', '}{description}"
-                    yield HiddenText(title, self._around(text, query), href, seq)
-
     def spans(self, text: str, query: str) -> list[tuple[int, int]]:
         """Returns the start and the end of each word of a query in a text, in any of its forms."""
         return self.views.store.recall.spans_with_words(text, query)
 
     def _around(self, text: str, query: str) -> str:
-        return self.views.store.recall.around_words(text, query, _AROUND_CHARS)
+        return self.views.store.recall.around_words(text, query, AROUND_CHARS)
 
     async def remaining(self, project: str | None, uid: str, query: str) -> Remaining | None:
         """Returns how many texts still have all words of a query.
@@ -563,14 +460,14 @@ class WordSearches(Struct, frozen=True):
         # In a thread, since a long text takes some milliseconds.
         return await asyncio.to_thread(
             lambda: tuple(
-                BlockWithWords(block.label, recall.around_words(block.value, query, _AROUND_CHARS))
+                BlockWithWords(block.label, recall.around_words(block.value, query, AROUND_CHARS))
                 for block in blocks
                 if recall.has_words(block.value, query)
             )
         )
 
     def _record(self, uid: str, message: Message, place: ExchangePlace | None, query: str) -> TextWithWords:
-        text = self.views.store.recall.around_words(message.text, query, _AROUND_CHARS)
+        text = self.views.store.recall.around_words(message.text, query, AROUND_CHARS)
         return TextWithWords(
             kind_of(message),
             message.seq,
@@ -580,21 +477,6 @@ class WordSearches(Struct, frozen=True):
             speaker=speaker_of(message),
             muted=message.source == MUTED or UNSET,
         )
-
-
-def _unindexed_texts(exchange: Exchange) -> Iterator[_UnindexedText]:
-    """Yields the texts of an exchange that may be in no index."""
-    for record in message_records(exchange, None, is_whole=True):
-        description = _STATE_WORDS.get(record.state, record.state)
-        if record.role in RESULT_ROLES:
-            description = "what a tool returned"
-        elif record.seq - exchange.seq < exchange.prefix_length:
-            description = description or "made elsewhere"
-        if record.text is not None:
-            yield _UnindexedText(record.seq, description, record.text)
-        for call in record.rounds:
-            yield _UnindexedText(record.seq, f"what {call.tool} was given", call.arguments)
-            yield _UnindexedText(record.seq, f"what {call.tool} returned", call.result)
 
 
 def _ended_record(uid: str, fact: Fact) -> TextWithWords:

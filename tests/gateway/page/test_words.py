@@ -665,7 +665,7 @@ def test_a_fact_that_is_no_longer_true_still_says_its_words(
     )
     assert lead(page(operator, words)).endswith("says “Zxqv”; 1 other text does.")
     # Older ones than are read may have the words.
-    monkeypatch.setattr("gateway.run.admin.word_search.ENDED_FACTS", 1)
+    monkeypatch.setattr("gateway.run.admin.hidden_texts.ENDED_FACTS", 1)
     other = page(operator, f"m/{agent.uid}/words?q=Qqxy")
     assert lead(other) == "No message, fact, passage or block says “Qqxy”."
 

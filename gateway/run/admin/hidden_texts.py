@@ -1,0 +1,147 @@
+"""Finds the texts with some words that no reply finds: those in no index, and facts that are no longer true."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from gateway.core.conversation.wire_message import RESULT_ROLES
+from gateway.run.admin.exchange_messages import message_records
+from gateway.run.admin.hits import fact_href, message_href
+from gateway.run.admin.memory_by_uid import get_agent
+from gateway.run.admin.page_paths import page_path
+from storage.listing import UnindexedTexts
+from storage.records import Agent, Exchange, Fact
+from storage.sql.store import Store
+
+# How many facts that are no longer true are searched for the words. The page names this number.
+ENDED_FACTS = 200
+# The characters that are shown of a text, around the words.
+AROUND_CHARS = 300
+# The most texts of `HiddenTexts`: a page of them has some 40 kB.
+_MAX_HIDDEN = 50
+# The words for the state of a message.
+_STATE_WORDS: Mapping[str, str] = {
+    "standing": "",
+    "superseded": "replaced by another try",
+    "cancelled": "broken off",
+}
+
+
+class HiddenText(Struct, frozen=True):
+    """A text with the words that no reply finds, since no index has it. `text`: the part of it around them."""
+
+    # The name of what has the text, such as "version 2 of human", or "message 4, replaced".
+    place: str
+    text: str
+    # The page that shows it, relative to /ui/.
+    href: str
+    # The number of the message that has the text; None: no message has it.
+    message: int | None = None
+
+
+class HiddenTexts(Struct, frozen=True):
+    """The texts of a memory with some words that no reply finds."""
+
+    items: tuple[HiddenText, ...] = ()
+    # All texts without an index and all facts that are no longer true were looked through, so there are no others.
+    is_complete: bool = True
+
+
+class EndedFacts(NamedTuple):
+    """Facts with some words that are no longer true."""
+
+    facts: Sequence[Fact]
+    # All facts that are no longer true were looked through.
+    is_complete: bool
+
+
+class _UnindexedText(NamedTuple):
+    """A text of an exchange that may be in no index."""
+
+    # The number of the message.
+    seq: int
+    # What the text is; "": a message that the index has, of which it may have only the beginning.
+    description: str
+    text: str
+
+
+class HiddenTextSearch(Struct, frozen=True):
+    """Searches memories for hidden texts. Nothing is written."""
+
+    store: Store
+
+    async def find(self, project: str | None, uid: str, query: str) -> HiddenTexts:
+        """Returns the texts with all words of a query that no reply finds."""
+        agent = await get_agent(self.store, project, uid)
+        unindexed = await self.find_unindexed(agent, query)
+        ended = await self.find_ended(agent, query)
+        facts = tuple(
+            HiddenText(
+                f"fact {fact.seq}, {'taken back' if fact.taken_back else 'no longer true'}",
+                self._around(fact.text, query),
+                fact_href(uid, fact.seq),
+            )
+            for fact in ended.facts
+        )
+        return HiddenTexts((*facts, *unindexed.items), unindexed.is_complete and ended.is_complete)
+
+    async def find_ended(self, agent: Agent, query: str) -> EndedFacts:
+        """Returns the facts with all words of a query that are no longer true."""
+        facts = await self.store.facts.list_ended(agent.id, ENDED_FACTS)
+        # In a thread, since a long text takes some milliseconds.
+        facts_with_words = await asyncio.to_thread(
+            lambda: [fact for fact in facts if self.store.recall.has_words(fact.text, query)]
+        )
+        return EndedFacts(facts_with_words, len(facts) < ENDED_FACTS)
+
+    async def find_unindexed(self, agent: Agent, query: str) -> HiddenTexts:
+        """Returns the texts without an index that have all words of a query."""
+        unindexed = await self.store.memory_pages.list_unindexed(agent.id, agent.next_seq)
+        # In a thread, since a long text takes some milliseconds.
+        texts = await asyncio.to_thread(
+            lambda: tuple(islice(self._filter_unindexed(agent.uid, unindexed, query), _MAX_HIDDEN + 1))
+        )
+        return HiddenTexts(texts[:_MAX_HIDDEN], unindexed.is_complete and len(texts) <= _MAX_HIDDEN)
+
+    def _filter_unindexed(self, uid: str, unindexed: UnindexedTexts, query: str) -> Iterator[HiddenText]:
+        """Yields those of some texts without an index that have all words of a query."""
+        recall = self.store.recall
+        for label, version, value in unindexed.versions:
+            if recall.has_words_anywhere(value, query):
+                href = f"{page_path('m', uid, 'b', label)}#history"
+                yield HiddenText(f"version {version} of {label}", self._around(value, query), href)
+        for conversation, text in unindexed.summaries:
+            if recall.has_words_anywhere(text, query):
+                href = page_path("m", uid, "c", conversation)
+                yield HiddenText("a summary", self._around(text, query), href)
+        for source in unindexed.exchanges:
+            for seq, description, text in _unindexed_texts(source.exchange):
+                # The search of the index has found a message with the words in its beginning.
+                is_indexed = not description and recall.has_words(text, query)
+                if recall.has_words_anywhere(text, query) and not is_indexed:
+                    href = message_href(uid, source.conversation_uid, source.exchange, seq)
+                    title = f"message {seq}{description and ', '}{description}"
+                    yield HiddenText(title, self._around(text, query), href, seq)
+
+    def _around(self, text: str, query: str) -> str:
+        return self.store.recall.around_words(text, query, AROUND_CHARS)
+
+
+def _unindexed_texts(exchange: Exchange) -> Iterator[_UnindexedText]:
+    """Yields the texts of an exchange that may be in no index."""
+    for record in message_records(exchange, None, is_whole=True):
+        description = _STATE_WORDS.get(record.state, record.state)
+        if record.role in RESULT_ROLES:
+            description = "what a tool returned"
+        elif record.seq - exchange.seq < exchange.prefix_length:
+            description = description or "made elsewhere"
+        if record.text is not None:
+            yield _UnindexedText(record.seq, description, record.text)
+        for call in record.rounds:
+            yield _UnindexedText(record.seq, f"what {call.tool} was given", call.arguments)
+            yield _UnindexedText(record.seq, f"what {call.tool} returned", call.result)
