@@ -36,7 +36,7 @@ WEB_ROUTES = (
     WebRoute("GET", "/v1/memory/requests/{id}", "Show why a reply recalled what it did.", ExplainedRequest),
     WebRoute("POST", "/v1/memory/links", "Make a link that opens a memory to its person.", MadeLink, body=LinkRequest),
     WebRoute("GET", _USAGE, "Add up what requests used.", manage.UsagePage, query=manage.UsageParameters),
-    WebRoute("GET", "/v1/manage/me", "Show a key to its holder.", manage.OwnKey, query=manage.UserParameter),
+    WebRoute("GET", "/v1/manage/me", "Show a key to its holder.", manage.HeldKey, query=manage.UserParameter),
     WebRoute("GET", _KEYS, "List keys.", manage.KeyList, query=manage.ListParameters),
     WebRoute("POST", _KEYS, "Make a key.", manage.ManagedNewKey, body=manage.KeyBody, status="201"),
     WebRoute("GET", _KEY, "Show a key.", manage.ManagedKey, id_type="integer"),

@@ -20,7 +20,10 @@ _PageLimit = Annotated[int, Meta(ge=1, le=MAX_LIMIT)]
 
 
 class _Record(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A JSON object of these routes. Times are seconds since the epoch."""
+    """A JSON object of these routes. Times are seconds since the epoch.
+
+    The names and docstrings of its subclasses are those of the schemas in /openapi.json.
+    """
 
 
 class _Page(_Record, frozen=True, kw_only=True):
@@ -33,6 +36,8 @@ class _Page(_Record, frozen=True, kw_only=True):
 
 
 class ManagedLimit(_Record, frozen=True, kw_only=True):
+    """A limit."""
+
     id: int
     object: Literal["limit"]
     project: str
@@ -57,11 +62,15 @@ class LimitTerms(_Record, frozen=True, kw_only=True):
 
 
 class LimitBody(LimitTerms, frozen=True, kw_only=True):
+    """A limit to be added."""
+
     project: _Text | None = None
     key: int | None = None
 
 
 class LimitChange(_Record, frozen=True, kw_only=True):
+    """A change of a limit."""
+
     most: _Amount | UnsetType = UNSET
     then: str | UnsetType = UNSET
 
@@ -102,6 +111,8 @@ class KeyChange(_Record, frozen=True, kw_only=True):
 
 
 class KeyBody(KeyChange, frozen=True, kw_only=True):
+    """A key to be made."""
+
     project: _Text | None = None
     opens: _Opens | None = None
     # Limits of this key alone.
@@ -109,6 +120,8 @@ class KeyBody(KeyChange, frozen=True, kw_only=True):
 
 
 class RotationBody(_Record, frozen=True, kw_only=True):
+    """A rotation of a key's secret."""
+
     # How long the previous secret stays valid.
     overlap_s: Annotated[int, Meta(ge=0, le=2_592_000)] = 86_400
 
@@ -181,8 +194,8 @@ class UsageParameters(_Record, frozen=True, kw_only=True, rename={"from_": "from
     format: Literal["json", "csv"] = "json"
 
 
-class OwnLimit(_Record, frozen=True, kw_only=True):
-    """A limit of the caller's own key, with what is used of it."""
+class HeldLimit(_Record, frozen=True, kw_only=True):
+    """A limit of a key, with what is used of it."""
 
     id: int
     unit: _Unit
@@ -195,16 +208,18 @@ class OwnLimit(_Record, frozen=True, kw_only=True):
     resets_at: float | None
 
 
-class OwnUsage(_Record, frozen=True, kw_only=True):
+class HeldUsage(_Record, frozen=True, kw_only=True):
+    """The usage of a key."""
+
     today: UsageCounters  # type: ignore[valid-type]
     month: UsageCounters  # type: ignore[valid-type]
 
 
-class OwnKey(ManagedKey, frozen=True, kw_only=True):
-    """The caller's own key."""
+class HeldKey(ManagedKey, frozen=True, kw_only=True):
+    """A key, as its holder is shown it."""
 
-    limits: list[OwnLimit]
-    usage: OwnUsage
+    limits: list[HeldLimit]
+    usage: HeldUsage
 
 
 class UserParameter(_Record, frozen=True, kw_only=True):

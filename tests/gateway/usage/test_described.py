@@ -36,7 +36,7 @@ def test_answers_are_as_described(upstream: StrictUpstream, tmp_path: Path) -> N
         upstream.queue(say("Hello."))
         assert world.post([{"role": "user", "content": "Hi"}], bearer, user="alice").status == 200
         world.settle()
-        held = ask(described.OwnKey, "GET", "me?user=alice", headers=bearer)
+        held = ask(described.HeldKey, "GET", "me?user=alice", headers=bearer)
         assert [each.unit for each in held.limits] == ["requests", "concurrent"]
         assert held.usage.today.requests == 1
         limit = ask(described.ManagedLimit, "POST", "limits", {"unit": "cost", "per": "month", "most": 0.5})
