@@ -208,28 +208,34 @@ class Sleeping:
         if batch is None:
             await self._fail_run(job, run, StopReason.ERROR)
         elif run.state is RunState.CREATED and not batch.text:
-            now = self._now()
-            stop = StopReason.END_TURN
             end = RunEnd(
-                run.agent_row, run.id, RunState.COMPLETED, stop, now, reading=batch.span, job=job.job
-            )
+                run.agent_row, run.id, RunState.COMPLETED, StopReason.END_TURN, self._now(), reading=batch.span,
+                job=job.job,
+            )  # fmt: skip
             await self._store.stored_paths.end(end)
         else:
             await self._budget.check(memory.scope.project)
-            try:
-                await self._ask(resolved, run, reading.conversation_name, batch, job.job)
-            except MessageGone:
-                await self._fail_run(job, run, StopReason.ERROR)
-            except GatewayError as error:
-                if job.job.tries < self._tries:
-                    raise JobFailed(f"the run of a sleeptime agent cannot begin: {error.message}") from error
-                await self._fail_run(job, run, StopReason.ERROR, error.message)
+            await self._ask_or_fail(job, resolved, reading, batch)
         ended, is_refused = await self._load_ended(job, run)
         if batch is not None and is_refused:
             batch = await self._after_refusal(job, run, batch, resolved)
         await self._store.sleepers.empty_reading(run.agent_row, run.conversation_row)
         is_read = batch is not None and batch.span.upto > batch.span.cursor
         return batch if is_read and (is_refused or ended.state is RunState.COMPLETED) else None
+
+    async def _ask_or_fail(
+        self, job: JobContext, resolved: ResolvedAgent, reading: OpenReading, batch: _Batch
+    ) -> None:
+        """Asks the agent to read. Fails its run if it cannot be asked. Raises: JobFailed: it is to be asked again."""
+        run = reading.run
+        try:
+            await self._ask(resolved, run, reading.conversation_name, batch, job.job)
+        except MessageGone:
+            await self._fail_run(job, run, StopReason.ERROR)
+        except GatewayError as error:
+            if job.job.tries < self._tries:
+                raise JobFailed(f"the run of a sleeptime agent cannot begin: {error.message}") from error
+            await self._fail_run(job, run, StopReason.ERROR, error.message)
 
     async def _after_refusal(
         self, job: JobContext, run: Run, batch: _Batch, resolved: ResolvedAgent
