@@ -25,7 +25,9 @@ class ConversationTurns:
 
     def __init__(self) -> None:
         self._by_id: dict[int, ListedExchange] = {}
-        self._by_name: dict[str, ListedExchange] = {}
+        self._by_begun: dict[str, ListedExchange] = {}
+        # The exchanges with the same words at the same place, in the order in which they began.
+        self._by_content: dict[str, list[ListedExchange]] = {}
         self._runs: dict[str, list[Exchange]] = {}
 
     def add(self, listed: ListedExchange) -> None:
@@ -41,10 +43,9 @@ class ConversationTurns:
             steps.append(exchange)
             if len(steps) > 1:
                 return  # its client has one reply of a run, named by the first step
-        self._by_name[begun_hex(exchange.begun)] = listed
+        self._by_begun[begun_hex(exchange.begun)] = listed
         content = content_hex(exchange, None if parent is None else parent.exchange)
-        if exchange.active or content not in self._by_name:
-            self._by_name[content] = listed
+        self._by_content.setdefault(content, []).append(listed)
 
     def join_steps(self, listed: ListedExchange) -> tuple[Exchange, tuple[int, ...]]:
         """Returns a turn with the reply as the client has it, and the rows of the turn's steps."""
@@ -62,7 +63,19 @@ class ConversationTurns:
 
     def find(self, turn: str) -> ListedExchange | None:
         """Returns the exchange of a turn, of several steps the first. turn: as in `TurnName`, or its time alone."""
-        return self._by_name.get(turn[:TIME_CHARS]) or self._by_name.get(turn[TIME_CHARS:])
+        begun = turn[:TIME_CHARS]
+        if begun in self._by_begun:
+            return self._by_begun[begun]
+        same = self._by_content.get(turn[TIME_CHARS:], [])
+        # A request that got a stored answer again has touched it.
+        repeated = [
+            each
+            for each in same
+            if begun_hex(each.exchange.begun) <= begun <= begun_hex(each.exchange.touched)
+        ]
+        active = [each for each in same if each.exchange.active]
+        candidates = [*repeated[-1:], *active[-1:], *same]
+        return candidates[0] if candidates else None
 
     def reply(self, turn: str) -> list[WireMessage]:
         """Returns the reply of a turn as its client has it; []: there is none."""

@@ -406,6 +406,20 @@ def test_a_deleted_response_is_forgotten(world: World, upstream: StrictUpstream)
 
 
 @pytest.mark.both
+def test_a_response_with_the_same_answer_as_an_earlier_one_stays_that_answer(
+    world: World, upstream: StrictUpstream
+) -> None:
+    upstream.queue(say("Red."), say("Red."), say("Blue."))
+    one, again, other = (respond(world, input="Name a colour.", user="alice") for _ in range(3))
+    found = [world.sdk.responses.retrieve(each.id).output_text for each in (one, again, other)]
+    assert found == ["Red.", "Red.", "Blue."]
+    respond(world, input="And?", previous_response_id=again.id, user="alice")
+    assert [m["content"] for m in upstream.last.messages if m["role"] == "assistant"] == ["Red."]
+    world.sdk.responses.delete(again.id)
+    assert world.sdk.responses.retrieve(other.id).output_text == "Blue."
+
+
+@pytest.mark.both
 def test_a_deleted_response_leaves_others_that_continue_the_same_one(
     world: World, upstream: StrictUpstream
 ) -> None:
