@@ -309,3 +309,8 @@ def begin_work(database: Database) -> None:
     those of the tasks that it has created: the ids that it has read may be those of other users there.
     """
     work_generation.set(database.generation)
+
+
+def is_outdated_work(database: Database) -> bool:
+    """Returns whether the work of this task began before another database was in the place of this one."""
+    return work_generation.get() not in (None, database.generation)

@@ -24,7 +24,7 @@ from storage.commands import (
     StoredContent,
     TurnWrite,
 )
-from storage.database import Connection, Database
+from storage.database import Connection, Database, is_outdated_work
 from storage.errors import Stale, StatementFailed
 from storage.records import Agent, Block, Conversation, EditState, Exchange, MarkKind
 from storage.sql import exchanges
@@ -82,8 +82,9 @@ class Turns(Group):
 
         Raises: StoreError.
         """
-        # Where this process alone writes, the cache is notified of each change.
-        snapshot = None if self._database.is_shared else self._cache.find(agent.id, key, path_hash)
+        # Where this process alone writes, the cache is notified of each change. It may have another memory in the row.
+        is_read = self._database.is_shared or is_outdated_work(self._database)
+        snapshot = None if is_read else self._cache.find(agent.id, key, path_hash)
         return snapshot or await self._read_snapshot(agent, key, path_hash)
 
     @reads

@@ -14,7 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
-from storage.database import Changes, Connection, Operation, Row, StoreHealth, limit_of, work_generation
+from storage.database import (
+    Changes,
+    Connection,
+    Operation,
+    Row,
+    StoreHealth,
+    is_outdated_work,
+    limit_of,
+    work_generation,
+)
 from storage.errors import Broken, Stale, Unavailable
 from storage.health_check import CHECK_S, HealthCheck
 from storage.sidecar import LOGS, check_place, make_sidecar, resolve_path, restrict
@@ -235,7 +244,7 @@ class SqliteDatabase:
         """
         if not (self._is_current and self._lock.is_held):
             raise self.writer.fault
-        if work_generation.get() not in (None, self.generation):
+        if is_outdated_work(self):
             raise self.writer.overwritten_error().again()
         return self.generation
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from pathlib import Path
 from typing import Any
 
@@ -724,6 +725,24 @@ async def test_work_that_was_under_way_at_a_restore_reads_and_writes_nothing_by_
             await put(write(alice))
     store.begin_work()
     assert all([await read() for read in reads_by_row(store, alice.id, file)])
+
+
+async def test_work_that_was_under_way_at_a_restore_gets_no_cached_snapshot_of_another_memory(
+    open_store: Any, path: Path, tmp_path: Path
+) -> None:
+    store = await open_with_copy(open_store, path, tmp_path / "other.db", BOB)
+    store.begin_work()
+    alice = await store.agents.find(ALICE)
+    assert alice is not None
+    restore_in_place(tmp_path / "other.db", path)
+    with pytest.raises(Broken):
+        await store.keys.create("default", "lost")
+    assert await store.database.writer.recover()
+    begins_now = Speaker(store, BOB).begin([user("Which code?")], "c1")
+    turn = await asyncio.create_task(begins_now, context=Context())
+    assert turn.agent.id == alice.id
+    with pytest.raises(Broken):
+        await store.turns.load_snapshot(alice, None, None)
 
 
 async def test_what_is_called_after_a_recovery_is_no_part_of_the_work_that_found_the_fault(
