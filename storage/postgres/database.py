@@ -258,14 +258,15 @@ class PostgresDatabase:
                 future.set_result(result)
 
     async def _transact(self, operation: Operation[T], is_bulk: bool, is_repeatable: bool) -> T:
+        """Performs a transaction. If the server refuses a text in it, it is performed again with its texts mended."""
         try:
-            return await self._transact_on(PostgresConnection, operation, is_bulk, is_repeatable)
+            return await self._try_transaction(PostgresConnection, operation, is_bulk, is_repeatable)
         except StatementFailed as error:
             if not is_refused_text(error.__cause__):
                 raise
-        return await self._transact_on(MendingConnection, operation, is_bulk, is_repeatable)
+        return await self._try_transaction(MendingConnection, operation, is_bulk, is_repeatable)
 
-    async def _transact_on(
+    async def _try_transaction(
         self,
         connection_type: type[PostgresConnection],
         operation: Operation[T],
