@@ -56,7 +56,9 @@ class SplitCharacters:
             del self._halves[text_key]
             name = text_key[1]
             if isinstance(delta, dict) and not name.startswith(_CALL):
-                delta[name] = (delta.get(name) or "") + REPLACEMENT
+                text = delta.get(name) or ""
+                if isinstance(text, str):  # some servers end with a list of parts
+                    delta[name] = text + REPLACEMENT
 
 
 def _choices_of(chunk: Any) -> list[Json]:

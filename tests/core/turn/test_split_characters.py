@@ -66,3 +66,8 @@ def test_calls_without_an_index_keep_their_arguments() -> None:
     assert strict is not data
     SplitCharacters().join(chunk, data)
     assert chunk["choices"][0]["delta"]["tool_calls"] == calls
+
+
+def test_a_half_before_a_list_of_parts_does_not_end_the_stream() -> None:
+    parts = [{"type": "text", "text": "a"}]
+    assert joined({"content": HIGH}, {"content": parts}) == [{"content": ""}, {"content": parts}]
