@@ -971,6 +971,8 @@ def test_a_fact_with_the_tick_is_told_before_each_reply_while_it_has_room(
         for path in (facts, f"m/{uid}"):  # a list does not know whether it has room
             listed = page(operator, path)
             assert ("to be told before each reply</span>" in listed, tag in listed) == (True, False)
+        tried = page(operator, f"m/{uid}/search?q=Zxqv")
+        assert "Beyond what is told before each reply, nothing would be recalled for this." in tried
         fits = "Saved. A reply is told this when the question fits."
         assert fits not in page(operator, fact)
         other = page(operator, operator.post(facts, text="He likes tea.").headers["location"][6:-6])

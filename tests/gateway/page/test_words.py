@@ -1149,6 +1149,7 @@ def test_all_texts_with_some_words_are_forgotten_at_once(operator: Operator) -> 
     assert operator.twin(words)["items"] == items
     gone = plain(operator.post(path, came_from=words, confirm="3").body.decode())
     assert "All 3 texts are gone: 2 messages and 1 fact, with what came from them." in gone
+    assert "Nothing is learned from it again, unless it is said again." in gone
     assert "Nothing in alice’s memory says “peanuts” any more." in gone
     assert lead(page(operator, words)) == "Nothing that is stored says “peanuts”."
     assert lead(page(operator, f"{memory}/words?q=anu")) == "1 message says “anu”."
