@@ -19,7 +19,7 @@ _SUMMARY_PREFIX: Final = "A summary of the conversation up to here, in place of 
 
 
 def compaction_item(id: str, summary: str) -> Json:
-    """Returns the item with a summary, sealed, so that only a gateway with the key can have made it."""
+    """Returns the item with a summary, sealed as in `sealed.py`."""
     return {"id": id, "type": COMPACTION_TYPE, "encrypted_content": seal({_SUMMARY_FIELD: summary})}
 
 
@@ -29,7 +29,7 @@ def compaction_messages(items: Sequence[Any], field: str = "input", items_before
     field: the request's field with the items, for errors.
     items_before: stored items before those of the request; the positions in errors do not count them.
 
-    Raises: BadRequest: the gateway has not made such an item.
+    Raises: BadRequest: such an item has no sealed summary.
     """
     return [
         compaction_message(item, f"{field}[{index}]")
@@ -39,7 +39,7 @@ def compaction_messages(items: Sequence[Any], field: str = "input", items_before
 
 
 def compaction_message(item: Json, where: str) -> Json:
-    """Returns a compaction item as a system message. Raises: BadRequest: the gateway has not made the item."""
+    """Returns a compaction item as a system message. Raises: BadRequest: the item has no sealed summary."""
     param, content = f"{where}.encrypted_content", item.get("encrypted_content")
     if not is_sealed(content):
         raise _unverified_content(param)

@@ -2,6 +2,10 @@
 
 Sealed are summaries, and the thoughts of replies as the upstream made them: some upstreams want the thoughts back with
 the results of calls. Only OpenAI can read content that OpenAI has encrypted.
+
+A sealed content is plain JSON after a prefix, neither encrypted nor signed, so a client can read and forge it. It gives
+a client nothing more: a summary becomes a system message, and thoughts a part of an assistant message, and a client may
+send both itself.
 """
 
 from __future__ import annotations
@@ -24,12 +28,17 @@ def seal(fields: Json) -> str:
 
 
 def is_sealed(content: object) -> TypeGuard[str]:
-    """Returns whether the gateway has made an `encrypted_content`."""
+    """Returns whether an `encrypted_content` has the prefix of the gateway."""
     return isinstance(content, str) and content.startswith(SEALED_PREFIX)
 
 
 def unseal(content: str, param: str) -> Json:
-    """Returns the fields in a sealed content. Raises: BadRequest: the content was changed; BodyTooLarge."""
+    """Returns the fields in a sealed content, as the client sent them.
+
+    param: the request's field with the content, for errors.
+
+    Raises: BadRequest: the content is no JSON object, or too deep. BodyTooLarge: it has too many values.
+    """
     sealed_json = content.removeprefix(SEALED_PREFIX).encode()
     check_values(sealed_json)
     try:
