@@ -146,7 +146,6 @@ class Browser:
     def __init__(self, chromium: Any) -> None:
         self.chromium = chromium
         self._visited: Window | None = None  # opened by the first visit
-        self._idle: dict[bool, list[Any]] = {True: [], False: []}  # contexts without a window, by `script`
 
     @contextmanager
     def open(
@@ -161,21 +160,15 @@ class Browser:
     ) -> Iterator[Any]:
         """Opens a screen in a window of its own, and gives playwright's page. path: below /ui/.
 
-        No two windows that are open share cookies.
         may_complain: the test provokes errors of the browser's (a status of 400 or more is one).
         """
-        idle = self._idle[script]
-        context = idle.pop() if idle else self._context(script=script)
+        window = self._window(width, script=script)
         try:
-            window = Window(context.new_page())
-            window.page.set_viewport_size({"width": width, "height": 900})
             window.go(operator, path, is_signed_in=is_signed_in)
             yield window.page
             assert may_complain or window.watch.wrong == []
         finally:
-            for page in context.pages[1:]:
-                page.close()
-            idle.append(context)
+            window.page.context.close()
 
     @contextmanager
     def visit(self, operator: Operator, path: str, *, is_signed_in: bool = True) -> Iterator[tuple[Any, str]]:
@@ -184,7 +177,7 @@ class Browser:
         Gives playwright's page and the HTML that came.
         """
         if self._visited is None:
-            self._visited = Window(self._context(script=True).pages[0])
+            self._visited = self._window(1440, script=True)
         window = self._visited
         window.page.set_viewport_size({"width": 1440, "height": 900})
         html = window.go(operator, path, is_signed_in=is_signed_in).text()
@@ -192,21 +185,16 @@ class Browser:
         assert window.watch.wrong == []
         window.page.evaluate(_FOLLOW_NO_MORE)
 
-    def _context(self, *, script: bool) -> Any:
-        """Returns a new context with an empty page.
-
-        Chromium ends the process of a context that has no page. To start one takes as long as five screens.
-        """
+    def _window(self, width: int, *, script: bool) -> Window:
         context = self.chromium.new_context(
-            viewport={"width": 1440, "height": 900},
+            viewport={"width": width, "height": 900},
             color_scheme="light",
             java_script_enabled=script,
             reduced_motion="reduce",
             locale="en-GB",
         )
         context.set_default_timeout(PATIENCE_S * 1000)
-        context.new_page()
-        return context
+        return Window(context.new_page())
 
     def looks_right(
         self, operator: Operator, path: str, *, heading: str | None = None, is_signed_in: bool = True
