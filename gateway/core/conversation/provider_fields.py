@@ -7,6 +7,7 @@ Some fields stand next to a reply's text, others within its calls: Gemini refuse
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -71,11 +72,19 @@ def refill(message: dict[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]
 
 
 def refill_calls(client_calls: Calls, stored: Calls) -> list[dict[str, Any]]:
-    """Returns the client's calls, each with the fields that it dropped. stored: the stored ones, found by their ids."""
-    stored_by_id = {call_id(call): call for call in stored if call_id(call)}
+    """Returns the client's calls, each with the fields that it dropped.
+
+    A call is found by its id. Calls with the same id, or with none, are found in their order.
+
+    stored: the calls as they are stored.
+    """
+    stored_by_id: dict[str, deque[dict[str, Any]]] = {}
+    for call in stored:
+        stored_by_id.setdefault(call_id(call), deque()).append(call)
     refilled = []
     for call in client_calls:
-        stored_call = stored_by_id.get(call_id(call), {})
+        same_id = stored_by_id.get(call_id(call)) if isinstance(call, dict) else None
+        stored_call = same_id.popleft() if same_id else {}
         missing = {
             field: stored_call[field] for field in CALL_FIELDS if stored_call.get(field) and field not in call
         }

@@ -60,6 +60,14 @@ def test_a_call_gets_back_what_is_its_own() -> None:
     assert refill_calls(given, []) == given
 
 
+@pytest.mark.parametrize("id_fields", [{}, {"id": None}, {"id": ""}, {"id": "call_0"}])
+def test_calls_that_share_an_id_or_have_none_get_back_their_own(id_fields: Json) -> None:
+    """Gemini signs the first of parallel calls, and some servers give their calls no ids."""
+    calls: list[Any] = [{**id_fields, "function": {"name": name, "arguments": "{}"}} for name in "fgh"]
+    signed = [{**calls[0], "extra_content": SIGNED}, calls[1], {**calls[2], "extra_content": {"google": {}}}]
+    assert refill_calls([*calls, calls[0], "no call"], signed) == [*signed, calls[0], "no call"]
+
+
 def test_another_model_sees_no_thoughts() -> None:
     said = {**SAID, "reasoning_details": DETAILS, "tool_calls": [{**CALL, "extra_content": SIGNED}]}
     assert for_another_model(said) == {"role": "assistant", "content": "Hi", "tool_calls": [CALL]}
