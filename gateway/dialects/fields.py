@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json as standard_json
-import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -16,13 +12,6 @@ from gateway.errors import BadRequest
 
 # The most characters of a model's name. Real names are shorter; several tables cache hundreds of names.
 MAX_MODEL_CHARS = 1_000
-# The end of a key as Python's `json` writes it and orjson never does, looked for in the beginning of a body.
-_KEY_END_WITH_BLANK = b'": '
-_BEGINNING_BYTES = 64
-_MEMBERS_DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_MAX_FAST_MEMBERS = 100  # with more members the standard library's parser takes less time
-_KEY_PATTERN = re.compile(rb'[\s{,]*+"[^"\\]*+"\s*+:\s*+')
-_END_PATTERN = re.compile(rb"[\s{]*+}\s*+")
 _TYPE_NAMES: dict[type[Any], str] = {
     dict: "an object",
     list: "an array",
@@ -50,75 +39,6 @@ def read_object(body: bytes) -> dict[str, Any]:
             f"We could not parse the JSON body of your request: expected an object, got {_type_name(json)}."
         )
     return json
-
-
-def read_members(body: bytes) -> dict[str, msgspec.Raw]:
-    """Returns the members of a body as they are written, which takes little memory. The last value of a key counts.
-
-    Raises: msgspec.DecodeError (ValidationError: the body is no object), RecursionError.
-    """
-    return _MEMBERS_DECODER.decode(body)
-
-
-def repeated_keys(
-    body: bytes, members: Mapping[str, msgspec.Raw] | None = None, *, json: dict[str, Any] | None = None
-) -> tuple[str, ...]:
-    """Returns the keys that a body has more than once; parsers differ in which value they take.
-
-    Only the keys of the outermost object are compared.
-
-    members: as `read_members` returns them; None: they were not read yet.
-    json: the value of the body; None: it was not read yet.
-
-    Raises: BadRequest: the body is nested too deep; BodyTooLarge.
-    """
-    if json is not None and is_written_by_orjson(body, json):
-        return ()
-    try:
-        if members is None:
-            members = read_members(body)
-        if len(members) <= _MAX_FAST_MEMBERS and _has_only(body, members.values()):
-            return ()
-        check_values(body)
-        outermost = _OutermostKeys()
-        standard_json.loads(body, object_pairs_hook=outermost, parse_int=str, parse_float=str)
-    except RecursionError as error:
-        raise BadRequest("The JSON body of your request is nested too deep.") from error
-    return tuple(key for key, times in Counter(outermost.keys).items() if times > 1)
-
-
-def is_written_by_orjson(body: bytes, json: dict[str, Any]) -> bool:
-    """Returns whether orjson would write the value as the body has it. No key is repeated in such a body.
-
-    Most SDKs write as orjson does, and writing a value takes half as long as looking for its members.
-    """
-    if body.find(_KEY_END_WITH_BLANK, 0, _BEGINNING_BYTES) >= 0:
-        return False
-    try:
-        return orjson.dumps(json) == body
-    except orjson.JSONEncodeError:
-        return False
-
-
-def _has_only(body: bytes, values: Iterable[msgspec.Raw]) -> bool:
-    """Returns whether a body consists of these values in their order, each after a key without escapes."""
-    offset = 0
-    for value in values:
-        key = _KEY_PATTERN.match(body, offset)
-        if key is None or not body.startswith(value, key.end()):
-            return False
-        offset = key.end() + len(value)
-    return _END_PATTERN.fullmatch(body, offset) is not None
-
-
-class _OutermostKeys:
-    """An `object_pairs_hook` that notes the keys of objects. The outermost object comes last."""
-
-    def __init__(self) -> None:
-        self.keys: list[str] = []
-
-    def __call__(self, pairs: list[tuple[str, Any]]) -> None:
-        self.keys = [key for key, _ in pairs]
 
 
 class ItemPath(msgspec.Struct):

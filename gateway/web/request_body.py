@@ -11,7 +11,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.json_limits import check_values
-from gateway.dialects.fields import check_model_name, read_members, repeated_keys
+from gateway.dialects.fields import check_model_name
+from gateway.dialects.repeated_keys import read_members, repeated_keys
 from gateway.dialects.responses.members import encode_members
 from gateway.errors import BadRequest, BodyTooLarge
 

@@ -22,9 +22,9 @@ from gateway.dialects.fields import (
     read_integer,
     read_object,
     read_optional,
-    repeated_keys,
     wrong_type,
 )
+from gateway.dialects.repeated_keys import repeated_keys
 from gateway.errors import BadRequest
 
 MAX_MESSAGES = 5_000  # chosen: an agent's day; finding the conversation costs about 10 us a message

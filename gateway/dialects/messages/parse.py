@@ -22,13 +22,7 @@ from gateway.core.request.identity import INSTALLATION
 from gateway.core.request.native_body import MessageThread
 from gateway.core.request.request_headers import RawHeaders, header_text
 from gateway.dialects.chat.parse import make_chat_request
-from gateway.dialects.fields import (
-    check_depth,
-    check_length,
-    is_written_by_orjson,
-    read_object,
-    repeated_keys,
-)
+from gateway.dialects.fields import check_depth, check_length, read_object
 from gateway.dialects.messages.content import (
     FieldChecker,
     MessageOrigin,
@@ -46,6 +40,7 @@ from gateway.dialects.messages.request_fields import (
     add_tools,
     check_context_management,
 )
+from gateway.dialects.repeated_keys import is_written_by_orjson, repeated_keys
 from gateway.errors import BadRequest
 
 SUB_AGENT: Final = "claude-code sub-agent"

@@ -20,7 +20,8 @@ from gateway.core.request.chat_request import ChatRequest, Reference
 from gateway.core.request.edit import BodyEdit
 from gateway.core.request.known_replies import KnownReplies, MemoryKey
 from gateway.dialects.chat.parse import parse as parse_chat
-from gateway.dialects.fields import read_object, read_optional, repeated_keys
+from gateway.dialects.fields import read_object, read_optional
+from gateway.dialects.repeated_keys import repeated_keys
 from gateway.dialects.responses.codex import codex_side_request
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.instructions import ClientInstructions, restore_instructions

@@ -14,7 +14,7 @@ from gateway.core.conversation.wire_message import PRIVATE
 from gateway.core.json_limits import MAX_VALUES
 from gateway.core.request.chat_request import ChatRequest
 from gateway.dialects.chat.parse import ROLES, parse
-from gateway.dialects.fields import repeated_keys
+from gateway.dialects.repeated_keys import repeated_keys
 from gateway.errors import BadRequest, BodyTooLarge
 from tests.rows import each_row
 
