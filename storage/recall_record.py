@@ -82,7 +82,7 @@ class RecallRecord(Struct, frozen=True):
 
     # How the recall ended: one of OUTCOMES.
     outcome: str
-    # The number of hits.
+    # The number of hits: those in the note, and those that `left_out` counts.
     found: int = 0
     # The tokens of the hits that went into the note.
     recalled_tokens: int = 0
@@ -107,7 +107,8 @@ class RecallRecord(Struct, frozen=True):
     ms: float = 0.0
     # The input, output and cached tokens of the request; None: they are not known.
     usage: tuple[int, int, int] | None = None
-    # The number of hits that stayed out for each of REASONS, from the second on.
+    # The number of hits that stayed out for each of REASONS, from the second on. Hits too weak for the ranking are
+    # counted only if they are in `entries`.
     left_out: tuple[int, ...] = NONE_LEFT_OUT
     # The hits that went into the note, and the best of the others, by rank.
     entries: tuple[RecalledEntry, ...] = ()

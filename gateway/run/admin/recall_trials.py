@@ -11,7 +11,7 @@ from gateway.run.admin.hits import hit_records
 from gateway.run.admin.list_page import read_cursor
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.request_records import HitRecord, LeftOutRecord
-from gateway.run.memory.pack_recall import entry_rows
+from gateway.run.memory.recall_rows import entry_rows
 from gateway.run.memory.trial import TrialRecall
 from storage.recall_record import unpack_entry
 from storage.sql.store import Store

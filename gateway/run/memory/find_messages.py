@@ -206,21 +206,20 @@ def selection_limit(standing_count: int) -> int:
 
 
 def make_search_record(
-    outcome: SearchOutcome, trace: SearchTrace, max_left_out: int = MAX_LEFT_OUT
+    search: SearchOutcome, trace: SearchTrace, max_left_out: int = MAX_LEFT_OUT
 ) -> SearchRecord:
     """Returns the record of a search, without the rows of its ranking, which the trace drops.
 
     max_left_out: how many hits outside of the note are recorded with their scores. If there are fewer, hits that are
         too weak for a note fill up.
     """
-    found, choice, failure = outcome
+    found, choice, failure = search
     left_out_count = len(trace.hit_seqs) - len(choice.hits)
     free = max_left_out - left_out_count
     weak = trace.weak_hits(free) if free > 0 and trace.weak_hits is not None else ()
     trace.weak_hits = None
-    why = failure or ("all_shown" if found.is_all_shown else "")
     return SearchRecord(
-        why=why,
+        outcome=failure or ("all_shown" if found.is_all_shown else ""),
         messages=found.messages,
         choice=choice,
         ruled_out=found.ruled_out,

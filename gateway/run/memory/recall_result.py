@@ -14,8 +14,8 @@ from storage.search_trace import HitScores, SearchTrace
 class SearchRecord(Struct, frozen=True):
     """The record of a search of memory for one message. It is stored with the turn."""
 
-    # One of OUTCOMES, where the search failed or all was shown before; "": what was found decides.
-    why: str
+    # One of OUTCOMES, if the search failed or all was shown before; "": what was found decides.
+    outcome: str
     # What was found, best first.
     messages: Sequence[Message]
     # What went into the note, and why the other messages stayed out.

@@ -17,8 +17,8 @@ from gateway.core.conversation.wire_message import WireMessage, text_of
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.memory_context import MemoryContext
-from gateway.run.memory.pack_recall import pack_recall
 from gateway.run.memory.prompt import Prompt
+from gateway.run.memory.recall_rows import pack_recall
 from gateway.run.receipt import Receipt
 from storage.commands import Change, Missing, PlainTurn, Pool, Probes, RecallRow, TurnWrite
 from storage.recall_record import pack_request_id

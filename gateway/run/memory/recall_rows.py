@@ -1,4 +1,4 @@
-"""The recall record of a turn (`RecallRecord`): why it recalled what it did. It is stored with the turn."""
+"""The rows of a search's hits, and the recall record (`RecallRecord`) with them, which is stored with a turn."""
 
 from __future__ import annotations
 
@@ -30,7 +30,12 @@ _LEFT_OUT_REASONS = REASONS[1:]
 
 
 def pack_recall(
-    prompt: Prompt, search: SearchRecord, outcome: TurnOutcome, receipt: Receipt, ms: float, added_ms: float
+    prompt: Prompt,
+    search: SearchRecord,
+    turn_outcome: TurnOutcome,
+    receipt: Receipt,
+    ms: float,
+    added_ms: float,
 ) -> bytes:
     """Returns the recall record of a turn, as bytes.
 
@@ -40,16 +45,16 @@ def pack_recall(
     Over SQLite it runs in the writer's thread, over PostgreSQL in the loop's, and it changes nothing.
     """
     rows, left_out = entry_rows(search)
-    reported = reported_counts(outcome.usage)
+    reported = reported_counts(turn_outcome.usage)
     record = RecallRecord(
-        outcome=search.why or _why(bool(search.choice.hits), left_out),
+        outcome=search.outcome or _search_outcome(bool(search.choice.hits), left_out),
         found=len(search.choice.hits) + sum(left_out),
         recalled_tokens=prompt.recall.tokens,
         is_selection=search.is_selection,
         mode=receipt.mode,
-        status=_STATUSES[outcome.state],
+        status=_STATUSES[turn_outcome.state],
         is_streamed=prompt.request.stream,
-        part_tokens=window_parts(prompt),
+        part_tokens=_prompt_part_tokens(prompt),
         context_window=prompt.target.context_window,
         evicted_tokens=prompt.window.evicted_tokens,
         added_ms=added_ms,
@@ -66,9 +71,10 @@ def entry_rows(
 ) -> tuple[list[EntryRow], tuple[int, ...]]:
     """Returns a search's hits as rows by rank, and how many stayed out, in the order of `RecallRecord.left_out`.
 
-    max_left_out: how many of those that stayed out have rows.
+    max_left_out: how many of those that stayed out have rows. Of hits too weak for the ranking only these count.
     """
     messages = {m.seq: m for m in search.messages}
+    # Without a ranking, all that was found takes its place.
     ranked = search.trace.hit_seqs or tuple(messages)
     reasons = _reasons(search, messages)
     left_out = _best_left_out(ranked, reasons, max_left_out)
@@ -83,12 +89,12 @@ def entry_rows(
     return rows, tuple([counts.get(reason, 0) for reason in _LEFT_OUT_REASONS])
 
 
-def _best_left_out(ranked: Sequence[int], reasons: Mapping[int, str], most: int) -> list[int]:
-    """Returns the numbers of hits that stayed out, by rank, then those that the ranking lacks; at most so many."""
+def _best_left_out(ranked: Sequence[int], reasons: Mapping[int, str], max_left_out: int) -> list[int]:
+    """Returns at most `max_left_out` numbers of hits that stayed out, by rank, then those that the ranking lacks."""
     in_ranking = set(ranked)
     with_rank = (seq for seq in ranked if seq in reasons)
     without_rank = (seq for seq in reasons if seq not in in_ranking)
-    return [*islice(chain(with_rank, without_rank), most)]
+    return [*islice(chain(with_rank, without_rank), max_left_out)]
 
 
 def _ranked_rows(
@@ -109,7 +115,7 @@ def _ranked_rows(
     trace, hits = search.trace, search.choice.hits
     end = len(ranked)
     positions = dict(zip(ranked, range(end), strict=True))
-    # From here on columns, with which C goes through rows.
+    # The rows are built as columns: `zip` and `map` join them in C, which is faster than a loop here.
     seqs = [hit.message.seq for hit in hits]
     codes = [_CODES[hit.message.source, ""] for hit in hits]
     tokens = [hit.tokens for hit in hits]
@@ -138,7 +144,7 @@ def _weak_rows(weak: Sequence[tuple[int, HitScores]], first_rank: int) -> list[E
 def _reasons(search: SearchRecord, messages: Iterable[int]) -> dict[int, str]:
     """Returns by number the reason for which each hit stayed out. messages: the numbers of what was found."""
     choice = search.choice
-    # What the note did not try to hold stands in the prompt already.
+    # The default: a hit that the note did not try to hold is in the prompt already.
     reasons = dict.fromkeys(messages, "shown")
     for seqs, reason in ((choice.tried, "no_room"), (choice.repeats, "repeats"), (choice.shown, "shown")):
         if seqs:
@@ -152,7 +158,7 @@ def _reasons(search: SearchRecord, messages: Iterable[int]) -> dict[int, str]:
     return reasons
 
 
-def _why(has_chosen: bool, left_out: Sequence[int]) -> str:
+def _search_outcome(has_chosen: bool, left_out: Sequence[int]) -> str:
     """Returns one of OUTCOMES for a search that did not fail. left_out: as `RecallRecord.left_out`."""
     if has_chosen:
         return "recalled"
@@ -162,7 +168,7 @@ def _why(has_chosen: bool, left_out: Sequence[int]) -> str:
     return "all_shown" if counts["shown"] or counts["repeats"] else "nothing_found"
 
 
-def window_parts(prompt: Prompt) -> tuple[int, ...]:
+def _prompt_part_tokens(prompt: Prompt) -> tuple[int, ...]:
     """Returns the tokens of a prompt by `PROMPT_PARTS`, estimated from the lengths of its texts."""
     request, window, composition = prompt.request, prompt.window, prompt.composition
     lengths = [*map(_chars, request.messages)]
