@@ -11,7 +11,7 @@ from typing import Any
 
 from gateway.agents.core.agent_file import PortableMessage
 from gateway.core.conversation.private import private_of
-from gateway.core.conversation.provider_fields import has_opaque
+from gateway.core.conversation.provider_fields import has_provider_fields
 from gateway.core.conversation.wire_message import text_of, without_space
 
 # The upstream of imported replies. No upstream has this name, so none gets what only the original provider can read.
@@ -109,7 +109,7 @@ def _exchange_line(
     return {
         "conversation": uid, "parent": parent, "prior": prior, "seq": seq, "run": seq, "begun": begun, "touched": begun,
         "ended": ended, "stopped": None, "superseded": False, "continued": True, "active": True, "edits": False,
-        "opaque": any(has_opaque(message.message) for message in reply), "model": model,
+        "opaque": any(has_provider_fields(message.message) for message in reply), "model": model,
         "merged": "",
         "size": 0 if shown_reply is None else len(without_space(text_of(shown_reply))), "head": 0, "state": "finished",
         "input": [message.message for message in inputs], "shown_reply": shown_reply, "full": rounds,

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.canonical import MessageHasher, is_result
 from gateway.core.conversation.match_query import Match, Query
 from gateway.core.conversation.plan import Plan, new_exchange
-from gateway.core.conversation.provider_fields import has_opaque
+from gateway.core.conversation.provider_fields import has_provider_fields
 from gateway.core.conversation.tree import PathElement, Tree, dump_full_reply, flat, is_tombstone
 from gateway.core.conversation.wire_message import WireMessage, text_of, without_space
 from storage.records import Atom, Evicted, Exchange, State
@@ -152,7 +152,7 @@ def finish_step(
         shown_reply=orjson.dumps(shown),
         full_reply=dump_full_reply(full_reply, is_step=True) if is_hidden else None,
         has_full_reply=is_hidden,
-        opaque=any(map(has_opaque, full_reply)),
+        opaque=any(map(has_provider_fields, full_reply)),
     )
 
 
@@ -189,7 +189,7 @@ def finish_turn(
         exchange,
         full_reply=dump_full_reply(full_reply, gateway_calls),
         has_full_reply=True,
-        opaque=any(map(has_opaque, full_reply)),
+        opaque=any(map(has_provider_fields, full_reply)),
     )
 
 

@@ -8,8 +8,8 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gateway.core.conversation.portable_message import with_placeholder_text
 from gateway.core.conversation.private import PrivateFields, is_nudge, private_of, without_private
-from gateway.core.conversation.provider_fields import with_stand_in
 from gateway.core.conversation.tree import PathElement, PathPosition
 from gateway.core.conversation.wire_message import PRIVATE, WireMessage
 from gateway.core.message_text import with_text_before, without_text_before
@@ -38,9 +38,9 @@ class InsertedMessage(Struct, frozen=True):
         cls, message: WireMessage, atoms: tuple[Atom, ...], at: PathPosition | None, note: str = ""
     ) -> InsertedMessage:
         if not note and PRIVATE not in message:  # as with most messages of a history
-            return cls(with_stand_in(message), atoms, at)
+            return cls(with_placeholder_text(message), atoms, at)
         shown = shown_by_note(note) if note else shown_in(message)
-        upstream_message = with_text_before(with_stand_in(without_private(message)), note)
+        upstream_message = with_text_before(with_placeholder_text(without_private(message)), note)
         return cls(upstream_message, atoms, at, note, private_of(message), shown)
 
     @property

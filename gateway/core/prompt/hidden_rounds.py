@@ -6,8 +6,9 @@ from collections.abc import Container, Sequence
 from typing import Any
 
 from gateway.core.conversation.fillers import with_fillers_of, without_fillers
+from gateway.core.conversation.portable_message import for_another_model
 from gateway.core.conversation.private import private_of
-from gateway.core.conversation.provider_fields import FIELDS, for_another_model, refill, refill_calls
+from gateway.core.conversation.provider_fields import PROVIDER_FIELDS, refill, refill_calls
 from gateway.core.conversation.tree import Content
 from gateway.core.conversation.wire_message import (
     WireMessage,
@@ -86,7 +87,7 @@ def without_rounds(content: Content, message: WireMessage) -> WireMessage:
     message: the reply, as the client has it or as it is stored.
     """
     replies = [each for each in content.full_reply or () if each["role"] == "assistant"]
-    is_misplaced = not message.keys().isdisjoint(FIELDS) and any(map(text_of, replies[:-1]))
+    is_misplaced = not message.keys().isdisjoint(PROVIDER_FIELDS) and any(map(text_of, replies[:-1]))
     return _without_provider_fields(message) if is_misplaced else message
 
 
@@ -147,4 +148,4 @@ def _put_back_mixed(
 
 
 def _without_provider_fields(message: WireMessage) -> WireMessage:
-    return {key: value for key, value in message.items() if key not in FIELDS}
+    return {key: value for key, value in message.items() if key not in PROVIDER_FIELDS}

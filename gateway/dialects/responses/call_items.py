@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from adapters.types import Json
-from gateway.core.conversation.provider_fields import INPUT_ARGUMENT, as_function_call
+from gateway.core.conversation.portable_message import INPUT_ARGUMENT, as_function_call
 from gateway.dialects.fields import missing_field, read_optional, read_text, wrong_type
 from gateway.dialects.lenient import decode_list, decode_object
 from gateway.dialects.responses.tools import CallForm, UpstreamTools, flat_name

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from adapters.types import Json, token_count
-from gateway.core.conversation.provider_fields import THOUGHTS
+from gateway.core.conversation.provider_fields import THOUGHT_FIELDS
 from gateway.core.conversation.wire_message import text_of
 from gateway.core.turn.draft import MessageDraft
 from gateway.dialects.event_stream import SendsEvent
@@ -46,7 +46,7 @@ class GrowingOutput:
 
     def add_delta(self, delta: Json, logprobs: list[Any]) -> None:
         """Adds all that a delta of the first choice has."""
-        if any(map(delta.get, THOUGHTS)):
+        if any(map(delta.get, THOUGHT_FIELDS)):
             self._item_for(ThoughtsItem).add(delta)
         for block in as_list(delta.get("provider_blocks")):
             self._add_search(block)

@@ -16,7 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.types import Json
-from gateway.core.conversation.provider_fields import THOUGHTS
+from gateway.core.conversation.provider_fields import THOUGHT_FIELDS
 from gateway.core.conversation.wire_message import media_in, separator
 from gateway.core.prompt.result_order import results_after_calls
 from gateway.core.request.chat_request import Reference
@@ -154,7 +154,7 @@ class _Reply:
         if model != self.model:
             self._thought_values.clear()  # a model reads only its own thoughts
             self.model = model
-        for key in THOUGHTS:
+        for key in THOUGHT_FIELDS:
             if thoughts.get(key) is not None:
                 self._thought_values.setdefault(key, []).append(thoughts[key])
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
 from adapters.types import Json
-from gateway.core.conversation.provider_fields import INPUT_ARGUMENT, THOUGHTS
+from gateway.core.conversation.portable_message import INPUT_ARGUMENT
+from gateway.core.conversation.provider_fields import THOUGHT_FIELDS
 from gateway.core.turn.draft import MessageDraft
 from gateway.core.turn.string_reader import StringReader
 from gateway.core.turn.tool_call import FUNCTION_TYPES, ToolCall
@@ -184,7 +185,7 @@ class ThoughtsItem(Item):
         summary = [{"type": "summary_text", "text": text}] if text else []
         item: Json = {"id": self.id, "type": "reasoning", "summary": summary, "status": status}
         fields = self._sealed_draft.message()
-        thoughts = {key: fields[key] for key in THOUGHTS if key in fields}
+        thoughts = {key: fields[key] for key in THOUGHT_FIELDS if key in fields}
         if thoughts and self.sealing_model is not None and status != "in_progress":
             item["encrypted_content"] = seal({"model": self.sealing_model, **thoughts})
         return item
@@ -193,7 +194,7 @@ class ThoughtsItem(Item):
         return "".join(self._pieces)
 
     def add(self, delta: Json) -> None:
-        self._sealed_draft.add({key: delta[key] for key in THOUGHTS if delta.get(key)})
+        self._sealed_draft.add({key: delta[key] for key in THOUGHT_FIELDS if delta.get(key)})
         text = delta.get("reasoning_content") or delta.get("reasoning")
         if not isinstance(text, str) or not text:
             return

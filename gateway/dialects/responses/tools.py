@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from msgspec import Struct
 
 from adapters.types import Json
-from gateway.core.conversation.provider_fields import INPUT_ARGUMENT
+from gateway.core.conversation.portable_message import INPUT_ARGUMENT
 from gateway.core.conversation.wire_message import (
     WireMessage,
     call_id,

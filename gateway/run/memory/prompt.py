@@ -9,10 +9,10 @@ from typing import Any, Final
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from gateway.core.conversation.provider_fields import (
+from gateway.core.conversation.portable_message import (
     for_another_model,
     has_remote_media,
-    with_stand_in,
+    with_placeholder_text,
     without_remote_media,
     without_unreadable_files,
 )
@@ -117,7 +117,7 @@ class Prompt(Struct, frozen=True):
             message = without_unreadable_files(message)
         if index in self.without_media:
             message = without_remote_media(message)
-        return with_stand_in(message) if index in self.request.reply_models else message
+        return with_placeholder_text(message) if index in self.request.reply_models else message
 
     def without_memory_texts(self) -> Prompt | None:
         """Returns the prompt without memory section, notes and summary; None: the prompt has none of them."""

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.heard import as_heard
 from gateway.core.conversation.private import private_of, with_private, without_private
-from gateway.core.conversation.provider_fields import THOUGHTS
+from gateway.core.conversation.provider_fields import THOUGHT_FIELDS
 from gateway.core.conversation.turn_hex import turn_begin_time
 from gateway.core.conversation.wire_message import WireMessage, call_id, raw_calls
 from gateway.core.prompt.result_order import results_after_calls
@@ -173,7 +173,7 @@ class _ReferenceFiller:
         if at in self._repeats:
             return
         message = self._messages[at][-1]
-        thoughts = {key: reply[key] for key in THOUGHTS if key in reply and key not in message}
+        thoughts = {key: reply[key] for key in THOUGHT_FIELDS if key in reply and key not in message}
         self._left_bytes -= len(orjson.dumps(thoughts))
         if thoughts and self._left_bytes >= 0:
             model = private_of(reply).get("model")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adapters.types import Capabilities
-from gateway.core.conversation.provider_fields import has_unreadable_files, is_empty_reply
+from gateway.core.conversation.portable_message import has_unreadable_files, is_empty_reply
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.envelope import (
     consumed_fields,

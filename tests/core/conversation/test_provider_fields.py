@@ -1,4 +1,4 @@
-"""What only its provider can read: found, put back where the client dropped it, and not sent to any other."""
+"""What only its provider can read: found, and put back where the client dropped it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from gateway.core.conversation.provider_fields import for_another_model, has_opaque, refill, refill_calls
+from gateway.core.conversation.portable_message import for_another_model
+from gateway.core.conversation.provider_fields import has_provider_fields, refill, refill_calls
 
 Json = dict[str, Any]
 SIGNED = {"google": {"thought_signature": "EjQK"}}
@@ -28,7 +29,7 @@ DETAILS = [{"type": "reasoning.encrypted", "data": "x", "index": 0}]
     ],
 )
 def test_what_has_something_opaque(extra: Json, expected: bool) -> None:
-    assert has_opaque({**SAID, **extra}) is expected
+    assert has_provider_fields({**SAID, **extra}) is expected
 
 
 def test_what_the_client_dropped_is_put_back() -> None:
@@ -48,7 +49,7 @@ def test_what_the_client_dropped_is_put_back() -> None:
 def test_a_signature_in_litellms_wrapper_is_its_calls_own() -> None:
     signed = {**CALL, "provider_specific_fields": {"thought_signature": "EjQK"}}
     client, said = ({"role": "assistant", "content": "Hi", "tool_calls": [call]} for call in (CALL, signed))
-    assert has_opaque(said)
+    assert has_provider_fields(said)
     assert refill(client, said) == said
     assert for_another_model(said) == client
 
@@ -66,26 +67,3 @@ def test_calls_that_share_an_id_or_have_none_get_back_their_own(id_fields: Json)
     calls: list[Any] = [{**id_fields, "function": {"name": name, "arguments": "{}"}} for name in "fgh"]
     signed = [{**calls[0], "extra_content": SIGNED}, calls[1], {**calls[2], "extra_content": {"google": {}}}]
     assert refill_calls([*calls, calls[0], "no call"], signed) == [*signed, calls[0], "no call"]
-
-
-def test_another_model_sees_no_thoughts() -> None:
-    said = {**SAID, "reasoning_details": DETAILS, "tool_calls": [{**CALL, "extra_content": SIGNED}]}
-    assert for_another_model(said) == {"role": "assistant", "content": "Hi", "tool_calls": [CALL]}
-
-
-def test_another_model_sees_what_every_model_knows() -> None:
-    words = {"type": "text", "text": "Hi"}
-    said = {"role": "assistant", "content": [{"type": "thinking", "thinking": []}, words], "mnemogate": {}}
-    extra = {"prefix": False, "annotations": [], "tool_calls": [{**CALL, "index": 0}]}
-    assert for_another_model({**said, **extra}) == {**said, "content": [words], "tool_calls": [CALL]}
-    assert for_another_model({**said, "content": said["content"][:1]})["content"] is None
-    result = {"role": "tool", "tool_call_id": "a", "content": "Rain", "is_error": True}
-    assert for_another_model(result) == result
-
-
-def test_another_model_sees_functions_called() -> None:
-    custom = {"id": "c", "type": "custom", "custom": {"name": "py", "input": 'print("hi")'}}
-    said = {**SAID, "citations": [{"url": "x"}], "tool_calls": [custom, CALL, "no call"]}
-    function = {"name": "py", "arguments": '{"input":"print(\\"hi\\")"}'}
-    called = [{"id": "c", "type": "function", "function": function}, CALL, "no call"]
-    assert for_another_model(said) == {"role": "assistant", "content": "Hi", "tool_calls": called}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gateway.core.conversation.provider_fields import NO_REPLY
+from gateway.core.conversation.portable_message import NO_REPLY
 from gateway.settings import UpstreamSettings
 from tests.doubles.openai_rules import Rules
 from tests.doubles.upstream import Reply, StrictUpstream

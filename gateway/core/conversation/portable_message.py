@@ -1,0 +1,116 @@
+"""Stored messages as another model, another upstream or a later request can take them.
+
+No other model reads the fields of one provider, its calls of custom tools and the files that it stores. No upstream
+takes an empty reply, and none can fetch media whose address is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from gateway.core.conversation.provider_fields import PROVIDER_FIELDS
+from gateway.core.conversation.wire_message import PRIVATE
+
+# The fields of a reply and of its calls, and the parts of its content, that another model gets. A strict upstream
+# refuses all others, such as Mistral's `prefix` and OpenAI's `annotations`, and Mistral's thoughts among the parts.
+_KNOWN_FIELDS = frozenset(
+    ("role", "content", "name", "tool_calls", "function_call", "refusal", "audio", "cache_control", PRIVATE)
+)
+_KNOWN_CALL_FIELDS = frozenset(("id", "type", "function", "custom", "cache_control"))
+_KNOWN_PARTS = ("text", "refusal")
+# The content in place of that of an empty reply, which Mistral and Kimi refuse to take back.
+NO_REPLY = "(No reply.)"
+_REPLY_PARTS = ("content", "tool_calls", "function_call", "refusal", "audio", *PROVIDER_FIELDS)
+_UNREADABLE_FILE = {"type": "text", "text": "[A file that cannot be read here.]"}
+_GONE_MEDIA = {"type": "text", "text": "[A picture or file that can no longer be fetched.]"}
+# The argument of a function that stands for a custom tool; it has the text that is the tool's input.
+INPUT_ARGUMENT = "input"
+
+
+def for_another_model(message: dict[str, Any]) -> dict[str, Any]:
+    """Returns a stored message as another model gets it: a reply has its words, and calls of functions alone.
+
+    Not even readable thoughts are left: OpenAI refuses them.
+    """
+    if message.get("role") != "assistant":
+        return message
+    shown = {key: value for key, value in message.items() if key in _KNOWN_FIELDS}
+    calls, content = shown.get("tool_calls"), shown.get("content")
+    if isinstance(calls, list):
+        shown["tool_calls"] = [
+            as_function_call({key: value for key, value in call.items() if key in _KNOWN_CALL_FIELDS})
+            if isinstance(call, dict)
+            else call
+            for call in calls
+        ]
+    if isinstance(content, list):
+        parts = [part for part in content if not isinstance(part, dict) or part.get("type") in _KNOWN_PARTS]
+        shown["content"] = parts or None
+    return shown
+
+
+def is_empty_reply(message: Mapping[str, Any]) -> bool:
+    """Returns whether a message is a reply with nothing in it but readable thoughts."""
+    return message.get("role") == "assistant" and not any(map(message.get, _REPLY_PARTS))
+
+
+def with_placeholder_text(message: dict[str, Any]) -> dict[str, Any]:
+    """Returns a stored message as every upstream takes it: an empty reply has a text that stands for it."""
+    return {**message, "content": NO_REPLY} if is_empty_reply(message) else message
+
+
+def has_unreadable_files(message: Mapping[str, Any]) -> bool:
+    """Returns whether a message has files in Claude's own form, such as a file by its id: no other model reads them."""
+    content = message.get("content")
+    return isinstance(content, list) and any(map(_is_claudes_file, content))
+
+
+def without_unreadable_files(message: dict[str, Any]) -> dict[str, Any]:
+    """Returns a message with a text in place of each file that `has_unreadable_files` finds."""
+    if not has_unreadable_files(message):
+        return message
+    content = [_UNREADABLE_FILE if _is_claudes_file(part) else part for part in message["content"]]
+    return {**message, "content": content}
+
+
+def has_remote_media(message: Mapping[str, Any]) -> bool:
+    """Returns whether a message has pictures or other media that an upstream has to fetch from an address."""
+    content = message.get("content")
+    return isinstance(content, list) and any(map(_is_remote, content))
+
+
+def without_remote_media(message: dict[str, Any]) -> dict[str, Any]:
+    """Returns a message with a text in place of each part that `has_remote_media` finds."""
+    if not has_remote_media(message):
+        return message
+    content = [_GONE_MEDIA if _is_remote(part) else part for part in message["content"]]
+    return {**message, "content": content}
+
+
+def as_function_call(call: dict[str, Any]) -> dict[str, Any]:
+    """Returns a call of a custom tool as one of a function, which is what most models take; any other call as it is."""
+    custom = call.get("custom")
+    if not isinstance(custom, dict):
+        return call
+    arguments = orjson.dumps({INPUT_ARGUMENT: custom.get("input")}).decode()
+    without_custom = {key: value for key, value in call.items() if key != "custom"}
+    return {
+        **without_custom,
+        "type": "function",
+        "function": {"name": custom.get("name"), "arguments": arguments},
+    }
+
+
+def _is_remote(part: object) -> bool:
+    if not isinstance(part, dict):
+        return False
+    source = part.get("source") or part.get(str(part.get("type")))
+    url = source.get("url") if isinstance(source, dict) else source
+    return isinstance(url, str) and url.startswith(("http:", "https:"))
+
+
+def _is_claudes_file(part: object) -> bool:
+    return isinstance(part, dict) and part.get("type") in ("document", "image") and "source" in part
