@@ -114,7 +114,7 @@ class Composer(Struct, frozen=True):
             section=section,
             new_notes={} if plan.off_record else notes,
             recall=NO_RECALL,
-            tools_first=not request.spec.is_profile or context.is_stored,
+            tools_first=not request.spec.is_profile or context.is_agent_conversation,
         )
         prompt = await self._fit(context, prompt, takes_note=noted is not None)
         return prompt if noted is None else await self._with_recall(context, prompt, vectors, noted)

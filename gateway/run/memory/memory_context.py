@@ -81,12 +81,12 @@ class MemoryContext(Struct, frozen=True):
 
     @property
     def is_off(self) -> bool:
-        """True if memory is off for this request: nothing is added, and nothing is stored."""
+        """True if memory is off for this request: nothing is added, and only hashes of the turn are stored."""
         return self.request.identity.mode is Mode.OFF
 
     @property
-    def is_stored(self) -> bool:
-        """True if the conversation is a stored one, so that all its messages are one path."""
+    def is_agent_conversation(self) -> bool:
+        """True if the conversation is an agent's stored one, so that all its messages are one path."""
         return self.request.kind is ConversationKind.AGENT
 
     @property

@@ -74,7 +74,7 @@ def _verbatim_seqs(context: MemoryContext, composition: Composition, window: Fit
     end = match_point.next_seq
     if context.is_plain:  # the list is the whole path, unless the window has dropped some of it
         return range(end if window.evicted_tokens else match_point.gapless_from, end)
-    if context.is_stored:
+    if context.is_agent_conversation:
         start = _start_of_last_run(composition, window)
         first = next((e for e in context.path if start is not None and (e.depth, e.offset) >= start), None)
         return range(end if first is None else max(match_point.gapless_from, first.seq), end)
