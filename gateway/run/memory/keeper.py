@@ -214,7 +214,7 @@ class MemoryKeeper:
         request.ticket.hand_on()
         if reply is not None and "tool_calls" in reply and request.identity.scope is not None:
             self.delegated.note_calls(request.identity.scope, request.chat.identity_fields, reply, self.now())
-        if context.exchange_row < 0 and _leaves_nothing(context, outcome):
+        if context.exchange_row < 0 and _ends_unwritten(context, outcome):
             return self._end_unwritten(context)
         if not context.plan.off_record:
             return self._commit(context, prompt, block_edits, outcome, receipt)
@@ -353,8 +353,8 @@ class MemoryKeeper:
             self.events.index_outdated(agent_row, unindexed)
 
 
-def _leaves_nothing(context: MemoryContext, outcome: TurnOutcome) -> bool:
-    """Returns whether nothing of a turn is stored.
+def _ends_unwritten(context: MemoryContext, outcome: TurnOutcome) -> bool:
+    """Returns whether a turn ends without a write.
 
     A failed turn is sent again. A turn off the record leaves its tombstone even so, for a later list with the turn.
     """
