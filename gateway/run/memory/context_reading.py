@@ -56,7 +56,7 @@ async def read_context(
 
     Raises: StoreError.
     """
-    agent, listing, snapshot = await _read_snapshot(store, resent, request)
+    agent, listing, snapshot = await _read_memory(store, resent, request)
     if agent.paused is not None:
         request = replace(request, identity=replace(request.identity, mode=Mode.OFF))
     identity, target, conversation = request.identity, request.target, snapshot.conversation
@@ -110,8 +110,8 @@ class _ReadMemory(NamedTuple):
     snapshot: MemorySnapshot
 
 
-async def _read_snapshot(store: Store, resent: ResentLists, request: MemoryRequest) -> _ReadMemory:
-    """Reads the snapshot of a request's memory, in one round trip. Raises: StoreError."""
+async def _read_memory(store: Store, resent: ResentLists, request: MemoryRequest) -> _ReadMemory:
+    """Reads the memory of a request, in one round trip. Raises: StoreError."""
     scope, key = request.identity.scope, request.identity.conversation_key
     assert scope is not None  # only requests with memory come here
     # A second time, because another process may have forgotten the cached agent.
@@ -246,7 +246,8 @@ async def _load_tree(
     key: the client's own name for the conversation.
     loaded: the exchanges that were loaded with less reach.
     """
-    # A client's id names one conversation. Only its first exchanges are loaded twice.
+    # With a client's id all exchanges are of one conversation, so what is loaded already is loaded only once. The first
+    # exchanges, at depth 0, are loaded again.
     loaded_before = tuple(loaded) if query.is_named else ()
     probes = probes_for_list(
         query,
