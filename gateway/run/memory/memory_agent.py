@@ -19,13 +19,10 @@ async def find_or_draft_agent(store: Store, request: MemoryRequest) -> Agent:
     """
     scope, spec = request.identity.scope, request.spec
     assert scope is not None
-    agents = store.agents
-    if not store.database.is_shared:
-        return agents.find_cached(scope) or await agents.find_or_draft(scope, must_exist=not spec.is_profile)
     # A turn off the record leaves hashes under the agent's secret, so it needs a stored agent as well.
-    if spec.is_profile and not request.identity.leaves_nothing:
-        return await agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, request.now)
-    return await agents.find_or_draft(scope, must_exist=not spec.is_profile)
+    if store.database.is_shared and spec.is_profile and not request.identity.leaves_nothing:
+        return await store.agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, request.now)
+    return await store.agents.find_or_draft(scope, must_exist=not spec.is_profile)
 
 
 async def refresh_agent(store: Store, agent: Agent, snapshot: MemorySnapshot) -> Agent:
