@@ -82,7 +82,8 @@ class Turns(Group):
 
         Raises: StoreError.
         """
-        # Where this process alone writes, the cache is notified of each change. It may have another memory in the row.
+        # If this process alone writes, the cache is notified of each change. After a restore it may have another memory
+        # under the agent's row, so work that began before reads, and fails.
         is_read = self._database.is_shared or is_outdated_work(self._database)
         snapshot = None if is_read else self._cache.find(agent.id, key, path_hash)
         return snapshot or await self._read_snapshot(agent, key, path_hash)
