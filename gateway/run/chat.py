@@ -50,9 +50,10 @@ from gateway.run.store_errors import map_store_errors
 from gateway.run.tree_memory import TreeMemory
 from gateway.run.turn import TurnRun
 from gateway.run.turn_services import TurnServices
+from gateway.run.upstream.attempts import Attempts, ModelSource
 from gateway.run.upstream.endpoint import Endpoint
 from gateway.run.upstream.endpoint_form import endpoint_form_for, native_body_for
-from gateway.run.upstream.failover import Attempts, Failover, ModelSource
+from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.relay import relay
 from gateway.run.upstream.replayed_replies import ReplayedReplies
 from gateway.run.upstream.route import Route, agent_route, check_models, resolve_route

@@ -30,8 +30,8 @@ from gateway.run.sink import ClientGone
 from gateway.run.tools.toolbox import Toolbox
 from gateway.run.tree_memory import TreeMemory
 from gateway.run.turn_services import TurnServices
+from gateway.run.upstream.attempts import Attempts
 from gateway.run.upstream.endpoint_form import endpoint_form_for
-from gateway.run.upstream.failover import Attempts
 from storage.errors import Stale, StoreError, is_known
 
 _log = logging.getLogger("mnemogate")

@@ -28,7 +28,7 @@ from gateway.run.request_context import RequestContext
 from gateway.run.sink import Sink, UnseenSink
 from gateway.run.turn import TurnRun
 from gateway.run.turn_saving import TurnSaving
-from gateway.run.upstream.failover import Attempts
+from gateway.run.upstream.attempts import Attempts
 from gateway.run.upstream.forward import with_codex_headers
 from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import Route
@@ -163,9 +163,12 @@ class NativeChat:
         looked_up_in: the memory in which the ids that it refers to were looked up.
         """
         sink, receipt, turns = call.sink, call.receipt, self._turns
-        attempts = self._chat.failover.at_first_key(call.route, receipt)
-        # The upstream stores the reply in the account of one key. Sent again, the request would make a second one.
-        attempts.sends_once = native.is_stored or native.conversation_id is not None
+        attempts = self._chat.failover.at_first_key(
+            call.route,
+            receipt,
+            # The upstream stores the reply in the account of one key. Sent again, the request would make a second one.
+            sends_once=native.is_stored or native.conversation_id is not None,
+        )
         # Requests side by side in one conversation are the upstream's to refuse, and none waits for another here.
         with QueueTicket() as ticket:
             ticket.timeout_s = turns.limits.commit_wait_s

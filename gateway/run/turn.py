@@ -39,7 +39,7 @@ from gateway.run.sink import ClientGone, HeldSink, Sink, UnseenSink
 from gateway.run.tools.toolbox import ToolAnswer, run_tools
 from gateway.run.turn_saving import SAVED_EVENT, SavedStep, TurnMemory, TurnSaving
 from gateway.run.turn_services import TurnServices
-from gateway.run.upstream.failover import ModelSource
+from gateway.run.upstream.attempts import ModelSource
 from gateway.run.upstream.keepalive import BEAT, await_with_beats, keep_alive
 from gateway.run.upstream.provider_errors import translate
 from gateway.run.upstream.relay import forwarded_headers

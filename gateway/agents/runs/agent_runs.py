@@ -74,8 +74,9 @@ from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.turn import RunTerms, TurnRun
 from gateway.run.turn_services import TurnServices
+from gateway.run.upstream.attempts import Attempts
 from gateway.run.upstream.endpoint_form import endpoint_form_for
-from gateway.run.upstream.failover import Attempts, Failover
+from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.route import Route, agent_route
 from gateway.run.usage.accounting import Accounting
 from gateway.run.usage.limiter import PlannedCall

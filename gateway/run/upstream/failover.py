@@ -1,78 +1,29 @@
-"""Failover: from a route to a reply, one endpoint after the other until one answers.
+"""Failover: the endpoints of the process, and in which order a request asks them.
 
-`gateway.core.upstream.policy` decides the order and the next step; this module sends, waits and counts. `Attempts`
-belongs to one request, so that the code that relays the reply need not know how many endpoints were asked. Failover
-happens only before the first event of a reply is handed on: a reply that has begun is not asked for again, so no client
-gets anything twice. The first answer settles the endpoint, to which further rounds of the turn go.
+`gateway.core.upstream.policy` decides the order; `gateway.run.upstream.attempts` asks the endpoints. Failover happens
+only before the first event of a reply is handed on.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass, field
-from functools import partial
-from types import TracebackType
-from typing import Final, NamedTuple, Protocol
 
-from msgspec import Struct
 from msgspec.structs import replace
 
-from adapters.base import ModelReply, Provider
-from adapters.errors import ProviderError
-from adapters.reply_quota import MAX_REPLY_BYTES
-from adapters.types import ModelRequest, read_retry_after
-from adapters.whole_reply import BufferedReply
-from gateway.core.turn.refusal import RefusedContent, is_filter_verdict, refused_content
-from gateway.core.turn.upstream_error import ERROR_BYTES
+from adapters.base import Provider
 from gateway.core.upstream.context_window import ContextWindows
-from gateway.core.upstream.policy import (
-    TRANSIENT,
-    Failure,
-    NextAttempt,
-    NextStep,
-    Policy,
-    RouteMember,
-    Target,
-    choose_next,
-    order_members,
-)
-from gateway.core.usage.estimate import estimate_prompt_tokens
-from gateway.errors import ContextExceeded, GatewayError, UpstreamError, UpstreamRefused, UpstreamTooLarge
+from gateway.core.upstream.policy import Policy, RouteMember, order_members
 from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt
-from gateway.run.upstream.endpoint import Endpoint, RequestMaker, RequestMender
-from gateway.run.upstream.error_replies import (
-    BegunReply,
-    discard,
-    read_whole_error,
-    reveal_stream_error,
-    reveal_whole_error,
-)
-from gateway.run.upstream.prompt_cuts import PromptCuts
-from gateway.run.upstream.propagation import propagation_of, with_trace_headers
-from gateway.run.upstream.provider_errors import failure_of, kind_of
+from gateway.run.upstream.attempts import CHAT, Attempts, no_caller_error
+from gateway.run.upstream.endpoint import Endpoint
+from gateway.run.upstream.propagation import propagation_of
 from gateway.run.upstream.route import Route
-from gateway.run.upstream.unbegun_stream import UnbegunStream
-from gateway.run.upstream_call import FailedTry, UpstreamCall
 from gateway.settings import Settings
-
-Candidate = tuple[Endpoint, Target]
-
-CHAT: Final = "/chat/completions"
-# The statuses of refusals that may concern the content of a request, and of those that may concern its length.
-_REFUSALS: Final = frozenset((400, 403, 413, 422, 451))
-_MAY_BE_TOO_LONG: Final = frozenset((400, 413, 422))
-_log = logging.getLogger("mnemogate")
-
-
-def no_caller_error() -> None:
-    """Returns None: the caller had sent its whole request before an upstream was called."""
 
 
 class Failover:
@@ -82,7 +33,7 @@ class Failover:
         """Makes the endpoints. providers: by their names in the settings; further keys have the names `name#2`, ..."""
         self.now: Callable[[], float] = time.monotonic
         # Seconds since the epoch, for dates in Retry-After.
-        self.wall: Callable[[], float] = time.time
+        self.wall_clock: Callable[[], float] = time.time
         self.sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
         self.chance: Callable[[], float] = random.random
         self.metrics = metrics
@@ -130,19 +81,24 @@ class Failover:
             yield from self.endpoints[target.upstream]
 
     def attempts(
-        self, route: Route, spread_key: Callable[[], int], receipt: Receipt, path: str = CHAT
+        self,
+        route: Route,
+        spread_key: Callable[[], int],
+        receipt: Receipt,
+        path: str = CHAT,
+        caller_error: Callable[[], Exception | None] = no_caller_error,
     ) -> Attempts:
         """Returns the attempts of a request; nothing is sent yet.
 
         spread_key: requests with the same key go to the same endpoint, if there are several.
         path: an endpoint that is known not to serve this path is left out. The route's own upstream serves it.
+        caller_error: as in `Attempts`.
         """
         endpoints = self.endpoints[route.upstream]
         # The common route has one endpoint and needs no order.
         if not route.others and len(endpoints) == 1:
-            return Attempts(
-                self, endpoints[0], self.context_windows.with_known_window(route.first), [], receipt
-            )
+            target = self.context_windows.with_known_window(route.first)
+            return Attempts(self, endpoints[0], target, [], receipt, caller_error=caller_error)
         candidates = [
             (endpoint, target)
             for target in map(self.context_windows.with_known_window, route.targets)
@@ -155,12 +111,24 @@ class Failover:
         first, *following = [candidates[i] for i in order]
         passed_over = [i for i, member in enumerate(members) if not member.rank and i not in order]
         passed_over.sort(key=lambda i: members[i].available_at)
-        return Attempts(self, *first, following, receipt, [candidates[i] for i in passed_over])
+        unavailable = [candidates[i] for i in passed_over]
+        return Attempts(self, *first, following, receipt, unavailable, caller_error=caller_error)
 
-    def at_first_key(self, route: Route, receipt: Receipt) -> Attempts:
-        """Returns attempts at the first key alone, the account with an upstream's files and the like."""
+    def at_first_key(
+        self,
+        route: Route,
+        receipt: Receipt,
+        *,
+        sends_once: bool = False,
+        caller_error: Callable[[], Exception | None] = no_caller_error,
+    ) -> Attempts:
+        """Returns attempts at the first key alone, the account with an upstream's files and the like.
+
+        sends_once, caller_error: as in `Attempts`.
+        """
+        endpoint = self.endpoints[route.upstream][0]
         target = route.first._replace(context_window=None)
-        return Attempts(self, self.endpoints[route.upstream][0], target, [], receipt)
+        return Attempts(self, endpoint, target, [], receipt, sends_once=sends_once, caller_error=caller_error)
 
     def passed_over(self) -> dict[str, bool]:
         """Returns by the name of each endpoint whether it is passed over, for one model at least."""
@@ -173,436 +141,3 @@ class Failover:
 
     def _passed_over_figures(self) -> dict[tuple[str, ...], int]:
         return {(name,): int(is_passed_over) for name, is_passed_over in self.passed_over().items()}
-
-
-class _FailedAttempt(Struct, frozen=True):
-    """An attempt that failed."""
-
-    failure: Failure
-    # The upstream's error, if it answered.
-    reply: ModelReply | None = None
-    # Why there is no reply.
-    error: ProviderError | None = None
-
-
-class _PreparedAttempt(Struct, frozen=True):
-    """The attempt after a failed one, before it is made."""
-
-    request: ModelRequest
-    # The candidate that is asked; None: the same one again.
-    candidate: Candidate | None = None
-    wait_s: float = 0.0
-
-
-class _RequestSource(NamedTuple):
-    """Makes the requests of one round."""
-
-    make: RequestMaker
-    # Makes a request again if its content is refused; None: nothing can be left out.
-    mender: RequestMender | None
-
-
-class ModelSource(Protocol):
-    """The source of the replies of one turn: `Attempts` at an upstream, or the stored replies of an earlier attempt."""
-
-    @property
-    def endpoint(self) -> Endpoint:
-        """The endpoint that is expected to answer, or has answered."""
-
-    @property
-    def call(self) -> UpstreamCall:
-        """As in `Attempts`."""
-
-    async def send(self, make: RequestMaker, mender: RequestMender | None = None) -> ModelReply:
-        """Returns the reply to the request that `make` returns. Raises: ProviderError.
-
-        mender: makes the request again if its content is refused.
-        """
-
-    def note_prompt_tokens(self, estimated: int, actual: int, fitting: int) -> None:
-        """Notes how many tokens a reply counted for its prompt."""
-
-    def note_broken(self, error: GatewayError) -> None:
-        """Notes that a reply which had begun broke off. An error before a reply is noted already."""
-
-
-@dataclass(slots=True)
-class Attempts:
-    """The attempts of one request, within a `with` block that ends when the request is over.
-
-    Within the block the request counts as in flight at the endpoint of its next attempt, or at the one that answered.
-    """
-
-    _failover: Failover
-    # The endpoint of the next attempt; after an answer, the endpoint that answered.
-    endpoint: Endpoint
-    # The target at that endpoint.
-    target: Target
-    # The candidates that follow.
-    _following: list[Candidate]
-    _receipt: Receipt
-    # The model's own endpoints that are passed over. They are asked if no fallback has room for the request.
-    _passed_over: list[Candidate] = field(default_factory=list)
-    # The last attempt had a reply, whatever its status.
-    is_answered: bool = False
-    # A request that may have had an effect is not sent again (a request that got a 429 had none).
-    sends_once: bool = False
-    # The request counts as in flight at its endpoint.
-    _is_in_flight: bool = False
-    # Returns the error of a caller that broke its request off, else None. No upstream is to blame for such a request.
-    caller_error: Callable[[], Exception | None] = no_caller_error
-    # The call of the receipt that is under way, or was the last one.
-    call: UpstreamCall = field(init=False)
-    # The endpoint's name and the outcome of each attempt.
-    _outcomes: list[tuple[str, str]] = field(default_factory=list)
-    # How often the endpoint has failed in this round.
-    _failures: int = 0
-    # An endpoint has answered; further rounds of the turn go to it.
-    _is_settled: bool = False
-    # The cuts of the prompt for the present endpoint.
-    _cuts: PromptCuts = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._cuts = PromptCuts(self._failover.context_windows, self._receipt)
-
-    def __enter__(self) -> Attempts:
-        self._is_in_flight = True
-        self.endpoint.health.in_flight += 1
-        return self
-
-    def __exit__(
-        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Ends the request. An upstream's error gets the headers of the receipt."""
-        if error is None:
-            self._note_complete()
-        elif isinstance(error, UpstreamError):
-            self.note_broken(error)
-            error.headers = tuple(self._receipt.note_head())
-        self._is_in_flight = False
-        self.endpoint.health.in_flight -= 1
-        if (last := self._receipt.last_call) is not None:
-            last.end()
-
-    @property
-    def may_ask_usage(self) -> bool:
-        """True if an endpoint that is asked for the usage of its streams may answer."""
-        return self.endpoint.asks_usage or any(endpoint.asks_usage for endpoint, _ in self._following)
-
-    async def send(self, make: RequestMaker, mender: RequestMender | None = None) -> ModelReply:
-        """Returns the first reply that is no failure, else that of the last failure. Raises: ProviderError.
-
-        mender: as in `ModelSource.send`.
-        """
-        self._note_complete()  # the reply of the round before
-        self.call = self._receipt.begin_call()
-        self._failures = 0
-        source = _RequestSource(make, mender)
-        return await self._send_until_answered(await self._first_request(make), source)
-
-    def skip_fallback(self) -> bool:
-        """Leaves out a fallback that would be asked first: its window is too small for the request.
-
-        The other candidates follow, and at last the model's own endpoints that were passed over. Returns False if the
-        first candidate is no fallback, or if there is no other. It may be called before the `with` block, and within.
-        """
-        if not self._following:
-            self._following, self._passed_over = self._passed_over, []
-        if not self.target.rank or not self._following:
-            return False
-        self._move_to(*self._following.pop(0))
-        return True
-
-    async def _first_request(self, make: RequestMaker) -> ModelRequest:
-        """Returns the request for the present candidate, or for the next one if it is a fallback with a small window.
-
-        Raises: ContextExceeded: no window is large enough.
-        """
-        while True:
-            try:
-                return await make(self.target, self.endpoint)
-            except ContextExceeded:
-                # Hidden rounds of one turn stay at the endpoint that answered the first round.
-                if self._is_settled or not self.skip_fallback():
-                    raise
-
-    async def _send_until_answered(self, request: ModelRequest, source: _RequestSource) -> ModelReply:
-        """Sends a request, and those that follow from its failures. Returns and raises as `send` does."""
-        while True:
-            outcome = await self._attempt(request, source)
-            if isinstance(outcome, ModelRequest):
-                # The error has shown what the endpoint refuses. This is the request without it.
-                request = outcome
-                continue
-            if not isinstance(outcome, _FailedAttempt):
-                return outcome
-            next_request = await self._request_after(outcome, request, source.make)
-            if next_request is None:
-                return self._give_up(outcome)
-            request = next_request
-
-    async def _request_after(
-        self, failed: _FailedAttempt, request: ModelRequest, make: RequestMaker
-    ) -> ModelRequest | None:
-        """Waits for the attempt after a failed one, and returns its request; None: there is no further attempt."""
-        self._failures += 1
-        try:
-            prepared = await self._prepare_attempt(failed.failure, request, make)
-        except BaseException:
-            if failed.reply is not None:
-                await failed.reply.aclose()
-            raise
-        if prepared is None:
-            return None
-        self._count_outcome(failed.failure.kind, is_error=True)
-        self.call.tries.append(FailedTry(self.endpoint.name, failed.failure.kind, time.perf_counter()))
-        # The error is dropped only now, because the error of the last attempt goes to the client.
-        if failed.reply is not None:
-            await discard(failed.reply)
-        if prepared.wait_s:
-            await self._failover.sleep(prepared.wait_s)
-        if prepared.candidate is not None:
-            self._move_to(*prepared.candidate)
-        return prepared.request
-
-    async def _prepare_attempt(
-        self, failure: Failure, request: ModelRequest, make: RequestMaker
-    ) -> _PreparedAttempt | None:
-        """Prepares the attempt after a failed one; None: there is no further attempt.
-
-        A candidate is taken off the list, and its request is made. If the candidate's window is too small for a request
-        of which nothing may be left out, the step is chosen again without the candidate.
-        """
-        while True:
-            next_attempt, wait_s = self._choose_and_charge(failure, request)
-            if next_attempt is NextAttempt.STOP:
-                return None
-            if next_attempt is NextAttempt.RETRY:
-                return _PreparedAttempt(request, wait_s=wait_s)
-            endpoint, target = self._following.pop(0)
-            with suppress(ContextExceeded):
-                return _PreparedAttempt(await make(target, endpoint), (endpoint, target), wait_s)
-
-    def _move_to(self, endpoint: Endpoint, target: Target) -> None:
-        """Makes this candidate the present one."""
-        if self._is_in_flight:
-            self.endpoint.health.in_flight -= 1
-            endpoint.health.in_flight += 1
-        self.endpoint = endpoint
-        self.target = target
-        self._failures = 0
-        self._cuts = PromptCuts(self._failover.context_windows, self._receipt)
-
-    async def _attempt(
-        self, request: ModelRequest, source: _RequestSource
-    ) -> ModelReply | ModelRequest | _FailedAttempt:
-        """Sends a request once. Returns the reply, the failure of the attempt, or another request to send instead."""
-        health = self.endpoint.health
-        self.is_answered = False
-        self._describe_call(request)
-        with health.attempt(self.endpoint.policy):
-            try:
-                begun = await self._send_once(request)
-                reply = begun.reply
-                if reply.status in TRANSIENT:
-                    retry_after_s = read_retry_after(reply.headers, self._failover.wall())
-                    failure = Failure(str(reply.status), retry_after_s=retry_after_s)
-                    return self._blame(_FailedAttempt(failure, reply))
-                # Any other status is an answer, even if it refuses the request.
-                health.record_answer(self.target.model)
-                return await self._take_answer(begun, request, source)
-            except ProviderError as error:
-                # An upload that the caller broke off is no failure of the upstream.
-                if (caller_error := self.caller_error()) is not None:
-                    raise caller_error from error
-                return self._blame(_FailedAttempt(failure_of(error), error=error))
-
-    async def _send_once(self, request: ModelRequest) -> BegunReply:
-        """Returns the reply to a request. An error under a status of success gets the status of the error."""
-        if self.sends_once:
-            request = request._replace(sends_once=True)
-        propagates = self.endpoint.propagates
-        if self._receipt.trace is not None or propagates is False:
-            request = with_trace_headers(request, self._receipt, self.call, propagates=propagates)
-        reply = await self.endpoint.provider.send(request)
-        if reply.is_stream:
-            if request.method != "POST":
-                return BegunReply(reply)  # a stream that is read again may have nothing left
-            if not self._failover.may_peek:
-                return BegunReply(reply, is_replaceable=True)
-            return await reveal_stream_error(reply)
-        is_chat = request.path == CHAT and reply.status < 300
-        return await reveal_whole_error(reply) if is_chat else BegunReply(reply)
-
-    async def _take_answer(
-        self, begun: BegunReply, request: ModelRequest, source: _RequestSource
-    ) -> ModelReply | ModelRequest:
-        """Returns an answer, or another request to send instead if the answer refuses the request for its content."""
-        reply, mender = begun.reply, source.mender
-        replacement = None
-        outcome = str(reply.status)
-        if reply.status in _REFUSALS and (mender is not None or request.path == CHAT):
-            reply = error = await read_whole_error(reply)
-            replacement = await self._without_refused(error, request, source)
-        elif mender is not None and is_filter_verdict(begun.begin):
-            outcome = "filtered"
-            try:
-                replacement = await mender.mend_request(RefusedContent.FILTERED, self.target, self.endpoint)
-            except BaseException:
-                await reply.aclose()
-                raise
-        if replacement is not None:
-            self._count_outcome(outcome, is_error=True)
-            await discard(reply)
-            return replacement
-        if reply.status < 400:
-            self._cuts.note_answer(self.target)
-            if mender is not None:
-                mender.note_answer()
-        self.call.is_streamed = reply.is_stream
-        if (
-            begun.is_replaceable
-            and request.path == CHAT
-            and (self._following or self.endpoint.policy.retries)
-        ):
-            reply = UnbegunStream(reply, partial(self._replace, request, source, self._is_settled))
-        self._note_end(str(reply.status), is_error=reply.status >= 400, status=reply.status)
-        if reply.status == 401 and self.endpoint.has_key:
-            # The caller gets the answer, but cannot mend the key.
-            _log.warning(
-                "The upstream %s refuses the key of the settings (401). Set another `api_key` for it.",
-                self.endpoint.name,
-            )
-        return reply
-
-    async def _replace(
-        self,
-        request: ModelRequest,
-        source: _RequestSource,
-        was_settled: bool,
-        failure: Failure,
-    ) -> ModelReply | None:
-        """Returns the reply in place of a stream that failed before its first event; None: the failure is the last.
-
-        request, source: those of the stream.
-        was_settled: an endpoint had answered before the stream.
-
-        Raises: ProviderError: the error of the last attempt after the stream.
-        """
-        self._is_settled = was_settled
-        failed = self._blame(_FailedAttempt(failure))
-        next_request = await self._request_after(failed, request, source.make)
-        return None if next_request is None else await self._send_until_answered(next_request, source)
-
-    async def _without_refused(
-        self, error: BufferedReply, request: ModelRequest, source: _RequestSource
-    ) -> ModelRequest | None:
-        """Returns the request without what an error refuses; None: nothing can be left out."""
-        body = await error.read(MAX_REPLY_BYTES)
-        if error.status in _MAY_BE_TOO_LONG and request.path == CHAT:
-            cut = await self._cuts.shorten(body, request, source.make, self.target, self.endpoint)
-            if cut is not None:
-                self.target = cut.target
-                return cut.request
-        refused = refused_content(error.status, body[:ERROR_BYTES])
-        if source.mender is None or refused is None:
-            return None
-        return await source.mender.mend_request(refused, self.target, self.endpoint)
-
-    def _describe_call(self, request: ModelRequest) -> None:
-        """Notes in the receipt what is sent, and where."""
-        call, receipt, endpoint = self.call, self._receipt, self.endpoint
-        call.upstream = endpoint.upstream
-        call.provider = endpoint.kind
-        call.model = self.target.model
-        call.path = request.path
-        call.method = request.method
-        call.sent_tokens = estimate_prompt_tokens(request.body)
-        call.prompt = receipt.prompt
-        call.hides_usage = receipt.hides_usage
-
-    def note_prompt_tokens(self, estimated: int, actual: int, fitting: int) -> None:
-        """Notes how many tokens a reply counted for its prompt."""
-        self._failover.context_windows.note_count(self.target[:2], estimated, actual, fitting)
-
-    def note_broken(self, error: GatewayError) -> None:
-        """Notes that a reply which had begun broke off. An error before a reply is noted already."""
-        if not self.is_answered:
-            return
-        self.is_answered = False
-        self.call.failure = kind_of(error)
-        self._failover.metrics.upstream_errors.inc(self.endpoint.name, self.call.failure)
-        # All replies share the gateway's bounds, and one caller's requests must not open the circuit for all.
-        if not isinstance(error, UpstreamTooLarge | UpstreamRefused):
-            self.endpoint.health.record_break(self.endpoint.policy, self._failover.now())
-
-    def _note_complete(self) -> None:
-        """Notes that the last reply, if there was one, has come to its end."""
-        if self.is_answered and self.call.status < 300:
-            self.endpoint.health.record_success(self.target.model)
-
-    def _blame(self, failed: _FailedAttempt) -> _FailedAttempt:
-        """Notes a failure of the endpoint, unless it was a limit of the gateway's or the caller's own."""
-        endpoint, failure = self.endpoint, failed.failure
-        model = self.target.model
-        now = self._failover.now()
-        is_limit = failure.kind == "429"
-        # Without a key of the gateway's the limit is the caller's own, and does not concern the endpoint.
-        if is_limit and failure.retry_after_s and endpoint.has_key:
-            endpoint.health.record_rate_limit(now, model, failure.retry_after_s)
-        elif (not is_limit or endpoint.has_key) and not failure.is_own:
-            endpoint.health.record_failure(endpoint.policy, now, model, failure.retry_after_s)
-        return failed
-
-    def _choose_and_charge(self, failure: Failure, request: ModelRequest) -> NextStep:
-        """Returns the step after a failed attempt. A retry is charged to the retry budget."""
-        # An upload was read once and cannot be sent again.
-        if request.upload is not None:
-            return NextStep(NextAttempt.STOP)
-        # A request that got a 429 had no effect, so it may be sent again.
-        if self.sends_once and failure.was_sent and failure.kind != "429":
-            return NextStep(NextAttempt.STOP)
-        # Hidden rounds of one turn stay at the endpoint that answered the first round.
-        candidates = [] if self._is_settled else self._following
-        health = self.endpoint.health
-        step = choose_next(
-            failure,
-            self.endpoint.policy,
-            attempts=self._failures,
-            has_peer=any(target.rank == self.target.rank for _, target in candidates[:1]),
-            has_fallback=bool(candidates),
-            may_retry=health.may_retry,
-            chance=self._failover.chance(),
-        )
-        if step.attempt is NextAttempt.RETRY:
-            health.retries_left -= 1
-        return step
-
-    def _give_up(self, failed: _FailedAttempt) -> ModelReply:
-        """Returns the upstream's own error, which the client gets. Raises: ProviderError: no reply was sent."""
-        if failed.reply is None:
-            self.call.failure = failed.failure.kind
-            self._note_end(failed.failure.kind, is_error=True, status=0)
-            assert failed.error is not None  # an attempt without a reply has an error
-            raise failed.error
-        self._note_end(failed.failure.kind, is_error=True, status=failed.reply.status)
-        return failed.reply
-
-    def _note_end(self, outcome: str, *, is_error: bool, status: int) -> None:
-        """Notes how a call ended. status: of the reply; 0: there is none."""
-        self.is_answered = bool(status)
-        if status:
-            self.call.status = status
-        self._count_outcome(outcome, is_error=is_error)
-        if not self._is_settled:
-            self._is_settled = True
-            self._receipt.headers["x-mnemogate-upstream"] = self.endpoint.name
-        if len(self._outcomes) > 1:
-            self._receipt.headers["x-mnemogate-tries"] = ";".join(map(":".join, self._outcomes))
-
-    def _count_outcome(self, outcome: str, *, is_error: bool) -> None:
-        metrics, name = self._failover.metrics, self.endpoint.name
-        self._outcomes.append((name, outcome))
-        metrics.upstream_tries.inc(name, outcome)
-        if is_error:
-            metrics.upstream_errors.inc(name, outcome)

@@ -25,8 +25,9 @@ from gateway.core.usage.reported import costs_tokens
 from gateway.errors import BadRequest, NotAllowed, UnknownModel, UnknownPath, UpstreamError
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
+from gateway.run.upstream.attempts import Attempts
 from gateway.run.upstream.endpoint import Endpoint
-from gateway.run.upstream.failover import Attempts, Failover
+from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import Route, is_listed, resolve_route, unknown_upstream
 from gateway.run.usage.limiter import Limiter, PlannedCall
@@ -352,7 +353,9 @@ class Forwarder:
         """
         body = b"" if outgoing.body is None else outgoing.body.raw
         rules = self._rules(outgoing.project)
-        receipt.user = user_of(outgoing.headers, body, rules, self._failover.wall(), outgoing.read_names)
+        receipt.user = user_of(
+            outgoing.headers, body, rules, self._failover.wall_clock(), outgoing.read_names
+        )
         if costs_tokens(outgoing.method, outgoing.upstream_path):
             route = await self._admit(route, outgoing, body, receipt)
         keep_alive_s = self._settings.server.keep_alive_comment_s
@@ -384,14 +387,17 @@ class Forwarder:
     def _attempts(self, route: Route, outgoing: Outgoing, receipt: Receipt) -> Attempts:
         """Returns the attempts of a request; nothing is sent yet. Raises: NotAllowed."""
         if outgoing.is_about_stored:
-            attempts = self._failover.at_first_key(route, receipt)
+            attempts = self._failover.at_first_key(
+                route, receipt, sends_once=outgoing.sends_once, caller_error=outgoing.upload_error
+            )
             if outgoing.is_list and attempts.endpoint.has_key:
                 self._check_may_list(outgoing.project)
-        else:
-            # A request without a conversation belongs to no endpoint, so they take turns.
-            attempts = self._failover.attempts(
-                route, lambda: next(self._round_robin), receipt, outgoing.upstream_path
-            )
-        attempts.sends_once = outgoing.sends_once
-        attempts.caller_error = outgoing.upload_error
-        return attempts
+            return attempts
+        # A request without a conversation belongs to no endpoint, so they take turns.
+        return self._failover.attempts(
+            route,
+            lambda: next(self._round_robin),
+            receipt,
+            outgoing.upstream_path,
+            caller_error=outgoing.upload_error,
+        )

@@ -21,8 +21,8 @@ from gateway.core.usage.reported import UsageReader
 from gateway.core.usage.withheld_usage import without_usage
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
+from gateway.run.upstream.attempts import Attempts
 from gateway.run.upstream.endpoint import RequestMaker
-from gateway.run.upstream.failover import Attempts
 from gateway.run.upstream.keepalive import BEAT, keep_alive
 from gateway.run.upstream.provider_errors import translate
 

@@ -10,8 +10,8 @@ from adapters.sse import EventDecoder
 from adapters.types import Event
 from adapters.whole_reply import BufferedReply
 from gateway.errors import GatewayError
+from gateway.run.upstream.attempts import Attempts
 from gateway.run.upstream.endpoint import Endpoint, RequestMaker, RequestMender
-from gateway.run.upstream.failover import Attempts
 from gateway.run.upstream_call import UpstreamCall
 
 _JSON = (("content-type", "application/json"),)

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from gateway.run.memory.composer import Composer
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.upstream.failover import Attempts
+from gateway.run.upstream.attempts import Attempts
 from gateway.web.client_reply import ClientReply
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, raw, say
 from tests.gateway.sdk import CHAT, World, agent, remember

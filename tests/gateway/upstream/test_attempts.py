@@ -6,7 +6,8 @@ from adapters.scripted import ScriptedProvider
 from gateway.core.upstream.policy import Target
 from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt
-from gateway.run.upstream.failover import Attempts, Failover
+from gateway.run.upstream.attempts import Attempts
+from gateway.run.upstream.failover import Failover
 from gateway.settings import Settings, UpstreamSettings
 
 

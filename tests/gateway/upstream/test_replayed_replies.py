@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from gateway.run.upstream.failover import Attempts
+from gateway.run.upstream.attempts import Attempts
 from gateway.run.upstream.replayed_replies import ReplayedReplies
 
 
