@@ -619,7 +619,7 @@ class Rules(Struct, frozen=True):
     # another conversation opened with its prefix, the number of the message before it, the wanted numbers (None: all).
     messages_of: Callable[[Exchange, bool, int | None, Container[int] | None], Sequence[Message]]
     # Returns the result of pending edits on the blocks as they are now.
-    merge_operations: Callable[[Sequence[Block], Sequence[MemoryEdit]], BlockMerge]
+    make_block_merge: Callable[[Sequence[Block], Sequence[MemoryEdit]], BlockMerge]
     # Returns whether a note or hidden round may quote what is gone.
     may_quote: Callable[[str, Erased], bool]
     # Returns a block without what is gone. Its arguments: the block with its last untouched value, its values since,

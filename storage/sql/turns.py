@@ -471,7 +471,7 @@ async def merge_edits(
     await connection.lock_profile_blocks(agent_row)
     blocks = await load_blocks(connection, agent_row)
     versions = {block.id: block.version for block in blocks}
-    merge = rules.merge_operations(blocks, edits)
+    merge = rules.make_block_merge(blocks, edits)
     for block, value, edit in merge.writes:
         origin = f"tool:{edit.call_id}"
         await write_block(

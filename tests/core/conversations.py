@@ -284,7 +284,7 @@ class Memory:
         for x, why in find_mergeable(tree, now, IDLE_S, is_named=key is not None):
             self.records[x.id] = replace(x, merged=why)
             mine = [o for o in self.ops if o.exchange_row == x.id and o.state == "pending"]
-            for block, value, _ in edits.merge_operations(self.blocks, mine).writes:
+            for block, value, _ in edits.make_block_merge(self.blocks, mine).writes:
                 self.blocks = [replace(b, value=value) if b.id == block else b for b in self.blocks]
             self.ops = [replace(o, state="merged") if o in mine else o for o in self.ops]
 

@@ -412,7 +412,7 @@ async def test_edits_are_written_with_their_results_or_not_at_all(writer: Writer
     (block,) = (await writer.read()).snapshot.blocks
     arguments = b'{"label":"human","new_string":"Ann"}'
     op = MemoryEdit(0, made.id, "1", "insert", "human", arguments, at=100.0)
-    merged = edits.merge_operations([block], [op])
+    merged = edits.make_block_merge([block], [op])
     await writer.store.blocks.write(block.id, block.version, "Bob was here", at=99.0, origin="api")
     with pytest.raises(WriteConflict):
         await writer.go_on(result("1", "done"), edits=merged, versions={block.id: block.version})
@@ -420,7 +420,7 @@ async def test_edits_are_written_with_their_results_or_not_at_all(writer: Writer
     assert [x.id for x in own.path] == [first.exchange.id]
     assert [b.value for b in own.snapshot.blocks] == ["Bob was here"]
     # Made again on what is there now.
-    again = edits.merge_operations(own.snapshot.blocks, [op])
+    again = edits.make_block_merge(own.snapshot.blocks, [op])
     await writer.go_on(result("1", "done"), edits=again, versions={block.id: block.version + 1})
     (block,) = (await writer.read()).snapshot.blocks
     assert block.value == "Bob was here\nAnn"
@@ -496,7 +496,7 @@ async def test_what_calls_of_a_forgotten_reply_have_made_is_not_written(writer: 
         writer.agent.epoch,
         {"2": "client"},
         {0: b"done"},
-        edits.merge_operations([block], [op]),
+        edits.make_block_merge([block], [op]),
         {block.id: block.version},
     )
     await writer.store.forgetting.forget(writer.agent.id, ForgetTarget(exchanges=[e.id]))

@@ -276,7 +276,7 @@ class ItemTurns:
         counts = _counts_of(reply)
         new_edits = turn.block_edits.edits[turn.stored_inserts :]
         inserts = [edit for edit in new_edits if edit.op in STORED_SOURCES]
-        merged = edits.merge_operations(
+        merged = edits.make_block_merge(
             turn.context.blocks, [edit for edit in new_edits if edit.op not in STORED_SOURCES]
         )
         versions = {block.id: block.version for block in turn.context.blocks}
@@ -388,7 +388,7 @@ class ItemTurns:
             turn=_turn_to_write(turn, outcome, context, state, now),
             step=step,
             edits=[_written_edit_of_list(edit) for round in turn.texts.rounds for edit in round["edits"]],
-            merged=replace(edits.merge_operations((), inserts), writes=ending.merged.writes),
+            merged=replace(edits.make_block_merge((), inserts), writes=ending.merged.writes),
             versions=ending.versions,
         )
 

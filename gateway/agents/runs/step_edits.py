@@ -14,7 +14,7 @@ from gateway.core.conversation.private import NUDGE_SENDER, with_private
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.memory.block_edit import EditResult
 from gateway.core.memory.edit_ids import call_of_edit, calls_by_edit_id
-from gateway.core.memory.edits import merge_operations
+from gateway.core.memory.edits import make_block_merge
 from gateway.core.memory.memory_tools import STORED_SOURCES
 from gateway.core.prompt.note_text import render_note
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, last_shown
@@ -68,7 +68,7 @@ class StepEdits:
     def merge(self, exchange_row: int) -> BlockMerge:
         """Returns the edits to be written. exchange_row: the row of the step's exchange."""
         edits = [replace(edit, exchange_row=exchange_row) for edit in self.block_edits.edits]
-        return merge_operations(self.blocks_read, edits)
+        return make_block_merge(self.blocks_read, edits)
 
     @property
     def versions_read(self) -> dict[int, int]:

@@ -23,27 +23,27 @@ def digest_value(value: str) -> int:
     return int.from_bytes(blake2b(value.encode(), digest_size=8).digest(), "big", signed=True)
 
 
-class AppliedOperation(NamedTuple):
-    """The outcome of one edit of blocks."""
+class EditedBlocks(NamedTuple):
+    """The blocks after one edit, and its outcome."""
 
-    # The blocks after it, unchanged if it failed.
+    # Unchanged if the edit failed.
     blocks: list[Block]
-    # What the model reads of it.
+    # The outcome, with the text for the model.
     result: EditResult
 
 
-def apply_operation(blocks: Sequence[Block], edit: MemoryEdit) -> AppliedOperation:
+def apply_to_blocks(blocks: Sequence[Block], edit: MemoryEdit) -> EditedBlocks:
     """Applies an edit to copies of the blocks."""
     block = next((each for each in blocks if each.label == edit.label), None)
     if block is not None and edit.seen not in (None, digest_value(block.value)):
         # The model would overwrite a change that it has not seen.
         failure = EditResult(None, "Error: the block was changed meanwhile.", has_failed=True)
-        return AppliedOperation(list(blocks), failure)
+        return EditedBlocks(list(blocks), failure)
     result = apply_edit(edit.op, orjson.loads(edit.arguments), block)
     if result.value is None:
-        return AppliedOperation(list(blocks), result)
+        return EditedBlocks(list(blocks), result)
     changed = [replace(each, value=result.value) if each is block else each for each in blocks]
-    return AppliedOperation(changed, result)
+    return EditedBlocks(changed, result)
 
 
 def blocks_on_path(
@@ -58,11 +58,11 @@ def blocks_on_path(
     edited_blocks = list(blocks)
     for edit in edits:
         if edit.exchange_row in path and edit.op not in STORED_SOURCES:
-            edited_blocks = apply_operation(edited_blocks, edit).blocks
+            edited_blocks = apply_to_blocks(edited_blocks, edit).blocks
     return edited_blocks
 
 
-def merge_operations(blocks: Sequence[Block], edits: Sequence[MemoryEdit]) -> BlockMerge:
+def make_block_merge(blocks: Sequence[Block], edits: Sequence[MemoryEdit]) -> BlockMerge:
     """Returns the changes that pending edits make to the blocks as they are now.
 
     An edit that has become impossible is dropped, such as replacing words that are gone, or overwriting a value
@@ -78,13 +78,13 @@ def merge_operations(blocks: Sequence[Block], edits: Sequence[MemoryEdit]) -> Bl
             text = str(orjson.loads(edit.arguments).get("content", ""))
             match edit.op:
                 case EditOperation.REMEMBER_FACT:
-                    facts.append((_fact(text, edit), edit))
+                    facts.append((_make_fact(text, edit), edit))
                 case EditOperation.ARCHIVAL_INSERT:
                     passages += [(part, edit) for part in passages_in(text)]
                 case _:
                     raise NotImplementedError(f"{edit.op} is in STORED_SOURCES and has no case here")
             continue
-        current, result = apply_operation(current, edit)
+        current, result = apply_to_blocks(current, edit)
         if result.value is None:
             dropped.append(edit)
         else:
@@ -92,7 +92,7 @@ def merge_operations(blocks: Sequence[Block], edits: Sequence[MemoryEdit]) -> Bl
     return BlockMerge(writes, passages, facts, dropped)
 
 
-def _fact(text: str, edit: MemoryEdit) -> LearnedFact:
+def _make_fact(text: str, edit: MemoryEdit) -> LearnedFact:
     return LearnedFact(
         as_statement(text),
         about="",

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.core.conversation.stored_messages import has_open_calls
-from gateway.core.memory.edits import merge_operations
+from gateway.core.memory.edits import make_block_merge
 from gateway.core.memory.forgetting_rules import may_quote, rebuild_block, without_quotations
 from gateway.core.memory.visibility import recallable_messages, tools_used
 from storage.commands import Rules
 
 RULES: Final = Rules(
     messages_of=recallable_messages,
-    merge_operations=merge_operations,
+    make_block_merge=make_block_merge,
     may_quote=may_quote,
     rebuild_block=rebuild_block,
     tools_used=tools_used,

@@ -50,7 +50,7 @@ class BlockEdits:
         before = next((block for block in self.blocks if block.label == edit.label), None)
         if before is not None and edit.op in REWRITE_OPERATIONS:
             edit = replace(edit, seen=edits.digest_value(before.value))
-        blocks, result = edits.apply_operation(self.blocks, edit)
+        blocks, result = edits.apply_to_blocks(self.blocks, edit)
         if result.value is not None:
             if is_read and (error := self._unseen_error(edit)) is not None:
                 result = error
@@ -72,7 +72,7 @@ class BlockEdits:
         self.blocks = [*blocks]
         for edit in self.edits:
             if edit.op not in STORED_SOURCES:
-                self.blocks = edits.apply_operation(self.blocks, edit).blocks
+                self.blocks = edits.apply_to_blocks(self.blocks, edit).blocks
 
     def describe_changes(self, results: Iterable[Shown]) -> BlockChanges:
         """Ends a round. Returns the changes of blocks that were not shown yet, and what the round shows with them.
