@@ -204,15 +204,15 @@ async def _erase_exchange(
     leaves_tombs: its messages are recognised when they are sent again.
     mark: the kind of its mark, ERASED or RESET.
     """
-    places = [*range(len(exchange.inputs)), REPLY]
-    seqs = await _erase_traces(connection, agent_row, exchange, places, leaves_tombs=leaves_tombs, mark=mark)
+    indices = [*range(len(exchange.inputs)), REPLY]
+    seqs = await _erase_traces(connection, agent_row, exchange, indices, leaves_tombs=leaves_tombs, mark=mark)
     tombstone = replace(make_tombstone(exchange), merged="", model="", redactions=frozenset())
     await exchanges.update_exchange(connection, agent_row, tombstone, is_whole=True)
     return seqs
 
 
 async def _erase_messages(connection: Connection, work: ErasingWork, seqs: Iterable[int]) -> None:
-    """Erases messages by their numbers, and what they took the place of."""
+    """Erases messages by their numbers, and the messages that they replaced."""
     agent_row = work.agent_row
     for seq in seqs:
         for exchange_row, present_seq in await _find_present(connection, agent_row, seq):
@@ -244,7 +244,7 @@ async def _find_present(connection: Connection, agent_row: int, seq: int) -> lis
 async def _find_alternatives(
     connection: Connection, agent_row: int, exchange: Exchange, *, is_active: bool
 ) -> list[int]:
-    """Returns the rows of the other exchanges at the place of an exchange that are active, or that are not."""
+    """Returns the rows of the other exchanges with an exchange's parent that are active, or that are not."""
     values = (
         agent_row, exchange.conversation_row, exchange.depth, exchange.parent, exchange.id, int(is_active)
     )  # fmt: skip
@@ -256,8 +256,8 @@ async def _erase_message(connection: Connection, agent_row: int, exchange_row: i
     exchange = await exchanges.load_exchange(connection, agent_row, exchange_row)
     if exchange is None or exchange.state in (State.FORGOTTEN, State.OFF):
         return
-    place = seq - exchange.seq if seq < exchange.reply_seq else REPLY
-    redactions = exchange.redactions | {place}
+    index = seq - exchange.seq if seq < exchange.reply_seq else REPLY
+    redactions = exchange.redactions | {index}
     # Results of tools (`t`) do not count: with nothing but these left, the exchange has no message any more.
     remaining = [
         i for i, atoms in enumerate(exchange.inputs) if i not in redactions and atoms and atoms[0][:1] != b"t"
@@ -267,16 +267,16 @@ async def _erase_message(connection: Connection, agent_row: int, exchange_row: i
     if not remaining:
         await forget_indexed(connection, agent_row, await _erase_exchange(connection, agent_row, exchange))
         return
-    await forget_indexed(connection, agent_row, await _erase_traces(connection, agent_row, exchange, [place]))
+    await forget_indexed(connection, agent_row, await _erase_traces(connection, agent_row, exchange, [index]))
     messages = orjson.loads(exchange.input or b"[]")
-    if place != REPLY and place < len(messages):
-        messages[place] = {"role": messages[place].get("role"), "content": ""}
+    if index != REPLY and index < len(messages):
+        messages[index] = {"role": messages[index].get("role"), "content": ""}
     # Notes, hidden rounds and the memory section of this turn may quote the message, so they go whatever they say.
-    full_reply = exchange.full_reply if place != REPLY and exchanges.is_step(exchange) else None
+    full_reply = exchange.full_reply if index != REPLY and exchanges.is_step(exchange) else None
     reduced = replace(
         exchange, redactions=redactions, edits=False, has_full_reply=full_reply is not None, section=None,
-        opaque=False if place == REPLY else exchange.opaque, notes=dict.fromkeys(exchange.notes, ""),
-        input=orjson.dumps(messages), shown_reply=None if place == REPLY else exchange.shown_reply,
+        opaque=False if index == REPLY else exchange.opaque, notes=dict.fromkeys(exchange.notes, ""),
+        input=orjson.dumps(messages), shown_reply=None if index == REPLY else exchange.shown_reply,
         full_reply=full_reply,
     )  # fmt: skip
     await exchanges.update_exchange(connection, agent_row, reduced, is_whole=True)
@@ -396,30 +396,30 @@ async def _erase_traces(
     connection: Connection,
     agent_row: int,
     exchange: Exchange,
-    places: Collection[int],
+    indices: Collection[int],
     *,
     leaves_tombs: bool = True,
     mark: MarkKind = MarkKind.ERASED,
 ) -> list[int]:
     """Erases what is derived from these messages: what waits for the reply, and the edits of the turn.
 
-    places: indices of inputs; REPLY stands for the reply.
+    indices: of inputs; REPLY stands for the reply.
     mark: the kind of the exchange's mark, ERASED or RESET.
 
     Returns the numbers of these messages, which the caller takes out of the index.
     """
     seqs, tombs = [], []
-    for place in places:
-        if place == REPLY:
+    for index in indices:
+        if index == REPLY:
             atoms, seq = exchange.reply or (), exchange.reply_seq
         else:
-            atoms, seq = exchange.inputs[place], exchange.seq + place
+            atoms, seq = exchange.inputs[index], exchange.seq + index
         seqs.append(seq)
         if leaves_tombs and atoms and atoms[0][:1] in b"ua":
             tombs.append(message_key(atoms))
     await exchanges.add_marks(connection, agent_row, MarkKind.TOMB, tombs, exchange.id)
     await exchanges.add_marks(connection, agent_row, mark, (b"",), exchange.id)
-    if REPLY in places:
+    if REPLY in indices:
         await connection.run(SQL["waiting_erase"], (exchange.id, agent_row))
     if await connection.run(SQL["ops_erase"], (agent_row, exchange.id, b"{}")):
         await _empty_sections_with_edits(connection, agent_row)
@@ -586,8 +586,8 @@ async def _find_existing(
         existing.update((kind, seq) for (seq,) in rows)
     messages = await rows_of(connection, SQL["messages_there"], sorted(seqs_by_kind["message"]), agent_row)
     for seq, first, span, redactions in messages:
-        place = seq - first if seq < first + span - 1 else REPLY
-        if place not in orjson.loads(redactions or b"[]"):
+        index = seq - first if seq < first + span - 1 else REPLY
+        if index not in orjson.loads(redactions or b"[]"):
             existing.add(("message", seq))
     return existing | {(KINDS[-1], seq) for _, seq in existing}
 
