@@ -50,7 +50,7 @@ TargetKind = Literal["message", "exchange", "conversation", "fact", "passage", "
 TargetValue = int | str | tuple[int, ...] | None
 # The most texts that are forgotten at once: a preview shows them all.
 MAX_TEXTS = 50
-# The options of `mnemogate memory forget` for these kinds.
+# The options of `mnemogate memory forget` for these kinds. Its option `--in` names a conversation.
 _PART_KINDS: dict[TargetKind, PartKind] = {
     "message": "message",
     "exchange": "exchange",
@@ -73,7 +73,7 @@ class TargetRecord(Struct, frozen=True):
 class ErasedFactRecord(SourceRecord, frozen=True, kw_only=True):
     """A fact that goes with messages."""
 
-    # No other fact has taken its place, so it can be kept.
+    # No other fact has replaced it, so it can be retained.
     is_true: bool
     # Who corrected the fact; not set: it was not corrected, or is no longer true.
     corrected_by: Literal["operator", "person"] | UnsetType = UNSET
@@ -89,7 +89,7 @@ class ForgetPreview(Struct, frozen=True):
     confirm: str | None
     # The command lines that do the same; None: the visitor is a person, who has no command line.
     command: str | None
-    # How many facts go with messages; 0 where the whole memory goes.
+    # How many facts go with messages, besides a fact that is itself the target; 0 where the whole memory goes.
     more_facts: int
     # The newest facts that go with messages; not set: no fact goes.
     facts: tuple[ErasedFactRecord, ...] | UnsetType = UNSET
@@ -108,7 +108,9 @@ class ForgetResult(Struct, frozen=True):
     done: bool
     # The database has no old copies of what was forgotten.
     swept: bool
+    # How many messages went.
     messages: int
+    # As in `ForgetPreview`, then a line `memory add` for each fact that stays.
     command: str | None
     # For "texts": how many of them were there.
     texts: int | UnsetType = UNSET
@@ -163,7 +165,7 @@ class MemoryForgetting:
         *,
         words: str = "",
     ) -> ForgetPreview:
-        """Returns what forgetting a part takes and leaves.
+        """Returns what forgetting a part takes and leaves. What stays has the true facts that are most like what goes.
 
         project: the only project that the caller sees; None: all projects.
         words: the words for which one text after another is forgotten, as a query; "": they are not known.
@@ -172,7 +174,7 @@ class MemoryForgetting:
         """
         memory = await self._views.get(project, uid)
         target = await self._find_target(memory, kind, value)
-        preview = await self._preview(memory, kind, value, target, words)
+        preview = await self._make_preview(memory, kind, value, target, words)
         going = {each.seq for each in preview.facts or ()}
         # If more facts go than are listed, it is not known which ones stay.
         if kind == "all" or preview.more_facts > len(going):
@@ -211,13 +213,8 @@ class MemoryForgetting:
         """
         memory = await self._views.get(editor.project, uid)
         target = await self._find_target(memory, kind, value)
-        preview = await self._preview(memory, kind, value, target)
-        if preview.confirm is not None and (confirm or "").strip() != preview.confirm:
-            noun = "texts" if kind == "texts" else "messages"
-            raise Conflict(
-                f"Nothing was forgotten: {preview.confirm} {noun} would go now, not {(confirm or '').strip()!r}.",
-                param="confirm",
-            )
+        preview = await self._make_preview(memory, kind, value, target)
+        _check_confirmed(preview, confirm)
         retained_facts = [each for each in preview.facts or () if each.seq in keep]
         retained = [each.seq for each in retained_facts]
         corrections = [each for each in preview.facts or () if each.corrected_by and each.seq not in keep]
@@ -227,12 +224,12 @@ class MemoryForgetting:
         try:
             if missing := {*keep}.difference(retained):
                 raise WriteConflict(f"fact {min(missing)} is none of those that would go")
-            id = await self._store.forgetting.begin(
+            forgetting_id = await self._store.forgetting.begin(
                 memory.id, target, keeps_pause=True, retained_facts=retained
             )
         except WriteConflict as error:
             raise Conflict(f"Nothing was forgotten: {error.message}.", param="keep") from error
-        task = asyncio.create_task(self._carry_out(id))
+        task = asyncio.create_task(self._carry_out(forgetting_id))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         at = self._now()
@@ -263,16 +260,18 @@ class MemoryForgetting:
 
     # -- the forgetting
 
-    async def _carry_out(self, id: int) -> bool | None:
+    async def _carry_out(self, forgetting_id: int) -> bool | None:
         """Performs a forgetting that was begun. Returns whether the database has no old copies of what went.
 
         Returns None if the store failed: then the store resumes the forgetting later.
         """
         try:
-            await self._store.forgetting.run(id)
+            await self._store.forgetting.run(forgetting_id)
             return await self._store.forgetting.sweep()
         except StoreError as error:
-            _log.warning("Forgetting %d is not finished, and is resumed later: %s", id, error.message)
+            _log.warning(
+                "Forgetting %d is not finished, and is resumed later: %s", forgetting_id, error.message
+            )
             return None
 
     async def _find_target(self, memory: FoundMemory, kind: TargetKind, value: TargetValue) -> ForgetTarget:
@@ -297,7 +296,7 @@ class MemoryForgetting:
             raise UnknownId("None of these texts is there.")
         return [found[seq] for seq in sorted(found, reverse=True)]
 
-    async def _preview(
+    async def _make_preview(
         self,
         memory: FoundMemory,
         kind: TargetKind,
@@ -440,6 +439,16 @@ def _number_to_confirm(kind: TargetKind, details: _TargetDetails, counts: Forget
             return str(len(details.texts))
         case _:
             return None
+
+
+def _check_confirmed(preview: ForgetPreview, confirm: str | None) -> None:
+    """Raises: Conflict: the number to confirm is another one. confirm: as the person typed it; None: not at all."""
+    typed = (confirm or "").strip()
+    if preview.confirm is not None and typed != preview.confirm:
+        noun = "texts" if preview.target.kind == "texts" else "messages"
+        raise Conflict(
+            f"Nothing was forgotten: {preview.confirm} {noun} would go now, not {typed!r}.", param="confirm"
+        )
 
 
 def _command(scope: Scope, kind: TargetKind, value: TargetValue) -> str:
