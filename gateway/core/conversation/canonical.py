@@ -20,9 +20,9 @@ from gateway.core.conversation.wire_message import (
     PRIVATE,
     RESULT_ROLES,
     SYSTEM_ROLES,
+    audio_id,
     media_in,
     named_calls,
-    sound_id,
     text_of,
     without_space,
     without_space_utf8,
@@ -111,8 +111,8 @@ class MessageHasher:
         name = _encode(message["name"]) if "name" in message else b""
         if role == "assistant":
             atoms = [self._atom(b"a", name, text)] if text else []
-            if ("audio" in message or PRIVATE in message) and (sound := sound_id(message)):
-                atoms = [self._atom(b"a", b"", b"audio", _encode(sound))]
+            if ("audio" in message or PRIVATE in message) and (id := audio_id(message)):
+                atoms = [self._atom(b"a", b"", b"audio", _encode(id))]
             if "tool_calls" in message or "function_call" in message:
                 for tool, arguments in named_calls(message):
                     atoms.append(self._atom(b"c", _encode(tool), _encode(_canonical_arguments(arguments))))

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from gateway.core.conversation.canonical import is_call
 from gateway.core.conversation.hashed_list import HashedList
-from gateway.core.conversation.wire_message import sound_id, without_space
+from gateway.core.conversation.wire_message import audio_id, without_space
 from storage.records import Atom
 
 # How many of the last assistant texts of a turn are tried in combination. Chosen, not measured.
@@ -39,7 +39,7 @@ class TurnReplies:
         # Atom -> where its text is. A client may split one reply into messages, or merge two, so each run of texts may
         # be a stored reply.
         self.spans: dict[Atom, ListSpan] = {}
-        self.spans.update((listing.atoms[i][0], (i, i)) for i in assistants if sound_id(listing.messages[i]))
+        self.spans.update((listing.atoms[i][0], (i, i)) for i in assistants if audio_id(listing.messages[i]))
         # The atoms of named messages' texts without the name.
         self.unnamed: list[Atom] = []
         for end in range(len(texts), 0, -1):

@@ -43,8 +43,8 @@ def text_of(message: Mapping[str, Any]) -> str:
     return between_parts.join(text for text in texts if isinstance(text, str))
 
 
-def sound_id(message: Mapping[str, Any]) -> str:
-    """Returns the id of the sound as which a model has spoken a reply; "": the reply is written.
+def audio_id(message: Mapping[str, Any]) -> str:
+    """Returns the id of the audio in which a model has spoken a reply; "": the reply is written.
 
     A client's message has it in `audio`, a stored one in its private fields.
     """
@@ -55,10 +55,10 @@ def sound_id(message: Mapping[str, Any]) -> str:
     return id if isinstance(id, str) else ""
 
 
-def only_text(message: Mapping[str, Any]) -> str | None:
+def text_hashed_alone(message: Mapping[str, Any]) -> str | None:
     """Returns the text of an assistant message that is hashed by its text alone; None for every other message."""
     content = message.get("content")
-    if not isinstance(content, str) or message.get("name") is not None or sound_id(message):
+    if not isinstance(content, str) or message.get("name") is not None or audio_id(message):
         return None
     has_calls = message.get("tool_calls") is not None or message.get("function_call") is not None
     return None if has_calls else content
@@ -72,7 +72,7 @@ def media_in(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [part for part in content if isinstance(part, dict) and not isinstance(part.get("text"), str)]
 
 
-def are_results(messages: Iterable[Mapping[str, Any]]) -> list[bool]:
+def result_flags(messages: Iterable[Mapping[str, Any]]) -> list[bool]:
     """Returns of each message whether it is the result of a call, or has only the media of results before it.
 
     A tool's message cannot have media, so they follow in the user's role.
@@ -123,6 +123,10 @@ def raw_calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def call_id(call: object) -> str:
+    """Returns the id of a call; "": the call is no object.
+
+    Some models give their calls no ids. Then it is "None", as is `str` of the id that the call's result lacks.
+    """
     return str(call.get("id")) if isinstance(call, dict) else ""
 
 
@@ -157,7 +161,7 @@ def shown_reply_of(full_reply: Sequence[WireMessage], gateway_calls: Container[s
 
     gateway_calls: ids of the calls that the gateway ran itself.
     """
-    replies = [message for message in full_reply if message["role"] == "assistant"]
+    replies = [message for message in full_reply if message.get("role") == "assistant"]
     calls = [call for each in replies for call in raw_calls(each) if call_id(call) not in gateway_calls]
     reply: WireMessage = {"role": "assistant", "content": join_texts(map(text_of, replies))}
     return {**reply, "tool_calls": calls} if calls else reply
@@ -172,7 +176,10 @@ def join_texts(texts: Iterable[str]) -> str:
 
 
 def separator(before: object, after: object) -> str:
-    """Returns what joins the texts of two messages, such as "Let me see." and "It rains.": a space or nothing."""
+    """Returns what joins the texts of two messages, such as "Let me see." and "It rains.": a space or nothing.
+
+    before, after: contents of any form; what is no text needs nothing.
+    """
     if isinstance(before, str) and isinstance(after, str) and before and after:
         return "" if before[-1].isspace() or after[0].isspace() else " "
     return ""

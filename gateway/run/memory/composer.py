@@ -14,7 +14,7 @@ from gateway.core.conversation.match_query import MemoryUse
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.tree import is_forgotten
-from gateway.core.conversation.wire_message import RESULT_ROLES, are_results, text_of
+from gateway.core.conversation.wire_message import RESULT_ROLES, result_flags, text_of
 from gateway.core.memory.standing import StandingBlock, standing_block
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.compose import compose, known_note
@@ -328,7 +328,7 @@ def _noted_message(context: MemoryContext) -> NotedMessage | None:
     plan, messages = context.plan, context.plan.messages
     # Recall is for a user's words, not for a nudge of an agent's rules.
     has_words = bool(messages) and messages[-1].get("role") == "user"
-    if not has_words or is_nudge(messages[-1]) or are_results(messages)[-1]:
+    if not has_words or is_nudge(messages[-1]) or result_flags(messages)[-1]:
         return _question_before_results(context)
     if plan.is_quote:
         # A message that only quotes its conversation is a front end's request, such as one for a title.

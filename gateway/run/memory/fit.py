@@ -11,7 +11,7 @@ import orjson
 from msgspec.structs import replace
 
 from gateway.core.conversation.tree import PathPosition
-from gateway.core.conversation.wire_message import WireMessage, are_results, first_after_system, media_in
+from gateway.core.conversation.wire_message import WireMessage, first_after_system, media_in, result_flags
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.summary import (
     EARLY_SHARE,
@@ -298,7 +298,7 @@ def _items(prompt: Prompt, entries: Sequence[_Entry], bounds: Sequence[int]) -> 
     """Returns the entries as the window sees them. bounds: the upper bound of each entry's tokens."""
     nudges = {n for n, each in enumerate(prompt.composition.inserted) if each.is_nudge}
     items = []
-    results = are_results(message for _, message in entries)
+    results = result_flags(message for _, message in entries)
     for n, ((index, message), is_result) in enumerate(zip(entries, results, strict=True)):
         is_nudge = n in nudges or _is_hidden_nudge(prompt, index, message)
         item = window_item(message, bounds[n], is_nudge=is_nudge)

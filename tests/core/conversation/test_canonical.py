@@ -15,8 +15,8 @@ from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.wire_message import (
     WireMessage,
-    are_results,
     named_calls,
+    result_flags,
     shown_reply_of,
     text_of,
     without_space,
@@ -354,7 +354,7 @@ def test_media_after_a_result_belong_to_it() -> None:
     }
     said = {"role": "user", "content": [*image["content"], {"type": "text", "text": "Look."}]}
     result = {"role": "tool", "tool_call_id": "a", "content": "Here."}
-    assert are_results([image, result, image, image, said, image]) == [
+    assert result_flags([image, result, image, image, said, image]) == [
         False,
         True,
         True,

@@ -9,10 +9,10 @@ from gateway.core.conversation.private import PrivateFields, is_nudge, own_lengt
 from gateway.core.conversation.wire_message import (
     PRIVATE,
     WireMessage,
-    are_results,
     call_id,
     named_call,
     raw_calls,
+    result_flags,
     text_of,
 )
 from gateway.run.memory.memory_context import MemoryContext
@@ -82,5 +82,5 @@ def _begin_turns(messages: Sequence[WireMessage]) -> list[bool]:
     """Returns of each message whether it begins a turn, as those of a user do. Media of a result and nudges do not."""
     return [
         message.get("role") == "user" and not is_result and not is_nudge(message)
-        for message, is_result in zip(messages, are_results(messages), strict=True)
+        for message, is_result in zip(messages, result_flags(messages), strict=True)
     ]
