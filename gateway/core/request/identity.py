@@ -176,7 +176,8 @@ class Identity(Struct, frozen=True):
     def with_memory(self, conversation_key: str | None, scope: Scope | None) -> Identity:
         """Returns the identity with the memory of a request that names neither a user nor a conversation.
 
-        The identity stays without a memory if nothing would be stored, or if it names another agent.
+        The identity stays without a memory if nothing would be stored, if it names another agent, or if neither a
+        conversation nor a scope is given.
 
         conversation_key: None: the memory belongs to a user.
         scope: the scope of the memory; None: the memory belongs to that conversation alone.
@@ -185,7 +186,7 @@ class Identity(Struct, frozen=True):
         if scope is None:
             if identity.mode not in STORING_MODES:
                 return self
-            scope = Scope(self.project, self.profile, f"conversation:{conversation_key}")
+            scope = _make_scope(self.project, self.profile, None, conversation_key)
         elif self.agent is None:
             identity = replace(identity, profile=scope.profile)
         elif self.profile != scope.profile:

@@ -425,3 +425,15 @@ def test_a_single_turn_for_a_program_is_read_only(
     messages: list[dict[str, Any]], fields: dict[str, Any], mode: Mode
 ) -> None:
     assert ask(messages=messages, **fields).mode is mode
+
+
+@pytest.mark.parametrize(
+    ("key", "scope"),
+    [("k", Scope("p", "default", "conversation:k")), (None, None)],
+    ids=["conversation", "none"],
+)
+def test_a_request_without_names_gets_the_memory_of_a_conversation_that_it_is_given(
+    key: str | None, scope: Scope | None
+) -> None:
+    identity = ask().with_memory(key, None)
+    assert (identity.conversation_key, identity.scope) == (key, scope)
