@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import orjson
 from msgspec import Struct
@@ -22,6 +23,8 @@ from storage.listing import Page
 from storage.records import Agent, State
 from storage.sql.store import Store
 
+# The beginning of the names of conversations that are made for stored responses without a user.
+UNNAMED_PREFIX: Final = "mnemogate-response-"
 # No index has the ids of upstreams: so many pages of a project's newest exchanges are searched for one.
 _MAX_PAGES = 10
 # The exchanges of such a page.

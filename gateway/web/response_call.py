@@ -13,7 +13,6 @@ from starlette.types import Scope
 
 from adapters.types import Json
 from gateway.core.request.chat_request import MemoryChoice
-from gateway.core.request.identity import UNNAMED_PREFIX
 from gateway.core.request.request_headers import RawHeaders
 from gateway.dialects.responses.parse import ResponsesRequest, parse
 from gateway.dialects.responses.response_ids import (
@@ -27,7 +26,7 @@ from gateway.errors import BadRequest
 from gateway.run.chat import Chat
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.response_conversations import ResponseConversation, unknown_conversation
-from gateway.run.stored_responses import ResponseOwner
+from gateway.run.stored_responses import UNNAMED_PREFIX, ResponseOwner
 from gateway.web.body import parse_off_loop
 from gateway.web.completions import ChatRoute
 from gateway.web.forwarding import ForwardedHead, ForwardedRoute

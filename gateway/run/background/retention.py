@@ -13,9 +13,9 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.core.request.identity import UNNAMED_PREFIX
 from gateway.run.background.budget import DAY_S
 from gateway.run.background.tasks import PeriodicTask
+from gateway.run.stored_responses import UNNAMED_PREFIX
 from gateway.settings import Settings
 from storage.commands import ForgetTarget
 from storage.errors import Unavailable
