@@ -48,7 +48,7 @@ from gateway.core.memory.rules import RULES
 from gateway.core.memory.standing import is_standing
 from gateway.core.prompt import note_text
 from gateway.core.prompt.summary import WantedSummary
-from gateway.core.request.identity import USER_NAME, IdentityRules, identify
+from gateway.core.request.identity import USER_NAME_HEADER, IdentityRules, identify
 from gateway.core.upstream.policy import Target
 from gateway.dialects.chat.parse import parse
 from gateway.run.background.embed import EMBED_JOB, EmbeddingService
@@ -158,7 +158,7 @@ async def serve_memory(memory: MemoryCase, embedder: Embedder | None) -> AsyncIt
     with tempfile.TemporaryDirectory() as folder:
         store, embedding = await _write_memory(Path(folder) / "bench.db", memory, embedder)
         search = None if embedding is None else embedding.embed_query
-        headers = [] if memory.name is None else [(USER_NAME.encode(), memory.name.encode())]
+        headers = [] if memory.name is None else [(USER_NAME_HEADER, memory.name.encode())]
         identity = identify(headers, {"user": "reader"}, IdentityRules("default"), "default")
         name_field = {"name": memory.name} if memory.has_name_in_messages else {}
 

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.core.request.identity import BOUND_USER
+from gateway.core.request.identity import BOUND_USER_HEADER
 from gateway.core.trace_context import TraceContext
 from gateway.dialects.chat.errors import CHAT_ERRORS
 from gateway.errors import (
@@ -240,7 +240,7 @@ class Edge:
             raise NotAllowed(
                 "This key is bound to a user, and this path is not of users.", code="user_not_allowed"
             )
-        scope["headers"] = [*scope["headers"], (BOUND_USER, user.encode())]
+        scope["headers"] = [*scope["headers"], (BOUND_USER_HEADER, user.encode())]
 
     def _hand_on_receipt(self, scope: Scope, info: RequestInfo) -> None:
         """Hands the receipt of a request on. A request without a receipt gets one if it is traced."""

@@ -38,28 +38,29 @@ from gateway.errors import BadRequest, GatewayError, NotAllowed
 from storage.records import Scope
 
 # The header that the gateway adds for a key that is bound to a user. No client can send a name with a colon.
-BOUND_USER: Final = b"mnemogate:user"
+BOUND_USER_HEADER: Final = b"mnemogate:user"
 # The field of `metadata` in which a dialect notes the id of a program's own device or account, which the program sends
 # in place of a user's id. No client has a field of this name by chance, and one that sends it reaches no other memory.
-INSTALLATION: Final = "mnemogate:installation"
+INSTALLATION_FIELD: Final = "mnemogate:installation"
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
-_HISTORY_HEADER = b"x-mnemogate-history"
-_SIGNED_USER_HEADER = SIGNED_USER.encode()
-_RETRY_COUNT = b"x-stainless-retry-count"
-USER_NAME = "x-mnemogate-user-name"
+_HISTORY_HEADER: Final = b"x-mnemogate-history"
+_SIGNED_USER_HEADER: Final = SIGNED_USER.encode()
+_RETRY_COUNT_HEADER: Final = b"x-stainless-retry-count"
 # The values of both may be percent-encoded, as Open WebUI does.
-_USER_NAME_HEADER, _OPEN_WEBUI_NAME = USER_NAME.encode(), b"x-openwebui-user-name"
+USER_NAME_HEADER: Final = b"x-mnemogate-user-name"
+_OPEN_WEBUI_NAME_HEADER: Final = b"x-openwebui-user-name"
 
-# The beginning of the names of conversations that are made for stored responses without a user.
-UNNAMED_PREFIX: Final = "mnemogate-response-"
 # Returns the fields of a body that name model, user and conversation as those of a chat completion do.
 ReadNames = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class IdentityRules:
-    """The rules by which a project's requests are read; built once."""
+    """The rules by which a project's requests are read.
+
+    They are cached until something is forgotten, because `side_requests` remembers the last system prompt.
+    """
 
     # The profile of requests that name no profile.
     default_profile: str
@@ -74,6 +75,7 @@ class IdentityRules:
     default_mode: Mode = Mode.ON
     # The modes of profiles that have their own, by the profile's name.
     profile_modes: Mapping[str, Mode] = field(default_factory=dict)
+    # The rules that recognise side requests, as for the title of a chat.
     side_rules: tuple[SideRule, ...] = APPLICATIONS.side_requests
     # The secret with which Open WebUI signs its user; None: signatures are not read.
     jwt_secret: str | None = field(default=None, repr=False)
@@ -110,16 +112,22 @@ class IdentityRules:
             _HISTORY_HEADER,
             AGENT_HEADER,
             _SIGNED_USER_HEADER,
-            _USER_NAME_HEADER,
+            USER_NAME_HEADER,
         }
 
     @cached_property
     def read_headers(self) -> frozenset[bytes]:
         """All headers that are read here."""
-        return self.single_headers | {BOUND_USER, OPEN_WEBUI_CHAT, _OPEN_WEBUI_NAME, _RETRY_COUNT}
+        return self.single_headers | {
+            BOUND_USER_HEADER,
+            OPEN_WEBUI_CHAT,
+            _OPEN_WEBUI_NAME_HEADER,
+            _RETRY_COUNT_HEADER,
+        }
 
     @cached_property
     def side_requests(self) -> SideRequests:
+        """The side rules, compiled. They remember the last system prompt that they were matched with."""
         return SideRequests(self.side_rules)
 
 
@@ -219,6 +227,8 @@ def identify(
     agent = read_agent(header_values, body)
     profile = agent or rules.default_profile
     append = _wants_append(header_values, conversation_key)
+    # "0" is the first attempt.
+    is_retry = header_values.get(_RETRY_COUNT_HEADER, b"").strip(b"0").isdigit()
     choice = choose_mode(header_values, body, rules.mode_of(profile), rules.side_requests)
     return Identity(
         project=project,
@@ -229,7 +239,7 @@ def identify(
         scope=_make_scope(project, profile, user, conversation_key),
         mode=choice.mode,
         append=append,
-        retry=_RETRY_COUNT in header_values and header_values[_RETRY_COUNT].strip(b"0").isdigit(),
+        retry=is_retry,
         side_request=choice.side_request,
         leaves_nothing=choice.leaves_nothing,
         mode_with_history=choice.mode_with_history,
@@ -259,8 +269,8 @@ def _wants_append(headers: Mapping[bytes, bytes], conversation_key: str | None) 
 
 def user_of(
     headers: RawHeaders, body: bytes, rules: IdentityRules, now: float, read_names: ReadNames | None = None
-) -> str:
-    """Returns the user of a request without memory; "": the request names no user that can be read.
+) -> str | None:
+    """Returns the user of a request without memory; None: the request names no user that can be read.
 
     body: empty if it is not known, as of an upload.
     read_names: reads the names in a request of its dialect; None: the request names users as chat completions do.
@@ -280,7 +290,7 @@ def user_of(
     except (GatewayError, msgspec.DecodeError, orjson.JSONDecodeError, RecursionError):
         user = None
         fields = {}
-    return _bound_or_default(user, header_values, rules, fields) or ""
+    return _bound_or_default(user, header_values, rules, fields)
 
 
 def _bound_or_default(
@@ -290,11 +300,11 @@ def _bound_or_default(
 
     Raises: NotAllowed: the request names another user than that of its key.
     """
-    if BOUND_USER not in headers:
+    if BOUND_USER_HEADER not in headers:
         return named_user or rules.default_user
-    bound_user = headers[BOUND_USER].decode()
+    bound_user = headers[BOUND_USER_HEADER].decode()
     metadata = body.get("metadata")
-    installation = metadata.get(INSTALLATION) if isinstance(metadata, dict) else None
+    installation = metadata.get(INSTALLATION_FIELD) if isinstance(metadata, dict) else None
     if named_user not in (None, bound_user, installation):
         raise NotAllowed("The key of this request is another user's.", code="user_not_allowed")
     return bound_user
@@ -312,8 +322,9 @@ def _read_signed_user(
 
 def _read_user_name(headers: Mapping[bytes, bytes]) -> str | None:
     """Returns the name that a header gives for the user. Raises: BadRequest: the gateway's header is malformed."""
-    if _USER_NAME_HEADER in headers:
-        return checked_id(unquote(header_text(headers[_USER_NAME_HEADER], USER_NAME)), USER_NAME)
-    if _OPEN_WEBUI_NAME in headers:
-        return unquote(headers[_OPEN_WEBUI_NAME].decode("utf-8", "replace"))[:MAX_ID_CHARS]
+    if USER_NAME_HEADER in headers:
+        header = USER_NAME_HEADER.decode()
+        return checked_id(unquote(header_text(headers[USER_NAME_HEADER], header)), header)
+    if _OPEN_WEBUI_NAME_HEADER in headers:
+        return unquote(headers[_OPEN_WEBUI_NAME_HEADER].decode("utf-8", "replace"))[:MAX_ID_CHARS]
     return None

@@ -18,7 +18,7 @@ from adapters.json_escapes import may_round, read_exact
 from adapters.types import Json
 from gateway.core.json_limits import is_too_deep
 from gateway.core.request.chat_request import ChatRequest
-from gateway.core.request.identity import INSTALLATION
+from gateway.core.request.identity import INSTALLATION_FIELD
 from gateway.core.request.native_body import MessageThread
 from gateway.core.request.request_headers import RawHeaders, header_text
 from gateway.dialects.chat.parse import make_chat_request
@@ -222,11 +222,11 @@ def _read_identity(metadata: Any) -> Json:
 def _split_user(user: str) -> Json:
     """Returns the names in a `user_id` of Claude Code's, or the text itself as the user.
 
-    If the text names an account and a device, the account counts as the user and as the `INSTALLATION`.
+    If the text names an account and a device, the account counts as the user and as the `INSTALLATION_FIELD`.
     """
     if match := _OLDER_USER_ID.fullmatch(user):
         person = match[2] or match[1]
-        return {"user_id": person, INSTALLATION: person, "conversation_id": match[3]}
+        return {"user_id": person, INSTALLATION_FIELD: person, "conversation_id": match[3]}
     try:
         names = orjson.loads(user) if user.startswith("{") else None
     except orjson.JSONDecodeError:
@@ -235,7 +235,7 @@ def _split_user(user: str) -> Json:
         return {"user_id": user}
     account, session = names.get("account_uuid"), names.get("session_id")
     person = account if isinstance(account, str) and account else names["device_id"]
-    fields = {"user_id": person, INSTALLATION: person}
+    fields = {"user_id": person, INSTALLATION_FIELD: person}
     if isinstance(session, str) and session:
         fields["conversation_id"] = session
     return fields

@@ -353,9 +353,8 @@ class Forwarder:
         """
         body = b"" if outgoing.body is None else outgoing.body.raw
         rules = self._rules(outgoing.project)
-        receipt.user = user_of(
-            outgoing.headers, body, rules, self._failover.wall_clock(), outgoing.read_names
-        )
+        user = user_of(outgoing.headers, body, rules, self._failover.wall_clock(), outgoing.read_names)
+        receipt.user = user or ""
         if costs_tokens(outgoing.method, outgoing.upstream_path):
             route = await self._admit(route, outgoing, body, receipt)
         keep_alive_s = self._settings.server.keep_alive_comment_s
