@@ -223,7 +223,7 @@ def choose_next(
     failure: Failure,
     policy: Policy,
     *,
-    attempts: int,
+    failures: int,
     has_peer: bool,
     has_fallback: bool,
     may_retry: bool,
@@ -231,7 +231,7 @@ def choose_next(
 ) -> NextStep:
     """Returns the step after a failed attempt.
 
-    attempts: the number of attempts of this request at the endpoint.
+    failures: the number of attempts of this request at the endpoint, all of which failed.
     has_peer: the next endpoint has the same rank.
     has_fallback: there is a next endpoint.
     may_retry: the retry budget allows a retry.
@@ -244,8 +244,8 @@ def choose_next(
     # If nothing was sent, another attempt is always safe.
     if not failure.was_sent and failure.repeatable and not has_fallback:
         limit = max(limit, 1)
-    if attempts <= limit and may_retry:
-        wait_s = backoff_s(attempts, chance, policy.retry_wait_s)
+    if failures <= limit and may_retry:
+        wait_s = backoff_s(failures, chance, policy.retry_wait_s)
         if failure.retry_after_s is not None:
             wait_s = max(wait_s, failure.retry_after_s)
         # After a longer wait, a fallback or the error serves the client better.
@@ -254,9 +254,9 @@ def choose_next(
     return NextStep(NextAttempt.FAIL_OVER if has_fallback else NextAttempt.STOP)
 
 
-def backoff_s(attempts: int, chance: float, longest_s: float) -> float:
-    """Returns a wait that doubles with each attempt. Half of it is jitter, so that failed requests spread out."""
-    wait_s: float = min(_FIRST_BACKOFF_S * 2.0 ** (attempts - 1), longest_s)
+def backoff_s(failures: int, chance: float, longest_s: float) -> float:
+    """Returns a wait that doubles with each failure. Half of it is jitter, so that failed requests spread out."""
+    wait_s: float = min(_FIRST_BACKOFF_S * 2.0 ** (failures - 1), longest_s)
     return wait_s * (0.5 + 0.5 * chance)
 
 

@@ -353,7 +353,7 @@ class Attempts:
         self, begun: BegunReply, request: ModelRequest, source: _RequestSource
     ) -> ModelReply | ModelRequest:
         """Returns an answer, or another request to send instead if the answer refuses the request for its content."""
-        reply, mender = begun.reply, source.mender
+        reply, mender, was_settled = begun.reply, source.mender, self._is_settled
         replacement = None
         outcome = str(reply.status)
         if reply.status in _REFUSALS and (mender is not None or request.path == CHAT):
@@ -370,17 +370,19 @@ class Attempts:
             self._count_outcome(outcome, is_error=True)
             await discard(reply)
             return replacement
+        self._accept(reply, mender)
+        may_follow = bool(self._following) or self.endpoint.policy.retries > 0
+        if begun.is_replaceable and request.path == CHAT and may_follow:
+            return UnbegunStream(reply, partial(self._replace, request, source, was_settled))
+        return reply
+
+    def _accept(self, reply: ModelReply, mender: RequestMender | None) -> None:
+        """Notes an answer that goes to the client."""
         if reply.status < 400:
             self._cuts.note_answer(self.target)
             if mender is not None:
                 mender.note_answer()
         self.call.is_streamed = reply.is_stream
-        if (
-            begun.is_replaceable
-            and request.path == CHAT
-            and (self._following or self.endpoint.policy.retries)
-        ):
-            reply = UnbegunStream(reply, partial(self._replace, request, source, self._is_settled))
         self._note_end(str(reply.status), is_error=reply.status >= 400, status=reply.status)
         if reply.status == 401 and self.endpoint.has_key:
             # The caller gets the answer, but cannot mend the key.
@@ -388,7 +390,6 @@ class Attempts:
                 "The upstream %s refuses the key of the settings (401). Set another `api_key` for it.",
                 self.endpoint.name,
             )
-        return reply
 
     async def _replace(
         self,
@@ -412,7 +413,10 @@ class Attempts:
     async def _without_refused(
         self, error: BufferedReply, request: ModelRequest, source: _RequestSource
     ) -> ModelRequest | None:
-        """Returns the request without what an error refuses; None: nothing can be left out."""
+        """Returns the request without what an error refuses; None: nothing can be left out.
+
+        A cut of the prompt also changes the present target: it has the window to which the prompt was cut.
+        """
         body = await error.read(MAX_REPLY_BYTES)
         if error.status in _MAY_BE_TOO_LONG and request.path == CHAT:
             cut = await self._cuts.shorten(body, request, source.make, self.target, self.endpoint)
@@ -468,7 +472,7 @@ class Attempts:
         step = choose_next(
             failure,
             self.endpoint.policy,
-            attempts=self._failures,
+            failures=self._failures,
             has_peer=any(target.rank == self.target.rank for _, target in candidates[:1]),
             has_fallback=bool(candidates),
             may_retry=health.may_retry,

@@ -27,7 +27,7 @@ SLOW = Failure("timeout", repeatable=False)
 
 
 @each_row(
-    ("failure", "retries", "attempts", "peer", "fallback", "budget", "step", "wait"),
+    ("failure", "retries", "failures", "peer", "fallback", "budget", "step", "wait"),
     [
         # by default only dialling is repeated, once, and only where nobody else can be asked
         (BUSY, 0, 1, False, False, True, NextAttempt.STOP, 0.0),
@@ -62,7 +62,7 @@ SLOW = Failure("timeout", repeatable=False)
 def test_what_follows_a_failed_attempt(
     failure: Failure,
     retries: int,
-    attempts: int,
+    failures: int,
     peer: bool,
     fallback: bool,
     budget: bool,
@@ -72,7 +72,7 @@ def test_what_follows_a_failed_attempt(
     next_step = choose_next(
         failure,
         Policy(retries=retries),
-        attempts=attempts,
+        failures=failures,
         has_peer=peer,
         has_fallback=fallback,
         may_retry=budget,
