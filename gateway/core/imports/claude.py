@@ -29,7 +29,7 @@ def read_conversation(item: Any) -> SourceConversation:
     return SourceConversation(
         id=read_id(item.get("uuid")),
         messages=messages,
-        at=read_time(item.get("created_at")),
+        begun_at=read_time(item.get("created_at")),
         skipped=len(items) - len(messages),
     )
 

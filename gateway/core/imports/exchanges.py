@@ -325,6 +325,6 @@ def _date_messages(source: SourceConversation, now: float) -> list[float]:
     """
     count = len(source.messages)
     return [
-        min(now, message.at or source.at or now - _STEP_S * (count - i))
+        min(now, message.at or source.begun_at or now - _STEP_S * (count - i))
         for i, message in enumerate(source.messages)
     ]

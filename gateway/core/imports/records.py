@@ -12,8 +12,9 @@ from gateway.core.dates import BEGIN_OF_DATES_S, END_OF_DATES_S, parse_moment
 Role = Literal["user", "assistant"]
 # The most characters of a message. Chosen, not measured: far above what people and models write.
 MAX_TEXT_CHARS: Final = 10_000_000
-# The most characters of a source's id, which becomes a part of the conversation's client id.
-_ID_CHARS: Final = 200
+# The most characters of a source's id, which becomes a part of the conversation's client id. Chosen: with its prefix
+# the client id has fewer than 256 characters, the limit of the ids in requests.
+_MAX_ID_CHARS: Final = 200
 
 
 class SourceMessage(Struct, frozen=True):
@@ -31,8 +32,8 @@ class SourceConversation(Struct, frozen=True):
     # The id that the source gave it; None: it has none.
     id: str | None
     messages: Sequence[SourceMessage]
-    # Seconds since the epoch when it began, for messages without a date of their own.
-    at: float | None = None
+    # Seconds since the epoch, for messages without a date of their own; None: the file has no date for it.
+    begun_at: float | None = None
     # How many messages of the source are left out: those of other branches, tools and thoughts, and empty ones.
     skipped: int = 0
 
@@ -50,8 +51,8 @@ class SourceFact(Struct, frozen=True):
 class Unreadable(Struct, frozen=True):
     """A conversation or a fact that is left out."""
 
-    # The reason. It quotes nothing of the file.
-    why: str
+    # It quotes nothing of the file.
+    reason: str
     # How many messages the conversation has.
     messages: int = 0
 
@@ -77,7 +78,9 @@ def read_time(value: object) -> float | None:
 
 def read_id(value: object) -> str | None:
     """Returns the id of a conversation; None: the value is no id that can be stored."""
-    return value if isinstance(value, str) and 0 < len(value) <= _ID_CHARS and value.isprintable() else None
+    if isinstance(value, str) and 0 < len(value) <= _MAX_ID_CHARS and value.isprintable():
+        return value
+    return None
 
 
 def check_text(text: str) -> str:

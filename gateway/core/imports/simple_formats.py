@@ -61,7 +61,7 @@ def join_messages(id: Any, items: Sequence[Any], date: Any = None) -> SourceConv
     """Makes a conversation of messages in order. Raises: WrongForm."""
     messages = [message for message in map(read_message, items) if message is not None]
     return SourceConversation(
-        id=read_id(id), messages=messages, at=read_time(date), skipped=len(items) - len(messages)
+        id=read_id(id), messages=messages, begun_at=read_time(date), skipped=len(items) - len(messages)
     )
 
 

@@ -233,7 +233,7 @@ class ImportPerformer(Struct, frozen=True):
         """Counts an unreadable item as skipped, with a warning. number: the item's number in the file."""
         is_fact = running.format in FACT_FORMATS
         kind = "Line or fact" if is_fact else "Conversation"
-        progress = running.progress.with_warning(f"{kind} {number} was skipped: {item.why}.")
+        progress = running.progress.with_warning(f"{kind} {number} was skipped: {item.reason}.")
         running.progress = (
             progress.with_fact_skipped() if is_fact else progress.with_conversation_skipped(item.messages)
         )

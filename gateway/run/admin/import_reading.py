@@ -135,7 +135,9 @@ class _FileContent:
         if isinstance(item, SourceConversation):
             self._conversations += 1
             self._messages += len(item.messages) + item.skipped
-            self._add_times([item.at if message.at is None else message.at for message in item.messages])
+            self._add_times(
+                [item.begun_at if message.at is None else message.at for message in item.messages]
+            )
             return max(1, len(item.messages))
         if self.format in FACT_FORMATS:
             self._facts += 1

@@ -77,7 +77,7 @@ def test_chatgpt_keeps_dates_and_heeds_what_is_not_to_be_remembered() -> None:
     found = chatgpt.read_conversation(chatgpt_conversation("c", TALK))
     assert isinstance(found, SourceConversation)
     assert [m.at for m in found.messages] == [BEGUN + 60 * i for i in range(4)]
-    assert found.at == BEGUN
+    assert found.begun_at == BEGUN
     private = chatgpt.read_conversation(chatgpt_conversation("c", TALK, is_do_not_remember=True))
     assert private == Unreadable("it is marked as not to be remembered", 4)
 

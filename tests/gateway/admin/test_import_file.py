@@ -103,7 +103,7 @@ def test_messages_of_lines_are_gathered_by_their_conversation() -> None:
         each.id: [m.text for m in each.messages] for each in found if isinstance(each, SourceConversation)
     }
     assert talks == {"c": ["4"], "a": ["1", "3"], "b": ["2", "5"]}
-    assert [each.why for each in found if isinstance(each, Unreadable)] == [
+    assert [each.reason for each in found if isinstance(each, Unreadable)] == [
         "a line is no JSON",
         "a line is no object",
     ]
