@@ -27,12 +27,12 @@ _RESULT_FIELDS: Final = ("cache_control", "is_error", "toolset_name")
 # The content of a tool's error without content, which the API would refuse.
 _NO_MESSAGE: Final = "(no message)"
 # Types of parts that OpenAI has and the Messages API has not.
-_UNKNOWN_PARTS: Final = ("input_audio", "audio", "video_url", "input_video")
+_UNSUPPORTED_PARTS: Final = ("input_audio", "audio", "video_url", "input_video")
 _VALID_ID: Final = re.compile(r"[a-zA-Z0-9_-]+")
 _BAD_ID_CHARACTER: Final = re.compile(r"[^a-zA-Z0-9_-]")
 
 
-def text_blocks(message: Json, where: str) -> list[Json]:
+def system_blocks(message: Json, where: str) -> list[Json]:
     """Returns the blocks of a system or developer message. where: its path in the request, for errors."""
     return _mark_last_block(_translate_content(message.get("content"), where), message)
 
@@ -140,12 +140,12 @@ def _translate_part(part: Any, where: str) -> Json | None:
         case "refusal":
             return next(iter(_translate_refusal(part)), None)
         case "image_url":
-            return _copy_cache_mark({"type": "image", "source": _translate_image(part, where)}, part)
+            return _copy_cache_mark({"type": "image", "source": _image_source(part, where)}, part)
         case "file":
             return _copy_cache_mark(_translate_document(part, where), part)
         case None:
             raise Untranslatable(f"Missing required parameter: '{where}.type'.", f"{where}.type")
-    if part_type in _UNKNOWN_PARTS:
+    if part_type in _UNSUPPORTED_PARTS:
         raise Untranslatable(
             f"Content of type '{part_type}' is not supported by this model's provider.", where
         )
@@ -160,11 +160,11 @@ def _copy_cache_mark(block: Json, part: Json) -> Json:
 def _mark_last_block(blocks: list[Json], message: Json) -> list[Json]:
     """Returns blocks, the last one with the `cache_control` of their message."""
     if blocks and message.get("cache_control"):
-        blocks[-1] = {**blocks[-1], "cache_control": message["cache_control"]}
+        return [*blocks[:-1], {**blocks[-1], "cache_control": message["cache_control"]}]
     return blocks
 
 
-def _translate_image(part: Json, where: str) -> Json:
+def _image_source(part: Json, where: str) -> Json:
     image = part.get("image_url")
     url = image.get("url") if isinstance(image, dict) else image
     if not isinstance(url, str):

@@ -17,7 +17,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from adapters.claude.content import assistant_blocks, text_blocks, tool_result, user_blocks
+from adapters.claude.content import assistant_blocks, system_blocks, tool_result, user_blocks
 from adapters.claude.error_form import Untranslatable
 from adapters.claude.reply import THINKING_TYPES
 from adapters.types import Json
@@ -66,7 +66,7 @@ def arrange_turns(messages: Sequence[Json], *, takes_late_system: bool) -> Claud
         where = f"messages[{index}]"
         match message.get("role"):
             case "system" | "developer":
-                blocks = text_blocks(message, where)
+                blocks = system_blocks(message, where)
                 is_leading = not (history.messages or turn.results or turn.content)
                 if is_leading:
                     history.system += blocks
