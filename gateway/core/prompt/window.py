@@ -1,8 +1,8 @@
 """The window: the messages that fit the token budget, and those that are left out of a long conversation.
 
 A cut is a pure function of the list, so that a caller who resends everything gets the same first message again without
-anything being stored. Let T be the tokens of the list, H the most that it may have (`Budget.high`) and S the step by
-which a cut goes below H (`Budget.step`):
+anything being stored. Let T be the tokens of the list, H the most that it may have (`Budget.max_list_tokens`) and S the
+step by which a cut goes below H (`Budget.step`):
 
     T <= H    everything stays
     T >  H    ceil((T - H) / S) * S tokens or a little more leave from the head
@@ -40,8 +40,8 @@ class Budget(Struct, frozen=True):
     """The tokens that the list may take."""
 
     # The most tokens of the list without the system message.
-    high: int
-    # A cut goes this far below `high`.
+    max_list_tokens: int
+    # A cut goes this far below `max_list_tokens`.
     step: int
     # The most tokens of the list and a note together.
     max_with_note: int
@@ -52,7 +52,7 @@ class WindowItem(Struct, frozen=True):
 
     role: str
     # An upper bound of its tokens, such as its bytes.
-    bound: int
+    token_bound: int
     # Ids of the tool calls that it makes.
     calls: tuple[str, ...] = ()
     # The id of the call that it answers.
@@ -96,14 +96,15 @@ def plan_budget(
     grain = max(1, step // 8)
     max_with_note = max(0, capacity - reserve - fixed_tokens)
     # A note may use what the rounding leaves, too.
-    high = max(0, min(capacity - reserve - -(-fixed_tokens // grain) * grain, max_with_note - note_tokens))
-    while step > 1 and step > high // 2:
+    rounded_fixed_tokens = -(-fixed_tokens // grain) * grain
+    max_list_tokens = max(0, min(capacity - reserve - rounded_fixed_tokens, max_with_note - note_tokens))
+    while step > 1 and step > max_list_tokens // 2:
         # A large system message leaves little room. Halving keeps the possible steps multiples of each other.
         step //= 2
-    return Budget(high, step, max_with_note)
+    return Budget(max_list_tokens, step, max_with_note)
 
 
-def window_item(message: Mapping[str, Any], bound: int, *, is_nudge: bool = False) -> WindowItem:
+def window_item(message: Mapping[str, Any], token_bound: int, *, is_nudge: bool = False) -> WindowItem:
     """Returns a chat message as the window sees it; fields of the wrong type are passed over.
 
     is_nudge: an agent's rules sent the message to its model (`private.is_nudge`).
@@ -113,7 +114,7 @@ def window_item(message: Mapping[str, Any], bound: int, *, is_nudge: bool = Fals
     ids = [call.get("id") for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else ()
     return WindowItem(
         role if isinstance(role, str) else "",
-        bound,
+        token_bound,
         tuple([call_id for call_id in ids if isinstance(call_id, str)]),
         answers if isinstance(answers, str) else None,
     )
@@ -126,10 +127,10 @@ def fit_window(items: Sequence[WindowItem], budget: Budget, count: Callable[[], 
     count: returns the tokens of each item; it is called only if the upper bounds exceed the budget.
     """
     size = len(items)
-    if sum(item.bound for item in items) <= budget.high:
+    if sum(item.token_bound for item in items) <= budget.max_list_tokens:
         return Window((range(size),))
     tokens_before = [0, *accumulate(count())]
-    excess = tokens_before[size] - budget.high
+    excess = tokens_before[size] - budget.max_list_tokens
     if excess <= 0:
         return Window((range(size),))
     cuts = list(_cuts(items, tokens_before))
@@ -156,14 +157,14 @@ def window_start(items: Sequence[WindowItem], bounds: MessageBounds) -> int:
     size = len(items)
     if size <= bounds.max_messages:
         return 0
-    split = _splits_a_call(items)
+    inside_call = _inside_call_flags(items)
     newest_first = range(size - bounds.min_messages, 0, -1)
-    return next((i for i in newest_first if items[i].role == "user" and not split[i]), 0)
+    return next((i for i in newest_first if items[i].role == "user" and not inside_call[i]), 0)
 
 
 def may_begin(items: Sequence[WindowItem], index: int) -> bool:
     """Returns whether a list may begin at this index: with an opener, and with no result of a call before it."""
-    return items[index].role in OPENERS and not _splits_a_call(items)[index]
+    return items[index].role in OPENERS and not _inside_call_flags(items)[index]
 
 
 class _WindowCut(Struct, frozen=True):
@@ -185,7 +186,7 @@ def _cuts(items: Sequence[WindowItem], tokens_before: Sequence[int]) -> Iterator
     """
     size = len(items)
     lead_end = next((i for i, item in enumerate(items) if item.role not in SYSTEM_ROLES), size)
-    split = _splits_a_call(items)
+    inside_call = _inside_call_flags(items)
     last_user = max((i for i, item in enumerate(items) if item.role == "user"), default=-1)
     openers: range | None = None
     for index in range(lead_end, size):
@@ -208,7 +209,7 @@ def _cuts(items: Sequence[WindowItem], tokens_before: Sequence[int]) -> Iterator
             pinned = (range(lead_end), openers)
         pinned_tokens = sum(tokens_before[part.stop] - tokens_before[part.start] for part in pinned)
         tokens = tokens_before[index] - pinned_tokens
-        if tokens > 0 and not split[index]:
+        if tokens > 0 and not inside_call[index]:
             yield _WindowCut(index, pinned, tokens)
 
 
@@ -225,8 +226,8 @@ def _opens_a_turn(items: Sequence[WindowItem], index: int, previous: str, last_u
     return items[upcoming].role == "user"
 
 
-def _splits_a_call(items: Sequence[WindowItem]) -> list[bool]:
-    """Returns for each index whether a list that begins there would have a result without its call."""
+def _inside_call_flags(items: Sequence[WindowItem]) -> list[bool]:
+    """Returns for each index whether a list that begins there has a result without its call."""
     # Some clients use an id twice; a result then belongs to the newest call.
     callers: dict[str, int] = {}
     newest_caller = -1

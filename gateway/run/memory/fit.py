@@ -449,7 +449,7 @@ class _WindowRoom:
         """Returns whether the entries from `start` on, after a summary, take more than a share of the window."""
         if self._is_crowded(start, share):
             return True
-        max_tokens = self.budget(cut).high * share
+        max_tokens = self.budget(cut).max_list_tokens * share
         # Bytes are an upper bound of tokens: if they fit, nothing has to be counted.
         if self._bounds_before[-1] - self._bounds_before[start] <= max_tokens:
             return False
@@ -461,10 +461,10 @@ class _WindowRoom:
         is_due: messages have left the window, and no summary replaces them.
         """
         start, newest_cut = summaries[-1] if summaries else (0, None)
-        high = self.budget(newest_cut).high
+        max_tokens = self.budget(newest_cut).max_list_tokens
         # If the window has no limit of tokens, the bounds of messages decide what stays.
         eviction, bounds = self._eviction, self._eviction.bounds
-        retained_tokens = 0 if self._context == ANY_WINDOW else int(high * eviction.retained_share)
+        retained_tokens = 0 if self._context == ANY_WINDOW else int(max_tokens * eviction.retained_share)
         min_messages = 0 if bounds is None else bounds.min_messages
         newest_id = max((cut.id for cut in eviction.cuts), default=0)
         summary = WantedSummary(retained_tokens, summary_tokens(self._context), min_messages, newest_id)
@@ -478,4 +478,4 @@ class _WindowRoom:
         count = len(self.entries)
         turn_starts = (i for i in range(count - 1, start, -1) if items[i].role == "user")
         end = next((i for i in turn_starts if self.tokens(i, count) >= retained_tokens), start)
-        return summary if self.tokens(start, end) >= high * WORTHWHILE_SHARE else None
+        return summary if self.tokens(start, end) >= max_tokens * WORTHWHILE_SHARE else None
