@@ -128,7 +128,8 @@ class Chat:
         if call.kind is ConversationKind.AGENT:
             await self._agents.complete(call)
             return "on"
-        return await self._complete(call, continued)
+        await self._complete(call, continued)
+        return call.memory_state
 
     async def admit(self, call: ChatCall) -> None:
         """Checks a request against the limits, which may route it to another model.
@@ -318,19 +319,18 @@ class Chat:
         endpoints = self.failover.endpoints[route.upstream]
         return bool(endpoints) and endpoints[0].provider.capabilities.speaks_messages
 
-    async def await_reply(self, call: ChatCall, attempts: Attempts, reply: Awaitable[object]) -> str:
-        """Waits for a reply, and measures the time that the gateway has added. Returns the state of memory."""
+    async def await_reply(self, call: ChatCall, attempts: Attempts, reply: Awaitable[object]) -> None:
+        """Waits for a reply, and measures the time that the gateway has added."""
         try:
             with attempts:
                 await reply
-            return call.memory_state
         finally:
             if call.receipt.added_ms is not None:
                 self.turns.metrics.added_s.observe(call.receipt.added_ms / 1000)
             self.turns.metrics.memory.inc(call.memory_state)
 
-    async def _complete(self, call: ChatCall, continued: ContinuedConversation | None) -> str:
-        """Answers a request in a client conversation. Returns the state of memory for it."""
+    async def _complete(self, call: ChatCall, continued: ContinuedConversation | None) -> None:
+        """Answers a request in a client conversation. Sets the call's `memory_state`."""
         request, receipt = call.request, call.receipt
         attempts = await self._begin_attempts(call)
         # When the block ends, even with an error, the next request of the conversation may begin.
@@ -351,7 +351,7 @@ class Chat:
                 )
             else:
                 reply = self._run_turn(call, attempts, memory, prompt)
-            return await self.await_reply(call, attempts, reply)
+            await self.await_reply(call, attempts, reply)
 
     async def _begin_attempts(self, call: ChatCall) -> Attempts:
         """Returns the attempts of a request.

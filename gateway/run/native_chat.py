@@ -98,7 +98,8 @@ class NativeChat:
         )
         call = make_native_call(native, forwarded, identity, spec, route, sink, receipt)
         await self._chat.admit(call)
-        return await self._answer_call(call, native, looked_up_in)
+        await self._answer_call(call, native, looked_up_in)
+        return call.memory_state
 
     async def save_deferred(
         self, project: str, id: str, response: bytes, read: Callable[[DeferredReply], NativeRequest | None]
@@ -157,8 +158,8 @@ class NativeChat:
 
     async def _answer_call(
         self, call: ChatCall, native: NativeRequest, looked_up_in: MemoryKey | None
-    ) -> str:
-        """Answers a request. Returns the state of memory for it.
+    ) -> None:
+        """Answers a request. Sets the call's `memory_state`.
 
         looked_up_in: the memory in which the ids that it refers to were looked up.
         """
@@ -192,13 +193,14 @@ class NativeChat:
                     services=turns,
                     machine=machine,
                 )
-                return await self._chat.await_reply(call, attempts, turn.run())
+                await self._chat.await_reply(call, attempts, turn.run())
+                return
             if call.identity.mode is Mode.STRICT:
                 raise MemoryUnavailable("The conversation is not known here by its ids.", retry_after_s=1.0)
             change = native.change()
             keep_alive_s = turns.limits.keep_alive_s
             passed = relay(attempts, call.request_without_memory, sink, receipt, keep_alive_s, change=change)
-            return await self._chat.await_reply(call, attempts, passed)
+            await self._chat.await_reply(call, attempts, passed)
 
     async def _begin_memory(
         self, call: ChatCall, native: NativeRequest, attempts: Attempts, ticket: QueueTicket
