@@ -19,14 +19,14 @@ PROBED_TURNS = 8
 # Exchanges at the end of a conversation that are loaded at first. As many more are loaded as a list has replies, and
 # others where those are not enough.
 RECENT_EXCHANGES = 64
-# A list's last messages that are looked up in the index of marks: with the hash of its path fewer than the 32 keys that
-# the store takes.
+# A list's last messages that are looked up in the index of marks. The store takes 32 keys, and one of them is the hash
+# of the list's path: up to 31 messages fit.
 _MARKED_MESSAGES = 29
 
 
 def probes_for_list(
     query: Query,
-    key: str | None,
+    conversation_key: str | None,
     *,
     max_exchanges: int | None = None,
     min_depth: int | None = None,
@@ -35,12 +35,12 @@ def probes_for_list(
 ) -> Probes:
     """Returns everything under which the exchanges that may matter to a list can be found.
 
-    key: the client's conversation id. With one only that conversation matters, so no other key is needed.
+    conversation_key: the client's conversation id. With one only that conversation matters, so no other key is needed.
     max_exchanges, min_depth, loaded_depth, with_contents: as in `Probes`.
     """
     listing = query.listing
     probes = Probes(
-        key,
+        conversation_key,
         since=query.now - query.idle_s,
         maybe_tombs=[message_key(atoms) for atoms in listing.atoms[:-1] if is_user_or_text(atoms)],
         max_exchanges=max_exchanges,
@@ -48,7 +48,7 @@ def probes_for_list(
         loaded_depth=loaded_depth,
         with_contents=with_contents,
     )
-    if key is not None:
+    if conversation_key is not None:
         return probes
     # An exchange is marked by the hash of a path that it begins, or by a message that is off the record.
     marks = [listing.answered_path_hash] if listing.answered else []
@@ -64,35 +64,35 @@ def probes_for_list(
 def _question_keys(listing: HashedList) -> list[bytes]:
     """Returns the keys of the last questions in a list, the last one first, each once."""
     keys: dict[bytes, None] = {}
-    for i in _questions(listing):
+    for i in _question_indices(listing):
         keys[message_key(listing.atoms[i])] = None
         if len(keys) == MAX_QUESTIONS:
             break
     return list(keys)
 
 
-def _questions(listing: HashedList) -> Iterator[int]:
-    """Yields what each reply answered, the last one first: the message before it, and the user's if that is another."""
-    # The user's last message before `i`; None: there is none.
-    user: int | None = len(listing)
+def _question_indices(listing: HashedList) -> Iterator[int]:
+    """Yields the index of the message before each reply, and of the user's last one before that; last replies first."""
+    # That of the user's last message before `i`; None: there is none.
+    user_index: int | None = len(listing)
     for i in range(len(listing) - 1, 0, -1):
         if listing.role(i) != "assistant" or listing.role(i - 1) == "assistant":
             continue
         yield i - 1
-        if user is not None and user >= i:
-            user = next((k for k in range(i - 1, -1, -1) if listing.role(k) == "user"), None)
-        if user is not None and user < i - 1:
-            yield user
+        if user_index is not None and user_index >= i:
+            user_index = next((k for k in range(i - 1, -1, -1) if listing.role(k) == "user"), None)
+        if user_index is not None and user_index < i - 1:
+            yield user_index
 
 
-def probes_for_plain_turn(plan: Plan, key: str | None) -> Probes:
+def probes_for_plain_turn(plan: Plan, conversation_key: str | None) -> Probes:
     """Returns enough to find a plain turn's conversation again, if it moved before the turn is written."""
     since = plan.query.now - plan.query.idle_s
     match_point = plan.match.match_point
     if match_point is None:
-        return Probes(key, since=since)
+        return Probes(conversation_key, since=since)
     return Probes(
-        key,
+        conversation_key,
         replies=[match_point.reply_key] if match_point.reply_key else [],
         questions=[message_key(match_point.inputs[-1])] if match_point.inputs else [],
         since=since,
