@@ -248,7 +248,7 @@ def make_native_call(
 ) -> ChatCall:
     """Returns the call of a request that goes upstream in its own dialect, whatever the endpoint is."""
     kind = ConversationKind.CLIENT
-    if native.conversation_id is not None and identity.append:
+    if native.conversation_id is not None and identity.sends_new_only:
         kind = ConversationKind.APPENDED
     if native.conversation_id is None:
         spec = replace(spec, history="client")

@@ -82,7 +82,7 @@ class NativeChat:
         note_identity(receipt, identity)
         if native.conversation_id is None and native.previous_id is None:
             is_named = identity.conversation_key is not None
-            if identity.append or (is_named and spec.history == "append"):
+            if identity.sends_new_only or (is_named and spec.history == "append"):
                 raise BadRequest(
                     "The gateway does not prepend history to a request for a response that it passes on. Send all of "
                     "the input, `previous_response_id` or `conversation`, or have `takes = { responses = false }` set.",

@@ -89,7 +89,7 @@ class Resolver:
             identity,
             scope=None,
             conversation_key=None,
-            append=False,
+            sends_new_only=False,
             mode=_OFF,
             side_request=request.side_request,
             leaves_nothing=True,
@@ -213,7 +213,7 @@ class Resolver:
             return ConversationKind.CLIENT
         if await self._agents.owns(identity, spec):
             return ConversationKind.AGENT
-        is_appended = identity.append or spec.history == "append"
+        is_appended = identity.sends_new_only or spec.history == "append"
         return ConversationKind.APPENDED if is_appended else ConversationKind.CLIENT
 
     def _with_unnamed_memory(self, identity: Identity, request: ChatRequest) -> Identity:

@@ -313,7 +313,7 @@ class AgentRuns:
             scope,
             identity.conversation_key or DEFAULT_CONVERSATION,
             messages,
-            is_retry=identity.retry,
+            is_retry=identity.is_retry,
             forwarded=call.forwarded,
             request=without_spoken_messages(request),
             identity=identity,

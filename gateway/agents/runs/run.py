@@ -164,7 +164,7 @@ def identity_of(run_request: RunRequest) -> Identity:
     scope = run_request.scope
     return Identity(
         scope.project, scope.profile, run_request.spec.name, None, run_request.conversation_name, scope, Mode.STRICT,
-        retry=run_request.is_retry,
+        is_retry=run_request.is_retry,
     )  # fmt: skip
 
 

@@ -146,9 +146,9 @@ class Identity(Struct, frozen=True):
     scope: Scope | None
     mode: Mode
     # The client sends its new message only, without the history.
-    append: bool = False
+    sends_new_only: bool = msgspec.field(default=False, name="append")  # its name in stored requests
     # The client's library has sent this request before.
-    retry: bool = False
+    is_retry: bool = msgspec.field(default=False, name="retry")  # its name in stored requests
     # The name of the rule that found a side request, and set the mode; None: it is none.
     side_request: str | None = None
     # No user has sent these words, by a rule or by the form of the request. Nothing of it is stored, since the user's
@@ -226,7 +226,7 @@ def identify(
     user = _bound_or_default(user, header_values, rules, body)
     agent = read_agent(header_values, body)
     profile = agent or rules.default_profile
-    append = _wants_append(header_values, conversation_key)
+    sends_new_only = _sends_new_only(header_values, conversation_key)
     # "0" is the first attempt.
     is_retry = header_values.get(_RETRY_COUNT_HEADER, b"").strip(b"0").isdigit()
     choice = choose_mode(header_values, body, rules.mode_of(profile), rules.side_requests)
@@ -238,8 +238,8 @@ def identify(
         conversation_key=conversation_key,
         scope=_make_scope(project, profile, user, conversation_key),
         mode=choice.mode,
-        append=append,
-        retry=is_retry,
+        sends_new_only=sends_new_only,
+        is_retry=is_retry,
         side_request=choice.side_request,
         leaves_nothing=choice.leaves_nothing,
         mode_with_history=choice.mode_with_history,
@@ -253,7 +253,7 @@ def _make_scope(project: str, profile: str, user: str | None, conversation_key: 
     return None if conversation_key is None else Scope(project, profile, f"conversation:{conversation_key}")
 
 
-def _wants_append(headers: Mapping[bytes, bytes], conversation_key: str | None) -> bool:
+def _sends_new_only(headers: Mapping[bytes, bytes], conversation_key: str | None) -> bool:
     """Returns whether the client sends its new message only. Raises: BadRequest: no conversation is named."""
     if _HISTORY_HEADER not in headers:
         return False

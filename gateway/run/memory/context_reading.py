@@ -68,7 +68,7 @@ async def read_context(
         now=request.now,
         idle_s=idle_s,
         kind=request.kind,
-        is_retry=identity.retry,
+        is_retry=identity.is_retry,
         conversation_row=conversation.id if is_named and conversation is not None else None,
         model=stored_model_name(target.upstream, target.model),
     )

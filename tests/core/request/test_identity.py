@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.core.applications import APPLICATIONS
@@ -226,9 +227,9 @@ def test_append_and_retry_are_seen() -> None:
     found = ask(
         {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c", "x-stainless-retry-count": "2"}
     )
-    assert (found.append, found.retry) == (True, True)
+    assert (found.sends_new_only, found.is_retry) == (True, True)
     for count in ("0", "00", "", "-1", "many"):
-        assert not ask({"x-stainless-retry-count": count}).retry
+        assert not ask({"x-stainless-retry-count": count}).is_retry
 
 
 OPEN_WEBUI = "### Task:\n{}\n### Guidelines:\n...\n### Chat History:\n<chat_history>\n</chat_history>"
@@ -437,3 +438,12 @@ def test_a_request_without_names_gets_the_memory_of_a_conversation_that_it_is_gi
 ) -> None:
     identity = ask().with_memory(key, None)
     assert (identity.conversation_key, identity.scope) == (key, scope)
+
+
+def test_an_identity_is_stored_under_these_names() -> None:
+    """Background responses that wait in a database have them."""
+    stored = msgspec.to_builtins(ask({"x-mnemogate-conversation": "c", "x-mnemogate-history": "append"}))
+    names = (
+        "project profile agent user conversation scope mode append retry side_request leaves_nothing is_apart"
+    )
+    assert list(stored) == [*names.split(), "own", "name"]
