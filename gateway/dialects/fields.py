@@ -60,6 +60,7 @@ class ItemPath(msgspec.Struct):
 
 
 def check_length(param: str, items: list[Any], max_length: int) -> None:
+    """Raises: BadRequest: the list is too long."""
     if len(items) > max_length:
         raise BadRequest(
             f"Invalid '{param}': array too long. Expected an array with maximum length {max_length}, but got "
@@ -69,14 +70,16 @@ def check_length(param: str, items: list[Any], max_length: int) -> None:
         )
 
 
-def check_depth(param: str, json: list[Any]) -> None:
+def check_depth(param: str, value: Any, *, depth: int) -> None:
     """Refuses a value that is nested too deep to be stored, or to have its tokens counted.
 
-    json: lists around the value, so that it lies as deep as in the body.
+    depth: how many lists and objects the value lies in where it is stored or counted.
 
     Raises: BadRequest.
     """
-    if is_too_deep(json):
+    for _ in range(depth):
+        value = [value]
+    if is_too_deep(value):
         raise BadRequest(
             f"Invalid '{param}': nested too deep. Expected at most {MAX_LEVELS} levels.", param=param
         )
@@ -93,11 +96,13 @@ def check_model_name(model: str) -> None:
 
 
 def missing_field(param: str) -> BadRequest:
+    """Returns the error for a field that must not be missing. param: its path in the body."""
     text = f"Missing required parameter: '{param}'."
     return BadRequest(text, param=param, code="missing_required_parameter")
 
 
 def read_integer(json: dict[str, Any], key: str) -> int | None:
+    """Returns an integer of the body, which may be missing. Raises: BadRequest."""
     value = json.get(key)
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
@@ -133,6 +138,11 @@ def _type_name(value: Any) -> str:
 
 
 def wrong_type(param: str, expected: str, value: Any) -> BadRequest:
+    """Returns the error for a value of another type.
+
+    param: its path in the body.
+    expected: the type, such as "a string".
+    """
     return BadRequest(
         f"Invalid type for '{param}': expected {expected}, but got {_type_name(value)} instead.",
         param=param,

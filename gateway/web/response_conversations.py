@@ -1,4 +1,4 @@
-"""POST /v1/conversations and what is below it, for conversations that the gateway itself has made."""
+"""/v1/conversations and the paths below it, for conversations that the gateway itself has made."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from gateway.web.turn_items import group_turns, render_turn, system_items
 CONVERSATIONS_PATH: Final = "/v1/conversations"
 # The most items that one request may create, as OpenAI has it.
 MAX_CREATED_ITEMS: Final = 20
-# Items that wait for the next response; a request has no more, either. Not measured. In all they have at most as many
-# bytes as a request, in which the next response has them.
+# The most items that wait for the next response. Chosen: a request has no more items either. Their bytes fit into one
+# request, since the next response has them in its own.
 MAX_WAITING_ITEMS: Final = 1_000
 
 
@@ -57,7 +57,7 @@ class GatewayConversations:
                 body = await parse_object(bytes(raw)) if raw else {}
         owner = self.read_owner(scope)
         query = scope["query_string"].decode("latin-1")
-        if not segments:
+        if not segments:  # the route of this path takes no other method than POST
             items = _read_new_items(body)
             return _render_conversation(
                 await self.conversations.create(owner.project, read_metadata(body), items)
@@ -164,7 +164,7 @@ def _read_new_items(body: Json) -> list[Json]:
     """Returns the items of a request, each with an id. Raises: BadRequest."""
     items: list[Any] = read_optional(body, "items", list) or []
     check_length("items", items, MAX_CREATED_ITEMS)
-    check_depth("items", [[items]])
+    check_depth("items", items, depth=2)
     messages = read_items(items, field="items")
     if messages.references:
         raise BadRequest("An item of a conversation is sent whole, and not by its id.", param="items")

@@ -35,10 +35,12 @@ ROLES = ("user", "assistant", "tool", "system", "developer", "function")  # the 
 # take the other value, and so answer for another user or model.
 _FIELDS_ACTED_ON = frozenset(
     (
-        *("call", "customer", "elevenlabs_extra_body", "function_call", "functions", "logprobs"),
-        *("max_completion_tokens", "max_tokens", "messages", "metadata", "model", "n", "response_format"),
-        *("safety_identifier", "stream", "stream_options", "tool_choice", "tools", "top_logprobs", "user"),
-        "user_id",
+        # Voice platforms name the user or the conversation in these (`gateway.core.request.envelope`).
+        *("call", "customer", "elevenlabs_extra_body", "user_id"),
+        # OpenAI's.
+        *("function_call", "functions", "logprobs", "max_completion_tokens", "max_tokens", "messages"),
+        *("metadata", "model", "n", "response_format", "safety_identifier", "stream", "stream_options"),
+        *("tool_choice", "tools", "top_logprobs", "user"),
     )
 )
 # Fields that the gateway reads. Their types are checked.
@@ -75,7 +77,7 @@ def make_chat_request(body: bytes, json: dict[str, Any], messages: list[dict[str
         return ChatRequest(body, json, _read_model(json), messages)
     for key in ("tools", "functions"):
         if key in json:
-            check_depth(key, [json[key]])
+            check_depth(key, json[key], depth=1)
     stream_options = read_optional(json, "stream_options", dict)
     token_limit = find_token_limit({key: read_integer(json, key) for key in MAX_TOKENS_FIELDS})
     tools = [*_read_tools(json, "tools"), *_read_tools(json, "functions")]
@@ -119,7 +121,7 @@ def _read_model(json: dict[str, Any]) -> str:
 
 
 def _read_messages(json: dict[str, Any], max_messages: int) -> list[dict[str, Any]]:
-    """Returns the messages without the gateway's private field. A client may send such a field; it goes upstream."""
+    """Returns the messages without the gateway's private field, which the body that goes upstream still has."""
     sent_messages = json.get("messages")
     if sent_messages is None:
         raise missing_field("messages")
@@ -135,6 +137,7 @@ def _read_messages(json: dict[str, Any], max_messages: int) -> list[dict[str, An
     check_length("messages", sent_messages, max_messages)
     messages = sent_messages
     nested_messages = []  # the messages that are more than a role and a text, as few are
+    # The loop compares `__class__`, which takes less time than `isinstance`: it runs for each message of each request.
     for index, message in enumerate(sent_messages):
         if message.__class__ is not dict:
             raise wrong_type(f"messages[{index}]", "an object", message)
@@ -151,7 +154,7 @@ def _read_messages(json: dict[str, Any], max_messages: int) -> list[dict[str, An
             if content.__class__ is not str and content is not None:
                 _check_content(content, f"messages[{index}].content")
     if nested_messages:
-        check_depth("messages", [nested_messages])
+        check_depth("messages", nested_messages, depth=1)
     return messages
 
 

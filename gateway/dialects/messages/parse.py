@@ -89,7 +89,7 @@ def parse_body(body: bytes) -> Json:
     json = read_object(body)
     if is_too_deep(json):
         for key, value in json.items():
-            check_depth(key, [value])
+            check_depth(key, value, depth=1)
     if is_written_by_orjson(body, json):
         return json
     if repeated := repeated_keys(body):

@@ -94,7 +94,7 @@ def check_fields(json: Json, repeated_keys: Sequence[str]) -> None:
         )
     if is_too_deep([[[json]]]):  # nested as deep as in the stored response
         for key, value in json.items():
-            check_depth(key, [[[[value]]]])
+            check_depth(key, value, depth=4)
     # A proxy may have let the request pass by the other value.
     if repeated_keys:
         key = repeated_keys[0][:60]

@@ -47,5 +47,5 @@ def unseal(content: str, param: str) -> Json:
         fields = None
     if not isinstance(fields, dict):
         raise BadRequest(f"Invalid '{param}': it is not as the gateway made it.", param=param)
-    check_depth(param, [[fields]])  # as deep as the fields will lie in the messages
+    check_depth(param, fields, depth=2)  # as deep as the fields will lie in the messages
     return fields
