@@ -132,6 +132,11 @@ class Conversation(Struct, frozen=True):
     last_exchange: int = 0
 
     @property
+    def is_empty(self) -> bool:
+        """The conversation is stored and has no exchange yet."""
+        return self.last_exchange == -1
+
+    @property
     def has_stored_path(self) -> bool:
         """The conversation is stored and has an exchange: its path ends with `last_exchange`."""
         return self.last_exchange > 0

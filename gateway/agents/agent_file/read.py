@@ -37,7 +37,7 @@ from gateway.agents.agent_file.read_definition import read_definition
 from gateway.agents.agent_file.read_messages import read_messages
 from gateway.agents.agent_file.read_tools import read_tools
 from gateway.agents.api.blocks import CreateBlock, block_of
-from gateway.agents.api.conversations import CreateConversation, with_update
+from gateway.agents.api.conversations import CreateConversation, with_body
 from gateway.agents.api.identities import apply_update
 from gateway.agents.api.passages import moment_of
 from gateway.agents.core.agent_file import (
@@ -229,7 +229,7 @@ class _FileReader:
         body = convert(fields, CreateConversation, EXTENSION_FIELD)
         return PortableConversation(
             uid=_read_uid(conversation.id, (*EXTENSION_FIELD, "conversations", "id")),
-            definition=with_update(ConversationDefinition(), body, at=0),
+            definition=with_body(ConversationDefinition(), body, at=0),
             begun=self._read_time(conversation.created_at),
             messages=self._read_messages(conversation.messages, path, is_text_thought=is_text_thought),
         )

@@ -145,7 +145,7 @@ class ConversationSend(Send):
     agent_id: Maybe[str] = UNSET
 
 
-def with_update(
+def with_body(
     definition: ConversationDefinition, body: CreateConversation, *, at: float
 ) -> ConversationDefinition:
     """Returns a conversation's definition after a request. at: now. Raises: Unprocessable."""
@@ -162,8 +162,7 @@ def with_update(
     if "hidden" in sent:
         values["hidden"] = sent["hidden"] is True
     if "archived" in sent:
-        archived_before = definition.archived
-        values["archived"] = None if sent["archived"] is not True else archived_before or at
+        values["archived"] = (definition.archived or at) if sent["archived"] is True else None
     if "model_settings" in sent:
         settings = sent["model_settings"] or {}
         values["retained"] = {"model_settings": settings} if settings else {}
@@ -173,18 +172,17 @@ def with_update(
 
 
 def conversation_json(
-    entry: ConversationEntry, *, public_id: str, message_ids: Sequence[str] | None = None
+    entry: ConversationEntry, *, message_ids: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """Returns a conversation as the API shows it.
 
-    public_id: `conv-` and its uid.
     message_ids: of its newest messages; None if they were not asked for.
     """
     body = {} if entry.definition is None else entry.definition.body
     definition = ConversationDefinition.of(body)
     changed_at = entry.begun if entry.definition is None else entry.definition.updated
     return {
-        "id": public_id,
+        "id": ids.id_of("conv", entry.conversation.uid),
         "agent_id": ids.id_of("agent", entry.agent.uid),
         "summary": definition.summary,
         "description": definition.description,
@@ -196,7 +194,7 @@ def conversation_json(
         "context_window_limit": definition.context_window,
         "in_context_message_ids": None if message_ids is None else list(message_ids),
         "isolated_block_ids": [],
-        "last_message_at": iso_time(entry.last_at) if entry.conversation.last_exchange != -1 else None,
+        "last_message_at": None if entry.conversation.is_empty else iso_time(entry.last_at),
         "created_at": iso_time(entry.begun),
         "updated_at": iso_time(max(changed_at, entry.last_at)),
         "created_by_id": None,
@@ -223,6 +221,7 @@ class ConversationRoutes:
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
         self._conversations = AgentConversations(api.store, api.now)
+        self._messages = AgentMessages(api.store, api.now)
         self._pages, self._sends = MessagePages(api), Sends(api)
 
     def routes(self) -> list[AgentsRoute]:
@@ -256,7 +255,7 @@ class ConversationRoutes:
         )
         page = cursor_page(query, partial(uid_in, "conv"))
         entries = await self._api.store.conversations.list(request.project, where, page)
-        return [conversation_json(entry, public_id=_id_of(entry)) for entry in entries]
+        return [conversation_json(entry) for entry in entries]
 
     async def create(
         self, request: ApiRequest, query: CreateConversationQuery, body: CreateConversation
@@ -264,28 +263,22 @@ class ConversationRoutes:
         """Make a conversation of an agent."""
         agent = await self._api.agents.get_by_id(request.project, query.agent_id)
         self._check_model(request, body)
-        definition = with_update(ConversationDefinition(), body, at=self._api.now())
+        definition = with_body(ConversationDefinition(), body, at=self._api.now())
         return await self._conversation_json(await self._conversations.create(agent, definition))
-
-    def _check_model(self, request: ApiRequest, body: CreateConversation) -> None:
-        """Raises: UnknownModel; NotAllowed if the caller's key may not ask for it."""
-        model = sent_or_none(body.model)
-        self._api.registry.resolver.check_model(model)
-        self._api.check_models(request, [model])
 
     async def retrieve(self, request: ApiRequest, query: ConversationQuery) -> dict[str, Any]:
         """Return a conversation."""
         named = await self._find_named(request, query.agent_id)
-        return await self._conversation_json(_made_entry(named))
+        return await self._conversation_json(_require_entry(named))
 
     async def update(self, request: ApiRequest, body: UpdateConversation) -> dict[str, Any]:
         """Change a conversation."""
         named = await self._find_named(request, None)
-        entry = _made_entry(named)
+        entry = _require_entry(named)
         self._check_model(request, body)
 
         def edit(definition: ConversationDefinition) -> ConversationDefinition:
-            return with_update(definition, body, at=self._api.now())
+            return with_body(definition, body, at=self._api.now())
 
         return await self._conversation_json(
             await self._conversations.change(request.project, entry.conversation.uid, edit)
@@ -294,7 +287,7 @@ class ConversationRoutes:
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Forget a conversation, and all that came of it."""
         named = await self._find_named(request, None)
-        entry = _made_entry(named)
+        entry = _require_entry(named)
         await self._api.runs.cancel_live(named.agent, entry.conversation.id)
         await self._conversations.delete(entry)
         return {"message": "The conversation is forgotten."}
@@ -382,7 +375,13 @@ class ConversationRoutes:
             raise UnknownId("There is no such run in this conversation.")
         return run_stream(self._api, request, body, run)
 
-    # -- what is named
+    # -- the parts of requests
+
+    def _check_model(self, request: ApiRequest, body: CreateConversation) -> None:
+        """Raises: UnknownModel; NotAllowed if the caller's key may not ask for it."""
+        model = sent_or_none(body.model)
+        self._api.registry.resolver.check_model(model)
+        self._api.check_models(request, [model])
 
     async def _find_named(self, request: ApiRequest, agent_id: Maybe[str]) -> NamedConversation:
         """Returns the conversation in the path. Raises: UnknownId, BadRequest.
@@ -418,18 +417,16 @@ class ConversationRoutes:
         """Returns the row of a conversation; None for an agent's own conversation that has not begun."""
         if named.entry is not None:
             return named.entry.conversation.id
-        messages = AgentMessages(self._api.store, self._api.now)
-        conversation = await messages.find_conversation(named.agent, named.conversation_name)
+        conversation = await self._messages.find_conversation(named.agent, named.conversation_name)
         return None if conversation is None else conversation.id
 
     async def _conversation_json(self, entry: ConversationEntry) -> dict[str, Any]:
         """Returns a conversation with the ids of its newest messages."""
         agent = entry.agent
-        messages = AgentMessages(self._api.store, self._api.now)
-        numbers = await messages.list_numbers(agent, entry.conversation.uid)
+        numbers = await self._messages.list_numbers(agent, entry.conversation.uid)
         system = system_id(agent, entry.conversation.uid)
         message_ids = [system, *(ids.id_at("message", agent.uid, seq) for seq in numbers)]
-        return conversation_json(entry, public_id=_id_of(entry), message_ids=message_ids)
+        return conversation_json(entry, message_ids=message_ids)
 
 
 def _seq_in(named: NamedConversation, message: str) -> int:
@@ -442,11 +439,7 @@ def _seq_in(named: NamedConversation, message: str) -> int:
     return place.seq
 
 
-def _id_of(entry: ConversationEntry) -> str:
-    return ids.id_of("conv", entry.conversation.uid)
-
-
-def _made_entry(named: NamedConversation) -> ConversationEntry:
+def _require_entry(named: NamedConversation) -> ConversationEntry:
     """Returns the entry of a conversation that a client has made.
 
     Raises: BadRequest for an agent's own conversation, which other paths serve.
