@@ -27,18 +27,19 @@ def context_json(
     system: the agent's own words, with which the memory section begins.
     section: the memory section, which begins with these.
     summary: of the messages that left the window; "": none did.
-    passage_count, message_count: how many passages the agent has, and how many messages of all its conversations.
+    passage_count: how many passages the agent has.
+    message_count: how many messages all its conversations have.
     """
     messages = [message for message in body["messages"] if message.get("role") != "system"]
-    blocks = section.removeprefix(system).strip()
+    core_memory = section.removeprefix(system).strip()
     tools = body.get("tools") or []
     counts = {
         "num_tokens_system": estimate_tokens(system),
-        "num_tokens_core_memory": estimate_tokens(blocks),
+        "num_tokens_core_memory": estimate_tokens(core_memory),
         "num_tokens_summary_memory": estimate_tokens(summary),
         "num_tokens_functions_definitions": estimate_tokens(orjson.dumps(tools).decode()) if tools else 0,
         "num_tokens_messages": sum(estimate_tokens(orjson.dumps(message).decode()) for message in messages),
-        "num_tokens_external_memory_summary": 0,
+        "num_tokens_external_memory_summary": 0,  # there is none; Letta's clients want the fields
     }
     return {
         "context_window_size_max": window,
@@ -48,7 +49,7 @@ def context_json(
         "num_recall_memory": message_count,
         **counts,
         "system_prompt": system,
-        "core_memory": blocks,
+        "core_memory": core_memory,
         "summary_memory": summary or None,
         "external_memory_summary": "",
         "functions_definitions": tools,
