@@ -19,9 +19,9 @@ from gateway.agents.core.repeated import find_barge_in
 from gateway.agents.runs.calls.call_record import call_number, known_results, load_answers
 from gateway.agents.runs.calls.pauses import (
     CallsToResume,
-    answered_calls,
     denied_results,
-    interrupted_calls,
+    resume_answered,
+    resume_interrupted,
     stored_answers,
 )
 from gateway.agents.runs.resend import otid_digest
@@ -233,7 +233,7 @@ class RunStarter:
         last = context.path[-1] if context.path else None
         if step is None or last is None or last.id != step.exchange_row or last.state is State.FORGOTTEN:
             raise MessageGone
-        return RunBeginning(memory, prompt, interrupted_calls(context, step))
+        return RunBeginning(memory, prompt, resume_interrupted(context, step))
 
     # -- calls of an earlier run
 
@@ -253,7 +253,7 @@ class RunStarter:
         step = await self._last_step(context)
         if step is None or step.stop is not None:  # a step with a stop reason is the last of its run
             return None
-        return interrupted_calls(context, step)
+        return resume_interrupted(context, step)
 
     async def _write_missing_results(
         self, context: MemoryContext, send: RoutedSend, form: EndpointForm
@@ -352,7 +352,7 @@ class RunStarter:
         run = await store.runs.find_newest_waiting_run(step.agent_row, conversation_row, step.run_row)
         if run is None:
             raise NotFound("the run that waits is gone")
-        return answered_calls(context, step, [*earlier, *answers], run)
+        return resume_answered(context, step, [*earlier, *answers], run)
 
 
 def _without_stored_results(

@@ -1,7 +1,7 @@
 """Pauses of a run: calls that a person or the client has to answer, and how a later run goes on with the answers.
 
-What is decided lies with the run that waits until the rest is there. Nothing is locked meanwhile: a plain message just
-goes on, and what it finds unanswered gets a result that states it.
+Answers are stored with the waiting run until all are there. Nothing is locked meanwhile: if a plain message comes
+first, its run gives each unanswered call a result that states the lack of an answer.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class CallsToResume(Struct, frozen=True):
 def stored_answers(
     step: RunStep, answered: Iterable[str], decisions: Sequence[CallDecision], *, may_repeat: bool = False
 ) -> list[WireMessage]:
-    """Returns decisions as the messages that are stored of them.
+    """Returns the messages that store decisions.
 
     answered: the ids of calls that have an answer.
     may_repeat: the same send may have come before; its answers are left out.
@@ -47,14 +47,14 @@ def stored_answers(
     waits = {id: kind for id, kind in step.waiting.items() if kind != "held" and id not in answered_ids}
     messages: list[WireMessage] = []
     for decision in decisions:
-        all_meant = [id for id in waits if waits[id] == "approval" or not decision.approve]
-        ids = [decision.call_id] if decision.call_id is not None else all_meant
+        # A denial without an id also denies the calls that wait for the client.
+        default_ids = [id for id in waits if waits[id] == "approval" or not decision.approve]
+        ids = [decision.call_id] if decision.call_id is not None else default_ids
         for id in ids:
             if may_repeat and id in answered_ids:
                 continue
             kind = waits.pop(id, None)
-            # What a person must allow may have been done elsewhere: then its result is given. A permission is no result
-            # of what the client has to do.
+            # A client may answer an approval with the call's result. It may not answer its own call with an approval.
             if kind is None or (kind == "client" and decision.result is None and decision.approve):
                 # Clients of Letta's go by these words.
                 raise BadRequest(
@@ -65,7 +65,7 @@ def stored_answers(
 
 
 def _stored_answer(decision: CallDecision, id: str) -> WireMessage:
-    """Returns a decision about a call as the message that is stored of it."""
+    """Returns the message that stores a decision about a call."""
     if decision.result is not None:
         return {**decision.result, "role": "tool", "tool_call_id": id}
     if decision.approve:
@@ -87,22 +87,23 @@ def denied_results(step: RunStep, done: Collection[str]) -> list[ToolResult]:
     return [*answers, *(ToolResult(id, NOT_MADE_RESULT, "error", was_run=False) for id in held)]
 
 
-def interrupted_calls(context: MemoryContext, step: RunStep) -> CallsToResume:
+def resume_interrupted(context: MemoryContext, step: RunStep) -> CallsToResume:
     """Returns the calls of the last step of a conversation, after its run was interrupted.
 
-    All calls of the gateway are made: for those that have left it the record has the outcome. The client's wait.
+    All calls of the gateway are made; `CallRecord` has the results of those that were sent out before. The client's
+    calls wait.
     """
     calls = ResumedCalls(_calls_of(context, context.path[-1]), unanswered=frozenset(step.waiting))
     return CallsToResume(calls, step.run_row)
 
 
-def answered_calls(
+def resume_answered(
     context: MemoryContext, step: RunStep, answers: Sequence[WireMessage], run: Run
 ) -> CallsToResume:
     """Returns the calls of a step that waits, the last of its conversation, with the answers to them so far.
 
     answers: as `stored_answers` returns them.
-    run: the newest of the conversation that waits, which goes on waiting for the others.
+    run: the newest run of the conversation that waits. It still waits if some calls have no answer.
     """
     calls = _calls_of(context, context.path[-1])
     results, denied, approved, client_calls = [], set[str](), set[str](), set[str]()
