@@ -50,11 +50,13 @@ class InputTokensRoute(ResponseCallRoute):
 class CompactRoute(ResponseCallRoute):
     """Makes a conversation short: its user's newest messages, and a summary."""
 
-    async def answer_read(self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody) -> None:
+    async def answer_with_body(
+        self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody
+    ) -> None:
         # Without a model an upstream would be asked, and would take `compact` for the id of a response.
         if request_body.model is None:
             raise missing_field("model")
-        await super().answer_read(incoming, head, request_body)
+        await super().answer_with_body(incoming, head, request_body)
 
     async def respond(self, call: ResponseCall) -> None:
         await answer_with_summary(call, self.chat_route, _render_compaction)

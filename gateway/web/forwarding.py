@@ -37,6 +37,7 @@ _GET_POST_DELETE: Final = ("GET", "POST", "DELETE")
 class CountedPath(NamedTuple):
     """The requests that a path takes, and how they are counted."""
 
+    # The HTTP methods that the path takes.
     methods: tuple[str, ...]
     # The name under which metrics and the log count the requests.
     name: str
@@ -103,8 +104,11 @@ class ForwardedHead(Struct, frozen=True):
     upstream_path: str
     # The upstream that a header asks for, by its name in the settings.
     upstream_name: str | None
+    # The header as it was sent; "": there is none.
     content_type: str
+    # The body is compressed, or encoded in another way.
     is_encoded: bool
+    # A POST with a body. The body of another method is not read.
     has_body: bool
 
     @property
@@ -135,17 +139,37 @@ class ForwardedRoute:
         async with self.parts.bodies.read(scope, receive) as body:
             request_body = await parse_off_loop(body, partial(read_request_body, body))
             info.model, info.stream = request_body.model, request_body.stream
-            await self.answer_read(incoming, head, request_body)
+            await self.answer_with_body(incoming, head, request_body)
 
     def reads_body(self, head: ForwardedHead) -> bool:
         """Returns whether a body is read for the model that it names; other bodies are streamed to the upstream."""
         return head.is_json
 
-    async def answer_read(self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody) -> None:
+    async def answer_with_body(
+        self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody
+    ) -> None:
         """Answers a request with its whole body, which may be empty."""
         refuse_required_memory(incoming.headers)
         route = self.parts.forwarder.route_for(head.upstream_path, request_body.model, head.upstream_name)
         await self.send(incoming, route, _build_outgoing(incoming, head, body=request_body))
+
+    async def send(
+        self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing, change: ReplyChange | None = None
+    ) -> None:
+        """Sends a request upstream, and its reply to the client.
+
+        change: as in `forward`.
+
+        Raises: NotAllowed: the key is limited to models, and the request names none.
+        """
+        info = incoming.info
+        if info.model is None and info.caller.models is not None and _uses_model(outgoing):
+            raise NotAllowed(
+                "This key is limited to certain models, and this request names none that can be read.",
+                code="model_not_allowed",
+            )
+        send_timeout_s = self.parts.limits.send_timeout_s
+        await forward(self.parts.forwarder, incoming, route, outgoing, send_timeout_s, change=change)
 
     async def _stream_through(self, incoming: Incoming, head: ForwardedHead) -> None:
         """Streams a body to the upstream. A form that may name a model is read up to its field `model`."""
@@ -182,24 +206,6 @@ class ForwardedRoute:
             check_model_name(upload.field_value)
         return search.span is not None or search.is_whole
 
-    async def send(
-        self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing, change: ReplyChange | None = None
-    ) -> None:
-        """Sends a request upstream, and its reply to the client.
-
-        change: as in `forward`.
-
-        Raises: NotAllowed: the key is limited to models, and the request names none.
-        """
-        info = incoming.info
-        if info.model is None and info.caller.models is not None and _uses_model(outgoing):
-            raise NotAllowed(
-                "This key is limited to certain models, and this request names none that can be read.",
-                code="model_not_allowed",
-            )
-        send_timeout_s = self.parts.limits.send_timeout_s
-        await forward(self.parts.forwarder, incoming, route, outgoing, send_timeout_s, change=change)
-
 
 async def forward(
     forwarder: Forwarder,
@@ -210,6 +216,8 @@ async def forward(
     change: ReplyChange | None = None,
 ) -> None:
     """Sends a request upstream without memory, and its reply to the client.
+
+    Routes that are no `ForwardedRoute` call it as well.
 
     change: changes the reply; None: the reply passes as it comes.
     """
@@ -248,6 +256,7 @@ def _build_outgoing(
     body: RequestBody | None = None,
     upload: UploadBody | None = None,
 ) -> Outgoing:
+    """Returns the request for an upstream. Either `body` or `upload` is given."""
     caller = incoming.info.caller
     return Outgoing(
         method=head.method,

@@ -74,7 +74,9 @@ class ResponseCallRoute(ForwardedRoute):
         """Answers a request by way of chat completions."""
         raise NotImplementedError
 
-    async def answer_read(self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody) -> None:
+    async def answer_with_body(
+        self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody
+    ) -> None:
         if self._is_answered_by_chat(head, request_body, incoming.scope):
             incoming.info.memory = None  # "off" holds for a forwarded request only
             with QueueTicket() as ticket:
@@ -85,13 +87,15 @@ class ResponseCallRoute(ForwardedRoute):
             and (unsealed := without_sealed_items(request_body.raw)) is not request_body.raw
         ):
             request_body = read_request_body(unsealed)
-        await self.forward_read(incoming, head, request_body)
+        await self.forward_with_body(incoming, head, request_body)
 
-    async def forward_read(self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody) -> None:
+    async def forward_with_body(
+        self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody
+    ) -> None:
         """Sends a request to an upstream that answers in this dialect."""
         with suppress(StoreError):  # as any request without a memory, it does not need the store
             await self.chat.keeper.check_history(memories_of(incoming.scope))
-        await super().answer_read(incoming, head, request_body)
+        await super().answer_with_body(incoming, head, request_body)
 
     async def get_conversation(
         self, owner: ResponseOwner, id: str, request: ResponsesRequest, ticket: QueueTicket

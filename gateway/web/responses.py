@@ -45,10 +45,12 @@ class ResponsesRoute(ResponseCallRoute):
 
     needs_input = True
 
-    async def forward_read(self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody) -> None:
+    async def forward_with_body(
+        self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody
+    ) -> None:
         native = await self._read_native(head, request_body, incoming.scope)
         if native is None:
-            await super().forward_read(incoming, head, request_body)
+            await super().forward_with_body(incoming, head, request_body)
             return
         incoming.info.memory = None
         native.chat.memories = memories_of(incoming.scope)
