@@ -175,7 +175,8 @@ class MarkKind(StrEnum):
     TOMB = "tomb"
     # The search index has an older form of the exchange.
     STALE = "stale"
-    # The key of a fact that is not learned from the exchange again.
+    # The key of a fact that is not learned from the exchange again: it was forgotten alone, or stayed when a source of
+    # it was forgotten.
     UNLEARNED = "unlearned"
     # Of a forgetting under way: what came from the exchange goes as well, or stays.
     ERASED = "erased"

@@ -33,8 +33,6 @@ from storage.sql.vectors import forget_indexed
 SQL = load("facts.sql")
 
 ORIGIN = "learning"
-# The kind of the marks of facts that were forgotten alone, or retained when a source of theirs was: by their key, the
-# exchanges that they were learned from.
 # Standing facts that are read at once; chosen, not measured.
 _MAX_STANDING_FACTS = 100
 # The last facts that are looked through for what a person is called; chosen, not measured.
