@@ -24,23 +24,23 @@ from storage.sql.store import Store
 
 
 async def fill_references(
-    store: Store, project: str, scope: Scope | None, request: ChatRequest, most_bytes: int
+    store: Store, project: str, scope: Scope | None, request: ChatRequest, max_reply_bytes: int
 ) -> ChatRequest:
     """Returns a request with the messages that its references stand for.
 
     scope: the scope of the memory that is searched; None: the request names no user, and gets the memory to which its
         ids belong.
-    most_bytes: of the replies that take the place of references.
+    max_reply_bytes: the most bytes of messages and thoughts that are put in one by one; paths do not count.
 
     Raises: BadRequest: a reference is not found; BodyTooLarge; StoreError.
     """
-    filler = _ReferenceFiller(request, most_bytes)
+    filler = _ReferenceFiller(request, max_reply_bytes)
     turns = _ReferencedTurns(store, project, scope)
     for each in request.references:
         messages = await turns.messages_of(each)
         if messages:
             filler.fill(each, messages)
-        elif each.kind != "thoughts":  # else they are left out, as those of another provider are
+        elif each.kind != "thoughts":  # those that are not found are left out, like those of another provider
             raise _not_found_error(each)
     whole = filler.filled_request()
     if turns.owner is None:
@@ -71,10 +71,10 @@ class _ReferencedTurns:
             return []
         key = name, reference.kind, reference.input_index
         if key not in self._messages:
-            self._messages[key] = await self._find(reference, name)
+            self._messages[key] = await self._find_in_turn(reference, name)
         return self._messages[key]
 
-    async def _find(self, reference: Reference, name: TurnName) -> list[WireMessage]:
+    async def _find_in_turn(self, reference: Reference, name: TurnName) -> list[WireMessage]:
         """Returns what a reference stands for in the turn of this name."""
         owner_and_turn = await self._store.messages.find_begun(
             self._project, name.conversation_uid, turn_begin_time(name.turn)
@@ -88,18 +88,18 @@ class _ReferencedTurns:
                 message = inputs.get(reference.input_index)
                 return [] if message is None else [with_model(message, listed.exchange)]
             if listed.run_uid is None:
-                return await self._messages_to(agent, listed.exchange, reference, name)
+                return await self._messages_of_exchange(agent, listed.exchange, reference, name)
         stored_name = await name_of_run(self._store, self._project, name.tag, or_cancelled=True)
         if stored_name is not None:
-            return await self._find(reference, stored_name)
+            return await self._find_in_turn(reference, stored_name)
         # The same words were answered before, or several steps are one reply.
         turns = await self._turns_of(name.conversation_uid)
         return turns.path_to(name.turn) if reference.kind == "path" else turns.reply(name.turn)
 
-    async def _messages_to(
+    async def _messages_of_exchange(
         self, agent: Agent, exchange: Exchange, reference: Reference, name: TurnName
     ) -> list[WireMessage]:
-        """Returns what a reference stands for that names this very exchange."""
+        """Returns what a reference stands for if its turn is this exchange."""
         if reference.kind != "path":
             return [] if exchange.redactions else joined_reply([exchange])
         turns = ConversationTurns()
@@ -133,10 +133,10 @@ class _ReferencedTurns:
 class _ReferenceFiller:
     """Replaces the references of a request, one after the other, by the messages for which they stand."""
 
-    def __init__(self, request: ChatRequest, most_bytes: int) -> None:
+    def __init__(self, request: ChatRequest, max_reply_bytes: int) -> None:
         self._request = request
-        self._most_bytes = self._left_bytes = most_bytes
-        # By the index of each message in the request: what stands there now, each with its model as a private field.
+        self._max_reply_bytes = self._left_bytes = max_reply_bytes
+        # By the index of each message in the request: those that replace it, with their models as private fields.
         models = request.reply_models
         self._messages = [[with_private(m, model=models.get(n))] for n, m in enumerate(request.messages)]
         self._reply_indices = {each.index for each in request.references if each.kind == "message"}
@@ -146,9 +146,11 @@ class _ReferenceFiller:
         self._repeats = set[int]()
 
     def fill(self, reference: Reference, messages: Sequence[WireMessage]) -> None:
-        """Inserts a path before the reference's message, or replaces the message. messages: ends with the reply.
+        """Inserts a path before the reference's message, replaces the message, or adds the reply's thoughts to it.
 
-        Raises: BodyTooLarge.
+        messages: ends with the reply.
+
+        Raises: BodyTooLarge: the replaced messages exceed the limit. Thoughts that exceed it are left out.
         """
         index = reference.index
         if reference.kind == "thoughts":
@@ -163,39 +165,11 @@ class _ReferenceFiller:
         self._left_bytes -= len(orjson.dumps(messages[-1]))
         if self._left_bytes < 0:
             raise BodyTooLarge(
-                f"What the items stand for has more than {self._most_bytes} bytes (server.max_body_bytes)."
+                f"What the items stand for has more than {self._max_reply_bytes} bytes (server.max_body_bytes)."
             )
         if reference.input_index is None:
             self._named_replies.add(index)
         self._messages[index][-1:] = messages[-1:]
-
-    def _add_thoughts(self, at: int, reply: WireMessage) -> None:
-        if at in self._repeats:
-            return
-        message = self._messages[at][-1]
-        thoughts = {key: reply[key] for key in THOUGHT_FIELDS if key in reply and key not in message}
-        self._left_bytes -= len(orjson.dumps(thoughts))
-        if thoughts and self._left_bytes >= 0:
-            model = private_of(reply).get("model")
-            self._messages[at][-1:] = [with_private({**message, **thoughts}, model=model)]
-
-    def _drop_unanswered_calls(self) -> None:
-        """Drops the calls of named replies that have no result: their client may have left out the calls' items.
-
-        A result belongs to the nearest call before it, since some models use the same ids again.
-        """
-        answered: set[str] = set()
-        for at in reversed(range(len(self._messages))):
-            stands = self._messages[at]
-            for n in reversed(range(len(stands))):
-                message = stands[n]
-                if message.get("role") == "tool":
-                    answered.add(str(message.get("tool_call_id")))
-                    continue
-                calls = raw_calls(message)
-                if calls and at in self._named_replies and n == len(stands) - 1:
-                    stands[n] = _with_answered_calls(message, answered)
-                answered.difference_update(map(call_id, calls))
 
     def filled_request(self) -> ChatRequest:
         """Returns the request with stored messages in place of its references."""
@@ -215,6 +189,34 @@ class _ReferenceFiller:
             reply_models={n: model for n, model in enumerate(models) if model is not None},
             stored_messages=frozenset(n for n, m in enumerate(filled) if private_of(m).get("stored")),
         )
+
+    def _add_thoughts(self, index: int, reply: WireMessage) -> None:
+        if index in self._repeats:
+            return
+        message = self._messages[index][-1]
+        thoughts = {key: reply[key] for key in THOUGHT_FIELDS if key in reply and key not in message}
+        self._left_bytes -= len(orjson.dumps(thoughts))
+        if thoughts and self._left_bytes >= 0:
+            model = private_of(reply).get("model")
+            self._messages[index][-1:] = [with_private({**message, **thoughts}, model=model)]
+
+    def _drop_unanswered_calls(self) -> None:
+        """Drops the calls of named replies that have no result: their client may have left out the calls' items.
+
+        A result belongs to the nearest call before it, since some models use the same ids again.
+        """
+        answered: set[str] = set()
+        for index in reversed(range(len(self._messages))):
+            messages = self._messages[index]
+            for offset in reversed(range(len(messages))):
+                message = messages[offset]
+                if message.get("role") == "tool":
+                    answered.add(str(message.get("tool_call_id")))
+                    continue
+                calls = raw_calls(message)
+                if calls and index in self._named_replies and offset == len(messages) - 1:
+                    messages[offset] = _with_answered_calls(message, answered)
+                answered.difference_update(map(call_id, calls))
 
     def _as_heard(self, path: Sequence[WireMessage], start: int) -> Sequence[WireMessage]:
         """Returns a path as far as it was heard, and drops the client's repetitions of it.
