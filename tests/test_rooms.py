@@ -185,7 +185,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"response_call"},
         {"stored_responses"},
         {"response_input", "upstream_responses"},
-        {"response_conversations", "response_finder", "response_owners"},
+        {"conversation_requests", "response_finder", "response_owners"},
         {"turn_items"},
         {"server", "completions", "forwarding", "admin", "manage", "memory_api"},
         {"incoming", "resent_request", "sockets"},

@@ -20,9 +20,9 @@ from gateway.run.background_responses import BackgroundResponses
 from gateway.run.response_conversations import ResponseConversations
 from gateway.run.stored_responses import ResponseOwner, StoredResponses
 from gateway.web.body import BodyReader
+from gateway.web.conversation_requests import CONVERSATIONS_PATH, GatewayConversations
 from gateway.web.incoming import Incoming
 from gateway.web.json_response import JsonResponse
-from gateway.web.response_conversations import CONVERSATIONS_PATH, GatewayConversations
 from gateway.web.response_finder import LocatedResponse, ResponseFinder, unknown_response
 from gateway.web.response_input import ResponseInput
 from gateway.web.response_owners import ResponseOwners

@@ -19,10 +19,10 @@ from gateway.dialects.responses.native_lists import ClientItems
 from gateway.dialects.responses.response_ids import is_gateway_id
 from gateway.run.upstream.forward import Outgoing
 from gateway.run.upstream.route import Route as ModelRoute
+from gateway.web.conversation_requests import CONVERSATIONS_PATH
 from gateway.web.forwarding import CountedPath, ForwardedRoute, ForwardingParts
 from gateway.web.incoming import Incoming
 from gateway.web.middleware import info_of
-from gateway.web.response_conversations import CONVERSATIONS_PATH
 from gateway.web.stored_responses import GatewayResponses
 from gateway.web.upstream_responses import UpstreamResponses
 

@@ -20,7 +20,7 @@ from gateway.dialects.responses.render import rebuild_response
 from gateway.run.background.retention import Retention
 from gateway.run.response_conversations import ResponseConversation, ResponseConversations
 from gateway.run.stored_responses import ResponseOwner
-from gateway.web import response_conversations
+from gateway.web import conversation_requests
 from storage.commands import ForgetTarget
 from storage.errors import Unavailable
 from storage.records import JobState
@@ -259,7 +259,7 @@ def test_an_item_that_waits_is_listed_with_all_its_fields(world: World) -> None:
 def test_a_bounded_number_of_items_waits_for_the_next_response(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(response_conversations, "MAX_WAITING_ITEMS", 3)
+    monkeypatch.setattr(conversation_requests, "MAX_WAITING_ITEMS", 3)
     items: Any = [{"role": "user", "content": f"Number {n}."} for n in range(3)]
     conversation = world.sdk.conversations.create(items=items)
     with pytest.raises(openai.BadRequestError, match="3 items wait") as caught:
@@ -302,7 +302,7 @@ def test_a_conversation_that_is_deleted_meanwhile_is_not_found(
 @pytest.mark.both
 def test_what_waits_is_read_again_where_it_changes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another request may have changed it since the conversation was found."""
-    monkeypatch.setattr(response_conversations, "MAX_WAITING_ITEMS", 2)
+    monkeypatch.setattr(conversation_requests, "MAX_WAITING_ITEMS", 2)
     items: Any = [{"role": "user", "content": "My cat is Miso."}]
     id = world.sdk.conversations.create(items=items).id
     conversations, first = world.gateway.app.services.chat.conversations, items_of(world, id)[0]["id"]
