@@ -278,12 +278,11 @@ def add_snapshot_row(
             blocks.append((owner, Block(id, label, description, value, limit, bool(read_only), version)))
             snapshot.shares_blocks |= owner == 1
         case "op":
-            call, edit, label = row[_TEXT : _TEXT + 3]
+            call_id, op, label = row[_TEXT : _TEXT + 3]
             assert at is not None  # rows of this kind have a time
             id, exchange_row, seen = row[_NUMBER : _NUMBER + 3]
-            snapshot.edits.append(
-                MemoryEdit(id, exchange_row, call, edit, label, row[_CONTENT], at=at, seen=seen)
-            )
+            edit = MemoryEdit(id, exchange_row, call_id, op, label, row[_CONTENT], at=at, seen=seen)
+            snapshot.edits.append(edit)
         case "standing":
             assert at is not None  # rows of this kind have a time
             text, origin = row[_TEXT : _TEXT + 2]

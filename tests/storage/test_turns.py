@@ -319,7 +319,7 @@ async def test_edits_that_wait_are_read_in_the_order_in_which_they_were_made(ali
     assert snapshot.conversation is not None
     path = await alice.store.stored_paths.load_path(alice.agent, snapshot.conversation.uid, None)
     assert path is not None
-    assert [op.id for op in snapshot.edits] == [op.id for op in path.snapshot.edits] == ids
+    assert [edit.id for edit in snapshot.edits] == [edit.id for edit in path.snapshot.edits] == ids
 
 
 async def test_edits_of_a_turn_off_the_record_are_not_stored(alice: Speaker) -> None:
@@ -701,7 +701,7 @@ async def test_a_turn_that_is_written_twice_keeps_its_edits(alice: Speaker, key:
     asked = [*history, user("I like tea")]
     turn = await alice.begin(asked, key)
     write, _ = await alice.commit(turn, noted("Noted."), ["tea", "milk"])
-    edits = [replace(op, call_id=str(number)) for number, op in enumerate(write.edits)]
+    edits = [replace(edit, call_id=str(number)) for number, edit in enumerate(write.edits)]
     for _ in range(3):
         committed = await alice.store.turns.commit(replace(write, edits=edits))
     alice.keep(write, committed)
