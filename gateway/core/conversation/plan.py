@@ -339,10 +339,10 @@ def find_redactions(
         for i, atoms in enumerate(exchange.inputs[:-1])
         if i >= pending_count and ((i not in recorded and atoms in tombs) or message_key(atoms) in tree.tombs)
     }
-    return frozenset(with_answers(forgotten, messages[:-1]))
+    return frozenset(redact_with_answers(forgotten, messages[:-1]))
 
 
-def with_answers(forgotten: Container[int], messages: Sequence[WireMessage]) -> set[int]:
+def redact_with_answers(forgotten: Container[int], messages: Sequence[WireMessage]) -> set[int]:
     """Returns the indices of forgotten messages and of their answers, up to the user's next message."""
     redactions: set[int] = set()
     for i, message in enumerate(messages):

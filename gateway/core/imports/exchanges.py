@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.change import prefix_hashes
-from gateway.core.conversation.plan import with_answers
+from gateway.core.conversation.plan import redact_with_answers
 from gateway.core.conversation.stored_path import abandon, finish_step
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.imports.records import SourceConversation, SourceMessage, Unreadable
@@ -227,7 +227,7 @@ def _without_forgotten(exchange: Exchange, tombs: frozenset[bytes]) -> Exchange:
         return exchange
     messages: list[WireMessage] = orjson.loads(exchange.input or b"[]")
     forgotten = {i for i, atoms in enumerate(exchange.inputs) if _is_forgotten(atoms, tombs)}
-    redactions = with_answers(forgotten, messages)
+    redactions = redact_with_answers(forgotten, messages)
     if exchange.reply and (_is_forgotten(exchange.reply, tombs) or len(exchange.inputs) - 1 in redactions):
         redactions.add(REPLY)
     if not redactions:
