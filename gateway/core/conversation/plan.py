@@ -22,8 +22,8 @@ from gateway.core.conversation.tree import (
     PathElement,
     Tree,
     end_offset,
+    ends_off_record,
     flat,
-    is_forgotten,
     is_tombstone,
 )
 from gateway.core.conversation.wire_message import (
@@ -271,7 +271,7 @@ def _repeats_off_record(
     repeated = [other for other in rivals if is_asked_again(tree, other, exchange, follows_head=follows_head)]
     if match_point is not None and not any(map(is_user, exchange.inputs)):
         repeated.append(match_point)
-    return any(map(is_forgotten, repeated))
+    return any(map(ends_off_record, repeated))
 
 
 def is_asked_again(tree: Tree, other: Exchange, exchange: Exchange, *, follows_head: bool) -> bool:

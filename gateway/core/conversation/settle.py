@@ -28,7 +28,7 @@ from gateway.core.conversation.plan import (
 )
 from gateway.core.conversation.private import private_of, with_private
 from gateway.core.conversation.request_end import RequestEnd, content_fields, redact_input
-from gateway.core.conversation.tree import Tree, end_offset, is_forgotten, is_tombstone, off_record_part
+from gateway.core.conversation.tree import Tree, end_offset, ends_off_record, is_tombstone, off_record_part
 from gateway.core.conversation.wire_message import text_of, without_space
 from storage.records import REPLY, Exchange, State, message_key
 
@@ -237,9 +237,9 @@ def refuse(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
 
 
 def _exchange_to_write(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
-    """Returns the new exchange at its place, without its words.
+    """Returns the new exchange after its parent, with its redactions, or off the record.
 
-    If its match point is not among the loaded exchanges, it begins a new tree.
+    Its content is added by the caller. If its match point is not among the loaded exchanges, it begins a new tree.
     """
     exchange = _after_parent(tree, plan, request_end)
     tree.provide_messages(exchange.id, plan.messages)
@@ -255,7 +255,7 @@ def _exchange_to_write(tree: Tree, plan: Plan, request_end: RequestEnd) -> Excha
         for other in tree.siblings(exchange)
         if is_asked_again(tree, other, exchange, follows_head=plan.follows_head)
     ]
-    if not (plan.off_record or any(map(is_forgotten, repeated))):
+    if not (plan.off_record or any(map(ends_off_record, repeated))):
         return exchange
     # If the request itself asks to be off the record, messages that only this exchange has on the record stay.
     if plan.query.mode is not MemoryUse.ON and not plan.follows_head:

@@ -107,8 +107,8 @@ def is_tombstone(exchange: Exchange) -> bool:
     return exchange.state in TOMBSTONE_STATES
 
 
-def is_forgotten(exchange: Exchange) -> bool:
-    """Returns whether its last message or its reply was forgotten. If it is asked again, it stays off the record."""
+def ends_off_record(exchange: Exchange) -> bool:
+    """Returns whether its last message or its reply is off the record. A turn that repeats it then is so too."""
     return (
         is_tombstone(exchange)
         or REPLY in exchange.redactions
@@ -128,7 +128,7 @@ def off_record_part(exchange: Exchange) -> OffRecordPart:
     """Returns the part of an exchange that is forgotten or off the record."""
     if is_tombstone(exchange):
         return OffRecordPart.ALL
-    return OffRecordPart.LAST_WORDS if is_forgotten(exchange) else OffRecordPart.NONE
+    return OffRecordPart.LAST_WORDS if ends_off_record(exchange) else OffRecordPart.NONE
 
 
 def moved_at(exchange: Exchange) -> float:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.match_query import MemoryUse
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import is_nudge
-from gateway.core.conversation.tree import is_forgotten
+from gateway.core.conversation.tree import ends_off_record
 from gateway.core.conversation.wire_message import RESULT_ROLES, result_flags, text_of
 from gateway.core.memory.standing import StandingBlock, standing_block
 from gateway.core.message_text import with_text_before
@@ -374,7 +374,7 @@ def _question_before_results(context: MemoryContext) -> NotedMessage | None:
         return None
     while index >= 0 and listing.role(index) != "user":
         index -= 1
-    is_stored = index not in plan.new_indices and (match_point is None or not is_forgotten(match_point))
+    is_stored = index not in plan.new_indices and (match_point is None or not ends_off_record(match_point))
     if index < 0 or is_stored:
         return None
     return NotedMessage(listing.text(index), name=None, list_index=index, new_index=None)
