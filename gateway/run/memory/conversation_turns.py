@@ -28,6 +28,8 @@ class ConversationTurns:
         self._by_begun: dict[str, ListedExchange] = {}
         # The exchanges with the same words at the same place, in the order in which they began.
         self._by_content: dict[str, list[ListedExchange]] = {}
+        # Exchanges that are forgotten, or with a part of their path.
+        self._forgotten: list[Exchange] = []
         self._runs: dict[str, list[Exchange]] = {}
 
     def add(self, listed: ListedExchange) -> None:
@@ -36,6 +38,7 @@ class ConversationTurns:
         parent = None if exchange.parent is None else self._by_id.get(exchange.parent)
         is_cut_off = parent is None and exchange.parent is not None
         if exchange.state is State.FORGOTTEN or exchange.redactions or is_cut_off:
+            self._forgotten.append(exchange)
             return
         self._by_id[exchange.id] = listed
         if listed.run_uid is not None:
@@ -67,12 +70,9 @@ class ConversationTurns:
         if begun in self._by_begun:
             return self._by_begun[begun]
         same = self._by_content.get(turn[TIME_CHARS:], [])
-        # A request that got a stored answer again has touched it.
-        repeated = [
-            each
-            for each in same
-            if begun_hex(each.exchange.begun) <= begun <= begun_hex(each.exchange.touched)
-        ]
+        repeated = [each for each in same if _was_repeated_at(each.exchange, begun)]
+        if not repeated and any(_was_repeated_at(exchange, begun) for exchange in self._forgotten):
+            return None
         active = [each for each in same if each.exchange.active]
         candidates = [*repeated[-1:], *active[-1:], *same]
         return candidates[0] if candidates else None
@@ -93,6 +93,14 @@ class ConversationTurns:
             parent = turns[-1][0].parent
             listed = None if parent is None else self._by_id[parent]
         return path_with_directions([*map(_turn_messages, reversed(turns))])
+
+
+def _was_repeated_at(exchange: Exchange, begun: str) -> bool:
+    """Returns whether a request that began at a time may have got the answer of an exchange again.
+
+    Such a request has touched the exchange. begun: as in `begun_hex`.
+    """
+    return begun_hex(exchange.begun) <= begun <= begun_hex(exchange.touched)
 
 
 def _turn_messages(steps: Sequence[Exchange]) -> TurnMessages:

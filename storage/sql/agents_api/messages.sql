@@ -42,11 +42,11 @@ SELECT {row} FROM {in_past} {row_tables}
 WHERE p.seq + p.span > ?3 AND p.seq < ?4 AND {is_listed} ORDER BY p.seq LIMIT ?5
 
 -- name: in_conversation
--- Reads all exchanges of a conversation and its past that have messages, active or not, and those with which forks
--- begin.
+-- Reads all exchanges of a conversation and its past that have messages, active or not, those that are forgotten, and
+-- those with which forks begin.
 WITH {past}
 SELECT {row} FROM {in_past} {row_tables}
-WHERE p.seq > ?3 AND (p.input IS NOT NULL OR (p.state = 'off' AND p.span = 1)) ORDER BY p.seq LIMIT ?4
+WHERE p.seq > ?3 AND (p.input IS NOT NULL OR p.state = 'forgotten' OR (p.state = 'off' AND p.span = 1)) ORDER BY p.seq LIMIT ?4
 
 -- name: begun
 -- Reads the exchange of a project that a response's id names, with its memory. ?2: its conversation; ?3: when it began.

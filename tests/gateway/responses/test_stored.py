@@ -420,6 +420,22 @@ def test_a_response_with_the_same_answer_as_an_earlier_one_stays_that_answer(
 
 
 @pytest.mark.both
+def test_the_id_of_a_deleted_repeated_answer_finds_no_other_answer(
+    world: World, upstream: StrictUpstream
+) -> None:
+    upstream.queue(say("Red."), say("Red."), say("Blue."))
+    _, again, other = (respond(world, input="Name a colour.", user="alice") for _ in range(3))
+    world.sdk.responses.delete(again.id)
+    for use in (world.sdk.responses.retrieve, world.sdk.responses.delete):
+        with pytest.raises(openai.NotFoundError):
+            use(again.id)
+    with pytest.raises(openai.BadRequestError) as caught:
+        respond(world, input="And?", previous_response_id=again.id, user="alice")
+    assert caught.value.code == "previous_response_not_found"
+    assert world.sdk.responses.retrieve(other.id).output_text == "Blue."
+
+
+@pytest.mark.both
 def test_a_deleted_response_leaves_others_that_continue_the_same_one(
     world: World, upstream: StrictUpstream
 ) -> None:
