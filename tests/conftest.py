@@ -90,8 +90,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Runs each file in one process, and all files of a folder of `IN_ONE_PROCESS` in the same process.
 
     The page's browser takes as long to start as fifty tests, so it is started once. It is served by an event loop in
-    the main thread, next to which tests of other folders fail. The clients' frameworks are imported once,
-    too: that takes a third of their tests' time.
+    the main thread, next to which tests of other folders fail. The clients' frameworks are imported once, too, since to
+    import them takes a third of their tests' time.
     """
     from xdist.scheduler import LoadFileScheduling
 
