@@ -294,9 +294,6 @@ class WordSearches(Struct, frozen=True):
         """Returns the start and the end of each word of a query in a text, in any of its forms."""
         return self.views.store.recall.spans_with_words(text, query)
 
-    def _around(self, text: str, query: str) -> str:
-        return self.views.store.recall.around_words(text, query, AROUND_CHARS)
-
     async def remaining(self, project: str | None, uid: str, query: str) -> Remaining | None:
         """Returns how many texts still have all words of a query.
 
