@@ -90,7 +90,7 @@ class PostgresDatabase:
 
     is_shared = True
     is_owned = False
-    generation = 0
+    generation = 0  # another database in its place is not noticed: the epochs of memories refuse old turns
 
     def __init__(
         self, target: PostgresTarget, limits: PostgresLimits, listen_target: PostgresTarget | None

@@ -17,9 +17,8 @@ from storage.search.word_degrees import (
     LANGUAGES,
     LAST_LINE,
     load_degrees,
-    pack_degree,
     pack_degrees,
-    read_lines,
+    read_degrees,
     unpack_degrees,
 )
 
@@ -91,8 +90,4 @@ def load_pairs() -> dict[str, int]:
 
     The 3,200 pairs take 2 ms and 0.5 MB.
     """
-    degrees: dict[str, int] = {}
-    for language, line, *pairs in read_lines(_LETTER_PAIRS):
-        degree = pack_degree(_LAST_PAIR_LINE + 1 - int(line), language)
-        degrees.update((pair, degrees.get(pair, 0) + degree) for pair in pairs)
-    return degrees
+    return read_degrees(_LETTER_PAIRS, _LAST_PAIR_LINE)

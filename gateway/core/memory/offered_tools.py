@@ -1,4 +1,4 @@
-"""Decides which memory tools a request offers to its model, and under which names."""
+"""The names under which memory tools are offered to a model, and the requests that can have such tools."""
 
 from __future__ import annotations
 

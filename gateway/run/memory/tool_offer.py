@@ -1,4 +1,4 @@
-"""Decides which memory tools a request is offered."""
+"""The memory tools that a request is offered, by its agent, its memory mode and its conversation."""
 
 from __future__ import annotations
 
