@@ -195,8 +195,9 @@ class _ReferenceFiller:
             return
         message = self._messages[index][-1]
         thoughts = {key: reply[key] for key in THOUGHT_FIELDS if key in reply and key not in message}
-        self._left_bytes -= len(orjson.dumps(thoughts))
-        if thoughts and self._left_bytes >= 0:
+        size = len(orjson.dumps(thoughts))
+        if thoughts and size <= self._left_bytes:  # a request can go without them
+            self._left_bytes -= size
             model = private_of(reply).get("model")
             self._messages[index][-1:] = [with_private({**message, **thoughts}, model=model)]
 
