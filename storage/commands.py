@@ -30,6 +30,7 @@ from storage.records import (
     SentSection,
     StandingFact,
     Summary,
+    WaitKind,
 )
 
 # -- what passes between a turn and the store
@@ -523,8 +524,8 @@ class RunEnd(Struct, frozen=True):
     exchange_row: int | None = None
     # The epoch of the memory when the run's last step was written.
     epoch: int = 0
-    # The calls that wait for an answer, as in `RunStep`.
-    waiting: Mapping[str, str] = msgspec.field(default_factory=dict)
+    # The calls that wait, as in `RunStep`.
+    waiting: Mapping[str, WaitKind] = msgspec.field(default_factory=dict)
     # The results of that step's calls that are in no later step: messages as JSON, by their numbers among the texts of
     # the run.
     results: Mapping[int, bytes] = msgspec.field(default_factory=dict)

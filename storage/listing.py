@@ -24,6 +24,7 @@ from storage.records import (
     RunState,
     RunStep,
     Scope,
+    WaitKind,
 )
 
 # The most tags by which a list of agents is filtered; of more the first ones count.
@@ -316,8 +317,8 @@ class ListedExchange(Struct, frozen=True):
     key: str | None
     # The public name of the run that it is a step of.
     run_uid: str | None
-    # {call id: who must answer it first}, where a stored conversation ends with it.
-    waiting: dict[str, str]
+    # The calls that wait, by their ids, where a stored conversation ends with the exchange.
+    waiting: dict[str, WaitKind]
 
 
 class ConversationEntry(Struct, frozen=True):

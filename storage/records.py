@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from enum import StrEnum
 from hashlib import blake2b
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from msgspec import Struct, field
 from msgspec.structs import force_setattr, replace
@@ -757,6 +757,11 @@ class Run(Struct, frozen=True):
         return self.state not in (RunState.CREATED, RunState.RUNNING)
 
 
+# What a call waits for before its run goes on: a person's approval, the client's result, or the approval of another
+# call of the same reply ("held").
+WaitKind = Literal["approval", "client", "held"]
+
+
 class RunStep(Struct, frozen=True):
     """A model call of a run, and the exchange that it made."""
 
@@ -774,8 +779,8 @@ class RunStep(Struct, frozen=True):
     feedback: str | None = None
     # The class of what went wrong, never words.
     error: str | None = None
-    # {call id: approval | client | held} of the calls that wait for an answer.
-    waiting: dict[str, str] = field(default_factory=dict)
+    # The calls that wait, by their ids.
+    waiting: dict[str, WaitKind] = field(default_factory=dict)
 
 
 class StoredFile(Struct, frozen=True):

@@ -15,7 +15,7 @@ from gateway.core import ids
 from gateway.core.conversation.stored_messages import ListedMessage, list_messages, tool_names_by_call
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.turn.stop_reason import StopReason
-from storage.records import DEFAULT_CONVERSATION, Agent, Exchange, Run
+from storage.records import DEFAULT_CONVERSATION, Agent, Exchange, Run, WaitKind
 from storage.sql.store import Store
 
 
@@ -126,8 +126,8 @@ class MessageRenderer(Struct, frozen=True):
         is_end = first_step.id in rows and rows[first_step.id].run_uid is None
         return above.exchange if is_end else None, dict(tool_names_by_call(above.exchange))
 
-    async def _find_waiting(self, run: Run, last_step: Exchange) -> dict[str, str]:
-        """Returns who must answer each waiting call of the last step of a run, by call id."""
+    async def _find_waiting(self, run: Run, last_step: Exchange) -> dict[str, WaitKind]:
+        """Returns what each waiting call of the last step of a run waits for, by call id."""
         if run.stop != StopReason.REQUIRES_APPROVAL:
             return {}
         step = await self.store.runs.find_waiting_step(self.agent.id, last_step.conversation_row)
@@ -136,7 +136,7 @@ class MessageRenderer(Struct, frozen=True):
         return await load_waiting_calls(self.store, step, last_step)
 
     def _render_run_message(
-        self, listed: ListedMessage, step: int, run: Run, waiting: dict[str, str], names: dict[str, str]
+        self, listed: ListedMessage, step: int, run: Run, waiting: dict[str, WaitKind], names: dict[str, str]
     ) -> list[dict[str, Any]]:
         id = ids.id_at("message", self.agent.uid, listed.seq, hidden=listed.hidden_index)
         origin = Origin(id, listed.at, ids.id_of("run", run.uid), ids.id_at("step", self.agent.uid, step))

@@ -23,7 +23,7 @@ from storage.commands import ForgetTarget
 from storage.errors import NotFound
 from storage.fusion import interleave
 from storage.listing import ListedExchange, Page
-from storage.records import DEFAULT_CONVERSATION, Agent, Conversation, Exchange, Message, Vector
+from storage.records import DEFAULT_CONVERSATION, Agent, Conversation, Exchange, Message, Vector, WaitKind
 from storage.sql.store import Store
 
 # The most message numbers that are shown of a conversation.
@@ -46,7 +46,7 @@ class MessageView(Struct, frozen=True):
     # The number of its step's exchange; None without a run. A result belongs to the step that made the call.
     step_seq: int | None
     # Who must answer each waiting call, by call id; set on the last reply of a conversation.
-    waiting: Mapping[str, str]
+    waiting: Mapping[str, WaitKind]
     # The tools of the calls that a result may answer, by call id.
     tool_names: Mapping[str, str]
 
@@ -302,8 +302,8 @@ class AgentMessages:
             by_id |= await self._store.messages.load_exchanges(agent.id, sorted(missing))
         return by_id
 
-    async def _load_waiting(self, agent: Agent, exchange: Exchange) -> Mapping[str, str]:
-        """Returns who must answer each waiting call of a conversation, by call id."""
+    async def _load_waiting(self, agent: Agent, exchange: Exchange) -> Mapping[str, WaitKind]:
+        """Returns what each waiting call of a conversation waits for, by call id."""
         step = await self._store.runs.find_waiting_step(agent.id, exchange.conversation_row)
         return {} if step is None else await load_waiting_calls(self._store, step, exchange)
 

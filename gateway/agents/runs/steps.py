@@ -61,7 +61,7 @@ from storage.commands import (
     StepOpened,
 )
 from storage.errors import NotFound, RunOver, Stale, StoreError, TooSlow, WriteConflict
-from storage.records import Block, Conversation, Exchange, Job, Run, RunState, RunStep, TokenCounts
+from storage.records import Block, Conversation, Exchange, Job, Run, RunState, RunStep, TokenCounts, WaitKind
 
 T = TypeVar("T")
 
@@ -93,7 +93,7 @@ class _StepResult(Struct, frozen=True):
     # The token counts that the upstream sent.
     usage: Json | None = None
     # The calls that wait for an answer, as in `RunStep`.
-    waiting: Mapping[str, str] = msgspec.field(default_factory=dict)
+    waiting: Mapping[str, WaitKind] = msgspec.field(default_factory=dict)
     # Results of the step's calls, stored until all calls have results.
     results: Sequence[ToolResult] = ()
     # The reason why the run ends with this step; None: it continues.

@@ -21,7 +21,7 @@ from gateway.core.conversation.wire_message import WireMessage, function_of, is_
 from gateway.core.json_limits import is_too_deep
 from gateway.core.memory.call_arguments import read_arguments
 from gateway.core.turn.asides import THINKING
-from storage.records import Summary
+from storage.records import Summary, WaitKind
 
 
 class Showing(Struct, frozen=True):
@@ -70,7 +70,7 @@ def messages_json(
     origin: Origin,
     showing: Showing,
     *,
-    waiting: Mapping[str, str] | None = None,
+    waiting: Mapping[str, WaitKind] | None = None,
     names: Mapping[str, str] | None = None,
     first: int = 0,
     results: Sequence[WireMessage] = (),
@@ -191,7 +191,7 @@ _Part = tuple[str, dict[str, Any]]
 
 
 def _parts(
-    message: WireMessage, showing: Showing, waiting: Mapping[str, str], names: Mapping[str, str]
+    message: WireMessage, showing: Showing, waiting: Mapping[str, WaitKind], names: Mapping[str, str]
 ) -> Iterator[_Part]:
     """Yields the messages of the API that a stored one is shown as."""
     role, private = message.get("role"), private_of(message)
@@ -242,7 +242,7 @@ def _result(message: WireMessage, private: Mapping[str, Any], names: Mapping[str
     }
 
 
-def _reply(message: WireMessage, showing: Showing, waiting: Mapping[str, str]) -> Iterator[_Part]:
+def _reply(message: WireMessage, showing: Showing, waiting: Mapping[str, WaitKind]) -> Iterator[_Part]:
     """Yields the messages of a reply: thoughts, text and calls."""
     private = private_of(message)
     thought, calls = without_asides(message.get("tool_calls", ()), private.get("asides") or {})

@@ -31,7 +31,7 @@ from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import ToolCall
 from gateway.core.usage.reported import reported_counts, usage_of
 from gateway.errors import GatewayError, UpstreamError
-from storage.records import TokenCounts
+from storage.records import TokenCounts, WaitKind
 
 
 def _error_message(body: bytes) -> str | None:
@@ -153,7 +153,7 @@ class StepView(ClientView):
     _tool_names: dict[str, str] = field(default_factory=dict)
     # The waiting calls with their stored ids, and who must answer each, by call id.
     _waiting_calls: list[Json] = field(default_factory=list)
-    _waiting: Mapping[str, str] = field(default_factory=dict)
+    _waiting: Mapping[str, WaitKind] = field(default_factory=dict)
     _stop: StopReason = StopReason.END_TURN
 
     def take(self) -> bytes:
@@ -247,7 +247,7 @@ class StepView(ClientView):
         self.numbers.steps += 1
 
     def note_stop(
-        self, reason: StopReason, waiting: Mapping[str, str], calls: Sequence[ToolCall] = ()
+        self, reason: StopReason, waiting: Mapping[str, WaitKind], calls: Sequence[ToolCall] = ()
     ) -> None:
         self._stop, self._waiting = reason, waiting
         self._waiting_calls = [call.as_json() for call in calls]

@@ -17,6 +17,7 @@ from gateway.core.turn.guide import Forbidden, FreeGuide, Guide, NeedsApproval, 
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import ToolCall
 from gateway.core.turn.tool_result import ToolResult
+from storage.records import WaitKind
 
 BAD_ARGUMENTS = "Error: the arguments of {name} are not a JSON object: {arguments}. Nothing was done."
 SPOKEN_RESULT = "The user has read it."
@@ -55,8 +56,8 @@ class GatewayCalls:
         resumed: ResumedCalls | None = None,
     ) -> None:
         self.calls = calls
-        # Call id -> "approval", or "held" for one that waits with an approval.
-        self.waiting: dict[str, str] = {}
+        # The gateway calls that wait, by their ids: for an approval, or held.
+        self.waiting: dict[str, WaitKind] = {}
         self._terms = terms
         self._guide = guide
         self._approved = frozenset() if resumed is None else resumed.approved

@@ -25,6 +25,7 @@ from gateway.core.turn.tool_call import ToolCall
 from gateway.core.turn.tool_result import ToolResult
 from gateway.core.usage.withheld_usage import has_usage_alone
 from gateway.errors import GatewayError
+from storage.records import WaitKind
 
 # The most bytes that a view holds back before the first text: a role, filters' verdicts and comments take some kB.
 MAX_HELD_BYTES: Final = 64 * 1024
@@ -178,7 +179,7 @@ class ClientView(ABC):
         """
 
     def note_stop(
-        self, reason: StopReason, waiting: Mapping[str, str], calls: Sequence[ToolCall] = ()
+        self, reason: StopReason, waiting: Mapping[str, WaitKind], calls: Sequence[ToolCall] = ()
     ) -> None:
         """Takes the reason for which the turn ends; `end` or an error follows.
 

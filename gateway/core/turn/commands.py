@@ -13,6 +13,7 @@ from gateway.core.turn.guide import Offer
 from gateway.core.turn.stop_reason import StopReason
 from gateway.core.turn.tool_result import ToolResult
 from gateway.errors import GatewayError
+from storage.records import WaitKind
 
 
 class SendHead(Struct, frozen=True):
@@ -89,8 +90,8 @@ class SaveStep(Struct, frozen=True):
     shown_reply: Json | None = None
     # The upstream's usage of this reply; None: it reported none.
     usage: Json | None = None
-    # Ids of client calls in this reply (call id -> "client"). Gateway calls run, then the turn waits for the client.
-    waiting: Mapping[str, str] = field(default_factory=dict)
+    # The client calls in this reply, by their ids. Gateway calls run, then the turn waits for the client.
+    waiting: Mapping[str, WaitKind] = field(default_factory=dict)
     # The results of the calls, in the order of the calls.
     results: tuple[ToolResult, ...] = ()
     # A message of the gateway's for the model; "": none.
@@ -174,8 +175,8 @@ class TurnOutcome(Struct, frozen=True):
     has_hidden_results: bool = False
     # Why the turn ended.
     stop_reason: StopReason = StopReason.END_TURN
-    # Calls that wait, by id: "approval" for a person, "client" for the client, "held" for the other calls.
-    waiting: Mapping[str, str] = field(default_factory=dict)
+    # The calls that wait, by their ids.
+    waiting: Mapping[str, WaitKind] = field(default_factory=dict)
     # Results of calls in the last reply that no step has saved yet.
     results: tuple[ToolResult, ...] = ()
     # The upstream's usage of the last reply.

@@ -78,6 +78,7 @@ from gateway.core.turn.tool_result import ToolResult
 from gateway.core.turn.upstream_error import openai_error_of_reply, stream_exception
 from gateway.core.usage.reported import ReplyUsage
 from gateway.errors import Conflict, GatewayError, LimitReached, UpstreamError
+from storage.records import WaitKind
 
 # Why a turn with a cut reply ends, by each of `CUT_REASONS`. The last call may lack its end, so
 # gateway calls are dropped instead of run.
@@ -543,7 +544,7 @@ class Turn:
         self._view.begin_step(saved.first, saved.reply)
         return [*self._flush(), *after_step]
 
-    def _make_step(self, waiting: Mapping[str, str] | None = None) -> commands.SaveStep:
+    def _make_step(self, waiting: Mapping[str, WaitKind] | None = None) -> commands.SaveStep:
         """Returns the reply of the round as a step to be saved; an empty step if the reply is stored already."""
         if self._round.is_stored:
             return commands.SaveStep()
@@ -561,7 +562,7 @@ class Turn:
 
     # The turn ends
 
-    def _end_turn(self, reason: StopReason, waiting: Mapping[str, str] = NONE_WAIT) -> list[Command]:
+    def _end_turn(self, reason: StopReason, waiting: Mapping[str, WaitKind] = NONE_WAIT) -> list[Command]:
         """Ends a complete reply. Its end leaves after the turn is saved, or before if `TurnTerms.hold_end` is False."""
         if self._round.is_hidden:
             # The upstream's finish_reason is of a round with calls that the client never saw.
@@ -621,7 +622,7 @@ class Turn:
             shown_commands = [commands.SendWhole(last_round.status, headers, client_body)]
         return shown_commands
 
-    def _unshown_calls(self, waiting: Mapping[str, str]) -> Sequence[ToolCall]:
+    def _unshown_calls(self, waiting: Mapping[str, WaitKind]) -> Sequence[ToolCall]:
         """Returns the calls that wait, and other calls that were not shown yet."""
         if not waiting:
             return ()

@@ -18,8 +18,9 @@ from gateway.core.turn.stop_reason import StopReason
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import ToolCall
 from gateway.core.turn.tool_result import ToolResult
+from storage.records import WaitKind
 
-NONE_WAIT: Final[Mapping[str, str]] = MappingProxyType({})
+NONE_WAIT: Final[Mapping[str, WaitKind]] = MappingProxyType({})
 
 
 class FinishedTurn(NamedTuple):
@@ -43,7 +44,7 @@ class OutcomeMaker(NamedTuple):
     replies: int
 
     def finished(
-        self, reason: StopReason, client_finish: str | None, waiting: Mapping[str, str]
+        self, reason: StopReason, client_finish: str | None, waiting: Mapping[str, WaitKind]
     ) -> FinishedTurn:
         """Returns the outcome of a turn with a complete reply.
 
@@ -120,7 +121,7 @@ class OutcomeMaker(NamedTuple):
         full_reply: tuple[Json, ...],
         shown_reply: Json | None,
         finish: str | None = None,
-        waiting: Mapping[str, str] = NONE_WAIT,
+        waiting: Mapping[str, WaitKind] = NONE_WAIT,
         results: tuple[ToolResult, ...] = (),
     ) -> TurnOutcome:
         """Returns the outcome of the turn. The parameters are those of `TurnOutcome`."""

@@ -16,7 +16,7 @@ from gateway.run.admin.exchange_messages import TOOL_CHARS, shorten
 from gateway.run.admin.list_page import read_cursor
 from storage.errors import NotFound
 from storage.listing import FoundMemory, Page, RunEntry, RunFilter, StepEntry
-from storage.records import REPLY, Agent, Exchange
+from storage.records import REPLY, Agent, Exchange, WaitKind
 from storage.sql.store import Store
 
 # Runs on the page of an agent's memory.
@@ -180,7 +180,7 @@ def _results(exchange: Exchange | None) -> dict[str, str]:
 
 
 def _calls(
-    exchange: Exchange, results: Mapping[str, str], waiting: Mapping[str, str]
+    exchange: Exchange, results: Mapping[str, str], waiting: Mapping[str, WaitKind]
 ) -> tuple[StepCall, ...]:
     if is_tombstone(exchange) or exchange.shown_reply is None or REPLY in exchange.redactions:
         return ()

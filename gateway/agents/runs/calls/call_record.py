@@ -20,7 +20,7 @@ from gateway.core.turn.commands import RunTool
 from gateway.core.turn.tool_result import ToolResult
 from gateway.run.tools.call_journal import perform_and_store
 from gateway.run.tools.toolbox import ToolAnswer, failed_answer
-from storage.records import Agent, Exchange, RunStep
+from storage.records import Agent, Exchange, RunStep, WaitKind
 from storage.sql.store import Store
 
 # Each step has this many numbers for the texts of its calls: answers to calls first, then the outcomes of calls that
@@ -66,8 +66,8 @@ async def load_answers(store: Store, step: RunStep, exchange: Exchange) -> list[
     return [orjson.loads(text.data) for text in texts if text.seq < first + _FIRST_OUTCOME]
 
 
-async def load_waiting_calls(store: Store, step: RunStep, exchange: Exchange) -> dict[str, str]:
-    """Returns the calls of a step that wait for an answer: id -> "client" or "approval".
+async def load_waiting_calls(store: Store, step: RunStep, exchange: Exchange) -> dict[str, WaitKind]:
+    """Returns the calls of a step that wait for an answer of their own, by their ids.
 
     exchange: the step's exchange. Raises: StoreError.
     """
