@@ -58,10 +58,16 @@ class FactsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     all: bool = False
     # Only the facts that were true at this time: seconds since the epoch, or a day, which stands for its end.
     as_of: str | None = None
+    # The fields of a new fact's form that were sent after the session had ended, as in `AddFactForm`.
+    always: bool = False
+    back: str = ""
 
 
 class AddFactForm(Struct, frozen=True, forbid_unknown_fields=True):
     """The new fact."""
+
+    # The fields that `FactsQuery` takes over if the session has ended. The text is copied.
+    resumed: ClassVar = {"always": "always", "back": "back"}
 
     text: str
     # The fact is shown to the model before each reply.
@@ -109,7 +115,8 @@ class _MemoryScreens(Struct, frozen=True):
         return self.operations.memories
 
     async def show_facts(self, request: ScreenRequest, query: FactsQuery) -> View:
-        return await self._make_facts_view(await self._open_memory(request), query)
+        resumed = AddFactForm("", query.always, query.back) if query.always or query.back else None
+        return await self._make_facts_view(await self._open_memory(request), query, unsaved=resumed)
 
     async def add_fact(self, request: ScreenRequest, form: AddFactForm) -> Answer:
         access = access_of(request)
@@ -132,7 +139,11 @@ class _MemoryScreens(Struct, frozen=True):
         unsaved: AddFactForm | None = None,
         error: GatewayError | None = None,
     ) -> View:
-        """Returns a list of facts. unsaved, error: a new fact that was refused, and why."""
+        """Returns a list of facts.
+
+        unsaved: the form of a new fact that was refused, or sent after the session had ended.
+        error: why it was refused.
+        """
         access = memory.access
         page = await self.views.facts.page(
             access.project,

@@ -286,7 +286,7 @@ class PageApp:
     async def _retain_unsaved(self, request: PageRequest) -> None:
         """Notes the text of a form that is refused, so that the page of the error has it.
 
-        Its ticks are in the address of its screen, which follows a sign-in.
+        Its ticks are in the address that follows a sign-in: that of the screen at the path of its action.
         """
         if request.method == "POST" and not request.is_twin:
             with suppress(CallerError):  # the form is refused in any case
@@ -296,7 +296,7 @@ class PageApp:
                 form = await read_form(self._bodies, request, getattr(form_type, "repeated", ()))
                 request.unsaved_text = find_typed_text(form)
                 if resumed := getattr(form_type, "resumed", {}):
-                    request.referrer = resume_at(request.referrer, form, resumed)
+                    request.referrer = resume_at(make_next(request), form, resumed)
 
     def _find_route(self, request: PageRequest) -> tuple[Screen | Action, dict[str, Any]]:
         """Returns the route of a request, and the parts of its path by their names."""

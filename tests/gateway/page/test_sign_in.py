@@ -381,6 +381,26 @@ def test_ticks_of_a_forgetting_are_not_lost_with_the_session(operator: Operator)
     )
 
 
+def test_the_tick_of_a_new_fact_is_not_lost_with_the_session(operator: Operator) -> None:
+    """The text was copied and entered again, and the fact was told only when a question fitted."""
+    memory = f"m/{speak(operator.world, 'Hello.').uid}"
+    fields = {"text": "Never eats nuts.", "always": "true", "back": f"{memory}/words?q=nuts"}
+    # The form also stands on the page after a forgetting, of which the address shows nothing later.
+    for screen in (memory, f"{memory}/facts?all=1", f"{memory}/forget?message=1"):
+        operator.world.clock.sleep(1801)
+        headers = {"cookie": operator.cookie, "referer": f"http://{operator.host}/ui/{screen}"}
+        ended = operator.send_form(f"{memory}/facts", fields, **headers)
+        assert ended.status == 401
+        (after,) = re.findall(r'name="next" value="([^"]*)"', ended.body.decode())
+        shown = operator.get(operator.sign_in(to=unescape(after)).headers["location"]).body.decode()
+        (form,) = re.findall(r'<form[^>]*id="add">.*?</form>', shown, re.DOTALL)
+        assert re.search(r'name="always" value="true"[^>]* checked>', form)
+        assert f'name="back" value="{fields["back"]}"' in form
+        assert re.search(r'<textarea[^>]* autofocus aria-describedby="new-fact-hint">\n</textarea>', form)
+        assert 'role="alert"' not in shown
+    assert operator.twin(f"{memory}/facts")["items"] == []
+
+
 @pytest.mark.parametrize(
     ("path", "fields"),
     [
