@@ -194,9 +194,10 @@ class Turn:
 
     def _on_received(self, round_end: RoundEnd | None) -> list[Command]:
         # One read of the upstream is one write to the client, however many events it brought.
+        if round_end is None:
+            return self._flush()
+        self._round.end_texts()
         match round_end:
-            case None:
-                return self._flush()
             case Complete():
                 return self._on_reply_complete()
             case ErrorReply(body):
@@ -283,6 +284,7 @@ class Turn:
         if self._state is SAVING_TURN:  # the command to save it was given
             self._state = DONE
             return [commands.CloseUpstream(), _FINISH]
+        self._round.end_texts()
         return [commands.CloseUpstream(), *self._end_unfinished(End.CANCELLED, StopReason.CANCELLED)]
 
     def _on_stopped(self, reason: StopReason) -> list[Command]:
@@ -291,6 +293,7 @@ class Turn:
         if not self._is_past_status and not self.terms.shows_steps:
             error = Conflict("The reply was cancelled before it began.")
             return [commands.SendError(error), commands.CloseUpstream(), *self._end_unfinished(end, reason)]
+        self._round.end_texts()
         self._outcome = self._make_unfinished(end, reason)
         self._round.tail = []
         self._round.done_event = DONE_EVENT

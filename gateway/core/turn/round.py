@@ -358,6 +358,13 @@ class Round:
             return self._end_complete()
         return BrokeOff(error)
 
+    def end_texts(self) -> None:
+        """Ends the texts of a reply that has no finish_reason. A client that joins its events has half a character."""
+        if self._split_characters.is_waiting and (delta := self._split_characters.end()):
+            self.draft.add(delta)
+            chunk = {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": delta}]}
+            self._view.show(ReplyEvent(b"", chunk=chunk))
+
     def show_tail(self) -> None:
         """Shows the events that waited for the end of the reply. They may have its last text."""
         while self.tail:

@@ -48,6 +48,14 @@ class SplitCharacters:
             if choice.get("finish_reason"):
                 self._end_texts(choice)
 
+    def end(self) -> Json:
+        """Ends a reply without a finish_reason. Returns the delta with which the texts of its first choice end."""
+        delta: Json = {}
+        self._end_texts({"index": 0, "delta": delta})
+        self._end_texts({"delta": delta})  # some servers number no choices
+        self._halves.clear()
+        return delta
+
     def _end_texts(self, choice: Json) -> None:
         """Replaces the halves in the texts of a choice, which has ended. A half in the arguments of a call is lost."""
         delta = choice.get("delta")

@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 
 from adapters.json_escapes import read_json
+from gateway.core.turn.commands import Save
+from gateway.core.turn.events import ClientLeft, Received, ReplyEnded, ReplyFailed, ReplyStarted, TurnEvent
 from gateway.core.turn.split_characters import SplitCharacters
+from gateway.core.turn.terms import TurnTerms
+from gateway.errors import UpstreamBroke
+from tests.core.turn.playbook import DONE, SSE, chat_turn, event, fed, sent_by
 
 HIGH, LOW = "\ud83d", "\ude00"
 
@@ -71,3 +76,27 @@ def test_calls_without_an_index_keep_their_arguments() -> None:
 def test_a_half_before_a_list_of_parts_does_not_end_the_stream() -> None:
     parts = [{"type": "text", "text": "a"}]
     assert joined({"content": HIGH}, {"content": parts}) == [{"content": ""}, {"content": parts}]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        Received([DONE]),  # as complete as a reply without a finish_reason can be
+        ReplyEnded(),
+        ReplyFailed(UpstreamBroke("It broke off.")),
+        Received([event({"error": {"message": "No.", "type": "server_error"}})]),
+        ClientLeft(),
+    ],
+)
+@pytest.mark.parametrize("index", [{"index": 0}, {}])
+def test_a_half_at_the_end_of_a_reply_without_a_finish_reason_is_stored_as_the_client_has_it(
+    end: TurnEvent, index: dict[str, int]
+) -> None:
+    text = event(json.dumps({"choices": [{**index, "delta": {"content": f"Hm {HIGH}"}}]}).encode())
+    turn = chat_turn(TurnTerms(hold_end=True))
+    commands = [
+        each for happened in (ReplyStarted(200, SSE), Received([text]), end) for each in fed(turn, happened)
+    ]
+    (outcome,) = [command.outcome for command in commands if isinstance(command, Save)]
+    assert outcome.shown_reply == {"role": "assistant", "content": "Hm \ufffd"}
+    assert sent_by(commands).startswith(text.raw)

@@ -115,21 +115,26 @@ def test_half_of_a_pair_in_a_reply_is_handed_on_and_the_next_turn_is_stored(
         assert "Rex" in upstream.last.messages[-1]["content"]
 
 
+@pytest.mark.parametrize(
+    ("pieces", "finish", "text"),
+    [
+        ([f"Hm {HALF}", "\ude00."], "stop", "Hm 😀."),
+        ([f"Hm {HALF}"], None, "Hm \ufffd"),  # its end is no end of a text either
+    ],
+)
 def test_a_character_that_a_stream_cuts_between_its_halves_is_shown_and_remembered(
-    upstream: StrictUpstream, tmp_path: Path
+    upstream: StrictUpstream, tmp_path: Path, pieces: list[str], finish: str | None, text: str
 ) -> None:
     chunk = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-    choices = [
-        {"index": 0, "delta": {"content": text}, "finish_reason": None} for text in ("Hm \ud83d", "\ude00.")
-    ]
-    choices.append({"index": 0, "delta": {}, "finish_reason": "stop"})
+    choices = [{"index": 0, "delta": {"content": piece}, "finish_reason": None} for piece in pieces]
+    choices.append({"index": 0, "delta": {}, "finish_reason": finish})
     events = [b"data: %b\n\n" % json.dumps({**chunk, "choices": [each]}).encode() for each in choices]
     with remember(upstream, tmp_path, upstreams=by_chat(upstream)) as world:
         upstream.queue(raw(*events, b"data: [DONE]\n\n"))
         *_, last = world.sdk.responses.create(model="m", input="Hello", user="alice", stream=True)
-        assert last.response.output_text == "Hm 😀."  # type: ignore[union-attr]
+        assert last.response.output_text == text  # type: ignore[union-attr]
         (reply,) = world.query("SELECT shown_reply FROM exchanges")
-        assert json.loads(reply)["content"] == "Hm 😀."
+        assert json.loads(reply)["content"] == text
 
 
 def test_settings_with_a_nul_make_blocks(upstream: StrictUpstream, tmp_path: Path) -> None:
