@@ -561,8 +561,10 @@ def test_an_undo_names_what_it_brings_back_also_after_a_forgetting(operator: Ope
     operator.twin(block, {"value": "Lives in Oslo.", "version": 1})
     operator.twin(block, {"value": "Lives in Bergen.", "version": 2})
     learn(operator.world, agent, block="Lives in Bergen.\nDog: Rex.")
-    for path in (memory, block):
+    for path, name in ((memory, "Undo human"), (block, "Undo last change")):
         text = page(operator, path)
+        visible = re.sub(r'<span class="unseen">.*?</span>', "", text)
+        assert name in [plain(each) for each in re.findall("<button[^>]*>(.*?)</button>", visible)]
         assert re.search(
             r"<details><summary[^>]*>Undo goes back to version 3: “<[^>]*>Lives in Bergen.<", text
         )  # closed: it looks like a loss
@@ -1011,7 +1013,15 @@ def test_a_fact_is_told_before_each_reply_or_only_when_it_fits(
             where = operator.post(f"{fact}/always", always=str(always).lower()).headers["location"]
             assert where.endswith(f"/{fact}#always-saved")
             how = "before each reply." if always else "only when a question fits."
-            assert f'id="always-saved" role="status">Saved: told {how}</p>' in page(operator, fact)
+            shown = page(operator, fact)
+            (saved,) = re.findall(r'id="always-saved" role="status">(.*?)</p>', shown)
+            assert saved.startswith(f"Saved: told {how}")
+            # It is undone and tried from there, as other changes are.
+            back = "tell only when it fits" if always else "tell before each reply"
+            assert f'<button form="always" class="small">Undo: {back}</button>' in saved
+            assert 'search">Try what a reply would be told now</a>' in saved
+            (form,) = re.findall(r'<form[^>]* id="always">.*?</form>', shown)
+            assert f'name="always" value="{str(not always).lower()}"' in form
             speak(world, f"Send me {n} tables.")
             assert (b"He is colour-blind" in world.upstream.last.body) is always
             (listed,) = operator.twin(f"m/{agent.uid}/facts")["items"]
@@ -1320,10 +1330,15 @@ def test_a_correction_is_undone_and_forgetting_names_what_it_replaced(operator: 
     agent = speak(operator.world, "Hello.")
     (seq,) = learn(operator.world, agent, "The train leaves on 5 May.")
     uid = agent.uid
-    assert ">Undo<" not in page(operator, f"m/{uid}/f/{seq}")
+    assert ">Undo the" not in page(operator, f"m/{uid}/f/{seq}")
     new = operator.twin(f"m/{uid}/f/{seq}/correct", {"text": "The train leaves on 4 May."})["seq"]
     shown = page(operator, f"m/{uid}/f/{new}")
-    assert (">Undo<" in shown, 'name="text" value="The train leaves on 5 May."' in shown) == (True, True)
+    assert 'name="text" value="The train leaves on 5 May."' in shown
+    # Each of them says what it undoes.
+    assert {*re.findall(r">(Undo[^:<]*)</button>", shown)} == {"Undo the correction"}
+    assert {*re.findall(r">(Undo[^:<]*)</button>", person_of(operator.world).page(f"/f/{new}"))} == {
+        "Undo the correction"
+    }
     # It stands where the change is reported, too, and not only at the end of the page.
     reported = re.findall(r'<p class="saved".*?</p>', shown)[0]
     assert '<button form="undo" class="small"' in reported

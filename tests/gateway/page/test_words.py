@@ -175,7 +175,7 @@ def test_a_correction_says_what_still_has_the_old_words(operator: Operator) -> N
     new = operator.twin(f"m/{uid}/f/{wrong['seq']}/correct", {"text": text})["seq"]
     text = page(operator, f"m/{uid}/f/{new}")
     # On one line with the button this read as "Undo 2 messages".
-    assert '>Undo</button> <br><span class="warning">2 messages and 1 block still say' in text
+    assert '>Undo the correction</button> <br><span class="warning">2 messages and 1 block still say' in text
     shown = plain(text)
     assert "2 messages and 1 block still say “peanuts”." in shown
     assert "All that say “peanuts”" in shown
