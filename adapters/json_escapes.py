@@ -48,6 +48,32 @@ def read_json(data: bytes) -> tuple[Any, bytes]:
     return orjson.loads(strict), strict
 
 
+def read_json_with_halves(data: bytes) -> Any:
+    """Returns the value of an upstream's JSON, in which halves of characters are lone surrogates; None: it is no JSON.
+
+    `write_json` writes such a value, and `join_halves` joins the halves in it.
+    """
+    value, strict = read_json(data)
+    with_halves = None if strict is data else read_with_halves(data)
+    return value if with_halves is None else with_halves
+
+
+def write_json(value: Any) -> bytes:
+    """Returns the JSON of a value that may have lone surrogates, which become escapes of halves of characters.
+
+    Raises: TypeError, RecursionError: it cannot be written.
+    """
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return json.dumps(value).encode()
+
+
+def join_halves(text: str) -> str:
+    """Returns a text with each two halves of a character as that character. Any other half becomes U+FFFD."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def read_json_exactly(data: bytes) -> Any:
     """Returns the value of a whole reply as `read_json` does, with long integers as `read_exact` returns them."""
     value, strict = read_json(data)

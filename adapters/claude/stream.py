@@ -32,7 +32,7 @@ from adapters.claude.reply import (
     with_place,
 )
 from adapters.errors import ProviderBroke
-from adapters.json_escapes import read_json
+from adapters.json_escapes import join_halves, read_json, read_json_with_halves, write_json
 from adapters.types import NATIVE_REPLY, Event, Json
 
 _DONE_EVENT: Final = Event(b"data: [DONE]\n\n", b"[DONE]")
@@ -96,17 +96,20 @@ class StreamTranslator:
         if data is None or self.is_over:
             return []
         try:
-            event_json = read_json(data)[0]
+            event_json, strict_data = read_json(data)
             event_type = event_json["type"]
             if event_type != "content_block_delta":
                 return self._translate(event_type, event_json)
+            if self._is_native and strict_data is not data:
+                # The client joins half a character at the end of this delta with the next one.
+                event_json = read_json_with_halves(data)
             delta = event_json["delta"]
             if delta["type"] != "text_delta":
                 return self._add_delta(event_json, delta)
             if self._is_native and (block := self._blocks.get(event_json.get("index", -1))) is not None:
                 block.pieces.setdefault("text", []).append(delta["text"])
             return self._add_text(delta["text"])
-        except (AttributeError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, RecursionError) as error:
             raise ProviderBroke("an event of the upstream's is none of Anthropic's") from error
 
     def _translate(self, event_type: Any, event_json: Json) -> list[Event]:
@@ -305,8 +308,9 @@ class StreamTranslator:
         self._tail += b',"usage":null}\n\n' if self._wants_usage else b"}\n\n"
 
     def _add_text(self, text: str) -> list[Event]:
-        self._content_length += len(text)
-        raw = self._head + orjson.dumps(text) + self._tail
+        # The second half of a character was counted with its first one.
+        self._content_length += len(text) - ("\udc00" <= text[:1] <= "\udfff")
+        raw = self._head + write_json(text) + self._tail
         return [Event(raw, raw[6:-2])]
 
     def _chunk(
@@ -327,14 +331,14 @@ class StreamTranslator:
         chunk = {**self._identity, "choices": [choice], **(chunk_fields or {})}
         if self._wants_usage:
             chunk["usage"] = None
-        return _make_event(orjson.dumps(chunk))
+        return _make_event(write_json(chunk))
 
 
 def _whole_block(block: _ContentBlock) -> Json:
     """Returns the block as it would stand in a whole reply."""
     fields = dict(block.fields)
     for key, pieces in block.pieces.items():
-        text = "".join(pieces)
+        text = join_halves("".join(pieces))
         if key == "input":
             fields["input"] = _parse_input(text) if text else fields.get("input", {})
         else:

@@ -62,7 +62,7 @@ async def stream(provider: Anthropic, asked: ModelRequest) -> list[Json]:
         found = [event.data async for batch in reply.events() for event in batch if event.data]
     finally:
         await reply.aclose()
-    return [orjson.loads(data) for data in found if data != b"[DONE]"]
+    return [read_json(data)[0] for data in found if data != b"[DONE]"]
 
 
 # -- who pays, which version

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from adapters.json_escapes import REPLACEMENT, read_with_halves
+from adapters.json_escapes import REPLACEMENT, join_halves, read_json_with_halves
 from adapters.types import Json
 
 # A text of a reply: the index of its choice, and its name or the index of its call.
@@ -34,16 +34,15 @@ class SplitCharacters:
         chunk: a chunk of the reply, which is changed.
         data: its JSON.
         """
-        with_halves = read_with_halves(data)
         # Paired by their order: some servers number no calls, so that two texts may have one key.
-        texts_with_halves = _texts_of(chunk if with_halves is None else with_halves)
+        texts_with_halves = _texts_of(read_json_with_halves(data))
         for (text_key, fields, name), (_, fields_with_halves, _) in zip(
             _texts_of(chunk), texts_with_halves, strict=False
         ):
             text = self._halves.pop(text_key, "") + fields_with_halves[name]
             if "\ud800" <= text[-1:] < "\udc00":
                 self._halves[text_key], text = text[-1], text[:-1]
-            fields[name] = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+            fields[name] = join_halves(text)
         for choice in _choices_of(chunk):
             if choice.get("finish_reason"):
                 self._end_texts(choice)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from adapters.json_escapes import join_halves, read_json_with_halves
 from adapters.types import Event, Json
 from gateway.core.conversation.wire_message import text_of
 from gateway.core.turn.commands import FINISHED, End
@@ -101,16 +102,17 @@ class ResponseReader:
         """Returns the complete items, and for each item that is not complete the text that has come."""
         items: dict[int, Json] = {}  # by their indices in the output
         deltas: dict[int, list[str]] = {}
-        for event in map(decode_object, self._content_events):
+        for data in self._content_events:
+            event = as_object(read_json_with_halves(data))
             index, item, delta = event.get("output_index"), event.get("item"), event.get("delta")
             if not isinstance(index, int):
                 continue
             if isinstance(item, dict):
-                items[index] = item
+                items[index] = decode_object(data)["item"]  # without halves
             elif isinstance(delta, str):
                 deltas.setdefault(index, []).append(delta)
         for index, pieces in deltas.items():
-            part = {"type": "output_text", "text": "".join(pieces)}
+            part = {"type": "output_text", "text": join_halves("".join(pieces))}
             items.setdefault(index, {"type": "message", "role": "assistant", "content": [part]})
         return [items[index] for index in sorted(items)]
 

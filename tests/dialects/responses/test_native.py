@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
 from collections.abc import Sequence
 from typing import Any
@@ -30,7 +31,7 @@ CALLED = {"id": "c", "type": "function", "function": {"name": "f", "arguments": 
 
 
 def event(kind: str, *, is_named: bool = True, **fields: Any) -> Event:
-    data = orjson.dumps({"type": kind, **fields})
+    data = json.dumps({"type": kind, **fields}).encode()
     return Event(b"", data, kind if is_named else None)
 
 
@@ -55,6 +56,9 @@ CREATED = event("response.created", response=response())
     [
         ([], End.CANCELLED, None),
         ([delta("Hel"), delta("lo")], End.CANCELLED, "Hello"),
+        # Some servers cut a text between the halves of a character.
+        ([delta("Hel\ud83d"), delta("\ude00")], End.CANCELLED, "Hel😀"),
+        ([delta("Hel\ud83d")], End.CANCELLED, "Hel\ufffd"),
         ([done(SAID, 0), delta("And", 1)], End.CANCELLED, "Ok. And"),
         ([done({"type": "reasoning", "id": "rs_1"}, 0), done(SAID, 1), done(CALL, 2)], End.CANCELLED, "Ok."),
         ([done(CALL, 0)], End.CANCELLED, None),

@@ -6,6 +6,7 @@ were changed, moved, or stand after something else than they were thought about.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -396,6 +397,59 @@ def newer_api(id: str, block: Json, delta: Json, stop: Json, usage: Json) -> Rep
         {"type": "message_stop"},
     ]
     return raw(*(b"event: %b\ndata: %b\n\n" % (each["type"].encode(), orjson.dumps(each)) for each in events))
+
+
+def test_characters_that_a_stream_cuts_between_their_halves_are_whole_in_memory(
+    world: World, upstream: StrictAnthropic
+) -> None:
+    call = {"type": "tool_use", "id": "toolu_1", "name": "memory_insert", "input": {}}
+    arguments = ('{"label": "human", "new_string": "Likes \ud83d', '\ude00."}')
+    message = {"id": "msg_1", "type": "message", "role": "assistant", "model": MODEL, "content": []}
+    events: list[Json] = [
+        {"type": "message_start", "message": {**message, "usage": {"input_tokens": 5}}},
+        *cut_block(0, {"type": "thinking", "thinking": "", "signature": sign("So \U0001f600.")}, "thinking"),
+        *cut_block(1, plain(""), "text"),
+        {"type": "content_block_start", "index": 2, "content_block": call},
+        *(
+            {
+                "type": "content_block_delta",
+                "index": 2,
+                "delta": {"type": "input_json_delta", "partial_json": each},
+            }
+            for each in arguments
+        ),
+        {"type": "content_block_stop", "index": 2},
+        {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 7}},
+        {"type": "message_stop"},
+    ]
+    upstream.queue(
+        raw(
+            *(
+                b"event: %b\ndata: %b\n\n" % (each["type"].encode(), json.dumps(each).encode())
+                for each in events
+            )
+        ),
+        say("Noted."),
+    )
+    talk = Talk(world, model="agent/helper", stream=True)
+    talk.say("I like smiles.")
+    thought, text, called = blocks(upstream.last, -2)
+    assert (thought["thinking"], text["text"]) == ("So \U0001f600.", "So \U0001f600.")
+    assert called["input"]["new_string"] == "Likes \U0001f600."
+    talk.messages = json.loads(json.dumps(talk.messages))  # joins the halves
+    talk.say("And now?")
+    assert [seen.refusal for seen in upstream.seen] == [None] * 3
+    assert world.block("alice").value == "Likes \U0001f600."
+
+
+def cut_block(index: int, block: Json, key: str) -> list[Json]:
+    """Returns the events of a block whose text is cut between the halves of its character."""
+    deltas = [{"type": f"{key}_delta", key: piece} for piece in ("So \ud83d", "\ude00.")]
+    return [
+        {"type": "content_block_start", "index": index, "content_block": block},
+        *({"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas),
+        {"type": "content_block_stop", "index": index},
+    ]
 
 
 def test_what_a_newer_api_sends_passes_with_a_hidden_round(world: World, upstream: StrictAnthropic) -> None:
