@@ -440,7 +440,7 @@ class AgentRuns:
             if send.accepted is not None:
                 raise
             raise _error_for(error) from error
-        if beginning.resumed is not None and beginning.resumed.waiting_run is not None:
+        if beginning.resumption is not None and beginning.resumption.waiting_run is not None:
             return await self._result_of_waiting(send, beginning.memory)
         with attempts:
             return await self._answer_by_model(send, beginning, attempts, output)
@@ -508,7 +508,7 @@ class AgentRuns:
             _guide(send, memory, prompt),
             terms_of(send, prompt),
             RunTerms(
-                None if beginning.resumed is None else beginning.resumed.calls,
+                None if beginning.resumption is None else beginning.resumption.calls,
                 stop,
                 partial(self._admit_step, send, call.receipt),
                 is_resumable=send.accepted is not None,

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from gateway.agents.core.repeated import find_barge_in
 from gateway.agents.runs.calls.call_record import call_number, known_results, load_answers
 from gateway.agents.runs.calls.pauses import (
-    CallsToResume,
+    Resumption,
     denied_results,
     resume_answered,
     resume_interrupted,
@@ -58,8 +58,8 @@ class RunBeginning(Struct, frozen=True):
     memory: RunMemory
     # The prompt of its first call of the model.
     prompt: Prompt
-    # The stored calls with which the run goes on; None if its first step is open.
-    resumed: CallsToResume | None = None
+    # None: the run begins with a call of the model.
+    resumption: Resumption | None = None
 
 
 class RunStarter:
@@ -91,13 +91,13 @@ class RunStarter:
                     # The cut may have changed the conversation, so the whole context is read again.
                     send = shortened
                     continue
-                resumed = await self._calls_to_resume(context, send)
-                memory = self._make_memory(send, context, form, run, resumed)
+                resumption = await self._find_resumption(context, send)
+                memory = self._make_memory(send, context, form, run, resumption)
                 prompt = await memory.prompt()
-            if resumed is not None:
-                if resumed.waiting_run is None:
+            if resumption is not None:
+                if resumption.waiting_run is None:
                     await memory.store_run(None if send.decisions else context.path[-1].begun)
-                return RunBeginning(memory, prompt, resumed)
+                return RunBeginning(memory, prompt, resumption)
             # If another writer has added or erased something meanwhile, all is read again.
             with suppress(WriteConflict, Stale):
                 if not await self._write_missing_results(context, send, form):
@@ -156,17 +156,17 @@ class RunStarter:
         context: MemoryContext,
         form: EndpointForm,
         run: Run,
-        resumed: CallsToResume | None,
+        resumption: Resumption | None,
     ) -> RunMemory:
-        """Returns the memory of a run that begins. resumed: the calls with which the run begins, if there are any."""
+        """Returns the memory of a run that begins. resumption: as in `RunBeginning`."""
         return RunMemory(
             self._keeper,
             context,
             form,
-            run if resumed is None or resumed.waiting_run is None else resumed.waiting_run,
+            run if resumption is None or resumption.waiting_run is None else resumption.waiting_run,
             self._tools_of(send, context),
-            client_calls=frozenset() if resumed is None else resumed.client_calls,
-            calling_run=0 if resumed is None else resumed.calling_run,
+            client_calls=frozenset() if resumption is None else resumption.client_calls,
+            calling_run=0 if resumption is None else resumption.calling_run,
             replaces=None if send.replaces is None else send.replaces.id,
             reading=send.reading,
             job=None if send.accepted is None else send.accepted.job,
@@ -237,14 +237,14 @@ class RunStarter:
 
     # -- calls of an earlier run
 
-    async def _calls_to_resume(self, context: MemoryContext, send: RoutedSend) -> CallsToResume | None:
-        """Returns the calls with which a run begins; None if it begins with a call of the model."""
+    async def _find_resumption(self, context: MemoryContext, send: RoutedSend) -> Resumption | None:
+        """Returns the stored calls with which a run begins; None: it begins with a call of the model."""
         if send.decisions:
-            return await self._calls_with_answers(context, send)
-        return await self._calls_of_resent(context, send)
+            return await self._resume_with_answers(context, send)
+        return await self._resumption_of_resent(context, send)
 
-    async def _calls_of_resent(self, context: MemoryContext, send: RoutedSend) -> CallsToResume | None:
-        """Returns the calls with which a resent send goes on, or None if it goes on with a call of the model.
+    async def _resumption_of_resent(self, context: MemoryContext, send: RoutedSend) -> Resumption | None:
+        """Returns the stored calls with which a resent send goes on; None: it goes on with a call of the model.
 
         If the conversation ends with a reply without calls, what follows that reply is decided again.
         """
@@ -322,7 +322,7 @@ class RunStarter:
                 raise BadRequest(f"{decision.request!r} {error}", param="messages")
         return step
 
-    async def _calls_with_answers(self, context: MemoryContext, send: RoutedSend) -> CallsToResume:
+    async def _resume_with_answers(self, context: MemoryContext, send: RoutedSend) -> Resumption:
         """Writes a send's answers to calls. Returns these calls with all their answers so far.
 
         Raises: BadRequest, StoreError.

@@ -21,8 +21,8 @@ from gateway.run.memory.memory_context import MemoryContext
 from storage.records import Exchange, Run, RunStep
 
 
-class CallsToResume(Struct, frozen=True):
-    """Stored calls with which a run goes on: those that waited for answers, or were interrupted."""
+class Resumption(Struct, frozen=True):
+    """Where a run begins that goes on with stored calls, which waited for answers or were interrupted."""
 
     calls: ResumedCalls
     # The row of the run that made the calls.
@@ -87,19 +87,19 @@ def denied_results(step: RunStep, done: Collection[str]) -> list[ToolResult]:
     return [*answers, *(ToolResult(id, NOT_MADE_RESULT, "error", was_run=False) for id in held)]
 
 
-def resume_interrupted(context: MemoryContext, step: RunStep) -> CallsToResume:
+def resume_interrupted(context: MemoryContext, step: RunStep) -> Resumption:
     """Returns the calls of the last step of a conversation, after its run was interrupted.
 
     All calls of the gateway are made; `CallRecord` has the results of those that were sent out before. The client's
     calls wait.
     """
     calls = ResumedCalls(_calls_of(context, context.path[-1]), unanswered=frozenset(step.waiting))
-    return CallsToResume(calls, step.run_row)
+    return Resumption(calls, step.run_row)
 
 
 def resume_answered(
     context: MemoryContext, step: RunStep, answers: Sequence[WireMessage], run: Run
-) -> CallsToResume:
+) -> Resumption:
     """Returns the calls of a step that waits, the last of its conversation, with the answers to them so far.
 
     answers: as `stored_answers` returns them.
@@ -123,7 +123,7 @@ def resume_answered(
         erased = [id for id in map(call_id, calls) if id not in answered and id not in step.waiting]
         results += [ToolResult(id, INTERRUPTED_RESULT, "error") for id in erased]
     is_partial = any(kind != "held" and id not in answered for id, kind in step.waiting.items())
-    return CallsToResume(
+    return Resumption(
         ResumedCalls(calls, tuple(results), frozenset(approved), frozenset(denied)),
         step.run_row,
         frozenset(client_calls),
