@@ -151,14 +151,12 @@ class ForwardedRoute:
         """Answers a request with its whole body, which may be empty."""
         refuse_required_memory(incoming.headers)
         route = self.parts.forwarder.route_for(head.upstream_path, request_body.model, head.upstream_name)
-        await self.send(incoming, route, _build_outgoing(incoming, head, body=request_body))
+        await self.forward(incoming, route, _build_outgoing(incoming, head, body=request_body))
 
-    async def send(
+    async def forward(
         self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing, change: ReplyChange | None = None
     ) -> None:
-        """Sends a request upstream, and its reply to the client.
-
-        change: as in `forward`.
+        """Checks that the caller's key may send a request, and forwards it (`forward_without_memory`).
 
         Raises: NotAllowed: the key is limited to models, and the request names none.
         """
@@ -169,7 +167,7 @@ class ForwardedRoute:
                 code="model_not_allowed",
             )
         send_timeout_s = self.parts.limits.send_timeout_s
-        await forward(self.parts.forwarder, incoming, route, outgoing, send_timeout_s, change=change)
+        await forward_without_memory(self.parts.forwarder, incoming, route, outgoing, send_timeout_s, change)
 
     async def _stream_through(self, incoming: Incoming, head: ForwardedHead) -> None:
         """Streams a body to the upstream. A form that may name a model is read up to its field `model`."""
@@ -186,7 +184,7 @@ class ForwardedRoute:
                 head.upstream_path, info.model, head.upstream_name, is_searched=is_searched
             )
             outgoing = _build_outgoing(incoming, head, upload=upload)
-            await self.send(incoming._replace(receive=upload.receive_rest), route, outgoing)
+            await self.forward(incoming._replace(receive=upload.receive_rest), route, outgoing)
 
     async def _read_to_model(self, upload: UploadBody, head: ForwardedHead, quota: ByteQuota) -> bool:
         """Reads a form up to the model that it names, which then is `upload.field_value`.
@@ -207,7 +205,7 @@ class ForwardedRoute:
         return search.span is not None or search.is_whole
 
 
-async def forward(
+async def forward_without_memory(
     forwarder: Forwarder,
     incoming: Incoming,
     route: ModelRoute,
@@ -217,8 +215,7 @@ async def forward(
 ) -> None:
     """Sends a request upstream without memory, and its reply to the client.
 
-    Routes that are no `ForwardedRoute` call it as well.
-
+    send_timeout_s: how long the client may take no byte of the reply.
     change: changes the reply; None: the reply passes as it comes.
     """
     info = incoming.info

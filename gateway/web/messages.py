@@ -31,7 +31,7 @@ from gateway.errors import (
 from gateway.run.upstream.forward import Forwarder, Outgoing
 from gateway.web.body import parse_off_loop
 from gateway.web.completions import ChatRoute
-from gateway.web.forwarding import forward, refuse_required_memory
+from gateway.web.forwarding import forward_without_memory, refuse_required_memory
 from gateway.web.incoming import Incoming
 from gateway.web.json_response import JSON_TYPE
 from gateway.web.raw_headers import find_header
@@ -183,7 +183,9 @@ class MessagesRoute:
             body=request_body,
             read_names=read_names,
         )
-        await forward(self.forwarder, incoming, route, outgoing, self.chat_route.send_timeout_s)
+        await forward_without_memory(
+            self.forwarder, incoming, route, outgoing, self.chat_route.send_timeout_s
+        )
 
     async def _answer(self, incoming: Incoming, request: MessagesRequest) -> None:
         info = incoming.info

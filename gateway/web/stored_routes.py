@@ -113,7 +113,7 @@ class StoredRoute(ForwardedRoute):
 
         return send_after_forgetting
 
-    async def send(
+    async def forward(
         self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing, change: ReplyChange | None = None
     ) -> None:
         stored_path = _StoredPath.parse(outgoing.upstream_path.partition("?")[0])
@@ -121,7 +121,7 @@ class StoredRoute(ForwardedRoute):
         if change is not None and outgoing.method == "GET" and stored_path.is_response:
             change = background_end = BackgroundEnd(change)
             incoming = incoming._replace(send=self._save_before_end(incoming, background_end))
-        await super().send(incoming, route, outgoing, change)
+        await super().forward(incoming, route, outgoing, change)
 
     def _save_before_end(self, incoming: Incoming, background_end: BackgroundEnd) -> Send:
         """Returns a `send` that writes the turn of a response that has ended, before the response's end is sent."""
