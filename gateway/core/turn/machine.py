@@ -41,7 +41,6 @@ from gateway.core.turn.calls import NO_CALLS, GatewayCalls, ResumedCalls, name_c
 from gateway.core.turn.client_view import ClientView
 from gateway.core.turn.commands import Command, End, TurnOutcome
 from gateway.core.turn.earlier_rounds import EarlierRounds
-from gateway.core.turn.error_answer import answer_error_reply
 from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.guide import FREE_OFFER, Guide, Offer, Stop
 from gateway.core.turn.ledger import Ledger
@@ -77,7 +76,7 @@ from gateway.core.turn.tool_call import ToolCall
 from gateway.core.turn.tool_result import ToolResult
 from gateway.core.turn.upstream_error import openai_error_of_reply, stream_exception
 from gateway.core.usage.reported import ReplyUsage
-from gateway.errors import Conflict, GatewayError, LimitReached, UpstreamError
+from gateway.errors import Conflict, GatewayError, LimitReached, UpstreamBroke, UpstreamError
 from storage.records import WaitKind
 
 # Why a turn with a cut reply ends, by each of `CUT_REASONS`. The last call may lack its end, so
@@ -106,7 +105,7 @@ class Turn:
         self._calls = NO_CALLS
         self._earlier = EarlierRounds()
         # The number of replies that have begun, with the present one.
-        self._replies = 0
+        self._reply_count = 0
         # The number of replies of steps that were saved in this turn.
         self._saved_steps = 0
         # The commands that follow when the step is saved.
@@ -189,7 +188,7 @@ class Turn:
     def _on_reply_started(self, reply: events.ReplyStarted) -> list[Command]:
         self._state = READING
         self._round.start(reply.status, reply.headers)
-        self._replies += 1
+        self._reply_count += 1
         return []
 
     def _on_received(self, round_end: RoundEnd | None) -> list[Command]:
@@ -246,14 +245,30 @@ class Turn:
                 End.FAILED, reason, message, is_refused=is_refused, error_status=status
             )
             return [*shown_commands, *ending]
-        answer = answer_error_reply(self._view, status, self._round.headers, body, fields)
+        answer = self._make_error_answer(body, fields)
         if isinstance(answer, commands.SendError):
             message = answer.error.message
         return [answer, *self._end_unfinished(End.FAILED, reason, message, is_refused=is_refused)]
 
+    def _make_error_answer(self, body: bytes, error: Json) -> commands.SendWhole | commands.SendError:
+        """Returns the answer with the upstream's error; an error of the gateway's if a 200 is no chat completion.
+
+        body: of the upstream's reply.
+        error: what the body says, as OpenAI's error object.
+        """
+        status, headers = self._round.status, self._round.headers
+        client_body = self._view.error_reply(status, body)
+        if client_body is None and status >= 400:  # a page of a server before the upstream: its status counts
+            client_body = self._view.error_reply(status, orjson.dumps({"error": error}))
+        if client_body is None:
+            return commands.SendError(UpstreamBroke("The upstream's answer is not a chat completion."))
+        if client_body != body:  # in a dialect's own form, whatever form it came in
+            headers = with_content_type(headers, JSON_TYPE)
+        return commands.SendWhole(status, headers, client_body)
+
     def _is_refused(self, body: bytes) -> bool:
         """Returns whether an error is a refusal of the input, before there was anything of a reply."""
-        if self._replies > 1 and not self.terms.saves_steps:
+        if self._reply_count > 1 and not self.terms.saves_steps:
             return False
         if self._round.has_text or self._round.draft.calls:
             return False
@@ -330,7 +345,7 @@ class Turn:
 
     @property
     def _maker(self) -> OutcomeMaker:
-        return OutcomeMaker(self.terms, self._earlier, self._round, self._calls, self._replies)
+        return OutcomeMaker(self.terms, self._earlier, self._round, self._calls, self._reply_count)
 
     # A reply is complete
 
@@ -338,7 +353,7 @@ class Turn:
         if not self.terms.notes_replies:
             return self._decide_on_reply()
         # The reply is noted as it came, before its calls are judged, which changes them.
-        note_reply = commands.NoteReply(self._replies - 1, self._round.as_received())
+        note_reply = commands.NoteReply(self._reply_count - 1, self._round.as_received())
         return [note_reply, *self._decide_on_reply()]
 
     def _decide_on_reply(self) -> list[Command]:
@@ -361,7 +376,7 @@ class Turn:
             gateway_calls,
             client_calls,
             self._earlier.call_ids,
-            self._replies,
+            self._reply_count,
             names_client_calls=self.terms.saves_steps,
         )
         if gateway_calls and self._offer.is_final:
@@ -607,7 +622,7 @@ class Turn:
         if not (saved.durable or saved.is_late):
             view.note_not_stored()
         if last_round.form is AS_BODY:
-            is_unchanged = self._replies == 1 and not last_round.gateway_calls
+            is_unchanged = self._reply_count == 1 and not last_round.gateway_calls
             client_body = view.render_body(last_round.body, outcome, is_unchanged=is_unchanged)
             return [commands.SendWhole(last_round.status, self._reply_headers(JSON_TYPE), client_body)]
         if saved.after_stop is not None:

@@ -40,8 +40,8 @@ class OutcomeMaker(NamedTuple):
     # The round that is under way, and its gateway calls.
     last_round: Round
     calls: GatewayCalls
-    # The number of replies that have begun.
-    replies: int
+    # The number of replies that have begun, with the present one.
+    reply_count: int
 
     def finished(
         self, reason: StopReason, client_finish: str | None, waiting: Mapping[str, WaitKind]
@@ -135,7 +135,7 @@ class OutcomeMaker(NamedTuple):
             shown_reply,
             finish,
             usage,
-            self.replies,
+            self.reply_count,
             has_hidden_results,
             reason,
             waiting,
