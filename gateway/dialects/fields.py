@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import orjson
@@ -12,6 +12,7 @@ from gateway.errors import BadRequest
 
 # The most characters of a model's name. Real names are shorter; several tables cache hundreds of names.
 MAX_MODEL_CHARS = 1_000
+_Value = TypeVar("_Value")
 _TYPE_NAMES: dict[type[Any], str] = {
     dict: "an object",
     list: "an array",
@@ -101,8 +102,8 @@ def missing_field(param: str) -> BadRequest:
     return BadRequest(text, param=param, code="missing_required_parameter")
 
 
-def read_integer(json: dict[str, Any], key: str) -> int | None:
-    """Returns an integer of the body, which may be missing. Raises: BadRequest."""
+def read_optional_integer(json: dict[str, Any], key: str) -> int | None:
+    """Returns an integer of the body, which may be missing or null. Raises: BadRequest: it is no integer."""
     value = json.get(key)
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
@@ -111,8 +112,10 @@ def read_integer(json: dict[str, Any], key: str) -> int | None:
     raise wrong_type(key, "an integer", value)
 
 
-def read_optional(json: dict[str, Any], key: str, value_type: type[Any], where: object = "") -> Any:
-    """Returns a field that may be missing. Raises: BadRequest.
+def read_optional(
+    json: dict[str, Any], key: str, value_type: type[_Value], where: object = ""
+) -> _Value | None:
+    """Returns a field that may be missing or null. Raises: BadRequest: it has another type.
 
     where: the path to the object with the field: a text, or an object such as `ItemPath`; "": the body.
     """
@@ -122,8 +125,8 @@ def read_optional(json: dict[str, Any], key: str, value_type: type[Any], where: 
     return value
 
 
-def read_text(json: dict[str, Any], key: str, where: object) -> str:
-    """Returns a text that must not be missing. where: the path to its object; "": the body. Raises: BadRequest."""
+def read_required_text(json: dict[str, Any], key: str, where: object) -> str:
+    """Returns a text that must not be missing. where: as in `read_optional`. Raises: BadRequest."""
     value = json.get(key)
     if isinstance(value, str):
         return value

@@ -19,9 +19,9 @@ from gateway.dialects.fields import (
     check_length,
     check_model_name,
     missing_field,
-    read_integer,
     read_object,
     read_optional,
+    read_optional_integer,
     wrong_type,
 )
 from gateway.dialects.repeated_keys import repeated_keys
@@ -79,10 +79,10 @@ def make_chat_request(body: bytes, json: dict[str, Any], messages: list[dict[str
         if key in json:
             check_depth(key, json[key], depth=1)
     stream_options = read_optional(json, "stream_options", dict)
-    token_limit = find_token_limit({key: read_integer(json, key) for key in MAX_TOKENS_FIELDS})
+    token_limit = find_token_limit({key: read_optional_integer(json, key) for key in MAX_TOKENS_FIELDS})
     tools = [*_read_tools(json, "tools"), *_read_tools(json, "functions")]
     read_optional(json, "response_format", dict)
-    count = read_integer(json, "n")
+    count = read_optional_integer(json, "n")
     if count is not None and count < 1:
         raise BadRequest(f"Invalid value for `n`: {count} is less than the minimum of 1.", param="n")
     return ChatRequest(

@@ -12,7 +12,7 @@ import orjson
 
 from adapters.types import Json
 from gateway.core.conversation.portable_message import INPUT_ARGUMENT, as_function_call
-from gateway.dialects.fields import missing_field, read_optional, read_text, wrong_type
+from gateway.dialects.fields import missing_field, read_optional, read_required_text, wrong_type
 from gateway.dialects.lenient import decode_list, decode_object
 from gateway.dialects.responses.tools import CallForm, UpstreamTools, flat_name
 
@@ -45,9 +45,11 @@ def read_call(item: Json, where: object, upstream_tools: UpstreamTools) -> Json:
     item_type: str = item["type"]
     id = _call_id(item, where)
     if item_type in ("function_call", "custom_tool_call"):
-        name = flat_name(read_optional(item, "namespace", str, where), read_text(item, "name", where))
+        name = flat_name(
+            read_optional(item, "namespace", str, where), read_required_text(item, "name", where)
+        )
         key = "arguments" if item_type == "function_call" else "input"
-        text = read_text(item, key, where)
+        text = read_required_text(item, key, where)
         if item_type == "custom_tool_call":
             call: Json = {"id": id, "type": "custom", "custom": {"name": name, "input": text}}
             return call if upstream_tools.custom else as_function_call(call)
@@ -120,4 +122,4 @@ def render_result(item_type: str, content: str | list[Json]) -> Json:
 def _call_id(item: Json, where: object) -> str:
     # `local_shell_call_output` has the id of its call as its own id.
     key = "call_id" if item.get("call_id") is not None or item.get("id") is None else "id"
-    return read_text(item, key, where)
+    return read_required_text(item, key, where)

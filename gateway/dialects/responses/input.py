@@ -20,7 +20,7 @@ from gateway.core.conversation.provider_fields import THOUGHT_FIELDS
 from gateway.core.conversation.wire_message import media_in, separator
 from gateway.core.prompt.result_order import results_after_calls
 from gateway.core.request.chat_request import Reference
-from gateway.dialects.fields import ItemPath, missing_field, read_optional, read_text, wrong_type
+from gateway.dialects.fields import ItemPath, missing_field, read_optional, read_required_text, wrong_type
 from gateway.dialects.responses.call_items import read_call, read_result
 from gateway.dialects.responses.input_parts import PART_KINDS, WORD_KINDS
 from gateway.dialects.responses.left_out import LeftOutFields
@@ -331,7 +331,7 @@ class _MessageBuilder:
             raise unsupported_value(f"{self._where}.text", text)
 
     def add_reference(self, item: Json) -> None:
-        id = read_text(item, "id", self._where)
+        id = read_required_text(item, "id", self._where)
         turn, input_index = parse_turn_name(id), parse_input_index(id)
         self._end_reply()
         self._append_media()

@@ -10,24 +10,24 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from adapters.types import Json
-from gateway.dialects.fields import missing_field, read_optional, read_text, wrong_type
+from gateway.dialects.fields import missing_field, read_optional, read_required_text, wrong_type
 from gateway.dialects.responses.tools import unsupported_value
 
 _FILE_FIELDS = ("file_data", "file_id", "filename")
 
 
 def _translate_text(part: Json, where: object) -> Json:
-    return {"type": "text", "text": read_text(part, "text", where)}
+    return {"type": "text", "text": read_required_text(part, "text", where)}
 
 
 def _translate_refusal(part: Json, where: object) -> Json:
-    return {"type": "refusal", "refusal": read_text(part, "refusal", where)}
+    return {"type": "refusal", "refusal": read_required_text(part, "refusal", where)}
 
 
 def _translate_image(part: Json, where: object) -> Json:
     if part.get("file_id") is not None:
         raise unsupported_value(f"{where}.file_id", part["file_id"])
-    image = {"url": read_text(part, "image_url", where)}
+    image = {"url": read_required_text(part, "image_url", where)}
     detail = read_optional(part, "detail", str, where)
     if detail is not None:
         image["detail"] = detail
@@ -39,7 +39,9 @@ def _translate_file(part: Json, where: object) -> Json:
         raise unsupported_value(f"{where}.file_url", part["file_url"])
     return {
         "type": "file",
-        "file": {key: read_text(part, key, where) for key in _FILE_FIELDS if part.get(key) is not None},
+        "file": {
+            key: read_required_text(part, key, where) for key in _FILE_FIELDS if part.get(key) is not None
+        },
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from adapters.types import Json
 from gateway.core.json_limits import is_too_deep
 from gateway.core.request.chat_request import ChatRequest
-from gateway.dialects.fields import check_depth, read_integer, read_optional, wrong_type
+from gateway.dialects.fields import check_depth, read_optional, read_optional_integer, wrong_type
 from gateway.dialects.responses.metadata import read_metadata
 from gateway.dialects.responses.tools import RequestTools, unsupported_value
 from gateway.errors import BadRequest
@@ -208,7 +208,7 @@ def _translate_limit(tokens: Any) -> Json:
 
 
 def _read_positive(json: Json, key: str) -> int | None:
-    value = read_integer(json, key)
+    value = read_optional_integer(json, key)
     if value is not None and value < 1:
         raise BadRequest(
             f"Invalid '{key}': integer below minimum value. Expected a value >= 1, but got {value} instead.",

@@ -23,7 +23,7 @@ from gateway.core.conversation.wire_message import (
     raw_calls,
     text_of,
 )
-from gateway.dialects.fields import missing_field, read_optional, read_text, wrong_type
+from gateway.dialects.fields import missing_field, read_optional, read_required_text, wrong_type
 from gateway.dialects.lenient import decode_list
 from gateway.dialects.responses.left_out import LeftOutFields
 from gateway.errors import BadRequest
@@ -242,7 +242,7 @@ class _ToolReader:
                 self._add_custom(tool, where, namespace)
             case "namespace" if namespace.name is None:
                 description = read_optional(tool, "description", str, where) or ""
-                inner_namespace = _Namespace(read_text(tool, "name", where), description)
+                inner_namespace = _Namespace(read_required_text(tool, "name", where), description)
                 for index, inner_tool in enumerate(read_optional(tool, "tools", list, where) or ()):
                     self.add(inner_tool, f"{where}.tools[{index}]", inner_namespace)
             case "tool_search" if tool.get("execution") == "client":
@@ -277,7 +277,7 @@ class _ToolReader:
                     self.add(tool, f"{where}.tools[{tool_index}]")
 
     def _add_function(self, tool: Json, where: str, namespace: _Namespace) -> None:
-        name = read_text(tool, "name", where)
+        name = read_required_text(tool, "name", where)
         read_optional(tool, "description", str, where)
         function = {
             "name": flat_name(namespace.name, name),
@@ -290,7 +290,7 @@ class _ToolReader:
         self._append_function(function, form)
 
     def _add_custom(self, tool: Json, where: str, namespace: _Namespace) -> None:
-        name, syntax = read_text(tool, "name", where), read_optional(tool, "format", dict, where)
+        name, syntax = read_required_text(tool, "name", where), read_optional(tool, "format", dict, where)
         read_optional(tool, "description", str, where)
         custom_tool: Json = {"name": flat_name(namespace.name, name), **_pick_fields(tool, "description")}
         _add_description(custom_tool, namespace.description)
@@ -402,7 +402,9 @@ def _translate_named_choice(choice: Any, where: str, upstream_tools: UpstreamToo
         return {"type": "function", "function": {"name": tool_type}}
     if tool_type not in ("function", "custom"):
         raise unsupported_value(f"{where}.type", tool_type)
-    name = flat_name(read_optional(choice, "namespace", str, where), read_text(choice, "name", where))
+    name = flat_name(
+        read_optional(choice, "namespace", str, where), read_required_text(choice, "name", where)
+    )
     upstream_type = tool_type if upstream_tools.custom else "function"
     return {"type": upstream_type, upstream_type: {"name": name}}
 
