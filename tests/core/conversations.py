@@ -430,7 +430,7 @@ class World:
         if plan.follows_head:
             # As a gateway does before it asks the model.
             draft = RequestEnd(len(memory.records) + 1, (), assistant(""), self.now, dict(request.notes))
-            self._write(request, draft, (), settle.open_)
+            self._write(request, draft, (), settle.write_draft)
         return request
 
     def _notes(self, tree: Tree, plan: Plan) -> dict[int, str]:

@@ -191,7 +191,7 @@ async def test_what_was_carried_on_need_not_wait(store: Store, alice: Speaker) -
 
 
 async def test_nothing_is_learned_past_what_is_open(store: Store, alice: Speaker) -> None:
-    await alice.end(await alice.begin([user("Hello.")], "c1"), [], how=settle.open_)
+    await alice.end(await alice.begin([user("Hello.")], "c1"), [], how=settle.write_draft)
     await alice.say([user("Elsewhere.")], assistant("Hi."), key="c2")
     assert texts(await unlearned(store, alice.agent, IDLE_S + 1)) == []
     found = await unlearned(store, alice.agent, 3601)  # whoever was to answer is dead

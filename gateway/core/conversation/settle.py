@@ -1,12 +1,13 @@
 """Settles a request that has ended: writes its exchange to the tree, and applies the amendments of its plan.
 
-`finish`, `cancel` and `refuse` change a tree that was loaded again inside the writing transaction, since other requests
-may have ended meanwhile. The store writes what they have changed. `active.py` decides what is active afterwards.
+`write_draft`, `finish`, `cancel` and `refuse` change a tree that was loaded again inside the writing transaction, since
+other requests may have ended meanwhile. The store writes what they have changed. `new_exchange.py` makes the exchange,
+and `active.py` decides what is active afterwards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from typing import Final
 
 import orjson
@@ -17,28 +18,37 @@ from gateway.core.conversation.amendments import Amendment
 from gateway.core.conversation.apply_amendments import amend, hash_path_to, revive
 from gateway.core.conversation.canonical import is_assistant, is_user
 from gateway.core.conversation.hashed_list import MessageSpan
-from gateway.core.conversation.match_query import MemoryUse
-from gateway.core.conversation.plan import (
-    Plan,
-    as_they_came_back,
-    find_opening,
-    find_redactions,
-    is_asked_again,
-    recorded_indices,
-)
+from gateway.core.conversation.new_exchange import make_exchange
+from gateway.core.conversation.plan import Plan, as_they_came_back
 from gateway.core.conversation.private import private_of, with_private
 from gateway.core.conversation.request_end import RequestEnd, content_fields, redact_input
-from gateway.core.conversation.tree import Tree, end_offset, ends_off_record, is_tombstone, off_record_part
+from gateway.core.conversation.tree import Tree, is_tombstone, off_record_part
 from gateway.core.conversation.wire_message import text_of, without_space
-from storage.records import REPLY, Exchange, State, message_key
+from storage.records import Exchange, State, message_key
 
 # The most ids of equal replies that are stored as one exchange. Without a limit, a monitor that repeats its request
 # would make the exchange longer each time. Not measured; any value far above the number of a reply's items behaves
 # alike.
 MAX_IDS: Final = 256
 
-# Settles a request that has ended: writes it to the tree, and returns its exchange. Raises: Missing.
+# One of the four: writes a request to the tree, and returns its exchange. Raises: Missing.
 SettleRule = Callable[[Tree, Plan, RequestEnd], Exchange]
+
+
+def write_draft(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
+    """Writes the user's message before the model is asked, in append mode.
+
+    If the process dies, the message stays like that of a cancelled request. The part of the last reply that was heard
+    is stored now, since the client sends it only once.
+    """
+    for amendment in plan.amendments:
+        amend(tree, plan, amendment)
+    exchange = make_exchange(tree, plan, request_end)
+    if is_tombstone(exchange):
+        return tree.add(exchange)
+    return tree.add(
+        replace(exchange, state=State.OPEN, input=redact_input(plan.messages, exchange.redactions))
+    )
 
 
 def finish(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
@@ -74,6 +84,34 @@ def finish(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     active.mark_continued(tree, exchange)
     active.refresh_active(tree, exchange, is_named=plan.query.is_named)
     return tree.by_id[exchange.id]
+
+
+def cancel(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
+    """Writes a request after its client has left.
+
+    The reply so far is stored, so that the part that was spoken is recognised later. It is not active.
+    """
+    exchange = make_exchange(tree, plan, request_end)
+    if is_tombstone(exchange):
+        return tree.add(replace(exchange, stopped=request_end.now))
+    exchange = replace(
+        exchange,
+        state=State.CANCELLED,
+        stopped=request_end.now,
+        **content_fields(plan, request_end, exchange.redactions),
+    )
+    if request_end.full_reply:
+        exchange = replace(
+            exchange, edits=request_end.edits, size=len(without_space(text_of(request_end.shown_reply)))
+        )
+    else:
+        exchange = replace(exchange, shown_reply=None, full_reply=None, has_full_reply=False, opaque=False)
+    return tree.add(exchange)
+
+
+def refuse(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
+    """Writes a request that the upstream refused for its content, so that this content is not sent again."""
+    return tree.change(cancel(tree, plan, request_end).id, superseded=True)
 
 
 def _find_unanswered(tree: Tree, plan: Plan) -> list[Amendment]:
@@ -123,10 +161,10 @@ def _write_finished(tree: Tree, plan: Plan, request_end: RequestEnd) -> tuple[Ex
 
     Returns the exchange, and whether it is new.
     """
-    # In append mode the user's message has a row already (`open_`), which stays a row of its own.
+    # In append mode the user's message has a row already (`write_draft`), which stays a row of its own.
     is_written = tree.get(request_end.id) is not None
     exchange = replace(
-        _exchange_to_write(tree, plan, request_end),
+        make_exchange(tree, plan, request_end),
         reply=plan.query.listing.hasher.atoms(request_end.shown_reply),
         ended=request_end.now,
         stopped=None,
@@ -190,191 +228,6 @@ def _write_into_twin(
         exchange = tree.change(exchange.id, edits=request_end.edits)
     _refresh_prior(tree, exchange)
     return exchange
-
-
-def open_(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
-    """Writes the user's message before the model is asked, in append mode.
-
-    If the process dies, the message stays like that of a cancelled request. The part of the last reply that was heard
-    is stored now, since the client sends it only once.
-    """
-    for amendment in plan.amendments:
-        amend(tree, plan, amendment)
-    exchange = _exchange_to_write(tree, plan, request_end)
-    if is_tombstone(exchange):
-        return tree.add(exchange)
-    return tree.add(
-        replace(exchange, state=State.OPEN, input=redact_input(plan.messages, exchange.redactions))
-    )
-
-
-def cancel(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
-    """Writes a request after its client has left.
-
-    The reply so far is stored, so that the part that was spoken is recognised later. It is not active.
-    """
-    exchange = _exchange_to_write(tree, plan, request_end)
-    if is_tombstone(exchange):
-        return tree.add(replace(exchange, stopped=request_end.now))
-    exchange = replace(
-        exchange,
-        state=State.CANCELLED,
-        stopped=request_end.now,
-        **content_fields(plan, request_end, exchange.redactions),
-    )
-    if request_end.full_reply:
-        exchange = replace(
-            exchange, edits=request_end.edits, size=len(without_space(text_of(request_end.shown_reply)))
-        )
-    else:
-        exchange = replace(exchange, shown_reply=None, full_reply=None, has_full_reply=False, opaque=False)
-    return tree.add(exchange)
-
-
-def refuse(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
-    """Writes a request that the upstream refused for its content, so that this content is not sent again."""
-    return tree.change(cancel(tree, plan, request_end).id, superseded=True)
-
-
-def _exchange_to_write(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
-    """Returns the new exchange after its parent, with its redactions, or off the record.
-
-    Its content is added by the caller. If its match point is not among the loaded exchanges, it begins a new tree.
-    """
-    exchange = _after_parent(tree, plan, request_end)
-    tree.provide_messages(exchange.id, plan.messages)
-    conversation_row = _conversation_of(tree, plan, exchange)
-    exchange = replace(
-        exchange, conversation_row=exchange.id if conversation_row is None else conversation_row
-    )
-    # Another request, which was off the record, may have ended since this one was planned.
-    redactions = find_redactions(tree, exchange, plan.messages, len(plan.pending), tree.siblings(exchange))
-    exchange = replace(exchange, redactions=plan.redactions | redactions)
-    repeated = [
-        other
-        for other in tree.siblings(exchange)
-        if is_asked_again(tree, other, exchange, follows_head=plan.follows_head)
-    ]
-    if not (plan.off_record or any(map(ends_off_record, repeated))):
-        return exchange
-    # If the request itself asks to be off the record, messages that only this exchange has on the record stay.
-    if plan.query.mode is not MemoryUse.ON and not plan.follows_head:
-        recorded = _recorded_only_here(tree, exchange, is_named=plan.query.is_named)
-        if recorded:
-            return _redact_all_but(exchange, recorded)
-    return _off_the_record(exchange, len(plan.pending))
-
-
-def _after_parent(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
-    """Returns the new exchange after its parent.
-
-    It takes the place of its draft: in append mode the user's message was written before the model was asked.
-    """
-    parent, draft = tree.get(plan.exchange.parent), tree.get(request_end.id)
-    if draft is not None:
-        tree.remove(draft)
-    exchange = replace(
-        plan.exchange,
-        id=request_end.id,
-        seq=draft.seq if draft else 0,
-        gapless_from=draft.gapless_from if draft else 0,
-        parent=None if parent is None else parent.id,
-        notes=dict(request_end.notes),
-        evicted=request_end.evicted,
-        length=len(plan.exchange.inputs) + 1,
-    )
-    if parent is None:
-        # Without its parent it begins a tree, so its position on the path does not hold.
-        is_cut_off = plan.exchange.parent is not None
-        return replace(exchange, depth=0, offset=0, prior=None, evicted=None) if is_cut_off else exchange
-    exchange = replace(
-        exchange,
-        prior=tree.prior(exchange),
-        offset=end_offset(parent),
-        length=parent.length + exchange.length,
-    )
-    # The window may begin among the new messages; their offsets move with the number of messages before them.
-    if exchange.evicted is not None and exchange.evicted.depth == exchange.depth:
-        begin = exchange.evicted.offset + exchange.offset - plan.exchange.offset
-        exchange = replace(exchange, evicted=exchange.evicted._replace(offset=begin))
-    if draft:
-        return exchange
-    # Its numbers follow those of its parent. The store checks whether another conversation has taken them meanwhile.
-    return replace(exchange, seq=parent.next_seq, gapless_from=parent.gapless_from)
-
-
-def _conversation_of(tree: Tree, plan: Plan, exchange: Exchange) -> int | None:
-    """Returns the row id of the conversation that the new exchange continues; None: the exchange begins one."""
-    if exchange.parent is not None or plan.query.is_named:
-        return plan.conversation_row
-    opening = _later_opening(tree, exchange)
-    if opening is None and plan.conversation_row is None:
-        opening = find_opening(tree, exchange, plan.query)
-    return opening.conversation_row if opening else plan.conversation_row
-
-
-def _redact_all_but(exchange: Exchange, recorded: Set[int]) -> Exchange:
-    """Returns the new exchange with its reply redacted, and all of its messages but some. recorded: their indices."""
-    redactions = {REPLY, *range(len(exchange.inputs))} - recorded
-    return replace(exchange, notes={}, redactions=exchange.redactions | redactions)
-
-
-def _off_the_record(exchange: Exchange, pending_count: int) -> Exchange:
-    """Returns the new exchange as one that is off the record: its state is OFF, and its text is not stored.
-
-    pending_count: how many of its first messages are stored already. They go with the next request on the record.
-    """
-    return replace(
-        exchange,
-        state=State.OFF,
-        notes={},
-        inputs=exchange.inputs[pending_count:],
-        media=exchange.media[pending_count:],
-        length=exchange.length - pending_count,
-    )
-
-
-def _recorded_only_here(tree: Tree, exchange: Exchange, *, is_named: bool) -> set[int]:
-    """Returns the indices of messages on the record that no active sibling of the exchange has once it is written."""
-    siblings = tree.siblings(exchange)
-    tree.group_for_loading(siblings)
-    only_here = recorded_indices(exchange, siblings)
-    for other in siblings if only_here else ():
-        if is_tombstone(other) or not tree.is_active(other, is_named=is_named):
-            continue
-        # The new exchange will supersede a sibling that it extends, unless the sibling was continued.
-        will_stay = (
-            tree.is_continued(other)
-            or tree.is_same_input(other, exchange)
-            or not tree.extends(exchange, other)
-        )
-        if will_stay:
-            only_here = {
-                i
-                for i in only_here
-                if i in other.redactions or other.inputs[: i + 1] != exchange.inputs[: i + 1]
-            }
-    return only_here
-
-
-def _later_opening(tree: Tree, exchange: Exchange) -> Exchange | None:
-    """Returns an opening that began later than the exchange and extends it.
-
-    If two openings overlap, the later one joins the earlier one. If the earlier one ends last, the later one is stored
-    already when this exchange is written. Openings of older conversations do not count: they repeat or extend another
-    opening.
-    """
-    openings = [opening for opening in tree if opening.parent is None]
-    tree.group_for_loading(openings)
-    older_conversations = {
-        opening.conversation_row for opening in openings if opening.begun <= exchange.begun
-    }
-    later_openings = (
-        opening
-        for opening in openings
-        if opening.conversation_row not in older_conversations and tree.extends(opening, exchange)
-    )
-    return min(later_openings, key=lambda opening: opening.begun, default=None)
 
 
 def _count_prefix(tree: Tree, exchange: Exchange) -> int:

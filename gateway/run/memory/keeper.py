@@ -173,7 +173,7 @@ class MemoryKeeper:
 
     async def open(self, context: MemoryContext, prompt: Prompt) -> MemoryContext:
         """Writes the user's message before the model is asked, in append mode. Raises: StoreError."""
-        write = make_turn_write(context, prompt, BlockEdits(), OPENED_OUTCOME, self.now(), settle.open_)
+        write = make_turn_write(context, prompt, BlockEdits(), OPENED_OUTCOME, self.now(), settle.write_draft)
         try:
             async with asyncio.timeout(self.open_wait_s):
                 committed = await asyncio.shield(self.store.turns.commit(write))

@@ -121,7 +121,7 @@ async def live(alice: Speaker, chance: random.Random, turns: int = 60) -> None:
             await alice.end(turn, [assistant("Half")] if kind < 0.05 else [], how=settle.cancel)
             continue
         if kind < 0.15:
-            await alice.end(turn, [], how=settle.open_)
+            await alice.end(turn, [], how=settle.write_draft)
             continue
         hidden = [assistant("", call("m1", "memory_insert")), result("m1", "inserted")]
         full = [*hidden, reply] if 0.2 < kind < 0.3 else [reply]

@@ -1,0 +1,164 @@
+"""Makes the exchange of a request: its parent and conversation as the tree is now, and what of it is on the record.
+
+The tree may have changed since the request was planned, so parts of its plan are decided again here. The caller
+(`settle.py`) gives the exchange its content, and adds it to the tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+from msgspec.structs import replace
+
+from gateway.core.conversation.match_query import MemoryUse
+from gateway.core.conversation.plan import (
+    Plan,
+    find_opening,
+    find_redactions,
+    is_asked_again,
+    recorded_indices,
+)
+from gateway.core.conversation.request_end import RequestEnd
+from gateway.core.conversation.tree import Tree, end_offset, ends_off_record, is_tombstone
+from storage.records import REPLY, Exchange, State
+
+
+def make_exchange(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
+    """Returns the new exchange after its parent, with its redactions, or off the record.
+
+    If its match point is not among the loaded exchanges, it begins a new tree. The exchange's draft leaves the tree.
+    """
+    exchange = _after_parent(tree, plan, request_end)
+    tree.provide_messages(exchange.id, plan.messages)
+    conversation_row = _conversation_of(tree, plan, exchange)
+    exchange = replace(
+        exchange, conversation_row=exchange.id if conversation_row is None else conversation_row
+    )
+    # Another request, which was off the record, may have ended since this one was planned.
+    redactions = find_redactions(tree, exchange, plan.messages, len(plan.pending), tree.siblings(exchange))
+    exchange = replace(exchange, redactions=plan.redactions | redactions)
+    repeated = [
+        other
+        for other in tree.siblings(exchange)
+        if is_asked_again(tree, other, exchange, follows_head=plan.follows_head)
+    ]
+    if not (plan.off_record or any(map(ends_off_record, repeated))):
+        return exchange
+    # If the request itself asks to be off the record, messages that only this exchange has on the record stay.
+    if plan.query.mode is not MemoryUse.ON and not plan.follows_head:
+        recorded = _recorded_only_here(tree, exchange, is_named=plan.query.is_named)
+        if recorded:
+            return _redact_all_but(exchange, recorded)
+    return _off_the_record(exchange, len(plan.pending))
+
+
+def _after_parent(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
+    """Returns the new exchange after its parent.
+
+    It takes the place of its draft: in append mode the user's message was written before the model was asked.
+    """
+    parent, draft = tree.get(plan.exchange.parent), tree.get(request_end.id)
+    if draft is not None:
+        tree.remove(draft)
+    exchange = replace(
+        plan.exchange,
+        id=request_end.id,
+        seq=draft.seq if draft else 0,
+        gapless_from=draft.gapless_from if draft else 0,
+        parent=None if parent is None else parent.id,
+        notes=dict(request_end.notes),
+        evicted=request_end.evicted,
+        length=len(plan.exchange.inputs) + 1,
+    )
+    if parent is None:
+        # Without its parent it begins a tree, so its position on the path does not hold.
+        is_cut_off = plan.exchange.parent is not None
+        return replace(exchange, depth=0, offset=0, prior=None, evicted=None) if is_cut_off else exchange
+    exchange = replace(
+        exchange,
+        prior=tree.prior(exchange),
+        offset=end_offset(parent),
+        length=parent.length + exchange.length,
+    )
+    # The window may begin among the new messages; their offsets move with the number of messages before them.
+    if exchange.evicted is not None and exchange.evicted.depth == exchange.depth:
+        begin = exchange.evicted.offset + exchange.offset - plan.exchange.offset
+        exchange = replace(exchange, evicted=exchange.evicted._replace(offset=begin))
+    if draft:
+        return exchange
+    # Its numbers follow those of its parent. The store checks whether another conversation has taken them meanwhile.
+    return replace(exchange, seq=parent.next_seq, gapless_from=parent.gapless_from)
+
+
+def _conversation_of(tree: Tree, plan: Plan, exchange: Exchange) -> int | None:
+    """Returns the row id of the conversation that the new exchange continues; None: the exchange begins one."""
+    if exchange.parent is not None or plan.query.is_named:
+        return plan.conversation_row
+    opening = _later_opening(tree, exchange)
+    if opening is None and plan.conversation_row is None:
+        opening = find_opening(tree, exchange, plan.query)
+    return opening.conversation_row if opening else plan.conversation_row
+
+
+def _redact_all_but(exchange: Exchange, recorded: Set[int]) -> Exchange:
+    """Returns the new exchange with its reply redacted, and all of its messages but some. recorded: their indices."""
+    redactions = {REPLY, *range(len(exchange.inputs))} - recorded
+    return replace(exchange, notes={}, redactions=exchange.redactions | redactions)
+
+
+def _off_the_record(exchange: Exchange, pending_count: int) -> Exchange:
+    """Returns the new exchange as one that is off the record: its state is OFF, and its text is not stored.
+
+    pending_count: how many of its first messages are stored already. They go with the next request on the record.
+    """
+    return replace(
+        exchange,
+        state=State.OFF,
+        notes={},
+        inputs=exchange.inputs[pending_count:],
+        media=exchange.media[pending_count:],
+        length=exchange.length - pending_count,
+    )
+
+
+def _recorded_only_here(tree: Tree, exchange: Exchange, *, is_named: bool) -> set[int]:
+    """Returns the indices of messages on the record that no active sibling of the exchange has once it is written."""
+    siblings = tree.siblings(exchange)
+    tree.group_for_loading(siblings)
+    only_here = recorded_indices(exchange, siblings)
+    for other in siblings if only_here else ():
+        if is_tombstone(other) or not tree.is_active(other, is_named=is_named):
+            continue
+        # The new exchange will supersede a sibling that it extends, unless the sibling was continued.
+        will_stay = (
+            tree.is_continued(other)
+            or tree.is_same_input(other, exchange)
+            or not tree.extends(exchange, other)
+        )
+        if will_stay:
+            only_here = {
+                i
+                for i in only_here
+                if i in other.redactions or other.inputs[: i + 1] != exchange.inputs[: i + 1]
+            }
+    return only_here
+
+
+def _later_opening(tree: Tree, exchange: Exchange) -> Exchange | None:
+    """Returns an opening that began later than the exchange and extends it.
+
+    If two openings overlap, the later one joins the earlier one. If the earlier one ends last, the later one is stored
+    already when this exchange is written. Openings of older conversations do not count: they repeat or extend another
+    opening.
+    """
+    openings = [opening for opening in tree if opening.parent is None]
+    tree.group_for_loading(openings)
+    older_conversations = {
+        opening.conversation_row for opening in openings if opening.begun <= exchange.begun
+    }
+    later_openings = (
+        opening
+        for opening in openings
+        if opening.conversation_row not in older_conversations and tree.extends(opening, exchange)
+    )
+    return min(later_openings, key=lambda opening: opening.begun, default=None)
