@@ -23,6 +23,7 @@ from gateway.run.admin.key_management import KeyManagement
 from gateway.run.admin.key_operations import KeyOperations
 from gateway.run.admin.limit_operations import LimitOperations
 from gateway.run.admin.link_operations import LinkOperations
+from gateway.run.admin.lost_words import LostWords
 from gateway.run.admin.mcp_memory import MCP_CALL, McpMemory
 from gateway.run.admin.mcp_tool_calls import McpTools
 from gateway.run.admin.memory_edits import MemoryEdits
@@ -113,6 +114,7 @@ def make_page_operations(
     async def newest_memories(project: str | None, limit: int) -> Sequence[MemoryRecord]:
         return (await memories.page(project, limit=limit)).items
 
+    word_searches = WordSearches(memories)
     return PageOperations(
         sign_in=sign_in,
         links=LinkOperations(store, log.now, settings.default_profile),
@@ -137,7 +139,8 @@ def make_page_operations(
         edits=MemoryEdits(store, log.now),
         memories=memories,
         trials=RecallTrials(store, make_trial_recall(settings, store, log.now, embed_query)),
-        words=WordSearches(memories),
+        words=word_searches,
+        lost_words=LostWords(word_searches),
         forgetting=MemoryForgetting(store, memories, log.now),
         export=MemoryExport(store, TransferOperations(store), memories),
     )

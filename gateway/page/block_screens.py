@@ -22,6 +22,7 @@ from gateway.page.screen import SAVED, Action, ActionResult, Answer, ListQuery, 
 from gateway.page.shown_text import shortened_diff
 from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.block_views import BlockDiff, BlockPage
+from gateway.run.admin.lost_words import LostWords
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.word_search import Remaining, WordSearches
@@ -94,6 +95,7 @@ class _BlockScreens(Struct, frozen=True):
     views: MemoryViews
     edits: MemoryEdits
     word_searches: WordSearches
+    lost_words: LostWords
     audit: AuditOperations
 
     async def show(self, request: ScreenRequest, query: BlockQuery) -> View:
@@ -226,9 +228,9 @@ class _BlockScreens(Struct, frozen=True):
         texts: Remaining | None
         if words and not access.is_person:
             texts = await self.word_searches.remaining(access.project, access.uid, words)
-            is_taken_out = await self.word_searches.are_taken_out(words, correction.old, correction.new)
+            is_taken_out = await self.lost_words.are_taken_out(words, correction.old, correction.new)
         else:
-            found = await self.word_searches.still_say(
+            found = await self.lost_words.count_remaining(
                 access.project, access.uid, [correction.old], correction.new
             )
             texts, is_taken_out = access.filter(found), True
@@ -255,7 +257,9 @@ class _BlockScreens(Struct, frozen=True):
 
 
 def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
-    block_screens = _BlockScreens(operations.memories, operations.edits, operations.words, operations.audit)
+    block_screens = _BlockScreens(
+        operations.memories, operations.edits, operations.words, operations.lost_words, operations.audit
+    )
     screens_for_all: list[Screen | Action] = [
         routes.screen("b/{label}", block_screens.show, BlockQuery),
         routes.action("b/{label}", block_screens.edit, EditForm, "correct"),

@@ -12,10 +12,11 @@ from gateway.page.page_operations import PageOperations
 from gateway.page.page_request import safe_next
 from gateway.page.screen import ALWAYS_SAVED, SAVED, Action, ActionResult, Answer, Screen, ScreenRequest, View
 from gateway.run.admin.fact_views import FactPage, corrected_texts
+from gateway.run.admin.lost_words import LostWords
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_records import FactRecord
 from gateway.run.admin.memory_views import MemoryViews
-from gateway.run.admin.word_search import Remaining, WordSearches
+from gateway.run.admin.word_search import Remaining
 
 
 class FactQuery(Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,7 +48,7 @@ class _FactScreens(Struct, frozen=True):
 
     views: MemoryViews
     edits: MemoryEdits
-    word_searches: WordSearches
+    lost_words: LostWords
 
     async def show(self, request: ScreenRequest, query: FactQuery) -> View:
         access, seq = access_of(request), _number_of(request)
@@ -146,12 +147,12 @@ class _FactScreens(Struct, frozen=True):
             return None
         old_texts = corrected_texts(page, replaced)
         return access.filter(
-            await self.word_searches.still_say(access.project, access.uid, old_texts, page.fact.text)
+            await self.lost_words.count_remaining(access.project, access.uid, old_texts, page.fact.text)
         )
 
 
 def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
-    fact = _FactScreens(operations.memories, operations.edits, operations.words)
+    fact = _FactScreens(operations.memories, operations.edits, operations.lost_words)
     return [
         routes.screen("f/{seq:int}", fact.show, FactQuery),
         routes.action("f/{seq:int}/correct", fact.correct, CorrectForm, "correct"),

@@ -19,6 +19,7 @@ from gateway.page.screen import Action, ActionResult, Answer, Redirect, Screen, 
 from gateway.page.shown_text import shortened_diff
 from gateway.run.admin.exchange_messages import shorten
 from gateway.run.admin.fact_views import FactPage
+from gateway.run.admin.lost_words import LostWords
 from gateway.run.admin.memory_forgetting import (
     MAX_TEXTS,
     ForgetPreview,
@@ -154,6 +155,7 @@ class _ForgetScreens(Struct, frozen=True):
     views: MemoryViews
     forgetting: MemoryForgetting
     word_searches: WordSearches
+    lost_words: LostWords
     trials: RecallTrials
 
     async def show_preview(self, request: ScreenRequest, query: ForgetQuery) -> Answer:
@@ -283,7 +285,7 @@ class _ForgetScreens(Struct, frozen=True):
         if path.startswith(access.path("b") + "/"):
             return next(iter(parse_qs(query).get("words", ())), "")
         page = await self._find_fact(access, came_from)
-        return "" if page is None else await self.word_searches.lost_words(access.project, access.uid, page)
+        return "" if page is None else await self.lost_words.find(access.project, access.uid, page)
 
     async def _shows_forgotten_fact(self, access: MemoryAccess, screen: str) -> bool:
         """Returns whether a screen shows a fact that is gone: a correction goes with its sources."""
@@ -380,7 +382,9 @@ class _ForgetScreens(Struct, frozen=True):
 
 
 def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
-    forget = _ForgetScreens(operations.memories, operations.forgetting, operations.words, operations.trials)
+    forget = _ForgetScreens(
+        operations.memories, operations.forgetting, operations.words, operations.lost_words, operations.trials
+    )
     return [
         routes.screen("forget", forget.show_preview, ForgetQuery, right="forget"),
         routes.action("forget", forget.forget, ForgetForm, "forget", ForgetQuery),

@@ -254,7 +254,7 @@ class _MemoryScreens(Struct, frozen=True):
         blocks = await self.views.blocks.list_all(access.project, access.uid)
         hits = (*trial.chosen, *trial.left_out, *trial.found)
         standing = await self.views.facts.standing(access.uid)
-        outdated = await self.operations.words.find_outdated(
+        outdated = await self.operations.lost_words.find_outdated(
             access.project, access.uid, standing, trial.chosen
         )
         return access.view(

@@ -7,6 +7,7 @@ from msgspec import Struct
 from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.key_operations import KeyOperations
 from gateway.run.admin.link_operations import LinkOperations
+from gateway.run.admin.lost_words import LostWords
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_export import MemoryExport
 from gateway.run.admin.memory_forgetting import MemoryForgetting
@@ -35,5 +36,6 @@ class PageOperations(Struct, frozen=True):
     memories: MemoryViews
     trials: RecallTrials
     words: WordSearches
+    lost_words: LostWords
     forgetting: MemoryForgetting
     export: MemoryExport

@@ -1298,11 +1298,11 @@ def test_the_last_question_is_tried_though_its_replies_are_forgotten(
 def test_a_fact_that_is_forgotten_meanwhile_does_not_break_a_trial(operator: Operator) -> None:
     agent = speak(operator.world, "Hello.")
     operator.twin(f"m/{agent.uid}/facts", {"text": "Alice never eats nuts.", "always": True})
-    words, call = operator.world.gateway.app.services.page.words, operator.world.gateway.call
-    standing = call(words.views.facts.standing(agent.uid))
+    page_operations, call = operator.world.gateway.app.services.page, operator.world.gateway.call
+    standing = call(page_operations.memories.facts.standing(agent.uid))
     assert len(standing) == 1
     operator.post(f"m/{agent.uid}/forget?fact={standing[0].seq}")
-    assert call(words.find_outdated(None, agent.uid, standing, ())) == []
+    assert call(page_operations.lost_words.find_outdated(None, agent.uid, standing, ())) == []
 
 
 def test_a_fact_that_learning_replaced_is_not_taken_for_corrected(operator: Operator) -> None:

@@ -1,0 +1,132 @@
+"""Finds the words that corrections have taken out of facts and blocks, and the texts that still have them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from gateway.core.memory.fact_words import DESIGNATIONS
+from gateway.core.words import folded_words
+from gateway.errors import UnknownId
+from gateway.run.admin.fact_views import FactPage, corrected_texts
+from gateway.run.admin.memory_by_uid import get_agent
+from gateway.run.admin.memory_records import FactRecord
+from gateway.run.admin.memory_views import MemoryViews
+from gateway.run.admin.request_records import HitRecord
+from gateway.run.admin.word_search import MAX_WORDS_ALONE, Remaining, WordSearches
+from storage.records import Agent
+
+# A text that has lost so many words at most may be wrong by each of them: "Lives in Porto with her mother". Chosen,
+# not measured.
+_FEW_LOST_WORDS = 2
+# The newest true facts in which words of most facts are looked for.
+_COMPARED_FACTS = 100
+# With fewer facts, no word counts as one of most facts. Chosen, not measured.
+_FEWEST_FACTS = 8
+
+
+class OutdatedHit(NamedTuple):
+    """A hit that has words which corrections have taken out of a fact."""
+
+    hit: HitRecord
+    # The words, as a query.
+    words: str
+    fact: FactRecord
+
+
+class LostWords(Struct, frozen=True):
+    """Finds words that texts have lost by corrections. Nothing is written. All methods raise UnknownId and StoreError.
+
+    project: as in `WordSearches`.
+    """
+
+    word_searches: WordSearches
+
+    @property
+    def _views(self) -> MemoryViews:
+        return self.word_searches.views
+
+    async def find(self, project: str | None, uid: str, page: FactPage) -> str:
+        """Returns the words that corrections have taken out of a fact, as a query; "" if they have taken out none.
+
+        The words of the newest of the old texts that has lost any are returned.
+        """
+        if not page.before:
+            return ""
+        agent = await get_agent(self._views.store, project, uid)
+        replaced = await self._views.facts.list_replaced(project, uid, page)
+        lost = await self._list_lost(agent, corrected_texts(page, replaced), page.fact.text)
+        return " ".join(lost[0]) if lost else ""
+
+    async def find_outdated(
+        self, project: str | None, uid: str, facts: Sequence[FactRecord], hits: Sequence[HitRecord]
+    ) -> list[OutdatedHit]:
+        """Returns the hits that still have all words that corrections have taken out of one of some facts."""
+        outdated = list[OutdatedHit]()
+        has_words = self._views.store.recall.has_words
+        for fact in facts if hits else ():  # each fact is a read
+            try:
+                page = await self._views.facts.show(project, uid, fact.seq)
+            except UnknownId:
+                continue  # it was forgotten meanwhile
+            if words := await self.find(project, uid, page):
+                outdated += [
+                    OutdatedHit(hit, words, fact) for hit in hits if hit.text and has_words(hit.text, words)
+                ]
+        return outdated
+
+    async def are_taken_out(self, query: str, old: str, new: str) -> bool:
+        """Returns whether a text had all words of a query before a correction, and has not after it."""
+        has_words = self._views.store.recall.has_words
+        # In a thread, since a long text takes some milliseconds.
+        return await asyncio.to_thread(lambda: has_words(old, query) and not has_words(new, query))
+
+    async def count_remaining(
+        self, project: str | None, uid: str, old_texts: Sequence[str], new_text: str
+    ) -> Remaining | None:
+        """Returns how many texts still have the words that corrections have taken out of a text.
+
+        Texts with all lost words of one of the old texts are counted. If there are none, texts with any one of the
+        words are, for old texts that have lost few: one word of a whole sentence says nothing of the rest.
+
+        old_texts: what the text was before the last correction, then before the one before it, and so on.
+
+        Returns None if no word was taken out, if a search took too long, or if the only texts may be not indexed yet.
+        """
+        agent = await get_agent(self._views.store, project, uid)
+        lost = await self._list_lost(agent, old_texts, new_text)
+        if not lost:
+            return None
+        blocks = await self._views.blocks.list_all(project, uid)
+        whole_queries = list(dict.fromkeys(" ".join(words) for words in lost))[:MAX_WORDS_ALONE]
+        with_all_words = await self.word_searches.count(agent, blocks, whole_queries)
+        few_words = [words for words in lost if len(words) <= _FEW_LOST_WORDS]
+        single_words = list(dict.fromkeys(word for words in few_words for word in words))[:MAX_WORDS_ALONE]
+        if with_all_words is None or with_all_words.total or single_words in ([], whole_queries):
+            return with_all_words
+        return await self.word_searches.count(agent, blocks, single_words)
+
+    async def _list_lost(self, agent: Agent, old_texts: Sequence[str], new_text: str) -> list[list[str]]:
+        """Returns the words of each old text that a new text lacks, without the texts that have lost none.
+
+        Words that designate the person, or that most facts have, count only for a text that has lost no other words.
+        """
+        recall = self._views.store.recall
+        lost = [words for old in old_texts if (words := recall.words_of(old, without=new_text))]
+        if not any(words[1:] for words in lost):
+            return lost
+        facts = await self._views.store.facts.list(agent.id, limit=_COMPARED_FACTS)
+
+        def is_usual(word: str) -> bool:
+            if DESIGNATIONS.issuperset(folded_words(word)):
+                return True
+            with_word = sum(recall.has_words(fact.text, word) for fact in facts)
+            return len(facts) >= _FEWEST_FACTS and 2 * with_word > len(facts)
+
+        # In a thread, since a hundred facts take some milliseconds.
+        return await asyncio.to_thread(
+            lambda: [[word for word in words if not is_usual(word)] or words for words in lost]
+        )
