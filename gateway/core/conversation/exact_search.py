@@ -10,7 +10,7 @@ from gateway.core.conversation.evidence import LONG_REPLY_CHARS, has_question_wi
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import Match, Query
 from gateway.core.conversation.tree import PathElement, Tree
-from gateway.core.conversation.turn_replies import ListSpan, TurnReplies, turn_ranges
+from gateway.core.conversation.turn_replies import ReplySpan, TurnReplies, turn_ranges
 from gateway.core.subsequence import LCS_ATOMS, lcs
 from storage.records import Atom, Exchange
 
@@ -49,7 +49,7 @@ class _Turns:
         reply = exchange.reply or ()
         turns_before = range(max(0, number - _MAX_TURNS), number)
         # The indices of the last messages of such replies.
-        ends = [span[1] for turn in turns_before if (span := self[turn].find(reply))]
+        ends = [span.last for turn in turns_before if (span := self[turn].find(reply))]
         older_count = min((i for turn in turns_before for i in self._ranges[turn][:1]), default=0)
         # In older turns only a reply in one message is recognised, and where the list is about as long as the path.
         older_ends = [i for i in range(older_count) if self._listing.atoms[i] == reply]
@@ -102,15 +102,15 @@ class _Rank(NamedTuple):
 class _Occurrence(NamedTuple):
     """A stored reply that stands in the list."""
 
-    # The first and last message of the reply.
-    span: ListSpan
+    # The messages of the reply.
+    span: ReplySpan
     # The exchange that has the reply.
     exchange: Exchange
 
     @property
     def end(self) -> int:
         """The index of its last message."""
-        return self.span[1]
+        return self.span.last
 
 
 class _Candidate(NamedTuple):
@@ -118,8 +118,8 @@ class _Candidate(NamedTuple):
 
     rank: _Rank
     exchange: Exchange
-    # The first and last message of its reply.
-    span: ListSpan
+    # The messages of its reply.
+    span: ReplySpan
     # The path to the exchange.
     elements: Sequence[PathElement]
 
@@ -127,11 +127,11 @@ class _Candidate(NamedTuple):
 class ExactSearch:
     """Finds the last stored reply in the list, on the path that shares most with the list."""
 
-    def __init__(self, tree: Tree, query: Query, shared: int) -> None:
-        """shared: how many first messages the list shares with an earlier opening; no stored reply ends in them."""
+    def __init__(self, tree: Tree, query: Query, shared_count: int) -> None:
+        """shared_count: how many first messages the list shares with an earlier opening. No stored reply is in them."""
         self._tree = tree
         self._query = query
-        self._shared = shared
+        self._shared_count = shared_count
         # The exchanges by the first atom of their replies: the atom of the text, if the reply has a text.
         self._by_first_atom: dict[Atom, list[Exchange]] = {}
         for exchange in tree:
@@ -157,13 +157,13 @@ class ExactSearch:
                 return Match(best.exchange, *best.span)
         return Match()
 
-    def _answered_unnamed(self, number: int, span: ListSpan) -> bool:
+    def _answered_unnamed(self, number: int, span: ReplySpan) -> bool:
         """Returns whether a reply of this turn, without its name, answered exactly the list before it.
 
         It comes back under a name for the first time, and is found as an altered reply. A stored reply that has the
         name is the same reply in another conversation.
         """
-        listed = self._turns.flat[: self._query.listing.offsets[span[0]]]
+        listed = self._turns.flat[: self._query.listing.offsets[span.first]]
         without_name = (
             exchange
             for atom in self._turns[number].unnamed
@@ -201,7 +201,7 @@ class ExactSearch:
         return [
             _Occurrence(span, exchange)
             for span, exchange in spans
-            if span is not None and span[1] >= self._shared
+            if span is not None and span.last >= self._shared_count
         ]
 
     def _rank_occurrences(self, number: int, occurrences: list[_Occurrence]) -> list[_Candidate]:
@@ -255,14 +255,14 @@ class ExactSearch:
         if best.rank.is_whole:
             return True
         if best.rank.likeness < 0 and (
-            self._has_reply_within(best) or has_question_within(tree, exchange, listing, best.span[0])
+            self._has_reply_within(best) or has_question_within(tree, exchange, listing, best.span.first)
         ):
             return False
         if exchange.size >= LONG_REPLY_CHARS:
             return True
         if best.rank.likeness < 0 and self._leads_elsewhere(best):
             return False
-        last_question = [i for i in range(best.span[0]) if is_question(listing.atoms[i])][-1:]
+        last_question = [i for i in range(best.span.first) if is_question(listing.atoms[i])][-1:]
         if any(listing.atoms[i][0] in _answered_atoms(best.elements) for i in last_question):
             return True
         if not self._query.is_named:
@@ -290,7 +290,11 @@ class ExactSearch:
                     and other.parent == exchange.parent
                     and exchange.inputs[:count] == other.inputs
                 )
-                if is_beginning and span[1] < best.span[0] and atoms[span[1] + 1] == exchange.inputs[count]:
+                if (
+                    is_beginning
+                    and span.last < best.span.first
+                    and atoms[span.last + 1] == exchange.inputs[count]
+                ):
                     return True
         return False
 
@@ -299,7 +303,7 @@ class ExactSearch:
         listing = self._query.listing
         own_path_hashes = {element.exchange.path_hash for element in best.elements}
         for _, occurrences in self._find_occurrences():
-            before = [each for each in occurrences if each.end < best.span[0]]
+            before = [each for each in occurrences if each.end < best.span.first]
             listed_path_hashes = {
                 each.exchange.path_hash
                 for each in before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 from gateway.core.conversation.canonical import is_call
 from gateway.core.conversation.hashed_list import HashedList
@@ -16,8 +17,12 @@ _MAX_TEXTS = 8
 _MAX_CALLS = 16
 _MAX_REPLY_CALLS = 8
 
-# The indices of the first and the last message of a reply in a list.
-ListSpan = tuple[int, int]
+
+class ReplySpan(NamedTuple):
+    """The messages of a list that a reply takes up, by their indices."""
+
+    first: int
+    last: int
 
 
 def turn_ranges(listing: HashedList) -> list[range]:
@@ -38,15 +43,17 @@ class TurnReplies:
         texts = [(i, text) for i, text in texts if text][-_MAX_TEXTS:]
         # Atom -> where its text is. A client may split one reply into messages, or merge two, so each run of texts may
         # be a stored reply.
-        self.spans: dict[Atom, ListSpan] = {}
-        self.spans.update((listing.atoms[i][0], (i, i)) for i in assistants if audio_id(listing.messages[i]))
+        self.spans: dict[Atom, ReplySpan] = {}
+        self.spans.update(
+            (listing.atoms[i][0], ReplySpan(i, i)) for i in assistants if audio_id(listing.messages[i])
+        )
         # The atoms of named messages' texts without the name.
         self.unnamed: list[Atom] = []
         for end in range(len(texts), 0, -1):
             for start in range(end):
                 joined = "".join(text for _, text in texts[start:end])
                 name = listing.messages[texts[start][0]].get("name")
-                span = (texts[start][0], texts[end - 1][0])
+                span = ReplySpan(texts[start][0], texts[end - 1][0])
                 self.spans.setdefault(listing.hasher.text_atom(name, joined), span)
                 if name is not None:
                     self.unnamed.append(listing.hasher.text_atom(None, joined))
@@ -55,7 +62,7 @@ class TurnReplies:
         """Returns the atoms that can be the first of a reply in this turn."""
         return dict.fromkeys([*self.spans, *(atom for _, atom in self.calls)])
 
-    def find(self, reply: Sequence[Atom]) -> ListSpan | None:
+    def find(self, reply: Sequence[Atom]) -> ReplySpan | None:
         """Returns where the turn has a reply; None if it does not have all of it. reply: the reply's atoms."""
         texts = [atom for atom in reply if atom[:1] == b"a"]
         calls = [atom for atom in reply if is_call(atom)]
@@ -74,7 +81,7 @@ class TurnReplies:
             if end is None:
                 return None
             indices += [self.calls[end - count][0], self.calls[end - 1][0]]
-        return (min(indices), max(indices)) if indices else None
+        return ReplySpan(min(indices), max(indices)) if indices else None
 
 
 def reply_keys(listing: HashedList, turns: int) -> list[Atom]:
