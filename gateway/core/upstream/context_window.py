@@ -8,31 +8,37 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
+from typing import NamedTuple
 
 from gateway.core.upstream.policy import Target
 
 # The scale of a model that has reported no count: vocabularies for other languages take up to twice the tokens.
-GUESS = 2.0
+GUESSED_SCALE = 2.0
 # A scale above this one would come from a faulty count of an upstream. Chosen, not measured.
 _MAX_SCALE = 4.0
 # Scales are rounded up to sixteenths: every new scale moves what fits, and costs the provider's cache.
-_STEPS = 16
-_TOLERANCE = 1.05  # room for what the chat template and the form of tools add; not measured
-# The share of a window from which a new scale is worth its price.
+_SCALE_STEPS = 16
+# The part by which an upstream may count more, for its chat template and its form of tools. Chosen, not measured.
+_TOLERANCE = 1.05
+# The share of a window from which a new scale is worth its price. Chosen, not measured.
 _NEARLY_FULL = 0.9
+# The most models with figures. Callers choose the names, and some upstreams serve one model under any name.
+MAX_MODELS = 1024
 
-MAX_MODELS = 1024  # callers choose the names, and some upstreams serve one model under any
 
-# (upstream, model)
-ModelKey = tuple[str, str]
+class ModelKey(NamedTuple):
+    """A model at an upstream, by the names that `Target` has."""
+
+    upstream: str
+    model: str
 
 
 @dataclass(slots=True)
-class _Learned:
-    """The figures of one model, as replies reported them."""
+class _Figures:
+    """What replies have shown of one model."""
 
-    # The context window of the model, in the upstream's tokens.
-    reported: int | None = None
+    # The context window that an error has named, in the upstream's tokens.
+    reported_window: int | None = None
     # The upstream's tokens for each token by the gateway's count.
     scale: float | None = None
     # The scale is not measured.
@@ -43,54 +49,66 @@ class ContextWindows:
     """The windows of models, learned from replies for the life of the process."""
 
     def __init__(self) -> None:
-        self._learned: dict[ModelKey, _Learned] = {}  # the least recently changed first
+        # The least recently changed first.
+        self._figures: dict[ModelKey, _Figures] = {}
 
     def window_of(self, key: ModelKey, configured: int | None) -> int | None:
-        """Returns a model's window in tokens, or None if it is unknown. configured: the window of the settings.
+        """Returns a model's window in tokens; None: it is not known. configured: the window of the settings.
 
         It is smaller than configured if an error has named a smaller one, or if the upstream counts more tokens.
         """
-        learned = self._learned.get(key)
-        if learned is None:
+        figures = self._figures.get(key)
+        if figures is None:
             return configured
-        sizes = [size for size in (learned.reported, configured) if size is not None]
-        if not sizes:
+        windows = [window for window in (figures.reported_window, configured) if window is not None]
+        if not windows:
             return None
-        return min(sizes) if learned.scale is None else int(min(sizes) / learned.scale)
+        return min(windows) if figures.scale is None else int(min(windows) / figures.scale)
 
     def with_known_window(self, target: Target) -> Target:
         """Returns a target with the context window that is known by now."""
-        key = target[:2]
-        if key not in self._learned:
+        key = key_of(target)
+        if key not in self._figures:
             return target
         return target._replace(context_window=self.window_of(key, target.context_window))
 
-    def note_reported(self, key: ModelKey, tokens: int) -> None:
-        """Notes the context that an error named, in the upstream's own tokens."""
-        self._record_of(key).reported = tokens
+    def note_window(self, key: ModelKey, tokens: int) -> None:
+        """Notes the context window that an error named, in the upstream's own tokens."""
+        self._change_figures(key).reported_window = tokens
 
     def note_count(self, key: ModelKey, estimated: int, actual: int, fitting: int) -> None:
-        """Notes an upstream's count for a prompt of `estimated` tokens; `fitting` tokens would have fitted."""
-        learned = self._learned.get(key) or _Learned()
+        """Notes how many tokens an upstream has counted in a prompt.
+
+        estimated: the tokens of the prompt by the gateway's count.
+        actual: its tokens by the upstream's count.
+        fitting: how many tokens the prompt could have had, by the gateway's count.
+        """
+        figures = self._figures.get(key) or _Figures()
         # A first count replaces a guess. Later ones count only near the end of the window, where they matter.
-        scale = 1.0 if learned.is_guess or learned.scale is None else learned.scale
+        scale = 1.0 if figures.is_guess or figures.scale is None else figures.scale
         is_off = actual > estimated * scale * _TOLERANCE and actual > fitting * scale * _NEARLY_FULL
-        if learned.is_guess or is_off:
-            learned = self._record_of(key)
-            learned.scale = max(scale, min(ceil(actual / estimated * _STEPS) / _STEPS, _MAX_SCALE))
-            learned.is_guess = False
+        if figures.is_guess or is_off:
+            figures = self._change_figures(key)
+            measured_scale = ceil(actual / estimated * _SCALE_STEPS) / _SCALE_STEPS
+            figures.scale = max(scale, min(measured_scale, _MAX_SCALE))
+            figures.is_guess = False
 
     def note_guess(self, key: ModelKey) -> None:
         """Notes that a prompt cut to a guessed window was accepted after a longer one was refused."""
-        learned = self._record_of(key)
-        if learned.scale is None:
-            learned.scale = GUESS
-            learned.is_guess = True
+        figures = self._change_figures(key)
+        if figures.scale is None:
+            figures.scale = GUESSED_SCALE
+            figures.is_guess = True
 
-    def _record_of(self, key: ModelKey) -> _Learned:
-        """Returns the record of a model, which the caller may change."""
-        learned = self._learned.pop(key, None) or _Learned()
-        self._learned[key] = learned
-        if len(self._learned) > MAX_MODELS:
-            del self._learned[next(iter(self._learned))]
-        return learned
+    def _change_figures(self, key: ModelKey) -> _Figures:
+        """Returns the figures of a model, which the caller changes. Those of the model changed first may go."""
+        figures = self._figures.pop(key, None) or _Figures()
+        self._figures[key] = figures
+        if len(self._figures) > MAX_MODELS:
+            del self._figures[next(iter(self._figures))]
+        return figures
+
+
+def key_of(target: Target) -> ModelKey:
+    """Returns the key of a target's model."""
+    return ModelKey(target.upstream, target.model)

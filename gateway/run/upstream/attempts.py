@@ -26,7 +26,7 @@ from adapters.types import ModelRequest, read_retry_after
 from adapters.whole_reply import BufferedReply
 from gateway.core.turn.refusal import RefusedContent, is_filter_verdict, refused_content
 from gateway.core.turn.upstream_error import ERROR_BYTES
-from gateway.core.upstream.context_window import ContextWindows
+from gateway.core.upstream.context_window import ContextWindows, key_of
 from gateway.core.upstream.policy import TRANSIENT, Failure, NextAttempt, NextStep, Target, choose_next
 from gateway.core.usage.estimate import estimate_prompt_tokens
 from gateway.errors import ContextExceeded, GatewayError, UpstreamError, UpstreamRefused, UpstreamTooLarge
@@ -215,7 +215,7 @@ class Attempts:
 
     def note_prompt_tokens(self, estimated: int, actual: int, fitting: int) -> None:
         """Notes how many tokens a reply counted for its prompt."""
-        self._services.context_windows.note_count(self.target[:2], estimated, actual, fitting)
+        self._services.context_windows.note_count(key_of(self.target), estimated, actual, fitting)
 
     def note_broken(self, error: GatewayError) -> None:
         """Notes that a reply which had begun broke off. An error before a reply is noted already."""

@@ -10,7 +10,7 @@ from adapters.types import ModelRequest
 from gateway.core.turn.context_length import context_from_error
 from gateway.core.turn.refusal import exceeds_context
 from gateway.core.turn.upstream_error import ERROR_BYTES
-from gateway.core.upstream.context_window import GUESS, ContextWindows
+from gateway.core.upstream.context_window import GUESSED_SCALE, ContextWindows, key_of
 from gateway.core.upstream.policy import Target
 from gateway.core.usage.estimate import estimate_prompt_tokens
 from gateway.run.receipt import Receipt
@@ -62,7 +62,7 @@ class PromptCuts:
     def note_answer(self, target: Target) -> None:
         """Notes that the upstream has taken the prompt."""
         if self._is_guess:
-            self.windows.note_guess(target[:2])
+            self.windows.note_guess(key_of(target))
 
     async def _cut_to_window(
         self, tokens: int, request: ModelRequest, make: RequestMaker, target: Target, endpoint: Endpoint
@@ -71,13 +71,13 @@ class PromptCuts:
         window = target.context_window
         lengths: list[int] = []
         if window is None or window > tokens:
-            self.windows.note_reported(target[:2], tokens)
-            window = self.windows.window_of(target[:2], tokens) or tokens
+            self.windows.note_window(key_of(target), tokens)
+            window = self.windows.window_of(key_of(target), tokens) or tokens
             lengths.append(window)
         # A request that was cut to that length already has more tokens by the upstream's count than by the gateway's.
         # How many more is guessed, once.
         if not self._is_guess:
-            lengths.append(int(window / GUESS))
+            lengths.append(int(window / GUESSED_SCALE))
         for length in lengths:
             cut_target = target._replace(context_window=length)
             shorter = await make(cut_target, endpoint)

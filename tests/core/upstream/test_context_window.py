@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.upstream.context_window import GUESS, MAX_MODELS, ContextWindows
+from gateway.core.upstream.context_window import GUESSED_SCALE, MAX_MODELS, ContextWindows, ModelKey
 
-MODEL = ("up", "m")
+MODEL = ModelKey("up", "m")
 
 
 @pytest.mark.parametrize(
@@ -18,9 +18,9 @@ def test_the_smaller_of_what_is_known_counts(
 ) -> None:
     windows = ContextWindows()
     if reported is not None:
-        windows.note_reported(MODEL, reported)
+        windows.note_window(MODEL, reported)
     assert windows.window_of(MODEL, known) == found
-    assert windows.window_of(("up", "other"), known) == known
+    assert windows.window_of(ModelKey("up", "other"), known) == known
 
 
 def test_an_upstreams_higher_count_makes_the_window_smaller_once_it_fills_up() -> None:
@@ -42,19 +42,19 @@ def test_what_a_form_of_chat_adds_is_no_other_count() -> None:
 def test_a_guess_holds_until_the_upstream_has_counted() -> None:
     windows = ContextWindows()
     windows.note_guess(MODEL)
-    assert windows.window_of(MODEL, 8000) == 8000 / GUESS
+    assert windows.window_of(MODEL, 8000) == 8000 / GUESSED_SCALE
     windows.note_count(MODEL, estimated=1000, actual=1250, fitting=4000)
     assert windows.window_of(MODEL, 8000) == 8000 / 1.25
 
 
 def test_of_models_that_callers_make_up_the_newest_are_known() -> None:
     """An upstream that serves one model under any name reports its window for each of them."""
-    windows, named = ContextWindows(), [("up", f"m{n}") for n in range(MAX_MODELS + 10)]
+    windows, named = ContextWindows(), [ModelKey("up", f"m{n}") for n in range(MAX_MODELS + 10)]
     for at in named:
-        windows.note_reported(at, 8000)
+        windows.note_window(at, 8000)
         windows.note_guess(at)
         windows.note_count(at, estimated=1000, actual=1250, fitting=4000)
-        windows.note_reported(named[0], 4000)
+        windows.note_window(named[0], 4000)
     assert windows.window_of(named[0], None) == 4000 / 1.25, "it was told of all the time"
     assert windows.window_of(named[1], None) is None
     assert windows.window_of(named[-1], None) == 8000 / 1.25

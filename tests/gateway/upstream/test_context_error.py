@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gateway.core.upstream.context_window import ModelKey
 from gateway.settings import ModelSettings, UpstreamSettings
 from tests.doubles.upstream import (
     Call,
@@ -303,4 +304,4 @@ def test_a_guess_of_one_upstreams_context_is_none_of_its_fallbacks(two: Open) ->
         it.world.sdk.chat.completions.create(model="m", messages=long_list(80))
         assert (len(it.first.seen), len(it.second.seen)) == (3, 1)
         windows = it.world.gateway.app.services.chat.failover.context_windows
-        assert windows.window_of(("second", "small"), 100_000) == 100_000
+        assert windows.window_of(ModelKey("second", "small"), 100_000) == 100_000
