@@ -127,10 +127,8 @@ class StoredRoute(ForwardedRoute):
         """Returns a `send` that writes the turn of a response that has ended, before the response's end is sent."""
 
         async def send_after_saving(message: Message) -> None:
-            id, response = background_end.ended_id, background_end.ended_response
-            background_end.ended_response = None
-            if id is not None and response is not None:
-                await self.upstream_responses.save_ended(incoming.scope, id, response)
+            if (ended := background_end.take_ended()) is not None:
+                await self.upstream_responses.save_ended(incoming.scope, ended.id, ended.body)
             await incoming.send(message)
 
         return send_after_saving

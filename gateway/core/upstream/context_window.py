@@ -101,7 +101,10 @@ class ContextWindows:
             figures.is_guess = True
 
     def _change_figures(self, key: ModelKey) -> _Figures:
-        """Returns the figures of a model, which the caller changes. Those of the model changed first may go."""
+        """Returns the figures of a model, which the caller changes.
+
+        If there are too many models, the one changed least recently loses its figures.
+        """
         figures = self._figures.pop(key, None) or _Figures()
         self._figures[key] = figures
         if len(self._figures) > MAX_MODELS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from adapters.types import Event
 from gateway.core.turn.reply_change import ReplyChange
@@ -14,18 +14,28 @@ _BACKGROUND_KEY: Final = b'"background"'
 _END_EVENTS: Final = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
 
 
+class EndedResponse(NamedTuple):
+    """A response that has ended."""
+
+    id: str
+    # The response as its upstream sent it.
+    body: bytes
+
+
 class BackgroundEnd:
     """Changes a reply as another change does, and notes a response in it that has ended.
 
-    Implements `ReplyChange`, which documents the methods.
+    Implements `ReplyChange`, which documents the other methods.
     """
-
-    # The id and the body of the response that has ended; None: no response has ended.
-    ended_id: str | None = None
-    ended_response: bytes | None = None
 
     def __init__(self, change: ReplyChange) -> None:
         self._change = change
+        self._ended: EndedResponse | None = None
+
+    def take_ended(self) -> EndedResponse | None:
+        """Returns the response that has ended, once; None: none has ended since the last call."""
+        ended, self._ended = self._ended, None
+        return ended
 
     def event(self, event: Event) -> bytes:
         data = event.data
@@ -48,5 +58,4 @@ class BackgroundEnd:
     def _note_end(self, response: dict[str, Any], body: bytes) -> None:
         id = response.get("id")
         if isinstance(id, str) and response.get("background") is True and not is_pending(response):
-            self.ended_id = id
-            self.ended_response = body
+            self._ended = EndedResponse(id, body)

@@ -261,7 +261,7 @@ def test_a_list_with_half_a_character_is_read() -> None:
     ended = b'{"id":"resp_1","background":true,"status":"completed","output":["\\ud83d"]}'
     end = BackgroundEnd(ClientItems())
     end.change_body(ended)
-    assert (end.ended_id, end.ended_response) == ("resp_1", ended)
+    assert end.take_ended() == ("resp_1", ended)
 
 
 def test_the_end_of_a_response_is_noted_as_it_came_however_deeply_it_is_nested() -> None:
@@ -270,4 +270,4 @@ def test_the_end_of_a_response_is_noted_as_it_came_however_deeply_it_is_nested()
     data = b'{"type":"response.completed","response":%b}' % ended
     end = BackgroundEnd(ClientItems())
     assert end.event(Event(b"data: %b\n\n" % data, data)) == b"data: %b\n\n" % data
-    assert (end.ended_id, end.ended_response) == ("resp_1", ended)
+    assert end.take_ended() == ("resp_1", ended)
