@@ -18,7 +18,8 @@ from gateway.core.json_limits import is_too_deep
 from gateway.core.message_text import with_text_before, with_texts_after, without_surrogates
 from gateway.errors import BadRequest
 
-_DROPPED_MEMBER: Final = object()
+# The value of a member that is dropped.
+_DROPPED: Final = object()
 _SYSTEM_ROLES = frozenset({"system", "developer"})
 
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -31,35 +32,41 @@ class BodyEdit:
     edited inside.
     """
 
-    def __init__(self, raw: bytes, json: Json, *, listed: str = "messages", text_kind: str = "text") -> None:
+    def __init__(
+        self, raw: bytes, json: Json, *, list_key: str = "messages", text_kind: str = "text"
+    ) -> None:
         """Begins without edits.
 
         raw: the body as it came.
         json: its value, which is not changed.
-        listed: the member that has the messages in the request's dialect.
+        list_key: the member that has the messages in the request's dialect.
         text_kind: the type of a part that is text in that dialect.
         """
         self._raw = raw
         self._json = json
-        self._listed = listed
+        self._list_key = list_key
         self._text_kind = text_kind
+        # The new values of members, by their keys.
         self._members: Json = {}
         # The inserted messages, by the index of the message before which they come.
         self._inserted: dict[int, list[Json]] = {}
+        # By the index of a message: the messages in its place, the text before its own, and its new role.
         self._replacements: dict[int, list[Json]] = {}
         self._prefixes: dict[int, str] = {}
         self._roles: dict[int, str] = {}
         self._system_texts: list[str] = []
         self._tools: list[Json] = []
-        self._tools_first = False
+        # All added tools go before the client's own.
+        self._are_tools_first = False
 
     def set_member(self, key: str, value: Any) -> None:
         """Replaces a member's value in its place, or adds the member at the end."""
         self._members[key] = without_surrogates(value) if isinstance(value, str) else value
 
     def drop_member(self, key: str) -> None:
+        """Removes a member, if the body has it."""
         if key in self._json:
-            self._members[key] = _DROPPED_MEMBER
+            self._members[key] = _DROPPED
 
     def insert_messages(self, index: int, messages: Iterable[Json]) -> None:
         """Inserts before the message `index`; the number of messages as index means the end."""
@@ -67,9 +74,11 @@ class BodyEdit:
             self._inserted.setdefault(index, []).extend(new)
 
     def replace_message(self, index: int, messages: Iterable[Json]) -> None:
+        """Puts these messages in the place of one."""
         self._replacements[index] = [*messages]
 
     def drop_message(self, index: int) -> None:
+        """Removes a message."""
         self._replacements[index] = []
 
     def prefix_text(self, index: int, text: str) -> None:
@@ -78,6 +87,7 @@ class BodyEdit:
             self._prefixes[index] = without_surrogates(text)
 
     def set_role(self, index: int, role: str) -> None:
+        """Replaces a message's role."""
         self._roles[index] = role
 
     def append_system(self, text: str) -> None:
@@ -88,12 +98,12 @@ class BodyEdit:
         self._system_texts.append(without_surrogates(text))
 
     def add_tools(self, tools: Iterable[Json], *, in_front: bool = False) -> None:
-        """Adds tools after the client's own, or in front of them.
+        """Adds tools after the client's own. Adding none changes nothing: some upstreams refuse an empty `tools`.
 
-        Adding none changes nothing: some upstreams refuse an empty `tools`.
+        in_front: these and all tools that were added before go before the client's own.
         """
         self._tools.extend(tools)
-        self._tools_first = in_front
+        self._are_tools_first = in_front
 
     def render(self) -> bytes:
         """Returns the body with all edits in it; the same object when there are none.
@@ -102,7 +112,7 @@ class BodyEdit:
         """
         if not (self._edits_messages or self._members or self._tools):
             return self._raw
-        if not (self._edits_messages or self._tools) and self._adds_only():
+        if not (self._edits_messages or self._tools) and self._only_adds_members():
             # New members are appended to the bytes as they came.
             return self._raw.rstrip()[:-1] + b"," + orjson.dumps(self._members)[1:]
         edited = self._apply_edits(self._json)
@@ -119,20 +129,20 @@ class BodyEdit:
             self._inserted or self._replacements or self._prefixes or self._roles or self._system_texts
         )
 
-    def _adds_only(self) -> bool:
+    def _only_adds_members(self) -> bool:
         """Returns whether the only edits are new members of an object that has some."""
         return bool(self._json) and self._json.keys().isdisjoint(self._members)
 
     def _apply_edits(self, json: Json) -> Json:
-        body = {
-            key: value for key, value in {**json, **self._members}.items() if value is not _DROPPED_MEMBER
-        }
+        body = {key: value for key, value in {**json, **self._members}.items() if value is not _DROPPED}
         if self._edits_messages:
-            body[self._listed] = self._edited_messages(json[self._listed])
+            body[self._list_key] = self._edited_messages(json[self._list_key])
         if self._tools:
-            own = json.get("tools")
-            own = own if isinstance(own, list) else []
-            body["tools"] = [*self._tools, *own] if self._tools_first else [*own, *self._tools]
+            listed_tools = json.get("tools")
+            client_tools = listed_tools if isinstance(listed_tools, list) else []
+            body["tools"] = (
+                [*self._tools, *client_tools] if self._are_tools_first else [*client_tools, *self._tools]
+            )
         return body
 
     def _edited_messages(self, client_messages: Sequence[Json]) -> list[Json]:
@@ -183,14 +193,14 @@ def _as_came(raw: bytes, json: Mapping[str, Any]) -> Json:
     except RecursionError as error:
         raise BadRequest("The JSON body of your request is nested too deep.") from error
     return {
-        key: _member(bytes(members[key]), value)
+        key: _value_as_came(bytes(members[key]), value)
         if key in members and isinstance(value, dict | list | float)
         else value
         for key, value in json.items()
     }
 
 
-def _member(raw: bytes, value: Any) -> Any:
+def _value_as_came(raw: bytes, value: Any) -> Any:
     if is_too_deep([value]):
         return orjson.Fragment(raw)
     return read_exact(raw, value)

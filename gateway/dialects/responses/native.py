@@ -128,7 +128,7 @@ class NativeResponsesRequest(Struct, frozen=True):
 
     def body(self, model: str, system: str = "", notes: Mapping[int, str] | None = None) -> bytes:
         """Returns the body for the upstream: the client's, with the memory section and the notes."""
-        edit = BodyEdit(self.raw, self.json, listed="input", text_kind="input_text")
+        edit = BodyEdit(self.raw, self.json, list_key="input", text_kind="input_text")
         if model != self.chat.model:
             edit.set_member("model", model)
         if system:

@@ -20,7 +20,7 @@ def without_sealed_items(body: bytes) -> bytes:
         return body
     check_values(body)
     json = decode_object(body)
-    edit = BodyEdit(body, json, listed="input", text_kind="input_text")
+    edit = BodyEdit(body, json, list_key="input", text_kind="input_text")
     for index, item in enumerate(as_list(json.get("input"))):
         if not isinstance(item, dict) or not is_sealed(item.get("encrypted_content")):
             continue

@@ -183,7 +183,7 @@ def test_a_note_fits_every_form_of_content(message: bytes, expected: dict[str, A
 
 def test_parts_and_lists_have_other_names_in_other_dialects() -> None:
     body = b'{"input":[{"content":[{"type":"input_text","text":"a"}]},{"content":[]}],"messages":7}'
-    edit = BodyEdit(body, orjson.loads(body), listed="input", text_kind="input_text")
+    edit = BodyEdit(body, orjson.loads(body), list_key="input", text_kind="input_text")
     for index in (0, 1):
         edit.prefix_text(index, "N ")
     assert orjson.loads(edit.render()) == {
