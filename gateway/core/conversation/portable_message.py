@@ -20,10 +20,11 @@ _KNOWN_FIELDS = frozenset(
     ("role", "content", "name", "tool_calls", "function_call", "refusal", "audio", "cache_control", PRIVATE)
 )
 _KNOWN_CALL_FIELDS = frozenset(("id", "type", "function", "custom", "cache_control"))
-_KNOWN_PARTS = ("text", "refusal")
+_KNOWN_PART_TYPES = ("text", "refusal")
 # The content in place of that of an empty reply, which Mistral and Kimi refuse to take back.
 NO_REPLY = "(No reply.)"
-_REPLY_PARTS = ("content", "tool_calls", "function_call", "refusal", "audio", *PROVIDER_FIELDS)
+# The fields of which a reply with words, calls or media has at least one.
+_REPLY_FIELDS = ("content", "tool_calls", "function_call", "refusal", "audio", *PROVIDER_FIELDS)
 _UNREADABLE_FILE = {"type": "text", "text": "[A file that cannot be read here.]"}
 _GONE_MEDIA = {"type": "text", "text": "[A picture or file that can no longer be fetched.]"}
 # The argument of a function that stands for a custom tool; it has the text that is the tool's input.
@@ -47,14 +48,16 @@ def for_another_model(message: dict[str, Any]) -> dict[str, Any]:
             for call in calls
         ]
     if isinstance(content, list):
-        parts = [part for part in content if not isinstance(part, dict) or part.get("type") in _KNOWN_PARTS]
+        parts = [
+            part for part in content if not isinstance(part, dict) or part.get("type") in _KNOWN_PART_TYPES
+        ]
         shown["content"] = parts or None
     return shown
 
 
 def is_empty_reply(message: Mapping[str, Any]) -> bool:
     """Returns whether a message is a reply with nothing in it but readable thoughts."""
-    return message.get("role") == "assistant" and not any(map(message.get, _REPLY_PARTS))
+    return message.get("role") == "assistant" and not any(map(message.get, _REPLY_FIELDS))
 
 
 def with_placeholder_text(message: dict[str, Any]) -> dict[str, Any]:
@@ -65,14 +68,14 @@ def with_placeholder_text(message: dict[str, Any]) -> dict[str, Any]:
 def has_unreadable_files(message: Mapping[str, Any]) -> bool:
     """Returns whether a message has files in Claude's own form, such as a file by its id: no other model reads them."""
     content = message.get("content")
-    return isinstance(content, list) and any(map(_is_claudes_file, content))
+    return isinstance(content, list) and any(map(_is_claude_file, content))
 
 
 def without_unreadable_files(message: dict[str, Any]) -> dict[str, Any]:
     """Returns a message with a text in place of each file that `has_unreadable_files` finds."""
     if not has_unreadable_files(message):
         return message
-    content = [_UNREADABLE_FILE if _is_claudes_file(part) else part for part in message["content"]]
+    content = [_UNREADABLE_FILE if _is_claude_file(part) else part for part in message["content"]]
     return {**message, "content": content}
 
 
@@ -112,5 +115,5 @@ def _is_remote(part: object) -> bool:
     return isinstance(url, str) and url.startswith(("http:", "https:"))
 
 
-def _is_claudes_file(part: object) -> bool:
+def _is_claude_file(part: object) -> bool:
     return isinstance(part, dict) and part.get("type") in ("document", "image") and "source" in part

@@ -14,6 +14,7 @@ from gateway.core.conversation.canonical import MessageHasher
 from storage.records import Exchange
 
 _TIME = struct.Struct(">d")
+# The hexadecimal characters of the time, with which a turn's part begins.
 TIME_CHARS = 2 * _TIME.size
 # Enough to distinguish the few turns of a conversation that began at the same moment.
 _CONTENT_HASH_BYTES = 4
@@ -25,10 +26,12 @@ def turn_hex(exchange: Exchange, parent: Exchange | None) -> str:
 
 
 def begun_hex(begun: float) -> str:
+    """Returns the time at which a turn's request came. begun: in seconds since the epoch."""
     return _TIME.pack(begun).hex()
 
 
 def content_hex(exchange: Exchange, parent: Exchange | None) -> str:
+    """Returns the hash of a turn's words and of their position. parent: the exchange before; None: it is the first."""
     start = b"" if parent is None else b"%d" % parent.seq
     # A turn may have no message of its own: a developer message alone asked for its reply.
     atoms = [*chain.from_iterable(exchange.inputs)] or [b""]

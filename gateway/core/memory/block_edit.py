@@ -18,6 +18,11 @@ from gateway.core.prompt.shown_blocks import Shown
 from gateway.core.tags import quoted
 from storage.records import Block
 
+# A message quotes the old and the new text up to this length: enough to recognise the edit, not the whole block again.
+_QUOTED_CHARS = 200
+# The most line numbers that a message lists, if a text occurs more than once.
+_MAX_LINE_NUMBERS = 10
+
 
 class EditResult(Struct, frozen=True):
     """The outcome of an edit: the new value of a block, and what the model reads of it."""
@@ -36,17 +41,13 @@ class EditResult(Struct, frozen=True):
         return "error" if self.has_failed else "success"
 
 
-# A message quotes the old and the new text up to this length: enough to recognise the edit, not the whole block again.
-_QUOTED_CHARS = 200
-# The most line numbers that a message lists, if a text occurs more than once.
-_MAX_LINE_NUMBERS = 10
-
-
 class _Change(NamedTuple):
     """The text of a block after an operation, and the words about it."""
 
-    value: str | None  # the new text; None: the operation cannot be done
-    words: str  # half a sentence for the model: what was done, or else why nothing was
+    # The new text; None: the operation cannot be done.
+    value: str | None
+    # Half a sentence for the model: what was done, or else why nothing was.
+    words: str
 
 
 def apply_edit(op: str, arguments: Mapping[str, Any], block: Block | None) -> EditResult:

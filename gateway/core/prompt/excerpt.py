@@ -11,13 +11,16 @@ from typing import NamedTuple
 
 from gateway.core.words import folded_words
 
-# The most words of a query that an excerpt is chosen by.
+# The most words of a query that an excerpt is chosen by. Chosen, not measured.
 _MAX_KEYS = 64
-# A short word counts that stands in one sentence of so many: "the" and "was" stand in more. Chosen, not measured.
-_FEW = 10
+# A short word counts if it stands in at most one of so many pieces: "the" and "was" stand in more. Chosen, not
+# measured.
+_PIECES_PER_SHORT_WORD = 10
+# A longer word is cut where a text ends with it. Chosen, not measured.
+_MAX_WORD_CHARS = 30
 # A longer sentence is taken in parts. Chosen, not measured: most sentences are shorter.
 _PIECE_CHARS = 120
-# The part of a sentence's score that the sentences next to it get. With 0, 0.25 and 0.5 as much is found.
+# The part of a sentence's score that the sentences next to it get. Measured: 0, 0.25 and 0.5 find as much.
 _NEIGHBOUR_SHARE = 0.25
 # A match begins with the sign, which `re` finds quickly. To look back from each character takes 30 times as long.
 _SENTENCE_END = re.compile(r"[.!?…。！？](?:(?<=[.!?…])\s+|(?<=[。！？]))")
@@ -70,10 +73,10 @@ def short_words(query: str) -> Sequence[str]:
 def make_excerpt(
     text: str,
     keys: Sequence[str],
-    limit: int,
+    max_chars: int,
     *,
-    short: Sequence[str] = (),
-    has_neighbours: bool = True,
+    short_keys: Sequence[str] = (),
+    shows_neighbours: bool = True,
 ) -> Excerpt:
     """Returns the sentences of a text that have most of the query's words, and those next to them.
 
@@ -81,31 +84,31 @@ def make_excerpt(
 
     text: on one line.
     keys: as `query_keys` returns them.
-    limit: the most characters of the text. The signs where sentences are left out come on top.
-    short: as `short_words` returns them. They count if few sentences have them.
-    has_neighbours: sentences without a word of the query are shown, too, if they stand next to one that has some.
+    max_chars: the most characters of the text. The signs where sentences are left out come on top.
+    short_keys: as `short_words` returns them. They count if few sentences have them.
+    shows_neighbours: sentences without a word of the query are shown, too, if they stand next to one that has some.
     """
     lower_text = text.lower()
     pieces = _find_pieces(text, lower_text)
-    scores = _score_pieces([lower_text[start:end] for start, end in pieces], keys, short)
+    scores = _score_pieces([lower_text[start:end] for start, end in pieces], keys, short_keys)
     if not any(scores):
         # A message without a word of the query was found because of other messages. Its statements are more useful than
         # its questions.
-        has_neighbours = False
+        shows_neighbours = False
         statement_scores = [float(text[end - 1] not in _QUESTION_MARKS) for _, end in pieces]
         if not all(statement_scores):
             scores = statement_scores
     if not any(scores):
-        return _cut_beginning(text, limit)
-    if has_neighbours:
+        return _cut_beginning(text, max_chars)
+    if shows_neighbours:
         # A sentence may be about the sentence next to it.
         padded_scores = [*scores[:1], *scores, *scores[-1:]]
         scores = [
             score + _NEIGHBOUR_SHARE * (padded_scores[index] + padded_scores[index + 2])
             for index, score in enumerate(scores)
         ]
-    chosen_indices = _choose_best(pieces, scores, limit)
-    return _join(text, pieces, chosen_indices) if chosen_indices else _cut_beginning(text, limit)
+    chosen_indices = _choose_best(pieces, scores, max_chars)
+    return _join(text, pieces, chosen_indices) if chosen_indices else _cut_beginning(text, max_chars)
 
 
 def best_sentence(text: str, keys: Sequence[str]) -> str:
@@ -121,10 +124,10 @@ def best_sentence(text: str, keys: Sequence[str]) -> str:
     return text[slice(*pieces[counts.index(max_count)])] if max_count else ""
 
 
-def _cut_beginning(text: str, limit: int) -> Excerpt:
-    """Returns the first `limit` characters of a text, or a few less to end with a whole word."""
-    end = text.rfind(" ", max(limit - 30, 0), limit)
-    return Excerpt(text[: end if end > 0 else limit].strip(), f" {CUT}")
+def _cut_beginning(text: str, max_chars: int) -> Excerpt:
+    """Returns the first `max_chars` characters of a text, or a few less to end with a whole word."""
+    end = text.rfind(" ", max(max_chars - _MAX_WORD_CHARS, 0), max_chars)
+    return Excerpt(text[: end if end > 0 else max_chars].strip(), f" {CUT}")
 
 
 def _find_pieces(text: str, lower_text: str) -> list[_Span]:
@@ -151,25 +154,25 @@ def _split_sentences(text: str) -> list[_Span]:
     return pieces
 
 
-def _score_pieces(pieces: Sequence[str], keys: Sequence[str], short: Sequence[str]) -> list[float]:
+def _score_pieces(pieces: Sequence[str], keys: Sequence[str], short_keys: Sequence[str]) -> list[float]:
     """Returns a score of each piece for the keys that it has. A key that few pieces have counts more.
 
-    short: as `short_words` returns them.
+    short_keys: as `short_words` returns them.
     """
     scores = [0.0] * len(pieces)
-    for number, key in enumerate((*keys, *short)):
+    for number, key in enumerate((*keys, *short_keys)):
         indices = [index for index, piece in enumerate(pieces) if key in piece]
-        if number >= len(keys) and len(indices) > max(1, len(pieces) // _FEW):
+        if number >= len(keys) and len(indices) > max(1, len(pieces) // _PIECES_PER_SHORT_WORD):
             continue
         for index in indices:
             scores[index] += 1 / math.sqrt(len(indices))
     return scores
 
 
-def _choose_best(pieces: Sequence[_Span], scores: Sequence[float], limit: int) -> list[int]:
+def _choose_best(pieces: Sequence[_Span], scores: Sequence[float], max_chars: int) -> list[int]:
     """Returns the indices of the best pieces that have room together, in the order of the text."""
     chosen_indices: list[int] = []
-    room = limit
+    room = max_chars
     for index in sorted(range(len(pieces)), key=lambda each: (-scores[each], each)):
         start, end = pieces[index]
         if not scores[index] or end - start > room:

@@ -273,8 +273,8 @@ class _Draft:
                 text,
                 query_keys(self._query),
                 max_chars,
-                short=short_words(self._query),
-                has_neighbours=not self._is_order,
+                short_keys=short_words(self._query),
+                shows_neighbours=not self._is_order,
             )
             if self._in_request.shows(labelled(message, text)):
                 self.shown.append(message.seq)

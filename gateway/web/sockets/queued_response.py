@@ -21,6 +21,7 @@ class ResponseConnection:
     is_refused = False  # the handshake of its socket was accepted
 
     def __init__(self, socket: Any) -> None:
+        # Called when the client has left. Set by the reply under way (`ClientReply`).
         self.on_lost: Callable[[], object] | None = None
         self._socket = socket
         self._has_left = False
