@@ -35,7 +35,7 @@ class ModelKey(NamedTuple):
 
 @dataclass(slots=True)
 class _Figures:
-    """What replies have shown of one model."""
+    """The figures of one model, as replies have shown them."""
 
     # The context window that an error has named, in the upstream's tokens.
     reported_window: int | None = None
