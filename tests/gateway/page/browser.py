@@ -146,6 +146,7 @@ class Browser:
     def __init__(self, chromium: Any) -> None:
         self.chromium = chromium
         self._visited: Window | None = None  # opened by the first visit
+        self._idle: list[Any] = []  # contexts that no window uses, with script
 
     @contextmanager
     def open(
@@ -160,15 +161,25 @@ class Browser:
     ) -> Iterator[Any]:
         """Opens a screen in a window of its own, and gives playwright's page. path: below /ui/.
 
+        No two windows that are open share cookies. Windows with script that follow one another share a context, since
+        Chromium starts a process for each context. The page stores nothing but cookies in the browser.
+
         may_complain: the test provokes errors of the browser's (a status of 400 or more is one).
         """
-        window = self._window(width, script=script)
+        context = self._idle.pop() if script and self._idle else self._context(script=script)
         try:
+            window = Window(context.new_page())
+            window.page.set_viewport_size({"width": width, "height": 900})
             window.go(operator, path, is_signed_in=is_signed_in)
             yield window.page
             assert may_complain or window.watch.wrong == []
         finally:
-            window.page.context.close()
+            for page in context.pages[1:]:
+                page.close()
+            if script:
+                self._idle.append(context)
+            else:
+                context.close()
 
     @contextmanager
     def visit(self, operator: Operator, path: str, *, is_signed_in: bool = True) -> Iterator[tuple[Any, str]]:
@@ -177,7 +188,7 @@ class Browser:
         Gives playwright's page and the HTML that came.
         """
         if self._visited is None:
-            self._visited = self._window(1440, script=True)
+            self._visited = Window(self._context(script=True).pages[0])
         window = self._visited
         window.page.set_viewport_size({"width": 1440, "height": 900})
         html = window.go(operator, path, is_signed_in=is_signed_in).text()
@@ -185,16 +196,18 @@ class Browser:
         assert window.watch.wrong == []
         window.page.evaluate(_FOLLOW_NO_MORE)
 
-    def _window(self, width: int, *, script: bool) -> Window:
+    def _context(self, *, script: bool) -> Any:
+        """Returns a new context. With script it has an empty page: Chromium ends the process of one without a page."""
         context = self.chromium.new_context(
-            viewport={"width": width, "height": 900},
             color_scheme="light",
             java_script_enabled=script,
             reduced_motion="reduce",
             locale="en-GB",
         )
         context.set_default_timeout(PATIENCE_S * 1000)
-        return Window(context.new_page())
+        if script:
+            context.new_page()
+        return context
 
     def looks_right(
         self, operator: Operator, path: str, *, heading: str | None = None, is_signed_in: bool = True
