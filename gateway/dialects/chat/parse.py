@@ -60,17 +60,18 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES, agent: str | None = Non
             raise BadRequest(f"Duplicate key in the request body: `{key}`.", param=key)
     if agent is not None:
         json["model"] = f"agent/{agent}"
-    return make_chat_request(body, json, _read_messages(json, max_messages))
+    return make_chat_request(body, json, max_messages)
 
 
-def make_chat_request(body: bytes, json: dict[str, Any], messages: list[dict[str, Any]]) -> ChatRequest:
-    """Returns the request of a body.
+def make_chat_request(body: bytes, json: dict[str, Any], max_messages: int | None) -> ChatRequest:
+    """Returns the request of the body of a chat completion, whose fields are checked.
 
     json: the value of the body.
-    messages: the messages of `json`, checked, without private fields.
+    max_messages: None for a translated body, which may have more messages than the client's list, checked before.
 
     Raises: BadRequest, BodyTooLarge.
     """
+    messages = _read_messages(json, max_messages)
     if len(body) > MAX_VALUES:
         check_values(*_json_arguments(messages))
     if _TYPED_FIELDS.isdisjoint(json):  # as in most requests
@@ -120,7 +121,7 @@ def _read_model(json: dict[str, Any]) -> str:
     return model
 
 
-def _read_messages(json: dict[str, Any], max_messages: int) -> list[dict[str, Any]]:
+def _read_messages(json: dict[str, Any], max_messages: int | None) -> list[dict[str, Any]]:
     """Returns the messages without the gateway's private field, which the body that goes upstream still has."""
     sent_messages = json.get("messages")
     if sent_messages is None:
@@ -134,7 +135,8 @@ def _read_messages(json: dict[str, Any], max_messages: int) -> list[dict[str, An
             param="messages",
             code="empty_array",
         )
-    check_length("messages", sent_messages, max_messages)
+    if max_messages is not None:
+        check_length("messages", sent_messages, max_messages)
     messages = sent_messages
     nested_messages = []  # the messages that are more than a role and a text, as few are
     # The loop compares `__class__`, which takes less time than `isinstance`: it runs for each message of each request.

@@ -141,7 +141,7 @@ def parse(
         translated.messages.insert(0, {"role": "system", "content": "\n\n".join(system)})
         translated.origins.insert(0, MessageOrigin(-1))
     chat_json, identity_fields = _translate_fields(json, translated.messages, checker, has_limit=has_limit)
-    request = make_chat_request(orjson.dumps(chat_json), chat_json, translated.messages)
+    request = make_chat_request(orjson.dumps(chat_json), chat_json, max_messages=None)
     request.wants_usage = request.is_translated = True
     # Claude's `max_tokens` is a field of chat completions as well. A model that refuses it takes
     # `max_completion_tokens`, so the limit may be renamed.

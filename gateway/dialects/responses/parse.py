@@ -180,7 +180,7 @@ def _make_chat_request(json: Json, chat_json: Json, translated: InputMessages) -
 
     chat_json: the value of the chat completion's body.
     """
-    request = make_chat_request(orjson.dumps(chat_json), chat_json, translated.messages)
+    request = make_chat_request(orjson.dumps(chat_json), chat_json, max_messages=None)
     # Fields that no chat completion has, such as `client_metadata`, may name user and conversation.
     request.dialect_fields = {key: json[key] for key in FIELDS_NOT_PASSED_ON if key in json} or None
     request.side_request = codex_side_request(json)

@@ -38,6 +38,8 @@ class Dialect:
     upstream_path: ClassVar[str] = "/v1/chat/completions"
     # The member with the messages there.
     listed: ClassVar[str] = "messages"
+    # The member with the messages in its own requests.
+    own_listed: ClassVar[str] = "messages"
     model: ClassVar[str] = MODEL
     # What the upstream can be made to report of a reply, and the tokens of the reply in it.
     reported: ClassVar[Json] = {"prompt_tokens": 70, "completion_tokens": 17, "total_tokens": 87}
@@ -110,6 +112,7 @@ class Responses(Dialect):
 
     name = "responses"
     path = "/v1/responses"
+    own_listed = "input"
     usage_options: ClassVar[Json] = {}
     has_nameless_memory = True
 
@@ -142,6 +145,7 @@ class NativeResponses(Responses):
         "append": "the upstream has the history, which the client names by an id",
         "broken": "the double cannot break it off; tests/core/turn/test_native_turn.py does",
         "failover": "what the upstream stores lies in one account",
+        "long_list": "such a request passes as it is, without memory: the upstream has a limit of its own",
     }
 
     def settings(self, name: str, upstream: StrictUpstream) -> UpstreamSettings:
@@ -213,6 +217,10 @@ class Agents(Dialect):
         **dict.fromkeys(
             ("off", "read", "strict"),
             "its conversation is stored, or there is none: a send has no mode of memory",
+        ),
+        **dict.fromkeys(
+            ("not_a_message", "long_list"),
+            "a send has a form and a limit of its own, which the tests of agents have",
         ),
         "bound_key": "the agents of a project are its application's, which has a key without a user",
     }

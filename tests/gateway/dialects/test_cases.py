@@ -9,10 +9,12 @@ from typing import Any, Final
 import orjson
 import pytest
 
+from gateway.settings import ServerSettings
 from storage.sql.statements import make_statement
 from tests.doubles.anthropic_upstream import refuse
 from tests.doubles.upstream import Call, Gate, fail
 from tests.gateway.dialects.dialects import DIALECTS, Client, Dialect, NativeMessages, serve
+from tests.server import RawReply
 
 Json = dict[str, Any]
 
@@ -215,10 +217,25 @@ def bound_key(client: Client) -> None:
     assert world.query("SELECT subject FROM agents") == ["user:alice"]
 
 
+def not_a_message(client: Client) -> None:
+    """A list with something that is no message is refused."""
+    client.talk.append(("user", "Hello"))
+    reply = _ask_with(client, lambda messages: messages.insert(0, 7))
+    _assert_refused(client, reply)
+
+
+def long_list(client: Client) -> None:
+    """A list of more messages than `server.max_messages` is refused."""
+    client.talk.append(("user", "Hello"))
+    reply = _ask_with(client, lambda messages: messages.extend(messages * ServerSettings().max_messages))
+    _assert_refused(client, reply)
+
+
 _COUNT = make_statement("a test's", "SELECT count(*) FROM exchanges WHERE active = 1")
 CASES: Final[tuple[Callable[[Client], None], ...]] = (
     *(memory, interception, prefix, cancel, barge_in, regenerate, edit, append),
     *(off, read, strict, durability, failover, refused, broken, usage, limit, bound_key),
+    *(not_a_message, long_list),
 )
 
 
@@ -239,7 +256,7 @@ def client(
 
 
 # Of these the request alone decides, so they are tried with whole replies alone.
-OF_REQUESTS: Final = frozenset({edit, append, off, read, strict, limit, bound_key})
+OF_REQUESTS: Final = frozenset({edit, append, off, read, strict, limit, bound_key, not_a_message, long_list})
 WAYS: Final = [
     (case, stream) for case in CASES for stream in (False, True) if not (stream and case in OF_REQUESTS)
 ]
@@ -256,6 +273,22 @@ def test_each_dialect(client: Client, case: Callable[[Client], None]) -> None:
 
 def test_what_a_dialect_lacks_is_a_case_of_the_table() -> None:
     assert {case for each in DIALECTS for case in each.lacks} <= {each.__name__ for each in CASES}
+
+
+def _ask_with(client: Client, change: Callable[[list[Any]], None]) -> RawReply:
+    """Asks with the list of messages as `change` leaves it."""
+    dialect = client.dialect
+    body = dialect.body(client.talk)
+    change(body[dialect.own_listed])
+    path = dialect.address(client, dialect.model)
+    return client.world.gateway.ask("POST", path, orjson.dumps(body), client.headers)
+
+
+def _assert_refused(client: Client, reply: RawReply) -> None:
+    """The gateway refuses, or the upstream where the client's own request goes to it."""
+    assert reply.status == 400, reply.body
+    assert client.dialect.error(reply.json)
+    assert client.world.query("SELECT count(*) FROM exchanges") == [0]
 
 
 def _leave(client: Client, words: str) -> None:
