@@ -218,11 +218,7 @@ class _ForgetScreens(Struct, frozen=True):
         next_link = _NextLink("people", "All people")
         if not is_all:
             next_link = await self._find_next_link(access, query, came_from, sought_words)
-        fact_page = None if is_all else await self._find_fact(access, came_from)
-        correction = None
-        # A correction that was taken back is forgotten from the screen of the fact that is true again.
-        if fact_page is not None and (fact_page.is_correction or query.target.kind == "fact"):
-            correction = fact_page.fact if fact_page.fact.until is None else None
+        correction = "" if is_all else await self._find_correction(access, query, came_from)
         remaining = hidden = None
         if sought_words:
             remaining = await self.word_searches.remaining(access.project, access.uid, sought_words)
@@ -241,7 +237,7 @@ class _ForgetScreens(Struct, frozen=True):
             memory_name=before.memory_name,
             is_all=is_all,
             next_link=next_link,
-            # The correction that led here, if it is still true.
+            # The text of the correction that led here, if it is still true; "": there is none.
             correction=correction,
             # Where the forgetting of another text, begun on this page, leads back to.
             back=next_link.path.partition("#")[0],
@@ -261,6 +257,19 @@ class _ForgetScreens(Struct, frozen=True):
         if query.target.kind == "fact" or not await self._shows_forgotten_fact(access, came_from):
             return _link_back(access, query, came_from)
         return _link_to_words(access, sought_words) if sought_words else _link_back(access, query, "")
+
+    async def _find_correction(self, access: MemoryAccess, query: ForgetQuery, screen: str) -> str:
+        """Returns the text of the fact or block that was corrected on a screen, as far as it is left; "": none was."""
+        path = screen.partition("?")[0]
+        if path.startswith(access.path("b") + "/"):
+            # The screen of a block leads to a forgetting only after a correction.
+            blocks = await self.views.blocks.list_all(access.project, access.uid)
+            return next((each.value for each in blocks if path == access.path("b", each.label)), "")
+        fact_page = await self._find_fact(access, screen)
+        # A correction that was taken back is forgotten from the screen of the fact that is true again.
+        if fact_page is None or not (fact_page.is_correction or query.target.kind == "fact"):
+            return ""
+        return "" if fact_page.fact.until is not None else fact_page.fact.text
 
     async def _preview_next(
         self, access: MemoryAccess, text: TextWithWords, sought_words: str

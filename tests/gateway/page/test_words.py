@@ -930,6 +930,9 @@ def test_a_correction_says_what_still_has_the_words_that_led_to_it(operator: Ope
     # Its way to forget goes on until none has the words.
     gone = operator.post(f"m/{agent.uid}/forget?message=1", came_from=link).body.decode()
     assert "1 message still says “peanuts”." in plain(gone)
+    # The block has been corrected, so what is right is not asked for once more.
+    assert "Corrected already: Eats hazelnuts." in plain(gone)
+    assert "What is right instead" not in gone
     # Without a search, one is offered.
     assert 'action="../../../m/' in page(operator, block).partition("Which words are wrong?")[0]
 
