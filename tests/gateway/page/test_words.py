@@ -259,7 +259,11 @@ def test_a_block_opened_after_a_search_calls_no_words_old_that_were_not_taken_ou
     operator.twin(f"{memory}/b/human", {"value": "Likes hazelnuts. My sister is Anu.", "version": version})
     for words, heading, said in (
         ("sister", "Where else “sister” is said", "1 message says “sister”, right or wrong."),
-        ("hazelnuts", "Where else “hazelnuts” is said", "No message, fact, passage or other block says “haz"),
+        (
+            "hazelnuts",
+            "Where else “hazelnuts” is said",
+            "Nothing else that a reply can be told says “hazelnuts”. ",
+        ),
         ("peanuts", "Where the old words still are", "2 messages and 1 fact still say “peanuts”."),
     ):
         shown = plain(page(operator, f"{memory}/b/human?words={words}"))
@@ -313,7 +317,8 @@ def test_one_word_of_a_sentence_that_was_corrected_whole_is_no_old_text(operator
     (seq,) = learn(operator.world, agent, "My sister Anu sings in a choir.")
     new = operator.twin(f"m/{agent.uid}/f/{seq}/correct", {"text": "Bob rows on Fridays."})["seq"]
     fact = f"m/{agent.uid}/f/{new}"
-    assert "No message, other fact, passage or block has the words “sister Anu sings choir”." in plain(
+    # The fact that it replaced, which has them, stands on the same page.
+    assert "Nothing that a reply can be told has the words “sister Anu sings choir” any more." in plain(
         page(operator, fact)
     )
     speak(operator.world, "Anu, my sister, sings in the choir on Monday.", talk="c2")
@@ -344,7 +349,7 @@ def test_what_was_not_looked_through_is_not_said_to_be_free_of_words(
     (seq,) = learn(operator.world, agent, "It was in October.")
     new = operator.twin(f"m/{agent.uid}/f/{seq}/correct", {"text": "It was in May."})["seq"]
     fact, words = f"m/{agent.uid}/f/{new}", f"m/{agent.uid}/words?q=October"
-    assert "No message, other fact, passage or block says “October”." in plain(page(operator, fact))
+    assert "Nothing that a reply can be told says “October” any more." in plain(page(operator, fact))
     # The index knows the month of each message, so that all of them are read.
     monkeypatch.setattr("storage.sql.recall._MAX_CHECKED_HITS", 4)
     assert "Where the old words still are" not in page(operator, fact)
@@ -624,7 +629,8 @@ def test_what_no_reply_finds_is_looked_through_as_well(upstream: StrictUpstream,
         "message 2, replaced by another try",
     ]
     shown = page(operator, words)
-    assert "no fact, passage or block says “Zxqv”; 5 other texts do." in lead(shown)
+    untold = "Nothing that a reply can be told says “Zxqv”;"
+    assert lead(shown) == f"{untold} 5 texts that are still stored do."
     assert "All that is stored of this memory was looked through" in plain(shown)
     # Of these the version alone has no link that forgets it, which the page says.
     assert len(re.findall(">Forget<", shown)) == len(hidden) - 1
@@ -640,7 +646,7 @@ def test_what_no_reply_finds_is_looked_through_as_well(upstream: StrictUpstream,
             left > 1,
         ]
         assert len(operator.twin(words)["hidden"]["items"]) == left + 1
-    assert lead(page(operator, words)).endswith("1 other text does.")
+    assert lead(page(operator, words)) == f"{untold} 1 text that is still stored does."
     everywhere = lead(page(operator, f"m/{agent.uid}/words?q=Qqxy"))
     assert everywhere == "Nothing that is stored says “Qqxy”."
 
@@ -666,11 +672,9 @@ def test_a_fact_that_is_no_longer_true_still_says_its_words(
     words = f"m/{agent.uid}/words?q=Zxqv"
     gone = plain(operator.post(f"m/{agent.uid}/forget?message=3", came_from=words).body.decode())
     assert f"fact {seq}, no longer true" in gone
-    assert (
-        "any more."
-        not in gone.partition("Still stored, but not recalled for any reply")[0].partition("It is gone")[2]
-    )
-    assert lead(page(operator, words)).endswith("says “Zxqv”; 1 other text does.")
+    said = gone.partition("Still stored, but not recalled for any reply")[0].partition("It is gone")[2]
+    assert "Nothing that a reply can be told says “Zxqv” any more." in said
+    assert lead(page(operator, words)).endswith("told says “Zxqv”; 1 text that is still stored does.")
     # Older ones than are read may have the words.
     monkeypatch.setattr("gateway.run.admin.hidden_texts.ENDED_FACTS", 1)
     other = page(operator, f"m/{agent.uid}/words?q=Qqxy")
