@@ -40,7 +40,7 @@ from gateway.run.tools.toolbox import ToolAnswer, run_tools
 from gateway.run.turn_saving import SAVED_EVENT, SavedStep, TurnMemory, TurnSaving
 from gateway.run.turn_services import TurnServices
 from gateway.run.upstream.attempts import ModelSource
-from gateway.run.upstream.keepalive import BEAT, await_with_beats, keep_alive
+from gateway.run.upstream.keepalive import KEEP_ALIVE, await_with_keep_alives, keep_alive
 from gateway.run.upstream.provider_errors import translate
 from gateway.run.upstream.relay import forwarded_headers
 from storage.errors import StoreError
@@ -263,7 +263,7 @@ class TurnRun:
         is_bounded = self.memory is not None and self.machine is None
         async with keep_alive(reply.events(), self._keep_alive_s) as batches:
             async for batch in batches:
-                if batch is BEAT:
+                if batch is KEEP_ALIVE:
                     await self._feed(events.Silence())
                     continue
                 self.attempts.call.note_piece(batch)
@@ -304,7 +304,9 @@ class TurnRun:
     def _with_comments(self, work: Coroutine[Any, Any, _ResultT]) -> Coroutine[Any, Any, _ResultT]:
         """Returns work during which the client gets comments, where the settings ask for them."""
         silent_s = self._keep_alive_s
-        return await_with_beats(work, silent_s, lambda: self._feed(events.Silence())) if silent_s else work
+        return (
+            await_with_keep_alives(work, silent_s, lambda: self._feed(events.Silence())) if silent_s else work
+        )
 
     def _feed(self, event: TurnEvent) -> Awaitable[None]:
         """Feeds the machine an event, and performs the commands that follow."""

@@ -23,7 +23,7 @@ from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.upstream.attempts import Attempts
 from gateway.run.upstream.endpoint import RequestMaker
-from gateway.run.upstream.keepalive import BEAT, keep_alive
+from gateway.run.upstream.keepalive import KEEP_ALIVE, keep_alive
 from gateway.run.upstream.provider_errors import translate
 
 # Cookies are between the upstream and the gateway. The gateway itself gives the response its date, the headers for web
@@ -89,11 +89,11 @@ async def _pass_stream(
     events = WholeEvents() if change is None else ChangedEvents(change)
     is_done = False
     try:
-        async with keep_alive(reply.chunks(), keep_alive_s) as beats:
-            async for chunk in beats:
+        async with keep_alive(reply.chunks(), keep_alive_s) as chunks:
+            async for chunk in chunks:
                 if not sink.has_started:
                     _start(reply, sink, receipt)
-                if chunk is not BEAT:
+                if chunk is not KEEP_ALIVE:
                     chunk = events.feed(chunk)
                     reader.take_events(chunk)
                     is_done = chunk.endswith(_DONE)

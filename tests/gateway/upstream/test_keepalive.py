@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.run.upstream.keepalive import BEAT, await_with_beats, with_beats
+from gateway.run.upstream.keepalive import KEEP_ALIVE, await_with_keep_alives, with_keep_alives
 
 OFTEN_S = 0.001
 
@@ -24,8 +24,8 @@ async def test_silence_beats_and_no_item_is_lost() -> None:
         yield b"two"
 
     got = []
-    async for item in with_beats(items(), OFTEN_S):
-        if item is BEAT:
+    async for item in with_keep_alives(items(), OFTEN_S):
+        if item is KEEP_ALIVE:
             gate.set()
         else:
             got.append(item)
@@ -38,7 +38,7 @@ async def test_what_the_items_raise_is_raised() -> None:
         yield b"one"
         raise ValueError("broken")
 
-    beating = with_beats(items(), 10.0)
+    beating = with_keep_alives(items(), 10.0)
     assert await anext(beating) == b"one"
     with pytest.raises(ValueError, match="broken"):
         await anext(beating)
@@ -54,8 +54,8 @@ async def test_closing_early_ends_the_read_that_is_under_way() -> None:
         finally:
             ended.set()
 
-    beating = with_beats(items(), OFTEN_S)
-    assert await anext(beating) is BEAT
+    beating = with_keep_alives(items(), OFTEN_S)
+    assert await anext(beating) is KEEP_ALIVE
     await beating.aclose()
     assert ended.is_set()
     assert len(asyncio.all_tasks()) == 1
@@ -79,14 +79,14 @@ async def test_a_failure_that_nobody_waits_for_any_more_is_no_error_of_the_loop(
         await asyncio.sleep(0.01)  # the work fails meanwhile
         raise ConnectionError
 
-    beating = with_beats(items(), OFTEN_S)
-    assert await anext(beating) is BEAT
+    beating = with_keep_alives(items(), OFTEN_S)
+    assert await anext(beating) is KEEP_ALIVE
     with suppress(ConnectionError):
         await leave()
     await beating.aclose()
     gate.clear()
     with pytest.raises(ConnectionError):
-        await await_with_beats(work(), OFTEN_S, leave)
+        await await_with_keep_alives(work(), OFTEN_S, leave)
     del beating
     gc.collect()
     assert complaints == []
@@ -105,7 +105,7 @@ async def test_waiting_beats_until_the_result_is_there() -> None:
         if beats == 3:
             gate.set()
 
-    assert (await await_with_beats(work(), OFTEN_S, beat), beats >= 3) == ("done", True)
+    assert (await await_with_keep_alives(work(), OFTEN_S, beat), beats >= 3) == ("done", True)
 
 
 async def test_a_beat_that_fails_ends_the_work() -> None:
@@ -121,5 +121,5 @@ async def test_a_beat_that_fails_ends_the_work() -> None:
         raise ConnectionError("the client is gone")
 
     with pytest.raises(ConnectionError):
-        await await_with_beats(work(), OFTEN_S, beat)
+        await await_with_keep_alives(work(), OFTEN_S, beat)
     assert ended.is_set()
