@@ -26,22 +26,21 @@ class ConversationTurns:
     def __init__(self) -> None:
         self._by_id: dict[int, ListedExchange] = {}
         self._by_begun: dict[str, ListedExchange] = {}
-        # The exchanges with the same words at the same place, in the order in which they began.
+        # The exchanges with the same words at the same place.
         self._by_content: dict[str, list[ListedExchange]] = {}
-        # Exchanges that are forgotten, or with a part of their path.
-        self._forgotten: list[Exchange] = []
+        # The rows of exchanges that are forgotten, or with a part of their path.
+        self._forgotten: set[int] = set()
         self._runs: dict[str, list[Exchange]] = {}
 
     def add(self, listed: ListedExchange) -> None:
-        """Adds an exchange, unless a part of its path was forgotten. Its parent comes before it."""
+        """Adds an exchange. Its parent comes before it."""
         exchange = listed.exchange
         parent = None if exchange.parent is None else self._by_id.get(exchange.parent)
-        is_cut_off = parent is None and exchange.parent is not None
-        if exchange.state is State.FORGOTTEN or exchange.redactions or is_cut_off:
-            self._forgotten.append(exchange)
-            return
         self._by_id[exchange.id] = listed
-        if listed.run_uid is not None:
+        is_cut_off = exchange.parent is not None and (parent is None or parent.exchange.id in self._forgotten)
+        if exchange.state is State.FORGOTTEN or exchange.redactions or is_cut_off:
+            self._forgotten.add(exchange.id)
+        elif listed.run_uid is not None:
             steps = self._runs.setdefault(listed.run_uid, [])
             steps.append(exchange)
             if len(steps) > 1:
@@ -67,15 +66,13 @@ class ConversationTurns:
     def find(self, turn: str) -> ListedExchange | None:
         """Returns the exchange of a turn, of several steps the first. turn: as in `TurnName`, or its time alone."""
         begun = turn[:TIME_CHARS]
-        if begun in self._by_begun:
-            return self._by_begun[begun]
-        same = self._by_content.get(turn[TIME_CHARS:], [])
-        repeated = [each for each in same if _was_repeated_at(each.exchange, begun)]
-        if not repeated and any(_was_repeated_at(exchange, begun) for exchange in self._forgotten):
-            return None
-        active = [each for each in same if each.exchange.active]
-        candidates = [*repeated[-1:], *active[-1:], *same]
-        return candidates[0] if candidates else None
+        listed = self._by_begun.get(begun)
+        if listed is None:
+            # The same answer to the same words is stored once, and each request with it touches it.
+            same = self._by_content.get(turn[TIME_CHARS:], [])
+            touched_later = [each for each in same if begun <= begun_hex(each.exchange.touched)]
+            listed = min(touched_later, key=lambda each: _distance(each.exchange, begun), default=None)
+        return None if listed is None or listed.exchange.id in self._forgotten else listed
 
     def reply(self, turn: str) -> list[WireMessage]:
         """Returns the reply of a turn as its client has it; []: there is none."""
@@ -95,12 +92,16 @@ class ConversationTurns:
         return path_with_directions([*map(_turn_messages, reversed(turns))])
 
 
-def _was_repeated_at(exchange: Exchange, begun: str) -> bool:
-    """Returns whether a request that began at a time may have got the answer of an exchange again.
+def _distance(exchange: Exchange, begun: str) -> tuple[bool, float]:
+    """Returns how far an exchange is from a request with its words: the smaller, the likelier it has the answer.
 
-    Such a request has touched the exchange. begun: as in `begun_hex`.
+    An exchange that began before the request was repeated by it, as its last touch if no other request came since. One
+    that began after it had the same answer at the same time.
+
+    begun: when the request began, as in `begun_hex`; the exchange was touched then or later.
     """
-    return begun_hex(exchange.begun) <= begun <= begun_hex(exchange.touched)
+    is_later = begun_hex(exchange.begun) > begun
+    return is_later, exchange.begun if is_later else exchange.touched
 
 
 def _turn_messages(steps: Sequence[Exchange]) -> TurnMessages:

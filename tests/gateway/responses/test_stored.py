@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ import openai
 import orjson
 import pytest
 
+from gateway.core.conversation.turn_hex import TIME_CHARS, turn_begin_time
+from gateway.core.turn_name import TurnName
 from gateway.run.background.retention import Retention
 from gateway.settings import UpstreamSettings
 from storage.sql.statements import make_statement
@@ -417,6 +421,60 @@ def test_a_response_with_the_same_answer_as_an_earlier_one_stays_that_answer(
     assert [m["content"] for m in upstream.last.messages if m["role"] == "assistant"] == ["Red."]
     world.sdk.responses.delete(again.id)
     assert world.sdk.responses.retrieve(other.id).output_text == "Blue."
+
+
+@pytest.mark.both
+def test_a_response_with_the_same_answer_as_one_at_the_same_time_stays_that_answer(
+    world: World, upstream: StrictUpstream
+) -> None:
+    """The first request to end has its answer stored, with the time at which that request began."""
+    first = respond(world, input="Hello", user="alice")
+    ask: Json = {"input": "Name a colour.", "previous_response_id": first.id, "user": "alice"}
+    gate = Gate()
+    upstream.queue(say("Red.", hold_before_headers=gate), say("Red."), say("Blue."))
+    with ThreadPoolExecutor() as threads:
+        arrived = upstream.arrived(len(upstream.seen) + 1)
+        asking = threads.submit(respond, world, **ask)
+        arrived.wait_sync()
+        respond(world, **ask)
+        gate.open()
+        slow = asking.result()
+    other = respond(world, **ask)
+    assert world.sdk.responses.retrieve(slow.id).output_text == "Red."
+    respond(world, **{**ask, "input": "And?", "previous_response_id": slow.id})
+    assert [m["content"] for m in upstream.last.messages if m["role"] == "assistant"] == ["Ok.", "Red."]
+    for _ in range(2):
+        with suppress(openai.NotFoundError):
+            world.sdk.responses.delete(slow.id)
+    with pytest.raises(openai.NotFoundError):
+        world.sdk.responses.retrieve(slow.id)
+    assert world.sdk.responses.retrieve(other.id).output_text == "Blue."
+
+
+@pytest.mark.both
+def test_of_answers_that_are_repeated_in_turn_each_is_found_by_its_id(
+    world: World, upstream: StrictUpstream
+) -> None:
+    texts = ["Red.", "Blue.", "Red.", "Blue."]
+    upstream.queue(*map(say, texts))
+    made = [respond(world, input="Name a colour.", user="alice") for _ in texts]
+    assert [world.sdk.responses.retrieve(each.id).output_text for each in made] == texts
+
+
+def test_the_id_of_an_answer_that_was_lost_finds_no_other_answer(
+    world: World, upstream: StrictUpstream
+) -> None:
+    """As after a restore: the question was asked before the backup, and again after it."""
+    upstream.queue(say("Red."))
+    made = respond(world, input="Name a colour.", user="alice")
+    name = TurnName.from_tag(made.id.removeprefix("resp_"))
+    later = struct.pack(">d", turn_begin_time(name.turn) + 60).hex()
+    lost_id = f"resp_{name.conversation_uid}{later}{name.turn[TIME_CHARS:]}"
+    with pytest.raises(openai.NotFoundError):
+        world.sdk.responses.retrieve(lost_id)
+    with pytest.raises(openai.BadRequestError) as caught:
+        respond(world, input="And?", previous_response_id=lost_id, user="alice")
+    assert caught.value.code == "previous_response_not_found"
 
 
 @pytest.mark.both
