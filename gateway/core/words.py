@@ -14,33 +14,37 @@ import re
 import unicodedata
 
 _RUN = re.compile(r"\w+")  # of letters, digits and "_"
-_RUN_TABLE_ASCII = bytes(code if _RUN.match(chr(code)) else 32 for code in range(256))
-# Unicode categories (their first letters) and signs that are parts of words: a vowel sign of Hindi or Thai, an emoji or
-# "C++" distinguishes one word from another; a quotation mark does not.
+_SPACE = ord(" ")
+_RUN_TABLE_ASCII = bytes(code if _RUN.match(chr(code)) else _SPACE for code in range(256))
+# Unicode categories (their first letters) and signs that are parts of words, as currencies and other symbols are (Sc,
+# So): a vowel sign of Hindi or Thai, an emoji or "C++" distinguishes one word from another; a quotation mark does not.
 _WORD_CATEGORIES, _WORD_SIGNS = frozenset("LMN"), frozenset("_#%+")
 # A bound of `_WordTable`: more characters than the languages of most users have. All of Unicode would take 77 MB.
-_MAX_CHARACTERS = 1 << 14
+_MAX_CACHED_CHARACTERS = 1 << 14
 _NO_WORD = re.compile(r"\W*+")
 # "[interrupted]", "(laughs)", "*sighs*" at the end of what was spoken.
 _OPENING, _CLOSING = "[(*<", "])*>"
-_TRANSCRIPT_CHARS = 100_000  # two hours of speech; its words are counted in some milliseconds
+# Two hours of speech, the words of which are counted in some milliseconds.
+_MAX_TRANSCRIPT_CHARS = 100_000
+# Fewer letters may be the beginning of a text by chance.
+MIN_HEARD_LETTERS = 4
 
 
 class _WordTable(dict[int, int]):
     """A table for `str.translate`: a character that is a part of a word stays, any other becomes a space."""
 
     def __missing__(self, code: int) -> int:
-        c = chr(code)
-        kind = unicodedata.category(chr(code))
-        is_in_words = kind[0] in _WORD_CATEGORIES or kind in ("Sc", "So") or c in _WORD_SIGNS
-        found = code if is_in_words else 32
-        if len(self) < _MAX_CHARACTERS:
+        character = chr(code)
+        category = unicodedata.category(character)
+        is_in_words = category[0] in _WORD_CATEGORIES or category in ("Sc", "So") or character in _WORD_SIGNS
+        found = code if is_in_words else _SPACE
+        if len(self) < _MAX_CACHED_CHARACTERS:
             self[code] = found
         return found
 
 
 _WORD_TABLE = _WordTable()
-_WORD_TABLE_ASCII = bytes(_WORD_TABLE[code] if code < 128 else 32 for code in range(256))
+_WORD_TABLE_ASCII = bytes(_WORD_TABLE[code] if code < 128 else _SPACE for code in range(256))
 
 
 def _split_words(text: str) -> list[str]:
@@ -79,7 +83,7 @@ def lower_words(text: str) -> list[str]:
 
 def transcript_words(text: str) -> list[str]:
     """Returns the words of a text, in lower case, if it may be a transcript; none if it is too long for one."""
-    return lower_words(text) if len(text) <= _TRANSCRIPT_CHARS else []
+    return lower_words(text) if len(text) <= _MAX_TRANSCRIPT_CHARS else []
 
 
 def is_grown_transcript(new: str, old: str) -> bool:
@@ -105,9 +109,12 @@ def heard_letters(text: str) -> str:
     return letters_of(without_remark(text))
 
 
-def is_beginning(a: str, b: str, least: int = 4) -> bool:
-    """Returns whether `a` is the beginning of `b`: `least` characters of it, or all. Both are from `letters_of`."""
-    return bool(a) and (a == b or (len(a) >= least and b.startswith(a)))
+def is_beginning(heard: str, whole: str, min_letters: int = MIN_HEARD_LETTERS) -> bool:
+    """Returns whether letters are the beginning of others, with at least `min_letters` of them, or all of them.
+
+    heard, whole: as `letters_of` returns them.
+    """
+    return bool(heard) and (heard == whole or (len(heard) >= min_letters and whole.startswith(heard)))
 
 
 def without_remark(text: str) -> str:

@@ -16,7 +16,7 @@ from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import Match, Query
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import RESULT_ROLES, WireMessage, text_of
-from gateway.core.words import heard_letters, is_beginning, is_grown_transcript, letters_of
+from gateway.core.words import MIN_HEARD_LETTERS, heard_letters, is_beginning, is_grown_transcript, letters_of
 from storage.records import Exchange, State
 
 # The most messages at the beginning of a list that may report what was heard of a reply; chosen, not measured.
@@ -167,14 +167,14 @@ class _HeadSearch:
         off_report = _Report(_ReportedReply.OFF, assistant_count) if self._has_off_sibling() else None
         for count in (assistant_count, *range(min(assistant_count - 1, _MAX_REPORT), 0, -1)):
             is_of_pending = self._find_same_report(self._pending, count) is not None
-            is_of_head = self._reports(self._head, count, least=1)
+            is_of_head = self._reports(self._head, count, min_letters=1)
             # Replies may begin alike, so the newest reply is tried first: that of the last cancelled send. But a
             # request that is sent again repeats its report of an older reply, which is pending or the head's.
             is_again = (is_of_pending or is_of_head) and self._count_repeated(
                 listing.messages[count:], self._pending
             )
             last_cut = self._cut_sends[-1] if self._cut_sends and not is_again else None
-            if last_cut is not None and was_heard(self._tree, last_cut, listing, 0, count, least=1):
+            if last_cut is not None and was_heard(self._tree, last_cut, listing, 0, count, min_letters=1):
                 # Nothing of that send is on the path, so its report is new there.
                 return off_report or _Report(_ReportedReply.CUT, 0)
             if is_of_pending:
@@ -228,14 +228,14 @@ class _HeadSearch:
             siblings = [*self._tree.children(self._head), *self._tree.siblings(self._head)]
         return any(exchange.state is State.OFF for exchange in siblings)
 
-    def _reports(self, exchange: Exchange | None, count: int, least: int = 4) -> bool:
+    def _reports(self, exchange: Exchange | None, count: int, min_letters: int = MIN_HEARD_LETTERS) -> bool:
         """Returns whether the first `count` messages of the list are what was heard of the reply of an exchange.
 
-        least: the fewest letters that count as a part of a reply.
+        min_letters: the fewest letters that count as a part of a reply.
         """
         if exchange is None or not count or not exchange.reply or not self._tree.may_change(exchange):
             return False
-        return was_heard(self._tree, exchange, self._listing, 0, count, least)
+        return was_heard(self._tree, exchange, self._listing, 0, count, min_letters)
 
     def _is_of_joined_send(self, count: int) -> bool:
         """Returns whether the first `count` messages report a reply that the messages of the head report as well."""
@@ -340,8 +340,17 @@ def _find_last_touched(tree: Tree) -> Exchange | None:
 
 
 def was_heard(
-    tree: Tree, exchange: Exchange, listing: HashedList, start: int, end: int, least: int = 4
+    tree: Tree,
+    exchange: Exchange,
+    listing: HashedList,
+    start: int,
+    end: int,
+    min_letters: int = MIN_HEARD_LETTERS,
 ) -> bool:
-    """Returns whether messages are what was heard of the reply of an exchange. least: letters, as in `is_beginning`."""
+    """Returns whether messages of a list are what was heard of the reply of an exchange.
+
+    start, end: the first of the messages, and the index after the last one.
+    min_letters: as in `is_beginning`.
+    """
     heard = heard_letters("".join(map(listing.text, range(start, end))))
-    return is_beginning(heard, letters_of(text_of(tree.content(exchange).shown_reply or {})), least)
+    return is_beginning(heard, letters_of(text_of(tree.content(exchange).shown_reply or {})), min_letters)
