@@ -13,6 +13,10 @@ from msgspec import Struct
 from adapters.types import BYTES_PER_TOKEN
 
 _TOKEN_PATTERN = re.compile(r"\s*\S+|\s+")
+# The tokens of a call besides its arguments: its name and its form. Chosen, not measured.
+_CALL_TOKENS = 4
+# The most choices of one reply; a request for more gets one.
+_MAX_CHOICES = 16
 
 
 class ScriptedCall(Struct, frozen=True):
@@ -34,47 +38,12 @@ class ScriptedMessage(Struct, frozen=True):
     finish_reason: str | None = None
 
 
-def _frame(body: Mapping[str, Any], number: int, object_type: str) -> dict[str, Any]:
-    now = int(time.time())
-    return {
-        "id": f"chatcmpl-{now:x}{number:06x}",
-        "object": object_type,
-        "created": now,
-        "model": body.get("model", "scripted"),
-        "system_fingerprint": "fp_scripted",
-    }
-
-
-def _usage(body: Mapping[str, Any], scripted: ScriptedMessage) -> dict[str, int]:
-    prompt_tokens = len(orjson.dumps(body.get("messages"))) // BYTES_PER_TOKEN + 1
-    completion_tokens = len(_split_tokens(scripted)) + sum(
-        len(call.arguments) // BYTES_PER_TOKEN + 4 for call in scripted.calls
-    )
-    completion_tokens *= _choice_count(body)  # each choice is paid for
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-    }
-
-
-def _split_tokens(scripted: ScriptedMessage) -> list[str]:
-    return _TOKEN_PATTERN.findall(scripted.text or "")
-
-
-def _render_call(call: ScriptedCall, number: int, index: int, arguments: str) -> dict[str, Any]:
-    return {
-        "id": call.id or f"call_{int(time.time()):x}{number:04x}{index}",
-        "type": "function",
-        "function": {"name": call.name, "arguments": arguments},
-    }
-
-
-def _finish_reason_of(scripted: ScriptedMessage) -> str:
-    return scripted.finish_reason or ("tool_calls" if scripted.calls else "stop")
-
-
 def render_whole(body: Mapping[str, Any], scripted: ScriptedMessage, number: int) -> dict[str, Any]:
+    """Returns a message as a chat completion.
+
+    body: the request.
+    number: of the reply, which its ids are made of.
+    """
     message: dict[str, Any] = {"role": "assistant", "content": scripted.text, "refusal": None}
     if scripted.calls:
         message["tool_calls"] = [
@@ -89,6 +58,7 @@ def render_whole(body: Mapping[str, Any], scripted: ScriptedMessage, number: int
 
 
 def render_stream(body: Mapping[str, Any], scripted: ScriptedMessage, number: int) -> Iterable[bytes]:
+    """Yields the events of a message as a stream, a token each. The parameters are those of `render_whole`."""
     options = body.get("stream_options") or {}
     wants_usage = isinstance(options, dict) and bool(options.get("include_usage"))
     frame = _frame(body, number, "chat.completion.chunk")
@@ -111,6 +81,49 @@ def render_stream(body: Mapping[str, Any], scripted: ScriptedMessage, number: in
     yield b"data: [DONE]\n\n"
 
 
+def _frame(body: Mapping[str, Any], number: int, object_type: str) -> dict[str, Any]:
+    """Returns the fields that a chat completion and each of its chunks have besides their choices."""
+    now = int(time.time())
+    return {
+        "id": f"chatcmpl-{now:x}{number:06x}",
+        "object": object_type,
+        "created": now,
+        "model": body.get("model", "scripted"),
+        "system_fingerprint": "fp_scripted",
+    }
+
+
+def _render_call(call: ScriptedCall, number: int, index: int, arguments: str) -> dict[str, Any]:
+    """Returns a call of the reply with this number. index: of the call in the reply."""
+    return {
+        "id": call.id or f"call_{int(time.time()):x}{number:04x}{index}",
+        "type": "function",
+        "function": {"name": call.name, "arguments": arguments},
+    }
+
+
+def _usage(body: Mapping[str, Any], scripted: ScriptedMessage) -> dict[str, int]:
+    prompt_tokens = len(orjson.dumps(body.get("messages"))) // BYTES_PER_TOKEN + 1
+    completion_tokens = len(_split_tokens(scripted)) + sum(
+        len(call.arguments) // BYTES_PER_TOKEN + _CALL_TOKENS for call in scripted.calls
+    )
+    completion_tokens *= _choice_count(body)  # each choice is paid for
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+def _split_tokens(scripted: ScriptedMessage) -> list[str]:
+    return _TOKEN_PATTERN.findall(scripted.text or "")
+
+
 def _choice_count(body: Mapping[str, Any]) -> int:
+    """Returns how many choices a request asks for (`n`)."""
     n = body.get("n")
-    return n if isinstance(n, int) and 0 < n <= 16 else 1
+    return n if isinstance(n, int) and 0 < n <= _MAX_CHOICES else 1
+
+
+def _finish_reason_of(scripted: ScriptedMessage) -> str:
+    return scripted.finish_reason or ("tool_calls" if scripted.calls else "stop")

@@ -17,7 +17,7 @@ from adapters.claude.error_form import Untranslatable
 from adapters.claude.history import arrange_turns
 from adapters.claude.model_traits import ModelTraits, find_traits
 from adapters.claude.thinking import drop_refused_thinking, drop_unbound_thoughts, set_effort
-from adapters.claude.tool_schemas import to_choice, to_schema, to_tools
+from adapters.claude.tool_schemas import translate_answer_schema, translate_tool_choice, translate_tools
 from adapters.types import Json
 
 # Fields that version 2026-10-21 of the API refuses whatever their value, and the version before it takes.
@@ -72,10 +72,12 @@ def translate_request(
         "model": model,
         "max_tokens": _read_max_tokens(body, max_tokens_by_model or {}, traits.max_tokens),
     }
-    tools = to_tools(body.get("tools") or [])
+    tools = translate_tools(body.get("tools") or [])
     if tools:
         claude_request["tools"] = tools
-    choice = to_choice(body.get("tool_choice"), body.get("parallel_tool_calls"), has_tools=bool(tools))
+    choice = translate_tool_choice(
+        body.get("tool_choice"), body.get("parallel_tool_calls"), has_tools=bool(tools)
+    )
     if choice is not None:
         claude_request["tool_choice"] = choice
     system = [*_read_system_field(body.get("system")), *arranged.system]
@@ -156,7 +158,7 @@ def _set_output(claude_request: Json, body: Json, traits: ModelTraits) -> list[J
         case None | {"type": "text"}:
             pass
         case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
-            config["format"] = {"type": "json_schema", "schema": to_schema(schema)}
+            config["format"] = {"type": "json_schema", "schema": translate_answer_schema(schema)}
         case {"type": "json_object"}:
             # The Messages API has no such mode, so the prompt asks for it, as OpenAI demands of the client as well.
             system = [{"type": "text", "text": JSON_ONLY}]

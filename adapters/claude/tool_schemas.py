@@ -27,7 +27,7 @@ _SUPPORTED_VALUES: Final[dict[str, tuple[Any, ...]]] = {
 }
 
 
-def to_tools(tools: Any) -> list[Json]:
+def translate_tools(tools: Any) -> list[Json]:
     """Returns tools as Anthropic takes them. Tools in Anthropic's form (`input_schema`, or a type of its own) pass.
 
     Raises: Untranslatable.
@@ -63,7 +63,7 @@ def _translate_tool(tool: Any, where: str, merger: UnionMerger) -> Json:
     return translated
 
 
-def to_choice(choice: Any, parallel: Any, *, has_tools: bool) -> Json | None:
+def translate_tool_choice(choice: Any, parallel: Any, *, has_tools: bool) -> Json | None:
     """Returns Anthropic's `tool_choice`; None: the default is meant. parallel: `parallel_tool_calls`.
 
     Raises: Untranslatable.
@@ -93,26 +93,26 @@ def _translate_choice(choice: Any) -> Json:
     raise Untranslatable(f"This `tool_choice` is not supported here: {str(choice)[:100]}.", "tool_choice")
 
 
-def to_schema(schema: Any) -> Any:
+def translate_answer_schema(schema: Any) -> Any:
     """Returns the schema of an answer as Anthropic takes it. Keywords that it refuses are put into descriptions.
 
     Objects are closed, as in OpenAI's strict mode.
     """
     if isinstance(schema, list):
-        return [to_schema(item) for item in schema]
+        return [translate_answer_schema(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     result: Json = {}
     unsupported: Json = {}
     for key, value in schema.items():
         if key in _KEYWORDS_OF_NAMED_SCHEMAS and isinstance(value, dict):
-            result[key] = {name: to_schema(named) for name, named in value.items()}
+            result[key] = {name: translate_answer_schema(named) for name, named in value.items()}
         elif key in _DATA_KEYWORDS:
             result[key] = value
         elif key == "oneOf" and "anyOf" not in schema:
-            result["anyOf"] = to_schema(value)
+            result["anyOf"] = translate_answer_schema(value)
         elif key in _SUPPORTED_KEYWORDS or value in _SUPPORTED_VALUES.get(key, ()):
-            result[key] = to_schema(value)
+            result[key] = translate_answer_schema(value)
         elif not key.startswith("$"):
             unsupported[key] = value
     if result.get("type") == "object" or "properties" in result:

@@ -41,9 +41,10 @@ _CHAT_FIELDS = ("audio", "function_call", "functions", "messages", "modalities",
 # Fields that functions of their own read.
 _FIELDS_READ_APART = ("model", "input", "instructions", "conversation", "tool_choice", "tools")
 _FIELDS_NOT_COPIED = frozenset((*_OPENAI_FIELDS, *FIELDS_NOT_PASSED_ON, *_FIELDS_READ_APART))
+# Values of `include`: thoughts in the form in which they can be sent back, and the log probabilities of a text.
 SEALED_THOUGHTS = "reasoning.encrypted_content"
-_SUMMARY_KINDS = ("auto", "concise", "detailed")
 LOGPROBS = "message.output_text.logprobs"
+_SUMMARY_KINDS = ("auto", "concise", "detailed")
 # The values that OpenAI takes in `include`. All but logprobs and thoughts are about tools that do not exist here.
 _INCLUDE_VALUES = frozenset(
     (
@@ -155,38 +156,6 @@ def may_be_truncated(json: Json) -> bool:
     return truncation != "disabled"
 
 
-def _remove_tool_choices(chat_json: Json) -> None:
-    """Removes fields that have no meaning without tools: chat completions refuse them then, this API does not."""
-    chat_json.pop("parallel_tool_calls", None)
-    if chat_json.get("tool_choice") in ("auto", "none"):
-        del chat_json["tool_choice"]
-
-
-def translate_text_format(text: Any) -> Json:
-    """Returns the fields of a chat completion for the form of an answer, `text`. Raises: BadRequest."""
-    if not isinstance(text, dict):
-        raise wrong_type("text", "an object", text)
-    translated: Json = {}
-    if text.get("verbosity") is not None:
-        translated["verbosity"] = text["verbosity"]
-    form = read_optional(text, "format", dict, "text")
-    if form is None or form.get("type") == "text":
-        return translated
-    if form.get("type") == "json_schema":
-        schema = {key: value for key, value in form.items() if key != "type"}
-        return {**translated, "response_format": {"type": "json_schema", "json_schema": schema}}
-    return {**translated, "response_format": form}
-
-
-def _translate_reasoning(reasoning: Any) -> Json:
-    if not isinstance(reasoning, dict):
-        raise wrong_type("reasoning", "an object", reasoning)
-    if (mode := reasoning.get("mode")) not in (None, "standard"):
-        raise unsupported_value("reasoning.mode", mode)
-    effort = reasoning.get("effort")
-    return {"reasoning_effort": effort} if effort is not None else {}
-
-
 def wants_thoughts(reasoning: Json) -> bool:
     """Returns whether a summary of thoughts is asked for without an effort. Raises: BadRequest."""
     summary = read_optional(reasoning, "summary", str, "reasoning") or read_optional(
@@ -203,26 +172,20 @@ def wants_thoughts(reasoning: Json) -> bool:
     return reasoning.get("effort") is None
 
 
-def _translate_limit(tokens: Any) -> Json:
-    return {"max_completion_tokens": _read_positive({"max_output_tokens": tokens}, "max_output_tokens")}
-
-
-def _read_positive(json: Json, key: str) -> int | None:
-    value = read_optional_integer(json, key)
-    if value is not None and value < 1:
-        raise BadRequest(
-            f"Invalid '{key}': integer below minimum value. Expected a value >= 1, but got {value} instead.",
-            param=key,
-            code="integer_below_min_value",
-        )
-    return value
-
-
-_FIELD_TRANSLATORS: dict[str, Callable[[Any], Json]] = {
-    "max_output_tokens": _translate_limit,
-    "reasoning": _translate_reasoning,
-    "text": translate_text_format,
-}
+def translate_text_format(text: Any) -> Json:
+    """Returns the fields of a chat completion for the form of an answer, `text`. Raises: BadRequest."""
+    if not isinstance(text, dict):
+        raise wrong_type("text", "an object", text)
+    translated: Json = {}
+    if text.get("verbosity") is not None:
+        translated["verbosity"] = text["verbosity"]
+    form = read_optional(text, "format", dict, "text")
+    if form is None or form.get("type") == "text":
+        return translated
+    if form.get("type") == "json_schema":
+        schema = {key: value for key, value in form.items() if key != "type"}
+        return {**translated, "response_format": {"type": "json_schema", "json_schema": schema}}
+    return {**translated, "response_format": form}
 
 
 def echo_fields(json: Json, request: ChatRequest, conversation_id: str | None, tools: RequestTools) -> Json:
@@ -244,3 +207,43 @@ def echo_fields(json: Json, request: ChatRequest, conversation_id: str | None, t
         # Whether the response can be retrieved, if its turn is stored.
         "store": json.get("store") is not False,
     }
+
+
+def _remove_tool_choices(chat_json: Json) -> None:
+    """Removes fields that have no meaning without tools: chat completions refuse them then, this API does not."""
+    chat_json.pop("parallel_tool_calls", None)
+    if chat_json.get("tool_choice") in ("auto", "none"):
+        del chat_json["tool_choice"]
+
+
+def _translate_reasoning(reasoning: Any) -> Json:
+    if not isinstance(reasoning, dict):
+        raise wrong_type("reasoning", "an object", reasoning)
+    if (mode := reasoning.get("mode")) not in (None, "standard"):
+        raise unsupported_value("reasoning.mode", mode)
+    effort = reasoning.get("effort")
+    return {"reasoning_effort": effort} if effort is not None else {}
+
+
+def _translate_limit(tokens: Any) -> Json:
+    return {"max_completion_tokens": _read_positive({"max_output_tokens": tokens}, "max_output_tokens")}
+
+
+def _read_positive(json: Json, key: str) -> int | None:
+    """Returns an integer above 0 of the body; None: it is missing or null. Raises: BadRequest."""
+    value = read_optional_integer(json, key)
+    if value is not None and value < 1:
+        raise BadRequest(
+            f"Invalid '{key}': integer below minimum value. Expected a value >= 1, but got {value} instead.",
+            param=key,
+            code="integer_below_min_value",
+        )
+    return value
+
+
+# Field -> what makes a chat completion's fields of its value.
+_FIELD_TRANSLATORS: dict[str, Callable[[Any], Json]] = {
+    "max_output_tokens": _translate_limit,
+    "reasoning": _translate_reasoning,
+    "text": translate_text_format,
+}
