@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from adapters.types import Json
 from gateway.core.conversation.private import NUDGE_SENDER, framed_system_message
@@ -41,10 +42,9 @@ class EarlierRounds:
         return _call_ids(self.messages)
 
     @property
-    def text(self) -> str:
-        """The text that the client has read so far."""
-        text: str = join_messages(self._shown_replies)["content"]
-        return text
+    def content(self) -> Any:
+        """The content that the client has got so far: a text, or a list of parts where a reply came in parts."""
+        return join_messages(self._shown_replies)["content"]
 
     def turn_usage(self) -> Callable[[Json | None], Json | None] | None:
         """Returns `Ledger.turn_usage`; None: no round has ended, so the usage of the first round is the turn's."""

@@ -542,9 +542,9 @@ class Turn:
         terms = self.terms
         if offer.is_final:  # a call that comes nevertheless is not run, so its asides are not shown either
             terms = replace(terms, asides=None)
-        text_before = "" if terms.shows_steps else self._earlier.text
+        content_before = "" if terms.shows_steps else self._earlier.content
         filler, self._next_filler = self._next_filler, ""
-        return Round(terms, self._view, previous.form, self._earlier.turn_usage(), text_before, filler)
+        return Round(terms, self._view, previous.form, self._earlier.turn_usage(), content_before, filler)
 
     def _save_step(self, step: commands.SaveStep, after_step: Sequence[Command]) -> list[Command]:
         """Returns the command to save a step. after_step: the commands that follow when it is saved."""

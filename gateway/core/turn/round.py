@@ -103,7 +103,7 @@ class Round:
     form: the form in which the client is answered so far; None: the reply decides.
     turn_usage: takes the usage of this reply and returns the client's, if no other reply follows (`Ledger.turn_usage`);
         None: this is the first reply.
-    text_before: the text of the rounds before.
+    content_before: the content of the rounds before, a text or a list of parts.
     filler: a filler that was sent after the previous reply was stored.
     """
 
@@ -113,7 +113,7 @@ class Round:
         view: ClientView,
         form: ReplyForm | None,
         turn_usage: Callable[[Json | None], Json | None] | None = None,
-        text_before: Any = "",
+        content_before: Any = "",
         filler: str = "",
     ) -> None:
         self.form = form
@@ -126,7 +126,7 @@ class Round:
         self.done_event = b""
         # The body of a reply that is no stream.
         self.body = b""
-        self.spoken = SpokenText(terms.asides, view, text_before, filler)
+        self.spoken = SpokenText(terms.asides, view, content_before, filler)
         self.stored = Stored.NOWHERE
         # True: the view was notified that another round follows.
         self.is_hidden = False
@@ -137,7 +137,7 @@ class Round:
         self._turn_usage = turn_usage
         # True: the view has the turn's first chunk.
         self._has_begun = turn_usage is not None
-        self._earlier_text = text_before
+        self._earlier_content = content_before
         # The first chunk of a stream, with the id, model and time of its reply.
         self._first_chunk: Json = {}
         # True: a finish_reason came.
@@ -151,14 +151,6 @@ class Round:
         self._text_events: TextEvents | None = None
         # The body of an error reply, which comes as events.
         self._error_body: list[bytes] = []
-
-    @property
-    def _has_ended(self) -> bool:
-        return len(self._ended_choices) >= self._terms.choices
-
-    @property
-    def _is_in_tail(self) -> bool:
-        return self._holds_tail and self._has_ended
 
     @property
     def is_stored(self) -> bool:
@@ -177,17 +169,6 @@ class Round:
         if not self.draft.calls:
             return []
         return [call for call in self.draft.calls if call.owner is not CallOwner.GATEWAY]
-
-    def take_unreadable_calls(self) -> None:
-        """Takes over client calls with arguments that are no JSON. As gateway calls they get an error as their result.
-
-        Strict servers parse the arguments of earlier calls, and would refuse every later request.
-        """
-        for call in self.client_calls:
-            if read_arguments(call.text) is None:
-                call.owner = CallOwner.GATEWAY
-            elif not call.text.strip():
-                call.arguments = ["{}"]
 
     @property
     def has_text(self) -> bool:
@@ -275,6 +256,7 @@ class Round:
                 call.owner = CallOwner.CLIENT
 
     def start(self, status: int, headers: tuple[Header, ...]) -> None:
+        """Takes the head of the reply."""
         self.status, self.headers = status, headers
         self.is_success = 200 <= status < 300
 
@@ -365,6 +347,21 @@ class Round:
             chunk = {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": delta}]}
             self._view.show(ReplyEvent(b"", chunk=chunk))
 
+    def add_filler(self, text: str) -> None:
+        """Shows a filler that the model has not written."""
+        self.spoken.add_filler(text, is_shown=self.form is AS_EVENTS)
+
+    def take_unreadable_calls(self) -> None:
+        """Takes over client calls with arguments that are no JSON. As gateway calls they get an error as their result.
+
+        Strict servers parse the arguments of earlier calls, and would refuse every later request.
+        """
+        for call in self.client_calls:
+            if read_arguments(call.text) is None:
+                call.owner = CallOwner.GATEWAY
+            elif not call.text.strip():
+                call.arguments = ["{}"]
+
     def show_tail(self) -> None:
         """Shows the events that waited for the end of the reply. They may have its last text."""
         while self.tail:
@@ -372,10 +369,20 @@ class Round:
 
     # Events
 
+    @property
+    def _has_ended(self) -> bool:
+        """Returns whether each choice had its finish_reason, and no content after it."""
+        return len(self._ended_choices) >= self._terms.choices
+
+    @property
+    def _is_in_tail(self) -> bool:
+        """Returns whether the next events wait for the end of the reply."""
+        return self._holds_tail and self._has_ended
+
     def _begin_events(self) -> None:
-        if self.form is AS_BODY and self._earlier_text:
+        if self.form is AS_BODY and self._earlier_content:
             # The round before was hidden, and its body held back; the client gets its text in this stream.
-            self._view.add_text(self._earlier_text)
+            self._view.add_text(self._earlier_content)
         self.form = AS_EVENTS
 
     def _read_event(self, event: Event) -> RoundEnd | None:
@@ -503,12 +510,12 @@ class Round:
             draft.finish_reason = str(reason)
         if not isinstance(delta, dict):
             return calls
-        if self.spoken.text_before and (text := delta.get("content")):
+        if self.spoken.content_before and (text := delta.get("content")):
             # The words of two rounds must not run together in the one message that the client gets.
-            blanks = separator(self.spoken.text_before, text)
+            blanks = separator(self.spoken.content_before, text)
             if blanks and self.form is AS_EVENTS:
                 self._view.add_text(blanks)
-            self.spoken.text_before = ""
+            self.spoken.content_before = ""
         draft.add(delta)
         pieces = delta.get("tool_calls")
         if pieces or (reason and self._has_gateway_tools):
@@ -521,10 +528,6 @@ class Round:
         """Shows the asides in the arguments of calls, as far as they have come."""
         if self._terms.asides is not None:
             self.spoken.read(self.draft, is_shown=self.form is AS_EVENTS)
-
-    def add_filler(self, text: str) -> None:
-        """Shows a filler that the model has not written."""
-        self.spoken.add_filler(text, is_shown=self.form is AS_EVENTS)
 
     def _end_complete(self) -> Complete:
         if self.draft.calls:

@@ -13,14 +13,17 @@ from gateway.core.turn.draft import MessageDraft
 class SpokenText:
     """Collects the spoken text of a reply, and shows it to the client as it comes in."""
 
-    def __init__(self, asides: Asides | None, view: ClientView, text_before: Any, filler: str) -> None:
-        """Initialises with the filler that was shown before the reply. text_before: the text of the earlier rounds."""
+    def __init__(self, asides: Asides | None, view: ClientView, content_before: Any, filler: str) -> None:
+        """Initialises with the filler that was shown before the reply.
+
+        content_before: the content of the earlier rounds, a text or a list of parts.
+        """
         # Shown before the reply's own text.
         self.filler = filler
         # The words of calls that speak to the user, shown after the reply's own text.
         self.words = ""
-        # The text shown last, from which the next one may need a separator.
-        self.text_before = text_before
+        # The content shown last, from which the next text may need a separator.
+        self.content_before = content_before
         self._view = view
         self._reader = None if asides is None else AsideReader(asides)
         # The call that spoke last, by its index in the reply, and its voice.
@@ -47,7 +50,7 @@ class SpokenText:
                 self._add(voice, text, "", index, is_shown=is_shown)
             elif voice is Voice.WORDS:
                 self._speaker = (index, voice)
-                blanks = separator(self.text or draft.text or self.text_before, text)
+                blanks = separator(self.text or draft.text or self.content_before, text)
                 self.words += separator(self.words, text)
                 self._add(voice, text, blanks, index, is_shown=is_shown)
             elif not (self.text or draft.text) and text.strip():
@@ -57,7 +60,7 @@ class SpokenText:
 
     def add_filler(self, text: str, *, is_shown: bool) -> None:
         """Adds a filler, or its beginning. is_shown: the client gets it at once; otherwise it is only collected."""
-        self._add(Voice.FILLER, text, separator(self.text_before, text), is_shown=is_shown)
+        self._add(Voice.FILLER, text, separator(self.content_before, text), is_shown=is_shown)
 
     def _add(self, voice: Voice, text: str, blanks: str, call: int = 0, *, is_shown: bool) -> None:
         """Adds spoken text. blanks: what is shown before the text. call: the index of its call in the reply."""
@@ -65,7 +68,7 @@ class SpokenText:
             self.filler += text
         else:
             self.words += text
-        self.text_before = self.text
+        self.content_before = self.text
         if not is_shown:
             return
         if voice is Voice.FILLER:
