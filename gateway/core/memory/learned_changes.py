@@ -77,18 +77,6 @@ class _Changes:
         # The rows of the exchanges from which the edits come, by the block's label.
         self._sources: dict[str, set[int]] = {}
 
-    def facts(self) -> list[LearnedFact]:
-        """Returns the facts to be stored, each once."""
-        return [*self._facts.values()]
-
-    def block_writes(self) -> list[tuple[Block, str, tuple[int, ...]]]:
-        """Returns the blocks that change, each with its new value and sources."""
-        return [
-            (block, block.value, tuple(sorted(self._sources[block.label])))
-            for block in self._blocks
-            if block.label in self._sources and block.value != self._values_before.get(block.label, "")
-        ]
-
     def add_fact(self, edit: FactEdit) -> None:
         """Adds a fact, unless it is refused."""
         fact = self._learned_fact(edit)
@@ -96,37 +84,6 @@ class _Changes:
             self.refused += 1
         else:
             self._facts.setdefault(fact.key, fact)
-
-    def _learned_fact(self, edit: FactEdit) -> LearnedFact | None:
-        """Returns the fact to be stored; None: the edit is refused."""
-        text = as_statement(edit.text)
-        if not self._keeps_secrets and (has_secret(text) or has_secret(edit.about)):
-            return None
-        key = fact_key(text)
-        replaced = [self._known_facts[n] for n in dict.fromkeys(edit.replaces) if n in self._known_facts]
-        # A fact that "replaces" its own words adds nothing.
-        if any(fact_key(fact.text) == key for fact in replaced):
-            return None
-        # A replaced fact may have ended since, as by a person's correction. Then the new fact would be true along with
-        # the fact that took its place.
-        if any(fact.ended_at is not None for fact in replaced):
-            return None
-        origin = self._origins.first_of(edit.messages) or self._origins.closest(text)
-        sources = self._origins.of(f"{text} {edit.about}")
-        if origin is not None:
-            sources.add(origin.exchange_row)
-        for fact in replaced:
-            sources.update(fact.sources)
-        return LearnedFact(
-            text=text,
-            about=edit.about,
-            key=key,
-            valid_from=0.0 if origin is None else origin.at,
-            exchange_row=None if origin is None else origin.exchange_row,
-            sources=tuple(sorted(sources)),
-            replaces=tuple(fact.id for fact in replaced),
-            standing=edit.is_standing,
-        )
 
     def edit_block(self, edit: BlockEdit, shown_versions: Mapping[str, int] | None) -> None:
         """Edits a block as the previous edits have left it, unless the edit is refused."""
@@ -143,7 +100,50 @@ class _Changes:
             return
         edited_block = replace(block, value=result.value)
         self._blocks = [edited_block if each is block else each for each in self._blocks]
-        self._sources.setdefault(label, set()).update(self._origins.of(new_text))
+        self._sources.setdefault(label, set()).update(self._origins.exchange_rows(new_text))
+
+    def facts(self) -> list[LearnedFact]:
+        """Returns the facts to be stored, each once."""
+        return [*self._facts.values()]
+
+    def block_writes(self) -> list[tuple[Block, str, tuple[int, ...]]]:
+        """Returns the blocks that change, each with its new value and sources."""
+        return [
+            (block, block.value, tuple(sorted(self._sources[block.label])))
+            for block in self._blocks
+            if block.label in self._sources and block.value != self._values_before.get(block.label, "")
+        ]
+
+    def _learned_fact(self, edit: FactEdit) -> LearnedFact | None:
+        """Returns the fact to be stored; None: the edit is refused."""
+        text = as_statement(edit.text)
+        if not self._keeps_secrets and (has_secret(text) or has_secret(edit.about)):
+            return None
+        key = fact_key(text)
+        replaced = [self._known_facts[n] for n in dict.fromkeys(edit.replaces) if n in self._known_facts]
+        # A fact that "replaces" its own words adds nothing.
+        if any(fact_key(fact.text) == key for fact in replaced):
+            return None
+        # A replaced fact may have ended since, as by a person's correction. Then the new fact would be true along with
+        # the fact that took its place.
+        if any(fact.ended_at is not None for fact in replaced):
+            return None
+        origin = self._origins.find_numbered(edit.messages) or self._origins.find_closest(text)
+        sources = self._origins.exchange_rows(f"{text} {edit.about}")
+        if origin is not None:
+            sources.add(origin.exchange_row)
+        for fact in replaced:
+            sources.update(fact.sources)
+        return LearnedFact(
+            text=text,
+            about=edit.about,
+            key=key,
+            valid_from=0.0 if origin is None else origin.at,
+            exchange_row=None if origin is None else origin.exchange_row,
+            sources=tuple(sorted(sources)),
+            replaces=tuple(fact.id for fact in replaced),
+            standing=edit.is_standing,
+        )
 
 
 def _may_rewrite(edit: BlockEdit, block: Block | None, shown_versions: Mapping[str, int] | None) -> bool:
