@@ -7,12 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Final
+from typing import Final, NamedTuple
 
 from aiohttp import ThreadedResolver
 from aiohttp.abc import ResolveResult
 
+# How long an address is used. Chosen, not measured: after a failed connection hosts are looked up at once (`clear`).
 _MAX_AGE_S: Final = 60.0
+
+
+class _Lookup(NamedTuple):
+    """A lookup of a host's addresses, which may be under way."""
+
+    task: asyncio.Task[list[ResolveResult]]
+    # A time of the loop's clock.
+    began_at: float
 
 
 class AddressCache(ThreadedResolver):
@@ -20,8 +29,8 @@ class AddressCache(ThreadedResolver):
 
     def __init__(self) -> None:
         super().__init__()
-        # The last lookup of each host, port and family, and when it began.
-        self._lookups: dict[tuple[str, int, int], tuple[asyncio.Task[list[ResolveResult]], float]] = {}
+        # The last lookup of each host, port and family.
+        self._lookups: dict[tuple[str, int, int], _Lookup] = {}
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
@@ -32,15 +41,21 @@ class AddressCache(ThreadedResolver):
         """
         key = (host, port, family)
         now = asyncio.get_running_loop().time()
-        lookup, began_at = self._lookups.get(key, (None, now))
-        if lookup is None or (lookup.done() and (lookup.exception() or now - began_at > _MAX_AGE_S)):
-            lookup = asyncio.create_task(self._look_up(host, port, family))
-            self._lookups[key] = lookup, now
+        lookup = self._lookups.get(key)
+        if lookup is None or (
+            lookup.task.done() and (lookup.task.exception() or now - lookup.began_at > _MAX_AGE_S)
+        ):
+            lookup = _Lookup(asyncio.create_task(self._look_up(host, port, family)), now)
+            self._lookups[key] = lookup
         # Other requests may wait for the same lookup, so a request that is cancelled does not end it.
-        addresses = await asyncio.shield(lookup)
+        addresses = await asyncio.shield(lookup.task)
         in_order = [*addresses]
         addresses[:] = addresses[1:] + addresses[:1]
         return in_order
+
+    def clear(self) -> None:
+        """Has hosts looked up again. A lookup that is under way goes on."""
+        self._lookups = {key: each for key, each in self._lookups.items() if not each.task.done()}
 
     async def _look_up(self, host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
         try:
@@ -49,7 +64,3 @@ class AddressCache(ThreadedResolver):
             # Without a descriptor to read its files or to ask a server, the resolver reports an unknown name.
             socket.socket().close()
             raise
-
-    def clear(self) -> None:
-        """Has hosts looked up again. A lookup that is under way goes on."""
-        self._lookups = {key: each for key, each in self._lookups.items() if not each[0].done()}

@@ -7,6 +7,9 @@ from typing import BinaryIO, Literal, Protocol
 
 from msgspec import Struct
 
+# The ways in which a request of a batch does not succeed.
+FailedOutcome = Literal["errored", "expired", "cancelled"]
+
 
 class PartState(Struct, frozen=True):
     """The state of the provider's batch that a `BatchPart` was submitted as."""
@@ -24,14 +27,14 @@ class PartState(Struct, frozen=True):
     # The tokens that the queue takes when it is empty; None: not reported.
     queue_tokens: int | None = None
     # The outcome of requests that are missing in the results.
-    unreported: Literal["errored", "expired", "cancelled"] = "errored"
+    unreported: FailedOutcome = "errored"
 
 
 class PartResult(Struct, frozen=True):
     """The result of one request of a batch."""
 
     custom_id: str
-    outcome: Literal["succeeded", "errored", "expired", "cancelled"]
+    outcome: Literal["succeeded"] | FailedOutcome
     # The chat completion; empty where the request did not succeed.
     body: bytes = b""
     # The provider's message where the outcome is an error.
@@ -54,8 +57,9 @@ class BatchPart(Struct, frozen=True):
 class BatchProvider(Protocol):
     """An upstream that answers many requests whenever it has time. All methods raise ProviderError."""
 
-    # The most requests of one batch, and the most bytes of its lines.
+    # The most requests of one batch.
     max_requests: int
+    # The most bytes of its lines together.
     max_bytes: int
     # The wait between two polls; None: the caller decides.
     poll_interval_s: float | None
@@ -92,7 +96,8 @@ class BatchProvider(Protocol):
         Raises: ProviderUnsure: a batch that is under way may be the part's; ask again later.
         """
 
-    async def poll(self, id: str) -> PartState: ...
+    async def poll(self, id: str) -> PartState:
+        """Returns the present state of the batch with this id."""
 
     def results(self, id: str) -> AsyncIterator[PartResult]:
         """Yields results one by one as they are read, in any order.
