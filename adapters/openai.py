@@ -24,9 +24,13 @@ from adapters.tool_calls import (
 from adapters.transport import HttpTransport, Upload
 from adapters.types import X_API_KEY_PREFIX, Capabilities, Header, ModelRequest
 
+# Headers of a caller that are not passed on: a request gets its own.
 _RESERVED_HEADERS: Final = frozenset(("accept-encoding", "authorization", "content-type", "expect", "host"))
+# Headers of the settings that are a key.
 _CREDENTIAL_HEADERS: Final = frozenset(("authorization", "x-api-key", "api-key"))
+# The beginnings of the paths of stored responses.
 _RESPONSES_PATHS: Final = ("/responses", "/conversations")
+# Headers that choose an account among those of a key.
 _ACCOUNT_HEADERS: Final = frozenset(("openai-organization", "openai-project"))
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from adapters.claude.error_form import Untranslatable
 from adapters.types import Json
 
-T = TypeVar("T")
+_Value = TypeVar("_Value")
 _UNIONS: Final = ("anyOf", "oneOf", "allOf")
 # The most properties and required names of all branches together. Chosen far above what tools have: a merge of so many
 # takes 0.3 s.
@@ -128,6 +128,6 @@ def _alternatives(value: Any) -> list[Any]:
     return [value]
 
 
-def _value_or_empty(value_type: type[T], value: Any) -> T:
+def _value_or_empty(value_type: type[_Value], value: Any) -> _Value:
     """Returns a value; an empty value of `value_type` in place of one of another type: schemas come from anywhere."""
     return value if isinstance(value, value_type) else value_type()

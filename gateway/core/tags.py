@@ -12,6 +12,7 @@ from base64 import b32encode
 from collections.abc import Iterable, Mapping
 from functools import cache, cached_property, lru_cache
 from hashlib import blake2b
+from string import ascii_lowercase
 from unicodedata import combining, normalize
 
 # 40 bits are enough: a guess brings no hint whether it was right.
@@ -32,6 +33,8 @@ _UNSEEN_CHARACTERS = (
     r"\u200b-\u200f\u2028-\u202e\u2060-\u206f\u20d0-\u20ff\u2800\u3164\ufe00-\ufe0f\ufe20-\ufe2f\ufeff\uffa0"
     r"\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0020\U000e007f-\U000e0fff"
 )
+# The first of Unicode's tag characters, which are ASCII once more and invisible.
+_TAG_CHARACTERS = 0xE0000
 # Unicode ranges, without their ends, of letters in other forms: accented, raised, full width, mathematical, circled.
 _FORM_RANGES = (
     (0x00AA, 0x0250), (0x02B0, 0x02B9), (0x1D2C, 0x1D6B), (0x1E00, 0x1F00), (0x2070, 0x209D), (0x2100, 0x214F),
@@ -47,8 +50,16 @@ _LOOKALIKES = {
 @cache
 def _letter_forms() -> dict[str, str]:
     """Returns for each small letter the characters that are read as it."""
-    # The small letter, the capital, and both as Unicode's tag characters, which are invisible.
-    forms = {chr(n): [chr(n), chr(n - 32), chr(0xE0000 + n), chr(0xE0000 + n - 32)] for n in range(97, 123)}
+    # The small letter, the capital, and both as tag characters.
+    forms = {
+        small: [
+            small,
+            small.upper(),
+            chr(_TAG_CHARACTERS + ord(small)),
+            chr(_TAG_CHARACTERS + ord(small.upper())),
+        ]
+        for small in ascii_lowercase
+    }
     for first, end in _FORM_RANGES:
         for n in range(first, end):
             folded = "".join(c for c in normalize("NFKD", chr(n)) if not combining(c)).casefold()
@@ -64,7 +75,7 @@ class Tags:
 
     def __init__(self, *names: str) -> None:
         self._names = names
-        letters = {letter: f"{letter}{letter.upper()}" for letter in map(chr, range(97, 123))} | {"_": "_"}
+        letters = {letter: f"{letter}{letter.upper()}" for letter in ascii_lowercase} | {"_": "_"}
         self._ascii = re.compile("<" + _tag_pattern(names, letters, r"[\x00-\x20\x7f]*+", r"/\\"))
 
     @cached_property

@@ -171,26 +171,6 @@ class Guard:
             "opens /v1/manage; /v1/manage/me takes any that an application has."
         )
 
-    async def _get_valid_key(self, secret: str) -> Key:
-        try:
-            key = await self._keys.find(secret)
-        except StoreError as error:
-            raise Overloaded(
-                "The key cannot be checked: the store does not answer.", retry_after_s=2
-            ) from error
-        if key is None:
-            raise NotAuthenticated("This key is not one of this gateway's, or it was revoked.")
-        if self._keys.has_expired(key):
-            raise NotAuthenticated("This key has expired. Ask for another one.")
-        return key
-
-    async def _is_operator_key(self, secret: str) -> bool:
-        try:
-            key = await self._keys.find(secret)
-        except StoreError:
-            return False
-        return key is not None and key.is_operator and not self._keys.has_expired(key)
-
     async def check_metrics(self, caller: Caller) -> None:
         """Refuses a caller with a key that does not open /metrics. Raises: NotAllowed, Overloaded."""
         if caller.only_path == METRICS_PATH or not await self.demands_key():
@@ -211,6 +191,31 @@ class Guard:
                 "This key does not open /metrics. `mnemogate keys create --metrics` makes one that does; "
                 "server.metrics_keys decides which keys do."
             )
+
+    def knows_host(self, host: str) -> bool:
+        """Returns whether the gateway may be addressed so. host: with or without a port."""
+        name = _read_host_name(host)
+        return is_loopback(name) or name in self._hosts
+
+    async def _get_valid_key(self, secret: str) -> Key:
+        try:
+            key = await self._keys.find(secret)
+        except StoreError as error:
+            raise Overloaded(
+                "The key cannot be checked: the store does not answer.", retry_after_s=2
+            ) from error
+        if key is None:
+            raise NotAuthenticated("This key is not one of this gateway's, or it was revoked.")
+        if self._keys.has_expired(key):
+            raise NotAuthenticated("This key has expired. Ask for another one.")
+        return key
+
+    async def _is_operator_key(self, secret: str) -> bool:
+        try:
+            key = await self._keys.find(secret)
+        except StoreError:
+            return False
+        return key is not None and key.is_operator and not self._keys.has_expired(key)
 
     def _check_local(self, host: str | None, origin: str | None) -> None:
         """Refuses web pages from elsewhere. Raises: NotAllowed.
@@ -233,11 +238,6 @@ class Guard:
                     "Without keys this gateway does not answer web pages from elsewhere. "
                     "Name their origin in server.cors_origins."
                 )
-
-    def knows_host(self, host: str) -> bool:
-        """Returns whether the gateway may be addressed so. host: with or without a port."""
-        name = _read_host_name(host)
-        return is_loopback(name) or name in self._hosts
 
 
 def _find_only_path(key: Key) -> str | None:

@@ -43,11 +43,13 @@ class ResponseInput:
                 response.location, owner, has_last_reply=False, shows_sealed_thoughts=shows_sealed_thoughts
             )
         elif response.run is not None:
-            groups = await self._group_request(response.run, owner, shows_sealed_thoughts)
+            groups = await self._group_request(
+                response.run, owner, shows_sealed_thoughts=shows_sealed_thoughts
+            )
         return await asyncio.to_thread(paginate, groups, query)
 
     async def _group_request(
-        self, run: Run, owner: ResponseOwner, shows_sealed_thoughts: bool
+        self, run: Run, owner: ResponseOwner, *, shows_sealed_thoughts: bool
     ) -> list[ItemGroup]:
         """Returns the input of a response in the background that has no turn yet, read from its request."""
         request = await self.finder.background.runs.request(run)
