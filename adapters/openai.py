@@ -13,6 +13,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from adapters.base import ModelReply
+from adapters.body_pieces import Upload
 from adapters.headers import as_utf8, end_to_end
 from adapters.tool_calls import (
     IndexedReply,
@@ -21,7 +22,7 @@ from adapters.tool_calls import (
     with_mistral_ids,
     with_thoughts,
 )
-from adapters.transport import HttpTransport, Upload
+from adapters.transport import HttpTransport
 from adapters.types import X_API_KEY_PREFIX, Capabilities, Header, ModelRequest
 
 # Headers of a caller that are not passed on: a request gets its own.

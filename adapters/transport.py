@@ -2,34 +2,28 @@
 
 Each upstream has sessions of aiohttp, made in the running loop on first use: without a limit of connections, with
 keep-alive, no cookies, no redirects, no credentials of the environment, and no proxy but one that is named. Every wait
-has a bound (`Timeouts`).
+has a bound (`Timeouts`), and so has what arrives outside of a body (`BoundedConnector`).
 
 The other side may close an idle connection at the very moment a request is sent on it. Such a request is sent once more
 if nothing of a response came back and the loss showed within `_IDLE_CLOSE_S`. A request that `sends_once` is never sent
 again. Such requests have a pool of their own, in which no connection stays idle for long enough to be closed.
-
-Bytes that arrive before the head of a response (interim responses above all) or on an idle connection are bounded here:
-aiohttp takes all of them, and pauses reading only within a body.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import math
 import os
-import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import suppress
-from contextvars import ContextVar
+from collections.abc import AsyncGenerator, Callable, Mapping
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from adapters.address_cache import AddressCache
+from adapters.body_pieces import LargeBody, Upload
+from adapters.bounded_connector import BEFORE_BODY_BYTES, BoundedConnector, TooManyBytes, begin_attempt
 from adapters.errors import NoDescriptor, ProviderError, ProviderTimeout, ProviderUnreachable
 from adapters.http_reply import HttpReply
 from adapters.pace import Pace
@@ -42,126 +36,14 @@ _KEEP_ALIVE_S: Final = 30.0
 # The same for a connection to which requests go that must not be sent twice. Chosen below the shortest idle time of
 # common servers: gunicorn closes connections after two seconds.
 _KEEP_ALIVE_ONCE_S: Final = 1.0
-# Keepalive probes as Anthropic's SDK sends them. A model may think for minutes without a byte; a balancer or NAT would
-# forget the connection (AWS after 350 s), and the reply would never arrive. Seconds, and a number of probes.
-_PROBES: Final = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 60, "TCP_KEEPCNT": 5}
 # An idle close that crosses our request shows within one round trip.
 _IDLE_CLOSE_S: Final = 1.0
 _SMALL_BODY_BYTES: Final = 64 * 1024  # what a transport takes without a wait
-_PIECE_BYTES: Final = 256 * 1024
 _HEADER_BYTES: Final = 64 * 1024  # of one header or trailer; aiohttp takes 128 headers and trailers together
-# The most bytes that may arrive before aiohttp returns a response: interim responses, the head, and as much of the body
-# as aiohttp reads ahead, which is 384 KiB at most.
-_BEFORE_BODY_BYTES: Final = 1024 * 1024
 # Statuses that ask for the request to be sent elsewhere.
 _REDIRECT_STATUSES: Final = frozenset((301, 302, 303, 307, 308))
 # Headers that aiohttp would add to a request without them.
 _AUTO_HEADERS: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
-
-
-class _Attempt:
-    """The connection of one attempt to send a request, which aiohttp does not report before the response.
-
-    `_send_with_retry` sets a new attempt in the request's context, where aiohttp calls two functions that fill it in:
-    `_make_socket`, if a connection is opened, and `_Connector.connect`, with the connection that the request gets.
-    """
-
-    # A connection was opened for the request; otherwise the request got an idle connection.
-    is_new = False
-    # The protocol of the connection; None: the request has no connection yet.
-    protocol: _BoundedProtocol | None = None
-
-
-_current_attempt: ContextVar[_Attempt] = ContextVar("attempt")
-
-
-class _TooManyBytes(aiohttp.ClientError):
-    """More bytes arrived before a response than may."""
-
-
-class _BoundedProtocol(asyncio.Protocol):
-    """A connection's protocol: aiohttp's, with a bound on the bytes that arrive outside of a body.
-
-    A connection on which more bytes arrive is aborted.
-    """
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self.transport = transport
-        # How many bytes may still arrive; `inf` while a body is read.
-        self.bytes_left: float = _BEFORE_BODY_BYTES
-        self._protocol: Any = transport.get_protocol()
-
-    def data_received(self, data: bytes) -> None:
-        self.bytes_left -= len(data)
-        if self.bytes_left >= 0:
-            self._protocol.data_received(data)
-        elif not self.transport.is_closing():
-            self._protocol.set_exception(_TooManyBytes())
-            self.transport.abort()
-
-    def eof_received(self) -> bool | None:
-        answer: bool | None = self._protocol.eof_received()
-        return answer
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._protocol.connection_lost(error)
-
-    def pause_writing(self) -> None:
-        self._protocol.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._protocol.resume_writing()
-
-    def end_body(self) -> None:
-        self.bytes_left = _BEFORE_BODY_BYTES
-
-
-class _Connector(aiohttp.TCPConnector):
-    """aiohttp's pool. It notes a request's connection in the `_Attempt`, and closes idle connections that got bytes.
-
-    If no connection can be made, the host's addresses are looked up again for the next one: a container that is made
-    again has another address.
-    """
-
-    def __init__(self, keep_alive_s: float) -> None:
-        """Opens no connection. keep_alive_s: how long a connection may be idle."""
-        self._addresses = AddressCache()
-        super().__init__(
-            limit=0,
-            keepalive_timeout=keep_alive_s,
-            resolver=self._addresses,
-            use_dns_cache=False,
-            socket_factory=_make_socket,
-        )
-
-    async def connect(self, *args: Any, **named: Any) -> Any:
-        attempt = _current_attempt.get()
-        try:
-            connection: Any = await super().connect(*args, **named)
-            while not attempt.is_new and connection.protocol.should_close:
-                connection.close()
-                connection = await super().connect(*args, **named)
-        except BaseException:  # aiohttp cancels an attempt that takes too long
-            self._addresses.clear()
-            raise
-        protocol = connection.transport.get_protocol()
-        if not isinstance(protocol, _BoundedProtocol):
-            protocol = _BoundedProtocol(connection.transport)
-            connection.transport.set_protocol(protocol)
-        connection.add_callback(protocol.end_body)
-        attempt.protocol = protocol
-        return connection
-
-
-def _make_socket(socket_address: tuple[Any, ...]) -> socket.socket:
-    """Makes the socket of a new connection."""
-    _current_attempt.get().is_new = True
-    made = socket.socket(*socket_address[:3])
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _PROBES.items():
-        if hasattr(socket, name):  # else the system has probes, but not this option
-            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    return made
 
 
 class HttpTransport:
@@ -247,7 +129,7 @@ class HttpTransport:
 
     def _open_session(self, keep_alive_s: float) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=_Connector(keep_alive_s),
+            connector=BoundedConnector(keep_alive_s),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=self.timeouts.for_connection,
             skip_auto_headers=_AUTO_HEADERS,
@@ -276,7 +158,7 @@ class HttpTransport:
                 return await self._send_with_retry(
                     session, method, address, headers, lambda: body, sends_once=sends_once
                 )
-        pieces = body if isinstance(body, Upload) else _LargeBody(body)
+        pieces = body if isinstance(body, Upload) else LargeBody(body)
         if pieces.size is not None:
             headers = CIMultiDict(headers, **{"Content-Length": str(pieces.size)})
         async with asyncio.timeout(timeouts.headers_s) as timer:
@@ -306,8 +188,7 @@ class HttpTransport:
         began_at = asyncio.get_running_loop().time()
         # If the request `sends_once`, the first attempt is the last one.
         for is_last_attempt in (sends_once, True):
-            attempt = _Attempt()
-            _current_attempt.set(attempt)
+            attempt = begin_attempt()
             try:
                 response = await session.request(
                     method,
@@ -318,7 +199,7 @@ class HttpTransport:
                     proxy_headers=self._proxy_login,
                 )
                 if attempt.protocol is not None and response.connection is not None:  # else its body is here
-                    attempt.protocol.bytes_left = math.inf
+                    attempt.protocol.begin_body()
                 return response
             except BaseException as error:
                 protocol = attempt.protocol
@@ -346,60 +227,6 @@ def _is_unanswered(error: BaseException) -> bool:
 @lru_cache(256)  # paths may carry ids
 def _parse_url(url: str) -> URL:
     return URL(url, encoded=True)
-
-
-class Upload:
-    """A body that arrives one piece at a time: the next piece is read when the upstream has taken the last.
-
-    An exception of `pieces` breaks the request off. `send` then raises an error of its own, so the maker of the pieces
-    has to store the exception.
-    """
-
-    __slots__ = ("_is_begun", "_pieces", "is_over", "size")
-
-    def __init__(self, pieces: AsyncIterator[bytes], size: int | None) -> None:
-        self._pieces = pieces
-        # In bytes; None: the size is not known.
-        self.size = size
-        self._is_begun = False
-        # All pieces were taken.
-        self.is_over = False
-
-    def begin(self, timer: asyncio.Timeout, timeouts: Timeouts) -> AsyncGenerator[bytes]:
-        """Returns the pieces. Each piece that the upstream takes gives the response more time.
-
-        Raises: ConnectionError: the pieces were returned before.
-        """
-        if self._is_begun:
-            raise ConnectionError("an upload is not sent again")
-        self._is_begun = True
-        return self._yield_pieces(timer, timeouts)
-
-    async def _yield_pieces(self, timer: asyncio.Timeout, timeouts: Timeouts) -> AsyncGenerator[bytes]:
-        _extend_deadline(timer, timeouts.between_chunks_s)
-        async for piece in self._pieces:
-            yield piece
-            _extend_deadline(timer, timeouts.between_chunks_s)
-        self.is_over = True
-        _extend_deadline(timer, timeouts.first_byte_s)
-
-
-class _LargeBody:
-    """A body in memory that is sent in pieces, so that it neither blocks the loop nor is copied."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-        self.size = len(body)
-
-    async def begin(self, timer: asyncio.Timeout, timeouts: Timeouts) -> AsyncGenerator[bytes]:
-        for start in range(0, self.size, _PIECE_BYTES):
-            yield self._body[start : start + _PIECE_BYTES]
-
-
-def _extend_deadline(timer: asyncio.Timeout, seconds: float) -> None:
-    """Gives the head of a response some seconds from now on, unless the head has arrived or is late."""
-    with suppress(RuntimeError):
-        timer.reschedule(asyncio.get_running_loop().time() + seconds)
 
 
 def _translate_error(
@@ -432,8 +259,8 @@ def _translate_error(
             )
         case aiohttp.ServerDisconnectedError():
             return ProviderUnreachable(f"{host} closed the connection before it answered")
-        case _TooManyBytes():
-            return ProviderUnreachable(f"{host} sent more than {_BEFORE_BODY_BYTES} bytes before a response")
+        case TooManyBytes():
+            return ProviderUnreachable(f"{host} sent more than {BEFORE_BODY_BYTES} bytes before a response")
         case ValueError():
             # A control character in a header, which a server could read as two headers.
             return ProviderUnreachable(f"a request that cannot be sent to {host}: {error}")

@@ -10,9 +10,10 @@ import aiohttp.connector
 import pytest
 
 from adapters.batch.openai import OpenAIBatches
+from adapters.body_pieces import Upload
 from adapters.errors import ProviderUnreachable
 from adapters.openai import OpenAICompatible
-from adapters.transport import HttpTransport, Upload
+from adapters.transport import HttpTransport
 from adapters.types import ModelRequest
 from tests.adapters.test_transport import HEADERS, chat, post
 from tests.doubles.batches import OpenAIBatchServer

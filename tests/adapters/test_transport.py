@@ -14,6 +14,7 @@ import orjson
 import pytest
 
 from adapters.address_cache import AddressCache
+from adapters.body_pieces import Upload
 from adapters.errors import (
     NoDescriptor,
     ProviderBroke,
@@ -25,7 +26,7 @@ from adapters.errors import (
 from adapters.http_reply import HttpReply
 from adapters.sse import MAX_EVENT_BYTES
 from adapters.timeouts import Timeouts
-from adapters.transport import HttpTransport, Upload
+from adapters.transport import HttpTransport
 from tests.adapters.test_sse import DONES
 from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail, full_backlog, raw, say
 from tests.patience import PATIENCE_S, SHORT_S, comes
@@ -496,7 +497,7 @@ async def test_requests_that_wait_for_one_lookup_share_what_it_finds(
         raise OSError(errno.ENOBUFS, "No buffer space")
 
     monkeypatch.setattr("aiohttp.resolver.ThreadedResolver.resolve", resolve)
-    monkeypatch.setattr("adapters.transport._make_socket", fail_at_once)
+    monkeypatch.setattr("adapters.bounded_connector._make_socket", fail_at_once)
     sends = [
         asyncio.create_task(transport.send("POST", "http://up.example:1/", HEADERS, chat())) for _ in range(4)
     ]

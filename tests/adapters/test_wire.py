@@ -14,11 +14,12 @@ from typing import Any
 import aiohttp
 import pytest
 
+from adapters.body_pieces import Upload
 from adapters.errors import ProviderBroke, ProviderTimeout, ProviderTooLarge, ProviderUnreachable
 from adapters.http_reply import HttpReply
 from adapters.reply_quota import ReplyQuota
 from adapters.timeouts import Timeouts
-from adapters.transport import HttpTransport, Upload
+from adapters.transport import HttpTransport
 from tests.doubles.upstream import Gate
 from tests.patience import PATIENCE_S, SHORT_S, comes
 

@@ -503,7 +503,7 @@ def test_without_a_file_descriptor_no_upstream_is_blamed(two: Open, monkeypatch:
 
     with two() as it:
         with monkeypatch.context() as patch:
-            patch.setattr("adapters.transport._make_socket", make_no_socket)
+            patch.setattr("adapters.bounded_connector._make_socket", make_no_socket)
             for n in range(6):
                 with pytest.raises(
                     openai.InternalServerError, match="the gateway has no file desc"
