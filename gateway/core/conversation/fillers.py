@@ -6,29 +6,34 @@ where they are in its text, and recall, summaries and learning leave them out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.core.conversation.private import private_of, with_private
 from gateway.core.conversation.wire_message import PRIVATE, WireMessage, text_of
 from gateway.core.thoughts import without_thoughts
 
-# (start, end) of each filler in the text of its reply, in order.
-Spans = list[tuple[int, int]]
+
+class FillerSpan(NamedTuple):
+    """A filler in the text of its reply, by its offsets."""
+
+    start: int
+    # After the last character.
+    end: int
 
 
 def filler_message(text: str) -> WireMessage:
     """Returns a reply that is nothing but a filler."""
-    return with_filler_spans({"role": "assistant", "content": text}, [(0, len(text))])
+    return with_filler_spans({"role": "assistant", "content": text}, [FillerSpan(0, len(text))])
 
 
-def filler_spans(message: Mapping[str, Any]) -> Spans:
-    """Returns the spans of a reply's fillers, from its private field."""
-    return [(start, end) for start, end in private_of(message).get("fillers") or ()]
+def filler_spans(message: Mapping[str, Any]) -> list[FillerSpan]:
+    """Returns the spans of a reply's fillers in their order, from its private field."""
+    return [FillerSpan(start, end) for start, end in private_of(message).get("fillers") or ()]
 
 
-def with_filler_spans(message: WireMessage, spans: Spans) -> WireMessage:
+def with_filler_spans(message: WireMessage, spans: Iterable[FillerSpan]) -> WireMessage:
     """Returns the reply with a private field that has the spans of its fillers."""
     return with_private(message, fillers=[list(span) for span in spans] or None)
 
@@ -51,13 +56,8 @@ def without_fillers_and_thoughts(message: WireMessage) -> WireMessage:
         return message
     bare = without_fillers(message)
     text = bare.get("content")
-    own = without_thoughts(text) if isinstance(text, str) else text
-    return bare if own is text else {**bare, "content": own}
-
-
-def _join_around(before: str, after: str) -> str:
-    """Joins the texts around a filler: without white space at the beginning, and without doubling it between them."""
-    return before + (after if before and not before[-1].isspace() else after.lstrip())
+    content = without_thoughts(text) if isinstance(text, str) else text
+    return bare if content is text else {**bare, "content": content}
 
 
 def with_fillers_of(message: WireMessage, stored: Mapping[str, Any]) -> WireMessage:
@@ -81,12 +81,17 @@ def with_fillers_of(message: WireMessage, stored: Mapping[str, Any]) -> WireMess
     )
     # Offset in the stored text -> index in `offsets`, up to the first characters that differ.
     index_of = {stored_offset: n for n, (stored_offset, _) in enumerate(pairs)}
-    message_spans: Spans = []
+    message_spans: list[FillerSpan] = []
     for start, end in spans:
         spoken = [index_of[i] for i in range(start, end) if i in index_of]
         if spoken:
             # The filler reaches to the next letter, so that the punctuation after its last word belongs to it.
             following = spoken[-1] + 1
             stop = offsets[following] if following < len(offsets) else len(text)
-            message_spans.append((offsets[spoken[0]] if start else 0, len(text[:stop].rstrip())))
+            message_spans.append(FillerSpan(offsets[spoken[0]] if start else 0, len(text[:stop].rstrip())))
     return with_filler_spans(message, message_spans)
+
+
+def _join_around(before: str, after: str) -> str:
+    """Joins the texts around a filler: without white space at the beginning, and without doubling it between them."""
+    return before + (after if before and not before[-1].isspace() else after.lstrip())

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from adapters.types import Json
-from gateway.core.conversation.fillers import Spans, filler_spans, with_filler_spans
+from gateway.core.conversation.fillers import FillerSpan, filler_spans, with_filler_spans
 from gateway.core.conversation.wire_message import PRIVATE, function_of, separator, text_of
 from gateway.core.turn.json_pieces import REPLACED_FIELDS, copy_json, merge_field
 from gateway.core.turn.tool_call import CallOwner, ToolCall, decide_owner
@@ -214,7 +214,7 @@ def join_messages(messages: Iterable[Json]) -> Json:
     """
     joined: Json = {}
     calls: list[Json] = []
-    fillers: Spans = []
+    fillers: list[FillerSpan] = []
     for message in messages:
         text_before, text = text_of(joined), text_of(message)
         # The offset at which the message's text begins in the joined text.
@@ -228,7 +228,8 @@ def join_messages(messages: Iterable[Json]) -> Json:
                 joined[key] = _concatenate(joined.get(key), value, separator(joined.get(key), value))
             elif key == PRIVATE:
                 fillers += [
-                    (start_offset + start, start_offset + end) for start, end in filler_spans(message)
+                    FillerSpan(start_offset + start, start_offset + end)
+                    for start, end in filler_spans(message)
                 ]
             else:
                 merge_field(joined, key, value)
