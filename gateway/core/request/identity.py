@@ -28,7 +28,7 @@ from gateway.core.request.request_ids import (
     USER_ORDER,
     IdSource,
     checked_id,
-    first_id,
+    find_id,
     parse_order,
 )
 from gateway.core.request.requested_agent import AGENT_HEADER, read_agent
@@ -221,8 +221,8 @@ def identify(
         user_name = _read_user_name(header_values)
     conversation_key = None
     if not (rules.source_fields.isdisjoint(body) and rules.source_headers.isdisjoint(header_values)):
-        user = user or first_id(rules.user_sources, header_values, body)
-        conversation_key = first_id(rules.conversation_sources, header_values, body)
+        user = user or find_id(rules.user_sources, header_values, body)
+        conversation_key = find_id(rules.conversation_sources, header_values, body)
     user = _bound_or_default(user, header_values, rules, body)
     agent = read_agent(header_values, body)
     profile = agent or rules.default_profile
@@ -286,7 +286,7 @@ def user_of(
         if read_names is not None:
             fields = {**fields, **read_names(fields)}
         user, _ = _read_signed_user(header_values, rules, now)
-        user = user or first_id(rules.user_sources, header_values, fields)
+        user = user or find_id(rules.user_sources, header_values, fields)
     except (GatewayError, msgspec.DecodeError, orjson.JSONDecodeError, RecursionError):
         user = None
         fields = {}

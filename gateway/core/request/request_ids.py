@@ -72,33 +72,58 @@ def parse_order(order: Iterable[str]) -> tuple[IdSource, ...]:
     )
 
 
-def first_id(
-    order: tuple[IdSource, ...], headers: Mapping[bytes, bytes], body: Mapping[str, Any]
+def find_id(
+    sources: tuple[IdSource, ...], headers: Mapping[bytes, bytes], body: Mapping[str, Any]
 ) -> str | None:
-    """Returns the id of the first source that has one."""
-    for name, header, keys in order:
-        if header is not None:
-            if header not in headers:
-                continue
-            value = header_id(headers[header], name)
-        elif keys[0] not in body:
-            continue
+    """Returns the id of the first source that has one; None: none has. Raises: BadRequest: an id is malformed."""
+    for source in sources:
+        if source.header is None:
+            id = _body_id(body, source)
+        elif source.header in headers:
+            id = header_id(headers[source.header], source.name)
         else:
-            member: Any = body
-            for key in keys:
-                member = member.get(key) if isinstance(member, dict) else None
-            value = checked_id(member, name) if isinstance(member, str) else _number_id(member, name)
-            if name == _CALLER_NUMBER and value is not None:
-                is_withheld = value.lstrip("+").lower() in _WITHHELD_NUMBERS
-                value = None if is_withheld else value
-        if value is not None:
-            return value
+            id = None
+        if id is not None:
+            return id
     return None
 
 
 def header_id(raw: bytes, name: str) -> str | None:
-    """As `checked_id`, for the value of a header."""
+    """Returns the id in the value of a header, as `checked_id` does."""
     return checked_id(header_text(raw, name), name)
+
+
+def checked_id(text: str, name: str) -> str | None:
+    """Returns an id without the blanks around it; None: it is empty.
+
+    name: the name of its header or field.
+
+    Raises: BadRequest.
+    """
+    text = text.strip(" \t")
+    if not text:
+        return None
+    if len(text) > MAX_ID_CHARS:
+        raise BadRequest(
+            f"`{name}` is too long: {len(text)} characters, at most {MAX_ID_CHARS} are accepted.", param=name
+        )
+    if not text.isprintable() and _CONTROL_CHARACTER.search(text):
+        raise BadRequest(f"`{name}` contains a control character.", param=name)
+    return text
+
+
+def _body_id(body: Mapping[str, Any], source: IdSource) -> str | None:
+    """Returns the id that a body has at a source; None: it has none there, or the id is a number that was withheld."""
+    if source.keys[0] not in body:
+        return None
+    member: Any = body
+    for key in source.keys:
+        member = member.get(key) if isinstance(member, dict) else None
+    id = checked_id(member, source.name) if isinstance(member, str) else _number_id(member, source.name)
+    is_withheld = (
+        source.name == _CALLER_NUMBER and id is not None and id.lstrip("+").lower() in _WITHHELD_NUMBERS
+    )
+    return None if is_withheld else id
 
 
 def _number_id(value: Any, name: str) -> str | None:
@@ -121,22 +146,3 @@ def _json_type(value: Any) -> str:
     if isinstance(value, bool):
         return "a boolean"
     return "an integer" if isinstance(value, int) else "a decimal number"
-
-
-def checked_id(text: str, name: str) -> str | None:
-    """Returns an id without the blanks around it; None: it is empty.
-
-    name: the name of its header or field.
-
-    Raises: BadRequest.
-    """
-    text = text.strip(" \t")
-    if not text:
-        return None
-    if len(text) > MAX_ID_CHARS:
-        raise BadRequest(
-            f"`{name}` is too long: {len(text)} characters, at most {MAX_ID_CHARS} are accepted.", param=name
-        )
-    if not text.isprintable() and _CONTROL_CHARACTER.search(text):
-        raise BadRequest(f"`{name}` contains a control character.", param=name)
-    return text
