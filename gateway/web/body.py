@@ -14,7 +14,7 @@ from gateway.errors import BadRequest, BodyTimeout, BodyTooLarge, Overloaded, Un
 from gateway.run.sink import ClientGone
 from gateway.web.raw_headers import find_header
 
-T = TypeVar("T")
+_Parsed = TypeVar("_Parsed")
 # Bodies up to this size do not count as in flight: the server buffers as much of a body before a route asks for it. A
 # higher bound leaves too much uncounted: parsed, a body can take eleven times its size, and a thousand bodies of 1 MiB
 # take 11 GB.
@@ -22,7 +22,8 @@ LARGE_BYTES = 64 * 1024
 # Bodies over this size are parsed in a thread. Parsing takes some 8 ms a MiB, so that smaller ones hold other requests
 # up for less than a reply takes by itself.
 _LOOP_BYTES = 1024 * 1024
-SLOWEST_BYTES_PER_S = 16 * 1024  # a body that arrives more slowly runs out of time; chosen, not measured
+# A body that arrives more slowly runs out of time. Chosen, not measured.
+SLOWEST_BYTES_PER_S = 16 * 1024
 
 
 class BodyReader:
@@ -150,7 +151,7 @@ class _BodyBlock:
             ) from None
 
 
-async def parse_off_loop(body: bytes, parse: Callable[[], T]) -> T:
+async def parse_off_loop(body: bytes, parse: Callable[[], _Parsed]) -> _Parsed:
     """Returns the result of `parse`, which parses this body. Other requests go on while a large body is parsed."""
     if len(body) <= _LOOP_BYTES:
         return parse()
@@ -160,6 +161,17 @@ async def parse_off_loop(body: bytes, parse: Callable[[], T]) -> T:
 async def parse_object(body: bytes) -> dict[str, Any]:
     """Returns a body's JSON object. Other requests go on while a large body is parsed. Raises: as `read_object`."""
     return await parse_off_loop(body, partial(read_object, body))
+
+
+def content_length(scope: Scope) -> int | None:
+    """Returns the announced length of a body; None where none is announced. Raises: BadRequest."""
+    value = find_header(scope["headers"], b"content-length")
+    if value is None:
+        return None
+    if not value.isdigit():
+        raise BadRequest("The content-length header is not a number.")
+    # Twenty digits are above any limit. Without the cut Python would parse numbers of many thousand digits.
+    return int(value[:20])
 
 
 def _too_large(limit: int, size: int | None = None) -> BodyTooLarge:
@@ -186,14 +198,3 @@ def _refuse_encoded(scope: Scope) -> None:
                 "The request body is compressed (content-encoding); send it as it is.",
                 param="content-encoding",
             )
-
-
-def content_length(scope: Scope) -> int | None:
-    """Returns the announced length of a body; None where none is announced. Raises: BadRequest."""
-    value = find_header(scope["headers"], b"content-length")
-    if value is None:
-        return None
-    if not value.isdigit():
-        raise BadRequest("The content-length header is not a number.")
-    # Twenty digits are above any limit. Without the cut Python would parse numbers of many thousand digits.
-    return int(value[:20])

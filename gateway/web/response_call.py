@@ -74,6 +74,13 @@ class ResponseCallRoute(ForwardedRoute):
         """Answers a request by way of chat completions."""
         raise NotImplementedError
 
+    def reads_body(self, head: ForwardedHead) -> bool:
+        """Returns whether a body is read. Its content type does not count, as for chat completions.
+
+        A compressed body passes as a stream, unless chat completions may answer: then it is read, and refused.
+        """
+        return not head.is_encoded or self.parts.forwarder.some_upstream_lacks(head.upstream_path)
+
     async def answer_with_body(
         self, incoming: Incoming, head: ForwardedHead, request_body: RequestBody
     ) -> None:
@@ -115,7 +122,7 @@ class ResponseCallRoute(ForwardedRoute):
             parse,
             bytes(request_body.raw),
             self.chat_route.settings.max_messages,
-            self._upstream_tools(head, request_body, scope),
+            self._find_upstream_tools(head, request_body, scope),
             needs_input=self.needs_input,
             repeated_keys=request_body.repeated_keys,
         )
@@ -174,7 +181,9 @@ class ResponseCallRoute(ForwardedRoute):
             return digest_request(scope, self.chat.resolver.rules, request.body).hex()
         return token_hex(16)
 
-    def _upstream_tools(self, head: ForwardedHead, request_body: RequestBody, scope: Scope) -> UpstreamTools:
+    def _find_upstream_tools(
+        self, head: ForwardedHead, request_body: RequestBody, scope: Scope
+    ) -> UpstreamTools:
         """Returns the kinds of tools that all upstreams which may answer take.
 
         The upstreams of a request to an agent are not known yet, so only functions count.
@@ -203,13 +212,6 @@ class ResponseCallRoute(ForwardedRoute):
         headers, caller = scope["headers"], info_of(scope).caller
         is_named = request_body.model is not None and find_header(headers, _AGENT_HEADER) is not None
         return is_named and self.chat.resolver.is_for_agent(request_body.model or "", caller.context(headers))
-
-    def reads_body(self, head: ForwardedHead) -> bool:
-        """Returns whether a body is read. Its content type does not count, as for chat completions.
-
-        A compressed body passes as a stream, unless chat completions may answer: then it is read, and refused.
-        """
-        return not head.is_encoded or self.parts.forwarder.some_upstream_lacks(head.upstream_path)
 
 
 def without_memory(headers: RawHeaders) -> RawHeaders:

@@ -104,6 +104,11 @@ class EndpointHealth:
     # The retry budget: each request adds a share of a retry.
     retries_left: float = _MAX_RETRIES_LEFT
 
+    @property
+    def may_retry(self) -> bool:
+        """Returns whether the retry budget has a retry."""
+        return self.retries_left >= 1
+
     def attempt(self, policy: Policy) -> AbstractContextManager[None]:
         """Adds a request's share to the retry budget.
 
@@ -112,14 +117,6 @@ class EndpointHealth:
         """
         self.retries_left = min(_MAX_RETRIES_LEFT, self.retries_left + policy.retry_budget)
         return self._probing() if self._has_failed_enough(policy) else nullcontext()
-
-    @contextmanager
-    def _probing(self) -> Iterator[None]:
-        self.is_probing = True
-        try:
-            yield
-        finally:
-            self.is_probing = False
 
     def record_answer(self, model: str) -> None:
         """Notes that the endpoint answers: a reply has begun, or a refusal or a rate limit has come."""
@@ -151,6 +148,26 @@ class EndpointHealth:
         self.record_answer(model)
         self._cool_down(now, model, retry_after_s)
 
+    def cooldown_until(self, model: str) -> float:
+        """Returns the end of a model's cooldown; `-inf`: the model has none."""
+        return self.cooldowns.get(model, -math.inf)
+
+    def is_available(self, now: float, model: str) -> bool:
+        """Returns whether the endpoint gets requests for a model: no circuit, cooldown or probe holds them off."""
+        return now >= self.open_until and now >= self.cooldown_until(model) and not self.is_probing
+
+    def is_passed_over(self, now: float) -> bool:
+        """Returns whether the endpoint gets no requests at the moment, for one model at least."""
+        return self.is_probing or now < max([self.open_until, *self.cooldowns.values()])
+
+    @contextmanager
+    def _probing(self) -> Iterator[None]:
+        self.is_probing = True
+        try:
+            yield
+        finally:
+            self.is_probing = False
+
     def _open_circuit(self, policy: Policy, now: float) -> None:
         """Opens the circuit after enough failures."""
         if self._has_failed_enough(policy):
@@ -163,20 +180,6 @@ class EndpointHealth:
         # Cooldowns that are over are dropped, because callers choose the names and could fill the memory.
         self.cooldowns = {name: until for name, until in self.cooldowns.items() if until > now}
         self.cooldowns[model] = now + min(seconds, _LONGEST_COOLDOWN_S)
-
-    def cooldown_until(self, model: str) -> float:
-        return self.cooldowns.get(model, -math.inf)
-
-    def is_available(self, now: float, model: str) -> bool:
-        return now >= self.open_until and now >= self.cooldown_until(model) and not self.is_probing
-
-    def is_passed_over(self, now: float) -> bool:
-        """Returns whether the endpoint gets no requests at the moment, for one model at least."""
-        return self.is_probing or now < max([self.open_until, *self.cooldowns.values()])
-
-    @property
-    def may_retry(self) -> bool:
-        return self.retries_left >= 1
 
 
 class RouteMember(Struct, frozen=True):
@@ -198,6 +201,7 @@ class RouteMember(Struct, frozen=True):
 
     @property
     def available_at(self) -> float:
+        """When both the circuit and the cooldown are over; a probe that is under way does not count."""
         return max(self.health.open_until, self.cooldown_until)
 
 

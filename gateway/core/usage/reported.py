@@ -35,12 +35,13 @@ _STRING_OR_BRACE: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}]')
 # What an event of a response reports: a usage, or that the response is made in the background.
 _USAGE_OR_BACKGROUND: Final = re.compile(_USAGE_FIELD.pattern + rb'|"background"')
 _BACKSLASH: Final = ord("\\")  # a look for an integer takes a fifth of one for bytes
-_UNDER_WAY: Final = ("queued", "in_progress")
+_PENDING_STATUSES: Final = ("queued", "in_progress")
+# The fields of tokens that were read from a cache, and of those that were written to it.
 _CACHE_FIELDS: Final = ("cache_read_input_tokens", "cache_creation_input_tokens")
 # The kinds of Claude's `iterations` that are billed, and are no part of its totals: the summary of a context that was
 # full, and the replies of an advisor. Of a fallback that declined nothing is billed.
 # (platform.claude.com/docs/en/build-with-claude/compaction)
-_APART: Final = ("compaction", "advisor_message")
+_BILLED_APART: Final = ("compaction", "advisor_message")
 
 
 def _string_values(*names: str) -> re.Pattern[bytes]:
@@ -49,9 +50,11 @@ def _string_values(*names: str) -> re.Pattern[bytes]:
     return re.compile(rb'"(?:%b)"\s*+:\s*+"([^"\\]*+(?:\\.[^"\\]*+)*+)"' % "|".join(names).encode())
 
 
-_CHAT: Final = _string_values("content", "reasoning_content", "reasoning", "refusal", "name", "arguments")
-_MESSAGE: Final = _string_values("text", "thinking", "partial_json")
-_TEXT, _DELTA = _string_values("text"), _string_values("delta")
+_CHAT_TEXT: Final = _string_values(
+    "content", "reasoning_content", "reasoning", "refusal", "name", "arguments"
+)
+_MESSAGE_TEXT: Final = _string_values("text", "thinking", "partial_json")
+_TEXT_FIELD, _DELTA_FIELD = _string_values("text"), _string_values("delta")
 
 
 class _TextPatterns(NamedTuple):
@@ -65,11 +68,11 @@ class _TextPatterns(NamedTuple):
 _NO_TEXT: Final = _TextPatterns(None, None)
 # By the paths of upstreams where calls cost tokens.
 _TEXT_PATTERNS: Final[Mapping[str, _TextPatterns]] = {
-    "/chat/completions": _TextPatterns(_CHAT, _CHAT),
-    "/responses": _TextPatterns(_DELTA, _string_values("text", "arguments")),
-    "/responses/compact": _TextPatterns(_DELTA, _TEXT),
-    "/messages": _TextPatterns(_MESSAGE, _MESSAGE),
-    "/completions": _TextPatterns(_TEXT, _TEXT),
+    "/chat/completions": _TextPatterns(_CHAT_TEXT, _CHAT_TEXT),
+    "/responses": _TextPatterns(_DELTA_FIELD, _string_values("text", "arguments")),
+    "/responses/compact": _TextPatterns(_DELTA_FIELD, _TEXT_FIELD),
+    "/messages": _TextPatterns(_MESSAGE_TEXT, _MESSAGE_TEXT),
+    "/completions": _TextPatterns(_TEXT_FIELD, _TEXT_FIELD),
     "/embeddings": _NO_TEXT,
     "/rerank": _NO_TEXT,
     "/moderations": _NO_TEXT,
@@ -79,19 +82,21 @@ _TEXT_PATTERNS: Final[Mapping[str, _TextPatterns]] = {
     "/images/variations": _NO_TEXT,
     "/videos": _NO_TEXT,
     "/audio/speech": _NO_TEXT,
-    "/audio/transcriptions": _TextPatterns(_DELTA, _TEXT),
-    "/audio/translations": _TextPatterns(_DELTA, _TEXT),
+    "/audio/transcriptions": _TextPatterns(_DELTA_FIELD, _TEXT_FIELD),
+    "/audio/translations": _TextPatterns(_DELTA_FIELD, _TEXT_FIELD),
 }
 
 
 class _Body(Struct):
+    """The fields of a body that its usage is read from."""
+
     usage: Any = None
     id: Any = None
     status: Any = None
     background: Any = None
 
 
-_BODY: Final = msgspec.json.Decoder(_Body)
+_BODY_DECODER: Final = msgspec.json.Decoder(_Body)
 
 
 def costs_tokens(method: str, path: str) -> bool:
@@ -116,7 +121,7 @@ def reported_counts(usage: Any) -> TokenCounts | None:
         for iteration in iterations:
             if (
                 isinstance(iteration, dict)
-                and iteration.get("type") in _APART
+                and iteration.get("type") in _BILLED_APART
                 and (added := _read_counts(iteration))
             ):
                 counts = TokenCounts(*map(add, counts, added))
@@ -159,7 +164,7 @@ def _read_counts(usage: Json) -> TokenCounts | None:
 
 def is_pending(response: Json) -> bool:
     """Returns whether a response is made after the answer that bears it."""
-    return response.get("background") is True and response.get("status") in _UNDER_WAY
+    return response.get("background") is True and response.get("status") in _PENDING_STATUSES
 
 
 class ReplyUsage(Protocol):
@@ -222,12 +227,18 @@ class UsageReader(ReplyUsage):
         self.pending_id: str | None = None
         # The characters of what the model wrote, without those in the events that are held.
         self._chars = 0
+        # The events of a stream with text that is not counted yet.
         self._held: list[bytes] = []
         self._held_bytes = 0
         # The fields of all reports so far.
         self._reported: Json = {}
         # The first and last bytes of a body that comes in pieces.
         self._first, self._last = b"", b""
+
+    @property
+    def chars(self) -> int:
+        self._count_held()
+        return self._chars
 
     def take_events(self, data: bytes) -> None:
         """Takes events of a stream, each of them whole."""
@@ -241,11 +252,6 @@ class UsageReader(ReplyUsage):
             if line.startswith(b"data:") and self._report_pattern.search(line) is not None:
                 self._take_event(line[5:])
 
-    @property
-    def chars(self) -> int:
-        self._count_held()
-        return self._chars
-
     def take_body(self, body: bytes) -> None:
         """Takes a body that is whole."""
         if len(body) > PARSED_BYTES:
@@ -254,7 +260,7 @@ class UsageReader(ReplyUsage):
         else:
             # It may be no JSON, as audio, or nested more deeply than msgspec reads.
             with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                read = _BODY.decode(body)
+                read = _BODY_DECODER.decode(body)
                 self._add_report(read.usage)
                 if read.background and is_pending(msgspec.structs.asdict(read)):
                     self.pending_id = str(read.id)
