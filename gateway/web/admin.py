@@ -9,13 +9,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.errors import BadRequest, NotAuthenticated
+from gateway.errors import BadRequest, BodyTooLarge, NotAuthenticated
 from gateway.run.admin.operation_table import OperationTable
 from gateway.run.admin.serving import ADMIN_HEADER
 from gateway.web.middleware import info_of
 
 ADMIN_PREFIX = "/admin/"
-MAX_BYTES = 128 << 20  # one line of an import may be a whole request, and grows as JSON within JSON
+# Of one operation. One line of an import may be a whole request, and grows as JSON within JSON.
+_MAX_ARGUMENT_BYTES = 128 << 20
 
 
 def admin_routes(operations: OperationTable, token: str) -> list[Route]:
@@ -31,15 +32,15 @@ def admin_routes(operations: OperationTable, token: str) -> list[Route]:
         body = bytearray()
         async for part in request.stream():
             body += part
-            if len(body) > MAX_BYTES:
-                raise BadRequest("The arguments are too long.")
+            if len(body) > _MAX_ARGUMENT_BYTES:
+                raise BodyTooLarge(f"The arguments have more than {_MAX_ARGUMENT_BYTES} bytes.")
         try:
-            arguments = orjson.loads(bytes(body))
+            arguments = orjson.loads(body)
         except ValueError:
             arguments = None
         if not isinstance(arguments, dict):
             raise BadRequest("The arguments must be a JSON object.")
         result = await operations.perform(name, arguments)
-        return Response(orjson.dumps(result, default=str), media_type="application/json")
+        return Response(orjson.dumps(result), media_type="application/json")
 
     return [Route(ADMIN_PREFIX + "{operation}", perform, methods=["POST"])]

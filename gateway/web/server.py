@@ -180,8 +180,8 @@ def _make_websocket(send_timeout_s: float, **arguments: Any) -> Any:
 def _descriptor_limit() -> int | None:
     """Returns the descriptor from which on connections are refused; None: descriptors are not limited.
 
-    Above the process's own limit libuv closes new connections without a message. An eighth of the descriptors is left
-    for upstreams, the database and the refusals themselves.
+    Above the process's own limit libuv closes new connections without a message. Some are left for upstreams, the
+    database and the refusals themselves: an eighth of all, or of fewer than 128 a quarter, at most 16.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return None if limit == resource.RLIM_INFINITY else limit - max(limit // 8, min(limit // 4, 16))

@@ -147,12 +147,15 @@ class HashedList:
         return self._media[i]
 
     def hash_new_media(self) -> None:
-        """Hashes the images and sounds of the new messages, which `media_digest` then has."""
+        """Hashes the images and sounds of the new messages, so that `media_digest` need not, in the event loop."""
         for i in range(self.answered, len(self)):
             self.media_digest(i)
 
     def as_prefix(self) -> HashedPrefix:
-        """Returns the hashes of the whole list, for a longer list that begins with it."""
+        """Returns the hashes of the whole list, for a longer list that begins with it.
+
+        The arrays are shared: `ResentLists` recognises the list by them.
+        """
         return HashedPrefix(
             self.positions, self.offsets, self.answered, self.answered_path_hash, self._joined
         )

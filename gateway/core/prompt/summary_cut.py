@@ -18,6 +18,7 @@ from storage.records import Summary
 class SummaryCut(Struct, frozen=True):
     """The position of a summary in a request."""
 
+    # The summary as it is sent.
     text: str
     # How many of the messages inserted before the client's it covers.
     covered_inserted: int
@@ -33,15 +34,15 @@ def find_cut_in_path(listing: HashedList, summary: Summary) -> SummaryCut | None
     """Returns where a summary ends in a list that is its path word for word; None: the summary is of another path."""
     exchange = summary.exchange
     end = end_offset(exchange)
-    count = listing.message_at(end)
-    if not 0 < count < len(listing) or listing.offsets[count] != end:
+    first = listing.message_at(end)
+    if not 0 < first < len(listing) or listing.offsets[first] != end:
         return None
-    if listing.hash_path(count) != exchange.path_hash:
+    if listing.hash_path(first) != exchange.path_hash:
         return None
     return SummaryCut(
         _render(listing, summary),
         covered_inserted=0,
-        first_index=listing.positions[count],
+        first_index=listing.positions[first],
         id=summary.id,
         covered_atoms=end,
     )
@@ -67,22 +68,24 @@ def find_cut_in_list(
     end = end_offset(exchange)
     covered = [i for i, element in composition.list_at.items() if element.exchange.depth <= exchange.depth]
     if covered:
-        count = bisect_right(listing.positions, max(covered))
-        if count == len(listing):
+        first = bisect_right(listing.positions, max(covered))
+        if first == len(listing):
             return None
         return SummaryCut(
             text=text,
             covered_inserted=len(composition.inserted),
-            first_index=listing.positions[count],
+            first_index=listing.positions[first],
             id=summary.id,
             covered_atoms=end,
         )
-    inserted = 0
+    covered_inserted = 0
     for count, message in enumerate(composition.inserted, 1):
         if message.at is not None and message.at.depth <= exchange.depth:
-            inserted = count
-    # All that it covers may have left the window, before what is inserted.
-    return SummaryCut(text, inserted, id=summary.id, covered_atoms=end) if inserted or has_evicted else None
+            covered_inserted = count
+    # Where the window begins after all that the summary covers, it covers no inserted message, and still counts.
+    if not covered_inserted and not has_evicted:
+        return None
+    return SummaryCut(text, covered_inserted, id=summary.id, covered_atoms=end)
 
 
 def _render(listing: HashedList, summary: Summary) -> str:

@@ -13,12 +13,12 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-# Held by the process that updates the blocks.
+# Held by the process that updates the blocks. No agent has the uid "", so no conversation's lock has this name.
 _LOCK = lock_name("", "settings")
 
 
 async def update_profile_blocks(
-    store: Store, leases: Leases, agents: Sequence[AgentSpec], now: float
+    store: Store, leases: Leases, profiles: Sequence[AgentSpec], now: float
 ) -> None:
     """Updates the blocks of all profiles' memories to the settings (`DefaultBlocks.follow`).
 
@@ -29,34 +29,40 @@ async def update_profile_blocks(
     if the settings are not those of the last update: otherwise processes with two versions of the settings would undo
     each other's work in turn.
 
-    Raises: StoreError: some blocks were not written, so call it again.
+    A profile whose blocks cannot be written is logged and passed over.
+
+    Raises: Unavailable: some profiles were not updated, so call it again.
     """
     if not leases.is_needed:
-        await _update_blocks(store, agents, now)
+        await _update_blocks(store, profiles, now)
         return
-    digest = hashlib.sha256(repr([(a.name, a.own_blocks, a.shared_blocks) for a in agents]).encode()).digest()
+    digest = hashlib.sha256(
+        repr([(each.name, each.own_blocks, each.shared_blocks) for each in profiles]).encode()
+    ).digest()
     if await store.default_blocks.find_followed_digest() == digest:
         return
     await leases.take(_LOCK)
     try:
         if await store.default_blocks.find_followed_digest() != digest:
-            await _update_blocks(store, agents, now)
+            await _update_blocks(store, profiles, now)
             await store.default_blocks.note_followed(digest)
     finally:
         leases.release(_LOCK)
 
 
-async def _update_blocks(store: Store, agents: Iterable[AgentSpec], now: float) -> None:
-    for agent in agents:
+async def _update_blocks(store: Store, profiles: Iterable[AgentSpec], now: float) -> None:
+    for profile in profiles:
         try:
-            if agent.blocks:
-                await store.default_blocks.follow(agent.name, agent.own_blocks, agent.shared_blocks, at=now)
+            if profile.blocks:
+                await store.default_blocks.follow(
+                    profile.name, profile.own_blocks, profile.shared_blocks, at=now
+                )
         except Unavailable:
             raise
         except StoreError as error:
             # Another attempt would fail as well. The other profiles still get their blocks.
             _log.error(
                 "The memory blocks of profile %r could not be made as the settings have them: %s",
-                agent.name,
+                profile.name,
                 error.message,
             )

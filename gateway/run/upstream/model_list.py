@@ -90,7 +90,7 @@ class ModelList:
         """Makes the list, without those of upstreams.
 
         created: the date of the gateway's own entries, in seconds since the epoch.
-        refresh_s: the pause before upstreams are asked for their lists again; 0: they are not asked in the background.
+        refresh_s: the pause before upstreams are asked for their lists again; 0: upstreams are never asked.
         clock: seconds, which never go back.
         """
         self._settings = settings
