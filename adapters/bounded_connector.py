@@ -7,7 +7,6 @@ connection, and pauses reading only within a body.
 from __future__ import annotations
 
 import asyncio
-import math
 import socket
 from contextvars import ContextVar
 from typing import Any, Final
@@ -54,15 +53,15 @@ class TooManyBytes(aiohttp.ClientError):
 
 
 class BoundedProtocol(asyncio.Protocol):
-    """A connection's protocol: aiohttp's, with a bound on the bytes that arrive outside of a body.
+    """The protocol of a connection outside of a body: aiohttp's, with a bound on the bytes that arrive.
 
-    A connection on which more bytes arrive is aborted.
+    A connection on which more bytes arrive is aborted. Within a body the connection has aiohttp's protocol itself.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self.transport = transport
-        # How many bytes may still arrive; `inf` while a body is read.
-        self._bytes_left: float = BEFORE_BODY_BYTES
+        # How many bytes may still arrive.
+        self._bytes_left = BEFORE_BODY_BYTES
         self._protocol: Any = transport.get_protocol()
 
     def data_received(self, data: bytes) -> None:
@@ -88,11 +87,12 @@ class BoundedProtocol(asyncio.Protocol):
 
     def begin_body(self) -> None:
         """Lifts the bound: aiohttp pauses reading within a body."""
-        self._bytes_left = math.inf
+        self.transport.set_protocol(self._protocol)
 
     def end_body(self) -> None:
         """Sets the bound for what arrives before the next body."""
         self._bytes_left = BEFORE_BODY_BYTES
+        self.transport.set_protocol(self)
 
 
 class BoundedConnector(aiohttp.TCPConnector):

@@ -238,10 +238,14 @@ class Endless:
     """A server that answers a request and sends on, a piece at a time: 8 MiB, or as many pieces.
 
     pause_s: between the pieces.
+    body: of a response whose head is `begin`; it waits for `body_due`.
     """
 
-    def __init__(self, begin: bytes, piece: bytes, pieces: int | None = None, pause_s: float = 0.0) -> None:
-        self._begin, self._piece, self._pause_s = begin, piece, pause_s
+    def __init__(
+        self, begin: bytes, piece: bytes, pieces: int | None = None, pause_s: float = 0.0, body: bytes = b""
+    ) -> None:
+        self._begin, self._piece, self._pause_s, self._body = begin, piece, pause_s, body
+        self.body_due = asyncio.Event()
         self._left = 8 * 1024 * 1024 // len(piece) if pieces is None else pieces
         self._ended = asyncio.Event()
         self.hold = asyncio.Event()  # the pieces wait for it
@@ -252,6 +256,9 @@ class Endless:
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
         await reader.readuntil(b"\r\n\r\n")
         writer.write(self._begin)
+        if self._body:
+            await self.body_due.wait()
+            writer.write(self._body)
         await self.hold.wait()
         with suppress(ConnectionError):
             while self._left:
@@ -310,6 +317,18 @@ async def test_what_comes_on_an_idle_connection_is_bounded(transport: HttpTransp
     server.hold.clear()
     async with server.serve() as url:
         assert await (await transport.send("GET", url, HEADERS)).read(100) == b"ok"
+        server.hold.set()
+        assert await server.is_broken_off()
+
+
+async def test_what_comes_after_a_body_that_was_waited_for_is_bounded(transport: HttpTransport) -> None:
+    """Within a body nothing is counted; at its end the bound holds again."""
+    server = Endless(OK.removesuffix(b"ok"), INTERIM * 300, body=b"ok")
+    server.hold.clear()
+    async with server.serve() as url:
+        reply = await transport.send("GET", url, HEADERS)
+        server.body_due.set()
+        assert await reply.read(100) == b"ok"
         server.hold.set()
         assert await server.is_broken_off()
 
