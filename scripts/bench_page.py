@@ -215,7 +215,7 @@ async def fill_lists(store: Store, agent: Agent, now: float, share: float) -> No
         LearnedFact(sentence(n), "alice", f"fact {n}", now - n, rows[n % 90], rows[:2])
         for n in range(max(100, int(FACTS * share)))
     ]
-    memory = await store.agents.load(agent.id)
+    memory = await store.agents.find_by_id(agent.id)
     assert memory is not None
     learned = store.facts.learn_effect(memory, 0, memory.next_seq - 1, now, lambda _: Learned(facts=facts))
     await store.database.write(learned)

@@ -149,7 +149,7 @@ class ResponseRuns(Struct, frozen=True):
         A turn that is being written is waited for, since an attempt that is cancelled does not wait for it.
         """
         names = [*map(TurnName.decode, await self.store.responses.load_turns(run.agent_row, run.id))]
-        agent = await self.store.agents.load(run.agent_row) if names else None
+        agent = await self.store.agents.find_by_id(run.agent_row) if names else None
         if agent is None:
             return []
         await self.turns.wait_written(agent.scope)

@@ -83,7 +83,7 @@ async def erase_additions(
 
     Returns the exchange at which this page ended; None if it was the last.
     """
-    gone = reading.gone = reading.gone or await load_gone(connection, agent_row)
+    gone = reading.gone = reading.gone or await find_gone(connection, agent_row)
     if gone is None:
         return None
     start = 0
@@ -95,10 +95,10 @@ async def erase_additions(
         )
     rows = await connection.rows(SQL["additions"], (agent_row, start, after, limit))
     for id, step in rows:
-        exchange = await exchanges.load_exchange(connection, agent_row, id)
+        exchange = await exchanges.find_exchange(connection, agent_row, id)
         if exchange is None or not gone.was_known_to(exchange):
             continue
-        calling_step = None if step is None else await exchanges.load_exchange(connection, agent_row, step)
+        calling_step = None if step is None else await exchanges.find_exchange(connection, agent_row, step)
         emptied = _without_quotes(exchange, calling_step, gone, rules)
         if (emptied.notes, emptied.full_reply, emptied.input) != (
             exchange.notes,
@@ -109,7 +109,7 @@ async def erase_additions(
     return rows[-1][0] if len(rows) == limit else None
 
 
-async def load_gone(connection: Connection, agent_row: int) -> Gone | None:
+async def find_gone(connection: Connection, agent_row: int) -> Gone | None:
     """Returns the part of a memory that is being forgotten; None if nothing of it can be quoted."""
     erased = [_ErasedExchange(*row) for row in await connection.rows(SQL["touched"], (agent_row,))]
     # A mark of the kind `day` has the number of a day in its column `exchange`.

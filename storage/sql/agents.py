@@ -43,19 +43,19 @@ async def find_agent(connection: Connection, scope: Scope) -> Agent | None:
     return None if row is None else make_agent_record(row)
 
 
-async def load_agent(connection: Connection, id: int) -> Agent | None:
+async def find_agent_by_id(connection: Connection, id: int) -> Agent | None:
     """Returns an agent with its present numbers; None where it is gone."""
     row = await connection.row(SQL["agent_by_id"], (id,))
     return None if row is None else make_agent_record(row)
 
 
-async def load_numbers(connection: Connection, id: int) -> AgentNumbers | None:
+async def find_numbers(connection: Connection, id: int) -> AgentNumbers | None:
     """Returns an agent's numbers; None where it is gone."""
     row = await connection.row(SQL["agent_numbers"], (id,))
     return None if row is None else AgentNumbers(*row)
 
 
-async def load_numbers_of(connection: Connection, agent: Agent) -> AgentNumbers | None:
+async def find_numbers_of(connection: Connection, agent: Agent) -> AgentNumbers | None:
     """Returns an agent's present numbers; None if it is gone.
 
     After a copy was restored into the database its row may be that of another agent.
@@ -159,7 +159,7 @@ class Agents:
     async def find_current(self, scope: Scope) -> Agent | None:
         """Returns the scope's agent as the database has it now, for callers that out-of-date numbers could mislead."""
         cached = await self.find(scope)
-        agent = None if cached is None else await self.load(cached.id)
+        agent = None if cached is None else await self.find_by_id(cached.id)
         if agent is None:
             self.uncache(scope)
         return agent
@@ -169,17 +169,17 @@ class Agents:
 
         async def read(connection: Connection) -> Agent | None:
             id = await connection.value(SQL["agent_of_uid"], (uid,))
-            return None if id is None else await load_agent(connection, id)
+            return None if id is None else await find_agent_by_id(connection, id)
 
         return await self._database.read(read)
 
-    async def load(self, id: int) -> Agent | None:
+    async def find_by_id(self, id: int) -> Agent | None:
         """Returns an agent with its present numbers; None where it is gone."""
-        return await self._database.read(lambda connection: load_agent(connection, id))
+        return await self._database.read(lambda connection: find_agent_by_id(connection, id))
 
     async def exists(self, id: int) -> bool:
         """Returns whether there is an agent of a row: it was not forgotten."""
-        return await self.load(id) is not None
+        return await self.find_by_id(id) is not None
 
     def new(self, scope: Scope) -> Agent:
         """Returns an agent that is not stored, with a name and a secret of its own."""

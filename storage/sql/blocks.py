@@ -15,7 +15,7 @@ from storage.database import Connection, Row
 from storage.errors import BlockOverLimit, NotFound, WriteConflict
 from storage.listing import LAST_NUMBER
 from storage.records import Agent, Block, Revision
-from storage.sql.epochs import load_epoch
+from storage.sql.epochs import find_epoch
 from storage.sql.group import Group, as_method, reads, writes
 from storage.sql.statements import load
 
@@ -86,7 +86,7 @@ async def write_block(
     """
     if by is not None:
         await connection.lock_sharers(by.id)
-        if await load_epoch(connection, by.id) != by.epoch:
+        if await find_epoch(connection, by.id) != by.epoch:
             raise WriteConflict("something of this memory was forgotten meanwhile")
     stored = await get_block(connection, block_row)
     # Compare and set: a caller that read an older version has not seen the value that it would overwrite.

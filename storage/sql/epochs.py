@@ -30,7 +30,7 @@ def has_risen(epoch: int) -> bool:
     return epoch % _STEP != 0
 
 
-async def load_epoch(connection: Connection, agent_row: int) -> int | None:
+async def find_epoch(connection: Connection, agent_row: int) -> int | None:
     """Returns the epoch of an agent's memory; None where it is gone."""
     epoch: int | None = await connection.value(SQL["epoch"], (agent_row,))
     return epoch

@@ -44,7 +44,7 @@ from storage.recall_record import KINDS, hits_in, overwrite_forgotten
 from storage.records import API_PROFILE, REPLY, Exchange, MarkKind, State, make_tombstone, message_key
 from storage.sql import exchanges
 from storage.sql.additions import DAY_S, GoneReading, erase_additions
-from storage.sql.agents import load_agent
+from storage.sql.agents import find_agent_by_id
 from storage.sql.agents_api.blocks import hand_over_blocks
 from storage.sql.agents_api.definitions import change_definition, get_definition
 from storage.sql.agents_api.run_texts import erase_texts
@@ -125,7 +125,7 @@ async def _erase_exchanges(connection: Connection, work: ErasingWork, after: int
     """Erases a page of the target's exchanges. after: how many of the named messages and exchanges are done."""
     agent_row, target = work.agent_row, work.target
     # The whole memory may have been forgotten meanwhile.
-    if await load_agent(connection, agent_row) is None:
+    if await find_agent_by_id(connection, agent_row) is None:
         return None
     # Messages that are named one by one come first, so that `after` counts them. A conversation's exchanges, and old
     # ones, are looked up for each page: the statements no longer find what is erased.
@@ -181,7 +181,7 @@ async def _erase_each(
     """Erases whole exchanges. The other parameters are those of `_erase_exchange`."""
     seqs: list[int] = []
     for exchange_row in exchange_rows:
-        exchange = await exchanges.load_exchange(connection, agent_row, exchange_row)
+        exchange = await exchanges.find_exchange(connection, agent_row, exchange_row)
         if exchange is not None and exchange.state is not State.FORGOTTEN:
             seqs += await _erase_exchange(
                 connection, agent_row, exchange, leaves_tombs=leaves_tombs, mark=mark
@@ -230,11 +230,11 @@ async def _find_present(connection: Connection, agent_row: int, seq: int) -> lis
     if exchange_row is None:
         return []
     found = [(exchange_row, seq)]
-    exchange = await exchanges.load_exchange(connection, agent_row, exchange_row)
+    exchange = await exchanges.find_exchange(connection, agent_row, exchange_row)
     if exchange is None or exchange.active or seq == exchange.reply_seq:
         return found
     for row in await _find_alternatives(connection, agent_row, exchange, is_active=True):
-        other = await exchanges.load_exchange(connection, agent_row, row)
+        other = await exchanges.find_exchange(connection, agent_row, row)
         assert other is not None  # it was found in this transaction
         atoms = exchange.inputs[seq - exchange.seq]
         found += [(row, other.seq + n) for n, each in enumerate(other.inputs) if each == atoms]
@@ -253,7 +253,7 @@ async def _find_alternatives(
 
 async def _erase_message(connection: Connection, agent_row: int, exchange_row: int, seq: int) -> None:
     """Erases one message of an exchange, which is among its redactions then; with the last one, the whole exchange."""
-    exchange = await exchanges.load_exchange(connection, agent_row, exchange_row)
+    exchange = await exchanges.find_exchange(connection, agent_row, exchange_row)
     if exchange is None or exchange.state in (State.FORGOTTEN, State.OFF):
         return
     index = seq - exchange.seq if seq < exchange.reply_seq else REPLY
@@ -294,7 +294,7 @@ async def _erase_replaced(
         the replies of the replaced exchanges are erased, with the results of their calls.
     """
     agent_row = work.agent_row
-    exchange = await exchanges.load_exchange(connection, agent_row, exchange_row)
+    exchange = await exchanges.find_exchange(connection, agent_row, exchange_row)
     if exchange is None:
         return
     is_reply = seq == exchange.reply_seq
@@ -303,7 +303,7 @@ async def _erase_replaced(
     named_seq = None if is_reply else seq
     for each in turn:
         for row in await _find_alternatives(connection, agent_row, each, is_active=False):
-            other = await exchanges.load_exchange(connection, agent_row, row)
+            other = await exchanges.find_exchange(connection, agent_row, row)
             assert other is not None  # it was found in this transaction
             if work.target.keeps_replaced and other.state is State.FINISHED:
                 continue
@@ -322,7 +322,7 @@ async def _load_turn(connection: Connection, agent_row: int, exchange: Exchange)
     """Returns an exchange and those before it in its turn, the last first."""
     turn = [exchange]
     while turn[-1].parent is not None and not _has_question(turn[-1]):
-        before = await exchanges.load_exchange(connection, agent_row, turn[-1].parent)
+        before = await exchanges.find_exchange(connection, agent_row, turn[-1].parent)
         if before is None:
             break
         turn.append(before)
@@ -342,7 +342,7 @@ async def _find_after(
         parent = pending.pop()
         values = (agent_row, parent.conversation_row, parent.depth + 1, parent.id)
         for row in await read_ids(connection, "inactive_after", values):
-            child = await exchanges.load_exchange(connection, agent_row, row)
+            child = await exchanges.find_exchange(connection, agent_row, row)
             assert child is not None  # it was found in this transaction
             if (takes_cancelled and child.ended is None) or not _has_question(child):
                 found.append(row)
@@ -557,7 +557,7 @@ async def _erase_recalls(connection: Connection, work: ErasingWork, after: int) 
     seqs_by_kind: dict[str, set[int]] = {kind: set() for kind in KINDS}
     remaining_rows: set[int] = set()
     for exchange_row, data in rows:
-        exchange = await exchanges.load_exchange(connection, agent_row, exchange_row)
+        exchange = await exchanges.find_exchange(connection, agent_row, exchange_row)
         if exchange is None or exchange.state is State.FORGOTTEN or REPLY in exchange.redactions:
             await delete_recall(connection, agent_row, exchange_row)
             continue

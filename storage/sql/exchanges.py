@@ -296,7 +296,7 @@ def complete_snapshot(snapshot: MemorySnapshot, blocks: list[tuple[int, Block]])
     snapshot.blocks = visible_blocks(blocks)
 
 
-async def load_cacheable_numbers(connection: Connection, agent: Agent) -> AgentNumbers | None:
+async def find_cacheable_numbers(connection: Connection, agent: Agent) -> AgentNumbers | None:
     """Returns an agent's numbers; None where its snapshots are not cached: it is gone, or its profile shares blocks."""
     scope = agent.scope
     row = await connection.row(SQL["numbers_again"], (agent.id, scope.project, scope.profile, scope.subject))
@@ -332,7 +332,7 @@ async def load_pool(
     return sorted(pool, key=lambda exchange: (exchange.depth, exchange.id))
 
 
-async def load_exchange(connection: Connection, agent_row: int, id: int) -> Exchange | None:
+async def find_exchange(connection: Connection, agent_row: int, id: int) -> Exchange | None:
     """Returns an exchange with all its content."""
     row = await connection.row(SQL["exchange_get"], (id, agent_row))
     return None if row is None else make_exchange(row[2:], row[0], row[1], row[-1])

@@ -19,7 +19,7 @@ from storage.database import Connection, Row
 from storage.errors import NotFound, WriteConflict
 from storage.listing import LAST_NUMBER
 from storage.records import LEARNER, Agent, Block, Fact, MarkKind, MemoryEdit, RememberedFact
-from storage.sql.agents import load_agent, take_seq
+from storage.sql.agents import find_agent_by_id, take_seq
 from storage.sql.blocks import load_blocks, write_block
 from storage.sql.default_blocks import ensure_blocks
 from storage.sql.exchanges import add_marks
@@ -318,7 +318,7 @@ async def add_saved_facts(
     """Adds the facts that a model has saved by a tool within a turn."""
     if not facts:
         return
-    memory = await load_agent(connection, agent_row)
+    memory = await find_agent_by_id(connection, agent_row)
     assert memory is not None  # its turn has just been written
     for fact, _ in facts:
         await add_fact(connection, memory, fact, now, "model")

@@ -19,8 +19,8 @@ from storage.commands import Extent, ForgetTarget, Rules
 from storage.database import FORGOTTEN, Connection, Database, Row
 from storage.records import REPLY, Block, Exchange, State
 from storage.sql import exchanges
-from storage.sql.additions import GoneReading, load_gone
-from storage.sql.agents import Agents, create_agent_with_blocks, load_agent, pause_agent
+from storage.sql.additions import GoneReading, find_gone
+from storage.sql.agents import Agents, create_agent_with_blocks, find_agent_by_id, pause_agent
 from storage.sql.agents_api.definitions import remove_definitions
 from storage.sql.agents_api.sleepers import end_readings
 from storage.sql.default_blocks import default_blocks
@@ -151,7 +151,7 @@ class Forgetting(Group):
         """Returns the present size of a target that names messages and exchanges, or a conversation."""
         exchange_rows = [await find_exchange_row(connection, agent_row, seq) for seq in target.messages]
         loaded = [
-            await exchanges.load_exchange(connection, agent_row, id)
+            await exchanges.find_exchange(connection, agent_row, id)
             for id in (*exchange_rows, *target.exchanges)
             if id is not None
         ]
@@ -196,7 +196,7 @@ class Forgetting(Group):
                 await anonymize_user_rows(connection, *user)
             forgotten_agent, blocks = None, list[Block]()
             if keeps_pause and target.is_all:
-                forgotten_agent = await load_agent(connection, agent_row)
+                forgotten_agent = await find_agent_by_id(connection, agent_row)
                 blocks = await default_blocks(connection, agent_row)
             *prerequisites, id = await begin_forgetting(connection, agent_row, target, now)
             if forgotten_agent is not None and forgotten_agent.paused is not None:
@@ -259,7 +259,7 @@ class Forgetting(Group):
                 break
             if cursor == ("additions", 0):
                 # Reading a large part takes long. Within a transaction turns would wait for it.
-                reading.gone = await self._database.long_read(partial(load_gone, agent_row=outcome.agent_row))
+                reading.gone = await self._database.long_read(partial(find_gone, agent_row=outcome.agent_row))
             if until():
                 self._cursors[id] = cursor
                 return False

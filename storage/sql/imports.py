@@ -28,7 +28,7 @@ from storage.errors import NotFound, WriteConflict
 from storage.listing import LAST_NUMBER, StoredImport
 from storage.records import IMPORT, LEARNER, RULE, Agent, Exchange, MarkKind, Scope, message_key
 from storage.sql import exchanges
-from storage.sql.agents import load_agent, load_numbers
+from storage.sql.agents import find_agent_by_id, find_numbers
 from storage.sql.epochs import has_risen
 from storage.sql.erase import StoredTarget
 from storage.sql.facts import add_fact, is_known
@@ -125,14 +125,14 @@ class Imports(Group):
         Raises: NotFound if the memory is gone, or the import was stopped; WriteConflict if the memory is paused.
         """
         agent = await _lock_unpaused(connection, writing.write.agent)
-        if await _load_version(connection, agent.id) != writing.version and await _is_outdated(
+        if await _find_version(connection, agent.id) != writing.version and await _is_outdated(
             connection, agent, writing
         ):
             conversation_row = writing.change.conversation_row if writing.done else None
             writing = await _decide(connection, agent, writing.write, writing.done, conversation_row)
         end = _end_of_part(writing)
         change = await _write_exchanges(connection, agent, writing, end)
-        version = await _load_version(connection, agent.id)
+        version = await _find_version(connection, agent.id)
         written = replace(writing, change=change, version=version, done=end)
         await _note_progress(connection, make_note(written))
         return written
@@ -179,7 +179,7 @@ class Imports(Group):
     @long_reads
     async def _find_passing(self, connection: Connection, agent_row: int) -> _Passing:
         """Finds the readers that have nothing more to read of a memory."""
-        numbers = await load_numbers(connection, agent_row)
+        numbers = await find_numbers(connection, agent_row)
         if numbers is None:
             return _Passing({}, 0)
         cursors = {
@@ -193,7 +193,7 @@ class Imports(Group):
     async def _pass_over(self, connection: Connection, agent_row: int, passing: _Passing, now: float) -> None:
         """Moves readers to the end of a memory, if what was written meanwhile has nothing for them to read either."""
         await connection.lock(agent_row)
-        numbers = await load_numbers(connection, agent_row)
+        numbers = await find_numbers(connection, agent_row)
         if (
             numbers is None
             or await connection.row(SQL["next_unlearned"], (agent_row, passing.upto)) is not None
@@ -232,7 +232,7 @@ async def _is_being_undone(connection: Connection, agent_row: int, import_row: i
 async def _lock_memory(connection: Connection, agent: Agent) -> Agent:
     """Locks a memory, and returns it as it is now. Raises: NotFound if it is gone."""
     await connection.lock(agent.id)
-    present = await load_agent(connection, agent.id)
+    present = await find_agent_by_id(connection, agent.id)
     if present is None:
         raise NotFound("this memory was forgotten while it was imported into")
     return present
@@ -252,8 +252,8 @@ async def _note_progress(connection: Connection, note: ImportNote) -> None:
         raise NotFound("this import was stopped, to be undone or with its memory")
 
 
-async def _load_version(connection: Connection, agent_row: int) -> tuple[int, int, int] | None:
-    numbers = await load_numbers(connection, agent_row)
+async def _find_version(connection: Connection, agent_row: int) -> tuple[int, int, int] | None:
+    numbers = await find_numbers(connection, agent_row)
     return None if numbers is None else numbers.version
 
 
@@ -266,7 +266,7 @@ async def _decide(
     conversation_row: of the conversation in which these are; None if it is not known, so that it is looked for.
     """
     # Read first: what changes while the pool is read raises it.
-    version = await _load_version(connection, agent.id)
+    version = await _find_version(connection, agent.id)
     if conversation_row is None:
         conversation_row = await _find_conversation(connection, agent, write, done)
     change = write.decide(await _load_pool(connection, agent, write, conversation_row))

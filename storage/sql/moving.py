@@ -17,7 +17,7 @@ from storage.database import Connection
 from storage.errors import WriteConflict
 from storage.listing import DefinitionDraft
 from storage.records import Agent, DefinitionKind, MarkKind, Scope
-from storage.sql.agents import find_agent, load_agent, load_numbers, make_agent_record
+from storage.sql.agents import find_agent, find_agent_by_id, find_numbers, make_agent_record
 from storage.sql.agents_api.attached import attach
 from storage.sql.agents_api.definitions import add_definition, find_definition
 from storage.sql.blocks import FORGOTTEN_ORIGIN
@@ -149,7 +149,10 @@ class MoveSource(Group):
     @reads
     async def state_digest(self, connection: Connection, agent_row: int) -> bytes | None:
         """Returns a digest that differs after each change of a memory and in each store, or None if it is gone."""
-        memory, numbers = await load_agent(connection, agent_row), await load_numbers(connection, agent_row)
+        memory, numbers = (
+            await find_agent_by_id(connection, agent_row),
+            await find_numbers(connection, agent_row),
+        )
         if memory is None or numbers is None:
             return None
         parts = (numbers.version, numbers.stamp, memory.paused)

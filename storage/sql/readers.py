@@ -16,7 +16,7 @@ from storage.database import Connection, Database
 from storage.listing import ReaderEntry
 from storage.records import LEARNER, USER_ATOM, Exchange, Message, State
 from storage.sql import exchanges
-from storage.sql.agents import load_agent
+from storage.sql.agents import find_agent_by_id
 from storage.sql.group import Group, long_reads, reads
 from storage.sql.statements import load, rows_of
 
@@ -74,7 +74,7 @@ class Readers(Group):
         """
 
         async def read(connection: Connection) -> Unread | None:
-            agent = await load_agent(connection, memory_row)
+            agent = await find_agent_by_id(connection, memory_row)
             if agent is None:
                 return None
             cursor = await cursor_of(connection, memory_row, reader)

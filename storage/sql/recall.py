@@ -30,7 +30,7 @@ from storage.search.tail import Tail
 from storage.search.whole import asks_for_whole
 from storage.search_trace import SearchTrace
 from storage.sql import exchanges
-from storage.sql.agents import load_numbers_of
+from storage.sql.agents import find_numbers_of
 from storage.sql.group import Group, reads
 from storage.sql.memory_cache import CachedMemory, MemoryCache
 from storage.sql.memory_loader import MemoryLoader, read_messages
@@ -218,7 +218,7 @@ class Recall(Group):
             return WordHits()
         # Read here to know whether the cached memory lacks messages, since a full one is not read on.
         numbers = await self._database.read(
-            lambda connection: load_numbers_of(connection, agent), deadline_ms=deadline_ms
+            lambda connection: find_numbers_of(connection, agent), deadline_ms=deadline_ms
         )
         loaded = await self._loader.load_with_buckets(agent, query, numbers, range(0), deadline_ms)
         if loaded is None or numbers is None:

@@ -23,7 +23,7 @@ from storage.sql.agents_api.runs import (
     make_run,
     require_run,
 )
-from storage.sql.epochs import load_epoch, lock_memory
+from storage.sql.epochs import find_epoch, lock_memory
 from storage.sql.group import Group, bulk_writes, reads, writes
 from storage.sql.jobs import NO_AGENT, Jobs, check_attempt
 from storage.sql.statements import load, rows_of
@@ -91,7 +91,7 @@ class Responses(Group):
         Raises: WriteConflict as `create_run` does.
         """
         await connection.lock(draft.agent_row)
-        if await load_epoch(connection, draft.agent_row) == epoch:
+        if await find_epoch(connection, draft.agent_row) == epoch:
             run = await create_run(connection, draft)
             await add_text(connection, run.agent_row, run.id, _RESPONSE, 0, text)
 
@@ -111,7 +111,7 @@ class Responses(Group):
     @reads
     async def load_epoch(self, connection: Connection, agent_row: int) -> int:
         """Returns the epoch of a memory (storage/sql/epochs.py); 0 where the memory is gone."""
-        return await load_epoch(connection, agent_row) or 0
+        return await find_epoch(connection, agent_row) or 0
 
     @writes
     async def finish(self, connection: Connection, run: Run, end: ResponseEnd, job: Job | None = None) -> Run:

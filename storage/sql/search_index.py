@@ -16,7 +16,7 @@ from storage.search import blob
 from storage.search.document import CountedDocument, Document, count_terms, with_names
 from storage.search.segment import Segment, chunks_of, make_segment
 from storage.sql import exchanges, vectors
-from storage.sql.agents import load_agent, load_numbers, lock_numbers, set_indexed
+from storage.sql.agents import find_agent_by_id, find_numbers, lock_numbers, set_indexed
 from storage.sql.group import bulk_writes, long_reads, reads
 from storage.sql.growth import GrowingGroup, Growth
 from storage.sql.memory_cache import MemoryCache, make_document
@@ -52,7 +52,7 @@ class SearchIndex(GrowingGroup):
     @reads
     async def count_backlog(self, connection: Connection, agent_row: int) -> int:
         """Returns how many messages, passages and facts the search index of an agent lacks; 0: the agent is gone."""
-        numbers = await load_numbers(connection, agent_row)
+        numbers = await find_numbers(connection, agent_row)
         return 0 if numbers is None else numbers.next_seq - 1 - numbers.indexed_seq
 
     @long_reads
@@ -84,7 +84,7 @@ class SearchIndex(GrowingGroup):
         self, connection: Connection, agent_row: int
     ) -> tuple[Agent, list[Document]] | None:
         """Returns an agent with the next messages that its index lacks; None: the agent is gone."""
-        agent = await load_agent(connection, agent_row)
+        agent = await find_agent_by_id(connection, agent_row)
         if agent is None:
             return None
         first = agent.indexed_seq + 1
@@ -180,7 +180,7 @@ class SearchIndex(GrowingGroup):
         """Makes a segment of the search index, if one can be made. Returns whether there is more to do."""
 
         async def make(connection: Connection) -> tuple[int, int, Segment] | None:
-            agent = await load_agent(connection, agent_row)
+            agent = await find_agent_by_id(connection, agent_row)
             if agent is None:
                 return None
             number = await find_unsegmented(connection, agent_row, agent.indexed_seq)
@@ -207,7 +207,7 @@ class SearchIndex(GrowingGroup):
     ) -> None:
         await connection.lock(agent_row)
         # Nothing may stay of a memory that is gone by now.
-        if await load_agent(connection, agent_row) is not None:
+        if await find_agent_by_id(connection, agent_row) is not None:
             await add_segment(connection, agent_row, number, stamp, segment)
 
 

@@ -10,7 +10,7 @@ from storage.database import Connection, Row
 from storage.errors import Stale, WriteConflict
 from storage.records import Agent, Conversation, Evicted, Exchange, Summary
 from storage.sql import exchanges
-from storage.sql.epochs import load_epoch
+from storage.sql.epochs import find_epoch
 from storage.sql.group import Group, effect, long_reads, reads, writes
 from storage.sql.statements import load, rows_of
 
@@ -100,7 +100,7 @@ class Summaries(Group):
         Raises: Stale if something was forgotten since; WriteConflict if the conversation has gone on.
         """
         await connection.lock(agent.id)
-        if await load_epoch(connection, agent.id) != agent.epoch:
+        if await find_epoch(connection, agent.id) != agent.epoch:
             raise Stale("something of this memory was forgotten meanwhile")
         if not await connection.run(
             SQL["bump_rev"],
@@ -109,7 +109,7 @@ class Summaries(Group):
             raise WriteConflict("the conversation has gone on meanwhile")
         values = (agent.id, summary.exchange.id, summary.at, summary.tokens, summary.model, summary.text)
         await connection.run(SQL["insert"], values)
-        last = await exchanges.load_exchange(connection, agent.id, conversation.last_exchange)
+        last = await exchanges.find_exchange(connection, agent.id, conversation.last_exchange)
         if last is None:
             raise WriteConflict("the conversation has gone on meanwhile")
         await exchanges.update_exchange(connection, agent.id, replace(last, evicted=evicted))

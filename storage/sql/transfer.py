@@ -32,7 +32,7 @@ from storage.records import (
     TokenCounts,
 )
 from storage.sql import exchanges
-from storage.sql.agents import Agents, create_agent, find_agent, load_agent, pause_agent
+from storage.sql.agents import Agents, create_agent, find_agent, find_agent_by_id, pause_agent
 from storage.sql.agents_api.definitions import add_definition
 from storage.sql.agents_api.forks import note_fork
 from storage.sql.facts import SQL as FACTS
@@ -342,7 +342,7 @@ async def _published_uid(connection: Connection, agent: Agent, former_uid: str |
 
 async def _check_unfinished(connection: Connection, agent: Agent) -> None:
     """Checks that an import is still under way. Raises: WriteConflict if another import has taken its place."""
-    if await load_agent(connection, agent.id) is None:
+    if await find_agent_by_id(connection, agent.id) is None:
         subject = agent.scope.subject.removeprefix(IMPORTING_PREFIX)
         raise WriteConflict(f"another import for {subject} has begun meanwhile; this one ends here")
 
@@ -357,7 +357,7 @@ async def _find_replaceable(connection: Connection, scope: Scope) -> Agent | Non
         return None
     # A turn may be about to begin the memory, and a caller that forgets or pauses it may be faster.
     await connection.lock(agent.id)
-    locked_agent = await load_agent(connection, agent.id)
+    locked_agent = await find_agent_by_id(connection, agent.id)
     if locked_agent is None:
         return None
     if scope.profile == API_PROFILE or not await connection.value(SQL["is_empty"], (locked_agent.id,)):

@@ -28,7 +28,7 @@ from storage.database import Connection, Database, is_outdated_work
 from storage.errors import Stale, StatementFailed
 from storage.records import Agent, Block, Conversation, EditState, Exchange, MarkKind
 from storage.sql import exchanges
-from storage.sql.agents import Agents, load_agent, lock_numbers
+from storage.sql.agents import Agents, find_agent_by_id, lock_numbers
 from storage.sql.blocks import load_blocks, make_block, write_block
 from storage.sql.epochs import has_risen
 from storage.sql.facts import add_saved_facts
@@ -94,7 +94,7 @@ class Turns(Group):
     ) -> MemorySnapshot | None:
         if self._database.is_shared and self._cache.has_entry(agent.id, key, path_hash):
             # Another process may have changed the memory: its numbers show that.
-            self._cache.apply_changes({agent.id: await exchanges.load_cacheable_numbers(connection, agent)})
+            self._cache.apply_changes({agent.id: await exchanges.find_cacheable_numbers(connection, agent)})
             snapshot = self._cache.find(agent.id, key, path_hash)
             if snapshot is not None:
                 return snapshot
@@ -128,7 +128,7 @@ class Turns(Group):
     @reads
     async def find_exchange(self, connection: Connection, agent: Agent, exchange_row: int) -> Exchange | None:
         """Returns an exchange with its content."""
-        return await exchanges.load_exchange(connection, agent.id, exchange_row)
+        return await exchanges.find_exchange(connection, agent.id, exchange_row)
 
     @reads
     async def find_conversation_uid(
@@ -202,7 +202,7 @@ class Turns(Group):
         # A `last_at` in the future was written before the clock was put back.
         at = min(last_at, now)
         await connection.lock_sharers(agent_row)
-        if await load_agent(connection, agent_row) is None:
+        if await find_agent_by_id(connection, agent_row) is None:
             return  # it is being forgotten
         if await connection.row(exchanges.SQL["unmerged"], (conversation_row, agent_row)) is not None:
             # The rules that confirm look up no key and no tombstone: the conversation is all that they need.

@@ -23,7 +23,7 @@ from storage.records import Near, Vector
 from storage.search import vector_blobs
 from storage.search.blob import CorruptIndex, by_chunk, chunk_of
 from storage.sql import exchanges
-from storage.sql.agents import load_agent
+from storage.sql.agents import find_agent_by_id
 from storage.sql.group import Group, as_method, effect, long_reads, reads
 from storage.sql.passages import load_passages_and_facts
 from storage.sql.statements import load, rows_of
@@ -128,7 +128,7 @@ async def load_joined(
 ) -> vector_blobs.JoinedVectors | None:
     """Returns the agent's vectors of a model, from the cache if it is up to date; None where there are none."""
     since = cache.clear_count
-    progress = await _load_progress(connection, agent_row)
+    progress = await _find_progress(connection, agent_row)
     if progress is None or progress.model != model:
         return None
     cached = cache.get(agent_row, model)
@@ -146,7 +146,7 @@ async def find_near(connection: Connection, cache: VectorCache, agent_row: int, 
     return None if joined is None else vector_blobs.compare(joined, query)
 
 
-async def _load_progress(connection: Connection, agent_row: int) -> _Progress | None:
+async def _find_progress(connection: Connection, agent_row: int) -> _Progress | None:
     row = await connection.row(SQL["state"], (agent_row,))
     return None if row is None else _Progress(*row)
 
@@ -233,17 +233,17 @@ class Vectors(Group):
         super().__init__(database)
         self._rules = rules
 
-    async def read_unembedded(self, agent_row: int, model: str) -> Unembedded | None:
-        """Reads the next messages without a vector of this model; None: the agent is gone."""
+    async def find_unembedded(self, agent_row: int, model: str) -> Unembedded | None:
+        """Returns the next messages without a vector of this model; None: the agent is gone."""
         return await self._database.long_read(
-            lambda connection: self._load_unembedded(connection, agent_row, model), deadline_ms=_READ_MS
+            lambda connection: self._find_unembedded(connection, agent_row, model), deadline_ms=_READ_MS
         )
 
-    async def _load_unembedded(self, connection: Connection, agent_row: int, model: str) -> Unembedded | None:
-        loaded = await load_agent(connection, agent_row)
+    async def _find_unembedded(self, connection: Connection, agent_row: int, model: str) -> Unembedded | None:
+        loaded = await find_agent_by_id(connection, agent_row)
         if loaded is None:
             return None
-        progress = await _load_progress(connection, agent_row)
+        progress = await _find_progress(connection, agent_row)
         if progress is None or progress.model != model:
             return Unembedded(loaded, model, 0, 0, 0, is_new=True)
         cursor = progress.cursor
@@ -294,7 +294,7 @@ class Vectors(Group):
 
     async def _add(self, connection: Connection, unembedded: Unembedded, added: Mapping[int, bytes]) -> None:
         agent_row, model = unembedded.agent.id, unembedded.model
-        progress = await _load_progress(connection, agent_row)
+        progress = await _find_progress(connection, agent_row)
         if progress is None or (progress.model, progress.stamp) != (model, unembedded.stamp):
             return
         dimension = len(next(iter(added.values()))) // 4 if added else progress.dimension

@@ -743,7 +743,7 @@ def test_events_that_a_dead_process_has_left_without_an_end_are_read_once(
     async def lose_the_end() -> None:
         store = world.world.store
         (entry,) = await store.runs.list_runs("default", RunFilter(), Page())
-        run, loaded = entry.run, await store.agents.load(entry.run.agent_row)
+        run, loaded = entry.run, await store.agents.find_by_id(entry.run.agent_row)
         assert loaded is not None
         logged = [event async for _, event in stored_events(store, run, 0)][:3]
         await store.responses.drop_events(run.agent_row, run.id)

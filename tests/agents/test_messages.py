@@ -236,7 +236,7 @@ async def test_a_search_leaves_out_what_is_forgotten_after_it_was_found(
 
 
 async def found(store: Store, agent: Agent, query: str) -> list[str]:
-    now = await store.agents.load(agent.id)
+    now = await store.agents.find_by_id(agent.id)
     assert now is not None
     hits = await store.recall.search(now, query)
     return [hit.text for hit in hits]
@@ -308,7 +308,7 @@ async def test_nothing_is_changed_on_what_was_forgotten_meanwhile(
     messages: AgentMessages, ann: Speaker, store: Store
 ) -> None:
     await talk(ann, "a", ("a1", "A1"), ("a2", "A2"))
-    before = await store.agents.load(ann.agent.id)
+    before = await store.agents.find_by_id(ann.agent.id)
     assert before is not None
     await messages.delete(ann.agent, at(1))
     with pytest.raises(Stale):

@@ -133,7 +133,7 @@ async def test_no_call_of_an_item_is_written_once_its_memory_has_another_epoch(s
     [item] = await store.batches.list_items(batch.id)
     run = item.run
     assert run is not None
-    agent = await store.agents.load(run.agent_row)
+    agent = await store.agents.find_by_id(run.agent_row)
     assert agent is not None
     given = [AssignedItem(run.agent_row, item.id, 0, agent.epoch, b"{}")]
     await store.database.bulk(store.batches.assign_effect(1, given, 20.0))
@@ -147,7 +147,7 @@ async def test_items_that_are_put_into_a_part(store: Store) -> None:
     batch = await accepted(store, 3, is_started=True)
     items = await store.batches.list_items(batch.id)
     runs = [item.run for item in items if item.run is not None]
-    gone = await store.agents.load(runs[0].agent_row)
+    gone = await store.agents.find_by_id(runs[0].agent_row)
     assert gone is not None
     await store.forgetting.wipe(gone.id)
     given = [AssignedItem(run.agent_row, item.id, 0, 0, b"{}") for run, item in zip(runs, items, strict=True)]

@@ -137,13 +137,13 @@ async def test_what_is_gone_is_read_before_the_writer_is_taken(
     await talk(alice, ["one", "two"])
     read: list[str] = []
     for where in (forgetting, additions):
-        load_gone = where.load_gone
+        find_gone = where.find_gone
 
-        async def load(*given: Any, where: Any = where, load_gone: Any = load_gone, **named: Any) -> Any:
+        async def load(*given: Any, where: Any = where, find_gone: Any = find_gone, **named: Any) -> Any:
             read.append(where.__name__)
-            return await load_gone(*given, **named)
+            return await find_gone(*given, **named)
 
-        monkeypatch.setattr(where, "load_gone", load)
+        monkeypatch.setattr(where, "find_gone", load)
     await store.forgetting.forget(alice.agent.id, ForgetTarget(before=1e12))
     assert read == [forgetting.__name__]
 

@@ -135,7 +135,7 @@ async def test_a_forgotten_fact_is_not_learned_again_from_the_same_words(
     assert not holds(b"zqfactx")
     assert holds(b"Zqmisox")  # what it came from stays
     assert [f.text for f in await store.facts.list(agent.id, is_all=True)] == ["The train leaves."]
-    agent = await store.agents.load(agent.id) or agent
+    agent = await store.agents.find_by_id(agent.id) or agent
     await learn(store, agent, 1, fact(text, [first.id]))
     assert not holds(b"zqfactx")
     await learn(store, agent, 2, fact(text, [first.id, second.id]))  # it was said again

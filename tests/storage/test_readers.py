@@ -7,7 +7,7 @@ import pytest
 from storage.commands import Unread
 from storage.database import Connection
 from storage.records import LEARNER, Exchange, RunState, State
-from storage.sql.exchanges import load_exchange
+from storage.sql.exchanges import find_exchange
 from storage.sql.readers import advance, cursor_of
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, result, user
@@ -96,7 +96,7 @@ async def test_what_a_run_has_read_is_emptied_under_the_lock_of_its_agent(writer
     await writer.store.sleepers.empty_reading(writer.agent.id, said.conversation_row)
 
     async def read(connection: Connection) -> Exchange | None:
-        return await load_exchange(connection, writer.agent.id, said.id)
+        return await find_exchange(connection, writer.agent.id, said.id)
 
     found = await writer.store.database.read(read)
     assert found is not None

@@ -382,7 +382,7 @@ async def test_events_that_may_quote_what_is_forgotten_are_not_stored(
     await store.forgetting.run(begun)
     assert not await store.run_texts.add_events(run.agent_row, run.id, 2, b"second", epoch=epoch)
     assert await store.run_texts.load_texts(run.agent_row, run.id, "event") == ()
-    now = await store.agents.load(run.agent_row)
+    now = await store.agents.find_by_id(run.agent_row)
     assert now is not None
     assert await store.run_texts.add_events(run.agent_row, run.id, 2, b"second", epoch=now.epoch)
 

@@ -301,7 +301,7 @@ async def test_an_import_that_dies_leaves_no_memory_that_it_has_replaced(
         patch.setattr(one.forgetting, "run", dies)
         with pytest.raises(Unavailable):
             await one.transfer.finish_import(imported, 1)
-    assert await one.agents.load(agent.id) is None
+    assert await one.agents.find_by_id(agent.id) is None
     assert [await one.forgetting.run(id) for id in await one.forgetting.list_unfinished()] == [True]
 
 
@@ -324,7 +324,7 @@ async def test_an_import_takes_over_a_pause_that_it_waits_for(stores: tuple[Stor
     end.set()
     await pausing
     await finishing
-    found = await one.agents.load(imported.id)
+    found = await one.agents.find_by_id(imported.id)
     assert found is not None
     assert (found.scope, found.paused) == (ALICE, 5.0)
 

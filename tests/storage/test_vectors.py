@@ -233,7 +233,7 @@ async def talk(alice: Speaker, *marks: str, key: str = "c1") -> None:
 
 
 async def read(store: Store, agent: Agent, model: str = MODEL) -> Unembedded:
-    found = await store.vectors.read_unembedded(agent.id, model)
+    found = await store.vectors.find_unembedded(agent.id, model)
     assert found is not None
     if found.is_new:
         await store.database.write(store.vectors.begin_effect(agent.id, model))

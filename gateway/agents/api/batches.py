@@ -258,7 +258,7 @@ class BatchRoutes:
         if run is None or not run.is_over:
             return []
         number = await store.batches.find_exchange(run)
-        agent = await store.agents.load(run.agent_row)
+        agent = await store.agents.find_by_id(run.agent_row)
         if number is None or agent is None:
             return []
         exchange = await store.turns.find_exchange(agent, number)

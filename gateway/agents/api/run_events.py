@@ -97,7 +97,7 @@ class RunEvents(Struct, frozen=True):
         return is_end(event)
 
     async def missing_events(self, run: Run, options: Json, logged: Sequence[bytes], attempt: int) -> bytes:
-        agent = await self.store.agents.load(run.agent_row)
+        agent = await self.store.agents.find_by_id(run.agent_row)
         messages: list[Json] = []
         if agent is not None:
             showing = read_showing(options) if options else await showing_of_run(self.store, run)
@@ -114,7 +114,7 @@ class RunEvents(Struct, frozen=True):
     async def callback(self, agent_row: int, run_row: int) -> Json | None:
         """Returns the body of a callback about a run that has ended; None if the run is gone."""
         run = await self.store.runs.find_run(agent_row, run_row)
-        agent = await self.store.agents.load(agent_row)
+        agent = await self.store.agents.find_by_id(agent_row)
         if run is None or agent is None:
             return None
         renderer = MessageRenderer(self.store, agent, await showing_of_run(self.store, run))

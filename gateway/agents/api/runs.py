@@ -189,7 +189,7 @@ class RunRoutes:
     async def retrieve_run_metrics(self, request: ApiRequest) -> dict[str, Any]:
         """Return how long a run took, and its tools."""
         entry = await self._get_run(request)
-        agent = await self._api.store.agents.load(entry.run.agent_row)
+        agent = await self._api.store.agents.find_by_id(entry.run.agent_row)
         steps = () if agent is None else await exchanges_of(self._api.store, agent, entry.run)
         names = dict.fromkeys(name for step in steps for name in tools_used(step))
         # The client's own tools, and those that are gone, have no id.
@@ -263,7 +263,7 @@ class RunRoutes:
     ) -> list[dict[str, Any]]:
         """Returns a page of the messages of a run, or of one step of it."""
         store = self._api.store
-        agent = await store.agents.load(entry.run.agent_row)
+        agent = await store.agents.find_by_id(entry.run.agent_row)
         if agent is None:
             raise UnknownId("The agent of this run is deleted.")
         exchanges = await exchanges_of(store, agent, entry.run)
@@ -294,7 +294,7 @@ async def run_result_json(api: AgentsApi, run: Run, showing: Showing) -> dict[st
 
     Raises: UpstreamError, GatewayError if it failed before the first output.
     """
-    agent = await api.store.agents.load(run.agent_row)
+    agent = await api.store.agents.find_by_id(run.agent_row)
     if agent is None:
         raise UnknownId("The agent of this run is deleted.")
     steps = await exchanges_of(api.store, agent, run)

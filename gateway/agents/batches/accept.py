@@ -134,7 +134,7 @@ class BatchRequests(Struct, frozen=True):
         """Returns the draft of an item. Raises: NotFound if there is no such conversation."""
         conversation_row = 0
         if item.conversation_name != DEFAULT_CONVERSATION:
-            owner = await self.store.agents.load(agent_row)
+            owner = await self.store.agents.find_by_id(agent_row)
             stored = (
                 None
                 if owner is None

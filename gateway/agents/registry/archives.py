@@ -192,7 +192,7 @@ class Archives:
     async def _search_one(
         self, memory: Agent, query: str, where: PassageFilter, limit: int, vector: Vector | None
     ) -> Sequence[PassageView]:
-        present = await self._store.agents.load(memory.id)
+        present = await self._store.agents.find_by_id(memory.id)
         if present is None:  # deleted meanwhile
             return []
         hits = await self._store.recall.search_passages(

@@ -172,7 +172,7 @@ class AgentMessages:
         conversation_name: str | None,
         vector: Vector | None,
     ) -> Sequence[MessageView]:
-        loaded = await self._store.agents.load(agent.id)
+        loaded = await self._store.agents.find_by_id(agent.id)
         if loaded is None:
             return []
         # By the row of each conversation on the path: the last message number to search; None: everything is searched.

@@ -93,7 +93,7 @@ class FileTools(Struct, frozen=True):
     async def _search_folder(
         self, folder_row: int, query: str, limit: int, vector: Vector | None
     ) -> Sequence[Passage]:
-        memory = await self.store.agents.load(folder_row)
+        memory = await self.store.agents.find_by_id(folder_row)
         if memory is None:
             return []
         return await self.store.recall.search_passages(

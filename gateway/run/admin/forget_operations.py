@@ -240,7 +240,7 @@ class ForgetOperations:
         except NotFound as error:
             late = f"; edits that wait until their turns are confirmed: {waiting}" if waiting else ""
             raise BadRequest(error.message + late, param="block") from error
-        agent = await self.store.agents.load(agent_row)
+        agent = await self.store.agents.find_by_id(agent_row)
         if agent is not None:
             what = audited_version(label, after.version)
             await self.store.audit.add(self.now(), COMMAND, "undo", agent.uid, what)
@@ -333,7 +333,7 @@ class ForgetOperations:
 
         Raises: BadRequest: one of these is no longer true.
         """
-        agent = await self.store.agents.load(agent_row)
+        agent = await self.store.agents.find_by_id(agent_row)
         erased = await name_erased(self.store, agent_row, target, [what], retained)
         try:
             begun = await self.store.forgetting.begin(agent_row, target, retained_facts=retained)

@@ -68,7 +68,7 @@ class ListOperations(Struct, frozen=True):
 async def other_profiles(store: Store, scope: Scope) -> list[str]:
     """Returns the other profiles in which a user has a memory."""
     memories = await store.forgetting.list_memories(scope.project, None, scope.subject)
-    agents = [await store.agents.load(id) for id in memories]
+    agents = [await store.agents.find_by_id(id) for id in memories]
     return [each.scope.profile for each in agents if each is not None and each.scope != scope]
 
 

@@ -254,7 +254,7 @@ class RemainingTexts:
 
         texts: by the numbers of their messages or facts. Only later replies can quote them.
         """
-        agent = await self._store.agents.load(self._memory.id)
+        agent = await self._store.agents.find_by_id(self._memory.id)
         if agent is None:
             return []
         recall = self._store.recall

@@ -128,7 +128,7 @@ class RequestOperations(Struct, frozen=True):
         for stored in await self.store.recalls.find(id, self._since, project):
             if not stored.scope.is_open_to(user):
                 continue
-            agent = await self.store.agents.load(stored.agent_row)
+            agent = await self.store.agents.find_by_id(stored.agent_row)
             exchange = (
                 None if agent is None else await self.store.turns.find_exchange(agent, stored.exchange_row)
             )

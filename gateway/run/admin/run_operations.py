@@ -108,7 +108,7 @@ class RunOperations(Struct, frozen=True):
             entry = await runs.get(project, ids.uid_of("run", id) or id)
         except NotFound as error:
             raise UnknownId("There is no such run.") from error
-        agent = await self.store.agents.load(entry.run.agent_row)
+        agent = await self.store.agents.find_by_id(entry.run.agent_row)
         if agent is None:
             raise UnknownId("There is no such run.")
         steps = [step for step in await runs.load_steps(entry.run) if step.step.number > last_shown]

@@ -163,7 +163,7 @@ class TransferOperations:
 
     async def check_is_there(self, agent: Agent) -> None:
         """Checks that a memory that was read to its end was not forgotten meanwhile. Raises: BadRequest."""
-        if await self.store.agents.load(agent.id) is None:
+        if await self.store.agents.find_by_id(agent.id) is None:
             raise _forgotten_error()
 
     async def restore(self, raw: RawArguments) -> dict[str, Any]:

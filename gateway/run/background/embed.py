@@ -182,10 +182,10 @@ class EmbeddingService:
         # Vectors are in the order of the search index, so the index is made first.
         while await self._store.search_index.advance(job.agent_row):
             pass
-        unembedded = await vectors.read_unembedded(job.agent_row, name)
+        unembedded = await vectors.find_unembedded(job.agent_row, name)
         if unembedded is not None and unembedded.is_new:
             await job.commit(vectors.begin_effect(job.agent_row, name))
-            unembedded = await vectors.read_unembedded(job.agent_row, name)
+            unembedded = await vectors.find_unembedded(job.agent_row, name)
         if unembedded is None or unembedded.is_new or not unembedded.agent.scope.spans_conversations:
             return
         try:

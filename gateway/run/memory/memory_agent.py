@@ -30,7 +30,7 @@ async def refresh_agent(store: Store, agent: Agent, snapshot: MemorySnapshot) ->
     if not agent.is_stored or agent.epoch == snapshot.epoch:
         return agent
     # Something of this memory was forgotten since the agent was cached, or it was paused or resumed.
-    agent = replace(await store.agents.load(agent.id) or agent, epoch=snapshot.epoch)
+    agent = replace(await store.agents.find_by_id(agent.id) or agent, epoch=snapshot.epoch)
     store.agents.cache(agent)
     return agent
 

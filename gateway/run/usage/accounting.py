@@ -41,7 +41,7 @@ class Accounting:
         takes_requests: the process answers requests; else it performs jobs alone.
         """
         self.receipts = Receipts(tracer)
-        self.meter = Meter(store.usage, store.agents.load, now, settings)
+        self.meter = Meter(store.usage, store.agents.find_by_id, now, settings)
         aliases = frozenset(each.alias for each in settings.models)
         self.limiter = Limiter(
             store=store,

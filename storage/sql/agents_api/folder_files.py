@@ -12,7 +12,7 @@ from storage.database import Connection, Row
 from storage.errors import NotFound, OverLimit, WriteConflict
 from storage.listing import Page
 from storage.records import StoredFile
-from storage.sql.agents import load_agent
+from storage.sql.agents import find_agent_by_id
 from storage.sql.group import as_method, long_reads, reads, writes
 from storage.sql.growth import GrowingGroup
 from storage.sql.passages import insert_passage
@@ -38,7 +38,7 @@ async def add_file(
     Raises: WriteConflict if the name is taken; OverLimit; NotFound if there is no such folder.
     """
     await connection.lock(draft.memory_row)
-    if await load_agent(connection, draft.memory_row) is None:
+    if await find_agent_by_id(connection, draft.memory_row) is None:
         raise NotFound("there is no such folder")
     count, size = await _extent(connection, draft.memory_row, draft.name if replaces else None)
     if count >= MAX_FILES:

@@ -16,7 +16,7 @@ from storage.errors import NotFound, Stale
 from storage.listing import ListedExchange, Page
 from storage.records import Agent, Conversation, Evicted, Exchange, MarkKind
 from storage.sql import exchanges
-from storage.sql.agents import AGENT_COLUMNS, load_agent, make_agent_record
+from storage.sql.agents import AGENT_COLUMNS, find_agent_by_id, make_agent_record
 from storage.sql.group import Group, long_reads, reads, writes
 from storage.sql.statements import load, rows_of
 from storage.sql.vectors import forget_indexed
@@ -173,7 +173,7 @@ class Messages(Group):
         Raises: NotFound; Stale if something was forgotten since the agent was read; what `edit` raises.
         """
         await connection.lock(agent.id)
-        stored_agent = await load_agent(connection, agent.id)
+        stored_agent = await find_agent_by_id(connection, agent.id)
         if stored_agent is None or stored_agent.epoch != agent.epoch:
             raise Stale("something of this memory was forgotten meanwhile")
         listed = await _get_exchange(connection, agent.id, seq)

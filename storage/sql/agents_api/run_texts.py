@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from storage.database import Connection
 from storage.records import Job
-from storage.sql.epochs import load_epoch
+from storage.sql.epochs import find_epoch
 from storage.sql.group import Group, as_locking_method, as_method, bulk_writes, reads, writes
 from storage.sql.jobs import is_attempt
 from storage.sql.statements import load, rows_of
@@ -65,7 +65,7 @@ async def add_events(
     epoch: the memory's epoch when the events were made. They may quote what was forgotten since.
     job: the attempt that made the events. They must not come between those of the attempt that performs the run now.
     """
-    if await load_epoch(connection, agent_row) != epoch:
+    if await find_epoch(connection, agent_row) != epoch:
         return False
     return await add_text(connection, agent_row, run_row, "event", seq, data, job=job)
 

@@ -19,7 +19,7 @@ from storage.errors import NotFound, RunOver, WriteConflict
 from storage.listing import Page, RunEntry, RunFilter, StepEntry
 from storage.records import Job, Run, RunState, RunStep, TokenCounts
 from storage.sql.agents_api.run_texts import add_error_message, add_text
-from storage.sql.epochs import load_epoch, lock_memory
+from storage.sql.epochs import find_epoch, lock_memory
 from storage.sql.exchanges import NO_RECALL
 from storage.sql.group import Group, as_locking_method, as_method, reads, writes
 from storage.sql.jobs import Jobs, check_attempt
@@ -220,7 +220,7 @@ class Runs(Group):
             its agent is gone.
         """
         await connection.lock(draft.agent_row)
-        if await load_epoch(connection, draft.agent_row) is None:
+        if await find_epoch(connection, draft.agent_row) is None:
             raise NotFound("there is no such agent")
         run = await create_run(connection, draft, replaces=replaces)
         if run.uid != draft.uid:

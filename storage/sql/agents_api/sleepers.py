@@ -159,7 +159,7 @@ async def empty_reading(connection: Connection, sleeper_row: int, conversation_r
     """Empties the texts of one reading and takes the key from its conversation. Idempotent."""
     await connection.lock(sleeper_row)
     for (id,) in await connection.rows(SQL["reading_exchanges"], (conversation_row, sleeper_row)):
-        exchange = await exchanges.load_exchange(connection, sleeper_row, id)
+        exchange = await exchanges.find_exchange(connection, sleeper_row, id)
         assert exchange is not None  # it was found in this transaction
         await forget_indexed(connection, sleeper_row, range(exchange.seq, exchange.next_seq))
         await exchanges.update_exchange(connection, sleeper_row, make_tombstone(exchange), is_whole=True)

@@ -286,7 +286,7 @@ def test_a_fact_that_a_person_has_stated_is_embedded_without_a_turn(made: Rememb
     store, id = made.world.store, made.agent_id()
 
     async def state() -> None:
-        alice = await store.agents.load(id)
+        alice = await store.agents.find_by_id(id)
         assert alice is not None
         await store.facts.remember(alice, TORTOISE, "tortoise", "person", made.world.clock.now)
 

@@ -50,7 +50,7 @@ class World:
     counted: list[tuple[str, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.meter = Meter(self.store.usage, self.store.agents.load, lambda: self.now, Settings())
+        self.meter = Meter(self.store.usage, self.store.agents.find_by_id, lambda: self.now, Settings())
 
     def background(self, **options: Any) -> BackgroundModel:
         return BackgroundModel(

@@ -323,7 +323,7 @@ def test_an_export_whose_memory_is_forgotten_meanwhile_does_not_end_as_if_whole(
     page, agent = transfer.page, memory_of(world)
 
     async def page_after_forgetting(of: Agent, part: str, *position: Any) -> Any:
-        if part == "exchange" and await world.store.agents.load(agent.id) is not None:
+        if part == "exchange" and await world.store.agents.find_by_id(agent.id) is not None:
             await forgetting.finish(await forgetting.begin(agent.id, ForgetTarget(is_all=True)))
         return await page(of, part, *position)
 

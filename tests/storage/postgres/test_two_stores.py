@@ -205,7 +205,7 @@ async def test_what_code_writes_into_a_block_waits_for_one_agent_without_holding
     for each in (ann, bob):
         await here.named_blocks.attach(each.agent, uid)
     block = (await here.named_blocks.get_labelled(bob.agent.id, "house")).block
-    by = await here.agents.load(bob.agent.id)
+    by = await here.agents.find_by_id(bob.agent.id)
     async with locked_agent(database, ann.agent.id) as transaction:
         written = here.blocks.write(block.id, block.version, "Be kind.", at=2.0, origin="tool:1", by=by)
         await until_waiting(database, 1, written)

@@ -23,7 +23,7 @@ from storage.database import Operation, work_generation
 from storage.errors import Broken, Corrupt, Full, Locked, ReadOnly, Stale, StatementFailed, Unavailable
 from storage.listing import Page
 from storage.records import Agent, Passage, Scope, StoredFile
-from storage.sql.agents import create_agent, load_numbers
+from storage.sql.agents import create_agent, find_numbers
 from storage.sql.agents_api.folder_files import PARSING
 from storage.sql.facts import add_fact
 from storage.sql.passages import insert_passage
@@ -652,7 +652,7 @@ async def test_a_turn_that_was_under_way_when_a_copy_was_restored_finds_nothing_
     store = await open_with_copy(open_store, path, tmp_path / "other.db", BOB)
     alice = await store.agents.find(ALICE)
     assert alice is not None
-    numbers = await store.database.read(lambda connection: load_numbers(connection, alice.id))
+    numbers = await store.database.read(lambda connection: find_numbers(connection, alice.id))
     restore_in_place(tmp_path / "other.db", path)
     with pytest.raises(Broken):
         await store.keys.create("default", "lost")
@@ -681,7 +681,7 @@ def reads_by_row(
         lambda: store.passages.list(agent_row, limit=10),
         lambda: store.files.load_text(file),
         lambda: store.messages.list_page(agent_row, Page(limit=10)),
-        lambda: store.agents.load(agent_row),
+        lambda: store.agents.find_by_id(agent_row),
     ]
 
 
@@ -756,7 +756,7 @@ async def test_what_is_called_after_a_recovery_is_no_part_of_the_work_that_found
     store.begin_work()
     restore_in_place(tmp_path / "other.db", path)
     with pytest.raises(Broken):
-        await store.agents.load(1)
+        await store.agents.find_by_id(1)
     async with asyncio.timeout(PATIENCE_S):
         await recovered.wait()
     assert generations == [None]

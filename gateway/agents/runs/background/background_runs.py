@@ -173,7 +173,7 @@ class BackgroundRuns:
         Raises: StoreError or CancelledError, after which it can be tried again.
         """
         store = self._store
-        agent = await store.agents.load(job.agent_row)
+        agent = await store.agents.find_by_id(job.agent_row)
         run = None if agent is None else await store.runs.find_run(job.agent_row, run_row)
         if agent is None or run is None:
             return None

@@ -75,7 +75,7 @@ class RunLogs:
         """Returns the log of a run that an earlier process left, before the run goes on here, or None."""
         if self._store.database.is_shared:
             return None
-        agent = await self._store.agents.load(run.agent_row)
+        agent = await self._store.agents.find_by_id(run.agent_row)
         texts = await self._store.run_texts.load_texts(run.agent_row, run.id, "request")
         if agent is None or not texts or StoredRequest.decode(texts[0].data).shown is None:
             return None
@@ -108,7 +108,7 @@ class RunLogs:
                 yield event
         if logged and self._shows.is_end(logged[-1]):
             return
-        if await self._store.agents.load(run.agent_row) is None:
+        if await self._store.agents.find_by_id(run.agent_row) is None:
             first_number = after + 1
             missing = self._shows.error_events(run.uid, Conflict(DELETED_ERROR))
         else:
