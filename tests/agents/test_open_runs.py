@@ -104,6 +104,42 @@ async def test_a_run_ended_while_it_is_performed_leaves_the_other_tickets(queues
     await becomes_free(queues)
 
 
+async def test_a_run_whose_job_has_failed_holds_no_ticket_of_another(queues: Queues) -> None:
+    runs = OpenRuns(queues)
+    one = runs.add("one", CONVERSATION)
+    failed = runs.begin(one)
+    await runs.wait(one, failed)
+    failed.drop()
+    runs.stop(one)
+    two = runs.add("two", CONVERSATION)
+    await asyncio.sleep(0)
+    runs.close(two)
+    await becomes_free(queues)
+    again = runs.begin(one)  # its job is tried again
+    assert await runs.wait(one, again) is not None
+    again.drop()
+    await becomes_free(queues)
+
+
+async def test_a_run_that_loses_its_ticket_gets_one_before_later_requests(queues: Queues) -> None:
+    """A run that another process accepted takes the first ticket."""
+    runs = OpenRuns(queues)
+    one = runs.add("one", CONVERSATION)
+    remote = runs.add("remote", CONVERSATION, phase=RunPhase.PERFORMED)
+    first = runs.begin(remote)
+    await runs.wait(remote, first)
+    async with asyncio.timeout(PATIENCE_S):
+        with QueueTicket() as late:
+            entering = asyncio.ensure_future(queues.enter(CONVERSATION, late))
+            await asyncio.sleep(0)
+            second = runs.begin(one)
+            first.drop()
+            assert await runs.wait(one, second) is not None
+            assert not entering.done()
+            second.drop()
+            await entering
+
+
 async def test_a_run_that_is_closed_waits_no_longer_and_leaves_the_other_tickets(queues: Queues) -> None:
     runs = OpenRuns(queues)
     one, two = runs.add("one", CONVERSATION), runs.add("two", CONVERSATION)

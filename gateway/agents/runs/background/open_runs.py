@@ -25,14 +25,15 @@ class RunPhase(Enum):
     """How far a run has come in this process."""
 
     ACCEPTING = "accepting"  # its row is being written
-    WAITING = "waiting"  # on disk; its job has not begun, or will begin again
+    WAITING = "waiting"  # on disk, with a ticket; its job has not begun, or will begin again
     QUEUED = "queued"  # its job has begun, and waits until the conversation is free
     PERFORMED = "performed"  # its job runs and holds the conversation
+    STOPPED = "stopped"  # its job has failed and given up the ticket; it may begin again
     ENDED = "ended"
 
 
-# The phases of a run that has a ticket here, unless a run that another process accepted has taken it.
-_WITHOUT_JOB = (RunPhase.ACCEPTING, RunPhase.WAITING)
+# The phases of a run for which a ticket is reserved.
+_WITH_TICKET = (RunPhase.ACCEPTING, RunPhase.WAITING)
 
 
 @dataclass(eq=False, slots=True)
@@ -54,7 +55,7 @@ class OpenRuns:
     """The open runs of a process, by uid.
 
     A ticket belongs to a conversation rather than to a run: jobs may begin in another order than their runs were
-    accepted in, and the first to begin takes the first ticket.
+    accepted in, and the first to begin takes the first ticket. A conversation has as many as runs with a ticket.
     """
 
     def __init__(self, queues: Queues) -> None:
@@ -91,9 +92,12 @@ class OpenRuns:
             run.phase = RunPhase.WAITING
 
     def begin(self, run: OpenRun) -> Reservation:
-        """Returns the next ticket of the run's conversation for its job, which has begun."""
+        """Returns the first ticket of the run's conversation for its job, which has begun."""
+        tickets = self._tickets.setdefault(run.queue, deque())
+        if run.phase not in _WITH_TICKET:
+            tickets.append(self._queues.reserve(run.queue))  # for the run that loses the first one
         run.phase = RunPhase.QUEUED
-        return self._pop_ticket(run.queue) or self._queues.reserve(run.queue)
+        return self._pop_ticket(run.queue)
 
     async def wait(self, run: OpenRun, reserved: Reservation) -> QueueTicket | None:
         """Waits for a run's turn in its conversation. Returns its ticket; None if the run was closed meanwhile.
@@ -114,9 +118,9 @@ class OpenRuns:
         return ticket
 
     def stop(self, run: OpenRun) -> None:
-        """Notes that the job of a run is over, for now or for good."""
+        """Notes that the job of a run is over, for now or for good, unless its ticket was put back."""
         if run.phase in (RunPhase.QUEUED, RunPhase.PERFORMED):
-            run.phase = RunPhase.WAITING
+            run.phase = RunPhase.STOPPED
 
     def put_back(self, run: OpenRun, reserved: Reservation) -> None:
         """Gives back the ticket of a job that will be tried again, so that no request comes in between.
@@ -126,27 +130,24 @@ class OpenRuns:
         if run.phase is RunPhase.ENDED:
             reserved.drop()
         else:
+            run.phase = RunPhase.WAITING
             self._tickets.setdefault(run.queue, deque()).appendleft(reserved)
 
     def close(self, run: OpenRun) -> None:
         """Forgets a run that has ended and wakes the callers that wait for its end. Idempotent.
 
-        The newest ticket of the conversation is dropped if no run is left that will take it.
+        If the run has a ticket, the newest of the conversation is dropped.
         """
         if run.phase is RunPhase.ENDED:
             return
+        if run.phase in _WITH_TICKET:
+            self._pop_ticket(run.queue, newest=True).drop()
         run.phase = RunPhase.ENDED
         del self._runs[run.uid]
         run.ended.set()
-        left = sum(each.queue == run.queue and each.phase in _WITHOUT_JOB for each in self._runs.values())
-        is_surplus = len(self._tickets.get(run.queue, ())) > left
-        if is_surplus and (ticket := self._pop_ticket(run.queue, newest=True)):
-            ticket.drop()
 
-    def _pop_ticket(self, queue: QueueName, *, newest: bool = False) -> Reservation | None:
-        tickets = self._tickets.get(queue)
-        if not tickets:
-            return None
+    def _pop_ticket(self, queue: QueueName, *, newest: bool = False) -> Reservation:
+        tickets = self._tickets[queue]
         ticket = tickets.pop() if newest else tickets.popleft()
         if not tickets:
             del self._tickets[queue]
