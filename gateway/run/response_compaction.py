@@ -51,10 +51,10 @@ class Compacted(Struct, frozen=True):
 class CompactionFailed(Exception):
     """The upstream has refused to write the summary."""
 
-    def __init__(self, status: int, body: bytes) -> None:
-        """status, body: the upstream's reply."""
+    def __init__(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+        """status, headers, body: the upstream's reply as a client of chat completions gets it."""
         super().__init__(status)
-        self.status, self.body = status, body
+        self.status, self.headers, self.body = status, headers, body
 
 
 @dataclass(slots=True)
@@ -102,7 +102,7 @@ async def compact(
         answer = _StatusSink(sink)
         await chat.answer(question, request_context, answer, receipt, make_view)
         if answer.status != 200:
-            raise CompactionFailed(answer.status, bytes(answer.body))
+            raise CompactionFailed(answer.status, answer.headers, bytes(answer.body))
         summary, counts = _read_reply(answer.body)
         prompt_tokens += counts.prompt
         completion_tokens += counts.completion

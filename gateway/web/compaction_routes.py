@@ -9,10 +9,11 @@ from typing import Final
 
 import orjson
 
-from adapters.types import Header, Json
+from adapters.types import Header, Json, with_content_type
 from gateway.dialects.chat.render import ChatView
 from gateway.dialects.fields import missing_field
 from gateway.dialects.responses.compaction import compaction_item, summary_of
+from gateway.dialects.responses.errors import render_upstream_error
 from gateway.dialects.responses.items import render_user_message
 from gateway.dialects.responses.render import render_usage
 from gateway.dialects.responses.response_ids import make_tag
@@ -95,7 +96,9 @@ async def answer_with_summary(
                 read_summary=summary_of,
             )
         except CompactionFailed as error:
-            await reply.send_body(error.status, [JSON_TYPE, *receipt.note_head()], error.body)
+            refused_headers = with_content_type(error.headers, JSON_TYPE[1])
+            body = render_upstream_error(error.status, error.body)
+            await reply.send_body(error.status, refused_headers, body)
             return
         headers, body = render(compacted)
         await reply.send_body(200, [*headers, *receipt.note_head()], body)

@@ -199,6 +199,34 @@ def test_an_answer_that_is_no_chat_completion_is_the_upstreams_fault(
     assert world.gateway.ask("POST", "/v1/responses/compact", asked, {}).status == 502
 
 
+@each_row(
+    ("status", "body", "kind"),
+    [
+        (503, b"<html><h1>Try again</h1></html>", "text/html"),
+        (429, b"", "text/plain"),
+        (404, b"[]", "application/json"),
+    ],
+)
+def test_an_error_that_cannot_be_read_keeps_its_status(
+    world: World, upstream: StrictUpstream, status: int, body: bytes, kind: str
+) -> None:
+    """As where a response is made."""
+    upstream.queue(raw(body, content_type=kind, status=status, headers={"retry-after": "7"}))
+    asked = orjson.dumps({"model": "m", "input": "Hi"})
+    reply = world.gateway.ask("POST", "/v1/responses/compact", asked)
+    assert (reply.status, reply.headers["content-type"]) == (status, "application/json")
+    assert reply.headers["retry-after"] == "7"
+    assert str(status) in reply.error["message"]
+
+
+def test_an_error_of_the_upstream_names_the_field_as_the_client_does(
+    world: World, upstream: StrictUpstream
+) -> None:
+    upstream.queue(fail(400, "Invalid 'messages[0].content'."))
+    with pytest.raises(openai.BadRequestError, match="'input'"):
+        world.sdk.responses.compact(model="m", input="Hi")
+
+
 def test_a_summary_that_was_cut_off_ends_with_a_line_or_is_none(
     world: World, upstream: StrictUpstream
 ) -> None:
