@@ -29,6 +29,7 @@ from gateway.run.admin.streams import open_input, open_output, split_lines
 from gateway.settings import Settings, without_password
 from gateway.settings.load import load_settings
 from gateway.settings.value_syntax import POSTGRES
+from storage.records import DEFAULT_PROJECT
 
 EXIT_FAILED = 1
 # Settings with URLs, which may have a password.
@@ -262,7 +263,7 @@ class Commands:
         limit = self.perform("limits-add", arguments)
         printed.show_record(record_lists.LIMITS, limit)
         project = limit["project"]
-        if project not in ("default", *self.settings.projects, *projects_of_keys):
+        if project not in (DEFAULT_PROJECT, *self.settings.projects, *projects_of_keys):
             print(f"This project is new: no key and no setting names {project!r}.", file=sys.stderr)
 
     def forget(self, arguments: _Arguments, check_consent: Callable[[str], None], *, all_users: bool) -> None:

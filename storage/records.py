@@ -31,6 +31,8 @@ _MAX_KEY_ATOMS = 128
 
 # The index of the reply among the messages of an exchange, as in `Exchange.redactions`.
 REPLY = -1
+# The project of requests and keys that name none.
+DEFAULT_PROJECT = "default"
 # The client's id of an agent's own conversation, its message list.
 DEFAULT_CONVERSATION = "default"
 # The profile of memories that are made over REST. The settings can declare none of this name.

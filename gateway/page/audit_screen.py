@@ -11,7 +11,7 @@ from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ListQuery, Screen, ScreenRequest, View
 from gateway.run.admin.audit_operations import AuditRecord
 from gateway.run.admin.audited_parts import AuditedFact, is_along
-from gateway.run.admin.hits import fact_href
+from gateway.run.admin.page_paths import fact_href
 
 # Action -> what it concerns, for entries that do not name it.
 _OBJECTS = {

@@ -16,10 +16,9 @@ from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ListQuery, NoFields, Screen, ScreenRequest, View
 from gateway.run.admin.block_views import BlocksSince
 from gateway.run.admin.conversation_views import Question
-from gateway.run.admin.hits import fact_href
 from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.memory_records import FactRecord, MessageRecord
-from gateway.run.admin.page_paths import page_path
+from gateway.run.admin.page_paths import fact_href, page_path
 from gateway.run.admin.request_records import ExplainedRequest, RequestRecord, WindowPart, WindowRecord
 
 # The cells of the bar that shows a window.

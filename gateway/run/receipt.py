@@ -17,7 +17,7 @@ from gateway.core.trace_context import TraceContext
 from gateway.core.turn_name import TurnName
 from gateway.masks import mask_keys_in_name
 from gateway.run.upstream_call import NO_PROMPT, PromptFacts, UpstreamCall
-from storage.records import Scope
+from storage.records import DEFAULT_PROJECT, Scope
 
 CLIENT_GONE: Final = 499  # nginx's status for it; it appears in logs, metrics and receipts only
 
@@ -81,7 +81,7 @@ class Receipt(Struct, eq=False, weakref=True):
     # The id of the request; "": it is not noted.
     request_id: str = ""
     # The caller's project.
-    project: str = "default"
+    project: str = DEFAULT_PROJECT
     # The id of the caller's key; 0: the caller has no key.
     key_id: int = 0
     # The user as the request or the settings name it; "": no user.

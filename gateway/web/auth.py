@@ -16,8 +16,8 @@ from gateway.errors import NotAllowed, NotAuthenticated, Overloaded
 from gateway.run.request_context import RequestContext, may_ask
 from gateway.settings import MetricsKeys, is_loopback
 from storage.errors import StoreError
-from storage.records import Key
-from storage.sql.keys import DEFAULT_PROJECT, Keys
+from storage.records import DEFAULT_PROJECT, Key
+from storage.sql.keys import Keys
 
 KEY_PREFIX = "mg-"
 METRICS_PATH = "/metrics"

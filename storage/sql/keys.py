@@ -25,7 +25,7 @@ from msgspec.structs import replace
 
 from storage.database import KEYS, POLL_S, Connection, Database, Row
 from storage.errors import Broken, NotFound, Unavailable, WriteConflict, is_known
-from storage.records import Key
+from storage.records import DEFAULT_PROJECT, Key
 from storage.sidecar import KEYED, has_sidecar, make_sidecar, remove_sidecar, resolve_path
 from storage.sql.group import Group, reads
 from storage.sql.statements import load
@@ -34,7 +34,6 @@ SQL = load("keys.sql")
 _log = logging.getLogger("mnemogate")
 
 PREFIX = "mg-"
-DEFAULT_PROJECT = "default"
 # Characters of a key that `keys list` shows: enough to distinguish keys, of 43 that are random.
 SHOWN_CHARS = 7
 CACHED_KEYS = 1024

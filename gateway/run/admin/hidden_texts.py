@@ -11,9 +11,8 @@ from msgspec import Struct
 
 from gateway.core.conversation.wire_message import RESULT_ROLES
 from gateway.run.admin.exchange_messages import message_records
-from gateway.run.admin.hits import fact_href, message_href
 from gateway.run.admin.memory_by_uid import get_agent
-from gateway.run.admin.page_paths import page_path
+from gateway.run.admin.page_paths import fact_href, message_href, page_path
 from storage.listing import UnindexedTexts
 from storage.records import Agent, Exchange, Fact
 from storage.sql.store import Store

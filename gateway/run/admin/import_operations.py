@@ -31,8 +31,7 @@ from gateway.run.memory.memory_agent import check_not_paused
 from storage.commands import ForgetTarget
 from storage.errors import StoreError, WriteConflict
 from storage.listing import LAST_NUMBER, StoredImport
-from storage.records import Agent, Scope
-from storage.sql.keys import DEFAULT_PROJECT
+from storage.records import DEFAULT_PROJECT, Agent, Scope
 from storage.sql.store import Store
 
 PARAMETERS: Final = ("user", "project", "profile", "format", "source_user", "learn", "preview")

@@ -10,8 +10,8 @@ from gateway.core.dates import END_OF_DATES_S
 from gateway.errors import BadRequest, NotAllowed
 from gateway.run.admin.operation_arguments import Arguments, RawArguments, check_project
 from gateway.settings import DefaultMode
-from storage.records import OPERATOR, OPERATOR_READ, Key
-from storage.sql.keys import DEFAULT_PROJECT, IssuedKey, Keys
+from storage.records import DEFAULT_PROJECT, OPERATOR, OPERATOR_READ, Key
+from storage.sql.keys import IssuedKey, Keys
 
 # The project of operators' keys for all projects.
 ALL_PROJECTS = ""

@@ -15,8 +15,8 @@ from gateway.run.admin.operation_arguments import Arguments, RawArguments
 from gateway.settings import DefaultMode
 from storage.errors import NotFound, WriteConflict
 from storage.listing import LAST_NUMBER
-from storage.records import OPERATOR_READ, Key
-from storage.sql.keys import DEFAULT_PROJECT, Keys
+from storage.records import DEFAULT_PROJECT, OPERATOR_READ, Key
+from storage.sql.keys import Keys
 
 KeyKind = Literal["app", "metrics", "operator", "operator-read"]
 

@@ -12,7 +12,8 @@ from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.operation_arguments import Arguments, RawArguments, check_names, check_project
 from gateway.run.admin.requested_page import page_json, read_requested_page
 from storage.errors import NotFound
-from storage.sql.keys import DEFAULT_PROJECT, Keys
+from storage.records import DEFAULT_PROJECT
+from storage.sql.keys import Keys
 from storage.sql.limits import UsageLimits
 from storage.usage_records import PERIODS, REFUSE, UNITS, UsageLimit
 

@@ -1,10 +1,10 @@
-"""Gets a memory that a caller names, within the project that the caller may see."""
+"""Gets a memory that a caller names, within the project that the caller may see, and lists its other profiles."""
 
 from __future__ import annotations
 
 from gateway.errors import MemoryNotFound
 from storage.listing import FoundMemory
-from storage.records import Agent
+from storage.records import Agent, Scope
 from storage.sql.store import Store
 
 
@@ -33,3 +33,10 @@ async def get_memory(store: Store, project: str | None, uid: str) -> FoundMemory
     if memory is None:
         raise MemoryNotFound
     return memory
+
+
+async def load_other_profiles(store: Store, scope: Scope) -> list[str]:
+    """Returns the other profiles in which a user has a memory."""
+    memories = await store.forgetting.list_memories(scope.project, None, scope.subject)
+    agents = [await store.agents.find_by_id(id) for id in memories]
+    return [each.scope.profile for each in agents if each is not None and each.scope != scope]

@@ -28,12 +28,11 @@ from gateway.run.admin.forget_operations import (
     note_forgetting,
     note_retained,
 )
-from gateway.run.admin.hits import kind_of, message_href, speaker_of, text_href
 from gateway.run.admin.memory_edits import Editor
-from gateway.run.admin.memory_lists import flags_of
-from gateway.run.admin.memory_records import SourceKind, SourceRecord
+from gateway.run.admin.memory_names import flags_of
+from gateway.run.admin.memory_records import SourceKind, SourceRecord, kind_of, speaker_of
 from gateway.run.admin.memory_views import MemoryViews
-from gateway.run.admin.page_paths import page_path
+from gateway.run.admin.page_paths import message_href, page_path, text_href
 from gateway.run.admin.plain_text import shell_word
 from gateway.run.admin.remaining_texts import SHOWN_CHARS, RemainingRecord, RemainingTexts
 from storage.commands import ForgetTarget

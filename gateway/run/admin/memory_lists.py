@@ -12,17 +12,14 @@ from typing import Any
 from msgspec import Struct
 
 from gateway.errors import BadRequest
-from gateway.run.admin.memory_names import id_of
+from gateway.run.admin.memory_names import flags_of, owner_fields
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
 from storage.listing import ListedConversation, ListedMemory, Retained
-from storage.records import API_PROFILE, Scope
 from storage.sql.store import Store
 
 # The most lines of an answer. A list of 100,000 users takes 16 s without a server (measured), mostly for their last
 # messages.
 PAGE_LINES = 500
-# The option of `memory forget` that has its default.
-_DEFAULT_OPTION = ("project", "default")
 
 
 class ListOperations(Struct, frozen=True):
@@ -65,16 +62,9 @@ class ListOperations(Struct, frozen=True):
         return {"lines": lines, "next": None if cursor is None else list(cursor)}
 
 
-async def other_profiles(store: Store, scope: Scope) -> list[str]:
-    """Returns the other profiles in which a user has a memory."""
-    memories = await store.forgetting.list_memories(scope.project, None, scope.subject)
-    agents = [await store.agents.find_by_id(id) for id in memories]
-    return [each.scope.profile for each in agents if each is not None and each.scope != scope]
-
-
 def _memory_line(memory: ListedMemory) -> dict[str, Any]:
     return {
-        **_owner_fields(memory.scope),
+        **owner_fields(memory.scope),
         "memory": memory.uid,
         "begun": memory.created,
         "conversations": memory.retained.conversations,
@@ -88,7 +78,7 @@ def _memory_line(memory: ListedMemory) -> dict[str, Any]:
 
 def _conversation_line(conversation: ListedConversation) -> dict[str, Any]:
     return {
-        **_owner_fields(conversation.scope),
+        **owner_fields(conversation.scope),
         "id": conversation.uid,
         "client_id": conversation.key,
         **_size_fields(conversation.retained),
@@ -104,19 +94,3 @@ def _size_fields(retained: Retained) -> dict[str, Any]:
         "cancelled_turns": retained.cancelled,
         "bytes": retained.bytes,
     }
-
-
-def _owner_fields(scope: Scope) -> dict[str, str]:
-    if scope.profile == API_PROFILE:
-        return {"project": scope.project, "agent": id_of(scope.subject)}
-    kind, _, name = scope.subject.partition(":")
-    return {"project": scope.project, "profile": scope.profile, kind: name}
-
-
-def flags_of(scope: Scope) -> list[str]:
-    """Returns the arguments that name a memory. A name may begin with a dash, so each is one word with its option."""
-    return [
-        f"--{option}={name}"
-        for option, name in _owner_fields(scope).items()
-        if (option, name) != _DEFAULT_OPTION
-    ]

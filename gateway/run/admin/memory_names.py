@@ -11,7 +11,7 @@ from gateway.core import ids
 from gateway.core.memory.fact_words import DESIGNATIONS
 from gateway.errors import BadRequest
 from gateway.settings import DEFAULT_PROFILE
-from storage.records import API_PROFILE, Scope
+from storage.records import API_PROFILE, DEFAULT_PROJECT, Scope
 
 # Kind of an id -> kind of the subject, for memories that were created over REST.
 _SUBJECT_KINDS = {"agent": "agent", "archive": "archive", "source": "folder"}
@@ -89,6 +89,23 @@ def id_of(subject: str) -> str:
     """Returns the id of a memory that was created over REST, by its subject."""
     kind, _, uid = subject.partition(":")
     return ids.id_of("source" if kind == "folder" else kind, uid)
+
+
+def owner_fields(scope: Scope) -> dict[str, str]:
+    """Returns the options of `memory forget` that name a memory, and their values."""
+    if scope.profile == API_PROFILE:
+        return {"project": scope.project, "agent": id_of(scope.subject)}
+    kind, _, name = scope.subject.partition(":")
+    return {"project": scope.project, "profile": scope.profile, kind: name}
+
+
+def flags_of(scope: Scope) -> list[str]:
+    """Returns the arguments that name a memory. A name may begin with a dash, so each is one word with its option."""
+    return [
+        f"--{option}={name}"
+        for option, name in owner_fields(scope).items()
+        if (option, name) != ("project", DEFAULT_PROJECT)
+    ]
 
 
 def nothing_found(owner: Scope | MemoryOwner) -> BadRequest:

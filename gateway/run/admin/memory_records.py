@@ -6,9 +6,11 @@ The operations of this room return them. The command line prints them, a templat
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from msgspec import UNSET, Struct, UnsetType
+
+from storage.records import MUTED, Message
 
 MemoryKind = Literal["user", "conversation", "agent"]
 SourceKind = Literal["message", "fact", "passage"]
@@ -136,3 +138,15 @@ class MessageRecord(Struct, frozen=True):
     note: str | None = None
     # For a reply: the id of the request that it answers.
     request: str | None = None
+
+
+def kind_of(message: Message) -> SourceKind:
+    """Returns the kind under which a text is shown. A muted fact is shown as a fact."""
+    return "fact" if message.source == MUTED else cast(SourceKind, message.source)
+
+
+def speaker_of(message: Message) -> str | UnsetType:
+    """Returns the speaker of a message, as in `SourceRecord`."""
+    if kind_of(message) != "message":
+        return UNSET
+    return message.speaker or (UNSET if message.role == "user" else message.role)

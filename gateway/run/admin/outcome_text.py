@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gateway.run.admin.plain_text import escape_controls, plural, shell_word
+from storage.records import DEFAULT_PROJECT
 
 # The options that name the owner of a memory.
 _OWNERS = ("user", "conversation", "agent")
@@ -20,7 +21,7 @@ _MESSAGE_PARTS = ("message", "exchange", "in")
 
 def describe_forget_request(arguments: dict[str, Any]) -> str:
     """Returns the sentence about what a `memory forget` is about to erase."""
-    project = f" in the project {arguments['project']!r}" if arguments["project"] != "default" else ""
+    project = f" in the project {arguments['project']!r}" if arguments["project"] != DEFAULT_PROJECT else ""
     profile = f" in the profile {arguments['profile']!r}" if "profile" in arguments else ""
     owner = _find_named(arguments, _OWNERS)
     subject = "" if owner is None else f" of the {owner} {arguments[owner]!r}"
@@ -99,7 +100,9 @@ def _describe_possible_quotes(arguments: dict[str, Any], seq: int, answer: dict[
     options = [(name, arguments[name]) for name in names if arguments.get(name) is not None]
     # A name may begin with a dash, so each is one word with its option.
     flags = [
-        shell_word(f"--{name}={value}") for name, value in options if (name, value) != ("project", "default")
+        shell_word(f"--{name}={value}")
+        for name, value in options
+        if (name, value) != ("project", DEFAULT_PROJECT)
     ]
     forget, show = (" ".join(("mnemogate", "memory", verb, *flags)) for verb in ("forget", "show"))
     lines = ["What may quote it was kept:"]

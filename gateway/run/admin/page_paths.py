@@ -1,11 +1,16 @@
-"""The paths below `/ui/`, relative to it, as records and links name them: of screens, and of static files."""
+"""The paths below `/ui/`, relative to it, as records and links name them: of screens, of texts, of static files."""
 
 from __future__ import annotations
 
 import re
 from urllib.parse import quote
 
+from storage.listing import ExchangePlace
+from storage.records import Exchange, Message
+
 STATIC = "static/"
+# How many messages of a long exchange are shown from a linked message on. A page of a conversation has room for them.
+_SHOWN_AFTER = 3
 _ESCAPES = {"~": "~7E", ".": "~2E", "/": "~2F"}
 _ESCAPED_CHARACTER = re.compile("~(7E|2E|2F)")
 
@@ -22,6 +27,38 @@ def page_path(*parts: str | int) -> str:
 def part_of(segment: str) -> str:
     """Returns the part that a percent-decoded segment of a path stands for."""
     return _ESCAPED_CHARACTER.sub(lambda match: chr(int(match[1], 16)), segment)
+
+
+def message_href(uid: str, conversation_uid: str, exchange: Exchange | ExchangePlace, seq: int) -> str:
+    """Returns the address of a message, relative to /ui/. The page shows the branch that ends with its exchange.
+
+    conversation_uid: of the message's conversation.
+    """
+    before = seq + _SHOWN_AFTER
+    end = f"&before={before}" if before <= exchange.reply_seq else ""
+    return f"{page_path('m', uid, 'c', conversation_uid)}?branch={exchange.seq}{end}#message-{seq}"
+
+
+def fact_href(uid: str, seq: int) -> str:
+    """Returns the address of a fact, relative to /ui/."""
+    return page_path("m", uid, "f", seq)
+
+
+def passage_href(uid: str, seq: int) -> str:
+    """Returns the address of a passage, relative to /ui/."""
+    # The list has the newest first, so a page after the next number begins with this one.
+    return f"{page_path('m', uid, 'passages')}?after={seq + 1}#passage-{seq}"
+
+
+def text_href(uid: str, message: Message, place: ExchangePlace | None) -> str | None:
+    """Returns the address of a text, relative to /ui/; None: no page shows it. place: of a message's exchange."""
+    match message.source:
+        case "fact" | "muted":
+            return fact_href(uid, message.seq)
+        case "passage":
+            return passage_href(uid, message.seq)
+        case _:
+            return None if place is None else message_href(uid, place.conversation_uid, place, message.seq)
 
 
 def _segment_of(part: str | int) -> str:

@@ -16,11 +16,10 @@ from msgspec.structs import replace
 from gateway.core.words import letters_of
 from gateway.run.admin.exchange_messages import message_records, shorten
 from gateway.run.admin.fact_views import FactPage
-from gateway.run.admin.hits import kind_of, message_href
-from gateway.run.admin.memory_lists import other_profiles
-from gateway.run.admin.memory_records import MessageRecord
+from gateway.run.admin.memory_by_uid import load_other_profiles
+from gateway.run.admin.memory_records import MessageRecord, kind_of
 from gateway.run.admin.memory_views import MemoryViews
-from gateway.run.admin.page_paths import page_path
+from gateway.run.admin.page_paths import message_href, page_path
 from storage.errors import TooSlow
 from storage.listing import LAST_NUMBER, FoundMemory
 from storage.recall_record import seqs_in_note
@@ -86,7 +85,7 @@ class RemainingTexts:
 
     async def list_of_memory(self) -> list[RemainingRecord]:
         """Returns what stays if the whole memory goes."""
-        profiles = await other_profiles(self._store, self._memory.scope)
+        profiles = await load_other_profiles(self._store, self._memory.scope)
         stays = [
             RemainingRecord(f"What the profile {name!r} remembers of the same user.") for name in profiles
         ]

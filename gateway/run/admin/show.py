@@ -9,7 +9,7 @@ from msgspec import Struct
 from gateway.core.dates import minute_text
 from gateway.core.memory.mcp_tools import through_mcp
 from gateway.core.memory.visibility import recallable_messages
-from gateway.run.admin.memory_lists import other_profiles
+from gateway.run.admin.memory_by_uid import load_other_profiles
 from gateway.run.admin.memory_names import nothing_found
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
 from gateway.run.admin.plain_text import plural
@@ -84,7 +84,7 @@ class ShowOperation(Struct, frozen=True):
 
     async def _not_found_lines(self, scope: Scope) -> list[str]:
         """Returns the message that there is no such memory. It names the profiles that have one for the same user."""
-        others = await other_profiles(self.store, scope)
+        others = await load_other_profiles(self.store, scope)
         return [
             nothing_found(scope).message,
             *(f"Profile {name!r} has a memory: --profile {name}" for name in others),

@@ -8,8 +8,8 @@ from msgspec import UNSET
 
 from gateway.core.memory.visibility import asked_messages, recallable_messages
 from gateway.run.admin.exchange_messages import shorten
-from gateway.run.admin.hits import message_href, passage_href
 from gateway.run.admin.memory_records import SourceRecord
+from gateway.run.admin.page_paths import message_href, passage_href
 from storage.listing import FoundMemory, SizedMemory, SourceExchange
 from storage.records import Fact, Passage, Revision
 from storage.sql.store import Store

@@ -22,7 +22,7 @@ from msgspec.structs import astuple, replace
 
 from gateway.errors import BadRequest
 from gateway.run.admin.export_lines import check_header
-from gateway.run.admin.memory_lists import other_profiles
+from gateway.run.admin.memory_by_uid import load_other_profiles
 from gateway.run.admin.memory_names import nothing_found
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
 from gateway.run.admin.transfer_lines import (
@@ -126,7 +126,7 @@ class TransferOperations:
             "messages": count_messages(page.lines),
         }
         if position is None:
-            answer["others"] = await other_profiles(self.store, scope)
+            answer["others"] = await load_other_profiles(self.store, scope)
         return answer
 
     async def read_page(self, agent: Agent, position: ExportPosition | None = None) -> ExportPage:

@@ -13,11 +13,18 @@ from typing import NamedTuple
 from msgspec import UNSET, Struct, UnsetType
 
 from gateway.run.admin.hidden_texts import AROUND_CHARS, HiddenTexts, HiddenTextSearch
-from gateway.run.admin.hits import fact_href, kind_of, speaker_of, text_href
 from gateway.run.admin.list_page import PAGE_LIMIT, format_page_end, parse_page_end, read_cursor
 from gateway.run.admin.memory_by_uid import get_agent
-from gateway.run.admin.memory_records import BlockRecord, MemoryRecord, SourceKind, SourceRecord
+from gateway.run.admin.memory_records import (
+    BlockRecord,
+    MemoryRecord,
+    SourceKind,
+    SourceRecord,
+    kind_of,
+    speaker_of,
+)
 from gateway.run.admin.memory_views import MemoryViews, memory_record
+from gateway.run.admin.page_paths import fact_href, text_href
 from storage.errors import TooSlow
 from storage.listing import LAST_NUMBER, ExchangePlace
 from storage.records import MUTED, Agent, Fact, Message

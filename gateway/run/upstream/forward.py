@@ -32,7 +32,7 @@ from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import Route, is_listed, resolve_route, unknown_upstream
 from gateway.run.usage.limiter import Limiter, PlannedCall
 from gateway.settings import Settings
-from storage.sql.keys import DEFAULT_PROJECT
+from storage.records import DEFAULT_PROJECT
 
 # A JSON answer up to this size is held, so that one which breaks off is an error status; chosen, not measured.
 _HELD_JSON_BYTES: Final = 8 * 1024 * 1024
