@@ -260,15 +260,29 @@ class LearnedFact(Struct, frozen=True):
     standing: bool = False
 
 
+class EditedValue(NamedTuple):
+    """A new value of a block, and the edit that made the value."""
+
+    block_row: int
+    value: str
+    edit: MemoryEdit
+
+
+class SavedPassage(NamedTuple):
+    """A passage to be stored, and the edit that adds it."""
+
+    text: str
+    edit: MemoryEdit
+
+
 class BlockMerge(Struct, frozen=True):
     """The result of pending memory edits."""
 
-    # The values to be written, in order: (block, new value, the edit that made the value).
-    writes: Sequence[tuple[int, str, MemoryEdit]] = ()
-    # The passages to be added: (text, the edit that adds it).
-    passages: Sequence[tuple[str, MemoryEdit]] = ()
-    # The facts to be added: (fact, the edit that adds it).
-    facts: Sequence[tuple[LearnedFact, MemoryEdit]] = ()
+    # The values to be written, in order.
+    writes: Sequence[EditedValue] = ()
+    # The passages and the facts to be added.
+    passages: Sequence[SavedPassage] = ()
+    facts: Sequence[LearnedFact] = ()
     # Edits that cannot be made any more.
     dropped: Sequence[MemoryEdit] = ()
 
@@ -790,11 +804,20 @@ class Unread(Struct, frozen=True):
     is_waiting: bool = False
 
 
+class LearnedValue(NamedTuple):
+    """A new value of a block that was learned."""
+
+    # The block as it was read; with the id 0 it is to be created.
+    block: Block
+    value: str
+    # The rows of the exchanges that the value came from.
+    sources: Sequence[int]
+
+
 class Learned(Struct, frozen=True):
     """The result of learning from the messages that a reader read."""
 
-    # (block, its new value, the exchanges that the value came from). A block with id 0 is to be created.
-    writes: Sequence[tuple[Block, str, Sequence[int]]] = ()
+    writes: Sequence[LearnedValue] = ()
     facts: Sequence[LearnedFact] = ()
     # The number of edits that could not be read or made.
     dropped: int = 0

@@ -18,7 +18,7 @@ from storage.commands import Learned, LearnedFact, SourcedLine
 from storage.database import Connection, Row
 from storage.errors import NotFound, WriteConflict
 from storage.listing import LAST_NUMBER
-from storage.records import LEARNER, Agent, Block, Fact, MarkKind, MemoryEdit, RememberedFact
+from storage.records import LEARNER, Agent, Block, Fact, MarkKind, RememberedFact
 from storage.sql.agents import find_agent_by_id, take_seq
 from storage.sql.blocks import load_blocks, write_block
 from storage.sql.default_blocks import ensure_blocks
@@ -313,14 +313,14 @@ class Facts(GrowingGroup):
 
 
 async def add_saved_facts(
-    connection: Connection, agent_row: int, facts: Sequence[tuple[LearnedFact, MemoryEdit]], now: float
+    connection: Connection, agent_row: int, facts: Sequence[LearnedFact], now: float
 ) -> None:
     """Adds the facts that a model has saved by a tool within a turn."""
     if not facts:
         return
     memory = await find_agent_by_id(connection, agent_row)
     assert memory is not None  # its turn has just been written
-    for fact, _ in facts:
+    for fact in facts:
         await add_fact(connection, memory, fact, now, "model")
 
 

@@ -314,21 +314,21 @@ async def write_edits(
     reading: as in `StepOpen`. Passages and facts that the run saves are stored in the memory that it reads.
     """
     versions = dict(first_versions)
-    for block, value, edit in merged.writes:
+    for block_row, value, edit in merged.writes:
         try:
             await write_block(
-                connection, block, versions[block], value, at=now, origin=f"tool:{edit.call_id}",
+                connection, block_row, versions[block_row], value, at=now, origin=f"tool:{edit.call_id}",
                 exchange_row=edit.exchange_row, sources=(edit.exchange_row,) if reading is None else reading.exchanges,
             )  # fmt: skip
         except NotFound as error:
             raise WriteConflict(error.message) from error
-        versions[block] += 1
+        versions[block_row] += 1
         # Forgetting rebuilds the block from the edits that stay.
         await add_edit(connection, agent_row, replace(edit, state=EditState.MERGED))
     owner_row, facts = agent_row, merged.facts
     if reading is not None:
         owner_row, sources = reading.memory_row, tuple(reading.exchanges)
-        facts = [(replace(fact, exchange_row=None, sources=sources), edit) for fact, edit in facts]
+        facts = [replace(fact, exchange_row=None, sources=sources) for fact in facts]
     for text, edit in merged.passages:
         await add_saved_passage(
             connection, owner_row, text, edit, None if reading is None else reading.exchanges

@@ -472,13 +472,13 @@ async def merge_edits(
     blocks = await load_blocks(connection, agent_row)
     versions = {block.id: block.version for block in blocks}
     merge = rules.make_block_merge(blocks, edits)
-    for block, value, edit in merge.writes:
+    for block_row, value, edit in merge.writes:
         origin = f"tool:{edit.call_id}"
         await write_block(
-            connection, block, versions[block], value, at=now, origin=origin, exchange_row=edit.exchange_row,
+            connection, block_row, versions[block_row], value, at=now, origin=origin, exchange_row=edit.exchange_row,
             sources=(edit.exchange_row,),
         )  # fmt: skip
-        versions[block] += 1
+        versions[block_row] += 1
     for text, edit in merge.passages:
         await add_saved_passage(connection, agent_row, text, edit)
     await add_saved_facts(connection, agent_row, merge.facts, now)

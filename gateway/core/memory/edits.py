@@ -14,7 +14,7 @@ from gateway.core.memory.fact_words import fact_key
 from gateway.core.memory.file_text import passages_in
 from gateway.core.memory.memory_tools import STORED_SOURCES, EditOperation
 from gateway.core.memory.orders import as_statement
-from storage.commands import BlockMerge, LearnedFact
+from storage.commands import BlockMerge, EditedValue, LearnedFact, SavedPassage
 from storage.records import Block, MemoryEdit
 
 
@@ -78,9 +78,9 @@ def make_block_merge(blocks: Sequence[Block], edits: Sequence[MemoryEdit]) -> Bl
             text = str(orjson.loads(edit.arguments).get("content", ""))
             match edit.op:
                 case EditOperation.REMEMBER_FACT:
-                    facts.append((_make_fact(text, edit), edit))
+                    facts.append(_make_fact(text, edit))
                 case EditOperation.ARCHIVAL_INSERT:
-                    passages += [(part, edit) for part in passages_in(text)]
+                    passages += [SavedPassage(part, edit) for part in passages_in(text)]
                 case _:
                     raise NotImplementedError(f"{edit.op} is in STORED_SOURCES and has no case here")
             continue
@@ -88,7 +88,8 @@ def make_block_merge(blocks: Sequence[Block], edits: Sequence[MemoryEdit]) -> Bl
         if result.value is None:
             dropped.append(edit)
         else:
-            writes.append((next(b.id for b in current if b.label == edit.label), result.value, edit))
+            block_row = next(block.id for block in current if block.label == edit.label)
+            writes.append(EditedValue(block_row, result.value, edit))
     return BlockMerge(writes, passages, facts, dropped)
 
 

@@ -20,7 +20,7 @@ from gateway.core.memory.learning_reply import BlockEdit, FactEdit, Reading
 from gateway.core.memory.learning_request import with_human
 from gateway.core.memory.orders import as_statement
 from gateway.core.memory.secret_texts import has_secret
-from storage.commands import Learned, LearnedFact, SourcedLine
+from storage.commands import Learned, LearnedFact, LearnedValue, SourcedLine
 from storage.records import Block, Fact, Message
 
 
@@ -106,10 +106,10 @@ class _Changes:
         """Returns the facts to be stored, each once."""
         return [*self._facts.values()]
 
-    def block_writes(self) -> list[tuple[Block, str, tuple[int, ...]]]:
+    def block_writes(self) -> list[LearnedValue]:
         """Returns the blocks that change, each with its new value and sources."""
         return [
-            (block, block.value, tuple(sorted(self._sources[block.label])))
+            LearnedValue(block, block.value, tuple(sorted(self._sources[block.label])))
             for block in self._blocks
             if block.label in self._sources and block.value != self._values_before.get(block.label, "")
         ]

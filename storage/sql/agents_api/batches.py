@@ -429,19 +429,19 @@ async def _write_round_edits(
     Raises: WriteConflict.
     """
     versions, edits = dict(first_versions), list[object]()
-    for block, value, edit in merged.writes:
+    for block_row, value, edit in merged.writes:
         try:
             await write_block(
-                connection, block, versions[block], value, at=now, origin=origin_of_call(run.uid, edit.call_id),
+                connection, block_row, versions[block_row], value, at=now, origin=origin_of_call(run.uid, edit.call_id),
                 room=SOURCES_ROOM,
             )  # fmt: skip
         except NotFound as error:
             raise WriteConflict(error.message) from error
-        versions[block] += 1
+        versions[block_row] += 1
         edits.append(
             [
-                block,
-                versions[block],
+                block_row,
+                versions[block_row],
                 edit.call_id,
                 edit.op,
                 edit.label,
@@ -484,15 +484,9 @@ async def _end_item(connection: Connection, end: ItemEnd, run: Run, rules: Rules
 def _with_exchange(merged: BlockMerge, exchange_row: int) -> BlockMerge:
     """Returns the edits of an item as edits of the exchange that its turn has become."""
     return BlockMerge(
-        [(block, value, _merged_edit(edit, exchange_row)) for block, value, edit in merged.writes],
-        [(text, _merged_edit(edit, exchange_row)) for text, edit in merged.passages],
-        [
-            (
-                replace(fact, exchange_row=exchange_row, sources=(exchange_row,)),
-                _merged_edit(edit, exchange_row),
-            )
-            for fact, edit in merged.facts
-        ],
+        [write._replace(edit=_merged_edit(write.edit, exchange_row)) for write in merged.writes],
+        [passage._replace(edit=_merged_edit(passage.edit, exchange_row)) for passage in merged.passages],
+        [replace(fact, exchange_row=exchange_row, sources=(exchange_row,)) for fact in merged.facts],
     )
 
 
