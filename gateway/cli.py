@@ -594,6 +594,10 @@ def requests(limit: int | None, as_json: bool, **arguments: Any) -> None:
 @root.command(help="list what operators did, and people by their links, the newest first")
 @_project_option
 @_uid_option
+@_option("user", "of the memories of this user alone")
+@_option("action", "of this kind alone, such as forget or read")
+@_option("since", "from this day or time on, UTC", "YYYY-MM-DD")
+@_option("until", "until this time, or the end of this day", "YYYY-MM-DD")
 @_limit_option
 @_json_option
 def audit(limit: int | None, as_json: bool, **arguments: Any) -> None:

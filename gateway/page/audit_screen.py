@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ListQuery, Screen, ScreenRequest, View
-from gateway.run.admin.audit_operations import AuditRecord
+from gateway.run.admin.audit_operations import ACTIONS, NO_FILTER, AuditFilter, AuditRecord
 from gateway.run.admin.audited_parts import AuditedFact, is_along
 from gateway.run.admin.page_paths import fact_href
 
@@ -22,8 +22,13 @@ _OBJECTS = {
 
 
 class _AuditQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    # The uid of the memory that the listed entries belong to, which may be gone; None: all memories.
+    """Which entries are listed: the fields of `AuditFilter`."""
+
     memory: str | None = None
+    user: str = ""
+    action: str = ""
+    since: str = ""
+    until: str = ""
 
 
 class _TextPart(Struct, frozen=True):
@@ -47,8 +52,9 @@ class _Act(Struct, frozen=True):
 
 def screens(operations: PageOperations) -> list[Screen | Action]:
     async def show(request: ScreenRequest, query: _AuditQuery) -> View:
+        wanted = AuditFilter(query.memory, query.user.strip(), query.action, query.since, query.until)
         page = await operations.audit.list(
-            memory=query.memory, project=request.visitor.project, after=query.after, limit=query.limit
+            wanted, project=request.visitor.project, after=query.after, limit=query.limit
         )
         if request.is_twin:
             return View(page)
@@ -60,7 +66,13 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
             for seq in fact.seqs
         }
         facts = await operations.audit.find_facts(named_facts)
-        context = {"acts": _acts_of(page.items, facts), "names": names, "memory": query.memory}
+        context = {
+            "acts": _acts_of(page.items, facts),
+            "names": names,
+            "wanted": wanted,
+            "actions": ACTIONS,
+            "is_filtered": wanted != NO_FILTER,
+        }
         return View(page, "audit.html", "Audit", context)
 
     return [Screen("audit", show, _AuditQuery)]

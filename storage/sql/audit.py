@@ -5,6 +5,7 @@ It has kinds and numbers, never words.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from msgspec import Struct
@@ -54,6 +55,10 @@ class Audit(Group):
         before: int,
         memory: str | None = None,
         project: str | None = None,
+        subject: str | None = None,
+        action: str | None = None,
+        since: float = -math.inf,
+        until: float = math.inf,
         limit: int = 50,
     ) -> list[AuditEntry]:
         """Returns a page, the newest first.
@@ -61,8 +66,12 @@ class Audit(Group):
         before: the number of the last entry on the page before.
         memory: the uid of the one memory that the entries concern; None: any.
         project: the project of the memories that the entries concern; None: all entries.
+        subject: the subject of the memories that the entries concern; None: all entries.
+        action: the only action; None: any.
+        since, until: the time from which on, and before which, entries were made; in seconds since the epoch.
         """
-        rows = await connection.rows(SQL["audit_read"], (before, memory, project, limit))
+        bounds = (before, memory, project, subject, action, since, until, limit)
+        rows = await connection.rows(SQL["audit_read"], bounds)
         return [AuditEntry(*row) for row in rows]
 
     @long_reads

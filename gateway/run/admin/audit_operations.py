@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from gateway.core.dates import parse_moment
+from gateway.errors import BadRequest
 from gateway.run.admin.list_page import ListPage, next_cursor, read_cursor
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_names import name_of
@@ -19,6 +22,11 @@ from storage.sql.store import Store
 _EDITS = ("edit", "undo", "restore")
 # How many of a memory's last entries are searched for the actor of an action.
 _NEWEST_ENTRIES = 200
+# What is noted. The command line notes `forget`, `keep`, `undo` and changes of facts.
+ACTIONS = (
+    "login", "login_failed", "logout", "read", "export", "edit", "undo", "restore", "correct", "mute", "always",
+    "forget", "keep", "pause", "link_create", "key_create", "key_revoke", "job_retry", "job_cancel",
+)  # fmt: skip
 # The most lines of an answer to the command line.
 PAGE_LINES = 200
 
@@ -35,6 +43,23 @@ class AuditRecord(Struct, frozen=True):
     memory: str | None
     # As `audited_parts` has it. The facts that went with what was forgotten are an entry of their own.
     what: str
+
+
+class AuditFilter(Struct, frozen=True):
+    """Entries are listed that fit all of these fields. An empty text fits any entry."""
+
+    # The uid of the memory that they concern, which may be gone; None: any.
+    memory: str | None = None
+    # The user that they concern, in any profile.
+    user: str = ""
+    # One of `ACTIONS`.
+    action: str = ""
+    # A day like 2026-11-24 or a time in ISO 8601, in UTC: from when on, and until when (a day: until its end).
+    since: str = ""
+    until: str = ""
+
+
+NO_FILTER = AuditFilter()
 
 
 class AuditOperations(Struct, frozen=True):
@@ -55,26 +80,44 @@ class AuditOperations(Struct, frozen=True):
 
     async def list(
         self,
+        wanted: AuditFilter = NO_FILTER,
         *,
-        memory: str | None = None,
         project: str | None = None,
         after: str | None = None,
         limit: int = 50,
     ) -> ListPage[AuditRecord]:
         """Returns a page of the audit, the newest entries first.
 
-        memory: the uid of a memory, which may be gone: only its entries are listed; None: those of all memories.
         project: only the entries of this project's memories are listed; None: those of all projects.
         after: `next` of the page before.
 
-        Raises: BadRequest: `after` cannot be read; UnknownId: the memory is of another project, or there never was one.
+        Raises:
+            BadRequest: `after` or a field of the filter cannot be read.
+            UnknownId: the memory is of another project, or there never was one.
         """
-        before = read_cursor(after, LAST_NUMBER)
-        entries = await self.store.audit.list(before=before, memory=memory, project=project, limit=limit + 1)
-        if memory is not None and (project is not None or not entries):
+        memory = wanted.memory
+        if wanted.action and wanted.action not in ACTIONS:
+            raise BadRequest(
+                f"There is no action {wanted.action!r}, but {', '.join(ACTIONS)}.", param="action"
+            )
+        entries = await self.store.audit.list(
+            before=read_cursor(after, LAST_NUMBER),
+            memory=memory,
+            project=project,
+            subject=f"user:{wanted.user}" if wanted.user else None,
+            action=wanted.action or None,
+            since=_parse_bound("since", wanted.since) if wanted.since else -math.inf,
+            until=_parse_bound("until", wanted.until, is_end=True) if wanted.until else math.inf,
+            limit=limit + 1,
+        )
+        if memory is not None and (project is not None or not (entries or await self._has_entries(memory))):
             await get_agent(self.store, project, memory, param="memory")
         items = tuple(AuditRecord(e.at, e.actor, e.action, e.memory, e.what) for e in entries[:limit])
         return ListPage(items, next_cursor(entries, limit, lambda entry: str(entry.id)))
+
+    async def _has_entries(self, memory: str) -> bool:
+        """Returns whether the audit has entries of a memory, which may be gone. memory: its uid."""
+        return bool(await self.store.audit.list(before=LAST_NUMBER, memory=memory, limit=1))
 
     async def editors(self, uid: str, label: str) -> dict[int, str]:
         """Returns number of a version -> the actor that made it, for a block, as far as the audit has it.
@@ -107,9 +150,24 @@ class AuditOperations(Struct, frozen=True):
         """Lists the audit for the command line: {"lines", "next"}. from: the answer's `next`."""
         arguments = Arguments(raw)
         page = await self.list(
-            memory=arguments.optional_text("memory"),
+            AuditFilter(
+                arguments.optional_text("memory"),
+                **{
+                    name: arguments.optional_text(name) or "" for name in ("user", "action", "since", "until")
+                },
+            ),
             project=arguments.optional_text("project"),
             after=arguments.optional_text("from"),
             limit=PAGE_LINES,
         )
         return {"lines": msgspec.to_builtins(page.items), "next": page.next}
+
+
+def _parse_bound(name: str, text: str, *, is_end: bool = False) -> float:
+    """Returns seconds since the epoch. name: of the field. is_end: a day means its end. Raises: BadRequest."""
+    try:
+        return parse_moment(text, is_end=is_end)
+    except ValueError as error:
+        raise BadRequest(
+            f"{name} is a day like 2026-11-24, or a time like 2026-11-24T18:00.", param=name
+        ) from error

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from gateway.core.dates import iso_text
 from gateway.core.prompt.excerpt import query_keys
 from gateway.core.prompt.note_query import name_pattern
 from gateway.core.prompt.shown_blocks import shown_label
 from gateway.core.tags import quoted_name
 from gateway.errors import BadRequest
 from gateway.run.admin import forget_operations
+from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.forget_operations import ForgetOperations
 from gateway.run.admin.outcome_text import describe_going_facts
 from gateway.run.admin.printed import show_block
@@ -58,6 +60,7 @@ def perform(world: World, name: str, **arguments: Any) -> Any:
     operations = {
         "memory-forget": forgetting.forget,
         "memory-forget-preview": forgetting.preview,
+        "audit": AuditOperations(world.store, world.clock).show_all,
         "memory-undo": forgetting.undo,
         "memory-show": ShowOperation(world.store, TrialRecall(world.store, 1000, world.clock)).show,
     }
@@ -364,6 +367,24 @@ def test_the_audit_has_what_the_command_line_forgot_and_undid(world: World) -> N
         ("command line", "forget", uid, f"conversation {talk}"),
         ("command line", "forget", uid, "all"),
     ]
+
+
+def test_the_command_line_lists_what_of_the_audit_fits(world: World) -> None:
+    for user in ("alice", "bob"):
+        world.chat(user=user).say("I have a cat.")
+    forget(world, user="alice", message=1)
+    forget(world, user="bob", message=1)
+    (uid,) = world.query("SELECT uid FROM agents WHERE subject = 'user:bob'")
+    day = iso_text(world.clock())[:10]
+    for more in ({}, {"action": "forget"}, {"since": day, "until": day}):
+        (line,) = perform(world, "audit", user="bob", **more)["lines"]
+        assert (line["memory"], line["what"]) == (uid, "message 1")
+    for more in ({"action": "undo"}, {"until": "2020-01-01"}, {"since": "2100-01-01"}):
+        assert perform(world, "audit", **more)["lines"] == ()
+    for name in ("action", "since", "until"):
+        with pytest.raises(BadRequest) as refused:
+            perform(world, "audit", **{name: "never"})
+        assert refused.value.param == name
 
 
 @pytest.mark.parametrize("most", [24, 1])

@@ -12,7 +12,7 @@ import pytest
 from gateway.errors import BadRequest, UnknownId
 from gateway.operations import ServingParts, make_operations, make_request_operations
 from gateway.run.admin import request_operations
-from gateway.run.admin.audit_operations import AuditOperations
+from gateway.run.admin.audit_operations import AuditFilter, AuditOperations
 from gateway.run.admin.memory_records import MemoryRecord
 from gateway.run.admin.overview_operation import WELL, NewestMemories, OverviewOperation, OverviewRecord
 from gateway.run.admin.request_operations import RequestOperations
@@ -274,10 +274,10 @@ def test_the_audit_is_listed_by_pages_and_within_a_project(world: World) -> None
     assert ([each.who for each in rest.items], rest.next) == (["code"], None)
     own = world.gateway.call(operations.list(project="default"))
     assert [(each.memory, each.what) for each in own.items] == [(uid, "block human, version 8")]
-    gone = world.gateway.call(operations.list(memory="agent-gone"))
+    gone = world.gateway.call(operations.list(AuditFilter("agent-gone")))
     assert [each.action for each in gone.items] == ["forget"]
     with pytest.raises(UnknownId):
-        world.gateway.call(operations.list(memory=uid, project="other"))
+        world.gateway.call(operations.list(AuditFilter(uid), project="other"))
     with pytest.raises(BadRequest):
         world.gateway.call(operations.list(after="x"))
 

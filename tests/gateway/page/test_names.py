@@ -114,7 +114,12 @@ def test_each_screen_has_its_names(browser: Browser, operator: Operator) -> None
             ("region", "What fills the window"),
         ),
         "requests": (("table", "Requests"), ("button", "Pause")),
-        "audit": (("table", "Audit"),),
+        "audit": (
+            ("table", "Audit"),
+            ("textbox", "Person"),
+            ("combobox", "Action"),
+            ("button", "Show"),
+        ),
         "work": (
             ("table", "Jobs"),
             ("table", "Batches"),

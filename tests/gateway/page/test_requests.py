@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from html import unescape
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -40,6 +42,7 @@ def test_the_screens_look_right(browser: Browser, operator: Operator) -> None:
         "requests": "Requests",
         "requests?words=1": "Requests",
         "audit": "Audit",
+        "audit?user=alice&action=read&since=2025-01-01&until=2030-01-01": "Audit",
         f"r/{id}": f"Request {id}",
         f"r/{long}": f"Request {long}",
     }
@@ -497,6 +500,93 @@ def test_the_audit_says_in_words_who_did_what_and_links_to_facts_that_are_there(
     operator.twin(f"{memory}/forget?fact={second}", {})
     html = operator.get("audit").body.decode()
     assert set(re.findall(rf'href="{memory}/f/(\d+)"', html)) == {str(first), str(third)}
+
+
+@pytest.mark.both
+def test_the_audit_is_filtered_by_person_action_and_day(operator: Operator) -> None:
+    """Of 90 days of reads and sign-ins one looked for the one forgetting by hand."""
+    world = operator.world
+    uids = {user: speak(world, "Hello.", user=user).uid for user in ("alice", "bob")}
+    days = list[str]()
+    for n in range(3):
+        operator.sign_in()
+        days.append(datetime.fromtimestamp(world.clock(), UTC).strftime("%Y-%m-%d"))
+        for uid in uids.values():
+            operator.twin(f"m/{uid}/facts", {"text": f"Likes tea number {n}."})
+            operator.twin(
+                f"m/{uid}/f/{operator.twin(f'm/{uid}/facts')['items'][0]['seq']}/mute", {"muted": True}
+            )
+        world.clock.sleep(86_400)
+    operator.sign_in()
+    everything = operator.twin("audit?limit=200")["items"]
+    noon = {day: datetime.fromisoformat(f"{day}T12:00Z").timestamp() for day in days}
+    for query, fits in (
+        ("user=alice", lambda each: each["memory"] == uids["alice"]),
+        ("action=mute", lambda each: each["action"] == "mute"),
+        (f"memory={uids['bob']}&action=mute", lambda e: (e["memory"], e["action"]) == (uids["bob"], "mute")),
+        (f"since={days[1]}", lambda each: each["at"] >= noon[days[1]] - 43_200),
+        (f"until={days[1]}", lambda each: each["at"] < noon[days[1]] + 43_200),
+        (f"since={days[0]}T12:00&until={days[1]}", lambda e: (
+            noon[days[0]] <= e["at"] < noon[days[1]] + 43_200
+        )),
+        (f"user=bob&action=mute&since={days[1]}&until={days[1]}", lambda each: (
+            each["memory"] == uids["bob"] and each["action"] == "mute" and abs(each["at"] - noon[days[1]]) <= 43_200
+        )),
+        ("user=&action=&since=&until=", lambda each: True),  # as an empty form sends it
+        ("user=ali", lambda each: False),
+    ):  # fmt: skip
+        wanted = [each for each in everything if fits(each)]
+        assert wanted != everything or query.endswith("=")
+        assert wanted or query == "user=ali"
+        found, after = list[Any](), ""
+        while True:  # page by page
+            page = operator.twin(f"audit?{query}&limit=2{after}")
+            found += page["items"]
+            if page["next"] is None:
+                break
+            after = f"&after={page['next']}"
+        assert found == wanted, query
+        shown = operator.get(f"audit?{query}").body.decode()
+        assert len(re.findall('data-name="action"', shown)) == len(wanted)
+        assert ("Nothing that was noted fits." in plain(shown)) == (not wanted)
+    # An operator of another project sees nothing of it.
+    other = operator_of(world, "shop")
+    assert other.twin("audit?user=alice")["items"] == []
+    for query, param in (
+        ("action=dance", "action"), ("since=yesterday", "since"), ("until=2025-13-01", "until"), ("after=x", "after"),
+    ):  # fmt: skip
+        refused = operator.program("GET", f"audit.json?{query}")
+        assert (refused.status, refused.json["error"]["param"]) == (400, param)
+    # A memory that is gone has its entries, though none of them fits.
+    operator.twin(f"m/{uids['bob']}/forget?all=1", {"confirm": "2"})
+    assert operator.twin(f"audit?memory={uids['bob']}&action=export")["items"] == []
+    assert operator.program("GET", "audit.json?memory=0123&action=export").status == 404
+
+
+@pytest.mark.parametrize("script", [True, False])
+def test_the_filter_of_the_audit_is_a_form_and_goes_on_to_the_next_page(
+    browser: Browser, operator: Operator, script: bool
+) -> None:
+    agent = speak(operator.world, "Hello.")
+    (seq,) = learn(operator.world, agent, "Likes tea.")
+    for n in range(51):
+        operator.twin(f"m/{agent.uid}/f/{seq}/mute", {"muted": n % 2 == 0})
+        operator.sign_in()
+    with browser.open(operator, f"audit?memory={agent.uid}", script=script) as page:
+        page.get_by_role("textbox", name="Person").fill("alice")
+        page.get_by_role("combobox", name="Action").select_option("mute")
+        page.get_by_label("From day").fill("2025-01-01")
+        page.get_by_role("button", name="Show").click()
+        page.get_by_role("link", name="Next page").click()
+        assert page.get_by_role("textbox", name="Person").input_value() == "alice"
+        assert page.get_by_role("combobox", name="Action").input_value() == "mute"
+        assert page.get_by_label("From day").input_value() == "2025-01-01"
+        assert page.get_by_label("To day").input_value() == ""
+        assert f"memory={agent.uid}" in page.url
+        assert page.get_by_role("table", name="Audit").get_by_role("row").count() == 2
+        page.get_by_role("link", name="All of the audit").click()
+        assert page.get_by_role("combobox", name="Action").input_value() == ""
+        assert page.get_by_role("table", name="Audit").get_by_role("row").count() == 51
 
 
 def test_the_audit_takes_no_label_of_a_block_for_a_fact(operator: Operator) -> None:
