@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from gateway.agents.agent_file.file_routes import AgentFileRoutes
 from gateway.agents.api._openapi import describe_routes
-from gateway.agents.api._refused import REFUSED_ROWS
+from gateway.agents.api._refused import REFUSED_ROUTES
 from gateway.agents.api._route import AgentsRoute, ApiRequest, serve
 from gateway.agents.api.agents import AgentRoutes
 from gateway.agents.api.batches import BatchRoutes
@@ -80,7 +80,7 @@ def agents_rows(api: AgentsApi) -> list[AgentsRoute]:
 
     return [
         *rows,
-        *REFUSED_ROWS,
+        *REFUSED_ROUTES,
         AgentsRoute("GET", "/openapi.json", openapi, "Describe this API.", slashes=("",)),
     ]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from starlette.routing import Route
 
 from gateway.agents.api import _route
-from gateway.agents.api._refused import UNSERVED_ROUTES
+from gateway.agents.api._refused import REFUSED_PATHS
 from tests.agents.letta import LettaWorld, letta
 from tests.doubles.upstream import StrictUpstream
 from tests.patience import PATIENCE_S
@@ -42,7 +42,7 @@ def test_each_route_is_described_and_no_other(world: LettaWorld) -> None:
     found = {
         (method.upper(), path) for path, methods in described(world)["paths"].items() for method in methods
     }
-    refused = {(method, path.rstrip("/")) for methods, path, _ in UNSERVED_ROUTES for method in methods}
+    refused = {(method, path.rstrip("/")) for methods, path, _ in REFUSED_PATHS for method in methods}
     served = set()
     for route in world.world.gateway.app._router.routes:
         if isinstance(route, Route) and type(route.endpoint).__module__ == _route.__name__:

@@ -10,24 +10,24 @@ from gateway.errors import BadRequest
 
 _HOSTED: Final = "It belongs to Letta's hosted product."
 _FILES: Final = "Files are searched, not held in the prompt."
-_CAPTURE: Final = "Chat completions to the model agent/<name> are kept by themselves."
-_GENERATE: Final = "Ask the model itself: POST /v1/chat/completions."
+_STORED_ANYWAY: Final = "Chat completions to the model agent/<name> are kept by themselves."
+_ASK_THE_MODEL: Final = "Ask the model itself: POST /v1/chat/completions."
 _MCP: Final = "MCP servers and their tools are at /v1/mcp-servers."
 _JOBS: Final = "Runs are at /v1/runs, batches of agents at /v1/messages/batches."
 _PROVIDERS: Final = "Upstreams and their keys are named by the gateway's settings."
 _TRACES: Final = "Requests are not stored, so there are no traces."
-_RECORD: Final = "A run is the record of a send, and goes with its agent. Its messages can be forgotten."
+_RUNS_STAY: Final = "A run is the record of a send, and goes with its agent. Its messages can be forgotten."
 _OWN_GROUP: Final = "The group of an agent is its `managed_group`, and is at /v1/groups/{group_id}."
-_TALKS: Final = "A group has no messages and blocks of its own: use those of its agents."
+_NO_GROUP_MESSAGES: Final = "A group has no messages and blocks of its own: use those of its agents."
 _LATER: Final = "This is not served yet."
 _GROUPS: Final = (
     "A group is made and ended with its agent: enable_sleeptime; agents speak to one another by their tools."
 )
 
 # (methods, path, reason); the path covers everything below it where it ends in `{rest:path}`.
-UNSERVED_ROUTES: Final = (
-    (("POST",), "/v1/agents/{agent_id}/messages/capture", _CAPTURE),
-    (("POST",), "/v1/agents/{agent_id}/generate", _GENERATE),
+REFUSED_PATHS: Final = (
+    (("POST",), "/v1/agents/{agent_id}/messages/capture", _STORED_ANYWAY),
+    (("POST",), "/v1/agents/{agent_id}/generate", _ASK_THE_MODEL),
     (("GET", "PUT"), "/v1/tools/mcp/servers", _MCP),
     (("GET", "POST", "PATCH", "DELETE"), "/v1/tools/mcp/servers/{rest:path}", _MCP),
     (("POST",), "/v1/agents/{agent_id}/files", _FILES),
@@ -45,8 +45,8 @@ UNSERVED_ROUTES: Final = (
     (("GET",), "/v1/groups", _OWN_GROUP),
     (("POST",), "/v1/groups", _GROUPS),
     (("DELETE",), "/v1/groups/{group_id}", _GROUPS),
-    (("GET", "POST", "PATCH"), "/v1/groups/{group_id}/{rest:path}", _TALKS),
-    (("DELETE",), "/v1/runs/{run_id}", _RECORD),
+    (("GET", "POST", "PATCH"), "/v1/groups/{group_id}/{rest:path}", _NO_GROUP_MESSAGES),
+    (("DELETE",), "/v1/runs/{run_id}", _RUNS_STAY),
     (("GET",), "/v1/agents/{agent_id}/groups", _OWN_GROUP),
     (("GET",), "/v1/jobs", _JOBS),
     (("GET", "PATCH", "DELETE"), "/v1/jobs/{rest:path}", _JOBS),
@@ -65,8 +65,8 @@ def _refuse_with(reason: str) -> RouteHandler:
 
 
 # The routes that answer with their reason.
-REFUSED_ROWS: Final = tuple(
+REFUSED_ROUTES: Final = tuple(
     AgentsRoute(method, path, _refuse_with(reason), f"Refused: {reason}", is_served=False)
-    for methods, path, reason in UNSERVED_ROUTES
+    for methods, path, reason in REFUSED_PATHS
     for method in methods
 )

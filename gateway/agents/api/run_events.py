@@ -11,7 +11,7 @@ from msgspec import Struct
 from adapters.types import Json
 from gateway.agents.api._message_renderer import MessageRenderer
 from gateway.agents.runs.run import RunStart
-from gateway.agents.runs.stored_run import exchanges_of, last_counts
+from gateway.agents.runs.stored_run import load_exchanges_of_run, load_last_counts
 from gateway.agents.wire.faults import error_event
 from gateway.agents.wire.message import Showing, summary_json
 from gateway.agents.wire.run_json import end_events, failure_message, result_json, stop_json
@@ -102,13 +102,13 @@ class RunEvents(Struct, frozen=True):
         if agent is not None:
             showing = read_showing(options) if options else await showing_of_run(self.store, run)
             renderer = MessageRenderer(self.store, agent, showing)
-            messages = await renderer.render_output(run, await exchanges_of(self.store, agent, run))
+            messages = await renderer.render_output(run, await load_exchanges_of_run(self.store, agent, run))
         missing = list(_missing_messages(messages, map(_data, logged), attempt))
         if (error := await failure_of(self.store, run)) is not None:
             missing.append(stop_json(run.stop or StopReason.ERROR))
             return b"".join(map(event, missing)) + error_event(error, ids.id_of("run", run.uid))
         if run.is_over:
-            missing += end_events(run, await last_counts(self.store, run))
+            missing += end_events(run, await load_last_counts(self.store, run))
         return b"".join(map(event, missing))
 
     async def callback(self, agent_row: int, run_row: int) -> Json | None:
@@ -118,11 +118,11 @@ class RunEvents(Struct, frozen=True):
         if run is None or agent is None:
             return None
         renderer = MessageRenderer(self.store, agent, await showing_of_run(self.store, run))
-        shown = await renderer.render_output(run, await exchanges_of(self.store, agent, run))
+        shown = await renderer.render_output(run, await load_exchanges_of_run(self.store, agent, run))
         error = await failure_of(self.store, run)
         message = failure_message(run) if error is None else error.message
         fields = {} if message is None else {"error": message}
-        counts = await last_counts(self.store, run)
+        counts = await load_last_counts(self.store, run)
         return {
             "run_id": ids.id_of("run", run.uid),
             "status": run.state.value,

@@ -20,7 +20,7 @@ from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.run_events import failure_of, showing_of_run
 from gateway.agents.runs.message_listing import AgentMessages
-from gateway.agents.runs.stored_run import exchanges_of, last_counts
+from gateway.agents.runs.stored_run import load_exchanges_of_run, load_last_counts
 from gateway.agents.wire.message import Showing
 from gateway.agents.wire.run_json import (
     Feedback,
@@ -177,7 +177,7 @@ class RunRoutes:
         run = (await self._get_run(request)).run
         counts = run.counts
         return {
-            **usage_json(counts, run.steps, last=await last_counts(self._api.store, run)),
+            **usage_json(counts, run.steps, last=await load_last_counts(self._api.store, run)),
             "prompt_tokens_details": {
                 "cached_tokens": counts.cached,
                 "cache_read_tokens": counts.cached,
@@ -190,7 +190,7 @@ class RunRoutes:
         """Return how long a run took, and its tools."""
         entry = await self._get_run(request)
         agent = await self._api.store.agents.find_by_id(entry.run.agent_row)
-        steps = () if agent is None else await exchanges_of(self._api.store, agent, entry.run)
+        steps = () if agent is None else await load_exchanges_of_run(self._api.store, agent, entry.run)
         names = dict.fromkeys(name for step in steps for name in tools_used(step))
         # The client's own tools, and those that are gone, have no id.
         named = [await self._api.registry.tools.named(request.project, name) for name in names]
@@ -266,7 +266,7 @@ class RunRoutes:
         agent = await store.agents.find_by_id(entry.run.agent_row)
         if agent is None:
             raise UnknownId("The agent of this run is deleted.")
-        exchanges = await exchanges_of(store, agent, entry.run)
+        exchanges = await load_exchanges_of_run(store, agent, entry.run)
         showing = await showing_of_run(store, entry.run) if step is None else Showing()
         shown = await MessageRenderer(store, agent, showing).render_run(entry.run, exchanges, with_input=True)
         if step is not None:
@@ -297,11 +297,11 @@ async def run_result_json(api: AgentsApi, run: Run, showing: Showing) -> dict[st
     agent = await api.store.agents.find_by_id(run.agent_row)
     if agent is None:
         raise UnknownId("The agent of this run is deleted.")
-    steps = await exchanges_of(api.store, agent, run)
+    steps = await load_exchanges_of_run(api.store, agent, run)
     if all(step.reply is None for step in steps) and (error := await failure_of(api.store, run)) is not None:
         raise error
     shown = await MessageRenderer(api.store, agent, showing).render_output(run, steps)
-    return result_json(shown, run, last=await last_counts(api.store, run))
+    return result_json(shown, run, last=await load_last_counts(api.store, run))
 
 
 @dataclass(slots=True)

@@ -30,7 +30,7 @@ from storage.records import Run, RunState, TokenCounts
 
 @dataclass(slots=True)
 class ItemTurn:
-    """An item read from the store, and memory's part of its turn, which is replayed (`TurnMemory`)."""
+    """An item read from the store, and memory's part of its turn, which is replayed. Implements `TurnMemory`."""
 
     item: BatchItem
     run: Run
@@ -41,8 +41,8 @@ class ItemTurn:
     toolbox: ReplayedTools
     replies: StoredReplies
     route: Route
-    # The number of `block_edits` that earlier rounds made; these come first.
-    stored_inserts: int
+    # How many of `block_edits.edits`, the first ones, are passages and facts of earlier rounds.
+    earlier_insert_count: int
     now: Callable[[], float]
     # How the turn has ended; None while it waits for a reply.
     outcome: TurnOutcome | None = None
@@ -73,14 +73,16 @@ class ItemTurn:
         if texts:
             mark = mark_of(self.context.agent.secret)
             note = render_note((), texts, self.now(), mark=mark).rstrip()
-            last_place = max(answers)
-            answers[last_place] = replace(answers[last_place], changes=note)
+            last_index = max(answers)
+            answers[last_index] = replace(answers[last_index], changes=note)
 
     async def save_step(self, prompt: Prompt, step: commands.SaveStep) -> SavedStep:
         raise AssertionError("the turn of an item is written as a whole")
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
-        self.outcome = outcome  # `ItemTurns.compose_end` takes it in, in the queue of its conversation
+        self.outcome = (
+            outcome  # `ItemTurns.compose_end` writes it, while it holds the queue of its conversation
+        )
         return asyncio.sleep(0)
 
     def counts(self, last_counts: TokenCounts) -> TokenCounts:

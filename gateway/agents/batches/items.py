@@ -156,7 +156,7 @@ class ItemTurns:
             toolbox=replayed_tools,
             replies=stored_replies,
             route=route,
-            stored_inserts=len(inserts),
+            earlier_insert_count=len(inserts),
             now=self._keeper.now,
         )
 
@@ -274,7 +274,7 @@ class ItemTurns:
         if turn.replies.taken <= len(turn.texts.rounds):
             raise ItemFailed(AGENT_CHANGED)
         counts = _counts_of(reply)
-        new_edits = turn.block_edits.edits[turn.stored_inserts :]
+        new_edits = turn.block_edits.edits[turn.earlier_insert_count :]
         inserts = [edit for edit in new_edits if edit.op in STORED_SOURCES]
         merged = edits.make_block_merge(
             turn.context.blocks, [edit for edit in new_edits if edit.op not in STORED_SOURCES]

@@ -50,7 +50,7 @@ from gateway.agents.runs.run import (
 from gateway.agents.runs.send_queue import SendQueue
 from gateway.agents.runs.steps import MakesToolbox, RunMemory
 from gateway.agents.runs.stored_conversation import read_stored_context, without_spoken_messages
-from gateway.agents.runs.stored_run import last_counts
+from gateway.agents.runs.stored_run import load_last_counts
 from gateway.agents.runs.turn_guide import guide_of, is_overfull, terms_of
 from gateway.agents.tools.foreign import ForeignTools
 from gateway.core.agent import AgentSpec
@@ -384,7 +384,7 @@ class AgentRuns:
 
     async def _repeated_result(self, send: RoutedSend, earlier: EarlierSend) -> RunResult:
         """Returns the result of an earlier send, for the send that repeats it."""
-        counts = await last_counts(self.keeper.store, earlier.run)
+        counts = await load_last_counts(self.keeper.store, earlier.run)
         agent = await self._agent_of(send)
         return RunResult(earlier.run, agent, earlier.steps, is_repeat=True, last_counts=counts)
 

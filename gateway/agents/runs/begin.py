@@ -19,10 +19,11 @@ from gateway.agents.core.repeated import find_barge_in
 from gateway.agents.runs.calls.call_record import call_number, known_results, load_answers
 from gateway.agents.runs.calls.pauses import (
     Resumption,
+    answered_calls,
     denied_results,
-    resume_answered,
-    resume_interrupted,
+    interrupted_calls,
     stored_answers,
+    unanswered_calls,
 )
 from gateway.agents.runs.resend import otid_digest
 from gateway.agents.runs.run import AcceptedRun, RoutedSend, cut_to_window
@@ -233,7 +234,7 @@ class RunStarter:
         last = context.path[-1] if context.path else None
         if step is None or last is None or last.id != step.exchange_row or last.state is State.FORGOTTEN:
             raise MessageGone
-        return RunBeginning(memory, prompt, resume_interrupted(context, step))
+        return RunBeginning(memory, prompt, interrupted_calls(context, step))
 
     # -- calls of an earlier run
 
@@ -253,7 +254,7 @@ class RunStarter:
         step = await self._last_step(context)
         if step is None or step.stop is not None:  # a step with a stop reason is the last of its run
             return None
-        return resume_interrupted(context, step)
+        return interrupted_calls(context, step)
 
     async def _write_missing_results(
         self, context: MemoryContext, send: RoutedSend, form: EndpointForm
@@ -342,7 +343,7 @@ class RunStarter:
         ]
         answers = stored_answers(step, earlier_ids, decisions, may_repeat=may_repeat)
         answered = {*earlier_ids, *(message["tool_call_id"] for message in answers)}
-        if send.messages and any(kind != "held" and id not in answered for id, kind in step.waiting.items()):
+        if send.messages and unanswered_calls(step, answered):
             error = "A message comes with answers to all calls that wait, or alone."
             raise BadRequest(error, param="messages")
         for message in answers:
@@ -352,7 +353,7 @@ class RunStarter:
         run = await store.runs.find_newest_waiting_run(step.agent_row, conversation_row, step.run_row)
         if run is None:
             raise NotFound("the run that waits is gone")
-        return resume_answered(context, step, [*earlier, *answers], run)
+        return answered_calls(context, step, [*earlier, *answers], run)
 
 
 def _without_stored_results(

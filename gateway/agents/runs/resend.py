@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from gateway.agents.runs.run import RunRequest
-from gateway.agents.runs.stored_run import exchanges_of
+from gateway.agents.runs.stored_run import load_exchanges_of_run
 from gateway.core.conversation.canonical import MessageHasher, is_user
 from gateway.core.conversation.private import private_of
 from gateway.core.conversation.stored_messages import list_messages
@@ -112,7 +112,7 @@ async def _ended_run(store: Store, marks: SendMarks, run: Run) -> _EndedRun:
     stored = [await store.turns.find_exchange(marks.agent, entry.step.exchange_row) for entry in entries]
     steps = tuple(exchange for exchange in stored if exchange is not None)
     is_completed = run.state is RunState.COMPLETED
-    answered = tuple(await exchanges_of(store, marks.agent, run)) if is_completed else steps
+    answered = tuple(await load_exchanges_of_run(store, marks.agent, run)) if is_completed else steps
     is_cut = bool(steps) and entries[-1].step.stop is not None and bool(steps[-1].size)
     first_exchange = next(iter(answered), None)
     if first_exchange is None and run.begun is not None:

@@ -9,12 +9,12 @@ from storage.records import Agent, Exchange, Run, TokenCounts
 from storage.sql.store import Store
 
 
-async def exchanges_of(store: Store, agent: Agent, run: Run) -> Sequence[Exchange]:
+async def load_exchanges_of_run(store: Store, agent: Agent, run: Run) -> Sequence[Exchange]:
     """Returns the exchanges of a run: its steps, and the results of its last calls if it ended with them.
 
     Raises: StoreError.
     """
-    ids = [step.step.exchange_row for step in await store.runs.load_steps(run)]
+    ids = [entry.step.exchange_row for entry in await store.runs.load_steps(run)]
     stored = [await store.turns.find_exchange(agent, id) for id in ids]
     exchanges = [exchange for exchange in stored if exchange is not None]
     row = await store.runs.find_unanswered_exchange(run)
@@ -24,7 +24,7 @@ async def exchanges_of(store: Store, agent: Agent, run: Run) -> Sequence[Exchang
     return exchanges
 
 
-async def last_counts(store: Store, run: Run) -> TokenCounts:
+async def load_last_counts(store: Store, run: Run) -> TokenCounts:
     """Returns the tokens of the newest step of a run; zeros if it has no step.
 
     Zeros as well for an item of a batch: its one step has the sum of all its calls of the model.

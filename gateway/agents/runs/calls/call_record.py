@@ -12,7 +12,7 @@ from functools import partial
 import orjson
 from msgspec import Struct
 
-from gateway.agents.runs.calls.pauses import is_permission, result_of
+from gateway.agents.runs.calls.pauses import is_bare_approval, read_result, unanswered_calls
 from gateway.core.conversation.stored_messages import tool_names_by_call
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.turn.calls import INTERRUPTED_RESULT
@@ -72,7 +72,7 @@ async def load_waiting_calls(store: Store, step: RunStep, exchange: Exchange) ->
     exchange: the step's exchange. Raises: StoreError.
     """
     answered = {message["tool_call_id"] for message in await load_answers(store, step, exchange)}
-    return {id: kind for id, kind in step.waiting.items() if kind != "held" and id not in answered}
+    return unanswered_calls(step, answered)
 
 
 async def awaits_answers(store: Store, agent: Agent, conversation_name: str) -> bool:
@@ -113,8 +113,8 @@ async def known_results(
         answer, outcome = stored.get(number), stored.get(number + _FIRST_OUTCOME)
         if id in excluded:
             continue
-        if answer is not None and not is_permission(answer):
-            results.append(result_of(answer))
+        if answer is not None and not is_bare_approval(answer):
+            results.append(read_result(answer))
         elif outcome is not None:
             results.append(ToolResult(id, **outcome))
         elif number in noted:

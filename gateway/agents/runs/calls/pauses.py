@@ -6,7 +6,7 @@ first, its run gives each unanswered call a result that states the lack of an an
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 
 from msgspec import Struct
 
@@ -18,7 +18,7 @@ from gateway.core.turn.calls import INTERRUPTED_RESULT, NOT_MADE_RESULT, Resumed
 from gateway.core.turn.tool_result import ToolResult
 from gateway.errors import BadRequest
 from gateway.run.memory.memory_context import MemoryContext
-from storage.records import Exchange, Run, RunStep
+from storage.records import Exchange, Run, RunStep, WaitKind
 
 
 class Resumption(Struct, frozen=True):
@@ -33,6 +33,14 @@ class Resumption(Struct, frozen=True):
     waiting_run: Run | None = None
 
 
+def unanswered_calls(step: RunStep, answered: Container[str]) -> dict[str, WaitKind]:
+    """Returns the calls of a step that wait for an answer of their own, by their ids.
+
+    answered: the ids of calls that have an answer.
+    """
+    return {id: kind for id, kind in step.waiting.items() if kind != "held" and id not in answered}
+
+
 def stored_answers(
     step: RunStep, answered: Iterable[str], decisions: Sequence[CallDecision], *, may_repeat: bool = False
 ) -> list[WireMessage]:
@@ -44,19 +52,19 @@ def stored_answers(
     Raises: BadRequest if one is about a call that does not wait for it.
     """
     answered_ids = set(answered)
-    waits = {id: kind for id, kind in step.waiting.items() if kind != "held" and id not in answered_ids}
+    unanswered = unanswered_calls(step, answered_ids)
     messages: list[WireMessage] = []
     for decision in decisions:
-        # A denial without an id also denies the calls that wait for the client.
-        default_ids = [id for id in waits if waits[id] == "approval" or not decision.approve]
+        # A decision without an id is about all calls that wait for approval; a denial also about the client's own.
+        default_ids = [id for id in unanswered if unanswered[id] == "approval" or not decision.approve]
         ids = [decision.call_id] if decision.call_id is not None else default_ids
         for id in ids:
             if may_repeat and id in answered_ids:
                 continue
-            kind = waits.pop(id, None)
+            kind = unanswered.pop(id, None)
             # A client may answer an approval with the call's result. It may not answer its own call with an approval.
             if kind is None or (kind == "client" and decision.result is None and decision.approve):
-                # Clients of Letta's go by these words.
+                # Letta's clients compare this text.
                 raise BadRequest(
                     f"Invalid tool call IDs: {id!r} does not wait for this answer.", param="messages"
                 )
@@ -70,10 +78,10 @@ def _stored_answer(decision: CallDecision, id: str) -> WireMessage:
         return {**decision.result, "role": "tool", "tool_call_id": id}
     if decision.approve:
         return {"role": "tool", "tool_call_id": id, "content": "", PRIVATE: {"approval": "approved"}}
-    why = f" Reason: {decision.reason}" if decision.reason else ""
+    reason = f" Reason: {decision.reason}" if decision.reason else ""
     private = {"approval": "denied", "status": "error", "reason": decision.reason or ""}
-    words = f"Error: request to call tool denied.{why}"
-    return {"role": "tool", "tool_call_id": id, "content": words, PRIVATE: private}
+    content = f"Error: request to call tool denied.{reason}"
+    return {"role": "tool", "tool_call_id": id, "content": content, PRIVATE: private}
 
 
 def denied_results(step: RunStep, done: Collection[str]) -> list[ToolResult]:
@@ -82,12 +90,12 @@ def denied_results(step: RunStep, done: Collection[str]) -> list[ToolResult]:
     done: ids of calls that have results.
     """
     deny_all = CallDecision(None, approve=False, reason="The run was cancelled.")
-    answers = [result_of(answer) for answer in stored_answers(step, done, [deny_all])]
+    answers = [read_result(answer) for answer in stored_answers(step, done, [deny_all])]
     held = [id for id, kind in step.waiting.items() if kind == "held" and id not in done]
     return [*answers, *(ToolResult(id, NOT_MADE_RESULT, "error", was_run=False) for id in held)]
 
 
-def resume_interrupted(context: MemoryContext, step: RunStep) -> Resumption:
+def interrupted_calls(context: MemoryContext, step: RunStep) -> Resumption:
     """Returns the calls of the last step of a conversation, after its run was interrupted.
 
     All calls of the gateway are made; `CallRecord` has the results of those that were sent out before. The client's
@@ -97,7 +105,7 @@ def resume_interrupted(context: MemoryContext, step: RunStep) -> Resumption:
     return Resumption(calls, step.run_row)
 
 
-def resume_answered(
+def answered_calls(
     context: MemoryContext, step: RunStep, answers: Sequence[WireMessage], run: Run
 ) -> Resumption:
     """Returns the calls of a step that waits, the last of its conversation, with the answers to them so far.
@@ -109,10 +117,10 @@ def resume_answered(
     results, denied, approved, client_calls = [], set[str](), set[str](), set[str]()
     for message in answers:
         private, id = private_of(message), str(message["tool_call_id"])
-        if is_permission(message):
+        if is_bare_approval(message):
             approved.add(id)
             continue
-        results.append(result_of(message))
+        results.append(read_result(message))
         if private.get("approval") == "denied":
             denied.add(id)
         elif step.waiting.get(id) in ("client", "approval"):
@@ -122,21 +130,20 @@ def resume_answered(
         # When the run paused, the calls that did not wait had their results, which may be erased since.
         erased = [id for id in map(call_id, calls) if id not in answered and id not in step.waiting]
         results += [ToolResult(id, INTERRUPTED_RESULT, "error") for id in erased]
-    is_partial = any(kind != "held" and id not in answered for id, kind in step.waiting.items())
     return Resumption(
         ResumedCalls(calls, tuple(results), frozenset(approved), frozenset(denied)),
         step.run_row,
         frozenset(client_calls),
-        run if is_partial else None,
+        run if unanswered_calls(step, answered) else None,
     )
 
 
-def is_permission(answer: WireMessage) -> bool:
-    """Returns whether an answer only allows its call, which has no result yet."""
+def is_bare_approval(answer: WireMessage) -> bool:
+    """Returns whether an answer approves its call, which has no result yet."""
     return private_of(answer).get("approval") == "approved" and not text_of(answer)
 
 
-def result_of(message: WireMessage) -> ToolResult:
+def read_result(message: WireMessage) -> ToolResult:
     """Returns the result of a call that a stored message has."""
     private = private_of(message)
     texts = {
