@@ -13,6 +13,8 @@ from typing import Any
 
 import asyncpg
 
+from storage.postgres.database import _READ_ONLY_QUERY
+
 
 def counting(note: Callable[[str], None]) -> type[sqlite3.Connection]:
     """Returns a class of SQLite connections that call `note` with each statement except pragmas.
@@ -64,7 +66,9 @@ def _writes(query: str) -> bool:
 def noting(
     note: Callable[[str], None] = lambda text: None, is_checked: Callable[[str], bool] = lambda text: False
 ) -> type[Any]:
-    """Returns a class of PostgreSQL connections that call `note` with each statement.
+    """Returns a class of PostgreSQL connections that call `note` with each statement except the check of health.
+
+    That one comes every few seconds by itself, so it would count as a statement of any request.
 
     is_checked: selects the statements that fail if they write an agent's rows before an agent is locked.
     """
@@ -81,7 +85,8 @@ def noting(
             return await super().execute(query, *args, **options)
 
         def _check(self, query: str) -> None:
-            note(query)
+            if query != _READ_ONLY_QUERY:
+                note(query)
             if query.startswith("BEGIN"):
                 self.has_locked = False
             elif _locks(query):

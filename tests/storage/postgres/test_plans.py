@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 from msgspec.structs import replace
 
+from storage.postgres.database import PostgresDatabase
 from storage.sql.memory_pages import LAST_CHARACTER
 from storage.sql.statements import load
 from tests.core.conversations import assistant, user
@@ -65,6 +66,19 @@ def memories(postgres: str) -> str:
     url = empty_database(postgres, 8).url
     execute(url, FILL)
     return url
+
+
+async def test_the_check_of_the_servers_health_counts_as_no_statement(database: PostgresServer) -> None:
+    """It is sent every few seconds, also while a test counts the statements of a request."""
+    statements: list[str] = []
+    store = await database.open(note=statements.append)
+    try:
+        assert isinstance(store.database, PostgresDatabase)
+        statements.clear()
+        await store.database._check_server()
+        assert statements == []
+    finally:
+        await store.close()
 
 
 async def test_statements_are_planned_once_for_a_connection(open_store: OpenStore) -> None:
