@@ -11,8 +11,8 @@ from typing import Generic, NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
+from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.conversation.kind import ConversationKind
-from gateway.core.conversation.tree import is_tombstone
 from gateway.core.request.identity import Identity
 from gateway.core.request.memory_mode import STORING_MODES, Mode
 from gateway.errors import BadRequest, CallerError, ContextExceeded, HistoryForgotten, MemoryUnavailable

@@ -18,13 +18,14 @@ from msgspec.structs import replace
 from gateway.core.conversation import settle
 from gateway.core.conversation.active import find_mergeable
 from gateway.core.conversation.canonical import MessageHasher, is_user
+from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match_query import MemoryUse, Query
 from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.portable_message import NO_REPLY, is_empty_reply
 from gateway.core.conversation.request_end import RequestEnd
-from gateway.core.conversation.tree import PathElement, Tree, is_tombstone
+from gateway.core.conversation.tree import PathElement, Tree
 from gateway.core.conversation.wire_message import (
     WireMessage,
     is_system,

@@ -12,11 +12,12 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import MessageHasher
+from gateway.core.conversation.exchange import end_offset
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match_query import MemoryUse, Query
 from gateway.core.conversation.stored_path import abandon, finish_step, open_step, plan_step
-from gateway.core.conversation.tree import Tree, end_offset
+from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.memory import edits
 from gateway.core.memory.rules import RULES

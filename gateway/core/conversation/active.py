@@ -12,9 +12,10 @@ from typing import Literal, NamedTuple
 import orjson
 
 from gateway.core.conversation.canonical import is_user
+from gateway.core.conversation.exchange import flat, is_tombstone, off_record_part
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match_query import Query
-from gateway.core.conversation.tree import PathElement, Tree, flat, is_tombstone, off_record_part
+from gateway.core.conversation.tree import PathElement, Tree
 from gateway.core.conversation.wire_message import text_of
 from gateway.core.thoughts import without_thoughts
 from storage.records import Atom, Exchange

@@ -10,9 +10,10 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import is_assistant, is_user
 from gateway.core.conversation.evidence import LONG_REPLY_CHARS, has_question_within, has_same_question
+from gateway.core.conversation.exchange import count_prefill, is_tombstone
 from gateway.core.conversation.hashed_list import MessageSpan
 from gateway.core.conversation.match_query import AlteredReply, Match, Query
-from gateway.core.conversation.tree import Tree, count_prefill, is_tombstone
+from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import text_of, without_space
 from gateway.core.words import heard_letters, is_beginning, letters_of
 from storage.records import Atom, Exchange

@@ -12,10 +12,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import is_assistant, is_call, is_question, is_user
+from gateway.core.conversation.exchange import count_prefill, end_offset, is_tombstone
 from gateway.core.conversation.hashed_list import HashedList, MessageSpan
 from gateway.core.conversation.head import was_heard
 from gateway.core.conversation.match_query import Match
-from gateway.core.conversation.tree import Tree, count_prefill, end_offset, is_tombstone
+from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import RESULT_ROLES, text_of, without_space
 from gateway.core.words import letters_of
 from storage.records import Atom, Exchange

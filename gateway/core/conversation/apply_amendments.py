@@ -6,12 +6,13 @@ import orjson
 
 from gateway.core.conversation.amendments import Amendment
 from gateway.core.conversation.canonical import MessageHasher
+from gateway.core.conversation.exchange import end_offset, flat, is_tombstone
 from gateway.core.conversation.fillers import with_fillers_of
 from gateway.core.conversation.hashed_list import HashedList, MessageSpan
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import with_response_of
 from gateway.core.conversation.request_end import redact_input
-from gateway.core.conversation.tree import Tree, end_offset, flat, is_tombstone
+from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import (
     WireMessage,
     raw_calls,

@@ -9,9 +9,10 @@ from msgspec.structs import replace
 from gateway.core.conversation import settle
 from gateway.core.conversation.active import find_mergeable
 from gateway.core.conversation.canonical import MessageHasher, is_assistant, is_user_or_text
+from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.request_end import RequestEnd
-from gateway.core.conversation.tree import Tree, is_tombstone
+from gateway.core.conversation.tree import Tree
 from storage.commands import Change, Pool
 from storage.records import Atom, Exchange, State, message_key
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gateway.core.conversation.exchange import end_offset, moved_at
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.plan import Plan
-from gateway.core.conversation.tree import Tree, end_offset, moved_at
+from gateway.core.conversation.tree import Tree
 from storage.records import Evicted, Exchange
 
 

@@ -10,6 +10,7 @@ from collections.abc import Set
 
 from msgspec.structs import replace
 
+from gateway.core.conversation.exchange import end_offset, ends_off_record, is_tombstone
 from gateway.core.conversation.match_query import MemoryUse
 from gateway.core.conversation.plan import (
     Plan,
@@ -19,7 +20,7 @@ from gateway.core.conversation.plan import (
     recorded_indices,
 )
 from gateway.core.conversation.request_end import RequestEnd
-from gateway.core.conversation.tree import Tree, end_offset, ends_off_record, is_tombstone
+from gateway.core.conversation.tree import Tree
 from storage.records import REPLY, Exchange, State
 
 

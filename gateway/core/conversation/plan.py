@@ -13,19 +13,13 @@ from msgspec import Struct
 
 from gateway.core.conversation.amendments import Amendment, find_amendments
 from gateway.core.conversation.canonical import is_user, is_user_or_text
+from gateway.core.conversation.exchange import end_offset, ends_off_record, flat, is_tombstone
 from gateway.core.conversation.hashed_list import HashedList, MessageSpan
 from gateway.core.conversation.head import PathHead, find_head
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import find_match
 from gateway.core.conversation.match_query import Match, MemoryUse, Query
-from gateway.core.conversation.tree import (
-    PathElement,
-    Tree,
-    end_offset,
-    ends_off_record,
-    flat,
-    is_tombstone,
-)
+from gateway.core.conversation.tree import PathElement, Tree
 from gateway.core.conversation.wire_message import (
     RESULT_ROLES,
     WireMessage,

@@ -8,10 +8,10 @@ from typing import Any
 import orjson
 from msgspec import Struct
 
+from gateway.core.conversation.exchange import dump_full_reply
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import private_of
 from gateway.core.conversation.provider_fields import has_provider_fields
-from gateway.core.conversation.tree import dump_full_reply
 from gateway.core.conversation.wire_message import WireMessage
 from storage.records import REPLY, Evicted
 

@@ -17,12 +17,13 @@ from gateway.core.conversation import active
 from gateway.core.conversation.amendments import Amendment
 from gateway.core.conversation.apply_amendments import amend, hash_path_to, revive
 from gateway.core.conversation.canonical import is_assistant, is_user
+from gateway.core.conversation.exchange import is_tombstone, off_record_part
 from gateway.core.conversation.hashed_list import MessageSpan
 from gateway.core.conversation.new_exchange import make_exchange
 from gateway.core.conversation.plan import Plan, as_they_came_back
 from gateway.core.conversation.private import private_of, with_private
 from gateway.core.conversation.request_end import RequestEnd, content_fields, redact_input
-from gateway.core.conversation.tree import Tree, is_tombstone, off_record_part
+from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import text_of, without_space
 from storage.records import Exchange, State, message_key
 

@@ -12,10 +12,11 @@ import orjson
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import MessageHasher, is_result
+from gateway.core.conversation.exchange import dump_full_reply, flat, is_tombstone
 from gateway.core.conversation.match_query import Match, Query
 from gateway.core.conversation.plan import Plan, new_exchange
 from gateway.core.conversation.provider_fields import has_provider_fields
-from gateway.core.conversation.tree import PathElement, Tree, dump_full_reply, flat, is_tombstone
+from gateway.core.conversation.tree import PathElement, Tree
 from gateway.core.conversation.wire_message import WireMessage, text_of, without_space
 from storage.records import Atom, Evicted, Exchange, State
 

@@ -11,45 +11,18 @@ the next turn has finished on the turn of the exchange.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from enum import IntEnum
+from collections.abc import Container, Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-import orjson
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import is_assistant, is_user
+from gateway.core.conversation.canonical import is_user
+from gateway.core.conversation.exchange import Content, is_tombstone, moved_at, parse_content, parse_json
 from gateway.core.conversation.wire_message import WireMessage, text_of, without_space
 from gateway.core.words import is_grown_transcript
 from storage.commands import Missing, StoredContent
-from storage.records import REPLY, Atom, Exchange, State
-
-# The states of exchanges without stored content.
-TOMBSTONE_STATES = (State.OFF, State.FORGOTTEN)
-
-
-class Content(NamedTuple):
-    """The words of an exchange."""
-
-    # The client's input; None: it is not stored.
-    messages: list[WireMessage] | None = None
-    # The reply as the client has it; None: there is no reply, or it is not stored.
-    shown_reply: WireMessage | None = None
-    # The reply as the upstream saw it, hidden rounds included; None: it had no hidden rounds.
-    full_reply: list[WireMessage] | None = None
-    # Ids of the calls in `full_reply` that the gateway ran itself.
-    gateway_calls: frozenset[str] = frozenset()
-    # The exchange is a step of a run: `full_reply` goes upstream as it is, and `shown_reply` only went to the reader.
-    is_step: bool = False
-
-
-def dump_full_reply(
-    messages: Sequence[WireMessage], gateway_calls: Iterable[str] = (), *, is_step: bool = False
-) -> bytes:
-    """Returns all messages of a reply as `Exchange.full_reply` stores them. The parameters are fields of `Content`."""
-    full_reply = {"messages": [*messages], "gateway_calls": sorted(gateway_calls)}
-    return orjson.dumps({**full_reply, "step": True} if is_step else full_reply)
+from storage.records import Atom, Exchange, State
 
 
 class PathPosition(NamedTuple):
@@ -77,23 +50,6 @@ class PathElement(NamedTuple):
         return PathPosition(self.exchange.depth, self.offset)
 
 
-def end_offset(exchange: Exchange) -> int:
-    """Returns how many atoms the path has up to and including the reply of an exchange."""
-    return exchange.offset + sum(map(len, exchange.inputs)) + len(exchange.reply or ())
-
-
-def flat(exchange: Exchange) -> list[Atom]:
-    """Returns the atoms of an exchange's input, of all its messages in a row."""
-    return [atom for atoms in exchange.inputs for atom in atoms]
-
-
-def count_prefill(exchange: Exchange) -> int:
-    """Returns how many messages at the end of an input are an assistant's, after a question."""
-    inputs = exchange.inputs
-    count = next((n for n, atoms in enumerate(reversed(inputs)) if not is_assistant(atoms)), len(inputs))
-    return count if count < len(inputs) and is_user(inputs[-1 - count]) else 0
-
-
 def _elements_of(exchange: Exchange) -> Iterator[PathElement]:
     """Yields the messages of one exchange: those of its input, then its reply."""
     offsets = [*accumulate(map(len, exchange.inputs), initial=exchange.offset)]
@@ -103,46 +59,8 @@ def _elements_of(exchange: Exchange) -> Iterator[PathElement]:
         yield PathElement(exchange, -1, exchange.reply, offsets[-1])
 
 
-def is_tombstone(exchange: Exchange) -> bool:
-    return exchange.state in TOMBSTONE_STATES
-
-
-def ends_off_record(exchange: Exchange) -> bool:
-    """Returns whether its last message or its reply is off the record. A turn that repeats it then is so too."""
-    return (
-        is_tombstone(exchange)
-        or REPLY in exchange.redactions
-        or len(exchange.inputs) - 1 in exchange.redactions
-    )
-
-
-class OffRecordPart(IntEnum):
-    """The part of an exchange that is forgotten or off the record."""
-
-    NONE = 0
-    LAST_WORDS = 1  # its last message or its reply
-    ALL = 2
-
-
-def off_record_part(exchange: Exchange) -> OffRecordPart:
-    """Returns the part of an exchange that is forgotten or off the record."""
-    if is_tombstone(exchange):
-        return OffRecordPart.ALL
-    return OffRecordPart.LAST_WORDS if ends_off_record(exchange) else OffRecordPart.NONE
-
-
-def moved_at(exchange: Exchange) -> float:
-    """Returns when an exchange last moved its conversation: when it ended or was cut, else when it began."""
-    end = exchange.stopped if exchange.ended is None else exchange.ended
-    return end if end is not None else exchange.begun
-
-
 def _depth(exchange: Exchange) -> int:
     return exchange.depth
-
-
-def _decode(data: bytes | None) -> Any:
-    return None if data is None else orjson.loads(data)
 
 
 class Tree:
@@ -259,22 +177,20 @@ class Tree:
             content = Content()
         else:
             stored = self._stored_content(exchange)
-            content = Content(
-                _decode(exchange.input or stored.input), _decode(exchange.shown_reply or stored.shown_reply)
+            content = parse_content(
+                exchange.input or stored.input,
+                exchange.shown_reply or stored.shown_reply,
+                exchange.full_reply or stored.full_reply,
             )
-            if (full_reply := _decode(exchange.full_reply or stored.full_reply)) is not None:
-                content = content._replace(
-                    full_reply=full_reply.get("messages"),
-                    # "ours": the name of the field in older records
-                    gateway_calls=frozenset(full_reply.get("gateway_calls") or full_reply.get("ours", ())),
-                    is_step=bool(full_reply.get("step")),
-                )
         self._decoded[exchange.id] = content
         return content
 
     def shown_reply(self, exchange: Exchange) -> WireMessage | None:
         """Returns the reply as the client has it, also of an exchange that was just added. Raises: Missing."""
-        return _decode(exchange.shown_reply or self._stored_content(exchange).shown_reply)  # type: ignore[no-any-return]
+        reply: WireMessage | None = parse_json(
+            exchange.shown_reply or self._stored_content(exchange).shown_reply
+        )
+        return reply
 
     def _stored_content(self, exchange: Exchange) -> StoredContent | Exchange:
         if exchange.input is not None or self._contents is None or not exchange.is_stored:

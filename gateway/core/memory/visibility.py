@@ -13,10 +13,10 @@ from sys import intern
 import orjson
 
 from gateway.core.conversation.canonical import is_result
+from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.conversation.fillers import without_fillers_and_thoughts
 from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.stored_messages import tool_names_by_call
-from gateway.core.conversation.tree import is_tombstone
 from gateway.core.conversation.wire_message import WireMessage, text_of
 from gateway.core.prompt import note_text
 from storage.records import REPLY, Exchange, Message

@@ -15,12 +15,13 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import is_user
+from gateway.core.conversation.exchange import Content, end_offset, is_tombstone
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.plan import Plan, rivals_of
 from gateway.core.conversation.portable_message import for_another_model
 from gateway.core.conversation.private import private_of, without_private
 from gateway.core.conversation.provider_fields import refill
-from gateway.core.conversation.tree import Content, PathElement, PathPosition, Tree, end_offset, is_tombstone
+from gateway.core.conversation.tree import PathElement, PathPosition, Tree
 from gateway.core.conversation.wire_message import WireMessage, shown_reply_of
 from gateway.core.prompt.composition import Composition, InsertedMessage, shown_in, without_result
 from gateway.core.prompt.hidden_rounds import is_offered, put_back, without_rounds

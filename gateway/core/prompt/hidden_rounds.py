@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from typing import Any
 
+from gateway.core.conversation.exchange import Content
 from gateway.core.conversation.fillers import with_fillers_of, without_fillers
 from gateway.core.conversation.portable_message import for_another_model
 from gateway.core.conversation.private import private_of
 from gateway.core.conversation.provider_fields import PROVIDER_FIELDS, refill, refill_calls
-from gateway.core.conversation.tree import Content
 from gateway.core.conversation.wire_message import (
     WireMessage,
     call_id,

@@ -7,8 +7,8 @@ from collections.abc import Container
 
 from msgspec import Struct
 
+from gateway.core.conversation.exchange import end_offset
 from gateway.core.conversation.hashed_list import HashedList
-from gateway.core.conversation.tree import end_offset
 from gateway.core.prompt.composition import Composition
 from gateway.core.prompt.summary_frame import render_summary
 from gateway.core.tags import mark_of

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.conversation.fillers import without_fillers_and_thoughts
-from gateway.core.conversation.tree import Tree, is_tombstone
+from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import RESULT_ROLES, WireMessage, is_system, named_calls, text_of
 from gateway.core.prompt.note_text import estimate_tokens
 from storage.records import REPLY, Exchange

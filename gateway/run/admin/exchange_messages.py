@@ -12,8 +12,8 @@ from typing import Any, Literal
 import orjson
 from msgspec.structs import replace
 
+from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.conversation.private import private_of
-from gateway.core.conversation.tree import is_tombstone
 from gateway.core.conversation.wire_message import WireMessage, call_id, function_of, media_in, text_of
 from gateway.run.admin.memory_records import MessageRecord, ShownCall
 from storage.records import REPLY, Exchange, State

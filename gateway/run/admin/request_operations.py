@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 from msgspec import Struct
 
-from gateway.core.conversation.tree import is_tombstone
+from gateway.core.conversation.exchange import is_tombstone
 from gateway.errors import UnknownId
 from gateway.run.admin.audited_parts import audited_part
 from gateway.run.admin.hits import hit_records

@@ -9,7 +9,7 @@ import orjson
 from msgspec import Struct
 
 from gateway.core import ids
-from gateway.core.conversation.tree import is_tombstone
+from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.conversation.wire_message import named_call, text_of
 from gateway.errors import UnknownId
 from gateway.run.admin.exchange_messages import TOOL_CHARS, shorten

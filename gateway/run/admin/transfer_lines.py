@@ -14,8 +14,8 @@ import orjson
 
 from gateway.core.conversation.canonical import ATOM_DIGEST_BYTES, MessageHasher
 from gateway.core.conversation.change import prefix_hashes
+from gateway.core.conversation.exchange import TOMBSTONE_STATES, is_tombstone
 from gateway.core.conversation.private import own_length, private_of
-from gateway.core.conversation.tree import TOMBSTONE_STATES, is_tombstone
 from gateway.core.conversation.wire_message import WireMessage, text_of
 from gateway.core.memory.fact_words import fact_key
 from gateway.core.nul import without_nul

@@ -18,8 +18,9 @@ import msgspec
 import orjson
 from msgspec import Struct
 
+from gateway.core.conversation.exchange import end_offset
 from gateway.core.conversation.private import is_nudge
-from gateway.core.conversation.tree import Tree, end_offset
+from gateway.core.conversation.tree import Tree
 from gateway.core.prompt.summary import ExchangeSize, WantedSummary, find_last_covered
 from gateway.core.prompt.summary_check import UnusableSummary, check_summary, lacked_room
 from gateway.core.prompt.summary_request import summary_request

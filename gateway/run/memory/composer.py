@@ -10,10 +10,10 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gateway.core.conversation.exchange import ends_off_record
 from gateway.core.conversation.match_query import MemoryUse
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import is_nudge
-from gateway.core.conversation.tree import ends_off_record
 from gateway.core.conversation.wire_message import RESULT_ROLES, result_flags, text_of
 from gateway.core.memory.standing import StandingBlock, standing_block
 from gateway.core.message_text import with_text_before

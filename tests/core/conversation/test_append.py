@@ -8,6 +8,7 @@ import orjson
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import MessageHasher
+from gateway.core.conversation.exchange import end_offset, flat
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match_query import MemoryUse, Query
@@ -23,7 +24,7 @@ from gateway.core.conversation.stored_path import (
     plan_step,
     supersede_refused,
 )
-from gateway.core.conversation.tree import Tree, end_offset, flat
+from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.prompt.compose import compose
 from storage.records import Evicted, Exchange, State

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.types import NATIVE_REPLY
+from gateway.core.conversation.exchange import Content
 from gateway.core.conversation.private import with_private
-from gateway.core.conversation.tree import Content
 from gateway.core.conversation.wire_message import WireMessage, shown_reply_of, text_of, without_space
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.hidden_rounds import put_back
