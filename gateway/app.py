@@ -39,7 +39,8 @@ from gateway.web.completions import is_chat_of_agent
 from gateway.web.health import Readiness, health_routes, home_routes
 from gateway.web.manage.access import MANAGE_PREFIX
 from gateway.web.messages import messages_error_form, refuse_unknown
-from gateway.web.middleware import Edge, info_of
+from gateway.web.middleware import Edge
+from gateway.web.request_info import info_of
 from gateway.web.sockets.responses_socket import ResponsesSockets
 from storage.sql.store import Store
 

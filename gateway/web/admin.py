@@ -12,7 +12,7 @@ from starlette.routing import Route
 from gateway.errors import BadRequest, BodyTooLarge, NotAuthenticated
 from gateway.run.admin.operation_table import OperationTable
 from gateway.run.admin.serving import ADMIN_HEADER
-from gateway.web.middleware import info_of
+from gateway.web.request_info import info_of
 
 ADMIN_PREFIX = "/admin/"
 # Of one operation. One line of an import may be a whole request, and grows as JSON within JSON.

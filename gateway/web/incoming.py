@@ -8,7 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.core.request.request_headers import RawHeaders
 from gateway.web.client_reply import ClientReply
-from gateway.web.middleware import RequestInfo, info_of
+from gateway.web.request_info import RequestInfo, info_of
 
 
 def memories_of(scope: Scope) -> frozenset[int]:

@@ -18,7 +18,7 @@ from gateway.run.store_errors import map_store_errors
 from gateway.run.stored_responses import ResponseOwner
 from gateway.settings import UiSettings
 from gateway.web.body import BodyReader, parse_object
-from gateway.web.middleware import info_of
+from gateway.web.request_info import info_of
 
 
 def memory_routes(

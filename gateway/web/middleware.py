@@ -12,14 +12,12 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.core.request.identity import BOUND_USER_HEADER
-from gateway.core.trace_context import TraceContext
 from gateway.dialects.chat.errors import CHAT_ERRORS
 from gateway.errors import (
     ErrorForm,
@@ -33,13 +31,14 @@ from gateway.errors import (
 from gateway.log import AccessLog
 from gateway.masks import mask_keys_in_name, mask_keys_in_text
 from gateway.metrics import Metrics
-from gateway.run.receipt import CLIENT_GONE, Receipt, RequestLine
-from gateway.run.receipts import Receipts, set_current_receipt
+from gateway.run.receipt import CLIENT_GONE, RequestLine
+from gateway.run.receipts import Receipts
 from gateway.run.request_log import RequestLog
 from gateway.run.sink import ClientGone
-from gateway.web.auth import ANONYMOUS, METRICS_PATH, PAGE_PATH, Caller, Guard
+from gateway.web.auth import METRICS_PATH, PAGE_PATH, Guard
 from gateway.web.path_hints import hint_for
 from gateway.web.raw_headers import encode_headers
+from gateway.web.request_info import RequestInfo
 
 OPEN_PATHS = frozenset(
     ("/", "/api/hello", "/health", "/health/ready", "/v1/health", "/v1/health/", PAGE_PATH)
@@ -65,59 +64,6 @@ _USER_PATHS = re.compile(
 )
 _ids = random.Random()
 _log = logging.getLogger("mnemogate")
-
-
-@dataclass(slots=True)
-class RequestInfo:
-    """The facts of one request that the edge and the layers inside it note, for the access log among others."""
-
-    request_id: str
-    # `time.perf_counter()` at its arrival.
-    began_at: float
-    # The client sent `request_id`; False: the gateway has made it.
-    has_client_id: bool = False
-    # The form of errors, which the route sets when it begins; None: `Edge._error_form` decides.
-    error_form: ErrorForm | None = None
-    caller: Caller = ANONYMOUS
-    route: str = "other"
-    # The path that is logged; None: the request's own.
-    path: str | None = None
-    model: str | None = None
-    stream: bool | None = None
-    memory: str | None = None
-    # The receipt of a request that an upstream may answer.
-    receipt: Receipt | None = None
-    # None: the request is not traced.
-    trace_context: TraceContext | None = None
-    bytes_in: int = 0
-    bytes_out: int = 0
-    status: int = 0
-    is_event_stream: bool = False
-    is_complete: bool = False
-    # The gateway's shutdown has cut its reply.
-    is_cut: bool = False
-    expects_continue: bool = False
-
-    def begin_receipt(self) -> Receipt:
-        """Begins the receipt of a request that was read; the edge hands it on after the reply.
-
-        Raises: NotAllowed: the key may not ask for this model.
-        """
-        if self.model is not None:
-            self.caller.check_model(self.model)
-        self.receipt = self.new_receipt()
-        set_current_receipt(self.receipt)
-        return self.receipt
-
-    def new_receipt(self) -> Receipt:
-        receipt = Receipt(self.began_at, self.request_id, self.caller.project, self.caller.key_id)
-        receipt.trace = self.trace_context
-        return receipt
-
-
-def info_of(scope: Scope) -> RequestInfo:
-    info: RequestInfo = scope["state"]["request_info"]
-    return info
 
 
 class Edge:

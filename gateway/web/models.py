@@ -20,8 +20,8 @@ from gateway.dialects.messages.models import render_model, render_page
 from gateway.run.upstream.model_list import ModelList
 from gateway.web.json_response import JsonResponse
 from gateway.web.messages import is_anthropic_client
-from gateway.web.middleware import RequestInfo, info_of
 from gateway.web.raw_headers import read_upstream_name
+from gateway.web.request_info import RequestInfo, info_of
 from storage.errors import StoreError
 from storage.listing import NamedAgent
 

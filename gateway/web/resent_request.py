@@ -9,8 +9,8 @@ from typing import Final
 from starlette.types import Scope
 
 from gateway.core.request.identity import IdentityRules
-from gateway.web.middleware import info_of
 from gateway.web.raw_headers import find_header
+from gateway.web.request_info import info_of
 
 _GATEWAY_HEADER_PREFIX: Final = b"x-mnemogate-"
 _IDEMPOTENCY_KEY: Final = b"idempotency-key"  # the client may send the request again

@@ -31,9 +31,9 @@ from gateway.web.body import parse_off_loop
 from gateway.web.completions import ChatRoute
 from gateway.web.forwarding import ForwardedHead, ForwardedRoute
 from gateway.web.incoming import Incoming, memories_of
-from gateway.web.middleware import info_of
 from gateway.web.raw_headers import find_header
 from gateway.web.request_body import RequestBody, read_request_body
+from gateway.web.request_info import info_of
 from gateway.web.resent_request import digest_request, has_idempotency_key
 from gateway.web.stored_responses import GatewayResponses
 from storage.errors import StoreError

@@ -14,7 +14,7 @@ from adapters.types import Json
 from gateway.core.request.identity import IdentityRules, identify
 from gateway.core.request.request_headers import refuse_misspelt
 from gateway.run.stored_responses import ResponseOwner
-from gateway.web.middleware import info_of
+from gateway.web.request_info import info_of
 from storage.sql.store import Store
 
 

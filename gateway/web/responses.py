@@ -32,8 +32,8 @@ from gateway.web.compaction_routes import answer_with_summary
 from gateway.web.forwarding import ForwardedHead
 from gateway.web.incoming import Incoming, memories_of
 from gateway.web.json_response import JSON_TYPE
-from gateway.web.middleware import info_of
 from gateway.web.request_body import RequestBody
+from gateway.web.request_info import info_of
 from gateway.web.response_call import ResponseCall, ResponseCallRoute, with_conversation
 
 RESPONSES_PATH: Final = "/v1/responses"

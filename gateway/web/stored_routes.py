@@ -22,7 +22,7 @@ from gateway.run.upstream.route import Route as ModelRoute
 from gateway.web.conversation_requests import CONVERSATIONS_PATH
 from gateway.web.forwarding import CountedPath, ForwardedRoute, ForwardingParts
 from gateway.web.incoming import Incoming
-from gateway.web.middleware import info_of
+from gateway.web.request_info import info_of
 from gateway.web.stored_responses import GatewayResponses
 from gateway.web.upstream_responses import UpstreamResponses
 

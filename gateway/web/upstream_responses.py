@@ -13,7 +13,7 @@ from gateway.run.native_request import NativeRequest
 from gateway.run.store_errors import map_store_errors
 from gateway.run.stored_responses import StoredResponses
 from gateway.run.usage.pending_usage import PendingUsage
-from gateway.web.middleware import info_of
+from gateway.web.request_info import info_of
 from gateway.web.response_owners import ResponseOwners
 
 

@@ -38,7 +38,7 @@ from gateway.core.nul import without_nul
 from gateway.errors import BadRequest, Conflict, GatewayError, MemoryUnavailable, UnknownId, sentence
 from gateway.web.body import BodyReader, parse_off_loop
 from gateway.web.form import FormPart, parse_form, read_boundary
-from gateway.web.middleware import info_of
+from gateway.web.request_info import info_of
 from storage.errors import BlockOverLimit, NotFound, OverLimit, Stale, StoreError, WriteConflict, is_known
 
 _log = logging.getLogger("mnemogate")

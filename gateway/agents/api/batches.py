@@ -31,7 +31,7 @@ from gateway.checked import Fault
 from gateway.core import ids
 from gateway.core.request.memory_mode import refuse_unstored
 from gateway.errors import BadRequest, NotAllowed, UnknownId, UnknownPath
-from gateway.web.middleware import info_of
+from gateway.web.request_info import info_of
 from storage.batch_records import Batch, BatchCounts, BatchItem
 from storage.records import DEFAULT_CONVERSATION, TokenCounts
 

@@ -15,7 +15,7 @@ from gateway.agents.runs.run import RunRequest
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect
 from gateway.core.prompt.summary_terms import SummaryTerms
 from gateway.errors import BadRequest
-from gateway.web.middleware import info_of
+from gateway.web.request_info import info_of
 
 
 class CompactionBody(Body):

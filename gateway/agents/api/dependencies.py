@@ -24,7 +24,7 @@ from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.upstream.model_list import ModelList
 from gateway.run.upstream.route import split_model
 from gateway.settings import Settings
-from gateway.web.middleware import info_of
+from gateway.web.request_info import info_of
 from storage.listing import Page
 from storage.records import DefinitionKind
 from storage.sql.store import Store

@@ -12,7 +12,7 @@ from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.model import embedding_model_json, model_json
 from gateway.agents.wire.sent_values import sent_or_none
 from gateway.core.request.requested_agent import AGENT_PREFIX
-from gateway.web.middleware import info_of
+from gateway.web.request_info import info_of
 
 
 class ModelAndTagRoutes:

@@ -40,7 +40,7 @@ from gateway.core.memory.visibility import tools_used
 from gateway.core.turn.round import DONE_EVENT, EVENT_STREAM
 from gateway.errors import BadRequest, UnknownId
 from gateway.web.client_reply import ClientReply
-from gateway.web.middleware import info_of
+from gateway.web.request_info import info_of
 from storage.listing import RunEntry, RunFilter, StepEntry
 from storage.records import DEFAULT_CONVERSATION, Agent, Conversation, Run, RunState
 

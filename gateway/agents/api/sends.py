@@ -35,7 +35,7 @@ from gateway.run.call import Forwarded
 from gateway.run.receipt import Receipt
 from gateway.run.sink import HeldSink
 from gateway.web.client_reply import ClientReply
-from gateway.web.middleware import info_of
+from gateway.web.request_info import info_of
 from storage.records import DEFAULT_CONVERSATION, Run
 
 

@@ -17,8 +17,8 @@ from gateway.web.body import BodyReader
 from gateway.web.json_response import JsonResponse
 from gateway.web.manage.access import Access, Manager
 from gateway.web.manage.record_routes import managed_route
-from gateway.web.middleware import info_of
 from gateway.web.query import read_query
+from gateway.web.request_info import info_of
 from gateway.web.upload import UploadBody
 
 IMPORTS_PATH: Final = "/v1/manage/imports"

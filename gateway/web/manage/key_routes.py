@@ -15,8 +15,8 @@ from gateway.web.body import BodyReader
 from gateway.web.json_response import JsonResponse
 from gateway.web.manage.access import Access, Manager
 from gateway.web.manage.record_routes import KEYS_PATH, managed_route, number_in, record_routes
-from gateway.web.middleware import info_of
 from gateway.web.query import read_query
+from gateway.web.request_info import info_of
 
 ME_PATH: Final = "/v1/manage/me"
 

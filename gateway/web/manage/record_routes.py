@@ -16,8 +16,8 @@ from gateway.run.store_errors import map_store_errors
 from gateway.web.body import BodyReader, parse_object
 from gateway.web.json_response import JsonResponse
 from gateway.web.manage.access import Access, Manager
-from gateway.web.middleware import info_of
 from gateway.web.query import read_query
+from gateway.web.request_info import info_of
 
 LIMITS_PATH: Final = "/v1/manage/limits"
 KEYS_PATH: Final = "/v1/manage/keys"

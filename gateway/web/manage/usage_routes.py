@@ -20,8 +20,8 @@ from gateway.run.admin.usage_operations import UsageOperations
 from gateway.run.store_errors import map_store_errors
 from gateway.web.json_response import JsonResponse
 from gateway.web.manage.access import MANAGE_PREFIX, Access
-from gateway.web.middleware import info_of
 from gateway.web.query import read_query
+from gateway.web.request_info import info_of
 
 USAGE_PATH: Final = f"{MANAGE_PREFIX}usage"
 _CSV_TYPE: Final = "text/csv; charset=utf-8"

@@ -25,8 +25,8 @@ from gateway.run.admin.mcp_memory import McpMemory
 from gateway.web.body import BodyReader
 from gateway.web.mcp.mcp_protocol import CallContext, client_of, make_server
 from gateway.web.mcp.session_id import client_of_session, with_session_id
-from gateway.web.middleware import info_of
 from gateway.web.query import read_query
+from gateway.web.request_info import info_of
 
 MCP_PATH: Final = "/mcp"
 # The most bytes of a call: far more than any block's value.

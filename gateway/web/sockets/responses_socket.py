@@ -32,8 +32,8 @@ from gateway.dialects.responses.socket.client_events import (
 from gateway.dialects.responses.socket.unstored import PendingResponse, UnstoredResponses
 from gateway.errors import GatewayError, Overloaded, UpstreamBroke
 from gateway.web.body import BodyReader
-from gateway.web.middleware import info_of
 from gateway.web.raw_headers import find_header
+from gateway.web.request_info import info_of
 from gateway.web.sockets.arrival import Arrival
 from gateway.web.sockets.queued_response import QueuedResponse, ResponseConnection
 from storage.errors import StoreError

@@ -14,7 +14,8 @@ from gateway.errors import BadRequest, GatewayError, Overloaded, UpstreamBroke
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.web.auth import Guard
-from gateway.web.middleware import Edge, info_of
+from gateway.web.middleware import Edge
+from gateway.web.request_info import info_of
 from tests.doubles.keys import NoKeys
 
 

@@ -1,0 +1,68 @@
+"""The facts of one request, which the edge, the routes and the layers between them note."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.types import Scope
+
+from gateway.core.trace_context import TraceContext
+from gateway.errors import ErrorForm
+from gateway.run.receipt import Receipt
+from gateway.run.receipts import set_current_receipt
+from gateway.web.auth import ANONYMOUS, Caller
+
+
+@dataclass(slots=True)
+class RequestInfo:
+    """The facts of one request that the edge and the layers inside it note, for the access log among others."""
+
+    request_id: str
+    # `time.perf_counter()` at its arrival.
+    began_at: float
+    # The client sent `request_id`; False: the gateway has made it.
+    has_client_id: bool = False
+    # The form of errors, which the route sets when it begins; None: `Edge._error_form` decides.
+    error_form: ErrorForm | None = None
+    caller: Caller = ANONYMOUS
+    route: str = "other"
+    # The path that is logged; None: the request's own.
+    path: str | None = None
+    model: str | None = None
+    stream: bool | None = None
+    memory: str | None = None
+    # The receipt of a request that an upstream may answer.
+    receipt: Receipt | None = None
+    # None: the request is not traced.
+    trace_context: TraceContext | None = None
+    bytes_in: int = 0
+    bytes_out: int = 0
+    status: int = 0
+    is_event_stream: bool = False
+    is_complete: bool = False
+    # The gateway's shutdown has cut its reply.
+    is_cut: bool = False
+    expects_continue: bool = False
+
+    def begin_receipt(self) -> Receipt:
+        """Begins the receipt of a request that was read; the edge hands it on after the reply.
+
+        Raises: NotAllowed: the key may not ask for this model.
+        """
+        if self.model is not None:
+            self.caller.check_model(self.model)
+        self.receipt = self.new_receipt()
+        set_current_receipt(self.receipt)
+        return self.receipt
+
+    def new_receipt(self) -> Receipt:
+        """Returns an empty receipt of the request, which nothing hands on yet."""
+        receipt = Receipt(self.began_at, self.request_id, self.caller.project, self.caller.key_id)
+        receipt.trace = self.trace_context
+        return receipt
+
+
+def info_of(scope: Scope) -> RequestInfo:
+    """Returns the facts of the request with this scope, which the edge has begun."""
+    info: RequestInfo = scope["state"]["request_info"]
+    return info
