@@ -33,7 +33,7 @@ from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.stored_messages import cut_reply, tool_names_by_call
 from gateway.core.conversation.wire_message import RESULT_ROLES, WireMessage
 from gateway.core.ids import Place, id_at, new_uid, place_of
-from gateway.core.prompt.compose import is_resent
+from gateway.core.prompt.omitted_messages import is_resent
 from gateway.core.turn.tool_result import ToolResult
 from gateway.errors import BadRequest
 from gateway.run.memory.keeper import MemoryKeeper

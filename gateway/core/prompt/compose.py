@@ -10,22 +10,25 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, takewhile
-from typing import NamedTuple
-
-from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import is_user
-from gateway.core.conversation.exchange import Content, end_offset, is_tombstone
+from gateway.core.conversation.exchange import Content, end_offset
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.plan import Plan, rivals_of
 from gateway.core.conversation.portable_message import for_another_model
-from gateway.core.conversation.private import private_of, without_private
+from gateway.core.conversation.private import without_private
 from gateway.core.conversation.provider_fields import refill
 from gateway.core.conversation.tree import PathElement, PathPosition, Tree
 from gateway.core.conversation.wire_message import WireMessage, shown_reply_of
 from gateway.core.prompt.composition import Composition, InsertedMessage, shown_in, without_result
 from gateway.core.prompt.hidden_rounds import is_offered, put_back, without_rounds
 from gateway.core.prompt.note_text import estimate_tokens
+from gateway.core.prompt.omitted_messages import (
+    as_clients_resend,
+    is_made_without_earlier,
+    is_of_same_model,
+    omitted_messages,
+)
 from gateway.core.prompt.result_order import SentMessage, has_calls_or_results, put_results_after_calls
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, last_shown, shown_by_note
 from gateway.core.subsequence import lcs
@@ -35,21 +38,6 @@ from storage.records import Exchange
 # The most stretches of `subsequence.LCS_ATOMS` in which a list is compared with its path. Lists differ in more than one
 # where a client has pruned results. Not measured: it bounds the time.
 _MAX_STRETCHES = 8
-
-
-def _shown_in_rounds(content: Content) -> Shown:
-    """Returns what the hidden rounds of a reply show of memory blocks."""
-    return last_shown(map(shown_in, content.full_reply or ()), NOTHING_SHOWN)
-
-
-def known_note(tree: Tree, plan: Plan, index: int) -> str | None:
-    """Returns the note that the i-th new message has already; "" if nothing was found for it, None if it has none."""
-    prefix = plan.exchange.inputs[: index + 1]
-    rivals = rivals_of(tree, plan.match.match_point, plan.conversation_row)
-    alike = [other for other in rivals if index in other.notes and other.inputs[: index + 1] == prefix]
-    if not alike:
-        return None
-    return max(alike, key=lambda other: (tree.touched_at(other), other.begun, other.id)).notes[index]
 
 
 def compose(
@@ -71,7 +59,7 @@ def compose(
     if plan.follows_head:
         return _compose_after_head(tree, plan, offered, new_notes)
     listing, match = plan.query.listing, plan.match
-    composition = Composition([*_omitted_messages(tree, plan, offered)] if plan.omitted else ())
+    composition = Composition([*omitted_messages(tree, plan, offered)] if plan.omitted else ())
     for i, note in new_notes.items():
         if note:
             composition.put_note(listing.positions[plan.new_indices[i]], note, estimate_tokens(note))
@@ -92,6 +80,21 @@ def compose(
     if replies:
         _restore_rounds(tree, plan, replies, offered, composition)
     return composition
+
+
+def known_note(tree: Tree, plan: Plan, index: int) -> str | None:
+    """Returns the note that a new message has already; "": nothing was found for it; None: it has none.
+
+    index: of the message among the new ones.
+
+    A message has a note if it came before, with the same messages before it.
+    """
+    prefix = plan.exchange.inputs[: index + 1]
+    rivals = rivals_of(tree, plan.match.match_point, plan.conversation_row)
+    alike = [other for other in rivals if index in other.notes and other.inputs[: index + 1] == prefix]
+    if not alike:
+        return None
+    return max(alike, key=lambda other: (tree.touched_at(other), other.begun, other.id)).notes[index]
 
 
 def _put_notes_by_count(
@@ -166,46 +169,6 @@ def _align_with_path(
     return [(listing.message_at(i), path[j][1]) for i, j in reversed(pairs)]
 
 
-def _sendable(elements: Sequence[PathElement], listing: HashedList) -> list[PathElement]:
-    """Returns the elements that may be sent: without those forgotten or off the record, and those that need them.
-
-    Chat templates refuse an answer without its question, two questions in a row, and a result without its call.
-    """
-    if not any(map(_is_gone, elements)):
-        return [*elements]
-    # Each group has a user's messages and the messages that answer them.
-    groups: list[list[PathElement]] = []
-    for element in elements:
-        if not groups or (is_user(element.atoms) and not is_user(groups[-1][-1].atoms)):
-            groups.append([])
-        groups[-1].append(element)
-    sendable: list[PathElement] = []
-    is_continued_by_list = bool(len(listing)) and not is_user(listing.atoms[0])
-    # If a message of a group is gone, the whole group is left out, unless the other messages can stand alone.
-    for group in groups:
-        staying = [element for element in group if not _is_gone(element)]
-        missing = [element for element in group if _is_gone(element)]
-        if not missing or (
-            all(is_user(element.atoms) for element in missing)
-            and is_user(staying[0].atoms if staying else ())
-        ):
-            sendable += staying
-        elif is_continued_by_list and group is groups[-1]:
-            # The first messages of the list belong to this group, so nothing older may stand right before them.
-            return []
-    return sendable
-
-
-def is_resent(plan: Plan, exchange: Exchange) -> bool:
-    """Returns whether a reply of the path goes upstream again. It does not if the question that it answers is gone."""
-    return any(each.exchange.id == exchange.id for each in _sendable(plan.omitted, plan.query.listing))
-
-
-def _is_gone(element: PathElement) -> bool:
-    exchange = element.exchange
-    return element.position in exchange.redactions or is_tombstone(exchange)
-
-
 def _heard_with_rounds(tree: Tree, plan: Plan, offered: Container[str]) -> list[WireMessage] | None:
     """Returns the last reply as it was heard, with its hidden rounds, as it is sent from now on (append mode).
 
@@ -215,8 +178,8 @@ def _heard_with_rounds(tree: Tree, plan: Plan, offered: Container[str]) -> list[
     messages = plan.query.listing.messages[: plan.heard_count]
     if match_point is None or not match_point.has_full_reply or not messages:
         return None
-    reply = _as_clients_resend(shown_reply_of(messages) if len(messages) > 1 else messages[0])
-    is_same = _is_of_same_model(match_point, plan)
+    reply = as_clients_resend(shown_reply_of(messages) if len(messages) > 1 else messages[0])
+    is_same = is_of_same_model(match_point, plan)
     return put_back(tree.content(match_point), reply, after=None, offered=offered, is_same_model=is_same)
 
 
@@ -226,7 +189,7 @@ def _compose_after_head(
     """Returns what goes around a list that goes on from a head. The end of the list that is in order stays there."""
     listing, match_point = plan.query.listing, plan.match.match_point
     heard_with_rounds = _heard_with_rounds(tree, plan, offered)
-    omitted = _omitted_messages(tree, plan, offered)
+    omitted = omitted_messages(tree, plan, offered)
     messages = [*_heard_messages(plan, heard_with_rounds), *_messages_without_reply(plan, new_notes)]
     # As a rule there are no calls and results, and a history may have thousands of messages.
     if has_calls_or_results(omitted) or has_calls_or_results(each.content for each in messages):
@@ -270,7 +233,7 @@ def _heard_messages(plan: Plan, with_rounds: Sequence[WireMessage] | None) -> It
     at = PathPosition(match_point.depth, plan.exchange.offset - len(match_point.reply or ()))
     atoms = tuple(listing.flat(plan.heard_count))
     messages = listing.messages[: plan.heard_count] if with_rounds is None else with_rounds
-    is_same = _is_of_same_model(match_point, plan)
+    is_same = is_of_same_model(match_point, plan)
     for i, message in enumerate(messages if is_same else map(for_another_model, messages)):
         yield SentMessage(InsertedMessage.of(message, atoms, at), i if with_rounds is None else None)
 
@@ -296,88 +259,6 @@ def _messages_without_reply(plan: Plan, new_notes: Mapping[int, str]) -> Iterato
         yield SentMessage(message, i)
 
 
-def _omitted_messages(tree: Tree, plan: Plan, offered: Container[str]) -> list[InsertedMessage]:
-    """Returns the messages of the path that the client's list has left out, as they are sent."""
-    elements = _sendable(plan.omitted, plan.query.listing)
-    tree.group_for_loading(element.exchange for element in elements)
-    omitted: list[InsertedMessage] = []
-    stored: _StoredExchange | None = None
-    for element in elements:
-        if stored is None or element.exchange is not stored.exchange:
-            stored = _StoredExchange.of(tree, plan, element.exchange)
-            if _is_made_without_earlier(stored.content.shown_reply):
-                omitted = [replace(earlier, message=without_result(earlier.message)) for earlier in omitted]
-        note = ""
-        if element.position >= 0:
-            messages = stored.input(element.position)
-            if is_user(element.atoms):
-                note = element.exchange.notes.get(element.position, "")
-        else:
-            messages = stored.reply(offered)
-        for message in messages if stored.is_same_model else map(for_another_model, messages):
-            omitted.append(InsertedMessage.of(message, element.atoms, element.at, note))
-    return omitted
-
-
-class _StoredExchange(NamedTuple):
-    """An exchange of which messages are sent from what is stored."""
-
-    exchange: Exchange
-    content: Content
-    # The model that answers has made the reply.
-    is_same_model: bool
-    # The upstream does not take the results of tools in its input.
-    has_refused_results: bool
-
-    @classmethod
-    def of(cls, tree: Tree, plan: Plan, exchange: Exchange) -> _StoredExchange:
-        content = tree.content(exchange)
-        is_unread = bool(private_of(content.shown_reply or {}).get("unread"))
-        has_refused = is_unread or exchange.id in plan.refused_results
-        return cls(exchange, content, _is_of_same_model(exchange, plan), has_refused)
-
-    def input(self, position: int) -> list[WireMessage]:
-        """Returns one message of the input; []: it is not stored."""
-        if self.content.messages is None:
-            return []
-        message = self.content.messages[position]
-        # The call of the result stays, and with it what the model has made of a block.
-        return [without_result(message) if self.has_refused_results else message]
-
-    def reply(self, offered: Container[str]) -> list[WireMessage]:
-        """Returns the reply with its hidden rounds, as far as these can be put back; []: there is no reply."""
-        content = self.content
-        if content.shown_reply is None:
-            return []
-        if content.is_step:
-            return [*map(_as_clients_resend, content.full_reply or ())]
-        reply = _as_clients_resend(content.shown_reply)
-        with_rounds = None
-        if content.full_reply:
-            with_rounds = put_back(
-                content, reply, after=None, offered=offered, is_same_model=self.is_same_model
-            )
-        return with_rounds or [without_rounds(content, reply)]
-
-
-def _is_made_without_earlier(reply: WireMessage | None) -> bool:
-    """Returns whether a reply was made without the results before the previous reply: its upstream refused them."""
-    return reply is not None and bool(private_of(reply).get("unread_earlier"))
-
-
-def _is_of_same_model(exchange: Exchange, plan: Plan) -> bool:
-    return bool(plan.query.model) and exchange.model == plan.query.model
-
-
-def _as_clients_resend(shown_reply: WireMessage) -> WireMessage:
-    """Returns a reply as clients send it back, without fields that say nothing (`refusal: null`, no annotations)."""
-    return {
-        name: value
-        for name, value in without_private(shown_reply).items()
-        if name in ("role", "content") or value not in (None, [])
-    }
-
-
 def _restore_rounds(
     tree: Tree, plan: Plan, replies: dict[int, Exchange], offered: Container[str], composition: Composition
 ) -> None:
@@ -395,7 +276,7 @@ def _restore_rounds(
     tree.group_for_loading(exchange for _, exchange in restored)
     # The results before this message are not sent again.
     read_from = max(
-        (i for i, each in restored if _is_made_without_earlier(tree.content(each).shown_reply)), default=0
+        (i for i, each in restored if is_made_without_earlier(tree.content(each).shown_reply)), default=0
     )
     for i, exchange in restored:
         content = tree.content(exchange)
@@ -426,7 +307,7 @@ def _restored_reply(
     """Returns a reply of the list with its hidden rounds, or else its provider fields; None: it stays as it is."""
     listing = plan.query.listing
     message = listing.messages[index]
-    is_same_model = _is_of_same_model(exchange, plan)
+    is_same_model = is_of_same_model(exchange, plan)
     if exchange.has_full_reply:
         after = listing.messages[index + 1 :]
         return put_back(content, message, after, offered, is_same_model=is_same_model)
@@ -440,3 +321,8 @@ def _is_one_message(index: int, exchange: Exchange, replies: Mapping[int, Exchan
     """Returns whether the client has a reply in the one message `index`. replies: by their messages."""
     neighbours = replies.get(index - 1), replies.get(index + 1)
     return all(neighbour is None or neighbour.id != exchange.id for neighbour in neighbours)
+
+
+def _shown_in_rounds(content: Content) -> Shown:
+    """Returns what the hidden rounds of a reply show of memory blocks."""
+    return last_shown(map(shown_in, content.full_reply or ()), NOTHING_SHOWN)

@@ -1,0 +1,145 @@
+"""The messages of a path that a client's list has left out, as they are sent from what is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from gateway.core.conversation.canonical import is_user
+from gateway.core.conversation.exchange import Content, is_tombstone
+from gateway.core.conversation.hashed_list import HashedList
+from gateway.core.conversation.plan import Plan
+from gateway.core.conversation.portable_message import for_another_model
+from gateway.core.conversation.private import private_of, without_private
+from gateway.core.conversation.tree import PathElement, Tree
+from gateway.core.conversation.wire_message import WireMessage
+from gateway.core.prompt.composition import InsertedMessage, without_result
+from gateway.core.prompt.hidden_rounds import put_back, without_rounds
+from storage.records import Exchange
+
+
+def omitted_messages(tree: Tree, plan: Plan, offered: Container[str]) -> list[InsertedMessage]:
+    """Returns the messages of the path that the client's list has left out, as they are sent."""
+    elements = _sendable(plan.omitted, plan.query.listing)
+    tree.group_for_loading(element.exchange for element in elements)
+    omitted: list[InsertedMessage] = []
+    stored: _StoredExchange | None = None
+    for element in elements:
+        if stored is None or element.exchange is not stored.exchange:
+            stored = _StoredExchange.of(tree, plan, element.exchange)
+            if is_made_without_earlier(stored.content.shown_reply):
+                omitted = [replace(earlier, message=without_result(earlier.message)) for earlier in omitted]
+        note = ""
+        if element.position >= 0:
+            messages = stored.input(element.position)
+            if is_user(element.atoms):
+                note = element.exchange.notes.get(element.position, "")
+        else:
+            messages = stored.reply(offered)
+        for message in messages if stored.is_same_model else map(for_another_model, messages):
+            omitted.append(InsertedMessage.of(message, element.atoms, element.at, note))
+    return omitted
+
+
+def is_resent(plan: Plan, exchange: Exchange) -> bool:
+    """Returns whether a reply of the path goes upstream again. It does not if the question that it answers is gone."""
+    return any(each.exchange.id == exchange.id for each in _sendable(plan.omitted, plan.query.listing))
+
+
+def is_made_without_earlier(reply: WireMessage | None) -> bool:
+    """Returns whether a reply was made without the results before the previous reply: its upstream refused them."""
+    return reply is not None and bool(private_of(reply).get("unread_earlier"))
+
+
+def is_of_same_model(exchange: Exchange, plan: Plan) -> bool:
+    """Returns whether the model that answers the request has made the reply of an exchange."""
+    return bool(plan.query.model) and exchange.model == plan.query.model
+
+
+def as_clients_resend(shown_reply: WireMessage) -> WireMessage:
+    """Returns a reply as clients send it back, without fields that say nothing (`refusal: null`, no annotations)."""
+    return {
+        name: value
+        for name, value in without_private(shown_reply).items()
+        if name in ("role", "content") or value not in (None, [])
+    }
+
+
+class _StoredExchange(NamedTuple):
+    """An exchange of which messages are sent from what is stored."""
+
+    exchange: Exchange
+    content: Content
+    # The model that answers has made the reply.
+    is_same_model: bool
+    # The upstream does not take the results of tools in its input.
+    has_refused_results: bool
+
+    @classmethod
+    def of(cls, tree: Tree, plan: Plan, exchange: Exchange) -> _StoredExchange:
+        """Loads the content of an exchange. Raises: Missing."""
+        content = tree.content(exchange)
+        is_unread = bool(private_of(content.shown_reply or {}).get("unread"))
+        has_refused = is_unread or exchange.id in plan.refused_results
+        return cls(exchange, content, is_of_same_model(exchange, plan), has_refused)
+
+    def input(self, position: int) -> list[WireMessage]:
+        """Returns one message of the input; []: it is not stored."""
+        if self.content.messages is None:
+            return []
+        message = self.content.messages[position]
+        # The call of the result stays, and with it what the model has made of a block.
+        return [without_result(message) if self.has_refused_results else message]
+
+    def reply(self, offered: Container[str]) -> list[WireMessage]:
+        """Returns the reply with its hidden rounds, as far as these can be put back; []: there is no reply."""
+        content = self.content
+        if content.shown_reply is None:
+            return []
+        if content.is_step:
+            return [*map(as_clients_resend, content.full_reply or ())]
+        reply = as_clients_resend(content.shown_reply)
+        with_rounds = None
+        if content.full_reply:
+            with_rounds = put_back(
+                content, reply, after=None, offered=offered, is_same_model=self.is_same_model
+            )
+        return with_rounds or [without_rounds(content, reply)]
+
+
+def _sendable(elements: Sequence[PathElement], listing: HashedList) -> list[PathElement]:
+    """Returns the elements that may be sent: without those forgotten or off the record, and those that need them.
+
+    Chat templates refuse an answer without its question, two questions in a row, and a result without its call.
+    """
+    if not any(map(_is_gone, elements)):
+        return [*elements]
+    # Each group has a user's messages and the messages that answer them.
+    groups: list[list[PathElement]] = []
+    for element in elements:
+        if not groups or (is_user(element.atoms) and not is_user(groups[-1][-1].atoms)):
+            groups.append([])
+        groups[-1].append(element)
+    sendable: list[PathElement] = []
+    is_continued_by_list = bool(len(listing)) and not is_user(listing.atoms[0])
+    # If a message of a group is gone, the whole group is left out, unless the other messages can stand alone.
+    for group in groups:
+        staying = [element for element in group if not _is_gone(element)]
+        missing = [element for element in group if _is_gone(element)]
+        if not missing or (
+            all(is_user(element.atoms) for element in missing)
+            and is_user(staying[0].atoms if staying else ())
+        ):
+            sendable += staying
+        elif is_continued_by_list and group is groups[-1]:
+            # The first messages of the list belong to this group, so nothing older may stand right before them.
+            return []
+    return sendable
+
+
+def _is_gone(element: PathElement) -> bool:
+    """Returns whether a message is forgotten or off the record."""
+    exchange = element.exchange
+    return element.position in exchange.redactions or is_tombstone(exchange)
