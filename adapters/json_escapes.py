@@ -96,21 +96,6 @@ def may_round(data: bytes) -> bool:
     return _LONG_ZEROS in data.translate(_DIGITS_TO_ZEROS)
 
 
-def _integer(digits: str) -> Any:
-    return orjson.Fragment(digits) if len(digits) > _SAFE_DIGITS else int(digits)
-
-
-def _as_strict(data: bytes) -> bytes | None:
-    """Returns JSON, without halves of characters, as strict parsers take it; None: `data` is no JSON, or too long."""
-    value = read_with_halves(data)
-    if value is None:
-        return None
-    try:
-        return orjson.dumps(value)
-    except (TypeError, RecursionError):  # it has what cannot be written
-        return None
-
-
 def read_with_halves(data: bytes) -> Any:
     """Returns the value of JSON, with halves of characters as lone surrogates; None: it is no JSON, or too long."""
     if len(data) > _MAX_LENIENT_BYTES:
@@ -138,6 +123,21 @@ def replace_lone_surrogates(data: bytes) -> tuple[bytes, bytes]:
     if b"\\ud" in complete or b"\\uD" in complete:
         complete = _ESCAPES.sub(lambda match: match[0] if match["lone"] is None else rb"\ufffd", complete)
     return complete, cut_escape
+
+
+def _integer(digits: str) -> Any:
+    return orjson.Fragment(digits) if len(digits) > _SAFE_DIGITS else int(digits)
+
+
+def _as_strict(data: bytes) -> bytes | None:
+    """Returns JSON, without halves of characters, as strict parsers take it; None: `data` is no JSON, or too long."""
+    value = read_with_halves(data)
+    if value is None:
+        return None
+    try:
+        return orjson.dumps(value)
+    except (TypeError, RecursionError):  # it has what cannot be written
+        return None
 
 
 def _complete_length(data: bytes) -> int:

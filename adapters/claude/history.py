@@ -79,7 +79,7 @@ def arrange_turns(messages: Sequence[Json], *, takes_late_system: bool) -> Claud
             case "assistant":
                 blocks = assistant_blocks(message, where)
                 if blocks:  # an empty message separates no turns
-                    _end_user_turn(history, turn, takes_late_system)
+                    _end_user_turn(history, turn, takes_late_system=takes_late_system)
                     turn = _UserTurn()
                     _add_assistant_turn(history, blocks)
             case role:
@@ -87,14 +87,14 @@ def arrange_turns(messages: Sequence[Json], *, takes_late_system: bool) -> Claud
     if messages and messages[-1].get("role") != "assistant" and not (turn.results or turn.content):
         # Only system messages, or nothing visible, came after the last reply, and the client asks for another reply.
         turn.content.append({"type": "text", "text": AGAIN if history.messages else OPENING})
-    _end_user_turn(history, turn, takes_late_system)
+    _end_user_turn(history, turn, takes_late_system=takes_late_system)
     _make_ids_unique(history)
     _drop_unanswered_calls(history)
     _trim_prefill(history)
     return history
 
 
-def _end_user_turn(history: ClaudeMessages, turn: _UserTurn, takes_late_system: bool) -> None:
+def _end_user_turn(history: ClaudeMessages, turn: _UserTurn, *, takes_late_system: bool) -> None:
     """Adds a user turn, and its system messages after it or, where the model refuses them there, to the system prompt.
 
     In the system prompt these messages change the prefix of the request, at the price of the prompt cache.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-T = TypeVar("T")
+_Value = TypeVar("_Value")
 # The escape of a NUL in JSON.
 NUL = b"\\u0000"
 
 
-def without_nul(value: T) -> T:
+def without_nul(value: _Value) -> _Value:
     """Returns parsed JSON, or one text, without U+0000, in names as in values."""
     if isinstance(value, str):
         return value.replace("\0", "")  # type: ignore[return-value]

@@ -72,10 +72,11 @@ def _changes_index(old: Exchange, new: Exchange) -> bool:
     """Returns whether the search index has to read an exchange again."""
     # The index holds only active exchanges: anything else is never shown, and as the best hit it would be the measure
     # for all others.
-    return _read(old) != _read(new) and not is_tombstone(new)
+    return _indexed_fields(old) != _indexed_fields(new) and not is_tombstone(new)
 
 
-def _read(exchange: Exchange) -> tuple[object, ...]:
+def _indexed_fields(exchange: Exchange) -> tuple[object, ...]:
+    """Returns what the search index reads of an exchange."""
     return (
         exchange.active,
         exchange.inputs,

@@ -24,6 +24,7 @@ from gateway.core.imports.records import SourceConversation, SourceMessage, Unre
 from storage.commands import ImportChange, ImportPool, ImportWrite, MatchedExchange, MessageCounts
 from storage.records import REPLY, Agent, Atom, Exchange, State, make_tombstone, message_key
 
+# The beginning of the key of an imported conversation.
 KEY: Final = "import:"
 # The most messages of a conversation, which is in memory as a whole. Chosen: far above what people write in one.
 MAX_MESSAGES: Final = 50_000
@@ -60,6 +61,14 @@ class _Turn:
     def size(self) -> int:
         """The number of its messages."""
         return len(self.inputs) + len(self.reply)
+
+
+class _StoredPart(Struct, frozen=True):
+    """The exchanges of a draft that are stored already, from the first one on."""
+
+    count: int = 0
+    # The last of them as it is stored; None: they are not stored, or the conversation does not go on from them.
+    last: Exchange | None = None
 
 
 def draft_import(
@@ -125,11 +134,11 @@ def import_write(draft: ImportDraft, agent: Agent, row: int, uid: str, *, learns
         questions=draft.questions,
         atoms=draft.atoms,
         prefixes=draft.prefixes,
-        decide=partial(decide, draft),
+        decide=partial(_decide, draft),
     )
 
 
-def decide(draft: ImportDraft, pool: ImportPool) -> ImportChange:
+def _decide(draft: ImportDraft, pool: ImportPool) -> ImportChange:
     """Returns the changes that a conversation makes to a memory. pool: what is stored of it."""
     stored = _find_stored(draft, pool)
     stored_count, last_stored = stored.count, stored.last
@@ -162,14 +171,6 @@ def decide(draft: ImportDraft, pool: ImportPool) -> ImportChange:
         fill=refilled,
         superseded=superseded,
     )
-
-
-class _StoredPart(Struct, frozen=True):
-    """The exchanges of a draft that are stored already, from the first one on."""
-
-    count: int = 0
-    # The last of them as it is stored; None: they are not stored, or the conversation does not go on from them.
-    last: Exchange | None = None
 
 
 def _find_stored(draft: ImportDraft, pool: ImportPool) -> _StoredPart:

@@ -24,10 +24,10 @@ _UNSPACED_SCRIPTS = (
 _WORD = re.compile(rf"\n|[^\S\n]+|(?:[{_UNSPACED_SCRIPTS}]|[^\s{_UNSPACED_SCRIPTS}]+)[^\S\n]*")
 _SENTENCE = re.compile(r"[^\n.!?;。！？；]*(?:[\n.!?;。！？；]+[^\S\n]*|$)")
 # The most pairs of pieces that a comparison takes, since its time grows with their number. Chosen, not measured.
-_PAIRS = 1_000_000
+_MAX_PAIRS = 1_000_000
 # The most steps of a comparison of two lists, which take about 50 ms. If repeated pieces would take more steps, no
 # match begins with the most frequent pieces.
-_STEPS = 1_000_000
+_MAX_STEPS = 1_000_000
 # The steps for each pair of pieces: after each match all pairs may be looked through once more. Chosen, not measured.
 _STEPS_PER_PAIR = 10
 
@@ -48,7 +48,7 @@ class _Comparison:
     """Compares two texts by words, or first by longer pieces if there are too many words."""
 
     def __init__(self) -> None:
-        self._remaining_pairs = _PAIRS
+        self._remaining_pairs = _MAX_PAIRS
 
     def compare(self, old: str, new: str, splits: Sequence[_Split]) -> Iterator[DiffPart]:
         """Yields the parts of two texts. splits: functions that split a text into pieces, the shortest pieces first."""
@@ -110,7 +110,7 @@ def _find_too_frequent(old: Sequence[str], new: Sequence[str]) -> frozenset[str]
     pair_counts = sorted(
         (count * new_counts[piece], piece) for piece, count in old_counts.items() if piece in new_counts
     )
-    steps = min(_STEPS, _STEPS_PER_PAIR * len(old) * len(new))
+    steps = min(_MAX_STEPS, _STEPS_PER_PAIR * len(old) * len(new))
     pairs_left = steps // max(1, min(len(old), len(new)))
     for number, (pair_count, _) in enumerate(pair_counts):
         pairs_left -= pair_count

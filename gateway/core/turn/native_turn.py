@@ -38,8 +38,11 @@ class NativeTurn:
         self._has_begun = False
         # The error that an event of the upstream has reported.
         self._error: UpstreamBroke | None = None
-        self._is_saved = False  # the command to save the turn was given
-        self._is_id_saved = False  # the command to save the id of a background response was given
+        # The command to save the turn was given.
+        self._is_saved = False
+        # The command to save the id of a background response was given.
+        self._is_id_saved = False
+        # The commands that wait until the turn or the id is saved.
         self._after_save: list[Command] = []
 
     def take_texts(self, batch: list[Event]) -> bytes | None:
@@ -65,7 +68,7 @@ class NativeTurn:
                 self._status, self._headers = status, headers
                 return []
             case events.ReceivedWhole(body):
-                return self._received_whole(body)
+                return self._on_received_whole(body)
             case events.Silence():
                 return self._send(commands.KEEP_ALIVE)
             case events.Saved():
@@ -104,7 +107,7 @@ class NativeTurn:
         self._after_save = sends
         return [commands.Save(TurnOutcome(End.CANCELLED, background_id=self._reader.background_id))]
 
-    def _received_whole(self, body: bytes) -> list[Command]:
+    def _on_received_whole(self, body: bytes) -> list[Command]:
         if not 200 <= self._status < 300:
             is_refused = is_permanent_refusal(self._status, body)
             whole = commands.SendWhole(self._status, self._headers, body)

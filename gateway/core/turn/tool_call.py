@@ -17,7 +17,10 @@ FUNCTION_TYPES = (None, "", "function")
 
 
 class CallOwner(Enum):
-    UNKNOWN = "unknown"  # the name has not been read to its end
+    """The party that runs a call."""
+
+    # The name has not been read to its end.
+    UNKNOWN = "unknown"
     GATEWAY = "gateway"
     CLIENT = "client"
 
@@ -55,18 +58,23 @@ class ToolCall:
     )
 
     def __init__(self, index: Any) -> None:
-        self.index = index  # the upstream's
+        """Begins without pieces. index: the upstream's, of any type; None: it has none."""
+        self.index = index
         # The fields of the call, without the fields of its function.
         self.fields: Json = {}
-        self.function: Json = {}  # the fields of its function, without name and arguments
+        # The fields of its function, without name and arguments.
+        self.function: Json = {}
         self.name = ""
+        # The pieces of the arguments' text.
         self.arguments: list[str] = []
         self.owner = CallOwner.UNKNOWN
         self.piece_count = 0
-        self.client_index = -1  # among the client's calls; -1: not known yet, or the gateway's call
+        # The index among the client's calls; -1: it is not known yet, or this is the gateway's call.
+        self.client_index = -1
         # Calls of the gateway come before it, so that the client gets it under another index than the upstream's.
         self.is_reindexed = False
-        self.is_sent = False  # the client has its beginning
+        # The client has its beginning.
+        self.is_sent = False
 
     @property
     def id(self) -> str:
@@ -75,6 +83,7 @@ class ToolCall:
 
     @property
     def text(self) -> str:
+        """The arguments as they were written: JSON, as a rule."""
         return "".join(self.arguments)
 
     def add(self, entry: Json) -> None:
