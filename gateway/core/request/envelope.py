@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 # Field -> the types that its vendor sends. A value of another type belongs to another vendor's field of that name.
-_FIELDS: Final[dict[str, tuple[type, ...]]] = {
+_VENDOR_FIELDS: Final[dict[str, tuple[type, ...]]] = {
     "call": (dict,),  # Vapi, docs.vapi.ai/customization/custom-llm
     "customer": (dict,),
     "phoneNumber": (dict,),
@@ -18,18 +18,20 @@ _FIELDS: Final[dict[str, tuple[type, ...]]] = {
     "user_id": (str, int, type(None)),
     "elevenlabs_extra_body": (dict, type(None)),
 }
-_CONSUMED_FIELDS: Final = frozenset((*_FIELDS, "metadata"))
+_CONSUMED_NAMES: Final = frozenset((*_VENDOR_FIELDS, "metadata"))
 
 
-def consumed_fields(body: Mapping[str, Any], takes_metadata: bool) -> tuple[str, ...]:
+def consumed_fields(body: Mapping[str, Any], *, takes_metadata: bool) -> tuple[str, ...]:
     """Returns the names of the fields that do not go upstream.
 
     takes_metadata: the upstream takes `metadata` without `store`. A client that sets `store` uses OpenAI's own feature,
     so the upstream judges its `metadata`.
     """
-    if _CONSUMED_FIELDS.isdisjoint(body):
+    if _CONSUMED_NAMES.isdisjoint(body):
         return ()
-    consumed = [name for name, types in _FIELDS.items() if name in body and isinstance(body[name], types)]
+    consumed = [
+        name for name, types in _VENDOR_FIELDS.items() if name in body and isinstance(body[name], types)
+    ]
     metadata = body.get("metadata")
     if metadata is not None and not body.get("store"):
         is_plain = isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
@@ -44,6 +46,24 @@ def untranslatable_fields(body: Mapping[str, Any], fields: Collection[str]) -> t
     fields: `Capabilities.untranslatable_fields`. The `user_id` of `metadata` and users' names are not lost.
     """
     return tuple(name for name in fields if _FIELD_CHECKS.get(name, _is_there)(body, name))
+
+
+def developer_indices(messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+    """Returns the indices of `developer` messages, which are `system` for an upstream that has no such role."""
+    return tuple(i for i, message in enumerate(messages) if message.get("role") == "developer")
+
+
+def enables_thinking(body: Mapping[str, Any]) -> bool:
+    """Returns whether a request turns thinking on by Anthropic's field `thinking`."""
+    thinking = body.get("thinking")
+    return isinstance(thinking, dict) and thinking.get("type") not in (None, "disabled")
+
+
+def thinking_budget(body: Mapping[str, Any]) -> int:
+    """Returns how many tokens a request allows for thinking by Anthropic's field `thinking`; 0: it names no number."""
+    thinking = body.get("thinking")
+    budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
+    return budget if isinstance(budget, int) else 0
 
 
 def _is_there(body: Mapping[str, Any], name: str) -> bool:
@@ -82,21 +102,3 @@ _FIELD_CHECKS: Final[dict[str, Callable[[Mapping[str, Any], str], bool]]] = {
     "messages.name": _has_name,
     "tools.function.strict": _has_strict,
 }
-
-
-def developer_indices(messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
-    """Returns the indices of `developer` messages, which are `system` for an upstream that has no such role."""
-    return tuple(i for i, message in enumerate(messages) if message.get("role") == "developer")
-
-
-def enables_thinking(body: Mapping[str, Any]) -> bool:
-    """Returns whether a request turns thinking on by Anthropic's field `thinking`."""
-    thinking = body.get("thinking")
-    return isinstance(thinking, dict) and thinking.get("type") not in (None, "disabled")
-
-
-def thinking_budget(body: Mapping[str, Any]) -> int:
-    """Returns how many tokens a request allows for thinking by Anthropic's field `thinking`; 0: it names no number."""
-    thinking = body.get("thinking")
-    budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
-    return budget if isinstance(budget, int) else 0

@@ -99,7 +99,7 @@ class MessageDraft(ReplyUsage):
         return call
 
     def take_calls(
-        self, entries: list[Any], gateway_tools: Collection[str], is_over: bool
+        self, entries: list[Any], gateway_tools: Collection[str], *, is_over: bool
     ) -> list[Json] | None:
         """Adds pieces of tool calls. Returns the pieces that the client gets now; None: the given ones, unchanged.
 

@@ -520,7 +520,7 @@ class Round:
         pieces = delta.get("tool_calls")
         if pieces or (reason and self._has_gateway_tools):
             return draft.take_calls(
-                pieces if isinstance(pieces, list) else [], self._terms.gateway_tools, bool(reason)
+                pieces if isinstance(pieces, list) else [], self._terms.gateway_tools, is_over=bool(reason)
             )
         return calls
 

@@ -165,7 +165,9 @@ class ChatView(ClientView):
         if (self._strips_usage or is_hidden) and event.is_usage:
             return
         changed_fields = self._find_changed_fields(chunk, event.usage, is_hidden=is_hidden)
-        choices = [self._change_choice(choice, event.calls, finish, is_hidden) for choice in event.choices]
+        choices = [
+            self._change_choice(choice, event.calls, finish, is_hidden=is_hidden) for choice in event.choices
+        ]
         contents = _find_contents(choices)
         if any(shown is not choice for shown, choice in zip(choices, event.choices, strict=True)):
             # Where all of the event's content was taken out, the event is left out.
@@ -192,7 +194,7 @@ class ChatView(ClientView):
         return changed_fields
 
     def _change_choice(
-        self, choice: Any, calls: list[Json] | None, finish: str | None, is_hidden: bool
+        self, choice: Any, calls: list[Json] | None, finish: str | None, *, is_hidden: bool
     ) -> Any:
         """Returns a choice as the client is to have it; the same object where nothing changes."""
         if not isinstance(choice, dict):

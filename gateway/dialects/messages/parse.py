@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 from msgspec import Struct
@@ -82,6 +82,15 @@ class MessagesRequest(Struct, frozen=True):
     origins: Sequence[MessageOrigin]
     # The names of parts that `chat` lacks, though an answer depends on them: no model of another dialect can answer.
     untranslatable: tuple[str, ...]
+
+
+class _TranslatedFields(NamedTuple):
+    """The fields of a request as those of a chat completion."""
+
+    # The body of the chat completion.
+    chat_json: Json
+    # The fields of `metadata` that name user and conversation.
+    identity_fields: Json
 
 
 def parse_body(body: bytes) -> Json:
@@ -177,8 +186,8 @@ def read_thread(json: Json) -> MessageThread | None:
 
 def _translate_fields(
     json: Json, messages: list[Json], checker: FieldChecker, *, has_limit: bool
-) -> tuple[Json, Json]:
-    """Returns the body of a chat completion, and the fields of `metadata` that name user and conversation."""
+) -> _TranslatedFields:
+    """Returns the fields of a request as those of a chat completion with these messages. Raises: BadRequest."""
     chat_json: Json = {"model": json.get("model"), "messages": messages}
     if json.get("stream") is not None:
         chat_json["stream"] = json["stream"]
@@ -202,7 +211,7 @@ def _translate_fields(
         checker.check(json.get("metadata") or {}, _METADATA_FIELDS, "metadata")
     if isinstance(user := identity_fields.get("user_id"), str) and user:
         chat_json["user"] = user
-    return chat_json, identity_fields
+    return _TranslatedFields(chat_json, identity_fields)
 
 
 def _read_identity(metadata: Any) -> Json:

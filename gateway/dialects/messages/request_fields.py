@@ -79,6 +79,43 @@ def add_tool_choice(chat_json: Json, json: Json, checker: FieldChecker) -> None:
         raise invalid_field("tool_choice", "may only be specified while providing tools")
 
 
+def add_output_config(chat_json: Json, json: Json, checker: FieldChecker) -> None:
+    """Adds the effort and the form of the answer. Raises: BadRequest."""
+    config = json.get("output_config") or {}
+    if not isinstance(config, dict):
+        raise invalid_field("output_config", "Input should be a valid dictionary")
+    effort = config.get("effort")
+    checker.check(config, _OUTPUT_CONFIG_FIELDS, "output_config")
+    if not checker.is_lenient:
+        effort = find_effort_of_turn(json["messages"], checker) or effort
+    if effort is not None:
+        chat_json["reasoning_effort"] = effort
+    answer_format = config.get("format")
+    if answer_format is None:
+        return
+    if not isinstance(answer_format, dict) or answer_format.get("type") != "json_schema":
+        raise invalid_field("output_config.format.type", "Input should be 'json_schema'")
+    checker.check(answer_format, _FORMAT_FIELDS, "output_config.format")
+    schema = {"name": "output", "schema": answer_format.get("schema"), "strict": True}
+    chat_json["response_format"] = {"type": "json_schema", "json_schema": schema}
+
+
+def check_context_management(management: Any, checker: FieldChecker) -> None:
+    """Refuses edits of the context that a chat completion cannot make. Raises: BadRequest."""
+    if management is None:
+        return
+    if not isinstance(management, dict):
+        raise invalid_field("context_management", "Input should be a valid dictionary")
+    checker.check(management, _MANAGEMENT_FIELDS, "context_management")
+    edits = management.get("edits") or []
+    if not isinstance(edits, list):
+        raise invalid_field("context_management.edits", "Input should be a valid list")
+    for index, edit in enumerate(edits):
+        edit_type = edit.get("type") if isinstance(edit, dict) else None
+        if not isinstance(edit_type, str) or not edit_type.startswith(_THOUGHT_EDIT_PREFIX):
+            raise untranslatable_field(f"context_management.edits.{index}.{str(edit_type)[:60]}")
+
+
 def _translate_choice(choice: Json) -> str | Json:
     """Returns the `tool_choice` of a chat completion. Raises: BadRequest."""
     choice_type = choice.get("type")
@@ -119,40 +156,3 @@ def _translate_tool(tool: Any, where: str, checker: FieldChecker) -> Json | None
     if tool.get("strict") is not None:
         function["strict"] = tool["strict"]
     return {"type": "function", "function": function}
-
-
-def add_output_config(chat_json: Json, json: Json, checker: FieldChecker) -> None:
-    """Adds the effort and the form of the answer. Raises: BadRequest."""
-    config = json.get("output_config") or {}
-    if not isinstance(config, dict):
-        raise invalid_field("output_config", "Input should be a valid dictionary")
-    effort = config.get("effort")
-    checker.check(config, _OUTPUT_CONFIG_FIELDS, "output_config")
-    if not checker.is_lenient:
-        effort = find_effort_of_turn(json["messages"], checker) or effort
-    if effort is not None:
-        chat_json["reasoning_effort"] = effort
-    answer_format = config.get("format")
-    if answer_format is None:
-        return
-    if not isinstance(answer_format, dict) or answer_format.get("type") != "json_schema":
-        raise invalid_field("output_config.format.type", "Input should be 'json_schema'")
-    checker.check(answer_format, _FORMAT_FIELDS, "output_config.format")
-    schema = {"name": "output", "schema": answer_format.get("schema"), "strict": True}
-    chat_json["response_format"] = {"type": "json_schema", "json_schema": schema}
-
-
-def check_context_management(management: Any, checker: FieldChecker) -> None:
-    """Refuses edits of the context that a chat completion cannot make. Raises: BadRequest."""
-    if management is None:
-        return
-    if not isinstance(management, dict):
-        raise invalid_field("context_management", "Input should be a valid dictionary")
-    checker.check(management, _MANAGEMENT_FIELDS, "context_management")
-    edits = management.get("edits") or []
-    if not isinstance(edits, list):
-        raise invalid_field("context_management.edits", "Input should be a valid list")
-    for index, edit in enumerate(edits):
-        edit_type = edit.get("type") if isinstance(edit, dict) else None
-        if not isinstance(edit_type, str) or not edit_type.startswith(_THOUGHT_EDIT_PREFIX):
-            raise untranslatable_field(f"context_management.edits.{index}.{str(edit_type)[:60]}")

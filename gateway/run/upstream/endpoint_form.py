@@ -54,7 +54,7 @@ def endpoint_form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> E
 
 def _consumed_fields(request: ChatRequest, capabilities: Capabilities, model: str) -> tuple[str, ...]:
     """Returns the fields that are not for the upstream."""
-    consumed = consumed_fields(request.json, capabilities.metadata)
+    consumed = consumed_fields(request.json, takes_metadata=capabilities.metadata)
     if request.native_body is not None:
         consumed += _choices_without_tools(request)
     if (

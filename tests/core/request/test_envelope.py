@@ -46,7 +46,7 @@ PLAIN = {"model": "m", "messages": [], "temperature": 0, "unknown": {"x": 1}, "u
 def test_fields_of_an_envelope_are_consumed_and_no_others(
     extra: dict[str, Any], takes_metadata: bool, expected: tuple[str, ...]
 ) -> None:
-    assert consumed_fields({**PLAIN, **extra}, takes_metadata) == expected
+    assert consumed_fields({**PLAIN, **extra}, takes_metadata=takes_metadata) == expected
 
 
 @pytest.mark.parametrize(
