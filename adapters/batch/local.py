@@ -21,12 +21,18 @@ from adapters.errors import ProviderError
 from adapters.json_escapes import read_json
 from adapters.types import ModelRequest, read_retry_after
 
+# The most requests of all batches that are under way. Chosen, not measured.
 REQUESTS_AT_ONCE: Final = 4
-_MAX_RESULTS: Final = 64  # unread results of a batch; while there are so many, its requests wait
+# The most unread results of a batch. While there are so many, its requests wait.
+_MAX_RESULTS: Final = 64
+# Far above any completion. Not measured.
 _MAX_REPLY_BYTES: Final = 64 * 1024 * 1024
-_BUSY_STATUSES: Final = frozenset((429, 503, 529))  # of an upstream that will answer later
-MAX_TRIES: Final = 5  # of a request to an upstream that is busy
-_FIRST_WAIT_S: Final = 2.0  # each wait is twice the one before
+# The statuses of an upstream that will answer later.
+_BUSY_STATUSES: Final = frozenset((429, 503, 529))
+# The most attempts at a request while the upstream is busy.
+MAX_TRIES: Final = 5
+# The wait after the first attempt. Each wait is twice the one before.
+_FIRST_WAIT_S: Final = 2.0
 _LONGEST_WAIT_S: Final = 60.0
 _log = logging.getLogger("mnemogate")
 
@@ -100,16 +106,16 @@ class LocalBatches:
     async def discard(self, id: str, part: BatchPart) -> None:
         await self._drop(id)
 
+    async def aclose(self) -> None:
+        for id in [*self._batches]:
+            await self._drop(id)
+        await self._provider.aclose()
+
     async def _drop(self, id: str) -> None:
         batch = self._batches.pop(id, None)
         if batch is not None:
             batch.task.cancel()
             await asyncio.gather(batch.task, return_exceptions=True)
-
-    async def aclose(self) -> None:
-        for id in [*self._batches]:
-            await self._drop(id)
-        await self._provider.aclose()
 
     async def _perform(self, lines: BinaryIO, results: asyncio.Queue[PartResult]) -> None:
         async with asyncio.TaskGroup() as tasks:

@@ -13,7 +13,8 @@ from typing import Any, TypedDict, cast
 from gateway.core.conversation.wire_message import PRIVATE, WireMessage, text_of
 from gateway.core.tags import Tags
 
-LEGACY_OWN_LENGTH = "said"  # the field `own_length` in rows that were written before it was renamed
+# The field `own_length` in rows that were written before it was renamed.
+LEGACY_OWN_LENGTH = "said"
 # A nudge is a message in the user's role that the gateway writes for the model within a run, for an agent's rules or
 # its memory. It begins no turn. This is its `sender`.
 NUDGE_SENDER = "rules"
@@ -94,9 +95,9 @@ def without_private(message: WireMessage) -> WireMessage:
 
 def without_private_fields(message: WireMessage, *names: str) -> WireMessage:
     """Returns the message without these private fields."""
-    kept = {name: value for name, value in private_of(message).items() if name not in names}
+    remaining = {name: value for name, value in private_of(message).items() if name not in names}
     bare = without_private(message)
-    return {**bare, PRIVATE: kept} if kept else bare
+    return {**bare, PRIVATE: remaining} if remaining else bare
 
 
 def private_of(message: Mapping[str, Any]) -> PrivateFields:

@@ -47,15 +47,22 @@ class NativeEvents:
     def __init__(self, gateway_tools: Collection[str]) -> None:
         """Begins a reply. gateway_tools: the names of tools that run in the gateway."""
         self._gateway_tools = gateway_tools
-        self._parses_events = bool(gateway_tools)  # False: every event passes unread
+        # False: every event passes unread.
+        self._parses_events = bool(gateway_tools)
         # The index of a block in the message, by its index in this round; None: the block is not shown.
         self._shown_indices: dict[int, int | None] = {}
-        self._next_index = 0  # of the next block in the message
-        self._usage: Json = {}  # of this round
-        self._earlier_usage: Json = {}  # of the rounds before
-        self._message_delta: Json = {}  # the last `message_delta` of any round
-        self._has_message_delta = False  # the client has got a `message_delta`
-        self._container: Any = None  # the last container of any round
+        # The index of the next block in the message.
+        self._next_index = 0
+        # The usage of this round, and that of the rounds before.
+        self._usage: Json = {}
+        self._earlier_usage: Json = {}
+        # The last `message_delta` of any round.
+        self._message_delta: Json = {}
+        # The client has got a `message_delta`.
+        self._has_message_delta = False
+        # The last container of any round; None: no round has used one.
+        self._container: Any = None
+        # The client has the beginning of the message, content of it, and its end.
         self.has_begun = False
         self.has_content = False
         self.is_over = False
@@ -185,13 +192,6 @@ def merge_replies(replies: Sequence[Json], gateway_tools: Collection[str], finis
     return merged
 
 
-def _is_call(block: Any, tools: Collection[str]) -> bool:
-    if not isinstance(block, dict) or block.get("type") != "tool_use":
-        return False
-    name = block.get("name")
-    return isinstance(name, str) and name in tools
-
-
 def add_usage(earlier: Json, later: Json) -> Json:
     """Returns the sum of two usages: numbers are added, lists are joined; of other fields the later value counts."""
     summed = {**earlier, **{key: value for key, value in later.items() if value is not None}}
@@ -204,6 +204,13 @@ def add_usage(earlier: Json, later: Json) -> Json:
         elif isinstance(earlier_value, list) and isinstance(later_value, list):
             summed[key] = earlier_value + later_value  # `iterations`, in their order
     return summed
+
+
+def _is_call(block: Any, tools: Collection[str]) -> bool:
+    if not isinstance(block, dict) or block.get("type") != "tool_use":
+        return False
+    name = block.get("name")
+    return isinstance(name, str) and name in tools
 
 
 def _is_number(value: Any) -> bool:

@@ -63,6 +63,8 @@ class _MessageReader(Protocol):
 
 
 class _MessageWriter(Protocol):
+    """The SDK's stream of messages to a client."""
+
     async def send(self, item: SessionMessage, /) -> None: ...
 
 
