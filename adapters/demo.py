@@ -62,13 +62,6 @@ class DemoProvider(ScriptedProvider):
         super().__init__(name, script=_try_to_answer, pause_s=0.01)
 
 
-def _try_to_answer(body: Mapping[str, Any]) -> Scripted:
-    try:
-        return answer(body)
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
-        return ScriptedFailure(400, f"The demo model cannot read this request: {error}.")
-
-
 def answer(body: Mapping[str, Any]) -> ScriptedMessage | ScriptedFailure:
     """Returns the reply to a request. Of messages that the API would refuse, the readable parts are read."""
     tools = _offered_tools(body)
@@ -89,6 +82,13 @@ def answer(body: Mapping[str, Any]) -> ScriptedMessage | ScriptedFailure:
         messages, question, has_memory_tool=memory_tool is not None, has_tools=bool(tools)
     )
     return _make_reply(text, body, speaks_by_tool=speaks_by_tool)
+
+
+def _try_to_answer(body: Mapping[str, Any]) -> Scripted:
+    try:
+        return answer(body)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        return ScriptedFailure(400, f"The demo model cannot read this request: {error}.")
 
 
 def _memory_calls(question: str, tool: str | None) -> Iterator[ScriptedCall]:

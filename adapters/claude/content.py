@@ -94,14 +94,6 @@ def assistant_blocks(message: Json, where: str) -> list[Json]:
     return blocks
 
 
-def _fill_in_calls(native: list[Any], tool_uses: list[Json]) -> list[Json]:
-    """Returns the blocks of a `NATIVE_REPLY`, in which each call is only a placeholder, with the calls filled in."""
-    calls = iter(tool_uses)
-    native_blocks = (block for block in native if isinstance(block, dict))
-    blocks = [next(calls, None) if block.get("type") == "tool_use" else block for block in native_blocks]
-    return _without_blank_text([*filter(None, blocks), *calls])
-
-
 def tool_use_id(call_id: str) -> str:
     """Returns an id that Anthropic takes for the id of a call, whatever provider made it.
 
@@ -110,6 +102,14 @@ def tool_use_id(call_id: str) -> str:
     if _VALID_ID.fullmatch(call_id):
         return call_id
     return f"{_BAD_ID_CHARACTER.sub('_', call_id)}_{zlib.crc32(call_id.encode('utf-8', 'replace')):08x}"
+
+
+def _fill_in_calls(native: list[Any], tool_uses: list[Json]) -> list[Json]:
+    """Returns the blocks of a `NATIVE_REPLY`, in which each call is only a placeholder, with the calls filled in."""
+    calls = iter(tool_uses)
+    native_blocks = (block for block in native if isinstance(block, dict))
+    blocks = [next(calls, None) if block.get("type") == "tool_use" else block for block in native_blocks]
+    return _without_blank_text([*filter(None, blocks), *calls])
 
 
 def _translate_content(content: Any, where: str) -> list[Json]:

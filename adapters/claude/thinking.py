@@ -40,20 +40,6 @@ def set_effort(claude_request: Json, config: Json, effort: Any, traits: ModelTra
             config.setdefault("effort", "low" if effort in _OPENAI_LOW_EFFORTS else effort)
 
 
-def _ask_to_think(claude_request: Json, effort: str) -> None:
-    """Gives a model tokens to think, unless a call is forced or there is no room for thoughts."""
-    max_tokens = claude_request.get("max_tokens")
-    if (
-        effort in _OPENAI_LOW_EFFORTS
-        or _forces_call(claude_request.get("tool_choice"))
-        or not isinstance(max_tokens, int)
-        or max_tokens <= _MIN_THINKING_TOKENS
-    ):
-        return
-    tokens = min(_THINKING_TOKENS.get(effort, max(_THINKING_TOKENS.values())), max_tokens - 1)
-    claude_request.setdefault("thinking", {"type": "enabled", "budget_tokens": tokens})
-
-
 def drop_refused_thinking(claude_request: Json) -> None:
     """Drops the wish for thinking where the last reply has a call without a thought: the API would refuse it."""
     thinking = claude_request.get("thinking")
@@ -102,6 +88,20 @@ def with_block_binding(thinking: Any, tool_choice: Any) -> Json | None:
     if not isinstance(thinking, dict) or thinking.get("type") != "adaptive" or _forces_call(tool_choice):
         return None
     return {"block_binding": {"prefix_mismatch_behavior": "drop_block"}, **thinking}
+
+
+def _ask_to_think(claude_request: Json, effort: str) -> None:
+    """Gives a model tokens to think, unless a call is forced or there is no room for thoughts."""
+    max_tokens = claude_request.get("max_tokens")
+    if (
+        effort in _OPENAI_LOW_EFFORTS
+        or _forces_call(claude_request.get("tool_choice"))
+        or not isinstance(max_tokens, int)
+        or max_tokens <= _MIN_THINKING_TOKENS
+    ):
+        return
+    tokens = min(_THINKING_TOKENS.get(effort, max(_THINKING_TOKENS.values())), max_tokens - 1)
+    claude_request.setdefault("thinking", {"type": "enabled", "budget_tokens": tokens})
 
 
 def _forces_call(tool_choice: Any) -> bool:

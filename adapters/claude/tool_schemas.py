@@ -38,31 +38,6 @@ def translate_tools(tools: Any) -> list[Json]:
     return [_translate_tool(tool, f"tools[{index}]", merger) for index, tool in enumerate(tools)]
 
 
-def _translate_tool(tool: Any, where: str, merger: UnionMerger) -> Json:
-    """Returns a tool as Anthropic takes it. where: the tool's path in the request. Raises: Untranslatable."""
-    if not isinstance(tool, dict):
-        raise Untranslatable(f"'{where}' is not an object.", where, "invalid_type")
-    function = tool.get("function")
-    if not isinstance(function, dict):
-        if tool.get("type") in (None, "custom") and "input_schema" not in tool:
-            raise Untranslatable("Only tools of type 'function' are supported here.", f"{where}.type")
-        return tool
-    translated: Json = {"name": function.get("name")}
-    if function.get("description") is not None:
-        translated["description"] = function["description"]
-    schema = function.get("parameters")
-    if isinstance(schema, dict) and schema:
-        schema = {"type": "object", **merger.merge(schema, f"{where}.function.parameters")}
-    translated["input_schema"] = schema or _EMPTY_SCHEMA
-    # `strict` is dropped, as at Anthropic's own endpoint for OpenAI's dialect: OpenAI's frameworks set it on every
-    # tool, and Anthropic refuses a request with more or larger strict tools than its grammar has room for.
-    translated |= {
-        key: value for key, value in function.items() if key not in _TRANSLATED_FIELDS and value is not None
-    }
-    translated |= {key: value for key, value in tool.items() if key not in ("type", "function")}
-    return translated
-
-
 def translate_tool_choice(choice: Any, parallel: Any, *, has_tools: bool) -> Json | None:
     """Returns Anthropic's `tool_choice`; None: the default is meant. parallel: `parallel_tool_calls`.
 
@@ -76,21 +51,6 @@ def translate_tool_choice(choice: Any, parallel: Any, *, has_tools: bool) -> Jso
     if parallel is False and translated["type"] != "none":
         translated = {**translated, "disable_parallel_tool_use": True}
     return translated
-
-
-def _translate_choice(choice: Any) -> Json:
-    match choice:
-        case None | "auto":
-            return {"type": "auto"}
-        case "none":
-            return {"type": "none"}
-        case "required":
-            return {"type": "any"}
-        case {"type": "function", "function": {"name": str(name)}}:
-            return {"type": "tool", "name": name}
-        case {"type": "auto" | "any" | "tool" | "none"}:
-            return dict(choice)
-    raise Untranslatable(f"This `tool_choice` is not supported here: {str(choice)[:100]}.", "tool_choice")
 
 
 def translate_answer_schema(schema: Any) -> Any:
@@ -122,3 +82,43 @@ def translate_answer_schema(schema: Any) -> Any:
         note = json.dumps(unsupported, ensure_ascii=False)
         result["description"] = f"{description}\n\n{note}" if description else note
     return result
+
+
+def _translate_tool(tool: Any, where: str, merger: UnionMerger) -> Json:
+    """Returns a tool as Anthropic takes it. where: the tool's path in the request. Raises: Untranslatable."""
+    if not isinstance(tool, dict):
+        raise Untranslatable(f"'{where}' is not an object.", where, "invalid_type")
+    function = tool.get("function")
+    if not isinstance(function, dict):
+        if tool.get("type") in (None, "custom") and "input_schema" not in tool:
+            raise Untranslatable("Only tools of type 'function' are supported here.", f"{where}.type")
+        return tool
+    translated: Json = {"name": function.get("name")}
+    if function.get("description") is not None:
+        translated["description"] = function["description"]
+    schema = function.get("parameters")
+    if isinstance(schema, dict) and schema:
+        schema = {"type": "object", **merger.merge(schema, f"{where}.function.parameters")}
+    translated["input_schema"] = schema or _EMPTY_SCHEMA
+    # `strict` is dropped, as at Anthropic's own endpoint for OpenAI's dialect: OpenAI's frameworks set it on every
+    # tool, and Anthropic refuses a request with more or larger strict tools than its grammar has room for.
+    translated |= {
+        key: value for key, value in function.items() if key not in _TRANSLATED_FIELDS and value is not None
+    }
+    translated |= {key: value for key, value in tool.items() if key not in ("type", "function")}
+    return translated
+
+
+def _translate_choice(choice: Any) -> Json:
+    match choice:
+        case None | "auto":
+            return {"type": "auto"}
+        case "none":
+            return {"type": "none"}
+        case "required":
+            return {"type": "any"}
+        case {"type": "function", "function": {"name": str(name)}}:
+            return {"type": "tool", "name": name}
+        case {"type": "auto" | "any" | "tool" | "none"}:
+            return dict(choice)
+    raise Untranslatable(f"This `tool_choice` is not supported here: {str(choice)[:100]}.", "tool_choice")

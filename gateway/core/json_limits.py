@@ -34,6 +34,15 @@ def can_be_written(json: Any) -> bool:
     return True
 
 
+def check_values(*texts: bytes) -> None:
+    """Refuses JSON of very many values in all before it is read. Raises: BodyTooLarge."""
+    # Three upper bounds of the number of values. Each is closer than the one before, and takes longer.
+    for bound in (len, _count_signs, _count_values):
+        if sum(map(bound, texts)) <= MAX_VALUES:
+            return
+    raise BodyTooLarge(f"The JSON has more than {MAX_VALUES:,} lists, objects and values in them.")
+
+
 def _has_levels(json: Any, count: int) -> bool:
     level = [json]
     for _ in range(count):
@@ -46,15 +55,6 @@ def _has_levels(json: Any, count: int) -> bool:
             return False
         level = [each for values in lists for each in values]
     return True
-
-
-def check_values(*texts: bytes) -> None:
-    """Refuses JSON of very many values in all before it is read. Raises: BodyTooLarge."""
-    # Three upper bounds of the number of values. Each is closer than the one before, and takes longer.
-    for bound in (len, _count_signs, _count_values):
-        if sum(map(bound, texts)) <= MAX_VALUES:
-            return
-    raise BodyTooLarge(f"The JSON has more than {MAX_VALUES:,} lists, objects and values in them.")
 
 
 def _count_signs(text: bytes) -> int:

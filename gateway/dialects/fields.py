@@ -136,10 +136,6 @@ def read_required_text(json: dict[str, Any], key: str, where: object) -> str:
     raise wrong_type(param, "a string", value)
 
 
-def _type_name(value: Any) -> str:
-    return _TYPE_NAMES[type(value)]
-
-
 def wrong_type(param: str, expected: str, value: Any) -> BadRequest:
     """Returns the error for a value of another type.
 
@@ -151,3 +147,7 @@ def wrong_type(param: str, expected: str, value: Any) -> BadRequest:
         param=param,
         code="invalid_type",
     )
+
+
+def _type_name(value: Any) -> str:
+    return _TYPE_NAMES[type(value)]

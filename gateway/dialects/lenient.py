@@ -18,12 +18,6 @@ def decode_list(data: bytes | str) -> list[Any]:
     return as_list(_decode(data))
 
 
-def _decode(data: bytes | str) -> Any:
-    if isinstance(data, str):
-        data = data.encode(errors="replace")
-    return read_json(data)[0]
-
-
 def as_object(value: Any) -> Json:
     return value if isinstance(value, dict) else {}
 
@@ -34,3 +28,9 @@ def as_list(value: Any) -> list[Any]:
 
 def as_text(value: Any) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _decode(data: bytes | str) -> Any:
+    if isinstance(data, str):
+        data = data.encode(errors="replace")
+    return read_json(data)[0]

@@ -123,12 +123,6 @@ class FieldSearch:
         self._pending, self._offset = self._pending[count:], self._offset + count
 
 
-def _may_be_named(name: bytes, head: bytes) -> bool:
-    """Returns whether some reader of a part's head may take the part for the field of this name."""
-    # An extended name (`name*=`) may stand for any name.
-    return any(match[1] or match[2].strip() == name for match in _POSSIBLE_NAME.finditer(head))
-
-
 class FormPart(Struct, frozen=True):
     """One field of a form."""
 
@@ -162,6 +156,12 @@ def parse_form(data: bytes, boundary: bytes) -> list[FormPart] | None:
             content_type = type_match[1].decode("latin-1").strip() if type_match else ""
             parts.append(FormPart(name, _read_name(_FILE_NAME, head), content_type, data=value))
     return None
+
+
+def _may_be_named(name: bytes, head: bytes) -> bool:
+    """Returns whether some reader of a part's head may take the part for the field of this name."""
+    # An extended name (`name*=`) may stand for any name.
+    return any(match[1] or match[2].strip() == name for match in _POSSIBLE_NAME.finditer(head))
 
 
 def _read_name(pattern: re.Pattern[bytes], head: bytes) -> str | None:

@@ -225,6 +225,18 @@ async def forward_without_memory(
         await forwarder.forward(route, outgoing, reply, receipt, change)
 
 
+def refuse_required_memory(headers: RawHeaders) -> None:
+    """Refuses a request that requires memory (`x-mnemogate-memory: strict`), which it would not have.
+
+    Raises: BadRequest.
+    """
+    if dict(headers).get(_MEMORY_HEADER, b"").strip().lower() == b"strict":
+        raise BadRequest(
+            "x-mnemogate-memory: strict: this request would be passed on without memory.",
+            param=_MEMORY_HEADER.decode(),
+        )
+
+
 def _read_head(incoming: Incoming) -> ForwardedHead:
     """Reads the part of a request that decides to which upstream it goes. Raises: UnknownPath, BadRequest."""
     scope, path = incoming.scope, incoming.scope["path"]
@@ -264,18 +276,6 @@ def _build_outgoing(
         body=body,
         upload=upload,
     )
-
-
-def refuse_required_memory(headers: RawHeaders) -> None:
-    """Refuses a request that requires memory (`x-mnemogate-memory: strict`), which it would not have.
-
-    Raises: BadRequest.
-    """
-    if dict(headers).get(_MEMORY_HEADER, b"").strip().lower() == b"strict":
-        raise BadRequest(
-            "x-mnemogate-memory: strict: this request would be passed on without memory.",
-            param=_MEMORY_HEADER.decode(),
-        )
 
 
 def _uses_model(outgoing: Outgoing) -> bool:

@@ -150,43 +150,6 @@ def listen(listener: socket.socket) -> None:
         raise _listen_error(host, port, error) from error
 
 
-def _listen_error(host: str, port: int, error: OSError) -> GatewayError:
-    match error.errno:
-        case errno.EADDRINUSE:  # the port may be free at the next start, so the settings are not at fault
-            return GatewayError(
-                f"server.port: another program listens on port {port} of {host}. End that one, or name another "
-                "port with --port."
-            )
-        case errno.EADDRNOTAVAIL:
-            return SettingsError(
-                f"server.host: {host} is no address of this machine. Name one of its own, or 0.0.0.0 for all."
-            )
-        case errno.EACCES:
-            return SettingsError(
-                f"server.port: this account may not listen on port {port}. Name one above 1023 with --port."
-            )
-    return SettingsError(f"server.port: cannot listen on port {port} of {host}: {error.strerror}")
-
-
-def _make_websocket(send_timeout_s: float, **arguments: Any) -> Any:
-    """Returns the protocol of a WebSocket after its handshake. arguments: uvicorn's for such a protocol."""
-    from gateway.web.sockets.protocol import SocketConnection
-
-    connection = SocketConnection(**arguments)
-    connection.send_timeout_s = send_timeout_s
-    return connection
-
-
-def _descriptor_limit() -> int | None:
-    """Returns the descriptor from which on connections are refused; None: descriptors are not limited.
-
-    Above the process's own limit libuv closes new connections without a message. Some are left for upstreams, the
-    database and the refusals themselves: an eighth of all, or of fewer than 128 a quarter, at most 16.
-    """
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return None if limit == resource.RLIM_INFINITY else limit - max(limit // 8, min(limit // 4, 16))
-
-
 def make_server(
     app: Any,
     settings: ServerSettings,
@@ -230,3 +193,40 @@ def make_server(
         timeout_graceful_shutdown=settings.shutdown_s,
     )
     return GatewayServer(config, readiness, on_started, on_stopping)
+
+
+def _listen_error(host: str, port: int, error: OSError) -> GatewayError:
+    match error.errno:
+        case errno.EADDRINUSE:  # the port may be free at the next start, so the settings are not at fault
+            return GatewayError(
+                f"server.port: another program listens on port {port} of {host}. End that one, or name another "
+                "port with --port."
+            )
+        case errno.EADDRNOTAVAIL:
+            return SettingsError(
+                f"server.host: {host} is no address of this machine. Name one of its own, or 0.0.0.0 for all."
+            )
+        case errno.EACCES:
+            return SettingsError(
+                f"server.port: this account may not listen on port {port}. Name one above 1023 with --port."
+            )
+    return SettingsError(f"server.port: cannot listen on port {port} of {host}: {error.strerror}")
+
+
+def _make_websocket(send_timeout_s: float, **arguments: Any) -> Any:
+    """Returns the protocol of a WebSocket after its handshake. arguments: uvicorn's for such a protocol."""
+    from gateway.web.sockets.protocol import SocketConnection
+
+    connection = SocketConnection(**arguments)
+    connection.send_timeout_s = send_timeout_s
+    return connection
+
+
+def _descriptor_limit() -> int | None:
+    """Returns the descriptor from which on connections are refused; None: descriptors are not limited.
+
+    Above the process's own limit libuv closes new connections without a message. Some are left for upstreams, the
+    database and the refusals themselves: an eighth of all, or of fewer than 128 a quarter, at most 16.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if limit == resource.RLIM_INFINITY else limit - max(limit // 8, min(limit // 4, 16))

@@ -49,11 +49,6 @@ def read_arguments(text: str) -> Json | None:
     return None if is_too_deep(arguments) else without_nul(arguments)
 
 
-def _as_int(value: Any) -> Any:
-    """Returns a float that is a whole number as an int, unless a float of its size stands for several."""
-    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
-
-
 def known_arguments(tool: str, arguments: Mapping[str, Any]) -> Json:
     """Returns the arguments that are in a tool's schema: models also send those of other tools of this name."""
     known = MEMORY_TOOLS[tool].schema["parameters"]["properties"]
@@ -78,11 +73,6 @@ def argument_error(tool: str, arguments: Mapping[str, Any]) -> str | None:
     return number_error(tool, arguments)
 
 
-def _has_type(value: object, name: str) -> bool:
-    """Returns whether a value is of a type of JSON Schema."""
-    return isinstance(value, _TYPES[name]) and (name == "boolean" or not isinstance(value, bool))
-
-
 def number_error(tool: str, arguments: Mapping[str, Any]) -> str | None:
     """Returns the error of a call with a number that is too large for the gateway's tools, or None."""
     large = (
@@ -92,3 +82,13 @@ def number_error(tool: str, arguments: Mapping[str, Any]) -> str | None:
     )
     name = next(large, None)
     return None if name is None else f"Error: `{name}` of {tool} is too large. Nothing was done."
+
+
+def _as_int(value: Any) -> Any:
+    """Returns a float that is a whole number as an int, unless a float of its size stands for several."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
+
+
+def _has_type(value: object, name: str) -> bool:
+    """Returns whether a value is of a type of JSON Schema."""
+    return isinstance(value, _TYPES[name]) and (name == "boolean" or not isinstance(value, bool))

@@ -60,24 +60,6 @@ def without_quotations(step: Exchange, calling_step: Exchange, erased: Erased) -
     return step if cleaned == messages else replace(step, input=orjson.dumps(cleaned))
 
 
-def _clean_result(message: WireMessage, calls: Mapping[str, str] | None, erased: Erased) -> WireMessage:
-    """Returns a message of a step; a result without its quotations. calls: names by id; None: they were erased."""
-    if message.get("role") != "tool":
-        return message
-    text = text_of(message)
-    own = text[: own_length(message)]
-    changes = text[len(own) :]
-    is_search = calls is not None and calls.get(str(message.get("tool_call_id"))) in _SEARCHING_TOOLS
-    if calls is None or (is_search and may_quote(own, erased)):
-        return {**without_private(message), "content": FORGOTTEN_RESULT}
-    if may_quote(changes, erased):
-        return {
-            **without_private_fields(message, "own_length", LEGACY_OWN_LENGTH, "shown_blocks"),
-            "content": own,
-        }
-    return message
-
-
 def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[MemoryEdit]) -> Rebuilt:
     """Returns the later values of a block without what was erased, and the pending edits that may bring it back.
 
@@ -115,6 +97,24 @@ def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[Memo
         values.append(rebuilt)
     tainted -= _words(rebuilt)
     return Rebuilt(values, [edit for edit in pending if _may_bring_back(edit, tainted, rebuilt)])
+
+
+def _clean_result(message: WireMessage, calls: Mapping[str, str] | None, erased: Erased) -> WireMessage:
+    """Returns a message of a step; a result without its quotations. calls: names by id; None: they were erased."""
+    if message.get("role") != "tool":
+        return message
+    text = text_of(message)
+    own = text[: own_length(message)]
+    changes = text[len(own) :]
+    is_search = calls is not None and calls.get(str(message.get("tool_call_id"))) in _SEARCHING_TOOLS
+    if calls is None or (is_search and may_quote(own, erased)):
+        return {**without_private(message), "content": FORGOTTEN_RESULT}
+    if may_quote(changes, erased):
+        return {
+            **without_private_fields(message, "own_length", LEGACY_OWN_LENGTH, "shown_blocks"),
+            "content": own,
+        }
+    return message
 
 
 def _new_lines(old: str, new: str) -> str:

@@ -64,25 +64,6 @@ def clean_messages(
     return cleaned
 
 
-def _withhold(text: str, max_chars: int) -> str:
-    """Returns a text without what looks like a secret. A long text is shortened first, since the patterns are slow."""
-    text, reach = withhold_private_keys(text), max_chars // 2 + MAX_SECRET_CHARS
-    if len(text) <= 2 * reach:
-        return withhold(text)
-    head, tail = withhold(text[:reach]), withhold(text[-reach:])
-    # The text between the gap and the next secret may be a part of another secret, so it is dropped.
-    head = head[: len(head) - min(MAX_SECRET_CHARS, len(head.rpartition(WITHHELD)[2]))]
-    tail = tail[min(MAX_SECRET_CHARS, len(tail.partition(WITHHELD)[0])) :]
-    return f"{head}{_LEFT_OUT}{tail}"
-
-
-def _cut(text: str, max_chars: int) -> str:
-    if len(text) <= max_chars:
-        return text
-    edge = (max_chars - len(_LEFT_OUT)) // 2
-    return f"{text[:edge]}{_LEFT_OUT}{text[-edge:]}"
-
-
 def transcript(messages: Sequence[Message], tools_by_exchange: Mapping[int, Sequence[str]]) -> str:
     """Returns the transcript that a sleeptime agent reads.
 
@@ -114,6 +95,25 @@ def author_of(message: Message) -> str:
 def on_one_line(text: str) -> str:
     """Puts a text on one line, so that no part of the text passes for a heading or another entry."""
     return " ".join(text.split())
+
+
+def _withhold(text: str, max_chars: int) -> str:
+    """Returns a text without what looks like a secret. A long text is shortened first, since the patterns are slow."""
+    text, reach = withhold_private_keys(text), max_chars // 2 + MAX_SECRET_CHARS
+    if len(text) <= 2 * reach:
+        return withhold(text)
+    head, tail = withhold(text[:reach]), withhold(text[-reach:])
+    # The text between the gap and the next secret may be a part of another secret, so it is dropped.
+    head = head[: len(head) - min(MAX_SECRET_CHARS, len(head.rpartition(WITHHELD)[2]))]
+    tail = tail[min(MAX_SECRET_CHARS, len(tail.partition(WITHHELD)[0])) :]
+    return f"{head}{_LEFT_OUT}{tail}"
+
+
+def _cut(text: str, max_chars: int) -> str:
+    if len(text) <= max_chars:
+        return text
+    edge = (max_chars - len(_LEFT_OUT)) // 2
+    return f"{text[:edge]}{_LEFT_OUT}{text[-edge:]}"
 
 
 def _tools_line(names: Sequence[str]) -> str:

@@ -67,18 +67,6 @@ def put_back(
     return [*rounds, reply] if text_after or resent_calls else [*rounds]
 
 
-def _refill_reply(reply: WireMessage, stored: WireMessage) -> WireMessage | None:
-    """Returns a reply with the provider's fields that the client has dropped; None: it has dropped none.
-
-    reply: the part after the hidden rounds, as the client has it.
-    stored: the last stored message of the reply.
-    """
-    if without_space(text_of(reply)) != without_space(text_of(without_fillers(stored))):
-        # The provider's blocks would bring back the text that the client has cut, or that came after the cut.
-        stored = _without_provider_fields(stored)
-    return refill(reply, stored)
-
-
 def without_rounds(content: Content, message: WireMessage) -> WireMessage:
     """Returns a reply as it goes upstream without its hidden rounds.
 
@@ -89,16 +77,6 @@ def without_rounds(content: Content, message: WireMessage) -> WireMessage:
     replies = [each for each in content.full_reply or () if each["role"] == "assistant"]
     is_misplaced = not message.keys().isdisjoint(PROVIDER_FIELDS) and any(map(text_of, replies[:-1]))
     return _without_provider_fields(message) if is_misplaced else message
-
-
-def _text_after_rounds(content: Content, message: WireMessage, rounds: Sequence[WireMessage]) -> str | None:
-    """Returns the text of a reply after its hidden rounds; None: it does not begin with the text that they streamed."""
-    streamed = join_texts(
-        text for each in rounds if each["role"] == "assistant" for text in _visible_texts(each)
-    )
-    text = text_of(without_fillers(with_fillers_of(message, content.shown_reply or {})))
-    text_after = rest_after(text, streamed)
-    return None if text_after is None else text_after.lstrip()
 
 
 def is_offered(content: Content, offered: Container[str]) -> bool:
@@ -113,6 +91,28 @@ def is_offered(content: Content, offered: Container[str]) -> bool:
     gateway_calls = content.gateway_calls - unknown_calls
     calls = (call for message in full_reply for call in message.get("tool_calls") or [])
     return all(call["function"]["name"] in offered for call in calls if call_id(call) in gateway_calls)
+
+
+def _refill_reply(reply: WireMessage, stored: WireMessage) -> WireMessage | None:
+    """Returns a reply with the provider's fields that the client has dropped; None: it has dropped none.
+
+    reply: the part after the hidden rounds, as the client has it.
+    stored: the last stored message of the reply.
+    """
+    if without_space(text_of(reply)) != without_space(text_of(without_fillers(stored))):
+        # The provider's blocks would bring back the text that the client has cut, or that came after the cut.
+        stored = _without_provider_fields(stored)
+    return refill(reply, stored)
+
+
+def _text_after_rounds(content: Content, message: WireMessage, rounds: Sequence[WireMessage]) -> str | None:
+    """Returns the text of a reply after its hidden rounds; None: it does not begin with the text that they streamed."""
+    streamed = join_texts(
+        text for each in rounds if each["role"] == "assistant" for text in _visible_texts(each)
+    )
+    text = text_of(without_fillers(with_fillers_of(message, content.shown_reply or {})))
+    text_after = rest_after(text, streamed)
+    return None if text_after is None else text_after.lstrip()
 
 
 def _visible_texts(message: WireMessage) -> tuple[str, str]:

@@ -40,22 +40,6 @@ def make_query(text: str) -> str:
     return "\n".join((*reversed(last), *first))
 
 
-def _edge_lines(lines: Iterable[str], *, from_end: bool) -> list[str]:
-    """Takes whole lines up to `_EDGE_CHARS`; of a line that is itself too long, the part at the message's edge."""
-    taken: list[str] = []
-    room = _EDGE_CHARS
-    for line in lines:
-        if len(line) >= room:
-            if not taken:
-                taken.append(line[-room:] if from_end else line[:room])
-            break
-        taken.append(line)
-        room -= len(line) + 1
-        if room <= 0:
-            break
-    return taken
-
-
 def with_speaker(query: str, names: Sequence[str]) -> str:
     """Returns a query with "I" in the place of its speaker's name, since speakers do not name themselves.
 
@@ -131,6 +115,22 @@ def without_templates(messages: Sequence[Message], shared: Collection[str]) -> l
     """
     alike = {m.seq for m in messages if not _long_lines(m.text).isdisjoint(shared)}
     return [m for m in messages if len(alike) < _TEMPLATE_MESSAGES or m.seq not in alike]
+
+
+def _edge_lines(lines: Iterable[str], *, from_end: bool) -> list[str]:
+    """Takes whole lines up to `_EDGE_CHARS`; of a line that is itself too long, the part at the message's edge."""
+    taken: list[str] = []
+    room = _EDGE_CHARS
+    for line in lines:
+        if len(line) >= room:
+            if not taken:
+                taken.append(line[-room:] if from_end else line[:room])
+            break
+        taken.append(line)
+        room -= len(line) + 1
+        if room <= 0:
+            break
+    return taken
 
 
 def _long_lines(text: str) -> frozenset[str]:

@@ -40,6 +40,23 @@ def message_lines(messages: Sequence[WireMessage]) -> list[str]:
     ]
 
 
+def split_into_parts(lines: Sequence[str], max_tokens: int) -> list[list[str]]:
+    """Returns the lines in parts: one call reads each, with the notes that came of the part before it.
+
+    max_tokens: of a part, estimated; a longer line is a part by itself.
+    """
+    parts: list[list[str]] = [[]]
+    size = 0
+    for line in lines:
+        tokens = estimate_tokens(line)
+        if parts[-1] and size + tokens > max_tokens:
+            parts.append([])
+            size = 0
+        parts[-1].append(line)
+        size += tokens
+    return parts if parts[0] else []
+
+
 def _lines_of_exchange(exchange: Exchange) -> Iterator[str]:
     if is_tombstone(exchange) or exchange.superseded:
         return
@@ -69,20 +86,3 @@ def _clip(text: str, max_chars: int) -> str:
     if len(text) > max_chars:
         text = f"{text[: max_chars * 2 // 3]} […] {text[-(max_chars // 3) :]}"
     return "\n  ".join(text.splitlines())
-
-
-def split_into_parts(lines: Sequence[str], max_tokens: int) -> list[list[str]]:
-    """Returns the lines in parts: one call reads each, with the notes that came of the part before it.
-
-    max_tokens: of a part, estimated; a longer line is a part by itself.
-    """
-    parts: list[list[str]] = [[]]
-    size = 0
-    for line in lines:
-        tokens = estimate_tokens(line)
-        if parts[-1] and size + tokens > max_tokens:
-            parts.append([])
-            size = 0
-        parts[-1].append(line)
-        size += tokens
-    return parts if parts[0] else []

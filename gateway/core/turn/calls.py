@@ -191,27 +191,6 @@ def valid_tool_name(name: str) -> str:
     return _NOT_IN_NAMES.sub("_", name)[:_MAX_NAME_CHARS] or "_"
 
 
-def _bad_arguments_result(call: ToolCall) -> ToolResult:
-    error_text = BAD_ARGUMENTS.format(name=call.name, arguments=quoted(call.text[:500]))
-    return ToolResult(call.id, error_text, "error", was_run=False)
-
-
-def _forbidden_result(call: ToolCall, verdict: Forbidden) -> ToolResult:
-    return ToolResult(
-        call.id, verdict.result_text, "error", was_run=False, is_unapproved=verdict.is_unapproved
-    )
-
-
-def _make_valid(call: ToolCall, *, has_arguments: bool) -> None:
-    """Replaces a name and arguments that strict servers refuse, which would refuse every later request, too.
-
-    has_arguments: the arguments of the call are an object.
-    """
-    call.name = valid_tool_name(call.name)
-    if not has_arguments or not call.text.strip():
-        call.arguments = ["{}"]
-
-
 def name_calls(
     gateway_calls: Iterable[ToolCall],
     client_calls: Sequence[ToolCall],
@@ -231,6 +210,27 @@ def name_calls(
     if names_client_calls:
         _give_ids(client_calls, set(), f"call_client_{number}")
     _give_ids(gateway_calls, taken_ids | {call.id for call in client_calls}, f"call_mnemogate_{number}")
+
+
+def _bad_arguments_result(call: ToolCall) -> ToolResult:
+    error_text = BAD_ARGUMENTS.format(name=call.name, arguments=quoted(call.text[:500]))
+    return ToolResult(call.id, error_text, "error", was_run=False)
+
+
+def _forbidden_result(call: ToolCall, verdict: Forbidden) -> ToolResult:
+    return ToolResult(
+        call.id, verdict.result_text, "error", was_run=False, is_unapproved=verdict.is_unapproved
+    )
+
+
+def _make_valid(call: ToolCall, *, has_arguments: bool) -> None:
+    """Replaces a name and arguments that strict servers refuse, which would refuse every later request, too.
+
+    has_arguments: the arguments of the call are an object.
+    """
+    call.name = valid_tool_name(call.name)
+    if not has_arguments or not call.text.strip():
+        call.arguments = ["{}"]
 
 
 def _give_ids(calls: Iterable[ToolCall], taken_ids: Set[str], prefix: str) -> None:

@@ -38,6 +38,11 @@ def merge_field(into: Json, key: str, value: Any) -> None:
         into[key] = copy_json(value)
 
 
+def copy_json(value: Any) -> Any:
+    """Copies JSON. Not by recursion, because orjson reads 1,024 levels, more than Python's own calls may nest."""
+    return marshal.loads(marshal.dumps(value)) if isinstance(value, dict | list) else value
+
+
 def _merge_list(old: list[Any], new: list[Any]) -> None:
     """Merges each new item into the item that it continues (reasoning details come in pieces), or appends it."""
     for item in new:
@@ -61,8 +66,3 @@ def _find_begun(old: list[Any], item: Any) -> Json | None:
         ):
             return old_item
     return None
-
-
-def copy_json(value: Any) -> Any:
-    """Copies JSON. Not by recursion, because orjson reads 1,024 levels, more than Python's own calls may nest."""
-    return marshal.loads(marshal.dumps(value)) if isinstance(value, dict | list) else value

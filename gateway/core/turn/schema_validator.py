@@ -57,6 +57,22 @@ def compile_repaired(schema: Any) -> RepairedSchema | None:
     return None
 
 
+def find_target(root: Mapping[str, Any], reference: str) -> Any:
+    """Returns the part of a schema that a reference leads to; None: it leads nowhere."""
+    if not reference.startswith("#"):
+        return None
+    target: Any = root
+    for part in unquote(reference[1:]).split("/")[1:]:
+        key = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(target, list) and key.isdecimal() and len(key) < _MAX_DIGITS and int(key) < len(target):
+            target = target[int(key)]
+        elif isinstance(target, dict) and key in target:
+            target = target[key]
+        else:
+            return None
+    return target
+
+
 def _without_path(part: Any, path: Sequence[str | int]) -> Any:
     """Returns a copy of a part of a schema without what a path leads to.
 
@@ -89,19 +105,3 @@ def _with_local_references(part: Any, root: Mapping[str, Any]) -> Any:
         if find_target(root, reference) is not None:
             copy["$ref"] = quote(unquote(reference), safe="#/~$")
     return copy
-
-
-def find_target(root: Mapping[str, Any], reference: str) -> Any:
-    """Returns the part of a schema that a reference leads to; None: it leads nowhere."""
-    if not reference.startswith("#"):
-        return None
-    target: Any = root
-    for part in unquote(reference[1:]).split("/")[1:]:
-        key = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(target, list) and key.isdecimal() and len(key) < _MAX_DIGITS and int(key) < len(target):
-            target = target[int(key)]
-        elif isinstance(target, dict) and key in target:
-            target = target[key]
-        else:
-            return None
-    return target

@@ -51,13 +51,6 @@ def used_amounts(tokens: int = 0, cost: int = 0, *, is_answered: bool = False) -
     return Amounts(let_in=1, answered=int(is_answered), tokens=tokens, cost=cost, concurrent=0)
 
 
-def _column_of(limit: UsageLimit) -> int:
-    """Returns the index in `Amounts` of what a limit counts."""
-    if limit.unit == "requests":
-        return Amounts._fields.index("let_in" if limit.per == "minute" else "answered")
-    return Amounts._fields.index(limit.unit)
-
-
 class Period(NamedTuple):
     """A period of a limit. Both ends are in seconds since the epoch."""
 
@@ -251,3 +244,10 @@ def format_duration(seconds: int) -> str:
     if hours:
         return f"{hours}h{minutes}m{seconds}s"
     return f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
+
+
+def _column_of(limit: UsageLimit) -> int:
+    """Returns the index in `Amounts` of what a limit counts."""
+    if limit.unit == "requests":
+        return Amounts._fields.index("let_in" if limit.per == "minute" else "answered")
+    return Amounts._fields.index(limit.unit)

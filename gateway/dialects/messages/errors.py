@@ -58,10 +58,6 @@ class MessagesErrors:
         return encode_typed_event("error", _error_object(error))
 
 
-def _error_object(error: GatewayError) -> Json:
-    return error_object(error.status, error.message, error.request_id, code=error.code)
-
-
 def error_object(
     status: int, message: str, request_id: str, code: Any = None, upstream_type: Any = None
 ) -> Json:
@@ -93,3 +89,7 @@ def untranslatable_field(where: str) -> BadRequest:
         "Extra inputs are not permitted. The gateway answers this model by way of chat completions, which have no "
         "place for it.",
     )
+
+
+def _error_object(error: GatewayError) -> Json:
+    return error_object(error.status, error.message, error.request_id, code=error.code)

@@ -159,17 +159,6 @@ def render_parts(content: Any) -> list[Json]:
     return [_add_part_defaults(part) for part in content or () if isinstance(part, dict)]
 
 
-def _add_part_defaults(part: Json) -> Json:
-    match part:
-        case {"type": "text", "text": text}:
-            return {"type": "input_text", "text": text}
-        case {"type": "image_url", "image_url": {"url": url, **other_fields}}:
-            return {"type": "input_image", "image_url": url, "detail": other_fields.get("detail", "auto")}
-        case {"type": "file", "file": dict(file)}:
-            return {"type": "input_file", **file}
-    return part
-
-
 def item_tag(turn: TurnName, reply: WireMessage) -> str:
     """Returns the part that the ids of a turn's items share: of its response, else of the turn's name."""
     stored = read_stored_response(reply)
@@ -233,6 +222,17 @@ def paginate(groups: Sequence[ItemGroup], query: str) -> Json:
         "last_id": page[-1]["id"] if page else None,
         "has_more": len(page_and_next) > len(page),
     }
+
+
+def _add_part_defaults(part: Json) -> Json:
+    match part:
+        case {"type": "text", "text": text}:
+            return {"type": "input_text", "text": text}
+        case {"type": "image_url", "image_url": {"url": url, **other_fields}}:
+            return {"type": "input_image", "image_url": url, "detail": other_fields.get("detail", "auto")}
+        case {"type": "file", "file": dict(file)}:
+            return {"type": "input_file", **file}
+    return part
 
 
 def _read_step(order: str) -> int:

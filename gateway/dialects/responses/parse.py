@@ -175,6 +175,26 @@ def parse(
     )
 
 
+def read_conversation_id(json: Json) -> str | None:
+    """Returns the id of the conversation that a request continues; None: it names no conversation.
+
+    Raises: BadRequest.
+    """
+    id = json.get("conversation")
+    if isinstance(id, dict):
+        id = id.get("id")
+        if id is None:
+            raise missing_field("conversation.id")
+    if id is None:
+        return None
+    if not isinstance(id, str):
+        raise wrong_type("conversation", "a string or an object", id)
+    conversation_id = checked_id(id, "conversation")
+    if conversation_id is None:
+        raise BadRequest("Invalid 'conversation': the name is empty.", param="conversation")
+    return conversation_id
+
+
 def _make_chat_request(json: Json, chat_json: Json, translated: InputMessages) -> ChatRequest:
     """Returns a request as a chat completion. Raises: BadRequest.
 
@@ -277,26 +297,6 @@ def _shared_messages(translated: InputMessages, waiting_items: Sequence[Json]) -
         if is_shared:
             shared.add(index)
     return frozenset(shared)
-
-
-def read_conversation_id(json: Json) -> str | None:
-    """Returns the id of the conversation that a request continues; None: it names no conversation.
-
-    Raises: BadRequest.
-    """
-    id = json.get("conversation")
-    if isinstance(id, dict):
-        id = id.get("id")
-        if id is None:
-            raise missing_field("conversation.id")
-    if id is None:
-        return None
-    if not isinstance(id, str):
-        raise wrong_type("conversation", "a string or an object", id)
-    conversation_id = checked_id(id, "conversation")
-    if conversation_id is None:
-        raise BadRequest("Invalid 'conversation': the name is empty.", param="conversation")
-    return conversation_id
 
 
 def _wants_compaction(json: Json) -> bool:

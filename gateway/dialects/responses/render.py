@@ -301,14 +301,6 @@ def render_output(tag: str, reply: WireMessage, forms: Mapping[str, CallForm] = 
     return _rebuild_output(response, reply, "completed")
 
 
-def _rebuild_output(response: GrowingResponse, reply: WireMessage, status: str) -> list[Json]:
-    """Returns the output items for a stored reply. status: the response's."""
-    output = GrowingOutput(response)
-    output.add_delta(delta_of({"message": reply}), [])
-    output.end(status)
-    return output.final_items()
-
-
 def empty_response(terms: ResponseTerms, status: str) -> Json:
     """Returns a response without output."""
     response = GrowingResponse(terms)
@@ -333,6 +325,14 @@ def render_usage(usage: Json | None) -> Json | None:
         "total_tokens": token_count(usage, "total_tokens"),
     }
     return {**rendered, BILLED_FIELD: usage[BILLED_FIELD]} if BILLED_FIELD in usage else rendered
+
+
+def _rebuild_output(response: GrowingResponse, reply: WireMessage, status: str) -> list[Json]:
+    """Returns the output items for a stored reply. status: the response's."""
+    output = GrowingOutput(response)
+    output.add_delta(delta_of({"message": reply}), [])
+    output.end(status)
+    return output.final_items()
 
 
 def _read_logprobs(choice: Json) -> list[Any]:

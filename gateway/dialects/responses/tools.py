@@ -352,18 +352,6 @@ class _ToolReader:
             self.forms[name] = form
 
 
-def _custom_as_function(custom_tool: Json, syntax: Json | None) -> Json:
-    """Returns a custom tool as a function with one text as its argument. syntax: the `format` of the tool."""
-    function = dict(custom_tool)
-    if syntax is not None and syntax.get("type") == "grammar":
-        syntax_name, grammar = syntax.get("syntax") or "a", syntax.get("definition")
-        rule = f"`{INPUT_ARGUMENT}` has to match this {syntax_name} grammar:\n{grammar}"
-        _add_description(function, rule, is_after=True)
-    input_schema = {"type": "string", "description": "The whole input of the tool, as plain text."}
-    schema = {"type": "object", "properties": {INPUT_ARGUMENT: input_schema}, "required": [INPUT_ARGUMENT]}
-    return {**function, "parameters": {**schema, "additionalProperties": False}}
-
-
 def read_choice(choice: Any, tools: RequestTools, upstream_tools: UpstreamTools) -> Json:
     """Returns the members of a chat completion for a `tool_choice`. Raises: BadRequest."""
     if isinstance(choice, str):
@@ -390,6 +378,18 @@ def read_choice(choice: Any, tools: RequestTools, upstream_tools: UpstreamTools)
         }
     names = {each["function"]["name"] for each in allowed_tools}
     return {"tool_choice": mode, "tools": [tool for tool in tools.chat_tools if _tool_name(tool) in names]}
+
+
+def _custom_as_function(custom_tool: Json, syntax: Json | None) -> Json:
+    """Returns a custom tool as a function with one text as its argument. syntax: the `format` of the tool."""
+    function = dict(custom_tool)
+    if syntax is not None and syntax.get("type") == "grammar":
+        syntax_name, grammar = syntax.get("syntax") or "a", syntax.get("definition")
+        rule = f"`{INPUT_ARGUMENT}` has to match this {syntax_name} grammar:\n{grammar}"
+        _add_description(function, rule, is_after=True)
+    input_schema = {"type": "string", "description": "The whole input of the tool, as plain text."}
+    schema = {"type": "object", "properties": {INPUT_ARGUMENT: input_schema}, "required": [INPUT_ARGUMENT]}
+    return {**function, "parameters": {**schema, "additionalProperties": False}}
 
 
 def _translate_named_choice(choice: Any, where: str, upstream_tools: UpstreamTools) -> Json:

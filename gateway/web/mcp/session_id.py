@@ -35,6 +35,17 @@ def with_session_id(raw: bytes, send: Send) -> Send:
     return send_with_id
 
 
+def client_of_session(headers: RawHeaders) -> str:
+    """Returns the name of the client that a request's session has as its id; "": the gateway has made no such id."""
+    id = find_header(headers, _SESSION_HEADER)
+    if not id or len(id) > _MAX_SESSION_CHARS:
+        return ""
+    try:
+        return client_name(urlsafe_b64decode(id + b"=" * (-len(id) % 4)).decode(), "")
+    except ValueError:
+        return ""
+
+
 def _read_client_name(raw: bytes) -> str:
     """Returns the name of the client in a handshake; "": the body is no handshake, or has no name that can be read."""
     try:
@@ -44,15 +55,4 @@ def _read_client_name(raw: bytes) -> str:
         client = message["params"]["clientInfo"]
         return client_name(client["name"], client.get("version"))
     except (ValueError, LookupError, TypeError, AttributeError):
-        return ""
-
-
-def client_of_session(headers: RawHeaders) -> str:
-    """Returns the name of the client that a request's session has as its id; "": the gateway has made no such id."""
-    id = find_header(headers, _SESSION_HEADER)
-    if not id or len(id) > _MAX_SESSION_CHARS:
-        return ""
-    try:
-        return client_name(urlsafe_b64decode(id + b"=" * (-len(id) % 4)).decode(), "")
-    except ValueError:
         return ""
