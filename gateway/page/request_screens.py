@@ -101,11 +101,14 @@ class PromptText(Struct, frozen=True):
     is_ended: bool = False
     # A tool has returned the text, the gateway's or (as a message) the application's.
     is_tool_result: bool = False
+    # The text is that of a block that has changed since.
+    is_changed: bool = False
 
     @property
     def name(self) -> str:
         """The name of the text, such as "message 3", or the name of the tool."""
-        return str(self.id) if self.kind == "tool" else f"{self.kind} {self.id}"
+        name = str(self.id) if self.kind == "tool" else f"{self.kind} {self.id}"
+        return f"{name} as it was then" if self.is_changed else name
 
 
 class Repetition(Struct, frozen=True):
@@ -128,8 +131,8 @@ class ReplyPart(Struct, frozen=True):
     """A part of a reply."""
 
     text: str
-    # The text of the prompt that has the same words; None: they are not marked.
-    source: PromptText | None = None
+    # The texts of the prompt that have the same words; without any the part is not marked.
+    sources: Sequence[PromptText] = ()
 
 
 class _RequestScreens(Struct, frozen=True):
@@ -239,7 +242,7 @@ class _RequestScreens(Struct, frozen=True):
         """
         reply = _text_of("assistant", turn)
         if repeated:
-            spans = sorted((each.start, each.end, each.texts[0]) for each in repeated)
+            spans = sorted((each.start, each.end, each.texts) for each in repeated)
         else:
             sources = sorted(texts, key=lambda each: each.is_reply)
             shared = await self.operations.words.find_shared(
@@ -247,7 +250,7 @@ class _RequestScreens(Struct, frozen=True):
                 _text_of("user", turn)[:_MAX_CHARS],
                 [each.text[:_SHOWN_REPLY_CHARS] for each in sources],
             )
-            spans = [(start, end, sources[index]) for start, end, index in shared]
+            spans = [(start, end, [sources[each] for each in indices]) for start, end, indices in shared]
         return _split_reply(reply, spans)
 
     async def _view_forgotten(self, request: ScreenRequest, error: UnknownId) -> View:
@@ -372,6 +375,11 @@ def _list_prompt_texts(
     ]
     for label, text in blocks.same.items():
         texts.append(PromptText("block", label, page_path("m", memory, "b", label), text))
+    for label, block in blocks.changed.items():
+        versions = f"?from={block.before}&to={block.now}#compared"
+        href = page_path("m", memory, "b", label) + versions
+        if block.text_before:
+            texts.append(PromptText("block", label, href, block.text_before, is_changed=True))
     for fact in standing:
         texts.append(PromptText("fact", fact.seq, fact_href(memory, fact.seq), fact.text))
     return texts
@@ -435,17 +443,17 @@ def _find_repetitions(turn: Sequence[MessageRecord], texts: Sequence[PromptText]
     return sorted(no_set_phrases or repetitions, key=lambda each: (each.texts[0].is_reply, each.rank or 0))
 
 
-def _split_reply(reply: str, spans: Iterable[tuple[int, int, PromptText]]) -> list[ReplyPart]:
-    """Returns the first characters of a reply in parts. spans: the marked parts, in order: start, end and source."""
+def _split_reply(reply: str, spans: Iterable[tuple[int, int, Sequence[PromptText]]]) -> list[ReplyPart]:
+    """Returns the first characters of a reply in parts. spans: the marked parts, in order: start, end and sources."""
     shown, parts, end = reply[:_SHOWN_REPLY_CHARS], list[ReplyPart](), 0
-    for start, next_end, source in spans:
+    for start, next_end, sources in spans:
         if not end <= start < len(shown):
             continue
-        if parts and parts[-1].source == source and not _WORD.search(shown, end, start):
-            # One mark goes on, so that a screen reader names its source once.
-            parts[-1] = ReplyPart(parts[-1].text + shown[end:next_end], source)
+        if parts and parts[-1].sources == sources and not _WORD.search(shown, end, start):
+            # One mark goes on, so that a screen reader names its sources once.
+            parts[-1] = ReplyPart(parts[-1].text + shown[end:next_end], sources)
         else:
-            parts += [ReplyPart(shown[end:start]), ReplyPart(shown[start:next_end], source)]
+            parts += [ReplyPart(shown[end:start]), ReplyPart(shown[start:next_end], sources)]
         end = next_end
     rest = shown[end:] + ("…" if len(reply) > len(shown) else "")
     return [*parts, ReplyPart(rest)]

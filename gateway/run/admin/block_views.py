@@ -49,6 +49,8 @@ class ChangedBlock(Struct, frozen=True):
     # None: that version is forgotten, or the block was made later.
     before: int | None
     now: int
+    # The text of the earlier version.
+    text_before: str = ""
 
 
 class BlocksSince(Struct, frozen=True):
@@ -133,12 +135,15 @@ class BlockViews(Struct, frozen=True):
         changed_blocks = [shown.block for shown in shown_blocks if shown.changed_at > since]
         rows = [block.id for block in changed_blocks]
         versions_before = await pages.load_versions_at(rows, since) if rows else {}
+        texts_before = {row: await self._find_text(row, version) for row, version in versions_before.items()}
         return BlocksSince(
             same={
                 shown.block.label: shown.block.value for shown in shown_blocks if shown.changed_at <= since
             },
             changed={
-                block.label: ChangedBlock(versions_before.get(block.id), block.version)
+                block.label: ChangedBlock(
+                    versions_before.get(block.id), block.version, texts_before.get(block.id, "")
+                )
                 for block in changed_blocks
             },
         )
@@ -178,6 +183,11 @@ class BlockViews(Struct, frozen=True):
     async def _find_last_version(self, block_row: int, before: int = LAST_NUMBER) -> Revision | None:
         versions = await self.store.memory_pages.list_versions(block_row, before=before, limit=1)
         return versions[0] if versions else None
+
+    async def _find_text(self, block_row: int, version: int | None) -> str:
+        """Returns the text of a version; "": there is no such version."""
+        revision = None if version is None else await self._find_last_version(block_row, version + 1)
+        return "" if revision is None else revision.value
 
     async def _get_version(self, block_row: int, version: int, param: str) -> Revision:
         revision = await self._find_last_version(block_row, version + 1)

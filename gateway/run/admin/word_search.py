@@ -6,7 +6,7 @@ A trial of recall (gateway/run/admin/recall_trials.py) ranks texts by likeness i
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -105,13 +105,13 @@ class Remaining(Struct, frozen=True):
 
 
 class SharedWord(NamedTuple):
-    """A word of a reply that a text has as well."""
+    """A word of a reply that some texts have as well."""
 
     # In the reply.
     start: int
     end: int
-    # The position of the first of the texts that have it.
-    text_index: int
+    # The positions of the texts that have it.
+    text_indices: tuple[int, ...]
 
 
 class FoundPerson(Struct, frozen=True):
@@ -260,22 +260,20 @@ class WordSearches(Struct, frozen=True):
         return " ".join(await asyncio.to_thread(words_of, reply, without="\n".join(shown_texts)))
 
     async def find_shared(self, reply: str, question: str, texts: Sequence[str]) -> list[SharedWord]:
-        """Returns the words of a reply that its question lacks and one of some texts has, in the reply's order."""
+        """Returns the words of a reply that its question lacks and some of the texts have, in the reply's order."""
         # In a thread, since long texts take some milliseconds.
         return await asyncio.to_thread(self._find_shared, reply, question, texts)
 
     def _find_shared(self, reply: str, question: str, texts: Sequence[str]) -> list[SharedWord]:
         recall = self.views.store.recall
-        shared = list[SharedWord]()
+        indices_by_span = defaultdict[tuple[int, int], list[int]](list)
         words = recall.words_of(reply, without=question)
-        for index, text in enumerate(texts):
-            if not words:
-                break
-            lacking = recall.words_of(" ".join(words), without=text)
+        for index, text in enumerate(texts if words else ()):
+            lacking = {*recall.words_of(" ".join(words), without=text)}
             found = " ".join(word for word in words if word not in lacking)
-            shared += [SharedWord(start, end, index) for start, end in self.spans(reply, found)]
-            words = lacking
-        return sorted(shared)
+            for span in self.spans(reply, found) if found else ():
+                indices_by_span[span].append(index)
+        return sorted(SharedWord(*span, tuple(indices)) for span, indices in indices_by_span.items())
 
     def spans(self, text: str, query: str) -> list[tuple[int, int]]:
         """Returns the start and the end of each word of a query in a text, in any of its forms."""

@@ -158,11 +158,11 @@ def test_several_texts_are_previewed_with_their_words_marked_and_are_one_line_of
     text = page(operator, "audit")
     assert f" {with_fact} " in plain(text)
     assert len(re.findall(r"<summary>2 texts</summary>", text)) == 1
-    assert text.count(">forget<") == 1
+    assert text.count(">forget</td>") == 1
     # Another forgetting is a line of its own, however soon it comes.
     (other,) = operator.twin(f"m/{uid}/words?q=anu")["items"]
     operator.twin(f"m/{uid}/forget?message={other['seq']}", {})
-    assert page(operator, "audit").count(">forget<") == 2
+    assert page(operator, "audit").count(">forget</td>") == 2
 
 
 @pytest.mark.both
@@ -750,9 +750,53 @@ def test_a_request_marks_in_the_reply_what_memory_has(upstream: StrictUpstream, 
     assert "Marked is what message 1 has as well." in plain(sentence)
     assert "&lt;b&gt;Enjoy&lt;/b&gt;" in sentence
     # Without such a sentence words are marked. What the question has says nothing of memory.
-    assert marked_in(words) == [("message 1", "green")]
-    assert "Marked are words of message 1 that the question does not have." in plain(words)
+    assert marked_in(words) == [("message 1, message 4", "green")]  # an earlier reply comes last
+    assert "Marked are words of message 1 and message 4 that the question does not have." in plain(words)
     assert (marked_in(nothing), "Marked" in plain(nothing)) == ([], False)
+
+
+@pytest.mark.both
+def test_a_request_names_all_texts_that_have_a_word_and_blocks_as_they_were_then(
+    upstream: StrictUpstream, operator: Operator
+) -> None:
+    """It named one text a word: one forgot that, and the next reply said it again."""
+    upstream.queue(say("Noted."), say("Yes: a copper one."), say("Its spout is crooked. Its lid is new."))
+    agent = speak(operator.world, "The metal of it: copper, of course.", talk="c1")
+    memory = f"m/{agent.uid}"
+    learn(operator.world, agent, block="The kettle is copper.\nIts spout is crooked.")
+    facts = [
+        operator.twin(f"{memory}/facts", {"text": text, "always": True})["seq"]
+        for text in ("Alice polishes copper.", "Copper turns green.")
+    ]
+    operator.world.clock.sleep(60)
+    for n, text in enumerate(("What metal is it of?", "Tell me more of it.")):
+        speak(operator.world, text, talk=f"d{n}")
+    sentence, words = (
+        f"r/{each['id']}" for each in operator.twin(f"requests?memory={agent.uid}")["items"][:2]
+    )
+    names = ["message 1", "block human", *(f"fact {seq}" for seq in reversed(facts))]
+    ((named, word), *_) = marked_in(page(operator, words))
+    assert (named, word) == (f"{', '.join(names[:3])} and 1 more", "copper")
+    marked = (
+        f"Marked are words of {names[0]}, {names[1]}, {names[2]} and {names[3]} that the question does not"
+    )
+    assert marked in plain(page(operator, words))
+    assert "block human: “Its spout is crooked”" in plain(page(operator, sentence))
+    operator.twin(f"{memory}/b/human", {"value": "Its spout is straight.", "version": 2})
+    now = plain(page(operator, words))
+    assert marked.replace("block human", "block human as it was then") in now
+    for id in (words, sentence):
+        shown = page(operator, id)
+        links = {
+            unescape(each)
+            for each in re.findall(r'href="([^"]*)"[^>]*>(?:<span[^>]*>)?block human as it was then', shown)
+        }
+        assert links == {f"../{memory}/b/human?from=2&to=3#compared"}
+    shown = plain(page(operator, sentence))
+    assert "The reply says what each reply was told then: block human as it was then: “Its spout is" in shown
+    # What is forgotten of it then is no source any more.
+    operator.twin(f"{memory}/forget?message=1", {})
+    assert "as it was then" not in page(operator, words) + page(operator, sentence)
 
 
 def test_a_request_names_the_source_before_its_copies_and_no_set_phrase(
