@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from functools import partial
 from random import Random
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from gateway.core.conversation.active import supersede_repeated
+from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage, text_of
-from storage.records import message_key
+from storage.records import State, message_key
 from tests.core import conversations
 from tests.core.conversation.keyed import both
 from tests.core.conversations import Request, World, assistant, user
@@ -153,3 +157,64 @@ def test_a_message_that_was_forgotten_elsewhere_does_not_come_back_with_a_cancel
     whole = [*history, *questions, assistant("At eight there is one."), user("fine")]
     world.say(whole, "Until then.", key)
     assert "a secret" not in world.active()
+
+
+# A path of two exchanges, an alternative to the first one, and what goes on from that.
+FIRST, LAST, OTHER, MORE = "first", "last", "other", "more"
+# An alternative to the last one, at the same time.
+AFTER_FIRST: dict[str, Any] = {"parent": FIRST, "begun": 5.5, "ended": 6.0, "reply": [assistant("T")]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "superseded"),
+    [
+        ({}, {OTHER}),
+        # Requests that were not under way at once: which is active, other rules say.
+        ({OTHER: {"begun": 0.25, "touched": 0.25, "ended": 0.5}}, set()),
+        # A message of the other one is not in the path, or not as often, or not where it begins.
+        ({OTHER: {"reply": [assistant("Z")]}}, set()),
+        ({OTHER: {"inputs": [user("one"), user("one")]}}, set()),
+        ({OTHER: AFTER_FIRST | {"inputs": [user("one")]}}, set()),
+        ({OTHER: AFTER_FIRST | {"inputs": [assistant("S")]}}, {OTHER}),
+        ({FIRST: {"prefix_length": 1}}, set()),  # its first message may be hidden
+        # Nothing is decided by what was forgotten.
+        ({OTHER: {"state": State.FORGOTTEN}}, set()),
+        ({OTHER: {"redactions": frozenset([0])}}, set()),
+        ({FIRST: {"state": State.FORGOTTEN}}, set()),
+        ({LAST: {"redactions": frozenset([0])}}, set()),
+        # It has not ended, or has edits of its own.
+        ({OTHER: {"ended": None, "stopped": 4.0, "state": State.CANCELLED}}, set()),
+        ({OTHER: {"edits": True}}, set()),
+        ({OTHER: {"edits": True, "merged": "idle"}}, {OTHER}),
+        # What goes on from it is superseded if the path has that, too, after it.
+        ({MORE: {"inputs": [user("three")], "reply": [assistant("T")]}}, {OTHER, MORE}),
+        ({MORE: {"inputs": [user("two")], "reply": [assistant("R")]}}, {OTHER}),
+    ],
+)
+def test_an_alternative_is_superseded_by_a_path_with_all_its_messages(
+    world: World, changes: dict[str, dict[str, Any]], superseded: set[str]
+) -> None:
+    other, first = world.begin([user("one")], "c1"), world.begin([user("one"), user("two")], "c1")
+    world.finish(other, "S")
+    world.finish(first, "R")
+    whole = [user("one"), user("two"), assistant("R"), assistant("S"), user("three")]
+    last = world.say(whole, "T", "c1")
+    memory = world.memory(key="c1")
+    rows = {FIRST: first.exchange_row, LAST: last.exchange_row, OTHER: other.exchange_row, MORE: 100}
+    records = memory.records | {100: replace(memory.records[last.exchange_row], id=100, parent=rows[OTHER])}
+    for name, fields in changes.items():
+        fields = dict(fields)
+        if "parent" in fields:
+            fields["parent"] = rows[fields["parent"]]
+        if "inputs" in fields:
+            fields["inputs"] = tuple(map(memory.hasher.atoms, fields["inputs"]))
+        if "reply" in fields:
+            fields["reply"] = memory.hasher.atoms(*fields["reply"])
+        records[rows[name]] = replace(records[rows[name]], **fields)
+    if MORE not in changes:
+        del records[100]
+    tree = Tree([replace(each, superseded=False) for each in records.values()])
+    supersede_repeated(tree, tree.elements(tree.by_id[rows[LAST]]))
+    assert {
+        name for name, row in rows.items() if row in tree.by_id and tree.by_id[row].superseded
+    } == superseded
