@@ -717,6 +717,24 @@ async def test_a_kept_fact_rests_on_nothing_and_what_it_replaced_goes(
     assert left(holds, "right") == []
 
 
+async def test_what_was_kept_of_a_reset_conversation_stays_if_its_turn_is_named_again(
+    store: Store, alice: Speaker
+) -> None:
+    """The turn is gone already, so a second forgetting of it, which was begun before, finds nothing."""
+    await talk(alice, ["gone"], "c0")
+    (row,) = await alice.rows()
+    fact = LearnedFact("Rides to work.", "", "rides", 1.0, row.id, [row.id])
+    await store.database.write(
+        store.facts.learn_effect(alice.agent, 0, 1, 1.0, lambda _: Learned(facts=[fact]))
+    )
+    kept = await store.facts.list(alice.agent.id)
+    id = await store.forgetting.begin(alice.agent.id, ForgetTarget(exchanges=[row.id]))
+    reset = ForgetTarget(conversation_row=row.conversation_row, keeps_memory=True)
+    await forget(store, alice.agent, reset)
+    assert await store.forgetting.run(id)
+    assert await store.facts.list(alice.agent.id) == kept != []
+
+
 async def test_a_learned_fact_that_is_kept_is_not_learned_again_from_the_source_that_stays(
     store: Store, alice: Speaker
 ) -> None:
