@@ -137,10 +137,10 @@ class Commands:
             from gateway.run.upstream.route import check_models
             from gateway.serve import check_exposure, check_mcp, load_otlp_settings
             from gateway.settings.mistakes import Mistakes
-            from gateway.web.server import find_address
+            from gateway.web.server import resolve_address
 
         def check_address(settings: Settings) -> None:
-            find_address(settings.server.host, settings.server.port)
+            resolve_address(settings.server.host, settings.server.port)
 
         settings = self.load(needs_secrets=True)
         mistakes = Mistakes()

@@ -131,7 +131,7 @@ class Answers:
         add_retry(reply, error)
         return reply
 
-    def find_static(self, request: PageRequest) -> PageReply:
+    def get_static(self, request: PageRequest) -> PageReply:
         """Returns a static file. Raises: UnknownPath."""
         file = self._renderer.files.get(request.path.removeprefix(STATIC))
         if file is None or not request.is_read:

@@ -189,7 +189,7 @@ class PageApp:
         if scope["path"] == "/ui":
             return redirect("ui/", 307)
         if request.path.startswith(STATIC):
-            return self._answers.find_static(request)
+            return self._answers.get_static(request)
         bearer = read_bearer(scope["headers"]) if request.is_twin and not request.is_for_person else None
         if not request.is_read and bearer is None:
             await self._check_origin(request)
@@ -224,7 +224,7 @@ class PageApp:
         """Returns the reply of the screen or the action at a path."""
         if request.visitor is None and not request.is_for_person:
             return await self._send_to_sign_in(request)
-        route, params = self._find_route(request)
+        route, params = self._get_route(request)
         if request.method not in ("GET", "HEAD", "POST"):
             raise MethodNotAllowed(f"{request.method} is not allowed here.")
         if request.is_for_person:
@@ -290,7 +290,7 @@ class PageApp:
         """
         if request.method == "POST" and not request.is_twin:
             with suppress(CallerError):  # the form is refused in any case
-                route, _ = self._find_route(request)
+                route, _ = self._get_route(request)
                 assert isinstance(route, Action)  # a screen takes no POST
                 form_type = route.form
                 form = await read_form(self._bodies, request, getattr(form_type, "repeated", ()))
@@ -298,7 +298,7 @@ class PageApp:
                 if resumed := getattr(form_type, "resumed", {}):
                     request.referrer = resume_at(make_next(request), form, resumed)
 
-    def _find_route(self, request: PageRequest) -> tuple[Screen | Action, dict[str, Any]]:
+    def _get_route(self, request: PageRequest) -> tuple[Screen | Action, dict[str, Any]]:
         """Returns the route of a request, and the parts of its path by their names."""
         path = _route_path(request)
         if "\0" in path:  # over PostgreSQL this would find the name without U+0000

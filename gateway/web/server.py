@@ -107,7 +107,7 @@ class GatewayServer(uvicorn.Server):
             await self.lifespan.shutdown()
 
 
-def find_address(host: str, port: int) -> tuple[int, Any]:
+def resolve_address(host: str, port: int) -> tuple[int, Any]:
     """Returns the family and the address to listen on. Raises: SettingsError: the host cannot be found."""
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -125,7 +125,7 @@ def bind(host: str, port: int) -> socket.socket:
 
     Raises: SettingsError: the address is not this machine's; GatewayError: the address is in use.
     """
-    family, address = find_address(host, port)
+    family, address = resolve_address(host, port)
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

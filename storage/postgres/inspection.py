@@ -9,7 +9,7 @@ from contextlib import suppress
 from storage.database import ANY_KEY, ServerFindings
 from storage.errors import ReadOnly, StoreError
 from storage.postgres.connection import PostgresTarget, RawConnection, connect
-from storage.postgres.migration import find_version, latest, load_migrations, migrate
+from storage.postgres.migration import latest, load_migrations, migrate, read_version
 from storage.postgres.sqlstates import FAULTS, translate_error
 
 # The time within which a session of a pooler answers.
@@ -26,7 +26,7 @@ async def inspect(target: PostgresTarget, listen_target: PostgresTarget) -> Serv
     raw = await connect(target)
     try:
         server = str(await raw.fetchval("SHOW server_version")).partition(" ")[0]
-        version = (await find_version(raw)).version
+        version = (await read_version(raw)).version
         latest_version = latest(load_migrations())
         is_older = 0 < version < latest_version
         if not is_older:  # trying an upgrade would make other users of the database wait

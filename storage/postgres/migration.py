@@ -88,10 +88,10 @@ async def migrate(
     """
     steps = load_migrations() if migrations is None else migrations
     latest_version = latest(steps)
-    schema = before = await find_version(raw)
+    schema = before = await read_version(raw)
     while schema.version < latest_version:
         await _apply(raw, name, steps)
-        schema = await find_version(raw)
+        schema = await read_version(raw)
     if 0 < before.version < latest_version:
         _log.warning("%s was upgraded from schema version %d to %d.", name, before.version, schema.version)
     if schema.oldest_program > latest_version:
@@ -99,7 +99,7 @@ async def migrate(
     return schema.version
 
 
-async def find_version(raw: RawConnection) -> SchemaVersion:
+async def read_version(raw: RawConnection) -> SchemaVersion:
     """Returns the version of the schema; `NO_SCHEMA` if there is none."""
     if await raw.fetchval("SELECT to_regclass('schema_versions')") is None:
         return NO_SCHEMA
@@ -132,7 +132,7 @@ async def _try_to_apply(raw: RawConnection, name: str, steps: Sequence[PostgresM
     await raw.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
     await raw.execute(f"SET LOCAL lock_timeout = {_WAIT_MS}")
     await raw.execute(_VERSIONS)
-    version = (await find_version(raw)).version
+    version = (await read_version(raw)).version
     if version >= latest(steps):
         return
     step = next((step for step in steps if step.before == version), None)

@@ -498,12 +498,12 @@ async def _put_conversation(connection: Connection, agent: Agent, fields: dict[s
 
 
 async def _put_run(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
-    conversation_row = await _find_row(connection, agent.id, "conversation", fields["conversation"])
+    conversation_row = await _get_row(connection, agent.id, "conversation", fields["conversation"])
     await put_run(connection, agent.id, fields, fields["uid"], conversation_row)
 
 
 async def _put_step(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
-    run_row = await _find_row(connection, agent.id, "run", fields["run"])
+    run_row = await _get_row(connection, agent.id, "run", fields["run"])
     await put_step(connection, agent.id, fields, run_row)
 
 
@@ -530,7 +530,7 @@ async def _put_passage(connection: Connection, agent: Agent, fields: dict[str, A
     }
     file = fields["file"]
     if file is not None:
-        file = await _find_row(connection, agent.id, "file", file)
+        file = await _get_row(connection, agent.id, "file", file)
     await _put_row(connection, agent.id, "passage", {**fields, **texts, "file": file})
 
 
@@ -563,12 +563,12 @@ async def _put_import(connection: Connection, agent: Agent, fields: dict[str, An
 
 
 async def _put_imported(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
-    import_row = await _find_row(connection, agent.id, "import", fields["import"])
+    import_row = await _get_row(connection, agent.id, "import", fields["import"])
     await _put_row(connection, agent.id, "imported", {**fields, "import": import_row})
 
 
 async def _put_imported_fact(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
-    import_row = await _find_row(connection, agent.id, "import", fields["import"])
+    import_row = await _get_row(connection, agent.id, "import", fields["import"])
     await _put_row(connection, agent.id, "imported_fact", {**fields, "import": import_row})
 
 
@@ -607,7 +607,7 @@ async def _free_uid(connection: Connection, agent_row: int, part: str, uid: str 
     return _copy_uid(agent_row, uid) if is_taken else uid
 
 
-async def _find_row(connection: Connection, agent_row: int, part: str, uid: str) -> int:
+async def _get_row(connection: Connection, agent_row: int, part: str, uid: str) -> int:
     """Returns the row of a conversation, a run, a file or an import. uid: its name in the export. Raises: NotFound."""
     row = await connection.value(SQL[f"{part}_at"], (agent_row, uid, _copy_uid(agent_row, uid)))
     if row is None:
@@ -639,7 +639,7 @@ async def _rows_by_seq(
 async def _put_exchange(connection: Connection, agent_row: int, record: TransferRecord) -> None:
     exchange, values = record.exchange, record.values
     assert exchange is not None  # it is a record of an exchange
-    conversation_row = await _find_row(connection, agent_row, "conversation", values["conversation"])
+    conversation_row = await _get_row(connection, agent_row, "conversation", values["conversation"])
     row_by_seq = await _rows_by_seq(connection, agent_row, (values["parent"], values["prior"]))
     exchange = replace(
         exchange,

@@ -13,7 +13,7 @@ from msgspec import Struct
 from storage.database import ANY_KEY
 from storage.sidecar import check_place, resolve_path
 from storage.sqlite.connection import check_version
-from storage.sqlite.migration import find_version, latest, load_migrations
+from storage.sqlite.migration import latest, load_migrations, read_version
 from storage.sqlite.result_codes import map_sqlite_errors
 
 
@@ -39,7 +39,7 @@ def inspect(path: str) -> FileFindings:
     if not os.path.exists(real) or not os.path.getsize(real):
         return FileFindings()
     with map_sqlite_errors(real), closing(_open(real)) as connection:
-        version = find_version(connection, real)
+        version = read_version(connection, real)
         is_keyed = version > 0 and bool(connection.execute(ANY_KEY).fetchone()[0])
     newest = latest(load_migrations())
     upgrade = (version, newest) if 0 < version < newest else None

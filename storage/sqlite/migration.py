@@ -54,7 +54,7 @@ def migrate(connection: sqlite3.Connection, path: str, migrations: Sequence[Migr
     steps = load_migrations() if migrations is None else migrations
     newest_version = latest(steps)
     with map_sqlite_errors(path):
-        initial_version = version = find_version(connection, path, steps)
+        initial_version = version = read_version(connection, path, steps)
         while version != newest_version:
             step = next(step for step in steps if step.before == version)
             try:
@@ -72,7 +72,7 @@ def migrate(connection: sqlite3.Connection, path: str, migrations: Sequence[Migr
     return newest_version
 
 
-def find_version(
+def read_version(
     connection: sqlite3.Connection, path: str, migrations: Sequence[Migration] | None = None
 ) -> int:
     """Returns the schema version of a file; 0: it is new. Raises: TooNew, TooOld, Foreign, sqlite3.Error.

@@ -223,7 +223,7 @@ class BatchRoutes:
         if (uid := uid_or_none("agent", query.agent_id)) is not None:
             item = await self._api.store.batches.find_item_of_agent(batch.id, uid)
             return {"messages": [] if item is None else await self._item_messages(item, showing)}
-        after = await self._find_item_row(batch, query.after)
+        after = await self._get_item_row(batch, query.after)
         messages: list[dict[str, Any]] = []
         async for item in self._items_after(batch, after):
             messages += await self._item_messages(item, showing)
@@ -241,7 +241,7 @@ class BatchRoutes:
                 return
             after = page[-1].id
 
-    async def _find_item_row(self, batch: Batch, id: Maybe[str]) -> int:
+    async def _get_item_row(self, batch: Batch, id: Maybe[str]) -> int:
         """Returns the row of the item that a message belongs to. id: the message's; 0 if none was sent."""
         place = place_in("message", id)
         if place is None:

@@ -268,12 +268,12 @@ class ConversationRoutes:
 
     async def retrieve(self, request: ApiRequest, query: ConversationQuery) -> dict[str, Any]:
         """Return a conversation."""
-        named = await self._find_named(request, query.agent_id)
+        named = await self._get_named(request, query.agent_id)
         return await self._conversation_json(_require_entry(named))
 
     async def update(self, request: ApiRequest, body: UpdateConversation) -> dict[str, Any]:
         """Change a conversation."""
-        named = await self._find_named(request, None)
+        named = await self._get_named(request, None)
         entry = _require_entry(named)
         self._check_model(request, body)
 
@@ -286,7 +286,7 @@ class ConversationRoutes:
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Forget a conversation, and all that came of it."""
-        named = await self._find_named(request, None)
+        named = await self._get_named(request, None)
         entry = _require_entry(named)
         await self._api.runs.cancel_live(named.agent, entry.conversation.id)
         await self._conversations.delete(entry)
@@ -294,7 +294,7 @@ class ConversationRoutes:
 
     async def fork(self, request: ApiRequest, query: ForkConversationQuery) -> dict[str, Any]:
         """Make a conversation that shares the past of another one."""
-        named = await self._find_named(request, query.agent_id)
+        named = await self._get_named(request, query.agent_id)
         upto = None if (id := sent_or_none(query.message_id)) is None else _seq_in(named, id)
         definition = named.definition or ConversationDefinition()
         source = await self._find_row(named)
@@ -306,7 +306,7 @@ class ConversationRoutes:
         self, request: ApiRequest, query: RecompileConversationQuery, body: RecompileConversation
     ) -> str:
         """Render the memory section of a conversation again, and return its system prompt."""
-        named = await self._find_named(request, sent_or_none(body.agent_id) or query.agent_id)
+        named = await self._get_named(request, sent_or_none(body.agent_id) or query.agent_id)
         if not query.dry_run and (row := await self._find_row(named)) is not None:
             await self._api.store.sections.empty_of_conversation(named.agent.id, row)
         run_request = RunRequest(
@@ -316,14 +316,14 @@ class ConversationRoutes:
 
     async def compact(self, request: ApiRequest, body: CompactConversation) -> dict[str, Any]:
         """Summarise a conversation now."""
-        named = await self._find_named(request, body.agent_id)
+        named = await self._get_named(request, body.agent_id)
         spec = await self._load_spec(request, named)
         run_request = RunRequest(spec, named.agent.scope, named.conversation_name)
         return await compact_on_request(self._api, request, body, named.agent.uid, run_request)
 
     async def cancel(self, request: ApiRequest, query: ConversationQuery) -> dict[str, str]:
         """End a conversation's runs."""
-        named = await self._find_named(request, query.agent_id)
+        named = await self._get_named(request, query.agent_id)
         row = await self._find_row(named)
         runs = [] if row is None else await self._api.runs.cancel_live(named.agent, row)
         return run_states_json(runs)
@@ -334,14 +334,14 @@ class ConversationRoutes:
         self, request: ApiRequest, query: ConversationMessagesQuery
     ) -> list[dict[str, Any]]:
         """List a conversation's messages."""
-        named = await self._find_named(request, query.agent_id)
+        named = await self._get_named(request, query.agent_id)
         return await self._pages.list_of_agent(named.agent, query, named.conversation_name)
 
     async def send(
         self, request: ApiRequest, body: ConversationSend
     ) -> dict[str, Any] | SendReply | RunStream:
         """Send a message in a conversation, and answer with what the agent says, by default as a stream."""
-        named = await self._find_named(request, body.agent_id)
+        named = await self._get_named(request, body.agent_id)
         return await self._sends.reply_to(
             request,
             body,
@@ -356,7 +356,7 @@ class ConversationRoutes:
 
         The run is the one that is named, which may have ended; else the conversation's newest run, if it is active.
         """
-        named = await self._find_named(request, body.agent_id)
+        named = await self._get_named(request, body.agent_id)
         row = await self._find_row(named)
         runs = self._api.store.runs
         if (run_id := sent_or_none(body.run_id)) is not None:
@@ -383,7 +383,7 @@ class ConversationRoutes:
         self._api.registry.resolver.check_model(model)
         self._api.check_models(request, [model])
 
-    async def _find_named(self, request: ApiRequest, agent_id: Maybe[str]) -> NamedConversation:
+    async def _get_named(self, request: ApiRequest, agent_id: Maybe[str]) -> NamedConversation:
         """Returns the conversation in the path. Raises: UnknownId, BadRequest.
 
         agent_id: the public id of its agent, if it was sent.

@@ -117,7 +117,7 @@ class LettaMove:
 
     def _move_unless_here(self, agent: _ListedAgent) -> str:
         """Moves an agent. Returns a line of what became of it. Raises: RequestFailed if the gateway does not answer."""
-        here = self._find_here(agent.state["id"])
+        here = self._get_here(agent.state["id"])
         try:
             if here is None:
                 line = self._move(agent)
@@ -131,7 +131,7 @@ class LettaMove:
             line = f"{what}. {error.message}"
         return line
 
-    def _find_here(self, agent_id: str) -> Any:
+    def _get_here(self, agent_id: str) -> Any:
         """Returns an agent as the gateway shows it; None if it is not there. Raises: RequestFailed."""
         try:
             return self._target.get(f"/v1/agents/{quote(agent_id, safe='')}")

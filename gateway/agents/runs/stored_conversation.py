@@ -64,7 +64,7 @@ async def read_stored_context(
 
     Raises: NotFound if there is no conversation of this uid; StoreError.
     """
-    agent, stored_path = await _find_agent_and_path(store, request)
+    agent, stored_path = await _get_agent_and_path(store, request)
     agent = await refresh_agent(store, agent, stored_path.snapshot)
     conversation = stored_path.snapshot.conversation
     if conversation is None and request.identity.conversation_key != DEFAULT_CONVERSATION:
@@ -98,7 +98,7 @@ async def read_stored_context(
     return _with_plan(context, messages, stored_path.snapshot.section, visible)
 
 
-async def _find_agent_and_path(store: Store, request: MemoryRequest) -> tuple[Agent, ConversationPath]:
+async def _get_agent_and_path(store: Store, request: MemoryRequest) -> tuple[Agent, ConversationPath]:
     """Returns the agent that a request names, and its path: an empty one if the agent is not stored yet."""
     assert request.identity.scope is not None  # a stored conversation has an agent's memory
     # Another process may have forgotten the cached agent: then it is looked for once more.

@@ -46,7 +46,7 @@ _REFERENCE_FIELDS: Final = frozenset(("type", "tool_name"))
 _SOURCE_FIELDS: Final = frozenset(("type", "media_type", "data", "url", "content", "file_id"))
 _MESSAGE_FIELDS: Final = frozenset(("role", "content"))
 _TURN_CONFIG_FIELDS: Final = frozenset(("effort",))
-# The fields of a system message. Its effort holds for the turn that it stands in (`find_effort_of_turn`).
+# The fields of a system message. Its effort holds for the turn that it stands in (`read_effort_of_turn`).
 _SYSTEM_MESSAGE_FIELDS: Final = _MESSAGE_FIELDS | {"output_config"}
 # Fields of blocks and tools without an effect on the reply of a chat completion.
 _FIELDS_WITHOUT_EFFECT: Final = frozenset(
@@ -414,7 +414,7 @@ class _MessageReader:
         self.origins.append(origin)
 
 
-def find_effort_of_turn(messages: Sequence[Any], checker: FieldChecker) -> Any:
+def read_effort_of_turn(messages: Sequence[Any], checker: FieldChecker) -> Any:
     """Returns the effort that a system message of the newest turn asks for; None: no message asks for an effort.
 
     A turn begins with a user's message that has more than results of calls.

@@ -32,11 +32,11 @@ def render_page(models: Sequence[Json], query: Mapping[str, str]) -> Json:
     entries = [render_model(model) for model in models]
     ids = [entry["id"] for entry in entries]
     if (before_id := query.get("before_id")) is not None:
-        end = _find_index(ids, before_id, "before_id")
+        end = _get_index(ids, before_id, "before_id")
         page, has_more = entries[max(0, end - limit) : end], end > limit
     else:
         after_id = query.get("after_id")
-        start = _find_index(ids, after_id, "after_id") + 1 if after_id is not None else 0
+        start = _get_index(ids, after_id, "after_id") + 1 if after_id is not None else 0
         page, has_more = entries[start : start + limit], len(entries) > start + limit
     return {
         "data": page,
@@ -63,7 +63,7 @@ def _read_limit(text: str | None) -> int:
     return int(text)
 
 
-def _find_index(ids: Sequence[str], id: str, param: str) -> int:
+def _get_index(ids: Sequence[str], id: str, param: str) -> int:
     if id not in ids:
         raise invalid_field(param, "there is no such model in the list")
     return ids.index(id)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from adapters.types import Json
-from gateway.dialects.messages.content import FieldChecker, find_effort_of_turn
+from gateway.dialects.messages.content import FieldChecker, read_effort_of_turn
 from gateway.dialects.messages.errors import invalid_field, untranslatable_field
 
 # The fields of each object that are read.
@@ -87,7 +87,7 @@ def add_output_config(chat_json: Json, json: Json, checker: FieldChecker) -> Non
     effort = config.get("effort")
     checker.check(config, _OUTPUT_CONFIG_FIELDS, "output_config")
     if not checker.is_lenient:
-        effort = find_effort_of_turn(json["messages"], checker) or effort
+        effort = read_effort_of_turn(json["messages"], checker) or effort
     if effort is not None:
         chat_json["reasoning_effort"] = effort
     answer_format = config.get("format")

@@ -215,7 +215,7 @@ class ForgetOperations:
         request = ForgetRequest.read(raw, self.defaults)
         if request.part is None:
             return {"facts": [], "more_facts": 0}
-        found = await self._find_part(request.owner, request.part)
+        found = await self._get_part(request.owner, request.part)
         going = await self.store.forget_previews.list_facts(found.agent_row, found.target, _PREVIEWED_FACTS)
         facts = [{"seq": fact.seq, "text": fact.text, "is_true": fact.is_true} for fact in going.newest]
         return {"facts": facts, "more_facts": going.total}
@@ -293,7 +293,7 @@ class ForgetOperations:
             ids.append(await self._begin(rows[0], ForgetTarget(is_all=True), "all"))
         return _BegunForgettings(ids, has_more=True)
 
-    async def _find_part(self, owner: MemoryOwner, part: Part) -> _FoundPart:
+    async def _get_part(self, owner: MemoryOwner, part: Part) -> _FoundPart:
         """Returns a part of an owner's memory. Raises: BadRequest: there is no such memory, or no such part."""
         agent_row = await self._get_agent_row(owner)
         target = await find_target(self.store, agent_row, part)
@@ -308,7 +308,7 @@ class ForgetOperations:
         Raises: BadRequest: there is no such memory, or no such part; or a fact that is to stay would not go, or is no
             longer true.
         """
-        agent_row, target = await self._find_part(request.owner, part)
+        agent_row, target = await self._get_part(request.owner, part)
         if request.keep:
             going = await self.store.forget_previews.list_facts(agent_row, target, None)
             if missing := {*request.keep}.difference(fact.seq for fact in going.newest):

@@ -59,23 +59,23 @@ _FORMAT_BY_OBJECT_KEY: Final = {
 # -- the format of a file
 
 
-def find_format(file: IO[bytes]) -> str:
+def detect_format(file: IO[bytes]) -> str:
     """Returns the format of a file. Raises: BadRequest."""
     file.seek(0)
     head = file.read(_HEAD_BYTES)
     text = head.removeprefix(BOM).lstrip()
     if is_archive(head):
         with open_parts(file) as parts, parts[0]() as part:
-            return _find_json_format(part)
+            return _detect_json_format(part)
     file.seek(0)
     if text.startswith(b"{") or (text.startswith(b"[") and not _DATED_LINE.match(text)):
-        return _find_json_format(file)
+        return _detect_json_format(file)
     if not text or b"\0" in head:
         raise wrong_file("it is neither a ZIP nor JSON nor a list of lines in UTF-8")
     return "list"
 
 
-def _find_json_format(file: IO[bytes]) -> str:
+def _detect_json_format(file: IO[bytes]) -> str:
     """Returns the format by the keys of an object, or of the first object of a list."""
     import ijson
 

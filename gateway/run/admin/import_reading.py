@@ -10,7 +10,7 @@ from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.imports.exchanges import ImportDraft, draft_import
 from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable
 from gateway.errors import BadRequest
-from gateway.run.admin.import_file import FACT_FORMATS, Source, find_format, read_file
+from gateway.run.admin.import_file import FACT_FORMATS, Source, detect_format, read_file
 from gateway.run.admin.import_progress import ImportCounts, ImportProgress
 from storage.records import Scope
 
@@ -101,7 +101,7 @@ def survey_file(
 
     Raises: BadRequest.
     """
-    content = _FileContent(format or find_format(file), now)
+    content = _FileContent(format or detect_format(file), now)
     unpaged = 0
     for item in _read_items(file, content.format, source_user):
         unpaged += content.add(item)

@@ -172,7 +172,7 @@ class MemoryForgetting:
         Raises: UnknownId: there is no such memory, or no such part.
         """
         memory = await self._views.get(project, uid)
-        target = await self._find_target(memory, kind, value)
+        target = await self._get_target(memory, kind, value)
         preview = await self._make_preview(memory, kind, value, target, words)
         going = {each.seq for each in preview.facts or ()}
         # If more facts go than are listed, it is not known which ones stay.
@@ -189,7 +189,7 @@ class MemoryForgetting:
     ) -> Sequence[RemainingRecord]:
         """Returns what stays if a part goes: `ForgetPreview.stays`, without the other figures of `preview`."""
         memory = await self._views.get(project, uid)
-        target = await self._find_target(memory, kind, value)
+        target = await self._get_target(memory, kind, value)
         return (await self._read_details(memory, kind, target, value, words)).stays
 
     async def forget(
@@ -211,7 +211,7 @@ class MemoryForgetting:
             is no longer true. UnknownId.
         """
         memory = await self._views.get(editor.project, uid)
-        target = await self._find_target(memory, kind, value)
+        target = await self._get_target(memory, kind, value)
         preview = await self._make_preview(memory, kind, value, target)
         _check_confirmed(preview, confirm)
         retained_facts = [each for each in preview.facts or () if each.seq in keep]
@@ -273,7 +273,7 @@ class MemoryForgetting:
             )
             return None
 
-    async def _find_target(self, memory: FoundMemory, kind: TargetKind, value: TargetValue) -> ForgetTarget:
+    async def _get_target(self, memory: FoundMemory, kind: TargetKind, value: TargetValue) -> ForgetTarget:
         """Returns a part in the form that the store forgets. Raises: UnknownId."""
         if kind == "all":
             return ForgetTarget(is_all=True)

@@ -32,7 +32,7 @@ from storage.sql.agents_api.blocks import (
     add_block,
     attach_block,
     detach_block,
-    find_block,
+    get_block_entry,
     load_visible_blocks,
 )
 from storage.sql.agents_api.definitions import add_definition, change_definition, make_definition
@@ -51,7 +51,7 @@ _BEFORE_ALL: PageEnd = (-1.0, -1)
 _AFTER_ALL = FIRST_PAGE
 
 
-async def find_agent_entry(connection: Connection, project: str, uid: str) -> AgentEntry:
+async def get_agent_entry(connection: Connection, project: str, uid: str) -> AgentEntry:
     """Returns the agent with this public name: one that is defined, or a person's memory. Raises: NotFound."""
     row = await connection.row(SQL["get"], (uid, project))
     if row is None:
@@ -103,12 +103,12 @@ async def make_agent(connection: Connection, draft: AgentDraft, *, at: float) ->
     for block, details in draft.own:
         await add_block(connection, project, block, details, at=at, origin=ORIGIN, owner=agent.id)
     for uid in dict.fromkeys(draft.blocks or ()):
-        await attach_block(connection, agent.id, await find_block(connection, project, uid))
+        await attach_block(connection, agent.id, await get_block_entry(connection, project, uid))
     await attach_all(connection, agent.id, DefinitionKind.TOOL, draft.tools or ())
     await attach_all(connection, agent.id, DefinitionKind.FOLDER, draft.folders or ())
     await attach_all(connection, agent.id, DefinitionKind.IDENTITY, draft.identities or ())
     await set_tags(connection, agent, draft.tags or ())
-    return await find_agent_entry(connection, project, agent.uid)
+    return await get_agent_entry(connection, project, agent.uid)
 
 
 async def set_tags(connection: Connection, agent: Agent, tags: Sequence[str]) -> None:
@@ -143,7 +143,7 @@ async def change_agent(
         await set_tags(connection, agent, change.tags)
     body = definition.body if change.body is None else change.body
     await change_definition(connection, definition, body, at=at, name=change.name)
-    return await find_agent_entry(connection, agent.scope.project, agent.uid)
+    return await get_agent_entry(connection, agent.scope.project, agent.uid)
 
 
 class DefinedAgents(Group):
@@ -151,7 +151,7 @@ class DefinedAgents(Group):
 
     create = writes(as_method(make_agent))
     change = writes(as_method(change_agent))
-    get = reads(as_method(find_agent_entry))
+    get = reads(as_method(get_agent_entry))
     list = long_reads(as_method(list_agents))
 
     @reads
@@ -220,7 +220,7 @@ class DefinedAgents(Group):
 async def _see_blocks(connection: Connection, agent: Agent, uids: Sequence[str]) -> None:
     """Has an agent see these blocks and no others."""
     project = agent.scope.project
-    entries = [await find_block(connection, project, uid) for uid in dict.fromkeys(uids)]
+    entries = [await get_block_entry(connection, project, uid) for uid in dict.fromkeys(uids)]
     block_ids = {entry.block.id for entry in entries}
     for entry in (await load_visible_blocks(connection, [agent.id]))[agent.id]:
         if entry.block.id not in block_ids:

@@ -66,10 +66,10 @@ async def add_block(
     if details:
         draft = DefinitionDraft(project, DefinitionKind.BLOCK, uid, details)
         await put_definition(connection, draft, at=at)
-    return await find_block(connection, project, uid)
+    return await get_block_entry(connection, project, uid)
 
 
-async def find_block(connection: Connection, project: str, uid: str) -> BlockEntry:
+async def get_block_entry(connection: Connection, project: str, uid: str) -> BlockEntry:
     """Returns the block with this public name. Raises: NotFound, also for one of another project."""
     row = await connection.row(SQL["find"], (uid, project))
     if row is None:
@@ -164,7 +164,7 @@ async def hand_over_blocks(connection: Connection, agent_row: int) -> None:
 class NamedBlocks(Group):
     """Blocks by their public names. project: the caller's; a block of another one is not found."""
 
-    get = reads(as_method(find_block))
+    get = reads(as_method(get_block_entry))
     load_visible = reads(as_method(load_visible_blocks))
     create = writes(as_method(add_block))
 
@@ -246,20 +246,20 @@ class NamedBlocks(Group):
             details = {**entry.details, **change.details}
             draft = DefinitionDraft(project, DefinitionKind.BLOCK, uid, details)
             await put_definition(connection, draft, at=at)
-        return await find_block(connection, project, uid)
+        return await get_block_entry(connection, project, uid)
 
     @writes
     async def undo(self, connection: Connection, project: str, uid: str, *, at: float) -> BlockEntry:
         """Brings back the value before the last change. Raises: NotFound, BlockOverLimit."""
         entry = await _lock_block(connection, project, uid)
         await undo_block(connection, entry.block.id, at=at)
-        return await find_block(connection, project, uid)
+        return await get_block_entry(connection, project, uid)
 
     @writes
     async def attach(self, connection: Connection, agent: Agent, uid: str) -> BlockEntry:
         """Attaches a block to an agent. Raises: NotFound, WriteConflict: it sees another block of that label."""
         await connection.lock_sharers(agent.id)
-        entry = await find_block(connection, agent.scope.project, uid)
+        entry = await get_block_entry(connection, agent.scope.project, uid)
         await attach_block(connection, agent.id, entry)
         return entry
 
@@ -267,10 +267,10 @@ class NamedBlocks(Group):
     async def detach(self, connection: Connection, agent: Agent, uid: str) -> BlockEntry:
         """Detaches a block from an agent. One of its own has no owner then. Raises: NotFound."""
         await connection.lock_sharers(agent.id)
-        entry = await find_block(connection, agent.scope.project, uid)
+        entry = await get_block_entry(connection, agent.scope.project, uid)
         if not await detach_block(connection, agent, entry):
             raise NotFound(f"the agent has no block {uid!r} attached")
-        return await find_block(connection, agent.scope.project, uid)
+        return await get_block_entry(connection, agent.scope.project, uid)
 
     @writes
     async def delete(self, connection: Connection, project: str, uid: str) -> None:
@@ -285,8 +285,8 @@ class NamedBlocks(Group):
 
 async def _lock_block(connection: Connection, project: str, uid: str) -> BlockEntry:
     """Locks a block against other transactions until this one ends. Returns it. Raises: NotFound."""
-    await connection.lock_seers((await find_block(connection, project, uid)).block.id)
-    return await find_block(connection, project, uid)
+    await connection.lock_seers((await get_block_entry(connection, project, uid)).block.id)
+    return await get_block_entry(connection, project, uid)
 
 
 async def _delete(connection: Connection, project: str, entry: BlockEntry) -> None:

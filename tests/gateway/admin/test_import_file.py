@@ -19,7 +19,7 @@ from gateway.cli import root
 from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable
 from gateway.errors import BadRequest
 from gateway.run.admin import import_file, import_json
-from gateway.run.admin.import_file import FORMATS, find_format, read_file
+from gateway.run.admin.import_file import FORMATS, detect_format, read_file
 from gateway.run.admin.import_json import DepthLimit
 from gateway.run.admin.manage_records import ImportParameters
 from tests.exports import chatgpt_conversation, claude_conversation, export, zipped
@@ -31,13 +31,13 @@ CHAT = [chatgpt_conversation(id, talk) for id, talk in TALKS.items()]
 
 def read(data: bytes, format: str | None = None) -> list[Any]:
     file = io.BytesIO(data)
-    return list(read_file(file, format or find_format(file)))
+    return list(read_file(file, format or detect_format(file)))
 
 
 @pytest.mark.parametrize("format", ["chatgpt", "claude", "jsonl", "mastra", "mem0", "list"])
 def test_a_format_is_found_and_read(format: str) -> None:
     data = export(format, TALKS)
-    assert find_format(io.BytesIO(data)) == format
+    assert detect_format(io.BytesIO(data)) == format
     found = read(data)
     if format in ("mem0", "list"):
         assert [each.text for each in found] == ["Hi", "Tea?", "Good."]
@@ -77,7 +77,7 @@ def lines(*values: Any) -> bytes:
     ],
 )
 def test_what_a_file_is(data: bytes, format: str) -> None:
-    assert find_format(io.BytesIO(data)) == format
+    assert detect_format(io.BytesIO(data)) == format
 
 
 def test_parts_of_an_export_are_read_in_order() -> None:
@@ -312,7 +312,7 @@ def test_a_large_file_is_read_conversation_by_conversation() -> None:
 
     data = b"[" + b",".join(pieces()) + b"]"
     file = io.BytesIO(data)
-    format = find_format(file)
+    format = detect_format(file)
     tracemalloc.start()
     count = sum(1 for _ in read_file(file, format))
     _, peak = tracemalloc.get_traced_memory()
@@ -324,6 +324,6 @@ def test_a_large_file_is_read_conversation_by_conversation() -> None:
 def test_the_page_on_mastra_shows_a_file_that_is_read() -> None:
     page = (Path(__file__).parents[3] / "docs/mastra.md").read_text("utf-8")
     data = page.partition("```json\n")[2].partition("```")[0].encode()
-    assert find_format(io.BytesIO(data)) == "mastra"
+    assert detect_format(io.BytesIO(data)) == "mastra"
     (found,) = read(data)
     assert (found.id, [m.role for m in found.messages]) == ("t1", ["user"])

@@ -121,7 +121,7 @@ class BackgroundRuns:
         if agent is None:
             raise NotFound("there is no such agent")
         check_not_paused(agent)
-        conversation_name, conversation_row = await self._find_conversation(
+        conversation_name, conversation_row = await self._get_conversation(
             agent, run_request.conversation_name
         )
         digest = send_digest(agent, run_request)
@@ -445,7 +445,7 @@ class BackgroundRuns:
             job=job,
         )
 
-    async def _find_conversation(self, agent: Agent, name: str) -> tuple[str, int]:
+    async def _get_conversation(self, agent: Agent, name: str) -> tuple[str, int]:
         """Returns the name of a conversation that all its sends use, and its row, which is 0 before it begins.
 
         Raises: NotFound.
