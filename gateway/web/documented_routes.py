@@ -20,9 +20,12 @@ class WebRoute(Struct, frozen=True):
     # The struct of the JSON body of the request; `FileBody` if the body is a file.
     body: type[Struct] | None = None
     query: type[Struct] | None = None
-    status: str = "200"
+    # The statuses of success. The response has the same form with each.
+    statuses: tuple[str, ...] = ("200",)
     # The type of `id` in the path: a key or a limit has the number of its row.
     id_type: str = "string"
+    # The response may be asked for as CSV.
+    has_csv: bool = False
 
 
 class FileBody(Struct, frozen=True):
@@ -35,10 +38,12 @@ _IMPORTS, _USAGE = "/v1/manage/imports", "/v1/manage/usage"
 WEB_ROUTES = (
     WebRoute("GET", "/v1/memory/requests/{id}", "Show why a reply recalled what it did.", ExplainedRequest),
     WebRoute("POST", "/v1/memory/links", "Make a link that opens a memory to its person.", MadeLink, body=LinkRequest),
-    WebRoute("GET", _USAGE, "Add up what requests used.", manage.UsagePage, query=manage.UsageParameters),
+    WebRoute(
+        "GET", _USAGE, "Add up what requests used.", manage.UsagePage, query=manage.UsageParameters, has_csv=True
+    ),
     WebRoute("GET", "/v1/manage/me", "Show a key to its holder.", manage.HeldKey, query=manage.UserParameter),
     WebRoute("GET", _KEYS, "List keys.", manage.KeyList, query=manage.ListParameters),
-    WebRoute("POST", _KEYS, "Make a key.", manage.ManagedNewKey, body=manage.KeyBody, status="201"),
+    WebRoute("POST", _KEYS, "Make a key.", manage.ManagedNewKey, body=manage.KeyBody, statuses=("201",)),
     WebRoute("GET", _KEY, "Show a key.", manage.ManagedKey, id_type="integer"),
     WebRoute("PATCH", _KEY, "Change a key.", manage.ManagedKey, body=manage.KeyChange, id_type="integer"),
     WebRoute("DELETE", _KEY, "Revoke a key.", manage.DeletedRecord, id_type="integer"),
@@ -47,14 +52,14 @@ WEB_ROUTES = (
         id_type="integer",
     ),
     WebRoute("GET", _LIMITS, "List limits.", manage.LimitList, query=manage.ListParameters),
-    WebRoute("POST", _LIMITS, "Add a limit.", manage.ManagedLimit, body=manage.LimitBody, status="201"),
+    WebRoute("POST", _LIMITS, "Add a limit.", manage.ManagedLimit, body=manage.LimitBody, statuses=("201",)),
     WebRoute("GET", _LIMIT, "Show a limit.", manage.ManagedLimit, id_type="integer"),
     WebRoute("PATCH", _LIMIT, "Change a limit.", manage.ManagedLimit, body=manage.LimitChange, id_type="integer"),
     WebRoute("DELETE", _LIMIT, "Remove a limit.", manage.DeletedRecord, id_type="integer"),
     WebRoute("GET", _IMPORTS, "List imports.", manage.ImportList, query=manage.ListParameters),
     WebRoute(
         "POST", _IMPORTS, "Import a file.", manage.ManagedImport, body=FileBody, query=manage.ImportParameters,
-        status="202",
+        statuses=("200", "202"),
     ),
     WebRoute("GET", f"{_IMPORTS}/{{id}}", "Show an import.", manage.ManagedImport),
     WebRoute("DELETE", f"{_IMPORTS}/{{id}}", "Undo an import.", manage.ManagedImport),

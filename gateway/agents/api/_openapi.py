@@ -114,19 +114,18 @@ def _describe_agents_route(route: AgentsRoute, components: dict[str, Any]) -> di
 
 
 def _describe_web_route(route: WebRoute, components: dict[str, Any]) -> dict[str, Any]:
-    is_managing = route.path.startswith("/v1/manage/")
-    statuses = {"401", "404", "503"}
-    if is_managing:
-        statuses.add("403")
+    statuses = {"401", "404", "503"} | ({"403"} if route.path.startswith("/v1/manage/") else set())
     if route.body is not None or route.query is not None:
         statuses |= {"400", "413"}
     operation = {
         **_operation_head(route, components, route.id_type),
         "responses": {
-            route.status: _response("Done.", route.response.__name__),
+            **{status: _response("Done.", route.response.__name__) for status in route.statuses},
             **{status: _response(_STATUS_MEANINGS[status], "Error") for status in sorted(statuses)},
         },
     }
+    if route.has_csv:
+        operation["responses"]["200"]["content"]["text/csv"] = {"schema": {"type": "string"}}
     if route.body is FileBody:
         content = {_FILE_SCHEMA["contentMediaType"]: {"schema": _FILE_SCHEMA}}
         operation["requestBody"] = {"required": True, "content": content}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,16 @@ OWNER = {"x-mnemogate-admin": "the-owner"}
 
 def test_answers_are_as_described(upstream: StrictUpstream, tmp_path: Path) -> None:
     with remember(upstream, tmp_path, admin_token="the-owner") as world:
+        operations = world.gateway.ask("GET", "/openapi.json").json["paths"]
 
         def ask(kind: Any, method: str, path: str, body: Any = None, headers: Any = OWNER) -> Any:
             data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
             reply = world.gateway.ask(method, f"/v1/manage/{path}", data, headers)
-            assert reply.status in (200, 201, 202), reply.body
+            template = re.sub(r"/(import-)?[0-9a-f]+\b", "/{id}", f"/v1/manage/{path.partition('?')[0]}")
+            content = operations[template][method.lower()]["responses"][str(reply.status)]["content"]
+            assert reply.headers["content-type"].partition(";")[0] in content
+            if kind is None:
+                return None
             # Unknown and missing fields are errors of it.
             return msgspec.convert(reply.json, kind)
 
@@ -47,6 +53,7 @@ def test_answers_are_as_described(upstream: StrictUpstream, tmp_path: Path) -> N
         assert len(ask(described.KeyList, "GET", "keys?project=default").data) == 1
         for by in ("day,project,user,key,upstream,model", "user"):
             assert ask(described.UsagePage, "GET", f"usage?by={by}").data
+        ask(None, "GET", "usage?format=csv")
         file = b"- Alice likes tea.\n"
         ask(described.ManagedImport, "POST", "imports?user=alice&format=list&preview=true", file)
         ask(described.ManagedImport, "POST", "imports?user=alice&format=list", file)
