@@ -10,11 +10,11 @@ the record's row where it is an `int`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from hashlib import blake2b
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 from msgspec import Struct, field
 from msgspec.structs import force_setattr, replace
@@ -402,15 +402,34 @@ class MemoryEdit(Struct, frozen=True):
     seen: int | None = None
 
 
+class SectionRecord(TypedDict, total=False):
+    """What a memory section was rendered of, stored with its text so that later changes are noticed."""
+
+    # The digests of the values of blocks that the path has been shown, by labels.
+    blocks: Mapping[str, str]
+    # The tools by the names under which they were offered; None: unknown.
+    tools: dict[str, str] | None
+    # The memory's epoch; -1: the section was emptied, so it is rendered again.
+    epoch: int
+    # The mark of the memory's notes.
+    mark: str
+    # The id of the summary that stands after the section.
+    summary: int
+    # The digest of the agent's definition.
+    made: str
+    # The numbers of the standing facts that a block showed.
+    standing: list[int]
+    # An earlier request of the path had another prefix.
+    prefix_changed: bool
+
+
 class SentSection(Struct, frozen=True):
     """The memory section of a system prompt as it was sent."""
 
     # 0: it is not stored yet.
     id: int
     text: str
-    # What it was made of: {"blocks": {label: digest of the value that the path knows}, "tools": {offered name: tool},
-    # "epoch": n, ..}.
-    known: dict[str, Any]
+    known: SectionRecord
 
     @property
     def is_stored(self) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import orjson
 
 from storage.database import Connection, Statement
-from storage.records import SentSection
+from storage.records import SectionRecord, SentSection
 from storage.sql.group import Group, as_locking_method, as_method, reads, writes
 from storage.sql.statements import load
 
@@ -50,7 +49,7 @@ async def _empty(connection: Connection, sections: Statement, values: Sequence[o
         await connection.run(SQL["empty"], (section_row, agent_row, emptied))
 
 
-def known_when_emptied(known: Mapping[str, Any]) -> dict[str, Any]:
+def known_when_emptied(known: SectionRecord) -> SectionRecord:
     """Returns `SentSection.known` of a section after it is emptied. known: as it is before."""
     return {"blocks": {}, "tools": known.get("tools"), "epoch": -1}
 

@@ -9,7 +9,7 @@ last about a block must be true, so a note states each block that differs from w
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -25,10 +25,9 @@ from gateway.core.prompt.shown_blocks import (
     render_section,
     shown_by_block,
 )
-from storage.records import Block, SentSection
+from storage.records import Block, SectionRecord, SentSection
 
-# Stored in `SentSection.known` once an earlier request of the path had another prefix.
-_CHANGE_MARK: Final = {"prefix_changed": True}
+_PREFIX_CHANGED: Final[SectionRecord] = {"prefix_changed": True}
 # The section replaces this placeholder in an agent's own prompt. Without a placeholder, it follows the prompt.
 CORE_MEMORY = "{CORE_MEMORY}"
 
@@ -81,9 +80,9 @@ class SectionParts(Struct, frozen=True):
         """Returns the text of the system message without blocks and tools."""
         return _join(self.system, "", may_have_placeholder=bool(self.definition))
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> SectionRecord:
         """Returns what is stored with the rendered text (`SentSection.known`), so that later changes are noticed."""
-        record = {
+        record: SectionRecord = {
             "blocks": last_shown(map(shown_by_block, self.blocks), NOTHING_SHOWN),
             "tools": dict(self.offered),
             "epoch": self.epoch,
@@ -97,7 +96,7 @@ class SectionParts(Struct, frozen=True):
             record["standing"] = [*self.standing]
         return record
 
-    def has_same_source(self, record: Mapping[str, Any]) -> bool:
+    def has_same_source(self, record: SectionRecord) -> bool:
         """Returns whether a stored section was rendered of the same parts; blocks and tools are not compared."""
         stored = (
             record.get("epoch", 0),
@@ -152,11 +151,11 @@ class Section(Struct, frozen=True):
         text = self.parts.render_system()
         if text == self.sent.text:
             return self
-        return replace(self, sent=SentSection(0, text, self.sent.known | _CHANGE_MARK))
+        return replace(self, sent=SentSection(0, text, self.sent.known | _PREFIX_CHANGED))
 
     def with_changed_prefix(self) -> Section:
         """Returns the section marked as changed, for a change of the prefix after the section."""
-        return self if self.sent is None else replace(self, sent=_mark_changed(self.sent))
+        return self if self.sent is None else replace(self, sent=_with_prefix_changed(self.sent))
 
 
 NO_SECTION = Section(None)
@@ -186,11 +185,11 @@ def make_section(
     if pinned is None and not parts.has_any:
         return Section(None, parts)
     if pinned is not None and pinned.known.get("tools", {}) != parts.offered:
-        pinned = _mark_changed(pinned)
+        pinned = _with_prefix_changed(pinned)
     if pinned is None or not parts.has_same_source(pinned.known):
-        return _render(parts, pinned, shown_after, takes_note=takes_note)
+        return _render_or_keep(parts, pinned, shown_after, takes_note=takes_note)
     if may_rebuild:
-        rendered = _render(parts, pinned, shown_after, takes_note=takes_note)
+        rendered = _render_or_keep(parts, pinned, shown_after, takes_note=takes_note)
         # A text after the section may show an older version of a block, which only a note can correct. Without one, the
         # pinned section stays.
         if takes_note or not changes_since(rendered.shown, parts.blocks)[0]:
@@ -198,12 +197,12 @@ def make_section(
     return _with_changes(pinned, parts, shown_after, takes_note=takes_note)
 
 
-def _mark_changed(sent: SentSection) -> SentSection:
-    known = sent.known | _CHANGE_MARK
+def _with_prefix_changed(sent: SentSection) -> SentSection:
+    known = sent.known | _PREFIX_CHANGED
     return sent if sent.known == known else SentSection(0, sent.text, known)
 
 
-def _render(
+def _render_or_keep(
     parts: SectionParts, pinned: SentSection | None, shown_after: Shown, *, takes_note: bool
 ) -> Section:
     """Returns a section that is rendered now; the pinned one if it is the same."""
@@ -211,10 +210,10 @@ def _render(
     record = parts.record()
     if pinned is None:
         sent = SentSection(0, text, record)
-    elif pinned.text == text and pinned.known in (record, record | _CHANGE_MARK):
+    elif pinned.text == text and pinned.known in (record, record | _PREFIX_CHANGED):
         sent = pinned
     else:
-        sent = SentSection(0, text, record | _CHANGE_MARK)
+        sent = SentSection(0, text, record | _PREFIX_CHANGED)
     return _with_changes(sent, parts, shown_after, takes_note=takes_note)
 
 
