@@ -403,7 +403,7 @@ class MemoryEdit(Struct, frozen=True):
 
 
 class SectionRecord(TypedDict, total=False):
-    """The parts of which a memory section was rendered. It is stored with the text, so that later changes are noticed."""
+    """The parts of which a memory section was rendered. They are stored with its text, to notice later changes."""
 
     # The digests of the values of blocks that the path has been shown, by labels.
     blocks: Mapping[str, str]
