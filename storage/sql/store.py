@@ -153,7 +153,7 @@ class Store:
         self.sleepers = Sleepers(database, self.jobs)
 
     def begin_work(self) -> None:
-        """As `storage.database.begin_work`, for a request."""
+        """As `storage.database.begin_work`, for a request, or a step of a periodic task."""
         begin_work(self.database)
 
     def shared_now(self) -> float:

@@ -107,6 +107,7 @@ class Retention:
 
         Raises: StoreError.
         """
+        self.store.begin_work()
         is_shared = self.store.database.is_shared
         period = int(self.now() // (_SHARED_PERIOD_S if is_shared else _PERIOD_S))
         is_due = period != self._period and not self._waits_for_clock()

@@ -18,9 +18,20 @@ from typing import Any
 import pytest
 
 from gateway.core.ids import new_uid
+from gateway.run.background.retention import Retention
 from storage.commands import ForgetTarget, LearnedFact
 from storage.database import Operation, work_generation
-from storage.errors import Broken, Corrupt, Full, Locked, ReadOnly, Stale, StatementFailed, Unavailable
+from storage.errors import (
+    Broken,
+    Corrupt,
+    Full,
+    Locked,
+    ReadOnly,
+    Stale,
+    StatementFailed,
+    StoreError,
+    Unavailable,
+)
 from storage.listing import Page
 from storage.records import Agent, Passage, Scope, StoredFile
 from storage.sql.agents import create_agent, find_numbers
@@ -778,6 +789,34 @@ async def test_a_forgetting_in_a_file_that_was_restored_begins_at_its_first_phas
     assert await store.forgetting.begin(alice.agent.id, whole) == begun
     await store.forgetting.finish(begun)
     assert await rows(store, "SELECT 1 FROM exchanges WHERE agent <> 0") == []
+
+
+async def test_retention_that_was_under_way_at_a_restore_forgets_nothing_of_another_memory(
+    open_store: Any, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is forgotten by age in the project of the memory that has the row now."""
+    bob = Scope("other", "default", "user:bob")
+    store = await open_with_copy(open_store, path, tmp_path / "other.db", bob)
+    list_older = store.forgetting.list_older
+
+    async def list_and_restore(*of: Any, **named: Any) -> Any:
+        agent_rows = await list_older(*of, **named)
+        monkeypatch.undo()
+        restore_in_place(tmp_path / "other.db", path)
+        # Other work notices the restore meanwhile.
+        with pytest.raises(Broken):
+            await asyncio.create_task(store.agents.find_by_id(1), context=Context())
+        assert await store.database.writer.recover()
+        return agent_rows
+
+    monkeypatch.setattr(store.forgetting, "list_older", list_and_restore)
+    retention = Retention(store, {"default": 1.0}, lambda: 1e9)
+    with contextlib.suppress(StoreError):  # it is repeated later
+        await asyncio.create_task(retention.look())
+    await asyncio.create_task(retention.look())
+    assert await rows(store, "SELECT project, state FROM exchanges x JOIN agents a ON a.id = x.agent") == [
+        ("other", "finished")
+    ]
 
 
 async def test_a_file_that_was_removed_is_noticed_and_made_again(open_store: Any, path: Path) -> None:
