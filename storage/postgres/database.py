@@ -90,7 +90,9 @@ class PostgresDatabase:
 
     is_shared = True
     is_owned = False
-    generation = 0  # another database in its place is not noticed: the epochs of memories refuse old turns
+    # Another database in its place is not noticed, but the epochs of memories refuse old turns. The timeline of the log
+    # is no generation: it changes with each promotion, also if nothing is lost, and all work goes on then.
+    generation = 0
 
     def __init__(
         self, target: PostgresTarget, limits: PostgresLimits, listen_target: PostgresTarget | None
