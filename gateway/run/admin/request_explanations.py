@@ -25,7 +25,7 @@ _REASON_WORDS = {
     "weak": "too weak",
     "shown": "in the conversation already",
     "repeats": "saying the same as another",
-    "muted": "muted",
+    "muted": "not to be mentioned",
     "superseded": "out of date",
 }
 # Why nothing was recalled, as a clause.

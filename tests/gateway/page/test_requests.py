@@ -930,3 +930,10 @@ def test_what_stayed_out_for_one_reason_is_counted_once(upstream: StrictUpstream
     speak(operator.world, "When does my train to Lyon leave?", talk="c3")
     id = operator.twin("requests")["items"][0]["id"]
     assert operator.twin(f"r/{id}")["sentence"].endswith(" 3 stayed out: saying the same as another.")
+    # The button says “Do not mention”, and “muted” is a word of no screen.
+    uid = memory_of(operator.world).uid
+    seq = operator.twin(f"m/{uid}/facts", {"text": "Alice fetches pelargoniums in Nantes."})["seq"]
+    operator.twin(f"m/{uid}/f/{seq}/mute", {"muted": True})
+    speak(operator.world, "Where do I fetch pelargoniums?", talk="c4")
+    id = operator.twin("requests")["items"][0]["id"]
+    assert operator.twin(f"r/{id}")["sentence"].endswith(" 1 stayed out: not to be mentioned.")
