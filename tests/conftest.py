@@ -66,7 +66,7 @@ STAGES = {"agents": "gateway", "gateway": "gateway", "clients": "clients"}
 # Folders within these that start no gateway, so they are of the stage core.
 CORE_FOLDERS = ("agents/core", "agents/wire")
 # Folders of which pytest-xdist runs all files in the same process.
-IN_ONE_PROCESS = ("tests/gateway/page", "tests/clients")
+IN_ONE_PROCESS = ("tests/gateway/page", "tests/clients", "tests")
 # Other folders with tests that need no gateway and no database: each of their files takes a second or two.
 SHORT_FOLDERS = ("core", "dialects")
 
@@ -91,7 +91,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     The page's browser takes as long to start as fifty tests, so it is started once. It is served by an event loop in
     the main thread, next to which tests of other folders fail. The clients' frameworks are imported once, too, since to
-    import them takes a third of their tests' time.
+    import them takes a third of their tests' time. The tests of the tree itself parse each module once.
     """
     from xdist.scheduler import LoadFileScheduling
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from tests.test_rooms import tree
+
 ROOT = Path(__file__).parent.parent
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 # "name: words" or "name, other: words", at the beginning of a line or after a sentence.
@@ -33,7 +35,7 @@ def modules() -> list[Path]:
 
 def nodes() -> Iterator[tuple[Path, ast.AST]]:
     for path in modules():
-        yield from ((path, node) for node in ast.walk(ast.parse(path.read_text("utf-8"))))
+        yield from ((path, node) for node in ast.walk(tree(path)))
 
 
 def test_a_docstring_explains_parameters_that_its_function_has() -> None:
