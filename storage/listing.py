@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -551,6 +551,14 @@ class PeopleWithWords(Struct, frozen=True):
     looked_through: int = 0
     # All texts of these memories were looked through.
     is_complete: bool = True
+
+
+class ImportOrigin(NamedTuple):
+    """The import that something is from."""
+
+    format: str
+    # When the import began, in seconds since the epoch.
+    begun: float
 
 
 class StoredImport(Struct, frozen=True):

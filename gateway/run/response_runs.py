@@ -157,7 +157,7 @@ class ResponseRuns(Struct, frozen=True):
         found = [
             (name, await find(project, name.conversation_uid, turn_begin_time(name.turn))) for name in names
         ]
-        return [NamedTurn(name, listed[1].exchange) for name, listed in found if listed is not None]
+        return [NamedTurn(name, begun.listed.exchange) for name, begun in found if begun is not None]
 
     async def request(self, run: Run) -> BackgroundRequest | None:
         """Returns the request of a response; None: the request is no longer stored. Raises: MemoryUnavailable."""

@@ -58,11 +58,13 @@ class StoredResponses:
         with map_store_errors():
             location = await find_turn(self.store, owner.project, name)
             if location is None or location.exchange.state is State.OPEN:
-                owned = await self.store.messages.find_owner(owner.project, name.conversation_uid)
-                if owned is None:
+                conversation = await self.store.messages.find_conversation(
+                    owner.project, name.conversation_uid
+                )
+                if conversation is None:
                     await self.turns.wait_project_written(owner.project)
                 else:
-                    await self.turns.wait_written(owned[0].scope)
+                    await self.turns.wait_written(conversation.agent.scope)
                 location = await find_turn(self.store, owner.project, name)
         return location if location is not None and owner.may_read(location.agent) else None
 
@@ -74,10 +76,10 @@ class StoredResponses:
     async def conversation_id(self, location: TurnLocation) -> str | None:
         """Returns the client's own id of a turn's conversation; None: it has none. Raises: MemoryUnavailable."""
         with map_store_errors():
-            owned = await self.store.messages.find_owner(
+            conversation = await self.store.messages.find_conversation(
                 location.agent.scope.project, location.turn.name.conversation_uid
             )
-        return None if owned is None else owned[1]
+        return None if conversation is None else conversation.key
 
     async def forget_upstreams(self, owner: ResponseOwner, id: str) -> bool:
         """Forgets the exchange of a response that an upstream had stored. Returns whether there was one.

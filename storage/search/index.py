@@ -33,8 +33,8 @@ from storage.search.layout import IndexLayout
 from storage.search.segment import (
     ENTRY_BYTES,
     SEGMENT_ROWS_SHIFT,
-    OpenDocuments,
     Postings,
+    StampedDocuments,
     chunks_of,
     segment_of,
 )
@@ -91,11 +91,11 @@ class Index:
     def put(
         self,
         blobs: Iterable[tuple[int, bytes]],
-        segments: Mapping[int, tuple[int, OpenDocuments]] = MappingProxyType({}),
+        segments: Mapping[int, StampedDocuments] = MappingProxyType({}),
     ) -> None:
         """Replaces chunks. A chunk with an empty blob has no messages any more. Raises: CorruptIndex.
 
-        segments: by number with their stamps. The index has none of their chunks yet.
+        segments: by number. The index has none of their chunks yet.
         """
         import numpy as np
 
@@ -109,14 +109,14 @@ class Index:
         for chunk in changed:
             self._lengths.pop(chunk, None)
         self._lengths.update((chunk, len(blob.data)) for chunk, blob in opened)
-        for number, (stamp, each) in segments.items():
-            self.segments[number] = stamp
-            self._lengths[chunks_of(number).start] = ENTRY_BYTES * each.entries
+        for number, segment in segments.items():
+            self.segments[number] = segment.stamp
+            self._lengths[chunks_of(number).start] = ENTRY_BYTES * segment.documents.entries
         self.blob_bytes = sum(self._lengths.values())
         tables = {chunk: blob.table for chunk, blob in opened}
         joined = b"".join([tables.get(chunk, EMPTY_TABLE) for chunk in changed])
         rows = [np.frombuffer(joined, document_type()).reshape(-1, CHUNK)]
-        rows += [segment.rows for _, segment in segments.values()]
+        rows += [segment.documents.rows for segment in segments.values()]
         self.layout.put_indexed(
             [self.layout.positions[chunk] for chunk in (*changed, *covered)], np.concatenate(rows)
         )

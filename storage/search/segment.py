@@ -81,6 +81,13 @@ class OpenDocuments(NamedTuple):
     entries: int
 
 
+class StampedDocuments(NamedTuple):
+    """The documents of a segment, and the segment's stamp."""
+
+    stamp: int
+    documents: OpenDocuments
+
+
 class Postings(Struct, frozen=True):
     """The occurrences of some terms in the segments of an index."""
 

@@ -7,6 +7,7 @@ value longer than its block's limit. The core decides what an edit means, and wh
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import orjson
 from msgspec.structs import replace
@@ -183,6 +184,13 @@ async def _find_before(connection: Connection, block_row: int, version: int) -> 
     return await connection.row(SQL["block_history_before"], (block_row, version, FORGOTTEN_ORIGIN))
 
 
+class UndoneVersion(NamedTuple):
+    """The earlier version of a block that an undo brings back, and its value."""
+
+    version: int
+    value: str
+
+
 class Blocks(Group):
     """Reads and writes of blocks, each in a transaction of its own."""
 
@@ -192,12 +200,10 @@ class Blocks(Group):
     restore = writes(as_method(restore_block))
 
     @reads
-    async def find_undone(
-        self, connection: Connection, block_row: int, version: int
-    ) -> tuple[int, str] | None:
-        """Returns the version and value that an undo of a version brings back; None if there is none left."""
+    async def find_undone(self, connection: Connection, block_row: int, version: int) -> UndoneVersion | None:
+        """Returns the version that an undo of a version brings back; None if there is none left."""
         before = await _find_before(connection, block_row, version)
-        return None if before is None else (before[0], before[1])
+        return None if before is None else UndoneVersion(before[0], before[1])
 
     @reads
     async def list_revisions(

@@ -114,7 +114,7 @@ async def read_ids(connection: Connection, statement: str, values: Sequence[obje
 
 async def find_exchange_row(connection: Connection, agent_row: int, seq: int) -> int | None:
     """Returns the row of the exchange that has a message."""
-    rows = await exchanges.exchange_of_message(connection, agent_row, seq)
+    rows = await exchanges.find_exchange_of_message(connection, agent_row, seq)
     return None if rows is None else rows.exchange_row
 
 
@@ -221,15 +221,22 @@ async def _erase_messages(connection: Connection, work: ErasingWork, seqs: Itera
     await raise_epoch(connection, agent_row)
 
 
-async def _find_present(connection: Connection, agent_row: int, seq: int) -> list[tuple[int, int]]:
-    """Returns (row of the exchange, number) of a message, and of the same message in what replaced its exchange.
+class _PresentMessage(NamedTuple):
+    """A message by its number, and the row of the exchange that has it."""
+
+    exchange_row: int
+    seq: int
+
+
+async def _find_present(connection: Connection, agent_row: int, seq: int) -> list[_PresentMessage]:
+    """Returns a message, and the same message in what replaced its exchange.
 
     The exchange may have been replaced after the message was listed, as when its question was asked again.
     """
     exchange_row = await find_exchange_row(connection, agent_row, seq)
     if exchange_row is None:
         return []
-    found = [(exchange_row, seq)]
+    found = [_PresentMessage(exchange_row, seq)]
     exchange = await exchanges.find_exchange(connection, agent_row, exchange_row)
     if exchange is None or exchange.active or seq == exchange.reply_seq:
         return found
@@ -237,7 +244,7 @@ async def _find_present(connection: Connection, agent_row: int, seq: int) -> lis
         other = await exchanges.find_exchange(connection, agent_row, row)
         assert other is not None  # it was found in this transaction
         atoms = exchange.inputs[seq - exchange.seq]
-        found += [(row, other.seq + n) for n, each in enumerate(other.inputs) if each == atoms]
+        found += [_PresentMessage(row, other.seq + n) for n, each in enumerate(other.inputs) if each == atoms]
     return found
 
 

@@ -338,17 +338,17 @@ async def find_exchange(connection: Connection, agent_row: int, id: int) -> Exch
     return None if row is None else make_exchange(row[2:], row[0], row[1], row[-1])
 
 
-class MessageRows(NamedTuple):
-    """The rows of the exchange that has a message, and of its conversation."""
+class ExchangeRows(NamedTuple):
+    """The rows of an exchange and of its conversation."""
 
     exchange_row: int
     conversation_row: int
 
 
-async def exchange_of_message(connection: Connection, agent_row: int, seq: int) -> MessageRows | None:
-    """Returns the rows of a message, by its number; None if there is no such message."""
+async def find_exchange_of_message(connection: Connection, agent_row: int, seq: int) -> ExchangeRows | None:
+    """Returns the rows of the exchange that has a message, by the message's number; None: there is no such message."""
     row = await connection.row(SQL["exchange_of_message"], (agent_row, seq))
-    return None if row is None else MessageRows(row[0], row[1])
+    return None if row is None else ExchangeRows(*row)
 
 
 async def find_tombs(connection: Connection, agent_row: int, hashes: Sequence[bytes]) -> frozenset[bytes]:

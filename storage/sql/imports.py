@@ -25,7 +25,7 @@ from storage.commands import (
 )
 from storage.database import Connection, Row
 from storage.errors import NotFound, WriteConflict
-from storage.listing import LAST_NUMBER, StoredImport
+from storage.listing import LAST_NUMBER, ImportOrigin, StoredImport
 from storage.records import IMPORT, LEARNER, RULE, Agent, Exchange, MarkKind, Scope, message_key
 from storage.sql import exchanges
 from storage.sql.agents import find_agent_by_id, find_numbers
@@ -206,10 +206,10 @@ class Imports(Group):
     @reads
     async def load_origins(
         self, connection: Connection, agent_row: int, what: Literal["exchange", "fact"], ids: Sequence[int]
-    ) -> dict[int, tuple[str, float]]:
-        """Returns the format of the import that each fact or exchange is from, and when the import began, by row."""
+    ) -> dict[int, ImportOrigin]:
+        """Returns the import that each fact or exchange is from, by row of the fact or exchange."""
         rows = await rows_of(connection, SQL["origins"], ids, agent_row, what)
-        return {row[0]: (row[1], row[2]) for row in rows}
+        return {row: ImportOrigin(format, begun) for row, format, begun in rows}
 
 
 def _make_import(row: Row) -> StoredImport:

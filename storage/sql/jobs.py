@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Container, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeVar
 
 from storage.database import WORK, Connection, Database, Effect, Operation, Row, begin_work
 from storage.errors import NotFound, Stale, StoreError
@@ -120,6 +120,14 @@ def _wakes_kind(
         return self._write(lambda connection: method(self, connection, kind, *args, **kwargs), kind)
 
     return writing
+
+
+class JobStatus(NamedTuple):
+    """The state of a job, and when the job is due."""
+
+    state: JobState
+    # Seconds since the epoch.
+    due: float
 
 
 class Jobs(Group):
@@ -489,15 +497,13 @@ class Jobs(Group):
         return counts
 
     @reads
-    async def find_state(
-        self, connection: Connection, agent_row: int, kind: str
-    ) -> tuple[JobState, float] | None:
-        """Returns the state of a memory's job of a kind, and when it is due, in seconds since the epoch.
+    async def find_status(self, connection: Connection, agent_row: int, kind: str) -> JobStatus | None:
+        """Returns the status of a memory's job of a kind.
 
         Prefers a job that is not dead. Returns None if there is no job.
         """
         row = await connection.row(SQL["state_of"], (agent_row, kind))
-        return None if row is None else (JobState(row[0]), row[1])
+        return None if row is None else JobStatus(JobState(row[0]), row[1])
 
     @long_reads
     async def find_at_rest(

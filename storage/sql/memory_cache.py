@@ -23,6 +23,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from sys import getsizeof
+from typing import NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -34,7 +35,7 @@ from storage.search.blob import chunk_of
 from storage.search.document import CountedDocument, Document, Indexable
 from storage.search.index import Index
 from storage.search.language import forget_words
-from storage.search.segment import MIN_SEGMENTS, OpenDocuments, segment_of
+from storage.search.segment import MIN_SEGMENTS, StampedDocuments, segment_of
 from storage.search.tail import Tail
 from storage.sql import exchanges
 from storage.sql.passages import load_passages_and_facts
@@ -67,8 +68,23 @@ class MemoryChanges(Struct, frozen=True):
     terms: Sequence[Row]
     # Messages, passages and facts that are not indexed.
     unindexed: Sequence[Message] = ()
-    # The segments of the index by number, each after its stamp. The first reading alone has them.
-    segments: Mapping[int, tuple[int, OpenDocuments]] = {}
+    # The segments of the index by number. The first reading alone has them.
+    segments: Mapping[int, StampedDocuments] = {}
+
+
+class CachedMessages(NamedTuple):
+    """The messages of some numbers that are cached, without hidden ones, and the numbers that have to be read."""
+
+    messages: list[Message]
+    unread_seqs: list[int]
+
+
+class _Unindexed(NamedTuple):
+    """The messages, passages and facts that are not indexed, as far as they were read."""
+
+    # From this number on nothing was read.
+    unread_from: int
+    messages: list[Message]
 
 
 @dataclass(slots=True)
@@ -154,7 +170,7 @@ class CachedMemory:
         has_same_stamp = before is not None and before.stamp == current.stamp
         has_same_index = has_same_stamp and before is not None and before.indexed_seq == indexed
         terms: Sequence[Row] = ()
-        segments: Mapping[int, tuple[int, OpenDocuments]] = {}
+        segments: Mapping[int, StampedDocuments] = {}
         if before is None and segment_of(chunk_of(indexed)) >= MIN_SEGMENTS:
             segments = await load_segments(connection, self.agent_row)
             terms = await load_uncovered(connection, self.agent_row, segments, chunk_of(indexed))
@@ -168,8 +184,8 @@ class CachedMemory:
 
     async def _read_unindexed(
         self, connection: Connection, current: AgentNumbers, start: int, rules: Rules
-    ) -> tuple[int, list[Message]]:
-        """Returns the first number that was not read, and the messages, passages and facts that are not indexed.
+    ) -> _Unindexed:
+        """Returns the messages, passages and facts that are not indexed.
 
         start: exchanges are read from this number on, and earlier ones if they were changed since.
         """
@@ -196,7 +212,8 @@ class CachedMemory:
             if len(passages_and_facts) == _MAX_UNINDEXED_ROWS:
                 end = min(end, passages_and_facts[-1].seq + 1)  # the next query reads on from here
         # An open exchange has no content yet, so it is to be read again later.
-        return min([end, *(exchange.seq for exchange in following if exchange.state is State.OPEN)]), messages
+        open_seqs = (exchange.seq for exchange in following if exchange.state is State.OPEN)
+        return _Unindexed(min([end, *open_seqs]), messages)
 
     def is_outdated_by(self, changes: MemoryChanges) -> bool:
         """Returns whether all has to be read again: a segment is gone."""
@@ -209,7 +226,7 @@ class CachedMemory:
             return False
         current = changes.numbers
         self.index.put(((chunk, data) for chunk, _, data in changes.terms), changes.segments)
-        stamps = [stamp for stamp, _ in changes.segments.values()] + [stamp for _, stamp, _ in changes.terms]
+        stamps = [each.stamp for each in changes.segments.values()] + [stamp for _, stamp, _ in changes.terms]
         self._terms_stamp = max(stamps, default=self._terms_stamp)
         before = self.numbers
         if before is None or before.stamp != current.stamp:
@@ -286,8 +303,8 @@ class CachedMemory:
             zip(map(make_document, self._tail.documents), self._tail.counted_documents(), strict=True)
         )
 
-    def find_messages(self, seqs: Sequence[int]) -> tuple[list[Message], list[int]]:
-        """Returns the cached messages with these numbers, without hidden ones, and the numbers that have to be read."""
+    def find_messages(self, seqs: Sequence[int]) -> CachedMessages:
+        """Returns the messages with these numbers as far as they are cached."""
         messages: list[Message] = []
         unread: list[int] = []
         for seq in seqs:
@@ -296,7 +313,7 @@ class CachedMemory:
                 messages.append(message)
             elif seq not in self.read_messages:
                 unread.append(seq)
-        return messages, unread
+        return CachedMessages(messages, unread)
 
     def cache_messages(self, messages: Mapping[int, Message | None]) -> None:
         """Caches messages that were read because a query found them; a hidden one is None."""

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from storage.commands import Rules
 from storage.database import Connection, Database, Operation
@@ -41,6 +41,13 @@ async def _search_timeout(deadline_ms: float) -> AsyncIterator[None]:
             yield
     except TimeoutError:
         raise TooSlow("the search did not end in time") from None
+
+
+class SearchableMemory(NamedTuple):
+    """A memory as it is now, with the buckets of its segments for a query."""
+
+    memory: CachedMemory
+    buckets: Buckets
 
 
 class MemoryLoader:
@@ -145,8 +152,8 @@ class MemoryLoader:
         deadline_ms: float,
         *,
         only_strong: bool = False,
-    ) -> tuple[CachedMemory, Buckets] | None:
-        """Returns the memory as it is now, and the buckets of its segments for a query; None if the memory is gone.
+    ) -> SearchableMemory | None:
+        """Returns what a search for a query reads; None if the memory is gone.
 
         numbers: the agent's numbers, if they were read just now; None: they are read.
         skip: numbers of messages that the query leaves out.
@@ -159,7 +166,7 @@ class MemoryLoader:
             segments = memory.index.segments
             hashes = rank.hashes_of(query, agent.secret, only_strong=only_strong) if segments else []
             if not hashes:
-                return memory, Buckets()
+                return SearchableMemory(memory, Buckets())
             read_buckets = partial(load_buckets, agent_row=agent.id, hashes=hashes)
             buckets = await self._database.read(read_buckets, deadline_ms=deadline_ms)
             # A segment that was made after the memory was read is left out: the memory has its chunks.
@@ -170,7 +177,7 @@ class MemoryLoader:
             ]
             bucket_count = len({bucket for bucket, _, _ in current_rows})
             if current_rows and len(current_rows) == len(segments) * bucket_count:
-                return memory, Buckets(current_rows, buckets.sizes, hashes)
+                return SearchableMemory(memory, Buckets(current_rows, buckets.sizes, hashes))
             # A segment was dropped or made again after the memory was read.
             self._memories.drop(agent.id)
             numbers = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import sys
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from storage.database import Connection, Row
 from storage.listing import (
@@ -40,6 +41,21 @@ _DEEPEST = 2_000
 _NEWEST, _MOST_UNINDEXED, _MOST_BYTES = 4_000, 200, 1 << 18
 # The index has the first 4,000 different terms of a text. A shorter exchange has no more.
 _LONG_BYTES = 8_000
+
+
+class CalledPerson(NamedTuple):
+    """A memory of a person with a name in one of the memory's own blocks."""
+
+    memory: SizedMemory
+    # The text of the block.
+    block_text: str
+
+
+class NamedExchange(NamedTuple):
+    """An exchange, and the public name of the memory that has it."""
+
+    memory_uid: str
+    shown: exchanges.ShownExchange
 
 
 class MemoryPages(Group):
@@ -80,8 +96,8 @@ class MemoryPages(Group):
     @long_reads
     async def list_people_called(
         self, connection: Connection, project: str | None, name: str, *, among: int, limit: int
-    ) -> list[tuple[SizedMemory, str]]:
-        """Returns memories of people with a name in one of their own blocks, and its text; ASCII letters count alike.
+    ) -> list[CalledPerson]:
+        """Returns memories of people with a name in one of their own blocks; ASCII letters count alike.
 
         among: how many of the memories with the newest turns are looked at.
         """
@@ -90,7 +106,7 @@ class MemoryPages(Group):
         memories = [_memory(row) for row in rows]
         block_rows = await rows_of(connection, SQL["blocks_with"], [memory.id for memory in memories], word)
         texts: dict[int, str] = {row[0]: row[1] for row in block_rows}
-        return [(memory, texts.get(memory.id, "")) for memory in memories]
+        return [CalledPerson(memory, texts.get(memory.id, "")) for memory in memories]
 
     @reads
     async def find_memory(self, connection: Connection, uid: str, project: str | None) -> FoundMemory | None:
@@ -133,7 +149,7 @@ class MemoryPages(Group):
         rows = await connection.rows(SQL["branches"], (agent_row, conversation_row, _DEEPEST, limit))
         return [Branch(row[0], row[1], row[2], row[3], bool(row[4])) for row in rows]
 
-    find_exchange_of_message = reads(as_method(exchanges.exchange_of_message))
+    find_exchange_of_message = reads(as_method(exchanges.find_exchange_of_message))
 
     @long_reads
     async def load_path(
@@ -187,15 +203,15 @@ class MemoryPages(Group):
     @long_reads
     async def load_short_exchanges_of_all(
         self, connection: Connection, ids: Sequence[int], most_bytes: int
-    ) -> dict[int, tuple[str, exchanges.ShownExchange]]:
-        """Returns some exchanges of several memories, each with the public name of its memory, by their rows.
+    ) -> dict[int, NamedExchange]:
+        """Returns some exchanges of several memories, by their rows.
 
         most_bytes: longer ones, as they are stored, are left out.
         """
         rows = await rows_of(connection, SQL["short_exchanges_of_all"], ids, most_bytes)
         shown = exchanges.make_shown_exchanges(row[1:] for row in rows)
         return {
-            shown_exchange.exchange.id: (row[0], shown_exchange)
+            shown_exchange.exchange.id: NamedExchange(row[0], shown_exchange)
             for row, shown_exchange in zip(rows, shown, strict=True)
         }
 

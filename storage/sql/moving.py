@@ -125,15 +125,22 @@ async def load_key_numbers(connection: Connection) -> dict[bytes, int]:
     return {bytes(digest): id for id, digest in await connection.rows(SQL["key_numbers"])}
 
 
+class UnfinishedWork(NamedTuple):
+    """The numbers of batches and of runs that have not ended."""
+
+    batches: int
+    runs: int
+
+
 class MoveSource(Group):
     """The store that is moved. It is only read."""
 
     @reads
-    async def count_unfinished(self, connection: Connection) -> tuple[int, int]:
+    async def count_unfinished(self, connection: Connection) -> UnfinishedWork:
         """Returns how many batches and how many runs have not ended."""
         row = await connection.row(SQL["unfinished"])
         assert row is not None  # counts have one row
-        return row[0], row[1]
+        return UnfinishedWork(row[0], row[1])
 
     @reads
     async def count(self, connection: Connection) -> int:

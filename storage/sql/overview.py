@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 from storage.database import Connection
 from storage.listing import ListedConversation, ListedMemory, PageEnd, Retained
@@ -14,6 +14,14 @@ from storage.sql.group import Group, long_reads, reads
 from storage.sql.statements import load, rows_of
 
 SQL = load("overview.sql")
+
+
+class ListedConversations(NamedTuple):
+    """A page of conversations, the newest first."""
+
+    conversations: list[ListedConversation]
+    # `before` of the next page; None: this is the last page.
+    next: PageEnd | None
 
 
 class Overview(Group):
@@ -74,8 +82,8 @@ class Overview(Group):
         *,
         before: PageEnd = (inf, 0),
         limit: int = 64,
-    ) -> tuple[list[ListedConversation], PageEnd | None]:
-        """Returns the conversations that have content, the newest first, and `before` of the next page.
+    ) -> ListedConversations:
+        """Returns a page of the conversations that have content.
 
         profile: of the conversations; None: all profiles.
 
@@ -89,7 +97,8 @@ class Overview(Group):
             for id, uid, key, *scope, _ in rows
             if id in by_conversation
         ]
-        return listed, (rows[-1][-1], rows[-1][0]) if len(rows) == limit else None
+        end = (rows[-1][-1], rows[-1][0]) if len(rows) == limit else None
+        return ListedConversations(listed, end)
 
 
 def _make_retained(values: Sequence[Any] | None) -> Retained:

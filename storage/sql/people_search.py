@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -60,6 +61,15 @@ class _ReadMemory(Struct, frozen=True):
     unread: Sequence[Message]
 
 
+class _CheckedMemory(NamedTuple):
+    """The result of checking the texts of a memory for words."""
+
+    # The newest text that has the words; None: none was found.
+    message: Message | None
+    # All texts were checked, unless one was found.
+    is_complete: bool
+
+
 class PeopleSearch(Group):
     """Searches the memories of people for words."""
 
@@ -98,12 +108,12 @@ class PeopleSearch(Group):
                 break
             looked_through += 1
             try:
-                message, is_complete_here = await self._check(read_memory, messages, query, terms)
+                checked = await self._check(read_memory, messages, query, terms)
             except (TooSlow, Corrupt):
-                message, is_complete_here = None, False
-            is_complete &= is_complete_here
-            if message is not None:
-                people_with_words.append(PersonWithWords(read_memory.memory, message))
+                checked = _CheckedMemory(None, is_complete=False)
+            is_complete &= checked.is_complete
+            if checked.message is not None:
+                people_with_words.append(PersonWithWords(read_memory.memory, checked.message))
         is_last = looked_through == len(people)
         end = None if is_last or not looked_through else read[looked_through - 1].memory.end
         return PeopleWithWords(people_with_words, end, looked_through, is_complete)
@@ -137,8 +147,8 @@ class PeopleSearch(Group):
 
     async def _check(
         self, read: _ReadMemory, candidates: Sequence[Message | int] | None, query: str, terms: Sequence[str]
-    ) -> tuple[Message | None, bool]:
-        """Returns the newest text of a memory that has the words, None if none has, and whether all texts were checked.
+    ) -> _CheckedMemory:
+        """Looks for the newest text of a memory that has the words.
 
         candidates: texts of the memory, or their numbers; None: the memory is to be searched by itself.
 
@@ -146,14 +156,14 @@ class PeopleSearch(Group):
         """
         if candidates is None:
             hits = await self._recall.find_containing(read.agent, query, limit=1, deadline_ms=_DEADLINE_MS)
-            return next(iter(hits.messages), None), not hits.is_incomplete
+            return _CheckedMemory(next(iter(hits.messages), None), not hits.is_incomplete)
         seqs = [candidate for candidate in candidates if isinstance(candidate, int)]
         loaded = await self._recall.load(read.agent.id, seqs) if seqs else {}
         for candidate in candidates:
             message = loaded.get(candidate) if isinstance(candidate, int) else candidate
             if message is not None and has_terms(message.text, terms):
-                return message, True
-        return None, len(candidates) < _CHECKED_HITS
+                return _CheckedMemory(message, is_complete=True)
+        return _CheckedMemory(None, len(candidates) < _CHECKED_HITS)
 
 
 def _is_long(agent: Agent) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from storage.commands import Rules
 from storage.database import Connection, Database
@@ -39,6 +40,22 @@ _STEP_PASSAGES = 64
 # A round of the loop that takes longer shows that the loop is busy. So many messages are counted in a round then, in
 # 0.7 ms: with one message a round the index would lag.
 _BUSY_S, _BUSY_MESSAGES = 0.005, 16
+
+
+class _Unindexed(NamedTuple):
+    """The next messages that the index of an agent lacks."""
+
+    agent: Agent
+    documents: list[Document]
+
+
+class _MadeSegment(NamedTuple):
+    """A segment to be stored."""
+
+    number: int
+    # The highest stamp of the chunks that it has.
+    stamp: int
+    segment: Segment
 
 
 class SearchIndex(GrowingGroup):
@@ -80,9 +97,7 @@ class SearchIndex(GrowingGroup):
         self._memories.drop(agent_row)
 
     @reads
-    async def _read_unindexed(
-        self, connection: Connection, agent_row: int
-    ) -> tuple[Agent, list[Document]] | None:
+    async def _read_unindexed(self, connection: Connection, agent_row: int) -> _Unindexed | None:
         """Returns an agent with the next messages that its index lacks; None: the agent is gone."""
         agent = await find_agent_by_id(connection, agent_row)
         if agent is None:
@@ -93,7 +108,7 @@ class SearchIndex(GrowingGroup):
             connection, exchanges.SQL["passages_and_facts_since"], (agent_row, first, _STEP_PASSAGES)
         )
         shown = exchanges.make_shown_exchanges(rows)
-        return agent, [*self._make_documents(shown), *map(make_document, passages)]
+        return _Unindexed(agent, [*self._make_documents(shown), *map(make_document, passages)])
 
     async def _count(
         self, agent_row: int, documents: Sequence[Document], give_way: Callable[[], Awaitable[None]] | None
@@ -175,7 +190,7 @@ class SearchIndex(GrowingGroup):
     async def _add_segment(self, agent_row: int) -> bool:
         """Makes a segment of the search index, if one can be made. Returns whether there is more to do."""
 
-        async def make(connection: Connection) -> tuple[int, int, Segment] | None:
+        async def make(connection: Connection) -> _MadeSegment | None:
             agent = await find_agent_by_id(connection, agent_row)
             if agent is None:
                 return None
@@ -184,7 +199,7 @@ class SearchIndex(GrowingGroup):
                 return None
             rows = await terms_between(connection, agent_row, chunks_of(number))
             segment = make_segment(number, ((chunk, data) for chunk, _, data in rows))
-            return number, max((stamp for _, stamp, _ in rows), default=0), segment
+            return _MadeSegment(number, max((stamp for _, stamp, _ in rows), default=0), segment)
 
         try:
             made = await self._database.long_read(make)
@@ -193,18 +208,15 @@ class SearchIndex(GrowingGroup):
             return True
         if made is None:
             return False
-        number, stamp, segment = made
-        await self._write_segment(agent_row, number, stamp, segment)
+        await self._write_segment(agent_row, made)
         return True
 
     @bulk_writes
-    async def _write_segment(
-        self, connection: Connection, agent_row: int, number: int, stamp: int, segment: Segment
-    ) -> None:
+    async def _write_segment(self, connection: Connection, agent_row: int, made: _MadeSegment) -> None:
         await connection.lock(agent_row)
         # Nothing may stay of a memory that is gone by now.
         if await find_agent_by_id(connection, agent_row) is not None:
-            await add_segment(connection, agent_row, number, stamp, segment)
+            await add_segment(connection, agent_row, made.number, made.stamp, made.segment)
 
 
 async def _last_indexable(connection: Connection, agent_row: int, next_seq: int) -> int:

@@ -41,13 +41,13 @@ class Summaries(Group):
     @reads
     async def find_last_exchange(
         self, connection: Connection, agent_row: int, name: str | None
-    ) -> tuple[int, int] | None:
-        """Returns (last active exchange, conversation).
+    ) -> exchanges.ExchangeRows | None:
+        """Returns the rows of the last active exchange.
 
         name: of the conversation, its public one or the client's; None: of any.
         """
         row = await connection.row(SQL["last_exchange"], (agent_row, name))
-        return None if row is None else (row[0], row[1])
+        return None if row is None else exchanges.ExchangeRows(*row)
 
     @reads
     async def find_project(self, connection: Connection, agent_row: int) -> str | None:

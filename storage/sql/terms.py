@@ -11,8 +11,8 @@ from storage.search import blob
 from storage.search.segment import (
     DOCUMENTS,
     MIN_SEGMENTS,
-    OpenDocuments,
     Segment,
+    StampedDocuments,
     buckets_of,
     chunks_of,
     open_documents,
@@ -47,10 +47,10 @@ async def replace_terms(connection: Connection, agent_row: int, chunk: int, data
     await connection.run(SQL["terms_replace"], (agent_row, chunk, data))
 
 
-async def load_segments(connection: Connection, agent_row: int) -> dict[int, tuple[int, OpenDocuments]]:
-    """Returns the documents of an agent's segments by number, with their stamps. Raises: CorruptIndex."""
+async def load_segments(connection: Connection, agent_row: int) -> dict[int, StampedDocuments]:
+    """Returns the documents of an agent's segments by number. Raises: CorruptIndex."""
     rows = await connection.rows(SQL["segment_documents"], (agent_row, DOCUMENTS))
-    return {number: (stamp, open_documents(number, data)) for number, stamp, data in rows}
+    return {number: StampedDocuments(stamp, open_documents(number, data)) for number, stamp, data in rows}
 
 
 async def load_uncovered(

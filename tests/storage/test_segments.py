@@ -16,7 +16,14 @@ from storage.search.blob import CorruptIndex, encode
 from storage.search.document import Document
 from storage.search.index import Index
 from storage.search.rank import hashes_of, rank
-from storage.search.segment import make_segment, open_documents, pick_buckets, postings_of, segment_of
+from storage.search.segment import (
+    StampedDocuments,
+    make_segment,
+    open_documents,
+    pick_buckets,
+    postings_of,
+    segment_of,
+)
 from storage.search.tail import Tail
 from storage.sql.store import Store
 from tests.storage.test_forget import forget
@@ -54,7 +61,7 @@ def index_of(blobs: dict[int, bytes], numbers: range) -> tuple[Index, dict[int, 
     }
     index = Index()
     others = [(chunk, data) for chunk, data in blobs.items() if segment_of(chunk) not in made]
-    index.put(others, {n: (1, open_documents(n, each.documents)) for n, each in made.items()})
+    index.put(others, {n: StampedDocuments(1, open_documents(n, each.documents)) for n, each in made.items()})
     return index, made
 
 

@@ -116,8 +116,8 @@ class BlockViews(Struct, frozen=True):
             diffs: dict[str, BlockDiff] = {}
             for block, undo in undos:
                 if undo is not None:
-                    version, value = undo
-                    diffs[block.label] = BlockDiff(block.version, version, diff_words(block.value, value))
+                    words = diff_words(block.value, undo.value)
+                    diffs[block.label] = BlockDiff(block.version, undo.version, words)
             return diffs
 
         # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.

@@ -44,14 +44,13 @@ class CompactOperation(Struct, frozen=True):
         newest = await store.summaries.find_last_exchange(agent, name)
         if newest is None:
             raise no_conversation
-        exchange_id, conversation_id = newest
-        exchanges = await store.summaries.load_path(agent, exchange_id)
+        exchanges = await store.summaries.load_path(agent, newest.exchange_row)
         path = await SummaryPath.measure(store, agent, exchanges) if exchanges else None
         # Everything that may leave the window is summarised, with the largest size that a summary may have.
         if path is None or path.next_span(terms, keep_tokens=0) is None:
             raise BadRequest("There is nothing to summarise yet: the last turn stays as it is.")
-        request = CompactJob(exchange_id, keep_tokens=0, max_tokens=MAX_TOKENS)
-        job = await store.jobs.enqueue(COMPACT_JOB, agent, str(conversation_id), request.payload)
+        request = CompactJob(newest.exchange_row, keep_tokens=0, max_tokens=MAX_TOKENS)
+        job = await store.jobs.enqueue(COMPACT_JOB, agent, str(newest.conversation_row), request.payload)
         return {"job": job}
 
     def _require_model(self, terms: SummaryTerms) -> None:

@@ -178,10 +178,10 @@ class ConversationViews(Struct, frozen=True):
         exchanges = await pages.load_short_exchanges_of_all(rows, _OPENING_BYTES) if rows else {}
         questions: dict[str, Question] = {}
         for each in logged:
-            uid, exchange = exchanges.get(each.exchange_row, (None, None))
-            if exchange is None or uid != each.memory_uid:
+            found = exchanges.get(each.exchange_row)
+            if found is None or found.memory_uid != each.memory_uid:
                 continue
-            question = _question(*exchange[:2], is_again=not each.has_recall_record)
+            question = _question(*found.shown[:2], is_again=not each.has_recall_record)
             if question is not None:
                 questions[each.id] = question
         return questions

@@ -55,11 +55,11 @@ class ListOperations(Struct, frozen=True):
         if "from" in arguments:
             last_at, id = arguments.position("from", 2)
             before = (float(last_at), int(id))
-        conversations, cursor = await self.store.overview.list_conversations(
+        page = await self.store.overview.list_conversations(
             owner.project, profile, owner.subject, before=before, limit=PAGE_LINES
         )
-        lines = [_conversation_line(conversation) for conversation in conversations]
-        return {"lines": lines, "next": None if cursor is None else list(cursor)}
+        lines = [_conversation_line(conversation) for conversation in page.conversations]
+        return {"lines": lines, "next": None if page.next is None else list(page.next)}
 
 
 def _memory_line(memory: ListedMemory) -> dict[str, Any]:

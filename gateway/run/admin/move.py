@@ -132,10 +132,11 @@ class Move:
 
         Raises: GatewayError: batches or runs are not finished; nothing was changed.
         """
-        batches, runs = await self.source.move_source.count_unfinished()
-        if batches or runs:
+        unfinished = await self.source.move_source.count_unfinished()
+        if unfinished.batches or unfinished.runs:
             raise GatewayError(
-                f"{batches} batches and {runs} runs of agents go on; they would be lost. Have the gateway finish them, "
+                f"{unfinished.batches} batches and {unfinished.runs} runs of agents go on; they would be lost. "
+                "Have the gateway finish them, "
                 "or cancel them, and stop it then."
             )
         for store in (self.source, self.target):

@@ -15,7 +15,7 @@ from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaul
 from gateway.run.admin.plain_text import plural
 from gateway.run.memory.trial import TrialRecall
 from storage.commands import MemorySnapshot
-from storage.listing import Retained
+from storage.listing import ImportOrigin, Retained
 from storage.records import IMPORT, Agent, Block, Exchange, Fact, Message, Scope, State
 from storage.sql.store import Store
 
@@ -181,7 +181,7 @@ async def _import_source_lines(store: Store, agent: Agent, recent: Sequence[Exch
     imported = await store.imports.load_origins(agent.id, "exchange", [exchange.id for exchange in recent])
     if not imported:
         return []
-    lines = [f"  {each.seq}  {_import_line(*imported[each.id])}" for each in recent if each.id in imported]
+    lines = [f"  {each.seq}  {_import_line(imported[each.id])}" for each in recent if each.id in imported]
     return ["", "Where messages come from", *lines]
 
 
@@ -200,13 +200,13 @@ async def _fact_source_lines(store: Store, agent: Agent) -> list[str]:
         if (client := through_mcp(fact.origin)) is not None:
             lines.append(f"    {client}")
         if fact.id in origins:
-            lines.append(f"    {_import_line(*origins[fact.id])}")
+            lines.append(f"    {_import_line(origins[fact.id])}")
         lines += [f"    {line}" for line in await _quoted_sources(store, agent, fact.sources)]
     return ["", "Facts, and what they were before", *_or_none(lines)]
 
 
-def _import_line(format: str, at: float) -> str:
-    return f"import ({format}, {minute_text(at)[:10]})"
+def _import_line(origin: ImportOrigin) -> str:
+    return f"import ({origin.format}, {minute_text(origin.begun)[:10]})"
 
 
 async def _quoted_sources(store: Store, agent: Agent, exchange_rows: Sequence[int]) -> list[str]:

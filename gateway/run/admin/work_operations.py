@@ -89,13 +89,12 @@ class WorkOperations(Struct, frozen=True):
     async def learning(self, project: str | None, uid: str) -> LearningState:
         """Returns the state of learning from a memory. Raises: UnknownId: there is no such memory."""
         agent = await get_agent(self.store, project, uid)
-        state_and_due = await self.store.jobs.find_state(agent.id, LEARN_JOB)
-        if state_and_due is None:
+        job = await self.store.jobs.find_status(agent.id, LEARN_JOB)
+        if job is None:
             return "idle" if self.has_model else "by_rule"
-        state, due = state_and_due
-        if state is JobState.DEAD:
+        if job.state is JobState.DEAD:
             return "failed"
-        return "now" if state is JobState.RUNNING or due <= self.now() else "waiting"
+        return "now" if job.state is JobState.RUNNING or job.due <= self.now() else "waiting"
 
     async def show(
         self,

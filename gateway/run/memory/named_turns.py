@@ -79,23 +79,22 @@ class TurnLocation(Struct, frozen=True):
 async def find_turn(store: Store, project: str, name: TurnName) -> TurnLocation | None:
     """Returns where the turn with a name is stored; None: the project has none. Raises: StoreError."""
     begun = await store.messages.find_begun(project, name.conversation_uid, turn_begin_time(name.turn))
-    if begun is not None and begun[1].run_uid is None:
-        agent, listed = begun
-        return TurnLocation(agent, NamedTurn(name, listed.exchange), (listed.exchange.id,))
+    if begun is not None and begun.listed.run_uid is None:
+        exchange = begun.listed.exchange
+        return TurnLocation(begun.agent, NamedTurn(name, exchange), (exchange.id,))
     if begun is None and (stored_name := await name_of_run(store, project, name.tag)) is not None:
         run_turn = await find_turn(store, project, stored_name)
         return None if run_turn is None else replace(run_turn, turn=NamedTurn(name, run_turn.exchange))
     # The same words were answered before, under the time of then; or several steps are one reply.
-    owner = await store.messages.find_owner(project, name.conversation_uid)
-    if owner is None:
+    conversation = await store.messages.find_conversation(project, name.conversation_uid)
+    if conversation is None:
         return None
-    agent, _ = owner
-    turns = await load_turns(store, agent, name.conversation_uid)
+    turns = await load_turns(store, conversation.agent, name.conversation_uid)
     first_step = turns.find(name.turn)
     if first_step is None:
         return None
     exchange, rows = turns.join_steps(first_step)
-    return TurnLocation(agent, NamedTurn(name, exchange), rows)
+    return TurnLocation(conversation.agent, NamedTurn(name, exchange), rows)
 
 
 async def name_of_run(store: Store, project: str, uid: str, *, or_cancelled: bool = False) -> TurnName | None:

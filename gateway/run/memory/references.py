@@ -76,11 +76,11 @@ class _ReferencedTurns:
 
     async def _find_in_turn(self, reference: Reference, name: TurnName) -> list[WireMessage]:
         """Returns what a reference stands for in the turn of this name."""
-        owner_and_turn = await self._store.messages.find_begun(
+        begun = await self._store.messages.find_begun(
             self._project, name.conversation_uid, turn_begin_time(name.turn)
         )
-        if owner_and_turn is not None:
-            agent, listed = owner_and_turn
+        if begun is not None:
+            agent, listed = begun
             if not self._is_accepted_owner(agent, listed.key):
                 return []
             if reference.input_index is not None:
@@ -109,10 +109,10 @@ class _ReferencedTurns:
 
     async def _turns_of(self, conversation_uid: str) -> ConversationTurns:
         if conversation_uid not in self._by_conversation:
-            owner = await self._store.messages.find_owner(self._project, conversation_uid)
+            conversation = await self._store.messages.find_conversation(self._project, conversation_uid)
             self._by_conversation[conversation_uid] = (
-                await load_turns(self._store, owner[0], conversation_uid)
-                if owner is not None and self._is_accepted_owner(*owner)
+                await load_turns(self._store, conversation.agent, conversation_uid)
+                if conversation is not None and self._is_accepted_owner(*conversation)
                 else ConversationTurns()
             )
         return self._by_conversation[conversation_uid]

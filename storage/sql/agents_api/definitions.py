@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Mapping, Sequence, Set
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -29,6 +29,13 @@ _NAMED_KINDS = {
     DefinitionKind.MCP: "an MCP server",
     DefinitionKind.IDENTITY: "an identity",
 }
+
+
+class DefinedMemory(NamedTuple):
+    """A memory that is an archive or a folder, with its definition."""
+
+    agent: Agent
+    definition: Definition
 
 
 async def add_definition(connection: Connection, draft: DefinitionDraft, *, at: float) -> Definition:
@@ -128,11 +135,11 @@ async def touch_agent(connection: Connection, agent_row: int, at: float) -> None
 
 async def create_memory(
     connection: Connection, draft: Agent, kind: DefinitionKind, name: str, body: dict[str, Any], *, at: float
-) -> tuple[Agent, Definition]:
+) -> DefinedMemory:
     """Makes a memory without conversations, an archive or a folder, and its definition."""
     agent = await create_agent(connection, draft)
     definition = DefinitionDraft(draft.scope.project, kind, agent.uid, body, name, agent.id)
-    return agent, await add_definition(connection, definition, at=at)
+    return DefinedMemory(agent, await add_definition(connection, definition, at=at))
 
 
 class Definitions(Group):

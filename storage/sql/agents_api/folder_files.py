@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Sequence
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -27,6 +28,20 @@ MAX_BYTES = 100_000_000  # of all files of a folder
 _PARTS = 256  # of a file's text that are read at once
 
 
+class FileRows(NamedTuple):
+    """The rows of a file and of its folder."""
+
+    memory_row: int
+    row: int
+
+
+class _FolderSize(NamedTuple):
+    """How many files a folder has, and their bytes together."""
+
+    files: int
+    bytes: int
+
+
 async def add_file(
     connection: Connection, draft: StoredFile, *, renames: bool = False, replaces: bool = False
 ) -> StoredFile:
@@ -40,12 +55,12 @@ async def add_file(
     await connection.lock(draft.memory_row)
     if await find_agent_by_id(connection, draft.memory_row) is None:
         raise NotFound("there is no such folder")
-    count, size = await _extent(connection, draft.memory_row, draft.name if replaces else None)
-    if count >= MAX_FILES:
+    size = await _measure_folder(connection, draft.memory_row, draft.name if replaces else None)
+    if size.files >= MAX_FILES:
         raise OverLimit(f"a folder has at most {MAX_FILES} files")
-    if size + draft.bytes > MAX_BYTES:
+    if size.bytes + draft.bytes > MAX_BYTES:
         raise OverLimit(
-            f"the files of a folder have at most {MAX_BYTES} bytes together, and {size} are there"
+            f"the files of a folder have at most {MAX_BYTES} bytes together, and {size.bytes} are there"
         )
     name = draft.name
     if not replaces:
@@ -153,16 +168,17 @@ class Files(GrowingGroup):
     @reads
     async def list_unfinished(
         self, connection: Connection, before: float, limit: int = 100
-    ) -> builtins.list[tuple[int, int]]:
-        """Returns (memory, row) of files that were begun before a time and have no complete text."""
+    ) -> builtins.list[FileRows]:
+        """Returns the files that were begun before a time and have no complete text."""
         rows = await connection.rows(SQL["unfinished"], (PARSING, before, limit))
-        return [(row[0], row[1]) for row in rows]
+        return [FileRows(*row) for row in rows]
 
 
-async def _extent(connection: Connection, memory_row: int, replaced: str | None) -> tuple[int, int]:
+async def _measure_folder(connection: Connection, memory_row: int, replaced: str | None) -> _FolderSize:
+    """Returns the size of a folder without the files with a name that will be replaced."""
     row = await connection.row(SQL["extent"], (memory_row, replaced))
     assert row is not None  # sums have one row
-    return row[0], row[1]
+    return _FolderSize(*row)
 
 
 def _file(row: Row) -> StoredFile:

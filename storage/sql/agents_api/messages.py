@@ -8,6 +8,7 @@ their conversation, run and waiting calls.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import orjson
 
@@ -22,6 +23,32 @@ from storage.sql.statements import load, rows_of
 from storage.sql.vectors import forget_indexed
 
 SQL = load("agents_api/messages.sql")
+
+
+class OwnedExchange(NamedTuple):
+    """An exchange as it is listed, and the memory that has it."""
+
+    agent: Agent
+    listed: ListedExchange
+
+
+class OwnedConversation(NamedTuple):
+    """A conversation, and the memory that has it."""
+
+    agent: Agent
+    # The client's own id of the conversation; None: it has none.
+    key: str | None
+
+
+class StoredReply(NamedTuple):
+    """A reply of a turn."""
+
+    # The public name of the conversation.
+    conversation_uid: str
+    # When the turn began, in seconds since the epoch.
+    begun: float
+    # The reply as JSON.
+    reply: bytes
 
 
 class Messages(Group):
@@ -61,7 +88,7 @@ class Messages(Group):
     @reads
     async def find_begun(
         self, connection: Connection, project: str, conversation_uid: str, begun: float
-    ) -> tuple[Agent, ListedExchange] | None:
+    ) -> OwnedExchange | None:
         """Returns the exchange of a project's conversation that began at a time, and its memory.
 
         begun: in seconds since the epoch.
@@ -69,15 +96,17 @@ class Messages(Group):
         row = await connection.row(SQL["begun"], (project, conversation_uid, begun))
         if row is None:
             return None
-        return make_agent_record(row[:AGENT_COLUMNS]), _make_record(row[AGENT_COLUMNS:])
+        return _make_owned_exchange(row)
 
     @reads
-    async def find_owner(
+    async def find_conversation(
         self, connection: Connection, project: str, conversation_uid: str
-    ) -> tuple[Agent, str | None] | None:
-        """Returns the memory of a project's conversation, and the client's own id of it."""
+    ) -> OwnedConversation | None:
+        """Returns a project's conversation, by its public name."""
         row = await connection.row(SQL["owner"], (project, conversation_uid))
-        return None if row is None else (make_agent_record(row[:AGENT_COLUMNS]), row[AGENT_COLUMNS])
+        if row is None:
+            return None
+        return OwnedConversation(make_agent_record(row[:AGENT_COLUMNS]), row[AGENT_COLUMNS])
 
     @long_reads
     async def load_path(
@@ -89,21 +118,18 @@ class Messages(Group):
     @long_reads
     async def list_newest_replies(
         self, connection: Connection, agent_row: int, limit: int
-    ) -> list[tuple[str, float, bytes]]:
-        """Returns the last replies of a memory, newest first, including inactive ones.
-
-        Each is (public name of its conversation, when its turn began in seconds, the reply as JSON).
-        """
-        return [(row[0], row[1], row[2]) for row in await connection.rows(SQL["newest"], (agent_row, limit))]
+    ) -> list[StoredReply]:
+        """Returns the last replies of a memory, newest first, including inactive ones."""
+        return [StoredReply(*row) for row in await connection.rows(SQL["newest"], (agent_row, limit))]
 
     @long_reads
     async def list_page_of_project(
         self, connection: Connection, project: str, page: Page[int]
-    ) -> list[tuple[Agent, ListedExchange]]:
+    ) -> list[OwnedExchange]:
         """Returns a page of the exchanges of all agents. The cursors of the page are rows."""
         values = (project, *page.bounds, page.limit)
         rows = await connection.rows(SQL[f"of_project_{page.direction}"], values)
-        return [(make_agent_record(row[:AGENT_COLUMNS]), _make_record(row[AGENT_COLUMNS:])) for row in rows]
+        return [_make_owned_exchange(row) for row in rows]
 
     @reads
     async def get_exchange_row(self, connection: Connection, project: str, uid: str, seq: int) -> int:
@@ -212,6 +238,10 @@ async def _get_exchange(connection: Connection, agent_row: int, seq: int) -> Lis
     if row is None:
         raise NotFound(f"there is no message {seq}")
     return _make_record(row)
+
+
+def _make_owned_exchange(row: Row) -> OwnedExchange:
+    return OwnedExchange(make_agent_record(row[:AGENT_COLUMNS]), _make_record(row[AGENT_COLUMNS:]))
 
 
 def _make_record(row: Row) -> ListedExchange:

@@ -9,6 +9,7 @@ with its exchange; a trigger adds its tokens to its run, and ends the run if the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import orjson
 from msgspec.structs import replace
@@ -201,6 +202,13 @@ async def find_newest_step(connection: Connection, agent_row: int, run_row: int)
     return None if row is None else _make_step(row)
 
 
+class BackgroundRun(NamedTuple):
+    """An open run that no client waits for."""
+
+    entry: RunEntry
+    has_job: bool
+
+
 class Runs(Group):
     """Runs, for callers without a transaction of their own. A run's project is that of its agent."""
 
@@ -271,10 +279,10 @@ class Runs(Group):
     @reads
     async def list_open_background(
         self, connection: Connection, *, after: int = 0, limit: int = 1000
-    ) -> list[tuple[RunEntry, bool]]:
-        """Returns a page of the open runs without a client that waits, oldest first, and whether each has a job."""
+    ) -> list[BackgroundRun]:
+        """Returns a page of the open runs without a client that waits, oldest first."""
         rows = await connection.rows(SQL["open_background"], (after, limit))
-        return [(_make_run_entry(entry), bool(has_job)) for *entry, has_job in rows]
+        return [BackgroundRun(_make_run_entry(entry), bool(has_job)) for *entry, has_job in rows]
 
     @reads
     async def list_accepted(
