@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gateway.cli_commands import Commands
     from gateway.limits import Limits
 
+# The exit codes of a command that failed, and of a call that click refuses (click uses 2 as well).
 EXIT_FAILED = 1
 EXIT_REFUSED = 2
 # The exit code that shells report of a process that SIGPIPE ended.

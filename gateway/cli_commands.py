@@ -31,6 +31,7 @@ from gateway.settings.load import load_settings
 from gateway.settings.value_syntax import POSTGRES
 from storage.records import DEFAULT_PROJECT
 
+# The exit code of a command that has failed, or found what it checks for.
 EXIT_FAILED = 1
 # Settings with URLs, which may have a password.
 _URL_SETTINGS = ("url", "listen_url", "proxy")

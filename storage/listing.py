@@ -33,6 +33,7 @@ CursorT = TypeVar("CursorT")
 LAST_NUMBER = 1 << 62  # above the number of every row
 # The end of a page in an order by time: a time, and a row.
 PageEnd = tuple[float, int]
+# The end before the first page: the newest come first.
 FIRST_PAGE: PageEnd = (inf, LAST_NUMBER)
 
 

@@ -28,6 +28,7 @@ LOCK, ADMIN, KEYED = ".lock", ".admin", ".keyed"
 # What SQLite itself makes next to a database.
 LOGS = ("-wal", "-shm", "-journal")
 
+# The user id of root, which may write everywhere.
 _ROOT = 0
 # As many as Linux follows in one path.
 _MAX_LINKS = 40
@@ -43,6 +44,7 @@ _KINDS = (
     (stat.S_ISFIFO, "a pipe"),
     (stat.S_ISSOCK, "a socket"),
 )
+# The errors of the system that become `ReadOnly` and `Full`.
 _NO_ACCESS = (errno.EPERM, errno.EACCES, errno.EROFS)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 

@@ -6,7 +6,7 @@ import math
 from datetime import UTC, datetime, time, tzinfo
 from functools import lru_cache
 
-_DAY_S = 86_400
+DAY_S = 86_400
 # A longer text than this has a time as well.
 _DAY_CHARS = len("2026-03-01")
 # The years 1 and 10000, in seconds since the epoch. No later number is a date: most are dates in milliseconds.
@@ -16,7 +16,7 @@ END_OF_DATES_S = 253_402_300_800.0
 
 def day_text(at: float) -> str:
     """Returns the date and the day of the week. at: seconds since the epoch."""
-    return day_number_text(int(at // _DAY_S)) if math.isfinite(at) else "undated"
+    return day_number_text(int(at // DAY_S)) if math.isfinite(at) else "undated"
 
 
 # A note has a date in each line, and most lines of a memory fall on few days.
@@ -24,7 +24,7 @@ def day_text(at: float) -> str:
 def day_number_text(day: int) -> str:
     """Returns the date and the day of the week. day: days since the epoch."""
     try:
-        return datetime.fromtimestamp(day * _DAY_S, UTC).strftime("%Y-%m-%d %a")
+        return datetime.fromtimestamp(day * DAY_S, UTC).strftime("%Y-%m-%d %a")
     except (OverflowError, OSError, ValueError):
         return "undated"
 

@@ -24,7 +24,7 @@ from storage.postgres.sqlstates import FAULTS, translate_error
 from storage.postgres.url import BAD_URL, masked_url, one_url_per_host
 from storage.text import replace_unstorable
 
-OLDEST_SERVER = 14
+OLDEST_SERVER = 14  # the oldest major version that is admitted
 # SQL_ASCII stores bytes as they are, and these are UTF-8.
 _ENCODINGS = ("UTF8", "SQL_ASCII")
 

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+# To the left of these bits an occurrence has its hash.
 HASH_SHIFT = 32
 # In a number for a name, which has its row to the left.
 _HASH = 0xFFFFFFFF

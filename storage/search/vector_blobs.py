@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+# The header of a blob: magic and version, then chunk, dimension and count. A vector is numbers of 32 bits.
 _MAGIC = b"mv"
 _VERSION = 1
 _HEADER = struct.Struct("<2sHIII")

@@ -10,7 +10,7 @@ from storage.sql.group import Group
 from storage.sql.statements import load
 
 SQL = load("secrets.sql")
-_BYTES: Final = 32
+_BYTES: Final = 32  # of a key, all of them random
 
 
 class DatabaseSecrets(Group):

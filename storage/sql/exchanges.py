@@ -43,6 +43,7 @@ from storage.records import (
 from storage.sql.blocks import visible_blocks
 from storage.sql.statements import load, rows_of
 
+# The bytes of an atom: a kind and 11 of a digest. The digest of a message's media has 11.
 ATOM_BYTES = 12
 MEDIA_BYTES = 11
 # The most exchanges that are read for one request: of a long conversation, the newest.

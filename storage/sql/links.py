@@ -20,7 +20,7 @@ from storage.sql.statements import load
 
 SQL = load("links.sql")
 
-_TOKEN_BYTES = 32
+_TOKEN_BYTES = 32  # random; only its digest is stored
 
 
 class FoundLink(Struct, frozen=True):

@@ -30,7 +30,7 @@ from storage.usage_records import ROWS_AT_ONCE, UsageKey, UsageLimit, UsageRow
 
 SQL = load("moving.sql")
 
-_PAGE = 64
+_PAGE = 64  # rows that one statement reads
 _NO_LIMIT = 1 << 31  # more rows than a memory can have attached
 
 

@@ -24,7 +24,7 @@ SQL = load("readers.sql")
 
 _BATCH = 32  # exchanges that one statement reads
 _OPEN_S = 3_600.0  # how long an exchange may wait for its reply; later it will not get one
-_READ_MS = 5_000.0
+_READ_MS = 5_000.0  # the deadline of a read, for which no request waits
 MAX_TURNS = 1_000  # unread turns are counted up to this number
 TOOL_ATOM = b"t"  # the kind of the atom of a tool's result
 # The columns of `unread` after those of `{shown}`.

@@ -35,6 +35,7 @@ SQL = load("vectors.sql")
 _MAX_EXCHANGES, _MAX_PASSAGES = 32, 64
 # The most chunks of other models that one write deletes. A chunk has some 60 kB.
 _MAX_OLD_CHUNKS = 8
+# The deadline of a read of what is to be embedded, for which no request waits.
 _READ_MS = 5_000.0
 
 # Measured: reading 10,000 vectors of 256 numbers takes some 10 ms, comparing them half of one.

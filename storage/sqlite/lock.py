@@ -18,7 +18,8 @@ from msgspec import Struct
 from storage.errors import Owned
 from storage.sidecar import LOCK, check_reach, ensure_sidecar, open_sidecar, resolve_path, unavailable
 
-# `owner_of` holds a shared lock for an instant. A start that meets one tries again before it believes in an owner.
+# `owner_of` holds a shared lock for an instant. A start that meets one tries again, with pauses of so many seconds,
+# before it believes in an owner. Chosen, not measured.
 _TRIES = 5
 _PAUSE_S = 0.02
 

@@ -14,8 +14,8 @@ from msgspec import Struct
 from gateway.agents.batches.item_texts import ItemFailed
 from gateway.agents.batches.item_turn import ItemEnding
 from gateway.agents.batches.items import ItemTurns
+from gateway.core.dates import DAY_S
 from gateway.metrics import Counter
-from gateway.run.background.budget import DAY_S
 from gateway.run.background.worker import JobContext
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.queue import QueueTicket

@@ -17,8 +17,8 @@ from gateway.agents.batches.item_texts import AGENT_GONE, FORGOTTEN, INTERNAL_ER
 from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
 from gateway.agents.batches.parts import TRIES, PartDraft, PartJournal, ProviderPart, SubmissionFailure
 from gateway.agents.batches.results import PAGE, PartResults, custom_id_of, name_of
+from gateway.core.dates import DAY_S
 from gateway.core.turn.stop_reason import StopReason
-from gateway.run.background.budget import DAY_S
 from gateway.run.memory.prompt_tokens import count_request_tokens
 from storage.batch_records import READY_PART, AssignedItem, Batch, BatchItem, ItemRetry
 from storage.errors import StoreError

@@ -15,10 +15,10 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct, field
 
+from gateway.core.dates import DAY_S
 from storage.usage_records import EACH_USER, REFUSE, UsageLimit
 
 _MINUTE_S: Final = 60
-_DAY_S: Final = 86_400
 _BILLION: Final = 1_000_000_000
 # Units in which a request may use more than it has reserved: how much it uses is known only at its end.
 MEASURED_UNITS: Final = ("tokens", "cost")
@@ -67,12 +67,12 @@ def period_of(per: str | None, now: float) -> Period:
     if per is None:
         return Period(0.0, math.inf)
     if per != "month":
-        length = _MINUTE_S if per == "minute" else _DAY_S
+        length = _MINUTE_S if per == "minute" else DAY_S
         begin = now // length * length
         return Period(begin, begin + length)
     first = datetime.fromtimestamp(now, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     days = calendar.monthrange(first.year, first.month)[1]
-    return Period(first.timestamp(), first.timestamp() + days * _DAY_S)
+    return Period(first.timestamp(), first.timestamp() + days * DAY_S)
 
 
 def bound_of(limit: UsageLimit, processes: int) -> int:

@@ -9,6 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import is_result
+from gateway.core.dates import DAY_S
 from gateway.core.memory.visibility import asked_messages
 from gateway.errors import UnknownId
 from gateway.run.admin.exchange_messages import message_records, shorten
@@ -35,7 +36,6 @@ _OPENING_CHARS = 80
 _OPENING_BYTES = 100_000
 # The last exchanges among which questions are looked for: the same one may have been asked several times.
 _LAST_EXCHANGES = 10
-_DAY_S = 86_400.0
 
 
 class ConversationRecord(Struct, frozen=True):
@@ -117,7 +117,7 @@ class ConversationViews(Struct, frozen=True):
 
     def noted_since(self) -> float:
         """Returns since when the store has noted which request a reply answers, in seconds since the epoch."""
-        return self.now() - self.keep_why_days * _DAY_S
+        return self.now() - self.keep_why_days * DAY_S
 
     async def page(
         self, project: str | None, uid: str, *, after: str | None = None, limit: int = PAGE_LIMIT

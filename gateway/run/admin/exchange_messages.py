@@ -23,7 +23,7 @@ TEXT_CHARS = 4_000
 # The characters that are shown of a tool's arguments, and of its result.
 TOOL_CHARS = 1_000
 _State = Literal["standing", "superseded", "cancelled", "off", "forgotten"]
-_MEGABYTE = 1_000_000
+_MEGABYTE = 1_000_000  # as file managers count
 
 
 def message_records(

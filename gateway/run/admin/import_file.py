@@ -36,10 +36,13 @@ FORMATS: Final = ("chatgpt", "claude", "list", "jsonl", "mem0", "mastra")
 FACT_FORMATS: Final = ("list", "mem0")
 Source = SourceConversation | SourceFact | Unreadable
 
+# The most bytes of a line; a longer one is left out with a warning. Chosen, not measured.
 MAX_LINE_BYTES: Final = 10_000_000
 # The most conversations of which each message is a line. Each takes some 200 bytes while the file is read.
 MAX_GATHERED_CONVERSATIONS: Final = 200_000
+# The beginning of a file, by which its format is found; the rest of a line that is too long is read in such pieces.
 _HEAD_BYTES: Final = 64 << 10
+# The beginning of a line of a list of facts with dates, which is no JSON.
 _DATED_LINE: Final = re.compile(rb"\[\d{4}-\d{2}-\d{2}\]")
 _READERS: Final[dict[str, Callable[[Any], SourceConversation | Unreadable]]] = {
     "chatgpt": chatgpt.read_conversation,

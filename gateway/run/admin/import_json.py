@@ -8,8 +8,9 @@ from typing import IO, Any, Final
 from adapters.json_escapes import replace_lone_surrogates
 from gateway.run.admin.import_faults import map_parser_errors, wrong_file
 
+# The most bytes of JSON of one file, unpacked, and the most lists and objects within each other. Chosen, not measured.
 MAX_JSON_BYTES: Final = 4 << 30
-MAX_LEVELS: Final = 100
+_MAX_DEPTH: Final = 100
 # The most bytes of a conversation, as JSON or as lines. Mastra's export does not sort its messages by conversation, so
 # there it bounds all messages together.
 MAX_ITEM_BYTES: Final = 64 << 20
@@ -48,13 +49,13 @@ class DepthLimit:
         self.string_bytes = self.string_bytes + len(data) if self._is_in_string and len(parts) == 1 else 0
         opened = brackets.count(b"[") + brackets.count(b"{")
         # Without too many opening brackets the JSON cannot be too deep, and their order does not matter.
-        if self._depth + opened <= MAX_LEVELS:
+        if self._depth + opened <= _MAX_DEPTH:
             self._depth += 2 * opened - len(brackets)
             return
         for bracket in brackets:
             self._depth += 1 if bracket in b"[{" else -1
-            if self._depth > MAX_LEVELS:
-                raise wrong_file(f"its JSON is nested deeper than {MAX_LEVELS} levels")
+            if self._depth > _MAX_DEPTH:
+                raise wrong_file(f"its JSON is nested deeper than {_MAX_DEPTH} levels")
 
 
 class JsonStream:

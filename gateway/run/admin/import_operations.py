@@ -34,6 +34,7 @@ from storage.listing import LAST_NUMBER, StoredImport
 from storage.records import DEFAULT_PROJECT, Agent, Scope
 from storage.sql.store import Store
 
+# The parameters of a request to import a file.
 PARAMETERS: Final = ("user", "project", "profile", "format", "source_user", "learn", "preview")
 # Where processes share a database: how often each notes that its imports go on, and how long after the last note an
 # import counts as stopped. Chosen, not measured.

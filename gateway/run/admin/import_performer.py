@@ -20,6 +20,7 @@ from msgspec.structs import replace
 
 from adapters.json_escapes import REPLACEMENT
 from gateway.core.conversation.canonical import MessageHasher
+from gateway.core.dates import DAY_S
 from gateway.core.imports.exchanges import ImportDraft, import_write
 from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable
 from gateway.core.memory.fact_words import fact_key
@@ -38,7 +39,6 @@ _log = logging.getLogger("mnemogate")
 
 # How many new messages and facts are written before they are indexed. Chosen, not measured.
 _UNINDEXED_ITEMS: Final = 1_000
-_DAY_S: Final = 86_400.0
 
 
 class ImportPerformer(Struct, frozen=True):
@@ -246,7 +246,7 @@ class ImportPerformer(Struct, frozen=True):
     def _oldest(self, project: str) -> float:
         """Returns the time before which messages of a project are not retained."""
         days = self.retention_days.get(project)
-        return float("-inf") if days is None else self.now() - days * _DAY_S
+        return float("-inf") if days is None else self.now() - days * DAY_S
 
 
 def _warn_of_losses(progress: ImportProgress, name: str, texts: Sequence[str]) -> ImportProgress:

@@ -19,6 +19,7 @@ _MAX_MESSAGES: Final = 32
 _MAX_ITEMS: Final = 16
 # The messages or facts on a page of the survey. A page takes 2.5 ms.
 _SURVEY_MESSAGES: Final = 128
+# The bytes of the file that are read and hashed at a time.
 _HASHED_BYTES: Final = 1 << 20
 
 # An item of the file, and the exchanges that are made of it if it is a conversation.

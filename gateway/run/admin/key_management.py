@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from gateway.core.dates import DAY_S
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.key_draft import check_opens, create_key, read_draft, with_fields
 from gateway.run.admin.limit_operations import TERM_FIELDS, LimitOperations, limit_json
@@ -16,16 +17,17 @@ from gateway.run.admin.operation_arguments import Arguments, RawArguments, check
 from gateway.run.admin.requested_page import page_json, read_requested_page
 from gateway.run.admin.usage_operations import counters_json
 from gateway.run.usage.limiter import Limiter
-from gateway.run.usage.meter import DAY_S, Meter
+from gateway.run.usage.meter import Meter
 from storage.errors import NotFound
 from storage.records import Key
 from storage.sql.keys import Keys
 from storage.sql.usage import Usage
 from storage.usage_records import COUNTERS, UsageQuery
 
+# The fields with which a key is changed, and with which one is added.
 _CHANGE_FIELDS: Final = ("name", "memory", "models", "user", "expires_at")
 _ADD_FIELDS: Final = (*_CHANGE_FIELDS, "project", "opens", "limits")
-# How long the secret before a rotation is good: by default, and at most.
+# The seconds for which the secret before a rotation is good: a day by default, and 30 days at most.
 _OVERLAP_S: Final = 86_400
 _MAX_OVERLAP_S: Final = 2_592_000
 

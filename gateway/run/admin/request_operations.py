@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from gateway.core.conversation.exchange import is_tombstone
+from gateway.core.dates import DAY_S
 from gateway.errors import UnknownId
 from gateway.run.admin.audited_parts import audited_part
 from gateway.run.admin.hits import hit_records
@@ -41,7 +42,6 @@ from storage.records import Agent, State
 from storage.sql.recalls import StoredRecall
 from storage.sql.store import Store
 
-_DAY_S = 86_400.0
 # Lines of an answer to the command line.
 _PAGE_LINES = 200
 _NUMBER = re.compile(rf"[0-9]{{1,18}}|{LAST_NUMBER}", re.ASCII)
@@ -328,7 +328,7 @@ class RequestOperations(Struct, frozen=True):
 
     @property
     def _since(self) -> float:
-        return self.now() - self.keep_why_days * _DAY_S
+        return self.now() - self.keep_why_days * DAY_S
 
     async def _explain_stored(
         self, id: str, stored: StoredRecall, logged: LoggedRequest | None, note: str | None
@@ -361,7 +361,7 @@ class RequestOperations(Struct, frozen=True):
             window=window_of(record),
             first_ms=record.first_ms,
             usage=None if record.usage is None else UsageRecord(*record.usage),
-            kept_until=stored.at + self.keep_why_days * _DAY_S,
+            kept_until=stored.at + self.keep_why_days * DAY_S,
         )
 
 

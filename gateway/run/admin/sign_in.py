@@ -20,8 +20,9 @@ from storage.records import OPERATOR, Key
 from storage.sql.keys import PREFIX, digest_of
 from storage.sql.store import Store
 
-# For how long a code is valid.
+# The seconds for which a code is valid.
 CODE_S = 60.0
+# The random bytes of a code, which has two characters for each.
 _CODE_BYTES = 16
 # The most unused codes; a further code removes the oldest. People at terminals ask for codes, so there are few.
 _MAX_CODES = 64

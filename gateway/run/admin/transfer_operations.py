@@ -37,8 +37,9 @@ from storage.errors import NotFound, StatementFailed, WriteConflict
 from storage.records import Agent, Scope
 from storage.sql.store import Store
 
+# The version of the lines of an export.
 FORMAT = 3
-# The formats that an import reads. 1: before agents were made over REST; 2: with `FORMER_NAMES`.
+# The versions that an import reads. 1: before agents were made over REST; 2: with `FORMER_NAMES`.
 READ_FORMATS = (1, 2, FORMAT)
 # The last line of an export. Without it the export was cut off.
 END_LINE: dict[str, Any] = {"end": {}}

@@ -11,18 +11,22 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gateway.core.dates import DAY_S
 from gateway.errors import BadRequest
 from gateway.run.admin.list_page import record_number
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
 from gateway.run.admin.requested_page import read_limit
-from gateway.run.usage.meter import DAY_S, Meter
+from gateway.run.usage.meter import Meter
 from storage.sql.usage import Usage
 from storage.usage_records import COUNTERS, SHOWN_COUNTERS, UsageKey, UsageQuery, UsageSum
 
+# The days of a query that names no first day.
 _DEFAULT_DAYS: Final = 30
 _EPOCH: Final = date(1970, 1, 1)
 _MAX_NUMBER: Final = (1 << 63) - 1  # the largest number in a column of a database
+# The first day that a date can name, counted since 1970.
 _FIRST_DAY: Final = (date.min - _EPOCH).days
+# The parameters that pick rows, and all parameters.
 _FILTERS: Final = ("project", "user", "key", "upstream", "model")
 _NAMES: Final = ("by", "from", "to", *_FILTERS, "limit", "after")
 _BILLION: Final = 1_000_000_000  # a cost is counted in billionths

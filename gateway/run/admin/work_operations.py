@@ -9,13 +9,13 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from gateway.core import ids
+from gateway.core.dates import DAY_S
 from gateway.errors import Conflict, UnknownId
 from gateway.run.admin.job_operations import cancel_job
 from gateway.run.admin.list_page import ListPage, next_cursor, read_cursor, unreadable_cursor
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_names import name_of
 from gateway.run.background.learner import LEARN_JOB
-from gateway.run.usage.meter import DAY_S
 from storage.batch_records import Batch
 from storage.errors import NotFound, Stale
 from storage.listing import LAST_NUMBER, JobEntry, Page

@@ -19,13 +19,14 @@ from msgspec import Struct
 from adapters.base import Provider
 from adapters.errors import ProviderError
 from adapters.types import BYTES_PER_TOKEN, ModelRequest, read_retry_after
+from gateway.core.dates import DAY_S
 from gateway.core.finish_reasons import read_finish_reason
 from gateway.core.turn.refusal import is_account_refusal
 from gateway.core.turn.upstream_error import success_body_as_error
 from gateway.core.usage.gen_ai import CANCELLED_FAILURE
 from gateway.core.usage.reported import reported_counts
 from gateway.errors import UnknownModel
-from gateway.run.background.budget import DAY_S, CallOutcome, CountCall, DailyBudget
+from gateway.run.background.budget import CallOutcome, CountCall, DailyBudget
 from gateway.run.background.worker import JobFailed, Postponed
 from gateway.run.receipts import begin_memory_call
 from gateway.run.upstream.propagation import propagation_of, with_current_trace_headers

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from gateway.core.dates import DAY_S
 from gateway.run.background.worker import Postponed
 from gateway.run.usage.meter import Meter
 from storage.records import TokenCounts
 
-DAY_S = 86_400
 # `refused`: the call would have been over the budget, and was not made.
 CallOutcome = Literal["ok", "failed", "refused"]
 # Counts a call, given its outcome and its tokens.

@@ -20,13 +20,14 @@ from msgspec.structs import replace
 from adapters.base import Embedder
 from adapters.errors import ProviderError, ProviderRefused
 from adapters.types import Embedded, ModelRequest
+from gateway.core.dates import DAY_S
 from gateway.core.memory.baseline_texts import BASELINE_TEXTS
 from gateway.core.prompt.note_query import make_query
 from gateway.core.upstream.policy import EndpointHealth, Policy
 from gateway.core.usage.gen_ai import CANCELLED_FAILURE
 from gateway.errors import SettingsError, UnknownModel
 from gateway.run.background.background_model import BUSY_S, CALL_S
-from gateway.run.background.budget import DAY_S, CountCall, DailyBudget
+from gateway.run.background.budget import CountCall, DailyBudget
 from gateway.run.background.schedule import Schedule
 from gateway.run.background.worker import JobContext, JobFailed, Postponed
 from gateway.run.receipts import begin_memory_call

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.run.background.budget import DAY_S
+from gateway.core.dates import DAY_S
 from gateway.run.background.tasks import PeriodicTask
 from gateway.run.stored_responses import UNNAMED_PREFIX
 from gateway.settings import Settings

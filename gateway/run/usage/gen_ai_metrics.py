@@ -27,6 +27,7 @@ _DURATIONS: Final = tuple(0.01 * 2**n for n in range(14))
 _FIRST_CHUNKS: Final = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0
 )  # fmt: skip
+# The labels by OpenTelemetry's names, with underscores.
 _LABELS: Final = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "error_type")
 _GATEWAY_TOOLS: Final = frozenset((*MEMORY_TOOLS, *BUILT_IN_TOOLS))
 

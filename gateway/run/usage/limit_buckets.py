@@ -11,8 +11,9 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
+from gateway.core.dates import DAY_S
 from gateway.core.usage.limit_rules import STORED_PERIODS, Bucket, bound_of
-from gateway.run.usage.meter import ANSWERED, COST, DAY_S, INPUT, OUTPUT, Meter
+from gateway.run.usage.meter import ANSWERED, COST, INPUT, OUTPUT, Meter
 from storage.errors import StoreError, is_known
 from storage.sql.usage import Usage
 from storage.usage_records import EACH_USER, UsageLimit, UsageQuery

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
+from gateway.core.dates import DAY_S
 from gateway.core.usage.limit_rules import Amounts, used_amounts
 from gateway.core.usage.price import Price
 from gateway.masks import mask_keys_in_name
@@ -39,7 +40,6 @@ from storage.usage_records import (
 
 _log = logging.getLogger("mnemogate")
 
-DAY_S: Final = 86_400
 # With so many keys in memory, new keys have no user, and with twice as many no model: callers can make up both.
 MAX_KEYS: Final = 50_000
 # The most characters of a model's name: more than a real one has.

@@ -13,6 +13,7 @@ from storage.sql.statements import load, rows_of
 
 SQL = load("agents_api/attached.sql")
 
+# The kinds of definitions that are memories, which a search of the agent reads as well.
 _MEMORIES = (DefinitionKind.ARCHIVE, DefinitionKind.FOLDER)
 MAX_MEMORIES = 7  # besides the agent's own, so that a search asks eight
 

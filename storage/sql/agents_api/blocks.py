@@ -37,7 +37,7 @@ from storage.sql.statements import ascii_lower, load, rows_of
 
 SQL = load("agents_api/blocks.sql")
 
-_PAGE = 200
+_PAGE = 200  # blocks that one statement reads
 
 
 async def add_block(
