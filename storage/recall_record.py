@@ -15,17 +15,27 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from math import ceil
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from msgspec import Struct
 
-# "any": the kind is not known, since the text was not read.
-KINDS = ("message", "fact", "passage", "any")
-# Why a hit stayed out of the note; "": it did not. "shown": the request has it; "repeats": another hit has it.
-REASONS = ("", "weak", "no_room", "shown", "repeats", "muted", "superseded")
-OUTCOMES = ("recalled", "nothing_found", "all_shown", "no_room", "late", "failed", "off", "nobody")
-PROMPT_PARTS = ("system", "tools", "section", "summary", "history", "note", "message")
-NONE_LEFT_OUT = (0,) * (len(REASONS) - 1)
+# What was found. `any`: the kind is not known, since the text was not read.
+HitKind = Literal["message", "fact", "passage", "any"]
+# Why a hit stayed out of the note: its score was too low; the note was full; the conversation or an earlier note shows
+# it; a chosen hit repeats it; an operator has muted it; another fact has replaced it.
+LeftOutReason = Literal["weak", "no_room", "shown", "repeats", "muted", "superseded"]
+# How the search for memory ended. `off`, `nobody`: there was no search.
+RecallOutcome = Literal[
+    "recalled", "nothing_found", "all_shown", "no_room", "late", "failed", "off", "nobody"
+]
+PromptPart = Literal["system", "tools", "section", "summary", "history", "note", "message"]
+# The values in the order of their codes in the bytes of a record. For a hit in the note the reason is "".
+KINDS: tuple[HitKind, ...] = get_args(HitKind)
+LEFT_OUT_REASONS: tuple[LeftOutReason, ...] = get_args(LeftOutReason)
+REASONS: tuple[Literal[""] | LeftOutReason, ...] = ("", *LEFT_OUT_REASONS)
+OUTCOMES: tuple[RecallOutcome, ...] = get_args(RecallOutcome)
+PROMPT_PARTS: tuple[PromptPart, ...] = get_args(PromptPart)
+NONE_LEFT_OUT = (0,) * len(LEFT_OUT_REASONS)
 _MODES = ("on", "strict")
 # The code of an entry: two bits for its kind, three for its reason, and one if the hit is forgotten.
 _KIND_MASK = 0b11
@@ -58,8 +68,7 @@ _GATEWAY_MARK, _HASH_MARK = b"\x00", b"\x01"
 class RecalledEntry(Struct, frozen=True):
     """A hit of a search."""
 
-    # What was found: one of KINDS.
-    kind: str
+    kind: HitKind
     # The number of the message, fact or passage.
     seq: int
     # The hit's place among all hits, from 1 on.
@@ -72,16 +81,15 @@ class RecalledEntry(Struct, frozen=True):
     meaning: float | None = None
     # The tokens that the hit's text takes in the note.
     tokens: int = 0
-    # Why the hit stayed out of the note: one of REASONS; "": it went in.
-    reason: str = ""
+    # Why the hit stayed out of the note; "": it went in.
+    reason: Literal[""] | LeftOutReason = ""
     is_forgotten: bool = False
 
 
 class RecallRecord(Struct, frozen=True):
     """The outcome of one recall, and the request that it was for."""
 
-    # How the recall ended: one of OUTCOMES.
-    outcome: str
+    outcome: RecallOutcome
     # The number of hits: those in the note, and those that `left_out` counts.
     found: int = 0
     # The tokens of the hits that went into the note.
@@ -107,7 +115,7 @@ class RecallRecord(Struct, frozen=True):
     ms: float = 0.0
     # The input, output and cached tokens of the request; None: they are not known.
     usage: tuple[int, int, int] | None = None
-    # The number of hits that stayed out for each of REASONS, from the second on. Hits too weak for the ranking are
+    # The number of hits that stayed out for each of LEFT_OUT_REASONS. Hits too weak for the ranking are
     # counted only if they are in `entries`.
     left_out: tuple[int, ...] = NONE_LEFT_OUT
     # The hits that went into the note, and the best of the others, by rank.

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 from msgspec import UNSET
 from msgspec.structs import asdict, replace
 
 from gateway.run.admin.memory_records import SourceKind, kind_of
 from gateway.run.admin.page_paths import fact_href, text_href
-from gateway.run.admin.request_records import HitRecord, LeftOutReason, LeftOutRecord
+from gateway.run.admin.request_records import HitRecord, LeftOutRecord
 from storage.listing import ExchangePlace
 from storage.recall_record import RecalledEntry
 from storage.records import Fact, Message
@@ -89,11 +88,11 @@ def _hit_record(
             until=ended_fact.ended_at or UNSET,
             taken_back=ended_fact.taken_back or UNSET,
         )
-    return LeftOutRecord(**asdict(hit), reason=cast(LeftOutReason, entry.reason)) if entry.reason else hit
+    return LeftOutRecord(**asdict(hit), reason=entry.reason) if entry.reason else hit
 
 
 def _kind_of_hit(entry: RecalledEntry, message: Message | None) -> SourceKind:
     """Returns the kind of a hit."""
     if message is not None:
         return kind_of(message)
-    return "message" if entry.kind == "any" else cast(SourceKind, entry.kind)
+    return "message" if entry.kind == "any" else entry.kind

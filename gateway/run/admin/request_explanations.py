@@ -6,16 +6,16 @@ A request that searched memory is explained by the stored record of its recall, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from msgspec import UNSET
 
 from gateway.core.conversation.canonical import is_result
 from gateway.core.dates import minute_text
 from gateway.run.admin.memory_names import name_of
-from gateway.run.admin.request_records import ExplainedRequest, Outcome, PartTokens, WindowPart, WindowRecord
+from gateway.run.admin.request_records import ExplainedRequest, PartTokens, WindowRecord
 from gateway.run.request_log import LoggedRequest
-from storage.recall_record import PROMPT_PARTS, REASONS, RecallRecord, unpack
+from storage.recall_record import LEFT_OUT_REASONS, PROMPT_PARTS, RecallOutcome, RecallRecord, unpack
 from storage.records import REPLY, Exchange
 from storage.sql.recalls import FirstRecall
 
@@ -40,7 +40,7 @@ _OUTCOME_WORDS = {
 }
 # The outcome of a request without a search, by its memory mode. In the other modes it is `nothing_found`, also of a
 # repeat and of a failure, which have no outcomes of their own: only their sentences differ.
-_OUTCOME_BY_MODE: Mapping[str, Outcome] = {
+_OUTCOME_BY_MODE: Mapping[str, RecallOutcome] = {
     "none": "nobody",
     "off": "off",
     "unavailable": "failed",
@@ -67,7 +67,7 @@ def sentence_of(record: RecallRecord) -> str:
             f"{chosen} of {record.found} {memories} found went into this reply "
             f"({record.recalled_tokens} tokens)."
         )
-    counts = zip(REASONS[1:], record.left_out, strict=True)
+    counts = zip(LEFT_OUT_REASONS, record.left_out, strict=True)
     left_out = [(_REASON_WORDS[reason], count) for reason, count in counts if count]
     if not left_out:
         return sentence
@@ -78,16 +78,13 @@ def sentence_of(record: RecallRecord) -> str:
     return f"{sentence} {sum(record.left_out)} stayed out: {reasons}."
 
 
-def _words_of_outcome(outcome: str) -> str:
+def _words_of_outcome(outcome: RecallOutcome) -> str:
     return _OUTCOME_WORDS.get(outcome, _OUTCOME_WORDS["nothing_found"])
 
 
 def window_of(record: RecallRecord) -> WindowRecord:
     """Returns how the window of a request was used."""
-    parts = (
-        PartTokens(cast(WindowPart, part), tokens)
-        for part, tokens in zip(PROMPT_PARTS, record.part_tokens, strict=True)
-    )
+    parts = (PartTokens(part, tokens) for part, tokens in zip(PROMPT_PARTS, record.part_tokens, strict=True))
     return WindowRecord(tuple(parts), record.context_window, record.evicted_tokens)
 
 

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from heapq import merge
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -30,7 +30,6 @@ from gateway.run.admin.request_explanations import explain_logged, sentence_of, 
 from gateway.run.admin.request_records import (
     ExplainedRequest,
     LeftOutRecord,
-    Outcome,
     RequestRecord,
     UsageRecord,
 )
@@ -351,7 +350,7 @@ class RequestOperations(Struct, frozen=True):
             conversation=stored.conversation_uid,
             exchange=stored.seq,
             tries=tries,
-            why=cast(Outcome, record.outcome),
+            why=record.outcome,
             sentence=sentence_of(record),
             found=record.found,
             selection=record.is_selection,

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from msgspec import UNSET, Struct, UnsetType
 
 from gateway.run.admin.memory_records import SourceKind, SourceRecord
+from storage.recall_record import LeftOutReason, PromptPart, RecallOutcome
 
-# The values of `Outcome`, `LeftOutReason` and `WindowPart` are OUTCOMES, REASONS and PROMPT_PARTS of
-# `storage/recall_record.py`.
-
-# Why a hit stayed out of the note: its score was too low; the note was full; the conversation or an earlier note shows
-# it; a chosen hit repeats it; an operator has muted it; another fact has replaced it.
-LeftOutReason = Literal["weak", "no_room", "shown", "repeats", "muted", "superseded"]
-# How the search for memory ended. `off`, `nobody`: there was no search. `nothing_found`: also of a repeat and of a
-# failure, which had none; the sentence of the request says so.
-Outcome = Literal["recalled", "nothing_found", "all_shown", "no_room", "late", "failed", "off", "nobody"]
-WindowPart = Literal["system", "tools", "section", "summary", "history", "note", "message"]
+WindowPart = PromptPart
 
 
 class HitRecord(Struct, frozen=True):
@@ -114,7 +104,8 @@ class ExplainedRequest(RequestSummary, frozen=True, kw_only=True):
     repeats: str | UnsetType = UNSET
     # Each upstream that was asked, with its answer ("openai:429").
     tries: tuple[str, ...]
-    why: Outcome
+    # `nothing_found`: also of a repeat and of a failure, which had no search; `sentence` says so.
+    why: RecallOutcome
     # What happened, in words.
     sentence: str
     found: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from gateway.core.memory.standing import normalized_statement
 from gateway.core.prompt import note_choice, note_query
@@ -116,8 +116,8 @@ class SearchOutcome(NamedTuple):
     found: FoundMessages
     # The messages that go into the note.
     choice: note_choice.Choice
-    # Why the search has failed: "late" or "failed"; "": it has not failed.
-    failure: str
+    # Why the search has failed; "": it has not failed.
+    failure: Literal["", "late", "failed"]
 
 
 async def find_messages(

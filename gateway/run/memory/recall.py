@@ -247,8 +247,8 @@ class _NoteSearch(Struct, frozen=True):
             _log.warning(
                 "Memory could not be searched for a reply, which was made without: %s", error.message
             )
-            failure = "late" if isinstance(error, TooSlow) else "failed"
-            return SearchOutcome(found, note_choice.NO_CHOICE, failure)
+            is_late = isinstance(error, TooSlow)
+            return SearchOutcome(found, note_choice.NO_CHOICE, "late" if is_late else "failed")
 
     async def _find(self, text: str) -> FoundMessages:
         """Returns the messages that memory has for a message and the prompt does not show. Raises: StoreError."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from msgspec import Struct
 
@@ -14,8 +15,8 @@ from storage.search_trace import HitScores, SearchTrace
 class SearchRecord(Struct, frozen=True):
     """The record of a search of memory for one message. It is stored with the turn."""
 
-    # One of OUTCOMES, if the search failed or all was shown before; "": what was found decides.
-    outcome: str
+    # How the search ended, if it failed or all was shown before; "": what was found decides.
+    outcome: Literal["", "late", "failed", "all_shown"]
     # What was found, best first.
     messages: Sequence[Message]
     # What went into the note, and why the other messages stayed out.

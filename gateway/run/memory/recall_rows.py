@@ -14,7 +14,17 @@ from gateway.run.memory.find_messages import MAX_LEFT_OUT
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.recall_result import SearchRecord
 from gateway.run.receipt import Receipt
-from storage.recall_record import KINDS, PROMPT_PARTS, REASONS, EntryRow, RecallRecord, pack_code, pack_rows
+from storage.recall_record import (
+    KINDS,
+    LEFT_OUT_REASONS,
+    PROMPT_PARTS,
+    REASONS,
+    EntryRow,
+    RecallOutcome,
+    RecallRecord,
+    pack_code,
+    pack_rows,
+)
 from storage.records import Message
 from storage.search_trace import HitScores
 
@@ -24,9 +34,9 @@ _CHARS_PER_TOKEN = 4
 # The characters of the JSON around a message, estimated.
 _MESSAGE_JSON_CHARS = 40
 # `pack_code` for each kind with each reason.
-_CODES = {(kind, reason): pack_code(kind, reason) for kind in KINDS for reason in REASONS}
-# Without "": that hit did not stay out.
-_LEFT_OUT_REASONS = REASONS[1:]
+_CODES: Mapping[tuple[str, str], int] = {
+    (kind, reason): pack_code(kind, reason) for kind in KINDS for reason in REASONS
+}
 
 
 def pack_recall(
@@ -47,7 +57,7 @@ def pack_recall(
     rows, left_out = entry_rows(search)
     reported = reported_counts(turn_outcome.usage)
     record = RecallRecord(
-        outcome=search.outcome or _search_outcome(bool(search.choice.hits), left_out),
+        outcome=_search_outcome(search, left_out),
         found=len(search.choice.hits) + sum(left_out),
         recalled_tokens=prompt.recall.tokens,
         is_selection=search.is_selection,
@@ -86,7 +96,7 @@ def entry_rows(
         del weak[max_left_out - len(left_out) :]
         rows += _weak_rows(weak, len(ranked) + 1)
         counts["weak"] += len(weak)
-    return rows, tuple([counts.get(reason, 0) for reason in _LEFT_OUT_REASONS])
+    return rows, tuple([counts.get(reason, 0) for reason in LEFT_OUT_REASONS])
 
 
 def _best_left_out(ranked: Sequence[int], reasons: Mapping[int, str], max_left_out: int) -> list[int]:
@@ -158,11 +168,13 @@ def _reasons(search: SearchRecord, messages: Iterable[int]) -> dict[int, str]:
     return reasons
 
 
-def _search_outcome(has_chosen: bool, left_out: Sequence[int]) -> str:
-    """Returns one of OUTCOMES for a search that did not fail. left_out: as `RecallRecord.left_out`."""
-    if has_chosen:
+def _search_outcome(search: SearchRecord, left_out: Sequence[int]) -> RecallOutcome:
+    """Returns how a search ended. left_out: as `RecallRecord.left_out`."""
+    if search.outcome:
+        return search.outcome
+    if search.choice.hits:
         return "recalled"
-    counts = dict(zip(_LEFT_OUT_REASONS, left_out, strict=True))
+    counts = dict(zip(LEFT_OUT_REASONS, left_out, strict=True))
     if counts["no_room"]:
         return "no_room"
     return "all_shown" if counts["shown"] or counts["repeats"] else "nothing_found"
