@@ -21,6 +21,7 @@ from storage.records import (
     Block,
     Conversation,
     Exchange,
+    ImportStatus,
     Job,
     MemoryEdit,
     Message,
@@ -777,7 +778,7 @@ class ImportNote(Struct, frozen=True):
     """The progress of an import."""
 
     row: int
-    status: str
+    status: ImportStatus
     at: float
     # The outcome so far, as JSON that the store does not read.
     data: bytes

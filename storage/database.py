@@ -12,15 +12,15 @@ from typing import Any, Protocol, Self, TypeVar
 
 from msgspec import Struct
 
-from storage.errors import Unavailable
+from storage.errors import StoreStatus, Unavailable
 from storage.records import AgentNumbers
 
 
 class StoreHealth(Struct, frozen=True):
     """The store's state."""
 
-    # ok, slow, closed, or the `status` of the error that stops it (full, readonly, locked, corrupt, broken).
-    status: str
+    # Where an error stops the store, the `status` of the error.
+    status: StoreStatus
     # The message of the last failure, retained after recovery.
     error: str | None = None
     # Writes not yet on disk, and their bytes.

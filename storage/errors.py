@@ -29,13 +29,18 @@ StoreError
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
+
+# The state of a store in a word, as health shows it. `ok`, `slow` and `closed` are no faults.
+StoreStatus = Literal[
+    "ok", "slow", "closed", "failing", "broken", "full", "readonly", "locked", "corrupt", "busy"
+]
 
 
 class StoreError(Exception):
-    """The root. message: what was wrong, what was seen, what to do. status: how the store is, in one word."""
+    """The root. message: what was wrong, what was seen, what to do."""
 
-    status: ClassVar[str] = "failing"
+    status: ClassVar[StoreStatus] = "failing"
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -45,7 +50,7 @@ class StoreError(Exception):
 class Unavailable(StoreError):
     """The store cannot serve now."""
 
-    status: ClassVar[str] = "broken"
+    status: ClassVar[StoreStatus] = "broken"
     # The fault was found before, and health shows it; it is raised for one more caller.
     is_known = False
 

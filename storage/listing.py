@@ -17,6 +17,7 @@ from storage.records import (
     Definition,
     DefinitionKind,
     Exchange,
+    ImportStatus,
     Job,
     Message,
     Passage,
@@ -569,7 +570,7 @@ class StoredImport(Struct, frozen=True):
     uid: str
     agent_row: int
     format: str
-    status: str
+    status: ImportStatus
     created: float
     # When it has last written.
     touched: float

@@ -374,6 +374,10 @@ class Revision(Struct, frozen=True):
     value: str
 
 
+# The state of an import. A preview is not stored; an import that stopped goes on when its file is sent again.
+ImportStatus = Literal["preview", "running", "done", "stopped", "failed", "undone"]
+
+
 class EditState(StrEnum):
     """The state of a memory edit."""
 

@@ -14,7 +14,17 @@ from typing import Any, Self, TypeVar
 import asyncpg
 
 from storage.database import Changes, Connection, Operation, Row, StoreHealth, limit_of
-from storage.errors import Broken, Busy, Closed, ReadOnly, StatementFailed, StoreError, TooSlow, Unavailable
+from storage.errors import (
+    Broken,
+    Busy,
+    Closed,
+    ReadOnly,
+    StatementFailed,
+    StoreError,
+    StoreStatus,
+    TooSlow,
+    Unavailable,
+)
 from storage.health_check import CHECK_S, HealthCheck
 from storage.postgres.clock import SharedClock
 from storage.postgres.connection import (
@@ -383,7 +393,7 @@ class PostgresDatabase:
             waiting_bytes=self._writes.bytes,
         )
 
-    def _status(self) -> str:
+    def _status(self) -> StoreStatus:
         if self._closing:
             return "closed"
         if self._pool.server.fault is not None:

@@ -27,7 +27,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from storage.database import Changes, StoreHealth
-from storage.errors import Broken, Busy, Closed, Unavailable
+from storage.errors import Broken, Busy, Closed, StoreStatus, Unavailable
 from storage.sqlite.batch import BatchReport, BatchRunner, WriteOutcome
 from storage.sqlite.loop_calls import LoopCalls
 from storage.sqlite.result_codes import translate_error
@@ -185,8 +185,8 @@ class Writer:
         )
 
     @property
-    def status(self) -> str:
-        """The state in a word: ok, closed, slow, or the fault's `status`. Reading it never waits for the disk."""
+    def status(self) -> StoreStatus:
+        """The state in a word. Reading it never waits for the disk."""
         if self._connection.is_closing:
             return "closed"
         if self._connection.fault is not None:

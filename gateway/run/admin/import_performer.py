@@ -32,7 +32,7 @@ from gateway.run.admin.import_rest import ImportRest
 from gateway.run.admin.running_import import RunningImport
 from storage.commands import ImportNote, ImportWriting, LearnedFact
 from storage.errors import NotFound, StoreError, WriteConflict
-from storage.records import Agent
+from storage.records import Agent, ImportStatus
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -238,7 +238,7 @@ class ImportPerformer(Struct, frozen=True):
             progress.with_fact_skipped() if is_fact else progress.with_conversation_skipped(item.messages)
         )
 
-    async def _store_status(self, running: RunningImport, status: str) -> None:
+    async def _store_status(self, running: RunningImport, status: ImportStatus) -> None:
         if not running.request.is_preview:
             note = ImportNote(running.row, status, self.now(), running.progress.dump())
             await self.store.imports.note_progress(note)

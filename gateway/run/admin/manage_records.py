@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
 from gateway.run.admin.import_progress import ImportCounts
 from gateway.run.admin.requested_page import DEFAULT_LIMIT, MAX_LIMIT
 from gateway.settings import DefaultMode
+from storage.records import ImportStatus
 from storage.usage_records import SHOWN_COUNTERS
 
 _Unit = Literal["requests", "tokens", "cost", "concurrent"]
@@ -241,7 +242,7 @@ class ManagedImport(_Record, frozen=True, kw_only=True):
 
     id: str
     object: Literal["import"]
-    status: Literal["preview", "running", "done", "stopped", "failed", "undone"]
+    status: ImportStatus
     format: str | None
     project: str
     profile: str

@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.run.admin.import_progress import ImportProgress
-from storage.records import Scope
+from storage.records import ImportStatus, Scope
 
 
 class ImportRequest(Struct, frozen=True):
@@ -39,7 +39,7 @@ class RunningImport:
     progress: ImportProgress
     # Closed when the import ends.
     file: IO[bytes]
-    status: str = "running"
+    status: ImportStatus = "running"
     # The import's row; 0: a preview has none.
     row: int = 0
     # None: another process performs the import.
@@ -58,7 +58,7 @@ class RunningImport:
 
 
 def import_json(
-    uid: str, status: str, format: str, scope: Scope, created: float, progress: ImportProgress
+    uid: str, status: ImportStatus, format: str, scope: Scope, created: float, progress: ImportProgress
 ) -> dict[str, Any]:
     """Returns an import as it is shown."""
     return {
