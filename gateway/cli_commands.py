@@ -158,7 +158,7 @@ class Commands:
                 check(settings)
         with mistakes.collecting():
             database = check_database(settings)
-            check_exposure(settings, database.is_keyed or settings.server.key is not None)
+            check_exposure(settings, has_keys=database.is_keyed or settings.server.key is not None)
         with mistakes.collecting():
             load_otlp_settings(os.environ)
         mistakes.raise_if_any()
@@ -292,7 +292,7 @@ class Commands:
             outcome_text.describe_forget_result({**files, **arguments}, count, first_answer), file=sys.stderr
         )
         if not answer["swept"]:
-            print(outcome_text.describe_unswept(is_server), file=sys.stderr)
+            print(outcome_text.describe_unswept(is_server=is_server), file=sys.stderr)
 
     def export(self, arguments: _Arguments, path: str | None, *, may_replace: bool) -> None:
         """Writes a memory to a file, or to the standard output. may_replace: the file may be there already."""

@@ -57,7 +57,9 @@ def serve(settings: Settings, limits: Limits | None = None, *, performs_jobs: bo
     if not performs_jobs:
         _require_shared_database(settings, "--no-work")
     _allow_connections()
-    return event_loop.run(_serve(settings, limits, performs_jobs, load_otlp_settings(os.environ)))
+    return event_loop.run(
+        _serve(settings, limits, load_otlp_settings(os.environ), performs_jobs=performs_jobs)
+    )
 
 
 def work(settings: Settings, limits: Limits | None = None, *, listens: bool = False) -> int:
@@ -69,7 +71,7 @@ def work(settings: Settings, limits: Limits | None = None, *, listens: bool = Fa
     """
     configure_logging()
     _require_shared_database(settings, "a worker of its own")
-    return event_loop.run(_work(settings, limits, load_otlp_settings(os.environ), listens))
+    return event_loop.run(_work(settings, limits, load_otlp_settings(os.environ), listens=listens))
 
 
 async def migrate(settings: Settings) -> None:
@@ -108,7 +110,9 @@ def load_otlp_settings(environ: Mapping[str, str]) -> OtlpSettings | None:
     return otlp
 
 
-async def _work(settings: Settings, limits: Limits | None, otlp: OtlpSettings | None, listens: bool) -> int:
+async def _work(
+    settings: Settings, limits: Limits | None, otlp: OtlpSettings | None, *, listens: bool
+) -> int:
     """Performs background jobs until a signal stops the process. Returns the exit code.
 
     listens: answers /health and /metrics as well.
@@ -168,7 +172,7 @@ def _require_shared_database(settings: Settings, option: str) -> None:
 
 
 async def _serve(
-    settings: Settings, limits: Limits | None, performs_jobs: bool, otlp: OtlpSettings | None
+    settings: Settings, limits: Limits | None, otlp: OtlpSettings | None, *, performs_jobs: bool
 ) -> int:
     """Serves requests until a signal stops the process. Returns the exit code. Raises: GatewayError."""
     listener = bind(settings.server.host, settings.server.port)
@@ -286,11 +290,11 @@ async def _install_keys(settings: Settings, store: Store) -> bool:
         if not is_known(error):
             _log.error("The gateway keys cannot be read: %s", error.message)
         return key is not None or not is_loopback(settings.server.host)
-    check_exposure(settings, has_keys)
+    check_exposure(settings, has_keys=has_keys)
     return has_keys
 
 
-def check_exposure(settings: Settings, has_keys: bool) -> None:
+def check_exposure(settings: Settings, *, has_keys: bool) -> None:
     """Raises: SettingsError: without keys, the gateway would serve other machines."""
     if not (has_keys or is_loopback(settings.server.host)):
         raise SettingsError(

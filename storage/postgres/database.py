@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Self, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, Self, TypeVar
 
 import asyncpg
 
@@ -90,6 +91,17 @@ class PostgresLimits(PoolLimits, frozen=True):
     def long_reads(self) -> int:
         """How many connections long reads may have."""
         return max(1, self.size - self.bulk - self.turns)
+
+
+@dataclass(frozen=True, slots=True)
+class _Write(Generic[T]):
+    """A transaction to be performed."""
+
+    operation: Operation[T]
+    # The transaction waits for one of the connections for bulk work.
+    is_bulk: bool = False
+    # As in `Database.write`.
+    is_repeatable: bool = False
 
 
 class PostgresDatabase:
@@ -189,17 +201,17 @@ class PostgresDatabase:
     def write(
         self, operation: Operation[T], *, size_bytes: int = 0, is_repeatable: bool = False
     ) -> asyncio.Future[T]:
-        return self._begin_write(operation, size_bytes, is_repeatable=is_repeatable)
+        return self._begin_write(_Write(operation, is_repeatable=is_repeatable), size_bytes)
 
     def write_one(self, statement: str, values: Sequence[object]) -> asyncio.Future[list[Row]]:
         async def one(connection: Connection) -> list[Row]:
             row = await connection.single(statement, values)
             return [] if row is None else [row]
 
-        return self._begin_write(one)
+        return self._begin_write(_Write(one))
 
     def bulk(self, operation: Operation[T], *, size_bytes: int = 0) -> asyncio.Future[T]:
-        return self._begin_write(operation, size_bytes, is_bulk=True)
+        return self._begin_write(_Write(operation, is_bulk=True), size_bytes)
 
     async def _read(self, operation: Operation[T], deadline_ms: float | None, default_s: float) -> T:
         """Reads. default_s: how long the read may take if it has no deadline."""
@@ -239,9 +251,8 @@ class PostgresDatabase:
         pool.release(raw)
         return result
 
-    def _begin_write(
-        self, operation: Operation[T], size: int = 0, *, is_bulk: bool = False, is_repeatable: bool = False
-    ) -> asyncio.Future[T]:
+    def _begin_write(self, write: _Write[T], size: int = 0) -> asyncio.Future[T]:
+        """Begins a write, and returns its result to come. size: the bytes that it holds. Raises: Unavailable."""
         if self._closing:
             raise Closed(f"{self._target.name} is closed")
         self._pool.server.check()
@@ -252,15 +263,14 @@ class PostgresDatabase:
                 f"{self._target.name} is too slow: more than {self._limits.queue_bytes:,} bytes would wait"
             )
         future: asyncio.Future[T] = self._loop.create_future()
-        self._writes.begin(self._write(operation, future, is_bulk, is_repeatable), size)
+        self._writes.begin(self._perform(write, future), size)
         self._maintenance.note_write()
         return future
 
-    async def _write(
-        self, operation: Operation[T], future: asyncio.Future[T], is_bulk: bool, is_repeatable: bool
-    ) -> None:
+    async def _perform(self, write: _Write[T], future: asyncio.Future[T]) -> None:
+        """Performs a write, and resolves the future that its caller awaits."""
         try:
-            result = await self._transact(operation, is_bulk, is_repeatable)
+            result = await self._transact(write)
         except asyncio.CancelledError:
             _fail(future, Closed(f"{self._target.name} was closed while this was being written"))
         except BaseException as error:
@@ -269,30 +279,24 @@ class PostgresDatabase:
             if not future.done():
                 future.set_result(result)
 
-    async def _transact(self, operation: Operation[T], is_bulk: bool, is_repeatable: bool) -> T:
+    async def _transact(self, write: _Write[T]) -> T:
         """Performs a transaction. If the server refuses a text in it, it is performed again with its texts mended."""
         try:
-            return await self._try_transaction(PostgresConnection, operation, is_bulk, is_repeatable)
+            return await self._try_transaction(PostgresConnection, write)
         except StatementFailed as error:
             if not is_refused_text(error.__cause__):
                 raise
-        return await self._try_transaction(MendingConnection, operation, is_bulk, is_repeatable)
+        return await self._try_transaction(MendingConnection, write)
 
-    async def _try_transaction(
-        self,
-        connection_type: type[PostgresConnection],
-        operation: Operation[T],
-        is_bulk: bool,
-        is_repeatable: bool,
-    ) -> T:
+    async def _try_transaction(self, connection_type: type[PostgresConnection], write: _Write[T]) -> T:
         """Performs a transaction, again after a conflict with another one or after its connection broke."""
-        pool = self._pool
+        pool, is_bulk = self._pool, write.is_bulk
         for tries_left in reversed(range(_MAX_TRIES)):
             raw = (None if is_bulk else pool.acquire_idle()) or await pool.acquire(is_bulk=is_bulk)
             deadline = self._loop.time() + self._limits.write_s
             connection = connection_type(raw, deadline, self._loop, self._begin_statement)
             try:
-                result = await operation(connection)
+                result = await write.operation(connection)
                 await connection.commit()
                 self._uptime.note_answer()
                 pool.release(raw, is_bulk=is_bulk)
@@ -300,12 +304,12 @@ class PostgresDatabase:
             except BaseException as error:
                 translated = self._translate(error)
                 is_pending = connection.is_begun or isinstance(error, TimeoutError)
-                await self._roll_back(raw, is_bulk, is_pending=is_pending)
+                await self._roll_back(raw, is_bulk=is_bulk, is_pending=is_pending)
                 if isinstance(translated, Broken):
                     # Once only, unless the write `is_repeatable`: after a broken connection the next one mostly breaks.
                     may_be_on_disk = connection.may_have_committed and is_unanswered(error)
                     is_first_try = tries_left == _MAX_TRIES - 1
-                    may_repeat = is_repeatable or (is_first_try and not may_be_on_disk)
+                    may_repeat = write.is_repeatable or (is_first_try and not may_be_on_disk)
                 else:
                     may_repeat = _is_conflict(error)
                 if tries_left and may_repeat:
@@ -315,7 +319,7 @@ class PostgresDatabase:
                 raise translated from error
         raise AssertionError("the last attempt returns or raises")
 
-    async def _roll_back(self, raw: RawConnection, is_bulk: bool, *, is_pending: bool) -> None:
+    async def _roll_back(self, raw: RawConnection, *, is_bulk: bool, is_pending: bool) -> None:
         """Rolls back a pending transaction, and returns its connection to the pool."""
         try:
             if is_pending and not raw.is_closed():

@@ -88,7 +88,7 @@ class ConnectionPool:
             self._waiting_since[wait_key] = self._loop.time()
         try:
             async with asyncio.timeout(wait_s) as timeout:
-                return await self._acquire_when_up(is_bulk, timeout, opening_s)
+                return await self._acquire_when_up(timeout, opening_s, is_bulk=is_bulk)
         except TimeoutError:
             self.server.check()
             # Without the time, which differs each time: the log counts the lines that are alike.
@@ -97,7 +97,7 @@ class ConnectionPool:
             self._waiting_since.pop(wait_key, None)
 
     async def _acquire_when_up(
-        self, is_bulk: bool, timeout: asyncio.Timeout, opening_s: float | None
+        self, timeout: asyncio.Timeout, opening_s: float | None, *, is_bulk: bool
     ) -> RawConnection:
         while True:
             await self.server.wait_until_known()

@@ -289,7 +289,7 @@ class Keys(Group):
             self._has_key = self._has_key or bool(has_key)
             if cache is self._cache:  # else keys have changed meanwhile
                 self._has_none_until = self._tick() + self._fresh_s
-            self._update_keyed_file(self._has_key)
+            self._update_keyed_file(is_keyed=self._has_key)
         return self._has_key
 
     @reads
@@ -327,7 +327,7 @@ class Keys(Group):
         """Notes that a key was created. demands_key: callers of the API need one from now on."""
         if demands_key:
             self._has_key = True
-            self._update_keyed_file(True)
+            self._update_keyed_file(is_keyed=True)
         self._database.notify(KEYS)
 
     def _drop_cache(self) -> None:
@@ -340,7 +340,7 @@ class Keys(Group):
         self._cache = OrderedDict((digest, (key, -math.inf)) for digest, (key, _) in self._cache.items())
         self._has_none_until = -math.inf
 
-    def _update_keyed_file(self, is_keyed: bool) -> None:
+    def _update_keyed_file(self, *, is_keyed: bool) -> None:
         """Makes the file `.keyed`, or removes it."""
         if self._path is None:
             return

@@ -187,7 +187,7 @@ async def _find_page_end(connection: Connection, query: UsageQuery) -> Row | Non
     if query.last_day - query.first_day < _LONG_DAYS or not query.by:
         return None
     for day in (query.last_day - 1, query.first_day):  # the last day may have only begun
-        statement = _page_end_statement(query.by, _condition_names(query), query.after is not None)
+        statement = _page_end_statement(query.by, _condition_names(query), has_start=query.after is not None)
         values = (day, *_condition_values(query), query.limit - 1)
         if (row := await connection.row(statement, values)) is not None:
             return row
@@ -215,7 +215,7 @@ def _sums_statement(
     """
     columns = ", ".join(f'"{name}"' for name in by)
     days = f"IN ({', '.join('?' * listed_days)})" if listed_days else "BETWEEN ? AND ?"
-    where = f"WHERE day {days}{_conditions(by, only, has_start)}"
+    where = f"WHERE day {days}{_conditions(by, only, has_start=has_start)}"
     if has_end:
         where += f" AND ({columns}) <= ({_placeholders(by)})"
     grouped = f" GROUP BY {columns} ORDER BY {columns}" if by else " HAVING count(*) > 0"
@@ -226,10 +226,10 @@ def _sums_statement(
 
 
 @lru_cache(maxsize=64)
-def _page_end_statement(by: tuple[str, ...], only: tuple[str, ...], has_start: bool) -> Statement:
+def _page_end_statement(by: tuple[str, ...], only: tuple[str, ...], *, has_start: bool) -> Statement:
     """Returns the statement that finds the last values of `by` of a page of one day's sums."""
     columns = ", ".join(f'"{name}"' for name in by)
-    where = _conditions(by, only, has_start)
+    where = _conditions(by, only, has_start=has_start)
     text = f"SELECT DISTINCT {columns} FROM {_table(by, only)} WHERE day = ?{where} ORDER BY {columns} LIMIT 1 OFFSET ?"
     return make_statement("usage.sql: ends", text)
 
@@ -239,7 +239,7 @@ def _table(by: tuple[str, ...], only: tuple[str, ...]) -> str:
     return "user_usage" if {*by, *only} <= _USER_COLUMNS else "usage"
 
 
-def _conditions(by: tuple[str, ...], only: tuple[str, ...], has_start: bool) -> str:
+def _conditions(by: tuple[str, ...], only: tuple[str, ...], *, has_start: bool) -> str:
     """Returns the conditions after the one on days, in SQL. Raises: ValueError if a name is not a column."""
     if unknown := {*by, *only} - {*UsageKey._fields}:
         # The names are put into the statement as they are.

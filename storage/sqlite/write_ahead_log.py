@@ -87,9 +87,9 @@ class WriteAheadLog:
         if not self._post(work):
             self.is_free.set()
 
-    def end_write_back(self, size: int, is_whole: bool) -> None:
+    def end_write_back(self, size: int, *, is_whole: bool) -> None:
         """Notes the size of the log after a write-back. is_whole: all of it was written back, as no reader used it."""
-        self._note(size, is_whole)
+        self._note(size, is_whole=is_whole)
         self.is_free.set()
 
     def expect_new_file(self) -> None:
@@ -103,7 +103,7 @@ class WriteAheadLog:
         emptying.add_done_callback(lambda _: self.is_free.set())
         # If the caller is cancelled, the thread goes on, and nothing else may write the log back meanwhile.
         is_empty = await asyncio.shield(emptying)
-        self._note(self.measure(), is_empty)
+        self._note(self.measure(), is_whole=is_empty)
         return is_empty
 
     async def stop_copying(self) -> None:
@@ -127,7 +127,7 @@ class WriteAheadLog:
             self.copying = None
             self.write_back()
 
-    def _note(self, size: int, is_whole: bool) -> None:
+    def _note(self, size: int, *, is_whole: bool) -> None:
         """Notes the size after a write-back. A log that was written back whole restarts in its file."""
         self.size = size
         checkpoint_bytes = self._limits.checkpoint_bytes

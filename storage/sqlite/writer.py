@@ -404,7 +404,7 @@ class Writer:
         self._call_loop(self._end_write_back, self.log.measure(), is_whole)
 
     def _end_write_back(self, size: int, is_whole: bool) -> None:
-        self.log.end_write_back(size, is_whole)
+        self.log.end_write_back(size, is_whole=is_whole)
         if not is_whole:
             # A reader holds the log, which may have forgotten words: it is tried again soon, not with the next write.
             self._schedule_idle()

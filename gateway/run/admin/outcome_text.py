@@ -146,7 +146,7 @@ def describe_others(profiles: Sequence[str]) -> str:
     return f"This is one memory of several; the others have a profile of their own: {options}"
 
 
-def describe_unswept(is_server: bool) -> str:
+def describe_unswept(*, is_server: bool) -> str:
     """Returns the remark that the database still has old copies of what was forgotten, and how they are removed.
 
     is_server: the database is PostgreSQL.
