@@ -360,13 +360,11 @@ class PostgresDatabase:
 
     def notify(self, channel: str, payload: str = "") -> None:
         if not self._closing:
-            self._sender.add((channel, payload))
+            self._sender.add(Notification(channel, payload))
 
     async def _send(self, notifications: Sequence[Notification]) -> None:
         with contextlib.suppress(StoreError):
-            await self.read(
-                lambda connection: connection.rows(*self._listener.notify_statement(notifications))
-            )
+            await self.read(lambda connection: self._listener.notify(connection, notifications))
 
     def when_changed(self, callback: Callable[[Changes], None]) -> None:
         pass  # a shared database calls none, since other processes write there, too

@@ -14,21 +14,21 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeAlias
+from typing import NamedTuple
 
-from storage.database import POLL_S
+from storage.database import POLL_S, Connection
 from storage.errors import Broken, StoreError
 from storage.postgres.connection import NOW, PostgresTarget, RawConnection, connect
 from storage.postgres.sqlstates import FAULTS, translate_error
 
 NotificationCallback = Callable[[str | None], None]
-Notification: TypeAlias = tuple[str, str]  # its channel and payload
 _log = logging.getLogger("mnemogate")
 
 # Channels belong to a whole database, in which other programs may have some, too.
 _PREFIX = "mnemogate_"
 # The channel on which a process notifies itself.
 _PROBE_CHANNEL = f"{_PREFIX}self"
+# The seconds within which the answer to a probe and its notification have to arrive. Chosen, not measured.
 _ANSWER_S = POLL_S / 3
 _NOTIFY = (
     "SELECT pg_notify(channel, payload) FROM unnest($1::text[], $2::text[]) AS notification(channel, payload)"
@@ -38,7 +38,15 @@ _LOST_MESSAGE = (
     "Notifications from PostgreSQL are lost; changes by other gateways may be seen up to %d s late. "
     "Reconnecting: %s"
 )
-_RETRY_FIRST_S, _RETRY_MAX_S = 0.25, 10.0
+# The seconds between attempts to connect again: the first pause, which doubles, and the longest.
+_RETRY_FIRST_S, _RETRY_MOST_S = 0.25, 10.0
+
+
+class Notification(NamedTuple):
+    """A notification to the other processes."""
+
+    channel: str
+    payload: str
 
 
 class NotificationSender:
@@ -114,12 +122,11 @@ class NotificationListener:
         """Calls a function with the notifications of a channel, as `Database.listen`; before `begin`."""
         self._callbacks.setdefault(channel, []).append(callback)
 
-    def notify_statement(
-        self, notifications: Sequence[Notification]
-    ) -> tuple[str, tuple[list[str], list[str]]]:
-        """Returns the statement that sends notifications, and its values."""
-        channels = [_PREFIX + channel for channel, _ in notifications]
-        return _NOTIFY, (channels, [f"{self._name} {payload}" for _, payload in notifications])
+    async def notify(self, connection: Connection, notifications: Sequence[Notification]) -> None:
+        """Sends notifications over a connection, with the name of this process."""
+        channels = [_PREFIX + each.channel for each in notifications]
+        payloads = [f"{self._name} {each.payload}" for each in notifications]
+        await connection.rows(_NOTIFY, (channels, payloads))
 
     async def close(self) -> None:
         """Ends listening. Idempotent."""
@@ -130,12 +137,12 @@ class NotificationListener:
 
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
-        pause = _RETRY_FIRST_S
+        pause_s = _RETRY_FIRST_S
         reported_at = -POLL_S
         while True:
             try:
                 await self._listen_once()
-                pause = _RETRY_FIRST_S
+                pause_s = _RETRY_FIRST_S
             except (StoreError, *FAULTS) as error:
                 if not self._has_failed:
                     self._has_failed = True
@@ -146,8 +153,8 @@ class NotificationListener:
             if loop.time() - reported_at >= POLL_S:
                 reported_at = loop.time()
                 self._report_missed()
-            await asyncio.sleep(POLL_S if self._target is None else pause)
-            pause = min(2 * pause, _RETRY_MAX_S)
+            await asyncio.sleep(POLL_S if self._target is None else pause_s)
+            pause_s = min(2 * pause_s, _RETRY_MOST_S)
 
     async def _listen_once(self) -> None:
         """Listens until the connection is lost."""

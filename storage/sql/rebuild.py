@@ -38,6 +38,13 @@ def origins_of(exchange_row: int | None, sources: bytes) -> set[int]:
     return {*orjson.loads(sources), *([] if exchange_row is None else [exchange_row])}
 
 
+class EditKey(NamedTuple):
+    """Identifies an edit: by its exchange, and its call there."""
+
+    exchange_row: int
+    call_id: str
+
+
 class BlockVersion(Struct, frozen=True):
     """A value that a block had."""
 
@@ -46,7 +53,7 @@ class BlockVersion(Struct, frozen=True):
     restores: int | None
     at: float
     origin: str
-    # Of the exchange in which it was written.
+    # The row of the exchange in which it was written.
     exchange_row: int | None
     # The rows of the exchanges that it came from, as JSON.
     sources: bytes
@@ -57,14 +64,14 @@ class BlockVersion(Struct, frozen=True):
         return origins_of(self.exchange_row, self.sources)
 
     @property
-    def edit(self) -> tuple[int, str] | None:
-        """The exchange and the call of the edit that wrote it; None: no edit of an exchange did."""
+    def edit(self) -> EditKey | None:
+        """The edit that wrote it; None: no edit of an exchange did."""
         call = call_of_origin(self.origin)
-        return None if call is None or self.exchange_row is None else (self.exchange_row, call.call)
+        return None if call is None or self.exchange_row is None else EditKey(self.exchange_row, call.call)
 
     @property
-    def repeats(self) -> bool:
-        """Returns whether an earlier forgetting wrote it, to show what was left of the version before."""
+    def is_remainder(self) -> bool:
+        """An earlier forgetting wrote it, to show what was left of the version before."""
         return self.origin == FORGET_ORIGIN and self.restores is not None
 
 
@@ -124,26 +131,33 @@ async def rebuild_block(
     values, repeating = rules.rebuild_block(
         replace(stored, value=base), [revised for _, revised in later], pending
     )
-    await _erase_edits(connection, [(edit.exchange_row, edit.call_id) for edit in repeating])
+    await _erase_edits(connection, [EditKey(edit.exchange_row, edit.call_id) for edit in repeating])
     remade = await _rewrite_rows(connection, block_row, later, values)
-    staying = [*((version, version.value) for version in clean), *remade.staying]
+    staying = [*(_RemadeVersion(version, version.value) for version in clean), *remade.staying]
     await _write_following(connection, stored, staying, remade.following, values[-1], now)
     return True
 
 
-async def _erase_edits(connection: Connection, edits: Iterable[tuple[int, str]]) -> None:
-    """Empties the arguments of edits. edits: their exchanges and calls."""
+async def _erase_edits(connection: Connection, edits: Iterable[EditKey]) -> None:
+    """Empties the arguments of edits."""
     for edit in edits:
         await connection.run(SQL["op_erase"], (*edit, _NO_ARGUMENTS))
 
 
+class _RemadeVersion(NamedTuple):
+    """A version of a block, and its new value."""
+
+    version: BlockVersion
+    value: str
+
+
 class _RemadeVersions(NamedTuple):
-    """The later versions of a block that are not dropped, each with its new value."""
+    """The later versions of a block that are not dropped."""
 
     # In the rows that they had.
-    staying: list[tuple[BlockVersion, str]]
+    staying: list[_RemadeVersion]
     # To be written again, as new versions: from the first version on that has no room in its row for its new value.
-    following: list[tuple[BlockVersion, str]]
+    following: list[_RemadeVersion]
 
 
 async def _rewrite_rows(
@@ -158,18 +172,18 @@ async def _rewrite_rows(
     """
     remade = _RemadeVersions([], [])
     for (version, revised), value in zip(later, values, strict=True):
-        is_dropped = revised.is_erased or version.repeats
+        is_dropped = revised.is_erased or version.is_remainder
         sources = None if is_dropped or remade.following else _padded_sources(version, value)
         if sources is None:
             await connection.run(
                 SQL["version_erase"], (FORGOTTEN_ORIGIN, block_row, version.number, _NO_SOURCES)
             )
             if not is_dropped:
-                remade.following.append((version, value))
+                remade.following.append(_RemadeVersion(version, value))
             continue
         if value != version.value:
             await connection.run(SQL["version_rewrite"], (value, sources, block_row, version.number))
-        remade.staying.append((version, value))
+        remade.staying.append(_RemadeVersion(version, value))
     return remade
 
 
@@ -200,15 +214,15 @@ async def preview_text(
 async def _write_following(
     connection: Connection,
     block: Block,
-    staying: Sequence[tuple[BlockVersion, str]],
-    following: Sequence[tuple[BlockVersion, str]],
+    staying: Sequence[_RemadeVersion],
+    following: Sequence[_RemadeVersion],
     final_value: str,
     now: float,
 ) -> None:
-    """Writes versions again, each with its new value, and after them the version with which a forgetting ends.
+    """Writes versions again, and after them the version with which a forgetting ends.
 
-    staying: the versions that stay in their rows, with their values.
-    following: the versions that are written again, with their new values.
+    staying: the versions that stay in their rows.
+    following: the versions that are written again.
     final_value: the value of the last version.
     """
     number = block.version
@@ -271,8 +285,8 @@ class _Division:
         self.clean: list[BlockVersion] = []
         # That version and all later versions, each of which may hold erased words.
         self.later: list[tuple[BlockVersion, Revised]] = []
-        # The exchanges and calls of the edits that brought it into versions.
-        self.edits: list[tuple[int, str]] = []
+        # The edits that brought it into versions.
+        self.edits: list[EditKey] = []
         self._erased, self._turnless, self._texts = erased, turnless, texts
         # The values of clean versions, and the indexes of later ones, by the number that `restores` names.
         self._clean_values: dict[int | None, str] = {}
