@@ -16,7 +16,7 @@ from functools import cache
 from importlib import resources
 from itertools import accumulate
 from math import ceil
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import tiktoken
@@ -57,8 +57,17 @@ def upper_bound(text: str | bytes) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
 
 
-def read_ranks(encoding: Encoding) -> tuple[str, dict[bytes, int]]:
-    """Reads the split pattern and the ranks of an encoding, as gateway/data/README lays them out."""
+class EncodingData(NamedTuple):
+    """The data of an encoding."""
+
+    # The regular expression by which a text is split into words.
+    pattern: str
+    # The number of each token, by its bytes.
+    ranks: dict[bytes, int]
+
+
+def read_ranks(encoding: Encoding) -> EncodingData:
+    """Reads the data of an encoding, as gateway/data/README lays them out."""
     packed = gzip.decompress(resources.files("gateway").joinpath("data", f"{encoding}.ranks.gz").read_bytes())
     pattern_bytes, tokens = struct.unpack_from("<II", packed)
     start = 8 + pattern_bytes
@@ -67,7 +76,7 @@ def read_ranks(encoding: Encoding) -> tuple[str, dict[bytes, int]]:
     ends = list(accumulate(lengths))
     # With map and slice instead of a loop of statements, since this runs 200,000 times.
     pieces = map(joined.__getitem__, map(slice, [0, *ends], ends))
-    return pattern, dict(zip(pieces, range(tokens), strict=True))
+    return EncodingData(pattern, dict(zip(pieces, range(tokens), strict=True)))
 
 
 class TooMuchToCount(Exception):
@@ -144,8 +153,10 @@ def _load(encoding: Encoding) -> tiktoken.Encoding:
             # Not at start: most processes never come near a budget.
             import tiktoken
 
-            pattern, ranks = read_ranks(encoding)
-            encoder = tiktoken.Encoding(encoding, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+            data = read_ranks(encoding)
+            encoder = tiktoken.Encoding(
+                encoding, pat_str=data.pattern, mergeable_ranks=data.ranks, special_tokens={}
+            )
             _loaded[encoding] = encoder
     return encoder
 

@@ -300,9 +300,16 @@ def seqs_in_note(data: bytes) -> Sequence[int]:
     ]
 
 
-def hits_in(data: bytes) -> Sequence[tuple[str, int]]:
-    """Returns the kind and number of each hit that is not forgotten. Raises: ValueError."""
-    return [(entry.kind, entry.seq) for entry in unpack(data).entries if not entry.is_forgotten]
+class RecalledHit(NamedTuple):
+    """A hit of a search, by its kind and its number."""
+
+    kind: HitKind
+    seq: int
+
+
+def hits_in(data: bytes) -> Sequence[RecalledHit]:
+    """Returns the hits that are not forgotten. Raises: ValueError."""
+    return [RecalledHit(entry.kind, entry.seq) for entry in unpack(data).entries if not entry.is_forgotten]
 
 
 def _numbers_struct(flags: int) -> struct.Struct:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gateway.run.sink import Presence
 from storage.errors import StoreError
@@ -100,14 +100,14 @@ class EventLog:
         await self.flush()
         self.epoch = epoch
         numbered = [each async for each in stored_events(self.store, self.run, 0)]
-        last = max(self._next - 1, numbered[-1][0] if numbered else 0)
+        last = max(self._next - 1, numbered[-1].number if numbered else 0)
         self._newest.clear()
         self._newest_bytes = 0
         self._stored_number = last
         self._has_gap = False
         # What an earlier attempt has stored may have been erased by a forgetting since.
         self._next = max(last // NUMBER_STEP + 1, attempt - 1) * NUMBER_STEP
-        return [event for _, event in numbered]
+        return [event.data for event in numbered]
 
     async def flush(self) -> None:
         """Waits until all events are on disk, or could not be written."""
@@ -243,15 +243,23 @@ def _warn_unwritten(error: BaseException) -> None:
     )
 
 
-async def stored_events(store: Store, run: Run, after: int) -> AsyncIterator[tuple[int, bytes]]:
-    """Yields the stored events after a number, each with its own number. Raises: StoreError."""
+class NumberedEvent(NamedTuple):
+    """A stored event."""
+
+    number: int
+    # The event as it is streamed.
+    data: bytes
+
+
+async def stored_events(store: Store, run: Run, after: int) -> AsyncIterator[NumberedEvent]:
+    """Yields the stored events after a number. Raises: StoreError."""
     while True:
         rows = await store.run_texts.load_texts(run.agent_row, run.id, EVENT, after=after, limit=_PAGE)
         for row in rows:
             events = [each + b"\n\n" for each in row.data.split(b"\n\n") if each]
             for number, event in enumerate(events, row.seq - len(events) + 1):
                 if number > after:
-                    yield number, event
+                    yield NumberedEvent(number, event)
             after = row.seq
         if len(rows) < _PAGE:
             return

@@ -372,7 +372,7 @@ class ResponseMaker:
 
     async def _end_refused(self, run: Run, log: ResponseLog, shown: Json, error: _ErrorReply) -> None:
         """Ends a response with an upstream's error. shown: the response in progress."""
-        code, message = _code_and_message(error)
+        code, message = _read_error(error)
         if run.id not in self._accepted and error.status in _KEY_REFUSED_STATUSES:
             message = KEY_GONE_ERROR
         await self._end(run, log, self.dialect.as_failed(shown, code, message))
@@ -471,10 +471,18 @@ class ResponseMaker:
         return None
 
 
-def _code_and_message(error: _ErrorReply) -> tuple[str, str]:
-    """Returns the code and the message of an error. Without a code of its own, its status is its code."""
+class _ErrorFields(NamedTuple):
+    """The fields of an error that its response shows."""
+
+    # The status, if the upstream gave no code.
+    code: str
+    message: str
+
+
+def _read_error(error: _ErrorReply) -> _ErrorFields:
+    """Returns the fields of an upstream's error."""
     try:
         fields = orjson.loads(error.body)["error"]
-        return fields.get("code") or str(error.status), str(fields.get("message") or "")
+        return _ErrorFields(fields.get("code") or str(error.status), str(fields.get("message") or ""))
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
-        return str(error.status), "The upstream has answered with an error."
+        return _ErrorFields(str(error.status), "The upstream has answered with an error.")

@@ -127,16 +127,16 @@ class _Loader:
 
     def load(self) -> Settings:
         """Returns the settings. Raises: SettingsError: names all mistakes."""
-        values, errors, bad_tables = read_tables(self._file, Settings)
-        for error in errors:
+        tables = read_tables(self._file, Settings)
+        for error in tables.mistakes:
             self._mistakes.add(error)
-        settings = self._with_overrides(Settings(**values))
+        settings = self._with_overrides(Settings(**tables.values))
         settings = self._with_upstreams_and_secrets(settings)
         settings = _with_demo_profile(_with_canonical_values(settings))
         # An invalid address in the environment leaves no upstreams, and is reported already.
         if not settings.upstreams and "upstreams" not in self._file:
-            bad_tables.add("upstreams")
-        for error in find_mistakes(settings, bad_tables):
+            tables.bad_tables.add("upstreams")
+        for error in find_mistakes(settings, tables.bad_tables):
             self._mistakes.add(error)
         self._mistakes.raise_if_any()
         return settings

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from msgspec import Struct
 
@@ -66,16 +66,21 @@ def unknown_name(where: str, name: str, known: Iterable[str], tables: Iterable[s
     return f"{where + ': ' if where else ''}unknown name {name!r}; {hint}"
 
 
-def read_tables(
-    parsed: Mapping[str, Any], table_type: type[Struct]
-) -> tuple[dict[str, Any], list[SettingsError], set[str]]:
-    """Converts the parsed TOML of a whole file.
+class ReadTables(NamedTuple):
+    """The tables of a settings file."""
 
-    Returns the values of the tables without mistakes, the mistakes, and the names of the tables that have some.
-    """
+    # The values of the tables without mistakes.
+    values: dict[str, Any]
+    mistakes: list[SettingsError]
+    # The names of the tables with mistakes.
+    bad_tables: set[str]
+
+
+def read_tables(parsed: Mapping[str, Any], table_type: type[Struct]) -> ReadTables:
+    """Converts the parsed TOML of a whole file."""
     values, faults = checked.convert_fields(parsed, table_type)
     mistakes = [SettingsError(_message(fault, parsed, table_type)) for fault in faults]
-    return values, mistakes, {str(fault.path[0]) for fault in faults}
+    return ReadTables(values, mistakes, bad_tables={str(fault.path[0]) for fault in faults})
 
 
 def convert_text(text: str, table: type[Struct], key: str, where: str) -> Any:

@@ -40,7 +40,7 @@ from msgspec.structs import replace
 
 from storage.commands import ForgetTarget, Rules
 from storage.database import Connection
-from storage.recall_record import KINDS, hits_in, overwrite_forgotten
+from storage.recall_record import hits_in, overwrite_forgotten
 from storage.records import API_PROFILE, REPLY, Exchange, MarkKind, State, make_tombstone, message_key
 from storage.sql import exchanges
 from storage.sql.additions import DAY_S, GoneReading, erase_additions
@@ -68,6 +68,8 @@ _DELETED_PAGE = 128
 # The conversations of one transaction.
 _CONVERSATION_PAGE = 4
 
+# What a hit of the kind `any` may be.
+_KNOWN_KINDS = ("message", "fact", "passage")
 # Tables of rows with text: a page of `_PAGE` is emptied at a time.
 _PAGED_TABLES = (
     "versions", "passages", "facts", "ops", "snapshots", "run_texts", "exchanges", "conversations", "vectors",
@@ -561,7 +563,7 @@ async def _erase_recalls(connection: Connection, work: ErasingWork, after: int) 
     """Overwrites the forgotten hits in a page of recalls, and deletes the recalls of forgotten turns."""
     agent_row = work.agent_row
     rows = await connection.rows(SQL["recalls_of"], (agent_row, after, _PAGE))
-    seqs_by_kind: dict[str, set[int]] = {kind: set() for kind in KINDS}
+    seqs_by_kind: dict[str, set[int]] = {kind: set() for kind in _KNOWN_KINDS}
     remaining_rows: set[int] = set()
     for exchange_row, data in rows:
         exchange = await exchanges.find_exchange(connection, agent_row, exchange_row)
@@ -570,8 +572,7 @@ async def _erase_recalls(connection: Connection, work: ErasingWork, after: int) 
             continue
         remaining_rows.add(exchange_row)
         for kind, seq in hits_in(data):
-            # The last kind stands for any of the others.
-            for possible_kind in KINDS[:-1] if kind == KINDS[-1] else (kind,):
+            for possible_kind in _KNOWN_KINDS if kind == "any" else (kind,):
                 seqs_by_kind[possible_kind].add(seq)
     existing = await _find_existing(connection, agent_row, seqs_by_kind)
     for exchange_row, data in rows:
@@ -586,7 +587,7 @@ async def _erase_recalls(connection: Connection, work: ErasingWork, after: int) 
 async def _find_existing(
     connection: Connection, agent_row: int, seqs_by_kind: Mapping[str, Collection[int]]
 ) -> set[tuple[str, int]]:
-    """Returns (kind, seq) of those messages, facts and passages that exist."""
+    """Returns (kind, seq) of those messages, facts and passages that exist, and each once more as of `any` kind."""
     existing: set[tuple[str, int]] = set()
     for kind in ("fact", "passage"):
         rows = await rows_of(connection, SQL[f"{kind}s_there"], sorted(seqs_by_kind[kind]), agent_row)
@@ -596,7 +597,7 @@ async def _find_existing(
         index = seq - first if seq < first + span - 1 else REPLY
         if index not in orjson.loads(redactions or b"[]"):
             existing.add(("message", seq))
-    return existing | {(KINDS[-1], seq) for _, seq in existing}
+    return existing | {("any", seq) for _, seq in existing}
 
 
 async def _rebuild_blocks(connection: Connection, work: ErasingWork, after: int) -> int | None:

@@ -328,7 +328,7 @@ class EmbeddingService:
                 embedded = await self._embed([query], wait_ms / 1000)
                 self._meter_call(agent_rows[0], embedded)
                 data = embedded.vectors[0]
-                vector = Vector(name, data, *self._compare_baseline(data))
+                vector = self._make_vector(data)
             except Exception as error:
                 # The question can be answered without vectors, whatever the error is.
                 self._note_failure(health, error, wait_ms)
@@ -360,18 +360,19 @@ class EmbeddingService:
         if retry_after_s or health.failures == self._policy.breaker_failures:
             _log.warning("Memory is searched by words alone until the embedder answers again: %s", why)
 
-    def _compare_baseline(self, data: bytes) -> tuple[float, float]:
-        """Returns the mean and standard deviation of a vector's similarity to the baseline; 0, 0: not known."""
+    def _make_vector(self, data: bytes) -> Vector:
+        """Returns the vector of a question, compared with the baseline if that is known. data: as in `Vector`."""
+        name = self.embedder.name
         if self._baseline is None or len(self._baseline[0]) != len(data):
             # The embedder's vectors have another length than before: the next job embeds the baseline again.
             self._baseline = None
-            return 0.0, 0.0
+            return Vector(name, data)
         # Not at start: numpy is loaded by the first search of a memory, which comes before this.
         import numpy as np
 
         baseline = np.frombuffer(b"".join(self._baseline), "<f4").reshape(len(self._baseline), -1)
         similarities = np.einsum("ij,j->i", baseline, np.frombuffer(data, "<f4"))
-        return float(similarities.mean()), float(similarities.std())
+        return Vector(name, data, float(similarities.mean()), float(similarities.std()))
 
 
 class _RefusedText(JobFailed):

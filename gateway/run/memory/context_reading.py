@@ -145,7 +145,7 @@ async def _read_and_plan(
     store: Store, request: MemoryRequest, agent: Agent, snapshot: MemorySnapshot, query: Query
 ) -> MemoryContext:
     """Reads the context of a turn that is not plain."""
-    plan, tree = await _plan(store, request, agent, snapshot, query)
+    plan, tree = await _load_and_plan(store, request, agent, snapshot, query)
     match_point = plan.match.match_point
     path = tuple(tree.chain(match_point))
     uid = await _conversation_uid(store, agent, snapshot, plan) or uid_from_opening(
@@ -187,9 +187,16 @@ def _omitted_by_client(request: MemoryRequest, plan: Plan) -> tuple[PathElement,
     return tuple(element for element in plan.omitted if element.offset >= evicted.offset)
 
 
-async def _plan(
+class _PlannedTurn(NamedTuple):
+    """The plan of a turn, and the exchanges that were loaded for it."""
+
+    plan: Plan
+    tree: Tree
+
+
+async def _load_and_plan(
     store: Store, request: MemoryRequest, agent: Agent, snapshot: MemorySnapshot, query: Query
-) -> tuple[Plan, Tree]:
+) -> _PlannedTurn:
     """Loads as much of a conversation as it takes to plan the turn.
 
     The conversation's end is nearly always enough: as many exchanges as the list has replies, and some more. If that is
@@ -200,7 +207,7 @@ async def _plan(
     openings = None if snapshot.has_tombs else store.turns.find_openings(agent, snapshot)
     # A memory that has not taken its first number holds nothing, whether it is stored or not.
     if snapshot.next_seq == 1 or (openings is not None and begins_conversation(query, openings)):
-        return plan_opening(query) or plan_turn(tree, query), tree
+        return _PlannedTurn(plan_opening(query) or plan_turn(tree, query), tree)
     reach = _Reach(RECENT_EXCHANGES + query.listing.reply_count)
     window = request.target.context_window
     while True:
@@ -216,9 +223,9 @@ async def _plan(
         if not query.is_named and not query.listing.answered:
             store.turns.cache_openings(agent, snapshot, openings_of(tree))
         if reach == _WHOLE_CONVERSATION or not tree.is_partial:
-            return plan, tree
+            return _PlannedTurn(plan, tree)
         if is_loaded_enough(tree, plan, evicted, last_at, snapshot.exchange):
-            return plan, tree
+            return _PlannedTurn(plan, tree)
         if is_end and evicted is not None:
             # Exchanges before the window are not sent, so they are not needed to compose the request.
             reach = _Reach(max_exchanges=None, min_depth=max(0, evicted.depth - 1))
@@ -238,10 +245,18 @@ class _Reach(NamedTuple):
 _WHOLE_CONVERSATION = _Reach(max_exchanges=None)
 
 
+class _LoadedTree(NamedTuple):
+    """Exchanges of a conversation."""
+
+    tree: Tree
+    # When the conversation was last written to, as in `Pool`.
+    last_at: float
+
+
 async def _load_tree(
     store: Store, agent: Agent, query: Query, key: str | None, loaded: Tree, reach: _Reach
-) -> tuple[Tree, float]:
-    """Returns the exchanges that a list may go on from, and when their conversation was last written to (`Pool`).
+) -> _LoadedTree:
+    """Returns the exchanges that a list may go on from.
 
     key: the client's own name for the conversation.
     loaded: the exchanges that were loaded with less reach.
@@ -261,7 +276,8 @@ async def _load_tree(
     exchanges = {
         exchange.id: exchange for exchange in (*pool.exchanges, *loaded_before)
     }  # parents before their children
-    return Tree(exchanges.values(), {**loaded.contents, **pool.contents}, pool.tombs), pool.last_at
+    tree = Tree(exchanges.values(), {**loaded.contents, **pool.contents}, pool.tombs)
+    return _LoadedTree(tree, pool.last_at)
 
 
 async def _conversation_uid(store: Store, agent: Agent, snapshot: MemorySnapshot, plan: Plan) -> str | None:

@@ -83,6 +83,15 @@ def user_of(scope: Scope | None) -> str:
     return scope.subject.removeprefix(_USER) if scope is not None and scope.is_person else ""
 
 
+class _CallUsage(NamedTuple):
+    """The usage of one call of an upstream."""
+
+    # Of the prompt and the reply.
+    tokens: int
+    # In billionths of the currency of the prices; 0: the model has no price.
+    cost: int
+
+
 class _WrittenTokens(NamedTuple):
     """The tokens of one day that are in the table."""
 
@@ -167,8 +176,10 @@ class Meter:
             if call.costs_tokens:
                 counters[INJECTED] += call.prompt.injected_tokens
                 counters[EVICTED] += call.prompt.evicted_tokens
-                call_tokens, call_cost = self._add_tokens(counters, call)
-                tokens, cost, is_answered = tokens + call_tokens, cost + call_cost, True
+                used_by_call = self._add_tokens(counters, call)
+                tokens += used_by_call.tokens
+                cost += used_by_call.cost
+                is_answered = True
         used = used_amounts(tokens, cost, is_answered=is_answered)
         if receipt.work is not None:
             return used
@@ -219,7 +230,7 @@ class Meter:
     def _day_of(self, receipt: Receipt) -> int:
         return int((self._now() - time.perf_counter() + receipt.begun) // DAY_S)
 
-    def _add_tokens(self, counters: list[int], call: UpstreamCall) -> tuple[int, int]:
+    def _add_tokens(self, counters: list[int], call: UpstreamCall) -> _CallUsage:
         """Adds the tokens of a call and their cost. Returns both."""
         prompt, completion, cached, written, reasoning = call.used_counts()
         counters[INPUT] += prompt
@@ -233,10 +244,10 @@ class Meter:
         price = self._price(call.upstream, call.model)
         if price is None:
             counters[UNPRICED] += prompt + completion
-            return prompt + completion, 0
+            return _CallUsage(prompt + completion, cost=0)
         cost = price.of(prompt, completion, cached)
         counters[COST] += cost
-        return prompt + completion, cost
+        return _CallUsage(prompt + completion, cost)
 
     def add_background(
         self, project: str, agent_row: int, upstream: str, model: str, used: TokenCounts
