@@ -44,7 +44,7 @@ from storage.search.index import Index
 from storage.search.rank import rank
 from storage.search.tail import Tail
 from storage.sql import exchanges
-from storage.sql.agents_api.runs import begin_run, create_run
+from storage.sql.agents_api.runs import begin_run, find_or_create_run
 from storage.sql.passages import insert_passage
 from storage.sql.statements import make_statement
 from storage.sql.store import Store
@@ -374,11 +374,11 @@ async def put_edit(store: Store, agent_row: int, edit: MemoryEdit) -> None:
 
 
 async def put_run(store: Store, draft: Run, *, replaces: int | None = None) -> Run:
-    """Stores a run, as `create_run`."""
+    """Stores a run, as `find_or_create_run`."""
 
     async def write(connection: Connection) -> Run:
         await connection.lock(draft.agent_row)
-        return await create_run(connection, draft, replaces=replaces)
+        return await find_or_create_run(connection, draft, replaces=replaces)
 
     return await store.database.write(write)
 

@@ -430,7 +430,7 @@ async def _erase_traces(
     await exchanges.add_marks(connection, agent_row, mark, (b"",), exchange.id)
     if REPLY in indices:
         await connection.run(SQL["waiting_erase"], (exchange.id, agent_row))
-    if await connection.run(SQL["ops_erase"], (agent_row, exchange.id, b"{}")):
+    if await connection.run(SQL["edits_erase"], (agent_row, exchange.id, b"{}")):
         await _empty_sections_with_edits(connection, agent_row)
     return seqs
 
@@ -549,10 +549,10 @@ async def _unlearn(connection: Connection, work: ErasingWork, after: int) -> int
 async def _drop_pending(connection: Connection, agent_row: int, texts: Collection[str]) -> None:
     """Empties the edits that would bring texts in when their turns are confirmed. texts: in small letters."""
     has_emptied = False
-    for exchange_row, call, arguments in await connection.rows(SQL["ops_pending"], (agent_row,)):
+    for exchange_row, call, arguments in await connection.rows(SQL["edits_pending"], (agent_row,)):
         words = "\n".join(map(str, orjson.loads(arguments).values())).casefold()
         if any(has_words(words, text) for text in texts):
-            await connection.run(SQL["op_erase"], (exchange_row, call, b"{}"))
+            await connection.run(SQL["edit_of_call_erase"], (exchange_row, call, b"{}"))
             has_emptied = True
     if has_emptied:
         await _empty_sections_with_edits(connection, agent_row)

@@ -278,7 +278,7 @@ def add_snapshot_row(
             id, limit, read_only, version, owner, label, description, value = row[_NUMBER : _TEXT + 3]
             blocks.append((owner, Block(id, label, description, value, limit, bool(read_only), version)))
             snapshot.shares_blocks |= owner == 1
-        case "op":
+        case "edit":
             call_id, op, label = row[_TEXT : _TEXT + 3]
             assert at is not None  # rows of this kind have a time
             id, exchange_row, seen = row[_NUMBER : _NUMBER + 3]

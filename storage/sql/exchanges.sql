@@ -83,7 +83,7 @@ SELECT 'block', b.id, b.lim, b.read_only, b.version, 2 + x.place, b.label, b.des
 FROM attached x JOIN blocks b ON b.id = x.target JOIN block_history h ON h.id = b.current
 WHERE x.agent = ?1 AND x.kind = 'block'
 UNION ALL
-SELECT 'op', o.id, o.exchange, o.seen, NULL, NULL, o.call_id, o.op, o.label, o.arguments, NULL, NULL, o.at,
+SELECT 'edit', o.id, o.exchange, o.seen, NULL, NULL, o.call_id, o.op, o.label, o.arguments, NULL, NULL, o.at,
     {no_skeleton}
 FROM block_ops o WHERE o.agent = ?1 AND o.state = 'pending'
 UNION ALL
@@ -392,13 +392,13 @@ SELECT {skeleton}, {wanted_content} FROM exchanges p
 WHERE p.conversation = ?1 AND p.depth = 0 AND coalesce(?5, (SELECT deepest FROM part) - ?4, 0) > 0 AND +p.agent = ?2
 ORDER BY 4 DESC, 3 DESC, 1 DESC LIMIT ?3
 
--- name: ops_drop
+-- name: edits_drop
 -- Drops the edits of an answer that was asked for again. Only the edits of the last answer count, and its calls may
 -- have the same ids.
 UPDATE block_ops SET state = 'dropped', call_id = ' ' || id, seen = NULL
 WHERE agent = ? AND exchange = ? AND state = 'pending'
 
--- name: ops_expire
+-- name: edits_expire
 -- Drops the edits of a conversation from before a time that are still not confirmed: their turns are superseded.
 UPDATE block_ops SET state = 'dropped', seen = NULL
 WHERE agent = ?1 AND state = 'pending' AND at < ?3

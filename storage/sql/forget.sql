@@ -144,16 +144,16 @@ SELECT id FROM exchanges
 WHERE conversation = ?2 AND depth = ?3 AND parent = ?4 AND +agent = ?1 AND active = 0
 AND state NOT IN ('forgotten', 'off')
 
--- name: ops_erase
+-- name: edits_erase
 -- Empties the memory edits of a turn. No call has an id that begins with a blank.
 UPDATE block_ops SET state = 'dropped', call_id = ' ' || id, label = '', arguments = ?3, seen = NULL
 WHERE agent = ?1 AND exchange = ?2 AND length(arguments) > 2
 
--- name: ops_pending
+-- name: edits_pending
 -- Reads the memory edits of turns that are not confirmed yet.
 SELECT exchange, call_id, arguments FROM block_ops WHERE agent = ? AND state = 'pending'
 
--- name: ops_pending_in
+-- name: edits_pending_in_block
 -- Reads the memory edits of a block that are not confirmed yet, of all memories that see the block.
 SELECT {edit} FROM block_ops
 WHERE state = 'pending' AND label = ?2 AND agent IN ({seers}) ORDER BY id
@@ -313,11 +313,11 @@ UPDATE block_history SET value = ?, sources = ? WHERE block = ? AND version = ?
 -- The condition on the edit of a call (?2) in an exchange (?1), which is of the agent that has the exchange.
 agent = (SELECT e.agent FROM exchanges e WHERE e.id = ?1) AND exchange = ?1 AND call_id = ?2 AND length(arguments) > 2
 
--- name: op_done
+-- name: edit_of_call
 -- Reads the edit that made a version.
 SELECT {edit} FROM block_ops WHERE {of_call}
 
--- name: op_erase
+-- name: edit_of_call_erase
 -- Empties an edit, so that it makes no version again.
 UPDATE block_ops SET state = 'dropped', call_id = ' ' || id, label = '', arguments = ?3, seen = NULL
 WHERE {of_call}

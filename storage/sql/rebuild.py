@@ -126,7 +126,8 @@ async def rebuild_block(
     stored = await get_block(connection, block_row)
     base = clean[-1].value if clean else ""
     pending = [
-        MemoryEdit(*row) for row in await connection.rows(SQL["ops_pending_in"], (block_row, stored.label))
+        MemoryEdit(*row)
+        for row in await connection.rows(SQL["edits_pending_in_block"], (block_row, stored.label))
     ]
     values, repeating = rules.rebuild_block(
         replace(stored, value=base), [revised for _, revised in later], pending
@@ -141,7 +142,7 @@ async def rebuild_block(
 async def _erase_edits(connection: Connection, edits: Iterable[EditKey]) -> None:
     """Empties the arguments of edits."""
     for edit in edits:
-        await connection.run(SQL["op_erase"], (*edit, _NO_ARGUMENTS))
+        await connection.run(SQL["edit_of_call_erase"], (*edit, _NO_ARGUMENTS))
 
 
 class _RemadeVersion(NamedTuple):
@@ -317,7 +318,7 @@ class _Division:
             # An undo restored a clean value, from which the later versions follow.
             revised = Revised(self._clean_values[version.restores], is_clean=True)
         else:
-            row = None if edit is None or brings_erased else await connection.row(SQL["op_done"], edit)
+            row = None if edit is None or brings_erased else await connection.row(SQL["edit_of_call"], edit)
             revised = Revised(
                 version.value if is_erased else "\n".join(line for line in lines if line not in quoting),
                 is_erased,

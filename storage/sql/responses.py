@@ -17,11 +17,11 @@ from storage.records import Agent, Job, Run
 from storage.sql.agents import AGENT_COLUMNS, make_agent_record
 from storage.sql.agents_api.run_texts import add_events, add_text, load_texts, replace_text
 from storage.sql.agents_api.runs import (
-    create_run,
     end_if_open,
+    find_or_create_run,
     find_run,
+    get_run,
     make_run,
-    require_run,
 )
 from storage.sql.epochs import find_epoch, lock_memory
 from storage.sql.group import Group, bulk_writes, reads, writes
@@ -66,7 +66,7 @@ class Responses(Group):
             row = await connection.row(SQL["find"], (draft.uid, project))
             if row is not None:
                 return EnqueuedResponse(make_run(row[AGENT_COLUMNS:]), is_new=False)
-            run = await create_run(connection, draft)
+            run = await find_or_create_run(connection, draft)
             await add_text(connection, run.agent_row, run.id, "request", 0, request)
             await add_text(connection, run.agent_row, run.id, _RESPONSE, 0, shown)
             await self.enqueue(connection, kind, key, run.agent_row, [run.id])
@@ -88,11 +88,11 @@ class Responses(Group):
     async def note(self, connection: Connection, draft: Run, text: bytes, epoch: int) -> None:
         """Stores a run with a text of a response that an upstream makes, unless its memory's epoch is another now.
 
-        Raises: WriteConflict as `create_run` does.
+        Raises: WriteConflict as `find_or_create_run` does.
         """
         await connection.lock(draft.agent_row)
         if await find_epoch(connection, draft.agent_row) == epoch:
-            run = await create_run(connection, draft)
+            run = await find_or_create_run(connection, draft)
             await add_text(connection, run.agent_row, run.id, _RESPONSE, 0, text)
 
     @reads
@@ -130,7 +130,7 @@ class Responses(Group):
             if end.turn is not None:
                 await connection.run(SQL["note_turn"], (run.id, run.agent_row, end.turn))
             await add_events(connection, run.agent_row, run.id, end.last_number, end.events, epoch=end.epoch)
-        return await require_run(connection, run.agent_row, run.id)
+        return await get_run(connection, run.agent_row, run.id)
 
     @writes
     async def note_turn(

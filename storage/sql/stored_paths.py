@@ -48,8 +48,8 @@ from storage.sql.agents_api.run_texts import add_error_message, add_text, replac
 from storage.sql.agents_api.runs import (
     add_step,
     begin_run,
-    create_run,
     end_run,
+    find_or_create_run,
     find_run,
 )
 from storage.sql.agents_api.sleepers import accept_reading, advance_over
@@ -344,7 +344,7 @@ async def _begin_run(connection: Connection, draft: Run, write: StepOpen) -> Run
     if draft.is_stored:
         run = await begin_run(connection, draft.agent_row, draft.id, write.exchange.begun)
     else:
-        run = await create_run(connection, draft, replaces=write.replaces)
+        run = await find_or_create_run(connection, draft, replaces=write.replaces)
     if run.uid != draft.uid or (run.is_over and write.end is None):
         raise RunOver("the run was ended, or another one has taken its send")
     if write.request is not None:

@@ -41,7 +41,7 @@ SELECT 'block', b.id, b.lim, b.read_only, b.version, 2 + x.place, b.label, b.des
 FROM attached x JOIN blocks b ON b.id = x.target JOIN block_history h ON h.id = b.current
 WHERE x.agent = ?1 AND x.kind = 'block'
 UNION ALL
-SELECT 'op', o.id, o.exchange, o.seen, NULL, NULL, o.call_id, o.op, o.label, o.arguments, o.at
+SELECT 'edit', o.id, o.exchange, o.seen, NULL, NULL, o.call_id, o.op, o.label, o.arguments, o.at
 FROM c JOIN block_ops o ON c.tip = 0 AND o.agent = ?1 AND o.state = 'pending'
 UNION ALL
 SELECT 'standing', f.seq, NULL, NULL, NULL, NULL, f.text, f.origin, NULL, NULL, f.valid_from

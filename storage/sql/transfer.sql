@@ -112,7 +112,7 @@ LEFT JOIN facts s ON s.id = x.successor AND s.agent = x.agent
 WHERE x.agent = ?1 AND x.fact > ?2 AND coalesce(s.seq, 0) <= ?4 ORDER BY x.fact LIMIT ?3
 
 -- name: edit_read
--- Reads a page of memory edits. Emptied edits are left out, and so are those that others have replaced (`ops_drop`). An
+-- Reads a page of memory edits. Emptied edits are left out, and so are those that others have replaced (`edits_drop`). An
 -- edit with a result after the end of the export (?4: its last number, ?5: its last version) is pending in the export.
 SELECT o.id, o.exchange, o.call_id, CASE WHEN o.state = 'merged' AND (
         EXISTS (SELECT 1 FROM block_history h

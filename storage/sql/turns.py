@@ -213,7 +213,9 @@ class Turns(Group):
             for other in change.others:
                 await exchanges.update_exchange(connection, agent_row, other)
             await merge_edits(connection, agent_row, change.merge, self._rules, at)
-        await connection.run(exchanges.SQL["ops_expire"], (agent_row, conversation_row, now - _SUPERSEDED_S))
+        await connection.run(
+            exchanges.SQL["edits_expire"], (agent_row, conversation_row, now - _SUPERSEDED_S)
+        )
         await connection.run(exchanges.SQL["settled"], (conversation_row, at, last_at, agent_row))
 
 
@@ -437,7 +439,7 @@ async def _store_exchange(
             begun = None
     else:
         await exchanges.update_exchange(connection, agent_row, exchange)
-        await connection.run(exchanges.SQL["ops_drop"], (agent_row, exchange.id))
+        await connection.run(exchanges.SQL["edits_drop"], (agent_row, exchange.id))
         if recall is not None:
             await note_recall(connection, agent_row, exchange.id, write.now, recall)
     return _StoredExchange(exchange, is_added, begun)

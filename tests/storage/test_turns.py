@@ -206,7 +206,7 @@ async def test_a_repeat_writes_no_new_row(alice: Speaker, statements: list[str],
     statements.clear()
     await alice.say(history[:3], assistant("Second."), key)
     found = kinds(statements)
-    assert found == [LOOK, *WEIGHED[key], CHANGE, "ops_drop", MOVED]
+    assert found == [LOOK, *WEIGHED[key], CHANGE, "edits_drop", MOVED]
     assert len(await alice.rows()) == 2
 
 

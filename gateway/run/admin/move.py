@@ -136,8 +136,7 @@ class Move:
         if unfinished.batches or unfinished.runs:
             raise GatewayError(
                 f"{unfinished.batches} batches and {unfinished.runs} runs of agents go on; they would be lost. "
-                "Have the gateway finish them, "
-                "or cancel them, and stop it then."
+                "Have the gateway finish them, or cancel them, and stop it then."
             )
         for store in (self.source, self.target):
             # Until they are complete, a copy that a killed move was removing would still have its public names.

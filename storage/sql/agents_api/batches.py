@@ -46,8 +46,8 @@ from storage.sql.agents_api.runs import (
     add_step,
     begin_conversation,
     begin_run,
-    create_run,
     end_run,
+    find_or_create_run,
     make_run,
 )
 from storage.sql.blocks import write_block
@@ -98,7 +98,7 @@ class Batches(Group):
                 if conversation_row is None:
                     raise NotFound(GONE)
                 run = replace(run, conversation_row=conversation_row)
-            stored = await create_run(connection, run)
+            stored = await find_or_create_run(connection, run)
             await add_text(connection, stored.agent_row, stored.id, "request", _REQUEST_SEQ, draft.request)
             await connection.run(SQL["item_insert"], (stored.id, batch_row))
 

@@ -29,8 +29,8 @@ from storage.sql.statements import load, rows_of
 SQL = load("agents_api/runs.sql")
 
 
-async def create_run(connection: Connection, draft: Run, *, replaces: int | None = None) -> Run:
-    """Stores a run. Returns it, or the agent's run that has its otid already.
+async def find_or_create_run(connection: Connection, draft: Run, *, replaces: int | None = None) -> Run:
+    """Returns the run of an agent that has a draft's otid, or else stores the draft and returns it.
 
     draft: the run; its id is ignored.
     replaces: the row of a run that has ended. This one takes over its otid.
@@ -67,7 +67,7 @@ async def begin_conversation(
 
 
 async def accept_run(connection: Connection, jobs: Jobs, command: RunAccept) -> Run:
-    """Stores a run, its request and its job. Returns the run, as `create_run` does.
+    """Stores a run, its request and its job. Returns the run, as `find_or_create_run` does.
 
     The caller calls `jobs.wake` after the commit.
 
@@ -81,7 +81,7 @@ async def accept_run(connection: Connection, jobs: Jobs, command: RunAccept) -> 
         )
         assert conversation_row is not None  # its public name is random
         draft = replace(draft, conversation_row=conversation_row)
-    run = await create_run(connection, draft, replaces=command.replaces)
+    run = await find_or_create_run(connection, draft, replaces=command.replaces)
     if run.uid == draft.uid:
         await add_text(connection, run.agent_row, run.id, "request", 0, command.request)
         if command.listing is not None:
@@ -130,13 +130,13 @@ async def begin_run(connection: Connection, agent_row: int, run_row: int, at: fl
     Raises: NotFound.
     """
     await connection.run(SQL["begin"], (at, run_row, agent_row))
-    return await require_run(connection, agent_row, run_row)
+    return await get_run(connection, agent_row, run_row)
 
 
 async def note_first_exchange(connection: Connection, agent_row: int, run_row: int, begun: float) -> Run:
     """Stores when the first exchange of a run began. Changes nothing unless the run is `created`. Raises: NotFound."""
     await connection.run(SQL["note_first_exchange"], (begun, run_row, agent_row))
-    return await require_run(connection, agent_row, run_row)
+    return await get_run(connection, agent_row, run_row)
 
 
 async def end_if_open(
@@ -169,13 +169,13 @@ async def end_run(
     await check_attempt(connection, job)
     if await end_if_open(connection, agent_row, run_row, state, stop, at):
         await add_error_message(connection, agent_row, run_row, error_message, error_status)
-    return await require_run(connection, agent_row, run_row)
+    return await get_run(connection, agent_row, run_row)
 
 
 async def cancel_waiting_run(connection: Connection, agent_row: int, run_row: int, at: float) -> Run:
     """Cancels a run that ended with calls waiting for answers. Returns the run as it is now. Raises: NotFound."""
     await connection.run(SQL["cancel_waiting"], (at, run_row, agent_row))
-    return await require_run(connection, agent_row, run_row)
+    return await get_run(connection, agent_row, run_row)
 
 
 async def add_step(connection: Connection, step: RunStep, recall: RecallRow | None = None) -> None:
@@ -222,15 +222,15 @@ class Runs(Group):
 
     @writes
     async def create(self, connection: Connection, draft: Run, *, replaces: int | None = None) -> Run:
-        """Stores a run before its first step. Returns it as `create_run`.
+        """Stores a run before its first step. Returns it as `find_or_create_run`.
 
-        Raises: WriteConflict as `create_run` does; RunOver if another run has taken its send; NotFound if
+        Raises: WriteConflict as `find_or_create_run` does; RunOver if another run has taken its send; NotFound if
             its agent is gone.
         """
         await connection.lock(draft.agent_row)
         if await find_epoch(connection, draft.agent_row) is None:
             raise NotFound("there is no such agent")
-        run = await create_run(connection, draft, replaces=replaces)
+        run = await find_or_create_run(connection, draft, replaces=replaces)
         if run.uid != draft.uid:
             raise RunOver("another run has taken the send")
         return run
@@ -377,7 +377,7 @@ class Runs(Group):
         return next((n for n, (state,) in enumerate(rows) if state != RunState.FAILED), len(rows))
 
 
-async def require_run(connection: Connection, agent_row: int, run_row: int) -> Run:
+async def get_run(connection: Connection, agent_row: int, run_row: int) -> Run:
     """Returns a run of an agent by its row. Raises: NotFound."""
     present = await find_run(connection, agent_row, run_row)
     if present is None:

@@ -856,7 +856,7 @@ def test_a_background_response_that_could_not_be_written_is_written_by_the_next_
     assert [text_of(each) for each in told_in_all(world)][-2:] == ["My cat is called Miso.", "Ok."]
 
 
-@pytest.mark.parametrize("step", ["storage.sql.turns._commit", "storage.sql.responses.create_run"])
+@pytest.mark.parametrize("step", ["storage.sql.turns._commit", "storage.sql.responses.find_or_create_run"])
 def test_a_background_response_whose_id_could_not_be_written_is_written_at_its_end(
     world: World,
     upstream: StrictUpstream,

@@ -24,7 +24,7 @@ QUICK = {
     "terms.sql": ("terms_since",),
     "passages.sql": ("passage_list",),
     "exchanges.sql": ("memory_snapshot",),
-    "forget.sql": ("op_done", "op_erase"),
+    "forget.sql": ("edit_of_call", "edit_of_call_erase"),
     "agents_api/runs.sql": (
         "get", "find", "by_otid", "newest_of_conversation", "newest_waiting", "begin", "end", "steps", "step_find",
         "waiting", "of_agent_up", "steps_of_agent_down", "first_exchange", "accepted", "open_background",
