@@ -400,7 +400,7 @@ class MemoryEdit(Struct, frozen=True):
     label: str
     # The tool call's own JSON.
     arguments: bytes
-    state: str = EditState.PENDING
+    state: EditState = EditState.PENDING
     at: float = 0.0
     # The digest of the whole value that a pending edit overwrites, as the model saw that value; None for other edits.
     seen: int | None = None

@@ -15,10 +15,11 @@ from msgspec.structs import replace
 from storage.batch_records import call_of_origin
 from storage.commands import Revised, Rules
 from storage.database import Connection
-from storage.records import Block, MemoryEdit
+from storage.records import Block
 from storage.search.tokens import SPACED_LETTER
 from storage.sql.blocks import FORGET_ORIGIN, FORGOTTEN_ORIGIN, get_block, write_block
 from storage.sql.statements import load, rows_of
+from storage.sql.turn_edits import make_edit
 
 SQL = load("forget.sql")
 
@@ -125,10 +126,8 @@ async def rebuild_block(
         return False
     stored = await get_block(connection, block_row)
     base = clean[-1].value if clean else ""
-    pending = [
-        MemoryEdit(*row)
-        for row in await connection.rows(SQL["edits_pending_in_block"], (block_row, stored.label))
-    ]
+    rows = await connection.rows(SQL["edits_pending_in_block"], (block_row, stored.label))
+    pending = [make_edit(row) for row in rows]
     values, repeating = rules.rebuild_block(
         replace(stored, value=base), [revised for _, revised in later], pending
     )
@@ -322,7 +321,7 @@ class _Division:
             revised = Revised(
                 version.value if is_erased else "\n".join(line for line in lines if line not in quoting),
                 is_erased,
-                None if row is None else MemoryEdit(*row),
+                None if row is None else make_edit(row),
                 restores=self._later_indexes.get(version.restores),
             )
         self._later_indexes[version.number] = len(self.later)

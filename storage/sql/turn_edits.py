@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from storage.database import Connection
+from storage.database import Connection, Row
 from storage.records import EditState, MemoryEdit
 from storage.sql.group import Group, reads
 from storage.sql.statements import load
@@ -14,7 +14,7 @@ SQL = load("turn_edits.sql")
 
 async def add_edit(connection: Connection, agent_row: int, edit: MemoryEdit) -> bool:
     """Adds a memory edit of a turn. Returns False if the edit of this call of the turn is there already."""
-    seen = edit.seen if edit.state == EditState.PENDING else None
+    seen = edit.seen if edit.state is EditState.PENDING else None
     values = (
         agent_row, edit.exchange_row, edit.call_id, edit.state, edit.at, edit.op, edit.label, edit.arguments, seen,
     )  # fmt: skip
@@ -24,7 +24,13 @@ async def add_edit(connection: Connection, agent_row: int, edit: MemoryEdit) -> 
 async def load_edits(connection: Connection, agent_row: int, exchange_row: int) -> tuple[MemoryEdit, ...]:
     """Returns all memory edits of one turn."""
     rows = await connection.rows(SQL["edits_of_exchange"], (agent_row, exchange_row))
-    return tuple(MemoryEdit(*row) for row in rows)
+    return tuple(map(make_edit, rows))
+
+
+def make_edit(row: Row) -> MemoryEdit:
+    """Makes the record of a row of the piece `edit`."""
+    id, exchange_row, call_id, op, label, arguments, state, at, seen = row
+    return MemoryEdit(id, exchange_row, call_id, op, label, arguments, EditState(state), at, seen)
 
 
 async def settle_edits(connection: Connection, agent_row: int, ids: Iterable[int], state: EditState) -> None:

@@ -466,7 +466,7 @@ async def merge_edits(
         edit
         for exchange_row in confirmed_rows
         for edit in await load_edits(connection, agent_row, exchange_row)
-        if edit.state == EditState.PENDING
+        if edit.state is EditState.PENDING
     ]
     if not edits:
         return
