@@ -89,7 +89,7 @@ def arrange_turns(messages: Sequence[Json], *, takes_late_system: bool) -> Claud
         turn.content.append({"type": "text", "text": AGAIN if history.messages else OPENING})
     _end_user_turn(history, turn, takes_late_system=takes_late_system)
     _make_ids_unique(history)
-    _drop_unanswered_calls(history)
+    history.messages = without_unanswered_calls(history.messages)
     _trim_prefill(history)
     return history
 
@@ -142,40 +142,47 @@ def _make_ids_unique(history: ClaudeMessages) -> None:
                         new_ids[sent_id].popleft()
 
 
-def _drop_unanswered_calls(history: ClaudeMessages) -> None:
-    """Drops calls of Anthropic's own tools that have no result in their reply: the API refuses such calls.
+def without_unanswered_calls(messages: list[Json]) -> list[Json]:
+    """Returns messages without the calls of Anthropic's own tools that have no result: the API refuses such calls.
 
     In the last assistant message such calls stay if nothing but tool results follows: there the API runs them.
+
+    messages: of the Messages API.
     """
-    unanswered_calls = _find_unanswered_calls(history)
+    unanswered_calls = _find_unanswered_calls(messages)
     if not unanswered_calls:
-        return
-    last_reply = max(
-        index for index, message in enumerate(history.messages) if message["role"] == "assistant"
-    )
-    later_blocks = [block for message in history.messages[last_reply + 1 :] for block in message["content"]]
+        return messages
+    last_reply = max(index for index, message in enumerate(messages) if message["role"] == "assistant")
+    later_blocks = [block for message in messages[last_reply + 1 :] for block in _blocks_of(message)]
     is_continued = all(block.get("type") == "tool_result" for block in later_blocks)
     replies_with_calls = set(unanswered_calls.values())
     if is_continued:
         replies_with_calls.discard(last_reply)
+    changed = [*messages]
     for index in replies_with_calls:
-        content = _without_calls(history.messages[index]["content"], unanswered_calls)
-        history.messages[index]["content"] = content or [{"type": "text", "text": BROKEN_OFF}]
+        content = _without_calls(messages[index]["content"], unanswered_calls)
+        changed[index] = {**messages[index], "content": content or [{"type": "text", "text": BROKEN_OFF}]}
+    return changed
 
 
-def _find_unanswered_calls(history: ClaudeMessages) -> dict[str, int]:
+def _find_unanswered_calls(messages: Sequence[Json]) -> dict[str, int]:
     """Returns, by the ids of the calls of Anthropic's own tools that have no result, the index of their message."""
     unanswered_calls: dict[str, int] = {}
-    for index, message in enumerate(history.messages):
+    for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        for block in message["content"]:
+        for block in _blocks_of(message):
             block_type = block.get("type")
             if block_type in _PROVIDER_CALLS:
                 unanswered_calls[str(block.get("id"))] = index
             elif unanswered_calls and isinstance(block_type, str) and block_type.endswith("_tool_result"):
                 unanswered_calls.pop(str(block.get("tool_use_id")), None)
     return unanswered_calls
+
+
+def _blocks_of(message: Json) -> list[Json]:
+    content = message["content"]
+    return content if isinstance(content, list) else [{"type": "text", "text": content}]
 
 
 def _without_calls(blocks: list[Json], call_ids: Container[str]) -> list[Json]:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from adapters.claude.content import assistant_blocks, tool_result, user_blocks
 from adapters.claude.error_form import Untranslatable
+from adapters.claude.history import without_unanswered_calls
 from adapters.claude.model_traits import binds_thoughts
 from adapters.claude.reply import next_block_index
 from adapters.types import NATIVE_REPLY, Json
@@ -177,7 +178,8 @@ class NativeMessages(Struct, frozen=True):
             else:
                 upstream_messages.append(edited_message)
             ends_with_added = False
-        return [*upstream_messages, *_translate(changes.hidden_rounds)]
+        # A reply may have been broken off between a hidden round and the results of the server's tools after it.
+        return without_unanswered_calls([*upstream_messages, *_translate(changes.hidden_rounds)])
 
     def _place_notes(self, notes: Mapping[int, str]) -> dict[int, _PlacedNote]:
         """Returns the notes by the indexes of the client's messages, each with its place in the message."""

@@ -691,6 +691,27 @@ def test_a_paused_reply_with_a_memory_call_is_followed_by_a_hidden_round(
     assert "Likes cats." in result["content"]
 
 
+def test_a_search_that_is_broken_off_after_a_hidden_round_does_not_lock_the_conversation(
+    world: World, upstream: StrictAnthropic
+) -> None:
+    """The client left before the next round, which begins with what the search has found."""
+    upstream.queue(
+        Message(blocks=[plain("I look."), SEARCH], text=None, calls=[insert("Likes cats.")], stop=PAUSED),
+        Message(blocks=[FOUND], text="Found.", hold_before_headers=Gate()),
+        say("Sure."),
+    )
+    body = hello("Search for cats.", stream=True, metadata={"user_id": "alice"}) | {"model": "agent/helper"}
+    with world.gateway.connect() as connection:
+        connection.request("POST", "/v1/messages", orjson.dumps(body), HEADERS)
+        upstream.arrived(2).wait_sync()
+    upstream.seen[1].gone.wait_sync()
+    world.settle()
+    talk = Talk(world, model="agent/helper")
+    talk.messages = [*body["messages"], {"role": "assistant", "content": "I look."}]
+    assert talk.say("Well?") == "Sure."
+    assert [block["type"] for block in blocks(upstream.last, -2)] == ["text", "tool_use"]
+
+
 @both_ways
 @pytest.mark.parametrize("profile", ["helper", "bound"])
 def test_a_pause_after_a_hidden_round_is_the_clients_to_go_on_with(
