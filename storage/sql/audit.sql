@@ -10,7 +10,7 @@ INSERT INTO audit (at, actor, action, memory, what) VALUES (?, ?, ?, ?, ?)
 SELECT u.id, u.at, u.actor, u.action, u.memory, u.what FROM audit u
 WHERE u.id < ?1 AND (CAST(?2 AS TEXT) IS NULL OR u.memory = ?2)
 AND (CAST(?3 AS TEXT) IS NULL OR EXISTS (SELECT 1 FROM agents a WHERE a.uid = u.memory AND a.project = ?3))
-AND (CAST(?4 AS TEXT) IS NULL OR EXISTS (SELECT 1 FROM agents a WHERE a.uid = u.memory AND a.subject = ?4))
+AND (CAST(?4 AS TEXT) IS NULL OR u.memory IN (SELECT a.uid FROM agents a WHERE a.subject = ?4))
 AND (CAST(?5 AS TEXT) IS NULL OR u.action = ?5) AND +u.at >= ?6 AND +u.at < ?7
 ORDER BY u.id DESC LIMIT ?8
 
