@@ -268,7 +268,8 @@ class TurnRun:
                     continue
                 self.attempts.call.note_piece(batch)
                 if is_bounded:
-                    self._reservation.reserve_more(sum([len(event.raw) for event in batch]))
+                    for event in batch:
+                        self._reservation.reserve_more(len(event.raw))
                 texts = self._turn.take_texts(batch)
                 if texts is None:
                     await self._feed(events.Received(batch))

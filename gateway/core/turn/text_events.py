@@ -14,8 +14,6 @@ from adapters.types import Json
 from gateway.core.turn.json_pieces import REPLACED_FIELDS
 
 _CONTENT = re.compile(rb'"content":\s?"')
-# A JSON string up to its end or its first escape. Events with escapes are parsed.
-_CHARACTERS = re.compile(rb'[^"\\\x00-\x1f]*')
 # The field with which OpenAI pads all events to the same length.
 _PADDING = b',"obfuscation":"'
 
@@ -25,10 +23,10 @@ class TextEvents(Struct, frozen=True):
 
     # The bytes before the text.
     before: bytes
-    # The bytes after the text, up to the padding or the end.
-    after: bytes
-    # The bytes after the padding; None: there is no padding.
-    end: bytes | None
+    # What is between the text and the padding; None: there is no padding.
+    between: str | None
+    # The bytes after the text, or after the padding.
+    end: bytes
 
     @classmethod
     def like(cls, raw: bytes, chunk: Json) -> TextEvents | None:
@@ -44,32 +42,29 @@ class TextEvents(Struct, frozen=True):
         text_start = marks[0].end()
         if not raw.startswith(text + b'"', text_start):  # it has escaped characters
             return None
-        after, padding, ending = raw[text_start + len(text) :].partition(_PADDING)
-        return cls(raw[:text_start], after + padding, ending[ending.find(b'"') :] if padding else None)
+        before, end = raw[:text_start], raw[text_start + len(text) :]
+        between, padding_mark, ending = end.partition(_PADDING)
+        if not padding_mark:
+            return cls(before, None, end)
+        return cls(before, (between + padding_mark).decode("utf-8", "replace"), ending[ending.find(b'"') :])
 
     def text_of(self, raw: bytes) -> str | None:
-        """Returns the text of an event of this form; None: the event has another form and has to be parsed."""
-        if not raw.startswith(self.before):
-            return None
-        text_start = len(self.before)
-        text_end = end = _end_of_string(raw, text_start)
-        after = self.after
-        if self.end is not None:
-            if not raw.startswith(after, end):
-                return None
-            after, end = self.end, _end_of_string(raw, end + len(after))
-        if raw[end:] != after:
+        """Returns the text of an event of this form; None: the event may have another form and has to be parsed."""
+        if not (raw.startswith(self.before) and raw.endswith(self.end, len(self.before))):
             return None
         try:
-            return raw[text_start:text_end].decode()
+            text, padding = raw[len(self.before) : -len(self.end)].decode(), ""
         except UnicodeDecodeError:
             return None
-
-
-def _end_of_string(raw: bytes, start: int) -> int:
-    """Returns where a string that begins at `start` ends, if it has no escapes."""
-    characters = _CHARACTERS.match(raw, start)
-    return start if characters is None else characters.end()
+        if self.between is not None:
+            text, mark, padding = text.partition(self.between)
+            if not mark:
+                return None
+        characters = text + padding
+        # A string ends at a quotation mark, and has no bare control characters. Few texts have other characters that
+        # are not printable.
+        is_string = '"' not in characters and "\\" not in characters and characters.isprintable()
+        return text if is_string else None
 
 
 def _only_text(chunk: Json) -> str | None:

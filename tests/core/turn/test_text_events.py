@@ -71,6 +71,8 @@ def test_the_text_of_a_like_event_is_read_without_parsing(form: int, padding: by
         said(b"\xff"),
         said(b"a", 1),
         said(b"a", padding=b"x"),
+        # One quotation mark in place of two.
+        Event(b"data: %b\n\n" % (HEAD + FORMS[0][0] + FORMS[0][1][1:]), None),
         chunk({"content": "a"}, "stop"),
         OTHER_CHOICE,
         Event(b": beat\n\n", None),
@@ -108,6 +110,8 @@ def test_a_padding_that_ends_early_is_parsed() -> None:
     like = form_of(said(b"Hello", padding=b"aaa"))
     assert like is not None
     assert like.text_of(said(b"Hello", padding=b'a","usage":{},"x":"').raw) is None
+    # As the end after a padding, but after a text.
+    assert like.text_of(b'data: %b%bHello"}\n\n' % (HEAD, FORMS[0][0])) is None
 
 
 @st.composite
