@@ -41,7 +41,9 @@ class _ReaderBase:
         """Makes the reader.
 
         report_damage: called when a read meets a damaged file. Returns whether that is news.
-        check_in_place: called when the file was opened. Raises Broken if it is not the one that is written.
+        check_in_place: called before the file is opened, as a connection that closes may write the log of the file that
+            is written into another one; and after it, since it may have been replaced meanwhile. Raises Broken if the
+            file is not the one that is written.
         """
         self._target = target
         self._report_damage = report_damage
@@ -89,6 +91,7 @@ class Reader(_ReaderBase):
         if self._connection is None:
             if self._closed:
                 raise Closed(f"{self._target.path} is closed")
+            self._check_in_place()
             self._connection = open_reader(self._target, busy_timeout_ms=_LOOP_BUSY_MS)
             self._check_in_place()
         return self._connection
@@ -149,6 +152,7 @@ class ThreadReader(_ReaderBase):
             if self._closed:
                 raise Closed(f"{self._target.path} is closed")
             if self._driver is None:
+                self._check_in_place()
                 driver = Driver(
                     lambda: open_reader(self._target, busy_timeout_ms=_THREAD_BUSY_MS), "mnemogate-reader"
                 )

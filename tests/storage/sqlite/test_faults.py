@@ -628,6 +628,26 @@ async def test_a_reader_that_opens_after_the_file_was_replaced_reads_nothing_of_
     assert await store.files.load_text(file) == FILE_TEXT
 
 
+@pytest.mark.parametrize("is_long", [False, True])
+async def test_a_reader_does_not_write_the_log_of_the_old_file_into_the_one_in_its_place(
+    open_store: Any, path: Path, tmp_path: Path, is_long: bool
+) -> None:
+    """The last connection to close a file writes the log at its path back, also that of another file."""
+    other = await open_store(path=tmp_path / "other.db")
+    _, file = await fill(other, BOB)
+    await other.close()
+    before = await asyncio.to_thread((tmp_path / "other.db").read_bytes)
+    store = await open_store(path=path, limits=BY_HAND)
+    store.database.reader.reset()
+    (tmp_path / "other.db").replace(path)
+    with pytest.raises(Broken, match="removed or replaced"):
+        await (store.files.load_text(file) if is_long else store.keys.list())
+    for thread in threading.enumerate():
+        if thread.name == "mnemogate-reader":
+            await asyncio.to_thread(thread.join)  # it closes its connection
+    assert await asyncio.to_thread(path.read_bytes) == before
+
+
 async def test_a_file_that_is_replaced_while_it_is_opened_again_ends_the_turns_under_way(
     open_store: Any, path: Path, tmp_path: Path
 ) -> None:
