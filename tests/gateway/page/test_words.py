@@ -793,7 +793,7 @@ def test_a_request_names_all_texts_that_have_a_word_and_blocks_as_they_were_then
         }
         assert links == {f"../{memory}/b/human?from=2&to=3#compared"}
     shown = plain(page(operator, sentence))
-    assert "The reply says what each reply was told then: block human as it was then: “Its spout is" in shown
+    assert "The reply says what each reply was told: block human as it was then: “Its spout is" in shown
     # What is forgotten of it then is no source any more.
     operator.twin(f"{memory}/forget?message=1", {})
     assert "as it was then" not in page(operator, words) + page(operator, sentence)
