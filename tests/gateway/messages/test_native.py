@@ -734,6 +734,8 @@ def test_a_pause_after_a_hidden_round_is_the_clients_to_go_on_with(
     talk.messages[-1]["content"] += sent_again(reply)
     assert talk.say("Good?") == "Yes."
     assert [seen.refusal for seen in upstream.seen] == [None] * 4
+    # So no reply has hidden rounds on both sides of a pause, which the one message of the client could not part.
+    assert ["tools" in seen.json for seen in upstream.seen] == [True, True, False, True]
 
 
 @both_ways
