@@ -58,7 +58,7 @@ class CompactionFailed(Exception):
 
 
 @dataclass(slots=True)
-class _StatusSink(HeldSink):
+class StatusSink(HeldSink):
     """A held response of which the status is wanted as well."""
 
     status: int = 0
@@ -99,7 +99,7 @@ async def compact(
             request, raw=orjson.dumps(body), json=body, messages=body["messages"], references=(),
             tool_names=(), has_tools=False, stream=False, token_limit=None, memory_choice=None,
         )  # fmt: skip
-        answer = _StatusSink(sink)
+        answer = StatusSink(sink)
         await chat.answer(question, request_context, answer, receipt, make_view)
         if answer.status != 200:
             raise CompactionFailed(answer.status, answer.headers, bytes(answer.body))

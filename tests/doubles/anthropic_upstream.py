@@ -66,6 +66,8 @@ class StrictAnthropic(StrictUpstream):
         super().__init__(*args, **options)
         self.cache = PromptCache()
         self.threads = Threads()
+        # In place of a count of tokens.
+        self.count_reply: Reply | None = None
 
     def names(self, number: int) -> dict[str, str]:
         return {"request-id": f"req_{number}"}
@@ -83,7 +85,7 @@ class StrictAnthropic(StrictUpstream):
             whole = self.threads.whole(seen.body, seen.headers)
             seen.json = _checked(whole, seen.headers, counts=path.endswith("/count_tokens"))
             if path.endswith("/count_tokens"):
-                return _json({"input_tokens": len(whole) // 4})
+                return self.count_reply or _json({"input_tokens": len(whole) // 4})
             self.cache.take(seen.json)
         except Refused as refused:
             seen.refusal = Refusal(str(refused), status=refused.status)

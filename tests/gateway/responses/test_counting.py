@@ -128,6 +128,20 @@ def test_claude_counts_itself(tmp_path: Path) -> None:
             assert "error" in caught.value.response.json()
 
 
+def test_an_error_of_the_count_that_cannot_be_read_keeps_its_status(tmp_path: Path) -> None:
+    with StrictAnthropic() as claude:
+        there = (UpstreamSettings("up", "anthropic", base_url=claude.base_url),)
+        claude.count_reply = raw(
+            b"<html></html>", content_type="text/html", status=503, headers={"retry-after": "7"}
+        )
+        with remember(claude, tmp_path, upstreams=there) as world:
+            asked = orjson.dumps({"model": "claude-opus-4-6", "input": "Hi"})
+            reply = world.gateway.ask("POST", "/v1/responses/input_tokens", asked)
+    assert (reply.status, reply.headers["content-type"]) == (503, "application/json")
+    assert reply.headers["retry-after"] == "7"
+    assert "503" in reply.error["message"]
+
+
 def test_a_conversation_is_made_short(world: World, upstream: StrictUpstream) -> None:
     upstream.queue(say("Nice."), say("The user has a grey cat, Miso."))
     first = respond(world, input="My cat is called Miso, she is grey.", user="alice")
