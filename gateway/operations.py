@@ -112,7 +112,7 @@ def make_page_operations(
     memories = MemoryViews(store, log.now, settings.memory.keep_why_days)
 
     async def newest_memories(project: str | None, limit: int) -> Sequence[MemoryRecord]:
-        return (await memories.page(project, limit=limit)).items
+        return (await memories.list_page(project, limit=limit)).items
 
     word_searches = WordSearches(memories)
     return PageOperations(

@@ -58,7 +58,9 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
         )
         if request.is_twin:
             return View(page)
-        names = await operations.audit.names({each.memory for each in page.items if each.memory is not None})
+        names = await operations.audit.load_names(
+            {each.memory for each in page.items if each.memory is not None}
+        )
         named_facts = {
             (each.memory, seq)
             for each in page.items

@@ -183,12 +183,12 @@ class _BlockScreens(Struct, frozen=True):
         refused_edit: the refused change, if it was an edit.
         """
         label = block_page.block.label
-        name = await self.views.name(access.project, access.uid)
+        name = await self.views.get_name(access.project, access.uid)
         # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
         changes = await asyncio.to_thread(_diff_versions, block_page)
         undo = await self._find_undo(access, label)
         remaining = await self._find_remaining(block_page, access, words)
-        editors = {} if access.is_person else await self.audit.editors(access.uid, label)
+        editors = {} if access.is_person else await self.audit.load_editors(access.uid, label)
         return access.view(
             block_page,
             "block.html",
@@ -227,7 +227,7 @@ class _BlockScreens(Struct, frozen=True):
             return None
         texts: Remaining | None
         if words and not access.is_person:
-            texts = await self.word_searches.remaining(access.project, access.uid, words)
+            texts = await self.word_searches.count_remaining(access.project, access.uid, words)
             is_taken_out = await self.lost_words.are_taken_out(words, correction.old, correction.new)
         else:
             found = await self.lost_words.count_remaining(

@@ -64,7 +64,7 @@ class _ConversationScreens(Struct, frozen=True):
         opening = ""
         forgotten: dict[int, AuditRecord | None] = {}
         if not access.is_person:
-            openings = await self.views.conversations.openings(access.project, access.uid, [id])
+            openings = await self.views.conversations.load_openings(access.project, access.uid, [id])
             opening = openings.get(id, "")
             forgotten = await self._find_forgettings(access, page)
         return access.view(
@@ -88,7 +88,7 @@ class _ConversationScreens(Struct, frozen=True):
         gaps = [each for each in page.items if each.text is None and each.state == "forgotten"]
         if not gaps:
             return {}
-        forgettings = await self.audit.forgettings(access.uid)
+        forgettings = await self.audit.list_forgettings(access.uid)
         found_forgettings: dict[int, AuditRecord | None] = {}
         for gap in gaps:
             parts = (

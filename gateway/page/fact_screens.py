@@ -107,7 +107,7 @@ class _FactScreens(Struct, frozen=True):
         unsaved_text, error: the text of a correction that was refused, and why.
         back: as in `FactQuery`.
         """
-        name = await self.views.name(access.project, access.uid)
+        name = await self.views.get_name(access.project, access.uid)
         replaced = await self.views.facts.list_replaced(access.project, access.uid, page)
         restored = _find_restored(page, replaced)
         remaining = None if restored else await self._find_remaining(access, page, replaced)
@@ -134,7 +134,7 @@ class _FactScreens(Struct, frozen=True):
 
     async def _has_room(self, access: MemoryAccess, seq: int) -> bool:
         """Returns whether a standing fact is one of those that are shown before each reply."""
-        return any(fact.seq == seq for fact in await self.views.facts.standing(access.uid))
+        return any(fact.seq == seq for fact in await self.views.facts.list_standing(access.uid))
 
     async def _find_remaining(
         self, access: MemoryAccess, page: FactPage, replaced: Sequence[FactRecord]

@@ -201,7 +201,7 @@ class _ForgetScreens(Struct, frozen=True):
         kind, value = request.query.target
         if request.is_twin or access.is_person or kind == "all":
             return _BeforeForgetting()
-        name = await self.views.name(access.project, access.uid)
+        name = await self.views.get_name(access.project, access.uid)
         sought_words = await self._find_sought_words(access, came_from)
         stays = await self.forgetting.list_remaining(
             access.project, access.uid, kind, value, words=sought_words
@@ -221,7 +221,7 @@ class _ForgetScreens(Struct, frozen=True):
         correction = "" if is_all else await self._find_correction(access, query, came_from)
         remaining = hidden = None
         if sought_words:
-            remaining = await self.word_searches.remaining(access.project, access.uid, sought_words)
+            remaining = await self.word_searches.count_remaining(access.project, access.uid, sought_words)
         if remaining is not None and not remaining.total:
             hidden = await self.word_searches.hidden_texts.find(access.project, access.uid, sought_words)
         next_texts = remaining.items if remaining else ()

@@ -145,7 +145,7 @@ class _MemoryScreens(Struct, frozen=True):
         error: why it was refused.
         """
         access = memory.access
-        page = await self.views.facts.page(
+        page = await self.views.facts.list_page(
             access.project,
             access.uid,
             is_all=query.all,
@@ -169,7 +169,7 @@ class _MemoryScreens(Struct, frozen=True):
     async def show_conversations(self, request: ScreenRequest, query: ListQuery) -> View:
         memory = await self._open_memory(request)
         access = memory.access
-        page = await self.views.conversations.page(
+        page = await self.views.conversations.list_page(
             access.project, access.uid, after=query.after, limit=query.limit
         )
         if request.is_twin:
@@ -182,7 +182,9 @@ class _MemoryScreens(Struct, frozen=True):
     async def show_passages(self, request: ScreenRequest, query: ListQuery) -> View:
         memory = await self._open_memory(request)
         access = memory.access
-        page = await self.views.passages(access.project, access.uid, after=query.after, limit=query.limit)
+        page = await self.views.list_passages(
+            access.project, access.uid, after=query.after, limit=query.limit
+        )
         return access.view(page, "passages.html", "Passages", memory_name=memory.name)
 
     async def export(self, request: ScreenRequest, query: NoFields) -> Download:
@@ -205,7 +207,7 @@ class _MemoryScreens(Struct, frozen=True):
         access = memory.access
         page = await self.views.show(access.project, access.uid)
         if page.memory.kind == "agent":
-            runs = await self.operations.runs.newest(await self.views.get(access.project, access.uid))
+            runs = await self.operations.runs.list_newest(await self.views.get(access.project, access.uid))
             page = AgentMemoryPage(**asdict(page), runs=runs)
         if request.is_twin:
             return access.twin(page)
@@ -214,7 +216,7 @@ class _MemoryScreens(Struct, frozen=True):
             blocks = ((each.label, each.value) for each in page.blocks if not each.shared)
             name_line = await self.views.find_name_line_with(memory.row, blocks)
         if not page.facts:
-            learning = await self.operations.work.learning(access.project, access.uid)
+            learning = await self.operations.work.get_learning(access.project, access.uid)
         return access.view(
             page,
             "memory.html",
@@ -240,7 +242,7 @@ class _MemoryScreens(Struct, frozen=True):
         if request.is_twin:
             return access.twin(trial)
         if not query.q.strip():
-            last_questions = await self.views.conversations.last_questions(
+            last_questions = await self.views.conversations.list_last_questions(
                 access.project, access.uid, _LAST_QUESTIONS
             )
             return access.view(
@@ -253,7 +255,7 @@ class _MemoryScreens(Struct, frozen=True):
             )
         blocks = await self.views.blocks.list_all(access.project, access.uid)
         hits = (*trial.chosen, *trial.left_out, *trial.found)
-        standing = await self.views.facts.standing(access.uid)
+        standing = await self.views.facts.list_standing(access.uid)
         outdated = await self.operations.lost_words.find_outdated(
             access.project, access.uid, standing, trial.chosen
         )
@@ -268,7 +270,7 @@ class _MemoryScreens(Struct, frozen=True):
             paused=memory.paused,
             standing=standing,
             outdated=outdated,
-            speakers=await self.views.conversations.speakers(access.project, access.uid, hits),
+            speakers=await self.views.conversations.load_speakers(access.project, access.uid, hits),
         )
 
     async def find_words(self, request: ScreenRequest, query: WordsQuery) -> View:
@@ -325,7 +327,7 @@ class _MemoryScreens(Struct, frozen=True):
         self, access: MemoryAccess, conversations: Iterable[ConversationRecord]
     ) -> dict[str, str]:
         """Returns the first words of conversations, by their ids."""
-        return await self.views.conversations.openings(
+        return await self.views.conversations.load_openings(
             access.project, access.uid, [each.id for each in conversations]
         )
 

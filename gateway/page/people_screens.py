@@ -53,14 +53,14 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
 
         A later page of the list may have them, too.
         """
-        people = await operations.memories.people_called(request.visitor.project, " ".join(text.split()))
+        people = await operations.memories.list_people_called(request.visitor.project, " ".join(text.split()))
         namesakes = [each for each in people if each.memory not in page.items]
         for each in namesakes:
             await request.note_read(each.memory.uid)
         return namesakes
 
     async def show(request: ScreenRequest, query: PeopleQuery) -> Answer:
-        page = await operations.memories.page(
+        page = await operations.memories.list_page(
             request.visitor.project, query.kind, query.q, after=query.after, limit=query.limit
         )
         # A program gets the list that it asked for: no namesakes, and no redirect to another search.

@@ -152,7 +152,7 @@ class _RequestScreens(Struct, frozen=True):
             memory = await memories.get(request.visitor.project, query.memory)
             memory_name, paused = name_of(memory.scope), memory.paused
             if query.words or not request.is_twin:
-                questions = await memories.conversations.questions(
+                questions = await memories.conversations.load_questions(
                     request.visitor.project, query.memory, ids, requests.find_logged(query.memory, ids)
                 )
         elif query.words:
@@ -165,7 +165,7 @@ class _RequestScreens(Struct, frozen=True):
                 for each in requests.find_logged(None, ids)
                 if each.memory_uid and memories_by_id[each.id] == {each.memory_uid}
             ]
-            questions = await memories.conversations.questions_of_all(logged)
+            questions = await memories.conversations.load_questions_of_all(logged)
             for uid in {each.memory_uid for each in logged if each.id in questions and each.memory_uid}:
                 await request.note_read(uid)
         if request.is_twin and questions is not None:
@@ -205,7 +205,7 @@ class _RequestScreens(Struct, frozen=True):
         words = ""  # of the reply, which neither its question nor a text of the prompt has
         if not repeated:
             known_texts = [_text_of("user", turn), *(each.text for each in prompt_texts)]
-            words = await self.operations.words.words_without(
+            words = await self.operations.words.find_words_without(
                 _text_of("assistant", turn)[:_MAX_CHARS], [each[:_MAX_CHARS] for each in known_texts]
             )
             explained = await self._add_texts_before(explained, words)
@@ -262,7 +262,7 @@ class _RequestScreens(Struct, frozen=True):
         forgotten = await self.operations.requests.find_forgotten(id, project)
         if forgotten is None or request.is_twin:
             raise error
-        forgettings = await self.operations.audit.forgettings(forgotten.memory)
+        forgettings = await self.operations.audit.list_forgettings(forgotten.memory)
         of_turn = [each for each in forgettings if each.what in forgotten.parts and each.at >= forgotten.at]
         context = {"request": forgotten, "forgettings": of_turn, "back": request.referrer}
         return View(None, "request_forgotten.html", error.message, context, error)
@@ -283,7 +283,7 @@ class _RequestScreens(Struct, frozen=True):
         if not words or explained.memory is None or explained.exchange is None:
             return explained
         try:
-            texts = await self.operations.words.before_reply(
+            texts = await self.operations.words.find_before_reply(
                 None, explained.memory, words, explained.exchange
             )
         except UnknownId:
@@ -295,7 +295,7 @@ class _RequestScreens(Struct, frozen=True):
         if not explained.before_reply:
             return []
         texts = [each.text or "" for each in explained.before_reply]
-        others = set((await self.operations.words.words_without(words, texts)).split())
+        others = set((await self.operations.words.find_words_without(words, texts)).split())
         return [word for word in words.split() if word not in others][:_NAMED_WORDS]
 
     async def _find_searched(self, explained: ExplainedRequest, project: str | None) -> ExplainedRequest:
@@ -314,7 +314,7 @@ class _RequestScreens(Struct, frozen=True):
         if explained.memory is None or not hits:
             return {}
         try:
-            return await self.operations.memories.conversations.speakers(None, explained.memory, hits)
+            return await self.operations.memories.conversations.load_speakers(None, explained.memory, hits)
         except UnknownId:
             return {}  # the memory was forgotten meanwhile
 
@@ -323,7 +323,9 @@ class _RequestScreens(Struct, frozen=True):
         if explained.memory is None or not _has_section(explained):
             return BlocksSince({}, {})
         try:
-            return await self.operations.memories.blocks.changed_since(explained.memory, _began_at(explained))
+            return await self.operations.memories.blocks.list_changed_since(
+                explained.memory, _began_at(explained)
+            )
         except UnknownId:
             return BlocksSince({}, {})  # the memory was forgotten meanwhile
 
@@ -332,7 +334,7 @@ class _RequestScreens(Struct, frozen=True):
         if explained.memory is None or not _has_section(explained):
             return ()
         try:
-            return await self.operations.memories.facts.standing(explained.memory, _began_at(explained))
+            return await self.operations.memories.facts.list_standing(explained.memory, _began_at(explained))
         except UnknownId:
             return ()  # the memory was forgotten meanwhile
 

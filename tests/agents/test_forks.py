@@ -97,8 +97,8 @@ def test_an_operator_reads_a_long_message_of_its_past_whole(world: LettaWorld) -
     one = begun(world, "x" * 5_000)
     say_in(world, fork(world, one), "Two")
     views, call = MemoryViews(world.world.store, world.world.clock), world.world.gateway.call
-    (memory,) = call(views.page(None, "agent")).items
-    talks = call(views.conversations.page(None, memory.uid)).items
+    (memory,) = call(views.list_page(None, "agent")).items
+    talks = call(views.conversations.list_page(None, memory.uid)).items
     assert len(talks) == 2
     for talk in talks:
         first = call(views.conversations.show(None, memory.uid, talk.id)).items[0]

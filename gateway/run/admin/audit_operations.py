@@ -119,7 +119,7 @@ class AuditOperations(Struct, frozen=True):
         """Returns whether the audit has entries of a memory, which may be gone. memory: its uid."""
         return bool(await self.store.audit.list(before=LAST_NUMBER, memory=memory, limit=1))
 
-    async def editors(self, uid: str, label: str) -> dict[int, str]:
+    async def load_editors(self, uid: str, label: str) -> dict[int, str]:
         """Returns number of a version -> the actor that made it, for a block, as far as the audit has it.
 
         uid, label: of the memory and of the block.
@@ -133,12 +133,12 @@ class AuditOperations(Struct, frozen=True):
             if e.what.startswith(begin)
         }
 
-    async def forgettings(self, uid: str) -> Sequence[AuditRecord]:
+    async def list_forgettings(self, uid: str) -> Sequence[AuditRecord]:
         """Returns the last forgettings of parts of a memory, the oldest first. uid: of the memory."""
         entries = await self.store.audit.list_of_memory(uid, ("forget",), limit=_NEWEST_ENTRIES)
         return [AuditRecord(e.at, e.actor, e.action, e.memory, e.what) for e in reversed(entries)]
 
-    async def names(self, uids: Collection[str]) -> dict[str, str]:
+    async def load_names(self, uids: Collection[str]) -> dict[str, str]:
         """Returns the names of memories by their uids, without those that are gone."""
         return {uid: name_of(scope) for uid, scope in (await self.store.overview.load_scopes(uids)).items()}
 

@@ -127,7 +127,7 @@ class BlockViews(Struct, frozen=True):
         """Returns the blocks of a memory."""
         return await self.list_of_memory((await get_memory(self.store, project, uid)).id)
 
-    async def changed_since(self, uid: str, since: float) -> BlocksSince:
+    async def list_changed_since(self, uid: str, since: float) -> BlocksSince:
         """Returns the blocks of a memory, and which of them were changed after a time, in seconds since the epoch."""
         memory = await get_memory(self.store, None, uid)
         pages = self.store.memory_pages

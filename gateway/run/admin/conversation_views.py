@@ -119,7 +119,7 @@ class ConversationViews(Struct, frozen=True):
         """Returns since when the store has noted which request a reply answers, in seconds since the epoch."""
         return self.now() - self.keep_why_days * DAY_S
 
-    async def page(
+    async def list_page(
         self, project: str | None, uid: str, *, after: str | None = None, limit: int = PAGE_LIMIT
     ) -> ListPage[ConversationRecord]:
         """Returns a page of the conversations that have messages left, the newest first."""
@@ -131,12 +131,14 @@ class ConversationViews(Struct, frozen=True):
         items = tuple(map(conversation_record, conversations[:limit]))
         return ListPage(items, next_cursor(conversations, limit, lambda last: format_page_end(last.end)))
 
-    async def openings(self, project: str | None, uid: str, conversations: Sequence[str]) -> dict[str, str]:
+    async def load_openings(
+        self, project: str | None, uid: str, conversations: Sequence[str]
+    ) -> dict[str, str]:
         """Returns the user's first words in conversations, by the conversations' ids, where the words may be seen."""
         memory = await get_memory(self.store, project, uid)
-        return await self.openings_of(memory.id, conversations)
+        return await self.load_openings_of(memory.id, conversations)
 
-    async def openings_of(self, agent_row: int, conversations: Sequence[str]) -> dict[str, str]:
+    async def load_openings_of(self, agent_row: int, conversations: Sequence[str]) -> dict[str, str]:
         """Returns the same as `openings`, for the row of a memory."""
         openings = await self.store.memory_pages.load_openings(agent_row, conversations, _OPENING_BYTES)
         texts: dict[str, str] = {}
@@ -146,7 +148,7 @@ class ConversationViews(Struct, frozen=True):
                 texts[id] = words
         return texts
 
-    async def questions(
+    async def load_questions(
         self, project: str | None, uid: str, requests: Sequence[str], logged: Iterable[LoggedRequest]
     ) -> dict[str, Question]:
         """Returns the questions of requests by the requests' ids, as far as a question is noted and may be seen.
@@ -168,7 +170,7 @@ class ConversationViews(Struct, frozen=True):
                     questions[each.id] = _question(*exchange[:2], is_again=not each.has_recall_record)
         return {id: question for id, question in questions.items() if question is not None}
 
-    async def questions_of_all(self, logged: Sequence[LoggedRequest]) -> dict[str, Question]:
+    async def load_questions_of_all(self, logged: Sequence[LoggedRequest]) -> dict[str, Question]:
         """Returns the questions of requests of several memories by the requests' ids, as far as they may be seen.
 
         logged: requests of the log. The caller may see their memories.
@@ -186,7 +188,7 @@ class ConversationViews(Struct, frozen=True):
                 questions[each.id] = question
         return questions
 
-    async def last_questions(self, project: str | None, uid: str, max_count: int) -> list[str]:
+    async def list_last_questions(self, project: str | None, uid: str, max_count: int) -> list[str]:
         """Returns the first words of the last questions, the newest first."""
         memory = await get_memory(self.store, project, uid)
         rows = await self.store.memory_pages.list_newest_exchanges(memory.id, limit=_LAST_EXCHANGES)
@@ -363,7 +365,7 @@ class ConversationViews(Struct, frozen=True):
             raise _no_message()
         return text
 
-    async def speakers(self, project: str | None, uid: str, hits: Iterable[HitRecord]) -> dict[int, str]:
+    async def load_speakers(self, project: str | None, uid: str, hits: Iterable[HitRecord]) -> dict[int, str]:
         """Returns the speakers of the messages among hits, by the messages' numbers.
 
         A speaker without a name is called by the name of the memory's user, else by the role.

@@ -44,7 +44,7 @@ class FactViews(Struct, frozen=True):
 
     store: Store
 
-    async def page(
+    async def list_page(
         self,
         project: str | None,
         uid: str,
@@ -64,7 +64,7 @@ class FactViews(Struct, frozen=True):
         facts = await self.store.facts.list(
             memory.id, is_all=is_all, as_of=as_of, before=before, limit=limit + 1
         )
-        items = await self.records(memory, facts[:limit])
+        items = await self.make_records(memory, facts[:limit])
         return ListPage(items, next_cursor(facts, limit, lambda fact: str(fact.seq)))
 
     async def show(self, project: str | None, uid: str, seq: int) -> FactPage:
@@ -76,8 +76,8 @@ class FactViews(Struct, frozen=True):
             raise UnknownId("There is no such fact.")
         before = await facts.list_replaced(memory.id, fact.id)
         after = None if fact.successor is None else await facts.find(memory.id, fact.successor)
-        (record,) = await self.records(memory, [fact], _SHOWN_SOURCES)
-        others = await self.records(memory, [*before, *([] if after is None else [after])])
+        (record,) = await self.make_records(memory, [fact], _SHOWN_SOURCES)
+        others = await self.make_records(memory, [*before, *([] if after is None else [after])])
         return FactPage(record, others[: len(before)], others[-1] if after is not None else None)
 
     async def list_source_messages(
@@ -112,7 +112,7 @@ class FactViews(Struct, frozen=True):
             replaced += await self.store.facts.list_replaced(memory.id, fact.id)
         listed = {fact.seq for fact in page.before}
         earlier = [fact for fact in replaced if fact.seq not in listed]
-        return (*page.before, *await self.records(memory, earlier))
+        return (*page.before, *await self.make_records(memory, earlier))
 
     async def find_true_successor(self, project: str | None, uid: str, page: FactPage) -> Fact | None:
         """Returns the fact that is true instead of one, if the fact that replaced it is not true either.
@@ -130,7 +130,7 @@ class FactViews(Struct, frozen=True):
             seq = fact.successor
         return None
 
-    async def standing(self, uid: str, before: float = math.inf) -> tuple[FactRecord, ...]:
+    async def list_standing(self, uid: str, before: float = math.inf) -> tuple[FactRecord, ...]:
         """Returns the standing facts that are in each prompt, newest first, as far as there is room.
 
         before: facts that were learned later are left out; in seconds since the epoch.
@@ -145,9 +145,9 @@ class FactViews(Struct, frozen=True):
             StandingFact(fact.seq, fact.text, fact.valid_from, fact.origin in ASKED_ORIGINS) for fact in facts
         ]
         shown_seqs = standing_block(candidates, blocks, None).shown_seqs
-        return await self.records(memory, [fact for fact in facts if fact.seq in shown_seqs])
+        return await self.make_records(memory, [fact for fact in facts if fact.seq in shown_seqs])
 
-    async def records(
+    async def make_records(
         self, memory: FoundMemory | SizedMemory, facts: Sequence[Fact], most_sources: int = LISTED_SOURCES
     ) -> tuple[FactRecord, ...]:
         """Returns facts as they are shown. most_sources: the most exchanges from which each shows messages."""

@@ -81,7 +81,7 @@ class KeyOperations(Struct, frozen=True):
     async def show_all(self, _: RawArguments) -> list[dict[str, Any]]:
         return [asdict(key) for key in await self.keys.list()]
 
-    async def page(self, *, after: str | None = None, limit: int = 50) -> ListPage[KeyRecord]:
+    async def list_page(self, *, after: str | None = None, limit: int = 50) -> ListPage[KeyRecord]:
         """Returns a page of keys, the newest first. after: `next` of the page before. Raises: BadRequest."""
         before = read_cursor(after, LAST_NUMBER)
         keys = [key for key in reversed(await self.keys.list()) if key.id < before]

@@ -144,7 +144,7 @@ class McpTools(Struct, frozen=True):
             return ConversationResult(conversation=page.conversation.id, messages=_shown_messages(page.items))
         if call.agent is None:
             return ConversationResult(conversations=())
-        conversations = await views.conversations.page(project, call.agent.uid, limit=arguments.limit)
+        conversations = await views.conversations.list_page(project, call.agent.uid, limit=arguments.limit)
         return ConversationResult(
             conversations=tuple(
                 ConversationLine(c.id, iso_text(c.begun), iso_text(c.last_turn), c.messages)

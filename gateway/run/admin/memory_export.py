@@ -81,7 +81,7 @@ class MemoryExport(Struct, frozen=True):
         yield ReadablePart("blocks", page.blocks)
         after: str | None = None
         while True:
-            facts = await self.views.facts.page(
+            facts = await self.views.facts.list_page(
                 project, agent.uid, is_all=True, after=after, limit=MAX_PAGE_LIMIT
             )
             yield ReadablePart("facts", facts.items)

@@ -87,7 +87,7 @@ class MemoryViews:
         self.facts = FactViews(store)
         self.conversations = ConversationViews(store, now, keep_why_days)
 
-    async def page(
+    async def list_page(
         self,
         project: str | None,
         kind: MemoryKind = "user",
@@ -111,7 +111,7 @@ class MemoryViews:
         items = tuple(map(memory_record, memories[:limit]))
         return ListPage(items, next_cursor(memories, limit, lambda last: format_page_end(last.end)))
 
-    async def people_called(self, project: str | None, name: str) -> list[NamedMemory]:
+    async def list_people_called(self, project: str | None, name: str) -> list[NamedMemory]:
         """Returns the memories with a name in a block, among the `NAMESAKES_AMONG` with the newest turns."""
         people = await self.store.memory_pages.list_people_called(
             project, name, among=NAMESAKES_AMONG, limit=_SHOWN_PEOPLE
@@ -132,12 +132,12 @@ class MemoryViews:
         return MemoryPage(
             memory=memory_record(memory),
             blocks=await self.blocks.list_of_memory(memory.id),
-            facts=await self.facts.records(memory, facts),
+            facts=await self.facts.make_records(memory, facts),
             conversations=tuple(map(conversation_record, conversations)),
             passages=tuple(passage_record(uid, passage) for passage in passages),
         )
 
-    async def passages(
+    async def list_passages(
         self, project: str | None, uid: str, *, after: str | None = None, limit: int = PAGE_LIMIT
     ) -> ListPage[SourceRecord]:
         """Returns a page of passages, the newest first."""
@@ -147,7 +147,7 @@ class MemoryViews:
         items = tuple(passage_record(uid, passage) for passage in passages[:limit])
         return ListPage(items, next_cursor(passages, limit, lambda passage: str(passage.seq)))
 
-    async def name(self, project: str | None, uid: str) -> str:
+    async def get_name(self, project: str | None, uid: str) -> str:
         """Returns the name of a memory, as its record has it."""
         return name_of((await get_memory(self.store, project, uid)).scope)
 

@@ -126,7 +126,7 @@ class RunOperations(Struct, frozen=True):
         next_after = str(page_steps[-1].step.number) if has_more else None
         return FoundRun(entry.agent_uid, RunPage(summary_of(entry), tuple(records), next_after))
 
-    async def newest(self, memory: FoundMemory, limit: int = NEWEST_RUNS) -> tuple[RunSummary, ...]:
+    async def list_newest(self, memory: FoundMemory, limit: int = NEWEST_RUNS) -> tuple[RunSummary, ...]:
         """Returns the newest runs of an agent. memory: the agent's."""
         runs = await self.store.runs.list_runs(
             memory.scope.project, RunFilter(agent_row=memory.id), Page(limit=limit)

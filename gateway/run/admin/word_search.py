@@ -226,7 +226,7 @@ class WordSearches(Struct, frozen=True):
             is_complete=page.is_complete,
         )
 
-    async def before_reply(
+    async def find_before_reply(
         self, project: str | None, uid: str, words: str, before: int
     ) -> tuple[TextWithWords, ...] | None:
         """Returns the texts of a memory that have some words of a reply and are older, those with most of them first.
@@ -253,7 +253,7 @@ class WordSearches(Struct, frozen=True):
         )
         return await self._records(agent, with_words[:_SHOWN_ITEMS], query)
 
-    async def words_without(self, reply: str, shown_texts: Sequence[str]) -> str:
+    async def find_words_without(self, reply: str, shown_texts: Sequence[str]) -> str:
         """Returns the words of a reply that none of some texts has in any form."""
         # In a thread, since long texts take some milliseconds.
         words_of = self.views.store.recall.words_of
@@ -279,7 +279,7 @@ class WordSearches(Struct, frozen=True):
         """Returns the start and the end of each word of a query in a text, in any of its forms."""
         return self.views.store.recall.spans_with_words(text, query)
 
-    async def remaining(self, project: str | None, uid: str, query: str) -> Remaining | None:
+    async def count_remaining(self, project: str | None, uid: str, query: str) -> Remaining | None:
         """Returns how many texts still have all words of a query.
 
         None: the query has no words, or the search took too long, or the only texts may be not indexed yet.

@@ -86,7 +86,7 @@ class WorkOperations(Struct, frozen=True):
     # A background model learns facts; without one a rule alone does.
     has_model: bool = False
 
-    async def learning(self, project: str | None, uid: str) -> LearningState:
+    async def get_learning(self, project: str | None, uid: str) -> LearningState:
         """Returns the state of learning from a memory. Raises: UnknownId: there is no such memory."""
         agent = await get_agent(self.store, project, uid)
         job = await self.store.jobs.find_status(agent.id, LEARN_JOB)

@@ -310,7 +310,7 @@ def test_a_fact_that_is_added_so_has_room_before_what_is_learned_later(world: Wo
     said(world, "Send me a table of prices.", **{"x-mnemogate-conversation": "prices"})
     assert b"I never read colours" in world.upstream.last.body
     assert b"I never eat number 19 of them" in world.upstream.last.body
-    shown = call(FactViews(world.store).standing(of.uid))
+    shown = call(FactViews(world.store).list_standing(of.uid))
     assert blind.seq in {fact.seq for fact in shown}
 
 

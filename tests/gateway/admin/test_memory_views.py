@@ -83,20 +83,20 @@ def test_people_are_listed_by_their_last_turn_and_found_by_the_beginning_of_thei
         world.clock.sleep(60)
     speak(world, "Once more.", user="alice")
     call, read = world.gateway.call, views(world)
-    page = call(read.page(None, limit=2))
+    page = call(read.list_page(None, limit=2))
     assert [each.name for each in page.items] == ["alice", "alina"]
-    rest = call(read.page(None, limit=2, after=page.next))
+    rest = call(read.list_page(None, limit=2, after=page.next))
     assert ([each.name for each in rest.items], rest.next) == (["Bob"], None)
-    assert [each.name for each in call(read.page(None, q="AL")).items] == ["alice", "alina"]
-    assert call(read.page("other")).items == ()
-    assert call(read.page(None, "agent")).items == ()
+    assert [each.name for each in call(read.list_page(None, q="AL")).items] == ["alice", "alina"]
+    assert call(read.list_page("other")).items == ()
+    assert call(read.list_page(None, "agent")).items == ()
     (alice, *_) = page.items
     assert (alice.kind, alice.project, alice.profile) == ("user", "default", "helper")
     assert (alice.conversations, alice.messages, alice.blocks, alice.facts) == (2, 4, 2, 0)
     assert alice.last_turn is not None
     assert alice.last_turn > alice.created
     with pytest.raises(BadRequest):
-        call(read.page(None, after="later"))
+        call(read.list_page(None, after="later"))
 
 
 def test_a_memory_shows_its_blocks_its_newest_facts_and_conversations(world: World) -> None:
@@ -122,8 +122,8 @@ def test_a_memory_shows_its_blocks_its_newest_facts_and_conversations(world: Wor
     assert source.href.startswith(f"m/{uid}/c/")
     assert [(c.client_id, c.messages) for c in page.conversations] == [(None, 2), ("conv-19", 4)]
     assert page.memory.messages == 6
-    listed = call(read.conversations.page(None, uid, limit=1))
-    rest = call(read.conversations.page(None, uid, limit=1, after=listed.next))
+    listed = call(read.conversations.list_page(None, uid, limit=1))
+    rest = call(read.conversations.list_page(None, uid, limit=1, after=listed.next))
     assert [c.id for c in (*listed.items, *rest.items)] == [c.id for c in page.conversations]
     assert rest.next is None
 
@@ -134,9 +134,9 @@ def test_another_projects_memory_is_no_such_memory(world: World) -> None:
     works: list[Any] = [
         read.show("other", uid),
         read.show(None, "0" * 32),
-        read.facts.page("other", uid),
-        read.conversations.page("other", uid),
-        read.passages("other", uid),
+        read.facts.list_page("other", uid),
+        read.conversations.list_page("other", uid),
+        read.list_passages("other", uid),
         read.blocks.show("other", uid, "human"),
         read.facts.show("other", uid, 1),
         read.conversations.show("other", uid, "conv-19"),
@@ -154,11 +154,11 @@ def test_facts_are_paged_with_those_that_are_no_longer_true_and_as_of_a_time(wor
     of, read, call = memory(world), views(world), world.gateway.call
     before = world.clock()
     new = call(MemoryEdits(world.store, world.clock).correct_fact(OPERATOR, of.uid, first, "One and a half."))
-    page = call(read.facts.page(None, of.uid, limit=2))
-    rest = call(read.facts.page(None, of.uid, limit=2, after=page.next))
+    page = call(read.facts.list_page(None, of.uid, limit=2))
+    rest = call(read.facts.list_page(None, of.uid, limit=2, after=page.next))
     assert [f.text for f in (*page.items, *rest.items)] == ["One and a half.", "Three.", "Two."]
-    assert [f.text for f in call(read.facts.page(None, of.uid, is_all=True)).items][-1] == "One."
-    assert {f.text for f in call(read.facts.page(None, of.uid, as_of=before)).items} == {
+    assert [f.text for f in call(read.facts.list_page(None, of.uid, is_all=True)).items][-1] == "One."
+    assert {f.text for f in call(read.facts.list_page(None, of.uid, as_of=before)).items} == {
         "One.",
         "Two.",
         "Three.",

@@ -1362,7 +1362,7 @@ def test_a_fact_that_is_forgotten_meanwhile_does_not_break_a_trial(operator: Ope
     agent = speak(operator.world, "Hello.")
     operator.twin(f"m/{agent.uid}/facts", {"text": "Alice never eats nuts.", "always": True})
     page_operations, call = operator.world.gateway.app.services.page, operator.world.gateway.call
-    standing = call(page_operations.memories.facts.standing(agent.uid))
+    standing = call(page_operations.memories.facts.list_standing(agent.uid))
     assert len(standing) == 1
     operator.post(f"m/{agent.uid}/forget?fact={standing[0].seq}")
     assert call(page_operations.lost_words.find_outdated(None, agent.uid, standing, ())) == []
