@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 
+from storage.commands import RecallRow
 from storage.database import Changes
 from storage.records import AgentNumbers
 
@@ -53,8 +54,8 @@ class Watch:
     def __init__(self) -> None:
         # The values that the last statement has reported of the row that it adds.
         self.row: tuple[int, ...] | None = None
-        # The recall of that row's turn, as (request, data), until the row is there.
-        self._recall: tuple[bytes, bytes] | None = None
+        # The recall of that row's turn, until the row is there.
+        self._recall: RecallRow | None = None
         self._changed: dict[int, AgentNumbers | None] = {}
         self._is_all = False
 
@@ -100,15 +101,15 @@ class Watch:
 
         Returns the value, which the statement stores in that row: so it is called before the row's triggers run.
         """
-        self._recall = None if request is None or data is None else (request, data)
+        self._recall = None if request is None or data is None else RecallRow(request, data)
         return value
 
     def _recalled_by(self) -> bytes | None:
-        return None if self._recall is None else self._recall[0]
+        return None if self._recall is None else self._recall.request
 
     def _take_recall(self) -> bytes | None:
         recall, self._recall = self._recall, None
-        return None if recall is None else recall[1]
+        return None if recall is None else recall.data
 
     def _note_all(self) -> None:
         self._is_all = True

@@ -137,7 +137,7 @@ class Writer:
 
     async def finish(self, timeout_s: float) -> bool:
         """Refuses new writes and drains; what is left then fails with Closed. Returns whether nothing was left."""
-        self._connection.is_closing = True
+        self._connection.begin_closing()
         if self._connection.fault is not None:
             self.refuse_waiting(self._connection.fault)
         drained = await self.drain(timeout_s)

@@ -72,7 +72,6 @@ class WriterConnection:
         self.schema_version = 0
         # As in `Writer`.
         self.generation = 0
-        # The database is being closed, and no fault is mended any more.
         self.is_closing = False
         # What is wrong with the database; None: nothing.
         self.fault: Unavailable | None = None
@@ -130,6 +129,10 @@ class WriterConnection:
         if isinstance(error, sqlite3.Error):
             return translate_error(error, self._path)
         return unavailable(f"{self._path} cannot be opened", error) if isinstance(error, OSError) else error
+
+    def begin_closing(self) -> None:
+        """Notes that the database is being closed: no fault is mended any more."""
+        self.is_closing = True
 
     def check(self) -> None:
         """Refuses a write if the first attempt to mend the database has failed. Raises: Unavailable."""

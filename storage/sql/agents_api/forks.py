@@ -7,7 +7,7 @@ no list of a client matches it. The table `forks` has the conversations above ea
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from storage.commands import Rules
 from storage.database import Connection, Database
@@ -36,6 +36,14 @@ async def note_fork(connection: Connection, agent_row: int, conversation_row: in
     parent: the row of the exchange that its first exchange follows; one of the same conversation changes nothing.
     """
     await connection.run(SQL["fork_note"], (agent_row, conversation_row, parent))
+
+
+class _ForkPoint(NamedTuple):
+    """An exchange, and whether a fork can begin after it."""
+
+    # With its content.
+    exchange: Exchange
+    can_fork: bool
 
 
 class Forks(Group):
@@ -96,10 +104,10 @@ class Forks(Group):
     ) -> Exchange | None:
         """Returns the last exchange of a path after which a fork can begin; None if there is none."""
         while last_row is not None:
-            exchange, can_fork = await self._get_exchange(connection, agent_row, last_row)
-            if can_fork:
-                return exchange
-            last_row = exchange.parent
+            point = await self._get_point(connection, agent_row, last_row)
+            if point.can_fork:
+                return point.exchange
+            last_row = point.exchange.parent
         return None
 
     async def _get_ending(self, connection: Connection, agent_row: int, source: int, upto: int) -> Exchange:
@@ -107,22 +115,23 @@ class Forks(Group):
         id = await connection.value(SQL["holder"], (agent_row, source, upto))
         if id is None:
             raise NotFound(f"there is no message {upto} in this conversation")
-        exchange, can_fork = await self._get_exchange(connection, agent_row, id)
+        exchange, can_fork = await self._get_point(connection, agent_row, id)
         if not can_fork or upto != exchange.reply_seq - (exchange.shown_reply is None):
             raise NotForkable(
                 "a conversation is forked after a reply or the last result of its calls, and not within an active run"
             )
         return exchange
 
-    async def _get_exchange(self, connection: Connection, agent_row: int, id: int) -> tuple[Exchange, bool]:
-        """Returns an exchange with its content, and whether a fork can begin after it. Raises: NotFound."""
+    async def _get_point(self, connection: Connection, agent_row: int, id: int) -> _ForkPoint:
+        """Returns an exchange after which a fork may begin. Raises: NotFound."""
         row = await connection.row(SQL["exchange"], (agent_row, id))
         if row is None:
             raise NotFound("this memory is being removed")
         content, (is_active, *skeleton) = row[:_CONTENT_COLUMNS], row[_CONTENT_COLUMNS:]
         exchange = exchanges.make_exchange(skeleton, *content)
         is_over = exchange.state is State.FINISHED or (exchange.state is State.OFF and not exchange.inputs)
-        return exchange, is_over and not is_active and not self._rules.has_open_calls(exchange)
+        can_fork = is_over and not is_active and not self._rules.has_open_calls(exchange)
+        return _ForkPoint(exchange, can_fork)
 
 
 async def _begin_fork(
