@@ -34,28 +34,43 @@ _FILE_BYTES = 1024 * 1024
 # `env:NAME` in place of a secret stands for the value of the variable NAME.
 FROM_ENVIRONMENT = "env:"
 
-# Short names for the settings that are set most: variable -> (table, key). Each scalar also has a name like
+
+class _SettingName(NamedTuple):
+    """The name of a setting."""
+
+    table: str
+    key: str
+
+
+class _VariableValue(NamedTuple):
+    """The value that a variable gives a setting."""
+
+    variable: str
+    value: Any
+
+
+# Short names of variables for the settings that are set most. Each scalar also has a name like
 # MNEMOGATE_<TABLE>_<KEY>.
 _SHORT_NAMES = {
-    "MNEMOGATE_HOST": ("server", "host"),
-    "MNEMOGATE_PORT": ("server", "port"),
-    "MNEMOGATE_KEY": ("server", "key"),
-    "MNEMOGATE_OPERATOR_KEY": ("server", "operator_key"),
-    "MNEMOGATE_DB": ("database", "path"),
-    "MNEMOGATE_SINGLE_USER": ("memory", "single_user"),
-    "MNEMOGATE_BACKGROUND_MODEL": ("memory", "background_model"),
-    "MNEMOGATE_SECRETS_KEY": ("tools", "secrets_key"),
+    "MNEMOGATE_HOST": _SettingName("server", "host"),
+    "MNEMOGATE_PORT": _SettingName("server", "port"),
+    "MNEMOGATE_KEY": _SettingName("server", "key"),
+    "MNEMOGATE_OPERATOR_KEY": _SettingName("server", "operator_key"),
+    "MNEMOGATE_DB": _SettingName("database", "path"),
+    "MNEMOGATE_SINGLE_USER": _SettingName("memory", "single_user"),
+    "MNEMOGATE_BACKGROUND_MODEL": _SettingName("memory", "background_model"),
+    "MNEMOGATE_SECRETS_KEY": _SettingName("tools", "secrets_key"),
 }
 _UPSTREAM_KEY = "MNEMOGATE_UPSTREAM_KEY"
 # Variables that are no setting of a table.
 _OTHER_VARIABLES = ("MNEMOGATE_CONFIG", "MNEMOGATE_UPSTREAM", _UPSTREAM_KEY)
-# The settings that may be written `env:NAME`, besides those in lists of tables (`_replace_secrets`): (table, key).
+# The settings that may be written `env:NAME`, besides those in lists of tables (`_replace_secrets`).
 _SECRETS = (
-    ("memory", "openwebui_jwt_secret"),
-    ("tools", "webhook_secret"),
-    ("tools", "secrets_key"),
-    ("database", "url"),
-    ("database", "listen_url"),
+    _SettingName("memory", "openwebui_jwt_secret"),
+    _SettingName("tools", "webhook_secret"),
+    _SettingName("tools", "secrets_key"),
+    _SettingName("database", "url"),
+    _SettingName("database", "listen_url"),
 )
 # Kubernetes sets these variables if the namespace has a service with a name that begins with mnemogate
 # (https://kubernetes.io/docs/tutorials/services/connect-applications-service/#environment-variables).
@@ -64,7 +79,8 @@ _SERVICE_LINK = re.compile(
     r"|MNEMOGATE(_\w+)?_PORT=(tcp|udp|sctp)://.*",
     re.DOTALL,
 )
-_DATABASE = {("database", "path"), ("database", "url")}
+# The settings that name the database, of which one is set.
+_DATABASE_PATH, _DATABASE_URL = _SettingName("database", "path"), _SettingName("database", "url")
 _SQLITE = "sqlite:///"
 # The tables with values that a variable can set. Lists of tables can only stand in the file.
 _SCALAR_TABLES: dict[str, type[Struct]] = {
@@ -160,18 +176,19 @@ class _Loader:
             settings = replace(settings, **{table: replace(getattr(settings, table), **{key: value})})
         return settings
 
-    def _read_overrides(self, settings: Settings) -> dict[tuple[str, str], Any]:
-        """Returns what overrides the file's settings: (table, key) -> value."""
+    def _read_overrides(self, settings: Settings) -> dict[_SettingName, Any]:
+        """Returns the values that override those of the file."""
         overrides = self._read_environment(_referenced_variables(settings))
-        for (name, key), value in self._flags.items():
+        for (table, key), value in self._flags.items():
             with self._mistakes.collecting(), _not_from_file():
-                overrides[name, key] = convert_text(str(value), _SCALAR_TABLES[name], key, f"{name}.{key}")
-                if (name, key) == ("database", "path"):
-                    overrides["database", "url"] = None
-        if overrides.keys() & _DATABASE:
+                name = _SettingName(table, key)
+                overrides[name] = convert_text(str(value), _SCALAR_TABLES[table], key, f"{table}.{key}")
+                if name == _DATABASE_PATH:
+                    overrides[_DATABASE_URL] = None
+        if _DATABASE_PATH in overrides or _DATABASE_URL in overrides:
             # A database path from the environment or a flag overrides a URL in the settings file.
-            overrides.setdefault(("database", "url"), None)
-        elif isinstance(table := self._file.get("database"), dict) and {"path", "url"} <= table.keys():
+            overrides.setdefault(_DATABASE_URL, None)
+        elif isinstance(in_file := self._file.get("database"), dict) and {"path", "url"} <= in_file.keys():
             self._mistakes.add(
                 SettingsError(
                     "database: `path` is a SQLite file and `url` a PostgreSQL server; name one of them"
@@ -179,41 +196,39 @@ class _Loader:
             )
         return overrides
 
-    def _read_environment(self, referenced: Collection[str]) -> dict[tuple[str, str], Any]:
-        """Returns the settings that the environment has: (table, key) -> value.
+    def _read_environment(self, referenced: Collection[str]) -> dict[_SettingName, Any]:
+        """Returns the values of the settings that the environment has.
 
         referenced: the variables that hold secrets of the file. They are no settings, whatever their names.
         """
         setting_of = _settings_by_variable()
-        # (table, key) -> (variable, value).
-        values: dict[tuple[str, str], tuple[str, Any]] = {}
-        for name, text in self._environ.items():
-            if not name.startswith("MNEMOGATE_") or name in _OTHER_VARIABLES or name in referenced:
+        values: dict[_SettingName, _VariableValue] = {}
+        for variable, text in self._environ.items():
+            if not variable.startswith("MNEMOGATE_") or variable in (*_OTHER_VARIABLES, *referenced):
                 continue
-            if _SERVICE_LINK.fullmatch(f"{name}={text}"):
+            if _SERVICE_LINK.fullmatch(f"{variable}={text}"):
                 continue
             with self._mistakes.collecting(), _not_from_file():
-                if name not in setting_of:
-                    raise SettingsError(unknown_name("environment", name, [*setting_of, *_OTHER_VARIABLES]))
+                if variable not in setting_of:
+                    known = [*setting_of, *_OTHER_VARIABLES]
+                    raise SettingsError(unknown_name("environment", variable, known))
                 # `NAME=` in a compose file or a shell stands for a variable that is not set.
                 if text:
-                    table, key = setting_of[name]
-                    value = convert_text(text, _SCALAR_TABLES[table], key, name)
-                    first_name, earlier = values.setdefault((table, key), (name, value))
-                    if value != earlier:
+                    name = setting_of[variable]
+                    value = convert_text(text, _SCALAR_TABLES[name.table], name.key, variable)
+                    first = values.setdefault(name, _VariableValue(variable, value))
+                    if value != first.value:
                         raise SettingsError(
-                            f"environment: {first_name} and {name} say different things; leave one out"
+                            f"environment: {first.variable} and {variable} say different things; leave one out"
                         )
         self._check_one_database(values)
-        return {setting: value for setting, (_, value) in values.items()}
+        return {name: given.value for name, given in values.items()}
 
-    def _check_one_database(self, values: Mapping[tuple[str, str], tuple[str, Any]]) -> None:
-        """Adds a mistake if variables name two databases. values: (table, key) -> (variable, value)."""
-        if not values.keys() >= _DATABASE:
-            return
-        (path_name, path), (url_name, url) = (values[setting] for setting in sorted(_DATABASE))
-        if url != f"{_SQLITE}{path}":
-            message = f"environment: {path_name} and {url_name} say different things; leave one out"
+    def _check_one_database(self, values: Mapping[_SettingName, _VariableValue]) -> None:
+        """Adds a mistake if variables name two databases."""
+        path, url = values.get(_DATABASE_PATH), values.get(_DATABASE_URL)
+        if path is not None and url is not None and url.value != f"{_SQLITE}{path.value}":
+            message = f"environment: {path.variable} and {url.variable} say different things; leave one out"
             self._mistakes.add(SettingsError(message, in_file=False))
 
     def _check_no_upstream_key(self, settings: Settings) -> None:
@@ -242,11 +257,13 @@ class _Loader:
         return _replace_secrets(settings, resolve)
 
 
-def _settings_by_variable() -> dict[str, tuple[str, str]]:
-    """Returns the variables that set a value: name -> (table, key)."""
+def _settings_by_variable() -> dict[str, _SettingName]:
+    """Returns the settings that variables set, by the names of the variables."""
     variables = dict(_SHORT_NAMES)
     for table, cls in _SCALAR_TABLES.items():
-        variables |= {f"MNEMOGATE_{table}_{name}".upper(): (table, name) for name in cls.__struct_fields__}
+        variables |= {
+            f"MNEMOGATE_{table}_{key}".upper(): _SettingName(table, key) for key in cls.__struct_fields__
+        }
     # A list of tables can only stand in the file.
     del variables["MNEMOGATE_MEMORY_SIDE_REQUESTS"], variables["MNEMOGATE_TOOLS_HEADERS"]
     return variables
