@@ -555,6 +555,20 @@ class PeopleWithWords(Struct, frozen=True):
     is_complete: bool = True
 
 
+class AuditEntry(Struct, frozen=True):
+    """An entry of the audit: one action."""
+
+    id: int
+    at: float
+    # The name of a key, `code`, `link` or `command line`.
+    actor: str
+    action: str
+    # The uid of a memory, which may be gone.
+    memory: str | None
+    # A kind and a number ("block human, version 8").
+    what: str
+
+
 class ImportOrigin(NamedTuple):
     """The import that something is from."""
 

@@ -309,7 +309,11 @@ def rules_of(settings: Settings, project: str, key_mode: str | None = None) -> I
         default_user=settings.default_user,
         default_profile=settings.default_profile(project),
         default_mode=Mode(key_mode or (project_settings and project_settings.memory) or memory.default),
-        profile_modes={p.name: Mode(p.memory) for p in settings.profiles if p.memory and key_mode is None},
+        profile_modes={
+            profile.name: Mode(profile.memory)
+            for profile in settings.profiles
+            if profile.memory and key_mode is None
+        },
         conversation_order=memory.conversation_order or CONVERSATION_ORDER,
         jwt_secret=None if memory.single_user else memory.openwebui_jwt_secret,
         side_rules=(*APPLICATIONS.side_requests, *memory.side_requests),

@@ -8,27 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from msgspec import Struct
-
 from storage.database import Connection
+from storage.listing import AuditEntry
 from storage.sql.group import Group, long_reads, writes
 from storage.sql.statements import load
 
 SQL = load("audit.sql")
-
-
-class AuditEntry(Struct, frozen=True):
-    """One action."""
-
-    id: int
-    at: float
-    # The name of a key, `code`, `link` or `command line`.
-    actor: str
-    action: str
-    # The uid of a memory, which may be gone.
-    memory: str | None
-    # A kind and a number ("block human, version 8").
-    what: str
 
 
 class Audit(Group):

@@ -308,7 +308,7 @@ def _first_affordable(rows: Sequence[Row], sizes: Sequence[int]) -> list[Row]:
 
 def _range_of(prefix: str) -> tuple[str, str]:
     """Returns between what texts with a prefix stand, in small letters."""
-    folded = "".join(c.lower() if c.isascii() else c for c in prefix)
+    folded = ascii_lower(prefix)
     return folded, folded + LAST_CHARACTER
 
 

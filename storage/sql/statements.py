@@ -27,8 +27,11 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
+from typing import TypeVar
 
 from storage.database import Connection, Row, Statement
+
+TextT = TypeVar("TextT", str, str | None)
 
 _BEGIN = re.compile(r"^-- (name|piece): (\w+)(?: \((sqlite|postgres)\))?$", re.MULTILINE)
 # Not LIKE, which compares each letter of the part at each position of the text: it takes minutes where thousands of
@@ -172,7 +175,7 @@ async def rows_of(
     return rows
 
 
-def ascii_lower(text: str | None) -> str | None:
+def ascii_lower(text: TextT) -> TextT:
     """Returns a text with ASCII's capitals in lower case, as SQLite's lower() does, for `{has:..}`. None stays None."""
     if text is None:
         return None

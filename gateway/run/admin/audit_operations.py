@@ -15,7 +15,7 @@ from gateway.run.admin.list_page import ListPage, next_cursor, read_cursor
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
-from storage.listing import LAST_NUMBER
+from storage.listing import LAST_NUMBER, AuditEntry
 from storage.sql.store import Store
 
 # The actions that make versions of blocks.
@@ -112,7 +112,7 @@ class AuditOperations(Struct, frozen=True):
         )
         if memory is not None and (project is not None or not (entries or await self._has_entries(memory))):
             await get_agent(self.store, project, memory, param="memory")
-        items = tuple(AuditRecord(e.at, e.actor, e.action, e.memory, e.what) for e in entries[:limit])
+        items = tuple(map(_make_record, entries[:limit]))
         return ListPage(items, next_cursor(entries, limit, lambda entry: str(entry.id)))
 
     async def _has_entries(self, memory: str) -> bool:
@@ -120,23 +120,26 @@ class AuditOperations(Struct, frozen=True):
         return bool(await self.store.audit.list(before=LAST_NUMBER, memory=memory, limit=1))
 
     async def load_editors(self, uid: str, label: str) -> dict[int, str]:
-        """Returns number of a version -> the actor that made it, for a block, as far as the audit has it.
+        """Returns the actors that made the versions of a block, by the numbers of the versions.
 
-        uid, label: of the memory and of the block.
+        The audit may lack some.
+
+        uid: of the memory that has the block.
+        label: of the block.
         """
         entries = await self.store.audit.list_of_memory(uid, _EDITS, limit=_NEWEST_ENTRIES)
         begin = f"block {label}, version "
         return {
             # "8", or "2 as 8" where version 2 was brought back.
-            int(e.what.removeprefix(begin).split()[-1]): e.actor
-            for e in entries
-            if e.what.startswith(begin)
+            int(entry.what.removeprefix(begin).split()[-1]): entry.actor
+            for entry in entries
+            if entry.what.startswith(begin)
         }
 
     async def list_forgettings(self, uid: str) -> Sequence[AuditRecord]:
         """Returns the last forgettings of parts of a memory, the oldest first. uid: of the memory."""
         entries = await self.store.audit.list_of_memory(uid, ("forget",), limit=_NEWEST_ENTRIES)
-        return [AuditRecord(e.at, e.actor, e.action, e.memory, e.what) for e in reversed(entries)]
+        return [_make_record(entry) for entry in reversed(entries)]
 
     async def load_names(self, uids: Collection[str]) -> dict[str, str]:
         """Returns the names of memories by their uids, without those that are gone."""
@@ -171,3 +174,7 @@ def _parse_bound(name: str, text: str, *, is_end: bool = False) -> float:
         raise BadRequest(
             f"{name} is a day like 2026-11-24, or a time like 2026-11-24T18:00.", param=name
         ) from error
+
+
+def _make_record(entry: AuditEntry) -> AuditRecord:
+    return AuditRecord(entry.at, entry.actor, entry.action, entry.memory, entry.what)

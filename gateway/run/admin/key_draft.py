@@ -70,7 +70,7 @@ def with_fields(raw: RawArguments, key: Key) -> Key:
         raise BadRequest(f"expires_at must be seconds since 1970, saw {expires!r}.", param="expires_at")
     models: Any = raw.get("models", key.models)
     if models is not None:
-        if not isinstance(models, list | tuple) or not all(isinstance(e, str) and e for e in models):
+        if not isinstance(models, list | tuple) or not all(isinstance(each, str) and each for each in models):
             raise BadRequest("models must be a list of patterns.", param="models")
         models = tuple(models)
     check_opens(key.opens, memory=memory, models=models, user=user)

@@ -115,8 +115,11 @@ class McpTools(Struct, frozen=True):
         facts = await self.store.facts.list_unmuted(agent.id, MAX_FACTS)
         return ReadResult(
             call.user,
-            tuple(ReadBlock(b.label, b.value, b.limit, b.version, b.read_only) for b in blocks),
-            tuple(ReadFact(f"fact:{f.seq}", f.text, iso_text(f.valid_from)) for f in facts),
+            tuple(
+                ReadBlock(block.label, block.value, block.limit, block.version, block.read_only)
+                for block in blocks
+            ),
+            tuple(ReadFact(f"fact:{fact.seq}", fact.text, iso_text(fact.valid_from)) for fact in facts),
             memory.conversations,
         )
 
@@ -147,8 +150,8 @@ class McpTools(Struct, frozen=True):
         conversations = await views.conversations.list_page(project, call.agent.uid, limit=arguments.limit)
         return ConversationResult(
             conversations=tuple(
-                ConversationLine(c.id, iso_text(c.begun), iso_text(c.last_turn), c.messages)
-                for c in conversations.items
+                ConversationLine(each.id, iso_text(each.begun), iso_text(each.last_turn), each.messages)
+                for each in conversations.items
             )
         )
 
@@ -244,7 +247,9 @@ def _found_text(hit: Message, conversations: Mapping[int, str]) -> FoundText:
 
 def _shown_messages(records: Sequence[MessageRecord]) -> tuple[ReadMessage, ...]:
     return tuple(
-        ReadMessage(f"message:{r.seq}", r.role, r.text, iso_text(r.at)) for r in records if r.text is not None
+        ReadMessage(f"message:{record.seq}", record.role, record.text, iso_text(record.at))
+        for record in records
+        if record.text is not None
     )
 
 

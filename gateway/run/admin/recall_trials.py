@@ -73,11 +73,11 @@ class RecallTrials(Struct, frozen=True):
             unpack_entry(row, has_scores=not search.is_selection, has_meaning=search.trace.has_meaning)
             for row in rows
         ]
-        in_note = [e for e in entries if not e.reason]
-        left_out = [e for e in entries if e.reason][:_MAX_LEFT_OUT]
+        in_note = [entry for entry in entries if not entry.reason]
+        left_out = [entry for entry in entries if entry.reason][:_MAX_LEFT_OUT]
         # The list of all hits has neither reasons nor hits that are too weak for a note; `left_out` has both.
         weak = {seq for seq, _ in search.weak}
-        all_found = [replace(e, reason="") for e in entries if e.seq not in weak]
+        all_found = [replace(entry, reason="") for entry in entries if entry.seq not in weak]
         end = start + limit
         hits = await hit_records(self.store, agent.id, uid, [*in_note, *left_out, *all_found[start:end]])
         of_note, of_page = hits[: len(in_note) + len(left_out)], hits[len(in_note) + len(left_out) :]

@@ -286,7 +286,8 @@ class RemainingTexts:
         for row in rows:
             source = exchanges.get(row)
             records = [] if source is None else message_records(source.exchange, None)
-            reply = next((r for r in reversed(records) if r.role == "assistant" and r.text), None)
+            with_text = (record for record in reversed(records) if record.role == "assistant" and record.text)
+            reply = next(with_text, None)
             if source is not None and reply is not None:
                 href = message_href(self._memory.uid, source.conversation_uid, source.exchange, reply.seq)
                 ways = [("was made with it", row in noted), ("quotes it", row in quoting)]

@@ -213,7 +213,9 @@ class LearningService:
         if len(facts) <= SHOWN_FACTS:
             return facts[::-1]
         newest = facts[: SHOWN_FACTS // 3]
-        query = note_query.make_query("\n".join(m.text for m in messages if m.role == "user"))
+        query = note_query.make_query(
+            "\n".join(message.text for message in messages if message.role == "user")
+        )
         try:
             hits = await self._store.recall.search(
                 unread.agent,
@@ -223,7 +225,7 @@ class LearningService:
             )
         except TooSlow:
             hits = []
-        seqs = {f.seq for f in newest} | {m.seq for m in hits if m.source == "fact"}
+        seqs = {fact.seq for fact in newest} | {hit.seq for hit in hits if hit.source == "fact"}
         related = await self._store.facts.get(unread.agent.id, sorted(seqs))
         return [fact for fact in related if fact.ended_at is None and not fact.muted]
 
@@ -236,7 +238,8 @@ class LearningService:
         if batch.calls and [message.seq for message in messages] != list(batch.messages):
             return False
         numbers = {seq: n for n, seq in enumerate(batch.shown, 1)}
-        shown = {numbers[f.seq]: f for f in await self._store.facts.get(job.agent_row, batch.shown)}
+        shown_facts = await self._store.facts.get(job.agent_row, batch.shown)
+        shown = {numbers[fact.seq]: fact for fact in shown_facts}
         reading = read_reply(batch.calls)
         lines: Sequence[SourcedLine] = ()
         if reading.edits:

@@ -132,7 +132,9 @@ def joined_reply(steps: Sequence[Exchange]) -> list[WireMessage]:
     replies = [each for each in map(_own_reply, steps) if each]
     if len(steps) == 1 or not replies:
         return replies
-    gateway_calls = {m.get("tool_call_id") for e in steps[1:] for m in orjson.loads(e.input or b"[]")}
+    gateway_calls = {
+        message.get("tool_call_id") for step in steps[1:] for message in orjson.loads(step.input or b"[]")
+    }
     return [shown_reply_of(replies, gateway_calls)]
 
 

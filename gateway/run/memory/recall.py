@@ -263,7 +263,9 @@ class _NoteSearch(Struct, frozen=True):
                 self.recaller.store.turns, context.agent, context.tree, rule
             )
             found = found.rule_out("superseded", lambda m: m.exchange_row in superseded)
-        found = found.without_statements([f for f in context.snapshot.standing if f.seq in self.standing])
+        found = found.without_statements(
+            [fact for fact in context.snapshot.standing if fact.seq in self.standing]
+        )
         window = self.prompt.window
         return found.rule_out("shown", lambda m: m.source == "fact" and shows_origin(context, window, m))
 

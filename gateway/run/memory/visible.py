@@ -76,7 +76,12 @@ def _verbatim_seqs(context: MemoryContext, composition: Composition, window: Fit
         return range(end if window.evicted_tokens else match_point.gapless_from, end)
     if context.is_agent_conversation:
         start = _start_of_last_run(composition, window)
-        first = next((e for e in context.path if start is not None and (e.depth, e.offset) >= start), None)
+        in_window = (
+            exchange
+            for exchange in context.path
+            if start is not None and (exchange.depth, exchange.offset) >= start
+        )
+        first = next(in_window, None)
         return range(end if first is None else max(match_point.gapless_from, first.seq), end)
     return range(0)
 

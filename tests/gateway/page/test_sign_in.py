@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from gateway.page.visitor import MAX_FAILURES
 from gateway.settings import UiSettings
-from storage.sql.audit import AuditEntry
+from storage.listing import AuditEntry
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.page.memories import learn, speak
 from tests.gateway.page.operator import Operator, operate, operator_of
