@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 from urllib.parse import quote
 
 from msgspec import Struct
@@ -16,6 +17,7 @@ from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity
+from gateway.core.request.memory_mode import MemoryState
 from gateway.core.request.native_body import NO_CHANGES, UpstreamBody
 from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.guide import FREE_OFFER, Offer
@@ -77,8 +79,8 @@ class ChatCall:
     make_view: MakesView
     sink: Sink
     receipt: Receipt
-    # The value of the reply's header for memory: on, read, off, none or unavailable; "": it is not known yet.
-    memory_state: str = ""
+    # The value of the reply's header for memory; "": it is not known yet.
+    memory_state: Literal[""] | MemoryState = ""
     # Is awaited if the upstream refuses the messages, before the client gets the error.
     when_refused: Callable[[], Awaitable[None]] | None = None
     # The request in its own dialect, if it goes upstream in its dialect whatever the endpoint is. (The `native_body` of

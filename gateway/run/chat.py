@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Mapping
 from functools import lru_cache, partial
 from operator import attrgetter
-from typing import Any
+from typing import Any, Literal
 from zlib import crc32
 
 import orjson
@@ -19,7 +19,7 @@ from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.wire_message import first_after_system
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity
-from gateway.core.request.memory_mode import STORING_MODES
+from gateway.core.request.memory_mode import STORING_MODES, MemoryState
 from gateway.core.request.native_body import MessageThread
 from gateway.core.request.request_headers import headers_for_upstream
 from gateway.core.request.requested_agent import asks_agent
@@ -111,8 +111,8 @@ class Chat:
         make_view: MakesView,
         continued: ContinuedConversation | None = None,
         record: TurnRecord | None = None,
-    ) -> str:
-        """Answers a request, and returns the state of memory for it: on, read, off, none or unavailable.
+    ) -> MemoryState | Literal[""]:
+        """Answers a request, and returns the state of memory for it.
 
         make_view: makes the view of the dialect.
         continued: the conversation with items that the request goes on with. Its first response binds it to a memory.

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.request.identity import Identity
-from gateway.core.request.memory_mode import STORING_MODES, Mode
+from gateway.core.request.memory_mode import STORING_MODES, MemoryState, Mode
 from gateway.errors import BadRequest, CallerError, ContextExceeded, HistoryForgotten, MemoryUnavailable
 from gateway.run.call import ChatCall
 from gateway.run.directory import StoredAgents
@@ -119,7 +119,7 @@ class ChatMemory:
         call.memory_state = "unavailable"
         return None
 
-    def _state_without_scope(self, identity: Identity) -> str:
+    def _state_without_scope(self, identity: Identity) -> MemoryState:
         """Returns the state of a request without a memory. Raises: BadRequest: the request insists on one."""
         if identity.mode is _OFF:
             return "off"
@@ -205,12 +205,12 @@ async def _read_current(read: Callable[[], Awaitable[_T]]) -> _T:
     return await read()
 
 
-def _memory_state(mode: Mode, *, off_record: bool) -> str:
-    """Returns the state of a request with memory, for its receipt. off_record: its turn is off the record."""
-    if mode not in STORING_MODES:
-        return str(mode)
+def _memory_state(mode: Mode, *, off_record: bool) -> MemoryState:
+    """Returns the state of a request with memory. off_record: its turn is off the record."""
+    if mode is _OFF:
+        return "off"
     # A request that repeats a turn off the record is off the record as well.
-    return "read" if off_record else "on"
+    return "on" if mode in STORING_MODES and not off_record else "read"
 
 
 def _mark_changed_prefix(context: MemoryContext, prompt: Prompt) -> Prompt:

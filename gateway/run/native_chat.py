@@ -6,11 +6,11 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, Literal
 
 from gateway.core.conversation.wire_message import is_system
 from gateway.core.request.known_replies import MemoryKey
-from gateway.core.request.memory_mode import Mode
+from gateway.core.request.memory_mode import MemoryState, Mode
 from gateway.core.turn.commands import FINISHED, TurnOutcome
 from gateway.core.turn.native_reader import NativeReader
 from gateway.core.turn.native_turn import NativeTurn
@@ -58,7 +58,7 @@ class NativeChat:
         request_context: RequestContext,
         sink: Sink,
         receipt: Receipt,
-    ) -> str:
+    ) -> MemoryState | Literal[""]:
         """Answers a request in its own dialect, and returns the state of memory for it, as `Chat.answer` does.
 
         native: of a request that has memory: `Resolver.memory_state` is "on" for it.

@@ -16,7 +16,7 @@ from gateway.core.applications import APPLICATIONS
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.request.chat_request import ChatRequest, MemoryChoice
 from gateway.core.request.identity import Identity, IdentityRules, identify
-from gateway.core.request.memory_mode import STORING_MODES, Mode
+from gateway.core.request.memory_mode import STORING_MODES, MemoryState, Mode
 from gateway.core.request.native_body import MessageThread, NativeBody
 from gateway.core.request.request_ids import CONVERSATION_ORDER, USER_ORDER
 from gateway.errors import MemoryUnavailable, NotAllowed, ThreadNotFound, ThreadUnsupported
@@ -158,8 +158,8 @@ class Resolver:
         """Returns whether a header names an agent that no profile declares. Raises: BadRequest."""
         return self._directory.spec_for(self.identify_names({"model": model}, request_context)) is None
 
-    def memory_state(self, request: ChatRequest, request_context: RequestContext) -> str:
-        """Returns the state of memory by the request alone: on, off, or none if no user is named.
+    def memory_state(self, request: ChatRequest, request_context: RequestContext) -> MemoryState:
+        """Returns the state of memory by the request alone.
 
         The state is also on for a request off the record, since memory stores its hashes, and for a profile with a
         system prompt, which goes upstream whoever the user is.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from gateway.core.request.request_headers import RawHeaders, known_word
 from gateway.core.request.side_requests import SideRequests, is_single_structured_turn
@@ -21,6 +21,9 @@ class Mode(StrEnum):
     STRICT = "strict"
 
 
+# The state of memory in a request, as the reply reports it. `none`: no user is named; `unavailable`: memory could not
+# be used, and the request was answered without it.
+MemoryState = Literal["on", "read", "off", "none", "unavailable"]
 # The modes in which messages are stored.
 STORING_MODES = (Mode.ON, Mode.STRICT)
 _OFF = Mode.OFF  # bound once: Python 3.11 is slow to read it off its class
