@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -28,6 +28,15 @@ _SAFE_DIGITS: Final = 18
 # A search for digits in a row: each digit becomes a zero, and zeros are found.
 _LONG_ZEROS: Final = b"0" * (_SAFE_DIGITS + 1)
 _DIGITS_TO_ZEROS: Final = bytes.maketrans(b"123456789", b"000000000")
+
+
+class JsonPiece(NamedTuple):
+    """A piece of JSON."""
+
+    # The piece without `cut_escape`.
+    complete: bytes
+    # The escape at its end that the next piece may complete; b"": there is none.
+    cut_escape: bytes
 
 
 def read_json(data: bytes) -> tuple[Any, bytes]:
@@ -111,18 +120,17 @@ def without_lone_surrogates(data: bytes) -> bytes:
     return b"".join(replace_lone_surrogates(data))
 
 
-def replace_lone_surrogates(data: bytes) -> tuple[bytes, bytes]:
+def replace_lone_surrogates(data: bytes) -> JsonPiece:
     """Replaces each escape of half a character by the escape of U+FFFD.
 
     data: a piece of JSON, which does not begin within an escape.
 
-    Returns the piece without the escape at its end that the next piece may complete, and that escape (b"": none).
     """
     end = _complete_length(data)
     complete, cut_escape = data[:end], data[end:]
     if b"\\ud" in complete or b"\\uD" in complete:
         complete = _ESCAPES.sub(lambda match: match[0] if match["lone"] is None else rb"\ufffd", complete)
-    return complete, cut_escape
+    return JsonPiece(complete, cut_escape)
 
 
 def _integer(digits: str) -> Any:

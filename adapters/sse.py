@@ -33,6 +33,7 @@ HELD_S = 2.0
 
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n)(?>\r\n|\n|\r)|\r\r")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
+# The bytes of the longest blank line, with the end of the line before it.
 _MAX_BLANK_LINE_BYTES = 4
 _BOM = b"\xef\xbb\xbf"
 _DATA_PREFIX = b"data: "

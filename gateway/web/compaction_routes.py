@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from secrets import token_hex
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 
@@ -69,14 +69,21 @@ class CompactRoute(ResponseCallRoute):
         await answer_with_summary(call, self.chat_route, _render_compaction)
 
 
+class SummaryReply(NamedTuple):
+    """A reply with a summary."""
+
+    headers: Sequence[Header]
+    body: bytes
+
+
 async def answer_with_summary(
     call: ResponseCall,
     chat_route: ChatRoute,
-    render: Callable[[Compacted], tuple[Sequence[Header], bytes]],
+    render: Callable[[Compacted], SummaryReply],
 ) -> None:
     """Answers with a summary of the sent messages. Nothing is remembered.
 
-    render: returns headers and body.
+    render: returns the reply for a summary.
 
     Raises: BadRequest for a stored conversation.
     """
@@ -104,8 +111,8 @@ async def answer_with_summary(
         except CompactionFailed as error:
             await _send_upstream_error(reply, error.status, error.headers, error.body)
             return
-        headers, body = render(compacted)
-        await reply.send_body(200, [*headers, *receipt.note_head()], body)
+        rendered = render(compacted)
+        await reply.send_body(200, [*rendered.headers, *receipt.note_head()], rendered.body)
 
 
 async def _send_upstream_error(reply: Sink, status: int, headers: Sequence[Header], body: bytes) -> None:
@@ -114,7 +121,7 @@ async def _send_upstream_error(reply: Sink, status: int, headers: Sequence[Heade
     await reply.send_body(status, error_headers, render_upstream_error(status, body))
 
 
-def _render_compaction(compacted: Compacted) -> tuple[Sequence[Header], bytes]:
+def _render_compaction(compacted: Compacted) -> SummaryReply:
     tag = token_hex(16)
     messages = [render_user_message(f"msg_{tag}_{n}", each) for n, each in enumerate(compacted.messages)]
     response: Json = {
@@ -124,4 +131,4 @@ def _render_compaction(compacted: Compacted) -> tuple[Sequence[Header], bytes]:
         "output": [*messages, compaction_item(f"cmp_{tag}", compacted.summary)],
         "usage": render_usage(compacted.usage),
     }
-    return [JSON_TYPE], orjson.dumps(response)
+    return SummaryReply([JSON_TYPE], orjson.dumps(response))

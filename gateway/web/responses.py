@@ -6,7 +6,6 @@ the gateway. A response's id shows who stores the response.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from secrets import token_hex
@@ -15,7 +14,6 @@ from typing import Final
 import orjson
 from starlette.types import Scope
 
-from adapters.types import Header
 from gateway.core.turn.round import EVENT_STREAM
 from gateway.dialects.responses.background import ShownResponses, compaction_response
 from gateway.dialects.responses.compaction import compaction_item
@@ -28,7 +26,7 @@ from gateway.run.response_conversations import ContinuedConversation, ResponseCo
 from gateway.run.stored_responses import ResponseOwner
 from gateway.web.background_acceptance import answer_in_background
 from gateway.web.body import parse_off_loop
-from gateway.web.compaction_routes import answer_with_summary
+from gateway.web.compaction_routes import SummaryReply, answer_with_summary
 from gateway.web.forwarding import ForwardedHead
 from gateway.web.incoming import Incoming, memories_of
 from gateway.web.json_response import JSON_TYPE
@@ -114,10 +112,10 @@ class ResponsesRoute(ResponseCallRoute):
         return native if info.memory == "on" else None
 
 
-def _render_compaction(request: ResponsesRequest, compacted: Compacted) -> tuple[Sequence[Header], bytes]:
-    """Returns headers and body for a request that asks for a summary of its conversation in place of a reply."""
+def _render_compaction(request: ResponsesRequest, compacted: Compacted) -> SummaryReply:
+    """Returns the reply to a request that asks for a summary of its conversation in place of an answer."""
     item = compaction_item(f"cmp_{token_hex(16)}", compacted.summary)
     shown = compaction_response(request, item, compacted.usage)
     if request.chat.stream:
-        return [EVENT_STREAM], ShownResponses().whole_events(shown)
-    return [JSON_TYPE], orjson.dumps(shown)
+        return SummaryReply([EVENT_STREAM], ShownResponses().whole_events(shown))
+    return SummaryReply([JSON_TYPE], orjson.dumps(shown))

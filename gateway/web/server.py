@@ -12,7 +12,7 @@ from collections.abc import Callable
 from email.utils import formatdate
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import uvicorn
 from uvicorn.server import ServerState
@@ -107,8 +107,16 @@ class GatewayServer(uvicorn.Server):
             await self.lifespan.shutdown()
 
 
-def resolve_address(host: str, port: int) -> tuple[int, Any]:
-    """Returns the family and the address to listen on. Raises: SettingsError: the host cannot be found."""
+class ListenAddress(NamedTuple):
+    """An address of this machine, as `socket` takes it."""
+
+    # AF_INET or AF_INET6.
+    family: int
+    address: Any
+
+
+def resolve_address(host: str, port: int) -> ListenAddress:
+    """Returns the address to listen on. Raises: SettingsError: the host cannot be found."""
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
@@ -117,7 +125,7 @@ def resolve_address(host: str, port: int) -> tuple[int, Any]:
             "such as 127.0.0.1."
         ) from error
     family, _, _, _, address = addresses[0]
-    return family, address
+    return ListenAddress(family, address)
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -113,6 +113,15 @@ class _Occurrence(NamedTuple):
         return self.span.last
 
 
+class _ReplyEnd(NamedTuple):
+    """A message of the list at which stored replies end."""
+
+    # The number of its turn.
+    turn_number: int
+    # The replies that end there.
+    occurrences: list[_Occurrence]
+
+
 class _Candidate(NamedTuple):
     """An exchange that may be the match point."""
 
@@ -173,8 +182,8 @@ class ExactSearch:
             self._tree.atoms(exchange)[: -len(exchange.reply or ())] == listed for exchange in without_name
         )
 
-    def _find_occurrences(self) -> Iterator[tuple[int, list[_Occurrence]]]:
-        """Yields the number of a turn, with the stored replies that end at one of its messages; the last end first.
+    def _find_occurrences(self) -> Iterator[_ReplyEnd]:
+        """Yields the messages of the list at which stored replies end, the last one first.
 
         A turn has several ends if the assistant spoke once more into a silence. The last end of each turn is yielded in
         any case, and at most `_MAX_COMPARED` of the other ends.
@@ -186,7 +195,7 @@ class ExactSearch:
                 continue
             ends = sorted({each.end for each in occurrences}, reverse=True)[: 1 + _MAX_COMPARED - other_ends]
             for end in ends:
-                yield number, [each for each in occurrences if each.end == end]
+                yield _ReplyEnd(number, [each for each in occurrences if each.end == end])
             turn_count += 1
             other_ends += len(ends) - 1
             if turn_count == _MAX_COMPARED:

@@ -70,7 +70,8 @@ def finish(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     for amendment in unanswered:
         amend(tree, plan, amendment)
     revived = {each.exchange_row for each in (*plan.amendments, *unanswered) if revive(tree, each)}
-    exchange, is_new = _write_finished(tree, plan, request_end)
+    exchange = _write_finished(tree, plan, request_end)
+    is_new = exchange.id == request_end.id
     changed = revived | {exchange.id} if is_new and not plan.is_inactive else revived
     active.supersede_along_path(tree, exchange, changed, plan.query)
     if plan.is_inactive and not tree.is_continued(exchange):
@@ -157,10 +158,10 @@ def _is_cancelled(exchange: Exchange) -> bool:
     return exchange.ended is None and exchange.stopped is not None
 
 
-def _write_finished(tree: Tree, plan: Plan, request_end: RequestEnd) -> tuple[Exchange, bool]:
-    """Writes the exchange of a request that went to its end, or into an exchange with the same words (`_find_twin`).
+def _write_finished(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
+    """Writes the exchange of a request that went to its end, or writes into an exchange with the same words.
 
-    Returns the exchange, and whether it is new.
+    Returns the exchange that has the request now.
     """
     # In append mode the user's message has a row already (`write_draft`), which stays a row of its own.
     is_written = tree.get(request_end.id) is not None
@@ -173,8 +174,8 @@ def _write_finished(tree: Tree, plan: Plan, request_end: RequestEnd) -> tuple[Ex
     )
     twin = None if is_written else _find_twin(tree, exchange)
     if twin is not None:
-        return _write_into_twin(tree, twin, exchange, plan, request_end), False
-    return _add_exchange(tree, exchange, plan, request_end), True
+        return _write_into_twin(tree, twin, exchange, plan, request_end)
+    return _add_exchange(tree, exchange, plan, request_end)
 
 
 def _find_twin(tree: Tree, exchange: Exchange) -> Exchange | None:

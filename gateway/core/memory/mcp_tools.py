@@ -10,7 +10,7 @@ import hmac
 import re
 from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -22,12 +22,13 @@ TextKind = Literal["message", "fact", "passage"]
 KINDS: Final[tuple[TextKind, ...]] = ("message", "fact", "passage")
 # The origin of what came over MCP begins with this; the client's name and version follow.
 ORIGIN: Final = "mcp"
-# Characters of a question, and of a client's name with its version.
+# The most characters of a question.
 QUERY_CHARS: Final = 1_000
+# The most characters of a client's name with its version.
 CLIENT_CHARS: Final = 80
-# The facts that `memory_read` returns at most.
+# The most facts that `memory_read` returns.
 MAX_FACTS: Final = 100
-# How long a word that confirms a forgetting is valid.
+# How long a word that confirms a forgetting is valid. Chosen, not measured: a person has to read what would go.
 CONFIRM_S: Final = 300
 _ID: Final = re.compile(r"(message|fact|passage):([1-9][0-9]{0,17})")
 # 80 bits are enough against guesses within `CONFIRM_S`.
@@ -349,13 +350,24 @@ def through_mcp(origin: str) -> str | None:
     return f"through MCP ({client})" if client else "through MCP"
 
 
-def parse_id(id: str, kinds: tuple[TextKind, ...] = KINDS, *, argument: str = "id") -> tuple[TextKind, int]:
-    """Returns kind and number of an id (`fact:7`). Raises: BadRequest: it is no id of one of these kinds."""
+class TextId(NamedTuple):
+    """The parts of an id such as `fact:7`."""
+
+    kind: TextKind
+    # The number of the text in its memory.
+    seq: int
+
+
+def parse_id(id: str, kinds: tuple[TextKind, ...] = KINDS, *, argument: str = "id") -> TextId:
+    """Returns the parts of an id. Raises: BadRequest: it is no id of one of these kinds.
+
+    argument: the name of the argument with the id, for the error.
+    """
     match = _ID.fullmatch(id)
     kind = next((each for each in kinds if match is not None and each == match[1]), None)
     if match is None or kind is None:
         raise BadRequest(f"{argument} must be {' or '.join(f'{each}:N' for each in kinds)}.", param=argument)
-    return kind, int(match[2])
+    return TextId(kind, int(match[2]))
 
 
 def confirm_word(secret: bytes, id: str, at: float) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 from sys import intern
+from typing import NamedTuple
 
 import orjson
 
@@ -22,10 +23,18 @@ from gateway.core.prompt import note_text
 from storage.records import REPLY, Exchange, Message
 
 
+class VisibleMessage(NamedTuple):
+    """A message of an exchange that other conversations may see."""
+
+    # Its index in the exchange's input; REPLY: it is the reply.
+    position: int
+    message: WireMessage
+
+
 def visible_messages(
     exchange: Exchange, *, prefix_is_shared: bool, takes_reply: bool = True
-) -> list[tuple[int, WireMessage]]:
-    """Returns the messages that other conversations may see, each after its index in the input; REPLY: the reply.
+) -> list[VisibleMessage]:
+    """Returns the messages that other conversations may see, in their order.
 
     exchange: with its content.
     prefix_is_shared: another conversation opened with the same prefix.
@@ -42,9 +51,10 @@ def visible_messages(
         if i < hidden_count or i in exchange.redactions or is_result(atoms):
             continue
         if not (is_nudge(inputs[i]) or _is_observation(inputs[i], exchange) or _is_instructions(inputs, i)):
-            visible.append((i, without_fillers_and_thoughts(inputs[i])))
+            visible.append(VisibleMessage(i, without_fillers_and_thoughts(inputs[i])))
     if takes_reply and exchange.shown_reply is not None and REPLY not in exchange.redactions:
-        visible.append((REPLY, without_fillers_and_thoughts(orjson.loads(exchange.shown_reply))))
+        reply = without_fillers_and_thoughts(orjson.loads(exchange.shown_reply))
+        visible.append(VisibleMessage(REPLY, reply))
     return visible
 
 
@@ -89,9 +99,8 @@ def recallable_messages(
             continue
         position = len(exchange.inputs) if is_reply else i
         name = message.get("name")
-        role = (
-            "assistant" if is_reply else intern(str(message.get("role")))
-        )  # interned: thousands have few roles
+        # Interned: thousands of messages have few roles.
+        role = "assistant" if is_reply else intern(str(message.get("role")))
         seq = exchange.seq + position
         if position and position - 1 in exchange.redactions:
             previous = seq - 1  # as the index has it: it was written before that message was forgotten

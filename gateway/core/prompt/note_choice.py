@@ -54,15 +54,15 @@ _FACT_SHARE = 2 / 3
 # The share of the budget that a selection of the whole memory takes. A selection is shown if the message names nothing
 # to look for, so most of the budget would be noise. Not measured.
 _SELECTION_SHARE = 1 / 4
-# The bounds of that share, in tokens.
-_SELECTION_MIN = 128
-_SELECTION_MAX = 200
+# The fewest and the most tokens of a selection. Not measured.
+_SELECTION_MIN_TOKENS = 128
+_SELECTION_MAX_TOKENS = 200
 # If fewer tokens of the budget are left, no further line has room.
-_MIN_TOKENS = 12
+_MIN_LINE_TOKENS = 12
 # The most characters that a token has, for a text that surely finds no room.
 _CHARS_PER_TOKEN = 5
 # Characters by which an excerpt may be shorter than its limit.
-_EXCERPT_SLACK = 64
+_EXCERPT_SLACK_CHARS = 64
 
 # Characters around a sentence. Sentences that differ only in them are the same.
 _POINTS = " .…!?¿¡。！？"
@@ -252,7 +252,7 @@ class _Draft:
 
     @property
     def has_room(self) -> bool:
-        return self._room >= _MIN_TOKENS
+        return self._room >= _MIN_LINE_TOKENS
 
     def add(self, line: _Line) -> None:
         """Adds a line, or the best part of a long one, if it is new and has room."""
@@ -266,7 +266,7 @@ class _Draft:
         is_shorter = self._room <= self._half and not self._is_order
         max_chars = self._cut_chars // 2 if is_shorter else self._cut_chars
         # Most candidates have no room any more. Their best part need not be found.
-        if min(len(text), max_chars - _EXCERPT_SLACK) > _CHARS_PER_TOKEN * self._room:
+        if min(len(text), max_chars - _EXCERPT_SLACK_CHARS) > _CHARS_PER_TOKEN * self._room:
             return
         if len(text) > min(_WHOLE_CHARS, max_chars):
             text, cut_mark = make_excerpt(
@@ -368,4 +368,8 @@ def _words(text: str) -> frozenset[str]:
 
 def selection_budget(budget_tokens: int) -> int:
     """Returns the tokens that a selection of the whole memory may take. budget_tokens: those for any note."""
-    return min(budget_tokens, max(_SELECTION_MIN, int(budget_tokens * _SELECTION_SHARE)), _SELECTION_MAX)
+    return min(
+        budget_tokens,
+        max(_SELECTION_MIN_TOKENS, int(budget_tokens * _SELECTION_SHARE)),
+        _SELECTION_MAX_TOKENS,
+    )

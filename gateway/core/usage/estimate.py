@@ -11,6 +11,7 @@ from adapters.types import BYTES_PER_TOKEN
 # at both ends of an image are partly text, so they count. The image's part of them is on average one piece, or 1,024
 # tokens, which is about what an image costs.
 _PIECE_BYTES: Final = 4 * 1024
+# The first bytes of a piece, of which one is a blank in most texts.
 _BEGINNING_BYTES: Final = 64
 _BASE64: Final = f"{string.ascii_letters}{string.digits}+/=-_".encode()
 _BASE64_OR_ESCAPES: Final = _BASE64 + b"\\"

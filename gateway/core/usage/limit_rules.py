@@ -19,6 +19,7 @@ from gateway.core.dates import DAY_S
 from storage.usage_records import EACH_USER, REFUSE, UsageLimit
 
 _MINUTE_S: Final = 60
+# A cost is counted in billionths of the currency.
 _BILLION: Final = 1_000_000_000
 # Units in which a request may use more than it has reserved: how much it uses is known only at its end.
 MEASURED_UNITS: Final = ("tokens", "cost")

@@ -9,6 +9,7 @@ from typing import Final
 from adapters.types import Json
 from gateway.dialects.messages.errors import invalid_field
 
+# The entries of a page, as Anthropic has them: without a `limit`, and at most.
 _DEFAULT_LIMIT: Final = 20
 _MAX_LIMIT: Final = 1000
 _OPENAI_FIELDS: Final = frozenset(("object", "created", "owned_by"))

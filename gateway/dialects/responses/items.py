@@ -24,7 +24,8 @@ from gateway.dialects.responses.stored_response import read_call_forms, read_sto
 from gateway.dialects.responses.tools import NO_FORMS, CallForm
 from gateway.errors import BadRequest
 
-MAX_ITEMS: Final = 100  # of a page, as OpenAI has it
+# The items of a page, as OpenAI has them: at most, and without a `limit`.
+MAX_ITEMS: Final = 100
 _DEFAULT_LIMIT: Final = 20
 _OUTPUT_TYPES: Final = {
     "custom_tool_call": "custom_tool_call_output",

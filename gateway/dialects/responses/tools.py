@@ -28,7 +28,9 @@ from gateway.dialects.lenient import decode_list
 from gateway.dialects.responses.left_out import LeftOutFields
 from gateway.errors import BadRequest
 
-MAX_NAME_CHARS: Final = 64  # of a function's name, as OpenAI's errors show
+# The most characters of a function's name, as OpenAI's errors show.
+MAX_NAME_CHARS: Final = 64
+# The bytes of the hash in a name that was cut: enough for the few tools of a request.
 _HASH_BYTES: Final = 4
 TOOL_SEARCH: Final = "tool_search"
 _LOCAL_SHELL_SCHEMA: Final[Json] = {

@@ -129,7 +129,7 @@ class McpTools(Struct, frozen=True):
         project = call.caller.project
         views = self.views
         if arguments.around:
-            _, seq = parse_id(arguments.around, ("message",), argument="around")
+            seq = parse_id(arguments.around, ("message",), argument="around").seq
             agent = call.memory_of(arguments.around)
             with _name_id_in_error(arguments.around):
                 around = await views.conversations.read_around(project, agent.uid, seq, arguments.limit)
@@ -161,7 +161,7 @@ class McpTools(Struct, frozen=True):
         return RememberResult(f"fact:{fact.seq}", known=not is_new, muted=fact.muted)
 
     async def _correct(self, call: McpToolCall, arguments: CorrectArguments) -> CorrectResult:
-        _, seq = parse_id(arguments.id, ("fact",))
+        seq = parse_id(arguments.id, ("fact",)).seq
         uid = call.memory_of(arguments.id).uid
         with _name_id_in_error(arguments.id):
             fact = await self.edits.correct_fact(call.editor, uid, seq, arguments.text)

@@ -17,6 +17,7 @@ from gateway.core.request.request_headers import RawHeaders
 from gateway.web.raw_headers import find_header
 
 _SESSION_HEADER: Final = b"mcp-session-id"
+# Above the ids that `with_session_id` makes. A longer one is none of them.
 _MAX_SESSION_CHARS: Final = 512
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence, Set
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import orjson
@@ -21,7 +21,7 @@ from gateway.dialects.responses.socket.client_events import CreateEvent
 _MAX_CACHED_RESPONSES: Final = 64
 # The memory that an item takes besides its bytes: for an object, and its place in a list.
 _ITEM_BYTES: Final = 41
-_array = msgspec.json.Decoder(list[msgspec.Raw])
+_ARRAY_DECODER = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class _CachedResponse(Struct, frozen=True):
@@ -58,6 +58,14 @@ class PendingResponse(Struct, frozen=True):
     memories: set[int]
 
 
+class TranslatedRequest(NamedTuple):
+    """A request as it is made over HTTP."""
+
+    body: bytes
+    # The facts that `UnstoredResponses.cache` needs with the response.
+    pending: PendingResponse
+
+
 class UnstoredResponses:
     """A cache of the unstored responses of one connection, so that a request may continue a response by its id.
 
@@ -75,8 +83,8 @@ class UnstoredResponses:
         self._by_id: OrderedDict[str, _CachedResponse] = OrderedDict()
         self._bytes = 0
 
-    def translate(self, request: CreateEvent, user: str | None) -> tuple[bytes, PendingResponse]:
-        """Returns an equivalent request body for HTTP, and the facts that `cache` needs with the response.
+    def translate(self, request: CreateEvent, user: str | None) -> TranslatedRequest:
+        """Returns an equivalent request for HTTP.
 
         user: of the request; None: it names none.
         """
@@ -96,7 +104,8 @@ class UnstoredResponses:
         if fields.get("conversation", b"null") != b"null":
             items = None  # the earlier items of the upstream's conversation are not known here
         is_stored = fields.get("store") != b"false"
-        return encode_members(fields), PendingResponse(user, previous_id, items, is_stored, memories)
+        pending = PendingResponse(user, previous_id, items, is_stored, memories)
+        return TranslatedRequest(encode_members(fields), pending)
 
     def cache(self, pending: PendingResponse, response: bytes) -> None:
         """Caches a response that has ended, unless it is stored elsewhere. response: as in its last event."""
@@ -107,7 +116,7 @@ class UnstoredResponses:
             is_stored = pending.is_stored if store == b"null" else store == b"true"
             if not isinstance(id, str) or pending.items is None or is_stored:
                 return
-            items = [*pending.items, *_as_input(_array.decode(fields.get("output", b"[]")))]
+            items = [*pending.items, *_as_input(_ARRAY_DECODER.decode(fields.get("output", b"[]")))]
         except (*NOT_READABLE, orjson.JSONDecodeError):
             return  # an upstream may send anything, such as a response of another form
         size = sum(map(len, items)) + _ITEM_BYTES * len(items)
@@ -144,7 +153,7 @@ def _read_input_items(raw: bytes) -> list[bytes]:
     """Returns the items of an `input`; []: the input is missing."""
     if raw.startswith(b'"'):
         return [b'{"role":"user","content":%b}' % raw]
-    return [bytes(item) for item in _array.decode(raw)] if raw.startswith(b"[") else []
+    return [bytes(item) for item in _ARRAY_DECODER.decode(raw)] if raw.startswith(b"[") else []
 
 
 def _as_input(output: Sequence[msgspec.Raw]) -> list[bytes]:
