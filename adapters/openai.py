@@ -87,9 +87,6 @@ class OpenAICompatible:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.base_url!r})"  # never the key
 
-    def _key_header(self, key: str) -> Header:
-        return "Authorization", f"Bearer {key}"
-
     def send(self, request: ModelRequest) -> Coroutine[Any, Any, ModelReply]:
         """Sends a request with this upstream's own headers. Raises: ProviderUnreachable, ProviderTimeout."""
         body: bytes | Upload | None = request.body or None
@@ -125,6 +122,9 @@ class OpenAICompatible:
 
     async def aclose(self) -> None:
         await self._transport.aclose()
+
+    def _key_header(self, key: str) -> Header:
+        return "Authorization", f"Bearer {key}"
 
 
 def _check_address(name: str, base_url: str) -> URL:

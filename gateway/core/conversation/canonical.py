@@ -90,9 +90,6 @@ class MessageHasher:
         keyed.update(data)
         return keyed.digest()
 
-    def _atom(self, kind: bytes, *parts: bytes) -> Atom:
-        return kind + self.digest(b"\x00".join(parts))
-
     def text_atom(self, name: object, text: str) -> Atom:
         """Returns the atom of an assistant's text. text: without white space."""
         return self._atom(b"a", _encode(name), _encode(text))
@@ -155,6 +152,9 @@ class MessageHasher:
             hashed.update(start + atom)
             start = hashed.digest()
         return start
+
+    def _atom(self, kind: bytes, *parts: bytes) -> Atom:
+        return kind + self.digest(b"\x00".join(parts))
 
 
 def _encode(text: object) -> bytes:

@@ -113,27 +113,6 @@ class HashedList:
         self._atoms: list[tuple[Atom, ...]] | None = None
         self._media: dict[int, bytes] = {}
 
-    def _hash_rest(self, messages: Sequence[WireMessage], joined: list[Atom]) -> tuple[tuple[Atom, ...], ...]:
-        """Hashes the messages after the prefix into `joined`. Returns the atoms of those after the last reply."""
-        positions, offsets = self.positions, self.offsets
-        count = offsets[-1]
-        new: list[tuple[Atom, ...]] = []
-        for i in range(positions[-1] + 1 if positions else 0, len(messages)):
-            role = messages[i].get("role")
-            if role in SYSTEM_ROLES:
-                continue
-            atoms = self.hasher.atoms(messages[i])
-            joined += atoms
-            count += len(atoms)
-            positions.append(i)
-            offsets.append(count)
-            if role == "assistant":
-                self.answered = len(positions)
-                new.clear()
-            else:
-                new.append(atoms)
-        return tuple(new)
-
     def __len__(self) -> int:
         return len(self.messages)
 
@@ -209,3 +188,24 @@ class HashedList:
 
     def text(self, i: int) -> str:
         return text_of(self.messages[i])
+
+    def _hash_rest(self, messages: Sequence[WireMessage], joined: list[Atom]) -> tuple[tuple[Atom, ...], ...]:
+        """Hashes the messages after the prefix into `joined`. Returns the atoms of those after the last reply."""
+        positions, offsets = self.positions, self.offsets
+        count = offsets[-1]
+        new: list[tuple[Atom, ...]] = []
+        for i in range(positions[-1] + 1 if positions else 0, len(messages)):
+            role = messages[i].get("role")
+            if role in SYSTEM_ROLES:
+                continue
+            atoms = self.hasher.atoms(messages[i])
+            joined += atoms
+            count += len(atoms)
+            positions.append(i)
+            offsets.append(count)
+            if role == "assistant":
+                self.answered = len(positions)
+                new.clear()
+            else:
+                new.append(atoms)
+        return tuple(new)

@@ -99,13 +99,6 @@ class Tree:
 
     # -- the records
 
-    def _link(self, exchange: Exchange) -> None:
-        self.by_id[exchange.id] = exchange
-        if exchange.parent is None:
-            self._roots.setdefault(exchange.conversation_row, []).append(exchange.id)
-        else:
-            self._children.setdefault(exchange.parent, []).append(exchange.id)
-
     def add(self, exchange: Exchange) -> Exchange:
         """Adds an exchange. It replaces an exchange with the same id: a message that was written before its reply."""
         draft = self.by_id.get(exchange.id)
@@ -136,18 +129,6 @@ class Tree:
             self._decoded.pop(exchange_id, None)
         self._clear_caches()
         return new
-
-    def _clear_caches(self) -> None:
-        for cache in (
-            self._elements,
-            self._turn_starts,
-            self._touched,
-            self._turn_ends,
-            self._continued,
-            self._continued_roots,
-            self._active,
-        ):
-            cache.clear()
 
     def __iter__(self) -> Iterator[Exchange]:
         return iter(self.by_id.values())
@@ -192,6 +173,29 @@ class Tree:
         )
         return reply
 
+    def provide_messages(self, exchange_id: int, messages: list[WireMessage]) -> None:
+        """Adds the messages of an exchange that is not stored yet, for the comparisons below."""
+        self._decoded[exchange_id] = Content(messages)
+
+    def _link(self, exchange: Exchange) -> None:
+        self.by_id[exchange.id] = exchange
+        if exchange.parent is None:
+            self._roots.setdefault(exchange.conversation_row, []).append(exchange.id)
+        else:
+            self._children.setdefault(exchange.parent, []).append(exchange.id)
+
+    def _clear_caches(self) -> None:
+        for cache in (
+            self._elements,
+            self._turn_starts,
+            self._touched,
+            self._turn_ends,
+            self._continued,
+            self._continued_roots,
+            self._active,
+        ):
+            cache.clear()
+
     def _stored_content(self, exchange: Exchange) -> StoredContent | Exchange:
         if exchange.input is not None or self._contents is None or not exchange.is_stored:
             return exchange
@@ -211,10 +215,6 @@ class Tree:
             for other in loaded
             if other.input is None and other.id not in contents and not is_tombstone(other)
         ]
-
-    def provide_messages(self, exchange_id: int, messages: list[WireMessage]) -> None:
-        """Adds the messages of an exchange that is not stored yet, for the comparisons below."""
-        self._decoded[exchange_id] = Content(messages)
 
     # -- the shape
 

@@ -99,14 +99,6 @@ class GatewayCalls:
     def is_judged(self) -> bool:
         return not self._unjudged
 
-    def _take_answers(self, resumed: ResumedCalls) -> None:
-        answered = {result.call_id: result for result in resumed.results}
-        self._unjudged = [call for call in self.calls if call.id not in answered]
-        for call in self.calls:
-            if call.id in answered:
-                result = self._results[call.id] = answered[call.id]
-                self._guide.take_answer(call.name, result, is_denied=call.id in resumed.denied)
-
     def judge(self) -> list[RunTool]:
         """Judges calls in their order, up to the first that depends on earlier results. Returns the calls to run.
 
@@ -163,6 +155,14 @@ class GatewayCalls:
         for id in (*running_ids, *forbidden_ids, *unjudged_ids):
             self._results.pop(id, None)
             self.waiting[id] = "held"
+
+    def _take_answers(self, resumed: ResumedCalls) -> None:
+        answered = {result.call_id: result for result in resumed.results}
+        self._unjudged = [call for call in self.calls if call.id not in answered]
+        for call in self.calls:
+            if call.id in answered:
+                result = self._results[call.id] = answered[call.id]
+                self._guide.take_answer(call.name, result, is_denied=call.id in resumed.denied)
 
     def _arguments_of(self, call: ToolCall) -> tuple[Json | None, Json]:
         """Returns a call's arguments as its tool gets them (None: unreadable), and the asides among them."""

@@ -131,6 +131,40 @@ class MessageDraft(ReplyUsage):
         # If all pieces go out unchanged, the caller passes the event's own bytes on.
         return None if unchanged_count == len(entries) == len(shown) else shown
 
+    @property
+    def chars(self) -> int:
+        """The characters of all that the model wrote."""
+        return len(self.generated_text())
+
+    def generated_text(self) -> str:
+        """Returns all that the model wrote, calls included, for an estimate of its tokens."""
+        parts = [piece for texts in self._texts.values() for piece in texts]
+        for call in self.calls:
+            parts.append(call.name)
+            parts.extend(call.arguments)
+        return "".join(parts)
+
+    def message(self, calls: Iterable[ToolCall] = ()) -> Json:
+        """Returns the assistant message with these calls, in the form in which OpenAI's API takes it back.
+
+        LiteLLM's wrapper for other providers' fields is left out: LiteLLM would hand it on to servers that refuse it.
+        """
+        built: Json = {"role": "assistant", **self._fields}
+        for key, texts in self._texts.items():
+            text = "".join(texts)
+            value = built[key]
+            built[key] = _concatenate(value, text) if value else text
+        built["role"] = "assistant"  # whatever the upstream called it: it is the reply
+        built.pop("tool_calls", None)
+        built.pop("provider_specific_fields", None)
+        built.pop(PRIVATE, None)  # set by the gateway alone
+        call_json = [call.as_json() for call in calls]
+        if not built.get("content"):
+            built["content"] = None if call_json or built.get("function_call") else ""
+        if call_json:
+            built["tool_calls"] = call_json
+        return built
+
     def _take_client_pieces(self, pieces: Mapping[ToolCall, list[Json]]) -> tuple[list[Json], int]:
         """Returns the pieces that the client gets now, and how many of them are as they came.
 
@@ -170,40 +204,6 @@ class MessageDraft(ReplyUsage):
                 indexed.append(call)
             self._decided_count += 1
         return indexed
-
-    @property
-    def chars(self) -> int:
-        """The characters of all that the model wrote."""
-        return len(self.generated_text())
-
-    def generated_text(self) -> str:
-        """Returns all that the model wrote, calls included, for an estimate of its tokens."""
-        parts = [piece for texts in self._texts.values() for piece in texts]
-        for call in self.calls:
-            parts.append(call.name)
-            parts.extend(call.arguments)
-        return "".join(parts)
-
-    def message(self, calls: Iterable[ToolCall] = ()) -> Json:
-        """Returns the assistant message with these calls, in the form in which OpenAI's API takes it back.
-
-        LiteLLM's wrapper for other providers' fields is left out: LiteLLM would hand it on to servers that refuse it.
-        """
-        built: Json = {"role": "assistant", **self._fields}
-        for key, texts in self._texts.items():
-            text = "".join(texts)
-            value = built[key]
-            built[key] = _concatenate(value, text) if value else text
-        built["role"] = "assistant"  # whatever the upstream called it: it is the reply
-        built.pop("tool_calls", None)
-        built.pop("provider_specific_fields", None)
-        built.pop(PRIVATE, None)  # set by the gateway alone
-        call_json = [call.as_json() for call in calls]
-        if not built.get("content"):
-            built["content"] = None if call_json or built.get("function_call") else ""
-        if call_json:
-            built["tool_calls"] = call_json
-        return built
 
 
 def join_messages(messages: Iterable[Json]) -> Json:
