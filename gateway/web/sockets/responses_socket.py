@@ -36,6 +36,7 @@ from gateway.web.raw_headers import find_header
 from gateway.web.request_info import info_of
 from gateway.web.sockets.arrival import Arrival
 from gateway.web.sockets.queued_response import QueuedResponse, ResponseConnection
+from gateway.web.sockets.socket_request import BodyReceiver, make_request_scope, repeated_headers
 from storage.errors import StoreError
 
 RESPONSES_PATH: Final = "/v1/responses"
@@ -46,11 +47,6 @@ _MAX_UNDER_WAY: Final = 32
 # Close codes (RFC 6455 7.4, and its registry at IANA).
 _POLICY_VIOLATION: Final = 1008
 _SERVICE_RESTART: Final = 1012
-# Headers of the handshake that are not repeated in its requests: they belong to the upgrade, or to one message.
-_DROPPED_HEADERS: Final = frozenset(
-    b"connection upgrade content-length content-type content-encoding transfer-encoding expect x-request-id".split()
-)
-_BETA_HEADER: Final = b"openai-beta"
 _RETRY_HEADERS: Final = frozenset((b"retry-after", b"retry-after-ms", b"x-request-id"))
 _log = logging.getLogger("mnemogate")
 
@@ -114,7 +110,7 @@ class ResponsesSockets:
                 await send({**message, "type": f"websocket.{message['type']}"})
 
         path = RESPONSES_PATH if scope["path"] in _SOCKET_PATHS else scope["path"]
-        handshake = _request_scope(
+        handshake = make_request_scope(
             scope, method="GET", path=path, state={"opens_socket": True}, headers=scope["headers"]
         )
         await self.edge(handshake, receive, send_handshake_reply)
@@ -152,7 +148,7 @@ class _Session:
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         self._model = query.pop("model", None)
         self._query = urlencode(query).encode()
-        self._headers = _request_headers(scope["headers"])
+        self._headers = repeated_headers(scope["headers"])
 
     async def run(self) -> None:
         """Receives events and makes responses, until the client or the server closes the socket."""
@@ -302,7 +298,7 @@ class _Session:
             self.unstored.cache(pending, server_events.response_in(end_event))
             return
         scope = self._post_scope(response.connection, len(body), pending.memories)
-        await self._sockets.edge(scope, _BodyReceiver(body), _EventSender(self, pending, response))
+        await self._sockets.edge(scope, BodyReceiver(body), _EventSender(self, pending, response))
         if (receipt := info_of(scope).receipt) is not None:
             if receipt.agent_row:
                 pending.memories.add(receipt.agent_row)
@@ -322,7 +318,7 @@ class _Session:
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % body_length),
         ]
-        return _request_scope(
+        return make_request_scope(
             self._scope,
             method="POST",
             path=RESPONSES_PATH,
@@ -430,52 +426,3 @@ class _EventSender:
         }
         refusal = server_events.refusal_event(status, bytes(self._body), headers)
         await self._session.send_failure(self._response.request, refusal)
-
-
-class _BodyReceiver:
-    """The ASGI `receive` of one request with a complete body."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body: bytes | None = body
-
-    async def __call__(self) -> Message:
-        body, self._body = self._body, None
-        if body is None:
-            return {"type": "http.disconnect"}
-        return {"type": "http.request", "body": body, "more_body": False}
-
-
-def _request_scope(
-    scope: Scope, method: str, path: str, state: dict[str, Any], headers: RawHeaders, query: bytes = b""
-) -> Scope:
-    """Returns the scope of a request that came over a socket. scope: the socket's."""
-    return {
-        "type": "http",
-        "asgi": scope["asgi"],
-        "http_version": "1.1",
-        "method": method,
-        "scheme": "https" if scope["scheme"] == "wss" else "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": query,
-        "root_path": "",
-        "headers": headers,
-        "client": scope["client"],
-        "server": scope["server"],
-        "state": state,
-    }
-
-
-def _request_headers(headers: RawHeaders) -> list[tuple[bytes, bytes]]:
-    """Returns the headers of a handshake that each request of the connection gets."""
-    request_headers = []
-    for name, value in headers:
-        if name == _BETA_HEADER:
-            # The upstream is asked over HTTP, so it must not see the beta of the socket.
-            betas = [
-                beta for beta in value.split(b",") if not beta.strip().startswith(b"responses_websockets")
-            ]
-            value = b",".join(betas).strip()
-        if value and name not in _DROPPED_HEADERS and not name.startswith(b"sec-websocket-"):
-            request_headers.append((name, value))
-    return request_headers
