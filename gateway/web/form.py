@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum, auto
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -43,12 +44,19 @@ class _SearchState(Enum):
     GAVE_UP = auto()
 
 
+class ValueSpan(NamedTuple):
+    """The place of a field's value, as offsets in its form."""
+
+    start: int
+    end: int
+
+
 class FieldSearch:
     """A search for the fields with one name. Feed it the form as it comes; it holds the head of one part at most."""
 
     def __init__(self, boundary: bytes, name: str) -> None:
-        # Start and end of the first field's value, as offsets in the form; None: the field has not ended yet.
-        self.span: tuple[int, int] | None = None
+        # Of the first field's value; None: the field has not ended yet.
+        self.span: ValueSpan | None = None
         self._state = _SearchState.SEARCHING
         self._delimiter = b"\r\n--" + boundary
         self._name = name.encode()
@@ -83,7 +91,8 @@ class FieldSearch:
             return False
         if self._value_start is not None:
             # An empty value has no line break of its own: the delimiter begins with the one that ends the head.
-            self.span, self._value_start = (min(self._value_start, self._offset), self._offset), None
+            self.span = ValueSpan(start=min(self._value_start, self._offset), end=self._offset)
+            self._value_start = None
         head_start = len(self._delimiter)
         if self._pending.startswith(b"--", head_start):
             self._state = _SearchState.ENDED

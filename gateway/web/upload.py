@@ -16,7 +16,7 @@ from starlette.types import Message, Receive, Scope
 from gateway.errors import BadRequest, BodyTimeout, BodyTooLarge
 from gateway.run.sink import ClientGone
 from gateway.web.body import SLOWEST_BYTES_PER_S, ByteQuota, content_length
-from gateway.web.form import FieldSearch
+from gateway.web.form import FieldSearch, ValueSpan
 
 # Held data is passed on in pieces of this size, so that the loop is not blocked. Chosen, not measured.
 PIECE_BYTES = 256 * 1024
@@ -39,7 +39,7 @@ class UploadBody:
         self._time_left_s = self._timeout_s = timeout_s
         # The bytes that `read_until` has read, and the span in them of the field's value; None: no field was found.
         self._held_bytes = b""
-        self._value_span: tuple[int, int] | None = None
+        self._value_span: ValueSpan | None = None
         self._search: FieldSearch | None = None
         self._ended = asyncio.Event()
 
@@ -76,7 +76,7 @@ class UploadBody:
         start, end = self._value_span
         value = model.encode()
         self._held_bytes = self._held_bytes[:start] + value + self._held_bytes[end:]
-        self._value_span = (start, start + len(value))
+        self._value_span = ValueSpan(start, start + len(value))
         if self.size is not None:
             self.size += len(value) - (end - start)
 
