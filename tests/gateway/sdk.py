@@ -53,6 +53,10 @@ class Clock:
         self.now += seconds
 
 
+# The last clock of each folder with a file.
+_clocks: dict[Path | str, Clock] = {}
+
+
 def agent(name: str = "helper", **options: Any) -> ProfileSettings:
     """Returns a profile with memory tools and a block about the human."""
     blocks = options.pop("blocks", (BlockSettings("human", "What is known of the user."),))
@@ -340,9 +344,13 @@ def remember(
 ) -> Iterator[World]:
     """Serves with memory. place: a folder, or a database's URL. memory: values of [memory]; parts: of Settings."""
     statements: list[str] = []
-    clock = clock or Clock()
     file = place / "memory.db" if isinstance(place, Path) else Path()
     is_new = isinstance(place, Path) and not file.exists()
+    if clock is None:
+        # A gateway that comes back goes on with the time: else what the one before has left would be due later.
+        clock = Clock() if is_new else _clocks.get(place, Clock())
+    if isinstance(place, Path):
+        _clocks[place] = clock
     # No deadline of a busy machine's shall decide what a test finds.
     memory = {"recall_deadline_ms": 50_000, **(memory or {})}
     settings = settings_for(upstream, memory=MemorySettings(**memory), profiles=profiles, **parts)

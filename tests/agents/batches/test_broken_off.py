@@ -249,13 +249,14 @@ def test_a_batch_whose_process_died_as_it_was_accepted_has_failed(
     # Where gateways share a database it might be another's, as long as it is young.
     monkeypatch.setattr(batch_service, "YOUNG_S", 60.0)
     with scene(tmp_path) as s:
-        s.world.world.clock.sleep(-3600.0)  # the next process starts an hour later
+        s.world.world.clock.sleep(-3600.0)
         Breaking(monkeypatch, "start", 1)
         Breaking(monkeypatch, "fail", 1)
         body = {"requests": [{"agent_id": agent, "input": "Hi"} for agent in s.agents(2)]}
         assert s.world.ask("POST", PATH, body)[0] == 503
         [batch] = s.world.ask("GET", PATH)[1]
         assert batch["status"] == "created"
+    s.world.world.clock.sleep(3600.0)  # the next process starts an hour later
     with scene(tmp_path) as s:
         assert s.ended(batch)["counts"]["failed"] == 2
 
@@ -273,6 +274,7 @@ def test_one_whose_process_died_is_looked_for_until_the_database_answers(
             body = {"requests": [{"agent_id": agent, "input": "Hi"} for agent in s.agents(2)]}
             assert s.world.ask("POST", PATH, body)[0] == 503
         [batch] = s.world.ask("GET", PATH)[1]
+    s.world.world.clock.sleep(3600.0)
     Breaking(monkeypatch, "fail_half_accepted", 1)
     with scene(tmp_path) as s:
         assert s.ended(batch)["counts"]["failed"] == 2
