@@ -304,10 +304,13 @@ class TestForms:
         assert playbook >> Saved() << SendHead(200, events) << SendBody << Finish()
         assert read_stream(playbook.sent).text == "Done."
 
-    def test_a_stream_after_a_hidden_round_in_one_body_says_what_that_had_said(self) -> None:
+    @pytest.mark.parametrize("content", ["Hm. ", [{"type": "text", "text": "Hm. "}]])
+    def test_a_stream_after_a_hidden_round_in_one_body_says_what_that_had_said(self, content: Any) -> None:
         turn = chat_turn(with_tools())
         turn.feed(ReplyStarted(200, JSON))
-        turn.feed(ReceivedWhole(orjson.dumps(completion("Hm. ", (ours_call(),)))))
+        body = completion("", (ours_call(),))
+        body["choices"][0]["message"]["content"] = content
+        turn.feed(ReceivedWhole(orjson.dumps(body)))
         turn.feed(ToolFinished(ToolResult("call_a", "ok")))
         playbook = Playbook(turn) >> ReplyStarted(200, SSE) >> Received(streamed(completion("Done.", id="x")))
         playbook = playbook << SendHead << SendBody << Save >> Saved() << SendBody << Finish()
