@@ -107,7 +107,10 @@ class MessageRoutes:
     async def _search_hits(self, project: str, search: SearchMessages) -> Sequence[tuple[Agent, MessageView]]:
         """Returns what a search finds, best first. Raises: BadRequest."""
         if search.search_mode == "vector" and self._api.keeper.embed_query is None:
-            raise BadRequest("There is no embedder (memory.embedder), so messages are searched by words.")
+            raise BadRequest(
+                "There is no embedder (memory.embedder), so messages are searched by words.",
+                param="search_mode",
+            )
         agents, conversation_name = await self._searched_agents(project, search)
         return await self._messages.search(
             agents,

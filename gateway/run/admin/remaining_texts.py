@@ -101,10 +101,12 @@ class RemainingTexts:
         """Returns what stays if a fact goes: its sources, the facts before and after it, and other messages."""
         stays = [
             RemainingRecord(
-                f"Message {source.seq}, which it came from. It is not learned again from there.", source.href
+                f"Message {source.seq}, which it came from. It is not learned again from there:",
+                source.href,
+                quote=shorten(source.text, SHOWN_CHARS),
             )
             for source in page.fact.sources
-            if not source.forgotten
+            if source.text is not None
         ]
         stays += await self._list_replies_made_with({page.fact.seq: page.fact.text})
         replaced = await self._views.facts.list_replaced(self._memory.scope.project, self._memory.uid, page)

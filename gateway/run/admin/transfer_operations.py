@@ -240,7 +240,7 @@ class TransferOperations:
                 with _map_errors(number):
                     line = orjson.loads(text)
                     if is_whole:
-                        raise ValueError("it stands behind the line that ends the export")
+                        raise ValueError("it stands after the line that ends the export")
                     if line == END_LINE:
                         is_whole = True
                     else:

@@ -79,6 +79,7 @@ def test_a_preview_counts_what_goes_and_says_what_stays(world: World) -> None:
     fact = call(forget.preview(None, of.uid, "fact", seq))
     assert (fact.will_go.messages, fact.will_go.facts, fact.will_go.versions) == (0, 1, 1)
     assert "Message 1" in fact.stays[0].text
+    assert fact.stays[0].quote == f"My cat is called {SECRET}."
     whole = call(forget.preview(None, of.uid, "all"))
     assert (whole.will_go.messages, whole.will_go.facts, whole.confirm) == (6, 1, "6")
     assert (fact.facts, whole.facts) == (UNSET, UNSET)

@@ -291,7 +291,8 @@ def test_an_upstream_that_counts_more_than_we_do_is_believed(
             kept = [len(seen.messages) for seen in upstream.chats]
             assert counting.refused == (0 if is_configured and form != "streamed without usage" else 1)
             assert kept[:10] == [*range(1, 20, 2)], "nothing leaves before the window is full"
-            assert 14 < kept[-1] < 79
+            # It depends by a turn on the tokens of the memory's mark, which is random.
+            assert 10 < kept[-1] < 79
 
 
 @only_openai
