@@ -32,7 +32,7 @@ from storage.commands import Rules
 from storage.database import Connection, Row
 from storage.records import MUTED, Agent, AgentNumbers, Exchange, Message, State
 from storage.search.blob import chunk_of
-from storage.search.document import CountedDocument, Document, Indexable
+from storage.search.document import Document, Indexable
 from storage.search.index import Index
 from storage.search.language import forget_words
 from storage.search.segment import MIN_SEGMENTS, StampedDocuments, segment_of
@@ -43,15 +43,14 @@ from storage.sql.terms import load_segments, load_uncovered, terms_since
 from storage.sql.vectors import VectorCache
 
 # The bytes that all cached memories may take together. A memory of 10,000 messages takes some 6 MB; of a dozen messages
-# that are not indexed, 13 kB; of two, 5 kB, and 2.3 kB before the first search. A process with its cached snapshots and
-# lists then takes some 150 MB.
+# that are not indexed, 13 kB; of two, 5 kB. A process with its cached snapshots and lists then takes some 150 MB.
 CACHE_BYTES = 21 << 20
 # Besides, those that have segments in their indexes: one of a million messages takes 18 MB.
 LARGE_BYTES = 40 << 20
 # The bytes that the messages read by queries may take in one memory.
 _READ_BYTES = 2 << 20
-# Measured: the bytes of a memory without messages, of a message besides its text, and of a hidden message.
-_MEMORY_BYTES, _MESSAGE_BYTES, _HIDDEN_BYTES = 800, 300, 100
+# Measured: the bytes of a message besides its text, and of a hidden message.
+_MESSAGE_BYTES, _HIDDEN_BYTES = 300, 100
 # As many exchanges that are not indexed are read at once, and as many passages with facts; a query waits for no more.
 _MAX_UNINDEXED_ROWS = 64
 
@@ -92,17 +91,15 @@ class CachedMemory:
     """A memory as far as it was read."""
 
     agent_row: int
-    # Most memories are cached by their first turn, and never searched, so the index and the tail are made when they are
-    # first needed.
-    _index: Index | None = None
-    # The messages of `unindexed` with counted terms.
-    _tail: Tail | None = None
+    index: Index = field(default_factory=Index)
     # The agent's numbers for which all of this is right; None: nothing was read yet.
     numbers: AgentNumbers | None = None
     # From this number on nothing is read.
     unread_from: int = 0
     # Messages, passages and facts that are not indexed, by seq.
     unindexed: dict[int, Message] = field(default_factory=dict)
+    # The messages of `unindexed` with counted terms.
+    tail: Tail = field(default_factory=Tail)
     # The messages of `unindexed` with terms that no query has needed.
     uncounted: list[Message] = field(default_factory=list)
     # By seq, messages that were read because a query found them; None: it is hidden.
@@ -116,19 +113,8 @@ class CachedMemory:
     _read_bytes: int = 0
 
     @property
-    def index(self) -> Index:
-        if self._index is None:
-            self._index, self.has_grown = Index(), True
-        return self._index
-
-    @property
-    def has_segments(self) -> bool:
-        return self._index is not None and bool(self._index.segments)
-
-    @property
     def size(self) -> int:
-        size = _MEMORY_BYTES + self._unindexed_bytes + self._read_bytes
-        return size + sum(part.size for part in (self._index, self._tail) if part is not None)
+        return self.index.size + self.tail.size + self._unindexed_bytes + self._read_bytes
 
     @property
     def _is_full(self) -> bool:
@@ -248,14 +234,14 @@ class CachedMemory:
         self._read_bytes = 0
         self.unindexed = {}
         self.uncounted = []
-        self._tail = None
+        self.tail = Tail()
 
     def _note_indexed(self, seqs: range) -> None:
         """Notes that the index has the messages with these numbers now; they stay cached, as if they had been read."""
         indexed = {seq: message for seq, message in self.unindexed.items() if seq in seqs}
         self.cache_messages({seq: self._as_read(message) for seq, message in indexed.items()})
         self.unindexed = {seq: message for seq, message in self.unindexed.items() if seq not in indexed}
-        self._tail, self.uncounted = None, list(self.unindexed.values())
+        self.tail, self.uncounted = Tail(), list(self.unindexed.values())
 
     def add_exchange(self, exchange: Exchange, rules: Rules) -> None:
         """Adds an exchange that was just committed, or does nothing if the exchange has to be read from the database.
@@ -283,25 +269,15 @@ class CachedMemory:
 
     def extend_tail(self, skip: range) -> Tail:
         """Counts the terms of all unindexed messages but those in `skip`. Returns the tail."""
-        if self._tail is None:
-            self._tail, self.has_grown = Tail(), True
         uncounted: list[Message] = []
         for message in self.uncounted:
             if message.seq in skip:
                 uncounted.append(message)
             else:
-                self._tail.add(message)
+                self.tail.add(message)
                 self.has_grown = True
         self.uncounted = uncounted
-        return self._tail
-
-    def counted_documents(self) -> dict[Document, CountedDocument]:
-        """Returns the messages with terms that queries have counted."""
-        if self._tail is None:
-            return {}
-        return dict(
-            zip(map(make_document, self._tail.documents), self._tail.counted_documents(), strict=True)
-        )
+        return self.tail
 
     def find_messages(self, seqs: Sequence[int]) -> CachedMessages:
         """Returns the messages with these numbers as far as they are cached."""
@@ -390,7 +366,7 @@ class MemoryCache:
     def put(self, memory: CachedMemory) -> None:
         """Caches a memory, or counts its bytes again."""
         self._drop(memory.agent_row)
-        (self._large if memory.has_segments else self._small).put(memory)
+        (self._large if memory.index.segments else self._small).put(memory)
 
     def update_size(self, memory: CachedMemory) -> None:
         """Counts the present bytes of a memory that may have grown, and makes room for it."""

@@ -118,7 +118,11 @@ class SearchIndex(GrowingGroup):
         Counting takes most of a step's time. Within the transaction turns would wait for all of it.
         """
         memory = self._memories.get(agent_row)
-        already_counted = {} if memory is None else memory.counted_documents()
+        already_counted = dict[Document, CountedDocument]()
+        if memory is not None:
+            already_counted = dict(
+                zip(map(make_document, memory.tail.documents), memory.tail.counted_documents(), strict=True)
+            )
         counted = dict[Document, CountedDocument]()
         loop = asyncio.get_running_loop()
         is_busy = False

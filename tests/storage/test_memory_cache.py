@@ -260,17 +260,6 @@ async def test_what_opens_a_conversation_here_is_not_read_and_what_it_says_later
     assert await reads() == 0
 
 
-async def test_a_memory_has_no_open_index_before_its_first_search(store: Store, alice: Speaker) -> None:
-    """Most memories are cached by their first turn alone, so that they would be half of the cache."""
-    await alice.say([user("My dog is called Rex.")], assistant("Nice."))
-    memory = store.recall._memories.get(alice.agent.id)
-    assert memory is not None
-    await store.search_index.advance(alice.agent.id)
-    assert memory.size < Index().size
-    assert await hits(store, alice, "dog") == [1]
-    assert memory.size > Index().size
-
-
 async def test_words_are_counted_before_the_transaction_that_indexes_them(
     open_store: Any, counted: list[Indexable]
 ) -> None:
