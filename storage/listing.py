@@ -555,6 +555,13 @@ class PeopleWithWords(Struct, frozen=True):
     is_complete: bool = True
 
 
+# What the audit notes.
+AuditAction = Literal[
+    "login", "login_failed", "logout", "read", "export", "remember", "edit", "undo", "restore", "correct", "mute",
+    "always", "forget", "keep", "pause", "link_create", "key_create", "key_revoke", "job_retry", "job_cancel",
+]  # fmt: skip
+
+
 class AuditEntry(Struct, frozen=True):
     """An entry of the audit: one action."""
 

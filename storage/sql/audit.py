@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 from storage.database import Connection
-from storage.listing import AuditEntry
+from storage.listing import AuditAction, AuditEntry
 from storage.sql.group import Group, long_reads, writes
 from storage.sql.statements import load
 
@@ -25,7 +25,7 @@ class Audit(Group):
         connection: Connection,
         at: float,
         actor: str,
-        action: str,
+        action: AuditAction,
         memory: str | None = None,
         what: str = "",
     ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from msgspec import Struct
@@ -15,18 +15,14 @@ from gateway.run.admin.list_page import ListPage, next_cursor, read_cursor
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
-from storage.listing import LAST_NUMBER, AuditEntry
+from storage.listing import LAST_NUMBER, AuditAction, AuditEntry
 from storage.sql.store import Store
 
 # The actions that make versions of blocks.
 _EDITS = ("edit", "undo", "restore")
 # How many of a memory's last entries are searched for the actor of an action.
 _NEWEST_ENTRIES = 200
-# What is noted. The command line notes `forget`, `keep`, `undo` and changes of facts.
-ACTIONS = (
-    "login", "login_failed", "logout", "read", "export", "edit", "undo", "restore", "correct", "mute", "always",
-    "forget", "keep", "pause", "link_create", "key_create", "key_revoke", "job_retry", "job_cancel",
-)  # fmt: skip
+ACTIONS: tuple[AuditAction, ...] = get_args(AuditAction)
 # The most lines of an answer to the command line.
 PAGE_LINES = 200
 
@@ -69,10 +65,9 @@ class AuditOperations(Struct, frozen=True):
     # Seconds since the epoch.
     now: Callable[[], float]
 
-    async def add(self, actor: str, action: str, memory: str | None = None, what: str = "") -> None:
+    async def add(self, actor: str, action: AuditAction, memory: str | None = None, what: str = "") -> None:
         """Adds an entry. Raises: StoreError.
 
-        action: the name of the action, such as "login".
         memory: the uid of the memory that the action concerns; None: it concerns no memory.
         what: as in `AuditRecord`.
         """

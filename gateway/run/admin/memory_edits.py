@@ -20,6 +20,7 @@ from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_names import nothing_found
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
 from storage.errors import BlockOverLimit, NotFound, WriteConflict
+from storage.listing import AuditAction
 from storage.records import Agent, Block, Fact, RememberedFact, StandingFact
 from storage.sql.store import Store
 
@@ -283,7 +284,7 @@ class MemoryEdits(Struct, frozen=True):
             if replaced.ended_at == at:
                 await self._audit(editor, "correct", agent.uid, AuditedFact(replaced.seq, fact.seq))
 
-    async def _audit(self, editor: Editor, action: str, uid: str, what: str | AuditedFact) -> None:
+    async def _audit(self, editor: Editor, action: AuditAction, uid: str, what: str | AuditedFact) -> None:
         await self.store.audit.add(self.now(), editor.actor, action, uid, str(what))
 
 

@@ -937,3 +937,11 @@ def test_what_stayed_out_for_one_reason_is_counted_once(upstream: StrictUpstream
     speak(operator.world, "Where do I fetch pelargoniums?", talk="c4")
     id = operator.twin("requests")["items"][0]["id"]
     assert operator.twin(f"r/{id}")["sentence"].endswith(" 1 stayed out: not to be mentioned.")
+
+
+def test_an_added_fact_is_found_in_the_audit_by_its_action(operator: Operator) -> None:
+    """The filter had a list of its own, without it."""
+    uid = speak(operator.world, "Hello.").uid
+    operator.twin(f"m/{uid}/facts", {"text": "Alice likes tea."})
+    (entry,) = operator.twin("audit?action=remember")["items"]
+    assert (entry["action"], entry["memory"]) == ("remember", uid)
