@@ -85,7 +85,7 @@ class ServesAgents(Protocol):
     async def aclose(self) -> None: ...
 
 
-class MakesAgents(Protocol):
+class AgentServicesFactory(Protocol):
     def __call__(
         self,
         settings: Settings,
@@ -135,7 +135,7 @@ class Services:
         limits: Limits | None = None,
         performs_jobs: bool = True,
         takes_requests: bool = True,
-        make_agents: MakesAgents | None = None,
+        make_agents: AgentServicesFactory | None = None,
         otlp: OtlpSettings | None = None,
     ) -> None:
         """Puts the services together.
@@ -195,7 +195,7 @@ class Services:
             accounting=self.accounting,
         )
 
-    def _make_chat(self, make_agents: MakesAgents | None) -> None:
+    def _make_chat(self, make_agents: AgentServicesFactory | None) -> None:
         """Makes the services that answer chat completions, and those that answer other dialects through them."""
         settings, store, now, limits = self.settings, self.store, self.now, self.limits
         keeper = MemoryKeeper(store, settings.memory, now, self.background, self.embed_query)

@@ -24,7 +24,7 @@ from gateway.core.request.native_body import MessageThread
 from gateway.core.request.request_headers import headers_for_upstream
 from gateway.core.request.requested_agent import asks_agent
 from gateway.core.turn.asides import filler_asides
-from gateway.core.turn.client_view import MakesUnseen, MakesView
+from gateway.core.turn.client_view import UnseenViewFactory, ViewFactory
 from gateway.core.turn.reply_change import ReplyChange
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.upstream.policy import Target
@@ -108,7 +108,7 @@ class Chat:
         request_context: RequestContext,
         sink: Sink,
         receipt: Receipt,
-        make_view: MakesView,
+        make_view: ViewFactory,
         continued: ContinuedConversation | None = None,
         record: TurnRecord | None = None,
     ) -> MemoryState | Literal[""]:
@@ -236,7 +236,7 @@ class Chat:
         request_context: RequestContext,
         sink: Sink,
         receipt: Receipt,
-        make_view: MakesView,
+        make_view: ViewFactory,
     ) -> ChatCall:
         """Resolves a request, and returns its call."""
         resolved = await self.resolver.resolve(request, request_context)
@@ -279,7 +279,7 @@ class Chat:
 
         Raises: GatewayError.
         """
-        call = await self._make_call(request, request_context, sink, receipt, MakesUnseen())
+        call = await self._make_call(request, request_context, sink, receipt, UnseenViewFactory())
         call.identity = replace(call.identity, leaves_nothing=True)
         if call.kind is ConversationKind.AGENT:
             call.identity = replace(call.identity, scope=None, conversation_key=None)

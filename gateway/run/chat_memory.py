@@ -38,8 +38,8 @@ _log = logging.getLogger("mnemogate")
 _OFF, _STRICT = Mode.OFF, Mode.STRICT  # bound once: Python 3.11 is slow to read them off their class
 _T = TypeVar("_T")
 _MemoryT = TypeVar("_MemoryT", bound=TreeMemory)
-# Makes the memory of a turn. The parameters are the fields of `TreeMemory`, which is one itself.
-MakesMemory = Callable[[MemoryKeeper, MemoryContext, BlockEdits, Toolbox, Receipt], _MemoryT]
+# Makes the memory of a turn. Called with the fields of `TreeMemory` in their order; the class is such a callable.
+MemoryFactory = Callable[[MemoryKeeper, MemoryContext, BlockEdits, Toolbox, Receipt], _MemoryT]
 
 
 class BegunMemory(NamedTuple, Generic[_MemoryT]):
@@ -64,7 +64,7 @@ class ChatMemory:
         call: ChatCall,
         attempts: Attempts,
         ticket: QueueTicket,
-        make_memory: MakesMemory[_MemoryT],
+        make_memory: MemoryFactory[_MemoryT],
         *,
         opens: bool = True,
     ) -> BegunMemory[_MemoryT] | None:
@@ -137,7 +137,7 @@ class ChatMemory:
         call: ChatCall,
         attempts: Attempts,
         ticket: QueueTicket,
-        make_memory: MakesMemory[_MemoryT],
+        make_memory: MemoryFactory[_MemoryT],
         *,
         opens: bool,
         needs_memory: bool,

@@ -22,7 +22,7 @@ from gateway.core.prompt.summary_check import unwrap_summary, whole_lines
 from gateway.core.prompt.summary_request import summary_request
 from gateway.core.prompt.summary_source import PART_TOKENS, message_lines, split_into_parts
 from gateway.core.request.chat_request import ChatRequest
-from gateway.core.turn.client_view import MakesView
+from gateway.core.turn.client_view import ViewFactory
 from gateway.core.usage.reported import reported_counts
 from gateway.errors import BadRequest, UpstreamBroke
 from gateway.run.chat import Chat
@@ -74,7 +74,7 @@ async def compact(
     request_context: RequestContext,
     sink: Sink,
     receipt: Receipt,
-    make_view: MakesView,
+    make_view: ViewFactory,
     read_summary: Callable[[WireMessage], str],
 ) -> Compacted:
     """Returns the newest messages of a request, and a summary of all.

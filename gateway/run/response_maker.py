@@ -340,7 +340,7 @@ class ResponseMaker:
                 if continued is not None:
                     # All other items are in a turn already: another response's, or that of an earlier attempt.
                     request = request.with_waiting({item["id"] for item in continued.items})
-                make_view = request.view_maker(
+                make_view = request.view_factory(
                     turn_name=receipt.begun_turn,
                     count_usage=receipt.count_usage,
                     answering_model=receipt.answering_model,

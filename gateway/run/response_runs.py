@@ -12,7 +12,7 @@ from adapters.types import Json
 from gateway.core.conversation.turn_hex import turn_begin_time
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.request.chat_request import ChatRequest
-from gateway.core.turn.client_view import MakesView
+from gateway.core.turn.client_view import ViewFactory
 from gateway.core.turn_name import TurnName
 from gateway.run.event_log import EventDialect
 from gateway.run.memory.named_turns import NamedTurn
@@ -59,7 +59,7 @@ class BackgroundRequest(Protocol):
     def with_waiting(self, ids: Collection[str]) -> BackgroundRequest:
         """Returns the request with only those items of its conversation that still wait. ids: of these items."""
 
-    def view_maker(
+    def view_factory(
         self,
         turn_name: Callable[[], TurnName | None],
         count_usage: Callable[[str], Json | None],
@@ -67,8 +67,8 @@ class BackgroundRequest(Protocol):
         first_number: int,
         *,
         has_begun: bool,
-    ) -> MakesView:
-        """Returns the maker of the response's view.
+    ) -> ViewFactory:
+        """Returns the factory of the response's view.
 
         turn_name: returns the name of the response's turn; None: the turn is not stored.
         count_usage: returns the usage of a reply with a text.

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.request_headers import RawHeaders
-from gateway.core.turn.client_view import MakesView
+from gateway.core.turn.client_view import ViewFactory
 from gateway.dialects.chat.parse import parse
 from gateway.dialects.chat.render import ChatView
 from gateway.run.chat import Chat
@@ -72,7 +72,7 @@ class ChatRoute:
         incoming: Incoming,
         request: ChatRequest,
         headers: RawHeaders,
-        make_view: MakesView,
+        make_view: ViewFactory,
         receipt: Receipt,
         continued_conversation: ContinuedConversation | None = None,
     ) -> None:

@@ -19,7 +19,7 @@ from gateway.dialects.fields import check_model_name
 from gateway.dialects.messages.errors import MessagesErrors
 from gateway.dialects.messages.native import NativeMessages
 from gateway.dialects.messages.parse import MessagesRequest, parse, parse_body, read_names, read_thread
-from gateway.dialects.messages.render import MakesMessages
+from gateway.dialects.messages.render import MessagesViewFactory
 from gateway.errors import (
     BadRequest,
     BodyTooLarge,
@@ -191,7 +191,7 @@ class MessagesRoute:
         info = incoming.info
         stops = request.json.get("stop_sequences")
         receipt = info.begin_receipt()
-        make_view = MakesMessages(
+        make_view = MessagesViewFactory(
             model=request.chat.model,
             input_tokens=len(request.raw) // BYTES_PER_TOKEN,
             request_id=info.request_id,

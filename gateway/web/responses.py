@@ -19,7 +19,7 @@ from gateway.dialects.responses.background import ShownResponses, compaction_res
 from gateway.dialects.responses.compaction import compaction_item
 from gateway.dialects.responses.native import NativeResponsesRequest, read_native
 from gateway.dialects.responses.parse import ResponsesRequest
-from gateway.dialects.responses.render import MakesResponses
+from gateway.dialects.responses.render import ResponsesViewFactory
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.response_compaction import Compacted
 from gateway.run.response_conversations import ContinuedConversation, ResponseConversation
@@ -73,7 +73,7 @@ class ResponsesRoute(ResponseCallRoute):
             await answer_in_background(call, self.chat_route, self.gateway_responses)
             return
         receipt = call.incoming.info.begin_receipt()
-        make_view = MakesResponses(
+        make_view = ResponsesViewFactory(
             request.echo,
             receipt.stored_turn,
             count_usage=receipt.count_usage,

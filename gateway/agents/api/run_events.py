@@ -15,10 +15,10 @@ from gateway.agents.runs.stored_run import load_exchanges_of_run, load_last_coun
 from gateway.agents.wire.faults import error_event
 from gateway.agents.wire.message import Showing, summary_json
 from gateway.agents.wire.run_json import end_events, failure_message, result_json, stop_json
-from gateway.agents.wire.run_stream import MakesSteps, RunNumbers, event, is_end, numbered, ping_event
+from gateway.agents.wire.run_stream import RunNumbers, StepViewFactory, event, is_end, numbered, ping_event
 from gateway.agents.wire.shown_values import iso_time
 from gateway.core import ids
-from gateway.core.turn.client_view import MakesView
+from gateway.core.turn.client_view import ViewFactory
 from gateway.core.turn.stop_reason import StopReason
 from gateway.errors import GatewayError, UpstreamError
 from storage.records import Run, RunState
@@ -55,8 +55,8 @@ def view_of(
     *,
     by_token: bool,
     before: Sequence[Json] = (),
-) -> MakesSteps:
-    """Returns the maker of the view of a run that begins or goes on. before: messages shown before the run's own."""
+) -> StepViewFactory:
+    """Returns the factory of the view of a run that begins or goes on. before: messages shown before the run's own."""
     steps = start.steps if start.is_resumed else start.steps + 1
     numbers = RunNumbers(
         start.agent.uid,
@@ -69,7 +69,7 @@ def view_of(
         shown_in_part=start.reply_seq if start.attempt > 1 and not start.is_resumed else None,
         attempt=start.attempt,
     )
-    return MakesSteps(numbers, showing, by_token, now, before, start.counts)
+    return StepViewFactory(numbers, showing, by_token, now, before, start.counts)
 
 
 class RunEvents(Struct, frozen=True):
@@ -79,7 +79,7 @@ class RunEvents(Struct, frozen=True):
     # Returns seconds since the epoch.
     now: Callable[[], float]
 
-    def view(self, start: RunStart, options: Json) -> MakesView:
+    def view(self, start: RunStart, options: Json) -> ViewFactory:
         showing, by_token = read_showing(options), bool(options.get("by_token"))
         before = () if start.summary is None else summary_json(start.summary, start.agent.uid, showing)
         return view_of(start, showing, self.now, by_token=by_token, before=before)

@@ -28,7 +28,7 @@ from gateway.core.agent import AgentSpec
 from gateway.core.definition import ConversationDefinition
 from gateway.core.request.memory_mode import refuse_unstored
 from gateway.core.request.request_headers import headers_for_upstream
-from gateway.core.turn.client_view import MakesView
+from gateway.core.turn.client_view import ViewFactory
 from gateway.core.turn.round import DONE_EVENT, EVENT_STREAM
 from gateway.errors import BadRequest
 from gateway.run.call import Forwarded
@@ -240,7 +240,7 @@ class SendReply:
         interval_s = self.api.ping_s if self.body.include_pings else 0.0
         with PingingSink(reply, interval_s, headers=[*self.request.headers.items(), EVENT_STREAM]) as sink:
 
-            def begin_view(start: RunStart) -> MakesView:
+            def begin_view(start: RunStart) -> ViewFactory:
                 sink.ping = ping_event(start.run, self.api.now())
                 return self._begin_view(start)
 
@@ -255,8 +255,8 @@ class SendReply:
             await sink.write(b"".join(map(event, events)) + DONE_EVENT)
             await sink.end()
 
-    def _begin_view(self, start: RunStart) -> MakesView:
-        """Returns the maker of the run's view, and sets `_summary_messages`. Called before the first reply."""
+    def _begin_view(self, start: RunStart) -> ViewFactory:
+        """Returns the factory of the run's view, and sets `_summary_messages`. Called before the first reply."""
         showing = showing_of(self.body)
         by_token = self.is_stream and self.body.stream_tokens
         if start.summary is not None:

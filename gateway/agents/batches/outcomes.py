@@ -26,7 +26,7 @@ from storage.sql.store import Store
 
 _CONFLICTS: Final = 8
 
-MakesOutcome = Callable[[], Awaitable[ItemWrite | ItemEnding]]
+OutcomeFactory = Callable[[], Awaitable[ItemWrite | ItemEnding]]
 
 
 class ItemWork(Struct, frozen=True):
@@ -34,7 +34,7 @@ class ItemWork(Struct, frozen=True):
 
     item: BatchItem
     # Returns the outcome. Called again after a conflict with another writer.
-    make: MakesOutcome
+    make: OutcomeFactory
     # The reply that the provider has billed; b"" if there is none.
     reply: bytes = b""
 
@@ -109,7 +109,7 @@ class ItemOutcomes:
         failure = ItemFailed("The blocks of this agent, or its conversation, change too fast.")
         await self._try_to_write_alone(partial(self.turns.make_end, work.item, failure, work.reply))
 
-    async def _try_to_write_alone(self, make: MakesOutcome) -> None:
+    async def _try_to_write_alone(self, make: OutcomeFactory) -> None:
         outcome = await make()
         with QueueTicket() as ticket:
             if isinstance(outcome, ItemEnding):

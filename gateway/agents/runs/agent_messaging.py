@@ -29,7 +29,7 @@ from gateway.core.conversation.fillers import without_fillers_and_thoughts
 from gateway.core.conversation.private import framed_system_message
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.request.requested_agent import AGENT_PREFIX
-from gateway.core.turn.client_view import MakesUnseen, MakesView
+from gateway.core.turn.client_view import UnseenViewFactory, ViewFactory
 from gateway.core.turn.stop_reason import StopReason
 from gateway.errors import BadRequest, Conflict, GatewayError, NotAllowed, TooManySends
 from gateway.run.call import Forwarded
@@ -72,7 +72,7 @@ class SendsRuns(Protocol):
     async def send(
         self,
         run_request: RunRequest,
-        view_maker_of: Callable[[RunStart], MakesView],
+        view_factory_of: Callable[[RunStart], ViewFactory],
         sink: Sink,
         receipt: Receipt,
         awaited_by: Wait | None = None,
@@ -270,7 +270,7 @@ class AgentMessaging:
         try:
             project, key_id = request.scope.project, request.forwarded.key_id
             with self._receipts.work(project, key_id=key_id, is_awaited=True) as receipt:
-                result = await self._runs.send(request, lambda _: MakesUnseen(), sink, receipt, wait)
+                result = await self._runs.send(request, lambda _: UnseenViewFactory(), sink, receipt, wait)
         except TooManySends as error:
             return recipient.failed(AnswerFailure.BUSY, error.message)
         except Conflict:

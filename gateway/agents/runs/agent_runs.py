@@ -48,7 +48,7 @@ from gateway.agents.runs.run import (
     identity_of,
 )
 from gateway.agents.runs.send_queue import SendQueue
-from gateway.agents.runs.steps import MakesToolbox, RunMemory
+from gateway.agents.runs.steps import RunMemory, ToolboxFactory
 from gateway.agents.runs.stored_conversation import read_stored_context, without_spoken_messages
 from gateway.agents.runs.stored_run import load_last_counts
 from gateway.agents.runs.turn_guide import guide_of, is_overfull, terms_of
@@ -60,7 +60,7 @@ from gateway.core.conversation.stored_messages import tool_names_by_call
 from gateway.core.conversation.wire_message import first_after_system
 from gateway.core.ids import uid_of
 from gateway.core.request.identity import Identity
-from gateway.core.turn.client_view import MakesView
+from gateway.core.turn.client_view import ViewFactory
 from gateway.core.turn.stop_reason import StopReason
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, Conflict, MemoryUnavailable, UnknownId, UnknownModel, sentence
@@ -95,8 +95,8 @@ _MAX_CANCELLED = 1000
 class _RunOutput(Struct, frozen=True):
     """The output of a run: its view, its sink and its receipt."""
 
-    # Returns, once a step is open, what makes the dialect's view of the reply.
-    view_maker_of: Callable[[RunStart], MakesView]
+    # Returns, once a step is open, the factory of the reply's view.
+    view_factory_of: Callable[[RunStart], ViewFactory]
     sink: Sink
     receipt: Receipt
 
@@ -150,21 +150,21 @@ class AgentRuns:
     async def send(
         self,
         run_request: RunRequest,
-        view_maker_of: Callable[[RunStart], MakesView],
+        view_factory_of: Callable[[RunStart], ViewFactory],
         sink: Sink,
         receipt: Receipt,
         awaited_by: Wait | None = None,
     ) -> RunResult:
         """Answers a send of the agents API; its events go to the sink.
 
-        view_maker_of: returns, once a step is open, what makes the dialect's view of the reply.
+        view_factory_of: returns, once a step is open, the factory of the reply's view.
         awaited_by: the wait of another agent for the answer.
 
         Raises: GatewayError while nothing was sent; NotFound if there is no such conversation; StoreError; ClientGone.
         """
         send = replace(self._route_send(run_request), awaited_by=awaited_by)
         await self._admit(send, receipt)
-        return await self._answer_in_queue(send, _RunOutput(view_maker_of, sink, receipt))
+        return await self._answer_in_queue(send, _RunOutput(view_factory_of, sink, receipt))
 
     async def admit(self, run_request: RunRequest, receipt: Receipt) -> None:
         """Asks the limits for a send that goes on without its client. Raises: LimitReached; UnknownModel."""
@@ -183,7 +183,7 @@ class AgentRuns:
         run_request: RunRequest,
         accepted: AcceptedRun,
         ticket: QueueTicket,
-        view_maker_of: Callable[[RunStart], MakesView],
+        view_factory_of: Callable[[RunStart], ViewFactory],
         sink: Sink,
     ) -> None:
         """Performs a run that was accepted, or goes on with it where an earlier attempt was broken off.
@@ -209,7 +209,7 @@ class AgentRuns:
         kind = "run" if reading is None else "sleeptime"
         project, key_id = run_request.scope.project, run_request.forwarded.key_id
         with suppress(RunOver), self._receipts.work(project, read_memory_row, kind, key_id=key_id) as receipt:
-            await self._answer(send, ticket, _RunOutput(view_maker_of, sink, receipt))
+            await self._answer(send, ticket, _RunOutput(view_factory_of, sink, receipt))
 
     def check_background(self, run_request: RunRequest, callback: str | None) -> None:
         """Refuses a send that could not run in the background. Raises: BadRequest, UnknownModel."""
@@ -470,7 +470,7 @@ class AgentRuns:
         receipt.note_search(recall.begun, recall.ms, recall.count, recall.tokens, is_late=recall.is_late)
         call = ChatCall(
             send.request, send.forwarded, send.identity, send.spec, send.route, ConversationKind.AGENT,
-            output.view_maker_of(_run_start(memory, prompt, send.accepted)), output.sink, receipt, "on",
+            output.view_factory_of(_run_start(memory, prompt, send.accepted)), output.sink, receipt, "on",
         )  # fmt: skip
         stop = StopReason.SYSTEM_OVERFLOW if send.shows_steps and await is_overfull(prompt) else None
         turn = self._turn(send, beginning, call, attempts, stop)
@@ -527,7 +527,7 @@ class AgentRuns:
             run.agent_row, run.id, state, stop, self.keeper.now(), error_message=error_message, job=job
         )
 
-    def _tools_of(self, send: RoutedSend, context: MemoryContext) -> MakesToolbox:
+    def _tools_of(self, send: RoutedSend, context: MemoryContext) -> ToolboxFactory:
         return partial(self.toolboxes.make, sender=_sender(send, context))
 
 

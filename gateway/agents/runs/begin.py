@@ -27,7 +27,7 @@ from gateway.agents.runs.calls.pauses import (
 )
 from gateway.agents.runs.resend import otid_digest
 from gateway.agents.runs.run import AcceptedRun, RoutedSend, cut_to_window
-from gateway.agents.runs.steps import CONFLICT_TRIES, MakesToolbox, RunMemory
+from gateway.agents.runs.steps import CONFLICT_TRIES, RunMemory, ToolboxFactory
 from gateway.agents.runs.stored_conversation import read_stored_context, resume_open_step
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.stored_messages import cut_reply, tool_names_by_call
@@ -46,7 +46,7 @@ from storage.errors import NotFound, Stale, TooSlow, WriteConflict
 from storage.records import Run, RunState, RunStep, State
 
 # Returns what makes the tools of a send, given the send and the context of its conversation.
-ToolsOfSend = Callable[[RoutedSend, MemoryContext], MakesToolbox]
+ToolsOfSend = Callable[[RoutedSend, MemoryContext], ToolboxFactory]
 
 
 class MessageGone(Exception):

@@ -9,7 +9,7 @@ from gateway.agents.runs.run import RunResult
 from gateway.core.conversation.wire_message import call_id, named_call, raw_calls, shown_reply_of
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.turn.chunks import chunks_of
-from gateway.core.turn.client_view import MakesView, ReplyEvent
+from gateway.core.turn.client_view import ReplyEvent, ViewFactory
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.round import DONE_EVENT, EVENT_STREAM
 from gateway.core.turn.terms import TurnTerms
@@ -20,7 +20,7 @@ _JSON = ("content-type", "application/json")
 
 
 async def replay(
-    request: ChatRequest, result: RunResult, make_view: MakesView, sink: Sink, receipt: Receipt
+    request: ChatRequest, result: RunResult, make_view: ViewFactory, sink: Sink, receipt: Receipt
 ) -> None:
     """Sends the reply that a run has given, streamed or whole as it is asked for now. Raises: ClientGone."""
     completion = _completion_of(request, result)

@@ -78,7 +78,7 @@ ERROR_WITHHELD = (
 )
 
 # Makes the tools of a step of a run. The last parameter is the row of the run that made their calls; 0: there is none.
-MakesToolbox = Callable[[MemoryContext, BlockEdits, Run, int], Toolbox]
+ToolboxFactory = Callable[[MemoryContext, BlockEdits, Run, int], Toolbox]
 
 _STATES = {End.FINISHED: RunState.COMPLETED, End.CANCELLED: RunState.CANCELLED, End.FAILED: RunState.FAILED}
 
@@ -117,7 +117,7 @@ class RunMemory:
     form: EndpointForm
     # The run. Its id is 0 until the run is stored, with its first step or before it.
     run: Run
-    makes_toolbox: MakesToolbox
+    make_toolbox: ToolboxFactory
     # Ids of calls that the client has answered.
     client_calls: frozenset[str] = frozenset()
     # The row of the run that made the calls with which this run begins; 0: it begins with a call of the model.
@@ -346,7 +346,7 @@ class RunMemory:
 
     def _set_blocks(self, blocks: Sequence[Block]) -> None:
         self._edits = StepEdits(blocks, self._shown, self.client_calls)
-        self.toolbox = self.makes_toolbox(self.context, self._edits.block_edits, self.run, self.calling_run)
+        self.toolbox = self.make_toolbox(self.context, self._edits.block_edits, self.run, self.calling_run)
 
     # -- the next one begins
 

@@ -100,7 +100,7 @@ class RunNumbers:
         return Origin(id, at, self.run_id, step_id)
 
 
-class MakesSteps(Struct, frozen=True):
+class StepViewFactory(Struct, frozen=True):
     """Makes the view of a run, once its first step is open."""
 
     numbers: RunNumbers

@@ -264,7 +264,7 @@ def no_usage(text: str) -> Json | None:
     return None
 
 
-class MakesView(Protocol):
+class ViewFactory(Protocol):
     """Makes the view of a turn in the dialect of a route.
 
     speaks_chat: the client reads chat completions, so a reply that the gateway has no part in may pass as it comes.
@@ -276,7 +276,7 @@ class MakesView(Protocol):
     def __call__(self, terms: TurnTerms) -> ClientView: ...
 
 
-class MakesUnseen(Struct, frozen=True):
+class UnseenViewFactory(Struct, frozen=True):
     """Makes views that show nothing."""
 
     speaks_chat: bool = False

@@ -25,8 +25,8 @@ from gateway.dialects.messages.translated_message import MessageTerms, Translate
 from gateway.errors import GatewayError
 
 
-class MakesMessages(MessageTerms, frozen=True):
-    """Makes the view of one request's reply (`MakesView`)."""
+class MessagesViewFactory(MessageTerms, frozen=True):
+    """Makes the view of one request's reply (`ViewFactory`)."""
 
     speaks_chat: ClassVar[bool] = False
 

@@ -14,14 +14,14 @@ from adapters.types import Json
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity
-from gateway.core.turn.client_view import MakesView
+from gateway.core.turn.client_view import ViewFactory
 from gateway.core.turn_name import TurnName
 from gateway.dialects.event_stream import encode_typed_event
 from gateway.dialects.responses.errors import error_fields, response_error
 from gateway.dialects.responses.growing_response import ResponseTerms
 from gateway.dialects.responses.parse import ResponsesRequest, parse
 from gateway.dialects.responses.render import (
-    MakesResponses,
+    ResponsesViewFactory,
     empty_response,
     rebuild_response,
     render_usage,
@@ -112,7 +112,7 @@ class RestoredRequest(Struct, frozen=True):
         stored = replace(self.stored, waiting_items=waiting_items)
         return replace(self, stored=stored, request=stored.read())
 
-    def view_maker(
+    def view_factory(
         self,
         turn_name: Callable[[], TurnName | None],
         count_usage: Callable[[str], Json | None],
@@ -120,9 +120,9 @@ class RestoredRequest(Struct, frozen=True):
         first_number: int,
         *,
         has_begun: bool,
-    ) -> MakesView:
+    ) -> ViewFactory:
         request = self.request
-        return MakesResponses(
+        return ResponsesViewFactory(
             request.echo,
             turn_name,
             count_usage=count_usage,

@@ -50,8 +50,8 @@ _INCOMPLETE_REASONS = {
 }
 
 
-class MakesResponses(ResponseTerms, frozen=True):
-    """Makes the view of one request's response (`MakesView`)."""
+class ResponsesViewFactory(ResponseTerms, frozen=True):
+    """Makes the view of one request's response (`ViewFactory`)."""
 
     # A response is no chat completion.
     speaks_chat: ClassVar[bool] = False

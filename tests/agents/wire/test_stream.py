@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from gateway.agents.wire.message import Showing
-from gateway.agents.wire.run_stream import MakesSteps, RunNumbers, StepView
+from gateway.agents.wire.run_stream import RunNumbers, StepView, StepViewFactory
 from gateway.core.turn.client_view import ReplyEvent
 from gateway.core.turn.draft import MessageDraft
 from gateway.core.turn.stop_reason import StopReason
@@ -21,7 +21,7 @@ UID = "a" * 32
 
 def view(*, by_token: bool = False, showing: Showing | None = None) -> StepView:
     numbers = RunNumbers(UID, "run-r", 1, 2)
-    return MakesSteps(numbers, showing or Showing(), by_token, lambda: 0.0)(TurnTerms())
+    return StepViewFactory(numbers, showing or Showing(), by_token, lambda: 0.0)(TurnTerms())
 
 
 def chunk(usage: dict[str, int] | None = None, **delta: Any) -> ReplyEvent:

@@ -12,13 +12,13 @@ import pytest
 from gateway.core.turn.client_view import ReplyEvent
 from gateway.core.turn.commands import FINISHED, TurnOutcome
 from gateway.core.turn.terms import TurnTerms
-from gateway.dialects.messages.render import MakesMessages, MessagesView
+from gateway.dialects.messages.render import MessagesView, MessagesViewFactory
 
 Json = dict[str, Any]
 
 
 def view() -> MessagesView:
-    return MakesMessages("m", 1, "req_1")(TurnTerms())
+    return MessagesViewFactory("m", 1, "req_1")(TurnTerms())
 
 
 def event(delta: Json, finish: str | None = None, name: str | None = None) -> ReplyEvent:
@@ -141,7 +141,7 @@ def test_an_upstreams_refusal_has_its_message(body: bytes, message: str) -> None
 
 
 def test_what_the_gateway_adds_to_a_native_message_has_places_of_its_own() -> None:
-    made = MakesMessages("m", 1, "req_1")(TurnTerms(gateway_tools=frozenset({"think"})))
+    made = MessagesViewFactory("m", 1, "req_1")(TurnTerms(gateway_tools=frozenset({"think"})))
 
     def native(kind: str, **fields: Any) -> None:
         data = orjson.dumps({"type": kind, **fields})

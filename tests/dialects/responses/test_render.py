@@ -19,7 +19,12 @@ from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn_name import TurnName
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.parse import parse
-from gateway.dialects.responses.render import MakesResponses, ResponsesView, rebuild_response, render_usage
+from gateway.dialects.responses.render import (
+    ResponsesView,
+    ResponsesViewFactory,
+    rebuild_response,
+    render_usage,
+)
 from gateway.dialects.responses.request_fields import ECHO_DEFAULTS
 from gateway.dialects.responses.tools import UpstreamTools
 from gateway.errors import UpstreamBroke
@@ -68,7 +73,7 @@ MESSAGES: dict[str, Json] = {
 
 def view(*, waits: bool = False, **asked: Any) -> ResponsesView:
     request = parse(orjson.dumps({"model": "m", "input": "Hi", **asked}))
-    return MakesResponses(request.echo, lambda: None, forms=request.forms)(
+    return ResponsesViewFactory(request.echo, lambda: None, forms=request.forms)(
         TurnTerms(gateway_tools=frozenset({"f"}) if waits else ())
     )
 
@@ -244,7 +249,7 @@ def test_what_is_counted_of_a_reply_is_stored_as_it_is_shown(message: Json) -> N
     body = {**chunk(), "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
     outcome = TurnOutcome(End.FINISHED, shown_reply=message, finish_reason="stop")
     echo = parse(orjson.dumps({"model": "m", "input": "Hi"})).echo
-    made = MakesResponses(
+    made = ResponsesViewFactory(
         echo, lambda: TurnName("0" * 32, "0" * 24), lambda text: {"completion_tokens": len(text)}
     )(TurnTerms())
     stored = made.prepare_stored_fields(outcome, ())["response"]["usage"]
@@ -263,7 +268,9 @@ def test_what_no_upstream_should_send_is_rendered_nevertheless() -> None:
 def test_a_custom_call_without_its_tool_is_counted_as_nothing() -> None:
     call = {"id": "1", "type": "custom", "custom": "py"}
     counted: list[str] = []
-    made = MakesResponses(ECHO, lambda: TurnName("t", ""), lambda text: counted.append(text))(TurnTerms())
+    made = ResponsesViewFactory(ECHO, lambda: TurnName("t", ""), lambda text: counted.append(text))(
+        TurnTerms()
+    )
     made.prepare_stored_fields(
         TurnOutcome(End.FINISHED, shown_reply={"content": "So.", "tool_calls": [call]}), ()
     )
@@ -272,7 +279,7 @@ def test_a_custom_call_without_its_tool_is_counted_as_nothing() -> None:
 
 @pytest.mark.parametrize("model", [5, {"name": "m"}, None])
 def test_a_model_that_is_no_text_is_called_as_the_request_calls_it(model: Any) -> None:
-    made = MakesResponses(ECHO, lambda: TurnName("t", ""))(TurnTerms())
+    made = ResponsesViewFactory(ECHO, lambda: TurnName("t", ""))(TurnTerms())
     made.begin(chunk({"role": "assistant"}, model=model))
     reply: Json = {"content": "So."}
     outcome = TurnOutcome(End.FINISHED, shown_reply=reply)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import orjson
 import pytest
 
-from gateway.core.turn.client_view import MakesView, UnseenView
+from gateway.core.turn.client_view import UnseenView, ViewFactory
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.terms import TurnTerms
 from gateway.dialects.chat.parse import parse
@@ -57,7 +57,7 @@ class Collected:
         return nullcontext()
 
 
-def answer(gateway: RunningGateway, view: MakesView, **fields: Any) -> list[str]:
+def answer(gateway: RunningGateway, view: ViewFactory, **fields: Any) -> list[str]:
     async def ask() -> bytes:
         sink, request = Collected(), parse(orjson.dumps({**HELLO, **fields}))
         receipt = Receipt(time.perf_counter())

@@ -37,7 +37,7 @@ from gateway.agents.runs.resend import (
 )
 from gateway.agents.runs.run import AcceptedRun, RunRequest, RunStart
 from gateway.core.ids import new_uid, uid_of
-from gateway.core.turn.client_view import MakesUnseen, MakesView
+from gateway.core.turn.client_view import UnseenViewFactory, ViewFactory
 from gateway.core.turn.stop_reason import StopReason
 from gateway.errors import Conflict, GatewayError
 from gateway.run.event_log import EventLog
@@ -405,8 +405,8 @@ class BackgroundRuns:
         run = attempt.run
         options = stored.shown or {}
 
-        def view(start: RunStart) -> MakesView:
-            return MakesUnseen() if log is None else self._shows.view(start, options)
+        def view(start: RunStart) -> ViewFactory:
+            return UnseenViewFactory() if log is None else self._shows.view(start, options)
 
         sink: Sink = UnseenSink() if log is None else log
         try:

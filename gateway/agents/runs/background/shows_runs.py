@@ -7,7 +7,7 @@ from typing import Protocol
 
 from adapters.types import Json
 from gateway.agents.runs.run import RunStart
-from gateway.core.turn.client_view import MakesView
+from gateway.core.turn.client_view import ViewFactory
 from gateway.errors import GatewayError
 from gateway.run.event_log import EventDialect
 from storage.records import Run
@@ -16,8 +16,8 @@ from storage.records import Run
 class ShowsRuns(EventDialect, Protocol):
     """A dialect in which runs without a client are shown. options: of the dialect, as JSON."""
 
-    def view(self, start: RunStart, options: Json) -> MakesView:
-        """Returns what makes the view of a run that begins, or is taken up."""
+    def view(self, start: RunStart, options: Json) -> ViewFactory:
+        """Returns the factory of the view of a run that begins, or is taken up."""
 
     def first_event(self, uid: str) -> bytes:
         """Returns the first event of a run. uid: its public name."""
