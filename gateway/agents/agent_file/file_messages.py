@@ -28,7 +28,7 @@ from gateway.core.conversation.private import (
 from gateway.core.conversation.wire_message import text_of
 from gateway.core.dates import parse_moment
 from gateway.core.memory.call_arguments import read_arguments
-from gateway.core.turn.calls import valid_tool_name
+from gateway.core.turn.call_ids import valid_tool_name
 
 # A call of `send_message` is shown as text.
 _DEFAULT_SHOWING = Showing()

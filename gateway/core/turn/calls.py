@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -12,6 +11,7 @@ from msgspec.structs import replace
 from adapters.types import Json
 from gateway.core.memory.call_arguments import read_arguments
 from gateway.core.tags import quoted
+from gateway.core.turn.call_ids import valid_tool_name
 from gateway.core.turn.commands import RunTool
 from gateway.core.turn.guide import Forbidden, FreeGuide, Guide, NeedsApproval, ProposedCall, Undecided
 from gateway.core.turn.terms import TurnTerms
@@ -19,15 +19,14 @@ from gateway.core.turn.tool_call import ToolCall
 from gateway.core.turn.tool_result import ToolResult
 from storage.records import WaitKind
 
-BAD_ARGUMENTS = "Error: the arguments of {name} are not a JSON object: {arguments}. Nothing was done."
+# Results of calls, as the model reads them.
 SPOKEN_RESULT = "The user has read it."
+NOT_SPOKEN_RESULT = "Error: {name} needs `{key}`, a text. Nothing was said."
 INTERRUPTED_RESULT = "Error: the call was interrupted; it may or may not have been done."
 NOT_MADE_RESULT = "Error: the call was not made, since the turn ended before it."
-NOT_SPOKEN_RESULT = "Error: {name} needs `{key}`, a text. Nothing was said."
-# The characters that some provider refuses in a tool's name, and the most that all take
-# (platform.openai.com/docs/guides/function-calling).
-_NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9_-]")
-_MAX_NAME_CHARS: Final = 64
+_BAD_ARGUMENTS_RESULT = "Error: the arguments of {name} are not a JSON object: {arguments}. Nothing was done."
+# The most characters of unreadable arguments that their error quotes: enough to recognise them, chosen, not measured.
+_QUOTED_CHARS = 500
 
 
 class ResumedCalls(Struct, frozen=True):
@@ -41,7 +40,7 @@ class ResumedCalls(Struct, frozen=True):
     approved: frozenset[str] = frozenset()
     # Ids of the calls that a person has denied.
     denied: frozenset[str] = frozenset()
-    # Ids of the calls that the client has to answer, and was not asked for yet.
+    # Ids of the calls that the client has to answer and has not been shown yet.
     unanswered: frozenset[str] = frozenset()
 
 
@@ -83,7 +82,7 @@ class GatewayCalls:
         return tuple(self._results[id] or ToolResult(id, INTERRUPTED_RESULT, "error") for id in begun_ids)
 
     @property
-    def all_results(self) -> tuple[ToolResult, ...]:
+    def final_results(self) -> tuple[ToolResult, ...]:
         """The results of all calls of a turn that ends now. A call that is running or was not begun has an error."""
         results = {result.call_id: result for result in self.interrupted_results}
         return tuple(
@@ -107,7 +106,7 @@ class GatewayCalls:
         runs: list[RunTool] = []
         while self._unjudged:
             call = self._unjudged[0]
-            arguments, asides = self._arguments_of(call)
+            arguments, asides = self._split_arguments(call)
             verdict = self._guide.judge(
                 ProposedCall(call.id, call.name, arguments, asides, call.id in self._approved)
             )
@@ -121,13 +120,14 @@ class GatewayCalls:
             elif isinstance(verdict, Forbidden):
                 self._results[call.id] = _forbidden_result(call, verdict)
                 self._forbidden_ids.append(call.id)
-            elif result := self._result_of_speaking(call, arguments):
+            elif result := self._make_spoken_result(call, arguments):
                 self._results[call.id] = result
                 self._guide.take_result(result)
             else:
                 self._results[call.id] = None
                 is_serial = call.name in self._terms.serial_tools
                 runs.append(RunTool(call.id, call.name, {**arguments, **verdict.prefilled}, is_serial))
+            # After the judgement, which finds the call's tool by the name as the model wrote it.
             _make_valid(call, has_arguments=arguments is not None)
         return runs
 
@@ -149,8 +149,10 @@ class GatewayCalls:
         """
         running_ids = [id for id, result in self._results.items() if result is None]
         ids = [call.id for call in self.calls]
-        first_approval = next((n for n, id in enumerate(ids) if self.waiting.get(id) == "approval"), len(ids))
-        forbidden_ids = [id for id in self._forbidden_ids if id in ids[first_approval:]]
+        first_approval_index = next(
+            (n for n, id in enumerate(ids) if self.waiting.get(id) == "approval"), len(ids)
+        )
+        forbidden_ids = [id for id in self._forbidden_ids if id in ids[first_approval_index:]]
         unjudged_ids = [call.id for call in self._unjudged]
         for id in (*running_ids, *forbidden_ids, *unjudged_ids):
             self._results.pop(id, None)
@@ -164,7 +166,7 @@ class GatewayCalls:
                 result = self._results[call.id] = answered[call.id]
                 self._guide.take_answer(call.name, result, is_denied=call.id in resumed.denied)
 
-    def _arguments_of(self, call: ToolCall) -> tuple[Json | None, Json]:
+    def _split_arguments(self, call: ToolCall) -> tuple[Json | None, Json]:
         """Returns a call's arguments as its tool gets them (None: unreadable), and the asides among them."""
         arguments = read_arguments(call.text)
         asides = self._terms.asides
@@ -172,7 +174,7 @@ class GatewayCalls:
             return arguments, {}
         return asides.split(call.name, arguments)
 
-    def _result_of_speaking(self, call: ToolCall, arguments: Json) -> ToolResult | None:
+    def _make_spoken_result(self, call: ToolCall, arguments: Json) -> ToolResult | None:
         """Returns the result of a call that speaks to the user; None: another tool. Its text has been shown already."""
         key = None if self._terms.asides is None else self._terms.asides.spoken_arguments.get(call.name)
         if key is None:
@@ -186,34 +188,8 @@ class GatewayCalls:
 NO_CALLS: Final = GatewayCalls(TurnTerms(), FreeGuide(0))
 
 
-def valid_tool_name(name: str) -> str:
-    """Returns a name of a call as every provider takes it."""
-    return _NOT_IN_NAMES.sub("_", name)[:_MAX_NAME_CHARS] or "_"
-
-
-def name_calls(
-    gateway_calls: Iterable[ToolCall],
-    client_calls: Sequence[ToolCall],
-    taken_ids: set[str],
-    number: int,
-    *,
-    names_client_calls: bool,
-) -> None:
-    """Gives an id to each call that has none of its own.
-
-    Some servers restart their count with each reply ("call_0"), but an id stands for one call of the turn.
-
-    taken_ids: the ids of earlier calls in the turn.
-    number: the number of the reply.
-    names_client_calls: the client's calls may get new ids. They may not if the client has them already.
-    """
-    if names_client_calls:
-        _give_ids(client_calls, set(), f"call_client_{number}")
-    _give_ids(gateway_calls, taken_ids | {call.id for call in client_calls}, f"call_mnemogate_{number}")
-
-
 def _bad_arguments_result(call: ToolCall) -> ToolResult:
-    error_text = BAD_ARGUMENTS.format(name=call.name, arguments=quoted(call.text[:500]))
+    error_text = _BAD_ARGUMENTS_RESULT.format(name=call.name, arguments=quoted(call.text[:_QUOTED_CHARS]))
     return ToolResult(call.id, error_text, "error", was_run=False)
 
 
@@ -231,12 +207,3 @@ def _make_valid(call: ToolCall, *, has_arguments: bool) -> None:
     call.name = valid_tool_name(call.name)
     if not has_arguments or not call.text.strip():
         call.arguments = ["{}"]
-
-
-def _give_ids(calls: Iterable[ToolCall], taken_ids: Set[str], prefix: str) -> None:
-    """Gives a new id to each call without one, and to each call with an id that is taken or an earlier call's."""
-    used_ids = {*taken_ids}
-    for n, call in enumerate(calls):
-        if not call.id or call.id in used_ids:
-            call.fields["id"] = f"{prefix}_{n}"
-        used_ids.add(call.id)

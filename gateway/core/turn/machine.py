@@ -37,7 +37,8 @@ from adapters.types import (
 from gateway.core.conversation.private import with_private, with_transcript, without_private
 from gateway.core.finish_reasons import BROKE, read_finish_reason
 from gateway.core.turn import commands, events
-from gateway.core.turn.calls import NO_CALLS, GatewayCalls, ResumedCalls, name_calls
+from gateway.core.turn.call_ids import assign_call_ids
+from gateway.core.turn.calls import NO_CALLS, GatewayCalls, ResumedCalls
 from gateway.core.turn.client_view import ClientView
 from gateway.core.turn.commands import Command, End, TurnOutcome
 from gateway.core.turn.earlier_rounds import EarlierRounds
@@ -372,12 +373,12 @@ class Turn:
 
     def _on_calls(self, gateway_calls: list[ToolCall], client_calls: list[ToolCall]) -> list[Command]:
         """Decides what follows a reply with calls."""
-        name_calls(
+        assign_call_ids(
             gateway_calls,
             client_calls,
             self._earlier.call_ids,
             self._reply_count,
-            names_client_calls=self.terms.saves_steps,
+            renews_client_ids=self.terms.saves_steps,
         )
         if gateway_calls and self._offer.is_final:
             # The model calls tools against `tool_choice`. The client must not wait for their results.

@@ -77,7 +77,7 @@ class OutcomeMaker(NamedTuple):
         if are_tools_running and not self.last_round.spoken.text:
             # The calls are stored, so that the model does not repeat in another turn what they may have done. But a
             # call that speaks would be stored with its whole text, of which the user may have heard a part.
-            results = self.calls.all_results
+            results = self.calls.final_results
             messages = [*messages, self.last_round.upstream_message(), *(each.stored() for each in results)]
         return self._make_outcome(end, reason, tuple(messages), shown_reply)
 
