@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from gateway.core.memory.fact_words import DESIGNATIONS, recognising_words
+from gateway.core.memory.fact_words import DESIGNATIONS, distinctive_words
 from storage.commands import SourcedLine
 from storage.records import Fact, Message
 
 
 class FactOrigins:
-    """Finds the exchanges that a text may come from: those that share a telling word with the text.
+    """Finds the exchanges that a text may come from: those that share a distinctive word with the text.
 
     A word that only known facts or lines of blocks have comes from their sources, unless it designates the person. A
     text that shares no word with any of these may come from any of the exchanges.
@@ -23,20 +23,23 @@ class FactOrigins:
         known: what was learned before.
         """
         self._messages = messages
-        self._message_words = [recognising_words(message.text) for message in messages]
-        self._known = [(each, recognising_words(each.text, DESIGNATIONS)) for each in known]
+        self._message_words = [distinctive_words(message.text) for message in messages]
+        self._known = [(line, distinctive_words(line.text, left_out=DESIGNATIONS)) for line in known]
 
-    def exchange_rows(self, text: str) -> set[int]:
+    def find_source_rows(self, text: str) -> set[int]:
         """Returns the rows of the exchanges that a text may come from."""
-        words = recognising_words(text)
+        words = distinctive_words(text)
         rows = {
             message.exchange_row
             for message, message_words in zip(self._messages, self._message_words, strict=True)
             if words & message_words
         }
-        words_of_none = words.difference(*self._message_words)
+        words_in_no_message = words.difference(*self._message_words)
         rows.update(
-            row for each, known_words in self._known if words_of_none & known_words for row in each.sources
+            row
+            for line, known_words in self._known
+            if words_in_no_message & known_words
+            for row in line.sources
         )
         return rows or {message.exchange_row for message in self._messages}
 
@@ -46,7 +49,7 @@ class FactOrigins:
 
     def find_closest(self, text: str) -> Message | None:
         """Returns the message that shares the most words with a text, if possible a user's; None: no messages."""
-        words = recognising_words(text)
+        words = distinctive_words(text)
 
         def rank(index: int) -> tuple[int, bool]:
             return len(words & self._message_words[index]), self._messages[index].role == "user"

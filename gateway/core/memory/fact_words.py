@@ -1,4 +1,4 @@
-"""The words of facts: how long a fact is, which facts state the same, and by which words a text is recognised."""
+"""The words of facts: how long a fact is, which facts state the same, and which of its words are distinctive."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ def fact_key(text: str) -> str:
     return "".join(w for w in words if w not in _SMALL or w in _TENSES) or "".join(words)
 
 
-def recognising_words(text: str, left_out: Collection[str] = ()) -> frozenset[str]:
-    """Returns the words by which a text is recognised, without their endings. left_out: words that do not count."""
+def distinctive_words(text: str, left_out: Collection[str] = ()) -> frozenset[str]:
+    """Returns the words that distinguish a text from others, without their endings.
+
+    left_out: words that do not count.
+    """
     words = (w for w in folded_words(text) if w not in _SMALL and w not in left_out)
     return frozenset(stem(w) for w in words if len(w) > 2 or not w.isascii() or w.isdigit())

@@ -100,7 +100,7 @@ class _Changes:
             return
         edited_block = replace(block, value=result.value)
         self._blocks = [edited_block if each is block else each for each in self._blocks]
-        self._sources.setdefault(label, set()).update(self._origins.exchange_rows(new_text))
+        self._sources.setdefault(label, set()).update(self._origins.find_source_rows(new_text))
 
     def facts(self) -> list[LearnedFact]:
         """Returns the facts to be stored, each once."""
@@ -129,7 +129,7 @@ class _Changes:
         if any(fact.ended_at is not None for fact in replaced):
             return None
         origin = self._origins.find_numbered(edit.messages) or self._origins.find_closest(text)
-        sources = self._origins.exchange_rows(f"{text} {edit.about}")
+        sources = self._origins.find_source_rows(f"{text} {edit.about}")
         if origin is not None:
             sources.add(origin.exchange_row)
         for fact in replaced:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gateway.core.dates import day_text
-from gateway.core.memory.fact_words import fact_key, recognising_words
+from gateway.core.memory.fact_words import distinctive_words, fact_key
 from gateway.core.memory.orders import STATEMENT
 from gateway.core.memory.secret_texts import has_secret
 from gateway.core.prompt.note_text import estimate_tokens
@@ -235,7 +235,7 @@ def _stated_before_question(sentence: str) -> str:
     question or a topic: then it states nothing. Nor does it if the rest has no words of its own: "I like fish, do I?"
     """
     first_clause, *rest = _CLAUSE.split(sentence, maxsplit=1)
-    if not rest or not recognising_words(rest[0]) or _table().conditions.search(first_clause):
+    if not rest or not distinctive_words(rest[0]) or _table().conditions.search(first_clause):
         return ""
     states_fact = is_standing if _VERB_LAST_SCRIPT.search(first_clause) else _begins_standing
     return first_clause if states_fact(first_clause) else ""
@@ -253,7 +253,7 @@ class _Statement(NamedTuple):
     def of(cls, sentence: str) -> _Statement:
         table = _table()
         is_single_valued = table.single_valued.search(sentence) is not None
-        return cls(recognising_words(sentence) - table.adverbs, is_single_valued)
+        return cls(distinctive_words(sentence) - table.adverbs, is_single_valued)
 
     @property
     def is_empty(self) -> bool:
@@ -297,7 +297,7 @@ def _table() -> _Table:
         if not line.startswith("#"):
             key, text = line.split(maxsplit=1)
             texts_by_key.setdefault(key, []).append(text)
-    adverbs = recognising_words(" ".join(texts_by_key.pop(_ADVERBS)))
+    adverbs = distinctive_words(" ".join(texts_by_key.pop(_ADVERBS)))
     conditions = _compile(texts_by_key.pop(_CONDITIONS))
     # The texts with one beginning are one pattern, so that the beginning is looked for once at each character. For a
     # sentence that states nothing, this takes a fifth of the time that a pattern for each language takes.
