@@ -112,7 +112,7 @@ class MemorySnapshot(Struct):
     # The additions of the gateway to the path of `exchange`.
     additions: Additions = msgspec.field(default_factory=lambda: NO_ADDITIONS)
     # The memory has messages that are off the record or were forgotten.
-    has_tombs: bool = False
+    has_tombstones: bool = False
     section: SentSection | None = None
     blocks: list[Block] = msgspec.field(default_factory=list)
     # The agent's pending memory edits, of all paths.
@@ -166,7 +166,7 @@ class Probes(Struct, frozen=True):
     # Openings that ended after this time may be the same conversation.
     since: float = 0.0
     # The hashes of messages that may have been forgotten.
-    maybe_tombs: Sequence[bytes] = ()
+    maybe_forgotten: Sequence[bytes] = ()
     # How many depths of exchanges are loaded, from the deepest one up; None: all.
     max_exchanges: int | None = None
     # The least depth that is loaded; None: any. First exchanges are always loaded.
@@ -209,8 +209,8 @@ class Pool(Struct, frozen=True):
     last_at: float = 0.0
     # The contents of the exchanges for which rules asked (`Missing`).
     contents: Mapping[int, StoredContent] = msgspec.field(default_factory=dict)
-    # The hashes of messages that were forgotten, in any conversation, among `Probes.maybe_tombs`.
-    tombs: frozenset[bytes] = frozenset()
+    # The hashes of messages that were forgotten, in any conversation, among `Probes.maybe_forgotten`.
+    forgotten_hashes: frozenset[bytes] = frozenset()
 
 
 class Change(Struct, frozen=True):
@@ -224,8 +224,8 @@ class Change(Struct, frozen=True):
     continued: Sequence[int] = ()
     # The hashes of prefixes by which the exchange will be recognised.
     prefixes: Sequence[bytes] = ()
-    # The hashes of the turn's messages that are off the record. If there are any, later snapshots have `has_tombs`.
-    tombs: Sequence[bytes] = ()
+    # The hashes of the turn's messages that are off the record. With any, later snapshots have `has_tombstones`.
+    tombstone_hashes: Sequence[bytes] = ()
     # Stored exchanges with indexed words that changed.
     stale: Sequence[int] = ()
     # The exchanges with memory edits that enter the blocks now, in this order.
@@ -234,7 +234,14 @@ class Change(Struct, frozen=True):
     @property
     def is_alone(self) -> bool:
         """True if nothing but the exchange changes."""
-        return not (self.others or self.continued or self.prefixes or self.tombs or self.stale or self.merge)
+        return not (
+            self.others
+            or self.continued
+            or self.prefixes
+            or self.tombstone_hashes
+            or self.stale
+            or self.merge
+        )
 
 
 class SourcedLine(Struct, frozen=True):
@@ -703,7 +710,7 @@ class ImportPool(Struct, frozen=True):
     # Stored exchanges without a reply that ask what the imported conversation asks.
     unanswered: Sequence[Exchange] = ()
     # The hashes of messages of the imported conversation that were forgotten.
-    tombs: frozenset[bytes] = frozenset()
+    forgotten_hashes: frozenset[bytes] = frozenset()
 
 
 class MessageCounts(NamedTuple):

@@ -174,7 +174,7 @@ class MarkKind(StrEnum):
     # A hash of the messages, made elsewhere, with which an opening begins.
     PREFIX = "head"
     # A hash by which a message of a tombstone is recognised.
-    TOMB = "tomb"
+    TOMBSTONE = "tomb"
     # The search index has an older form of the exchange.
     STALE = "stale"
     # The key of a fact that is not learned from the exchange again: it was forgotten alone, or stayed when a source of

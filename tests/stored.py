@@ -203,13 +203,13 @@ class Speaker:
         known = snapshot.conversation.id if key is not None and snapshot.conversation else None
         query = Query(listing, key is not None, mode, self.now(), IDLE_S, conversation_row=known)
         plan, tree = plan_plain(snapshot, query), None
-        openings = None if snapshot.has_tombs else turns.find_openings(agent, snapshot)
+        openings = None if snapshot.has_tombstones else turns.find_openings(agent, snapshot)
         is_new = openings is not None and begins_conversation(query, openings)
         if plan is None:
             tree = Tree()
             if agent.id and not is_new:
                 pool = await turns.load_pool(agent, probes_for_list(query, key))
-                tree = Tree(pool.exchanges, pool.contents, pool.tombs)
+                tree = Tree(pool.exchanges, pool.contents, pool.forgotten_hashes)
             plan = await retry_with_contents(turns, agent, tree, partial(plan_turn, tree, query))
             if key is None and not listing.answered and not is_new:
                 turns.cache_openings(agent, snapshot, openings_of(tree))

@@ -168,7 +168,7 @@ async def _find_exchanges(connection: Connection, agent_row: int, target: Stored
 async def _erase_imported(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Erases a page of an import's exchanges. They get no tombstones, since the file may be imported again."""
     exchange_rows = await read_ids(connection, "imported_exchanges", (work.target.imported, after, _PAGE))
-    await _erase_each(connection, work.agent_row, exchange_rows, leaves_tombs=False)
+    await _erase_each(connection, work.agent_row, exchange_rows, leaves_tombstones=False)
     return exchange_rows[-1] if len(exchange_rows) == _PAGE else None
 
 
@@ -177,7 +177,7 @@ async def _erase_each(
     agent_row: int,
     exchange_rows: Iterable[int],
     *,
-    leaves_tombs: bool = True,
+    leaves_tombstones: bool = True,
     mark: MarkKind = MarkKind.ERASED,
 ) -> None:
     """Erases whole exchanges. The other parameters are those of `_erase_exchange`."""
@@ -186,7 +186,7 @@ async def _erase_each(
         exchange = await exchanges.find_exchange(connection, agent_row, exchange_row)
         if exchange is not None and exchange.state is not State.FORGOTTEN:
             seqs += await _erase_exchange(
-                connection, agent_row, exchange, leaves_tombs=leaves_tombs, mark=mark
+                connection, agent_row, exchange, leaves_tombstones=leaves_tombstones, mark=mark
             )
     # For all of them at once: neighbours share a chunk of the index, and each call rewrites it.
     await forget_indexed(connection, agent_row, seqs)
@@ -198,16 +198,18 @@ async def _erase_exchange(
     agent_row: int,
     exchange: Exchange,
     *,
-    leaves_tombs: bool = True,
+    leaves_tombstones: bool = True,
     mark: MarkKind = MarkKind.ERASED,
 ) -> list[int]:
     """Erases a whole exchange, except for its row. Returns the numbers of its messages, which are still indexed.
 
-    leaves_tombs: its messages are recognised when they are sent again.
+    leaves_tombstones: its messages are recognised when they are sent again.
     mark: the kind of its mark, ERASED or RESET.
     """
     indices = [*range(len(exchange.inputs)), REPLY]
-    seqs = await _erase_traces(connection, agent_row, exchange, indices, leaves_tombs=leaves_tombs, mark=mark)
+    seqs = await _erase_traces(
+        connection, agent_row, exchange, indices, leaves_tombstones=leaves_tombstones, mark=mark
+    )
     tombstone = replace(make_tombstone(exchange), merged="", model="", redactions=frozenset())
     await exchanges.update_exchange(connection, agent_row, tombstone, is_whole=True)
     return seqs
@@ -407,7 +409,7 @@ async def _erase_traces(
     exchange: Exchange,
     indices: Collection[int],
     *,
-    leaves_tombs: bool = True,
+    leaves_tombstones: bool = True,
     mark: MarkKind = MarkKind.ERASED,
 ) -> list[int]:
     """Erases what is derived from these messages: what waits for the reply, and the edits of the turn.
@@ -417,16 +419,16 @@ async def _erase_traces(
 
     Returns the numbers of these messages, which the caller takes out of the index.
     """
-    seqs, tombs = [], []
+    seqs, tombstone_hashes = [], []
     for index in indices:
         if index == REPLY:
             atoms, seq = exchange.reply or (), exchange.reply_seq
         else:
             atoms, seq = exchange.inputs[index], exchange.seq + index
         seqs.append(seq)
-        if leaves_tombs and atoms and atoms[0][:1] in b"ua":
-            tombs.append(message_key(atoms))
-    await exchanges.add_marks(connection, agent_row, MarkKind.TOMB, tombs, exchange.id)
+        if leaves_tombstones and atoms and atoms[0][:1] in b"ua":
+            tombstone_hashes.append(message_key(atoms))
+    await exchanges.add_marks(connection, agent_row, MarkKind.TOMBSTONE, tombstone_hashes, exchange.id)
     await exchanges.add_marks(connection, agent_row, mark, (b"",), exchange.id)
     if REPLY in indices:
         await connection.run(SQL["waiting_erase"], (exchange.id, agent_row))

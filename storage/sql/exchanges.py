@@ -254,8 +254,8 @@ async def load_snapshot(
                 additions.append(make_exchange(row[_SKELETON:], *row[_CONTENT : _CONTENT + 3]))
             case "prefix":
                 snapshot.matches_prefix = True
-            case "tomb":
-                snapshot.has_tombs = True
+            case "tombstone":
+                snapshot.has_tombstones = True
             case _:
                 add_snapshot_row(snapshot, blocks, row, row[_TIME])
     snapshot.additions = NO_ADDITIONS.extended(*sorted(additions, key=lambda exchange: exchange.depth))
@@ -352,9 +352,11 @@ async def find_exchange_of_message(connection: Connection, agent_row: int, seq: 
     return None if row is None else ExchangeRows(*row)
 
 
-async def find_tombs(connection: Connection, agent_row: int, hashes: Sequence[bytes]) -> frozenset[bytes]:
+async def load_forgotten_hashes(
+    connection: Connection, agent_row: int, hashes: Sequence[bytes]
+) -> frozenset[bytes]:
     """Returns the hashes among these that belong to forgotten messages."""
-    return frozenset(row[0] for row in await rows_of(connection, SQL["tombs"], hashes, agent_row))
+    return frozenset(row[0] for row in await rows_of(connection, SQL["forgotten_hashes"], hashes, agent_row))
 
 
 async def load_contents(

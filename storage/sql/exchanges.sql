@@ -63,7 +63,7 @@ UNION ALL
 SELECT 'prefix', 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, {no_skeleton}
 FROM marks WHERE agent = ?1 AND kind = 'head' AND hash = ?3
 UNION ALL
-SELECT 'tomb', 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, {no_skeleton}
+SELECT 'tombstone', 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, {no_skeleton}
 WHERE EXISTS (SELECT 1 FROM marks WHERE agent = ?1 AND kind = 'tomb')
 UNION ALL
 SELECT 'section', s.id, NULL, NULL, NULL, NULL, s.text, NULL, NULL, s.known, NULL, NULL, NULL, {no_skeleton}
@@ -469,8 +469,8 @@ SELECT b.id, b.label, b.description, h.value, b.lim, b.read_only, b.version, b.u
 FROM blocks b JOIN block_history h ON h.id = b.current
 WHERE b.agent IS NULL AND b.profile <> '' AND b.project = ? AND b.profile = CAST(? AS TEXT) ORDER BY b.id
 
--- name: tombs
--- Finds which of some messages were forgotten. Messages off the record have such marks as well (for `has_tombs`), and
--- are left out.
+-- name: forgotten_hashes
+-- Finds which of some messages were forgotten. Messages off the record have such marks as well (for `has_tombstones`);
+-- they are left out.
 SELECT m.hash FROM marks m WHERE m.agent = ?1 AND m.kind = 'tomb' AND m.hash {in:2:BYTEA:256}
     AND NOT EXISTS (SELECT 1 FROM exchanges e WHERE e.id = m.exchange AND e.agent = ?1 AND e.state = 'off')

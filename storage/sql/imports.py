@@ -316,9 +316,9 @@ async def _load_pool(
     unanswered = exchanges.make_exchanges(
         await rows_of(connection, SQL["unanswered"], write.questions, agent.id)
     )
-    maybe_tombs = write.atoms if has_risen(agent.epoch) else ()
-    tombs = await exchanges.find_tombs(connection, agent.id, maybe_tombs)
-    return ImportPool(conversation_row, matched, unanswered, tombs)
+    maybe_forgotten = write.atoms if has_risen(agent.epoch) else ()
+    forgotten_hashes = await exchanges.load_forgotten_hashes(connection, agent.id, maybe_forgotten)
+    return ImportPool(conversation_row, matched, unanswered, forgotten_hashes)
 
 
 def _end_of_part(writing: ImportWriting) -> int:

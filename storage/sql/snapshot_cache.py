@@ -59,7 +59,7 @@ class _CachedMemory:
     current_numbers: AgentNumbers
     # The version for which the fields below are right. They are out of date if `current_numbers` has another version.
     version: tuple[int, int, int]
-    has_tombs: bool
+    has_tombstones: bool
     blocks: list[Block]
     edits: list[MemoryEdit]
     standing: list[StandingFact]
@@ -128,7 +128,7 @@ class SnapshotCache:
         self._memories.move_to_end(agent_row)
         common = MemorySnapshot(
             *numbers,
-            has_tombs=memory.has_tombs,
+            has_tombstones=memory.has_tombstones,
             blocks=memory.blocks,
             edits=memory.edits,
             standing=memory.standing,
@@ -161,7 +161,7 @@ class SnapshotCache:
             memory = _CachedMemory(
                 current_numbers=numbers,
                 version=numbers.version,
-                has_tombs=snapshot.has_tombs,
+                has_tombstones=snapshot.has_tombstones,
                 blocks=snapshot.blocks,
                 edits=snapshot.edits,
                 standing=snapshot.standing,

@@ -247,9 +247,9 @@ async def _load_pool(
     conversation_row, last_at = (None, 0.0) if row is None else row
     loaded_row = conversation_row or plain_conversation_row
     loaded_exchanges = await exchanges.load_pool(connection, agent.id, probes, loaded_row, since)
-    maybe_tombs = probes.maybe_tombs if has_risen(agent.epoch) else ()
-    tombs = await exchanges.find_tombs(connection, agent.id, maybe_tombs)
-    return Pool(loaded_exchanges, conversation_row, last_at, tombs=tombs)
+    maybe_forgotten = probes.maybe_forgotten if has_risen(agent.epoch) else ()
+    forgotten_hashes = await exchanges.load_forgotten_hashes(connection, agent.id, maybe_forgotten)
+    return Pool(loaded_exchanges, conversation_row, last_at, forgotten_hashes=forgotten_hashes)
 
 
 async def _decide(
@@ -451,7 +451,7 @@ async def _add_marks(
     """Marks exchanges to be recognised by a hash, or to be indexed again. exchange: the turn's, as it is stored."""
     change = resolved.change
     await exchanges.add_marks(connection, agent_row, MarkKind.PREFIX, change.prefixes, exchange.id)
-    await exchanges.add_marks(connection, agent_row, MarkKind.TOMB, change.tombs, exchange.id)
+    await exchanges.add_marks(connection, agent_row, MarkKind.TOMBSTONE, change.tombstone_hashes, exchange.id)
     for changed in (exchange, *change.others):
         # The index reads later exchanges once it reaches them, as they are then.
         if changed.id in change.stale and changed.seq <= resolved.indexed_seq:

@@ -235,14 +235,20 @@ async def test_an_exchange_is_gone_from_file_log_and_index_and_its_neighbours_st
     assert left(holds, "oneu", "twou", "twoa", "threea") == ["oneu", "threea"]
     assert not await found(store, alice.agent, "twou")
     assert await found(store, alice.agent, "threeu")
-    (tomb,) = [e for e in await alice.rows() if e.state is State.FORGOTTEN]
-    assert (tomb.id, tomb.path_hash, tomb.inputs, tomb.reply) == (
+    (tombstone,) = [e for e in await alice.rows() if e.state is State.FORGOTTEN]
+    assert (tombstone.id, tombstone.path_hash, tombstone.inputs, tombstone.reply) == (
         gone.id,
         gone.path_hash,
         gone.inputs,
         gone.reply,
     )
-    assert (tomb.input, tomb.shown_reply, tomb.full_reply, tomb.notes, tomb.active) == (
+    assert (
+        tombstone.input,
+        tombstone.shown_reply,
+        tombstone.full_reply,
+        tombstone.notes,
+        tombstone.active,
+    ) == (
         None,
         None,
         None,

@@ -211,7 +211,7 @@ class Life:
 
 
 def _confirmed(pool: Pool, now: float, *, named: bool) -> Change:
-    tree = Tree(pool.exchanges, pool.contents, pool.tombs)
+    tree = Tree(pool.exchanges, pool.contents, pool.forgotten_hashes)
     merging = find_mergeable(tree, now, IDLE_S, is_named=named)
     for x, why in merging:
         tree.change(x.id, merged=why)

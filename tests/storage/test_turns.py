@@ -383,9 +383,12 @@ async def test_a_look_sees_nothing_of_another_agent(alice: Speaker, bob: Speaker
         assert snapshot is not None
         assert (snapshot.conversation, snapshot.exchange, snapshot.section) == (None, None, None)
         assert (snapshot.additions, snapshot.edits) == (Additions(), [])
-        assert [snapshot.matches_prefix, snapshot.has_tombs, snapshot.is_continued, snapshot.has_rivals] == [
-            False
-        ] * 4
+        assert [
+            snapshot.matches_prefix,
+            snapshot.has_tombstones,
+            snapshot.is_continued,
+            snapshot.has_rivals,
+        ] == [False] * 4
         assert [b.value for b in snapshot.blocks] == [""]
 
 

@@ -20,7 +20,7 @@ from storage.records import Atom, Exchange, State, message_key
 def plan_change(pool: Pool, plan: Plan, request_end: RequestEnd, rule: settle.SettleRule) -> Change:
     """Returns a turn's changes to the tree as it is now, inside the writing transaction. Raises: Missing."""
     query = plan.query
-    tree = Tree(pool.exchanges, pool.contents, pool.tombs)
+    tree = Tree(pool.exchanges, pool.contents, pool.forgotten_hashes)
     before = {each.id: each for each in tree}
     if query.is_named and plan.match.match_point is None:
         plan = replace(plan, conversation_row=pool.conversation_row)
@@ -40,15 +40,17 @@ def plan_change(pool: Pool, plan: Plan, request_end: RequestEnd, rule: settle.Se
         for each in changes
         if each.id not in stale and each == replace(before[each.id], continued=True)
     }
-    tombs = []
+    tombstone_hashes = []
     if exchange.state is State.OFF:
-        tombs = [message_key(a) for a in (*exchange.inputs, exchange.reply or ()) if is_user_or_text(a)]
+        tombstone_hashes = [
+            message_key(a) for a in (*exchange.inputs, exchange.reply or ()) if is_user_or_text(a)
+        ]
     return Change(
         exchange=exchange,
         others=[each for each in changes if each.id not in continued],
         continued=sorted(continued),
         prefixes=prefix_hashes(query.listing.hasher, exchange.inputs) if exchange.parent is None else [],
-        tombs=tombs,
+        tombstone_hashes=tombstone_hashes,
         stale=stale,
         merge=[each.exchange.id for each in mergeable],
     )

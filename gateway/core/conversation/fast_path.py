@@ -73,7 +73,7 @@ def _is_plain(snapshot: MemorySnapshot, last_exchange: Exchange, query: Query) -
         return False
     listing = query.listing
     new_count = len(listing.messages) - listing.answered
-    if not new_count or (snapshot.has_tombs and new_count > 1):
+    if not new_count or (snapshot.has_tombstones and new_count > 1):
         return False
     # The last exchange is as the rules would leave it: no tombstone, no prefix made elsewhere, no edits that this turn
     # would confirm.

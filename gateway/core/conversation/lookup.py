@@ -42,7 +42,7 @@ def probes_for_list(
     probes = Probes(
         conversation_key,
         since=query.now - query.idle_s,
-        maybe_tombs=[message_key(atoms) for atoms in listing.atoms[:-1] if is_user_or_text(atoms)],
+        maybe_forgotten=[message_key(atoms) for atoms in listing.atoms[:-1] if is_user_or_text(atoms)],
         max_exchanges=max_exchanges,
         min_depth=min_depth,
         loaded_depth=loaded_depth,

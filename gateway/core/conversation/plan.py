@@ -324,14 +324,15 @@ def find_redactions(
     what is said now, and `Plan.off_record` decides of the whole turn whether that is on the record. The first
     `pending_count` messages are on the record, and so are messages that a rival has stored.
     """
-    tombs = _tombstone_atoms(tree, exchange.begun)
-    if not tombs and not tree.tombs:
+    tombstone_atoms = _tombstone_atoms(tree, exchange.begun)
+    if not tombstone_atoms and not tree.forgotten_hashes:
         return frozenset()
     recorded = recorded_indices(exchange, rivals)
     forgotten = {
         i
         for i, atoms in enumerate(exchange.inputs[:-1])
-        if i >= pending_count and ((i not in recorded and atoms in tombs) or message_key(atoms) in tree.tombs)
+        if i >= pending_count
+        and ((i not in recorded and atoms in tombstone_atoms) or message_key(atoms) in tree.forgotten_hashes)
     }
     return frozenset(redact_with_answers(forgotten, messages[:-1]))
 

@@ -149,7 +149,7 @@ def _find_unanswered(tree: Tree, plan: Plan) -> list[Amendment]:
         Amendment(each.id, inputs=None, reply=MessageSpan(0, 0))
         for each in unanswered
         # Words that were forgotten, or off the record, elsewhere in the memory stay out of the conversation.
-        if tree.tombs.isdisjoint(map(message_key, each.inputs))
+        if tree.forgotten_hashes.isdisjoint(map(message_key, each.inputs))
     ]
 
 

@@ -70,13 +70,13 @@ class Tree:
         self,
         exchanges: Iterable[Exchange] = (),
         contents: Mapping[int, StoredContent] | None = None,
-        tombs: frozenset[bytes] = frozenset(),
+        forgotten_hashes: frozenset[bytes] = frozenset(),
     ) -> None:
         """contents: those of exchanges that are loaded without content; None: all exchanges have their content.
 
-        tombs: hashes of messages that were forgotten, in any conversation.
+        forgotten_hashes: hashes of messages that were forgotten, in any conversation.
         """
-        self.tombs = tombs
+        self.forgotten_hashes = forgotten_hashes
         self.by_id: dict[int, Exchange] = {}
         self._children: dict[int, list[int]] = {}
         self._roots: dict[int, list[int]] = {}

@@ -144,7 +144,9 @@ def _decide(draft: ImportDraft, pool: ImportPool) -> ImportChange:
     stored_count, last_stored = stored.count, stored.last
     conversation_row = pool.conversation_row if last_stored is None else last_stored.conversation_row
     refilled = _refill_stubs(draft, pool, stored_count, conversation_row)
-    added = [_without_forgotten(exchange, pool.tombs) for exchange in draft.exchanges[stored_count:]]
+    added = [
+        _without_forgotten(exchange, pool.forgotten_hashes) for exchange in draft.exchanges[stored_count:]
+    ]
     parent = None if last_stored is None else last_stored.id
     superseded = [
         replace(exchange, superseded=True, active=False)
@@ -218,18 +220,20 @@ def _refill_stubs(
                 input=exchange.input,
                 shown_reply=exchange.shown_reply,
             )
-            refilled[i] = _without_forgotten(filled, pool.tombs)
+            refilled[i] = _without_forgotten(filled, pool.forgotten_hashes)
     return refilled
 
 
-def _without_forgotten(exchange: Exchange, tombs: frozenset[bytes]) -> Exchange:
+def _without_forgotten(exchange: Exchange, forgotten_hashes: frozenset[bytes]) -> Exchange:
     """Returns an exchange without the messages that were forgotten, and without the answers to them."""
-    if not tombs or exchange.state is State.FORGOTTEN:
+    if not forgotten_hashes or exchange.state is State.FORGOTTEN:
         return exchange
     messages: list[WireMessage] = orjson.loads(exchange.input or b"[]")
-    forgotten = {i for i, atoms in enumerate(exchange.inputs) if _is_forgotten(atoms, tombs)}
+    forgotten = {i for i, atoms in enumerate(exchange.inputs) if _is_forgotten(atoms, forgotten_hashes)}
     redactions = redact_with_answers(forgotten, messages)
-    if exchange.reply and (_is_forgotten(exchange.reply, tombs) or len(exchange.inputs) - 1 in redactions):
+    if exchange.reply and (
+        _is_forgotten(exchange.reply, forgotten_hashes) or len(exchange.inputs) - 1 in redactions
+    ):
         redactions.add(REPLY)
     if not redactions:
         return exchange
@@ -242,8 +246,8 @@ def _without_forgotten(exchange: Exchange, tombs: frozenset[bytes]) -> Exchange:
     )
 
 
-def _is_forgotten(atoms: Sequence[Atom], tombs: frozenset[bytes]) -> bool:
-    return bool(atoms) and message_key(atoms) in tombs
+def _is_forgotten(atoms: Sequence[Atom], forgotten_hashes: frozenset[bytes]) -> bool:
+    return bool(atoms) and message_key(atoms) in forgotten_hashes
 
 
 def _group_turns(messages: Sequence[SourceMessage]) -> list[_Turn]:

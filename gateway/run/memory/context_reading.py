@@ -204,7 +204,7 @@ async def _load_and_plan(
     conversation needs nothing.
     """
     tree = Tree()
-    openings = None if snapshot.has_tombs else store.turns.find_openings(agent, snapshot)
+    openings = None if snapshot.has_tombstones else store.turns.find_openings(agent, snapshot)
     # A memory that has not taken its first number holds nothing, whether it is stored or not.
     if snapshot.next_seq == 1 or (openings is not None and begins_conversation(query, openings)):
         return _PlannedTurn(plan_opening(query) or plan_turn(tree, query), tree)
@@ -276,7 +276,7 @@ async def _load_tree(
     exchanges = {
         exchange.id: exchange for exchange in (*pool.exchanges, *loaded_before)
     }  # parents before their children
-    tree = Tree(exchanges.values(), {**loaded.contents, **pool.contents}, pool.tombs)
+    tree = Tree(exchanges.values(), {**loaded.contents, **pool.contents}, pool.forgotten_hashes)
     return _LoadedTree(tree, pool.last_at)
 
 

@@ -162,7 +162,9 @@ def _decide_ahead(
         exchanges.append(opened_exchange)
         conversation_row = opened_exchange.conversation_row
     try:
-        return decide(Pool(exchanges, conversation_row, contents=tree.contents, tombs=tree.tombs))
+        return decide(
+            Pool(exchanges, conversation_row, contents=tree.contents, forgotten_hashes=tree.forgotten_hashes)
+        )
     except Missing:
         return None
 

@@ -48,7 +48,7 @@ def look_for(tree: Tree, listing: HashedList) -> MemorySnapshot:
         snapshot.is_continued = bool(tree.children(snapshot.exchange))
         snapshot.has_rivals = snapshot.exchange.parent is None and bool(tree.siblings(snapshot.exchange))
         snapshot.additions = Additions().extended(*tree.chain(snapshot.exchange))
-    snapshot.has_tombs = any(e.state is State.OFF for e in tree)
+    snapshot.has_tombstones = any(e.state is State.OFF for e in tree)
     return snapshot
 
 
@@ -248,7 +248,7 @@ def test_an_opening_is_written_as_the_rules_would(
     )
     change = plan_change(Pool((), None), plan, ended, settle.finish)
     assert change.exchange == finish_opening(Tree(), plan, ended)
-    assert not any((change.others, change.prefixes, change.tombs, change.stale, change.merge))
+    assert not any((change.others, change.prefixes, change.tombstone_hashes, change.stale, change.merge))
 
 
 @pytest.mark.parametrize(

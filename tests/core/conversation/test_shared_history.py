@@ -152,7 +152,7 @@ def test_a_message_that_was_forgotten_elsewhere_does_not_come_back_with_a_cancel
     world.finish(second, "At eight there is one.")
     forgotten = message_key(world.memory().hasher.atoms(questions[0]))
     monkeypatch.setattr(
-        "tests.core.conversations.Tree", partial(conversations.Tree, tombs=frozenset([forgotten]))
+        "tests.core.conversations.Tree", partial(conversations.Tree, forgotten_hashes=frozenset([forgotten]))
     )
     whole = [*history, *questions, assistant("At eight there is one."), user("fine")]
     world.say(whole, "Until then.", key)

@@ -311,9 +311,9 @@ async def test_what_was_forgotten_keeps_its_place_and_matches_nothing(store: Sto
     await store.forgetting.run(id)
     await fill(other, await export(store))
     carol = Speaker(other, CAROL, alice.now)
-    tomb, second = await carol.rows()
-    assert (tomb.state, second.parent) == (State.FORGOTTEN, tomb.id)
-    assert not set(tomb.inputs) & {carol_atoms(carol, user("Secret"))}
+    tombstone, second = await carol.rows()
+    assert (tombstone.state, second.parent) == (State.FORGOTTEN, tombstone.id)
+    assert not set(tombstone.inputs) & {carol_atoms(carol, user("Secret"))}
 
 
 def carol_atoms(carol: Speaker, message: WireMessage) -> tuple[bytes, ...]:
