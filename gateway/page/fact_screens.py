@@ -20,15 +20,20 @@ from gateway.run.admin.word_search import Remaining
 
 
 class FactQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """The screen to go on with, relative to /ui/, where a fact was added on the way to it; "": none."""
+    """The query of a fact's screen: what led there."""
 
+    # The screen to go on with, relative to /ui/, where a fact was added on the way to it; "": none.
     back: str = ""
+    # The fact was just typed, and has the text of an earlier fact by that: no correction was taken back.
+    typed: bool = False
 
 
 class CorrectForm(Struct, frozen=True, forbid_unknown_fields=True):
     """The text that the fact should have."""
 
     text: str
+    # The text is that of the fact before, which nobody typed.
+    undo: bool = False
 
 
 class MuteForm(Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,7 +61,7 @@ class _FactScreens(Struct, frozen=True):
         await request.note_read(access.uid)
         if request.is_twin:
             return access.twin(page)
-        return await self._make_view(access, page, back=safe_next(query.back))
+        return await self._make_view(access, page, back=safe_next(query.back), is_typed=query.typed)
 
     async def correct(self, request: ScreenRequest, form: CorrectForm) -> Answer:
         access, seq = access_of(request), _number_of(request)
@@ -67,10 +72,9 @@ class _FactScreens(Struct, frozen=True):
             next_fact = page.after
             is_resent = next_fact is not None and next_fact.text == " ".join(form.text.split())
             if next_fact is not None and is_resent and not request.is_twin:
-                return ActionResult(next_fact, access.path("f", next_fact.seq) + SAVED)
+                return await self._redirect(access, next_fact.seq, form)
             return await self._make_view(access, page, unsaved_text=form.text, error=error)
-        page = await self.views.facts.show(access.project, access.uid, new_fact.seq)
-        return ActionResult(access.filter(page.fact), access.path("f", new_fact.seq) + SAVED)
+        return await self._redirect(access, new_fact.seq, form)
 
     async def mute(self, request: ScreenRequest, form: MuteForm) -> ActionResult:
         access, seq = access_of(request), _number_of(request)
@@ -93,6 +97,15 @@ class _FactScreens(Struct, frozen=True):
         screen = request.referrer or access.path("f", seq)
         return ActionResult(access.filter(page.fact), screen + ALWAYS_SAVED)
 
+    async def _redirect(self, access: MemoryAccess, seq: int, form: CorrectForm) -> ActionResult:
+        """Answers a correction that was made. seq: the number of the new fact."""
+        page = await self.views.facts.show(access.project, access.uid, seq)
+        query = ""
+        if not form.undo:
+            replaced = await self.views.facts.list_replaced(access.project, access.uid, page)
+            query = "?typed=1" if _find_restored(page, replaced) else ""
+        return ActionResult(access.filter(page.fact), access.path("f", seq) + query + SAVED)
+
     async def _make_view(
         self,
         access: MemoryAccess,
@@ -101,16 +114,19 @@ class _FactScreens(Struct, frozen=True):
         unsaved_text: str | None = None,
         error: GatewayError | None = None,
         back: str = "",
+        is_typed: bool = False,
     ) -> View:
         """Returns the screen.
 
         unsaved_text, error: the text of a correction that was refused, and why.
-        back: as in `FactQuery`.
+        back, is_typed: as in `FactQuery`.
         """
         name = await self.views.get_name(access.project, access.uid)
         replaced = await self.views.facts.list_replaced(access.project, access.uid, page)
         restored = _find_restored(page, replaced)
-        remaining = None if restored else await self._find_remaining(access, page, replaced)
+        is_undone = restored is not None and not is_typed
+        # What an undo took out may be right.
+        remaining = None if is_undone else await self._find_remaining(access, page, replaced)
         remaining_of_fact: Sequence[int] = ()
         if remaining is not None:
             messages = [each.seq for each in remaining.items if each.kind == "message"]
@@ -126,6 +142,7 @@ class _FactScreens(Struct, frozen=True):
             back=back,
             memory_name=name,
             restored=restored,
+            is_undone=is_undone,
             true_successor=await self.views.facts.find_true_successor(access.project, access.uid, page),
             remaining=remaining,
             remaining_of_fact=remaining_of_fact,

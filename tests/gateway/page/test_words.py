@@ -246,9 +246,42 @@ def test_an_undo_takes_nothing_out_that_is_to_be_looked_for(operator: Operator) 
     operator.twin(f"{memory}/b/human/undo", {"version": version + 1})
     (wrong,) = operator.twin(f"{memory}/facts")["items"]
     new = operator.twin(f"{memory}/f/{wrong['seq']}/correct", {"text": "My sister is Anu."})["seq"]
-    new = operator.twin(f"{memory}/f/{new}/correct", {"text": wrong["text"]})["seq"]
+    new = operator.twin(f"{memory}/f/{new}/correct", {"text": wrong["text"], "undo": True})["seq"]
     for screen in ("b/human", f"f/{new}"):
         assert "Where the old words still are" not in page(operator, f"{memory}/{screen}")
+
+
+@pytest.mark.parametrize("is_person", [False, True])
+def test_a_text_that_was_true_before_is_saved_as_a_correction_unless_the_undo_sends_it(
+    operator: Operator, is_person: bool
+) -> None:
+    """Whoever typed it read "Undone", and not that a block still had the words of the correction before."""
+    agent = speak(operator.world, "I live in Zurich.", talk="c1")
+    (first,) = learn(operator.world, agent, "Alice lives in Zurich.", block="Lives in Winterthur.")
+    memory, person = f"m/{agent.uid}", person_of(operator.world)
+
+    def correct(seq: int, **fields: str) -> str:
+        """Returns the screen to which the form of a correction leads, below the memory's."""
+        path = f"f/{seq}/correct"
+        reply = person.send(path, **fields) if is_person else operator.post(f"{memory}/{path}", **fields)
+        assert reply.status == 303
+        return "/f/" + reply.headers["location"].partition("/f/")[2].removesuffix("#saved")
+
+    def read(screen: str) -> str:
+        return plain(person.page(screen) if is_person else page(operator, memory + screen))
+
+    corrected = correct(first, text="Alice lives in Winterthur.")
+    typed = correct(int(corrected[3:]), text="Alice lives in Zurich.")
+    shown = read(typed)
+    assert re.search("Saved. Undo the correction 1 (block|note) still says “Winterthur”.", shown)
+    assert "Where the old words still are" in shown
+    assert "Undone" not in shown
+    # The same form sent twice is answered as the first one.
+    assert correct(int(corrected[3:]), text="Alice lives in Zurich.") == typed
+    undone = correct(int(typed[3:].partition("?")[0]), text="Alice lives in Winterthur.", undo="true")
+    shown = read(undone)
+    assert "Undone: " in shown
+    assert "Where the old words still are" not in shown
 
 
 def test_a_block_opened_after_a_search_calls_no_words_old_that_were_not_taken_out(operator: Operator) -> None:
