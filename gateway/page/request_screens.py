@@ -225,6 +225,7 @@ class _RequestScreens(Struct, frozen=True):
             "told_hits": searched.chosen,
             "speakers": speakers,
             "blocks": blocks,
+            "told_blocks": [each for each in prompt_texts if each.kind == "block" and each.text],
             "standing": standing,
             "spans": lambda text: self.operations.words.spans(text, words),
             "words_before": await self._list_words_before(explained, words),

@@ -284,10 +284,10 @@ class MemoryPages(Group):
     @reads
     async def load_versions_at(
         self, connection: Connection, block_rows: Sequence[int], at: float
-    ) -> dict[int, int | None]:
-        """Returns the versions that some blocks had at a time; None if it was forgotten, or the block was not there."""
+    ) -> dict[int, Revision]:
+        """Returns the versions that some blocks had at a time, without those that are forgotten."""
         rows = await rows_of(connection, SQL["versions_at"], block_rows, at)
-        return {row[0]: row[1] for row in rows}
+        return {row[0]: make_revision(row[1:]) for row in rows}
 
 
 def _first_affordable(rows: Sequence[Row], sizes: Sequence[int]) -> list[Row]:

@@ -186,7 +186,9 @@ FROM exchanges p JOIN conversations c ON c.id = p.conversation AND c.agent = +p.
 WHERE +p.agent = ?1 AND p.id {in:2:BIGINT:64}
 
 -- name: versions_at
--- Finds the versions of some blocks that were current at a time. NULL stands for a forgotten value.
-SELECT b.id, (SELECT CASE WHEN h.origin = '-' THEN NULL ELSE h.version END FROM block_history h
-              WHERE h.block = b.id AND h.at <= ?1 ORDER BY h.version DESC LIMIT 1)
-FROM blocks b WHERE b.id {in:2:BIGINT:64}
+-- Reads the versions of some blocks that were current at a time; one that was forgotten is left out.
+SELECT b.id, h.version, h.restores, h.at, h.origin, h.exchange, h.sources, h.value
+FROM blocks b JOIN block_history h ON h.id = (
+    SELECT v.id FROM block_history v WHERE v.block = b.id AND v.at <= ?1 ORDER BY v.version DESC LIMIT 1
+) AND h.origin <> '-'
+WHERE b.id {in:2:BIGINT:64}

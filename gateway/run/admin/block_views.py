@@ -21,7 +21,7 @@ from gateway.run.admin.memory_records import (
 from gateway.run.admin.source_records import list_sources
 from storage.batch_records import call_of_origin
 from storage.listing import LAST_NUMBER, ShownBlock
-from storage.records import Revision
+from storage.records import Block, Revision
 from storage.sql.store import Store
 
 
@@ -135,16 +135,12 @@ class BlockViews(Struct, frozen=True):
         changed_blocks = [shown.block for shown in shown_blocks if shown.changed_at > since]
         rows = [block.id for block in changed_blocks]
         versions_before = await pages.load_versions_at(rows, since) if rows else {}
-        texts_before = {row: await self._find_text(row, version) for row, version in versions_before.items()}
         return BlocksSince(
             same={
                 shown.block.label: shown.block.value for shown in shown_blocks if shown.changed_at <= since
             },
             changed={
-                block.label: ChangedBlock(
-                    versions_before.get(block.id), block.version, texts_before.get(block.id, "")
-                )
-                for block in changed_blocks
+                block.label: _changed_block(versions_before.get(block.id), block) for block in changed_blocks
             },
         )
 
@@ -184,16 +180,17 @@ class BlockViews(Struct, frozen=True):
         versions = await self.store.memory_pages.list_versions(block_row, before=before, limit=1)
         return versions[0] if versions else None
 
-    async def _find_text(self, block_row: int, version: int | None) -> str:
-        """Returns the text of a version; "": there is no such version."""
-        revision = None if version is None else await self._find_last_version(block_row, version + 1)
-        return "" if revision is None else revision.value
-
     async def _get_version(self, block_row: int, version: int, param: str) -> Revision:
         revision = await self._find_last_version(block_row, version + 1)
         if revision is None or revision.version != version:
             raise BadRequest(f"The block has no version {version}.", param=param)
         return revision
+
+
+def _changed_block(before: Revision | None, block: Block) -> ChangedBlock:
+    if before is None:
+        return ChangedBlock(None, block.version)
+    return ChangedBlock(before.version, block.version, before.value)
 
 
 def _block_record(shown: ShownBlock, waiting: int) -> BlockRecord:

@@ -348,6 +348,7 @@ def test_a_request_names_the_blocks_that_its_model_was_shown(
     """They go along where nothing is recalled, and a reply may say what stands in them alone."""
     with remember(upstream, tmp_path, PROFILE) as world:
         operator = operator_of(world)
+        upstream.queue(say("Noted."), say("A tent and a map."))
         alice = speak(world, "Hello.")
         learn(world, alice, block="Pets: a dog called Rex.")
         world.clock.sleep(60)
@@ -363,11 +364,18 @@ def test_a_request_names_the_blocks_that_its_model_was_shown(
         operator.twin(f"m/{alice.uid}/b/human", {"value": "Pets: a cat called Rex.", "version": 2})
         text = operator.get(f"r/{last}").body.decode()
         assert "human</span> has changed since" in text
-        assert "Pets: a" not in text
-        (then,) = re.findall(r'href="([^"]*)#compared"', text)
+        assert "Pets: a cat" not in text
+        told = plain(text.partition('id="told"')[2].partition("</section>")[0])
+        assert "human, as it was then: Pets: a dog called Rex." in told
+        assert "The reply repeats no sentence of what the model was told." in plain(text)
+        (then,) = {*re.findall(r'href="([^"]*)#compared"', text)}
         shown = operator.get(unescape(then).removeprefix("../")).body.decode()
         assert "From version 2 to version 3" in shown
         assert "dog" in shown.partition('id="compared"')[2].partition("</section>")[0]
+        # The earlier texts are read together.
+        one = len(world.statements_of(lambda: operator.get(f"r/{last}")))
+        operator.twin(f"m/{alice.uid}/b/law", {"value": "Be kind.", "version": 1})
+        assert len(world.statements_of(lambda: operator.get(f"r/{last}"))) == one
 
 
 def test_the_audit_of_a_memory_that_never_was_is_an_error(operator: Operator) -> None:
