@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from storage.database import Row, Statement
 from storage.errors import Broken, NotAdmitted, StatementFailed, StoreError
-from storage.postgres.sqlstates import FAULTS, translate_error
+from storage.postgres.sqlstates import ASYNCPG_ERRORS, translate_error
 from storage.postgres.url import BAD_URL, masked_url, one_url_per_host
 from storage.text import replace_unstorable
 
@@ -207,7 +207,7 @@ async def _connect_to(url: str, target: PostgresTarget) -> RawConnection:
         raise Broken(
             f"{name} does not answer: {_describe_error(error)}. Start the server, or correct database.url."
         ) from error
-    except FAULTS as error:
+    except ASYNCPG_ERRORS as error:
         raise translate_error(error, name) from error
     except ValueError:
         # What could not be read may be a part of the password, so the error itself is not shown.

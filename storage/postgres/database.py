@@ -41,7 +41,13 @@ from storage.postgres.listen import Notification, NotificationListener, Notifica
 from storage.postgres.migration import migrate
 from storage.postgres.pool import ConnectionPool, PoolLimits
 from storage.postgres.postgres_maintenance import PostgresMaintenance
-from storage.postgres.sqlstates import FAULTS, is_refused_text, is_stopping, is_unanswered, translate_error
+from storage.postgres.sqlstates import (
+    ASYNCPG_ERRORS,
+    is_outcome_unknown,
+    is_refused_text,
+    is_stopping,
+    translate_error,
+)
 from storage.postgres.uptime import Uptime
 
 T = TypeVar("T")
@@ -307,7 +313,7 @@ class PostgresDatabase:
                 await self._roll_back(raw, is_bulk=is_bulk, is_pending=is_pending)
                 if isinstance(translated, Broken):
                     # Once only, unless the write `is_repeatable`: after a broken connection the next one mostly breaks.
-                    may_be_on_disk = connection.may_have_committed and is_unanswered(error)
+                    may_be_on_disk = connection.may_have_committed and is_outcome_unknown(error)
                     is_first_try = tries_left == _MAX_TRIES - 1
                     may_repeat = write.is_repeatable or (is_first_try and not may_be_on_disk)
                 else:
@@ -332,7 +338,7 @@ class PostgresDatabase:
 
         An error after which nothing works fails the pool.
         """
-        if not isinstance(error, FAULTS):
+        if not isinstance(error, ASYNCPG_ERRORS):
             return error
         translated = translate_error(error, self._target.name)
         if is_stopping(translated) and isinstance(translated, Unavailable):

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from storage.errors import Closed, StoreError, Unavailable
 from storage.postgres.connection import PostgresTarget, RawConnection, connect
-from storage.postgres.sqlstates import FAULTS, as_unavailable, translate_error
+from storage.postgres.sqlstates import ASYNCPG_ERRORS, as_unavailable, translate_error
 
 # Writes a whole page, which a full disk refuses.
 _TEST_WRITE = (
@@ -148,7 +148,7 @@ class DatabaseServer:
                     await self._prepare(raw)
                     self._is_prepared = True
                 await raw.execute(_TEST_WRITE, timeout=self._limits.write_s)
-            except FAULTS as error:
+            except ASYNCPG_ERRORS as error:
                 raise translate_error(error, self._target.name) from error
         except BaseException:
             raw.terminate()

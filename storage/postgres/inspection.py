@@ -10,7 +10,7 @@ from storage.database import ANY_KEY, ServerFindings
 from storage.errors import ReadOnly, StoreError
 from storage.postgres.connection import PostgresTarget, RawConnection, connect
 from storage.postgres.migration import latest, load_migrations, migrate, read_version
-from storage.postgres.sqlstates import FAULTS, translate_error
+from storage.postgres.sqlstates import ASYNCPG_ERRORS, translate_error
 
 # The time within which a session of a pooler answers.
 _ANSWER_S = 2.0
@@ -37,7 +37,7 @@ async def inspect(target: PostgresTarget, listen_target: PostgresTarget) -> Serv
         if target.is_pooled and target.pooler_prepares:
             await _check_prepared_statements(raw, target)
         listen_fault = await _find_listen_fault(raw, listen_target)
-    except FAULTS as error:
+    except ASYNCPG_ERRORS as error:
         raise translate_error(error, target.name) from error
     finally:
         raw.terminate()

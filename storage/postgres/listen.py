@@ -19,7 +19,7 @@ from typing import NamedTuple
 from storage.database import POLL_S, Connection
 from storage.errors import Broken, StoreError
 from storage.postgres.connection import NOW, PostgresTarget, RawConnection, connect
-from storage.postgres.sqlstates import FAULTS, translate_error
+from storage.postgres.sqlstates import ASYNCPG_ERRORS, translate_error
 
 NotificationCallback = Callable[[str | None], None]
 _log = logging.getLogger("mnemogate")
@@ -143,7 +143,7 @@ class NotificationListener:
             try:
                 await self._listen_once()
                 pause_s = _RETRY_FIRST_S
-            except (StoreError, *FAULTS) as error:
+            except (StoreError, *ASYNCPG_ERRORS) as error:
                 if not self._has_failed:
                     self._has_failed = True
                     translated = (

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from storage.errors import Broken, Busy, StoreError, Unavailable
 from storage.postgres.connection import PostgresTarget, RawConnection
 from storage.postgres.database_server import DatabaseServer, ServerLimits
-from storage.postgres.sqlstates import FAULTS, as_unavailable
+from storage.postgres.sqlstates import ASYNCPG_ERRORS, as_unavailable
 
 
 class PoolLimits(ServerLimits, frozen=True):
@@ -216,7 +216,7 @@ class ConnectionPool:
             raw.terminate()
             if isinstance(error, TimeoutError):
                 self.server.fail(Broken(f"{self._name} does not answer"))
-            if not isinstance(error, FAULTS):
+            if not isinstance(error, ASYNCPG_ERRORS):
                 raise
 
     # -- called when the server's state changes ------------------------------------------------------------------------
@@ -290,6 +290,6 @@ class _WaitQueue:
 
 
 async def _close_connection(raw: RawConnection, timeout_s: float) -> None:
-    with contextlib.suppress(*FAULTS):
+    with contextlib.suppress(*ASYNCPG_ERRORS):
         await raw.close(timeout=timeout_s)
     raw.terminate()

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from storage.errors import StoreError
 from storage.postgres.connection import PostgresTarget, RawConnection, connect
-from storage.postgres.sqlstates import FAULTS, translate_error
+from storage.postgres.sqlstates import ASYNCPG_ERRORS, translate_error
 
 _log = logging.getLogger("mnemogate")
 
@@ -114,7 +114,7 @@ class PostgresMaintenance:
                     self._target.name, warnings[0],
                 )  # fmt: skip
             return not warnings
-        except FAULTS as error:
+        except ASYNCPG_ERRORS as error:
             raise translate_error(error, self._target.name) from error
         finally:
             raw.terminate()
@@ -125,7 +125,7 @@ class PostgresMaintenance:
         await self.sweep(self._timeout_s)
 
     async def _run_on_own_connection(self, work: Callable[[RawConnection], Awaitable[object]]) -> None:
-        with contextlib.suppress(StoreError, *FAULTS):
+        with contextlib.suppress(StoreError, *ASYNCPG_ERRORS):
             raw = await connect(self._target)
             try:
                 await work(raw)

@@ -28,7 +28,7 @@ _BY_STATE: dict[str, type[StoreError]] = {
     "53200": Full,  # the server's memory
     "53300": Busy,  # too many connections
     "55P03": Locked,  # another transaction has the lock
-    "57014": TooSlow,  # canceled, by a timeout for one
+    "57014": TooSlow,  # canceled, for example by a timeout
     "XX001": Corrupt,  # data
     "XX002": Corrupt,  # an index
     "42501": NotAdmitted,  # no privilege
@@ -40,13 +40,13 @@ _BY_CLASS: dict[str, type[StoreError]] = {
     "3D": NotAdmitted,  # no such database
     "40": WriteConflict,  # rolled back: a deadlock, or a transaction that cannot be serialized
     "53": Broken,  # resources
-    "57": Broken,  # an operator's intervention: a shutdown, for one
+    "57": Broken,  # an operator's intervention, for example a shutdown
     "58": Broken,  # the server's system
     "F0": Broken,  # the server's configuration file
 }
 
-# A prepared statement that is gone, or there already: a pooler has given us another session in between.
-_POOLER = ("26000", "42P05", "08P01")
+# A prepared statement that is gone, or there already: a pooler has given the gateway another session in between.
+_POOLER_STATES = ("26000", "42P05", "08P01")
 _POOLER_ADVICE = (
     "behind a pooler in transaction mode set database.pooled = true, without database.pooler_prepares, and have "
     "database.listen_url name the server itself"
@@ -58,14 +58,20 @@ _CLOSED_STATES = ("08003", "08006", "57P01", "57P02")
 # The errors after which nothing works until a connection has been tried again.
 _STOPPING_ERRORS = (Broken, ReadOnly, Corrupt, Full)
 
-# Errors of asyncpg and of what lies below it.
-FAULTS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+# The errors that calls of asyncpg raise: its own, and those of the network.
+ASYNCPG_ERRORS = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
 
 
 def translate_error(error: BaseException, name: str = "the database") -> StoreError:
     """Returns the store's own error for one of asyncpg's or of the network's; its cause is set."""
     if isinstance(error, asyncpg.PostgresError):
-        _leave_out_values(error)
+        _remove_values(error)
     text = str(error) or type(error).__name__
     error_type: type[StoreError]
     if _is_closed(error):
@@ -74,7 +80,7 @@ def translate_error(error: BaseException, name: str = "the database") -> StoreEr
         state = error.sqlstate or ""
         error_type = _BY_STATE.get(state) or _BY_CLASS.get(state[:2], StatementFailed)
         text = f"{text} ({state})"
-        if state in _POOLER and ("prepared statement" in text or "startup parameter" in text):
+        if state in _POOLER_STATES and ("prepared statement" in text or "startup parameter" in text):
             error_type, text = Broken, f"{text}: {_POOLER_ADVICE}"
     elif isinstance(error, TimeoutError):
         error_type, text = TooSlow, "no answer in time"
@@ -99,7 +105,7 @@ def _is_closed(error: BaseException) -> bool:
     return isinstance(error, asyncpg.InternalClientError | ConnectionResetError | BrokenPipeError)
 
 
-def _leave_out_values(error: Any) -> None:
+def _remove_values(error: Any) -> None:
     """Removes the values of a row that an error of asyncpg's quotes, since the log gets the error and its cause."""
     state_class = (error.sqlstate or "")[:2]
     if state_class in ("22", "23"):
@@ -108,10 +114,10 @@ def _leave_out_values(error: Any) -> None:
         error.args = (type(error).__name__,)
 
 
-def is_unanswered(error: BaseException) -> bool:
-    """Returns whether an error leaves open if the statement was performed.
+def is_outcome_unknown(error: BaseException) -> bool:
+    """Returns whether it is unknown after an error if the statement was performed.
 
-    An error that the server sends says that it was not. Those of class 08 are the connection's, not the statement's.
+    An error that the server sends proves that it was not. Those of class 08 are the connection's, not the statement's.
     """
     if isinstance(error, asyncpg.PostgresError):
         return (error.sqlstate or "").startswith("08")
@@ -134,7 +140,7 @@ def is_stopping(error: StoreError) -> bool:
 
 
 def as_unavailable(error: StoreError) -> Unavailable:
-    """Returns the error as a state of the database: one that refuses us after it was open is a broken one."""
+    """Returns the error as a state of the database: one that refuses the gateway after it was open is a broken one."""
     if isinstance(error, Unavailable):
         return error
     broken = Broken(error.message)
