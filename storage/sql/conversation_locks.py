@@ -1,7 +1,7 @@
 """Locks on conversations, shared by the processes over one database. One process holds a lock, under a lease.
 
     if await locks.take("a", 15.0): ...      # held here for 15 s, unless it is prolonged
-    remaining_s = await locks.request("a")   # held by another process, which hands it over when it releases it
+    remaining_s = await locks.request_handover("a")  # held by another process, which hands it over when it releases it
     await locks.release("a", 15.0)
 
 A process that releases a lock notifies the others of the lock's name. The lock of a process that died is taken over
@@ -65,12 +65,12 @@ class ConversationLocks(Group):
             return False
         return bool(await self._database.write_one(SQL["take_over"], (name, holder, now, lease_s, lease_end)))
 
-    async def request(self, name: str) -> float | None:
+    async def request_handover(self, name: str) -> float | None:
         """Asks the holder of a lock to hand it over to this process, unless another process has asked for it before.
 
         Returns the seconds until its lease ends; None if no process holds it any more.
         """
-        rows = await self._database.write_one(SQL["request"], (name, self._holder, self._now()))
+        rows = await self._database.write_one(SQL["request_handover"], (name, self._holder, self._now()))
         return max(0.0, rows[0][0]) if rows else None
 
     def prolong(self, names: Collection[str], lease_s: float) -> Future[set[str]]:
@@ -99,7 +99,7 @@ class ConversationLocks(Group):
         releasing.add_done_callback(lambda _: self._database.notify(LOCKS, name))
         return releasing
 
-    async def find_held(self, names: Collection[str]) -> set[str]:
+    async def load_held(self, names: Collection[str]) -> set[str]:
         """Returns the locks among these that a process holds and others may not take over."""
 
         async def read(connection: Connection) -> set[str]:
@@ -108,6 +108,6 @@ class ConversationLocks(Group):
 
         return await self._database.read(read)
 
-    async def drop(self) -> None:
-        """Deletes the locks of processes that have died."""
-        await self._database.bulk(lambda connection: connection.run(SQL["drop"], (self._now(),)))
+    async def delete_expired(self) -> None:
+        """Deletes the locks whose leases ended more than an hour ago: the processes that held them have died."""
+        await self._database.bulk(lambda connection: connection.run(SQL["delete_expired"], (self._now(),)))

@@ -20,7 +20,7 @@ UPDATE conversation_locks
 SET holder = ?2, held_until = {clock:3} + ?4, wanted = CASE WHEN wanted = ?2 THEN NULL ELSE wanted END
 WHERE name = ?1 AND held_until = CAST(?5 AS DOUBLE PRECISION) RETURNING name
 
--- name: request
+-- name: request_handover
 -- Asks for a lock to be handed over, unless a process did before. Returns the seconds until its lease ends.
 UPDATE conversation_locks SET wanted = coalesce(wanted, ?2) WHERE name = ?1 RETURNING held_until - {clock:3}
 
@@ -45,6 +45,6 @@ UPDATE conversation_locks SET wanted = NULL WHERE name = ?1 AND wanted = ?2
 -- Returns those of some locks that are not free, and whether their leases go on.
 SELECT name, held_until > {clock:1} FROM conversation_locks WHERE name {in:2:TEXT:64}
 
--- name: drop
--- Deletes the locks of processes that have died.
+-- name: delete_expired
+-- Deletes the locks whose leases ended more than an hour ago.
 DELETE FROM conversation_locks WHERE held_until < {clock:1} - 3600

@@ -33,9 +33,9 @@ async def test_one_process_holds_a_lock(processes: list[ConversationLocks]) -> N
     assert await one.take("a", LEASE_S), "its own lease is prolonged"
     assert not await other.take("a", LEASE_S)
     assert await other.take("b", LEASE_S)
-    assert await one.find_held(["a", "b", "c"]) == {"a", "b"}
+    assert await one.load_held(["a", "b", "c"]) == {"a", "b"}
     await one.release("a", LEASE_S)
-    assert await other.find_held(["a"]) == set()
+    assert await other.load_held(["a"]) == set()
     assert await other.take("a", LEASE_S)
 
 
@@ -59,14 +59,14 @@ async def test_a_lock_is_handed_to_the_first_that_asked(
     one, first, second = processes
     await one.take("a", LEASE_S)
     clock.now += 5
-    assert await first.request("a") == 10.0
-    assert await second.request("a") == 10.0
+    assert await first.request_handover("a") == 10.0
+    assert await second.request_handover("a") == 10.0
     await one.release("a", LEASE_S)
     assert not await one.take("a", LEASE_S)
     assert not await second.take("a", LEASE_S)
     assert await first.take("a", LEASE_S)
     await first.release("a", LEASE_S)
-    assert await second.request("a") is None, "it is free"
+    assert await second.request_handover("a") is None, "it is free"
     assert await second.take("a", LEASE_S)
 
 
@@ -75,12 +75,12 @@ async def test_a_process_that_withdrew_its_request_is_handed_nothing(
 ) -> None:
     one, other, third = processes
     await one.take("a", LEASE_S)
-    await other.request("a")
+    await other.request_handover("a")
     await other.release("a", LEASE_S)
     assert not await other.take("a", LEASE_S), "it was not given up by who has it"
     await one.release("a", LEASE_S)
     assert await third.take("a", LEASE_S)
-    await other.request("a")
+    await other.request_handover("a")
     await third.release("a", LEASE_S)
     await other.release("a", LEASE_S)
     assert await one.take("a", LEASE_S), "what was handed over is given back"
@@ -99,9 +99,9 @@ async def test_a_lease_runs_out_unless_it_is_prolonged(
     assert await other.take("b", LEASE_S)
     assert await one.prolong(["b"], 100 * LEASE_S) == set()
     await one.release("b", LEASE_S)
-    assert await other.find_held(["b"]) == {"b"}, "who has lost it gives nothing back"
+    assert await other.load_held(["b"]) == {"b"}, "who has lost it gives nothing back"
     clock.now += LEASE_S
     assert await one.take("b", LEASE_S), "nor prolongs it"
     clock.now += 3600 + LEASE_S + 1
-    await one.drop()
-    assert await one.request("a") is None
+    await one.delete_expired()
+    assert await one.request_handover("a") is None

@@ -479,7 +479,7 @@ async def test_right_after_an_outage_nothing_is_taken_over(
     assert again is not None
     assert again.key == "released"
     assert not await other.conversation_locks.take("a", LEASE_S)
-    assert await other.conversation_locks.find_held(["a", "b"]) == {"a"}
+    assert await other.conversation_locks.load_held(["a", "b"]) == {"a"}
     assert await one.conversation_locks.prolong(["a"], LEASE_S) == {"a"}
     assert await one.jobs.heartbeat(jobs["lost"], LEASE_S)
 
@@ -625,7 +625,7 @@ async def test_a_line_is_heard_of_when_it_is_given_back(stores: tuple[Store, Sto
     await listening(other)
     assert await one.conversation_locks.take("a", 15.0)
     assert not await other.conversation_locks.take("a", 15.0)
-    left = await other.conversation_locks.request("a")
+    left = await other.conversation_locks.request_handover("a")
     assert left is not None
     assert 14 < left <= 15
     await one.conversation_locks.release("a", 15.0)

@@ -46,7 +46,7 @@ class AbandonedRuns:
         if not locks.is_needed:
             return {name for name in names if self._keeper.queues.is_in_use(name)}
         names_by_lock = {lock_name(*name): name for name in names}
-        return {names_by_lock[lock] for lock in await locks.find_held(names_by_lock)}
+        return {names_by_lock[lock] for lock in await locks.load_held(names_by_lock)}
 
     async def _fail(self, run: Run) -> Run:
         runs, now = self._keeper.store.runs, self._keeper.now()

@@ -163,7 +163,7 @@ class BackgroundServices:
         if self.sleeptime is not None:
             await self.sleeptime.recover()
         if self._is_shared:
-            await self._store.conversation_locks.drop()
+            await self._store.conversation_locks.delete_expired()
         self.maintenance.edits_pending()
         return _RECOVERY_INTERVAL_S
 

@@ -77,7 +77,7 @@ class Leases:
         try:
             while not await self.try_take(name):
                 freed.clear()
-                remaining_s = await self._locks.request(name)
+                remaining_s = await self._locks.request_handover(name)
                 # None: the lock is free. 0: the lease has ended, but the lock may not be taken over yet.
                 if remaining_s is not None:
                     pause_s = min(remaining_s, LEASE_S) + _END_MARGIN_S if remaining_s else _ASK_AGAIN_S

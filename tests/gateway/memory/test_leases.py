@@ -176,7 +176,7 @@ async def test_what_could_not_be_given_back_is_given_back_when_the_database_work
     for recovered in locks.recoveries:
         recovered()
     await world.rest()
-    assert await locks.find_held([lock_name(*NAME)])
+    assert await locks.load_held([lock_name(*NAME)])
     third.leave()
 
 
@@ -207,7 +207,7 @@ async def test_what_is_taken_while_the_database_recovers_is_held(world: World) -
         recovered()
     await entering
     await world.rest()
-    assert await locks.find_held([lock_name(*NAME)])
+    assert await locks.load_held([lock_name(*NAME)])
 
 
 async def test_a_client_that_leaves_while_it_waits_blocks_no_other(world: World) -> None:
