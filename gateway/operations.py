@@ -50,7 +50,7 @@ from gateway.run.background.embed import EMBED_JOB
 from gateway.run.background.learner import LEARN_JOB
 from gateway.run.directory import Directory
 from gateway.run.memory.query_vectors import EmbedQuery
-from gateway.run.memory.trial import TrialRecall
+from gateway.run.memory.trial import TrialRunner
 from gateway.run.request_log import RequestLog
 from gateway.run.usage.accounting import Accounting
 from gateway.run.usage.meter import Meter
@@ -84,15 +84,15 @@ def make_request_operations(
     return RequestOperations(store, now, settings.memory.keep_why_days, log)
 
 
-def make_trial_recall(
+def make_trial_runner(
     settings: Settings, store: Store, now: Callable[[], float], embed_query: EmbedQuery | None
-) -> TrialRecall:
+) -> TrialRunner:
     """Makes the operation that shows what a sentence recalls.
 
     now: seconds since the epoch.
     embed_query: makes the vector of a sentence, as for replies; None: memory is searched by words alone.
     """
-    return TrialRecall(store, settings.memory.recall_tokens or TRIAL_RECALL_TOKENS, now, embed_query)
+    return TrialRunner(store, settings.memory.recall_tokens or TRIAL_RECALL_TOKENS, now, embed_query)
 
 
 def make_page_operations(
@@ -138,7 +138,7 @@ def make_page_operations(
         audit=AuditOperations(store, log.now),
         edits=MemoryEdits(store, log.now),
         memories=memories,
-        trials=RecallTrials(store, make_trial_recall(settings, store, log.now, embed_query)),
+        trials=RecallTrials(store, make_trial_runner(settings, store, log.now, embed_query)),
         words=word_searches,
         lost_words=LostWords(word_searches),
         forgetting=MemoryForgetting(store, memories, log.now),
@@ -252,7 +252,7 @@ def make_operations(
     defaults = Defaults(settings.default_user, settings.default_profile)
     limits = make_limit_operations(settings, store)
     usage = UsageOperations(store.usage, now, None if serving is None else serving.meter)
-    show = ShowOperation(store, make_trial_recall(settings, store, now, embed_query), defaults)
+    show = ShowOperation(store, make_trial_runner(settings, store, now, embed_query), defaults)
     edits = MemoryEdits(store, now, defaults)
     forgetting = ForgetOperations(store, now, defaults)
     transfer = TransferOperations(store, defaults, _embedding_jobs(settings))

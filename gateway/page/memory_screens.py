@@ -37,7 +37,7 @@ from gateway.run.admin.memory_names import name_of, user_of
 from gateway.run.admin.memory_records import MemoryRecord
 from gateway.run.admin.memory_views import AgentMemoryPage, MemoryViews
 from gateway.run.admin.plain_text import shell_word
-from gateway.run.admin.recall_trials import RecallTrial
+from gateway.run.admin.recall_trials import TrialRecord
 from gateway.run.admin.trial_changes import describe_changes
 from gateway.run.admin.word_search import Remaining
 from gateway.settings import DEFAULT_PROFILE
@@ -314,7 +314,7 @@ class _MemoryScreens(Struct, frozen=True):
         await request.note_read(access.uid)
         return _OpenedMemory(access, memory.id, name_of(memory.scope), memory.paused, user_of(memory.scope))
 
-    async def _describe_changes(self, access: MemoryAccess, id: str, trial: RecallTrial) -> str:
+    async def _describe_changes(self, access: MemoryAccess, id: str, trial: TrialRecord) -> str:
         """Returns why a request chose other texts than a trial (`describe_changes`); "": it has no record here."""
         try:
             explained = await self.operations.requests.explain(id, access.project)

@@ -12,7 +12,7 @@ from gateway.run.admin.list_page import read_cursor
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.request_records import HitRecord, LeftOutRecord
 from gateway.run.memory.recall_rows import entry_rows
-from gateway.run.memory.trial import TrialRecall
+from gateway.run.memory.trial import TrialRunner
 from storage.recall_record import unpack_entry
 from storage.sql.store import Store
 
@@ -24,7 +24,7 @@ _MAX_LEFT_OUT = 20
 _MAX_HITS = 100
 
 
-class RecallTrial(Struct, frozen=True):
+class TrialRecord(Struct, frozen=True):
     """The outcome of a trial: what would be recalled for a sentence."""
 
     query: str
@@ -44,16 +44,16 @@ class RecallTrials(Struct, frozen=True):
     """Tries what is recalled. Nothing is written."""
 
     store: Store
-    trial: TrialRecall
+    runner: TrialRunner
 
     @property
     def has_embedder(self) -> bool:
-        """Returns whether texts are searched by meaning as well."""
-        return self.trial.embed_query is not None
+        """True if texts are searched by meaning as well."""
+        return self.runner.embed_query is not None
 
     async def try_recall(
         self, project: str | None, uid: str, query: str, *, after: str | None = None, limit: int = PAGE_HITS
-    ) -> RecallTrial:
+    ) -> TrialRecord:
         """Returns what would be recalled for a query that opens a conversation now.
 
         project: the only project that the caller sees; None: all projects.
@@ -64,9 +64,9 @@ class RecallTrials(Struct, frozen=True):
         start = read_cursor(after, 0)
         agent = await get_agent(self.store, project, uid)
         if not query.strip():
-            return RecallTrial(query, note=None, chosen=(), left_out=(), found=(), next=None)
-        result = await self.trial.try_sentence(agent, query, _MAX_HITS)
-        await asyncio.sleep(0)  # as in the trial
+            return TrialRecord(query, note=None, chosen=(), left_out=(), found=(), next=None)
+        result = await self.runner.try_sentence(agent, query, _MAX_HITS)
+        await asyncio.sleep(0)  # turns get the event loop before the rest, as in `TrialRunner`
         search = result.record
         rows, _ = entry_rows(search, _MAX_HITS)
         entries = [
@@ -79,9 +79,11 @@ class RecallTrials(Struct, frozen=True):
         weak = {seq for seq, _ in search.weak}
         all_found = [replace(entry, reason="") for entry in entries if entry.seq not in weak]
         end = start + limit
+        # One look-up for both lists, which is cut apart again.
         hits = await hit_records(self.store, agent.id, uid, [*in_note, *left_out, *all_found[start:end]])
-        of_note, of_page = hits[: len(in_note) + len(left_out)], hits[len(in_note) + len(left_out) :]
-        return RecallTrial(
+        note_count = len(in_note) + len(left_out)
+        of_note, of_page = hits[:note_count], hits[note_count:]
+        return TrialRecord(
             query=query,
             note=result.note.strip() or None,
             chosen=tuple(hit for hit in of_note if not isinstance(hit, LeftOutRecord)),

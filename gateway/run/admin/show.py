@@ -13,7 +13,7 @@ from gateway.run.admin.memory_by_uid import load_other_profiles
 from gateway.run.admin.memory_names import nothing_found
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
 from gateway.run.admin.plain_text import plural
-from gateway.run.memory.trial import TrialRecall
+from gateway.run.memory.trial import TrialRunner
 from storage.commands import MemorySnapshot
 from storage.listing import ImportOrigin, Retained
 from storage.records import IMPORT, Agent, Block, Exchange, Fact, Message, Scope, State
@@ -49,7 +49,7 @@ class ShowOperation(Struct, frozen=True):
     """Shows memories as text."""
 
     store: Store
-    trial: TrialRecall
+    trial_runner: TrialRunner
     defaults: Defaults = NO_DEFAULTS
 
     async def show(self, raw: RawArguments) -> dict[str, str]:
@@ -92,7 +92,7 @@ class ShowOperation(Struct, frozen=True):
 
     async def _recall_lines(self, agent: Agent, query: str) -> list[str]:
         """Returns the note that would be recalled for a question, and the messages that it finds."""
-        result = await self.trial.try_sentence(agent, query, 0)
+        result = await self.trial_runner.try_sentence(agent, query, 0)
         messages = [m for m in result.record.messages if m.source == "message"][:_MAX_FOUND_MESSAGES]
         note = result.note.strip() or "nothing"
         lines = ["", "Would be recalled", *(f"  {line}" for line in note.splitlines())]

@@ -9,13 +9,13 @@ from msgspec import UNSET
 from gateway.run.admin.memory_records import SourceKind
 from gateway.run.admin.page_paths import page_path
 from gateway.run.admin.plain_text import plural
-from gateway.run.admin.recall_trials import RecallTrial
+from gateway.run.admin.recall_trials import TrialRecord
 from gateway.run.admin.request_records import ExplainedRequest, HitRecord, LeftOutRecord
 
 _Key = tuple[SourceKind, int]
 
 
-def describe_changes(request: ExplainedRequest, trial: RecallTrial) -> str:
+def describe_changes(request: ExplainedRequest, trial: TrialRecord) -> str:
     """Returns a sentence on what is known of why both chose other texts; "": they chose the same, or nothing is known.
 
     request: it has looked for memory itself.
@@ -52,7 +52,7 @@ def _left_out(hits: Iterable[LeftOutRecord], reason: str) -> set[_Key]:
     return {(hit.kind, hit.seq) for hit in hits if hit.reason == reason}
 
 
-def _describe_search(request: ExplainedRequest, trial: RecallTrial) -> str:
+def _describe_search(request: ExplainedRequest, trial: TrialRecord) -> str:
     """Returns a clause on whether one of both alone has searched by meaning; "": neither, both, or it is not known."""
     then = [hit for hit in (*request.chosen, *request.left_out) if hit.score is not None]
     now = [hit for hit in (*trial.chosen, *trial.left_out) if hit.score is not None]

@@ -41,8 +41,8 @@ class TrialResult(Struct, frozen=True):
     record: SearchRecord
 
 
-class TrialRecall(Struct, frozen=True):
-    """Shows what recall would find for a sentence."""
+class TrialRunner(Struct, frozen=True):
+    """Tries what recall would find for a sentence."""
 
     store: Store
     # The tokens that the note may take.

@@ -22,7 +22,7 @@ from gateway.run.admin.outcome_text import describe_going_facts
 from gateway.run.admin.printed import show_block
 from gateway.run.admin.show import ShowOperation
 from gateway.run.background.retention import Retention
-from gateway.run.memory.trial import TrialRecall
+from gateway.run.memory.trial import TrialRunner
 from gateway.settings import BlockSettings, ProjectSettings
 from storage.commands import ForgetTarget
 from tests.doubles.upstream import Call, Gate, Rules, StrictUpstream, call_tools, fail, say
@@ -62,7 +62,7 @@ def perform(world: World, name: str, **arguments: Any) -> Any:
         "memory-forget-preview": forgetting.preview,
         "audit": AuditOperations(world.store, world.clock).show_all,
         "memory-undo": forgetting.undo,
-        "memory-show": ShowOperation(world.store, TrialRecall(world.store, 1000, world.clock)).show,
+        "memory-show": ShowOperation(world.store, TrialRunner(world.store, 1000, world.clock)).show,
     }
     return run(world, operations[name]({"project": "default", **arguments}))
 

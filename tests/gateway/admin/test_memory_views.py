@@ -13,7 +13,7 @@ from gateway.operations import make_request_operations
 from gateway.run.admin.memory_edits import Editor, MemoryEdits
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.recall_trials import RecallTrials
-from gateway.run.memory.trial import TrialRecall
+from gateway.run.memory.trial import TrialRunner
 from gateway.settings import BlockSettings
 from storage.commands import Learned, LearnedFact
 from storage.records import Agent, Scope
@@ -274,7 +274,7 @@ def test_long_texts_are_cut_images_are_a_line_and_off_the_record_is_a_gap(world:
 
 
 def trials(world: World) -> RecallTrials:
-    return RecallTrials(world.store, TrialRecall(world.store, 1_000, world.clock))
+    return RecallTrials(world.store, TrialRunner(world.store, 1_000, world.clock))
 
 
 def test_a_trial_of_recall_shows_what_a_turn_would_recall(world: World) -> None:

@@ -33,7 +33,7 @@ from gateway.run.background.embed import (
 )
 from gateway.run.memory.query_vectors import QueryVectors
 from gateway.run.memory.recall import STREAM_TIME_PARTS
-from gateway.run.memory.trial import TrialRecall
+from gateway.run.memory.trial import TrialRunner
 from gateway.serve import perform_without_server
 from gateway.settings import DatabaseSettings, MemorySettings, Settings, UpstreamSettings
 from storage.commands import ForgetTarget
@@ -216,7 +216,7 @@ def test_the_models_own_search_and_the_operators_look_use_it_too(made: Rememberi
     made.world.chat(user="alice", model="agent/helper").say("Look it up.")
     assert TORTOISE in str(made.world.upstream.last.messages[-1]["content"])
     embed_query = made.world.gateway.app.services.background.embed_query
-    trial = TrialRecall(made.world.store, 1000, made.world.clock, embed_query)
+    trial = TrialRunner(made.world.store, 1000, made.world.clock, embed_query)
     operation = ShowOperation(made.world.store, trial)
     arguments = {"project": "default", "user": "alice", "profile": "helper", "query": QUESTION}
 

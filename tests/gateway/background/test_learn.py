@@ -17,7 +17,7 @@ from adapters.scripted_message import ScriptedCall, ScriptedMessage
 from adapters.types import ModelRequest
 from gateway.run.admin.show import ShowOperation
 from gateway.run.background.worker import Worker
-from gateway.run.memory.trial import TrialRecall
+from gateway.run.memory.trial import TrialRunner
 from storage.errors import Full
 from storage.records import JobState, Scope
 from tests.doubles.upstream import Gate, StrictUpstream, say
@@ -242,7 +242,7 @@ def test_the_operator_sees_what_was_learned_and_why(learner: Learner) -> None:
 
     async def show() -> Any:
         operation = ShowOperation(
-            learner.world.store, TrialRecall(learner.world.store, 1000, learner.world.clock)
+            learner.world.store, TrialRunner(learner.world.store, 1000, learner.world.clock)
         ).show
         return await operation({"project": "default", "user": "alice", "why": True})
 

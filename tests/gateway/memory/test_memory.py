@@ -18,7 +18,7 @@ import pytest
 
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.run.admin.show import ShowOperation
-from gateway.run.memory.trial import TrialRecall
+from gateway.run.memory.trial import TrialRunner
 from gateway.settings import ProfileSettings, ProjectSettings, SideRequest
 from gateway.tokens import tokenizer_for
 from storage.commands import Committed, ForgetTarget, TurnWrite
@@ -314,7 +314,7 @@ def test_memory_show_prints_blocks_messages_and_what_would_be_recalled(
         chat = world.chat(model="agent/helper", user="alice")
         chat.say(FACT)
         chat.say("She is grey.")
-        show = ShowOperation(world.store, TrialRecall(world.store, 1000, world.clock)).show
+        show = ShowOperation(world.store, TrialRunner(world.store, 1000, world.clock)).show
 
         async def shown() -> str:
             where = {"project": "default", "profile": "helper", "user": "alice", "query": QUESTION}

@@ -14,7 +14,7 @@ from gateway.core.memory.transcript import clean_messages
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.run.admin.forget_operations import ForgetOperations
 from gateway.run.admin.show import ShowOperation
-from gateway.run.memory.trial import TrialRecall
+from gateway.run.memory.trial import TrialRunner
 from gateway.settings import BlockSettings
 from storage.records import Scope
 from tests.doubles.upstream import StrictUpstream
@@ -86,7 +86,7 @@ def test_a_block_of_the_same_label_hides_none_of_them(upstream: StrictUpstream, 
         assert "I never eat meat" in upstream.last.messages[-1]["content"]
         found = world.gateway.call(world.store.agents.find(Scope("default", "helper", "user:alice")))
         assert found is not None
-        trial = TrialRecall(world.store, 1000, world.clock)
+        trial = TrialRunner(world.store, 1000, world.clock)
         result = world.gateway.call(trial.try_sentence(found, "Do I eat meat?", 9))
         assert "I never eat meat" in result.note
 
@@ -213,7 +213,7 @@ def test_a_muted_one_is_not_shown(rule: Learner) -> None:
 def test_memory_show_names_it(rule: Learner) -> None:
     say(rule, MEAT)
     world = rule.world
-    show = ShowOperation(world.store, TrialRecall(world.store, 1000, world.clock)).show
+    show = ShowOperation(world.store, TrialRunner(world.store, 1000, world.clock)).show
     text = world.gateway.call(show({"project": "default", "user": "alice"}))["text"]
     assert ", always]  User said: I never eat meat." in text
 
@@ -223,7 +223,7 @@ def test_a_trial_recalls_them_no_more_than_a_reply_does(rule: Learner) -> None:
     say(rule, "Meat was served at the wedding.")
     world = rule.world
     agent = memory_of(world)
-    trial = TrialRecall(world.store, 1000, world.clock)
+    trial = TrialRunner(world.store, 1000, world.clock)
     asked = "When was meat served?"
     result = world.gateway.call(trial.try_sentence(agent, asked, 9))
     assert "at the wedding" in result.note

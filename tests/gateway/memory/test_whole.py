@@ -9,7 +9,7 @@ import pytest
 
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.run.admin.show import ShowOperation
-from gateway.run.memory.trial import TrialRecall
+from gateway.run.memory.trial import TrialRunner
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import Chat, World, agent, remember
 
@@ -137,7 +137,7 @@ def test_memory_show_says_what_would_be_noted(upstream: StrictUpstream, tmp_path
     with remember(upstream, tmp_path, agent()) as world:
         world.chat(model="agent/helper", user="alice").say(CAT)
         world.settle()
-        show = ShowOperation(world.store, TrialRecall(world.store, 1000, world.clock)).show
+        show = ShowOperation(world.store, TrialRunner(world.store, 1000, world.clock)).show
 
         async def shown(query: str) -> str:
             where = {"project": "default", "profile": "helper", "user": "alice", "query": query}
