@@ -155,7 +155,7 @@ class BackgroundServices:
 
         Raises: StoreError.
         """
-        await self.indexing.find_outdated()
+        await self.indexing.recover()
         if self.embedding is not None:
             await self.embedding.schedule.recover()
         if self.learning is not None:
@@ -185,7 +185,7 @@ class BackgroundServices:
 
     def _memory_grew(self, agent_row: int, added: int) -> None:
         """Schedules the work for what was added to a memory other than by a turn. `Growth` calls it."""
-        self.indexing.check(agent_row)
+        self.indexing.add_unchecked(agent_row)
         if self.embedding is not None:
             self.embedding.schedule.add(agent_row, added)
 
@@ -225,7 +225,7 @@ class BackgroundServices:
     async def _learn(self, job: JobContext) -> None:
         assert self.learning is not None  # otherwise the worker has no handler for these jobs
         await self.learning.run_job(job)
-        self.indexing.check(job.agent_row)
+        self.indexing.add_unchecked(job.agent_row)
         if self.embedding is not None:
             # Facts are numbered along with messages, and are embedded as they are.
             self.embedding.schedule.enqueue_now([job.agent_row])

@@ -17,12 +17,16 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-# A memory with this many messages to index is indexed at once: queries read at most 64 exchanges that are not indexed.
+# A memory with this many messages to index is indexed at once. Queries read at most 64 exchanges that are not indexed
+# (`_MAX_UNINDEXED_ROWS` in storage/sql/memory_cache.py), and most exchanges have two messages.
 LONG_BACKLOG = 64
 # A memory is indexed when it has not grown for this long.
 _QUIET_S = 2.0
-# The pause after a memory, as a multiple of the time that it took: turns on a busy gateway need the processor.
+# The pause after a memory, as a multiple of the time that it took: a tenth of the processor's time at most goes to
+# indexing, since the turns of a busy gateway need it.
 _PAUSE_RATIO = 9
+# The most memories that one recovery schedules. The next one finds the others. Chosen, not measured.
+_MAX_RECOVERED_MEMORIES = 10_000
 
 
 class IndexingService:
@@ -50,8 +54,8 @@ class IndexingService:
         if self._urgent or self._task.sleeps_until_woken:
             self._task.wake()
 
-    def check(self, agent_row: int) -> None:
-        """Notes a memory that has grown: it is to be indexed if its index lacks enough messages."""
+    def add_unchecked(self, agent_row: int) -> None:
+        """Notes a memory that has grown: it is to be indexed if its index lacks `INDEX_EVERY` messages or more."""
         self._unchecked.add(agent_row)
         if self._task.sleeps_until_woken:
             self._task.wake()
@@ -60,9 +64,11 @@ class IndexingService:
         """Indexes memories as they fall due, until it is cancelled."""
         await self._task.run()
 
-    async def find_outdated(self) -> None:
-        """Finds the memories that earlier processes left without an up-to-date index."""
-        for agent_row in await self._store.search_index.find_lagging_agents(INDEX_EVERY, 10_000):
+    async def recover(self) -> None:
+        """Schedules the memories that earlier processes left without an up-to-date index."""
+        for agent_row in await self._store.search_index.find_lagging_agents(
+            INDEX_EVERY, _MAX_RECOVERED_MEMORIES
+        ):
             self.add(agent_row, INDEX_EVERY)
 
     async def step(self) -> float | None:
@@ -70,15 +76,7 @@ class IndexingService:
 
         Returns None if no memory has grown.
         """
-        while self._unchecked:
-            agent_row = self._unchecked.pop()
-            try:
-                backlog = await self._store.search_index.count_backlog(agent_row)
-            except Unavailable:
-                self._unchecked.add(agent_row)
-                raise
-            if backlog >= INDEX_EVERY:
-                self.add(agent_row, backlog)
+        await self._look_up_backlogs()
         started = self._clock()
         if not self._urgent:
             if not self._grown:
@@ -101,3 +99,15 @@ class IndexingService:
                 "The search index of memory %d could not be updated, by a fault in the gateway.", agent_row
             )
         return 0.0 if self._urgent else (self._clock() - started) * _PAUSE_RATIO
+
+    async def _look_up_backlogs(self) -> None:
+        """Schedules those of the unchecked memories whose index lacks enough messages."""
+        while self._unchecked:
+            agent_row = self._unchecked.pop()
+            try:
+                backlog = await self._store.search_index.count_backlog(agent_row)
+            except Unavailable:
+                self._unchecked.add(agent_row)
+                raise
+            if backlog >= INDEX_EVERY:
+                self.add(agent_row, backlog)

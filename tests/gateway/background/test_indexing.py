@@ -79,7 +79,7 @@ async def test_one_that_has_grown_is_indexed_if_its_index_lacks_enough() -> None
     memories = Memories()
     memories.backlogs = {1: INDEX_EVERY - 1, 2: INDEX_EVERY, 3: LONG_BACKLOG}
     for agent in memories.backlogs:
-        memories.indexing.check(agent)
+        memories.indexing.add_unchecked(agent)
     await memories.pass_time(0)
     assert memories.indexed == [3]
     for _ in range(2):
@@ -101,7 +101,7 @@ async def test_a_memory_is_indexed_when_the_store_works_again() -> None:
 async def test_a_memory_that_grew_while_the_store_failed_is_checked_when_it_works_again() -> None:
     memories = Memories()
     memories.backlogs = {1: LONG_BACKLOG}
-    memories.indexing.check(1)
+    memories.indexing.add_unchecked(1)
     memories.is_broken = True
     with pytest.raises(Broken):
         await memories.pass_time(0)
@@ -112,7 +112,7 @@ async def test_a_memory_that_grew_while_the_store_failed_is_checked_when_it_work
 
 async def test_what_an_earlier_process_has_left_is_found() -> None:
     memories = Memories()
-    await memories.indexing.find_outdated()
+    await memories.indexing.recover()
     for _ in range(2):
         await memories.pass_time(10)
     assert memories.indexed == [7, 8]
