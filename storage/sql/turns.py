@@ -189,7 +189,7 @@ class Turns(Group):
         return at
 
     @bulk_writes
-    async def settle(
+    async def confirm_edits(
         self,
         connection: Connection,
         agent_row: int,
@@ -198,7 +198,10 @@ class Turns(Group):
         now: float,
         decide: Callable[[Pool], Change],
     ) -> None:
-        """Writes what idle time confirms, for a conversation that did not move since `last_at`."""
+        """Confirms the memory edits of a conversation, if it did not move since `last_at`.
+
+        decide: given the conversation's exchanges, returns the exchanges whose edits are confirmed.
+        """
         # A `last_at` in the future was written before the clock was put back.
         at = min(last_at, now)
         await connection.lock_sharers(agent_row)

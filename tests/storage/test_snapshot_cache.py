@@ -173,7 +173,7 @@ class Life:
             self.now - IDLE_S, self.now, 10
         ):
             decide = partial(_confirmed, now=self.now, named=named)
-            await self.store.turns.settle(agent, conversation, last_at, self.now, decide)
+            await self.store.turns.confirm_edits(agent, conversation, last_at, self.now, decide)
 
     async def index(self) -> None:
         for agent in self.agents():

@@ -475,7 +475,7 @@ async def test_settling_anothers_conversation_reads_nothing_of_it(alice: Speaker
         seen.append(pool)
         return Change(None)
 
-    await bob.store.turns.settle(bob.agent.id, theirs[0].conversation_row, 1.0, 1.0, decide)
+    await bob.store.turns.confirm_edits(bob.agent.id, theirs[0].conversation_row, 1.0, 1.0, decide)
     assert [e for pool in seen for e in pool.exchanges] == []
     assert await alice.rows() == theirs
 

@@ -164,7 +164,7 @@ class BackgroundServices:
             await self.sleeptime.recover()
         if self._is_shared:
             await self._store.conversation_locks.delete_expired()
-        self.maintenance.edits_pending()
+        self.maintenance.note_pending_edits()
         return _RECOVERY_INTERVAL_S
 
     def _pause_s(self, kind: str) -> float:
@@ -199,7 +199,7 @@ class BackgroundServices:
         self.indexing.add(agent_row, messages)
 
     def edits_pending(self) -> None:
-        self.maintenance.edits_pending()
+        self.maintenance.note_pending_edits()
 
     def turn_stored(
         self, agent_row: int, messages: int, sleeptime: Sleeptime | None = None, seq: int | None = None

@@ -18,9 +18,9 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-# Conversations that one step settles.
+# The most conversations whose edits one step confirms. Chosen, not measured.
 _MAX_CONVERSATIONS = 64
-# The least pause between two steps, so that conversations that fall due one after the other are settled together.
+# The least pause between two steps, so that one step serves conversations that fall due shortly after one another.
 _MIN_PAUSE_S = 1.0
 
 
@@ -34,8 +34,8 @@ class Maintenance:
         self._now = now
         self._task = PeriodicTask("maintenance", self.step)
 
-    def edits_pending(self) -> None:
-        """Takes note of a turn with memory edits: they are confirmed when they have stood for the idle time."""
+    def note_pending_edits(self) -> None:
+        """Takes note of a turn with memory edits: they are confirmed when no request has come for the idle time."""
         if self._task.sleeps_until_woken:
             self._task.wake()
 
@@ -44,17 +44,17 @@ class Maintenance:
         await self._task.run()
 
     async def step(self) -> float | None:
-        """Does all that is due now. Returns the seconds until the next step; None: it waits for `edits_pending`."""
+        """Confirms the edits that are due. Returns the seconds until the next step; None: none are pending."""
         now = self._now()
         due = await self._store.turns.list_due(now - self._idle_s, now + self._idle_s, _MAX_CONVERSATIONS)
         has_failed = False
         for agent_row, conversation_row, is_named, last_at in due:
             decide = partial(_confirm, now=now, idle_s=self._idle_s, is_named=is_named)
             try:
-                await self._store.turns.settle(agent_row, conversation_row, last_at, now, decide)
+                await self._store.turns.confirm_edits(agent_row, conversation_row, last_at, now, decide)
             except Unavailable:
                 raise
-            except Exception:  # the other conversations are settled all the same
+            except Exception:  # the edits of the other conversations are confirmed all the same
                 has_failed = True
                 _log.exception(
                     "Memory edits of a conversation could not be confirmed, by a fault in the gateway."
