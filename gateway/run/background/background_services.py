@@ -34,8 +34,9 @@ from gateway.settings import Settings
 from storage.commands import Committed
 from storage.sql.store import Store
 
-# An estimate of how many processes serve one memory in turns. Each process counts only its own turns.
-_PROCESSES = 4
+# How many processes are taken to serve one memory in turns; each counts only its own turns. Chosen, not measured: with
+# more processes than this an agent reads later than its `every` asks, with fewer the store is read more often.
+_PROCESSES_PER_MEMORY = 4
 # The interval at which the work of processes that have ended is recovered. Chosen, not measured.
 _RECOVERY_INTERVAL_S = 600.0
 # A number of turns that is never reached.
@@ -94,6 +95,7 @@ class BackgroundServices:
         route = background_route(settings)
         # The background model that the settings name; None: they name none.
         self.model = None if route is None else self.models.for_route(route)
+        # None: there is no model for embeddings, and memory is searched by words alone.
         self.embedding: EmbeddingService | None = None
         if embedder is not None:
             self.embedding = EmbeddingService(
@@ -109,6 +111,7 @@ class BackgroundServices:
         self.budget = DailyBudget(meter, now, memory.background_daily_tokens, job_metrics.count_call)
         # The schedule of the agents that read memories after their turns; None: there are none (`add_sleeptime`).
         self.sleeptime: Schedule | None = None
+        # None: the settings switch learning off.
         self.learning: LearningService | None = None
         if memory.learn_every:
             read_by_agents = tuple(profile.name for profile in settings.profiles if profile.sleeptime)
@@ -212,7 +215,9 @@ class BackgroundServices:
             # This count only decides when to read the store. If other processes serve the memory as well, this process
             # reads it earlier.
             every = sleeptime.every or _NEVER
-            self.sleeptime.add(agent_row, 1, max(1, every // _PROCESSES) if self._is_shared else every)
+            self.sleeptime.add(
+                agent_row, 1, max(1, every // _PROCESSES_PER_MEMORY) if self._is_shared else every
+            )
         elif self.learning is not None:
             self.learning.schedule.add(agent_row, messages, seq=seq)
 
