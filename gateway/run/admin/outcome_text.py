@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gateway.run.admin.plain_text import escape_controls, plural, shell_word
+from gateway.run.admin.plain_text import count_noun, escape_controls, shell_word
 from storage.records import DEFAULT_PROJECT
 
 # The options that name the owner of a memory.
@@ -52,7 +52,9 @@ def describe_going_facts(preview: dict[str, Any], keep: Sequence[int]) -> str:
     facts = preview["facts"]
     if not facts:
         return ""
-    lines = [f"{plural(preview['more_facts'], 'facts')} would go with it. --keep N keeps one that is true:"]
+    lines = [
+        f"{count_noun(preview['more_facts'], 'facts')} would go with it. --keep N keeps one that is true:"
+    ]
     for fact in facts:
         state = " (stays)" if fact["seq"] in keep else "" if fact["is_true"] else " (no longer true)"
         lines.append(f"  {fact['seq']}{state}  {fact['text']}")
@@ -85,7 +87,7 @@ def describe_forget_result(arguments: dict[str, Any], memories: int, answer: dic
         return f"There was nothing to forget{'.' if is_all else ' but what was begun before; it is gone.'}"
     summary = f"Forgotten: {count} {noun}."
     if kept := len(arguments.get("keep", ())):
-        summary += f" {plural(kept, 'facts')} stayed, on no message."
+        summary += f" {count_noun(kept, 'facts')} stayed, on no message."
     seq = arguments.get("message", arguments.get("exchange"))
     return summary if seq is None else f"{summary} {_describe_possible_quotes(arguments, seq, answer)}"
 
@@ -119,7 +121,7 @@ def describe_export(arguments: dict[str, Any], messages: int, path: str, size: i
     messages: how many messages the export has.
     size: the bytes of the file.
     """
-    count = plural(messages, "messages")
+    count = count_noun(messages, "messages")
     return escape_controls(f"Exported: {_count_owner(arguments)}, {count}, to {path} ({size:,} bytes).")
 
 

@@ -12,13 +12,16 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]
 _FIELD_CONTROLS = re.compile(f"[\\t\\n]|{_CONTROLS.pattern}")
 
 
-def plural(number: int, name: str) -> str:
-    """Returns a number with its noun: 1 turn, 2 turns. name: the noun in the plural."""
-    return f"{number} {name.removesuffix('s') if number == 1 else name}"
+def count_noun(number: int, plural_noun: str) -> str:
+    """Returns a number with its noun: 1 turn, 2 turns. plural_noun: has an s at its end."""
+    return f"{number} {plural_noun.removesuffix('s') if number == 1 else plural_noun}"
 
 
 def shell_word(text: str) -> str:
-    """Returns a word quoted for the shell. Control characters, which a terminal would obey, become escapes."""
+    """Returns a word quoted for the shell. Control characters, which a terminal would obey, become escapes.
+
+    The escapes are in `$'...'`, which is in POSIX since 2024: bash, zsh and ksh read it, dash does not.
+    """
     if not _FIELD_CONTROLS.search(text):
         return shlex.quote(text)
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
@@ -36,4 +39,5 @@ def escape_field(text: str) -> str:
 
 
 def _escape(match: re.Match[str]) -> str:
+    """Returns Python's escape of a character (\\x1b, \\u202e), which `$'...'` reads as well."""
     return ascii(match[0])[1:-1]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from gateway.run.admin.plain_text import plural, shell_word
+from gateway.run.admin.plain_text import count_noun, shell_word
 
 Record = dict[str, Any]
 # Formats of a time for `strftime`.
@@ -58,7 +58,7 @@ def _labelled_column(heading: str, cell: Callable[[Record], str]) -> Column:
 
 def _count_column(name: str) -> Column:
     return Column(
-        name, lambda record: str(record[name]), lambda record: plural(record[name], name), is_number=True
+        name, lambda record: str(record[name]), lambda record: count_noun(record[name], name), is_number=True
     )
 
 

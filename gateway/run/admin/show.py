@@ -12,7 +12,7 @@ from gateway.core.memory.visibility import recallable_messages
 from gateway.run.admin.memory_by_uid import load_other_profiles
 from gateway.run.admin.memory_names import nothing_found
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
-from gateway.run.admin.plain_text import plural
+from gateway.run.admin.plain_text import count_noun
 from gateway.run.memory.trial import TrialRunner
 from storage.commands import MemorySnapshot
 from storage.listing import ImportOrigin, Retained
@@ -118,9 +118,12 @@ def _memory_lines(agent: Agent, snapshot: MemorySnapshot, facts: Sequence[Fact],
 
 def _retained_line(retained: Retained) -> str:
     """Returns how much is retained, as `users` and `conversations` count it."""
-    turns, conversations = plural(retained.turns, "turns"), plural(retained.conversations, "conversations")
+    turns, conversations = (
+        count_noun(retained.turns, "turns"),
+        count_noun(retained.conversations, "conversations"),
+    )
     cancelled = f" ({retained.cancelled} cancelled)" if retained.cancelled else ""
-    return f"{plural(retained.messages, 'messages')} in {turns}{cancelled} of {conversations}"
+    return f"{count_noun(retained.messages, 'messages')} in {turns}{cancelled} of {conversations}"
 
 
 def _exchange_lines(exchange: Exchange, prefix_is_shared: bool, previous: int | None) -> list[str]:

@@ -8,7 +8,7 @@ from msgspec import UNSET
 
 from gateway.run.admin.memory_records import SourceKind
 from gateway.run.admin.page_paths import page_path
-from gateway.run.admin.plain_text import plural
+from gateway.run.admin.plain_text import count_noun
 from gateway.run.admin.recall_trials import TrialRecord
 from gateway.run.admin.request_records import ExplainedRequest, HitRecord, LeftOutRecord
 
@@ -33,11 +33,13 @@ def describe_changes(request: ExplainedRequest, trial: TrialRecord) -> str:
     muted = gone & _left_out(trial.left_out, "muted")
     ended = {key for key in gone if then[key].until is not UNSET}
     clauses = [
-        f"{plural(len(later), 'texts')} came with that question or later" if later else "",
-        f"{plural(forgotten, 'texts')} that it had went when something was forgotten" if forgotten else "",
-        f"{plural(len(ended), 'facts')} that it had ended since" if ended else "",
-        f"{plural(len(muted), 'facts')} that it had must not be mentioned now" if muted else "",
-        f"{plural(len(shown), 'texts')} stood in its conversation already" if shown else "",
+        f"{count_noun(len(later), 'texts')} came with that question or later" if later else "",
+        f"{count_noun(forgotten, 'texts')} that it had went when something was forgotten"
+        if forgotten
+        else "",
+        f"{count_noun(len(ended), 'facts')} that it had ended since" if ended else "",
+        f"{count_noun(len(muted), 'facts')} that it had must not be mentioned now" if muted else "",
+        f"{count_noun(len(shown), 'texts')} stood in its conversation already" if shown else "",
         _describe_search(request, trial) if added or gone else "",
     ]
     known = [clause for clause in clauses if clause]
