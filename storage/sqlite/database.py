@@ -82,7 +82,7 @@ class SqliteDatabase:
             lambda: watch.attach(self._open_writer(connect)),
             watch,
             limits=limits,
-            log_copier=WriteBack(lambda: open_writer(target)),
+            log_copier=WriteBack(lambda: open_writer(target), lambda: self.writer.check_in_place()),
             when_changed=self._report_changes,
             when_failed=self._report_failure,
             when_recovered=self._report_recovery,

@@ -17,15 +17,24 @@ from storage.sqlite.driver import Driver
 
 
 class WriteBack:
-    """Copies the log into the file. connect: opens its connection, in its thread, when it is first needed."""
+    """Copies the log into the file.
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+    connect: opens its connection, in its thread, when it is first needed.
+    check_in_place: called before that, as the log would be copied into any file at the path. Raises Broken if that is
+        not the file that is written.
+    """
+
+    def __init__(
+        self, connect: Callable[[], sqlite3.Connection], check_in_place: Callable[[], None] = lambda: None
+    ) -> None:
         self._connect = connect
+        self._check_in_place = check_in_place
         self._driver: Driver | None = None
 
     async def copy(self) -> None:
         """Copies the present log, without waiting for readers. Raises: sqlite3.Error, StoreError."""
         if self._driver is None:
+            self._check_in_place()
             self._driver = await Driver(self._connect, "mnemogate-writeback").open()
         await self._driver.call(copy_log)
 

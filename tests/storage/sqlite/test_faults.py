@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.core.ids import new_uid
 from gateway.run.background.retention import Retention
@@ -43,6 +44,7 @@ from storage.sqlite.connection import DatabaseFile
 from storage.sqlite.database import connect_current
 from storage.sqlite.reader import Reader, ThreadReader
 from storage.sqlite.result_codes import translate_error
+from storage.sqlite.watch import Changes
 from storage.sqlite.writer import WriterLimits
 from tests.core.conversations import assistant, user
 from tests.doubles.disk import Disk, may_not_grow, use_page
@@ -646,6 +648,29 @@ async def test_a_reader_does_not_write_the_log_of_the_old_file_into_the_one_in_i
         if thread.name == "mnemogate-reader":
             await asyncio.to_thread(thread.join)  # it closes its connection
     assert await asyncio.to_thread(path.read_bytes) == before
+
+
+async def test_a_grown_log_is_not_copied_into_the_file_in_the_place_of_the_one_written(
+    open_store: Any, path: Path, tmp_path: Path
+) -> None:
+    other = await open_store(path=tmp_path / "other.db")
+    _, file = await fill(other, BOB)
+    await other.close()
+    store = await open_store(path=path, limits=replace(BY_HAND, checkpoint_bytes=1))
+    replacements = [tmp_path / "other.db"]
+
+    def put_in_place(_: Changes) -> None:
+        while replacements:
+            replacements.pop().replace(path)
+
+    store.database.when_changed(put_in_place)  # the batch has found its file, and its log is not yet copied
+    await store.agents.find_or_begin(ALICE, (HUMAN,), (), 1.0)
+    await store.database.writer.log.is_free.wait()
+    with contextlib.suppress(Broken):  # unless the file in place is open already
+        await store.keys.create("default", "laptop")
+    assert await store.database.writer.recover()
+    assert await store.files.load_text(file) == FILE_TEXT
+    assert await store.agents.find(ALICE) is None
 
 
 async def test_a_file_that_is_replaced_while_it_is_opened_again_ends_the_turns_under_way(
