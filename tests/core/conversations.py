@@ -195,12 +195,12 @@ def check_fill(request: Request, tree: Tree, listing: HashedList) -> None:
 def _sent_before(tree: Tree, element: PathElement) -> WireMessage | None:
     """Returns a message of a path as it went upstream, None where it is off the record or forgotten."""
     e, content = element.exchange, tree.content(element.exchange)
-    if content.messages is None or element.position in e.redactions:
+    if content.messages is None or element.message_index in e.redactions:
         return None
-    if element.position < 0:
+    if element.message_index < 0:
         reply = content.shown_reply
         return {**reply, "content": NO_REPLY} if reply is not None and is_empty_reply(reply) else reply
-    return with_text_before(content.messages[element.position], e.notes.get(element.position, ""))
+    return with_text_before(content.messages[element.message_index], e.notes.get(element.message_index, ""))
 
 
 def _talk_of(messages: Iterable[WireMessage]) -> list[tuple[str, str]]:

@@ -73,10 +73,10 @@ def supersede_repeated(tree: Tree, path: Sequence[PathElement]) -> None:
     """
     exchanges = list({element.exchange.id: element.exchange for element in path}.values())
     siblings = [
-        (other, each.id)
-        for each in exchanges
-        for other in tree.siblings(each)
-        if not tree.are_apart(other, each)
+        (sibling, exchange.id)
+        for exchange in exchanges
+        for sibling in tree.siblings(exchange)
+        if not tree.are_apart(sibling, exchange)
     ]
     if not siblings or any(is_tombstone(each) or each.redactions for each in exchanges):
         return
@@ -85,10 +85,10 @@ def supersede_repeated(tree: Tree, path: Sequence[PathElement]) -> None:
     for element in path:
         starts.setdefault(element.exchange.id, len(atoms))
         # A prefix that was made elsewhere may be hidden.
-        if not 0 <= element.position < element.exchange.prefix_length:
+        if not 0 <= element.message_index < element.exchange.prefix_length:
             atoms += element.atoms
     last_index = {atom: i for i, atom in enumerate(atoms)}
-    pending = [(other, starts[at]) for other, at in siblings]
+    pending = [(sibling, starts[exchange_id]) for sibling, exchange_id in siblings]
     while pending:
         other, start = pending.pop()
         if is_tombstone(other) or other.redactions:

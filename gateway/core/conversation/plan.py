@@ -380,11 +380,11 @@ def as_they_came_back(
     path: list[PathElement] = []
     for element in elements:
         exchange = element.exchange
-        if element.position >= 0 or exchange.id not in replies:
+        if element.message_index >= 0 or exchange.id not in replies:
             path.append(element)
         # An exchange without a stored reply ends with its last input.
-        last_position = len(exchange.inputs) - 1 if exchange.reply is None else -1
-        if exchange.id in replies and element.position == last_position:
+        last_index = len(exchange.inputs) - 1 if exchange.reply is None else -1
+        if exchange.id in replies and element.message_index == last_index:
             atoms = tuple(atom for i in replies[exchange.id] for atom in listing.atoms[i])
             path.append(PathElement(exchange, -1, atoms, exchange.offset + len(flat(exchange))))
     return path

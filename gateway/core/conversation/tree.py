@@ -39,18 +39,18 @@ class PathElement(NamedTuple):
 
     exchange: Exchange
     # The index of the message in the exchange's input; -1: it is the reply.
-    position: int
+    message_index: int
     atoms: tuple[Atom, ...]
     # How many atoms the path has before this message.
     offset: int
 
     @property
-    def at(self) -> PathPosition:
-        """Its position on the path."""
+    def position(self) -> PathPosition:
+        """The position of the message on the path."""
         return PathPosition(self.exchange.depth, self.offset)
 
 
-def _elements_of(exchange: Exchange) -> Iterator[PathElement]:
+def _split_exchange(exchange: Exchange) -> Iterator[PathElement]:
     """Yields the messages of one exchange: those of its input, then its reply."""
     offsets = [*accumulate(map(len, exchange.inputs), initial=exchange.offset)]
     for i, atoms in enumerate(exchange.inputs):
@@ -261,7 +261,7 @@ class Tree:
             uncached.append(ancestor)
             ancestor = self.parent(ancestor)
         if exchange is not None and uncached:
-            path = (*path, *(element for each in reversed(uncached) for element in _elements_of(each)))
+            path = (*path, *(element for each in reversed(uncached) for element in _split_exchange(each)))
             self._elements[exchange.id] = path
         return path
 
@@ -276,7 +276,7 @@ class Tree:
         return exchange.parent is not None and not any(map(is_user, exchange.inputs))
 
     def prior(self, exchange: Exchange) -> int | None:
-        """Returns the nearest ancestor that added text or rounds of the gateway to the path."""
+        """Returns the id of the nearest ancestor that added text or rounds of the gateway to the path."""
         parent = self.parent(exchange)
         if parent is None:
             return None

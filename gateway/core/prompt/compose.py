@@ -131,11 +131,11 @@ def _put_notes_by_comparison(
     last_inputs: list[tuple[int, Exchange]] = []
     for i, element in _align_with_path(listing, end, path):
         composition.list_at.setdefault(listing.positions[i], element)
-        if element.position == len(element.exchange.inputs) - 1:
+        if element.message_index == len(element.exchange.inputs) - 1:
             last_inputs.append((i, element.exchange))
-        if element.position == -1:
+        if element.message_index == -1:
             replies[i] = element.exchange
-        elif is_user(element.atoms) and (note := element.exchange.notes.get(element.position)):
+        elif is_user(element.atoms) and (note := element.exchange.notes.get(element.message_index)):
             composition.put_note(listing.positions[i], note, 0)
     # One message may be met for several atoms.
     composition.note_tokens = sum(map(estimate_tokens, composition.notes.values()))

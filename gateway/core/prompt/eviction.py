@@ -52,7 +52,7 @@ class Eviction(Struct, frozen=True):
             return PathPosition(plan.exchange.depth, plan.exchange.offset + sum(map(len, before)))
         if not self.is_plain:
             element = composition.list_at.get(index)
-            return None if element is None else element.at
+            return None if element is None else element.position
         # The list is the path, so the atoms before a message are its offset. Its depth is at least this: each exchange
         # that follows has an atom or more.
         following = listing.offsets[listing.answered] - listing.offsets[i]

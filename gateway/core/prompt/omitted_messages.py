@@ -32,14 +32,14 @@ def omitted_messages(tree: Tree, plan: Plan, offered: Container[str]) -> list[In
             if is_made_without_earlier(stored.content.shown_reply):
                 omitted = [replace(earlier, message=without_result(earlier.message)) for earlier in omitted]
         note = ""
-        if element.position >= 0:
-            messages = stored.input(element.position)
+        if element.message_index >= 0:
+            messages = stored.input(element.message_index)
             if is_user(element.atoms):
-                note = element.exchange.notes.get(element.position, "")
+                note = element.exchange.notes.get(element.message_index, "")
         else:
             messages = stored.reply(offered)
         for message in messages if stored.is_same_model else map(for_another_model, messages):
-            omitted.append(InsertedMessage.of(message, element.atoms, element.at, note))
+            omitted.append(InsertedMessage.of(message, element.atoms, element.position, note))
     return omitted
 
 
@@ -142,4 +142,4 @@ def _sendable(elements: Sequence[PathElement], listing: HashedList) -> list[Path
 def _is_gone(element: PathElement) -> bool:
     """Returns whether a message is forgotten or off the record."""
     exchange = element.exchange
-    return element.position in exchange.redactions or is_tombstone(exchange)
+    return element.message_index in exchange.redactions or is_tombstone(exchange)

@@ -162,7 +162,13 @@ def test_the_messages_of_a_path_are_placed_in_one_pass(world: World) -> None:
     world.say([user("one"), assistant(None, call("1"), call("2")), result("1", "a"), user("two")], "Both.")
     (e,) = world.memory().records.values()
     e = replace(e, depth=2, offset=10, inputs=Inputs(e.inputs))
-    assert [element.at for element in Tree([e]).elements(e)] == [(2, 10), (2, 11), (2, 13), (2, 14), (2, 15)]
+    assert [element.position for element in Tree([e]).elements(e)] == [
+        (2, 10),
+        (2, 11),
+        (2, 13),
+        (2, 14),
+        (2, 15),
+    ]
 
 
 def test_questions_are_looked_up_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,8 +206,8 @@ def test_a_path_is_taken_apart_once_until_its_tree_changes(world: World) -> None
     assert line[: len(above)] == above
     assert [a for element in line for a in element.atoms] == tree.atoms(tree.by_id[3])
     tree.change(2, reply=(), superseded=True)
-    assert [(x.exchange.id, x.position) for x in tree.elements(tree.by_id[3])] == [
-        (x.exchange.id, x.position) for x in line
+    assert [(x.exchange.id, x.message_index) for x in tree.elements(tree.by_id[3])] == [
+        (x.exchange.id, x.message_index) for x in line
     ]
     assert tree.elements(tree.by_id[3])[3].exchange is tree.by_id[2]
     tree.change(2, reply=None)
