@@ -21,7 +21,7 @@ from storage.usage_records import EACH_USER, REFUSE, UsageLimit
 _MINUTE_S: Final = 60
 # A cost is counted in billionths of the currency.
 _BILLION: Final = 1_000_000_000
-# Units in which a request may use more than it has reserved: how much it uses is known only at its end.
+# Units in which a request may use more than it has reserved, since how much it uses is known only at its end.
 MEASURED_UNITS: Final = ("tokens", "cost")
 # Periods with stored sums. For a minute, and for requests under way, each process knows only its own part.
 STORED_PERIODS: Final = ("day", "month")
@@ -63,7 +63,7 @@ class Period(NamedTuple):
         return self.begin <= now < self.end
 
 
-def period_of(per: str | None, now: float) -> Period:
+def period_at(per: str | None, now: float) -> Period:
     """Returns the period in which a time is, by the calendar of UTC."""
     if per is None:
         return Period(0.0, math.inf)
@@ -76,13 +76,13 @@ def period_of(per: str | None, now: float) -> Period:
     return Period(first.timestamp(), first.timestamp() + days * DAY_S)
 
 
-def bound_of(limit: UsageLimit, processes: int) -> int:
+def process_bound(limit: UsageLimit, process_count: int) -> int:
     """Returns the amount up to which each process may go. A cost is in billionths, so that sums are exact.
 
-    processes: how many processes share the limit.
+    process_count: how many processes share the limit.
     """
-    part = limit.most if limit.per in STORED_PERIODS else limit.most / processes
-    return round(part * _BILLION) if limit.unit == "cost" else math.ceil(part)
+    share = limit.most if limit.per in STORED_PERIODS else limit.most / process_count
+    return round(share * _BILLION) if limit.unit == "cost" else math.ceil(share)
 
 
 def displayed_amount(limit: UsageLimit, amount: int) -> float:
@@ -100,15 +100,15 @@ class Bucket(Struct, eq=False):
     user: str
     period: Period
     # The index in `Amounts` of what it counts.
-    column: int
+    amount_index: int
     used: int = 0
     reserved: int = 0
     # `used` includes what this and other processes have used before the bucket was made.
     is_loaded: bool = False
     # The part of `used` from days that are not read again.
-    earlier: int = 0
-    # The first day that is read again; 0: all days are.
-    read_from: int = 0
+    used_earlier: int = 0
+    # The first day that is read again, in days since the epoch; 0: all days are.
+    first_reread_day: int = 0
     # A request has asked for the bucket since the usage of other processes was last read.
     was_asked_for: bool = False
 
@@ -116,11 +116,11 @@ class Bucket(Struct, eq=False):
     def begin(cls, limit: UsageLimit, bound: int, user: str, now: float) -> Bucket:
         """Makes the bucket of the period in which a time is."""
         is_loaded = limit.per not in STORED_PERIODS
-        return cls(limit, bound, user, period_of(limit.per, now), _column_of(limit), is_loaded=is_loaded)
+        return cls(limit, bound, user, period_at(limit.per, now), _amount_index(limit), is_loaded=is_loaded)
 
     def lets_in(self, wanted: Amounts) -> bool:
         """Returns whether a request that may use these amounts may begin."""
-        if self.used + self.reserved + wanted[self.column] <= self.bound:
+        if self.used + self.reserved + wanted[self.amount_index] <= self.bound:
             return True
         return self.limit.unit in MEASURED_UNITS and not self.reserved and self.used < self.bound
 
@@ -162,7 +162,7 @@ class LimitReservation(Struct, eq=False):
 
     def uncounted(self, used: Amounts, bucket: Bucket) -> int:
         """Returns the part of what the request has used that counts towards a bucket."""
-        return used[bucket.column] - self.counted.get(bucket.limit.id, 0)
+        return used[bucket.amount_index] - self.counted.get(bucket.limit.id, 0)
 
     def count_ended_minutes(self, used: Amounts, now: float) -> None:
         """Counts what the request has used so far in a minute that is over. What follows counts in a later minute."""
@@ -171,7 +171,7 @@ class LimitReservation(Struct, eq=False):
             if limit.unit in MEASURED_UNITS and limit.per == "minute" and bucket.period.end <= now:
                 bucket.reserved -= self.amounts.pop(bucket)
                 bucket.used += self.uncounted(used, bucket)
-                self.counted[limit.id] = used[bucket.column]
+                self.counted[limit.id] = used[bucket.amount_index]
 
     def settle(self, used: Amounts) -> None:
         """Replaces the reserved amounts by the used amounts."""
@@ -191,14 +191,8 @@ def limits_for(limits: Iterable[UsageLimit], key_id: int, user: str) -> list[Usa
         if limit.key_id in (None, key_id)
         and (limit.user in (None, EACH_USER) or (limit.user == user and user))
     ]
-    of_named_user = {
-        (limit.unit, limit.per, limit.key_id) for limit in matching if limit.user not in (None, EACH_USER)
-    }
-    return [
-        limit
-        for limit in matching
-        if limit.user != EACH_USER or (limit.unit, limit.per, limit.key_id) not in of_named_user
-    ]
+    replaced_kinds = {_kind_of(limit) for limit in matching if limit.user not in (None, EACH_USER)}
+    return [limit for limit in matching if limit.user != EACH_USER or _kind_of(limit) not in replaced_kinds]
 
 
 def have_room(buckets: Iterable[Bucket], wanted: Amounts) -> bool:
@@ -247,7 +241,12 @@ def format_duration(seconds: int) -> str:
     return f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
 
 
-def _column_of(limit: UsageLimit) -> int:
+def _kind_of(limit: UsageLimit) -> tuple[object, ...]:
+    """Returns what two limits share of which one replaces the other."""
+    return limit.unit, limit.per, limit.key_id
+
+
+def _amount_index(limit: UsageLimit) -> int:
     """Returns the index in `Amounts` of what a limit counts."""
     if limit.unit == "requests":
         return Amounts._fields.index("let_in" if limit.per == "minute" else "answered")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from gateway.core.dates import DAY_S
-from gateway.core.usage.limit_rules import STORED_PERIODS, Bucket, bound_of
+from gateway.core.usage.limit_rules import STORED_PERIODS, Bucket, process_bound
 from gateway.run.usage.meter import ANSWERED, COST, INPUT, OUTPUT, Meter
 from storage.errors import StoreError, is_known
 from storage.sql.usage import Usage
@@ -39,7 +39,7 @@ class LimitBuckets:
         # The number of buckets at which some are dropped the next time.
         self._drops_at = _MAX_BUCKETS
         # How many processes share the limits.
-        self._processes = 1
+        self._process_count = 1
         # The tasks that load buckets.
         self._loads: dict[Bucket, asyncio.Task[None]] = {}
         usage.when_forgotten(self._forget)
@@ -58,10 +58,10 @@ class LimitBuckets:
         for limit in limits:
             subject = user if limit.user == EACH_USER else ""
             bucket = self._buckets.get((limit.id, subject))
-            if bucket is None or not bucket.period.begin <= now < bucket.period.end:
+            if bucket is None or not bucket.period.has(now):
                 # Also a bucket of a future period is replaced: a clock that was ahead has left it. A limit on requests
                 # under way has one bucket for ever.
-                bucket = Bucket.begin(limit, bound_of(limit, self._processes), subject, now)
+                bucket = Bucket.begin(limit, process_bound(limit, self._process_count), subject, now)
                 self._buckets[limit.id, subject] = bucket
             bucket.was_asked_for = True
             buckets.append(bucket)
@@ -71,14 +71,14 @@ class LimitBuckets:
         """Returns the last bucket of a limit and a user; None: there is none, so the table has all that was used."""
         return self._buckets.get((limit.id, user if limit.user == EACH_USER else ""))
 
-    def replace_limits(self, limits: Mapping[int, UsageLimit], processes: int) -> None:
+    def replace_limits(self, limits: Mapping[int, UsageLimit], process_count: int) -> None:
         """Sets the bounds of buckets to changed limits. What was used of each limit stays.
 
         limits: all limits as they are now, by their ids.
-        processes: how many processes share them.
+        process_count: how many processes share them.
         """
-        self._processes = processes
-        bounds = {id: bound_of(limit, processes) for id, limit in limits.items()}
+        self._process_count = process_count
+        bounds = {id: process_bound(limit, process_count) for id, limit in limits.items()}
         self._buckets = {key: each for key, each in self._buckets.items() if key[0] in limits}
         for (id, _), bucket in self._buckets.items():
             bucket.limit = limits[id]
@@ -131,11 +131,11 @@ class LimitBuckets:
         first_day = int(bucket.period.begin // DAY_S)
         last_day = int(bucket.period.end // DAY_S) - 1
         yesterday = max(first_day, int(self._now() // DAY_S) - 1)
-        unread_day = bucket.read_from or first_day
+        unread_day = bucket.first_reread_day or first_day
         if unread_day < yesterday:
-            bucket.earlier += await self._read_days(bucket, unread_day, yesterday - 1)
-            bucket.read_from = yesterday
-        return bucket.earlier + await self._read_days(bucket, max(unread_day, yesterday), last_day)
+            bucket.used_earlier += await self._read_days(bucket, unread_day, yesterday - 1)
+            bucket.first_reread_day = yesterday
+        return bucket.used_earlier + await self._read_days(bucket, max(unread_day, yesterday), last_day)
 
     async def _read_days(self, bucket: Bucket, first: int, last: int) -> int:
         """Returns what all processes have used of a limit on some days."""

@@ -136,7 +136,7 @@ class Limiter:
         # The name by which other processes know this one; None: it takes no requests.
         self._process_name = secrets.token_hex(8) if takes_requests else None
         # How many processes share the limits.
-        self._processes = 1
+        self._process_count = 1
         # The number of the last change of the limits, and of the last one that was read.
         self._change, self._change_read = 1, 0
         self._changed = asyncio.Event()
@@ -164,7 +164,7 @@ class Limiter:
         self._limits_by_id = limits_by_id
         self._named_holders = {name for limit in limits for name in (limit.key_id, limit.user)}
         self._cached_limits.cache_clear()
-        self._buckets.replace_limits(limits_by_id, self._processes)
+        self._buckets.replace_limits(limits_by_id, self._process_count)
         if new_ids:
             self._reserve_under_way(new_ids)
 
@@ -174,7 +174,7 @@ class Limiter:
             limits = [limit for limit in self._limits_of(receipt) if limit.id in new_ids]
             for bucket in self._buckets.get(limits, receipt.user):
                 # Its tokens are counted when the request ends.
-                reservation.reserve(bucket, _NO_TOKENS[bucket.column])
+                reservation.reserve(bucket, _NO_TOKENS[bucket.amount_index])
 
     async def run(self) -> None:
         """Reads the limits again when they have changed, until it is cancelled."""
@@ -313,7 +313,7 @@ class Limiter:
         for bucket in buckets:
             reserved_amount = reservation.amounts.get(bucket, 0)
             used_amount = reservation.uncounted(used, bucket)
-            wanted_amount = wanted[bucket.column]
+            wanted_amount = wanted[bucket.amount_index]
             if not bucket.lets_go_on(reserved_amount, used_amount, wanted_amount):
                 raise refusal_by(bucket, self._now(), used_amount)
             amounts[bucket] = used_amount + wanted_amount
@@ -347,7 +347,7 @@ class Limiter:
         """Reserves amounts in buckets until `settle`. substitute: as in `LimitReservation`."""
         amounts: dict[Bucket, int] = {}
         for bucket in buckets:
-            amounts[bucket] = amount = wanted[bucket.column]
+            amounts[bucket] = amount = wanted[bucket.amount_index]
             bucket.reserved += amount
         self._reservations[receipt] = LimitReservation(amounts, substitute)
 
@@ -394,7 +394,7 @@ class Limiter:
         for limit in self._limits_of(receipt):
             bucket = self._buckets.find(limit, receipt.user)
             if bucket is not None and limit.unit in MEASURED_UNITS:
-                bucket.used += used[bucket.column]
+                bucket.used += used[bucket.amount_index]
 
     # -- the state of the limits
 
@@ -419,9 +419,9 @@ class Limiter:
             return
         now = self._now()
         writers = await self._store.usage.record_writer(self._process_name, now, now - self._shared_s)
-        if self._processes != max(1, writers):
-            self._processes = max(1, writers)
-            self._buckets.replace_limits(self._limits_by_id, self._processes)
+        if self._process_count != max(1, writers):
+            self._process_count = max(1, writers)
+            self._buckets.replace_limits(self._limits_by_id, self._process_count)
         await self._buckets.refresh()
 
     async def leave(self) -> None:

@@ -9,12 +9,12 @@ import pytest
 from gateway.core.usage.limit_rules import (
     Bucket,
     LimitReservation,
-    bound_of,
     find_full_buckets,
     format_duration,
     have_room,
     limits_for,
-    period_of,
+    period_at,
+    process_bound,
     used_amounts,
     wanted_amounts,
 )
@@ -28,7 +28,7 @@ def limit(id: int = 1, **fields: object) -> UsageLimit:
 
 def bucket(used: int = 0, reserved: int = 0, **fields: object) -> Bucket:
     made = limit(**fields)
-    found = Bucket.begin(made, bound_of(made, 1), "", 0.0)
+    found = Bucket.begin(made, process_bound(made, 1), "", 0.0)
     found.used, found.reserved = used, reserved
     return found
 
@@ -46,7 +46,7 @@ def at(*parts: int) -> float:
     ],
 )
 def test_periods_are_the_calendars(per: str, begin: float, end: float) -> None:
-    assert period_of(per, at(2026, 2, 28, 23, 59, 30)) == (begin, end)
+    assert period_at(per, at(2026, 2, 28, 23, 59, 30)) == (begin, end)
 
 
 def test_a_limit_of_a_named_user_takes_the_place_of_each_users() -> None:
@@ -100,7 +100,7 @@ def test_there_is_room_in_what_is_loaded() -> None:
     ],
 )
 def test_processes_share_what_each_counts_alone(fields: dict[str, object], bound: int) -> None:
-    assert bound_of(limit(**fields), 3) == bound
+    assert process_bound(limit(**fields), 3) == bound
 
 
 @pytest.mark.parametrize(
