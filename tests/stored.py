@@ -23,7 +23,7 @@ from gateway.core.conversation.fast_path import finish_plain, plan_plain
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.lookup import probes_for_list, probes_for_plain_turn
 from gateway.core.conversation.match_query import MemoryUse, Query
-from gateway.core.conversation.openings import begins_conversation, opening_of, openings_of
+from gateway.core.conversation.openings import begins_conversation, digest_opening, digest_openings
 from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.request_end import RequestEnd
 from gateway.core.conversation.tree import Tree
@@ -212,7 +212,7 @@ class Speaker:
                 tree = Tree(pool.exchanges, pool.contents, pool.forgotten_hashes)
             plan = await retry_with_contents(turns, agent, tree, partial(plan_turn, tree, query))
             if key is None and not listing.answered and not is_new:
-                turns.cache_openings(agent, snapshot, openings_of(tree))
+                turns.cache_openings(agent, snapshot, digest_openings(tree))
         fresh = {} if mode is MemoryUse.OFF else self._notes(tree, plan)
         if tree is None:
             composition = compose(Tree(snapshot.additions.rounds), plan, offered, fresh, snapshot.additions)
@@ -283,7 +283,7 @@ class Speaker:
             change=decide(Pool((), None)) if turn.begins_conversation else None,
             planned_next_seq=turn.snapshot.next_seq,
             planned_agent_rev=turn.snapshot.rev,
-            opening=opening_of(plan, now),
+            opening=digest_opening(plan, now),
             edits=[memory_insert(0, f"{now}-{i}", text) for i, text in enumerate(edited)],
             section=section,
             defaults=defaults,

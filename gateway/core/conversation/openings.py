@@ -8,6 +8,7 @@ compare the list with the exchanges themselves.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import inf
 
 from gateway.core.conversation.canonical import is_user
 from gateway.core.conversation.hashed_list import HashedList
@@ -35,32 +36,35 @@ def begins_conversation(query: Query, openings: Iterable[Opening]) -> bool:
         or not len(listing)
     ):
         return False
-    words_of: dict[int, list[str]] = {}
+    words_by_index: dict[int, list[str]] = {}
     return not any(
         opening.begun > query.now
-        or (query.now - opening.at <= query.idle_s and _may_extend(listing, opening, words_of))
+        or (query.now - opening.at <= query.idle_s and _may_extend(listing, opening, words_by_index))
         for opening in openings
     )
 
 
-def opening_of(plan: Plan, at: float) -> Opening | None:
-    """Returns the opening that a turn is if it is written at this time; None: it is none, or has an id."""
+def digest_opening(plan: Plan, at: float) -> Opening | None:
+    """Returns the digests of a turn that opens a conversation without an id; None: the turn does not.
+
+    at: when the turn is written, in seconds since the epoch.
+    """
     exchange, messages = plan.exchange, plan.messages
     if plan.match.match_point is not None or plan.query.is_named or not messages:
         return None
-    return _opening(exchange, messages[-1], at)
+    return _digest(exchange, messages[-1], at)
 
 
-def openings_of(tree: Tree) -> list[Opening]:
+def digest_openings(tree: Tree) -> list[Opening]:
     """Returns the digests of those openings of a tree that nothing continues, the newest last."""
-    openings = sorted(
-        (opening for opening in tree if opening.parent is None and not opening.continued),
+    first_exchanges = sorted(
+        (exchange for exchange in tree if exchange.parent is None and not exchange.continued),
         key=lambda exchange: exchange.begun,
     )
-    return [_opening(opening, _last_message(tree, opening), _ended_at(opening)) for opening in openings]
+    return [_digest(each, _last_message(tree, each), _ended_at(each)) for each in first_exchanges]
 
 
-def _opening(exchange: Exchange, last: WireMessage | None, at: float) -> Opening:
+def _digest(exchange: Exchange, last: WireMessage | None, at: float) -> Opening:
     """Returns the digests of an exchange. last: the last message of its input; None: its content is not loaded."""
     if last is None:
         return Opening(at, exchange.begun, exchange.inputs, word_count=None, stem=None)
@@ -68,25 +72,25 @@ def _opening(exchange: Exchange, last: WireMessage | None, at: float) -> Opening
     return Opening(at, exchange.begun, exchange.inputs, len(words), _stem(words, len(words)))
 
 
-def _may_extend(listing: HashedList, old: Opening, words_of: dict[int, list[str]]) -> bool:
+def _may_extend(listing: HashedList, opening: Opening, words_by_index: dict[int, list[str]]) -> bool:
     """Returns whether a list may extend an opening, by the rules of `Tree.extends`.
 
-    words_of: a cache of the words of the list's messages, by index.
+    words_by_index: a cache of the words of the list's messages.
     """
-    last_index = len(old.inputs) - 1
+    last_index = len(opening.inputs) - 1
     atoms = listing.atoms
     if not 0 <= last_index < len(atoms):
         return False
-    if atoms[last_index] != old.inputs[last_index]:
-        if not (is_user(atoms[last_index]) and is_user(old.inputs[last_index])):
+    if atoms[last_index] != opening.inputs[last_index]:
+        if not (is_user(atoms[last_index]) and is_user(opening.inputs[last_index])):
             return False
-        if old.word_count is not None:
-            if last_index not in words_of:
-                words_of[last_index] = transcript_words(listing.text(last_index))
-            words = words_of[last_index]
-            if not 0 < old.word_count <= len(words) or _stem(words, old.word_count) != old.stem:
+        if opening.word_count is not None:
+            if last_index not in words_by_index:
+                words_by_index[last_index] = transcript_words(listing.text(last_index))
+            words = words_by_index[last_index]
+            if not 0 < opening.word_count <= len(words) or _stem(words, opening.word_count) != opening.stem:
                 return False
-    return tuple(atoms[:last_index]) == old.inputs[:last_index]
+    return tuple(atoms[:last_index]) == opening.inputs[:last_index]
 
 
 def _stem(words: Sequence[str], count: int) -> int:
@@ -108,4 +112,4 @@ def _last_message(tree: Tree, exchange: Exchange) -> WireMessage | None:
 def _ended_at(exchange: Exchange) -> float:
     """Returns when an opening ended; infinity while it is under way."""
     ended = exchange.stopped if exchange.ended is None else exchange.ended
-    return float("inf") if ended is None else max(ended, exchange.touched)
+    return inf if ended is None else max(ended, exchange.touched)

@@ -19,7 +19,7 @@ from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.loaded import is_loaded_enough
 from gateway.core.conversation.lookup import RECENT_EXCHANGES, probes_for_list
 from gateway.core.conversation.match_query import MemoryUse, Query
-from gateway.core.conversation.openings import begins_conversation, openings_of
+from gateway.core.conversation.openings import begins_conversation, digest_openings
 from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.tree import PathElement, Tree
 from gateway.core.conversation.wire_message import WireMessage
@@ -221,7 +221,7 @@ async def _load_and_plan(
         plan = await retry_with_contents(store.turns, agent, tree, partial(plan_turn, tree, query))
         evicted = evicted_before(plan.match.match_point, window)
         if not query.is_named and not query.listing.answered:
-            store.turns.cache_openings(agent, snapshot, openings_of(tree))
+            store.turns.cache_openings(agent, snapshot, digest_openings(tree))
         if reach == _WHOLE_CONVERSATION or not tree.is_partial:
             return _PlannedTurn(plan, tree)
         if is_loaded_enough(tree, plan, evicted, last_at, snapshot.exchange):

@@ -10,7 +10,7 @@ from gateway.core.conversation import settle
 from gateway.core.conversation.change import plan_change
 from gateway.core.conversation.fast_path import finish_opening, finish_plain
 from gateway.core.conversation.lookup import RECENT_EXCHANGES, probes_for_list, probes_for_plain_turn
-from gateway.core.conversation.openings import opening_of
+from gateway.core.conversation.openings import digest_opening
 from gateway.core.conversation.plan import lowest_change_depth
 from gateway.core.conversation.request_end import RequestEnd
 from gateway.core.conversation.wire_message import WireMessage, text_of
@@ -75,7 +75,7 @@ def make_turn_write(
         section=section,
         defaults=() if context.agent.is_stored else context.request.spec.own_blocks,
         shared=() if context.agent.is_stored else context.request.spec.shared_blocks,
-        opening=None if context.is_plain else opening_of(plan, request_end.now),
+        opening=None if context.is_plain else digest_opening(plan, request_end.now),
         chars=sum(map(len, map(text_of, (*plan.messages, *request_end.full_reply)))),
         recall=None if receipt is None or plan.off_record else recall_row_maker(prompt, outcome, receipt),
     )
