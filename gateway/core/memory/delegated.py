@@ -32,13 +32,13 @@ from storage.records import Scope
 # The fewest bytes, without white space, of an argument that can be a task. Shorter ones are names and numbers, which a
 # user may send as a whole message. Not measured.
 _MIN_BYTES = 16
-# The longest wait of a call for its result.
+# The longest wait of a call for its result. Chosen: a sub-agent works for minutes.
 _WAIT_S = 3600.0
-# The most waiting calls of a memory.
+# The most waiting calls of a memory, and the most memories that have such calls. They bound what a process holds. Not
+# measured.
 _MAX_CALLS = 64
-# The most memories with waiting calls.
 _MAX_MEMORIES = 1024
-# The most texts of a call that are noted. Models give a few tasks at once.
+# The most texts of a call that are noted. Models give a few tasks at once. Not measured.
 _MAX_TEXTS = 64
 # Two arguments with a heading between them are looked for only in a call of at most this many, since the pairs are
 # tried one by one. Not measured.
@@ -52,27 +52,25 @@ _Messages = Sequence[Mapping[str, Any]]
 class _WaitingCall(Struct, frozen=True):
     """A call of a client's tool that has no result yet. Hashes and lengths are those of texts without white space."""
 
-    # The name of the tool.
-    tool: str
+    tool_name: str
     # The texts among its arguments: hash -> length in bytes.
-    arguments: Mapping[int, int]
+    argument_bytes: Mapping[int, int]
     # The hash of the user's message that the call was made for.
-    question: int
-    # Seconds since the epoch.
-    at: float
+    question_hash: int
+    # When its reply came, in seconds since the epoch.
+    made_at: float
 
     def quotes(self, text: bytes) -> bool:
         """Returns whether a text is one of the arguments, or begins with one and ends with another."""
-        arguments = self.arguments
-        if arguments.get(hash(text), 0) >= _MIN_BYTES:
+        if self.argument_bytes.get(hash(text), 0) >= _MIN_BYTES:
             return True
-        paired = arguments.items() if len(arguments) <= _MAX_PAIRED_ARGUMENTS else ()
+        paired = self.argument_bytes.items() if len(self.argument_bytes) <= _MAX_PAIRED_ARGUMENTS else ()
         return any(
             first_bytes >= _MIN_BYTES
             and 0 <= len(text) - first_bytes - last_bytes <= _HEADING_BYTES
-            and hash(text[:first_bytes]) == first
-            and hash(text[-last_bytes:]) == last
-            for (first, first_bytes), (last, last_bytes) in permutations(paired, 2)
+            and hash(text[:first_bytes]) == first_hash
+            and hash(text[-last_bytes:]) == last_hash
+            for (first_hash, first_bytes), (last_hash, last_bytes) in permutations(paired, 2)
         )
 
 
@@ -127,21 +125,22 @@ class DelegatedTasks:
             return False
         texts = _user_texts(messages)
         task = next(texts, b"")
-        questions = [
-            call.question
+        question_hashes = [
+            call.question_hash
             for call in waiting.values()
-            if call.tool not in offered
-            and now - call.at <= _WAIT_S
+            if call.tool_name not in offered
+            and now - call.made_at <= _WAIT_S
             and call.quotes(task)
-            and hash(task) != call.question
+            and hash(task) != call.question_hash
         ]
-        if not questions:
+        if not question_hashes:
             return False
-        earlier = [hash(text) for text in texts]
+        earlier_hashes = [hash(text) for text in texts]
         # A handoff goes on in the caller's list, where the task directly follows the question.
         is_after_user = [m.get("role") for m in messages[-2:]] == ["user", "user"]
         return any(
-            question not in earlier or (is_after_user and question == earlier[0]) for question in questions
+            question_hash not in earlier_hashes or (is_after_user and question_hash == earlier_hashes[0])
+            for question_hash in question_hashes
         )
 
 
@@ -162,8 +161,8 @@ def _argument_texts(arguments: object) -> Iterator[bytes]:
     values: Iterable[object] = value.values() if isinstance(value, dict) else ()
     if isinstance(value, str):
         values = (value,)
-    for each in values:
-        for item in each if isinstance(each, list) else (each,):
+    for argument in values:
+        for item in argument if isinstance(argument, list) else (argument,):
             text = text_of(item) if isinstance(item, dict) and "role" in item else item
             if isinstance(text, str) and (squashed := without_space_utf8(text)):
                 yield squashed
