@@ -53,7 +53,7 @@ class Clock:
         self.now += seconds
 
 
-# The last clock of each folder with a file.
+# The last clock of each folder.
 _clocks: dict[Path | str, Clock] = {}
 
 
@@ -348,7 +348,7 @@ def remember(
     is_new = isinstance(place, Path) and not file.exists()
     if clock is None:
         # A gateway that comes back goes on with the time: else what the one before has left would be due later.
-        clock = Clock() if is_new else _clocks.get(place, Clock())
+        clock = _clocks.get(place, Clock())
     if isinstance(place, Path):
         _clocks[place] = clock
     # No deadline of a busy machine's shall decide what a test finds.
