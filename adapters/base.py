@@ -21,15 +21,15 @@ class ModelReply(Protocol):
 
     @property
     def is_stream(self) -> bool:
-        """Returns whether the reply is a success in server-sent events; any other reply is read as one body."""
+        """True if the reply is a success in server-sent events; any other reply is read as one body."""
 
     @property
     def size(self) -> int | None:
-        """Returns the body's announced length in bytes; None: no length is announced, or the body is translated."""
+        """The body's announced length in bytes; None: no length is announced, or the body is translated."""
 
     @property
     def prompt_usage(self) -> Json | None:
-        """Returns the `usage` of the prompt, which a translated reply reports as it begins; None: not reported yet."""
+        """The `usage` of the prompt, which a translated reply reports as it begins; None: not reported yet."""
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Yields the body's bytes as they arrive. Raises: ProviderBroke, ProviderTimeout."""

@@ -85,7 +85,7 @@ class ScriptedProvider:
 
     @property
     def bodies(self) -> list[Any]:
-        """Returns the bodies of the requests, parsed."""
+        """The bodies of the requests, parsed."""
         return [orjson.loads(request.body) for request in self.requests]
 
     async def send(self, request: ModelRequest) -> ModelReply:

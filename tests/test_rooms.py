@@ -487,3 +487,19 @@ def test_a_docstring_begins_with_its_subject_or_a_verb() -> None:
                 if begun.match(words):
                     found.append(f"{module}: {words.splitlines()[0]}")
     assert not found, f"begin these with their subject or a verb (Returns ...): {found}"
+
+
+def test_a_property_is_described_as_a_value() -> None:
+    """Callers read a property as a field, so its docstring is a noun phrase or begins with "True if"."""
+    properties = [
+        (module, node)
+        for module, path in _modules()
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.FunctionDef)
+        and any(ast.unparse(each).endswith("property") for each in node.decorator_list)
+    ]
+    assert len(properties) > 200
+    found = [
+        f"{m}: {node.name}" for m, node in properties if (ast.get_docstring(node) or "").startswith("Returns")
+    ]
+    assert not found, f"begin these with a noun, or with True if: {found}"

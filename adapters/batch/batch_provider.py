@@ -68,7 +68,7 @@ class BatchProvider(Protocol):
 
     @property
     def missing_package(self) -> str | None:
-        """Returns what has to be installed before a batch is taken, and by which command; None: nothing is missing."""
+        """The text that a package is missing, with the command that installs it; None: nothing is missing."""
 
     def make_line(self, custom_id: str, body: bytes) -> bytes:
         """Returns a request as a line of a batch's file. body: a chat completion request that is no stream.

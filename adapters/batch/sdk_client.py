@@ -67,7 +67,7 @@ class SdkBatches:
 
     @property
     def missing_package(self) -> str | None:
-        """Returns a text that the SDK is missing, with the command that installs it; None: the SDK is installed."""
+        """The text that the SDK is missing, with the command that installs it; None: the SDK is installed."""
         return None if find_spec(self.sdk) else _NOT_INSTALLED_MESSAGE.format(sdk=self.sdk)
 
     def _check_installed(self) -> None:

@@ -333,7 +333,7 @@ class UpstreamSettings(Table, frozen=True):
 
     @property
     def capabilities(self) -> dict[str, bool | str]:
-        """Returns what the settings say of its capabilities, by the names that adapters have for them."""
+        """The settings of its capabilities, by the names that adapters have for them."""
         responses = self.takes.get("responses")
         takes: dict[str, bool | str] = {str(name): value for name, value in self.takes.items()}
         return {**takes, "responses": "stored"} if responses is True else takes

@@ -28,7 +28,7 @@ class ClientConnection(Protocol):
 
     @property
     def is_full(self) -> bool:
-        """Returns whether a write would wait for the client to read."""
+        """True if a write would wait for the client to read."""
 
     def is_closing(self) -> bool: ...
 

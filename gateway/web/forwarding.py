@@ -113,7 +113,7 @@ class ForwardedHead(Struct, frozen=True):
 
     @property
     def is_json(self) -> bool:
-        """Returns whether the body is JSON that can be read. (A compressed body is not decoded.)"""
+        """True if the body is JSON that can be read. (A compressed body is not decoded.)"""
         media_type = self.content_type.lower().partition(";")[0].strip()
         return not self.is_encoded and media_type in ("", "application/json")
 

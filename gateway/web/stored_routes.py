@@ -54,7 +54,7 @@ class _StoredPath(NamedTuple):
 
     @property
     def is_response(self) -> bool:
-        """Returns whether the path names one response, and nothing below it."""
+        """True if the path names one response, and nothing below it."""
         return self.kind == "responses" and bool(self.id) and not self.subpath
 
     @property

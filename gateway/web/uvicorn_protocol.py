@@ -95,7 +95,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
 
     @property
     def is_full(self) -> bool:
-        """Returns whether a write waits for the client to read."""
+        """True if a write waits for the client to read."""
         return self.flow.write_paused
 
     @property
@@ -104,7 +104,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
 
     @property
     def has_whole_body(self) -> bool:
-        """Returns whether the body of the newest request, and so of all before it, has arrived."""
+        """True if the body of the newest request, and so of all before it, has arrived."""
         return self.cycle is None or not self.cycle.more_body
 
     def is_closing(self) -> bool:

@@ -27,7 +27,7 @@ class Uptime:
 
     @property
     def seconds(self) -> float:
-        """Returns how long the database has answered without a break; 0.0 in one."""
+        """The time for which the database has answered without a break; 0.0 in one."""
         now = self._now()
         if self._since is None or self._is_gap(now):
             return 0.0

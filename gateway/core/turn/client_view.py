@@ -57,7 +57,7 @@ class ReplyEvent:
 
     @property
     def is_usage(self) -> bool:
-        """Returns whether the event is the chunk that carries nothing but usage."""
+        """True if the event is the chunk that carries nothing but usage."""
         return self.chunk is not None and has_usage_alone(self.chunk)
 
 

@@ -371,12 +371,12 @@ class Round:
 
     @property
     def _has_ended(self) -> bool:
-        """Returns whether each choice had its finish_reason, and no content after it."""
+        """True if each choice had its finish_reason, and no content after it."""
         return len(self._ended_choices) >= self._terms.choices
 
     @property
     def _is_in_tail(self) -> bool:
-        """Returns whether the next events wait for the end of the reply."""
+        """True if the next events wait for the end of the reply."""
         return self._holds_tail and self._has_ended
 
     def _begin_events(self) -> None:

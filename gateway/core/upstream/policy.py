@@ -106,7 +106,7 @@ class EndpointHealth:
 
     @property
     def may_retry(self) -> bool:
-        """Returns whether the retry budget has a retry."""
+        """True if the retry budget has a retry."""
         return self.retries_left >= 1
 
     def attempt(self, policy: Policy) -> AbstractContextManager[None]:

@@ -44,7 +44,7 @@ class GrowingBlocks:
 
     @property
     def is_open(self) -> bool:
-        """Returns whether a block of text or thoughts goes on."""
+        """True if a block of text or thoughts goes on."""
         return bool(self._block_type)
 
     @property

@@ -121,7 +121,7 @@ class _Reply:
 
     @property
     def is_over(self) -> bool:
-        """Returns whether a text after the items so far begins the next reply. (Only results come after calls.)"""
+        """True if a text after the items so far begins the next reply. (Only results come after calls.)"""
         return self._ends_with_text and not self._calls
 
     def add_content(self, content: str | list[Json]) -> None:

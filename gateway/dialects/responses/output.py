@@ -290,12 +290,12 @@ class CallItem(Item):
 
     @property
     def _is_custom(self) -> bool:
-        """Returns whether the upstream sends the call as one of a custom tool. Other calls are of functions."""
+        """True if the upstream sends the call as one of a custom tool. Other calls are of functions."""
         return self._call.fields.get("type") not in FUNCTION_TYPES
 
     @property
     def _custom(self) -> Json:
-        """Returns the name and the input of a custom tool's call, as far as they have come."""
+        """The name and the input of a custom tool's call, as far as they have come."""
         custom = self._call.fields.get(str(self._call.fields["type"]))
         return custom if isinstance(custom, dict) else {}
 

@@ -84,7 +84,7 @@ class ResponsesRequest(Struct, frozen=True):
 
     @property
     def may_have_found_tools(self) -> bool:
-        """Returns whether searches of the client's may have found tools in messages that the request only names."""
+        """True if searches of the client's may have found tools in messages that the request only names."""
         return TOOL_SEARCH in self.forms and bool(self.chat.references)
 
     @property
@@ -116,12 +116,12 @@ class ResponsesRequest(Struct, frozen=True):
 
     @property
     def is_retrievable(self) -> bool:
-        """Returns whether the response can be retrieved, if its turn is stored."""
+        """True if the response can be retrieved, if its turn is stored."""
         return bool(self.echo["store"])
 
     @property
     def asks_to_be_stored(self) -> bool:
-        """Returns whether the request has `store: true`, or is for the background, where each response is stored."""
+        """True if the request has `store: true`, or is for the background, where each response is stored."""
         return self.is_for_background or (self.chat.dialect_fields or {}).get("store") is True
 
 

@@ -113,7 +113,7 @@ class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
 
     @property
     def is_full(self) -> bool:
-        """Returns whether a write would wait for the client to read."""
+        """True if a write would wait for the client to read."""
         return not self.writable.is_set()
 
     def abort(self) -> None:
