@@ -49,7 +49,7 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
     async def find_namesakes(
         request: ScreenRequest, text: str, page: ListPage[MemoryRecord]
     ) -> list[NamedMemory]:
-        """Returns the people who have a name in a block and are not on this page, and notes that they were read.
+        """Returns the people who have a name in an id or a block and are not on this page, and notes the read of each.
 
         A later page of the list may have them, too.
         """

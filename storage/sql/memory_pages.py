@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import re
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -31,6 +32,8 @@ SQL = load("memory_pages.sql")
 
 # A text with this character at its end comes after all texts that begin with that text.
 LAST_CHARACTER = chr(sys.maxunicode)
+# What stands between the words of an id, as `words_of_subject` has it.
+_SIGNS_OF_ID = re.compile("[:.@_-]")
 # Conversations of a list that one statement takes.
 _CONVERSATIONS_PER_READ = 64
 # Branches that end further up in a conversation are not found: its exchanges are not counted.
@@ -44,10 +47,10 @@ _LONG_BYTES = 8_000
 
 
 class CalledPerson(NamedTuple):
-    """A memory of a person with a name in one of the memory's own blocks."""
+    """A memory of a person with a name in their id, or in one of the memory's own blocks."""
 
     memory: SizedMemory
-    # The text of the block.
+    # The text of the block; "": no block has it.
     block_text: str
 
 
@@ -97,12 +100,16 @@ class MemoryPages(Group):
     async def list_people_called(
         self, connection: Connection, project: str | None, name: str, *, among: int, limit: int
     ) -> list[CalledPerson]:
-        """Returns memories of people with a name in one of their own blocks; ASCII letters count alike.
+        """Returns memories of people with a name in one of their own blocks, or with its words in their id.
+
+        ASCII letters count alike, and signs in an id (li.wei) as spaces.
 
         among: how many of the memories with the newest turns are looked at.
         """
         word = ascii_lower(name)
-        rows = await connection.rows(SQL["people_called"], (project, word, among, limit))
+        # Signs alone are no words: they are looked for as they are, and an id has none between its words.
+        id_words = f" {' '.join(_SIGNS_OF_ID.sub(' ', word).split()) or word}"
+        rows = await connection.rows(SQL["people_called"], (project, word, among, limit, id_words))
         memories = [_memory(row) for row in rows]
         block_rows = await rows_of(connection, SQL["blocks_with"], [memory.id for memory in memories], word)
         texts: dict[int, str] = {row[0]: row[1] for row in block_rows}

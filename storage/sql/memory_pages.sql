@@ -28,13 +28,19 @@ SELECT {sized} JOIN (
     ORDER BY a.turn_hour DESC, last DESC, id DESC LIMIT ?6
 ) newest ON newest.id = a.id ORDER BY newest.last DESC, newest.id DESC
 
+-- piece: words_of_subject
+-- The words of a subject in small letters, all but its kind after a space.
+replace(replace(replace(replace(replace(lower(a.subject), ':', ' '), '.', ' '), '-', ' '), '_', ' '), '@', ' ')
+
 -- name: people_called
--- Finds the memories of people with ?2, in small letters, in blocks of their own, among the ?3 with the newest turns.
+-- Finds memories of people, among the ?3 with the newest turns: those with ?2, in small letters, in blocks of their own,
+-- and those with ?5, a space and words in small letters, in their subjects.
 SELECT {sized} JOIN (
     SELECT a.id AS id, coalesce(a.last_turn, 0) AS last FROM agents a
     WHERE substr(a.subject, 1, 4) = 'user' AND {of_project} ORDER BY a.turn_hour DESC, last DESC, id DESC LIMIT ?3
 ) newest ON newest.id = a.id
-WHERE EXISTS (SELECT 1 FROM blocks b JOIN block_history h ON h.id = b.current WHERE b.agent = a.id AND {has:2:h.value})
+WHERE {has:5:{words_of_subject}}
+OR EXISTS (SELECT 1 FROM blocks b JOIN block_history h ON h.id = b.current WHERE b.agent = a.id AND {has:2:h.value})
 ORDER BY newest.last DESC, newest.id DESC LIMIT ?4
 
 -- name: blocks_with

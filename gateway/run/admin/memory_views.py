@@ -36,7 +36,7 @@ from storage.sql.store import Store
 _SHOWN_FACTS = 20
 _SHOWN_CONVERSATIONS = 10
 _SHOWN_PASSAGES = 5
-# How many people's blocks are searched for a name, which has no index.
+# How many people's ids and blocks are searched for a name, which has no index.
 NAMESAKES_AMONG = 500
 # How many of these people are shown.
 _SHOWN_PEOPLE = 10
@@ -63,10 +63,10 @@ class AgentMemoryPage(MemoryPage, frozen=True):
 
 
 class NamedMemory(NamedTuple):
-    """A memory with a name in a block."""
+    """A memory of a person with a name in their id, or in a block."""
 
     memory: MemoryRecord
-    # The line of the block that has the name, shortened.
+    # The line of the block that has the name, shortened; "": no block has it.
     line: str
 
 
@@ -112,7 +112,10 @@ class MemoryViews:
         return ListPage(items, next_cursor(memories, limit, lambda last: format_page_end(last.end)))
 
     async def list_people_called(self, project: str | None, name: str) -> list[NamedMemory]:
-        """Returns the memories with a name in a block, among the `NAMESAKES_AMONG` with the newest turns."""
+        """Returns the memories with a name in their id or a block, among the `NAMESAKES_AMONG` with the newest turns.
+
+        In an id the beginning of a word counts.
+        """
         people = await self.store.memory_pages.list_people_called(
             project, name, among=NAMESAKES_AMONG, limit=_SHOWN_PEOPLE
         )

@@ -366,6 +366,30 @@ def test_a_person_is_found_by_what_a_block_calls_them(operator: Operator) -> Non
     assert "u-1047" not in page(shop, shop.get("people?q=maria").headers["location"])
 
 
+@pytest.mark.both
+def test_a_person_is_found_by_the_words_of_their_id(operator: Operator) -> None:
+    """Nobody was found by "Li Wei" or "Wei", though the application names that person li.wei."""
+    world = operator.world
+    for user in ("li.wei", "kim_li@example", "delia"):
+        speak(world, "Hello.", user=user)
+
+    def called(query: str) -> list[str]:
+        reply = operator.get(f"people?q={quote(query)}")
+        section = reply.body.decode().partition('<h2 id="called">')[2]
+        return re.findall(r'<a href="m/[^"]*"><span[^>]*>([^<]*)<', section)
+
+    assert called("Li Wei") == called("Wei") == called("li-wei") == called("wei ") == ["li.wei"]
+    # Those whose id begins so are in the table.
+    assert called("li") == ["kim_li@example"]
+    assert called("example") == called("LI EX") == ["kim_li@example"]
+    # A part of a word does not count, nor do signs.
+    for query in ("ei", "elia", ".", "_", "user", "li%"):
+        assert called(query) == [], query
+        assert operator.get(f"people?q={quote(query)}").status == 303, query
+    shop = operator_of(world, "shop")
+    assert shop.get("people?q=wei").status == 303
+
+
 def test_a_memory_says_what_its_person_is_called(operator: Operator) -> None:
     """Of a hundred customers with numbers for names, one is forgotten from the wrong one."""
     uid = speak(operator.world, "Hello.", user="u-1047").uid
