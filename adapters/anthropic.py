@@ -98,8 +98,8 @@ class Anthropic(OpenAICompatible):
             return _TranslatedReply(reply, _translate_model, "the upstream answered no model")
         if self.has_endpoint(request.path):
             reply = await self._call(request, request.path, request.body, DEFAULT_VERSION)
-            if request.native_first_block is not None:
-                reply = _annotated_reply(reply, request.native_first_block)
+            if request.native_first_block_index is not None:
+                reply = _annotated_reply(reply, request.native_first_block_index)
             return reply
         message = f"{self.name} (Anthropic) has no {URL(self.base_url).path}{request.path}."
         return _error_reply(404, error_body(message, "not_found_error"))
@@ -304,32 +304,32 @@ class _StreamedReply(WrappedStream):
         self._translator.finish()
 
 
-def _annotated_reply(reply: ModelReply, first_block: int) -> ModelReply:
+def _annotated_reply(reply: ModelReply, first_block_index: int) -> ModelReply:
     """Returns a reply that passes in its own bytes, and can be read as a chat completion as well."""
     if reply.status != 200:
         return reply
     created = int(time.time())
     if not reply.is_stream:
-        return _NativeReply(reply, created, first_block)
-    translator = StreamTranslator(created, wants_usage=True, first_index=first_block, is_native=True)
+        return _NativeReply(reply, created, first_block_index)
+    translator = StreamTranslator(created, wants_usage=True, first_index=first_block_index, is_native=True)
     return _StreamedReply(reply, translator, translator.annotate)
 
 
 class _NativeReply(WholeReply):
     """A whole message as a chat completion, with itself as `native_message`."""
 
-    def __init__(self, reply: ModelReply, created: int, first_block: int) -> None:
+    def __init__(self, reply: ModelReply, created: int, first_block_index: int) -> None:
         self.status = reply.status
         self.headers = reply.headers
         self._reply = reply
         self._created = created
-        self._first_block = first_block
+        self._first_block_index = first_block_index
 
     async def read(self, limit_bytes: int) -> bytes:
         body = await self._reply.read(limit_bytes)
         try:
             message = read_json_exactly(body)
-            completion = _message_to_completion(message, self._created, self._first_block)
+            completion = _message_to_completion(message, self._created, self._first_block_index)
             completion["choices"][0]["message"][NATIVE_REPLY] = native_reply(message)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ProviderBroke("the upstream's answer is no message") from error

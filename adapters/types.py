@@ -193,7 +193,7 @@ class ModelRequest(NamedTuple):
     # For a request in the upstream's own dialect, if its reply is read as a chat completion as well: the index of the
     # reply's first content block. Its events then have their own bytes and a chunk as data, and its body is a chat
     # completion with the reply itself as `native_message`. None: the reply is in the dialect of `path`.
-    native_first_block: int | None = None
+    native_first_block_index: int | None = None
 
 
 class Embedded(Struct, frozen=True):

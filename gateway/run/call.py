@@ -151,7 +151,7 @@ class ChatCall:
         changes = prompt.changes(hidden_rounds, budget_tokens, offer)
         rendered = native.render(target.model, replace(changes, is_fallback=self._is_fallback(target)))
         request = self._native_body_request(target, native.upstream_path, rendered)
-        return request._replace(native_first_block=rendered.first_block)
+        return request._replace(native_first_block_index=rendered.first_block_index)
 
     def _is_fallback(self, target: Target) -> bool:
         """Returns whether another model answers than the one that was asked."""

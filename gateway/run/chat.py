@@ -461,7 +461,7 @@ async def _counting_request(
     """Returns the request for the number of a prompt's tokens."""
     request = call.request_with_prompt(target, endpoint, prompt)
     return request._replace(
-        native_first_block=None, path=request.path if call.request.native_body else COUNT_TOKENS
+        native_first_block_index=None, path=request.path if call.request.native_body else COUNT_TOKENS
     )
 
 

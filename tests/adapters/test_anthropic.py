@@ -932,9 +932,9 @@ async def test_an_answer_that_is_no_message_is_broken(provider: Anthropic, upstr
             await answer(provider, request())
 
 
-@pytest.mark.parametrize("first_block", [None, 0], ids=["translated", "native"])
+@pytest.mark.parametrize("first_block_index", [None, 0], ids=["translated", "native"])
 async def test_the_arguments_of_a_call_keep_all_digits(
-    provider: Anthropic, upstream: StrictAnthropic, first_block: int | None
+    provider: Anthropic, upstream: StrictAnthropic, first_block_index: int | None
 ) -> None:
     """orjson reads an integer beyond 64 bits as a float: an amount in wei, an id of 20 digits."""
     arguments = '{"wei":1234567890123456789012,"of":[-99999999999999999999,18446744073709551615,1.5]}'
@@ -944,8 +944,10 @@ async def test_the_arguments_of_a_call_keep_all_digits(
         b'"stop_reason":"tool_use","stop_sequence":null,"usage":{"input_tokens":1,"output_tokens":1}}' % block
     )
     upstream.queue(raw(message, content_type="application/json"))
-    path = "/chat/completions" if first_block is None else "/messages"
-    reply = await provider.send(request(max_tokens=5)._replace(path=path, native_first_block=first_block))
+    path = "/chat/completions" if first_block_index is None else "/messages"
+    reply = await provider.send(
+        request(max_tokens=5)._replace(path=path, native_first_block_index=first_block_index)
+    )
     body = await reply.read(10_000)
     await reply.aclose()
     (call,) = orjson.loads(body)["choices"][0]["message"]["tool_calls"]
@@ -1089,15 +1091,15 @@ STREAMED_MESSAGE = (
     b'"delta": {"type": "text_delta", "text": "%b"}}\n\n'
     b'event: message_stop\ndata: {"type": "message_stop"}\n\n' % HALF
 )
-natively_too = pytest.mark.parametrize("native_first_block", [None, 0])
+natively_too = pytest.mark.parametrize("native_first_block_index", [None, 0])
 
 
 @natively_too
 async def test_half_a_character_breaks_no_message(
-    provider: Anthropic, upstream: StrictAnthropic, native_first_block: int | None
+    provider: Anthropic, upstream: StrictAnthropic, native_first_block_index: int | None
 ) -> None:
     upstream.queue(raw(WHOLE_MESSAGE, content_type="application/json"))
-    reply = await provider.send(asked_natively(request(max_tokens=10), native_first_block))
+    reply = await provider.send(asked_natively(request(max_tokens=10), native_first_block_index))
     body = read_json(await reply.read(1_000_000))[0]
     await reply.aclose()
     assert body["choices"][0]["message"]["content"] == "Fine \ufffd"
@@ -1105,20 +1107,20 @@ async def test_half_a_character_breaks_no_message(
 
 @natively_too
 async def test_half_a_character_breaks_no_stream(
-    provider: Anthropic, upstream: StrictAnthropic, native_first_block: int | None
+    provider: Anthropic, upstream: StrictAnthropic, native_first_block_index: int | None
 ) -> None:
     upstream.queue(raw(STREAMED_MESSAGE))
-    asked = asked_natively(request(max_tokens=10, stream=True), native_first_block)
+    asked = asked_natively(request(max_tokens=10, stream=True), native_first_block_index)
     chunks = await stream(provider, asked)
     texts = [choice["delta"].get("content") for chunk in chunks for choice in chunk["choices"]]
     assert "Fine \ufffd" in texts
 
 
-def asked_natively(asked: ModelRequest, first_block: int | None) -> ModelRequest:
+def asked_natively(asked: ModelRequest, first_block_index: int | None) -> ModelRequest:
     """Returns a request that goes upstream in its own dialect; None: it is translated."""
-    if first_block is None:
+    if first_block_index is None:
         return asked
-    return asked._replace(path="/messages", native_first_block=first_block)
+    return asked._replace(path="/messages", native_first_block_index=first_block_index)
 
 
 def test_an_error_with_half_a_character_is_translated() -> None:

@@ -56,7 +56,7 @@ class UpstreamBody(Struct, frozen=True):
     # Values that the header `anthropic-beta` must have besides the client's.
     anthropic_betas: Sequence[str] = ()
     # The index that the first block of its reply has for the client, after those of hidden rounds.
-    first_block: int = 0
+    first_block_index: int = 0
     # Fields that the model does not take, and that are left out.
     consumed: Sequence[str] = ()
 
