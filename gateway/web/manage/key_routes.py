@@ -14,7 +14,7 @@ from gateway.run.store_errors import map_store_errors
 from gateway.web.body import BodyReader
 from gateway.web.json_response import JsonResponse
 from gateway.web.manage.access import Access, Manager
-from gateway.web.manage.record_routes import KEYS_PATH, managed_route, number_in, record_routes
+from gateway.web.manage.record_routes import KEYS_PATH, managed_route, read_record_number, record_routes
 from gateway.web.query import read_query
 from gateway.web.request_info import info_of
 
@@ -27,7 +27,7 @@ def key_routes(
     """Returns the routes of keys, and the route for their holders."""
 
     async def rotate(manager: Manager, request: Request, body: dict[str, Any]) -> dict[str, Any]:
-        return await operations.rotate(number_in(request), body, project=manager.project)
+        return await operations.rotate(read_record_number(request), body, project=manager.project)
 
     async def show_own_key(request: Request) -> Response:
         info_of(request.scope).route = "manage"

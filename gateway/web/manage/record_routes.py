@@ -24,7 +24,7 @@ KEYS_PATH: Final = "/v1/manage/keys"
 _Perform = Callable[[Manager, Request, dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
-class ManagesRecords(Protocol):
+class RecordOperations(Protocol):
     """The operations on one kind of record. project: bounds what the caller sees; None sees all.
 
     Each raises: BadRequest; UnknownId; StoreError.
@@ -37,7 +37,7 @@ class ManagesRecords(Protocol):
     async def remove(self, id: int, *, project: str | None = None) -> dict[str, Any]: ...
 
 
-def record_routes(path: str, operations: ManagesRecords, access: Access, bodies: BodyReader) -> list[Route]:
+def record_routes(path: str, operations: RecordOperations, access: Access, bodies: BodyReader) -> list[Route]:
     """Returns the routes of one kind of record. path: that of the list of all records."""
 
     async def show_all(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
@@ -47,13 +47,13 @@ def record_routes(path: str, operations: ManagesRecords, access: Access, bodies:
         return await operations.add(body, project=manager.project)
 
     async def show(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
-        return await operations.show(number_in(request), project=manager.project)
+        return await operations.show(read_record_number(request), project=manager.project)
 
     async def change(manager: Manager, request: Request, body: dict[str, Any]) -> dict[str, Any]:
-        return await operations.change(number_in(request), body, project=manager.project)
+        return await operations.change(read_record_number(request), body, project=manager.project)
 
     async def remove(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
-        return await operations.remove(number_in(request), project=manager.project)
+        return await operations.remove(read_record_number(request), project=manager.project)
 
     record_path = f"{path}/{{id}}"
     return [
@@ -86,7 +86,7 @@ def managed_route(
     return Route(path, answer, methods=[method])
 
 
-def number_in(request: Request) -> int:
+def read_record_number(request: Request) -> int:
     """Returns the number of a record in a path. Raises: UnknownId: the path has no number there."""
     text: str = request.path_params["id"]
     number = record_number(text)
