@@ -17,7 +17,7 @@ from gateway.core.memory.edit_ids import call_of_edit, calls_by_edit_id
 from gateway.core.memory.edits import make_block_merge
 from gateway.core.memory.memory_tools import STORED_SOURCES
 from gateway.core.prompt.note_text import render_note
-from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, last_shown
+from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, combine_shown
 from gateway.core.turn.tool_result import ToolResult
 from gateway.run.memory.block_edits import BlockEdits
 from storage.commands import BlockMerge
@@ -103,5 +103,5 @@ def _with_edits(result: ToolResult, edits: Sequence[EditResult]) -> ToolResult:
     """Returns the result of a call after its edits were applied again."""
     status = next((edit.status for edit in edits if edit.status == "error"), "success")
     content = "\n".join(edit.message for edit in edits)
-    shown = last_shown((edit.shown for edit in edits), NOTHING_SHOWN)
+    shown = combine_shown((edit.shown for edit in edits), NOTHING_SHOWN)
     return replace(result, content=content, status=status, shown=shown)

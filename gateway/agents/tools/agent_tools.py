@@ -31,7 +31,7 @@ from gateway.core.memory.call_arguments import number_error
 from gateway.core.memory.edit_ids import short_call_id
 from gateway.core.memory.memory_lookup import read_lookup
 from gateway.core.nul import without_nul
-from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, last_shown
+from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, combine_shown
 from gateway.core.tags import escape_tags
 from gateway.core.turn.asides import FILLER, HEARTBEAT, THINKING, Asides, with_asides
 from gateway.core.turn.commands import RunTool
@@ -218,7 +218,7 @@ class AgentTools:
             for n, edit in enumerate(edits)
         ]
         status = next((result.status for result in results if result.status == "error"), "success")
-        shown = last_shown([result.shown for result in results], NOTHING_SHOWN)
+        shown = combine_shown([result.shown for result in results], NOTHING_SHOWN)
         return ToolAnswer("\n".join(result.content for result in results), status, shown=shown)
 
     def _cut(self, answer: ToolAnswer, max_chars: int) -> ToolAnswer:

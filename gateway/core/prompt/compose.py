@@ -30,7 +30,7 @@ from gateway.core.prompt.omitted_messages import (
     omitted_messages,
 )
 from gateway.core.prompt.result_order import SentMessage, has_calls_or_results, put_results_after_calls
-from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, last_shown, shown_by_note
+from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, combine_shown, shown_by_note
 from gateway.core.subsequence import lcs
 from storage.commands import Additions
 from storage.records import Exchange
@@ -325,4 +325,4 @@ def _is_one_message(index: int, exchange: Exchange, replies: Mapping[int, Exchan
 
 def _shown_in_rounds(content: Content) -> Shown:
     """Returns what the hidden rounds of a reply show of memory blocks."""
-    return last_shown(map(shown_in, content.full_reply or ()), NOTHING_SHOWN)
+    return combine_shown(map(shown_in, content.full_reply or ()), NOTHING_SHOWN)

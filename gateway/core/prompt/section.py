@@ -18,10 +18,10 @@ from gateway.core.prompt.shown_blocks import (
     NOTHING_SHOWN,
     Shown,
     changes_since,
+    combine_shown,
     describe_mark,
     describe_tools,
     digest,
-    last_shown,
     render_section,
     shown_by_block,
 )
@@ -83,7 +83,7 @@ class SectionParts(Struct, frozen=True):
     def record(self) -> SectionRecord:
         """Returns what is stored with the rendered text (`SentSection.known`), so that later changes are noticed."""
         record: SectionRecord = {
-            "blocks": last_shown(map(shown_by_block, self.blocks), NOTHING_SHOWN),
+            "blocks": combine_shown(map(shown_by_block, self.blocks), NOTHING_SHOWN),
             "tools": dict(self.offered),
             "epoch": self.epoch,
             "mark": self.mark,
@@ -219,7 +219,7 @@ def _render_or_keep(
 
 def _with_changes(sent: SentSection, parts: SectionParts, shown_after: Shown, *, takes_note: bool) -> Section:
     """Returns a section with the changes of blocks that the request's note has to state."""
-    shown = last_shown((shown_after,), sent.known.get("blocks", NOTHING_SHOWN))
+    shown = combine_shown((shown_after,), sent.known.get("blocks", NOTHING_SHOWN))
     changes: tuple[str, ...] = ()
     if takes_note:
         changes, shown = changes_since(shown, parts.blocks)

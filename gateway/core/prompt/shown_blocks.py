@@ -60,14 +60,14 @@ def render_section(blocks: Sequence[Block], mark: str, about: str = "") -> str:
     mark: the mark of the memory's notes.
     about: the sentence of `describe_tools`, or "" if no tools are offered.
     """
-    shown = [frame(block) for block in blocks if about or block.value.strip()]
+    shown = [render_block(block) for block in blocks if about or block.value.strip()]
     if not shown and not about:
         return ""
     head = [SECTION_BEGIN, f"{describe_mark(mark)} {NEWEST_SENTENCE}", *([about] if about else [])]
     return "\n".join((*head, *shown, "</memory_blocks>"))
 
 
-def frame(block: Block) -> str:
+def render_block(block: Block) -> str:
     """Returns a block in its frame. All of its value stays, so that a model can quote it in an edit."""
     return f"<memory_block{_attributes(block)}>\n{_escape(block.value)}\n</memory_block>"
 
@@ -135,12 +135,12 @@ def shown_label(label: str) -> str:
 
 def shown_by_note(note: str) -> Shown:
     """Returns what a note shows of blocks."""
-    at = note.find(f"\n{CHANGES_HEADING}\n")
-    if at < 0:
+    offset = note.find(f"\n{CHANGES_HEADING}\n")
+    if offset < 0:
         return NOTHING_SHOWN
     return {
         change["label"]: digest(change["value"] or "") if change["value"] or change["is_empty"] else GONE
-        for change in _CHANGE.finditer(note, at)
+        for change in _CHANGE.finditer(note, offset)
     }
 
 
@@ -177,7 +177,7 @@ def changes_since(last_shown: Shown, blocks: Iterable[Block]) -> BlockChanges:
         else:
             after.update(shown_by_block(block))
             change = "has changed" if last_shown.get(label) else "is new"
-            changes.append(f"{name} {change}; it now reads:\n{frame(block)}")
+            changes.append(f"{name} {change}; it now reads:\n{render_block(block)}")
     for label in sorted(last_shown.keys() - labels):
         if last_shown[label] != GONE:
             after[label] = GONE
@@ -197,7 +197,7 @@ def is_shown(shown: Shown, block: Block) -> bool:
     return last_digest == digest(text) or (not text.strip() and last_digest in (GONE, digest("")))
 
 
-def last_shown(texts: Iterable[Shown], shown_before: Shown) -> Shown:
+def combine_shown(texts: Iterable[Shown], shown_before: Shown) -> Shown:
     """Returns what texts, in their order, show last of each block. shown_before: what the text before them shows."""
     combined: dict[str, str] = {}
     for shown in texts:

@@ -15,9 +15,9 @@ from gateway.core.prompt.shown_blocks import (
     BlockChanges,
     Shown,
     changes_since,
-    frame,
+    combine_shown,
     is_shown,
-    last_shown,
+    render_block,
     shown_by_block,
     shown_by_edit,
 )
@@ -64,7 +64,7 @@ class BlockEdits:
         after = next(block for block in self.blocks if block.label == edit.label)
         # A rewrite shows the whole block, in its call or its error; the result of another edit, the part that changed.
         shown = shown_by_block(after) if edit.op in REWRITE_OPERATIONS else shown_by_edit(before, after)
-        self._shown_in_round = last_shown((shown,), self._shown_in_round)
+        self._shown_in_round = combine_shown((shown,), self._shown_in_round)
         return replace(result, shown=shown)
 
     def reapply(self, blocks: Sequence[Block]) -> None:
@@ -81,8 +81,8 @@ class BlockEdits:
 
         results: what each of the round's results shows.
         """
-        shown = last_shown(results, NOTHING_SHOWN)
-        last = last_shown((shown,), self.shown)
+        shown = combine_shown(results, NOTHING_SHOWN)
+        last = combine_shown((shown,), self.shown)
         texts, self.shown = changes_since(last, self.blocks)
         self._shown_in_round = NOTHING_SHOWN
         if not texts:
@@ -91,7 +91,7 @@ class BlockEdits:
         return BlockChanges(texts, {**shown, **shown_by_texts})
 
     def _is_seen(self, block: Block) -> bool:
-        return is_shown(last_shown((self._shown_in_round,), self.shown), block)
+        return is_shown(combine_shown((self._shown_in_round,), self.shown), block)
 
     def _unseen_error(self, edit: MemoryEdit) -> EditResult | None:
         """Returns an error where the model would overwrite another writer's text that it has not seen."""
@@ -99,5 +99,5 @@ class BlockEdits:
         if edit.op not in REWRITE_OPERATIONS or self._is_seen(block):
             return None
         return EditResult(
-            None, CHANGED_MEANWHILE.format(label=edit.label, frame=frame(block)), has_failed=True
+            None, CHANGED_MEANWHILE.format(label=edit.label, frame=render_block(block)), has_failed=True
         )

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.prompt.composition import Composition, InsertedMessage
-from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, last_shown
+from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, combine_shown
 from gateway.core.prompt.summary import WantedSummary
 from storage.records import Evicted
 
@@ -83,7 +83,7 @@ class FittedWindow(Struct, frozen=True):
             # Hidden rounds that fit in part may or may not show the block.
             if index not in self.dropped and rounds == fitting:
                 shown.append(composition.shown[index])
-        return last_shown(shown, NOTHING_SHOWN)
+        return combine_shown(shown, NOTHING_SHOWN)
 
 
 WHOLE_WINDOW = FittedWindow()

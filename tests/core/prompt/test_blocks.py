@@ -18,10 +18,10 @@ from gateway.core.prompt.shown_blocks import (
     PREAMBLE,
     Shown,
     changes_since,
+    combine_shown,
     describe_mark,
     describe_tools,
     digest,
-    last_shown,
     render_section,
     shown_by_block,
     shown_by_note,
@@ -185,9 +185,9 @@ def test_what_notes_show_last_is_read_from_their_texts(states: list[list[str | N
             for block, value in zip((HUMAN, PERSONA, EMPTY), values, strict=True)
             if value is not None
         ]
-        changes, after = changes_since(last_shown(map(shown_by_note, notes), {}), blocks)
+        changes, after = changes_since(combine_shown(map(shown_by_note, notes), {}), blocks)
         notes.append(render_note((), changes, 0.0, mark=MARK))
-        assert last_shown(map(shown_by_note, notes), {}) == after
+        assert combine_shown(map(shown_by_note, notes), {}) == after
         assert changes_since(after, blocks)[0] == ()
         for label in ("human", "persona", "plans"):
             value = next((block.value for block in blocks if block.label == label), None)
