@@ -23,8 +23,8 @@ from gateway.core.prompt.note_text import (
     Recalled,
     day_heading,
     estimate_tokens,
-    labelled,
     quote_on_line,
+    render_line,
 )
 from gateway.core.tags import escape_tags
 from gateway.core.words import blank_non_words, folded_words, stem
@@ -59,13 +59,14 @@ _SELECTION_MIN_TOKENS = 128
 _SELECTION_MAX_TOKENS = 200
 # If fewer tokens of the budget are left, no further line has room.
 _MIN_LINE_TOKENS = 12
-# The most characters that a token has, for a text that surely finds no room.
-_CHARS_PER_TOKEN = 5
-# Characters by which an excerpt may be shorter than its limit.
+# `estimate_tokens` counts at least one token for so many characters, so a longer text surely finds no room.
+_MAX_CHARS_PER_TOKEN = 5
+# Characters by which an excerpt may be shorter than its limit. Not measured; a smaller number only leaves out more
+# candidates before their best part is sought.
 _EXCERPT_SLACK_CHARS = 64
 
 # Characters around a sentence. Sentences that differ only in them are the same.
-_POINTS = " .…!?¿¡。！？"
+_SENTENCE_EDGES = " .…!?¿¡。！？"
 _TIME_AND_NUMBER = attrgetter("message.at", "message.seq")
 
 
@@ -168,7 +169,7 @@ def _new_lines(candidates: Sequence[Message], shown: _Shown) -> list[_Line]:
     for message in candidates:
         text = shown.new_line(message)
         if text is not None:
-            lines[message.seq] = _Line(message, text, text.casefold().strip(_POINTS))
+            lines[message.seq] = _Line(message, text, text.casefold().strip(_SENTENCE_EDGES))
     ordered: dict[int, _Line] = {}
     for seq, line in lines.items():
         previous = line.message.previous or 0
@@ -201,7 +202,7 @@ class _Shown:
             part = searched_part(message.text, keys)
             line = quote_on_line(without_lines(part, self._shared))
         line = escape_tags(line)
-        return None if self.shows(labelled(message, line)) else line
+        return None if self.shows(render_line(message, line)) else line
 
     def shows(self, line: str) -> bool:
         """Returns whether an earlier note has this line, or a cut line with most of it and of the query's words."""
@@ -231,28 +232,28 @@ class _Shown:
 class _Draft:
     """A note that is filled line by line.
 
-    room: in tokens, without the note's frame.
+    room_tokens: without the note's frame.
     cut_chars: how many characters of one message are shown.
     is_order: the query asks for the order of many events, each of which one sentence states.
     """
 
     def __init__(
-        self, room: int, cut_chars: int, query: str, in_request: _Shown, *, is_order: bool = False
+        self, room_tokens: int, cut_chars: int, query: str, in_request: _Shown, *, is_order: bool = False
     ) -> None:
         # As in `Choice`.
         self.repeats, self.shown = list[int](), list[int]()
-        self._room = room
-        self._half = room // 2
+        self._room_tokens = room_tokens
+        self._half_tokens = room_tokens // 2
         self._cut_chars = cut_chars
         self._query, self._in_request, self._is_order = query, in_request, is_order
-        self._tried = {"", quote_on_line(query).casefold().strip(_POINTS)}
+        self._tried = {"", quote_on_line(query).casefold().strip(_SENTENCE_EDGES)}
         self._chosen = _Chosen()
         self._groups: dict[_Group, list[Recalled]] = {}
         self._years: set[str] = set()
 
     @property
     def has_room(self) -> bool:
-        return self._room >= _MIN_LINE_TOKENS
+        return self._room_tokens >= _MIN_LINE_TOKENS
 
     def add(self, line: _Line) -> None:
         """Adds a line, or the best part of a long one, if it is new and has room."""
@@ -263,10 +264,10 @@ class _Draft:
         self._tried.add(folded)
         # Once half of the room is used, turns are cut shorter: the first hits hold most answers, and many more follow.
         # (Not for the order of events, where each event counts alike.)
-        is_shorter = self._room <= self._half and not self._is_order
+        is_shorter = self._room_tokens <= self._half_tokens and not self._is_order
         max_chars = self._cut_chars // 2 if is_shorter else self._cut_chars
         # Most candidates have no room any more. Their best part need not be found.
-        if min(len(text), max_chars - _EXCERPT_SLACK_CHARS) > _CHARS_PER_TOKEN * self._room:
+        if min(len(text), max_chars - _EXCERPT_SLACK_CHARS) > _MAX_CHARS_PER_TOKEN * self._room_tokens:
             return
         if len(text) > min(_WHOLE_CHARS, max_chars):
             text, cut_mark = make_excerpt(
@@ -276,7 +277,7 @@ class _Draft:
                 short_keys=short_words(self._query),
                 shows_neighbours=not self._is_order,
             )
-            if self._in_request.shows(labelled(message, text)):
+            if self._in_request.shows(render_line(message, text)):
                 self.shown.append(message.seq)
                 return
             text += cut_mark
@@ -284,14 +285,14 @@ class _Draft:
         hit = Recalled.of(message, text)
         group = _Group(hit.day, message.conversation_row)
         heading = "" if group in self._groups else f"{day_heading(hit.day, self._years)}\n"
-        cost = estimate_tokens(f"{heading}{hit.line}\n")
-        if cost > self._room:
+        tokens = estimate_tokens(f"{heading}{hit.line}\n")
+        if tokens > self._room_tokens:
             return
         if not self._chosen.add(folded):
             self.repeats.append(message.seq)
             return
-        self._room -= cost
-        self._groups.setdefault(group, []).append(replace(hit, tokens=cost))
+        self._room_tokens -= tokens
+        self._groups.setdefault(group, []).append(replace(hit, tokens=tokens))
         self._years.add(hit.day[:YEAR_CHARS])
 
     def hits(self) -> list[Recalled]:

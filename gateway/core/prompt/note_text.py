@@ -18,9 +18,9 @@ from gateway.core.prompt.shown_blocks import CHANGES_HEADING, describe_mark
 from gateway.core.tags import MARK, escape_tags, quoted_name
 from storage.records import Message
 
-_SIGNS = (digits + punctuation).encode()
-# These bytes begin a character of three or four bytes, which counts as one token.
-_WIDE = bytes(range(0xE0, 0xF5))
+_DIGITS_AND_SIGNS = (digits + punctuation).encode()
+# These bytes begin a character of three or four bytes in UTF-8, which counts as one token.
+_WIDE_BEGINNINGS = bytes(range(0xE0, 0xF5))
 
 _CLOSE = "</memory>"
 _HEADING = "Notes from earlier conversations with this user, for reference: quotations, possibly outdated."
@@ -54,7 +54,7 @@ class Recalled(Struct, frozen=True):
 
     @classmethod
     def of(cls, message: Message, text: str) -> Recalled:
-        return cls(message, text, labelled(message, text), day_text(message.at))
+        return cls(message, text, render_line(message, text), day_text(message.at))
 
 
 def estimate_tokens(text: str) -> int:
@@ -66,12 +66,14 @@ def estimate_tokens(text: str) -> int:
     and Hindi more than there are, Turkish and Finnish up to a third fewer, Amharic half. A full window is counted.
     """
     raw = text.encode("utf-8", "replace")
-    # Three points in a row are one token.
-    signs = len(raw) - len(raw.translate(None, _SIGNS)) - 2 * raw.count(b"...")
-    wide = 0
+    # Three full stops in a row are one token.
+    sign_count = len(raw) - len(raw.translate(None, _DIGITS_AND_SIGNS)) - 2 * raw.count(b"...")
+    wide_count = 0
     if len(raw) != len(text):
-        wide = len(raw) - len(raw.translate(None, _WIDE))
-    return (4 * len(raw) + 11 * signs + 8 * wide + 19) // 20
+        wide_count = len(raw) - len(raw.translate(None, _WIDE_BEGINNINGS))
+    # In twentieths of a token, rounded up: 4 for each byte, with 11 more a sign has 15, and with 8 more the three bytes
+    # of a character of CJK have 20.
+    return (4 * len(raw) + 11 * sign_count + 8 * wide_count + 19) // 20
 
 
 def _frame(mark: str, now: float) -> str:
@@ -156,7 +158,7 @@ def day_heading(day: str, years: Collection[str]) -> str:
     return f"[{day[YEAR_CHARS + 1 :] if '-' in day and day[:YEAR_CHARS] in years else day}]"
 
 
-def labelled(message: Message, text: str) -> str:
+def render_line(message: Message, text: str) -> str:
     """Returns a line of a note: the source or the speaker of the text, and the text."""
     label = _SOURCES.get(message.source)
     if label is None:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from gateway.core.finish_reasons import BROKE
 from gateway.core.thoughts import without_thoughts
 
-# No text has more characters for a token, so this bounds the length of an answer.
-CHARS_PER_TOKEN = 6
+# A text has hardly ever more characters for a token, so this bounds the length of an answer. Chosen: English prose has
+# four to five.
+_MAX_CHARS_PER_TOKEN = 6
 
 
 class UnusableSummary(Exception):
@@ -62,8 +63,8 @@ def check_summary(
         raise UnusableSummary("the background model's filter cut the summary off")
     if finish_reason == BROKE:
         raise UnusableSummary("the background model broke off in the summary")
-    if finish_reason == "length" or len(text) > max_tokens * CHARS_PER_TOKEN:
-        text = whole_lines(text[: max_tokens * CHARS_PER_TOKEN])
+    if finish_reason == "length" or len(text) > max_tokens * _MAX_CHARS_PER_TOKEN:
+        text = whole_lines(text[: max_tokens * _MAX_CHARS_PER_TOKEN])
     if not text:
         raise UnusableSummary("the summary is empty")
     if len(text) < _REFUSAL_CHARS and _REFUSAL.match(text):
