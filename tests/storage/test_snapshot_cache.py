@@ -16,7 +16,7 @@ from gateway.core.conversation.active import find_mergeable
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import MemoryUse
-from gateway.core.conversation.stored_messages import CannotRewrite, rewrite_message
+from gateway.core.conversation.message_rewrite import CannotRewrite, rewrite_message
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage
 from storage.commands import Change, ForgetTarget, MemorySnapshot, Pool

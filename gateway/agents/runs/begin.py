@@ -30,7 +30,8 @@ from gateway.agents.runs.run import AcceptedRun, RoutedSend, cut_to_window
 from gateway.agents.runs.steps import CONFLICT_TRIES, RunMemory, ToolboxFactory
 from gateway.agents.runs.stored_conversation import read_stored_context, resume_open_step
 from gateway.core.conversation.canonical import MessageHasher
-from gateway.core.conversation.stored_messages import cut_reply, tool_names_by_call
+from gateway.core.conversation.message_rewrite import cut_reply
+from gateway.core.conversation.stored_messages import tool_names_by_call
 from gateway.core.conversation.wire_message import RESULT_ROLES, WireMessage
 from gateway.core.ids import Place, id_at, new_uid, place_of
 from gateway.core.prompt.omitted_messages import is_resent

@@ -8,12 +8,11 @@ from contextlib import suppress
 from msgspec import Struct
 
 from gateway.agents.runs.calls.call_record import load_waiting_calls
+from gateway.core.conversation.message_rewrite import CannotRewrite, rewrite_message
 from gateway.core.conversation.stored_messages import (
-    CannotRewrite,
     ListedMessage,
     list_messages,
     message_sort_key,
-    rewrite_message,
     tool_names_by_call,
 )
 from gateway.core.ids import Place, id_at

@@ -9,14 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import MessageHasher
-from gateway.core.conversation.stored_messages import (
-    CannotRewrite,
-    cut_reply,
-    has_open_calls,
-    list_messages,
-    rewrite_message,
-    tool_names_by_call,
-)
+from gateway.core.conversation.message_rewrite import CannotRewrite, cut_reply, rewrite_message
+from gateway.core.conversation.stored_messages import has_open_calls, list_messages, tool_names_by_call
 from storage.records import Exchange, State
 from tests.core.conversations import SECRET, assistant, call, result, user
 
