@@ -16,7 +16,7 @@ from gateway.agents.core.call_decision import CallDecision
 from gateway.agents.core.rule_guide import DEFAULT_MAX_STEPS
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.sent_values import sent_or_none
-from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, convert, refused
+from gateway.agents.wire.struct_fields import READ_ONLY, Body, Maybe, NoEffect, convert, refused
 from gateway.checked import Fault, Path
 from gateway.core.conversation.private import framed_system_message, with_name, with_private
 from gateway.core.conversation.wire_message import WireMessage
@@ -27,6 +27,13 @@ MaxSteps = Annotated[int, Meta(ge=1, le=200)]
 _MAX_MESSAGES = 1_000
 
 _GROUP = refused("Send to an agent; the agents of its group read the messages that it gets.")
+_STORED_SIGNATURE = refused("The signatures of thoughts are stored with these.")
+_NO_LOGPROBS = refused(
+    "An agent's reply is made of several model calls; ask for logprobs in a chat completion."
+)
+_NO_TOKEN_IDS = refused("Providers of chat completions report no token ids.")
+_FINAL_THOUGHT = refused("A thought stays as its model had it.")
+_FINAL_CALL = refused("A call stays as its model made it.")
 
 MessageType = Literal[
     "system_message", "user_message", "assistant_message", "reasoning_message", "hidden_reasoning_message",
@@ -39,9 +46,7 @@ MessageType = Literal[
 
 class TextPart(Body, tag_field="type", tag="text"):
     text: str
-    signature: (
-        Annotated[str | None, refused("The signatures of thoughts are stored with these.")] | UnsetType
-    ) = UNSET
+    signature: Annotated[str | None, _STORED_SIGNATURE] | UnsetType = UNSET
 
 
 class UrlSource(Body, tag_field="type", tag="url"):
@@ -72,9 +77,7 @@ class PlainMessage(Body, tag_field="type", tag="message"):
     otid: Maybe[str] = UNSET
     sender_id: Maybe[str] = UNSET
     group_id: Annotated[str | None, _GROUP] | UnsetType = UNSET
-    batch_item_id: Annotated[str | None, refused("The gateway says this, not its caller.")] | UnsetType = (
-        UNSET
-    )
+    batch_item_id: Annotated[str | None, READ_ONLY] | UnsetType = UNSET
 
 
 class Decision(Body, tag_field="type", tag="approval"):
@@ -156,19 +159,9 @@ class Send(Body):
     callback_url: Maybe[str] = UNSET
     enable_thinking: NoEffect[str | bool] = UNSET
     client_skills: Maybe[list[ClientSkill]] = UNSET
-    return_logprobs: (
-        Annotated[
-            bool | None,
-            refused(
-                "An agent's reply is made of several model calls; ask for logprobs in a chat completion."
-            ),
-        ]
-        | UnsetType
-    ) = UNSET
+    return_logprobs: Annotated[bool | None, _NO_LOGPROBS] | UnsetType = UNSET
     top_logprobs: Annotated[int | None, refused("See return_logprobs.")] | UnsetType = UNSET
-    return_token_ids: (
-        Annotated[bool | None, refused("Providers of chat completions report no token ids.")] | UnsetType
-    ) = UNSET
+    return_token_ids: Annotated[bool | None, _NO_TOKEN_IDS] | UnsetType = UNSET
 
 
 class UpdateMessage(Body):
@@ -176,10 +169,8 @@ class UpdateMessage(Body):
 
     content: Maybe[str | list[TextPart]] = UNSET
     message_type: Maybe[MessageType] = UNSET
-    reasoning: Annotated[str | None, refused("A thought stays as its model had it.")] | UnsetType = UNSET
-    tool_call: Annotated[dict[str, Any] | None, refused("A call stays as its model made it.")] | UnsetType = (
-        UNSET
-    )
+    reasoning: Annotated[str | None, _FINAL_THOUGHT] | UnsetType = UNSET
+    tool_call: Annotated[dict[str, Any] | None, _FINAL_CALL] | UnsetType = UNSET
 
 
 class ResetMessages(Body):
