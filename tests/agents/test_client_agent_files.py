@@ -629,7 +629,7 @@ def test_a_list_that_is_too_long_is_named_before_anything_is_read(monkeypatch: p
     monkeypatch.setattr(read_module, "parse", None)
     with pytest.raises(Unprocessable) as refused:
         read_file(HOSTILE["very many blocks"], ImportForm(), 0.0)
-    (fault,) = refused.value.faults
+    fault = refused.value.fault
     assert fault.path == ("body", "file", "blocks")
     assert fault.message == "Expected 'array' of length <= 10000"
 

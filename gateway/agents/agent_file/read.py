@@ -180,7 +180,7 @@ class _FileReader:
         keys = _check_references(agent.block_ids, self._blocks, (*path, "block_ids"))
         labels = {self._blocks[key][0].label for key in keys}
         if len(labels) < len(keys):
-            raise Unprocessable([Fault((*path, "block_ids"), "Two blocks of an agent have the same label")])
+            raise Unprocessable(Fault((*path, "block_ids"), "Two blocks of an agent have the same label"))
         return keys
 
     def _read_attached_folders(
@@ -257,7 +257,7 @@ def _parse_file(data: bytes) -> dict[str, Any]:
         # Programs that save what the client returns as JSON have the file as one text.
         json = parse(json.encode(), FILE_FIELD)
     if not isinstance(json, dict):
-        raise Unprocessable([Fault(FILE_FIELD, "Input should be an object", "model_type")])
+        raise Unprocessable(Fault(FILE_FIELD, "Input should be an object", "model_type"))
     return json
 
 
@@ -268,7 +268,7 @@ def _check_lists(data: bytes) -> None:
     except msgspec.ValidationError as error:
         fault = fault_of(error, None, FileLists, FILE_FIELD)
         if "length" in fault.message:
-            raise Unprocessable([replace(fault, kind="value_error")]) from error
+            raise Unprocessable(replace(fault, kind="value_error")) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass  # other faults are found when the whole file is read
 
@@ -285,7 +285,7 @@ def _check_ids(json: Mapping[str, Any]) -> None:
             id = record.get("id")
             if not isinstance(id, str) or id in known_ids:
                 message = f"The id {id!r} is there twice" if isinstance(id, str) else "Field required"
-                raise Unprocessable([Fault((*FILE_FIELD, part, n, "id"), message)])
+                raise Unprocessable(Fault((*FILE_FIELD, part, n, "id"), message))
             known_ids.add(id)
 
 
@@ -307,7 +307,7 @@ def _read_uid(id: str, path: Path) -> str:
     """Returns the uid of an id that stays. Raises: Unprocessable."""
     uid = ids.uid_of(id.partition("-")[0], id)
     if uid is None:
-        raise Unprocessable([Fault(path, "Expected an id of Letta's: a kind and a UUID", value=id[:100])])
+        raise Unprocessable(Fault(path, "Expected an id of Letta's: a kind and a UUID", value=id[:100]))
     return uid
 
 
@@ -315,7 +315,7 @@ def _check_references(ids: Sequence[str] | None, parts: Mapping[str, Any], path:
     """Returns ids of parts of the file, each once. Raises: Unprocessable if one names nothing in the file."""
     for n, id in enumerate(ids or ()):
         if id not in parts:
-            raise Unprocessable([Fault((*path, n), "This names nothing in the file", value=id[:100])])
+            raise Unprocessable(Fault((*path, n), "This names nothing in the file", value=id[:100]))
     return list(dict.fromkeys(ids or ()))
 
 

@@ -60,7 +60,7 @@ def _make_definition(tool: FileTool, raw: Mapping[str, Any], path: Path, *, is_o
     fields = {name: raw[name] for name in _FIELDS if raw.get(name) is not None}
     schema = fields.get("json_schema")
     if not isinstance(schema, dict) or schema.get("name") != tool.name:
-        raise Unprocessable([Fault((*path, "json_schema", "name"), "Expected a schema with the tool's name")])
+        raise Unprocessable(Fault((*path, "json_schema", "name"), "Expected a schema with the tool's name"))
     if fields.get("source_type") == "json" and fields.get("source_code") and not is_own:
         # Letta's server runs all that is not TypeScript as Python.
         fields["source_type"] = "python"

@@ -82,7 +82,7 @@ class AgentsQuery(PageQuery):
             return {"created_at": "created", "updated_at": "updated", "last_run_completion": "completed"}[by]
         except KeyError:
             message = "Expected created_at, updated_at or last_run_completion"
-            raise Unprocessable([Fault(("query", "sort_by"), message, "literal_error", by)]) from None
+            raise Unprocessable(Fault(("query", "sort_by"), message, "literal_error", by)) from None
 
 
 class AgentQuery(UrlQuery):

@@ -256,11 +256,11 @@ def _read_form(kind: type[Form], http: Request, data: bytes) -> tuple[Form, Form
     parts = None if boundary is None else parse_form(data, boundary)
     if parts is None:
         raise Unprocessable(
-            [Fault(("body",), "Expected a form of the type multipart/form-data", "form_invalid")]
+            Fault(("body",), "Expected a form of the type multipart/form-data", "form_invalid")
         )
     file = next((part for part in parts if part.name == "file"), None)
     if file is None:
-        raise Unprocessable([Fault(("body", "file"), "Field required", "missing")])
+        raise Unprocessable(Fault(("body", "file"), "Field required", "missing"))
     fields = {part.name: part.data.decode("utf-8", "replace") for part in parts if part is not file}
     return struct_fields.convert(without_nul(fields), kind, ("body",), lax=True), file
 
@@ -300,7 +300,7 @@ def as_gateway_error(error: StoreError, request: ApiRequest) -> GatewayError:
             message = f"there is no {noun} {id!r}" if noun else message.replace(uid[0], repr(id))
         return UnknownId(sentence(message))
     if isinstance(error, BlockOverLimit):
-        return Unprocessable([Fault(("body", "value"), sentence(error.message))])
+        return Unprocessable(Fault(("body", "value"), sentence(error.message)))
     if isinstance(error, OverLimit):
         return BadRequest(sentence(error.message))
     if isinstance(error, WriteConflict | Stale):

@@ -287,16 +287,16 @@ def _check_types(values: Mapping[str, Any], where: str, types: Mapping[str, tupl
             continue
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
             words = " or ".join(allowed_type.__name__ for allowed_type in allowed)
-            raise Unprocessable([Fault(("body", where, name), f"Expected {words}", "type_error", value)])
+            raise Unprocessable(Fault(("body", where, name), f"Expected {words}", "type_error", value))
         if name in _TOKEN_LIMITS and isinstance(value, int) and value < 1:
-            raise Unprocessable([Fault(("body", where, name), "Expected 'int' >= 1", "value_error", value)])
+            raise Unprocessable(Fault(("body", where, name), "Expected 'int' >= 1", "value_error", value))
 
 
 def _checked_window(config: Mapping[str, Any]) -> int:
     window: int = config["context_window"]
     if window < MIN_WINDOW:
         at = ("body", "llm_config", "context_window")
-        raise Unprocessable([Fault(at, f"Expected 'int' >= {MIN_WINDOW}", "type_error", window)])
+        raise Unprocessable(Fault(at, f"Expected 'int' >= {MIN_WINDOW}", "type_error", window))
     return window
 
 
@@ -319,7 +319,7 @@ def _check_timezone(name: str) -> None:
         fault = Fault(
             ("body", "timezone"), "Expected a name of the IANA time zone database", "value_error", name
         )
-        raise Unprocessable([fault]) from None
+        raise Unprocessable(fault) from None
 
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:

@@ -282,12 +282,11 @@ def _make_item(request: BatchRequest, n: int) -> RequestedItem:
     """Returns the item of the n-th request. Raises: Unprocessable, UnknownId, BadRequest."""
     path = ("body", "requests", n)
     if isinstance(request.agent_id, UnsetType):
-        raise Unprocessable([Fault((*path, "agent_id"), "Field required", "missing")])
+        raise Unprocessable(Fault((*path, "agent_id"), "Field required", "missing"))
     try:
         content = read_send(Send(messages=request.messages, input=request.input, max_steps=request.max_steps))
     except Unprocessable as error:
-        faults = [replace(fault, path=(*path, *fault.path[1:])) for fault in error.faults]
-        raise Unprocessable(faults) from error
+        raise Unprocessable(replace(error.fault, path=(*path, *error.fault.path[1:]))) from error
     if content.answers:
         raise BadRequest("A batch takes new messages; answer a call with a send.", param="requests")
     conversation_name = sent_or(request.conversation_id, DEFAULT_CONVERSATION)

@@ -84,7 +84,7 @@ def read_config(config: Mapping[str, Any]) -> SleeptimeConfig | VoiceSleeptimeCo
     if manager_type == "voice_sleeptime":
         return convert(config, VoiceSleeptimeConfig, _CONFIG_PATH)
     message = "Input should be 'sleeptime' or 'voice_sleeptime'"
-    raise Unprocessable([Fault((*_CONFIG_PATH, "manager_type"), message, "enum", manager_type)])
+    raise Unprocessable(Fault((*_CONFIG_PATH, "manager_type"), message, "enum", manager_type))
 
 
 def with_config(definition: AgentDefinition, sent: Mapping[str, Any]) -> AgentDefinition:
@@ -117,10 +117,10 @@ def check_window(definition: AgentDefinition, sent: Mapping[str, Any], fields: W
         return
     if sent.get(fields.least):
         message = f"Expected at most {fields.most}, {most}"
-        raise Unprocessable([Fault((*fields.path, fields.least), message, value=least)])
+        raise Unprocessable(Fault((*fields.path, fields.least), message, value=least))
     if sent.get(fields.most):
         message = f"Expected at least {fields.least}, {least}"
-        raise Unprocessable([Fault((*fields.path, fields.most), message, value=most)])
+        raise Unprocessable(Fault((*fields.path, fields.most), message, value=most))
 
 
 def group_json(

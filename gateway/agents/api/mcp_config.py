@@ -70,7 +70,7 @@ def parse_config(config: Mapping[str, Any], previous: McpServerDefinition | None
     server_type = config.get("mcp_server_type") or default_type
     if server_type not in _SERVER_TYPES:
         message = "Input should be 'streamable_http', 'sse' or 'stdio'"
-        raise Unprocessable([Fault((*_CONFIG_PATH, "mcp_server_type"), message, "enum", server_type)])
+        raise Unprocessable(Fault((*_CONFIG_PATH, "mcp_server_type"), message, "enum", server_type))
     # A null removes a secret or a header. A field that cannot be null counts as left out.
     sent = {name: value for name, value in config.items() if value is not None or name not in _NEVER_NULL}
     complete = {**_defaults_from(previous, server_type), **sent}
@@ -80,7 +80,7 @@ def parse_config(config: Mapping[str, Any], previous: McpServerDefinition | None
         return _http_config(complete, server_type, previous)
     except Unprocessable as error:
         # The values may be secrets, which no error repeats.
-        raise Unprocessable([replace(fault, value=None) for fault in error.faults]) from None
+        raise Unprocessable(replace(error.fault, value=None)) from None
 
 
 def _defaults_from(previous: McpServerDefinition | None, server_type: str) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def _check_header(name: str) -> None:
 
 
 def _unprocessable(field: str, message: str) -> Unprocessable:
-    return Unprocessable([Fault((*_CONFIG_PATH, field), message)])
+    return Unprocessable(Fault((*_CONFIG_PATH, field), message))
 
 
 def server_type_of(server: McpServerDefinition) -> str:

@@ -58,7 +58,7 @@ def check_name(name: str) -> None:
     """Checks the name of a server, with which the names of its tools begin. Raises: Unprocessable."""
     if not re.fullmatch(r"[A-Za-z0-9_. -]+", name):
         message = "Expected letters, digits, spaces, '_', '.' or '-'"
-        raise Unprocessable([Fault(("body", "server_name"), message, "value_error", name)])
+        raise Unprocessable(Fault(("body", "server_name"), message, "value_error", name))
 
 
 def server_json(stored: Definition) -> dict[str, Any]:

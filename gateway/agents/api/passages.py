@@ -137,7 +137,7 @@ def archive_json(archive: Definition) -> dict[str, Any]:
 def check_text(text: str, path: Path) -> None:
     """Raises: Unprocessable if a text is blank."""
     if not text.strip():
-        raise Unprocessable([Fault(path, "Expected a text that is not blank")])
+        raise Unprocessable(Fault(path, "Expected a text that is not blank"))
 
 
 def moment_of(text: Maybe[str], path: Path, *, is_end: bool = False) -> float | None:
@@ -159,7 +159,7 @@ def moment_of(text: Maybe[str], path: Path, *, is_end: bool = False) -> float | 
         return parse_moment(moment, is_end=is_end)
     except ValueError:
         message = "Expected a date or time of ISO 8601"
-        raise Unprocessable([Fault(path, message, "datetime_from_date_parsing", sent[:100])]) from None
+        raise Unprocessable(Fault(path, message, "datetime_from_date_parsing", sent[:100])) from None
 
 
 class PassageRoutes:

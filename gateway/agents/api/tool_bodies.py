@@ -148,7 +148,7 @@ def _function_schema(schema: dict[str, Any]) -> dict[str, Any]:
     name, parameters = schema.get("name"), schema.get("parameters")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         message = "Expected 1 to 64 letters, digits, '_' or '-'"
-        raise Unprocessable([Fault(("body", "json_schema", "name"), message, "value_error", name)])
+        raise Unprocessable(Fault(("body", "json_schema", "name"), message, "value_error", name))
     if parameters is not None:
         _check_parameters(parameters, ("body", "json_schema", "parameters"))
     return {
@@ -162,14 +162,14 @@ def _function_schema(schema: dict[str, Any]) -> dict[str, Any]:
 def _check_parameters(parameters: Any, at: Path) -> None:
     """Checks the parts of a schema to which arguments are added. Raises: Unprocessable."""
     if not isinstance(parameters, dict):
-        raise Unprocessable([Fault(at, "Expected an object", "type_error")])
+        raise Unprocessable(Fault(at, "Expected an object", "type_error"))
     properties, required = parameters.get("properties", {}), parameters.get("required", [])
     if not isinstance(properties, dict) or not all(
         isinstance(property_, dict | bool) for property_ in properties.values()
     ):
-        raise Unprocessable([Fault((*at, "properties"), "Expected an object of schemas", "type_error")])
+        raise Unprocessable(Fault((*at, "properties"), "Expected an object of schemas", "type_error"))
     if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
-        raise Unprocessable([Fault((*at, "required"), "Expected a list of names", "type_error")])
+        raise Unprocessable(Fault((*at, "required"), "Expected a list of names", "type_error"))
     if (size := len(orjson.dumps(parameters))) > MAX_SCHEMA_BYTES:
         message = f"A schema has at most {MAX_SCHEMA_BYTES:,} bytes; this one has {size:,}"
-        raise Unprocessable([Fault(at, message, "value_error")])
+        raise Unprocessable(Fault(at, message, "value_error"))

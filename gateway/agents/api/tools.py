@@ -57,7 +57,7 @@ class ApprovalBody(Body):
         for sent in (self.requires_approval, self.body_requires_approval):
             if (is_needed := sent_or_none(sent)) is not None:
                 return is_needed
-        raise Unprocessable([Fault(("body", "requires_approval"), "Field required", "missing")])
+        raise Unprocessable(Fault(("body", "requires_approval"), "Field required", "missing"))
 
 
 class ToolRoutes:
@@ -182,7 +182,7 @@ class ToolRoutes:
         name = tool_name(tool)
         if name is None:
             raise Unprocessable(
-                [Fault(("body", "json_schema"), "Field required for this source_type", "missing")]
+                Fault(("body", "json_schema"), "Field required for this source_type", "missing")
             )
         return name, tool
 

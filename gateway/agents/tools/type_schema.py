@@ -200,10 +200,9 @@ def _read_field(value: ast.expr | None) -> _Field:
         return _Field(_unless_ellipsis(value), None)
     named = {keyword.arg: keyword.value for keyword in value.keywords}
     default = named.get("default") or named.get("default_factory") or (value.args[0] if value.args else None)
-    text = named.get("description")
-    if isinstance(text, ast.Constant) and isinstance(text.value, str):
-        return _Field(_unless_ellipsis(default), text.value)
-    return _Field(_unless_ellipsis(default), None)
+    description = named.get("description")
+    text = description.value if isinstance(description, ast.Constant) else None
+    return _Field(_unless_ellipsis(default), text if isinstance(text, str) else None)
 
 
 def _unless_ellipsis(default: ast.expr | None) -> ast.expr | None:

@@ -68,15 +68,14 @@ def _shown_value(value: Any) -> Any:
 
 
 class Unprocessable(CallerError):
-    """A request with values that its fields do not take."""
+    """A request with a value that its field does not take."""
 
     status = 422
     code = "unprocessable"
 
-    def __init__(self, faults: Sequence[Fault]) -> None:
-        first = faults[0]
-        super().__init__(f"{'.'.join(map(str, first.path))}: {first.message}", param=str(first.path[-1]))
-        self.faults = tuple(faults)
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(f"{'.'.join(map(str, fault.path))}: {fault.message}", param=str(fault.path[-1]))
+        self.fault = fault
 
 
 class LettaErrors:
@@ -93,7 +92,7 @@ class LettaErrors:
 
 def _detail(error: GatewayError) -> Any:
     if isinstance(error, Unprocessable):
-        return [fault_json(fault) for fault in error.faults]
+        return [fault_json(error.fault)]
     return error.message
 
 

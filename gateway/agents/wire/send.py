@@ -212,10 +212,10 @@ def read_new_text(update: UpdateMessage) -> str:
     """Returns the text of an update of a message. Raises: Unprocessable."""
     content = update.content
     if isinstance(content, UnsetType) or content is None:
-        raise Unprocessable([Fault(("body", "content"), "Field required", "missing")])
+        raise Unprocessable(Fault(("body", "content"), "Field required", "missing"))
     text = _text_of(content)
     if not text:
-        raise Unprocessable([Fault(("body", "content"), "Expected a text; delete a message to forget it")])
+        raise Unprocessable(Fault(("body", "content"), "Expected a text; delete a message to forget it"))
     return text
 
 
@@ -223,15 +223,15 @@ def read_send(send: Send) -> SendContent:
     """Returns the content of a send. Raises: Unprocessable, BadRequest."""
     _check_tool_names(send.client_tools or ())
     if send.messages not in (UNSET, None) and send.input not in (UNSET, None):
-        raise Unprocessable([Fault(("body", "input"), "Give either 'messages' or 'input', not both")])
+        raise Unprocessable(Fault(("body", "input"), "Give either 'messages' or 'input', not both"))
     if isinstance(send.input, str | list):
         whole = {"role": "user", "content": send.input}
         return SendContent((_stored_message(_read_plain(whole, ("body", "input"))),))
     sent = sent_or_none(send.messages)
     if not sent:
-        raise Unprocessable([Fault(("body", "messages"), "Field required", "missing")])
+        raise Unprocessable(Fault(("body", "messages"), "Field required", "missing"))
     if len(sent) > _MAX_MESSAGES:
-        raise Unprocessable([Fault(("body", "messages"), f"At most {_MAX_MESSAGES} messages in one send")])
+        raise Unprocessable(Fault(("body", "messages"), f"At most {_MAX_MESSAGES} messages in one send"))
     messages = [_read_any(fields, ("body", "messages", n)) for n, fields in enumerate(sent)]
     plain = [message for message in messages if isinstance(message, PlainMessage)]
     otids = (sent_or_none(message.otid) for message in messages)
@@ -248,7 +248,7 @@ def _check_tool_names(tools: Sequence[ClientTool]) -> None:
     for n, tool in enumerate(tools):
         if tool.name in names:
             message = f"Another of the tools is named {tool.name!r}, and a call says no more than the name"
-            raise Unprocessable([Fault(("body", "client_tools", n, "name"), message)])
+            raise Unprocessable(Fault(("body", "client_tools", n, "name"), message))
         names.add(tool.name)
 
 
@@ -258,9 +258,7 @@ def _read_any(sent: dict[str, Any], path: Path) -> PlainMessage | Approvals | To
     kind = _STRUCTS.get(name) if isinstance(name, str) else None
     if kind is None:
         names = ", ".join(f"'{message_type}'" for message_type in _STRUCTS)
-        raise Unprocessable(
-            [Fault((*path, "type"), f"Input should be one of {names}", "literal_error", name)]
-        )
+        raise Unprocessable(Fault((*path, "type"), f"Input should be one of {names}", "literal_error", name))
     return convert(_with_part_types({**sent, "type": name}), kind, path)
 
 
@@ -357,7 +355,7 @@ def _decisions_of(message: Approvals | ToolReturns, path: Path) -> list[CallDeci
     else:
         field, decisions = "approve", [CallDecision(None, approve, message.reason or None)]
     if not decisions:
-        raise Unprocessable([Fault((*path, field), "Expected at least one answer", "missing")])
+        raise Unprocessable(Fault((*path, field), "Expected at least one answer", "missing"))
     request = None if isinstance(message, ToolReturns) else message.approval_request_id or None
     return [replace(decision, request=request) for decision in decisions]
 

@@ -89,10 +89,10 @@ def parse(data: bytes, path: Path = ("body",)) -> Any:
         json = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         fault = Fault((*path, error.pos), f"JSON decode error: {error.msg}", "json_invalid")
-        raise Unprocessable([fault]) from error
+        raise Unprocessable(fault) from error
     if is_too_deep(json):
         message = f"JSON may be nested {MAX_LEVELS} levels deep, and this is deeper"
-        raise Unprocessable([Fault(path, message, "json_invalid")])
+        raise Unprocessable(Fault(path, message, "json_invalid"))
     return without_nul(json) if NUL in data else json
 
 
@@ -103,9 +103,9 @@ def read_texts(data: bytes) -> dict[str, str]:
         texts = msgspec.json.decode(data or b"{}", type=dict[str, str])
         return without_nul(texts) if NUL in data else texts
     except msgspec.ValidationError as error:
-        raise Unprocessable([worded(fault_of(error, None, dict[str, str], ("body",)))]) from error
+        raise Unprocessable(worded(fault_of(error, None, dict[str, str], ("body",)))) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Unprocessable([Fault(("body",), f"JSON decode error: {error}", "json_invalid")]) from error
+        raise Unprocessable(Fault(("body",), f"JSON decode error: {error}", "json_invalid")) from error
 
 
 def convert(json: Any, struct_type: type[B], path: Path, *, lax: bool = False) -> B:
@@ -117,13 +117,11 @@ def convert(json: Any, struct_type: type[B], path: Path, *, lax: bool = False) -
     Raises: as `read_body`.
     """
     if not isinstance(json, dict):
-        raise Unprocessable(
-            [Fault(path, f"Input should be an object, not {type_name_of(json)}", "model_type")]
-        )
+        raise Unprocessable(Fault(path, f"Input should be an object, not {type_name_of(json)}", "model_type"))
     try:
         body = checked.convert(json, struct_type, path, strict=not lax)
     except checked.InvalidValue as error:
-        raise Unprocessable([worded(error.fault)]) from error
+        raise Unprocessable(worded(error.fault)) from error
     check_refused(body)
     _check_sizes(body, path)
     return body
@@ -141,7 +139,7 @@ def check_size(value: dict[str, Any] | list[Any], path: Path) -> None:
     """Raises: Unprocessable if an object or a list of entries is too large to be stored. path: of it in the request."""
     if (size := len(msgspec.json.encode(value))) > MAX_OBJECT_BYTES:
         message = f"Its JSON may have {MAX_OBJECT_BYTES:,} bytes, and has {size:,}"
-        raise Unprocessable([Fault(path, message)])
+        raise Unprocessable(Fault(path, message))
 
 
 def check_refused(body: msgspec.Struct) -> None:

@@ -60,7 +60,7 @@ class Outer(Body):
 def test_a_fault_says_where_it_lies(data: bytes, loc: tuple[Any, ...], kind: str) -> None:
     with pytest.raises(Unprocessable) as refusal:
         read_body(data, Outer)
-    (fault,) = refusal.value.faults
+    fault = refusal.value.fault
     assert (fault.path, fault.kind) == (loc, kind)
     body = LettaErrors().body(refusal.value)
     assert b'"detail":[{"type":"' + kind.encode() in body
@@ -70,7 +70,7 @@ def test_a_fault_says_where_it_lies(data: bytes, loc: tuple[Any, ...], kind: str
 def test_the_error_of_a_misspelt_field_names_the_nearest(name: str, said: str) -> None:
     with pytest.raises(Unprocessable) as refusal:
         read_body(b'{"name": "a", "' + name.encode() + b'": 2}', Outer)
-    assert refusal.value.faults[0].message == f"Extra inputs are not permitted{said}"
+    assert refusal.value.fault.message == f"Extra inputs are not permitted{said}"
 
 
 class Rule(Body, tag="first", tag_field="type"):
@@ -102,14 +102,14 @@ class Choosing(Body):
 def test_a_choice_says_what_there_is_to_choose(body: Any, loc: tuple[Any, ...], words: str) -> None:
     with pytest.raises(Unprocessable) as refusal:
         convert(body, Choosing, ("body",))
-    (fault,) = refusal.value.faults
+    fault = refusal.value.fault
     assert (fault.path, fault.kind, fault.message) == (loc, "enum", f"Input should be {words}")
 
 
 def test_a_long_value_is_not_repeated_whole() -> None:
     with pytest.raises(Unprocessable) as refusal:
         convert({"name": ["x" * 5000]}, Outer, ("body",))
-    assert fault_json(refusal.value.faults[0])["input"] == "an array"
+    assert fault_json(refusal.value.fault)["input"] == "an array"
 
 
 def test_null_and_a_missing_field_are_distinguished() -> None:

@@ -109,7 +109,7 @@ def test_an_image_need_not_name_the_type_of_its_source() -> None:
 def test_a_send_that_makes_no_sense_is_refused(fields: dict[str, Any], loc: tuple[Any, ...]) -> None:
     with pytest.raises(Unprocessable) as refusal:
         read(**fields)
-    assert refusal.value.faults[0].path == loc
+    assert refusal.value.fault.path == loc
 
 
 def test_an_image_is_nothing_a_system_message_can_say() -> None:
