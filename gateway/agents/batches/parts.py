@@ -213,12 +213,9 @@ class PartJournal:
 
     async def add(self, upstream: str, model: str, count: int) -> ProviderPart:
         """Writes down that a part is about to be submitted. count: the number of its items."""
-        number = len(self.parts) + 1
-        mark = uuid4().hex
-        at = self.now()
-        part = ProviderPart(number, upstream, model, mark, at, count)
-        fields = {"upstream": upstream, "model": model, "mark": mark, "at": at, "count": count}
-        await self._write(f"part-{number}", fields)
+        part = ProviderPart(len(self.parts) + 1, upstream, model, uuid4().hex, self.now(), count)
+        fields = {"upstream": upstream, "model": model, "mark": part.mark, "at": part.at, "count": count}
+        await self._write(f"part-{part.number}", fields)
         self.parts.append(part)
         return part
 
