@@ -91,11 +91,11 @@ class AgentServicesFactory(Protocol):
         settings: Settings,
         keeper: MemoryKeeper,
         failover: Failover,
-        background: Failover,
+        background_failover: Failover,
         turns: TurnServices,
         limits: Limits,
         specs: Sequence[AgentSpec],
-        services: BackgroundServices,
+        background_services: BackgroundServices,
         accounting: Accounting,
     ) -> ServesAgents:
         """Makes the service of agents. The parameters are those of `AgentServices`."""
@@ -208,11 +208,11 @@ class Services:
                 settings,
                 keeper,
                 failover,
-                background=failover.with_providers(self._run_providers or self.providers),
+                background_failover=failover.with_providers(self._run_providers or self.providers),
                 turns=turns,
                 limits=limits,
                 specs=directory.specs,
-                services=self.background,
+                background_services=self.background,
                 accounting=self.accounting,
             )
         chat_agents = NoAgents(keeper) if self.agents is None else self.agents.chat

@@ -36,7 +36,7 @@ class ChatAgents(Struct, frozen=True):
     """The agents of all projects, for chat completions."""
 
     registry: Registry
-    runs: AgentRuns
+    agent_runs: AgentRuns
 
     # The methods are described in `StoredAgents`.
 
@@ -49,7 +49,7 @@ class ChatAgents(Struct, frozen=True):
         return None if resolved is None else FoundAgent(resolved.spec, resolved.scope)
 
     async def owns(self, identity: Identity, spec: AgentSpec) -> bool:
-        return await self.runs.owns(identity, spec)
+        return await self.agent_runs.owns(identity, spec)
 
     async def with_conversation_settings(
         self, spec: AgentSpec, identity: Identity, request: ChatRequest, *, is_stored: bool
@@ -62,7 +62,7 @@ class ChatAgents(Struct, frozen=True):
         return spec, add_missing_fields(request, sampling_fields(spec, has_tools=request.has_tools or offers))
 
     async def complete(self, call: ChatCall) -> None:
-        await self.runs.complete(call)
+        await self.agent_runs.complete(call)
 
     def terms(
         self, spec: AgentSpec, request: ChatRequest, prompt: Prompt, terms: TurnTerms
@@ -81,4 +81,4 @@ class ChatAgents(Struct, frozen=True):
         is_profile = context.request.spec.is_profile
         sender = None if is_profile else Sender.of(context, Waiter(context.agent.uid), call.forwarded)
         journal = None if call.record is None else call.record.journal
-        return self.runs.toolboxes.make(context, edits, sender=sender, call_record=journal)
+        return self.agent_runs.toolboxes.make(context, edits, sender=sender, call_record=journal)

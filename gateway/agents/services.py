@@ -48,59 +48,72 @@ class AgentServices:
         settings: Settings,
         keeper: MemoryKeeper,
         failover: Failover,
-        background: Failover,
+        background_failover: Failover,
         turns: TurnServices,
         limits: Limits,
         specs: Sequence[AgentSpec],
-        services: BackgroundServices,
+        background_services: BackgroundServices,
         accounting: Accounting,
     ) -> None:
         """Puts the services together; nothing runs before `start`.
 
-        background: has connections of its own, for runs without a client.
+        background_failover: has connections of its own, for runs without a client.
         specs: the profiles of the settings.
         """
-        self._settings, self._failover, self._services = settings, failover, services
+        self._settings, self._failover, self._background_services = settings, failover, background_services
         self._store = store = keeper.store
         self._now = now = keeper.now
+        count_attempt = background_services.count_attempt
         wait_s = max(limits.commit_wait_s, limits.step_wait_s)
         self.registry = registry = Registry(store, settings, specs, now)
         # Performs runs with a client that waits.
-        self.agents = agents = AgentRuns(
+        self.agent_runs = agent_runs = AgentRuns(
             settings,
             keeper,
             failover,
-            background,
+            background_failover,
             replace(turns, limits=replace(turns.limits, commit_wait_s=wait_s)),
             registry.resolver,
             limits.answer_wait_s,
             accounting,
         )
         # The agents as chat completions use them.
-        self.chat = ChatAgents(registry, agents)
+        self.chat = ChatAgents(registry, agent_runs)
         # Performs the runs of sleeptime agents.
         self.sleeping = Sleeping(
-            keeper, registry, agents, services.budget, services.models, services.count_attempt
+            keeper,
+            registry,
+            agent_runs,
+            background_services.budget,
+            background_services.models,
+            count_attempt,
         )
         sleeptime_profiles = [spec.name for spec in specs if spec.sleeptime is not None]
-        services.add_sleeptime(sleeptime_schedule(store, settings.memory.idle_s, now, sleeptime_profiles))
-        item_turns = ItemTurns(settings, keeper, registry.resolver, agents.toolboxes, failover)
+        schedule = sleeptime_schedule(store, settings.memory.idle_s, now, sleeptime_profiles)
+        background_services.add_sleeptime(schedule)
+        item_turns = ItemTurns(settings, keeper, registry.resolver, agent_runs.toolboxes, failover)
         self._batch_providers = make_batches(settings)
         self._batches = BatchService(
-            keeper, item_turns, self._batch_providers, settings.batch, turns.metrics, services.count_attempt,
+            keeper,
+            item_turns,
+            self._batch_providers,
+            settings.batch,
+            turns.metrics,
+            count_attempt,
             accounting.receipts,
-        )  # fmt: skip
+        )
         run_events = RunEvents(store, now)
         # Accepts runs that go on without their clients. `run_service` performs them.
-        self.runs = BackgroundRuns(agents, registry.resolver, keeper, run_events)
-        agents.peers.set_background_runs(self.runs)
+        self.background_runs = BackgroundRuns(agent_runs, registry.resolver, keeper, run_events)
+        # `AgentMessaging` and `BackgroundRuns` need each other.
+        agent_runs.messaging.set_background_runs(self.background_runs)
         self.run_service = RunService(
-            self.runs,
-            agents.recover,
+            self.background_runs,
+            agent_runs.recover,
             store,
-            Callbacks(store, agents.foreign.webhooks, run_events.callback, now),
-            services.count_attempt,
-            lambda: agents.peers.released_slots,
+            Callbacks(store, agent_runs.foreign.webhooks, run_events.callback, now),
+            count_attempt,
+            lambda: agent_runs.messaging.released_slots,
         )
 
     def routes(self, models: ModelList, limits: Limits, bodies: BodyReader) -> list[Route]:
@@ -118,12 +131,12 @@ class AgentServices:
             store=self._store,
             registry=registry,
             agents=AgentLookup(registry, partial(agents_json, self._store, registry, self._now)),
-            runs=self.agents,
-            background=self.runs,
+            agent_runs=self.agent_runs,
+            background_runs=self.background_runs,
             batches=batches,
-            keeper=self.agents.keeper,
+            keeper=self.agent_runs.keeper,
             models=models,
-            compactor=self._services.compactor,
+            compactor=self._background_services.compactor,
             now=self._now,
             send_timeout_s=limits.send_timeout_s,
             ping_s=limits.ping_s,
@@ -146,8 +159,8 @@ class AgentServices:
     async def _recover(self) -> None:
         # Where their ends cannot be written now, `RunService` writes them later.
         with suppress(StoreError):
-            await self.agents.recover()
-        await self.runs.recover()
+            await self.agent_runs.recover()
+        await self.background_runs.recover()
 
     async def aclose(self) -> None:
         await self._batches.aclose()

@@ -112,7 +112,7 @@ class Life:
 
     @property
     def agents(self) -> AgentRuns:
-        found = self.world.gateway.app.services.agents.agents
+        found = self.world.gateway.app.services.agents.agent_runs
         assert found is not None
         return found
 

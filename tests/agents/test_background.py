@@ -343,7 +343,7 @@ def test_a_run_that_is_cancelled_while_it_waits_ends_at_once(world: LettaWorld, 
 @contextmanager
 def held_as_it_begins(world: LettaWorld, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Gate, Gate]]:
     """Holds a run before its first step. Yields what opens when its job has begun, and what lets it go on."""
-    runs = world.world.gateway.app.services.agents.runs._runs
+    runs = world.world.gateway.app.services.agents.background_runs._agent_runs
     began, gate, perform = Gate(), Gate(), runs.perform_accepted
 
     async def held(*arguments: Any) -> None:
@@ -563,7 +563,7 @@ def test_a_run_whose_conversation_is_reset_before_its_message_blocks_no_other(
 ) -> None:
     """Its job is tried once more, when the conversation that it belongs to has another name."""
     agent = world.agent()
-    runs = world.world.gateway.app.services.agents.runs
+    runs = world.world.gateway.app.services.agents.background_runs
     began, gate, run_agent = Gate(), Gate(), runs._run_agent
 
     async def held(*arguments: Any) -> None:
@@ -600,7 +600,9 @@ def test_a_run_whose_conversation_is_not_found_any_more_is_not_tried_again(
     async def perform(*_: object) -> None:
         raise NotFound("there is no such conversation")
 
-    monkeypatch.setattr(world.world.gateway.app.services.agents.runs._runs, "perform_accepted", perform)
+    monkeypatch.setattr(
+        world.world.gateway.app.services.agents.background_runs._agent_runs, "perform_accepted", perform
+    )
     run = ended(world, world.letta.agents.messages.create_async(world.agent().id, input="Work.").id)
     assert (run.status, "is gone" in why(run)) == ("failed", True)
 
@@ -674,7 +676,7 @@ def test_a_run_that_is_tried_again_goes_before_those_that_wait(
     world: LettaWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their jobs wait for its job, so it would wait for ever after them."""
-    runs, began, gate = world.world.gateway.app.services.agents.runs._runs, Gate(), Gate()
+    runs, began, gate = world.world.gateway.app.services.agents.background_runs._agent_runs, Gate(), Gate()
 
     async def break_off(*_: object) -> None:
         began.open()
@@ -720,7 +722,7 @@ def test_a_reader_goes_on_with_the_attempt_after_one_that_could_not_write_its_en
         gate.open()
         failed.wait_sync()
         becomes(lambda: [job for job in call(jobs.list()) if job.state == "retrying"])
-        call(services.agents.runs.sweep())
+        call(services.agents.background_runs.sweep())
         world.world.clock.sleep(10)
         jobs.wake_here()
         kinds = [event.message_type for event in events]

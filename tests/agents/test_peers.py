@@ -663,4 +663,4 @@ def test_whichever_agents_ask_each_other_all_runs_end(stage: Stage, seed: int) -
     for run in runs:
         run.result(PATIENCE_S)
     becomes(lambda: {state for _, state, _, _ in stage.runs()} == {"completed"})
-    assert len(stage.world.world.gateway.app.services.agents.agents.peers._waits) == 0  # type: ignore[union-attr]
+    assert len(stage.world.world.gateway.app.services.agents.agent_runs.messaging._waits) == 0  # type: ignore[union-attr]

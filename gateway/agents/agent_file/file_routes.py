@@ -51,7 +51,9 @@ class AgentFileRoutes:
         self._api = api
         self._folders = Folders(api.store, api.registry, api.now)
         self._export = AgentExport(api.store)
-        self._services = ImportServices(api.store, api.registry, self._folders, api.runs.foreign, api.now)
+        self._services = ImportServices(
+            api.store, api.registry, self._folders, api.agent_runs.foreign, api.now
+        )
 
     def routes(self) -> list[AgentsRoute]:
         return [

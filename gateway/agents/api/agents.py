@@ -94,7 +94,7 @@ class AgentRoutes:
         """Delete an agent, and forget all that it knew."""
         agent = await self._api.agents.get(request)
         await self._api.registry.delete(request.project, agent.uid)
-        self._api.runs.live.stop_deleted(agent.id)
+        self._api.agent_runs.live.stop_deleted(agent.id)
         return {"message": "The agent is deleted, and what it knew is forgotten."}
 
     async def context(self, request: ApiRequest) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class AgentRoutes:
 
     async def _make_prompt(self, request: ApiRequest) -> Prompt:
         resolved = await self._api.agents.resolve(request)
-        return await self._api.runs.preview(RunRequest(resolved.spec, resolved.scope))
+        return await self._api.agent_runs.preview(RunRequest(resolved.spec, resolved.scope))
 
 
 def _filter_of(query: AgentsQuery) -> AgentFilter:

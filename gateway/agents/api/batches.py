@@ -176,8 +176,7 @@ class BatchRoutes:
                 code="model_not_allowed",
             )
         callback = sent_or_none(body.callback_url)
-        if callback is not None and (refusal := self._api.runs.foreign.host_refusal(callback)) is not None:
-            raise BadRequest(f"The URL cannot be called: {refusal}.", param="callback_url")
+        self._api.agent_runs.check_callback(callback)
         items = list[RequestedItem]()
         for n, item in enumerate(body.requests):
             if n % _REQUESTS_PER_PASS == 0:

@@ -69,7 +69,9 @@ async def compact_on_request(
     # Without a model for summaries the agent's own writes it.
     api.check_models(request, [terms.model or (None if api.compactor.default_model else spec.model)])
     receipt = info_of(request.http.scope).begin_receipt()
-    compacted = await compact_conversation(api.runs, api.compactor, agent_uid, run_request, terms, receipt)
+    compacted = await compact_conversation(
+        api.agent_runs, api.compactor, agent_uid, run_request, terms, receipt
+    )
     return {
         "summary": compacted.summary,
         "num_messages_before": compacted.messages_before,

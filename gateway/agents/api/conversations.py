@@ -288,7 +288,7 @@ class ConversationRoutes:
         """Forget a conversation, and all that came of it."""
         named = await self._get_named(request, None)
         entry = _require_entry(named)
-        await self._api.runs.cancel_live(named.agent, entry.conversation.id)
+        await self._api.agent_runs.cancel_live(named.agent, entry.conversation.id)
         await self._conversations.delete(entry)
         return {"message": "The conversation is forgotten."}
 
@@ -312,7 +312,7 @@ class ConversationRoutes:
         run_request = RunRequest(
             await self._load_spec(request, named), named.agent.scope, named.conversation_name
         )
-        return (await self._api.runs.preview(run_request)).system
+        return (await self._api.agent_runs.preview(run_request)).system
 
     async def compact(self, request: ApiRequest, body: CompactConversation) -> dict[str, Any]:
         """Summarise a conversation now."""
@@ -325,7 +325,7 @@ class ConversationRoutes:
         """End a conversation's runs."""
         named = await self._get_named(request, query.agent_id)
         row = await self._find_row(named)
-        runs = [] if row is None else await self._api.runs.cancel_live(named.agent, row)
+        runs = [] if row is None else await self._api.agent_runs.cancel_live(named.agent, row)
         return run_states_json(runs)
 
     # -- their messages

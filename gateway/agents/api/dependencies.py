@@ -40,8 +40,8 @@ class AgentsApi(Struct, frozen=True):
     store: Store
     registry: Registry
     agents: AgentLookup
-    runs: AgentRuns
-    background: BackgroundRuns
+    agent_runs: AgentRuns
+    background_runs: BackgroundRuns
     batches: BatchRequests
     keeper: MemoryKeeper
     models: ModelList
@@ -52,7 +52,7 @@ class AgentsApi(Struct, frozen=True):
 
     @property
     def system_messages(self) -> SystemMessageRenderer:
-        return SystemMessageRenderer(self.store, self.registry, self.runs)
+        return SystemMessageRenderer(self.store, self.registry, self.agent_runs)
 
     async def read_definition_page(
         self, project: str, kind: DefinitionKind, prefix: str, query: PageQuery

@@ -90,7 +90,7 @@ class McpServerRoutes:
 
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
-        foreign = api.runs.foreign
+        self._foreign = foreign = api.agent_runs.foreign
         self._servers = McpRegistry(api.store, api.registry.tools, foreign.mcp, foreign.secrets, api.now)
 
     def routes(self) -> list[AgentsRoute]:
@@ -160,7 +160,7 @@ class McpServerRoutes:
         tool = await self._get_tool(request)
         assert tool.definition is not None  # only built-in tools have none
         definition = ToolDefinition.of(tool.definition.body)
-        return call_result_json(await call_by_hand(self._api.runs.foreign, request, tool.name, definition))
+        return call_result_json(await call_by_hand(self._foreign, request, tool.name, definition))
 
     async def _get_tool(self, request: ApiRequest) -> ToolView:
         """Returns the tool in the path. Raises: UnknownId if the server has no tool with this id."""

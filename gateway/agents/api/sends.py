@@ -78,7 +78,7 @@ class Sends:
         run = await self.accept(request, body, run_request, by_token=is_stream and body.stream_tokens)
         if is_stream:
             return RunStream(self._api, run, include_pings=body.include_pings, headers=request.headers)
-        run = await self._api.background.wait_for_end(run)
+        run = await self._api.background_runs.wait_for_end(run)
         return await run_result_json(self._api, run, showing_of(body))
 
     async def accept(
@@ -102,10 +102,10 @@ class Sends:
         receipt = info.begin_receipt()
         # The steps ask for themselves what they may use, and are counted as the run's.
         receipt.asks_model = False
-        await self._api.runs.admit(run_request, receipt)
+        await self._api.agent_runs.admit(run_request, receipt)
         showing = showing_of(body)
         shown = showing_options(showing, by_token=by_token)
-        return await self._api.background.accept(
+        return await self._api.background_runs.accept(
             run_request,
             callback=sent_or_none(body.callback_url),
             shown=shown if is_shown else None,
@@ -181,7 +181,7 @@ class SendRoutes:
     async def preview(self, request: ApiRequest, body: Send) -> dict[str, Any]:
         """Return what would go to the model with a message, and send nothing."""
         run_request = await self._sends.make_run_request(request, body, request.uid("agent", "agent_id"))
-        request_body: dict[str, Any] = orjson.loads((await self._api.runs.preview(run_request)).body())
+        request_body: dict[str, Any] = orjson.loads((await self._api.agent_runs.preview(run_request)).body())
         return request_body
 
     async def send(self, request: ApiRequest, body: Send) -> dict[str, Any] | SendReply | RunStream:
@@ -226,7 +226,7 @@ class SendReply:
 
     async def _write_whole(self, reply: ClientReply, receipt: Receipt) -> None:
         held = HeldSink(reply)
-        result = await self.api.runs.send(self.run_request, self._begin_view, held, receipt)
+        result = await self.api.agent_runs.send(self.run_request, self._begin_view, held, receipt)
         if result.status != 200:
             await reply.send_body(result.status, held.headers, bytes(held.body))
             return
@@ -244,7 +244,7 @@ class SendReply:
                 sink.ping = ping_event(start.run, self.api.now())
                 return self._begin_view(start)
 
-            result = await self.api.runs.send(self.run_request, begin_view, sink, receipt)
+            result = await self.api.agent_runs.send(self.run_request, begin_view, sink, receipt)
             if sink.has_started or result.status != 200:
                 return
             # Nothing was asked of the model: the send is answered already, or waits for more answers.

@@ -66,7 +66,7 @@ class ToolRoutes:
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
         self._tools = api.registry.tools
-        self._foreign = api.runs.foreign
+        self._foreign = api.agent_runs.foreign
 
     def routes(self) -> list[AgentsRoute]:
         tools, tool, agent_tools = "/v1/tools", "/v1/tools/{tool_id}", "/v1/agents/{agent_id}/tools"

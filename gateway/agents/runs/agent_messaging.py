@@ -130,7 +130,7 @@ class AgentMessaging:
         self,
         resolver: AgentResolver,
         store: Store,
-        runs: SendsRuns,
+        agent_runs: SendsRuns,
         pending: PendingWrites,
         wait_s: float,
         receipts: Receipts,
@@ -139,7 +139,7 @@ class AgentMessaging:
         self._resolver = resolver
         self._receipts = receipts
         self._store = store
-        self._runs = runs
+        self._agent_runs = agent_runs
         self._pending = pending
         self._wait_s = wait_s
         self._waits = Waits()
@@ -270,7 +270,9 @@ class AgentMessaging:
         try:
             project, key_id = request.scope.project, request.forwarded.key_id
             with self._receipts.work(project, key_id=key_id, is_awaited=True) as receipt:
-                result = await self._runs.send(request, lambda _: UnseenViewFactory(), sink, receipt, wait)
+                result = await self._agent_runs.send(
+                    request, lambda _: UnseenViewFactory(), sink, receipt, wait
+                )
         except TooManySends as error:
             return recipient.failed(AnswerFailure.BUSY, error.message)
         except Conflict:

@@ -116,7 +116,7 @@ class AgentRuns:
         settings: Settings,
         keeper: MemoryKeeper,
         failover: Failover,
-        background: Failover,
+        background_failover: Failover,
         turns: TurnServices,
         resolver: AgentResolver,
         answer_wait_s: float,
@@ -124,7 +124,7 @@ class AgentRuns:
     ) -> None:
         """Makes the runs of a process.
 
-        background: for the runs that no client waits for. It has connections of its own.
+        background_failover: for the runs that no client waits for. It has connections of its own.
         answer_wait_s: how long an agent waits for the answer of another agent.
         """
         self._settings = settings
@@ -132,7 +132,7 @@ class AgentRuns:
         self.keeper = keeper
         self._with_client = _RunServices(failover, turns)
         patient_limits = replace(turns.limits, commit_wait_s=DISK_WAIT_S, keep_alive_s=0.0)
-        self._without_client = _RunServices(background, replace(turns, limits=patient_limits))
+        self._without_client = _RunServices(background_failover, replace(turns, limits=patient_limits))
         self._run_starter = RunStarter(keeper, turns.pending, self._tools_of)
         # The tools that were defined over REST.
         self.foreign = ForeignTools(settings.tools, keeper.store, keeper.now)
@@ -141,11 +141,11 @@ class AgentRuns:
         self._abandoned = AbandonedRuns(keeper)
         self.live = LiveRuns(keeper.store)
         # How agents speak to each other.
-        self.peers = AgentMessaging(
+        self.messaging = AgentMessaging(
             resolver, keeper.store, self, turns.pending, answer_wait_s, accounting.receipts
         )
         # For chat completions as well.
-        self.toolboxes = Toolboxes(keeper, self.foreign, self.peers)
+        self.toolboxes = Toolboxes(keeper, self.foreign, self.messaging)
 
     async def send(
         self,
@@ -214,7 +214,11 @@ class AgentRuns:
     def check_background(self, run_request: RunRequest, callback: str | None) -> None:
         """Refuses a send that could not run in the background. Raises: BadRequest, UnknownModel."""
         agent_route(self._settings, run_request.spec)
-        if callback is not None and (refusal := self.foreign.host_refusal(callback)) is not None:
+        self.check_callback(callback)
+
+    def check_callback(self, url: str | None) -> None:
+        """Refuses the URL of a callback that the settings do not allow. Raises: BadRequest."""
+        if url is not None and (refusal := self.foreign.host_refusal(url)) is not None:
             raise BadRequest(f"The URL cannot be called: {refusal}.", param="callback_url")
 
     def _route_send(self, run_request: RunRequest, *, is_answered: bool = True) -> RoutedSend:

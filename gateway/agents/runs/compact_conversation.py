@@ -34,7 +34,7 @@ class CompactedConversation(Struct, frozen=True):
 
 
 async def compact_conversation(
-    runs: AgentRuns,
+    agent_runs: AgentRuns,
     compactor: Compactor,
     agent_uid: str,
     run_request: RunRequest,
@@ -50,13 +50,13 @@ async def compact_conversation(
     Raises: BadRequest: the conversation has not begun, or there is nothing to summarise; NotAllowed: the memory is
         paused; UpstreamError, Overloaded: the model gave no summary; NotFound; LimitReached; TooManySends; StoreError.
     """
-    keeper = runs.keeper
+    keeper = agent_runs.keeper
     store, conversation_name = keeper.store, run_request.conversation_name
     with QueueTicket() as ticket:
         await keeper.queues.enter((agent_uid, conversation_name), ticket, MAX_SENDS)
         agent = (await store.defined_agents.get(run_request.scope.project, agent_uid)).agent
         check_not_paused(agent)
-        prompt_before = await runs.preview(run_request)
+        prompt_before = await agent_runs.preview(run_request)
         stored = await store.stored_paths.find_conversation(agent, conversation_name)
         if stored is None or not stored.last_exchange:
             raise BadRequest("Only a stored conversation that has begun can be compacted by hand.")
@@ -66,9 +66,9 @@ async def compact_conversation(
             terms,
             fallback=partial(agent_route, compactor.settings, run_request.spec),
             max_tokens=summary_tokens(prompt_before.target.context_window or UNKNOWN_WINDOW),
-            admit=partial(runs.admit_call, receipt),
+            admit=partial(agent_runs.admit_call, receipt),
         )
-        prompt_after = await runs.preview(run_request)
+        prompt_after = await agent_runs.preview(run_request)
     return CompactedConversation(summary, _message_count(prompt_before), _message_count(prompt_after))
 
 

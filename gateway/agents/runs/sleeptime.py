@@ -92,7 +92,7 @@ class Sleeping:
         self,
         keeper: MemoryKeeper,
         registry: Registry,
-        runs: AgentRuns,
+        agent_runs: AgentRuns,
         budget: DailyBudget,
         models: BackgroundModels,
         count: Callable[[str, str], None],
@@ -102,7 +102,7 @@ class Sleeping:
         self._store = keeper.store
         self._settings = keeper.settings
         self._registry = registry
-        self._runs = runs
+        self._agent_runs = agent_runs
         self._budget = budget
         self._models = models
         self._now = keeper.now
@@ -327,7 +327,7 @@ class Sleeping:
         with QueueTicket() as ticket:
             await self._keeper.queues.enter((spec.uid, conversation_name), ticket)
             accepted = AcceptedRun(run, orjson.dumps(noted), attempt)
-            await self._runs.perform_accepted(
+            await self._agent_runs.perform_accepted(
                 request, accepted, ticket, lambda _: UnseenViewFactory(), UnseenSink()
             )
 

@@ -47,7 +47,7 @@ class SystemMessageRenderer(Struct, frozen=True):
 
     store: Store
     registry: Registry
-    runs: AgentRuns
+    agent_runs: AgentRuns
 
     async def find_owner(self, project: str, uid: str) -> tuple[Agent, str]:
         """Returns the agent and the conversation's name of a system message. Raises: NotFound.
@@ -73,7 +73,7 @@ class SystemMessageRenderer(Struct, frozen=True):
             spec = await self.registry.resolver.in_conversation(
                 project, ids.id_of("conv", conversation_name), spec
             )
-        text = (await self.runs.preview(RunRequest(spec, agent.scope, conversation_name))).system
+        text = (await self.agent_runs.preview(RunRequest(spec, agent.scope, conversation_name))).system
         oldest: Page[int] = Page(limit=1, newest_first=False)
         first = await self.store.messages.list_page(agent.id, oldest, conversation_row=conversation_row)
         # Imported messages may be older than the agent here, so the date of the first one counts.

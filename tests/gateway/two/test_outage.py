@@ -117,7 +117,7 @@ def recovers(gateway: Gateway) -> bool:
     agents = gateway.running.app.services.agents
     assert agents is not None
     try:
-        gateway.running.call(agents.agents.recover())
+        gateway.running.call(agents.agent_runs.recover())
     except Busy:
         return False
     return True

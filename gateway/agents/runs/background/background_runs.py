@@ -85,15 +85,15 @@ class BackgroundRuns:
     """Accepts and performs the background runs of a process. shows: the dialect in which events are logged."""
 
     def __init__(
-        self, runs: AgentRuns, resolver: AgentResolver, keeper: MemoryKeeper, shows: ShowsRuns
+        self, agent_runs: AgentRuns, resolver: AgentResolver, keeper: MemoryKeeper, shows: ShowsRuns
     ) -> None:
-        self._runs = runs
+        self._agent_runs = agent_runs
         self._resolver = resolver
         self._keeper = keeper
         self._store = keeper.store
         self._shows = shows
         self._open = OpenRuns(keeper.queues)
-        self._ends = runs.ends
+        self._ends = agent_runs.ends
         self._logs = RunLogs(keeper.store, shows)
         self._remote_runs = RemoteRuns(keeper.store, shows)
         self._ends.when_ended(self._stop_and_close, keeper.store.jobs.wake_here)
@@ -115,7 +115,7 @@ class BackgroundRuns:
         Raises: BadRequest, UnknownModel, StoreError; NotFound if there is no such agent or conversation; NotAllowed if
             the memory is paused.
         """
-        self._runs.check_background(run_request, callback)
+        self._agent_runs.check_background(run_request, callback)
         store = self._store
         agent = await store.agents.find(run_request.scope)
         if agent is None:
@@ -271,7 +271,7 @@ class BackgroundRuns:
             if not has_job:
                 dropped.append(entry.run)
         for run in dropped:
-            await self._runs.cancel(run)
+            await self._agent_runs.cancel(run)
         return stored_uids
 
     async def _stored_open_runs(self) -> AsyncIterator[tuple[RunEntry, bool]]:
@@ -299,7 +299,7 @@ class BackgroundRuns:
 
     def _stop_and_close(self, uid: str) -> None:
         """Stops a run that was cancelled, and closes it."""
-        self._runs.live.stop(uid)
+        self._agent_runs.live.stop(uid)
         self._close_ended(uid)
 
     def _close_ended(self, uid: str) -> None:
@@ -417,7 +417,7 @@ class BackgroundRuns:
             run_request = stored.run_request(resolved, conversation_name, attempt.open_run.forwarded)
             replaced = await self._store.runs.find_run(agent.id, stored.replaces) if stored.replaces else None
             accepted = AcceptedRun(run, stored.encode(with_messages=False), attempt.job, replaced)
-            await self._runs.perform_accepted(run_request, accepted, attempt.ticket, view, sink)
+            await self._agent_runs.perform_accepted(run_request, accepted, attempt.ticket, view, sink)
         except (MessageGone, NotFound):
             await self._fail(run, _GONE, attempt.job)
         except (StoreError, asyncio.CancelledError):

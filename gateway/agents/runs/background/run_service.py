@@ -41,14 +41,14 @@ class RunService:
 
     def __init__(
         self,
-        runs: BackgroundRuns,
+        background_runs: BackgroundRuns,
         recover: Callable[[], Awaitable[None]],
         store: Store,
         callbacks: Callbacks,
         count: Callable[[str, str], None],
         idle: Callable[[], int],
     ) -> None:
-        self._runs = runs
+        self._background_runs = background_runs
         self._store = store
         self._is_shared = store.database.is_shared
         limits = WorkerLimits(
@@ -70,7 +70,7 @@ class RunService:
 
     async def _handle(self, job: JobContext) -> None:
         row = orjson.loads(job.payload)["run"]
-        done = await self._runs.perform(job.job, row)
+        done = await self._background_runs.perform(job.job, row)
         if done is not None and done.callback is not None:
             run = (done.run.agent_row, done.run.id)
             callback = enqueue_callback(self._store, done.callback, done.run.uid, run=run)
@@ -85,11 +85,11 @@ class RunService:
             unwatch()
 
     async def _sweep(self) -> float | None:
-        await self._runs.sweep()
+        await self._background_runs.sweep()
         await asyncio.sleep(_SWEEP_PAUSE_S)
         return POLL_S if self._is_shared else None
 
     async def _fail_left(self) -> float | None:
         await self._recover()
-        await self._runs.cancel_dropped()
+        await self._background_runs.cancel_dropped()
         return _RECOVER_S if self._is_shared else None

@@ -36,13 +36,13 @@ class Toolboxes:
     """Makes the toolboxes. There is one for the process.
 
     foreign: performs the tools that were defined.
-    peers: sends messages to other agents.
+    messaging: sends messages to other agents.
     """
 
-    def __init__(self, keeper: MemoryKeeper, foreign: ForeignTools, peers: AgentMessaging) -> None:
+    def __init__(self, keeper: MemoryKeeper, foreign: ForeignTools, messaging: AgentMessaging) -> None:
         self._keeper = keeper
         self._foreign = foreign
-        self._peers = peers
+        self._messaging = messaging
         self._archives = Archives(keeper.store, keeper.now, keeper.embed_query)
         self._recent = RecentCalls(continues=_continues)
 
@@ -95,7 +95,7 @@ class Toolboxes:
         agent_sender = None
         if sender is not None:
             row = run.id if run is not None and run.is_stored else None
-            agent_sender = AgentOutbox(self._peers, replace(sender, run_row=row))
+            agent_sender = AgentOutbox(self._messaging, replace(sender, run_row=row))
         return AgentTools(
             memory,
             self._foreign,
