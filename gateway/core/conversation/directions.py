@@ -13,17 +13,23 @@ from gateway.core.conversation.private import private_of
 from gateway.core.conversation.wire_message import SYSTEM_ROLES, WireMessage
 
 DIRECTIONS_FIELD: Final = "directions"
-# (number of other messages that follow, system or developer message); stored as JSON.
-Direction = tuple[int, WireMessage]
+
+
+class Direction(NamedTuple):
+    """A system or developer message of a request. It is stored as an array."""
+
+    # The number of the request's other messages that follow it.
+    following_count: int
+    message: WireMessage
 
 
 def directions_in(messages: Sequence[WireMessage]) -> list[Direction]:
-    """Returns the system and developer messages of a list, each with the number of other messages that follow it."""
+    """Returns the system and developer messages of a list."""
     newest_first: list[Direction] = []
     following_count = 0
     for message in reversed(messages):
         if message.get("role") in SYSTEM_ROLES:
-            newest_first.append((following_count, message))
+            newest_first.append(Direction(following_count, message))
         else:
             following_count += 1
     return newest_first[::-1]
@@ -33,7 +39,7 @@ def stored_directions(reply: WireMessage) -> list[Direction]:
     """Returns the directions of the request that a stored reply answers."""
     stored = private_of(reply).get(DIRECTIONS_FIELD)
     pairs = stored if isinstance(stored, list) else ()
-    return [(n, message) for n, message in pairs if isinstance(n, int) and isinstance(message, dict)]
+    return [Direction(n, message) for n, message in pairs if isinstance(n, int) and isinstance(message, dict)]
 
 
 class TurnMessages(NamedTuple):

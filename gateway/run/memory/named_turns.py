@@ -56,9 +56,9 @@ class NamedTurn(Struct, frozen=True):
 
     @property
     def directions(self) -> list[Direction]:
-        """The system and developer messages of a list, each with the number of messages that follow."""
-        own = len(self.exchange.inputs)
-        return [each for each in stored_directions(self.reply) if each[0] <= own]
+        """The system and developer messages of the request, without those before messages of earlier turns."""
+        input_count = len(self.exchange.inputs)
+        return [each for each in stored_directions(self.reply) if each.following_count <= input_count]
 
 
 class TurnLocation(Struct, frozen=True):
