@@ -6,10 +6,8 @@ The types are both what calls are checked by and what the schemas are made of. N
 
 from __future__ import annotations
 
-import hmac
 import re
 from collections.abc import Mapping
-from hashlib import blake2b
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -28,11 +26,7 @@ QUERY_CHARS: Final = 1_000
 CLIENT_CHARS: Final = 80
 # The most facts that `memory_read` returns.
 MAX_FACTS: Final = 100
-# How long a word that confirms a forgetting is valid. Chosen, not measured: a person has to read what would go.
-CONFIRM_S: Final = 300
 _ID: Final = re.compile(r"(message|fact|passage):([1-9][0-9]{0,17})")
-# 80 bits are enough against guesses within `CONFIRM_S`.
-_MAC_BYTES: Final = 10
 _DATE: Final = "A date (2026-03-01) or a time (2026-03-01T10:00:00Z), in UTC where it names no zone."
 _Text = Annotated[
     str,
@@ -368,28 +362,6 @@ def parse_id(id: str, kinds: tuple[TextKind, ...] = KINDS, *, argument: str = "i
     if match is None or kind is None:
         raise BadRequest(f"{argument} must be {' or '.join(f'{each}:N' for each in kinds)}.", param=argument)
     return TextId(kind, int(match[2]))
-
-
-def confirm_word(secret: bytes, id: str, at: float) -> str:
-    """Returns the word that confirms the forgetting of an id.
-
-    secret: of the memory.
-    at: when the word is given, in seconds since the epoch.
-    """
-    stamp = f"{int(at):x}"
-    mac = blake2b(f"{stamp} {id}".encode(), key=secret, person=b"mcp forget", digest_size=_MAC_BYTES)
-    return f"{stamp}-{mac.hexdigest()}"
-
-
-def confirms(word: str, secret: bytes, id: str, now: float) -> bool:
-    """Returns whether a word confirms the forgetting of an id now."""
-    stamp, _, _ = word.partition("-")
-    try:
-        at = int(stamp, 16)
-    except ValueError:
-        return False
-    right = confirm_word(secret, id, at)
-    return at <= now < at + CONFIRM_S and hmac.compare_digest(word.encode("utf-8", "replace"), right.encode())
 
 
 def schema_of(struct_type: type[Struct]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from msgspec.structs import asdict
 
 from gateway.core.agent import AgentSpec
 from gateway.core.dates import iso_text, parse_moment
+from gateway.core.memory.confirm_word import confirms, make_confirm_word
 from gateway.core.memory.mcp_tools import (
     KINDS,
     MAX_FACTS,
@@ -37,8 +38,6 @@ from gateway.core.memory.mcp_tools import (
     RememberResult,
     SearchArguments,
     SearchResult,
-    confirm_word,
-    confirms,
     parse_id,
 )
 from gateway.errors import BadRequest, Conflict, UnknownId
@@ -195,7 +194,7 @@ class McpTools(Struct, frozen=True):
             preview = await forgetting.preview(call.caller.project, agent.uid, kind, seq)
             goes = {name: count for name, count in asdict(preview.will_go).items() if count != 0}
             if not arguments.confirm:
-                word = confirm_word(agent.secret, arguments.id, self.now())
+                word = make_confirm_word(agent.secret, arguments.id, self.now())
                 return ForgetAnswer(forgotten=False, goes=goes, confirm=word)
             if not confirms(arguments.confirm, agent.secret, arguments.id, self.now()):
                 raise BadRequest(

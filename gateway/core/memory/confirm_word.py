@@ -1,0 +1,34 @@
+"""The word by which a person confirms a forgetting that a program asks for over MCP. It is made again to be checked."""
+
+from __future__ import annotations
+
+import hmac
+from hashlib import blake2b
+from typing import Final
+
+# How long a word is valid, in seconds. Chosen, not measured: a person has to read what would go.
+_VALID_S: Final = 300
+# 80 bits are enough against guesses within that time.
+_MAC_BYTES: Final = 10
+
+
+def make_confirm_word(secret: bytes, id: str, at: float) -> str:
+    """Returns the word that confirms the forgetting of an id.
+
+    secret: of the memory.
+    at: when the word is given, in seconds since the epoch.
+    """
+    stamp = f"{int(at):x}"
+    mac = blake2b(f"{stamp} {id}".encode(), key=secret, person=b"mcp forget", digest_size=_MAC_BYTES)
+    return f"{stamp}-{mac.hexdigest()}"
+
+
+def confirms(word: str, secret: bytes, id: str, now: float) -> bool:
+    """Returns whether a word confirms the forgetting of an id now."""
+    stamp, _, _ = word.partition("-")
+    try:
+        at = int(stamp, 16)
+    except ValueError:
+        return False
+    right = make_confirm_word(secret, id, at)
+    return at <= now < at + _VALID_S and hmac.compare_digest(word.encode("utf-8", "replace"), right.encode())
