@@ -50,7 +50,7 @@ def without_spoken_messages(request: ChatRequest) -> ChatRequest:
         json={**request.json, "messages": leading},
         messages=leading,
         reply_models={},
-        stored_messages=frozenset(),
+        stored_indexes=frozenset(),
     )
 
 

@@ -107,11 +107,11 @@ class ChatRequest(Struct):
 
     # What the client names by ids in place of messages.
     references: tuple[Reference, ...] = ()
-    # The models (as `Exchange.model`) of the replies that the gateway has put into `messages`, by their positions. Each
+    # The models (as `Exchange.model`) of the replies that the gateway has put into `messages`, by their indexes. Each
     # reply still has what its model alone reads.
     reply_models: Mapping[int, str] = {}
-    # The positions of all messages that the gateway has put there.
-    stored_messages: frozenset[int] = frozenset()
+    # The indexes of all messages that the gateway has put there.
+    stored_indexes: frozenset[int] = frozenset()
     # The rows of the memories from which earlier messages of the list were read.
     memories: frozenset[int] = frozenset()
     # False: a request that does not fit the window is refused; no message is left out.

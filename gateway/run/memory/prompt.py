@@ -157,7 +157,7 @@ class Prompt(Struct, frozen=True):
         """Returns the prompt without the stored media that an upstream has to fetch; None: the prompt has none."""
         inserted = self.composition.inserted
         with_media = frozenset(
-            n for n in self.request.stored_messages if has_remote_media(self.request.messages[n])
+            n for n in self.request.stored_indexes if has_remote_media(self.request.messages[n])
         )
         if with_media <= self.without_media and not any(has_remote_media(each.message) for each in inserted):
             return None

@@ -187,7 +187,7 @@ class _ReferenceFiller:
             messages=messages,
             references=(),
             reply_models={n: model for n, model in enumerate(models) if model is not None},
-            stored_messages=frozenset(n for n, m in enumerate(filled) if private_of(m).get("stored")),
+            stored_indexes=frozenset(n for n, m in enumerate(filled) if private_of(m).get("stored")),
         )
 
     def _add_thoughts(self, index: int, reply: WireMessage) -> None:
