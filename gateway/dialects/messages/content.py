@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from adapters.types import Json
 from gateway.core.prompt.frame import without_frame
-from gateway.dialects.fields import ItemPath
+from gateway.dialects.fields import QUOTED_CHARS, ItemPath
 from gateway.dialects.messages.errors import invalid_field, untranslatable_field
 from gateway.errors import BadRequest
 
@@ -103,7 +103,7 @@ class FieldChecker:
             if key in _FIELDS_WITHOUT_EFFECT:
                 self.left_out[key] = None
             elif key not in known_fields:
-                raise untranslatable_field(f"{where}.{key[:60]}")
+                raise untranslatable_field(f"{where}.{key[:QUOTED_CHARS]}")
 
 
 class MessageOrigin(Struct, frozen=True):
@@ -371,7 +371,7 @@ class _MessageReader:
         elif source_type == "url":
             url = str(source.get("url"))
         elif self._checker.is_lenient:
-            self._checker.left_out[f"image.source.{str(source_type)[:60]}"] = None
+            self._checker.left_out[f"image.source.{str(source_type)[:QUOTED_CHARS]}"] = None
             return _pick_fields(block, _IMAGE_FIELDS)
         else:
             raise untranslatable_field(f"{where}.source.{source_type}")
@@ -396,7 +396,7 @@ class _MessageReader:
                 parts.insert(0, {"type": "text", "text": context})
             return parts
         if self._checker.is_lenient:
-            self._checker.left_out[f"document.source.{str(source_type)[:60]}"] = None
+            self._checker.left_out[f"document.source.{str(source_type)[:QUOTED_CHARS]}"] = None
             return [_pick_fields(block, _DOCUMENT_FIELDS)]
         raise untranslatable_field(f"{where}.source.{source_type}")
 

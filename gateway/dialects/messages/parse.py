@@ -22,7 +22,7 @@ from gateway.core.request.identity import INSTALLATION_FIELD
 from gateway.core.request.native_body import MessageThread
 from gateway.core.request.request_headers import RawHeaders, header_text
 from gateway.dialects.chat.parse import make_chat_request
-from gateway.dialects.fields import check_depth, check_length, read_object
+from gateway.dialects.fields import QUOTED_CHARS, check_depth, check_length, read_object
 from gateway.dialects.messages.content import (
     FieldChecker,
     MessageOrigin,
@@ -102,7 +102,7 @@ def parse_body(body: bytes) -> Json:
     if is_written_by_orjson(body, json):
         return json
     if repeated := repeated_keys(body):
-        raise invalid_field(repeated[0][:60], "the key is in the body twice")
+        raise invalid_field(repeated[0][:QUOTED_CHARS], "the key is in the body twice")
     # The input of a call may have integers of any size.
     return read_exact(body, json) if may_round(body) else json
 
@@ -136,7 +136,7 @@ def parse(
     if not is_lenient:
         for key, field in json.items():
             if field is not None and key not in _KNOWN_FIELDS:
-                raise untranslatable_field(key[:60])
+                raise untranslatable_field(key[:QUOTED_CHARS])
     if isinstance(json.get("messages"), list):
         check_length("messages", json["messages"], max_messages)
     checker = FieldChecker(is_lenient=is_lenient)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from adapters.types import Json
+from gateway.dialects.fields import QUOTED_CHARS
 from gateway.dialects.messages.content import FieldChecker, read_effort_of_turn
 from gateway.dialects.messages.errors import invalid_field, untranslatable_field
 
@@ -113,7 +114,7 @@ def check_context_management(management: Any, checker: FieldChecker) -> None:
     for index, edit in enumerate(edits):
         edit_type = edit.get("type") if isinstance(edit, dict) else None
         if not isinstance(edit_type, str) or not edit_type.startswith(_THOUGHT_EDIT_PREFIX):
-            raise untranslatable_field(f"context_management.edits.{index}.{str(edit_type)[:60]}")
+            raise untranslatable_field(f"context_management.edits.{index}.{str(edit_type)[:QUOTED_CHARS]}")
 
 
 def _translate_choice(choice: Json) -> str | Json:
@@ -136,7 +137,7 @@ def _translate_tool(tool: Any, where: str, checker: FieldChecker) -> Json | None
     if not isinstance(tool, dict):
         raise invalid_field(where, "Input should be a valid dictionary")
     if tool.get("type") not in (None, "custom"):
-        tool_type = str(tool["type"])[:60]
+        tool_type = str(tool["type"])[:QUOTED_CHARS]
         if checker.is_lenient:
             checker.left_out[f"tools.{tool_type}"] = None
             return None

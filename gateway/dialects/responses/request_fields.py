@@ -12,7 +12,13 @@ from typing import Any
 from adapters.types import Json
 from gateway.core.json_limits import is_too_deep
 from gateway.core.request.chat_request import ChatRequest
-from gateway.dialects.fields import check_depth, read_optional, read_optional_integer, wrong_type
+from gateway.dialects.fields import (
+    QUOTED_CHARS,
+    check_depth,
+    read_optional,
+    read_optional_integer,
+    wrong_type,
+)
 from gateway.dialects.responses.metadata import read_metadata
 from gateway.dialects.responses.tools import RequestTools, unsupported_value
 from gateway.errors import BadRequest
@@ -98,7 +104,7 @@ def check_fields(json: Json, repeated_keys: Sequence[str]) -> None:
             check_depth(key, value, depth=4)
     # A proxy may have let the request pass by the other value.
     if repeated_keys:
-        key = repeated_keys[0][:60]
+        key = repeated_keys[0][:QUOTED_CHARS]
         raise BadRequest(f"Duplicate key in the request body: `{key}`.", param=key)
     _read_positive(json, "max_tool_calls")
     read_metadata(json)
@@ -131,7 +137,7 @@ def check_include(include: Sequence[str]) -> None:
     for index, value in enumerate(include):
         if value not in _INCLUDE_VALUES:
             raise BadRequest(
-                f"Invalid value: {value[:60]!r}. Supported values are: {', '.join(sorted(_INCLUDE_VALUES))}.",
+                f"Invalid value: {value[:QUOTED_CHARS]!r}. Supported values are: {', '.join(sorted(_INCLUDE_VALUES))}.",
                 param=f"include[{index}]",
                 code="invalid_value",
             )

@@ -23,7 +23,7 @@ from gateway.core.conversation.wire_message import (
     raw_calls,
     text_of,
 )
-from gateway.dialects.fields import missing_field, read_optional, read_required_text, wrong_type
+from gateway.dialects.fields import QUOTED_CHARS, missing_field, read_optional, read_required_text, wrong_type
 from gateway.dialects.lenient import decode_list
 from gateway.dialects.responses.left_out import LeftOutFields
 from gateway.errors import BadRequest
@@ -135,8 +135,8 @@ class RequestTools(Struct, frozen=True):
 def unsupported_value(param: str, value: object) -> BadRequest:
     """Returns the error about a value that chat completions have no place for."""
     return BadRequest(
-        f"Unsupported value for '{param}': {str(value)[:60]!r}. The gateway answers this model by way of chat "
-        "completions, which have no place for it.",
+        f"Unsupported value for '{param}': {str(value)[:QUOTED_CHARS]!r}. The gateway answers this model by way of "
+        "chat completions, which have no place for it.",
         param=param,
         code="unsupported_value",
     )

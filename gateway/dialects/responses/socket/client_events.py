@@ -11,7 +11,7 @@ import orjson
 from msgspec import Struct
 
 from gateway.core.json_limits import check_values
-from gateway.dialects.fields import missing_field, wrong_type
+from gateway.dialects.fields import QUOTED_CHARS, missing_field, wrong_type
 from gateway.dialects.responses.members import NOT_READABLE, decode_members
 from gateway.errors import BadRequest
 
@@ -72,7 +72,7 @@ def read_client_event(data: bytes) -> ClientEvent:
     if event_type is None:
         raise missing_field("type")
     raise BadRequest(
-        f"Invalid value: {event_type[:60]!r}. Supported events are 'response.create', 'response.cancel' and "
+        f"Invalid value: {event_type[:QUOTED_CHARS]!r}. Supported events are 'response.create', 'response.cancel' and "
         "'response.steer'.",
         param="type",
         code="invalid_value",
