@@ -55,30 +55,30 @@ class SectionParts(Struct, frozen=True):
     # The mark of the memory's notes.
     mark: str
     # The id of the summary that stands after the section; 0: none.
-    summary: int = 0
+    summary_id: int = 0
     # The digest of an agent's definition, which may change (`digest_definition`); "": a profile of the settings.
-    definition: str = ""
+    definition_digest: str = ""
     # The numbers of the standing facts that one of the blocks shows.
-    standing: Sequence[int] = ()
+    standing_seqs: Sequence[int] = ()
 
     @property
     def has_any(self) -> bool:
         """True if there is something to show."""
         has_blocks = any(block.value.strip() for block in self.blocks)
-        return bool(has_blocks or self.system or self.offered or self.summary or self.definition)
+        return bool(has_blocks or self.system or self.offered or self.summary_id or self.definition_digest)
 
     def render(self) -> str:
         """Returns the text of the system message."""
         section = render_section(self.blocks, self.mark, describe_tools(list(self.offered)))
-        if not section and (self.summary or self.definition):
+        if not section and (self.summary_id or self.definition_digest):
             # A summary bears the mark, and notes may go to an agent's model within a run. Elsewhere the first note
             # names the mark, and a conversation without notes needs none.
             section = describe_mark(self.mark)
-        return _join(self.system, section, may_have_placeholder=bool(self.definition))
+        return _join(self.system, section, may_have_placeholder=bool(self.definition_digest))
 
     def render_system(self) -> str:
         """Returns the text of the system message without blocks and tools."""
-        return _join(self.system, "", may_have_placeholder=bool(self.definition))
+        return _join(self.system, "", may_have_placeholder=bool(self.definition_digest))
 
     def record(self) -> SectionRecord:
         """Returns what is stored with the rendered text (`SentSection.known`), so that later changes are noticed."""
@@ -88,12 +88,12 @@ class SectionParts(Struct, frozen=True):
             "epoch": self.epoch,
             "mark": self.mark,
         }
-        if self.summary:
-            record["summary"] = self.summary
-        if self.definition:
-            record["made"] = self.definition
-        if self.standing:
-            record["standing"] = [*self.standing]
+        if self.summary_id:
+            record["summary"] = self.summary_id
+        if self.definition_digest:
+            record["made"] = self.definition_digest
+        if self.standing_seqs:
+            record["standing"] = [*self.standing_seqs]
         return record
 
     def has_same_source(self, record: SectionRecord) -> bool:
@@ -102,9 +102,9 @@ class SectionParts(Struct, frozen=True):
             record.get("epoch", 0),
             record.get("mark"),
             record.get("summary", 0),
-            record.get("made", self.definition),
+            record.get("made", self.definition_digest),
         )
-        return stored == (self.epoch, self.mark, self.summary, self.definition)
+        return stored == (self.epoch, self.mark, self.summary_id, self.definition_digest)
 
 
 def shown_standing(pinned: SentSection | None, epoch: int) -> Sequence[int] | None:
@@ -180,7 +180,7 @@ def make_section(
     """
     # A conversation that began without a section has the profile's prompt alone. The conversation of an agent over REST
     # may begin with messages that no provider has seen: the agent's first messages, or imported ones.
-    if pinned is None and is_continued and not parts.definition:
+    if pinned is None and is_continued and not parts.definition_digest:
         pinned = SentSection(0, parts.system, {**parts.record(), "blocks": {}, "summary": 0})
     if pinned is None and not parts.has_any:
         return Section(None, parts)
@@ -192,7 +192,7 @@ def make_section(
         rendered = _render_or_keep(parts, pinned, shown_after, takes_note=takes_note)
         # A text after the section may show an older version of a block, which only a note can correct. Without one, the
         # pinned section stays.
-        if takes_note or not changes_since(rendered.shown, parts.blocks)[0]:
+        if takes_note or not changes_since(rendered.shown, parts.blocks).texts:
             return rendered
     return _with_changes(pinned, parts, shown_after, takes_note=takes_note)
 

@@ -202,9 +202,9 @@ class Composer(Struct, frozen=True):
             system=spec.system,
             epoch=context.snapshot.epoch,
             mark=mark_of(context.agent.secret),
-            summary=_summary_in_use(context) if summary is None else summary,
-            definition="" if spec.is_profile else digest_definition(spec.system, context.offered),
-            standing=standing.shown_seqs,
+            summary_id=_summary_in_use(context) if summary is None else summary,
+            definition_digest="" if spec.is_profile else digest_definition(spec.system, context.offered),
+            standing_seqs=standing.shown_seqs,
         )
         return make_section(
             parts,

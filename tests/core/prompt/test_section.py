@@ -17,7 +17,7 @@ OFFERED = {"memory_insert": "memory_insert"}
 
 def make(blocks: list[Block], pinned: SentSection | None = None, **how: Any) -> Section:
     made: dict[str, Any] = {"offered": OFFERED, "system": "Be kind.", "epoch": 1, "mark": "a2b3c4d5"}
-    made |= {name: how.pop(name) for name in (*made, "summary", "definition") if name in how}
+    made |= {name: how.pop(name) for name in (*made, "summary_id", "definition_digest") if name in how}
     usual: dict[str, Any] = {"is_continued": pinned is not None, "may_rebuild": False, "takes_note": True}
     return make_section(SectionParts(blocks, **made), pinned=pinned, **{**usual, **how})
 
@@ -75,7 +75,7 @@ def test_new_and_removed_blocks_are_stated(pinned: SentSection) -> None:
 RENEWED: list[dict[str, Any]] = [
     {"epoch": 2},  # it may show what is to be forgotten
     {"may_rebuild": True},  # the provider's cache is gone
-    {"summary": 3},  # the prefix breaks anyway
+    {"summary_id": 3},  # the prefix breaks anyway
     {"mark": "other234"},  # it names another mark than the notes have
 ]
 
@@ -139,8 +139,8 @@ def test_it_names_the_mark_where_notes_may_go_to_the_model_without_a_message_of_
     """Elsewhere the first note names it, so that a conversation without notes pays nothing."""
     assert make([HUMAN], **{**NOTHING, "system": "Be kind."}).text.count("a2b3c4d5") == 1
     assert make([], **{**NOTHING, "system": "Be kind."}).text == "Be kind."
-    assert make([], **{**NOTHING, "summary": 3}).text == describe_mark("a2b3c4d5")
-    assert make([], definition="an agent's", **NOTHING).text == describe_mark("a2b3c4d5")
+    assert make([], **{**NOTHING, "summary_id": 3}).text == describe_mark("a2b3c4d5")
+    assert make([], definition_digest="an agent's", **NOTHING).text == describe_mark("a2b3c4d5")
 
 
 def test_a_digest_distinguishes_values() -> None:
