@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from gateway.checked import InvalidValue, convert
+from gateway.core.conversation.wire_message import PRIVATE
 from gateway.core.definition import (
     AgentDefinition,
     ConversationDefinition,
@@ -25,6 +26,7 @@ from gateway.core.definition import (
 from gateway.core.tool_rule import RawRule
 from gateway.run.admin.import_progress import ImportProgress
 from gateway.run.admin.memory_records import FactOrigin
+from storage.records import DefinitionKind, State
 
 # The fields of conversations and exchanges in exports of formats 1 and 2, with their present names.
 FORMER_NAMES = {
@@ -36,10 +38,15 @@ FORMER_NAMES = {
     "hush": "redactions",
 }
 _Count = Annotated[int, Meta(ge=0, le=2**53)]
+_Digest = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _Number = Annotated[int, Meta(ge=1, lt=2**31)]  # the search index has places for no more
 _Moment = Annotated[float, Meta(ge=-62_135_596_800, lt=253_402_300_800)]  # the years 1 to 9999
 _Uid = Annotated[str, Meta(pattern="^[ -~]{1,200}$")]  # it stands in headers
 _Kinds = Annotated[str, Meta(pattern="^[a-z]*$")]
+
+
+class MalformedLine(Exception):
+    """A line is no line of an export. The message names the field at fault."""
 
 
 class ExportHeader(msgspec.Struct):
@@ -70,7 +77,7 @@ class _Conversation(msgspec.Struct):
 class _Definition(msgspec.Struct):
     """The definition of the agent, or of one of its conversations."""
 
-    kind: str
+    kind: DefinitionKind
     # An agent's definition gets the uid of the header instead.
     uid: str
     name: str
@@ -102,7 +109,7 @@ class _Exchange(msgspec.Struct):
     size: _Count
     # `prefix_length`.
     head: _Count
-    state: str
+    state: State
 
 
 class _Tombstone(_Exchange):
@@ -114,18 +121,33 @@ class _Tombstone(_Exchange):
     reply: _Kinds | None
 
 
+class _Private(msgspec.Struct):
+    """The checked fields of a message's private fields."""
+
+    own_length: _Count | None = None
+    # `own_length` in rows that were written before it was renamed.
+    said: _Count | None = None
+
+
+class _Message(msgspec.Struct):
+    """The checked fields of a message. The other ones may have any type, as those of a client's message."""
+
+    role: str | None = None
+    private: _Private | None = msgspec.field(name=PRIVATE, default=None)
+
+
 class _FullReply(msgspec.Struct):
     """A reply with its hidden rounds."""
 
-    messages: list[dict[str, Any]]
+    messages: list[_Message]
     gateway_calls: list[str]
 
 
 class _FullExchange(_Exchange):
     """An exchange with its content."""
 
-    input: list[dict[str, Any]] | None
-    shown_reply: dict[str, Any] | None
+    input: list[_Message] | None
+    shown_reply: _Message | None
     full: _FullReply | None
     has_reply: bool
     notes: dict[int, str]
@@ -138,7 +160,7 @@ class _Block(msgspec.Struct):
 
     label: str
     description: str
-    limit: int
+    limit: _Count
     read_only: bool
     uid: _Uid | None = None
     # What was defined over REST.
@@ -195,6 +217,7 @@ class _Fact(msgspec.Struct):
     text: str
     origin: Annotated[str, Meta(pattern=rf"^({'|'.join(get_args(FactOrigin))})(:|\Z)")] = "learned"
     muted: bool = False
+    standing: bool = False
 
 
 class _Ended(msgspec.Struct):
@@ -222,6 +245,7 @@ class _Edit(msgspec.Struct):
     op: str
     label: str
     arguments: dict[str, Any]
+    seen: _Digest | None = None
 
 
 class _Tag(msgspec.Struct):
@@ -231,20 +255,48 @@ class _Tag(msgspec.Struct):
 
 
 class _Attached(msgspec.Struct):
-    """A tool, an identity, a block, an archive or a folder that is attached to an agent."""
+    """A built-in tool that is attached to an agent, or a record that is attached by its public name."""
 
     kind: str
-    # The number of one of the gateway's own tools; then the other fields have their defaults.
-    built_in: _Number | None = None
-    uid: _Uid | None = None
-    name: str = ""
-    body: dict[str, Any] | None = None
-    label: str = ""
-    description: str = ""
-    limit: int = 0
-    read_only: bool = False
-    value: str = ""
+    # The number of one of the gateway's own tools.
+    built_in: _Number | UnsetType = UNSET
+    # Not set: a built-in tool, or something that was deleted while the memory was exported.
+    uid: _Uid | UnsetType = UNSET
+
+
+class _AttachedTool(msgspec.Struct):
+    """The further fields of a tool that is not built in."""
+
+    name: str
+    body: ToolDefinition
+
+
+class _AttachedIdentity(msgspec.Struct):
+    """The further fields of an identity."""
+
+    name: str
+    body: IdentityDefinition
+
+
+class _AttachedBlock(msgspec.Struct):
+    """The further fields of a block."""
+
+    label: str
+    description: str
+    limit: _Count
+    read_only: bool
+    value: str
     details: dict[str, Any] | None = None
+
+
+# The further fields of what is attached by its public name, by its kind.
+_ATTACHED_STRUCTS: dict[str, type[msgspec.Struct]] = {
+    "archive": _Attached,
+    "folder": _Attached,
+    "tool": _AttachedTool,
+    "identity": _AttachedIdentity,
+    "block": _AttachedBlock,
+}
 
 
 class _Run(msgspec.Struct):
@@ -347,20 +399,22 @@ def check_line(part: str, values: Mapping[str, Any], *, is_for_tombstone: bool =
     part: what the line is, one of `PARTS`.
     is_for_tombstone: the fields are of an exchange that was forgotten, or is off the record.
 
-    Raises: ValueError, which names the field.
+    Raises: MalformedLine.
     """
     _check(part, values, _Tombstone if is_for_tombstone else _STRUCTS_BY_PART[part])
     if part == "definition":
         _check_definition(values)
     elif part == "version" and values["restores"] is not None and values["restores"] >= values["version"]:
         # An undo follows `restores` from version to version, and would follow a circle for ever.
-        raise ValueError("version: `restores` is not the number of an earlier version")
-    elif part == "attached" and values.get("body") is not None:
-        _check("body", values["body"], IdentityDefinition if values["kind"] == "identity" else ToolDefinition)
+        raise MalformedLine("version: `restores` is not the number of an earlier version")
+    elif part == "attached" and "uid" in values:
+        if values["kind"] not in _ATTACHED_STRUCTS:
+            raise MalformedLine(f"nothing of the kind {values['kind']!r} is attached")
+        _check(part, values, _ATTACHED_STRUCTS[values["kind"]])
 
 
 def check_header(values: Any) -> None:
-    """Checks the first line. Raises: ValueError."""
+    """Checks the fields of the first line. Raises: MalformedLine."""
     _check("memory", values, ExportHeader)
 
 
@@ -374,8 +428,8 @@ def _check_definition(values: Mapping[str, Any]) -> None:
 
 
 def _check(path: str, values: Any, value_type: Any) -> None:
-    """Checks values of a line. path: to them, for errors. Raises: ValueError: they are not of this type."""
+    """Checks values of a line. path: to them, for errors. Raises: MalformedLine: they are not of this type."""
     try:
         convert(values, value_type, str_keys=True)
     except InvalidValue as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise MalformedLine(f"{path}: {error}") from error

@@ -1,7 +1,7 @@
 """The lines of an exported memory: records of the store as JSON objects, and back.
 
-A line is an object with one key, which names the line's part; its value has the fields. `transfer_operations.py` says
-what lines hold and what not; `export_lines.py` describes their fields.
+A line is an object with one key, the part of the memory that it is of, such as "fact"; its value has the fields.
+`transfer_operations.py` says what an export contains; `export_lines.py` describes and checks the fields.
 """
 
 from __future__ import annotations
@@ -20,19 +20,18 @@ from gateway.core.conversation.wire_message import WireMessage, text_of
 from gateway.core.memory.fact_words import fact_key
 from gateway.core.nul import without_nul
 from gateway.core.tags import mark_of, with_mark
-from gateway.run.admin.export_lines import check_line, with_present_names
+from gateway.run.admin.export_lines import MalformedLine, check_line, with_present_names
 from storage.commands import ImportedRecord, TransferRecord
 from storage.records import REPLY, Agent, Atom, Exchange, State
 from storage.sql.store import Store
 
+# The parts of a memory, in the order in which they are exported: a line comes after those to which it refers.
 PARTS = (
     "conversation", "definition", "exchange", "block", "version", "file", "passage", "fact", "ended", "learned", "edit",
     "tag", "attached", "run", "step", "import", "imported", "imported_fact",
 )  # fmt: skip
 # The most path hashes that are cached within one call, for the exchanges that follow.
 CACHED_PATHS = 4096
-# The exceptions of `LineReader.read` for a line that is no line of an export.
-MALFORMED_LINE_ERRORS = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 # Fields of an exchange that a line has as they are. Its content, hashes and position in the tree are translated.
 _PLAIN_FIELDS = (
@@ -143,51 +142,51 @@ class LineReader:
         self._agent = agent
         self._next_seq = next_seq
         self._hasher = MessageHasher(agent.secret)
-        self._mark = mark_of(agent.secret)
+        self._note_mark = mark_of(agent.secret)
         # The ends of paths, by the number of their last exchange.
         self._path_ends: dict[int, _PathEnd] = {}
 
     async def read(self, line: dict[str, Any]) -> ImportedRecord:
         """Returns the record of a line.
 
-        Raises: `MALFORMED_LINE_ERRORS`: the line is no line of an export.
+        Raises: MalformedLine: the line is no line of an export.
         """
         if not isinstance(line, dict) or len(line) != 1:
-            raise ValueError("expected an object with one key, which says what the line is")
+            raise MalformedLine("expected an object with one key, which says what the line is")
         ((part, fields),) = line.items()
         if part not in PARTS:
-            raise ValueError(f"unknown line {part!r}")
-        if part in ("conversation", "exchange") and isinstance(fields, dict):
-            fields = with_present_names(fields)
-        is_for_tombstone = (
-            part == "exchange" and isinstance(fields, dict) and fields.get("state") in TOMBSTONE_STATES
-        )
-        check_line(part, fields, is_for_tombstone=is_for_tombstone)
-        if part in ("passage", "fact"):
-            self._check_number(fields["seq"])
+            raise MalformedLine(f"unknown line {part!r}")
+        if not isinstance(fields, dict):
+            raise MalformedLine(f"{part}: expected an object")
         if part == "exchange":
-            record = await self._read_exchange(fields, is_for_tombstone=is_for_tombstone)
-            return ImportedRecord(part, record)
+            return ImportedRecord(part, await self._read_exchange(with_present_names(fields)))
+        if part == "conversation":
+            fields = with_present_names(fields)
+        check_line(part, fields)
         # The store has no NUL in its texts, but for messages, which stay as they came.
         fields = without_nul(fields)
+        if part in ("passage", "fact"):
+            self._check_seq(fields["seq"])
         if part == "fact":
             fields = {**fields, "key": fact_key(fields["text"])}
         return ImportedRecord(part, TransferRecord(fields))
 
-    def _check_number(self, number: int) -> None:
-        """Checks that the memory has given a number out. Raises: ValueError: the memory would give it out again."""
-        if number >= self._next_seq:
-            raise ValueError(
-                f"the number {number} does not lie before {self._next_seq}, the next one of the memory"
+    def _check_seq(self, seq: int) -> None:
+        """Checks that the memory has given a number out. Raises: MalformedLine: the memory would give it out again."""
+        if seq >= self._next_seq:
+            raise MalformedLine(
+                f"the number {seq} does not lie before {self._next_seq}, the next one of the memory"
             )
 
-    async def _read_exchange(self, fields: dict[str, Any], *, is_for_tombstone: bool) -> TransferRecord:
+    async def _read_exchange(self, fields: dict[str, Any]) -> TransferRecord:
+        is_for_tombstone = fields.get("state") in TOMBSTONE_STATES
+        check_line("exchange", fields, is_for_tombstone=is_for_tombstone)
         if not is_for_tombstone:
-            fields = _replace_marks(fields, self._mark)
+            fields = _replace_marks(fields, self._note_mark)
         inputs, media, reply = _tombstone_hashes(fields) if is_for_tombstone else self._hash_messages(fields)
         # The number of the exchange's last message: a reply has the number after those of the input.
-        self._check_number(fields["seq"] + len(inputs) - (reply is None))
-        before = await self._find_path_end(fields["parent"])
+        self._check_seq(fields["seq"] + len(inputs) - (reply is None))
+        before = await self._get_path_end(fields["parent"])
         path_hash = self._hasher.hash_path(_atoms_of(inputs, reply), before.path_hash)
         exchange = Exchange(
             id=0,
@@ -230,8 +229,13 @@ class LineReader:
         atoms = () if shown_reply is None else self._hasher.atoms(shown_reply)
         return _Hashes(inputs, media, redactions.get(REPLY) or atoms)
 
-    async def _find_path_end(self, seq: int | None) -> _PathEnd:
-        """Returns the end of the path up to an exchange and its reply. None: the path is empty."""
+    async def _get_path_end(self, seq: int | None) -> _PathEnd:
+        """Returns the end of the path up to an exchange and its reply.
+
+        seq: the number of the exchange; None: the path is empty.
+
+        Raises: NotFound: there is no such exchange.
+        """
         if seq is None:
             return _PathEnd()
         if seq not in self._path_ends:
@@ -253,21 +257,21 @@ def _atoms_of(inputs: tuple[tuple[Atom, ...], ...], reply: tuple[Atom, ...] | No
     return [atom for message in (*inputs, reply or ()) for atom in message]
 
 
-def _replace_marks(fields: dict[str, Any], mark: str) -> dict[str, Any]:
+def _replace_marks(fields: dict[str, Any], note_mark: str) -> dict[str, Any]:
     """Returns the fields of an exchange with the mark of its new memory in all notes."""
     full_reply = fields["full"]
     if full_reply is not None:
-        messages = [_replace_mark(message, mark) for message in full_reply["messages"]]
+        messages = [_replace_mark(message, note_mark) for message in full_reply["messages"]]
         full_reply = {**full_reply, "messages": messages}
     return {
         **fields,
-        "input": fields["input"] and [_replace_mark(message, mark) for message in fields["input"]],
+        "input": fields["input"] and [_replace_mark(message, note_mark) for message in fields["input"]],
         "full": full_reply,
-        "notes": {index: with_mark(note, mark) for index, note in fields["notes"].items()},
+        "notes": {index: with_mark(note, note_mark) for index, note in fields["notes"].items()},
     }
 
 
-def _replace_mark(message: WireMessage, mark: str) -> WireMessage:
+def _replace_mark(message: WireMessage, note_mark: str) -> WireMessage:
     """Returns a message with this mark in the gateway's note, if the message has a note."""
     private = private_of(message)
     start = own_length(message)
@@ -276,7 +280,7 @@ def _replace_mark(message: WireMessage, mark: str) -> WireMessage:
     if start is None:
         return message
     text = text_of(message)
-    return {**message, "content": text[:start] + with_mark(text[start:], mark)}
+    return {**message, "content": text[:start] + with_mark(text[start:], note_mark)}
 
 
 def _content_fields(fields: dict[str, Any]) -> dict[str, Any]:

@@ -21,12 +21,11 @@ from msgspec import Struct
 from msgspec.structs import astuple, replace
 
 from gateway.errors import BadRequest
-from gateway.run.admin.export_lines import check_header
+from gateway.run.admin.export_lines import MalformedLine, check_header
 from gateway.run.admin.memory_by_uid import load_other_profiles
 from gateway.run.admin.memory_names import nothing_found
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
 from gateway.run.admin.transfer_lines import (
-    MALFORMED_LINE_ERRORS,
     PARTS,
     LineReader,
     count_messages,
@@ -240,7 +239,7 @@ class TransferOperations:
                 with _map_errors(number):
                     line = orjson.loads(text)
                     if is_whole:
-                        raise ValueError("it stands after the line that ends the export")
+                        raise MalformedLine("the export has ended before this line")
                     if line == END_LINE:
                         is_whole = True
                     else:
@@ -252,7 +251,7 @@ class TransferOperations:
     async def _write_records(self, agent: Agent, records: list[_NumberedRecord]) -> None:
         try:
             await self.store.transfer.write(agent, [record for _, record in records])
-        except (*MALFORMED_LINE_ERRORS, WriteConflict, NotFound, StatementFailed):
+        except (WriteConflict, NotFound, StatementFailed):
             # One by one, so that an error names the line. A second try may succeed: a public name that was taken just
             # after it was found free is replaced by another one.
             for number, record in records:
@@ -261,7 +260,7 @@ class TransferOperations:
 
     async def _begin_memory(self, scope: Scope, line: Any) -> ImportPosition:
         """Makes the memory that is filled; it cannot be found before the import has ended."""
-        header = line.get("memory")
+        header = line.get("memory") if isinstance(line, dict) else None
         if not isinstance(header, dict) or header.get("format") not in READ_FORMATS:
             named_format = header.get("format") if isinstance(header, dict) else None
             formats = " or ".join(map(str, READ_FORMATS))
@@ -287,7 +286,7 @@ def _no_export_error(why: str) -> BadRequest:
 
 @contextmanager
 def _map_errors(line: int | None = None) -> Iterator[None]:
-    """Raises BadRequest in place of the errors that an import may meet. line: the number of the line at fault."""
+    """Raises BadRequest in place of the errors that a file may cause. line: the number of the line at fault."""
     where = "" if line is None else f"line {line}: "
     try:
         yield
@@ -297,6 +296,5 @@ def _map_errors(line: int | None = None) -> Iterator[None]:
         raise BadRequest(f"This cannot be imported: {where}{error.message}.", param="lines") from error
     except StatementFailed as error:  # a field that the database has refused
         raise _no_export_error(f"{where}{error.message}") from error
-    except MALFORMED_LINE_ERRORS as error:
-        why = str(error) if isinstance(error, ValueError) else repr(error)
-        raise _no_export_error(f"{where}{why}") from error
+    except MalformedLine as error:
+        raise _no_export_error(f"{where}{error}") from error

@@ -604,6 +604,59 @@ async def test_the_line_that_cannot_be_imported_is_named(store: Store, line: str
     assert says in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ({"fact": {"standing": []}}, "fact: Expected `bool`, got `array` - at `$.standing`."),
+        (
+            {"exchange": {"input": [{"role": []}]}},
+            "exchange: Expected `str | null`, got `array` - at `$.input[0].role`.",
+        ),
+        (
+            {"exchange": {"input": [{"role": "tool", "mnemogate": {"own_length": "x"}}]}},
+            "exchange: Expected `int | null`, got `str` - at `$.input[0].mnemogate.own_length`.",
+        ),
+        ({"exchange": {"state": "begun"}}, "exchange: Invalid enum value 'begun' - at `$.state`."),
+        (
+            {"attached": {"kind": "tool", "built_in": None}},
+            "attached: Expected `int`, got `null` - at `$.built_in`.",
+        ),
+        ({"attached": {"kind": "tool", "uid": "t"}}, "attached: Object missing required field `name`."),
+        ({"attached": {"kind": "block", "uid": "b"}}, "attached: Object missing required field `label`."),
+        ({"attached": {"kind": "boat", "uid": "b"}}, "nothing of the kind 'boat' is attached."),
+        (["header"], "its first line must name the format 1 or 2 or 3, saw None."),
+    ],
+)
+async def test_the_field_at_fault_is_named(store: Store, other: Store, line: Any, why: str) -> None:
+    alice = Speaker(store, ALICE, Clock())
+    await alice.end(await alice.begin([user("Hello")], "c1"), [assistant("Hi.")])
+    await store.facts.remember(alice.agent, "Alice has a boat.", "boat", "operator", 5.5)
+    lines = [orjson.loads(stored) for stored in await export(store)]
+    if isinstance(line, list):
+        lines[0] = line
+    else:
+        ((part, fields),) = line.items()
+        at = next((index for index, stored in enumerate(lines) if part in stored), len(lines) - 1)
+        lines[at : at + 1] = [{part: {**lines[at].get(part, {}), **fields}}]
+    with pytest.raises(BadRequest) as refused:
+        await fill(other, [json.dumps(altered) for altered in lines])
+    assert refused.value.message.endswith(f": {why}")
+
+
+async def test_a_fault_of_the_gateway_is_not_the_fault_of_the_file(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await Speaker(store, ALICE, Clock()).say([user("Hello")], assistant("Hi."), "c1")
+    lines = await export(store)
+
+    def fail(*_: object) -> None:
+        raise ValueError("a fault in this program")
+
+    monkeypatch.setattr(MessageHasher, "media_digest", fail)
+    with pytest.raises(ValueError, match="a fault in this program"):
+        await fill(other, lines)
+
+
 async def test_another_scope_is_not_exported(store: Store) -> None:
     await Speaker(store, ALICE, Clock()).say([user("Hello")], assistant("Hi."), "c1")
     for scope in (CAROL, Scope("other", "default", "user:alice"), Scope("default", "x", "user:alice")):
