@@ -157,6 +157,17 @@ def test_each_message_of_a_round_that_is_filled_in_shows_its_own_edit(world: Wor
 
 
 @both
+def test_a_reply_keeps_its_own_round_after_one_without_words(world: World, key: str | None) -> None:
+    """The reply without words has no message in the list, and the other one follows the same question."""
+    other = [assistant("", call("m2", "memory_insert", '{"x":2}')), result("m2", "inserted")]
+    world.say([user("I like tea")], [assistant("", ROUND[0]["tool_calls"][0]), ROUND[1], assistant("")], key)
+    world.say([user("I like tea"), assistant("")], [*other, assistant("Noted.")], key)
+    request = world.begin([user("I like tea"), assistant("Noted."), user("and?")], key)
+    sent = [user("I like tea"), *other, assistant("Noted."), user("and?")]
+    assert [m for _, m in request.sent] == sent
+
+
+@both
 def test_of_a_mixed_round_both_halves_go_back_or_none(world: World, key: str | None) -> None:
     theirs, ours = call("w1"), call("m1", "memory_insert", "{}")
     world.say([user("weather, and I like tea")], [assistant(None, ours, theirs), result("m1", "ok")], key)
