@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from gateway.errors import BadRequest
 
 _Value = TypeVar("_Value")
 # The escape of a NUL in JSON.
@@ -18,3 +21,13 @@ def without_nul(value: _Value) -> _Value:
     if isinstance(value, dict):
         return {without_nul(name): without_nul(each) for name, each in value.items()}  # type: ignore[return-value]
     return value
+
+
+def check_no_nul(fields: Mapping[str, Any]) -> None:
+    """Checks that no text among the fields has U+0000: PostgreSQL would find what has the text without it.
+
+    Raises: BadRequest.
+    """
+    for name, value in fields.items():
+        if isinstance(value, str) and "\0" in value:
+            raise BadRequest(f"{name} contains U+0000.", param=name)

@@ -15,6 +15,7 @@ from msgspec import Struct
 from starlette.types import Receive, Scope
 
 from gateway.checked import InvalidValue, convert
+from gateway.core.nul import check_no_nul
 from gateway.errors import BadRequest, BodyTooLarge, CallerError
 from gateway.page.defence import RawHeader, values_of
 from gateway.page.shown_text import as_typed
@@ -177,9 +178,11 @@ def read_query(scope: Scope, repeated: Collection[str] = ()) -> dict[str, Any]:
     Raises: BadRequest.
     """
     try:
-        return _collect_fields(_read_pairs(scope["query_string"]), repeated)
+        fields = _collect_fields(_read_pairs(scope["query_string"]), repeated)
     except ValueError as error:
         raise BadRequest("The query cannot be read.") from error
+    check_no_nul(fields)
+    return fields
 
 
 def make_next(request: PageRequest) -> str:

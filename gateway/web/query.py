@@ -6,11 +6,12 @@ from urllib.parse import parse_qsl
 
 from starlette.types import Scope
 
+from gateway.core.nul import check_no_nul
 from gateway.errors import BadRequest
 
 
 def read_query(scope: Scope) -> dict[str, str]:
-    """Returns the parameters of a query. Raises: BadRequest: it is not UTF-8, or has a parameter twice."""
+    """Returns the parameters of a query. Raises: BadRequest: it is not UTF-8, or has a parameter twice, or U+0000."""
     try:
         # Not with replacement characters: two users with the same id would share a memory.
         pairs = parse_qsl(scope["query_string"].decode(), keep_blank_values=True, errors="strict")
@@ -19,4 +20,5 @@ def read_query(scope: Scope) -> dict[str, str]:
     query = dict(pairs)
     if len(query) < len(pairs):
         raise BadRequest("A parameter was sent twice.")
+    check_no_nul(query)
     return query

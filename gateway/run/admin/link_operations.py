@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from msgspec import Meta, Struct
 
 from gateway.checked import InvalidValue, convert
+from gateway.core.nul import check_no_nul
 from gateway.core.request.request_ids import checked_id
 from gateway.errors import BadRequest, NotAllowed, UnknownId
 from gateway.run.admin.fault_errors import refusal
@@ -74,6 +75,7 @@ class LinkOperations(Struct, frozen=True):
         user = checked_id(request.user, "user")
         if user is None:
             raise BadRequest("`user` is empty.", param="user")
+        check_no_nul(body)
         rights = tuple(right for right in RIGHTS if right in request.rights)
         scope = Scope(project, request.profile or self.default_profile(project), f"user:{user}")
         agent = await self.store.agents.find(scope)

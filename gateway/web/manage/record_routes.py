@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gateway.core.nul import check_no_nul
 from gateway.errors import UnknownId
 from gateway.run.admin.list_page import record_number
 from gateway.run.admin.operation_arguments import RawArguments
@@ -79,6 +80,7 @@ def managed_route(
         manager = await access.admit(request, writes=method != "GET")
         async with bodies.read(request.scope, request.receive) as raw:
             body = await parse_object(bytes(raw)) if raw else {}
+        check_no_nul(body)
         with map_store_errors():
             answer_body = await perform(manager, request, body)
         return JsonResponse(answer_body, status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 
 import pytest
@@ -73,6 +74,32 @@ def test_nothing_of_a_request_becomes_a_header(operator: Operator) -> None:
         reply = operator.send_form(f"m/{uid}/f/{seq}/mute", {"muted": "true"}, **form)
         assert reply.status == 303
         assert reply.headers["location"] == f"../../../../m/{uid}/f/{seq}", referrer
+
+
+@pytest.mark.both
+def test_a_name_with_a_nul_is_not_the_name_without_it(operator: Operator) -> None:
+    world = operator.world
+    uid = speak(world, "My cat is Miso.").uid
+    talk = operator.twin(f"m/{uid}/conversations")["items"][0]["id"]
+    own = {"authorization": f"Bearer {operator.key}", "content-type": "application/json"}
+    app = {
+        **own,
+        "authorization": f"Bearer {world.gateway.call(world.store.keys.create('default', 'app'))[1]}",
+    }
+    for method, path, body, headers in (
+        ("GET", f"/ui/audit.json?memory={uid}%00", None, own),
+        ("GET", "/ui/audit.json?user=alice%00", None, own),
+        ("GET", "/ui/people.json?q=ali%00", None, own),
+        ("GET", f"/ui/requests.json?memory={uid}%00", None, own),
+        ("GET", f"/ui/m/{uid}/forget.json?conversation={talk}%00", None, own),
+        ("GET", "/v1/manage/usage?user=alice%00", None, own),
+        ("POST", "/v1/manage/keys", {"name": "laptop", "project": "default\0"}, own),
+        ("POST", "/v1/memory/links", {"user": "alice", "profile": "default\0"}, app),
+    ):
+        raw = None if body is None else json.dumps(body).encode()
+        reply = world.gateway.ask(method, path, raw, {"host": operator.host, **headers})
+        assert reply.status == 400, (path, reply.body)
+        assert b"contains U+0000" in reply.body, path
 
 
 def test_a_path_in_a_referrer_is_followed_up_a_little_way_alone(operator: Operator) -> None:
