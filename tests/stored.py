@@ -197,7 +197,9 @@ class Speaker:
         self._agent = await self.store.agents.find(self.scope)
         turns, agent = self.store.turns, self.agent
         listing = HashedList(MessageHasher(agent.secret), list(messages))
-        path = listing.hasher.hash_path(listing.flat(listing.answered)) if listing.answered else None
+        path = (
+            listing.hasher.hash_path(listing.flat(listing.answered_count)) if listing.answered_count else None
+        )
         snapshot = await turns.load_snapshot(agent, key, path) if agent.id else MemorySnapshot()
         assert snapshot is not None
         known = snapshot.conversation.id if key is not None and snapshot.conversation else None
@@ -211,7 +213,7 @@ class Speaker:
                 pool = await turns.load_pool(agent, probes_for_list(query, key))
                 tree = Tree(pool.exchanges, pool.contents, pool.forgotten_hashes)
             plan = await retry_with_contents(turns, agent, tree, partial(plan_turn, tree, query))
-            if key is None and not listing.answered and not is_new:
+            if key is None and not listing.answered_count and not is_new:
                 turns.cache_openings(agent, snapshot, digest_openings(tree))
         fresh = {} if mode is MemoryUse.OFF else self._notes(tree, plan)
         if tree is None:

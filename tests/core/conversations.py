@@ -168,7 +168,7 @@ def check_fill(request: Request, tree: Tree, listing: HashedList) -> None:
         path = [m for m in path if m is not None][: -1 if plan.heard_count else None]
         assert _talk_of(fill) == _talk_of([*path, *heard, *plan.pending, *new])
         return
-    listed = listing.atoms[: plan.match.last + 1 if plan.match.altered else listing.answered]
+    listed = listing.atoms[: plan.match.last + 1 if plan.match.altered else listing.answered_count]
     # The last replies came back altered, or for the first time.
     spans = {a.exchange_row: slice(*a.reply) for a in plan.amendments if a.reply}
     forms = {id: [atom for atoms in listing.atoms[span] for atom in atoms] for id, span in spans.items()}

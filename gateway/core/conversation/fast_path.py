@@ -30,15 +30,15 @@ def plan_plain(snapshot: MemorySnapshot, query: Query) -> Plan | None:
     last_exchange, listing = snapshot.exchange, query.listing
     if last_exchange is None or not _is_plain(snapshot, last_exchange, query):
         return None
-    answered, messages, inputs = listing.answered, listing.messages, listing.new_atoms
-    new_indices = tuple(range(answered, len(messages)))
+    answered_count, messages, inputs = listing.answered_count, listing.messages, listing.new_atoms
+    new_indices = tuple(range(answered_count, len(messages)))
     # Without names, which cost as much again as the rest of this function.
     exchange = Exchange(
         0,
         last_exchange.conversation_row,
         last_exchange.id,
         last_exchange.depth + 1,
-        listing.offsets[answered],
+        listing.offsets[answered_count],
         inputs,
         tuple(map(listing.media_digest, new_indices)),
         None,  # reply
@@ -56,11 +56,11 @@ def plan_plain(snapshot: MemorySnapshot, query: Query) -> Plan | None:
     )
     return Plan(
         query,
-        Match(last_exchange, answered - 1, answered - 1),
+        Match(last_exchange, answered_count - 1, answered_count - 1),
         new_indices,
         last_exchange.conversation_row,
         exchange,
-        messages[answered:],
+        messages[answered_count:],
     )
 
 
@@ -72,7 +72,7 @@ def _is_plain(snapshot: MemorySnapshot, last_exchange: Exchange, query: Query) -
     if query.kind is not ConversationKind.CLIENT or query.mode is not _ON:
         return False
     listing = query.listing
-    new_count = len(listing.messages) - listing.answered
+    new_count = len(listing.messages) - listing.answered_count
     if not new_count or (snapshot.has_tombstones and new_count > 1):
         return False
     # The last exchange is as the rules would leave it: no tombstone, no prefix made elsewhere, no edits that this turn
@@ -94,7 +94,7 @@ def plan_opening(query: Query) -> Plan | None:
     Returns None where something stored may matter: then the tree has to be loaded.
     """
     listing = query.listing
-    if listing.answered or query.kind is not ConversationKind.CLIENT or query.mode is not _ON:
+    if listing.answered_count or query.kind is not ConversationKind.CLIENT or query.mode is not _ON:
         return None
     new_indices = tuple(range(len(listing)))
     return Plan(
@@ -161,7 +161,7 @@ def finish_opening(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange 
         or plan.follows_head
         or plan.conversation_row is not None
     )
-    if matters or query.listing.answered:
+    if matters or query.listing.answered_count:
         return None
     exchange = finish_plain(plan, request_end)
     return replace(

@@ -31,7 +31,7 @@ class HashedPrefix(Struct, frozen=True):
 
     positions: array[int]
     offsets: array[int]
-    answered: int
+    answered_count: int
     answered_path_hash: bytes
     # All its atoms, concatenated.
     atoms: bytes
@@ -58,7 +58,7 @@ class HashedList:
         "_joined",
         "_media",
         "_path_hashes",
-        "answered",
+        "answered_count",
         "answered_path_hash",
         "hasher",
         "messages",
@@ -85,7 +85,7 @@ class HashedList:
         # The number of atoms before each message, and at last the number of all atoms.
         self.offsets = prefix.offsets[:]
         # The number of messages up to the last assistant message. The messages after it are new.
-        self.answered = prefix.answered
+        self.answered_count = prefix.answered_count
         # The hash of the path up to the last assistant message.
         self.answered_path_hash = prefix.answered_path_hash
         joined = [prefix.atoms]
@@ -93,18 +93,18 @@ class HashedList:
             joined += reply.atoms
             self.positions.append(reply.index)
             self.offsets.append(self.offsets[-1] + len(reply.atoms))
-            self.answered = len(self.positions)
+            self.answered_count = len(self.positions)
             self.answered_path_hash = reply.path_hash
-        hashed_atoms = self.offsets[self.answered]
+        hashed_atom_count = self.offsets[self.answered_count]
         # The atoms of each new message.
         self.new_atoms = self._hash_rest(messages, joined)
         # All atoms, concatenated.
         self._joined = b"".join(joined)
-        if self.offsets[self.answered] > hashed_atoms:
-            atoms = self.atoms_between(hashed_atoms, self.offsets[self.answered])
+        if self.offsets[self.answered_count] > hashed_atom_count:
+            atoms = self.atoms_between(hashed_atom_count, self.offsets[self.answered_count])
             self.answered_path_hash = hasher.hash_path(atoms, self.answered_path_hash)
         # Hashes of paths by their number of messages.
-        self._path_hashes = {0: b"", self.answered: self.answered_path_hash}
+        self._path_hashes = {0: b"", self.answered_count: self.answered_path_hash}
         # A slice is faster than picking each message. It is the list if all system messages lead, as they nearly always
         # do.
         after_system = messages[self.positions[0] :] if self.positions else ()
@@ -127,7 +127,7 @@ class HashedList:
 
     def hash_new_media(self) -> None:
         """Hashes the images and sounds of the new messages, so that `media_digest` need not, in the event loop."""
-        for i in range(self.answered, len(self)):
+        for i in range(self.answered_count, len(self)):
             self.media_digest(i)
 
     def as_prefix(self) -> HashedPrefix:
@@ -136,7 +136,7 @@ class HashedList:
         The arrays are shared: `ResentLists` recognises the list by them.
         """
         return HashedPrefix(
-            self.positions, self.offsets, self.answered, self.answered_path_hash, self._joined
+            self.positions, self.offsets, self.answered_count, self.answered_path_hash, self._joined
         )
 
     @property
@@ -204,7 +204,7 @@ class HashedList:
             positions.append(i)
             offsets.append(count)
             if role == "assistant":
-                self.answered = len(positions)
+                self.answered_count = len(positions)
                 new.clear()
             else:
                 new.append(atoms)

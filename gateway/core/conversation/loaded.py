@@ -27,7 +27,7 @@ def is_loaded_enough(
     """
     query, match_point = plan.query, plan.match.match_point
     if match_point is None:
-        return not query.listing.answered and query.kind is ConversationKind.CLIENT
+        return not query.listing.answered_count and query.kind is ConversationKind.CLIENT
     if (exact is not None and tree.get(exact.id) is None) or _may_lack_children(tree, match_point):
         return False
     path = tree.chain(match_point)
@@ -82,6 +82,6 @@ def _ends_with_list(tree: Tree, match_point: Exchange, plan: Plan, *, reaches_ro
     if match.altered and match_point.reply:
         atoms = atoms[: -len(match_point.reply)]
     listed = listing.flat(match.first if match.altered else match.last + 1)
-    if match.last + 1 != listing.answered or len(listed) > len(atoms) - (not reaches_root):
+    if match.last + 1 != listing.answered_count or len(listed) > len(atoms) - (not reaches_root):
         return False
     return atoms[len(atoms) - len(listed) :] == listed

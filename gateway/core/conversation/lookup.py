@@ -51,11 +51,11 @@ def probes_for_list(
     if conversation_key is not None:
         return probes
     # An exchange is marked by the hash of a path that it begins, or by a message that is off the record.
-    marks = [listing.answered_path_hash] if listing.answered else []
+    marks = [listing.answered_path_hash] if listing.answered_count else []
     marks += [message_key(atoms) for atoms in reversed(listing.atoms[-_MARKED_MESSAGES:])]
     return replace(
         probes,
-        replies=reply_keys(listing, PROBED_TURNS) if listing.answered else [],
+        replies=reply_keys(listing, PROBED_TURNS) if listing.answered_count else [],
         questions=_question_keys(listing),
         marks=marks,
     )

@@ -24,11 +24,11 @@ from storage.records import Atom
 
 def find_match(tree: Tree, query: Query) -> Match:
     """Finds where the list goes on from what is stored. Raises: Missing."""
-    listing, answered = query.listing, query.listing.answered
-    if not answered or not tree.by_id:
+    listing, answered_count = query.listing, query.listing.answered_count
+    if not answered_count or not tree.by_id:
         return Match()
     shared = _count_shared(tree, listing)
-    if shared >= answered:
+    if shared >= answered_count:
         return Match()
     silent = _find_silent(tree, listing)
     if silent is not None:
@@ -56,7 +56,7 @@ def _common_begin(a: Sequence[tuple[Atom, ...]], b: Sequence[tuple[Atom, ...]]) 
 
 def _find_silent(tree: Tree, listing: HashedList) -> Match | None:
     """Finds the exchange with the list as its path and a reply without text or calls to be found by (rule 2)."""
-    first = last = listing.answered - 1
+    first = last = listing.answered_count - 1
     if listing.atoms[last]:
         return None
     silent = [

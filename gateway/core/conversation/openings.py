@@ -29,7 +29,7 @@ def begins_conversation(query: Query, openings: Iterable[Opening]) -> bool:
     """
     listing = query.listing
     if (
-        listing.answered
+        listing.answered_count
         or query.is_named
         or query.kind is not ConversationKind.CLIENT
         or query.mode is not MemoryUse.ON

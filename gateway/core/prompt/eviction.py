@@ -55,7 +55,7 @@ class Eviction(Struct, frozen=True):
             return None if element is None else element.position
         # The list is the path, so the atoms before a message are its offset. Its depth is at least this: each exchange
         # that follows has an atom or more.
-        following = listing.offsets[listing.answered] - listing.offsets[i]
+        following = listing.offsets[listing.answered_count] - listing.offsets[i]
         return PathPosition(max(0, match_point.depth - following), listing.offsets[i])
 
     def with_summaries(

@@ -122,7 +122,7 @@ async def _read_memory(store: Store, resent: ResentLists, request: MemoryRequest
             listing = await asyncio.to_thread(_hash_large, hasher, request.chat.messages)
         else:
             listing = resent.listing(hasher, request.chat)
-        path_hash = listing.answered_path_hash if listing.answered else None
+        path_hash = listing.answered_path_hash if listing.answered_count else None
         snapshot = (
             await store.turns.load_snapshot(agent, key, path_hash) if agent.is_stored else MemorySnapshot()
         )
@@ -220,7 +220,7 @@ async def _load_and_plan(
             continue
         plan = await retry_with_contents(store.turns, agent, tree, partial(plan_turn, tree, query))
         evicted = evicted_before(plan.match.match_point, window)
-        if not query.is_named and not query.listing.answered:
+        if not query.is_named and not query.listing.answered_count:
             store.turns.cache_openings(agent, snapshot, digest_openings(tree))
         if reach == _WHOLE_CONVERSATION or not tree.is_partial:
             return _PlannedTurn(plan, tree)

@@ -95,7 +95,7 @@ class ResentLists:
             )
         else:
             listing = HashedList(hasher, messages)
-            if not listing.answered:
+            if not listing.answered_count:
                 return listing  # the first words cost less to hash again than to cache
         list_hash = hash(tuple(hashes or map(_hash_message, messages)))
         self._put((hasher.secret, len(messages)), _SentList(list_hash, listing.as_prefix()))

@@ -189,7 +189,7 @@ def test_broken_arguments_and_lone_surrogates_are_hashed_as_they_are() -> None:
 def test_a_listing_leaves_system_messages_aside_and_knows_where_the_rest_was() -> None:
     listing = HashedList(HASHER, [system("s"), user("a"), system("t"), assistant("b"), user("c")])
     assert [*listing.positions] == [1, 3, 4]
-    assert listing.answered == 2
+    assert listing.answered_count == 2
     assert len(listing) == 3
     assert listing.new_atoms == (HASHER.atoms(user("c")),)
     assert listing.flat(2) == flat([user("a"), assistant("b")])
@@ -197,7 +197,7 @@ def test_a_listing_leaves_system_messages_aside_and_knows_where_the_rest_was() -
 
 @pytest.mark.parametrize("messages", [[], [user("a")], [system("s")]])
 def test_a_list_without_a_reply_has_said_nothing(messages: list[WireMessage]) -> None:
-    assert HashedList(HASHER, messages).answered == 0
+    assert HashedList(HASHER, messages).answered_count == 0
 
 
 @pytest.mark.parametrize("at", [0, 2, 4, 6])
@@ -225,8 +225,8 @@ def test_a_listing_goes_on_from_the_front_of_its_list(at: int) -> None:
     found = HashedList(Counting(HASHER.secret), messages, front)
     assert hashed == [m for m in messages[at:] if m["role"] != "system"]
     assert (found.positions, found.messages, found.atoms) == (whole.positions, whole.messages, whole.atoms)
-    assert (found.answered, found.offsets, found.new_atoms) == (
-        whole.answered,
+    assert (found.answered_count, found.offsets, found.new_atoms) == (
+        whole.answered_count,
         whole.offsets,
         whole.new_atoms,
     )

@@ -41,8 +41,8 @@ HIDDEN = [assistant("Moment. ", call("m1", "memory_insert")), result("m1", "ok")
 
 def look_for(tree: Tree, listing: HashedList) -> MemorySnapshot:
     """What a store would say of a list, worked out from all there is."""
-    path_hash = listing.hasher.hash_path(listing.flat(listing.answered))
-    found = [e for e in tree if e.path_hash == path_hash and listing.answered]
+    path_hash = listing.hasher.hash_path(listing.flat(listing.answered_count))
+    found = [e for e in tree if e.path_hash == path_hash and listing.answered_count]
     snapshot = MemorySnapshot(exchange=max(found, key=lambda e: (e.begun, e.id), default=None))
     if snapshot.exchange is not None:
         snapshot.is_continued = bool(tree.children(snapshot.exchange))

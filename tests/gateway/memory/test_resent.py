@@ -41,8 +41,8 @@ def agrees(found: HashedList, request: ChatRequest) -> None:
         fresh.messages,
         fresh.atoms,
     )
-    assert (found.answered, found.offsets, found.new_atoms) == (
-        fresh.answered,
+    assert (found.answered_count, found.offsets, found.new_atoms) == (
+        fresh.answered_count,
         fresh.offsets,
         fresh.new_atoms,
     )
