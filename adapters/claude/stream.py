@@ -112,24 +112,6 @@ class StreamTranslator:
         except (AttributeError, KeyError, TypeError, RecursionError) as error:
             raise ProviderBroke("an event of the upstream's is none of Anthropic's") from error
 
-    def _translate(self, event_type: Any, event_json: Json) -> list[Event]:
-        match event_type:
-            case "content_block_start":
-                return self._begin_block(event_json)
-            case "content_block_stop":
-                return self._end_block(event_json)
-            case "message_start":
-                return self._begin_message(event_json.get("message") or {})
-            case "message_delta":
-                return self._translate_ending(event_json)
-            case "message_stop":
-                return self._end_message()
-            case "ping":
-                return [_PING_EVENT]
-            case "error":
-                return self._fail(event_json)
-        return []  # an event that a later version of the API has added
-
     def annotate(self, event: Event) -> list[Event]:
         """Returns an event in its own bytes, with the chunk for it as data; further chunks are events without bytes.
 
@@ -151,6 +133,24 @@ class StreamTranslator:
         """Notes that the stream has ended. Raises: ProviderBroke: the message in it has not ended."""
         if not self.is_over:
             raise ProviderBroke("the upstream's stream ended before its message did")
+
+    def _translate(self, event_type: Any, event_json: Json) -> list[Event]:
+        match event_type:
+            case "content_block_start":
+                return self._begin_block(event_json)
+            case "content_block_stop":
+                return self._end_block(event_json)
+            case "message_start":
+                return self._begin_message(event_json.get("message") or {})
+            case "message_delta":
+                return self._translate_ending(event_json)
+            case "message_stop":
+                return self._end_message()
+            case "ping":
+                return [_PING_EVENT]
+            case "error":
+                return self._fail(event_json)
+        return []  # an event that a later version of the API has added
 
     # -- the message
 

@@ -99,6 +99,16 @@ class ToolCall:
             elif key != "index":
                 merge_field(self.fields, key, value)
 
+    def as_json(self) -> Json:
+        """Returns the call as a message carries it (without `index`, which belongs to streams)."""
+        # The fields have the order in which they came, as for a client that puts the stream together itself.
+        call = dict(self.fields)
+        if call.get("type") is None:
+            call["type"] = "function"
+        if self.name or self.arguments or self.function or call["type"] == "function":
+            call["function"] = {**self.function, "name": self.name, "arguments": self.text}
+        return call
+
     def _add_function(self, function: Json, *, repeats_id: bool) -> None:
         """Adds the fields of the function of a piece. repeats_id: the piece has an id again."""
         for key, value in function.items():
@@ -116,16 +126,6 @@ class ToolCall:
                     self.arguments.append(orjson.dumps(value).decode())
             else:
                 merge_field(self.function, key, value)
-
-    def as_json(self) -> Json:
-        """Returns the call as a message carries it (without `index`, which belongs to streams)."""
-        # The fields have the order in which they came, as for a client that puts the stream together itself.
-        call = dict(self.fields)
-        if call.get("type") is None:
-            call["type"] = "function"
-        if self.name or self.arguments or self.function or call["type"] == "function":
-            call["function"] = {**self.function, "name": self.name, "arguments": self.text}
-        return call
 
 
 def decide_owner(call: ToolCall, gateway_tools: Collection[str], *, is_complete: bool) -> CallOwner:
