@@ -413,12 +413,12 @@ class Chat:
         tools = prompt.tools
         terms = _terms(
             wants_usage=request.wants_usage,
-            usage_added=prompt.adds_usage
+            adds_usage=prompt.adds_usage
             or (request.stream and not request.wants_usage and attempts.may_ask_usage),
             gateway_tools=frozenset([tool["function"]["name"] for tool in tools]) if tools else frozenset(),
             budget_tokens=request.max_tokens,
-            hold_end=memory is not None,
-            choices=request.n,
+            holds_end=memory is not None,
+            choice_count=request.n,
             filler=spec.fixed_filler,
             notes_replies=call.record is not None,
         )

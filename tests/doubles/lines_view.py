@@ -105,8 +105,8 @@ class LinesView(ClientView):
     def show_tool_result(self, result: ToolResult) -> None:
         self._line("result", result.content)
 
-    def begin_step(self, first: int, reply: int) -> None:
-        self._line("step", f"{first} {reply}")
+    def begin_step(self, first_seq: int, reply_seq: int) -> None:
+        self._line("step", f"{first_seq} {reply_seq}")
 
     def show_upstream_error(self, error: dict[str, Any], raw: bytes | None) -> None:
         self._line("error", error["message"])

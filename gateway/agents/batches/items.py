@@ -189,7 +189,7 @@ class ItemTurns:
         guide = guide_of(spec, replace(prompt, tools=tools), turn.texts.request.max_steps, can_ask=True)
         terms = TurnTerms(
             gateway_tools=AllBut() if tools else (),
-            hold_end=True,
+            holds_end=True,
             serial_tools=serial_tools(spec),
             asides=asides_of(spec),
         )

@@ -53,10 +53,10 @@ def terms_of(send: RoutedSend, prompt: Prompt) -> TurnTerms:
     request = send.request
     return TurnTerms(
         wants_usage=request.wants_usage or send.shows_steps,
-        usage_added=prompt.adds_usage,
+        adds_usage=prompt.adds_usage,
         gateway_tools=AllBut(request.tool_names),
         budget_tokens=None if send.shows_steps else request.max_tokens,
-        hold_end=True,
+        holds_end=True,
         saves_steps=True,
         shows_steps=send.shows_steps,
         has_status=send.accepted is not None,

@@ -232,16 +232,16 @@ class StepView(ClientView):
 
     # A turn that keeps each step
 
-    def show_results(self, first: int | None, results: Sequence[Json], *, is_last: bool = False) -> None:
+    def show_results(self, first_seq: int | None, results: Sequence[Json], *, is_last: bool = False) -> None:
         self._end_reply()
         # Results belong to the step that made the calls. Results of an earlier run's calls open a step.
-        if first is not None and not self.numbers.steps and not is_last:
-            self.numbers.first_seq = first
+        if first_seq is not None and not self.numbers.steps and not is_last:
+            self.numbers.first_seq = first_seq
         for n, result in enumerate(results):
-            self._message(result, self.numbers.reply_seq if first is None else first + n)
+            self._message(result, self.numbers.reply_seq if first_seq is None else first_seq + n)
 
-    def begin_step(self, first: int, reply: int) -> None:
-        self.numbers.first_seq, self.numbers.reply_seq = first, reply
+    def begin_step(self, first_seq: int, reply_seq: int) -> None:
+        self.numbers.first_seq, self.numbers.reply_seq = first_seq, reply_seq
         self._kinds.clear()
         self.counts, self._step_counts = self._counts_with_step(), TokenCounts()
         self.numbers.steps += 1

@@ -82,7 +82,7 @@ class ClientView(ABC):
     def release(self) -> None:
         """Ends the holding back: the client has waited for long, and the held bytes may be its only sign of life."""
 
-    # A stream
+    # -- a stream
 
     @abstractmethod
     def begin(self, first: Json) -> None:
@@ -154,7 +154,7 @@ class ClientView(ABC):
         """
         return {}
 
-    # The gateway's tools
+    # -- the gateway's tools
 
     def show_calls(self, calls: Sequence[ToolCall]) -> None:
         """Shows complete gateway calls that are about to run."""
@@ -162,20 +162,20 @@ class ClientView(ABC):
     def show_tool_result(self, result: ToolResult) -> None:
         """Shows the result of a gateway call."""
 
-    # A turn that saves each step
+    # -- a turn that saves each step
 
-    def show_results(self, first: int | None, results: Sequence[Json], *, is_last: bool = False) -> None:
+    def show_results(self, first_seq: int | None, results: Sequence[Json], *, is_last: bool = False) -> None:
         """Shows results of the gateway's tools as they are stored.
 
-        first: the number of the first result; None: they are a part of the reply, since nothing was run for it.
+        first_seq: the number of the first result; None: they are a part of the reply, since nothing was run for it.
         is_last: no step is opened with these results.
         """
 
-    def begin_step(self, first: int, reply: int) -> None:
+    def begin_step(self, first_seq: int, reply_seq: int) -> None:
         """Takes the numbers of a step that begins. Results of the round before are its input.
 
-        first: the number of its first message.
-        reply: the number of its reply.
+        first_seq: the number of its first message.
+        reply_seq: the number of its reply.
         """
 
     def note_stop(
@@ -187,7 +187,7 @@ class ClientView(ABC):
         calls: the calls that wait, and other calls that were not shown yet.
         """
 
-    # Errors
+    # -- errors
 
     @abstractmethod
     def show_upstream_error(self, error: Json, raw: bytes | None) -> None:
@@ -201,7 +201,7 @@ class ClientView(ABC):
     def fail(self, error: GatewayError) -> None:
         """Ends the stream with an error of the gateway's."""
 
-    # One body
+    # -- one body
 
     @abstractmethod
     def render_body(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:

@@ -67,9 +67,9 @@ class StepSaved(Struct, frozen=True):
     """
 
     # The number of the step's first message, which names the step.
-    first: int
+    first_seq: int
     # The number of its reply.
-    reply: int
+    reply_seq: int
     # The tool results with which it begins, as they are stored.
     results: tuple[Json, ...] = ()
 

@@ -184,7 +184,7 @@ class Turn:
             case _:
                 assert_never(event)
 
-    # A reply comes in
+    # -- a reply comes in
 
     def _on_reply_started(self, reply: events.ReplyStarted) -> list[Command]:
         self._state = READING
@@ -207,7 +207,7 @@ class Turn:
             case BrokeOff(error):
                 return self._fail(error)
 
-    # A reply goes wrong
+    # -- a reply goes wrong
 
     def _on_error_event(self, error: Json, raw: bytes | None) -> list[Command]:
         """Ends the stream with the upstream's error. raw: its event, as in `ErrorEvent`."""
@@ -348,7 +348,7 @@ class Turn:
     def _maker(self) -> OutcomeMaker:
         return OutcomeMaker(self.terms, self._earlier, self._round, self._calls, self._reply_count)
 
-    # A reply is complete
+    # -- a reply is complete
 
     def _on_reply_complete(self) -> list[Command]:
         if not self.terms.notes_replies:
@@ -514,7 +514,7 @@ class Turn:
         self._show_results(self._calls.results)
         return self._on_tools_finished()
 
-    # From one round to the next
+    # -- from one round to the next
 
     def _hide_round(self) -> list[Command]:
         """Notifies the view that the round is not the last one."""
@@ -559,8 +559,8 @@ class Turn:
             self._state = RUNNING_TOOLS
             return after_step
         self._state = WAITING
-        self._view.show_results(saved.first, saved.results)
-        self._view.begin_step(saved.first, saved.reply)
+        self._view.show_results(saved.first_seq, saved.results)
+        self._view.begin_step(saved.first_seq, saved.reply_seq)
         return [*self._flush(), *after_step]
 
     def _make_step(self, waiting: Mapping[str, WaitKind] | None = None) -> commands.SaveStep:
@@ -579,10 +579,10 @@ class Turn:
         budget_tokens = self.terms.budget_tokens
         return None if budget_tokens is None else budget_tokens - ledger.completion_tokens
 
-    # The turn ends
+    # -- the turn ends
 
     def _end_turn(self, reason: StopReason, waiting: Mapping[str, WaitKind] = NONE_WAIT) -> list[Command]:
-        """Ends a complete reply. Its end leaves after the turn is saved, or before if `TurnTerms.hold_end` is False."""
+        """Ends a complete reply. Its end leaves after the turn is saved, or before if not `TurnTerms.holds_end`."""
         if self._round.is_hidden:
             # The upstream's finish_reason is of a round with calls that the client never saw.
             self._client_finish = "stop"
@@ -590,7 +590,7 @@ class Turn:
         self._outcome = finished.outcome
         self._state = SAVING_TURN
         save = commands.Save(finished.saved)
-        if self.terms.hold_end:
+        if self.terms.holds_end:
             return [*self._flush(), save]
         return [*self._show_end(events.Saved()), save, _FINISH]
 
@@ -627,9 +627,9 @@ class Turn:
             client_body = view.render_body(last_round.body, outcome, is_unchanged=is_unchanged)
             return [commands.SendWhole(last_round.status, self._reply_headers(JSON_TYPE), client_body)]
         if saved.after_stop is not None:
-            view.show_results(saved.after_stop.first, saved.after_stop.results, is_last=True)
+            view.show_results(saved.after_stop.first_seq, saved.after_stop.results, is_last=True)
         elif self.terms.saves_steps and not (last_round.is_stored or outcome.waiting):
-            view.show_results(first=None, results=[result.stored() for result in self._calls.results])
+            view.show_results(first_seq=None, results=[result.stored() for result in self._calls.results])
         view.end(last_round.last_events(), self._client_finish, last_round.done_event)
         if not saved.durable:
             view.note_not_durable()

@@ -133,7 +133,7 @@ class Round:
         self._terms = terms
         self._view = view
         self._has_gateway_tools = bool(terms.gateway_tools)
-        self._holds_tail = terms.hold_end or self._has_gateway_tools
+        self._holds_tail = terms.holds_end or self._has_gateway_tools
         self._turn_usage = turn_usage
         # True: the view has the turn's first chunk.
         self._has_begun = turn_usage is not None
@@ -367,12 +367,12 @@ class Round:
         while self.tail:
             self._view.show(self.tail.pop(0))
 
-    # Events
+    # -- events
 
     @property
     def _has_ended(self) -> bool:
         """True if each choice had its finish_reason, and no content after it."""
-        return len(self._ended_choices) >= self._terms.choices
+        return len(self._ended_choices) >= self._terms.choice_count
 
     @property
     def _is_in_tail(self) -> bool:

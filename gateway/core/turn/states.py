@@ -47,7 +47,7 @@ class TurnState(Enum):
 WAITING, READING, SAVING_CALLS, RUNNING_TOOLS, SAVING_RESULTS, SAVING_TURN, DONE = TurnState
 
 Transitions = Mapping[type[TurnEvent], frozenset[TurnState]]
-# DONE at once if the end of the reply does not wait for the turn to be saved (`TurnTerms.hold_end`).
+# DONE at once if the end of the reply does not wait for the turn to be saved (`TurnTerms.holds_end`).
 _ENDED_STATES: Final = frozenset({SAVING_TURN, DONE})
 _DONE_ALONE: Final = frozenset({DONE})
 # WAITING at once if steps are not saved.

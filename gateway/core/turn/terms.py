@@ -17,15 +17,15 @@ class TurnTerms(Struct, frozen=True):
     # The client asked for the usage chunk of its stream (a whole reply has its usage anyway).
     wants_usage: bool = False
     # The gateway asked for that chunk. If the client did not, the chunk is withheld from the client.
-    usage_added: bool = False
+    adds_usage: bool = False
     # Names of the tools that the gateway runs; `AllBut` holds all but the client's. Empty: calls are not read.
     gateway_tools: Collection[str] = ()
     # Completion tokens that the client allows for the whole reply; None: not limited.
     budget_tokens: int | None = None
     # The end of the reply waits for `Saved`.
-    hold_end: bool = False
-    # The request's `n`.
-    choices: int = 1
+    holds_end: bool = False
+    # How many choices the client asked for, the request's `n`.
+    choice_count: int = 1
     # The sentence that is sent when a gateway tool takes long, or None.
     filler: FixedFiller | None = None
     # Estimates the tokens of a text, where the upstream reports no usage.

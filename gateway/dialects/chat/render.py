@@ -37,7 +37,7 @@ class ChatView(ClientView):
         self._holds_events = bool(terms.gateway_tools)
         self._held_bytes = 0
         # The gateway has asked for usage, and the client has not.
-        self._strips_usage = terms.usage_added and not terms.wants_usage
+        self._strips_usage = terms.adds_usage and not terms.wants_usage
         # The first chunk of the first round.
         self._first_chunk: Json = {}
         self._has_begun = self._has_role = False

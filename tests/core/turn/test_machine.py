@@ -81,7 +81,7 @@ class TestPlain:
     def test_the_end_waits_for_the_commit_and_text_does_not(self) -> None:
         text, last, tokens = chunk({"content": "Hel"}), chunk({"content": "lo"}, "stop"), usage(3, 2)
         playbook = (
-            Playbook(chat_turn(TurnTerms(hold_end=True)))
+            Playbook(chat_turn(TurnTerms(holds_end=True)))
             >> ReplyStarted(200, SSE)
             >> Received([ROLE, text, last])
             << SendHead(200, SSE)
@@ -104,7 +104,7 @@ class TestPlain:
     def test_an_end_that_is_not_on_disk_says_so(self) -> None:
         end = chunk({"content": "x"}, "stop")
         assert (
-            Playbook(chat_turn(TurnTerms(hold_end=True)))
+            Playbook(chat_turn(TurnTerms(holds_end=True)))
             >> ReplyStarted(200, SSE)
             >> Received([end, DONE])
             << Save
@@ -116,8 +116,8 @@ class TestPlain:
 
     def test_a_usage_chunk_that_only_the_gateway_asked_for_is_not_shown_to_the_client(self) -> None:
         end = chunk({"content": "x"}, "stop")
-        for hold_end in (True, False):
-            turn = chat_turn(TurnTerms(usage_added=True, hold_end=hold_end))
+        for holds_end in (True, False):
+            turn = chat_turn(TurnTerms(adds_usage=True, holds_end=holds_end))
             played = play(turn, [completion("x", tokens=(7, 1))], stream=True)
             assert played.client.usages == []
             assert played.outcome.usage is not None
@@ -129,7 +129,7 @@ class TestPlain:
         said = (
             b'{"choices":[{"index":0,"delta":{"content":"the \\",\\"usage\\":null\\" of it"}}],"usage":null}'
         )
-        turn = chat_turn(TurnTerms(usage_added=True))
+        turn = chat_turn(TurnTerms(adds_usage=True))
         turn.feed(ReplyStarted(200, SSE))
         sent = turn.feed(Received([Event(b"data: " + said + b"\n\n", said)]))
         assert SendBody(b"data: " + said.removesuffix(b',"usage":null}') + b"}\n\n") in sent
@@ -137,7 +137,7 @@ class TestPlain:
     def test_a_stream_without_done_gets_none(self) -> None:
         end = chunk({"content": "x"}, "stop")
         assert (
-            Playbook(chat_turn(TurnTerms(hold_end=True)))
+            Playbook(chat_turn(TurnTerms(holds_end=True)))
             >> ReplyStarted(200, SSE)
             >> Received([end])
             >> ReplyEnded()
@@ -151,7 +151,7 @@ class TestPlain:
     def test_a_reply_goes_on_after_a_finish_reason_that_came_too_early(self) -> None:
         first, more, last = chunk({"content": "A"}, "stop"), chunk({"content": "B"}), chunk({}, "length")
         playbook = (
-            Playbook(chat_turn(TurnTerms(hold_end=True)))
+            Playbook(chat_turn(TurnTerms(holds_end=True)))
             >> ReplyStarted(200, SSE)
             >> Received([first])
             >> Received([more])
@@ -169,7 +169,9 @@ class TestPlain:
     @pytest.mark.parametrize("breaks", [False, True])
     def test_of_a_stream_with_a_finish_reason_in_each_chunk_the_last_alone_waits(self, breaks: bool) -> None:
         pieces = [chunk({"content": f"{n} "}, "stop") for n in range(1500)]
-        playbook = Playbook(chat_turn(TurnTerms(hold_end=True))) >> ReplyStarted(200, SSE) >> Received(pieces)
+        playbook = (
+            Playbook(chat_turn(TurnTerms(holds_end=True))) >> ReplyStarted(200, SSE) >> Received(pieces)
+        )
         assert playbook << SendHead(200, SSE) << body(*pieces[:-1])
         if not breaks:
             assert playbook >> Received([DONE]) << Save >> Saved() << body(pieces[-1], DONE) << Finish()
@@ -184,7 +186,7 @@ class TestPlain:
         lines = b"\n".join([each.data or b"" for each in (text, end, DONE)])
         joined = Event(b"data: " + lines.replace(b"\n", b"\ndata: ") + b"\n\n", lines)
         assert (
-            Playbook(chat_turn(TurnTerms(hold_end=True)))
+            Playbook(chat_turn(TurnTerms(holds_end=True)))
             >> ReplyStarted(200, SSE)
             >> Received([joined])
             << SendHead(200, SSE)
@@ -203,7 +205,7 @@ class TestPlain:
         first, second = choice(0, "A", "stop"), choice(1, "B")
         late, last = choice(1, "C"), choice(1, "", "stop")
         playbook = (
-            Playbook(chat_turn(TurnTerms(hold_end=True, choices=2)))
+            Playbook(chat_turn(TurnTerms(holds_end=True, choice_count=2)))
             >> ReplyStarted(200, SSE)
             >> Received([first, second])
             << SendHead(200, SSE)
@@ -222,7 +224,7 @@ class TestPlain:
     def test_a_whole_reply_is_held_and_arrives_as_it_left(self) -> None:
         raw = b' {"id":"x", "choices":[{"index":0,"message":{"role":"assistant","content":"Hi","x":1}}], "x":2}\n'
         playbook = (
-            Playbook(chat_turn(TurnTerms(hold_end=True)))
+            Playbook(chat_turn(TurnTerms(holds_end=True)))
             >> ReplyStarted(200, JSON)
             >> ReceivedWhole(raw)
             << Save
@@ -242,7 +244,7 @@ class TestPlain:
             chunk({"content": "Yes"}, "stop"),
             DONE,
         ]
-        turn = chat_turn(TurnTerms(hold_end=True))
+        turn = chat_turn(TurnTerms(holds_end=True))
         turn.feed(ReplyStarted(200, SSE))
         (save,) = [command for command in turn.feed(Received(events)) if isinstance(command, Save)]
         assert save.outcome.full_reply == (
@@ -265,7 +267,7 @@ class TestPlain:
             chunk({}, "tool_calls"),
             DONE,
         ]
-        for terms in (with_tools(), TurnTerms(hold_end=True)):
+        for terms in (with_tools(), TurnTerms(holds_end=True)):
             playbook = Playbook(chat_turn(terms)) >> ReplyStarted(200, SSE) >> Received(events)
             assert playbook << SendHead(200, SSE) << body(*events[:4]) << Save
             assert playbook >> Saved() << body(*events[4:]) << Finish()
@@ -386,7 +388,7 @@ class TestHiddenRounds:
 
     @BOTH
     def test_a_renamed_tool_runs_under_the_name_that_was_offered(self, stream: bool) -> None:
-        terms = TurnTerms(gateway_tools={"mnemogate_memory_insert"}, hold_end=True)
+        terms = TurnTerms(gateway_tools={"mnemogate_memory_insert"}, holds_end=True)
         mine, theirs = ("a", "mnemogate_memory_insert", ARGS), ("b", "memory_insert", "{}")
         played = play(chat_turn(terms), [completion(None, (mine, theirs))], stream=stream)
         assert [(run.call_id, run.name) for run in played.ran] == [("a", "mnemogate_memory_insert")]
@@ -462,7 +464,7 @@ class TestHiddenRounds:
 
     def test_usage_of_hidden_rounds_is_reported_only_where_it_was_asked_for(self) -> None:
         rounds = [completion(None, (ours_call(),)), completion("ok")]
-        terms = with_tools(wants_usage=False, usage_added=True)
+        terms = with_tools(wants_usage=False, adds_usage=True)
         played = play(chat_turn(terms), rounds, stream=True)
         assert played.client.usages == []
         assert played.outcome.usage is not None  # it is counted all the same

@@ -98,9 +98,9 @@ def batches_of(sizes: list[int]) -> Any:
 @given(a_turn(), st.sets(st.integers(1, 12)), st.lists(st.integers(0, 3), max_size=20), st.booleans())
 @settings(max_examples=75)
 def test_however_a_reply_is_cut_client_and_memory_get_the_same(
-    rounds: list[dict[str, Any]], points: set[int], sizes: list[int], hold_end: bool
+    rounds: list[dict[str, Any]], points: set[int], sizes: list[int], holds_end: bool
 ) -> None:
-    terms = with_tools(hold_end=hold_end)
+    terms = with_tools(holds_end=holds_end)
     whole = play(chat_turn(terms), rounds, stream=False)
     smooth = play(chat_turn(terms), rounds, stream=True)
     cut = play(chat_turn(terms), rounds, stream=True, cut=cut_at(points), batches=batches_of(sizes))
@@ -135,7 +135,7 @@ def kept(outcome: TurnOutcome) -> Any:
 
 @given(st.lists(st.integers(0, 12), max_size=14), st.booleans())
 @settings(max_examples=300)
-def test_whatever_happens_a_turn_ends_at_most_once(order: list[int], hold_end: bool) -> None:
+def test_whatever_happens_a_turn_ends_at_most_once(order: list[int], holds_end: bool) -> None:
     """Events in any order: one Save and one Finish at most, one head, and nothing after the end."""
     happened: list[Any] = [
         ReplyStarted(200, SSE),
@@ -152,7 +152,7 @@ def test_whatever_happens_a_turn_ends_at_most_once(order: list[int], hold_end: b
         ClientLeft(),
         Received([chunk({"content": " you"})]),
     ]
-    turn = chat_turn(with_tools(hold_end=hold_end), max_rounds=1)
+    turn = chat_turn(with_tools(holds_end=holds_end), max_rounds=1)
     seen: list[Command] = []
     for n in order:
         seen += fed(turn, happened[n])
@@ -228,7 +228,7 @@ a_chunk = st.one_of(
 def test_no_json_of_an_upstream_breaks_the_machine(
     replies: list[list[Any]], stream: bool, has_tools: bool
 ) -> None:
-    terms = with_tools(usage_added=True, wants_usage=stream) if has_tools else TurnTerms(hold_end=True)
+    terms = with_tools(adds_usage=True, wants_usage=stream) if has_tools else TurnTerms(holds_end=True)
     turn = chat_turn(terms)
     seen: list[Command] = []
     for reply in replies:

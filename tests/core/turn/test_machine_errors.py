@@ -95,7 +95,7 @@ class TestEndless:
 
     @pytest.mark.parametrize("more", [comment("wait"), chunk({}), usage(1, 1)])
     def test_a_stream_that_goes_on_after_its_reply_is_left(self, more: Event) -> None:
-        turn = chat_turn(TurnTerms(hold_end=True))
+        turn = chat_turn(TurnTerms(holds_end=True))
         turn.feed(ReplyStarted(200, SSE))
         fed(turn, Received([ROLE, chunk({"content": "Hi"}), chunk({}, "stop")]))
         for _ in range(MAX_TAIL_EVENTS - 1):  # the finish_reason is the first
@@ -178,7 +178,7 @@ class TestErrors:
     def test_a_stream_that_breaks_ends_with_an_error_event(self) -> None:
         text = chunk({"content": "Hel"})
         playbook = (
-            Playbook(chat_turn(TurnTerms(hold_end=True)))
+            Playbook(chat_turn(TurnTerms(holds_end=True)))
             >> ReplyStarted(200, SSE)
             >> Received([text])
             << SendHead(200, SSE)
@@ -202,7 +202,7 @@ class TestErrors:
 
     def test_a_break_after_the_finish_reason_loses_nothing(self) -> None:
         end = chunk({"content": "x"}, "stop")
-        playbook = Playbook(chat_turn(TurnTerms(hold_end=True))) >> ReplyStarted(200, SSE)
+        playbook = Playbook(chat_turn(TurnTerms(holds_end=True))) >> ReplyStarted(200, SSE)
         playbook = playbook >> Received([end]) >> ReplyFailed(UpstreamBroke("reset")) << Save
         assert playbook >> Saved() << SendHead << body(end) << Finish()
         assert playbook.outcome.state is End.FINISHED
@@ -264,7 +264,7 @@ class TestErrors:
             [1],
             7,
         ]
-        for terms in (TurnTerms(), with_tools(usage_added=True)):
+        for terms in (TurnTerms(), with_tools(adds_usage=True)):
             turn = chat_turn(terms)
             turn.feed(ReplyStarted(200, SSE))
             turn.feed(Received([event(data) for data in odd] + [event(b"{broken"), Event(b"data\n\n", b"")]))
@@ -353,7 +353,7 @@ class TestClientGone:
                 assert playbook.turn.feed(late) == []
 
     def test_while_the_end_is_being_saved_the_turn_stays_finished(self) -> None:
-        playbook = Playbook(chat_turn(TurnTerms(hold_end=True))) >> ReplyStarted(200, SSE)
+        playbook = Playbook(chat_turn(TurnTerms(holds_end=True))) >> ReplyStarted(200, SSE)
         playbook = playbook >> Received([chunk({"content": "x"}, "stop"), DONE]) << Save
         assert playbook >> ClientLeft() << CloseUpstream() << Finish() >> Saved()
         assert playbook.outcome.state is End.FINISHED

@@ -76,7 +76,7 @@ def play(seed: int) -> list[Command]:
     terms = TurnTerms(
         wants_usage=dice.random() < 0.5,
         gateway_tools=AllBut({"client"}),
-        hold_end=True,
+        holds_end=True,
         saves_steps=keeps or shows,
         shows_steps=shows,
         asides=Asides({"say": {"request_heartbeat"}, "a": {"request_heartbeat"}}, {"say": "message"}),

@@ -62,7 +62,7 @@ ROUNDS = [
 
 
 def test_a_hidden_round_is_shown_as_it_happens() -> None:
-    played = play(lines_turn(hold_end=True), ROUNDS, stream=True, batches=lambda e: [[each] for each in e])
+    played = play(lines_turn(holds_end=True), ROUNDS, stream=True, batches=lambda e: [[each] for each in e])
     assert lines(played) == [
         "begin one",
         "text Let me see.",
@@ -89,7 +89,7 @@ def test_a_call_is_shown_before_its_tool_has_run() -> None:
 
 
 def test_a_whole_reply_is_one_body() -> None:
-    played = play(lines_turn(hold_end=True), [ROUNDS[0], completion("Noted.")], stream=False)
+    played = play(lines_turn(holds_end=True), [ROUNDS[0], completion("Noted.")], stream=False)
     assert lines(played) == ["whole Let me see. Noted. stop 3 10"]
 
 
@@ -129,7 +129,7 @@ def test_a_failure_before_the_first_byte_is_left_to_the_route() -> None:
 
 
 def test_a_turn_that_is_not_on_disk_says_so() -> None:
-    playbook = Playbook(lines_turn(hold_end=True)) >> ReplyStarted(200, SSE)
+    playbook = Playbook(lines_turn(holds_end=True)) >> ReplyStarted(200, SSE)
     playbook >> Received([chunk({"content": "Hi"}), chunk({}, "stop"), DONE])
     playbook << SendHead << SendBody << Save >> Saved(durable=False)
     assert playbook << SendBody(b"end stop None\nnot durable\n") << Finish
@@ -137,10 +137,10 @@ def test_a_turn_that_is_not_on_disk_says_so() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-@pytest.mark.parametrize("hold_end", [False, True])
-def test_the_view_decides_nothing(stream: bool, hold_end: bool) -> None:
+@pytest.mark.parametrize("holds_end", [False, True])
+def test_the_view_decides_nothing(stream: bool, holds_end: bool) -> None:
     """Calls of the model, tools and what is saved are the same in every dialect."""
-    terms = TurnTerms(gateway_tools=OURS, wants_usage=True, hold_end=hold_end)
+    terms = TurnTerms(gateway_tools=OURS, wants_usage=True, holds_end=holds_end)
 
     def decided(turn: Turn) -> list[Command]:
         played = play(turn, ROUNDS, stream=stream)

@@ -47,7 +47,7 @@ def guide() -> RuleGuide:
 
 def talk(*, is_chat: bool = False, **fields: Any) -> Playbook:
     given = {
-        "hold_end": True,
+        "holds_end": True,
         "wants_usage": True,
         "shows_steps": not is_chat,
         "saves_steps": not is_chat,

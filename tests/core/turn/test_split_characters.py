@@ -93,7 +93,7 @@ def test_a_half_at_the_end_of_a_reply_without_a_finish_reason_is_stored_as_the_c
     end: TurnEvent, index: dict[str, int]
 ) -> None:
     text = event(json.dumps({"choices": [{**index, "delta": {"content": f"Hm {HIGH}"}}]}).encode())
-    turn = chat_turn(TurnTerms(hold_end=True))
+    turn = chat_turn(TurnTerms(holds_end=True))
     commands = [
         each for happened in (ReplyStarted(200, SSE), Received([text]), end) for each in fed(turn, happened)
     ]

@@ -101,10 +101,10 @@ def explore(terms: TurnTerms) -> set[Transition]:
 
 def test_the_machine_takes_each_transition_of_the_table_and_no_other() -> None:
     found: set[Transition] = set()
-    for hold_end, saves_steps, shows_steps in itertools.product((True, False), repeat=3):
+    for holds_end, saves_steps, shows_steps in itertools.product((True, False), repeat=3):
         terms = TurnTerms(
             gateway_tools=AllBut({"search"}),
-            hold_end=hold_end,
+            holds_end=holds_end,
             saves_steps=saves_steps,
             shows_steps=shows_steps,
         )

@@ -86,7 +86,7 @@ class Script(FreeGuide):
 
 
 def steps(guide: FreeGuide | None = None, client: tuple[str, ...] = (), **fields: Any) -> Playbook:
-    given = {"hold_end": True, "wants_usage": True, "shows_steps": True, "saves_steps": True, **fields}
+    given = {"holds_end": True, "wants_usage": True, "shows_steps": True, "saves_steps": True, **fields}
     terms = TurnTerms(gateway_tools=AllBut(client), **given)
     return Playbook(Turn(terms, LinesView(terms), guide or Script()))
 
@@ -241,7 +241,7 @@ def test_an_answered_pause_goes_on_with_all_results_in_the_order_of_the_calls() 
 @pytest.mark.parametrize("shows_steps", [False, True])
 def test_while_resumed_calls_run_only_a_reader_of_steps_gets_a_comment(shows_steps: bool) -> None:
     """A client of chat completions may wait for a body, and a stream's headers come with the first reply."""
-    terms = TurnTerms(gateway_tools=AllBut(), hold_end=True, shows_steps=shows_steps, saves_steps=True)
+    terms = TurnTerms(gateway_tools=AllBut(), holds_end=True, shows_steps=shows_steps, saves_steps=True)
     turn = Turn(terms, LinesView(terms), Script()) if shows_steps else chat_turn(terms)
     turn.feed(ResumedCalls(({"id": "a", "function": {"name": "look", "arguments": "{}"}},)))
     comment = [SendHead(200, (EVENT_STREAM,)), SendBody(KEEP_ALIVE)]
@@ -260,7 +260,7 @@ def test_a_turn_that_ends_after_its_tools_has_no_reply() -> None:
 
 
 def test_a_client_that_reads_one_reply_gets_its_usage_though_the_turn_ends_after_a_hidden_round() -> None:
-    terms = TurnTerms(gateway_tools=AllBut(), hold_end=True, wants_usage=True, saves_steps=True)
+    terms = TurnTerms(gateway_tools=AllBut(), holds_end=True, wants_usage=True, saves_steps=True)
     turn = chat_turn(terms)
     turn._guide = Script({}, Stop(StopReason.TOOL_RULE))
     playbook = skip(reply(Playbook(turn), "Bye.", (CALL,), tokens=(10, 5)))
@@ -283,7 +283,7 @@ def test_a_client_that_reads_step_by_step_gets_each_usage_once() -> None:
                 counted.append(event.chunk["usage"]["completion_tokens"])
 
     terms = TurnTerms(
-        gateway_tools=AllBut(), hold_end=True, wants_usage=True, shows_steps=True, saves_steps=True
+        gateway_tools=AllBut(), holds_end=True, wants_usage=True, shows_steps=True, saves_steps=True
     )
     playbook = Playbook(Turn(terms, Counting(terms), Script({}, Stop(StopReason.TOOL_RULE))))
     skip(reply(playbook, "Bye.", (CALL,), tokens=(10, 5))) << SaveStep >> StepSaved(1, 2) << RunTool
@@ -303,7 +303,7 @@ def test_a_nudge_goes_on_from_a_reply_without_calls() -> None:
 
 
 def test_where_steps_are_not_stored_a_nudge_is_a_message_of_the_next_request() -> None:
-    turn = chat_turn(TurnTerms(gateway_tools=AllBut(), hold_end=True))
+    turn = chat_turn(TurnTerms(gateway_tools=AllBut(), holds_end=True))
     turn._guide = Script({}, Offer(nudge="Look it up."))
     playbook = skip(reply(Playbook(turn), "Hm."))
     text = "<system_message>\nLook it up.\n</system_message>"
@@ -324,7 +324,7 @@ def test_a_call_that_depends_on_a_result_is_judged_after_it() -> None:
 
 def test_a_call_of_a_chat_that_was_not_reached_is_said_to_be_not_made() -> None:
     """A chat completion is no run: its model was shown one that was cancelled."""
-    turn = chat_turn(TurnTerms(gateway_tools=AllBut(), hold_end=True))
+    turn = chat_turn(TurnTerms(gateway_tools=AllBut(), holds_end=True))
     turn._guide = Script({"second": [Undecided()]})
     playbook = skip(reply(Playbook(turn), None, (("a", "first", "{}"), ("b", "second", "{}")))) << RunTool
     assert playbook >> ClientLeft() << CloseUpstream << Save << Finish
@@ -350,7 +350,7 @@ def test_an_error_after_a_stored_step_is_no_status(status: int, stop: StopReason
         def take(self) -> bytes:
             return b""
 
-    terms = TurnTerms(gateway_tools=AllBut(), hold_end=True, shows_steps=True, saves_steps=True)
+    terms = TurnTerms(gateway_tools=AllBut(), holds_end=True, shows_steps=True, saves_steps=True)
     playbook = Playbook(Turn(terms, Silent(terms), Script()))
     (
         reply(playbook, None, (CALL,))

@@ -32,10 +32,10 @@ FORMS = [
 OTHER_CHOICE = chunk({}, choices=[{"index": 1, "delta": {"content": "a"}}])
 SPECS = [
     TurnTerms(),
-    TurnTerms(choices=2),
-    TurnTerms(usage_added=True),
+    TurnTerms(choice_count=2),
+    TurnTerms(adds_usage=True),
     with_tools(),
-    with_tools(hold_end=True),
+    with_tools(holds_end=True),
 ]
 
 

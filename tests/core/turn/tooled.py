@@ -23,7 +23,7 @@ ROLE = chunk({"role": "assistant", "content": ""})
 
 
 def with_tools(**fields: Any) -> TurnTerms:
-    return TurnTerms(gateway_tools=OURS, **{"hold_end": True, "wants_usage": True, **fields})
+    return TurnTerms(gateway_tools=OURS, **{"holds_end": True, "wants_usage": True, **fields})
 
 
 def body(*events: Event) -> SendBody:
