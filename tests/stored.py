@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from msgspec.structs import replace
 
 import storage.open
 from gateway.core.conversation import settle
@@ -45,6 +44,7 @@ from storage.search.rank import rank
 from storage.search.tail import Tail
 from storage.sql import exchanges
 from storage.sql.agents_api.runs import begin_run, find_or_create_run
+from storage.sql.exchange_rows import make_exchange_with_content
 from storage.sql.passages import insert_passage
 from storage.sql.statements import make_statement
 from storage.sql.store import Store
@@ -315,9 +315,7 @@ class Speaker:
             found = []
             for (row,) in await connection.rows(sql, (agent.id,)):
                 got = await connection.rows(exchanges.SQL["exchange_get"], (row, agent.id))
-                (e,) = exchanges.make_exchanges_with_content(got)
-                content = await exchanges.load_contents(connection, agent.id, [row])
-                found.append(replace(e, full_reply=content[row].full_reply))
+                found += map(make_exchange_with_content, got)
             return found
 
         return await self.store.database.read(read)

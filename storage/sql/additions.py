@@ -16,6 +16,7 @@ from storage.commands import Erased, Rules
 from storage.database import Connection
 from storage.records import Exchange
 from storage.sql import exchanges
+from storage.sql.exchange_rows import is_step
 from storage.sql.statements import load, rows_of
 
 SQL = load("forget.sql")
@@ -58,7 +59,7 @@ class Gone(Struct, frozen=True):
         Rounds after the erased part in its conversation may repeat it in other words, and so may all rounds if a block
         lost something. These rounds are erased without being read.
         """
-        if exchange.full_reply is None or exchanges.is_step(exchange):
+        if exchange.full_reply is None or is_step(exchange):
             return False
         is_after = exchange.seq > self.lowest_by_conversation.get(exchange.conversation_row, exchange.seq)
         is_unread = is_after or self.erased.blocks

@@ -49,6 +49,7 @@ from storage.sql.agents_api.blocks import hand_over_blocks
 from storage.sql.agents_api.definitions import change_definition, get_definition
 from storage.sql.agents_api.run_texts import erase_texts
 from storage.sql.agents_api.sleepers import empty_readings
+from storage.sql.exchange_rows import is_step
 from storage.sql.facts import mark_unlearned
 from storage.sql.jobs import raise_epoch
 from storage.sql.rebuild import erased_among, has_words, origins_of, rebuild_block
@@ -283,7 +284,7 @@ async def _erase_message(connection: Connection, agent_row: int, exchange_row: i
     if index != REPLY and index < len(messages):
         messages[index] = {"role": messages[index].get("role"), "content": ""}
     # Notes, hidden rounds and the memory section of this turn may quote the message, so they go whatever they say.
-    full_reply = exchange.full_reply if index != REPLY and exchanges.is_step(exchange) else None
+    full_reply = exchange.full_reply if index != REPLY and is_step(exchange) else None
     reduced = replace(
         exchange, redactions=redactions, edits=False, has_full_reply=full_reply is not None, section=None,
         opaque=False if index == REPLY else exchange.opaque, notes=dict.fromkeys(exchange.notes, ""),

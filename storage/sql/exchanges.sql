@@ -90,7 +90,7 @@ UNION ALL
 SELECT 'standing', f.seq, NULL, NULL, NULL, NULL, f.text, f.origin, NULL, NULL, NULL, NULL, f.valid_from, {no_skeleton}
 FROM {standing}
 
--- name: numbers_again
+-- name: cacheable_numbers
 -- Reads the numbers for which a cached snapshot is right. No row: the agent shares blocks, so none of its snapshots is
 -- cached.
 SELECT epoch, next_seq, indexed_seq, rev, stamp FROM agents
@@ -128,14 +128,14 @@ part(conversation, is_repeated, deepest, newest) AS (
     FROM hit h
     WHERE (SELECT CASE WHEN {unnamed} THEN 1 END FROM conversations c WHERE c.agent = ?1 AND c.id = h.conversation) = 1
 )
-SELECT {skeleton}, part.is_repeated AS is_repeated, part.deepest - p.depth AS above_end, {last_content}
+SELECT {last_content}, {skeleton}, part.is_repeated AS is_repeated, part.deepest - p.depth AS above_end
 FROM part CROSS JOIN exchanges p
   ON p.conversation = part.conversation AND p.depth >= coalesce(?8, part.deepest - ?7, 0) AND +p.agent = ?1
 UNION ALL
-SELECT {skeleton}, part.is_repeated, part.deepest - p.depth, NULL, NULL, NULL FROM part CROSS JOIN exchanges p
+SELECT NULL, NULL, NULL, {skeleton}, part.is_repeated, part.deepest - p.depth FROM part CROSS JOIN exchanges p
   ON p.conversation = part.conversation AND p.depth = 0 AND +p.agent = ?1
 WHERE coalesce(?8, part.deepest - ?7, 0) > 0
-ORDER BY is_repeated DESC, above_end, 1 DESC LIMIT ?3
+ORDER BY is_repeated DESC, above_end, 4 DESC LIMIT ?3
 
 -- piece: wanted_content
 -- The contents of all exchanges if ?7 is 1, else the content of the last one alone, as `{last_content}`.
@@ -384,13 +384,13 @@ SELECT {skeleton} FROM exchanges p WHERE p.conversation = ? AND +p.agent = ? AND
 WITH part(deepest, newest) AS (
     SELECT depth, id FROM exchanges WHERE conversation = ?1 AND +agent = ?2 ORDER BY depth DESC, id DESC LIMIT 1
 )
-SELECT {skeleton}, {wanted_content} FROM exchanges p
+SELECT {wanted_content}, {skeleton} FROM exchanges p
 WHERE p.conversation = ?1 AND p.depth >= coalesce(?5, (SELECT deepest FROM part) - ?4, 0)
   AND p.depth < coalesce(?6, (SELECT deepest FROM part) + 1) AND +p.agent = ?2
 UNION ALL
-SELECT {skeleton}, {wanted_content} FROM exchanges p
+SELECT {wanted_content}, {skeleton} FROM exchanges p
 WHERE p.conversation = ?1 AND p.depth = 0 AND coalesce(?5, (SELECT deepest FROM part) - ?4, 0) > 0 AND +p.agent = ?2
-ORDER BY 4 DESC, 3 DESC, 1 DESC LIMIT ?3
+ORDER BY 7 DESC, 6 DESC, 4 DESC LIMIT ?3
 
 -- name: edits_drop
 -- Drops the edits of an answer that was asked for again. Only the edits of the last answer count, and its calls may
@@ -419,7 +419,7 @@ WHERE agent = ?1 AND seq = (SELECT max(x.seq) FROM exchanges x WHERE x.agent = ?
 
 -- name: exchange_get
 -- Reads one exchange with its content.
-SELECT p.input, p.shown_reply, {skeleton}, p."full" FROM exchanges p WHERE p.id = ? AND p.agent = ?
+SELECT p.input, p.shown_reply, p."full", {skeleton} FROM exchanges p WHERE p.id = ? AND p.agent = ?
 
 -- piece: fact_or_muted
 -- The kind of a fact `f` in what a search finds.

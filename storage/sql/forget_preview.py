@@ -12,7 +12,7 @@ from storage.sql.additions import DAY_S
 from storage.sql.blocks import get_block
 from storage.sql.erase import SQL as FORGET_SQL
 from storage.sql.erase import find_exchange_row
-from storage.sql.exchanges import unpack_notes
+from storage.sql.exchange_rows import unpack_notes
 from storage.sql.group import Group, long_reads
 from storage.sql.rebuild import load_versions, preview_text
 from storage.sql.statements import ascii_lower, load, rows_of

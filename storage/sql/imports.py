@@ -31,6 +31,7 @@ from storage.sql import exchanges
 from storage.sql.agents import find_agent_by_id, find_numbers
 from storage.sql.epochs import has_risen
 from storage.sql.erase import StoredTarget
+from storage.sql.exchange_rows import make_exchange, make_exchanges
 from storage.sql.facts import add_fact, is_known
 from storage.sql.group import Group, bulk_writes, long_reads, reads
 from storage.sql.readers import advance, cursor_of
@@ -291,7 +292,7 @@ async def _is_outdated(connection: Connection, agent: Agent, writing: ImportWrit
     questions = [message_key(exchange.inputs[-1]) for exchange in next_exchange]
     stored = await rows_of(connection, SQL["matched"], path_hashes, agent.id)
     stored += await rows_of(connection, SQL["unanswered"], questions, agent.id)
-    return any(exchanges.make_exchange(row).conversation_row == change.conversation_row for row in stored)
+    return any(make_exchange(row).conversation_row == change.conversation_row for row in stored)
 
 
 async def _find_conversation(
@@ -312,10 +313,8 @@ async def _load_pool(
     connection: Connection, agent: Agent, write: ImportWrite, conversation_row: int | None
 ) -> ImportPool:
     rows = await rows_of(connection, SQL["matched"], write.path_hashes, agent.id)
-    matched = [MatchedExchange(exchanges.make_exchange(row), *map(bool, row[-3:])) for row in rows]
-    unanswered = exchanges.make_exchanges(
-        await rows_of(connection, SQL["unanswered"], write.questions, agent.id)
-    )
+    matched = [MatchedExchange(make_exchange(row), *map(bool, row[-3:])) for row in rows]
+    unanswered = make_exchanges(await rows_of(connection, SQL["unanswered"], write.questions, agent.id))
     maybe_forgotten = write.atoms if has_risen(agent.epoch) else ()
     forgotten_hashes = await exchanges.load_forgotten_hashes(connection, agent.id, maybe_forgotten)
     return ImportPool(conversation_row, matched, unanswered, forgotten_hashes)

@@ -38,6 +38,7 @@ from storage.search.language import forget_words
 from storage.search.segment import MIN_SEGMENTS, StampedDocuments, segment_of
 from storage.search.tail import Tail
 from storage.sql import exchanges
+from storage.sql.exchange_rows import make_shown_exchanges
 from storage.sql.passages import load_passages_and_facts
 from storage.sql.terms import load_segments, load_uncovered, terms_since
 from storage.sql.vectors import VectorCache
@@ -176,7 +177,7 @@ class CachedMemory:
         start: exchanges are read from this number on, and earlier ones if they were changed since.
         """
         values = (self.agent_row, current.indexed_seq + 1, start, _MAX_UNINDEXED_ROWS)
-        rows = exchanges.make_shown_exchanges(await connection.rows(exchanges.SQL["shown_unread"], values))
+        rows = make_shown_exchanges(await connection.rows(exchanges.SQL["shown_unread"], values))
         messages = [
             message for row in rows if _is_recallable(row[0]) for message in rules.messages_of(*row, None)
         ]

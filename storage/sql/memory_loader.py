@@ -19,6 +19,7 @@ from storage.search import rank
 from storage.search.segment import Buckets
 from storage.sql import exchanges
 from storage.sql.agents import find_numbers_of
+from storage.sql.exchange_rows import make_shown_exchanges
 from storage.sql.memory_cache import CachedMemory, MemoryCache
 from storage.sql.passages import load_passages_and_facts
 from storage.sql.terms import load_buckets
@@ -210,7 +211,7 @@ async def read_messages(
     rows = await connection.rows(exchanges.SQL["shown_at"], (agent_row, seqs))
     messages = {
         message.seq: message
-        for exchange, is_shared, _ in exchanges.make_shown_exchanges(rows)
+        for exchange, is_shared, _ in make_shown_exchanges(rows)
         for message in rules.messages_of(exchange, is_shared, None, seq_set)
     }
     if any(seq not in messages for seq in seqs):

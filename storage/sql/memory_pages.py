@@ -25,6 +25,12 @@ from storage.listing import (
 from storage.records import Exchange, Revision, Scope
 from storage.sql import exchanges
 from storage.sql.blocks import load_blocks, make_block, make_revision
+from storage.sql.exchange_rows import (
+    ATOM_BYTES,
+    ShownExchange,
+    make_exchange_with_content,
+    make_shown_exchanges,
+)
 from storage.sql.group import Group, as_method, long_reads, reads
 from storage.sql.statements import ascii_lower, load, rows_of
 
@@ -58,7 +64,7 @@ class NamedExchange(NamedTuple):
     """An exchange, and the public name of the memory that has it."""
 
     memory_uid: str
-    shown: exchanges.ShownExchange
+    shown: ShownExchange
 
 
 class MemoryPages(Group):
@@ -164,7 +170,7 @@ class MemoryPages(Group):
     ) -> list[Exchange]:
         """Returns an exchange and those before it on its path with their content, the newest first."""
         rows = await connection.rows(SQL["path"], (agent_row, exchange_row, limit))
-        return [exchanges.make_exchange(row[2:], row[0], row[1], row[-1]) for row in rows]
+        return [make_exchange_with_content(row) for row in rows]
 
     @long_reads
     async def find_following(
@@ -190,7 +196,7 @@ class MemoryPages(Group):
     ) -> dict[int, SourceExchange]:
         """Returns some exchanges with their content, by their rows."""
         rows = await rows_of(connection, SQL["sources"], ids, agent_row)
-        shown = exchanges.make_shown_exchanges(row[1:] for row in rows)
+        shown = make_shown_exchanges(row[1:] for row in rows)
         return {
             exchange.id: SourceExchange(exchange, row[0], is_shared)
             for row, (exchange, is_shared, _) in zip(rows, shown, strict=True)
@@ -199,13 +205,10 @@ class MemoryPages(Group):
     @long_reads
     async def load_short_exchanges(
         self, connection: Connection, agent_row: int, ids: Sequence[int], most_bytes: int
-    ) -> dict[int, exchanges.ShownExchange]:
+    ) -> dict[int, ShownExchange]:
         """Returns some exchanges by their rows. most_bytes: longer ones, as they are stored, are left out."""
         rows = await rows_of(connection, SQL["short_exchanges"], ids, agent_row, most_bytes)
-        return {
-            shown_exchange.exchange.id: shown_exchange
-            for shown_exchange in exchanges.make_shown_exchanges(rows)
-        }
+        return {shown_exchange.exchange.id: shown_exchange for shown_exchange in make_shown_exchanges(rows)}
 
     @long_reads
     async def load_short_exchanges_of_all(
@@ -216,7 +219,7 @@ class MemoryPages(Group):
         most_bytes: longer ones, as they are stored, are left out.
         """
         rows = await rows_of(connection, SQL["short_exchanges_of_all"], ids, most_bytes)
-        shown = exchanges.make_shown_exchanges(row[1:] for row in rows)
+        shown = make_shown_exchanges(row[1:] for row in rows)
         return {
             shown_exchange.exchange.id: NamedExchange(row[0], shown_exchange)
             for row, shown_exchange in zip(rows, shown, strict=True)
@@ -240,7 +243,7 @@ class MemoryPages(Group):
         for start in range(0, len(uids), _CONVERSATIONS_PER_READ):
             values = (agent_row, uids[start : start + _CONVERSATIONS_PER_READ], most_bytes)
             rows = await connection.rows(SQL["openings"], values)
-            parsed = exchanges.make_shown_exchanges(row[1:] for row in rows)
+            parsed = make_shown_exchanges(row[1:] for row in rows)
             by_uid |= {
                 row[0]: SourceExchange(exchange, row[0], is_shared)
                 for row, (exchange, is_shared, _) in zip(rows, parsed, strict=True)
@@ -262,20 +265,20 @@ class MemoryPages(Group):
         versions = await rows_of(connection, SQL["earlier_versions"], blocks, _MOST_UNINDEXED + 1)
         summaries = await connection.rows(SQL["summaries"], (agent_row, _MOST_UNINDEXED + 1))
         first_seq = next_seq - _NEWEST
-        values = (agent_row, first_seq, b"t", b"c", _LONG_BYTES, exchanges.ATOM_BYTES - 1)
+        values = (agent_row, first_seq, b"t", b"c", _LONG_BYTES, ATOM_BYTES - 1)
         candidates = await connection.rows(SQL["unindexed"], values)
         few_versions = _first_affordable(versions, [len(row[2]) for row in versions])
         few_summaries = _first_affordable(summaries, [len(row[1]) for row in summaries])
         ids = [row[0] for row in _first_affordable(candidates, [row[1] for row in candidates])]
         rows = await rows_of(connection, SQL["whole_exchanges"], ids, agent_row)
-        rows.sort(key=lambda row: ids.index(row[3]))
+        rows.sort(key=lambda row: ids.index(row[4]))
         chosen_counts = (len(few_versions), len(few_summaries), len(ids))
         return UnindexedTexts(
             [(row[0], row[1], row[2]) for row in few_versions],
             [(row[0], row[1]) for row in few_summaries],
             [
-                SourceExchange(exchanges.make_exchange(row[3:], row[1], row[2], row[-1]), row[0], False)
-                for row in rows
+                SourceExchange(make_exchange_with_content(content_row), uid, False)
+                for uid, *content_row in rows
             ],
             is_complete=first_seq <= 1 and chosen_counts == (len(versions), len(summaries), len(candidates)),
         )

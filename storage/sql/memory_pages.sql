@@ -102,7 +102,7 @@ WITH RECURSIVE up(id, parent, steps) AS (
     SELECT e.id, e.parent, up.steps + 1 FROM up
     JOIN exchanges e ON e.id = up.parent AND e.agent = ?1 WHERE up.steps < ?3
 )
-SELECT p.input, p.shown_reply, {skeleton}, p."full" FROM up
+SELECT p.input, p.shown_reply, p."full", {skeleton} FROM up
 JOIN exchanges p ON p.id = up.id AND p.agent = ?1 ORDER BY up.steps
 
 -- name: following
@@ -187,7 +187,7 @@ FROM exchanges e WHERE e.agent = ?1 AND e.seq >= ?2 AND e.input IS NOT NULL AND 
 
 -- name: whole_exchanges
 -- Reads some exchanges with all their content, and where they stand.
-SELECT c.uid, p.input, p.shown_reply, {skeleton}, p."full"
+SELECT c.uid, p.input, p.shown_reply, p."full", {skeleton}
 FROM exchanges p JOIN conversations c ON c.id = p.conversation AND c.agent = +p.agent
 WHERE +p.agent = ?1 AND p.id {in:2:BIGINT:64}
 

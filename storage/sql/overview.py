@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from storage.database import Connection
 from storage.listing import ListedConversation, ListedMemory, PageEnd, Retained
 from storage.records import Scope
-from storage.sql.exchanges import ShownExchange, make_shown_exchanges
+from storage.sql.exchange_rows import ShownExchange, make_shown_exchanges
 from storage.sql.group import Group, long_reads, reads
 from storage.sql.statements import load, rows_of
 

@@ -23,8 +23,8 @@ from storage.search import blob
 from storage.search.containing import find_containing, has_terms, terms_of_query
 from storage.search.index import Index
 from storage.search.tail import Tail
-from storage.sql import exchanges
 from storage.sql.agents import AGENT_COLUMNS, make_agent_record
+from storage.sql.exchange_rows import make_shown_exchanges
 from storage.sql.group import Group
 from storage.sql.memory_pages import MemoryPages
 from storage.sql.passages import make_passages_and_facts
@@ -133,7 +133,7 @@ class PeopleSearch(Group):
         # The indexes last: what is indexed meanwhile is read twice, and not left out.
         unread = defaultdict[int, list[Message]](list)
         for row in await connection.rows(SQL["unread_exchanges"], (ids, _LONG_BYTES)):
-            for shown in exchanges.make_shown_exchanges([row[1:]]):
+            for shown in make_shown_exchanges([row[1:]]):
                 unread[row[0]] += self._rules.messages_of(*shown, None)
         for row in await connection.rows(SQL["unread_passages_and_facts"], (ids, _LONG_BYTES)):
             unread[row[0]] += make_passages_and_facts([row[1:]])

@@ -15,8 +15,8 @@ from storage.commands import Rules, Unread
 from storage.database import Connection, Database
 from storage.listing import ReaderEntry
 from storage.records import LEARNER, USER_ATOM, Exchange, Message, State
-from storage.sql import exchanges
 from storage.sql.agents import find_agent_by_id
+from storage.sql.exchange_rows import make_shown_exchanges
 from storage.sql.group import Group, long_reads, reads
 from storage.sql.statements import load, rows_of
 
@@ -83,7 +83,7 @@ class Readers(Group):
             batch = _UnreadBatch(self._rules, limit_chars, message_chars, end=cursor)
             is_more = len(rows) == _BATCH
             is_waiting = False
-            for row, (exchange, is_shared, _) in zip(rows, exchanges.make_shown_exchanges(rows), strict=True):
+            for row, (exchange, is_shared, _) in zip(rows, make_shown_exchanges(rows), strict=True):
                 is_left = row[_RUN_STATE] == "left"
                 is_settled = is_left or row[_IS_FOLLOWED] or _is_settled(exchange, now, idle_s)
                 if upto is None and (row[_RUN_STATE] == "running" or not is_settled):

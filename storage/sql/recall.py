@@ -31,6 +31,7 @@ from storage.search.whole import asks_for_whole
 from storage.search_trace import SearchTrace
 from storage.sql import exchanges
 from storage.sql.agents import find_numbers_of
+from storage.sql.exchange_rows import make_shown_exchanges
 from storage.sql.group import Group, reads
 from storage.sql.memory_cache import CachedMemory, MemoryCache
 from storage.sql.memory_loader import MemoryLoader, read_messages
@@ -417,7 +418,7 @@ class Recall(Group):
     async def load_recent(self, connection: Connection, agent: Agent, limit: int) -> list[Message]:
         """Returns the messages of the last exchanges, oldest first, as far as they may be shown."""
         rows = await connection.rows(exchanges.SQL["recent"], (agent.id, limit))
-        shown = exchanges.make_shown_exchanges(reversed(rows))
+        shown = make_shown_exchanges(reversed(rows))
         return [
             message
             for exchange, is_shared, _ in shown

@@ -15,7 +15,7 @@ from storage.commands import RecallRow
 from storage.database import Connection, Row
 from storage.recall_record import pack_request_id, unpack_request_id
 from storage.records import Scope
-from storage.sql.exchanges import ShownExchange, make_shown_exchanges
+from storage.sql.exchange_rows import ShownExchange, make_shown_exchanges
 from storage.sql.group import Group, long_reads, reads
 from storage.sql.statements import load, rows_of
 

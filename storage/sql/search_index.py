@@ -18,6 +18,7 @@ from storage.search.document import CountedDocument, Document, count_terms, with
 from storage.search.segment import Segment, chunks_of, make_segment
 from storage.sql import exchanges, vectors
 from storage.sql.agents import find_agent_by_id, find_numbers, lock_numbers, set_indexed
+from storage.sql.exchange_rows import ShownExchange, make_shown_exchanges
 from storage.sql.group import bulk_writes, long_reads, reads
 from storage.sql.growth import GrowingGroup, Growth
 from storage.sql.memory_cache import MemoryCache, make_document
@@ -107,7 +108,7 @@ class SearchIndex(GrowingGroup):
         passages = await load_passages_and_facts(
             connection, exchanges.SQL["passages_and_facts_since"], (agent_row, first, _STEP_PASSAGES)
         )
-        shown = exchanges.make_shown_exchanges(rows)
+        shown = make_shown_exchanges(rows)
         return _Unindexed(agent, [*self._make_documents(shown), *map(make_document, passages)])
 
     async def _count(
@@ -155,13 +156,13 @@ class SearchIndex(GrowingGroup):
         rows = await connection.rows(
             exchanges.SQL["shown_since"], (agent.id, indexed_seq + 1, _STEP_EXCHANGES)
         )
-        fresh = exchanges.make_shown_exchanges(rows)
+        fresh = make_shown_exchanges(rows)
         is_last = len(rows) < _STEP_EXCHANGES
         if is_last:
             end_seq = await _last_indexable(connection, agent.id, next_seq)
         else:
             end_seq = max(shown_exchange.exchange.reply_seq for shown_exchange in fresh)
-        outdated: list[exchanges.ShownExchange] = []
+        outdated: list[ShownExchange] = []
         if stale_rows:
             outdated = await _remove_from_index(connection, agent.id, stale_rows, indexed_seq)
         passages = await load_passages_and_facts(
@@ -181,7 +182,7 @@ class SearchIndex(GrowingGroup):
             await set_indexed(connection, agent.id, end_seq)
         return not is_last or len(stale_rows) == _STEP_EXCHANGES
 
-    def _make_documents(self, shown: Iterable[exchanges.ShownExchange]) -> list[Document]:
+    def _make_documents(self, shown: Iterable[ShownExchange]) -> list[Document]:
         return [
             make_document(message)
             for shown_exchange in shown
@@ -240,14 +241,12 @@ async def _mend_index(connection: Connection, agent_row: int) -> None:
 
 async def _remove_from_index(
     connection: Connection, agent_row: int, stale_rows: Sequence[int], indexed_seq: int
-) -> list[exchanges.ShownExchange]:
+) -> list[ShownExchange]:
     """Takes exchanges that have changed out of the index. Returns those to be indexed again.
 
     indexed_seq: the last number that the index knows. Later exchanges are left out: they are indexed as they are then.
     """
-    shown = exchanges.make_shown_exchanges(
-        await connection.rows(exchanges.SQL["shown_stale"], (agent_row, stale_rows))
-    )
+    shown = make_shown_exchanges(await connection.rows(exchanges.SQL["shown_stale"], (agent_row, stale_rows)))
     outdated = [shown_exchange for shown_exchange in shown if shown_exchange.exchange.seq <= indexed_seq]
     for shown_exchange in outdated:
         exchange = shown_exchange.exchange

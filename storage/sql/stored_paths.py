@@ -55,6 +55,7 @@ from storage.sql.agents_api.runs import (
 from storage.sql.agents_api.sleepers import accept_reading, advance_over
 from storage.sql.blocks import write_block
 from storage.sql.epochs import lock_epoch
+from storage.sql.exchange_rows import make_exchange_with_content, update_values
 from storage.sql.facts import add_saved_facts
 from storage.sql.group import Group, as_method, reads
 from storage.sql.jobs import Jobs, check_attempt
@@ -73,7 +74,7 @@ _MAX_SUMMARIES = 16
 # Columns of a row of the statement `head` (what it is, five numbers, three texts, a content, a time), and of `path`
 # (what it is, a summary's five values, three contents, the columns of `{skeleton}`).
 _NUMBER, _TEXT, _CONTENT, _TIME = 1, 6, 9, 10
-_PATH_CONTENT, _SKELETON = 6, 9
+_PATH_CONTENT = 6
 
 
 async def read_path(
@@ -126,11 +127,11 @@ async def read_path(
     )
     path, summaries = [], []
     for row in path_rows:
-        skeleton = row[_SKELETON:]
+        exchange = make_exchange_with_content(row[_PATH_CONTENT:])
         if row[0] == "exchange":
-            path.append(exchanges.make_exchange(skeleton, *row[_PATH_CONTENT:_SKELETON]))
+            path.append(exchange)
         else:
-            summaries.append(Summary(row[1], exchanges.make_exchange(skeleton), *row[2:_PATH_CONTENT]))
+            summaries.append(Summary(row[1], exchange, *row[2:_PATH_CONTENT]))
     return ConversationPath(snapshot, tuple(path), tuple(reversed(summaries)))
 
 
@@ -247,7 +248,7 @@ async def _lock_for_step(connection: Connection, write: StepOpen) -> None:
 
 async def _abandon(connection: Connection, agent_row: int, exchange: Exchange) -> None:
     """Ends the previous step, which was left open. Raises: WriteConflict if its own process has ended it."""
-    values = (*exchanges.update_values(exchange), exchange.id, agent_row)
+    values = (*update_values(exchange), exchange.id, agent_row)
     if not await connection.run(SQL["step_abandon"], values):
         raise WriteConflict("the step before was ended by its own process meanwhile")
 
@@ -358,7 +359,7 @@ async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[s
     Raises: as `StoredPaths.finish` does.
     """
     agent, exchange = write.agent, write.exchange
-    values = (*exchanges.update_values(exchange), exchange.id, agent.id, agent.epoch, write.step.run_row)
+    values = (*update_values(exchange), exchange.id, agent.id, agent.epoch, write.step.run_row)
     row = await connection.row(SQL["step_finish"], values)
     await check_attempt(connection, write.job)
     if row is None:

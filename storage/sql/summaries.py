@@ -11,6 +11,7 @@ from storage.errors import Stale, WriteConflict
 from storage.records import Agent, Conversation, Evicted, Exchange, Summary
 from storage.sql import exchanges
 from storage.sql.epochs import find_epoch
+from storage.sql.exchange_rows import make_exchange, make_exchange_with_content
 from storage.sql.group import Group, effect, long_reads, reads, writes
 from storage.sql.statements import load, rows_of
 
@@ -63,9 +64,8 @@ class Summaries(Group):
 
         It begins with the newest exchange that has a summary, or else with the root.
         """
-        return exchanges.make_exchanges_with_content(
-            reversed(await connection.rows(SQL["path"], (agent_row, exchange_row, limit)))
-        )
+        rows = await connection.rows(SQL["path"], (agent_row, exchange_row, limit))
+        return [make_exchange_with_content(row) for row in reversed(rows)]
 
     @effect
     async def add_effect(
@@ -124,5 +124,5 @@ class Summaries(Group):
 
 def _summary(row: Row) -> Summary:
     id, text, tokens, at, model, *skeleton = row
-    (exchange,) = exchanges.make_exchanges([skeleton])
+    exchange = make_exchange(skeleton)
     return Summary(id, exchange, text, tokens, at, model)

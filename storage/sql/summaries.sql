@@ -21,7 +21,7 @@ WITH RECURSIVE up(id, depth, parent, steps) AS (
     WHERE up.steps < ?3
       AND NOT EXISTS (SELECT 1 FROM summaries s WHERE s.exchange = up.id AND s.agent = ?1 AND s.agent <> 0)
 )
-SELECT p.input, p.shown_reply, {skeleton} FROM up
+SELECT p.input, p.shown_reply, NULL, {skeleton} FROM up
 JOIN exchanges p ON p.id = up.id AND p.agent = ?1 ORDER BY up.depth DESC
 
 -- name: last_exchange

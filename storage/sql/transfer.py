@@ -35,6 +35,7 @@ from storage.sql import exchanges
 from storage.sql.agents import Agents, create_agent, find_agent, find_agent_by_id, pause_agent
 from storage.sql.agents_api.definitions import add_definition
 from storage.sql.agents_api.forks import note_fork
+from storage.sql.exchange_rows import make_exchange, make_exchanges
 from storage.sql.facts import SQL as FACTS
 from storage.sql.facts import hash_key
 from storage.sql.forget import Forgetting, begin_forgetting
@@ -276,7 +277,7 @@ class Transfer(GrowingGroup):
         if not rows:
             await _check_unfinished(connection, agent)
             raise NotFound(f"there is no exchange {seq}")
-        return exchanges.make_exchanges(rows)
+        return make_exchanges(rows)
 
     @bulk_writes
     async def write(self, connection: Connection, agent: Agent, records: Sequence[ImportedRecord]) -> None:
@@ -430,8 +431,7 @@ async def _exchange_page(
         last_seq = page[-1].cursor if page else cursor
         rows = await connection.rows(SQL["exchanges"], (agent_row, last_seq, count))
         for input_, shown_reply, full_reply, uid, parent, prior, *skeleton in rows:
-            (exchange,) = exchanges.make_exchanges([skeleton])
-            exchange = replace(exchange, input=input_, shown_reply=shown_reply, full_reply=full_reply)
+            exchange = make_exchange(skeleton, input_, shown_reply, full_reply)
             values = {"conversation": uid, "parent": parent, "prior": prior}
             page.append(ExportedRecord(exchange.seq, TransferRecord(values, exchange)))
             size += sum(len(part or b"") for part in (input_, shown_reply, full_reply))

@@ -24,6 +24,7 @@ from storage.search import vector_blobs
 from storage.search.blob import CorruptIndex, by_chunk, chunk_of
 from storage.sql import exchanges
 from storage.sql.agents import find_agent_by_id
+from storage.sql.exchange_rows import make_shown_exchanges
 from storage.sql.group import Group, as_method, effect, long_reads, reads
 from storage.sql.passages import load_passages_and_facts
 from storage.sql.statements import load, rows_of
@@ -250,7 +251,7 @@ class Vectors(Group):
         cursor = progress.cursor
         upto = max(cursor, loaded.indexed_seq)
         rows = await connection.rows(exchanges.SQL["shown_since"], (agent_row, cursor + 1, _MAX_EXCHANGES))
-        shown = [exchange for exchange, _, _ in exchanges.make_shown_exchanges(rows)]
+        shown = [exchange for exchange, _, _ in make_shown_exchanges(rows)]
         if len(rows) == _MAX_EXCHANGES:
             upto = min(upto, shown[-1].reply_seq)
         passages_and_facts = await load_passages_and_facts(

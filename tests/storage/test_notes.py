@@ -8,7 +8,8 @@ from msgspec.structs import replace
 
 from storage.database import Connection
 from storage.records import Exchange
-from storage.sql.exchanges import pack_notes, unpack_notes, update_exchange
+from storage.sql.exchange_rows import pack_notes, unpack_notes
+from storage.sql.exchanges import update_exchange
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.inflated import with_inflated

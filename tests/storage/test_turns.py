@@ -37,7 +37,7 @@ from storage.errors import Stale, StatementFailed
 from storage.postgres.connection import PROFILE_BLOCKS
 from storage.records import Exchange, Scope, SentSection
 from storage.sql import exchanges
-from storage.sql.exchanges import pack_inputs, unpack_inputs
+from storage.sql.exchange_rows import pack_inputs, unpack_inputs
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, check_columns, result, user
 from tests.storage.conftest import OpenStore, SqliteFile
@@ -85,7 +85,7 @@ def test_the_messages_of_a_row_are_read_as_they_were_written(inputs: tuple[tuple
 
 def again(speaker: Speaker) -> list[str]:
     """A snapshot that is cached since the turn before: who shares a database asks whether it is still so."""
-    return ["numbers_again"] if speaker.store.database.is_shared else []
+    return ["cacheable_numbers"] if speaker.store.database.is_shared else []
 
 
 def kinds(statements: list[str]) -> list[str]:

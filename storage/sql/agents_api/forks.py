@@ -17,6 +17,7 @@ from storage.records import Agent, DefinitionKind, Exchange, SentSection, State
 from storage.sql import exchanges, stored_paths
 from storage.sql.agents_api.conversations import get_conversation
 from storage.sql.agents_api.definitions import add_definition
+from storage.sql.exchange_rows import make_exchange
 from storage.sql.group import Group, writes
 from storage.sql.sections import add_section, find_section, known_when_emptied
 from storage.sql.statements import load
@@ -128,7 +129,7 @@ class Forks(Group):
         if row is None:
             raise NotFound("this memory is being removed")
         content, (is_active, *skeleton) = row[:_CONTENT_COLUMNS], row[_CONTENT_COLUMNS:]
-        exchange = exchanges.make_exchange(skeleton, *content)
+        exchange = make_exchange(skeleton, *content)
         is_over = exchange.state is State.FINISHED or (exchange.state is State.OFF and not exchange.inputs)
         can_fork = is_over and not is_active and not self._rules.has_open_calls(exchange)
         return _ForkPoint(exchange, can_fork)

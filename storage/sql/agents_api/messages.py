@@ -18,6 +18,7 @@ from storage.listing import ListedExchange, Page
 from storage.records import Agent, Conversation, Evicted, Exchange, MarkKind
 from storage.sql import exchanges
 from storage.sql.agents import AGENT_COLUMNS, find_agent_by_id, make_agent_record
+from storage.sql.exchange_rows import make_exchange
 from storage.sql.group import Group, long_reads, reads, writes
 from storage.sql.statements import load, rows_of
 from storage.sql.vectors import forget_indexed
@@ -246,6 +247,6 @@ def _make_owned_exchange(row: Row) -> OwnedExchange:
 
 def _make_record(row: Row) -> ListedExchange:
     input_, shown_reply, full_reply, conversation, key, is_last, run, waiting, *skeleton = row
-    exchange = exchanges.make_exchange(skeleton, input_, shown_reply, full_reply)
+    exchange = make_exchange(skeleton, input_, shown_reply, full_reply)
     waiting_calls = orjson.loads(waiting) if waiting and is_last else {}
     return ListedExchange(exchange, conversation, key, run, waiting_calls)

@@ -18,8 +18,8 @@ from gateway.run.memory import context_reading, turn_write
 from gateway.settings import BlockSettings
 from storage.database import Row
 from storage.records import Exchange
-from storage.sql import exchanges
-from storage.sql.exchanges import make_exchange
+from storage.sql import exchange_rows, exchanges
+from storage.sql.exchange_rows import make_exchange
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
 from tests.gateway.sdk import Chat, World, agent, remember
 
@@ -256,7 +256,8 @@ def test_a_turn_in_append_mode_reads_each_exchange_once(
         read[exchange.depth] += 1
         return exchange
 
-    monkeypatch.setattr(exchanges, "make_exchange", counted)
+    for rows_module in (exchanges, exchange_rows):
+        monkeypatch.setattr(rows_module, "make_exchange", counted)
     found = world.statements_of(lambda: send("The last one."))
     texts = [message["content"] for message in world.upstream.last.messages]
     assert texts == [*(text for n in range(8) for text in (f"Message {n}.", "Ok.")), "The last one."]

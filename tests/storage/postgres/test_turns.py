@@ -26,7 +26,7 @@ async def test_a_plain_turn_is_two_round_trips(open_store: OpenStore, key: str |
     history = await opened(alice, key)
     sent.clear()
     await alice.say([*history, user("three")], assistant("Third."), key)
-    assert sent == ["numbers_again", "exchange_add_planned"]
+    assert sent == ["cacheable_numbers", "exchange_add_planned"]
     rows = await alice.rows()
     assert [e.continued for e in rows] == [True, False, False]  # the third shows it of the second
     assert [e.seq for e in rows] == [1, 3, 5]
