@@ -8,8 +8,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Final
 
 import orjson
@@ -18,19 +17,12 @@ from msgspec import Struct
 from adapters.types import Json
 from gateway.core.prompt.frame import without_frame
 from gateway.dialects.fields import QUOTED_CHARS, ItemPath
+from gateway.dialects.messages.call_pairs import check_call_pairs
 from gateway.dialects.messages.errors import invalid_field, untranslatable_field
-from gateway.errors import BadRequest
+from gateway.dialects.messages.field_checker import FieldChecker
+from gateway.dialects.messages.message_origin import MessageOrigin
 
 THOUGHT_TYPES: Final = ("thinking", "redacted_thinking")
-# Errors in Anthropic's words, which clients read.
-_NO_CALL_MESSAGE: Final = (
-    "unexpected `tool_use_id` found in `tool_result` blocks: {}. Each `tool_result` block must have a corresponding "
-    "`tool_use` block in the previous message."
-)
-_NO_RESULT_MESSAGE: Final = (
-    "`tool_use` ids were found without `tool_result` blocks immediately after: {}. Each `tool_use` block must have a "
-    "corresponding `tool_result` block in the next message."
-)
 _REMINDER_TAGS: Final = ("<system-reminder>", "</system-reminder>")
 # The beginning of the line by which Claude Code names its version; a part of it may change with each request.
 _ATTRIBUTION_PREFIX: Final = "x-anthropic-billing-header:"
@@ -48,73 +40,6 @@ _MESSAGE_FIELDS: Final = frozenset(("role", "content"))
 _TURN_CONFIG_FIELDS: Final = frozenset(("effort",))
 # The fields of a system message. Its effort holds for the turn that it stands in (`read_effort_of_turn`).
 _SYSTEM_MESSAGE_FIELDS: Final = _MESSAGE_FIELDS | {"output_config"}
-# Fields of blocks and tools without an effect on the reply of a chat completion.
-_FIELDS_WITHOUT_EFFECT: Final = frozenset(
-    (
-        "cache_control",
-        "citations",
-        "caller",
-        "allowed_callers",
-        "defer_loading",
-        "eager_input_streaming",
-        "input_examples",
-    )
-)
-
-
-class FieldChecker:
-    """Checks the fields of a request, and collects those that are left out.
-
-    is_lenient: all fields pass, since the request goes upstream as it is, and the upstream judges it.
-    """
-
-    def __init__(self, *, is_lenient: bool) -> None:
-        self.is_lenient = is_lenient
-        # The names of the fields that are left out, in the order in which they came. Their values have no effect on the
-        # reply. A lenient checker notes the parts without which no model of another dialect can answer.
-        self.left_out: dict[str, None] = {}
-
-    @contextmanager
-    def reading(self, name: str, json: Json) -> Iterator[None]:
-        """Leaves out a field that the `with` block refuses, if the checker is lenient: the upstream may take the field.
-
-        name: the field of the request that the `with` block translates.
-        json: the request.
-        """
-        try:
-            yield
-        except BadRequest:
-            if not self.is_lenient:
-                raise
-            if name in json:
-                self.left_out[name] = None
-
-    def check(self, value: Json, known_fields: frozenset[str], where: object) -> None:
-        """Refuses a field that is not known, unless it is null or without effect. where: the path to `value`.
-
-        Raises: BadRequest.
-        """
-        if self.is_lenient or known_fields.issuperset(value):
-            return
-        for key, field in value.items():
-            # A block that Anthropic's SDK has read from a reply has all fields, most of them null.
-            if field is None:
-                continue
-            if key in _FIELDS_WITHOUT_EFFECT:
-                self.left_out[key] = None
-            elif key not in known_fields:
-                raise untranslatable_field(f"{where}.{key[:QUOTED_CHARS]}")
-
-
-class MessageOrigin(Struct, frozen=True):
-    """The part of a request that a message of the chat completion is made of, by indexes."""
-
-    # -1: the system prompt.
-    message_index: int
-    # The block with the person's words, before which a note goes; None: the message has no such words.
-    words_block: int | None = None
-    # The block with the result of a call; None: the message is no result.
-    result_block: int | None = None
 
 
 class TranslatedMessages(Struct, frozen=True):
@@ -159,46 +84,39 @@ def read_messages(messages: Any, checker: FieldChecker) -> TranslatedMessages:
     for index, message in enumerate(messages):
         reader.add(index, message)
     if not checker.is_lenient:
-        _check_calls(reader.messages, reader.origins)
+        check_call_pairs(reader.messages, reader.origins)
     return TranslatedMessages(reader.messages, reader.origins)
 
 
-def _check_calls(messages: Sequence[Json], origins: Sequence[MessageOrigin]) -> None:
-    """Refuses a call without its result in the user's next turn, and a result without its call. Raises: BadRequest.
+def read_effort_of_turn(messages: Sequence[Any], checker: FieldChecker) -> Any:
+    """Returns the effort that a system message of the newest turn asks for; None: no message asks for an effort.
 
-    Results before the first reply pass: in append mode memory may have their calls.
+    A turn begins with a user's message that has more than results of calls.
+
+    Raises: BadRequest.
     """
-    # The indexes of messages with calls that have no result so far, by the calls' ids. None: no reply has come yet.
-    open_calls: dict[str, int] | None = None
-    role_before = ""
-    for message, origin in zip(messages, origins, strict=True):
-        role = message["role"]
-        if role == "system":
-            continue
-        if role == "assistant":
-            if open_calls is None or role_before != role:
-                _refuse_open_calls(open_calls or {})
-                open_calls = {}
-            for call in message.get("tool_calls", ()):
-                open_calls[call["id"]] = origin.message_index
-        elif role == "tool" and open_calls is not None:
-            call_id = message["tool_call_id"]
-            if call_id not in open_calls:
-                raise invalid_field(
-                    f"messages.{origin.message_index}.content.{origin.result_block}",
-                    _NO_CALL_MESSAGE.format(call_id[:80]),
-                )
-            del open_calls[call_id]
-        role_before = role
-    _refuse_open_calls(open_calls or {})
+    for index in reversed(range(len(messages))):
+        message = messages[index]
+        config = message.get("output_config")
+        if message.get("role") == "system" and config is not None:
+            where = f"messages.{index}.output_config"
+            if not isinstance(config, dict):
+                raise invalid_field(where, "Input should be a valid dictionary")
+            checker.check(config, _TURN_CONFIG_FIELDS, where)
+            if config.get("effort") is not None:
+                return config["effort"]
+        elif message.get("role") == "user" and not _is_tool_results(message.get("content")):
+            return None
+    return None
 
 
-def _refuse_open_calls(calls: Mapping[str, int]) -> None:
-    """Refuses calls without results. calls: the indexes of their messages, by their ids. Raises: BadRequest."""
-    if calls:
-        first_index = min(calls.values())
-        ids = ", ".join(id[:80] for id, index in calls.items() if index == first_index)
-        raise invalid_field(f"messages.{first_index}", _NO_RESULT_MESSAGE.format(ids))
+def find_words(blocks: list[Any]) -> int | None:
+    """Returns the index of the block where a person's words begin, after results and reminders; None: no words."""
+    for block_index, block in enumerate(blocks):
+        text = block.get("text")
+        if block.get("type") == "text" and not (isinstance(text, str) and _is_reminder(text)):
+            return block_index
+    return None
 
 
 class _MessageReader:
@@ -414,39 +332,8 @@ class _MessageReader:
         self.origins.append(origin)
 
 
-def read_effort_of_turn(messages: Sequence[Any], checker: FieldChecker) -> Any:
-    """Returns the effort that a system message of the newest turn asks for; None: no message asks for an effort.
-
-    A turn begins with a user's message that has more than results of calls.
-
-    Raises: BadRequest.
-    """
-    for index in reversed(range(len(messages))):
-        message = messages[index]
-        config = message.get("output_config")
-        if message.get("role") == "system" and config is not None:
-            where = f"messages.{index}.output_config"
-            if not isinstance(config, dict):
-                raise invalid_field(where, "Input should be a valid dictionary")
-            checker.check(config, _TURN_CONFIG_FIELDS, where)
-            if config.get("effort") is not None:
-                return config["effort"]
-        elif message.get("role") == "user" and not _is_tool_results(message.get("content")):
-            return None
-    return None
-
-
 def _is_tool_results(content: Any) -> bool:
     return isinstance(content, list) and all(block.get("type") == "tool_result" for block in content)
-
-
-def find_words(blocks: list[Any]) -> int | None:
-    """Returns the index of the block where a person's words begin, after results and reminders; None: no words."""
-    for block_index, block in enumerate(blocks):
-        text = block.get("text")
-        if block.get("type") == "text" and not (isinstance(text, str) and _is_reminder(text)):
-            return block_index
-    return None
 
 
 def _is_reminder(text: str) -> bool:

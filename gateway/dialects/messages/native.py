@@ -24,7 +24,8 @@ from gateway.core.request.edit import BodyEdit
 from gateway.core.request.envelope import thinking_budget
 from gateway.core.request.native_body import NO_CHANGES, MessageThread, NativeChanges, UpstreamBody
 from gateway.dialects.lenient import as_list
-from gateway.dialects.messages.content import THOUGHT_TYPES, MessageOrigin
+from gateway.dialects.messages.content import THOUGHT_TYPES
+from gateway.dialects.messages.message_origin import MessageOrigin
 from gateway.dialects.messages.native_thoughts import (
     allow_other_prefix,
     has_thoughts,

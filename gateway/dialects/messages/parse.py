@@ -24,13 +24,13 @@ from gateway.core.request.request_headers import RawHeaders, header_text
 from gateway.dialects.chat.parse import make_chat_request
 from gateway.dialects.fields import QUOTED_CHARS, check_depth, check_length, read_object
 from gateway.dialects.messages.content import (
-    FieldChecker,
-    MessageOrigin,
     read_attribution,
     read_messages,
     read_system,
 )
 from gateway.dialects.messages.errors import invalid_field, untranslatable_field
+from gateway.dialects.messages.field_checker import FieldChecker
+from gateway.dialects.messages.message_origin import MessageOrigin
 from gateway.dialects.messages.request_fields import (
     add_limit,
     add_output_config,
@@ -134,8 +134,8 @@ def parse(
     Raises: BadRequest.
     """
     if not is_lenient:
-        for key, field in json.items():
-            if field is not None and key not in _KNOWN_FIELDS:
+        for key, value in json.items():
+            if value is not None and key not in _KNOWN_FIELDS:
                 raise untranslatable_field(key[:QUOTED_CHARS])
     if isinstance(json.get("messages"), list):
         check_length("messages", json["messages"], max_messages)

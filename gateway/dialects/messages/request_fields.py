@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from adapters.types import Json
 from gateway.dialects.fields import QUOTED_CHARS
-from gateway.dialects.messages.content import FieldChecker, read_effort_of_turn
+from gateway.dialects.messages.content import read_effort_of_turn
 from gateway.dialects.messages.errors import invalid_field, untranslatable_field
+from gateway.dialects.messages.field_checker import FieldChecker
 
 # The fields of each object that are read.
 _OUTPUT_CONFIG_FIELDS: Final = frozenset(("effort", "format"))
