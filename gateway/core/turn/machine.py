@@ -99,7 +99,7 @@ class Turn:
         self._guide = guide
         self._view = view
         self._state = WAITING
-        self._head_sent = False
+        self._has_sent_head = False
         self._offer = self._guide.offer()
         # The round that is under way, and its gateway calls.
         self._round = Round(terms, view, AS_EVENTS if terms.shows_steps else None)
@@ -108,7 +108,7 @@ class Turn:
         # The number of replies that have begun, with the present one.
         self._reply_count = 0
         # The number of replies of steps that were saved in this turn.
-        self._saved_steps = 0
+        self._saved_step_count = 0
         # The commands that follow when the step is saved.
         self._after_step: list[Command] = []
         # The filler for tools that take long; None: there is none, or it was sent.
@@ -183,6 +183,21 @@ class Turn:
                 return self._resume(event)
             case _:
                 assert_never(event)
+
+    def with_stored_fields(self, outcome: TurnOutcome) -> TurnOutcome:
+        """Returns an outcome as it is written: its reply has the fields that the client's dialect stores.
+
+        It changes the view, which prepares these fields (`ClientView.prepare_stored_fields`).
+        """
+        shown_reply = outcome.shown_reply
+        if shown_reply is None:
+            return outcome
+        fields = self._view.prepare_stored_fields(outcome, self._round.last_events())
+        stored_reply = with_private(with_transcript(shown_reply), **fields)
+        if stored_reply is shown_reply:
+            return outcome
+        full_reply = (stored_reply,) if outcome.full_reply == (shown_reply,) else outcome.full_reply
+        return replace(outcome, shown_reply=stored_reply, full_reply=full_reply)
 
     # -- a reply comes in
 
@@ -294,7 +309,7 @@ class Turn:
     def _is_past_status(self) -> bool:
         """True where no error can be sent as a status: one was sent, or the client would resend what is stored."""
         terms = self.terms
-        return self._head_sent or terms.has_status or (terms.shows_steps and self._saved_steps > 0)
+        return self._has_sent_head or terms.has_status or (terms.shows_steps and self._saved_step_count > 0)
 
     def _on_client_left(self) -> list[Command]:
         if self._state is SAVING_TURN:  # the command to save it was given
@@ -342,7 +357,7 @@ class Turn:
         return [commands.Save(outcome), _FINISH]
 
     def _make_unfinished(self, end: End, reason: StopReason) -> TurnOutcome:
-        return self._maker.unfinished(end, reason, are_tools_running=self._state is RUNNING_TOOLS)
+        return self._maker.make_unfinished(end, reason, are_tools_running=self._state is RUNNING_TOOLS)
 
     @property
     def _maker(self) -> OutcomeMaker:
@@ -450,7 +465,7 @@ class Turn:
         if self._round.form is AS_BODY:
             return []
         comment = commands.SendBody(commands.KEEP_ALIVE)
-        if self._head_sent:
+        if self._has_sent_head:
             return [comment]
         if self._state is READING:
             may_begin = not self.terms.gateway_tools
@@ -459,7 +474,7 @@ class Turn:
             may_begin = self._state is RUNNING_TOOLS and is_stream
         if not may_begin:
             return []
-        self._head_sent = True
+        self._has_sent_head = True
         return [self._make_head(), comment]
 
     def _release_held(self) -> list[Command]:
@@ -550,7 +565,7 @@ class Turn:
     def _save_step(self, step: commands.SaveStep, after_step: Sequence[Command]) -> list[Command]:
         """Returns the command to save a step. after_step: the commands that follow when it is saved."""
         self._after_step = [*after_step]
-        self._saved_steps += step.reply is not None
+        self._saved_step_count += step.reply is not None
         return [step]
 
     def _on_step_saved(self, saved: events.StepSaved) -> list[Command]:
@@ -586,28 +601,13 @@ class Turn:
         if self._round.is_hidden:
             # The upstream's finish_reason is of a round with calls that the client never saw.
             self._client_finish = "stop"
-        finished = self._maker.finished(reason, self._client_finish, waiting)
+        finished = self._maker.make_finished(reason, self._client_finish, waiting)
         self._outcome = finished.outcome
         self._state = SAVING_TURN
         save = commands.Save(finished.saved)
         if self.terms.holds_end:
             return [*self._flush(), save]
         return [*self._show_end(events.Saved()), save, _FINISH]
-
-    def with_stored_fields(self, outcome: TurnOutcome) -> TurnOutcome:
-        """Returns an outcome as it is written: its reply has the fields that the client's dialect stores.
-
-        It changes the view, which prepares these fields (`ClientView.prepare_stored_fields`).
-        """
-        shown_reply = outcome.shown_reply
-        if shown_reply is None:
-            return outcome
-        fields = self._view.prepare_stored_fields(outcome, self._round.last_events())
-        stored_reply = with_private(with_transcript(shown_reply), **fields)
-        if stored_reply is shown_reply:
-            return outcome
-        full_reply = (stored_reply,) if outcome.full_reply == (shown_reply,) else outcome.full_reply
-        return replace(outcome, shown_reply=stored_reply, full_reply=full_reply)
 
     def _show_end(self, saved: events.Saved) -> list[Command]:
         """Sends the end of the reply. `Finish` follows."""
@@ -634,7 +634,7 @@ class Turn:
         if not saved.durable:
             view.note_not_durable()
         shown_commands = self._flush()
-        if not shown_commands and not self._head_sent:  # a view that reads no stream
+        if not shown_commands and not self._has_sent_head:  # a view that reads no stream
             body = last_round.stream_as_body(last_round.client_calls)
             client_body = view.render_body(body, outcome, is_unchanged=False)
             headers = with_content_type(last_round.headers, JSON_TYPE)
@@ -656,9 +656,9 @@ class Turn:
         data = self._view.take()
         if not data:
             return []
-        if self._head_sent:
+        if self._has_sent_head:
             return [commands.SendBody(data)]
-        self._head_sent = True
+        self._has_sent_head = True
         return [self._make_head(), commands.SendBody(data)]
 
     def _make_head(self) -> commands.SendHead:

@@ -33,7 +33,7 @@ class FinishedTurn(NamedTuple):
 
 
 class OutcomeMaker(NamedTuple):
-    """The rounds of a turn that ends now."""
+    """Makes the outcome of a turn that ends now, of its rounds."""
 
     terms: TurnTerms
     earlier: EarlierRounds
@@ -43,7 +43,7 @@ class OutcomeMaker(NamedTuple):
     # The number of replies that have begun, with the present one.
     reply_count: int
 
-    def finished(
+    def make_finished(
         self, reason: StopReason, client_finish: str | None, waiting: Mapping[str, WaitKind]
     ) -> FinishedTurn:
         """Returns the outcome of a turn with a complete reply.
@@ -65,7 +65,7 @@ class OutcomeMaker(NamedTuple):
             return FinishedTurn(outcome, outcome)
         return FinishedTurn(outcome, self._as_last_step(outcome, shown_reply, last_messages))
 
-    def unfinished(self, end: End, reason: StopReason, *, are_tools_running: bool) -> TurnOutcome:
+    def make_unfinished(self, end: End, reason: StopReason, *, are_tools_running: bool) -> TurnOutcome:
         """Returns the outcome of a turn that ends before its reply is complete."""
         if self.last_round.is_stored:
             return self._make_outcome(end, reason, (), None, results=self.calls.interrupted_results)

@@ -145,7 +145,7 @@ class Round:
         # The indices of the choices that had their finish_reason, and no content after it.
         self._ended_choices: set[str] = set()
         # True: content came after a finish_reason, so no finish_reason shows the end of the reply.
-        self._went_on = False
+        self._has_gone_on = False
         self._split_characters = SplitCharacters()
         # The form of events that add text and do nothing else; None: it is not known yet.
         self._text_events: TextEvents | None = None
@@ -235,15 +235,6 @@ class Round:
         chunks = first_chunk, {**whole, "choices": [last_choice]}
         return b"".join([*(b"data: %b\n\n" % orjson.dumps(chunk) for chunk in chunks), DONE_EVENT])
 
-    def _as_completion(self, message: Json) -> Json:
-        """Returns a reply that came as a stream as a chat completion with a message."""
-        draft = self.draft
-        choice: Json = {"index": 0, "message": message, "finish_reason": draft.finish_reason}
-        head: Json = {
-            key: self._first_chunk[key] for key in ("id", "created", "model") if key in self._first_chunk
-        }
-        return {**head, "object": "chat.completion", "choices": [choice], "usage": draft.usage}
-
     def resume(self, calls: Iterable[Json], unanswered: Collection[str]) -> None:
         """Takes the calls of a stored reply in place of a new one.
 
@@ -260,7 +251,7 @@ class Round:
         self.status, self.headers = status, headers
         self.is_success = 200 <= status < 300
 
-    # Input. A returned RoundEnd has the way in which the reply ended; None: the reply goes on.
+    # -- input: a returned RoundEnd has the way in which the reply ended; None: the reply goes on
 
     def take_texts(self, batch: list[Event]) -> bool:
         """Takes events that add text and do nothing else. Returns False, and takes none, if any of them does more."""
@@ -336,7 +327,7 @@ class Round:
 
     def fail(self, error: GatewayError) -> RoundEnd:
         """Ends a reply that broke off. If each choice had ended before, the reply is complete."""
-        if self.form is AS_EVENTS and self._has_ended and not self._went_on:
+        if self.form is AS_EVENTS and self._has_ended and not self._has_gone_on:
             return self._end_complete()
         return BrokeOff(error)
 
@@ -366,6 +357,15 @@ class Round:
         """Shows the events that waited for the end of the reply. They may have its last text."""
         while self.tail:
             self._view.show(self.tail.pop(0))
+
+    def _as_completion(self, message: Json) -> Json:
+        """Returns a reply that came as a stream as a chat completion with a message."""
+        draft = self.draft
+        choice: Json = {"index": 0, "message": message, "finish_reason": draft.finish_reason}
+        head: Json = {
+            key: self._first_chunk[key] for key in ("id", "created", "model") if key in self._first_chunk
+        }
+        return {**head, "object": "chat.completion", "choices": [choice], "usage": draft.usage}
 
     # -- events
 
@@ -494,7 +494,7 @@ class Round:
         )
         if goes_on:
             self._ended_choices.remove(index)
-            self._went_on = True
+            self._has_gone_on = True
         if reason:
             self._ended_choices.add(index)
             self._has_finish = True
@@ -506,7 +506,7 @@ class Round:
         calls: is returned if the delta has no calls.
         """
         draft = self.draft
-        if reason and (draft.finish_reason is None or self._went_on):
+        if reason and (draft.finish_reason is None or self._has_gone_on):
             draft.finish_reason = str(reason)
         if not isinstance(delta, dict):
             return calls
