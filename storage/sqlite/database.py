@@ -1,4 +1,4 @@
-"""A SQLite file as the store's `Database`: its two ways to read over the readers, its three to write over the writer.
+"""A SQLite file as the store's `Database`, read by two readers and written by one writer.
 
 Short reads run in the event loop's own thread, long ones in the reader's thread, writes in the writer's thread.
 """
@@ -27,10 +27,10 @@ from storage.database import (
 from storage.errors import Broken, Stale, Unavailable
 from storage.health_check import CHECK_S, HealthCheck
 from storage.sidecar import LOGS, check_place, make_sidecar, resolve_path, restrict
+from storage.sqlite import mount
 from storage.sqlite.connection import DatabaseFile, open_writer, read_schema_version, try_writing
 from storage.sqlite.lock import Lock
 from storage.sqlite.migration import migrate
-from storage.sqlite.mount import is_disk_doubtful
 from storage.sqlite.operations import run_read, run_write
 from storage.sqlite.reader import Reader, ThreadReader
 from storage.sqlite.result_codes import map_sqlite_errors
@@ -41,10 +41,10 @@ from storage.sqlite.writer import Writer, WriterLimits
 T = TypeVar("T")
 
 
-class _Found(NamedTuple, Generic[T]):
+class _ReadResult(NamedTuple, Generic[T]):
     """The result of a read."""
 
-    result: T
+    value: T
     # The version of the schema after the read.
     schema_version: int
 
@@ -71,7 +71,8 @@ class SqliteDatabase:
     ) -> None:
         self._target, self._lock = target, lock
         self._is_disk_doubtful = is_disk_doubtful
-        self._is_current = False  # the file has the present schema
+        # Becomes true once the file was opened and has the present schema.
+        self._is_current = False
         self._recovery_listeners: list[Callable[[], None]] = []
         self._failure_listeners: list[Callable[[Unavailable], None]] = []
         self._change_listeners: list[Callable[[Changes], None]] = []
@@ -103,7 +104,7 @@ class SqliteDatabase:
         factory: type[sqlite3.Connection] = sqlite3.Connection,
         connect: Callable[[DatabaseFile], sqlite3.Connection] | None = None,
         check_s: float = CHECK_S,
-        is_disk_doubtful: Callable[[str], bool] = is_disk_doubtful,
+        is_disk_doubtful: Callable[[str], bool] = mount.is_disk_doubtful,
     ) -> Self:
         """Locks the file, migrates it to the present schema, and opens it.
 
@@ -138,29 +139,30 @@ class SqliteDatabase:
         return database
 
     async def read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
-        began_in = self._check_readable()
-        return self._check_found(
-            self.reader.run(partial(_read, operation), deadline_ms=limit_of(deadline_ms)), began_in
+        began_generation = self._check_readable()
+        return self._check_same_database(
+            self.reader.run(partial(_read, operation), deadline_ms=limit_of(deadline_ms)), began_generation
         )
 
     async def long_read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
-        began_in = self._check_readable()
-        return self._check_found(
-            await self.long_reader.run(partial(_read, operation), deadline_ms=limit_of(deadline_ms)), began_in
+        began_generation = self._check_readable()
+        return self._check_same_database(
+            await self.long_reader.run(partial(_read, operation), deadline_ms=limit_of(deadline_ms)),
+            began_generation,
         )
 
     def write(
         self, operation: Operation[T], *, size_bytes: int = 0, is_repeatable: bool = False
     ) -> asyncio.Future[T]:
         # No network can lose the answer to a commit, so none is repeated.
-        run = partial(run_write, self._of_this_work(operation), self._watch)
+        run = partial(run_write, self._refuse_outdated(operation), self._watch)
         return self.writer.submit(run, size_bytes=size_bytes, begins_own_transaction=True)
 
     def write_one(self, statement: str, values: Sequence[object]) -> asyncio.Future[list[Row]]:
         return self.write(lambda connection: connection.rows(statement, values))
 
     def bulk(self, operation: Operation[T], *, size_bytes: int = 0) -> asyncio.Future[T]:
-        run = partial(run_write, self._of_this_work(operation), self._watch)
+        run = partial(run_write, self._refuse_outdated(operation), self._watch)
         return self.writer.submit(run, size_bytes=size_bytes, is_bulk=True)
 
     async def sweep(self, wait_ms: int) -> bool:
@@ -223,15 +225,15 @@ class SqliteDatabase:
         self._is_current = True
         return connection
 
-    def _of_this_work(self, operation: Operation[T]) -> Operation[T]:
+    def _refuse_outdated(self, operation: Operation[T]) -> Operation[T]:
         """Returns a write that raises Stale if the work of this task began in another file."""
-        began_in = work_generation.get()
-        if began_in is None:
+        began_generation = work_generation.get()
+        if began_generation is None:
             return operation
 
         def write(connection: Connection) -> Coroutine[Any, Any, T]:
             # Here, since a write may wait while the file is opened again.
-            if began_in != self.generation:
+            if began_generation != self.generation:
                 raise Stale("the database was restored or replaced meanwhile")
             return operation(connection)
 
@@ -248,20 +250,21 @@ class SqliteDatabase:
             raise self.writer.overwritten_error().again()
         return self.generation
 
-    def _check_found(self, found: _Found[T], began_in: int) -> T:
-        """Returns what a read has found. Raises: Broken: another program has restored a copy into the file.
+    def _check_same_database(self, read: _ReadResult[T], began_generation: int) -> T:
+        """Returns the value of a read. Raises: Broken: another program has restored a copy into the file meanwhile.
 
         The ids that it was asked for came from the database before, and may be those of other users.
 
-        began_in: the generation in which the read began. A long read may end in a later one.
+        began_generation: the generation in which the read began. A long read may end in a later one.
         """
-        if began_in != self.generation:
+        if began_generation != self.generation:
             raise self.writer.overwritten_error().again()
-        if self.writer.schema_version not in (0, found.schema_version):
+        if self.writer.schema_version not in (0, read.schema_version):
             fault = self.writer.overwritten_error()
-            fault.is_known = not self.writer.report_fault(fault)
+            is_new = self.writer.report_fault(fault)
+            fault.is_known = not is_new
             raise fault
-        return found.result
+        return read.value
 
     def _report_changes(self, changes: Changes) -> None:
         for function in self._change_listeners:
@@ -308,8 +311,8 @@ def connect_current(target: DatabaseFile) -> sqlite3.Connection:
     return connection
 
 
-def _read(operation: Operation[T], raw: sqlite3.Connection) -> _Found[T]:
-    return _Found(run_read(operation, raw), read_schema_version(raw))
+def _read(operation: Operation[T], raw: sqlite3.Connection) -> _ReadResult[T]:
+    return _ReadResult(run_read(operation, raw), read_schema_version(raw))
 
 
 def _remove_public_access(path: str) -> None:
