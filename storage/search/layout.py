@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 # length of a message lowers its score (b).
 _K1 = 1.2
 _B = 0.75
-MIN_AGAINST = _K1 * (1 - _B)
+# BM25 divides how often a term is in a message by that number plus k1 * (1 - b + b * length / mean length), here called
+# the saturation: this is its part without the length, and `IndexLayout.slope` its growth with each term of the message.
+MIN_SATURATION = _K1 * (1 - _B)
 
 # The ranking of the user's turns counts in full if the assistant's turns are 2**3 times as long as the user's, as they
 # are in LongMemEval, where a smaller weight found less.
@@ -105,7 +107,7 @@ class IndexLayout:
         "length", "lengths", "positions", "replaced", "slope", "tail", "tail_rows", "user_weight",
     )  # fmt: skip
 
-    # How much each term of a document counts against a term in it, next to MIN_AGAINST.
+    # What each term of a document adds to the saturation of its terms, next to MIN_SATURATION.
     slope: float
     # How much the ranking of the user's turns counts.
     user_weight: float

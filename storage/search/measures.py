@@ -18,11 +18,11 @@ SHORTEST_TURN = 4
 
 # A turn that only asks counts less, since an earlier question like this one is no answer. It counts in full from this
 # many terms besides the query's on: a long request also states something. With fewer terms it counts in proportion, and
-# as at least MIN_TELLING_FACTOR. Its words count nothing for the turn before it, and as ANSWER_FACTOR for the turn
+# as at least MIN_STATEMENT_FACTOR. Its words count nothing for the turn before it, and as ANSWER_FACTOR for the turn
 # after it, which may answer. With 300 questions that were asked before, 76% of the evidence is found if they count in
 # full, and 84% with these numbers (2,000 tokens). A fixed quarter costs LongMemEval 0.6 points.
-TELLING_TERMS = 12
-MIN_TELLING_FACTOR = 0.05
+STATEMENT_TERMS = 12
+MIN_STATEMENT_FACTOR = 0.05
 ANSWER_FACTOR = 0.7
 # A factor just below 1: a turn with this part of another turn's score is ranked directly after it.
 AFTER_FACTOR = 0.999

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from storage.records import Near
 from storage.search.document import ASKS, COUNTED_TERM, FREQUENCY, HEAD, PRESENT, ROW_SHIFT, SLIGHT, USER
-from storage.search.layout import MIN_AGAINST, IndexLayout
+from storage.search.layout import MIN_SATURATION, IndexLayout
 from storage.search.measures import (
     AFTER_FACTOR,
     ANSWER_FACTOR,
@@ -21,10 +21,10 @@ from storage.search.measures import (
     MIN_BEST_SHARE_OF_ONE,
     MIN_NEIGHBOUR_FACTOR,
     MIN_SHARE,
-    MIN_TELLING_FACTOR,
+    MIN_STATEMENT_FACTOR,
     NEIGHBOUR_FACTOR,
     SHORTEST_TURN,
-    TELLING_TERMS,
+    STATEMENT_TERMS,
     VECTORS_FADE,
 )
 from storage.search.occurrences import Occurrences
@@ -63,6 +63,7 @@ class _RowScores(NamedTuple):
     score: NDArray[np.float64]
     # How much of the query each holds.
     share: NDArray[np.float64]
+    # The flags of their messages, as in the layout.
     flags: NDArray[np.uint8]
 
 
@@ -114,6 +115,17 @@ class _OccurrenceColumns(NamedTuple):
     length: NDArray[np.float64]
 
 
+class _NeighbourColumns(NamedTuple):
+    """Neighbouring rows for which a word in a head counts, one at each index. A word may have several."""
+
+    # The neighbour's row.
+    row: NDArray[np.int64]
+    # The index of the word among the given ones.
+    word: NDArray[np.int64]
+    # For what part of an occurrence the word counts there.
+    part: NDArray[np.float64]
+
+
 class _Cells(NamedTuple):
     """Cells that have an occurrence, one at each index."""
 
@@ -155,13 +167,14 @@ class Scores:
         self._occurrence_rows: list[NDArray[np.int64]] = []
         self._occurrence_terms: list[NDArray[np.int64]] = []
         self._term_count = 0
-        self._asked = 0.0
+        # What the terms ask for: a message that has all of them has about this share (`TermWeights.asked`).
+        self._query_weight = 0.0
         # The ranking of the last call of `best`; None: it was not called.
         self._ranking: _Ranking | None = None
 
     def add(self, occurrences: Occurrences) -> None:
         """Adds where the terms of a query are, or the names in its first hits."""
-        self._asked += occurrences.weights.asked
+        self._query_weight += occurrences.weights.asked
         packed, term = self._unpack_terms(occurrences)
         row = packed >> ROW_SHIFT
         self._occurrence_rows.append(row)
@@ -184,13 +197,13 @@ class Scores:
         row = packed >> ROW_SHIFT
         in_head = (packed & HEAD).nonzero()[0]
         head_row = row[in_head]
-        neighbour, head, part = self._neighbours_of(head_row)
-        source = head_row[head]
-        length = part * np.asarray(self._layout.head)[source] / np.bincount(head_row)[source]
+        neighbours = self._neighbours_of(head_row)
+        source = head_row[neighbours.word]
+        length = neighbours.part * np.asarray(self._layout.head)[source] / np.bincount(head_row)[source]
         return _OccurrenceColumns(
-            row=np.concatenate((row, neighbour)),
-            term=np.concatenate((term, term[in_head[head]])),
-            times=np.concatenate((packed & FREQUENCY, part)),
+            row=np.concatenate((row, neighbours.row)),
+            term=np.concatenate((term, term[in_head[neighbours.word]])),
+            times=np.concatenate((packed & FREQUENCY, neighbours.part)),
             length=np.concatenate((np.zeros(len(row)), length)),
         )
 
@@ -216,33 +229,29 @@ class Scores:
         cells = _sum_by_cell(index, occurrences.term, occurrences.times, term_count)
         place, length = places[cells.place_index], lengths[cells.place_index]
 
-        against = length * layout.slope + MIN_AGAINST
+        saturation = length * layout.slope + MIN_SATURATION  # of BM25 (layout.py)
         place_count = len(self._rows)
         in_ranking, in_bounds, costs, usual_lengths = map(
             np.array, (weights.in_ranking, weights.in_bounds, weights.length_costs, weights.usual_lengths)
         )
         self._score += np.bincount(
-            place, in_ranking[cells.term] * cells.times / (cells.times + against), place_count
+            place, in_ranking[cells.term] * cells.times / (cells.times + saturation), place_count
         )
         # The longer a message is, the more words it has by chance, and the less each word says.
         weight = in_bounds[cells.term]
-        longer = length / (usual_lengths[cells.term] * np.maximum(cells.times, 1.0))
-        long = (longer > 1.0).nonzero()[0]
-        weight[long] = np.maximum(weight[long] - np.log(longer[long]) * costs[cells.term[long]], 0.0)
+        length_ratio = length / (usual_lengths[cells.term] * np.maximum(cells.times, 1.0))
+        long = (length_ratio > 1.0).nonzero()[0]
+        weight[long] = np.maximum(weight[long] - np.log(length_ratio[long]) * costs[cells.term[long]], 0.0)
         # A message's share of the query is measured by the squares of weights: one rare word says more than many common
         # words, some of which any message has. A word that occurs several times, or in neighbours too, counts once.
         self._share += np.bincount(place, weight * weight * np.minimum(cells.times, 1.0), place_count)
 
-    def _neighbours_of(
-        self, head_rows: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    def _neighbours_of(self, head_rows: NDArray[np.int64]) -> _NeighbourColumns:
         """Returns for which neighbouring rows in the conversation the words in heads of rows count as well.
 
-        head_rows: by word, the row with the word in its head.
+        A word counts for a smaller part the more terms lie between. A turn that only asks counts for nothing before it.
 
-        Returns three columns with a value for each word and neighbour: the neighbour's row, the word's index in
-        `head_rows`, and for what part of an occurrence the word counts there. The part is smaller the more terms lie
-        between. A turn that only asks counts for nothing before it.
+        head_rows: by word, the row with the word in its head.
         """
         import numpy as np
 
@@ -250,11 +259,11 @@ class Scores:
         length = np.asarray(layout.length)
         asks = (np.asarray(layout.flags)[head_rows] & ASKS) > 0
         rows, indices, parts = [head_rows[:0]], [head_rows[:0]], [np.empty(0)]
-        for side, of_question in ((layout.earlier, 0.0), (layout.later, ANSWER_FACTOR)):
+        for side, question_factor in ((layout.earlier, 0.0), (layout.later, ANSWER_FACTOR)):
             next_row = np.asarray(side)
             index = np.arange(len(head_rows))
             target = next_row[head_rows]
-            part = NEIGHBOUR_FACTOR * np.where(asks, of_question, 1.0)
+            part = NEIGHBOUR_FACTOR * np.where(asks, question_factor, 1.0)
             while len(counted := ((target >= 0) & (part >= MIN_NEIGHBOUR_FACTOR)).nonzero()[0]):
                 index, target, part = index[counted], target[counted], part[counted]
                 rows.append(target)
@@ -262,7 +271,7 @@ class Scores:
                 parts.append(part)
                 part = part * np.exp2(np.maximum(length[target], SHORTEST_TURN) / -HALVING_TERMS)
                 target = next_row[target]
-        return np.concatenate(rows), np.concatenate(indices), np.concatenate(parts)
+        return _NeighbourColumns(np.concatenate(rows), np.concatenate(indices), np.concatenate(parts))
 
     def _places_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns the places of rows. Rows without a place are given one, which may move the other places."""
@@ -296,17 +305,17 @@ class Scores:
         rows, score, share, flags = self._row_scores()
         if unwanted:
             # Only now: the statistics of words and vectors are those of the whole memory.
-            hidden = slice(*rows.searchsorted((unwanted.start, unwanted.stop)).tolist())
-            score[hidden] = share[hidden] = 0.0
-            if outstanding is not None and beyond is not None:
-                outstanding[hidden] = beyond[hidden] = 0.0
+            positions = slice(*rows.searchsorted((unwanted.start, unwanted.stop)).tolist())
+            for column in (score, share, outstanding, beyond):
+                if column is not None:
+                    column[positions] = 0.0
         vector_weight = self._weigh_vectors(share, flags)
         ranking = _Ranking(rows, score, outstanding, flags & USER, layout.user_weight, vector_weight)
         self._ranking = ranking
         best_by_words = _max(score)
         by_vector_alone = None
         if only_strong and not (best_by_words > 0 and self._has_strong_row(rows, share)):
-            by_vector_alone = self._strong_by_vector(beyond)
+            by_vector_alone = self._is_strong_by_vector(beyond)
             if by_vector_alone is None:
                 return []
         if not best_by_words > 0 and (outstanding is None or not _max(outstanding) > 0):
@@ -315,7 +324,7 @@ class Scores:
         if only_strong:
             if layout.all_flags & SLIGHT:
                 _hold_back_small_talk(fused, rows, flags, layout)
-            fused[self._weak_rows(share, outstanding, by_vector_alone)] = 0.0
+            fused[self._is_weak(share, outstanding, by_vector_alone)] = 0.0
         ranking.best_rows = rows[_best_positions(fused, limit)].tolist()
         ranking.chosen_by = fused
         return ranking.best_rows
@@ -335,10 +344,10 @@ class Scores:
         One of several terms is not enough, unless other rows have other terms: a question may ask for several things.
         """
         best_share = _max(share)
-        min_share = MIN_BEST_SHARE * self._asked
+        min_share = MIN_BEST_SHARE * self._query_weight
         if best_share < min_share:
             return False
-        if self._term_count <= FEW_TERMS or best_share >= MIN_BEST_SHARE_OF_ONE * self._asked:
+        if self._term_count <= FEW_TERMS or best_share >= MIN_BEST_SHARE_OF_ONE * self._query_weight:
             return True
         return self._hold_several(rows[share >= min_share])
 
@@ -353,8 +362,10 @@ class Scores:
         terms = np.concatenate(self._occurrence_terms)[is_there]
         return len(terms) > 0 and bool((terms != terms[0]).any())
 
-    def _strong_by_vector(self, beyond: NDArray[np.float64] | None) -> NDArray[np.bool_] | None:
-        """Returns by row whether its vector alone shows that it is about the query; None if no vector shows that.
+    def _is_strong_by_vector(self, beyond: NDArray[np.float64] | None) -> NDArray[np.bool_] | None:
+        """Returns by position whether a vector alone shows that a row is about the query; None if none shows that.
+
+        With vectors all rows are ranked, so that each row is its own position.
 
         The nearest vector is not enough, since some vector is always the nearest.
         """
@@ -363,19 +374,19 @@ class Scores:
         is_strong: NDArray[np.bool_] = beyond >= _MIN_BEYOND_ALONE + math.log10(len(self._near.seqs))
         return is_strong if is_strong.any() else None
 
-    def _weak_rows(
+    def _is_weak(
         self,
         share: NDArray[np.float64],
         outstanding: NDArray[np.float64] | None,
         by_vector_alone: NDArray[np.bool_] | None,
     ) -> NDArray[np.bool_]:
-        """Returns by row whether it is too weak for a search that was not asked for.
+        """Returns by position whether a row is too weak for a search that was not asked for.
 
-        by_vector_alone: as `_strong_by_vector` returns it if the words are weak; None if they are strong.
+        by_vector_alone: as `_is_strong_by_vector` returns it if the words are weak; None if they are strong.
         """
         if by_vector_alone is not None:
             return ~by_vector_alone
-        weak: NDArray[np.bool_] = share < MIN_SHARE * self._asked
+        weak: NDArray[np.bool_] = share < MIN_SHARE * self._query_weight
         if outstanding is not None:
             weak &= outstanding < _NEAR_ENOUGH
         return weak
@@ -385,8 +396,8 @@ class Scores:
 
         Messages that only ask do not count, since a question with the same words answers nothing.
         """
-        stated = share * ((flags & ASKS) == 0) if self._layout.all_flags & ASKS else share
-        return (1.0 - min(_max(stated) / (self._asked or 1.0), 1.0)) ** VECTORS_FADE
+        stated_share = share * ((flags & ASKS) == 0) if self._layout.all_flags & ASKS else share
+        return (1.0 - min(_max(stated_share) / (self._query_weight or 1.0), 1.0)) ** VECTORS_FADE
 
     def scores_of(self, rows: Sequence[int]) -> Callable[[], ScoreColumns]:
         """Returns what computes how good rows are that `best` returned. It refers to the scores of these rows alone."""
@@ -423,10 +434,12 @@ class Scores:
         if layout.all_flags & ASKS:
             # By place, the terms of the query that its message has itself.
             own_terms = np.zeros(len(self._rows), np.int64)
-            for row in self._occurrence_rows:
-                own_terms += np.bincount(self._place[row], minlength=len(own_terms))
-            stated = np.asarray(layout.head)[rows] - own_terms[place]
-            score *= np.where(flags & ASKS, (stated / TELLING_TERMS).clip(MIN_TELLING_FACTOR, 1.0), 1.0)
+            for rows_of_call in self._occurrence_rows:
+                own_terms += np.bincount(self._place[rows_of_call], minlength=len(own_terms))
+            other_terms = np.asarray(layout.head)[rows] - own_terms[place]
+            score *= np.where(
+                flags & ASKS, (other_terms / STATEMENT_TERMS).clip(MIN_STATEMENT_FACTOR, 1.0), 1.0
+            )
         return _RowScores(rows, score, share, flags)
 
 
@@ -523,7 +536,7 @@ def _vectors_by_row(layout: IndexLayout, near: Near) -> tuple[NDArray[np.float64
     spread = float(statements.std()) if len(statements) else 0.0
     if spread > _MIN_SPREAD:
         deviations = np.maximum((similarity - statements.mean()) / spread, 0.0)
-        outstanding[row] = np.where(asks, deviations * MIN_TELLING_FACTOR, deviations)
+        outstanding[row] = np.where(asks, deviations * MIN_STATEMENT_FACTOR, deviations)
     beyond[row] = near.beyond[is_indexed]
     return outstanding, beyond
 
@@ -533,13 +546,13 @@ def _hit_scores(columns: Sequence[tuple[NDArray[np.float64], float] | None], cou
 
     columns: by all, by words and by vectors, the scores of the hits, and the best score of any row.
     """
-    by_all, by_words, by_meaning = (
+    by_all, by_words, by_vectors = (
         bytes(count)
         if column is None or not column[1] > 0
         else (column[0] * (255.0 / column[1])).astype("uint8").tobytes()
         for column in columns
     )
-    return by_all, by_words, by_meaning
+    return by_all, by_words, by_vectors
 
 
 def _max(score: NDArray[np.float64]) -> float:
