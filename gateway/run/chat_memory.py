@@ -35,7 +35,6 @@ from gateway.run.upstream.endpoint_form import endpoint_form_for
 from storage.errors import Stale, StoreError, is_known
 
 _log = logging.getLogger("mnemogate")
-_OFF, _STRICT = Mode.OFF, Mode.STRICT  # bound once: Python 3.11 is slow to read them off their class
 _T = TypeVar("_T")
 _MemoryT = TypeVar("_MemoryT", bound=TreeMemory)
 # Makes the memory of a turn. Called with the fields of `TreeMemory` in their order; the class is such a callable.
@@ -70,9 +69,10 @@ class ChatMemory:
     ) -> BegunMemory[_MemoryT] | None:
         """Returns the memory of a turn and its prompt; None: the request has no memory. Sets the call's `memory_state`.
 
-        opens: a turn follows, so in append mode the user's message is written now.
+        If the store fails, or the request does not fit with memory, it is answered without memory.
 
-        Where the store fails, or the request does not fit with memory, it is answered without memory.
+        opens: in append mode, the user's message is written now; False: the request is only counted or previewed.
+
         Raises:
             BadRequest, MemoryUnavailable: the request may not be answered without memory.
             HistoryForgotten: as `MemoryKeeper.begin`.
@@ -86,45 +86,41 @@ class ChatMemory:
             return None
         # In append mode the upstream would get the new messages alone if there were no memory.
         is_appended = call.kind is ConversationKind.APPENDED and call.native is None
-        needs_memory = identity.mode is _STRICT or is_appended or call.record is not None
-        status = None
+        needs_memory = identity.mode is Mode.STRICT or is_appended or call.record is not None
         # A store that cannot be written may still be read, but then the turn would not be stored.
         if needs_memory and not (health := self.keeper.store.health).ok:
-            status = health.status
-        if status is None:
-            await self.turns.wait_written(identity.scope)
-            read = partial(
-                self._read, call, attempts, ticket, make_memory, opens=opens, needs_memory=needs_memory
-            )
-            try:
-                return await _read_current(read)
-            except (ClientGone, HistoryForgotten):
-                raise
-            except CallerError:
-                if needs_memory:
-                    raise  # the prompt does not fit, and may not be cut
-                # Without memory the client's list may fit.
-                call.memory_state = "unavailable"
-                return None
-            except StoreError as error:
-                if not is_known(error):
-                    _log.warning("A request was answered without memory: %s", error.message)
-                status = error.status
-            except Exception:
-                # Memory never breaks chat, not even by an error in its code.
-                _log.exception("A request was answered without memory, by a fault in the gateway.")
-                status = StoreError.status
-        if needs_memory:
-            raise MemoryUnavailable.since(status)
+            raise MemoryUnavailable.since(health.status)
+        await self.turns.wait_written(identity.scope)
+        read = partial(
+            self._read, call, attempts, ticket, make_memory, opens=opens, needs_memory=needs_memory
+        )
+        try:
+            return await _read_current(read)
+        except (ClientGone, HistoryForgotten):
+            raise
+        except CallerError:
+            if needs_memory:
+                raise  # the prompt does not fit, and may not be cut
+            # Without memory the client's list may fit.
+        except StoreError as error:
+            if not is_known(error):
+                _log.warning("A request was answered without memory: %s", error.message)
+            if needs_memory:
+                raise MemoryUnavailable.since(error.status) from error
+        except Exception as error:
+            # Memory never breaks chat, not even by an error in its code.
+            _log.exception("A request was answered without memory, by a fault in the gateway.")
+            if needs_memory:
+                raise MemoryUnavailable.since(StoreError.status) from error
         call.memory_state = "unavailable"
         return None
 
     def _state_without_scope(self, identity: Identity) -> MemoryState:
         """Returns the state of a request without a memory. Raises: BadRequest: the request insists on one."""
-        if identity.mode is _OFF:
+        if identity.mode is Mode.OFF:
             return "off"
         self.warn_of_no_user()
-        if identity.mode is _STRICT:
+        if identity.mode is Mode.STRICT:
             raise BadRequest(
                 "x-mnemogate-memory: strict needs a user or a conversation to remember: send `user` or "
                 "`x-mnemogate-conversation`.",
@@ -207,7 +203,7 @@ async def _read_current(read: Callable[[], Awaitable[_T]]) -> _T:
 
 def _memory_state(mode: Mode, *, off_record: bool) -> MemoryState:
     """Returns the state of a request with memory. off_record: its turn is off the record."""
-    if mode is _OFF:
+    if mode is Mode.OFF:
         return "off"
     # A request that repeats a turn off the record is off the record as well.
     return "on" if mode in STORING_MODES and not off_record else "read"
