@@ -12,13 +12,8 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.exchange import end_offset, ends_off_record, is_tombstone
 from gateway.core.conversation.match_query import MemoryUse
-from gateway.core.conversation.plan import (
-    Plan,
-    find_opening,
-    find_redactions,
-    is_asked_again,
-    recorded_indices,
-)
+from gateway.core.conversation.off_record import find_redactions, is_asked_again, recorded_indices
+from gateway.core.conversation.plan import Plan, find_opening
 from gateway.core.conversation.request_end import RequestEnd
 from gateway.core.conversation.tree import Tree
 from storage.records import REPLY, Exchange, State

@@ -6,19 +6,20 @@ gateway/core/conversation/active.py decides what is active afterwards. Rules are
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from msgspec import Struct
 
 from gateway.core.conversation.amendments import Amendment, find_amendments
-from gateway.core.conversation.canonical import is_user, is_user_or_text
-from gateway.core.conversation.exchange import end_offset, ends_off_record, flat, is_tombstone
+from gateway.core.conversation.exchange import end_offset, is_tombstone
 from gateway.core.conversation.hashed_list import HashedList, MessageSpan
 from gateway.core.conversation.head import PathHead, find_head
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import find_match
 from gateway.core.conversation.match_query import Match, MemoryUse, Query
+from gateway.core.conversation.off_record import find_redactions, repeats_off_record
+from gateway.core.conversation.omitted_front import find_omitted_front
 from gateway.core.conversation.tree import PathElement, Tree
 from gateway.core.conversation.wire_message import (
     RESULT_ROLES,
@@ -28,7 +29,7 @@ from gateway.core.conversation.wire_message import (
     without_space,
 )
 from gateway.core.words import transcript_words
-from storage.records import REPLY, Atom, Exchange, State, message_key
+from storage.records import Exchange, State
 
 # A quoted turn has at least so many characters, white space aside: "Hi" and "Hello" are in many messages that quote
 # nothing. Chosen, not measured.
@@ -113,7 +114,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
     else:
         opening = find_opening(tree, exchange, query)
         conversation_row = opening.conversation_row if opening else None
-    rivals = rivals_of(tree, match_point, conversation_row)
+    rivals = find_rivals(tree, match_point, conversation_row)
     is_list_alone = match_point is None and query.kind is ConversationKind.CLIENT
     return Plan(
         query=query,
@@ -129,7 +130,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         resent_count=continuation.resent_count,
         redactions=find_redactions(tree, exchange, messages, len(pending), rivals),
         off_record=query.mode not in (MemoryUse.ON, MemoryUse.APART)
-        or _repeats_off_record(tree, exchange, match_point, rivals, follows_head=head is not None),
+        or repeats_off_record(tree, exchange, match_point, rivals, follows_head=head is not None),
         is_quote=is_list_alone and _quotes_last_turn(tree, query, messages),
     )
 
@@ -164,7 +165,7 @@ def _continue_match(tree: Tree, listing: HashedList, match: Match) -> _Continuat
     return _Continuation(
         match=match,
         new_indices=new_indices,
-        omitted=_find_omitted(tree, listing, match, amendments),
+        omitted=find_omitted_front(tree, listing, match, amendments),
         amendments=amendments,
     )
 
@@ -236,46 +237,11 @@ def find_opening(tree: Tree, exchange: Exchange, query: Query) -> Exchange | Non
     return max(repeated, key=rank)
 
 
-def rivals_of(tree: Tree, match_point: Exchange | None, conversation_row: int | None) -> list[Exchange]:
+def find_rivals(tree: Tree, match_point: Exchange | None, conversation_row: int | None) -> list[Exchange]:
     """Returns the exchanges that follow a match point already, or the roots of a conversation."""
     if match_point is not None:
         return tree.children(match_point)
     return [] if conversation_row is None else tree.roots(conversation_row)
-
-
-def recorded_indices(exchange: Exchange, rivals: Iterable[Exchange]) -> set[int]:
-    """Returns the indices of messages, without the last one, that another request at this position has stored."""
-    stored: set[int] = set()
-    for other in rivals:
-        n = len(other.inputs)
-        if n < len(exchange.inputs) and other.inputs == exchange.inputs[:n] and not is_tombstone(other):
-            stored.update(i for i in range(n) if i not in other.redactions)
-    return stored
-
-
-def _repeats_off_record(
-    tree: Tree,
-    exchange: Exchange,
-    match_point: Exchange | None,
-    rivals: Iterable[Exchange],
-    *,
-    follows_head: bool,
-) -> bool:
-    """Returns whether a turn that was off the record is asked again, or gets results of its tools."""
-    repeated = [other for other in rivals if is_asked_again(tree, other, exchange, follows_head=follows_head)]
-    if match_point is not None and not any(map(is_user, exchange.inputs)):
-        repeated.append(match_point)
-    return any(map(ends_off_record, repeated))
-
-
-def is_asked_again(tree: Tree, other: Exchange, exchange: Exchange, *, follows_head: bool) -> bool:
-    """Returns whether a request repeats another at its position, so that both are on or off the record together.
-
-    If the client sends new messages alone, a request off the record does not count, since each request decides for
-    itself. A request off the record that began later, to ask about the same message, does not count either.
-    """
-    lacks_content = other.state is State.OFF and (follows_head or other.begun > exchange.begun)
-    return tree.is_same_input(other, exchange) and not lacks_content
 
 
 def _quotes_last_turn(tree: Tree, query: Query, messages: Sequence[WireMessage]) -> bool:
@@ -309,113 +275,3 @@ def _quotes_last_turn(tree: Tree, query: Query, messages: Sequence[WireMessage])
         return False
     text_before, quoted, text_after = without_space(text_of(spoken[0])).partition(question)
     return bool(quoted) and reply in text_after and len(text_before) + len(text_after) > len(reply)
-
-
-def find_redactions(
-    tree: Tree,
-    exchange: Exchange,
-    messages: Sequence[WireMessage],
-    pending_count: int,
-    rivals: Iterable[Exchange],
-) -> frozenset[int]:
-    """Returns the indices of the messages of an exchange that must not be stored.
-
-    Such a message equals a forgotten message, or answers such a message. The last message is never among them: it is
-    what is said now, and `Plan.off_record` decides of the whole turn whether that is on the record. The first
-    `pending_count` messages are on the record, and so are messages that a rival has stored.
-    """
-    tombstone_atoms = _tombstone_atoms(tree, exchange.begun)
-    if not tombstone_atoms and not tree.forgotten_hashes:
-        return frozenset()
-    recorded = recorded_indices(exchange, rivals)
-    forgotten = {
-        i
-        for i, atoms in enumerate(exchange.inputs[:-1])
-        if i >= pending_count
-        and ((i not in recorded and atoms in tombstone_atoms) or message_key(atoms) in tree.forgotten_hashes)
-    }
-    return frozenset(redact_with_answers(forgotten, messages[:-1]))
-
-
-def redact_with_answers(forgotten: Container[int], messages: Sequence[WireMessage]) -> set[int]:
-    """Returns the indices of forgotten messages and of their answers, up to the user's next message."""
-    redactions: set[int] = set()
-    for i, message in enumerate(messages):
-        if i in forgotten or (i - 1 in redactions and message.get("role") != "user"):
-            redactions.add(i)
-    return redactions
-
-
-def _tombstone_atoms(tree: Tree, begun: float) -> set[tuple[Atom, ...]]:
-    """Returns the atoms of the loaded messages that were forgotten, or off the record before a request began."""
-    forgotten = (
-        atoms
-        for exchange in tree
-        if (exchange.redactions or is_tombstone(exchange))
-        and not (exchange.state is State.OFF and exchange.begun > begun)
-        for i, atoms in (*enumerate(exchange.inputs), (REPLY, exchange.reply or ()))
-        if is_tombstone(exchange) or i in exchange.redactions
-    )
-    return {atoms for atoms in forgotten if is_user_or_text(atoms)}
-
-
-def _find_omitted(
-    tree: Tree, listing: HashedList, match: Match, amendments: Iterable[Amendment]
-) -> list[PathElement]:
-    """Returns the front of the match point's path that the client left out before its list."""
-    assert match.match_point is not None  # else the list continues nothing
-    elements = as_they_came_back(tree.elements(match.match_point), listing, amendments)
-    front = [atom for element in elements[:-1] for atom in element.atoms]
-    if front and listing.flat(len(listing))[: len(front)] == front:
-        # The list begins where the path begins, though the path may have the same messages twice.
-        return []
-    return trimmed_front(elements, listing.flat(match.last + 1))
-
-
-def as_they_came_back(
-    elements: Iterable[PathElement], listing: HashedList, amendments: Iterable[Amendment]
-) -> list[PathElement]:
-    """Returns a path with its replies, also cancelled ones, in the form in which they came back."""
-    replies = {a.exchange_row: range(*a.reply) for a in amendments if a.reply}
-    path: list[PathElement] = []
-    for element in elements:
-        exchange = element.exchange
-        if element.message_index >= 0 or exchange.id not in replies:
-            path.append(element)
-        # An exchange without a stored reply ends with its last input.
-        last_index = len(exchange.inputs) - 1 if exchange.reply is None else -1
-        if exchange.id in replies and element.message_index == last_index:
-            atoms = tuple(atom for i in replies[exchange.id] for atom in listing.atoms[i])
-            path.append(PathElement(exchange, -1, atoms, exchange.offset + len(flat(exchange))))
-    return path
-
-
-def trimmed_front(elements: Sequence[PathElement], listed: Sequence[Atom]) -> list[PathElement]:
-    """Returns the front of a path before a trimmed list; []: the list is no proper tail of the path.
-
-    The first message of the tail has to be the same word for word.
-    """
-    # Each atom of the path with the index of its element.
-    path = [(atom, index) for index, element in enumerate(elements) for atom in element.atoms]
-    # The comparison is repeated without calls and results, because some clients drop tool rounds.
-    for kinds in (b"uatc", b"ua"):
-        if listed[:1] and listed[0][:1] not in kinds:
-            continue  # the list begins within a tool round, so its client has not dropped those
-        list_atoms = [atom for atom in listed if atom[:1] in kinds]
-        path_atoms = [(atom, index) for atom, index in path if atom[:1] in kinds]
-        if not list_atoms or len(list_atoms) >= len(path_atoms):
-            continue
-        tail = path_atoms[len(path_atoms) - len(list_atoms) :]
-        first_atom, front_length = tail[0]
-        if not (list_atoms[0] == first_atom == elements[front_length].atoms[0]):
-            continue
-        if all(
-            _may_be_same(of_list, of_path) for of_list, (of_path, _) in zip(list_atoms, tail, strict=True)
-        ):
-            return list(elements[:front_length])
-    return []
-
-
-def _may_be_same(listed: Atom, stored: Atom) -> bool:
-    """Returns whether a stored message may be the listed one: a user's template or a pruned result differs in words."""
-    return listed == stored or (listed[:1] == stored[:1] and listed[:1] in b"ut")

@@ -20,7 +20,8 @@ from gateway.core.conversation.canonical import is_assistant, is_user
 from gateway.core.conversation.exchange import is_tombstone, off_record_part
 from gateway.core.conversation.hashed_list import MessageSpan
 from gateway.core.conversation.new_exchange import make_exchange
-from gateway.core.conversation.plan import Plan, as_they_came_back
+from gateway.core.conversation.omitted_front import as_they_came_back
+from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import private_of, with_private
 from gateway.core.conversation.request_end import RequestEnd, content_fields, redact_input
 from gateway.core.conversation.tree import Tree

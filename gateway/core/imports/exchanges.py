@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.change import prefix_hashes
-from gateway.core.conversation.plan import redact_with_answers
+from gateway.core.conversation.off_record import redact_with_answers
 from gateway.core.conversation.stored_path import abandon, finish_step
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.imports.records import SourceConversation, SourceMessage, Unreadable

@@ -14,7 +14,7 @@ from itertools import accumulate, takewhile
 from gateway.core.conversation.canonical import is_user
 from gateway.core.conversation.exchange import Content, end_offset
 from gateway.core.conversation.hashed_list import HashedList
-from gateway.core.conversation.plan import Plan, rivals_of
+from gateway.core.conversation.plan import Plan, find_rivals
 from gateway.core.conversation.portable_message import for_another_model
 from gateway.core.conversation.private import without_private
 from gateway.core.conversation.provider_fields import refill
@@ -90,7 +90,7 @@ def known_note(tree: Tree, plan: Plan, index: int) -> str | None:
     A message has a note if it came before, with the same messages before it.
     """
     prefix = plan.exchange.inputs[: index + 1]
-    rivals = rivals_of(tree, plan.match.match_point, plan.conversation_row)
+    rivals = find_rivals(tree, plan.match.match_point, plan.conversation_row)
     alike = [other for other in rivals if index in other.notes and other.inputs[: index + 1] == prefix]
     if not alike:
         return None

@@ -20,7 +20,7 @@ from gateway.core.conversation.canonical import MessageHasher, is_user
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.lookup import probes_for_list
 from gateway.core.conversation.match_query import MemoryUse, Query
-from gateway.core.conversation.plan import trimmed_front
+from gateway.core.conversation.omitted_front import trimmed_front
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.turn_replies import TurnReplies, reply_keys
 from gateway.core.conversation.wire_message import WireMessage, text_of

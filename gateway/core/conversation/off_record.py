@@ -1,0 +1,94 @@
+"""The messages of a request that stay off the record: those forgotten or off it before, asked again (rule 12)."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Sequence
+
+from gateway.core.conversation.canonical import is_user, is_user_or_text
+from gateway.core.conversation.exchange import ends_off_record, is_tombstone
+from gateway.core.conversation.tree import Tree
+from gateway.core.conversation.wire_message import WireMessage
+from storage.records import REPLY, Atom, Exchange, State, message_key
+
+
+def repeats_off_record(
+    tree: Tree,
+    exchange: Exchange,
+    match_point: Exchange | None,
+    rivals: Iterable[Exchange],
+    *,
+    follows_head: bool,
+) -> bool:
+    """Returns whether a turn that was off the record is asked again, or gets results of its tools."""
+    repeated = [other for other in rivals if is_asked_again(tree, other, exchange, follows_head=follows_head)]
+    if match_point is not None and not any(map(is_user, exchange.inputs)):
+        repeated.append(match_point)
+    return any(map(ends_off_record, repeated))
+
+
+def is_asked_again(tree: Tree, other: Exchange, exchange: Exchange, *, follows_head: bool) -> bool:
+    """Returns whether a request repeats another at its position, so that both are on or off the record together.
+
+    If the client sends new messages alone, a request off the record does not count, since each request decides for
+    itself. A request off the record that began later, to ask about the same message, does not count either.
+    """
+    lacks_content = other.state is State.OFF and (follows_head or other.begun > exchange.begun)
+    return tree.is_same_input(other, exchange) and not lacks_content
+
+
+def recorded_indices(exchange: Exchange, rivals: Iterable[Exchange]) -> set[int]:
+    """Returns the indices of messages, without the last one, that another request at this position has stored."""
+    stored: set[int] = set()
+    for other in rivals:
+        n = len(other.inputs)
+        if n < len(exchange.inputs) and other.inputs == exchange.inputs[:n] and not is_tombstone(other):
+            stored.update(i for i in range(n) if i not in other.redactions)
+    return stored
+
+
+def find_redactions(
+    tree: Tree,
+    exchange: Exchange,
+    messages: Sequence[WireMessage],
+    pending_count: int,
+    rivals: Iterable[Exchange],
+) -> frozenset[int]:
+    """Returns the indices of the messages of an exchange that must not be stored.
+
+    Such a message equals a forgotten message, or answers such a message. The last message is never among them: it is
+    what is said now, and `Plan.off_record` decides of the whole turn whether that is on the record. The first
+    `pending_count` messages are on the record, and so are messages that a rival has stored.
+    """
+    tombstone_atoms = _tombstone_atoms(tree, exchange.begun)
+    if not tombstone_atoms and not tree.forgotten_hashes:
+        return frozenset()
+    recorded = recorded_indices(exchange, rivals)
+    forgotten = {
+        i
+        for i, atoms in enumerate(exchange.inputs[:-1])
+        if i >= pending_count
+        and ((i not in recorded and atoms in tombstone_atoms) or message_key(atoms) in tree.forgotten_hashes)
+    }
+    return frozenset(redact_with_answers(forgotten, messages[:-1]))
+
+
+def redact_with_answers(forgotten: Container[int], messages: Sequence[WireMessage]) -> set[int]:
+    """Returns the indices of forgotten messages and of their answers, up to the user's next message."""
+    redactions: set[int] = set()
+    for i, message in enumerate(messages):
+        if i in forgotten or (i - 1 in redactions and message.get("role") != "user"):
+            redactions.add(i)
+    return redactions
+
+
+def _tombstone_atoms(tree: Tree, begun: float) -> set[tuple[Atom, ...]]:
+    """Returns the atoms of the loaded messages that were forgotten, or off the record before a request began."""
+    forgotten = (
+        atoms
+        for exchange in tree
+        if (exchange.redactions or is_tombstone(exchange))
+        and not (exchange.state is State.OFF and exchange.begun > begun)
+        for i, atoms in (*enumerate(exchange.inputs), (REPLY, exchange.reply or ()))
+        if is_tombstone(exchange) or i in exchange.redactions
+    )
+    return {atoms for atoms in forgotten if is_user_or_text(atoms)}

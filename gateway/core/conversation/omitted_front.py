@@ -1,0 +1,73 @@
+"""The front of a stored path that a client's list has left out, found by the tail that the list still has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from gateway.core.conversation.amendments import Amendment
+from gateway.core.conversation.exchange import flat
+from gateway.core.conversation.hashed_list import HashedList
+from gateway.core.conversation.match_query import Match
+from gateway.core.conversation.tree import PathElement, Tree
+from storage.records import Atom
+
+
+def find_omitted_front(
+    tree: Tree, listing: HashedList, match: Match, amendments: Iterable[Amendment]
+) -> list[PathElement]:
+    """Returns the front of the match point's path that the client left out before its list."""
+    assert match.match_point is not None  # else the list continues nothing
+    elements = as_they_came_back(tree.elements(match.match_point), listing, amendments)
+    front = [atom for element in elements[:-1] for atom in element.atoms]
+    if front and listing.flat(len(listing))[: len(front)] == front:
+        # The list begins where the path begins, though the path may have the same messages twice.
+        return []
+    return trimmed_front(elements, listing.flat(match.last + 1))
+
+
+def as_they_came_back(
+    elements: Iterable[PathElement], listing: HashedList, amendments: Iterable[Amendment]
+) -> list[PathElement]:
+    """Returns a path with its replies, also cancelled ones, in the form in which they came back."""
+    replies = {a.exchange_row: range(*a.reply) for a in amendments if a.reply}
+    path: list[PathElement] = []
+    for element in elements:
+        exchange = element.exchange
+        if element.message_index >= 0 or exchange.id not in replies:
+            path.append(element)
+        # An exchange without a stored reply ends with its last input.
+        last_index = len(exchange.inputs) - 1 if exchange.reply is None else -1
+        if exchange.id in replies and element.message_index == last_index:
+            atoms = tuple(atom for i in replies[exchange.id] for atom in listing.atoms[i])
+            path.append(PathElement(exchange, -1, atoms, exchange.offset + len(flat(exchange))))
+    return path
+
+
+def trimmed_front(elements: Sequence[PathElement], listed: Sequence[Atom]) -> list[PathElement]:
+    """Returns the front of a path before a trimmed list; []: the list is no proper tail of the path.
+
+    The first message of the tail has to be the same word for word.
+    """
+    # Each atom of the path with the index of its element.
+    path = [(atom, index) for index, element in enumerate(elements) for atom in element.atoms]
+    # The comparison is repeated without calls and results, because some clients drop tool rounds.
+    for kinds in (b"uatc", b"ua"):
+        if listed[:1] and listed[0][:1] not in kinds:
+            continue  # the list begins within a tool round, so its client has not dropped those
+        list_atoms = [atom for atom in listed if atom[:1] in kinds]
+        path_atoms = [(atom, index) for atom, index in path if atom[:1] in kinds]
+        if not list_atoms or len(list_atoms) >= len(path_atoms):
+            continue
+        tail = path_atoms[len(path_atoms) - len(list_atoms) :]
+        first_atom, front_length = tail[0]
+        if not (list_atoms[0] == first_atom == elements[front_length].atoms[0]):
+            continue
+        stored_atoms = [atom for atom, _ in tail]
+        if all(map(_may_be_same, list_atoms, stored_atoms)):
+            return list(elements[:front_length])
+    return []
+
+
+def _may_be_same(listed: Atom, stored: Atom) -> bool:
+    """Returns whether a stored message may be the listed one: a user's template or a pruned result differs in words."""
+    return listed == stored or (listed[:1] == stored[:1] and listed[:1] in b"ut")
