@@ -19,15 +19,9 @@ from gateway.agents.tools.written_blocks import edit_blocks, write_blocks
 from gateway.core import ids
 from gateway.core.agent import AgentSpec, AgentTool
 from gateway.core.definition import ToolDefinition
-from gateway.core.memory.builtin import (
-    BUILT_IN_TOOLS,
-    MEMORY_USES,
-    SPEAKING_TOOLS,
-    ToolUse,
-    definition_of,
-    edit_calls,
-)
+from gateway.core.memory.builtin import BUILT_IN_TOOLS, MEMORY_USES, SPEAKING_TOOLS, ToolUse, definition_of
 from gateway.core.memory.call_arguments import number_error
+from gateway.core.memory.edit_calls import read_edit_calls
 from gateway.core.memory.edit_ids import short_call_id
 from gateway.core.memory.memory_lookup import read_lookup
 from gateway.core.nul import without_nul
@@ -210,7 +204,7 @@ class AgentTools:
 
     def _edit(self, call: RunTool) -> ToolAnswer:
         """Performs the edits of a call, which may be several."""
-        edits = edit_calls(call.name, call.arguments)
+        edits = read_edit_calls(call.name, call.arguments)
         if isinstance(edits, str):
             return failed_answer(edits)
         results = [

@@ -1,26 +1,20 @@
-"""The gateway's own tools of agents: their schemas, by the names of Letta's, and the edits that their calls ask for.
+"""The gateway's own tools of agents: their uses and their schemas, by the names of Letta's.
 
 `gateway.core.memory.memory_tools` says how they relate to the tools of profiles. A call that edits blocks becomes
-operations here (`edit_calls`), one that searches becomes a `Lookup` (gateway.core.memory.memory_lookup). Neither
-touches memory: `gateway.core.memory.edits` applies operations, and `gateway.agents.tools.agent_tools` asks the store.
+operations (gateway.core.memory.edit_calls), one that searches becomes a `Lookup` (gateway.core.memory.memory_lookup).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from msgspec import Struct
-
 from adapters.types import Json
 from gateway.core.memory.memory_tools import (
-    BLOCK_TOOLS,
     LABEL_SCHEMA,
     MEMORY_TOOLS,
-    EditOperation,
     string_schema,
     tool_schema,
 )
@@ -32,13 +26,6 @@ _BOUND_TEXT = "Only what is {side} this date or time (ISO 8601, such as 2026-03-
 _SINCE_TEXT, _UNTIL_TEXT = _BOUND_TEXT.format(side="from"), _BOUND_TEXT.format(side="up to the end of")
 _TAGS: Json = {"type": "array", "items": {"type": "string"}}
 _PATH_EXAMPLE = "such as /memories/human"
-# The arguments that each command of the tool `memory` needs.
-_NEEDED_ARGUMENTS: Final = {
-    "str_replace": ("path", "old_string", "new_string"),
-    "insert": ("path", "insert_text"),
-}
-# The line of a patch from which on it is about another block.
-_BLOCK_LINE = re.compile(r"^\*\*\* (Update|Add|Delete) Block: *(.*)$")
 
 
 def _integer_schema(description: str, **bounds: Any) -> Json:
@@ -277,85 +264,3 @@ def definition_of(name: str) -> Json | None:
     """Returns the entry for a request's `tools`; None: the gateway has no such tool of its own."""
     tool = BUILT_IN_TOOLS.get(name)
     return None if tool is None else {"type": "function", "function": {"name": name, **tool.schema}}
-
-
-# Edits
-
-
-class EditCall(Struct, frozen=True):
-    """One operation on a block."""
-
-    op: EditOperation
-    label: str
-    # The arguments in the form in which `apply_edit` takes them (gateway.core.memory.block_edit).
-    arguments: Json
-
-
-def edit_calls(name: str, arguments: Mapping[str, Any]) -> list[EditCall] | str:
-    """Returns the operations that a call asks for, or an error. arguments: fit the tool's schema."""
-    label = str(arguments.get("label") or "")
-    match name:
-        case "core_memory_append":
-            return [_edit_call(EditOperation.INSERT, label, new_string=arguments["content"])]
-        case "core_memory_replace":
-            old, new = arguments["old_content"], arguments["new_content"]
-            return [_edit_call(EditOperation.REPLACE, label, old_string=old, new_string=new, every=True)]
-        case "memory":
-            return _read_memory_command(arguments)
-        case "memory_apply_patch":
-            return _read_patch(label, str(arguments["patch"]))
-        case _:
-            names = BUILT_IN_TOOLS[name].schema["parameters"]["properties"].keys() - {"label"}
-            edited = {key: value for key, value in arguments.items() if key in names}
-            return [_edit_call(BLOCK_TOOLS[name], label, **edited)]
-
-
-def _edit_call(op: EditOperation, label: str, **arguments: Any) -> EditCall:
-    return EditCall(op, label, {"label": label, **arguments})
-
-
-def _read_memory_command(arguments: Mapping[str, Any]) -> list[EditCall] | str:
-    """Returns the operation that a call of the tool `memory` asks for, or an error."""
-    command = str(arguments["command"])
-    if command not in _NEEDED_ARGUMENTS:
-        return (
-            f"Error: `{command}` is not possible here: blocks are made, named and removed by the agent's owner. "
-            "Nothing was done."
-        )
-    for key in _NEEDED_ARGUMENTS[command]:
-        if arguments.get(key) is None:
-            return f"Error: `{command}` needs `{key}`. Nothing was done."
-    label = _label_of(str(arguments["path"]))
-    if command == "insert":
-        line = arguments.get("insert_line")
-        return [
-            _edit_call(EditOperation.INSERT, label, new_string=arguments["insert_text"], insert_line=line)
-        ]
-    old, new = arguments["old_string"], arguments["new_string"]
-    return [_edit_call(EditOperation.REPLACE, label, old_string=old, new_string=new)]
-
-
-def _label_of(path: str) -> str:
-    """Returns the label that a path names: /memories/human, memories/human and human are the same block."""
-    return path.strip().removeprefix("/").removeprefix("memories/").strip("/")
-
-
-def _read_patch(label: str, patch: str) -> list[EditCall] | str:
-    """Returns the operations of a patch, or an error. label: of the block that the lines before a block's name edit."""
-    parts: list[tuple[str, list[str]]] = [(label, [])]
-    for line in patch.split("\n"):
-        match = _BLOCK_LINE.match(line)
-        if match is None:
-            if not line.startswith(("*** Begin Patch", "*** End Patch", "--- ", "+++ ")):
-                parts[-1][1].append(line)
-        elif match[1] == "Update":
-            parts.append((_label_of(match[2]), []))
-        else:
-            return (
-                f"Error: `*** {match[1]} Block` is not possible here: blocks are made and removed by the agent's "
-                "owner. Nothing was done."
-            )
-    patches = [(name, "\n".join(lines)) for name, lines in parts if "".join(lines).strip()]
-    if not patches:
-        return "Error: the patch says nothing. Nothing was done."
-    return [_edit_call(EditOperation.PATCH, name, patch=text) for name, text in patches]

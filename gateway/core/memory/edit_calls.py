@@ -1,0 +1,106 @@
+"""The edits of memory blocks that a call of an agent's built-in tool asks for, as operations.
+
+Nothing here touches memory: `gateway.core.memory.edits` applies operations, and `gateway.agents.tools.agent_tools` asks
+the store.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from msgspec import Struct
+
+from adapters.types import Json
+from gateway.core.memory.builtin import BUILT_IN_TOOLS
+from gateway.core.memory.memory_tools import BLOCK_TOOLS, EditOperation
+
+# The arguments that each command of the tool `memory` needs.
+_NEEDED_ARGUMENTS: Final = {
+    "str_replace": ("path", "old_string", "new_string"),
+    "insert": ("path", "insert_text"),
+}
+# The line of a patch from which on it is about another block.
+_BLOCK_LINE = re.compile(r"^\*\*\* (Update|Add|Delete) Block: *(.*)$")
+
+
+class EditCall(Struct, frozen=True):
+    """One operation on a block."""
+
+    op: EditOperation
+    label: str
+    # The arguments in the form in which `apply_edit` takes them (gateway.core.memory.block_edit).
+    arguments: Json
+
+
+def read_edit_calls(name: str, arguments: Mapping[str, Any]) -> list[EditCall] | str:
+    """Returns the operations that a call asks for, or an error. arguments: fit the tool's schema."""
+    label = str(arguments.get("label") or "")
+    match name:
+        case "core_memory_append":
+            return [_make_edit_call(EditOperation.INSERT, label, new_string=arguments["content"])]
+        case "core_memory_replace":
+            old, new = arguments["old_content"], arguments["new_content"]
+            return [_make_edit_call(EditOperation.REPLACE, label, old_string=old, new_string=new, every=True)]
+        case "memory":
+            return _read_memory_command(arguments)
+        case "memory_apply_patch":
+            return _read_patch(label, str(arguments["patch"]))
+        case _:
+            names = BUILT_IN_TOOLS[name].schema["parameters"]["properties"].keys() - {"label"}
+            edited = {key: value for key, value in arguments.items() if key in names}
+            return [_make_edit_call(BLOCK_TOOLS[name], label, **edited)]
+
+
+def _make_edit_call(op: EditOperation, label: str, **arguments: Any) -> EditCall:
+    return EditCall(op, label, {"label": label, **arguments})
+
+
+def _read_memory_command(arguments: Mapping[str, Any]) -> list[EditCall] | str:
+    """Returns the operation that a call of the tool `memory` asks for, or an error."""
+    command = str(arguments["command"])
+    if command not in _NEEDED_ARGUMENTS:
+        return (
+            f"Error: `{command}` is not possible here: blocks are made, named and removed by the agent's owner. "
+            "Nothing was done."
+        )
+    for key in _NEEDED_ARGUMENTS[command]:
+        if arguments.get(key) is None:
+            return f"Error: `{command}` needs `{key}`. Nothing was done."
+    label = _read_label(str(arguments["path"]))
+    if command == "insert":
+        line = arguments.get("insert_line")
+        return [
+            _make_edit_call(
+                EditOperation.INSERT, label, new_string=arguments["insert_text"], insert_line=line
+            )
+        ]
+    old, new = arguments["old_string"], arguments["new_string"]
+    return [_make_edit_call(EditOperation.REPLACE, label, old_string=old, new_string=new)]
+
+
+def _read_label(path: str) -> str:
+    """Returns the label that a path names: /memories/human, memories/human and human are the same block."""
+    return path.strip().removeprefix("/").removeprefix("memories/").strip("/")
+
+
+def _read_patch(label: str, patch: str) -> list[EditCall] | str:
+    """Returns the operations of a patch, or an error. label: of the block that the lines before a block's name edit."""
+    parts: list[tuple[str, list[str]]] = [(label, [])]
+    for line in patch.split("\n"):
+        match = _BLOCK_LINE.match(line)
+        if match is None:
+            if not line.startswith(("*** Begin Patch", "*** End Patch", "--- ", "+++ ")):
+                parts[-1][1].append(line)
+        elif match[1] == "Update":
+            parts.append((_read_label(match[2]), []))
+        else:
+            return (
+                f"Error: `*** {match[1]} Block` is not possible here: blocks are made and removed by the agent's "
+                "owner. Nothing was done."
+            )
+    patches = [(name, "\n".join(lines)) for name, lines in parts if "".join(lines).strip()]
+    if not patches:
+        return "Error: the patch says nothing. Nothing was done."
+    return [_make_edit_call(EditOperation.PATCH, name, patch=text) for name, text in patches]
