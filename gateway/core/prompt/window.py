@@ -25,10 +25,15 @@ from gateway.core.conversation.wire_message import RESULT_ROLES, SYSTEM_ROLES
 
 # A cut removes a fifth of the context, so the provider's cached prefix breaks once per fifth. Not measured: a larger
 # share loses more of the conversation at once, a smaller one breaks the prefix more often.
-STEP_SHARE = 5
+_STEPS_IN_CONTEXT = 5
+# The tokens beside the list are rounded up to an eighth of a step, so that a clock in the system message does not move
+# the cut. Not measured.
+_GRAINS_IN_STEP = 8
 # Tokens left for the reply where the request sets no limit. Not measured: fewer cut a long reply short, more take room
 # from the conversation.
-DEFAULT_RESERVE_TOKENS = 4_096
+_DEFAULT_RESERVE_TOKENS = 4_096
+# At most this share of the context is left for the reply: a client may allow more than a small model has. Not measured.
+_MAX_RESERVE_SHARE = 1 / 4
 
 # The roles of the messages that may open a turn.
 OPENERS = SYSTEM_ROLES | {"user"}
@@ -75,9 +80,20 @@ class Window(Struct, frozen=True):
         return [index for each in self.ranges for index in each]
 
 
+class _WindowCut(Struct, frozen=True):
+    """An index at which the list may begin."""
+
+    index: int
+    # What stays before it: the leading system messages and the openers of a turn.
+    pinned: tuple[range, ...]
+    # The tokens that leave.
+    tokens: int
+
+
 def reply_reserve(capacity: int, max_tokens: int | None) -> int:
     """Returns the tokens of a context that are left free for the reply. max_tokens: the request's limit for it."""
-    return min(DEFAULT_RESERVE_TOKENS if max_tokens is None else max_tokens, capacity // 4)
+    reserve = _DEFAULT_RESERVE_TOKENS if max_tokens is None else max_tokens
+    return min(reserve, int(capacity * _MAX_RESERVE_SHARE))
 
 
 def plan_budget(
@@ -91,9 +107,8 @@ def plan_budget(
     note_tokens: what is left free for a note.
     """
     reserve = reply_reserve(capacity, max_tokens)
-    step = max(1, capacity // STEP_SHARE)
-    # A clock in the system message must not move the cut.
-    grain = max(1, step // 8)
+    step = max(1, capacity // _STEPS_IN_CONTEXT)
+    grain = max(1, step // _GRAINS_IN_STEP)
     max_with_note = max(0, capacity - reserve - fixed_tokens)
     # A note may use what the rounding leaves, too.
     rounded_fixed_tokens = -(-fixed_tokens // grain) * grain
@@ -138,14 +153,9 @@ def fit_window(items: Sequence[WindowItem], budget: Budget, count: Callable[[], 
         return Window((range(size),))
     # Whole steps leave at a time, so that the next messages do not move the cut, and the cached prefix holds.
     whole_steps = -(-excess // budget.step) * budget.step
-    chosen = _first_cut_of(whole_steps, cuts) or _first_cut_of(excess, cuts) or cuts[-1]
+    chosen = _find_first_cut(whole_steps, cuts) or _find_first_cut(excess, cuts) or cuts[-1]
     ranges = tuple(part for part in (*chosen.pinned, range(chosen.index, size)) if part)
     return Window(ranges, chosen.tokens)
-
-
-def _first_cut_of(tokens: int, cuts: Sequence[_WindowCut]) -> _WindowCut | None:
-    """Returns the first cut that frees at least this many tokens, or None."""
-    return next((cut for cut in cuts if cut.tokens >= tokens), None)
 
 
 def window_start(items: Sequence[WindowItem], bounds: MessageBounds) -> int:
@@ -167,14 +177,9 @@ def may_begin(items: Sequence[WindowItem], index: int) -> bool:
     return items[index].role in OPENERS and not _inside_call_flags(items)[index]
 
 
-class _WindowCut(Struct, frozen=True):
-    """An index at which the list may begin."""
-
-    index: int
-    # What stays before it: the leading system messages and the openers of a turn.
-    pinned: tuple[range, ...]
-    # The tokens that leave.
-    tokens: int
+def _find_first_cut(tokens: int, cuts: Sequence[_WindowCut]) -> _WindowCut | None:
+    """Returns the first cut that frees at least this many tokens, or None."""
+    return next((cut for cut in cuts if cut.tokens >= tokens), None)
 
 
 def _cuts(items: Sequence[WindowItem], tokens_before: Sequence[int]) -> Iterator[_WindowCut]:
