@@ -1,4 +1,4 @@
-"""Estimates the tokens of a request's body, where its upstream has not counted them yet."""
+"""Estimates of tokens, where no upstream has counted them yet: of a request's body, and of a text by its characters."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Final
 
 from adapters.types import BYTES_PER_TOKEN
 
+# The characters of a token on average, for rough sums over texts. (A note is estimated by `note_text.estimate_tokens`.)
+CHARS_PER_TOKEN: Final = 4
 # A piece that has no blanks, punctuation, escapes or letters beyond ASCII is no text, but media in base64. The pieces
 # at both ends of an image are partly text, so they count. The image's part of them is on average one piece, or 1,024
 # tokens, which is about what an image costs.

@@ -10,12 +10,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.dates import iso_text
+from gateway.core.usage.estimate import CHARS_PER_TOKEN
 from storage.commands import MessageCounts
 
 # The most warnings that are listed; one more then has the number of the others.
 MAX_WARNINGS: Final = 100
-# The characters of a token, for an estimate.
-_TOKEN_CHARS: Final = 4
 
 
 class ImportCounts(Struct, frozen=True):
@@ -142,7 +141,7 @@ class ImportProgress(Struct, frozen=True):
             "facts": msgspec.to_builtins(self.facts),
             "first_at": None if self.first_at is None else iso_text(self.first_at),
             "last_at": None if self.last_at is None else iso_text(self.last_at),
-            "learn_tokens": self.chars // _TOKEN_CHARS,
+            "learn_tokens": self.chars // CHARS_PER_TOKEN,
             "warnings": warnings,
             "error": None if self.error is None else {"message": self.error, "param": "file"},
         }

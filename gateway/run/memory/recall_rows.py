@@ -9,6 +9,7 @@ from itertools import chain, islice
 from gateway.core.conversation.wire_message import SYSTEM_ROLES, WireMessage, text_of
 from gateway.core.prompt.note_choice import CUT_CHARS
 from gateway.core.turn.commands import End, TurnOutcome
+from gateway.core.usage.estimate import CHARS_PER_TOKEN
 from gateway.core.usage.reported import reported_counts
 from gateway.run.memory.find_messages import MAX_LEFT_OUT
 from gateway.run.memory.prompt import Prompt
@@ -29,8 +30,6 @@ from storage.records import Message
 from storage.search_trace import HitScores
 
 _STATUSES = {End.FINISHED: 200, End.CANCELLED: 499, End.FAILED: 502}
-# The characters of a text for each token, estimated.
-_CHARS_PER_TOKEN = 4
 # The characters of the JSON around a message, estimated.
 _MESSAGE_JSON_CHARS = 40
 # `pack_code` for each kind with each reason.
@@ -136,7 +135,7 @@ def _ranked_rows(
             kind = "fact"
         seqs.append(seq)
         codes.append(_CODES[kind, reason])
-        tokens.append(0 if message is None else min(len(message.text), CUT_CHARS) // _CHARS_PER_TOKEN)
+        tokens.append(0 if message is None else min(len(message.text), CUT_CHARS) // CHARS_PER_TOKEN)
     row_positions = [positions.get(seq, end) for seq in seqs]
     ranks = [min(position + 1, end) for position in row_positions]
     # A column of scores that are all 0 is empty.
@@ -214,7 +213,7 @@ def _prompt_part_tokens(prompt: Prompt) -> tuple[int, ...]:
 
 def _tokens(chars: int) -> int:
     """Returns about how many tokens so many characters have, rounded up."""
-    return -(-chars // _CHARS_PER_TOKEN)
+    return -(-chars // CHARS_PER_TOKEN)
 
 
 def _chars(message: WireMessage) -> int:

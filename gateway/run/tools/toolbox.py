@@ -16,6 +16,7 @@ from adapters.types import Json
 from gateway.core.prompt.shown_blocks import Shown
 from gateway.core.turn.commands import RunTool
 from gateway.core.turn.tool_result import ToolResult
+from gateway.core.usage.estimate import CHARS_PER_TOKEN
 from gateway.core.usage.gen_ai import CANCELLED_FAILURE
 from gateway.run.receipt import GatewayStep, Receipt
 from storage.errors import StoreError
@@ -30,7 +31,6 @@ NOT_AVAILABLE_ERROR = "Error: {name} is not available at the moment."
 _WINDOW_PARTS = 5
 # Every result may have this many characters, however small the window is.
 MIN_RESULT_CHARS = 5_000
-_CHARS_PER_TOKEN = 4  # an estimate
 _CUT_NOTICE = "\n[{cut_chars} more characters were cut off.]"
 
 
@@ -94,7 +94,7 @@ def max_result_chars(tool_chars: int, window_tokens: int | None) -> int:
     """
     if window_tokens is None:
         return tool_chars
-    return min(tool_chars, max(MIN_RESULT_CHARS, window_tokens * _CHARS_PER_TOKEN // _WINDOW_PARTS))
+    return min(tool_chars, max(MIN_RESULT_CHARS, window_tokens * CHARS_PER_TOKEN // _WINDOW_PARTS))
 
 
 def cut_result(content: str, max_chars: int) -> str:
