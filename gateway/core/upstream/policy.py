@@ -25,7 +25,7 @@ from msgspec import Struct
 
 # The statuses that another endpoint or a later attempt may avoid. Others concern the request, as 501 does. 520 to 530
 # are Cloudflare's for an upstream that is down, and 529 is Anthropic's "overloaded".
-TRANSIENT: Final = frozenset((408, 429, *range(500, 600))) - {501}
+TRANSIENT_STATUSES: Final = frozenset((408, 429, *range(500, 600))) - {501}
 # The wait before the first retry. A voice caller does not notice it, and a restarting upstream often needs no more; not
 # measured.
 _FIRST_BACKOFF_S: Final = 0.1
@@ -91,9 +91,9 @@ class EndpointHealth:
     """The state of one endpoint. Times are those of the caller's monotonic clock."""
 
     # Attempts in a row that failed before a reply began.
-    failures: int = 0
+    failure_count: int = 0
     # Replies in a row that broke off. Only a complete reply ends the row.
-    breaks: int = 0
+    break_count: int = 0
     # The end of the open circuit.
     open_until: float = -math.inf
     # Model -> the end of its cooldown, from Retry-After.
@@ -120,27 +120,27 @@ class EndpointHealth:
 
     def record_answer(self, model: str) -> None:
         """Notes that the endpoint answers: a reply has begun, or a refusal or a rate limit has come."""
-        self.failures = 0
+        self.failure_count = 0
         self.cooldowns.pop(model, None)
 
     def record_success(self, model: str) -> None:
         """Notes that a reply has come to its end."""
         self.record_answer(model)
-        self.breaks = 0
+        self.break_count = 0
         self.open_until = -math.inf
 
     def record_failure(
         self, policy: Policy, now: float, model: str, retry_after_s: float | None = None
     ) -> None:
         """Notes that an attempt failed before a reply began."""
-        self.failures += 1
+        self.failure_count += 1
         self._open_circuit(policy, now)
         if retry_after_s:
             self._cool_down(now, model, retry_after_s)
 
     def record_break(self, policy: Policy, now: float) -> None:
         """Notes that a reply broke off."""
-        self.breaks += 1
+        self.break_count += 1
         self._open_circuit(policy, now)
 
     def record_rate_limit(self, now: float, model: str, retry_after_s: float) -> None:
@@ -174,7 +174,7 @@ class EndpointHealth:
             self.open_until = now + policy.breaker_s
 
     def _has_failed_enough(self, policy: Policy) -> bool:
-        return 0 < policy.breaker_failures <= max(self.failures, self.breaks)
+        return 0 < policy.breaker_failures <= max(self.failure_count, self.break_count)
 
     def _cool_down(self, now: float, model: str, seconds: float) -> None:
         # Cooldowns that are over are dropped, because callers choose the names and could fill the memory.
@@ -227,7 +227,7 @@ def choose_next(
     failure: Failure,
     policy: Policy,
     *,
-    failures: int,
+    failure_count: int,
     has_peer: bool,
     has_fallback: bool,
     may_retry: bool,
@@ -235,7 +235,7 @@ def choose_next(
 ) -> NextStep:
     """Returns the step after a failed attempt.
 
-    failures: the number of attempts of this request at the endpoint, all of which failed.
+    failure_count: the number of attempts of this request at the endpoint, all of which failed.
     has_peer: the next endpoint has the same rank.
     has_fallback: there is a next endpoint.
     may_retry: the retry budget allows a retry.
@@ -248,8 +248,8 @@ def choose_next(
     # If nothing was sent, another attempt is always safe.
     if not failure.was_sent and failure.repeatable and not has_fallback:
         limit = max(limit, 1)
-    if failures <= limit and may_retry:
-        wait_s = backoff_s(failures, chance, policy.retry_wait_s)
+    if failure_count <= limit and may_retry:
+        wait_s = backoff_s(failure_count, chance, policy.retry_wait_s)
         if failure.retry_after_s is not None:
             wait_s = max(wait_s, failure.retry_after_s)
         # After a longer wait, a fallback or the error serves the client better.
@@ -258,9 +258,9 @@ def choose_next(
     return NextStep(NextAttempt.FAIL_OVER if has_fallback else NextAttempt.STOP)
 
 
-def backoff_s(failures: int, chance: float, longest_s: float) -> float:
+def backoff_s(failure_count: int, chance: float, longest_s: float) -> float:
     """Returns a wait that doubles with each failure. Half of it is jitter, so that failed requests spread out."""
-    wait_s: float = min(_FIRST_BACKOFF_S * 2.0 ** (failures - 1), longest_s)
+    wait_s: float = min(_FIRST_BACKOFF_S * 2.0 ** (failure_count - 1), longest_s)
     return wait_s * (0.5 + 0.5 * chance)
 
 

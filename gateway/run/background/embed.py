@@ -357,7 +357,7 @@ class EmbeddingService:
             case _:
                 why = type(error).__name__
         health.record_failure(self._policy, self._clock(), self.embedder.name, retry_after_s)
-        if retry_after_s or health.failures == self._policy.breaker_failures:
+        if retry_after_s or health.failure_count == self._policy.breaker_failures:
             _log.warning("Memory is searched by words alone until the embedder answers again: %s", why)
 
     def _make_vector(self, data: bytes) -> Vector:

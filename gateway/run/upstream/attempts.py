@@ -27,7 +27,14 @@ from adapters.whole_reply import BufferedReply
 from gateway.core.turn.refusal import RefusedContent, is_filter_verdict, refused_content
 from gateway.core.turn.upstream_error import ERROR_BYTES
 from gateway.core.upstream.context_window import ContextWindows, key_of
-from gateway.core.upstream.policy import TRANSIENT, Failure, NextAttempt, NextStep, Target, choose_next
+from gateway.core.upstream.policy import (
+    TRANSIENT_STATUSES,
+    Failure,
+    NextAttempt,
+    NextStep,
+    Target,
+    choose_next,
+)
 from gateway.core.usage.estimate import estimate_prompt_tokens
 from gateway.errors import ContextExceeded, GatewayError, UpstreamError, UpstreamRefused, UpstreamTooLarge
 from gateway.metrics import Metrics
@@ -156,7 +163,7 @@ class Attempts:
     # The endpoint's name and the outcome of each attempt.
     _outcomes: list[tuple[str, str]] = field(default_factory=list, init=False)
     # How often the endpoint has failed in this round.
-    _failures: int = field(default=0, init=False)
+    _failure_count: int = field(default=0, init=False)
     # An endpoint has answered; further rounds of the turn go to it.
     _is_settled: bool = field(default=False, init=False)
     # The cuts of the prompt for the present endpoint.
@@ -196,7 +203,7 @@ class Attempts:
         """
         self._note_complete()  # the reply of the round before
         self.call = self._receipt.begin_call()
-        self._failures = 0
+        self._failure_count = 0
         source = _RequestSource(make, mender)
         return await self._send_until_answered(await self._first_request(make), source)
 
@@ -260,7 +267,7 @@ class Attempts:
         self, failed: _FailedAttempt, request: ModelRequest, make: RequestMaker
     ) -> ModelRequest | None:
         """Waits for the attempt after a failed one, and returns its request; None: there is no further attempt."""
-        self._failures += 1
+        self._failure_count += 1
         try:
             prepared = await self._prepare_attempt(failed.failure, request, make)
         except BaseException:
@@ -305,7 +312,7 @@ class Attempts:
             endpoint.health.in_flight += 1
         self.endpoint = endpoint
         self.target = target
-        self._failures = 0
+        self._failure_count = 0
         self._cuts = PromptCuts(self._services.context_windows, self._receipt)
 
     async def _attempt(
@@ -319,7 +326,7 @@ class Attempts:
             try:
                 begun = await self._send_attempt(request)
                 reply = begun.reply
-                if reply.status in TRANSIENT:
+                if reply.status in TRANSIENT_STATUSES:
                     retry_after_s = read_retry_after(reply.headers, self._services.wall_clock())
                     failure = Failure(str(reply.status), retry_after_s=retry_after_s)
                     return self._blame(_FailedAttempt(failure, reply))
@@ -472,7 +479,7 @@ class Attempts:
         step = choose_next(
             failure,
             self.endpoint.policy,
-            failures=self._failures,
+            failure_count=self._failure_count,
             has_peer=any(target.rank == self.target.rank for _, target in candidates[:1]),
             has_fallback=bool(candidates),
             may_retry=health.may_retry,

@@ -15,7 +15,7 @@ from adapters.wrapped_stream import WrappedStream
 from gateway.core.turn.chunks import as_deltas
 from gateway.core.turn.round import DONE_EVENT
 from gateway.core.turn.upstream_error import first_event_as_error, openai_error_of_reply
-from gateway.core.upstream.policy import TRANSIENT, Failure
+from gateway.core.upstream.policy import TRANSIENT_STATUSES, Failure
 from gateway.run.upstream.provider_errors import failure_of
 
 
@@ -66,7 +66,11 @@ def _failure_in(events: list[Event]) -> Failure | None:
     """Returns the failure that the first event with data reports; None: it reports none for which a retry may help."""
     first = next((event for event in events if event.data is not None), None)
     revealed = None if first is None else first_event_as_error(first)
-    return None if revealed is None or revealed.status not in TRANSIENT else Failure(str(revealed.status))
+    return (
+        None
+        if revealed is None or revealed.status not in TRANSIENT_STATUSES
+        else Failure(str(revealed.status))
+    )
 
 
 async def _events_of(reply: ModelReply) -> AsyncIterator[list[Event]]:

@@ -72,7 +72,7 @@ def test_what_follows_a_failed_attempt(
     next_step = choose_next(
         failure,
         Policy(retries=retries),
-        failures=failures,
+        failure_count=failures,
         has_peer=peer,
         has_fallback=fallback,
         may_retry=budget,

@@ -317,7 +317,7 @@ def test_streams_that_are_remembered_have_one_quota_over_all(
         assert b"all replies under way are larger than" in second[-300:]
         assert b"[DONE]" not in second
         (endpoint,) = world.gateway.app.services.chat.failover.endpoints["up"]
-        assert endpoint.health.breaks == 0  # it is no fault of the upstream's
+        assert endpoint.health.break_count == 0  # it is no fault of the upstream's
         assert world.gateway.post({**HELLO, "user": "bob"}).body.endswith(b"data: [DONE]\n\n")
         held.open()
         assert first.result().body.endswith(b"data: [DONE]\n\n")

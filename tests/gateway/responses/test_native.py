@@ -628,7 +628,7 @@ def test_a_response_that_fails_by_its_provider_counts_as_a_break_of_its_endpoint
     assert (told.status, told.error.message) == ("failed", "No more.")
     world.settle()
     (endpoint,) = world.gateway.app.services.chat.failover.endpoints["up"]
-    assert endpoint.health.breaks == breaks
+    assert endpoint.health.break_count == breaks
 
 
 def test_a_stream_that_is_too_long_to_be_remembered_passes(

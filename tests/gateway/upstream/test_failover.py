@@ -62,7 +62,7 @@ def test_the_fallback_answers(two: Open, subtests: pytest.Subtests, stream: bool
     with two() as it:
         for number, (fault, kind) in enumerate(FAULTS):
             it.now += 1000.0  # the first one is asked again
-            it.endpoint("first").health.failures = 0
+            it.endpoint("first").health.failure_count = 0
             with subtests.test(f"{number} {kind}"):
                 errors = f'mnemogate_upstream_errors_total{{kind="{kind}",upstream="first"}}'
                 before = it.counted(errors)

@@ -59,7 +59,7 @@ def test_an_error_in_a_streams_first_event_is_tried_elsewhere(
         assert text == "From the second."
         assert headers["x-mnemogate-tries"] == "first:529;second:200"
         it.settle()
-        assert it.endpoint("first").health.failures == 1
+        assert it.endpoint("first").health.failure_count == 1
 
 
 @both
@@ -90,7 +90,7 @@ def test_a_stream_of_which_nothing_comes_but_its_end_is_tried_elsewhere(two: Ope
             it.first.queue(raw(body))
             text, headers = it.ask(True, memory, text=f"Number {n}?")
             assert (text, headers["x-mnemogate-tries"]) == ("Ok.", f"first:{kind};second:200"), body
-            it.endpoint("first").health.failures = 0
+            it.endpoint("first").health.failure_count = 0
 
 
 @both
@@ -135,8 +135,8 @@ def test_a_fault_long_after_comments_is_tried_elsewhere(
             assert (got.count(b'"role"'), got.count(b"data: [DONE]"), b"error" in got) == (1, 1, False), fault
             assert b" second." in got
             it.settle()
-            assert it.endpoint("first").health.failures == 1
-            it.endpoint("first").health.failures = 0
+            assert it.endpoint("first").health.failure_count == 1
+            it.endpoint("first").health.failure_count = 0
             assert it.second.last.json["messages"][-1]["content"].endswith(question)
             logged, *_ = it.world.gateway.app.services.requests.ended()
             # The head, which had left, names the first.
@@ -290,7 +290,7 @@ def test_a_whole_success_that_is_an_error_is_tried_elsewhere(two: Open, stream: 
             text, headers = it.ask(stream, memory, text=f"What is {status}?")
             assert (text, headers["x-mnemogate-tries"]) == ("From the second.", f"first:{status};second:200")
         it.settle()
-        assert it.endpoint("first").health.failures == 3
+        assert it.endpoint("first").health.failure_count == 3
 
 
 @only_openai
@@ -365,7 +365,7 @@ def test_a_stream_that_stalls_ends_with_an_error_event(two: Open, memory: bool) 
         assert it.second.seen == []
         it.settle()
         assert it.counted('mnemogate_upstream_errors_total{kind="timeout",upstream="first"}') == 1
-        assert it.endpoint("first").health.breaks == 1
+        assert it.endpoint("first").health.break_count == 1
 
 
 @pytest.fixture
@@ -430,7 +430,7 @@ def test_an_error_within_a_stream_counts_as_a_break_of_its_endpoint(
         with pytest.raises(openai.APIError, match="No more"):
             it.ask(True, memory)
         it.settle()
-        assert it.endpoint("first").health.breaks == breaks
+        assert it.endpoint("first").health.break_count == breaks
         assert it.counted('mnemogate_upstream_errors_total{kind="broke",upstream="first"}') == 1
 
 
@@ -444,7 +444,7 @@ def test_an_error_without_that_name_within_a_stream_is_one(two: Open) -> None:
             with pytest.raises(openai.APIError, match=r"rate limit|Gone"):
                 it.ask(True, memory=True, text=f"What is {status}?")
         it.settle()
-        assert it.endpoint("first").health.breaks == 1, "a limit is the caller's"
+        assert it.endpoint("first").health.break_count == 1, "a limit is the caller's"
 
 
 @only_openai
@@ -495,7 +495,7 @@ def test_a_stream_that_is_cut_after_its_done_is_whole(two: Open, memory: bool, d
         )
         assert reply.body == said + done
         it.settle()
-        assert it.endpoint("first").health.breaks == 0
+        assert it.endpoint("first").health.break_count == 0
 
 
 @both
