@@ -29,9 +29,9 @@ LABEL = "always"
 # The most tokens (estimated) that the block has in the memory section, since each conversation pays for them. Chosen,
 # not measured.
 MAX_TOKENS = 120
-# The fewest tokens of the line of a fact.
-_MIN_TOKENS = 4
-# The tokens of the line of a month.
+# The fewest tokens of the line of a fact: with fewer left, no further fact is tried.
+_MIN_LINE_TOKENS = 4
+# The tokens that the line of a month counts for. Not measured.
 _MONTH_TOKENS = 5
 _DESCRIPTION = "What the user has stated as always true. The newest stand last. Heed them where they matter."
 _TABLE_FILE = Path(__file__).parents[2] / "data/standing_words.txt"
@@ -107,12 +107,7 @@ def find_replaced(text: str, known: Iterable[Fact]) -> list[int]:
 
 def is_standing(sentence: str) -> bool:
     """Returns whether a sentence states something that always holds for its speaker."""
-    return len(sentence) <= MAX_CHARS and any(pattern.search(sentence) for pattern in _table().patterns)
-
-
-def _begins_standing(clause: str) -> bool:
-    """Returns whether a clause begins by saying that something always holds."""
-    return any(pattern.match(clause) for pattern in _table().patterns)
+    return len(sentence) <= MAX_CHARS and any(pattern.search(sentence) for pattern in _read_table().patterns)
 
 
 class StandingBlock(NamedTuple):
@@ -131,7 +126,7 @@ class _FactLine(NamedTuple):
     line: str
 
 
-def standing_block(
+def make_standing_block(
     facts: Sequence[StandingFact], blocks: Iterable[Block], shown_seqs: Collection[int] | None
 ) -> StandingBlock:
     """Makes the block of standing facts.
@@ -143,7 +138,7 @@ def standing_block(
     """
     shown = [fact for fact in facts if fact.seq in (shown_seqs or ())]
     if shown_seqs is not None and len(shown) == len(shown_seqs):
-        chosen = [_FactLine(fact, _line_of(fact)) for fact in shown]
+        chosen = [_FactLine(fact, _make_line(fact)) for fact in shown]
     else:
         chosen = _choose_fitting([*shown, *(fact for fact in facts if fact not in shown)])
     if not chosen or any(block.label == LABEL for block in blocks):
@@ -151,8 +146,8 @@ def standing_block(
     chosen.sort(key=lambda each: each.fact.seq, reverse=True)
     lines_by_month: dict[str, list[str]] = {}
     for fact, line in reversed(chosen):
-        lines_by_month.setdefault(_month_of(fact), []).append(f"- {line}")
-    lines = [line for month, of_month in lines_by_month.items() for line in (f"[{month}]", *of_month)]
+        lines_by_month.setdefault(_read_month(fact), []).append(f"- {line}")
+    lines = [line for month, month_lines in lines_by_month.items() for line in (f"[{month}]", *month_lines)]
     block = Block(
         id=0, label=LABEL, description=_DESCRIPTION, value="\n".join(lines), limit=0, read_only=True
     )
@@ -164,31 +159,31 @@ def have_room(facts: Sequence[StandingFact]) -> bool:
     return len(_choose_fitting(facts)) == len(facts)
 
 
+def normalized_statement(text: str) -> str:
+    """Returns the bare statement of a fact or of a message, which is equal for two that state the same."""
+    return _without_prefix(text).strip(" .")
+
+
 def _choose_fitting(facts: Sequence[StandingFact]) -> list[_FactLine]:
     """Returns the facts that fit into the block: first those that a person asked for, then the first of the others."""
     chosen: list[_FactLine] = []
     months: set[str] = set()
     tokens_left = MAX_TOKENS
     for fact in sorted(facts, key=lambda fact: not fact.is_asked):
-        if tokens_left < _MIN_TOKENS:
+        if tokens_left < _MIN_LINE_TOKENS:
             break
-        line = _line_of(fact)
-        month = _month_of(fact)
+        line = _make_line(fact)
+        month = _read_month(fact)
         # A month has a line of its own.
-        cost = estimate_tokens(f"- {line}\n") + (0 if month in months else _MONTH_TOKENS)
-        if cost <= tokens_left:
+        tokens = estimate_tokens(f"- {line}\n") + (0 if month in months else _MONTH_TOKENS)
+        if tokens <= tokens_left:
             chosen.append(_FactLine(fact, line))
             months.add(month)
-            tokens_left -= cost
+            tokens_left -= tokens
     return chosen
 
 
-def normalized_statement(text: str) -> str:
-    """Returns the bare statement of a fact or of a message, which is equal for two that state the same."""
-    return _without_prefix(text).strip(" .")
-
-
-def _line_of(fact: StandingFact) -> str:
+def _make_line(fact: StandingFact) -> str:
     """Returns the line of a fact.
 
     Of a sentence of a message this is the first clause if the clause alone states the fact, else the sentence.
@@ -199,7 +194,7 @@ def _line_of(fact: StandingFact) -> str:
     return escape_tags((clause if is_enough else text)[:MAX_CHARS].rstrip(" ."))
 
 
-def _month_of(fact: StandingFact) -> str:
+def _read_month(fact: StandingFact) -> str:
     return day_text(fact.at)[:_MONTH_CHARS]
 
 
@@ -235,10 +230,15 @@ def _stated_before_question(sentence: str) -> str:
     question or a topic: then it states nothing. Nor does it if the rest has no words of its own: "I like fish, do I?"
     """
     first_clause, *rest = _CLAUSE.split(sentence, maxsplit=1)
-    if not rest or not distinctive_words(rest[0]) or _table().conditions.search(first_clause):
+    if not rest or not distinctive_words(rest[0]) or _read_table().conditions.search(first_clause):
         return ""
     states_fact = is_standing if _VERB_LAST_SCRIPT.search(first_clause) else _begins_standing
     return first_clause if states_fact(first_clause) else ""
+
+
+def _begins_standing(clause: str) -> bool:
+    """Returns whether a clause begins by saying that something always holds."""
+    return any(pattern.match(clause) for pattern in _read_table().patterns)
 
 
 class _Statement(NamedTuple):
@@ -251,7 +251,7 @@ class _Statement(NamedTuple):
 
     @classmethod
     def of(cls, sentence: str) -> _Statement:
-        table = _table()
+        table = _read_table()
         is_single_valued = table.single_valued.search(sentence) is not None
         return cls(distinctive_words(sentence) - table.adverbs, is_single_valued)
 
@@ -290,8 +290,8 @@ class _Table(NamedTuple):
 
 
 @cache
-def _table() -> _Table:
-    """Reads the table of words."""
+def _read_table() -> _Table:
+    """Returns the table of words, which is read once."""
     texts_by_key: dict[str, list[str]] = {}
     for line in _TABLE_FILE.read_text("utf-8").splitlines():
         if not line.startswith("#"):

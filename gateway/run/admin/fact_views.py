@@ -8,7 +8,7 @@ from typing import cast
 
 from msgspec import UNSET, Struct
 
-from gateway.core.memory.standing import standing_block
+from gateway.core.memory.standing import make_standing_block
 from gateway.errors import UnknownId
 from gateway.run.admin.list_page import PAGE_LIMIT, ListPage, next_cursor, read_cursor
 from gateway.run.admin.memory_by_uid import get_memory
@@ -144,7 +144,7 @@ class FactViews(Struct, frozen=True):
         candidates = [
             StandingFact(fact.seq, fact.text, fact.valid_from, fact.origin in ASKED_ORIGINS) for fact in facts
         ]
-        shown_seqs = standing_block(candidates, blocks, None).shown_seqs
+        shown_seqs = make_standing_block(candidates, blocks, None).shown_seqs
         return await self.make_records(memory, [fact for fact in facts if fact.seq in shown_seqs])
 
     async def make_records(

@@ -15,7 +15,7 @@ from gateway.core.conversation.match_query import MemoryUse
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.wire_message import RESULT_ROLES, result_flags, text_of
-from gateway.core.memory.standing import StandingBlock, standing_block
+from gateway.core.memory.standing import StandingBlock, make_standing_block
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.compose import compose, known_note
 from gateway.core.prompt.composition import Composition
@@ -235,7 +235,7 @@ class Composer(Struct, frozen=True):
         if not context.snapshot.standing or self.recaller.note_budget(context) <= 0:
             return StandingBlock()
         already_shown = None if chooses_facts else _shown_standing(context)
-        return standing_block(context.snapshot.standing, context.blocks, already_shown)
+        return make_standing_block(context.snapshot.standing, context.blocks, already_shown)
 
     def _make_eviction(self, context: MemoryContext, composition: Composition) -> Eviction:
         """Returns what may leave the window, and what has left it. The summaries are added by `_with_summaries`."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from gateway.core.memory.standing import standing_block
+from gateway.core.memory.standing import make_standing_block
 from gateway.core.prompt import note_choice, note_query, note_text
 from gateway.core.tags import mark_of
 from gateway.run.memory.find_messages import (
@@ -67,7 +67,7 @@ class TrialRunner(Struct, frozen=True):
         shown_seqs = tuple[int, ...]()
         if snapshot is not None:
             facts = await nearest_facts(self.store, agent, snapshot, vectors, query, _DEADLINE_MS)
-            shown_seqs = standing_block(facts, snapshot.blocks, None).shown_seqs
+            shown_seqs = make_standing_block(facts, snapshot.blocks, None).shown_seqs
         searcher = _TrialSearch(self.store, self.recall_tokens, agent, trace, vectors, len(shown_seqs))
         found = await find_messages(text, query, searcher)
         # A search of a large memory takes tens of milliseconds of the event loop: turns get theirs before the rest.
