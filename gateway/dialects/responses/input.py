@@ -9,20 +9,19 @@ them, as where a user has typed something while a tool was running.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import chain
 from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.types import Json
-from gateway.core.conversation.provider_fields import THOUGHT_FIELDS
-from gateway.core.conversation.wire_message import media_in, separator
+from gateway.core.conversation.wire_message import media_in
 from gateway.core.prompt.result_order import results_after_calls
 from gateway.core.request.chat_request import Reference
 from gateway.dialects.fields import ItemPath, missing_field, read_optional, read_required_text, wrong_type
 from gateway.dialects.responses.call_items import read_call, read_result
 from gateway.dialects.responses.input_parts import PART_KINDS, WORD_KINDS
+from gateway.dialects.responses.input_reply import InputReply
 from gateway.dialects.responses.left_out import LeftOutFields
 from gateway.dialects.responses.response_ids import parse_input_index, parse_turn_name
 from gateway.dialects.responses.sealed import is_sealed, unseal
@@ -96,99 +95,6 @@ def read_items(
     return builder.end()
 
 
-def _type_of_untyped(item: Json) -> str | None:
-    """Returns the type of an item without `type`, which messages and references may lack; None: it is neither."""
-    if "role" in item:
-        return "message"
-    return "item_reference" if "id" in item else None
-
-
-class _Reply:
-    """A reply made of several successive items."""
-
-    def __init__(self) -> None:
-        self._ends_with_text = False  # the last item is text
-        self._texts: list[str] = []
-        self._parts: list[Json] = []  # the parts of the content that are no texts
-        self._refusals: list[str] = []
-        self._calls: list[Json] = []
-        # The values of the fields with thoughts, by the fields.
-        self._thought_values: dict[str, list[Any]] = {}
-        # The model that made the thoughts; "": it is not known; None: there are no thoughts.
-        self.model: str | None = None
-        # For each thought that is only named: its id, and the path to it.
-        self.thought_ids: list[tuple[str, str]] = []
-
-    @property
-    def is_over(self) -> bool:
-        """True if a text after the items so far begins the next reply. (Only results come after calls.)"""
-        return self._ends_with_text and not self._calls
-
-    def add_content(self, content: str | list[Json]) -> None:
-        text = content if isinstance(content, str) else self._take_parts(content)
-        if self._texts:  # texts are joined as those of two rounds are in a stored reply
-            self._texts.append(separator(self._texts[-1], text))
-        self._texts.append(text)
-        self._ends_with_text = True
-
-    def _take_parts(self, parts: list[Json]) -> str:
-        """Adds the parts of a content that are no text. Returns the joined text parts."""
-        texts: list[str] = []
-        for part in parts:
-            # A lenient reading lets a part without a type pass: the upstream gets the item itself, and judges it.
-            part_type = part.get("type")
-            if part_type == "text":
-                texts.append(part["text"])
-            elif part_type == "refusal":
-                self._refusals.append(part["refusal"])
-            else:
-                self._parts.append(part)
-        return "".join(texts)
-
-    def add_call(self, call: Json) -> None:
-        self._calls.append(call)
-
-    def add_thoughts(self, thoughts: Json) -> None:
-        self._ends_with_text = False
-        model = str(thoughts.get("model") or "") if thoughts else self.model
-        if model != self.model:
-            self._thought_values.clear()  # a model reads only its own thoughts
-            self.model = model
-        for key in THOUGHT_FIELDS:
-            if thoughts.get(key) is not None:
-                self._thought_values.setdefault(key, []).append(thoughts[key])
-
-    def build_message(self) -> Json | None:
-        """Returns the message; None: the reply has nothing but thoughts."""
-        if not (self._texts or self._calls):
-            return None
-        text = "".join(self._texts)
-        content: str | list[Json] = text
-        if self._parts:
-            content = [*self._parts]
-            if text:
-                content.insert(0, {"type": "text", "text": text})
-        message: Json = {"role": "assistant", "content": content}
-        if self._refusals:
-            message["refusal"] = "".join(self._refusals)
-        if not content and (self._calls or self._refusals):
-            message["content"] = None
-        for key, values in self._thought_values.items():
-            message[key] = _join_values(values)
-        if self._calls:
-            message["tool_calls"] = self._calls
-        return message
-
-
-def _join_values(values: list[Any]) -> Any:
-    """Returns the values of a field as one value: texts and lists are joined, else the last value counts."""
-    if all(isinstance(value, str) for value in values):
-        return "".join(values)
-    if all(isinstance(value, list) for value in values):
-        return [*chain.from_iterable(values)]
-    return values[-1]
-
-
 class _MessageBuilder:
     """Builds messages of items. Successive items may be one reply, which stays open until another message begins."""
 
@@ -213,15 +119,8 @@ class _MessageBuilder:
             models={},
             left_out=self._left_out,
         )
-        self._open_reply: _Reply | None = None
+        self._open_reply: InputReply | None = None
         self._media: list[Json] = []  # of the newest results; a user's message after the results has them
-
-    @property
-    def _current_reply(self) -> _Reply:
-        """The open reply; without one, a new reply is opened."""
-        if self._open_reply is None:
-            self._open_reply = _Reply()
-        return self._open_reply
 
     def end(self) -> InputMessages:
         """Returns the messages of all items that were added."""
@@ -229,21 +128,7 @@ class _MessageBuilder:
         self._append_media()
         # What is read leniently goes upstream as items, in their order.
         order = None if self._is_lenient else results_after_calls(self._input.messages)
-        return self._input if order is None else self._reordered(order)
-
-    def _reordered(self, order: Sequence[int]) -> InputMessages:
-        """Returns the messages in another order. order: their indices."""
-        unordered = self._input
-        new_indices = {old: new for new, old in enumerate(order)}
-        return replace(
-            unordered,
-            messages=[unordered.messages[i] for i in order],
-            item_indices=[unordered.item_indices[i] for i in order],
-            references=[
-                replace(each, index=new_indices.get(each.index, each.index)) for each in unordered.references
-            ],
-            models={new_indices[i]: model for i, model in unordered.models.items()},
-        )
+        return self._input if order is None else self._reorder(order)
 
     def add_item(self, item: Any, index: int, index_in_field: int) -> None:
         """Adds an item to the messages. index_in_field: its index in the request's field. Raises: BadRequest."""
@@ -254,7 +139,7 @@ class _MessageBuilder:
         where.index = index_in_field
         if not isinstance(item, dict):
             raise wrong_type(f"{where}", "an object", item)
-        item_type = item.get("type") or _type_of_untyped(item)
+        item_type = item.get("type") or _find_type(item)
         reading = _ITEM_READINGS.get(item_type) if isinstance(item_type, str) else None
         if reading is not None:
             try:
@@ -269,17 +154,6 @@ class _MessageBuilder:
             if item_type is None:
                 raise missing_field(f"{where}.type")
             raise unsupported_value(f"{where}.type", item_type)
-
-    def _add_plain(self, item: Json) -> bool:
-        """Adds an item that is a user's or an assistant's text, as most are. Returns False for any other item."""
-        role, content = item.get("role"), item.get("content")
-        if content.__class__ is not str or (role != "user" and role != "assistant"):
-            return False
-        if role == "user":
-            self._append_after_reply({"role": role, "content": content})
-        else:
-            self._add_reply_content(content)
-        return True
 
     def add_message(self, item: Json) -> None:
         role, content = item.get("role"), item.get("content")
@@ -345,6 +219,24 @@ class _MessageBuilder:
         references.append(Reference(index, id, turn, f"{self._where}.id", input_index=input_index))
         self._append({"role": "assistant", "content": ""})
 
+    @property
+    def _current_reply(self) -> InputReply:
+        """The open reply; without one, a new reply is opened."""
+        if self._open_reply is None:
+            self._open_reply = InputReply()
+        return self._open_reply
+
+    def _add_plain(self, item: Json) -> bool:
+        """Adds an item that is a user's or an assistant's text, as most are. Returns False for any other item."""
+        role, content = item.get("role"), item.get("content")
+        if content.__class__ is not str or (role != "user" and role != "assistant"):
+            return False
+        if role == "user":
+            self._append_after_reply({"role": role, "content": content})
+        else:
+            self._add_reply_content(content)
+        return True
+
     def _read_content(self, content: Any, key: str) -> str | list[Json]:
         """Returns a content as chat completions have it. key: the name of its field after a dot. Raises: BadRequest."""
         if isinstance(content, str):
@@ -392,6 +284,20 @@ class _MessageBuilder:
         for id, param in reply.thought_ids:
             self._input.references.append(Reference(index, id, parse_turn_name(id), param, "thoughts"))
 
+    def _reorder(self, order: Sequence[int]) -> InputMessages:
+        """Returns the messages in another order. order: their indices."""
+        unordered = self._input
+        new_indices = {old: new for new, old in enumerate(order)}
+        return replace(
+            unordered,
+            messages=[unordered.messages[i] for i in order],
+            item_indices=[unordered.item_indices[i] for i in order],
+            references=[
+                replace(each, index=new_indices.get(each.index, each.index)) for each in unordered.references
+            ],
+            models={new_indices[i]: model for i, model in unordered.models.items()},
+        )
+
     def _append_media(self) -> None:
         if self._media:
             media, self._media = self._media, []
@@ -403,6 +309,13 @@ class _MessageBuilder:
             self._append_media()
         self._input.messages.append(message)
         self._input.item_indices.append(-1 if message["role"] == "assistant" else self._item_index)
+
+
+def _find_type(item: Json) -> str | None:
+    """Returns the type of an item without `type`, which messages and references may lack; None: it is neither."""
+    if "role" in item:
+        return "message"
+    return "item_reference" if "id" in item else None
 
 
 def _wrong_role(param: str, role: Any) -> BadRequest:
