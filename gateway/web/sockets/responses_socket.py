@@ -42,7 +42,7 @@ from storage.errors import StoreError
 RESPONSES_PATH: Final = "/v1/responses"
 # LiveKit connects to its base URL, without the rest of the path.
 _SOCKET_PATHS: Final = frozenset((RESPONSES_PATH, f"{RESPONSES_PATH}/", "/v1", "/v1/"))
-# Responses of one connection that are under way or wait; clients seen so far ask for one or two at a time.
+# The most responses of one connection that are under way or wait. Clients seen so far ask for one or two at a time.
 _MAX_UNDER_WAY: Final = 32
 # Close codes (RFC 6455 7.4, and its registry at IANA).
 _POLICY_VIOLATION: Final = 1008
@@ -172,6 +172,22 @@ class _Session:
             for queue in self._queues.values():
                 queue[0].connection.leave()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def send_failure(self, request: CreateEvent, event: bytes) -> None:
+        """Sends the error that a response ends with, and drops the unstored response that it continued."""
+        self.unstored.drop(request.previous_id)
+        await self.send_event(event, request.stream_id)
+
+    async def send_event(self, event: bytes, stream_id: str | None = None) -> None:
+        """Sends an event, unless the client has gone."""
+        if not self._is_closed:
+            with suppress(OSError):  # the client is closing the connection; `run` receives that next
+                await self._send(
+                    {
+                        "type": "websocket.send",
+                        "text": server_events.with_stream_id(event, stream_id).decode(errors="replace"),
+                    }
+                )
 
     async def _abort_responses(self) -> None:
         """Ends the session at once, when the server's `shutdown_s` is over. Each response under way gets an error."""
@@ -351,22 +367,6 @@ class _Session:
         )
         self.unstored.cache(pending, server_events.response_in(end_event))
         await self.send_event(end_event, request.stream_id)
-
-    async def send_failure(self, request: CreateEvent, event: bytes) -> None:
-        """Sends the error that a response ends with, and drops the unstored response that it continued."""
-        self.unstored.drop(request.previous_id)
-        await self.send_event(event, request.stream_id)
-
-    async def send_event(self, event: bytes, stream_id: str | None = None) -> None:
-        """Sends an event, unless the client has gone."""
-        if not self._is_closed:
-            with suppress(OSError):  # the client is closing the connection; `run` receives that next
-                await self._send(
-                    {
-                        "type": "websocket.send",
-                        "text": server_events.with_stream_id(event, stream_id).decode(errors="replace"),
-                    }
-                )
 
 
 class _EventSender:
