@@ -54,7 +54,7 @@ class LocalEmbedder:
 
     def __init__(self) -> None:
         """Finds the files. Raises: EmbedderMissing: they are missing."""
-        self._files = _find_files()
+        self._files = _get_files()
         self._pool = ThreadPoolExecutor(_THREADS, "mnemogate-embedder")
         self._table: NDArray[np.float16] | None = None
         self._tokenizer: Any = None
@@ -97,7 +97,7 @@ class LocalEmbedder:
         return self._tokenizer, self._table
 
 
-def _find_files() -> _Files:
+def _get_files() -> _Files:
     """Returns the data files. Raises: EmbedderMissing."""
     spec = find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations or find_spec("tokenizers") is None:

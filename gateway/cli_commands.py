@@ -136,7 +136,7 @@ class Commands:
             from gateway.provider_factory import make_embedder, make_providers
             from gateway.run.background.background_model import background_route
             from gateway.run.upstream.route import check_models
-            from gateway.serve import check_exposure, check_mcp, load_otlp_settings
+            from gateway.serve import check_exposure, check_mcp, read_otlp_settings
             from gateway.settings.mistakes import Mistakes
             from gateway.web.server import resolve_address
 
@@ -160,7 +160,7 @@ class Commands:
             database = check_database(settings)
             check_exposure(settings, has_keys=database.is_keyed or settings.server.key is not None)
         with mistakes.collecting():
-            load_otlp_settings(os.environ)
+            read_otlp_settings(os.environ)
         mistakes.raise_if_any()
         for sentence in (*database.notes, *database.warnings):
             print_error(sentence)

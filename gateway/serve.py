@@ -58,7 +58,7 @@ def serve(settings: Settings, limits: Limits | None = None, *, performs_jobs: bo
         _require_shared_database(settings, "--no-work")
     _allow_connections()
     return event_loop.run(
-        _serve(settings, limits, load_otlp_settings(os.environ), performs_jobs=performs_jobs)
+        _serve(settings, limits, read_otlp_settings(os.environ), performs_jobs=performs_jobs)
     )
 
 
@@ -71,7 +71,7 @@ def work(settings: Settings, limits: Limits | None = None, *, listens: bool = Fa
     """
     configure_logging()
     _require_shared_database(settings, "a worker of its own")
-    return event_loop.run(_work(settings, limits, load_otlp_settings(os.environ), listens=listens))
+    return event_loop.run(_work(settings, limits, read_otlp_settings(os.environ), listens=listens))
 
 
 async def migrate(settings: Settings) -> None:
@@ -102,7 +102,7 @@ async def perform_without_server(settings: Settings, operation: str, arguments: 
         return answer
 
 
-def load_otlp_settings(environ: Mapping[str, str]) -> OtlpSettings | None:
+def read_otlp_settings(environ: Mapping[str, str]) -> OtlpSettings | None:
     """Returns how traces are exported; None: they are not. Raises: SettingsError, also where the package is missing."""
     otlp = read_otlp(environ)
     if otlp is not None:

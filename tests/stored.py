@@ -200,7 +200,7 @@ class Speaker:
         path = (
             listing.hasher.hash_path(listing.flat(listing.answered_count)) if listing.answered_count else None
         )
-        snapshot = await turns.load_snapshot(agent, key, path) if agent.id else MemorySnapshot()
+        snapshot = await turns.find_snapshot(agent, key, path) if agent.id else MemorySnapshot()
         assert snapshot is not None
         known = snapshot.conversation.id if key is not None and snapshot.conversation else None
         query = Query(listing, key is not None, mode, self.now(), IDLE_S, conversation_row=known)

@@ -76,7 +76,7 @@ _VERSION: Final = re.compile(r"claude-(?:[a-z]+-)?\d{1,2}(?!\d)(?:-[1-9]\d?(?!\d
 
 
 @lru_cache(maxsize=256)
-def find_traits(name: str) -> ModelTraits:
+def get_traits(name: str) -> ModelTraits:
     """Returns the traits of a model. name: the model's name at any provider."""
     # `match` with a greedy pattern: `search` would take the square of the length of a name without the prefix.
     if prefix := _PREFIX.match(name):
@@ -89,12 +89,12 @@ def find_traits(name: str) -> ModelTraits:
 
 def thinks_when_asked(name: str) -> bool:
     """Returns whether a model thinks only when a request gives it tokens for that."""
-    return find_traits(name).thinks_when_asked
+    return get_traits(name).thinks_when_asked
 
 
 def takes_thinking(name: str, thinking_type: object) -> bool:
     """Returns whether a model takes `thinking` of a type; True for a model that is not known here."""
-    traits = find_traits(name)
+    traits = get_traits(name)
     if traits is _UNKNOWN:
         return True
     if thinking_type in ("enabled", "adaptive"):
@@ -104,9 +104,9 @@ def takes_thinking(name: str, thinking_type: object) -> bool:
 
 def binds_thoughts(name: str) -> bool:
     """Returns whether a model takes thoughts back only at their original position."""
-    return find_traits(name).binds_thoughts
+    return get_traits(name).binds_thoughts
 
 
 def can_force(name: str) -> bool:
     """Returns whether a model can be forced to call a tool."""
-    return find_traits(name).can_force
+    return get_traits(name).can_force

@@ -15,7 +15,7 @@ from typing import Any, Final
 from adapters.claude.cache_marks import place_marks
 from adapters.claude.error_form import Untranslatable
 from adapters.claude.history import arrange_turns
-from adapters.claude.model_traits import ModelTraits, find_traits
+from adapters.claude.model_traits import ModelTraits, get_traits
 from adapters.claude.thinking import drop_refused_thinking, drop_unbound_thoughts, set_effort
 from adapters.claude.tool_schemas import translate_answer_schema, translate_tool_choice, translate_tools
 from adapters.types import Json
@@ -66,7 +66,7 @@ def translate_request(
         if (value := body.get(key)) is not None and value != default:
             raise Untranslatable(f"`{key}` is not supported by this model's provider (Anthropic).", key)
     model = body.get("model")
-    traits = find_traits(model if isinstance(model, str) else "")
+    traits = get_traits(model if isinstance(model, str) else "")
     arranged = arrange_turns(body.get("messages") or (), takes_late_system=traits.takes_late_system)
     claude_request: Json = {
         "model": model,

@@ -48,7 +48,7 @@ class TreeMemory:
         context, block_edits, keeper = self.context, self.block_edits, self.keeper
         try:
             snapshot = (
-                await keeper.store.turns.load_snapshot(context.agent, key=None, path_hash=None)
+                await keeper.store.turns.find_snapshot(context.agent, key=None, path_hash=None)
                 if context.agent.is_stored
                 else None
             )

@@ -56,7 +56,7 @@ SQL = load("exchanges.sql")
 # -- reading
 
 
-async def load_snapshot(
+async def find_snapshot(
     connection: Connection, agent: Agent, key: str | None, path_hash: bytes | None
 ) -> MemorySnapshot | None:
     """Returns what a request needs of its memory, read by one statement; None if the agent is not stored any more.

@@ -144,7 +144,7 @@ class MemoryLoader:
         cache(result)
         return result
 
-    async def load_with_buckets(
+    async def find_searchable(
         self,
         agent: Agent,
         query: str,

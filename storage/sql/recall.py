@@ -37,7 +37,7 @@ from storage.sql.memory_cache import CachedMemory, MemoryCache
 from storage.sql.memory_loader import MemoryLoader, read_messages
 from storage.sql.passages import load_passages, load_passages_and_facts
 from storage.sql.search_index import SearchIndex
-from storage.sql.vectors import find_near, load_joined
+from storage.sql.vectors import find_joined, find_near
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -111,7 +111,7 @@ class Recall(Group):
 
         Raises: TooSlow, Unavailable; Corrupt where something of this memory is damaged.
         """
-        loaded = await self._loader.load_with_buckets(
+        loaded = await self._loader.find_searchable(
             agent, query, numbers, skip, deadline_ms, only_strong=only_strong
         )
         if loaded is None:
@@ -221,7 +221,7 @@ class Recall(Group):
         numbers = await self._database.read(
             lambda connection: find_numbers_of(connection, agent), deadline_ms=deadline_ms
         )
-        loaded = await self._loader.load_with_buckets(agent, query, numbers, range(0), deadline_ms)
+        loaded = await self._loader.find_searchable(agent, query, numbers, range(0), deadline_ms)
         if loaded is None or numbers is None:
             return WordHits()
         memory, buckets = loaded
@@ -295,7 +295,7 @@ class Recall(Group):
                 return await self._database.read(find, deadline_ms=deadline_ms)
             except TooSlow:
                 return None
-        load = partial(load_joined, cache=cache, agent_row=agent.id, model=vector.model)
+        load = partial(find_joined, cache=cache, agent_row=agent.id, model=vector.model)
         try:
             async with asyncio.timeout(deadline_ms / 1000 * _VECTORS_PART):
                 await self._loader.read_once(("vectors", agent.id, vector.model), load)
@@ -371,7 +371,7 @@ class Recall(Group):
 
         Raises: TooSlow, Unavailable, Corrupt.
         """
-        loaded = await self._loader.load_with_buckets(agent, query, None, range(0), deadline_ms)
+        loaded = await self._loader.find_searchable(agent, query, None, range(0), deadline_ms)
         if loaded is None:
             return []
         memory, buckets = loaded

@@ -25,8 +25,8 @@ from storage.sql.memory_cache import MemoryCache, make_document
 from storage.sql.passages import load_passages_and_facts
 from storage.sql.terms import (
     add_segment,
+    find_terms,
     find_unsegmented,
-    get_terms,
     mend_terms,
     replace_terms,
     terms_between,
@@ -259,7 +259,7 @@ async def _merge_terms(connection: Connection, agent_row: int, blobs: Mapping[in
     """Merges blobs into the chunks of the index. Returns False if a chunk is damaged; the next steps make all again."""
     for chunk, data in blobs.items():
         try:
-            merged = blob.merge(await get_terms(connection, agent_row, chunk), data)
+            merged = blob.merge(await find_terms(connection, agent_row, chunk), data)
         except blob.CorruptIndex:
             await mend_terms(connection, agent_row)
             return False

@@ -35,7 +35,7 @@ async def terms_between(connection: Connection, agent_row: int, chunks: range) -
     return await connection.rows(SQL["terms_between"], (agent_row, chunks.start, chunks.stop))
 
 
-async def get_terms(connection: Connection, agent_row: int, chunk: int) -> bytes | None:
+async def find_terms(connection: Connection, agent_row: int, chunk: int) -> bytes | None:
     """Returns the blob of a chunk of an agent's search index; None if the index has no such chunk."""
     data: bytes | None = await connection.value(SQL["terms_get"], (agent_row, chunk))
     return data
@@ -122,7 +122,7 @@ async def find_covered(connection: Connection, agent_row: int, chunk: int) -> in
 async def forget_terms(connection: Connection, agent_row: int, seqs: Iterable[int]) -> None:
     """Takes these messages out of the index."""
     for chunk, chunk_seqs in blob.by_chunk(seqs).items():
-        data = await get_terms(connection, agent_row, chunk)
+        data = await find_terms(connection, agent_row, chunk)
         if data is not None:
             try:
                 remaining = blob.forget(data, chunk_seqs)

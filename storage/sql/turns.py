@@ -70,7 +70,7 @@ class Turns(Group):
         self._cache = cache
         self._memories = memories
 
-    async def load_snapshot(
+    async def find_snapshot(
         self, agent: Agent, key: str | None, path_hash: bytes | None
     ) -> MemorySnapshot | None:
         """Returns what a request needs of its memory, from the cache or the database.
@@ -98,7 +98,7 @@ class Turns(Group):
             snapshot = self._cache.find(agent.id, key, path_hash)
             if snapshot is not None:
                 return snapshot
-        snapshot = await exchanges.load_snapshot(connection, agent, key, path_hash)
+        snapshot = await exchanges.find_snapshot(connection, agent, key, path_hash)
         if snapshot is None:
             self._cache.drop(agent.id)
         else:

@@ -125,7 +125,7 @@ class VectorCache:
             self._bytes -= entry.joined.size
 
 
-async def load_joined(
+async def find_joined(
     connection: Connection, cache: VectorCache, agent_row: int, model: str
 ) -> vector_blobs.JoinedVectors | None:
     """Returns the agent's vectors of a model, from the cache if it is up to date; None where there are none."""
@@ -135,7 +135,7 @@ async def load_joined(
         return None
     cached = cache.get(agent_row, model)
     if cached is None or cached.stamp != progress.stamp:
-        cached = await _load_vectors(connection, agent_row, progress, cached)
+        cached = await _find_vectors(connection, agent_row, progress, cached)
         if cached is None:
             return None
         cache.put(agent_row, model, cached, since)
@@ -144,7 +144,7 @@ async def load_joined(
 
 async def find_near(connection: Connection, cache: VectorCache, agent_row: int, query: Vector) -> Near | None:
     """Returns how far the agent's messages stand out; None where none has a vector of this model."""
-    joined = await load_joined(connection, cache, agent_row, query.model)
+    joined = await find_joined(connection, cache, agent_row, query.model)
     return None if joined is None else vector_blobs.compare(joined, query)
 
 
@@ -153,7 +153,7 @@ async def _find_progress(connection: Connection, agent_row: int) -> _Progress | 
     return None if row is None else _Progress(*row)
 
 
-async def _load_vectors(
+async def _find_vectors(
     connection: Connection, agent_row: int, progress: _Progress, cached: _CachedVectors | None
 ) -> _CachedVectors | None:
     """Returns all vectors as they are now. Chunks that have not changed since they were cached are not read again."""

@@ -12,7 +12,7 @@ import pytest
 from adapters.anthropic import Anthropic
 from adapters.claude.error_form import Untranslatable, translate_error_body
 from adapters.claude.events import NamedEventDecoder
-from adapters.claude.model_traits import find_traits
+from adapters.claude.model_traits import get_traits
 from adapters.claude.request import translate_request
 from adapters.errors import ProviderBroke
 from adapters.json_escapes import read_json
@@ -1057,7 +1057,7 @@ async def test_models_are_listed_as_openai_does_with_their_limits(
     ],
 )
 def test_a_model_is_known_whoever_it_is_asked_from(name: str, same_as: str) -> None:
-    assert find_traits(name) == find_traits(same_as)
+    assert get_traits(name) == get_traits(same_as)
 
 
 @pytest.mark.parametrize("body", [b"no", b"[]", b"{}", b'{"data": 1}'])

@@ -62,7 +62,7 @@ async def test_a_batch_that_was_not_accepted_whole_fails(store: Store) -> None:
     half = await accepted(store, 3, is_started=False)
     assert await store.batches.fail_half_accepted(10.0, 20.0) == 0  # it is being accepted now
     assert await store.batches.fail_half_accepted(15.0, 20.0) == 1
-    found = await store.batches.find("default", half.uid)
+    found = await store.batches.get("default", half.uid)
     assert (found.state, found.ended) == (BatchState.FAILED, 20.0)
     assert (await store.batches.count_items(half.id)).failed == 3
     item = (await store.batches.list_items(half.id))[0]
@@ -160,7 +160,7 @@ async def test_items_that_are_put_into_a_part(store: Store) -> None:
 async def test_another_project_has_no_such_batch(store: Store) -> None:
     batch = await accepted(store, 1, is_started=True)
     with pytest.raises(NotFound):
-        await store.batches.find("other", batch.uid)
+        await store.batches.get("other", batch.uid)
     assert await store.batches.list("other", Page()) == []
     assert [each.uid for each in await store.batches.list(None, Page())] == [batch.uid]
 

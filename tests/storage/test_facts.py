@@ -328,7 +328,7 @@ async def test_a_snapshot_marks_the_standing_facts_that_a_person_has_written(
     (row,) = await alice.rows()
     learned = replace(fact("Learned", sources=[row.id]), standing=True)
     await learn(store, agent, 0, 1, Learned(facts=[learned]))
-    snapshot = await store.turns.load_snapshot(agent, "c1", None)
+    snapshot = await store.turns.find_snapshot(agent, "c1", None)
     assert snapshot is not None
     assert snapshot.conversation is not None
     path = await store.stored_paths.load_path(agent, snapshot.conversation.uid, None)

@@ -150,7 +150,7 @@ async def test_it_answers_as_if_it_remembered_nothing(store: Store, alice: Speak
         if life.dice.random() < 0.3:
             options["skip"] = range(start, start + life.dice.randrange(20))
         query = " ".join(life.dice.sample(NOUNS, 2))
-        snapshot = await store.turns.load_snapshot(alice.agent, None, None)
+        snapshot = await store.turns.find_snapshot(alice.agent, None, None)
         assert snapshot is not None
         warm = await search(store, alice, query, numbers=snapshot.numbers, **options)
         again = await search(store, alice, query, **options)
@@ -174,7 +174,7 @@ async def test_of_a_memory_without_an_index_all_is_at_hand_that_a_search_finds(
     steps = [life.say, life.say, life.edit, life.open, life.save, life.learn, life.forget]
     for _ in range(40):
         await life.dice.choice(steps)()
-        snapshot = await store.turns.load_snapshot(alice.agent, None, None)
+        snapshot = await store.turns.find_snapshot(alice.agent, None, None)
         assert snapshot is not None
         start = life.dice.randrange(2 * life.count)
         skip = range(start, start + life.dice.randrange(20))
@@ -186,7 +186,7 @@ async def test_of_a_memory_without_an_index_all_is_at_hand_that_a_search_finds(
             assert not {m.seq for m in known} & {*skip}
     assert at_hand > 3
     await life.index()
-    snapshot = await store.turns.load_snapshot(alice.agent, None, None)
+    snapshot = await store.turns.find_snapshot(alice.agent, None, None)
     assert snapshot is not None
     await search(store, alice, "ant", numbers=snapshot.numbers)
     assert store.recall.all_cached_messages(alice.agent, snapshot.numbers, range(0)) is None
@@ -199,14 +199,14 @@ async def test_a_memory_that_is_remembered_is_not_read_again(open_store: Any) ->
     for n in range(5):
         await alice.say([user(f"My dog number {n}.")], assistant("Nice."), f"c{n}")
     await store.search_index.advance(alice.agent.id)
-    snapshot = await store.turns.load_snapshot(alice.agent, None, None)
+    snapshot = await store.turns.find_snapshot(alice.agent, None, None)
     assert snapshot is not None
     first = await hits(store, alice, "Which dog?", numbers=snapshot.numbers)
     statements.clear()
     assert await hits(store, alice, "Which dog?", numbers=snapshot.numbers) == first
     assert statements == []
     await alice.say([user("My dog number 6.")], assistant("Nice."), "c6")
-    snapshot = await store.turns.load_snapshot(alice.agent, None, None)
+    snapshot = await store.turns.find_snapshot(alice.agent, None, None)
     assert snapshot is not None
     statements.clear()
     numbers = snapshot.numbers
@@ -217,14 +217,14 @@ async def test_a_memory_that_is_remembered_is_not_read_again(open_store: Any) ->
     assert statements == []
     await save_passage(store, alice.agent.id, "The dog is called Rex.", at=7)
     await alice.say([user("My dog number 7.")], assistant("Nice."), "c7")
-    snapshot = await store.turns.load_snapshot(alice.agent, None, None)
+    snapshot = await store.turns.find_snapshot(alice.agent, None, None)
     assert snapshot is not None
     statements.clear()
     # It does not follow what is known: another process may have written in between.
     assert await hits(store, alice, "Which dog?", numbers=snapshot.numbers) == [*first, 11, 13, 14]
     assert len(statements) == 2
     await store.search_index.advance(alice.agent.id)
-    snapshot = await store.turns.load_snapshot(alice.agent, None, None)
+    snapshot = await store.turns.find_snapshot(alice.agent, None, None)
     assert snapshot is not None
     statements.clear()
     # The words of a message that was known stay when the index has come to it.
@@ -241,7 +241,7 @@ async def test_what_opens_a_conversation_here_is_not_read_and_what_it_says_later
 
     async def reads() -> int:
         """Returns with how many statements a question from elsewhere finds all that was said."""
-        snapshot = await store.turns.load_snapshot(alice.agent, None, None)
+        snapshot = await store.turns.find_snapshot(alice.agent, None, None)
         assert snapshot is not None
         statements.clear()
         assert await hits(store, alice, "Which dog?", numbers=snapshot.numbers) == [
@@ -423,7 +423,7 @@ async def test_numbers_that_another_process_has_moved_are_believed(store: Store,
     await alice.say([user("My dog is called Rex.")], assistant("Nice."))
     assert await hits(store, alice, "dog") == [1]
     await rows(store, "UPDATE exchanges SET active = 0 WHERE agent = ?", (alice.agent.id,))
-    snapshot = await store.turns.load_snapshot(alice.agent, None, None)
+    snapshot = await store.turns.find_snapshot(alice.agent, None, None)
     assert snapshot is not None
     assert await hits(store, alice, "dog", numbers=snapshot.numbers) == []
 
@@ -448,7 +448,7 @@ async def test_a_message_read_before_another_process_changed_it_is_not_cached(
     before = asyncio.create_task(hits(store, alice, "dog"))
     await has_read.wait()
     await rows(store, "UPDATE exchanges SET active = 0 WHERE agent = ?", (alice.agent.id,))
-    snapshot = await store.turns.load_snapshot(alice.agent, None, None)
+    snapshot = await store.turns.find_snapshot(alice.agent, None, None)
     assert snapshot is not None
     assert await hits(store, alice, "dog", numbers=snapshot.numbers) == []
     goes_on.set()

@@ -31,7 +31,7 @@ async def labels(store: Store, agent: AgentEntry) -> list[str]:
     id = agent.agent.id
     found = [b.label for b in await store.blocks.load(id)]
     assert [e.block.label for e in (await store.named_blocks.load_visible([id]))[id]] == found
-    snapshot = await store.turns.load_snapshot(agent.agent, None, None)
+    snapshot = await store.turns.find_snapshot(agent.agent, None, None)
     assert snapshot is not None
     assert [b.label for b in snapshot.blocks] == found
     own = await store.stored_paths.load_path(agent.agent, "default", None)

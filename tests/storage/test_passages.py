@@ -10,7 +10,7 @@ from storage.records import Agent
 from storage.sql.agents import set_indexed
 from storage.sql.search_index import _STEP_PASSAGES
 from storage.sql.store import Store
-from storage.sql.terms import get_terms, replace_terms, terms_since
+from storage.sql.terms import find_terms, replace_terms, terms_since
 from tests.stored import indexed_seqs, save_passage
 
 
@@ -43,8 +43,8 @@ async def test_terms_are_replaced_by_chunk_and_belong_to_one_agent(store: Store,
     assert await read(lambda c: terms_since(c, agent.id, -1)) == [(1, 2, b"one"), (0, 3, b"zero again")]
     assert await read(lambda c: terms_since(c, agent.id, 2)) == [(0, 3, b"zero again")]
     assert await read(lambda c: terms_since(c, agent.id + 1, -1)) == []
-    assert await read(lambda c: get_terms(c, agent.id, 1)) == b"one"
-    assert await read(lambda c: get_terms(c, agent.id, 2)) is None
+    assert await read(lambda c: find_terms(c, agent.id, 1)) == b"one"
+    assert await read(lambda c: find_terms(c, agent.id, 2)) is None
 
 
 async def test_the_index_says_how_far_it_has_come(store: Store, agent: Agent) -> None:

@@ -63,9 +63,9 @@ class Life:
                 else None
             )
             read = await self.store.database.read(
-                lambda c, agent=agent, key=key, path=path: exchanges.load_snapshot(c, agent, key, path)  # type: ignore[misc]
+                lambda c, agent=agent, key=key, path=path: exchanges.find_snapshot(c, agent, key, path)  # type: ignore[misc]
             )
-            assert await self.store.turns.load_snapshot(agent, key, path) == read
+            assert await self.store.turns.find_snapshot(agent, key, path) == read
 
     async def turn(self) -> None:
         """Goes on with a conversation, from its end or from somewhere before it, or begins one."""
@@ -238,7 +238,7 @@ async def is_kept(speaker: Speaker, talk: list[WireMessage]) -> bool:
     """Whether a snapshot is found without being read: one that is read takes the place of all that are not of now."""
     path = HashedList(MessageHasher(speaker.agent.secret), talk).hash_path(len(talk))
     has = speaker.store.turns._cache.has_entry(speaker.agent.id, None, path)
-    await speaker.store.turns.load_snapshot(speaker.agent, None, path)
+    await speaker.store.turns.find_snapshot(speaker.agent, None, path)
     return has
 
 
@@ -250,7 +250,7 @@ async def test_a_look_between_a_commit_and_its_keeping_loses_no_later_end(open_s
         await speaker.say(talk[:1], talk[1])
     turn = await speaker.begin([*talks[0], user("More?")])
     done = await speaker.commit(turn, [assistant("More.")])
-    await store.turns.load_snapshot(
+    await store.turns.find_snapshot(
         speaker.agent, None, HashedList(MessageHasher(speaker.agent.secret), talks[1]).hash_path(2)
     )
     speaker.keep(*done)
@@ -278,7 +278,7 @@ async def test_so_many_bytes_are_cached_and_those_used_last(open_store: OpenStor
         await speaker.say([user("Hi")], assistant(f"Hello {n}."), "c")
         listing = HashedList(MessageHasher(speaker.agent.secret), [user("Hi"), assistant(f"Hello {n}.")])
         looks.append((speaker.agent.id, listing.hash_path(2)))
-        snapshot = await store.turns.load_snapshot(speaker.agent, "c", listing.hash_path(2))
+        snapshot = await store.turns.find_snapshot(speaker.agent, "c", listing.hash_path(2))
         assert snapshot is not None
         kept.put(speaker.agent.id, "c", listing.hash_path(2), snapshot)
         assert kept.bytes <= 20_000
@@ -295,7 +295,7 @@ async def test_the_newest_openings_are_cached_and_counted_once(open_store: OpenS
     kept, speaker = store.turns._cache, Speaker(store, ALICE)
 
     async def snapshot() -> MemorySnapshot:
-        found = await store.turns.load_snapshot(speaker.agent, None, None)
+        found = await store.turns.find_snapshot(speaker.agent, None, None)
         assert found is not None
         return found
 
@@ -321,7 +321,7 @@ async def test_a_memory_that_its_own_turn_pushes_out_is_not_counted(open_store: 
     speaker = Speaker(store, ALICE)
     await speaker.say([user("In a conversation of its own.")], assistant("Yes."), "c")
     agent = speaker.agent.id
-    snapshot = await store.turns.load_snapshot(speaker.agent, None, None)
+    snapshot = await store.turns.find_snapshot(speaker.agent, None, None)
     assert snapshot is not None
     kept = store.turns._cache
     kept.put_openings(agent, snapshot, [])

@@ -301,7 +301,7 @@ async def test_edits_of_a_repeated_turn_are_stored_once(alice: Speaker) -> None:
     await alice.end(
         await alice.begin(history, "c1"), noted("Noted.", "m9"), ["tea"]
     )  # merged, and asked once more
-    snapshot = await alice.store.turns.load_snapshot(alice.agent, "c1", None)
+    snapshot = await alice.store.turns.find_snapshot(alice.agent, "c1", None)
     assert snapshot is not None
     assert snapshot.edits == []
     assert snapshot.blocks[0].value == "tea"
@@ -314,7 +314,7 @@ async def test_edits_that_wait_are_read_in_the_order_in_which_they_were_made(ali
     # PostgreSQL writes a changed row again, after the others.
     for state in ("dropped", "pending"):
         await rows(alice.store, f"UPDATE block_ops SET state = '{state}' WHERE id = {ids[0]}")
-    snapshot = await alice.store.turns.load_snapshot(alice.agent, "c1", None)
+    snapshot = await alice.store.turns.find_snapshot(alice.agent, "c1", None)
     assert snapshot is not None
     assert snapshot.conversation is not None
     path = await alice.store.stored_paths.load_path(alice.agent, snapshot.conversation.uid, None)
@@ -328,7 +328,7 @@ async def test_edits_of_a_turn_off_the_record_are_not_stored(alice: Speaker) -> 
     await alice.end(
         await alice.begin(asked, "c1"), noted("Sorry."), ["secret"]
     )  # asked again, memory on: stays off
-    snapshot = await alice.store.turns.load_snapshot(alice.agent, "c1", None)
+    snapshot = await alice.store.turns.find_snapshot(alice.agent, "c1", None)
     assert snapshot is not None
     assert snapshot.edits == []
     assert all(e.input is None for e in await alice.rows())
@@ -379,7 +379,7 @@ async def bob(alice: Speaker) -> Speaker:
 
 async def test_a_look_sees_nothing_of_another_agent(alice: Speaker, bob: Speaker) -> None:
     for e in await alice.rows():
-        snapshot = await bob.store.turns.load_snapshot(bob.agent, "c1", e.path_hash)
+        snapshot = await bob.store.turns.find_snapshot(bob.agent, "c1", e.path_hash)
         assert snapshot is not None
         assert (snapshot.conversation, snapshot.exchange, snapshot.section) == (None, None, None)
         assert (snapshot.additions, snapshot.edits) == (Additions(), [])
@@ -396,7 +396,7 @@ async def test_a_look_with_another_agents_row_and_ones_own_scope_is_none(
     alice: Speaker, bob: Speaker
 ) -> None:
     mixed = replace(alice.agent, scope=BOB)
-    assert await bob.store.turns.load_snapshot(mixed, "c1", (await alice.rows())[0].path_hash) is None
+    assert await bob.store.turns.find_snapshot(mixed, "c1", (await alice.rows())[0].path_hash) is None
 
 
 @both
@@ -481,7 +481,7 @@ async def test_settling_anothers_conversation_reads_nothing_of_it(alice: Speaker
 
 
 async def _rev(speaker: Speaker, key: str) -> int:
-    snapshot = await speaker.store.turns.load_snapshot(speaker.agent, key, None)
+    snapshot = await speaker.store.turns.find_snapshot(speaker.agent, key, None)
     assert snapshot is not None
     assert snapshot.conversation is not None
     return snapshot.conversation.rev

@@ -136,7 +136,7 @@ async def test_a_turn_that_was_under_way_does_not_bring_back_what_another_gatewa
     assert await rows(one, "SELECT 1 FROM exchanges") == []
     # The agent is cached here still, and the snapshot says that it is gone.
     assert await one.agents.find(ALICE) is not None
-    assert await one.turns.load_snapshot(agent, "chat", None) is None
+    assert await one.turns.find_snapshot(agent, "chat", None) is None
 
 
 async def test_one_forgetting_may_be_carried_out_by_two(stores: tuple[Store, Store]) -> None:

@@ -125,15 +125,15 @@ def cursor_page(query: PageQuery, read_cursor: Callable[[str], CursorT], *, size
 
 
 async def read_page(
-    query: PageQuery, find_row: Callable[[str], Awaitable[int]], *, size: int = 50
+    query: PageQuery, get_row: Callable[[str], Awaitable[int]], *, size: int = 50
 ) -> Page[int]:
-    """Returns the page that a query asks for, with cursors as rows. Raises: what `find_row` raises.
+    """Returns the page that a query asks for, with cursors as rows. Raises: what `get_row` raises.
 
-    find_row: returns the row that an id names.
+    get_row: returns the row that an id names.
     size: of the page if the query names none.
     """
     cursors = (sent_or_none(query.after), sent_or_none(query.before))
-    after, before = [None if id is None else await find_row(id) for id in cursors]
+    after, before = [None if id is None else await get_row(id) for id in cursors]
     return Page(after, before, query.size(size), query.newest_first())
 
 

@@ -71,7 +71,7 @@ class ApiRequest:
         """Returns the uid in a parameter of the path. Raises: UnknownId."""
         return uid_in(kind, self.path[parameter])
 
-    def find_id(self, uid: str) -> str:
+    def get_sent_id(self, uid: str) -> str:
         """Returns the id in the request that has this uid, or the uid where there is none.
 
         The store reports uids, without their kinds.
@@ -293,7 +293,7 @@ def as_gateway_error(error: StoreError, request: ApiRequest) -> GatewayError:
         message = error.message
         uid = _UID.search(error.message)
         if uid is not None:
-            id = request.find_id(uid[1])
+            id = request.get_sent_id(uid[1])
             prefix = id.partition("-")[0]
             # An id with a number after the uid names a message or a step, which is missing then, not its agent.
             noun = prefix if id.count("-") == 2 else _NOUNS.get(prefix)

@@ -55,10 +55,10 @@ class AgentLookup(Struct, frozen=True):
     async def list_page(self, project: str, rows: Sequence[int], query: PageQuery) -> list[dict[str, Any]]:
         """Returns the JSON of a page of a list of agents. rows: those of the whole list."""
 
-        async def find_row(id: str) -> int:
+        async def get_row(id: str) -> int:
             return (await self.get_by_id(project, id)).id
 
-        page = await read_page(query, find_row, size=100)
+        page = await read_page(query, get_row, size=100)
         low, high = page.bounds
         page_rows = sorted((row for row in rows if low < row < high), reverse=page.newest_first)[: page.limit]
         # `get_several` returns agents oldest first, whatever the order of their rows.

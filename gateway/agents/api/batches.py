@@ -190,7 +190,7 @@ class BatchRoutes:
     async def index(self, request: ApiRequest, query: BatchesQuery) -> list[dict[str, Any]]:
         """List batches."""
         _refuse_anthropic(request)
-        page = await read_page(query, partial(self._find_batch_row, request.project))
+        page = await read_page(query, partial(self._get_batch_row, request.project))
         return [batch_json(*pair) for pair in await self._api.batches.list(request.project, page)]
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
@@ -266,8 +266,8 @@ class BatchRoutes:
         shown = await MessageRenderer(store, agent, showing).render_run(run, [exchange], with_input=True)
         return [{**message, "agent_id": ids.id_of("agent", agent.uid)} for message in shown]
 
-    async def _find_batch_row(self, project: str, id: str) -> int:
-        return (await self._api.store.batches.find(project, uid_in("job", id))).id
+    async def _get_batch_row(self, project: str, id: str) -> int:
+        return (await self._api.store.batches.get(project, uid_in("job", id))).id
 
 
 def _refuse_anthropic(request: ApiRequest) -> None:

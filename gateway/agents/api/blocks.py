@@ -181,7 +181,7 @@ class BlockRoutes:
             name=sent_or_none(query.name),
             with_hidden=query.show_hidden_blocks is True,
         )
-        page = await read_page(query, partial(self._find_row, request.project))
+        page = await read_page(query, partial(self._get_row, request.project))
         return [block_json(entry) for entry in await self._blocks.list(request.project, where, page)]
 
     async def count(self, request: ApiRequest) -> int:
@@ -265,7 +265,7 @@ class BlockRoutes:
         change = change_of(update)
         return block_json(await self._blocks.change(project, uid, change, at=self._api.now(), origin=ORIGIN))
 
-    async def _find_row(self, project: str, id: str) -> int:
+    async def _get_row(self, project: str, id: str) -> int:
         return (await self._blocks.get(project, uid_in("block", id))).block.id
 
 

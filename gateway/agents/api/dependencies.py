@@ -64,10 +64,10 @@ class AgentsApi(Struct, frozen=True):
         Raises: NotFound.
         """
 
-        async def find_row(id: str) -> int:
+        async def get_row(id: str) -> int:
             return (await self.store.definitions.get(project, kind, uid_in(prefix, id))).id
 
-        return await read_page(query, find_row)
+        return await read_page(query, get_row)
 
     def check_models(self, request: ApiRequest, models: Iterable[str | None]) -> None:
         """Raises: NotAllowed if the caller's key may not ask for one of these models.

@@ -178,7 +178,7 @@ class FolderRoutes:
             AgentsRoute("GET", folders, self.index, pages=OLDEST_FIRST),
             AgentsRoute("POST", folders, self.create),
             AgentsRoute("GET", f"{folders}/count", self.count),
-            AgentsRoute("GET", f"{folders}/name/{{name}}", self.find_by_name),
+            AgentsRoute("GET", f"{folders}/name/{{name}}", self.get_id_by_name),
             AgentsRoute("GET", folder, self.retrieve),
             AgentsRoute("PATCH", folder, self.update),
             AgentsRoute("DELETE", folder, self.delete),
@@ -205,7 +205,7 @@ class FolderRoutes:
         """Count folders."""
         return await self._definitions.count(request.project, _KIND)
 
-    async def find_by_name(self, request: ApiRequest) -> str:
+    async def get_id_by_name(self, request: ApiRequest) -> str:
         """Return the id of the folder with a name."""
         name = request.path["name"]
         folders = await self._definitions.find_by_name(request.project, _KIND, name)
@@ -262,7 +262,7 @@ class FolderRoutes:
     async def list_files(self, request: ApiRequest, query: FilesQuery) -> list[dict[str, Any]]:
         """List the files of a folder."""
         folder = await self._get_folder(request)
-        page = await read_page(query, partial(self._find_file_row, folder))
+        page = await read_page(query, partial(self._get_file_row, folder))
         files = await self._folders.list(folder, page)
         views = await self._folders.view(folder, files, with_content=query.include_content)
         return [file_json(folder, view) for view in views]
@@ -329,5 +329,5 @@ class FolderRoutes:
         folders = await self._definitions.find_by_memories(_KIND, rows)
         return [folders[row] for row in rows if row in folders]
 
-    async def _find_file_row(self, folder: Definition, id: str) -> int:
+    async def _get_file_row(self, folder: Definition, id: str) -> int:
         return (await self._folders.get_file(folder, uid_in("file", id))).id

@@ -106,7 +106,7 @@ class RunRoutes:
             background=sent_or_none(query.background),
             stop=sent_or_none(query.stop_reason),
         )
-        page = await read_page(query, partial(self._find_run_row, request.project), size=100)
+        page = await read_page(query, partial(self._get_run_row, request.project), size=100)
         return await self._runs_json(await self._runs.list_runs(request.project, where, page))
 
     async def _find_conversation(self, project: str, agent: Agent | None, id: str) -> Conversation | None:
@@ -205,7 +205,7 @@ class RunRoutes:
             agent_row = (await self._api.agents.get_by_id(request.project, agent_id)).id
         entries = await self._runs.list_steps(
             request.project,
-            await read_page(query, partial(self._find_step_row, request.project)),
+            await read_page(query, partial(self._get_step_row, request.project)),
             agent_row=agent_row,
             feedback=sent_or_none(query.feedback),
         )
@@ -250,10 +250,10 @@ class RunRoutes:
         place = place_of("step", request.path["step_id"])
         return await self._runs.get_step(request.project, place.uid, place.seq)
 
-    async def _find_run_row(self, project: str, id: str) -> int:
+    async def _get_run_row(self, project: str, id: str) -> int:
         return (await self._runs.get(project, uid_in("run", id))).run.id
 
-    async def _find_step_row(self, project: str, id: str) -> int:
+    async def _get_step_row(self, project: str, id: str) -> int:
         """Returns the row of a step: the row of its exchange."""
         place = place_of("step", id)
         return (await self._runs.get_step(project, place.uid, place.seq)).step.exchange_row

@@ -152,7 +152,7 @@ class BatchRequests(Struct, frozen=True):
 
     async def get(self, project: str | None, uid: str) -> tuple[Batch, BatchCounts]:
         """Returns a batch, and the counts of its items. Raises: NotFound."""
-        batch = await self.store.batches.find(project, uid)
+        batch = await self.store.batches.get(project, uid)
         return batch, await self.store.batches.count_items(batch.id)
 
     async def list(self, project: str | None, page: Page[int]) -> list[tuple[Batch, BatchCounts]]:
@@ -168,7 +168,7 @@ class BatchRequests(Struct, frozen=True):
 
     async def cancel(self, project: str | None, uid: str) -> tuple[Batch, BatchCounts]:
         """Cancels a batch, unless it has ended. Raises: NotFound."""
-        batch = await self.store.batches.find(project, uid)
+        batch = await self.store.batches.get(project, uid)
         if not batch.is_over:
             batch = await self.store.batches.cancel(batch, self.now())
         return batch, await self.store.batches.count_items(batch.id)

@@ -82,7 +82,7 @@ class BatchJobs:
 
         Raises: Postponed, with the time after which any process may continue the job.
         """
-        batch = await self.store.batches.find(None, job.job.key)
+        batch = await self.store.batches.get(None, job.job.key)
         outcomes = ItemOutcomes(self.store, self.keeper, self.turns, job, batch, self.now, self.tokens)
         results = PartResults(self.store, self.turns, batch, outcomes)
         submitter = PartSubmitter(self.providers, self.settings.daily_tokens, parts, outcomes, results)
@@ -223,7 +223,7 @@ class _Attempt:
         batches = self.jobs.store.batches
         at = self.jobs.now()
         await self.job.commit(batches.finish_effect(self.batch.id, BatchState.COMPLETED, at))
-        batch = await batches.find(None, self.batch.uid)
+        batch = await batches.get(None, self.batch.uid)
         if batch.callback is not None:
             counts = await batches.count_items(batch.id)
             body = {

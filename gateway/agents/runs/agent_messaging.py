@@ -156,7 +156,7 @@ class AgentMessaging:
         """Sets the object that delivers messages without an answer. It needs this object, so it is made later."""
         self._background_runs = background_runs
 
-    async def find(self, project: str, name: str) -> Recipient:
+    async def get_recipient(self, project: str, name: str) -> Recipient:
         """Returns an agent by its id or its name. Raises: NotFound, BadRequest."""
         uid = ids.uid_of("agent", name)
         if uid is not None:
@@ -363,7 +363,7 @@ class AgentOutbox(Struct, frozen=True):
     ) -> AgentAnswer:
         """Delivers a message to an agent. agent: its id or name."""
         try:
-            recipient = await self.messaging.find(self.sender.project, agent)
+            recipient = await self.messaging.get_recipient(self.sender.project, agent)
         except NotFound:
             return AgentAnswer(
                 agent, agent, error=f"there is no agent {agent!r}", failure=AnswerFailure.MISSING

@@ -68,7 +68,7 @@ class BatchOperations(Struct, frozen=True):
     async def _get(self, raw: RawArguments) -> Batch:
         name = Arguments(raw).text("batch")
         try:
-            return await self.store.batches.find(None, ids.uid_of("job", name) or name)
+            return await self.store.batches.get(None, ids.uid_of("job", name) or name)
         except NotFound as error:
             raise BadRequest(f"{error.message}; `mnemogate batches` shows them", param="batch") from error
 

@@ -70,7 +70,7 @@ async def cancel_job(store: Store, id: int, at: float) -> Job:
     job = await store.jobs.get(id)
     if job is None or job.kind != BATCH_JOB:
         return await store.jobs.cancel(id)
-    await store.batches.cancel(await store.batches.find(None, job.key), at, with_job=True)
+    await store.batches.cancel(await store.batches.get(None, job.key), at, with_job=True)
     return job
 
 

@@ -66,7 +66,7 @@ class ShowOperation(Struct, frozen=True):
         with_sources = arguments.flag("why")
         store = self.store
         agent = await store.agents.find(scope)
-        snapshot = None if agent is None else await store.turns.load_snapshot(agent, None, None)
+        snapshot = None if agent is None else await store.turns.find_snapshot(agent, None, None)
         if agent is None or snapshot is None:
             return {"text": "\n".join(await self._not_found_lines(scope))}
         retained = await store.overview.measure(agent.id)

@@ -136,7 +136,7 @@ class WorkOperations(Struct, frozen=True):
     async def cancel_batch(self, project: str | None, id: str) -> BatchRecord:
         """Cancels the items of a batch that have not ended. id: the public id of the batch."""
         try:
-            batch = await self.store.batches.find(project, ids.uid_of("job", id) or id)
+            batch = await self.store.batches.get(project, ids.uid_of("job", id) or id)
         except NotFound as error:
             raise UnknownId("There is no such batch.") from error
         return await self._batch_record(await self.store.batches.cancel(batch, self.now()))

@@ -124,7 +124,7 @@ async def _read_memory(store: Store, resent: ResentLists, request: MemoryRequest
             listing = resent.listing(hasher, request.chat)
         path_hash = listing.answered_path_hash if listing.answered_count else None
         snapshot = (
-            await store.turns.load_snapshot(agent, key, path_hash) if agent.is_stored else MemorySnapshot()
+            await store.turns.find_snapshot(agent, key, path_hash) if agent.is_stored else MemorySnapshot()
         )
         if snapshot is not None:
             break

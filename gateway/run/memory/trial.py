@@ -60,7 +60,7 @@ class TrialRunner(Struct, frozen=True):
         Raises: StoreError.
         """
         trace = SearchTrace()
-        snapshot = await self.store.turns.load_snapshot(agent, None, None)
+        snapshot = await self.store.turns.find_snapshot(agent, None, None)
         query = note_query.make_query(text)
         vectors = QueryVectors(self.embed_query)
         facts = list[StandingFact]()

@@ -137,7 +137,7 @@ class Batches(Group):
         return row is not None and _make_batch(row).is_over
 
     @reads
-    async def find(self, connection: Connection, project: str | None, uid: str) -> Batch:
+    async def get(self, connection: Connection, project: str | None, uid: str) -> Batch:
         """Returns the batch with this public name, of a project or (None) of any. Raises: NotFound."""
         row = await connection.row(SQL["find"], (uid, project))
         if row is None:
@@ -329,7 +329,7 @@ class Batches(Group):
         await self._database.bulk(
             lambda connection: connection.run(SQL["set_state"], (batch.id, BatchState.CANCELLED, at))
         )
-        present = await self.find(None, batch.uid)
+        present = await self.get(None, batch.uid)
         job = await self._find_job(batch)
         if present.state is BatchState.CANCELLED:
             statement = "of_batch_open" if job is None or with_job else "of_batch_unheard"

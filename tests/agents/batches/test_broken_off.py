@@ -1008,7 +1008,7 @@ def test_no_result_is_taken_once_a_batch_is_cancelled(
         taken.append(item.agent_uid)
         if len(taken) == 4:  # the first of the second round
             store = s.world.world.store
-            found = await store.batches.find(None, batch["id"].removeprefix("job-"))
+            found = await store.batches.get(None, batch["id"].removeprefix("job-"))
             await store.batches.cancel(found, found.created)
         return await take(turns, item, body)
 

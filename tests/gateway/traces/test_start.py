@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import SettingsError
-from gateway.serve import load_otlp_settings
+from gateway.serve import read_otlp_settings
 from tests.gateway.process import command
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
@@ -31,11 +31,11 @@ def test_another_protocol_is_refused(tmp_path: Path, name: str) -> None:
 def test_a_variable_that_is_not_in_utf_8_is_refused(name: str, value: str) -> None:
     """A resource with such a value cannot be encoded, and no span would leave the gateway."""
     with pytest.raises(SettingsError, match=f"{name}: expected text in UTF-8"):
-        load_otlp_settings({**ENDPOINT, name: value})
+        read_otlp_settings({**ENDPOINT, name: value})
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.proto.collector.trace.v1.trace_service_pb2", None)
-    assert load_otlp_settings({}) is None
+    assert read_otlp_settings({}) is None
     with pytest.raises(SettingsError, match=r"pip install -e '\.\[traces\]'"):
-        load_otlp_settings(ENDPOINT)
+        read_otlp_settings(ENDPOINT)

@@ -798,7 +798,7 @@ async def test_work_that_was_under_way_at_a_restore_gets_no_cached_snapshot_of_a
     turn = await asyncio.create_task(begins_now, context=Context())
     assert turn.agent.id == alice.id
     with pytest.raises(Broken):
-        await store.turns.load_snapshot(alice, None, None)
+        await store.turns.find_snapshot(alice, None, None)
 
 
 async def test_what_is_called_after_a_recovery_is_no_part_of_the_work_that_found_the_fault(
