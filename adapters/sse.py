@@ -86,17 +86,6 @@ class EventDecoder:
             events.append(event)
         return events
 
-    def _split(self, data: bytes) -> list[bytes]:
-        """Returns the bytes of each event that is whole in a read without carriage returns, where no bytes wait.
-
-        Unlike `_cut_events` it copies only what is not whole into the buffer.
-        """
-        *whole, incomplete = data.split(b"\n\n")
-        if incomplete:
-            self._buffer += incomplete
-            self._searched_to = max(0, len(incomplete) - _MAX_BLANK_LINE_BYTES)
-        return [event + b"\n\n" for event in whole]
-
     def finish(self) -> list[Event]:
         """Returns what the end of the stream completes: an event that waited for its blank line, or stray blank lines.
 
@@ -123,6 +112,27 @@ class EventDecoder:
             return [Event(b"data: " + data + b"\n\n", data)]
         raise UnfinishedEvent(remaining)
 
+    def make_event(self, raw: bytes) -> Event:
+        """Returns the event of these bytes, which end with a blank line."""
+        if not self.has_begun:
+            self.has_begun = True
+            if raw.startswith(_BOM):
+                return _parse_event(raw, raw[len(_BOM) :])
+        if not self.has_cr and _is_plain(raw):
+            return Event(raw, raw[len(_DATA_PREFIX) : -2])
+        return _parse_event(raw, raw)
+
+    def _split(self, data: bytes) -> list[bytes]:
+        """Returns the bytes of each event that is whole in a read without carriage returns, where no bytes wait.
+
+        Unlike `_cut_events` it copies only what is not whole into the buffer.
+        """
+        *whole, incomplete = data.split(b"\n\n")
+        if incomplete:
+            self._buffer += incomplete
+            self._searched_to = max(0, len(incomplete) - _MAX_BLANK_LINE_BYTES)
+        return [event + b"\n\n" for event in whole]
+
     def _cut_events(self) -> list[bytes]:
         """Takes the whole events off the buffer; only its last few bytes are searched again."""
         buffer = self._buffer
@@ -147,16 +157,6 @@ class EventDecoder:
             del buffer[:event_start]
         self._searched_to = max(0, len(buffer) - _MAX_BLANK_LINE_BYTES)
         return raws
-
-    def make_event(self, raw: bytes) -> Event:
-        """Returns the event of these bytes, which end with a blank line."""
-        if not self.has_begun:
-            self.has_begun = True
-            if raw.startswith(_BOM):
-                return _parse_event(raw, raw[len(_BOM) :])
-        if not self.has_cr and _is_plain(raw):
-            return Event(raw, raw[len(_DATA_PREFIX) : -2])
-        return _parse_event(raw, raw)
 
 
 class FirstEvent:

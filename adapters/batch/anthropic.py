@@ -85,22 +85,6 @@ class AnthropicBatches(SdkBatches):
             )
             return batch.id
 
-    def _headers_for(self, lines: BinaryIO) -> dict[str, str]:
-        """Returns the headers of a batch, with the version of the API and the beta that its lines need.
-
-        lines: a file at its beginning. It is read, and set back to the beginning.
-        """
-        # DEFAULT_VERSION refuses the fields of SAMPLING_FIELDS; SAMPLING_VERSION takes them.
-        is_sampled = has_binding = False
-        for line in lines:
-            is_sampled = is_sampled or _is_sampled(line)
-            has_binding = has_binding or _BINDING_MARK in line
-        lines.seek(0)
-        version = SAMPLING_VERSION if is_sampled else DEFAULT_VERSION
-        configured = tuple((name.lower(), value) for name, value in self._headers.items())
-        headers = with_beta(configured, BINDING_BETA) if has_binding else configured
-        return {"content-type": "application/json", "anthropic-version": version, **dict(headers)}
-
     async def find(
         self, part: BatchPart, custom_ids: Container[str], known_ids: Container[str] = ()
     ) -> str | None:
@@ -123,15 +107,6 @@ class AnthropicBatches(SdkBatches):
         if is_unsure:
             raise ProviderUnsure("a batch that is under way may be the one being looked for")
         return None
-
-    async def _has_result_of(self, id: str, custom_ids: Container[str]) -> bool:
-        """Returns whether a batch has a result for one of these requests."""
-        async with aclosing(self.results(id)) as results:
-            async for result in results:
-                # One result is enough: no two requests have the same id.
-                if result.custom_id in custom_ids:
-                    return True
-        return False
 
     async def poll(self, id: str) -> PartState:
         state = await self._look_up(self._client.messages.batches.retrieve(id), _read_state)
@@ -161,6 +136,31 @@ class AnthropicBatches(SdkBatches):
     async def discard(self, id: str, part: BatchPart) -> None:
         # The API refuses to delete a batch that is under way; it has to be deleted once it has ended.
         await self._look_up(self._client.messages.batches.delete(id), lambda _: None)
+
+    def _headers_for(self, lines: BinaryIO) -> dict[str, str]:
+        """Returns the headers of a batch, with the version of the API and the beta that its lines need.
+
+        lines: a file at its beginning. It is read, and set back to the beginning.
+        """
+        # DEFAULT_VERSION refuses the fields of SAMPLING_FIELDS; SAMPLING_VERSION takes them.
+        is_sampled = has_binding = False
+        for line in lines:
+            is_sampled = is_sampled or _is_sampled(line)
+            has_binding = has_binding or _BINDING_MARK in line
+        lines.seek(0)
+        version = SAMPLING_VERSION if is_sampled else DEFAULT_VERSION
+        configured = tuple((name.lower(), value) for name, value in self._headers.items())
+        headers = with_beta(configured, BINDING_BETA) if has_binding else configured
+        return {"content-type": "application/json", "anthropic-version": version, **dict(headers)}
+
+    async def _has_result_of(self, id: str, custom_ids: Container[str]) -> bool:
+        """Returns whether a batch has a result for one of these requests."""
+        async with aclosing(self.results(id)) as results:
+            async for result in results:
+                # One result is enough: no two requests have the same id.
+                if result.custom_id in custom_ids:
+                    return True
+        return False
 
 
 async def _join_lines(lines: BinaryIO) -> AsyncIterator[bytes]:

@@ -101,15 +101,6 @@ class OpenAIBatches(SdkBatches):
             await self._delete_upload(part)
         return None
 
-    async def _delete_upload(self, part: BatchPart) -> None:
-        """Deletes the files that were uploaded for a part, where no batch names them."""
-        with self._map_errors():
-            async for file in self._client.files.list(purpose="batch", order="desc", limit=PAGE_SIZE):
-                if file.created_at < part.since - CLOCK_SKEW_S:
-                    break
-                if file.filename == _file_name(part):
-                    await self._client.files.delete(file.id)
-
     async def poll(self, id: str) -> PartState:
         state = await self._look_up(self._client.batches.retrieve(id), _read_state)
         return state or PartState(is_over=True, is_gone=True)
@@ -138,6 +129,15 @@ class OpenAIBatches(SdkBatches):
             await self._delete_upload(part)
         for file_id in file_ids or ():
             await self._await_ending(self._client.files.delete(file_id))
+
+    async def _delete_upload(self, part: BatchPart) -> None:
+        """Deletes the files that were uploaded for a part, where no batch names them."""
+        with self._map_errors():
+            async for file in self._client.files.list(purpose="batch", order="desc", limit=PAGE_SIZE):
+                if file.created_at < part.since - CLOCK_SKEW_S:
+                    break
+                if file.filename == _file_name(part):
+                    await self._client.files.delete(file.id)
 
 
 def _read_state(batch: Batch) -> PartState:

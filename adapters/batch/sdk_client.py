@@ -70,11 +70,6 @@ class SdkBatches:
         """The text that the SDK is missing, with the command that installs it; None: the SDK is installed."""
         return None if find_spec(self.sdk) else _NOT_INSTALLED_MESSAGE.format(sdk=self.sdk)
 
-    def _check_installed(self) -> None:
-        """Raises: ProviderUnreachable: the SDK is not installed. A batch waits until it is."""
-        if (missing_package := self.missing_package) is not None:
-            raise ProviderUnreachable(missing_package, was_sent=False)
-
     @cached_property
     def _client(self) -> Any:
         """The SDK's client, which a subclass makes."""
@@ -84,6 +79,11 @@ class SdkBatches:
         """Closes the SDK's client, if one was made."""
         if "_client" in self.__dict__:
             await self._client.close()
+
+    def _check_installed(self) -> None:
+        """Raises: ProviderUnreachable: the SDK is not installed. A batch waits until it is."""
+        if (missing_package := self.missing_package) is not None:
+            raise ProviderUnreachable(missing_package, was_sent=False)
 
     def _map_errors(self) -> AbstractContextManager[None]:
         """Raises provider errors in place of the SDK's. Raises: ProviderUnreachable: the SDK is not installed."""

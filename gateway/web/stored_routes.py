@@ -90,6 +90,16 @@ class StoredRoute(ForwardedRoute):
             send = self._forget_before_answer(scope, stored_path.id, send)
         await super().__call__({**scope, "headers": headers}, receive, send)
 
+    async def forward(
+        self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing, change: ReplyChange | None = None
+    ) -> None:
+        stored_path = _StoredPath.parse(outgoing.upstream_path.partition("?")[0])
+        change = self._find_reply_change(outgoing.method, stored_path)
+        if change is not None and outgoing.method == "GET" and stored_path.is_response:
+            change = background_end = BackgroundEnd(change)
+            incoming = incoming._replace(send=self._save_before_end(incoming, background_end))
+        await super().forward(incoming, route, outgoing, change)
+
     def _creates_here(self, path: str) -> bool:
         """Returns whether a path creates a conversation that the gateway stores, since no upstream can."""
         return path == CONVERSATIONS_PATH and not self.parts.forwarder.has_endpoint("/conversations")
@@ -112,16 +122,6 @@ class StoredRoute(ForwardedRoute):
             await send(message)
 
         return send_after_forgetting
-
-    async def forward(
-        self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing, change: ReplyChange | None = None
-    ) -> None:
-        stored_path = _StoredPath.parse(outgoing.upstream_path.partition("?")[0])
-        change = self._find_reply_change(outgoing.method, stored_path)
-        if change is not None and outgoing.method == "GET" and stored_path.is_response:
-            change = background_end = BackgroundEnd(change)
-            incoming = incoming._replace(send=self._save_before_end(incoming, background_end))
-        await super().forward(incoming, route, outgoing, change)
 
     def _save_before_end(self, incoming: Incoming, background_end: BackgroundEnd) -> Send:
         """Returns a `send` that writes the turn of a response that has ended, before the response's end is sent."""

@@ -82,11 +82,6 @@ class NativeResponsesRequest(Struct, frozen=True):
     def new_messages(self) -> list[Json]:
         return [each.message for each in self.input_messages]
 
-    @property
-    def _first_input_index(self) -> int:
-        """The index in `chat` of the input's first message."""
-        return len(self.chat.messages) - len(self.input_messages)
-
     def with_history(self, known: KnownReplies, memory: MemoryKey) -> NativeResponsesRequest:
         """Returns the request with a `chat` that has the messages to which it only refers, as far as they are known."""
         earlier_messages: Sequence[Json] = known.path(memory, self.previous_id)
@@ -104,6 +99,36 @@ class NativeResponsesRequest(Struct, frozen=True):
             references=(),
             heard=cut_reply,
         )
+
+    def body(self, model: str, system: str = "", notes: Mapping[int, str] | None = None) -> bytes:
+        """Returns the body for the upstream: the client's, with the memory section and the notes."""
+        edit = BodyEdit(self.raw, self.json, list_key="input", text_kind="input_text")
+        if model != self.chat.model:
+            edit.set_member("model", model)
+        if system:
+            instructions = self.json.get("instructions")
+            edit.set_member("instructions", f"{instructions}\n\n{system}" if instructions else system)
+        sent_input = self.json["input"]
+        for index, note in (notes or {}).items():
+            item_index = self._item_index(index)
+            if not note or item_index < 0:
+                continue
+            if isinstance(sent_input, str):
+                edit.set_member("input", note + sent_input)
+            else:
+                edit.prefix_text(item_index, note)
+        return edit.render()
+
+    def reader(self) -> ResponseReader:
+        return ResponseReader(may_be_later=self.json.get("background") is True)
+
+    def change(self) -> ClientInstructions:
+        return restore_instructions(self.json.get("instructions"))
+
+    @property
+    def _first_input_index(self) -> int:
+        """The index in `chat` of the input's first message."""
+        return len(self.chat.messages) - len(self.input_messages)
 
     def _with_named_replies(self, known_replies: KnownReplies, memory: MemoryKey) -> list[_PlacedMessage]:
         """Returns the input's messages with the replies that the input only names, without those that are not known."""
@@ -126,35 +151,10 @@ class NativeResponsesRequest(Struct, frozen=True):
         json = {**self.chat.json, "messages": messages}
         return replace(self.chat, raw=orjson.dumps(json), json=json, messages=messages)
 
-    def body(self, model: str, system: str = "", notes: Mapping[int, str] | None = None) -> bytes:
-        """Returns the body for the upstream: the client's, with the memory section and the notes."""
-        edit = BodyEdit(self.raw, self.json, list_key="input", text_kind="input_text")
-        if model != self.chat.model:
-            edit.set_member("model", model)
-        if system:
-            instructions = self.json.get("instructions")
-            edit.set_member("instructions", f"{instructions}\n\n{system}" if instructions else system)
-        sent_input = self.json["input"]
-        for index, note in (notes or {}).items():
-            item_index = self._item_index(index)
-            if not note or item_index < 0:
-                continue
-            if isinstance(sent_input, str):
-                edit.set_member("input", note + sent_input)
-            else:
-                edit.prefix_text(item_index, note)
-        return edit.render()
-
     def _item_index(self, index: int) -> int:
         """Returns the index of the item of the input with a message of `chat`; -1: no single item has the message."""
         n = index - self._first_input_index
         return self.input_messages[n].item_index if n >= 0 else -1
-
-    def reader(self) -> ResponseReader:
-        return ResponseReader(may_be_later=self.json.get("background") is True)
-
-    def change(self) -> ClientInstructions:
-        return restore_instructions(self.json.get("instructions"))
 
 
 def read_native(body: bytes, upstream_path: str, max_messages: int) -> NativeResponsesRequest | None:

@@ -98,13 +98,6 @@ class ResponsesRequest(Struct, frozen=True):
         named = {each.index for each in self.chat.references if each.kind == "message"}
         return self._input_without(self.shared_messages | named)
 
-    def _input_without(self, indices: Collection[int]) -> list[Json]:
-        messages = self.input_messages
-        if not indices:
-            return messages
-        first = len(self.chat.messages) - len(messages)
-        return [m for n, m in enumerate(messages, first) if n not in indices]
-
     @property
     def input_messages(self) -> list[Json]:
         """The messages of the input, without the instructions."""
@@ -123,6 +116,13 @@ class ResponsesRequest(Struct, frozen=True):
     def asks_to_be_stored(self) -> bool:
         """True if the request has `store: true`, or is for the background, where each response is stored."""
         return self.is_for_background or (self.chat.dialect_fields or {}).get("store") is True
+
+    def _input_without(self, indices: Collection[int]) -> list[Json]:
+        messages = self.input_messages
+        if not indices:
+            return messages
+        first = len(self.chat.messages) - len(messages)
+        return [m for n, m in enumerate(messages, first) if n not in indices]
 
 
 def parse(
