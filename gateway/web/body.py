@@ -169,7 +169,7 @@ def content_length(scope: Scope) -> int | None:
     if value is None:
         return None
     if not value.isdigit():
-        raise BadRequest("The content-length header is not a number.")
+        raise BadRequest("The content-length header is not a number.", param="content-length")
     # Twenty digits are above any limit. Without the cut Python would parse numbers of many thousand digits.
     return int(value[:20])
 

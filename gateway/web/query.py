@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl
 from starlette.types import Scope
 
 from gateway.core.nul import check_no_nul
+from gateway.dialects.fields import QUOTED_CHARS
 from gateway.errors import BadRequest
 
 
@@ -17,8 +18,12 @@ def read_query(scope: Scope) -> dict[str, str]:
         pairs = parse_qsl(scope["query_string"].decode(), keep_blank_values=True, errors="strict")
     except UnicodeDecodeError as error:
         raise BadRequest("The query of the URL is not UTF-8.") from error
-    query = dict(pairs)
-    if len(query) < len(pairs):
-        raise BadRequest("A parameter was sent twice.")
+    query: dict[str, str] = {}
+    for name, value in pairs:
+        if name in query:
+            raise BadRequest(
+                f"The parameter `{name[:QUOTED_CHARS]}` was sent twice.", param=name[:QUOTED_CHARS]
+            )
+        query[name] = value
     check_no_nul(query)
     return query
