@@ -27,7 +27,7 @@ class VisibleMessage(NamedTuple):
     """A message of an exchange that other conversations may see."""
 
     # Its index in the exchange's input; REPLY: it is the reply.
-    position: int
+    message_index: int
     message: WireMessage
 
 

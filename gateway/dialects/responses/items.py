@@ -55,7 +55,7 @@ class _PlacedMessage(NamedTuple):
     """A message of a client with its position in the turn."""
 
     # The index of the message in the turn; of a direction: that of the input after it.
-    offset: int
+    turn_index: int
     # The end of the item's id.
     id_end: str
     message: Json
@@ -87,11 +87,11 @@ class ItemList:
         input_count = 1 + max((index for index, _ in inputs), default=-1)
         # Directions come first, since sorting leaves a direction before the input that has the same index.
         placed = [
-            _PlacedMessage(input_count - inputs_after, f"s{len(directions) - n}", message)
-            for n, (inputs_after, message) in enumerate(directions)
+            _PlacedMessage(input_count - each.following_count, f"s{len(directions) - n}", each.message)
+            for n, each in enumerate(directions)
         ]
         placed += [_PlacedMessage(index, f"i{index}", without_private(message)) for index, message in inputs]
-        for each in sorted(placed, key=attrgetter("offset")):
+        for each in sorted(placed, key=attrgetter("turn_index")):
             self.items.extend(self._render_input(f"{tag}_{each.id_end}", each.message, forms))
 
     def add_reply(self, tag: str, reply: WireMessage) -> None:
