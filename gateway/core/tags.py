@@ -18,8 +18,8 @@ from unicodedata import combining, normalize
 # 40 bits are enough: a guess brings no hint whether it was right.
 _MARK_BYTES = 5
 # The pattern of a mark.
-MARK = "[a-z2-7]{8}"
-_MARKED_TAG = re.compile(f"<memory {MARK}>")
+MARK_PATTERN = "[a-z2-7]{8}"
+_MARKED_TAG = re.compile(f"<memory {MARK_PATTERN}>")
 
 # Replaces the first character of a tag.
 _ESCAPED_BRACKET = "‹"

@@ -15,7 +15,7 @@ from msgspec import Struct
 from gateway.core.dates import day_text
 from gateway.core.prompt.frame import without_frame
 from gateway.core.prompt.shown_blocks import CHANGES_HEADING, describe_mark
-from gateway.core.tags import MARK, escape_tags, quoted_name
+from gateway.core.tags import MARK_PATTERN, escape_tags, quoted_name
 from storage.records import Message
 
 _DIGITS_AND_SIGNS = (digits + punctuation).encode()
@@ -29,7 +29,7 @@ _SELECTION = "The message names nothing to look for; this is a small selection o
 # A model may repeat a note as it is, with a quotation mark (">") before each line, or escaped within JSON or HTML.
 _LEFT, _RIGHT = r"(?:<|&lt;|(?<!\\)\\++u003c)", r"(?:>|&gt;|\\++u003e)"
 _NOTE = re.compile(
-    rf"{_LEFT}memory(?: {MARK})?{_RIGHT}(?:\s|>|\\+[nr])*{re.escape(_HEADING)}.*?"
+    rf"{_LEFT}memory(?: {MARK_PATTERN})?{_RIGHT}(?:\s|>|\\+[nr])*{re.escape(_HEADING)}.*?"
     rf"(?:{_LEFT}\\?/memory{_RIGHT}(?:\s|\\+[nr])*|\Z)",
     re.DOTALL | re.IGNORECASE,
 )
