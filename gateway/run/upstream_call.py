@@ -117,7 +117,7 @@ class UpstreamCall(Struct, eq=False):
         """Notes what a reply has reported, as far as it came. prompt_usage: `ModelReply.prompt_usage`."""
         self.counts, self.pending_id = usage.counts, usage.pending_id
         if self.counts is None:
-            self.received_chars = usage.chars
+            self.received_chars = usage.char_count
             self.prompt_counts = usage.prompt_counts or reported_counts(prompt_usage)
 
     def note_piece(self, piece: Piece) -> None:

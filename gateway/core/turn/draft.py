@@ -132,7 +132,7 @@ class MessageDraft(ReplyUsage):
         return None if unchanged_count == len(entries) == len(shown) else shown
 
     @property
-    def chars(self) -> int:
+    def char_count(self) -> int:
         """The characters of all that the model wrote."""
         return len(self.generated_text())
 

@@ -23,12 +23,12 @@ from adapters.json_escapes import read_json
 from adapters.types import Json, completion_count, token_count
 from storage.records import TokenCounts
 
-# The largest body that is parsed, if it is no event stream.
-PARSED_BYTES: Final = 64 * 1024
-# The first and the last bytes of a larger one, in which its usage is looked for.
+# The largest body that is parsed, if it is no event stream. Chosen: a long completion.
+MAX_PARSED_BYTES: Final = 64 * 1024
+# The first and the last bytes of a larger one, in which its usage is looked for. Chosen: far above what a usage takes.
 SEARCHED_BYTES: Final = 4 * 1024
 # The bytes of a stream that are held before its text is counted. Chosen: two hundred events of a token each.
-HELD_BYTES: Final = 64 * 1024
+MAX_HELD_BYTES: Final = 64 * 1024
 # In JSON text a quotation mark inside a string is escaped, so these bytes are a field and nothing else.
 _USAGE_FIELD: Final = re.compile(rb'"usage"\s*:\s*(?=\{)')
 _STRING_OR_BRACE: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}]')
@@ -190,7 +190,7 @@ class ReplyUsage(Protocol):
         return None
 
     @property
-    def chars(self) -> int:
+    def char_count(self) -> int:
         """The characters of what the model wrote."""
 
 
@@ -203,11 +203,11 @@ class UsageReader(ReplyUsage):
 
     __slots__ = (
         "_body_texts",
-        "_chars",
-        "_first",
-        "_held",
+        "_char_count",
+        "_first_bytes",
         "_held_bytes",
-        "_last",
+        "_held_events",
+        "_last_bytes",
         "_report_pattern",
         "_reported",
         "_stream_texts",
@@ -226,25 +226,25 @@ class UsageReader(ReplyUsage):
         self.prompt_counts: TokenCounts | None = None
         self.pending_id: str | None = None
         # The characters of what the model wrote, without those in the events that are held.
-        self._chars = 0
+        self._char_count = 0
         # The events of a stream with text that is not counted yet.
-        self._held: list[bytes] = []
+        self._held_events: list[bytes] = []
         self._held_bytes = 0
         # The fields of all reports so far.
         self._reported: Json = {}
         # The first and last bytes of a body that comes in pieces.
-        self._first, self._last = b"", b""
+        self._first_bytes, self._last_bytes = b"", b""
 
     @property
-    def chars(self) -> int:
+    def char_count(self) -> int:
         self._count_held()
-        return self._chars
+        return self._char_count
 
     def take_events(self, data: bytes) -> None:
         """Takes events of a stream, each of them whole."""
-        self._held.append(data)
+        self._held_events.append(data)
         self._held_bytes += len(data)
-        if self._held_bytes > HELD_BYTES:
+        if self._held_bytes > MAX_HELD_BYTES:
             self._count_held()
         if self._report_pattern.search(data) is None:
             return
@@ -254,7 +254,7 @@ class UsageReader(ReplyUsage):
 
     def take_body(self, body: bytes) -> None:
         """Takes a body that is whole."""
-        if len(body) > PARSED_BYTES:
+        if len(body) > MAX_PARSED_BYTES:
             self.take_piece(body)
             self.end()
         else:
@@ -265,20 +265,20 @@ class UsageReader(ReplyUsage):
                 if read.background and is_pending(msgspec.structs.asdict(read)):
                     self.pending_id = str(read.id)
         if self.counts is None:
-            self._count(self._body_texts, body)
+            self._count_texts(self._body_texts, body)
 
     def take_piece(self, data: bytes) -> None:
         """Takes the next piece of a body that is not held."""
-        if len(self._first) < SEARCHED_BYTES:
-            self._first += data[: SEARCHED_BYTES - len(self._first)]
-        self._last = (self._last + data[-SEARCHED_BYTES:])[-SEARCHED_BYTES:]
+        if len(self._first_bytes) < SEARCHED_BYTES:
+            self._first_bytes += data[: SEARCHED_BYTES - len(self._first_bytes)]
+        self._last_bytes = (self._last_bytes + data[-SEARCHED_BYTES:])[-SEARCHED_BYTES:]
 
     def end(self) -> None:
         """Ends a body that came in pieces."""
-        for part in (self._last, self._first):
-            fields = [*_USAGE_FIELD.finditer(part)]
+        for searched in (self._last_bytes, self._first_bytes):
+            fields = [*_USAGE_FIELD.finditer(searched)]
             if fields and self.counts is None:
-                self._add_report(_object_at(part, fields[-1].end()))
+                self._add_report(_read_object_at(searched, fields[-1].end()))
 
     def _take_event(self, data: bytes) -> None:
         """Takes an event's data, which has a usage wherever its dialect puts it."""
@@ -309,16 +309,16 @@ class UsageReader(ReplyUsage):
             self.counts = reported_counts(self._reported)
 
     def _count_held(self) -> None:
-        self._count(self._stream_texts, b"".join(self._held))
-        self._held.clear()
+        self._count_texts(self._stream_texts, b"".join(self._held_events))
+        self._held_events.clear()
         self._held_bytes = 0
 
-    def _count(self, texts: re.Pattern[bytes] | None, data: bytes) -> None:
-        for text in () if texts is None else texts.findall(data):
-            self._chars += _length(text)
+    def _count_texts(self, pattern: re.Pattern[bytes] | None, data: bytes) -> None:
+        for text in () if pattern is None else pattern.findall(data):
+            self._char_count += _count_chars(text)
 
 
-def _object_at(data: bytes, start: int) -> Any:
+def _read_object_at(data: bytes, start: int) -> Any:
     """Returns the JSON object that begins there; None: its end is missing."""
     depth = 0
     for string_or_brace in _STRING_OR_BRACE.finditer(data, start):
@@ -331,7 +331,7 @@ def _object_at(data: bytes, start: int) -> Any:
     return None
 
 
-def _length(text: bytes) -> int:
+def _count_chars(text: bytes) -> int:
     """Returns the characters of a string as it stands in JSON, without its quotation marks."""
     if _BACKSLASH in text:
         try:

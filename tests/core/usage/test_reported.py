@@ -8,7 +8,13 @@ import orjson
 import pytest
 
 from gateway.core.usage.reply_facts import NO_FACTS, facts_of
-from gateway.core.usage.reported import HELD_BYTES, PARSED_BYTES, UsageReader, costs_tokens, reported_counts
+from gateway.core.usage.reported import (
+    MAX_HELD_BYTES,
+    MAX_PARSED_BYTES,
+    UsageReader,
+    costs_tokens,
+    reported_counts,
+)
 from storage.records import TokenCounts
 
 CHAT = {
@@ -144,16 +150,16 @@ def test_what_the_model_wrote_is_measured_in_characters() -> None:
     reader = UsageReader("/chat/completions")
     reader.take_events(events({"choices": [{"delta": {"role": "assistant", "content": 'ä "b"\n'}}]}))
     reader.take_events(events({"choices": [{"delta": {"tool_calls": [{"function": {"arguments": '{"a'}}]}}]}))
-    assert (reader.counts, reader.chars) == (None, 9)
+    assert (reader.counts, reader.char_count) == (None, 9)
 
 
 def test_of_a_long_stream_all_is_measured() -> None:
     reader = UsageReader("/chat/completions")
     event = events({"choices": [{"delta": {"content": "word "}}]})
-    count = 2 * HELD_BYTES // len(event) + 1
+    count = 2 * MAX_HELD_BYTES // len(event) + 1
     for _ in range(count):
         reader.take_events(event)
-    assert reader.chars == 5 * count
+    assert reader.char_count == 5 * count
 
 
 def test_a_usage_in_an_event_that_is_no_object_is_none() -> None:
@@ -173,7 +179,7 @@ def test_of_a_large_body_only_its_ends_are_searched(is_first: bool) -> None:
     vectors = {"data": [{"embedding": [0.25] * 30_000}]}
     usage = {"usage": {"prompt_tokens": 8, "total_tokens": 8}}
     body = orjson.dumps({**usage, **vectors} if is_first else {**vectors, **usage})
-    assert len(body) > PARSED_BYTES
+    assert len(body) > MAX_PARSED_BYTES
     whole, pieces = UsageReader("/embeddings"), UsageReader("/embeddings")
     whole.take_body(body)
     for at in range(0, len(body), 1000):
