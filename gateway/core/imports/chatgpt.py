@@ -33,36 +33,36 @@ def read_conversation(item: Any) -> SourceConversation | Unreadable:
     nodes = {id: node for id, node in mapping.items() if isinstance(node, dict)}
     if len(nodes) < len(mapping):
         raise WrongForm("a node is no object")
-    count = sum(isinstance(node.get("message"), dict) for node in nodes.values())
+    message_count = sum(isinstance(node.get("message"), dict) for node in nodes.values())
     if item.get("is_do_not_remember") is True:
-        return Unreadable("it is marked as not to be remembered", count)
-    parents = {id: _parent_of(node, nodes) for id, node in nodes.items()}
+        return Unreadable("it is marked as not to be remembered", message_count)
+    parents = {id: _read_parent(node, nodes) for id, node in nodes.items()}
     if not parents:
-        return SourceConversation(_id_of(item), ())
+        return SourceConversation(_read_conversation_id(item), ())
     leaf = item.get("current_node")
     if not isinstance(leaf, str) or leaf not in nodes:
-        leaf = newest_leaf(parents, {id: _time_of(node) for id, node in nodes.items()})
+        leaf = newest_leaf(parents, {id: _read_message_time(node) for id, node in nodes.items()})
     messages = []
     for id in branch_to(leaf, lambda id: parents[id]):
         message = _read_message(nodes[id].get("message"))
         if message is not None:
             messages.append(message)
     at = read_time(item.get("create_time"))
-    return SourceConversation(_id_of(item), messages, at, count - len(messages))
+    return SourceConversation(_read_conversation_id(item), messages, at, message_count - len(messages))
 
 
-def _id_of(item: dict[str, Any]) -> str | None:
+def _read_conversation_id(item: dict[str, Any]) -> str | None:
     return read_id(item.get("conversation_id")) or read_id(item.get("id"))
 
 
-def _parent_of(node: dict[str, Any], nodes: dict[str, Any]) -> str | None:
+def _read_parent(node: dict[str, Any], nodes: dict[str, Any]) -> str | None:
     parent = node.get("parent")
     if parent is not None and not isinstance(parent, str):
         raise WrongForm("the parent of a message is no text")
     return parent if parent in nodes else None
 
 
-def _time_of(node: dict[str, Any]) -> float | None:
+def _read_message_time(node: dict[str, Any]) -> float | None:
     message = node.get("message")
     return read_time(message.get("create_time")) if isinstance(message, dict) else None
 
@@ -86,11 +86,11 @@ def _read_message(message: Any) -> SourceMessage | None:
     parts = content.get("parts", [])
     if not isinstance(parts, list):
         raise WrongForm("the parts of a message are no list")
-    text = check_text("\n".join(filter(None, map(_text_of, parts))))
+    text = check_text("\n".join(filter(None, map(_read_part, parts))))
     return SourceMessage(role, text, read_time(message.get("create_time"))) if text.strip() else None
 
 
-def _text_of(part: Any) -> str:
+def _read_part(part: Any) -> str:
     if isinstance(part, str):
         return part
     if not isinstance(part, dict):

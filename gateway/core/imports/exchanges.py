@@ -42,8 +42,8 @@ class ImportDraft(Struct, frozen=True):
     # The key of the conversation; None: the source gave it no id.
     key: str | None
     first_at: float
-    # Characters of its messages.
-    chars: int
+    # The characters of its messages.
+    char_count: int
     # The hashes of its questions and of its messages, and the hashes by which its prefix is recognised.
     questions: Sequence[bytes]
     atoms: Sequence[bytes]
@@ -58,8 +58,8 @@ class _Turn:
         self.reply: list[SourceMessage] = []
 
     @property
-    def size(self) -> int:
-        """The number of its messages."""
+    def message_count(self) -> int:
+        """The number of its messages, the reply included."""
         return len(self.inputs) + len(self.reply)
 
 
@@ -90,7 +90,7 @@ def draft_import(
     path_hash = b""
     start = 0
     for turn in turns:
-        end = start + turn.size
+        end = start + turn.message_count
         exchange = _make_exchange(
             turn, times[start:end], hasher, path_hash, exchanges[-1] if exchanges else None
         )
@@ -107,17 +107,17 @@ def draft_import(
     ]
     return ImportDraft(
         exchanges=exchanges,
-        counts=[turn.size for turn in turns],
+        counts=[turn.message_count for turn in turns],
         key=None if source.id is None else f"{KEY}{format}:{source.id}",
         first_at=min(times),
-        chars=sum(len(message.text) for message in source.messages),
+        char_count=sum(len(message.text) for message in source.messages),
         questions=list({message_key(exchange.inputs[-1]): None for exchange in exchanges}),
         atoms=list({message_key(atoms): None for atoms in messages}),
         prefixes=prefix_hashes(hasher, exchanges[0].inputs),
     )
 
 
-def import_write(draft: ImportDraft, agent: Agent, row: int, uid: str, *, learns: bool) -> ImportWrite:
+def make_import_write(draft: ImportDraft, agent: Agent, row: int, uid: str, *, learns: bool) -> ImportWrite:
     """Returns the write of a conversation.
 
     row: of the import.

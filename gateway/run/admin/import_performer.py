@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from adapters.json_escapes import REPLACEMENT
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.dates import DAY_S
-from gateway.core.imports.exchanges import ImportDraft, import_write
+from gateway.core.imports.exchanges import ImportDraft, make_import_write
 from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable
 from gateway.core.memory.fact_words import fact_key
 from gateway.errors import GatewayError
@@ -163,7 +163,7 @@ class ImportPerformer(Struct, frozen=True):
         """
         assert isinstance(source, SourceConversation)  # nothing else has a draft
         memory = agent or Agent(id=0, uid="", scope=running.request.scope, secret=b"", epoch=0)
-        write = import_write(draft, memory, running.row, uuid.uuid4().hex, learns=running.request.learns)
+        write = make_import_write(draft, memory, running.row, uuid.uuid4().hex, learns=running.request.learns)
         texts = [message.text for message in source.messages]
         before = running.progress
         writing = await self.rest.step(self.store.imports.plan(write, before.partial.exchanges))
@@ -173,7 +173,7 @@ class ImportPerformer(Struct, frozen=True):
             if not writing.is_done:
                 return progress
             progress = _warn_of_losses(progress, f"Conversation {number}", texts)
-            return progress.with_conversation_ended(source.skipped, draft.chars)
+            return progress.with_conversation_ended(source.skipped, draft.char_count)
 
         def note_after(writing: ImportWriting) -> ImportNote:
             return ImportNote(running.row, "running", self.now(), progress_after(writing).dump())
