@@ -12,6 +12,9 @@ from msgspec import Struct
 from gateway.core.dates import parse_moment
 from storage.records import Message
 
+# The results of a search whose call sets no limit, as the schemas of the tools say.
+_DEFAULT_RESULTS = 5
+
 
 class Lookup(Struct, frozen=True):
     """A search of memory."""
@@ -31,7 +34,7 @@ class Lookup(Struct, frozen=True):
     # The latest time, in epoch seconds; None: any.
     until: float | None = None
     # The most results.
-    limit: int = 5
+    limit: int = _DEFAULT_RESULTS
 
     def matches(self, hit: Message) -> bool:
         """Returns whether a hit is what is looked for, apart from its tags."""
@@ -56,6 +59,11 @@ _ALL_SOURCES = frozenset({"message", "passage", "fact"})
 _ALL_RESULTS = 8
 # The most keywords of one call that are searched for. Chosen, not measured.
 _MAX_QUERIES = 8
+# The arguments with the earliest and the latest date, by the tool.
+_DATE_ARGUMENTS: Final = {
+    "archival_memory_search": ("start_datetime", "end_datetime"),
+    "conversation_search": ("start_date", "end_date"),
+}
 
 
 def read_lookup(name: str, arguments: Mapping[str, Any], now: float, timezone: str = "UTC") -> Lookup | str:
@@ -66,10 +74,10 @@ def read_lookup(name: str, arguments: Mapping[str, Any], now: float, timezone: s
     """
     query = str(arguments.get("query") or "").strip()
     queries = (query,) if query else ()
-    since_key, until_key = _DATES.get(name, ("", ""))
+    since_key, until_key = _DATE_ARGUMENTS.get(name, ("", ""))
     try:
-        since = _moment(arguments.get(since_key), timezone, is_end=False)
-        until = _moment(arguments.get(until_key), timezone, is_end=True)
+        since = _read_moment(arguments.get(since_key), timezone, is_end=False)
+        until = _read_moment(arguments.get(until_key), timezone, is_end=True)
     except ValueError:
         return f"Error: `{since_key}` and `{until_key}` are dates such as 2026-03-01. Nothing was done."
     match name:
@@ -81,7 +89,7 @@ def read_lookup(name: str, arguments: Mapping[str, Any], now: float, timezone: s
                 needs_all=arguments.get("tag_match_mode") == "all",
                 since=since,
                 until=until,
-                limit=arguments.get("top_k") or 5,
+                limit=arguments.get("top_k") or _DEFAULT_RESULTS,
             )
         case "conversation_search":
             roles = frozenset(arguments.get("roles") or ())
@@ -91,7 +99,7 @@ def read_lookup(name: str, arguments: Mapping[str, Any], now: float, timezone: s
                 roles,
                 since=since,
                 until=until,
-                limit=arguments.get("limit") or 5,
+                limit=arguments.get("limit") or _DEFAULT_RESULTS,
             )
         case "search_memory":
             words = tuple(each for each in arguments.get("convo_keyword_queries") or () if each.strip())
@@ -108,18 +116,12 @@ def read_lookup(name: str, arguments: Mapping[str, Any], now: float, timezone: s
             return Lookup(queries, _ALL_SOURCES, limit=_ALL_RESULTS)
 
 
-_DATES: Final = {
-    "archival_memory_search": ("start_datetime", "end_datetime"),
-    "conversation_search": ("start_date", "end_date"),
-}
-
-
-def _moment(text: object, timezone: str, *, is_end: bool) -> float | None:
+def _read_moment(text: object, timezone: str, *, is_end: bool) -> float | None:
     """Returns a date or time as epoch seconds; of a date alone its beginning or its end. Raises: ValueError."""
-    return parse_moment(str(text).strip(), _zone(timezone), is_end=is_end) if text else None
+    return parse_moment(str(text).strip(), _find_zone(timezone), is_end=is_end) if text else None
 
 
-def _zone(name: str) -> tzinfo:
+def _find_zone(name: str) -> tzinfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError):

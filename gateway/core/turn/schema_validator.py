@@ -14,11 +14,12 @@ from urllib.parse import quote, unquote
 if TYPE_CHECKING:
     from jsonschema_rs import Validator
 
-# The most bytes of one compiled pattern. A larger pattern forbids nothing.
+# The most bytes of one compiled pattern. A larger pattern forbids nothing. Not measured.
 _MAX_REGEX_BYTES = 256 * 1024
 # The most digits of an index in a reference. Python refuses to parse an index of thousands of digits.
-_MAX_DIGITS = 10
-_MAX_REPAIRS = 16  # faults that are left out of a schema; a schema with more forbids nothing
+_MAX_INDEX_DIGITS = 9
+# The most faults that are left out of a schema. A schema with more forbids nothing. Not measured.
+_MAX_REPAIRS = 16
 
 
 class RepairedSchema(NamedTuple):
@@ -64,7 +65,8 @@ def find_target(root: Mapping[str, Any], reference: str) -> Any:
     target: Any = root
     for part in unquote(reference[1:]).split("/")[1:]:
         key = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(target, list) and key.isdecimal() and len(key) < _MAX_DIGITS and int(key) < len(target):
+        is_index = key.isdecimal() and len(key) <= _MAX_INDEX_DIGITS
+        if isinstance(target, list) and is_index and int(key) < len(target):
             target = target[int(key)]
         elif isinstance(target, dict) and key in target:
             target = target[key]
