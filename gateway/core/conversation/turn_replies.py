@@ -84,10 +84,10 @@ class TurnReplies:
         return ReplySpan(min(indices), max(indices)) if indices else None
 
 
-def reply_keys(listing: HashedList, turns: int) -> list[Atom]:
-    """Returns the keys under which replies in the last turns of a list may be stored, for a look-up."""
+def reply_keys(listing: HashedList, turn_count: int) -> list[Atom]:
+    """Returns the keys under which replies in the last `turn_count` turns of a list may be stored, for a look-up."""
     keys: dict[Atom, None] = {}
-    for indices in turn_ranges(listing)[::-1][: turns + 1]:
+    for indices in turn_ranges(listing)[::-1][: turn_count + 1]:
         turn = TurnReplies(listing, indices)
         # A reply is stored without a name until it comes back with one.
         keys.update(dict.fromkeys([*turn.spans, *turn.unnamed]))

@@ -56,7 +56,7 @@ def find_order_question(text: str) -> OrderQuestion | None:
     return None
 
 
-def events_of(text: str) -> str:
+def without_order_words(text: str) -> str:
     """Returns the events in a question about their order: its text without the words that ask, if any text is left."""
     return " ".join(_read_table().frame.sub(" ", text).split()).strip(" ?.,:") or text
 

@@ -85,11 +85,11 @@ class _StoredExchange(NamedTuple):
         has_refused = is_unread or exchange.id in plan.refused_results
         return cls(exchange, content, is_of_same_model(exchange, plan), has_refused)
 
-    def input(self, position: int) -> list[WireMessage]:
+    def input(self, message_index: int) -> list[WireMessage]:
         """Returns one message of the input; []: it is not stored."""
         if self.content.messages is None:
             return []
-        message = self.content.messages[position]
+        message = self.content.messages[message_index]
         # The call of the result stays, and with it what the model has made of a block.
         return [without_result(message) if self.has_refused_results else message]
 

@@ -72,13 +72,13 @@ class NativeMessage:
     def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
         """Ends a hidden round. tail: its last events."""
         self._gateway_blocks.end()
-        for raw in self._events.hide_round(_bytes_of(tail)):
+        for raw in self._events.hide_round(_raw_events(tail)):
             self._add(raw, has_content=False)
 
     def end(self, tail: Sequence[ReplyEvent], finish: str | None) -> None:
         """Ends the message. finish: replaces the upstream's `finish_reason`."""
         self._gateway_blocks.end()
-        tail_bytes = _bytes_of(tail)
+        tail_bytes = _raw_events(tail)
         # Else the upstream's own last event has passed already, and nothing is left to be sent.
         if tail_bytes or not self._events.is_over:
             for raw in self._events.end(tail_bytes, finish):
@@ -100,5 +100,5 @@ class NativeMessage:
             self._buffer.add(raw, has_content=has_content)
 
 
-def _bytes_of(tail: Sequence[ReplyEvent]) -> list[bytes]:
+def _raw_events(tail: Sequence[ReplyEvent]) -> list[bytes]:
     return [event.raw for event in tail if event.raw]

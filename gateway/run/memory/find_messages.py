@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from gateway.core.memory.standing import normalized_statement
 from gateway.core.prompt import note_choice, note_query
-from gateway.core.prompt.event_order import OrderQuestion, events_of, find_order_question
+from gateway.core.prompt.event_order import OrderQuestion, find_order_question, without_order_words
 from gateway.core.prompt.excerpt import query_keys
 from gateway.run.memory.recall_result import SearchRecord
 from gateway.run.memory.visible import NOTHING_VISIBLE, VisibleContent
@@ -132,7 +132,7 @@ async def find_messages(
     ruled_out: dict[int, str] = {}
     order = find_order_question(query)
     if order is not None:
-        query = events_of(query)
+        query = without_order_words(query)
     is_searched_twice = order in _ORDER_QUESTIONS
     messages = await (_find_events(query, memory) if is_searched_twice else memory.search(query))
     if messages and order in _NEIGHBOUR_QUESTIONS:

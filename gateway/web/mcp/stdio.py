@@ -86,7 +86,7 @@ class _ClientMessages:
     async def receive(self) -> SessionMessage:
         """Returns the next message. Raises: anyio.EndOfStream."""
         while isinstance(message := await self._reader.receive(), Exception):
-            await self._writer.send(SessionMessage(_error_of(message)))
+            await self._writer.send(SessionMessage(_make_error(message)))
         return message
 
     async def aclose(self) -> None:
@@ -108,7 +108,7 @@ class _ClientMessages:
             raise StopAsyncIteration from None
 
 
-def _error_of(fault: Exception) -> JSONRPCError:
+def _make_error(fault: Exception) -> JSONRPCError:
     """Returns the answer to a line that is no message (JSON-RPC 2.0, section 5: its `id` is null)."""
     is_json = isinstance(fault, ValidationError) and fault.errors()[0]["type"] != "json_invalid"
     error = ErrorData(code=PARSE_ERROR, message="The line is no JSON.")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.prompt.event_order import OrderQuestion, events_of, find_order_question
+from gateway.core.prompt.event_order import OrderQuestion, find_order_question, without_order_words
 from gateway.core.prompt.note_choice import CUT_CHARS, ORDER_CHARS
 from gateway.run.memory.find_messages import find_messages
 from storage.errors import TooSlow
@@ -39,7 +39,7 @@ from storage.records import Message
 )
 def test_the_words_that_ask_for_an_order_are_left_out(text: str, events: str) -> None:
     assert find_order_question(text) is OrderQuestion.ORDER
-    assert events_of(text) == events
+    assert without_order_words(text) == events
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_the_words_that_ask_for_an_order_are_left_out(text: str, events: str) ->
 )
 def test_a_question_asks_for_what_came_next_or_before(text: str, asked: OrderQuestion, event: str) -> None:
     assert find_order_question(text) is asked
-    assert events_of(text) == event
+    assert without_order_words(text) == event
 
 
 @pytest.mark.parametrize(
