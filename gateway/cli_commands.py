@@ -187,7 +187,7 @@ class Commands:
     def move(self, target: str) -> int:
         """Moves all memories to another database. target: the URL of a PostgreSQL, or a file. Returns the exit code."""
         with loading():
-            from gateway.operations import move_store
+            from gateway.offline_work import move_store
 
         configured = self.settings.database
         if target.startswith(POSTGRES):
@@ -357,7 +357,7 @@ class Commands:
 
         def import_here() -> dict[str, Any]:
             with loading():
-                from gateway.operations import import_file
+                from gateway.offline_work import import_file
 
             return asyncio.run(import_file(self.settings, path, arguments, report))
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from msgspec.structs import replace
-
-from gateway.open_database import database_session
 from gateway.page.page_operations import PageOperations
 from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.batch_operations import BatchOperations
 from gateway.run.admin.compact_operation import CompactOperation
 from gateway.run.admin.forget_operations import ForgetOperations
-from gateway.run.admin.import_operations import ImportOperations, open_file
+from gateway.run.admin.import_operations import ImportOperations
 from gateway.run.admin.import_performer import ImportPerformer
 from gateway.run.admin.import_rest import ImportRest
 from gateway.run.admin.job_operations import JobOperations
@@ -32,8 +29,7 @@ from gateway.run.admin.memory_forgetting import MemoryForgetting
 from gateway.run.admin.memory_lists import ListOperations
 from gateway.run.admin.memory_records import MemoryRecord
 from gateway.run.admin.memory_views import MemoryViews
-from gateway.run.admin.move import Move, MoveOutcome
-from gateway.run.admin.operation_arguments import Defaults, RawArguments
+from gateway.run.admin.operation_arguments import Defaults
 from gateway.run.admin.operation_table import OperationTable
 from gateway.run.admin.overview_operation import OverviewOperation
 from gateway.run.admin.recall_trials import RecallTrials
@@ -54,13 +50,11 @@ from gateway.run.memory.trial import TrialRunner
 from gateway.run.request_log import RequestLog
 from gateway.run.usage.accounting import Accounting
 from gateway.run.usage.meter import Meter
-from gateway.settings import DatabaseSettings, Settings
+from gateway.settings import Settings
 from storage.sql.store import Store
 
 # The tokens of a trial's note if recall is off. Chosen, not measured.
 TRIAL_RECALL_TOKENS = 1000
-# The pause between two reports of an import: a progress bar needs no more.
-_REPORT_S = 0.2
 
 
 class ServingParts(NamedTuple):
@@ -192,7 +186,7 @@ def make_import_operations(
         store,
         now,
         retention_days={name: each.retention_days for name, each in settings.projects.items()},
-        jobs_after=_embedding_jobs(settings),
+        jobs_after=embedding_jobs(settings),
         learning_jobs=(LEARN_JOB,) if settings.memory.learn_every else (),
         rest=ImportRest(idle),
     )
@@ -200,38 +194,6 @@ def make_import_operations(
     return ImportOperations(
         store=store, now=now, spec_of=Directory(settings).spec_named, performer=performer, defaults=defaults
     )
-
-
-async def import_file(
-    settings: Settings, path: str, arguments: RawArguments, report: Callable[[dict[str, Any]], None]
-) -> dict[str, Any]:
-    """Imports a file into the database while no gateway serves it. Returns the import as it ended.
-
-    arguments: of the import.
-    report: called with the import from time to time while it runs.
-
-    Raises: GatewayError.
-    """
-    async with database_session(settings) as store:
-        operations = make_import_operations(settings, store)
-        try:
-            request = operations.read_request(arguments)
-            while True:
-                running = await operations.begin(open_file(path), request)
-                while running.task is not None and not running.task.done():
-                    report(running.to_json())
-                    await asyncio.wait([running.task], timeout=_REPORT_S)
-                if running.task is not None:
-                    return running.to_json()
-                # Another process performs the import. If that process is killed, the import is soon shown as stopped,
-                # and this process continues it.
-                while (shown := await operations.show(running.uid))["status"] == "running":
-                    report(shown)
-                    await asyncio.sleep(_REPORT_S)
-                if shown["status"] != "stopped":
-                    return shown
-        finally:
-            await operations.aclose()
 
 
 def make_operations(
@@ -255,7 +217,7 @@ def make_operations(
     show = ShowOperation(store, make_trial_runner(settings, store, now, embed_query), defaults)
     edits = MemoryEdits(store, now, defaults)
     forgetting = ForgetOperations(store, now, defaults)
-    transfer = TransferOperations(store, defaults, _embedding_jobs(settings))
+    transfer = TransferOperations(store, defaults, embedding_jobs(settings))
     compact = CompactOperation(store, defaults, has_model=settings.background_model is not None)
     listing = ListOperations(store, defaults)
     batches = BatchOperations(store, now)
@@ -304,25 +266,6 @@ def make_operations(
     )
 
 
-async def move_store(
-    settings: Settings,
-    source: DatabaseSettings,
-    target: DatabaseSettings,
-    report: Callable[[MoveOutcome, int], None],
-) -> MoveOutcome:
-    """Moves the content of one database to another.
-
-    report: called after each memory, with the outcome so far and the number of memories.
-
-    Raises: GatewayError: one of the two cannot be used; SettingsError.
-    """
-    async with (
-        database_session(replace(settings, database=source)) as source_store,
-        database_session(replace(settings, database=target)) as target_store,
-    ):
-        return await Move(source_store, target_store, _embedding_jobs(settings)).run(report)
-
-
-def _embedding_jobs(settings: Settings) -> tuple[str, ...]:
+def embedding_jobs(settings: Settings) -> tuple[str, ...]:
     """Returns the kinds of jobs that embed texts which no turn of a gateway has written."""
     return () if settings.memory.embedder is None else (EMBED_JOB,)

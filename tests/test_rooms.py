@@ -246,6 +246,7 @@ TOP = {
     "gateway.app",
     "gateway.routes",
     "gateway.services",
+    "gateway.offline_work",
     "gateway.operations",
     "gateway.provider_factory",
     "gateway.trace_factory",

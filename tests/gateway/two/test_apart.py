@@ -18,7 +18,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from gateway.operations import import_file, make_import_operations
+from gateway.offline_work import import_file
+from gateway.operations import make_import_operations
 from gateway.run.admin import import_operations
 from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.settings import DatabaseSettings, Settings

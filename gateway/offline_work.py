@@ -1,0 +1,70 @@
+"""Work on a database that no gateway serves: the import of a file, and the move to another database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from msgspec.structs import replace
+
+from gateway.open_database import database_session
+from gateway.operations import embedding_jobs, make_import_operations
+from gateway.run.admin.import_operations import open_file
+from gateway.run.admin.move import Move, MoveOutcome
+from gateway.run.admin.operation_arguments import RawArguments
+from gateway.settings import DatabaseSettings, Settings
+
+# The pause between two reports of an import: a progress bar needs no more.
+_REPORT_S = 0.2
+
+
+async def import_file(
+    settings: Settings, path: str, arguments: RawArguments, report: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Imports a file into the database while no gateway serves it. Returns the import as it ended.
+
+    arguments: of the import.
+    report: called with the import from time to time while it runs.
+
+    Raises: GatewayError.
+    """
+    async with database_session(settings) as store:
+        operations = make_import_operations(settings, store)
+        try:
+            request = operations.read_request(arguments)
+            while True:
+                running = await operations.begin(open_file(path), request)
+                while running.task is not None and not running.task.done():
+                    report(running.to_json())
+                    await asyncio.wait([running.task], timeout=_REPORT_S)
+                if running.task is not None:
+                    return running.to_json()
+                # Another process performs the import. If that process is killed, the import is soon shown as stopped,
+                # and this process continues it.
+                while (shown := await operations.show(running.uid))["status"] == "running":
+                    report(shown)
+                    await asyncio.sleep(_REPORT_S)
+                if shown["status"] != "stopped":
+                    return shown
+        finally:
+            await operations.aclose()
+
+
+async def move_store(
+    settings: Settings,
+    source: DatabaseSettings,
+    target: DatabaseSettings,
+    report: Callable[[MoveOutcome, int], None],
+) -> MoveOutcome:
+    """Moves the content of one database to another.
+
+    report: called after each memory, with the outcome so far and the number of memories.
+
+    Raises: GatewayError: one of the two cannot be used; SettingsError.
+    """
+    async with (
+        database_session(replace(settings, database=source)) as source_store,
+        database_session(replace(settings, database=target)) as target_store,
+    ):
+        return await Move(source_store, target_store, embedding_jobs(settings)).run(report)
