@@ -22,7 +22,7 @@ from storage.database import Connection
 from storage.open import open_store
 from storage.records import Agent, Exchange, Scope
 from storage.sql import exchanges
-from storage.sql.agents import create_agent
+from storage.sql.agents import find_or_create_agent
 from storage.sql.store import Store
 
 # For each table of PostgreSQL: its name, the columns that are written, and the sequence of its ids.
@@ -39,7 +39,7 @@ async def new_agent(store: Store, user: str, secret: bytes | None = None) -> Age
     """Makes an agent. secret: the agent's secret; None: a new one."""
     draft = store.agents.draft(Scope("default", "default", f"user:{user}"))
     draft = replace(draft, secret=secret or draft.secret)
-    agent = await store.database.write(lambda connection: create_agent(connection, draft))
+    agent = await store.database.write(lambda connection: find_or_create_agent(connection, draft))
     store.agents.cache(agent)
     return agent
 

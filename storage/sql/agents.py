@@ -78,8 +78,11 @@ async def pause_agent(connection: Connection, agent_row: int, since: float | Non
     return await connection.run(SQL["pause"], (agent_row, since)) > 0
 
 
-async def create_agent(connection: Connection, draft: Agent) -> Agent:
-    """Stores a draft. Returns it, or the agent that the scope had already: its secret is another."""
+async def find_or_create_agent(connection: Connection, draft: Agent) -> Agent:
+    """Returns the agent that a scope has already, or else stores a draft of it. The two have different secrets.
+
+    Raises: WriteConflict: the public name is taken.
+    """
     scope = draft.scope
     row = await connection.row(
         SQL["agent_insert"], (draft.uid, *scope, draft.secret, draft.epoch, draft.created)
@@ -93,15 +96,15 @@ async def create_agent(connection: Connection, draft: Agent) -> Agent:
     return existing
 
 
-async def create_agent_with_blocks(
+async def find_or_create_with_blocks(
     connection: Connection,
     draft: Agent,
     own_blocks: Iterable[Block],
     shared_blocks: Iterable[Block],
     at: float,
 ) -> Agent:
-    """Stores a draft with its blocks. Returns the stored agent, which may be one that was there first."""
-    agent = await create_agent(connection, draft)
+    """Returns the agent that a scope has already, or else stores a draft of it with its blocks."""
+    agent = await find_or_create_agent(connection, draft)
     if agent.secret == draft.secret:
         await ensure_blocks(connection, agent.id, own_blocks, at)
         await ensure_shared_blocks(connection, agent.scope.project, agent.scope.profile, shared_blocks, at)
@@ -226,7 +229,7 @@ class Agents:
             if agent is None:
                 draft = self.draft(scope)
                 agent = await self._database.write(
-                    lambda connection: create_agent_with_blocks(
+                    lambda connection: find_or_create_with_blocks(
                         connection, draft, own_blocks, shared_blocks, at
                     )
                 )
@@ -248,7 +251,7 @@ class Agents:
         """
         if draft.uid in self._stored_drafts and await find_agent(connection, draft.scope) is None:
             raise Stale("something was forgotten while this turn was under way")
-        agent = await create_agent_with_blocks(connection, draft, own_blocks, shared_blocks, at)
+        agent = await find_or_create_with_blocks(connection, draft, own_blocks, shared_blocks, at)
         if agent.secret != draft.secret:
             raise Stale(f"another memory of {agent.scope.subject!r} was begun or imported meanwhile")
         return agent

@@ -20,7 +20,7 @@ from storage.database import FORGOTTEN, Connection, Database, Row
 from storage.records import REPLY, Block, Exchange, State
 from storage.sql import exchanges
 from storage.sql.additions import GoneReading, find_gone
-from storage.sql.agents import Agents, create_agent_with_blocks, find_agent_by_id, pause_agent
+from storage.sql.agents import Agents, find_agent_by_id, find_or_create_with_blocks, pause_agent
 from storage.sql.agents_api.definitions import remove_definitions
 from storage.sql.agents_api.sleepers import end_readings
 from storage.sql.default_blocks import default_blocks
@@ -200,7 +200,7 @@ class Forgetting(Group):
                 blocks = await default_blocks(connection, agent_row)
             *prerequisites, id = await begin_forgetting(connection, agent_row, target, now)
             if forgotten_agent is not None and forgotten_agent.paused is not None:
-                empty = await create_agent_with_blocks(
+                empty = await find_or_create_with_blocks(
                     connection, self._agents.new(forgotten_agent.scope), blocks, (), now
                 )
                 await pause_agent(connection, empty.id, forgotten_agent.paused)

@@ -32,7 +32,7 @@ from storage.records import (
     TokenCounts,
 )
 from storage.sql import exchanges
-from storage.sql.agents import Agents, create_agent, find_agent, find_agent_by_id, pause_agent
+from storage.sql.agents import Agents, find_agent, find_agent_by_id, find_or_create_agent, pause_agent
 from storage.sql.agents_api.definitions import add_definition
 from storage.sql.agents_api.forks import note_fork
 from storage.sql.exchange_rows import make_exchange, make_exchanges
@@ -255,7 +255,7 @@ class Transfer(GrowingGroup):
         ):
             await self._forgetting.wipe(unfinished)
         hidden_draft = replace(draft, id=0, scope=hidden)
-        agent = await self._database.bulk(lambda connection: create_agent(connection, hidden_draft))
+        agent = await self._database.bulk(lambda connection: find_or_create_agent(connection, hidden_draft))
         if agent.uid != hidden_draft.uid:
             raise WriteConflict(f"another import for {scope.subject} has begun at the same time")
         return agent

@@ -27,7 +27,7 @@ from gateway.run.sink import ClientGone, Presence
 from gateway.settings import ModelSettings, ProfileSettings, ToolSettings, UpstreamSettings
 from storage.database import Connection
 from storage.records import Block, Exchange, Run, Scope
-from storage.sql.agents import create_agent
+from storage.sql.agents import find_or_create_agent
 from storage.sql.default_blocks import ensure_blocks
 from tests.doubles.lines_view import LinesView
 from tests.doubles.upstream import Gate, StrictUpstream
@@ -189,7 +189,7 @@ class Life:
         store, now = self.world.store, self.world.clock()
 
         async def write(connection: Connection) -> None:
-            made = await create_agent(connection, store.agents.draft(self.scope))
+            made = await find_or_create_agent(connection, store.agents.draft(self.scope))
             await ensure_blocks(connection, made.id, self.spec.own_blocks, now)
 
         async def made() -> None:

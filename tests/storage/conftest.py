@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from storage.records import Agent, Scope
-from storage.sql.agents import create_agent
+from storage.sql.agents import find_or_create_agent
 from storage.sql.store import Store
 from tests import stored
 from tests.doubles.statements import counting, noting
@@ -128,6 +128,6 @@ async def store(open_store: OpenStore) -> Store:
 @pytest.fixture
 async def agent(store: Store) -> Agent:
     draft = store.agents.draft(Scope("default", "default", "user:alice"))
-    made = await store.database.write(lambda connection: create_agent(connection, draft))
+    made = await store.database.write(lambda connection: find_or_create_agent(connection, draft))
     store.agents.cache(made)
     return made

@@ -18,7 +18,7 @@ from storage.batch_records import (
 from storage.errors import NotFound
 from storage.listing import Page
 from storage.records import Run, RunState, Scope
-from storage.sql.agents import create_agent
+from storage.sql.agents import find_or_create_agent
 from storage.sql.agents_api.batches import _padded_sources, _row_bytes
 from storage.sql.store import Store
 from tests.stored import keeps_emptied_rows, start_run
@@ -30,7 +30,7 @@ async def accepted(store: Store, items: int, *, is_started: bool) -> Batch:
     drafts = []
     for n in range(items):
         draft = store.agents.draft(Scope("default", "@", f"agent:{n}"))
-        agent = await store.database.write(lambda c, draft=draft: create_agent(c, draft))
+        agent = await store.database.write(lambda c, draft=draft: find_or_create_agent(c, draft))
         run = Run(0, f"{n:032x}", agent.id, 0, RunState.CREATED, 10.0, background=True)
         drafts.append(ItemDraft(run, b'{"n":1}', f"{n + 100:032x}"))
     await store.batches.add(batch.id, drafts)

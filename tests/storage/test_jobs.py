@@ -10,7 +10,7 @@ import pytest
 from storage.database import Connection, Operation
 from storage.errors import NotFound, Stale, WriteConflict
 from storage.records import Agent, Job, JobState, Scope
-from storage.sql.agents import create_agent
+from storage.sql.agents import find_or_create_agent
 from storage.sql.jobs import Jobs, forget_jobs
 from storage.sql.passages import insert_passage
 from storage.sql.statements import make_statement
@@ -56,7 +56,7 @@ def jobs(store: Store) -> Jobs:
 
 async def make_agent(store: Store, user: str = "alice") -> Agent:
     draft = store.agents.draft(Scope("default", "default", f"user:{user}"))
-    return await store.database.write(lambda connection: create_agent(connection, draft))
+    return await store.database.write(lambda connection: find_or_create_agent(connection, draft))
 
 
 async def claim(jobs: Jobs, *kinds: str) -> Job | None:

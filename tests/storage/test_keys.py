@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from storage.errors import Full, NotFound, WriteConflict
 from storage.records import Agent, Scope
-from storage.sql.agents import Agents, create_agent
+from storage.sql.agents import Agents, find_or_create_agent
 from storage.sql.keys import RECORDED_S
 from storage.sql.store import Store
 from tests.patience import PATIENCE_S
@@ -155,8 +155,8 @@ async def test_two_first_requests_at_once_make_one_agent(store: Store) -> None:
     first, second = store.agents.draft(ALICE), store.agents.draft(ALICE)
     assert first == second
     assert first.id == 0
-    one = await store.database.write(lambda connection: create_agent(connection, first))
-    two = await store.database.write(lambda connection: create_agent(connection, second))
+    one = await store.database.write(lambda connection: find_or_create_agent(connection, first))
+    two = await store.database.write(lambda connection: find_or_create_agent(connection, second))
     assert one == two
     assert one.id > 0
 
@@ -164,7 +164,7 @@ async def test_two_first_requests_at_once_make_one_agent(store: Store) -> None:
 async def test_a_late_draft_learns_whose_agent_was_first(store: Store, agent: Agent) -> None:
     late = store.agents.draft(ALICE)
     assert late.secret != agent.secret
-    assert await store.database.write(lambda connection: create_agent(connection, late)) == agent
+    assert await store.database.write(lambda connection: find_or_create_agent(connection, late)) == agent
 
 
 async def test_the_cache_of_agents_is_bounded_and_can_be_dropped(store: Store, agent: Agent) -> None:

@@ -8,7 +8,7 @@ from gateway.core.conversation.match_query import MemoryUse
 from storage.commands import ForgetTarget
 from storage.listing import Retained
 from storage.records import Scope
-from storage.sql.agents import create_agent
+from storage.sql.agents import find_or_create_agent
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.stored import ALICE, Speaker, save_passage, sized_memory
@@ -27,7 +27,7 @@ async def test_memories_are_listed_with_their_sizes_a_page_at_a_time(store: Stor
     await room.say([user("Five.")], assistant("Six."), "room")
     for subject in ("importing:user:bob", "folder:1"):  # a memory of nobody who speaks
         draft = store.agents.draft(ALICE._replace(subject=subject))
-        await store.database.write(lambda connection, draft=draft: create_agent(connection, draft))
+        await store.database.write(lambda connection, draft=draft: find_or_create_agent(connection, draft))
 
     (first,) = await store.overview.list_memories(None, limit=1)
     assert (first.id, first.uid, first.scope) == (alice.agent.id, alice.agent.uid, ALICE)

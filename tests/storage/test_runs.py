@@ -12,7 +12,7 @@ from storage.database import Connection
 from storage.errors import NotFound, WriteConflict
 from storage.listing import Page, RunFilter
 from storage.records import Agent, Run, RunState, RunStep, Scope, TokenCounts
-from storage.sql.agents import create_agent
+from storage.sql.agents import find_or_create_agent
 from storage.sql.agents_api.run_texts import replace_text
 from storage.sql.agents_api.runs import add_step
 from storage.sql.store import Store
@@ -183,7 +183,7 @@ async def test_texts_are_stored_once_read_in_order_and_replaced(
 
 async def bob_of(store: Store, project: str) -> Agent:
     made = store.agents.draft(Scope(project, "@", "agent:bob"))
-    return await store.database.write(lambda connection: create_agent(connection, made))
+    return await store.database.write(lambda connection: find_or_create_agent(connection, made))
 
 
 async def test_lists_by_page_and_filter_stay_within_the_project(

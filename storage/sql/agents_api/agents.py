@@ -25,7 +25,7 @@ from storage.listing import (
     PageEnd,
 )
 from storage.records import Agent, DefinitionKind
-from storage.sql.agents import AGENT_COLUMNS, create_agent, make_agent_record
+from storage.sql.agents import AGENT_COLUMNS, find_or_create_agent, make_agent_record
 from storage.sql.agents_api.attached import attach_all, attach_only
 from storage.sql.agents_api.attached_folders import match_tools
 from storage.sql.agents_api.blocks import (
@@ -97,7 +97,7 @@ async def list_agents(
 async def make_agent(connection: Connection, draft: AgentDraft, *, at: float) -> AgentEntry:
     """Makes an agent. Raises: NotFound for a block that is not there; WriteConflict for a label twice; OverLimit."""
     project = draft.agent.scope.project
-    agent = await create_agent(connection, draft.agent)
+    agent = await find_or_create_agent(connection, draft.agent)
     definition = DefinitionDraft(project, DefinitionKind.AGENT, agent.uid, draft.body, draft.name, agent.id)
     await add_definition(connection, definition, at=at)
     for block, details in draft.own:

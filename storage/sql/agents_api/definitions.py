@@ -16,7 +16,7 @@ from storage.database import Connection, Row
 from storage.errors import NotFound, Overtaken, WriteConflict
 from storage.listing import DefinitionDraft, Page
 from storage.records import Agent, Definition, DefinitionKind
-from storage.sql.agents import create_agent
+from storage.sql.agents import find_or_create_agent
 from storage.sql.epochs import lock_memory
 from storage.sql.group import Group, as_method, bulk_writes, long_reads, reads, writes
 from storage.sql.statements import ascii_lower, load, rows_of
@@ -137,7 +137,7 @@ async def create_memory(
     connection: Connection, draft: Agent, kind: DefinitionKind, name: str, body: dict[str, Any], *, at: float
 ) -> DefinedMemory:
     """Makes a memory without conversations, an archive or a folder, and its definition."""
-    agent = await create_agent(connection, draft)
+    agent = await find_or_create_agent(connection, draft)
     definition = DefinitionDraft(draft.scope.project, kind, agent.uid, body, name, agent.id)
     return DefinedMemory(agent, await add_definition(connection, definition, at=at))
 

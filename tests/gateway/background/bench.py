@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from gateway.run.background.worker import Handler, Worker, WorkerLimits
 from storage.records import Agent, Scope
-from storage.sql.agents import create_agent
+from storage.sql.agents import find_or_create_agent
 from storage.sql.jobs import Jobs
 from storage.sql.store import Store
 from storage.sqlite.operations import drive
@@ -109,7 +109,7 @@ class Bench:
 
     async def agent(self, user: str = "alice") -> Agent:
         draft = self.store.agents.draft(Scope("default", "default", f"user:{user}"))
-        return await self.store.database.write(lambda connection: create_agent(connection, draft))
+        return await self.store.database.write(lambda connection: find_or_create_agent(connection, draft))
 
     def texts(self, agent: Agent) -> list[str]:
         return [passage.text for passage in drive(self.store.passages.list(agent.id))]

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from gateway.run.event_log import BATCH_BYTES, EventLog
 from storage.errors import Unavailable
 from storage.records import Run, RunState
-from storage.sql.agents import create_agent
+from storage.sql.agents import find_or_create_agent
 from tests.stored import ALICE, open_store
 
 RUN = Run(1, "run", 1, 1, RunState.RUNNING, 0.0)
@@ -44,7 +44,7 @@ async def test_events_around_those_that_the_store_refuses_reach_who_reads_now(
 ) -> None:
     store = await open_store(tmp_path / "memory.db")
     draft = store.agents.draft(ALICE)
-    agent = await store.database.write(lambda connection: create_agent(connection, draft))
+    agent = await store.database.write(lambda connection: find_or_create_agent(connection, draft))
     log = EventLog(store, replace(RUN, agent_row=agent.id), agent.epoch, Whole())
     events = [b"%d" % n * BATCH_BYTES + b"\n\n" for n in range(3)]
     for n, event in enumerate(events):

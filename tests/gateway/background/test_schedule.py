@@ -10,7 +10,7 @@ import pytest
 
 from gateway.run.background.schedule import Schedule
 from storage.records import JobState, Scope
-from storage.sql.agents import create_agent
+from storage.sql.agents import find_or_create_agent
 from storage.sql.jobs import Jobs
 from tests.core.conversations import assistant, user
 from tests.gateway.background.test_model import DAY
@@ -28,7 +28,7 @@ async def test_two_processes_make_a_memory_due_as_often_as_one(tmp_path: Path, l
     store = await open_store(tmp_path / "memory.db")
     try:
         draft = store.agents.draft(ALICE)
-        agent = await store.database.write(lambda connection: create_agent(connection, draft))
+        agent = await store.database.write(lambda connection: find_or_create_agent(connection, draft))
 
         def schedule() -> Schedule:
             return Schedule(
@@ -122,7 +122,7 @@ async def test_memories_that_rest_are_enqueued_some_at_a_time(
     store = await open_store(tmp_path / "memory.db", now=clock)
     try:
         drafts = [store.agents.draft(Scope("default", "default", f"user:{name}")) for name in "abc"]
-        agents = [await store.database.write(partial(create_agent, draft=draft)) for draft in drafts]
+        agents = [await store.database.write(partial(find_or_create_agent, draft=draft)) for draft in drafts]
         schedule = Schedule("t", "learn", store.jobs, nothing, 20, DAY, clock)
         schedule.enqueue_when_idle(agent.id for agent in agents)
         assert await schedule.step() == pytest.approx(DAY, abs=1.0)

@@ -13,7 +13,7 @@ from gateway.metrics import Metrics
 from gateway.run.background.job_metrics import JobMetrics
 from gateway.run.background.worker import GiveUp, JobContext
 from storage.records import Agent, Job, JobState, Scope
-from storage.sql.agents import create_agent
+from storage.sql.agents import find_or_create_agent
 from storage.sql.store import Store
 from tests.doubles.upstream import StrictUpstream, say
 from tests.gateway.background import job_process
@@ -95,7 +95,7 @@ def test_a_kill_loses_no_job_and_repeats_no_journaled_step(tmp_path: Path, where
     async def prepare() -> Agent:
         store = await open_store(database)
         draft = store.agents.draft(Scope("default", "default", "user:alice"))
-        agent = await store.database.write(lambda connection: create_agent(connection, draft))
+        agent = await store.database.write(lambda connection: find_or_create_agent(connection, draft))
         await store.jobs.enqueue("work", agent.id, "k")
         await store.close()
         return agent

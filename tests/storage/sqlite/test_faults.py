@@ -35,7 +35,7 @@ from storage.errors import (
 )
 from storage.listing import Page
 from storage.records import Agent, Passage, Scope, StoredFile
-from storage.sql.agents import create_agent, find_numbers
+from storage.sql.agents import find_numbers, find_or_create_agent
 from storage.sql.agents_api.folder_files import PARSING
 from storage.sql.facts import add_fact
 from storage.sql.passages import insert_passage
@@ -63,7 +63,7 @@ def write(agent: Agent, text: str = "something") -> Operation[Passage]:
 
 async def make_agent(store: Store) -> Agent:
     draft = store.agents.draft(Scope("default", "default", "user:alice"))
-    return await store.database.write(lambda connection: create_agent(connection, draft))
+    return await store.database.write(lambda connection: find_or_create_agent(connection, draft))
 
 
 async def assert_refuses(store: Store, agent: Agent, error: type[Unavailable]) -> None:
@@ -372,7 +372,7 @@ async def test_the_fault_of_a_store_that_closes_blocks_no_caller(open_store: Any
 UNDER_LOAD = """
 import asyncio, os, sys
 from storage.records import Scope
-from storage.sql.agents import create_agent
+from storage.sql.agents import find_or_create_agent
 from storage.sql.passages import insert_passage
 from tests.stored import open_store
 from storage.sql.terms import replace_terms
@@ -382,7 +382,7 @@ from tests.doubles.disk import Disk, may_not_grow, use_page
 async def main():
     store = await open_store(sys.argv[1], limits=WriterLimits(checkpoint_bytes=300_000))
     draft = store.agents.draft(Scope("p", "d", "user:a"))
-    agent = await store.database.write(lambda c: create_agent(c, draft))
+    agent = await store.database.write(lambda c: find_or_create_agent(c, draft))
 
     async def turn(c):
         passage = await insert_passage(c, agent.id, os.urandom(400).hex(), at=1.0)
