@@ -69,6 +69,9 @@ from storage.sql.turns import merge_edits
 SQL = load("stored_paths.sql")
 _CANCELLED_STOP = "cancelled"
 _TAKEN_OVER = "another process has taken over the conversation of this run"
+# What the column `tip` of a conversation has in place of the last exchange of a stored conversation: the client has the
+# history, and sends it; or nothing is stored yet.
+CLIENT_TIP, EMPTY_TIP = 0, -1
 # The most summaries of a path, as in `Summaries.list_of_conversation`.
 _MAX_SUMMARIES = 16
 # Columns of a row of the statement `head` (what it is, five numbers, three texts, a content, a time), and of `path`

@@ -43,6 +43,7 @@ from storage.sql.group import bulk_writes, long_reads, reads
 from storage.sql.growth import GrowingGroup, Growth
 from storage.sql.readers import advance
 from storage.sql.statements import load, rows_of
+from storage.sql.stored_paths import CLIENT_TIP, EMPTY_TIP
 from storage.sql.transfer_definitions import (
     api_subject,
     publish_definitions,
@@ -79,8 +80,6 @@ _PAGED_BY_SEQ = ("exchange", "passage", "fact", "step", "imported", "imported_fa
 PAGE_BYTES = 1 << 20
 # Exchanges that are read at once: one may be a megabyte, and all rows of a result are in memory. Chosen, not measured.
 _ROWS_AT_ONCE = 8
-# The value of the column `tip` of a stored conversation without a head. Each added exchange becomes the head.
-_NO_TIP = -1
 # The fields of a record, part by part, in the order in which rows are read and written. The caller adds `key` to the
 # record of a fact before `write`.
 _FIELDS = {
@@ -493,7 +492,8 @@ async def _put_definition(connection: Connection, agent: Agent, fields: dict[str
 
 
 async def _put_conversation(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
-    tip = _NO_TIP if fields["is_stored"] else 0
+    # Each added exchange becomes the tip of a stored conversation.
+    tip = EMPTY_TIP if fields["is_stored"] else CLIENT_TIP
     await _put_row(connection, agent.id, "conversation", {**fields, "is_stored": tip})
 
 

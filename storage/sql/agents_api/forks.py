@@ -25,8 +25,6 @@ from storage.sql.turns import merge_edits
 
 SQL = load("agents_api/forks.sql")
 
-# `tip` of a client conversation, and of a stored conversation without exchanges.
-_NO_TIP, _EMPTY_TIP = 0, -1
 # The columns of the content in `exchange`. The next one is whether a run is active; those of `{skeleton}` follow.
 _CONTENT_COLUMNS = 3
 
@@ -81,14 +79,15 @@ class Forks(Group):
             raise NotFound(f"there is no conversation {source}")
         tip, last_row = row
         if upto is None:
-            parent = await self._find_last(connection, agent.id, None if last_row == _EMPTY_TIP else last_row)
+            path_end = None if last_row == stored_paths.EMPTY_TIP else last_row
+            parent = await self._find_last(connection, agent.id, path_end)
         else:
             parent = await self._get_ending(connection, agent.id, source, upto) if upto else None
         fork_row = await connection.value(stored_paths.SQL["begin"], (agent.id, uid, None, at, at))
         if fork_row is None:
             raise WriteConflict(f"there is a conversation {uid!r} already")
         if parent is not None:
-            if tip == _NO_TIP:
+            if tip == stored_paths.CLIENT_TIP:
                 # The source is a client conversation. An exchange that is continued cannot be superseded, and its
                 # edits are confirmed.
                 await connection.run(stored_paths.SQL["continue"], (parent.id, agent.id))
