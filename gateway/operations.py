@@ -18,6 +18,7 @@ from gateway.run.admin.import_rest import ImportRest
 from gateway.run.admin.job_operations import JobOperations
 from gateway.run.admin.key_management import KeyManagement
 from gateway.run.admin.key_operations import KeyOperations
+from gateway.run.admin.key_records import KeyRecords
 from gateway.run.admin.limit_operations import LimitOperations
 from gateway.run.admin.link_operations import LinkOperations
 from gateway.run.admin.lost_words import LostWords
@@ -112,7 +113,7 @@ def make_page_operations(
     return PageOperations(
         sign_in=sign_in,
         links=LinkOperations(store, log.now, settings.default_profile),
-        keys=KeyOperations(store.keys, settings.projects),
+        keys=KeyRecords(store.keys),
         runs=RunOperations(store),
         work=WorkOperations(
             store,

@@ -11,7 +11,7 @@ from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ActionResult, Answer, ListQuery, NoFields, Screen, ScreenRequest, View
 from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.audited_parts import audited_part
-from gateway.run.admin.key_operations import KeyKind, KeyOperations, KeyRecord, NewKey
+from gateway.run.admin.key_records import KeyKind, KeyRecord, KeyRecords, NewKey
 from gateway.run.admin.list_page import ListPage
 from gateway.settings import DefaultMode
 
@@ -30,7 +30,7 @@ class KeyForm(Struct, frozen=True, forbid_unknown_fields=True):
 class _KeyScreens(Struct, frozen=True):
     """Handles requests for the screen, and for the changes of keys."""
 
-    keys: KeyOperations
+    keys: KeyRecords
     audit: AuditOperations
 
     async def show(self, request: ScreenRequest, query: ListQuery) -> Answer:
@@ -40,7 +40,7 @@ class _KeyScreens(Struct, frozen=True):
     async def create(self, request: ScreenRequest, form: KeyForm) -> Answer:
         _require_key_operator(request)
         try:
-            key = await self.keys.create_of_kind(
+            key = await self.keys.create(
                 form.name.strip(), form.project.strip(), form.kind, form.memory or None
             )
         except BadRequest as error:
@@ -53,7 +53,7 @@ class _KeyScreens(Struct, frozen=True):
 
     async def revoke(self, request: ScreenRequest, form: NoFields) -> Answer:
         _require_key_operator(request)
-        key = await self.keys.revoke_by_id(request.params["id"])
+        key = await self.keys.revoke(request.params["id"])
         await self.audit.add(request.visitor.actor, "key_revoke", what=audited_part("key", key.id))
         return ActionResult(key, "keys")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from gateway.run.admin.audit_operations import AuditOperations
-from gateway.run.admin.key_operations import KeyOperations
+from gateway.run.admin.key_records import KeyRecords
 from gateway.run.admin.link_operations import LinkOperations
 from gateway.run.admin.lost_words import LostWords
 from gateway.run.admin.memory_edits import MemoryEdits
@@ -26,7 +26,7 @@ class PageOperations(Struct, frozen=True):
 
     sign_in: SignIn
     links: LinkOperations
-    keys: KeyOperations
+    keys: KeyRecords
     work: WorkOperations
     runs: RunOperations
     requests: RequestOperations

@@ -13,6 +13,7 @@ import pytest
 from gateway.core.json_limits import MAX_VALUES
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.key_operations import KeyOperations
+from gateway.run.admin.key_records import KeyRecords
 from gateway.settings import ModelSettings
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.responses.test_responses import by_chat
@@ -375,10 +376,10 @@ def test_a_key_that_only_reads_changes_nothing(world: World) -> None:
 def test_a_key_named_like_the_number_of_a_revoked_one_stays(world: World) -> None:
     made, _ = make(world)
     _, other = make(world, name=str(made["id"]))
-    operations = KeyOperations(world.store.keys)
-    assert world.gateway.call(operations.revoke_by_id(made["id"])).revoked is not None
+    records = KeyRecords(world.store.keys)
+    assert world.gateway.call(records.revoke(made["id"])).revoked is not None
     with pytest.raises(UnknownId):
-        world.gateway.call(operations.revoke_by_id(made["id"]))
+        world.gateway.call(records.revoke(made["id"]))
     assert manage(world, "DELETE", f"keys/{made['id']}").status == 200
     assert world.post(ASK, other).status == 200
 
