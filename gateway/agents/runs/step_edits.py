@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from gateway.core.conversation.private import NUDGE_SENDER, with_private
+from gateway.core.conversation.private import NUDGE_SENDER, CallStatus, with_private
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.memory.block_edit import EditResult
 from gateway.core.memory.edit_ids import call_of_edit, calls_by_edit_id
@@ -101,7 +101,7 @@ class StepEdits:
 
 def _with_edits(result: ToolResult, edits: Sequence[EditResult]) -> ToolResult:
     """Returns the result of a call after its edits were applied again."""
-    status = next((edit.status for edit in edits if edit.status == "error"), "success")
+    status: CallStatus = "error" if any(edit.has_failed for edit in edits) else "success"
     content = "\n".join(edit.message for edit in edits)
     shown = combine_shown((edit.shown for edit in edits), NOTHING_SHOWN)
     return replace(result, content=content, status=status, shown=shown)

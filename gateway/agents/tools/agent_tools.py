@@ -211,9 +211,10 @@ class AgentTools:
             self.memory.edit(call.call_id, edit.op, edit.label, edit.arguments, number=n)
             for n, edit in enumerate(edits)
         ]
-        status = next((result.status for result in results if result.status == "error"), "success")
+        has_failed = any(result.status == "error" for result in results)
         shown = combine_shown([result.shown for result in results], NOTHING_SHOWN)
-        return ToolAnswer("\n".join(result.content for result in results), status, shown=shown)
+        content = "\n".join(result.content for result in results)
+        return ToolAnswer(content, "error" if has_failed else "success", shown=shown)
 
     def _cut(self, answer: ToolAnswer, max_chars: int) -> ToolAnswer:
         """Returns an answer that is short enough to leave room in the window, and has at most `max_chars`."""

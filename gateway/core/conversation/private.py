@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast
 
 from gateway.core.conversation.wire_message import PRIVATE, WireMessage, text_of
 from gateway.core.tags import Tags
@@ -30,6 +30,10 @@ _FRAME_BEGIN, _FRAME_END = "<system_message>", "</system_message>"
 _escape_tags = Tags("system_message").escape
 
 
+# How a call went.
+CallStatus = Literal["success", "error"]
+
+
 class PrivateFields(TypedDict, total=False):
     """The fields, as the gateway writes them. Imported rows are not checked."""
 
@@ -39,7 +43,7 @@ class PrivateFields(TypedDict, total=False):
     sender: str  # the agent that sent it, or NUDGE_SENDER
     name: str  # the author's name as it was given, if another spelling goes upstream
     # Of a tool's result.
-    status: str  # without it, the call succeeded
+    status: CallStatus  # without it, the call succeeded
     stdout: str | list[str]
     stderr: str | list[str]
     unrun: bool

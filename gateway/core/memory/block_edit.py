@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct, field
 
+from gateway.core.conversation.private import CallStatus
 from gateway.core.memory.call_arguments import argument_error
 from gateway.core.memory.memory_tools import BLOCK_TOOLS, EditOperation
 from gateway.core.prompt.shown_blocks import Shown
@@ -36,8 +37,8 @@ class EditResult(Struct, frozen=True):
     shown: Shown = field(default_factory=dict)
 
     @property
-    def status(self) -> str:
-        """How the call went: success or error."""
+    def status(self) -> CallStatus:
+        """How the call went."""
         return "error" if self.has_failed else "success"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct, field
 
 from adapters.types import Json
-from gateway.core.conversation.private import with_private
+from gateway.core.conversation.private import CallStatus, with_private
 from gateway.core.prompt.shown_blocks import Shown
 
 # Fields of a result that are stored with its message if they are set.
@@ -18,12 +18,11 @@ class ToolResult(Struct, frozen=True):
     call_id: str
     # The tool's own text.
     content: str
-    # success or error.
-    status: str = "success"
+    status: CallStatus = "success"
     # The output of code that the tool ran.
     stdout: str = ""
     stderr: str = ""
-    # "approved" or "denied", where a person was asked.
+    # "approved" or "denied"; "": no person was asked.
     approval: str = ""
     # The person's reason.
     reason: str = ""

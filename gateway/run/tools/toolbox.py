@@ -13,6 +13,7 @@ import orjson
 from msgspec import Struct, field
 
 from adapters.types import Json
+from gateway.core.conversation.private import CallStatus
 from gateway.core.prompt.shown_blocks import Shown
 from gateway.core.turn.commands import RunTool
 from gateway.core.turn.tool_result import ToolResult
@@ -39,8 +40,7 @@ class ToolAnswer(Struct, frozen=True):
 
     # The text that the model reads.
     content: str
-    # "success" or "error".
-    status: str = "success"
+    status: CallStatus = "success"
     # The output of code that the tool ran.
     stdout: str = ""
     stderr: str = ""

@@ -149,11 +149,10 @@ def read_result(message: WireMessage) -> ToolResult:
     texts = {
         name: str(private[name]) for name in ("stdout", "stderr", "approval", "reason") if private.get(name)
     }
-    status = str(private.get("status") or "success")
     return ToolResult(
         str(message["tool_call_id"]),
         text_of(message),
-        status,
+        private.get("status") or "success",
         **texts,
         was_run=not private.get("unrun"),
         is_unapproved=bool(private.get("unapproved")),
