@@ -113,7 +113,7 @@ class ImportPerformer(Struct, frozen=True):
         oldest = self._oldest(request.scope.project)
         hasher = MessageHasher(agent.secret if agent is not None else secrets.token_bytes(16))
         unindexed = 0
-        position = running.progress.position
+        position = running.progress.processed
         reader = ImportReader(
             file=running.file,
             format=running.format,
@@ -125,7 +125,7 @@ class ImportPerformer(Struct, frozen=True):
         )
         while page := await self.rest.step(asyncio.to_thread(reader.next_page)):
             facts: list[tuple[int, SourceFact]] = []
-            for number, (item, draft) in enumerate(page, running.progress.position + 1):
+            for number, (item, draft) in enumerate(page, running.progress.processed + 1):
                 if isinstance(item, Unreadable):
                     self._skip(running, number, item)
                 elif draft is not None:
@@ -166,7 +166,7 @@ class ImportPerformer(Struct, frozen=True):
         write = make_import_write(draft, memory, running.row, uuid.uuid4().hex, learns=running.request.learns)
         texts = [message.text for message in source.messages]
         before = running.progress
-        writing = await self.rest.step(self.store.imports.plan(write, before.partial.exchanges))
+        writing = await self.rest.step(self.store.imports.plan(write, before.partial.exchange_count))
 
         def progress_after(writing: ImportWriting) -> ImportProgress:
             progress = running.progress.with_exchanges(writing.change.counts, writing.done)
@@ -215,7 +215,7 @@ class ImportPerformer(Struct, frozen=True):
 
         def progress_after(new: int) -> ImportProgress:
             counts = progress.facts.with_more(new=new, known=len(drafts) - new, skipped=too_old)
-            return replace(progress, facts=counts, position=progress.position + len(facts))
+            return replace(progress, facts=counts, processed=progress.processed + len(facts))
 
         def note_after(new: int) -> ImportNote:
             return ImportNote(running.row, "running", self.now(), progress_after(new).dump())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from gateway.core.dates import iso_text
@@ -28,14 +28,15 @@ class ImportCounts(Struct, frozen=True):
     skipped: int = 0
 
     def with_more(self, *, new: int = 0, known: int = 0, skipped: int = 0) -> ImportCounts:
+        """Returns the counts with what was just processed."""
         return ImportCounts(self.found, self.new + new, self.known + known, self.skipped + skipped)
 
 
 class PartialConversation(Struct, frozen=True):
-    """The conversation that an import is writing."""
+    """The written part of the conversation that an import is writing."""
 
-    # How many of its exchanges are written.
-    exchanges: int = 0
+    # How many exchanges it has.
+    exchange_count: int = field(default=0, name="exchanges")
     # The messages of these exchanges, counted as in `ImportCounts`.
     new: int = 0
     known: int = 0
@@ -43,7 +44,7 @@ class PartialConversation(Struct, frozen=True):
 
 
 class ImportProgress(Struct, frozen=True):
-    """The progress of an import, as its row has it. It quotes nothing of the file."""
+    """The progress of an import, as its row has it, under names of its own. It quotes nothing of the file."""
 
     conversations: ImportCounts = ImportCounts()
     messages: ImportCounts = ImportCounts()
@@ -53,22 +54,22 @@ class ImportProgress(Struct, frozen=True):
     # The time of the last message.
     last_at: float | None = None
     # The characters of the new messages.
-    chars: int = 0
+    new_chars: int = field(default=0, name="chars")
     # The first warnings, up to `MAX_WARNINGS`.
     warnings: Sequence[str] = ()
     # The number of all warnings.
-    warned: int = 0
+    warning_count: int = field(default=0, name="warned")
     # Why the import failed; None: it did not.
     error: str | None = None
     # How many conversations and facts of the file were processed.
-    position: int = 0
+    processed: int = field(default=0, name="position")
     # The written part of the next conversation.
     partial: PartialConversation = PartialConversation()
 
     def with_warning(self, text: str) -> ImportProgress:
         """Returns the progress with one more warning, which is only counted above `MAX_WARNINGS`."""
-        warnings = [*self.warnings, text] if self.warned < MAX_WARNINGS else self.warnings
-        return replace(self, warnings=warnings, warned=self.warned + 1)
+        warnings = [*self.warnings, text] if self.warning_count < MAX_WARNINGS else self.warnings
+        return replace(self, warnings=warnings, warning_count=self.warning_count + 1)
 
     def with_exchanges(self, counts: Sequence[MessageCounts], done: int) -> ImportProgress:
         """Returns the progress with more exchanges of a conversation.
@@ -77,7 +78,7 @@ class ImportProgress(Struct, frozen=True):
         done: how many of these exchanges are written now.
         """
         before = self.partial
-        added = counts[before.exchanges : done]
+        added = counts[before.exchange_count : done]
         new = sum(each.new for each in added)
         known = sum(each.known for each in added)
         skipped = sum(each.skipped for each in added)
@@ -85,7 +86,7 @@ class ImportProgress(Struct, frozen=True):
             self,
             messages=self.messages.with_more(new=new, known=known, skipped=skipped),
             partial=PartialConversation(
-                exchanges=max(done, before.exchanges),
+                exchange_count=max(done, before.exchange_count),
                 new=before.new + new,
                 known=before.known + known,
                 skipped=before.skipped + skipped,
@@ -109,14 +110,15 @@ class ImportProgress(Struct, frozen=True):
             self,
             conversations=conversations,
             messages=self.messages.with_more(skipped=skipped),
-            chars=self.chars + chars * conversation.new // max(1, conversation.new + conversation.known),
-            position=self.position + 1,
+            new_chars=self.new_chars
+            + chars * conversation.new // max(1, conversation.new + conversation.known),
+            processed=self.processed + 1,
             partial=PartialConversation(),
         )
 
     def with_fact_skipped(self) -> ImportProgress:
         """Returns the progress after a fact that cannot be read."""
-        return replace(self, facts=self.facts.with_more(skipped=1), position=self.position + 1)
+        return replace(self, facts=self.facts.with_more(skipped=1), processed=self.processed + 1)
 
     def with_conversation_skipped(self, messages: int) -> ImportProgress:
         """Returns the progress after a conversation that is left out, of which a part may be written already.
@@ -128,20 +130,21 @@ class ImportProgress(Struct, frozen=True):
         return self.with_conversation_ended(max(0, unwritten), chars=0)
 
     def dump(self) -> bytes:
+        """Returns the progress as JSON, which `load_progress` reads."""
         return msgspec.json.encode(self)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields of an import that show its progress."""
         warnings = [*self.warnings]
-        if self.warned > len(warnings):
-            warnings.append(f"{self.warned - len(warnings)} more warnings.")
+        if self.warning_count > len(warnings):
+            warnings.append(f"{self.warning_count - len(warnings)} more warnings.")
         return {
             "conversations": msgspec.to_builtins(self.conversations),
             "messages": msgspec.to_builtins(self.messages),
             "facts": msgspec.to_builtins(self.facts),
             "first_at": None if self.first_at is None else iso_text(self.first_at),
             "last_at": None if self.last_at is None else iso_text(self.last_at),
-            "learn_tokens": self.chars // CHARS_PER_TOKEN,
+            "learn_tokens": self.new_chars // CHARS_PER_TOKEN,
             "warnings": warnings,
             "error": None if self.error is None else {"message": self.error, "param": "file"},
         }
