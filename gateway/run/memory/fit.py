@@ -127,7 +127,7 @@ def _fit(
     start += room.surplus(start)
     window = Window((range(len(room.entries) - start),))
     if room.is_over(start, cut):
-        window = fit_window(room.items()[start:], room.budget(cut), lambda: room.sizes()[start:])
+        window = fit_window(room.items()[start:], room.budget(cut), lambda: room.entry_tokens()[start:])
     ranges = [range(start + part.start, start + part.stop) for part in window.ranges]
     note_tokens = room.note_tokens(ranges, cut)
     tokens, max_tokens = room.size_of_prompt(ranges, cut)
@@ -327,19 +327,19 @@ class _WindowRoom:
         self.entries = _entries(prompt)
         self._prompt = prompt
         self._eviction = prompt.eviction
-        self._context = context_tokens
+        self._context_tokens = context_tokens
         self._count = count
         self._note = note
         system = prompt.system
-        self._system = count(system) if system else 0
-        self._newer_system = self._system if newer_system is None else count(newer_system)
-        self._fixed = self._count_fixed() + sum(message_tokens(m, count) for m in rounds)
-        # The upper bound of each entry's tokens, and of all tokens before each entry.
-        self._bounds = [message_tokens(m, upper_bound) for _, m in self.entries]
-        self._bounds_before = [0, *accumulate(self._bounds)]
+        self._system_tokens = count(system) if system else 0
+        self._newer_system_tokens = self._system_tokens if newer_system is None else count(newer_system)
+        self._fixed_tokens = self._count_fixed() + sum(message_tokens(m, count) for m in rounds)
+        # An upper bound of each entry's tokens, and of all tokens before each entry.
+        self._max_entry_tokens = [message_tokens(m, upper_bound) for _, m in self.entries]
+        self._max_tokens_before = [0, *accumulate(self._max_entry_tokens)]
         # The tokens of each entry, and all tokens before each entry; None: not counted yet.
-        self._sizes: list[int] | None = None
-        self._sizes_before: list[int] | None = None
+        self._entry_tokens: list[int] | None = None
+        self._tokens_before: list[int] | None = None
         # The entries as the window sees them; None: not needed yet.
         self._items: list[WindowItem] | None = None
 
@@ -358,19 +358,19 @@ class _WindowRoom:
         schema_tokens = sum(count(orjson.dumps(each).decode()) for each in schemas if each)
         return sum(message_tokens(m, count) for m in lead) + schema_tokens
 
-    def _fixed_with(self, cut: SummaryCut | None) -> int:
+    def _fixed_tokens_with(self, cut: SummaryCut | None) -> int:
         if cut is None:
-            return self._fixed + self._system
+            return self._fixed_tokens + self._system_tokens
         # With another summary the prompt's beginning changes anyway, so the memory section is rendered again.
-        system = self._system if cut.id == self._eviction.in_use else self._newer_system
-        return self._fixed + system + self._count(cut.text)
+        system = self._system_tokens if cut.id == self._eviction.in_use else self._newer_system_tokens
+        return self._fixed_tokens + system + self._count(cut.text)
 
     def budget(self, cut: SummaryCut | None = None) -> Budget:
         """Returns the tokens that the messages may take after this summary."""
         return plan_budget(
-            self._context,
+            self._context_tokens,
             max_tokens=self._prompt.request.max_tokens,
-            fixed_tokens=self._fixed_with(cut),
+            fixed_tokens=self._fixed_tokens_with(cut),
             note_tokens=self._note.reserved_tokens,
         )
 
@@ -395,38 +395,38 @@ class _WindowRoom:
     def items(self) -> list[WindowItem]:
         """Returns the entries as the window sees them."""
         if self._items is None:
-            self._items = _items(self._prompt, self.entries, self._bounds)
+            self._items = _items(self._prompt, self.entries, self._max_entry_tokens)
         return self._items
 
-    def sizes(self) -> list[int]:
+    def entry_tokens(self) -> list[int]:
         """Returns the tokens of each entry."""
-        if self._sizes is None:
-            self._sizes = [message_tokens(m, self._count) for _, m in self.entries]
-        return self._sizes
+        if self._entry_tokens is None:
+            self._entry_tokens = [message_tokens(m, self._count) for _, m in self.entries]
+        return self._entry_tokens
 
     def tokens(self, start: int, end: int) -> int:
         if start == end:
             return 0
-        if self._sizes_before is None:
-            self._sizes_before = [0, *accumulate(self.sizes())]
-        return self._sizes_before[end] - self._sizes_before[start]
+        if self._tokens_before is None:
+            self._tokens_before = [0, *accumulate(self.entry_tokens())]
+        return self._tokens_before[end] - self._tokens_before[start]
 
     def size_of_prompt(self, staying: Sequence[range], cut: SummaryCut | None) -> _PromptSize:
         """Returns the size of the prompt if these entries stay."""
         if (
-            self._context == ANY_WINDOW
-            or self._sizes is None
+            self._context_tokens == ANY_WINDOW
+            or self._entry_tokens is None
             or any(media_in(m) for part in staying for _, m in self.entries[part.start : part.stop])
         ):
             return _PromptSize(0, 0)
-        fixed = self._fixed_with(cut)
+        fixed = self._fixed_tokens_with(cut)
         tokens = sum(self.tokens(part.start, part.stop) for part in staying)
         return _PromptSize(fixed + tokens, fixed + self.budget(cut).max_with_note)
 
     def note_tokens(self, staying: Sequence[range], cut: SummaryCut | None) -> int:
         """Returns the tokens that a note may take: those that these entries leave free, up to the bound of a note."""
         budget, max_tokens = self.budget(cut).max_with_note, self._note.max_tokens
-        bounds = self._bounds_before
+        bounds = self._max_tokens_before
         if budget - sum(bounds[part.stop] - bounds[part.start] for part in staying) >= max_tokens:
             return max_tokens
         free = budget - sum(self.tokens(part.start, part.stop) for part in staying)
@@ -439,7 +439,7 @@ class _WindowRoom:
 
     def evicting_window(self, window: Window) -> int:
         """Returns the tokens of the largest window without room for the messages that left this one."""
-        return ANY_WINDOW if window.is_whole and self._is_crowded() else self._context
+        return ANY_WINDOW if window.is_whole and self._is_crowded() else self._context_tokens
 
     def _is_crowded(self, start: int = 0, share: float = 1.0) -> bool:
         bounds = self._eviction.bounds
@@ -451,7 +451,7 @@ class _WindowRoom:
             return True
         max_tokens = self.budget(cut).max_list_tokens * share
         # Bytes are an upper bound of tokens: if they fit, nothing has to be counted.
-        if self._bounds_before[-1] - self._bounds_before[start] <= max_tokens:
+        if self._max_tokens_before[-1] - self._max_tokens_before[start] <= max_tokens:
             return False
         return self.tokens(start, len(self.entries)) > max_tokens
 
@@ -464,10 +464,14 @@ class _WindowRoom:
         max_tokens = self.budget(newest_cut).max_list_tokens
         # If the window has no limit of tokens, the bounds of messages decide what stays.
         eviction, bounds = self._eviction, self._eviction.bounds
-        retained_tokens = 0 if self._context == ANY_WINDOW else int(max_tokens * eviction.retained_share)
+        retained_tokens = (
+            0 if self._context_tokens == ANY_WINDOW else int(max_tokens * eviction.retained_share)
+        )
         min_messages = 0 if bounds is None else bounds.min_messages
         newest_id = max((cut.id for cut in eviction.cuts), default=0)
-        summary = WantedSummary(retained_tokens, summary_tokens(self._context), min_messages, newest_id)
+        summary = WantedSummary(
+            retained_tokens, summary_tokens(self._context_tokens), min_messages, newest_id
+        )
         is_early = bounds is not None and len(self.entries) - start > bounds.summarise_above
         if is_due or is_early:
             return summary
