@@ -20,13 +20,15 @@ from storage.errors import StoreError
 from storage.records import Job, Run
 from storage.sql.store import Store
 
-EVENT = "event"  # the kind of the stored texts
+# The kind of the stored texts that have events.
+EVENT = "event"
 # More events than a process has unwritten when it dies. Each attempt begins with a later multiple.
 NUMBER_STEP = 10_000
 # The age and the size at which events are written together. Chosen, not measured.
 BATCH_S = 0.1
 BATCH_BYTES = 64 * 1024
-_PAGE = 50  # the stored texts that are read at once
+# The stored texts that are read at once. Chosen, not measured.
+_PAGE_TEXTS = 50
 _log = logging.getLogger("mnemogate")
 
 
@@ -35,6 +37,14 @@ class EventDialect(Protocol):
 
     def number_events(self, data: bytes, first: int) -> list[bytes]:
         """Returns the events of a piece of a stream one by one, each with its number. first: of the first one."""
+
+
+class NumberedEvent(NamedTuple):
+    """An event of a run."""
+
+    number: int
+    # The event as it is streamed.
+    data: bytes
 
 
 @dataclass(eq=False)
@@ -52,8 +62,8 @@ class EventLog:
     is_over: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     _next: int = 1  # the number of the next event
-    # The newest events with their numbers, all that are not on disk yet among them.
-    _newest: deque[tuple[int, bytes]] = field(default_factory=deque)
+    # The newest events, all that are not on disk yet among them.
+    _newest: deque[NumberedEvent] = field(default_factory=deque)
     _newest_bytes: int = 0
     _stored_number: int = 0  # of the last event up to which all are on disk
     _has_gap: bool = False  # those after it are not all on disk, and never will be
@@ -80,7 +90,7 @@ class EventLog:
     def _append(self, data: bytes) -> list[bytes]:
         events = self.dialect.number_events(data, self._next)
         for event in events:
-            self._newest.append((self._next, event))
+            self._newest.append(NumberedEvent(self._next, event))
             self._next += 1
             self._newest_bytes += len(event)
         if events:
@@ -180,8 +190,12 @@ class EventLog:
             self._has_gap = True
         if not self._has_gap:
             self._stored_number = max(self._stored_number, last)
-        while self._newest_bytes > BATCH_BYTES and self._newest and self._newest[0][0] <= self._stored_number:
-            self._newest_bytes -= len(self._newest.popleft()[1])
+        while (
+            self._newest_bytes > BATCH_BYTES
+            and self._newest
+            and self._newest[0].number <= self._stored_number
+        ):
+            self._newest_bytes -= len(self._newest.popleft().data)
 
     # -- reading
 
@@ -189,7 +203,7 @@ class EventLog:
         """Yields the events after a number, and those that follow, until the end."""
         while True:
             changed = self.changed
-            first = self._newest[0][0] if self._newest else self._next
+            first = self._newest[0].number if self._newest else self._next
             if number + 1 < first:
                 is_found = False
                 async for at, event in stored_events(self.store, self.run, number):
@@ -199,7 +213,7 @@ class EventLog:
                     number = at
                     yield event
                 # Events in memory may have been dropped meanwhile, since they are on disk.
-                if is_found or (self._newest and self._newest[0][0] != first):
+                if is_found or (self._newest and self._newest[0].number != first):
                     continue
             for at, event in [*self._newest]:
                 if at > number:
@@ -243,23 +257,15 @@ def _warn_unwritten(error: BaseException) -> None:
     )
 
 
-class NumberedEvent(NamedTuple):
-    """A stored event."""
-
-    number: int
-    # The event as it is streamed.
-    data: bytes
-
-
 async def stored_events(store: Store, run: Run, after: int) -> AsyncIterator[NumberedEvent]:
     """Yields the stored events after a number. Raises: StoreError."""
     while True:
-        rows = await store.run_texts.load_texts(run.agent_row, run.id, EVENT, after=after, limit=_PAGE)
+        rows = await store.run_texts.load_texts(run.agent_row, run.id, EVENT, after=after, limit=_PAGE_TEXTS)
         for row in rows:
             events = [each + b"\n\n" for each in row.data.split(b"\n\n") if each]
             for number, event in enumerate(events, row.seq - len(events) + 1):
                 if number > after:
                     yield NumberedEvent(number, event)
             after = row.seq
-        if len(rows) < _PAGE:
+        if len(rows) < _PAGE_TEXTS:
             return
