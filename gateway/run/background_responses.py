@@ -174,7 +174,7 @@ class BackgroundResponses:
             if has_begun and run.state not in (RunState.COMPLETED, RunState.FAILED):
                 # It raises the memory's epoch, so that an attempt under way commits no turn any more.
                 await forget(run.agent_row, ForgetTarget())
-            rows = {*rows, *(turn.exchange.id for turn in await self.runs.read_turns(run))}
+            rows = {*rows, *(turn.exchange.id for turn in await self.runs.load_turns(run))}
             if rows:
                 await forget(run.agent_row, ForgetTarget(exchanges=[*rows], keeps_replaced=True))
             # The last step, so that a client can ask again after an error.
@@ -222,7 +222,7 @@ class BackgroundResponses:
         """
         if shown_response["status"] not in _UNDER_WAY:
             return shown_response
-        shown = None if run is None else await self.runs.shown(run)
+        shown = None if run is None else await self.runs.find_response(run)
         if shown is not None and shown["status"] not in _UNDER_WAY:
             return shown
         if run is not None and run.state is RunState.FAILED:

@@ -190,8 +190,8 @@ class ResponseMaker:
             return
         # A request that cannot be read, as after an upgrade, fails each attempt, and is given up in the end.
         is_given_up = job.job.tries > MAX_TRIES
-        request = None if is_given_up else await self.runs.request(run)
-        shown = await self.runs.shown(run)
+        request = None if is_given_up else await self.runs.find_request(run)
+        shown = await self.runs.find_response(run)
         if shown is None or (request is None and not is_given_up):
             await self.store.runs.end_run(
                 run.agent_row, run.id, RunState.FAILED, "error", self.now(), job=job.job
@@ -279,7 +279,7 @@ class ResponseMaker:
 
     async def _find_made_response(self, run: Run) -> _MadeResponse | None:
         """Returns the response that an earlier attempt has made without ending the run."""
-        for turn in await self.runs.read_turns(run):
+        for turn in await self.runs.load_turns(run):
             if turn.exchange.state is State.FINISHED:
                 response = self.dialect.rebuild(run.uid, turn.reply)
                 if response is not None:

@@ -125,9 +125,9 @@ class ResponseRuns(Struct, frozen=True):
     turns: TurnServices
     dialect: ResponsesDialect
 
-    async def shown(self, run: Run) -> Json | None:
+    async def find_response(self, run: Run) -> Json | None:
         """Returns a response as it is shown before its turn is stored; None: the response was forgotten."""
-        stored = await self._read_text(run, _RESPONSE_TEXT)
+        stored = await self._find_text(run, _RESPONSE_TEXT)
         if stored is None:
             return None
         shown: Json = orjson.loads(stored)
@@ -139,11 +139,11 @@ class ResponseRuns(Struct, frozen=True):
         shown: as it was shown before. Raises: MemoryUnavailable.
         """
         with map_store_errors():
-            turns = await self.read_turns(run)
+            turns = await self.load_turns(run)
         made = self.dialect.rebuild(run.uid, turns[-1].reply) if turns else None
         return self.dialect.as_cancelled(shown, [] if made is None else made["output"])
 
-    async def read_turns(self, run: Run) -> list[NamedTurn]:
+    async def load_turns(self, run: Run) -> list[NamedTurn]:
         """Returns the stored turns that attempts at a response have begun, oldest first. Raises: StoreError.
 
         A turn that is being written is waited for, since an attempt that is cancelled does not wait for it.
@@ -159,12 +159,12 @@ class ResponseRuns(Struct, frozen=True):
         ]
         return [NamedTurn(name, begun.listed.exchange) for name, begun in found if begun is not None]
 
-    async def request(self, run: Run) -> BackgroundRequest | None:
+    async def find_request(self, run: Run) -> BackgroundRequest | None:
         """Returns the request of a response; None: the request is no longer stored. Raises: MemoryUnavailable."""
-        stored = await self._read_text(run, _REQUEST_TEXT)
+        stored = await self._find_text(run, _REQUEST_TEXT)
         return None if stored is None else self.dialect.restore(stored, run.uid, run.created)
 
-    async def _read_text(self, run: Run, kind: str) -> bytes | None:
+    async def _find_text(self, run: Run, kind: str) -> bytes | None:
         """Returns a text of a run; None: it is no longer stored."""
         with map_store_errors():
             texts = await self.store.run_texts.load_texts(run.agent_row, run.id, kind)

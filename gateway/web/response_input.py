@@ -52,7 +52,7 @@ class ResponseInput:
         self, run: Run, owner: ResponseOwner, *, shows_sealed_thoughts: bool
     ) -> list[ItemGroup]:
         """Returns the input of a response in the background that has no turn yet, read from its request."""
-        request = await self.finder.background.runs.request(run)
+        request = await self.finder.background.runs.find_request(run)
         if request is None:
             return []
         groups: list[ItemGroup] = []

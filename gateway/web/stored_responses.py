@@ -115,7 +115,7 @@ class GatewayResponses:
                 turn.name.tag, turn.reply, shows_sealed_thoughts=shows_sealed_thoughts
             )
         elif response.run is not None:
-            rendered = await self.background.runs.shown(response.run)
+            rendered = await self.background.runs.find_response(response.run)
         if rendered is None:
             raise unknown_response(response.id)
         return rendered
