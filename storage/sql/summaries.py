@@ -27,7 +27,7 @@ class Summaries(Group):
     ) -> list[Summary]:
         """Returns the summaries of a conversation on any branch, those of the deepest exchanges first."""
         return [
-            _summary(row)
+            _make_summary(row)
             for row in await connection.rows(SQL["of_conversation"], (agent_row, conversation_row, limit))
         ]
 
@@ -37,7 +37,7 @@ class Summaries(Group):
     ) -> Summary | None:
         """Returns the summary of the path up to an exchange."""
         row = await connection.row(SQL["of_exchange"], (agent_row, exchange_row))
-        return None if row is None else _summary(row)
+        return None if row is None else _make_summary(row)
 
     @reads
     async def find_last_exchange(
@@ -119,10 +119,10 @@ class Summaries(Group):
         self, connection: Connection, agent_row: int, ids: Sequence[int]
     ) -> list[Summary]:
         """Returns the summaries of some exchanges."""
-        return [_summary(row) for row in await rows_of(connection, SQL["of_exchanges"], ids, agent_row)]
+        return [_make_summary(row) for row in await rows_of(connection, SQL["of_exchanges"], ids, agent_row)]
 
 
-def _summary(row: Row) -> Summary:
+def _make_summary(row: Row) -> Summary:
     id, text, tokens, at, model, *skeleton = row
     exchange = make_exchange(skeleton)
     return Summary(id, exchange, text, tokens, at, model)

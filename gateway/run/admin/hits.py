@@ -17,7 +17,7 @@ from storage.records import Fact, Message
 from storage.sql.store import Store
 
 
-async def hit_records(
+async def load_hit_records(
     store: Store, agent_row: int, uid: str, entries: Sequence[RecalledEntry]
 ) -> list[HitRecord | LeftOutRecord]:
     """Returns the records of hits, in the order of the entries.

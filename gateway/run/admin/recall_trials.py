@@ -7,7 +7,7 @@ import asyncio
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
-from gateway.run.admin.hits import hit_records
+from gateway.run.admin.hits import load_hit_records
 from gateway.run.admin.list_page import read_cursor
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.request_records import HitRecord, LeftOutRecord
@@ -80,7 +80,7 @@ class RecallTrials(Struct, frozen=True):
         all_found = [replace(entry, reason="") for entry in entries if entry.seq not in weak]
         end = start + limit
         # One look-up for both lists, which is cut apart again.
-        hits = await hit_records(self.store, agent.id, uid, [*in_note, *left_out, *all_found[start:end]])
+        hits = await load_hit_records(self.store, agent.id, uid, [*in_note, *left_out, *all_found[start:end]])
         note_count = len(in_note) + len(left_out)
         of_note, of_page = hits[:note_count], hits[note_count:]
         return TrialRecord(

@@ -21,7 +21,7 @@ from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.dates import DAY_S
 from gateway.errors import UnknownId
 from gateway.run.admin.audited_parts import audited_part
-from gateway.run.admin.hits import hit_records
+from gateway.run.admin.hits import load_hit_records
 from gateway.run.admin.list_page import unreadable_cursor
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_names import name_of
@@ -344,7 +344,7 @@ class RequestOperations(Struct, frozen=True):
         if logged is not None and logged.memory_uid == stored.memory_uid:
             summary["upstream"] = logged.upstream or summary["upstream"]
             tries = logged.tries
-        hits = await hit_records(self.store, stored.agent_row, stored.memory_uid, record.entries)
+        hits = await load_hit_records(self.store, stored.agent_row, stored.memory_uid, record.entries)
         return ExplainedRequest(
             **summary,
             conversation=stored.conversation_uid,
