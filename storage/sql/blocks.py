@@ -29,6 +29,23 @@ FORGET_ORIGIN = "forget"
 FORGOTTEN_ORIGIN = "-"
 
 
+class UndoneVersion(NamedTuple):
+    """The earlier version of a block that an undo brings back."""
+
+    version: int
+    value: str
+    # A JSON list of the rows of exchanges.
+    sources: bytes
+
+
+class OwnedBlock(NamedTuple):
+    """A block that an agent may see, and whose it is."""
+
+    # 0: the agent's own; 1: its profile's; from 2 on: the position of an attached block.
+    owner: int
+    block: Block
+
+
 async def load_blocks(
     connection: Connection, agent_row: int, *, shared_read_only: bool = False
 ) -> tuple[Block, ...]:
@@ -37,24 +54,27 @@ async def load_blocks(
     shared_read_only: returns shared and attached blocks as read-only, for callers that may not write them.
     """
     rows = await connection.rows(SQL["block_load"], (agent_row,))
-    blocks = [(owner, make_block(row)) for *row, owner in rows]
+    blocks = [OwnedBlock(owner, make_block(row)) for *row, owner in rows]
     if shared_read_only:
-        blocks = [(owner, replace(block, read_only=True) if owner else block) for owner, block in blocks]
+        blocks = [
+            OwnedBlock(owner, replace(block, read_only=True)) if owner else OwnedBlock(owner, block)
+            for owner, block in blocks
+        ]
     return tuple(visible_blocks(blocks))
 
 
-def visible_blocks(blocks: Iterable[tuple[int, Block]]) -> list[Block]:
+def visible_blocks(blocks: Iterable[OwnedBlock]) -> list[Block]:
     """Returns the blocks that an agent sees: its own and its profile's in the order they were made, then attached ones.
 
-    blocks: pairs of an owner and a block. The owner is 0 for the agent's own block, 1 for its profile's, and from 2 on
-        the position of an attached block. Of blocks with one label the first in this order counts.
+    Of blocks with one label the one with the lowest owner counts.
     """
-    by_label: dict[str, tuple[int, Block]] = {}
-    for owner, block in blocks:
-        if block.label not in by_label or owner < by_label[block.label][0]:
-            by_label[block.label] = owner, block
-    in_order = sorted(by_label.values(), key=lambda owned: (max(1, owned[0]), owned[1].id))
-    return [block for _, block in in_order]
+    by_label: dict[str, OwnedBlock] = {}
+    for owned in blocks:
+        label = owned.block.label
+        if label not in by_label or owned.owner < by_label[label].owner:
+            by_label[label] = owned
+    in_order = sorted(by_label.values(), key=lambda owned: (max(1, owned.owner), owned.block.id))
+    return [owned.block for owned in in_order]
 
 
 async def begin_value(connection: Connection, block_row: int, value: str, at: float, origin: str) -> None:
@@ -158,37 +178,30 @@ async def undo_block(
     stored = await get_block(connection, block_row)
     if version is not None and stored.version != version:
         raise WriteConflict(f"block {stored.label!r} is at version {stored.version}, not {version}")
-    before = await _find_before(connection, block_row, stored.version)
+    before = await _find_undone(connection, block_row, stored.version)
     if before is None:
         raise NotFound(f"block {stored.label!r} has no change left to undo")
-    restored, value, sources = before
     return await write_block(
         connection,
         block_row,
         stored.version,
-        value,
+        before.value,
         at=at,
         origin=UNDO_ORIGIN,
-        sources=orjson.loads(sources),
-        restores=restored,
+        sources=orjson.loads(before.sources),
+        restores=before.version,
     )
 
 
-async def _find_before(connection: Connection, block_row: int, version: int) -> Row | None:
-    """Returns what an undo of a version brings back: its version, value and sources; None if nothing is left."""
+async def _find_undone(connection: Connection, block_row: int, version: int) -> UndoneVersion | None:
+    """Returns the version that an undo of a version brings back; None if none is left."""
     # A value that was restored by undos is undone from the version in which it was written.
     while (
         restored := await connection.value(SQL["block_history_restores"], (block_row, version))
     ) is not None:
         version = restored
-    return await connection.row(SQL["block_history_before"], (block_row, version, FORGOTTEN_ORIGIN))
-
-
-class UndoneVersion(NamedTuple):
-    """The earlier version of a block that an undo brings back, and its value."""
-
-    version: int
-    value: str
+    row = await connection.row(SQL["block_history_before"], (block_row, version, FORGOTTEN_ORIGIN))
+    return None if row is None else UndoneVersion(*row)
 
 
 class Blocks(Group):
@@ -201,9 +214,8 @@ class Blocks(Group):
 
     @reads
     async def find_undone(self, connection: Connection, block_row: int, version: int) -> UndoneVersion | None:
-        """Returns the version that an undo of a version brings back; None if there is none left."""
-        before = await _find_before(connection, block_row, version)
-        return None if before is None else UndoneVersion(before[0], before[1])
+        """Returns the version that an undo of a version brings back; None if none is left."""
+        return await _find_undone(connection, block_row, version)
 
     @reads
     async def list_revisions(

@@ -35,7 +35,7 @@ from storage.records import (
     SentSection,
     StandingFact,
 )
-from storage.sql.blocks import visible_blocks
+from storage.sql.blocks import OwnedBlock, visible_blocks
 from storage.sql.exchange_rows import make_exchange, make_exchange_with_content, row_values, update_values
 from storage.sql.statements import load, rows_of
 
@@ -71,7 +71,7 @@ async def find_snapshot(
     if not rows or rows[0][0] != "agent":
         return None
     snapshot = MemorySnapshot(*rows[0][1:6])
-    blocks: list[tuple[int, Block]] = []
+    blocks: list[OwnedBlock] = []
     additions: list[Exchange] = []
     for row in rows[1:]:
         match row[0]:
@@ -94,9 +94,7 @@ async def find_snapshot(
     return snapshot
 
 
-def add_snapshot_row(
-    snapshot: MemorySnapshot, blocks: list[tuple[int, Block]], row: Row, at: float | None
-) -> None:
+def add_snapshot_row(snapshot: MemorySnapshot, blocks: list[OwnedBlock], row: Row, at: float | None) -> None:
     """Adds a row of a kind that the statements `memory_snapshot` and `head` (stored_paths.sql) have in common.
 
     blocks: is added to, for `complete_snapshot`.
@@ -107,7 +105,8 @@ def add_snapshot_row(
             snapshot.section = SentSection(row[_NUMBER], row[_TEXT], orjson.loads(row[_CONTENT]))
         case "block":
             id, limit, read_only, version, owner, label, description, value = row[_NUMBER : _TEXT + 3]
-            blocks.append((owner, Block(id, label, description, value, limit, bool(read_only), version)))
+            block = Block(id, label, description, value, limit, bool(read_only), version)
+            blocks.append(OwnedBlock(owner, block))
             snapshot.shares_blocks |= owner == 1
         case "edit":
             call_id, op, label = row[_TEXT : _TEXT + 3]
@@ -121,7 +120,7 @@ def add_snapshot_row(
             snapshot.standing.append(StandingFact(row[_NUMBER], text, at, origin in ASKED_ORIGINS))
 
 
-def complete_snapshot(snapshot: MemorySnapshot, blocks: list[tuple[int, Block]]) -> None:
+def complete_snapshot(snapshot: MemorySnapshot, blocks: list[OwnedBlock]) -> None:
     """Sorts what a snapshot's rows have added, since no database promises an order for the rows of a union."""
     snapshot.edits.sort(key=lambda edit: edit.id)
     snapshot.standing.sort(key=lambda fact: -fact.seq)

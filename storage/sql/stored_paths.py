@@ -32,7 +32,6 @@ from storage.errors import NotFound, RunOver, Stale, WriteConflict
 from storage.records import (
     DEFAULT_CONVERSATION,
     Agent,
-    Block,
     Conversation,
     EditState,
     Evicted,
@@ -53,7 +52,7 @@ from storage.sql.agents_api.runs import (
     find_run,
 )
 from storage.sql.agents_api.sleepers import accept_reading, advance_over
-from storage.sql.blocks import write_block
+from storage.sql.blocks import OwnedBlock, write_block
 from storage.sql.epochs import lock_epoch
 from storage.sql.exchange_rows import make_exchange_with_content, update_values
 from storage.sql.facts import add_saved_facts
@@ -108,7 +107,7 @@ async def read_path(
         return None
     snapshot = MemorySnapshot(*rows[0][1:6])
     last_row: Row | None = None
-    blocks: list[tuple[int, Block]] = []
+    blocks: list[OwnedBlock] = []
     for row in rows[1:]:
         match row[0]:
             case "conversation":

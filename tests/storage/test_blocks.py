@@ -12,6 +12,7 @@ from storage.database import Connection, Operation
 from storage.errors import NotFound, WriteConflict
 from storage.records import Agent, Block, MemoryEdit, Scope
 from storage.sql import blocks, default_blocks, turn_edits
+from storage.sql.blocks import OwnedBlock
 from storage.sql.store import Store
 
 HUMAN = Block(0, "human", "Who the user is", "Unknown.", 2000)
@@ -171,6 +172,6 @@ async def test_edits_wait_until_they_are_settled_and_are_there_once(store: Store
 def test_of_a_label_the_own_block_counts_and_then_the_shared_one() -> None:
     own, shared = replace(HUMAN, id=5), replace(HUMAN, id=1)
     one, other = replace(PERSONA, id=4), replace(PERSONA, id=2, label="other")
-    attached = [(3, replace(HUMAN, id=6)), (3, one), (2, other)]
-    assert blocks.visible_blocks([(1, shared), (0, own), *attached]) == [own, other, one]
-    assert blocks.visible_blocks([*attached, (1, shared)]) == [shared, other, one]
+    attached = [OwnedBlock(3, replace(HUMAN, id=6)), OwnedBlock(3, one), OwnedBlock(2, other)]
+    assert blocks.visible_blocks([OwnedBlock(1, shared), OwnedBlock(0, own), *attached]) == [own, other, one]
+    assert blocks.visible_blocks([*attached, OwnedBlock(1, shared)]) == [shared, other, one]

@@ -22,6 +22,7 @@ from storage.records import Agent, Block, DefinitionKind
 from storage.sql.agents_api.attached import attach, detach, detach_all
 from storage.sql.agents_api.definitions import find_definition, put_definition, remove_definition
 from storage.sql.blocks import (
+    OwnedBlock,
     begin_value,
     check_limit,
     make_block,
@@ -82,10 +83,10 @@ async def load_visible_blocks(
 ) -> dict[int, list[BlockEntry]]:
     """Returns the blocks that each of these agents sees, in the order of `visible_blocks`, by agent."""
     entries: dict[int, BlockEntry] = {}
-    held: dict[int, list[tuple[int, Block]]] = {agent_row: [] for agent_row in agent_rows}
+    held: dict[int, list[OwnedBlock]] = {agent_row: [] for agent_row in agent_rows}
     for *row, agent_row, owner in await rows_of(connection, SQL["seen"], agent_rows):
         entry = entries[row[0]] = _make_entry(row)
-        held[agent_row].append((owner, entry.block))
+        held[agent_row].append(OwnedBlock(owner, entry.block))
     return {
         agent_row: [entries[block.id] for block in visible_blocks(blocks)]
         for agent_row, blocks in held.items()
