@@ -49,7 +49,7 @@ def render_whole(body: Mapping[str, Any], scripted: ScriptedMessage, number: int
         message["tool_calls"] = [
             _render_call(call, number, index, call.arguments) for index, call in enumerate(scripted.calls)
         ]
-    choice = {"message": message, "logprobs": None, "finish_reason": _finish_reason_of(scripted)}
+    choice = {"message": message, "logprobs": None, "finish_reason": _choose_finish_reason(scripted)}
     return {
         **_frame(body, number, "chat.completion"),
         "choices": [{"index": index, **choice} for index in range(_choice_count(body))],
@@ -71,7 +71,7 @@ def render_stream(body: Mapping[str, Any], scripted: ScriptedMessage, number: in
         deltas.append(({"tool_calls": [{"index": index, **_render_call(call, number, index, "")}]}, None))
         for piece in _TOKEN_PATTERN.findall(call.arguments):
             deltas.append(({"tool_calls": [{"index": index, "function": {"arguments": piece}}]}, None))
-    deltas.append(({}, _finish_reason_of(scripted)))
+    deltas.append(({}, _choose_finish_reason(scripted)))
     for delta, finish in deltas:
         for choice_index in range(_choice_count(body)):
             choice = {"index": choice_index, "delta": delta, "logprobs": None, "finish_reason": finish}
@@ -125,5 +125,5 @@ def _choice_count(body: Mapping[str, Any]) -> int:
     return n if isinstance(n, int) and 0 < n <= _MAX_CHOICES else 1
 
 
-def _finish_reason_of(scripted: ScriptedMessage) -> str:
+def _choose_finish_reason(scripted: ScriptedMessage) -> str:
     return scripted.finish_reason or ("tool_calls" if scripted.calls else "stop")

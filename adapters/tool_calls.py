@@ -172,7 +172,7 @@ def _add_missing_ids(model: str, messages: list[Json]) -> bool:
             unanswered.clear()
         elif unanswered and not message.get("tool_call_id"):
             message["tool_call_id"] = unanswered.popleft()
-        for call_index, call in enumerate(_calls_of(message)):
+        for call_index, call in enumerate(_read_calls(message)):
             if not call.get("id"):
                 call["id"] = f"call_unnamed_{message_index}_{call_index}"
                 unanswered.append(call["id"])
@@ -184,7 +184,7 @@ def _rename_ids(model: str, messages: list[Json]) -> bool:
     """Gives ids of Mistral's form to calls and to the results that name them. Returns whether an id was changed."""
     has_added_ids = _add_missing_ids(model, messages)
     fields: list[tuple[Json, str]] = [(message, "tool_call_id") for message in messages]
-    fields += [(call, "id") for message in messages for call in _calls_of(message)]
+    fields += [(call, "id") for message in messages for call in _read_calls(message)]
     foreign_ids = [
         (owner, key)
         for owner, key in fields
@@ -203,7 +203,7 @@ def _mark_unsigned(model: str, messages: list[Json]) -> bool:
     if _MODELS_WITHOUT_SIGNATURES.match(model):
         return False
     turn_start = max((n for n, message in enumerate(messages) if message.get("role") == "user"), default=0)
-    first_calls = [calls[0] for message in messages[turn_start:] if (calls := _calls_of(message))]
+    first_calls = [calls[0] for message in messages[turn_start:] if (calls := _read_calls(message))]
     unsigned_calls = [call for call in first_calls if not _google_fields(call).get("thought_signature")]
     for call in unsigned_calls:
         extra = call.get("extra_content")
@@ -231,6 +231,6 @@ def _google_fields(call: Json) -> Json:
     return google if isinstance(google, dict) else {}
 
 
-def _calls_of(message: Json) -> list[Json]:
+def _read_calls(message: Json) -> list[Json]:
     calls: Any = message.get("tool_calls")
     return [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []

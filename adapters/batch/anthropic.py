@@ -102,7 +102,7 @@ class AnthropicBatches(SdkBatches):
                     continue
                 if batch.processing_status != "ended":
                     is_unsure = True
-                elif await self._has_result_of(batch.id, custom_ids):
+                elif await self._has_any_result(batch.id, custom_ids):
                     return batch.id
         if is_unsure:
             raise ProviderUnsure("a batch that is under way may be the one being looked for")
@@ -153,7 +153,7 @@ class AnthropicBatches(SdkBatches):
         headers = with_beta(configured, BINDING_BETA) if has_binding else configured
         return {"content-type": "application/json", "anthropic-version": version, **dict(headers)}
 
-    async def _has_result_of(self, id: str, custom_ids: Container[str]) -> bool:
+    async def _has_any_result(self, id: str, custom_ids: Container[str]) -> bool:
         """Returns whether a batch has a result for one of these requests."""
         async with aclosing(self.results(id)) as results:
             async for result in results:

@@ -243,7 +243,7 @@ def _interleave(opaque: list[Json], texts: list[Json], tool_uses: list[Json]) ->
         start = _read_offset(block, "start_index")
         calls_before = _read_offset(block, "call_index")
         while texts_left and chars_taken < start:
-            length = len(_text_of(texts_left[-1]))
+            length = len(_read_text(texts_left[-1]))
             end = min(text_offset + start - chars_taken, length)
             blocks.append(_cut_text_block(texts_left[-1], text_offset, end))
             chars_taken, text_offset = chars_taken + end - text_offset, end
@@ -255,7 +255,7 @@ def _interleave(opaque: list[Json], texts: list[Json], tool_uses: list[Json]) ->
         blocks.append({key: value for key, value in block.items() if key not in PLACE_FIELDS})
     if text_offset:
         last_text = texts_left.pop()
-        blocks.append(_cut_text_block(last_text, text_offset, len(_text_of(last_text))))
+        blocks.append(_cut_text_block(last_text, text_offset, len(_read_text(last_text))))
     return _without_blank_text([*blocks, *reversed(texts_left), *reversed(calls_left)])
 
 
@@ -265,14 +265,14 @@ def _read_offset(block: Json, key: str) -> int:
     return offset if isinstance(offset, int) else 0
 
 
-def _text_of(block: Json) -> str:
+def _read_text(block: Json) -> str:
     text = block.get("text")
     return text if isinstance(text, str) else ""
 
 
 def _cut_text_block(block: Json, start: int, end: int) -> Json:
     """Returns a part of a block of text; the cache is marked at the block's end."""
-    text = _text_of(block)
+    text = _read_text(block)
     if end - start == len(text):
         return block
     fields = {key: value for key, value in block.items() if key != "cache_control" or end == len(text)}

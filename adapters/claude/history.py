@@ -153,7 +153,7 @@ def without_unanswered_calls(messages: list[Json]) -> list[Json]:
     if not unanswered_calls:
         return messages
     last_reply = max(index for index, message in enumerate(messages) if message["role"] == "assistant")
-    later_blocks = [block for message in messages[last_reply + 1 :] for block in _blocks_of(message)]
+    later_blocks = [block for message in messages[last_reply + 1 :] for block in _read_blocks(message)]
     is_continued = all(block.get("type") == "tool_result" for block in later_blocks)
     replies_with_calls = set(unanswered_calls.values())
     if is_continued:
@@ -171,7 +171,7 @@ def _find_unanswered_calls(messages: Sequence[Json]) -> dict[str, int]:
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        for block in _blocks_of(message):
+        for block in _read_blocks(message):
             block_type = block.get("type")
             if block_type in _PROVIDER_CALLS:
                 unanswered_calls[str(block.get("id"))] = index
@@ -180,7 +180,7 @@ def _find_unanswered_calls(messages: Sequence[Json]) -> dict[str, int]:
     return unanswered_calls
 
 
-def _blocks_of(message: Json) -> list[Json]:
+def _read_blocks(message: Json) -> list[Json]:
     content = message["content"]
     return content if isinstance(content, list) else [{"type": "text", "text": content}]
 

@@ -26,7 +26,7 @@ def make_exchange(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     """
     exchange = _after_parent(tree, plan, request_end)
     tree.provide_messages(exchange.id, plan.messages)
-    conversation_row = _conversation_of(tree, plan, exchange)
+    conversation_row = _find_conversation(tree, plan, exchange)
     exchange = replace(
         exchange, conversation_row=exchange.id if conversation_row is None else conversation_row
     )
@@ -86,7 +86,7 @@ def _after_parent(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     return replace(exchange, seq=parent.next_seq, gapless_from=parent.gapless_from)
 
 
-def _conversation_of(tree: Tree, plan: Plan, exchange: Exchange) -> int | None:
+def _find_conversation(tree: Tree, plan: Plan, exchange: Exchange) -> int | None:
     """Returns the row id of the conversation that the new exchange continues; None: the exchange begins one."""
     if exchange.parent is not None or plan.query.is_named:
         return plan.conversation_row

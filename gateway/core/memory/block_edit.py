@@ -147,15 +147,15 @@ def _replace(value: str, old: str, new: str, *, every: bool = False) -> _Change:
     if count == 0:
         return _Change(None, f"the text to replace is not in the block: {_quoted_short(old)}.")
     if count > 1:
-        lines = ", ".join(map(str, _lines_of(value, old)))
+        line_numbers = ", ".join(map(str, _find_line_numbers(value, old)))
         return _Change(
             None,
-            f"the text to replace is there more than once (lines {lines}); give more of what is around it.",
+            f"the text to replace is there more than once (lines {line_numbers}); give more of what is around it.",
         )
     return _Change(value.replace(old, new), f"changed: - {_quoted_short(old)} + {_quoted_short(new)}")
 
 
-def _lines_of(value: str, old: str) -> list[int]:
+def _find_line_numbers(value: str, old: str) -> list[int]:
     """Returns the numbers, from 1, of the first lines in which a text begins."""
     line_numbers: list[int] = []
     line = 1

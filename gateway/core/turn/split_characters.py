@@ -35,15 +35,15 @@ class SplitCharacters:
         data: its JSON.
         """
         # Paired by their order: some servers number no calls, so that two texts may have one key.
-        texts_with_halves = _texts_of(read_json_with_halves(data))
+        texts_with_halves = _find_texts(read_json_with_halves(data))
         for (text_key, fields, name), (_, fields_with_halves, _) in zip(
-            _texts_of(chunk), texts_with_halves, strict=False
+            _find_texts(chunk), texts_with_halves, strict=False
         ):
             text = self._halves.pop(text_key, "") + fields_with_halves[name]
             if "\ud800" <= text[-1:] < "\udc00":
                 self._halves[text_key], text = text[-1], text[:-1]
             fields[name] = join_halves(text)
-        for choice in _choices_of(chunk):
+        for choice in _read_choices(chunk):
             if choice.get("finish_reason"):
                 self._end_texts(choice)
 
@@ -68,14 +68,14 @@ class SplitCharacters:
                     delta[name] = text + REPLACEMENT
 
 
-def _choices_of(chunk: Any) -> list[Json]:
+def _read_choices(chunk: Any) -> list[Json]:
     choices = chunk.get("choices") if isinstance(chunk, dict) else None
     return [each for each in choices if isinstance(each, dict)] if isinstance(choices, list) else []
 
 
-def _texts_of(chunk: Any) -> Iterator[tuple[_TextKey, Json, str]]:
+def _find_texts(chunk: Any) -> Iterator[tuple[_TextKey, Json, str]]:
     """Yields each text in the deltas of a chunk: its key, the object that has it, and its name there."""
-    for choice in _choices_of(chunk):
+    for choice in _read_choices(chunk):
         delta = choice.get("delta")
         if not isinstance(delta, dict):
             continue

@@ -26,7 +26,7 @@ def refusal_by(bucket: Bucket, now: float, used: int = 0) -> LimitReached:
     wait_s = 1.0 if ends_with_request else max(1.0, math.ceil(bucket.period.end - now))
     headers = [("x-should-retry", "false")] if is_quota else []
     if limit.unit in _HEADER_UNITS and limit.per is not None:
-        headers += _headers_of(bucket, now)
+        headers += _render_headers(bucket, now)
     message = _refusal_message(limit, bucket.period, is_reserved=is_reserved)
     return LimitReached(message, wait_s, headers, is_quota=is_quota)
 
@@ -40,10 +40,10 @@ def rate_headers(buckets: Iterable[Bucket], now: float) -> list[Header]:
             continue
         if unit not in fullest or bucket.left() < fullest[unit].left():
             fullest[unit] = bucket
-    return [header for bucket in fullest.values() for header in _headers_of(bucket, now)]
+    return [header for bucket in fullest.values() for header in _render_headers(bucket, now)]
 
 
-def _headers_of(bucket: Bucket, now: float) -> list[Header]:
+def _render_headers(bucket: Bucket, now: float) -> list[Header]:
     unit = bucket.limit.unit
     return [
         (f"x-ratelimit-limit-{unit}", str(bucket.bound)),

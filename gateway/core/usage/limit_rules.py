@@ -191,8 +191,10 @@ def limits_for(limits: Iterable[UsageLimit], key_id: int, user: str) -> list[Usa
         if limit.key_id in (None, key_id)
         and (limit.user in (None, EACH_USER) or (limit.user == user and user))
     ]
-    replaced_kinds = {_kind_of(limit) for limit in matching if limit.user not in (None, EACH_USER)}
-    return [limit for limit in matching if limit.user != EACH_USER or _kind_of(limit) not in replaced_kinds]
+    replaced_keys = {_replacement_key(limit) for limit in matching if limit.user not in (None, EACH_USER)}
+    return [
+        limit for limit in matching if limit.user != EACH_USER or _replacement_key(limit) not in replaced_keys
+    ]
 
 
 def have_room(buckets: Iterable[Bucket], wanted: Amounts) -> bool:
@@ -241,8 +243,8 @@ def format_duration(seconds: int) -> str:
     return f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
 
 
-def _kind_of(limit: UsageLimit) -> tuple[object, ...]:
-    """Returns what two limits share of which one replaces the other."""
+def _replacement_key(limit: UsageLimit) -> tuple[object, ...]:
+    """Returns the key that two limits share if that of a named user replaces the other."""
     return limit.unit, limit.per, limit.key_id
 
 

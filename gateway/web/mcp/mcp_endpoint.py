@@ -85,7 +85,7 @@ class McpEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         info = info_of(scope)
         info.route = "mcp"
-        identity = self._identity_of(scope)
+        identity = self._read_identity(scope)
         info.memory = str(identity.mode)
         if identity.mode is Mode.OFF:
             raise NotAllowed("Memory is off for this request, and /mcp is nothing else.")
@@ -110,7 +110,7 @@ class McpEndpoint:
 
             await self._manager.handle_request(scope, replay, with_session_id(body, send))
 
-    def _identity_of(self, scope: Scope) -> Identity:
+    def _read_identity(self, scope: Scope) -> Identity:
         """Returns the user and the mode of the memory. Raises: BadRequest; NotAllowed: it is another user's."""
         caller = info_of(scope).caller
         query = read_query(scope)
