@@ -11,7 +11,7 @@ has none, as with every provider.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import Collection
 from datetime import datetime
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -20,30 +20,30 @@ import orjson
 from yarl import URL
 
 from adapters.base import ModelReply
-from adapters.claude.error_form import Untranslatable, error_body, translate_error_body
-from adapters.claude.events import NamedEventDecoder
-from adapters.claude.reply import native_reply, next_block_index, translate_message
+from adapters.claude.error_form import Untranslatable, error_body
+from adapters.claude.reply import next_block_index
 from adapters.claude.request import SAMPLING_FIELDS, translate_request
 from adapters.claude.stream import StreamTranslator
 from adapters.claude.thinking import BINDING_BETA
-from adapters.errors import ProviderBroke
-from adapters.json_escapes import read_json_exactly
+from adapters.claude.translated_reply import (
+    StreamedReply,
+    TranslatedReply,
+    annotate_reply,
+    message_to_completion,
+)
 from adapters.openai import OpenAICompatible
 from adapters.tool_calls import with_call_ids
 from adapters.types import (
     COUNT_TOKENS,
     EVENT_STREAM_TYPE,
     JSON_TYPE,
-    NATIVE_REPLY,
     X_API_KEY_PREFIX,
-    Event,
     Header,
     Json,
     ModelRequest,
     with_content_type,
 )
-from adapters.whole_reply import BufferedReply, WholeReply
-from adapters.wrapped_stream import WrappedStream
+from adapters.whole_reply import BufferedReply
 
 DEFAULT_VERSION: Final = "2026-10-21"  # the version that Anthropic's own SDKs have sent since that day
 SAMPLING_VERSION: Final = "2023-06-01"  # the last version that takes temperature, top_p and top_k
@@ -92,14 +92,14 @@ class Anthropic(OpenAICompatible):
             return await self._send_count(request)
         if request.path == "/models" and request.method == "GET":
             reply = await self._call(request, _MODELS_PATH, body=b"", version=DEFAULT_VERSION)
-            return _TranslatedReply(reply, self._translate_models, f"{self.name} answered no list of models")
+            return TranslatedReply(reply, self._translate_models, f"{self.name} answered no list of models")
         if request.path.startswith("/models/") and request.method == "GET":
             reply = await self._call(request, request.path, body=b"", version=DEFAULT_VERSION)
-            return _TranslatedReply(reply, _translate_model, "the upstream answered no model")
+            return TranslatedReply(reply, _translate_model, "the upstream answered no model")
         if self.has_endpoint(request.path):
             reply = await self._call(request, request.path, request.body, DEFAULT_VERSION)
             if request.native_first_block_index is not None:
-                reply = _annotated_reply(reply, request.native_first_block_index)
+                reply = annotate_reply(reply, request.native_first_block_index)
             return reply
         message = f"{self.name} (Anthropic) has no {URL(self.base_url).path}{request.path}."
         return _error_reply(404, error_body(message, "not_found_error"))
@@ -130,11 +130,11 @@ class Anthropic(OpenAICompatible):
             options = translated.chat.get("stream_options")
             wants_usage = isinstance(options, dict) and options.get("include_usage") is True
             translator = StreamTranslator(created, wants_usage=wants_usage, first_index=first_index)
-            stream = _StreamedReply(reply, translator, translator.feed)
+            stream = StreamedReply(reply, translator, translator.feed)
             stream.headers = with_content_type(stream.headers, EVENT_STREAM_TYPE)
             return stream
-        translate = partial(_message_to_completion, created=created, first_index=first_index)
-        return _TranslatedReply(reply, translate, "the upstream's answer is no message")
+        translate = partial(message_to_completion, created=created, first_index=first_index)
+        return TranslatedReply(reply, translate, "the upstream's answer is no message")
 
     async def _send_count(self, request: ModelRequest) -> ModelReply:
         """Asks Anthropic for the number of tokens of a chat completion."""
@@ -145,7 +145,7 @@ class Anthropic(OpenAICompatible):
         reply = await self._call(
             _with_binding_beta(request, translated.json), _COUNT_PATH, translated.body, DEFAULT_VERSION
         )
-        return _TranslatedReply(reply, _translate_count, "the upstream's answer is no count")
+        return TranslatedReply(reply, _translate_count, "the upstream's answer is no count")
 
     def _translate_request(
         self, request: ModelRequest, fields: Collection[str] | None = None
@@ -212,133 +212,6 @@ class _TranslatedRequest(NamedTuple):
     body: bytes
 
 
-class _TranslatedReply(WholeReply):
-    """A body that is translated when it is whole: an answer, an error, a list.
-
-    translate: called with the body of a 200.
-    complaint: the message about a body that cannot be translated. It does not quote the body, since errors are logged.
-    """
-
-    def __init__(self, reply: ModelReply, translate: Callable[[Json], Json], complaint: str) -> None:
-        self.status = reply.status
-        self.headers = _with_request_id(reply.headers)
-        if reply.status == 200:
-            self.headers = with_content_type(self.headers, JSON_TYPE)
-        self._reply = reply
-        self._translate_body = translate
-        self._complaint = complaint
-
-    async def read(self, limit_bytes: int) -> bytes:
-        body = await self._reply.read(limit_bytes)
-        if not body or self.status != 200:
-            return translate_error_body(body)
-        try:
-            return orjson.dumps(self._translate_body(read_json_exactly(body)))
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise ProviderBroke(self._complaint) from error
-
-    async def aclose(self) -> None:
-        await self._reply.aclose()
-
-
-class _StreamedReply(WrappedStream):
-    """A stream with events that are translated as they come.
-
-    translate_event: a method of the translator, which returns the events for one of the upstream's.
-    """
-
-    def __init__(
-        self,
-        reply: ModelReply,
-        translator: StreamTranslator,
-        translate_event: Callable[[Event], list[Event]],
-    ) -> None:
-        super().__init__(reply)
-        self.headers = _with_request_id(reply.headers)
-        self._translator = translator
-        self._translated_events = self._read_translated(translate_event)
-        self._peeked: list[Event] = []  # events that `peek` has read, and `events` has not yielded yet
-
-    @property
-    def prompt_usage(self) -> Json | None:
-        return self._translator.prompt_usage
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Yields the chunks; after the last one it reads the upstream's body to its end, to keep the connection."""
-        if self._translator.is_over and not self._peeked:
-            async for _ in self._reply.chunks():
-                pass
-            return
-        async for chunk in super().chunks():
-            yield chunk
-
-    async def events(self) -> AsyncIterator[list[Event]]:
-        if self._peeked:
-            peeked, self._peeked = self._peeked, []
-            yield peeked
-        async for events in self._translated_events:
-            yield events
-
-    async def peek(self) -> Event | None:
-        first = await self._reply.peek()  # an error, or the first event with content
-        self._peeked = await anext(self._translated_events, [])
-        events = [event for event in self._peeked if event.data is not None] or self._peeked
-        if not events:
-            return None
-        is_error = first is not None and first.name == "error"
-        return events[-1] if is_error else events[0]
-
-    async def _read_translated(
-        self, translate_event: Callable[[Event], list[Event]]
-    ) -> AsyncIterator[list[Event]]:
-        decoder = NamedEventDecoder()
-        async for data in self._reply.chunks():
-            if translated := [
-                chunk_event for event in decoder.feed(data) for chunk_event in translate_event(event)
-            ]:
-                yield translated
-        if translated := [
-            chunk_event for event in decoder.finish() for chunk_event in translate_event(event)
-        ]:
-            yield translated
-        self._translator.finish()
-
-
-def _annotated_reply(reply: ModelReply, first_block_index: int) -> ModelReply:
-    """Returns a reply that passes in its own bytes, and can be read as a chat completion as well."""
-    if reply.status != 200:
-        return reply
-    created = int(time.time())
-    if not reply.is_stream:
-        return _NativeReply(reply, created, first_block_index)
-    translator = StreamTranslator(created, wants_usage=True, first_index=first_block_index, is_native=True)
-    return _StreamedReply(reply, translator, translator.annotate)
-
-
-class _NativeReply(WholeReply):
-    """A whole message as a chat completion, with itself as `native_message`."""
-
-    def __init__(self, reply: ModelReply, created: int, first_block_index: int) -> None:
-        self.status = reply.status
-        self.headers = reply.headers
-        self._reply = reply
-        self._created = created
-        self._first_block_index = first_block_index
-
-    async def read(self, limit_bytes: int) -> bytes:
-        body = await self._reply.read(limit_bytes)
-        try:
-            message = read_json_exactly(body)
-            completion = _message_to_completion(message, self._created, self._first_block_index)
-            completion["choices"][0]["message"][NATIVE_REPLY] = native_reply(message)
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise ProviderBroke("the upstream's answer is no message") from error
-        return orjson.dumps({**completion, "native_message": orjson.Fragment(body)})
-
-    async def aclose(self) -> None:
-        await self._reply.aclose()
-
-
 class _TranslationFailed(Exception):
     """A request cannot be translated. reply: the error, as an upstream's reply."""
 
@@ -385,21 +258,6 @@ def with_beta(headers: tuple[Header, ...], beta: str) -> tuple[Header, ...]:
         betas.append(beta)
     other_headers = (header for header in headers if header[0].lower() != _BETA_HEADER)
     return *other_headers, (_BETA_HEADER, ",".join(betas))
-
-
-def _with_request_id(headers: tuple[Header, ...]) -> tuple[Header, ...]:
-    """Returns headers with the request's id also under the name that OpenAI's clients know."""
-    values = dict(headers)
-    if "request-id" in values and "x-request-id" not in values:
-        return (*headers, ("x-request-id", values["request-id"]))
-    return headers
-
-
-def _message_to_completion(message: Json, created: int, first_index: int) -> Json:
-    """Returns a message as a chat completion. Raises: LookupError: `message` is no message."""
-    if message["type"] != "message":
-        raise KeyError("type")
-    return translate_message(message, created, first_index)
 
 
 def _translate_model(entry: Json) -> Json:
