@@ -22,7 +22,7 @@ from gateway.web.sockets.arrival import Arrival
 # Each frame takes some 25 us of the event loop, however short it is.
 MAX_SHORT_FRAMES: Final = 1_000
 _USUAL_FRAME_BYTES: Final = 1024  # libraries divide large messages into frames of 4 KiB and more
-# The bytes that are parsed at a time, so that frames are counted before all that was read is parsed.
+# The bytes that are parsed at a time, so that frames are counted before all that was read is parsed. Not measured.
 _BYTES_PARSED_AT_ONCE: Final = 4096
 
 
@@ -37,7 +37,7 @@ class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
         # Seconds for which a closing handshake waits for the client. Not measured; a live client answers at once.
         self.close_timeout = 2.0
         # The short frames since the start of the current second, which is a time of the loop's clock.
-        self._second_start, self._short_frames = 0.0, 0
+        self._second_start, self._short_frame_count = 0.0, 0
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)
@@ -48,7 +48,7 @@ class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
             if self.transport.is_closing():
                 return
             part = data[start : start + _BYTES_PARSED_AT_ONCE]
-            self._short_frames = max(0, self._short_frames - len(part) // _USUAL_FRAME_BYTES)
+            self._short_frame_count = max(0, self._short_frame_count - len(part) // _USUAL_FRAME_BYTES)
             super().data_received(part)
         if self.conn.handshake_exc is not None and not self.handshake_initiated:
             self._refuse_handshake(self.conn.handshake_exc)
@@ -62,9 +62,9 @@ class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
 
     def handle_events(self) -> None:
         if (now := self.loop.time()) > self._second_start + 1:
-            self._second_start, self._short_frames = now, 0
-        self._short_frames += len(self.conn.events)
-        if self._short_frames > MAX_SHORT_FRAMES and not self.close_sent:
+            self._second_start, self._short_frame_count = now, 0
+        self._short_frame_count += len(self.conn.events)
+        if self._short_frame_count > MAX_SHORT_FRAMES and not self.close_sent:
             self.fail(CloseCode.POLICY_VIOLATION, "there are too many short frames")
         else:
             super().handle_events()
@@ -73,18 +73,6 @@ class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
         if self.arrival is not None:
             self.arrival.note_arrived(0)
         super().connection_lost(exc)
-
-    def fail(self, code: int, reason: str) -> None:
-        """Closes the connection with an error, as after a frame that cannot be parsed."""
-        self.conn.fail(code, reason)
-        self.handle_parser_exception()
-
-    def _refuse_handshake(self, error: Exception) -> None:
-        """Answers a handshake that `websockets` cannot parse (with a body, or very long); uvicorn waits for more."""
-        self.handshake_initiated = self.handshake_complete = self.close_sent = True
-        response = self.conn.reject(400, f"This is no handshake of a WebSocket: {error.__cause__}.\n")
-        self.transport.write(response.serialize())
-        self.transport.close()
 
     def handle_text(self, event: Frame) -> None:
         """Passes a text on as bytes, since the session parses it as JSON and reports mistakes in it."""
@@ -116,6 +104,11 @@ class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
         """True if a write would wait for the client to read."""
         return not self.writable.is_set()
 
+    def fail(self, code: int, reason: str) -> None:
+        """Closes the connection with an error, as after a frame that cannot be parsed."""
+        self.conn.fail(code, reason)
+        self.handle_parser_exception()
+
     def abort(self) -> None:
         self.transport.abort()
 
@@ -125,3 +118,10 @@ class SocketConnection(SlowReaderWatch, WebSocketsSansIOProtocol):
             super().shutdown()
         else:
             self.on_shutdown()
+
+    def _refuse_handshake(self, error: Exception) -> None:
+        """Answers a handshake that `websockets` cannot parse (with a body, or very long); uvicorn waits for more."""
+        self.handshake_initiated = self.handshake_complete = self.close_sent = True
+        response = self.conn.reject(400, f"This is no handshake of a WebSocket: {error.__cause__}.\n")
+        self.transport.write(response.serialize())
+        self.transport.close()
