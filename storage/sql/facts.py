@@ -95,7 +95,7 @@ class Facts(GrowingGroup):
         ]
 
     @reads
-    async def get(self, connection: Connection, agent_row: int, seqs: Sequence[int]) -> builtins.list[Fact]:
+    async def load(self, connection: Connection, agent_row: int, seqs: Sequence[int]) -> builtins.list[Fact]:
         """Returns the facts with these numbers, true or not, in this order. Missing facts are left out."""
         rows = await rows_of(connection, SQL["get"], seqs, agent_row)
         facts = {fact.seq: fact for fact in map(_fact, rows)}

@@ -478,9 +478,9 @@ class Jobs(Group):
         return [JobEntry(_make_job(row[:12]), None if row[12] is None else Scope(*row[12:])) for row in rows]
 
     @reads
-    async def get(self, connection: Connection, id: int) -> Job | None:
+    async def find(self, connection: Connection, id: int) -> Job | None:
         """Returns a job by its number; None: it is gone."""
-        row = await connection.row(SQL["get"], (id,))
+        row = await connection.row(SQL["find"], (id,))
         return None if row is None else _make_job(row)
 
     @reads
@@ -602,7 +602,7 @@ async def _is_current(connection: Connection, row: Row) -> bool:
 
 
 async def _require_job(connection: Connection, id: int) -> Job:
-    row = await connection.row(SQL["get"], (id,))
+    row = await connection.row(SQL["find"], (id,))
     if row is None:
         raise NotFound(f"there is no job {id}")
     return _make_job(row)

@@ -144,7 +144,7 @@ UPDATE jobs SET tries = CASE state WHEN 'running' THEN tries - 1 ELSE tries END,
 -- Deletes a job that has ended.
 DELETE FROM jobs WHERE id = ?
 
--- name: get
+-- name: find
 -- Reads a job by its number.
 SELECT id, kind, agent, key, payload, epoch, state, attempt, tries, due, created, error FROM jobs WHERE id = ?
 

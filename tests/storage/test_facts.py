@@ -68,7 +68,7 @@ async def test_what_replaces_another_ends_it_with_the_date_on_which_it_was_said(
     new, old = await store.facts.list(alice.agent.id, is_all=True)
     assert [f.text for f in await store.facts.list(alice.agent.id)] == ["Bergen"]
     assert (old.ended_at, old.successor) == (NOW - 10, new.seq)
-    assert await store.facts.get(alice.agent.id, [999, old.seq, new.seq]) == [old, new]
+    assert await store.facts.load(alice.agent.id, [999, old.seq, new.seq]) == [old, new]
 
 
 async def test_what_a_forgotten_fact_took_the_place_of_stays_untrue(store: Store, alice: Speaker) -> None:
@@ -163,7 +163,7 @@ async def test_a_user_cannot_end_the_facts_of_another(store: Store, alice: Speak
     (oslo,) = await store.facts.list(alice.agent.id)
     await learn(store, bob.agent, 0, 1, Learned(facts=[fact("Bergen", replaces=[oslo.id])]))
     assert await store.facts.list(alice.agent.id) == [oslo]
-    assert await store.facts.get(bob.agent.id, [oslo.seq]) != [oslo]
+    assert await store.facts.load(bob.agent.id, [oslo.seq]) != [oslo]
 
 
 async def test_a_cursor_that_moved_keeps_an_old_attempt_out(store: Store, alice: Speaker) -> None:

@@ -105,7 +105,7 @@ class FactViews(Struct, frozen=True):
         if not page.before:
             return ()
         memory = await get_memory(self.store, project, uid)
-        replaced = await self.store.facts.get(memory.id, [fact.seq for fact in page.before])
+        replaced = await self.store.facts.load(memory.id, [fact.seq for fact in page.before])
         for fact in replaced:  # the list grows meanwhile
             if len(replaced) >= _MAX_REPLACED:
                 break

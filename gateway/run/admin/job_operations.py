@@ -31,7 +31,7 @@ class JobOperations(Struct, frozen=True):
         """Returns jobs, the newest first. `state`: only jobs in this state; `job`: only the job with this number."""
         arguments = Arguments(raw)
         if (id := arguments.optional_number("job")) is not None:
-            job = await self.store.jobs.get(id)
+            job = await self.store.jobs.find(id)
             return [] if job is None else [_job_json(job)]
         state = arguments.raw("state")
         if state is not None and state not in list(JobState):
@@ -45,7 +45,7 @@ class JobOperations(Struct, frozen=True):
     async def show(self, raw: RawArguments) -> dict[str, Any]:
         """Returns a job with its steps. Raises: BadRequest: there is no such job."""
         id = Arguments(raw).number("job")
-        job = await self.store.jobs.get(id)
+        job = await self.store.jobs.find(id)
         if job is None:
             raise BadRequest(f"there is no job {id}; `mnemogate jobs` shows them", param="job")
         return {**_job_json(job), "steps": [asdict(step) for step in await self.store.jobs.list_steps(id)]}
@@ -67,7 +67,7 @@ class JobOperations(Struct, frozen=True):
 
 async def cancel_job(store: Store, id: int, at: float) -> Job:
     """Deletes a job. A batch ends with its job, since nothing else would end the batch. Raises: NotFound."""
-    job = await store.jobs.get(id)
+    job = await store.jobs.find(id)
     if job is None or job.kind != BATCH_JOB:
         return await store.jobs.cancel(id)
     await store.batches.cancel(await store.batches.get(None, job.key), at, with_job=True)

@@ -226,7 +226,7 @@ class LearningService:
         except TooSlow:
             hits = []
         seqs = {fact.seq for fact in newest} | {hit.seq for hit in hits if hit.source == "fact"}
-        related = await self._store.facts.get(unread.agent.id, sorted(seqs))
+        related = await self._store.facts.load(unread.agent.id, sorted(seqs))
         return [fact for fact in related if fact.ended_at is None and not fact.muted]
 
     async def _learn(self, job: JobContext, batch: _AskedBatch, unread: Unread) -> bool:
@@ -238,7 +238,7 @@ class LearningService:
         if batch.calls and [message.seq for message in messages] != list(batch.messages):
             return False
         numbers = {seq: n for n, seq in enumerate(batch.shown, 1)}
-        shown_facts = await self._store.facts.get(job.agent_row, batch.shown)
+        shown_facts = await self._store.facts.load(job.agent_row, batch.shown)
         shown = {numbers[fact.seq]: fact for fact in shown_facts}
         reading = read_reply(batch.calls)
         lines: Sequence[SourcedLine] = ()
