@@ -30,8 +30,10 @@ from storage.usage_records import ROWS_AT_ONCE, UsageKey, UsageLimit, UsageRow
 
 SQL = load("moving.sql")
 
-_PAGE = 64  # rows that one statement reads
-_NO_LIMIT = 1 << 31  # more rows than a memory can have attached
+# The rows that one statement reads. Chosen, not measured.
+_PAGE_ROWS = 64
+# More rows than a memory can have attached.
+_NO_LIMIT = 1 << 31
 
 
 class MovedKey(NamedTuple):
@@ -97,6 +99,8 @@ class MovedVersion(Struct, frozen=True):
 class MovedBlock(Struct, frozen=True):
     """A block that no memory owns."""
 
+    # The row of the block in the source.
+    id: int
     project: str
     # The profile of the users that share it, or "".
     profile: str
@@ -111,13 +115,23 @@ class MovedBlock(Struct, frozen=True):
     versions: Sequence[MovedVersion]
 
 
+class MovedReader(NamedTuple):
+    """A sleeptime agent that reads a memory."""
+
+    scope: Scope
+    # The number of the last message that it has read.
+    seq: int
+    # When it read that message.
+    at: float
+
+
 class MovedLinks(Struct, frozen=True):
     """The links of a memory."""
 
     # What it has attached, in order.
     attached: Sequence[dict[str, Any]]
-    # The sleeptime agents that read the memory: the scope of each, the number of the last message read, and the time.
-    readers: Sequence[tuple[Scope, int, float]]
+    # The sleeptime agents that read the memory.
+    readers: Sequence[MovedReader]
 
 
 async def load_key_numbers(connection: Connection) -> dict[bytes, int]:
@@ -150,7 +164,7 @@ class MoveSource(Group):
     @reads
     async def list_agents(self, connection: Connection, after: int) -> list[Agent]:
         """Returns a page of the memories, the oldest first."""
-        rows = await connection.rows(SQL["memories"], (after, _PAGE))
+        rows = await connection.rows(SQL["memories"], (after, _PAGE_ROWS))
         return [make_agent_record(row) for row in rows]
 
     @reads
@@ -182,15 +196,18 @@ class MoveSource(Group):
     @long_reads
     async def list_definitions(self, connection: Connection, after: int) -> list[MovedDefinition]:
         """Returns a page of tools, servers and identities. after: the `id` with which the page before ends."""
-        return [MovedDefinition(*row) for row in await connection.rows(SQL["definitions"], (after, _PAGE))]
+        return [
+            MovedDefinition(*row) for row in await connection.rows(SQL["definitions"], (after, _PAGE_ROWS))
+        ]
 
     @long_reads
-    async def list_blocks(self, connection: Connection, after: int) -> list[tuple[int, MovedBlock]]:
-        """Returns a page of the blocks that no memory owns: pairs of a row and a block."""
+    async def list_blocks(self, connection: Connection, after: int) -> list[MovedBlock]:
+        """Returns a page of the blocks that no memory owns. after: the `id` with which the page before ends."""
         blocks = []
-        for row in await connection.rows(SQL["blocks"], (after, _PAGE)):
+        for row in await connection.rows(SQL["blocks"], (after, _PAGE_ROWS)):
             id, project, profile, label, description, limit, read_only, uid, body = row
             block = MovedBlock(
+                id,
                 project,
                 profile,
                 label,
@@ -204,7 +221,7 @@ class MoveSource(Group):
                     for version in await load_versions(connection, id)
                 ],
             )
-            blocks.append((id, block))
+            blocks.append(block)
         return blocks
 
     @long_reads
@@ -212,7 +229,7 @@ class MoveSource(Group):
         """Returns the links of a memory."""
         attached = [fields for _, fields in await read_attached(connection, agent_row, 0, _NO_LIMIT)]
         rows = await connection.rows(SQL["readers"], (agent_row,))
-        return MovedLinks(attached, [(Scope(*row[:3]), row[3], row[4]) for row in rows])
+        return MovedLinks(attached, [MovedReader(Scope(*row[:3]), row[3], row[4]) for row in rows])
 
 
 class MoveTarget(Group):
@@ -237,7 +254,7 @@ class MoveTarget(Group):
     @reads
     async def list_agents_from(self, connection: Connection, source: bytes, after: int) -> list[Agent]:
         """Returns a page of the memories that were moved here from a database, the oldest first. source: its id."""
-        rows = await connection.rows(SQL["memories_from"], (MarkKind.MOVED_FROM, source, after, _PAGE))
+        rows = await connection.rows(SQL["memories_from"], (MarkKind.MOVED_FROM, source, after, _PAGE_ROWS))
         return [make_agent_record(row) for row in rows]
 
     @bulk_writes
@@ -338,10 +355,10 @@ class MoveTarget(Group):
             target = await find_or_make_attached(connection, scope.project, fields, created)
             if target is not None:
                 await attach(connection, agent.id, fields["kind"], target)
-        for sleeper_scope, seq, at in links.readers:
-            sleeper_row = await connection.value(SQL["memory_at"], sleeper_scope)
+        for reader in links.readers:
+            sleeper_row = await connection.value(SQL["memory_at"], reader.scope)
             if sleeper_row is not None:
-                await connection.run(SQL["reader_put"], (agent.id, sleeper_row, seq, at))
+                await connection.run(SQL["reader_put"], (agent.id, sleeper_row, reader.seq, reader.at))
 
 
 async def _moved_version(connection: Connection, version: BlockVersion) -> MovedVersion:

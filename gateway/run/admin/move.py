@@ -99,13 +99,13 @@ class Move:
         """Moves the blocks that no memory owns. Names the blocks that were changed in the source since."""
         after = 0
         while blocks := await self.source.move_source.list_blocks(after):
-            for _, block in blocks:
+            for block in blocks:
                 if not await self.target.move_target.put_block(block):
                     outcome.refused.append(
                         f"block {block.label!r} of {block.uid} in project {block.project!r}: it was changed after it "
                         "was moved; change it in the new database, too"
                     )
-            after = blocks[-1][0]
+            after = blocks[-1].id
 
     async def _move_links(self) -> None:
         after = 0

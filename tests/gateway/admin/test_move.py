@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from gateway.errors import GatewayError
 from gateway.run.admin.move import Move, MoveOutcome
@@ -156,7 +157,7 @@ async def contents(store: Store) -> dict[str, Any]:
         found["usage"] += [(key._replace(key=0), names.get(key.key), counters) for key, counters in page]
         after, _ = page[-1]
     found["definitions"] = sorted(each[1:6] for each in await store.move_source.list_definitions(0))
-    blocks = [block for _, block in await store.move_source.list_blocks(0)]
+    blocks = [replace(block, id=0) for block in await store.move_source.list_blocks(0)]
     found["blocks"] = sorted(blocks, key=lambda block: block.uid)
     return found
 
