@@ -31,7 +31,7 @@ from gateway.core.turn.asides import FILLER, HEARTBEAT, THINKING, Asides, with_a
 from gateway.core.turn.commands import RunTool
 from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.toolbox import (
-    DeduplicatesCalls,
+    CallDeduplicator,
     ForeignCall,
     ToolAnswer,
     cut_result,
@@ -67,7 +67,7 @@ class AgentTools:
     # Sends messages to other agents; None: the tools are described and never called.
     agent_sender: SendsToAgents | None = None
     # The record of calls that leave the gateway; None: they are not recorded.
-    call_record: DeduplicatesCalls | None = None
+    call_record: CallDeduplicator | None = None
     _tools: dict[str, AgentTool] = field(init=False)
     # The entries for a request's `tools`, by name, without asides.
     _plain_entries: dict[str, dict[str, Any]] = field(init=False)

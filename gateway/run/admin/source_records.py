@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from msgspec import UNSET
-
 from gateway.core.memory.visibility import asked_messages, recallable_messages
 from gateway.run.admin.exchange_messages import shorten
-from gateway.run.admin.memory_records import SourceRecord
+from gateway.run.admin.memory_records import SourceRecord, speaker_of
 from gateway.run.admin.page_paths import message_href, passage_href
 from storage.listing import FoundMemory, SizedMemory, SourceExchange
 from storage.records import Fact, Passage, Revision
@@ -39,12 +37,23 @@ async def list_sources(
     return [tuple(record for id in ids for record in records.get(id, ())) for ids in origins]
 
 
+def exchanges_of(item: Fact | Revision) -> list[int]:
+    """Returns the exchanges from which a fact or version came. The exchange that states it comes first."""
+    stated = [] if item.exchange_row is None else [item.exchange_row]
+    return list(dict.fromkeys([*stated, *item.sources]))
+
+
 def passage_record(uid: str, passage: Passage) -> SourceRecord:
+    """Returns the record of a passage. uid: the memory's."""
     text = shorten(passage.text, _PASSAGE_CHARS)
     return SourceRecord("passage", passage.seq, text, passage.at, href=passage_href(uid, passage.seq))
 
 
 def _message_records(uid: str, source: SourceExchange) -> tuple[SourceRecord, ...]:
+    """Returns the records of the user's messages in an exchange, or else of its first message that recall may find.
+
+    An exchange without such a message has one record without a text.
+    """
     exchange = source.exchange
     quoted = (
         asked_messages(exchange, source.prefix_is_shared)
@@ -59,13 +68,7 @@ def _message_records(uid: str, source: SourceExchange) -> tuple[SourceRecord, ..
             shorten(m.text, _SOURCE_CHARS),
             m.at,
             href=message_href(uid, source.conversation_uid, exchange, m.seq),
-            speaker=m.speaker or (UNSET if m.role == "user" else m.role),
+            speaker=speaker_of(m),
         )
         for m in quoted
     )
-
-
-def exchanges_of(item: Fact | Revision) -> list[int]:
-    """Returns the exchanges from which a fact or version came. The exchange that states it comes first."""
-    stated = [] if item.exchange_row is None else [item.exchange_row]
-    return list(dict.fromkeys([*stated, *item.sources]))

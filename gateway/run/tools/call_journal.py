@@ -32,7 +32,7 @@ _log = logging.getLogger("mnemogate")
 
 @dataclass(slots=True)
 class CallJournal:
-    """The calls of one turn that leave the gateway. Implements `DeduplicatesCalls`.
+    """The calls of one turn that leave the gateway. Implements `CallDeduplicator`.
 
     An upstream may repeat the ids of its calls, so a call is recognised by its arguments as well.
     """

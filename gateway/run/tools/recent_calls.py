@@ -98,7 +98,7 @@ class RecentCalls:
 class TurnCalls:
     """The calls of one turn. A call that the turn makes twice is two calls.
 
-    Implements `DeduplicatesCalls`.
+    Implements `CallDeduplicator`.
     """
 
     recent: RecentCalls

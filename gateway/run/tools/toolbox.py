@@ -124,7 +124,7 @@ class ForeignCall(Struct, frozen=True):
     project: str = ""
 
 
-class DeduplicatesCalls(Protocol):
+class CallDeduplicator(Protocol):
     """Performs each call that leaves the gateway only once."""
 
     async def perform_once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:

@@ -28,7 +28,7 @@ from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.recent_calls import RecentCalls
-from gateway.run.tools.toolbox import NO_TOOLS, DeduplicatesCalls, Toolbox
+from gateway.run.tools.toolbox import NO_TOOLS, CallDeduplicator, Toolbox
 from storage.records import Atom, Exchange, Run
 
 
@@ -53,7 +53,7 @@ class Toolboxes:
         run: Run | None = None,
         calling_run: int = 0,
         sender: Sender | None = None,
-        call_record: DeduplicatesCalls | None = None,
+        call_record: CallDeduplicator | None = None,
     ) -> Toolbox:
         """Returns the tools of one step of a run, or of one turn that is written as a whole (`run` is None).
 
@@ -70,7 +70,7 @@ class Toolboxes:
         return self._agent_tools(memory, run, calling_run, sender, call_record)
 
     def make_for_item(
-        self, context: MemoryContext, block_edits: BlockEdits, run: Run, call_record: DeduplicatesCalls
+        self, context: MemoryContext, block_edits: BlockEdits, run: Run, call_record: CallDeduplicator
     ) -> Toolbox:
         """Returns the tools of an item of a batch, which holds no conversation's queue while they run."""
         sender = Sender.of(context, Waiter(context.agent.uid), Forwarded())
@@ -82,7 +82,7 @@ class Toolboxes:
         run: Run | None,
         calling_run: int,
         sender: Sender | None,
-        call_record: DeduplicatesCalls | None,
+        call_record: CallDeduplicator | None,
     ) -> AgentTools:
         context = memory.context
         request = context.request
