@@ -46,6 +46,10 @@ _STOP_WORDS: Final = frozenset(
 )
 # The most lines of an answer.
 _MAX_LINES: Final = 3
+# The most characters of a question that an answer repeats.
+_QUOTED_CHARS: Final = 300
+# So many letters of a word stand for its forms: "colour" finds "colours".
+_STEM_CHARS: Final = 5
 _HELP: Final = (
     "I am the built-in demo model, no more than a few rules. Tell me something, and ask about it later, in another "
     "conversation too."
@@ -64,21 +68,21 @@ class DemoProvider(ScriptedProvider):
 
 def answer(body: Mapping[str, Any]) -> ScriptedMessage | ScriptedFailure:
     """Returns the reply to a request. Of messages that the API would refuse, the readable parts are read."""
-    tools = _offered_tools(body)
+    tools = _read_offered_tools(body)
     speaks_by_tool = body.get("tool_choice") == "required" and _SPEAKING_TOOL in tools
-    if field := _unsupported_field(body, speaks_by_tool=speaks_by_tool):
+    if field := _find_unsupported_field(body, speaks_by_tool=speaks_by_tool):
         why = f"The demo model cannot follow this `{field}`."
         instead = "With OPENAI_API_KEY or `--upstream URL` that upstream answers."
         return ScriptedFailure(400, f"{why} {instead}", "unsupported_parameter")
     messages = [message for message in body.get("messages") or [] if isinstance(message, dict)]
     if messages and messages[-1].get("role") == "tool":
-        text = f"The tool answered: {_text(messages[-1]).strip()}"
+        text = f"The tool answered: {_read_text(messages[-1]).strip()}"
         return _make_reply(text, body, speaks_by_tool=speaks_by_tool)
     question = _read_question(messages)
     memory_tool = next((name for name in tools if _INSERT_TOOL.search(name)), None)
-    if calls := (*_memory_calls(question, memory_tool), *_asked_calls(question, tools)):
+    if calls := (*_make_memory_calls(question, memory_tool), *_make_asked_calls(question, tools)):
         return ScriptedMessage(None, calls)
-    text = _lines_about(messages, question) or _introduction(
+    text = _find_lines_about(messages, question) or _make_introduction(
         messages, question, has_memory_tool=memory_tool is not None, has_tools=bool(tools)
     )
     return _make_reply(text, body, speaks_by_tool=speaks_by_tool)
@@ -91,20 +95,20 @@ def _try_to_answer(body: Mapping[str, Any]) -> Scripted:
         return ScriptedFailure(400, f"The demo model cannot read this request: {error}.")
 
 
-def _memory_calls(question: str, tool: str | None) -> Iterator[ScriptedCall]:
+def _make_memory_calls(question: str, tool: str | None) -> Iterator[ScriptedCall]:
     if tool is not None:
         parameter = "content" if "append" in tool else "new_string"
         for fact in _REMEMBER.findall(question):
             yield _make_call(tool, {"label": "human", parameter: fact.rstrip()})
 
 
-def _asked_calls(question: str, tools: Sequence[str]) -> Iterator[ScriptedCall]:
+def _make_asked_calls(question: str, tools: Sequence[str]) -> Iterator[ScriptedCall]:
     for name, arguments in _CALL.findall(question):
         if name in tools:
             yield ScriptedCall(name, arguments or "{}")
 
 
-def _unsupported_field(body: Mapping[str, Any], *, speaks_by_tool: bool) -> str | None:
+def _find_unsupported_field(body: Mapping[str, Any], *, speaks_by_tool: bool) -> str | None:
     """Returns the field that asks for a form of answer which this model does not have; None: there is no such field."""
     response_format, tool_choice = body.get("response_format"), body.get("tool_choice")
     if isinstance(response_format, dict) and response_format.get("type") not in (None, "text"):
@@ -114,7 +118,7 @@ def _unsupported_field(body: Mapping[str, Any], *, speaks_by_tool: bool) -> str 
     return None
 
 
-def _offered_tools(body: Mapping[str, Any]) -> list[str]:
+def _read_offered_tools(body: Mapping[str, Any]) -> list[str]:
     """Returns the names of the tools that may be called."""
     if body.get("tool_choice") == "none":
         return []
@@ -142,7 +146,7 @@ def _limit_words(text: str, body: Mapping[str, Any]) -> ScriptedMessage:
     return ScriptedMessage(text)
 
 
-def _text(message: Mapping[str, Any]) -> str:
+def _read_text(message: Mapping[str, Any]) -> str:
     content = message.get("content")
     if isinstance(content, list):
         parts = (part.get("text") for part in content if isinstance(part, dict))
@@ -153,19 +157,18 @@ def _text(message: Mapping[str, Any]) -> str:
 def _read_question(messages: Sequence[Mapping[str, Any]]) -> str:
     """Returns the last user message's own words, without a recalled note, which could repeat an old command."""
     users = [message for message in messages if message.get("role") == "user"]
-    return _NOTE.sub("", _text(users[-1])).strip() if users else ""
+    return _NOTE.sub("", _read_text(users[-1])).strip() if users else ""
 
 
-def _lines_about(messages: Sequence[Mapping[str, Any]], question: str) -> str:
-    """Returns the lines that share most words with the question; "" where no line shares any."""
-    stems = _stems(question)
+def _find_lines_about(messages: Sequence[Mapping[str, Any]], question: str) -> str:
+    """Returns an answer with the lines that share most words with the question; "": no line shares any."""
+    stems = _find_stems(question)
     if not stems and question.endswith(_QUESTION_MARKS):
-        return _list_lines(_candidate_lines(messages)[-_MAX_LINES:])
-    # Five letters of a word stand for its forms: "colour" finds "colours".
-    scored = [(len(stems & _stems(line)), line) for line in _candidate_lines(messages)]
-    best = max((shared for shared, _ in scored), default=0)
-    lines = list(dict.fromkeys(line for shared, line in scored if shared * 2 > best))[-_MAX_LINES:]
-    return _list_lines(lines) if best else ""
+        return _list_lines(_find_candidate_lines(messages)[-_MAX_LINES:])
+    scored = [(len(stems & _find_stems(line)), line) for line in _find_candidate_lines(messages)]
+    best_count = max((shared_count for shared_count, _ in scored), default=0)
+    lines = list(dict.fromkeys(line for shared_count, line in scored if shared_count * 2 > best_count))
+    return _list_lines(lines[-_MAX_LINES:]) if best_count else ""
 
 
 def _list_lines(lines: Sequence[str]) -> str:
@@ -174,7 +177,7 @@ def _list_lines(lines: Sequence[str]) -> str:
     return "\n".join(["This is what I remember about that:", *(f"- {line}" for line in lines)])
 
 
-def _introduction(
+def _make_introduction(
     messages: Sequence[Mapping[str, Any]], question: str, *, has_memory_tool: bool, has_tools: bool
 ) -> str:
     """Returns an answer where nothing is known. It mentions only tools that the request offers."""
@@ -183,22 +186,23 @@ def _introduction(
         invitation += " A line `call: NAME {…}` makes me call any tool on offer."
     if not question:
         return _HELP + invitation
-    spoken = "You said: " + (question if len(question) <= 300 else question[:300] + "…")
+    quoted = question if len(question) <= _QUOTED_CHARS else question[:_QUOTED_CHARS] + "…"
+    acknowledgement = f"You said: {quoted}"
     is_first = all(message.get("role") != "assistant" for message in messages)
-    return f"{spoken}\n\n{_HELP}{invitation}" if is_first else spoken
+    return f"{acknowledgement}\n\n{_HELP}{invitation}" if is_first else acknowledgement
 
 
-def _candidate_lines(messages: Sequence[Mapping[str, Any]]) -> list[str]:
+def _find_candidate_lines(messages: Sequence[Mapping[str, Any]]) -> list[str]:
     """Returns the lines of memory sections, notes and earlier user messages that may be an answer."""
     lines: list[str] = []
     users = [message for message in messages if message.get("role") == "user"]
     for message in messages:
-        text = _text(message)
+        text = _read_text(message)
         role = message.get("role")
         if role in ("system", "developer", "user"):
             for section in _SECTION.finditer(text):
                 content = section[2] if section[1] == "summary" else _HEADING.sub("", section[2])
-                lines += _section_lines(content)
+                lines += _read_section_lines(content)
         if role == "user" and message is not users[-1]:
             lines += _NOTE.sub("", text).splitlines()
     # A question or a command is no answer, and the assistant's own lines would repeat its guesses.
@@ -212,9 +216,9 @@ def _candidate_lines(messages: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _section_lines(text: str) -> list[str]:
+def _read_section_lines(text: str) -> list[str]:
     return [line.removeprefix("- ") for line in _BLOCK_TAG.sub("", text).splitlines()]
 
 
-def _stems(text: str) -> set[str]:
-    return {word[:5] for word in _WORD.findall(text.casefold()) if word not in _STOP_WORDS}
+def _find_stems(text: str) -> set[str]:
+    return {word[:_STEM_CHARS] for word in _WORD.findall(text.casefold()) if word not in _STOP_WORDS}
