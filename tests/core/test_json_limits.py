@@ -7,7 +7,7 @@ import pytest
 from gateway.agents.wire.struct_fields import parse as parse_body
 from gateway.agents.wire.struct_fields import read_texts
 from gateway.core.json_limits import MAX_VALUES, check_values
-from gateway.core.request.identity import IdentityRules, user_of
+from gateway.core.request.identity import IdentityRules, find_request_user
 from gateway.dialects.chat.parse import parse
 from gateway.dialects.responses.codex import codex_side_request
 from gateway.errors import BodyTooLarge
@@ -63,7 +63,7 @@ def test_no_id_is_read_of_a_field_of_very_many_values() -> None:
     rules = IdentityRules("default", user_order=("metadata.person",))
     for count, user in ((1, "ann"), (MAX_VALUES, None)):
         body = b'{"metadata":{"person":"ann","x":[' + b"0," * count + b"0]}}"
-        assert user_of((), body, rules, 0.0) == user
+        assert find_request_user((), body, rules, 0.0) == user
         assert (read_request_body(body).value("metadata") is None) is (user is None)
 
 

@@ -33,7 +33,7 @@ from gateway.core.request.request_ids import (
 )
 from gateway.core.request.requested_agent import AGENT_HEADER, read_agent
 from gateway.core.request.side_requests import SideRequests, SideRule
-from gateway.core.request.signed_user import SIGNED_USER, signed_user
+from gateway.core.request.signed_user import SIGNED_USER, SignedUser, read_signed_user
 from gateway.errors import BadRequest, GatewayError, NotAllowed
 from storage.records import Scope
 
@@ -216,7 +216,7 @@ def identify(
             if name in header_values:
                 refuse_repeated(headers, rules.single_headers)
             header_values[name] = value
-    user, user_name = _read_signed_user(header_values, rules, now)
+    user, user_name = _find_signed_user(header_values, rules, now) or (None, None)
     if user_name is None:
         user_name = _read_user_name(header_values)
     conversation_key = None
@@ -247,6 +247,32 @@ def identify(
     )
 
 
+def find_request_user(
+    headers: RawHeaders, body: bytes, rules: IdentityRules, now: float, read_names: ReadNames | None = None
+) -> str | None:
+    """Returns the user of a request without memory; None: the request names no user that can be read.
+
+    body: empty if it is not known, as of an upload.
+    read_names: reads the names in a request of its dialect; None: the request names users as chat completions do.
+
+    Raises: NotAllowed: the key belongs to another user.
+    """
+    header_values = {name: value for name, value in headers if name in rules.read_headers}
+    try:
+        members = _MEMBERS.decode(body) if body else {}
+        values = {name: bytes(members[name]) for name in rules.source_fields & members.keys()}
+        check_values(*values.values())
+        fields = {name: orjson.loads(value) for name, value in values.items()}
+        if read_names is not None:
+            fields = {**fields, **read_names(fields)}
+        signed_user = _find_signed_user(header_values, rules, now)
+        user = signed_user.id if signed_user else find_id(rules.user_sources, header_values, fields)
+    except (GatewayError, msgspec.DecodeError, orjson.JSONDecodeError, RecursionError):
+        user = None
+        fields = {}
+    return _bound_or_default(user, header_values, rules, fields)
+
+
 def _make_scope(project: str, profile: str, user: str | None, conversation_key: str | None) -> Scope | None:
     if user is not None:
         return Scope(project, profile, f"user:{user}")
@@ -267,32 +293,6 @@ def _sends_new_only(headers: Mapping[bytes, bytes], conversation_key: str | None
     return True
 
 
-def user_of(
-    headers: RawHeaders, body: bytes, rules: IdentityRules, now: float, read_names: ReadNames | None = None
-) -> str | None:
-    """Returns the user of a request without memory; None: the request names no user that can be read.
-
-    body: empty if it is not known, as of an upload.
-    read_names: reads the names in a request of its dialect; None: the request names users as chat completions do.
-
-    Raises: NotAllowed: the key belongs to another user.
-    """
-    header_values = {name: value for name, value in headers if name in rules.read_headers}
-    try:
-        members = _MEMBERS.decode(body) if body else {}
-        values = {name: bytes(members[name]) for name in rules.source_fields & members.keys()}
-        check_values(*values.values())
-        fields = {name: orjson.loads(value) for name, value in values.items()}
-        if read_names is not None:
-            fields = {**fields, **read_names(fields)}
-        user, _ = _read_signed_user(header_values, rules, now)
-        user = user or find_id(rules.user_sources, header_values, fields)
-    except (GatewayError, msgspec.DecodeError, orjson.JSONDecodeError, RecursionError):
-        user = None
-        fields = {}
-    return _bound_or_default(user, header_values, rules, fields)
-
-
 def _bound_or_default(
     named_user: str | None, headers: Mapping[bytes, bytes], rules: IdentityRules, body: Mapping[str, Any]
 ) -> str | None:
@@ -310,14 +310,13 @@ def _bound_or_default(
     return bound_user
 
 
-def _read_signed_user(
-    headers: Mapping[bytes, bytes], rules: IdentityRules, now: float
-) -> tuple[str | None, str | None]:
-    """Returns id and name of the user that a signature vouches for; None, None: the request has no signature."""
+def _find_signed_user(headers: Mapping[bytes, bytes], rules: IdentityRules, now: float) -> SignedUser | None:
+    """Returns the user that a signature vouches for; None: the request has no signature. Raises: NotAuthenticated."""
     if rules.jwt_secret is None or _SIGNED_USER_HEADER not in headers:
-        return None, None
-    user = signed_user(headers[_SIGNED_USER_HEADER].strip(), rules.jwt_secret, now)
-    return checked_id(user.id, SIGNED_USER), user.name
+        return None
+    user = read_signed_user(headers[_SIGNED_USER_HEADER].strip(), rules.jwt_secret, now)
+    id = checked_id(user.id, SIGNED_USER)
+    return None if id is None else SignedUser(id, user.name)
 
 
 def _read_user_name(headers: Mapping[bytes, bytes]) -> str | None:

@@ -28,7 +28,7 @@ class SignedUser(NamedTuple):
     name: str | None
 
 
-def signed_user(token: bytes, secret: str, now: float) -> SignedUser:
+def read_signed_user(token: bytes, secret: str, now: float) -> SignedUser:
     """Returns the user that a token was made for. now: seconds since the epoch.
 
     Raises: NotAuthenticated: the token is malformed, not signed with this secret, or expired.

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from adapters.base import Provider
 from adapters.types import Capabilities, Header, ModelRequest
-from gateway.core.request.identity import IdentityRules, ReadNames, user_of
+from gateway.core.request.identity import IdentityRules, ReadNames, find_request_user
 from gateway.core.request.request_headers import headers_for_upstream
 from gateway.core.request.requested_agent import asks_agent
 from gateway.core.turn.reply_change import ReplyChange
@@ -353,7 +353,9 @@ class Forwarder:
         """
         body = b"" if outgoing.body is None else outgoing.body.raw
         rules = self._rules(outgoing.project)
-        user = user_of(outgoing.headers, body, rules, self._failover.wall_clock(), outgoing.read_names)
+        user = find_request_user(
+            outgoing.headers, body, rules, self._failover.wall_clock(), outgoing.read_names
+        )
         receipt.user = user or ""
         if costs_tokens(outgoing.method, outgoing.upstream_path):
             route = await self._admit(route, outgoing, body, receipt)

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from gateway.core.request.identity import Identity, IdentityRules, identify
-from gateway.core.request.signed_user import signed_user
+from gateway.core.request.signed_user import read_signed_user
 from gateway.errors import BadRequest, NotAuthenticated
 from tests.rows import each_row
 
@@ -45,12 +45,12 @@ def test_a_signature_of_another_implementation_holds() -> None:
         b"MDIyfQ.SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c"
     )
     with pytest.raises(NotAuthenticated, match="no time"):
-        signed_user(theirs, "your-256-bit-secret", NOW)
+        read_signed_user(theirs, "your-256-bit-secret", NOW)
 
 
 def test_a_good_token_names_its_user() -> None:
-    assert signed_user(token(), SECRET, NOW) == ("u-1", "Alice")
-    assert signed_user(token(), SECRET, NOW + 329).id == "u-1"  # clocks differ
+    assert read_signed_user(token(), SECRET, NOW) == ("u-1", "Alice")
+    assert read_signed_user(token(), SECRET, NOW + 329).id == "u-1"  # clocks differ
 
 
 @each_row(
@@ -80,7 +80,7 @@ def test_a_good_token_names_its_user() -> None:
 )
 def test_any_other_token_is_refused(bad: bytes, why: str) -> None:
     with pytest.raises(NotAuthenticated, match=why) as caught:
-        signed_user(bad, SECRET, NOW)
+        read_signed_user(bad, SECRET, NOW)
     assert (caught.value.status, caught.value.param) == (401, "x-openwebui-user-jwt")
 
 
