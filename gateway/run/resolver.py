@@ -32,8 +32,8 @@ from storage.errors import StoreError, is_known
 from storage.records import Scope
 
 _log = logging.getLogger("mnemogate")
-_READ, _OFF = Mode.READ, Mode.OFF  # bound once: Python 3.11 is slow to read them off their class
-SUB_AGENT = "sub-agent"  # the `side_request` of a task that a model has delegated
+# The `side_request` of a task that a model has delegated.
+SUB_AGENT = "sub-agent"
 
 
 class Resolved(Struct, frozen=True):
@@ -90,7 +90,7 @@ class Resolver:
             scope=None,
             conversation_key=None,
             sends_new_only=False,
-            mode=_OFF,
+            mode=Mode.OFF,
             side_request=request.side_request,
             leaves_nothing=True,
         )
@@ -124,7 +124,7 @@ class Resolver:
                 spec, identity, request, is_stored=is_stored
             )
         if is_stored and identity.scope is not None and await self.is_paused(identity.scope):
-            identity = replace(identity, mode=_OFF)
+            identity = replace(identity, mode=Mode.OFF)
         if is_stored and identity.mode not in STORING_MODES:
             # An application's own request, or a request off the record, is answered outside of the conversation.
             identity = replace(identity, scope=None, conversation_key=None)
@@ -172,7 +172,7 @@ class Resolver:
             return "off"
         if identity.scope is not None or spec.system:
             return "on"
-        if identity.mode is _OFF:
+        if identity.mode is Mode.OFF:
             return "off"
         self.warn_of_no_user()
         return "none"
@@ -185,7 +185,7 @@ class Resolver:
         is_task = keeper.delegated.is_task(scope, request.messages, keeper.now(), offered=request.tool_names)
         if not is_task or identity.mode not in STORING_MODES:
             return identity
-        return replace(identity, mode=_READ, side_request=SUB_AGENT, leaves_nothing=True)
+        return replace(identity, mode=Mode.READ, side_request=SUB_AGENT, leaves_nothing=True)
 
     async def is_paused(self, scope: Scope) -> bool:
         """Returns whether a memory is paused, by any process. Returns False if the store cannot be read."""

@@ -26,7 +26,6 @@ class Mode(StrEnum):
 MemoryState = Literal["on", "read", "off", "none", "unavailable"]
 # The modes in which messages are stored.
 STORING_MODES = (Mode.ON, Mode.STRICT)
-_OFF = Mode.OFF  # bound once: Python 3.11 is slow to read it off its class
 _MODES: dict[str, Mode | None] = {"": None, **{str(mode): mode for mode in Mode}}
 
 MEMORY_HEADER = b"x-mnemogate-memory"
@@ -53,8 +52,8 @@ def choose_mode(
     if OPEN_WEBUI_CHAT in headers and headers[OPEN_WEBUI_CHAT].startswith(_TEMPORARY_PREFIXES):
         # The front end shows its user that this chat is off the record. A header that its operator sets for all chats
         # does not change that.
-        return ModeChoice(_OFF)
-    if mode is _OFF:
+        return ModeChoice(Mode.OFF)
+    if mode is Mode.OFF:
         return ModeChoice(mode)
     # A rule restricts memory even if the header asks for more: a client's library sends the header with each request,
     # also with one for a title. The header overrides only the form of the request, since a user's own turn may have a
