@@ -32,7 +32,7 @@ from storage.sql.store import Store
 
 _KIND: Final = DefinitionKind.CONVERSATION
 # The messages that are read at once. Chosen, not measured.
-_PAGE: Final = 200
+_PAGE_MESSAGES: Final = 200
 PREFIX: Final = "conv_"
 # Returns a conversation's body as it is to be stored. Its argument is the body as it is stored now.
 _Edit = Callable[[dict[str, Any]], dict[str, Any]]
@@ -99,6 +99,7 @@ class ResponseConversations:
     queues: Queues
 
     async def create(self, project: str, metadata: Json, items: Sequence[Json]) -> ResponseConversation:
+        """Creates a conversation. items: with their ids; they wait for the first response."""
         body: Json = {"metadata": metadata, "items": list(items)}
         draft = DefinitionDraft(project, _KIND, PREFIX + token_hex(16), body)
         with map_store_errors():
@@ -210,7 +211,7 @@ class ResponseConversations:
             with suppress(NotFound):
                 await self._change_latest(continued.conversation, add)
 
-    async def turns(self, conversation: ResponseConversation) -> list[NamedTurn]:
+    async def load_turns(self, conversation: ResponseConversation) -> list[NamedTurn]:
         """Returns the active turns of a conversation, oldest first."""
         if conversation.agent is None:
             return []
@@ -218,14 +219,14 @@ class ResponseConversations:
         with map_store_errors(), suppress(NotFound):
             stored = await messages.get_conversation(memory, conversation.id)
             listed = []
-            page: Page[int] = Page(limit=_PAGE, newest_first=False)
+            page: Page[int] = Page(limit=_PAGE_MESSAGES, newest_first=False)
             while True:
                 page_messages = await messages.list_page(memory, page, conversation_row=stored.id)
                 listed += page_messages
-                if len(page_messages) < _PAGE:
+                if len(page_messages) < _PAGE_MESSAGES:
                     return name_turns(listed)
                 last = page_messages[-1].exchange
-                page = Page(after=last.next_seq, limit=_PAGE, newest_first=False)
+                page = Page(after=last.next_seq, limit=_PAGE_MESSAGES, newest_first=False)
         return []
 
     async def forget_message(self, conversation: ResponseConversation, seq: int) -> None:

@@ -96,7 +96,7 @@ class GatewayConversations:
         """
         shows_sealed_thoughts = asks_for_sealed_thoughts(parse_qs(query))
         waiting = conversation.items
-        turns = await self.conversations.turns(conversation)
+        turns = await self.conversations.load_turns(conversation)
         return [
             ItemGroup(lambda: system_items(waiting)),
             *group_turns(turns, partial(render_turn, shows_sealed_thoughts=shows_sealed_thoughts)),
@@ -142,7 +142,7 @@ class GatewayConversations:
         if any(item["id"] == id for item in conversation.items):
             await self.conversations.change(conversation, lambda body: _without_item(body, id))
             return
-        turns = await self.conversations.turns(conversation)
+        turns = await self.conversations.load_turns(conversation)
         found = await asyncio.to_thread(find_item, group_turns(turns, render_turn), id)
         if found is None:
             raise _unknown_item(id)

@@ -125,7 +125,7 @@ class Passages(GrowingGroup):
             low, high = (low, rows[-1][1]) if page.newest_first else (rows[-1][1], high)
         return passages[: page.limit]
 
-    get = reads(as_method(load_passages))
+    load = reads(as_method(load_passages))
 
     @reads
     async def count(self, connection: Connection, agent_row: int) -> int:

@@ -276,7 +276,7 @@ async def test_what_was_said_of_a_passage_goes_with_it(
     drafts = [PassageDraft(f"zq{n}text", 1.0, [f"zq{n}tag"], {"url": f"zq{n}meta"}) for n in ("gone", "kept")]
     gone, kept = await store.passages.add(alice.agent.id, drafts)
     assert (gone.metadata, kept.metadata) == ({"url": "zqgonemeta"}, {"url": "zqkeptmeta"})
-    assert (await store.passages.get(alice.agent.id, [gone.seq]))[gone.seq] == gone
+    assert (await store.passages.load(alice.agent.id, [gone.seq]))[gone.seq] == gone
     await forget(
         store, alice.agent, ForgetTarget(is_all=True) if is_all else ForgetTarget(passages=[gone.seq])
     )

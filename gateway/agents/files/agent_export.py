@@ -51,7 +51,7 @@ class AgentExport:
         after = 0
         while True:
             page = await self._store.passages.list(memory.id, after=after, limit=_PASSAGES)
-            passages = await self._store.passages.get(memory.id, [listed.seq for listed in page])
+            passages = await self._store.passages.load(memory.id, [listed.seq for listed in page])
             drafts += [
                 PassageDraft(text=passage.text, at=passage.at, tags=passage.tags, metadata=passage.metadata)
                 for passage in (passages[listed.seq] for listed in page if listed.seq in passages)

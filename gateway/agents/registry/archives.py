@@ -157,7 +157,7 @@ class Archives:
 
     async def remove(self, memory: Agent, seq: int) -> None:
         """Forgets a passage, and the notes that quote it. Raises: NotFound."""
-        if not await self._store.passages.get(memory.id, [seq]):
+        if not await self._store.passages.load(memory.id, [seq]):
             raise NotFound(f"there is no passage {ids.id_at('passage', memory.uid, seq)!r}")
         await self._store.forgetting.forget(memory.id, ForgetTarget(passages=[seq]))
 

@@ -90,7 +90,7 @@ async def find_target(store: Store, agent_row: int, part: Part) -> ForgetTarget 
         fact = await store.facts.find(agent_row, part.value)
         return None if fact is None else ForgetTarget(facts=[part.value])
     if part.kind == "passage":
-        passages = await store.passages.get(agent_row, [part.value])
+        passages = await store.passages.load(agent_row, [part.value])
         return ForgetTarget(passages=[part.value]) if passages else None
     rows = await store.memory_pages.find_exchange_of_message(agent_row, part.value)
     if rows is None:

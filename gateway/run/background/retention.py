@@ -46,8 +46,8 @@ _STEADY_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 YOUNG_S = 3600.0
 # An import in which nothing came for so long was broken off.
 _IMPORT_DAYS = 1.0
-# Memories that one search begins to forget at a time.
-_PAGE = 64
+# The memories or conversations that one search finds at once. Chosen, not measured.
+_PAGE_MEMORIES = 64
 
 
 def make_retention(settings: Settings, store: Store, now: Callable[[], float]) -> Retention:
@@ -177,7 +177,7 @@ class Retention:
             before = self.now() - days * DAY_S
             after = 0
             while agent_rows := await forgetting.list_older(
-                project, before, run_wait_s=_RUN_WAIT_S, after=after, limit=_PAGE
+                project, before, run_wait_s=_RUN_WAIT_S, after=after, limit=_PAGE_MEMORIES
             ):
                 for agent_row in agent_rows:
                     id = await forgetting.begin(agent_row, ForgetTarget(before=before))
@@ -190,7 +190,7 @@ class Retention:
         forgetting = self.store.forgetting
         count = 0
         before = self.now() - days * DAY_S
-        while agent_rows := await forgetting.list_inactive(before, prefix, limit=_PAGE):
+        while agent_rows := await forgetting.list_inactive(before, prefix, limit=_PAGE_MEMORIES):
             for agent_row in agent_rows:
                 id = await forgetting.begin(agent_row, ForgetTarget(is_all=True))
                 count += await self._carry_out(id)
@@ -201,7 +201,7 @@ class Retention:
         count = 0
         for project, days in [(None, self.unnamed_days), *self.retention_days.items()]:
             before = self.now() - days * DAY_S
-            while removed := await self.store.definitions.remove_unbound(project, before, _PAGE):
+            while removed := await self.store.definitions.remove_unbound(project, before, _PAGE_MEMORIES):
                 count += removed
         return count
 

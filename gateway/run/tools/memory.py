@@ -219,7 +219,7 @@ class MemoryTools(Struct, frozen=True):
         """Returns the hits of the agent's own memory for a query; if the query is empty, the newest messages."""
         hits = await (self._search_index(query, lookup, vector) if query else self._load_newest(lookup))
         seqs = [hit.seq for hit in hits if hit.source == "passage"]
-        passages = await self.store.passages.get(self.context.agent.id, seqs) if seqs else {}
+        passages = await self.store.passages.load(self.context.agent.id, seqs) if seqs else {}
         hits = [replace(hit, tags=passages[hit.seq].tags) if hit.seq in passages else hit for hit in hits]
         return [hit for hit in hits if lookup.matches_tags(hit.tags)]
 

@@ -53,7 +53,7 @@ def asked(upstream: StrictUpstream) -> list[Any]:
 def test_each_turn_of_a_long_conversation_is_listed_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.run.response_conversations._PAGE", 2)
+    monkeypatch.setattr("gateway.run.response_conversations._PAGE_MESSAGES", 2)
     conversation = world.sdk.conversations.create()
     for n in range(5):
         respond(world, input=f"Number {n}.", conversation=conversation.id)
