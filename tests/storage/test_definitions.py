@@ -194,7 +194,7 @@ async def end_run(store: Store, agent_row: int, stop: str, at: float) -> None:
 async def test_a_count_has_as_many_as_all_pages_of_a_list(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.sql.agents_api.agents._COUNT_PAGE", 2)
+    monkeypatch.setattr("storage.sql.agents_api.agents._COUNT_PAGE_AGENTS", 2)
     for n in range(5):
         await make_agent(store, f"a{n}", tags=["even"] if n % 2 == 0 else [], hidden=n == 4)
     await make_agent(store, "b", project="elsewhere", tags=["even"])

@@ -41,11 +41,12 @@ from storage.sql.statements import ascii_lower, load, rows_of
 
 SQL = load("agents_api/agents.sql")
 
+# The origin of the first values of an agent's blocks.
 ORIGIN = "api"
-# The fewest rows that are read at once: hidden agents among them are left out of the page.
-_MIN_ROWS = 20
+# The fewest rows that are read at once, since hidden agents among them are left out of the page. Chosen, not measured.
+_MIN_PAGE_ROWS = 20
 # Agents that a count reads at once.
-_COUNT_PAGE = 1000
+_COUNT_PAGE_AGENTS = 1000
 # Before and after every agent in any order.
 _BEFORE_ALL: PageEnd = (-1.0, -1)
 _AFTER_ALL = FIRST_PAGE
@@ -56,7 +57,7 @@ async def get_agent_entry(connection: Connection, project: str, uid: str) -> Age
     row = await connection.row(SQL["get"], (uid, project))
     if row is None:
         raise NotFound(f"there is no agent {uid!r}")
-    return _entry(row)
+    return _make_entry(row)
 
 
 async def list_agents(
@@ -67,14 +68,14 @@ async def list_agents(
     Raises: NotFound if there is no agent with one of these uids.
     """
     low_uid, high_uid = page.ends
-    low = await _position(connection, project, where.order, low_uid) or _BEFORE_ALL
-    high = await _position(connection, project, where.order, high_uid) or _AFTER_ALL
+    low = await _find_position(connection, project, where.order, low_uid) or _BEFORE_ALL
+    high = await _find_position(connection, project, where.order, high_uid) or _AFTER_ALL
     tags = sorted(set(where.tags))[:MAX_TAGS]
     min_tags = len(tags) if where.needs_all_tags else min(1, len(tags))
     keys = sorted(set(where.identity_keys))[:MAX_TAGS]
     listed: list[AgentEntry] = []
     while len(listed) < page.limit:
-        size = max(page.limit - len(listed), _MIN_ROWS)
+        size = max(page.limit - len(listed), _MIN_PAGE_ROWS)
         # Only the order by time of creation is a range of an index. The others sort all agents of the project.
         rows_between = (low[1], high[1]) if where.order == "created" else (_BEFORE_ALL[1], _AFTER_ALL[1])
         values: tuple[object, ...] = (
@@ -84,18 +85,22 @@ async def list_agents(
         if where.order != "created":
             values += (*low, *high)
         rows = await connection.rows(SQL[f"{where.order}_{page.direction}"], values)
-        entries = [_entry(row) for row in rows]
+        entries = [_make_entry(row) for row in rows]
         listed += [entry for entry in entries if where.with_hidden or not _is_hidden(entry)]
         if len(rows) < size:
             break
-        end = await _position(connection, project, where.order, entries[-1].agent.uid)
+        end = await _find_position(connection, project, where.order, entries[-1].agent.uid)
         assert end is not None  # a uid was given
         low, high = (low, end) if page.newest_first else (end, high)
     return listed[: page.limit]
 
 
 async def make_agent(connection: Connection, draft: AgentDraft, *, at: float) -> AgentEntry:
-    """Makes an agent. Raises: NotFound for a block that is not there; WriteConflict for a label twice; OverLimit."""
+    """Makes an agent of a draft, with all that is attached to it.
+
+    Raises: NotFound: a block is not there; WriteConflict: a label is there twice; OverLimit: too many archives and
+        folders.
+    """
     project = draft.agent.scope.project
     agent = await find_or_create_agent(connection, draft.agent)
     definition = DefinitionDraft(project, DefinitionKind.AGENT, agent.uid, draft.body, draft.name, agent.id)
@@ -131,7 +136,7 @@ async def change_agent(
         raise WriteConflict(f"{entry.name!r} is a profile's: the settings file configures it")
     if change.blocks is not None:
         await connection.lock_sharers(agent.id)
-        await _see_blocks(connection, agent, change.blocks)
+        await _set_visible_blocks(connection, agent, change.blocks)
     if change.tools is not None:
         await attach_only(connection, agent.id, DefinitionKind.TOOL, change.tools)
     if change.folders is not None:
@@ -168,14 +173,14 @@ class DefinedAgents(Group):
         self, connection: Connection, agent_rows: Sequence[int]
     ) -> builtins.list[AgentEntry]:
         """Returns these agents, in the order in which they were made."""
-        entries = [_entry(row) for row in await rows_of(connection, SQL["among"], agent_rows)]
+        entries = [_make_entry(row) for row in await rows_of(connection, SQL["among"], agent_rows)]
         return sorted(entries, key=lambda entry: entry.agent.id)
 
     @long_reads
     async def count(self, connection: Connection, project: str, where: AgentFilter) -> int:
         """Returns how many agents of a project a filter selects."""
         count = 0
-        page: Page[str] = Page(limit=_COUNT_PAGE, newest_first=False)
+        page: Page[str] = Page(limit=_COUNT_PAGE_AGENTS, newest_first=False)
         while entries := await list_agents(connection, project, where, page):
             count += len(entries)
             page = replace(page, after=entries[-1].agent.uid)
@@ -217,7 +222,7 @@ class DefinedAgents(Group):
         return [row[0] for row in await connection.rows(SQL[f"tags_{page.direction}"], values)]
 
 
-async def _see_blocks(connection: Connection, agent: Agent, uids: Sequence[str]) -> None:
+async def _set_visible_blocks(connection: Connection, agent: Agent, uids: Sequence[str]) -> None:
     """Has an agent see these blocks and no others."""
     project = agent.scope.project
     entries = [await get_block_entry(connection, project, uid) for uid in dict.fromkeys(uids)]
@@ -229,8 +234,8 @@ async def _see_blocks(connection: Connection, agent: Agent, uids: Sequence[str])
         await attach_block(connection, agent.id, entry)
 
 
-async def _position(connection: Connection, project: str, order: str, uid: str | None) -> PageEnd | None:
-    """Returns where an agent stands in an order. Raises: NotFound."""
+async def _find_position(connection: Connection, project: str, order: str, uid: str | None) -> PageEnd | None:
+    """Returns where an agent stands in an order; None: no uid is given. Raises: NotFound: there is no such agent."""
     if uid is None:
         return None
     row = await connection.row(SQL[f"place_{order}"], (uid, project))
@@ -243,7 +248,7 @@ def _is_hidden(entry: AgentEntry) -> bool:
     return entry.definition is not None and bool(entry.definition.body.get("hidden"))
 
 
-def _entry(row: Row) -> AgentEntry:
+def _make_entry(row: Row) -> AgentEntry:
     definition = None
     if row[AGENT_COLUMNS] is not None:
         definition = make_definition(row[AGENT_COLUMNS:])
