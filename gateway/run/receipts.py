@@ -60,7 +60,7 @@ def begin_memory_call(
     return call
 
 
-class RecordsTraces(Protocol):
+class RequestTracer(Protocol):
     """Decides which requests are traced, and makes spans of their receipts."""
 
     def begin(self, headers: Sequence[tuple[bytes, bytes]] = ()) -> TraceContext | None:
@@ -76,7 +76,7 @@ class RecordsTraces(Protocol):
 class Receipts:
     """Hands the receipts of requests and of work to their readers. One for the process."""
 
-    def __init__(self, tracer: RecordsTraces | None = None) -> None:
+    def __init__(self, tracer: RequestTracer | None = None) -> None:
         """tracer: None: nothing is traced."""
         self.tracer = tracer
         self._readers: list[Callable[[Receipt], object]] = []

@@ -34,7 +34,7 @@ _MIN_SPAN: Final = 1 << 61
 
 
 class Tracer:
-    """The tracer of the process. Implements `RecordsTraces` (gateway.run.receipts)."""
+    """The tracer of the process. Implements `RequestTracer` (gateway.run.receipts)."""
 
     def __init__(self, otlp: OtlpSettings, maker: SpanMaker, metrics: Metrics) -> None:
         self._otlp = otlp

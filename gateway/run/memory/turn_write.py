@@ -46,15 +46,17 @@ def make_turn_write(
     # `settle.finish` settles a finished turn, so its exchange can be made without a look at the tree.
     is_finished = outcome.state is FINISHED
     rule = rule or _rule_for(outcome)
-    request_end = _request_end(context, prompt, block_edits.edits, outcome, now)
+    request_end = _make_request_end(context, prompt, block_edits.edits, outcome, now)
     plan, key, snapshot = context.plan, context.request.identity.conversation_key, context.snapshot
-    section = _section(context, prompt)
+    section = _choose_section(context, prompt)
     plain: PlainTurn | None = None
     # A plain turn that finished is one insert, unless the conversation has moved since it was read.
     if context.is_plain and is_finished and snapshot.conversation is not None:
         section_row = None if section is None or not section.is_stored else section.id
         plain = PlainTurn(finish_plain(plan, request_end, section_row), snapshot.conversation.rev)
-    probes = partial(probes_for_plain_turn, plan, key) if context.is_plain else partial(_probes, context, key)
+    probes = (
+        partial(probes_for_plain_turn, plan, key) if context.is_plain else partial(_make_probes, context, key)
+    )
     decide = partial(plan_change, plan=plan, request_end=request_end, rule=rule)
     change: Change | None = None
     if not context.is_plain:
@@ -82,6 +84,7 @@ def make_turn_write(
 
 
 def _rule_for(outcome: TurnOutcome) -> settle.SettleRule:
+    """Returns the rule that settles a turn with this outcome."""
     if outcome.is_refused:
         return settle.refuse
     return settle.finish if outcome.state is FINISHED else settle.cancel
@@ -108,7 +111,7 @@ def recall_row_maker(
     return make
 
 
-def _request_end(
+def _make_request_end(
     context: MemoryContext, prompt: Prompt, edits: Sequence[MemoryEdit], outcome: TurnOutcome, now: float
 ) -> RequestEnd:
     """Returns the end of a request as the rules of conversations read it. edits: of memory, by the turn."""
@@ -134,6 +137,7 @@ def _request_end(
 
 
 def _call_ids(messages: Iterable[WireMessage]) -> set[str]:
+    """Returns the ids of all calls in some messages."""
     return {str(call.get("id")) for m in messages for call in m.get("tool_calls") or ()}
 
 
@@ -156,7 +160,7 @@ def _decide_ahead(
     if opening is not None:
         return Change(opening)
     conversation_row = None if key is None or conversation is None else conversation.id
-    min_depth = _min_depth(context) or 0
+    min_depth = _find_min_depth(context) or 0
     exchanges = [each for each in tree if each.depth >= min_depth or not each.depth]
     if opened_exchange is not None:
         exchanges.append(opened_exchange)
@@ -169,7 +173,7 @@ def _decide_ahead(
         return None
 
 
-def _section(context: MemoryContext, prompt: Prompt) -> SentSection | None:
+def _choose_section(context: MemoryContext, prompt: Prompt) -> SentSection | None:
     """Returns the memory section that the path has from now on; None: the path has no section."""
     if context.plan.off_record:
         # Nothing new is stored, and the path's section stays.
@@ -179,15 +183,15 @@ def _section(context: MemoryContext, prompt: Prompt) -> SentSection | None:
     return prompt.section.sent
 
 
-def _min_depth(context: MemoryContext) -> int | None:
+def _find_min_depth(context: MemoryContext) -> int | None:
     """Returns the depth from which on exchanges matter to a turn, besides first exchanges; None: any may matter."""
     change_depth = lowest_change_depth(context.tree, context.plan)
     return None if change_depth is None else max(0, change_depth - RECENT_EXCHANGES)
 
 
-def _probes(context: MemoryContext, key: str | None) -> Probes:
+def _make_probes(context: MemoryContext, key: str | None) -> Probes:
     """Returns what the transaction that writes the turn has to read again."""
-    min_depth = _min_depth(context)
+    min_depth = _find_min_depth(context)
     if min_depth is not None:
         return probes_for_list(context.plan.query, key, min_depth=min_depth)
     max_exchanges = RECENT_EXCHANGES if context.tree.is_partial else None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt
-from gateway.run.receipts import Receipts, RecordsTraces
+from gateway.run.receipts import Receipts, RequestTracer
 from gateway.run.usage.gen_ai_metrics import GenAIMetrics
 from gateway.run.usage.limiter import Limiter
 from gateway.run.usage.meter import Meter
@@ -29,7 +29,7 @@ class Accounting:
         now: Callable[[], float],
         metrics: Metrics,
         limit_read_s: float,
-        tracer: RecordsTraces | None = None,
+        tracer: RequestTracer | None = None,
         *,
         takes_requests: bool = True,
     ) -> None:
