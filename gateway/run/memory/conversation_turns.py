@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import orjson
 from msgspec.structs import replace
@@ -16,8 +17,17 @@ from storage.listing import ListedExchange
 from storage.records import Agent, Exchange, State
 from storage.sql.store import Store
 
-# The turns that are read at once. Chosen, not measured.
-_PAGE = 200
+# The exchanges that are read at once. Chosen, not measured.
+_PAGE_EXCHANGES = 200
+
+
+class JoinedTurn(NamedTuple):
+    """A turn as its client has it."""
+
+    # The first step, with the reply of all steps.
+    exchange: Exchange
+    # The rows of the steps.
+    step_rows: tuple[int, ...]
 
 
 class ConversationTurns:
@@ -30,6 +40,7 @@ class ConversationTurns:
         self._by_content: dict[str, list[ListedExchange]] = {}
         # The rows of exchanges that are forgotten, or with a part of their path.
         self._forgotten: set[int] = set()
+        # The steps of each run, by its public name.
         self._runs: dict[str, list[Exchange]] = {}
 
     def add(self, listed: ListedExchange) -> None:
@@ -49,16 +60,17 @@ class ConversationTurns:
         content = content_hex(exchange, None if parent is None else parent.exchange)
         self._by_content.setdefault(content, []).append(listed)
 
-    def join_steps(self, listed: ListedExchange) -> tuple[Exchange, tuple[int, ...]]:
-        """Returns a turn with the reply as the client has it, and the rows of the turn's steps."""
+    def join_steps(self, listed: ListedExchange) -> JoinedTurn:
+        """Returns a turn of one or more steps. listed: its first step."""
         exchange = listed.exchange
         steps = self._steps(listed)
         reply = joined_reply(steps)
         last = steps[-1].shown_reply
         if len(steps) == 1 or not reply or last is None:
-            return exchange, (exchange.id,)
+            return JoinedTurn(exchange, (exchange.id,))
         shown = with_private(reply[0], **private_of(orjson.loads(last)))
-        return replace(exchange, shown_reply=orjson.dumps(shown)), tuple(step.id for step in steps)
+        joined = replace(exchange, shown_reply=orjson.dumps(shown))
+        return JoinedTurn(joined, tuple(step.id for step in steps))
 
     def _steps(self, listed: ListedExchange) -> list[Exchange]:
         return [listed.exchange] if listed.run_uid is None else self._runs[listed.run_uid]
@@ -119,10 +131,10 @@ async def load_turns(store: Store, agent: Agent, uid: str) -> ConversationTurns:
         return turns
     after = -1
     while True:
-        page = await store.messages.list_of_conversation(agent.id, conversation.id, after, _PAGE)
+        page = await store.messages.list_of_conversation(agent.id, conversation.id, after, _PAGE_EXCHANGES)
         for listed in page:
             turns.add(listed)
-        if len(page) < _PAGE:
+        if len(page) < _PAGE_EXCHANGES:
             return turns
         after = page[-1].exchange.seq
 

@@ -93,8 +93,8 @@ async def find_turn(store: Store, project: str, name: TurnName) -> TurnLocation 
     first_step = turns.find(name.turn)
     if first_step is None:
         return None
-    exchange, rows = turns.join_steps(first_step)
-    return TurnLocation(conversation.agent, NamedTurn(name, exchange), rows)
+    turn = turns.join_steps(first_step)
+    return TurnLocation(conversation.agent, NamedTurn(name, turn.exchange), turn.step_rows)
 
 
 async def name_of_run(store: Store, project: str, uid: str, *, or_cancelled: bool = False) -> TurnName | None:

@@ -38,7 +38,8 @@ from storage.sql.statements import ascii_lower, load, rows_of
 
 SQL = load("agents_api/blocks.sql")
 
-_PAGE = 200  # blocks that one statement reads
+# The blocks that one statement reads. Chosen, not measured.
+_PAGE_BLOCKS = 200
 
 
 async def add_block(
@@ -83,13 +84,13 @@ async def load_visible_blocks(
 ) -> dict[int, list[BlockEntry]]:
     """Returns the blocks that each of these agents sees, in the order of `visible_blocks`, by agent."""
     entries: dict[int, BlockEntry] = {}
-    held: dict[int, list[OwnedBlock]] = {agent_row: [] for agent_row in agent_rows}
+    owned_by_agent: dict[int, list[OwnedBlock]] = {agent_row: [] for agent_row in agent_rows}
     for *row, agent_row, owner in await rows_of(connection, SQL["seen"], agent_rows):
         entry = entries[row[0]] = _make_entry(row)
-        held[agent_row].append(OwnedBlock(owner, entry.block))
+        owned_by_agent[agent_row].append(OwnedBlock(owner, entry.block))
     return {
         agent_row: [entries[block.id] for block in visible_blocks(blocks)]
-        for agent_row, blocks in held.items()
+        for agent_row, blocks in owned_by_agent.items()
     }
 
 
@@ -184,11 +185,11 @@ class NamedBlocks(Group):
         while len(entries) < page.limit:
             values = (
                 project, low, high, where.label, ascii_lower(where.label_text), ascii_lower(where.description_text),
-                ascii_lower(where.value_text), where.min_agents, where.max_agents, _PAGE,
+                ascii_lower(where.value_text), where.min_agents, where.max_agents, _PAGE_BLOCKS,
             )  # fmt: skip
             rows = await connection.rows(SQL[f"list_{page.direction}"], values)
             entries += filter(where.matches, map(_make_entry, rows))
-            if len(rows) < _PAGE:
+            if len(rows) < _PAGE_BLOCKS:
                 break
             # A block's details lie in a document, so some of a page may drop out.
             low, high = (low, rows[-1][0]) if page.newest_first else (rows[-1][0], high)

@@ -588,7 +588,7 @@ def test_an_id_stands_for_hidden_rounds_too(world: World, upstream: StrictUpstre
 def test_a_long_chain_is_whole(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conversation_turns, "_PAGE", 3)
+    monkeypatch.setattr(conversation_turns, "_PAGE_EXCHANGES", 3)
     previous = None
     for n in range(8):
         previous = respond(world, user="alice", input=f"Say {n}", previous_response_id=previous).id
