@@ -591,7 +591,7 @@ def _run_start(memory: RunMemory, prompt: Prompt, accepted: AcceptedRun | None) 
 def _new_summary(context: MemoryContext, prompt: Prompt) -> Summary | None:
     """Returns the summary with which a prompt begins; None if the previous prompt began with it as well."""
     summary_id = prompt.window.summary_id
-    if summary_id in (0, prompt.eviction.in_use):
+    if summary_id in (0, prompt.eviction.used_summary_id):
         return None
     return next((summary for summary in context.summaries or () if summary.id == summary_id), None)
 

@@ -27,11 +27,11 @@ class Eviction(Struct, frozen=True):
     # The part of the path that earlier turns evicted. `Composition.inserted` is without it.
     evicted: Evicted | None = None
     # The index of the first message in the client's list after that part.
-    start: int = 0
+    start_index: int = 0
     # Summaries that can replace the beginning, the one that covers least first.
     cuts: tuple[SummaryCut, ...] = ()
-    # The id of the summary that the last request used.
-    in_use: int = 0
+    # The id of the summary that the last request used; 0: none.
+    used_summary_id: int = 0
     # A summary is made when the window fills up.
     summarises: bool = False
     # The share of the window that such a summary leaves word for word.
@@ -76,7 +76,9 @@ class Eviction(Struct, frozen=True):
             for summary in summaries
         )
         fitting = [cut for cut in cuts if cut is not None]
-        usable = [cut for n, cut in enumerate(fitting) if n < MAX_CANDIDATES or cut.id == self.in_use]
+        usable = [
+            cut for n, cut in enumerate(fitting) if n < MAX_CANDIDATES or cut.id == self.used_summary_id
+        ]
         return replace(self, cuts=tuple(reversed(usable)))
 
 
@@ -96,7 +98,7 @@ class WindowStart(NamedTuple):
     """The place where the window of a request begins. The fields are those of `Eviction`."""
 
     evicted: Evicted | None = None
-    start: int = 0
+    start_index: int = 0
 
 
 def find_window_start(

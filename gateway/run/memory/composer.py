@@ -246,8 +246,8 @@ class Composer(Struct, frozen=True):
             plan,
             context.is_plain,
             evicted=window_start.evicted,
-            start=window_start.start,
-            in_use=_summary_in_use(context),
+            start_index=window_start.start_index,
+            used_summary_id=_summary_in_use(context),
             summarises=spec.summarises
             and not plan.off_record
             and (self.summarises or terms.model is not None),
@@ -293,7 +293,7 @@ class Composer(Struct, frozen=True):
         elif not has_changes:
             return prompt
         eviction = prompt.eviction
-        newer_summary = next((cut.id for cut in eviction.cuts if cut.id != eviction.in_use), None)
+        newer_summary = next((cut.id for cut in eviction.cuts if cut.id != eviction.used_summary_id), None)
         newer_system = None
         if newer_summary is not None:
             newer_system = self._make_section(
@@ -301,7 +301,7 @@ class Composer(Struct, frozen=True):
             ).text
         note = self.recaller.note_room(context, section) if takes_note else NO_NOTE
         window = await fit_prompt(prompt, newer_system=newer_system, note=note)
-        if window.summary_id in (0, eviction.in_use):
+        if window.summary_id in (0, eviction.used_summary_id):
             return await self._with_window(context, prompt, window, takes_note=takes_note)
         # With another summary the prompt's beginning changes anyway, so the memory section is rendered again as well.
         section = self._make_section(context, composition, window, window.summary_id, takes_note=takes_note)

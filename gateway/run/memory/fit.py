@@ -117,7 +117,7 @@ def _fit(
     cut = None
     start = 0
     if evicted is not None or room.is_over():
-        summary = _choose_summary(room, summaries, evicted, prompt.eviction.in_use)
+        summary = _choose_summary(room, summaries, evicted, prompt.eviction.used_summary_id)
         if summary is not None:
             cut, start = summary.cut, summary.first_index
     wanted_summary = None
@@ -208,7 +208,7 @@ def is_crowded(prompt: Prompt) -> bool:
     if bounds is None:
         return False
     messages, composition = prompt.request.messages, prompt.composition
-    listed = len(messages) - max(prompt.eviction.start, first_after_system(messages))
+    listed = len(messages) - max(prompt.eviction.start_index, first_after_system(messages))
     added_by_rounds = sum(len(rounds) - 1 for rounds in composition.replacements.values())
     return len(composition.inserted) + listed + added_by_rounds > bounds.summarise_above
 
@@ -238,7 +238,7 @@ def _find_left_out(prompt: Prompt, entries: Sequence[_Entry], staying: frozenset
 
     A message that is replaced by hidden rounds is dropped if none of the rounds stays.
     """
-    dropped = set(range(first_after_system(prompt.request.messages), prompt.eviction.start))
+    dropped = set(range(first_after_system(prompt.request.messages), prompt.eviction.start_index))
     replacements: dict[int, list[WireMessage]] = {index: [] for index in prompt.composition.replacements}
     for n, (index, message) in enumerate(entries):
         if index is None:
@@ -281,7 +281,7 @@ def _entries(prompt: Prompt) -> list[_Entry]:
     """Returns the messages after the leading system messages, as an endless window would have them."""
     messages, composition = prompt.request.messages, prompt.composition
     entries = [_Entry(None, each.message) for each in composition.inserted]
-    for i in range(max(prompt.eviction.start, first_after_system(messages)), len(messages)):
+    for i in range(max(prompt.eviction.start_index, first_after_system(messages)), len(messages)):
         if i in composition.replacements:
             entries += [_Entry(i, m) for m in composition.replacements[i]]
         else:
@@ -362,7 +362,9 @@ class _WindowRoom:
         if cut is None:
             return self._fixed_tokens + self._system_tokens
         # With another summary the prompt's beginning changes anyway, so the memory section is rendered again.
-        system = self._system_tokens if cut.id == self._eviction.in_use else self._newer_system_tokens
+        system = (
+            self._system_tokens if cut.id == self._eviction.used_summary_id else self._newer_system_tokens
+        )
         return self._fixed_tokens + system + self._count(cut.text)
 
     def budget(self, cut: SummaryCut | None = None) -> Budget:
