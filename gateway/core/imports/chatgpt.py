@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from gateway.core.imports.branch import branch_to, newest_leaf
 from gateway.core.imports.records import (
+    ROLES,
     SourceConversation,
     SourceMessage,
     Unreadable,
@@ -18,7 +19,6 @@ from gateway.core.imports.records import (
     read_time,
 )
 
-_ROLES: Final = ("user", "assistant")
 _TEXT_TYPES: Final = ("text", "multimodal_text")
 # The text in the place of an image.
 IMAGE: Final = "[image]"
@@ -77,7 +77,7 @@ def _read_message(message: Any) -> SourceMessage | None:
         raise WrongForm("a message has no author or no content")
     role = author.get("role")
     metadata = fields.get("metadata")
-    if role not in _ROLES or content.get("content_type") not in _TEXT_TYPES:
+    if role not in ROLES or content.get("content_type") not in _TEXT_TYPES:
         return None
     if message.get("recipient", "all") != "all":
         return None

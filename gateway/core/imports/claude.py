@@ -5,10 +5,11 @@ The form is not documented; it was read off exports of 2024 to 2026.
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from gateway.core.imports.branch import branch_to, newest_leaf
 from gateway.core.imports.records import (
+    Role,
     SourceConversation,
     SourceMessage,
     WrongForm,
@@ -17,7 +18,7 @@ from gateway.core.imports.records import (
     read_time,
 )
 
-_ROLES: Final[dict[str, Literal["user", "assistant"]]] = {"human": "user", "assistant": "assistant"}
+_ROLES: Final[dict[str, Role]] = {"human": "user", "assistant": "assistant"}
 
 
 def read_conversation(item: Any) -> SourceConversation:
@@ -30,7 +31,7 @@ def read_conversation(item: Any) -> SourceConversation:
         id=read_id(item.get("uuid")),
         messages=messages,
         begun_at=read_time(item.get("created_at")),
-        skipped=len(items) - len(messages),
+        skipped_count=len(items) - len(messages),
     )
 
 

@@ -79,7 +79,7 @@ def draft_import(
     now: in seconds since the epoch.
     oldest: exchanges that ended before this time are not retained: they become tombstones.
     """
-    message_count = len(source.messages) + source.skipped
+    message_count = len(source.messages) + source.skipped_count
     if len(source.messages) > MAX_MESSAGES:
         return Unreadable(f"it has more than {MAX_MESSAGES:,} messages", message_count)
     turns = _group_turns(source.messages)

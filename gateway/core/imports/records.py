@@ -10,6 +10,8 @@ from msgspec import Struct
 from gateway.core.dates import BEGIN_OF_DATES_S, END_OF_DATES_S, parse_moment
 
 Role = Literal["user", "assistant"]
+# The roles of messages that are read; those of tools and systems are left out.
+ROLES: Final = ("user", "assistant")
 # The most characters of a message. Chosen, not measured: far above what people and models write.
 MAX_TEXT_CHARS: Final = 10_000_000
 # The most characters of a source's id, which becomes a part of the conversation's client id. Chosen: with its prefix
@@ -35,7 +37,7 @@ class SourceConversation(Struct, frozen=True):
     # Seconds since the epoch, for messages without a date of their own; None: the file has no date for it.
     begun_at: float | None = None
     # How many messages of the source are left out: those of other branches, tools and thoughts, and empty ones.
-    skipped: int = 0
+    skipped_count: int = 0
 
 
 class SourceFact(Struct, frozen=True):
@@ -53,8 +55,8 @@ class Unreadable(Struct, frozen=True):
 
     # It quotes nothing of the file.
     reason: str
-    # How many messages the conversation has.
-    messages: int = 0
+    # How many messages the conversation has; 0: it is a fact, or they cannot be counted.
+    message_count: int = 0
 
 
 class WrongForm(Exception):

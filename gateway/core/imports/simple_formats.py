@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from gateway.core.imports.records import (
+    ROLES,
+    Role,
     SourceConversation,
     SourceFact,
     SourceMessage,
@@ -17,7 +19,6 @@ from gateway.core.imports.records import (
 )
 from gateway.core.memory.fact_words import WRITTEN_FACT_CHARS
 
-_ROLES: Final = ("user", "assistant")
 _BULLET: Final = re.compile(r"^(?:[-*+\u2022\u00b7]|\d{1,4}[.)])\s+")
 _DATE: Final = re.compile(r"^\[(\d{4}-\d{2}-\d{2})\]\s*(?:[-\u2013\u2014:]\s+)?")
 _HEADING: Final = re.compile(r"^#{1,6}\s|^#+$")
@@ -27,11 +28,11 @@ def read_message(value: Any) -> SourceMessage | None:
     """Reads `{"role", "content", "at"}`; None if it has no text. Raises: WrongForm."""
     if not isinstance(value, dict) or not isinstance(value.get("role"), str):
         raise WrongForm("a message has no role")
-    if value["role"] not in _ROLES:
+    if value["role"] not in ROLES:
         return None
     text = check_text(read_text(value.get("content")))
     at = read_time(value.get("at", value.get("createdAt")))
-    role: Literal["user", "assistant"] = value["role"]
+    role: Role = value["role"]
     return SourceMessage(role, text, at) if text.strip() else None
 
 
@@ -61,7 +62,7 @@ def join_messages(id: Any, items: Sequence[Any], date: Any = None) -> SourceConv
     """Makes a conversation of messages in order. Raises: WrongForm."""
     messages = [message for message in map(read_message, items) if message is not None]
     return SourceConversation(
-        id=read_id(id), messages=messages, begun_at=read_time(date), skipped=len(items) - len(messages)
+        id=read_id(id), messages=messages, begun_at=read_time(date), skipped_count=len(items) - len(messages)
     )
 
 

@@ -173,7 +173,7 @@ class ImportPerformer(Struct, frozen=True):
             if not writing.is_done:
                 return progress
             progress = _warn_of_losses(progress, f"Conversation {number}", texts)
-            return progress.with_conversation_ended(source.skipped, draft.char_count)
+            return progress.with_conversation_ended(source.skipped_count, draft.char_count)
 
         def note_after(writing: ImportWriting) -> ImportNote:
             return ImportNote(running.row, "running", self.now(), progress_after(writing).dump())
@@ -235,7 +235,9 @@ class ImportPerformer(Struct, frozen=True):
         kind = "Line or fact" if is_fact else "Conversation"
         progress = running.progress.with_warning(f"{kind} {number} was skipped: {item.reason}.")
         running.progress = (
-            progress.with_fact_skipped() if is_fact else progress.with_conversation_skipped(item.messages)
+            progress.with_fact_skipped()
+            if is_fact
+            else progress.with_conversation_skipped(item.message_count)
         )
 
     async def _store_status(self, running: RunningImport, status: ImportStatus) -> None:

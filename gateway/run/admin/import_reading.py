@@ -135,7 +135,7 @@ class _FileContent:
             return 1
         if isinstance(item, SourceConversation):
             self._conversations += 1
-            self._messages += len(item.messages) + item.skipped
+            self._messages += len(item.messages) + item.skipped_count
             self._add_times(
                 [item.begun_at if message.at is None else message.at for message in item.messages]
             )
@@ -144,7 +144,7 @@ class _FileContent:
             self._facts += 1
         else:
             self._conversations += 1
-        self._messages += item.messages
+        self._messages += item.message_count
         return 1
 
     def _add_times(self, times: Iterable[float | None]) -> None:

@@ -70,7 +70,7 @@ def test_chatgpt(item: Any, talk: list[tuple[str, str]], skipped: int) -> None:
     found = chatgpt.read_conversation(item)
     assert spoken(found) == talk
     assert isinstance(found, SourceConversation)
-    assert (found.id, found.skipped) == ("c", skipped)
+    assert (found.id, found.skipped_count) == ("c", skipped)
 
 
 def test_chatgpt_keeps_dates_and_heeds_what_is_not_to_be_remembered() -> None:
@@ -146,7 +146,7 @@ BLOCKS = [
 def test_claude(item: Any, talk: list[tuple[str, str]], skipped: int) -> None:
     found = claude.read_conversation(item)
     assert spoken(found) == talk
-    assert (found.id, found.skipped) == ("c", skipped)
+    assert (found.id, found.skipped_count) == ("c", skipped)
 
 
 @pytest.mark.parametrize(
