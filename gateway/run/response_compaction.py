@@ -19,7 +19,7 @@ from gateway.core.conversation.wire_message import WireMessage, text_of
 from gateway.core.finish_reasons import CUT_REASONS, read_finish_reason
 from gateway.core.prompt.summary import summary_tokens
 from gateway.core.prompt.summary_check import unwrap_summary, whole_lines
-from gateway.core.prompt.summary_request import summary_request
+from gateway.core.prompt.summary_request import make_summary_request
 from gateway.core.prompt.summary_source import PART_TOKENS, message_lines, split_into_parts
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.turn.client_view import ViewFactory
@@ -94,7 +94,10 @@ async def compact(
         raise BadRequest("Invalid 'input': there is no message in it.", param="input", code="empty_array")
     # The notes so far, the question and the answer take less than the other half of the window.
     for part in split_into_parts(lines, min(PART_TOKENS, window // 2)):
-        body = {"model": request.model, "messages": summary_request(summary, part, summary_tokens(window))}
+        body = {
+            "model": request.model,
+            "messages": make_summary_request(summary, part, summary_tokens(window)),
+        }
         question = replace(
             request, raw=orjson.dumps(body), json=body, messages=body["messages"], references=(),
             tool_names=(), has_tools=False, stream=False, token_limit=None, memory_choice=None,

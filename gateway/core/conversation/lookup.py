@@ -61,6 +61,21 @@ def probes_for_list(
     )
 
 
+def probes_for_plain_turn(plan: Plan, conversation_key: str | None) -> Probes:
+    """Returns enough to find a plain turn's conversation again, if it moved before the turn is written."""
+    since = plan.query.now - plan.query.idle_s
+    match_point = plan.match.match_point
+    if match_point is None:
+        return Probes(conversation_key, since=since)
+    return Probes(
+        conversation_key,
+        replies=[match_point.reply_key] if match_point.reply_key else [],
+        questions=[message_key(match_point.inputs[-1])] if match_point.inputs else [],
+        since=since,
+        min_depth=max(0, match_point.depth - RECENT_EXCHANGES),
+    )
+
+
 def _question_keys(listing: HashedList) -> list[bytes]:
     """Returns the keys of the last questions in a list, the last one first, each once."""
     keys: dict[bytes, None] = {}
@@ -83,18 +98,3 @@ def _question_indices(listing: HashedList) -> Iterator[int]:
             user_index = next((k for k in range(i - 1, -1, -1) if listing.role(k) == "user"), None)
         if user_index is not None and user_index < i - 1:
             yield user_index
-
-
-def probes_for_plain_turn(plan: Plan, conversation_key: str | None) -> Probes:
-    """Returns enough to find a plain turn's conversation again, if it moved before the turn is written."""
-    since = plan.query.now - plan.query.idle_s
-    match_point = plan.match.match_point
-    if match_point is None:
-        return Probes(conversation_key, since=since)
-    return Probes(
-        conversation_key,
-        replies=[match_point.reply_key] if match_point.reply_key else [],
-        questions=[message_key(match_point.inputs[-1])] if match_point.inputs else [],
-        since=since,
-        min_depth=max(0, match_point.depth - RECENT_EXCHANGES),
-    )

@@ -22,7 +22,7 @@ INSTRUCTIONS = (
 )
 
 
-def summary_request(
+def make_summary_request(
     earlier: str, lines: Sequence[str], max_tokens: int, instructions: str | None = None
 ) -> list[dict[str, Any]]:
     """Returns the messages for a model.

@@ -47,7 +47,7 @@ def choose_mode(
     headers: Mapping[bytes, bytes], body: Mapping[str, Any], default_mode: Mode, side_requests: SideRequests
 ) -> ModeChoice:
     """Returns the memory mode of a request, with the reason if it is not the requested mode."""
-    asked_mode = _asked_mode(headers[MEMORY_HEADER]) if MEMORY_HEADER in headers else None
+    asked_mode = _read_mode(headers[MEMORY_HEADER]) if MEMORY_HEADER in headers else None
     mode = asked_mode or default_mode
     if OPEN_WEBUI_CHAT in headers and headers[OPEN_WEBUI_CHAT].startswith(_TEMPORARY_PREFIXES):
         # The front end shows its user that this chat is off the record. A header that its operator sets for all chats
@@ -68,7 +68,7 @@ def choose_mode(
 def refuse_unstored(headers: RawHeaders) -> None:
     """Refuses a request that asks not to be stored, for a route that stores each request. Raises: BadRequest."""
     for name, value in headers:
-        if name == MEMORY_HEADER and (_asked_mode(value) or Mode.ON) not in STORING_MODES:
+        if name == MEMORY_HEADER and (_read_mode(value) or Mode.ON) not in STORING_MODES:
             raise BadRequest(
                 "What is sent to an agent here is stored. A chat completion of `agent/<name or id>` can go without.",
                 param=MEMORY_HEADER.decode(),
@@ -76,6 +76,6 @@ def refuse_unstored(headers: RawHeaders) -> None:
 
 
 @lru_cache(maxsize=64)  # nearly all requests have one of a few values
-def _asked_mode(raw: bytes) -> Mode | None:
+def _read_mode(raw: bytes) -> Mode | None:
     """Returns the mode that the header's value asks for; None: the value is empty. Raises: BadRequest."""
     return _MODES[known_word(MEMORY_HEADER, raw, _MODES, "on, read, off or strict")]

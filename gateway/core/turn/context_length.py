@@ -15,10 +15,10 @@ from adapters.types import Json
 
 # The beginning of an error's message that is read for its cause. Some quote the request after that.
 CAUSE_CHARS: Final = 200
-# A number with so many digits is no context length, and Python refuses to parse thousands of digits.
-_MAX_DIGITS = 12
-# A smaller number in such a sentence counts something else.
-_MIN_CONTEXT = 256
+# A number with more digits is no context length, and Python refuses to parse thousands of digits.
+_MAX_DIGITS = 11
+# A smaller number in such a sentence counts something else. Not measured.
+_MIN_CONTEXT_TOKENS = 256
 # The sentences in which servers name the length of their context; the group is the number.
 _CONTEXT_SENTENCES = (
     # "context": OpenAI, vLLM, OpenRouter; "prompt": xAI; "model": vLLM.
@@ -60,10 +60,10 @@ def is_too_long(error: Json, request: bytes = b"") -> bool:
     sentences = [match[0].lower() for match in _TOO_LONG.finditer(message[:CAUSE_CHARS])]
     if not sentences or not request:
         return bool(sentences)
-    quoted = _searched_text(request).lower()
+    quoted = _without_escapes(request).lower()
     # An error that repeats the request has words of its own around it. If the request contains the whole error, a
     # person has pasted an earlier error into the request, and this error counts.
-    is_pasted = _searched_text(orjson.dumps(message))[1:-1].lower() in quoted
+    is_pasted = _without_escapes(orjson.dumps(message))[1:-1].lower() in quoted
     return is_pasted or any(sentence not in quoted for sentence in sentences)
 
 
@@ -72,14 +72,14 @@ def context_from_error(body: str, request: bytes = b"") -> int | None:
 
     request: the JSON of the request. A length that the error repeats from it does not count.
     """
-    lengths = list(_context_lengths(body))
+    lengths = list(_find_context_lengths(body))
     if not lengths or not request:
         return lengths[0] if lengths else None
-    quoted = set(_context_lengths(_searched_text(request)))
+    quoted = set(_find_context_lengths(_without_escapes(request)))
     return next((length for length in lengths if length not in quoted), None)
 
 
-def _searched_text(json: bytes) -> str:
+def _without_escapes(json: bytes) -> str:
     """Returns JSON as a text without escapes, so that a request and an error that repeats it have the same words."""
     if not json:
         return ""
@@ -90,10 +90,10 @@ def _searched_text(json: bytes) -> str:
     return _ESCAPE.sub(" ", text)
 
 
-def _context_lengths(text: str) -> Iterator[int]:
+def _find_context_lengths(text: str) -> Iterator[int]:
     """Yields the context lengths that a text names."""
     for sentence in _CONTEXT_SENTENCES:
         for match in sentence.finditer(text):
             digits = match[1].replace(",", "")
-            if len(digits) < _MAX_DIGITS and int(digits) >= _MIN_CONTEXT:
+            if len(digits) <= _MAX_DIGITS and int(digits) >= _MIN_CONTEXT_TOKENS:
                 yield int(digits)

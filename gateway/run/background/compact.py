@@ -23,7 +23,7 @@ from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.tree import Tree
 from gateway.core.prompt.summary import ExchangeSize, WantedSummary, find_last_covered
 from gateway.core.prompt.summary_check import UnusableSummary, check_summary, lacked_room
-from gateway.core.prompt.summary_request import summary_request
+from gateway.core.prompt.summary_request import make_summary_request
 from gateway.core.prompt.summary_source import PART_TOKENS, exchange_lines, split_into_parts
 from gateway.core.prompt.summary_terms import SummaryTerms
 from gateway.core.upstream.policy import Target
@@ -387,7 +387,7 @@ async def _run_directly(_: str, ask: Callable[[], Awaitable[bytes]]) -> bytes:
 async def _ask_for_part(part: Sequence[str], earlier_text: str, task: SummaryTask) -> bytes:
     """Returns the summary of the earlier text and this part. Raises: JobFailed: there is none; Postponed."""
     max_tokens = task.max_tokens
-    question = summary_request(earlier_text, part, max_tokens, task.terms.instructions)
+    question = make_summary_request(earlier_text, part, max_tokens, task.terms.instructions)
     reply = await _ask(task, question, _SLACK * max_tokens)
     if lacked_room(reply.text, max_tokens=max_tokens, finish_reason=reply.finish_reason):
         # A model that thinks first may have spent the limit on its thoughts.
