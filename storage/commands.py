@@ -24,6 +24,7 @@ from storage.records import (
     ImportStatus,
     Job,
     MemoryEdit,
+    MemoryVersion,
     Message,
     Run,
     RunState,
@@ -772,7 +773,7 @@ class ImportWriting(Struct, frozen=True):
     write: ImportWrite
     change: ImportChange
     # The version of the memory for which `change` was decided, as in `AgentNumbers`; None: there is no memory yet.
-    version: tuple[int, int, int] | None
+    version: MemoryVersion | None
     # The number of the conversation's exchanges that are written, or need not be, from the first on.
     done: int = 0
 

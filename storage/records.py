@@ -102,6 +102,14 @@ class Agent(Struct, frozen=True):
         return self.id != 0
 
 
+class MemoryVersion(NamedTuple):
+    """The numbers of a memory of which each change of a snapshot raises at least one, as in `AgentNumbers`."""
+
+    epoch: int
+    rev: int
+    next_seq: int
+
+
 class AgentNumbers(NamedTuple):
     """The numbers of an agent's row, by which a process knows whether its cache of the memory is right."""
 
@@ -114,9 +122,9 @@ class AgentNumbers(NamedTuple):
     stamp: int
 
     @property
-    def version(self) -> tuple[int, int, int]:
-        """Epoch, `rev` and next number. Each change of a snapshot raises at least one of these numbers."""
-        return (self.epoch, self.rev, self.next_seq)
+    def version(self) -> MemoryVersion:
+        """The version of the memory's snapshots."""
+        return MemoryVersion(self.epoch, self.rev, self.next_seq)
 
 
 class Conversation(Struct, frozen=True):

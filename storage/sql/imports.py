@@ -26,7 +26,17 @@ from storage.commands import (
 from storage.database import Connection, Row
 from storage.errors import NotFound, WriteConflict
 from storage.listing import LAST_NUMBER, ImportOrigin, StoredImport
-from storage.records import IMPORT, LEARNER, RULE, Agent, Exchange, MarkKind, Scope, message_key
+from storage.records import (
+    IMPORT,
+    LEARNER,
+    RULE,
+    Agent,
+    Exchange,
+    MarkKind,
+    MemoryVersion,
+    Scope,
+    message_key,
+)
 from storage.sql import exchanges
 from storage.sql.agents import find_agent_by_id, find_numbers
 from storage.sql.epochs import has_risen
@@ -253,7 +263,7 @@ async def _note_progress(connection: Connection, note: ImportNote) -> None:
         raise NotFound("this import was stopped, to be undone or with its memory")
 
 
-async def _find_version(connection: Connection, agent_row: int) -> tuple[int, int, int] | None:
+async def _find_version(connection: Connection, agent_row: int) -> MemoryVersion | None:
     numbers = await find_numbers(connection, agent_row)
     return None if numbers is None else numbers.version
 
@@ -282,7 +292,7 @@ async def _is_outdated(connection: Connection, agent: Agent, writing: ImportWrit
     next part adds. Otherwise a long conversation would be read again for each part, while turns wait.
     """
     write, change, done = writing.write, writing.change, writing.done
-    if not done or writing.version is None or writing.version[0] != agent.epoch:
+    if not done or writing.version is None or writing.version.epoch != agent.epoch:
         return True
     next_index = max(done, change.known)  # of the exchange that is added next
     # A turn that has added what the part would add has one of the part's paths. A turn without a reply has another

@@ -176,7 +176,8 @@ class MoveSource(Group):
         )
         if memory is None or numbers is None:
             return None
-        parts = (numbers.version, numbers.stamp, memory.paused)
+        # A plain tuple, as the digests of earlier moves were made of one.
+        parts = (tuple(numbers.version), numbers.stamp, memory.paused)
         return blake2b(repr(parts).encode(), key=memory.secret, digest_size=16).digest()
 
     @reads

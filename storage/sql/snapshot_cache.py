@@ -18,7 +18,16 @@ from msgspec.structs import replace
 
 from storage.commands import NO_ADDITIONS, NO_NOTES, Additions, Committed, MemorySnapshot, Opening, TurnWrite
 from storage.database import Changes
-from storage.records import AgentNumbers, Block, Conversation, Exchange, MemoryEdit, SentSection, StandingFact
+from storage.records import (
+    AgentNumbers,
+    Block,
+    Conversation,
+    Exchange,
+    MemoryEdit,
+    MemoryVersion,
+    SentSection,
+    StandingFact,
+)
 
 # The bytes of all cached snapshots: some six thousand open conversations, or five hundred with twenty notes each. Not
 # measured.
@@ -58,7 +67,7 @@ class _CachedMemory:
     # The agent's numbers as they were last read or notified.
     current_numbers: AgentNumbers
     # The version for which the fields below are right. They are out of date if `current_numbers` has another version.
-    version: tuple[int, int, int]
+    version: MemoryVersion
     has_tombstones: bool
     blocks: list[Block]
     edits: list[MemoryEdit]
@@ -214,7 +223,7 @@ class SnapshotCache:
         if write.edits or epoch != committed.agent.epoch or committed.seq != next_seq:
             self.drop(agent_row)
             return
-        memory.version = epoch, rev, committed.next_seq
+        memory.version = MemoryVersion(epoch, rev, committed.next_seq)
         if write.opening is not None:
             self._add_opening(memory, write.opening)
         self._continue_path(memory, write, committed)
