@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Mapping
 from functools import lru_cache, partial
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from zlib import crc32
 
 import orjson
@@ -71,7 +71,16 @@ _TOOL_CAPABILITIES = {
     "custom": attrgetter("custom_tools"),
     "web_search_20250305": attrgetter("web_search"),
 }
-_terms = lru_cache(maxsize=256)(TurnTerms)  # nearly all turns share a few
+# Nearly all turns share a few terms.
+_terms = lru_cache(maxsize=256)(TurnTerms)
+
+
+class AdmittedResponse(NamedTuple):
+    """A response in the background that was let in."""
+
+    identity: Identity
+    # The memory in which it will be stored.
+    agent: Agent
 
 
 class Chat:
@@ -184,8 +193,8 @@ class Chat:
         request_context: RequestContext,
         conversation: ResponseConversation | None,
         receipt: Receipt,
-    ) -> tuple[Identity, Agent]:
-        """Admits a response in the background. Returns its identity, and the memory in which it will be stored.
+    ) -> AdmittedResponse:
+        """Admits a response in the background.
 
         Raises: BadRequest: the response would not be stored; LimitReached, UnknownModel, MemoryUnavailable.
         """
@@ -207,7 +216,7 @@ class Chat:
         agent = await self._find_or_begin_agent(scope, spec)
         if conversation is not None:
             await self.conversations.bind(conversation, scope, spec)
-        return identity, agent
+        return AdmittedResponse(identity, agent)
 
     async def _find_or_begin_agent(self, scope: Scope, spec: AgentSpec) -> Agent:
         """Returns the owner of a memory as it is stored. Raises: MemoryUnavailable."""

@@ -55,14 +55,14 @@ async def _accept(
         info = call.incoming.info
         request_context = info.caller.context(call.headers)
         receipt = info.begin_receipt()
-        identity, agent = await chat_route.chat.admit_background(
+        admitted = await chat_route.chat.admit_background(
             request.chat, request_context, conversation, receipt
         )
-        tag = _new_tag(scope, digest, agent.secret)
+        tag = _new_tag(scope, digest, admitted.agent.secret)
         created = background.now()
         stored_request = StoredResponseRequest(
             body=request.body.decode(),
-            identity=identity,
+            identity=admitted.identity,
             upstream_tools=request.upstream_tools,
             max_messages=chat_route.settings.max_messages,
             waiting_items=conversation.items if conversation is not None else [],
@@ -73,7 +73,9 @@ async def _accept(
         response = NewResponse(
             tag=tag, created=created, request=stored_request.encode(), shown=queued, digest=digest
         )
-        accepted = await background.accept(response, agent, identity, request_context, receipt)
+        accepted = await background.accept(
+            response, admitted.agent, admitted.identity, request_context, receipt
+        )
         receipt.asks_model = False  # the job asks the model, with a receipt of its own
         if accepted.is_new:
             return ShownResponse(queued, accepted.run)

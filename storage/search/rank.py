@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -237,7 +238,7 @@ def find_around(
         if before
         else range(row + 1, min(row + 1 + _TELLING_ROWS, layout.end))
     )
-    statements, _ = _group_by_conversation(layout, rows, layout.rows_of(skip), newest_of)
+    statements = _group_by_conversation(layout, rows, layout.rows_of(skip), newest_of).statements
     own_conversation = row if before else newest_of.get(row)
     if own_conversation in statements:
         statements[own_conversation].sort(reverse=before)
@@ -245,12 +246,20 @@ def find_around(
     return _numbers(interleave(nearest)[:limit], layout.chunks)
 
 
+class _UserRows(NamedTuple):
+    """Rows with messages of the user, by the newest row of their conversation.
+
+    In each group the message with most terms in its head comes first.
+    """
+
+    statements: dict[int, list[int]]
+    questions: dict[int, list[int]]
+
+
 def _group_by_conversation(
     layout: IndexLayout, rows: range, unwanted: range, newest_of: dict[int, int]
-) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
-    """Returns the statements and the questions of the user among some rows, by the newest row of their conversation.
-
-    In each group the message with most terms in its head comes first. Small talk is left out.
+) -> _UserRows:
+    """Returns the user's messages among some rows. Small talk is left out.
 
     newest_of: by row before these, the newest row of its conversation; is filled.
     """
@@ -265,7 +274,7 @@ def _group_by_conversation(
             (questions if flag & ASKS else statements).setdefault(newest, []).append(row)
     for group in chain(statements.values(), questions.values()):
         group.sort(key=lambda row: (-head[row], row))
-    return statements, questions
+    return _UserRows(statements, questions)
 
 
 def _newest_in_turn(groups: Mapping[int, Sequence[int]]) -> list[int]:
