@@ -19,8 +19,9 @@ from storage.search.tokens import date_words, is_long, names_in, parts_of, split
 
 # Characters of a turn that count for its neighbours: a whole long turn ruins BM25, its beginning does not.
 _HEAD_CHARS = 200
-# Distinct terms stored of one document; a page of prose has about 250.
+# Distinct terms stored of one document; a page of prose has about 250. Chosen, not measured.
 _DOCUMENT_TERMS = 4_000
+# The characters of a document that are indexed: some hundred pages of prose. Chosen, not measured.
 _DOCUMENT_CHARS = 200_000
 _MAX_U16, _MAX_U8 = 0xFFFF, 0xFF
 

@@ -34,6 +34,7 @@ _MESSAGE_TERMS = 75
 _USUAL_LENGTH, _USUAL_LENGTH_UNSPACED = 100.0, 600.0
 # The share of people's messages that has a word of which the table knows nothing. Chosen, not measured.
 _LEAST_SHARE = 1e-5
+# What a query asks for at least, since scores are divided by it.
 _MIN_QUERY_WEIGHT = 1e-9
 # A text may be wordy: "I am so sorry, I just cannot think of it, could you help me out?" So what a query asks for, to
 # which the bounds are relative, is at most that of so many words that the memory lacks. A sentence without a word that

@@ -56,7 +56,8 @@ async def _ensure(
             await begin_value(connection, id, block.value, at, DEFAULT_ORIGIN)
 
 
-def _settings(block: Block) -> tuple[str, int, int]:
+def _settings_values(block: Block) -> tuple[str, int, int]:
+    """Returns the values of a block that follow the settings, in the order of the statements' parameters."""
     return (block.description, block.limit, int(block.read_only))
 
 
@@ -99,7 +100,7 @@ class DefaultBlocks(Group):
 
         after: the last row of the previous page, or 0.
         """
-        values = (profile, block.label, *_settings(block), after, _MEMORIES_PER_WRITE)
+        values = (profile, block.label, *_settings_values(block), after, _MEMORIES_PER_WRITE)
         return [agent_row for (agent_row,) in await connection.rows(SQL["differing"], values)]
 
     @bulk_writes
@@ -108,7 +109,7 @@ class DefaultBlocks(Group):
     ) -> None:
         """Brings a block of these memories up to its settings, and adds it to memories that lack it."""
         await connection.lock_sharers(*agent_rows)
-        await run_of(connection, SQL["follow_own"], agent_rows, block.label, *_settings(block))
+        await run_of(connection, SQL["follow_own"], agent_rows, block.label, *_settings_values(block))
         for agent_row in agent_rows:
             await ensure_blocks(connection, agent_row, [block], at)
 
@@ -120,7 +121,7 @@ class DefaultBlocks(Group):
     async def _follow_shared(
         self, connection: Connection, profile: str, projects: Iterable[str], block: Block, at: float
     ) -> None:
-        await connection.run(SQL["follow_shared"], (profile, block.label, *_settings(block)))
+        await connection.run(SQL["follow_shared"], (profile, block.label, *_settings_values(block)))
         for project in projects:
             await ensure_shared_blocks(connection, project, profile, [block], at)
         values = (profile, block.label, DEFAULT_ORIGIN, block.value)

@@ -85,8 +85,8 @@ class MemoryPages(Group):
         project: the project of the memories; None: any.
         prefix: of their subjects, at least the kind with its colon; ASCII letters count alike.
         """
-        values = (project, *_range_of(prefix), *before, limit)
-        return [_memory(row) for row in await connection.rows(SQL["memories"], values)]
+        values = (project, *_prefix_bounds(prefix), *before, limit)
+        return [_make_memory(row) for row in await connection.rows(SQL["memories"], values)]
 
     @long_reads
     async def list_agents_named(
@@ -99,8 +99,8 @@ class MemoryPages(Group):
         limit: int = 50,
     ) -> list[SizedMemory]:
         """Returns a page of the memories of agents by a prefix of their names; ASCII letters count alike."""
-        values = (project, *_range_of(prefix), *before, limit)
-        return [_memory(row) for row in await connection.rows(SQL["agents_named"], values)]
+        values = (project, *_prefix_bounds(prefix), *before, limit)
+        return [_make_memory(row) for row in await connection.rows(SQL["agents_named"], values)]
 
     @long_reads
     async def list_people_called(
@@ -116,7 +116,7 @@ class MemoryPages(Group):
         # Signs alone are no words: they are looked for as they are, and an id has none between its words.
         id_words = f" {' '.join(_SIGNS_OF_ID.sub(' ', word).split()) or word}"
         rows = await connection.rows(SQL["people_called"], (project, word, among, limit, id_words))
-        memories = [_memory(row) for row in rows]
+        memories = [_make_memory(row) for row in rows]
         block_rows = await rows_of(connection, SQL["blocks_with"], [memory.id for memory in memories], word)
         texts: dict[int, str] = {row[0]: row[1] for row in block_rows}
         return [CalledPerson(memory, texts.get(memory.id, "")) for memory in memories]
@@ -136,7 +136,7 @@ class MemoryPages(Group):
     ) -> SizedMemory | None:
         """Returns the memory with a public name, with its sizes; None where `find_memory` returns None."""
         row = await connection.row(SQL["sized_memory"], (project, uid))
-        return None if row is None else _memory(row)
+        return None if row is None else _make_memory(row)
 
     @long_reads
     async def list_conversations(
@@ -316,12 +316,12 @@ def _first_affordable(rows: Sequence[Row], sizes: Sequence[int]) -> list[Row]:
     return chosen
 
 
-def _range_of(prefix: str) -> tuple[str, str]:
-    """Returns between what texts with a prefix stand, in small letters."""
+def _prefix_bounds(prefix: str) -> tuple[str, str]:
+    """Returns the texts between which all texts with a prefix stand, in small letters."""
     folded = ascii_lower(prefix)
     return folded, folded + LAST_CHARACTER
 
 
-def _memory(row: Row) -> SizedMemory:
+def _make_memory(row: Row) -> SizedMemory:
     id, uid, project, profile, subject, *rest = row
     return SizedMemory(id, uid, Scope(project, profile, subject), *rest)

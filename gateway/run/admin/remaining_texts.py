@@ -46,6 +46,7 @@ _QUOTED_WORDS = 8
 _MAX_COMPARED = 20
 # Quotations of a text with fewer letters are not looked for: a reply may have it by chance.
 _MIN_QUOTED_LETTERS = 12
+# The time of one search for quotations. A text whose search takes longer has none that are known. Chosen, not measured.
 _SEARCH_DEADLINE_MS = 50.0
 
 
@@ -148,8 +149,10 @@ class RemainingTexts:
         Replies that quote the texts are not looked for: they have the same words, by which the texts were found.
         """
         going_replies = {text.exchange_row for text in texts if text.role == "assistant"}
-        noted = await self._find_made_with({text.seq for text in texts})
-        stays = await self._list_replies([row for row in noted if row not in going_replies], quoting=())
+        noted_rows = await self._find_made_with({text.seq for text in texts})
+        stays = await self._list_replies(
+            [row for row in noted_rows if row not in going_replies], quoting_rows=()
+        )
         if any(kind_of(text) == "message" for text in texts):
             stays.append(
                 RemainingRecord("The rest of their conversations, also what answers these messages.")
@@ -237,9 +240,9 @@ class RemainingTexts:
         texts: by the numbers of their messages or facts.
         own_exchange: the exchange of the texts; its reply is not listed.
         """
-        quoting = [row for row in await self._find_quoting(texts) if row != own_exchange]
-        noted = [row for row in await self._find_made_with(texts) if row != own_exchange]
-        return await self._list_replies(noted, quoting)
+        quoting_rows = [row for row in await self._find_quoting(texts) if row != own_exchange]
+        noted_rows = [row for row in await self._find_made_with(texts) if row != own_exchange]
+        return await self._list_replies(noted_rows, quoting_rows)
 
     async def _find_made_with(self, seqs: Collection[int]) -> list[int]:
         """Returns the newest exchanges that had one of some messages or facts in their note."""
@@ -276,13 +279,15 @@ class RemainingTexts:
                 )
         return rows
 
-    async def _list_replies(self, noted: Sequence[int], quoting: Sequence[int]) -> list[RemainingRecord]:
+    async def _list_replies(
+        self, noted_rows: Sequence[int], quoting_rows: Sequence[int]
+    ) -> list[RemainingRecord]:
         """Returns the replies of the first of some exchanges.
 
-        noted: the exchanges that had one of the texts in their note.
-        quoting: the exchanges with a reply that quotes one of the texts.
+        noted_rows: the exchanges that had one of the texts in their note.
+        quoting_rows: the exchanges with a reply that quotes one of the texts.
         """
-        rows = [*dict.fromkeys([*quoting, *noted])][:_MAX_REPLIES]
+        rows = [*dict.fromkeys([*quoting_rows, *noted_rows])][:_MAX_REPLIES]
         exchanges = await self._store.memory_pages.load_sources(self._memory.id, rows)
         replies = list[RemainingRecord]()
         for row in rows:
@@ -292,7 +297,7 @@ class RemainingTexts:
             reply = next(with_text, None)
             if source is not None and reply is not None:
                 href = message_href(self._memory.uid, source.conversation_uid, source.exchange, reply.seq)
-                ways = [("was made with it", row in noted), ("quotes it", row in quoting)]
+                ways = [("was made with it", row in noted_rows), ("quotes it", row in quoting_rows)]
                 how = " and ".join(way for way, is_so in ways if is_so)
                 record = RemainingRecord(f"A reply that {how}: message {reply.seq}.", href)
                 replies.append(self._with_quote(record, reply))
