@@ -34,16 +34,16 @@ WITH_UID = frozenset(
     }
 )
 # The kinds of ids with a number of a memory.
-WITH_PLACE = frozenset({"message", "passage", "step"})
+WITH_SEQ = frozenset({"message", "passage", "step"})
 
 _UID_FORM = re.compile(r"([a-z_]+)-([0-9a-f]{32})")
 _DASHED_FORM = re.compile(r"([a-z_]+)-([0-9a-f]{8})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9a-f]{12})")
 # With 18 digits a number fits into 64 bits, as those of rows do.
-_PLACE_FORM = re.compile(r"([a-z]+)-([0-9a-f]{32})-([0-9]{1,18})(?:-h([0-9]{1,9}))?(?:-[0-9]{1,9})?")
+_SEQ_FORM = re.compile(r"([a-z]+)-([0-9a-f]{32})-([0-9]{1,18})(?:-h([0-9]{1,9}))?(?:-[0-9]{1,9})?")
 
 
-class Place(Struct, frozen=True):
-    """The place in a memory that an id names."""
+class ObjectRef(Struct, frozen=True):
+    """A reference to a message, passage or step, as its id has it."""
 
     # The public name of the memory.
     uid: str
@@ -77,8 +77,8 @@ def uid_of(kind: str, id: str) -> str | None:
 
 
 def id_at(kind: str, uid: str, seq: int, *, hidden: int | None = None) -> str:
-    """Returns the id of a message, passage or step. The parameters are those of `Place`."""
-    assert kind in WITH_PLACE, kind
+    """Returns the id of a message, passage or step. The parameters are those of `ObjectRef`."""
+    assert kind in WITH_SEQ, kind
     return f"{kind}-{uid}-{seq}" if hidden is None else f"{kind}-{uid}-{seq}-h{hidden}"
 
 
@@ -89,18 +89,18 @@ def with_attempt(id: str, attempt: int) -> str:
 
 def without_attempt(id: str) -> str:
     """Returns the id of a message without its attempt."""
-    match = _PLACE_FORM.fullmatch(id)
+    match = _SEQ_FORM.fullmatch(id)
     if match is None:
         return id
-    place = _place_in(match)
-    return id_at(match[1], place.uid, place.seq, hidden=place.hidden)
+    ref = _make_ref(match)
+    return id_at(match[1], ref.uid, ref.seq, hidden=ref.hidden)
 
 
-def place_of(kind: str, id: str) -> Place | None:
-    """Returns the place in an id of this kind; None: the id has another form or kind."""
-    match = _PLACE_FORM.fullmatch(id)
-    return None if match is None or match[1] != kind else _place_in(match)
+def parse_ref(kind: str, id: str) -> ObjectRef | None:
+    """Returns the reference in an id of this kind; None: the id has another form or kind."""
+    match = _SEQ_FORM.fullmatch(id)
+    return None if match is None or match[1] != kind else _make_ref(match)
 
 
-def _place_in(match: re.Match[str]) -> Place:
-    return Place(match[2], int(match[3]), None if match[4] is None else int(match[4]))
+def _make_ref(match: re.Match[str]) -> ObjectRef:
+    return ObjectRef(match[2], int(match[3]), None if match[4] is None else int(match[4]))

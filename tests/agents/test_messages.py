@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from gateway.agents.runs.message_listing import AgentMessages, MessageView
-from gateway.core.ids import Place
+from gateway.core.ids import ObjectRef
 from gateway.errors import BadRequest
 from storage.commands import ForgetTarget, LearnedFact
 from storage.database import Connection
@@ -37,15 +37,15 @@ def messages(store: Store) -> AgentMessages:
     return AgentMessages(store, lambda: 50.0)
 
 
-def at(seq: int, hidden: int | None = None) -> Place:
-    return Place(UID, seq, hidden)
+def at(seq: int, hidden: int | None = None) -> ObjectRef:
+    return ObjectRef(UID, seq, hidden)
 
 
 def texts(views: Any) -> list[Any]:
     return [view.listed.message.get("content") for view in views]
 
 
-def place(view: MessageView) -> Place:
+def ref_of(view: MessageView) -> ObjectRef:
     return at(view.listed.seq, view.listed.hidden_index)
 
 
@@ -113,7 +113,7 @@ async def test_pages_have_every_message_once_hidden_ones_too(
     ):
         assert len(page) <= limit
         seen += page
-        after = place(page[-1])
+        after = ref_of(page[-1])
     assert [(v.listed.seq, v.listed.hidden_index) for v in seen] == (order[::-1] if newest_first else order)
 
 

@@ -18,7 +18,7 @@ from gateway.agents.runs.message_listing import AgentMessages
 from gateway.core.agent import AgentTool
 from gateway.core.conversation.private import framed_system_message
 from gateway.core.definition import AgentDefinition, ToolDefinition
-from gateway.core.ids import Place
+from gateway.core.ids import ObjectRef
 from gateway.core.prompt.result_order import UNANSWERED_RESULT
 from gateway.errors import BadRequest
 from storage.commands import StepOpen, StepOpened
@@ -550,7 +550,7 @@ def test_a_fact_is_forgotten_with_what_it_came_from(upstream: StrictUpstream, tm
         async def forget() -> None:
             found = await store.agents.find(life.scope)
             assert found is not None
-            await AgentMessages(store, life.world.clock).delete(found, Place(found.uid, first))
+            await AgentMessages(store, life.world.clock).delete(found, ObjectRef(found.uid, first))
 
         life.world.gateway.call(forget())
         assert life.world.query("SELECT text FROM facts WHERE agent > 0") == []

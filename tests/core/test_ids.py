@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from gateway.core.ids import WITH_PLACE, WITH_UID, Place, id_at, id_of, new_uid, place_of, uid_of
+from gateway.core.ids import WITH_SEQ, WITH_UID, ObjectRef, id_at, id_of, new_uid, parse_ref, uid_of
 
 UID = "35f686ccb6714adb9f84fb1d27f50792"
 
@@ -20,12 +20,12 @@ def test_what_is_named_is_found_under_its_kind_alone(kind: str) -> None:
     assert [other for other in WITH_UID if uid_of(other, made) is not None] == [kind]
 
 
-@pytest.mark.parametrize("kind", sorted(WITH_PLACE))
+@pytest.mark.parametrize("kind", sorted(WITH_SEQ))
 @pytest.mark.parametrize("hidden", [None, 0, 12])
 def test_what_is_placed_is_found_under_its_kind_alone(kind: str, hidden: int | None) -> None:
     made = id_at(kind, UID, 17, hidden=hidden)
-    assert place_of(kind, made) == Place(UID, 17, hidden)
-    assert [other for other in WITH_PLACE if place_of(other, made) is not None] == [kind]
+    assert parse_ref(kind, made) == ObjectRef(UID, 17, hidden)
+    assert [other for other in WITH_SEQ if parse_ref(other, made) is not None] == [kind]
 
 
 def test_a_uid_may_be_written_with_the_dashes_of_a_uuid() -> None:
@@ -34,8 +34,8 @@ def test_a_uid_may_be_written_with_the_dashes_of_a_uuid() -> None:
 
 
 def test_the_attempt_of_a_reply_is_ignored() -> None:
-    assert place_of("message", id_at("message", UID, 18) + "-3") == Place(UID, 18)
-    assert place_of("message", id_at("message", UID, 18, hidden=2) + "-3") == Place(UID, 18, 2)
+    assert parse_ref("message", id_at("message", UID, 18) + "-3") == ObjectRef(UID, 18)
+    assert parse_ref("message", id_at("message", UID, 18, hidden=2) + "-3") == ObjectRef(UID, 18, 2)
 
 
 @pytest.mark.parametrize(
@@ -59,4 +59,4 @@ def test_the_attempt_of_a_reply_is_ignored() -> None:
 )
 def test_anything_else_names_nothing(id: str) -> None:
     assert uid_of("agent", id) is None
-    assert place_of("message", id) is None
+    assert parse_ref("message", id) is None

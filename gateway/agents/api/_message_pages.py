@@ -11,14 +11,14 @@ from typing import Any, TypeAlias
 from msgspec.structs import replace
 
 from gateway.agents.api._message_renderer import MessageRenderer
-from gateway.agents.api._paging import cursor_page, place_in, place_of
+from gateway.agents.api._paging import cursor_page, read_ref, read_sent_ref
 from gateway.agents.api._query import ShownMessagesQuery
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.runs.message_listing import AgentMessages, MessageView
 from gateway.agents.runs.system_message import SYSTEM_SEQ, SystemMessage
 from gateway.agents.wire.message import Showing, showing_of
 from gateway.core import ids
-from gateway.core.ids import Place
+from gateway.core.ids import ObjectRef
 from gateway.errors import UnknownId
 from storage.listing import Page
 from storage.records import DEFAULT_CONVERSATION, Agent
@@ -51,11 +51,11 @@ class MessagePages:
 
     async def list_of_project(self, project: str, query: ShownMessagesQuery) -> list[dict[str, Any]]:
         """Returns a page of the messages of all agents. Raises: UnknownId."""
-        page = cursor_page(query, partial(place_of, "message"), size=_PAGE)
+        page = cursor_page(query, partial(read_ref, "message"), size=_PAGE)
         return await self._fill_page(query, page, partial(self._messages.list_all, project))
 
     async def _fetch_of_agent(
-        self, agent: Agent, conversation_name: str | None, showing: Showing, page: Page[Place]
+        self, agent: Agent, conversation_name: str | None, showing: Showing, page: Page[ObjectRef]
     ) -> _Entries:
         """Returns a page of messages. The oldest is the system message."""
         with_system = showing.shows("system_message") and _has_system_message(page)
@@ -76,8 +76,8 @@ class MessagePages:
     async def _fill_page(
         self,
         query: ShownMessagesQuery,
-        page: Page[Place],
-        fetch: Callable[[Page[Place]], Awaitable[_Entries]],
+        page: Page[ObjectRef],
+        fetch: Callable[[Page[ObjectRef]], Awaitable[_Entries]],
     ) -> list[dict[str, Any]]:
         """Returns a page as it is shown. fetch: returns the messages of a page."""
         limit = page.limit
@@ -88,7 +88,7 @@ class MessagePages:
             if shown or len(entries) < page.limit:
                 return list(chain.from_iterable(shown[:limit]))
             # None of these messages is shown. Many more such messages may follow, so a whole page is read next.
-            page = replace(page, after=_place_of(*entries[-1]), limit=max(limit, _PAGE))
+            page = replace(page, after=_make_ref(*entries[-1]), limit=max(limit, _PAGE))
 
     async def _render_entries(
         self, entries: _Entries, query: ShownMessagesQuery
@@ -114,33 +114,33 @@ class MessagePages:
         return rendered
 
 
-async def check_owner(api: AgentsApi, agent: Agent, place: Place) -> None:
-    """Raises: UnknownId, NotFound if a place is no message of this agent."""
-    uid = place.uid
-    if place.seq == SYSTEM_SEQ:
+async def check_owner(api: AgentsApi, agent: Agent, ref: ObjectRef) -> None:
+    """Raises: UnknownId, NotFound if this is no message of the agent."""
+    uid = ref.uid
+    if ref.seq == SYSTEM_SEQ:
         uid = (await api.system_messages.find_owner(agent.scope.project, uid))[0].uid
     if uid != agent.uid:
-        id = ids.id_at("message", place.uid, place.seq, hidden=place.hidden)
+        id = ids.id_at("message", ref.uid, ref.seq, hidden=ref.hidden)
         raise UnknownId(f"There is no message {id!r} of this agent.")
 
 
-async def _cursor(api: AgentsApi, agent: Agent, id: Any) -> Place | None:
-    """Returns the place of a cursor in an agent's order. Raises: UnknownId, NotFound."""
-    place = place_in("message", id)
-    if place is None:
+async def _cursor(api: AgentsApi, agent: Agent, id: Any) -> ObjectRef | None:
+    """Returns a cursor among an agent's messages; None: none was sent. Raises: UnknownId, NotFound."""
+    ref = read_sent_ref("message", id)
+    if ref is None:
         return None
-    await check_owner(api, agent, place)
-    return Place(agent.uid, place.seq, place.hidden)
+    await check_owner(api, agent, ref)
+    return ObjectRef(agent.uid, ref.seq, ref.hidden)
 
 
-def _place_of(agent: Agent, view: MessageView | SystemMessage) -> Place:
-    """Returns the place of a message in the order of its agent's messages."""
+def _make_ref(agent: Agent, view: MessageView | SystemMessage) -> ObjectRef:
+    """Returns the cursor of a message in the list of its agent's messages."""
     if isinstance(view, MessageView):
-        return Place(agent.uid, view.listed.seq, view.listed.hidden_index)
-    return Place(agent.uid, SYSTEM_SEQ)
+        return ObjectRef(agent.uid, view.listed.seq, view.listed.hidden_index)
+    return ObjectRef(agent.uid, SYSTEM_SEQ)
 
 
-def _has_system_message(page: Page[Place]) -> bool:
+def _has_system_message(page: Page[ObjectRef]) -> bool:
     """Returns whether the system message may be on a page. It has no row, and is older than all messages.
 
     Any cursor at the older end of a page excludes it. A cursor at the newer end excludes it by naming it.

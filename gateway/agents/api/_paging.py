@@ -40,7 +40,7 @@ def message_cursors_by_time(query: PageQuery) -> PageQuery:
     Letta's server reads them by time, also where the newest come first: `before` a message is what is older. Its
     clients go on from page to page after a message alone, in the order of the list.
     """
-    before, after = place_in("message", query.before), place_in("message", query.after)
+    before, after = read_sent_ref("message", query.before), read_sent_ref("message", query.after)
     if before is None or not query.newest_first():
         return query
     if after is not None and (after.uid != before.uid or after.seq > before.seq):
@@ -137,14 +137,14 @@ async def read_page(
     return Page(after, before, query.size(size), query.newest_first())
 
 
-def place_in(kind: str, id: Maybe[str]) -> ids.Place | None:
-    """Returns the place that a parameter names, None where it was not sent. Raises: UnknownId."""
-    return None if (sent := sent_or_none(id)) is None else place_of(kind, sent)
+def read_sent_ref(kind: str, id: Maybe[str]) -> ids.ObjectRef | None:
+    """Returns the uid and number in a parameter; None: it was not sent. Raises: UnknownId."""
+    return None if (sent := sent_or_none(id)) is None else read_ref(kind, sent)
 
 
-def place_of(kind: str, id: str) -> ids.Place:
-    """Returns the place that an id names. Raises: UnknownId."""
-    place = ids.place_of(kind, id)
-    if place is None:
+def read_ref(kind: str, id: str) -> ids.ObjectRef:
+    """Returns the uid and number in an id. Raises: UnknownId."""
+    ref = ids.parse_ref(kind, id)
+    if ref is None:
         raise UnknownId(f"There is no {kind} {id!r}.")
-    return place
+    return ref

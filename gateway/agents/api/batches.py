@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
 
 from gateway.agents.api._message_renderer import MessageRenderer
-from gateway.agents.api._paging import place_in, read_page
+from gateway.agents.api._paging import read_page, read_sent_ref
 from gateway.agents.api._query import PageQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi, uid_or_none
@@ -242,11 +242,11 @@ class BatchRoutes:
 
     async def _get_item_row(self, batch: Batch, id: Maybe[str]) -> int:
         """Returns the row of the item that a message belongs to. id: the message's; 0 if none was sent."""
-        place = place_in("message", id)
-        if place is None:
+        ref = read_sent_ref("message", id)
+        if ref is None:
             return 0
         # The id of a message has the uid of its agent.
-        item = await self._api.store.batches.find_item_of_agent(batch.id, place.uid)
+        item = await self._api.store.batches.find_item_of_agent(batch.id, ref.uid)
         if item is None:
             raise UnknownId(f"There is no message {id!r} in this batch.")
         return item.id

@@ -431,12 +431,12 @@ class ConversationRoutes:
 
 def _seq_in(named: NamedConversation, message: str) -> int:
     """Returns the number of a message of a conversation; 0 for its system message. Raises: UnknownId."""
-    place = ids.place_of("message", message)
+    ref = ids.parse_ref("message", message)
     if ids.without_attempt(message) == system_id(named.agent, named.conversation_name):
         return SYSTEM_SEQ
-    if place is None or not place.seq or place.uid != named.agent.uid:
+    if ref is None or not ref.seq or ref.uid != named.agent.uid:
         raise UnknownId(f"There is no message {message!r} in this conversation.", param="message_id")
-    return place.seq
+    return ref.seq
 
 
 def _require_entry(named: NamedConversation) -> ConversationEntry:

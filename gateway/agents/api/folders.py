@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
 
-from gateway.agents.api._paging import OLDEST_FIRST, cursor_page, page_items, place_of, read_page
+from gateway.agents.api._paging import OLDEST_FIRST, cursor_page, page_items, read_page, read_ref
 from gateway.agents.api._query import AgentsOfQuery, PageQuery, PassagesQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi
@@ -283,7 +283,7 @@ class FolderRoutes:
     async def list_passages(self, request: ApiRequest, query: PassagesQuery) -> list[dict[str, Any]]:
         """List the parts of a folder's files."""
         folder = await self._get_folder(request)
-        page = cursor_page(query, lambda id: place_of("passage", id).seq, size=100)
+        page = cursor_page(query, lambda id: read_ref("passage", id).seq, size=100)
         passages = await self._archives.list(
             await self._folders.load_memory(folder), PassageFilter(text=sent_or_none(query.search)), page
         )

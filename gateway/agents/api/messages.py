@@ -7,7 +7,7 @@ from typing import Any
 
 from gateway.agents.api._message_pages import MessagePages, check_owner
 from gateway.agents.api._message_renderer import MessageRenderer, conversation_id
-from gateway.agents.api._paging import MESSAGES, place_of
+from gateway.agents.api._paging import MESSAGES, read_ref
 from gateway.agents.api._query import MessagesQuery, ResetQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.compaction import Compact, compact_on_request
@@ -23,7 +23,7 @@ from gateway.agents.wire.send import CancelRuns, ResetMessages, UpdateMessage, r
 from gateway.agents.wire.sent_values import sent_or_none
 from gateway.agents.wire.struct_fields import Maybe
 from gateway.core import ids
-from gateway.core.ids import Place
+from gateway.core.ids import ObjectRef
 from gateway.core.turn.stop_reason import StopReason
 from gateway.errors import BadRequest, UnknownId
 from storage.listing import AgentFilter, Page, RunEntry
@@ -76,13 +76,13 @@ class MessageRoutes:
     async def retrieve_of_agent(self, request: ApiRequest) -> list[dict[str, Any]]:
         """Return a message."""
         agent = await self._api.agents.get(request)
-        place = place_of("message", request.path["message_id"])
-        await check_owner(self._api, agent, place)
-        return await self._message_json(request.project, place)
+        ref = read_ref("message", request.path["message_id"])
+        await check_owner(self._api, agent, ref)
+        return await self._message_json(request.project, ref)
 
     async def retrieve(self, request: ApiRequest) -> list[dict[str, Any]]:
         """Return a message, whichever agent's it is."""
-        return await self._message_json(request.project, place_of("message", request.path["message_id"]))
+        return await self._message_json(request.project, read_ref("message", request.path["message_id"]))
 
     async def search(self, request: ApiRequest, body: SearchMessages) -> list[dict[str, Any]]:
         """Search messages."""
@@ -150,35 +150,35 @@ class MessageRoutes:
             )
         return (await self._api.store.conversations.get(project, conversation_name)).agent
 
-    async def _message_json(self, project: str, place: Place) -> list[dict[str, Any]]:
+    async def _message_json(self, project: str, ref: ObjectRef) -> list[dict[str, Any]]:
         """Returns what a message is shown as. Raises: UnknownId."""
         view: MessageView | SystemMessage
-        if place.seq == SYSTEM_SEQ:
-            agent, conversation_name = await self._api.system_messages.find_owner(project, place.uid)
+        if ref.seq == SYSTEM_SEQ:
+            agent, conversation_name = await self._api.system_messages.find_owner(project, ref.uid)
             view = await self._api.system_messages.render(agent, conversation_name)
         else:
-            agent = (await self._api.registry.get_entry(project, place.uid)).agent
-            view = await self._messages.get(agent, place)
+            agent = (await self._api.registry.get_entry(project, ref.uid)).agent
+            view = await self._messages.get(agent, ref)
         return MessageRenderer(self._api.store, agent, Showing()).render_message(view)
 
     async def update(self, request: ApiRequest, body: UpdateMessage) -> dict[str, Any]:
         """Give a message another text."""
         agent = await self._api.agents.get(request)
-        place = await self._changeable_place(agent, request)
+        ref = await self._read_changeable_ref(agent, request)
         text = read_new_text(body)
-        view = await self._messages.get(agent, place)
+        view = await self._messages.get(agent, ref)
         # Where a call is shown as text its result is left out, so for a result calls are shown as calls.
         showing = Showing(speaks=None) if view.listed.is_result else Showing()
         renderer = MessageRenderer(self._api.store, agent, showing)
         shown_types = [message["message_type"] for message in renderer.render_message(view)]
         text_type = _text_type(shown_types, sent_or_none(body.message_type))
-        rewritten = renderer.render_message(await self._messages.rewrite(agent, place, text))
+        rewritten = renderer.render_message(await self._messages.rewrite(agent, ref, text))
         return next((message for message in rewritten if message["message_type"] == text_type), rewritten[-1])
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Forget a message, and what was made of it."""
         agent = await self._api.agents.get(request)
-        await self._messages.delete(agent, await self._changeable_place(agent, request))
+        await self._messages.delete(agent, await self._read_changeable_ref(agent, request))
         return {"message": "The message is forgotten."}
 
     async def reset(self, request: ApiRequest, _: ResetQuery, _body: ResetMessages) -> dict[str, Any]:
@@ -220,20 +220,20 @@ class MessageRoutes:
         run_request = RunRequest(resolved.spec, resolved.scope, entry.conversation_name)
         return await self._api.agent_runs.cancel_waiting(run_request, entry.run)
 
-    async def _changeable_place(self, agent: Agent, request: ApiRequest) -> Place:
-        """Returns the place of the message in the path, which can be changed.
+    async def _read_changeable_ref(self, agent: Agent, request: ApiRequest) -> ObjectRef:
+        """Returns the reference to the message in the path, which can be changed.
 
         Raises: UnknownId, BadRequest, NotFound.
         """
-        place = place_of("message", request.path["message_id"])
-        await check_owner(self._api, agent, place)
-        if place.seq == SYSTEM_SEQ:
+        ref = read_ref("message", request.path["message_id"])
+        await check_owner(self._api, agent, ref)
+        if ref.seq == SYSTEM_SEQ:
             raise BadRequest(
                 "The system message is the agent's system prompt with its memory, made of them when it is asked for: "
                 "change `system` of the agent, or its blocks.",
                 param="message_id",
             )
-        return place
+        return ref
 
 
 def _conversation_name(id: Maybe[str]) -> str | None:

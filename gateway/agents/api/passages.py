@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta
 
-from gateway.agents.api._paging import PASSAGES, cursor_page, page_items, place_of
+from gateway.agents.api._paging import PASSAGES, cursor_page, page_items, read_ref
 from gateway.agents.api._query import AgentsOfQuery, PageQuery, PassageSearchQuery, PassagesQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi
@@ -377,7 +377,7 @@ class ArchiveRoutes:
 
 def _seq_of(memory: Agent, id: str, *, owner: str = "agent") -> int:
     """Returns the number of a passage in a memory. owner: the noun of its owner, for errors. Raises: UnknownId."""
-    place = place_of("passage", id)
-    if place.uid != memory.uid:
+    ref = read_ref("passage", id)
+    if ref.uid != memory.uid:
         raise UnknownId(f"There is no passage {id!r} of this {owner}.")
-    return place.seq
+    return ref.seq

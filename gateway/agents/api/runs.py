@@ -13,7 +13,7 @@ from starlette.types import Scope as AsgiScope
 from starlette.types import Send as AsgiSend
 
 from gateway.agents.api._message_renderer import MessageRenderer, conversation_id
-from gateway.agents.api._paging import RUN_MESSAGES, page_items, place_of, read_page
+from gateway.agents.api._paging import RUN_MESSAGES, page_items, read_page, read_ref
 from gateway.agents.api._pinging import PingingSink
 from gateway.agents.api._query import PageQuery, RunsQuery, StepsQuery, TraceQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
@@ -247,16 +247,16 @@ class RunRoutes:
         return await self._runs.get(request.project, request.uid("run", "run_id"))
 
     async def _get_step(self, request: ApiRequest) -> StepEntry:
-        place = place_of("step", request.path["step_id"])
-        return await self._runs.get_step(request.project, place.uid, place.seq)
+        ref = read_ref("step", request.path["step_id"])
+        return await self._runs.get_step(request.project, ref.uid, ref.seq)
 
     async def _get_run_row(self, project: str, id: str) -> int:
         return (await self._runs.get(project, uid_in("run", id))).run.id
 
     async def _get_step_row(self, project: str, id: str) -> int:
         """Returns the row of a step: the row of its exchange."""
-        place = place_of("step", id)
-        return (await self._runs.get_step(project, place.uid, place.seq)).step.exchange_row
+        ref = read_ref("step", id)
+        return (await self._runs.get_step(project, ref.uid, ref.seq)).step.exchange_row
 
     async def _messages_page(
         self, entry: RunEntry, step: StepEntry | None, query: PageQuery

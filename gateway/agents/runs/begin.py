@@ -33,7 +33,7 @@ from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.message_rewrite import cut_reply
 from gateway.core.conversation.stored_messages import tool_names_by_call
 from gateway.core.conversation.wire_message import RESULT_ROLES, WireMessage
-from gateway.core.ids import Place, id_at, new_uid, place_of
+from gateway.core.ids import ObjectRef, id_at, new_uid, parse_ref
 from gateway.core.prompt.omitted_messages import is_resent
 from gateway.core.turn.tool_result import ToolResult
 from gateway.errors import BadRequest
@@ -317,10 +317,10 @@ class RunStarter:
         if not is_resent(context.plan, last_exchange):
             error = "No tool call is currently awaiting approval: what these were made for is forgotten."
             raise BadRequest(error, param="messages")
-        waiting_place = Place(context.agent.uid, last_exchange.reply_seq)
+        open_ref = ObjectRef(context.agent.uid, last_exchange.reply_seq)
         for decision in send.decisions:
-            if decision.request is not None and place_of("message", decision.request) != waiting_place:
-                error = f"does not wait for an answer; {id_at('message', waiting_place.uid, waiting_place.seq)} does."
+            if decision.request is not None and parse_ref("message", decision.request) != open_ref:
+                error = f"does not wait for an answer; {id_at('message', open_ref.uid, open_ref.seq)} does."
                 raise BadRequest(f"{decision.request!r} {error}", param="messages")
         return step
 

@@ -15,7 +15,7 @@ from gateway.core.conversation.stored_messages import (
     message_sort_key,
     tool_names_by_call,
 )
-from gateway.core.ids import Place, id_at
+from gateway.core.ids import ObjectRef, id_at
 from gateway.errors import BadRequest
 from gateway.run.memory.query_vectors import EmbedQuery
 from storage.commands import ForgetTarget
@@ -60,7 +60,7 @@ class AgentMessages:
         self._embed_query = embed_query
 
     async def list(
-        self, agent: Agent, page: Page[Place], *, conversation_name: str | None = None
+        self, agent: Agent, page: Page[ObjectRef], *, conversation_name: str | None = None
     ) -> Sequence[MessageView]:
         """Returns a page. conversation_name: None: all conversations."""
         conversation_row: int | None = None
@@ -89,7 +89,7 @@ class AgentMessages:
             begin = exchange.seq - 1 if newest_first else exchange.next_seq
         return views[: page.limit]
 
-    async def list_all(self, project: str, page: Page[Place]) -> Sequence[tuple[Agent, MessageView]]:
+    async def list_all(self, project: str, page: Page[ObjectRef]) -> Sequence[tuple[Agent, MessageView]]:
         """Returns a page of the messages of all agents, in the order in which their exchanges began."""
         newest_first, (older_end, newer_end) = page.newest_first, page.ends
         low = (-1, -1, 0) if older_end is None else await self._sort_key_in_project(project, older_end)
@@ -111,21 +111,21 @@ class AgentMessages:
             begin = rows[-1][1].exchange.id
         return entries[: page.limit]
 
-    async def _sort_key_in_project(self, project: str, place: Place) -> tuple[int, int, int]:
-        """Returns a message's key in the order of all agents' messages: its exchange's row, and its place there."""
-        row = await self._store.messages.get_exchange_row(project, place.uid, place.seq)
-        return row, *message_sort_key(place.seq, place.hidden)
+    async def _sort_key_in_project(self, project: str, ref: ObjectRef) -> tuple[int, int, int]:
+        """Returns a message's key in the order of all agents' messages: its exchange's row, and its position there."""
+        row = await self._store.messages.get_exchange_row(project, ref.uid, ref.seq)
+        return row, *message_sort_key(ref.seq, ref.hidden)
 
-    async def get(self, agent: Agent, place: Place) -> MessageView:
-        """Returns the message at a place. Raises: NotFound."""
+    async def get(self, agent: Agent, ref: ObjectRef) -> MessageView:
+        """Returns a message. Raises: NotFound."""
         try:
-            row = await self._store.messages.get_exchange(agent.id, place.seq)
+            row = await self._store.messages.get_exchange(agent.id, ref.seq)
             for view in await self._make_views(agent, [row]):
-                if (view.listed.seq, view.listed.hidden_index) == (place.seq, place.hidden):
+                if (view.listed.seq, view.listed.hidden_index) == (ref.seq, ref.hidden):
                     return view
         except NotFound:
             pass
-        id = id_at("message", agent.uid, place.seq, hidden=place.hidden)
+        id = id_at("message", agent.uid, ref.seq, hidden=ref.hidden)
         raise NotFound(f"there is no message {id!r}")
 
     async def search(
@@ -194,26 +194,26 @@ class AgentMessages:
         views: list[MessageView] = []
         for hit in hits:
             with suppress(NotFound):  # it was forgotten since it was found
-                views.append(await self.get(loaded, Place(loaded.uid, hit.seq)))
+                views.append(await self.get(loaded, ObjectRef(loaded.uid, hit.seq)))
         return views
 
-    async def rewrite(self, agent: Agent, place: Place, text: str) -> MessageView:
+    async def rewrite(self, agent: Agent, ref: ObjectRef, text: str) -> MessageView:
         """Gives a message another text, which is shown, recalled and sent from now on. Raises: BadRequest, NotFound."""
-        view = await self._get_changeable(agent, place)
+        view = await self._get_changeable(agent, ref)
 
         def edit(exchange: Exchange) -> Exchange:
-            return rewrite_message(exchange, place.seq, text)
+            return rewrite_message(exchange, ref.seq, text)
 
         try:
-            await self._store.messages.rewrite(agent, place.seq, edit)
+            await self._store.messages.rewrite(agent, ref.seq, edit)
         except CannotRewrite as error:
             raise BadRequest(f"This message cannot have another text: {error}.") from error
-        return await self.get(agent, Place(place.uid, view.listed.seq))
+        return await self.get(agent, ObjectRef(ref.uid, view.listed.seq))
 
-    async def delete(self, agent: Agent, place: Place) -> None:
+    async def delete(self, agent: Agent, ref: ObjectRef) -> None:
         """Forgets a message, and what was made of it. Raises: BadRequest, NotFound."""
-        await self._get_changeable(agent, place)
-        await self._store.forgetting.forget(agent.id, ForgetTarget(messages=[place.seq]))
+        await self._get_changeable(agent, ref)
+        await self._store.forgetting.forget(agent.id, ForgetTarget(messages=[ref.seq]))
 
     async def reset(self, agent: Agent, conversation_name: str = DEFAULT_CONVERSATION) -> None:
         """Resets a conversation under its name: its runs end and its messages are erased.
@@ -258,11 +258,11 @@ class AgentMessages:
                 return None
             raise
 
-    async def _get_changeable(self, agent: Agent, place: Place) -> MessageView:
+    async def _get_changeable(self, agent: Agent, ref: ObjectRef) -> MessageView:
         """Returns a message that may be changed. Raises: BadRequest, NotFound."""
-        if place.hidden is not None:
+        if ref.hidden is not None:
             raise BadRequest("A message of a hidden round is a part of its reply: change or delete that.")
-        return await self.get(agent, place)
+        return await self.get(agent, ref)
 
     async def _make_views(self, agent: Agent, rows: Sequence[ListedExchange]) -> Sequence[MessageView]:
         """Returns the messages of exchanges, in the order of the conversation."""

@@ -15,7 +15,7 @@ from gateway.core.conversation.canonical import MessageHasher, is_user
 from gateway.core.conversation.private import private_of
 from gateway.core.conversation.stored_messages import list_messages
 from gateway.core.conversation.stored_path import refused_ids
-from gateway.core.ids import Place, place_of
+from gateway.core.ids import ObjectRef, parse_ref
 from storage.commands import ConversationPath
 from storage.errors import NotFound
 from storage.records import DEFAULT_CONVERSATION, Agent, Exchange, Run, RunState
@@ -194,7 +194,7 @@ async def _is_answered(store: Store, marks: SendMarks, exchange: Exchange) -> bo
     # A step stays known as waiting after its calls are answered, until another step waits.
     waits = {} if step is None or step.exchange_row == exchange.parent else step.waiting
     for decision in marks.send.decisions:
-        if decision.request is not None and request != place_of("message", decision.request):
+        if decision.request is not None and request != parse_ref("message", decision.request):
             return False
         if decision.call_id is None:
             # The decision was about all calls that a person had to allow.
@@ -205,10 +205,10 @@ async def _is_answered(store: Store, marks: SendMarks, exchange: Exchange) -> bo
     return True
 
 
-async def _approval_request(store: Store, agent: Agent, exchange: Exchange) -> Place | None:
-    """Returns the place of the message with the calls that the first results of an exchange answer."""
+async def _approval_request(store: Store, agent: Agent, exchange: Exchange) -> ObjectRef | None:
+    """Returns the reference to the message with the calls that the first results of an exchange answer."""
     above = None if exchange.parent is None else await store.turns.find_exchange(agent, exchange.parent)
-    return None if above is None else Place(agent.uid, above.reply_seq)
+    return None if above is None else ObjectRef(agent.uid, above.reply_seq)
 
 
 async def _is_passed(store: Store, marks: SendMarks, ended: _EndedRun) -> bool:
