@@ -31,6 +31,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         settings = UpstreamSettings("up", "openai", upstream.base_url, takes={"responses": False})
         folder, server = tmp_path_factory.mktemp("page"), {"mcp": True}
         with remember(upstream, folder, upstreams=(settings,), server=server) as made:
+            gc.collect()
             yield made
 
 
@@ -75,6 +76,7 @@ def test_an_example(
     world.upstream.queue(say(f"Noted by {user}."))
     count = len(world.upstream.chats)
     program = example.replace(ADDRESS, world.gateway.url).replace('"alice"', f'"{user}"')
+    gc.freeze()  # so that the collection below looks through what the example has made, and not through all frameworks
     exec(compile(program, name, "exec"), {"__name__": "__main__"})
     gc.collect()
     assert capsys.readouterr().out.strip() == f"Noted by {user}."
