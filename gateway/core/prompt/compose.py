@@ -230,12 +230,12 @@ def _heard_messages(plan: Plan, with_rounds: Sequence[WireMessage] | None) -> It
     match_point, listing = plan.match.match_point, plan.query.listing
     if match_point is None or not plan.heard_count:
         return
-    at = PathPosition(match_point.depth, plan.exchange.offset - len(match_point.reply or ()))
+    position = PathPosition(match_point.depth, plan.exchange.offset - len(match_point.reply or ()))
     atoms = tuple(listing.flat(plan.heard_count))
     messages = listing.messages[: plan.heard_count] if with_rounds is None else with_rounds
     is_same = is_of_same_model(match_point, plan)
     for i, message in enumerate(messages if is_same else map(for_another_model, messages)):
-        yield SentMessage(InsertedMessage.of(message, atoms, at), i if with_rounds is None else None)
+        yield SentMessage(InsertedMessage.of(message, atoms, position), i if with_rounds is None else None)
 
 
 def _messages_without_reply(plan: Plan, new_notes: Mapping[int, str]) -> Iterator[SentMessage]:

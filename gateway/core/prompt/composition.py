@@ -26,7 +26,7 @@ class InsertedMessage(Struct, frozen=True):
     # The atoms of the message, without its note.
     atoms: tuple[Atom, ...]
     # Its position on the path; None: it is not on the path yet.
-    at: PathPosition | None = None
+    position: PathPosition | None = None
     note: str = ""
     # The private fields of the stored message.
     private: PrivateFields = msgspec.field(default_factory=PrivateFields)
@@ -35,13 +35,13 @@ class InsertedMessage(Struct, frozen=True):
 
     @classmethod
     def of(
-        cls, message: WireMessage, atoms: tuple[Atom, ...], at: PathPosition | None, note: str = ""
+        cls, message: WireMessage, atoms: tuple[Atom, ...], position: PathPosition | None, note: str = ""
     ) -> InsertedMessage:
         if not note and PRIVATE not in message:  # as with most messages of a history
-            return cls(with_placeholder_text(message), atoms, at)
+            return cls(with_placeholder_text(message), atoms, position)
         shown = shown_by_note(note) if note else shown_in(message)
         upstream_message = with_text_before(with_placeholder_text(without_private(message)), note)
-        return cls(upstream_message, atoms, at, note, private_of(message), shown)
+        return cls(upstream_message, atoms, position, note, private_of(message), shown)
 
     @property
     def is_nudge(self) -> bool:

@@ -115,7 +115,7 @@ def _with_results_first(
 def _missing_result(call: Mapping[str, Any], reply: SentMessage) -> SentMessage:
     """Returns the result of a stored call that has none."""
     message = {"role": "tool", "tool_call_id": call.get("id"), "content": UNANSWERED_RESULT}
-    return SentMessage(InsertedMessage(message, (), reply.content.at))
+    return SentMessage(InsertedMessage(message, (), reply.content.position))
 
 
 def _with_calls(reply: SentMessage, late: Sequence[Any]) -> SentMessage:

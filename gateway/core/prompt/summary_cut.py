@@ -80,7 +80,7 @@ def find_cut_in_list(
         )
     covered_inserted = 0
     for count, message in enumerate(composition.inserted, 1):
-        if message.at is not None and message.at.depth <= exchange.depth:
+        if message.position is not None and message.position.depth <= exchange.depth:
             covered_inserted = count
     # Where the window begins after all that the summary covers, it covers no inserted message, and still counts.
     if not covered_inserted and not has_evicted:

@@ -266,7 +266,7 @@ def _evicted_after(prompt: Prompt, room: _WindowRoom, first_index: int, window_t
     if first_index < len(room.entries):
         client_index = room.entries[first_index].client_index
         if client_index is None:
-            position = prompt.composition.inserted[first_index].at
+            position = prompt.composition.inserted[first_index].position
         else:
             position = prompt.eviction.position_of(client_index, prompt.composition)
     if position is None or not tokens:

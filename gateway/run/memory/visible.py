@@ -96,7 +96,7 @@ def _start_of_last_run(composition: Composition, window: FittedWindow) -> PathPo
         if n != start - 1:
             break
         start = n
-    return composition.inserted[start].at or PathPosition(0, 0)
+    return composition.inserted[start].position or PathPosition(0, 0)
 
 
 def shows_origin(context: MemoryContext, window: FittedWindow, fact: Message) -> bool:
