@@ -444,7 +444,7 @@ class TurnRun:
     def _report_prompt_tokens(self, outcome: TurnOutcome) -> None:
         """Reports the upstream's count of the prompt's tokens, which corrects the gateway's."""
         window = self._requests.prompt.window
-        if window.tokens and outcome.usage and outcome.rounds == 1:
+        if window.tokens and outcome.usage and outcome.round_count == 1:
             actual = outcome.usage.get("prompt_tokens")
             if isinstance(actual, int):
                 self.attempts.note_prompt_tokens(window.tokens, actual, window.max_tokens)

@@ -170,7 +170,7 @@ class TurnOutcome(Struct, frozen=True):
     # The usage for the client.
     usage: Json | None = None
     # How many replies of the model began.
-    rounds: int = 0
+    round_count: int = 0
     # `full_reply` has results of gateway tools, which the client does not get.
     has_hidden_results: bool = False
     # Why the turn ended.

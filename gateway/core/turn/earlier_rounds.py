@@ -48,7 +48,7 @@ class EarlierRounds:
 
     def turn_usage(self) -> Callable[[Json | None], Json | None] | None:
         """Returns `Ledger.turn_usage`; None: no round has ended, so the usage of the first round is the turn's."""
-        return self.ledger.turn_usage if self.ledger.rounds else None
+        return self.ledger.turn_usage if self.ledger.round_count else None
 
     def joined_with(self, shown_reply: Json) -> Json:
         """Returns the one reply in which the client gets all rounds. shown_reply: that of the last round."""

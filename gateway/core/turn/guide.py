@@ -138,7 +138,7 @@ class FreeGuide:
 
     def __init__(self, max_rounds: int) -> None:
         self._max_rounds = max_rounds
-        self._rounds = 0
+        self._round_count = 0
         self._has_calls = False
 
     def offer(self) -> Offer:
@@ -146,7 +146,7 @@ class FreeGuide:
 
     def judge(self, call: ProposedCall) -> Verdict:
         self._has_calls = True
-        if self._rounds >= self._max_rounds:
+        if self._round_count >= self._max_rounds:
             return Forbidden(LIMIT_REACHED.format(rounds=self._max_rounds))
         return Allowed()
 
@@ -160,5 +160,5 @@ class FreeGuide:
         if not self._has_calls:
             return _ANSWERED_STOP
         self._has_calls = False
-        self._rounds += 1
-        return Offer(is_final=self._rounds > self._max_rounds)
+        self._round_count += 1
+        return Offer(is_final=self._round_count > self._max_rounds)

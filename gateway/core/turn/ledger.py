@@ -23,7 +23,7 @@ class Ledger(Struct, frozen=True):
     prompt_tokens: int = 0
     # The completion tokens of all rounds, estimated for a round that has reported none.
     completion_tokens: int = 0
-    rounds: int = 0
+    round_count: int = 0
 
     def with_round(self, draft: MessageDraft, estimate: Callable[[str], int]) -> Ledger:
         """Returns the ledger with one more round. estimate: estimates the tokens of a text."""
@@ -33,7 +33,7 @@ class Ledger(Struct, frozen=True):
             self.turn_usage(usage),
             self.prompt_tokens + token_count(usage, "prompt_tokens"),
             self.completion_tokens + completion,
-            self.rounds + 1,
+            self.round_count + 1,
         )
 
     def turn_usage(self, last_usage: Json | None) -> Json | None:
@@ -46,7 +46,7 @@ class Ledger(Struct, frozen=True):
         """
         if last_usage is None:
             return self.usage
-        if not self.rounds:
+        if not self.round_count:
             return last_usage
         # Added up from the ledger's counts, because `usage` lacks the rounds that reported none.
         prompt = token_count(last_usage, "prompt_tokens")
@@ -59,7 +59,7 @@ class Ledger(Struct, frozen=True):
             BILLED_FIELD: {
                 "prompt_tokens": self.prompt_tokens + prompt,
                 "completion_tokens": completion,
-                "rounds": self.rounds + 1,
+                "rounds": self.round_count + 1,
             },
         }
 

@@ -122,7 +122,7 @@ class ChatView(ClientView):
             if is_first_choice(choice):
                 choice["message"] = without_private(outcome.shown_reply or {})
                 choice["finish_reason"] = outcome.finish_reason
-        if outcome.rounds > 1:
+        if outcome.round_count > 1:
             completion |= self._identity
             if isinstance(completion.get("usage"), dict):
                 completion["usage"] = outcome.usage

@@ -22,7 +22,7 @@ from gateway.dialects.responses.output import (
 )
 
 _CLAUDE_SEARCH: Final = ("server_tool_use", "web_search")
-T = TypeVar("T", bound=Item)
+_Item = TypeVar("_Item", bound=Item)
 
 
 class GrowingOutput:
@@ -111,7 +111,7 @@ class GrowingOutput:
         ]
         return sum(len(item.generated_text()) for item in ended_messages)
 
-    def _item_for(self, item_class: type[T]) -> T:
+    def _item_for(self, item_class: type[_Item]) -> _Item:
         """Returns the open item if it is of this class; else closes it and returns a new item."""
         if isinstance(self._open_item, item_class):
             return self._open_item
@@ -122,7 +122,7 @@ class GrowingOutput:
         self._open_item = item
         return item
 
-    def _add_item(self, make_item: Callable[[str, int, SendsEvent | None], T]) -> T:
+    def _add_item(self, make_item: Callable[[str, int, SendsEvent | None], _Item]) -> _Item:
         tag = self._response.begin()
         if self._items:
             self._items[-1].begin()  # a call may not have begun yet, and clients count items as they begin

@@ -128,7 +128,7 @@ def kept(outcome: TurnOutcome) -> Any:
         outcome.full_reply,
         outcome.shown_reply,
         outcome.finish_reason,
-        outcome.rounds,
+        outcome.round_count,
         outcome.has_hidden_results,
     )
 
