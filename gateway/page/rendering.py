@@ -29,6 +29,8 @@ _CONTENT_TYPES = {
 _UNKNOWN = "\u2013"
 # The beginning of a character reference, which was cut off.
 _HALF_REFERENCE = re.compile("&[^;]*$")
+# More characters than most words have in a script without spaces: Thai to Khmer, kana, Han.
+_UNSPACED_WORDS = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]{3}")
 
 
 class StaticFile(NamedTuple):
@@ -55,6 +57,7 @@ class Renderer:
         )
         self._environment.filters |= {
             "words": words,
+            "has_several_words": has_several_words,
             "paragraph": paragraph,
             "cut": cut,
             "marked": marked,
@@ -249,6 +252,11 @@ def count(number: float) -> str:
 def plural(number: int, one: str, many: str | None = None) -> str:
     """Returns a number with its noun: 1 fact, 1,204 facts."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def has_several_words(text: str) -> bool:
+    """Returns whether a text may have several words: in a script without spaces, if it has three characters."""
+    return len(text.split()) > 1 or _UNSPACED_WORDS.search(text) is not None
 
 
 def score(value: float | None) -> str:

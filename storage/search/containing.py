@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from storage.search.blob import CHUNK, hash_terms
@@ -17,7 +17,7 @@ from storage.search.index import LOW_HALF, Index
 from storage.search.layout import IndexLayout
 from storage.search.segment import NO_POSTINGS, Postings
 from storage.search.tail import Tail
-from storage.search.tokens import parts_of_words, word_spans, words_of
+from storage.search.tokens import is_unspaced, parts_of_words, word_spans, words_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,6 +71,33 @@ def written_words(text: str, without: str = "") -> list[str]:
             words.append(_PUNCTUATION_AROUND.sub("", match[0]))
             seen_terms.update(terms)
     return words[:_MAX_TERMS]
+
+
+def lost_words(text: str, later: str) -> list[str]:
+    """Returns the words of a text that a later text has not, as `written_words`.
+
+    In a script without spaces a whole sentence is one written word: of it the characters that the later text lacks.
+    """
+    words = written_words(text, later)
+    if later.isascii() or text.isascii():
+        return words
+    terms = {*words_of(later)}
+    return [*dict.fromkeys(chain.from_iterable(_parts_without(word, terms) for word in words))][:_MAX_TERMS]
+
+
+def _parts_without(word: str, terms: set[str]) -> list[str]:
+    """Returns the parts of a word of which some terms have no pair; the whole word if no search finds the parts."""
+    own_terms = {*words_of(word)}
+    if not any(map(is_unspaced, own_terms)):
+        return [word]
+    rest = list(word)
+    for start, end in word_spans(word):
+        if end - start > 1 and terms.issuperset(words_of(word[start:end])[:1]):
+            rest[start:end] = " " * (end - start)
+    parts = [_PUNCTUATION_AROUND.sub("", part) for part in "".join(rest).split()]
+    parts = [part for part in parts if part]
+    are_found = all(own_terms.issuperset(words_of(part)) for part in parts)
+    return parts if parts and are_found else [word]
 
 
 def spans_with(text: str, terms: Collection[str]) -> list[tuple[int, int]]:

@@ -22,6 +22,7 @@ from storage.search.containing import (
     find_containing,
     has_terms,
     has_terms_anywhere,
+    lost_words,
     spans_with,
     terms_of_query,
     written_words,
@@ -253,6 +254,11 @@ class Recall(Group):
         without: a text with the words to leave out, in all their forms.
         """
         return written_words(query, without)
+
+    @staticmethod
+    def lost_words(text: str, later: str) -> list[str]:
+        """Returns the words of a text that a later text has not, each as a query; in Chinese the characters."""
+        return lost_words(text, later)
 
     @staticmethod
     def has_words(text: str, query: str) -> bool:

@@ -13,6 +13,7 @@ from storage.search.containing import (
     around_words,
     find_containing,
     has_terms,
+    lost_words,
     spans_with,
     terms_of_query,
     written_words,
@@ -211,6 +212,25 @@ def test_the_words_of_a_text_are_named_as_they_are_written() -> None:
     ):
         assert written_words(text, without) == expected, text
     assert len(written_words(" ".join(f"word{n}" for n in range(1_000)))) == containing._MAX_TERMS
+
+
+def test_of_a_sentence_without_spaces_the_characters_that_a_later_text_lacks_are_lost() -> None:
+    """The whole sentence was taken for one word, which no other text has."""
+    for text, later, expected in (
+        ("李伟住在上海。", "李伟住在北京。", ["上海"]),
+        ("我住在上海，喜欢猫。", "我住在北京，喜欢狗。", ["上海", "猫"]),
+        ("李伟住在上海", "Li Wei lives in Beijing.", ["李伟住在上海"]),
+        ("李伟的猫叫Miso", "李伟的猫叫Mosi", ["Miso"]),
+        ("ネコはソファで寝る", "ネコはベッドで寝る", ["ソファ"]),
+        # One kana is found in no longer word, so the whole text is looked for.
+        ("これはネコ", "これもネコ", ["これはネコ"]),
+        ("上海海上", "上海，海上", ["上海海上"]),
+        ("room-12", "room-13", ["room-12"]),
+        ("ฉันชอบแมว", "ฉันชอบหมา", ["แมว"]),
+    ):
+        assert lost_words(text, later) == expected, text
+        for word in expected:
+            assert has_terms(text, terms_of_query(word)), (text, word)
 
 
 def test_a_long_text_is_shown_around_the_first_word() -> None:

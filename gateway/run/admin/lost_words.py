@@ -115,7 +115,7 @@ class LostWords(Struct, frozen=True):
         Words that designate the person, or that most facts have, count only for a text that has lost no other words.
         """
         recall = self._views.store.recall
-        lost = [words for old in old_texts if (words := recall.words_of(old, without=new_text))]
+        lost = [words for old in old_texts if (words := recall.lost_words(old, new_text))]
         if not any(words[1:] for words in lost):
             return lost
         facts = await self._views.store.facts.list(agent.id, limit=_COMPARED_FACTS)

@@ -251,6 +251,29 @@ def test_an_undo_takes_nothing_out_that_is_to_be_looked_for(operator: Operator) 
         assert "Where the old words still are" not in page(operator, f"{memory}/{screen}")
 
 
+def test_of_a_chinese_sentence_the_words_that_a_correction_took_out_are_looked_for(
+    operator: Operator,
+) -> None:
+    """The whole sentence was taken for one word, and the page said that nothing says it any more."""
+    agent = speak(operator.world, "我住在上海。", "我喜欢龙井茶。", talk="c1")
+    (wrong,) = learn(operator.world, agent, "李伟住在上海。")
+    memory = f"m/{agent.uid}"
+    new = operator.twin(f"{memory}/f/{wrong}/correct", {"text": "李伟住在北京。"})["seq"]
+    shown = plain(page(operator, f"{memory}/f/{new}"))
+    assert "1 message still says “上海”." in shown
+    # Where a sentence is looked for, a part of it may be somewhere.
+    assert lead(page(operator, f"{memory}/words?q={quote('李伟住在上海')}")) == (
+        "Nothing that a reply can be told has all of the words “李伟住在上海”; 1 text that is still stored does."
+    )
+    assert lead(page(operator, f"{memory}/words?q={quote('我喜欢龙井')}")) == (
+        "1 message has the words “我喜欢龙井”."
+    )
+    assert lead(page(operator, f"{memory}/words?q={quote('我喜欢红茶')}")) == (
+        "No text that is stored has all of the words “我喜欢红茶”."
+    )
+    assert lead(page(operator, f"{memory}/words?q={quote('龙井')}")) == "1 message says “龙井”."
+
+
 @pytest.mark.parametrize("is_person", [False, True])
 def test_a_text_that_was_true_before_is_saved_as_a_correction_unless_the_undo_sends_it(
     operator: Operator, is_person: bool
