@@ -58,8 +58,10 @@ _CHUNK_SHIFT = ROW_SHIFT + SLOT_BITS
 # Changed chunks lie in a column of their own until they are more than this, or more than a quarter of all chunks:
 # sorting a long column takes milliseconds.
 _MAX_CHANGED_CHUNKS = 16
-# Measured: what a row takes in memory besides the numbers of its neighbours, an occurrence, and an index without any.
-_ROW_BYTES, _OCCURRENCE_BYTES, _INDEX_BYTES = 6, 8, 2_200
+# Measured in memory: a row without the numbers of its neighbours, an occurrence, and an index that has none of these.
+_ROW_BYTES = 6
+_OCCURRENCE_BYTES = 8
+_INDEX_BYTES = 2_200
 
 
 class Index:

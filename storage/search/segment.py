@@ -52,15 +52,25 @@ DOCUMENTS = -1
 # An index that would have fewer segments has none: opened whole, it takes 8 MB at most.
 MIN_SEGMENTS = 2
 
-_IN_HEAD, _ROW = 0x8000, 0x7FFF
+# In the 16 bits of a stored row: the mark of a term that is in the head of its document, and the bits of the row.
+_IN_HEAD = 0x8000
+_ROW = 0x7FFF
 # A hash has 32 bits; the first 9 are the number of its bucket.
 _BUCKET_SHIFT = 32 - 9
 # In a sorted entry: the bits to the right of its hash, and the bits of its frequency. Row and mark are in between.
-_HASH_SHIFT, _FREQUENCY_BITS = 24, 8
-_MAGIC, _VERSION = b"ms", 1
+_HASH_SHIFT = 24
+_FREQUENCY_BITS = 8
+# The header of a blob: magic, version and kind, then the number of the segment or bucket, and the count of entries.
+_MAGIC = b"ms"
+_VERSION = 1
 _HEADER = struct.Struct("<2sBBII")
-_OF_DOCUMENTS, _OF_BUCKET = 0, 1
-_HASH_BYTES, _ROW_BYTES, _FREQUENCY_BYTES = 4, 2, 1
+# The kinds of blobs.
+_OF_DOCUMENTS = 0
+_OF_BUCKET = 1
+# The columns of an entry of a bucket, one after the other.
+_HASH_BYTES = 4
+_ROW_BYTES = 2
+_FREQUENCY_BYTES = 1
 ENTRY_BYTES = _HASH_BYTES + _ROW_BYTES + _FREQUENCY_BYTES
 
 

@@ -44,10 +44,12 @@ _SIGNS_OF_ID = re.compile("[:.@_-]")
 _CONVERSATIONS_PER_READ = 64
 # Branches that end further up in a conversation are not found: its exchanges are not counted.
 _DEEPEST = 2_000
-# Exchanges, and texts that no index has, are looked for among so many numbers of messages, the newest. Of these
-# texts, how many of each kind are read, and how many bytes: words are looked for in a megabyte in some 100 ms
+# Texts that no index has are looked for among so many numbers of messages, the newest.
+_NEWEST_SEQS = 4_000
+# How many of these texts of each kind are read, and how many bytes: words are looked for in a megabyte in some 100 ms
 # of processor time.
-_NEWEST, _MOST_UNINDEXED, _MOST_BYTES = 4_000, 200, 1 << 18
+_MAX_UNINDEXED = 200
+_MAX_UNINDEXED_BYTES = 1 << 18
 # The index has the first 4,000 different terms of a text. A shorter exchange has no more.
 _LONG_BYTES = 8_000
 
@@ -228,7 +230,7 @@ class MemoryPages(Group):
     @long_reads
     async def list_newest_exchanges(self, connection: Connection, agent_row: int, *, limit: int) -> list[int]:
         """Returns the rows of the newest exchanges that stand, the newest first."""
-        rows = await connection.rows(SQL["newest_exchanges"], (agent_row, limit, _NEWEST))
+        rows = await connection.rows(SQL["newest_exchanges"], (agent_row, limit, _NEWEST_SEQS))
         return [row[0] for row in rows]
 
     @long_reads
@@ -262,9 +264,9 @@ class MemoryPages(Group):
     async def list_unindexed(self, connection: Connection, agent_row: int, next_seq: int) -> UnindexedTexts:
         """Returns the newest texts of a memory that no index has. next_seq: the number of its next message."""
         blocks = [block.id for block in await load_blocks(connection, agent_row)]
-        versions = await rows_of(connection, SQL["earlier_versions"], blocks, _MOST_UNINDEXED + 1)
-        summaries = await connection.rows(SQL["summaries"], (agent_row, _MOST_UNINDEXED + 1))
-        first_seq = next_seq - _NEWEST
+        versions = await rows_of(connection, SQL["earlier_versions"], blocks, _MAX_UNINDEXED + 1)
+        summaries = await connection.rows(SQL["summaries"], (agent_row, _MAX_UNINDEXED + 1))
+        first_seq = next_seq - _NEWEST_SEQS
         values = (agent_row, first_seq, b"t", b"c", _LONG_BYTES, ATOM_BYTES - 1)
         candidates = await connection.rows(SQL["unindexed"], values)
         few_versions = _first_affordable(versions, [len(row[2]) for row in versions])
@@ -301,16 +303,16 @@ class MemoryPages(Group):
 
 
 def _first_affordable(rows: Sequence[Row], sizes: Sequence[int]) -> list[Row]:
-    """Returns the first rows, as many as may be looked through: `_MOST_UNINDEXED`, and `_MOST_BYTES` together.
+    """Returns the first rows, as many as may be looked through: `_MAX_UNINDEXED`, and `_MAX_UNINDEXED_BYTES` together.
 
     A row that would exceed the bytes is left out, and later rows may still be taken.
 
     sizes: the bytes of each row.
     """
     chosen: list[Row] = []
-    remaining_bytes = _MOST_BYTES
+    remaining_bytes = _MAX_UNINDEXED_BYTES
     for row, size in zip(rows, sizes, strict=True):
-        if size <= remaining_bytes and len(chosen) < _MOST_UNINDEXED:
+        if size <= remaining_bytes and len(chosen) < _MAX_UNINDEXED:
             chosen.append(row)
             remaining_bytes -= size
     return chosen

@@ -2,7 +2,7 @@
 
 The index of a memory has hashes that are keyed with the memory's own secret, so no statement can look for a word in
 all of them. Memories are looked through a page at a time, those with the newest turns first. What a page needs of them
-is read in a few statements; a memory with a long index is searched by itself.
+is read in a few statements; a memory with a long index is searched alone.
 """
 
 from __future__ import annotations
@@ -33,20 +33,24 @@ from storage.sql.statements import load
 
 SQL = load("people_search.sql")
 
-# How many memories a page looks through at most.
-_MEMORIES = 100
-# How much a page reads: the texts that no index has, and the blobs of indexes. The words of these texts are counted,
-# which takes most of its time.
-_MOST_READ = 300
+# How many memories a page looks through at most. Chosen, not measured.
+_PAGE_MEMORIES = 100
+# How many texts that no index has, and blobs of indexes, a page reads. The words of these texts are counted, which
+# takes most of its time. Chosen, not measured.
+_MAX_READS = 300
 # The bytes of indexes that a page reads. A blob has 6 bytes for each word of a message, so it may have
 # 1.5 MB. Chosen, not measured.
-_MOST_INDEX_BYTES = 64 << 20
-# A memory with so many blobs in its index, or so many texts not in it, is searched alone, which counts `_LONG_READ`.
-_LONG_BLOBS, _LONG_UNREAD, _LONG_READ = 100, 500, 200
-# A memory is searched by itself if its index lacks an exchange or a passage that is longer, as it is stored.
+_MAX_INDEX_BYTES = 64 << 20
+# A memory with so many blobs in its index, or so many texts not in it, is searched alone. Chosen, not measured.
+_LONG_BLOBS = 100
+_LONG_UNREAD = 500
+# As how many reads of a page such a memory counts.
+_LONG_READS = 200
+# A memory is also searched alone if its index lacks an exchange or a passage that is longer, as it is stored.
 _LONG_BYTES = 16_000
 # The texts of a memory that are checked for the words: the index also has words of dates and speakers.
 _CHECKED_HITS = 40
+# The time of the search of one memory alone. Chosen, not measured.
 _DEADLINE_MS = 1_000.0
 
 
@@ -55,7 +59,7 @@ class _ReadMemory(Struct, frozen=True):
 
     memory: SizedMemory
     agent: Agent
-    # The blobs of its index with their chunks; None: it is searched by itself.
+    # The blobs of its index with their chunks; None: it is searched alone.
     blobs: Sequence[tuple[int, bytes]] | None
     # What its index does not know.
     unread: Sequence[Message]
@@ -94,8 +98,10 @@ class PeopleSearch(Group):
         terms = terms_of_query(query)
         if not terms:
             return PeopleWithWords()
-        people = await self._pages.list_memories(project, "user:", before=before, limit=_MEMORIES + 1)
-        read = await self._database.long_read(lambda connection: self._read(connection, people[:_MEMORIES]))
+        people = await self._pages.list_memories(project, "user:", before=before, limit=_PAGE_MEMORIES + 1)
+        read = await self._database.long_read(
+            lambda connection: self._read(connection, people[:_PAGE_MEMORIES])
+        )
         # In a thread, since many texts take some milliseconds each.
         candidates = await asyncio.to_thread(
             lambda: [_find_candidates(read_memory, terms) for read_memory in read]
@@ -150,7 +156,7 @@ class PeopleSearch(Group):
     ) -> _CheckedMemory:
         """Looks for the newest text of a memory that has the words.
 
-        candidates: texts of the memory, or their numbers; None: the memory is to be searched by itself.
+        candidates: texts of the memory, or their numbers; None: the memory is to be searched alone.
 
         Raises: TooSlow, Corrupt, Unavailable.
         """
@@ -182,12 +188,12 @@ def _first_affordable(
 
     index_sizes: the bytes of the indexes, by the memories' rows.
     """
-    reads_left = _MOST_READ
-    bytes_left = _MOST_INDEX_BYTES
+    reads_left = _MAX_READS
+    bytes_left = _MAX_INDEX_BYTES
     for person in people:
         _, agent = person
         if _is_long(agent):
-            reads_left -= _LONG_READ
+            reads_left -= _LONG_READS
         else:
             reads_left -= blob.chunk_of(agent.indexed_seq) + 1 + _unread(agent)
             bytes_left -= index_sizes.get(agent.id, 0)
@@ -199,7 +205,7 @@ def _first_affordable(
 def _find_candidates(read: _ReadMemory, terms: Sequence[str]) -> Sequence[Message | int] | None:
     """Returns the texts that may have all terms, the newest first; those that were not read as their numbers.
 
-    None: the memory is to be searched by itself.
+    None: the memory is to be searched alone.
     """
     if read.blobs is None:
         return None

@@ -69,7 +69,7 @@ async def test_a_person_is_found_by_what_they_wrote(
 ) -> None:
     if is_long:
         monkeypatch.setattr(people_search, "_LONG_BLOBS", 0)
-        monkeypatch.setattr(people_search, "_LONG_READ", 1)  # a page has room for both
+        monkeypatch.setattr(people_search, "_LONG_READS", 1)  # a page has room for both
     nadia, tomas = await speak(store)
     await learn(store, tomas.agent, 0, fact("Plays the viola."))
     if is_indexed:
@@ -140,15 +140,15 @@ async def test_people_are_looked_through_in_pages(store: Store, monkeypatch: pyt
     newest_first = "p-4 p-3 p-2 p-1 p-0"
     assert await read_pages("peanut") == [(newest_first, 5)]
     assert await read_pages("peanut", 2) == [("p-4 p-3", 2), ("p-2 p-1", 2), ("p-0", 1)]
-    monkeypatch.setattr(people_search, "_MEMORIES", 2)
+    monkeypatch.setattr(people_search, "_PAGE_MEMORIES", 2)
     assert await read_pages("1") == [("", 2), ("p-1", 2), ("", 1)]
     # A page has at least one memory, however much there is to read of it.
-    monkeypatch.setattr(people_search, "_MOST_READ", 0)
+    monkeypatch.setattr(people_search, "_MAX_READS", 0)
     assert [names for names, _ in await read_pages("peanut")] == newest_first.split()
     # However large the blobs of the indexes are.
     await index(store, *people)
-    monkeypatch.setattr(people_search, "_MOST_READ", 1_000)
-    monkeypatch.setattr(people_search, "_MOST_INDEX_BYTES", 0)
+    monkeypatch.setattr(people_search, "_MAX_READS", 1_000)
+    monkeypatch.setattr(people_search, "_MAX_INDEX_BYTES", 0)
     assert [names for names, _ in await read_pages("peanut")] == newest_first.split()
 
 

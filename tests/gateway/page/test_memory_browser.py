@@ -49,7 +49,7 @@ def test_a_search_of_many_people_goes_on_by_itself_until_somebody_is_found(
     browser: Browser, operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With 100,000 people one would follow a thousand links."""
-    monkeypatch.setattr("storage.sql.people_search._MEMORIES", 1)
+    monkeypatch.setattr("storage.sql.people_search._PAGE_MEMORIES", 1)
     speak(operator.world, "Nadia Ferri here.", user="n-1")
     for n in range(3):
         speak(operator.world, "Hello.", user=f"u-{n}")

@@ -740,7 +740,7 @@ def test_a_fact_that_is_no_longer_true_still_says_its_words(
 def test_what_is_older_than_was_looked_through_is_not_said_to_be_free_of_words(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.sql.memory_pages._NEWEST", 1)
+    monkeypatch.setattr("storage.sql.memory_pages._NEWEST_SEQS", 1)
     agent = speak(operator.world, "Hello.", "Hello again.")
     words = f"m/{agent.uid}/words?q=Zxqv"
     assert operator.twin(words)["hidden"] == {"items": [], "is_complete": False}
