@@ -16,7 +16,7 @@ from gateway.run.admin.exchange_messages import TOOL_CHARS, shorten
 from gateway.run.admin.list_page import read_cursor
 from storage.errors import NotFound
 from storage.listing import FoundMemory, Page, RunEntry, RunFilter, StepEntry
-from storage.records import REPLY, Agent, Exchange, WaitKind
+from storage.records import REPLY, Agent, Exchange, RunState, WaitKind
 from storage.sql.store import Store
 
 # Runs on the page of an agent's memory.
@@ -31,8 +31,7 @@ class RunSummary(Struct, frozen=True):
     id: str
     # The public id of its agent.
     agent: str
-    # created, running, completed, failed or cancelled.
-    state: str
+    state: RunState
     # Why the run ended; None: it has not ended.
     stop: str | None
     created: float
@@ -51,8 +50,8 @@ class StepCall(Struct, frozen=True):
     # None: the tool has not answered yet, or the answer is forgotten.
     result: str | None
     state: _CallState
-    # What it waits for: approval, client or held.
-    waiting: str | None
+    # What it waits for; None: it does not wait.
+    waiting: WaitKind | None
 
 
 class StepRecord(Struct, frozen=True):
@@ -157,7 +156,7 @@ def summary_of(entry: RunEntry) -> RunSummary:
     return RunSummary(
         id=ids.id_of("run", run.uid),
         agent=ids.id_of("agent", entry.agent_uid),
-        state=run.state.value,
+        state=run.state,
         stop=run.stop,
         created=run.created,
         begun=run.begun,

@@ -37,8 +37,8 @@ class JobRecord(Struct, frozen=True):
 
     id: int
     kind: str
-    # pending, running, retrying or dead: it has failed for good.
-    state: str
+    # Dead: it has failed for good.
+    state: JobState
     due: float
     # The attempts that have failed or run.
     tries: int
@@ -176,7 +176,7 @@ def _job_record(job: Job, scope: Scope | None) -> JobRecord:
     return JobRecord(
         id=job.id,
         kind=job.kind,
-        state=job.state.value,
+        state=job.state,
         due=job.due,
         tries=job.tries,
         error=job.error,
