@@ -479,7 +479,7 @@ class World:
             shown_reply=shown_reply_of(full_reply, ours),
             now=self.now,
             notes=dict(request.notes),
-            gateway_calls=ours,
+            gateway_call_ids=ours,
             edits=bool(new_edits),
         )
         self._write(request, ended, new_edits, how)

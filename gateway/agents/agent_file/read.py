@@ -110,7 +110,7 @@ class _FileReader:
         agents = []
         for n, raw in enumerate(self._file.agents):
             agent = convert(raw, FileAgent, (*FILE_FIELD, "agents", n))
-            if agent.id in self._groups.sleepers:
+            if agent.id in self._groups.sleeper_ids:
                 # A sleeptime agent is created again with its primary.
                 self._left_out.append(f"agents.{n}")
             else:
@@ -168,7 +168,7 @@ class _FileReader:
     def _name_of(self, agent: FileAgent) -> str:
         """Returns an agent's name here. The form's name is for a file with one agent."""
         form = self._form
-        is_only = len(self._file.agents) - len(self._groups.sleepers) == 1
+        is_only = len(self._file.agents) - len(self._groups.sleeper_ids) == 1
         name = agent.name or agent.id
         for form_name in (form.override_name, form.name):
             if isinstance(form_name, str) and is_only:
@@ -325,7 +325,7 @@ class _Groups(Struct, frozen=True):
     # How sleeptime agents read an agent, by the agent's id.
     sleeptimes: dict[str, FileSleeptime]
     # The ids of those sleeptime agents.
-    sleepers: set[str]
+    sleeper_ids: set[str]
     # The names of other groups.
     left_out: list[str]
 
@@ -339,7 +339,7 @@ def _read_groups(file: File) -> _Groups:
         is_sleeptime = config.manager_type in ("sleeptime", "voice_sleeptime")
         if is_sleeptime and manager is not None and manager in agent_ids:
             groups.sleeptimes[manager] = FileSleeptime(config.sleeptime_agent_frequency)
-            groups.sleepers.update(agent_ids & {*group.agent_ids} - {manager})
+            groups.sleeper_ids.update(agent_ids & {*group.agent_ids} - {manager})
         else:
             groups.left_out.append(f"groups.{n}")
     return groups

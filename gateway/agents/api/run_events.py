@@ -65,7 +65,7 @@ def view_of(
         reply_seq=start.reply_seq,
         steps=steps,
         tool_names=start.tool_names,
-        started_runs=start.started_runs,
+        started_run_uids=start.started_run_uids,
         shown_in_part=start.reply_seq if start.attempt > 1 and not start.is_resumed else None,
         attempt=start.attempt,
     )

@@ -232,7 +232,7 @@ class SendReply:
             return
         with reply.while_here():
             shown = await self._messages_json(result)
-        body = result_json(shown, result.run, result.started_runs, result.last_counts)
+        body = result_json(shown, result.run, result.started_run_uids, result.last_counts)
         headers = [*receipt.note_head(), ("content-type", "application/json")]
         await reply.send_body(200, headers, orjson.dumps(body))
 

@@ -489,7 +489,7 @@ class AgentRuns:
             memory.context.agent,
             tuple(memory.steps),
             status=status,
-            started_runs=tuple(memory.started_runs),
+            started_run_uids=tuple(memory.started_run_uids),
             last_counts=memory.last_counts,
         )
 
@@ -584,7 +584,7 @@ def _run_start(memory: RunMemory, prompt: Prompt, accepted: AcceptedRun | None) 
         counts=run.counts,
         attempt=1 if accepted is None else accepted.job.attempt,
         summary=_new_summary(memory.context, prompt),
-        started_runs=memory.started_runs,
+        started_run_uids=memory.started_run_uids,
     )
 
 

@@ -167,7 +167,7 @@ class RunStarter:
             form,
             run if resumption is None or resumption.waiting_run is None else resumption.waiting_run,
             self._tools_of(send, context),
-            client_calls=frozenset() if resumption is None else resumption.client_calls,
+            client_call_ids=frozenset() if resumption is None else resumption.client_call_ids,
             calling_run=0 if resumption is None else resumption.calling_run,
             replaces=None if send.replaces is None else send.replaces.id,
             reading=send.reading,
@@ -285,9 +285,9 @@ class RunStarter:
         run = await self._keeper.store.runs.find_run(step.agent_row, step.run_row)
         if run is None:
             return False
-        client_calls = frozenset(id for id, kind in step.waiting.items() if kind == "client")
+        client_ids = frozenset(id for id, kind in step.waiting.items() if kind == "client")
         tools = self._tools_of(send, context)
-        await RunMemory(self._keeper, context, form, run, tools, client_calls, run.id).write_results(results)
+        await RunMemory(self._keeper, context, form, run, tools, client_ids, run.id).write_results(results)
         return True
 
     async def _last_step(self, context: MemoryContext) -> RunStep | None:

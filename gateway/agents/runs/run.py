@@ -127,8 +127,8 @@ class RunStart(Struct, frozen=True):
     attempt: int = 1
     # The summary that the prompt begins with, if the one before began with another.
     summary: Summary | None = None
-    # Public ids of the runs that the end of this run starts; empty until the end.
-    started_runs: Sequence[str] = ()
+    # The uids of the runs that the end of this run starts; empty until the end.
+    started_run_uids: Sequence[str] = ()
 
 
 class RunResult(Struct, frozen=True):
@@ -143,8 +143,8 @@ class RunResult(Struct, frozen=True):
     is_repeat: bool = False
     # The HTTP status of the reply.
     status: int = 200
-    # Public ids of the runs that the end of this run has started.
-    started_runs: tuple[str, ...] = ()
+    # The uids of the runs that the end of this run has started.
+    started_run_uids: tuple[str, ...] = ()
     # The tokens of its last step; zeros where the upstream sent none.
     last_counts: TokenCounts = field(default_factory=TokenCounts)
 

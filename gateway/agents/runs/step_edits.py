@@ -27,21 +27,21 @@ from storage.records import Block
 class StepEdits:
     """The blocks that a step read, and the edits that its tools made of them."""
 
-    def __init__(self, blocks: Sequence[Block], shown: Shown, client_calls: frozenset[str]) -> None:
+    def __init__(self, blocks: Sequence[Block], shown: Shown, client_call_ids: frozenset[str]) -> None:
         """blocks: as the step read them.
 
         shown: the text of each block that the step's prompt shows last.
-        client_calls: the ids of the calls that the client has answered.
+        client_call_ids: the ids of the calls that the client has answered.
         """
         self.blocks_read = tuple(blocks)
         self.block_edits = BlockEdits(list(blocks), shown=shown)
-        self._client_calls = client_calls
+        self._client_call_ids = client_call_ids
 
     def ran_alone(self, results: Sequence[ToolResult]) -> bool:
         """Returns whether all these results are of edits or of the client: then no tool ran in which time passes."""
         calls = calls_by_edit_id(result.call_id for result in results)
         edited = {call_of_edit(edit.call_id, calls) for edit in self.block_edits.edits}
-        return edited | self._client_calls >= {*calls.values()}
+        return edited | self._client_call_ids >= {*calls.values()}
 
     def were_made_on(self, blocks: Sequence[Block]) -> bool:
         """Returns whether these blocks have the versions that the step read."""
@@ -88,7 +88,7 @@ class StepEdits:
             return [result.stored() for result in results]
         note = render_note((), changes, now, mark=mark).rstrip()
         last = next(
-            (result for result in reversed(results) if result.call_id not in self._client_calls), None
+            (result for result in reversed(results) if result.call_id not in self._client_call_ids), None
         )
         if last is not None:
             noted = replace(last, changes=note, shown=shown)

@@ -119,7 +119,7 @@ class RunMemory:
     run: Run
     make_toolbox: ToolboxFactory
     # Ids of calls that the client has answered.
-    client_calls: frozenset[str] = frozenset()
+    client_call_ids: frozenset[str] = frozenset()
     # The row of the run that made the calls with which this run begins; 0: it begins with a call of the model.
     calling_run: int = 0
     # The row of the earlier run of the same send, which has ended.
@@ -132,8 +132,8 @@ class RunMemory:
     after_results: Sequence[WireMessage] = ()
     # The receipt of the send. Without a receipt, steps have no record of what they recalled.
     receipt: Receipt | None = None
-    # Public ids of the runs that its end has started.
-    started_runs: list[str] = field(default_factory=list)
+    # The uids of the runs that its end has started.
+    started_run_uids: list[str] = field(default_factory=list)
     # The exchanges of the steps that have ended.
     steps: list[Exchange] = field(default_factory=list)
     # The tokens of the newest step.
@@ -286,7 +286,7 @@ class RunMemory:
             recall=recall,
             job=self.job,
         )
-        self.started_runs += await asyncio.shield(self.keeper.store.stored_paths.finish(write))
+        self.started_run_uids += await asyncio.shield(self.keeper.store.stored_paths.finish(write))
         self.last_counts = counts
         total = TokenCounts(*map(sum, zip(self.run.counts, counts, strict=True)))
         self.run = replace(self.run, steps=step.number, counts=total)
@@ -345,7 +345,7 @@ class RunMemory:
         )
 
     def _set_blocks(self, blocks: Sequence[Block]) -> None:
-        self._edits = StepEdits(blocks, self._shown, self.client_calls)
+        self._edits = StepEdits(blocks, self._shown, self.client_call_ids)
         self.toolbox = self.make_toolbox(self.context, self._edits.block_edits, self.run, self.calling_run)
 
     # -- the next one begins

@@ -176,12 +176,12 @@ def _status(step: RunStep) -> str:
 
 
 def usage_json(
-    counts: TokenCounts, steps: int, started_runs: Sequence[str] = (), last: TokenCounts = _NO_TOKENS
+    counts: TokenCounts, steps: int, started_run_uids: Sequence[str] = (), last: TokenCounts = _NO_TOKENS
 ) -> Json:
     """Returns what a run has used.
 
     counts: of all its steps.
-    started_runs: uids of the runs that its end has started.
+    started_run_uids: uids of the runs that its end has started.
     last: of its last step; its prompt and reply are the present context. Zeros if they are not known.
     """
     return {
@@ -189,7 +189,7 @@ def usage_json(
         **_token_fields(counts),
         "step_count": steps,
         "context_tokens": last.prompt + last.completion or None,
-        "run_ids": [ids.id_of("run", uid) for uid in started_runs] or None,
+        "run_ids": [ids.id_of("run", uid) for uid in started_run_uids] or None,
     }
 
 
@@ -205,18 +205,18 @@ def _token_fields(counts: TokenCounts) -> dict[str, int]:
 
 
 def result_json(
-    messages: list[Json], run: Run, started_runs: Sequence[str] = (), last: TokenCounts = _NO_TOKENS
+    messages: list[Json], run: Run, started_run_uids: Sequence[str] = (), last: TokenCounts = _NO_TOKENS
 ) -> Json:
     """Returns the whole reply to a send.
 
     run: has ended.
-    started_runs: uids of the runs that its end has started.
+    started_run_uids: uids of the runs that its end has started.
     last: the tokens of its last step; zeros if they are not known.
     """
     return {
         "messages": messages,
         "stop_reason": stop_json(run.stop or StopReason.END_TURN),
-        "usage": usage_json(run.counts, run.steps, started_runs, last),
+        "usage": usage_json(run.counts, run.steps, started_run_uids, last),
     }
 
 

@@ -87,7 +87,7 @@ class RunNumbers:
     # Call id -> tool, for calls of an earlier run that this run answers.
     tool_names: Mapping[str, str] = field(default_factory=dict)
     # The uids of sleeptime runs that the end of this run makes due; empty until then.
-    started_runs: Sequence[str] = ()
+    started_run_uids: Sequence[str] = ()
     # The number of a reply of which an earlier attempt may have shown a part; None: no reply.
     shown_in_part: int | None = None
     # The number of this attempt.
@@ -220,7 +220,7 @@ class StepView(ClientView):
         if self._waiting_calls:
             self._show_calls(self._waiting_calls)
         numbers, counts = self.numbers, self._counts_with_step()
-        usage = usage_json(counts, numbers.steps, numbers.started_runs, self._step_counts)
+        usage = usage_json(counts, numbers.steps, numbers.started_run_uids, self._step_counts)
         self._out += [event(stop_json(self._stop)), event(usage), DONE_EVENT]
 
     # The gateway's tools

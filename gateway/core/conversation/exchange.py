@@ -26,16 +26,16 @@ class Content(NamedTuple):
     # The reply as the upstream saw it, hidden rounds included; None: it had no hidden rounds.
     full_reply: list[WireMessage] | None = None
     # Ids of the calls in `full_reply` that the gateway ran itself.
-    gateway_calls: frozenset[str] = frozenset()
+    gateway_call_ids: frozenset[str] = frozenset()
     # The exchange is a step of a run: `full_reply` goes upstream as it is, and `shown_reply` only went to the reader.
     is_step: bool = False
 
 
 def dump_full_reply(
-    messages: Sequence[WireMessage], gateway_calls: Iterable[str] = (), *, is_step: bool = False
+    messages: Sequence[WireMessage], gateway_call_ids: Iterable[str] = (), *, is_step: bool = False
 ) -> bytes:
     """Returns all messages of a reply as `Exchange.full_reply` stores them. The parameters are fields of `Content`."""
-    full_reply = {"messages": [*messages], "gateway_calls": sorted(gateway_calls)}
+    full_reply = {"messages": [*messages], "gateway_calls": sorted(gateway_call_ids)}
     return orjson.dumps({**full_reply, "step": True} if is_step else full_reply)
 
 
@@ -47,7 +47,7 @@ def parse_content(input: bytes | None, shown_reply: bytes | None, full_reply: by
     return content._replace(
         full_reply=fields.get("messages"),
         # "ours": the name of the field in older records
-        gateway_calls=frozenset(fields.get("gateway_calls") or fields.get("ours", ())),
+        gateway_call_ids=frozenset(fields.get("gateway_calls") or fields.get("ours", ())),
         is_step=bool(fields.get("step")),
     )
 

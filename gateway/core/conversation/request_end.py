@@ -30,7 +30,7 @@ class RequestEnd(Struct, frozen=True):
     # The notes of the input's messages: index in the input -> text.
     notes: Mapping[int, str]
     # Ids of the calls that the gateway ran.
-    gateway_calls: frozenset[str] = frozenset()
+    gateway_call_ids: frozenset[str] = frozenset()
     # The turn has memory operations.
     edits: bool = False
     # The part of the path that the request left out.
@@ -49,7 +49,7 @@ def content_fields(plan: Plan, request_end: RequestEnd, redactions: frozenset[in
     shown_reply = request_end.shown_reply
     full_reply = None
     if len(request_end.full_reply) > 1:
-        full_reply = dump_full_reply(request_end.full_reply, request_end.gateway_calls)
+        full_reply = dump_full_reply(request_end.full_reply, request_end.gateway_call_ids)
     elif request_end.full_reply:
         shown_reply = request_end.full_reply[0]
     return {

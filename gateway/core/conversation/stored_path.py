@@ -185,10 +185,10 @@ def finish_turn(
     )
     if len(full_reply) < 2:
         return exchange
-    gateway_calls = {str(call.get("id")) for m in full_reply for call in m.get("tool_calls") or ()}
+    gateway_call_ids = {str(call.get("id")) for m in full_reply for call in m.get("tool_calls") or ()}
     return replace(
         exchange,
-        full_reply=dump_full_reply(full_reply, gateway_calls),
+        full_reply=dump_full_reply(full_reply, gateway_call_ids),
         has_full_reply=True,
         opaque=any(map(has_provider_fields, full_reply)),
     )

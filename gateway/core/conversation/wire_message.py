@@ -156,13 +156,13 @@ def rest_after(text: str, beginning: str) -> str | None:
     return text[offset:]
 
 
-def shown_reply_of(full_reply: Sequence[WireMessage], gateway_calls: Container[str] = ()) -> WireMessage:
+def shown_reply_of(full_reply: Sequence[WireMessage], gateway_call_ids: Container[str] = ()) -> WireMessage:
     """Returns what the client sees of a reply's messages: the text as it was streamed, and its own calls.
 
-    gateway_calls: ids of the calls that the gateway ran itself.
+    gateway_call_ids: ids of the calls that the gateway ran itself.
     """
     replies = [message for message in full_reply if message.get("role") == "assistant"]
-    calls = [call for each in replies for call in raw_calls(each) if call_id(call) not in gateway_calls]
+    calls = [call for each in replies for call in raw_calls(each) if call_id(call) not in gateway_call_ids]
     reply: WireMessage = {"role": "assistant", "content": join_texts(map(text_of, replies))}
     return {**reply, "tool_calls": calls} if calls else reply
 

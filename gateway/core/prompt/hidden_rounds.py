@@ -53,7 +53,7 @@ def put_back(
         return None
     resent_calls: list[dict[str, Any]] = message.get("tool_calls") or []
     calls = [call for each in rounds for call in each.get("tool_calls") or []]
-    client_calls = [call for call in calls if call_id(call) not in content.gateway_calls]
+    client_calls = [call for call in calls if call_id(call) not in content.gateway_call_ids]
     if client_calls:
         return _put_back_mixed(rounds, resent_calls, client_calls, after, is_longer=bool(text_after))
     if text_after:
@@ -88,9 +88,9 @@ def is_offered(content: Content, offered: Container[str]) -> bool:
         for message in full_reply
         if message["role"] == "tool" and text_of(message).startswith(NO_TOOL)
     }
-    gateway_calls = content.gateway_calls - unknown_calls
+    gateway_call_ids = content.gateway_call_ids - unknown_calls
     calls = (call for message in full_reply for call in message.get("tool_calls") or [])
-    return all(call["function"]["name"] in offered for call in calls if call_id(call) in gateway_calls)
+    return all(call["function"]["name"] in offered for call in calls if call_id(call) in gateway_call_ids)
 
 
 def _refill_reply(reply: WireMessage, stored: WireMessage) -> WireMessage | None:

@@ -59,9 +59,9 @@ class WindowItem(Struct, frozen=True):
     # An upper bound of its tokens, such as its bytes.
     token_bound: int
     # Ids of the tool calls that it makes.
-    calls: tuple[str, ...] = ()
+    call_ids: tuple[str, ...] = ()
     # The id of the call that it answers.
-    answers: str | None = None
+    answered_id: str | None = None
 
 
 class Window(Struct, frozen=True):
@@ -240,12 +240,14 @@ def _inside_call_flags(items: Sequence[WindowItem]) -> list[bool]:
     changes = [0] * (len(items) + 1)
     for index, item in enumerate(items):
         if item.role in RESULT_ROLES:
-            caller = newest_caller if item.answers is None else callers.get(item.answers, newest_caller)
+            caller = (
+                newest_caller if item.answered_id is None else callers.get(item.answered_id, newest_caller)
+            )
             if caller >= 0:
                 changes[caller + 1] += 1
                 changes[index + 1] -= 1
         elif item.role == "assistant":
-            if item.calls:
+            if item.call_ids:
                 newest_caller = index
-            callers.update(dict.fromkeys(item.calls, index))
+            callers.update(dict.fromkeys(item.call_ids, index))
     return [open_calls > 0 for open_calls in accumulate(changes[:-1])]

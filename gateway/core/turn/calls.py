@@ -37,11 +37,11 @@ class ResumedCalls(Struct, frozen=True):
     # The results of calls that were answered, denied, or run before. Calls without a result are judged and run.
     results: tuple[ToolResult, ...] = ()
     # Ids of the calls that a person has approved.
-    approved: frozenset[str] = frozenset()
+    approved_ids: frozenset[str] = frozenset()
     # Ids of the calls that a person has denied.
-    denied: frozenset[str] = frozenset()
+    denied_ids: frozenset[str] = frozenset()
     # Ids of the calls that the client has to answer and has not been shown yet.
-    unanswered: frozenset[str] = frozenset()
+    unanswered_ids: frozenset[str] = frozenset()
 
 
 class GatewayCalls:
@@ -59,7 +59,7 @@ class GatewayCalls:
         self.waiting: dict[str, WaitKind] = {}
         self._terms = terms
         self._guide = guide
-        self._approved = frozenset() if resumed is None else resumed.approved
+        self._approved_ids = frozenset() if resumed is None else resumed.approved_ids
         # The results by the ids of their calls; None: the call is running.
         self._results: dict[str, ToolResult | None] = {}
         self._forbidden_ids: list[str] = []
@@ -108,7 +108,7 @@ class GatewayCalls:
             call = self._unjudged[0]
             arguments, asides = self._split_arguments(call)
             verdict = self._guide.judge(
-                ProposedCall(call.id, call.name, arguments, asides, call.id in self._approved)
+                ProposedCall(call.id, call.name, arguments, asides, call.id in self._approved_ids)
             )
             if isinstance(verdict, Undecided):
                 break
@@ -135,7 +135,7 @@ class GatewayCalls:
         """Takes the result of a running call. Returns it with the approval of the call; None: no such call runs."""
         if result.call_id not in self._results or self._results[result.call_id] is not None:
             return None
-        if result.call_id in self._approved:
+        if result.call_id in self._approved_ids:
             result = replace(result, approval="approved")
         self._results[result.call_id] = result
         self._guide.take_result(result)
@@ -164,7 +164,7 @@ class GatewayCalls:
         for call in self.calls:
             if call.id in answered:
                 result = self._results[call.id] = answered[call.id]
-                self._guide.take_answer(call.name, result, is_denied=call.id in resumed.denied)
+                self._guide.take_answer(call.name, result, is_denied=call.id in resumed.denied_ids)
 
     def _split_arguments(self, call: ToolCall) -> tuple[Json | None, Json]:
         """Returns a call's arguments as its tool gets them (None: unreadable), and the asides among them."""

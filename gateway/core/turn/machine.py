@@ -524,7 +524,7 @@ class Turn:
     def _resume(self, resumed: ResumedCalls) -> list[Command]:
         """Begins with calls of a stored step in place of a reply."""
         self._state = RUNNING_TOOLS
-        self._round.resume(resumed.calls, resumed.unanswered)
+        self._round.resume(resumed.calls, resumed.unanswered_ids)
         self._calls = GatewayCalls(self.terms, self._guide, self._round.gateway_calls, resumed)
         self._show_results(self._calls.results)
         return self._on_tools_finished()

@@ -144,10 +144,10 @@ def joined_reply(steps: Sequence[Exchange]) -> list[WireMessage]:
     replies = [each for each in map(_own_reply, steps) if each]
     if len(steps) == 1 or not replies:
         return replies
-    gateway_calls = {
+    gateway_call_ids = {
         message.get("tool_call_id") for step in steps[1:] for message in orjson.loads(step.input or b"[]")
     }
-    return [shown_reply_of(replies, gateway_calls)]
+    return [shown_reply_of(replies, gateway_call_ids)]
 
 
 def with_model(message: WireMessage, exchange: Exchange) -> WireMessage:

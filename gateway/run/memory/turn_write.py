@@ -120,17 +120,17 @@ def _make_request_end(
     full_reply = outcome.full_reply if has_words or outcome.has_hidden_results else ()
     if has_words and not full_reply:
         full_reply = (shown_reply,)
-    gateway_calls: frozenset[str] = frozenset()
+    gateway_call_ids: frozenset[str] = frozenset()
     if full_reply != (shown_reply,):  # else the client has all of the reply
         # The calls in `shown_reply` are the client's. The gateway ran the others.
-        gateway_calls = frozenset(_call_ids(full_reply) - _call_ids([shown_reply]))
+        gateway_call_ids = frozenset(_call_ids(full_reply) - _call_ids([shown_reply]))
     return RequestEnd(
         id=context.exchange_row,
         full_reply=full_reply,
         shown_reply=shown_reply,
         now=now,
         notes=prompt.new_notes,
-        gateway_calls=gateway_calls,
+        gateway_call_ids=gateway_call_ids,
         edits=bool(edits),
         evicted=prompt.window.evicted,
     )

@@ -33,11 +33,13 @@ def build(text: str, bound: int = 10) -> list[WindowItem]:
     for index, kind in enumerate(text):
         role = ROLES[kind.lower()]
         if kind in "cC":
-            elements.append(WindowItem(role, bound, calls=(f"{kind}{index}",)))
+            elements.append(WindowItem(role, bound, call_ids=(f"{kind}{index}",)))
         elif kind in "tT":
             wanted = "c" if kind == "t" else "C"
             caller = text.rfind(wanted, 0, index)
-            elements.append(WindowItem(role, bound, answers=f"{wanted}{caller}" if caller >= 0 else "gone"))
+            elements.append(
+                WindowItem(role, bound, answered_id=f"{wanted}{caller}" if caller >= 0 else "gone")
+            )
         else:
             elements.append(WindowItem(role, bound))
     return elements
@@ -107,8 +109,8 @@ def test_nothing_is_counted_while_the_bounds_fit() -> None:
 def test_the_same_ids_in_every_turn_mean_the_newest_call() -> None:
     turn = [
         WindowItem("user", 10),
-        WindowItem("assistant", 10, calls=("call_0",)),
-        WindowItem("tool", 10, answers="call_0"),
+        WindowItem("assistant", 10, call_ids=("call_0",)),
+        WindowItem("tool", 10, answered_id="call_0"),
     ]
     assert fit_window(turn * 3, Budget(70, 10, 70), lambda: [10] * 9).ranges == (range(3, 9),)
 
@@ -156,9 +158,9 @@ def test_the_budget_leaves_room_for_the_reply_and_what_the_gateway_adds(
         ({"role": "user", "content": "x"}, WindowItem("user", 7)),
         (
             {"role": "assistant", "tool_calls": [{"id": "a"}, {"id": 3}, 4]},
-            WindowItem("assistant", 7, calls=("a",)),
+            WindowItem("assistant", 7, call_ids=("a",)),
         ),
-        ({"role": "tool", "tool_call_id": "a"}, WindowItem("tool", 7, answers="a")),
+        ({"role": "tool", "tool_call_id": "a"}, WindowItem("tool", 7, answered_id="a")),
         ({"role": 3, "tool_calls": "x", "tool_call_id": []}, WindowItem("", 7)),
     ],
 )
@@ -211,9 +213,9 @@ def test_the_window_is_a_valid_list_within_the_budget(
     assert text.rfind("u") in kept
     gone = set(range(len(text))) - set(kept)
     for index in kept:  # no result without its call, no answered call without its result
-        answers = elements[index].answers
+        answers = elements[index].answered_id
         assert not any(answers in elements[left].calls for left in gone)
-        assert not any(elements[left].answers in elements[index].calls for left in gone)
+        assert not any(elements[left].answered_id in elements[index].call_ids for left in gone)
     if sum(sizes) > high:  # only where nothing more may leave
         assert fit(text, 0, 1, tokens) == window
 

@@ -131,7 +131,7 @@ def play(seed: int) -> list[Command]:
             {"id": f"w{n}", "type": "function", "function": {"name": dice.choice("abc"), "arguments": "{}"}}
             for n in range(dice.randrange(1, 4))
         )
-        took(turn.feed(ResumedCalls(calls, approved=frozenset(call["id"] for call in calls))))
+        took(turn.feed(ResumedCalls(calls, approved_ids=frozenset(call["id"] for call in calls))))
     else:
         todo.extend(reply(dice, ids))
     for _ in range(2_000):

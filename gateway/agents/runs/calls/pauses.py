@@ -28,7 +28,7 @@ class Resumption(Struct, frozen=True):
     # The row of the run that made the calls.
     calling_run: int
     # Ids of the calls that the client has answered.
-    client_calls: frozenset[str] = frozenset()
+    client_call_ids: frozenset[str] = frozenset()
     # The run that still waits for answers to other calls; None: all calls have one.
     waiting_run: Run | None = None
 
@@ -101,7 +101,7 @@ def interrupted_calls(context: MemoryContext, step: RunStep) -> Resumption:
     All calls of the gateway are made; `CallRecord` has the results of those that were sent out before. The client's
     calls wait.
     """
-    calls = ResumedCalls(_calls_of(context, context.path[-1]), unanswered=frozenset(step.waiting))
+    calls = ResumedCalls(_calls_of(context, context.path[-1]), unanswered_ids=frozenset(step.waiting))
     return Resumption(calls, step.run_row)
 
 
@@ -114,7 +114,7 @@ def answered_calls(
     run: the newest run of the conversation that waits. It still waits if some calls have no answer.
     """
     calls = _calls_of(context, context.path[-1])
-    results, denied, approved, client_calls = [], set[str](), set[str](), set[str]()
+    results, denied, approved, client_call_ids = [], set[str](), set[str](), set[str]()
     for message in answers:
         private, id = private_of(message), str(message["tool_call_id"])
         if is_bare_approval(message):
@@ -124,7 +124,7 @@ def answered_calls(
         if private.get("approval") == "denied":
             denied.add(id)
         elif step.waiting.get(id) in ("client", "approval"):
-            client_calls.add(id)
+            client_call_ids.add(id)
     answered = approved | {result.call_id for result in results}
     if step.stop is not None:
         # When the run paused, the calls that did not wait had their results, which may be erased since.
@@ -133,7 +133,7 @@ def answered_calls(
     return Resumption(
         ResumedCalls(calls, tuple(results), frozenset(approved), frozenset(denied)),
         step.run_row,
-        frozenset(client_calls),
+        frozenset(client_call_ids),
         run if unanswered_calls(step, answered) else None,
     )
 
