@@ -214,7 +214,7 @@ def test_the_window_is_a_valid_list_within_the_budget(
     gone = set(range(len(text))) - set(kept)
     for index in kept:  # no result without its call, no answered call without its result
         answers = elements[index].answered_id
-        assert not any(answers in elements[left].calls for left in gone)
+        assert not any(answers in elements[left].call_ids for left in gone)
         assert not any(elements[left].answered_id in elements[index].call_ids for left in gone)
     if sum(sizes) > high:  # only where nothing more may leave
         assert fit(text, 0, 1, tokens) == window
