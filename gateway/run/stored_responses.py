@@ -27,8 +27,8 @@ from storage.sql.store import Store
 UNNAMED_PREFIX: Final = "mnemogate-response-"
 # No index has the ids of upstreams: so many pages of a project's newest exchanges are searched for one.
 _MAX_PAGES = 10
-# The exchanges of such a page.
-_PAGE = 200
+# The exchanges of such a page. Chosen, not measured.
+_PAGE_EXCHANGES = 200
 
 
 class ResponseOwner(Struct, frozen=True):
@@ -90,7 +90,7 @@ class StoredResponses:
         before = None
         with map_store_errors():
             for _ in range(_MAX_PAGES):
-                page: Page[int] = Page(after=before, limit=_PAGE)
+                page: Page[int] = Page(after=before, limit=_PAGE_EXCHANGES)
                 messages = await self.store.messages.list_page_of_project(owner.project, page)
                 for agent, message in messages:
                     exchange = message.exchange
@@ -103,7 +103,7 @@ class StoredResponses:
                     if id in (private_of(orjson.loads(exchange.shown_reply)).get("ids") or ()):
                         await self._forget(agent, [exchange.id])
                         return True
-                if len(messages) < _PAGE:
+                if len(messages) < _PAGE_EXCHANGES:
                     return False
                 before = messages[-1][1].exchange.id
         return False

@@ -38,8 +38,10 @@ _LOST_MESSAGE = (
     "Notifications from PostgreSQL are lost; changes by other gateways may be seen up to %d s late. "
     "Reconnecting: %s"
 )
-# The seconds between attempts to connect again: the first pause, which doubles, and the longest.
-_RETRY_FIRST_S, _RETRY_MOST_S = 0.25, 10.0
+# The pause before the first attempt to connect again; it doubles with each attempt, up to the longest. Chosen, not
+# measured.
+_FIRST_PAUSE_S = 0.25
+_MAX_PAUSE_S = 10.0
 
 
 class Notification(NamedTuple):
@@ -137,12 +139,12 @@ class NotificationListener:
 
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
-        pause_s = _RETRY_FIRST_S
+        pause_s = _FIRST_PAUSE_S
         reported_at = -POLL_S
         while True:
             try:
                 await self._listen_once()
-                pause_s = _RETRY_FIRST_S
+                pause_s = _FIRST_PAUSE_S
             except (StoreError, *ASYNCPG_ERRORS) as error:
                 if not self._has_failed:
                     self._has_failed = True
@@ -154,7 +156,7 @@ class NotificationListener:
                 reported_at = loop.time()
                 self._report_missed()
             await asyncio.sleep(POLL_S if self._target is None else pause_s)
-            pause_s = min(2 * pause_s, _RETRY_MOST_S)
+            pause_s = min(2 * pause_s, _MAX_PAUSE_S)
 
     async def _listen_once(self) -> None:
         """Listens until the connection is lost."""

@@ -36,8 +36,9 @@ OR EXISTS (SELECT 1 FROM pg_stat_activity WHERE age(backend_xmin) > age($1::text
     AND pid NOT IN (SELECT pid FROM pg_stat_progress_vacuum))
 OR EXISTS (SELECT 1 FROM pg_prepared_xacts WHERE age(transaction) > age($1::text::xid))
 OR EXISTS (SELECT 1 FROM pg_replication_slots WHERE age(xmin) > age($1::text::xid))"""
-# The first and the longest pause between two runs of this query, in seconds.
-_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.01, 1.0
+# The pause between two runs of this query: the first one, which doubles, and the longest. Chosen, not measured.
+_FIRST_PAUSE_S = 0.01
+_MAX_PAUSE_S = 1.0
 
 
 class PostgresMaintenance:
@@ -54,7 +55,8 @@ class PostgresMaintenance:
         self._loop = asyncio.get_running_loop()
         self._writes = 0
         self._vacuum_began_at = -pause_s
-        self._is_refused = False  # VACUUM leaves out tables of other owners
+        # The last VACUUM has left out tables, because they have other owners.
+        self._is_refused = False
         self._sweep_later_task: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -89,7 +91,10 @@ class PostgresMaintenance:
         return self._vacuum_began_at + self._pause_s - self._loop.time()
 
     async def _vacuum(self, wait_s: float) -> bool:
-        """Returns False if a transaction still sees the old versions: VACUUM would only report that it left them."""
+        """Runs VACUUM once no transaction sees the old versions any more; before, it would leave them.
+
+        Returns False if a transaction still sees them after `wait_s`, or VACUUM has left out tables.
+        """
         end = self._loop.time() + wait_s
         self._vacuum_began_at = self._loop.time()
         raw = await connect(self._target)

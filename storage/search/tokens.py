@@ -25,16 +25,20 @@ _LONGEST = 64
 # Unicode sorts the marks after a letter in the square of their number, so of a long run only the beginning counts
 # (UAX 15, 13: 30 are more than any text needs). In a run there may be signs, too, of which no word is made.
 _RUN_OF_MARKS = re.compile(r"([^\w\s]{30})[^\w\s]+")
-_MARK_LETTERS = (("\uff9e", "\u3099"), ("\uff9f", "\u309a"))  # the only letters that NFKC makes marks of
-_SHORT_CHARS = 256  # characters; their marks are sorted in 0.2 ms
-# Longer words are hashes and the like, which come once: their terms are not remembered. Those of 16,000 words take
-# about 3 MB.
-_WORD_CHARS, _MAX_WORDS = 40, 1 << 14
+# The only letters that NFKC makes marks of.
+_MARK_LETTERS = (("\uff9e", "\u3099"), ("\uff9f", "\u309a"))
+# The marks of so many characters are sorted in 0.2 ms.
+_SHORT_CHARS = 256
+# Longer words are hashes and the like, which come once: their terms are not cached.
+_WORD_CHARS = 40
+# The words whose terms are cached, in about 3 MB.
+_MAX_WORDS = 1 << 14
 # The beginnings and ends of a word, of so many letters, may be words in it where so many are left. Measured on the
 # German compounds of scripts/talk/languages.py, by the half for developing: 54% of the evidence, 42% with parts of 6
 # letters and more, 13% without (by parts of stems, which then found 76, and stemmed themselves 86). What leaves 5 does
 # not find short ones ("Stehlampe").
-_PART_CHARS, _REST_CHARS = 5, 4
+_PART_CHARS = 5
+_REST_CHARS = 4
 
 # `\w` leaves out the vowel signs and tone marks of many scripts, which would cut their words to pieces.
 _MARKS = (
@@ -67,7 +71,8 @@ _IS_HAN = re.compile(f"[{_HAN}]")
 _IS_HIRAGANA = re.compile("[\u3041-\u309f]{2}")
 # Accents, and the points of Hebrew, which hardly anybody types.
 _ACCENT = re.compile("[\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7]")
-_SOFT_HYPHEN = "\u00ad"  # of pasted text: it is seen only at the end of a line
+# In pasted text. It is seen only at the end of a line.
+_SOFT_HYPHEN = "\u00ad"
 # Letters that Unicode does not take apart. Isik has no dot in Turkish; its capital is an I, and the small letter of
 # that is another one elsewhere. Polish is typed without the stroke as without its other marks.
 _PLAIN = str.maketrans("ıł", "il")
@@ -105,7 +110,7 @@ _JOINED_NAME = re.compile(r"['-][A-Z\d]", re.ASCII)
 class _Stemmers(threading.local):
     """One stemmer per language and thread, since Snowball's are not for two threads at once.
 
-    Their own cache is off, because the terms of words are remembered.
+    Their own cache is off, because the terms of words are cached (`_Terms`).
     """
 
     def __init__(self) -> None:

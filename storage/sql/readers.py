@@ -22,11 +22,16 @@ from storage.sql.statements import load, rows_of
 
 SQL = load("readers.sql")
 
-_BATCH = 32  # exchanges that one statement reads
-_OPEN_S = 3_600.0  # how long an exchange may wait for its reply; later it will not get one
-_READ_MS = 5_000.0  # the deadline of a read, for which no request waits
-MAX_TURNS = 1_000  # unread turns are counted up to this number
-TOOL_ATOM = b"t"  # the kind of the atom of a tool's result
+# The exchanges that one statement reads. Chosen, not measured.
+_BATCH_EXCHANGES = 32
+# How long an exchange may wait for its reply; later it will not get one. Chosen, not measured.
+_OPEN_S = 3_600.0
+# The deadline of a read, for which no request waits. Chosen, not measured.
+_READ_MS = 5_000.0
+# Unread turns are counted up to this number.
+MAX_TURNS = 1_000
+# The kind of the atom of a tool's result.
+TOOL_ATOM = b"t"
 # The columns of `unread` after those of `{shown}`.
 _FULL, _IS_FOLLOWED, _RUN_STATE = -3, -2, -1
 
@@ -79,9 +84,11 @@ class Readers(Group):
                 return None
             cursor = await cursor_of(connection, memory_row, reader)
             last = agent.next_seq if upto is None else upto
-            rows = await connection.rows(SQL["unread"], (USER_ATOM, memory_row, cursor, last, _BATCH))
+            rows = await connection.rows(
+                SQL["unread"], (USER_ATOM, memory_row, cursor, last, _BATCH_EXCHANGES)
+            )
             batch = _UnreadBatch(self._rules, limit_chars, message_chars, end=cursor)
-            is_more = len(rows) == _BATCH
+            is_more = len(rows) == _BATCH_EXCHANGES
             is_waiting = False
             for row, (exchange, is_shared, _) in zip(rows, make_shown_exchanges(rows), strict=True):
                 is_left = row[_RUN_STATE] == "left"

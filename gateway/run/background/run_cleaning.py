@@ -15,8 +15,8 @@ from storage.sql.store import Store
 
 # How long the texts of a run are retained after its end. Chosen, not measured.
 RETENTION_S = 3 * 3600.0
-# The runs that one step cleans up after.
-_PAGE = 64
+# The runs that one step cleans up after. Chosen, not measured.
+_STEP_RUNS = 64
 # The least pause between two steps.
 _MIN_PAUSE_S = 1.0
 
@@ -37,7 +37,7 @@ class RunCleaning:
         """Cleans up after the runs that are due. Returns the seconds until the next step."""
         texts = self.store.run_texts
         now = self.now()
-        if await texts.drop_texts(now - RETENTION_S, _PAGE) == _PAGE:
+        if await texts.drop_texts(now - RETENTION_S, _STEP_RUNS) == _STEP_RUNS:
             return _MIN_PAUSE_S
         first_end = await texts.find_first_end()
         # A run that ends from now on is due after this time at the earliest.
