@@ -504,6 +504,18 @@ def test_a_list_of_what_is_left_says_how_many_it_does_not_show(operator: Operato
         assert (f"{left} more" in gone) == (left > 0)
 
 
+def test_a_preview_of_a_fact_leads_to_that_of_the_fact_with_its_message(operator: Operator) -> None:
+    agent = speak(operator.world, "The password of my portal is Blume77.", talk="c1")
+    (fact,) = learn(operator.world, agent, "The password of Alice's portal is Blume77.")
+    path = f"m/{agent.uid}/forget"
+    shown = page(operator, f"{path}?fact={fact}")
+    (both,) = re.findall(r'href="(\?[^"]*)">Forget message 1 too', shown)
+    will_go = operator.twin(path + unescape(both))["will_go"]
+    assert (will_go["messages"], will_go["facts"]) == (1, 1)
+    operator.post(path + unescape(both), confirm="2")
+    assert lead(page(operator, f"m/{agent.uid}/words?q=Blume77")) == "Nothing that is stored says “Blume77”."
+
+
 def test_a_preview_shows_the_replies_that_were_made_with_a_message(
     upstream: StrictUpstream, operator: Operator
 ) -> None:
