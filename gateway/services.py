@@ -47,6 +47,7 @@ from gateway.steady_clock import SteadyClock
 from gateway.trace_factory import make_tracer
 from gateway.traces.otlp import OtlpSettings
 from gateway.web.body import BodyReader
+from storage.database import StoreHealth
 from storage.errors import StoreError, Unavailable
 from storage.listing import NamedAgent
 from storage.records import OPERATOR
@@ -339,7 +340,9 @@ def _log_responses(upstream: str, provider: Provider) -> None:
 
 
 def _log_failure(fault: Unavailable) -> None:
-    _log.error("Requests are answered without memory until the database works again: %s", fault.message)
+    is_read_only = StoreHealth(fault.status).is_read_only
+    consequence = "Nothing new is stored" if is_read_only else "Requests are answered without memory"
+    _log.error("%s until the database works again: %s", consequence, fault.message)
 
 
 def _watch_store(metrics: Metrics, store: Store) -> None:

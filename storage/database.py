@@ -36,6 +36,11 @@ class StoreHealth(Struct, frozen=True):
         """True while operations succeed, if slowly."""
         return self.status in ("ok", "slow")
 
+    @property
+    def is_read_only(self) -> bool:
+        """True while reads succeed, and writes fail for want of room or rights."""
+        return self.status in ("full", "readonly")
+
 
 T = TypeVar("T")
 

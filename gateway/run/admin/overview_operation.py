@@ -107,7 +107,8 @@ class OverviewOperation(Struct, frozen=True):
         log = self.log
         figures = log.figures.last_hour(log.now(), project)
         passed_over = self.passed_over()
-        is_up = self.store.health.is_up
+        health = self.store.health
+        is_up, is_read_only = health.is_up, health.is_read_only
         is_complete = True
         jobs = JobCounts(None, None)
         replies: tuple[RequestRecord, ...] = ()
@@ -121,8 +122,10 @@ class OverviewOperation(Struct, frozen=True):
         except (TooSlow, Busy):
             is_complete = False
         except StoreError:
-            is_up = False
-        problems = _find_problems(figures, passed_over, jobs, is_up=is_up, is_complete=is_complete)
+            is_up = is_read_only = False
+        problems = _find_problems(
+            figures, passed_over, jobs, is_up=is_up, is_read_only=is_read_only, is_complete=is_complete
+        )
         is_down = not is_up or (bool(passed_over) and all(passed_over.values()))
         return OverviewRecord(
             state="down" if is_down else "degraded" if problems else "well",
@@ -149,11 +152,14 @@ def _find_problems(
     jobs: JobCounts,
     *,
     is_up: bool,
+    is_read_only: bool,
     is_complete: bool,
 ) -> list[Problem]:
     """Returns what is wrong, the worst first. is_complete: all of the overview was read in time."""
     problems: list[Problem] = []
-    if not is_up:
+    if is_read_only:
+        problems.append(Problem("The database cannot be written: nothing new is stored.", "requests"))
+    elif not is_up:
         problems.append(Problem("The database cannot be used: replies go on without memory.", "requests"))
     if (upstream_problem := _upstream_problem(passed_over)) is not None:
         problems.append(upstream_problem)

@@ -72,10 +72,12 @@ def test_the_state_of_the_store_is_known_without_a_request_that_uses_it(
         assert shown() == ("ok", "ok", True)
         gateway.call(fill_up())
         becomes(lambda: shown() == ("degraded", "full", False))
+        overview = gateway.call(gateway.app.services.page.overview.show())
+        assert overview.sentence == "The database cannot be written: nothing new is stored."
         disk.full = False
         becomes(lambda: shown() == ("ok", "ok", True))
     failed, works = caplog.messages
-    assert failed.startswith("Requests are answered without memory until the database works again: ")
+    assert failed.startswith("Nothing new is stored until the database works again: ")
     assert works.startswith("The database works again, after: ")
 
 
