@@ -554,7 +554,7 @@ TOO_LARGE: dict[str, tuple[bytes, list[str | int]]] = {
     ),
     "a folder's metadata": (
         changed(lambda f: f["sources"][0].update(metadata=WIDE)),
-        ["sources", "metadata"],
+        ["sources", 0, "metadata"],
     ),
     "a passage's metadata": (
         changed(
@@ -562,7 +562,7 @@ TOO_LARGE: dict[str, tuple[bytes, list[str | int]]] = {
                 mnemogate=json.dumps({"agents": {"agent-0": {"passages": [{"text": "a", "metadata": WIDE}]}}})
             )
         ),
-        ["metadata", "mnemogate", "agents", "passages", "metadata"],
+        ["metadata", "mnemogate", "agents", "passages", 0, "metadata"],
     ),
 }
 

@@ -15,7 +15,7 @@ from gateway.agents.agent_file.file_messages import FileMessage
 from gateway.agents.api.groups import Count
 from gateway.agents.api.identities import CreateIdentity
 from gateway.agents.registry.archives import MAX_MEMORIES_SEARCHED
-from gateway.agents.wire.struct_fields import MAX_PARTS, NO_SECRETS, ONE_PROJECT, Form, Maybe
+from gateway.agents.wire.struct_fields import BOUNDED_LIST, NO_SECRETS, ONE_PROJECT, Form, Maybe
 
 # Where the file and its extension are in the request, for errors.
 FILE_FIELD = ("body", "file")
@@ -48,10 +48,10 @@ class FileAgent(msgspec.Struct):
     id: str
     name: FileName | None = None
     agent_type: str | None = None
-    tool_ids: Annotated[list[str], MAX_PARTS] | None = None
-    block_ids: Annotated[list[str], MAX_PARTS] | None = None
-    source_ids: Annotated[list[str], MAX_PARTS] | None = None
-    tags: Annotated[list[_Tag], MAX_PARTS] | None = None
+    tool_ids: Annotated[list[str], BOUNDED_LIST] | None = None
+    block_ids: Annotated[list[str], BOUNDED_LIST] | None = None
+    source_ids: Annotated[list[str], BOUNDED_LIST] | None = None
+    tags: Annotated[list[_Tag], BOUNDED_LIST] | None = None
     messages: list[FileMessage] | None = None
     tool_exec_environment_variables: dict[str, str | None] | None = None
     secrets: dict[str, str | None] | None = None
@@ -89,7 +89,7 @@ class FileOfSource(msgspec.Struct):
 
 class FilePassage(msgspec.Struct):
     text: Annotated[str, Meta(min_length=1)]
-    tags: Annotated[list[str], MAX_PARTS] = []
+    tags: Annotated[list[str], BOUNDED_LIST] = []
     metadata: dict[str, Any] = {}
     created_at: str | None = None
 
@@ -141,7 +141,7 @@ class AgentExtension(msgspec.Struct):
     message_buffer_min: int | None = None
     passages: list[FilePassage] = []
     archives: Annotated[list[FileArchive], Meta(max_length=MAX_MEMORIES_SEARCHED - 1)] = []
-    identities: Annotated[list[FileIdentity], MAX_PARTS] = []
+    identities: Annotated[list[FileIdentity], BOUNDED_LIST] = []
     conversations: Annotated[list[FileConversation], _MAX_FILE_PARTS] = []
 
 

@@ -20,8 +20,8 @@ from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.send import read_initial_messages
 from gateway.agents.wire.sent_values import sent_fields, sent_or
 from gateway.agents.wire.struct_fields import (
+    BOUNDED_LIST,
     HOSTED,
-    MAX_PARTS,
     NO_SECRETS,
     ONE_PROJECT,
     READ_ONLY,
@@ -29,7 +29,7 @@ from gateway.agents.wire.struct_fields import (
     Maybe,
     NoEffect,
     check_size,
-    honoured_in,
+    partly_honoured,
     refused,
 )
 from gateway.checked import Fault
@@ -56,7 +56,7 @@ SETTINGS_TYPES: dict[str, tuple[type, ...]] = {
     "thinking": (dict,), "max_output_tokens": (int,), "effort": (str,), "reasoning": (dict,),
 }  # fmt: skip
 _TOKEN_LIMITS = frozenset({"max_tokens", "max_output_tokens"})
-SETTINGS = honoured_in(*SETTINGS_TYPES, "provider_type")
+SETTINGS = partly_honoured(*SETTINGS_TYPES, "provider_type")
 
 
 class FillerBody(Body):
@@ -87,8 +87,8 @@ _Tokens = Annotated[int, Meta(ge=1, le=100_000_000)]
 _Messages = Annotated[int, Meta(ge=1, le=1_000_000)]
 # An agent is made in one transaction, and other writes wait for it, so each list is limited. Not measured: a prompt
 # has room for some hundred blocks or tools.
-_Names = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], MAX_PARTS]
-_Ids = Annotated[list[str], MAX_PARTS]
+_Names = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], BOUNDED_LIST]
+_Ids = Annotated[list[str], BOUNDED_LIST]
 
 
 class UpdateAgent(Body):
@@ -101,7 +101,7 @@ class UpdateAgent(Body):
     hidden: Maybe[bool] = UNSET
     system: Maybe[str] = UNSET
     model: Maybe[Annotated[str, Meta(pattern=r"\S", max_length=200)]] = UNSET
-    llm_config: Annotated[dict[str, Any] | None, honoured_in(*_LLM_TYPES)] | UnsetType = UNSET
+    llm_config: Annotated[dict[str, Any] | None, partly_honoured(*_LLM_TYPES)] | UnsetType = UNSET
     model_settings: Annotated[dict[str, Any] | None, SETTINGS] | UnsetType = UNSET
     context_window_limit: Maybe[WindowTokens] = UNSET
     max_tokens: Maybe[_Tokens] = UNSET
@@ -113,7 +113,7 @@ class UpdateAgent(Body):
     folder_ids: Maybe[_Ids] = UNSET
     source_ids: Maybe[_Ids] = UNSET
     identity_ids: Maybe[_Ids] = UNSET
-    tool_rules: Maybe[Annotated[list[ToolRuleBody], MAX_PARTS]] = UNSET
+    tool_rules: Maybe[Annotated[list[ToolRuleBody], BOUNDED_LIST]] = UNSET
     message_buffer_autoclear: Maybe[bool] = UNSET
     message_buffer_limit: Maybe[_Messages] = UNSET
     message_buffer_min: Maybe[_Messages] = UNSET
@@ -146,11 +146,11 @@ class CreateAgent(UpdateAgent):
     """A new agent."""
 
     agent_type: Maybe[AgentType] = UNSET
-    memory_blocks: Maybe[Annotated[list[AgentBlock], MAX_PARTS]] = UNSET
+    memory_blocks: Maybe[Annotated[list[AgentBlock], BOUNDED_LIST]] = UNSET
     tools: Maybe[_Ids] = UNSET
     include_base_tools: Maybe[bool] = UNSET
     include_base_tool_rules: Maybe[bool] = UNSET
-    initial_message_sequence: Maybe[Annotated[list[dict[str, Any]], MAX_PARTS]] = UNSET
+    initial_message_sequence: Maybe[Annotated[list[dict[str, Any]], BOUNDED_LIST]] = UNSET
 
     from_template: Annotated[str | None, HOSTED] | UnsetType = UNSET
     template: Annotated[bool | None, HOSTED] | UnsetType = UNSET

@@ -13,7 +13,7 @@ from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import ORIGIN, AgentsApi
 from gateway.agents.wire.sent_values import sent_fields, sent_or, sent_or_none
 from gateway.agents.wire.shown_values import iso_time
-from gateway.agents.wire.struct_fields import MAX_PARTS, NO_TEMPLATES, ONE_PROJECT, Body, Maybe, NoEffect
+from gateway.agents.wire.struct_fields import BOUNDED_LIST, NO_TEMPLATES, ONE_PROJECT, Body, Maybe, NoEffect
 from gateway.core import ids
 from gateway.errors import BadRequest
 from storage.listing import BlockChange, BlockEntry, BlockFilter
@@ -40,7 +40,7 @@ class UpdateBlock(Body):
     limit: Maybe[_Limit] = UNSET
     read_only: Maybe[bool] = UNSET
     metadata: Maybe[dict[str, Any]] = UNSET
-    tags: Maybe[Annotated[list[str], MAX_PARTS]] = UNSET
+    tags: Maybe[Annotated[list[str], BOUNDED_LIST]] = UNSET
     hidden: Maybe[bool] = UNSET
     is_template: Annotated[bool | None, NO_TEMPLATES] | UnsetType = UNSET
     template_name: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET

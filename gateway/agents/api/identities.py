@@ -18,7 +18,7 @@ from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.wire.sent_values import sent_fields, sent_or, sent_or_none
 from gateway.agents.wire.struct_fields import (
-    MAX_PARTS,
+    BOUNDED_LIST,
     ONE_PROJECT,
     Body,
     Entry,
@@ -53,7 +53,7 @@ class PropertyBody(Entry):
     type: Literal["string", "number", "boolean", "json"]
 
 
-_Properties = Annotated[list[PropertyBody], MAX_PARTS]
+_Properties = Annotated[list[PropertyBody], BOUNDED_LIST]
 
 
 class UpdateIdentity(Body):

@@ -15,7 +15,7 @@ from gateway.agents.registry.archives import Archives, PassageView
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.sent_values import sent_or_none
 from gateway.agents.wire.shown_values import iso_time
-from gateway.agents.wire.struct_fields import MAX_PARTS, Body, Maybe, NoEffect
+from gateway.agents.wire.struct_fields import BOUNDED_LIST, Body, Maybe, NoEffect
 from gateway.checked import Fault, Path
 from gateway.core import ids
 from gateway.core.dates import parse_moment
@@ -25,7 +25,7 @@ from storage.records import Agent, Definition, DefinitionKind
 
 _DEFAULT_RESULTS = 5  # of a search without `top_k`, as on Letta's server
 _Name = Annotated[str, Meta(min_length=1, max_length=200)]
-_Tags = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], MAX_PARTS]
+_Tags = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], BOUNDED_LIST]
 
 
 class CreatePassage(Body):

@@ -1,8 +1,8 @@
 """Reads the bodies of the agents API into structs, which also describe them in `/openapi.json`.
 
-Each field has one of three verdicts. Most are honoured. `NoEffect` ones are stored and given back, without effect here;
-the reply's `x-mnemogate-kept` names those that were sent. `Refused` ones are answered with a 400 that says why. A
-field that no struct has is a 422.
+Each field has a verdict. Most fields are honoured. `NoEffect` ones are stored and given back, without effect here; of
+objects that are `partly_honoured`, so are the other fields; the reply's `x-mnemogate-kept` names those that were sent.
+`refused` ones are answered with a 400 that says why. A field that no struct has is a 422.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _MAX_REPORTED_NAMES: Final = 50
 # The most bytes of a JSON object with names that its sender chooses, such as `metadata`. It is read and written with
 # each row that has it: 300,000 names block the loop for 0.2 s each time, and as many names as fit here for 0.02 s.
 MAX_OBJECT_BYTES: Final = 256 * 1024
-# The most texts in a list of names or ids.
-MAX_PARTS: Final = Meta(max_length=1_000)
+# The most entries of a list of names or ids.
+BOUNDED_LIST: Final = Meta(max_length=1_000)
 
 T = TypeVar("T")
 # The type of a field that may be left out (UNSET, its default), or be null.
@@ -40,9 +40,9 @@ Maybe: TypeAlias = T | UnsetType | None
 NoEffect: TypeAlias = Annotated[T | None, Meta(extra_json_schema={_VERDICT: "no effect"})] | UnsetType
 
 
-def honoured_in(*honoured: str) -> Meta:
+def partly_honoured(*fields: str) -> Meta:
     """Returns the annotation of an object of which these fields have effect; the rest are stored."""
-    return Meta(extra_json_schema={_VERDICT: "partly honoured", _HONOURED: honoured})
+    return Meta(extra_json_schema={_VERDICT: "partly honoured", _HONOURED: fields})
 
 
 def refused(why: str) -> Meta:
@@ -59,7 +59,7 @@ ONE_PROJECT = refused("A key opens one project, and everything that it makes bel
 
 
 class Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """A body. A field that was not sent is UNSET, so that a null that was sent is known from none."""
+    """A body. A field that was not sent is UNSET, so that a null differs from a field that is missing."""
 
 
 class Form(Body):
@@ -122,17 +122,17 @@ def convert(json: Any, struct_type: type[B], path: Path, *, lax: bool = False) -
         body = checked.convert(json, struct_type, path, strict=not lax)
     except checked.InvalidValue as error:
         raise Unprocessable(worded(error.fault)) from error
-    check_refused(body)
+    _check_refused(body)
     _check_sizes(body, path)
     return body
 
 
 def _check_sizes(body: msgspec.Struct, path: Path) -> None:
-    """Raises: Unprocessable if an object or a list of entries in the body, or in a part of it, is too large."""
-    for prefix, part in _parts(body):
-        for name in _bounded_fields(type(part)):
-            if isinstance(value := getattr(part, name), dict | list):
-                check_size(value, (*path, *prefix.split(".")[:-1], name))
+    """Raises: Unprocessable if an object or a list of entries in the body, or in a struct in it, is too large."""
+    for struct_path, struct in _structs_in(body):
+        for name in _bounded_fields(type(struct)):
+            if isinstance(value := getattr(struct, name), dict | list):
+                check_size(value, (*path, *struct_path, name))
 
 
 def check_size(value: dict[str, Any] | list[Any], path: Path) -> None:
@@ -142,42 +142,51 @@ def check_size(value: dict[str, Any] | list[Any], path: Path) -> None:
         raise Unprocessable(Fault(path, message))
 
 
-def check_refused(body: msgspec.Struct) -> None:
-    """Raises: BadRequest if a field was sent that is refused, in the body or in a part of it."""
-    for prefix, part in _parts(body):
-        for name, why in _refusals(type(part)).items():
+def _check_refused(body: msgspec.Struct) -> None:
+    """Raises: BadRequest if a field was sent that is refused, in the body or in a struct in it."""
+    for path, struct in _structs_in(body):
+        for name, why in _refusals(type(struct)).items():
+            value = getattr(struct, name)
             # Null, false and empty are what the client's own defaults send: they ask for nothing.
-            if getattr(part, name) is not UNSET and getattr(part, name):
-                raise BadRequest(f"{prefix}{name}: {why}", param=f"{prefix}{name}")
+            if value is not UNSET and value:
+                raise BadRequest(f"{_dotted_name(path, name)}: {why}", param=_dotted_name(path, name))
 
 
 def sent_without_effect(body: msgspec.Struct) -> list[str]:
-    """Returns the names of the fields that were sent and have no effect here; of a part's as `blocks.hidden`."""
+    """Returns the names of the fields that were sent and have no effect here; those of an entry as `blocks.hidden`."""
     names: dict[str, None] = {}
-    for prefix, part in _parts(body):
-        for name, honoured in _fields_without_effect(type(part)).items():
-            value = getattr(part, name)
+    for path, struct in _structs_in(body):
+        for name, honoured in _fields_without_effect(type(struct)).items():
+            value, dotted = getattr(struct, name), _dotted_name(path, name)
             if value is UNSET or value is None:
                 continue
             if honoured is None:
-                names[f"{prefix}{name}"] = None
+                names[dotted] = None
             elif isinstance(value, dict):
-                names |= {
-                    f"{prefix}{name}.{key}": None for key in value if value[key] and key not in honoured
-                }
+                names |= {f"{dotted}.{key}": None for key in value if value[key] and key not in honoured}
     # They are named in a header.
     return [name for name in names if _NAME.fullmatch(name)][:_MAX_REPORTED_NAMES]
 
 
-def _parts(body: msgspec.Struct, prefix: str = "") -> Iterator[tuple[str, msgspec.Struct]]:
-    """Yields a body and the parts that it has, each with its name and a dot."""
-    yield prefix, body
-    for name in _nested(type(body)):
+def _structs_in(body: msgspec.Struct, path: Path = ()) -> Iterator[tuple[Path, msgspec.Struct]]:
+    """Yields a body and the structs in it, each with its path: names of fields and indices in lists.
+
+    A key of an object is left out of paths: its sender has chosen it.
+    """
+    yield path, body
+    for name in _struct_fields(type(body)):
         value = getattr(body, name)
-        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else (value,)
-        for part in parts:
-            if isinstance(part, msgspec.Struct):
-                yield from _parts(part, f"{prefix}{name}.")
+        entries = value if isinstance(value, list) else [value]
+        if isinstance(value, dict):
+            entries = [*value.values()]
+        for n, entry in enumerate(entries):
+            if isinstance(entry, msgspec.Struct):
+                yield from _structs_in(entry, (*path, name, n) if isinstance(value, list) else (*path, name))
+
+
+def _dotted_name(path: Path, name: str) -> str:
+    """Returns the name of a field for a header or a refusal, without indices."""
+    return ".".join([*(key for key in path if isinstance(key, str)), name])
 
 
 @cache
@@ -218,8 +227,8 @@ def _fields_without_effect(struct_type: type[msgspec.Struct]) -> dict[str, tuple
 
 
 @cache
-def _nested(struct_type: type[msgspec.Struct]) -> tuple[str, ...]:
-    """Returns the names of the fields that hold parts of a body."""
+def _struct_fields(struct_type: type[msgspec.Struct]) -> tuple[str, ...]:
+    """Returns the names of the fields that hold structs."""
     return tuple(name for name, hint in checked.field_types(struct_type).items() if _has_struct(hint))
 
 

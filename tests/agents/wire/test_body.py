@@ -10,11 +10,12 @@ from msgspec import UNSET, Meta, UnsetType
 from gateway.agents.wire.faults import LettaErrors, Unprocessable, fault_json
 from gateway.agents.wire.sent_values import sent_fields
 from gateway.agents.wire.struct_fields import (
+    MAX_OBJECT_BYTES,
     Body,
     NoEffect,
     convert,
-    honoured_in,
     list_fields,
+    partly_honoured,
     read_body,
     refused,
     sent_without_effect,
@@ -26,6 +27,7 @@ class Inner(Body):
     label: str
     size: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
     plain: NoEffect[str] = UNSET
+    notes: dict[str, Any] | UnsetType = UNSET
     other: Annotated[str | None, refused("Nor this.")] | UnsetType = UNSET
 
 
@@ -35,7 +37,7 @@ class Outer(Body):
     words: list[str] | UnsetType = UNSET
     one: Inner | UnsetType | None = UNSET
     quiet: NoEffect[str] = UNSET
-    partly: Annotated[dict[str, Any] | None, honoured_in("heat")] | UnsetType = UNSET
+    partly: Annotated[dict[str, Any] | None, partly_honoured("heat")] | UnsetType = UNSET
     never: Annotated[str | None, refused("It cannot be.")] | UnsetType = UNSET
 
 
@@ -64,6 +66,13 @@ def test_a_fault_says_where_it_lies(data: bytes, loc: tuple[Any, ...], kind: str
     assert (fault.path, fault.kind) == (loc, kind)
     body = LettaErrors().body(refusal.value)
     assert b'"detail":[{"type":"' + kind.encode() in body
+
+
+def test_a_too_large_object_in_an_entry_is_named_with_the_index_of_the_entry() -> None:
+    inner = [{"label": "x"}, {"label": "y", "notes": {"text": "z" * MAX_OBJECT_BYTES}}]
+    with pytest.raises(Unprocessable) as refusal:
+        convert({"name": "a", "inner": inner}, Outer, ("body",))
+    assert refusal.value.fault.path == ("body", "inner", 1, "notes")
 
 
 @pytest.mark.parametrize(("name", "said"), [("nmae", "; did you mean 'name'?"), ("colour", "")])
