@@ -82,7 +82,7 @@ def answer(body: Mapping[str, Any]) -> ScriptedMessage | ScriptedFailure:
     memory_tool = next((name for name in tools if _INSERT_TOOL.search(name)), None)
     if calls := (*_make_memory_calls(question, memory_tool), *_make_asked_calls(question, tools)):
         return ScriptedMessage(None, calls)
-    text = _find_lines_about(messages, question) or _make_introduction(
+    text = _select_lines_about(messages, question) or _make_introduction(
         messages, question, has_memory_tool=memory_tool is not None, has_tools=bool(tools)
     )
     return _make_reply(text, body, speaks_by_tool=speaks_by_tool)
@@ -160,7 +160,7 @@ def _read_question(messages: Sequence[Mapping[str, Any]]) -> str:
     return _NOTE.sub("", _read_text(users[-1])).strip() if users else ""
 
 
-def _find_lines_about(messages: Sequence[Mapping[str, Any]], question: str) -> str:
+def _select_lines_about(messages: Sequence[Mapping[str, Any]], question: str) -> str:
     """Returns an answer with the lines that share most words with the question; "": no line shares any."""
     stems = _find_stems(question)
     if not stems and question.endswith(_QUESTION_MARKS):

@@ -504,3 +504,28 @@ def test_a_property_is_described_as_a_value() -> None:
         f"{m}: {node.name}" for m, node in properties if (ast.get_docstring(node) or "").startswith("Returns")
     ]
     assert not found, f"begin these with a noun, or with True if: {found}"
+
+
+# What a `find_x` returns: None or an empty collection where there is nothing (`Messages`, `Hits`: structs of many).
+_MAY_BE_NOTHING = re.compile(r"\| None$|\[|Any|Json|Messages|Hits")
+# Methods of libraries' classes that we override.
+_OVERRIDES = {"get_help_option", "get_pipe_transport", "get_returncode"}
+
+
+def test_a_look_up_is_named_by_what_it_does_where_there_is_nothing() -> None:
+    """`find_x` returns None or nothing, `get_x` raises, and `load_x` reads many or builds from rows."""
+    count, wrong = 0, []
+    for module, path in _modules():
+        for node in ast.walk(tree(path)):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.returns is None:
+                continue
+            verb = re.match(r"_?(find|get|load)_(?!or_)", node.name)
+            if verb is None or node.name in _OVERRIDES:
+                continue
+            count += 1
+            returned = ast.unparse(node.returns)
+            may_be_none = returned.endswith("| None")
+            if not _MAY_BE_NOTHING.search(returned) if verb[1] == "find" else may_be_none:
+                wrong.append(f"{module}: {node.name} -> {returned}")
+    assert count > 400
+    assert not wrong, f"call these find_, get_ or load_ by what they return: {wrong}"

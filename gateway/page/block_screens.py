@@ -121,7 +121,7 @@ class _BlockScreens(Struct, frozen=True):
                     return await self._redirect(request, access)  # the form was sent twice
                 parts = await asyncio.to_thread(diff_words, form.value, block_page.block.value)
                 conflict = shortened_diff(parts)
-            words = _find_sought_words(request, access, block_page)
+            words = _read_sought_words(request, access, block_page)
             refused = _RefusedEdit(form.value, conflict)
             return await self._make_view(block_page, access, words=words, error=error, refused_edit=refused)
         return await self._redirect(request, access)
@@ -251,7 +251,7 @@ class _BlockScreens(Struct, frozen=True):
     async def _redirect(self, request: ScreenRequest, access: MemoryAccess) -> ActionResult:
         """Answers a change that was made: for a program the block, for a browser a redirect to its screen."""
         block_page = await self._read_block_page(request, access)
-        words = _find_sought_words(request, access, block_page)
+        words = _read_sought_words(request, access, block_page)
         query = f"?words={quote(words, safe='')}" if words else ""
         return ActionResult(block_page.block, access.path("b", block_page.block.label) + query + SAVED)
 
@@ -298,7 +298,7 @@ def _find_correction(block_page: BlockPage) -> _Correction | None:
     return _Correction(old=previous.value, new=newest.value)
 
 
-def _find_sought_words(request: ScreenRequest, access: MemoryAccess, block_page: BlockPage) -> str:
+def _read_sought_words(request: ScreenRequest, access: MemoryAccess, block_page: BlockPage) -> str:
     """Returns the words that led to the screen with the form of a change (`BlockQuery.words`); "": none did."""
     path, _, query = request.referrer.partition("?")
     if path != access.path("b", block_page.block.label):

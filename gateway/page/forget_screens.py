@@ -174,7 +174,7 @@ class _ForgetScreens(Struct, frozen=True):
         access = access_of(request)
         if request.query.keep:
             raise BadRequest("Facts that stay are named in the form, not in the address.", param="keep")
-        came_from = _find_screen_before(access, form.came_from)
+        came_from = _read_screen_before(access, form.came_from)
         confirm = None if form.confirm is None else str(form.confirm)
         try:
             before = await self._read_before(request, access, came_from)
@@ -202,7 +202,7 @@ class _ForgetScreens(Struct, frozen=True):
         if request.is_twin or access.is_person or kind == "all":
             return _BeforeForgetting()
         name = await self.views.get_name(access.project, access.uid)
-        sought_words = await self._find_sought_words(access, came_from)
+        sought_words = await self._read_sought_words(access, came_from)
         stays = await self.forgetting.list_remaining(
             access.project, access.uid, kind, value, words=sought_words
         )
@@ -217,13 +217,13 @@ class _ForgetScreens(Struct, frozen=True):
         sought_words = before.sought_words
         next_link = _NextLink("people", "All people")
         if not is_all:
-            next_link = await self._find_next_link(access, query, came_from, sought_words)
-        correction = "" if is_all else await self._find_correction(access, query, came_from)
+            next_link = await self._choose_next_link(access, query, came_from, sought_words)
+        correction = "" if is_all else await self._read_correction(access, query, came_from)
         remaining = hidden = None
         if sought_words:
             remaining = await self.word_searches.count_remaining(access.project, access.uid, sought_words)
         if remaining is not None and not remaining.total:
-            hidden = await self.word_searches.hidden_texts.find(access.project, access.uid, sought_words)
+            hidden = await self.word_searches.hidden_texts.search(access.project, access.uid, sought_words)
         next_texts = remaining.items if remaining else ()
         next_preview = None
         # Whoever ticked some texts of a list may have left the others on purpose.
@@ -250,7 +250,7 @@ class _ForgetScreens(Struct, frozen=True):
             next_preview=next_preview,
         )
 
-    async def _find_next_link(
+    async def _choose_next_link(
         self, access: MemoryAccess, query: ForgetQuery, came_from: str, sought_words: str
     ) -> _NextLink:
         """Returns where the page of a forgetting leads. sought_words: as in `_BeforeForgetting`."""
@@ -258,7 +258,7 @@ class _ForgetScreens(Struct, frozen=True):
             return _link_back(access, query, came_from)
         return _link_to_words(access, sought_words) if sought_words else _link_back(access, query, "")
 
-    async def _find_correction(self, access: MemoryAccess, query: ForgetQuery, screen: str) -> str:
+    async def _read_correction(self, access: MemoryAccess, query: ForgetQuery, screen: str) -> str:
         """Returns the text of the fact or block that was corrected on a screen, as far as it is left; "": none was."""
         path = screen.partition("?")[0]
         if path.startswith(access.path("b") + "/"):
@@ -282,7 +282,7 @@ class _ForgetScreens(Struct, frozen=True):
         stays = tuple(each for each in shown.preview.stays if not _is_search(access, each.href))
         return shown._replace(preview=replace(shown.preview, stays=stays))
 
-    async def _find_sought_words(self, access: MemoryAccess, came_from: str) -> str:
+    async def _read_sought_words(self, access: MemoryAccess, came_from: str) -> str:
         """Returns the words that the visitor wants to be rid of, text by text; "": they are not known.
 
         A search has looked for these words, or a correction has taken them out of a fact. The sentence of a trial of
@@ -294,7 +294,7 @@ class _ForgetScreens(Struct, frozen=True):
         if path.startswith(access.path("b") + "/"):
             return next(iter(parse_qs(query).get("words", ())), "")
         page = await self._find_fact(access, came_from)
-        return "" if page is None else await self.lost_words.find(access.project, access.uid, page)
+        return "" if page is None else await self.lost_words.collect(access.project, access.uid, page)
 
     async def _shows_forgotten_fact(self, access: MemoryAccess, screen: str) -> bool:
         """Returns whether a screen shows a fact that is gone: a correction goes with its sources."""
@@ -364,8 +364,8 @@ class _ForgetScreens(Struct, frozen=True):
         """
         access = access_of(request)
         kind, value = request.query.target
-        came_from = _find_screen_before(access, came_from)
-        sought_words = await self._find_sought_words(access, came_from)
+        came_from = _read_screen_before(access, came_from)
+        sought_words = await self._read_sought_words(access, came_from)
         shown = await self._preview_with_changes(access, kind, value, sought_words)
         preview = shown.preview
         name, name_line = "you", None
@@ -380,7 +380,7 @@ class _ForgetScreens(Struct, frozen=True):
             error,
             fields=fields_of(replace(request.query, keep=())),
             came_from=came_from,
-            back=came_from + fragment if came_from else _find_usual_screen(access, preview),
+            back=came_from + fragment if came_from else _choose_usual_screen(access, preview),
             memory_name=name,
             name_line=name_line,
             changes=shown.changes,
@@ -418,7 +418,7 @@ def _make_heading(preview: ForgetPreview, name: str) -> str:
     return f"Forget {target.kind} {target.id}"
 
 
-def _find_screen_before(access: MemoryAccess, address: str) -> str:
+def _read_screen_before(access: MemoryAccess, address: str) -> str:
     """Returns the screen that led to a preview, relative to /ui/; "": it is unknown, or none to go back to."""
     address = safe_next(address)
     path, memory_path = address.partition("?")[0], access.path()
@@ -450,7 +450,7 @@ def _link_to_words(access: MemoryAccess, words: str) -> _NextLink:
     return _NextLink(f"{access.path('words')}?q={quote(words, safe='')}", f"On to {_SCREEN_NAMES['words']}")
 
 
-def _find_usual_screen(access: MemoryAccess, preview: ForgetPreview) -> str:
+def _choose_usual_screen(access: MemoryAccess, preview: ForgetPreview) -> str:
     """Returns the screen that leads to a preview as a rule, where it is not known which one did."""
     match preview.target.kind:
         case "fact":

@@ -273,10 +273,10 @@ class _MemoryScreens(Struct, frozen=True):
             speakers=await self.views.conversations.load_speakers(access.project, access.uid, hits),
         )
 
-    async def find_words(self, request: ScreenRequest, query: WordsQuery) -> View:
+    async def search_words(self, request: ScreenRequest, query: WordsQuery) -> View:
         memory = await self._open_memory(request)
         access = memory.access
-        search = await self.operations.words.find(
+        search = await self.operations.words.search(
             access.project,
             access.uid,
             query.q,
@@ -347,7 +347,7 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
         routes.action("facts", memory.add_fact, AddFactForm, "correct"),
         routes.screen("conversations", memory.show_conversations, ListQuery),
         routes.screen("passages", memory.show_passages, ListQuery),
-        routes.screen("words", memory.find_words, WordsQuery, searches=True),
+        routes.screen("words", memory.search_words, WordsQuery, searches=True),
         routes.screen("export.jsonl", memory.export, right="export", has_twin=False),
         routes.screen("export.html", memory.export_readable, right="export", has_twin=False),
     ]

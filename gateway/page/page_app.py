@@ -43,7 +43,6 @@ from gateway.page.page_request import (
     PREFIX,
     Bodies,
     PageRequest,
-    find_typed_text,
     make_next,
     read_bearer,
     read_cookies,
@@ -51,6 +50,7 @@ from gateway.page.page_request import (
     read_form,
     read_query,
     read_referrer,
+    read_typed_text,
     resume_at,
 )
 from gateway.page.page_routes import all_routes
@@ -280,7 +280,7 @@ class PageApp:
     async def _read_form(self, request: PageRequest, form_type: type[Struct]) -> Struct:
         """Returns the form that was sent. Raises: CallerError."""
         form = await read_form(self._bodies, request, getattr(form_type, "repeated", ()))
-        request.unsaved_text = "" if request.is_twin else find_typed_text(form)
+        request.unsaved_text = "" if request.is_twin else read_typed_text(form)
         return read_fields(form, form_type, is_text=not request.is_twin)
 
     async def _retain_unsaved(self, request: PageRequest) -> None:
@@ -294,7 +294,7 @@ class PageApp:
                 assert isinstance(route, Action)  # a screen takes no POST
                 form_type = route.form
                 form = await read_form(self._bodies, request, getattr(form_type, "repeated", ()))
-                request.unsaved_text = find_typed_text(form)
+                request.unsaved_text = read_typed_text(form)
                 if resumed := getattr(form_type, "resumed", {}):
                     request.referrer = resume_at(make_next(request), form, resumed)
 

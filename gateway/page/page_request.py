@@ -65,7 +65,7 @@ class PageRequest(Struct):
     token: str | None = None
     # The screen with the link or the form that led here, relative to /ui/; "": unknown.
     referrer: str = ""
-    # The text that was typed into a form (`find_typed_text`), for the page of an error.
+    # The text that was typed into a form (`read_typed_text`), for the page of an error.
     unsaved_text: str = ""
     query: dict[str, Any] = msgspec.field(default_factory=dict)
 
@@ -135,7 +135,7 @@ def read_fields(value: Mapping[str, Any], fields_type: type[S], *, is_text: bool
         raise refusal(error.fault) from error
 
 
-def find_typed_text(form: Mapping[str, str]) -> str:
+def read_typed_text(form: Mapping[str, str]) -> str:
     """Returns the text of a block or a fact, or the name of a key, in a form; "": the form has no such field."""
     return form.get("value") or form.get("text") or form.get("name") or ""
 

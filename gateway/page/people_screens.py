@@ -81,8 +81,8 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
         }
         return View(page, "people.html", _HEADINGS[query.kind], context)
 
-    async def find_words(request: ScreenRequest, query: PeopleWordsQuery) -> View:
-        search = await operations.words.find_people(
+    async def search_words(request: ScreenRequest, query: PeopleWordsQuery) -> View:
+        search = await operations.words.search_people(
             request.visitor.project, query.q, after=query.after, limit=query.limit
         )
         for person in search.items:
@@ -98,5 +98,5 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
 
     return [
         Screen("people", show, PeopleQuery),
-        Screen("people/words", find_words, PeopleWordsQuery, searches=True),
+        Screen("people/words", search_words, PeopleWordsQuery, searches=True),
     ]

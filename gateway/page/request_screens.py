@@ -192,10 +192,10 @@ class _RequestScreens(Struct, frozen=True):
             return await self._view_forgotten(request, error)
         if explained.memory is not None:
             await request.note_read(explained.memory)
-        searched = await self._find_searched(explained, request.visitor.project)
+        searched = await self._load_searching_request(explained, request.visitor.project)
         messages = await self._read_messages(explained)
         turn = _find_turn(messages)
-        blocks, standing = await self._find_blocks(explained), await self._find_standing_facts(explained)
+        blocks, standing = await self._load_blocks(explained), await self._find_standing_facts(explained)
         speakers = await self._find_speakers(searched)
         prompt_texts = [
             *_list_prompt_texts(searched, speakers, blocks, standing),
@@ -205,7 +205,7 @@ class _RequestScreens(Struct, frozen=True):
         words = ""  # of the reply, which neither its question nor a text of the prompt has
         if not repeated:
             known_texts = [_text_of("user", turn), *(each.text for each in prompt_texts)]
-            words = await self.operations.words.find_words_without(
+            words = await self.operations.words.select_words_without(
                 _text_of("assistant", turn)[:_MAX_CHARS], [each[:_MAX_CHARS] for each in known_texts]
             )
             explained = await self._add_texts_before(explained, words)
@@ -296,10 +296,12 @@ class _RequestScreens(Struct, frozen=True):
         if not explained.before_reply:
             return []
         texts = [each.text or "" for each in explained.before_reply]
-        others = set((await self.operations.words.find_words_without(words, texts)).split())
+        others = set((await self.operations.words.select_words_without(words, texts)).split())
         return [word for word in words.split() if word not in others][:_NAMED_WORDS]
 
-    async def _find_searched(self, explained: ExplainedRequest, project: str | None) -> ExplainedRequest:
+    async def _load_searching_request(
+        self, explained: ExplainedRequest, project: str | None
+    ) -> ExplainedRequest:
         """Returns the request that searched memory for the note of a request: itself, or the first one."""
         if isinstance(explained.repeats, UnsetType) or not explained.note:
             return explained
@@ -319,7 +321,7 @@ class _RequestScreens(Struct, frozen=True):
         except UnknownId:
             return {}  # the memory was forgotten meanwhile
 
-    async def _find_blocks(self, explained: ExplainedRequest) -> BlocksSince:
+    async def _load_blocks(self, explained: ExplainedRequest) -> BlocksSince:
         """Returns the blocks as they are now, and which have changed since the request."""
         if explained.memory is None or not _has_section(explained):
             return BlocksSince({}, {})

@@ -54,7 +54,7 @@ class RouteTemplates:
         self._patterns = [(template, pattern) for template, pattern in routes if "{" in template]
         self._fixed_paths = {template for template, _ in routes if "{" not in template}
 
-    def find(self, path: str) -> str:
+    def match(self, path: str) -> str:
         """Returns the template of a path; "": no route has the path."""
         if path in self._fixed_paths:
             return path
@@ -113,7 +113,7 @@ class SpanMaker:
         """Adds the span of a request."""
         receipt, (method, scheme, path) = receipt_spans.receipt, line
         method = method if method in _METHODS else "_OTHER"
-        route = self._templates.find(path)
+        route = self._templates.match(path)
         span = receipt_spans.add_root(f"{method} {route}".rstrip(), Span.SPAN_KIND_SERVER)
         span.text(names.SPAN_KIND, names.KIND_CHAIN)
         span.text(names.METHOD, method)

@@ -122,7 +122,7 @@ class ResponseCallRoute(ForwardedRoute):
             parse,
             bytes(request_body.raw),
             self.chat_route.settings.max_messages,
-            self._find_upstream_tools(head, request_body, scope),
+            self._collect_upstream_tools(head, request_body, scope),
             needs_input=self.needs_input,
             repeated_keys=request_body.repeated_keys,
         )
@@ -181,7 +181,7 @@ class ResponseCallRoute(ForwardedRoute):
             return digest_request(scope, self.chat.resolver.rules, request.body).hex()
         return token_hex(16)
 
-    def _find_upstream_tools(
+    def _collect_upstream_tools(
         self, head: ForwardedHead, request_body: RequestBody, scope: Scope
     ) -> UpstreamTools:
         """Returns the kinds of tools that all upstreams which may answer take.

@@ -49,7 +49,7 @@ class Occurrences(Struct, frozen=True):
     count: int
 
 
-def find_occurrences(
+def collect_occurrences(
     index: Index, layout: IndexLayout, query: QueryTerms, postings: Postings = NO_POSTINGS
 ) -> Occurrences:
     """Returns where the terms of a query are.
@@ -187,4 +187,4 @@ def find_names(
     first_names = dict(islice(names.items(), _NAMES))
     hashes = [key for key in first_names if isinstance(key, int)]
     zeros = [0] * len(first_names)
-    return find_occurrences(index, layout, QueryTerms([*first_names.values()], zeros, zeros, hashes))
+    return collect_occurrences(index, layout, QueryTerms([*first_names.values()], zeros, zeros, hashes))

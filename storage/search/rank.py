@@ -21,7 +21,7 @@ from storage.search.common_words import COMMON_SHARE, least_common, shares_in_ge
 from storage.search.document import ASKS, SLIGHT, USER
 from storage.search.index import Index
 from storage.search.layout import IndexLayout
-from storage.search.occurrences import Occurrences, find_names, find_occurrences
+from storage.search.occurrences import Occurrences, collect_occurrences, find_names
 from storage.search.scores import Scores
 from storage.search.segment import NO_POSTINGS, Postings
 from storage.search.tail import Tail
@@ -110,7 +110,7 @@ def rank(
     layout = index.layout_with(tail or Tail(), skip)
     if index.blob_bytes:
         query_terms = replace(query_terms, hashes=[*hash_terms(query_terms.terms, secret).values()])
-    occurrences = find_occurrences(index, layout, query_terms, postings)
+    occurrences = collect_occurrences(index, layout, query_terms, postings)
     if not layout.end or (not occurrences.count and near is None):
         return []
     scores = Scores(layout, near)

@@ -123,7 +123,7 @@ class ForgetPreviews(Group):
         """
         if target.is_all:
             return PreviewedCounts(await self._count_whole(connection, agent_row))
-        erased = await self._find_erased(connection, agent_row, target)
+        erased = await self._load_erased(connection, agent_row, target)
         texts = await self._read_named_texts(connection, agent_row, target)
         if not (target.facts or target.passages):
             return await self._count_erased(connection, agent_row, erased, messages, texts)
@@ -142,7 +142,7 @@ class ForgetPreviews(Group):
         limit: the most facts that are returned; None: all.
         Facts that the target names itself are among them only if its messages take them as well.
         """
-        erased = await self._find_erased(connection, agent_row, target)
+        erased = await self._load_erased(connection, agent_row, target)
         beginnings = await self._find_beginnings(connection, erased)
         return await self._read_facts(connection, (*erased, *_row_range(beginnings)), limit)
 
@@ -320,7 +320,7 @@ class ForgetPreviews(Group):
             for row in await connection.rows(FORGET_SQL["blocks_seen"], (agent_row, scope[0], scope[1]))
         ]
 
-    async def _find_erased(self, connection: Connection, agent_row: int, target: ForgetTarget) -> _Target:
+    async def _load_erased(self, connection: Connection, agent_row: int, target: ForgetTarget) -> _Target:
         if target.conversation_row is not None:
             return _Target(agent_row, target.conversation_row, [])
         found_rows = [await find_exchange_row(connection, agent_row, seq) for seq in target.messages]

@@ -183,12 +183,12 @@ class Imports(Group):
     async def pass_over(self, agent_row: int, now: float) -> None:
         """Moves readers of a memory past what imports brought that is not to be learned from."""
         # Turns would wait for a transaction that looks through a whole import. What was written meanwhile is little.
-        passing = await self._find_passing(agent_row)
+        passing = await self._load_passing(agent_row)
         if passing.cursors:
             await self._pass_over(agent_row, passing, now)
 
     @long_reads
-    async def _find_passing(self, connection: Connection, agent_row: int) -> _Passing:
+    async def _load_passing(self, connection: Connection, agent_row: int) -> _Passing:
         """Finds the readers that have nothing more to read of a memory."""
         numbers = await find_numbers(connection, agent_row)
         if numbers is None:

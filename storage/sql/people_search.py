@@ -83,7 +83,7 @@ class PeopleSearch(Group):
         self._pages = pages
         self._recall = recall
 
-    async def find(
+    async def search(
         self, project: str | None, query: str, *, before: PageEnd = FIRST_PAGE, limit: int = 20
     ) -> PeopleWithWords:
         """Returns people with a text in their memories that has all words of a query, in any form.

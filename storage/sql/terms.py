@@ -110,11 +110,11 @@ async def mend_terms(connection: Connection, agent_row: int) -> None:
             blob.check_can_add(data, chunk)
         except blob.CorruptIndex:
             await replace_terms(connection, agent_row, chunk, b"")
-            covered = await find_covered(connection, agent_row, chunk)
+            covered = await get_covered(connection, agent_row, chunk)
             await connection.run(SQL["agent_indexed_again"], (covered, agent_row, covered))
 
 
-async def find_covered(connection: Connection, agent_row: int, chunk: int) -> int:
+async def get_covered(connection: Connection, agent_row: int, chunk: int) -> int:
     """Returns the number before the first exchange that has a message in a chunk. It may begin before the chunk."""
     return int(await connection.value(SQL["chunk_begin"], (agent_row, chunk * blob.CHUNK))) - 1
 

@@ -28,7 +28,7 @@ from storage.sql.exchange_rows import make_shown_exchanges
 from storage.sql.group import Group, as_method, effect, long_reads, reads
 from storage.sql.passages import load_passages_and_facts
 from storage.sql.statements import load, rows_of
-from storage.sql.terms import find_covered, forget_terms
+from storage.sql.terms import forget_terms, get_covered
 
 SQL = load("vectors.sql")
 
@@ -213,7 +213,7 @@ async def forget_indexed(connection: Connection, agent_row: int, seqs: Collectio
             # The content of the chunk is unknown, so nothing of it may stay.
             remaining = b""
             await connection.run(
-                SQL["indexed_again"], (await find_covered(connection, agent_row, number), agent_row)
+                SQL["indexed_again"], (await get_covered(connection, agent_row, number), agent_row)
             )
         if stamp is None:
             stamp = await connection.value(SQL["changed"], (agent_row,)) or 0
@@ -307,7 +307,7 @@ class Vectors(Group):
         damaged = await add_vectors(connection, agent_row, model, stamp, added)
         if damaged is not None:
             await connection.run(
-                SQL["indexed_again"], (await find_covered(connection, agent_row, damaged), agent_row)
+                SQL["indexed_again"], (await get_covered(connection, agent_row, damaged), agent_row)
             )
         await connection.run(
             SQL["drop_others"], (agent_row, model, chunk_of(unembedded.upto), _MAX_OLD_CHUNKS)

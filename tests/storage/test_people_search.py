@@ -46,7 +46,7 @@ async def index(store: Store, *speakers: Speaker) -> None:
 
 async def find(store: Store, query: str, project: str | None = None) -> dict[str, str]:
     """Returns the text found of each person, by their names."""
-    found = await store.people_search.find(project, query)
+    found = await store.people_search.search(project, query)
     assert (found.next, found.is_complete) == (None, True)
     return {each.memory.scope.subject: each.message.text for each in found.people}
 
@@ -130,7 +130,7 @@ async def test_people_are_looked_through_in_pages(store: Store, monkeypatch: pyt
         """Returns the names and the number of people looked through, page by page."""
         pages, before = list[tuple[str, int]](), FIRST_PAGE
         while True:
-            found = await store.people_search.find(None, query, before=before, limit=limit)
+            found = await store.people_search.search(None, query, before=before, limit=limit)
             names = " ".join(each.memory.scope.subject[5:] for each in found.people)
             pages.append((names, found.looked_through))
             if found.next is None:
@@ -197,7 +197,7 @@ async def test_a_damaged_index_is_said_and_made_again(store: Store) -> None:
     nadia, tomas = await speak(store)
     await index(store, nadia, tomas)
     await rows(store, "UPDATE terms SET data = ? WHERE agent = ?", (b"damaged", nadia.agent.id))
-    found = await store.people_search.find("default", "Ferri")
+    found = await store.people_search.search("default", "Ferri")
     assert (list(found.people), found.looked_through, found.is_complete) == ([], 2, False)
     await index(store, nadia)
     assert await find(store, "Ferri", "default") == {"user:n-1": "Nadia Ferri here."}

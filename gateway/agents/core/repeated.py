@@ -60,7 +60,7 @@ def count_asked_again(
 
     The client then has the reply before these messages, and no reply to them.
 
-    messages, heard_texts: as in `find_barge_in`.
+    messages, heard_texts: as in `detect_barge_in`.
     initial: messages with which a conversation begins.
     """
     counts = (count for _, count in _repeated_turns(path, hasher, messages, heard_texts, initial))
@@ -76,7 +76,7 @@ class BargeIn(Struct, frozen=True):
     stored_count: int
 
 
-def find_barge_in(
+def detect_barge_in(
     path: Sequence[Exchange],
     hasher: MessageHasher,
     messages: Sequence[WireMessage],
@@ -191,7 +191,7 @@ def _has_heard(heard_texts: Sequence[str], turn: Sequence[Exchange]) -> bool:
 def _cut_replies(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[tuple[Exchange, str]]:
     """Returns the steps of a turn that were not heard to their end, each with the part that was heard."""
     texts = list(map(_reply_text, turn))
-    whole, heard = join_texts(texts), _find_heard(texts, heard_texts)
+    whole, heard = join_texts(texts), _read_heard(texts, heard_texts)
     unplaced = heard_letters(heard)
     if not unplaced or unplaced == letters_of(whole):
         return []
@@ -209,7 +209,7 @@ def _cut_replies(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[t
     return cut_steps
 
 
-def _find_heard(step_texts: Sequence[str], heard_texts: Sequence[str]) -> str:
+def _read_heard(step_texts: Sequence[str], heard_texts: Sequence[str]) -> str:
     """Returns what was heard of a reply; "" if nothing is known of that."""
     whole = join_texts(step_texts)
     for heard in _without_text_before(heard_texts):

@@ -83,7 +83,7 @@ class AgentImport:
             self._registry.check_name(agent.name)
         try:
             await self._make_tools(overrides=overrides_tools)
-            await self._find_blocks()
+            await self._match_blocks()
             await self._make_folders()
             await self._make_archives()
             memories = [await self._make_agent(agent) for agent in self._file.agents]
@@ -134,7 +134,7 @@ class AgentImport:
             self._tools[name] = await registry.put(project, name, definition)
             self._undo.append(partial(registry.put, project, name, before))
 
-    async def _find_blocks(self) -> None:
+    async def _match_blocks(self) -> None:
         """Finds the blocks of the file that exist already. Other blocks are made with the first agent that has them."""
         for key, uid in self._file.block_uids.items():
             with suppress(NotFound):

@@ -15,7 +15,7 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.agents.core.repeated import find_barge_in
+from gateway.agents.core.repeated import detect_barge_in
 from gateway.agents.runs.calls.call_record import call_number, known_results, load_answers
 from gateway.agents.runs.calls.pauses import (
     Resumption,
@@ -188,7 +188,7 @@ class RunStarter:
         # Exchanges that a fork shares with its conversation do not change.
         conversation_row = context.path[-1].conversation_row if context.path else 0
         exchanges = [exchange for exchange in context.path if exchange.conversation_row == conversation_row]
-        barge_in = find_barge_in(exchanges, MessageHasher(context.agent.secret), messages, send.heard)
+        barge_in = detect_barge_in(exchanges, MessageHasher(context.agent.secret), messages, send.heard)
         if not barge_in.cut and not barge_in.stored_count:
             return None
         # The newest reply first: if the process is killed in between, the next request cuts the others.

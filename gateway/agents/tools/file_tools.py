@@ -120,7 +120,7 @@ class FileTools(Struct, frozen=True):
         skip = arguments.get("offset") or 0
         matches: list[_Match] = []
         try:
-            pattern_error = await self._find_matches(pattern, included, skip + MATCHES + 1, matches)
+            pattern_error = await self._collect_matches(pattern, included, skip + MATCHES + 1, matches)
         except OutOfBounds:
             if len(matches) <= skip:
                 return failed_answer(FILE_TOO_LONG)
@@ -129,7 +129,7 @@ class FileTools(Struct, frozen=True):
                 return failed_answer(f"Error: this is no regular expression: {pattern_error}.")
         return ToolAnswer(_render(matches, skip, arguments.get("context_lines")))
 
-    async def _find_matches(
+    async def _collect_matches(
         self, pattern: str, files: Mapping[str, StoredFile], max_count: int, matches: list[_Match]
     ) -> str:
         """Finds the first lines that match a pattern. Returns the error of an invalid pattern; "" if it is valid.

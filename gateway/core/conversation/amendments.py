@@ -79,7 +79,7 @@ class _Walk:
             reply_begin = self._inputs_end
             while is_turn and self._inputs_end and self._listing.role(self._inputs_end - 1) != "user":
                 self._inputs_end -= 1
-            found_inputs = self._find_inputs(exchange, is_turn=is_turn)
+            found_inputs = self._collect_inputs(exchange, is_turn=is_turn)
             reply = self._reply
             if is_turn and self._has_words_after_question(exchange, reply_begin):
                 # What was heard of the turn before may come after this question (Pipecat, on a busy machine).
@@ -98,7 +98,7 @@ class _Walk:
                 return
             self._step_to(self._tree.parent(exchange), found_inputs)
 
-    def _find_inputs(self, exchange: Exchange, *, is_turn: bool) -> _Inputs:
+    def _collect_inputs(self, exchange: Exchange, *, is_turn: bool) -> _Inputs:
         """Returns the messages that may be the inputs of an exchange. is_turn: a user's message is among its inputs."""
         tree, listing, end = self._tree, self._listing, self._inputs_end
         # The application's first words of a reply are among the messages of that reply.

@@ -1,6 +1,6 @@
 """Finding the conversation: the client's list is compared with the stored trees.
 
-A stateless client resends everything. `find_match` finds the stored exchange that the list goes on from, its match
+A stateless client resends everything. `match_list` finds the stored exchange that the list goes on from, its match
 point; what follows the match point's reply is new. Rules are numbered as in docs/conversations.md.
 
 Two searches follow each other: `ExactSearch` finds the last reply that came back word for word, and `AlteredSearch`
@@ -22,7 +22,7 @@ from gateway.core.conversation.tree import Tree
 from storage.records import Atom
 
 
-def find_match(tree: Tree, query: Query) -> Match:
+def match_list(tree: Tree, query: Query) -> Match:
     """Finds where the list goes on from what is stored. Raises: Missing."""
     listing, answered_count = query.listing, query.listing.answered_count
     if not answered_count or not tree.by_id:

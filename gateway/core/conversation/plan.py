@@ -16,7 +16,7 @@ from gateway.core.conversation.exchange import end_offset, is_tombstone
 from gateway.core.conversation.hashed_list import HashedList, MessageSpan
 from gateway.core.conversation.head import PathHead, find_head
 from gateway.core.conversation.kind import ConversationKind
-from gateway.core.conversation.match import find_match
+from gateway.core.conversation.match import match_list
 from gateway.core.conversation.match_query import Match, MemoryUse, Query
 from gateway.core.conversation.off_record import find_redactions, repeats_off_record
 from gateway.core.conversation.omitted_front import find_omitted_front
@@ -98,7 +98,7 @@ class _Continuation(NamedTuple):
 def plan_turn(tree: Tree, query: Query) -> Plan:
     """Plans a request: returns what it will add. Nothing that is stored changes yet. Raises: Missing."""
     listing = query.listing
-    match = find_match(tree, query)
+    match = match_list(tree, query)
     head = find_head(tree, query, match) if query.kind is ConversationKind.APPENDED else None
     continuation = (
         _continue_match(tree, listing, match) if head is None else _continue_head(tree, listing, head)

@@ -140,7 +140,7 @@ def make_import_write(draft: ImportDraft, agent: Agent, row: int, uid: str, *, l
 
 def _decide(draft: ImportDraft, pool: ImportPool) -> ImportChange:
     """Returns the changes that a conversation makes to a memory. pool: what is stored of it."""
-    stored = _find_stored(draft, pool)
+    stored = _match_stored(draft, pool)
     stored_count, last_stored = stored.count, stored.last
     conversation_row = pool.conversation_row if last_stored is None else last_stored.conversation_row
     refilled = _refill_stubs(draft, pool, stored_count, conversation_row)
@@ -175,7 +175,7 @@ def _decide(draft: ImportDraft, pool: ImportPool) -> ImportChange:
     )
 
 
-def _find_stored(draft: ImportDraft, pool: ImportPool) -> _StoredPart:
+def _match_stored(draft: ImportDraft, pool: ImportPool) -> _StoredPart:
     """Returns the longest stored part of a conversation from which it goes on."""
     by_path_hash: dict[bytes, list[MatchedExchange]] = {}
     for matched in pool.matched:

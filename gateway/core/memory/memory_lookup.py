@@ -118,10 +118,10 @@ def read_lookup(name: str, arguments: Mapping[str, Any], now: float, timezone: s
 
 def _read_moment(text: object, timezone: str, *, is_end: bool) -> float | None:
     """Returns a date or time as epoch seconds; of a date alone its beginning or its end. Raises: ValueError."""
-    return parse_moment(str(text).strip(), _find_zone(timezone), is_end=is_end) if text else None
+    return parse_moment(str(text).strip(), _read_zone(timezone), is_end=is_end) if text else None
 
 
-def _find_zone(name: str) -> tzinfo:
+def _read_zone(name: str) -> tzinfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError):

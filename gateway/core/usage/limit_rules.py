@@ -214,7 +214,7 @@ class FullBuckets(NamedTuple):
     substituting: Bucket | None
 
 
-def find_full_buckets(
+def collect_full_buckets(
     buckets: Iterable[Bucket], wanted: Amounts, may_answer: Callable[[str], bool]
 ) -> FullBuckets:
     """Returns the full buckets that decide about a request.

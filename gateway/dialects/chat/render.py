@@ -168,7 +168,7 @@ class ChatView(ClientView):
         choices = [
             self._change_choice(choice, event.calls, finish, is_hidden=is_hidden) for choice in event.choices
         ]
-        contents = _find_contents(choices)
+        contents = _read_contents(choices)
         if any(shown is not choice for shown, choice in zip(choices, event.choices, strict=True)):
             # Where all of the event's content was taken out, the event is left out.
             if not contents.has_content and not contents.has_role:
@@ -229,7 +229,7 @@ class _ChunkContents(NamedTuple):
     has_content: bool
 
 
-def _find_contents(choices: Sequence[Any]) -> _ChunkContents:
+def _read_contents(choices: Sequence[Any]) -> _ChunkContents:
     valid_choices = [choice for choice in choices if isinstance(choice, dict)]
     deltas = [choice["delta"] for choice in valid_choices if isinstance(choice.get("delta"), dict)]
     has_finish = any(choice.get("finish_reason") for choice in valid_choices)

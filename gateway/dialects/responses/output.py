@@ -232,7 +232,7 @@ class CallItem(Item):
         super().__init__(tag, index, send_event)
         self._call = call
         self._forms = forms
-        self._form = self._find_form()
+        self._form = self._choose_form()
         self._sent_count = 0  # how many pieces of the arguments were sent
         # Reads the input of a custom tool from the arguments of the function that the tool became upstream.
         self._reader = StringReader((INPUT_ARGUMENT,))
@@ -244,7 +244,7 @@ class CallItem(Item):
 
     def grow(self) -> None:
         """Reads a further piece of the call, and sends the arguments that have come."""
-        self._form = self._find_form()  # the piece may have brought the name
+        self._form = self._choose_form()  # the piece may have brought the name
         arguments = self._call.arguments
         item_type = self._form.item_type
         # The arguments of other items are objects, and a typed client reads such an item only when it is whole.
@@ -299,7 +299,7 @@ class CallItem(Item):
         custom = self._call.fields.get(str(self._call.fields["type"]))
         return custom if isinstance(custom, dict) else {}
 
-    def _find_form(self) -> CallForm:
+    def _choose_form(self) -> CallForm:
         """Returns the form of the call as far as its name has come."""
         if self._is_custom:
             name, item_type = str(self._custom.get("name") or ""), "custom_tool_call"

@@ -74,11 +74,11 @@ class HiddenTextSearch(Struct, frozen=True):
 
     store: Store
 
-    async def find(self, project: str | None, uid: str, query: str) -> HiddenTexts:
+    async def search(self, project: str | None, uid: str, query: str) -> HiddenTexts:
         """Returns the texts with all words of a query that no reply finds."""
         agent = await get_agent(self.store, project, uid)
-        unindexed = await self.find_unindexed(agent, query)
-        ended = await self.find_ended(agent, query)
+        unindexed = await self.search_unindexed(agent, query)
+        ended = await self.search_ended(agent, query)
         facts = tuple(
             HiddenText(
                 f"fact {fact.seq}, {'taken back' if fact.taken_back else 'no longer true'}",
@@ -89,7 +89,7 @@ class HiddenTextSearch(Struct, frozen=True):
         )
         return HiddenTexts((*facts, *unindexed.items), unindexed.is_complete and ended.is_complete)
 
-    async def find_ended(self, agent: Agent, query: str) -> EndedFacts:
+    async def search_ended(self, agent: Agent, query: str) -> EndedFacts:
         """Returns the facts with all words of a query that are no longer true."""
         facts = await self.store.facts.list_ended(agent.id, ENDED_FACTS)
         # In a thread, since a long text takes some milliseconds.
@@ -98,7 +98,7 @@ class HiddenTextSearch(Struct, frozen=True):
         )
         return EndedFacts(facts_with_words, len(facts) < ENDED_FACTS)
 
-    async def find_unindexed(self, agent: Agent, query: str) -> HiddenTexts:
+    async def search_unindexed(self, agent: Agent, query: str) -> HiddenTexts:
         """Returns the texts without an index that have all words of a query."""
         unindexed = await self.store.memory_pages.list_unindexed(agent.id, agent.next_seq)
         # In a thread, since a long text takes some milliseconds.

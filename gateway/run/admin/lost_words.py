@@ -49,7 +49,7 @@ class LostWords(Struct, frozen=True):
     def _views(self) -> MemoryViews:
         return self.word_searches.views
 
-    async def find(self, project: str | None, uid: str, page: FactPage) -> str:
+    async def collect(self, project: str | None, uid: str, page: FactPage) -> str:
         """Returns the words that corrections have taken out of a fact, as a query; "" if they have taken out none.
 
         The words of the newest of the old texts that has lost any are returned.
@@ -72,7 +72,7 @@ class LostWords(Struct, frozen=True):
                 page = await self._views.facts.show(project, uid, fact.seq)
             except UnknownId:
                 continue  # it was forgotten meanwhile
-            if words := await self.find(project, uid, page):
+            if words := await self.collect(project, uid, page):
                 outdated += [
                     OutdatedHit(hit, words, fact) for hit in hits if hit.text and has_words(hit.text, words)
                 ]

@@ -88,7 +88,7 @@ class WordSearch(Struct, frozen=True):
 class Remaining(Struct, frozen=True):
     """How many texts of a memory still have some words."""
 
-    # Queries for `WordSearches.find`: each of the texts is found by at least one of them.
+    # Queries for `WordSearches.search`: each of the texts is found by at least one of them.
     queries: tuple[str, ...]
     # The counted messages, facts and passages, by kind. The newest are counted; there may be more.
     counts: dict[SourceKind, int]
@@ -149,7 +149,7 @@ class WordSearches(Struct, frozen=True):
     def hidden_texts(self) -> HiddenTextSearch:
         return HiddenTextSearch(self.views.store)
 
-    async def find(
+    async def search(
         self,
         project: str | None,
         uid: str,
@@ -180,8 +180,8 @@ class WordSearches(Struct, frozen=True):
             blocks = await self.views.blocks.list_all(project, uid)
             hidden = HiddenTexts(is_complete=False)
             if finds_hidden:
-                hidden = await self.hidden_texts.find_unindexed(agent, query)
-            ended = await self.hidden_texts.find_ended(agent, query)
+                hidden = await self.hidden_texts.search_unindexed(agent, query)
+            ended = await self.hidden_texts.search_ended(agent, query)
             ended_facts = ended.facts
             hidden = HiddenTexts(hidden.items, hidden.is_complete and ended.is_complete)
         return WordSearch(
@@ -196,7 +196,7 @@ class WordSearches(Struct, frozen=True):
             hidden=hidden,
         )
 
-    async def find_people(
+    async def search_people(
         self, project: str | None, query: str, *, after: str | None = None, limit: int = MAX_PEOPLE
     ) -> FoundPeople:
         """Returns a page of the people who have all words of a query in a message, passage or fact.
@@ -207,7 +207,7 @@ class WordSearches(Struct, frozen=True):
         """
         before = parse_page_end(after)
         store = self.views.store
-        page = await store.people_search.find(project, query, before=before, limit=min(limit, MAX_PEOPLE))
+        page = await store.people_search.search(project, query, before=before, limit=min(limit, MAX_PEOPLE))
         # In a thread, since a long text takes some milliseconds.
         people = await asyncio.to_thread(
             lambda: tuple(
@@ -253,7 +253,7 @@ class WordSearches(Struct, frozen=True):
         )
         return await self._records(agent, with_words[:_SHOWN_ITEMS], query)
 
-    async def find_words_without(self, reply: str, shown_texts: Sequence[str]) -> str:
+    async def select_words_without(self, reply: str, shown_texts: Sequence[str]) -> str:
         """Returns the words of a reply that none of some texts has in any form."""
         # In a thread, since long texts take some milliseconds.
         words_of = self.views.store.recall.words_of

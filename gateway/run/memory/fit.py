@@ -141,7 +141,7 @@ def _fit(
     evicted_before = 0 if evicted is None else evicted.tokens
     evicted_tokens = evicted_before + room.tokens(0, start) + window.evicted_tokens
     staying = [*chain.from_iterable(ranges)]
-    dropped, replacements = _find_left_out(prompt, room.entries, frozenset(staying))
+    dropped, replacements = _collect_left_out(prompt, room.entries, frozenset(staying))
     # The next request leaves out all entries before the first entry that stays here.
     first_index = min(staying, default=len(room.entries))
     return replace(
@@ -233,7 +233,7 @@ def _choose_summary(
     return next(iter(by_preference), None)
 
 
-def _find_left_out(prompt: Prompt, entries: Sequence[_Entry], staying: frozenset[int]) -> _LeftOut:
+def _collect_left_out(prompt: Prompt, entries: Sequence[_Entry], staying: frozenset[int]) -> _LeftOut:
     """Returns what is left out of the client's list if these entries stay.
 
     A message that is replaced by hidden rounds is dropped if none of the rounds stays.

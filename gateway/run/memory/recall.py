@@ -166,7 +166,7 @@ class Recaller(Struct, frozen=True):
                 begun_at=begun_at,
                 trace=trace,
             )
-            outcome = await search.find_and_choose(text)
+            outcome = await search.search_and_choose(text)
             ms = (time.perf_counter() - begun_at) * 1000
         found, choice, failure = outcome
         note = _render(
@@ -235,11 +235,11 @@ class _NoteSearch(Struct, frozen=True):
         sent = self.prompt.section.sent
         return () if sent is None else sent.known.get("standing", ())
 
-    async def find_and_choose(self, text: str) -> SearchOutcome:
+    async def search_and_choose(self, text: str) -> SearchOutcome:
         """Searches for a message, and chooses what a note shows."""
         found = _NO_MESSAGES
         try:
-            found = await self._find(text)
+            found = await self._search(text)
             choice = await self._choose(found) if found.messages else note_choice.NO_CHOICE
             return SearchOutcome(found, choice, "")
         except StoreError as error:
@@ -250,7 +250,7 @@ class _NoteSearch(Struct, frozen=True):
             is_late = isinstance(error, TooSlow)
             return SearchOutcome(found, note_choice.NO_CHOICE, "late" if is_late else "failed")
 
-    async def _find(self, text: str) -> FoundMessages:
+    async def _search(self, text: str) -> FoundMessages:
         """Returns the messages that memory has for a message and the prompt does not show. Raises: StoreError."""
         context = self.context
         query = _query_of(text, self.names)

@@ -25,8 +25,8 @@ from gateway.core.usage.limit_rules import (
     Amounts,
     Bucket,
     LimitReservation,
+    collect_full_buckets,
     displayed_amount,
-    find_full_buckets,
     have_room,
     limits_for,
     used_amounts,
@@ -269,7 +269,7 @@ class Limiter:
         if not have_room(buckets, wanted_tokens):
             buckets = await self._wait_for_room(receipt, wanted_tokens)
             # The alias of a limit may be gone from the settings.
-            refusing, substituting = find_full_buckets(
+            refusing, substituting = collect_full_buckets(
                 buckets, wanted_tokens, lambda alias: alias in self._aliases and may_answer(alias)
             )
             if refusing is not None:

@@ -9,7 +9,7 @@ import pytest
 from gateway.core.usage.limit_rules import (
     Bucket,
     LimitReservation,
-    find_full_buckets,
+    collect_full_buckets,
     format_duration,
     have_room,
     limits_for,
@@ -137,9 +137,9 @@ def test_costs_that_are_settled_leave_nothing_reserved() -> None:
 def test_a_refusal_counts_before_another_model() -> None:
     cheap, hard = bucket(100, then="small"), bucket(100, id=2)
     wanted = wanted_amounts(1)
-    assert find_full_buckets((cheap, hard), wanted, lambda _: True) == (hard, cheap)
-    assert find_full_buckets((cheap,), wanted, lambda _: True) == (None, cheap)
-    assert find_full_buckets((cheap,), wanted, lambda _: False) == (cheap, None)
+    assert collect_full_buckets((cheap, hard), wanted, lambda _: True) == (hard, cheap)
+    assert collect_full_buckets((cheap,), wanted, lambda _: True) == (None, cheap)
+    assert collect_full_buckets((cheap,), wanted, lambda _: False) == (cheap, None)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "1s"), (37, "37s"), (360, "6m0s"), (39_725, "11h2m5s")])
