@@ -213,11 +213,11 @@ class Client:
         self.messages = [*asked, shown_reply_of(full, ours)]
 
     async def plain(self, asked: list[WireMessage]) -> None:
-        await self.answered_count(await self.begin(asked), asked)
+        await self.answered(await self.begin(asked), asked)
 
     async def regenerated(self, asked: list[WireMessage]) -> None:
         for _ in range(self.dice.randint(2, 3)):
-            await self.answered_count(await self.begin(asked), asked)
+            await self.answered(await self.begin(asked), asked)
 
     async def edited(self, asked: list[WireMessage]) -> None:
         await self.plain(asked)
@@ -262,7 +262,7 @@ class Client:
         order = list(range(len(lists)))
         self.dice.shuffle(order)
         for i in order:
-            await self.answered_count(requests[i], lists[i])
+            await self.answered(requests[i], lists[i])
 
     async def off(self, asked: list[WireMessage]) -> None:
         mode = self.dice.choice([MemoryUse.OFF, MemoryUse.READ])
