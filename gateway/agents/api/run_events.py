@@ -57,13 +57,13 @@ def view_of(
     before: Sequence[Json] = (),
 ) -> StepViewFactory:
     """Returns the factory of the view of a run that begins or goes on. before: messages shown before the run's own."""
-    steps = start.steps if start.is_resumed else start.steps + 1
+    step_count = start.steps if start.is_resumed else start.steps + 1
     numbers = RunNumbers(
         start.agent.uid,
         ids.id_of("run", start.run),
         first_seq=start.first_seq,
         reply_seq=start.reply_seq,
-        steps=steps,
+        step_count=step_count,
         tool_names=start.tool_names,
         started_run_uids=start.started_run_uids,
         shown_in_part=start.reply_seq if start.attempt > 1 and not start.is_resumed else None,

@@ -34,24 +34,13 @@ from gateway.errors import GatewayError, UpstreamError
 from storage.records import TokenCounts, WaitKind
 
 
-def _error_message(body: bytes) -> str | None:
-    """Returns the message of an upstream's error, in any of the forms that are usual."""
-    try:
-        parsed = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    error = parsed.get("error", parsed) if isinstance(parsed, dict) else None
-    message = error.get("message") or error.get("detail") if isinstance(error, dict) else error
-    return message if isinstance(message, str) else None
-
-
 def event(data: Mapping[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(data) + b"\n\n"
 
 
-def ping_event(run: str, at: float) -> bytes:
-    """Returns a ping. run: its public name."""
-    id = ids.id_of("run", run)
+def ping_event(run_uid: str, at: float) -> bytes:
+    """Returns the event that shows that a run goes on."""
+    id = ids.id_of("run", run_uid)
     return event({"id": id, "date": iso_time(at), "message_type": "ping", "run_id": id})
 
 
@@ -72,10 +61,9 @@ def is_end(event: bytes) -> bool:
 
 @dataclass(slots=True)
 class RunNumbers:
-    """The numbers under which a run's messages are shown."""
+    """The ids and numbers with which a run's messages are shown. Those of the step change with each step."""
 
-    # The uid of the agent.
-    uid: str
+    agent_uid: str
     # The public id of the run.
     run_id: str
     # The number of the first message of the current step.
@@ -83,7 +71,7 @@ class RunNumbers:
     # The number of the message in which the model replies in the current step.
     reply_seq: int
     # The number of steps that have begun.
-    steps: int = 1
+    step_count: int = 1
     # Call id -> tool, for calls of an earlier run that this run answers.
     tool_names: Mapping[str, str] = field(default_factory=dict)
     # The uids of sleeptime runs that the end of this run makes due; empty until then.
@@ -94,7 +82,8 @@ class RunNumbers:
     attempt: int = 1
 
     def origin(self, seq: int, at: float) -> Origin:
-        step_id, id = ids.id_at("step", self.uid, self.first_seq), ids.id_at("message", self.uid, seq)
+        step_id = ids.id_at("step", self.agent_uid, self.first_seq)
+        id = ids.id_at("message", self.agent_uid, seq)
         if seq == self.shown_in_part:
             id = ids.with_attempt(id, self.attempt)
         return Origin(id, at, self.run_id, step_id)
@@ -145,10 +134,10 @@ class StepView(ClientView):
     _before: list[bytes] = field(default_factory=list)
     _asides: Asides = field(default_factory=Asides)
     _step_counts: TokenCounts = field(default_factory=TokenCounts)
-    _out: list[bytes] = field(default_factory=list)
+    _events: list[bytes] = field(default_factory=list)
     _unshown: _UnshownReply = field(default_factory=_UnshownReply)
-    # The kinds of the messages of the reply, in their order.
-    _kinds: list[str] = field(default_factory=list)
+    # The messages of the reply that have begun, by a key each (`_add_piece`), whose index is their number.
+    _message_keys: list[str] = field(default_factory=list)
     # The tools of calls that were shown, by call id.
     _tool_names: dict[str, str] = field(default_factory=dict)
     # The waiting calls with their stored ids, and who must answer each, by call id.
@@ -157,15 +146,15 @@ class StepView(ClientView):
     _stop: StopReason = StopReason.END_TURN
 
     def take(self) -> bytes:
-        data = b"".join(self._out)
-        self._out.clear()
+        data = b"".join(self._events)
+        self._events.clear()
         return data
 
-    # A stream
+    # -- a stream
 
     def begin(self, first: Json) -> None:
         """Shows what comes before the first reply. Ids and times are the gateway's, not those of `first`."""
-        self._out += self._before
+        self._events += self._before
         self._before.clear()
 
     def show(self, event: ReplyEvent) -> None:
@@ -190,22 +179,22 @@ class StepView(ClientView):
 
     def add_text(self, text: str) -> None:
         if self.by_token:
-            self._piece("assistant_message", {"content": text})
+            self._add_piece("assistant_message", {"content": text})
         else:
             self._unshown.text.append(text)
 
     def add_words(self, text: str, between: str, call: int) -> None:
-        # A call in the form of the API.
+        # Only the call that this client sees as text is shown as it is written.
         if self._asides.spoken_arguments.get(self.showing.speaks or "") != self.showing.argument:
             return
         if self.by_token:
-            self._piece("assistant_message", {"content": text}, f"of call {call}")
+            self._add_piece("assistant_message", {"content": text}, f"of call {call}")
         else:
             self._unshown.spoken_texts[call] = self._unshown.spoken_texts.get(call, "") + text
 
     def add_thought(self, text: str) -> None:
         if self.by_token:
-            self._piece("reasoning_message", {"reasoning": text, "source": "reasoner_model"})
+            self._add_piece("reasoning_message", {"reasoning": text, "source": "reasoner_model"})
         else:
             self._unshown.thoughts.append(text)
 
@@ -220,31 +209,31 @@ class StepView(ClientView):
         if self._waiting_calls:
             self._show_calls(self._waiting_calls)
         numbers, counts = self.numbers, self._counts_with_step()
-        usage = usage_json(counts, numbers.steps, numbers.started_run_uids, self._step_counts)
-        self._out += [event(stop_json(self._stop)), event(usage), DONE_EVENT]
+        usage = usage_json(counts, numbers.step_count, numbers.started_run_uids, self._step_counts)
+        self._events += [event(stop_json(self._stop)), event(usage), DONE_EVENT]
 
-    # The gateway's tools
+    # -- the gateway's tools
 
     def show_calls(self, calls: Sequence[ToolCall]) -> None:
         self._end_reply()
         self._tool_names.update({call.id: call.name for call in calls})
         self._show_calls([call.as_json() for call in calls])
 
-    # A turn that keeps each step
+    # -- a turn that stores each step
 
     def show_results(self, first_seq: int | None, results: Sequence[Json], *, is_last: bool = False) -> None:
         self._end_reply()
         # Results belong to the step that made the calls. Results of an earlier run's calls open a step.
-        if first_seq is not None and not self.numbers.steps and not is_last:
+        if first_seq is not None and not self.numbers.step_count and not is_last:
             self.numbers.first_seq = first_seq
         for n, result in enumerate(results):
-            self._message(result, self.numbers.reply_seq if first_seq is None else first_seq + n)
+            self._add_message(result, self.numbers.reply_seq if first_seq is None else first_seq + n)
 
     def begin_step(self, first_seq: int, reply_seq: int) -> None:
         self.numbers.first_seq, self.numbers.reply_seq = first_seq, reply_seq
-        self._kinds.clear()
+        self._message_keys.clear()
         self.counts, self._step_counts = self._counts_with_step(), TokenCounts()
-        self.numbers.steps += 1
+        self.numbers.step_count += 1
 
     def note_stop(
         self, reason: StopReason, waiting: Mapping[str, WaitKind], calls: Sequence[ToolCall] = ()
@@ -252,17 +241,17 @@ class StepView(ClientView):
         self._stop, self._waiting = reason, waiting
         self._waiting_calls = [call.as_json() for call in calls]
 
-    # Errors
+    # -- errors
 
     def show_upstream_error(self, error: Json, raw: bytes | None) -> None:
         self.fail(UpstreamError(str(error.get("message") or "The upstream failed.")))
 
     def fail(self, error: GatewayError) -> None:
         self._end_reply()
-        self._out.append(event(stop_json(self._stop)))
-        self._out.append(error_event(error, self.numbers.run_id))
+        self._events.append(event(stop_json(self._stop)))
+        self._events.append(error_event(error, self.numbers.run_id))
 
-    # One body
+    # -- one body
 
     def render_body(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         raise AssertionError("a run is shown as events")
@@ -277,15 +266,15 @@ class StepView(ClientView):
 
     # -- how it is shown
 
-    def _piece(self, kind: str, fields: dict[str, Any], which: str = "") -> None:
-        """Shows a piece of a message. Its pieces have the same id and otid. which: tells messages of one kind apart."""
-        name = f"{kind} {which}"
-        if name not in self._kinds:
-            self._kinds.append(name)
+    def _add_piece(self, kind: str, fields: dict[str, Any], which: str = "") -> None:
+        """Shows a piece of a message. Its pieces have the same id and otid. which: distinguishes messages of a kind."""
+        key = f"{kind} {which}"
+        if key not in self._message_keys:
+            self._message_keys.append(key)
         if not self.showing.shows(kind):
             return
         origin = self.numbers.origin(self.numbers.reply_seq, self.now())
-        self._out.append(event(part_json(kind, origin, self._kinds.index(name), fields)))
+        self._events.append(event(part_json(kind, origin, self._message_keys.index(key), fields)))
 
     def _show_calls(self, calls: Sequence[Json]) -> None:
         """Shows calls without the gateway's arguments. Thoughts in these, and spoken text, are shown already."""
@@ -296,7 +285,7 @@ class StepView(ClientView):
             for name, call in zip(names, cleaned, strict=True)
             if name not in self._asides.spoken_arguments or spoken_by(call, self.showing) is None
         ]
-        self._message({"role": "assistant", "tool_calls": unspoken}, self.numbers.reply_seq)
+        self._add_message({"role": "assistant", "tool_calls": unspoken}, self.numbers.reply_seq)
 
     def _end_reply(self) -> None:
         """Shows the rest of the reply as whole messages: thoughts, text, then text of its speaking calls."""
@@ -306,15 +295,15 @@ class StepView(ClientView):
             reply: Json = {"role": "assistant", "content": text}
             if thoughts:
                 reply["reasoning_content"] = thoughts
-            self._message(reply, self.numbers.reply_seq)
+            self._add_message(reply, self.numbers.reply_seq)
         for spoken_text in unshown.spoken_texts.values():
-            self._message({"role": "assistant", "content": spoken_text}, self.numbers.reply_seq)
+            self._add_message({"role": "assistant", "content": spoken_text}, self.numbers.reply_seq)
 
-    def _message(self, message: Json, seq: int) -> None:
+    def _add_message(self, message: Json, seq: int) -> None:
         """Adds the events of a message. seq: its number."""
         origin = self.numbers.origin(seq, self.now())
         # The messages of one reply are numbered as they will be in lists, those that are not shown as well.
-        first = len(self._kinds) if seq == self.numbers.reply_seq else 0
+        first = len(self._message_keys) if seq == self.numbers.reply_seq else 0
         messages = messages_json(
             message,
             origin,
@@ -324,5 +313,16 @@ class StepView(ClientView):
             first=first,
         )
         if seq == self.numbers.reply_seq:
-            self._kinds += [shown["message_type"] for shown in messages]
-        self._out += [event(shown) for shown in messages if self.showing.shows(shown["message_type"])]
+            self._message_keys += [shown["message_type"] for shown in messages]
+        self._events += [event(shown) for shown in messages if self.showing.shows(shown["message_type"])]
+
+
+def _error_message(body: bytes) -> str | None:
+    """Returns the message of an upstream's error, in any of the forms that are usual."""
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    error = parsed.get("error", parsed) if isinstance(parsed, dict) else None
+    message = error.get("message") or error.get("detail") if isinstance(error, dict) else error
+    return message if isinstance(message, str) else None
