@@ -368,10 +368,11 @@ class _ForgetScreens(Struct, frozen=True):
         sought_words = await self._read_sought_words(access, came_from)
         shown = await self._preview_with_changes(access, kind, value, sought_words)
         preview = shown.preview
-        name, name_line = "you", None
+        name, name_line, may_copy = "you", None, access.may("export")
         if not access.is_person:
             memory = await self.views.get(access.project, access.uid)
             name, name_line = name_of(memory.scope), await self.views.find_name_line(memory)
+            may_copy = memory.scope.is_person
         fragment = "" if kind == "texts" else f"#forget-{kind}-{value}"
         return access.view(
             preview,
@@ -383,6 +384,8 @@ class _ForgetScreens(Struct, frozen=True):
             back=came_from + fragment if came_from else _choose_usual_screen(access, preview),
             memory_name=name,
             name_line=name_line,
+            # The person's copy is offered where everything goes.
+            may_copy=may_copy,
             changes=shown.changes,
             wordy_facts=shown.wordy_facts,
             keep=keep,

@@ -1747,6 +1747,7 @@ def test_notes_of_a_memory_that_is_too_large_are_not_counted(
     shown = page(operator, f"m/{agent.uid}/forget?fact={seq}")
     assert "Replies that can then no longer show what the model was told: " in plain(shown)
     assert '>message 5</a></th><td class="num">1<' in shown
+    assert "a reply that recalled anything of the same days is counted too" in plain(shown)
     monkeypatch.setattr(forget_preview, "_MAX_NUMBERS", 2)
     preview = operator.twin(f"m/{agent.uid}/forget?fact={seq}")
     assert (preview["will_go"]["notes"], "replies_without_note" in preview) == (None, False)

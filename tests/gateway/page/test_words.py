@@ -482,6 +482,33 @@ def test_a_forgetting_says_which_facts_and_corrections_went_along(operator: Oper
     assert f"message 1, with facts {numbers}" in plain(page(operator, "audit"))
 
 
+def test_the_next_preview_keeps_a_correction_unless_its_tick_is_taken_out(operator: Operator) -> None:
+    """Nobody had asked for that preview, and its button took today's correction along."""
+    agent = speak(operator.world, "I drink tea.", "More tea, please.")
+    wrong, other = learn(operator.world, agent, "Alice drinks tea.", "Alice has a blue cup.")
+    memory = f"m/{agent.uid}"
+    new = operator.twin(f"{memory}/f/{wrong}/correct", {"text": "Alice drinks coffee."})["seq"]
+    gone = operator.post(f"{memory}/forget?message=3", came_from=f"{memory}/words?q=tea").body.decode()
+    following = gone.partition("Next: message 1")[2]
+    ticks = re.findall(r'name="keep" value="([0-9]+)" form="confirm-form"( checked)?', following)
+    assert sorted(ticks) == sorted([(str(new), " checked"), (str(other), "")])
+
+
+def test_a_forgetting_of_everything_says_what_it_takes_and_offers_a_copy_first(operator: Operator) -> None:
+    """The number to type was not explained, and only messages were named afterwards."""
+    agent = speak(operator.world, "I drink tea.")
+    learn(operator.world, agent, "Alice drinks tea.", block="Tea.")
+    path = f"m/{agent.uid}/forget?all=1"
+    shown = page(operator, path)
+    assert "2 is the number of the messages that will go." in plain(shown)
+    assert f'href="../../m/{agent.uid}/export.html">Copy to read or print</a>' in shown
+    person = person_of(operator.world)
+    assert "/export.html" in person.page("/forget?all=1")
+    assert "/export.html" not in person_of(operator.world, rights=["see", "forget"]).page("/forget?all=1")
+    gone = lead(operator.post(path, confirm="2").body.decode())
+    assert "2 messages, and all facts, passages, summaries and blocks with their earlier versions." in gone
+
+
 def test_the_words_of_a_trial_are_not_those_that_are_forgotten(operator: Operator) -> None:
     """A question found a wrong reply, and the page then listed what says the words of the question."""
     agent = peanuts(operator)
