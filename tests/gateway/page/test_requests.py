@@ -378,6 +378,15 @@ def test_a_request_names_the_blocks_that_its_model_was_shown(
         assert len(world.statements_of(lambda: operator.get(f"r/{last}"))) == one
 
 
+def test_the_requests_of_a_person_say_once_which_are_listed(operator: Operator) -> None:
+    """Above stood that older ones are listed, and below that the last ones since the start are."""
+    agent = speak(operator.world, "Where is my bicycle?")
+    text = plain(operator.get(f"requests?memory={agent.uid}").body.decode())
+    assert text.count("sources") == 1
+    assert "as long as the sources of the reply are kept (7 days)" in text
+    assert "sources" not in plain(operator.get("requests").body.decode())
+
+
 def test_the_audit_of_a_memory_that_never_was_is_an_error(operator: Operator) -> None:
     agent = speak(operator.world, "Hello.")
     assert operator.twin(f"audit?memory={agent.uid}")["items"] == []
