@@ -133,7 +133,7 @@ def test_nothing_is_submitted_of_a_batch_that_was_cancelled_meanwhile(
         await running(store, id)
         begun.append(id)
         if len(begun) == 2:
-            found = await store.find(None, batch["id"].removeprefix("job-"))
+            found = await store.get(None, batch["id"].removeprefix("job-"))
             await store.cancel(found, found.created)
 
     monkeypatch.setattr(Batches, "mark_running", cancelled)
@@ -921,7 +921,7 @@ def test_calls_of_the_gateways_own_do_not_have_a_provider_asked_more_often(
     is_refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LocalBatches, "poll_interval_s", 0.01)
-    looks, gate = Breaking(monkeypatch, "find", 0), Gate()
+    looks, gate = Breaking(monkeypatch, "get", 0), Gate()
     with scene(tmp_path, held=True, batch=BatchSettings(poll_s=3600.0)) as s:
         s.world.upstream.script = lambda seen: say("Hello.", hold_before_headers=gate)
         s.openai.refuse_create = [(429, "Not now.")] * (10 if is_refused else 0)

@@ -38,7 +38,7 @@ def no_indexing(monkeypatch: pytest.MonkeyPatch) -> None:
     A search weighs what the request shows already otherwise once that is indexed, so its hits would depend on how busy
     the machine is.
     """
-    monkeypatch.setattr(IndexingService, "check", lambda _, agent: None)
+    monkeypatch.setattr(IndexingService, "add_unchecked", lambda _, agent: None)
 
 
 @pytest.mark.usefixtures("no_indexing")
