@@ -203,7 +203,7 @@ def test_an_object_of_any_names_is_bounded(world: LettaWorld, route: str, field:
 def test_an_object_within_a_part_is_bounded_and_named(world: LettaWorld) -> None:
     block = {"label": "a", "value": "", "metadata": WIDE}
     status, error = world.ask("POST", "/v1/agents/", {"memory_blocks": [block]})
-    assert (status, error["detail"][0]["loc"]) == (422, ["body", "memory_blocks", "metadata"])
+    assert (status, error["detail"][0]["loc"]) == (422, ["body", "memory_blocks", 0, "metadata"])
 
 
 @pytest.mark.parametrize("path", ["/v1/blocks/", "/v1/tools/", "/v1/agents/{}/archival-memory"])

@@ -376,8 +376,8 @@ def test_ticks_of_a_forgetting_are_not_lost_with_the_session(operator: Operator)
     assert (refused.status, b"named in the form" in refused.body) == (400, True)
     # Whoever confirms sees first what goes now.
     assert (
-        '<input id="confirm" name="confirm" type="text" inputmode="numeric" required autocomplete="off">'
-        in shown
+        '<input id="confirm" name="confirm" type="text" inputmode="numeric" required autocomplete="off"'
+        ' aria-describedby="confirm-hint">' in shown
     )
 
 
