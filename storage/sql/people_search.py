@@ -120,8 +120,10 @@ class PeopleSearch(Group):
             is_complete &= checked.is_complete
             if checked.message is not None:
                 people_with_words.append(PersonWithWords(read_memory.memory, checked.message))
-        is_last = looked_through == len(people)
-        end = None if is_last or not looked_through else read[looked_through - 1].memory.end
+        end = None
+        if looked_through < len(people):
+            # Without a memory that was read, all of the page were forgotten meanwhile.
+            end = (read[looked_through - 1].memory if read else people[:_PAGE_MEMORIES][-1]).end
         return PeopleWithWords(people_with_words, end, looked_through, is_complete)
 
     async def _read(self, connection: Connection, people: Sequence[SizedMemory]) -> list[_ReadMemory]:

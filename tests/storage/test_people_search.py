@@ -201,3 +201,20 @@ async def test_a_damaged_index_is_said_and_made_again(store: Store) -> None:
     assert (list(found.people), found.looked_through, found.is_complete) == ([], 2, False)
     await index(store, nadia)
     assert await find(store, "Ferri", "default") == {"user:n-1": "Nadia Ferri here."}
+
+
+async def test_a_page_of_people_who_were_forgotten_meanwhile_does_not_end_the_search(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await speak(store)
+    monkeypatch.setattr(people_search, "_PAGE_MEMORIES", 1)
+    with monkeypatch.context() as meanwhile:
+
+        async def read_nothing(*about: object) -> Sequence[_ReadMemory]:
+            return ()
+
+        meanwhile.setattr(people_search.PeopleSearch, "_read", read_nothing)
+        first = await store.people_search.search("default", "Ferri")
+    assert (first.people, first.next is None) == ([], False)
+    rest = await store.people_search.search("default", "Ferri", before=first.next)
+    assert [each.memory.scope.subject for each in rest.people] == ["user:n-1"]
