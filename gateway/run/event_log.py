@@ -62,7 +62,7 @@ class EventLog:
     is_over: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     _next: int = 1  # the number of the next event
-    # The newest events, all that are not on disk yet among them.
+    # The newest events, all that are not on disk yet among them. After a write that failed, these are all later ones.
     _newest: deque[NumberedEvent] = field(default_factory=deque)
     _newest_bytes: int = 0
     _stored_number: int = 0  # of the last event up to which all are on disk

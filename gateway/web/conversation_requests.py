@@ -33,8 +33,8 @@ from gateway.web.turn_items import group_turns, render_turn, system_items
 CONVERSATIONS_PATH: Final = "/v1/conversations"
 # The most items that one request may create, as OpenAI has it.
 MAX_CREATED_ITEMS: Final = 20
-# The most items that wait for the next response. Chosen: a request has no more items either. Their bytes fit into one
-# request, since the next response has them in its own.
+# The most items that wait for the next response. Chosen: a fifth of the messages that a request may have by default.
+# Their bytes fit into one request, since the next response has them in its own.
 MAX_WAITING_ITEMS: Final = 1_000
 
 

@@ -77,7 +77,7 @@ async def add_file(
 
 
 class Files(GrowingGroup):
-    """Files of folders. memory: the folder's row; nothing of another folder is found."""
+    """Files of folders. memory_row: the folder's row; nothing of another folder is found."""
 
     add = writes(as_method(add_file))
 
