@@ -11,7 +11,7 @@ from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRout
 from gateway.page.page_operations import PageOperations
 from gateway.page.page_request import safe_next
 from gateway.page.screen import ALWAYS_SAVED, SAVED, Action, ActionResult, Answer, Screen, ScreenRequest, View
-from gateway.run.admin.fact_views import FactPage, corrected_texts
+from gateway.run.admin.fact_views import LEARNED_ORIGINS, FactPage, corrected_texts
 from gateway.run.admin.lost_words import LostWords
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_records import FactRecord
@@ -125,8 +125,11 @@ class _FactScreens(Struct, frozen=True):
         replaced = await self.views.facts.list_replaced(access.project, access.uid, page)
         restored = _find_restored(page, replaced)
         is_undone = restored is not None and not is_typed
-        # What an undo took out may be right.
-        remaining = None if is_undone else await self._find_remaining(access, page, replaced)
+        # What an undo takes out may be right, unless the undo brings back what was written by hand.
+        was_learned = restored is not None and restored.origin in LEARNED_ORIGINS
+        remaining = None
+        if not (is_undone and was_learned):
+            remaining = await self._find_remaining(access, page, replaced)
         remaining_of_fact: Sequence[int] = ()
         if remaining is not None:
             messages = [each.seq for each in remaining.items if each.kind == "message"]

@@ -565,7 +565,7 @@ def test_the_audit_is_filtered_by_person_action_and_day(operator: Operator) -> N
         assert found == wanted, query
         shown = operator.get(f"audit?{query}").body.decode()
         assert len(re.findall('data-name="action"', shown)) == len(wanted)
-        assert ("Nothing that was noted fits." in plain(shown)) == (not wanted)
+        assert ("names a person with exactly the id “ali”. Find the id" in plain(shown)) == (not wanted)
     # An operator of another project sees nothing of it.
     other = operator_of(world, "shop")
     assert other.twin("audit?user=alice")["items"] == []

@@ -34,6 +34,11 @@ def lead(text: str) -> str:
     return plain(found)
 
 
+def first_lead(text: str) -> str:
+    """Returns the sentence with which a request's screen begins."""
+    return re.findall(r'<p class="lead"[^>]*>(.*?)</p>', text, re.S)[0]
+
+
 def peanuts(operator: Operator) -> Agent:
     """Has a user state something wrong, twice, and a fact and a block have it."""
     agent = speak(
@@ -249,6 +254,9 @@ def test_an_undo_takes_nothing_out_that_is_to_be_looked_for(operator: Operator) 
     new = operator.twin(f"{memory}/f/{new}/correct", {"text": wrong["text"], "undo": True})["seq"]
     for screen in ("b/human", f"f/{new}"):
         assert "Where the old words still are" not in page(operator, f"{memory}/{screen}")
+    # Whoever takes the undo back brings back what was written by hand, and the words are wrong again.
+    again = operator.twin(f"{memory}/f/{new}/correct", {"text": "My sister is Anu.", "undo": True})["seq"]
+    assert "Where the old words still are" in page(operator, f"{memory}/f/{again}")
 
 
 def test_of_a_chinese_sentence_the_words_that_a_correction_took_out_are_looked_for(
@@ -304,7 +312,7 @@ def test_a_text_that_was_true_before_is_saved_as_a_correction_unless_the_undo_se
     undone = correct(int(typed[3:].partition("?")[0]), text="Alice lives in Winterthur.", undo="true")
     shown = read(undone)
     assert "Undone: " in shown
-    assert "Where the old words still are" not in shown
+    assert "1 message still says “Zurich”." in shown  # what was written by hand is true again
 
 
 def test_a_block_opened_after_a_search_calls_no_words_old_that_were_not_taken_out(operator: Operator) -> None:
@@ -501,12 +509,16 @@ def test_a_forgetting_of_everything_says_what_it_takes_and_offers_a_copy_first(o
     path = f"m/{agent.uid}/forget?all=1"
     shown = page(operator, path)
     assert "2 is the number of the messages that will go." in plain(shown)
+    assert "Have it drop the person’s chats first." in plain(shown)
     assert f'href="../../m/{agent.uid}/export.html">Copy to read or print</a>' in shown
     person = person_of(operator.world)
     assert "/export.html" in person.page("/forget?all=1")
     assert "/export.html" not in person_of(operator.world, rights=["see", "forget"]).page("/forget?all=1")
-    gone = lead(operator.post(path, confirm="2").body.decode())
-    assert "2 messages, and all facts, passages, summaries and blocks with their earlier versions." in gone
+    gone = operator.post(path, confirm="2").body.decode()
+    assert "2 messages, and all facts, passages, summaries and blocks with their earlier versions." in lead(
+        gone
+    )
+    assert "they are stored again: have it drop the person’s chats." in plain(gone)
 
 
 def test_the_words_of_a_trial_are_not_those_that_are_forgotten(operator: Operator) -> None:
@@ -846,8 +858,10 @@ def test_a_request_marks_in_the_reply_what_memory_has(upstream: StrictUpstream, 
     assert "&lt;b&gt;Enjoy&lt;/b&gt;" in sentence
     # Without such a sentence words are marked. What the question has says nothing of memory.
     assert marked_in(words) == [("message 1, message 4", "green")]  # an earlier reply comes last
-    assert "Marked are words of message 1 and message 4 that the question does not have." in plain(words)
-    assert (marked_in(nothing), "Marked" in plain(nothing)) == ([], False)
+    assert plain(first_lead(words)) == (
+        "The reply has words of message 1 and message 4 that the question does not have: “green”."
+    )
+    assert (marked_in(nothing), "has words of" in plain(nothing)) == ([], False)
 
 
 @pytest.mark.both
@@ -872,14 +886,16 @@ def test_a_request_names_all_texts_that_have_a_word_and_blocks_as_they_were_then
     names = ["message 1", "block human", *(f"fact {seq}" for seq in reversed(facts))]
     ((named, word), *_) = marked_in(page(operator, words))
     assert (named, word) == (f"{', '.join(names[:3])} and 1 more", "copper")
-    marked = (
-        f"Marked are words of {names[0]}, {names[1]}, {names[2]} and {names[3]} that the question does not"
+    shown = page(operator, words)
+    assert plain(first_lead(shown)) == (
+        f"The reply has words of {names[0]}, {names[1]}, {names[2]} and {names[3]} that the question does not "
+        "have: “copper”."
     )
-    assert marked in plain(page(operator, words))
+    assert shown.count('class="lead"') == 1
     assert "block human: “Its spout is crooked”" in plain(page(operator, sentence))
     operator.twin(f"{memory}/b/human", {"value": "Its spout is straight.", "version": 2})
     now = plain(page(operator, words))
-    assert marked.replace("block human", "block human as it was then") in now
+    assert plain(first_lead(shown)).replace("block human", "block human as it was then") in now
     for id in (words, sentence):
         shown = page(operator, id)
         links = {
