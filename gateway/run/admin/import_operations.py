@@ -169,18 +169,23 @@ class ImportOperations:
         if not self.store.database.is_shared:
             await self.performer.perform(running, agent)
             return
-        touching = asyncio.create_task(self._touch(running.row))
+        has_ended = asyncio.Event()
+        touching = asyncio.create_task(self._touch(running.row, has_ended))
         try:
             await self.performer.perform(running, agent)
         finally:
-            touching.cancel()
+            has_ended.set()
+            await touching  # a write under way may be done even if it is cancelled, and would come last
             with suppress(StoreError):
                 await self.store.imports.touch(running.row, _STOPPED_TIME)
 
-    async def _touch(self, row: int) -> None:
-        """Notes again and again that an import goes on, until the task is cancelled."""
+    async def _touch(self, row: int, has_ended: asyncio.Event) -> None:
+        """Notes again and again that an import goes on, until it has ended."""
         while True:
-            await asyncio.sleep(_TOUCH_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_TOUCH_S):
+                    await has_ended.wait()
+                    return
             with suppress(StoreError):  # the import meets the error as well
                 await self.store.imports.touch(row, self.now())
 
