@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from gateway.cli import root
-from gateway.page.defence import origin_verdict
+from gateway.page.defence import compare_origin
 from gateway.settings.load import load_settings
 from gateway.traces.otlp import OtlpSettings
 from gateway.web.middleware import OPEN_PATHS
@@ -231,7 +231,7 @@ def test_the_page_knows_its_own_origin_behind_nginx(name: str) -> None:
     (variable,) = re.findall(r"proxy_set_header Host (\S+);", text)
     # As nginx's documentation has them (ngx_http_core_module).
     passed_on = {"$host": b"127.0.0.1", "$http_host": b"127.0.0.1:8080"}[variable]
-    assert origin_verdict([(b"host", passed_on), (b"origin", b"http://127.0.0.1:8080")], has_tls=False)
+    assert compare_origin([(b"host", passed_on), (b"origin", b"http://127.0.0.1:8080")], has_tls=False)
 
 
 # Each process over a database shows these of the whole database.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from gateway.page import block_screens, conversation_screens, fact_screens, forget_screens, memory_screens
-from gateway.page.memory_access import PERSON_ROUTES, access_of
+from gateway.page.memory_access import PERSON_ROUTES, make_access
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ActionResult, NoFields, Screen, ScreenRequest, View
 from gateway.run.admin.conversation_views import ConversationRecord
@@ -43,7 +43,7 @@ class _PersonScreens(Struct, frozen=True):
     operations: PageOperations
 
     async def show(self, request: ScreenRequest, query: NoFields) -> View:
-        access, link = access_of(request), request.visitor.link
+        access, link = make_access(request), request.visitor.link
         assert link is not None  # only a link opens the screens of persons
         views = self.operations.memories
         memory_page = await views.show(access.project, access.uid)
@@ -73,7 +73,7 @@ class _PersonScreens(Struct, frozen=True):
         )
 
     async def pause(self, request: ScreenRequest, form: PauseForm) -> ActionResult:
-        access = access_of(request)
+        access = make_access(request)
         await self.operations.edits.pause(access.editor, access.uid, is_paused=form.paused)
         return ActionResult({"paused": form.paused}, access.path())
 

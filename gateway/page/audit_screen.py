@@ -69,7 +69,7 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
         }
         facts = await operations.audit.find_facts(named_facts)
         context = {
-            "acts": _acts_of(page.items, facts),
+            "acts": _group_acts(page.items, facts),
             "names": names,
             "wanted": wanted,
             "actions": ACTIONS,
@@ -80,14 +80,14 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
     return [Screen("audit", show, _AuditQuery)]
 
 
-def _acts_of(records: Sequence[AuditRecord], facts: set[tuple[str, int]]) -> list[_Act]:
+def _group_acts(records: Sequence[AuditRecord], facts: set[tuple[str, int]]) -> list[_Act]:
     """Returns the acts of some entries, in their order. facts: (uid of the memory, number) of the facts that exist."""
     acts = list[_Act]()
     for _, group in groupby(records, lambda each: (each.at, each.who, each.action, each.memory)):
         entries, along = [*group], ""
         if len(entries) > 1 and is_along(entries[-1].what):
             along = entries.pop().what
-        acts.append(_Act(entries[0], [_text_parts(each, facts) for each in entries], along))
+        acts.append(_Act(entries[0], [_make_text_parts(each, facts) for each in entries], along))
     return acts
 
 
@@ -96,7 +96,7 @@ def _shown_fact(record: AuditRecord) -> AuditedFact | None:
     return None if record.action == "forget" else AuditedFact.parse(record.what)
 
 
-def _text_parts(record: AuditRecord, facts: set[tuple[str, int]]) -> list[_TextPart]:
+def _make_text_parts(record: AuditRecord, facts: set[tuple[str, int]]) -> list[_TextPart]:
     """Returns what an entry concerns, in words, with links to the facts that exist."""
 
     def link(seq: int) -> _TextPart:
@@ -105,7 +105,7 @@ def _text_parts(record: AuditRecord, facts: set[tuple[str, int]]) -> list[_TextP
 
     fact = _shown_fact(record)
     if fact is None:
-        return [_TextPart(_sentence_of(record))]
+        return [_TextPart(_render_sentence(record))]
     parts = [link(fact.seq)]
     if fact.new_seq is not None:
         parts += [_TextPart(": now "), link(fact.new_seq)]
@@ -116,7 +116,7 @@ def _text_parts(record: AuditRecord, facts: set[tuple[str, int]]) -> list[_TextP
     return parts
 
 
-def _sentence_of(record: AuditRecord) -> str:
+def _render_sentence(record: AuditRecord) -> str:
     """Returns in words what an entry concerns that names no fact to link to."""
     match record.action, record.what.split(" "):
         case "forget", ["all"]:

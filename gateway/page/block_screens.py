@@ -15,11 +15,11 @@ from msgspec.structs import replace
 
 from gateway.core.memory.word_diff import DiffPart, diff_words
 from gateway.errors import BadRequest, Conflict, GatewayError
-from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, access_of
+from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, make_access
 from gateway.page.page_operations import PageOperations
 from gateway.page.page_request import MAX_BODY_BYTES
 from gateway.page.screen import SAVED, Action, ActionResult, Answer, ListQuery, Screen, ScreenRequest, View
-from gateway.page.shown_text import shortened_diff
+from gateway.page.shown_text import shorten_diff
 from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.block_views import BlockDiff, BlockPage
 from gateway.run.admin.lost_words import LostWords
@@ -99,7 +99,7 @@ class _BlockScreens(Struct, frozen=True):
     audit: AuditOperations
 
     async def show(self, request: ScreenRequest, query: BlockQuery) -> View:
-        access = access_of(request)
+        access = make_access(request)
         block_page = await self._read_block_page(request, access, query)
         await request.note_read(access.uid)
         if request.is_twin:
@@ -108,10 +108,10 @@ class _BlockScreens(Struct, frozen=True):
         return await self._make_view(block_page, access, words=query.words, is_compared=is_compared)
 
     async def edit(self, request: ScreenRequest, form: EditForm) -> Answer:
-        access = access_of(request)
+        access = make_access(request)
         try:
             await self.edits.edit_block(
-                access.editor, access.uid, _label_of(request), form.value, form.version
+                access.editor, access.uid, _read_label(request), form.value, form.version
             )
         except (Conflict, BadRequest) as error:
             block_page = await self._read_block_page(request, access)
@@ -120,25 +120,25 @@ class _BlockScreens(Struct, frozen=True):
                 if block_page.block.value == form.value and not request.is_twin:
                     return await self._redirect(request, access)  # the form was sent twice
                 parts = await asyncio.to_thread(diff_words, form.value, block_page.block.value)
-                conflict = shortened_diff(parts)
+                conflict = shorten_diff(parts)
             words = _read_sought_words(request, access, block_page)
             refused = _RefusedEdit(form.value, conflict)
             return await self._make_view(block_page, access, words=words, error=error, refused_edit=refused)
         return await self._redirect(request, access)
 
     async def undo(self, request: ScreenRequest, form: UndoForm) -> Answer:
-        access = access_of(request)
+        access = make_access(request)
         try:
-            await self.edits.undo_block(access.editor, access.uid, _label_of(request), form.version)
+            await self.edits.undo_block(access.editor, access.uid, _read_label(request), form.version)
         except (Conflict, BadRequest) as error:
             return await self._answer_refused(request, access, error, form)
         return await self._redirect(request, access)
 
     async def restore(self, request: ScreenRequest, form: RestoreForm) -> Answer:
-        access = access_of(request)
+        access = make_access(request)
         try:
             await self.edits.restore_block(
-                access.editor, access.uid, _label_of(request), form.version, form.to
+                access.editor, access.uid, _read_label(request), form.version, form.to
             )
         except (Conflict, BadRequest) as error:
             return await self._answer_refused(request, access, error, form)
@@ -154,7 +154,7 @@ class _BlockScreens(Struct, frozen=True):
         block_page = await self.views.blocks.show(
             access.project,
             access.uid,
-            _label_of(request),
+            _read_label(request),
             from_=query.from_,
             to=query.to,
             after=query.after,
@@ -211,7 +211,7 @@ class _BlockScreens(Struct, frozen=True):
         if access.is_person or not access.may("correct"):
             return None
         undo = (await self.views.blocks.list_undos(access.project, access.uid, label)).get(label)
-        return None if undo is None else replace(undo, parts=shortened_diff(undo.parts))
+        return None if undo is None else replace(undo, parts=shorten_diff(undo.parts))
 
     async def _find_remaining(
         self, block_page: BlockPage, access: MemoryAccess, words: str
@@ -273,7 +273,7 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
     ]
 
 
-def _label_of(request: ScreenRequest) -> str:
+def _read_label(request: ScreenRequest) -> str:
     """Returns the label of the block that the path names."""
     return str(request.params["label"])
 
@@ -309,6 +309,6 @@ def _read_sought_words(request: ScreenRequest, access: MemoryAccess, block_page:
 def _diff_versions(block_page: BlockPage) -> dict[int, tuple[DiffPart, ...]]:
     """Returns what each version of a page has changed, by its number; the oldest one shown has no entry."""
     return {
-        new.version: shortened_diff(diff_words(old.value, new.value))
+        new.version: shorten_diff(diff_words(old.value, new.value))
         for new, old in pairwise(block_page.versions)
     }

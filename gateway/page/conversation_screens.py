@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, access_of
+from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, make_access
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Answer, Download, LimitQuery, Screen, ScreenRequest, View
 from gateway.run.admin.audit_operations import AuditOperations, AuditRecord
@@ -41,7 +41,7 @@ class _ConversationScreens(Struct, frozen=True):
     audit: AuditOperations
 
     async def show(self, request: ScreenRequest, query: BranchQuery) -> Answer:
-        access = access_of(request)
+        access = make_access(request)
         if query.message is not None:
             answer: Answer = await self._show_message(request, access, query.message)
         elif request.is_twin:
@@ -54,7 +54,7 @@ class _ConversationScreens(Struct, frozen=True):
     async def _show_message(self, request: ScreenRequest, access: MemoryAccess, seq: int) -> Download:
         """Returns the text of one message as a file."""
         id = str(request.params["id"])
-        return _text_file(await self.views.conversations.read_text(access.project, access.uid, id, seq))
+        return _make_text_file(await self.views.conversations.read_text(access.project, access.uid, id, seq))
 
     async def _show_branch(self, request: ScreenRequest, access: MemoryAccess, query: BranchQuery) -> View:
         """Returns the screen of a branch."""
@@ -148,7 +148,7 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
     return [routes.screen("c/{id}", conversation.show, BranchQuery)]
 
 
-def _text_file(text: str) -> Download:
+def _make_text_file(text: str) -> Download:
     """Returns a text as a file, cut where it has more than `_MAX_BYTES`."""
     cut_bytes = text.encode("utf-8", "replace")[:_MAX_BYTES]
     # The last character may have been cut in two.

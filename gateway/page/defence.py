@@ -1,6 +1,6 @@
 """The defence of the page, as pure functions: the headers of each answer, and the origin of a request.
 
-A write from a page of another origin is refused (`origin_verdict`, which gateway.page.page_app asks).
+A write from a page of another origin is refused (`compare_origin`, which gateway.page.page_app asks).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _CSP_BEGINNING = (
 )
 
 
-def security_headers(frame_origins: Sequence[str] = ()) -> list[RawHeader]:
+def make_security_headers(frame_origins: Sequence[str] = ()) -> list[RawHeader]:
     """Returns the headers of each answer. frame_origins: the origins of pages that may show it in a frame."""
     headers = {
         "content-security-policy": _CSP_BEGINNING + (" ".join(frame_origins) or "'none'"),
@@ -31,12 +31,12 @@ def security_headers(frame_origins: Sequence[str] = ()) -> list[RawHeader]:
     return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
-def values_of(headers: Iterable[RawHeader], name: bytes) -> list[str]:
+def read_header_values(headers: Iterable[RawHeader], name: bytes) -> list[str]:
     """Returns the values of a header, stripped. name: the header's name in lower case."""
     return [value.decode("latin-1").strip() for key, value in headers if key == name]
 
 
-def origin_verdict(headers: Sequence[RawHeader], *, has_tls: bool) -> bool | None:
+def compare_origin(headers: Sequence[RawHeader], *, has_tls: bool) -> bool | None:
     """Returns whether a request comes from a page of this very origin; None: the request does not say.
 
     Browsers send the origin in `Sec-Fetch-Site` or `Origin`. `Origin` must have the host and the port to which the
@@ -45,17 +45,17 @@ def origin_verdict(headers: Sequence[RawHeader], *, has_tls: bool) -> bool | Non
     has_tls: the page is served with TLS, so a page of the same host without TLS is of another origin.
     """
     schemes = ("https",) if has_tls else ("http", "https")
-    hosts = values_of(headers, b"host")
+    hosts = read_header_values(headers, b"host")
     own_host = hosts[0].lower() if len(hosts) == 1 else None
-    verdicts = [value == "same-origin" for value in values_of(headers, b"sec-fetch-site")]
+    verdicts = [value == "same-origin" for value in read_header_values(headers, b"sec-fetch-site")]
     verdicts += [
-        own_host is not None and _host_of(value, schemes) == own_host
-        for value in values_of(headers, b"origin")
+        own_host is not None and _parse_host(value, schemes) == own_host
+        for value in read_header_values(headers, b"origin")
     ]
     return all(verdicts) if verdicts else None
 
 
-def _host_of(origin: str, schemes: Collection[str]) -> str | None:
+def _parse_host(origin: str, schemes: Collection[str]) -> str | None:
     """Returns the host and port of an origin, as a `Host` header has them; None: it is no origin with these schemes."""
     try:
         url = urlsplit(origin)

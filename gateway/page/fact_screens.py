@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from gateway.errors import BadRequest, Conflict, GatewayError
-from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, access_of
+from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, make_access
 from gateway.page.page_operations import PageOperations
 from gateway.page.page_request import safe_next
 from gateway.page.screen import ALWAYS_SAVED, SAVED, Action, ActionResult, Answer, Screen, ScreenRequest, View
@@ -56,7 +56,7 @@ class _FactScreens(Struct, frozen=True):
     lost_words: LostWords
 
     async def show(self, request: ScreenRequest, query: FactQuery) -> View:
-        access, seq = access_of(request), _number_of(request)
+        access, seq = make_access(request), _read_fact_seq(request)
         page = await self.views.facts.show(access.project, access.uid, seq)
         await request.note_read(access.uid)
         if request.is_twin:
@@ -64,7 +64,7 @@ class _FactScreens(Struct, frozen=True):
         return await self._make_view(access, page, back=safe_next(query.back), is_typed=query.typed)
 
     async def correct(self, request: ScreenRequest, form: CorrectForm) -> Answer:
-        access, seq = access_of(request), _number_of(request)
+        access, seq = make_access(request), _read_fact_seq(request)
         try:
             new_fact = await self.edits.correct_fact(access.editor, access.uid, seq, form.text)
         except (BadRequest, Conflict) as error:
@@ -77,7 +77,7 @@ class _FactScreens(Struct, frozen=True):
         return await self._redirect(access, new_fact.seq, form)
 
     async def mute(self, request: ScreenRequest, form: MuteForm) -> ActionResult:
-        access, seq = access_of(request), _number_of(request)
+        access, seq = make_access(request), _read_fact_seq(request)
         await self.edits.mute_fact(access.editor, access.uid, seq, is_muted=form.muted)
         page = await self.views.facts.show(access.project, access.uid, seq)
         own_screen = access.path("f", seq)
@@ -87,7 +87,7 @@ class _FactScreens(Struct, frozen=True):
         return ActionResult(access.filter(page.fact), screen + fragment)
 
     async def set_always(self, request: ScreenRequest, form: AlwaysForm) -> Answer:
-        access, seq = access_of(request), _number_of(request)
+        access, seq = make_access(request), _read_fact_seq(request)
         try:
             await self.edits.set_always(access.editor, access.uid, seq, is_always=form.always)
         except (BadRequest, Conflict) as error:
@@ -190,6 +190,6 @@ def _find_restored(page: FactPage, replaced: Sequence[FactRecord]) -> FactRecord
     return next((fact for fact in earlier if fact.text == page.fact.text), None)
 
 
-def _number_of(request: ScreenRequest) -> int:
+def _read_fact_seq(request: ScreenRequest) -> int:
     """Returns the number of the fact that the path names."""
     return int(request.params["seq"])

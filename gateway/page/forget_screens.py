@@ -12,11 +12,11 @@ from msgspec.structs import replace
 
 from gateway.core.memory.word_diff import DiffPart, diff_words
 from gateway.errors import BadRequest, Conflict, MemoryNotFound, UnknownId
-from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, access_of
+from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, make_access
 from gateway.page.page_operations import PageOperations
 from gateway.page.page_request import safe_next
 from gateway.page.screen import Action, ActionResult, Answer, Redirect, Screen, ScreenRequest, View, fields_of
-from gateway.page.shown_text import shortened_diff
+from gateway.page.shown_text import shorten_diff
 from gateway.run.admin.exchange_messages import shorten
 from gateway.run.admin.fact_views import FactPage
 from gateway.run.admin.lost_words import LostWords
@@ -159,7 +159,7 @@ class _ForgetScreens(Struct, frozen=True):
     trials: RecallTrials
 
     async def show_preview(self, request: ScreenRequest, query: ForgetQuery) -> Answer:
-        access = access_of(request)
+        access = make_access(request)
         if request.is_twin:
             preview = await self.forgetting.preview(access.project, access.uid, *query.target)
             await request.note_read(access.uid)
@@ -171,7 +171,7 @@ class _ForgetScreens(Struct, frozen=True):
         return view
 
     async def forget(self, request: ScreenRequest, form: ForgetForm) -> Answer:
-        access = access_of(request)
+        access = make_access(request)
         if request.query.keep:
             raise BadRequest("Facts that stay are named in the form, not in the address.", param="keep")
         came_from = _read_screen_before(access, form.came_from)
@@ -212,7 +212,7 @@ class _ForgetScreens(Struct, frozen=True):
         self, request: ScreenRequest, result: ForgetResult, came_from: str, before: _BeforeForgetting
     ) -> View:
         """Returns the screen that says what is gone, what is left, and where to go on."""
-        access, query = access_of(request), request.query
+        access, query = make_access(request), request.query
         is_all = query.target.kind == "all"
         sought_words = before.sought_words
         next_link = _NextLink("people", "All people")
@@ -362,7 +362,7 @@ class _ForgetScreens(Struct, frozen=True):
         error: why the forgetting that it shows was refused.
         keep: the numbers of the facts that are ticked.
         """
-        access = access_of(request)
+        access = make_access(request)
         kind, value = request.query.target
         came_from = _read_screen_before(access, came_from)
         sought_words = await self._read_sought_words(access, came_from)
@@ -405,7 +405,7 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
 
 def _diff_blocks(preview: ForgetPreview) -> list[_BlockChange]:
     return [
-        _BlockChange(each.label, shortened_diff(diff_words(each.before, each.after)))
+        _BlockChange(each.label, shorten_diff(diff_words(each.before, each.after)))
         for each in preview.blocks or ()
     ]
 

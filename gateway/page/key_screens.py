@@ -35,7 +35,7 @@ class _KeyScreens(Struct, frozen=True):
 
     async def show(self, request: ScreenRequest, query: ListQuery) -> Answer:
         _require_key_operator(request)
-        return _keys_page(await self.keys.list_page(after=query.after, limit=query.limit))
+        return _make_keys_page(await self.keys.list_page(after=query.after, limit=query.limit))
 
     async def create(self, request: ScreenRequest, form: KeyForm) -> Answer:
         _require_key_operator(request)
@@ -44,12 +44,12 @@ class _KeyScreens(Struct, frozen=True):
                 form.name.strip(), form.project.strip(), form.kind, form.memory or None
             )
         except BadRequest as error:
-            return _keys_page(await self.keys.list_page(), error=error, form=form)
+            return _make_keys_page(await self.keys.list_page(), error=error, form=form)
         await self.audit.add(request.visitor.actor, "key_create", what=audited_part("key", key.id))
         # Not a redirect: only the answer to this request can show the secret.
         if request.is_twin:
             return View(key)
-        return _keys_page(await self.keys.list_page(), new_key=key)
+        return _make_keys_page(await self.keys.list_page(), new_key=key)
 
     async def revoke(self, request: ScreenRequest, form: NoFields) -> Answer:
         _require_key_operator(request)
@@ -72,7 +72,7 @@ def _require_key_operator(request: ScreenRequest) -> None:
         raise NotAllowed("Keys are for operators of all projects who may change them.")
 
 
-def _keys_page(
+def _make_keys_page(
     page: ListPage[KeyRecord],
     *,
     new_key: NewKey | None = None,

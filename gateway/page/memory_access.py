@@ -99,7 +99,7 @@ class MemoryAccess(Struct, frozen=True):
         return page_path(*self.base) + link.removeprefix(operator_path)
 
 
-def access_of(request: ScreenRequest) -> MemoryAccess:
+def make_access(request: ScreenRequest) -> MemoryAccess:
     """Returns the access that a request has to its memory."""
     visitor = request.visitor
     link = visitor.link

@@ -13,7 +13,7 @@ from msgspec.structs import asdict, replace
 
 from gateway.core.dates import parse_moment
 from gateway.errors import BadRequest, Conflict, GatewayError, UnknownId
-from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, access_of
+from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, make_access
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import (
     SAVED,
@@ -28,7 +28,7 @@ from gateway.page.screen import (
     ScreenRequest,
     View,
 )
-from gateway.page.shown_text import shortened_diff
+from gateway.page.shown_text import shorten_diff
 from gateway.run.admin.block_views import BlockDiff
 from gateway.run.admin.conversation_views import ConversationRecord
 from gateway.run.admin.memory_edits import FactExists
@@ -119,7 +119,7 @@ class _MemoryScreens(Struct, frozen=True):
         return await self._make_facts_view(await self._open_memory(request), query, unsaved=resumed)
 
     async def add_fact(self, request: ScreenRequest, form: AddFactForm) -> Answer:
-        access = access_of(request)
+        access = make_access(request)
         try:
             fact = await self.operations.edits.add_fact(
                 access.editor, access.uid, form.text, always=form.always
@@ -174,7 +174,7 @@ class _MemoryScreens(Struct, frozen=True):
         )
         if request.is_twin:
             return access.twin(page)
-        openings = await self._openings_of(access, page.items)
+        openings = await self._load_openings(access, page.items)
         return access.view(
             page, "conversations.html", "Conversations", memory_name=memory.name, openings=openings
         )
@@ -188,13 +188,13 @@ class _MemoryScreens(Struct, frozen=True):
         return access.view(page, "passages.html", "Passages", memory_name=memory.name)
 
     async def export(self, request: ScreenRequest, query: NoFields) -> Download:
-        access = access_of(request)
+        access = make_access(request)
         pages = await self.operations.export.line_pages(access.project, access.uid)
         await self.operations.audit.add(request.visitor.actor, "export", access.uid)
         return Download("application/x-ndjson", _join_lines(pages), f"memory-{access.uid[:8]}.jsonl")
 
     async def export_readable(self, request: ScreenRequest, query: NoFields) -> HtmlDownload:
-        access = access_of(request)
+        access = make_access(request)
         parts = await self.operations.export.readable_parts(access.project, access.uid)
         await self.operations.audit.add(request.visitor.actor, "export", access.uid)
         # An operator's copy is for the person, so it has the same words.
@@ -221,8 +221,8 @@ class _MemoryScreens(Struct, frozen=True):
             page,
             "memory.html",
             page.memory.name,
-            openings=await self._openings_of(access, page.conversations),
-            undos=await self._shortened_undos(access) if access.may("correct") else {},
+            openings=await self._load_openings(access, page.conversations),
+            undos=await self._load_shortened_undos(access) if access.may("correct") else {},
             paused=memory.paused,
             learning=learning,
             name_line=name_line,
@@ -309,7 +309,7 @@ class _MemoryScreens(Struct, frozen=True):
 
         Raises: UnknownId: there is no such memory.
         """
-        access = access_of(request)
+        access = make_access(request)
         memory = await self.views.get(access.project, access.uid)
         await request.note_read(access.uid)
         return _OpenedMemory(access, memory.id, name_of(memory.scope), memory.paused, user_of(memory.scope))
@@ -323,7 +323,7 @@ class _MemoryScreens(Struct, frozen=True):
         has_record = explained.memory == access.uid and explained.window.parts
         return describe_changes(explained, trial) if has_record else ""
 
-    async def _openings_of(
+    async def _load_openings(
         self, access: MemoryAccess, conversations: Iterable[ConversationRecord]
     ) -> dict[str, str]:
         """Returns the first words of conversations, by their ids."""
@@ -331,11 +331,11 @@ class _MemoryScreens(Struct, frozen=True):
             access.project, access.uid, [each.id for each in conversations]
         )
 
-    async def _shortened_undos(self, access: MemoryAccess) -> dict[str, BlockDiff]:
+    async def _load_shortened_undos(self, access: MemoryAccess) -> dict[str, BlockDiff]:
         """Returns what an undo of each block would change, by the blocks' labels."""
         undos = await self.views.blocks.list_undos(access.project, access.uid)
         return {
-            label: replace(undo, parts=shortened_diff(undo.parts, _UNDO_AROUND, _UNDO_CHARS))
+            label: replace(undo, parts=shorten_diff(undo.parts, _UNDO_AROUND, _UNDO_CHARS))
             for label, undo in undos.items()
         }
 

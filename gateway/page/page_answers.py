@@ -86,7 +86,7 @@ class Answers:
             visitor=visitor,
             may_write=visitor is not None and visitor.may_write,
             menu=self._list_menu(request, visitor),
-            theme=theme_of(request.cookies),
+            theme=read_theme(request.cookies),
             **view.context,
         )
         reply = PageReply(200, "text/html; charset=utf-8", html.encode("utf-8", "replace"))
@@ -123,7 +123,7 @@ class Answers:
             )
         else:
             reply = self._render_view(
-                request, View(None, "error.html", error.message, _error_context(request, error))
+                request, View(None, "error.html", error.message, _make_error_context(request, error))
             )
             reply.status = error.status
         if error.status == 401:
@@ -188,13 +188,13 @@ def unknown_page() -> UnknownPath:
     return UnknownPath("There is no such page.")
 
 
-def theme_of(cookies: Mapping[str, str]) -> str | None:
+def read_theme(cookies: Mapping[str, str]) -> str | None:
     """Returns the theme that a visitor has chosen; None: that of the system."""
     theme = cookies.get(THEME_COOKIE)
     return theme if theme in ("light", "dark") else None
 
 
-def _error_context(request: PageRequest, error: GatewayError) -> dict[str, Any]:
+def _make_error_context(request: PageRequest, error: GatewayError) -> dict[str, Any]:
     """Returns the context of an error's page: a text that was not saved, and where to go on."""
     return {"unsaved_text": request.unsaved_text, "home": _find_home(request, error)}
 

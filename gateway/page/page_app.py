@@ -34,7 +34,7 @@ from gateway.errors import (
     UnknownId,
     UnknownPath,
 )
-from gateway.page.defence import origin_verdict, security_headers, values_of
+from gateway.page.defence import compare_origin, make_security_headers, read_header_values
 from gateway.page.page_answers import Answers, NotSignedIn, unknown_page
 from gateway.page.page_operations import PageOperations
 from gateway.page.page_reply import PageReply, redirect, send_reply
@@ -53,10 +53,10 @@ from gateway.page.page_request import (
     read_typed_text,
     resume_at,
 )
-from gateway.page.page_routes import all_routes
+from gateway.page.page_routes import list_routes
 from gateway.page.screen import Action, LimitQuery, Screen, ScreenRequest
 from gateway.page.sign_in_pages import SIGN_IN_PATHS, SignInPages
-from gateway.page.visitor import PersonLink, Visitor, name_of_session
+from gateway.page.visitor import PersonLink, Visitor, make_session_name
 from gateway.run.admin.link_operations import Right
 from gateway.run.admin.memory_edits import LINK
 from gateway.run.admin.page_paths import STATIC, part_of
@@ -116,9 +116,9 @@ class PageApp:
         # A search may take seconds. Other searches wait for it, and other screens do not.
         self._search_lock = asyncio.Lock()
         self._noted_reads: OrderedDict[tuple[str, str, int], None] = OrderedDict()
-        self._headers = security_headers()
-        self._person_headers = security_headers(ui.frame_origins)
-        routes = all_routes(operations)
+        self._headers = make_security_headers()
+        self._person_headers = make_security_headers(ui.frame_origins)
+        routes = list_routes(operations)
         self._screens = [
             _CompiledRoute(_compile(each.path), each) for each in routes if isinstance(each, Screen)
         ]
@@ -150,7 +150,7 @@ class PageApp:
 
         raw_path = scope.get("raw_path", b"").decode("latin-1").partition("?")[0].removeprefix(PREFIX)
         request = PageRequest(scope, receive, path, raw_path, read_cookies(scope["headers"]))
-        request.referrer = self._screen_at(read_referrer(request))
+        request.referrer = self._choose_screen(read_referrer(request))
         try:
             await send_page(await self._respond(request))
         except asyncio.CancelledError:
@@ -181,7 +181,7 @@ class PageApp:
         scope = request.scope
         if not self._is_enabled:
             raise UnknownPath("There is no page here: ui.enabled is false.")
-        hosts = values_of(scope["headers"], b"host")
+        hosts = read_header_values(scope["headers"], b"host")
         if len(hosts) != 1 or not self._knows_host(hosts[0]):
             raise NotAllowed(
                 "The page is not served under this host name. server.allowed_hosts names those under which it is."
@@ -201,7 +201,7 @@ class PageApp:
 
     async def _check_origin(self, request: PageRequest) -> None:
         """Raises: NotAllowed: a change comes from another origin, or names none where it has to."""
-        is_same = origin_verdict(request.scope["headers"], has_tls=self._has_tls)
+        is_same = compare_origin(request.scope["headers"], has_tls=self._has_tls)
         needs_origin = request.is_for_person or (
             request.path != "login" and await self._sign_in_pages.bears_session(request)
         )
@@ -300,7 +300,7 @@ class PageApp:
 
     def _get_route(self, request: PageRequest) -> tuple[Screen | Action, dict[str, Any]]:
         """Returns the route of a request, and the parts of its path by their names."""
-        path = _route_path(request)
+        path = _make_route_path(request)
         if "\0" in path:  # over PostgreSQL this would find the name without U+0000
             raise unknown_page()
         screens, actions = self._screens, self._actions
@@ -315,7 +315,7 @@ class PageApp:
             raise MethodNotAllowed(f"{request.method} is not allowed here.")
         raise unknown_page()
 
-    def _screen_at(self, address: str) -> str:
+    def _choose_screen(self, address: str) -> str:
         """Returns the address of the screen at an address, or of the next screen above: an action has no screen."""
         path = address.partition("?")[0]
         if path.count("/") > self._max_slashes:
@@ -334,7 +334,9 @@ class PageApp:
             await self._retain_unsaved(request)
             raise
         person = PersonLink(link.memory_uid, link.scope.project, link.rights, link.expires, link.paused)
-        return Visitor(LINK, link.scope.project, may_write=True, session=name_of_session(token), link=person)
+        return Visitor(
+            LINK, link.scope.project, may_write=True, session=make_session_name(token), link=person
+        )
 
     async def _note_read(self, visitor: Visitor, uid: str) -> None:
         """Notes in the audit that a memory was read, once in an hour of a session. Raises: StoreError."""
@@ -375,7 +377,7 @@ def _compile(path: str) -> _Pattern:
     return _Pattern(re.compile(regex.pattern.replace(IntegerConvertor.regex, _DIGITS)), convertors)
 
 
-def _route_path(request: PageRequest) -> str:
+def _make_route_path(request: PageRequest) -> str:
     """Returns the path that a route matches: a twin has the path of its screen. Raises: UnknownPath."""
     if not request.is_twin:
         return request.path

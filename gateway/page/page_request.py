@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope
 from gateway.checked import InvalidValue, convert
 from gateway.core.nul import check_no_nul
 from gateway.errors import BadRequest, BodyTooLarge, CallerError
-from gateway.page.defence import RawHeader, values_of
+from gateway.page.defence import RawHeader, read_header_values
 from gateway.page.shown_text import as_typed
 from gateway.page.visitor import Visitor
 from gateway.run.admin.fault_errors import refusal
@@ -103,7 +103,7 @@ async def read_form(bodies: Bodies, request: PageRequest, repeated: Collection[s
     expected = JSON if request.is_twin else FORM
     content_types = [
         value.partition(";")[0].strip().lower()
-        for value in values_of(request.scope["headers"], b"content-type")
+        for value in read_header_values(request.scope["headers"], b"content-type")
     ]
     if content_types != [expected]:
         raise _UnsupportedType(f"The body must be {expected}.", param="content-type")
@@ -155,7 +155,7 @@ def resume_at(screen: str, form: Mapping[str, Any], names: Mapping[str, str]) ->
 
 def read_bearer(headers: Iterable[RawHeader]) -> str | None:
     """Returns the bearer token of the header `Authorization`; None: there is no such token, or several headers."""
-    values = values_of(headers, b"authorization")
+    values = read_header_values(headers, b"authorization")
     if len(values) != 1 or values[0][:7].lower() != "bearer ":
         return None
     return values[0][7:].strip()
@@ -164,7 +164,7 @@ def read_bearer(headers: Iterable[RawHeader]) -> str | None:
 def read_cookies(headers: Iterable[RawHeader]) -> dict[str, str]:
     """Returns the cookies of a request. The first cookie of a name counts, since browsers send the closest first."""
     cookies: dict[str, str] = {}
-    for part in ";".join(values_of(headers, b"cookie")).split(";"):
+    for part in ";".join(read_header_values(headers, b"cookie")).split(";"):
         name, _, value = part.partition("=")
         cookies.setdefault(name.strip(), value.strip())
     return cookies
@@ -200,7 +200,7 @@ def safe_next(text: str) -> str:
 def read_referrer(request: PageRequest) -> str:
     """Returns the page with the link or the form that led to a request, relative to /ui/; "": unknown."""
     headers = request.scope["headers"]
-    referers, hosts = values_of(headers, b"referer"), values_of(headers, b"host")
+    referers, hosts = read_header_values(headers, b"referer"), read_header_values(headers, b"host")
     try:
         url = urlsplit(referers[0] if referers else "")
     except ValueError:

@@ -21,7 +21,7 @@ from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Screen
 
 
-def all_routes(operations: PageOperations) -> list[Screen | Action]:
+def list_routes(operations: PageOperations) -> list[Screen | Action]:
     return [
         *overview_screens.screens(operations),
         *audit_screen.screens(operations),

@@ -84,7 +84,7 @@ class Renderer:
         def url(*parts: str | int | Sequence[str], **fields: Any) -> str:
             """Returns a link to a screen. A part is a segment of its path, or a sequence of them."""
             segments = [each for part in parts for each in ((part,) if isinstance(part, str | int) else part)]
-            return (path_to_root + page_path(*segments) or "./") + _query_string(fields)
+            return (path_to_root + page_path(*segments) or "./") + _render_query(fields)
 
         def relative(to: str) -> str:
             """Returns a link to a path below /ui/."""
@@ -92,7 +92,7 @@ class Renderer:
 
         def here(**fields: Any) -> str:
             """Returns a link to the same page with other fields."""
-            return _query_string({**query, **fields}) or "?"
+            return _render_query({**query, **fields}) or "?"
 
         return self._environment.get_template(template).render(
             url=url,
@@ -187,7 +187,7 @@ def next_in(loop: Any, kind: str = "", list: str = "forget") -> str | None:
     return f"{list}-{kind or item.kind}-{item.seq}" if item.seq else None
 
 
-def _query_string(fields: Mapping[str, Any]) -> str:
+def _render_query(fields: Mapping[str, Any]) -> str:
     parts = [
         f"{name}={quote_plus(str(value).lower() if isinstance(value, bool) else str(value))}"
         for name, field in fields.items()
@@ -202,7 +202,7 @@ def when(at: float | None, *, form: str = "%-d %b %Y, %H:%M") -> str:
     if at is None:
         return _UNKNOWN
     moment = datetime.fromtimestamp(at, UTC)
-    return _time_element(moment, moment.strftime(form))
+    return _render_time(moment, moment.strftime(form))
 
 
 def ago(at: float | None, now: float) -> str:
@@ -217,7 +217,7 @@ def ago(at: float | None, now: float) -> str:
         if passed_s >= unit_s:
             text = f"{int(passed_s // unit_s)} {unit} ago"
             break
-    return _time_element(datetime.fromtimestamp(at, UTC), text)
+    return _render_time(datetime.fromtimestamp(at, UTC), text)
 
 
 def clock(at: float, now: float) -> str:
@@ -226,7 +226,7 @@ def clock(at: float, now: float) -> str:
     return when(at, form="%H:%M:%S" if is_today else "%-d %b, %H:%M:%S")
 
 
-def _time_element(moment: datetime, text: str) -> Markup:
+def _render_time(moment: datetime, text: str) -> Markup:
     """Returns a time as HTML. text: the gateway's own words."""
     day, time = f"{moment:%Y-%m-%d}", f"{moment:%H:%M:%S}"
     return Markup(f'<time datetime="{day}T{time}Z" title="{day} {time} UTC">{text}</time>')

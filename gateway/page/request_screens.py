@@ -204,9 +204,9 @@ class _RequestScreens(Struct, frozen=True):
         repeated = _find_repetitions(turn, prompt_texts)
         words = ""  # of the reply, which neither its question nor a text of the prompt has
         if not repeated:
-            known_texts = [_text_of("user", turn), *(each.text for each in prompt_texts)]
+            known_texts = [_choose_text("user", turn), *(each.text for each in prompt_texts)]
             words = await self.operations.words.select_words_without(
-                _text_of("assistant", turn)[:_MAX_CHARS], [each[:_MAX_CHARS] for each in known_texts]
+                _choose_text("assistant", turn)[:_MAX_CHARS], [each[:_MAX_CHARS] for each in known_texts]
             )
             explained = await self._add_texts_before(explained, words)
         if request.is_twin:
@@ -241,14 +241,14 @@ class _RequestScreens(Struct, frozen=True):
         Marked are the sentences that it repeats. If it repeats none, the words are that its question lacks and a text
         of its prompt has.
         """
-        reply = _text_of("assistant", turn)
+        reply = _choose_text("assistant", turn)
         if repeated:
             spans = sorted((each.start, each.end, each.texts) for each in repeated)
         else:
             sources = sorted(texts, key=lambda each: each.is_reply)
             shared = await self.operations.words.find_shared(
                 reply[:_SHOWN_REPLY_CHARS],
-                _text_of("user", turn)[:_MAX_CHARS],
+                _choose_text("user", turn)[:_MAX_CHARS],
                 [each.text[:_SHOWN_REPLY_CHARS] for each in sources],
             )
             spans = [(start, end, [sources[each] for each in indices]) for start, end, indices in shared]
@@ -418,7 +418,7 @@ def _find_repetitions(turn: Sequence[MessageRecord], texts: Sequence[PromptText]
     Words that only other replies have may be a set phrase: they are left out if several have them, unless there is
     nothing else.
     """
-    reply = _text_of("assistant", turn)[:_MAX_CHARS]
+    reply = _choose_text("assistant", turn)[:_MAX_CHARS]
     # The spaces: words are found as a whole.
     texts_with_words = [(each, f" {_only_words(each.text[:_MAX_CHARS])} ") for each in texts]
     repetitions = list[Repetition]()
@@ -466,7 +466,7 @@ def _split_reply(reply: str, spans: Iterable[tuple[int, int, Sequence[PromptText
 
 def _find_trial(turn: Sequence[MessageRecord], searched: ExplainedRequest) -> dict[str, str] | None:
     """Returns the query with which the trial of recall tries the question of a request again."""
-    question = _text_of("user", turn)
+    question = _choose_text("user", turn)
     if not question.strip() or len(question) > _MAX_TRIED_CHARS or not searched.window.parts:
         return None
     return {"q": question, "request": searched.id}
@@ -480,7 +480,7 @@ def _list_other_sources(window: WindowRecord) -> list[str]:
     return [name for part, name in _OTHER_SOURCES.items() if part in parts]
 
 
-def _text_of(role: str, turn: Sequence[MessageRecord]) -> str:
+def _choose_text(role: str, turn: Sequence[MessageRecord]) -> str:
     """Returns the question ("user") or the reply ("assistant") of a turn; "": there is none."""
     return next((each.text or "" for each in turn if each.role == role), "")
 

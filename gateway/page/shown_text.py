@@ -28,7 +28,7 @@ def as_typed(text: str) -> str:
     return _SHOWN.sub(character, text.replace("\r\n", "\n"))
 
 
-def shortened_diff(
+def shorten_diff(
     parts: tuple[DiffPart, ...], around: int = 60, max_chars: int = 1_500
 ) -> tuple[DiffPart, ...]:
     """Returns a difference with only some of the unchanged text around each change, and with a bound.

@@ -8,7 +8,7 @@ from typing import Literal
 from msgspec import Struct
 
 from gateway.errors import GatewayError, MethodNotAllowed
-from gateway.page.defence import values_of
+from gateway.page.defence import read_header_values
 from gateway.page.page_answers import THEME_COOKIE, Answers, NotSignedIn
 from gateway.page.page_reply import PageReply
 from gateway.page.page_request import (
@@ -20,7 +20,7 @@ from gateway.page.page_request import (
     safe_next,
 )
 from gateway.page.screen import ActionResult, NoFields
-from gateway.page.visitor import LoginFailures, Sessions, Visitor, name_of_session
+from gateway.page.visitor import LoginFailures, Sessions, Visitor, make_session_name
 from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.sign_in import UNKNOWN, SignIn
 from gateway.settings import Settings
@@ -60,9 +60,9 @@ class SignInPages:
 
     async def bears_session(self, request: PageRequest) -> bool:
         """Returns whether a request has the cookie of a session, which may have ended. Raises: StoreError."""
-        return await self._cookie_name() in request.cookies
+        return await self._make_cookie_name() in request.cookies
 
-    async def _cookie_name(self) -> str:
+    async def _make_cookie_name(self) -> str:
         """Returns the name of the session's cookie.
 
         Each database has its own: a browser sends the cookies of a host to every port, and so to other gateways there.
@@ -80,15 +80,15 @@ class SignInPages:
                 raise NotSignedIn("This is no operator key. `mnemogate keys create --operator` makes one.")
             assert operator.digest is not None  # an operator who was found by a key has the key's digest
             return Visitor(operator.actor, operator.project, operator.may_write, operator.digest.hex()[:16])
-        token = request.cookies.get(await self._cookie_name())
-        is_use = not values_of(request.scope["headers"], _POLL)
+        token = request.cookies.get(await self._make_cookie_name())
+        is_use = not read_header_values(request.scope["headers"], _POLL)
         if token is None or (operator := self.sessions.find(token, is_use=is_use)) is None:
             return None
         if not await self._sign_in.is_valid(operator):
             self.sessions.end(token)
             return None
         request.token = token
-        return Visitor(operator.actor, operator.project, operator.may_write, name_of_session(token))
+        return Visitor(operator.actor, operator.project, operator.may_write, make_session_name(token))
 
     async def respond(self, request: PageRequest) -> PageReply:
         """Answers the paths that need no session. Raises: CallerError."""
@@ -127,7 +127,7 @@ class SignInPages:
             )
         token = self.sessions.begin(operator)
         await self._audit.add(operator.actor, "login")
-        cookie = f"{await self._cookie_name()}={token}; HttpOnly{self._cookie_attributes}"
+        cookie = f"{await self._make_cookie_name()}={token}; HttpOnly{self._cookie_attributes}"
         return self._answers.make_reply(request, ActionResult({}, next_path, (cookie,)))
 
     async def _note_failure(self, key: str) -> GatewayError:
@@ -153,7 +153,7 @@ class SignInPages:
             raise NotSignedIn("You are not signed in.")
         self.sessions.end(request.token)
         await self._audit.add(request.visitor.actor, "logout")
-        cookie = f"{await self._cookie_name()}=; HttpOnly; Max-Age=0{self._cookie_attributes}"
+        cookie = f"{await self._make_cookie_name()}=; HttpOnly; Max-Age=0{self._cookie_attributes}"
         return self._answers.make_reply(request, ActionResult({"done": True}, "login", (cookie,)))
 
 

@@ -117,7 +117,7 @@ class LoginFailures:
         return _FAILURES_S - (now - oldest)
 
 
-def name_of_session(token: str) -> str:
+def make_session_name(token: str) -> str:
     """Returns a name for a session that does not give its token away."""
     return _digest(token).hex()[:16]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.core import ids
-from gateway.page.page_routes import all_routes
+from gateway.page.page_routes import list_routes
 from gateway.page.screen import Action, Screen
 from tests.agents.life import agents
 from tests.doubles.upstream import StrictUpstream
@@ -90,7 +90,7 @@ def test_no_route_is_open_to_those_who_may_not(upstream: StrictUpstream, tmp_pat
         world = life.world
         run = ids.id_of("run", life.send(f"The {WORDS}.").run.uid)
         known = paths_of(world)
-        routes = all_routes(world.gateway.app.services.page)
+        routes = list_routes(world.gateway.app.services.page)
         shop, reader = operator_of(world, "shop"), operator_of(world, is_read=True)
         before = state_of(world)
         for route in routes:
@@ -125,7 +125,7 @@ def test_no_route_of_a_person_is_open_without_the_link(upstream: StrictUpstream,
     with agents(upstream, tmp_path, profiles=[PROFILE]) as life:
         world = life.world
         known = paths_of(world)
-        routes = [r for r in all_routes(world.gateway.app.services.page) if r.is_for_person]
+        routes = [r for r in list_routes(world.gateway.app.services.page) if r.is_for_person]
         person = person_of(world, ttl_s=60)
         nothing = person_of(world, rights=[])
         before = state_of(world)
