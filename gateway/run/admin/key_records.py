@@ -7,6 +7,7 @@ from typing import Literal, cast
 from msgspec import Struct
 from msgspec.structs import asdict
 
+from gateway.core.nul import check_no_nul
 from gateway.errors import UnknownId
 from gateway.run.admin.key_draft import create_key, read_draft
 from gateway.run.admin.list_page import ListPage, next_cursor, read_cursor
@@ -60,6 +61,7 @@ class KeyRecords(Struct, frozen=True):
         """
         opens = None if kind == "app" else kind
         fields = {"name": name, "project": project or None, "memory": memory, "opens": opens}
+        check_no_nul(fields)
         key, secret = await create_key(self.keys, read_draft(fields))
         return NewKey(**asdict(_key_record(key)), secret=secret)
 

@@ -131,6 +131,22 @@ def test_keys_are_made_and_revoked_in_the_browser(browser: Browser, operator: Op
     assert made == [("key_revoke", "key 2"), ("key_create", "key 2")]
 
 
+@pytest.mark.both
+@pytest.mark.parametrize("field", ["name", "project"])
+def test_a_key_with_u_0000_in_a_field_is_refused(
+    upstream: StrictUpstream, tmp_path: Path, field: str
+) -> None:
+    """PostgreSQL would store the text without it, so that the key would open another project than was asked for."""
+    with operate(upstream, tmp_path) as operator:
+        fields = {"name": "phone", "project": "default", field: "default\0"}
+        keys = operator.twin("keys")["items"]
+        reply = operator.program("POST", "keys.json", fields)
+        assert (reply.status, reply.json["error"]["param"]) == (400, field), reply.body
+        page = operator.post("keys", **fields)
+        assert (page.status, f"{field} contains U+0000." in page.body.decode()) == (400, True)
+        assert operator.twin("keys")["items"] == keys
+
+
 def test_a_hostile_name_of_a_key_does_nothing(browser: Browser, operator: Operator) -> None:
     operator.twin("keys", {"name": HOSTILE.strip()})
     browser.looks_right(operator, "keys", heading="Keys")
