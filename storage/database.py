@@ -189,7 +189,7 @@ class Connection(Protocol):
 # an event loop.
 Operation = Callable[[Connection], Coroutine[Any, Any, T]]
 
-# A part of a transaction, made by a group of the store (`effect` in storage/sql/group.py) for another one to run.
+# A part of a transaction, made by a group of the store (`makes_effect` in storage/sql/group.py) for another one to run.
 Effect = Operation[object]
 
 

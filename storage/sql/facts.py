@@ -23,7 +23,7 @@ from storage.sql.agents import find_agent_by_id, take_seq
 from storage.sql.blocks import load_blocks, write_block
 from storage.sql.default_blocks import ensure_blocks
 from storage.sql.exchanges import add_marks
-from storage.sql.group import effect, long_reads, reads, writes
+from storage.sql.group import long_reads, makes_effect, reads, writes
 from storage.sql.growth import GrowingGroup
 from storage.sql.readers import advance, cursor_of
 from storage.sql.rebuild import line_sources, load_versions, origins_of
@@ -274,7 +274,7 @@ class Facts(GrowingGroup):
             ]
         return sourced
 
-    @effect
+    @makes_effect
     async def learn_effect(
         self,
         connection: Connection,

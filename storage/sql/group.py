@@ -6,9 +6,9 @@
 
     await store.passages.count(agent)
 
-The decorator names the method of `Database` that runs it. A method under `effect` returns an `Effect` instead, for the
-transaction of a job, and its name ends so. A function of a connection, which other transactions use as well, becomes a
-method by `as_method`.
+The decorator names the method of `Database` that runs it. A method under `makes_effect` returns an `Effect`, which a
+job performs in its own transaction; its name ends in `_effect`. A function of a connection, which other transactions
+use as well, becomes a method by `as_method`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from asyncio import Future
 from collections.abc import Callable, Coroutine
+from functools import update_wrapper
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from storage.database import Connection, Database, Effect, Statement
@@ -23,6 +24,7 @@ from storage.database import Connection, Database, Effect, Statement
 G = TypeVar("G", bound="Group")
 P = ParamSpec("P")
 T = TypeVar("T")
+Made = TypeVar("Made", bound=Callable[..., object])
 
 # Rows that one transaction deletes.
 _ROWS_PER_DELETE = 200
@@ -30,10 +32,12 @@ _ROWS_PER_DELETE = 200
 _Method = Callable[Concatenate[G, Connection, P], Coroutine[Any, Any, T]]
 # A function of a connection and an agent's row.
 _AgentFunction = Callable[Concatenate[Connection, int, P], Coroutine[Any, Any, T]]
+# What a method has from the operation that it runs. Not the signature, which has a connection too.
+_COPIED = ("__module__", "__name__", "__qualname__", "__doc__")
 
 
 class Group:
-    """A part of the store's operations."""
+    """The store's operations on one kind of record."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -67,7 +71,7 @@ def reads(method: _Method[G, P, T]) -> Callable[Concatenate[G, P], Coroutine[Any
     def reading(self: G, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
         return self._database.read(lambda connection: method(self, connection, *args, **kwargs))
 
-    return reading
+    return _copy_name(method, reading)
 
 
 def long_reads(method: _Method[G, P, T]) -> Callable[Concatenate[G, P], Coroutine[Any, Any, T]]:
@@ -76,7 +80,7 @@ def long_reads(method: _Method[G, P, T]) -> Callable[Concatenate[G, P], Coroutin
     def reading(self: G, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
         return self._database.long_read(lambda connection: method(self, connection, *args, **kwargs))
 
-    return reading
+    return _copy_name(method, reading)
 
 
 def writes(method: _Method[G, P, T]) -> Callable[Concatenate[G, P], Future[T]]:
@@ -85,7 +89,7 @@ def writes(method: _Method[G, P, T]) -> Callable[Concatenate[G, P], Future[T]]:
     def writing(self: G, /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         return self._database.write(lambda connection: method(self, connection, *args, **kwargs))
 
-    return writing
+    return _copy_name(method, writing)
 
 
 def bulk_writes(method: _Method[G, P, T]) -> Callable[Concatenate[G, P], Future[T]]:
@@ -94,16 +98,16 @@ def bulk_writes(method: _Method[G, P, T]) -> Callable[Concatenate[G, P], Future[
     def writing(self: G, /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         return self._database.bulk(lambda connection: method(self, connection, *args, **kwargs))
 
-    return writing
+    return _copy_name(method, writing)
 
 
-def effect(method: _Method[G, P, object]) -> Callable[Concatenate[G, P], Effect]:
+def makes_effect(method: _Method[G, P, object]) -> Callable[Concatenate[G, P], Effect]:
     """Makes a method that returns an effect: the method's body, run when the effect is performed."""
 
     def making(self: G, /, *args: P.args, **kwargs: P.kwargs) -> Effect:
         return lambda connection: method(self, connection, *args, **kwargs)
 
-    return making
+    return _copy_name(method, making)
 
 
 def as_method(
@@ -116,7 +120,7 @@ def as_method(
     ) -> Coroutine[Any, Any, T]:
         return function(connection, *args, **kwargs)
 
-    return method
+    return _copy_name(function, method)
 
 
 def as_locking_method(
@@ -130,4 +134,11 @@ def as_locking_method(
         await connection.lock(agent_row)
         return await function(connection, agent_row, *args, **kwargs)
 
+    return _copy_name(function, method)
+
+
+def _copy_name(operation: Callable[..., object], method: Made) -> Made:
+    """Returns the method, with the name and the docstring of the operation that it runs."""
+    update_wrapper(method, operation, assigned=_COPIED, updated=())
+    del method.__wrapped__  # type: ignore[attr-defined]
     return method

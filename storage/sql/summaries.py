@@ -12,7 +12,7 @@ from storage.records import Agent, Conversation, Evicted, Exchange, Summary
 from storage.sql import exchanges
 from storage.sql.epochs import find_epoch
 from storage.sql.exchange_rows import make_exchange, make_exchange_with_content
-from storage.sql.group import Group, effect, long_reads, reads, writes
+from storage.sql.group import Group, long_reads, makes_effect, reads, writes
 from storage.sql.statements import load, rows_of
 
 SQL = load("summaries.sql")
@@ -67,7 +67,7 @@ class Summaries(Group):
         rows = await connection.rows(SQL["path"], (agent_row, exchange_row, limit))
         return [make_exchange_with_content(row) for row in reversed(rows)]
 
-    @effect
+    @makes_effect
     async def add_effect(
         self,
         connection: Connection,

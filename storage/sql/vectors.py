@@ -25,7 +25,7 @@ from storage.search.blob import CorruptIndex, by_chunk, chunk_of
 from storage.sql import exchanges
 from storage.sql.agents import find_agent_by_id
 from storage.sql.exchange_rows import make_shown_exchanges
-from storage.sql.group import Group, as_method, effect, long_reads, reads
+from storage.sql.group import Group, as_method, long_reads, makes_effect, reads
 from storage.sql.passages import load_passages_and_facts
 from storage.sql.statements import load, rows_of
 from storage.sql.terms import forget_terms, get_covered
@@ -274,13 +274,13 @@ class Vectors(Group):
         messages = [message for message in messages if message.seq not in embedded]
         return Unembedded(loaded, model, cursor, upto, progress.stamp, messages)
 
-    @effect
+    @makes_effect
     async def begin_effect(self, connection: Connection, agent_row: int, model: str) -> None:
         """Returns the effect that begins to embed a memory with a model, from the memory's first message on."""
         await connection.lock(agent_row)
         await connection.run(SQL["begin"], (agent_row, model, 0))
 
-    @effect
+    @makes_effect
     async def add_effect(
         self, connection: Connection, unembedded: Unembedded, added: Mapping[int, bytes]
     ) -> bool:

@@ -51,7 +51,7 @@ from storage.sql.agents_api.runs import (
     make_run,
 )
 from storage.sql.blocks import write_block
-from storage.sql.group import Group, bulk_writes, effect, reads
+from storage.sql.group import Group, bulk_writes, makes_effect, reads
 from storage.sql.jobs import NO_AGENT, Jobs
 from storage.sql.statements import load, rows_of
 from storage.sql.stored_paths import open_step, write_edits
@@ -262,7 +262,7 @@ class Batches(Group):
 
     # -- items go on
 
-    @effect
+    @makes_effect
     async def assign_effect(
         self, connection: Connection, part: int, items: Sequence[AssignedItem], at: float
     ) -> None:
@@ -277,7 +277,7 @@ class Batches(Group):
             await connection.run(SQL["give"], (item.run_row, part, item.last_exchange, item.epoch))
             await connection.run(SQL["text_append"], (item.agent_row, item.run_row, "asked", item.asked))
 
-    @effect
+    @makes_effect
     async def write_effect(
         self, connection: Connection, project: str, day: int, writes: Sequence[ItemWrite]
     ) -> None:
@@ -308,7 +308,7 @@ class Batches(Group):
 
     # -- a batch ends
 
-    @effect
+    @makes_effect
     async def finish_effect(
         self, connection: Connection, batch_row: int, state: BatchState, at: float
     ) -> None:

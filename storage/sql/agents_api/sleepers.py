@@ -20,7 +20,7 @@ from storage.sql.agents_api.agents import make_agent
 from storage.sql.agents_api.blocks import detach_copies, share_blocks
 from storage.sql.agents_api.definitions import change_definition
 from storage.sql.agents_api.runs import accept_run, find_run
-from storage.sql.group import Group, as_method, bulk_writes, effect, reads, writes
+from storage.sql.group import Group, as_method, bulk_writes, makes_effect, reads, writes
 from storage.sql.jobs import Jobs, drop_jobs, raise_epoch
 from storage.sql.readers import advance, cursor_of, load_sleepers
 from storage.sql.statements import load
@@ -184,12 +184,12 @@ class Sleepers(Group):
     empty_reading = bulk_writes(as_method(empty_reading))
     empty_readings = bulk_writes(as_method(empty_readings))
 
-    @effect
+    @makes_effect
     async def accept_effect(self, connection: Connection, command: RunAccept) -> None:
         """Returns the effect that accepts a reading, unless the sleeper has one under way."""
         await accept_reading(connection, self._jobs, command)
 
-    @effect
+    @makes_effect
     async def advance_effect(self, connection: Connection, span: ReadSpan, at: float) -> None:
         """Returns the effect that moves a reader's cursor past a part of a memory."""
         await advance_over(connection, span, at)
