@@ -738,6 +738,35 @@ class RunState(StrEnum):
     CANCELLED = "cancelled"
 
 
+class RunTextKind(StrEnum):
+    """The kind of a text of a run. Statements that choose texts, as to erase them, name these kinds as text."""
+
+    # What was sent: its messages until they are in exchanges, then its options alone.
+    REQUEST = "request"
+    # How the messages of the run are listed, which its send chose.
+    LISTING = "listing"
+    # A request of a batch's item to the model; the last one counts.
+    ASKED = "asked"
+    # A reply of the model and the results of its calls, until the turn of a batch's item is an exchange.
+    ROUND = "round"
+    # A reply of the model with calls that leave the gateway (`CallJournal`).
+    REPLY = "reply"
+    # A call that leaves the gateway: it is noted before it is made.
+    CALL = "call"
+    # The result of such a call.
+    RESULT = "result"
+    # Events of the run, as a client reads them.
+    EVENT = "event"
+    # A response as it is shown, of which no turn is stored.
+    RESPONSE = "response"
+    # The name of a turn that a response has begun.
+    TURN = "turn"
+    # What became of an attempt to call the client back.
+    CALLBACK = "callback"
+    # The error that ended the run: its message (seq 0) and its HTTP status (seq 1).
+    ERROR = "words"
+
+
 class TokenCounts(NamedTuple):
     """The tokens of model calls."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -18,10 +17,8 @@ from gateway.core.request.identity import Identity
 from gateway.core.turn_name import TurnName
 from gateway.run.memory.named_turns import find_turn
 from storage.commands import ForgetTarget
-from storage.records import Agent, Run, RunState, Scope
+from storage.records import Agent, Run, RunState, RunTextKind, Scope
 from storage.sql.store import Store
-
-_RESPONSE: Final = "response"  # the kind of the text
 
 
 class DeferredReply(Struct, frozen=True):
@@ -72,7 +69,7 @@ class DeferredReplies:
         if found is None:
             return None
         agent, run = found
-        texts = await self.store.run_texts.load_texts(agent.id, run.id, _RESPONSE)
+        texts = await self.store.run_texts.load_texts(agent.id, run.id, RunTextKind.RESPONSE)
         if not texts or not texts[0].data:
             return None
         return DeferredReplyRow(agent, run, msgspec.json.decode(texts[0].data, type=DeferredReply))

@@ -17,11 +17,10 @@ from typing import NamedTuple, Protocol
 
 from gateway.run.sink import Presence
 from storage.errors import StoreError
-from storage.records import Job, Run
+from storage.records import Job, Run, RunTextKind
 from storage.sql.store import Store
 
 # The kind of the stored texts that have events.
-EVENT = "event"
 # More events than a process has unwritten when it dies. Each attempt begins with a later multiple.
 NUMBER_STEP = 10_000
 # The age and the size at which events are written together. Chosen, not measured.
@@ -260,7 +259,9 @@ def _warn_unwritten(error: BaseException) -> None:
 async def stored_events(store: Store, run: Run, after: int) -> AsyncIterator[NumberedEvent]:
     """Yields the stored events after a number. Raises: StoreError."""
     while True:
-        rows = await store.run_texts.load_texts(run.agent_row, run.id, EVENT, after=after, limit=_PAGE_TEXTS)
+        rows = await store.run_texts.load_texts(
+            run.agent_row, run.id, RunTextKind.EVENT, after=after, limit=_PAGE_TEXTS
+        )
         for row in rows:
             events = [each + b"\n\n" for each in row.data.split(b"\n\n") if each]
             for number, event in enumerate(events, row.seq - len(events) + 1):

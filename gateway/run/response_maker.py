@@ -42,12 +42,11 @@ from gateway.run.response_conversations import ContinuedConversation
 from gateway.run.response_runs import BackgroundRequest, ResponseRuns, ResponsesDialect
 from gateway.run.sink import ClientGone
 from gateway.run.stored_responses import ResponseOwner
-from gateway.run.tools import call_journal
 from gateway.run.tools.call_journal import CallJournal
 from gateway.run.usage.limiter import Limiter
 from storage.commands import ResponseEnd
 from storage.errors import NotFound, RunOver, Stale, StoreError
-from storage.records import Job, Run, RunState, State
+from storage.records import Job, Run, RunState, RunTextKind, State
 from storage.sql.store import Store
 
 # The kind of the job.
@@ -307,7 +306,7 @@ class ResponseMaker:
         is_begun: an earlier attempt has begun a turn.
         """
 
-        async def read(kind: str) -> dict[int, bytes]:
+        async def read(kind: RunTextKind) -> dict[int, bytes]:
             """Returns the stored texts of a kind by their numbers, in order."""
             texts = await store.run_texts.load_texts(run.agent_row, run.id, kind)
             return {text.seq: text.data for text in texts}
@@ -317,9 +316,9 @@ class ResponseMaker:
         record = TurnRecord(partial(self._note_turn, run, job), journal)
         if not is_begun:
             return record
-        if not journal.restore_calls(await read(call_journal.CALL), await read(call_journal.RESULT)):
+        if not journal.restore_calls(await read(RunTextKind.CALL), await read(RunTextKind.RESULT)):
             return None
-        replies = await read(call_journal.REPLY)
+        replies = await read(RunTextKind.REPLY)
         journal.stored_replies.update(replies)
         return replace(record, replies=list(replies.values()))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import orjson
 from msgspec import Struct
@@ -18,12 +18,8 @@ from gateway.run.event_log import EventDialect
 from gateway.run.memory.named_turns import NamedTurn
 from gateway.run.store_errors import map_store_errors
 from gateway.run.turn_services import TurnServices
-from storage.records import Run, RunState
+from storage.records import Run, RunState, RunTextKind
 from storage.sql.store import Store
-
-# The kinds of the stored texts: the request, and the response as it is shown before its turn is stored.
-_REQUEST_TEXT: Final = "request"
-_RESPONSE_TEXT: Final = "response"
 
 
 class BackgroundRequest(Protocol):
@@ -127,7 +123,7 @@ class ResponseRuns(Struct, frozen=True):
 
     async def find_response(self, run: Run) -> Json | None:
         """Returns a response as it is shown before its turn is stored; None: the response was forgotten."""
-        stored = await self._find_text(run, _RESPONSE_TEXT)
+        stored = await self._find_text(run, RunTextKind.RESPONSE)
         if stored is None:
             return None
         shown: Json = orjson.loads(stored)
@@ -161,10 +157,10 @@ class ResponseRuns(Struct, frozen=True):
 
     async def find_request(self, run: Run) -> BackgroundRequest | None:
         """Returns the request of a response; None: the request is no longer stored. Raises: MemoryUnavailable."""
-        stored = await self._find_text(run, _REQUEST_TEXT)
+        stored = await self._find_text(run, RunTextKind.REQUEST)
         return None if stored is None else self.dialect.restore(stored, run.uid, run.created)
 
-    async def _find_text(self, run: Run, kind: str) -> bytes | None:
+    async def _find_text(self, run: Run, kind: RunTextKind) -> bytes | None:
         """Returns a text of a run; None: it is no longer stored."""
         with map_store_errors():
             texts = await self.store.run_texts.load_texts(run.agent_row, run.id, kind)

@@ -13,7 +13,7 @@ import orjson
 
 from storage.commands import EnqueuedResponse, ResponseEnd
 from storage.database import Connection, Database
-from storage.records import Agent, Job, Run
+from storage.records import Agent, Job, Run, RunTextKind
 from storage.sql.agents import AGENT_COLUMNS, make_agent_record
 from storage.sql.agents_api.run_texts import add_events, add_text, load_texts, replace_text
 from storage.sql.agents_api.runs import (
@@ -29,9 +29,6 @@ from storage.sql.jobs import NO_AGENT, Jobs, check_attempt
 from storage.sql.statements import load, rows_of
 
 SQL = load("responses.sql")
-
-# The kinds of texts: how a response is shown that lies in no turn, its events, and the names of turns.
-_RESPONSE, _EVENT, _TURN = "response", "event", "turn"
 
 
 class ResponseRun(NamedTuple):
@@ -67,8 +64,8 @@ class Responses(Group):
             if row is not None:
                 return EnqueuedResponse(make_run(row[AGENT_COLUMNS:]), is_new=False)
             run = await find_or_create_run(connection, draft)
-            await add_text(connection, run.agent_row, run.id, "request", 0, request)
-            await add_text(connection, run.agent_row, run.id, _RESPONSE, 0, shown)
+            await add_text(connection, run.agent_row, run.id, RunTextKind.REQUEST, 0, request)
+            await add_text(connection, run.agent_row, run.id, RunTextKind.RESPONSE, 0, shown)
             await self.enqueue(connection, kind, key, run.agent_row, [run.id])
             return EnqueuedResponse(run, is_new=True)
 
@@ -93,7 +90,7 @@ class Responses(Group):
         await connection.lock(draft.agent_row)
         if await find_epoch(connection, draft.agent_row) == epoch:
             run = await find_or_create_run(connection, draft)
-            await add_text(connection, run.agent_row, run.id, _RESPONSE, 0, text)
+            await add_text(connection, run.agent_row, run.id, RunTextKind.RESPONSE, 0, text)
 
     @reads
     async def find(self, connection: Connection, project: str, uid: str) -> ResponseRun | None:
@@ -126,7 +123,7 @@ class Responses(Group):
         await connection.lock(run.agent_row)
         await check_attempt(connection, job)
         if await end_if_open(connection, run.agent_row, run.id, end.state, str(end.state), end.at):
-            await replace_text(connection, run.agent_row, run.id, _RESPONSE, 0, end.shown)
+            await replace_text(connection, run.agent_row, run.id, RunTextKind.RESPONSE, 0, end.shown)
             if end.turn is not None:
                 await connection.run(SQL["note_turn"], (run.id, run.agent_row, end.turn))
             await add_events(connection, run.agent_row, run.id, end.last_number, end.events, epoch=end.epoch)
@@ -147,8 +144,8 @@ class Responses(Group):
         stored_run = await find_run(connection, agent_row, run_row)
         if stored_run is None or stored_run.is_over:
             return False
-        number = len(await load_texts(connection, agent_row, run_row, _TURN))
-        return await add_text(connection, agent_row, run_row, _TURN, number, name)
+        number = len(await load_texts(connection, agent_row, run_row, RunTextKind.TURN))
+        return await add_text(connection, agent_row, run_row, RunTextKind.TURN, number, name)
 
     @writes
     async def add_text(
@@ -156,7 +153,7 @@ class Responses(Group):
         connection: Connection,
         agent_row: int,
         run_row: int,
-        kind: str,
+        kind: RunTextKind,
         seq: int,
         data: bytes,
         *,
@@ -172,7 +169,7 @@ class Responses(Group):
     @reads
     async def load_turns(self, connection: Connection, agent_row: int, run_row: int) -> list[bytes]:
         """Returns the names of the turns that attempts at a response have begun, oldest first."""
-        return [text.data for text in await load_texts(connection, agent_row, run_row, _TURN)]
+        return [text.data for text in await load_texts(connection, agent_row, run_row, RunTextKind.TURN)]
 
     @bulk_writes
     async def drop_events(
@@ -186,7 +183,7 @@ class Responses(Group):
         """
         await connection.lock(agent_row)
         await check_attempt(connection, job)
-        await connection.run(SQL["events_drop"], (agent_row, run_row, _EVENT))
+        await connection.run(SQL["events_drop"], (agent_row, run_row, RunTextKind.EVENT))
 
     @bulk_writes
     async def show(
@@ -200,7 +197,7 @@ class Responses(Group):
         """
         await connection.lock(agent_row)
         await check_attempt(connection, job)
-        await replace_text(connection, agent_row, run_row, _RESPONSE, 0, shown)
+        await replace_text(connection, agent_row, run_row, RunTextKind.RESPONSE, 0, shown)
 
     @bulk_writes
     async def remove(self, connection: Connection, agent_row: int, run_row: int) -> None:

@@ -39,6 +39,7 @@ from storage.records import (
     MarkKind,
     Run,
     RunState,
+    RunTextKind,
     Summary,
 )
 from storage.sql import exchanges
@@ -351,7 +352,7 @@ async def _begin_run(connection: Connection, draft: Run, write: StepOpen) -> Run
     if run.uid != draft.uid or (run.is_over and write.end is None):
         raise RunOver("the run was ended, or another one has taken its send")
     if write.request is not None:
-        await replace_text(connection, run.agent_row, run.id, "request", 0, write.request)
+        await replace_text(connection, run.agent_row, run.id, RunTextKind.REQUEST, 0, write.request)
     return run
 
 
@@ -421,6 +422,6 @@ async def _add_results(
 ) -> None:
     """Stores results of a run's calls by their numbers."""
     for n, data in results.items():
-        if not await add_text(connection, agent_row, run_row, "result", n, data):
+        if not await add_text(connection, agent_row, run_row, RunTextKind.RESULT, n, data):
             # A call that was approved has been made since.
-            await replace_text(connection, agent_row, run_row, "result", n, data)
+            await replace_text(connection, agent_row, run_row, RunTextKind.RESULT, n, data)

@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from storage.database import Statement
-from storage.records import MarkKind
+from storage.records import MarkKind, RunTextKind
 from storage.sql.statements import load
 from storage.sqlite.migration import migrate
 from storage.sqlite.watch import Watch
@@ -207,3 +207,14 @@ def test_statements_name_marks_by_kinds_that_there_are() -> None:
     named = {kind for clause in clauses for kind in re.findall(r"'(\w+)'", clause)}
     moved = {MarkKind.MOVED, MarkKind.MOVED_FROM}  # parameters of their statements
     assert named == set(MarkKind) - moved
+
+
+def test_statements_name_texts_of_runs_by_kinds_that_there_are() -> None:
+    named: set[str] = set()
+    for text in STATEMENTS.values():
+        for alias in re.findall(r"(?:FROM|JOIN|UPDATE) run_texts(?: (?!SET|WHERE)(\w+))?", text):
+            column = rf"\b{alias}\.kind" if alias else r"(?<!\.)\bkind"
+            for clause in re.findall(rf"{column} (?:=|<>|IN|NOT IN) ('\w+'|\([^)]+\))", text):
+                named.update(re.findall(r"'(\w+)'", clause))
+    assert named >= {"call", "listing"}  # of a statement with an alias, and of a piece
+    assert named <= set(RunTextKind)

@@ -21,7 +21,7 @@ from gateway.core import ids
 from gateway.core.turn.client_view import ViewFactory
 from gateway.core.turn.stop_reason import StopReason
 from gateway.errors import GatewayError, UpstreamError
-from storage.records import Run, RunState
+from storage.records import Run, RunState, RunTextKind
 from storage.sql.store import Store
 
 # The members of a message that leave in pieces, when it is streamed by token.
@@ -44,7 +44,8 @@ def read_showing(options: Json) -> Showing:
 
 async def showing_of_run(store: Store, run: Run) -> Showing:
     """Returns the way in which the messages of a run are listed, which the send of a background run chooses."""
-    texts = await store.run_texts.load_texts(run.agent_row, run.id, "listing") if run.background else ()
+    load_texts = store.run_texts.load_texts
+    texts = await load_texts(run.agent_row, run.id, RunTextKind.LISTING) if run.background else ()
     return read_showing(orjson.loads(texts[0].data) if texts else {})
 
 
@@ -136,7 +137,7 @@ async def failure_of(store: Store, run: Run) -> GatewayError | None:
     """Returns the error that a run has failed with; None if it has not failed, or has no message."""
     if run.state is not RunState.FAILED:
         return None
-    texts = await store.run_texts.load_texts(run.agent_row, run.id, "words")
+    texts = await store.run_texts.load_texts(run.agent_row, run.id, RunTextKind.ERROR)
     if not texts:
         return None
     message, *status = (text.data.decode() for text in texts)

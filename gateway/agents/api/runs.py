@@ -42,7 +42,7 @@ from gateway.errors import BadRequest, UnknownId
 from gateway.web.client_reply import ClientReply
 from gateway.web.request_info import info_of
 from storage.listing import RunEntry, RunFilter, StepEntry
-from storage.records import DEFAULT_CONVERSATION, Agent, Conversation, Run, RunState
+from storage.records import DEFAULT_CONVERSATION, Agent, Conversation, Run, RunState, RunTextKind
 
 _LIVE = (RunState.CREATED, RunState.RUNNING)
 
@@ -147,7 +147,8 @@ class RunRoutes:
 
     async def _callback_fields(self, run: Run) -> dict[str, Any]:
         """Returns the fields of a run that say how its client was called back; {} if it was not."""
-        texts = await self._run_texts.load_texts(run.agent_row, run.id, "callback") if run.background else ()
+        load_texts = self._run_texts.load_texts
+        texts = await load_texts(run.agent_row, run.id, RunTextKind.CALLBACK) if run.background else ()
         return callback_json(orjson.loads(texts[-1].data)) if texts else {}
 
     async def list_run_messages(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from adapters.types import Json
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.turn.stop_reason import StopReason
 from storage.batch_records import EXPIRED
-from storage.records import Run, RunState
+from storage.records import Run, RunState, RunTextKind
 from storage.sql.store import Store
 
 # The errors that callers read.
@@ -86,10 +86,11 @@ class ItemTexts(Struct, frozen=True):
     async def load(store: Store, run: Run) -> ItemTexts:
         """Reads the texts of an item. Raises: ItemFailed, StoreError."""
 
-        async def read(kind: str) -> list[bytes]:
+        async def read(kind: RunTextKind) -> list[bytes]:
             return list((await store.batches.load_texts(run.agent_row, run.id, kind)).values())
 
-        requests, rounds, states = await read("request"), await read("round"), await read("asked")
+        requests, rounds = await read(RunTextKind.REQUEST), await read(RunTextKind.ROUND)
+        states = await read(RunTextKind.ASKED)
         if not requests or not requests[0]:
             raise ItemFailed(FORGOTTEN)
         return ItemTexts(

@@ -65,7 +65,6 @@ from gateway.run.memory.prompt import Prompt
 from gateway.run.pending import PendingWrites
 from gateway.run.receipt import Receipt
 from gateway.run.sink import UnseenSink
-from gateway.run.tools import call_journal
 from gateway.run.tools.call_journal import CallJournal
 from gateway.run.tools.toolbox import MAX_PARALLEL
 from gateway.run.turn import TurnRun
@@ -78,7 +77,7 @@ from gateway.settings import Settings
 from storage.batch_records import BatchItem, ItemEnd, ItemRound
 from storage.commands import BlockMerge, StepOpen
 from storage.errors import NotFound, StoreError
-from storage.records import MemoryEdit, RunState, RunStep, TokenCounts
+from storage.records import MemoryEdit, RunState, RunStep, RunTextKind, TokenCounts
 
 _log = logging.getLogger("mnemogate")
 # A replay writes and streams nothing, and the agent's rules bound its rounds.
@@ -138,8 +137,8 @@ class ItemTurns:
         if reply is not None:
             number = len(replies)
             replies.append(reply)
-            journal.stored_replies.update(await texts_of(call_journal.REPLY))
-            journal.restore_calls(await texts_of(call_journal.CALL), await texts_of(call_journal.RESULT))
+            journal.stored_replies.update(await texts_of(RunTextKind.REPLY))
+            journal.restore_calls(await texts_of(RunTextKind.CALL), await texts_of(RunTextKind.RESULT))
             journal.note_reply(number, reply)
         stored_replies = StoredReplies(
             memory_request.target, self._endpoint(memory_request.target), replies, failure, composes
@@ -307,7 +306,7 @@ class ItemTurns:
         if (run := item.run) is None:
             return None
         texts_of = partial(self._keeper.store.batches.load_texts, run.agent_row, run.id)
-        return (await texts_of(call_journal.REPLY)).get(len(await texts_of("round")))
+        return (await texts_of(RunTextKind.REPLY)).get(len(await texts_of(RunTextKind.ROUND)))
 
     async def make_end(
         self, item: BatchItem, failure: ItemFailed, reply: bytes = b""

@@ -44,7 +44,7 @@ from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.pending import PendingWrites
 from gateway.run.sink import Sink
 from storage.errors import NotFound, Stale, TooSlow, WriteConflict
-from storage.records import Run, RunState, RunStep, State
+from storage.records import Run, RunState, RunStep, RunTextKind, State
 
 # Returns what makes the tools of a send, given the send and the context of its conversation.
 ToolsOfSend = Callable[[RoutedSend, MemoryContext], ToolboxFactory]
@@ -349,7 +349,7 @@ class RunStarter:
             raise BadRequest(error, param="messages")
         for message in answers:
             number, data = call_number(exchange, message["tool_call_id"]), orjson.dumps(message)
-            await store.run_texts.add_text(context.agent.id, step.run_row, "result", number, data)
+            await store.run_texts.add_text(context.agent.id, step.run_row, RunTextKind.RESULT, number, data)
         conversation_row = exchange.conversation_row
         run = await store.runs.find_newest_waiting_run(step.agent_row, conversation_row, step.run_row)
         if run is None:

@@ -39,7 +39,7 @@ from gateway.run.upstream.route import agent_route
 from storage.commands import ReadSpan, RunEnd, Unread
 from storage.errors import NotFound
 from storage.listing import OpenReading, ReaderEntry
-from storage.records import Agent, Job, Run, RunState
+from storage.records import Agent, Job, Run, RunState, RunTextKind
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -271,7 +271,7 @@ class Sleeping:
     ) -> _Batch | None:
         """Returns the messages that a run reads, unread or noted by its first step, or None if they are gone."""
         if run.state is not RunState.CREATED:
-            texts = await self._store.run_texts.load_texts(run.agent_row, run.id, "request")
+            texts = await self._store.run_texts.load_texts(run.agent_row, run.id, RunTextKind.REQUEST)
             noted = orjson.loads(texts[0].data) if texts else {}
             if "upto" not in noted:
                 return None

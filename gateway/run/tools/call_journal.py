@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
@@ -22,11 +22,8 @@ from gateway.core.turn.calls import INTERRUPTED_RESULT
 from gateway.core.turn.commands import RunTool
 from gateway.run.tools.toolbox import ToolAnswer, failed_answer
 from storage.errors import StoreError
+from storage.records import RunTextKind
 
-# The kinds of the texts of a run that hold the journal.
-REPLY: Final = "reply"
-CALL: Final = "call"
-RESULT: Final = "result"
 _log = logging.getLogger("mnemogate")
 
 
@@ -38,7 +35,7 @@ class CallJournal:
     """
 
     # Stores a text under its kind and number. Returns False if there is such a text, or if the turn has ended here.
-    add: Callable[[str, int, bytes], Awaitable[bool]]
+    add: Callable[[RunTextKind, int, bytes], Awaitable[bool]]
     # (id, digest) of a call of an earlier attempt -> its answer; None: the call has no answer.
     answers: dict[tuple[str, str], ToolAnswer | None] = field(default_factory=dict)
     # The numbers of the replies that are stored.
@@ -79,10 +76,10 @@ class CallJournal:
             return self.answers[key] or failed_answer(INTERRUPTED_RESULT)
         seq, self.seq = self.seq, self.seq + 1
         entry = orjson.dumps({"id": call.call_id, "what": digest})
-        if not (await self._store_replies() and await self.add(CALL, seq, entry)):
+        if not (await self._store_replies() and await self.add(RunTextKind.CALL, seq, entry)):
             # The turn does not go on in this process: it has ended, or another process has taken it over.
             return failed_answer(INTERRUPTED_RESULT)
-        return await perform_and_store(perform, partial(self.add, RESULT, seq))
+        return await perform_and_store(perform, partial(self.add, RunTextKind.RESULT, seq))
 
     async def _store_replies(self) -> bool:
         """Stores the replies that are not stored yet.
@@ -92,7 +89,7 @@ class CallJournal:
         async with self._write_lock:
             while self._unstored:
                 number, reply = self._unstored[0]
-                if not await self.add(REPLY, number, reply):
+                if not await self.add(RunTextKind.REPLY, number, reply):
                     return False
                 self.stored_replies.add(number)
                 del self._unstored[0]

@@ -2,10 +2,6 @@
 
 The state of an item is a row of numbers; its words lie in `run_texts` until its turn is an exchange. Items are written
 by pages. Each page is a transaction that first checks that the batch's job still runs here.
-
-The kinds of an item's texts: request (the send), asked (a request to the model; the last one counts), round (a reply
-and its results), reply (a reply with calls that leave the gateway), call and result (of such calls), words (why the
-item failed).
 """
 
 from __future__ import annotations
@@ -40,7 +36,7 @@ from storage.commands import BlockMerge, Rules
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound, Stale, WriteConflict
 from storage.listing import Page
-from storage.records import DEFAULT_CONVERSATION, EditState, MemoryEdit, Run, RunState, RunStep
+from storage.records import DEFAULT_CONVERSATION, EditState, MemoryEdit, Run, RunState, RunStep, RunTextKind
 from storage.sql.agents_api.run_texts import add_error_message, add_text
 from storage.sql.agents_api.runs import (
     add_step,
@@ -99,7 +95,9 @@ class Batches(Group):
                     raise NotFound(GONE)
                 run = replace(run, conversation_row=conversation_row)
             stored = await find_or_create_run(connection, run)
-            await add_text(connection, stored.agent_row, stored.id, "request", _REQUEST_SEQ, draft.request)
+            await add_text(
+                connection, stored.agent_row, stored.id, RunTextKind.REQUEST, _REQUEST_SEQ, draft.request
+            )
             await connection.run(SQL["item_insert"], (stored.id, batch_row))
 
     async def start(self, batch: Batch) -> None:
@@ -226,7 +224,7 @@ class Batches(Group):
 
     @reads
     async def load_texts(
-        self, connection: Connection, agent_row: int, run_row: int, kind: str
+        self, connection: Connection, agent_row: int, run_row: int, kind: RunTextKind
     ) -> dict[int, bytes]:
         """Returns the texts of a kind that an item's run holds, by their numbers, in order."""
         return {row[0]: row[1] for row in await connection.rows(SQL["texts"], (agent_row, run_row, kind))}
@@ -275,7 +273,9 @@ class Batches(Group):
                 continue
             await begin_run(connection, item.agent_row, item.run_row, at)
             await connection.run(SQL["give"], (item.run_row, part, item.last_exchange, item.epoch))
-            await connection.run(SQL["text_append"], (item.agent_row, item.run_row, "asked", item.asked))
+            await connection.run(
+                SQL["text_append"], (item.agent_row, item.run_row, RunTextKind.ASKED, item.asked)
+            )
 
     @makes_effect
     async def write_effect(
@@ -297,7 +297,7 @@ class Batches(Group):
 
     @bulk_writes
     async def add_text(
-        self, connection: Connection, agent_row: int, run_row: int, kind: str, seq: int, data: bytes
+        self, connection: Connection, agent_row: int, run_row: int, kind: RunTextKind, seq: int, data: bytes
     ) -> bool:
         """Adds a text of an item. Returns False if the item has a text with this kind and seq, or does not go on.
 
@@ -394,7 +394,7 @@ async def _write_item(connection: Connection, write: ItemWrite, rules: Rules) ->
     if isinstance(write, ItemRound):
         edits = await _write_round_edits(connection, run, write.edits, write.versions, write.now)
         data = orjson.dumps({**write.data, "edits": edits})
-        await add_text(connection, run.agent_row, run.id, "round", write.number, data)
+        await add_text(connection, run.agent_row, run.id, RunTextKind.ROUND, write.number, data)
         return True
     try:
         await _end_item(connection, write, run, rules)

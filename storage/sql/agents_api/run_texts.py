@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from storage.database import Connection
-from storage.records import Job
+from storage.records import Job, RunTextKind
 from storage.sql.epochs import find_epoch
 from storage.sql.group import Group, as_locking_method, as_method, bulk_writes, reads, writes
 from storage.sql.jobs import is_attempt
@@ -20,11 +20,7 @@ _MAX_MESSAGE_CHARS = 4_000
 
 
 class RunText(Struct, frozen=True):
-    """A text of a run.
-
-    Its kind is request, call, result, event, callback, listing, response, turn, or words: the message of the error that
-    ended the run (seq 0) and the error's HTTP status (seq 1).
-    """
+    """A text of a run."""
 
     # The text's position among the run's texts of its kind.
     seq: int
@@ -35,7 +31,7 @@ async def add_text(
     connection: Connection,
     agent_row: int,
     run_row: int,
-    kind: str,
+    kind: RunTextKind,
     seq: int,
     data: bytes,
     *,
@@ -67,7 +63,7 @@ async def add_events(
     """
     if await find_epoch(connection, agent_row) != epoch:
         return False
-    return await add_text(connection, agent_row, run_row, "event", seq, data, job=job)
+    return await add_text(connection, agent_row, run_row, RunTextKind.EVENT, seq, data, job=job)
 
 
 async def add_error_message(
@@ -79,13 +75,19 @@ async def add_error_message(
     """
     if error_message:
         message = error_message[:_MAX_MESSAGE_CHARS].encode("utf-8", "replace")
-        await add_text(connection, agent_row, run_row, "words", 0, message)
+        await add_text(connection, agent_row, run_row, RunTextKind.ERROR, 0, message)
         if error_status:
-            await add_text(connection, agent_row, run_row, "words", 1, b"%d" % error_status)
+            await add_text(connection, agent_row, run_row, RunTextKind.ERROR, 1, b"%d" % error_status)
 
 
 async def load_texts(
-    connection: Connection, agent_row: int, run_row: int, kind: str, *, after: int = -1, limit: int = 1000
+    connection: Connection,
+    agent_row: int,
+    run_row: int,
+    kind: RunTextKind,
+    *,
+    after: int = -1,
+    limit: int = 1000,
 ) -> tuple[RunText, ...]:
     """Returns a page of a run's texts of a kind, by seq. after: the seq before the page."""
     return tuple(
@@ -94,7 +96,7 @@ async def load_texts(
 
 
 async def replace_text(
-    connection: Connection, agent_row: int, run_row: int, kind: str, seq: int, data: bytes
+    connection: Connection, agent_row: int, run_row: int, kind: RunTextKind, seq: int, data: bytes
 ) -> None:
     """Replaces the content of a text: once the messages of a request are in exchanges, only its options are left.
 

@@ -18,7 +18,7 @@ from storage.commands import RecallRow, RunAccept
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound, RunOver, WriteConflict
 from storage.listing import Page, RunEntry, RunFilter, StepEntry
-from storage.records import Job, Run, RunState, RunStep, TokenCounts
+from storage.records import Job, Run, RunState, RunStep, RunTextKind, TokenCounts
 from storage.sql.agents_api.run_texts import add_error_message, add_text
 from storage.sql.epochs import find_epoch, lock_memory
 from storage.sql.exchanges import NO_RECALL
@@ -83,9 +83,9 @@ async def accept_run(connection: Connection, jobs: Jobs, command: RunAccept) -> 
         draft = replace(draft, conversation_row=conversation_row)
     run = await find_or_create_run(connection, draft, replaces=command.replaces)
     if run.uid == draft.uid:
-        await add_text(connection, run.agent_row, run.id, "request", 0, command.request)
+        await add_text(connection, run.agent_row, run.id, RunTextKind.REQUEST, 0, command.request)
         if command.listing is not None:
-            await add_text(connection, run.agent_row, run.id, "listing", 0, command.listing)
+            await add_text(connection, run.agent_row, run.id, RunTextKind.LISTING, 0, command.listing)
         if command.read_memory_row is not None and command.kind:
             # The memory that is read has one such job for all its runs, so the key of the job is its kind.
             await jobs.enqueue_in(connection, command.kind, command.read_memory_row, command.kind)

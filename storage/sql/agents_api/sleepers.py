@@ -14,7 +14,7 @@ from storage.commands import ReadSpan, RunAccept
 from storage.database import Connection, Database
 from storage.errors import Overtaken
 from storage.listing import AgentDraft, AgentEntry, OpenReading
-from storage.records import LEARNER, READING_PREFIX, Run, make_tombstone
+from storage.records import LEARNER, READING_PREFIX, Run, RunTextKind, make_tombstone
 from storage.sql import exchanges
 from storage.sql.agents_api.agents import make_agent
 from storage.sql.agents_api.blocks import detach_copies, share_blocks
@@ -30,8 +30,8 @@ SQL = load("agents_api/sleepers.sql")
 
 # The end of the range of keys that begin with READING_PREFIX.
 _READING_END = READING_PREFIX[:-1] + chr(ord(READING_PREFIX[-1]) + 1)
-# The kinds of a run's texts besides its exchanges.
-_RUN_TEXTS = ("request", "call", "result", "event")
+# The kinds of the texts that a reading's run can have.
+_TEXT_KINDS = (RunTextKind.REQUEST, RunTextKind.CALL, RunTextKind.RESULT, RunTextKind.EVENT)
 _PAGE = 16  # readings that are emptied at once
 
 
@@ -164,7 +164,7 @@ async def empty_reading(connection: Connection, sleeper_row: int, conversation_r
         await forget_indexed(connection, sleeper_row, range(exchange.seq, exchange.next_seq))
         await exchanges.update_exchange(connection, sleeper_row, make_tombstone(exchange), is_whole=True)
     if (run_row := await connection.value(SQL["reading_run"], (conversation_row, sleeper_row))) is not None:
-        for kind in _RUN_TEXTS:
+        for kind in _TEXT_KINDS:
             await connection.run(SQL["reading_texts"], (sleeper_row, run_row, kind))
     await connection.run(SQL["reading_done"], (conversation_row, sleeper_row))
 

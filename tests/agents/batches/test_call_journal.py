@@ -9,10 +9,10 @@ import pytest
 
 from gateway.core.turn.calls import INTERRUPTED_RESULT
 from gateway.core.turn.commands import RunTool
-from gateway.run.tools.call_journal import CALL, REPLY, RESULT, CallJournal
+from gateway.run.tools.call_journal import CallJournal
 from gateway.run.tools.toolbox import ToolAnswer
 from storage.errors import Unavailable
-from storage.records import Run
+from storage.records import Run, RunTextKind
 from storage.sql.agents_api.batches import Batches
 from storage.sql.store import Store
 from tests.storage.test_batches import accepted
@@ -45,8 +45,8 @@ async def attempt(store: Store, run: Run) -> CallJournal:
     texts = partial(store.batches.load_texts, run.agent_row, run.id)
     # Looked up with each call, since `break_texts` may replace it.
     journal = CallJournal(lambda *text: store.batches.add_text(run.agent_row, run.id, *text))
-    journal.stored_replies.update(await texts(REPLY))
-    assert journal.restore_calls(await texts(CALL), await texts(RESULT))
+    journal.stored_replies.update(await texts(RunTextKind.REPLY))
+    assert journal.restore_calls(await texts(RunTextKind.CALL), await texts(RunTextKind.RESULT))
     return journal
 
 
@@ -110,7 +110,7 @@ async def test_a_call_that_cannot_be_journaled_is_not_made(
 
 async def test_a_reply_is_written_down_before_the_first_of_its_calls_is_made(store: Store) -> None:
     run, tool = await item_run(store), Tool()
-    texts = partial(store.batches.load_texts, run.agent_row, run.id, REPLY)
+    texts = partial(store.batches.load_texts, run.agent_row, run.id, RunTextKind.REPLY)
     before, rival = await attempt(store, run), await attempt(store, run)
     before.note_reply(0, b"first")
     rival.note_reply(0, b"another")

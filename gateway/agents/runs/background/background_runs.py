@@ -49,7 +49,7 @@ from gateway.run.sink import Sink, UnseenSink
 from storage.commands import RunAccept
 from storage.errors import NotFound, StoreError
 from storage.listing import RunEntry
-from storage.records import DEFAULT_CONVERSATION, Agent, Job, Run, RunState
+from storage.records import DEFAULT_CONVERSATION, Agent, Job, Run, RunState, RunTextKind
 
 # The most attempts at a run that has begun, if each is broken off, as when the process dies: the run may be the reason.
 # A run that has not begun gets `MAX_BEGINNINGS`. Chosen, not measured.
@@ -367,7 +367,7 @@ class BackgroundRuns:
 
     async def _has_digest(self, run: Run, digest: bytes) -> bool:
         """Returns whether the stored request of a run has this digest."""
-        texts = await self._store.run_texts.load_texts(run.agent_row, run.id, "request")
+        texts = await self._store.run_texts.load_texts(run.agent_row, run.id, RunTextKind.REQUEST)
         return bool(texts) and StoredRequest.decode(texts[0].data).digest == digest.hex()
 
     # -- one attempt
@@ -379,7 +379,7 @@ class BackgroundRuns:
         run = await store.runs.find_run(agent.id, attempt.run.id)
         if run is None:
             return None
-        texts = await store.run_texts.load_texts(agent.id, run.id, "request")
+        texts = await store.run_texts.load_texts(agent.id, run.id, RunTextKind.REQUEST)
         request = StoredRequest.decode(texts[0].data if texts else b"")
         log = await self._logs.open(agent, run, attempt.open_run, request, job)
         if not run.is_over:

@@ -16,12 +16,11 @@ from gateway.agents.tools.hosts import HostError
 from gateway.agents.tools.webhook import Webhooks
 from gateway.run.background.worker import GiveUp, JobContext, JobFailed
 from storage.database import Connection, Effect
+from storage.records import RunTextKind
 from storage.sql.jobs import NO_AGENT
 from storage.sql.store import Store
 
 CALLBACK_JOB = "callback"
-# The kind of a run's texts that report the attempts of its callback.
-_REPORT = "callback"
 
 # Returns the body about a run, by the row of its agent and its own row; None if the run is gone.
 CallbackBody = Callable[[int, int], Awaitable[Json | None]]
@@ -77,11 +76,10 @@ class Callbacks(Struct, frozen=True):
         except TimeoutError:
             error = "it did not answer in time"
         if run is not None:
-            report = {"url": payload["url"], "at": self.now(), "status": status, "error": error}
-            agent_row, row = run
-            await asyncio.shield(
-                self.store.run_texts.add_text(agent_row, row, _REPORT, job.job.attempt, orjson.dumps(report))
-            )
+            report = orjson.dumps({"url": payload["url"], "at": self.now(), "status": status, "error": error})
+            agent_row, run_row = run
+            add_text = self.store.run_texts.add_text
+            await asyncio.shield(add_text(agent_row, run_row, RunTextKind.CALLBACK, job.job.attempt, report))
         if error is not None:
             raise JobFailed(f"the callback was not delivered: {error}")
         if status is not None and 300 <= status < 400:

@@ -15,7 +15,7 @@ from gateway.agents.runs.background.shows_runs import ShowsRuns
 from gateway.agents.runs.background.stored_request import StoredRequest
 from gateway.errors import Conflict
 from gateway.run.event_log import EventLog, stored_events
-from storage.records import Agent, Job, Run, RunState
+from storage.records import Agent, Job, Run, RunState, RunTextKind
 from storage.sql.store import Store
 
 DELETED_ERROR = "The agent of this run, or its conversation, is deleted."
@@ -76,7 +76,7 @@ class RunLogs:
         if self._store.database.is_shared:
             return None
         agent = await self._store.agents.find_by_id(run.agent_row)
-        texts = await self._store.run_texts.load_texts(run.agent_row, run.id, "request")
+        texts = await self._store.run_texts.load_texts(run.agent_row, run.id, RunTextKind.REQUEST)
         if agent is None or not texts or StoredRequest.decode(texts[0].data).shown is None:
             return None
         log = self.make(run, agent)

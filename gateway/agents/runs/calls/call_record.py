@@ -20,7 +20,7 @@ from gateway.core.turn.commands import RunTool
 from gateway.core.turn.tool_result import ToolResult
 from gateway.run.tools.call_journal import perform_and_store
 from gateway.run.tools.toolbox import ToolAnswer, failed_answer
-from storage.records import Agent, Exchange, RunStep, WaitKind
+from storage.records import Agent, Exchange, RunStep, RunTextKind, WaitKind
 from storage.sql.store import Store
 
 # Each step has this many numbers for the texts of its calls: answers to calls first, then the outcomes of calls that
@@ -49,19 +49,20 @@ class CallRecord(Struct, frozen=True):
         rows = (self.agent_row, self.run_row)
         number = call_number(self.step, call.call_id)
         outcome_number = number + _FIRST_OUTCOME
-        if not await texts.add_text(*rows, "call", number, orjson.dumps({"id": call.call_id})):
-            stored = await texts.load_texts(*rows, "result", after=outcome_number - 1, limit=1)
+        if not await texts.add_text(*rows, RunTextKind.CALL, number, orjson.dumps({"id": call.call_id})):
+            stored = await texts.load_texts(*rows, RunTextKind.RESULT, after=outcome_number - 1, limit=1)
             if stored and stored[0].seq == outcome_number:
                 return ToolAnswer.load(stored[0].data)
             return failed_answer(INTERRUPTED_RESULT)
-        return await perform_and_store(perform, partial(texts.add_text, *rows, "result", outcome_number))
+        store_result = partial(texts.add_text, *rows, RunTextKind.RESULT, outcome_number)
+        return await perform_and_store(perform, store_result)
 
 
 async def load_answers(store: Store, step: RunStep, exchange: Exchange) -> list[WireMessage]:
     """Returns the answers to calls of a step, as messages. exchange: the step's exchange. Raises: StoreError."""
     first = exchange.seq * _NUMBERS_PER_STEP
     texts = await store.run_texts.load_texts(
-        step.agent_row, step.run_row, "result", after=first - 1, limit=_FIRST_OUTCOME
+        step.agent_row, step.run_row, RunTextKind.RESULT, after=first - 1, limit=_FIRST_OUTCOME
     )
     return [orjson.loads(text.data) for text in texts if text.seq < first + _FIRST_OUTCOME]
 
@@ -102,11 +103,10 @@ async def known_results(
 
     Raises: StoreError.
     """
-    load_texts = store.run_texts.load_texts
-    rows = (step.agent_row, step.run_row)
+    load_texts = partial(store.run_texts.load_texts, step.agent_row, step.run_row)
     after = exchange.seq * _NUMBERS_PER_STEP - 1
-    stored = {text.seq: orjson.loads(text.data) for text in await load_texts(*rows, "result", after=after)}
-    noted = {text.seq for text in await load_texts(*rows, "call", after=after)}
+    stored = {text.seq: orjson.loads(text.data) for text in await load_texts(RunTextKind.RESULT, after=after)}
+    noted = {text.seq for text in await load_texts(RunTextKind.CALL, after=after)}
     results = []
     for id in tool_names_by_call(exchange):
         number = call_number(exchange, id)
