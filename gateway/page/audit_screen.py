@@ -13,6 +13,8 @@ from gateway.run.admin.audit_operations import ACTIONS, NO_FILTER, AuditFilter, 
 from gateway.run.admin.audited_parts import AuditedFact, is_along
 from gateway.run.admin.page_paths import fact_href
 
+# The most people who are offered where no entry fits a name.
+_OFFERED_PEOPLE = 10
 # Action -> what it concerns, for entries that do not name it.
 _OBJECTS = {
     "read": "what is remembered",
@@ -22,7 +24,7 @@ _OBJECTS = {
 
 
 class _AuditQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which entries are listed: the fields of `AuditFilter`."""
+    """The fields of `AuditFilter`."""
 
     memory: str | None = None
     user: str = ""
@@ -68,16 +70,35 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
             for seq in fact.seqs
         }
         facts = await operations.audit.find_facts(named_facts)
+        people: list[str] = []
+        if wanted.user and not page.items:
+            people = await _find_people(operations, request, wanted.user)
         context = {
             "acts": _group_acts(page.items, facts),
             "names": names,
             "wanted": wanted,
+            # The ids of people that are offered for the one that no entry fits.
+            "people": people,
             "actions": ACTIONS,
             "is_filtered": wanted != NO_FILTER,
         }
         return View(page, "audit.html", "Audit", context)
 
     return [Screen("audit", show, _AuditQuery)]
+
+
+async def _find_people(operations: PageOperations, request: ScreenRequest, text: str) -> list[str]:
+    """Returns the ids of people that a text finds as the list of people does, without the id that is the text."""
+    views, project = operations.memories, request.visitor.project
+    page = await views.list_page(project, "user", text, limit=_OFFERED_PEOPLE)
+    namesakes = [each.memory for each in await views.list_people_called(project, " ".join(text.split()))]
+    for each in namesakes:
+        await request.note_read(each.uid)
+    found = [*page.items, *namesakes]
+    ids = dict.fromkeys(
+        each.name for each in found if each.name != text
+    )  # a person may have several profiles
+    return [*ids][:_OFFERED_PEOPLE]
 
 
 def _group_acts(records: Sequence[AuditRecord], facts: set[tuple[str, int]]) -> list[_Act]:

@@ -40,7 +40,7 @@ class Audit(Group):
         before: int,
         memory: str | None = None,
         project: str | None = None,
-        subject: str | None = None,
+        user: str | None = None,
         action: str | None = None,
         since: float = -math.inf,
         until: float = math.inf,
@@ -51,11 +51,11 @@ class Audit(Group):
         before: the number of the last entry on the page before.
         memory: the uid of the one memory that the entries concern; None: any.
         project: the project of the memories that the entries concern; None: all entries.
-        subject: the subject of the memories that the entries concern; None: all entries.
+        user: the user of the memories that the entries concern, or the uid of one, which may be gone; None: any.
         action: the only action; None: any.
         since, until: the time from which on, and before which, entries were made; in seconds since the epoch.
         """
-        bounds = (before, memory, project, subject, action, since, until, limit)
+        bounds = (before, memory, project, user, action, since, until, limit)
         rows = await connection.rows(SQL["audit_read"], bounds)
         return [AuditEntry(*row) for row in rows]
 

@@ -46,7 +46,7 @@ class AuditFilter(Struct, frozen=True):
 
     # The uid of the memory that they concern, which may be gone; None: any.
     memory: str | None = None
-    # The user that they concern, in any profile.
+    # The user that they concern, in any profile, or the uid of a memory, which may be gone.
     user: str = ""
     # One of `ACTIONS`.
     action: str = ""
@@ -99,7 +99,7 @@ class AuditOperations(Struct, frozen=True):
             before=read_cursor(after, LAST_NUMBER),
             memory=memory,
             project=project,
-            subject=f"user:{wanted.user}" if wanted.user else None,
+            user=wanted.user or None,
             action=wanted.action or None,
             since=_parse_bound("since", wanted.since) if wanted.since else -math.inf,
             until=_parse_bound("until", wanted.until, is_end=True) if wanted.until else math.inf,

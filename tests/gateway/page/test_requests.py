@@ -565,7 +565,7 @@ def test_the_audit_is_filtered_by_person_action_and_day(operator: Operator) -> N
         assert found == wanted, query
         shown = operator.get(f"audit?{query}").body.decode()
         assert len(re.findall('data-name="action"', shown)) == len(wanted)
-        assert ("names a person with exactly the id “ali”. Find the id" in plain(shown)) == (not wanted)
+        assert ("names a person with exactly the id “ali”. alice? Of a" in plain(shown)) == (not wanted)
     # An operator of another project sees nothing of it.
     other = operator_of(world, "shop")
     assert other.twin("audit?user=alice")["items"] == []
@@ -578,6 +578,47 @@ def test_the_audit_is_filtered_by_person_action_and_day(operator: Operator) -> N
     operator.twin(f"m/{uids['bob']}/forget?all=1", {"confirm": "2"})
     assert operator.twin(f"audit?memory={uids['bob']}&action=export")["items"] == []
     assert operator.program("GET", "audit.json?memory=0123&action=export").status == 404
+
+
+@pytest.mark.both
+def test_the_audit_offers_the_people_whom_a_part_of_a_name_finds(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """An operator looked for "maria", and read that nothing was done to the memory of maria.keller."""
+    with remember(upstream, tmp_path, PROFILE) as world:
+        operator = operator_of(world)
+        speak(world, "Hello.", user="maria.keller")
+        kim = speak(world, "Hello.", user="u-7")
+        block = operator.twin(f"m/{kim.uid}")["blocks"][0]["label"]
+        operator.twin(f"m/{kim.uid}/b/{block}", {"value": "Name: Kim Keller.", "version": 1})
+        for words, offered in (
+            ("maria", ["maria.keller"]), ("keller", ["maria.keller", "u-7"]), ("maria.keller", []), ("nobody", [])
+        ):  # fmt: skip
+            html = operator.get(f"audit?user={words}&action=export").body.decode().partition("<tbody>")[2]
+            links = re.findall(r'href="audit\?user=([^&"]+)&amp;action=export"', html)
+            assert sorted(links) == offered, words
+            assert ("Find the id among all people" in html) == (not offered)
+        assert operator.twin("audit?user=maria")["items"] == []
+        other = operator_of(world, "shop")
+        assert "maria.keller" not in other.get("audit?user=maria").body.decode()
+
+
+@pytest.mark.both
+def test_a_person_who_was_forgotten_is_found_in_the_audit_by_the_number_of_the_memory(
+    operator: Operator,
+) -> None:
+    """Who asked later whether tom was forgotten had a name that nothing is stored under, and no number."""
+    agent = speak(operator.world, "Hello.", user="tom")
+    page = operator.post(f"m/{agent.uid}/forget?all=1", confirm="2").body.decode()
+    assert f"under the number {agent.uid}" in plain(page)
+    assert f'href="../../audit?user={agent.uid}"' in page
+    acts = [each["action"] for each in operator.twin(f"audit?user={agent.uid}")["items"]]
+    assert acts[0] == "forget"
+    assert len(acts) == len(operator.twin(f"audit?memory={agent.uid}")["items"])
+    row = operator.get("audit").body.decode()
+    assert f'href="audit?memory={agent.uid}"' in row
+    assert operator.twin(f"audit?user={agent.uid[:31]}")["items"] == []
+    assert operator_of(operator.world, "shop").twin(f"audit?user={agent.uid}")["items"] == []
 
 
 @pytest.mark.parametrize("script", [True, False])
