@@ -334,9 +334,20 @@ def _find_last_touched(tree: Tree) -> Exchange | None:
     """
     touched = tree.touched_times()
     newest_first = sorted(tree, key=lambda each: (touched[each.id], each.begun, each.id), reverse=True)
-    return next(
-        (e for e in newest_first if e.state is not State.OFF and tree.is_active(e, is_named=True)), None
-    )
+    return next((each for each in newest_first if _is_on_path(tree, each) and _is_end(tree, each)), None)
+
+
+def _is_on_path(tree: Tree, exchange: Exchange) -> bool:
+    return exchange.state is not State.OFF and tree.is_active(exchange, is_named=True)
+
+
+def _is_end(tree: Tree, exchange: Exchange) -> bool:
+    """Returns whether a path may end with an exchange: nothing went on from it, or it was asked once more since.
+
+    What went on from it is dated before it if the clock was put back in between.
+    """
+    was_repeated = exchange.touched > exchange.begun
+    return was_repeated or not any(_is_on_path(tree, child) for child in tree.children(exchange))
 
 
 def was_heard(

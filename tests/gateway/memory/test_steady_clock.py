@@ -29,6 +29,25 @@ def test_an_edit_after_a_step_back_of_the_clock_takes_the_place_of_what_it_edits
         assert "Sheldon" not in upstream.last.body.decode()
 
 
+@pytest.mark.both
+def test_messages_that_are_appended_after_a_step_back_of_the_clock_go_on_from_each_other(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    headers = {
+        "x-mnemogate-user": "alice",
+        "x-mnemogate-conversation": "c1",
+        "x-mnemogate-history": "append",
+    }
+    with remember(upstream, tmp_path) as world:
+        texts = ["My cat is Tom.", "He is red.", "He is old.", "He is asleep."]
+        for text in texts:
+            assert world.post([{"role": "user", "content": text}], headers).status == 200
+            world.settle()
+            world.clock.now -= 2 * MAX_STEP_S
+        sent = [each["content"] for each in upstream.last.json["messages"] if each["role"] == "user"]
+        assert sent == texts
+
+
 def test_a_small_step_back_is_hidden_until_the_clock_has_caught_up() -> None:
     times = iter((100.0, 99.0, 99.5, 100.0, 101.0))
     clock = SteadyClock(lambda: next(times))
