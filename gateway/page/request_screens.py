@@ -202,10 +202,10 @@ class _RequestScreens(Struct, frozen=True):
             *_list_tool_results(explained, messages),
         ]
         repeated = _find_repetitions(turn, prompt_texts)
-        words = ""  # of the reply, which neither its question nor a text of the prompt has
+        words = ""  # of the reply, which neither its question nor a text of the prompt has; no common ones
         if not repeated:
             known_texts = [_choose_text("user", turn), *(each.text for each in prompt_texts)]
-            words = await self.operations.words.select_words_without(
+            words = await self.operations.words.select_uncommon_without(
                 _choose_text("assistant", turn)[:_MAX_CHARS], [each[:_MAX_CHARS] for each in known_texts]
             )
             explained = await self._add_texts_before(explained, words)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import chain
 
 from storage.search.language import language_of, load_pairs
-from storage.search.tokens import is_pair, split_words, terms_of_word
+from storage.search.tokens import is_pair, split_words, terms_of_word, words_of
 from storage.search.word_degrees import (
     FIRST_LINE,
     LAST_LINE,
@@ -82,6 +82,19 @@ def names_nothing(text: str) -> bool:
 def lacks_content(words: Sequence[str], terms: Sequence[str]) -> bool:
     """Returns whether each term of a text is in most of people's messages: "And now?" words: all of the text's."""
     return min(shares_in_general(words, terms), default=1.0) > COMMON_SHARE
+
+
+def select_uncommon(text: str, words: Sequence[str]) -> list[str]:
+    """Returns some words of a text, without those of the table of its language (some 500, such as "leave").
+
+    Of scripts without spaces all words are returned: the table has no pairs of their characters.
+    """
+    degrees, language = load_degrees(), language_of(split_words(text))
+    return [
+        word
+        for word in words
+        if not all(unpack_degree(degrees.get(term, 0), language) for term in words_of(word))
+    ]
 
 
 def preload() -> None:

@@ -17,6 +17,7 @@ from storage.errors import Corrupt, TooSlow
 from storage.listing import LAST_NUMBER, PassageFilter, WordHits
 from storage.records import MUTED, Agent, AgentNumbers, Message, Near, Passage, Vector
 from storage.search import blob, rank
+from storage.search.common_words import select_uncommon
 from storage.search.containing import (
     around_words,
     find_containing,
@@ -254,6 +255,11 @@ class Recall(Group):
         without: a text with the words to leave out, in all their forms.
         """
         return written_words(query, without)
+
+    @staticmethod
+    def select_uncommon(text: str, words: Sequence[str]) -> list[str]:
+        """Returns some words of a text, without the most common ones of its language."""
+        return select_uncommon(text, words)
 
     @staticmethod
     def lost_words(text: str, later: str) -> list[str]:

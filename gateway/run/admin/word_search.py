@@ -259,6 +259,11 @@ class WordSearches(Struct, frozen=True):
         words_of = self.views.store.recall.words_of
         return " ".join(await asyncio.to_thread(words_of, reply, without="\n".join(shown_texts)))
 
+    async def select_uncommon_without(self, reply: str, shown_texts: Sequence[str]) -> str:
+        """Returns what `select_words_without` does, without the most common words of the reply's language."""
+        words = (await self.select_words_without(reply, shown_texts)).split()
+        return " ".join(await asyncio.to_thread(self.views.store.recall.select_uncommon, reply, words))
+
     async def find_shared(self, reply: str, question: str, texts: Sequence[str]) -> list[SharedWord]:
         """Returns the words of a reply that its question lacks and some of the texts have, in the reply's order."""
         # In a thread, since long texts take some milliseconds.

@@ -412,7 +412,10 @@ def test_a_request_that_recalled_nothing_names_older_texts_with_words_of_its_rep
         _, asked, first = operator.twin("requests")["items"]
         assert operator.twin(f"r/{first['id']}")["before_reply"] == []
         text = operator.get(f"r/{first['id']}").body.decode()
-        assert "No older text of this memory has a word that the reply has and its question has not." in text
+        assert (
+            "No older text of this memory has an uncommon word that the reply has and its question has not."
+            in text
+        )
         explained = operator.twin(f"r/{asked['id']}")
         assert (explained["why"], explained["chosen"]) == ("nothing_found", [])
         assert {(each["kind"], each["seq"]) for each in explained["before_reply"]} == {
@@ -474,6 +477,30 @@ def test_a_reply_with_words_that_its_model_was_not_told_leads_to_older_texts_wit
         operator.twin(f"m/{alice.uid}/forget?message=3", {})
         shown = plain(operator.get(f"r/{asked}").body.decode())
         assert f"{verdict.removesuffix('.')}, as far as it is still kept." in shown
+
+
+@pytest.mark.both
+def test_an_ordinary_word_of_a_reply_is_no_finding(upstream: StrictUpstream, tmp_path: Path) -> None:
+    """Largest stood that nothing the reply was told has "leave", with a link that forgets an innocent message."""
+    with remember(upstream, tmp_path, PROFILE) as world:
+        operator = operator_of(world)
+        upstream.queue(
+            say("I will leave out the nuts on Sundays, without a word."),
+            say("I leave out the peanut sauce, without asking, because of your allergy."),
+            say("Ohne Nachfrage lasse ich die Tunke weg, wegen der Allergie."),
+        )
+        alice = speak(world, "My nephew comes. Ich gehe morgen ohne ihn weg, wegen der Arbeit.", talk="c1")
+        learn(world, alice, block="Allergies: peanuts. Allergie: Nüsse.")
+        world.clock.sleep(60)
+        speak(world, "Zxqv?", talk="c2")
+        speak(world, "Tyrr?", talk="c3")
+        for asked in operator.twin("requests")["items"][:2]:
+            assert operator.twin(f"r/{asked['id']}")["before_reply"] == []
+            shown = plain(operator.get(f"r/{asked['id']}").body.decode())
+            assert "has words of block" in shown
+            assert "Nothing that this reply was told" not in shown
+            assert "Older texts" not in shown
+            assert "No older text" not in shown
 
 
 def test_the_list_of_older_texts_says_that_it_is_cut_and_where_else_the_words_may_be_from(
