@@ -845,14 +845,25 @@ class RunStep(Struct, frozen=True):
     waiting: dict[str, WaitKind] = field(default_factory=dict)
 
 
+MAX_FOLDER_FILES = 1000
+# What becomes of a new file with the name of another: it is refused, gets a number, or will replace the other one.
+OnTakenName = Literal["refuse", "rename", "replace"]
+
+
+class FileState(StrEnum):
+    """The state of a file: its text is being written, or is complete."""
+
+    PARSING = "parsing"
+    COMPLETED = "completed"
+
+
 class StoredFile(Struct, frozen=True):
     """A file of a folder."""
 
     id: int
     uid: str
     memory_row: int
-    # As `files` has it.
-    state: str
+    state: FileState
     # How long the file was; its text lies in passages.
     bytes: int
     created: float

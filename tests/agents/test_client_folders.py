@@ -174,7 +174,7 @@ def test_a_file_that_cannot_be_saved_replaces_none(
         raise Unavailable("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Files, "write", write)
+        patch.setattr(Files, "add_parts", write)
         with pytest.raises(APIStatusError) as error:
             again("lost")
     assert error.value.status_code == 503

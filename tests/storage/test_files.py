@@ -14,8 +14,8 @@ from storage.commands import ForgetTarget
 from storage.database import Connection
 from storage.errors import NotFound, OverLimit, WriteConflict
 from storage.listing import Page
-from storage.records import Agent, DefinitionKind, Scope, StoredFile
-from storage.sql.agents_api.folder_files import MAX_BYTES, PARSING, add_file
+from storage.records import Agent, DefinitionKind, FileState, Scope, StoredFile
+from storage.sql.agents_api.folder_files import MAX_FOLDER_BYTES, add_file
 from storage.sql.store import Store
 from tests.storage.conftest import Holds
 from tests.stored import keeps_emptied_rows, rows
@@ -30,22 +30,25 @@ async def folder(store: Store, name: str = "notes") -> Agent:
 
 
 def draft(memory: Agent, name: str, *, size: int = 1, at: float = 5.0) -> StoredFile:
-    return StoredFile(0, new_uid(), memory.id, PARSING, size, at, "text/plain", name)
+    return StoredFile(0, new_uid(), memory.id, FileState.PARSING, size, at, "text/plain", name)
 
 
 async def save(store: Store, memory: Agent, name: str, *texts: str, at: float = 5.0) -> StoredFile:
-    file = await store.files.add(draft(memory, name, at=at), renames=False)
-    await store.files.write(file, texts)
+    file = await store.files.add(draft(memory, name, at=at))
+    await store.files.add_parts(file, texts)
     return await store.files.complete(file)
 
 
 async def test_files_are_numbered_where_a_name_is_taken(store: Store) -> None:
     notes, other = await folder(store), await folder(store, "other")
-    names = [(await store.files.add(draft(notes, "a.md", at=n), renames=True)).name for n in (1.0, 2.0, 3.0)]
+    names = [
+        (await store.files.add(draft(notes, "a.md", at=n), on_taken_name="rename")).name
+        for n in (1.0, 2.0, 3.0)
+    ]
     assert names == ["a.md", "a_(1).md", "a_(2).md"]
     with pytest.raises(WriteConflict, match="already"):
-        await store.files.add(draft(notes, "a.md", at=4.0), renames=False)
-    assert (await store.files.add(draft(other, "a.md"), renames=False)).name == "a.md"
+        await store.files.add(draft(notes, "a.md", at=4.0))
+    assert (await store.files.add(draft(other, "a.md"))).name == "a.md"
     assert [f.name for f in await store.files.list(notes.id, Page(limit=2))] == ["a_(2).md", "a_(1).md"]
     first = await store.files.find_by_name(notes.id, "a.md")
     assert first is not None
@@ -58,7 +61,7 @@ async def test_a_name_that_many_files_have_takes_no_more_statements(store: Store
 
     async def add(connection: Connection) -> None:
         watched = Mock(wraps=connection)
-        await add_file(watched, draft(notes, "a.md"), renames=True)
+        await add_file(watched, draft(notes, "a.md"), on_taken_name="rename")
         counts.append(len(watched.mock_calls))
 
     for _ in range(4):
@@ -69,8 +72,8 @@ async def test_a_name_that_many_files_have_takes_no_more_statements(store: Store
 async def test_files_that_come_at_once_have_names_and_limits_all_the_same(store: Store) -> None:
     notes, full = await folder(store), await folder(store, "full")
     made = await asyncio.gather(
-        *(store.files.add(draft(notes, "a.md"), renames=True) for _ in range(6)),
-        *(store.files.add(draft(full, str(n), size=MAX_BYTES), renames=False) for n in range(4)),
+        *(store.files.add(draft(notes, "a.md"), on_taken_name="rename") for _ in range(6)),
+        *(store.files.add(draft(full, str(n), size=MAX_FOLDER_BYTES)) for n in range(4)),
         return_exceptions=True,
     )
     assert sorted(file.name for file in made[:6]) == ["a.md", *(f"a_({n}).md" for n in range(1, 6))]
@@ -79,13 +82,13 @@ async def test_files_that_come_at_once_have_names_and_limits_all_the_same(store:
 
 async def test_the_files_of_a_folder_have_so_many_bytes_at_most(store: Store) -> None:
     notes = await folder(store)
-    await store.files.add(draft(notes, "a", size=MAX_BYTES), renames=False)
+    await store.files.add(draft(notes, "a", size=MAX_FOLDER_BYTES))
     with pytest.raises(OverLimit, match="bytes together"):
-        await store.files.add(draft(notes, "b", size=1), renames=False)
+        await store.files.add(draft(notes, "b", size=1))
     # The one that it replaces is removed later.
-    await store.files.add(draft(notes, "a", size=MAX_BYTES), replaces=True)
+    await store.files.add(draft(notes, "a", size=MAX_FOLDER_BYTES), on_taken_name="replace")
     with pytest.raises(NotFound):
-        await store.files.add(replace(draft(notes, "b"), memory_row=999), renames=False)
+        await store.files.add(replace(draft(notes, "b"), memory_row=999))
 
 
 async def test_a_forgotten_file_is_gone_with_its_parts_and_its_neighbours_stay(
@@ -100,7 +103,7 @@ async def test_a_forgotten_file_is_gone_with_its_parts_and_its_neighbours_stay(
     with pytest.raises(NotFound):
         await store.files.get(notes.id, gone.uid)
     with pytest.raises(NotFound):
-        await store.files.write(gone, ["zqgonex three"])
+        await store.files.add_parts(gone, ["zqgonex three"])
     assert await store.forgetting.run(begun)
     assert await store.forgetting.sweep()
     assert [word for word in ("gone", "gonename", "kept", "keptname") if holds(f"zq{word}x".encode())] == [
@@ -130,8 +133,8 @@ async def test_files_that_are_too_old_go(store: Store, holds: Holds) -> None:
 
 async def test_an_upload_that_a_dead_process_left_goes_at_the_next_start(store: Store, holds: Holds) -> None:
     notes = await folder(store)
-    cut = await store.files.add(draft(notes, "zqcutx"), renames=False)
-    await store.files.write(cut, ["zqcuttextx"])
+    cut = await store.files.add(draft(notes, "zqcutx"))
+    await store.files.add_parts(cut, ["zqcuttextx"])
     whole = await save(store, notes, "whole", "text", at=6.0)
     assert await store.files.list_of_folders([notes.id]) == [whole]
     if store.database.is_shared:

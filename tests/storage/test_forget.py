@@ -35,6 +35,7 @@ from storage.records import (
     DefinitionKind,
     Exchange,
     Fact,
+    FileState,
     MemoryEdit,
     Run,
     RunState,
@@ -1100,7 +1101,7 @@ async def test_what_is_too_old_goes_where_no_turn_is(store: Store, alice: Speake
     assert fact.valid_from == clock.now
 
     draft = StoredFile(0, "f1", agent.id, "completed", 1, before - DAY, "text/plain", "zqfilex")
-    await store.files.add(draft, renames=False)
+    await store.files.add(draft)
     await forget_old()
 
     run = await put_run(store, Run(0, "r1", agent.id, 0, RunState.RUNNING, before - DAY))
@@ -1347,9 +1348,9 @@ async def test_of_a_deleted_folder_no_table_and_no_log_has_a_word(store: Store, 
     )
     ann = (await make_agent(store, "ann")).agent
     await store.attached_folders.attach(ann.id, folder.id, [-16, -17], at=1.0)
-    file = StoredFile(0, "uid", folder.id, "parsing", 9, 2.0, "zqtypex", "zqfilex")
-    made = await store.files.add(file, renames=True)
-    await store.files.write(made, [words(f"part{n}") for n in range(200)])
+    file = StoredFile(0, "uid", folder.id, FileState.PARSING, 9, 2.0, "zqtypex", "zqfilex")
+    made = await store.files.add(file, on_taken_name="rename")
+    await store.files.add_parts(made, [words(f"part{n}") for n in range(200)])
     await store.files.complete(made)
     words_ = ["name", "told", "type", "file", "part0", "part199"]
     await store.database.sweep(1000)

@@ -8,8 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from storage.listing import PassageDraft
-from storage.records import Scope, StoredFile
-from storage.sql.agents_api.folder_files import PARSING
+from storage.records import FileState, Scope, StoredFile
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.stored import ALICE, Speaker
@@ -38,9 +37,9 @@ async def test_writes_that_take_numbers_report_them(
     await store.passages.add(agent.id, [PassageDraft("One.", 1.0), PassageDraft("Two.", 1.0)])
     fact, _ = await store.facts.remember(agent, "I like tea.", "tea", "person", 1.0)
     await store.facts.correct(agent, fact.seq, "I like coffee.", "coffee", "person", 2.0)
-    file = StoredFile(0, "f" * 32, agent.id, PARSING, 1, 1.0, "text/plain", "a.txt")
-    file = await store.files.add(file, renames=False)
-    await store.files.write(file, ["One.", "Two.", "Three."])
+    file = StoredFile(0, "f" * 32, agent.id, FileState.PARSING, 1, 1.0, "text/plain", "a.txt")
+    file = await store.files.add(file)
+    await store.files.add_parts(file, ["One.", "Two.", "Three."])
     await store.search_index.mend(agent.id)
     imported = await store.transfer.begin_import(replace(agent, uid="u2", scope=CAROL))
     await store.transfer.finish_import(imported, 8)

@@ -27,10 +27,7 @@ from gateway.core import ids
 from gateway.core.definition import AgentDefinition
 from gateway.errors import BadRequest
 from storage.listing import Page
-from storage.records import DEFAULT_CONVERSATION, Definition
-
-# The most files of a folder that are exported.
-_MAX_FILES = 1000
+from storage.records import DEFAULT_CONVERSATION, MAX_FOLDER_FILES, Definition, FileState
 
 
 class ExportQuery(UrlQuery):
@@ -85,8 +82,8 @@ class AgentFileRoutes:
 
     async def _export_folder(self, folder: Definition) -> ExportedFolder:
         """Returns a folder with the texts of its completed files."""
-        files = await self._folders.list(folder, Page(limit=_MAX_FILES, newest_first=False))
-        completed = [file for file in files if file.state == "completed"]
+        files = await self._folders.list(folder, Page(limit=MAX_FOLDER_FILES, newest_first=False))
+        completed = [file for file in files if file.state is FileState.COMPLETED]
         views = await self._folders.view(folder, completed, with_content=True)
         return ExportedFolder(folder_json(folder), [file_json(folder, view) for view in views])
 

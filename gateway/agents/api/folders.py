@@ -24,7 +24,7 @@ from gateway.core import ids
 from gateway.core.memory.file_text import clean_file_name
 from gateway.errors import BadRequest, Conflict, UnknownId
 from storage.listing import PassageFilter
-from storage.records import Definition, DefinitionKind, StoredFile
+from storage.records import Definition, DefinitionKind, FileState, StoredFile
 
 _Name = Annotated[str, Meta(min_length=1, max_length=200)]
 _KIND: Final = DefinitionKind.FOLDER
@@ -113,7 +113,7 @@ def folder_json(folder: Definition) -> dict[str, Any]:
 def file_json(folder: Definition, view: FileView) -> dict[str, Any]:
     """Returns a file as its folder shows it."""
     file = view.file
-    parts = view.parts if file.state == "completed" else None
+    parts = view.parts if file.state is FileState.COMPLETED else None
     return {
         "id": ids.id_of("file", file.uid),
         "source_id": ids.id_of("source", folder.uid),

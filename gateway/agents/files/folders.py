@@ -5,7 +5,7 @@ Agents search the folders that are attached to them by special tools.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any, Literal
@@ -21,18 +21,29 @@ from gateway.errors import BodyTooLarge, Conflict, UnsupportedFile
 from storage.commands import ForgetTarget
 from storage.errors import NotFound, StoreError
 from storage.listing import AgentEntry, Page
-from storage.records import API_PROFILE, Agent, Definition, DefinitionKind, Scope, StoredFile
+from storage.records import (
+    API_PROFILE,
+    Agent,
+    Definition,
+    DefinitionKind,
+    FileState,
+    OnTakenName,
+    Scope,
+    StoredFile,
+)
 from storage.sql.store import Store
 
 # The size of a file, at most.
 MAX_BYTES = 10_000_000
-# The state of a file while its text is being stored.
-_PARSING_STATE = "parsing"
 _KIND = DefinitionKind.FOLDER
 # Parts of a file that one transaction writes.
 _PARTS_WRITTEN = 64
 
+# What becomes of a file with a name that is taken.
 Handling = Literal["skip", "error", "suffix", "replace"]
+_ON_TAKEN_NAME: Mapping[Handling, OnTakenName] = {
+    "skip": "refuse", "error": "refuse", "suffix": "rename", "replace": "replace"
+}  # fmt: skip
 
 
 class SentFile(Struct, frozen=True):
@@ -152,14 +163,14 @@ class Folders:
             if namesake is not None:
                 raise Conflict(f"There is a file {upload.name!r} in this folder already.", param="file")
         draft = StoredFile(
-            id=0, uid=ids.new_uid(), memory_row=memory_row, state=_PARSING_STATE, bytes=len(upload.data),
+            id=0, uid=ids.new_uid(), memory_row=memory_row, state=FileState.PARSING, bytes=len(upload.data),
             created=self._now(), type=upload.type, name=upload.name,
         )  # fmt: skip
-        file = await self._files.add(draft, renames=handling == "suffix", replaces=handling == "replace")
+        file = await self._files.add(draft, on_taken_name=_ON_TAKEN_NAME[handling])
         try:
             parts = split_text(text)
             while some_parts := list(islice(parts, _PARTS_WRITTEN)):
-                await self._files.write(file, some_parts)
+                await self._files.add_parts(file, some_parts)
             file = await self._files.complete(file)
         except BaseException:
             # What cannot be forgotten now is forgotten at the next start.

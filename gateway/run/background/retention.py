@@ -165,8 +165,8 @@ class Retention:
         # An upload that was cut off must not be searched.
         started = self.now() - YOUNG_S if self.store.database.is_shared else self._started
         while uploads := await self.store.files.list_unfinished(started):
-            for agent_row, file in uploads:
-                await forgetting.begin(agent_row, ForgetTarget(files=[file]))
+            for memory_row, file_row in uploads:
+                await forgetting.begin(memory_row, ForgetTarget(files=[file_row]))
         return sum([await self._carry_out(id) for id in await forgetting.list_unfinished()])
 
     async def _forget_old(self) -> int:

@@ -1,9 +1,10 @@
-"""Files of folders. A folder is a memory; a file's text lies in its passages, which are written a page at a time."""
+"""The files of folders. A folder is a memory; its passages hold the texts of its files, each in parts."""
 
 from __future__ import annotations
 
 import builtins
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from itertools import chain, count
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from msgspec.structs import replace
 from storage.database import Connection, Row
 from storage.errors import NotFound, OverLimit, WriteConflict
 from storage.listing import Page
-from storage.records import StoredFile
+from storage.records import MAX_FOLDER_FILES, FileState, OnTakenName, StoredFile
 from storage.sql.agents import find_agent_by_id
 from storage.sql.group import as_method, long_reads, reads, writes
 from storage.sql.growth import GrowingGroup
@@ -21,18 +22,16 @@ from storage.sql.statements import load, rows_of
 
 SQL = load("agents_api/folder_files.sql")
 
-# The states of a file: its text is being written, or is there.
-PARSING, COMPLETED = "parsing", "completed"
-MAX_FILES = 1000  # of a folder
-MAX_BYTES = 100_000_000  # of all files of a folder
-_PARTS = 256  # of a file's text that are read at once
+# The bytes that the files of a folder have together.
+MAX_FOLDER_BYTES = 100_000_000
+_PARTS_PER_READ = 256
 
 
 class FileRows(NamedTuple):
     """The rows of a file and of its folder."""
 
     memory_row: int
-    row: int
+    file_row: int
 
 
 class _FolderSize(NamedTuple):
@@ -43,75 +42,75 @@ class _FolderSize(NamedTuple):
 
 
 async def add_file(
-    connection: Connection, draft: StoredFile, *, renames: bool = False, replaces: bool = False
+    connection: Connection, draft: StoredFile, *, on_taken_name: OnTakenName = "refuse"
 ) -> StoredFile:
     """Adds a file without its text, which is written later.
 
-    renames: a name that is taken gets a number.
-    replaces: files with the name are not counted, since they will be removed.
+    A file that is to be replaced does not count for the limits. The caller removes it when the new one is complete.
 
-    Raises: WriteConflict if the name is taken; OverLimit; NotFound if there is no such folder.
+    Raises: WriteConflict if the name is taken and to be refused; OverLimit; NotFound if there is no such folder.
     """
     await connection.lock(draft.memory_row)
     if await find_agent_by_id(connection, draft.memory_row) is None:
         raise NotFound("there is no such folder")
-    size = await _measure_folder(connection, draft.memory_row, draft.name if replaces else None)
-    if size.files >= MAX_FILES:
-        raise OverLimit(f"a folder has at most {MAX_FILES} files")
-    if size.bytes + draft.bytes > MAX_BYTES:
+    size = await _measure_folder(
+        connection, draft.memory_row, draft.name if on_taken_name == "replace" else None
+    )
+    if size.files >= MAX_FOLDER_FILES:
+        raise OverLimit(f"a folder has at most {MAX_FOLDER_FILES} files")
+    if size.bytes + draft.bytes > MAX_FOLDER_BYTES:
         raise OverLimit(
-            f"the files of a folder have at most {MAX_BYTES} bytes together, and {size.bytes} are there"
+            f"the files of a folder have at most {MAX_FOLDER_BYTES} bytes together, and {size.bytes} are there"
         )
-    name = draft.name
-    if not replaces:
-        names = {row[0] for row in await connection.rows(SQL["names"], (draft.memory_row,))}
-        if name in names and not renames:
-            raise WriteConflict(f"there is a file {name!r} in this folder already")
-        path, number = PurePosixPath(draft.name), 0
-        while name in names:
-            number += 1
-            name = str(path.with_name(f"{path.stem}_({number}){path.suffix}"))
-    file = replace(draft, name=name)
+    file = draft
+    if on_taken_name != "replace":
+        taken = {row[0] for row in await connection.rows(SQL["names"], (draft.memory_row,))}
+        if draft.name in taken and on_taken_name == "refuse":
+            raise WriteConflict(f"there is a file {draft.name!r} in this folder already")
+        file = replace(draft, name=_choose_free_name(draft.name, taken))
     values = (file.uid, file.memory_row, file.state, file.bytes, file.created, file.type, file.name)
     return replace(file, id=await connection.value(SQL["insert"], values))
 
 
 class Files(GrowingGroup):
-    """Files of folders. memory_row: the folder's row; nothing of another folder is found."""
+    """Files of folders. A method with the row of a folder finds nothing of another folder."""
 
     add = writes(as_method(add_file))
 
     async def load_text(self, file: StoredFile) -> str:
         """Returns the whole text of a file, which is read a page at a time."""
         parts: builtins.list[str] = []
-        after = 0
-        while some := await self._load_parts(file, after):
-            parts += [row[1] for row in some]
-            after = some[-1][0]
+        after_row = 0
+        while rows := await self._load_parts(file, after_row):
+            parts += [text for _, text in rows]
+            after_row = rows[-1][0]
         return "".join(parts)
 
     @long_reads
-    async def _load_parts(self, connection: Connection, file: StoredFile, after: int) -> builtins.list[Row]:
-        return await connection.rows(SQL["parts"], (file.id, file.memory_row, after, _PARTS))
+    async def _load_parts(
+        self, connection: Connection, file: StoredFile, after_row: int
+    ) -> builtins.list[Row]:
+        """Returns a page of the parts of a text: the row of each and its text."""
+        return await connection.rows(SQL["parts"], (file.id, file.memory_row, after_row, _PARTS_PER_READ))
 
-    async def write(self, file: StoredFile, texts: Sequence[str]) -> None:
-        """Adds parts after those that are there. Raises: NotFound if the file or its folder is gone."""
+    async def add_parts(self, file: StoredFile, texts: Sequence[str]) -> None:
+        """Adds parts to the end of a file's text. Raises: NotFound if the file or its folder is gone."""
 
-        async def write(connection: Connection) -> None:
+        async def insert_parts(connection: Connection) -> None:
             await connection.lock(file.memory_row)
             if await connection.row(SQL["get"], (file.uid, file.memory_row)) is None:
                 raise NotFound(f"there is no file {file.uid!r}")
             for text in texts:
                 await insert_passage(connection, file.memory_row, text, at=file.created, file=file.id)
 
-        await self._grow(file.memory_row, len(texts), self._database.bulk(write))
+        await self._grow(file.memory_row, len(texts), self._database.bulk(insert_parts))
 
     @writes
     async def complete(self, connection: Connection, file: StoredFile) -> StoredFile:
-        """Marks its text as complete. Raises: NotFound if it is gone."""
-        if not await connection.run(SQL["set_state"], (COMPLETED, file.id, file.memory_row)):
+        """Marks a file's text as complete. Raises: NotFound if the file is gone."""
+        if not await connection.run(SQL["set_state"], (FileState.COMPLETED, file.id, file.memory_row)):
             raise NotFound(f"there is no file {file.uid!r}")
-        return replace(file, state=COMPLETED)
+        return replace(file, state=FileState.COMPLETED)
 
     @reads
     async def get(self, connection: Connection, memory_row: int, uid: str) -> StoredFile:
@@ -119,18 +118,21 @@ class Files(GrowingGroup):
         row = await connection.row(SQL["get"], (uid, memory_row))
         if row is None:
             raise NotFound(f"there is no file {uid!r} in this folder")
-        return _file(row)
+        return _make_file(row)
 
     @reads
     async def find_by_name(self, connection: Connection, memory_row: int, name: str) -> StoredFile | None:
-        """Returns the file with this name; the oldest where another is to replace it."""
-        row = await connection.row(SQL["named"], (memory_row, name))
-        return None if row is None else _file(row)
+        """Returns the file with this name, None if there is none; the oldest while another one is to replace it."""
+        row = await connection.row(SQL["find_by_name"], (memory_row, name))
+        return None if row is None else _make_file(row)
 
     @reads
     async def find_replaced(self, connection: Connection, file: StoredFile) -> builtins.list[StoredFile]:
         """Returns the older files with the name of one."""
-        files = [_file(row) for row in await connection.rows(SQL["named"], (file.memory_row, file.name))]
+        files = [
+            _make_file(row)
+            for row in await connection.rows(SQL["find_by_name"], (file.memory_row, file.name))
+        ]
         return [namesake for namesake in files if namesake.id < file.id]
 
     @reads
@@ -139,47 +141,60 @@ class Files(GrowingGroup):
     ) -> builtins.list[StoredFile]:
         """Returns a page of a folder's files. The cursors of the page are their rows."""
         rows = await connection.rows(SQL[f"list_{page.direction}"], (memory_row, *page.bounds, page.limit))
-        return [_file(row) for row in rows]
+        return [_make_file(row) for row in rows]
 
     @long_reads
     async def list_of_folders(
         self, connection: Connection, folder_rows: Sequence[int]
     ) -> builtins.list[StoredFile]:
-        """Returns the files of these folders that are whole, in the order of the folders; of one, the oldest first."""
-        files = [_file(row) for row in await rows_of(connection, SQL["of_folders"], folder_rows)]
+        """Returns the files of some folders that have a complete text.
+
+        They are in the order of the folders; of one folder the oldest is first.
+        """
+        files = [_make_file(row) for row in await rows_of(connection, SQL["list_of_folders"], folder_rows)]
         order = {row: index for index, row in enumerate(folder_rows)}
         return sorted(
-            (file for file in files if file.state == COMPLETED),
+            (file for file in files if file.state is FileState.COMPLETED),
             key=lambda file: (order[file.memory_row], file.id),
         )
 
     @reads
     async def find_by_ids(self, connection: Connection, ids: Sequence[int]) -> dict[int, StoredFile]:
-        """Returns files by their rows, as far as they are there."""
-        return {row[0]: _file(row) for row in await rows_of(connection, SQL["several"], ids)}
+        """Returns those of some files that are there, by their rows."""
+        return {row[0]: _make_file(row) for row in await rows_of(connection, SQL["find_by_ids"], ids)}
 
     @reads
     async def count_parts(
-        self, connection: Connection, memory_row: int, files: Sequence[int]
+        self, connection: Connection, memory_row: int, file_rows: Sequence[int]
     ) -> dict[int, int]:
-        """Returns of how many parts the text of each of these files is."""
-        return {row[0]: row[1] for row in await rows_of(connection, SQL["part_count"], files, memory_row)}
+        """Returns the number of parts of each file's text, by the file's row; a file without parts is missing."""
+        return {
+            row[0]: row[1] for row in await rows_of(connection, SQL["count_parts"], file_rows, memory_row)
+        }
 
     @reads
     async def list_unfinished(
         self, connection: Connection, before: float, limit: int = 100
     ) -> builtins.list[FileRows]:
         """Returns the files that were begun before a time and have no complete text."""
-        rows = await connection.rows(SQL["unfinished"], (PARSING, before, limit))
+        rows = await connection.rows(SQL["list_unfinished"], (FileState.PARSING, before, limit))
         return [FileRows(*row) for row in rows]
 
 
 async def _measure_folder(connection: Connection, memory_row: int, replaced: str | None) -> _FolderSize:
     """Returns the size of a folder without the files with a name that will be replaced."""
-    row = await connection.row(SQL["extent"], (memory_row, replaced))
+    row = await connection.row(SQL["measure_folder"], (memory_row, replaced))
     assert row is not None  # sums have one row
     return _FolderSize(*row)
 
 
-def _file(row: Row) -> StoredFile:
-    return StoredFile(*row)
+def _choose_free_name(name: str, taken: Container[str]) -> str:
+    """Returns a name that is not taken: the name, or the first one free of `name_(1).md`, `name_(2).md`, ..."""
+    path = PurePosixPath(name)
+    numbered = (str(path.with_name(f"{path.stem}_({number}){path.suffix}")) for number in count(1))
+    return next(free for free in chain([name], numbered) if free not in taken)
+
+
+def _make_file(row: Row) -> StoredFile:
+    id, uid, memory_row, state, *others = row
+    return StoredFile(id, uid, memory_row, FileState(state), *others)

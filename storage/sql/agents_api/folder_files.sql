@@ -17,7 +17,7 @@ UPDATE files SET state = ? WHERE id = ? AND memory = ?
 -- Finds a file of a folder by its public name.
 SELECT {file} FROM files f WHERE f.uid = ? AND f.memory = ?
 
--- name: named
+-- name: find_by_name
 -- Finds the files of a folder with a name, oldest first.
 SELECT {file} FROM files f WHERE f.memory = ? AND f.name = ? ORDER BY f.id
 
@@ -25,7 +25,7 @@ SELECT {file} FROM files f WHERE f.memory = ? AND f.name = ? ORDER BY f.id
 -- Reads the names of the files of a folder.
 SELECT f.name FROM files f WHERE f.memory = ?
 
--- name: extent
+-- name: measure_folder
 -- Counts the files of a folder and their bytes, leaving out the files with a name.
 SELECT count(*), coalesce(sum(f.bytes), 0) FROM files f WHERE f.memory = ?1
 AND (CAST(?2 AS TEXT) IS NULL OR f.name <> ?2)
@@ -38,11 +38,11 @@ SELECT {file} FROM files f WHERE f.memory = ? AND f.id > ? AND f.id < ? ORDER BY
 -- Lists the files of a folder, oldest first.
 SELECT {file} FROM files f WHERE f.memory = ? AND f.id > ? AND f.id < ? ORDER BY f.id LIMIT ?
 
--- name: of_folders
+-- name: list_of_folders
 -- Lists the files of several folders.
 SELECT {file} FROM files f WHERE f.memory {in:1:BIGINT:64} AND f.memory <> 0 ORDER BY f.memory, f.id
 
--- name: several
+-- name: find_by_ids
 -- Reads some files by their rows.
 SELECT {file} FROM files f WHERE f.id {in:1:BIGINT:64} AND f.memory <> 0
 
@@ -50,10 +50,10 @@ SELECT {file} FROM files f WHERE f.id {in:1:BIGINT:64} AND f.memory <> 0
 -- Reads a page of the parts of a file's text.
 SELECT p.id, p.text FROM passages p WHERE p.file = ? AND p.agent = ? AND p.id > ? ORDER BY p.id LIMIT ?
 
--- name: part_count
+-- name: count_parts
 -- Counts the parts of the texts of some files.
 SELECT p.file, count(*) FROM passages p WHERE p.agent = ?1 AND p.file {in:2:BIGINT:64} GROUP BY p.file
 
--- name: unfinished
+-- name: list_unfinished
 -- Finds files with an unfinished text: their process died.
 SELECT f.memory, f.id FROM files f WHERE f.state = ? AND f.memory <> 0 AND f.created < ? ORDER BY f.id LIMIT ?

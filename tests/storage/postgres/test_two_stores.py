@@ -152,10 +152,10 @@ async def test_a_folder_that_goes_meanwhile_gets_no_file_any_more(
 ) -> None:
     here, there = stores
     notes = await folder(here)
-    begun = await here.files.add(draft(notes, "begun"), renames=False)
+    begun = await here.files.add(draft(notes, "begun"))
     coming = (
-        lambda: there.files.add(draft(notes, "zqnamex"), renames=False),
-        lambda: there.files.write(begun, ["zqpartx"]),
+        lambda: there.files.add(draft(notes, "zqnamex")),
+        lambda: there.files.add_parts(begun, ["zqpartx"]),
     )
     ends = await beside_its_end(database, notes, *coming)
     assert [type(each) for each in ends] == [NotFound, NotFound]

@@ -34,9 +34,8 @@ from storage.errors import (
     Unavailable,
 )
 from storage.listing import Page
-from storage.records import Agent, Passage, Scope, StoredFile
+from storage.records import Agent, FileState, Passage, Scope, StoredFile
 from storage.sql.agents import find_numbers, find_or_create_agent
-from storage.sql.agents_api.folder_files import PARSING
 from storage.sql.facts import add_fact
 from storage.sql.passages import insert_passage
 from storage.sql.store import Store
@@ -748,9 +747,9 @@ async def fill(store: Store, scope: Scope) -> tuple[Agent, StoredFile]:
     fact = LearnedFact("Has a safe.", "", "has a safe.", 1.0, 1, (1,), ())
     await store.database.write(lambda connection: add_fact(connection, agent, fact, 1.0))
     await store.database.write(write(agent, "A passage."))
-    draft = StoredFile(0, new_uid(), agent.id, PARSING, 1, 1.0, "text/plain", "a.md")
-    file = await store.files.add(draft, renames=True)
-    await store.files.write(file, [FILE_TEXT])
+    draft = StoredFile(0, new_uid(), agent.id, FileState.PARSING, 1, 1.0, "text/plain", "a.md")
+    file = await store.files.add(draft, on_taken_name="rename")
+    await store.files.add_parts(file, [FILE_TEXT])
     return agent, file
 
 
