@@ -33,24 +33,23 @@ from storage.sql.statements import load
 
 SQL = load("people_search.sql")
 
-# How many memories a page looks through at most. Chosen, not measured.
+# None of these limits was measured. They bound the time of a page: smaller ones make more pages of the same search.
+# The most memories that a page looks through.
 _PAGE_MEMORIES = 100
-# How many texts that no index has, and blobs of indexes, a page reads. The words of these texts are counted, which
-# takes most of its time. Chosen, not measured.
+# The most reads of a page. A read is a text that no index has, or a blob of an index.
 _MAX_READS = 300
-# The bytes of indexes that a page reads. A blob has 6 bytes for each word of a message, so it may have
-# 1.5 MB. Chosen, not measured.
+# The most bytes of indexes that a page reads. A blob has 6 bytes for each word of a message, so it may have 1.5 MB.
 _MAX_INDEX_BYTES = 64 << 20
-# A memory with so many blobs in its index, or so many texts not in it, is searched alone. Chosen, not measured.
+# A memory with so many blobs in its index, or so many texts not in it, is searched alone.
 _LONG_BLOBS = 100
 _LONG_UNREAD = 500
-# As how many reads of a page such a memory counts.
+# The reads that a memory searched alone counts for.
 _LONG_READS = 200
-# A memory is also searched alone if its index lacks an exchange or a passage that is longer, as it is stored.
+# A memory is also searched alone if its index lacks an exchange or a passage of more bytes, as it is stored.
 _LONG_BYTES = 16_000
-# The texts of a memory that are checked for the words: the index also has words of dates and speakers.
+# The most texts of a memory that are checked for the words, since the index also has words of dates and speakers.
 _CHECKED_HITS = 40
-# The time of the search of one memory alone. Chosen, not measured.
+# The time of the search of one memory alone.
 _DEADLINE_MS = 1_000.0
 
 
@@ -59,10 +58,18 @@ class _ReadMemory(Struct, frozen=True):
 
     memory: SizedMemory
     agent: Agent
-    # The blobs of its index with their chunks; None: it is searched alone.
+    # The blobs of its index, each after the number of its chunk; None: the memory is searched alone.
     blobs: Sequence[tuple[int, bytes]] | None
-    # What its index does not know.
+    # The texts that its index lacks.
     unread: Sequence[Message]
+
+
+class _Candidate(NamedTuple):
+    """A text of a memory that may have the words."""
+
+    seq: int
+    # None: the text is not loaded.
+    message: Message | None
 
 
 class _CheckedMemory(NamedTuple):
@@ -99,22 +106,22 @@ class PeopleSearch(Group):
         if not terms:
             return PeopleWithWords()
         people = await self._pages.list_memories(project, "user:", before=before, limit=_PAGE_MEMORIES + 1)
-        read = await self._database.long_read(
-            lambda connection: self._read(connection, people[:_PAGE_MEMORIES])
+        read_memories = await self._database.long_read(
+            lambda connection: self._read_memories(connection, people[:_PAGE_MEMORIES])
         )
         # In a thread, since many texts take some milliseconds each.
         candidates = await asyncio.to_thread(
-            lambda: [_find_candidates(read_memory, terms) for read_memory in read]
+            lambda: [_find_candidates(read_memory, terms) for read_memory in read_memories]
         )
         people_with_words: list[PersonWithWords] = []
         is_complete = True
         looked_through = 0
-        for read_memory, messages in zip(read, candidates, strict=True):
+        for read_memory, memory_candidates in zip(read_memories, candidates, strict=True):
             if len(people_with_words) == limit:
                 break
             looked_through += 1
             try:
-                checked = await self._check(read_memory, messages, query, terms)
+                checked = await self._check_candidates(read_memory.agent, memory_candidates, query, terms)
             except (TooSlow, Corrupt):
                 checked = _CheckedMemory(None, is_complete=False)
             is_complete &= checked.is_complete
@@ -122,68 +129,87 @@ class PeopleSearch(Group):
                 people_with_words.append(PersonWithWords(read_memory.memory, checked.message))
         end = None
         if looked_through < len(people):
-            # Without a memory that was read, all of the page were forgotten meanwhile.
-            end = (read[looked_through - 1].memory if read else people[:_PAGE_MEMORIES][-1]).end
+            # If no memory was read, all of the page were forgotten meanwhile.
+            last = read_memories[looked_through - 1].memory if read_memories else people[:_PAGE_MEMORIES][-1]
+            end = last.end
         return PeopleWithWords(people_with_words, end, looked_through, is_complete)
 
-    async def _read(self, connection: Connection, people: Sequence[SizedMemory]) -> list[_ReadMemory]:
-        """Reads the first of some memories, as many as a page affords."""
+    async def _read_memories(
+        self, connection: Connection, people: Sequence[SizedMemory]
+    ) -> list[_ReadMemory]:
+        """Returns the first of some memories, as many as a page affords, with what is searched of them."""
         rows = await connection.rows(SQL["agents"], ([person.id for person in people],))
         agents = {row[0]: make_agent_record(row[:AGENT_COLUMNS]) for row in rows}
         index_sizes = {row[0]: row[1] for row in await connection.rows(SQL["index_sizes"], ([*agents],))}
         existing = [(person, agents[person.id]) for person in people if person.id in agents]
-        chosen = [*_first_affordable(existing, index_sizes)]
+        chosen = [*_choose_affordable(existing, index_sizes)]
         ids = [agent.id for _, agent in chosen if not _is_long(agent)]
         if not ids:
             return [_ReadMemory(memory, agent, None, ()) for memory, agent in chosen]
-        rows = await connection.rows(SQL["memories_with_long_texts"], (ids, _LONG_BYTES))
-        whole_ids = {*ids}.difference(row[0] for row in rows)
+        long_rows = await connection.rows(SQL["memories_with_long_texts"], (ids, _LONG_BYTES))
+        whole_ids = {*ids}.difference(row[0] for row in long_rows)
         # The indexes last: what is indexed meanwhile is read twice, and not left out.
+        unread = await self._load_unread(connection, ids)
+        blobs = await _load_blobs(connection, ids)
+        return [
+            _ReadMemory(memory, agent, blobs[agent.id] if agent.id in whole_ids else None, unread[agent.id])
+            for memory, agent in chosen
+        ]
+
+    async def _load_unread(
+        self, connection: Connection, ids: Sequence[int]
+    ) -> defaultdict[int, list[Message]]:
+        """Returns the texts that the indexes of some memories lack, by memory, without long ones."""
         unread = defaultdict[int, list[Message]](list)
         for row in await connection.rows(SQL["unread_exchanges"], (ids, _LONG_BYTES)):
             for shown in make_shown_exchanges([row[1:]]):
                 unread[row[0]] += self._rules.messages_of(*shown, None)
         for row in await connection.rows(SQL["unread_passages_and_facts"], (ids, _LONG_BYTES)):
             unread[row[0]] += make_passages_and_facts([row[1:]])
-        blobs = defaultdict[int, list[tuple[int, bytes]]](list)
-        for agent_row, chunk, data in await connection.rows(SQL["terms"], (ids,)):
-            blobs[agent_row].append((chunk, data))
-        return [
-            _ReadMemory(memory, agent, blobs[agent.id] if agent.id in whole_ids else None, unread[agent.id])
-            for memory, agent in chosen
-        ]
+        return unread
 
-    async def _check(
-        self, read: _ReadMemory, candidates: Sequence[Message | int] | None, query: str, terms: Sequence[str]
+    async def _check_candidates(
+        self, agent: Agent, candidates: Sequence[_Candidate] | None, query: str, terms: Sequence[str]
     ) -> _CheckedMemory:
         """Looks for the newest text of a memory that has the words.
 
-        candidates: texts of the memory, or their numbers; None: the memory is to be searched alone.
+        candidates: the newest first; None: the memory is to be searched alone.
 
         Raises: TooSlow, Corrupt, Unavailable.
         """
         if candidates is None:
-            hits = await self._recall.find_containing(read.agent, query, limit=1, deadline_ms=_DEADLINE_MS)
+            hits = await self._recall.find_containing(agent, query, limit=1, deadline_ms=_DEADLINE_MS)
             return _CheckedMemory(next(iter(hits.messages), None), not hits.is_incomplete)
-        seqs = [candidate for candidate in candidates if isinstance(candidate, int)]
-        loaded = await self._recall.load(read.agent.id, seqs) if seqs else {}
+        seqs = [candidate.seq for candidate in candidates if candidate.message is None]
+        loaded = await self._recall.load(agent.id, seqs) if seqs else {}
         for candidate in candidates:
-            message = loaded.get(candidate) if isinstance(candidate, int) else candidate
+            message = candidate.message or loaded.get(candidate.seq)
             if message is not None and has_terms(message.text, terms):
                 return _CheckedMemory(message, is_complete=True)
         return _CheckedMemory(None, len(candidates) < _CHECKED_HITS)
 
 
+async def _load_blobs(
+    connection: Connection, ids: Sequence[int]
+) -> defaultdict[int, list[tuple[int, bytes]]]:
+    """Returns the blobs of the indexes of some memories, by memory, each blob after the number of its chunk."""
+    blobs = defaultdict[int, list[tuple[int, bytes]]](list)
+    for agent_row, chunk, data in await connection.rows(SQL["terms"], (ids,)):
+        blobs[agent_row].append((chunk, data))
+    return blobs
+
+
 def _is_long(agent: Agent) -> bool:
-    return blob.chunk_of(agent.indexed_seq) >= _LONG_BLOBS or _unread(agent) >= _LONG_UNREAD
+    """Returns whether a memory is searched alone, since much is to be read of it."""
+    return blob.chunk_of(agent.indexed_seq) >= _LONG_BLOBS or _count_unread(agent) >= _LONG_UNREAD
 
 
-def _unread(agent: Agent) -> int:
-    """Returns how many texts the index of a memory lacks, at most."""
+def _count_unread(agent: Agent) -> int:
+    """Returns the most texts that the index of a memory may lack."""
     return agent.next_seq - 1 - agent.indexed_seq
 
 
-def _first_affordable(
+def _choose_affordable(
     people: Sequence[tuple[SizedMemory, Agent]], index_sizes: Mapping[int, int]
 ) -> Iterator[tuple[SizedMemory, Agent]]:
     """Yields the first memories that one page can read together, the first one in any case.
@@ -197,42 +223,41 @@ def _first_affordable(
         if _is_long(agent):
             reads_left -= _LONG_READS
         else:
-            reads_left -= blob.chunk_of(agent.indexed_seq) + 1 + _unread(agent)
+            reads_left -= blob.chunk_of(agent.indexed_seq) + 1 + _count_unread(agent)
             bytes_left -= index_sizes.get(agent.id, 0)
         if min(reads_left, bytes_left) < 0 and person is not people[0]:
             return
         yield person
 
 
-def _find_candidates(read: _ReadMemory, terms: Sequence[str]) -> Sequence[Message | int] | None:
-    """Returns the texts that may have all terms, the newest first; those that were not read as their numbers.
-
-    None: the memory is to be searched alone.
-    """
-    if read.blobs is None:
+def _find_candidates(read_memory: _ReadMemory, terms: Sequence[str]) -> Sequence[_Candidate] | None:
+    """Returns the texts that may have all terms, the newest first; None: the memory is to be searched alone."""
+    if read_memory.blobs is None:
         return None
     seqs: Sequence[int] = ()
     try:
-        hashes = [*blob.hash_terms(terms, read.agent.secret).values()]
+        hashes = [*blob.hash_terms(terms, read_memory.agent.secret).values()]
         # A message is in one blob, and nearly all blobs lack a word.
         with_terms = [
-            (chunk, data) for chunk, data in read.blobs if data and blob.open_blob(data).has_all(hashes)
+            (chunk, data)
+            for chunk, data in read_memory.blobs
+            if data and blob.open_blob(data).has_all(hashes)
         ]
         if with_terms:
             seqs = find_containing(
                 Index(with_terms),
                 terms,
-                read.agent.secret,
+                read_memory.agent.secret,
                 tail=Tail(),
                 before=LAST_NUMBER,
                 limit=_CHECKED_HITS,
             )
     except blob.CorruptIndex:
-        return None  # the search of this memory alone has the index made again
+        return None  # the search of this memory alone makes the index again
     # What is not indexed is searched as it stands: to count its words as an index does takes several times as long.
-    candidates: dict[int, Message | int] = {seq: seq for seq in seqs}
-    for message in read.unread:
-        candidates.pop(message.seq, None)  # the index has the text that it was before
+    candidates = {seq: _Candidate(seq, None) for seq in seqs}
+    for message in read_memory.unread:
+        candidates.pop(message.seq, None)  # the index has an earlier text of this number
         if has_terms(message.text, terms):
-            candidates[message.seq] = message
+            candidates[message.seq] = _Candidate(message.seq, message)
     return [candidates[seq] for seq in sorted(candidates, reverse=True)]

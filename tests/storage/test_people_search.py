@@ -8,11 +8,11 @@ import pytest
 
 from storage.commands import ForgetTarget
 from storage.listing import FIRST_PAGE, PassageDraft
-from storage.records import Message, Scope
+from storage.records import Scope
 from storage.search.document import CountedDocument, Indexable
 from storage.search.index import Index
 from storage.sql import people_search
-from storage.sql.people_search import _ReadMemory
+from storage.sql.people_search import _Candidate, _ReadMemory
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.storage.conftest import OpenStore
@@ -109,7 +109,7 @@ async def test_a_long_text_is_read_by_itself(
     read_chars = dict[str, int]()
     find_candidates = people_search._find_candidates
 
-    def note(read: _ReadMemory, terms: Sequence[str]) -> Sequence[Message | int] | None:
+    def note(read: _ReadMemory, terms: Sequence[str]) -> Sequence[_Candidate] | None:
         read_chars[read.agent.uid] = sum(len(each.text) for each in read.unread)
         return find_candidates(read, terms)
 
@@ -213,7 +213,7 @@ async def test_a_page_of_people_who_were_forgotten_meanwhile_does_not_end_the_se
         async def read_nothing(*about: object) -> Sequence[_ReadMemory]:
             return ()
 
-        meanwhile.setattr(people_search.PeopleSearch, "_read", read_nothing)
+        meanwhile.setattr(people_search.PeopleSearch, "_read_memories", read_nothing)
         first = await store.people_search.search("default", "Ferri")
     assert (first.people, first.next is None) == ([], False)
     rest = await store.people_search.search("default", "Ferri", before=first.next)
