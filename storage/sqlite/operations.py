@@ -40,15 +40,16 @@ def _bind_values(statement: str, values: Sequence[object]) -> Sequence[object]:
     return (*values, *(padding_of(columns) if statement.is_padded else (size_of(columns),)))
 
 
-def _execute(raw: sqlite3.Connection, statement: str, values: Sequence[object]) -> sqlite3.Cursor:
+def _execute_statement(raw: sqlite3.Connection, statement: str, values: Sequence[object]) -> sqlite3.Cursor:
+    """Executes a statement. Half a surrogate pair in a value, which SQLite cannot store, is replaced."""
     try:
         return raw.execute(statement, _bind_values(statement, values))
-    except UnicodeEncodeError:  # half a surrogate pair, before anything was done
+    except UnicodeEncodeError:  # raised before anything was done
         return raw.execute(statement, _bind_values(statement, replace_unstorable(values)))
 
 
 class SqliteConnection:
-    """A connection of the sqlite3 module as the store's operations use one."""
+    """A connection that reads, over the sqlite3 module. Implements `Connection`, which documents the methods."""
 
     __slots__ = ("_raw",)
 
@@ -56,7 +57,7 @@ class SqliteConnection:
         self._raw = raw
 
     def _execute(self, statement: str, values: Sequence[object]) -> sqlite3.Cursor:
-        return _execute(self._raw, statement, values)
+        return _execute_statement(self._raw, statement, values)
 
     async def rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
         return self._execute(statement, values).fetchall()
@@ -78,9 +79,9 @@ class SqliteConnection:
     async def insert(
         self, statement: str, values: Sequence[object], *, is_only_statement: bool
     ) -> Row | None:
-        raise StatementFailed("a connection that reads adds no row")
+        raise StatementFailed("a read cannot add a row")
 
-    # One writer has the file, so no row needs a lock.
+    # The locks: none is needed, since SQLite has one writer.
 
     async def lock(self, agent_row: int) -> None:
         pass
@@ -98,27 +99,25 @@ class SqliteConnection:
 class WritingConnection(SqliteConnection):
     """The writer's connection, which begins a transaction before its first statement.
 
-    Implements `Connection`, which documents the methods.
-
     It begins none if one is open, or if the statement is the whole transaction: then SQLite needs no journal to undo
     the statement alone, and the thread gives the interpreter's lock away less often.
     """
 
-    __slots__ = ("_is_begun", "_watch")
+    __slots__ = ("_has_begun", "_watch")
 
     def __init__(self, raw: sqlite3.Connection, watch: Watch) -> None:
         super().__init__(raw)
         self._watch = watch
-        self._is_begun = raw.in_transaction
+        self._has_begun = raw.in_transaction
 
     def _begin(self) -> None:
-        if not self._is_begun:
+        if not self._has_begun:
             self._raw.execute("BEGIN IMMEDIATE")
-            self._is_begun = True
+            self._has_begun = True
 
     def _execute(self, statement: str, values: Sequence[object]) -> sqlite3.Cursor:
         self._begin()
-        return _execute(self._raw, statement, values)
+        return _execute_statement(self._raw, statement, values)
 
     async def insert(
         self, statement: str, values: Sequence[object], *, is_only_statement: bool
@@ -128,16 +127,19 @@ class WritingConnection(SqliteConnection):
         watch = self._watch
         watch.row = None
         try:
-            id = _execute(self._raw, statement, values).lastrowid
+            id = _execute_statement(self._raw, statement, values).lastrowid
         except sqlite3.IntegrityError:
-            # Refused before `report_row`: the statement's way to add no row. What fails after it is an error.
+            # A refusal before `report_row` means that the statement adds no row; a later failure is an error.
             if watch.row is not None:
                 raise
         return None if watch.row is None else (id, *watch.row)
 
     def check_transaction(self) -> None:
-        """Raises: StatementFailed if its transaction has ended, by an error that was swallowed or by a statement."""
-        if self._is_begun and not self._raw.in_transaction:
+        """Raises: StatementFailed if the operation ended its transaction.
+
+        It swallowed an error that rolled it back, or ran COMMIT or ROLLBACK.
+        """
+        if self._has_begun and not self._raw.in_transaction:
             raise StatementFailed("a write ended its transaction")
 
 
