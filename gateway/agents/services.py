@@ -10,7 +10,7 @@ from functools import partial
 from msgspec.structs import replace
 from starlette.routing import Route
 
-from gateway.agents.api.agent_json import agents_json
+from gateway.agents.api.agent_json import render_agents
 from gateway.agents.api.agent_lookup import AgentLookup
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.run_events import RunEvents
@@ -130,7 +130,7 @@ class AgentServices:
             settings=self._settings,
             store=self._store,
             registry=registry,
-            agents=AgentLookup(registry, partial(agents_json, self._store, registry, self._now)),
+            agents=AgentLookup(registry, partial(render_agents, self._store, registry, self._now)),
             agent_runs=self.agent_runs,
             background_runs=self.background_runs,
             batches=batches,

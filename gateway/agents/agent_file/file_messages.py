@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from gateway.agents.core.agent_file import PortableMessage
-from gateway.agents.wire.message import Showing, content_parts, spoken_by, well_typed
+from gateway.agents.wire.message import Showing, find_spoken, render_content_parts, well_typed
 from gateway.agents.wire.shown_values import iso_time, lines_of
 from gateway.core.conversation.private import (
     framed_system_message,
@@ -140,7 +140,7 @@ def _file_parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns the content of a stored message as parts."""
     content = message.get("content")
     if isinstance(content, list):
-        parts = content_parts(content)
+        parts = render_content_parts(content)
         return [_file_text(part["text"]) if part["type"] == "text" else part for part in parts]
     text = text_of(message)
     return [_file_text(text)] if text else []
@@ -255,7 +255,7 @@ def _stored_reply(message: FileMessage, *, is_text_thought: bool) -> dict[str, A
         spoken = [
             spoken_text
             for call in reply["tool_calls"]
-            if (spoken_text := spoken_by(call, _DEFAULT_SHOWING)) is not None
+            if (spoken_text := find_spoken(call, _DEFAULT_SHOWING)) is not None
         ]
         reply = with_private(reply, spoken="\n\n".join(spoken) or None)
     return with_private(reply, otid=message.otid)

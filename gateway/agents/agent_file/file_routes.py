@@ -17,7 +17,7 @@ from gateway.agents.agent_file.write import ExportedAgent, ExportedFolder, agent
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.agent_bodies import models_of
 from gateway.agents.api.dependencies import AgentsApi
-from gateway.agents.api.folders import file_json, folder_json
+from gateway.agents.api.folders import render_file, render_folder
 from gateway.agents.files.agent_export import AgentExport
 from gateway.agents.files.agent_import import AgentImport, ImportServices
 from gateway.agents.files.folders import Folders
@@ -68,7 +68,7 @@ class AgentFileRoutes:
         name = ids.uid_of("conv", conversation_id) or conversation_id
         definition = AgentDefinition.of(view.definition.body)
         exported = ExportedAgent(
-            state=await self._api.agents.view_json(view),
+            state=await self._api.agents.render(view),
             sleeptime=definition.sleeptime,
             initial=definition.initial_messages,
             messages=() if query.scrub_messages else await self._export.load_messages(view.agent, name),
@@ -85,7 +85,7 @@ class AgentFileRoutes:
         files = await self._folders.list(folder, Page(limit=MAX_FOLDER_FILES, newest_first=False))
         completed = [file for file in files if file.state is FileState.COMPLETED]
         views = await self._folders.view(folder, completed, with_content=True)
-        return ExportedFolder(folder_json(folder), [file_json(folder, view) for view in views])
+        return ExportedFolder(render_folder(folder), [render_file(folder, view) for view in views])
 
     async def import_agents(self, request: ApiRequest, form: ImportForm) -> dict[str, Any]:
         """Make the agents of a file, with the tools, folders and archives that it has."""

@@ -73,9 +73,9 @@ def agent_file(exported: ExportedAgent, now: float) -> bytes:
         for source, exported_folder in zip(sources, exported.folders, strict=True)
         for file in exported_folder.files
     ]
-    extension = {"agents": {_AGENT_ID: _extension_json(exported)}}
+    extension = {"agents": {_AGENT_ID: _render_extension(exported)}}
     file_json = {
-        "agents": [_agent_json(exported, now)],
+        "agents": [_render_agent(exported, now)],
         "groups": [],
         "blocks": [
             {**select_fields(block, file_fields.BLOCK), "id": f"block-{n}"}
@@ -83,7 +83,7 @@ def agent_file(exported: ExportedAgent, now: float) -> bytes:
         ],
         "files": [{**file, "id": f"file-{n}"} for n, file in enumerate(files)],
         "sources": sources,
-        "tools": [{**tool, "id": f"tool-{n}"} for n, tool in enumerate(map(_tool_json, state["tools"]))],
+        "tools": [{**tool, "id": f"tool-{n}"} for n, tool in enumerate(map(_render_tool, state["tools"]))],
         "mcp_servers": [],
         "metadata": {"revision_id": _REVISION, file_fields.EXTENSION: orjson.dumps(extension).decode()},
         "created_at": iso_time(now),
@@ -91,7 +91,7 @@ def agent_file(exported: ExportedAgent, now: float) -> bytes:
     return orjson.dumps(file_json, option=orjson.OPT_INDENT_2)
 
 
-def _agent_json(exported: ExportedAgent, now: float) -> dict[str, Any]:
+def _render_agent(exported: ExportedAgent, now: float) -> dict[str, Any]:
     """Returns the agent as a file has it, with the messages of the export."""
     state = exported.state
     # Each list of Letta's begins with the system message.
@@ -110,7 +110,7 @@ def _agent_json(exported: ExportedAgent, now: float) -> dict[str, Any]:
         "memory_blocks": [],
         "tools": [],
         "tool_exec_environment_variables": {},
-        "initial_message_sequence": [_initial_message_json(message) for message in exported.initial] or None,
+        "initial_message_sequence": list(map(_render_initial_message, exported.initial)) or None,
         "tool_ids": [f"tool-{n}" for n in range(len(state["tools"]))],
         "block_ids": [f"block-{n}" for n in range(len(state["blocks"]))],
         "source_ids": [f"source-{n}" for n in range(len(exported.folders))],
@@ -122,27 +122,27 @@ def _agent_json(exported: ExportedAgent, now: float) -> dict[str, Any]:
     }
 
 
-def _extension_json(exported: ExportedAgent) -> dict[str, Any]:
+def _render_extension(exported: ExportedAgent) -> dict[str, Any]:
     """Returns what an agent has here beyond Letta's form."""
     return {
         file_fields.EXTENSION: exported.state[file_fields.EXTENSION],
         "sleeptime": None if exported.sleeptime is None else {"frequency": exported.sleeptime.frequency},
         "message_buffer_limit": exported.state["message_buffer_limit"],
         "message_buffer_min": exported.state["message_buffer_min"],
-        "passages": list(map(_passage_json, exported.passages)),
+        "passages": list(map(_render_passage, exported.passages)),
         "archives": [
-            {"name": archive.name, **archive.body, "passages": list(map(_passage_json, archive.passages))}
+            {"name": archive.name, **archive.body, "passages": list(map(_render_passage, archive.passages))}
             for archive in exported.archives
         ],
     }
 
 
-def _tool_json(tool: Mapping[str, Any]) -> dict[str, Any]:
+def _render_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a tool as a file has it. tool: as the API returns it."""
     return {name: value for name, value in tool.items() if name not in ("created_at", "updated_at")}
 
 
-def _initial_message_json(message: Mapping[str, Any]) -> dict[str, Any]:
+def _render_initial_message(message: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a message with which each conversation begins, as a file has it."""
     file_message = to_file_message(PortableMessage(dict(message), at=0.0), id="", agent_id="")
     # An empty reply has no parts.
@@ -152,7 +152,7 @@ def _initial_message_json(message: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _passage_json(passage: PassageDraft) -> dict[str, Any]:
+def _render_passage(passage: PassageDraft) -> dict[str, Any]:
     return {
         "text": passage.text,
         "tags": list(passage.tags),

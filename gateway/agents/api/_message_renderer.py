@@ -10,7 +10,7 @@ from msgspec import Struct
 from gateway.agents.runs.calls.call_record import load_waiting_calls
 from gateway.agents.runs.message_listing import MessageView
 from gateway.agents.runs.system_message import SystemMessage
-from gateway.agents.wire.message import Origin, Showing, message_object_json, messages_json, summary_json
+from gateway.agents.wire.message import Origin, Showing, render_as_object, render_messages, render_summary
 from gateway.core import ids
 from gateway.core.conversation.stored_messages import ListedMessage, list_messages, tool_names_by_call
 from gateway.core.conversation.wire_message import WireMessage
@@ -34,10 +34,10 @@ class MessageRenderer(Struct, frozen=True):
     def render_message(self, view: MessageView | SystemMessage) -> list[dict[str, Any]]:
         """Returns a listed message as up to three messages: of its thoughts, of its text, and of its calls."""
         if isinstance(view, SystemMessage):
-            return messages_json(_wire_message(view), self._system_origin(view), self.showing)
+            return render_messages(_wire_message(view), self._system_origin(view), self.showing)
         listed = view.listed
         origin = self._origin(view)
-        return messages_json(
+        return render_messages(
             listed.message,
             origin,
             self.showing,
@@ -56,14 +56,14 @@ class MessageRenderer(Struct, frozen=True):
         last_keys = {id: list_messages(exchange)[-1].sort_key for id, exchange in exchanges.items()}
         summaries = await self.store.summaries.load_of_exchanges(self.agent.id, list(last_keys))
         uid, showing = self.agent.uid, self.showing
-        return {last_keys[summary.exchange.id]: summary_json(summary, uid, showing) for summary in summaries}
+        return {last_keys[each.exchange.id]: render_summary(each, uid, showing) for each in summaries}
 
     def render_message_object(self, view: MessageView | SystemMessage) -> dict[str, Any]:
         """Returns a message of a list in Letta 0.6's form."""
         agent_id = ids.id_of("agent", self.agent.uid)
         if isinstance(view, SystemMessage):
-            return message_object_json(_wire_message(view), self._system_origin(view), agent_id)
-        return message_object_json(view.listed.message, self._origin(view), agent_id)
+            return render_as_object(_wire_message(view), self._system_origin(view), agent_id)
+        return render_as_object(view.listed.message, self._origin(view), agent_id)
 
     def _system_origin(self, message: SystemMessage) -> Origin:
         name = message.conversation_name
@@ -140,7 +140,7 @@ class MessageRenderer(Struct, frozen=True):
     ) -> list[dict[str, Any]]:
         id = ids.id_at("message", self.agent.uid, listed.seq, hidden=listed.hidden_index)
         origin = Origin(id, listed.at, ids.id_of("run", run.uid), ids.id_at("step", self.agent.uid, step))
-        return messages_json(
+        return render_messages(
             listed.message, origin, self.showing, waiting=waiting, names=names, results=listed.results
         )
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from gateway.agents.api._message_renderer import MessageRenderer
 from gateway.agents.api.agent_bodies import EXTENSION_FIELDS, PLAIN_FIELDS, SETTINGS_TYPES
-from gateway.agents.api.blocks import block_json
-from gateway.agents.api.folders import folder_json
-from gateway.agents.api.groups import group_json
-from gateway.agents.api.identities import identity_json
-from gateway.agents.api.model import embedding_config_json, provider_type
-from gateway.agents.api.tool_json import tool_json
+from gateway.agents.api.blocks import render_block
+from gateway.agents.api.folders import render_folder
+from gateway.agents.api.groups import render_group
+from gateway.agents.api.identities import render_identity
+from gateway.agents.api.model import choose_provider_type, render_embedder
+from gateway.agents.api.tool_json import render_tool
 from gateway.agents.core.kinds import kind_of
 from gateway.agents.registry.registry import AgentView, Registry
 from gateway.agents.runs.compact_conversation import UNKNOWN_WINDOW
@@ -51,7 +51,7 @@ _HOSTED_FIELDS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def agent_json(
+def render_agent(
     view: AgentView,
     *,
     window: int | None,
@@ -67,8 +67,8 @@ def agent_json(
     row = view.definition
     definition = AgentDefinition.of(row.body)
     model, retained = definition.model or "", definition.retained
-    group = group_json(row.uid, definition, view.readers)
-    blocks, identities = list(map(block_json, view.blocks)), list(map(identity_json, view.identities))
+    group = render_group(row.uid, definition, view.readers)
+    blocks, identities = list(map(render_block, view.blocks)), list(map(render_identity, view.identities))
     return {
         "id": ids.id_of("agent", row.uid),
         "name": row.name,
@@ -76,18 +76,16 @@ def agent_json(
         **{name: getattr(definition, field) for name, field in PLAIN_FIELDS.items()},
         "model": model,  # "" where it has none
         "tags": list(view.tags),
-        "model_settings": _settings_json(definition, model),
-        "llm_config": _llm_json(definition, model, window),
+        "model_settings": _render_settings(definition, model),
+        "llm_config": _render_llm(definition, model, window),
         "response_format": definition.sampling.get("response_format"),
         "embedding": retained.get("embedding"),
-        "embedding_config": embedding_config_json(
-            retained.get("embedding_config"), retained.get("embedding")
-        ),
+        "embedding_config": render_embedder(retained.get("embedding_config"), retained.get("embedding")),
         "blocks": blocks,
-        "memory": _memory_json(definition, blocks),
-        "tools": [tool_json(tool) for tool in view.tools],
+        "memory": _render_memory(definition, blocks),
+        "tools": [render_tool(tool) for tool in view.tools],
         "tool_rules": list(definition.rules),
-        "sources": list(map(folder_json, view.folders)),
+        "sources": list(map(render_folder, view.folders)),
         "identities": identities,
         "identity_ids": [identity["id"] for identity in identities],
         "message_ids": list(message_ids),
@@ -97,15 +95,15 @@ def agent_json(
         "managed_group": group,
         **{name: retained.get(name) for name in ("max_files_open", "per_file_view_window_char_limit")},
         "pending_approval": pending,
-        **_last_run_json(view.last_run),
+        **_render_last_run(view.last_run),
         "created_at": iso_time(row.created),
         "updated_at": iso_time(row.updated),
         **_HOSTED_FIELDS,
-        "mnemogate": _extension_json(definition),
+        "mnemogate": _render_extension(definition),
     }
 
 
-def _memory_json(definition: AgentDefinition, blocks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _render_memory(definition: AgentDefinition, blocks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Returns the older object about an agent's memory."""
     return {
         "blocks": blocks,
@@ -116,7 +114,7 @@ def _memory_json(definition: AgentDefinition, blocks: Sequence[dict[str, Any]]) 
     }
 
 
-def _extension_json(definition: AgentDefinition) -> dict[str, Any]:
+def _render_extension(definition: AgentDefinition) -> dict[str, Any]:
     """Returns the fields that an agent has here beyond those of Letta, as `agent_bodies.Own` takes them."""
     return {
         "rebuild": "always" if definition.rebuilds else "free",
@@ -125,7 +123,7 @@ def _extension_json(definition: AgentDefinition) -> dict[str, Any]:
     }
 
 
-def _last_run_json(run: Run | None) -> dict[str, Any]:
+def _render_last_run(run: Run | None) -> dict[str, Any]:
     """Returns the fields of an agent's newest run, if it has one."""
     duration_ms = None
     if run is not None and run.begun is not None and run.ended is not None:
@@ -137,7 +135,7 @@ def _last_run_json(run: Run | None) -> dict[str, Any]:
     }
 
 
-def _llm_json(definition: AgentDefinition, model: str, window: int | None) -> dict[str, Any]:
+def _render_llm(definition: AgentDefinition, model: str, window: int | None) -> dict[str, Any]:
     """Returns the older object about the model, which the client still requires."""
     upstream, _, name = model.rpartition("/")
     sampling = definition.sampling
@@ -146,7 +144,7 @@ def _llm_json(definition: AgentDefinition, model: str, window: int | None) -> di
         "model": name,
         "handle": model,
         "display_name": name,
-        "model_endpoint_type": provider_type(model),
+        "model_endpoint_type": choose_provider_type(model),
         "model_endpoint": None,
         "provider_name": upstream or None,
         "provider_category": "base",
@@ -161,7 +159,7 @@ def _llm_json(definition: AgentDefinition, model: str, window: int | None) -> di
     return {name: value for name, value in config.items() if value is not None or name not in _NEVER_NULL}
 
 
-def _settings_json(definition: AgentDefinition, model: str) -> dict[str, Any]:
+def _render_settings(definition: AgentDefinition, model: str) -> dict[str, Any]:
     """Returns the settings of a model.
 
     Those that the gateway honours have the values in force, whichever field of a request set them; the others are as
@@ -169,20 +167,20 @@ def _settings_json(definition: AgentDefinition, model: str) -> dict[str, Any]:
     """
     sampling = definition.sampling
     sent = definition.retained.get("model_settings", {})
-    provider = provider_type(model)
+    provider = choose_provider_type(model)
     ignored = {name: value for name, value in sent.items() if name not in SETTINGS_TYPES}
     honoured = {name: sampling.get(name) for name in SETTINGS_TYPES}
     honoured["max_output_tokens"] = sampling.get("max_tokens")
     honoured = {
         name: value for name, value in honoured.items() if value is not None or name in _COMMON_SETTINGS
     }
-    effort = _effort_field(
+    effort = _render_effort(
         sampling.get("reasoning_effort"), as_text="effort" in sent or provider == "anthropic"
     )
     return {"provider_type": provider, **ignored, **honoured, **effort}
 
 
-def _effort_field(effort: str | None, *, as_text: bool) -> dict[str, Any]:
+def _render_effort(effort: str | None, *, as_text: bool) -> dict[str, Any]:
     """Returns the field with the reasoning effort, which Letta's settings have in two forms.
 
     as_text: the field is `effort`, a text, as in Anthropic's settings; else `reasoning`, an object, as in OpenAI's.
@@ -192,7 +190,7 @@ def _effort_field(effort: str | None, *, as_text: bool) -> dict[str, Any]:
     return {"reasoning": None if effort is None else {"reasoning_effort": effort}}
 
 
-async def agents_json(
+async def render_agents(
     store: Store, registry: Registry, now: Callable[[], float], views: Sequence[AgentView]
 ) -> list[dict[str, Any]]:
     """Returns agents with what is read for each. Raises: StoreError."""
@@ -205,7 +203,7 @@ async def agents_json(
         window = registry.resolver.context_window(view.definition)
         step = waiting.get(agent.id) or await _find_waiting_step(store, view)
         pending = None if step is None else await _find_pending_message(store, agent, step)
-        shown.append(agent_json(view, window=window, message_ids=message_ids, pending=pending))
+        shown.append(render_agent(view, window=window, message_ids=message_ids, pending=pending))
     return shown
 
 

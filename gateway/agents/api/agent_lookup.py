@@ -43,11 +43,11 @@ class AgentLookup(Struct, frozen=True):
         """Returns the agent in the path as its sends use it."""
         return await self.registry.resolver.resolve_uid(request.project, request.uid("agent", "agent_id"))
 
-    async def get_json(self, request: ApiRequest) -> dict[str, Any]:
+    async def render_requested(self, request: ApiRequest) -> dict[str, Any]:
         """Returns the JSON of the agent in the path."""
-        return await self.view_json(await self.get_view(request))
+        return await self.render(await self.get_view(request))
 
-    async def view_json(self, view: AgentView) -> dict[str, Any]:
+    async def render(self, view: AgentView) -> dict[str, Any]:
         """Returns the JSON of an agent. Raises: StoreError."""
         (agent_json,) = await self.make_json([view])
         return agent_json

@@ -14,7 +14,7 @@ from gateway.agents.api._query import AgentQuery, AgentsQuery, RecompileQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.agent_bodies import CreateAgent, UpdateAgent, models_of, new_definition, with_update
 from gateway.agents.api.blocks import block_of
-from gateway.agents.api.context import context_json
+from gateway.agents.api.context import render_context
 from gateway.agents.api.dependencies import AgentsApi, uid_or_none
 from gateway.agents.registry.registry import AgentEdit, AgentParts, NewAgent
 from gateway.agents.runs.run import RunRequest
@@ -71,11 +71,11 @@ class AgentRoutes:
             base_rules=sent.get("include_base_tool_rules"),
             **asdict(_parts_of(sent)),
         )
-        return await self._api.agents.view_json(await self._api.registry.create(request.project, new))
+        return await self._api.agents.render(await self._api.registry.create(request.project, new))
 
     async def retrieve(self, request: ApiRequest, _: AgentQuery) -> dict[str, Any]:
         """Return an agent."""
-        return await self._api.agents.get_json(request)
+        return await self._api.agents.render_requested(request)
 
     async def update(self, request: ApiRequest, body: UpdateAgent) -> dict[str, Any]:
         """Change an agent."""
@@ -88,7 +88,7 @@ class AgentRoutes:
 
         change = AgentEdit(edit=edit, **asdict(_parts_of(sent)))
         uid = request.uid("agent", "agent_id")
-        return await self._api.agents.view_json(await self._api.registry.change(request.project, uid, change))
+        return await self._api.agents.render(await self._api.registry.change(request.project, uid, change))
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Delete an agent, and forget all that it knew."""
@@ -102,8 +102,8 @@ class AgentRoutes:
         view = await self._api.agents.get_view(request)
         prompt = await self._make_prompt(request)
         agent = view.agent
-        shown = await self._api.agents.view_json(view)
-        return context_json(
+        shown = await self._api.agents.render(view)
+        return render_context(
             orjson.loads(prompt.body()),
             window=prompt.target.context_window or shown["llm_config"]["context_window"],
             system=AgentDefinition.of(view.definition.body).system,

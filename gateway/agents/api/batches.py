@@ -22,7 +22,7 @@ from gateway.agents.batches.accept import RequestedItem
 from gateway.agents.core.rule_guide import DEFAULT_MAX_STEPS
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.message import Showing, showing_of
-from gateway.agents.wire.run_json import usage_json
+from gateway.agents.wire.run_json import render_usage
 from gateway.agents.wire.send import MaxSteps, MessageType, Send, read_send
 from gateway.agents.wire.sent_values import sent_or, sent_or_none
 from gateway.agents.wire.shown_values import duration_ns, iso_time
@@ -101,7 +101,7 @@ class BatchMessagesQuery(UrlQuery):
     assistant_message_tool_kwarg: str = "message"
 
 
-def batch_json(batch: Batch, counts: BatchCounts) -> dict[str, Any]:
+def render_batch(batch: Batch, counts: BatchCounts) -> dict[str, Any]:
     """Returns the JSON of a batch."""
     return {
         "id": ids.id_of("job", batch.uid),
@@ -134,7 +134,7 @@ def batch_json(batch: Batch, counts: BatchCounts) -> dict[str, Any]:
     }
 
 
-def item_json(item: BatchItem, error_message: str) -> dict[str, Any]:
+def render_item(item: BatchItem, error_message: str) -> dict[str, Any]:
     """Returns the JSON of an item. error_message: why it failed, or ""."""
     run = item.run
     counts, steps = (TokenCounts(), 0) if run is None else (run.counts, run.steps)
@@ -144,7 +144,7 @@ def item_json(item: BatchItem, error_message: str) -> dict[str, Any]:
         "status": item.state,
         "stop_reason": None if run is None else run.stop,
         "error": item.failure_reason(error_message),
-        "usage": usage_json(counts, steps, []),
+        "usage": render_usage(counts, steps, []),
     }
 
 
@@ -185,21 +185,21 @@ class BatchRoutes:
         batch = await self._api.batches.accept(
             request.project, items, callback, has_credential=caller.credential is not None
         )
-        return batch_json(*await self._api.batches.get(request.project, batch.uid))
+        return render_batch(*await self._api.batches.get(request.project, batch.uid))
 
     async def index(self, request: ApiRequest, query: BatchesQuery) -> list[dict[str, Any]]:
         """List batches."""
         _refuse_anthropic(request)
         page = await read_page(query, partial(self._get_batch_row, request.project))
-        return [batch_json(*pair) for pair in await self._api.batches.list(request.project, page)]
+        return [render_batch(*pair) for pair in await self._api.batches.list(request.project, page)]
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return a batch, with counts of its items."""
-        return batch_json(*await self._api.batches.get(request.project, request.uid("job", "batch_id")))
+        return render_batch(*await self._api.batches.get(request.project, request.uid("job", "batch_id")))
 
     async def cancel(self, request: ApiRequest) -> dict[str, Any]:
         """Cancel what has not ended of a batch."""
-        return batch_json(*await self._api.batches.cancel(request.project, request.uid("job", "batch_id")))
+        return render_batch(*await self._api.batches.cancel(request.project, request.uid("job", "batch_id")))
 
     async def list_items(self, request: ApiRequest, query: BatchItemsQuery) -> list[dict[str, Any]]:
         """List the items of a batch."""
@@ -210,7 +210,7 @@ class BatchRoutes:
             if item is None:
                 raise UnknownId(f"There is no run {query.after!r} in this batch.")
             after = item.id
-        return [item_json(*pair) for pair in await self._api.batches.items(batch, after, query.limit)]
+        return [render_item(*pair) for pair in await self._api.batches.items(batch, after, query.limit)]
 
     async def list_messages(self, request: ApiRequest, query: BatchMessagesQuery) -> dict[str, Any]:
         """List what the agents of a batch were told and said.

@@ -100,7 +100,7 @@ def details_of(block: UpdateBlock) -> dict[str, Any]:
     return {name: sent[name] for name in ("metadata", "tags", "hidden") if sent.get(name) is not None}
 
 
-def block_json(entry: BlockEntry) -> dict[str, Any]:
+def render_block(entry: BlockEntry) -> dict[str, Any]:
     """Returns a block as it is shown."""
     block, details = entry.block, entry.details
     return {
@@ -126,7 +126,7 @@ def block_json(entry: BlockEntry) -> dict[str, Any]:
     }
 
 
-def revision_json(revision: Revision) -> dict[str, Any]:
+def render_revision(revision: Revision) -> dict[str, Any]:
     """Returns a value that a block had. version counts from 1; an undo names the version that it brought back."""
     return {
         "version": revision.version,
@@ -182,7 +182,7 @@ class BlockRoutes:
             with_hidden=query.show_hidden_blocks is True,
         )
         page = await read_page(query, partial(self._get_row, request.project))
-        return [block_json(entry) for entry in await self._blocks.list(request.project, where, page)]
+        return [render_block(entry) for entry in await self._blocks.list(request.project, where, page)]
 
     async def count(self, request: ApiRequest) -> int:
         """Count blocks."""
@@ -192,11 +192,11 @@ class BlockRoutes:
         """Make a block that is attached to no agent yet."""
         block, details = block_of(body)
         at = self._api.now()
-        return block_json(await self._blocks.create(request.project, block, details, at=at, origin=ORIGIN))
+        return render_block(await self._blocks.create(request.project, block, details, at=at, origin=ORIGIN))
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return a block."""
-        return block_json(await self._get(request))
+        return render_block(await self._get(request))
 
     async def update(self, request: ApiRequest, body: UpdateBlock) -> dict[str, Any]:
         """Change a block for all who see it."""
@@ -218,37 +218,37 @@ class BlockRoutes:
         revisions = await self._api.store.blocks.list_revisions(
             block.id, before=query.before, limit=query.limit
         )
-        return list(map(revision_json, revisions))
+        return list(map(render_revision, revisions))
 
     async def undo(self, request: ApiRequest) -> dict[str, Any]:
         """Bring back the value that a block had before its last change."""
         uid = request.uid("block", "block_id")
-        return block_json(await self._blocks.undo(request.project, uid, at=self._api.now()))
+        return render_block(await self._blocks.undo(request.project, uid, at=self._api.now()))
 
     async def retrieve_memory(self, request: ApiRequest) -> dict[str, Any]:
         """Return an agent's blocks."""
-        memory: dict[str, Any] = (await self._api.agents.get_json(request))["memory"]
+        memory: dict[str, Any] = (await self._api.agents.render_requested(request))["memory"]
         return memory
 
     async def list_of_agent(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List an agent's blocks."""
         agent = await self._api.agents.get(request)
         visible = (await self._blocks.load_visible([agent.id]))[agent.id]
-        return page_items([block_json(entry) for entry in visible], query)
+        return page_items([render_block(entry) for entry in visible], query)
 
     async def attach(self, request: ApiRequest) -> dict[str, Any]:
         """Have an agent see a block."""
         await self._blocks.attach(await self._api.agents.get(request), request.uid("block", "block_id"))
-        return await self._api.agents.get_json(request)
+        return await self._api.agents.render_requested(request)
 
     async def detach(self, request: ApiRequest) -> dict[str, Any]:
         """Take a block from an agent."""
         await self._blocks.detach(await self._api.agents.get(request), request.uid("block", "block_id"))
-        return await self._api.agents.get_json(request)
+        return await self._api.agents.render_requested(request)
 
     async def retrieve_labelled(self, request: ApiRequest) -> dict[str, Any]:
         """Return an agent's block by its label."""
-        return block_json(await self._get_labelled(request))
+        return render_block(await self._get_labelled(request))
 
     async def update_labelled(self, request: ApiRequest, body: UpdateBlock) -> dict[str, Any]:
         """Change an agent's block by its label, for all who see it."""
@@ -263,7 +263,8 @@ class BlockRoutes:
 
     async def _change(self, project: str, uid: str, update: UpdateBlock) -> dict[str, Any]:
         change = change_of(update)
-        return block_json(await self._blocks.change(project, uid, change, at=self._api.now(), origin=ORIGIN))
+        changed = await self._blocks.change(project, uid, change, at=self._api.now(), origin=ORIGIN)
+        return render_block(changed)
 
     async def _get_row(self, project: str, id: str) -> int:
         return (await self._blocks.get(project, uid_in("block", id))).block.id

@@ -10,7 +10,7 @@ import orjson
 from gateway.core.prompt.note_text import estimate_tokens
 
 
-def context_json(
+def render_context(
     body: Mapping[str, Any],
     *,
     window: int,

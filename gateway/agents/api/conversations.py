@@ -26,7 +26,7 @@ from gateway.agents.runs.message_listing import AgentMessages
 from gateway.agents.runs.resend import otid_digest
 from gateway.agents.runs.run import RunRequest
 from gateway.agents.runs.system_message import SYSTEM_SEQ, system_id
-from gateway.agents.wire.run_json import StreamRun, run_states_json
+from gateway.agents.wire.run_json import StreamRun, render_run_states
 from gateway.agents.wire.send import Send
 from gateway.agents.wire.sent_values import sent_fields, sent_or_none
 from gateway.agents.wire.shown_values import iso_time
@@ -171,7 +171,7 @@ def with_body(
     return replace(definition, **values)
 
 
-def conversation_json(
+def render_conversation(
     entry: ConversationEntry, *, message_ids: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """Returns a conversation as the API shows it.
@@ -255,7 +255,7 @@ class ConversationRoutes:
         )
         page = cursor_page(query, partial(uid_in, "conv"))
         entries = await self._api.store.conversations.list(request.project, where, page)
-        return [conversation_json(entry) for entry in entries]
+        return [render_conversation(entry) for entry in entries]
 
     async def create(
         self, request: ApiRequest, query: CreateConversationQuery, body: CreateConversation
@@ -264,12 +264,12 @@ class ConversationRoutes:
         agent = await self._api.agents.get_by_id(request.project, query.agent_id)
         self._check_model(request, body)
         definition = with_body(ConversationDefinition(), body, at=self._api.now())
-        return await self._conversation_json(await self._conversations.create(agent, definition))
+        return await self._render_conversation(await self._conversations.create(agent, definition))
 
     async def retrieve(self, request: ApiRequest, query: ConversationQuery) -> dict[str, Any]:
         """Return a conversation."""
         named = await self._get_named(request, query.agent_id)
-        return await self._conversation_json(_require_entry(named))
+        return await self._render_conversation(_require_entry(named))
 
     async def update(self, request: ApiRequest, body: UpdateConversation) -> dict[str, Any]:
         """Change a conversation."""
@@ -280,7 +280,7 @@ class ConversationRoutes:
         def edit(definition: ConversationDefinition) -> ConversationDefinition:
             return with_body(definition, body, at=self._api.now())
 
-        return await self._conversation_json(
+        return await self._render_conversation(
             await self._conversations.change(request.project, entry.conversation.uid, edit)
         )
 
@@ -298,7 +298,7 @@ class ConversationRoutes:
         upto = None if (id := sent_or_none(query.message_id)) is None else _seq_in(named, id)
         definition = named.definition or ConversationDefinition()
         source = await self._find_row(named)
-        return await self._conversation_json(
+        return await self._render_conversation(
             await self._conversations.fork(named.agent, source, definition, hidden=query.hidden, upto=upto)
         )
 
@@ -326,7 +326,7 @@ class ConversationRoutes:
         named = await self._get_named(request, query.agent_id)
         row = await self._find_row(named)
         runs = [] if row is None else await self._api.agent_runs.cancel_live(named.agent, row)
-        return run_states_json(runs)
+        return render_run_states(runs)
 
     # -- their messages
 
@@ -420,13 +420,13 @@ class ConversationRoutes:
         conversation = await self._messages.find_conversation(named.agent, named.conversation_name)
         return None if conversation is None else conversation.id
 
-    async def _conversation_json(self, entry: ConversationEntry) -> dict[str, Any]:
+    async def _render_conversation(self, entry: ConversationEntry) -> dict[str, Any]:
         """Returns a conversation with the ids of its newest messages."""
         agent = entry.agent
         numbers = await self._messages.list_numbers(agent, entry.conversation.uid)
         system = system_id(agent, entry.conversation.uid)
         message_ids = [system, *(ids.id_at("message", agent.uid, seq) for seq in numbers)]
-        return conversation_json(entry, message_ids=message_ids)
+        return render_conversation(entry, message_ids=message_ids)
 
 
 def _seq_in(named: NamedConversation, message: str) -> int:

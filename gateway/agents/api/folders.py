@@ -13,8 +13,8 @@ from gateway.agents.api._paging import OLDEST_FIRST, cursor_page, page_items, re
 from gateway.agents.api._query import AgentsOfQuery, PageQuery, PassagesQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi
-from gateway.agents.api.model import embedding_config_json
-from gateway.agents.api.passages import passage_json
+from gateway.agents.api.model import render_embedder
+from gateway.agents.api.passages import render_passage
 from gateway.agents.files.folders import FileView, Folders, SentFile
 from gateway.agents.registry.archives import Archives
 from gateway.agents.wire.sent_values import sent_fields, sent_or_none
@@ -92,7 +92,7 @@ STORED_FIELDS = (
 )  # fmt: skip
 
 
-def folder_json(folder: Definition) -> dict[str, Any]:
+def render_folder(folder: Definition) -> dict[str, Any]:
     """Returns a folder as the API shows it."""
     body = folder.body
     return {
@@ -101,7 +101,7 @@ def folder_json(folder: Definition) -> dict[str, Any]:
         "description": body.get("description"),
         "instructions": body.get("instructions"),
         "metadata": body.get("metadata") or {},
-        "embedding_config": embedding_config_json(body.get("embedding_config"), body.get("embedding") or ""),
+        "embedding_config": render_embedder(body.get("embedding_config"), body.get("embedding") or ""),
         "vector_db_provider": "native",
         "created_at": iso_time(folder.created),
         "updated_at": iso_time(folder.updated),
@@ -110,7 +110,7 @@ def folder_json(folder: Definition) -> dict[str, Any]:
     }
 
 
-def file_json(folder: Definition, view: FileView) -> dict[str, Any]:
+def render_file(folder: Definition, view: FileView) -> dict[str, Any]:
     """Returns a file as its folder shows it."""
     file = view.file
     parts = view.parts if file.state is FileState.COMPLETED else None
@@ -136,7 +136,7 @@ def file_json(folder: Definition, view: FileView) -> dict[str, Any]:
     }
 
 
-def agent_file_json(folder: Definition, file: StoredFile) -> dict[str, Any]:
+def render_agent_file(folder: Definition, file: StoredFile) -> dict[str, Any]:
     """Returns a file as an agent that can search it shows it."""
     return {
         "id": ids.id_of("file", file.uid),
@@ -199,7 +199,7 @@ class FolderRoutes:
         """List folders."""
         page = await self._api.read_definition_page(request.project, _KIND, "source", query)
         name = sent_or_none(query.name)
-        return list(map(folder_json, await self._definitions.list(request.project, _KIND, page, name=name)))
+        return list(map(render_folder, await self._definitions.list(request.project, _KIND, page, name=name)))
 
     async def count(self, request: ApiRequest) -> int:
         """Count folders."""
@@ -217,11 +217,11 @@ class FolderRoutes:
         """Make a folder."""
         sent = sent_fields(body)
         stored = {name: sent[name] for name in STORED_FIELDS if sent.get(name) is not None}
-        return folder_json(await self._folders.create(request.project, body.name, stored))
+        return render_folder(await self._folders.create(request.project, body.name, stored))
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return a folder."""
-        return folder_json(await self._get_folder(request))
+        return render_folder(await self._get_folder(request))
 
     async def update(self, request: ApiRequest, body: UpdateFolder) -> dict[str, Any]:
         """Change a folder."""
@@ -234,7 +234,7 @@ class FolderRoutes:
             if same_name:
                 raise Conflict(f"There is a folder named {name!r} already.", param="name")
         changed = await self._definitions.change(folder, stored, at=self._api.now(), name=name)
-        return folder_json(changed)
+        return render_folder(changed)
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Delete a folder with its files, and take it from all agents."""
@@ -257,7 +257,7 @@ class FolderRoutes:
         stored, is_new = await self._folders.upload(folder, upload, query.duplicate_handling)
         request.headers["x-upload-result"] = "created" if is_new else "skipped"
         (view,) = await self._folders.view(folder, [stored])
-        return file_json(folder, view)
+        return render_file(folder, view)
 
     async def list_files(self, request: ApiRequest, query: FilesQuery) -> list[dict[str, Any]]:
         """List the files of a folder."""
@@ -265,14 +265,14 @@ class FolderRoutes:
         page = await read_page(query, partial(self._get_file_row, folder))
         files = await self._folders.list(folder, page)
         views = await self._folders.view(folder, files, with_content=query.include_content)
-        return [file_json(folder, view) for view in views]
+        return [render_file(folder, view) for view in views]
 
     async def retrieve_file(self, request: ApiRequest, query: FileQuery) -> dict[str, Any]:
         """Return a file."""
         folder = await self._get_folder(request)
         file = await self._folders.get_file(folder, request.uid("file", "file_id"))
         (view,) = await self._folders.view(folder, [file], with_content=query.include_content)
-        return file_json(folder, view)
+        return render_file(folder, view)
 
     async def delete_file(self, request: ApiRequest) -> dict[str, Any]:
         """Forget a file."""
@@ -287,13 +287,13 @@ class FolderRoutes:
         passages = await self._archives.list(
             await self._folders.load_memory(folder), PassageFilter(text=sent_or_none(query.search)), page
         )
-        return list(map(passage_json, passages))
+        return list(map(render_passage, passages))
 
     async def list_files_of_agent(self, request: ApiRequest, query: AgentFilesQuery) -> dict[str, Any]:
         """List the files that an agent can search."""
         folders = {folder.memory_row: folder for folder in await self._load_attached_folders(request)}
         files = await self._api.store.files.list_of_folders(list(folders))
-        shown = [agent_file_json(folders[file.memory_row], file) for file in files]
+        shown = [render_agent_file(folders[file.memory_row], file) for file in files]
         page = page_items(shown, query)
         has_more = bool(page) and page[-1] is not shown[0 if query.newest_first() else -1]
         return {"files": page, "next_cursor": page[-1]["id"] if has_more else None, "has_more": has_more}
@@ -307,17 +307,17 @@ class FolderRoutes:
 
     async def list_folders_of_agent(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List the folders of an agent."""
-        return page_items(list(map(folder_json, await self._load_attached_folders(request))), query)
+        return page_items(list(map(render_folder, await self._load_attached_folders(request))), query)
 
     async def attach(self, request: ApiRequest) -> dict[str, Any]:
         """Attach a folder to an agent, and give it the tools that read files."""
         await self._folders.attach(await self._api.agents.get_entry(request), await self._get_folder(request))
-        return await self._api.agents.get_json(request)
+        return await self._api.agents.render_requested(request)
 
     async def detach(self, request: ApiRequest) -> dict[str, Any]:
         """Take a folder from an agent, and with the last one the tools that read files."""
         await self._folders.detach(await self._api.agents.get_entry(request), await self._get_folder(request))
-        return await self._api.agents.get_json(request)
+        return await self._api.agents.render_requested(request)
 
     async def _get_folder(self, request: ApiRequest) -> Definition:
         return await self._folders.get(request.project, request.uid("source", "folder_id"))

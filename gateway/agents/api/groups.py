@@ -123,7 +123,7 @@ def check_window(definition: AgentDefinition, sent: Mapping[str, Any], fields: W
         raise Unprocessable(Fault((*fields.path, fields.most), message, value=most))
 
 
-def group_json(
+def render_group(
     uid: str, definition: AgentDefinition, readers: Sequence[ReaderEntry]
 ) -> dict[str, Any] | None:
     """Returns the group that an agent manages; None if the agent has no group.
@@ -194,7 +194,7 @@ class GroupRoutes:
 
 def _require_group(request: ApiRequest, manager: AgentView) -> dict[str, Any]:
     """Returns the group of an agent as it is shown. Raises: UnknownId if the agent has none."""
-    group = group_json(manager.agent.uid, AgentDefinition.of(manager.definition.body), manager.readers)
+    group = render_group(manager.agent.uid, AgentDefinition.of(manager.definition.body), manager.readers)
     if group is None:
         raise _unknown_group(request)
     return group

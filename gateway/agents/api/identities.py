@@ -122,7 +122,7 @@ def apply_update(definition: IdentityDefinition, update: UpdateIdentity) -> Iden
     )
 
 
-def identity_json(identity: Definition) -> dict[str, Any]:
+def render_identity(identity: Definition) -> dict[str, Any]:
     """Returns an identity. Letta's server leaves the older lists of agents and blocks empty as well."""
     definition = IdentityDefinition.of(identity.body)
     return {
@@ -177,13 +177,13 @@ class IdentityRoutes:
             if len(found) < size:
                 break
             after = found[-1].id
-        return list(map(identity_json, identities[: page.limit]))
+        return list(map(render_identity, identities[: page.limit]))
 
     async def create(self, request: ApiRequest, body: CreateIdentity) -> dict[str, Any]:
         """Make an identity."""
         stored = apply_update(IdentityDefinition(body.name), body).body()
         draft = DefinitionDraft(request.project, _KIND, ids.new_uid(), stored, body.identifier_key)
-        return identity_json(await self._definitions.add(draft, at=self._api.now()))
+        return render_identity(await self._definitions.add(draft, at=self._api.now()))
 
     async def put(self, request: ApiRequest, body: CreateIdentity) -> dict[str, Any]:
         """Make an identity, or change the one of its key.
@@ -218,7 +218,7 @@ class IdentityRoutes:
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return an identity."""
-        return identity_json(await self._get_identity(request))
+        return render_identity(await self._get_identity(request))
 
     async def update(self, request: ApiRequest, body: UpdateIdentity) -> dict[str, Any]:
         """Change an identity."""
@@ -290,4 +290,4 @@ class IdentityRoutes:
             body = edit(IdentityDefinition.of(stored.body)).body()
             return await self._definitions.change(stored, body, at=self._api.now(), name=key)
 
-        return identity_json(await retry_overtaken(change))
+        return render_identity(await retry_overtaken(change))

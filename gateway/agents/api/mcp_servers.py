@@ -12,7 +12,7 @@ from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.manual_calls import ManualCall, call_by_hand
 from gateway.agents.api.mcp_config import parse_config, server_type_of
-from gateway.agents.api.tool_json import call_result_json, tool_json
+from gateway.agents.api.tool_json import render_call_result, render_tool
 from gateway.agents.core.mcp_server import HEADERS, MASK, TOKEN, VARIABLES, secrets_of_group
 from gateway.agents.registry.mcp_registry import McpRegistry
 from gateway.agents.registry.tool_registry import ToolView
@@ -61,7 +61,7 @@ def check_name(name: str) -> None:
         raise Unprocessable(Fault(("body", "server_name"), message, "value_error", name))
 
 
-def server_json(stored: Definition) -> dict[str, Any]:
+def render_server(stored: Definition) -> dict[str, Any]:
     """Returns a server as it is shown, its secrets masked."""
     server = McpServerDefinition.of(stored.body)
     shown: dict[str, Any] = {"id": ids.id_of("mcp_server", stored.uid), "server_name": stored.name}
@@ -71,17 +71,17 @@ def server_json(stored: Definition) -> dict[str, Any]:
     shown["mcp_server_type"] = server_type_of(server)
     if server.command:
         command, *args = server.command
-        return {**shown, "command": command, "args": args, "env": _masked(server, VARIABLES)}
+        return {**shown, "command": command, "args": args, "env": _mask_values(server, VARIABLES)}
     return {
         **shown,
         "server_url": server.url,
         "auth_header": server.token_header or server.header,
         "auth_token": MASK if TOKEN in server.secrets else None,
-        "custom_headers": _masked(server, HEADERS),
+        "custom_headers": _mask_values(server, HEADERS),
     }
 
 
-def _masked(server: McpServerDefinition, group: str) -> dict[str, str] | None:
+def _mask_values(server: McpServerDefinition, group: str) -> dict[str, str] | None:
     return dict.fromkeys(secrets_of_group(server.secrets, group), MASK) or None
 
 
@@ -111,17 +111,17 @@ class McpServerRoutes:
     async def index(self, request: ApiRequest) -> list[dict[str, Any]]:
         """List MCP servers."""
         page: Page[int] = Page(limit=_MAX_SERVERS, newest_first=False)
-        return [server_json(server) for server in await self._servers.list(request.project, page)]
+        return [render_server(server) for server in await self._servers.list(request.project, page)]
 
     async def create(self, request: ApiRequest, body: CreateMcpServer) -> dict[str, Any]:
         """Name an MCP server, and make its tools."""
         check_name(body.server_name)
         config = parse_config(body.config)
-        return server_json(await self._servers.create(request.project, body.server_name, config))
+        return render_server(await self._servers.create(request.project, body.server_name, config))
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return an MCP server."""
-        return server_json(await self._servers.get(request.project, _server_uid(request)))
+        return render_server(await self._servers.get(request.project, _server_uid(request)))
 
     async def update(self, request: ApiRequest, body: UpdateMcpServer) -> dict[str, Any]:
         """Change an MCP server, and its tools with it."""
@@ -134,7 +134,7 @@ class McpServerRoutes:
             name,
             None if config is None else partial(parse_config, config),
         )
-        return server_json(changed)
+        return render_server(changed)
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Delete an MCP server with its tools, which all agents lose."""
@@ -144,23 +144,24 @@ class McpServerRoutes:
     async def refresh(self, request: ApiRequest, _: RefreshQuery) -> list[dict[str, Any]]:
         """Ask an MCP server for its tools again, and update them."""
         return [
-            tool_json(tool) for tool in await self._servers.refresh(request.project, _server_uid(request))
+            render_tool(tool) for tool in await self._servers.refresh(request.project, _server_uid(request))
         ]
 
     async def list_tools(self, request: ApiRequest) -> list[dict[str, Any]]:
         """List the tools of an MCP server."""
-        return [tool_json(tool) for tool in await self._servers.tools(request.project, _server_uid(request))]
+        tools = await self._servers.tools(request.project, _server_uid(request))
+        return [render_tool(tool) for tool in tools]
 
     async def retrieve_tool(self, request: ApiRequest) -> dict[str, Any]:
         """Return a tool of an MCP server."""
-        return tool_json(await self._get_tool(request))
+        return render_tool(await self._get_tool(request))
 
     async def run(self, request: ApiRequest, _: ManualCall) -> dict[str, Any]:
         """Call a tool of an MCP server by hand."""
         tool = await self._get_tool(request)
         assert tool.definition is not None  # only built-in tools have none
         definition = ToolDefinition.of(tool.definition.body)
-        return call_result_json(await call_by_hand(self._foreign, request, tool.name, definition))
+        return render_call_result(await call_by_hand(self._foreign, request, tool.name, definition))
 
     async def _get_tool(self, request: ApiRequest) -> ToolView:
         """Returns the tool in the path. Raises: UnknownId if the server has no tool with this id."""

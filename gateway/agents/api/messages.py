@@ -13,12 +13,12 @@ from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.compaction import Compact, compact_on_request
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.passages import moment_of
-from gateway.agents.api.search import SearchAgents, SearchMessages, older_search_hit_json, search_hit_json
+from gateway.agents.api.search import TEXT_FIELDS, Hit, SearchAgents, SearchMessages
 from gateway.agents.runs.message_listing import AgentMessages, MessageView
 from gateway.agents.runs.run import RunRequest
 from gateway.agents.runs.system_message import SYSTEM_SEQ, SystemMessage
 from gateway.agents.wire.message import Showing
-from gateway.agents.wire.run_json import run_states_json
+from gateway.agents.wire.run_json import render_run_states
 from gateway.agents.wire.send import CancelRuns, ResetMessages, UpdateMessage, read_new_text
 from gateway.agents.wire.sent_values import sent_or_none
 from gateway.agents.wire.struct_fields import Maybe
@@ -78,41 +78,29 @@ class MessageRoutes:
         agent = await self._api.agents.get(request)
         ref = read_ref("message", request.path["message_id"])
         await check_owner(self._api, agent, ref)
-        return await self._message_json(request.project, ref)
+        return await self._render_message(request.project, ref)
 
     async def retrieve(self, request: ApiRequest) -> list[dict[str, Any]]:
         """Return a message, whichever agent's it is."""
-        return await self._message_json(request.project, read_ref("message", request.path["message_id"]))
+        return await self._render_message(request.project, read_ref("message", request.path["message_id"]))
 
     async def search(self, request: ApiRequest, body: SearchMessages) -> list[dict[str, Any]]:
         """Search messages."""
-        messages = [
-            search_hit_json(
-                message, ids.id_of("agent", agent.uid), conversation_id(view.conversation_uid, view.key)
-            )
-            for agent, view in await self._search_hits(request.project, body)
-            for message in MessageRenderer(self._api.store, agent, Showing()).render_message(view)
-        ]
-        return [message for message in messages if message is not None]
+        return [hit.render() for hit in await self._load_hits(request.project, body)]
 
     async def search_agents(self, request: ApiRequest, body: SearchAgents) -> list[dict[str, Any]]:
         """Search messages (0.16)."""
-        messages = [
-            older_search_hit_json(message, rank)
-            for rank, (agent, view) in enumerate(await self._search_hits(request.project, body))
-            for message in MessageRenderer(self._api.store, agent, Showing()).render_message(view)
-        ]
-        return [message for message in messages if message is not None]
+        return [hit.render_as_older() for hit in await self._load_hits(request.project, body)]
 
-    async def _search_hits(self, project: str, search: SearchMessages) -> Sequence[tuple[Agent, MessageView]]:
-        """Returns what a search finds, best first. Raises: BadRequest."""
+    async def _load_hits(self, project: str, search: SearchMessages) -> list[Hit]:
+        """Returns the messages with text that a search finds, best first. Raises: BadRequest."""
         if search.search_mode == "vector" and self._api.keeper.embed_query is None:
             raise BadRequest(
                 "There is no embedder (memory.embedder), so messages are searched by words.",
                 param="search_mode",
             )
         agents, conversation_name = await self._searched_agents(project, search)
-        return await self._messages.search(
+        found = await self._messages.search(
             agents,
             search.query,
             roles=sent_or_none(search.roles) or ("user", "assistant"),
@@ -122,6 +110,14 @@ class MessageRoutes:
             by_meaning=search.search_mode != "fts",
             conversation_name=conversation_name,
         )
+        return [
+            Hit(
+                message, rank, ids.id_of("agent", agent.uid), conversation_id(view.conversation_uid, view.key)
+            )
+            for rank, (agent, view) in enumerate(found)
+            for message in MessageRenderer(self._api.store, agent, Showing()).render_message(view)
+            if message["message_type"] in TEXT_FIELDS
+        ]
 
     async def _searched_agents(
         self, project: str, search: SearchMessages
@@ -150,7 +146,7 @@ class MessageRoutes:
             )
         return (await self._api.store.conversations.get(project, conversation_name)).agent
 
-    async def _message_json(self, project: str, ref: ObjectRef) -> list[dict[str, Any]]:
+    async def _render_message(self, project: str, ref: ObjectRef) -> list[dict[str, Any]]:
         """Returns what a message is shown as. Raises: UnknownId."""
         view: MessageView | SystemMessage
         if ref.seq == SYSTEM_SEQ:
@@ -189,7 +185,7 @@ class MessageRoutes:
         agent = await self._api.agents.get(request)
         await self._api.agent_runs.cancel_live(agent)
         await self._messages.reset(agent)
-        return await self._api.agents.get_json(request)
+        return await self._api.agents.render_requested(request)
 
     async def compact(self, request: ApiRequest, body: Compact) -> dict[str, Any]:
         """Summarise an agent's own conversation now."""
@@ -203,7 +199,7 @@ class MessageRoutes:
         agent = await self._api.agents.get(request)
         run_ids = sent_or_none(body.run_ids)
         if not run_ids:
-            return run_states_json(await self._api.agent_runs.cancel_live(agent))
+            return render_run_states(await self._api.agent_runs.cancel_live(agent))
         states = {}
         for id in run_ids:
             entry = await self._api.store.runs.get(request.project, uid_in("run", id))

@@ -7,15 +7,15 @@ from typing import Any
 from gateway.agents.runs.compact_conversation import UNKNOWN_WINDOW
 
 
-def provider_type(handle: str) -> str:
+def choose_provider_type(handle: str) -> str:
     """Returns the type of a model's provider, one that the client knows."""
     return "anthropic" if handle.rpartition("/")[0] == "anthropic" else "openai"
 
 
-def model_json(handle: str, window: int | None) -> dict[str, Any]:
+def render_model(handle: str, window: int | None) -> dict[str, Any]:
     """Returns the JSON of a model. window: in tokens; None if it is not known."""
     provider, _, name = handle.rpartition("/")
-    kind = provider_type(handle)
+    kind = choose_provider_type(handle)
     return {
         "handle": handle,
         "name": name,
@@ -32,7 +32,7 @@ def model_json(handle: str, window: int | None) -> dict[str, Any]:
     }
 
 
-def embedding_model_json(handle: str) -> dict[str, Any]:
+def render_embedding_model(handle: str) -> dict[str, Any]:
     """Returns the JSON of the gateway's embedder."""
     provider, _, name = handle.rpartition("/")
     return {
@@ -50,7 +50,7 @@ def embedding_model_json(handle: str) -> dict[str, Any]:
     }
 
 
-def embedding_config_json(config: dict[str, Any] | None, handle: str | None) -> dict[str, Any] | None:
+def render_embedder(config: dict[str, Any] | None, handle: str | None) -> dict[str, Any] | None:
     """Returns the config of an agent's embedder, which clients before 1.0 demand. It has no effect here.
 
     config: as a request gave it.

@@ -9,7 +9,7 @@ from gateway.agents.api._paging import OLDEST_FIRST, cursor_page
 from gateway.agents.api._query import ModelsQuery, TagsQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
-from gateway.agents.api.model import embedding_model_json, model_json
+from gateway.agents.api.model import render_embedding_model, render_model
 from gateway.agents.wire.sent_values import sent_or_none
 from gateway.core.request.requested_agent import AGENT_PREFIX
 from gateway.web.request_info import info_of
@@ -45,7 +45,7 @@ class ModelAndTagRoutes:
         resolver = self._api.registry.resolver
         names = [str(entry["id"]) for entry in await self._api.models.entries_for(caller.credential)]
         shown = [
-            model_json(resolver.model_handle(name), resolver.model_window(name))
+            render_model(resolver.model_handle(name), resolver.model_window(name))
             for name in names
             if caller.may_ask(name) and not name.startswith(AGENT_PREFIX)
         ]
@@ -54,7 +54,7 @@ class ModelAndTagRoutes:
     async def list_embedders(self, request: ApiRequest) -> list[dict[str, Any]]:
         """List the embedding model, if there is one."""
         name = self._api.settings.memory.embedder
-        return [] if not name else [embedding_model_json(name)]
+        return [] if not name else [render_embedding_model(name)]
 
     async def health(self, request: ApiRequest) -> dict[str, Any]:
         """Say that the gateway lives, and its version."""

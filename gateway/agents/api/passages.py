@@ -84,7 +84,7 @@ class ArchivesQuery(PageQuery):
     name: Maybe[str] = UNSET  # the whole name
 
 
-def passage_json(view: PassageView) -> dict[str, Any]:
+def render_passage(view: PassageView) -> dict[str, Any]:
     """Returns a passage as the API shows it."""
     uid, passage, file = view.uid, view.passage, view.file
     return {
@@ -106,7 +106,7 @@ def passage_json(view: PassageView) -> dict[str, Any]:
     }
 
 
-def found_passage_json(view: PassageView) -> dict[str, Any]:
+def render_found_passage(view: PassageView) -> dict[str, Any]:
     """Returns a passage as a search of an agent's memory shows it, which has fewer fields."""
     passage = view.passage
     return {
@@ -117,7 +117,7 @@ def found_passage_json(view: PassageView) -> dict[str, Any]:
     }
 
 
-def archive_json(archive: Definition) -> dict[str, Any]:
+def render_archive(archive: Definition) -> dict[str, Any]:
     """Returns an archive as the API shows it."""
     return {
         "id": ids.id_of("archive", archive.uid),
@@ -187,7 +187,7 @@ class PassageRoutes:
             PassageFilter(text=sent_or_none(query.search)),
             cursor_page(query, partial(_seq_of, agent), size=100),
         )
-        return list(map(passage_json, passages))
+        return list(map(render_passage, passages))
 
     async def create(self, request: ApiRequest, body: CreatePassage) -> list[dict[str, Any]]:
         """Save a text for an agent."""
@@ -195,7 +195,7 @@ class PassageRoutes:
         created = moment_of(body.created_at, ("body", "created_at"))
         check_text(body.text, ("body", "text"))
         added = await self._archives.add(agent, body.text, sent_or_none(body.tags) or (), at=created)
-        return list(map(passage_json, added))
+        return list(map(render_passage, added))
 
     async def search(self, request: ApiRequest, query: PassageSearchQuery) -> dict[str, Any]:
         """Search the passages of an agent, and of the archives and folders that it has attached."""
@@ -208,7 +208,7 @@ class PassageRoutes:
         )
         limit = sent_or_none(query.top_k) or _DEFAULT_RESULTS
         hits = await self._archives.search(agent, query.query, where, limit=limit)
-        return {"results": list(map(found_passage_json, hits)), "count": len(hits)}
+        return {"results": list(map(render_found_passage, hits)), "count": len(hits)}
 
     async def search_by_body(self, request: ApiRequest, body: SearchPassages) -> list[dict[str, Any]]:
         """Search the passages of an archive, or those that an agent searches."""
@@ -232,7 +232,7 @@ class PassageRoutes:
             hits = await self._archives.list_newest(memories, where, limit=body.limit)
         # Scores of different memories cannot be compared, so the score is made of the rank.
         return [
-            {"passage": passage_json(hit), "score": 1 / (1 + rank), "metadata": {}}
+            {"passage": render_passage(hit), "score": 1 / (1 + rank), "metadata": {}}
             for rank, hit in enumerate(hits)
         ]
 
@@ -275,13 +275,13 @@ class ArchiveRoutes:
         agent_id = sent_or_none(query.agent_id)
         if agent_id is None:
             page = await self._api.read_definition_page(request.project, kind, "archive", query)
-            return list(map(archive_json, await definitions.list(request.project, kind, page, name=name)))
+            return list(map(render_archive, await definitions.list(request.project, kind, page, name=name)))
         agent = await self._api.agents.get_by_id(request.project, agent_id)
         rows = await self._api.store.attached.load_targets(agent.id, kind)
         attached = (await definitions.find_by_memories(kind, rows)).values()
         archives = [archive for archive in attached if name is None or archive.name == name]
         archives.sort(key=lambda archive: archive.id)
-        return page_items(list(map(archive_json, archives)), query)
+        return page_items(list(map(render_archive, archives)), query)
 
     async def create(self, request: ApiRequest, body: CreateArchive) -> dict[str, Any]:
         """Make an archive."""
@@ -290,11 +290,11 @@ class ArchiveRoutes:
             "embedding": sent_or_none(body.embedding),
             "embedding_config": sent_or_none(body.embedding_config),
         }
-        return archive_json(await self._archives.create(request.project, body.name, fields))
+        return render_archive(await self._archives.create(request.project, body.name, fields))
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return an archive."""
-        return archive_json(await self._get_archive(request))
+        return render_archive(await self._get_archive(request))
 
     async def update(self, request: ApiRequest, body: UpdateArchive) -> dict[str, Any]:
         """Change an archive."""
@@ -304,7 +304,7 @@ class ArchiveRoutes:
             stored["description"] = body.description
         name = sent_or_none(body.name)
         changed = await self._api.store.definitions.change(archive, stored, at=self._api.now(), name=name)
-        return archive_json(changed)
+        return render_archive(changed)
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Delete an archive with its passages, and take it from all agents."""
@@ -328,7 +328,7 @@ class ArchiveRoutes:
         """Save a text in an archive."""
         memory = await self._load_memory(request)
         draft = self._make_draft(body, ("body",))
-        first, *more = map(passage_json, await self._archives.add_all(memory, [draft]))
+        first, *more = map(render_passage, await self._archives.add_all(memory, [draft]))
         # Clients expect one passage, so the first passage of a long text lists the ids of all.
         parts = [passage["id"] for passage in (first, *more)]
         return {**first, "metadata": {**first["metadata"], "parts": parts}} if more else first
@@ -339,7 +339,7 @@ class ArchiveRoutes:
         drafts = [
             self._make_draft(passage, ("body", "passages", n)) for n, passage in enumerate(body.passages)
         ]
-        return list(map(passage_json, await self._archives.add_all(memory, drafts)))
+        return list(map(render_passage, await self._archives.add_all(memory, drafts)))
 
     async def delete_passage(self, request: ApiRequest) -> dict[str, Any]:
         """Forget a passage of an archive, and what quotes it."""

@@ -13,8 +13,8 @@ from gateway.agents.api._message_renderer import MessageRenderer
 from gateway.agents.runs.run import RunStart
 from gateway.agents.runs.stored_run import load_exchanges_of_run, load_last_counts
 from gateway.agents.wire.faults import error_event
-from gateway.agents.wire.message import Showing, summary_json
-from gateway.agents.wire.run_json import end_events, failure_message, result_json, stop_json
+from gateway.agents.wire.message import Showing, render_summary
+from gateway.agents.wire.run_json import end_events, failure_message, render_result, render_stop
 from gateway.agents.wire.run_stream import RunNumbers, StepViewFactory, event, is_end, numbered, ping_event
 from gateway.agents.wire.shown_values import iso_time
 from gateway.core import ids
@@ -82,14 +82,14 @@ class RunEvents(Struct, frozen=True):
 
     def view(self, start: RunStart, options: Json) -> ViewFactory:
         showing, by_token = read_showing(options), bool(options.get("by_token"))
-        before = () if start.summary is None else summary_json(start.summary, start.agent.uid, showing)
+        before = () if start.summary is None else render_summary(start.summary, start.agent.uid, showing)
         return view_of(start, showing, self.now, by_token=by_token, before=before)
 
     def first_event(self, uid: str) -> bytes:
         return ping_event(uid, self.now())
 
     def error_events(self, uid: str, error: GatewayError) -> bytes:
-        return event(stop_json(StopReason.ERROR)) + error_event(error, ids.id_of("run", uid))
+        return event(render_stop(StopReason.ERROR)) + error_event(error, ids.id_of("run", uid))
 
     def number_events(self, data: bytes, first: int) -> list[bytes]:
         return numbered(data, first)
@@ -106,7 +106,7 @@ class RunEvents(Struct, frozen=True):
             messages = await renderer.render_output(run, await load_exchanges_of_run(self.store, agent, run))
         missing = list(_missing_messages(messages, map(_data, logged), attempt))
         if (error := await failure_of(self.store, run)) is not None:
-            missing.append(stop_json(run.stop or StopReason.ERROR))
+            missing.append(render_stop(run.stop or StopReason.ERROR))
             return b"".join(map(event, missing)) + error_event(error, ids.id_of("run", run.uid))
         if run.is_over:
             missing += end_events(run, await load_last_counts(self.store, run))
@@ -129,7 +129,7 @@ class RunEvents(Struct, frozen=True):
             "status": run.state.value,
             "stop_reason": run.stop,
             "completed_at": iso_time(run.ended),
-            "metadata": {**fields, "result": result_json(shown, run, last=counts)},
+            "metadata": {**fields, "result": render_result(shown, run, last=counts)},
         }
 
 

@@ -25,13 +25,13 @@ from gateway.agents.wire.message import Showing
 from gateway.agents.wire.run_json import (
     Feedback,
     StreamRun,
-    callback_json,
-    result_json,
-    run_json,
-    run_metrics_json,
-    step_json,
-    step_metrics_json,
-    usage_json,
+    render_callback,
+    render_result,
+    render_run,
+    render_run_metrics,
+    render_step,
+    render_step_metrics,
+    render_usage,
 )
 from gateway.agents.wire.run_stream import ping_event
 from gateway.agents.wire.sent_values import sent_or_none
@@ -107,7 +107,7 @@ class RunRoutes:
             stop=sent_or_none(query.stop_reason),
         )
         page = await read_page(query, partial(self._get_run_row, request.project), size=100)
-        return await self._runs_json(await self._runs.list_runs(request.project, where, page))
+        return await self._render_runs(await self._runs.list_runs(request.project, where, page))
 
     async def _find_conversation(self, project: str, agent: Agent | None, id: str) -> Conversation | None:
         """Returns a conversation; None for an agent's own conversation that has not begun.
@@ -136,20 +136,20 @@ class RunRoutes:
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return a run."""
         entry = await self._get_run(request)
-        (shown,) = await self._runs_json([entry])
+        (shown,) = await self._render_runs([entry])
         return {**shown, **await self._callback_fields(entry.run)}
 
-    async def _runs_json(self, entries: Sequence[RunEntry]) -> list[dict[str, Any]]:
+    async def _render_runs(self, entries: Sequence[RunEntry]) -> list[dict[str, Any]]:
         """Returns runs as they are shown, those that failed with the messages of their errors."""
         failed = [entry.run.id for entry in entries if entry.run.state is RunState.FAILED]
         messages = await self._run_texts.load_error_messages(failed)
-        return [run_entry_json(entry, messages.get(entry.run.id)) for entry in entries]
+        return [render_run_entry(entry, messages.get(entry.run.id)) for entry in entries]
 
     async def _callback_fields(self, run: Run) -> dict[str, Any]:
         """Returns the fields of a run that say how its client was called back; {} if it was not."""
         load_texts = self._run_texts.load_texts
         texts = await load_texts(run.agent_row, run.id, RunTextKind.CALLBACK) if run.background else ()
-        return callback_json(orjson.loads(texts[-1].data)) if texts else {}
+        return render_callback(orjson.loads(texts[-1].data)) if texts else {}
 
     async def list_run_messages(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List a run's messages."""
@@ -162,7 +162,7 @@ class RunRoutes:
     async def list_run_steps(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List a run's steps."""
         entry = await self._get_run(request)
-        return page_items(await self._steps_json(await self._runs.load_steps(entry.run)), query)
+        return page_items(await self._render_steps(await self._runs.load_steps(entry.run)), query)
 
     async def list_trace(self, request: ApiRequest, _: TraceQuery) -> list[Any]:
         """Say that requests are not stored: none."""
@@ -178,7 +178,7 @@ class RunRoutes:
         run = (await self._get_run(request)).run
         counts = run.counts
         return {
-            **usage_json(counts, run.steps, last=await load_last_counts(self._api.store, run)),
+            **render_usage(counts, run.steps, last=await load_last_counts(self._api.store, run)),
             "prompt_tokens_details": {
                 "cached_tokens": counts.cached,
                 "cache_read_tokens": counts.cached,
@@ -195,7 +195,7 @@ class RunRoutes:
         names = dict.fromkeys(name for step in steps for name in tools_used(step))
         # The client's own tools, and those that are gone, have no id.
         named = [await self._api.registry.tools.named(request.project, name) for name in names]
-        return run_metrics_json(entry, [tool.uid for tool in named if tool is not None])
+        return render_run_metrics(entry, [tool.uid for tool in named if tool is not None])
 
     # -- steps
 
@@ -210,19 +210,19 @@ class RunRoutes:
             agent_row=agent_row,
             feedback=sent_or_none(query.feedback),
         )
-        return await self._steps_json(entries)
+        return await self._render_steps(entries)
 
     async def retrieve_step(self, request: ApiRequest) -> dict[str, Any]:
         """Return a step."""
-        (shown,) = await self._steps_json([await self._get_step(request)])
+        (shown,) = await self._render_steps([await self._get_step(request)])
         return shown
 
-    async def _steps_json(self, entries: Sequence[StepEntry]) -> list[dict[str, Any]]:
+    async def _render_steps(self, entries: Sequence[StepEntry]) -> list[dict[str, Any]]:
         """Returns steps as they are shown, those that failed with the messages of their errors."""
         failed = [entry.step.run_row for entry in entries if entry.step.error is not None]
         messages = await self._run_texts.load_error_messages(failed)
         return [
-            step_json(entry, None if entry.step.error is None else messages.get(entry.step.run_row))
+            render_step(entry, None if entry.step.error is None else messages.get(entry.step.run_row))
             for entry in entries
         ]
 
@@ -234,7 +234,7 @@ class RunRoutes:
 
     async def retrieve_step_metrics(self, request: ApiRequest) -> dict[str, Any]:
         """Return how long a step took."""
-        return step_metrics_json(await self._get_step(request))
+        return render_step_metrics(await self._get_step(request))
 
     async def give_feedback(self, request: ApiRequest, body: Feedback) -> dict[str, Any]:
         """Say how a step was."""
@@ -276,10 +276,10 @@ class RunRoutes:
         return page_items(shown, query)
 
 
-def run_entry_json(entry: RunEntry, error_message: str | None = None) -> dict[str, Any]:
+def render_run_entry(entry: RunEntry, error_message: str | None = None) -> dict[str, Any]:
     """Returns a run as it is shown. error_message: of the error that ended it."""
     shown_id = conversation_id(entry.conversation_uid, entry.key)
-    return run_json(entry.run, entry.agent_uid, shown_id, error_message)
+    return render_run(entry.run, entry.agent_uid, shown_id, error_message)
 
 
 def run_stream(api: AgentsApi, request: ApiRequest, body: StreamRun, run: Run) -> RunStream:
@@ -290,7 +290,7 @@ def run_stream(api: AgentsApi, request: ApiRequest, body: StreamRun, run: Run) -
     return RunStream(api, run, body.starting_after, include_pings=include_pings, headers=request.headers)
 
 
-async def run_result_json(api: AgentsApi, run: Run, showing: Showing) -> dict[str, Any]:
+async def render_run_result(api: AgentsApi, run: Run, showing: Showing) -> dict[str, Any]:
     """Returns the whole reply of a run that has ended.
 
     Raises: UpstreamError, GatewayError if it failed before the first output.
@@ -302,7 +302,7 @@ async def run_result_json(api: AgentsApi, run: Run, showing: Showing) -> dict[st
     if all(step.reply is None for step in steps) and (error := await failure_of(api.store, run)) is not None:
         raise error
     shown = await MessageRenderer(api.store, agent, showing).render_output(run, steps)
-    return result_json(shown, run, last=await load_last_counts(api.store, run))
+    return render_result(shown, run, last=await load_last_counts(api.store, run))
 
 
 @dataclass(slots=True)

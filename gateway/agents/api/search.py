@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from msgspec import UNSET, Meta, UnsetType
 
@@ -32,8 +32,8 @@ class SearchAgents(SearchMessages):
     template_id: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
 
 
-# Message type -> the field that a search shows of it.
-_TEXT_FIELDS = {
+# Message type -> the field with its text.
+TEXT_FIELDS = {
     "user_message": "content",
     "assistant_message": "content",
     "system_message": "content",
@@ -41,31 +41,35 @@ _TEXT_FIELDS = {
 }
 
 
-def search_hit_json(message: Mapping[str, Any], agent_id: str, conversation_id: str) -> dict[str, Any] | None:
-    """Returns the JSON of a hit; None if the message has no text. message: its JSON in lists."""
-    message_type = message["message_type"]
-    field = _TEXT_FIELDS.get(message_type)
-    if field is None:
-        return None
-    return {
-        "message_id": message["id"],
-        "message_type": message_type,
-        field: message[field],
-        "created_at": message["date"],
-        "agent_id": agent_id,
-        "conversation_id": conversation_id,
-    }
+class Hit(NamedTuple):
+    """A message that a search has found, of a type in `TEXT_FIELDS`."""
 
+    # As lists show it.
+    message: Mapping[str, Any]
+    # Of the stored message, which may be shown as several; from 0.
+    rank: int
+    agent_id: str
+    conversation_id: str
 
-def older_search_hit_json(message: Mapping[str, Any], rank: int) -> dict[str, Any] | None:
-    """Returns the JSON of a hit in an older search; None if the message has no text. rank: from 0."""
-    field = _TEXT_FIELDS.get(message["message_type"])
-    if field is None:
-        return None
-    return {
-        "embedded_text": message[field],
-        "message": dict(message),
-        "fts_rank": None,
-        "vector_rank": None,
-        "rrf_score": 1 / (1 + rank),
-    }
+    def render(self) -> dict[str, Any]:
+        """Returns the JSON of a hit."""
+        message_type = self.message["message_type"]
+        field = TEXT_FIELDS[message_type]
+        return {
+            "message_id": self.message["id"],
+            "message_type": message_type,
+            field: self.message[field],
+            "created_at": self.message["date"],
+            "agent_id": self.agent_id,
+            "conversation_id": self.conversation_id,
+        }
+
+    def render_as_older(self) -> dict[str, Any]:
+        """Returns the JSON of a hit in a search of Letta 0.16."""
+        return {
+            "embedded_text": self.message[TEXT_FIELDS[self.message["message_type"]]],
+            "message": self.message,
+            "fts_rank": None,
+            "vector_rank": None,
+            "rrf_score": 1 / (1 + self.rank),
+        }

@@ -17,10 +17,10 @@ from gateway.agents.api._pinging import PingingSink
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.run_events import showing_options, view_of
-from gateway.agents.api.runs import RunStream, run_entry_json, run_result_json
+from gateway.agents.api.runs import RunStream, render_run_entry, render_run_result
 from gateway.agents.runs.run import RunRequest, RunResult, RunStart
-from gateway.agents.wire.message import Showing, showing_of, summary_json
-from gateway.agents.wire.run_json import end_events, result_json
+from gateway.agents.wire.message import Showing, render_summary, showing_of
+from gateway.agents.wire.run_json import end_events, render_result
 from gateway.agents.wire.run_stream import event, ping_event
 from gateway.agents.wire.send import ClientTool, Send, read_send, with_skills
 from gateway.agents.wire.sent_values import sent_or, sent_or_none
@@ -79,7 +79,7 @@ class Sends:
         if is_stream:
             return RunStream(self._api, run, include_pings=body.include_pings, headers=request.headers)
         run = await self._api.background_runs.wait_for_end(run)
-        return await run_result_json(self._api, run, showing_of(body))
+        return await render_run_result(self._api, run, showing_of(body))
 
     async def accept(
         self,
@@ -197,7 +197,7 @@ class SendRoutes:
         """Send a message, and answer with the run that goes on without its client."""
         run_request = await self._sends.make_run_request(request, body, request.uid("agent", "agent_id"))
         run = await self._sends.accept(request, body, run_request, by_token=False, is_shown=False)
-        return run_entry_json(await self._api.store.runs.get(request.project, run.uid))
+        return render_run_entry(await self._api.store.runs.get(request.project, run.uid))
 
 
 @dataclass(slots=True)
@@ -231,8 +231,8 @@ class SendReply:
             await reply.send_body(result.status, held.headers, bytes(held.body))
             return
         with reply.while_here():
-            shown = await self._messages_json(result)
-        body = result_json(shown, result.run, result.started_run_uids, result.last_counts)
+            shown = await self._render_messages(result)
+        body = render_result(shown, result.run, result.started_run_uids, result.last_counts)
         headers = [*receipt.note_head(), ("content-type", "application/json")]
         await reply.send_body(200, headers, orjson.dumps(body))
 
@@ -249,7 +249,7 @@ class SendReply:
                 return
             # Nothing was asked of the model: the send is answered already, or waits for more answers.
             with sink.while_here():
-                shown = await self._messages_json(result)
+                shown = await self._render_messages(result)
             sink.start(200, [*receipt.note_head(), EVENT_STREAM])
             events = [*shown, *end_events(result.run, result.last_counts)]
             await sink.write(b"".join(map(event, events)) + DONE_EVENT)
@@ -260,10 +260,10 @@ class SendReply:
         showing = showing_of(self.body)
         by_token = self.is_stream and self.body.stream_tokens
         if start.summary is not None:
-            self._summary_messages = summary_json(start.summary, start.agent.uid, showing)
+            self._summary_messages = render_summary(start.summary, start.agent.uid, showing)
         return view_of(start, showing, self.api.now, by_token=by_token, before=self._summary_messages)
 
-    async def _messages_json(self, result: RunResult) -> list[dict[str, Any]]:
+    async def _render_messages(self, result: RunResult) -> list[dict[str, Any]]:
         renderer = MessageRenderer(self.api.store, result.agent, showing_of(self.body))
         return [*self._summary_messages, *await renderer.render_output(result.run, result.steps)]
 

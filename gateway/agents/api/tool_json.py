@@ -25,22 +25,22 @@ _TYPES = {
 }
 
 
-def tool_json(tool: ToolView) -> dict[str, Any]:
+def render_tool(tool: ToolView) -> dict[str, Any]:
     """Returns the JSON of a tool."""
     if tool.definition is not None:
-        return _defined_tool_json(tool.definition)
+        return _render_defined_tool(tool.definition)
     offered = definition_of(tool.name)
     schema = {"name": tool.name} if offered is None else offered["function"]
     # The uid is the same in every store.
-    return _tool_fields(tool.uid, tool.name, schema, _TYPES.get(tool.name, "letta_core"))
+    return _render_tool_fields(tool.uid, tool.name, schema, _TYPES.get(tool.name, "letta_core"))
 
 
-def _defined_tool_json(row: Definition) -> dict[str, Any]:
+def _render_defined_tool(row: Definition) -> dict[str, Any]:
     """Returns the JSON of a tool that was made over REST."""
     tool = ToolDefinition.of(row.body)
     is_mcp = tool.source_type == "mcp"
     return {
-        **_tool_fields(row.uid, row.name, tool.schema, "external_mcp" if is_mcp else "custom"),
+        **_render_tool_fields(row.uid, row.name, tool.schema, "external_mcp" if is_mcp else "custom"),
         "description": tool.description or tool.schema.get("description") or None,
         "source_type": tool.source_type,
         "source_code": None if is_mcp else tool.source or None,
@@ -54,7 +54,7 @@ def _defined_tool_json(row: Definition) -> dict[str, Any]:
     }
 
 
-def _tool_fields(uid: str, name: str, schema: dict[str, Any], tool_type: str) -> dict[str, Any]:
+def _render_tool_fields(uid: str, name: str, schema: dict[str, Any], tool_type: str) -> dict[str, Any]:
     """Returns the JSON of a tool with the values that most tools have."""
     return {
         "id": ids.id_of("tool", uid),
@@ -78,7 +78,7 @@ def _tool_fields(uid: str, name: str, schema: dict[str, Any], tool_type: str) ->
     }
 
 
-def source_result_json(name: str, answer: ToolAnswer, *, at: float) -> dict[str, Any]:
+def render_source_result(name: str, answer: ToolAnswer, *, at: float) -> dict[str, Any]:
     """Returns the result of a run of source code. As on Letta's server, its message and its call have the id "null"."""
     result = {
         "tool_return": answer.content,
@@ -97,7 +97,7 @@ def source_result_json(name: str, answer: ToolAnswer, *, at: float) -> dict[str,
     }
 
 
-def call_result_json(answer: ToolAnswer) -> dict[str, Any]:
+def render_call_result(answer: ToolAnswer) -> dict[str, Any]:
     """Returns the result of a call that a client made."""
     return {
         "status": answer.status,

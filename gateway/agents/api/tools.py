@@ -23,7 +23,7 @@ from gateway.agents.api.tool_bodies import (
     tool_name,
     with_source,
 )
-from gateway.agents.api.tool_json import call_result_json, source_result_json, tool_json
+from gateway.agents.api.tool_json import render_call_result, render_source_result, render_tool
 from gateway.agents.registry.registry import AgentEdit, AgentView
 from gateway.agents.registry.tool_registry import ToolView
 from gateway.agents.tools.written_blocks import write_blocks
@@ -92,7 +92,7 @@ class ToolRoutes:
         """List tools, the gateway's own among them."""
         page = []
         async for tool in self._select(request.project, query):
-            page.append(tool_json(tool))
+            page.append(render_tool(tool))
             if len(page) == query.size():
                 break
         return page
@@ -104,11 +104,11 @@ class ToolRoutes:
     async def list_base_tools(self, request: ApiRequest) -> list[dict[str, Any]]:
         """List the gateway's own tools, which need not be added."""
         query = ToolsQuery(return_only_letta_tools=True, order="asc")
-        return [tool_json(tool) async for tool in self._select(request.project, query)]
+        return [render_tool(tool) async for tool in self._select(request.project, query)]
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return a tool."""
-        return tool_json(await self._tools.get(request.project, request.uid("tool", "tool_id")))
+        return render_tool(await self._tools.get(request.project, request.uid("tool", "tool_id")))
 
     async def put(self, request: ApiRequest, body: CreateTool) -> dict[str, Any]:
         """Make a tool (Python, or a webhook), or change the one of its name.
@@ -120,7 +120,7 @@ class ToolRoutes:
         def merge(stored: ToolDefinition) -> ToolDefinition:
             return retain_stored_fields(body, new, stored)
 
-        return tool_json(await self._tools.put(request.project, name, new, merge))
+        return render_tool(await self._tools.put(request.project, name, new, merge))
 
     async def update(self, request: ApiRequest, body: UpdateTool) -> dict[str, Any]:
         """Change a tool."""
@@ -136,7 +136,7 @@ class ToolRoutes:
             after = with_source(before, body)
             if (after.source_type, after.source) != (before.source_type, before.source):
                 await self._check_runnable(after)
-        return tool_json(await self._tools.change(request.project, uid, edit))
+        return render_tool(await self._tools.change(request.project, uid, edit))
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
         """Delete a tool, and take it from all agents."""
@@ -147,11 +147,10 @@ class ToolRoutes:
         """Search tools by words."""
         words = set((sent_or_none(body.query) or "").lower().split())
         types, tags = sent_or_none(body.tool_types), set(sent_or_none(body.tags) or ())
-        matches: list[
-            tuple[float, dict[str, Any]]
-        ] = []  # the part of the words that a tool has, and the tool
+        # The share of the words that a tool has, and the tool.
+        matches: list[tuple[float, dict[str, Any]]] = []
         async for tool in self._select(request.project, ToolsQuery()):
-            shown = tool_json(tool)
+            shown = render_tool(tool)
             if not tags <= set(shown["tags"]) or (types and shown["tool_type"] not in types):
                 continue
             texts = (shown["name"].replace("_", " "), shown["description"] or "", *shown["tags"])
@@ -170,7 +169,7 @@ class ToolRoutes:
         """Run a source once, without storing it."""
         name, tool = await self._new_tool(tried)
         answer = await call_by_hand(self._foreign, request, name, tool)
-        return source_result_json(name, answer, at=self._api.now())
+        return render_source_result(name, answer, at=self._api.now())
 
     async def _new_tool(self, create: ToolSource) -> tuple[str, ToolDefinition]:
         """Returns the name and definition of a new tool.
@@ -208,7 +207,7 @@ class ToolRoutes:
             )
         uid = request.uid("agent", "agent_id")
         view = await self._api.registry.change(request.project, uid, AgentEdit(edit=edit))
-        return await self._api.agents.view_json(view)
+        return await self._api.agents.render(view)
 
     async def run(self, request: ApiRequest, _: ManualCall) -> dict[str, Any]:
         """Call an agent's tool by hand, and write what it changes in blocks."""
@@ -224,22 +223,22 @@ class ToolRoutes:
         answer = await call_by_hand(self._foreign, request, name, tool, view)
         if answer.changed_blocks:
             answer = await write_blocks(self._api.store, answer, at=self._api.now(), origin=f"tool:{name}")
-        return call_result_json(answer)
+        return render_call_result(answer)
 
     async def list_of_agent(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
         """List an agent's tools."""
         view = await self._api.agents.get_view(request)
-        return page_items([tool_json(tool) for tool in view.tools], query)
+        return page_items([render_tool(tool) for tool in view.tools], query)
 
     async def attach(self, request: ApiRequest) -> dict[str, Any]:
         """Give an agent a tool."""
         uids = request.uid("agent", "agent_id"), request.uid("tool", "tool_id")
-        return await self._api.agents.view_json(await self._api.registry.attach_tool(request.project, *uids))
+        return await self._api.agents.render(await self._api.registry.attach_tool(request.project, *uids))
 
     async def detach(self, request: ApiRequest) -> dict[str, Any]:
         """Take a tool from an agent."""
         uids = request.uid("agent", "agent_id"), request.uid("tool", "tool_id")
-        return await self._api.agents.view_json(await self._api.registry.detach_tool(request.project, *uids))
+        return await self._api.agents.render(await self._api.registry.detach_tool(request.project, *uids))
 
     async def _select(self, project: str, query: ToolsQuery) -> AsyncIterator[ToolView]:
         """Yields the tools that a query asks for, from its cursor on."""
@@ -253,7 +252,7 @@ class ToolRoutes:
             name_part=sent_or_none(query.search),
         )
         async for tool in tools:
-            tool_type = tool_json(tool)["tool_type"] if types or excluded_types else None
+            tool_type = render_tool(tool)["tool_type"] if types or excluded_types else None
             if (names and tool.name not in names) or (uids and tool.uid not in uids):
                 continue
             if (types and tool_type not in types) or tool_type in excluded_types:

@@ -81,7 +81,7 @@ async def speak(sends: SendsToAgents, call: RunTool, max_chars: int) -> ToolAnsw
         answers = await sends.ask_tagged(match_all, match_some, text)
         if not answers:
             return failed_answer("Error: no other agent has these tags. Nothing was sent.")
-        return ToolAnswer(_answers_json(answers, max_chars))
+        return ToolAnswer(_render_answers(answers, max_chars))
     other_agent = str(arguments["other_agent_id"])
     is_async = call.name == SEND_ASYNC
     answer = await (sends.send if is_async else sends.ask)(other_agent, text)
@@ -92,7 +92,7 @@ async def speak(sends: SendsToAgents, call: RunTool, max_chars: int) -> ToolAnsw
     return ToolAnswer(_cut_text(answer.text, max_chars) or f"{answer.name} answered without words.")
 
 
-def _answers_json(answers: Sequence[AgentAnswer], max_chars: int) -> str:
+def _render_answers(answers: Sequence[AgentAnswer], max_chars: int) -> str:
     """Returns the answers as JSON. Long answers are cut to the same length, so that none is missing."""
     heads = [{"agent_id": answered.id, "agent_name": answered.name[:_NAME_CHARS]} for answered in answers]
     answer_chars = max(

@@ -18,7 +18,7 @@ _MAX_SHOWN_CHARS = 200  # of a value or a name that an error repeats
 _MAX_SENTENCE_CHARS = 1000  # of an error's sentence, which may list the values that a field takes
 
 
-def fault_json(fault: Fault) -> dict[str, Any]:
+def render_fault(fault: Fault) -> dict[str, Any]:
     """Returns a fault as pydantic writes its errors, which the client's users know."""
     return {
         "type": fault.kind,
@@ -92,7 +92,7 @@ class LettaErrors:
 
 def _detail(error: GatewayError) -> Any:
     if isinstance(error, Unprocessable):
-        return [fault_json(error.fault)]
+        return [render_fault(error.fault)]
     return error.message
 
 

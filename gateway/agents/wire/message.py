@@ -65,7 +65,7 @@ def showing_of(body: msgspec.Struct) -> Showing:
     )
 
 
-def messages_json(
+def render_messages(
     message: WireMessage,
     origin: Origin,
     showing: Showing,
@@ -94,7 +94,7 @@ def messages_json(
         # Messages with one id differ in their otid. The first has the otid that the client sent.
         if index == 0 and private.get("otid"):
             head["otid"] = private["otid"]
-        messages.append(part_json(message_type, origin, index, {**head, **fields}))
+        messages.append(render_part(message_type, origin, index, {**head, **fields}))
     return messages
 
 
@@ -128,7 +128,7 @@ def _well_typed_call(call: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def part_json(message_type: str, origin: Origin, index: int, fields: Mapping[str, Any]) -> dict[str, Any]:
+def render_part(message_type: str, origin: Origin, index: int, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Returns one of the messages that show a stored message. index: among the messages with one id."""
     return {
         "id": origin.id,
@@ -145,7 +145,7 @@ def part_json(message_type: str, origin: Origin, index: int, fields: Mapping[str
     }
 
 
-def summary_json(summary: Summary, uid: str, showing: Showing) -> list[dict[str, Any]]:
+def render_summary(summary: Summary, uid: str, showing: Showing) -> list[dict[str, Any]]:
     """Returns a summary as it is shown: after the last message that it covers, and under that message's id.
 
     uid: of the memory.
@@ -161,13 +161,13 @@ def summary_json(summary: Summary, uid: str, showing: Showing) -> list[dict[str,
         ("summary_message", {"summary": summary.text, "compaction_stats": None}),
     ]
     return [
-        part_json(message_type, origin, 0, {**fields, "otid": f"{origin.id}:{message_type}"})
+        render_part(message_type, origin, 0, {**fields, "otid": f"{origin.id}:{message_type}"})
         for message_type, fields in parts
         if showing.shows(message_type)
     ]
 
 
-def message_object_json(message: WireMessage, origin: Origin, agent_id: str) -> dict[str, Any]:
+def render_as_object(message: WireMessage, origin: Origin, agent_id: str) -> dict[str, Any]:
     """Returns a stored message in the form of Letta 0.6: `msg_object=true`."""
     content = message.get("content")
     return {
@@ -245,25 +245,25 @@ def _result(message: WireMessage, private: Mapping[str, Any], names: Mapping[str
 def _reply(message: WireMessage, showing: Showing, waiting: Mapping[str, WaitKind]) -> Iterator[_Part]:
     """Yields the messages of a reply: thoughts, text and calls."""
     private = private_of(message)
-    thought, calls = without_asides(message.get("tool_calls", ()), private.get("asides") or {})
+    thought, calls = pop_asides(message.get("tool_calls", ()), private.get("asides") or {})
     yield from thoughts({**message, "reasoning_content": thought} if thought else message)
     text = join_texts((private.get("filler", ""), text_of(message) or message.get("refusal") or ""))
     # The text of a speaking tool is shown instead of its calls.
-    spoken = [spoken_text for call in calls if (spoken_text := spoken_by(call, showing)) is not None]
+    spoken = [spoken_text for call in calls if (spoken_text := find_spoken(call, showing)) is not None]
     if text:
         yield "assistant_message", {"content": text}
     for spoken_text in filter(None, spoken):
         yield "assistant_message", {"content": spoken_text}
-    shown_calls = [call for call in calls if spoken_by(call, showing) is None]
+    shown_calls = [call for call in calls if find_spoken(call, showing) is None]
     # A call that only waits for other calls needs no answer.
     unanswered = [call for call in shown_calls if waiting.get(call.get("id", "")) in ("approval", "client")]
     if others := [call for call in shown_calls if call not in unanswered]:
-        yield "tool_call_message", calls_json(others)
+        yield "tool_call_message", render_calls(others)
     if unanswered:
-        yield "approval_request_message", calls_json(unanswered)
+        yield "approval_request_message", render_calls(unanswered)
 
 
-def without_asides(
+def pop_asides(
     calls: Sequence[dict[str, Any]], asides: Mapping[str, Sequence[str]]
 ) -> tuple[str, list[dict[str, Any]]]:
     """Returns the thoughts among the arguments of calls, and the calls as their tools get them."""
@@ -298,13 +298,13 @@ def thoughts(message: Mapping[str, Any]) -> Iterator[_Part]:
         )
 
 
-def calls_json(calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def render_calls(calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Returns calls as the fields of a message: the first one by itself, and all."""
-    shown = [call_json(call) for call in calls]
+    shown = [render_call(call) for call in calls]
     return {"tool_call": shown[0], "tool_calls": shown}
 
 
-def call_json(call: Mapping[str, Any]) -> dict[str, Any]:
+def render_call(call: Mapping[str, Any]) -> dict[str, Any]:
     function = call.get("function") or {}
     return {
         "name": function.get("name") or "",
@@ -313,7 +313,7 @@ def call_json(call: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def spoken_by(call: Mapping[str, Any], showing: Showing) -> str | None:
+def find_spoken(call: Mapping[str, Any], showing: Showing) -> str | None:
     """Returns the text that a call speaks; None for a call that is shown as a call."""
     function = call.get("function") or {}
     if showing.speaks is None or function.get("name") != showing.speaks:
@@ -330,10 +330,10 @@ def _content(content: Any) -> Any:
     """Returns the content of a user message: a string, or parts of text and images."""
     if not isinstance(content, list):
         return content if isinstance(content, str) else ""
-    return content_parts(content)
+    return render_content_parts(content)
 
 
-def content_parts(content: Sequence[Any]) -> list[dict[str, Any]]:
+def render_content_parts(content: Sequence[Any]) -> list[dict[str, Any]]:
     """Returns the parts of a message's content as they are shown."""
     return [_part(part) for part in content if isinstance(part, dict)]
 

@@ -47,7 +47,9 @@ _FAILED_STOPS = frozenset(
 )
 
 
-def run_json(run: Run, agent_uid: str, conversation_id: str | None, error_message: str | None = None) -> Json:
+def render_run(
+    run: Run, agent_uid: str, conversation_id: str | None, error_message: str | None = None
+) -> Json:
     """Returns a run.
 
     conversation_id: the public id of its conversation; "default": the agent's own.
@@ -75,7 +77,7 @@ def run_json(run: Run, agent_uid: str, conversation_id: str | None, error_messag
     }
 
 
-def run_states_json(runs: Iterable[Run]) -> dict[str, str]:
+def render_run_states(runs: Iterable[Run]) -> dict[str, str]:
     """Returns the states of runs by their ids."""
     return {ids.id_of("run", run.uid): run.state.value for run in runs}
 
@@ -85,7 +87,7 @@ def failure_message(run: Run) -> str | None:
     return STOP_MESSAGES.get(run.stop or "") if run.state is RunState.FAILED else None
 
 
-def callback_json(report: Mapping[str, Any]) -> Json:
+def render_callback(report: Mapping[str, Any]) -> Json:
     """Returns the fields of a run that say how its client was called back."""
     return {
         "callback_url": report["url"],
@@ -95,7 +97,7 @@ def callback_json(report: Mapping[str, Any]) -> Json:
     }
 
 
-def step_json(entry: StepEntry, error_message: str | None = None) -> Json:
+def render_step(entry: StepEntry, error_message: str | None = None) -> Json:
     """Returns a step. error_message: of the error that ended it."""
     step, model = entry.step, entry.model
     if error_message is None and step.error is not None:
@@ -131,7 +133,7 @@ def step_json(entry: StepEntry, error_message: str | None = None) -> Json:
     }
 
 
-def run_metrics_json(entry: RunEntry, tools: Sequence[str]) -> Json:
+def render_run_metrics(entry: RunEntry, tools: Sequence[str]) -> Json:
     """Returns how long a run took. tools: the uids of the tools that it called."""
     run = entry.run
     return {
@@ -148,7 +150,7 @@ def run_metrics_json(entry: RunEntry, tools: Sequence[str]) -> Json:
     }
 
 
-def step_metrics_json(entry: StepEntry) -> Json:
+def render_step_metrics(entry: StepEntry) -> Json:
     """Returns how long a step took. The model and the tools are not timed apart."""
     step = entry.step
     return {
@@ -175,7 +177,7 @@ def _status(step: RunStep) -> str:
     return "failed" if step.error is not None or step.stop in _FAILED_STOPS else "success"
 
 
-def usage_json(
+def render_usage(
     counts: TokenCounts, steps: int, started_run_uids: Sequence[str] = (), last: TokenCounts = _NO_TOKENS
 ) -> Json:
     """Returns what a run has used.
@@ -204,7 +206,7 @@ def _token_fields(counts: TokenCounts) -> dict[str, int]:
     }
 
 
-def result_json(
+def render_result(
     messages: list[Json], run: Run, started_run_uids: Sequence[str] = (), last: TokenCounts = _NO_TOKENS
 ) -> Json:
     """Returns the whole reply to a send.
@@ -215,15 +217,15 @@ def result_json(
     """
     return {
         "messages": messages,
-        "stop_reason": stop_json(run.stop or StopReason.END_TURN),
-        "usage": usage_json(run.counts, run.steps, started_run_uids, last),
+        "stop_reason": render_stop(run.stop or StopReason.END_TURN),
+        "usage": render_usage(run.counts, run.steps, started_run_uids, last),
     }
 
 
 def end_events(run: Run, last: TokenCounts = _NO_TOKENS) -> list[Json]:
     """Returns the last events of a stream. run: has ended. last: the tokens of its last step; zeros: not known."""
-    return [stop_json(run.stop or StopReason.END_TURN), usage_json(run.counts, run.steps, last=last)]
+    return [render_stop(run.stop or StopReason.END_TURN), render_usage(run.counts, run.steps, last=last)]
 
 
-def stop_json(stop: str) -> Json:
+def render_stop(stop: str) -> Json:
     return {"message_type": "stop_reason", "stop_reason": stop}

@@ -18,8 +18,8 @@ from msgspec.structs import replace
 
 from adapters.types import Event, Json
 from gateway.agents.wire.faults import LettaErrors, error_event
-from gateway.agents.wire.message import Origin, Showing, messages_json, part_json, spoken_by, without_asides
-from gateway.agents.wire.run_json import stop_json, usage_json
+from gateway.agents.wire.message import Origin, Showing, find_spoken, pop_asides, render_messages, render_part
+from gateway.agents.wire.run_json import render_stop, render_usage
 from gateway.agents.wire.shown_values import iso_time
 from gateway.core import ids
 from gateway.core.turn.asides import Asides
@@ -209,8 +209,8 @@ class StepView(ClientView):
         if self._waiting_calls:
             self._show_calls(self._waiting_calls)
         numbers, counts = self.numbers, self._counts_with_step()
-        usage = usage_json(counts, numbers.step_count, numbers.started_run_uids, self._step_counts)
-        self._events += [event(stop_json(self._stop)), event(usage), DONE_EVENT]
+        usage = render_usage(counts, numbers.step_count, numbers.started_run_uids, self._step_counts)
+        self._events += [event(render_stop(self._stop)), event(usage), DONE_EVENT]
 
     # -- the gateway's tools
 
@@ -248,7 +248,7 @@ class StepView(ClientView):
 
     def fail(self, error: GatewayError) -> None:
         self._end_reply()
-        self._events.append(event(stop_json(self._stop)))
+        self._events.append(event(render_stop(self._stop)))
         self._events.append(error_event(error, self.numbers.run_id))
 
     # -- one body
@@ -274,16 +274,16 @@ class StepView(ClientView):
         if not self.showing.shows(kind):
             return
         origin = self.numbers.origin(self.numbers.reply_seq, self.now())
-        self._events.append(event(part_json(kind, origin, self._message_keys.index(key), fields)))
+        self._events.append(event(render_part(kind, origin, self._message_keys.index(key), fields)))
 
     def _show_calls(self, calls: Sequence[Json]) -> None:
         """Shows calls without the gateway's arguments. Thoughts in these, and spoken text, are shown already."""
         names = [str((call.get("function") or {}).get("name")) for call in calls]
-        _, cleaned = without_asides(calls, self._asides.asides_in(names))
+        _, cleaned = pop_asides(calls, self._asides.asides_in(names))
         unspoken = [
             call
             for name, call in zip(names, cleaned, strict=True)
-            if name not in self._asides.spoken_arguments or spoken_by(call, self.showing) is None
+            if name not in self._asides.spoken_arguments or find_spoken(call, self.showing) is None
         ]
         self._add_message({"role": "assistant", "tool_calls": unspoken}, self.numbers.reply_seq)
 
@@ -304,7 +304,7 @@ class StepView(ClientView):
         origin = self.numbers.origin(seq, self.now())
         # The messages of one reply are numbered as they will be in lists, those that are not shown as well.
         first = len(self._message_keys) if seq == self.numbers.reply_seq else 0
-        messages = messages_json(
+        messages = render_messages(
             message,
             origin,
             replace(self.showing, types=None),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.agents.api.agent_bodies import CreateAgent, UpdateAgent, new_definition, with_update
-from gateway.agents.api.agent_json import agent_json
+from gateway.agents.api.agent_json import render_agent
 from gateway.agents.registry.registry import AgentView
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import convert
@@ -30,7 +30,7 @@ def shown(definition: AgentDefinition) -> dict[str, Any]:
         1, UID, "p", DefinitionKind.AGENT, 1, "bob", 1, 0.0, 0.0, AgentDefinition.of(definition.body()).body()
     )
     agent = Agent(1, UID, Scope("p", "", "agent"), b"", 0)
-    return agent_json(AgentView(agent, row, [], [], [], None), window=None)
+    return render_agent(AgentView(agent, row, [], [], [], None), window=None)
 
 
 def test_the_field_of_its_own_counts_before_the_older_object() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.agents.wire.faults import LettaErrors, Unprocessable, fault_json
+from gateway.agents.wire.faults import LettaErrors, Unprocessable, render_fault
 from gateway.agents.wire.sent_values import sent_fields
 from gateway.agents.wire.struct_fields import (
     MAX_OBJECT_BYTES,
@@ -118,7 +118,7 @@ def test_a_choice_says_what_there_is_to_choose(body: Any, loc: tuple[Any, ...], 
 def test_a_long_value_is_not_repeated_whole() -> None:
     with pytest.raises(Unprocessable) as refusal:
         convert({"name": ["x" * 5000]}, Outer, ("body",))
-    assert fault_json(refusal.value.fault)["input"] == "an array"
+    assert render_fault(refusal.value.fault)["input"] == "an array"
 
 
 def test_null_and_a_missing_field_are_distinguished() -> None:
