@@ -41,8 +41,8 @@ from gateway.web.messages import COUNT_PATH, MESSAGES_PATH, CountRoute, Messages
 from gateway.web.models import model_routes
 from gateway.web.response_call import ResponseCallRoute
 from gateway.web.response_owners import ResponseOwners
-from gateway.web.responses import RESPONSES_PATH, ResponsesRoute
-from gateway.web.sockets.responses_socket import HandshakeRoute
+from gateway.web.responses import ResponsesRoute
+from gateway.web.sockets.responses_socket import RESPONSES_PATH, HandshakeRoute
 from gateway.web.stored_responses import GatewayResponses
 from gateway.web.stored_routes import stored_routes
 from gateway.web.upstream_responses import UpstreamResponses

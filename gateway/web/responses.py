@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from secrets import token_hex
-from typing import Final
 
 import orjson
 from starlette.types import Scope
@@ -33,8 +32,6 @@ from gateway.web.json_response import JSON_TYPE
 from gateway.web.request_body import RequestBody
 from gateway.web.request_info import info_of
 from gateway.web.response_call import ResponseCall, ResponseCallRoute, with_conversation
-
-RESPONSES_PATH: Final = "/v1/responses"
 
 
 @dataclass(eq=False)

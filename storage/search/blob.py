@@ -55,12 +55,12 @@ _MAGIC = b"mt"
 _VERSION = 1
 _HEADER = struct.Struct("<2sBBII")
 _COLUMNS = [("length", "<u2"), ("back", "<u2"), ("flags", "u1"), ("head", "u1")]
-_ROW_BYTES = 6
-EMPTY_TABLE = bytes(CHUNK * _ROW_BYTES)
+_TABLE_ROW_BYTES = 6
+EMPTY_TABLE = bytes(CHUNK * _TABLE_ROW_BYTES)
 _TERMS_VERSION_OFFSET = 3
 _PREFIX = _HEADER.size + len(EMPTY_TABLE)
-_HASH_BYTES = 4
-_ENTRY_BYTES = _HASH_BYTES + 2
+HASH_BYTES = 4
+_ENTRY_BYTES = HASH_BYTES + 2
 # The bits of a marked slot that are the slot. The marks are to the left of them, and in a counted term so many bits
 # further to the left.
 SLOT = CHUNK - 1
@@ -200,7 +200,7 @@ def hash_terms(terms: Iterable[str], secret: bytes) -> dict[str, int]:
 
     No hash is the largest number, so `hash + 1` always exists: a search finds the entries of a hash by both numbers.
     """
-    new_hasher = blake2b(digest_size=_HASH_BYTES, key=secret).copy
+    new_hasher = blake2b(digest_size=HASH_BYTES, key=secret).copy
     distinct = dict.fromkeys(terms)
     digests = []
     for term in distinct:
@@ -269,14 +269,14 @@ class OpenBlob(NamedTuple):
         """By entry."""
         import numpy as np
 
-        return np.frombuffer(self.data, np.uint8, self.entries, _PREFIX + _HASH_BYTES * self.entries)
+        return np.frombuffer(self.data, np.uint8, self.entries, _PREFIX + HASH_BYTES * self.entries)
 
     @property
     def frequencies(self) -> NDArray[np.uint8]:
         """By entry."""
         import numpy as np
 
-        return np.frombuffer(self.data, np.uint8, self.entries, _PREFIX + (_HASH_BYTES + 1) * self.entries)
+        return np.frombuffer(self.data, np.uint8, self.entries, _PREFIX + (HASH_BYTES + 1) * self.entries)
 
 
 def open_blob(blob: bytes) -> OpenBlob:

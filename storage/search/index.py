@@ -59,7 +59,7 @@ _CHUNK_SHIFT = ROW_SHIFT + SLOT_BITS
 # sorting a long column takes milliseconds.
 _MAX_CHANGED_CHUNKS = 16
 # Measured in memory: a row without the numbers of its neighbours, an occurrence, and an index that has none of these.
-_ROW_BYTES = 6
+_LAYOUT_ROW_BYTES = 6
 _OCCURRENCE_BYTES = 8
 _INDEX_BYTES = 2_200
 
@@ -88,7 +88,7 @@ class Index:
     def size(self) -> int:
         """About how many bytes the index takes in memory."""
         occurrences = len(self._columns[0]) + len(self._columns[1]) + len(self._names)
-        row = _ROW_BYTES + 2 * self.layout.earlier.itemsize
+        row = _LAYOUT_ROW_BYTES + 2 * self.layout.earlier.itemsize
         return _INDEX_BYTES + _OCCURRENCE_BYTES * occurrences + row * len(self.layout.flags)
 
     def put(

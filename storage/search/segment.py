@@ -24,6 +24,7 @@ from msgspec import Struct
 from storage.search.blob import (
     CHUNK,
     EMPTY_TABLE,
+    HASH_BYTES,
     MARKS_SHIFT,
     SLOT,
     CorruptIndex,
@@ -67,11 +68,11 @@ _HEADER = struct.Struct("<2sBBII")
 # The kinds of blobs.
 _OF_DOCUMENTS = 0
 _OF_BUCKET = 1
-# The columns of an entry of a bucket, one after the other.
-_HASH_BYTES = 4
-_ROW_BYTES = 2
+# The columns of an entry of a bucket, one after the other: a hash (HASH_BYTES), then a row with its marks and a
+# frequency.
+_MARKED_ROW_BYTES = 2
 _FREQUENCY_BYTES = 1
-ENTRY_BYTES = _HASH_BYTES + _ROW_BYTES + _FREQUENCY_BYTES
+ENTRY_BYTES = HASH_BYTES + _MARKED_ROW_BYTES + _FREQUENCY_BYTES
 
 
 class Segment(NamedTuple):
@@ -285,9 +286,9 @@ def _occurrences(parts: Sequence[tuple[int, bytes]], hashes: Sequence[int]) -> d
         sized = zip(columns, sizes, strict=True)
         return b"".join([view[start * size : (start + width) * size] for view, size in sized])
 
-    entry_hashes = np.frombuffer(join(0, _HASH_BYTES), "<u4")
-    marked_rows = np.frombuffer(join(_HASH_BYTES, _ROW_BYTES), "<u2")
-    frequencies = np.frombuffer(join(_HASH_BYTES + _ROW_BYTES, _FREQUENCY_BYTES), np.uint8)
+    entry_hashes = np.frombuffer(join(0, HASH_BYTES), "<u4")
+    marked_rows = np.frombuffer(join(HASH_BYTES, _MARKED_ROW_BYTES), "<u2")
+    frequencies = np.frombuffer(join(HASH_BYTES + _MARKED_ROW_BYTES, _FREQUENCY_BYTES), np.uint8)
     ends, by_term = np.cumsum(sizes), {}
     segments = np.array([number for number, _ in parts], np.int64) << SEGMENT_ROWS_SHIFT
     for term in hashes:

@@ -18,6 +18,7 @@ from gateway.core.turn.client_view import ViewFactory
 from gateway.core.turn_name import TurnName
 from gateway.dialects.event_stream import encode_typed_event
 from gateway.dialects.responses.errors import error_fields, response_error
+from gateway.dialects.responses.event_names import END_EVENTS
 from gateway.dialects.responses.growing_response import ResponseTerms
 from gateway.dialects.responses.parse import ResponsesRequest, parse
 from gateway.dialects.responses.render import (
@@ -27,9 +28,6 @@ from gateway.dialects.responses.render import (
     render_usage,
 )
 from gateway.dialects.responses.tools import CallForm, UpstreamTools
-
-# The last events of a response.
-END_EVENTS = frozenset(("response.completed", "response.incomplete", "response.failed", "error"))
 
 
 class StoredResponseRequest(Struct, frozen=True):

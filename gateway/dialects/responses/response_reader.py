@@ -12,11 +12,11 @@ from gateway.core.turn.draft import join_messages
 from gateway.core.turn.native_reader import NativeReply
 from gateway.core.usage.reported import is_pending
 from gateway.dialects.lenient import as_object, decode_object
+from gateway.dialects.responses.event_names import CREATED_EVENT
 from gateway.dialects.responses.input import read_items
 
 _DELTA_EVENT: Final = "response.output_text.delta"
 _ITEM_EVENT: Final = "response.output_item.done"
-_CREATED_EVENT: Final = "response.created"
 # The most events that are read of a reply without an end; later events are not remembered. Chosen: far above what
 # models write in one reply. Reading so many events takes some 0.2 s.
 MAX_CONTENT_EVENTS: Final = 50_000
@@ -56,7 +56,7 @@ class ResponseReader:
         if event_type in (_DELTA_EVENT, _ITEM_EVENT):
             if len(self._content_events) < MAX_CONTENT_EVENTS:
                 self._content_events.append(event.data)
-        elif event_type == _CREATED_EVENT:
+        elif event_type == CREATED_EVENT:
             self._created_event = event.data
             if self._may_be_later:
                 self._note_pending(_response_in(event.data))

@@ -21,6 +21,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adapters.sse import EventDecoder
 from gateway.core.request.request_headers import RawHeaders
+from gateway.dialects.responses.event_names import (
+    CONTINUABLE_END_EVENTS,
+    CREATED_EVENT,
+    END_EVENTS,
+    ERROR_EVENT,
+)
 from gateway.dialects.responses.socket import server_events
 from gateway.dialects.responses.socket.client_events import (
     CancelEvent,
@@ -401,15 +407,15 @@ class _EventSender:
         response = self._response
         if response.has_ended or data == b"[DONE]":
             return
-        is_end = event_type in server_events.END_EVENTS
-        if event_type == server_events.CREATED_EVENT:
+        is_end = event_type in END_EVENTS
+        if event_type == CREATED_EVENT:
             response.begin(server_events.response_in(data))
-        elif event_type in server_events.CONTINUABLE_END_EVENTS:
+        elif event_type in CONTINUABLE_END_EVENTS:
             self._session.unstored.cache(self._pending, server_events.response_in(data))
         elif is_end:
             # As at OpenAI a failed turn drops the response that it continued.
             self._session.unstored.drop(response.request.previous_id)
-            if event_type == server_events.ERROR_EVENT:
+            if event_type == ERROR_EVENT:
                 data = server_events.break_event(data)
         await self._session.send_event(data, self._stream_id)
         # Noted after the sending: a client that does not read may cancel the response, and the event is not sent then.

@@ -15,16 +15,12 @@ import orjson
 from adapters.json_escapes import read_json
 from gateway.dialects.lenient import as_text
 from gateway.dialects.responses.errors import ResponsesErrors
+from gateway.dialects.responses.event_names import CREATED_EVENT, ERROR_EVENT
 from gateway.dialects.responses.members import NOT_READABLE, decode_upstream_members, encode_members
 from gateway.dialects.responses.request_fields import ECHO_DEFAULTS
 from gateway.dialects.responses.socket.client_events import CreateEvent, SteerEvent
 from gateway.errors import GatewayError
 
-CREATED_EVENT: Final = "response.created"
-ERROR_EVENT: Final = "error"
-# The last events of a response, and the ends after which a response can be continued.
-END_EVENTS: Final = frozenset(("response.completed", "response.incomplete", "response.failed", ERROR_EVENT))
-CONTINUABLE_END_EVENTS: Final = frozenset(("response.completed", "response.incomplete"))
 _ERROR_FORM = ResponsesErrors()
 # Values stay as they are written, since values from elsewhere may be nested more deeply than orjson writes.
 _ECHO_DEFAULTS: Final = {key: orjson.dumps(value) for key, value in ECHO_DEFAULTS.items()}
