@@ -1,7 +1,7 @@
-"""Supersession, continuation and confirmation: which exchanges are active after a request (rules 8 and 10).
+"""Supersession, continuation and confirmation: which exchanges are active after a request.
 
-The functions change a tree as `settle.finish` does (gateway.core.conversation.settle). They judge again only the
-exchanges that the request touches. `Tree.is_active` has rule 9.
+These are rules 8 and 10 of docs/conversations.md; `Tree.is_active` has rule 9. The functions change a tree as
+`settle.finish` does (gateway.core.conversation.settle). They judge again only the exchanges that the request touches.
 """
 
 from __future__ import annotations

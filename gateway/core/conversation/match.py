@@ -55,7 +55,10 @@ def _common_begin(a: Sequence[tuple[Atom, ...]], b: Sequence[tuple[Atom, ...]]) 
 
 
 def _find_silent(tree: Tree, listing: HashedList) -> Match | None:
-    """Finds the exchange with the list as its path and a reply without text or calls to be found by (rule 2)."""
+    """Finds the exchange with the list as its path and a reply without text or calls to be found by.
+
+    This is a case of rule 2 of docs/conversations.md.
+    """
     first = last = listing.answered_count - 1
     if listing.atoms[last]:
         return None

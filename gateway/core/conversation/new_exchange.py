@@ -96,9 +96,9 @@ def _find_conversation(tree: Tree, plan: Plan, exchange: Exchange) -> int | None
     return opening.conversation_row if opening else plan.conversation_row
 
 
-def _redact_all_but(exchange: Exchange, recorded: Set[int]) -> Exchange:
-    """Returns the new exchange with its reply redacted, and all of its messages but some. recorded: their indices."""
-    redactions = {REPLY, *range(len(exchange.inputs))} - recorded
+def _redact_all_but(exchange: Exchange, retained: Set[int]) -> Exchange:
+    """Returns the new exchange with its reply redacted, and all of its messages but some. retained: their indices."""
+    redactions = {REPLY, *range(len(exchange.inputs))} - retained
     return replace(exchange, notes={}, redactions=exchange.redactions | redactions)
 
 

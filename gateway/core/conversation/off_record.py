@@ -1,4 +1,7 @@
-"""The messages of a request that stay off the record: those forgotten or off it before, asked again (rule 12)."""
+"""The messages of a request that stay off the record: those forgotten or off it before, asked again.
+
+This is rule 12 of docs/conversations.md.
+"""
 
 from __future__ import annotations
 
@@ -55,35 +58,38 @@ def find_redactions(
 ) -> frozenset[int]:
     """Returns the indices of the messages of an exchange that must not be stored.
 
-    Such a message equals a forgotten message, or answers such a message. The last message is never among them: it is
-    what is said now, and `Plan.off_record` decides of the whole turn whether that is on the record. The first
-    `pending_count` messages are on the record, and so are messages that a rival has stored.
+    Such a message equals a message that is forgotten or off the record, or answers such a message. The last message is
+    never among them: it is what is said now, and `Plan.off_record` decides of the whole turn whether that is on the
+    record. The first `pending_count` messages are on the record, and so are messages that a rival has stored.
     """
     tombstone_atoms = _tombstone_atoms(tree, exchange.begun)
     if not tombstone_atoms and not tree.forgotten_hashes:
         return frozenset()
     recorded = recorded_indices(exchange, rivals)
-    forgotten = {
+    unrecorded = {
         i
         for i, atoms in enumerate(exchange.inputs[:-1])
         if i >= pending_count
         and ((i not in recorded and atoms in tombstone_atoms) or message_key(atoms) in tree.forgotten_hashes)
     }
-    return frozenset(redact_with_answers(forgotten, messages[:-1]))
+    return frozenset(redact_with_answers(unrecorded, messages[:-1]))
 
 
-def redact_with_answers(forgotten: Container[int], messages: Sequence[WireMessage]) -> set[int]:
-    """Returns the indices of forgotten messages and of their answers, up to the user's next message."""
+def redact_with_answers(unrecorded: Container[int], messages: Sequence[WireMessage]) -> set[int]:
+    """Returns the indices of messages that must not be stored and of their answers, up to the user's next message.
+
+    unrecorded: the indices of the messages.
+    """
     redactions: set[int] = set()
     for i, message in enumerate(messages):
-        if i in forgotten or (i - 1 in redactions and message.get("role") != "user"):
+        if i in unrecorded or (i - 1 in redactions and message.get("role") != "user"):
             redactions.add(i)
     return redactions
 
 
 def _tombstone_atoms(tree: Tree, begun: float) -> set[tuple[Atom, ...]]:
     """Returns the atoms of the loaded messages that were forgotten, or off the record before a request began."""
-    forgotten = (
+    unrecorded = (
         atoms
         for exchange in tree
         if (exchange.redactions or is_tombstone(exchange))
@@ -91,4 +97,4 @@ def _tombstone_atoms(tree: Tree, begun: float) -> set[tuple[Atom, ...]]:
         for i, atoms in (*enumerate(exchange.inputs), (REPLY, exchange.reply or ()))
         if is_tombstone(exchange) or i in exchange.redactions
     )
-    return {atoms for atoms in forgotten if is_user_or_text(atoms)}
+    return {atoms for atoms in unrecorded if is_user_or_text(atoms)}
