@@ -26,7 +26,7 @@ from gateway.core.conversation.openings import begins_conversation, digest_openi
 from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.request_end import RequestEnd
 from gateway.core.conversation.tree import Tree
-from gateway.core.conversation.wire_message import WireMessage, shown_reply_of, text_of
+from gateway.core.conversation.wire_message import WireMessage, make_shown_reply, read_text
 from gateway.core.memory.rules import RULES
 from gateway.core.prompt.compose import compose, known_note
 from gateway.core.prompt.composition import Composition
@@ -232,7 +232,7 @@ class Speaker:
         if tree is not None:
             found = {i: note for i in asked if (note := known_note(tree, plan, i)) is not None}
         if asked and asked[-1] == len(new) - 1 and asked[-1] not in found:
-            found[asked[-1]] = self.recall(text_of(new[-1]))
+            found[asked[-1]] = self.recall(read_text(new[-1]))
         return found
 
     async def end(self, *given: Any, **options: Any) -> Committed:
@@ -262,7 +262,7 @@ class Speaker:
             c["id"] for m in full_reply for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS
         )
         ended = RequestEnd(
-            row, full_reply, shown_reply_of(full_reply, ours), now, turn.notes, ours, edits=bool(edited)
+            row, full_reply, make_shown_reply(full_reply, ours), now, turn.notes, ours, edits=bool(edited)
         )
         plain = None
         if turn.is_plain and how is settle.finish and turn.snapshot.conversation is not None:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from adapters.types import COUNT_TOKENS, ModelRequest
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.kind import ConversationKind
-from gateway.core.conversation.wire_message import first_after_system
+from gateway.core.conversation.wire_message import count_leading_system
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity
 from gateway.core.request.memory_mode import STORING_MODES, MemoryState
@@ -484,7 +484,7 @@ def _conversation_hash(call: ChatCall) -> int:
         return crc32(repr((call.identity.scope, call.identity.conversation_key)).encode())
     first_messages = []
     messages = call.request.messages
-    for message in messages[first_after_system(messages) :] or messages:
+    for message in messages[count_leading_system(messages) :] or messages:
         first_messages.append(message)
         if message["role"] == "user":
             break

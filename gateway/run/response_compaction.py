@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.types import Json
-from gateway.core.conversation.wire_message import WireMessage, text_of
+from gateway.core.conversation.wire_message import WireMessage, read_text
 from gateway.core.finish_reasons import CUT_REASONS, read_finish_reason
 from gateway.core.prompt.summary import summary_tokens
 from gateway.core.prompt.summary_check import unwrap_summary, whole_lines
@@ -133,7 +133,7 @@ def _read_reply(body: bytearray) -> _ReadSummary:
     try:
         reply = orjson.loads(body)
         choice = reply["choices"][0]
-        text = unwrap_summary(text_of(choice["message"]))
+        text = unwrap_summary(read_text(choice["message"]))
         finish = read_finish_reason(choice.get("finish_reason"))
     except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
         raise UpstreamBroke("The upstream's answer is not a chat completion.") from None

@@ -13,7 +13,7 @@ from typing import Final
 import orjson
 from msgspec import Struct
 
-from gateway.core.conversation.private import private_of
+from gateway.core.conversation.private import read_private
 from gateway.core.turn_name import TurnName
 from gateway.run.memory.named_turns import NamedTurn, TurnLocation, find_turn, load_turns_to
 from gateway.run.store_errors import map_store_errors
@@ -100,7 +100,7 @@ class StoredResponses:
                         or not owner.may_read(agent)
                     ):
                         continue
-                    if id in (private_of(orjson.loads(exchange.shown_reply)).get("ids") or ()):
+                    if id in (read_private(orjson.loads(exchange.shown_reply)).get("ids") or ()):
                         await self._forget(agent, [exchange.id])
                         return True
                 if len(messages) < _PAGE_EXCHANGES:

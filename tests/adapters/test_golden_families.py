@@ -15,7 +15,7 @@ from adapters.providers import PROVIDERS
 from adapters.sse import EventDecoder
 from adapters.transport import HttpTransport
 from adapters.types import Event, ModelRequest
-from gateway.core.conversation.wire_message import text_of
+from gateway.core.conversation.wire_message import read_text
 from gateway.core.turn.chunks import chunk_of
 from gateway.core.turn.draft import MessageDraft
 from gateway.core.turn.upstream_error import openai_error
@@ -127,7 +127,7 @@ def check(golden: Golden, chunks: list[Any]) -> None:
             finish = choice.get("finish_reason") or finish
     message = draft.message(draft.calls)
     says = dict(golden.says)
-    assert text_of(message) == (says.pop("content") or "")
+    assert read_text(message) == (says.pop("content") or "")
     calls = [
         [call["function"]["name"], call["function"]["arguments"]] for call in message.get("tool_calls", ())
     ]

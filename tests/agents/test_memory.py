@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from gateway.agents.core.call_decision import CallDecision
-from gateway.core.conversation.private import private_of
+from gateway.core.conversation.private import read_private
 from gateway.core.definition import AgentDefinition
 from gateway.settings import ModelSettings
 from storage.database import Connection
@@ -173,7 +173,7 @@ def test_an_edit_that_another_run_has_made_already_is_no_error(
     sent = life.send("Note it.")
     (result,) = results_of(sent)
     assert "says so already" in result["content"]
-    assert private_of(result).get("status") is None
+    assert read_private(result).get("status") is None
 
 
 @pytest.mark.sqlite
@@ -188,7 +188,7 @@ def test_an_edit_that_is_made_again_still_says_who_allowed_it(
     sent = other.send(messages=(), decisions=(CallDecision("m1"),))
     assert other.block().value == "Bob was here.\nAnn too."
     (result,) = results_of(sent)
-    assert private_of(result).get("approval") == "approved"
+    assert read_private(result).get("approval") == "approved"
 
 
 @pytest.mark.sqlite

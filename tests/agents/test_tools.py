@@ -16,7 +16,7 @@ from gateway.agents.core.call_decision import CallDecision
 from gateway.agents.registry.registry import NewAgent
 from gateway.agents.runs.message_listing import AgentMessages
 from gateway.core.agent import AgentTool
-from gateway.core.conversation.private import framed_system_message
+from gateway.core.conversation.private import make_framed_system_message
 from gateway.core.definition import AgentDefinition, ToolDefinition
 from gateway.core.ids import ObjectRef
 from gateway.core.prompt.result_order import UNANSWERED_RESULT
@@ -264,7 +264,7 @@ def test_a_system_message_restarts_the_count(upstream: StrictUpstream, tmp_path:
             call_tools(insert("z", "d")),
             say("So."),
         )
-        life.send(messages=(framed_system_message("Pay."),))
+        life.send(messages=(make_framed_system_message("Pay."),))
         assert life.send(messages=(), decisions=(CallDecision("c"),)).said == ["So."]
         assert life.block().value == "x\ny\nz"
 

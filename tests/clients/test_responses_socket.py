@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.core.conversation.wire_message import text_of
+from gateway.core.conversation.wire_message import read_text
 from tests.doubles.responses_rules import called, said
 from tests.doubles.upstream import Gate, StrictUpstream
 from tests.gateway.sdk import World, remember
@@ -24,7 +24,7 @@ def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
 def told_in_all(world: World) -> list[str]:
     world.settle()
     turns = world.query("SELECT input, shown_reply FROM exchanges ORDER BY id")
-    return [text_of(each) for input, said in turns for each in (*orjson.loads(input), orjson.loads(said))]
+    return [read_text(each) for input, said in turns for each in (*orjson.loads(input), orjson.loads(said))]
 
 
 @pytest.fixture(params=[{}, {"store": False}], ids=["stored", "not stored"])

@@ -29,8 +29,8 @@ from gateway.core.conversation.tree import PathElement, Tree
 from gateway.core.conversation.wire_message import (
     WireMessage,
     is_system,
-    shown_reply_of,
-    text_of,
+    make_shown_reply,
+    read_text,
     without_space,
 )
 from gateway.core.memory import edits
@@ -104,7 +104,7 @@ class Request:
     @property
     def texts(self) -> list[str]:
         """The text of each message that went upstream."""
-        return [text_of(m) for _, m in self.sent]
+        return [read_text(m) for _, m in self.sent]
 
     @property
     def is_untouched(self) -> bool:
@@ -129,20 +129,20 @@ class Request:
         for i, message in enumerate(self.messages):
             if made.replacements.get(i) == []:
                 # What was heard, before what failed after it; its hidden rounds may be within. Or a result of a call.
-                texts = (text_of(m) for m in filled if m["role"] == message["role"])
-                assert without_space(text_of(message)) in without_space("".join(texts))
+                texts = (read_text(m) for m in filled if m["role"] == message["role"])
+                assert without_space(read_text(message)) in without_space("".join(texts))
             elif i in made.replacements:
                 span = sent[at : at + len(made.replacements[i])]
                 ours = {c["id"] for m in span for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS}
-                says = shown_reply_of(span, ours)
-                assert says["content"] == text_of(message)
+                says = make_shown_reply(span, ours)
+                assert says["content"] == read_text(message)
                 assert says.get("tool_calls") == message.get("tool_calls")
                 at += len(span)
             else:
                 note = made.notes.get(i, "")
                 assert message["role"] == "user" or not note
                 assert sent[at] == with_text_before(message, note)
-                assert text_of(sent[at]) == note + text_of(message)
+                assert read_text(sent[at]) == note + read_text(message)
                 at += 1
         assert at == len(sent)
 
@@ -205,7 +205,7 @@ def _sent_before(tree: Tree, element: PathElement) -> WireMessage | None:
 
 def _talk_of(messages: Iterable[WireMessage]) -> list[tuple[str, str]]:
     """Returns what was said. Results of tools are put after their calls, and late ones bring a call along."""
-    return [(m["role"], text_of(m)) for m in messages if m["role"] != "tool"]
+    return [(m["role"], read_text(m)) for m in messages if m["role"] != "tool"]
 
 
 def _talk(messages: Iterable[Sequence[Atom]]) -> list[bytes]:
@@ -439,7 +439,7 @@ class World:
         asked = [i for i, m in enumerate(new) if m["role"] == "user"]
         found = {i: note for i in asked if (note := known_note(tree, plan, i)) is not None}
         if asked and asked[-1] == len(new) - 1 and asked[-1] not in found:
-            found[asked[-1]] = self.recall(text_of(new[-1]))
+            found[asked[-1]] = self.recall(read_text(new[-1]))
         return found
 
     def finish(
@@ -476,7 +476,7 @@ class World:
         ended = RequestEnd(
             id=request.exchange_row if plan.follows_head else len(memory.records) + 1,
             full_reply=full_reply,
-            shown_reply=shown_reply_of(full_reply, ours),
+            shown_reply=make_shown_reply(full_reply, ours),
             now=self.now,
             notes=dict(request.notes),
             gateway_call_ids=ours,
@@ -584,7 +584,7 @@ class World:
             for x in tree
         )
         spoken = visible_messages(e, prefix_is_shared=is_shared)
-        return [text for _, m in spoken if (text := text_of(m))]
+        return [text for _, m in spoken if (text := read_text(m))]
 
     def learned(self, who: str | None = "alice") -> list[str]:
         """Returns the block's value after all edits."""
@@ -620,7 +620,7 @@ def call_name(call: WireMessage) -> str:
 def _brief(message: WireMessage) -> str:
     calls = [f"{call_name(c)}()" for c in message.get("tool_calls") or []]
     sign = "=" if message["role"] == "tool" else ""
-    return " ".join([*([sign + text_of(message)] if text_of(message) else []), *calls])
+    return " ".join([*([sign + read_text(message)] if read_text(message) else []), *calls])
 
 
 def _line(message: WireMessage) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from adapters import demo
 from gateway.agents.tools.signature import schema_of
-from gateway.core.conversation.private import framed_system_message
+from gateway.core.conversation.private import make_framed_system_message
 from gateway.core.memory.framework_markers import strip_marks
 from gateway.core.memory.secret_texts import withhold
 from gateway.core.prompt import note_text, shown_blocks
@@ -60,7 +60,7 @@ def _demo(text: str) -> object:
 @pytest.mark.parametrize(
     ("read", "text"),
     [
-        (framed_system_message, _OPEN),  # a system message to an agent
+        (make_framed_system_message, _OPEN),  # a system message to an agent
         (_block, _OPEN),
         (_summary, _OPEN),
         (escape_tags, _OPEN + "é"),

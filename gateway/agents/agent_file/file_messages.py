@@ -17,15 +17,15 @@ from gateway.agents.core.agent_file import PortableMessage
 from gateway.agents.wire.message import Showing, find_spoken, render_content_parts, well_typed
 from gateway.agents.wire.shown_values import iso_time, lines_of
 from gateway.core.conversation.private import (
-    framed_system_message,
+    find_own_length,
+    make_framed_system_message,
     name_of,
-    own_length,
-    private_of,
-    system_text,
+    read_private,
+    read_system_text,
     with_name,
     with_private,
 )
-from gateway.core.conversation.wire_message import text_of
+from gateway.core.conversation.wire_message import read_text
 from gateway.core.dates import parse_moment
 from gateway.core.memory.call_arguments import read_arguments
 from gateway.core.turn.call_ids import valid_tool_name
@@ -93,14 +93,14 @@ class FileMessage(msgspec.Struct, kw_only=True):
 
 def to_file_message(portable: PortableMessage, id: str, agent_id: str) -> dict[str, Any]:
     """Returns a stored message in Letta's form."""
-    message, private = well_typed(portable.message), private_of(portable.message)
-    if (length := own_length(portable.message)) is not None:
+    message, private = well_typed(portable.message), read_private(portable.message)
+    if (length := find_own_length(portable.message)) is not None:
         # A note about changed blocks follows the tool's own text; it is no part of the result.
-        message = {**message, "content": text_of(message)[:length]}
+        message = {**message, "content": read_text(message)[:length]}
     role, approval = message.get("role"), private.get("approval")
     returns: list[dict[str, Any]] = []
     if private.get("shown") == "system":
-        role, content = "system", [_file_text(system_text(message))]
+        role, content = "system", [_file_text(read_system_text(message))]
     elif role == "tool":
         returns = [_file_return(message, private, portable.at)]
         content = [_file_text(returns[0]["func_response"])]
@@ -142,7 +142,7 @@ def _file_parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     if isinstance(content, list):
         parts = render_content_parts(content)
         return [_file_text(part["text"]) if part["type"] == "text" else part for part in parts]
-    text = text_of(message)
+    text = read_text(message)
     return [_file_text(text)] if text else []
 
 
@@ -182,7 +182,7 @@ def _file_return(message: Mapping[str, Any], private: Mapping[str, Any], at: flo
     status = private.get("status") or "success"
     packed = {
         "status": _PACKED_STATUSES.get(status, "Failed"),
-        "message": text_of(message),
+        "message": read_text(message),
         "time": datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %I:%M:%S %p UTC+0000"),
     }
     return {
@@ -209,13 +209,13 @@ def from_file_message(
     messages: list[dict[str, Any]]
     match message.role:
         case "user" if event := _event_text(message.content):
-            messages = [framed_system_message(event, otid=message.otid)]
+            messages = [make_framed_system_message(event, otid=message.otid)]
         case "user" | "summary":
             stored = {"role": "user", "content": _stored_content(message.content)}
             messages = [_with_name_and_origin(message, stored)]
         case "system":
             text = _system_text(message.content)
-            messages = [framed_system_message(text, otid=message.otid, sender=message.sender_id)]
+            messages = [make_framed_system_message(text, otid=message.otid, sender=message.sender_id)]
         case "approval" if not message.tool_calls:
             messages = []  # the answer to an approval request; the request is a reply with calls
         case "assistant" | "approval":

@@ -12,7 +12,7 @@ from gateway.agents.runs.message_listing import MessageView
 from gateway.agents.runs.system_message import SystemMessage
 from gateway.agents.wire.message import Origin, Showing, render_as_object, render_messages, render_summary
 from gateway.core import ids
-from gateway.core.conversation.stored_messages import ListedMessage, list_messages, tool_names_by_call
+from gateway.core.conversation.stored_messages import ListedMessage, list_messages, map_calls_to_tool_names
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.turn.stop_reason import StopReason
 from storage.records import DEFAULT_CONVERSATION, Agent, Exchange, Run, WaitKind
@@ -101,7 +101,7 @@ class MessageRenderer(Struct, frozen=True):
         waiting = await self._find_waiting(run, steps[-1])
         messages = []
         for before, exchange in zip((maker, *steps), steps, strict=False):
-            names.update(tool_names_by_call(exchange))
+            names.update(map_calls_to_tool_names(exchange))
             # A result belongs to the step that made the call.
             called = before if before is not None and before.id == exchange.parent else exchange
             for listed in list_messages(exchange):
@@ -124,7 +124,7 @@ class MessageRenderer(Struct, frozen=True):
             return None, {}
         # If the turn ended with these results, they can belong to no other step.
         is_end = first_step.id in rows and rows[first_step.id].run_uid is None
-        return above.exchange if is_end else None, dict(tool_names_by_call(above.exchange))
+        return above.exchange if is_end else None, dict(map_calls_to_tool_names(above.exchange))
 
     async def _find_waiting(self, run: Run, last_step: Exchange) -> dict[str, WaitKind]:
         """Returns what each waiting call of the last step of a run waits for, by call id."""

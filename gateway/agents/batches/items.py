@@ -41,7 +41,7 @@ from gateway.agents.tools.agent_tools import asides_of, serial_tools
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.stored_path import finish_turn, hash_exchanges
-from gateway.core.conversation.wire_message import text_of
+from gateway.core.conversation.wire_message import read_text
 from gateway.core.json_limits import is_too_deep
 from gateway.core.memory import edits
 from gateway.core.memory.memory_tools import STORED_SOURCES
@@ -398,7 +398,7 @@ class ItemTurns:
         if outcome is None:
             return
         messages = turn.texts.request.messages
-        chars = sum(len(text_of(message)) for message in messages) + len(outcome.text)
+        chars = sum(len(read_text(message)) for message in messages) + len(outcome.text)
         keeper.report_lag(context.agent.id, context.snapshot, chars)
         keeper.events.turn_stored(
             context.agent.id, len(messages) + 1, context.request.spec.sleeptime, context.snapshot.next_seq

@@ -17,10 +17,10 @@ from gateway.core.conversation.stored_path import refused_ids
 from gateway.core.conversation.wire_message import (
     RESULT_ROLES,
     WireMessage,
-    first_after_system,
+    count_leading_system,
+    find_rest_after,
     join_texts,
-    rest_after,
-    text_of,
+    read_text,
 )
 from gateway.core.words import heard_letters, is_beginning, letters_of, lower_words, without_remark
 from storage.records import Atom, Exchange
@@ -35,7 +35,7 @@ def new_messages(messages: Sequence[WireMessage]) -> Sequence[WireMessage]:
     The system messages at its beginning are the request's own prompt. A system message after the stored messages is
     new ("ask whether they are still there").
     """
-    return messages[max(first_after_system(messages), _last_index(messages, "assistant") + 1) :]
+    return messages[max(count_leading_system(messages), _last_index(messages, "assistant") + 1) :]
 
 
 def last_reply_texts(messages: Sequence[WireMessage]) -> list[str]:
@@ -46,7 +46,7 @@ def last_reply_texts(messages: Sequence[WireMessage]) -> list[str]:
     repeated = messages[: _last_index(messages, "assistant") + 1]
     answers = repeated[_last_index(repeated, "user") + 1 :]
     replies = (message for message in answers if message.get("role") == "assistant")
-    return [text for reply in replies if (text := text_of(reply))][-_MAX_TEXTS:]
+    return [text for reply in replies if (text := read_text(reply))][-_MAX_TEXTS:]
 
 
 def count_asked_again(
@@ -109,7 +109,7 @@ def _find_unheard(
     """
     result_count = _count_late_results(path, messages)
     turns, question_count = _find_unheard_turns(path, hasher, messages[result_count:], heard_texts)
-    results = tuple(map(hasher.atoms, messages[:result_count]))
+    results = tuple(map(hasher.make_atoms, messages[:result_count]))
     steps = _steps_from(path[: len(path) - len(turns)], results)
     if results and not steps:
         # The results belong to the newest question then, or are new.
@@ -163,7 +163,10 @@ def _repeated_turns(
     The client has the reply before these turns. Only the newest of them may have a text.
     """
     turns: list[Exchange] = []
-    list_atoms, initial_atoms = tuple(map(hasher.atoms, messages)), tuple(map(hasher.atoms, initial))
+    list_atoms, initial_atoms = (
+        tuple(map(hasher.make_atoms, messages)),
+        tuple(map(hasher.make_atoms, initial)),
+    )
     questions: tuple[tuple[Atom, ...], ...] = ()
     while turn := _newest_turn(path):
         path = path[: -len(turn)]
@@ -202,7 +205,7 @@ def _cut_replies(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[t
             unplaced, heard_before = unplaced[len(letters) :], join_texts((heard_before, text))
             continue
         # The text as the client has it. If the client writes it differently, the stored text up to the same letter.
-        heard_here = rest_after(heard, heard_before) if unplaced else ""
+        heard_here = find_rest_after(heard, heard_before) if unplaced else ""
         part = _first_letters(text, len(unplaced)) if heard_here is None else heard_here.strip()
         cut_steps.append((exchange, part))
         unplaced = ""
@@ -256,7 +259,7 @@ def _newest_turn_with_text(path: Sequence[Exchange]) -> Sequence[Exchange]:
 
 def _reply_text(exchange: Exchange) -> str:
     """Returns the text of an exchange's reply as its reader has it; "" if there is none."""
-    return "" if exchange.shown_reply is None else text_of(orjson.loads(exchange.shown_reply))
+    return "" if exchange.shown_reply is None else read_text(orjson.loads(exchange.shown_reply))
 
 
 def _first_letters(text: str, count: int) -> str:

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gateway.agents.core.agent_file import PortableMessage
-from gateway.core.conversation.private import private_of
+from gateway.core.conversation.private import read_private
 from gateway.core.conversation.provider_fields import has_provider_fields
-from gateway.core.conversation.wire_message import text_of, without_space
+from gateway.core.conversation.wire_message import read_text, without_space
 
 # The upstream of imported replies. No upstream has this name, so none gets what only the original provider can read.
 _IMPORT_UPSTREAM = "import"
@@ -101,7 +101,7 @@ def _exchange_line(
     if reply:
         model = f"{_IMPORT_UPSTREAM}/{reply[0].model}" if reply[0].model else ""
         shown_reply = reply[0].message
-        spoken = private_of(shown_reply).get("spoken")
+        spoken = read_private(shown_reply).get("spoken")
         if isinstance(spoken, str):
             shown_reply = {"role": "assistant", "content": spoken}
         if spoken or len(reply) > 1:
@@ -110,8 +110,8 @@ def _exchange_line(
         "conversation": uid, "parent": parent, "prior": prior, "seq": seq, "run": seq, "begun": begun, "touched": begun,
         "ended": ended, "stopped": None, "superseded": False, "continued": True, "active": True, "edits": False,
         "opaque": any(has_provider_fields(message.message) for message in reply), "model": model,
-        "merged": "",
-        "size": 0 if shown_reply is None else len(without_space(text_of(shown_reply))), "head": 0, "state": "finished",
+        "merged": "", "head": 0, "state": "finished",
+        "size": 0 if shown_reply is None else len(without_space(read_text(shown_reply))),
         "input": [message.message for message in inputs], "shown_reply": shown_reply, "full": rounds,
         "has_reply": shown_reply is not None, "notes": {}, "redactions": {},
     }  # fmt: skip

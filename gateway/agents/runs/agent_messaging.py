@@ -26,7 +26,7 @@ from gateway.agents.runs.run import RunRequest, RunResult, RunStart
 from gateway.agents.tools.agent_messages import AgentAnswer, AnswerFailure
 from gateway.core import ids
 from gateway.core.conversation.fillers import without_fillers_and_thoughts
-from gateway.core.conversation.private import framed_system_message
+from gateway.core.conversation.private import make_framed_system_message
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.request.requested_agent import AGENT_PREFIX
 from gateway.core.turn.client_view import UnseenViewFactory, ViewFactory
@@ -400,7 +400,7 @@ def _message_of(sender: Sender, text: str, *, is_awaited: bool) -> WireMessage:
     """Returns the message that the recipient gets. is_awaited: the sender waits for an answer."""
     how = "It waits for your answer: what you say in this turn." if is_awaited else "It waits for no answer."
     introduction = f"Message from the agent {sender.name} ({sender.agent_id}). {how}"
-    return framed_system_message(f"{introduction}\n\n{text}", sender=sender.agent_id)
+    return make_framed_system_message(f"{introduction}\n\n{text}", sender=sender.agent_id)
 
 
 def _answer_of(result: RunResult, recipient: Recipient) -> AgentAnswer:

@@ -56,8 +56,8 @@ from gateway.agents.tools.foreign import ForeignTools
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.kind import ConversationKind
-from gateway.core.conversation.stored_messages import tool_names_by_call
-from gateway.core.conversation.wire_message import first_after_system
+from gateway.core.conversation.stored_messages import map_calls_to_tool_names
+from gateway.core.conversation.wire_message import count_leading_system
 from gateway.core.ids import uid_of
 from gateway.core.request.identity import Identity
 from gateway.core.turn.client_view import ViewFactory
@@ -303,7 +303,7 @@ class AgentRuns:
             raise BadRequest("A conversation of an agent goes on with one reply.", param="n")
         window = self._with_client.failover.context_windows.with_known_window(call.route.first).context_window
         messages = tuple(from_client(message, window) for message in new_messages(request.messages))
-        spoken_count = len(request.messages) - first_after_system(request.messages)
+        spoken_count = len(request.messages) - count_leading_system(request.messages)
         receipt.headers["x-mnemogate-appended"] = f"{len(messages)} of {spoken_count}"
         if not messages:
             raise BadRequest(
@@ -579,7 +579,7 @@ def _run_start(memory: RunMemory, prompt: Prompt, accepted: AcceptedRun | None) 
         first_seq=exchange.seq,
         reply_seq=exchange.reply_seq,
         is_resumed=is_resumed,
-        tool_names=tool_names_by_call(exchange) if is_resumed else {},
+        tool_names=map_calls_to_tool_names(exchange) if is_resumed else {},
         steps=run.steps,
         counts=run.counts,
         attempt=1 if accepted is None else accepted.job.attempt,

@@ -31,7 +31,7 @@ from gateway.agents.runs.steps import CONFLICT_TRIES, RunMemory, ToolboxFactory
 from gateway.agents.runs.stored_conversation import read_stored_context, resume_open_step
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.message_rewrite import cut_reply
-from gateway.core.conversation.stored_messages import tool_names_by_call
+from gateway.core.conversation.stored_messages import map_calls_to_tool_names
 from gateway.core.conversation.wire_message import RESULT_ROLES, WireMessage
 from gateway.core.ids import ObjectRef, id_at, new_uid, parse_ref
 from gateway.core.prompt.omitted_messages import is_resent
@@ -144,7 +144,7 @@ class RunStarter:
         if run.id != step.run_row and (newest is None or run.id != newest.id):
             return False
         earlier = await known_results(store, step, context.path[-1], ())
-        order = [*tool_names_by_call(context.path[-1])]
+        order = [*map_calls_to_tool_names(context.path[-1])]
         results = [*earlier, *denied_results(step, {result.call_id for result in earlier})]
         results.sort(key=lambda result: order.index(result.call_id))
         return await self._write_results(context, send, EndpointForm(), step, results)
@@ -265,7 +265,7 @@ class RunStarter:
         Returns False if there are no such results. Raises: StoreError.
         """
         store = self._keeper.store
-        if not context.path or not tool_names_by_call(context.path[-1]):
+        if not context.path or not map_calls_to_tool_names(context.path[-1]):
             return False
         if (step := await self._last_step(context)) is None:
             return False

@@ -12,8 +12,8 @@ from gateway.core.conversation.message_rewrite import CannotRewrite, rewrite_mes
 from gateway.core.conversation.stored_messages import (
     ListedMessage,
     list_messages,
-    message_sort_key,
-    tool_names_by_call,
+    make_message_sort_key,
+    map_calls_to_tool_names,
 )
 from gateway.core.ids import ObjectRef, id_at
 from gateway.errors import BadRequest
@@ -70,8 +70,8 @@ class AgentMessages:
                 return []
             conversation_row = stored.id
         newest_first, (older_end, newer_end) = page.newest_first, page.ends
-        low = (-1, 0) if older_end is None else message_sort_key(older_end.seq, older_end.hidden)
-        high = (2**62, 0) if newer_end is None else message_sort_key(newer_end.seq, newer_end.hidden)
+        low = (-1, 0) if older_end is None else make_message_sort_key(older_end.seq, older_end.hidden)
+        high = (2**62, 0) if newer_end is None else make_message_sort_key(newer_end.seq, newer_end.hidden)
         views: list[MessageView] = []
         begin, end = (high[0], low[0]) if newest_first else (low[0], high[0])
         while len(views) < page.limit:
@@ -114,7 +114,7 @@ class AgentMessages:
     async def _sort_key_in_project(self, project: str, ref: ObjectRef) -> tuple[int, int, int]:
         """Returns a message's key in the order of all agents' messages: its exchange's row, and its position there."""
         row = await self._store.messages.get_exchange_row(project, ref.uid, ref.seq)
-        return row, *message_sort_key(ref.seq, ref.hidden)
+        return row, *make_message_sort_key(ref.seq, ref.hidden)
 
     async def get(self, agent: Agent, ref: ObjectRef) -> MessageView:
         """Returns a message. Raises: NotFound."""
@@ -269,7 +269,7 @@ class AgentMessages:
         messages = {row.exchange.id: list_messages(row.exchange) for row in rows}
         results = [row for row in rows if any(message.is_result for message in messages[row.exchange.id])]
         by_id = await self._load_with_parents(agent, rows, results)
-        calls = {id: tool_names_by_call(row.exchange) for id, row in by_id.items()}
+        calls = {id: map_calls_to_tool_names(row.exchange) for id, row in by_id.items()}
         views: list[MessageView] = []
         for row in sorted(rows, key=lambda row: row.exchange.seq):
             exchange = row.exchange

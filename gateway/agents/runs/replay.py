@@ -6,7 +6,7 @@ import orjson
 
 from adapters.types import Json
 from gateway.agents.runs.run import RunResult
-from gateway.core.conversation.wire_message import call_id, named_call, raw_calls, shown_reply_of
+from gateway.core.conversation.wire_message import call_id, list_raw_calls, make_shown_reply, read_named_call
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.turn.chunks import chunks_of
 from gateway.core.turn.client_view import ReplyEvent, ViewFactory
@@ -47,9 +47,11 @@ async def replay(
 def _completion_of(request: ChatRequest, result: RunResult) -> Json:
     """Returns a run's reply as a completion with the run's id and time, and the model that the request names."""
     steps = [orjson.loads(step.shown_reply) for step in result.steps if step.shown_reply is not None]
-    calls = [call for message in steps for call in raw_calls(message)]
-    gateway_call_ids = {call_id(call) for call in calls if named_call(call).name not in request.tool_names}
-    reply = shown_reply_of(steps, gateway_call_ids)
+    calls = [call for message in steps for call in list_raw_calls(message)]
+    gateway_call_ids = {
+        call_id(call) for call in calls if read_named_call(call).name not in request.tool_names
+    }
+    reply = make_shown_reply(steps, gateway_call_ids)
     finish_reason = "tool_calls" if "tool_calls" in reply else "stop"
     counts = result.run.counts
     usage = {"prompt_tokens": counts.prompt, "completion_tokens": counts.completion}

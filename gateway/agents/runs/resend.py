@@ -12,7 +12,7 @@ from msgspec import Struct
 from gateway.agents.runs.run import RunRequest
 from gateway.agents.runs.stored_run import load_exchanges_of_run
 from gateway.core.conversation.canonical import MessageHasher, is_user
-from gateway.core.conversation.private import private_of
+from gateway.core.conversation.private import read_private
 from gateway.core.conversation.stored_messages import list_messages
 from gateway.core.conversation.stored_path import refused_ids
 from gateway.core.ids import ObjectRef, parse_ref
@@ -149,7 +149,7 @@ def _begins_with(first_exchanges: Sequence[Exchange], marks: SendMarks) -> bool:
     """Returns whether a run began with the messages of the send. first_exchanges: of the run, newest first."""
     if marks.otid is not None and not any(map(is_user, first_exchanges[0].inputs)):
         return True  # it took the place and the otid of another run
-    atoms, send = MessageHasher(marks.agent.secret).atoms, marks.send
+    atoms, send = MessageHasher(marks.agent.secret).make_atoms, marks.send
     sent_atoms = tuple(map(atoms, send.messages))
     initial_atoms = tuple(map(atoms, send.spec.initial_messages))
     return first_exchanges[-1].inputs in (sent_atoms, initial_atoms + sent_atoms)
@@ -198,7 +198,7 @@ async def _is_answered(store: Store, marks: SendMarks, exchange: Exchange) -> bo
             return False
         if decision.call_id is None:
             # The decision was about all calls that a person had to allow.
-            if not any(private_of(result).get("approval") for result in results):
+            if not any(read_private(result).get("approval") for result in results):
                 return False
         elif decision.call_id not in call_ids or (decision.result is not None and decision.call_id in waits):
             return False

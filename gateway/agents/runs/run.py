@@ -15,8 +15,8 @@ from gateway.agents.core.rule_guide import DEFAULT_MAX_STEPS
 from gateway.agents.core.sleeper import SLEEP_JOB
 from gateway.agents.core.waits import Wait
 from gateway.core.agent import AgentSpec
-from gateway.core.conversation.private import framed_system_message
-from gateway.core.conversation.wire_message import PRIVATE, RESULT_ROLES, WireMessage, is_system, text_of
+from gateway.core.conversation.private import make_framed_system_message
+from gateway.core.conversation.wire_message import PRIVATE, RESULT_ROLES, WireMessage, is_system, read_text
 from gateway.core.ids import new_uid
 from gateway.core.request.chat_request import ChatRequest, find_token_limit
 from gateway.core.request.identity import Identity
@@ -218,7 +218,7 @@ def from_client(message: WireMessage, window: int | None) -> WireMessage:
     window: the tokens of the model's context, to which a result is cut; None: they are not known.
     """
     if is_system(message):
-        return framed_system_message(text_of(message))
+        return make_framed_system_message(read_text(message))
     public = {key: value for key, value in message.items() if key != PRIVATE}
     return cut_to_window(public, window) if public.get("role") in RESULT_ROLES else public
 

@@ -28,9 +28,9 @@ from gateway.agents.runs.stored_conversation import (
     with_ended_step,
 )
 from gateway.core.conversation.canonical import MessageHasher, is_user
-from gateway.core.conversation.private import NUDGE_SENDER, framed_system_message, with_private
+from gateway.core.conversation.private import NUDGE_SENDER, make_framed_system_message, with_private
 from gateway.core.conversation.stored_path import finish_step, hash_exchanges, mark_refused, supersede_refused
-from gateway.core.conversation.wire_message import WireMessage, text_of
+from gateway.core.conversation.wire_message import WireMessage, read_text
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.shown_blocks import Shown
 from gateway.core.tags import mark_of
@@ -329,7 +329,7 @@ class RunMemory:
     def _extend_path(self, exchange: Exchange) -> None:
         """Adds an exchange that has ended to the path."""
         self.steps.append(exchange)
-        self._chars += sum(len(text_of(message)) for message in self.context.plan.messages) + exchange.size
+        self._chars += sum(len(read_text(message)) for message in self.context.plan.messages) + exchange.size
         self.opened = None
         self.context = with_ended_step(self.context, exchange)
 
@@ -390,7 +390,7 @@ class RunMemory:
         now = self.keeper.now()
         messages = edits.messages(results, mark_of(context.agent.secret), now)
         if nudge:
-            messages.append(framed_system_message(nudge, sender=NUDGE_SENDER))
+            messages.append(make_framed_system_message(nudge, sender=NUDGE_SENDER))
         messages += self.after_results
         finished = context.path[-1]
         if end is not None:

@@ -18,7 +18,7 @@ from gateway.core.conversation.match_query import MemoryUse, Query
 from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.stored_path import abandon, begins_fork, hash_exchanges, open_step, plan_step
 from gateway.core.conversation.tree import Tree
-from gateway.core.conversation.wire_message import WireMessage, first_after_system
+from gateway.core.conversation.wire_message import WireMessage, count_leading_system
 from gateway.core.memory import edits
 from gateway.core.prompt.eviction import evicted_before
 from gateway.core.request.chat_request import ChatRequest
@@ -37,7 +37,7 @@ from storage.sql.store import Store
 
 def without_spoken_messages(request: ChatRequest) -> ChatRequest:
     """Returns a request with only the leading system messages of its list."""
-    spoken = range(first_after_system(request.messages), len(request.messages))
+    spoken = range(count_leading_system(request.messages), len(request.messages))
     if not spoken:
         return request
     edit = request.begin_edit()

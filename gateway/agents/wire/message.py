@@ -16,8 +16,14 @@ from msgspec import Struct
 from gateway.agents.wire.sent_values import sent_fields
 from gateway.agents.wire.shown_values import iso_time, lines_of
 from gateway.core import exact_json, ids
-from gateway.core.conversation.private import name_of, own_length, private_of, system_text
-from gateway.core.conversation.wire_message import WireMessage, function_of, is_system, join_texts, text_of
+from gateway.core.conversation.private import find_own_length, name_of, read_private, read_system_text
+from gateway.core.conversation.wire_message import (
+    WireMessage,
+    find_function,
+    is_system,
+    join_texts,
+    read_text,
+)
 from gateway.core.json_limits import is_too_deep
 from gateway.core.memory.call_arguments import read_arguments
 from gateway.core.turn.asides import THINKING
@@ -85,7 +91,7 @@ def render_messages(
     message = well_typed(message)
     stored = (message, *map(well_typed, results))
     parts = (part for source in stored for part in _parts(source, showing, waiting or {}, names or {}))
-    private = private_of(message)
+    private = read_private(message)
     messages = []
     for index, (message_type, fields) in enumerate(parts, first):
         if not showing.shows(message_type):
@@ -119,7 +125,7 @@ def well_typed(message: WireMessage) -> WireMessage:
 
 def _well_typed_call(call: dict[str, Any]) -> dict[str, Any]:
     """Returns a call as a function call, the only kind of this API. A custom tool's input becomes its arguments."""
-    function = function_of(call) or {}
+    function = find_function(call) or {}
     named = {"name": function.get("name"), "arguments": function.get("arguments", function.get("input"))}
     return {
         **call,
@@ -172,9 +178,9 @@ def render_as_object(message: WireMessage, origin: Origin, agent_id: str) -> dic
     content = message.get("content")
     return {
         "id": origin.id,
-        "role": "system" if private_of(message).get("shown") == "system" else message.get("role"),
+        "role": "system" if read_private(message).get("shown") == "system" else message.get("role"),
         "content": [{"type": "text", "text": content}] if isinstance(content, str) else _content(content),
-        "text": system_text(message),
+        "text": read_system_text(message),
         "name": name_of(message),
         "tool_calls": message.get("tool_calls"),
         "tool_call_id": message.get("tool_call_id"),
@@ -194,7 +200,7 @@ def _parts(
     message: WireMessage, showing: Showing, waiting: Mapping[str, WaitKind], names: Mapping[str, str]
 ) -> Iterator[_Part]:
     """Yields the messages of the API that a stored one is shown as."""
-    role, private = message.get("role"), private_of(message)
+    role, private = message.get("role"), read_private(message)
     if role == "tool":
         if private.get("approval") is not None:
             yield _decision(message, private)
@@ -203,7 +209,7 @@ def _parts(
     elif role == "assistant":
         yield from _reply(message, showing, waiting)
     elif private.get("shown") == "system" or is_system(message):
-        yield "system_message", {"content": system_text(message)}
+        yield "system_message", {"content": read_system_text(message)}
     else:
         yield "user_message", {"content": _content(message.get("content"))}
 
@@ -233,7 +239,7 @@ def _result(message: WireMessage, private: Mapping[str, Any], names: Mapping[str
         "stdout": lines_of(private.get("stdout")),
         "stderr": lines_of(private.get("stderr")),
         "tool_call_id": call_id,
-        "tool_return": text_of(message)[: own_length(message)],
+        "tool_return": read_text(message)[: find_own_length(message)],
     }
     return "tool_return_message", {
         **result,
@@ -244,10 +250,10 @@ def _result(message: WireMessage, private: Mapping[str, Any], names: Mapping[str
 
 def _reply(message: WireMessage, showing: Showing, waiting: Mapping[str, WaitKind]) -> Iterator[_Part]:
     """Yields the messages of a reply: thoughts, text and calls."""
-    private = private_of(message)
+    private = read_private(message)
     thought, calls = pop_asides(message.get("tool_calls", ()), private.get("asides") or {})
     yield from thoughts({**message, "reasoning_content": thought} if thought else message)
-    text = join_texts((private.get("filler", ""), text_of(message) or message.get("refusal") or ""))
+    text = join_texts((private.get("filler", ""), read_text(message) or message.get("refusal") or ""))
     # The text of a speaking tool is shown instead of its calls.
     spoken = [spoken_text for call in calls if (spoken_text := find_spoken(call, showing)) is not None]
     if text:

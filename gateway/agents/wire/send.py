@@ -18,7 +18,7 @@ from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.sent_values import sent_or_none
 from gateway.agents.wire.struct_fields import READ_ONLY, Body, Maybe, NoEffect, convert, refused
 from gateway.checked import Fault, Path
-from gateway.core.conversation.private import framed_system_message, with_name, with_private
+from gateway.core.conversation.private import make_framed_system_message, with_name, with_private
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.errors import BadRequest
 
@@ -334,7 +334,7 @@ def _stored_message(plain: PlainMessage) -> WireMessage:
             f"A message of the role {plain.role!r} is text; send images as the user's.", param="content"
         )
     if plain.role == "system":
-        return framed_system_message(_text_of(plain.content), **private)
+        return make_framed_system_message(_text_of(plain.content), **private)
     message: WireMessage = {"role": plain.role, "content": _stored_content(plain.content)}
     return with_private(with_name(message, plain.name or ""), **private)
 

@@ -16,7 +16,7 @@ from gateway.core.conversation.exchange import flat, is_tombstone, off_record_pa
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match_query import Query
 from gateway.core.conversation.tree import PathElement, Tree
-from gateway.core.conversation.wire_message import text_of
+from gateway.core.conversation.wire_message import read_text
 from gateway.core.thoughts import without_thoughts
 from storage.records import Atom, Exchange
 
@@ -176,7 +176,7 @@ def _is_for_program(tree: Tree, exchange: Exchange) -> bool:
     """Returns whether a reply that nothing followed has no words for a person: calls alone, or JSON."""
     if tree.children(exchange) or is_tombstone(exchange):
         return False
-    text = without_thoughts(text_of(tree.shown_reply(exchange) or {})).strip() if exchange.size else ""
+    text = without_thoughts(read_text(tree.shown_reply(exchange) or {})).strip() if exchange.size else ""
     if text[:1] not in "{[":
         return False
     try:

@@ -14,7 +14,7 @@ from gateway.core.conversation.exchange import count_prefill, is_tombstone
 from gateway.core.conversation.hashed_list import MessageSpan
 from gateway.core.conversation.match_query import AlteredReply, Match, Query
 from gateway.core.conversation.tree import Tree
-from gateway.core.conversation.wire_message import text_of, without_space
+from gateway.core.conversation.wire_message import read_text, without_space
 from gateway.core.words import heard_letters, is_beginning, letters_of
 from storage.records import Atom, Exchange
 
@@ -96,7 +96,7 @@ class AlteredSearch:
             each
             for each in greetings
             if is_tombstone(each)
-            or is_beginning(heard, letters_of(text_of(tree.content(each).shown_reply or {})))
+            or is_beginning(heard, letters_of(read_text(tree.content(each).shown_reply or {})))
         ]
         if not possible:
             return None
@@ -182,10 +182,10 @@ class AlteredSearch:
     def _is_prefilled_reply(self, exchange: Exchange, heard: str) -> bool:
         """Returns whether the letters that were heard are of a reply with its first words, and not of these alone."""
         content = self._tree.content(exchange)
-        prefill = letters_of("".join(map(text_of, (content.messages or [])[-count_prefill(exchange) :])))
+        prefill = letters_of("".join(map(read_text, (content.messages or [])[-count_prefill(exchange) :])))
         if len(heard) <= len(prefill):
             return False
-        reply = letters_of(text_of(content.shown_reply or {}))
+        reply = letters_of(read_text(content.shown_reply or {}))
         is_fresh = self._may_be_meant(exchange)
         # If the reply came back in this form before, it has its first words already.
         return any(
@@ -247,7 +247,7 @@ class AlteredSearch:
         replies = {
             each.id: tree.content(each).shown_reply for each in self._candidates if not is_tombstone(each)
         }
-        return {id: letters_of(text_of(reply)) for id, reply in replies.items() if reply is not None}
+        return {id: letters_of(read_text(reply)) for id, reply in replies.items() if reply is not None}
 
     def _was_asked(self, candidate: Exchange, inputs: Inputs) -> bool:
         """Returns whether the messages before a reply are the candidate's inputs, or end like them.

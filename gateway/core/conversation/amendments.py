@@ -17,7 +17,7 @@ from gateway.core.conversation.hashed_list import HashedList, MessageSpan
 from gateway.core.conversation.head import was_heard
 from gateway.core.conversation.match_query import Match
 from gateway.core.conversation.tree import Tree
-from gateway.core.conversation.wire_message import RESULT_ROLES, text_of, without_space
+from gateway.core.conversation.wire_message import RESULT_ROLES, read_text, without_space
 from gateway.core.words import letters_of
 from storage.records import Atom, Exchange
 
@@ -91,7 +91,7 @@ class _Walk:
                 inputs = found_inputs.span
             if inputs or reply:
                 # Pictures are hashed here, because the cache of a list must not be used in the writer's thread.
-                media = tuple(self._listing.media_digest(i) for i in range(*inputs)) if inputs else ()
+                media = tuple(self._listing.digest_media(i) for i in range(*inputs)) if inputs else ()
                 yield Amendment(exchange.id, inputs, reply, media)
             # If the question of an exchange is not found in the list, nothing before it is found either.
             if is_turn and not found_inputs.fits:
@@ -212,7 +212,7 @@ def _was_within(tree: Tree, exchange: Exchange, text: str) -> bool:
     """
     if is_tombstone(exchange):
         return True
-    stored = "".join(map(text_of, (tree.content(exchange).messages or ())[: len(exchange.inputs)][-1:]))
+    stored = "".join(map(read_text, (tree.content(exchange).messages or ())[: len(exchange.inputs)][-1:]))
     return without_space(text) in without_space(stored) and bool(letters_of(text) or not letters_of(stored))
 
 
@@ -238,7 +238,7 @@ def _begin_of_reply(exchange: Exchange, parent: Exchange | None, listing: Hashed
 
 
 def _is_as_stored(exchange: Exchange, listing: HashedList, start: int, end: int) -> bool:
-    media = tuple(listing.media_digest(i) for i in range(start, end))
+    media = tuple(listing.digest_media(i) for i in range(start, end))
     return tuple(listing.atoms[start:end]) == exchange.inputs and media == exchange.media
 
 

@@ -15,9 +15,9 @@ from gateway.core.conversation.request_end import redact_input
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import (
     WireMessage,
-    raw_calls,
-    shown_reply_of,
-    text_of,
+    list_raw_calls,
+    make_shown_reply,
+    read_text,
     without_space,
 )
 from storage.records import REPLY, Exchange, State
@@ -58,19 +58,19 @@ def _amend_reply(
 ) -> Exchange:
     """Gives an exchange the reply at a span of the client's list, with what only its stored reply has."""
     messages = listing.messages[slice(*span)]
-    shown_reply = messages[0] if len(messages) == 1 else shown_reply_of(messages)
+    shown_reply = messages[0] if len(messages) == 1 else make_shown_reply(messages)
     if "tool_calls" in shown_reply:
-        shown_reply = {**shown_reply, "tool_calls": raw_calls(shown_reply)}
+        shown_reply = {**shown_reply, "tool_calls": list_raw_calls(shown_reply)}
         if not shown_reply["tool_calls"]:
             del shown_reply["tool_calls"]  # upstreams refuse an empty list
     shown_reply = with_response_of(with_fillers_of(shown_reply, stored_reply), stored_reply)
-    reply = listing.hasher.atoms(shown_reply)
+    reply = listing.hasher.make_atoms(shown_reply)
     is_stored = not (is_tombstone(exchange) or REPLY in exchange.redactions)
     return tree.change(
         exchange.id,
         reply=reply,
         reply_key=listing.hasher.reply_key(reply),
-        size=len(without_space(text_of(shown_reply))),
+        size=len(without_space(read_text(shown_reply))),
         shown_reply=orjson.dumps(shown_reply) if is_stored else None,
     )
 

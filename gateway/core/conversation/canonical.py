@@ -20,10 +20,10 @@ from gateway.core.conversation.wire_message import (
     PRIVATE,
     RESULT_ROLES,
     SYSTEM_ROLES,
-    audio_id,
-    media_in,
-    named_calls,
-    text_of,
+    list_media,
+    read_audio_id,
+    read_named_calls,
+    read_text,
     without_space,
     without_space_utf8,
 )
@@ -90,11 +90,11 @@ class MessageHasher:
         keyed.update(data)
         return keyed.digest()
 
-    def text_atom(self, name: object, text: str) -> Atom:
+    def make_text_atom(self, name: object, text: str) -> Atom:
         """Returns the atom of an assistant's text. text: without white space."""
-        return self._atom(b"a", _encode(name), _encode(text))
+        return self._make_atom(b"a", _encode(name), _encode(text))
 
-    def atoms(self, message: Mapping[str, Any], text: bytes | None = None) -> tuple[Atom, ...]:
+    def make_atoms(self, message: Mapping[str, Any], text: bytes | None = None) -> tuple[Atom, ...]:
         """Returns the atoms of a message; a system message has none.
 
         text: the text of the message, as `without_space_utf8` returns it; None: it is not at hand.
@@ -104,27 +104,29 @@ class MessageHasher:
             return ()
         content = message.get("content")
         if text is None:
-            text = without_space_utf8(content if isinstance(content, str) else text_of(message))
+            text = without_space_utf8(content if isinstance(content, str) else read_text(message))
         name = _encode(message["name"]) if "name" in message else b""
         if role == "assistant":
-            atoms = [self._atom(b"a", name, text)] if text else []
-            if ("audio" in message or PRIVATE in message) and (id := audio_id(message)):
-                atoms = [self._atom(b"a", b"", b"audio", _encode(id))]
+            atoms = [self._make_atom(b"a", name, text)] if text else []
+            if ("audio" in message or PRIVATE in message) and (id := read_audio_id(message)):
+                atoms = [self._make_atom(b"a", b"", b"audio", _encode(id))]
             if "tool_calls" in message or "function_call" in message:
-                for tool, arguments in named_calls(message):
-                    atoms.append(self._atom(b"c", _encode(tool), _encode(_canonical_arguments(arguments))))
+                for tool, arguments in read_named_calls(message):
+                    atoms.append(
+                        self._make_atom(b"c", _encode(tool), _encode(_canonicalize_arguments(arguments)))
+                    )
             return tuple(atoms)
-        media = () if isinstance(content, str) else media_in(message)
+        media = () if isinstance(content, str) else list_media(message)
         kinds = _encode(",".join(str(part.get("type")) for part in media)) if media else b""
         if role in RESULT_ROLES:
-            return (self._atom(b"t", text, kinds),)
+            return (self._make_atom(b"t", text, kinds),)
         if text.startswith(_OPENCLAW_BEGIN) and text.endswith(_OPENCLAW_END) and not media:
             return ()
-        return (self._atom(b"u", name, text, kinds),)
+        return (self._make_atom(b"u", name, text, kinds),)
 
-    def media_digest(self, message: Mapping[str, Any]) -> bytes:
+    def digest_media(self, message: Mapping[str, Any]) -> bytes:
         """Returns the digest of a message's images and sounds; b"": the message has none."""
-        media = media_in(message)
+        media = list_media(message)
         if not media:
             return b""
         digest = self._keyed.copy()
@@ -153,7 +155,7 @@ class MessageHasher:
             start = hashed.digest()
         return start
 
-    def _atom(self, kind: bytes, *parts: bytes) -> Atom:
+    def _make_atom(self, kind: bytes, *parts: bytes) -> Atom:
         return kind + self.digest(b"\x00".join(parts))
 
 
@@ -161,7 +163,7 @@ def _encode(text: object) -> bytes:
     return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else b""
 
 
-def _canonical_arguments(arguments: object) -> str:
+def _canonicalize_arguments(arguments: object) -> str:
     if not isinstance(arguments, str):
         return orjson.dumps(arguments, option=orjson.OPT_SORT_KEYS).decode()
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from gateway.core.conversation.private import private_of
+from gateway.core.conversation.private import read_private
 from gateway.core.conversation.wire_message import SYSTEM_ROLES, WireMessage
 
 DIRECTIONS_FIELD: Final = "directions"
@@ -37,7 +37,7 @@ def directions_in(messages: Sequence[WireMessage]) -> list[Direction]:
 
 def stored_directions(reply: WireMessage) -> list[Direction]:
     """Returns the directions of the request that a stored reply answers."""
-    stored = private_of(reply).get(DIRECTIONS_FIELD)
+    stored = read_private(reply).get(DIRECTIONS_FIELD)
     pairs = stored if isinstance(stored, list) else ()
     return [Direction(n, message) for n, message in pairs if isinstance(n, int) and isinstance(message, dict)]
 

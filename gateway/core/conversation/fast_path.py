@@ -17,7 +17,7 @@ from gateway.core.conversation.match_query import Match, MemoryUse, Query
 from gateway.core.conversation.plan import Plan, new_exchange
 from gateway.core.conversation.request_end import RequestEnd, content_fields
 from gateway.core.conversation.tree import Tree
-from gateway.core.conversation.wire_message import text_of, without_space_utf8
+from gateway.core.conversation.wire_message import read_text, without_space_utf8
 from storage.commands import MemorySnapshot
 from storage.records import Exchange, State
 
@@ -40,7 +40,7 @@ def plan_plain(snapshot: MemorySnapshot, query: Query) -> Plan | None:
         last_exchange.depth + 1,
         listing.offsets[answered_count],
         inputs,
-        tuple(map(listing.media_digest, new_indices)),
+        tuple(map(listing.digest_media, new_indices)),
         None,  # reply
         b"",  # path
         None,  # reply_key
@@ -113,8 +113,8 @@ def finish_plain(plan: Plan, request_end: RequestEnd, section: int | None = None
     section: the row of its path's memory section, where that is stored.
     """
     exchange, match_point, hasher = plan.exchange, plan.match.match_point, plan.query.listing.hasher
-    text = without_space_utf8(text_of(request_end.shown_reply))
-    reply = hasher.atoms(request_end.shown_reply, text)
+    text = without_space_utf8(read_text(request_end.shown_reply))
+    reply = hasher.make_atoms(request_end.shown_reply, text)
     # By position: names take half as long again for so many fields, and `replace` three times as long.
     return Exchange(
         exchange.id,

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-from gateway.core.conversation.private import private_of, with_private
-from gateway.core.conversation.wire_message import PRIVATE, WireMessage, text_of
+from gateway.core.conversation.private import read_private, with_private
+from gateway.core.conversation.wire_message import PRIVATE, WireMessage, read_text
 from gateway.core.thoughts import without_thoughts
 
 
@@ -30,7 +30,7 @@ def filler_message(text: str) -> WireMessage:
 
 def filler_spans(message: Mapping[str, Any]) -> list[FillerSpan]:
     """Returns the spans of a reply's fillers in their order, from its private field."""
-    return [FillerSpan(start, end) for start, end in private_of(message).get("fillers") or ()]
+    return [FillerSpan(start, end) for start, end in read_private(message).get("fillers") or ()]
 
 
 def with_filler_spans(message: WireMessage, spans: Iterable[FillerSpan]) -> WireMessage:
@@ -42,7 +42,7 @@ def without_fillers(message: WireMessage) -> WireMessage:
     """Returns the reply without its fillers."""
     if PRIVATE not in message or not (spans := filler_spans(message)):
         return message
-    text = text_of(message)
+    text = read_text(message)
     joined = ""
     position = 0
     for start, end in spans:
@@ -68,12 +68,12 @@ def with_fillers_of(message: WireMessage, stored: Mapping[str, Any]) -> WireMess
     spans = filler_spans(stored)
     if not spans:
         return message
-    text = text_of(message)
-    if text == text_of(stored):  # as nearly always; each turn asks this of each reply with a hidden round
+    text = read_text(message)
+    if text == read_text(stored):  # as nearly always; each turn asks this of each reply with a hidden round
         return with_filler_spans(message, spans)
     # Offsets of the letters and digits of both texts.
     offsets = [i for i, char in enumerate(text) if char.isalnum()]
-    stored_text = text_of(stored)
+    stored_text = read_text(stored)
     stored_offsets = [i for i, char in enumerate(stored_text) if char.isalnum()]
     pairs = takewhile(
         lambda pair: stored_text[pair[0]].lower() == text[pair[1]].lower(),

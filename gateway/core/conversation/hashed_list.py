@@ -12,7 +12,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from gateway.core.conversation.canonical import ATOM_DIGEST_BYTES, MessageHasher
-from gateway.core.conversation.wire_message import SYSTEM_ROLES, WireMessage, text_of
+from gateway.core.conversation.wire_message import SYSTEM_ROLES, WireMessage, read_text
 from storage.records import Atom
 
 _ATOM_BYTES = 1 + ATOM_DIGEST_BYTES
@@ -116,19 +116,19 @@ class HashedList:
     def __len__(self) -> int:
         return len(self.messages)
 
-    def media_digest(self, i: int) -> bytes:
+    def digest_media(self, i: int) -> bytes:
         """Returns the digest of a message's images and sounds; b"": the message has none."""
         if isinstance(self.messages[i].get("content"), str):
             return b""
         # Hashed on demand: an image may have megabytes, and most messages are never compared by their media.
         if i not in self._media:
-            self._media[i] = self.hasher.media_digest(self.messages[i])
+            self._media[i] = self.hasher.digest_media(self.messages[i])
         return self._media[i]
 
     def hash_new_media(self) -> None:
-        """Hashes the images and sounds of the new messages, so that `media_digest` need not, in the event loop."""
+        """Hashes the images and sounds of the new messages, so that `digest_media` need not, in the event loop."""
         for i in range(self.answered_count, len(self)):
-            self.media_digest(i)
+            self.digest_media(i)
 
     def as_prefix(self) -> HashedPrefix:
         """Returns the hashes of the whole list, for a longer list that begins with it.
@@ -187,7 +187,7 @@ class HashedList:
         return str(self.messages[i].get("role"))
 
     def text(self, i: int) -> str:
-        return text_of(self.messages[i])
+        return read_text(self.messages[i])
 
     def _hash_rest(self, messages: Sequence[WireMessage], joined: list[Atom]) -> tuple[tuple[Atom, ...], ...]:
         """Hashes the messages after the prefix into `joined`. Returns the atoms of those after the last reply."""
@@ -198,7 +198,7 @@ class HashedList:
             role = messages[i].get("role")
             if role in SYSTEM_ROLES:
                 continue
-            atoms = self.hasher.atoms(messages[i])
+            atoms = self.hasher.make_atoms(messages[i])
             joined += atoms
             count += len(atoms)
             positions.append(i)

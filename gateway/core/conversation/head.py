@@ -15,7 +15,7 @@ from gateway.core.conversation.canonical import has_calls
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import Match, Query
 from gateway.core.conversation.tree import Tree
-from gateway.core.conversation.wire_message import RESULT_ROLES, WireMessage, text_of
+from gateway.core.conversation.wire_message import RESULT_ROLES, WireMessage, read_text
 from gateway.core.words import MIN_HEARD_LETTERS, heard_letters, is_beginning, is_grown_transcript, letters_of
 from storage.records import Exchange, State
 
@@ -206,17 +206,19 @@ class _HeadSearch:
         pairs = [*zip(new, before, strict=True)]
         # Two messages with the same words may have different pictures, or be results of different calls.
         if any(
-            hasher.media_digest(a) != hasher.media_digest(b) or a.get("tool_call_id") != b.get("tool_call_id")
+            hasher.digest_media(a) != hasher.digest_media(b) or a.get("tool_call_id") != b.get("tool_call_id")
             for a, b in pairs
         ):
             return False
-        unequal_pairs = [(a, b) for a, b in pairs if hasher.atoms(a) != hasher.atoms(b)]
+        unequal_pairs = [(a, b) for a, b in pairs if hasher.make_atoms(a) != hasher.make_atoms(b)]
         if not unequal_pairs or not may_grow:
             return not unequal_pairs
         (last, earlier), *_ = unequal_pairs
         is_user = last.get("role") == earlier.get("role") == "user"
         return (
-            unequal_pairs == pairs[-1:] and is_user and is_grown_transcript(text_of(last), text_of(earlier))
+            unequal_pairs == pairs[-1:]
+            and is_user
+            and is_grown_transcript(read_text(last), read_text(earlier))
         )
 
     def _has_off_sibling(self) -> bool:
@@ -253,7 +255,7 @@ class _HeadSearch:
         indices = (
             i
             for i, m in enumerate(messages)
-            if m.get("role") == "assistant" and is_beginning(heard, letters_of(text_of(m)))
+            if m.get("role") == "assistant" and is_beginning(heard, letters_of(read_text(m)))
         )
         return max(indices, default=None)
 
@@ -364,4 +366,4 @@ def was_heard(
     min_letters: as in `is_beginning`.
     """
     heard = heard_letters("".join(map(listing.text, range(start, end))))
-    return is_beginning(heard, letters_of(text_of(tree.content(exchange).shown_reply or {})), min_letters)
+    return is_beginning(heard, letters_of(read_text(tree.content(exchange).shown_reply or {})), min_letters)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from gateway.core.conversation.wire_message import WireMessage, call_id, is_system, text_of, without_space
+from gateway.core.conversation.wire_message import WireMessage, call_id, is_system, read_text, without_space
 from gateway.core.words import heard_letters, is_beginning, letters_of
 
 
@@ -36,7 +36,7 @@ def as_heard(path: Sequence[WireMessage], after: Sequence[WireMessage]) -> Heard
         if message.get("role") not in ("assistant", "tool"):
             break
         if cut_reply is None and whole_reply.was_heard_as(message):
-            cut_reply = {**path[-1], "content": text_of(message)}
+            cut_reply = {**path[-1], "content": read_text(message)}
         elif not whole_reply.is_resent(message):
             continue
         repeats.append(index)
@@ -67,7 +67,7 @@ def _find_repeats(path: Sequence[WireMessage], after: Sequence[WireMessage]) -> 
 def _form(message: WireMessage) -> tuple[object, ...]:
     """Returns what a message has in common with a repeat of it."""
     calls = tuple(map(call_id, message.get("tool_calls") or ()))
-    return message.get("role"), without_space(text_of(message)), calls, message.get("tool_call_id")
+    return message.get("role"), without_space(read_text(message)), calls, message.get("tool_call_id")
 
 
 def _call_ids(message: WireMessage) -> frozenset[str]:
@@ -85,14 +85,14 @@ class _Reply(NamedTuple):
 
     @classmethod
     def of(cls, reply: WireMessage) -> _Reply:
-        text = text_of(reply)
+        text = read_text(reply)
         return cls(letters_of(text), without_space(text), _call_ids(reply))
 
     def is_resent(self, message: WireMessage) -> bool:
         """Returns whether a message has nothing that the reply lacks."""
         if message.get("role") != "assistant":
             return False
-        return without_space(text_of(message)) in ("", self.text) and _call_ids(message) <= self.call_ids
+        return without_space(read_text(message)) in ("", self.text) and _call_ids(message) <= self.call_ids
 
     def was_heard_as(self, message: WireMessage) -> bool:
         """Returns whether a message is the beginning of the reply, as a caller who cut in has heard it.
@@ -101,5 +101,5 @@ class _Reply(NamedTuple):
         """
         if message.get("role") != "assistant" or message.get("tool_calls"):
             return False
-        heard = heard_letters(text_of(message))
+        heard = heard_letters(read_text(message))
         return heard != self.letters and is_beginning(heard, self.letters)

@@ -8,8 +8,8 @@ from msgspec.structs import replace
 from gateway.core.conversation.fillers import with_fillers_of, without_fillers
 from gateway.core.conversation.full_reply import FullReply
 from gateway.core.conversation.private import LEGACY_OWN_LENGTH, with_private, without_private_fields
-from gateway.core.conversation.stored_messages import has_open_calls, input_messages
-from gateway.core.conversation.wire_message import WireMessage, text_of, without_space
+from gateway.core.conversation.stored_messages import has_open_calls, list_input_messages
+from gateway.core.conversation.wire_message import WireMessage, read_text, without_space
 from storage.records import REPLY, Exchange, State
 
 
@@ -32,7 +32,7 @@ def rewrite_message(exchange: Exchange, seq: int, text: str) -> Exchange:
     if is_gone or (index if is_input else REPLY) in exchange.redactions:
         raise CannotRewrite("it is forgotten")
     if is_input:
-        messages = input_messages(exchange)
+        messages = list_input_messages(exchange)
         message = without_private_fields(messages[index], "own_length", LEGACY_OWN_LENGTH)
         messages[index] = {**message, "content": text}
         notes = {i: "" if i == index else note for i, note in exchange.notes.items()}
@@ -41,7 +41,7 @@ def rewrite_message(exchange: Exchange, seq: int, text: str) -> Exchange:
         raise CannotRewrite("there is no reply")
     shown_reply = orjson.loads(exchange.shown_reply)
     full_reply = FullReply.parse(exchange)
-    if not text_of(shown_reply) and shown_reply.get("tool_calls"):
+    if not read_text(shown_reply) and shown_reply.get("tool_calls"):
         raise CannotRewrite("it is a tool call, and those cannot be changed")
     if full_reply is not None:
         if len(full_reply.text_calls) > 1:
@@ -65,7 +65,7 @@ def cut_reply(exchange: Exchange, heard: str) -> Exchange:
     full_reply = FullReply.parse(exchange)
     cut = {**without_private_fields(shown_reply, "fillers"), "content": heard or None}
     cut = with_fillers_of(cut, shown_reply)
-    text = text_of(without_fillers(cut))
+    text = read_text(without_fillers(cut))
     if _has_calls_to_retain(full_reply, shown_reply):
         full_reply = full_reply and full_reply.with_reply(_cut_calling_message(full_reply.reply, heard))
     elif text or has_open_calls(exchange):
@@ -89,7 +89,7 @@ def _has_calls_to_retain(full_reply: FullReply | None, shown_reply: WireMessage)
 
 def _cut_calling_message(message: WireMessage, heard: str) -> WireMessage:
     """Returns a message with calls, and with what was heard of its text or, if it has none, of its filler."""
-    if text_of(message):
+    if read_text(message):
         return {**message, "content": heard or None}
     return with_private(without_private_fields(message, "filler"), filler=heard or None)
 

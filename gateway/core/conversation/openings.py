@@ -16,7 +16,7 @@ from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match_query import MemoryUse, Query
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
-from gateway.core.conversation.wire_message import WireMessage, text_of
+from gateway.core.conversation.wire_message import WireMessage, read_text
 from gateway.core.words import transcript_words
 from storage.commands import Missing, Opening
 from storage.records import Exchange
@@ -68,7 +68,7 @@ def _digest(exchange: Exchange, last: WireMessage | None, at: float) -> Opening:
     """Returns the digests of an exchange. last: the last message of its input; None: its content is not loaded."""
     if last is None:
         return Opening(at, exchange.begun, exchange.inputs, word_count=None, stem=None)
-    words = transcript_words(text_of(last))
+    words = transcript_words(read_text(last))
     return Opening(at, exchange.begun, exchange.inputs, len(words), _stem(words, len(words)))
 
 

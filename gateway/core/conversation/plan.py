@@ -25,7 +25,7 @@ from gateway.core.conversation.wire_message import (
     RESULT_ROLES,
     WireMessage,
     is_system,
-    text_of,
+    read_text,
     without_space,
 )
 from gateway.core.words import transcript_words
@@ -185,8 +185,8 @@ def new_exchange(
 ) -> Exchange:
     """Returns the exchange of this request, with a temporary id that no stored exchange has."""
     listing, hasher = query.listing, query.listing.hasher
-    inputs = [hasher.atoms(m) for m in pending] + [listing.atoms[i] for i in new_indices]
-    media = [hasher.media_digest(m) for m in pending] + [listing.media_digest(i) for i in new_indices]
+    inputs = [hasher.make_atoms(m) for m in pending] + [listing.atoms[i] for i in new_indices]
+    media = [hasher.digest_media(m) for m in pending] + [listing.digest_media(i) for i in new_indices]
     return Exchange(
         id=0,
         conversation_row=0 if match_point is None else match_point.conversation_row,
@@ -230,7 +230,7 @@ def find_opening(tree: Tree, exchange: Exchange, query: Query) -> Exchange | Non
         messages = tree.content(opening).messages
         return (
             len(opening.inputs),
-            len(transcript_words(text_of(messages[-1]))) if messages else 0,
+            len(transcript_words(read_text(messages[-1]))) if messages else 0,
             opening.begun,
         )
 
@@ -270,8 +270,8 @@ def _quotes_last_turn(tree: Tree, query: Query, messages: Sequence[WireMessage])
         return False
     tree.group_for_loading((tree.turn_start(last_exchange), last_exchange))
     question = tree.question(last_exchange)
-    reply = without_space(text_of(tree.content(last_exchange).shown_reply or {}))
+    reply = without_space(read_text(tree.content(last_exchange).shown_reply or {}))
     if not question or not reply or len(question) + len(reply) < _MIN_QUOTE_CHARS:
         return False
-    text_before, quoted, text_after = without_space(text_of(spoken[0])).partition(question)
+    text_before, quoted, text_after = without_space(read_text(spoken[0])).partition(question)
     return bool(quoted) and reply in text_after and len(text_before) + len(text_after) > len(reply)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict, cast
 
-from gateway.core.conversation.wire_message import PRIVATE, WireMessage, text_of
+from gateway.core.conversation.wire_message import PRIVATE, WireMessage, read_text
 from gateway.core.tags import Tags
 
 # The field `own_length` in rows that were written before it was renamed.
@@ -48,7 +48,7 @@ class PrivateFields(TypedDict, total=False):
     stderr: str | list[str]
     unrun: bool
     unapproved: bool  # its call needs an approval that no client could give
-    own_length: int  # how many characters are the tool's own text
+    find_own_length: int  # how many characters are the tool's own text
     shown_blocks: Mapping[str, str]  # gateway.core.prompt.shown_blocks.Shown
     # Of an answer to a call.
     approval: str  # "approved" or "denied"
@@ -74,7 +74,7 @@ class PrivateFields(TypedDict, total=False):
 def with_private(message: WireMessage, **fields: Any) -> WireMessage:
     """Returns the message with private fields added. A field that is None is not added."""
     added = {name: value for name, value in fields.items() if value is not None}
-    return {**message, PRIVATE: {**private_of(message), **added}} if added else message
+    return {**message, PRIVATE: {**read_private(message), **added}} if added else message
 
 
 def with_transcript(reply: WireMessage) -> WireMessage:
@@ -99,12 +99,12 @@ def without_private(message: WireMessage) -> WireMessage:
 
 def without_private_fields(message: WireMessage, *names: str) -> WireMessage:
     """Returns the message without these private fields."""
-    remaining = {name: value for name, value in private_of(message).items() if name not in names}
+    remaining = {name: value for name, value in read_private(message).items() if name not in names}
     bare = without_private(message)
     return {**bare, PRIVATE: remaining} if remaining else bare
 
 
-def private_of(message: Mapping[str, Any]) -> PrivateFields:
+def read_private(message: Mapping[str, Any]) -> PrivateFields:
     """Returns the private fields of a message."""
     found = message.get(PRIVATE)
     return cast(PrivateFields, found) if isinstance(found, dict) else {}
@@ -112,16 +112,16 @@ def private_of(message: Mapping[str, Any]) -> PrivateFields:
 
 def with_response_of(message: WireMessage, stored: Mapping[str, Any]) -> WireMessage:
     """Returns the client's copy of a reply with the fields of the stored one that belong to its id."""
-    private: Mapping[str, Any] = private_of(stored)
+    private: Mapping[str, Any] = read_private(stored)
     return with_private(message, **{name: private.get(name) for name in _RESPONSE_FIELDS})
 
 
-def own_length(message: Mapping[str, Any]) -> int | None:
+def find_own_length(message: Mapping[str, Any]) -> int | None:
     """Returns how many characters of a result are the tool's own text; None: all of them.
 
     A note of changed blocks follows them.
     """
-    private: Mapping[str, Any] = private_of(message)
+    private: Mapping[str, Any] = read_private(message)
     length: int | None = private.get("own_length", private.get(LEGACY_OWN_LENGTH))
     return length
 
@@ -139,16 +139,16 @@ def with_name(message: WireMessage, name: str) -> WireMessage:
 
 def name_of(message: Mapping[str, Any]) -> str | None:
     """Returns the name of a message's author, as given."""
-    found = private_of(message).get("name") or message.get("name")
+    found = read_private(message).get("name") or message.get("name")
     return found if isinstance(found, str) else None
 
 
 def is_nudge(message: Mapping[str, Any]) -> bool:
     """Returns whether a message is a nudge: the gateway wrote it for the model within a run."""
-    return PRIVATE in message and private_of(message).get("sender") == NUDGE_SENDER
+    return PRIVATE in message and read_private(message).get("sender") == NUDGE_SENDER
 
 
-def framed_system_message(text: str, **fields: Any) -> WireMessage:
+def make_framed_system_message(text: str, **fields: Any) -> WireMessage:
     """Returns a message of a party other than the user, in a form that every model takes.
 
     Templates refuse a system message after the first; so it is a user message in a fixed frame, shown as the system's.
@@ -157,6 +157,6 @@ def framed_system_message(text: str, **fields: Any) -> WireMessage:
     return with_private({"role": "user", "content": content}, shown="system", **fields)
 
 
-def system_text(message: Mapping[str, Any]) -> str:
-    """Returns the text of a message of `framed_system_message` without its frame."""
-    return text_of(message).removeprefix(f"{_FRAME_BEGIN}\n").removesuffix(f"\n{_FRAME_END}")
+def read_system_text(message: Mapping[str, Any]) -> str:
+    """Returns the text of a message of `make_framed_system_message` without its frame."""
+    return read_text(message).removeprefix(f"{_FRAME_BEGIN}\n").removesuffix(f"\n{_FRAME_END}")

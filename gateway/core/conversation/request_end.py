@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from gateway.core.conversation.exchange import dump_full_reply
 from gateway.core.conversation.plan import Plan
-from gateway.core.conversation.private import private_of
+from gateway.core.conversation.private import read_private
 from gateway.core.conversation.provider_fields import has_provider_fields
 from gateway.core.conversation.wire_message import WireMessage
 from storage.records import REPLY, Evicted
@@ -58,7 +58,7 @@ def content_fields(plan: Plan, request_end: RequestEnd, redactions: frozenset[in
         "full_reply": full_reply,
         "has_full_reply": full_reply is not None,
         # A reply that was made without some results notes this in its content, so that they are left out again.
-        "opaque": has_provider_fields(shown_reply) or bool(private_of(shown_reply).get("unread_earlier")),
+        "opaque": has_provider_fields(shown_reply) or bool(read_private(shown_reply).get("unread_earlier")),
         "model": plan.query.model,
     }
 

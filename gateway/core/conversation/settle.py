@@ -22,10 +22,10 @@ from gateway.core.conversation.hashed_list import MessageSpan
 from gateway.core.conversation.new_exchange import make_exchange
 from gateway.core.conversation.omitted_front import as_they_came_back
 from gateway.core.conversation.plan import Plan
-from gateway.core.conversation.private import private_of, with_private
+from gateway.core.conversation.private import read_private, with_private
 from gateway.core.conversation.request_end import RequestEnd, content_fields, redact_input
 from gateway.core.conversation.tree import Tree
-from gateway.core.conversation.wire_message import text_of, without_space
+from gateway.core.conversation.wire_message import read_text, without_space
 from storage.records import Exchange, State, message_key
 
 # The most ids of equal replies that are stored as one exchange. Without a limit, a monitor that repeats its request
@@ -105,7 +105,7 @@ def cancel(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     )
     if request_end.full_reply:
         exchange = replace(
-            exchange, edits=request_end.edits, size=len(without_space(text_of(request_end.shown_reply)))
+            exchange, edits=request_end.edits, size=len(without_space(read_text(request_end.shown_reply)))
         )
     else:
         exchange = replace(exchange, shown_reply=None, full_reply=None, has_full_reply=False, opaque=False)
@@ -168,10 +168,10 @@ def _write_finished(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange
     is_written = tree.get(request_end.id) is not None
     exchange = replace(
         make_exchange(tree, plan, request_end),
-        reply=plan.query.listing.hasher.atoms(request_end.shown_reply),
+        reply=plan.query.listing.hasher.make_atoms(request_end.shown_reply),
         ended=request_end.now,
         stopped=None,
-        size=len(without_space(text_of(request_end.shown_reply))),
+        size=len(without_space(read_text(request_end.shown_reply))),
     )
     twin = None if is_written else _find_twin(tree, exchange)
     if twin is not None:
@@ -221,9 +221,9 @@ def _write_into_twin(
         i: note for i, note in request_end.notes.items() if note.startswith(twin.notes.get(i, ""))
     }
     content = content_fields(plan, request_end, exchange.redactions)
-    if content["shown_reply"] is not None and "ids" in private_of(request_end.shown_reply):
+    if content["shown_reply"] is not None and "ids" in read_private(request_end.shown_reply):
         replies = (tree.shown_reply(twin) or {}, request_end.shown_reply)
-        ids = [id for reply in replies for id in private_of(reply).get("ids", ())]
+        ids = [id for reply in replies for id in read_private(reply).get("ids", ())]
         content["shown_reply"] = orjson.dumps(with_private(request_end.shown_reply, ids=ids[-MAX_IDS:]))
     exchange = tree.change(exchange.id, **content, notes={**twin.notes, **longer_notes})
     # Edits that were merged into the blocks already are not merged again.

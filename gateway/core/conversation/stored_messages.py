@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from gateway.core.conversation.canonical import has_calls
 from gateway.core.conversation.full_reply import FullReply
-from gateway.core.conversation.wire_message import WireMessage, call_id, function_of, named_call
+from gateway.core.conversation.wire_message import WireMessage, call_id, find_function, read_named_call
 from storage.records import REPLY, Exchange, State
 
 # More than the index of any hidden message.
@@ -42,10 +42,10 @@ class ListedMessage(Struct, frozen=True):
 
     @property
     def sort_key(self) -> tuple[int, int]:
-        return message_sort_key(self.seq, self.hidden_index)
+        return make_message_sort_key(self.seq, self.hidden_index)
 
 
-def message_sort_key(seq: int, hidden_index: int | None) -> tuple[int, int]:
+def make_message_sort_key(seq: int, hidden_index: int | None) -> tuple[int, int]:
     """Returns the key by which messages of a memory are sorted. Hidden messages come before their reply."""
     return seq, _INDEX_AFTER_HIDDEN if hidden_index is None else hidden_index
 
@@ -63,7 +63,7 @@ def list_messages(exchange: Exchange) -> list[ListedMessage]:
             at=exchange.begun,
             is_reply=False,
         )
-        for index, message in enumerate(input_messages(exchange))
+        for index, message in enumerate(list_input_messages(exchange))
         if index not in exchange.redactions
     ]
     if exchange.shown_reply is None or REPLY in exchange.redactions:
@@ -101,7 +101,7 @@ def list_messages(exchange: Exchange) -> list[ListedMessage]:
     ]
 
 
-def tool_names_by_call(exchange: Exchange) -> dict[str, str]:
+def map_calls_to_tool_names(exchange: Exchange) -> dict[str, str]:
     """Returns the calls of an exchange's reply: id -> the tool's name."""
     full_reply = FullReply.parse(exchange)
     if full_reply is not None:
@@ -109,10 +109,10 @@ def tool_names_by_call(exchange: Exchange) -> dict[str, str]:
     else:
         messages = [] if exchange.shown_reply is None else [orjson.loads(exchange.shown_reply)]
     return {
-        call_id(call): named_call(call).name
+        call_id(call): read_named_call(call).name
         for message in messages
         for call in message.get("tool_calls") or ()
-        if function_of(call) is not None
+        if find_function(call) is not None
     }
 
 
@@ -127,7 +127,7 @@ def has_open_calls(exchange: Exchange) -> bool:
     return any(call.get("id") not in answered for call in reply.get("tool_calls") or ())
 
 
-def input_messages(exchange: Exchange) -> list[WireMessage]:
+def list_input_messages(exchange: Exchange) -> list[WireMessage]:
     """Returns the messages of an exchange's input. exchange: with its content."""
     messages: list[WireMessage] = orjson.loads(exchange.input) if exchange.input else []
     return messages

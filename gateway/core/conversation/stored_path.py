@@ -17,7 +17,7 @@ from gateway.core.conversation.match_query import Match, Query
 from gateway.core.conversation.plan import Plan, new_exchange
 from gateway.core.conversation.provider_fields import has_provider_fields
 from gateway.core.conversation.tree import PathElement, Tree
-from gateway.core.conversation.wire_message import WireMessage, text_of, without_space
+from gateway.core.conversation.wire_message import WireMessage, read_text, without_space
 from storage.records import Atom, Evicted, Exchange, State
 
 
@@ -142,14 +142,14 @@ def finish_step(
     if not full_reply:
         return replace(exchange, path_hash=hasher.hash_path(flat(exchange), parent_path_hash))
     shown = full_reply[0] if shown_reply is None else shown_reply
-    atoms = hasher.atoms(shown)
+    atoms = hasher.make_atoms(shown)
     is_hidden = list(full_reply) != [shown]
     return replace(
         exchange,
         reply=atoms,
         path_hash=hasher.hash_path((*flat(exchange), *atoms), parent_path_hash),
         reply_key=hasher.reply_key(atoms),
-        size=len(without_space(text_of(shown))),
+        size=len(without_space(read_text(shown))),
         shown_reply=orjson.dumps(shown),
         full_reply=dump_full_reply(full_reply, is_step=True) if is_hidden else None,
         has_full_reply=is_hidden,

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import is_user
 from gateway.core.conversation.exchange import Content, is_tombstone, moved_at, parse_content, parse_json
-from gateway.core.conversation.wire_message import WireMessage, text_of, without_space
+from gateway.core.conversation.wire_message import WireMessage, read_text, without_space
 from gateway.core.words import is_grown_transcript
 from storage.commands import Missing, StoredContent
 from storage.records import Atom, Exchange, State
@@ -299,7 +299,7 @@ class Tree:
         """Returns the words that the turn of an exchange answers, without white space; "": none. Raises: Missing."""
         messages = self.content(self.turn_start(exchange)).messages or ()
         questions = [message for message in messages if message.get("role") == "user"]
-        return without_space(text_of(questions[-1])) if questions else ""
+        return without_space(read_text(questions[-1])) if questions else ""
 
     def _turn_children(self, exchange: Exchange) -> list[Exchange]:
         """Returns the finished exchanges that follow the exchange within its turn."""
@@ -386,7 +386,7 @@ class Tree:
         new_messages, old_messages = self.content(new).messages, self.content(old).messages
         if not new_messages or not old_messages:
             return False
-        return is_grown_transcript(text_of(new_messages[last]), text_of(old_messages[last]))
+        return is_grown_transcript(read_text(new_messages[last]), read_text(old_messages[last]))
 
     def is_same_input(self, a: Exchange, b: Exchange) -> bool:
         """Returns whether two exchanges have the same messages and media, whichever messages the media are in."""

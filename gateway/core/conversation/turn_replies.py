@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from gateway.core.conversation.canonical import is_call
 from gateway.core.conversation.hashed_list import HashedList
-from gateway.core.conversation.wire_message import audio_id, without_space
+from gateway.core.conversation.wire_message import read_audio_id, without_space
 from storage.records import Atom
 
 # How many of the last assistant texts of a turn are tried in combination. Chosen, not measured.
@@ -45,7 +45,7 @@ class TurnReplies:
         # be a stored reply.
         self.spans: dict[Atom, ReplySpan] = {}
         self.spans.update(
-            (listing.atoms[i][0], ReplySpan(i, i)) for i in assistants if audio_id(listing.messages[i])
+            (listing.atoms[i][0], ReplySpan(i, i)) for i in assistants if read_audio_id(listing.messages[i])
         )
         # The atoms of named messages' texts without the name.
         self.unnamed: list[Atom] = []
@@ -54,9 +54,9 @@ class TurnReplies:
                 joined = "".join(text for _, text in texts[start:end])
                 name = listing.messages[texts[start][0]].get("name")
                 span = ReplySpan(texts[start][0], texts[end - 1][0])
-                self.spans.setdefault(listing.hasher.text_atom(name, joined), span)
+                self.spans.setdefault(listing.hasher.make_text_atom(name, joined), span)
                 if name is not None:
-                    self.unnamed.append(listing.hasher.text_atom(None, joined))
+                    self.unnamed.append(listing.hasher.make_text_atom(None, joined))
 
     def first_atoms(self) -> Iterable[Atom]:
         """Returns the atoms that can be the first of a reply in this turn."""

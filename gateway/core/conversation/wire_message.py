@@ -22,12 +22,12 @@ def is_system(message: Mapping[str, Any]) -> bool:
     return message.get("role") in SYSTEM_ROLES
 
 
-def first_after_system(messages: Sequence[WireMessage]) -> int:
-    """Returns the index of the first message after the leading system messages."""
+def count_leading_system(messages: Sequence[WireMessage]) -> int:
+    """Returns the number of system messages with which a list begins: the index of the first other message."""
     return next((i for i, m in enumerate(messages) if not is_system(m)), len(messages))
 
 
-def text_of(message: Mapping[str, Any]) -> str:
+def read_text(message: Mapping[str, Any]) -> str:
     """Returns the text of a message, whatever the form of its content.
 
     The parts of a user's message are lines, since an application puts a file, a title or a hint before a question. The
@@ -43,7 +43,7 @@ def text_of(message: Mapping[str, Any]) -> str:
     return between_parts.join(text for text in texts if isinstance(text, str))
 
 
-def audio_id(message: Mapping[str, Any]) -> str:
+def read_audio_id(message: Mapping[str, Any]) -> str:
     """Returns the id of the audio in which a model has spoken a reply; "": the reply is written.
 
     A client's message has it in `audio`, a stored one in its private fields.
@@ -55,16 +55,16 @@ def audio_id(message: Mapping[str, Any]) -> str:
     return id if isinstance(id, str) else ""
 
 
-def text_hashed_alone(message: Mapping[str, Any]) -> str | None:
+def find_text_hashed_alone(message: Mapping[str, Any]) -> str | None:
     """Returns the text of an assistant message that is hashed by its text alone; None for every other message."""
     content = message.get("content")
-    if not isinstance(content, str) or message.get("name") is not None or audio_id(message):
+    if not isinstance(content, str) or message.get("name") is not None or read_audio_id(message):
         return None
     has_calls = message.get("tool_calls") is not None or message.get("function_call") is not None
     return None if has_calls else content
 
 
-def media_in(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+def list_media(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns the parts of a message that are no text."""
     content = message.get("content")
     if not isinstance(content, list):
@@ -72,7 +72,7 @@ def media_in(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [part for part in content if isinstance(part, dict) and not isinstance(part.get("text"), str)]
 
 
-def result_flags(messages: Iterable[Mapping[str, Any]]) -> list[bool]:
+def flag_results(messages: Iterable[Mapping[str, Any]]) -> list[bool]:
     """Returns of each message whether it is the result of a call, or has only the media of results before it.
 
     A tool's message cannot have media, so they follow in the user's role.
@@ -81,7 +81,7 @@ def result_flags(messages: Iterable[Mapping[str, Any]]) -> list[bool]:
     for message in messages:
         role = message.get("role")
         follows_result = bool(flags) and flags[-1]
-        is_media = role == "user" and follows_result and bool(media_in(message)) and not text_of(message)
+        is_media = role == "user" and follows_result and bool(list_media(message)) and not read_text(message)
         flags.append(role in RESULT_ROLES or is_media)
     return flags
 
@@ -95,28 +95,28 @@ class NamedCall(NamedTuple):
     arguments: Any
 
 
-def named_calls(message: Mapping[str, Any]) -> list[NamedCall]:
+def read_named_calls(message: Mapping[str, Any]) -> list[NamedCall]:
     """Returns the calls of a message that are not broken, also that of the older `function_call`."""
-    calls = [named_call(call) for call in raw_calls(message) if function_of(call) is not None]
+    calls = [read_named_call(call) for call in list_raw_calls(message) if find_function(call) is not None]
     older_call = message.get("function_call")
     if isinstance(older_call, dict):
         calls.append(NamedCall(str(older_call.get("name")), older_call.get("arguments")))
     return calls
 
 
-def function_of(call: object) -> dict[str, Any] | None:
+def find_function(call: object) -> dict[str, Any] | None:
     """Returns the function or the custom tool of a call; None: the call is broken."""
     function = call.get("function") or call.get("custom") if isinstance(call, dict) else None
     return function if isinstance(function, dict) else None
 
 
-def named_call(call: object) -> NamedCall:
+def read_named_call(call: object) -> NamedCall:
     """Returns the tool and the arguments of a call."""
-    function = function_of(call) or {}
+    function = find_function(call) or {}
     return NamedCall(str(function.get("name")), function.get("arguments", function.get("input")))
 
 
-def raw_calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+def list_raw_calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns the `tool_calls` of a message as they are, also broken ones, without values that are no objects."""
     calls = message.get("tool_calls")
     return [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
@@ -142,7 +142,7 @@ def without_space_utf8(text: str) -> bytes:
     return "".join(text.split()).encode("utf-8", "surrogatepass")
 
 
-def rest_after(text: str, beginning: str) -> str | None:
+def find_rest_after(text: str, beginning: str) -> str | None:
     """Returns the rest of a text that begins with `beginning`, white space aside; None: it begins otherwise."""
     if text.startswith(beginning):
         return text[len(beginning) :]
@@ -156,14 +156,16 @@ def rest_after(text: str, beginning: str) -> str | None:
     return text[offset:]
 
 
-def shown_reply_of(full_reply: Sequence[WireMessage], gateway_call_ids: Container[str] = ()) -> WireMessage:
+def make_shown_reply(full_reply: Sequence[WireMessage], gateway_call_ids: Container[str] = ()) -> WireMessage:
     """Returns what the client sees of a reply's messages: the text as it was streamed, and its own calls.
 
     gateway_call_ids: ids of the calls that the gateway ran itself.
     """
     replies = [message for message in full_reply if message.get("role") == "assistant"]
-    calls = [call for each in replies for call in raw_calls(each) if call_id(call) not in gateway_call_ids]
-    reply: WireMessage = {"role": "assistant", "content": join_texts(map(text_of, replies))}
+    calls = [
+        call for each in replies for call in list_raw_calls(each) if call_id(call) not in gateway_call_ids
+    ]
+    reply: WireMessage = {"role": "assistant", "content": join_texts(map(read_text, replies))}
     return {**reply, "tool_calls": calls} if calls else reply
 
 
@@ -171,11 +173,11 @@ def join_texts(texts: Iterable[str]) -> str:
     """Joins the texts of several messages into one."""
     joined = ""
     for text in texts:
-        joined += separator(joined, text) + text
+        joined += choose_separator(joined, text) + text
     return joined
 
 
-def separator(before: object, after: object) -> str:
+def choose_separator(before: object, after: object) -> str:
     """Returns what joins the texts of two messages, such as "Let me see." and "It rains.": a space or nothing.
 
     before, after: contents of any form; what is no text needs nothing.

@@ -283,7 +283,7 @@ def _make_exchange(
     before: the last exchange of this path; None: the turn is the first.
     """
     messages: list[WireMessage] = [{"role": m.role, "content": m.text} for m in turn.inputs]
-    inputs = tuple(map(hasher.atoms, messages))
+    inputs = tuple(map(hasher.make_atoms, messages))
     offset = 0
     if before is not None:
         offset = before.offset + sum(map(len, before.inputs)) + len(before.reply or ())

@@ -25,7 +25,7 @@ from typing import Any
 import orjson
 from msgspec import Struct
 
-from gateway.core.conversation.wire_message import call_id, named_calls, text_of, without_space_utf8
+from gateway.core.conversation.wire_message import call_id, read_named_calls, read_text, without_space_utf8
 from gateway.core.prompt.note_text import own_words
 from storage.records import Scope
 
@@ -93,7 +93,7 @@ class DelegatedTasks:
         question = next(_user_texts(body["messages"]), None)
         calls: dict[str, _WaitingCall] = {}
         for call in reply.get("tool_calls") or ():
-            for tool, arguments in named_calls({"tool_calls": [call]}):
+            for tool, arguments in read_named_calls({"tool_calls": [call]}):
                 texts = {hash(text): len(text) for text in islice(_argument_texts(arguments), _MAX_TEXTS)}
                 if question is not None and max(texts.values(), default=0) >= _MIN_BYTES:
                     calls[call_id(call)] = _WaitingCall(tool, texts, hash(question), now)
@@ -146,7 +146,9 @@ class DelegatedTasks:
 
 def _user_texts(messages: _Messages) -> Iterator[bytes]:
     """Yields the user's messages without white space, the last one first."""
-    return (without_space_utf8(own_words(text_of(m))) for m in reversed(messages) if m.get("role") == "user")
+    return (
+        without_space_utf8(own_words(read_text(m))) for m in reversed(messages) if m.get("role") == "user"
+    )
 
 
 def _argument_texts(arguments: object) -> Iterator[bytes]:
@@ -163,6 +165,6 @@ def _argument_texts(arguments: object) -> Iterator[bytes]:
         values = (value,)
     for argument in values:
         for item in argument if isinstance(argument, list) else (argument,):
-            text = text_of(item) if isinstance(item, dict) and "role" in item else item
+            text = read_text(item) if isinstance(item, dict) and "role" in item else item
             if isinstance(text, str) and (squashed := without_space_utf8(text)):
                 yield squashed

@@ -13,12 +13,12 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.private import (
     LEGACY_OWN_LENGTH,
-    own_length,
+    find_own_length,
     without_private,
     without_private_fields,
 )
-from gateway.core.conversation.stored_messages import tool_names_by_call
-from gateway.core.conversation.wire_message import WireMessage, text_of
+from gateway.core.conversation.stored_messages import map_calls_to_tool_names
+from gateway.core.conversation.wire_message import WireMessage, read_text
 from gateway.core.dates import day_number_text
 from gateway.core.memory.block_edit import apply_edit
 from gateway.core.memory.builtin import ToolUse, tools_for
@@ -54,7 +54,7 @@ def without_quotations(step: Exchange, calling_step: Exchange, erased: Erased) -
     calling_step: the step with the calls that the results answer, with its content.
     """
     is_gone = calling_step.state is State.FORGOTTEN or REPLY in calling_step.redactions
-    calls = None if is_gone else tool_names_by_call(calling_step)
+    calls = None if is_gone else map_calls_to_tool_names(calling_step)
     messages = orjson.loads(step.input or b"[]")
     cleaned = [_clean_result(m, calls, erased) for m in messages]
     return step if cleaned == messages else replace(step, input=orjson.dumps(cleaned))
@@ -103,8 +103,8 @@ def _clean_result(message: WireMessage, calls: Mapping[str, str] | None, erased:
     """Returns a message of a step; a result without its quotations. calls: names by id; None: they were erased."""
     if message.get("role") != "tool":
         return message
-    text = text_of(message)
-    own = text[: own_length(message)]
+    text = read_text(message)
+    own = text[: find_own_length(message)]
     changes = text[len(own) :]
     is_search = calls is not None and calls.get(str(message.get("tool_call_id"))) in _SEARCHING_TOOLS
     if calls is None or (is_search and may_quote(own, erased)):

@@ -17,8 +17,8 @@ from gateway.core.conversation.canonical import is_result
 from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.conversation.fillers import without_fillers_and_thoughts
 from gateway.core.conversation.private import is_nudge
-from gateway.core.conversation.stored_messages import tool_names_by_call
-from gateway.core.conversation.wire_message import WireMessage, text_of
+from gateway.core.conversation.stored_messages import map_calls_to_tool_names
+from gateway.core.conversation.wire_message import WireMessage, read_text
 from gateway.core.prompt import note_text
 from storage.records import REPLY, Exchange, Message
 
@@ -64,7 +64,7 @@ def _is_instructions(inputs: list[WireMessage], i: int) -> bool:
     A user who sends such a file mostly sends nothing after it, or asks about it in the same message.
     """
     is_before = i + 1 < len(inputs) and inputs[i + 1].get("role") == "user"
-    return is_before and text_of(inputs[i]).startswith("# AGENTS.md\n\n")
+    return is_before and read_text(inputs[i]).startswith("# AGENTS.md\n\n")
 
 
 def _is_observation(message: WireMessage, exchange: Exchange) -> bool:
@@ -72,9 +72,9 @@ def _is_observation(message: WireMessage, exchange: Exchange) -> bool:
 
     A user may begin a message in the same way, but then the model does not reply as it does to such a result.
     """
-    if exchange.shown_reply is None or not text_of(message).startswith("Observation: "):
+    if exchange.shown_reply is None or not read_text(message).startswith("Observation: "):
         return False
-    return text_of(orjson.loads(exchange.shown_reply)).lstrip().startswith("Thought: ")
+    return read_text(orjson.loads(exchange.shown_reply)).lstrip().startswith("Thought: ")
 
 
 def recallable_messages(
@@ -94,7 +94,7 @@ def recallable_messages(
     takes_reply = wanted_seqs is None or exchange.reply_seq in wanted_seqs
     for i, message in visible_messages(exchange, prefix_is_shared=prefix_is_shared, takes_reply=takes_reply):
         is_reply = i == REPLY
-        text = note_text.own_words(text_of(message))
+        text = note_text.own_words(read_text(message))
         if not text.strip():
             continue
         position = len(exchange.inputs) if is_reply else i
@@ -136,4 +136,4 @@ def asked_messages(exchange: Exchange, prefix_is_shared: bool) -> list[Message]:
 
 def tools_used(exchange: Exchange) -> list[str]:
     """Returns the tools that were called in an exchange, in order. exchange: with its content."""
-    return [] if is_tombstone(exchange) else list(tool_names_by_call(exchange).values())
+    return [] if is_tombstone(exchange) else list(map_calls_to_tool_names(exchange).values())

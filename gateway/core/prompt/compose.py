@@ -19,7 +19,7 @@ from gateway.core.conversation.portable_message import for_another_model
 from gateway.core.conversation.private import without_private
 from gateway.core.conversation.provider_fields import refill
 from gateway.core.conversation.tree import PathElement, PathPosition, Tree
-from gateway.core.conversation.wire_message import WireMessage, shown_reply_of
+from gateway.core.conversation.wire_message import WireMessage, make_shown_reply
 from gateway.core.prompt.composition import Composition, InsertedMessage, shown_in, without_result
 from gateway.core.prompt.hidden_rounds import is_offered, put_back, without_rounds
 from gateway.core.prompt.note_text import estimate_tokens
@@ -178,7 +178,7 @@ def _heard_with_rounds(tree: Tree, plan: Plan, offered: Container[str]) -> list[
     messages = plan.query.listing.messages[: plan.heard_count]
     if match_point is None or not match_point.has_full_reply or not messages:
         return None
-    reply = as_clients_resend(shown_reply_of(messages) if len(messages) > 1 else messages[0])
+    reply = as_clients_resend(make_shown_reply(messages) if len(messages) > 1 else messages[0])
     is_same = is_of_same_model(match_point, plan)
     return put_back(tree.content(match_point), reply, after=None, offered=offered, is_same_model=is_same)
 

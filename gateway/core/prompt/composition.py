@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.conversation.portable_message import with_placeholder_text
-from gateway.core.conversation.private import PrivateFields, is_nudge, private_of, without_private
+from gateway.core.conversation.private import PrivateFields, is_nudge, read_private, without_private
 from gateway.core.conversation.tree import PathElement, PathPosition
 from gateway.core.conversation.wire_message import PRIVATE, WireMessage
 from gateway.core.message_text import with_text_before, without_text_before
@@ -41,7 +41,7 @@ class InsertedMessage(Struct, frozen=True):
             return cls(with_placeholder_text(message), atoms, position)
         shown = shown_by_note(note) if note else shown_in(message)
         upstream_message = with_text_before(with_placeholder_text(without_private(message)), note)
-        return cls(upstream_message, atoms, position, note, private_of(message), shown)
+        return cls(upstream_message, atoms, position, note, read_private(message), shown)
 
     @property
     def is_nudge(self) -> bool:
@@ -121,5 +121,5 @@ def rounds_without_results(rounds: Mapping[int, Sequence[WireMessage]]) -> dict[
 
 def shown_in(message: WireMessage) -> Shown:
     """Returns what a gateway message shows of memory blocks: the result of an edit, or a change within a turn."""
-    shown = private_of(message).get("shown_blocks")
+    shown = read_private(message).get("shown_blocks")
     return shown if isinstance(shown, dict) else NOTHING_SHOWN

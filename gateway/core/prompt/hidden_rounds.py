@@ -8,14 +8,14 @@ from typing import Any
 from gateway.core.conversation.exchange import Content
 from gateway.core.conversation.fillers import with_fillers_of, without_fillers
 from gateway.core.conversation.portable_message import for_another_model
-from gateway.core.conversation.private import private_of
+from gateway.core.conversation.private import read_private
 from gateway.core.conversation.provider_fields import PROVIDER_FIELDS, refill, refill_calls
 from gateway.core.conversation.wire_message import (
     WireMessage,
     call_id,
+    find_rest_after,
     join_texts,
-    rest_after,
-    text_of,
+    read_text,
     without_space,
 )
 
@@ -58,7 +58,7 @@ def put_back(
         return _put_back_mixed(rounds, resent_calls, client_calls, after, is_longer=bool(text_after))
     if text_after:
         # It begins with the white space that the model wrote, so that it is sent as the provider has cached it.
-        stored_text = join_texts(map(text_of, all_messages[end:]))
+        stored_text = join_texts(map(read_text, all_messages[end:]))
         text_after = stored_text[: len(stored_text) - len(stored_text.lstrip())] + text_after
     # The client got the provider fields of all rounds in one message; those of the last message come from the store.
     reply = {**_without_provider_fields(message), "content": text_after}
@@ -75,7 +75,7 @@ def without_rounds(content: Content, message: WireMessage) -> WireMessage:
     message: the reply, as the client has it or as it is stored.
     """
     replies = [each for each in content.full_reply or () if each["role"] == "assistant"]
-    is_misplaced = not message.keys().isdisjoint(PROVIDER_FIELDS) and any(map(text_of, replies[:-1]))
+    is_misplaced = not message.keys().isdisjoint(PROVIDER_FIELDS) and any(map(read_text, replies[:-1]))
     return _without_provider_fields(message) if is_misplaced else message
 
 
@@ -86,7 +86,7 @@ def is_offered(content: Content, offered: Container[str]) -> bool:
     unknown_calls = {
         str(message.get("tool_call_id"))
         for message in full_reply
-        if message["role"] == "tool" and text_of(message).startswith(NO_TOOL)
+        if message["role"] == "tool" and read_text(message).startswith(NO_TOOL)
     }
     gateway_call_ids = content.gateway_call_ids - unknown_calls
     calls = (call for message in full_reply for call in message.get("tool_calls") or [])
@@ -99,7 +99,7 @@ def _refill_reply(reply: WireMessage, stored: WireMessage) -> WireMessage | None
     reply: the part after the hidden rounds, as the client has it.
     stored: the last stored message of the reply.
     """
-    if without_space(text_of(reply)) != without_space(text_of(without_fillers(stored))):
+    if without_space(read_text(reply)) != without_space(read_text(without_fillers(stored))):
         # The provider's blocks would bring back the text that the client has cut, or that came after the cut.
         stored = _without_provider_fields(stored)
     return refill(reply, stored)
@@ -110,14 +110,14 @@ def _text_after_rounds(content: Content, message: WireMessage, rounds: Sequence[
     streamed = join_texts(
         text for each in rounds if each["role"] == "assistant" for text in _visible_texts(each)
     )
-    text = text_of(without_fillers(with_fillers_of(message, content.shown_reply or {})))
-    text_after = rest_after(text, streamed)
+    text = read_text(without_fillers(with_fillers_of(message, content.shown_reply or {})))
+    text_after = find_rest_after(text, streamed)
     return None if text_after is None else text_after.lstrip()
 
 
 def _visible_texts(message: WireMessage) -> tuple[str, str]:
     """Returns what a reader got of a message, without fillers: its text, then the text of its speaking calls."""
-    return text_of(message), str(private_of(message).get("spoken", ""))
+    return read_text(message), str(read_private(message).get("spoken", ""))
 
 
 def _put_back_mixed(

@@ -12,7 +12,7 @@ from gateway.core.conversation.exchange import Content, is_tombstone
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.portable_message import for_another_model
-from gateway.core.conversation.private import private_of, without_private
+from gateway.core.conversation.private import read_private, without_private
 from gateway.core.conversation.tree import PathElement, Tree
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.prompt.composition import InsertedMessage, without_result
@@ -50,7 +50,7 @@ def is_resent(plan: Plan, exchange: Exchange) -> bool:
 
 def is_made_without_earlier(reply: WireMessage | None) -> bool:
     """Returns whether a reply was made without the results before the previous reply: its upstream refused them."""
-    return reply is not None and bool(private_of(reply).get("unread_earlier"))
+    return reply is not None and bool(read_private(reply).get("unread_earlier"))
 
 
 def is_of_same_model(exchange: Exchange, plan: Plan) -> bool:
@@ -81,7 +81,7 @@ class _StoredExchange(NamedTuple):
     def of(cls, tree: Tree, plan: Plan, exchange: Exchange) -> _StoredExchange:
         """Loads the content of an exchange. Raises: Missing."""
         content = tree.content(exchange)
-        is_unread = bool(private_of(content.shown_reply or {}).get("unread"))
+        is_unread = bool(read_private(content.shown_reply or {}).get("unread"))
         has_refused = is_unread or exchange.id in plan.refused_results
         return cls(exchange, content, is_of_same_model(exchange, plan), has_refused)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import orjson
 from msgspec.structs import replace
 
-from gateway.core.conversation.wire_message import call_id, raw_calls
+from gateway.core.conversation.wire_message import call_id, list_raw_calls
 from gateway.core.prompt.composition import InsertedMessage
 
 UNANSWERED_RESULT = "No result was given."
@@ -30,7 +30,7 @@ def results_after_calls(messages: Sequence[Mapping[str, Any]]) -> list[int] | No
     for i, message in enumerate(messages):
         if message.get("role") != "tool":
             last_index = i
-            calls.update((call_id(call), i) for call in raw_calls(message))
+            calls.update((call_id(call), i) for call in list_raw_calls(message))
         elif (reply := calls.get(str(message.get("tool_call_id")), last_index)) != last_index:
             late.setdefault(reply, []).append(i)
     if not late:
@@ -95,10 +95,10 @@ def _with_results_first(
     calls: id -> call of the replies before this one; the calls of this reply are added.
     """
     results = [each for each in following if each.role == "tool"]
-    own = {call_id(call) for call in raw_calls(reply.content.message)}
+    own = {call_id(call) for call in list_raw_calls(reply.content.message)}
     late = {id: calls[id] for each in results if (id := each.result_id) in calls and id not in own}
     with_late = _with_calls(reply, [*late.values()])
-    all_calls = raw_calls(with_late.content.message)
+    all_calls = list_raw_calls(with_late.content.message)
     calls.update((call_id(call), call) for call in all_calls)
     open_calls = Counter(map(call_id, all_calls))
     answers: list[SentMessage] = []
@@ -123,7 +123,7 @@ def _with_calls(reply: SentMessage, late: Sequence[Any]) -> SentMessage:
     if reply.list_index is not None and not late:
         return reply
     message = reply.content.message
-    own = raw_calls(message)
+    own = list_raw_calls(message)
     calls = [*(map(_readable, own) if reply.list_index is None else own), *late]
     if calls == (message.get("tool_calls") or []):
         return reply

@@ -11,7 +11,13 @@ from collections.abc import Iterator, Sequence
 from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.conversation.fillers import without_fillers_and_thoughts
 from gateway.core.conversation.tree import Tree
-from gateway.core.conversation.wire_message import RESULT_ROLES, WireMessage, is_system, named_calls, text_of
+from gateway.core.conversation.wire_message import (
+    RESULT_ROLES,
+    WireMessage,
+    is_system,
+    read_named_calls,
+    read_text,
+)
 from gateway.core.prompt.note_text import estimate_tokens
 from storage.records import REPLY, Exchange
 
@@ -70,14 +76,14 @@ def _lines_of_exchange(exchange: Exchange) -> Iterator[str]:
 
 def _lines_of_message(message: WireMessage) -> Iterator[str]:
     role = str(message.get("role"))
-    text = text_of(message).strip()
+    text = read_text(message).strip()
     if role in RESULT_ROLES:
         yield f"Tool result: {_clip(text, RESULT_CHARS)}"
         return
     if text:
         yield f"{role.capitalize()}: {_clip(text, MESSAGE_CHARS)}"
     if role == "assistant":
-        for name, arguments in named_calls(message):
+        for name, arguments in read_named_calls(message):
             yield f"Assistant called {' '.join(name.split())}: {_clip(str(arguments), CALL_CHARS)}"
 
 

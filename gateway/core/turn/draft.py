@@ -11,7 +11,7 @@ from typing import Any
 
 from adapters.types import Json
 from gateway.core.conversation.fillers import FillerSpan, filler_spans, with_filler_spans
-from gateway.core.conversation.wire_message import PRIVATE, function_of, separator, text_of
+from gateway.core.conversation.wire_message import PRIVATE, choose_separator, find_function, read_text
 from gateway.core.turn.json_pieces import REPLACED_FIELDS, copy_json, merge_field
 from gateway.core.turn.tool_call import CallOwner, ToolCall, decide_owner
 from gateway.core.usage.reported import ReplyUsage, reported_counts
@@ -216,16 +216,16 @@ def join_messages(messages: Iterable[Json]) -> Json:
     calls: list[Json] = []
     fillers: list[FillerSpan] = []
     for message in messages:
-        text_before, text = text_of(joined), text_of(message)
+        text_before, text = read_text(joined), read_text(message)
         # The offset at which the message's text begins in the joined text.
-        start_offset = len(text_before) + len(separator(text_before, text))
+        start_offset = len(text_before) + len(choose_separator(text_before, text))
         for key, value in message.items():
             if key == "tool_calls":
                 calls.extend(value)
             elif value is None:
                 joined.setdefault(key, None)
             elif key == "content":
-                joined[key] = _concatenate(joined.get(key), value, separator(joined.get(key), value))
+                joined[key] = _concatenate(joined.get(key), value, choose_separator(joined.get(key), value))
             elif key == PRIVATE:
                 fillers += [
                     FillerSpan(start_offset + start, start_offset + end)
@@ -254,7 +254,7 @@ def _parts(content: Any) -> list[Any]:
 
 def generated_in(message: Mapping[str, Any]) -> str:
     """Returns all of a message that the model wrote, calls included, for an estimate of its tokens."""
-    calls = [function_of(call) or {} for call in message.get("tool_calls") or ()]
-    parts = [message.get("reasoning_content"), text_of(message), message.get("refusal")]
+    calls = [find_function(call) or {} for call in message.get("tool_calls") or ()]
+    parts = [message.get("reasoning_content"), read_text(message), message.get("refusal")]
     parts += [call.get(key) for call in calls for key in ("name", "arguments", "input")]
     return "".join([part for part in parts if isinstance(part, str)])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from adapters.types import Json
-from gateway.core.conversation.private import NUDGE_SENDER, framed_system_message
+from gateway.core.conversation.private import NUDGE_SENDER, make_framed_system_message
 from gateway.core.turn.commands import SaveStep
 from gateway.core.turn.draft import join_messages
 from gateway.core.turn.ledger import EMPTY_LEDGER, Ledger
@@ -27,7 +27,7 @@ class EarlierRounds:
         """Adds a round. step: has its results and its nudge. estimate: as in `Ledger.with_round`."""
         self.messages += [ended_round.upstream_message(), *(result.stored() for result in step.results)]
         if step.nudge:
-            self.messages.append(framed_system_message(step.nudge, sender=NUDGE_SENDER))
+            self.messages.append(make_framed_system_message(step.nudge, sender=NUDGE_SENDER))
         self._shown_replies.append(ended_round.shown_reply())
         self.ledger = self.ledger_with(ended_round, estimate)
 

@@ -20,7 +20,7 @@ from adapters.json_escapes import read_json
 from adapters.types import EVENT_STREAM_TYPE, NATIVE_REPLY, Event, Header, Json, with_content_type
 from gateway.core.conversation.fillers import filler_message
 from gateway.core.conversation.private import with_private, without_private
-from gateway.core.conversation.wire_message import separator, text_of
+from gateway.core.conversation.wire_message import choose_separator, read_text
 from gateway.core.memory.call_arguments import read_arguments
 from gateway.core.turn.chunks import as_deltas, chunk_of, delta_of, is_first_choice
 from gateway.core.turn.client_view import ClientView, ReplyEvent
@@ -382,7 +382,7 @@ class Round:
     def _begin_events(self) -> None:
         if self.form is AS_BODY and self._earlier_content:
             # The round before was hidden, and its body held back; the client gets its text in this stream.
-            self._view.add_text(text_of({"content": self._earlier_content}))
+            self._view.add_text(read_text({"content": self._earlier_content}))
         self.form = AS_EVENTS
 
     def _read_event(self, event: Event) -> RoundEnd | None:
@@ -512,7 +512,7 @@ class Round:
             return calls
         if self.spoken.content_before and (text := delta.get("content")):
             # The words of two rounds must not run together in the one message that the client gets.
-            blanks = separator(self.spoken.content_before, text)
+            blanks = choose_separator(self.spoken.content_before, text)
             if blanks and self.form is AS_EVENTS:
                 self._view.add_text(blanks)
             self.spoken.content_before = ""

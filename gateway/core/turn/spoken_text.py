@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.core.conversation.wire_message import separator
+from gateway.core.conversation.wire_message import choose_separator
 from gateway.core.turn.asides import AsideReader, Asides, Voice
 from gateway.core.turn.client_view import ClientView
 from gateway.core.turn.draft import MessageDraft
@@ -32,7 +32,7 @@ class SpokenText:
     @property
     def text(self) -> str:
         """All spoken text: the filler, then the words."""
-        return self.filler + separator(self.filler, self.words) + self.words
+        return self.filler + choose_separator(self.filler, self.words) + self.words
 
     def read(self, draft: MessageDraft, *, is_shown: bool) -> None:
         """Reads the thoughts, words and fillers in the arguments of calls, as far as they have come.
@@ -50,8 +50,8 @@ class SpokenText:
                 self._add(voice, text, "", index, is_shown=is_shown)
             elif voice is Voice.WORDS:
                 self._speaker = (index, voice)
-                blanks = separator(self.text or draft.text or self.content_before, text)
-                self.words += separator(self.words, text)
+                blanks = choose_separator(self.text or draft.text or self.content_before, text)
+                self.words += choose_separator(self.words, text)
                 self._add(voice, text, blanks, index, is_shown=is_shown)
             elif not (self.text or draft.text) and text.strip():
                 # A filler fills the silence before a tool: once the reply has text, there is no silence.
@@ -60,7 +60,7 @@ class SpokenText:
 
     def add_filler(self, text: str, *, is_shown: bool) -> None:
         """Adds a filler, or its beginning. is_shown: the client gets it at once; otherwise it is only collected."""
-        self._add(Voice.FILLER, text, separator(self.content_before, text), is_shown=is_shown)
+        self._add(Voice.FILLER, text, choose_separator(self.content_before, text), is_shown=is_shown)
 
     def _add(self, voice: Voice, text: str, blanks: str, call: int = 0, *, is_shown: bool) -> None:
         """Adds spoken text. blanks: what is shown before the text. call: the index of its call in the reply."""

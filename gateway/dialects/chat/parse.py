@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gateway.core.conversation.private import without_private
-from gateway.core.conversation.wire_message import PRIVATE, named_calls
+from gateway.core.conversation.wire_message import PRIVATE, read_named_calls
 from gateway.core.json_limits import MAX_VALUES, check_values
 from gateway.core.request.chat_request import MAX_TOKENS_FIELDS, ChatRequest, find_token_limit
 from gateway.dialects.fields import (
@@ -103,7 +103,7 @@ def make_chat_request(body: bytes, json: dict[str, Any], max_messages: int | Non
 def _json_arguments(messages: list[dict[str, Any]]) -> Iterator[bytes]:
     """Yields the arguments of calls. They are JSON within texts, so a check of the body does not look into them."""
     for message in messages:
-        for _, arguments in named_calls(message):
+        for _, arguments in read_named_calls(message):
             # The arguments of a custom tool may be any text.
             if isinstance(arguments, str) and arguments.lstrip().startswith(("{", "[")):
                 yield arguments.encode()

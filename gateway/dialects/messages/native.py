@@ -19,7 +19,7 @@ from adapters.claude.history import without_unanswered_calls
 from adapters.claude.model_traits import binds_thoughts
 from adapters.claude.reply import next_block_index
 from adapters.types import NATIVE_REPLY, Json
-from gateway.core.conversation.wire_message import call_id, raw_calls, text_of
+from gateway.core.conversation.wire_message import call_id, list_raw_calls, read_text
 from gateway.core.request.edit import BodyEdit
 from gateway.core.request.envelope import thinking_budget
 from gateway.core.request.native_body import NO_CHANGES, MessageThread, NativeChanges, UpstreamBody
@@ -272,8 +272,8 @@ def _translate(chat_messages: Sequence[Json]) -> list[Json]:
         try:
             blocks = _translate_to_blocks(message, f"messages[{index}]")
         except Untranslatable:
-            calls_left_out.update(map(call_id, raw_calls(message)))
-            blocks = user_blocks({"content": text_of(message)}, "")
+            calls_left_out.update(map(call_id, list_raw_calls(message)))
+            blocks = user_blocks({"content": read_text(message)}, "")
         role = "assistant" if message.get("role") == "assistant" else "user"
         if not blocks:
             continue
@@ -296,8 +296,8 @@ def _restore_reply(replacement: Sequence[Json], message: Json) -> list[Json]:
     *rounds, stored_reply = replacement
     client_blocks = _blocks_after_rounds(rounds, message) if stored_reply["role"] == "assistant" else []
     stored_blocks = (stored_reply.get(NATIVE_REPLY) or {}).get("content") or []
-    client_text = "".join(text_of({"content": [block]}) for block in client_blocks)
-    if len(client_blocks) > len(stored_blocks) and client_text.strip() == text_of(stored_reply).strip():
+    client_text = "".join(read_text({"content": [block]}) for block in client_blocks)
+    if len(client_blocks) > len(stored_blocks) and client_text.strip() == read_text(stored_reply).strip():
         return [*_translate(rounds), {"role": "assistant", "content": client_blocks}]
     return _translate(replacement)
 

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from adapters.types import Json, completion_count, token_count
 from gateway.core.conversation.private import without_private
-from gateway.core.conversation.wire_message import text_of
+from gateway.core.conversation.wire_message import read_text
 from gateway.core.turn.chunks import is_first_choice
 from gateway.core.turn.client_view import ReplyEvent, no_usage
 from gateway.core.turn.commands import TurnOutcome
@@ -182,7 +182,7 @@ class TranslatedMessage:
         thought = delta.get("reasoning_content") or delta.get("reasoning")
         if isinstance(thought, str) and thought:
             self._blocks.add_thought(thought)
-        if text := text_of(delta):
+        if text := read_text(delta):
             self._blocks.add_text(text)
         if isinstance(refusal := delta.get("refusal"), str) and refusal:
             self._is_refused = True

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 from adapters.types import Json, token_count
 from gateway.core.conversation.provider_fields import THOUGHT_FIELDS
-from gateway.core.conversation.wire_message import text_of
+from gateway.core.conversation.wire_message import read_text
 from gateway.core.turn.draft import MessageDraft
 from gateway.dialects.event_stream import SendsEvent
 from gateway.dialects.lenient import as_list, as_object, as_text
@@ -50,7 +50,7 @@ class GrowingOutput:
             self._item_for(ThoughtsItem).add(delta)
         for block in as_list(delta.get("provider_blocks")):
             self._add_search(block)
-        if text := text_of(delta):
+        if text := read_text(delta):
             self.add_text(text, logprobs)
         if isinstance(refusal := delta.get("refusal"), str) and refusal:
             self._item_for(MessageItem).refuse(refusal)

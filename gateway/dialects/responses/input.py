@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.types import Json
-from gateway.core.conversation.wire_message import media_in
+from gateway.core.conversation.wire_message import list_media
 from gateway.core.prompt.result_order import results_after_calls
 from gateway.core.request.chat_request import Reference
 from gateway.dialects.fields import ItemPath, missing_field, read_optional, read_required_text, wrong_type
@@ -189,7 +189,7 @@ class _MessageBuilder:
         content = self._read_content(output, ".output")
         message = {"role": "tool", "tool_call_id": id, "content": content}
         # A tool's message cannot have media.
-        if media := media_in(message):
+        if media := list_media(message):
             self._end_reply()  # the media of earlier results come before the reply
             self._media += media
             message["content"] = "\n".join(

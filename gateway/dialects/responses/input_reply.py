@@ -7,7 +7,7 @@ from typing import Any
 
 from adapters.types import Json
 from gateway.core.conversation.provider_fields import THOUGHT_FIELDS
-from gateway.core.conversation.wire_message import separator
+from gateway.core.conversation.wire_message import choose_separator
 
 
 class InputReply:
@@ -34,7 +34,7 @@ class InputReply:
     def add_content(self, content: str | list[Json]) -> None:
         text = content if isinstance(content, str) else self._take_parts(content)
         if self._texts:  # texts are joined as those of two rounds are in a stored reply
-            self._texts.append(separator(self._texts[-1], text))
+            self._texts.append(choose_separator(self._texts[-1], text))
         self._texts.append(text)
         self._ends_with_text = True
 

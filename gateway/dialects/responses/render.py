@@ -15,7 +15,7 @@ import orjson
 
 from adapters.types import Event, Json, completion_count, token_count
 from gateway.core.conversation.directions import DIRECTIONS_FIELD, directions_in
-from gateway.core.conversation.private import private_of, without_private
+from gateway.core.conversation.private import read_private, without_private
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.finish_reasons import BROKE, read_finish_reason
 from gateway.core.turn.chunks import delta_of, is_first_choice
@@ -275,7 +275,7 @@ def rebuild_response(tag: str, reply: WireMessage, *, shows_sealed_thoughts: boo
     terms = ResponseTerms(
         stored.full_echo,
         lambda: TurnName.from_tag(tag),
-        answering_model=lambda: private_of(reply).get("model", ""),
+        answering_model=lambda: read_private(reply).get("model", ""),
         forms=stored.forms,
         shows_sealed_thoughts=shows_sealed_thoughts,
     )

@@ -6,7 +6,7 @@ from typing import Final
 
 from adapters.json_escapes import join_halves, read_json_with_halves
 from adapters.types import Event, Json
-from gateway.core.conversation.wire_message import text_of
+from gateway.core.conversation.wire_message import read_text
 from gateway.core.turn.commands import FINISHED, End
 from gateway.core.turn.draft import join_messages
 from gateway.core.turn.native_reader import NativeReply
@@ -87,7 +87,7 @@ class ResponseReader:
         replies = [message for message in translated.messages if message["role"] == "assistant"]
         message = join_messages(replies) if replies else None
         if message is not None and self._end is not FINISHED:
-            text = text_of(message)
+            text = read_text(message)
             message = {"role": "assistant", "content": text} if text else None
         ids = [response.get("id"), *(item.get("id") for item in items if isinstance(item, dict))]
         return NativeReply(self._end, message, tuple(id for id in ids if isinstance(id, str) and id))

@@ -13,8 +13,8 @@ import msgspec
 from msgspec import Struct, field
 
 from adapters.types import Json
-from gateway.core.conversation.private import private_of
-from gateway.core.conversation.wire_message import WireMessage, text_of
+from gateway.core.conversation.private import read_private
+from gateway.core.conversation.wire_message import WireMessage, read_text
 from gateway.dialects.responses.request_fields import ECHO_DEFAULTS
 from gateway.dialects.responses.tools import NO_FORMS, CallForm
 
@@ -62,12 +62,12 @@ class StoredResponse(Struct, frozen=True, omit_defaults=True):
         if self.output is None:
             return None
         texts = [part.get("text", "") for item in self.output for part in item.get("content") or ()]
-        return self.output if "".join(texts) == text_of(reply) else None
+        return self.output if "".join(texts) == read_text(reply) else None
 
 
 def read_stored_response(reply: WireMessage) -> StoredResponse | None:
     """Returns the stored fields of a reply's response; None: the reply was not sent as a response."""
-    fields: Any = private_of(reply).get(RESPONSE_FIELD)
+    fields: Any = read_private(reply).get(RESPONSE_FIELD)
     if not isinstance(fields, dict):
         return None
     try:

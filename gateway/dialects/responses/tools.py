@@ -19,9 +19,9 @@ from gateway.core.conversation.portable_message import INPUT_ARGUMENT
 from gateway.core.conversation.wire_message import (
     WireMessage,
     call_id,
-    named_call,
-    raw_calls,
-    text_of,
+    list_raw_calls,
+    read_named_call,
+    read_text,
 )
 from gateway.dialects.fields import QUOTED_CHARS, missing_field, read_optional, read_required_text, wrong_type
 from gateway.dialects.lenient import decode_list
@@ -158,11 +158,11 @@ def tools_found(messages: Sequence[WireMessage]) -> list[Json]:
     searches = {
         call_id(call)
         for message in messages
-        for call in raw_calls(message)
-        if named_call(call).name == TOOL_SEARCH
+        for call in list_raw_calls(message)
+        if read_named_call(call).name == TOOL_SEARCH
     }
     results = (message for message in messages if message.get("tool_call_id") in searches)
-    return [tool for result in results for tool in decode_list(text_of(result)) if isinstance(tool, dict)]
+    return [tool for result in results for tool in decode_list(read_text(result)) if isinstance(tool, dict)]
 
 
 def read_tools(

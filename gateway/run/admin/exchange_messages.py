@@ -13,8 +13,8 @@ import orjson
 from msgspec.structs import replace
 
 from gateway.core.conversation.exchange import is_tombstone
-from gateway.core.conversation.private import private_of
-from gateway.core.conversation.wire_message import WireMessage, call_id, function_of, media_in, text_of
+from gateway.core.conversation.private import read_private
+from gateway.core.conversation.wire_message import WireMessage, call_id, find_function, list_media, read_text
 from gateway.run.admin.memory_records import MessageRecord, ShownCall
 from storage.records import REPLY, Exchange, State
 
@@ -50,8 +50,8 @@ def message_records(
 
 def readable(message: WireMessage) -> str:
     """Returns the text of a message, with a line for each image or sound."""
-    lines = [text_of(message)] if text_of(message) else []
-    return "\n".join([*lines, *map(_media_line, media_in(message))])
+    lines = [read_text(message)] if read_text(message) else []
+    return "\n".join([*lines, *map(_media_line, list_media(message))])
 
 
 def _input_records(exchange: Exchange, *, is_whole: bool) -> list[MessageRecord]:
@@ -105,7 +105,7 @@ def _record(
         at=at,
         text=text if is_whole else shorten(text, TEXT_CHARS),
         state=_state_of(exchange),
-        images=sum("image" in str(part.get("type")) for part in media_in(message)),
+        images=sum("image" in str(part.get("type")) for part in list_media(message)),
         rounds=_own_calls(message, {}, is_whole=is_whole),
     )
 
@@ -122,13 +122,13 @@ def _state_of(exchange: Exchange) -> _State:
 
 def _speaker_of(message: WireMessage) -> str | None:
     """Returns the name of the author, which the gateway has set aside or the client has sent."""
-    name = private_of(message).get("name") or message.get("name")
+    name = read_private(message).get("name") or message.get("name")
     return name if isinstance(name, str) and name else None
 
 
 def _reply_calls(messages: Sequence[Mapping[str, Any]], *, is_whole: bool) -> tuple[ShownCall, ...]:
     """Returns the calls of a reply as its upstream saw it, with what the gateway's own tools returned."""
-    results = {str(m.get("tool_call_id")): text_of(m) for m in messages if m.get("role") == "tool"}
+    results = {str(m.get("tool_call_id")): read_text(m) for m in messages if m.get("role") == "tool"}
     return tuple(each for message in messages for each in _own_calls(message, results, is_whole=is_whole))
 
 
@@ -140,7 +140,7 @@ def _own_calls(
     shown_calls = []
     calls = message.get("tool_calls")
     for call in calls if isinstance(calls, list) else ():
-        if (function := function_of(call)) is not None:
+        if (function := find_function(call)) is not None:
             arguments = shorten(str(function.get("arguments", function.get("input", ""))), max_chars)
             result = shorten(results.get(call_id(call), ""), max_chars)
             shown_calls.append(ShownCall(str(function.get("name")), arguments, result))

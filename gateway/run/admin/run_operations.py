@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from gateway.core import ids
 from gateway.core.conversation.exchange import is_tombstone
-from gateway.core.conversation.wire_message import named_call, text_of
+from gateway.core.conversation.wire_message import read_named_call, read_text
 from gateway.errors import UnknownId
 from gateway.run.admin.exchange_messages import TOOL_CHARS, shorten
 from gateway.run.admin.list_page import read_cursor
@@ -172,7 +172,7 @@ def _results(exchange: Exchange | None) -> dict[str, str]:
         return {}
     messages = orjson.loads(exchange.input or b"[]")
     return {
-        str(message.get("tool_call_id")): text_of(message)
+        str(message.get("tool_call_id")): read_text(message)
         for index, message in enumerate(messages)
         if message.get("role") == "tool" and index not in exchange.redactions
     }
@@ -186,7 +186,7 @@ def _calls(
     calls = []
     reply: dict[str, Any] = orjson.loads(exchange.shown_reply)
     for call in reply.get("tool_calls") or ():
-        name, arguments = named_call(call)
+        name, arguments = read_named_call(call)
         id = str(call.get("id"))
         result = results.get(id)
         state: _CallState = "open" if result is None else "answered"

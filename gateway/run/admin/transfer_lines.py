@@ -15,8 +15,8 @@ import orjson
 from gateway.core.conversation.canonical import ATOM_DIGEST_BYTES, MessageHasher
 from gateway.core.conversation.change import prefix_hashes
 from gateway.core.conversation.exchange import TOMBSTONE_STATES, is_tombstone
-from gateway.core.conversation.private import own_length, private_of
-from gateway.core.conversation.wire_message import WireMessage, text_of
+from gateway.core.conversation.private import find_own_length, read_private
+from gateway.core.conversation.wire_message import WireMessage, read_text
 from gateway.core.memory.fact_words import fact_key
 from gateway.core.nul import without_nul
 from gateway.core.tags import mark_of, with_mark
@@ -220,13 +220,14 @@ class LineReader:
         messages: list[WireMessage] = fields["input"] or []
         redactions = {int(index): _random_atoms(kinds) for index, kinds in fields["redactions"].items()}
         inputs = tuple(
-            redactions.get(index) or self._hasher.atoms(message) for index, message in enumerate(messages)
+            redactions.get(index) or self._hasher.make_atoms(message)
+            for index, message in enumerate(messages)
         )
-        media = tuple(self._hasher.media_digest(message) for message in messages)
+        media = tuple(self._hasher.digest_media(message) for message in messages)
         if not fields["has_reply"]:
             return _Hashes(inputs, media, None)
         shown_reply = fields["shown_reply"]
-        atoms = () if shown_reply is None else self._hasher.atoms(shown_reply)
+        atoms = () if shown_reply is None else self._hasher.make_atoms(shown_reply)
         return _Hashes(inputs, media, redactions.get(REPLY) or atoms)
 
     async def _get_path_end(self, seq: int | None) -> _PathEnd:
@@ -273,13 +274,13 @@ def _replace_marks(fields: dict[str, Any], note_mark: str) -> dict[str, Any]:
 
 def _replace_mark(message: WireMessage, note_mark: str) -> WireMessage:
     """Returns a message with this mark in the gateway's note, if the message has a note."""
-    private = private_of(message)
-    start = own_length(message)
+    private = read_private(message)
+    start = find_own_length(message)
     if start is None and "shown_blocks" in private and message.get("role") == "user":
         start = 0
     if start is None:
         return message
-    text = text_of(message)
+    text = read_text(message)
     return {**message, "content": text[:start] + with_mark(text[start:], note_mark)}
 
 

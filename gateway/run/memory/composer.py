@@ -14,7 +14,7 @@ from gateway.core.conversation.exchange import ends_off_record
 from gateway.core.conversation.match_query import MemoryUse
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import is_nudge
-from gateway.core.conversation.wire_message import RESULT_ROLES, result_flags, text_of
+from gateway.core.conversation.wire_message import RESULT_ROLES, flag_results, read_text
 from gateway.core.memory.standing import StandingBlock, make_standing_block
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.compose import compose, known_note
@@ -328,7 +328,7 @@ def _noted_message(context: MemoryContext) -> NotedMessage | None:
     plan, messages = context.plan, context.plan.messages
     # Recall is for a user's words, not for a nudge of an agent's rules.
     has_words = bool(messages) and messages[-1].get("role") == "user"
-    if not has_words or is_nudge(messages[-1]) or result_flags(messages)[-1]:
+    if not has_words or is_nudge(messages[-1]) or flag_results(messages)[-1]:
         return _question_before_results(context)
     if plan.is_quote:
         # A message that only quotes its conversation is a front end's request, such as one for a title.
@@ -337,7 +337,9 @@ def _noted_message(context: MemoryContext) -> NotedMessage | None:
     name = messages[index].get("name")
     # The new messages end with those of the list, so an index from the end is the same in both.
     list_index = plan.new_indices[index - len(messages)] if plan.new_indices else None
-    return NotedMessage(text_of(messages[index]), name if isinstance(name, str) else None, list_index, index)
+    return NotedMessage(
+        read_text(messages[index]), name if isinstance(name, str) else None, list_index, index
+    )
 
 
 def _last_own_words_index(plan: Plan) -> int:
@@ -352,7 +354,7 @@ def _last_own_words_index(plan: Plan) -> int:
     for index in range(last_index, last_index - len(plan.new_indices), -1):
         if messages[index].get("role") != "user":
             break
-        if own_words(text_of(messages[index])):
+        if own_words(read_text(messages[index])):
             return index
     return last_index
 

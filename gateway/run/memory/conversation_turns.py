@@ -9,9 +9,9 @@ import orjson
 from msgspec.structs import replace
 
 from gateway.core.conversation.directions import TurnMessages, path_with_directions, stored_directions
-from gateway.core.conversation.private import private_of, with_private, without_private
+from gateway.core.conversation.private import read_private, with_private, without_private
 from gateway.core.conversation.turn_hex import TIME_CHARS, begun_hex, content_hex
-from gateway.core.conversation.wire_message import WireMessage, shown_reply_of, text_of
+from gateway.core.conversation.wire_message import WireMessage, make_shown_reply, read_text
 from storage.errors import NotFound
 from storage.listing import ListedExchange
 from storage.records import Agent, Exchange, State
@@ -68,7 +68,7 @@ class ConversationTurns:
         last = steps[-1].shown_reply
         if len(steps) == 1 or not reply or last is None:
             return JoinedTurn(exchange, (exchange.id,))
-        shown = with_private(reply[0], **private_of(orjson.loads(last)))
+        shown = with_private(reply[0], **read_private(orjson.loads(last)))
         joined = replace(exchange, shown_reply=orjson.dumps(shown))
         return JoinedTurn(joined, tuple(step.id for step in steps))
 
@@ -147,7 +147,7 @@ def joined_reply(steps: Sequence[Exchange]) -> list[WireMessage]:
     gateway_call_ids = {
         message.get("tool_call_id") for step in steps[1:] for message in orjson.loads(step.input or b"[]")
     }
-    return [shown_reply_of(replies, gateway_call_ids)]
+    return [make_shown_reply(replies, gateway_call_ids)]
 
 
 def with_model(message: WireMessage, exchange: Exchange) -> WireMessage:
@@ -163,5 +163,5 @@ def _own_reply(exchange: Exchange) -> WireMessage:
     if exchange.state is State.FINISHED:
         return reply
     # Its calls may be cut, and get no answer.
-    text = text_of(reply)
+    text = read_text(reply)
     return {"role": "assistant", "content": text} if text else {}

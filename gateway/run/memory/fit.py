@@ -11,7 +11,12 @@ import orjson
 from msgspec.structs import replace
 
 from gateway.core.conversation.tree import PathPosition
-from gateway.core.conversation.wire_message import WireMessage, first_after_system, media_in, result_flags
+from gateway.core.conversation.wire_message import (
+    WireMessage,
+    count_leading_system,
+    flag_results,
+    list_media,
+)
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.summary import (
     EARLY_SHARE,
@@ -208,7 +213,7 @@ def is_crowded(prompt: Prompt) -> bool:
     if bounds is None:
         return False
     messages, composition = prompt.request.messages, prompt.composition
-    listed = len(messages) - max(prompt.eviction.start_index, first_after_system(messages))
+    listed = len(messages) - max(prompt.eviction.start_index, count_leading_system(messages))
     added_by_rounds = sum(len(rounds) - 1 for rounds in composition.replacements.values())
     return len(composition.inserted) + listed + added_by_rounds > bounds.summarise_above
 
@@ -238,7 +243,7 @@ def _collect_left_out(prompt: Prompt, entries: Sequence[_Entry], staying: frozen
 
     A message that is replaced by hidden rounds is dropped if none of the rounds stays.
     """
-    dropped = set(range(first_after_system(prompt.request.messages), prompt.eviction.start_index))
+    dropped = set(range(count_leading_system(prompt.request.messages), prompt.eviction.start_index))
     replacements: dict[int, list[WireMessage]] = {index: [] for index in prompt.composition.replacements}
     for n, (index, message) in enumerate(entries):
         if index is None:
@@ -281,7 +286,7 @@ def _entries(prompt: Prompt) -> list[_Entry]:
     """Returns the messages after the leading system messages, as an endless window would have them."""
     messages, composition = prompt.request.messages, prompt.composition
     entries = [_Entry(None, each.message) for each in composition.inserted]
-    for i in range(max(prompt.eviction.start_index, first_after_system(messages)), len(messages)):
+    for i in range(max(prompt.eviction.start_index, count_leading_system(messages)), len(messages)):
         if i in composition.replacements:
             entries += [_Entry(i, m) for m in composition.replacements[i]]
         else:
@@ -298,7 +303,7 @@ def _items(prompt: Prompt, entries: Sequence[_Entry], bounds: Sequence[int]) -> 
     """Returns the entries as the window sees them. bounds: the upper bound of each entry's tokens."""
     nudges = {n for n, each in enumerate(prompt.composition.inserted) if each.is_nudge}
     items = []
-    results = result_flags(message for _, message in entries)
+    results = flag_results(message for _, message in entries)
     for n, ((index, message), is_result) in enumerate(zip(entries, results, strict=True)):
         is_nudge = n in nudges or _is_hidden_nudge(prompt, index, message)
         item = window_item(message, bounds[n], is_nudge=is_nudge)
@@ -346,7 +351,7 @@ class _WindowRoom:
     def _count_fixed(self) -> int:
         """Counts the parts that are always sent: the client's leading system messages, its schemas, and all tools."""
         request, count = self._prompt.request, self._count
-        lead = request.messages[: first_after_system(request.messages)]
+        lead = request.messages[: count_leading_system(request.messages)]
         fields = request.json
         # Upstreams put the schema of a structured reply into the prompt, too.
         schemas = [
@@ -418,7 +423,7 @@ class _WindowRoom:
         if (
             self._context_tokens == ANY_WINDOW
             or self._entry_tokens is None
-            or any(media_in(m) for part in staying for _, m in self.entries[part.start : part.stop])
+            or any(list_media(m) for part in staying for _, m in self.entries[part.start : part.stop])
         ):
             return _PromptSize(0, 0)
         fixed = self._fixed_tokens_with(cut)

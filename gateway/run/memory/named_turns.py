@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.conversation.directions import Direction, stored_directions
-from gateway.core.conversation.private import private_of, with_private, without_private
+from gateway.core.conversation.private import read_private, with_private, without_private
 from gateway.core.conversation.turn_hex import begun_hex, turn_begin_time, turn_hex
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.turn_name import TurnName
@@ -139,7 +139,7 @@ async def find_paths_by_id(store: Store, scope: Scope, ids: Set[str]) -> dict[st
     paths: dict[str, list[WireMessage]] = {}
     turns: dict[str, ConversationTurns] = {}
     for conversation, begun, reply in await store.messages.list_newest_replies(agent.id, _NEWEST_TURNS):
-        reply_ids = private_of(orjson.loads(reply)).get("ids")
+        reply_ids = read_private(orjson.loads(reply)).get("ids")
         asked_ids = ids & {*map(str, reply_ids)} if isinstance(reply_ids, list) else ()
         if not asked_ids:
             continue

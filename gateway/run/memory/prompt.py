@@ -16,7 +16,7 @@ from gateway.core.conversation.portable_message import (
     without_remote_media,
     without_unreadable_files,
 )
-from gateway.core.conversation.wire_message import WireMessage, first_after_system
+from gateway.core.conversation.wire_message import WireMessage, count_leading_system
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.composition import Composition, rounds_without_results
 from gateway.core.prompt.eviction import Eviction
@@ -335,7 +335,7 @@ class Prompt(Struct, frozen=True):
                 edit.prefix_text(index, note)
         if inserted := self.window.inserted(self.composition):
             edit.insert_messages(
-                first_after_system(self.request.messages), [each.message for each in inserted]
+                count_leading_system(self.request.messages), [each.message for each in inserted]
             )
         if tools := self.offered_tools:
             edit.add_tools(tools, in_front=self.tools_first)

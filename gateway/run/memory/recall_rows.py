@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, islice
 
-from gateway.core.conversation.wire_message import SYSTEM_ROLES, WireMessage, text_of
+from gateway.core.conversation.wire_message import SYSTEM_ROLES, WireMessage, read_text
 from gateway.core.prompt.note_choice import CUT_CHARS
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.usage.estimate import CHARS_PER_TOKEN
@@ -218,4 +218,4 @@ def _tokens(chars: int) -> int:
 
 def _chars(message: WireMessage) -> int:
     """Returns how many characters the texts of a message have."""
-    return len(text_of(message))
+    return len(read_text(message))

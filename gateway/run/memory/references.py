@@ -9,10 +9,10 @@ import orjson
 from msgspec.structs import replace
 
 from gateway.core.conversation.heard import as_heard
-from gateway.core.conversation.private import private_of, with_private, without_private
+from gateway.core.conversation.private import read_private, with_private, without_private
 from gateway.core.conversation.provider_fields import THOUGHT_FIELDS
 from gateway.core.conversation.turn_hex import turn_begin_time
-from gateway.core.conversation.wire_message import WireMessage, call_id, raw_calls
+from gateway.core.conversation.wire_message import WireMessage, call_id, list_raw_calls
 from gateway.core.prompt.result_order import results_after_calls
 from gateway.core.request.chat_request import ChatRequest, MemoryChoice, Reference
 from gateway.core.turn_name import TurnName
@@ -178,7 +178,7 @@ class _ReferenceFiller:
         if (order := results_after_calls(filled)) is not None:
             filled = [filled[i] for i in order]
         messages = [*map(without_private, filled)]
-        models = [private_of(message).get("model") for message in filled]
+        models = [read_private(message).get("model") for message in filled]
         json = {**self._request.json, "messages": messages}
         return replace(
             self._request,
@@ -187,7 +187,7 @@ class _ReferenceFiller:
             messages=messages,
             references=(),
             reply_models={n: model for n, model in enumerate(models) if model is not None},
-            stored_indexes=frozenset(n for n, m in enumerate(filled) if private_of(m).get("stored")),
+            stored_indexes=frozenset(n for n, m in enumerate(filled) if read_private(m).get("stored")),
         )
 
     def _add_thoughts(self, index: int, reply: WireMessage) -> None:
@@ -198,7 +198,7 @@ class _ReferenceFiller:
         size = len(orjson.dumps(thoughts))
         if thoughts and size <= self._left_bytes:  # a request can go without them
             self._left_bytes -= size
-            model = private_of(reply).get("model")
+            model = read_private(reply).get("model")
             self._messages[index][-1:] = [with_private({**message, **thoughts}, model=model)]
 
     def _drop_unanswered_calls(self) -> None:
@@ -214,7 +214,7 @@ class _ReferenceFiller:
                 if message.get("role") == "tool":
                     answered.add(str(message.get("tool_call_id")))
                     continue
-                calls = raw_calls(message)
+                calls = list_raw_calls(message)
                 if calls and index in self._named_replies and offset == len(messages) - 1:
                     messages[offset] = _with_answered_calls(message, answered)
                 answered.difference_update(map(call_id, calls))
@@ -235,7 +235,7 @@ class _ReferenceFiller:
 
 def _with_answered_calls(reply: WireMessage, answered: Collection[str]) -> WireMessage:
     """Returns a reply without the calls that have no result. answered: the ids of the others."""
-    calls = [call for call in raw_calls(reply) if call_id(call) in answered]
+    calls = [call for call in list_raw_calls(reply) if call_id(call) in answered]
     without_calls = {key: value for key, value in reply.items() if key != "tool_calls"}
     return (
         {**without_calls, "tool_calls": calls}

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.hashed_list import HashedList, HashedPrefix, HashedReply
-from gateway.core.conversation.wire_message import WireMessage, text_hashed_alone
+from gateway.core.conversation.wire_message import WireMessage, find_text_hashed_alone
 from gateway.core.request.chat_request import ChatRequest
 from storage.records import Atom
 
@@ -116,7 +116,7 @@ class ResentLists:
         path_hash: of the path down to the reply.
         """
         key = (listing.hasher.secret, len(request.messages))
-        text = text_hashed_alone(reply)
+        text = find_text_hashed_alone(reply)
         sent = self._lists.get(key)
         if text is None or sent is None:
             return
@@ -147,7 +147,7 @@ class ResentLists:
 def _hashed_reply(sent: _SentList, message: WireMessage, index: int) -> HashedReply | None:
     """Returns the reply to a list if it came back with the same text, as the message at this index."""
     reply = sent.reply
-    text = text_hashed_alone(message)
+    text = find_text_hashed_alone(message)
     if reply is None or text is None or hash(text) != reply.text_hash:
         return None
     return HashedReply(index, reply.atoms, reply.path_hash)

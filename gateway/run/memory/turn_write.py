@@ -13,7 +13,7 @@ from gateway.core.conversation.lookup import RECENT_EXCHANGES, probes_for_list, 
 from gateway.core.conversation.openings import digest_opening
 from gateway.core.conversation.plan import lowest_change_depth
 from gateway.core.conversation.request_end import RequestEnd
-from gateway.core.conversation.wire_message import WireMessage, text_of
+from gateway.core.conversation.wire_message import WireMessage, read_text
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.memory_context import MemoryContext
@@ -78,7 +78,7 @@ def make_turn_write(
         defaults=() if context.agent.is_stored else context.request.spec.own_blocks,
         shared=() if context.agent.is_stored else context.request.spec.shared_blocks,
         opening=None if context.is_plain else digest_opening(plan, request_end.now),
-        chars=sum(map(len, map(text_of, (*plan.messages, *request_end.full_reply)))),
+        chars=sum(map(len, map(read_text, (*plan.messages, *request_end.full_reply)))),
         recall=None if receipt is None or plan.off_record else recall_row_maker(prompt, outcome, receipt),
     )
 

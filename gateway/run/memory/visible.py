@@ -63,7 +63,7 @@ def _atoms_of_joined_replies(listing: HashedList, dropped: Container[int]) -> It
         suffixes: list[str] = []
         for text in filter(None, (without_space(listing.text(i)) for i in replies)):
             suffixes = [text, *(earlier + text for earlier in suffixes[:_MAX_MERGED_MESSAGES])]
-            yield from (listing.hasher.text_atom(None, suffix) for suffix in suffixes[1:])
+            yield from (listing.hasher.make_text_atom(None, suffix) for suffix in suffixes[1:])
 
 
 def _verbatim_seqs(context: MemoryContext, composition: Composition, window: FittedWindow) -> range:

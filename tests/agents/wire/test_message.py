@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from gateway.agents.wire.message import Origin, Showing, render_messages
-from gateway.core.conversation.private import framed_system_message, with_private
+from gateway.core.conversation.private import make_framed_system_message, with_private
 
 ORIGIN = Origin("message-x-1", 0.0, "run-r", "step-x-1")
 
@@ -97,7 +97,7 @@ def test_an_answer_says_whether_it_was_allowed() -> None:
 
 def test_the_speaker_is_shown() -> None:
     assert kinds({"role": "user", "content": "Hi"}) == ["user_message"]
-    (system,) = render_messages(framed_system_message("Be brief.", sender="agent-1"), ORIGIN, Showing())
+    (system,) = render_messages(make_framed_system_message("Be brief.", sender="agent-1"), ORIGIN, Showing())
     assert (system["message_type"], system["content"], system["sender_id"]) == (
         "system_message",
         "Be brief.",

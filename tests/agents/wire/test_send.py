@@ -9,7 +9,7 @@ import pytest
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.send import Send, SendContent, UpdateMessage, read_new_text, read_send
 from gateway.agents.wire.struct_fields import convert
-from gateway.core.conversation.private import private_of, system_text
+from gateway.core.conversation.private import read_private, read_system_text
 from gateway.errors import BadRequest
 
 
@@ -38,14 +38,14 @@ def test_parts_become_those_of_chat_completions() -> None:
 def test_a_system_message_goes_as_the_users_in_a_frame() -> None:
     (message,) = read(messages=[{"role": "system", "content": "Be brief."}]).messages
     assert message["role"] == "user"
-    assert private_of(message)["shown"] == "system"
-    assert system_text(message) == "Be brief."
+    assert read_private(message)["shown"] == "system"
+    assert read_system_text(message) == "Be brief."
 
 
 def test_the_clients_ids_are_private() -> None:
     found = read(messages=[{"role": "user", "content": "Hi", "otid": "o1", "sender_id": "s1"}])
     assert found.otid == "o1"
-    assert private_of(found.messages[0]) == {"otid": "o1", "sender": "s1"}
+    assert read_private(found.messages[0]) == {"otid": "o1", "sender": "s1"}
 
 
 def test_answers_come_in_three_forms() -> None:
@@ -64,13 +64,13 @@ def test_answers_come_in_three_forms() -> None:
     assert (denied.call_id, denied.approve, denied.reason, denied.result) == ("a", False, "No.", None)
     assert returned.result is not None
     assert returned.result["content"] == "Fine."
-    assert private_of(returned.result)["stdout"] == "x\ny"
+    assert read_private(returned.result)["stdout"] == "x\ny"
     (old,) = read(messages=[{"type": "approval", "approve": True, "approval_request_id": "m"}]).answers
     assert (old.call_id, old.approve) == (None, True)
     given = [{"type": "tool", "tool_call_id": "a", "status": "error", "tool_return": [{"text": "Bad."}]}]
     (result,) = read(messages=[{"type": "tool_return", "tool_returns": given}]).answers
     assert result.result is not None
-    assert (result.result["content"], private_of(result.result)["status"]) == ("Bad.", "error")
+    assert (result.result["content"], read_private(result.result)["status"]) == ("Bad.", "error")
 
 
 def test_an_image_need_not_name_the_type_of_its_source() -> None:

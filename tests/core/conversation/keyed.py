@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.conversation.tree import Tree
-from gateway.core.conversation.wire_message import text_of
+from gateway.core.conversation.wire_message import read_text
 from tests.core.conversations import (
     World,
 )
@@ -16,4 +16,6 @@ both = pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
 def path_texts(world: World, exchange_row: int) -> list[str]:
     tree = Tree(world.memory().records.values())
     contents = [tree.content(e) for e in tree.chain(tree.by_id[exchange_row])]
-    return [text_of(m) for c in contents for m in [*(c.messages or []), c.shown_reply] if m and text_of(m)]
+    return [
+        read_text(m) for c in contents for m in [*(c.messages or []), c.shown_reply] if m and read_text(m)
+    ]

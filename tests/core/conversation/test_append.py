@@ -123,7 +123,7 @@ def test_what_was_said_may_be_something_else_than_what_goes_upstream() -> None:
     talk = Conversation()
     spoken = assistant(None, call("1", "send_message", '{"message":"Hello"}'))
     e = talk.step(talk.plan(user("Hi")), spoken, assistant("Hello"))
-    assert e.reply == HASHER.atoms(assistant("Hello"))
+    assert e.reply == HASHER.make_atoms(assistant("Hello"))
     assert talk.tree.content(e).shown_reply == assistant("Hello")
     assert talk.sent(talk.plan(pending=[result("1", "sent")]))[1] == spoken
 
@@ -215,7 +215,7 @@ def test_what_is_refused_in_a_fork_leaves_what_stands_above_it() -> None:
     # What was compacted in the fork stays out.
     refusal = mark_refused(own, path[:2])
     assert (refusal.superseded, refusal.evicted) == (True, left)
-    again = replace(own, id=11, parent=10, inputs=(HASHER.atoms(user("two")),))
+    again = replace(own, id=11, parent=10, inputs=(HASHER.make_atoms(user("two")),))
     behind = [*path[:2], own, replace(again, superseded=True)]
     said = supersede_refused(behind, own.inputs)
     assert said is not None

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.conversation.wire_message import WireMessage, text_of
+from gateway.core.conversation.wire_message import WireMessage, read_text
 from storage.records import State
 from tests.core.conversations import Request, World, assistant, call, goes_on_from, result, user
 from tests.doubles.openai_rules import check_chat
@@ -48,8 +48,8 @@ class Talker:
     def is_answered(self, messages: list[WireMessage], text: str, *, retry: bool) -> bool:
         request = self.world.begin(messages, "c1", append=True, retry=retry)
         sent = [m for _, m in request.sent]
-        assert [text_of(m) for m in sent if m["role"] == "user"] == self.said
-        replies = [text_of(m) for m in sent if m["role"] == "assistant"]
+        assert [read_text(m) for m in sent if m["role"] == "user"] == self.said
+        replies = [read_text(m) for m in sent if m["role"] == "assistant"]
         assert not set(replies) & set(self.cut)
         assert len(messages) == 1 or self.heard in replies
         if self.chance.random() < 0.3:
@@ -146,13 +146,13 @@ def wander(seed: int) -> None:
             talk = chance.choice(left)
             back = chance.randrange(2, len(talk) + 1, 2)
             if chance.random() < 0.5 and back < len(talk):  # the same again, which may have the same answer
-                question = text_of(talk[back])
-                reply = chance.choice([reply, text_of(talk[back + 1])])
+                question = read_text(talk[back])
+                reply = chance.choice([reply, read_text(talk[back + 1])])
             talk = talk[:back]
         talk = [*talk, user(question)]
         listed = talk[{"alone": -1, "end": -5}.get(sends, 0) :]
         request = world.begin(listed, "c1", append=sends == "alone")
-        assert request.texts == [text_of(m) for m in talk]
+        assert request.texts == [read_text(m) for m in talk]
         world.finish(request, reply)
         talk = [*talk, assistant(reply)]
 

@@ -15,10 +15,10 @@ from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.wire_message import (
     WireMessage,
-    named_calls,
-    result_flags,
-    shown_reply_of,
-    text_of,
+    flag_results,
+    make_shown_reply,
+    read_named_calls,
+    read_text,
     without_space,
 )
 from gateway.core.words import is_beginning, is_grown_transcript, letters_of, lower_words, without_remark
@@ -36,7 +36,7 @@ spaces = st.sampled_from(["", " ", "\n", "\t ", "\u00a0"])
 
 
 def flat(messages: list[WireMessage]) -> list[bytes]:
-    return [a for m in messages for a in HASHER.atoms(m)]
+    return [a for m in messages for a in HASHER.make_atoms(m)]
 
 
 # -- what makes no difference
@@ -46,7 +46,7 @@ def flat(messages: list[WireMessage]) -> list[bytes]:
 def test_white_space_makes_no_difference(pieces: list[tuple[str, str]], role: str) -> None:
     plain = {"role": role, "content": "".join(text for text, _ in pieces)}
     spaced = {"role": role, "content": "".join(text + space for text, space in pieces)}
-    assert HASHER.atoms(plain) == HASHER.atoms(spaced)
+    assert HASHER.make_atoms(plain) == HASHER.make_atoms(spaced)
 
 
 @given(st.text() | st.text(st.characters(categories=("Zs", "Zl", "Zp", "Cc", "Cs"))))
@@ -59,7 +59,7 @@ def test_white_space_is_what_python_calls_so(text: str) -> None:
 def test_text_in_parts_is_the_same_text(pieces: list[str], role: str) -> None:
     whole = {"role": role, "content": "".join(pieces)}
     parts: list[Any] = [{"type": "text", "text": p, "cache_control": {"type": "ephemeral"}} for p in pieces]
-    assert HASHER.atoms(whole) == HASHER.atoms({"role": role, "content": parts})
+    assert HASHER.make_atoms(whole) == HASHER.make_atoms({"role": role, "content": parts})
 
 
 @given(texts, arguments)
@@ -78,14 +78,14 @@ def test_arguments_dumped_again_and_ids_renamed(args: dict[str, Any], id: str) -
 
 @given(st.dictionaries(st.sampled_from(["reasoning", "refusal", "audio", "x"]), scalars, max_size=3))
 def test_fields_that_are_not_words_make_no_difference(more: dict[str, Any]) -> None:
-    assert HASHER.atoms({**assistant("Hello!"), **more}) == HASHER.atoms(assistant("Hello!"))
+    assert HASHER.make_atoms({**assistant("Hello!"), **more}) == HASHER.make_atoms(assistant("Hello!"))
 
 
 def test_the_older_function_call_is_the_same_call() -> None:
     older = {"role": "assistant", "content": None, "function_call": call("1")["function"]}
-    assert HASHER.atoms(older) == HASHER.atoms(assistant(None, call("1")))
+    assert HASHER.make_atoms(older) == HASHER.make_atoms(assistant(None, call("1")))
     answer = {"role": "function", "name": "get_weather", "content": "sunny"}
-    assert HASHER.atoms(answer) == HASHER.atoms(result("1", "sunny"))
+    assert HASHER.make_atoms(answer) == HASHER.make_atoms(result("1", "sunny"))
 
 
 @given(st.text() | st.text(st.characters(max_codepoint=127)))
@@ -95,18 +95,20 @@ def test_words_are_runs_of_letters_and_digits_in_ascii_as_elsewhere(text: str) -
 
 def test_system_messages_have_no_atoms() -> None:
     assert (
-        HASHER.atoms(system("The time is 12:00")) == HASHER.atoms({"role": "developer", "content": "x"}) == ()
+        HASHER.make_atoms(system("The time is 12:00"))
+        == HASHER.make_atoms({"role": "developer", "content": "x"})
+        == ()
     )
 
 
 def test_what_openclaw_says_in_one_list_alone_has_no_atoms() -> None:
-    assert HASHER.atoms(user(OPENCLAW_CONTEXT)) == ()
-    assert HASHER.atoms(user(f"{OPENCLAW_CONTEXT}\nWhat is this?")) != ()
-    assert HASHER.atoms(result("1", OPENCLAW_CONTEXT)) != ()
+    assert HASHER.make_atoms(user(OPENCLAW_CONTEXT)) == ()
+    assert HASHER.make_atoms(user(f"{OPENCLAW_CONTEXT}\nWhat is this?")) != ()
+    assert HASHER.make_atoms(result("1", OPENCLAW_CONTEXT)) != ()
 
 
 def test_a_message_that_says_nothing_has_no_atoms() -> None:
-    assert HASHER.atoms(assistant(None)) == HASHER.atoms(assistant(" \n")) == ()
+    assert HASHER.make_atoms(assistant(None)) == HASHER.make_atoms(assistant(" \n")) == ()
 
 
 # -- what does
@@ -126,22 +128,22 @@ def test_a_message_that_says_nothing_has_no_atoms() -> None:
     ],
 )
 def test_words_speakers_and_calls_make_a_difference(one: WireMessage, other: WireMessage) -> None:
-    assert HASHER.atoms(one) != HASHER.atoms(other)
+    assert HASHER.make_atoms(one) != HASHER.make_atoms(other)
 
 
 def test_pictures_have_the_same_atoms_and_other_digests() -> None:
     one, other = picture("what is this?", "data:1"), picture("what is this?", "data:2")
-    assert HASHER.atoms(one) == HASHER.atoms(other)
-    assert HASHER.media_digest(one) != HASHER.media_digest(other)
-    assert HASHER.media_digest(user("what is this?")) == b""
+    assert HASHER.make_atoms(one) == HASHER.make_atoms(other)
+    assert HASHER.digest_media(one) != HASHER.digest_media(other)
+    assert HASHER.digest_media(user("what is this?")) == b""
 
 
 def test_another_secret_makes_other_hashes() -> None:
-    assert MessageHasher(b"x" * 16).atoms(user("a")) != HASHER.atoms(user("a"))
+    assert MessageHasher(b"x" * 16).make_atoms(user("a")) != HASHER.make_atoms(user("a"))
 
 
 def test_parts_of_a_text_cannot_be_shifted_into_a_name() -> None:
-    assert HASHER.atoms(user("bc", name="a")) != HASHER.atoms(user("c", name="ab"))
+    assert HASHER.make_atoms(user("bc", name="a")) != HASHER.make_atoms(user("c", name="ab"))
 
 
 # -- whatever clients send
@@ -171,16 +173,18 @@ def test_parts_of_a_text_cannot_be_shifted_into_a_name() -> None:
     )
 )
 def test_any_message_has_a_canonical_form(message: WireMessage) -> None:
-    atoms = HASHER.atoms(message)
-    assert atoms == HASHER.atoms(orjson.loads(orjson.dumps(message)))
+    atoms = HASHER.make_atoms(message)
+    assert atoms == HASHER.make_atoms(orjson.loads(orjson.dumps(message)))
     assert all(len(a) == 12 and a[:1] in b"uatc" for a in atoms)
-    text_of(message), named_calls(message), HASHER.media_digest(message)
+    read_text(message), read_named_calls(message), HASHER.digest_media(message)
 
 
 def test_broken_arguments_and_lone_surrogates_are_hashed_as_they_are() -> None:
     broken = assistant(None, call("1", arguments='{"city": "Par'))
-    assert HASHER.atoms(broken) == HASHER.atoms(assistant(None, call("2", arguments='{"city":"Par')))
-    assert HASHER.atoms(user("\ud83d")) != HASHER.atoms(user("\ud83e"))
+    assert HASHER.make_atoms(broken) == HASHER.make_atoms(
+        assistant(None, call("2", arguments='{"city":"Par'))
+    )
+    assert HASHER.make_atoms(user("\ud83d")) != HASHER.make_atoms(user("\ud83e"))
 
 
 # -- a list
@@ -191,7 +195,7 @@ def test_a_listing_leaves_system_messages_aside_and_knows_where_the_rest_was() -
     assert [*listing.positions] == [1, 3, 4]
     assert listing.answered_count == 2
     assert len(listing) == 3
-    assert listing.new_atoms == (HASHER.atoms(user("c")),)
+    assert listing.new_atoms == (HASHER.make_atoms(user("c")),)
     assert listing.flat(2) == flat([user("a"), assistant("b")])
 
 
@@ -217,9 +221,9 @@ def test_a_listing_goes_on_from_the_front_of_its_list(at: int) -> None:
     hashed: list[WireMessage] = []
 
     class Counting(MessageHasher):
-        def atoms(self, message: Mapping[str, Any]) -> tuple[bytes, ...]:
+        def make_atoms(self, message: Mapping[str, Any]) -> tuple[bytes, ...]:
             hashed.append(dict(message))
-            return super().atoms(message)
+            return super().make_atoms(message)
 
     front = HashedList(HASHER, messages[:at]).as_prefix()
     found = HashedList(Counting(HASHER.secret), messages, front)
@@ -239,10 +243,12 @@ def test_a_path_is_one_hash_however_it_is_cut(atoms: list[bytes], at: int) -> No
 
 
 def test_a_reply_is_looked_up_by_its_text_else_by_its_calls() -> None:
-    with_text = HASHER.atoms(assistant("Let me look.", call("1")))
-    assert HASHER.reply_key(with_text) == HASHER.reply_key(HASHER.atoms(assistant("Let me look.")))
-    calls = HASHER.atoms(assistant(None, call("1")))
-    assert HASHER.reply_key(calls) == HASHER.reply_key(HASHER.atoms(assistant("", call("2")))) is not None
+    with_text = HASHER.make_atoms(assistant("Let me look.", call("1")))
+    assert HASHER.reply_key(with_text) == HASHER.reply_key(HASHER.make_atoms(assistant("Let me look.")))
+    calls = HASHER.make_atoms(assistant(None, call("1")))
+    assert (
+        HASHER.reply_key(calls) == HASHER.reply_key(HASHER.make_atoms(assistant("", call("2")))) is not None
+    )
     assert HASHER.reply_key(()) is None
 
 
@@ -323,7 +329,7 @@ def test_another_text_was_not_spoken_of_a_reply(spoken: str, ours: str) -> None:
 def test_arguments_too_deep_to_be_written_are_compared_as_text() -> None:
     deep = "[" * 1000 + "]" * 1000
     first, second, other = (
-        MessageHasher(b"s").atoms(assistant(None, call("1", arguments=text)))
+        MessageHasher(b"s").make_atoms(assistant(None, call("1", arguments=text)))
         for text in (deep, f" {deep}", "[]")
     )
     assert first == second != other
@@ -342,9 +348,9 @@ def test_a_whole_reply_was_spoken(text: str) -> None:
 
 def test_what_the_client_sees_is_the_text_as_streamed_and_its_own_calls() -> None:
     full = [assistant("One. ", call("m", "memory_insert"), call("w")), result("m", "ok"), assistant("Two.")]
-    assert shown_reply_of(full, {"m"}) == assistant("One. Two.", call("w"))
-    assert shown_reply_of([assistant("One."), assistant(None), assistant("Two.")]) == assistant("One. Two.")
-    assert shown_reply_of([assistant(None)], ()) == assistant("")
+    assert make_shown_reply(full, {"m"}) == assistant("One. Two.", call("w"))
+    assert make_shown_reply([assistant("One."), assistant(None), assistant("Two.")]) == assistant("One. Two.")
+    assert make_shown_reply([assistant(None)], ()) == assistant("")
 
 
 def test_media_after_a_result_belong_to_it() -> None:
@@ -354,7 +360,7 @@ def test_media_after_a_result_belong_to_it() -> None:
     }
     said = {"role": "user", "content": [*image["content"], {"type": "text", "text": "Look."}]}
     result = {"role": "tool", "tool_call_id": "a", "content": "Here."}
-    assert result_flags([image, result, image, image, said, image]) == [
+    assert flag_results([image, result, image, image, said, image]) == [
         False,
         True,
         True,

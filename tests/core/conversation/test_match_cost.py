@@ -23,7 +23,7 @@ from gateway.core.conversation.match_query import MemoryUse, Query
 from gateway.core.conversation.omitted_front import trimmed_front
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.turn_replies import TurnReplies, reply_keys
-from gateway.core.conversation.wire_message import WireMessage, text_of
+from gateway.core.conversation.wire_message import WireMessage, read_text
 from gateway.core.memory import visibility
 from gateway.core.subsequence import lcs
 from tests.core.conversation.keyed import path_texts
@@ -284,7 +284,7 @@ def test_any_number_of_replies_in_a_row_may_be_cut(world: World) -> None:
         world.cancel(world.begin(history, "c1"), [assistant(f"Answer {number} and much more")])
         history.append(assistant(f"Answer {number}"))
     last = world.say([*history, user("bye")], "Bye.", "c1")
-    assert path_texts(world, last.exchange_row) == [*map(text_of, history), "bye", "Bye."]
+    assert path_texts(world, last.exchange_row) == [*map(read_text, history), "bye", "Bye."]
 
 
 def test_the_questions_of_many_short_replies_are_asked_for_together(world: World) -> None:

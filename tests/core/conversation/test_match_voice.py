@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.conversation.tree import Tree
-from gateway.core.conversation.wire_message import WireMessage, text_of
+from gateway.core.conversation.wire_message import WireMessage, read_text
 from tests.core.conversation.keyed import both, path_texts
 from tests.core.conversations import (
     World,
@@ -253,7 +253,7 @@ def test_what_was_heard_before_may_be_noted_after_the_next_question(
     listed = [{**reply[0], "content": "We have soup"}] if is_merged else [assistant("We have soup"), *reply]
     whole = [*asked, *listed, *after, user("fine")]
     world.say(whole, "Until then.", key)
-    heard = " ".join(["We have soup", *filter(None, map(text_of, reply))])
+    heard = " ".join(["We have soup", *filter(None, map(read_text, reply))])
     assert world.active()[-5:] == ["what is there to eat?", "a table please", heard, "fine", "Until then."]
     (line,) = world.say([*whole, assistant("Until then."), user("bye")], "Bye.", key).lines[-1:]
     assert line == "user: bye"
@@ -299,7 +299,7 @@ def test_a_cut_turn_that_is_written_after_the_next_one_began_is_sent_once(
 ) -> None:
     """The next request has reached another gateway meanwhile, and keeps the words and what was heard itself."""
     history = [] if is_first else world.chat(("hello there", "Good day."), key=key)
-    before = [text_of(m) for m in history]
+    before = [read_text(m) for m in history]
     asked = [*history, user("Where is the market?")]
     cut = world.begin(asked, key)
     heard = [*asked, assistant("It is on the large..."), user("Stop, which river?")]
@@ -374,8 +374,8 @@ def test_a_path_is_what_the_client_had_however_short_its_replies_were_cut(
     world = World(adds_nothing=True)
     history, _ = _barge_in(world, key, cuts, reply)
     last = world.say([*history, user("bye now")], "Bye bye then.", key)
-    assert path_texts(world, last.exchange_row) == [*map(text_of, history), "bye now", "Bye bye then."]
-    spoken = set(map(text_of, history))
+    assert path_texts(world, last.exchange_row) == [*map(read_text, history), "bye now", "Bye bye then."]
+    spoken = set(map(read_text, history))
     assert spoken <= set(world.active()), "every word that was had stands"
 
 
@@ -389,7 +389,7 @@ def test_a_short_reply_never_puts_a_question_in_the_place_of_another(
     cuts = [(None, cut, heard) for _, cut, heard in cuts]
     _, finished = _barge_in(world, key, cuts, "This is what I know about item", window)
     tree = Tree(world.memory().records.values())
-    stored = {text_of(m) for e in tree for m in tree.content(e).messages or []}
+    stored = {read_text(m) for e in tree for m in tree.content(e).messages or []}
     assert set(finished) <= stored
 
 
@@ -406,7 +406,7 @@ def test_a_question_is_not_lost_where_the_words_of_three_cut_replies_come_late(
     world.cancel(world.begin(asked, key), [assistant("It is very hot")])
     asked += [assistant("It is"), user("fine")]
     world.say(asked, "Until then.", key)
-    assert [text for text in map(text_of, asked) if text not in " ".join(world.active())] == []
+    assert [text for text in map(read_text, asked) if text not in " ".join(world.active())] == []
 
 
 @both
@@ -428,7 +428,7 @@ def test_a_question_that_was_cancelled_is_not_lost_with_what_was_heard_of_its_re
     world.cancel(world.begin(asked, key), [assistant("It is very hot")])
     asked += [assistant("It is"), user("fine")]
     world.say(asked, "Until then.", key)
-    questions = [text_of(message) for message in asked if message["role"] == "user"]
+    questions = [read_text(message) for message in asked if message["role"] == "user"]
     assert [text for text in world.active() if text in questions] == questions
 
 
@@ -624,7 +624,7 @@ def test_a_short_word_into_a_second_silence_takes_nothing_from_the_turns_before_
         list_.append(assistant(word))
     list_.append(user("a plumber, please"))
     world.say(list_, "At eight.", key)
-    assert [text for text in world.active() if not text.startswith("(")] == [text_of(m) for m in list_] + [
+    assert [text for text in world.active() if not text.startswith("(")] == [read_text(m) for m in list_] + [
         "At eight."
     ]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from random import Random
 
 from gateway.core.conversation.match_query import MemoryUse
-from gateway.core.conversation.wire_message import WireMessage, text_of
+from gateway.core.conversation.wire_message import WireMessage, read_text
 from tests.core.conversation.keyed import both
 from tests.core.conversations import World, assistant, user
 from tests.rows import each_row
@@ -55,7 +55,7 @@ class Talker:
         active = self.world.active()
         assert len(active) == len(set(active))
         if has_ended:
-            assert not self.on.intersection(map(text_of, self.messages)).difference(active)
+            assert not self.on.intersection(map(read_text, self.messages)).difference(active)
 
 
 @both

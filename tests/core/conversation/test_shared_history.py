@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.active import supersede_repeated
 from gateway.core.conversation.tree import Tree
-from gateway.core.conversation.wire_message import WireMessage, text_of
+from gateway.core.conversation.wire_message import WireMessage, read_text
 from storage.records import State, message_key
 from tests.core import conversations
 from tests.core.conversation.keyed import both
@@ -41,7 +41,7 @@ def test_a_question_before_the_long_reply_to_another_one_stays(
         world.cancel(second, [assistant("UNSPOKEN")] if end == "cancelled" else [])
     whole = [*asked, assistant(f"Soup, {LONG}"), user("fine")]
     world.say(whole, "Until then.", key)
-    assert world.active() == [*map(text_of, whole), "Until then."]
+    assert world.active() == [*map(read_text, whole), "Until then."]
 
 
 @both
@@ -62,11 +62,11 @@ def test_each_message_of_questions_that_are_answered_at_once_is_there_once(
         else:
             number, request = under_way.pop(random.randrange(len(under_way)))
             messages.append(assistant(f"reply {number} {reply}"))
-            world.finish(request, text_of(messages[-1]))
+            world.finish(request, read_text(messages[-1]))
     messages.append(user("thanks"))
     world.say(messages, "Welcome.", key)
     active = " ".join(world.active())
-    assert [text for text in map(text_of, messages) if active.count(text) != 1] == []
+    assert [text for text in map(read_text, messages) if active.count(text) != 1] == []
 
 
 @both
@@ -115,7 +115,7 @@ def test_messages_that_were_sent_at_once_are_there_once(
             world.cancel(request, [assistant(text[:6])] if end == "cancelled" else [])
     whole = [*history, *questions, *(assistant(texts[n]) for n in replies), user("fine")]
     world.say(whole, "Until then.", key)
-    assert sorted(world.active()) == sorted([*map(text_of, whole), "Until then."])
+    assert sorted(world.active()) == sorted([*map(read_text, whole), "Until then."])
 
 
 def test_the_words_of_a_chat_are_not_those_of_another_one_that_begins_alike(world: World) -> None:
@@ -138,7 +138,7 @@ def test_no_reply_is_lost_where_the_same_is_asked_twice_at_once(world: World, ke
     replies = [assistant(f"Because of the {cause}, {LONG}") for cause in ("soup", "table")]
     world.say([*history, user("why?"), user("why?"), *replies, user("fine")], "Until then.", key)
     active = " ".join(world.active())
-    assert [text for text in map(text_of, replies) if text not in active] == []
+    assert [text for text in map(read_text, replies) if text not in active] == []
 
 
 @both
@@ -150,7 +150,7 @@ def test_a_message_that_was_forgotten_elsewhere_does_not_come_back_with_a_cancel
     first, second = [world.begin([*history, question], key) for question in questions]
     world.cancel(first)
     world.finish(second, "At eight there is one.")
-    forgotten = message_key(world.memory().hasher.atoms(questions[0]))
+    forgotten = message_key(world.memory().hasher.make_atoms(questions[0]))
     monkeypatch.setattr(
         "tests.core.conversations.Tree", partial(conversations.Tree, forgotten_hashes=frozenset([forgotten]))
     )
@@ -207,9 +207,9 @@ def test_an_alternative_is_superseded_by_a_path_with_all_its_messages(
         if "parent" in fields:
             fields["parent"] = rows[fields["parent"]]
         if "inputs" in fields:
-            fields["inputs"] = tuple(map(memory.hasher.atoms, fields["inputs"]))
+            fields["inputs"] = tuple(map(memory.hasher.make_atoms, fields["inputs"]))
         if "reply" in fields:
-            fields["reply"] = memory.hasher.atoms(*fields["reply"])
+            fields["reply"] = memory.hasher.make_atoms(*fields["reply"])
         records[rows[name]] = replace(records[rows[name]], **fields)
     if MORE not in changes:
         del records[100]

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.message_rewrite import CannotRewrite, cut_reply, rewrite_message
-from gateway.core.conversation.stored_messages import has_open_calls, list_messages, tool_names_by_call
+from gateway.core.conversation.stored_messages import has_open_calls, list_messages, map_calls_to_tool_names
 from storage.records import Exchange, State
 from tests.core.conversations import SECRET, assistant, call, result, user
 
@@ -46,14 +46,14 @@ def test_hidden_rounds_stand_in_front_of_the_reply_without_its_words() -> None:
     assert places(e) == [(10, None, "one"), (11, 1, None), (11, 2, "Found."), (11, None, SAID["content"])]
     assert list_messages(e)[1].message["tool_calls"] == CALLS["tool_calls"]
     assert [m.sort_key for m in list_messages(e)] == sorted(m.sort_key for m in list_messages(e))
-    assert tool_names_by_call(e) == {"c1": "conversation_search"}
+    assert map_calls_to_tool_names(e) == {"c1": "conversation_search"}
 
 
 def test_a_call_of_a_custom_tool_has_its_name_and_a_broken_one_has_none() -> None:
     custom = {"id": "c2", "type": "custom", "custom": {"name": "run_sql", "input": "SELECT 1"}}
     broken: list[Any] = [{"id": "c3", "type": "function", "function": "look"}, None]
     said = {**assistant(None), "tool_calls": [call("c1", "look"), custom, *broken]}
-    assert tool_names_by_call(exchange([user("one")], said)) == {"c1": "look", "c2": "run_sql"}
+    assert map_calls_to_tool_names(exchange([user("one")], said)) == {"c1": "look", "c2": "run_sql"}
 
 
 def test_a_step_is_one_reply_with_its_calls() -> None:
@@ -182,5 +182,5 @@ def test_some_messages_stay_as_they_are(e: Exchange, seq: int, why: str) -> None
 def test_calls_that_wait_for_their_results(
     reply: dict[str, Any] | None, full: dict[str, Any] | None, is_left: bool
 ) -> None:
-    atoms = None if reply is None else MessageHasher(SECRET).atoms(reply)
+    atoms = None if reply is None else MessageHasher(SECRET).make_atoms(reply)
     assert has_open_calls(exchange([], reply, full, reply=atoms)) is is_left

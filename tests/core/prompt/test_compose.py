@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from adapters.types import NATIVE_REPLY
 from gateway.core.conversation.exchange import Content
 from gateway.core.conversation.private import with_private
-from gateway.core.conversation.wire_message import WireMessage, shown_reply_of, text_of, without_space
+from gateway.core.conversation.wire_message import WireMessage, make_shown_reply, read_text, without_space
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.hidden_rounds import put_back
 from tests.core.conversations import (
@@ -208,13 +208,13 @@ def test_what_is_put_back_says_what_the_clients_message_says(
         full += [assistant(text, call(f"m{i}", "memory_insert")), result(f"m{i}", "ok")]
     full.append(assistant(texts[-1]))
     ours = frozenset(f"m{i}" for i in range(len(texts) - 1))
-    message = shown_reply_of(full, ours) if is_ours else assistant(said)
+    message = make_shown_reply(full, ours) if is_ours else assistant(said)
     back = put_back(Content(None, None, full, ours), message, [], OUR_TOOLS)
-    streamed = without_space(text_of(shown_reply_of(full[:-1], ours)))
-    assert (back is None) == (not without_space(text_of(message)).startswith(streamed))
+    streamed = without_space(read_text(make_shown_reply(full[:-1], ours)))
+    assert (back is None) == (not without_space(read_text(message)).startswith(streamed))
     if back is not None:
-        assert without_space(text_of(shown_reply_of(back, ours))) == without_space(text_of(message))
-        assert not is_ours or text_of(back[-1]) == (texts[-1] if texts[-1].strip() else "ok")
+        assert without_space(read_text(make_shown_reply(back, ours))) == without_space(read_text(message))
+        assert not is_ours or read_text(back[-1]) == (texts[-1] if texts[-1].strip() else "ok")
         assert back[: len(full) - 1] == full[:-1]
 
 

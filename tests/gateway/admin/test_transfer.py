@@ -317,7 +317,7 @@ async def test_what_was_forgotten_keeps_its_place_and_matches_nothing(store: Sto
 
 
 def carol_atoms(carol: Speaker, message: WireMessage) -> tuple[bytes, ...]:
-    return MessageHasher(carol.agent.secret).atoms(message)
+    return MessageHasher(carol.agent.secret).make_atoms(message)
 
 
 async def test_edits_of_a_superseded_answer_are_not_exported(store: Store) -> None:
@@ -652,7 +652,7 @@ async def test_a_fault_of_the_gateway_is_not_the_fault_of_the_file(
     def fail(*_: object) -> None:
         raise ValueError("a fault in this program")
 
-    monkeypatch.setattr(MessageHasher, "media_digest", fail)
+    monkeypatch.setattr(MessageHasher, "digest_media", fail)
     with pytest.raises(ValueError, match="a fault in this program"):
         await fill(other, lines)
 

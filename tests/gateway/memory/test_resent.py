@@ -53,13 +53,13 @@ def agrees(found: HashedList, request: ChatRequest) -> None:
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Returns the roles of the messages that were hashed."""
     roles: list[str] = []
-    plain = MessageHasher.atoms
+    plain = MessageHasher.make_atoms
 
-    def atoms(self: MessageHasher, message: Any, text: bytes | None = None) -> Any:
+    def make_atoms(self: MessageHasher, message: Any, text: bytes | None = None) -> Any:
         roles.append(message["role"])
         return plain(self, message, text)
 
-    monkeypatch.setattr(MessageHasher, "atoms", atoms)
+    monkeypatch.setattr(MessageHasher, "make_atoms", make_atoms)
     return roles
 
 
@@ -79,7 +79,7 @@ def test_each_turn_hashes_what_is_new(hashed: list[str]) -> None:
 
 def answer(resent: ResentLists, request: ChatRequest, said: dict[str, Any]) -> None:
     """Answers a list, as the gateway does when it records the turn."""
-    found, reply = resent.listing(HASHER, request), HASHER.atoms(said)
+    found, reply = resent.listing(HASHER, request), HASHER.make_atoms(said)
     new = [atom for atoms in found.new_atoms for atom in atoms]
     resent.cache_reply(
         request, found, said, reply, HASHER.hash_path((*new, *reply), found.answered_path_hash)
@@ -141,7 +141,7 @@ def test_a_reply_belongs_to_its_own_list(hashed: list[str]) -> None:
     found = resent.listing(HASHER, first)
     other = ask([*TALK[:3], {"role": "user", "content": "And mine?"}])
     resent.listing(HASHER, other)
-    resent.cache_reply(first, found, said, HASHER.atoms(said), b"p" * 16)
+    resent.cache_reply(first, found, said, HASHER.make_atoms(said), b"p" * 16)
     for asked in (other, first):
         request = ask([*asked.messages, said, TALK[7]])
         hashed.clear()

@@ -17,7 +17,7 @@ from gateway.core.conversation.match_query import MemoryUse
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.request_end import RequestEnd
 from gateway.core.conversation.tree import Tree
-from gateway.core.conversation.wire_message import WireMessage, shown_reply_of, text_of
+from gateway.core.conversation.wire_message import WireMessage, make_shown_reply, read_text
 from gateway.core.prompt.composition import Composition
 from storage.records import Exchange
 from storage.sql.store import Store
@@ -159,7 +159,7 @@ class Client:
     async def begin(self, messages: Sequence[WireMessage], mode: MemoryUse = MemoryUse.ON) -> Request:
         listed = list(messages)
         if self.has_template and listed[-1]["role"] == "user":
-            listed[-1] = user(f"Documents: some {self.count}. Question: {text_of(listed[-1])}")
+            listed[-1] = user(f"Documents: some {self.count}. Question: {read_text(listed[-1])}")
         return await self.pair.begin(listed[-self.keeps :], self.key, mode, self.has_tools)
 
     def question(self) -> WireMessage:
@@ -210,7 +210,7 @@ class Client:
         full, new = self.reply()
         await self.pair.finish(request, full, new)
         ours = {c["id"] for m in full for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS}
-        self.messages = [*asked, shown_reply_of(full, ours)]
+        self.messages = [*asked, make_shown_reply(full, ours)]
 
     async def plain(self, asked: list[WireMessage]) -> None:
         await self.answered(await self.begin(asked), asked)
@@ -224,7 +224,7 @@ class Client:
         await self.plain([*asked[:-1], user(f"rather {self.count} of chat {self.number}")])
 
     async def grown(self, asked: list[WireMessage]) -> None:
-        words = text_of(asked[-1]).split()
+        words = read_text(asked[-1]).split()
         for n in range(1, len(words)):
             request = await self.begin([*asked[:-1], user(" ".join(words[:n]))])
             if self.dice.random() < 0.5:
@@ -239,7 +239,7 @@ class Client:
             # With question and answer both changed there is nothing to look a stored turn up by: the core alone, which
             # sees all there is, may guess better than the store or worse.
             return
-        spoken = text_of(self.messages[-1])
+        spoken = read_text(self.messages[-1])
         self.messages[-1] = assistant(spoken[: self.dice.randint(min(6, len(spoken)), len(spoken))])
 
     async def cancelled(self, asked: list[WireMessage]) -> None:
@@ -285,7 +285,7 @@ class Client:
                 ours = call("m" + id, "memory_insert", "{}")
                 both = {**said, "tool_calls": [ours, *said["tool_calls"]]}
                 await self.pair.finish(request, [both, result("m" + id, "done")], self.pair.edits(id))
-                said = shown_reply_of([both], {"m" + id})
+                said = make_shown_reply([both], {"m" + id})
             else:
                 await self.pair.finish(request, [said])
             asked = [*asked, said, result(id, f"sunny {self.calls}")]

@@ -10,7 +10,7 @@ import anthropic
 import orjson
 import pytest
 
-from gateway.core.conversation.wire_message import text_of as text_of_chat
+from gateway.core.conversation.wire_message import read_text as text_of_chat
 from gateway.tokens import tokenizer_for
 from tests.doubles.upstream import ZEROS, Call, StrictUpstream, call_tools, fail, say, uncounted
 from tests.gateway.messages.sdk import WEATHER, Talk, calls_of, client, text_of

@@ -17,7 +17,7 @@ import orjson
 import pytest
 from msgspec.structs import replace
 
-from gateway.core.conversation.wire_message import text_of
+from gateway.core.conversation.wire_message import read_text
 from gateway.dialects.responses.background import ShownResponses
 from gateway.run import background_responses, response_maker
 from gateway.run.chat import Chat
@@ -119,7 +119,7 @@ def test_a_response_is_made_while_nobody_waits(
     )
     assert done.usage.total_tokens > 0
     second = respond(world, input="What is it called?", previous_response_id=made.id, **named)
-    assert [text_of(m) for m in upstream.last.messages] == [
+    assert [read_text(m) for m in upstream.last.messages] == [
         "My cat is called Miso.",
         "A nice name.",
         "What is it called?",
@@ -616,7 +616,7 @@ def test_a_response_of_a_conversation(world: World, upstream: StrictUpstream) ->
     second = begin(world, input="What is she called?", conversation=conversation.id, user="alice")
     assert polled(world, first.id).conversation.id == conversation.id
     polled(world, second.id)
-    said = [text_of(message) for message in upstream.last.messages]
+    said = [read_text(message) for message in upstream.last.messages]
     assert said[0] == "My cat is called Miso."
     assert said.count("She is grey.") == 1
 
@@ -645,7 +645,7 @@ def test_the_responses_of_a_conversation_follow_one_another(world: World, upstre
         last = pool.submit(respond, world, input="Sure?", conversation=conversation, user="alice")
         gate.open()
         assert last.result(PATIENCE_S).status == "completed"
-    asked = [[text_of(message) for message in seen.messages] for seen in upstream.chats]
+    asked = [[read_text(message) for message in seen.messages] for seen in upstream.chats]
     whole = [
         "My cat is Miso.",
         "She is grey.",
@@ -678,7 +678,7 @@ def test_one_that_is_tried_again_comes_before_those_that_were_accepted_after_it(
         "Yes.",
     ]
     whole = ["My cat is called Miso.", "A nice name.", "What is she called?", "Miso.", "Sure?"]
-    assert [[text_of(m) for m in seen.messages] for seen in upstream.chats] == [whole[:1], whole[:3], whole]
+    assert [[read_text(m) for m in seen.messages] for seen in upstream.chats] == [whole[:1], whole[:3], whole]
 
 
 @pytest.mark.both

@@ -13,7 +13,7 @@ import openai
 import orjson
 import pytest
 
-from gateway.core.conversation.wire_message import text_of
+from gateway.core.conversation.wire_message import read_text
 from gateway.core.request.side_requests import SideRequests
 from gateway.dialects.responses import items as response_items
 from gateway.dialects.responses.render import rebuild_response
@@ -46,7 +46,7 @@ def items_of(world: World, id: str, **options: Any) -> list[Json]:
 
 
 def asked(upstream: StrictUpstream) -> list[Any]:
-    return [text_of(message) for message in upstream.last.messages]
+    return [read_text(message) for message in upstream.last.messages]
 
 
 @pytest.mark.both

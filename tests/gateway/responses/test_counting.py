@@ -12,7 +12,7 @@ import openai
 import orjson
 import pytest
 
-from gateway.core.conversation.wire_message import text_of
+from gateway.core.conversation.wire_message import read_text
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.summary import summary_tokens
 from gateway.settings import ModelSettings, UpstreamSettings
@@ -152,7 +152,7 @@ def test_a_conversation_is_made_short(world: World, upstream: StrictUpstream) ->
     assert short.usage.total_tokens > 0
     items: Any = [item.model_dump(exclude_none=True, warnings=False) for item in short.output]
     respond(world, input=[*items, {"role": "user", "content": "What is it called?"}], user="bob")
-    texts = [(m["role"], text_of(m)) for m in upstream.last.messages]
+    texts = [(m["role"], read_text(m)) for m in upstream.last.messages]
     assert texts[0][0] == "system"
     assert texts[0][1].endswith("The user has a grey cat, Miso.")
     assert [text for _, text in texts[1:]] == ["My cat is called Miso, she is grey.", "What is it called?"]
@@ -248,7 +248,7 @@ def test_a_summary_that_was_cut_off_ends_with_a_line_or_is_none(
     short = world.sdk.responses.compact(model="m", input="My cat is called Miso.")
     items: Any = [item.model_dump(exclude_none=True, warnings=False) for item in short.output]
     respond(world, input=[*items, {"role": "user", "content": "What is it called?"}])
-    assert text_of(upstream.last.messages[0]).endswith("\n\nThe cat is called Miso.")
+    assert read_text(upstream.last.messages[0]).endswith("\n\nThe cat is called Miso.")
     upstream.queue(say("The cat", finish_reason="content_filter"))
     asked = orjson.dumps({"model": "m", "input": "Hi"})
     assert world.gateway.ask("POST", "/v1/responses/compact", asked, {}).status == 502
@@ -259,7 +259,7 @@ def test_the_thoughts_of_a_model_are_no_summary(world: World, upstream: StrictUp
     short = world.sdk.responses.compact(model="m", input="My cat is called Miso.")
     items: Any = [item.model_dump(exclude_none=True, warnings=False) for item in short.output]
     respond(world, input=[*items, {"role": "user", "content": "What is it called?"}])
-    assert text_of(upstream.last.messages[0]).endswith("\n\nThe cat is called Miso.")
+    assert read_text(upstream.last.messages[0]).endswith("\n\nThe cat is called Miso.")
     upstream.queue(say("<think>A cat.</think>"))
     asked = orjson.dumps({"model": "m", "input": "Hi"})
     assert world.gateway.ask("POST", "/v1/responses/compact", asked, {}).status == 502
@@ -270,7 +270,7 @@ def test_each_part_of_a_summary_fits_the_window(upstream: StrictUpstream, tmp_pa
     talk: Any = [{"role": "user", "content": "猫" * 500} for _ in range(24)]
     with serve_memory(upstream, tmp_path, models=(small,)) as world:
         world.sdk.responses.compact(model="small", input=talk)
-    sizes = [sum(estimate_tokens(text_of(m)) for m in each.messages) for each in upstream.chats]
+    sizes = [sum(estimate_tokens(read_text(m)) for m in each.messages) for each in upstream.chats]
     assert sum(sizes) > 12_000
     assert max(sizes) < 8_192 - summary_tokens(8_192)
 

@@ -16,8 +16,8 @@ from msgspec.structs import replace
 
 from adapters.reply_quota import REPLIES
 from gateway.core.conversation import settle
-from gateway.core.conversation.private import private_of
-from gateway.core.conversation.wire_message import text_of
+from gateway.core.conversation.private import read_private
+from gateway.core.conversation.wire_message import read_text
 from gateway.run.memory.named_turns import find_paths_by_id
 from gateway.settings import BlockSettings
 from storage.commands import ForgetTarget
@@ -407,7 +407,7 @@ def test_of_equal_replies_the_newest_ids_alone_are_stored(
     monkeypatch.setattr(settle, "MAX_IDS", 4)
     made = [respond(world, input="Are you there?").id for _ in range(4)]
     (reply,) = world.query("SELECT shown_reply FROM exchanges")
-    ids = private_of(orjson.loads(reply))["ids"]
+    ids = read_private(orjson.loads(reply))["ids"]
     assert [id for id in made if id in ids] == made[-2:]
     assert len(ids) == 4
 
@@ -564,7 +564,7 @@ def test_what_stands_above_an_id_counts_once_however_often_it_is_sent(
     previous = respond(world, input=results, previous_response_id=previous, tools=[WEATHER]).id
     respond(world, input="Thanks.", previous_response_id=previous)
     assert openai_keeps.asked[2]["input"] == results  # it goes upstream as it is
-    texts = [text_of(message) for message in told_in_all(world)]
+    texts = [read_text(message) for message in told_in_all(world)]
     assert texts == [
         INTRODUCED["content"],
         "Ok.",
@@ -588,7 +588,7 @@ def test_what_was_heard_of_a_reply_may_come_after_its_id(world: World, openai_ke
     ]
     previous = respond(world, input=items, previous_response_id=previous).id
     respond(world, input=[OK, {"role": "user", "content": "Thanks."}], previous_response_id=previous)
-    texts = [text_of(message) for message in told_in_all(world)]
+    texts = [read_text(message) for message in told_in_all(world)]
     assert texts == ["What is there to eat?", "We have soup", "Stop, I take it.", "Ok.", "Thanks.", "Ok."]
     assert conversations(world) == 1
 
@@ -823,12 +823,12 @@ def test_a_response_in_the_background_is_a_turn_once_it_is_seen_to_have_ended(
     world.settle()
     for _ in range(2):
         assert world.sdk.responses.retrieve(made.id).status == "in_progress"
-    assert [text_of(each) for each in told_in_all(world)][2:] == ["What is my cat called?"]
+    assert [read_text(each) for each in told_in_all(world)][2:] == ["What is my cat called?"]
     openai_keeps.is_busy = False
     for _ in range(2):  # the first one that sees it writes it, before its answer leaves
         assert world.sdk.responses.retrieve(made.id).output_text == "She is Miso, and she is red."
         rows = world.query("SELECT shown_reply FROM exchanges WHERE active = 1 ORDER BY id")
-        assert [text_of(orjson.loads(row)) for row in rows] == ["Ok.", "She is Miso, and she is red."]
+        assert [read_text(orjson.loads(row)) for row in rows] == ["Ok.", "She is Miso, and she is red."]
     assert conversations(world) == 2
     assert world.query("SELECT count(*) FROM run_texts WHERE agent <> 0") == [0]
     # It is gone on from by its id, and recalled, as any other.
@@ -853,7 +853,7 @@ def test_a_background_response_that_could_not_be_written_is_written_by_the_next_
         world.sdk.responses.retrieve(made.id)
     assert world.query("SELECT count(*) FROM exchanges WHERE active = 1") == [0]
     world.sdk.responses.retrieve(made.id)
-    assert [text_of(each) for each in told_in_all(world)][-2:] == ["My cat is called Miso.", "Ok."]
+    assert [read_text(each) for each in told_in_all(world)][-2:] == ["My cat is called Miso.", "Ok."]
 
 
 @pytest.mark.parametrize("step", ["storage.sql.turns._commit", "storage.sql.responses.find_or_create_run"])
@@ -880,7 +880,7 @@ def test_a_background_response_whose_id_could_not_be_written_is_written_at_its_e
             assert not errors
             gate.open()
     rows = world.query("SELECT shown_reply FROM exchanges WHERE active = 1")
-    assert [text_of(orjson.loads(row)) for row in rows] == ["She is red."]
+    assert [read_text(orjson.loads(row)) for row in rows] == ["She is red."]
 
 
 def test_a_background_response_may_have_as_many_messages_as_any_request(
@@ -904,7 +904,7 @@ def test_a_background_response_is_seen_to_end_in_a_stream_and_by_another_process
         events = events_of({**openai_keeps.respond("GET", [made.id], ""), "status": "completed"})  # type: ignore[dict-item]
         upstream.queue(raw(*events))
         world.gateway.ask("GET", f"/v1/responses/{made.id}?stream=true", b"", {})
-        assert [text_of(each) for each in told_in_all(world)][-2:] == ["My cat is called Miso.", "Ok."]
+        assert [read_text(each) for each in told_in_all(world)][-2:] == ["My cat is called Miso.", "Ok."]
         assert world.query("SELECT count(*) FROM exchanges WHERE active = 1") == [1]
 
 
@@ -920,9 +920,9 @@ def test_a_client_that_leaves_the_stream_of_a_background_response_is_not_the_end
     upstream.last.gone.wait_sync()
     upstream.endpoints.hold_events.clear()
     world.settle()
-    assert [text_of(each) for each in told_in_all(world)] == ["Where?"]
+    assert [read_text(each) for each in told_in_all(world)] == ["Where?"]
     assert world.sdk.responses.retrieve("resp_1").status == "completed"
-    assert [text_of(each) for each in told_in_all(world)][-1] == "The treasure lies here."
+    assert [read_text(each) for each in told_in_all(world)][-1] == "The treasure lies here."
 
 
 @pytest.mark.parametrize("how", ["cancelled", "deleted", "forgotten", "off", "read"])
@@ -1116,7 +1116,7 @@ def test_an_id_that_an_upstream_repeats_names_its_newest_reply(
     world.settle()
     ids = CountedIds(["resp_1", "resp_2", "resp_3"])
     found = world.gateway.call(find_paths_by_id(world.store, ALICE, ids))
-    assert [text_of(message) for message in found.pop("resp_1")] == ["Number Three.", "Three."]
+    assert [read_text(message) for message in found.pop("resp_1")] == ["Number Three.", "Three."]
     assert not found
     assert ids.rounds <= 1  # a request may name thousands
 

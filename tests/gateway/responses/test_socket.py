@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from gateway.core.conversation.wire_message import text_of
+from gateway.core.conversation.wire_message import read_text
 from gateway.core.json_limits import MAX_VALUES
 from gateway.dialects.responses.socket.client_events import CreateEvent, read_client_event
 from gateway.dialects.responses.socket.unstored import UnstoredResponses
@@ -115,7 +115,7 @@ def told_in_all(world: World) -> list[str]:
     """Returns the words of all that was said, in the order in which they came."""
     world.settle()
     turns = world.query("SELECT input, shown_reply FROM exchanges ORDER BY id")
-    return [text_of(each) for input, said in turns for each in (*orjson.loads(input), orjson.loads(said))]
+    return [read_text(each) for input, said in turns for each in (*orjson.loads(input), orjson.loads(said))]
 
 
 # -- memory
@@ -277,7 +277,7 @@ def test_an_unstored_response_after_a_stored_one_can_be_continued(
     talk.ask(input="Three.", previous_response_id=second["id"], store=False)
     assert openai_keeps.asked[-1]["previous_response_id"] == first["id"]
     assert len(openai_keeps.asked[-1]["input"]) == 3
-    assert [text_of(item) for item in openai_keeps.heard[-1]] == ["One.", "Ok.", "Two.", "Ok.", "Three."]
+    assert [read_text(item) for item in openai_keeps.heard[-1]] == ["One.", "Ok.", "Two.", "Ok.", "Three."]
 
 
 def test_another_connection_does_not_know_what_is_not_stored(world: World, talk: Talk) -> None:

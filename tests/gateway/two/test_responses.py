@@ -11,7 +11,7 @@ from typing import Any
 import openai
 import pytest
 
-from gateway.core.conversation.wire_message import text_of
+from gateway.core.conversation.wire_message import read_text
 from gateway.run.response_maker import GIVEN_UP_ERROR
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.process import Process, serving
@@ -83,7 +83,7 @@ def test_what_one_answers_the_other_has(sdks: list[openai.OpenAI], upstream: Str
     first = one.responses.create(model="m", input="My cat is called Miso.")
     assert two.responses.retrieve(first.id).to_dict() == first.to_dict()
     second = two.responses.create(model="m", input="What is it called?", previous_response_id=first.id)
-    assert [text_of(m) for m in upstream.last.messages][:2] == ["My cat is called Miso.", "A nice name."]
+    assert [read_text(m) for m in upstream.last.messages][:2] == ["My cat is called Miso.", "A nice name."]
     assert len(list(one.responses.input_items.list(second.id))) == 3
     two.responses.delete(first.id)
     with pytest.raises(openai.NotFoundError):
@@ -91,7 +91,7 @@ def test_what_one_answers_the_other_has(sdks: list[openai.OpenAI], upstream: Str
     conversation = one.conversations.create()
     two.responses.create(model="m", input="One.", conversation=conversation.id, user="alice")
     one.responses.create(model="m", input="Two.", conversation=conversation.id, user="alice")
-    assert [text_of(m) for m in upstream.last.messages] == ["One.", "Ok.", "Two."]
+    assert [read_text(m) for m in upstream.last.messages] == ["One.", "Ok.", "Two."]
     assert len(list(two.conversations.items.list(conversation.id))) == 4
 
 
@@ -185,7 +185,7 @@ def test_after_a_kill_the_items_of_a_conversation_are_asked_once(
     first.kill()
     _, left = gateways.start()
     assert ended(left, made.id).output_text == "Ok."
-    assert [text_of(m) for m in upstream.last.messages] == ["My cat is Miso.", "Who?"]
+    assert [read_text(m) for m in upstream.last.messages] == ["My cat is Miso.", "Who?"]
     assert len(list(left.conversations.items.list(conversation))) == 3
 
 

@@ -13,7 +13,7 @@ import orjson
 import pytest
 from msgspec.structs import replace
 
-from gateway.core.conversation.wire_message import text_of
+from gateway.core.conversation.wire_message import read_text
 from tests.doubles.upstream import Gate, Reply, StrictUpstream, raw
 from tests.gateway.sdk import CHAT, World, remember
 
@@ -108,7 +108,7 @@ def test_the_stored_history_has_transcripts(upstream: StrictUpstream, tmp_path: 
             reply = spoken(f"audio_{n}", REPLY, streams=streams)
             speak(world, [asked(f"When does ferry {n} go?")], reply, APPEND, streams=streams)
         sent = upstream.last.messages
-        assert [text_of(m) for m in sent] == ["When does ferry 0 go?", REPLY, "When does ferry 1 go?"]
+        assert [read_text(m) for m in sent] == ["When does ferry 0 go?", REPLY, "When does ferry 1 go?"]
         assert sent[1] == {"role": "assistant", "content": REPLY}
 
 

@@ -147,7 +147,7 @@ def test_others_are_answered_while_a_large_body_is_parsed(
         assert large.result(PATIENCE_S).status < 500
 
 
-@pytest.mark.parametrize("method", ["atoms", "media_digest"])
+@pytest.mark.parametrize("method", ["make_atoms", "digest_media"])
 def test_others_are_answered_while_large_messages_are_hashed(
     world: World, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:

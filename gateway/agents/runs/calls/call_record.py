@@ -13,7 +13,7 @@ import orjson
 from msgspec import Struct
 
 from gateway.agents.runs.calls.pauses import is_bare_approval, read_result, unanswered_calls
-from gateway.core.conversation.stored_messages import tool_names_by_call
+from gateway.core.conversation.stored_messages import map_calls_to_tool_names
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.turn.calls import INTERRUPTED_RESULT
 from gateway.core.turn.commands import RunTool
@@ -31,7 +31,7 @@ _FIRST_OUTCOME = 500
 
 def call_number(exchange: Exchange, call_id: str) -> int:
     """Returns the number of a call of a step's exchange among the texts of its run."""
-    return exchange.seq * _NUMBERS_PER_STEP + [*tool_names_by_call(exchange)].index(call_id)
+    return exchange.seq * _NUMBERS_PER_STEP + [*map_calls_to_tool_names(exchange)].index(call_id)
 
 
 class CallRecord(Struct, frozen=True):
@@ -108,7 +108,7 @@ async def known_results(
     stored = {text.seq: orjson.loads(text.data) for text in await load_texts(RunTextKind.RESULT, after=after)}
     noted = {text.seq for text in await load_texts(RunTextKind.CALL, after=after)}
     results = []
-    for id in tool_names_by_call(exchange):
+    for id in map_calls_to_tool_names(exchange):
         number = call_number(exchange, id)
         answer, outcome = stored.get(number), stored.get(number + _FIRST_OUTCOME)
         if id in excluded:

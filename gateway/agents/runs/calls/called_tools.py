@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gateway.agents.core.tool_rules import CalledTool
-from gateway.core.conversation.private import PrivateFields, is_nudge, own_length, private_of
+from gateway.core.conversation.private import PrivateFields, find_own_length, is_nudge, read_private
 from gateway.core.conversation.wire_message import (
     PRIVATE,
     WireMessage,
     call_id,
-    named_call,
-    raw_calls,
-    result_flags,
-    text_of,
+    flag_results,
+    list_raw_calls,
+    read_named_call,
+    read_text,
 )
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import Prompt
@@ -38,7 +38,7 @@ def calls_in_prompt(prompt: Prompt) -> list[CalledTool]:
     The client's list has its own calls and their results; the gateway's are in the hidden rounds within it.
     """
     messages, composition = prompt.request.messages, prompt.composition
-    if messages[-1].get("role") == "user" and text_of(messages[-1]):
+    if messages[-1].get("role") == "user" and read_text(messages[-1]):
         return []
     sent: list[WireMessage] = [
         {**inserted.message, PRIVATE: inserted.private} for inserted in composition.inserted
@@ -59,15 +59,15 @@ def _calls_of_last_turn(messages: Sequence[WireMessage]) -> list[CalledTool]:
     called: list[CalledTool] = []
     names: dict[str, str] = {}
     for message, begins_turn in zip(messages, _begin_turns(messages), strict=True):
-        role, private = message.get("role"), private_of(message)
+        role, private = message.get("role"), read_private(message)
         if begins_turn:
             called.clear()
         elif role == "assistant":
-            names.update((call_id(call), named_call(call).name) for call in raw_calls(message))
+            names.update((call_id(call), read_named_call(call).name) for call in list_raw_calls(message))
         elif role == "tool" and (id := str(message.get("tool_call_id"))) in names:
             status = _status_of(private)
             if status is not None:
-                called.append(CalledTool(names[id], status, text_of(message)[: own_length(message)]))
+                called.append(CalledTool(names[id], status, read_text(message)[: find_own_length(message)]))
     return called
 
 
@@ -82,5 +82,5 @@ def _begin_turns(messages: Sequence[WireMessage]) -> list[bool]:
     """Returns of each message whether it begins a turn, as those of a user do. Media of a result and nudges do not."""
     return [
         message.get("role") == "user" and not is_result and not is_nudge(message)
-        for message, is_result in zip(messages, result_flags(messages), strict=True)
+        for message, is_result in zip(messages, flag_results(messages), strict=True)
     ]

@@ -11,8 +11,8 @@ from collections.abc import Collection, Container, Iterable, Sequence
 from msgspec import Struct
 
 from gateway.agents.core.call_decision import CallDecision
-from gateway.core.conversation.private import private_of
-from gateway.core.conversation.wire_message import PRIVATE, WireMessage, call_id, text_of
+from gateway.core.conversation.private import read_private
+from gateway.core.conversation.wire_message import PRIVATE, WireMessage, call_id, read_text
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN
 from gateway.core.turn.calls import INTERRUPTED_RESULT, NOT_MADE_RESULT, ResumedCalls
 from gateway.core.turn.tool_result import ToolResult
@@ -116,7 +116,7 @@ def answered_calls(
     calls = _calls_of(context, context.path[-1])
     results, denied, approved, client_call_ids = [], set[str](), set[str](), set[str]()
     for message in answers:
-        private, id = private_of(message), str(message["tool_call_id"])
+        private, id = read_private(message), str(message["tool_call_id"])
         if is_bare_approval(message):
             approved.add(id)
             continue
@@ -140,18 +140,18 @@ def answered_calls(
 
 def is_bare_approval(answer: WireMessage) -> bool:
     """Returns whether an answer approves its call, which has no result yet."""
-    return private_of(answer).get("approval") == "approved" and not text_of(answer)
+    return read_private(answer).get("approval") == "approved" and not read_text(answer)
 
 
 def read_result(message: WireMessage) -> ToolResult:
     """Returns the result of a call that a stored message has."""
-    private = private_of(message)
+    private = read_private(message)
     texts = {
         name: str(private[name]) for name in ("stdout", "stderr", "approval", "reason") if private.get(name)
     }
     return ToolResult(
         str(message["tool_call_id"]),
-        text_of(message),
+        read_text(message),
         private.get("status") or "success",
         **texts,
         was_run=not private.get("unrun"),

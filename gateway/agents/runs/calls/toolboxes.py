@@ -19,7 +19,7 @@ from gateway.agents.runs.calls.call_record import CallRecord
 from gateway.agents.tools.agent_tools import AgentTools
 from gateway.agents.tools.foreign import ForeignTools
 from gateway.core.conversation.canonical import is_user
-from gateway.core.conversation.wire_message import text_of
+from gateway.core.conversation.wire_message import read_text
 from gateway.core.words import is_grown_transcript
 from gateway.run.call import Forwarded
 from gateway.run.directory import memory_tools
@@ -146,4 +146,4 @@ def _place(context: MemoryContext) -> _Place | None:
     above = None if match_point is None else match_point.id
     agent, plan = context.agent, context.plan
     path = agent.id, agent.epoch, identity.user, identity.conversation_key, above
-    return _Place(path, plan.exchange.inputs, tuple(map(text_of, plan.messages)))
+    return _Place(path, plan.exchange.inputs, tuple(map(read_text, plan.messages)))
