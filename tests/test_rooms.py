@@ -506,6 +506,25 @@ def test_a_property_is_described_as_a_value() -> None:
     assert not found, f"begin these with a noun, or with True if: {found}"
 
 
+def test_private_state_is_no_parameter_of_a_constructor() -> None:
+    """A private field with a default is state that the class begins with itself: `field(..., init=False)`."""
+    count, found = 0, []
+    for module, path in _modules():
+        for owner in ast.walk(tree(path)):
+            if not isinstance(owner, ast.ClassDef) or not any(
+                "dataclass" in ast.unparse(each) for each in owner.decorator_list
+            ):
+                continue
+            for node in owner.body:
+                if isinstance(node, ast.AnnAssign) and node.value is not None:
+                    name = ast.unparse(node.target)
+                    count += name.startswith("_")
+                    if name.startswith("_") and "init=False" not in ast.unparse(node.value):
+                        found.append(f"{module}: {owner.name}.{name}")
+    assert count > 60
+    assert not found, f"take these out of the constructor: {found}"
+
+
 # What a `find_x` returns: None or an empty collection where there is nothing (`Messages`, `Hits`: structs of many).
 _MAY_BE_NOTHING = re.compile(r"\| None$|\[|Any|Json|Messages|Hits")
 # Methods of libraries' classes that we override.

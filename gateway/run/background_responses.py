@@ -69,7 +69,7 @@ class BackgroundResponses:
     count: Callable[[str, str], None]
     limiter: Limiter
     # The responses that were accepted last, by the hash of the request.
-    _accepted: dict[bytes, _AcceptedResponse] = field(default_factory=dict)
+    _accepted: dict[bytes, _AcceptedResponse] = field(default_factory=dict, init=False)
     runs: ResponseRuns = field(init=False)
     maker: ResponseMaker = field(init=False)
 

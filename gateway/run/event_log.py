@@ -60,17 +60,20 @@ class EventLog:
     # No event follows.
     is_over: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
-    _next: int = 1  # the number of the next event
+    # The number of the next event.
+    next_number: int = 1
     # The newest events, all that are not on disk yet among them. After a write that failed, these are all later ones.
-    _newest: deque[NumberedEvent] = field(default_factory=deque)
-    _newest_bytes: int = 0
-    _stored_number: int = 0  # of the last event up to which all are on disk
-    _has_gap: bool = False  # those after it are not all on disk, and never will be
-    _unwritten: list[bytes] = field(default_factory=list)
-    _unwritten_bytes: int = 0
-    _timer: asyncio.TimerHandle | None = None
-    _writes: set[Future[bool]] = field(default_factory=set)
-    _presence: Presence = field(default_factory=Presence)
+    _newest: deque[NumberedEvent] = field(default_factory=deque, init=False)
+    _newest_bytes: int = field(default=0, init=False)
+    # The number of the last event up to which all events are on disk.
+    _stored_number: int = field(default=0, init=False)
+    # The events after it are not all on disk, and never will be.
+    _has_gap: bool = field(default=False, init=False)
+    _unwritten: list[bytes] = field(default_factory=list, init=False)
+    _unwritten_bytes: int = field(default=0, init=False)
+    _timer: asyncio.TimerHandle | None = field(default=None, init=False)
+    _writes: set[Future[bool]] = field(default_factory=set, init=False)
+    _presence: Presence = field(default_factory=Presence, init=False)
 
     # -- writing
 
@@ -87,10 +90,10 @@ class EventLog:
             self._timer = asyncio.get_running_loop().call_later(BATCH_S, self._write)
 
     def _append(self, data: bytes) -> list[bytes]:
-        events = self.dialect.number_events(data, self._next)
+        events = self.dialect.number_events(data, self.next_number)
         for event in events:
-            self._newest.append(NumberedEvent(self._next, event))
-            self._next += 1
+            self._newest.append(NumberedEvent(self.next_number, event))
+            self.next_number += 1
             self._newest_bytes += len(event)
         if events:
             self._wake()
@@ -109,13 +112,13 @@ class EventLog:
         await self.flush()
         self.epoch = epoch
         numbered = [each async for each in stored_events(self.store, self.run, 0)]
-        last = max(self._next - 1, numbered[-1].number if numbered else 0)
+        last = max(self.next_number - 1, numbered[-1].number if numbered else 0)
         self._newest.clear()
         self._newest_bytes = 0
         self._stored_number = last
         self._has_gap = False
         # What an earlier attempt has stored may have been erased by a forgetting since.
-        self._next = max(last // NUMBER_STEP + 1, attempt - 1) * NUMBER_STEP
+        self.next_number = max(last // NUMBER_STEP + 1, attempt - 1) * NUMBER_STEP
         return [event.data for event in numbered]
 
     async def flush(self) -> None:
@@ -138,11 +141,6 @@ class EventLog:
         self._pop_unwritten()
         self._append(data)
         self.abandon()
-
-    @property
-    def next_number(self) -> int:
-        """The number of the next event."""
-        return self._next
 
     def leave(self) -> None:
         """Cancels the turn that writes to this log, as a client does that leaves."""
@@ -167,7 +165,7 @@ class EventLog:
         data = self._pop_unwritten()
         if not data:
             return
-        last = self._next - 1  # a batch has the number of its last event
+        last = self.next_number - 1  # a batch has the number of its last event
         try:
             write = self.store.run_texts.add_events(
                 self.run.agent_row, self.run.id, last, data, epoch=self.epoch, job=self.job
@@ -202,7 +200,7 @@ class EventLog:
         """Yields the events after a number, and those that follow, until the end."""
         while True:
             changed = self.changed
-            first = self._newest[0].number if self._newest else self._next
+            first = self._newest[0].number if self._newest else self.next_number
             if number + 1 < first:
                 is_found = False
                 async for at, event in stored_events(self.store, self.run, number):

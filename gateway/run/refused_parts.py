@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
@@ -42,11 +42,11 @@ class RefusedParts:
     # Each step of the turn is saved.
     saves_steps: bool
     # What is removed from each prompt, in this order.
-    _removals: tuple[_Removal, ...] = ()
+    _removals: tuple[_Removal, ...] = field(default=(), init=False)
     # How many messages of hidden rounds, from the first on, are sent without their results.
-    _stripped_count: int = 0
+    _stripped_count: int = field(default=0, init=False)
     # The value of `_stripped_count` when the upstream last answered.
-    _answered_stripped_count: int = 0
+    _answered_stripped_count: int = field(default=0, init=False)
 
     def leave_out(self, refused: RefusedContent, prompt: Prompt, rounds: Sequence[WireMessage]) -> str | None:
         """Leaves out one more part, of the kind that is refused. Returns its name, as `ChatCall.left_out` has it.

@@ -150,9 +150,9 @@ class ResponseMaker:
     # The logs of the responses that are being made here, by the rows of their runs.
     logs: dict[int, ResponseLog] = field(default_factory=dict)
     # The responses that were accepted here and that, for all this process knows, have not ended; by the same rows.
-    _accepted: dict[int, _AcceptedResponse] = field(default_factory=dict)
+    _accepted: dict[int, _AcceptedResponse] = field(default_factory=dict, init=False)
     # When this process first left a response to other gateways, by the same rows.
-    _left_at: dict[int, float] = field(default_factory=dict)
+    _left_at: dict[int, float] = field(default_factory=dict, init=False)
 
     def note_accepted(
         self, number: int, request_context: RequestContext, reservation: LimitReservation | None
@@ -236,7 +236,7 @@ class ResponseMaker:
 
     async def _open_log(self, run: Run, job: Job) -> ResponseLog:
         epoch = await self.store.responses.load_epoch(run.agent_row)
-        log = ResponseLog(self.store, run, epoch, self.dialect, job=job, _next=0)
+        log = ResponseLog(self.store, run, epoch, self.dialect, job=job, next_number=0)
         if job.attempt > 1 and await log.resume(epoch, job.attempt):
             log.has_events = True
             await self.store.responses.drop_events(run.agent_row, run.id, job)

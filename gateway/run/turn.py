@@ -111,31 +111,31 @@ class TurnRun:
     sink: Sink = field(init=False)
     _turn: TurnMachine = field(init=False)
     _requests: RoundRequests = field(init=False)
-    _saving: TurnSaving | None = field(init=False, default=None)  # None: nothing is remembered
+    _saving: TurnSaving | None = field(default=None, init=False)  # None: nothing is remembered
     # The bytes of the streams of all rounds, if they are remembered.
     _reservation: StreamReservation = field(init=False)
 
     # The round under way. A cancellation leaves the reply open until `run` closes it.
-    _reply: ModelReply | None = None
+    _reply: ModelReply | None = field(default=None, init=False)
     # The usage of the reply that is being read; None: no reply is being read.
-    _usage: ReplyUsage | None = None
+    _usage: ReplyUsage | None = field(default=None, init=False)
     # The call of the model for the next round; None: no round follows.
-    _next_call: commands.CallModel | None = None
+    _next_call: commands.CallModel | None = field(default=None, init=False)
 
     # The end of the turn. A cancellation may come before or after any of these is set.
     # A reply that is no stream. It is sent by `Finish`.
-    _whole_reply: commands.SendWhole | None = None
+    _whole_reply: commands.SendWhole | None = field(default=None, init=False)
     # The error that `run` raises in place of the rest of the reply.
-    _error: GatewayError | None = None
+    _error: GatewayError | None = field(default=None, init=False)
     # True: the client has all that it gets.
-    _is_finished: bool = False
+    _is_finished: bool = field(default=False, init=False)
 
     # The task that `stop` cancels; None: it is too late to stop the turn.
-    _stoppable_task: asyncio.Task[Any] | None = None
+    _stoppable_task: asyncio.Task[Any] | None = field(default=None, init=False)
     # The reason of the `stop` that has cancelled the task; None: no `stop` has.
-    _stop_reason: StopReason | None = None
+    _stop_reason: StopReason | None = field(default=None, init=False)
     # The commands that a cancellation has cut off. The machine expects that they are performed.
-    _unperformed: Sequence[Command] = ()
+    _unperformed: Sequence[Command] = field(default=(), init=False)
 
     def __post_init__(self, prompt: Prompt, guide: Guide | None) -> None:
         self.sink = self.call.sink

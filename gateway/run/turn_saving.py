@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Awaitable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from gateway.core.request.memory_mode import Mode
@@ -92,7 +92,7 @@ class TurnSaving:
     # The error that the client gets in place of the reply; None: the client gets the reply.
     error: GatewayError | None = None
     # The write of the newest step; None: no step was saved yet.
-    _step_write: asyncio.Future[SavedStep] | None = None
+    _step_write: asyncio.Future[SavedStep] | None = field(default=None, init=False)
 
     @property
     def _scope(self) -> Scope:

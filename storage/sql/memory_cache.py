@@ -107,11 +107,11 @@ class CachedMemory:
     read_messages: dict[int, Message | None] = field(default_factory=dict)
     # The memory may take more bytes than the cache has counted.
     has_grown: bool = True
-    _unindexed_exchanges: int = 0
+    _unindexed_exchanges: int = field(default=0, init=False)
     # The newest of the index's chunks.
-    _terms_stamp: int = -1
-    _unindexed_bytes: int = 0
-    _read_bytes: int = 0
+    _terms_stamp: int = field(default=-1, init=False)
+    _unindexed_bytes: int = field(default=0, init=False)
+    _read_bytes: int = field(default=0, init=False)
 
     @property
     def size(self) -> int:

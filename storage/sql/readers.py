@@ -161,7 +161,7 @@ class _UnreadBatch:
     messages: list[Message] = field(default_factory=list)
     # The gateway tools that an exchange's turn has used, by the exchange.
     tools_used: dict[int, Sequence[str]] = field(default_factory=dict)
-    _chars: int = 0
+    _chars: int = field(default=0, init=False)
 
     def add(self, exchange: Exchange, full_reply: bytes | None, *, is_shared: bool, is_repeat: bool) -> bool:
         """Adds the messages of an exchange. Returns False where they have no room.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 
 from gateway.agents.wire.faults import refused_event
@@ -31,10 +31,10 @@ class PingingSink:
     # Bytes of the reply itself were sent; pings do not count.
     has_started: bool = False
     # Status and headers were set, by the reply or by a ping.
-    _has_head: bool = False
+    _has_head: bool = field(default=False, init=False)
     # Bytes of the reply were sent since the last ping was due.
-    _wrote: bool = False
-    _pinging: asyncio.Task[None] | None = None
+    _wrote: bool = field(default=False, init=False)
+    _pinging: asyncio.Task[None] | None = field(default=None, init=False)
 
     def __enter__(self) -> PingingSink:
         if self.interval_s:

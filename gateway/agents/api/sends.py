@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -210,7 +210,7 @@ class SendReply:
     run_request: RunRequest
     is_stream: bool
     # The summary that the run begins with, as it is shown before the first reply. `_begin_view` sets it.
-    _summary_messages: Sequence[dict[str, Any]] = ()
+    _summary_messages: Sequence[dict[str, Any]] = field(default=(), init=False)
 
     async def __call__(self, scope: AsgiScope, receive: Receive, asgi_send: AsgiSend) -> None:
         info = info_of(scope)

@@ -50,7 +50,7 @@ class ItemOutcomes:
     batch: Batch
     now: Callable[[], float]
     tokens: Counter
-    _deferred: list[asyncio.Task[None]] = field(default_factory=list)
+    _deferred: list[asyncio.Task[None]] = field(default_factory=list, init=False)
 
     async def write_outcomes(self, works: Sequence[ItemWork]) -> None:
         """Writes the outcomes of items together. The outcome of a busy conversation is written once it is free."""

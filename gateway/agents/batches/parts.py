@@ -55,7 +55,7 @@ class PartDraft:
     model: str
     items: list[AssignedItem] = field(default_factory=list)
     size: int = 0
-    _file: BinaryIO | None = None
+    _file: BinaryIO | None = field(default=None, init=False)
 
     def add(self, line: bytes, item: AssignedItem) -> None:
         """Adds the request of an item. line: as the file has it."""

@@ -37,7 +37,9 @@ class ResolvedAgentCache:
     # Rises with each change: an agent that was read before the last one is not cached.
     generation: int = 0
     # When each was read (monotonic), and the agent, the one that was used last at the end.
-    _entries: OrderedDict[tuple[str, str], tuple[float, ResolvedAgent]] = field(default_factory=OrderedDict)
+    _entries: OrderedDict[tuple[str, str], tuple[float, ResolvedAgent]] = field(
+        default_factory=OrderedDict, init=False
+    )
 
     def clear(self) -> None:
         """Drops all agents, and those that are being read now."""

@@ -142,11 +142,15 @@ class RunMemory:
     opened: Exchange | None = None
     toolbox: Toolbox = field(init=False)
     _edits: StepEdits = field(init=False)
-    _late_opening: tuple[StepOpen, Future[StepOpened]] | None = None  # of a step that took too long to open
-    _step_begun: float = 0.0
-    _shown: Shown = field(default_factory=dict)  # what the prompt under way shows last of each block
-    _chars: int = 0  # characters that the run's steps have added to the conversation
-    _readers: Sequence[MemoryReader] = ()  # of the memory, as they were when the run began
+    # The opening of a step that took too long to open.
+    _late_opening: tuple[StepOpen, Future[StepOpened]] | None = field(default=None, init=False)
+    _step_begun: float = field(default=0.0, init=False)
+    # What the prompt under way shows last of each block.
+    _shown: Shown = field(default_factory=dict, init=False)
+    # The characters that the run's steps have added to the conversation.
+    _chars: int = field(default=0, init=False)
+    # The readers of the memory, as they were when the run began.
+    _readers: Sequence[MemoryReader] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
         self._readers = tuple(self.context.snapshot.readers)

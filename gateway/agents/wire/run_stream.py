@@ -130,20 +130,22 @@ class StepView(ClientView):
     showing: Showing
     by_token: bool
     now: Callable[[], float]
-    counts: TokenCounts = field(default_factory=TokenCounts)  # of the steps before this one
-    _before: list[bytes] = field(default_factory=list)
-    _asides: Asides = field(default_factory=Asides)
-    _step_counts: TokenCounts = field(default_factory=TokenCounts)
-    _events: list[bytes] = field(default_factory=list)
-    _unshown: _UnshownReply = field(default_factory=_UnshownReply)
+    # The usage that the steps before this one have counted.
+    counts: TokenCounts
+    # The events of the messages that are shown before the first reply.
+    before: list[bytes]
+    asides: Asides
+    _step_counts: TokenCounts = field(default_factory=TokenCounts, init=False)
+    _events: list[bytes] = field(default_factory=list, init=False)
+    _unshown: _UnshownReply = field(default_factory=_UnshownReply, init=False)
     # The messages of the reply that have begun, by a key each (`_add_piece`), whose index is their number.
-    _message_keys: list[str] = field(default_factory=list)
+    _message_keys: list[str] = field(default_factory=list, init=False)
     # The tools of calls that were shown, by call id.
-    _tool_names: dict[str, str] = field(default_factory=dict)
+    _tool_names: dict[str, str] = field(default_factory=dict, init=False)
     # The waiting calls with their stored ids, and who must answer each, by call id.
-    _waiting_calls: list[Json] = field(default_factory=list)
-    _waiting: Mapping[str, WaitKind] = field(default_factory=dict)
-    _stop: StopReason = StopReason.END_TURN
+    _waiting_calls: list[Json] = field(default_factory=list, init=False)
+    _waiting: Mapping[str, WaitKind] = field(default_factory=dict, init=False)
+    _stop: StopReason = field(default=StopReason.END_TURN, init=False)
 
     def take(self) -> bytes:
         data = b"".join(self._events)
@@ -154,8 +156,8 @@ class StepView(ClientView):
 
     def begin(self, first: Json) -> None:
         """Shows what comes before the first reply. Ids and times are the gateway's, not those of `first`."""
-        self._events += self._before
-        self._before.clear()
+        self._events += self.before
+        self.before.clear()
 
     def show(self, event: ReplyEvent) -> None:
         for choice in event.choices:
@@ -185,7 +187,7 @@ class StepView(ClientView):
 
     def add_words(self, text: str, between: str, call: int) -> None:
         # Only the call that this client sees as text is shown as it is written.
-        if self._asides.spoken_arguments.get(self.showing.speaks or "") != self.showing.argument:
+        if self.asides.spoken_arguments.get(self.showing.speaks or "") != self.showing.argument:
             return
         if self.by_token:
             self._add_piece("assistant_message", {"content": text}, f"of call {call}")
@@ -279,11 +281,11 @@ class StepView(ClientView):
     def _show_calls(self, calls: Sequence[Json]) -> None:
         """Shows calls without the gateway's arguments. Thoughts in these, and spoken text, are shown already."""
         names = [str((call.get("function") or {}).get("name")) for call in calls]
-        _, cleaned = pop_asides(calls, self._asides.asides_in(names))
+        _, cleaned = pop_asides(calls, self.asides.asides_in(names))
         unspoken = [
             call
             for name, call in zip(names, cleaned, strict=True)
-            if name not in self._asides.spoken_arguments or find_spoken(call, self.showing) is None
+            if name not in self.asides.spoken_arguments or find_spoken(call, self.showing) is None
         ]
         self._add_message({"role": "assistant", "tool_calls": unspoken}, self.numbers.reply_seq)
 

@@ -62,13 +62,13 @@ class ImportOperations:
     performer: ImportPerformer
     defaults: Defaults = NO_DEFAULTS
     # The imports under way, by id.
-    _running: dict[str, RunningImport] = field(default_factory=dict)
+    _running: dict[str, RunningImport] = field(default_factory=dict, init=False)
     # The previews of the command line, by id.
-    _previews: dict[str, RunningImport] = field(default_factory=dict)
+    _previews: dict[str, RunningImport] = field(default_factory=dict, init=False)
     # The tasks that undo imports, by the ids of the imports.
-    _undoing: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _undoing: dict[str, asyncio.Task[None]] = field(default_factory=dict, init=False)
     # Held while an import is begun or joined, so that two requests do not begin the same import.
-    _beginning: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _beginning: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     def read_request(self, raw: RawArguments, *, visible_project: str | None = None) -> ImportRequest:
         """Reads the parameters of an import. Raises: BadRequest, UnknownId.

@@ -256,7 +256,7 @@ class BackgroundModels:
     now: Callable[[], float]
     concurrency: int = 2
     count_call: CountCall = lambda outcome, tokens: None
-    _by_upstream: dict[str, BackgroundModel] = field(default_factory=dict)
+    _by_upstream: dict[str, BackgroundModel] = field(default_factory=dict, init=False)
 
     def for_route(self, route: Route) -> BackgroundModel:
         """Returns the model that a route names first. Raises: SettingsError."""

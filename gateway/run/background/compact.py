@@ -189,7 +189,7 @@ class Compactor:
     default_model: BackgroundModel | None
     # Seconds since the epoch.
     now: Callable[[], float]
-    _enqueuing: set[asyncio.Task[None]] = field(default_factory=set)
+    _enqueuing: set[asyncio.Task[None]] = field(default_factory=set, init=False)
 
     def enqueue_after(self, turn: Committed, wanted_summary: WantedSummary) -> None:
         """Enqueues a summary of the turn's conversation, and returns at once.

@@ -86,11 +86,11 @@ class Retention:
     # When this process has started.
     _started: float = field(init=False)
     # The last period, counted since the epoch, in which this process has searched or enqueued the job.
-    _period: int = -1
+    _period: int = field(default=-1, init=False)
     # By how many seconds `now` was ahead of `steady_now` at the last look.
     _ahead: float = field(init=False)
     # Until then, by `steady_now`, nothing is forgotten by age.
-    _waits_until: float = -math.inf
+    _waits_until: float = field(default=-math.inf, init=False)
 
     def __post_init__(self) -> None:
         self._started = self.now()

@@ -54,10 +54,10 @@ class Schedule:
     # The newest turn of a memory counts only when the next one has ended, or the memory is idle.
     leaves_out_last: bool = False
     # The memories with new turns, by agent. The memory with the oldest newest turn comes first: it is idle first.
-    _active: dict[int, _Activity] = field(default_factory=dict)
+    _active: dict[int, _Activity] = field(default_factory=dict, init=False)
     # The agents that are due now.
-    _due: set[int] = field(default_factory=set)
-    _has_recovered: bool = False
+    _due: set[int] = field(default_factory=set, init=False)
+    _has_recovered: bool = field(default=False, init=False)
     _task: PeriodicTask = field(init=False)
 
     def __post_init__(self) -> None:

@@ -30,7 +30,7 @@ class PeriodicTask:
     step: Callable[[], Awaitable[float | None]]
     # Set by `run`. True: no time is known for the next step, because the last step is under way or has returned None.
     sleeps_until_woken: bool = True
-    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def wake(self) -> None:
         self._wake.set()

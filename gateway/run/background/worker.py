@@ -179,8 +179,8 @@ class Worker:
     open_receipt: Callable[[Job], AbstractContextManager[Receipt | None]] = lambda job: nullcontext()
     # From 0 to 1.
     jitter: Callable[[], float] = random.random
-    _wake: asyncio.Event = field(default_factory=asyncio.Event)
-    _running: set[JobContext] = field(default_factory=set)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _running: set[JobContext] = field(default_factory=set, init=False)
 
     @property
     def running(self) -> int:

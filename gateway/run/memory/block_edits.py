@@ -39,7 +39,7 @@ class BlockEdits:
     # What the prompt, and the results of the rounds since, show last of each block.
     shown: Shown = field(default_factory=dict)
     # What the results of this round show so far.
-    _shown_in_round: Shown = field(default_factory=dict)
+    _shown_in_round: Shown = field(default_factory=dict, init=False)
 
     def apply(self, edit: MemoryEdit, *, is_read: bool = True) -> EditResult:
         """Makes an edit on the blocks as the model sees them. Returns the result that the model reads.

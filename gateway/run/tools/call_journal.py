@@ -43,8 +43,8 @@ class CallJournal:
     # The number of the next call.
     seq: int = 0
     # (number, reply) of the replies that are still to be stored.
-    _unstored: list[tuple[int, bytes]] = field(default_factory=list)
-    _write_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _unstored: list[tuple[int, bytes]] = field(default_factory=list, init=False)
+    _write_lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     def restore_calls(self, calls: Mapping[int, bytes], results: Mapping[int, bytes]) -> bool:
         """Takes over the calls of earlier attempts and their results: stored texts by number, in the order of calls.

@@ -103,7 +103,7 @@ class TurnCalls:
 
     recent: RecentCalls
     origin: Hashable
-    _counts: Counter[tuple[str, bytes]] = field(default_factory=Counter)
+    _counts: Counter[tuple[str, bytes]] = field(default_factory=Counter, init=False)
 
     async def perform_once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
         arguments = exact_json.dumps(call.arguments, sort_keys=True)

@@ -149,7 +149,7 @@ class Attempts:
     _following: list[Candidate]
     _receipt: Receipt
     # The model's own endpoints that are passed over. They are asked if no fallback has room for the request.
-    _unavailable: list[Candidate] = field(default_factory=list)
+    unavailable: list[Candidate] = field(default_factory=list)
     # A request that may have had an effect is not sent again (a request that got a 429 had none).
     sends_once: bool = False
     # Returns the error of a caller that broke its request off, else None. No upstream is to blame for such a request.
@@ -214,7 +214,7 @@ class Attempts:
         first candidate is no fallback, or if there is no other. It may be called before the `with` block, and within.
         """
         if not self._following:
-            self._following, self._unavailable = self._unavailable, []
+            self._following, self.unavailable = self.unavailable, []
         if not self.target.rank or not self._following:
             return False
         self._move_to(*self._following.pop(0))

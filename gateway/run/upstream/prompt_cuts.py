@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from adapters.types import ModelRequest
@@ -37,11 +37,11 @@ class PromptCuts:
     windows: ContextWindows
     receipt: Receipt
     # The prompt was cut to a guess of the window.
-    _is_guess: bool = False
+    _is_guess: bool = field(default=False, init=False)
     # The tokens of the request that was first refused by an error without a length; 0: there was no such error.
-    _refused_tokens: int = 0
+    _refused_tokens: int = field(default=0, init=False)
     # How many of `_SHARES` were tried.
-    _share_count: int = 0
+    _share_count: int = field(default=0, init=False)
 
     async def shorten(
         self, error: bytes, request: ModelRequest, make: RequestMaker, target: Target, endpoint: Endpoint

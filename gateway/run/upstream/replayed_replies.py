@@ -38,7 +38,7 @@ class ReplayedReplies:
     # The noted replies that were not returned yet, each a stream or a body.
     replies: list[bytes]
     # Stands in for the call of a noted reply.
-    _replayed: UpstreamCall | None = field(default_factory=lambda: UpstreamCall(0.0))
+    _replayed: UpstreamCall | None = field(default_factory=lambda: UpstreamCall(0.0), init=False)
 
     @property
     def endpoint(self) -> Endpoint:
