@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from gateway.settings import Settings
+from tests.gateway.lifecycle.test_settings import names_in_code
+
 ROOT = Path(__file__).parent.parent
 OURS = ("gateway", "adapters", "storage")
 
@@ -459,6 +462,38 @@ def test_no_module_lists_its_public_names() -> None:
     """A name without an underscore is public (docs/decisions.md); a list repeats the rest, and nothing reads it."""
     lists = [module for module, path in _modules() if "__all__ = " in path.read_text("utf-8")]
     assert not lists, f"take `__all__` out of {lists}"
+
+
+# Each of these settings is read through a property of Settings or of its class, which then has to be read.
+READ_THROUGH = {"api_key": "keys", "single_user": "default_user", "price": "background_model"}
+
+
+def test_every_setting_is_read() -> None:
+    """Outside the folder of the settings, an attribute of its name is read.
+
+    Of [server], [database] and [memory], whose names others bear too, from a value that is called so or `settings`.
+    """
+    files = [path for path in (ROOT / "gateway").rglob("*.py") if path.parent.name != "settings"]
+    nodes = [node for path in files for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute)]
+    read = {(_last_name(node.value).lstrip("_"), node.attr) for node in nodes}
+    unread = set()
+    for path in names_in_code(Settings):
+        table, _, name = path.rpartition(".")
+        owners = (
+            {table, "settings"} if table in ("server", "database", "memory") else {each for each, _ in read}
+        )
+        if not any((owner, READ_THROUGH.get(name, name)) in read for owner in owners):
+            unread.add(path)
+    assert not unread, f"no code outside gateway/settings reads {sorted(unread)}"
+
+
+def _last_name(value: ast.expr) -> str:
+    """Returns `c` of `a.b.c`, and "" of what is no name."""
+    match value:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name
+        case _:
+            return ""
 
 
 def test_a_public_type_name_stands_for_one_thing() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import tomllib
 from base64 import b64encode
@@ -706,13 +705,6 @@ def test_single_user_makes_one_person_of_everybody(tmp_path: Path) -> None:
     assert load(tmp_path, "[memory]\nsingle_user = true\ndefault_user = 'ann'").default_user == "ann"
 
 
-# Each of these is read through a property of Settings or of its class, which then has to be read.
-READ_THROUGH = {
-    "api_key": "keys",
-    "single_user": "default_user",
-    "price": "background_model",
-}
-
 # --- the documentation ------------------------------------------------------------------------------------------
 
 
@@ -778,38 +770,6 @@ def test_the_documents_name_no_setting_that_does_not_exist() -> None:
     # A table's name may stand for a list of tables.
     known = names_in_code(Settings) | {"memory.side_requests", "tools.headers"}
     assert not named - known, f"a page names what is no setting: {sorted(named - known)}"
-
-
-def test_every_setting_is_read() -> None:
-    """Outside the folder of the settings, somebody reads an attribute of its name.
-
-    Of [server], [database] and [memory], whose names others bear too, from a value that is called so or `settings`.
-    """
-    trees = [
-        ast.parse(path.read_text("utf-8"))
-        for path in (ROOT / "gateway").rglob("*.py")
-        if path.parent.name != "settings"
-    ]
-    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
-    read = {(_last_name(node.value).lstrip("_"), node.attr) for node in nodes}
-    unread = set()
-    for path in names_in_code(Settings):
-        table, _, name = path.rpartition(".")
-        owners = (
-            {table, "settings"} if table in ("server", "database", "memory") else {each for each, _ in read}
-        )
-        if not any((owner, READ_THROUGH.get(name, name)) in read for owner in owners):
-            unread.add(path)
-    assert not unread, f"no code outside gateway/settings reads {sorted(unread)}"
-
-
-def _last_name(value: ast.expr) -> str:
-    """Returns `c` of `a.b.c`, and "" of what is no name."""
-    match value:
-        case ast.Name(id=name) | ast.Attribute(attr=name):
-            return name
-        case _:
-            return ""
 
 
 @pytest.mark.parametrize("address", ["http://[::1", "http://host:99999999/v1", "http://host/v1?key=v"])
