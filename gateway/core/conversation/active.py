@@ -20,36 +20,40 @@ from gateway.core.conversation.wire_message import read_text
 from gateway.core.thoughts import without_thoughts
 from storage.records import Atom, Exchange
 
-# Requests side by side are touched after each other has begun, but none lasts as long.
-_LONGEST_REQUEST_S = 86_400.0
+# A date that is this far in the future was set before the clock was put back. Smaller steps are hidden
+# (gateway.steady_clock), and the clocks of gateways that share a database are less apart.
+_MAX_AHEAD_S = 60.0
 
 
-def supersede_along_path(tree: Tree, exchange: Exchange, changed: Container[int], query: Query) -> None:
+def supersede_along_path(
+    tree: Tree, exchange: Exchange, changed: Container[int], query: Query, now: float
+) -> None:
     """Brings back the superseded exchanges of a path, since a request goes on from them.
 
     Each exchange that is brought back or was changed supersedes its rivals, or is superseded by one.
 
     exchange: the last of the path.
     changed: ids of exchanges.
+    now: when the request ends.
     """
     judged = [each for each in tree.chain(exchange) if each.superseded or each.id in changed]
     tree.group_for_loading(other for each in judged for other in (each, *tree.siblings(each)))
     for each in judged:
         if each.superseded:
             each = tree.change(each.id, superseded=False)
-        _supersede_rivals(tree, each, query)
+        _supersede_rivals(tree, each, query, now)
 
 
-def _supersede_rivals(tree: Tree, exchange: Exchange, query: Query) -> None:
+def _supersede_rivals(tree: Tree, exchange: Exchange, query: Query, now: float) -> None:
     """Decides between an exchange and its rivals: the finished alternatives at its place that are not superseded.
 
     An exchange supersedes the rivals that it repeats or extends, and after the first turn also those that extend it. If
     it has no such rival on the record, it supersedes the rivals that had ended before it began.
     """
     rivals = [other for other in tree.siblings(exchange) if other.ended is not None and not other.superseded]
-    alike = [other for other in rivals if _is_like(tree, exchange, other, query)]
+    alike = [other for other in rivals if _is_like(tree, exchange, other, query, now)]
     for other in alike:
-        if (pair := _judge(tree, exchange, other, query)) is not None:
+        if (pair := _judge(tree, exchange, other, query, now)) is not None:
             _supersede(tree, pair.loser)
     # A rival off the record took no other exchange's place, so the exchange that extends it does.
     if exchange.parent is None or not all(map(is_tombstone, alike)):
@@ -58,7 +62,7 @@ def _supersede_rivals(tree: Tree, exchange: Exchange, query: Query) -> None:
         # Alternatives that overlapped are requests side by side, and all of them stay active.
         if other in alike or not tree.are_apart(other, exchange):
             continue
-        pair = _judge(tree, exchange, other, query)
+        pair = _judge(tree, exchange, other, query, now)
         if pair is not None and _is_same_chat(tree, pair, query):
             _supersede(tree, pair.loser)
 
@@ -110,9 +114,9 @@ def _supersede(tree: Tree, exchange: Exchange) -> None:
         tree.change(exchange.id, superseded=True)
 
 
-def _is_like(tree: Tree, exchange: Exchange, other: Exchange, query: Query) -> bool:
+def _is_like(tree: Tree, exchange: Exchange, other: Exchange, query: Query, now: float) -> bool:
     """Returns whether one of two alternatives repeats or extends the other, so that both ask the same."""
-    old, new = _in_order(tree, exchange, other, query.now)
+    old, new = _in_order(tree, exchange, other, now)
     # After a match point the place is certain, so a shorter form of a question is the same question too. At the
     # beginning it is where the longer form has more than the question: no word of its reply had been heard.
     further = old.inputs[len(new.inputs) :]
@@ -131,11 +135,10 @@ def _is_like(tree: Tree, exchange: Exchange, other: Exchange, query: Query) -> b
 def _in_order(tree: Tree, exchange: Exchange, other: Exchange, now: float) -> tuple[Exchange, Exchange]:
     """Returns two exchanges in the order in which they were touched; `exchange` last if both were touched at once.
 
-    now: when the request began that touches `exchange`. What was touched long after it was so before the clock was put
-    back.
+    now: when the request ends that touches `exchange`. What has a later date was touched before the clock was put back.
     """
     touched_at = tree.touched_at(other)
-    if touched_at <= tree.touched_at(exchange) or touched_at > now + _LONGEST_REQUEST_S:
+    if touched_at <= tree.touched_at(exchange) or touched_at > now + _MAX_AHEAD_S:
         return other, exchange
     return exchange, other
 
@@ -147,9 +150,9 @@ class _Judged(NamedTuple):
     winner: Exchange
 
 
-def _judge(tree: Tree, exchange: Exchange, other: Exchange, query: Query) -> _Judged | None:
+def _judge(tree: Tree, exchange: Exchange, other: Exchange, query: Query, now: float) -> _Judged | None:
     """Returns which of two alternatives wins, mostly the one touched last; None: neither supersedes the other."""
-    old, new = _in_order(tree, exchange, other, query.now)
+    old, new = _in_order(tree, exchange, other, now)
     is_same = tree.is_same_input(other, exchange)
     # An exchange off the record supersedes only what it extends: else words that were on the record would be lost.
     if off_record_part(new) > off_record_part(old) and (is_same or not tree.extends(new, old)):

@@ -74,7 +74,7 @@ def finish(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     exchange = _write_finished(tree, plan, request_end)
     is_new = exchange.id == request_end.id
     changed = revived | {exchange.id} if is_new and not plan.is_inactive else revived
-    active.supersede_along_path(tree, exchange, changed, plan.query)
+    active.supersede_along_path(tree, exchange, changed, plan.query, request_end.now)
     if plan.is_inactive and not tree.is_continued(exchange):
         tree.change(exchange.id, superseded=True)
     # True if the request does not just go on from the end of a stored path (docs/conversations.md, "The fast path").

@@ -11,16 +11,17 @@ from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import remember
 
 
+@pytest.mark.parametrize("step_s", [1.0, 7_200.0, 2 * 86_400.0])
 @pytest.mark.both
 def test_an_edit_after_a_step_back_of_the_clock_takes_the_place_of_what_it_edits(
-    upstream: StrictUpstream, tmp_path: Path
+    upstream: StrictUpstream, tmp_path: Path, step_s: float
 ) -> None:
     with remember(upstream, tmp_path) as world:
         chat = world.chat(user="alice", headers={"x-mnemogate-conversation": "c1"})
         chat.say("Good morning.")
         chat.say("My tortoise is called Sheldon.")
         world.settle()
-        world.clock.now -= 1.0
+        world.clock.now -= step_s
         del chat.messages[2:]
         chat.say("My tortoise is called Leonard.")
         world.pass_time(3600)
