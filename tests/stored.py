@@ -20,7 +20,7 @@ from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.change import plan_change
 from gateway.core.conversation.fast_path import finish_plain, plan_plain
 from gateway.core.conversation.hashed_list import HashedList
-from gateway.core.conversation.lookup import probes_for_list, probes_for_plain_turn
+from gateway.core.conversation.lookup import make_probes_for_list, make_probes_for_plain_turn
 from gateway.core.conversation.match_query import MemoryUse, Query
 from gateway.core.conversation.openings import begins_conversation, digest_opening, digest_openings
 from gateway.core.conversation.plan import Plan, plan_turn
@@ -210,7 +210,7 @@ class Speaker:
         if plan is None:
             tree = Tree()
             if agent.id and not is_new:
-                pool = await turns.load_pool(agent, probes_for_list(query, key))
+                pool = await turns.load_pool(agent, make_probes_for_list(query, key))
                 tree = Tree(pool.exchanges, pool.contents, pool.forgotten_hashes)
             plan = await retry_with_contents(turns, agent, tree, partial(plan_turn, tree, query))
             if key is None and not listing.answered_count and not is_new:
@@ -280,7 +280,9 @@ class Speaker:
             uid=uid or f"conversation {id(turn)} {now}",
             now=now,
             plain=plain,
-            probes=lambda: probes_for_plain_turn(plan, key) if is_plain else probes_for_list(plan.query, key),
+            probes=lambda: (
+                make_probes_for_plain_turn(plan, key) if is_plain else make_probes_for_list(plan.query, key)
+            ),
             decide=decide,
             change=decide(Pool((), None)) if turn.begins_conversation else None,
             planned_next_seq=turn.snapshot.next_seq,

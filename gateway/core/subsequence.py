@@ -13,7 +13,7 @@ LCS_ATOMS = 160
 Pairs = list[tuple[int, int]]
 
 
-def lcs(a: Sequence[Atom], b: Sequence[Atom], max_tables: int = 1) -> Pairs:
+def pair_lcs(a: Sequence[Atom], b: Sequence[Atom], max_tables: int = 1) -> Pairs:
     """Returns the pairs of a longest common subsequence, as late as possible in both, the last pair first.
 
     Common ends are paired directly. Of the rest the last atoms are compared in a table, then those before them in the

@@ -17,7 +17,7 @@ import orjson
 from msgspec.structs import replace
 
 from adapters.types import Json
-from gateway.core.conversation.turn_hex import turn_begin_time
+from gateway.core.conversation.turn_hex import parse_turn_begin
 from gateway.core.request.identity import Identity
 from gateway.core.turn_name import TurnName
 from gateway.core.usage.limit_rules import LimitReservation
@@ -413,7 +413,7 @@ class ResponseMaker:
         if identity.scope is not None:
             await self.chat.turns.pending.wait_written(identity.scope, _DISK_WAIT_S)
         exchange = await self.store.messages.find_begun(
-            identity.project, turn_name.conversation_uid, turn_begin_time(turn_name.turn)
+            identity.project, turn_name.conversation_uid, parse_turn_begin(turn_name.turn)
         )
         return exchange is not None
 

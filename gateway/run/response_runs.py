@@ -9,7 +9,7 @@ import orjson
 from msgspec import Struct
 
 from adapters.types import Json
-from gateway.core.conversation.turn_hex import turn_begin_time
+from gateway.core.conversation.turn_hex import parse_turn_begin
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.turn.client_view import ViewFactory
@@ -151,7 +151,7 @@ class ResponseRuns(Struct, frozen=True):
         await self.turns.wait_written(agent.scope)
         project, find = agent.scope.project, self.store.messages.find_begun
         found = [
-            (name, await find(project, name.conversation_uid, turn_begin_time(name.turn))) for name in names
+            (name, await find(project, name.conversation_uid, parse_turn_begin(name.turn))) for name in names
         ]
         return [NamedTurn(name, begun.listed.exchange) for name, begun in found if begun is not None]
 

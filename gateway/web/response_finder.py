@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gateway.core.conversation.turn_hex import turn_begin_time
+from gateway.core.conversation.turn_hex import parse_turn_begin
 from gateway.core.turn_name import TurnName
 from gateway.dialects.responses.render import rebuild_response
 from gateway.dialects.responses.response_ids import parse_turn_name
@@ -48,7 +48,7 @@ class ResponseFinder:
             raise unknown_response(id)
         location = await self.find_turn(owner, name)
         # The id of a response made in the foreground has the time at which its turn began; that of a run has another.
-        may_have_run = location is None or turn_begin_time(name.turn) != location.exchange.begun
+        may_have_run = location is None or parse_turn_begin(name.turn) != location.exchange.begun
         run = await self.background.find(owner, name.tag) if may_have_run else None
         if location is None and run is None:
             raise unknown_response(id)

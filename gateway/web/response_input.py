@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qs
 
 from adapters.types import Json
-from gateway.core.conversation.directions import directions_in
+from gateway.core.conversation.directions import list_directions
 from gateway.core.conversation.wire_message import is_system
 from gateway.dialects.responses.items import ItemGroup, ItemList, paginate
 from gateway.dialects.responses.request_fields import asks_for_sealed_thoughts
@@ -67,7 +67,9 @@ class ResponseInput:
             )
             input_items.record_calls(previous.turn.reply)
         inputs = [message for message in request.messages if not is_system(message)]
-        input_items.add_inputs(run.uid, [*enumerate(inputs)], directions_in(request.messages), request.forms)
+        input_items.add_inputs(
+            run.uid, [*enumerate(inputs)], list_directions(request.messages), request.forms
+        )
         groups += await self._group_system(request.conversation_id, owner)
         return [*groups, ItemGroup(lambda: input_items.items, run.uid)]
 

@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import MessageHasher
-from gateway.core.conversation.exchange import end_offset
+from gateway.core.conversation.exchange import count_atoms_to_end
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match_query import MemoryUse, Query
@@ -271,7 +271,7 @@ async def test_each_step_of_a_run_is_an_exchange(writer: Writer) -> None:
     assert [x.state for x in own.path] == [State.FINISHED] * 2
     assert all(x.continued and x.active for x in own.path)
     assert own.path[1].parent == own.path[0].id
-    assert own.path[1].offset == end_offset(own.path[0])
+    assert own.path[1].offset == count_atoms_to_end(own.path[0])
     assert [(x.seq, x.gapless_from) for x in own.path] == [(1, 1), (3, 1)]
     run = await writer.store.runs.find_newest_run(writer.agent.id, own.path[0].conversation_row)
     assert run is not None

@@ -13,7 +13,7 @@ import orjson
 from msgspec import Struct
 
 from gateway.core.conversation.canonical import MessageHasher, has_calls, is_user
-from gateway.core.conversation.stored_path import refused_ids
+from gateway.core.conversation.stored_path import find_refused_ids
 from gateway.core.conversation.wire_message import (
     RESULT_ROLES,
     WireMessage,
@@ -89,7 +89,7 @@ def detect_barge_in(
     heard_texts: the texts of the reply before these messages (`last_reply_texts`). They cut nothing unless they are the
         beginning of the newest reply that was not left out.
     """
-    withheld = refused_ids(path)
+    withheld = find_refused_ids(path)
     path = [exchange for exchange in path if exchange.id not in withheld]
     unheard, stored_count = _find_unheard(path, hasher, messages, heard_texts)
     turn = _newest_turn_with_text(path[: len(path) - len(unheard)])

@@ -14,7 +14,7 @@ from gateway.agents.runs.stored_run import load_exchanges_of_run
 from gateway.core.conversation.canonical import MessageHasher, is_user
 from gateway.core.conversation.private import read_private
 from gateway.core.conversation.stored_messages import list_messages
-from gateway.core.conversation.stored_path import refused_ids
+from gateway.core.conversation.stored_path import find_refused_ids
 from gateway.core.ids import ObjectRef, parse_ref
 from storage.commands import ConversationPath
 from storage.errors import NotFound
@@ -220,7 +220,7 @@ async def _is_passed(store: Store, marks: SendMarks, ended: _EndedRun) -> bool:
     exchange = ended.first_exchanges[0]
     end = await conversation_end(store, marks.agent, marks.conversation_name)
     path = () if end is None else end.path
-    if exchange.superseded or exchange.id in refused_ids(path):
+    if exchange.superseded or exchange.id in find_refused_ids(path):
         return True
     run_exchanges = {run_exchange.id for run_exchange in (exchange, *ended.answered)}
     return any(last.reply is not None and last.id not in run_exchanges for last in path[-1:])

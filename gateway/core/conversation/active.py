@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import orjson
 
 from gateway.core.conversation.canonical import is_user
-from gateway.core.conversation.exchange import flat, is_tombstone, off_record_part
+from gateway.core.conversation.exchange import is_tombstone, list_input_atoms, read_off_record_part
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match_query import Query
 from gateway.core.conversation.tree import PathElement, Tree
@@ -97,7 +97,7 @@ def supersede_repeated(tree: Tree, path: Sequence[PathElement]) -> None:
         other, start = pending.pop()
         if is_tombstone(other) or other.redactions:
             continue
-        for atom in (*flat(other), *(other.reply or ())):
+        for atom in (*list_input_atoms(other), *(other.reply or ())):
             if last_index.get(atom, -1) < start:
                 break
             start = atoms.index(atom, start) + 1
@@ -155,7 +155,7 @@ def _judge(tree: Tree, exchange: Exchange, other: Exchange, query: Query, now: f
     old, new = _in_order(tree, exchange, other, now)
     is_same = tree.is_same_input(other, exchange)
     # An exchange off the record supersedes only what it extends: else words that were on the record would be lost.
-    if off_record_part(new) > off_record_part(old) and (is_same or not tree.extends(new, old)):
+    if read_off_record_part(new) > read_off_record_part(old) and (is_same or not tree.extends(new, old)):
         return None
     # Where the same was asked for a person and for a program (a guardrail, a router), the answer to the person wins. A
     # client that sends the new message alone has marked it as sent again, and goes on from the last answer.

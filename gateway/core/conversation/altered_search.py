@@ -64,7 +64,7 @@ class AlteredSearch:
             for i in range(len(listing) - 1, start, -1)
             if listing.role(i) == "assistant" and (listing.role(i - 1) != "assistant" or i - 1 <= start)
         ]
-        letters = self._letters_of_replies() if begins else {}
+        letters = self._list_reply_letters() if begins else {}
         for begin in begins[:_MAX_RUNS]:
             end = next(
                 (i for i in range(begin, len(listing)) if listing.role(i) != "assistant"), len(listing)
@@ -239,7 +239,7 @@ class AlteredSearch:
         is_known = query.is_named or self._match_point is not None
         return is_known or query.now - self._tree.turn_end(exchange) <= query.idle_s
 
-    def _letters_of_replies(self) -> dict[int, str]:
+    def _list_reply_letters(self) -> dict[int, str]:
         """Returns the letters of the candidates' replies, by the ids of the exchanges."""
         tree = self._tree
         # The question of each turn is compared next (`has_same_question`).
@@ -265,10 +265,10 @@ class AlteredSearch:
                 return True
             if own_inputs and inputs[-len(own_inputs) :] == own_inputs:
                 listed_before = self._user_counts[len(inputs) - len(own_inputs)]
-                return listed_before <= sum(map(is_user, self._inputs_before(exchange)))
+                return listed_before <= sum(map(is_user, self._walk_inputs_before(exchange)))
         return False
 
-    def _inputs_before(self, exchange: Exchange) -> Iterator[tuple[Atom, ...]]:
+    def _walk_inputs_before(self, exchange: Exchange) -> Iterator[tuple[Atom, ...]]:
         """Yields the inputs of the exchanges between the match point and an exchange."""
         match_point = self._match_point
         ancestor = self._tree.parent(exchange)

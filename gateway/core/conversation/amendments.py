@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import is_assistant, is_call, is_question, is_user
-from gateway.core.conversation.exchange import count_prefill, end_offset, is_tombstone
+from gateway.core.conversation.exchange import count_atoms_to_end, count_prefill, is_tombstone
 from gateway.core.conversation.hashed_list import HashedList, MessageSpan
 from gateway.core.conversation.head import was_heard
 from gateway.core.conversation.match_query import Match
@@ -69,7 +69,9 @@ class _Walk:
         # `_reply` was guessed by its position alone. (The reply of the match point was found by the match.)
         self._is_guess = False
         # The list is shorter than the path.
-        self._is_short = exchange is not None and listing.offsets[self._reply_end] < end_offset(exchange)
+        self._is_short = exchange is not None and listing.offsets[self._reply_end] < count_atoms_to_end(
+            exchange
+        )
 
     def amendments(self) -> Iterator[Amendment]:
         """Yields what came back in another form."""

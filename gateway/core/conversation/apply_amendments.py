@@ -6,7 +6,7 @@ import orjson
 
 from gateway.core.conversation.amendments import Amendment
 from gateway.core.conversation.canonical import MessageHasher
-from gateway.core.conversation.exchange import end_offset, flat, is_tombstone
+from gateway.core.conversation.exchange import count_atoms_to_end, is_tombstone, list_input_atoms
 from gateway.core.conversation.fillers import with_fillers_of
 from gateway.core.conversation.hashed_list import HashedList, MessageSpan
 from gateway.core.conversation.plan import Plan
@@ -84,7 +84,7 @@ def _rehash(tree: Tree, exchange: Exchange, plan: Plan) -> None:
         offset = 0
         parent = tree.parent(exchange)
         if parent is not None:
-            offset = end_offset(parent)
+            offset = count_atoms_to_end(parent)
         elif exchange.parent is not None:
             offset = exchange.offset
         exchange = tree.change(
@@ -120,5 +120,7 @@ def hash_path_to(tree: Tree, exchange: Exchange, hasher: MessageHasher) -> bytes
         return b""
     path_hash = b"" if ancestor is None else ancestor.path_hash
     for exchange_below in reversed(unhashed):
-        path_hash = hasher.hash_path((*flat(exchange_below), *(exchange_below.reply or ())), path_hash)
+        path_hash = hasher.hash_path(
+            (*list_input_atoms(exchange_below), *(exchange_below.reply or ())), path_hash
+        )
     return path_hash

@@ -49,14 +49,14 @@ def plan_change(pool: Pool, plan: Plan, request_end: RequestEnd, rule: settle.Se
         exchange=exchange,
         others=[each for each in changes if each.id not in continued],
         continued=sorted(continued),
-        prefixes=prefix_hashes(query.listing.hasher, exchange.inputs) if exchange.parent is None else [],
+        prefixes=hash_prefixes(query.listing.hasher, exchange.inputs) if exchange.parent is None else [],
         tombstone_hashes=tombstone_hashes,
         stale=stale,
         merge=[each.exchange.id for each in mergeable],
     )
 
 
-def prefix_hashes(hasher: MessageHasher, inputs: Iterable[tuple[Atom, ...]]) -> list[bytes]:
+def hash_prefixes(hasher: MessageHasher, inputs: Iterable[tuple[Atom, ...]]) -> list[bytes]:
     """Returns the hashes of the prefixes by which a list that opens a conversation is recognised.
 
     Every assistant message of it is the end of one. inputs: its messages' atoms.
@@ -74,10 +74,10 @@ def _changes_index(old: Exchange, new: Exchange) -> bool:
     """Returns whether the search index has to read an exchange again."""
     # The index holds only active exchanges: anything else is never shown, and as the best hit it would be the measure
     # for all others.
-    return _indexed_fields(old) != _indexed_fields(new) and not is_tombstone(new)
+    return _list_indexed_fields(old) != _list_indexed_fields(new) and not is_tombstone(new)
 
 
-def _indexed_fields(exchange: Exchange) -> tuple[object, ...]:
+def _list_indexed_fields(exchange: Exchange) -> tuple[object, ...]:
     """Returns what the search index reads of an exchange."""
     return (
         exchange.active,

@@ -23,7 +23,7 @@ class Direction(NamedTuple):
     message: WireMessage
 
 
-def directions_in(messages: Sequence[WireMessage]) -> list[Direction]:
+def list_directions(messages: Sequence[WireMessage]) -> list[Direction]:
     """Returns the system and developer messages of a list."""
     newest_first: list[Direction] = []
     following_count = 0
@@ -35,7 +35,7 @@ def directions_in(messages: Sequence[WireMessage]) -> list[Direction]:
     return newest_first[::-1]
 
 
-def stored_directions(reply: WireMessage) -> list[Direction]:
+def read_stored_directions(reply: WireMessage) -> list[Direction]:
     """Returns the directions of the request that a stored reply answers."""
     stored = read_private(reply).get(DIRECTIONS_FIELD)
     pairs = stored if isinstance(stored, list) else ()
@@ -52,7 +52,7 @@ class TurnMessages(NamedTuple):
     directions: Sequence[Direction]
 
 
-def path_with_directions(turns: Sequence[TurnMessages]) -> list[WireMessage]:
+def insert_directions(turns: Sequence[TurnMessages]) -> list[WireMessage]:
     """Returns the messages of a path, with the directions of its turns where their requests had them.
 
     If a client has sent its whole list, its directions replace those of earlier turns, from the first of them on.

@@ -10,8 +10,8 @@ from gateway.core.conversation.evidence import LONG_REPLY_CHARS, has_question_wi
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import Match, Query
 from gateway.core.conversation.tree import PathElement, Tree
-from gateway.core.conversation.turn_replies import ReplySpan, TurnReplies, turn_ranges
-from gateway.core.subsequence import LCS_ATOMS, lcs
+from gateway.core.conversation.turn_replies import ReplySpan, TurnReplies, find_turn_ranges
+from gateway.core.subsequence import LCS_ATOMS, pair_lcs
 from storage.records import Atom, Exchange
 
 # The most earlier turns of the list in which the same reply is looked for. Chosen, not measured.
@@ -26,7 +26,7 @@ class _Turns:
 
     def __init__(self, listing: HashedList) -> None:
         self._listing = listing
-        self._ranges = turn_ranges(listing)
+        self._ranges = find_turn_ranges(listing)
         self._replies: dict[int, TurnReplies] = {}
         self.flat = listing.flat(len(listing))
 
@@ -55,16 +55,18 @@ class _Turns:
         older_ends = [i for i in range(older_count) if self._listing.atoms[i] == reply]
         older_ends.sort(key=lambda i: abs(self._listing.offsets[i + 1] - len(path)))
         ends += older_ends[:_MAX_COMPARED]
-        return any(_likeness(self.flat[: self._listing.offsets[end + 1]], path) > likeness for end in ends)
+        return any(
+            _measure_likeness(self.flat[: self._listing.offsets[end + 1]], path) > likeness for end in ends
+        )
 
 
-def _likeness(listed: Sequence[Atom], path: Sequence[Atom]) -> int:
+def _measure_likeness(listed: Sequence[Atom], path: Sequence[Atom]) -> int:
     """Returns how near a list is to the end of a path: 0 if they are equal, else a number below 0.
 
     The number is minus the count of atoms that only the list or only the path has. Atoms that the path has before the
     first common atom do not count, because the client may have trimmed them.
     """
-    pairs = lcs(listed, path)
+    pairs = pair_lcs(listed, path)
     first = min((j for _, j in pairs), default=len(path))
     # (atoms in both) - (atoms of the list alone) - (atoms of the path alone, from the first pair on)
     return 2 * len(pairs) - len(listed) - len(path) + first
@@ -204,7 +206,7 @@ class ExactSearch:
     def _find_occurrences_in(self, turn: TurnReplies) -> list[_Occurrence]:
         """Returns the stored replies in a turn, without those that may be messages of an opening."""
         exchanges = (
-            exchange for atom in turn.first_atoms() for exchange in self._by_first_atom.get(atom, ())
+            exchange for atom in turn.list_first_atoms() for exchange in self._by_first_atom.get(atom, ())
         )
         spans = ((turn.find(exchange.reply or ()), exchange) for exchange in exchanges)
         return [
@@ -225,7 +227,7 @@ class ExactSearch:
             path = tree.atoms(exchange)
             children = tree.children(exchange)
             is_whole = path == listed
-            likeness = 0 if is_whole else _likeness(listed, path)
+            likeness = 0 if is_whole else _measure_likeness(listed, path)
             # If list and path differ, the words of the reply may belong to an earlier turn.
             if likeness < 0 and self._turns.fits_earlier_turn(number, exchange, path, likeness):
                 continue
@@ -272,7 +274,7 @@ class ExactSearch:
         if best.rank.likeness < 0 and self._leads_elsewhere(best):
             return False
         last_question = [i for i in range(best.span.first) if is_question(listing.atoms[i])][-1:]
-        if any(listing.atoms[i][0] in _answered_atoms(best.elements) for i in last_question):
+        if any(listing.atoms[i][0] in _find_answered_atoms(best.elements) for i in last_question):
             return True
         if not self._query.is_named:
             return False
@@ -323,7 +325,7 @@ class ExactSearch:
         return False
 
 
-def _answered_atoms(elements: Sequence[PathElement]) -> list[Atom]:
+def _find_answered_atoms(elements: Sequence[PathElement]) -> list[Atom]:
     """Returns the first atoms of what the last reply of a path answered: the message before it, and the user's."""
     before = [atom for element in elements[-2::-1] for atom in element.atoms if atom[:1] in b"ut"]
     asked = [atom for element in reversed(elements) for atom in element.atoms if atom[:1] == b"u"]

@@ -57,12 +57,12 @@ def parse_json(data: bytes | None) -> Any:
     return None if data is None else orjson.loads(data)
 
 
-def end_offset(exchange: Exchange) -> int:
+def count_atoms_to_end(exchange: Exchange) -> int:
     """Returns how many atoms the path has up to and including the reply of an exchange."""
     return exchange.offset + sum(map(len, exchange.inputs)) + len(exchange.reply or ())
 
 
-def flat(exchange: Exchange) -> list[Atom]:
+def list_input_atoms(exchange: Exchange) -> list[Atom]:
     """Returns the atoms of an exchange's input, of all its messages in a row."""
     return [atom for atoms in exchange.inputs for atom in atoms]
 
@@ -96,14 +96,14 @@ class OffRecordPart(IntEnum):
     ALL = 2
 
 
-def off_record_part(exchange: Exchange) -> OffRecordPart:
+def read_off_record_part(exchange: Exchange) -> OffRecordPart:
     """Returns the part of an exchange that is forgotten or off the record."""
     if is_tombstone(exchange):
         return OffRecordPart.ALL
     return OffRecordPart.LAST_WORDS if ends_off_record(exchange) else OffRecordPart.NONE
 
 
-def moved_at(exchange: Exchange) -> float:
+def read_moved_at(exchange: Exchange) -> float:
     """Returns when an exchange last moved its conversation: when it ended or was cut, else when it began."""
     end = exchange.stopped if exchange.ended is None else exchange.ended
     return end if end is not None else exchange.begun

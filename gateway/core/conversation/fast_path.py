@@ -14,8 +14,8 @@ from msgspec.structs import replace
 from gateway.core.conversation.canonical import is_user
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match_query import Match, MemoryUse, Query
-from gateway.core.conversation.plan import Plan, new_exchange
-from gateway.core.conversation.request_end import RequestEnd, content_fields
+from gateway.core.conversation.plan import Plan, draft_exchange
+from gateway.core.conversation.request_end import RequestEnd, make_content_fields
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import read_text, without_space_utf8
 from storage.commands import MemorySnapshot
@@ -102,7 +102,7 @@ def plan_opening(query: Query) -> Plan | None:
         Match(),
         new_indices,
         conversation_row=query.conversation_row if query.is_named else None,
-        exchange=new_exchange(query, match_point=None, pending=(), new_indices=new_indices),
+        exchange=draft_exchange(query, match_point=None, pending=(), new_indices=new_indices),
         messages=listing.messages,
     )
 
@@ -142,7 +142,7 @@ def finish_plain(plan: Plan, request_end: RequestEnd, section: int | None = None
         section,
         request_end.edits,
         request_end.evicted,
-        **content_fields(plan, request_end, plan.redactions),
+        **make_content_fields(plan, request_end, plan.redactions),
     )
 
 

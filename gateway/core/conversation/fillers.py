@@ -23,12 +23,12 @@ class FillerSpan(NamedTuple):
     end: int
 
 
-def filler_message(text: str) -> WireMessage:
+def make_filler_message(text: str) -> WireMessage:
     """Returns a reply that is nothing but a filler."""
     return with_filler_spans({"role": "assistant", "content": text}, [FillerSpan(0, len(text))])
 
 
-def filler_spans(message: Mapping[str, Any]) -> list[FillerSpan]:
+def read_filler_spans(message: Mapping[str, Any]) -> list[FillerSpan]:
     """Returns the spans of a reply's fillers in their order, from its private field."""
     return [FillerSpan(start, end) for start, end in read_private(message).get("fillers") or ()]
 
@@ -40,7 +40,7 @@ def with_filler_spans(message: WireMessage, spans: Iterable[FillerSpan]) -> Wire
 
 def without_fillers(message: WireMessage) -> WireMessage:
     """Returns the reply without its fillers."""
-    if PRIVATE not in message or not (spans := filler_spans(message)):
+    if PRIVATE not in message or not (spans := read_filler_spans(message)):
         return message
     text = read_text(message)
     joined = ""
@@ -65,7 +65,7 @@ def with_fillers_of(message: WireMessage, stored: Mapping[str, Any]) -> WireMess
 
     White space, punctuation and case make no difference: what was spoken comes back as a transcript.
     """
-    spans = filler_spans(stored)
+    spans = read_filler_spans(stored)
     if not spans:
         return message
     text = read_text(message)

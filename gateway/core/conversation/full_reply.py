@@ -74,7 +74,7 @@ class FullReply(Struct, frozen=True):
         """Returns the reply with the text in the model's message alone."""
         if self._ends_with_round:
             return self._with_messages(self.hidden_messages)
-        return self.with_reply(_message_with_text(self.reply, self.text_calls, text))
+        return self.with_reply(_replace_message_text(self.reply, self.text_calls, text))
 
     @property
     def _ends_with_round(self) -> bool:
@@ -84,7 +84,9 @@ class FullReply(Struct, frozen=True):
         return FullReply({**self.fields, "messages": messages})
 
 
-def _message_with_text(message: WireMessage, text_calls: Sequence[dict[str, Any]], text: str) -> WireMessage:
+def _replace_message_text(
+    message: WireMessage, text_calls: Sequence[dict[str, Any]], text: str
+) -> WireMessage:
     """Returns a message with another text. If it has sent its text by calls, the first of them has the new text."""
     if not text_calls:
         return {**without_private_fields(message, "filler"), "content": text}

@@ -47,14 +47,14 @@ def _find_repeats(path: Sequence[WireMessage], after: Sequence[WireMessage]) -> 
     """Returns the indices of messages that repeat the path in order, up to its last reply or a result of its calls."""
     call_ids = _call_ids(path[-1])
     # Read on from the last match, so that the messages are found in the order of the path.
-    remaining_path = enumerate(map(_form, path))
+    remaining_path = enumerate(map(_make_repeat_key, path))
     repeats: list[int] = []
     for index, message in enumerate(after):
         if message.get("role") == "tool" and message.get("tool_call_id") in call_ids:
             return repeats
         if is_system(message):
             continue
-        form = _form(message)
+        form = _make_repeat_key(message)
         position = next((position for position, path_form in remaining_path if path_form == form), None)
         if position is None:
             return []
@@ -64,7 +64,7 @@ def _find_repeats(path: Sequence[WireMessage], after: Sequence[WireMessage]) -> 
     return []
 
 
-def _form(message: WireMessage) -> tuple[object, ...]:
+def _make_repeat_key(message: WireMessage) -> tuple[object, ...]:
     """Returns what a message has in common with a repeat of it."""
     calls = tuple(map(call_id, message.get("tool_calls") or ()))
     return message.get("role"), without_space(read_text(message)), calls, message.get("tool_call_id")

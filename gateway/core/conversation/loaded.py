@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.core.conversation.exchange import end_offset, moved_at
+from gateway.core.conversation.exchange import count_atoms_to_end, read_moved_at
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
@@ -51,7 +51,7 @@ def _may_lack_children(tree: Tree, exchange: Exchange) -> bool:
 
 def _is_loaded_to_window(tree: Tree, path: Sequence[Exchange], evicted: Evicted | None) -> bool:
     """Returns whether a path without its root is loaded back to the window's beginning, and its last turn is whole."""
-    reaches_window = evicted is not None and evicted.offset >= end_offset(path[0])
+    reaches_window = evicted is not None and evicted.offset >= count_atoms_to_end(path[0])
     return reaches_window and not tree.is_mid_turn(tree.turn_start(path[-1]))
 
 
@@ -63,8 +63,8 @@ def _has_latest(tree: Tree, path: Sequence[Exchange], last_at: float) -> bool:
 
     last_at: the time of the last message.
     """
-    latest = max(tree, key=moved_at)
-    return moved_at(latest) >= last_at and not {latest.id, latest.parent}.isdisjoint(
+    latest = max(tree, key=read_moved_at)
+    return read_moved_at(latest) >= last_at and not {latest.id, latest.parent}.isdisjoint(
         exchange.id for exchange in path
     )
 

@@ -10,7 +10,7 @@ from gateway.core.conversation.canonical import is_user_or_text
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import Query
 from gateway.core.conversation.plan import Plan
-from gateway.core.conversation.turn_replies import reply_keys
+from gateway.core.conversation.turn_replies import make_reply_keys
 from storage.commands import MAX_QUESTIONS, Probes
 from storage.records import message_key
 
@@ -24,7 +24,7 @@ RECENT_EXCHANGES = 64
 _MARKED_MESSAGES = 29
 
 
-def probes_for_list(
+def make_probes_for_list(
     query: Query,
     conversation_key: str | None,
     *,
@@ -55,13 +55,13 @@ def probes_for_list(
     marks += [message_key(atoms) for atoms in reversed(listing.atoms[-_MARKED_MESSAGES:])]
     return replace(
         probes,
-        replies=reply_keys(listing, PROBED_TURNS) if listing.answered_count else [],
-        questions=_question_keys(listing),
+        replies=make_reply_keys(listing, PROBED_TURNS) if listing.answered_count else [],
+        questions=_list_question_keys(listing),
         marks=marks,
     )
 
 
-def probes_for_plain_turn(plan: Plan, conversation_key: str | None) -> Probes:
+def make_probes_for_plain_turn(plan: Plan, conversation_key: str | None) -> Probes:
     """Returns enough to find a plain turn's conversation again, if it moved before the turn is written."""
     since = plan.query.now - plan.query.idle_s
     match_point = plan.match.match_point
@@ -76,17 +76,17 @@ def probes_for_plain_turn(plan: Plan, conversation_key: str | None) -> Probes:
     )
 
 
-def _question_keys(listing: HashedList) -> list[bytes]:
+def _list_question_keys(listing: HashedList) -> list[bytes]:
     """Returns the keys of the last questions in a list, the last one first, each once."""
     keys: dict[bytes, None] = {}
-    for i in _question_indices(listing):
+    for i in _find_question_indices(listing):
         keys[message_key(listing.atoms[i])] = None
         if len(keys) == MAX_QUESTIONS:
             break
     return list(keys)
 
 
-def _question_indices(listing: HashedList) -> Iterator[int]:
+def _find_question_indices(listing: HashedList) -> Iterator[int]:
     """Yields the index of the message before each reply, and of the user's last one before that; last replies first."""
     # That of the user's last message before `i`; None: there is none.
     user_index: int | None = len(listing)

@@ -43,10 +43,10 @@ def _count_shared(tree: Tree, listing: HashedList) -> int:
     A model may greet in the very words of the application's greeting.
     """
     openings = (exchange.inputs for exchange in tree if exchange.parent is None)
-    return max((_common_begin(inputs, listing.atoms) for inputs in openings), default=0)
+    return max((_count_common_begin(inputs, listing.atoms) for inputs in openings), default=0)
 
 
-def _common_begin(a: Sequence[tuple[Atom, ...]], b: Sequence[tuple[Atom, ...]]) -> int:
+def _count_common_begin(a: Sequence[tuple[Atom, ...]], b: Sequence[tuple[Atom, ...]]) -> int:
     """Returns how many messages two lists of them have in common from the first one on."""
     return next(
         (n for n, (left, right) in enumerate(zip(a, b, strict=False)) if left != right),

@@ -10,9 +10,9 @@ from collections.abc import Set
 
 from msgspec.structs import replace
 
-from gateway.core.conversation.exchange import end_offset, ends_off_record, is_tombstone
+from gateway.core.conversation.exchange import count_atoms_to_end, ends_off_record, is_tombstone
 from gateway.core.conversation.match_query import MemoryUse
-from gateway.core.conversation.off_record import find_redactions, is_asked_again, recorded_indices
+from gateway.core.conversation.off_record import find_recorded_indices, find_redactions, is_asked_again
 from gateway.core.conversation.plan import Plan, find_opening
 from gateway.core.conversation.request_end import RequestEnd
 from gateway.core.conversation.tree import Tree
@@ -24,7 +24,7 @@ def make_exchange(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
 
     If its match point is not among the loaded exchanges, it begins a new tree. The exchange's draft leaves the tree.
     """
-    exchange = _after_parent(tree, plan, request_end)
+    exchange = _append_to_parent(tree, plan, request_end)
     tree.provide_messages(exchange.id, plan.messages)
     conversation_row = _find_conversation(tree, plan, exchange)
     exchange = replace(
@@ -42,13 +42,13 @@ def make_exchange(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
         return exchange
     # If the request itself asks to be off the record, messages that only this exchange has on the record stay.
     if plan.query.mode is not MemoryUse.ON and not plan.follows_head:
-        recorded = _recorded_only_here(tree, exchange, is_named=plan.query.is_named)
+        recorded = _find_recorded_only_here(tree, exchange, is_named=plan.query.is_named)
         if recorded:
             return _redact_all_but(exchange, recorded)
-    return _off_the_record(exchange, len(plan.pending))
+    return _make_off_record(exchange, len(plan.pending))
 
 
-def _after_parent(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
+def _append_to_parent(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     """Returns the new exchange after its parent.
 
     It takes the place of its draft: in append mode the user's message was written before the model was asked.
@@ -73,7 +73,7 @@ def _after_parent(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
     exchange = replace(
         exchange,
         prior=tree.prior(exchange),
-        offset=end_offset(parent),
+        offset=count_atoms_to_end(parent),
         length=parent.length + exchange.length,
     )
     # The window may begin among the new messages; their offsets move with the number of messages before them.
@@ -90,7 +90,7 @@ def _find_conversation(tree: Tree, plan: Plan, exchange: Exchange) -> int | None
     """Returns the row id of the conversation that the new exchange continues; None: the exchange begins one."""
     if exchange.parent is not None or plan.query.is_named:
         return plan.conversation_row
-    opening = _later_opening(tree, exchange)
+    opening = _find_later_opening(tree, exchange)
     if opening is None and plan.conversation_row is None:
         opening = find_opening(tree, exchange, plan.query)
     return opening.conversation_row if opening else plan.conversation_row
@@ -102,7 +102,7 @@ def _redact_all_but(exchange: Exchange, retained: Set[int]) -> Exchange:
     return replace(exchange, notes={}, redactions=exchange.redactions | redactions)
 
 
-def _off_the_record(exchange: Exchange, pending_count: int) -> Exchange:
+def _make_off_record(exchange: Exchange, pending_count: int) -> Exchange:
     """Returns the new exchange as one that is off the record: its state is OFF, and its text is not stored.
 
     pending_count: how many of its first messages are stored already. They go with the next request on the record.
@@ -117,11 +117,11 @@ def _off_the_record(exchange: Exchange, pending_count: int) -> Exchange:
     )
 
 
-def _recorded_only_here(tree: Tree, exchange: Exchange, *, is_named: bool) -> set[int]:
+def _find_recorded_only_here(tree: Tree, exchange: Exchange, *, is_named: bool) -> set[int]:
     """Returns the indices of messages on the record that no active sibling of the exchange has once it is written."""
     siblings = tree.siblings(exchange)
     tree.group_for_loading(siblings)
-    only_here = recorded_indices(exchange, siblings)
+    only_here = find_recorded_indices(exchange, siblings)
     for other in siblings if only_here else ():
         if is_tombstone(other) or not tree.is_active(other, is_named=is_named):
             continue
@@ -140,7 +140,7 @@ def _recorded_only_here(tree: Tree, exchange: Exchange, *, is_named: bool) -> se
     return only_here
 
 
-def _later_opening(tree: Tree, exchange: Exchange) -> Exchange | None:
+def _find_later_opening(tree: Tree, exchange: Exchange) -> Exchange | None:
     """Returns an opening that began later than the exchange and extends it.
 
     If two openings overlap, the later one joins the earlier one. If the earlier one ends last, the later one is stored

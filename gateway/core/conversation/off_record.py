@@ -39,7 +39,7 @@ def is_asked_again(tree: Tree, other: Exchange, exchange: Exchange, *, follows_h
     return tree.is_same_input(other, exchange) and not lacks_content
 
 
-def recorded_indices(exchange: Exchange, rivals: Iterable[Exchange]) -> set[int]:
+def find_recorded_indices(exchange: Exchange, rivals: Iterable[Exchange]) -> set[int]:
     """Returns the indices of messages, without the last one, that another request at this position has stored."""
     stored: set[int] = set()
     for other in rivals:
@@ -62,10 +62,10 @@ def find_redactions(
     never among them: it is what is said now, and `Plan.off_record` decides of the whole turn whether that is on the
     record. The first `pending_count` messages are on the record, and so are messages that a rival has stored.
     """
-    tombstone_atoms = _tombstone_atoms(tree, exchange.begun)
+    tombstone_atoms = _list_tombstone_atoms(tree, exchange.begun)
     if not tombstone_atoms and not tree.forgotten_hashes:
         return frozenset()
-    recorded = recorded_indices(exchange, rivals)
+    recorded = find_recorded_indices(exchange, rivals)
     unrecorded = {
         i
         for i, atoms in enumerate(exchange.inputs[:-1])
@@ -87,7 +87,7 @@ def redact_with_answers(unrecorded: Container[int], messages: Sequence[WireMessa
     return redactions
 
 
-def _tombstone_atoms(tree: Tree, begun: float) -> set[tuple[Atom, ...]]:
+def _list_tombstone_atoms(tree: Tree, begun: float) -> set[tuple[Atom, ...]]:
     """Returns the atoms of the loaded messages that were forgotten, or off the record before a request began."""
     unrecorded = (
         atoms

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from gateway.core.conversation.amendments import Amendment
-from gateway.core.conversation.exchange import flat
+from gateway.core.conversation.exchange import list_input_atoms
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import Match
 from gateway.core.conversation.tree import PathElement, Tree
@@ -22,7 +22,7 @@ def find_omitted_front(
     if front and listing.flat(len(listing))[: len(front)] == front:
         # The list begins where the path begins, though the path may have the same messages twice.
         return []
-    return trimmed_front(elements, listing.flat(match.last + 1))
+    return find_trimmed_front(elements, listing.flat(match.last + 1))
 
 
 def as_they_came_back(
@@ -39,11 +39,11 @@ def as_they_came_back(
         last_index = len(exchange.inputs) - 1 if exchange.reply is None else -1
         if exchange.id in replies and element.message_index == last_index:
             atoms = tuple(atom for i in replies[exchange.id] for atom in listing.atoms[i])
-            path.append(PathElement(exchange, -1, atoms, exchange.offset + len(flat(exchange))))
+            path.append(PathElement(exchange, -1, atoms, exchange.offset + len(list_input_atoms(exchange))))
     return path
 
 
-def trimmed_front(elements: Sequence[PathElement], listed: Sequence[Atom]) -> list[PathElement]:
+def find_trimmed_front(elements: Sequence[PathElement], listed: Sequence[Atom]) -> list[PathElement]:
     """Returns the front of a path before a trimmed list; []: the list is no proper tail of the path.
 
     The first message of the tail has to be the same word for word.

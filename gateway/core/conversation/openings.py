@@ -52,7 +52,7 @@ def digest_opening(plan: Plan, at: float) -> Opening | None:
     exchange, messages = plan.exchange, plan.messages
     if plan.match.match_point is not None or plan.query.is_named or not messages:
         return None
-    return _digest(exchange, messages[-1], at)
+    return _digest_exchange(exchange, messages[-1], at)
 
 
 def digest_openings(tree: Tree) -> list[Opening]:
@@ -61,10 +61,13 @@ def digest_openings(tree: Tree) -> list[Opening]:
         (exchange for exchange in tree if exchange.parent is None and not exchange.continued),
         key=lambda exchange: exchange.begun,
     )
-    return [_digest(each, _last_message(tree, each), _ended_at(each)) for each in first_exchanges]
+    return [
+        _digest_exchange(each, _find_last_message(tree, each), _read_end_time(each))
+        for each in first_exchanges
+    ]
 
 
-def _digest(exchange: Exchange, last: WireMessage | None, at: float) -> Opening:
+def _digest_exchange(exchange: Exchange, last: WireMessage | None, at: float) -> Opening:
     """Returns the digests of an exchange. last: the last message of its input; None: its content is not loaded."""
     if last is None:
         return Opening(at, exchange.begun, exchange.inputs, word_count=None, stem=None)
@@ -101,7 +104,7 @@ def _stem(words: Sequence[str], count: int) -> int:
     return hash(tuple(words[: max(1, count - 1)]))
 
 
-def _last_message(tree: Tree, exchange: Exchange) -> WireMessage | None:
+def _find_last_message(tree: Tree, exchange: Exchange) -> WireMessage | None:
     try:
         messages = tree.content(exchange).messages
     except Missing:
@@ -109,7 +112,7 @@ def _last_message(tree: Tree, exchange: Exchange) -> WireMessage | None:
     return messages[-1] if messages else None
 
 
-def _ended_at(exchange: Exchange) -> float:
+def _read_end_time(exchange: Exchange) -> float:
     """Returns when an opening ended; infinity while it is under way."""
     ended = exchange.stopped if exchange.ended is None else exchange.ended
     return inf if ended is None else max(ended, exchange.touched)

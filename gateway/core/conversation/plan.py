@@ -12,7 +12,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from gateway.core.conversation.amendments import Amendment, find_amendments
-from gateway.core.conversation.exchange import end_offset, is_tombstone
+from gateway.core.conversation.exchange import count_atoms_to_end, is_tombstone
 from gateway.core.conversation.hashed_list import HashedList, MessageSpan
 from gateway.core.conversation.head import PathHead, find_head
 from gateway.core.conversation.kind import ConversationKind
@@ -105,7 +105,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
     )
     match_point, pending = continuation.match.match_point, continuation.pending
     messages = [*pending, *(listing.messages[i] for i in continuation.new_indices)]
-    exchange = new_exchange(query, match_point, pending, continuation.new_indices)
+    exchange = draft_exchange(query, match_point, pending, continuation.new_indices)
     tree.provide_messages(0, messages)
     if match_point is not None:
         conversation_row: int | None = match_point.conversation_row
@@ -170,7 +170,7 @@ def _continue_match(tree: Tree, listing: HashedList, match: Match) -> _Continuat
     )
 
 
-def lowest_change_depth(tree: Tree, plan: Plan) -> int | None:
+def find_lowest_change_depth(tree: Tree, plan: Plan) -> int | None:
     """Returns the depth from which on this request may change anything; None: nothing is known yet."""
     match_point = plan.match.match_point
     if match_point is None:
@@ -180,7 +180,7 @@ def lowest_change_depth(tree: Tree, plan: Plan) -> int | None:
     return min(exchange.depth for exchange in changed)
 
 
-def new_exchange(
+def draft_exchange(
     query: Query, match_point: Exchange | None, pending: Sequence[WireMessage], new_indices: Sequence[int]
 ) -> Exchange:
     """Returns the exchange of this request, with a temporary id that no stored exchange has."""
@@ -192,7 +192,7 @@ def new_exchange(
         conversation_row=0 if match_point is None else match_point.conversation_row,
         parent=None if match_point is None else match_point.id,
         depth=0 if match_point is None else match_point.depth + 1,
-        offset=0 if match_point is None else end_offset(match_point),
+        offset=0 if match_point is None else count_atoms_to_end(match_point),
         inputs=tuple(inputs),
         media=tuple(media),
         reply=None,

@@ -37,7 +37,7 @@ class RequestEnd(Struct, frozen=True):
     evicted: Evicted | None = None
 
 
-def content_fields(plan: Plan, request_end: RequestEnd, redactions: frozenset[int]) -> dict[str, Any]:
+def make_content_fields(plan: Plan, request_end: RequestEnd, redactions: frozenset[int]) -> dict[str, Any]:
     """Returns the fields of an exchange that hold content. redactions: the parts that are not stored."""
     if REPLY in redactions:
         return {

@@ -17,13 +17,13 @@ from gateway.core.conversation import active
 from gateway.core.conversation.amendments import Amendment
 from gateway.core.conversation.apply_amendments import amend, hash_path_to, revive
 from gateway.core.conversation.canonical import is_assistant, is_user
-from gateway.core.conversation.exchange import is_tombstone, off_record_part
+from gateway.core.conversation.exchange import is_tombstone, read_off_record_part
 from gateway.core.conversation.hashed_list import MessageSpan
 from gateway.core.conversation.new_exchange import make_exchange
 from gateway.core.conversation.omitted_front import as_they_came_back
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import read_private, with_private
-from gateway.core.conversation.request_end import RequestEnd, content_fields, redact_input
+from gateway.core.conversation.request_end import RequestEnd, make_content_fields, redact_input
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import read_text, without_space
 from storage.records import Exchange, State, message_key
@@ -101,7 +101,7 @@ def cancel(tree: Tree, plan: Plan, request_end: RequestEnd) -> Exchange:
         exchange,
         state=State.CANCELLED,
         stopped=request_end.now,
-        **content_fields(plan, request_end, exchange.redactions),
+        **make_content_fields(plan, request_end, exchange.redactions),
     )
     if request_end.full_reply:
         exchange = replace(
@@ -184,7 +184,7 @@ def _find_twin(tree: Tree, exchange: Exchange) -> Exchange | None:
     for other in tree.siblings(exchange):
         if other.ended is None or other.reply != exchange.reply or not tree.is_same_input(other, exchange):
             continue
-        if off_record_part(other) == off_record_part(exchange):
+        if read_off_record_part(other) == read_off_record_part(exchange):
             return other
     return None
 
@@ -194,7 +194,7 @@ def _add_exchange(tree: Tree, exchange: Exchange, plan: Plan, request_end: Reque
     fields = (
         {}
         if is_tombstone(exchange)
-        else {**content_fields(plan, request_end, exchange.redactions), "edits": request_end.edits}
+        else {**make_content_fields(plan, request_end, exchange.redactions), "edits": request_end.edits}
     )
     hasher = plan.query.listing.hasher
     key = hasher.reply_key(exchange.reply or ())
@@ -220,7 +220,7 @@ def _write_into_twin(
     longer_notes = {
         i: note for i, note in request_end.notes.items() if note.startswith(twin.notes.get(i, ""))
     }
-    content = content_fields(plan, request_end, exchange.redactions)
+    content = make_content_fields(plan, request_end, exchange.redactions)
     if content["shown_reply"] is not None and "ids" in read_private(request_end.shown_reply):
         replies = (tree.shown_reply(twin) or {}, request_end.shown_reply)
         ids = [id for reply in replies for id in read_private(reply).get("ids", ())]

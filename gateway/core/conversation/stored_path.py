@@ -12,9 +12,9 @@ import orjson
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import MessageHasher, is_result
-from gateway.core.conversation.exchange import dump_full_reply, flat, is_tombstone
+from gateway.core.conversation.exchange import dump_full_reply, is_tombstone, list_input_atoms
 from gateway.core.conversation.match_query import Match, Query
-from gateway.core.conversation.plan import Plan, new_exchange
+from gateway.core.conversation.plan import Plan, draft_exchange
 from gateway.core.conversation.provider_fields import has_provider_fields
 from gateway.core.conversation.tree import PathElement, Tree
 from gateway.core.conversation.wire_message import WireMessage, read_text, without_space
@@ -29,7 +29,9 @@ def begins_fork(exchange: Exchange) -> bool:
 def hash_exchanges(path: Sequence[Exchange], hasher: MessageHasher) -> bytes:
     """Returns the hash of a path, oldest first. An exchange without a hash of its own counts with its atoms."""
     hashed_count = next((n for n in range(len(path), 0, -1) if path[n - 1].path_hash), 0)
-    atoms = [a for exchange in path[hashed_count:] for a in (*flat(exchange), *(exchange.reply or ()))]
+    atoms = [
+        a for exchange in path[hashed_count:] for a in (*list_input_atoms(exchange), *(exchange.reply or ()))
+    ]
     return hasher.hash_path(atoms, path[hashed_count - 1].path_hash if hashed_count else b"")
 
 
@@ -50,7 +52,7 @@ def plan_step(
     pending: the gateway's own messages, results of tools, which come before those of the query's list.
     """
     new_indices = tuple(range(len(query.listing)))
-    exchange = new_exchange(query, last_exchange, pending, new_indices)
+    exchange = draft_exchange(query, last_exchange, pending, new_indices)
     length = len(exchange.inputs) + 1
     if last_exchange is not None:
         # The numbers go on without a gap, unless another conversation takes the next ones; the store checks that.
@@ -67,7 +69,7 @@ def plan_step(
         )
     else:
         exchange = replace(exchange, length=length)
-    refused = refused_ids(tree.chain(last_exchange))
+    refused = find_refused_ids(tree.chain(last_exchange))
     omitted: Iterable[PathElement] = [
         element
         for element in tree.elements(last_exchange)
@@ -93,7 +95,7 @@ def plan_step(
     )
 
 
-def refused_ids(path: Sequence[Exchange]) -> set[int]:
+def find_refused_ids(path: Sequence[Exchange]) -> set[int]:
     """Returns the ids of the exchanges that the upstream would refuse again.
 
     These are the ones it refused and the unanswered ones directly before each: it has never taken any of them, so each
@@ -140,14 +142,14 @@ def finish_step(
     """
     exchange = replace(_end_step(exchange, now), model=model, evicted=evicted)
     if not full_reply:
-        return replace(exchange, path_hash=hasher.hash_path(flat(exchange), parent_path_hash))
+        return replace(exchange, path_hash=hasher.hash_path(list_input_atoms(exchange), parent_path_hash))
     shown = full_reply[0] if shown_reply is None else shown_reply
     atoms = hasher.make_atoms(shown)
     is_hidden = list(full_reply) != [shown]
     return replace(
         exchange,
         reply=atoms,
-        path_hash=hasher.hash_path((*flat(exchange), *atoms), parent_path_hash),
+        path_hash=hasher.hash_path((*list_input_atoms(exchange), *atoms), parent_path_hash),
         reply_key=hasher.reply_key(atoms),
         size=len(without_space(read_text(shown))),
         shown_reply=orjson.dumps(shown),
@@ -227,7 +229,7 @@ def supersede_refused(path: Sequence[Exchange], inputs: Sequence[tuple[Atom, ...
     It stays out of later prompts, and the exchange of the resent message replaces it. What a fork shares with its
     conversation is not looked at, since it does not change.
     """
-    refused = refused_ids(path)
+    refused = find_refused_ids(path)
     for n in range(len(path) - 1, -1, -1):
         exchange = path[n]
         if exchange.conversation_row != path[-1].conversation_row:
@@ -239,7 +241,9 @@ def supersede_refused(path: Sequence[Exchange], inputs: Sequence[tuple[Atom, ...
 
 def abandon(exchange: Exchange, hasher: MessageHasher, parent_path_hash: bytes, now: float) -> Exchange:
     """Returns an exchange that a process left open, ended without a reply."""
-    return replace(_end_step(exchange, now), path_hash=hasher.hash_path(flat(exchange), parent_path_hash))
+    return replace(
+        _end_step(exchange, now), path_hash=hasher.hash_path(list_input_atoms(exchange), parent_path_hash)
+    )
 
 
 def _end_step(exchange: Exchange, now: float) -> Exchange:

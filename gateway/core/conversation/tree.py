@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import is_user
-from gateway.core.conversation.exchange import Content, is_tombstone, moved_at, parse_content, parse_json
+from gateway.core.conversation.exchange import Content, is_tombstone, parse_content, parse_json, read_moved_at
 from gateway.core.conversation.wire_message import WireMessage, read_text, without_space
 from gateway.core.words import is_grown_transcript
 from storage.commands import Missing, StoredContent
@@ -333,7 +333,7 @@ class Tree:
         cache = self._turn_ends
         for descendant in self._uncached(exchange, cache):
             cache[descendant.id] = max(
-                [moved_at(descendant), *(cache[child.id] for child in self._turn_children(descendant))]
+                [read_moved_at(descendant), *(cache[child.id] for child in self._turn_children(descendant))]
             )
         return cache[exchange.id]
 

@@ -20,17 +20,17 @@ TIME_CHARS = 2 * _TIME.size
 _CONTENT_HASH_BYTES = 4
 
 
-def turn_hex(exchange: Exchange, parent: Exchange | None) -> str:
+def make_turn_hex(exchange: Exchange, parent: Exchange | None) -> str:
     """Returns the turn's part of its name."""
-    return begun_hex(exchange.begun) + content_hex(exchange, parent)
+    return make_begun_hex(exchange.begun) + make_content_hex(exchange, parent)
 
 
-def begun_hex(begun: float) -> str:
+def make_begun_hex(begun: float) -> str:
     """Returns the time at which a turn's request came. begun: in seconds since the epoch."""
     return _TIME.pack(begun).hex()
 
 
-def content_hex(exchange: Exchange, parent: Exchange | None) -> str:
+def make_content_hex(exchange: Exchange, parent: Exchange | None) -> str:
     """Returns the hash of a turn's words and of their position. parent: the exchange before; None: it is the first."""
     start = b"" if parent is None else b"%d" % parent.seq
     # A turn may have no message of its own: a developer message alone asked for its reply.
@@ -38,7 +38,7 @@ def content_hex(exchange: Exchange, parent: Exchange | None) -> str:
     return MessageHasher.hash_path(atoms, start)[:_CONTENT_HASH_BYTES].hex()
 
 
-def turn_begin_time(turn: str) -> float:
+def parse_turn_begin(turn: str) -> float:
     """Returns when a turn began, in seconds since the epoch. turn: as in `TurnName`."""
     begun: float = _TIME.unpack(bytes.fromhex(turn[:TIME_CHARS]))[0]
     return begun

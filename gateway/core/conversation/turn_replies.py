@@ -25,7 +25,7 @@ class ReplySpan(NamedTuple):
     last: int
 
 
-def turn_ranges(listing: HashedList) -> list[range]:
+def find_turn_ranges(listing: HashedList) -> list[range]:
     """Returns the indices that lie between the user's messages, oldest first."""
     questions = [i for i, message in enumerate(listing.messages) if message.get("role") == "user"]
     return [range(a + 1, b) for a, b in pairwise([-1, *questions, len(listing)])]
@@ -58,7 +58,7 @@ class TurnReplies:
                 if name is not None:
                     self.unnamed.append(listing.hasher.make_text_atom(None, joined))
 
-    def first_atoms(self) -> Iterable[Atom]:
+    def list_first_atoms(self) -> Iterable[Atom]:
         """Returns the atoms that can be the first of a reply in this turn."""
         return dict.fromkeys([*self.spans, *(atom for _, atom in self.calls)])
 
@@ -84,10 +84,10 @@ class TurnReplies:
         return ReplySpan(min(indices), max(indices)) if indices else None
 
 
-def reply_keys(listing: HashedList, turn_count: int) -> list[Atom]:
+def make_reply_keys(listing: HashedList, turn_count: int) -> list[Atom]:
     """Returns the keys under which replies in the last `turn_count` turns of a list may be stored, for a look-up."""
     keys: dict[Atom, None] = {}
-    for indices in turn_ranges(listing)[::-1][: turn_count + 1]:
+    for indices in find_turn_ranges(listing)[::-1][: turn_count + 1]:
         turn = TurnReplies(listing, indices)
         # A reply is stored without a name until it comes back with one.
         keys.update(dict.fromkeys([*turn.spans, *turn.unnamed]))

@@ -16,7 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import MessageHasher
-from gateway.core.conversation.change import prefix_hashes
+from gateway.core.conversation.change import hash_prefixes
 from gateway.core.conversation.off_record import redact_with_answers
 from gateway.core.conversation.stored_path import abandon, finish_step
 from gateway.core.conversation.wire_message import WireMessage
@@ -113,7 +113,7 @@ def draft_import(
         char_count=sum(len(message.text) for message in source.messages),
         questions=list({message_key(exchange.inputs[-1]): None for exchange in exchanges}),
         atoms=list({message_key(atoms): None for atoms in messages}),
-        prefixes=prefix_hashes(hasher, exchanges[0].inputs),
+        prefixes=hash_prefixes(hasher, exchanges[0].inputs),
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, takewhile
 
 from gateway.core.conversation.canonical import is_user
-from gateway.core.conversation.exchange import Content, end_offset
+from gateway.core.conversation.exchange import Content, count_atoms_to_end
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.plan import Plan, find_rivals
 from gateway.core.conversation.portable_message import for_another_model
@@ -31,7 +31,7 @@ from gateway.core.prompt.omitted_messages import (
 )
 from gateway.core.prompt.result_order import SentMessage, has_calls_or_results, put_results_after_calls
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, combine_shown, shown_by_note
-from gateway.core.subsequence import lcs
+from gateway.core.subsequence import pair_lcs
 from storage.commands import Additions
 from storage.records import Exchange
 
@@ -115,7 +115,7 @@ def _put_notes_by_count(
     last_inputs: list[tuple[int, Exchange]] = []
     for exchange in additions.rounds:
         # Clients may keep a reply in several messages. Only a reply in a single message has a place of its own.
-        end = end_offset(exchange)
+        end = count_atoms_to_end(exchange)
         first = listing.message_at(end - len(exchange.reply or ()))
         replies.update(dict.fromkeys(range(first, listing.message_at(end - 1) + 1), exchange))
         last_inputs.append((listing.message_at(end - 1), exchange))
@@ -165,7 +165,7 @@ def _align_with_path(
 ) -> list[tuple[int, PathElement]]:
     """Returns pairs of a message of the list and the path's element that is equal to it, oldest first."""
     path = [(atom, element) for element in elements for atom in element.atoms]
-    pairs = lcs(listing.flat(end), [atom for atom, _ in path], _MAX_STRETCHES)
+    pairs = pair_lcs(listing.flat(end), [atom for atom, _ in path], _MAX_STRETCHES)
     return [(listing.message_at(i), path[j][1]) for i, j in reversed(pairs)]
 
 
@@ -295,7 +295,7 @@ def _restore_rounds(
         composition.replacements[position] = [*map(without_private, sent_messages)]
         if exchange.has_full_reply:
             composition.stored_rounds[position] = messages
-            if listing.message_at(end_offset(exchange) - len(exchange.reply or ())) != i:
+            if listing.message_at(count_atoms_to_end(exchange) - len(exchange.reply or ())) != i:
                 composition.moves_rounds = True
         if shown := _shown_in_rounds(content):
             composition.shown[position] = shown

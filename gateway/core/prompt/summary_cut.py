@@ -7,7 +7,7 @@ from collections.abc import Container
 
 from msgspec import Struct
 
-from gateway.core.conversation.exchange import end_offset
+from gateway.core.conversation.exchange import count_atoms_to_end
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.prompt.composition import Composition
 from gateway.core.prompt.summary_frame import render_summary
@@ -33,7 +33,7 @@ class SummaryCut(Struct, frozen=True):
 def find_cut_in_path(listing: HashedList, summary: Summary) -> SummaryCut | None:
     """Returns where a summary ends in a list that is its path word for word; None: the summary is of another path."""
     exchange = summary.exchange
-    end = end_offset(exchange)
+    end = count_atoms_to_end(exchange)
     first = listing.message_at(end)
     if not 0 < first < len(listing) or listing.offsets[first] != end:
         return None
@@ -65,7 +65,7 @@ def find_cut_in_list(
     if exchange.id not in path:
         return None
     text = _render(listing, summary)
-    end = end_offset(exchange)
+    end = count_atoms_to_end(exchange)
     covered = [i for i, element in composition.list_at.items() if element.exchange.depth <= exchange.depth]
     if covered:
         first = bisect_right(listing.positions, max(covered))

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from adapters.types import Json
-from gateway.core.conversation.fillers import FillerSpan, filler_spans, with_filler_spans
+from gateway.core.conversation.fillers import FillerSpan, read_filler_spans, with_filler_spans
 from gateway.core.conversation.wire_message import PRIVATE, choose_separator, find_function, read_text
 from gateway.core.turn.json_pieces import REPLACED_FIELDS, copy_json, merge_field
 from gateway.core.turn.tool_call import CallOwner, ToolCall, decide_owner
@@ -229,7 +229,7 @@ def join_messages(messages: Iterable[Json]) -> Json:
             elif key == PRIVATE:
                 fillers += [
                     FillerSpan(start_offset + start, start_offset + end)
-                    for start, end in filler_spans(message)
+                    for start, end in read_filler_spans(message)
                 ]
             else:
                 merge_field(joined, key, value)

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from adapters.json_escapes import read_json
 from adapters.types import EVENT_STREAM_TYPE, NATIVE_REPLY, Event, Header, Json, with_content_type
-from gateway.core.conversation.fillers import filler_message
+from gateway.core.conversation.fillers import make_filler_message
 from gateway.core.conversation.private import with_private, without_private
 from gateway.core.conversation.wire_message import choose_separator, read_text
 from gateway.core.memory.call_arguments import read_arguments
@@ -182,7 +182,7 @@ class Round:
         filler, words = self.spoken.filler, self.spoken.words
         if not (filler or words):
             return message
-        filler_messages = [filler_message(filler)] if filler else []
+        filler_messages = [make_filler_message(filler)] if filler else []
         return join_messages([*filler_messages, message, {"content": words or None}])
 
     def upstream_message(self, calls: Iterable[ToolCall] | None = None) -> Json:

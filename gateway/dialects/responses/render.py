@@ -14,7 +14,7 @@ import msgspec
 import orjson
 
 from adapters.types import Event, Json, completion_count, token_count
-from gateway.core.conversation.directions import DIRECTIONS_FIELD, directions_in
+from gateway.core.conversation.directions import DIRECTIONS_FIELD, list_directions
 from gateway.core.conversation.private import read_private, without_private
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.finish_reasons import BROKE, read_finish_reason
@@ -178,7 +178,7 @@ class ResponsesView(ClientView):
             status = "incomplete"
         stored = self._stored_response(status, incomplete_reason, usage)
         fields = {RESPONSE_FIELD: msgspec.to_builtins(stored)}
-        if directions := directions_in(self._terms.messages):
+        if directions := list_directions(self._terms.messages):
             fields[DIRECTIONS_FIELD] = [*map(list, directions)]
         return fields
 

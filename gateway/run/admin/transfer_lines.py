@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from gateway.core.conversation.canonical import ATOM_DIGEST_BYTES, MessageHasher
-from gateway.core.conversation.change import prefix_hashes
+from gateway.core.conversation.change import hash_prefixes
 from gateway.core.conversation.exchange import TOMBSTONE_STATES, is_tombstone
 from gateway.core.conversation.private import find_own_length, read_private
 from gateway.core.conversation.wire_message import WireMessage, read_text
@@ -209,7 +209,7 @@ class LineReader:
         if len(self._path_ends) >= CACHED_PATHS:
             self._path_ends.pop(next(iter(self._path_ends)))
         self._path_ends[exchange.seq] = _PathEnd.after(exchange, path_hash)
-        prefixes = prefix_hashes(self._hasher, inputs) if fields["parent"] is None else []
+        prefixes = hash_prefixes(self._hasher, inputs) if fields["parent"] is None else []
         return TransferRecord(
             {**{name: fields[name] for name in ("conversation", "parent", "prior")}, "prefixes": prefixes},
             exchange,

@@ -18,7 +18,7 @@ import msgspec
 import orjson
 from msgspec import Struct
 
-from gateway.core.conversation.exchange import end_offset
+from gateway.core.conversation.exchange import count_atoms_to_end
 from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.tree import Tree
 from gateway.core.prompt.summary import ExchangeSize, WantedSummary, find_last_covered
@@ -114,7 +114,7 @@ class SummarySpan(Struct, frozen=True):
         """The beginning of the path that leaves the window with the summary of the span."""
         return Evicted(
             depth=self.end.depth + 1,
-            offset=end_offset(self.end),
+            offset=count_atoms_to_end(self.end),
             tokens=self.path_tokens,
             context=ANY_WINDOW,
         )

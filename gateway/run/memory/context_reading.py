@@ -17,7 +17,7 @@ from gateway.core.conversation.fast_path import plan_opening, plan_plain
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.loaded import is_loaded_enough
-from gateway.core.conversation.lookup import RECENT_EXCHANGES, probes_for_list
+from gateway.core.conversation.lookup import RECENT_EXCHANGES, make_probes_for_list
 from gateway.core.conversation.match_query import MemoryUse, Query
 from gateway.core.conversation.openings import begins_conversation, digest_openings
 from gateway.core.conversation.plan import Plan, plan_turn
@@ -264,7 +264,7 @@ async def _load_tree(
     # With a client's id all exchanges are of one conversation, so what is loaded already is loaded only once. The first
     # exchanges, at depth 0, are loaded again.
     loaded_before = tuple(loaded) if query.is_named else ()
-    probes = probes_for_list(
+    probes = make_probes_for_list(
         query,
         key,
         max_exchanges=reach.max_exchanges,

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import orjson
 from msgspec.structs import replace
 
-from gateway.core.conversation.directions import TurnMessages, path_with_directions, stored_directions
+from gateway.core.conversation.directions import TurnMessages, insert_directions, read_stored_directions
 from gateway.core.conversation.private import read_private, with_private, without_private
-from gateway.core.conversation.turn_hex import TIME_CHARS, begun_hex, content_hex
+from gateway.core.conversation.turn_hex import TIME_CHARS, make_begun_hex, make_content_hex
 from gateway.core.conversation.wire_message import WireMessage, make_shown_reply, read_text
 from storage.errors import NotFound
 from storage.listing import ListedExchange
@@ -56,8 +56,8 @@ class ConversationTurns:
             steps.append(exchange)
             if len(steps) > 1:
                 return  # its client has one reply of a run, named by the first step
-        self._by_begun[begun_hex(exchange.begun)] = listed
-        content = content_hex(exchange, None if parent is None else parent.exchange)
+        self._by_begun[make_begun_hex(exchange.begun)] = listed
+        content = make_content_hex(exchange, None if parent is None else parent.exchange)
         self._by_content.setdefault(content, []).append(listed)
 
     def join_steps(self, listed: ListedExchange) -> JoinedTurn:
@@ -82,7 +82,7 @@ class ConversationTurns:
         if listed is None:
             # The same answer to the same words is stored once, and each request with it touches it.
             same = self._by_content.get(turn[TIME_CHARS:], [])
-            touched_later = [each for each in same if begun <= begun_hex(each.exchange.touched)]
+            touched_later = [each for each in same if begun <= make_begun_hex(each.exchange.touched)]
             listed = min(touched_later, key=lambda each: _distance(each.exchange, begun), default=None)
         return None if listed is None or listed.exchange.id in self._forgotten else listed
 
@@ -101,7 +101,7 @@ class ConversationTurns:
             turns.append(self._steps(listed))
             parent = turns[-1][0].parent
             listed = None if parent is None else self._by_id[parent]
-        return path_with_directions([*map(_turn_messages, reversed(turns))])
+        return insert_directions([*map(_turn_messages, reversed(turns))])
 
 
 def _distance(exchange: Exchange, begun: str) -> tuple[bool, float]:
@@ -110,16 +110,16 @@ def _distance(exchange: Exchange, begun: str) -> tuple[bool, float]:
     An exchange that began before the request was repeated by it, as its last touch if no other request came since. One
     that began after it had the same answer at the same time.
 
-    begun: when the request began, as in `begun_hex`; the exchange was touched then or later.
+    begun: when the request began, as in `make_begun_hex`; the exchange was touched then or later.
     """
-    is_later = begun_hex(exchange.begun) > begun
+    is_later = make_begun_hex(exchange.begun) > begun
     return is_later, exchange.begun if is_later else exchange.touched
 
 
 def _turn_messages(steps: Sequence[Exchange]) -> TurnMessages:
     inputs = [with_model(each, steps[0]) for each in orjson.loads(steps[0].input or b"[]")]
     last: WireMessage = orjson.loads(steps[-1].shown_reply or b"{}")
-    return TurnMessages(inputs, joined_reply(steps), stored_directions(last))
+    return TurnMessages(inputs, joined_reply(steps), read_stored_directions(last))
 
 
 async def load_turns(store: Store, agent: Agent, uid: str) -> ConversationTurns:

@@ -11,9 +11,9 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.conversation.directions import Direction, stored_directions
+from gateway.core.conversation.directions import Direction, read_stored_directions
 from gateway.core.conversation.private import read_private, with_private, without_private
-from gateway.core.conversation.turn_hex import begun_hex, turn_begin_time, turn_hex
+from gateway.core.conversation.turn_hex import make_begun_hex, make_turn_hex, parse_turn_begin
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.turn_name import TurnName
 from gateway.run.memory.conversation_turns import ConversationTurns, load_turns
@@ -30,7 +30,7 @@ _NEWEST_TURNS = 100
 def turn_name(context: MemoryContext) -> TurnName:
     """Returns the name of the turn that a request asks for."""
     plan = context.plan
-    return TurnName(context.conversation_uid, turn_hex(plan.exchange, plan.match.match_point))
+    return TurnName(context.conversation_uid, make_turn_hex(plan.exchange, plan.match.match_point))
 
 
 class NamedTurn(Struct, frozen=True):
@@ -58,7 +58,7 @@ class NamedTurn(Struct, frozen=True):
     def directions(self) -> list[Direction]:
         """The system and developer messages of the request, without those before messages of earlier turns."""
         input_count = len(self.exchange.inputs)
-        return [each for each in stored_directions(self.reply) if each.following_count <= input_count]
+        return [each for each in read_stored_directions(self.reply) if each.following_count <= input_count]
 
 
 class TurnLocation(Struct, frozen=True):
@@ -78,7 +78,7 @@ class TurnLocation(Struct, frozen=True):
 
 async def find_turn(store: Store, project: str, name: TurnName) -> TurnLocation | None:
     """Returns where the turn with a name is stored; None: the project has none. Raises: StoreError."""
-    begun = await store.messages.find_begun(project, name.conversation_uid, turn_begin_time(name.turn))
+    begun = await store.messages.find_begun(project, name.conversation_uid, parse_turn_begin(name.turn))
     if begun is not None and begun.listed.run_uid is None:
         exchange = begun.listed.exchange
         return TurnLocation(begun.agent, NamedTurn(name, exchange), (exchange.id,))
@@ -123,7 +123,7 @@ def name_turns(path: Sequence[ListedExchange]) -> list[NamedTurn]:
     parent = None
     for listed in path:
         exchange = listed.exchange
-        turns.append(NamedTurn(TurnName(listed.conversation_uid, turn_hex(exchange, parent)), exchange))
+        turns.append(NamedTurn(TurnName(listed.conversation_uid, make_turn_hex(exchange, parent)), exchange))
         parent = exchange
     return turns
 
@@ -145,7 +145,7 @@ async def find_paths_by_id(store: Store, scope: Scope, ids: Set[str]) -> dict[st
             continue
         if conversation not in turns:
             turns[conversation] = await load_turns(store, agent, conversation)
-        path = [*map(without_private, turns[conversation].path_to(begun_hex(begun)))]
+        path = [*map(without_private, turns[conversation].path_to(make_begun_hex(begun)))]
         if path:
             paths = {**dict.fromkeys(asked_ids, path), **paths}  # the newest is the one that an id names
     return paths

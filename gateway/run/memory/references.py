@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.heard import as_heard
 from gateway.core.conversation.private import read_private, with_private, without_private
 from gateway.core.conversation.provider_fields import THOUGHT_FIELDS
-from gateway.core.conversation.turn_hex import turn_begin_time
+from gateway.core.conversation.turn_hex import parse_turn_begin
 from gateway.core.conversation.wire_message import WireMessage, call_id, list_raw_calls
 from gateway.core.prompt.result_order import results_after_calls
 from gateway.core.request.chat_request import ChatRequest, MemoryChoice, Reference
@@ -77,7 +77,7 @@ class _ReferencedTurns:
     async def _find_in_turn(self, reference: Reference, name: TurnName) -> list[WireMessage]:
         """Returns what a reference stands for in the turn of this name."""
         begun = await self._store.messages.find_begun(
-            self._project, name.conversation_uid, turn_begin_time(name.turn)
+            self._project, name.conversation_uid, parse_turn_begin(name.turn)
         )
         if begun is not None:
             agent, listed = begun

@@ -9,9 +9,13 @@ from time import perf_counter
 from gateway.core.conversation import settle
 from gateway.core.conversation.change import plan_change
 from gateway.core.conversation.fast_path import finish_opening, finish_plain
-from gateway.core.conversation.lookup import RECENT_EXCHANGES, probes_for_list, probes_for_plain_turn
+from gateway.core.conversation.lookup import (
+    RECENT_EXCHANGES,
+    make_probes_for_list,
+    make_probes_for_plain_turn,
+)
 from gateway.core.conversation.openings import digest_opening
-from gateway.core.conversation.plan import lowest_change_depth
+from gateway.core.conversation.plan import find_lowest_change_depth
 from gateway.core.conversation.request_end import RequestEnd
 from gateway.core.conversation.wire_message import WireMessage, read_text
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
@@ -55,7 +59,9 @@ def make_turn_write(
         section_row = None if section is None or not section.is_stored else section.id
         plain = PlainTurn(finish_plain(plan, request_end, section_row), snapshot.conversation.rev)
     probes = (
-        partial(probes_for_plain_turn, plan, key) if context.is_plain else partial(_make_probes, context, key)
+        partial(make_probes_for_plain_turn, plan, key)
+        if context.is_plain
+        else partial(_make_probes, context, key)
     )
     decide = partial(plan_change, plan=plan, request_end=request_end, rule=rule)
     change: Change | None = None
@@ -185,7 +191,7 @@ def _choose_section(context: MemoryContext, prompt: Prompt) -> SentSection | Non
 
 def _find_min_depth(context: MemoryContext) -> int | None:
     """Returns the depth from which on exchanges matter to a turn, besides first exchanges; None: any may matter."""
-    change_depth = lowest_change_depth(context.tree, context.plan)
+    change_depth = find_lowest_change_depth(context.tree, context.plan)
     return None if change_depth is None else max(0, change_depth - RECENT_EXCHANGES)
 
 
@@ -193,6 +199,6 @@ def _make_probes(context: MemoryContext, key: str | None) -> Probes:
     """Returns what the transaction that writes the turn has to read again."""
     min_depth = _find_min_depth(context)
     if min_depth is not None:
-        return probes_for_list(context.plan.query, key, min_depth=min_depth)
+        return make_probes_for_list(context.plan.query, key, min_depth=min_depth)
     max_exchanges = RECENT_EXCHANGES if context.tree.is_partial else None
-    return probes_for_list(context.plan.query, key, max_exchanges=max_exchanges)
+    return make_probes_for_list(context.plan.query, key, max_exchanges=max_exchanges)

@@ -8,7 +8,7 @@ import orjson
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import MessageHasher
-from gateway.core.conversation.exchange import end_offset, flat
+from gateway.core.conversation.exchange import count_atoms_to_end, list_input_atoms
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match_query import MemoryUse, Query
@@ -141,7 +141,7 @@ def test_a_step_without_a_reply_stays_in_the_path() -> None:
     assert (e.state, e.reply, e.continued, e.active) == (State.FINISHED, None, True, True)
     plan = talk.plan(user("Are you there?"))
     assert [m["content"] for m in talk.sent(plan)] == ["Hello?"]
-    assert plan.exchange.offset == end_offset(e)
+    assert plan.exchange.offset == count_atoms_to_end(e)
     after = talk.step(plan, assistant("Yes."))
     said = [user("Hello?"), user("Are you there?"), assistant("Yes.")]
     assert after.path_hash == HashedList(HASHER, said).hash_path(3)
@@ -159,7 +159,7 @@ def test_what_has_left_the_window_is_not_put_in_front() -> None:
     talk = Conversation()
     talk.step(talk.plan(user("one")), assistant(None, call("1")), assistant(""))
     e = talk.step(talk.plan(pending=[result("1", "done")]), assistant(None, call("2")), assistant(""))
-    begin = Evicted(e.depth + 1, end_offset(e), 10, 1000)
+    begin = Evicted(e.depth + 1, count_atoms_to_end(e), 10, 1000)
     talk.step(talk.plan(user("two")), assistant("Second."))
     assert [m["content"] for m in talk.sent(talk.plan(user("three"), evicted=begin))] == ["two", "Second."]
 
@@ -169,7 +169,7 @@ def test_of_what_plain_turns_have_cut_nothing_is_put_in_front() -> None:
     talk = Conversation()
     for n in range(3):
         e = talk.step(talk.plan(user(f"Question {n}")), assistant(f"Answer {n}."))
-    begin = Evicted(1, end_offset(e), 10, 1000)
+    begin = Evicted(1, count_atoms_to_end(e), 10, 1000)
     talk.step(talk.plan(user("two")), assistant("Second."))
     assert [m["content"] for m in talk.sent(talk.plan(user("three"), evicted=begin))] == ["two", "Second."]
 
@@ -199,7 +199,7 @@ def test_the_hash_of_a_path_goes_on_over_exchanges_without_one() -> None:
         [first, second, empty],
         [first, replace(second, path_hash=b"")],
     ):
-        whole = [atom for e in path for atom in (*flat(e), *(e.reply or ()))]
+        whole = [atom for e in path for atom in (*list_input_atoms(e), *(e.reply or ()))]
         assert hash_exchanges(path, HASHER) == HASHER.hash_path(whole)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.conversation.directions import TurnMessages, directions_in, path_with_directions
+from gateway.core.conversation.directions import TurnMessages, insert_directions, list_directions
 
 
 def listed(*texts: str) -> list[dict[str, Any]]:
@@ -19,7 +19,7 @@ def turn(*request: str, inputs: int, reply: str = "") -> TurnMessages:
     """Returns the turn of a request, of which so many messages are its inputs."""
     messages = listed(*request)
     own = [m for m in messages if m["role"] == "user"]
-    return TurnMessages(own[len(own) - inputs :], listed(reply) if reply else [], directions_in(messages))
+    return TurnMessages(own[len(own) - inputs :], listed(reply) if reply else [], list_directions(messages))
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def turn(*request: str, inputs: int, reply: str = "") -> TurnMessages:
     ],
 )
 def test_directions_stand_at_their_places(turns: list[TurnMessages], path: str) -> None:
-    assert [m["content"] for m in path_with_directions(turns)] == path.split()
+    assert [m["content"] for m in insert_directions(turns)] == path.split()
 
 
 def test_each_turn_is_read_once() -> None:
@@ -59,5 +59,5 @@ def test_each_turn_is_read_once() -> None:
         return of._replace(inputs=Counted(of.inputs))
 
     turns: Sequence[TurnMessages] = [counted(turn("X", "a", inputs=1, reply="b")) for _ in range(100)]
-    assert len(path_with_directions(turns)) == 300
+    assert len(insert_directions(turns)) == 300
     assert reads == 100

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.conversation.fillers import (
-    filler_message,
-    filler_spans,
+    make_filler_message,
+    read_filler_spans,
     with_filler_spans,
     with_fillers_of,
     without_fillers,
@@ -51,7 +51,12 @@ def test_the_form_that_comes_back_keeps_the_note_as_far_as_it_begins_so(came_bac
 
 def test_replies_in_a_row_have_all_their_fillers() -> None:
     joined = join_messages(
-        [filler_message(WORDS), assistant("So."), filler_message("And now."), assistant("It rains.")]
+        [
+            make_filler_message(WORDS),
+            assistant("So."),
+            make_filler_message("And now."),
+            assistant("It rains."),
+        ]
     )
     assert joined["content"] == "One moment. So. And now. It rains."
-    assert [joined["content"][start:end] for start, end in filler_spans(joined)] == [WORDS, "And now."]
+    assert [joined["content"][start:end] for start, end in read_filler_spans(joined)] == [WORDS, "And now."]

@@ -18,14 +18,14 @@ from msgspec.structs import replace
 from gateway.core.conversation import altered_search, exact_search
 from gateway.core.conversation.canonical import MessageHasher, is_user
 from gateway.core.conversation.hashed_list import HashedList
-from gateway.core.conversation.lookup import probes_for_list
+from gateway.core.conversation.lookup import make_probes_for_list
 from gateway.core.conversation.match_query import MemoryUse, Query
-from gateway.core.conversation.omitted_front import trimmed_front
+from gateway.core.conversation.omitted_front import find_trimmed_front
 from gateway.core.conversation.tree import Tree
-from gateway.core.conversation.turn_replies import TurnReplies, reply_keys
+from gateway.core.conversation.turn_replies import TurnReplies, make_reply_keys
 from gateway.core.conversation.wire_message import WireMessage, read_text
 from gateway.core.memory import visibility
-from gateway.core.subsequence import lcs
+from gateway.core.subsequence import pair_lcs
 from tests.core.conversation.keyed import path_texts
 from tests.core.conversations import (
     World,
@@ -51,7 +51,7 @@ letters = st.lists(st.sampled_from([b"a", b"b", b"c"]), max_size=7)
 
 @given(letters, letters)
 def test_lcs_is_as_long_as_can_be_and_in_order(a: list[bytes], b: list[bytes]) -> None:
-    pairs = lcs(a, b)
+    pairs = pair_lcs(a, b)
     assert len(pairs) == naive_lcs(a, b)
     assert all(a[i] == b[j] for i, j in pairs)
     assert all(x[0] > y[0] and x[1] > y[1] for x, y in pairwise(pairs))
@@ -72,14 +72,14 @@ def test_lcs_costs_no_more_for_longer_lists() -> None:
     costs = []
     for size in (400, 4000):
         Counted.compared = 0
-        lcs([Counted(b"a%d" % i) for i in range(size)], [b"b%d" % i for i in range(size)])
+        pair_lcs([Counted(b"a%d" % i) for i in range(size)], [b"b%d" % i for i in range(size)])
         costs.append(Counted.compared)
     assert costs[0] == costs[1]
 
 
 def test_lcs_pairs_equal_ends_however_long_they_are() -> None:
     atoms = [b"%d" % i for i in range(2000)]
-    assert len(lcs([b"x", *atoms], [b"y", *atoms])) == 2000
+    assert len(pair_lcs([b"x", *atoms], [b"y", *atoms])) == 2000
 
 
 @pytest.mark.parametrize("others", [1, 3])
@@ -88,11 +88,11 @@ def test_lcs_pairs_what_is_the_same_in_front_of_a_few_differences(others: int) -
     a, b = ([b"%d" % i for i in range(2000)] for _ in range(2))
     for k in range(others):
         a[1999 - 600 * k] = b"x"
-    assert lcs(a, b, others) == [(i, i) for i in range(1999, -1, -1) if a[i] != b"x"]
+    assert pair_lcs(a, b, others) == [(i, i) for i in range(1999, -1, -1) if a[i] != b"x"]
 
 
 @pytest.mark.parametrize(
-    ("module", "part", "key"), [(exact_search, "lcs", None), (altered_search, "letters_of", "here")]
+    ("module", "part", "key"), [(exact_search, "pair_lcs", None), (altered_search, "letters_of", "here")]
 )
 def test_looking_for_a_common_reply_costs_no_more_for_longer_lists(
     world: World, module: ModuleType, part: str, key: str | None, monkeypatch: pytest.MonkeyPatch
@@ -182,7 +182,7 @@ def test_questions_are_looked_up_in_one_pass(monkeypatch: pytest.MonkeyPatch) ->
         return role(self, i)
 
     monkeypatch.setattr(HashedList, "role", counted)
-    assert probes_for_list(Query(listing, False, MemoryUse.ON, 0.0, 120.0), None).questions
+    assert make_probes_for_list(Query(listing, False, MemoryUse.ON, 0.0, 120.0), None).questions
     assert len(roles) < 20 * len(listing)
 
 
@@ -194,7 +194,7 @@ def test_left_out_is_what_a_list_and_the_path_need_to_be_whole(words: list[int],
     tree = Tree(world.memory().records.values())
     line = tree.elements(tree.by_id[len(words)])
     tail = line[cut % len(line) :]
-    out = trimmed_front(line, [a for el in tail for a in el.atoms])
+    out = find_trimmed_front(line, [a for el in tail for a in el.atoms])
     assert out == [*line[: cut % len(line)]]
 
 
@@ -219,14 +219,14 @@ def test_left_out_is_nothing_where_the_tail_is_not_the_paths(world: World) -> No
     tree = Tree(world.memory().records.values())
     line = tree.elements(tree.by_id[3])
     listed = HashedList(world.memory().hasher, [user("2"), assistant("r2"), user("three"), assistant("r3")])
-    assert trimmed_front(line, listed.flat(4)) == []
-    assert trimmed_front(line, []) == []
+    assert find_trimmed_front(line, listed.flat(4)) == []
+    assert find_trimmed_front(line, []) == []
 
 
 def test_replies_are_looked_up_in_the_last_turns_only(world: World) -> None:
     messages = [m for k in range(6) for m in (user(f"q{k}"), assistant(f"a{k}", call("1")))]
     listing = HashedList(world.memory().hasher, messages)
-    keys = reply_keys(listing, 2)
+    keys = make_reply_keys(listing, 2)
     found = [k for k in range(6) if listing.hasher.reply_key(listing.atoms[2 * k + 1]) in keys]
     assert found == [3, 4, 5]
 

@@ -13,7 +13,7 @@ import openai
 import orjson
 import pytest
 
-from gateway.core.conversation.turn_hex import TIME_CHARS, turn_begin_time
+from gateway.core.conversation.turn_hex import TIME_CHARS, parse_turn_begin
 from gateway.core.turn_name import TurnName
 from gateway.run.background.retention import Retention
 from gateway.settings import UpstreamSettings
@@ -468,7 +468,7 @@ def test_the_id_of_an_answer_that_was_lost_finds_no_other_answer(
     upstream.queue(say("Red."))
     made = respond(world, input="Name a colour.", user="alice")
     name = TurnName.from_tag(made.id.removeprefix("resp_"))
-    later = struct.pack(">d", turn_begin_time(name.turn) + 60).hex()
+    later = struct.pack(">d", parse_turn_begin(name.turn) + 60).hex()
     lost_id = f"resp_{name.conversation_uid}{later}{name.turn[TIME_CHARS:]}"
     with pytest.raises(openai.NotFoundError):
         world.sdk.responses.retrieve(lost_id)
