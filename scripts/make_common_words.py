@@ -21,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from storage.search.language import letter_pairs
+from storage.search.language import split_letter_pairs
 from storage.search.tokens import split_words, words_of
 
 PACKAGE, THAI_PACKAGE = "wordfreq==3.1.1", "pythainlp==5.4.0"
@@ -98,7 +98,7 @@ def pairs_of(wheel: zipfile.ZipFile, language: str) -> Counter[str]:
     pairs, firsts = Counter[str](), Counter[str]()
     for word, share in words_of_source(wheel, language):
         for part in split_words(word) if word.isalpha() else ():
-            for pair in letter_pairs(part):
+            for pair in split_letter_pairs(part):
                 pairs[pair] += share**POWER
                 firsts[pair[0]] += share**POWER
     smoothing = SMOOTHING * firsts.total()

@@ -118,7 +118,7 @@ def item_state(state: str | None, stop: str | None) -> str:
     return EXPIRED if state == RunState.FAILED and stop == EXPIRED else str(state)
 
 
-def origin_of_call(run: str, call_id: str = "") -> str:
+def make_call_origin(run: str, call_id: str = "") -> str:
     """Returns the origin of a value that a call of an item writes into a block. run: the item's, by its uid."""
     return f"tool:{run}/{call_id}"
 
@@ -131,7 +131,7 @@ class OriginCall(NamedTuple):
     call: str
 
 
-def call_of_origin(origin: str) -> OriginCall | None:
+def parse_call_origin(origin: str) -> OriginCall | None:
     """Returns the call from which a block's value came; None: it came from no tool."""
     match = _ORIGIN.fullmatch(origin)
     return None if match is None else OriginCall(match[1] or "", match[2])

@@ -48,7 +48,7 @@ T = TypeVar("T")
 read_limit_ms: ContextVar[float | None] = ContextVar("read_limit_ms", default=None)
 
 
-def limit_of(deadline_ms: float | None) -> float | None:
+def choose_deadline_ms(deadline_ms: float | None) -> float | None:
     """Returns the milliseconds that a read may take: its own deadline, otherwise that of its task."""
     return read_limit_ms.get() if deadline_ms is None else deadline_ms
 

@@ -202,12 +202,12 @@ def pack_rows(record: RecallRecord, rows: Sequence[EntryRow], *, has_meaning: bo
         *[min(n, _MAX_BYTE) for n in record.left_out],
     )
     if not rows:
-        return head + _numbers_struct(flags).pack(*numbers)
+        return head + _make_numbers_struct(flags).pack(*numbers)
     values = dict(zip(_ROW_FIELDS, columns, strict=True))
     if max(ranks) > _MAX_BYTE:
         values["rank"] = tuple(min(rank, _MAX_BYTE) for rank in ranks)
     packed = [column.struct.pack(*values[column.name]) for column in _columns(flags, len(rows))]
-    return b"".join((head, _numbers_struct(flags).pack(*numbers), *packed))
+    return b"".join((head, _make_numbers_struct(flags).pack(*numbers), *packed))
 
 
 def unpack(data: bytes, *, with_entries: bool = True) -> RecallRecord:
@@ -218,7 +218,7 @@ def unpack(data: bytes, *, with_entries: bool = True) -> RecallRecord:
     try:
         outcome, flags, mode, count, status, *numbers = _unpack_head(data)
         total_tenths, first_tenths, context_window, *left_out = numbers
-        found, recalled_tokens, *numbers = _numbers_struct(flags).unpack_from(data, _HEAD.size)
+        found, recalled_tokens, *numbers = _make_numbers_struct(flags).unpack_from(data, _HEAD.size)
         part_tokens, numbers = numbers[: len(PROMPT_PARTS)], numbers[len(PROMPT_PARTS) :]
         evicted_tokens, added_hundredths, *usage = numbers
         return RecallRecord(
@@ -281,7 +281,7 @@ def overwrite_forgotten(data: bytes, exists: Callable[[str, int], bool]) -> byte
     return bytes(out)
 
 
-def seqs_in_note(data: bytes) -> Sequence[int]:
+def read_note_seqs(data: bytes) -> Sequence[int]:
     """Returns the numbers of the hits in the note that are not forgotten. Raises: ValueError."""
     try:
         _, flags, _, count, *_ = _unpack_head(data)
@@ -307,12 +307,12 @@ class RecalledHit(NamedTuple):
     seq: int
 
 
-def hits_in(data: bytes) -> Sequence[RecalledHit]:
+def read_hits(data: bytes) -> Sequence[RecalledHit]:
     """Returns the hits that are not forgotten. Raises: ValueError."""
     return [RecalledHit(entry.kind, entry.seq) for entry in unpack(data).entries if not entry.is_forgotten]
 
 
-def _numbers_struct(flags: int) -> struct.Struct:
+def _make_numbers_struct(flags: int) -> struct.Struct:
     return _LONG_NUMBERS if flags & _WIDE_NUMBERS else _SHORT_NUMBERS
 
 
@@ -338,7 +338,7 @@ def _columns(flags: int, count: int) -> list[_Column]:
     formats["tokens"] = "H" if flags & _WIDE_TOKENS else "B"
     formats["seq"] = "I" if flags & _WIDE_SEQS else "H"
     columns: list[_Column] = []
-    start = _HEAD.size + _numbers_struct(flags).size
+    start = _HEAD.size + _make_numbers_struct(flags).size
     for name, format in formats.items():
         width = struct.calcsize(f"<{format}")
         columns.append(_Column(name, struct.Struct(f"<{count}{format}"), start, width))

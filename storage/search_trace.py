@@ -11,7 +11,7 @@ HitScores = tuple[int, int, int]
 ScoreColumns = tuple[bytes, bytes, bytes]
 
 
-def no_scores() -> ScoreColumns:
+def make_no_scores() -> ScoreColumns:
     """Returns the scores of no hits."""
     return b"", b"", b""
 
@@ -30,7 +30,7 @@ class SearchTrace:
     # The hits have scores by meaning.
     has_meaning: bool = False
     # Returns the scores of the hits, in their order. It is called where the record is packed: over SQLite off the loop.
-    scores: Callable[[], ScoreColumns] = no_scores
+    scores: Callable[[], ScoreColumns] = make_no_scores
     # Returns the best hits, up to a limit, of those that are too weak for a note, with their scores; None: nothing was
     # ranked. It holds the whole ranking, so it is set to None in a trace that is stored.
     weak_hits: Callable[[int], list[tuple[int, HitScores]]] | None = None

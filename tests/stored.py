@@ -37,7 +37,7 @@ from storage.listing import SizedMemory
 from storage.open import is_url
 from storage.postgres.database import PostgresLimits
 from storage.records import Agent, Block, Exchange, MemoryEdit, Passage, Run, Scope, SentSection
-from storage.search.blob import document_type, open_blob
+from storage.search.blob import make_document_type, open_blob
 from storage.search.document import PRESENT, Document
 from storage.search.index import Index
 from storage.search.rank import rank
@@ -144,7 +144,7 @@ HUMAN = Block(0, "human", "The user", "", 1000)
 def indexed_seqs(blob: bytes) -> list[int]:
     """The messages that a blob of the search index holds, ascending."""
     opened = open_blob(blob)
-    flags = np.frombuffer(opened.table, document_type())["flags"].tolist()
+    flags = np.frombuffer(opened.table, make_document_type())["flags"].tolist()
     return [opened.chunk * len(flags) + slot for slot, flag in enumerate(flags) if flag & PRESENT]
 
 

@@ -232,12 +232,12 @@ class _Maker:
         other_events = [event for event in v.EVENTS if event not in own_events]
         events = (*self.random.sample(own_events, 9), *self.random.sample(other_events, 5))
         for number, (event, about) in enumerate(events):
-            date_words, _ = self.random.choice(v.WHENS)
+            make_date_words, _ = self.random.choice(v.WHENS)
             text = self.random.choice(
                 (
-                    f"{date_words}, {event}.",
-                    f"{event} {date_words}.",
-                    f"so, {event}, that was {date_words}.",
+                    f"{make_date_words}, {event}.",
+                    f"{event} {make_date_words}.",
+                    f"so, {event}, that was {make_date_words}.",
                 )
             )
             mark = self.plant(role, text, self.random.random())

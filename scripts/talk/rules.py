@@ -74,7 +74,7 @@ RULES = (
     Rule("common words are rarer in short messages", [(term_weights, "_MESSAGE_TERMS", 0.001)]),
     Rule("the date of most messages tells little", [(occurrences, "is_date_word", _is_none)]),
     Rule("the name of most messages' speaker tells little", [(occurrences, "_MIN_SPEAKER_MESSAGES", inf)]),
-    Rule("a text's language by its letters", [(language, "_likelihood", _by_words)]),
+    Rule("a text's language by its letters", [(language, "_measure_likelihood", _by_words)]),
     Rule("small talk searches nothing", [(rank, "COMMON_SHARE", 1.0)]),
     Rule("what only begins or tests searches nothing", [(common_words, "WORDS_OF_BEGINNING", frozenset())]),
     Rule("bound: the best hit", [(scores, "MIN_BEST_SHARE", 0.0), (scores, "MIN_BEST_SHARE_OF_ONE", 0.0)]),

@@ -14,7 +14,7 @@ from typing import Any, Generic, Self, TypeVar
 
 import asyncpg
 
-from storage.database import Changes, Connection, Operation, Row, StoreHealth, limit_of
+from storage.database import Changes, Connection, Operation, Row, StoreHealth, choose_deadline_ms
 from storage.errors import (
     Broken,
     Busy,
@@ -199,7 +199,7 @@ class PostgresDatabase:
         return await self._read(operation, deadline_ms, self._limits.read_s)
 
     async def long_read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
-        if limit_of(deadline_ms) is not None:  # a turn waits for it
+        if choose_deadline_ms(deadline_ms) is not None:  # a turn waits for it
             return await self._read(operation, deadline_ms, self._limits.long_s)
         async with self._long_reads:
             return await self._read(operation, None, self._limits.long_s)
@@ -221,7 +221,7 @@ class PostgresDatabase:
 
     async def _read(self, operation: Operation[T], deadline_ms: float | None, default_s: float) -> T:
         """Reads. default_s: how long the read may take if it has no deadline."""
-        limit_ms = limit_of(deadline_ms)
+        limit_ms = choose_deadline_ms(deadline_ms)
         timeout_s = default_s if limit_ms is None else limit_ms / 1000
         try:
             return await self._read_on(PostgresConnection, operation, timeout_s)

@@ -37,7 +37,7 @@ from storage.search.document import (
     CountedDocument,
     Document,
     count_terms,
-    with_names,
+    mark_names,
 )
 from storage.search.tokens import VERSION as TERMS_VERSION
 
@@ -71,16 +71,16 @@ class CorruptIndex(ValueError):
     """These bytes are no blob of this index. The remedy is to encode the chunk's messages again."""
 
 
-def chunk_of(seq: int) -> int:
+def compute_chunk(seq: int) -> int:
     """Returns the number of the chunk that a message belongs to."""
     return seq // CHUNK
 
 
-def by_chunk(seqs: Iterable[int]) -> dict[int, list[int]]:
+def group_by_chunk(seqs: Iterable[int]) -> dict[int, list[int]]:
     """Returns the messages of each chunk."""
     chunks: dict[int, list[int]] = {}
     for seq in seqs:
-        chunks.setdefault(chunk_of(seq), []).append(seq)
+        chunks.setdefault(compute_chunk(seq), []).append(seq)
     return chunks
 
 
@@ -101,7 +101,7 @@ class _Blob(Struct, frozen=True):
 
 
 @cache
-def document_type() -> np.dtype[Any]:
+def make_document_type() -> np.dtype[Any]:
     """Returns the type of a document's row in a numpy array."""
     import numpy as np
 
@@ -123,14 +123,14 @@ def encode(
     # Chunk -> slot -> the message there.
     chunks: dict[int, dict[int, CountedDocument]] = {}
     for document in documents:
-        message = counted.get(document) or with_names(count_terms(document), document)
-        chunks.setdefault(chunk_of(document.seq), {})[document.seq % CHUNK] = message
+        message = counted.get(document) or mark_names(count_terms(document), document)
+        chunks.setdefault(compute_chunk(document.seq), {})[document.seq % CHUNK] = message
     hashes = hash_terms(
         (term for slots in chunks.values() for message in slots.values() for term in message.terms), secret
     )
     blobs = {}
     for chunk, slots in chunks.items():
-        table = np.zeros(CHUNK, document_type())
+        table = np.zeros(CHUNK, make_document_type())
         chunk_hashes, marked_slots, frequencies = list[int](), bytearray(), bytearray()
         for slot, message in slots.items():
             table[slot] = message.row
@@ -190,7 +190,7 @@ def forget(blob: bytes, seqs: Collection[int]) -> bytes:
 
     unpacked = _unpack(blob)
     is_forgotten = np.zeros(CHUNK, bool)
-    is_forgotten[[seq % CHUNK for seq in seqs if chunk_of(seq) == unpacked.chunk]] = True
+    is_forgotten[[seq % CHUNK for seq in seqs if compute_chunk(seq) == unpacked.chunk]] = True
     remaining = _without(unpacked, is_forgotten)
     return _pack(remaining) if remaining.documents["flags"].any() else b""
 
@@ -215,7 +215,7 @@ def _without(blob: _Blob, is_removed: NDArray[np.bool_]) -> _Blob:
     """Returns a blob without some of its messages. is_removed: by slot."""
     import numpy as np
 
-    documents = np.where(is_removed, np.zeros((), document_type()), blob.documents)
+    documents = np.where(is_removed, np.zeros((), make_document_type()), blob.documents)
     stays = ~is_removed[blob.marked_slots & SLOT]
     return _Blob(
         blob.chunk,
@@ -307,7 +307,7 @@ def _unpack(blob: bytes) -> _Blob:
     import numpy as np
 
     opened = open_blob(blob)
-    documents = np.frombuffer(opened.table, document_type())
+    documents = np.frombuffer(opened.table, make_document_type())
     hashes, marked_slots = opened.hashes, opened.marked_slots
     if (hashes[1:] < hashes[:-1]).any():
         raise CorruptIndex("the entries are out of order")

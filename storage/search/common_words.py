@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 
-from storage.search.language import language_of, load_pairs
+from storage.search.language import detect_language, load_pairs
 from storage.search.tokens import is_pair, split_words, terms_of_word, words_of
 from storage.search.word_degrees import (
     FIRST_LINE,
@@ -40,7 +40,7 @@ COMMON_SHARE = 0.5
 MAX_NAMING_SHARE = 0.1
 
 
-def shares_in_general(words: Sequence[str], terms: Sequence[str]) -> list[float]:
+def list_general_shares(words: Sequence[str], terms: Sequence[str]) -> list[float]:
     """Returns for each term of a text which share of people's messages has it, in the text's most likely language.
 
     words: all words of the text. If all of them only begin or test a conversation ("Let's start."), every message
@@ -48,7 +48,7 @@ def shares_in_general(words: Sequence[str], terms: Sequence[str]) -> list[float]
     """
     if WORDS_OF_BEGINNING.issuperset(words):
         return [1.0] * len(terms)
-    degrees, language = load_degrees(), language_of(words)
+    degrees, language = load_degrees(), detect_language(words)
 
     def share_of(term: str) -> float:
         return _SHARES[unpack_degree(degrees.get(term, 0), language)]
@@ -59,7 +59,7 @@ def shares_in_general(words: Sequence[str], terms: Sequence[str]) -> list[float]
     ]
 
 
-def least_common(terms: Sequence[str], shares: Sequence[float]) -> float:
+def measure_rarest_share(terms: Sequence[str], shares: Sequence[float]) -> float:
     """Returns which share of people's messages has the rarest of the terms that may name something.
 
     Returns 1 if none may. Words of time ("yesterday") name nothing.
@@ -76,12 +76,12 @@ def names_nothing(text: str) -> bool:
     """
     words = split_words(text)
     terms = [*chain.from_iterable(map(terms_of_word, words))]
-    return bool(words) and least_common(terms, shares_in_general(words, terms)) > MAX_NAMING_SHARE
+    return bool(words) and measure_rarest_share(terms, list_general_shares(words, terms)) > MAX_NAMING_SHARE
 
 
 def lacks_content(words: Sequence[str], terms: Sequence[str]) -> bool:
     """Returns whether each term of a text is in most of people's messages: "And now?" words: all of the text's."""
-    return min(shares_in_general(words, terms), default=1.0) > COMMON_SHARE
+    return min(list_general_shares(words, terms), default=1.0) > COMMON_SHARE
 
 
 def select_uncommon(text: str, words: Sequence[str]) -> list[str]:
@@ -89,7 +89,7 @@ def select_uncommon(text: str, words: Sequence[str]) -> list[str]:
 
     Of scripts without spaces all words are returned: the table has no pairs of their characters.
     """
-    degrees, language = load_degrees(), language_of(split_words(text))
+    degrees, language = load_degrees(), detect_language(split_words(text))
     return [
         word
         for word in words

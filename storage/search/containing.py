@@ -12,12 +12,12 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from storage.search.blob import CHUNK, hash_terms
-from storage.search.document import PRESENT, ROW_SHIFT, distinct_terms
+from storage.search.document import PRESENT, ROW_SHIFT, list_distinct_terms
 from storage.search.index import LOW_HALF, Index
 from storage.search.layout import IndexLayout
 from storage.search.segment import NO_POSTINGS, Postings
 from storage.search.tail import Tail
-from storage.search.tokens import is_unspaced, parts_of_words, word_spans, words_of
+from storage.search.tokens import find_word_parts, find_word_spans, is_unspaced, words_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,14 +35,14 @@ _MAX_TEXT_WORDS = 5_000
 _MAX_QUERY_WORDS = 10 * _MAX_TERMS
 
 
-def terms_of_query(query: str) -> list[str]:
+def list_query_terms(query: str) -> list[str]:
     """Returns the terms that a text must have, each once. Function words are left out."""
     return [*islice(dict.fromkeys(words_of(query[:_MAX_CHARS])), _MAX_TERMS)]
 
 
 def has_terms(text: str, terms: Collection[str]) -> bool:
     """Returns whether a text has all of these terms, as the index counts them."""
-    return distinct_terms(text).issuperset(terms)
+    return list_distinct_terms(text).issuperset(terms)
 
 
 def has_terms_anywhere(text: str, terms: Collection[str]) -> bool:
@@ -53,12 +53,12 @@ def has_terms_anywhere(text: str, terms: Collection[str]) -> bool:
         end = start + _PIECE_CHARS
         if end < len(text):  # only a word as long as a piece is cut
             end = text.rfind(" ", start + 1, end) + 1 or end
-        missing -= distinct_terms(text[start:end])
+        missing -= list_distinct_terms(text[start:end])
         start = end
     return not missing
 
 
-def written_words(text: str, without: str = "") -> list[str]:
+def list_written_words(text: str, without: str = "") -> list[str]:
     """Returns the words of a text that a search looks for, as they are written in it, each once.
 
     without: a text with the words to leave out, in all their forms.
@@ -74,24 +74,26 @@ def written_words(text: str, without: str = "") -> list[str]:
 
 
 def lost_words(text: str, later: str) -> list[str]:
-    """Returns the words of a text that a later text has not, as `written_words`.
+    """Returns the words of a text that a later text has not, as `list_written_words`.
 
     In a script without spaces a whole sentence is one written word: of it the characters that the later text lacks.
     """
-    words = written_words(text, later)
+    words = list_written_words(text, later)
     if later.isascii() or text.isascii():
         return words
     terms = {*words_of(later)}
-    return [*dict.fromkeys(chain.from_iterable(_parts_without(word, terms) for word in words))][:_MAX_TERMS]
+    return [*dict.fromkeys(chain.from_iterable(_list_parts_without(word, terms) for word in words))][
+        :_MAX_TERMS
+    ]
 
 
-def _parts_without(word: str, terms: set[str]) -> list[str]:
+def _list_parts_without(word: str, terms: set[str]) -> list[str]:
     """Returns the parts of a word of which some terms have no pair; the whole word if no search finds the parts."""
     own_terms = {*words_of(word)}
     if not any(map(is_unspaced, own_terms)):
         return [word]
     rest = list(word)
-    for start, end in word_spans(word):
+    for start, end in find_word_spans(word):
         if end - start > 1 and terms.issuperset(words_of(word[start:end])[:1]):
             rest[start:end] = " " * (end - start)
     parts = [_PUNCTUATION_AROUND.sub("", part) for part in "".join(rest).split()]
@@ -100,12 +102,12 @@ def _parts_without(word: str, terms: set[str]) -> list[str]:
     return parts if parts and are_found else [word]
 
 
-def spans_with(text: str, terms: Collection[str]) -> list[tuple[int, int]]:
+def find_spans(text: str, terms: Collection[str]) -> list[tuple[int, int]]:
     """Returns the start and end of each word of a text that has one of these terms, in order.
 
     A compound is left out if only a part of it has a term.
     """
-    whole_terms = {*terms} - parts_of_words(terms)
+    whole_terms = {*terms} - find_word_parts(terms)
     spans: list[tuple[int, int]] = []
     for match in islice(_WRITTEN_WORD.finditer(text), _MAX_TEXT_WORDS):
         if whole_terms.isdisjoint(words_of(match[0])):
@@ -115,14 +117,14 @@ def spans_with(text: str, terms: Collection[str]) -> list[tuple[int, int]]:
         # One word of "room-12" may have the term. No part of "1,204" has it, which is one term as a whole.
         words = [
             (first, end)
-            for first, end in word_spans(written)
+            for first, end in find_word_spans(written)
             if not whole_terms.isdisjoint(words_of(written[first:end])[:1])
         ]
         spans += [(start + first, start + end) for first, end in sorted(words) or [(0, len(written))]]
-    return _joined(spans)
+    return _join_spans(spans)
 
 
-def _joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+def _join_spans(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """Returns spans, in the order of their starts. Spans that overlap are joined."""
     joined: list[tuple[int, int]] = []
     for start, end in spans:
@@ -150,9 +152,9 @@ def find_containing(
     postings: the terms in the segments of the index, as `Buckets.newest_first` yields them; only as many are taken as
         are needed. A term that was not read there is passed over, so that messages without it may be returned.
     """
-    layout = index.layout_with(tail, range(0))
+    layout = index.make_layout(tail, range(0))
     end = min(layout.rows_of(range(before)).stop, layout.end)
-    rows = {row for row in _rows_in_tail(layout, tail, terms) if row < end}
+    rows = {row for row in _find_rows_in_tail(layout, tail, terms) if row < end}
     if index.blob_bytes:
         hashes = [*hash_terms(terms, secret).values()]
         stop = end
@@ -162,7 +164,7 @@ def find_containing(
                 read = segment_postings.read
                 read_hashes = [term_hash for term_hash in hashes if not index.segments or term_hash in read]
                 within = range(start, stop)
-                segment_rows = _rows_in_index(index, layout, read_hashes, segment_postings, within)
+                segment_rows = _find_rows_in_index(index, layout, read_hashes, segment_postings, within)
                 rows.update(segment_rows[-limit:].tolist())
                 stop = start
             if sum(row >= stop for row in rows) >= limit:
@@ -171,13 +173,13 @@ def find_containing(
     return [layout.chunks[row // CHUNK] * CHUNK + row % CHUNK for row in newest]
 
 
-def _rows_in_tail(layout: IndexLayout, tail: Tail, terms: Sequence[str]) -> set[int]:
+def _find_rows_in_tail(layout: IndexLayout, tail: Tail, terms: Sequence[str]) -> set[int]:
     """Returns the rows of the tail's messages that have all terms."""
     indices_by_term = [{hit >> ROW_SHIFT for hit in tail.terms.get(term, ())} for term in terms]
     return {layout.tail_rows[index_in_tail] for index_in_tail in set.intersection(*indices_by_term)}
 
 
-def _rows_in_index(
+def _find_rows_in_index(
     index: Index, layout: IndexLayout, hashes: Sequence[int], postings: Postings, within: range
 ) -> NDArray[np.int64]:
     """Returns those of a range of rows that have all terms and are the index's own documents, in order."""

@@ -15,7 +15,15 @@ from typing import NamedTuple, Protocol
 from msgspec import Struct
 
 from storage.search.common_words import lacks_content
-from storage.search.tokens import date_words, is_long, names_in, parts_of, split_words, terms_of, words_of
+from storage.search.tokens import (
+    is_long,
+    make_date_words,
+    names_in,
+    split_compounds,
+    split_words,
+    terms_of,
+    words_of,
+)
 
 # Characters of a turn that count for its neighbours: a whole long turn ruins BM25, its beginning does not.
 _HEAD_CHARS = 200
@@ -126,7 +134,7 @@ class _SplitText(NamedTuple):
 
 def _split(text: str) -> _SplitText:
     text = text[:_DOCUMENT_CHARS]
-    head_end = _head_end(text)
+    head_end = _measure_head(text)
     words = head_words = split_words(text[: head_end or _HEAD_CHARS])
     terms = head_terms = terms_of(head_words)
     if head_end < len(text):
@@ -136,67 +144,67 @@ def _split(text: str) -> _SplitText:
 
 
 def count_terms(document: Indexable) -> CountedDocument:
-    """Returns the terms of a message, its date and its speaker, counted, without the marks of names (`with_names`)."""
+    """Returns the terms of a message, its date and its speaker, counted, without the marks of names (`mark_names`)."""
     split = _split(document.text)
     text_terms = split.terms
-    frame_terms = _frame_terms(document)
+    frame_terms = _list_frame_terms(document)
     terms: dict[str, int] = Counter(chain(dict.fromkeys(frame_terms), text_terms))
     compounds = split.compounds()
     # A part of a compound is found, but it is no word of the text and does not make it longer.
-    for part in islice(parts_of(compounds), _DOCUMENT_TERMS):
+    for part in islice(split_compounds(compounds), _DOCUMENT_TERMS):
         terms.setdefault(part, 1)
     if len(terms) > _DOCUMENT_TERMS:
         terms = dict(islice(terms.items(), _DOCUMENT_TERMS))
     if len(text_terms) >= FREQUENCY:
         terms = {term: min(times, FREQUENCY) for term, times in terms.items()}
-    for term in {*split.head_terms, *parts_of({*split.head_words}.intersection(compounds))}:
+    for term in {*split.head_terms, *split_compounds({*split.head_words}.intersection(compounds))}:
         if term in terms:
             terms[term] |= HEAD
     back = 0 if document.previous is None else document.seq - document.previous
     row = DocumentRow(
         length=min(len(text_terms) + len(frame_terms), _MAX_U16),
         back=back if 0 < back <= _MAX_U16 else 0,
-        flags=_flags(document, split.words, text_terms),
+        flags=_make_flags(document, split.words, text_terms),
         head=min(len(split.head_terms), _MAX_U8),
     )
     return CountedDocument(row, terms)
 
 
-def distinct_terms(text: str) -> set[str]:
+def list_distinct_terms(text: str) -> set[str]:
     """Returns the terms that `count_terms` counts in a text, each once, in half of the time."""
     split = _split(text)
     terms = dict.fromkeys(split.terms)
-    terms.update(dict.fromkeys(islice(parts_of(split.compounds()), _DOCUMENT_TERMS)))
+    terms.update(dict.fromkeys(islice(split_compounds(split.compounds()), _DOCUMENT_TERMS)))
     return {*islice(terms, _DOCUMENT_TERMS)}
 
 
-def _frame_terms(document: Indexable) -> Sequence[str]:
+def _list_frame_terms(document: Indexable) -> Sequence[str]:
     """Returns the terms of a message besides its text: those of its date and of its speaker's name."""
-    of_date = date_words(int(document.at // 86_400)) if math.isfinite(document.at) else ()
+    of_date = make_date_words(int(document.at // 86_400)) if math.isfinite(document.at) else ()
     return [*of_date, *words_of(document.speaker)] if document.speaker else of_date
 
 
-def names_of(document: Indexable) -> list[str]:
+def list_name_terms(document: Indexable) -> list[str]:
     """Returns the terms of the names and numbers in the head of a message, sorted."""
     text = document.text[:_DOCUMENT_CHARS]
-    return sorted({*names_in(text[: _head_end(text) or _HEAD_CHARS])})
+    return sorted({*names_in(text[: _measure_head(text) or _HEAD_CHARS])})
 
 
-def with_names(counted: CountedDocument, document: Indexable) -> CountedDocument:
+def mark_names(counted: CountedDocument, document: Indexable) -> CountedDocument:
     """Returns a counted message with the marks of its names, which blobs have."""
     terms = dict(counted.terms)
-    for term in names_of(document):
+    for term in list_name_terms(document):
         if term in terms:
             terms[term] |= NAME
     return CountedDocument(counted.row, terms)
 
 
-def _head_end(text: str) -> int:
+def _measure_head(text: str) -> int:
     """Returns where the head of a text ends, after a word, or 0 without spaces: the head may then end anywhere."""
     return len(text) if len(text) <= _HEAD_CHARS else text.rfind(" ", 0, _HEAD_CHARS) + 1
 
 
-def _flags(document: Indexable, words: Sequence[str], terms: Sequence[str]) -> int:
+def _make_flags(document: Indexable, words: Sequence[str], terms: Sequence[str]) -> int:
     """Returns the flags of a message. words, terms: of its text, function words among the words."""
     flags = PRESENT | (USER if document.role == "user" else 0)
     text = document.text[:_DOCUMENT_CHARS].strip()

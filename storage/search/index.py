@@ -24,8 +24,8 @@ from storage.search.blob import (
     SLOT,
     SLOT_BITS,
     OpenBlob,
-    chunk_of,
-    document_type,
+    compute_chunk,
+    make_document_type,
     open_blob,
 )
 from storage.search.document import HEAD, NAME, PRESENT, ROW_SHIFT
@@ -35,8 +35,8 @@ from storage.search.segment import (
     SEGMENT_ROWS_SHIFT,
     Postings,
     StampedDocuments,
-    chunks_of,
-    segment_of,
+    compute_segment,
+    list_segment_chunks,
 )
 from storage.search.tail import Tail
 
@@ -73,11 +73,11 @@ class Index:
         """Makes an index of blobs by chunk. Raises: CorruptIndex."""
         self.layout = IndexLayout()
         # The occurrences of all chunks, and those of chunks that have changed since. Each column is sorted.
-        self._columns = [empty_column(), empty_column()]
+        self._columns = [make_empty_column(), make_empty_column()]
         # The chunks of the second column. Their occurrences in the first column do not count.
         self._changed_chunks = frozenset[int]()
         # A number for each name in the head of a document: its row, and to the right of it the hash in 32 bits. Sorted.
-        self._names = empty_column()
+        self._names = make_empty_column()
         # The bytes of each chunk's blob, and of all together.
         self._lengths, self.blob_bytes = dict[int, int](), 0
         # By number the stamp of each segment that holds some of the chunks.
@@ -104,7 +104,7 @@ class Index:
 
         written = dict(blobs)
         opened = [(chunk, open_blob(data)) for chunk, data in written.items() if data]
-        covered = [chunk for number in segments for chunk in chunks_of(number)]
+        covered = [chunk for number in segments for chunk in list_segment_chunks(number)]
         self._make_room([*covered, *(chunk for chunk, _ in opened)])
         changed = [chunk for chunk in written if chunk in self.layout.positions]
         if not changed and not covered:
@@ -114,41 +114,41 @@ class Index:
         self._lengths.update((chunk, len(blob.data)) for chunk, blob in opened)
         for number, segment in segments.items():
             self.segments[number] = segment.stamp
-            self._lengths[chunks_of(number).start] = ENTRY_BYTES * segment.documents.entries
+            self._lengths[list_segment_chunks(number).start] = ENTRY_BYTES * segment.documents.entries
         self.blob_bytes = sum(self._lengths.values())
         tables = {chunk: blob.table for chunk, blob in opened}
         joined = b"".join([tables.get(chunk, EMPTY_TABLE) for chunk in changed])
-        rows = [np.frombuffer(joined, document_type()).reshape(-1, CHUNK)]
+        rows = [np.frombuffer(joined, make_document_type()).reshape(-1, CHUNK)]
         rows += [segment.documents.rows for segment in segments.values()]
         self.layout.put_indexed(
             [self.layout.positions[chunk] for chunk in (*changed, *covered)], np.concatenate(rows)
         )
-        self._put_occurrences(changed, self._occurrences(opened) if opened else empty_column())
+        self._put_occurrences(changed, self._occurrences(opened) if opened else make_empty_column())
 
     def _put_occurrences(self, changed: Sequence[int], occurrences: NDArray[np.uint64]) -> None:
         """Replaces the occurrences of changed chunks."""
         names = occurrences[(occurrences & NAME).astype(bool)]
         is_changed = self._chunk_mask(changed)
         all_chunks, changed_chunks = self._columns
-        parts = [_without_chunks(changed_chunks, is_changed), occurrences]
+        parts = [_remove_chunks(changed_chunks, is_changed), occurrences]
         self._changed_chunks = self._changed_chunks.union(changed)
         max_changed = min(_MAX_CHANGED_CHUNKS, len(self.layout.chunks) // 4)
         if not len(all_chunks) or len(self._changed_chunks) > max_changed:
-            parts.append(_without_chunks(all_chunks, self._chunk_mask(self._changed_chunks)))
-            self._columns = [_sorted_column(parts), empty_column()]
+            parts.append(_remove_chunks(all_chunks, self._chunk_mask(self._changed_chunks)))
+            self._columns = [_sort_column(parts), make_empty_column()]
             self._changed_chunks = frozenset()
         else:
-            self._columns = [all_chunks, _sorted_column(parts)]
+            self._columns = [all_chunks, _sort_column(parts)]
         remaining = self._names[~is_changed[self._names >> (HASH_SHIFT + SLOT_BITS)]]
         name_rows = (names & LOW_HALF) >> ROW_SHIFT
-        self._names = _sorted_column([remaining, name_rows << HASH_SHIFT | names >> HASH_SHIFT])
+        self._names = _sort_column([remaining, name_rows << HASH_SHIFT | names >> HASH_SHIFT])
 
-    def layout_with(self, tail: Tail, skip: range) -> IndexLayout:
+    def make_layout(self, tail: Tail, skip: range) -> IndexLayout:
         """Returns the layout with the messages of a tail in their rows. skip: numbers of those that are left out."""
         layout = self.layout
         known_count = len(layout.tail_rows) if tail is layout.tail else 0
         if new_documents := tail.documents[known_count:]:
-            self._make_room({chunk_of(document.seq) for document in new_documents})
+            self._make_room({compute_chunk(document.seq) for document in new_documents})
         layout.put_tail(tail, skip)
         return layout
 
@@ -156,14 +156,14 @@ class Index:
         """Returns the occurrences of each term. postings: those in segments."""
         import numpy as np
 
-        bounds = _bounds_of(hashes)
+        bounds = _make_bounds(hashes)
         all_chunks, changed_chunks = self._columns
-        by_term = _slices_between(all_chunks, bounds)
+        by_term = _cut_slices(all_chunks, bounds)
         if self._changed_chunks:
             is_changed = self._chunk_mask(self._changed_chunks)
-            changed_by_term = _slices_between(changed_chunks, bounds)
+            changed_by_term = _cut_slices(changed_chunks, bounds)
             by_term = [
-                np.concatenate((_without_chunks(unchanged, is_changed), changed))
+                np.concatenate((_remove_chunks(unchanged, is_changed), changed))
                 for unchanged, changed in zip(by_term, changed_by_term, strict=True)
             ]
         if by_hash := postings.read:
@@ -180,7 +180,7 @@ class Index:
         # By number of the segment, what is added to its occurrences.
         shifts = np.zeros(max(self.segments) + 1, np.int64)
         for number in self.segments:
-            row = self.layout.positions[chunks_of(number).start] * CHUNK
+            row = self.layout.positions[list_segment_chunks(number).start] * CHUNK
             shifts[number] = (row - (number << SEGMENT_ROWS_SHIFT)) << ROW_SHIFT
         of_segment = occurrences >> (ROW_SHIFT + SEGMENT_ROWS_SHIFT)
         in_rows: NDArray[np.uint64] = (occurrences + shifts[of_segment]).view(np.uint64)
@@ -188,7 +188,7 @@ class Index:
 
     def names_in(self, rows: Sequence[int]) -> list[list[int]]:
         """Returns the hashes of the names in the head of each document."""
-        parts = _slices_between(self._names, _bounds_of(rows))
+        parts = _cut_slices(self._names, _make_bounds(rows))
         return [[name & _HASH for name in names.tolist()] for names in parts]
 
     def _make_room(self, chunks: Iterable[int]) -> None:
@@ -208,7 +208,7 @@ class Index:
 
     def is_outdated_by(self, chunks: Iterable[int]) -> bool:
         """Returns whether one of these changed chunks lies in a segment, which was dropped for the change."""
-        return bool(self.segments) and not self.segments.keys().isdisjoint(map(segment_of, chunks))
+        return bool(self.segments) and not self.segments.keys().isdisjoint(map(compute_segment, chunks))
 
     def _chunk_mask(self, chunks: Iterable[int]) -> NDArray[np.bool_]:
         """Returns by position in the layout whether a chunk is one of these."""
@@ -239,14 +239,14 @@ class Index:
 
 
 @cache
-def empty_column() -> NDArray[np.uint64]:
+def make_empty_column() -> NDArray[np.uint64]:
     """Returns a column without occurrences."""
     import numpy as np
 
     return np.empty(0, np.uint64)
 
 
-def _sorted_column(parts: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
+def _sort_column(parts: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
     import numpy as np
 
     column = np.concatenate(parts)
@@ -254,7 +254,7 @@ def _sorted_column(parts: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
     return column
 
 
-def without_rows(
+def remove_rows(
     by_term: Iterable[NDArray[np.uint64]], rows: Iterable[int], total: int
 ) -> list[NDArray[np.uint64]]:
     """Returns the occurrences that are in none of these rows, by term. total: the number of all rows."""
@@ -265,14 +265,14 @@ def without_rows(
     return [part[stays[(part & LOW_HALF) >> ROW_SHIFT]] for part in by_term]
 
 
-def _bounds_of(keys: Collection[int]) -> NDArray[np.uint64]:
-    """Returns the bounds, in the form of `_slices_between`, of the numbers with these keys left of `HASH_SHIFT`."""
+def _make_bounds(keys: Collection[int]) -> NDArray[np.uint64]:
+    """Returns the bounds, in the form of `_cut_slices`, of the numbers with these keys left of `HASH_SHIFT`."""
     import numpy as np
 
     return np.array([*keys, *(key + 1 for key in keys)], np.uint64) << np.uint64(HASH_SHIFT)
 
 
-def _slices_between(column: NDArray[np.uint64], bounds: NDArray[np.uint64]) -> list[NDArray[np.uint64]]:
+def _cut_slices(column: NDArray[np.uint64], bounds: NDArray[np.uint64]) -> list[NDArray[np.uint64]]:
     """Returns parts of a sorted column.
 
     bounds: first the least number of each part, then, for each, the least number after it.
@@ -283,6 +283,6 @@ def _slices_between(column: NDArray[np.uint64], bounds: NDArray[np.uint64]) -> l
     return [column[start:end] if start < end else none for start, end in zip(starts, ends, strict=True)]
 
 
-def _without_chunks(column: NDArray[np.uint64], mask: NDArray[np.bool_]) -> NDArray[np.uint64]:
+def _remove_chunks(column: NDArray[np.uint64], mask: NDArray[np.bool_]) -> NDArray[np.uint64]:
     """Returns the occurrences that are in none of some chunks. mask: those of `Index._chunk_mask`."""
     return column[~mask[(column & LOW_HALF) >> _CHUNK_SHIFT]] if len(column) else column

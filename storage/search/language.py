@@ -29,14 +29,14 @@ _LANGUAGE_WORDS, _LANGUAGE_LETTERS = 64, 40
 # stood in the next. The same holds for a word and the table of common words.
 _LAST_PAIR_LINE = 5
 # How much likelier English is than another language before anything is read, in half powers of ten: short words are
-# words of several languages ("van"). Only for letters that English is written in. Measured as `language_of` says, on
-# every other text, with 3, 5, 6 and 8: of the English texts 5, 2, 1 and 0.3% are taken for another language, of the
+# words of several languages ("van"). Only for letters that English is written in. Measured as `detect_language` says,
+# on every other text, with 3, 5, 6 and 8: of the English texts 5, 2, 1 and 0.3% are taken for another language, of the
 # others 16, 18, 19 and 23%.
 _ENGLISH_LEAD = 7
 _ENGLISH_LETTER = re.compile("[a-z]")
 
 
-def language_of(words: Sequence[str]) -> str:
+def detect_language(words: Sequence[str]) -> str:
     """Returns the most likely language of a text among the languages of the tables. words: of the text.
 
     Measured on 9,600 short texts of programs in 16 languages, each of two to six words: 1% of the English, 13% of the
@@ -45,18 +45,18 @@ def language_of(words: Sequence[str]) -> str:
     first_words = dict.fromkeys(words[:_LANGUAGE_WORDS])
     # English is the first language, so its score is in the lowest bits.
     lead = _ENGLISH_LEAD if any(map(_ENGLISH_LETTER.search, first_words)) else 0
-    scores = unpack_degrees(sum(map(_likelihood, first_words), lead))
+    scores = unpack_degrees(sum(map(_measure_likelihood, first_words), lead))
     return LANGUAGES[scores.index(max(scores))]
 
 
 @lru_cache(maxsize=4096)
-def _likelihood(word: str) -> int:
+def _measure_likelihood(word: str) -> int:
     """Returns how likely a word is in each language, packed: by its letters, or by the table where that says more.
 
     The degrees are logarithms in half powers of ten. 0 means that no pair of its letters is ever used.
     """
     word = word[:_LANGUAGE_LETTERS]
-    pairs = letter_pairs(word)
+    pairs = split_letter_pairs(word)
     by_letters = sum(filter(None, map(load_pairs().get, pairs)))
     # A function word, which has no terms, stands for itself.
     by_table = sum(filter(None, map(load_degrees().get, dict.fromkeys(terms_of_word(word) or (word,)))))
@@ -75,10 +75,10 @@ def _likelihood(word: str) -> int:
 def forget_words() -> None:
     """Clears the caches of words, here and in storage/search/tokens.py."""
     forget_terms()
-    _likelihood.cache_clear()
+    _measure_likelihood.cache_clear()
 
 
-def letter_pairs(word: str) -> list[str]:
+def split_letter_pairs(word: str) -> list[str]:
     """Returns the pairs of letters of a word. "_" stands for the beginning and the end of the word."""
     letters = f"_{word}_"
     return [*map(add, letters, letters[1:])]

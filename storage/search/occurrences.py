@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from storage.search.blob import hash_terms
 from storage.search.document import HEAD, ROW_SHIFT
-from storage.search.index import LOW_HALF, Index, empty_column, without_rows
+from storage.search.index import LOW_HALF, Index, make_empty_column, remove_rows
 from storage.search.layout import IndexLayout
 from storage.search.segment import NO_POSTINGS, Postings
 from storage.search.term_weights import QueryTerms, TermWeights, weigh_terms
@@ -61,10 +61,12 @@ def collect_occurrences(
     import numpy as np
 
     terms = query.terms
-    by_term = index.occurrences(query.hashes, postings) if query.hashes else [empty_column()] * len(terms)
+    by_term = (
+        index.occurrences(query.hashes, postings) if query.hashes else [make_empty_column()] * len(terms)
+    )
     if layout.replaced:
-        by_term = without_rows(by_term, layout.replaced, len(layout.flags))
-    in_tail = _occurrences_in_tail(layout, terms)
+        by_term = remove_rows(by_term, layout.replaced, len(layout.flags))
+    in_tail = _collect_in_tail(layout, terms)
     _drop_all_but_rarest(by_term, in_tail)
     counts = [len(in_index) + len(hits) for in_index, hits in zip(by_term, in_tail, strict=True)]
     if postings.unread:
@@ -73,7 +75,7 @@ def collect_occurrences(
             min(count + most, layout.lengths.count) for count, most in zip(counts, most_unread, strict=True)
         ]
     if sum(map(len, by_term)) > _MAX_OCCURRENCES:
-        by_term = _near_rarest(layout, by_term)
+        by_term = _choose_near_rarest(layout, by_term)
     sizes = [*map(len, by_term)]
     in_index = np.concatenate(by_term).view(np.int64) & LOW_HALF
     named = _count_named(layout, in_index, sizes, in_tail)
@@ -85,7 +87,7 @@ def collect_occurrences(
     return Occurrences(weights, in_index, sizes, in_tail, sum(counts))
 
 
-def _occurrences_in_tail(layout: IndexLayout, terms: Sequence[str]) -> list[Sequence[int]]:
+def _collect_in_tail(layout: IndexLayout, terms: Sequence[str]) -> list[Sequence[int]]:
     """Returns by term its occurrences in the messages of the tail that are not left out."""
     in_tail: list[Sequence[int]] = [*map(layout.tail.terms.get, terms, repeat(()))]
     if layout.left_out:
@@ -104,7 +106,7 @@ def _drop_all_but_rarest(by_term: list[NDArray[np.uint64]], in_tail: list[Sequen
     counts = [len(in_index) + len(hits) for in_index, hits in zip(by_term, in_tail, strict=True)]
     rarest = sorted((count, number) for number, count in enumerate(counts) if count)
     for _, number in rarest[_QUERY_TERMS:]:
-        by_term[number], in_tail[number] = empty_column(), ()
+        by_term[number], in_tail[number] = make_empty_column(), ()
 
 
 def _count_named(
@@ -134,7 +136,9 @@ def _count_named(
     return [count if count >= _MIN_SPEAKER_MESSAGES else 0 for count in counts]
 
 
-def _near_rarest(layout: IndexLayout, by_term: Sequence[NDArray[np.uint64]]) -> list[NDArray[np.uint64]]:
+def _choose_near_rarest(
+    layout: IndexLayout, by_term: Sequence[NDArray[np.uint64]]
+) -> list[NDArray[np.uint64]]:
     """Returns the occurrences of the rarest terms, and those of the other terms that are near one of the rarest.
 
     The rarest terms have at most `_MAX_OCCURRENCES` together. Near is the same message, or one next to it. A term that

@@ -17,7 +17,7 @@ from storage.fusion import interleave
 from storage.records import Near
 from storage.search import common_words
 from storage.search.blob import CHUNK, hash_terms
-from storage.search.common_words import COMMON_SHARE, least_common, shares_in_general
+from storage.search.common_words import COMMON_SHARE, list_general_shares, measure_rarest_share
 from storage.search.document import ASKS, SLIGHT, USER
 from storage.search.index import Index
 from storage.search.layout import IndexLayout
@@ -102,12 +102,12 @@ def rank(
         vector have the rankings by words alone. (Without the ranking of the user's turns 3 points were lost at 1,000
         tokens.)
     trace: is filled.
-    postings: the terms (`hashes_of`) in the segments of the index.
+    postings: the terms (`hash_rare_terms`) in the segments of the index.
     """
-    query_terms = _terms_of(query)
+    query_terms = _choose_terms(query)
     if not query_terms.terms or (only_strong and _are_common(query_terms)):
         return []
-    layout = index.layout_with(tail or Tail(), skip)
+    layout = index.make_layout(tail or Tail(), skip)
     if index.blob_bytes:
         query_terms = replace(query_terms, hashes=[*hash_terms(query_terms.terms, secret).values()])
     occurrences = collect_occurrences(index, layout, query_terms, postings)
@@ -117,7 +117,7 @@ def rank(
     scores.add(occurrences)
     best = partial(scores.best, layout.rows_of(skip), only_strong=only_strong)
     rows = best(max(limit, MAX_HITS) if room else limit)
-    if room and (names := _second_look(index, layout, rows, scores, query_terms, secret)) is not None:
+    if room and (names := _take_second_look(index, layout, rows, scores, query_terms, secret)) is not None:
         scores.add(names)
         rows = _mix(rows, best(MAX_HITS))
     if len(rows) > limit:
@@ -126,11 +126,11 @@ def rank(
     if trace is not None:
         trace.hit_seqs, trace.has_meaning = seqs, near is not None
         trace.scores = scores.scores_of(rows)
-        trace.weak_hits = partial(_weak_hits, scores, layout.chunks)
+        trace.weak_hits = partial(_make_weak_hits, scores, layout.chunks)
     return seqs
 
 
-def _second_look(
+def _take_second_look(
     index: Index, layout: IndexLayout, rows: Sequence[int], scores: Scores, query: QueryTerms, secret: bytes
 ) -> Occurrences | None:
     """Returns where the names and numbers in the first hits are, or None if a second look is not worth its time.
@@ -145,19 +145,19 @@ def _second_look(
     return find_names(index, layout, scores.with_own_words(rows[:_NAMING_HITS]), query, secret)
 
 
-def hashes_of(query: str, secret: bytes, *, only_strong: bool = False) -> list[int]:
+def hash_rare_terms(query: str, secret: bytes, *, only_strong: bool = False) -> list[int]:
     """Returns the hashes of the terms of a query that are looked up in segments: the terms that people use least.
 
     only_strong: for a search that no caller asked for, which finds nothing by common words alone.
     """
-    query_terms = _terms_of(query)
+    query_terms = _choose_terms(query)
     if only_strong and _are_common(query_terms):
         return []
     rarest = sorted(zip(query_terms.shares, query_terms.terms, strict=True))[:_SEGMENT_TERMS]
     return [*hash_terms([term for _, term in rarest], secret).values()]
 
 
-def _terms_of(query: str) -> QueryTerms:
+def _choose_terms(query: str) -> QueryTerms:
     """Returns the terms of a query that are looked up, without their hashes."""
     words, sentences = list[str](), dict[str, int]()
     for number, sentence in enumerate(_SENTENCE_END.split(_THAI_SPACE.sub("\n", query[:_QUERY_CHARS]))):
@@ -166,15 +166,15 @@ def _terms_of(query: str) -> QueryTerms:
         for term in chain.from_iterable(map(terms_of_word, sentence_words)):
             sentences.setdefault(term, number)
     sentences = dict(islice(sentences.items(), _QUERY_WORDS))
-    return QueryTerms([*sentences], shares_in_general(words, [*sentences]), [*sentences.values()])
+    return QueryTerms([*sentences], list_general_shares(words, [*sentences]), [*sentences.values()])
 
 
 def _are_common(query: QueryTerms) -> bool:
     """Returns whether more than half of people's messages have even the rarest of the terms, as in small talk."""
-    return least_common(query.terms, query.shares) > COMMON_SHARE
+    return measure_rarest_share(query.terms, query.shares) > COMMON_SHARE
 
 
-def _weak_hits(scores: Scores, chunks: Sequence[int], limit: int) -> list[tuple[int, HitScores]]:
+def _make_weak_hits(scores: Scores, chunks: Sequence[int], limit: int) -> list[tuple[int, HitScores]]:
     """Returns what `SearchTrace.weak_hits` does.
 
     chunks: of the layout as they were when it was ranked, since the layout changes in place.
@@ -199,13 +199,13 @@ def find_most_telling(
     short talk 14%; the newest messages are 8 and 5%, any messages 15 and 7%. Weighing the head's terms by how rare they
     are finds as much (38 and 17%), counting its names less (35 and 9%).
     """
-    layout = index.layout_with(tail or Tail(), skip)
+    layout = index.make_layout(tail or Tail(), skip)
     unwanted = layout.rows_of(skip)
     newest_rows = range(max(layout.end - _TELLING_ROWS, 0), layout.end)
     statements, questions = _group_by_conversation(layout, newest_rows, unwanted, {})
     newest = max(chain(statements, questions), default=-1)
     leads = questions.get(newest, ())[:1] if newest not in statements else ()
-    ranked = dict.fromkeys(chain(leads, _newest_in_turn(statements), _newest_in_turn(questions)))
+    ranked = dict.fromkeys(chain(leads, _take_in_turn(statements), _take_in_turn(questions)))
     return _numbers([*ranked][:limit], layout.chunks)
 
 
@@ -226,7 +226,7 @@ def find_around(
     tail: messages that are not indexed yet.
     skip: numbers of messages that are left out.
     """
-    layout = index.layout_with(tail or Tail(), skip)
+    layout = index.make_layout(tail or Tail(), skip)
     first = layout.rows_of(range(seq, seq + 1))
     if not first or first.start >= layout.end:
         return []
@@ -277,7 +277,7 @@ def _group_by_conversation(
     return _UserRows(statements, questions)
 
 
-def _newest_in_turn(groups: Mapping[int, Sequence[int]]) -> list[int]:
+def _take_in_turn(groups: Mapping[int, Sequence[int]]) -> list[int]:
     """Returns the first row of each group, of the newest group first, then the second of each, and so on."""
     return interleave([groups[newest] for newest in sorted(groups, reverse=True)])
 

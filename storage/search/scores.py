@@ -29,7 +29,7 @@ from storage.search.measures import (
 )
 from storage.search.occurrences import Occurrences
 from storage.search.term_weights import TermWeights
-from storage.search_trace import ScoreColumns, no_scores
+from storage.search_trace import ScoreColumns, make_no_scores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,7 +100,7 @@ class _Ranking:
         position = self.rows.searchsorted(rows)
         scores = (fused, self.by_words, self.by_vectors)
         with_best = [None if score is None else (score[position], _max(score)) for score in scores]
-        return partial(_hit_scores, with_best, len(rows))
+        return partial(_make_hit_scores, with_best, len(rows))
 
 
 class _OccurrenceColumns(NamedTuple):
@@ -180,9 +180,9 @@ class Scores:
         self._occurrence_rows.append(row)
         self._occurrence_terms.append(term + self._term_count)
         self._term_count += len(occurrences.sizes)
-        self._add_up(occurrences.weights, self._with_neighbours(packed, term))
+        self._add_up(occurrences.weights, self._add_neighbours(packed, term))
 
-    def _with_neighbours(self, packed: NDArray[np.int64], term: NDArray[np.int64]) -> _OccurrenceColumns:
+    def _add_neighbours(self, packed: NDArray[np.int64], term: NDArray[np.int64]) -> _OccurrenceColumns:
         """Returns occurrences, followed by the parts of them that count for the neighbouring messages.
 
         packed, term: as `_unpack_terms` returns them.
@@ -197,7 +197,7 @@ class Scores:
         row = packed >> ROW_SHIFT
         in_head = (packed & HEAD).nonzero()[0]
         head_row = row[in_head]
-        neighbours = self._neighbours_of(head_row)
+        neighbours = self._make_neighbours(head_row)
         source = head_row[neighbours.word]
         length = neighbours.part * np.asarray(self._layout.head)[source] / np.bincount(head_row)[source]
         return _OccurrenceColumns(
@@ -224,7 +224,7 @@ class Scores:
         import numpy as np
 
         layout, term_count = self._layout, len(weights.in_ranking)
-        places, index = _distinct(self._places_of(occurrences.row), len(self._rows))
+        places, index = _distinct(self._assign_places(occurrences.row), len(self._rows))
         lengths = np.asarray(layout.length)[self._rows[places]] + np.bincount(index, occurrences.length)
         cells = _sum_by_cell(index, occurrences.term, occurrences.times, term_count)
         place, length = places[cells.place_index], lengths[cells.place_index]
@@ -246,7 +246,7 @@ class Scores:
         # words, some of which any message has. A word that occurs several times, or in neighbours too, counts once.
         self._share += np.bincount(place, weight * weight * np.minimum(cells.times, 1.0), place_count)
 
-    def _neighbours_of(self, head_rows: NDArray[np.int64]) -> _NeighbourColumns:
+    def _make_neighbours(self, head_rows: NDArray[np.int64]) -> _NeighbourColumns:
         """Returns for which neighbouring rows in the conversation the words in heads of rows count as well.
 
         A word counts for a smaller part the more terms lie between. A turn that only asks counts for nothing before it.
@@ -273,7 +273,7 @@ class Scores:
                 target = next_row[target]
         return _NeighbourColumns(np.concatenate(rows), np.concatenate(indices), np.concatenate(parts))
 
-    def _places_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _assign_places(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns the places of rows. Rows without a place are given one, which may move the other places."""
         import numpy as np
 
@@ -325,7 +325,7 @@ class Scores:
             if layout.all_flags & SLIGHT:
                 _hold_back_small_talk(fused, rows, flags, layout)
             fused[self._is_weak(share, outstanding, by_vector_alone)] = 0.0
-        ranking.best_rows = rows[_best_positions(fused, limit)].tolist()
+        ranking.best_rows = rows[_choose_best_positions(fused, limit)].tolist()
         ranking.chosen_by = fused
         return ranking.best_rows
 
@@ -403,19 +403,19 @@ class Scores:
         """Returns what computes how good rows are that `best` returned. It refers to the scores of these rows alone."""
         ranking = self._ranking
         if not rows or ranking is None:
-            return no_scores
+            return make_no_scores
         return ranking.columns(rows, ranking.fuse() if ranking.chosen_by is None else ranking.chosen_by)
 
     def left_out(self, limit: int) -> tuple[list[int], ScoreColumns]:
         """Returns the best rows that had a score in the last ranking and were not returned, and how good they are."""
         ranking = self._ranking
         if ranking is None:
-            return [], no_scores()
+            return [], make_no_scores()
         # Without the bounds, which have set the scores of these rows to 0.
         fused = ranking.fuse()
         others = fused.copy()
         others[ranking.rows.searchsorted(ranking.best_rows)] = 0.0
-        rows: list[int] = ranking.rows[_best_positions(others, limit)].tolist()
+        rows: list[int] = ranking.rows[_choose_best_positions(others, limit)].tolist()
         return rows, ranking.columns(rows, fused)()
 
     def _row_scores(self) -> _RowScores:
@@ -541,7 +541,7 @@ def _vectors_by_row(layout: IndexLayout, near: Near) -> tuple[NDArray[np.float64
     return outstanding, beyond
 
 
-def _hit_scores(columns: Sequence[tuple[NDArray[np.float64], float] | None], count: int) -> ScoreColumns:
+def _make_hit_scores(columns: Sequence[tuple[NDArray[np.float64], float] | None], count: int) -> ScoreColumns:
     """Returns scores from 0 to 255, relative to the best of all.
 
     columns: by all, by words and by vectors, the scores of the hits, and the best score of any row.
@@ -560,7 +560,7 @@ def _max(score: NDArray[np.float64]) -> float:
     return float(score[score.argmax()]) if len(score) else 0.0
 
 
-def _best_positions(score: NDArray[np.float64], limit: int) -> NDArray[np.int64]:
+def _choose_best_positions(score: NDArray[np.float64], limit: int) -> NDArray[np.int64]:
     """Returns the positions with a score, best first; of equal scores that of the newer message first."""
     import numpy as np
 

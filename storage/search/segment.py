@@ -29,7 +29,7 @@ from storage.search.blob import (
     SLOT,
     CorruptIndex,
     OpenBlob,
-    document_type,
+    make_document_type,
     open_blob,
 )
 from storage.search.document import HEAD, ROW_SHIFT
@@ -86,7 +86,7 @@ class Segment(NamedTuple):
 class OpenDocuments(NamedTuple):
     """The documents of a segment."""
 
-    # A row of `document_type` for each message, by [chunk, slot].
+    # A row of `make_document_type` for each message, by [chunk, slot].
     rows: NDArray[Any]
     # The number of entries of all buckets together.
     entries: int
@@ -123,7 +123,7 @@ class Buckets(Struct, frozen=True):
 
     def postings(self) -> Postings:
         """Returns the occurrences of the terms. Raises: CorruptIndex."""
-        return postings_of(self.rows, self.sizes, self.hashes)
+        return read_postings(self.rows, self.sizes, self.hashes)
 
     def newest_first(self) -> Iterator[tuple[int, Postings]]:
         """Yields the occurrences in a few segments at a time, newest first: in one, then in eight times as many.
@@ -137,23 +137,26 @@ class Buckets(Struct, frozen=True):
         while True:
             some, numbers = numbers[:count], numbers[count:]
             rows = [row for row in self.rows if row[1] in some]
-            yield chunks_of(some[-1]).start if numbers else 0, postings_of(rows, self.sizes, self.hashes)
+            yield (
+                list_segment_chunks(some[-1]).start if numbers else 0,
+                read_postings(rows, self.sizes, self.hashes),
+            )
             if not numbers:
                 return
             count *= 8
 
 
-def segment_of(chunk: int) -> int:
+def compute_segment(chunk: int) -> int:
     """Returns the number of the segment that a chunk belongs to."""
     return chunk // SEGMENT_CHUNKS
 
 
-def chunks_of(number: int) -> range:
+def list_segment_chunks(number: int) -> range:
     """Returns the chunks of a segment."""
     return range(number * SEGMENT_CHUNKS, (number + 1) * SEGMENT_CHUNKS)
 
 
-def buckets_of(hashes: Iterable[int]) -> list[int]:
+def compute_buckets(hashes: Iterable[int]) -> list[int]:
     """Returns the buckets in which the terms with these hashes lie."""
     return sorted({term_hash >> _BUCKET_SHIFT for term_hash in hashes})
 
@@ -165,15 +168,15 @@ def make_segment(number: int, blobs: Iterable[tuple[int, bytes]]) -> Segment:
     """
     opened = [open_blob(data) for _, data in blobs if data]
     tables = {blob.chunk: blob.table for blob in opened}
-    if not tables.keys() <= {*chunks_of(number)}:
+    if not tables.keys() <= {*list_segment_chunks(number)}:
         raise CorruptIndex(f"a chunk does not belong to segment {number}")
-    documents = b"".join([tables.get(chunk, EMPTY_TABLE) for chunk in chunks_of(number)])
-    entries = _sorted_entries(opened)
+    documents = b"".join([tables.get(chunk, EMPTY_TABLE) for chunk in list_segment_chunks(number)])
+    entries = _sort_entries(opened)
     header = _HEADER.pack(_MAGIC, _VERSION, _OF_DOCUMENTS, number, len(entries))
     return Segment(header + documents, _make_buckets(number, entries))
 
 
-def _sorted_entries(blobs: Sequence[OpenBlob]) -> NDArray[np.uint64]:
+def _sort_entries(blobs: Sequence[OpenBlob]) -> NDArray[np.uint64]:
     """Returns the entries of chunks as one number each, sorted by hash and then by row.
 
     An entry is: hash 32 bits | row 15 | in the head 1 | frequency 8.
@@ -197,7 +200,7 @@ def _sorted_entries(blobs: Sequence[OpenBlob]) -> NDArray[np.uint64]:
 
 
 def _make_buckets(number: int, entries: NDArray[np.uint64]) -> list[bytes]:
-    """Returns the buckets of a segment. entries: as `_sorted_entries` returns them."""
+    """Returns the buckets of a segment. entries: as `_sort_entries` returns them."""
     import numpy as np
 
     hashes = (entries >> np.uint64(_HASH_SHIFT)).astype("<u4")
@@ -223,10 +226,12 @@ def open_documents(number: int, data: bytes) -> OpenDocuments:
     """Returns the documents of a segment. Raises: CorruptIndex."""
     import numpy as np
 
-    entries = _entries_of(data, _OF_DOCUMENTS, number)
+    entries = _read_entry_count(data, _OF_DOCUMENTS, number)
     if len(data) != _HEADER.size + SEGMENT_CHUNKS * len(EMPTY_TABLE):
         raise CorruptIndex(f"{len(data)} bytes do not make the documents of a segment")
-    return OpenDocuments(np.frombuffer(data, document_type(), -1, _HEADER.size).reshape(-1, CHUNK), entries)
+    return OpenDocuments(
+        np.frombuffer(data, make_document_type(), -1, _HEADER.size).reshape(-1, CHUNK), entries
+    )
 
 
 def pick_buckets(sizes: Mapping[int, int]) -> set[int]:
@@ -244,7 +249,7 @@ def pick_buckets(sizes: Mapping[int, int]) -> set[int]:
     return picked
 
 
-def postings_of(
+def read_postings(
     rows: Iterable[tuple[int, int, bytes]], sizes: Mapping[int, int], hashes: Collection[int]
 ) -> Postings:
     """Returns the occurrences of some terms in the segments.
@@ -275,7 +280,7 @@ def _occurrences(parts: Sequence[tuple[int, bytes]], hashes: Sequence[int]) -> d
     """
     import numpy as np
 
-    sizes = [_entries_of(data, _OF_BUCKET, number) for number, data in parts]
+    sizes = [_read_entry_count(data, _OF_BUCKET, number) for number, data in parts]
     columns = [memoryview(data)[_HEADER.size :] for _, data in parts]
     for view, size in zip(columns, sizes, strict=True):
         if len(view) != size * ENTRY_BYTES:
@@ -300,7 +305,7 @@ def _occurrences(parts: Sequence[tuple[int, bytes]], hashes: Sequence[int]) -> d
     return by_term
 
 
-def _entries_of(data: bytes, kind: int, number: int) -> int:
+def _read_entry_count(data: bytes, kind: int, number: int) -> int:
     """Returns the number of entries that a header states. Raises: CorruptIndex if it is not the header of this part."""
     if len(data) < _HEADER.size:
         raise CorruptIndex(f"{len(data)} bytes are too few for a part of a segment")
@@ -310,11 +315,11 @@ def _entries_of(data: bytes, kind: int, number: int) -> int:
     return int(entries)
 
 
-def uncovered_chunks(numbers: Sequence[int], last_chunk: int) -> list[range]:
+def find_uncovered_chunks(numbers: Sequence[int], last_chunk: int) -> list[range]:
     """Returns, as ranges, the chunks up to the last one that no segment has. numbers: of the segments, ascending."""
     gaps, begin = list[range](), 0
     for number in numbers:
-        covered = chunks_of(number)
+        covered = list_segment_chunks(number)
         if begin < covered.start:
             gaps.append(range(begin, covered.start))
         begin = covered.stop

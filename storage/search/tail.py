@@ -17,7 +17,7 @@ from storage.search.document import (
     DocumentRow,
     Indexable,
     count_terms,
-    names_of,
+    list_name_terms,
 )
 
 # Measured: what a tail takes besides its table of terms, and what each message takes in it.
@@ -33,7 +33,7 @@ class _Names(dict[int, list[str]]):
         self._documents = documents
 
     def __missing__(self, index: int) -> list[str]:
-        names = self[index] = names_of(self._documents[index])
+        names = self[index] = list_name_terms(self._documents[index])
         return names
 
 
@@ -74,7 +74,7 @@ class Tail:
         numbers = iter(self._row_numbers[4 * start :])
         return map(DocumentRow, numbers, numbers, numbers, numbers)
 
-    def counted_documents(self) -> list[CountedDocument]:
+    def list_counted_documents(self) -> list[CountedDocument]:
         """Returns its messages as they were counted."""
         documents = [CountedDocument(row, {}) for row in self.rows_from(0)]
         for term, hits in self.terms.items():

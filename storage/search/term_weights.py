@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from storage.search.common_words import MAX_NAMING_SHARE
 from storage.search.layout import Lengths
-from storage.search.tokens import is_pair, is_unspaced, parts_of_words
+from storage.search.tokens import find_word_parts, is_pair, is_unspaced
 
 # How common a word is, is counted in the memory's messages together with as many messages of people in general, at
 # least this many: a few messages cannot show which words are common. On LongMemEval, with the memory's messages alone
@@ -43,7 +43,7 @@ _MIN_QUERY_WEIGHT = 1e-9
 # which the memory has none but the most common words, 46 and 33%. Of 479 English questions about something else 30.8%
 # get a note, instead of 30.0 and 30.6%.
 _MAX_UNKNOWN_WORDS = 8
-# The weight of a term that is a part of a word (`parts_of_words`). Facts of both halves, with 1 and 0.5: Chinese facts
+# The weight of a term that is a part of a word (`find_word_parts`). Facts of both halves, with 1 and 0.5: Chinese facts
 # found 79 and 79%, Japanese 90 and 88%; a note for questions about something else 6 and 0%, 5 and 0%. Anything from 0.3
 # to 0.6 behaves alike.
 _OF_PART = 0.5
@@ -96,7 +96,7 @@ def weigh_terms(
     messages = lengths.count
     in_general = max(messages, _MIN_IN_GENERAL)
     sample = messages + in_general + 1
-    parts = parts_of_words(query.terms)
+    parts = find_word_parts(query.terms)
     scales = [_OF_PART if term in parts else 1.0 for term in query.terms]
 
     def weigh(shares: Sequence[float]) -> list[float]:
@@ -105,7 +105,7 @@ def weigh_terms(
             for scale, count, share in zip(scales, counts, shares, strict=True)
         ]
 
-    frame_shares = _frame_shares(query, frame_counts, messages)
+    frame_shares = _measure_frame_shares(query, frame_counts, messages)
     shares = [*map(max, query.shares, frame_shares)]
     shortness = min(lengths.length / max(messages, 1) / _MESSAGE_TERMS, 1.0)
     in_bounds = weigh(shares)
@@ -123,7 +123,7 @@ def weigh_terms(
     )
 
 
-def _frame_shares(query: QueryTerms, frame_counts: Sequence[int], messages: int) -> list[float]:
+def _measure_frame_shares(query: QueryTerms, frame_counts: Sequence[int], messages: int) -> list[float]:
     """Returns by term the share of the memory's messages that have the term in their frame: their date and speaker.
 
     On a memory's first day "What did I tell you on 17 May?" asks for all of it. Then frames do not count.

@@ -131,7 +131,7 @@ def split_words(text: str) -> list[str]:
     """Returns the words of a text in order, in lower case, function words too."""
     is_ascii = text.isascii()
     if not is_ascii:
-        text = _normal(text.casefold()).replace(_SOFT_HYPHEN, "")
+        text = _normalize(text.casefold()).replace(_SOFT_HYPHEN, "")
     if "," in text:
         text = _THOUSANDS.sub("", text)
     if not is_ascii:
@@ -142,7 +142,7 @@ def split_words(text: str) -> list[str]:
     return text.encode().translate(_ASCII_WORDS).decode().split()
 
 
-def word_spans(text: str) -> Iterator[tuple[int, int]]:
+def find_word_spans(text: str) -> Iterator[tuple[int, int]]:
     """Yields start and end of each word of a text; in a script without spaces of characters and pairs of them."""
     for word in _WORD.finditer(text):
         start = word.start()
@@ -155,7 +155,7 @@ def word_spans(text: str) -> Iterator[tuple[int, int]]:
             start = ends[-1]
 
 
-def _normal(text: str) -> str:
+def _normalize(text: str) -> str:
     """Returns a text in NFKC, at most about four times as long.
 
     Signs that come often stand for three others (points between a chapter and its page) or four; one stands for 18.
@@ -184,7 +184,7 @@ def is_long(word: str) -> bool:
     return _PART_CHARS + _REST_CHARS <= len(word) <= _WORD_CHARS and word.isalpha()
 
 
-def parts_of(compounds: Iterable[str]) -> Iterator[str]:
+def split_compounds(compounds: Iterable[str]) -> Iterator[str]:
     """Yields the terms of what may be words in compounds: "Zahnarzttermin" is found by "Zahnarzt" and by "Termin"."""
     return chain.from_iterable(map(_parts, compounds))
 
@@ -263,7 +263,7 @@ def is_pair(term: str) -> bool:
     return len(term) == 2 and is_unspaced(term)
 
 
-def parts_of_words(terms: Collection[str]) -> frozenset[str]:
+def find_word_parts(terms: Collection[str]) -> frozenset[str]:
     """Returns the terms that say little by themselves: characters of a pair of Han, and pairs of hiragana.
 
     The pair has the character already, and hiragana are mostly endings and function words.
@@ -304,7 +304,7 @@ def fold(word: str) -> str:
 
 
 @lru_cache(maxsize=512)
-def date_words(day: int) -> tuple[str, ...]:
+def make_date_words(day: int) -> tuple[str, ...]:
     """Returns year, month, day and weekday as a person would ask for them; nothing for a time no calendar has.
 
     day: since the epoch, UTC.
@@ -317,10 +317,10 @@ def date_words(day: int) -> tuple[str, ...]:
 
 
 def is_date_word(term: str) -> bool:
-    """Returns whether a term may be one of `date_words`: a year, a month, a day or a weekday."""
-    return term in _days_of_a_year() or (len(term) == 4 and term.isdecimal())
+    """Returns whether a term may be one of `make_date_words`: a year, a month, a day or a weekday."""
+    return term in _list_days_of_year() or (len(term) == 4 and term.isdecimal())
 
 
 @cache
-def _days_of_a_year() -> frozenset[str]:
-    return frozenset(chain.from_iterable(map(date_words, range(366))))
+def _list_days_of_year() -> frozenset[str]:
+    return frozenset(chain.from_iterable(map(make_date_words, range(366))))

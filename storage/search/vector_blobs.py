@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from msgspec import Struct
 
 from storage.records import Near, Vector
-from storage.search.blob import CHUNK, CorruptIndex, chunk_of
+from storage.search.blob import CHUNK, CorruptIndex, compute_chunk
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,9 +112,9 @@ def merge(blob: bytes | None, vectors: Mapping[int, bytes]) -> bytes:
     seq, vector = next(iter(vectors.items()))
     by_slot: dict[int, bytes] = {}
     if blob is not None and _read_outline(blob).vector_bytes == len(vector):
-        by_slot = _vectors(blob)
+        by_slot = _read_vectors(blob)
     by_slot.update({seq % CHUNK: data for seq, data in vectors.items()})
-    return _pack(chunk_of(seq), len(vector), by_slot)
+    return _pack(compute_chunk(seq), len(vector), by_slot)
 
 
 def forget(blob: bytes, seqs: Collection[int]) -> bytes:
@@ -123,8 +123,8 @@ def forget(blob: bytes, seqs: Collection[int]) -> bytes:
     Raises: CorruptIndex.
     """
     outline = _read_outline(blob)
-    erased = {seq % CHUNK for seq in seqs if chunk_of(seq) == outline.chunk}
-    remaining = {slot: data for slot, data in _vectors(blob).items() if slot not in erased}
+    erased = {seq % CHUNK for seq in seqs if compute_chunk(seq) == outline.chunk}
+    remaining = {slot: data for slot, data in _read_vectors(blob).items() if slot not in erased}
     return _pack(outline.chunk, outline.vector_bytes, remaining) if remaining else b""
 
 
@@ -181,7 +181,7 @@ def _read_outline(blob: bytes) -> _Outline:
     return _Outline(chunk, dimension, slots, start)
 
 
-def _vectors(blob: bytes) -> dict[int, bytes]:
+def _read_vectors(blob: bytes) -> dict[int, bytes]:
     """Returns the bytes of each vector by slot. Raises: CorruptIndex."""
     outline = _read_outline(blob)
     numbers, size = blob[outline.start :], outline.vector_bytes

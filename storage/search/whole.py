@@ -54,13 +54,13 @@ def asks_for_whole(text: str, *, opens: bool) -> bool:
     """
     if not opens and _QUESTION_MARKS.isdisjoint(text):
         return False
-    words, table = _words_of(text[:_MAX_CHARS]), _load()
+    words, table = _split_words(text[:_MAX_CHARS]), _load()
     if opens and not words.isdisjoint(table.greet) and words <= table.all_greeting:
         return True
     return any(language_words.are_in(words) for language_words in table.languages) and names_nothing(text)
 
 
-def _words_of(text: str) -> frozenset[str]:
+def _split_words(text: str) -> frozenset[str]:
     """Returns the folded words of a text, divided at apostrophes."""
     return frozenset(part for word in split_words(text) for part in fold(word.replace("’", "'")).split("'"))
 
@@ -71,7 +71,7 @@ def _load() -> _Table:
     for line in _TABLE_PATH.read_text("utf-8").splitlines():
         if not line.startswith("#"):
             language, kind, words = line.split(maxsplit=2)
-            words_by_kind.setdefault((language, kind), set()).update(_words_of(words))
+            words_by_kind.setdefault((language, kind), set()).update(_split_words(words))
 
     def of(kind: str) -> frozenset[str]:
         return frozenset().union(*(words for (_, each), words in words_by_kind.items() if each == kind))

@@ -40,7 +40,7 @@ from msgspec.structs import replace
 
 from storage.commands import ForgetTarget, Rules
 from storage.database import Connection
-from storage.recall_record import hits_in, overwrite_forgotten
+from storage.recall_record import overwrite_forgotten, read_hits
 from storage.records import API_PROFILE, REPLY, Exchange, MarkKind, State, make_tombstone, message_key
 from storage.sql import exchanges
 from storage.sql.additions import DAY_S, GoneReading, erase_additions
@@ -574,7 +574,7 @@ async def _erase_recalls(connection: Connection, work: ErasingWork, after: int) 
             await delete_recall(connection, agent_row, exchange_row)
             continue
         remaining_rows.add(exchange_row)
-        for kind, seq in hits_in(data):
+        for kind, seq in read_hits(data):
             for possible_kind in _KNOWN_KINDS if kind == "any" else (kind,):
                 seqs_by_kind[possible_kind].add(seq)
     existing = await _find_existing(connection, agent_row, seqs_by_kind)

@@ -31,11 +31,11 @@ from msgspec.structs import replace
 from storage.commands import Rules
 from storage.database import Connection, Row
 from storage.records import MUTED, Agent, AgentNumbers, Exchange, Message, State
-from storage.search.blob import chunk_of
+from storage.search.blob import compute_chunk
 from storage.search.document import Document, Indexable
 from storage.search.index import Index
 from storage.search.language import forget_words
-from storage.search.segment import MIN_SEGMENTS, StampedDocuments, segment_of
+from storage.search.segment import MIN_SEGMENTS, StampedDocuments, compute_segment
 from storage.search.tail import Tail
 from storage.sql import exchanges
 from storage.sql.exchange_rows import make_shown_exchanges
@@ -158,9 +158,9 @@ class CachedMemory:
         has_same_index = has_same_stamp and before is not None and before.indexed_seq == indexed
         terms: Sequence[Row] = ()
         segments: Mapping[int, StampedDocuments] = {}
-        if before is None and segment_of(chunk_of(indexed)) >= MIN_SEGMENTS:
+        if before is None and compute_segment(compute_chunk(indexed)) >= MIN_SEGMENTS:
             segments = await load_segments(connection, self.agent_row)
-            terms = await load_uncovered(connection, self.agent_row, segments, chunk_of(indexed))
+            terms = await load_uncovered(connection, self.agent_row, segments, compute_chunk(indexed))
         elif indexed and not has_same_index:
             terms = await terms_since(connection, self.agent_row, self._terms_stamp)
         start = max(indexed + 1, self.unread_from if has_same_stamp else 0)

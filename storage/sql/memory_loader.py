@@ -165,7 +165,7 @@ class MemoryLoader:
             if memory is None:
                 return None
             segments = memory.index.segments
-            hashes = rank.hashes_of(query, agent.secret, only_strong=only_strong) if segments else []
+            hashes = rank.hash_rare_terms(query, agent.secret, only_strong=only_strong) if segments else []
             if not hashes:
                 return SearchableMemory(memory, Buckets())
             read_buckets = partial(load_buckets, agent_row=agent.id, hashes=hashes)

@@ -20,7 +20,7 @@ from storage.errors import Corrupt, TooSlow
 from storage.listing import FIRST_PAGE, LAST_NUMBER, PageEnd, PeopleWithWords, PersonWithWords, SizedMemory
 from storage.records import Agent, Message
 from storage.search import blob
-from storage.search.containing import find_containing, has_terms, terms_of_query
+from storage.search.containing import find_containing, has_terms, list_query_terms
 from storage.search.index import Index
 from storage.search.tail import Tail
 from storage.sql.agents import AGENT_COLUMNS, make_agent_record
@@ -102,7 +102,7 @@ class PeopleSearch(Group):
 
         Raises: TooSlow, Unavailable.
         """
-        terms = terms_of_query(query)
+        terms = list_query_terms(query)
         if not terms:
             return PeopleWithWords()
         people = await self._pages.list_memories(project, "user:", before=before, limit=_PAGE_MEMORIES + 1)
@@ -201,7 +201,7 @@ async def _load_blobs(
 
 def _is_long(agent: Agent) -> bool:
     """Returns whether a memory is searched alone, since much is to be read of it."""
-    return blob.chunk_of(agent.indexed_seq) >= _LONG_BLOBS or _count_unread(agent) >= _LONG_UNREAD
+    return blob.compute_chunk(agent.indexed_seq) >= _LONG_BLOBS or _count_unread(agent) >= _LONG_UNREAD
 
 
 def _count_unread(agent: Agent) -> int:
@@ -223,7 +223,7 @@ def _choose_affordable(
         if _is_long(agent):
             reads_left -= _LONG_READS
         else:
-            reads_left -= blob.chunk_of(agent.indexed_seq) + 1 + _count_unread(agent)
+            reads_left -= blob.compute_chunk(agent.indexed_seq) + 1 + _count_unread(agent)
             bytes_left -= index_sizes.get(agent.id, 0)
         if min(reads_left, bytes_left) < 0 and person is not people[0]:
             return

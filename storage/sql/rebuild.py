@@ -12,7 +12,7 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from storage.batch_records import call_of_origin
+from storage.batch_records import parse_call_origin
 from storage.commands import Revised, Rules
 from storage.database import Connection
 from storage.records import Block
@@ -67,7 +67,7 @@ class BlockVersion(Struct, frozen=True):
     @property
     def edit(self) -> EditKey | None:
         """The edit that wrote it; None: no edit of an exchange did."""
-        call = call_of_origin(self.origin)
+        call = parse_call_origin(self.origin)
         return None if call is None or self.exchange_row is None else EditKey(self.exchange_row, call.call)
 
     @property

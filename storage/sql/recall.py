@@ -21,12 +21,12 @@ from storage.search.common_words import select_uncommon
 from storage.search.containing import (
     around_words,
     find_containing,
+    find_spans,
     has_terms,
     has_terms_anywhere,
+    list_query_terms,
+    list_written_words,
     lost_words,
-    spans_with,
-    terms_of_query,
-    written_words,
 )
 from storage.search.tail import Tail
 from storage.search.whole import asks_for_whole
@@ -216,7 +216,7 @@ class Recall(Group):
 
         Raises: TooSlow, Unavailable, Corrupt.
         """
-        terms = terms_of_query(query)
+        terms = list_query_terms(query)
         if not terms:
             return WordHits()
         # Read here to know whether the cached memory lacks messages, since a full one is not read on.
@@ -254,7 +254,7 @@ class Recall(Group):
 
         without: a text with the words to leave out, in all their forms.
         """
-        return written_words(query, without)
+        return list_written_words(query, without)
 
     @staticmethod
     def select_uncommon(text: str, words: Sequence[str]) -> list[str]:
@@ -269,22 +269,22 @@ class Recall(Group):
     @staticmethod
     def has_words(text: str, query: str) -> bool:
         """Returns whether a text has all words of a query, as `find_containing` finds it."""
-        return has_terms(text, terms_of_query(query))
+        return has_terms(text, list_query_terms(query))
 
     @staticmethod
     def has_words_anywhere(text: str, query: str) -> bool:
         """Returns whether a text of any length has all words of a query."""
-        return has_terms_anywhere(text, terms_of_query(query))
+        return has_terms_anywhere(text, list_query_terms(query))
 
     @staticmethod
     def around_words(text: str, query: str, chars: int) -> str:
         """Returns the part of a text around the first of a query's words, for a preview of a hit."""
-        return around_words(text, terms_of_query(query), chars)
+        return around_words(text, list_query_terms(query), chars)
 
     @staticmethod
     def spans_with_words(text: str, query: str) -> list[tuple[int, int]]:
         """Returns the start and end of each of a query's words in a text, in any of their forms."""
-        return spans_with(text, terms_of_query(query))
+        return find_spans(text, list_query_terms(query))
 
     @_reports_damage
     async def compare(

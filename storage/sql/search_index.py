@@ -14,8 +14,8 @@ from storage.commands import Rules
 from storage.database import Connection, Database
 from storage.records import Agent
 from storage.search import blob
-from storage.search.document import CountedDocument, Document, count_terms, with_names
-from storage.search.segment import Segment, chunks_of, make_segment
+from storage.search.document import CountedDocument, Document, count_terms, mark_names
+from storage.search.segment import Segment, list_segment_chunks, make_segment
 from storage.sql import exchanges, vectors
 from storage.sql.agents import find_agent_by_id, find_numbers, lock_numbers, set_indexed
 from storage.sql.exchange_rows import ShownExchange, make_shown_exchanges
@@ -122,13 +122,17 @@ class SearchIndex(GrowingGroup):
         already_counted = dict[Document, CountedDocument]()
         if memory is not None:
             already_counted = dict(
-                zip(map(make_document, memory.tail.documents), memory.tail.counted_documents(), strict=True)
+                zip(
+                    map(make_document, memory.tail.documents),
+                    memory.tail.list_counted_documents(),
+                    strict=True,
+                )
             )
         counted = dict[Document, CountedDocument]()
         loop = asyncio.get_running_loop()
         is_busy = False
         for number, document in enumerate(documents):
-            counted[document] = with_names(already_counted.get(document) or count_terms(document), document)
+            counted[document] = mark_names(already_counted.get(document) or count_terms(document), document)
             if give_way is not None:
                 await give_way()
             elif not is_busy or number % _BUSY_MESSAGES == 0:
@@ -202,7 +206,7 @@ class SearchIndex(GrowingGroup):
             number = await find_unsegmented(connection, agent_row, agent.indexed_seq)
             if number is None:
                 return None
-            rows = await terms_between(connection, agent_row, chunks_of(number))
+            rows = await terms_between(connection, agent_row, list_segment_chunks(number))
             segment = make_segment(number, ((chunk, data) for chunk, _, data in rows))
             return _MadeSegment(number, max((stamp for _, stamp, _ in rows), default=0), segment)
 

@@ -13,12 +13,12 @@ from storage.search.segment import (
     MIN_SEGMENTS,
     Segment,
     StampedDocuments,
-    buckets_of,
-    chunks_of,
+    compute_buckets,
+    compute_segment,
+    find_uncovered_chunks,
+    list_segment_chunks,
     open_documents,
     pick_buckets,
-    segment_of,
-    uncovered_chunks,
 )
 from storage.sql.statements import load, rows_of
 
@@ -43,7 +43,7 @@ async def find_terms(connection: Connection, agent_row: int, chunk: int) -> byte
 
 async def replace_terms(connection: Connection, agent_row: int, chunk: int, data: bytes) -> None:
     """Writes the blob of a chunk, and drops the segment that has the chunk's old content."""
-    await connection.run(SQL["segment_drop"], (agent_row, segment_of(chunk)))
+    await connection.run(SQL["segment_drop"], (agent_row, compute_segment(chunk)))
     await connection.run(SQL["terms_replace"], (agent_row, chunk, data))
 
 
@@ -58,7 +58,7 @@ async def load_uncovered(
 ) -> list[Row]:
     """Returns (chunk number, stamp, bytes) of the chunks that no segment has."""
     rows: list[Row] = []
-    for chunks in uncovered_chunks(sorted(segments), last_chunk):
+    for chunks in find_uncovered_chunks(sorted(segments), last_chunk):
         rows += await terms_between(connection, agent_row, chunks)
     return rows
 
@@ -74,7 +74,7 @@ class ReadBuckets(Struct, frozen=True):
 
 async def load_buckets(connection: Connection, agent_row: int, hashes: Sequence[int]) -> ReadBuckets:
     """Reads the buckets of some terms, as many as a query can afford."""
-    bucket_sizes = await rows_of(connection, SQL["segment_sizes"], buckets_of(hashes), agent_row)
+    bucket_sizes = await rows_of(connection, SQL["segment_sizes"], compute_buckets(hashes), agent_row)
     sizes: dict[int, int] = {row[0]: row[1] for row in bucket_sizes}
     return ReadBuckets(
         await rows_of(connection, SQL["segment_buckets"], sorted(pick_buckets(sizes)), agent_row), sizes
@@ -83,7 +83,7 @@ async def load_buckets(connection: Connection, agent_row: int, hashes: Sequence[
 
 async def find_unsegmented(connection: Connection, agent_row: int, indexed_seq: int) -> int | None:
     """Returns the number of a segment that can be made; None if no segment can be made."""
-    count = segment_of(blob.chunk_of(indexed_seq + 1))  # of segments with all of their chunks
+    count = compute_segment(blob.compute_chunk(indexed_seq + 1))  # of segments with all of their chunks
     if count < MIN_SEGMENTS:
         return None
     stored = {number for (number,) in await connection.rows(SQL["segment_numbers"], (agent_row, DOCUMENTS))}
@@ -94,7 +94,7 @@ async def add_segment(
     connection: Connection, agent_row: int, number: int, stamp: int, segment: Segment
 ) -> bool:
     """Writes a segment, unless one of its chunks was written meanwhile. stamp: of the newest chunk."""
-    chunks = chunks_of(number)
+    chunks = list_segment_chunks(number)
     if await connection.value(SQL["terms_newer"], (agent_row, stamp, chunks.start, chunks.stop)):
         return False
     for bucket, data in ((DOCUMENTS, segment.documents), *enumerate(segment.buckets)):
@@ -121,7 +121,7 @@ async def get_covered(connection: Connection, agent_row: int, chunk: int) -> int
 
 async def forget_terms(connection: Connection, agent_row: int, seqs: Iterable[int]) -> None:
     """Takes these messages out of the index."""
-    for chunk, chunk_seqs in blob.by_chunk(seqs).items():
+    for chunk, chunk_seqs in blob.group_by_chunk(seqs).items():
         data = await find_terms(connection, agent_row, chunk)
         if data is not None:
             try:

@@ -21,7 +21,7 @@ from storage.commands import Rules, Unembedded
 from storage.database import Connection, Database
 from storage.records import Near, Vector
 from storage.search import vector_blobs
-from storage.search.blob import CorruptIndex, by_chunk, chunk_of
+from storage.search.blob import CorruptIndex, compute_chunk, group_by_chunk
 from storage.sql import exchanges
 from storage.sql.agents import find_agent_by_id
 from storage.sql.exchange_rows import make_shown_exchanges
@@ -187,7 +187,7 @@ async def add_vectors(
 ) -> int | None:
     """Writes vectors by seq. Returns the first chunk that was damaged: its messages are to be embedded again."""
     damaged: int | None = None
-    for number, seqs in by_chunk(added).items():
+    for number, seqs in group_by_chunk(added).items():
         of_chunk = {seq: added[seq] for seq in seqs}
         row = await connection.row(SQL["any"], (agent_row, number))
         try:
@@ -203,7 +203,7 @@ async def forget_indexed(connection: Connection, agent_row: int, seqs: Collectio
     """Takes these messages out of the search index and drops their vectors."""
     await forget_terms(connection, agent_row, seqs)
     stamp: int | None = None
-    for number, chunk_seqs in by_chunk(seqs).items():
+    for number, chunk_seqs in group_by_chunk(seqs).items():
         row = await connection.row(SQL["any"], (agent_row, number))
         if row is None:
             continue
@@ -267,7 +267,7 @@ class Vectors(Group):
         ]
         messages += [message for message in passages_and_facts if message.seq <= upto]
         embedded: set[int] = set()
-        for number in {chunk_of(message.seq) for message in messages}:
+        for number in {compute_chunk(message.seq) for message in messages}:
             chunk = await _read_chunk(connection, agent_row, number, model)
             if chunk is not None and chunk.dimension == progress.dimension:
                 embedded.update(chunk.seqs.tolist())
@@ -310,7 +310,7 @@ class Vectors(Group):
                 SQL["indexed_again"], (await get_covered(connection, agent_row, damaged), agent_row)
             )
         await connection.run(
-            SQL["drop_others"], (agent_row, model, chunk_of(unembedded.upto), _MAX_OLD_CHUNKS)
+            SQL["drop_others"], (agent_row, model, compute_chunk(unembedded.upto), _MAX_OLD_CHUNKS)
         )
 
     @reads

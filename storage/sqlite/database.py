@@ -20,8 +20,8 @@ from storage.database import (
     Operation,
     Row,
     StoreHealth,
+    choose_deadline_ms,
     is_outdated_work,
-    limit_of,
     work_generation,
 )
 from storage.errors import Broken, Stale, Unavailable
@@ -141,13 +141,16 @@ class SqliteDatabase:
     async def read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
         began_generation = self._check_readable()
         return self._check_same_database(
-            self.reader.run(partial(_read, operation), deadline_ms=limit_of(deadline_ms)), began_generation
+            self.reader.run(partial(_read, operation), deadline_ms=choose_deadline_ms(deadline_ms)),
+            began_generation,
         )
 
     async def long_read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
         began_generation = self._check_readable()
         return self._check_same_database(
-            await self.long_reader.run(partial(_read, operation), deadline_ms=limit_of(deadline_ms)),
+            await self.long_reader.run(
+                partial(_read, operation), deadline_ms=choose_deadline_ms(deadline_ms)
+            ),
             began_generation,
         )
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from storage.search.blob import encode
-from storage.search.common_words import shares_in_general
+from storage.search.common_words import list_general_shares
 from storage.search.document import Document, count_terms
-from storage.search.language import _likelihood, forget_words, language_of
+from storage.search.language import _measure_likelihood, detect_language, forget_words
 from storage.search.tokens import _parts, split_words, words_of
 from tests.rows import each_row
 from tests.stored import ranked
@@ -158,7 +158,7 @@ def test_telling_words_still_recall(memory: list[str], message: str, expected: s
 )
 def test_a_word_is_as_common_as_in_the_language_of_its_message(text: str, word: str, is_common: bool) -> None:
     [term, *_] = words_of(word)
-    [share] = shares_in_general(split_words(text), [term])
+    [share] = list_general_shares(split_words(text), [term])
     assert (share > 0.1) == is_common
 
 
@@ -181,15 +181,17 @@ SHORT = {
 @pytest.mark.parametrize("language", SHORT)
 def test_the_language_of_a_short_text_is_known(language: str) -> None:
     texts = [text.strip() for text in SHORT[language].split("|")]
-    assert [(text, language_of(split_words(text))) for text in texts] == [(text, language) for text in texts]
+    assert [(text, detect_language(split_words(text))) for text in texts] == [
+        (text, language) for text in texts
+    ]
 
 
 def test_words_are_forgotten() -> None:
-    language_of(["geheimwort"])
+    detect_language(["geheimwort"])
     count_terms(Document(1, "user", "Zahnarzttermin", NOW))
     assert _parts.cache_info().currsize > 0
     forget_words()
-    assert _likelihood.cache_info().currsize == _parts.cache_info().currsize == 0
+    assert _measure_likelihood.cache_info().currsize == _parts.cache_info().currsize == 0
 
 
 def test_a_text_may_have_long_words_and_be_long() -> None:
@@ -199,7 +201,7 @@ def test_a_text_may_have_long_words_and_be_long() -> None:
         "是的我们在" * 10_000,
         " ".join(f"wörd{n}" for n in range(10_000)),
     ):
-        language_of(split_words(text))
+        detect_language(split_words(text))
 
 
 @pytest.mark.parametrize(
@@ -213,5 +215,5 @@ def test_a_text_may_have_long_words_and_be_long() -> None:
 )  # fmt: skip
 def test_the_shares_are_of_common_words_of_many_languages(text: str) -> None:
     words = split_words(text)
-    assert max(shares_in_general(words, [*words_of(text), "whale"])[:-1]) > 0.1
-    assert shares_in_general(words, ["whale"]) == [0.0]
+    assert max(list_general_shares(words, [*words_of(text), "whale"])[:-1]) > 0.1
+    assert list_general_shares(words, ["whale"]) == [0.0]

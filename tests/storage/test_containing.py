@@ -12,15 +12,15 @@ from storage.search.blob import CHUNK, encode
 from storage.search.containing import (
     around_words,
     find_containing,
+    find_spans,
     has_terms,
+    list_query_terms,
+    list_written_words,
     lost_words,
-    spans_with,
-    terms_of_query,
-    written_words,
 )
 from storage.search.document import Document
 from storage.search.index import Index
-from storage.search.rank import hashes_of
+from storage.search.rank import hash_rare_terms
 from storage.search.tail import Tail
 from storage.sql import recall
 from storage.sql.store import Store
@@ -153,7 +153,7 @@ def test_segments_hide_nothing(numbers: range, most_bytes: int, monkeypatch: pyt
     all = documents(450)
     index, made = index_of(encode(all[:420], SECRET), numbers)
     for query in ("dog fox", "number 77", "ant", "dog fox hen ibis"):
-        terms = terms_of_query(query)
+        terms = list_query_terms(query)
         expected = [each.seq for each in reversed(all) if has_terms(each.text, terms)]
         asked = postings(made, query)
         named = find_containing(
@@ -173,8 +173,8 @@ def test_no_more_segments_are_opened_than_the_newest_hits_need(monkeypatch: pyte
     all = documents(450)
     # The newest chunk and the oldest ones are in no segment.
     index, made = index_of(encode(all[:440], SECRET), range(1, 3))
-    (hash,) = hashes_of("dog", SECRET)
-    (bucket,) = segment.buckets_of([hash])
+    (hash,) = hash_rare_terms("dog", SECRET)
+    (bucket,) = segment.compute_buckets([hash])
     opened: list[int] = []
     buckets = segment.Buckets([(bucket, n, each.buckets[bucket]) for n, each in made.items()], {}, [hash])
 
@@ -210,8 +210,8 @@ def test_the_words_of_a_text_are_named_as_they_are_written() -> None:
         ("it was the", "", []),
         ("¿Dónde está “Köln”?", "", ["Dónde", "está", "Köln"]),
     ):
-        assert written_words(text, without) == expected, text
-    assert len(written_words(" ".join(f"word{n}" for n in range(1_000)))) == containing._MAX_TERMS
+        assert list_written_words(text, without) == expected, text
+    assert len(list_written_words(" ".join(f"word{n}" for n in range(1_000)))) == containing._MAX_TERMS
 
 
 def test_of_a_sentence_without_spaces_the_characters_that_a_later_text_lacks_are_lost() -> None:
@@ -230,12 +230,12 @@ def test_of_a_sentence_without_spaces_the_characters_that_a_later_text_lacks_are
     ):
         assert lost_words(text, later) == expected, text
         for word in expected:
-            assert has_terms(text, terms_of_query(word)), (text, word)
+            assert has_terms(text, list_query_terms(word)), (text, word)
 
 
 def test_a_long_text_is_shown_around_the_first_word() -> None:
     text = "one two three " * 40 + "peanuts " + "four five six " * 40
-    shown = around_words(text, terms_of_query("peanut"), 100)
+    shown = around_words(text, list_query_terms("peanut"), 100)
     assert "peanuts" in shown
     assert (shown[0], shown[-1], len(shown) <= 102) == ("…", "…", True)
     assert around_words("Peanuts.", ["peanut"], 100) == "Peanuts."
@@ -256,5 +256,5 @@ def test_words_are_marked_by_their_stems_alone() -> None:
         ("‘12’ or 12", "12", ["12", "12"]),
         ("", "12", []),
     ):
-        found = [text[start:end] for start, end in spans_with(text, terms_of_query(query))]
+        found = [text[start:end] for start, end in find_spans(text, list_query_terms(query))]
         assert found == expected, (text, query, found)

@@ -74,10 +74,10 @@ def test_an_index_that_changes_is_as_one_made_at_once(seed: int) -> None:
     for _ in range(8):
         index.put(changes.change().items())
         tail = Tail(changes.documents(range(changes.next, changes.next + changes.dice.randrange(20))))
-        index.layout_with(tail, range(changes.next, changes.next + changes.dice.randrange(5)))
+        index.make_layout(tail, range(changes.next, changes.next + changes.dice.randrange(5)))
         found, whole = (
-            index.layout_with(tail, range(0)),
-            Index(changes.blobs.items()).layout_with(tail, range(0)),
+            index.make_layout(tail, range(0)),
+            Index(changes.blobs.items()).make_layout(tail, range(0)),
         )
         assert by_seq(found) == by_seq(whole)
         sums, expected = found.lengths, whole.lengths

@@ -534,7 +534,7 @@ def test_a_tail_that_grows_is_the_tail_laid_at_once(seed: int) -> None:
 def test_a_tail_gives_back_what_was_counted() -> None:
     texts = ("My dog Rex ate. It barked at Anna Rex Rex.", "My dog.", "", "Hello Anna, this is Bert.")
     documents = [Document(n, "user", text, 0.0, "Ann", n - 1) for n, text in enumerate(texts, 7)]
-    assert Tail(documents).counted_documents() == list(map(count_terms, documents))
+    assert Tail(documents).list_counted_documents() == list(map(count_terms, documents))
 
 
 async def test_what_a_query_has_counted_is_not_counted_again_for_the_index(

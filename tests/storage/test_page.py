@@ -16,11 +16,11 @@ from storage.recall_record import (
     REASONS,
     RecalledEntry,
     RecallRecord,
-    hits_in,
     overwrite_forgotten,
     pack,
     pack_request_id,
-    seqs_in_note,
+    read_hits,
+    read_note_seqs,
     unpack,
     unpack_request_id,
 )
@@ -192,7 +192,7 @@ ENTRIES = (
 def test_a_record_is_what_was_packed() -> None:
     packed = record(*ENTRIES)
     assert unpack(pack(packed)) == packed
-    assert hits_in(pack(packed)) == [("fact", 38), ("message", 118_700), ("passage", 902)]
+    assert read_hits(pack(packed)) == [("fact", 38), ("message", 118_700), ("passage", 902)]
     assert len(pack(packed)) < 90
     whole = replace(
         packed, is_selection=True, entries=(RecalledEntry("fact", 1, 1),), usage=None, first_ms=None
@@ -217,11 +217,11 @@ def test_a_record_that_is_cut_is_refused(cut: int) -> None:
 def test_the_hits_in_the_note_are_those_without_a_reason_that_are_there() -> None:
     for entries in (ENTRIES, [replace(each, meaning=1.0) for each in ENTRIES]):
         packed = pack(record(*entries))
-        assert seqs_in_note(packed) == [38, 118_700]
-        assert seqs_in_note(overwrite_forgotten(packed, lambda kind, seq: kind == "fact")) == [38]
-    assert seqs_in_note(pack(record())) == []
+        assert read_note_seqs(packed) == [38, 118_700]
+        assert read_note_seqs(overwrite_forgotten(packed, lambda kind, seq: kind == "fact")) == [38]
+    assert read_note_seqs(pack(record())) == []
     with pytest.raises(ValueError, match="recall"):
-        seqs_in_note(pack(record(*ENTRIES))[:-1])
+        read_note_seqs(pack(record(*ENTRIES))[:-1])
 
 
 def test_what_is_gone_is_overwritten_in_as_many_bytes() -> None:

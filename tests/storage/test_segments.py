@@ -15,14 +15,14 @@ from storage.search import occurrences, segment
 from storage.search.blob import CorruptIndex, encode
 from storage.search.document import Document
 from storage.search.index import Index
-from storage.search.rank import hashes_of, rank
+from storage.search.rank import hash_rare_terms, rank
 from storage.search.segment import (
     StampedDocuments,
+    compute_segment,
     make_segment,
     open_documents,
     pick_buckets,
-    postings_of,
-    segment_of,
+    read_postings,
 )
 from storage.search.tail import Tail
 from storage.sql.store import Store
@@ -57,20 +57,21 @@ def documents(count: int) -> list[Document]:
 def index_of(blobs: dict[int, bytes], numbers: range) -> tuple[Index, dict[int, segment.Segment]]:
     """Returns an index of segments, and of blobs for the other chunks."""
     made = {
-        n: make_segment(n, [(c, data) for c, data in blobs.items() if segment_of(c) == n]) for n in numbers
+        n: make_segment(n, [(c, data) for c, data in blobs.items() if compute_segment(c) == n])
+        for n in numbers
     }
     index = Index()
-    others = [(chunk, data) for chunk, data in blobs.items() if segment_of(chunk) not in made]
+    others = [(chunk, data) for chunk, data in blobs.items() if compute_segment(chunk) not in made]
     index.put(others, {n: StampedDocuments(1, open_documents(n, each.documents)) for n, each in made.items()})
     return index, made
 
 
 def postings(made: dict[int, segment.Segment], query: str) -> segment.Postings:
     """Returns what a query reads of segments."""
-    hashes = hashes_of(query, SECRET)
-    sizes = {b: sum(len(each.buckets[b]) for each in made.values()) for b in segment.buckets_of(hashes)}
+    hashes = hash_rare_terms(query, SECRET)
+    sizes = {b: sum(len(each.buckets[b]) for each in made.values()) for b in segment.compute_buckets(hashes)}
     found = [(b, n, each.buckets[b]) for b in pick_buckets(sizes) for n, each in made.items()]
-    return postings_of(found, sizes, hashes)
+    return read_postings(found, sizes, hashes)
 
 
 @pytest.mark.parametrize("numbers", [range(3), range(1, 3), range(1)])
@@ -116,11 +117,11 @@ def test_damage_is_named() -> None:
             open_documents(0, damaged)
     with pytest.raises(CorruptIndex):
         open_documents(1, made[0].documents)
-    (hash,) = hashes_of("dog", SECRET)
-    (bucket,) = segment.buckets_of([hash])
+    (hash,) = hash_rare_terms("dog", SECRET)
+    (bucket,) = segment.compute_buckets([hash])
     for damaged in (b"", made[0].buckets[bucket][:-1], made[0].documents):
         with pytest.raises(CorruptIndex):
-            postings_of([(bucket, 0, damaged)], {}, [hash])
+            read_postings([(bucket, 0, damaged)], {}, [hash])
     with pytest.raises(CorruptIndex, match="segment 3"):
         make_segment(3, encode(documents(200), SECRET).items())
 
@@ -196,7 +197,7 @@ async def test_forgetting_drops_the_segment_of_a_message_and_it_is_made_again(
     store: Store, ann: Agent
 ) -> None:
     assert (await search(store, ann, "dog number 5"))[0].text == "It is a dog number 5."
-    (hash,) = hashes_of("5", ann.secret)
+    (hash,) = hash_rare_terms("5", ann.secret)
     (seq,) = [m.seq for m in await search(store, ann, "dog number 5") if m.text == "It is a dog number 5."]
     await forget(store, ann, ForgetTarget(messages=[seq, seq - 1]))
     assert await numbers(store) == [1]
@@ -206,8 +207,8 @@ async def test_forgetting_drops_the_segment_of_a_message_and_it_is_made_again(
     for bucket, number, data in await rows(
         store, "SELECT bucket, number, data FROM segments WHERE bucket >= 0"
     ):
-        if [bucket] == segment.buckets_of([hash]):
-            assert postings_of([(bucket, number, data)], {}, [hash]).read[hash].size == 0
+        if [bucket] == segment.compute_buckets([hash]):
+            assert read_postings([(bucket, number, data)], {}, [hash]).read[hash].size == 0
     assert (await search(store, ann, "dog number 6"))[0].text == "It is a dog number 6."
 
 

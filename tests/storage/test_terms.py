@@ -16,10 +16,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from storage.search.blob import CHUNK, CorruptIndex, check_can_add, encode, forget, merge
-from storage.search.document import Document, count_terms, distinct_terms
+from storage.search.document import Document, count_terms, list_distinct_terms
 from storage.search.index import Index
 from storage.search.rank import rank
-from storage.search.tokens import VERSION, is_long, names_in, parts_of, split_words, words_of
+from storage.search.tokens import VERSION, is_long, names_in, split_compounds, split_words, words_of
 from tests.rows import each_row
 from tests.stored import indexed_seqs, ranked
 
@@ -48,7 +48,7 @@ Düsseldorf café Łódź Işık Donau\u00addampf\u00adschiff שָׁלוֹם ע�
 
 def test_other_terms_are_another_version() -> None:
     # Indexes out there have these. Where this fails on purpose, raise words.VERSION, and pin what it is then.
-    terms = "\n".join([*words_of(SAMPLE), *parts_of(filter(is_long, split_words(SAMPLE)))]).encode()
+    terms = "\n".join([*words_of(SAMPLE), *split_compounds(filter(is_long, split_words(SAMPLE)))]).encode()
     assert (VERSION, sha256(terms).hexdigest()[:8]) == (4, "34fd29c4")
 
 
@@ -658,7 +658,7 @@ def test_numpy_is_not_loaded_before_it_is_needed() -> None:
     ],
 )
 def test_a_text_has_the_terms_that_are_counted_in_it(text: str) -> None:
-    assert distinct_terms(text) == {*count_terms(Document(1, "user", text, math.nan)).terms}
+    assert list_distinct_terms(text) == {*count_terms(Document(1, "user", text, math.nan)).terms}
 
 
 def test_what_holds_more_of_the_query_comes_first() -> None:

@@ -38,7 +38,7 @@ from gateway.run.tools.toolbox import (
     failed_answer,
     max_result_chars,
 )
-from storage.batch_records import origin_of_call
+from storage.batch_records import make_call_origin
 from storage.records import Block, Exchange
 
 RESULT_CHARS = 50_000
@@ -134,7 +134,7 @@ class AgentTools:
             memory.store,
             answer,
             at=memory.now(),
-            origin=origin_of_call(self.run_uid, call.call_id) if step is None else f"tool:{call.call_id}",
+            origin=make_call_origin(self.run_uid, call.call_id) if step is None else f"tool:{call.call_id}",
             exchange_row=None if step is None else step.id,
             edited=self._edited_labels(),
             by=memory.context.agent,

@@ -19,7 +19,7 @@ from gateway.run.admin.memory_records import (
     VersionRecord,
 )
 from gateway.run.admin.source_records import list_sources
-from storage.batch_records import call_of_origin
+from storage.batch_records import parse_call_origin
 from storage.listing import LAST_NUMBER, ShownBlock
 from storage.records import Block, Revision
 from storage.sql.store import Store
@@ -224,7 +224,7 @@ def _version_record(revision: Revision, sources: tuple[SourceRecord, ...]) -> Ve
 
 def writer_of(stored: str) -> BlockOrigin:
     """Returns the writer of a version. stored: the version's origin; a name that a program has given means the API."""
-    if (call := call_of_origin(stored)) is not None:
+    if (call := parse_call_origin(stored)) is not None:
         # The origin names a run only where it wrote without an exchange in this memory, as a sleeptime agent does.
         return "sleeptime" if call.run else "tool"
     kind = stored.partition(":")[0] if through_mcp(stored) else stored

@@ -22,7 +22,7 @@ from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.page_paths import message_href, page_path
 from storage.errors import TooSlow
 from storage.listing import LAST_NUMBER, FoundMemory
-from storage.recall_record import seqs_in_note
+from storage.recall_record import read_note_seqs
 from storage.records import Exchange, Fact, Message
 from storage.sql.store import Store
 
@@ -251,7 +251,9 @@ class RemainingTexts:
             self._memory.id, since, before=LAST_NUMBER, limit=_MAX_RECALLS
         )
         wanted_seqs = frozenset(seqs)
-        return [each.exchange_row for each in recalls if not wanted_seqs.isdisjoint(seqs_in_note(each.data))]
+        return [
+            each.exchange_row for each in recalls if not wanted_seqs.isdisjoint(read_note_seqs(each.data))
+        ]
 
     async def _find_quoting(self, texts: Mapping[int, str]) -> list[int]:
         """Returns the exchanges of the newest replies that quote one of the last of some texts, letter by letter.

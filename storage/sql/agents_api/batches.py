@@ -30,7 +30,7 @@ from storage.batch_records import (
     ItemWrite,
     OpenBatches,
     item_state,
-    origin_of_call,
+    make_call_origin,
 )
 from storage.commands import BlockMerge, Rules
 from storage.database import Connection, Database, Row
@@ -432,8 +432,8 @@ async def _write_round_edits(
     for block_row, value, edit in merged.writes:
         try:
             await write_block(
-                connection, block_row, versions[block_row], value, at=now, origin=origin_of_call(run.uid, edit.call_id),
-                room=SOURCES_ROOM,
+                connection, block_row, versions[block_row], value, at=now,
+                origin=make_call_origin(run.uid, edit.call_id), room=SOURCES_ROOM,
             )  # fmt: skip
         except NotFound as error:
             raise WriteConflict(error.message) from error
@@ -458,7 +458,7 @@ async def _end_item(connection: Connection, end: ItemEnd, run: Run, rules: Rules
     if end.turn is not None:
         opened = await open_step(connection, end.turn, rules)
         exchange_row = opened.exchange.id
-        origin = origin_of_call(run.uid)
+        origin = make_call_origin(run.uid)
         await connection.run(
             SQL["origins"], (agent_row, exchange_row, _padded_sources(exchange_row), len(origin), origin)
         )
