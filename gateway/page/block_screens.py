@@ -18,18 +18,28 @@ from gateway.errors import BadRequest, Conflict, GatewayError
 from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, make_access
 from gateway.page.page_operations import PageOperations
 from gateway.page.page_request import MAX_BODY_BYTES
-from gateway.page.screen import SAVED, Action, ActionResult, Answer, ListQuery, Screen, ScreenRequest, View
+from gateway.page.screen import (
+    SAVED,
+    UNCHANGED,
+    Action,
+    ActionResult,
+    Answer,
+    ListQuery,
+    Screen,
+    ScreenRequest,
+    View,
+)
 from gateway.page.shown_text import shorten_diff
 from gateway.run.admin.audit_operations import AuditOperations
-from gateway.run.admin.block_views import BlockDiff, BlockPage
+from gateway.run.admin.block_views import BlockPage
 from gateway.run.admin.lost_words import LostWords
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.word_search import Remaining, WordSearches
 
 _Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
-# The origins of versions that correct the version before. Undo is none of them: what an undo takes out may be right.
-_CORRECTIONS = ("operator", "person")
+# The origins of versions that correct the version before. What an undo takes out may be right.
+_CORRECTIONS = ("operator", "person", "undo")
 # The longest text for which there is always room in a form, in characters: each takes 12 bytes at most.
 _FORM_CHARS = MAX_BODY_BYTES // 12 - 1_000
 
@@ -79,13 +89,14 @@ class _Correction(NamedTuple):
 
     old: str
     new: str
+    is_undo: bool
 
 
 class _RemainingWords(Struct, frozen=True):
     """Other texts that still have the words that led to the screen, or those that a correction took out."""
 
     texts: Remaining
-    # Whether the correction took these words out of the block.
+    # The words were taken out of the block, and by no undo: they are wrong.
     is_taken_out: bool
 
 
@@ -110,7 +121,7 @@ class _BlockScreens(Struct, frozen=True):
     async def edit(self, request: ScreenRequest, form: EditForm) -> Answer:
         access = make_access(request)
         try:
-            await self.edits.edit_block(
+            block = await self.edits.edit_block(
                 access.editor, access.uid, _read_label(request), form.value, form.version
             )
         except (Conflict, BadRequest) as error:
@@ -124,7 +135,7 @@ class _BlockScreens(Struct, frozen=True):
             words = _read_sought_words(request, access, block_page)
             refused = _RefusedEdit(form.value, conflict)
             return await self._make_view(block_page, access, words=words, error=error, refused_edit=refused)
-        return await self._redirect(request, access)
+        return await self._redirect(request, access, UNCHANGED if block.version == form.version else SAVED)
 
     async def undo(self, request: ScreenRequest, form: UndoForm) -> Answer:
         access = make_access(request)
@@ -186,7 +197,10 @@ class _BlockScreens(Struct, frozen=True):
         name = await self.views.get_name(access.project, access.uid)
         # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
         changes = await asyncio.to_thread(_diff_versions, block_page)
-        undo = await self._find_undo(access, label)
+        undo = redo = None
+        if not access.is_person and access.may("correct"):
+            undos, redos = await self.views.blocks.list_undos(access.project, access.uid, label)
+            undo, redo = undos.get(label), redos.get(label)
         remaining = await self._find_remaining(block_page, access, words)
         editors = {} if access.is_person else await self.audit.load_editors(access.uid, label)
         return access.view(
@@ -198,20 +212,15 @@ class _BlockScreens(Struct, frozen=True):
             form_chars=_FORM_CHARS,
             unsaved_text=refused_edit and refused_edit.text,
             conflict=refused_edit and refused_edit.conflict,
-            undo=undo,
+            # What an undo and a redo would change; None: there is none, or the visitor may not.
+            undo=undo and replace(undo, parts=shorten_diff(undo.parts)),
+            redo=redo and replace(redo, parts=shorten_diff(redo.parts)),
             changes=changes,
             is_compared=is_compared,
             remaining=remaining and remaining.texts,
             is_taken_out=remaining is not None and remaining.is_taken_out,
             editors=editors,
         )
-
-    async def _find_undo(self, access: MemoryAccess, label: str) -> BlockDiff | None:
-        """Returns what an undo of the last change would change; None: there is nothing that the visitor may undo."""
-        if access.is_person or not access.may("correct"):
-            return None
-        undo = (await self.views.blocks.list_undos(access.project, access.uid, label)).get(label)
-        return None if undo is None else replace(undo, parts=shorten_diff(undo.parts))
 
     async def _find_remaining(
         self, block_page: BlockPage, access: MemoryAccess, words: str
@@ -233,7 +242,7 @@ class _BlockScreens(Struct, frozen=True):
             found = await self.lost_words.count_remaining(
                 access.project, access.uid, [correction.old], correction.new
             )
-            texts, is_taken_out = access.filter(found), True
+            texts, is_taken_out = access.filter(found), not correction.is_undo
         if texts is None:
             return None
         other_blocks = tuple(each for each in texts.blocks if each.label != block_page.block.label)
@@ -248,12 +257,14 @@ class _BlockScreens(Struct, frozen=True):
             return await self._redirect(request, access)
         return await self._make_view(block_page, access, error=error)
 
-    async def _redirect(self, request: ScreenRequest, access: MemoryAccess) -> ActionResult:
+    async def _redirect(
+        self, request: ScreenRequest, access: MemoryAccess, fragment: str = SAVED
+    ) -> ActionResult:
         """Answers a change that was made: for a program the block, for a browser a redirect to its screen."""
         block_page = await self._read_block_page(request, access)
         words = _read_sought_words(request, access, block_page)
         query = f"?words={quote(words, safe='')}" if words else ""
-        return ActionResult(block_page.block, access.path("b", block_page.block.label) + query + SAVED)
+        return ActionResult(block_page.block, access.path("b", block_page.block.label) + query + fragment)
 
 
 def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
@@ -295,7 +306,7 @@ def _find_correction(block_page: BlockPage) -> _Correction | None:
     newest, previous = block_page.versions[:2]
     if newest.origin not in _CORRECTIONS or newest.version != block_page.block.version:
         return None
-    return _Correction(old=previous.value, new=newest.value)
+    return _Correction(old=previous.value, new=newest.value, is_undo=newest.origin == "undo")
 
 
 def _read_sought_words(request: ScreenRequest, access: MemoryAccess, block_page: BlockPage) -> str:

@@ -11,7 +11,7 @@ from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRout
 from gateway.page.page_operations import PageOperations
 from gateway.page.page_request import safe_next
 from gateway.page.screen import ALWAYS_SAVED, SAVED, Action, ActionResult, Answer, Screen, ScreenRequest, View
-from gateway.run.admin.fact_views import LEARNED_ORIGINS, FactPage, corrected_texts
+from gateway.run.admin.fact_views import FactPage, corrected_texts
 from gateway.run.admin.lost_words import LostWords
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_records import FactRecord
@@ -125,11 +125,7 @@ class _FactScreens(Struct, frozen=True):
         replaced = await self.views.facts.list_replaced(access.project, access.uid, page)
         restored = _find_restored(page, replaced)
         is_undone = restored is not None and not is_typed
-        # What an undo takes out may be right, unless the undo brings back what was written by hand.
-        was_learned = restored is not None and restored.origin in LEARNED_ORIGINS
-        remaining = None
-        if not (is_undone and was_learned):
-            remaining = await self._find_remaining(access, page, replaced)
+        remaining = await self._find_remaining(access, page, replaced)
         remaining_of_fact: Sequence[int] = ()
         if remaining is not None:
             messages = [each.seq for each in remaining.items if each.kind == "message"]
@@ -146,6 +142,7 @@ class _FactScreens(Struct, frozen=True):
             memory_name=name,
             restored=restored,
             is_undone=is_undone,
+            is_redone=is_undone and _is_newer(restored, page.before[0], replaced),
             true_successor=await self.views.facts.find_true_successor(access.project, access.uid, page),
             remaining=remaining,
             remaining_of_fact=remaining_of_fact,
@@ -188,6 +185,12 @@ def _find_restored(page: FactPage, replaced: Sequence[FactRecord]) -> FactRecord
     """
     earlier = [fact for fact in replaced if page.before and fact.successor == page.before[0].seq]
     return next((fact for fact in earlier if fact.text == page.fact.text), None)
+
+
+def _is_newer(restored: FactRecord | None, other: FactRecord, replaced: Sequence[FactRecord]) -> bool:
+    """Returns whether a text that was restored came after the other text, so that an undo was taken back."""
+    texts = [fact.text for fact in sorted(replaced, key=lambda fact: fact.seq)]
+    return restored is not None and texts.index(restored.text) > texts.index(other.text)
 
 
 def _read_fact_seq(request: ScreenRequest) -> int:

@@ -217,12 +217,16 @@ class _MemoryScreens(Struct, frozen=True):
             name_line = await self.views.find_name_line_with(memory.row, blocks)
         if not page.facts:
             learning = await self.operations.work.get_learning(access.project, access.uid)
+        undos = redos = dict[str, BlockDiff]()
+        if access.may("correct"):
+            undos, redos = await self.views.blocks.list_undos(access.project, access.uid)
         return access.view(
             page,
             "memory.html",
             page.memory.name,
             openings=await self._load_openings(access, page.conversations),
-            undos=await self._load_shortened_undos(access) if access.may("correct") else {},
+            undos=_shorten(undos),
+            redos=_shorten(redos),
             paused=memory.paused,
             learning=learning,
             name_line=name_line,
@@ -331,14 +335,6 @@ class _MemoryScreens(Struct, frozen=True):
             access.project, access.uid, [each.id for each in conversations]
         )
 
-    async def _load_shortened_undos(self, access: MemoryAccess) -> dict[str, BlockDiff]:
-        """Returns what an undo of each block would change, by the blocks' labels."""
-        undos = await self.views.blocks.list_undos(access.project, access.uid)
-        return {
-            label: replace(undo, parts=shorten_diff(undo.parts, _UNDO_AROUND, _UNDO_CHARS))
-            for label, undo in undos.items()
-        }
-
 
 def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
     memory = _MemoryScreens(operations)
@@ -369,6 +365,14 @@ def _link_command(memory: MemoryRecord) -> str:
         'curl http://GATEWAY/v1/memory/links -H "authorization: Bearer KEY" -H "content-type: application/json"'
         f" -d {shell_word(json.dumps(body))}"
     )
+
+
+def _shorten(diffs: dict[str, BlockDiff]) -> dict[str, BlockDiff]:
+    """Returns what undos or redos of blocks would change, cut around the changes."""
+    return {
+        label: replace(diff, parts=shorten_diff(diff.parts, _UNDO_AROUND, _UNDO_CHARS))
+        for label, diff in diffs.items()
+    }
 
 
 async def _join_lines(pages: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:

@@ -21,6 +21,8 @@ LIMIT = 50
 MAX_ITEMS = 200
 # The URL fragment that shows the words of a page that a change was saved.
 SAVED = "#saved"
+# As `SAVED`, that nothing was changed.
+UNCHANGED = "#unchanged"
 # As `SAVED`, of the change whether a fact is told before each reply.
 ALWAYS_SAVED = "#always-saved"
 

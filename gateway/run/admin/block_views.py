@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -31,6 +33,22 @@ class BlockDiff(Struct, frozen=True, rename={"from_": "from"}):
     from_: int
     to: int
     parts: tuple[DiffPart, ...]
+
+
+class BlockUndos(NamedTuple):
+    """The changes that undos and redos of blocks would make, by the labels of the blocks that have any."""
+
+    undos: dict[str, BlockDiff]
+    # Each takes back the undo that was the block's last change.
+    redos: dict[str, BlockDiff]
+
+
+class _EarlierVersion(NamedTuple):
+    """An earlier version of a block."""
+
+    block: Block
+    version: int
+    value: str
 
 
 class BlockPage(Struct, frozen=True):
@@ -100,28 +118,24 @@ class BlockViews(Struct, frozen=True):
             await self._compare_versions(shown_block.block.id, from_, to),
         )
 
-    async def list_undos(
-        self, project: str | None, uid: str, label: str | None = None
-    ) -> dict[str, BlockDiff]:
-        """Returns what an undo would change, by the labels of the blocks that have a change left to undo.
+    async def list_undos(self, project: str | None, uid: str, label: str | None = None) -> BlockUndos:
+        """Returns what an undo of each block would change, and what a redo would.
 
         label: only the block with this label is compared; None: all blocks are.
         """
         memory = await get_memory(self.store, project, uid)
         shown_blocks = await self.store.memory_pages.list_blocks(memory.id)
-        blocks = [shown.block for shown in shown_blocks if label in (None, shown.block.label)]
-        undos = [(block, await self.store.blocks.find_undone(block.id, block.version)) for block in blocks]
-
-        def compare() -> dict[str, BlockDiff]:
-            diffs: dict[str, BlockDiff] = {}
-            for block, undo in undos:
-                if undo is not None:
-                    words = diff_words(block.value, undo.value)
-                    diffs[block.label] = BlockDiff(block.version, undo.version, words)
-            return diffs
-
+        undos, redos = list[_EarlierVersion](), list[_EarlierVersion]()
+        for shown in shown_blocks:
+            block = shown.block
+            if label not in (None, block.label):
+                continue
+            if undo := await self.store.blocks.find_undone(block.id, block.version):
+                undos.append(_EarlierVersion(block, undo.version, undo.value))
+            if shown.origin == "undo" and (redo := await self._find_last_version(block.id, block.version)):
+                redos.append(_EarlierVersion(block, redo.version, redo.value))
         # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
-        return await asyncio.to_thread(compare)
+        return await asyncio.to_thread(lambda: BlockUndos(_compare_blocks(undos), _compare_blocks(redos)))
 
     async def list_all(self, project: str | None, uid: str) -> tuple[BlockRecord, ...]:
         """Returns the blocks of a memory."""
@@ -185,6 +199,14 @@ class BlockViews(Struct, frozen=True):
         if revision is None or revision.version != version:
             raise BadRequest(f"The block has no version {version}.", param=param)
         return revision
+
+
+def _compare_blocks(earlier: Sequence[_EarlierVersion]) -> dict[str, BlockDiff]:
+    """Returns how blocks differ from earlier versions of them, by the blocks' labels."""
+    return {
+        block.label: BlockDiff(block.version, version, diff_words(block.value, value))
+        for block, version, value in earlier
+    }
 
 
 def _changed_block(before: Revision | None, block: Block) -> ChangedBlock:

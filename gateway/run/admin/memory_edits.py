@@ -62,8 +62,13 @@ class MemoryEdits(Struct, frozen=True):
     defaults: Defaults = NO_DEFAULTS
 
     async def edit_block(self, editor: Editor, uid: str, label: str, value: str, version: int) -> Block:
-        """Gives a block another value. version: the version that the editor saw. Raises: Conflict: it has changed."""
+        """Gives a block another value. The value that it has makes no version.
+
+        version: the version that the editor saw. Raises: Conflict: it has changed.
+        """
         block = await self._get_block(editor, uid, label, version)
+        if value == block.value:
+            return block
         try:
             written = await self.store.blocks.write(
                 block.id, version, value, at=self.now(), origin=editor.origin

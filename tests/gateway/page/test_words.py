@@ -242,8 +242,8 @@ def test_a_person_who_corrects_is_told_what_still_has_the_old_words(operator: Op
     assert f'href="../../{person.path}">Back to what is remembered about you' in gone
 
 
-def test_an_undo_takes_nothing_out_that_is_to_be_looked_for(operator: Operator) -> None:
-    """What it took out was right, and was offered to be forgotten."""
+def test_an_undo_shows_where_its_words_are_and_does_not_call_them_wrong(operator: Operator) -> None:
+    """What it took out may be right; but that a fact still said so was named only after the correction."""
     agent = peanuts(operator)
     memory = f"m/{agent.uid}"
     version = operator.twin(f"{memory}/b/human")["block"]["version"]
@@ -253,10 +253,17 @@ def test_an_undo_takes_nothing_out_that_is_to_be_looked_for(operator: Operator) 
     new = operator.twin(f"{memory}/f/{wrong['seq']}/correct", {"text": "My sister is Anu."})["seq"]
     new = operator.twin(f"{memory}/f/{new}/correct", {"text": wrong["text"], "undo": True})["seq"]
     for screen in ("b/human", f"f/{new}"):
-        assert "Where the old words still are" not in page(operator, f"{memory}/{screen}")
+        shown = plain(page(operator, f"{memory}/{screen}"))
+        assert "Where the old words still are" not in shown
+        assert (
+            "Where else “sister Anu” is said 1 message has the words “sister Anu”, right or wrong." in shown
+        )
     # Whoever takes the undo back brings back what was written by hand, and the words are wrong again.
     again = operator.twin(f"{memory}/f/{new}/correct", {"text": "My sister is Anu.", "undo": True})["seq"]
-    assert "Where the old words still are" in page(operator, f"{memory}/f/{again}")
+    shown = page(operator, f"{memory}/f/{again}")
+    assert "Where the old words still are" in shown
+    assert "Undone: what fact " in shown
+    assert ">Undo the correction</button>" in shown
 
 
 def test_of_a_chinese_sentence_the_words_that_a_correction_took_out_are_looked_for(
