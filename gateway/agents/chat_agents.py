@@ -14,7 +14,7 @@ from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.calls.called_tools import calls_in_prompt
 from gateway.agents.runs.run import sampling_fields
 from gateway.agents.runs.turn_guide import guide_of
-from gateway.agents.tools.agent_tools import asides_of, serial_tools
+from gateway.agents.tools.agent_tools import find_serial_tools, read_asides
 from gateway.core.agent import AgentSpec
 from gateway.core.memory.offered_tools import allows_hidden_tools
 from gateway.core.request.chat_request import ChatRequest, add_missing_fields
@@ -72,8 +72,8 @@ class ChatAgents(Struct, frozen=True):
         terms = replace(
             terms,
             gateway_tools=gateway_tools,
-            serial_tools=serial_tools(spec),
-            asides=asides_of(spec, request.tool_names),
+            serial_tools=find_serial_tools(spec),
+            asides=read_asides(spec, request.tool_names),
         )
         return terms, guide_of(spec, prompt, called=calls_in_prompt(prompt) if spec.definition.rules else ())
 

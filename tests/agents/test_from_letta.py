@@ -11,7 +11,7 @@ import pytest
 
 from gateway.agents.files.agent_import import AgentImport
 from gateway.agents.migrate.agents_server import RequestFailed, Server
-from gateway.agents.migrate.letta_agent import LettaAgent, agent_file_of
+from gateway.agents.migrate.letta_agent import LettaAgent, make_agent_file
 from gateway.agents.registry.registry import Registry
 from gateway.cli import main
 from gateway.errors import Conflict
@@ -489,7 +489,7 @@ def test_a_conversation_keeps_the_model_of_its_own(
 )
 def test_only_the_users_text_of_a_compaction_comes(settings: dict[str, Any], kept: dict[str, Any]) -> None:
     state = {"id": GARDENER, "name": "x", "compaction_settings": settings}
-    (agent,) = orjson.loads(agent_file_of(LettaAgent(state)))["agents"]
+    (agent,) = orjson.loads(make_agent_file(LettaAgent(state)))["agents"]
     assert agent["compaction_settings"] == kept
 
 
@@ -590,7 +590,7 @@ def test_a_list_without_an_end_is_not_followed() -> None:
 
 def test_an_id_that_is_none_of_lettas_is_refused(world: LettaWorld) -> None:
     state = {"id": "agent-0", "name": "x", "agent_type": "letta_v1_agent"}
-    form = {"file": ("a.af", agent_file_of(LettaAgent(state)), "application/json")}
+    form = {"file": ("a.af", make_agent_file(LettaAgent(state)), "application/json")}
     reply = world.letta._client.post("/v1/agents/import", files=form)
     assert reply.status_code == 422
     assert reply.json()["detail"][0]["loc"] == ["body", "file", "agents", 0, "id"]
@@ -601,7 +601,7 @@ def test_two_parts_of_a_file_have_no_common_id(world: LettaWorld) -> None:
     block = {"id": f"block-{uid}", "label": "human", "value": "x", "tags": ["a"]}
     state = {"id": GARDENER, "name": "x", "llm_config": {"model": "m"}, "blocks": [block]}
     source = {"id": f"source-{uid}", "name": "Plants"}
-    form = {"file": ("a.af", agent_file_of(LettaAgent({**state, "sources": [source]})), "application/json")}
+    form = {"file": ("a.af", make_agent_file(LettaAgent({**state, "sources": [source]})), "application/json")}
     reply = world.letta._client.post("/v1/agents/import", files=form)
     assert (reply.status_code, reply.json()["detail"]) == (409, f"The block '{uid}' is there already.")
     assert list(world.letta.agents.list()) == []
@@ -611,7 +611,7 @@ def test_an_agent_whose_id_is_taken_is_not_overwritten(world: LettaWorld, source
     assert move(world, source, "--agent", POSTMAN) == 0
     state = source.tells["/v1/agents/"][-1]
     assert state["id"] == POSTMAN
-    form = {"file": ("a.af", agent_file_of(LettaAgent(state)), "application/json")}
+    form = {"file": ("a.af", make_agent_file(LettaAgent(state)), "application/json")}
     assert world.letta._client.post("/v1/agents/import", files=form).status_code == 409
     assert len(list(world.letta.agents.list())) == 1
 
@@ -622,7 +622,7 @@ def listed(kind: str, id: str = "message-1", **more: Any) -> dict[str, Any]:
 
 def in_file(*messages: dict[str, Any]) -> Any:
     state = {"id": GARDENER, "name": "x", "agent_type": "letta_v1_agent"}
-    (agent,) = orjson.loads(agent_file_of(LettaAgent(state, messages)))["agents"]
+    (agent,) = orjson.loads(make_agent_file(LettaAgent(state, messages)))["agents"]
     return agent["messages"]
 
 

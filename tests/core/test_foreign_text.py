@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from adapters import demo
-from gateway.agents.tools.signature import schema_of
+from gateway.agents.tools.signature import make_schema
 from gateway.core.conversation.private import make_framed_system_message
 from gateway.core.memory.framework_markers import strip_marks
 from gateway.core.memory.secret_texts import withhold
@@ -48,7 +48,7 @@ def _events(text: str) -> bytes:
 def _tool(described: str) -> object:
     text = f"Add.\n\n    Args:\n        a: One.\n        {described}\n    "
     source = f'def add(a: int) -> int:\n    """{text}"""\n    return a\n'
-    return schema_of(source)["name"]
+    return make_schema(source)["name"]
 
 
 def _demo(text: str) -> object:

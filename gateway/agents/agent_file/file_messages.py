@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 
 from gateway.agents.core.agent_file import PortableMessage
-from gateway.agents.wire.message import Showing, find_spoken, render_content_parts, well_typed
-from gateway.agents.wire.shown_values import iso_time, lines_of
+from gateway.agents.wire.message import Showing, drop_mistyped, find_spoken, render_content_parts
+from gateway.agents.wire.shown_values import render_time, split_lines
 from gateway.core.conversation.private import (
     find_own_length,
     make_framed_system_message,
@@ -93,22 +93,22 @@ class FileMessage(msgspec.Struct, kw_only=True):
 
 def to_file_message(portable: PortableMessage, id: str, agent_id: str) -> dict[str, Any]:
     """Returns a stored message in Letta's form."""
-    message, private = well_typed(portable.message), read_private(portable.message)
+    message, private = drop_mistyped(portable.message), read_private(portable.message)
     if (length := find_own_length(portable.message)) is not None:
         # A note about changed blocks follows the tool's own text; it is no part of the result.
         message = {**message, "content": read_text(message)[:length]}
     role, approval = message.get("role"), private.get("approval")
     returns: list[dict[str, Any]] = []
     if private.get("shown") == "system":
-        role, content = "system", [_file_text(read_system_text(message))]
+        role, content = "system", [_render_text(read_system_text(message))]
     elif role == "tool":
-        returns = [_file_return(message, private, portable.at)]
-        content = [_file_text(returns[0]["func_response"])]
+        returns = [_render_return(message, private, portable.at)]
+        content = [_render_text(returns[0]["func_response"])]
     else:
-        content = [*_file_thoughts(message), *_file_parts(message)]
+        content = [*_render_thoughts(message), *_render_parts(message)]
         if not content and role != "assistant":
             # Letta's server 0.16.8 lists no message of an agent with an empty text in one of these.
-            content = [_file_text("")]
+            content = [_render_text("")]
     return {
         "type": "message",
         "role": role,
@@ -121,10 +121,10 @@ def to_file_message(portable: PortableMessage, id: str, agent_id: str) -> dict[s
         "id": id,
         "model": portable.model or None,
         "agent_id": agent_id,
-        "tool_calls": [_file_call(call) for call in message.get("tool_calls", ())] or None,
+        "tool_calls": [_render_call(call) for call in message.get("tool_calls", ())] or None,
         "tool_call_id": message.get("tool_call_id"),
         "tool_returns": returns,
-        "created_at": iso_time(portable.at),
+        "created_at": render_time(portable.at),
         "approve": None if approval is None else approval == "approved",
         "approval_request_id": None,
         "denial_reason": private.get("reason"),
@@ -132,34 +132,34 @@ def to_file_message(portable: PortableMessage, id: str, agent_id: str) -> dict[s
     }
 
 
-def _file_text(text: str) -> dict[str, Any]:
+def _render_text(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text, "signature": None}
 
 
-def _file_parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _render_parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns the content of a stored message as parts."""
     content = message.get("content")
     if isinstance(content, list):
         parts = render_content_parts(content)
-        return [_file_text(part["text"]) if part["type"] == "text" else part for part in parts]
+        return [_render_text(part["text"]) if part["type"] == "text" else part for part in parts]
     text = read_text(message)
-    return [_file_text(text)] if text else []
+    return [_render_text(text)] if text else []
 
 
-def _file_thoughts(message: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+def _render_thoughts(message: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
     """Yields the thoughts of a stored reply: its thinking blocks; without blocks, its readable thoughts."""
     blocks = [block for block in message.get("thinking_blocks") or () if isinstance(block, dict)]
     for block in blocks:
         if isinstance(block.get("data"), str):
             yield {"type": "redacted_reasoning", "data": block["data"]}
         elif isinstance(block.get("thinking"), str):
-            yield _file_thought(block["thinking"], block.get("signature"))
+            yield _render_thought(block["thinking"], block.get("signature"))
     readable = message.get("reasoning_content") or message.get("reasoning")
     if not blocks and isinstance(readable, str) and readable:
-        yield _file_thought(readable, signature=None)
+        yield _render_thought(readable, signature=None)
 
 
-def _file_thought(text: str, signature: Any) -> dict[str, Any]:
+def _render_thought(text: str, signature: Any) -> dict[str, Any]:
     return {
         "type": "reasoning",
         "is_native": True,
@@ -168,7 +168,7 @@ def _file_thought(text: str, signature: Any) -> dict[str, Any]:
     }
 
 
-def _file_call(call: Mapping[str, Any]) -> dict[str, Any]:
+def _render_call(call: Mapping[str, Any]) -> dict[str, Any]:
     function = call.get("function") or {}
     return {
         "id": call.get("id") or "",
@@ -177,7 +177,7 @@ def _file_call(call: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _file_return(message: Mapping[str, Any], private: Mapping[str, Any], at: float) -> dict[str, Any]:
+def _render_return(message: Mapping[str, Any], private: Mapping[str, Any], at: float) -> dict[str, Any]:
     """Returns a result, packed as Letta's server demands: with any other text it refuses to list the messages."""
     status = private.get("status") or "success"
     packed = {
@@ -188,8 +188,8 @@ def _file_return(message: Mapping[str, Any], private: Mapping[str, Any], at: flo
     return {
         "tool_call_id": message.get("tool_call_id"),
         "status": status,
-        "stdout": lines_of(private.get("stdout")),
-        "stderr": lines_of(private.get("stderr")),
+        "stdout": split_lines(private.get("stdout")),
+        "stderr": split_lines(private.get("stderr")),
         "func_response": msgspec.json.encode(packed).decode(),
     }
 
@@ -205,23 +205,23 @@ def from_file_message(
     at: the time of a message that has none.
     is_text_thought: text next to calls is a thought, as with Letta's older agents.
     """
-    timestamp = _timestamp(message.created_at, at)
+    timestamp = _parse_time(message.created_at, at)
     messages: list[dict[str, Any]]
     match message.role:
-        case "user" if event := _event_text(message.content):
+        case "user" if event := _read_event_text(message.content):
             messages = [make_framed_system_message(event, otid=message.otid)]
         case "user" | "summary":
-            stored = {"role": "user", "content": _stored_content(message.content)}
+            stored = {"role": "user", "content": _read_content(message.content)}
             messages = [_with_name_and_origin(message, stored)]
         case "system":
-            text = _system_text(message.content)
+            text = _read_system_text(message.content)
             messages = [make_framed_system_message(text, otid=message.otid, sender=message.sender_id)]
         case "approval" if not message.tool_calls:
             messages = []  # the answer to an approval request; the request is a reply with calls
         case "assistant" | "approval":
-            messages = [_stored_reply(message, is_text_thought=is_text_thought)]
+            messages = [_read_reply(message, is_text_thought=is_text_thought)]
         case "tool":
-            messages = _stored_results(message)
+            messages = _read_results(message)
         case _:
             messages = []
     return [PortableMessage(wire_message, timestamp, message.model or "") for wire_message in messages]
@@ -231,11 +231,11 @@ def _with_name_and_origin(message: FileMessage, stored: dict[str, Any]) -> dict[
     return with_private(with_name(stored, message.name or ""), otid=message.otid, sender=message.sender_id)
 
 
-def _stored_reply(message: FileMessage, *, is_text_thought: bool) -> dict[str, Any]:
+def _read_reply(message: FileMessage, *, is_text_thought: bool) -> dict[str, Any]:
     """Returns a reply as it is stored. is_text_thought: text next to calls is a thought."""
     parts = message.content if isinstance(message.content, list) else []
-    text = _plain_text(message.content)
-    blocks = [block for block in map(_stored_thought, parts) if block is not None]
+    text = _join_text(message.content)
+    blocks = [block for block in map(_read_thought, parts) if block is not None]
     if is_text_thought and text and message.tool_calls:
         blocks.append({"type": "thinking", "thinking": text})
         text = ""
@@ -249,7 +249,7 @@ def _stored_reply(message: FileMessage, *, is_text_thought: bool) -> dict[str, A
         reply["thinking_blocks"] = signed
     if message.tool_calls:
         reply["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": _stored_function(call.function)}
+            {"id": call.id, "type": "function", "function": _read_function(call.function)}
             for call in message.tool_calls
         ]
         spoken = [
@@ -261,13 +261,13 @@ def _stored_reply(message: FileMessage, *, is_text_thought: bool) -> dict[str, A
     return with_private(reply, otid=message.otid)
 
 
-def _stored_function(function: Function) -> dict[str, Any]:
+def _read_function(function: Function) -> dict[str, Any]:
     """Returns a call as it may be sent again: strict servers check its name and parse its arguments."""
     is_sound = read_arguments(function.arguments) is not None and function.arguments.strip()
     return {"name": valid_tool_name(function.name), "arguments": function.arguments if is_sound else "{}"}
 
 
-def _stored_thought(part: Mapping[str, Any]) -> dict[str, Any] | None:
+def _read_thought(part: Mapping[str, Any]) -> dict[str, Any] | None:
     """Returns the block of a thought; None if the part is no thought."""
     if part.get("type") == "reasoning" and isinstance(part.get("reasoning"), str):
         signature = part.get("signature")
@@ -278,15 +278,15 @@ def _stored_thought(part: Mapping[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def _stored_results(message: FileMessage) -> list[dict[str, Any]]:
+def _read_results(message: FileMessage) -> list[dict[str, Any]]:
     """Returns the results of calls, a message each."""
     returns = message.tool_returns or [FileReturn(message.tool_call_id)]
     decision = {None: None, True: "approved", False: "denied"}[message.approve]
     results = []
     for tool_return in returns:
         response = tool_return.func_response
-        text = response if isinstance(response, str) else _plain_text(message.content)
-        text, status = _unpacked_result(text)
+        text = response if isinstance(response, str) else _join_text(message.content)
+        text, status = _unpack_result(text)
         status = tool_return.status or status
         result: dict[str, Any] = {
             "role": "tool",
@@ -306,12 +306,12 @@ def _stored_results(message: FileMessage) -> list[dict[str, Any]]:
     return results
 
 
-def _unpacked_result(text: str) -> tuple[str, str | None]:
+def _unpack_result(text: str) -> tuple[str, str | None]:
     """Returns a result and its status: unpacked where Letta's server packed it, else as it is, with None.
 
     A packed result other than text is returned as JSON.
     """
-    packed = _object_in(text)
+    packed = _parse_object(text)
     status = _STATUSES.get(str(packed["status"])) if packed.keys() == _PACKED_RESULT_FIELDS else None
     if status is None:
         return text, None
@@ -319,11 +319,11 @@ def _unpacked_result(text: str) -> tuple[str, str | None]:
     return message if isinstance(message, str) else msgspec.json.encode(message).decode(), status
 
 
-def _stored_content(content: str | list[dict[str, Any]] | None) -> Any:
+def _read_content(content: str | list[dict[str, Any]] | None) -> Any:
     """Returns the content of a user message: a text, or parts of text and images."""
     if not isinstance(content, list):
-        return _unpacked_user_text(content or "")
-    parts = [part for item in content if (part := _stored_part(item)) is not None]
+        return _unpack_user_text(content or "")
+    parts = [part for item in content if (part := _read_part(item)) is not None]
     if any(part["type"] != "text" for part in parts):
         return parts
     return "\n".join(part["text"] for part in parts)
@@ -335,43 +335,43 @@ def is_packed(content: Any) -> bool:
         valid_content = msgspec.convert(content, str | list[dict[str, Any]])
     except msgspec.ValidationError:
         return False
-    return _system_text(valid_content) != _plain_text(valid_content)
+    return _read_system_text(valid_content) != _join_text(valid_content)
 
 
-def _system_text(content: str | list[dict[str, Any]] | None) -> str:
+def _read_system_text(content: str | list[dict[str, Any]] | None) -> str:
     """Returns the text of a system message."""
-    text = _plain_text(content)
-    packed = _packed_object(text)
+    text = _join_text(content)
+    packed = _find_packed_object(text)
     return packed["message"] if packed.get("type") == "system_alert" else text
 
 
-def _unpacked_user_text(text: str) -> str:
+def _unpack_user_text(text: str) -> str:
     """Returns the text of a user message, unpacked where an older agent type packed it."""
-    packed = _packed_object(text)
+    packed = _find_packed_object(text)
     return packed["message"] if packed.get("type") == "user_message" else text
 
 
-def _event_text(content: str | list[dict[str, Any]] | None) -> str:
+def _read_event_text(content: str | list[dict[str, Any]] | None) -> str:
     """Returns the text of a system event, which Letta's older agents got as a user message; "" for other messages."""
-    text = _plain_text(content)
-    packed = _object_in(text)
+    text = _join_text(content)
+    packed = _parse_object(text)
     if packed.get("type") not in _EVENT_TYPES or not isinstance(packed.get("time"), str):
         return ""
     return packed["reason"] if isinstance(packed.get("reason"), str) and packed["reason"] else text
 
 
-def _packed_object(text: str) -> dict[str, Any]:
+def _find_packed_object(text: str) -> dict[str, Any]:
     """Returns the object in which Letta's older agents packed a message, with its time; {} for plain text."""
-    packed = _object_in(text)
+    packed = _parse_object(text)
     return packed if isinstance(packed.get("message"), str) and isinstance(packed.get("time"), str) else {}
 
 
-def _object_in(text: str) -> dict[str, Any]:
+def _parse_object(text: str) -> dict[str, Any]:
     """Returns the JSON object that a text is; {} for any other text."""
     return (read_arguments(text) if text.startswith("{") else None) or {}
 
 
-def _stored_part(part: Mapping[str, Any]) -> dict[str, Any] | None:
+def _read_part(part: Mapping[str, Any]) -> dict[str, Any] | None:
     source = part.get("source")
     if part.get("type") == "image" and isinstance(source, dict):
         url = source.get("url")
@@ -379,10 +379,10 @@ def _stored_part(part: Mapping[str, Any]) -> dict[str, Any] | None:
             url = f"data:{source.get('media_type') or 'image/png'};base64,{source['data']}"
         return {"type": "image_url", "image_url": {"url": url}} if isinstance(url, str) else None
     text = part.get("text")
-    return {"type": "text", "text": _unpacked_user_text(text)} if isinstance(text, str) else None
+    return {"type": "text", "text": _unpack_user_text(text)} if isinstance(text, str) else None
 
 
-def _plain_text(content: str | list[dict[str, Any]] | None) -> str:
+def _join_text(content: str | list[dict[str, Any]] | None) -> str:
     if not isinstance(content, list):
         return content or ""
     return "\n".join(
@@ -390,7 +390,7 @@ def _plain_text(content: str | list[dict[str, Any]] | None) -> str:
     )
 
 
-def _timestamp(text: str | None, default: float) -> float:
+def _parse_time(text: str | None, default: float) -> float:
     """Returns the seconds since the epoch of an ISO date; `default` for any other text."""
     try:
         return parse_moment(text or "")

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from gateway.agents.agent_file.file_fields import EXTENSION
 from gateway.agents.agent_file.file_structs import ImportForm
 from gateway.agents.agent_file.read import read_file
-from gateway.agents.agent_file.write import ExportedAgent, ExportedFolder, agent_file
+from gateway.agents.agent_file.write import ExportedAgent, ExportedFolder, write_agent_file
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.agent_bodies import models_of
 from gateway.agents.api.dependencies import AgentsApi
@@ -77,7 +77,7 @@ class AgentFileRoutes:
             archives=await self._export.load_archives(view.agent),
         )
         # In a thread, since it may have thousands of messages.
-        data = await asyncio.to_thread(agent_file, exported, self._api.now())
+        data = await asyncio.to_thread(write_agent_file, exported, self._api.now())
         return Response(data, headers=request.headers, media_type="application/json")
 
     async def _export_folder(self, folder: Definition) -> ExportedFolder:

@@ -50,7 +50,7 @@ from gateway.agents.core.agent_file import (
     PortableIdentity,
     PortableMessage,
 )
-from gateway.agents.core.kinds import kind_of
+from gateway.agents.core.kinds import choose_kind
 from gateway.agents.registry.archives import MAX_MEMORIES_SEARCHED
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import convert, parse
@@ -90,7 +90,7 @@ class _FileReader:
         # Mnemogate wrote the file.
         self._is_own = text is not None and not self._extension.is_moved
         # The uids that agents, blocks and folders retain, by their ids in the file.
-        self._retained_uids = _retained_uids(file) if self._extension.is_moved else {}
+        self._retained_uids = _read_retained_uids(file) if self._extension.is_moved else {}
         self._groups = _read_groups(file)
         self._tools = read_tools(file.tools, is_own=self._is_own)
         self._blocks = {str(block.get("id")): _read_block(block, n) for n, block in enumerate(file.blocks)}
@@ -151,7 +151,7 @@ class _FileReader:
         if self._form.strip_messages:
             return portable
         # On Letta's server an agent that speaks by a tool thinks in text.
-        is_text_thought = not self._is_own and kind_of(agent.agent_type or "").style == "message"
+        is_text_thought = not self._is_own and choose_kind(agent.agent_type or "").style == "message"
         return replace(
             portable,
             messages=self._read_messages(
@@ -289,7 +289,7 @@ def _check_ids(json: Mapping[str, Any]) -> None:
             known_ids.add(id)
 
 
-def _retained_uids(file: File) -> dict[str, str]:
+def _read_retained_uids(file: File) -> dict[str, str]:
     """Returns the uids of agents, blocks and folders that retain their uids, by id. Raises: Unprocessable."""
     parts = {
         "agents": [str(agent.get("id")) for agent in file.agents],

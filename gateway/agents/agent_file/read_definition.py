@@ -32,9 +32,9 @@ def read_definition(
 
     Raises: Unprocessable.
     """
-    fields = _letta_fields(raw)
+    fields = _read_letta_fields(raw)
     if extension is not None:
-        fields |= _extension_fields(extension)
+        fields |= _read_extension_fields(extension)
         config = fields.get("llm_config")
         # Without `context_window_limit` the number in `llm_config` is only the model's own, and sets nothing.
         if isinstance(config, dict) and "context_window_limit" not in fields:
@@ -49,7 +49,7 @@ def read_definition(
     return new_definition(convert(fields, CreateAgent, path))
 
 
-def _letta_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
+def _read_letta_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the fields of Letta's form as they are sent to create an agent."""
     fields = {name: raw[name] for name in _FIELDS if raw.get(name) is not None}
     if isinstance(rules := fields.get("tool_rules"), list):
@@ -64,7 +64,7 @@ def _letta_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _extension_fields(extension: AgentExtension) -> dict[str, Any]:
+def _read_extension_fields(extension: AgentExtension) -> dict[str, Any]:
     """Returns the fields that only Mnemogate's files have as they are sent to create an agent."""
     limits = {
         "message_buffer_limit": extension.message_buffer_limit,

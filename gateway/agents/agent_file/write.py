@@ -19,7 +19,7 @@ from gateway.agents.agent_file import file_fields
 from gateway.agents.agent_file.file_fields import select_fields
 from gateway.agents.agent_file.file_messages import to_file_message
 from gateway.agents.core.agent_file import PortableArchive, PortableMessage
-from gateway.agents.wire.shown_values import iso_time
+from gateway.agents.wire.shown_values import render_time
 from gateway.core.definition import Sleeptime
 from storage.listing import PassageDraft
 
@@ -61,7 +61,7 @@ class ExportedAgent(Struct, frozen=True):
     archives: Sequence[PortableArchive] = ()
 
 
-def agent_file(exported: ExportedAgent, now: float) -> bytes:
+def write_agent_file(exported: ExportedAgent, now: float) -> bytes:
     """Returns an agent file that is made now."""
     state = exported.state
     sources = [
@@ -86,7 +86,7 @@ def agent_file(exported: ExportedAgent, now: float) -> bytes:
         "tools": [{**tool, "id": f"tool-{n}"} for n, tool in enumerate(map(_render_tool, state["tools"]))],
         "mcp_servers": [],
         "metadata": {"revision_id": _REVISION, file_fields.EXTENSION: orjson.dumps(extension).decode()},
-        "created_at": iso_time(now),
+        "created_at": render_time(now),
     }
     return orjson.dumps(file_json, option=orjson.OPT_INDENT_2)
 
@@ -157,5 +157,5 @@ def _render_passage(passage: PassageDraft) -> dict[str, Any]:
         "text": passage.text,
         "tags": list(passage.tags),
         "metadata": passage.metadata,
-        "created_at": iso_time(passage.at),
+        "created_at": render_time(passage.at),
     }

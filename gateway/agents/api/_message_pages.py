@@ -16,7 +16,7 @@ from gateway.agents.api._query import ShownMessagesQuery
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.runs.message_listing import AgentMessages, MessageView
 from gateway.agents.runs.system_message import SYSTEM_SEQ, SystemMessage
-from gateway.agents.wire.message import Showing, showing_of
+from gateway.agents.wire.message import Showing, read_showing
 from gateway.core import ids
 from gateway.core.ids import ObjectRef
 from gateway.errors import UnknownId
@@ -46,7 +46,7 @@ class MessagePages:
         after = await _cursor(self._api, agent, query.after)
         page = Page(after, before, query.size(_PAGE), query.newest_first())
         return await self._fill_page(
-            query, page, partial(self._fetch_of_agent, agent, conversation_name, showing_of(query))
+            query, page, partial(self._fetch_of_agent, agent, conversation_name, read_showing(query))
         )
 
     async def list_of_project(self, project: str, query: ShownMessagesQuery) -> list[dict[str, Any]]:
@@ -94,7 +94,7 @@ class MessagePages:
         self, entries: _Entries, query: ShownMessagesQuery
     ) -> list[list[dict[str, Any]]]:
         """Returns what is shown of each message, in the page's order. Messages that show nothing are left out."""
-        showing = showing_of(query)
+        showing = read_showing(query)
         rendered: list[list[dict[str, Any]]] = []
         for agent, group in groupby(entries, key=itemgetter(0)):
             renderer = MessageRenderer(self._api.store, agent, showing)

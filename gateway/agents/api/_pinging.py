@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from gateway.agents.wire.faults import refused_event
+from gateway.agents.wire.faults import make_refused_event
 from gateway.core.turn.round import EVENT_STREAM
 from gateway.run.sink import ClientGone, Sink
 
@@ -65,7 +65,7 @@ class PingingSink:
         """Sends an error, since no other answer to a request for a stream is whole. After a ping it is an event."""
         self._stop_pings()
         if self._has_head:
-            await self.inner.write(refused_event(body))
+            await self.inner.write(make_refused_event(body))
             await self.inner.end()
         else:
             await self.inner.send_body(status, headers, body)

@@ -244,7 +244,7 @@ def _read_request(
         kind = row.query or UrlQuery
         query = struct_fields.convert(_query_values(kind, http), kind, ("query",), lax=True)
     without_effect = [
-        name for part in (body, query) if part is not None for name in struct_fields.sent_without_effect(part)
+        name for part in (body, query) if part is not None for name in struct_fields.list_ignored_fields(part)
     ]
     headers = {"x-mnemogate-kept": ",".join(without_effect)} if without_effect else {}
     return ApiRequest(project, http.path_params, http, headers, data, file), query, body

@@ -13,13 +13,13 @@ from gateway.agents.api.groups import render_group
 from gateway.agents.api.identities import render_identity
 from gateway.agents.api.model import choose_provider_type, render_embedder
 from gateway.agents.api.tool_json import render_tool
-from gateway.agents.core.kinds import kind_of
+from gateway.agents.core.kinds import choose_kind
 from gateway.agents.registry.registry import AgentView, Registry
 from gateway.agents.runs.compact_conversation import UNKNOWN_WINDOW
 from gateway.agents.runs.message_listing import AgentMessages
 from gateway.agents.runs.system_message import system_id
 from gateway.agents.wire.message import Showing
-from gateway.agents.wire.shown_values import iso_time
+from gateway.agents.wire.shown_values import render_time
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition
 from gateway.core.turn.stop_reason import StopReason
@@ -96,8 +96,8 @@ def render_agent(
         **{name: retained.get(name) for name in ("max_files_open", "per_file_view_window_char_limit")},
         "pending_approval": pending,
         **_render_last_run(view.last_run),
-        "created_at": iso_time(row.created),
-        "updated_at": iso_time(row.updated),
+        "created_at": render_time(row.created),
+        "updated_at": render_time(row.updated),
         **_HOSTED_FIELDS,
         "mnemogate": _render_extension(definition),
     }
@@ -119,7 +119,7 @@ def _render_extension(definition: AgentDefinition) -> dict[str, Any]:
     return {
         "rebuild": "always" if definition.rebuilds else "free",
         **{name: getattr(definition, field) for name, field in EXTENSION_FIELDS.items()},
-        "filler": definition.filler or kind_of(definition.kind).filler,
+        "filler": definition.filler or choose_kind(definition.kind).filler,
     }
 
 
@@ -129,7 +129,7 @@ def _render_last_run(run: Run | None) -> dict[str, Any]:
     if run is not None and run.begun is not None and run.ended is not None:
         duration_ms = max(0, int((run.ended - run.begun) * 1000))
     return {
-        "last_run_completion": None if run is None else iso_time(run.ended),
+        "last_run_completion": None if run is None else render_time(run.ended),
         "last_run_duration_ms": duration_ms,
         "last_stop_reason": None if run is None else run.stop,
     }

@@ -21,11 +21,11 @@ from gateway.agents.api.dependencies import AgentsApi, uid_or_none
 from gateway.agents.batches.accept import RequestedItem
 from gateway.agents.core.rule_guide import DEFAULT_MAX_STEPS
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.message import Showing, showing_of
+from gateway.agents.wire.message import Showing, read_showing
 from gateway.agents.wire.run_json import render_usage
 from gateway.agents.wire.send import MaxSteps, MessageType, Send, read_send
 from gateway.agents.wire.sent_values import sent_or, sent_or_none
-from gateway.agents.wire.shown_values import duration_ns, iso_time
+from gateway.agents.wire.shown_values import measure_ns, render_time
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, UrlQuery, refused
 from gateway.checked import Fault
 from gateway.core import ids
@@ -116,10 +116,10 @@ def render_batch(batch: Batch, counts: BatchCounts) -> dict[str, Any]:
             "expired": counts.expired,
             "cancelled": counts.cancelled,
         },
-        "created_at": iso_time(batch.created),
-        "updated_at": iso_time(batch.ended or batch.created),
-        "completed_at": iso_time(batch.ended),
-        "total_duration_ns": duration_ns(batch.created, batch.ended),
+        "created_at": render_time(batch.created),
+        "updated_at": render_time(batch.ended or batch.created),
+        "completed_at": render_time(batch.ended),
+        "total_duration_ns": measure_ns(batch.created, batch.ended),
         "ttft_ns": None,
         "stop_reason": None,
         "background": True,
@@ -218,7 +218,7 @@ class BatchRoutes:
         Of one agent they are listed whole: `after` and `limit` are ignored.
         """
         batch, _ = await self._api.batches.get(request.project, request.uid("job", "batch_id"))
-        showing = showing_of(query)
+        showing = read_showing(query)
         if (uid := uid_or_none("agent", query.agent_id)) is not None:
             item = await self._api.store.batches.find_item_of_agent(batch.id, uid)
             return {"messages": [] if item is None else await self._item_messages(item, showing)}

@@ -12,7 +12,7 @@ from gateway.agents.api._query import AgentsOfQuery, BlocksQuery, HistoryQuery, 
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import ORIGIN, AgentsApi
 from gateway.agents.wire.sent_values import sent_fields, sent_or, sent_or_none
-from gateway.agents.wire.shown_values import iso_time
+from gateway.agents.wire.shown_values import render_time
 from gateway.agents.wire.struct_fields import BOUNDED_LIST, NO_TEMPLATES, ONE_PROJECT, Body, Maybe, NoEffect
 from gateway.core import ids
 from gateway.errors import BadRequest
@@ -131,7 +131,7 @@ def render_revision(revision: Revision) -> dict[str, Any]:
     return {
         "version": revision.version,
         "value": revision.value,
-        "at": iso_time(revision.at),
+        "at": render_time(revision.at),
         "origin": revision.origin,
         "restores": revision.restores,
     }

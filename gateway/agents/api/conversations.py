@@ -29,7 +29,7 @@ from gateway.agents.runs.system_message import SYSTEM_SEQ, system_id
 from gateway.agents.wire.run_json import StreamRun, render_run_states
 from gateway.agents.wire.send import Send
 from gateway.agents.wire.sent_values import sent_fields, sent_or_none
-from gateway.agents.wire.shown_values import iso_time
+from gateway.agents.wire.shown_values import render_time
 from gateway.agents.wire.struct_fields import READ_ONLY, Body, Maybe, NoEffect, UrlQuery, refused
 from gateway.core import ids
 from gateway.core.agent import AgentSpec
@@ -188,15 +188,15 @@ def render_conversation(
         "description": definition.description,
         "hidden": definition.hidden,
         "archived": definition.archived is not None,
-        "archived_at": iso_time(definition.archived),
+        "archived_at": render_time(definition.archived),
         "model": definition.model,
         "model_settings": definition.retained.get("model_settings"),
         "context_window_limit": definition.context_window,
         "in_context_message_ids": None if message_ids is None else list(message_ids),
         "isolated_block_ids": [],
-        "last_message_at": None if entry.conversation.is_empty else iso_time(entry.last_at),
-        "created_at": iso_time(entry.begun),
-        "updated_at": iso_time(max(changed_at, entry.last_at)),
+        "last_message_at": None if entry.conversation.is_empty else render_time(entry.last_at),
+        "created_at": render_time(entry.begun),
+        "updated_at": render_time(max(changed_at, entry.last_at)),
         "created_by_id": None,
         "last_updated_by_id": None,
     }

@@ -18,7 +18,7 @@ from gateway.agents.api.passages import render_passage
 from gateway.agents.files.folders import FileView, Folders, SentFile
 from gateway.agents.registry.archives import Archives
 from gateway.agents.wire.sent_values import sent_fields, sent_or_none
-from gateway.agents.wire.shown_values import iso_time
+from gateway.agents.wire.shown_values import render_time
 from gateway.agents.wire.struct_fields import Body, Form, Maybe, NoEffect, UrlQuery, refused
 from gateway.core import ids
 from gateway.core.memory.file_text import clean_file_name
@@ -103,8 +103,8 @@ def render_folder(folder: Definition) -> dict[str, Any]:
         "metadata": body.get("metadata") or {},
         "embedding_config": render_embedder(body.get("embedding_config"), body.get("embedding") or ""),
         "vector_db_provider": "native",
-        "created_at": iso_time(folder.created),
-        "updated_at": iso_time(folder.updated),
+        "created_at": render_time(folder.created),
+        "updated_at": render_time(folder.updated),
         "created_by_id": None,
         "last_updated_by_id": None,
     }
@@ -130,8 +130,8 @@ def render_file(folder: Definition, view: FileView) -> dict[str, Any]:
         "total_chunks": parts,
         "chunks_embedded": parts,
         "content": view.content,
-        "created_at": iso_time(file.created),
-        "updated_at": iso_time(file.created),
+        "created_at": render_time(file.created),
+        "updated_at": render_time(file.created),
         "is_deleted": False,
     }
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
-from gateway.agents.core.kinds import VOICE_KIND, kind_of
+from gateway.agents.core.kinds import VOICE_KIND, choose_kind
 from gateway.agents.registry.registry import AgentEdit, AgentView
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.sent_values import sent_fields, sent_or_none
@@ -111,7 +111,7 @@ def check_window(definition: AgentDefinition, sent: Mapping[str, Any], fields: W
 
     Raises: Unprocessable, which names the field that was sent.
     """
-    most = definition.most_messages or kind_of(definition.kind).most_messages
+    most = definition.most_messages or choose_kind(definition.kind).most_messages
     least = definition.least_messages
     if most is None or least is None or least <= most:
         return

@@ -13,7 +13,7 @@ from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.manual_calls import ManualCall, call_by_hand
 from gateway.agents.api.mcp_config import parse_config, server_type_of
 from gateway.agents.api.tool_json import render_call_result, render_tool
-from gateway.agents.core.mcp_server import HEADERS, MASK, TOKEN, VARIABLES, secrets_of_group
+from gateway.agents.core.mcp_server import HEADERS, MASK, TOKEN, VARIABLES, find_group_secrets
 from gateway.agents.registry.mcp_registry import McpRegistry
 from gateway.agents.registry.tool_registry import ToolView
 from gateway.agents.wire.faults import Unprocessable
@@ -82,7 +82,7 @@ def render_server(stored: Definition) -> dict[str, Any]:
 
 
 def _mask_values(server: McpServerDefinition, group: str) -> dict[str, str] | None:
-    return dict.fromkeys(secrets_of_group(server.secrets, group), MASK) or None
+    return dict.fromkeys(find_group_secrets(server.secrets, group), MASK) or None
 
 
 class McpServerRoutes:

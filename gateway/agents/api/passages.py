@@ -14,7 +14,7 @@ from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.registry.archives import Archives, PassageView
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.sent_values import sent_or_none
-from gateway.agents.wire.shown_values import iso_time
+from gateway.agents.wire.shown_values import render_time
 from gateway.agents.wire.struct_fields import BOUNDED_LIST, Body, Maybe, NoEffect
 from gateway.checked import Fault, Path
 from gateway.core import ids
@@ -92,7 +92,7 @@ def render_passage(view: PassageView) -> dict[str, Any]:
         "text": passage.text,
         "tags": list(passage.tags),
         "archive_id": ids.id_of("archive", uid) if file is None else None,
-        "created_at": iso_time(passage.at),
+        "created_at": render_time(passage.at),
         "updated_at": None,
         "source_id": None if file is None else ids.id_of("source", uid),
         "file_id": None if file is None else ids.id_of("file", file.uid),
@@ -112,7 +112,7 @@ def render_found_passage(view: PassageView) -> dict[str, Any]:
     return {
         "id": ids.id_at("passage", view.uid, passage.seq),
         "content": passage.text,
-        "timestamp": iso_time(passage.at),
+        "timestamp": render_time(passage.at),
         "tags": list(passage.tags),
     }
 
@@ -127,8 +127,8 @@ def render_archive(archive: Definition) -> dict[str, Any]:
         "embedding_config": archive.body.get("embedding_config"),
         "vector_db_provider": "native",
         "metadata": {},
-        "created_at": iso_time(archive.created),
-        "updated_at": iso_time(archive.updated),
+        "created_at": render_time(archive.created),
+        "updated_at": render_time(archive.updated),
         "created_by_id": None,
         "last_updated_by_id": None,
     }

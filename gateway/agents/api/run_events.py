@@ -12,11 +12,11 @@ from adapters.types import Json
 from gateway.agents.api._message_renderer import MessageRenderer
 from gateway.agents.runs.run import RunStart
 from gateway.agents.runs.stored_run import load_exchanges_of_run, load_last_counts
-from gateway.agents.wire.faults import error_event
+from gateway.agents.wire.faults import make_error_event
 from gateway.agents.wire.message import Showing, render_summary
-from gateway.agents.wire.run_json import end_events, failure_message, render_result, render_stop
-from gateway.agents.wire.run_stream import RunNumbers, StepViewFactory, event, is_end, numbered, ping_event
-from gateway.agents.wire.shown_values import iso_time
+from gateway.agents.wire.run_json import end_events, find_failure_message, render_result, render_stop
+from gateway.agents.wire.run_stream import RunNumbers, StepViewFactory, event, is_end, make_ping, numbered
+from gateway.agents.wire.shown_values import render_time
 from gateway.core import ids
 from gateway.core.turn.client_view import ViewFactory
 from gateway.core.turn.stop_reason import StopReason
@@ -86,10 +86,10 @@ class RunEvents(Struct, frozen=True):
         return view_of(start, showing, self.now, by_token=by_token, before=before)
 
     def first_event(self, uid: str) -> bytes:
-        return ping_event(uid, self.now())
+        return make_ping(uid, self.now())
 
     def error_events(self, uid: str, error: GatewayError) -> bytes:
-        return event(render_stop(StopReason.ERROR)) + error_event(error, ids.id_of("run", uid))
+        return event(render_stop(StopReason.ERROR)) + make_error_event(error, ids.id_of("run", uid))
 
     def number_events(self, data: bytes, first: int) -> list[bytes]:
         return numbered(data, first)
@@ -107,7 +107,7 @@ class RunEvents(Struct, frozen=True):
         missing = list(_missing_messages(messages, map(_data, logged), attempt))
         if (error := await failure_of(self.store, run)) is not None:
             missing.append(render_stop(run.stop or StopReason.ERROR))
-            return b"".join(map(event, missing)) + error_event(error, ids.id_of("run", run.uid))
+            return b"".join(map(event, missing)) + make_error_event(error, ids.id_of("run", run.uid))
         if run.is_over:
             missing += end_events(run, await load_last_counts(self.store, run))
         return b"".join(map(event, missing))
@@ -121,14 +121,14 @@ class RunEvents(Struct, frozen=True):
         renderer = MessageRenderer(self.store, agent, await showing_of_run(self.store, run))
         shown = await renderer.render_output(run, await load_exchanges_of_run(self.store, agent, run))
         error = await failure_of(self.store, run)
-        message = failure_message(run) if error is None else error.message
+        message = find_failure_message(run) if error is None else error.message
         fields = {} if message is None else {"error": message}
         counts = await load_last_counts(self.store, run)
         return {
             "run_id": ids.id_of("run", run.uid),
             "status": run.state.value,
             "stop_reason": run.stop,
-            "completed_at": iso_time(run.ended),
+            "completed_at": render_time(run.ended),
             "metadata": {**fields, "result": render_result(shown, run, last=counts)},
         }
 

@@ -33,7 +33,7 @@ from gateway.agents.wire.run_json import (
     render_step_metrics,
     render_usage,
 )
-from gateway.agents.wire.run_stream import ping_event
+from gateway.agents.wire.run_stream import make_ping
 from gateway.agents.wire.sent_values import sent_or_none
 from gateway.core import ids
 from gateway.core.memory.visibility import tools_used
@@ -321,7 +321,7 @@ class RunStream:
         api = self.api
         info.stream = True
         info.memory = "on"
-        ping = ping_event(self.run.uid, api.now())
+        ping = make_ping(self.run.uid, api.now())
         interval_s = api.ping_s if self.include_pings else 0.0
         with (
             ClientReply(scope, receive, send, api.send_timeout_s) as reply,

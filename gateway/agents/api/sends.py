@@ -19,9 +19,9 @@ from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.run_events import showing_options, view_of
 from gateway.agents.api.runs import RunStream, render_run_entry, render_run_result
 from gateway.agents.runs.run import RunRequest, RunResult, RunStart
-from gateway.agents.wire.message import Showing, render_summary, showing_of
+from gateway.agents.wire.message import Showing, read_showing, render_summary
 from gateway.agents.wire.run_json import end_events, render_result
-from gateway.agents.wire.run_stream import event, ping_event
+from gateway.agents.wire.run_stream import event, make_ping
 from gateway.agents.wire.send import ClientTool, Send, read_send, with_skills
 from gateway.agents.wire.sent_values import sent_or, sent_or_none
 from gateway.core.agent import AgentSpec
@@ -79,7 +79,7 @@ class Sends:
         if is_stream:
             return RunStream(self._api, run, include_pings=body.include_pings, headers=request.headers)
         run = await self._api.background_runs.wait_for_end(run)
-        return await render_run_result(self._api, run, showing_of(body))
+        return await render_run_result(self._api, run, read_showing(body))
 
     async def accept(
         self,
@@ -103,7 +103,7 @@ class Sends:
         # The steps ask for themselves what they may use, and are counted as the run's.
         receipt.asks_model = False
         await self._api.agent_runs.admit(run_request, receipt)
-        showing = showing_of(body)
+        showing = read_showing(body)
         shown = showing_options(showing, by_token=by_token)
         return await self._api.background_runs.accept(
             run_request,
@@ -241,7 +241,7 @@ class SendReply:
         with PingingSink(reply, interval_s, headers=[*self.request.headers.items(), EVENT_STREAM]) as sink:
 
             def begin_view(start: RunStart) -> ViewFactory:
-                sink.ping = ping_event(start.run, self.api.now())
+                sink.ping = make_ping(start.run, self.api.now())
                 return self._begin_view(start)
 
             result = await self.api.agent_runs.send(self.run_request, begin_view, sink, receipt)
@@ -257,14 +257,14 @@ class SendReply:
 
     def _begin_view(self, start: RunStart) -> ViewFactory:
         """Returns the factory of the run's view, and sets `_summary_messages`. Called before the first reply."""
-        showing = showing_of(self.body)
+        showing = read_showing(self.body)
         by_token = self.is_stream and self.body.stream_tokens
         if start.summary is not None:
             self._summary_messages = render_summary(start.summary, start.agent.uid, showing)
         return view_of(start, showing, self.api.now, by_token=by_token, before=self._summary_messages)
 
     async def _render_messages(self, result: RunResult) -> list[dict[str, Any]]:
-        renderer = MessageRenderer(self.api.store, result.agent, showing_of(self.body))
+        renderer = MessageRenderer(self.api.store, result.agent, read_showing(self.body))
         return [*self._summary_messages, *await renderer.render_output(result.run, result.steps)]
 
 

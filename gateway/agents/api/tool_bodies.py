@@ -9,7 +9,7 @@ import orjson
 from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
 
-from gateway.agents.tools.signature import function_name, schema_of
+from gateway.agents.tools.signature import make_schema, read_function_name
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.sent_values import sent_fields
 from gateway.agents.wire.struct_fields import BOUNDED_LIST, Body, Maybe, refused
@@ -106,12 +106,12 @@ def with_source(definition: ToolDefinition, update: ToolSource) -> ToolDefinitio
     if updated.source_type != "python":
         return updated
     if sent.get("source_code") and not sent.get("json_schema"):
-        schema = schema_of(updated.source, sent.get("args_json_schema"))
+        schema = make_schema(updated.source, sent.get("args_json_schema"))
         if updated.description:
             schema["description"] = updated.description
         return replace(updated, schema=schema)
     name = tool_name(updated)
-    if sent.get("json_schema") and (function := function_name(updated.source)) != name:
+    if sent.get("json_schema") and (function := read_function_name(updated.source)) != name:
         raise BadRequest(
             f"The json_schema names the function {name!r}, but the source's last one, which is the tool, is "
             f"{function!r}.",

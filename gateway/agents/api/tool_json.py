@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.agents.core.kinds import FILE_TOOLS, MULTI_AGENT_TOOLS
 from gateway.agents.registry.tool_registry import ToolView
-from gateway.agents.wire.shown_values import iso_time, lines_of
+from gateway.agents.wire.shown_values import render_time, split_lines
 from gateway.core import ids
 from gateway.core.definition import ToolDefinition
 from gateway.core.memory.builtin import definition_of
@@ -49,8 +49,8 @@ def _render_defined_tool(row: Definition) -> dict[str, Any]:
         "default_requires_approval": tool.needs_approval,
         "enable_parallel_execution": tool.is_parallel,
         "metadata_": tool.metadata,
-        "created_at": iso_time(row.created),
-        "updated_at": iso_time(row.updated),
+        "created_at": render_time(row.created),
+        "updated_at": render_time(row.updated),
     }
 
 
@@ -84,13 +84,13 @@ def render_source_result(name: str, answer: ToolAnswer, *, at: float) -> dict[st
         "tool_return": answer.content,
         "status": answer.status,
         "tool_call_id": "null",
-        "stdout": lines_of(answer.stdout),
-        "stderr": lines_of(answer.stderr),
+        "stdout": split_lines(answer.stdout),
+        "stderr": split_lines(answer.stderr),
     }
     return {
         "id": "null",
         "message_type": "tool_return_message",
-        "date": iso_time(at),
+        "date": render_time(at),
         "name": name,
         **result,
         "tool_returns": [{"type": "tool", **result}],
@@ -102,8 +102,8 @@ def render_call_result(answer: ToolAnswer) -> dict[str, Any]:
     return {
         "status": answer.status,
         "func_return": answer.content,
-        "stdout": lines_of(answer.stdout),
-        "stderr": lines_of(answer.stderr),
+        "stdout": split_lines(answer.stdout),
+        "stderr": split_lines(answer.stderr),
         "agent_state": None,
         "sandbox_config_fingerprint": None,
     }

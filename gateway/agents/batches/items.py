@@ -37,7 +37,7 @@ from gateway.agents.runs.calls.toolboxes import Toolboxes
 from gateway.agents.runs.run import RunRequest, chat_request_of, identity_of
 from gateway.agents.runs.stored_conversation import context_as_of, make_step_open, read_stored_context
 from gateway.agents.runs.turn_guide import guide_of, is_overfull
-from gateway.agents.tools.agent_tools import asides_of, serial_tools
+from gateway.agents.tools.agent_tools import find_serial_tools, read_asides
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.stored_path import finish_turn, hash_exchanges
@@ -189,8 +189,8 @@ class ItemTurns:
         terms = TurnTerms(
             gateway_tools=AllBut() if tools else (),
             holds_end=True,
-            serial_tools=serial_tools(spec),
-            asides=asides_of(spec),
+            serial_tools=find_serial_tools(spec),
+            asides=read_asides(spec),
         )
         try:
             await TurnRun(call, turn.replies, prompt, turn, self._turns, guide, terms).run()

@@ -73,12 +73,12 @@ VOICE_KIND = "voice_convo_agent"
 READING_KINDS = frozenset({"sleeptime_agent", "voice_sleeptime_agent"})
 
 
-def kind_of(name: str) -> AgentKind:
+def choose_kind(name: str) -> AgentKind:
     """Returns the kind with this name; the default kind if the name is unknown."""
     return KINDS.get(name, KINDS[DEFAULT_KIND])
 
 
-def base_rules(tools: Sequence[str], rules: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def make_base_rules(tools: Sequence[str], rules: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Returns a rule for each of these tools: whether the turn goes on after it.
 
     rules: the agent's own. A tool with such a rule among them gets no other.
@@ -91,17 +91,17 @@ def base_rules(tools: Sequence[str], rules: Sequence[Mapping[str, Any]]) -> list
     ]
 
 
-def built_in_index(name: str) -> int:
+def index_built_in(name: str) -> int:
     """Returns the index of a built-in tool among the built-in tools. The index is stored."""
     return list(BUILT_IN_TOOLS).index(name)
 
 
-def built_in_uid(name: str) -> str:
+def hash_built_in(name: str) -> str:
     """Returns the uid of a built-in tool, which is the same in every store."""
     return blake2b(name.encode(), digest_size=16, person=b"mnemogate tool").hexdigest()
 
 
-_BY_UID = {built_in_uid(name): name for name in BUILT_IN_TOOLS}
+_BY_UID = {hash_built_in(name): name for name in BUILT_IN_TOOLS}
 
 
 def find_built_in(uid: str) -> str | None:

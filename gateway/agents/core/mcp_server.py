@@ -91,7 +91,7 @@ def group_of(name: str) -> str:
     return name.partition(".")[0]
 
 
-def secrets_of_group(secrets: Mapping[str, str], group: str) -> dict[str, str]:
+def find_group_secrets(secrets: Mapping[str, str], group: str) -> dict[str, str]:
     """Returns the secrets of HEADERS or VARIABLES by the names of the headers or variables themselves."""
     return {name.partition(".")[2]: value for name, value in secrets.items() if group_of(name) == group}
 
@@ -101,8 +101,8 @@ def make_secrets(server: McpServerDefinition, secrets: Mapping[str, str]) -> Mcp
 
     A token without a scheme for `Authorization` is a bearer token (RFC 6750, 2.1).
     """
-    headers = secrets_of_group(secrets, HEADERS)
+    headers = find_group_secrets(secrets, HEADERS)
     if (token := secrets.get(TOKEN)) is not None:
         name = server.token_header or "Authorization"
         headers[name] = f"Bearer {token}" if name.lower() == "authorization" and " " not in token else token
-    return McpSecrets(headers, secrets_of_group(secrets, VARIABLES))
+    return McpSecrets(headers, find_group_secrets(secrets, VARIABLES))

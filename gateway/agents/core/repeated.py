@@ -29,22 +29,22 @@ from storage.records import Atom, Exchange
 _MAX_TEXTS = 8
 
 
-def new_messages(messages: Sequence[WireMessage]) -> Sequence[WireMessage]:
+def find_new_messages(messages: Sequence[WireMessage]) -> Sequence[WireMessage]:
     """Returns the messages of a chat completion's list that are new: those after its last assistant message.
 
     The system messages at its beginning are the request's own prompt. A system message after the stored messages is
     new ("ask whether they are still there").
     """
-    return messages[max(count_leading_system(messages), _last_index(messages, "assistant") + 1) :]
+    return messages[max(count_leading_system(messages), _index_last(messages, "assistant") + 1) :]
 
 
-def last_reply_texts(messages: Sequence[WireMessage]) -> list[str]:
+def find_last_reply_texts(messages: Sequence[WireMessage]) -> list[str]:
     """Returns the texts of the last reply in a chat completion's messages, as the client has them.
 
     These are the texts of the newest assistant messages after the last question before them.
     """
-    repeated = messages[: _last_index(messages, "assistant") + 1]
-    answers = repeated[_last_index(repeated, "user") + 1 :]
+    repeated = messages[: _index_last(messages, "assistant") + 1]
+    answers = repeated[_index_last(repeated, "user") + 1 :]
     replies = (message for message in answers if message.get("role") == "assistant")
     return [text for reply in replies if (text := read_text(reply))][-_MAX_TEXTS:]
 
@@ -63,8 +63,8 @@ def count_asked_again(
     messages, heard_texts: as in `detect_barge_in`.
     initial: messages with which a conversation begins.
     """
-    counts = (count for _, count in _repeated_turns(path, hasher, messages, heard_texts, initial))
-    return min(len(_newest_turn(path)[0].inputs), len(messages)) if len(messages) in counts else 0
+    counts = (count for _, count in _find_repeated_turns(path, hasher, messages, heard_texts, initial))
+    return min(len(_find_newest_turn(path)[0].inputs), len(messages)) if len(messages) in counts else 0
 
 
 class BargeIn(Struct, frozen=True):
@@ -86,13 +86,13 @@ def detect_barge_in(
 
     path: oldest first, with contents.
     messages: the messages of the list after its last assistant message.
-    heard_texts: the texts of the reply before these messages (`last_reply_texts`). They cut nothing unless they are the
-        beginning of the newest reply that was not left out.
+    heard_texts: the texts of the reply before these messages (`find_last_reply_texts`). They cut nothing unless they
+        are the beginning of the newest reply that was not left out.
     """
     withheld = find_refused_ids(path)
     path = [exchange for exchange in path if exchange.id not in withheld]
     unheard, stored_count = _find_unheard(path, hasher, messages, heard_texts)
-    turn = _newest_turn_with_text(path[: len(path) - len(unheard)])
+    turn = _find_newest_text_turn(path[: len(path) - len(unheard)])
     silent = [(exchange, "") for exchange in unheard if exchange.shown_reply is not None]
     return BargeIn([*_cut_replies(turn, heard_texts), *silent], stored_count)
 
@@ -110,7 +110,7 @@ def _find_unheard(
     result_count = _count_late_results(path, messages)
     turns, question_count = _find_unheard_turns(path, hasher, messages[result_count:], heard_texts)
     results = tuple(map(hasher.make_atoms, messages[:result_count]))
-    steps = _steps_from(path[: len(path) - len(turns)], results)
+    steps = _find_steps_from(path[: len(path) - len(turns)], results)
     if results and not steps:
         # The results belong to the newest question then, or are new.
         return _find_unheard_turns(path, hasher, messages, heard_texts)
@@ -137,21 +137,21 @@ def _find_unheard_turns(
     """
     unheard = [
         (turns, count)
-        for turns, count in _repeated_turns(path, hasher, messages, heard_texts)
+        for turns, count in _find_repeated_turns(path, hasher, messages, heard_texts)
         if count < len(messages) or not any(exchange.reply for exchange in turns)
     ]
     return unheard[-1] if unheard else ((), 0)
 
 
-def _steps_from(path: Sequence[Exchange], results: tuple[tuple[Atom, ...], ...]) -> Sequence[Exchange]:
+def _find_steps_from(path: Sequence[Exchange], results: tuple[tuple[Atom, ...], ...]) -> Sequence[Exchange]:
     """Returns the steps of the newest turn, from the step that answers these results on; empty if no step does."""
-    turn = _newest_turn(path)
+    turn = _find_newest_turn(path)
     steps = range(len(turn) - 1, 0, -1) if results else ()
     index = next((n for n in steps if turn[n].inputs[-len(results) :] == results), None)
     return () if index is None else turn[index:]
 
 
-def _repeated_turns(
+def _find_repeated_turns(
     path: Sequence[Exchange],
     hasher: MessageHasher,
     messages: Sequence[WireMessage],
@@ -168,9 +168,9 @@ def _repeated_turns(
         tuple(map(hasher.make_atoms, initial)),
     )
     questions: tuple[tuple[Atom, ...], ...] = ()
-    while turn := _newest_turn(path):
+    while turn := _find_newest_turn(path):
         path = path[: -len(turn)]
-        if turns and any(map(_reply_text, turn)):
+        if turns and any(map(_read_reply_text, turn)):
             return
         question = turn[0].inputs
         if initial_atoms and not path and question[: len(initial_atoms)] == initial_atoms:
@@ -178,13 +178,13 @@ def _repeated_turns(
         turns, questions = [*turn, *turns], question + questions
         if len(list_atoms) < len(questions):
             return
-        if questions == list_atoms[: len(questions)] and _has_heard(heard_texts, _newest_turn(path)):
+        if questions == list_atoms[: len(questions)] and _has_heard(heard_texts, _find_newest_turn(path)):
             yield turns, len(questions)
 
 
 def _has_heard(heard_texts: Sequence[str], turn: Sequence[Exchange]) -> bool:
     """Returns whether a client has the reply of a turn or its beginning. Of a turn without text it has no reply."""
-    reply = join_texts(map(_reply_text, turn))
+    reply = join_texts(map(_read_reply_text, turn))
     if not heard_texts:
         return not letters_of(reply)
     parts = (*_without_text_before(heard_texts), *_without_text_after(heard_texts))
@@ -193,7 +193,7 @@ def _has_heard(heard_texts: Sequence[str], turn: Sequence[Exchange]) -> bool:
 
 def _cut_replies(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[tuple[Exchange, str]]:
     """Returns the steps of a turn that were not heard to their end, each with the part that was heard."""
-    texts = list(map(_reply_text, turn))
+    texts = list(map(_read_reply_text, turn))
     whole, heard = join_texts(texts), _read_heard(texts, heard_texts)
     unplaced = heard_letters(heard)
     if not unplaced or unplaced == letters_of(whole):
@@ -206,7 +206,7 @@ def _cut_replies(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[t
             continue
         # The text as the client has it. If the client writes it differently, the stored text up to the same letter.
         heard_here = find_rest_after(heard, heard_before) if unplaced else ""
-        part = _first_letters(text, len(unplaced)) if heard_here is None else heard_here.strip()
+        part = _take_letters(text, len(unplaced)) if heard_here is None else heard_here.strip()
         cut_steps.append((exchange, part))
         unplaced = ""
     return cut_steps
@@ -245,28 +245,28 @@ def _is_heard_of(heard: str, reply: str) -> bool:
     return is_beginning(letters_of(heard), letters_of(reply)) or lower_words(reply)[: len(words)] == words
 
 
-def _newest_turn(path: Sequence[Exchange]) -> Sequence[Exchange]:
+def _find_newest_turn(path: Sequence[Exchange]) -> Sequence[Exchange]:
     """Returns the exchanges from the newest message of a user on."""
     number = next((n for n in range(len(path), 0, -1) if any(map(is_user, path[n - 1].inputs))), 0)
     return path[number - 1 :] if number else ()
 
 
-def _newest_turn_with_text(path: Sequence[Exchange]) -> Sequence[Exchange]:
-    while (turn := _newest_turn(path)) and not any(map(_reply_text, turn)):
+def _find_newest_text_turn(path: Sequence[Exchange]) -> Sequence[Exchange]:
+    while (turn := _find_newest_turn(path)) and not any(map(_read_reply_text, turn)):
         path = path[: -len(turn)]
     return turn
 
 
-def _reply_text(exchange: Exchange) -> str:
+def _read_reply_text(exchange: Exchange) -> str:
     """Returns the text of an exchange's reply as its reader has it; "" if there is none."""
     return "" if exchange.shown_reply is None else read_text(orjson.loads(exchange.shown_reply))
 
 
-def _first_letters(text: str, count: int) -> str:
+def _take_letters(text: str, count: int) -> str:
     """Returns the beginning of a text that has so many letters."""
     return text[: bisect_left(range(len(text)), count, key=lambda end: len(letters_of(text[:end])))]
 
 
-def _last_index(messages: Sequence[WireMessage], role: str) -> int:
+def _index_last(messages: Sequence[WireMessage], role: str) -> int:
     """Returns the index of the last message of a role; -1 if there is none."""
     return max((i for i, message in enumerate(messages) if message.get("role") == role), default=-1)

@@ -7,13 +7,13 @@ from collections.abc import Collection, Sequence
 from gateway.core.tool_rule import RuleKind, ToolRule
 
 
-def in_words(rules: Sequence[ToolRule], attached: Collection[str]) -> str:
+def render_rules(rules: Sequence[ToolRule], attached: Collection[str]) -> str:
     """Returns the rules that the model has to know as sentences, one a line; "" if there are none."""
-    lines = [_sentence(rule) for rule in rules if rule.tool in attached]
+    lines = [_render_rule(rule) for rule in rules if rule.tool in attached]
     return "\n".join(dict.fromkeys(f"- {line}" for line in lines if line))
 
 
-def _sentence(rule: ToolRule) -> str:
+def _render_rule(rule: ToolRule) -> str:
     """Returns a rule in words, for the prompt."""
     tool, children = rule.tool, ", ".join(rule.children)
     match rule.kind:

@@ -72,7 +72,7 @@ def _was_just_called(rule: ToolRule, called: Sequence[CalledTool]) -> bool:
     return bool(called) and called[-1].name == rule.tool
 
 
-def _children_limit(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
+def _limit_children(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
     """Returns the limit of a rule by which its children must follow its tool; None: it sets none."""
     names = frozenset(rule.children) & frozenset(attached)
     if not _was_just_called(rule, called) or not names:
@@ -81,10 +81,10 @@ def _children_limit(rule: ToolRule, called: Sequence[CalledTool], attached: Sequ
     return _Limit(names, reason, must_call=True, arguments=rule.arguments)
 
 
-def _parent_limit(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
+def _limit_parent(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
     """Returns the limit of a rule that makes its children follow its tool, and only its tool; None: no limit."""
     if _was_just_called(rule, called):
-        return _children_limit(rule, called, attached)
+        return _limit_children(rule, called, attached)
     names = frozenset(attached) - frozenset(rule.children)
     closed = sorted(frozenset(rule.children) & frozenset(attached))
     if not closed:
@@ -92,12 +92,12 @@ def _parent_limit(rule: ToolRule, called: Sequence[CalledTool], attached: Sequen
     return _Limit(names, f"only right after {rule.tool} may be called: {', '.join(closed)}.")
 
 
-def _outcome_limit(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
+def _limit_outcome(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
     """Returns the limit of a rule by which the result of a tool decides the next tool; None: it sets none."""
     if not _was_just_called(rule, called):
         return None
-    result = _comparable(called[-1].result or "")
-    child = next((child for value, child in rule.outcomes if _comparable(value) == result), rule.default)
+    result = _make_comparable(called[-1].result or "")
+    child = next((child for value, child in rule.outcomes if _make_comparable(value) == result), rule.default)
     if child is None and rule.is_strict:
         return _Limit(frozenset(), f"after this result of {rule.tool} nothing follows.")
     if child is None or child not in attached:
@@ -114,9 +114,9 @@ def _count_limit(rule: ToolRule, called: Sequence[CalledTool], attached: Sequenc
 
 
 _LIMITS: Final[Mapping[RuleKind, Callable[..., _Limit | None]]] = {
-    RuleKind.CHILDREN: _children_limit,
-    RuleKind.PARENT_LAST: _parent_limit,
-    RuleKind.CONDITIONAL: _outcome_limit,
+    RuleKind.CHILDREN: _limit_children,
+    RuleKind.PARENT_LAST: _limit_parent,
+    RuleKind.CONDITIONAL: _limit_outcome,
     RuleKind.AT_MOST: _count_limit,
 }
 
@@ -132,7 +132,7 @@ def _run_first_limit(rules: Sequence[ToolRule], attached: Sequence[str]) -> _Lim
     return _Limit(names, reason, must_call=True, arguments=arguments)
 
 
-def _comparable(text: str) -> bool | tuple[float] | str:
+def _make_comparable(text: str) -> bool | tuple[float] | str:
     """Returns a result as it is compared: as a bool, a number in a tuple (which equals no bool), or a text."""
     text = text.strip()
     if text.lower() in ("true", "false"):
@@ -178,7 +178,7 @@ class RuleState(Struct, frozen=True):
         limits = self._limits()
         broken = [limit.reason for limit in limits if name not in limit.names]
         if broken:
-            return Forbidden(f"Not run: {' '.join(broken)} {_options(self._names_within(limits))}")
+            return Forbidden(f"Not run: {' '.join(broken)} {_join_options(self._names_within(limits))}")
         if not is_approved and (name in approvals or self._has_rule(RuleKind.APPROVAL, name)):
             return NeedsApproval()
         arguments: dict[str, object] = {}
@@ -198,7 +198,7 @@ class RuleState(Struct, frozen=True):
                 return Stop(ending)
             nudge = f"Before you end your turn, you have to call: {', '.join(missing)}."
         elif not reply:
-            nudge = f"You have to call a tool now. {_options(offer.names or ())}"
+            nudge = f"You have to call a tool now. {_join_options(offer.names or ())}"
         return Stop(StopReason.MAX_STEPS) if is_last_step else replace(offer, nudge=nudge)
 
     def _counted_calls(self) -> list[CalledTool]:
@@ -250,5 +250,5 @@ class RuleState(Struct, frozen=True):
         return [name for name in dict.fromkeys(required) if name in self.attached and name not in done]
 
 
-def _options(names: Sequence[str]) -> str:
+def _join_options(names: Sequence[str]) -> str:
     return f"You may call: {', '.join(names)}." if names else "No tool may be called now: answer."

@@ -18,7 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.agents.core.agent_file import AgentFile, PortableAgent, PortableArchive, PortableFolder
-from gateway.agents.core.kinds import FILE_TOOLS, built_in_index
+from gateway.agents.core.kinds import FILE_TOOLS, index_built_in
 from gateway.agents.files.file_exchanges import conversation_lines
 from gateway.agents.files.folders import Folders, SentFile, folder_scope
 from gateway.agents.registry.agent_resolver import api_scope
@@ -247,7 +247,7 @@ class AgentImport:
                 self.left_out.append(f"tools.{name}")
                 continue
             if tool.definition is None:
-                attached: dict[str, Any] = {"built_in": built_in_index(name) + 1}
+                attached: dict[str, Any] = {"built_in": index_built_in(name) + 1}
             else:
                 attached = {"uid": tool.uid, "name": tool.name, "body": tool.definition.body}
             yield {"attached": {"kind": "tool", **attached}}

@@ -23,10 +23,10 @@ from gateway.agents.migrate.agents_server import RequestFailed, Server
 from gateway.agents.migrate.letta_agent import (
     LettaAgent,
     LettaConversation,
-    agent_file_of,
-    mcp_servers_of,
-    newer_state,
-    readers_of,
+    find_mcp_servers,
+    list_readers,
+    make_agent_file,
+    upgrade_state,
 )
 from gateway.agents.migrate.letta_messages import count_messages
 from gateway.core import ids
@@ -94,8 +94,8 @@ class LettaMove:
     def _list_agents(self, agent_ids: Sequence[str]) -> list[_ListedAgent]:
         """Returns the agents to move. Raises: RequestFailed."""
         with _expect_form_of_letta(self._source):
-            states = list(map(newer_state, self._source.list_all("/v1/agents/", _WHOLE_AGENTS)))
-            readers = {id for state in states for id in readers_of(state)}
+            states = list(map(upgrade_state, self._source.list_all("/v1/agents/", _WHOLE_AGENTS)))
+            readers = {id for state in states for id in list_readers(state)}
             archives = {state["id"]: list(self._list_archives(state["id"])) for state in states}
         lost = {*agent_ids} - {state["id"] for state in states}
         if lost:
@@ -153,7 +153,7 @@ class LettaMove:
         with _expect_form_of_letta(self._source):
             agent = self._read(listed)
             counts = _describe_counts(agent)
-            models = {self._model} if self._model else _models_of(agent)
+            models = {self._model} if self._model else _list_models(agent)
             losses = _describe_losses(agent, self._import(agent))
         self._outcome.models.update(models)
         return f"{counts}{losses}"
@@ -189,7 +189,7 @@ class LettaMove:
         fields = {"append_copy_suffix": "false", "override_existing_tools": "false"}
         if self._model is not None:
             fields["model"] = self._model
-        answer = self._target.send_file("/v1/agents/import", "agent.af", agent_file_of(agent), fields)
+        answer = self._target.send_file("/v1/agents/import", "agent.af", make_agent_file(agent), fields)
         left_out = list((answer.get("mnemogate") or {}).get("left_out") or ())
         if answer["agent_ids"] != [ids.id_of("agent", ids.uid_of("agent", agent.state["id"]) or "")]:
             raise RequestFailed(
@@ -211,7 +211,7 @@ def _expect_form_of_letta(source: Server) -> Iterator[None]:
         ) from error
 
 
-def _models_of(agent: LettaAgent) -> set[str]:
+def _list_models(agent: LettaAgent) -> set[str]:
     """Returns the models that an agent and its conversations name."""
     config = agent.state.get("llm_config") or {}
     model = agent.state.get("model") or config.get("handle") or config.get("model") or "none"
@@ -221,7 +221,7 @@ def _models_of(agent: LettaAgent) -> set[str]:
 
 def _describe_losses(agent: LettaAgent, left_out: Sequence[str]) -> str:
     """Returns which parts of an agent the gateway leaves out or cannot run, to be added to a line; "": none."""
-    servers = mcp_servers_of(agent.state)
+    servers = find_mcp_servers(agent.state)
     idle = [_IDLE_TOOL.sub(r"\1 (\2)", tool) for tool in left_out if _IDLE_TOOL.fullmatch(tool)]
     lost = [
         f"{tool} (of the MCP server {servers[tool]!r})" if tool in servers else tool

@@ -16,7 +16,7 @@ from msgspec import Struct
 from adapters.types import Json
 from gateway.agents.agent_file import file_fields
 from gateway.agents.agent_file.file_fields import select_fields
-from gateway.agents.migrate.letta_messages import file_messages
+from gateway.agents.migrate.letta_messages import convert_messages
 
 # Defaults that the server shows for a compaction: the beginnings of its prompts, and its models.
 _LETTA_PROMPTS = (
@@ -60,14 +60,14 @@ class LettaAgent(Struct, frozen=True):
     shared_archive: Mapping[str, Any] | None = None
 
 
-def agent_file_of(agent: LettaAgent) -> bytes:
+def make_agent_file(agent: LettaAgent) -> bytes:
     """Returns the agent's file. The sleeptime agent that reads for it is not in it, and is created again."""
     state = agent.state
-    extension = {"is_moved": True, "agents": {state["id"]: _extension_of(agent)}}
+    extension = {"is_moved": True, "agents": {state["id"]: _convert_extension(agent)}}
     return orjson.dumps(
         {
-            "agents": [_agent_of(agent)],
-            "groups": _groups_of(state),
+            "agents": [_convert_agent(agent)],
+            "groups": _convert_group(state),
             "blocks": [
                 {**select_fields(block, file_fields.BLOCK), "id": block["id"]}
                 for block in state.get("blocks") or ()
@@ -86,20 +86,20 @@ def agent_file_of(agent: LettaAgent) -> bytes:
     )
 
 
-def newer_state(shown: Mapping[str, Any]) -> Json:
+def upgrade_state(shown: Mapping[str, Any]) -> Json:
     """Returns an agent as 0.16 shows it. In 0.11.7 its blocks lie in `memory`, and its secrets have a longer name."""
     blocks = shown.get("blocks") or (shown.get("memory") or {}).get("blocks") or []
     secrets = shown.get("secrets") or shown.get("tool_exec_environment_variables") or []
     return {**shown, "blocks": blocks, "secrets": secrets}
 
 
-def readers_of(state: Mapping[str, Any]) -> Sequence[str]:
+def list_readers(state: Mapping[str, Any]) -> Sequence[str]:
     """Returns the ids of the sleeptime agents that read an agent's messages."""
     group = state.get("multi_agent_group") or {}
     return (group.get("agent_ids") or ()) if "sleeptime" in str(group.get("manager_type")) else ()
 
 
-def mcp_servers_of(state: Mapping[str, Any]) -> Mapping[str, str]:
+def find_mcp_servers(state: Mapping[str, Any]) -> Mapping[str, str]:
     """Returns {name of a tool in a file: name of its MCP server} of an agent's tools that are an MCP server's."""
     return {
         f"tools.{tool['name']}": str((((tool.get("metadata_") or {}).get("mcp")) or {}).get("server_name"))
@@ -108,33 +108,33 @@ def mcp_servers_of(state: Mapping[str, Any]) -> Mapping[str, str]:
     }
 
 
-def _agent_of(agent: LettaAgent) -> Json:
+def _convert_agent(agent: LettaAgent) -> Json:
     """Returns an agent as its file has it."""
     state = agent.state
     return {
         # `llm_config` and `model_settings` both describe the model; the older one is complete.
         **select_fields(state, [name for name in file_fields.AGENT if name != "model_settings"]),
         "name": _name_of(state),
-        "compaction_settings": _own_compaction(state.get("compaction_settings")),
+        "compaction_settings": _drop_default_compaction(state.get("compaction_settings")),
         "id": state["id"],
         "tool_ids": [tool["id"] for tool in state.get("tools") or ()],
         "block_ids": [block["id"] for block in state.get("blocks") or ()],
         "source_ids": [source["id"] for source in state.get("sources") or ()],
         "secrets": dict.fromkeys(secret["key"] for secret in state.get("secrets") or ()),
-        "messages": file_messages(agent.messages),
+        "messages": convert_messages(agent.messages),
     }
 
 
-def _extension_of(agent: LettaAgent) -> Json:
+def _convert_extension(agent: LettaAgent) -> Json:
     """Returns what an agent has in the file beyond Letta's form."""
     # Letta's server stores empty passages as well; the gateway has none.
-    passages = [_passage_of(passage) for passage in agent.passages if passage["text"]]
+    passages = [_convert_passage(passage) for passage in agent.passages if passage["text"]]
     extension: Json = {
         "created_at": agent.state.get("created_at"),
         "conversations": [
             {
                 **select_fields(conversation.record, _CONVERSATION_FIELDS),
-                "messages": file_messages(conversation.messages),
+                "messages": convert_messages(conversation.messages),
             }
             for conversation in agent.conversations
         ],
@@ -149,7 +149,7 @@ def _extension_of(agent: LettaAgent) -> Json:
     return {**extension, "archives": [{**description, "name": _name_of(archive), "passages": passages}]}
 
 
-def _passage_of(passage: Json) -> Json:
+def _convert_passage(passage: Json) -> Json:
     """Returns a passage as a file has it."""
     return {
         "text": passage["text"],
@@ -159,7 +159,7 @@ def _passage_of(passage: Json) -> Json:
     }
 
 
-def _groups_of(state: Mapping[str, Any]) -> list[Json]:
+def _convert_group(state: Mapping[str, Any]) -> list[Json]:
     """Returns the group of an agent as a file has it, in a list; an empty list if the agent has none."""
     group = state.get("multi_agent_group")
     if group is None:
@@ -169,7 +169,7 @@ def _groups_of(state: Mapping[str, Any]) -> list[Json]:
     return [{"agent_ids": group.get("agent_ids") or [], "manager_config": config}]
 
 
-def _own_compaction(settings: Any) -> Any:
+def _drop_default_compaction(settings: Any) -> Any:
     """Returns settings of a compaction without the server's defaults, which it shows as if a user had set them."""
     if not isinstance(settings, dict):
         return settings

@@ -15,7 +15,7 @@ from adapters.types import Json
 _RECREATED_TYPES = frozenset({"summary_message", "event_message", "approval_response_message"})
 
 
-def file_messages(listed: Iterable[Json]) -> list[Json]:
+def convert_messages(listed: Iterable[Json]) -> list[Json]:
     """Returns the messages of a list, without those that the gateway makes itself.
 
     The first one is the compiled prompt, as in the server's own files. Clients have sent the later system messages.
@@ -25,7 +25,7 @@ def file_messages(listed: Iterable[Json]) -> list[Json]:
 
 def count_messages(listed: Iterable[Json]) -> int:
     """Returns the number of messages in a list, without the compiled prompt."""
-    messages = file_messages(listed)
+    messages = convert_messages(listed)
     return len(messages) - (bool(messages) and messages[0]["role"] == "system")
 
 
@@ -68,9 +68,9 @@ def _fields_of(part: Json) -> Json:
         case "user_message" | "system_message" as kind:
             sender = {name: part.get(name) for name in ("name", "otid", "sender_id")}
             role = "user" if kind == "user_message" else "system"
-            return {"role": role, "content": _content_of(part), **sender}
+            return {"role": role, "content": _list_parts(part), **sender}
         case "assistant_message":
-            return {"role": "assistant", "content": _content_of(part)}
+            return {"role": "assistant", "content": _list_parts(part)}
         case "reasoning_message":
             thought = {"type": "reasoning", "reasoning": part.get("reasoning") or ""}
             return {"role": "assistant", "content": [{**thought, "signature": part.get("signature")}]}
@@ -83,19 +83,19 @@ def _fields_of(part: Json) -> Json:
         case "tool_call_message" | "approval_request_message" as kind:
             calls = part.get("tool_calls") or [part["tool_call"]]
             role = "assistant" if kind == "tool_call_message" else "approval"
-            return {"role": role, "tool_calls": [_file_call(call) for call in calls]}
+            return {"role": role, "tool_calls": [_convert_call(call) for call in calls]}
         case "tool_return_message":
             returns = part.get("tool_returns") or [part]
             return {
                 "role": "tool",
                 "name": part.get("name"),
-                "tool_returns": [_file_return(tool_return) for tool_return in returns],
+                "tool_returns": [_convert_return(tool_return) for tool_return in returns],
             }
         case other:
             raise ValueError(f"a message of the type {other!r} is not known")
 
 
-def _content_of(part: Json) -> list[Json]:
+def _list_parts(part: Json) -> list[Json]:
     """Returns the content of a part as a list, as a file has it."""
     content = part.get("content")
     if isinstance(content, str):
@@ -103,7 +103,7 @@ def _content_of(part: Json) -> list[Json]:
     return list(content or ())
 
 
-def _file_call(call: Json) -> Json:
+def _convert_call(call: Json) -> Json:
     """Returns a call of a tool as a file has it."""
     return {
         "id": call.get("tool_call_id") or "",
@@ -111,7 +111,7 @@ def _file_call(call: Json) -> Json:
     }
 
 
-def _file_return(listed: Json) -> Json:
+def _convert_return(listed: Json) -> Json:
     """Returns the result of a call as a file has it."""
     result = listed.get("tool_return")
     return {

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from gateway.agents.core.kinds import kind_of
-from gateway.agents.core.rule_words import in_words
+from gateway.agents.core.kinds import choose_kind
+from gateway.agents.core.rule_words import render_rules
 from gateway.agents.registry.resolved_agents import ResolvedAgent, ResolvedAgentCache
 from gateway.agents.registry.sleepers import sleeptime_of
 from gateway.agents.registry.tool_registry import ToolRegistry, ToolView
@@ -155,7 +155,7 @@ class AgentResolver:
         """Returns the spec of an agent that was made over REST."""
         defined = AgentDefinition.of(definition.body)
         upstream, model = split_model(self._settings, defined.model)
-        kind = kind_of(defined.kind)
+        kind = choose_kind(defined.kind)
         return AgentSpec(
             name=definition.name,
             system=_system_prompt(defined, tools),
@@ -217,5 +217,5 @@ def _agent_tool(tool: ToolView) -> AgentTool:
 
 def _system_prompt(defined: AgentDefinition, tools: Sequence[ToolView]) -> str:
     """Returns an agent's own prompt, followed by the rules of its tools."""
-    rules = in_words(read_rules(defined.rules), [tool.name for tool in tools])
+    rules = render_rules(read_rules(defined.rules), [tool.name for tool in tools])
     return "\n\n".join(part for part in (defined.system, rules and f"{_RULES}\n{rules}") if part)

@@ -13,7 +13,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.agents.core.kinds import DEFAULT_KIND, MULTI_AGENT_TOOLS, AgentKind, base_rules, kind_of
+from gateway.agents.core.kinds import DEFAULT_KIND, MULTI_AGENT_TOOLS, AgentKind, choose_kind, make_base_rules
 from gateway.agents.core.sleeper import SLEEP_JOB
 from gateway.agents.registry.agent_resolver import AgentResolver, api_scope
 from gateway.agents.registry.resolved_agents import ResolvedAgentCache
@@ -173,7 +173,7 @@ class Registry:
         """Returns the tools that a new agent begins with, each once. Raises: NotFound, BadRequest."""
         names = [
             *new.tool_names,
-            *(kind_of(new.definition.kind).tools if new.base_tools else ()),
+            *(choose_kind(new.definition.kind).tools if new.base_tools else ()),
             *(MULTI_AGENT_TOOLS if new.multi_agent_tools else ()),
         ]
         tools = [*await self.tools.all_named(project, names)]
@@ -386,12 +386,12 @@ class Registry:
 def _with_kind_defaults(new: NewAgent, tools: Sequence[ToolView]) -> AgentDefinition:
     """Returns the definition of a new agent with the defaults of its kind. tools: the agent's tools."""
     definition = new.definition
-    kind = kind_of(new.definition.kind)
+    kind = choose_kind(new.definition.kind)
     rules = definition.rules
     has_rules = kind.has_rules if new.base_rules is None else new.base_rules
     if has_rules:
         built_in = [tool.name for tool in tools if tool.definition is None]
-        rules = (*rules, *base_rules(built_in, rules))
+        rules = (*rules, *make_base_rules(built_in, rules))
     return replace(
         definition,
         rules=rules,

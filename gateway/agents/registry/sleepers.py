@@ -7,8 +7,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from gateway.agents.core.kinds import KINDS, VOICE_KIND, base_rules, built_in_index
-from gateway.agents.core.sleeper import PERSONA, SLEEP_JOB, sleeper_of
+from gateway.agents.core.kinds import KINDS, VOICE_KIND, index_built_in, make_base_rules
+from gateway.agents.core.sleeper import PERSONA, SLEEP_JOB, make_sleeper
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition, Sleeptime
 from gateway.run.store_errors import retry_overtaken
@@ -94,9 +94,10 @@ class SleeperRegistry:
 
     def _draft(self, entry: AgentEntry, primary: AgentDefinition) -> AgentDraft:
         uid = ids.new_uid()
-        definition = sleeper_of(primary if primary.model is not None else replace(primary, model=self._model))
+        model = self._model if primary.model is None else primary.model
+        definition = make_sleeper(replace(primary, model=model))
         tools = KINDS[definition.kind].tools
-        definition = replace(definition, rules=tuple(base_rules(tools, ())))
+        definition = replace(definition, rules=tuple(make_base_rules(tools, ())))
         draft = self._store.agents.draft(Scope(entry.agent.scope.project, API_PROFILE, f"agent:{uid}"))
         return AgentDraft(
             agent=replace(draft, uid=uid),
@@ -104,7 +105,7 @@ class SleeperRegistry:
             body=definition.body(),
             own=[(PERSONA, {})],
             # The store numbers the built-in tools below zero: they have no rows.
-            tools=[-1 - built_in_index(name) for name in tools],
+            tools=[-1 - index_built_in(name) for name in tools],
         )
 
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.agents.core.kinds import EXTERNAL_TOOLS, FILE_TOOLS, built_in_index, built_in_uid, find_built_in
+from gateway.agents.core.kinds import EXTERNAL_TOOLS, FILE_TOOLS, find_built_in, hash_built_in, index_built_in
 from gateway.agents.registry.resolved_agents import ResolvedAgentCache
 from gateway.core import ids
 from gateway.core.definition import ToolDefinition
@@ -204,12 +204,12 @@ class ToolRegistry:
 
 def built_in_tool(name: str) -> ToolView:
     """Returns a built-in tool."""
-    return ToolView(name, built_in_uid(name))
+    return ToolView(name, hash_built_in(name))
 
 
 def attachment_number(tool: ToolView) -> int:
     """Returns the number that an agent's attachment names a tool by: its row, or a negative number."""
-    return -1 - built_in_index(tool.name) if tool.definition is None else tool.definition.id
+    return -1 - index_built_in(tool.name) if tool.definition is None else tool.definition.id
 
 
 def file_tool_numbers() -> list[int]:
@@ -219,7 +219,7 @@ def file_tool_numbers() -> list[int]:
 
 def _built_in_key(name: str) -> int:
     """Returns the number that sorts a built-in tool in lists: before every row, in the order of their table."""
-    return built_in_index(name) - len(BUILT_IN_TOOLS)
+    return index_built_in(name) - len(BUILT_IN_TOOLS)
 
 
 def _tool_view(definition: Definition) -> ToolView:

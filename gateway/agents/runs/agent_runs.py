@@ -16,7 +16,7 @@ from zlib import crc32
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from gateway.agents.core.repeated import count_asked_again, last_reply_texts, new_messages
+from gateway.agents.core.repeated import count_asked_again, find_last_reply_texts, find_new_messages
 from gateway.agents.core.rule_guide import RuleGuide
 from gateway.agents.core.waits import Wait, Waiter
 from gateway.agents.registry.agent_resolver import AgentResolver
@@ -302,7 +302,7 @@ class AgentRuns:
         if request.n > 1:
             raise BadRequest("A conversation of an agent goes on with one reply.", param="n")
         window = self._with_client.failover.context_windows.with_known_window(call.route.first).context_window
-        messages = tuple(from_client(message, window) for message in new_messages(request.messages))
+        messages = tuple(from_client(message, window) for message in find_new_messages(request.messages))
         spoken_count = len(request.messages) - count_leading_system(request.messages)
         receipt.headers["x-mnemogate-appended"] = f"{len(messages)} of {spoken_count}"
         if not messages:
@@ -323,7 +323,7 @@ class AgentRuns:
             identity=identity,
             route=call.route,
             shows_steps=False,
-            heard=last_reply_texts(request.messages),
+            heard=find_last_reply_texts(request.messages),
         )
         result = await self._answer_in_queue(send, _RunOutput(lambda _: make_view, call.sink, receipt))
         if result.is_repeat:

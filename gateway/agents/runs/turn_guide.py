@@ -9,7 +9,7 @@ import orjson
 from gateway.agents.core.rule_guide import DEFAULT_MAX_STEPS, RuleGuide
 from gateway.agents.core.tool_rules import CalledTool
 from gateway.agents.runs.run import RoutedSend
-from gateway.agents.tools.agent_tools import asides_of, serial_tools, tools_with_approval
+from gateway.agents.tools.agent_tools import find_approval_tools, find_serial_tools, read_asides
 from gateway.core.agent import AgentSpec
 from gateway.core.prompt.window import reply_reserve
 from gateway.core.tool_rule import read_rules
@@ -42,7 +42,7 @@ def guide_of(
         style=spec.style if names else "reply",
         max_steps=max_steps,
         called=called,
-        approvals=tools_with_approval(spec),
+        approvals=find_approval_tools(spec),
         can_ask=can_ask,
         has_later_message=has_later_message,
     )
@@ -60,9 +60,9 @@ def terms_of(send: RoutedSend, prompt: Prompt) -> TurnTerms:
         saves_steps=True,
         shows_steps=send.shows_steps,
         has_status=send.accepted is not None,
-        serial_tools=serial_tools(send.spec),
+        serial_tools=find_serial_tools(send.spec),
         filler=send.spec.fixed_filler,
-        asides=asides_of(send.spec, request.tool_names),
+        asides=read_asides(send.spec, request.tool_names),
     )
 
 

@@ -73,13 +73,13 @@ class AgentTools:
     _plain_entries: dict[str, dict[str, Any]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._plain_entries = _entries_of(self.spec, self.client_tools)
+        self._plain_entries = _make_entries(self.spec, self.client_tools)
         self._tools = {tool.name: tool for tool in self.spec.tools if tool.name in self._plain_entries}
 
     # -- a toolbox
 
     def definitions(self) -> list[dict[str, Any]]:
-        asides = _asides_of(self.spec, self._plain_entries.values()).by_tool
+        asides = _read_asides(self.spec, self._plain_entries.values()).by_tool
         return [with_asides(entry, asides.get(name, ())) for name, entry in self._plain_entries.items()]
 
     def owns(self, name: str) -> bool:
@@ -95,7 +95,7 @@ class AgentTools:
         arguments, fault = await check_arguments(self.foreign.children, call.name, parameters, call.arguments)
         if fault is not None:
             # The fault may quote the arguments.
-            return _sanitized(failed_answer(fault))
+            return _sanitize(failed_answer(fault))
         call = replace(call, arguments=arguments)
         if tool.definition is None:
             if BUILT_IN_TOOLS[call.name].use is ToolUse.ASK_AGENT:
@@ -117,7 +117,7 @@ class AgentTools:
 
     async def _ask_agent(self, call: RunTool) -> ToolAnswer:
         assert self.agent_sender is not None  # these tools are offered only with it
-        return _sanitized(await speak(self.agent_sender, call, max_result_chars(RESULT_CHARS, self.window)))
+        return _sanitize(await speak(self.agent_sender, call, max_result_chars(RESULT_CHARS, self.window)))
 
     async def _run_defined(self, call: RunTool, tool: ToolDefinition) -> ToolAnswer:
         """Performs a call of a tool that was defined.
@@ -125,7 +125,7 @@ class AgentTools:
         What code changes in its copy of the blocks is written, unless the turn is written as a whole.
         """
         blocks = await self._load_blocks() if tool.source_type == "python" else []
-        answer = _sanitized(await self.foreign.run(tool, self._foreign_call(call, blocks)))
+        answer = _sanitize(await self.foreign.run(tool, self._make_foreign_call(call, blocks)))
         answer = self._cut(answer, min(RESULT_CHARS, tool.result_chars))
         if self.run_uid is None or not answer.changed_blocks:
             return answer
@@ -136,7 +136,7 @@ class AgentTools:
             at=memory.now(),
             origin=make_call_origin(self.run_uid, call.call_id) if step is None else f"tool:{call.call_id}",
             exchange_row=None if step is None else step.id,
-            edited=self._edited_labels(),
+            edited=self._find_edited_labels(),
             by=memory.context.agent,
         )
 
@@ -146,21 +146,21 @@ class AgentTools:
         if self.run_uid is None:
             return memory.block_edits.blocks
         stored = {block.id: block for block in await memory.store.blocks.load(memory.context.agent.id)}
-        edited = self._edited_labels()
+        edited = self._find_edited_labels()
         return [
             block if block.label in edited else stored[block.id]
             for block in memory.block_edits.blocks
             if block.id in stored
         ]
 
-    def _edited_labels(self) -> set[str]:
+    def _find_edited_labels(self) -> set[str]:
         """Returns the labels of blocks with edits that are not in the store yet."""
         context, block_edits = self.memory.context, self.memory.block_edits
         path_rows = context.path_ids
         edited_before = {edit.label for edit in context.snapshot.edits if edit.exchange_row in path_rows}
         return edited_before | {edit.label for edit in block_edits.edits}
 
-    def _foreign_call(self, call: RunTool, blocks: Sequence[Block]) -> ForeignCall:
+    def _make_foreign_call(self, call: RunTool, blocks: Sequence[Block]) -> ForeignCall:
         """Returns a call as tools outside of the gateway get it. The key is unique to a call of a step."""
         uid, run = self.spec.uid, self.run_uid
         step = "" if self.step is None else ids.id_at("step", uid, self.step.seq)
@@ -196,7 +196,7 @@ class AgentTools:
                 files = FileTools(
                     memory.store, memory.context.agent, self.foreign.children, memory.embed_query
                 )
-                return _sanitized(await files.run(name, arguments))
+                return _sanitize(await files.run(name, arguments))
             case ToolUse.FINISH:
                 return ToolAnswer(EDITS_FINISHED)
             case ToolUse.ASK_AGENT | ToolUse.SPEAK:
@@ -221,31 +221,31 @@ class AgentTools:
         return replace(answer, content=cut_result(answer.content, max_result_chars(max_chars, self.window)))
 
 
-def _sanitized(answer: ToolAnswer) -> ToolAnswer:
+def _sanitize(answer: ToolAnswer) -> ToolAnswer:
     """Returns an answer from outside of the gateway without U+0000 and tags that could pass for the gateway's."""
     return replace(answer, content=escape_tags(without_nul(answer.content)))
 
 
-def asides_of(spec: AgentSpec, client_tools: Collection[str] = ()) -> Asides:
+def read_asides(spec: AgentSpec, client_tools: Collection[str] = ()) -> Asides:
     """Returns the arguments that the gateway adds to an agent's tools, and those that have its words to the user."""
-    return _asides_of(spec, _entries_of(spec, client_tools).values())
+    return _read_asides(spec, _make_entries(spec, client_tools).values())
 
 
-def _asides_of(spec: AgentSpec, entries: Iterable[dict[str, Any]]) -> Asides:
-    return Asides.of(entries, _aside_names(spec), SPEAKING_TOOLS)
+def _read_asides(spec: AgentSpec, entries: Iterable[dict[str, Any]]) -> Asides:
+    return Asides.of(entries, _list_aside_names(spec), SPEAKING_TOOLS)
 
 
-def serial_tools(spec: AgentSpec) -> frozenset[str]:
+def find_serial_tools(spec: AgentSpec) -> frozenset[str]:
     """Returns the tools with calls that must run one after another."""
     return frozenset(tool.name for tool in spec.tools if tool.definition and not tool.definition.is_parallel)
 
 
-def tools_with_approval(spec: AgentSpec) -> frozenset[str]:
+def find_approval_tools(spec: AgentSpec) -> frozenset[str]:
     """Returns the tools that always need a person's approval, whatever the rules allow."""
     return frozenset(tool.name for tool in spec.tools if tool.definition and tool.definition.needs_approval)
 
 
-def _aside_names(spec: AgentSpec) -> frozenset[str]:
+def _list_aside_names(spec: AgentSpec) -> frozenset[str]:
     """Returns the names of the arguments that the gateway adds to an agent's tools."""
     speaks_by_tool = spec.style == "message"
     thinks = spec.definition.thinks_aloud
@@ -257,26 +257,26 @@ def _aside_names(spec: AgentSpec) -> frozenset[str]:
     return frozenset(name for name, is_taken in takes.items() if is_taken)
 
 
-def _entries_of(spec: AgentSpec, client_tools: Collection[str]) -> dict[str, dict[str, Any]]:
+def _make_entries(spec: AgentSpec, client_tools: Collection[str]) -> dict[str, dict[str, Any]]:
     """Returns the entries for a request's `tools`, by name, without asides.
 
     Tools that this version of the gateway does not have are left out.
     """
-    entries = {tool.name: _entry_of(tool) for tool in spec.tools if tool.name not in client_tools}
+    entries = {tool.name: _make_entry(tool) for tool in spec.tools if tool.name not in client_tools}
     return {name: entry for name, entry in entries.items() if entry is not None}
 
 
-def _entry_of(tool: AgentTool) -> dict[str, Any] | None:
+def _make_entry(tool: AgentTool) -> dict[str, Any] | None:
     if tool.definition is None:
         return definition_of(tool.name)
     schema = tool.definition.schema
     return {
         "type": "function",
-        "function": {**schema, "name": tool.name, "parameters": _parameters(schema.get("parameters"))},
+        "function": {**schema, "name": tool.name, "parameters": _make_parameters(schema.get("parameters"))},
     }
 
 
-def _parameters(schema: Json | None) -> Json:
+def _make_parameters(schema: Json | None) -> Json:
     """Returns a schema of arguments as every provider takes it.
 
     Tools of MCP servers that take none are often {"type": "object"}: OpenAI wants properties there.

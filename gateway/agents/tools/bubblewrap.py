@@ -27,7 +27,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 _FIRST_VICTIM_SCRIPT = '{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null; unset PWD; exec "$@"'
 
 
-async def prefixes_of(python: str) -> Sequence[str]:
+async def find_prefixes(python: str) -> Sequence[str]:
     """Returns where an interpreter has its files. Raises: OSError, TimeoutError, ValueError."""
     process = await asyncio.create_subprocess_exec(
         *(python, "-I", "-S", "-c", "import sys; print(sys.prefix); print(sys.base_prefix)"),
@@ -48,7 +48,7 @@ async def prefixes_of(python: str) -> Sequence[str]:
     return sorted({prefix for prefix in os.fsdecode(out).splitlines() if prefix})
 
 
-def sandbox_command(bwrap: str, python: str, prefixes: Sequence[str]) -> Sequence[str]:
+def build_command(bwrap: str, python: str, prefixes: Sequence[str]) -> Sequence[str]:
     """Returns the command that sets up the sandbox for `python`; the filter of system calls and the program follow."""
     options = [
         *(bwrap, "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session"),

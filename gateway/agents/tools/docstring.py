@@ -36,7 +36,7 @@ def read_docstring(text: str) -> Docstring:
     is_numpy = False
     lines = cleandoc(text).splitlines()
     for line, next_line in zip(lines, (*lines[1:], ""), strict=False):
-        if (title := _title_of(line, next_line)) is not None:
+        if (title := _read_title(line, next_line)) is not None:
             is_numpy = is_numpy or (title == "args" and _is_rule(next_line))
             current = sections.setdefault(title, [])
             if title == "examples":
@@ -54,7 +54,7 @@ def read_docstring(text: str) -> Docstring:
     return Docstring("\n\n".join(filter(None, description)), parameters)
 
 
-def _title_of(line: str, next_line: str) -> str | None:
+def _read_title(line: str, next_line: str) -> str | None:
     """Returns the section that a line begins: `args`, `examples`, or the title of another; None if it begins none.
 
     next_line: the next line, which may underline the title.

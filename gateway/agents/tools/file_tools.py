@@ -163,12 +163,12 @@ def _render(matches: Sequence[_Match], skip: int, context_lines: int | None) -> 
     if not page:
         return "Nothing was found."
     context_lines = 1 if context_lines is None else context_lines
-    text = "\n".join(line for match in page for line in _lines(match, context_lines))
+    text = "\n".join(line for match in page for line in _render_match(match, context_lines))
     more = f"\n[There is more: the next begin at offset {skip + MATCHES}.]"
     return text + (more if len(matches) > skip + MATCHES else "")
 
 
-def _lines(match: _Match, context_lines: int) -> Iterator[str]:
+def _render_match(match: _Match, context_lines: int) -> Iterator[str]:
     """Yields a match as it is shown, with the lines before and after it."""
     yield f"{match.path}:{match.number}"
     first, last = max(1, match.number - context_lines), min(len(match.lines), match.number + context_lines)

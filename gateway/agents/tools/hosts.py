@@ -91,7 +91,7 @@ class ToolHosts:
 
     def check(self, url: str) -> None:
         """Checks that the settings allow a URL, without resolving its name. Raises: HostError."""
-        self._allowed_url(url)
+        self._parse_allowed_url(url)
 
     @asynccontextmanager
     async def open(
@@ -103,7 +103,7 @@ class ToolHosts:
 
         Raises: HostError; ReplyFault once the request was sent.
         """
-        parsed = self._allowed_url(url)
+        parsed = self._parse_allowed_url(url)
         addresses = await self._checked_addresses(parsed)
         connector = aiohttp.TCPConnector(
             resolver=_CheckedResolver(addresses), use_dns_cache=False, force_close=True
@@ -140,7 +140,7 @@ class ToolHosts:
             finally:
                 response.close()
 
-    def _allowed_url(self, text: str) -> URL:
+    def _parse_allowed_url(self, text: str) -> URL:
         """Returns a URL that the settings allow. Raises: HostError."""
         if not self._rules:
             raise HostError("no host may be spoken to: the setting tools.hosts names none")
@@ -148,14 +148,14 @@ class ToolHosts:
             raise HostError("the URL has a space or a control character in it")
         try:
             url = URL(text)
-            host, port = _host_of(url), url.port
+            host, port = _read_host(url), url.port
         except ValueError as error:
             raise HostError("the URL cannot be read") from error
         if url.scheme not in ("https", "http") or not host or port is None:
             raise HostError("the URL must be https://host/…")
         if url.raw_user is not None or url.raw_password is not None:
             raise HostError("a user or password in the URL would be a secret, which is not kept here")
-        if _ip_of(host) is None and (not _NAME.fullmatch(host) or _NUMBER.fullmatch(host)):
+        if _read_ip(host) is None and (not _NAME.fullmatch(host) or _NUMBER.fullmatch(host)):
             raise HostError("the URL names no host")
         if not any(rule.allows(url.scheme, host, port) for rule in self._rules):
             raise HostError(f"the setting tools.hosts does not name {url.scheme}://{host}:{port}")
@@ -163,8 +163,8 @@ class ToolHosts:
 
     async def _checked_addresses(self, url: URL) -> Sequence[str]:
         """Returns the addresses of a host. Raises: HostError if one of them is not allowed, or there is none."""
-        host, port = _host_of(url), url.port or 0
-        if _ip_of(host) is not None:
+        host, port = _read_host(url), url.port or 0
+        if _read_ip(host) is not None:
             addresses: Sequence[str] = [host]
         else:
             try:
@@ -211,7 +211,7 @@ def _rules(entries: Sequence[str]) -> tuple[HostRule, ...]:
     return tuple(rule for entry in entries if (rule := HostRule.parse(entry)) is not None)
 
 
-def _host_of(url: URL) -> str:
+def _read_host(url: URL) -> str:
     """Returns the host of a URL as the settings and the address checks compare it."""
     return (url.raw_host or "").lower().removesuffix(".")
 
@@ -251,9 +251,9 @@ _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: the last four bytes are the IP
 
 def is_public(address: str) -> bool:
     """Returns whether an address is reachable from anywhere on the internet."""
-    ip = _ip_of(address)
+    ip = _read_ip(address)
     if isinstance(ip, IPv6Address):
-        embedded = _embedded_ipv4(ip)
+        embedded = _find_embedded_ipv4(ip)
         if embedded is None:
             return ip in _GLOBAL and not any(ip in network for network in _NOT_PUBLIC_IPV6)
         ip = embedded
@@ -265,14 +265,14 @@ def is_public(address: str) -> bool:
     )
 
 
-def _embedded_ipv4(ip: IPv6Address) -> IPv4Address | None:
+def _find_embedded_ipv4(ip: IPv6Address) -> IPv4Address | None:
     """Returns the IPv4 address that packets to this address reach in the end, or None."""
     if ip in _NAT64:
         return IPv4Address(int(ip) & 0xFFFF_FFFF)
     return ip.ipv4_mapped or ip.sixtofour
 
 
-def _ip_of(host: str) -> IPv4Address | IPv6Address | None:
+def _read_ip(host: str) -> IPv4Address | IPv6Address | None:
     """Returns the address that a host is written as; None if it is a name."""
     try:
         return ip_address(host)

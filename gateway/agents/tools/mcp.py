@@ -103,7 +103,7 @@ class McpServers:
                 page = await session.list_tools(cursor=cursor)
                 for tool in page.tools:
                     description = self._mask_secrets(server, secrets, tool.description or "")
-                    tools.append(ListedTool(tool.name, description, _stored_schema(tool.input_schema)))
+                    tools.append(ListedTool(tool.name, description, _make_stored_schema(tool.input_schema)))
                 cursor = page.next_cursor
                 if not cursor or max(len(tools), len(report.uncallable)) >= MAX_TOOLS:
                     break
@@ -126,7 +126,7 @@ class McpServers:
                 may_be_done = is_sent and not isinstance(error, McpRefusal)
                 return lost_answer(tool, error) if may_be_done else unsent_answer(tool, error)
         assert result is not None  # a session that ends without a result raises
-        texts = [_text_of(content) for content in result.content]
+        texts = [_read_text(content) for content in result.content]
         if not texts and result.structured_content is not None:
             texts = [json.dumps(result.structured_content, ensure_ascii=False)]
         text = self._mask_secrets(server, secrets, "\n".join(texts))
@@ -146,7 +146,7 @@ class McpServers:
                 if server.command:
                     opened = sessions.stdio_session(server.command, secrets.variables, report)
                 else:
-                    headers = self._headers_of(server, secrets)
+                    headers = self._make_headers(server, secrets)
                     open_session = (
                         sessions.sse_session if server.transport == "sse" else sessions.http_session
                     )
@@ -159,19 +159,19 @@ class McpServers:
         except McpFault:
             raise
         except Exception as error:
-            cause = _first_error(error)
+            cause = _unwrap_error(error)
             error_type = McpRefusal if getattr(cause, "code", None) in _REFUSALS else McpFault
             mask = partial(self._mask_secrets, server, secrets)
-            raise error_type(_error_message(cause, report.host_errors, mask)) from error
+            raise error_type(_render_error(cause, report.host_errors, mask)) from error
 
-    def _headers_of(self, server: McpServerDefinition, secrets: McpSecrets) -> dict[str, str]:
+    def _make_headers(self, server: McpServerDefinition, secrets: McpSecrets) -> dict[str, str]:
         """Returns the headers of each request to a server. Raises: McpFault."""
         header = self._find_header(server)
         return {**secrets.headers, **({} if header is None else {header.header: header.value})}
 
     def _mask_secrets(self, server: McpServerDefinition, secrets: McpSecrets, text: str) -> str:
         """Masks the secrets that a server was sent in a text of the server, since models and other callers read it."""
-        values = [*self._headers_of(server, secrets).values(), *secrets.variables.values()]
+        values = [*self._make_headers(server, secrets).values(), *secrets.variables.values()]
         # A short word, such as the scheme of a header, is no secret.
         words = {word for value in values for word in value.split() if len(word) >= _MIN_SECRET_CHARS}
         for word in sorted(words, key=len, reverse=True):
@@ -197,7 +197,7 @@ def _load_sessions() -> ModuleType:
     return mcp_session
 
 
-def _stored_schema(schema: Any) -> Json | None:
+def _make_stored_schema(schema: Any) -> Json | None:
     """Returns a schema as it is stored; None if it is too large, or no JSON."""
     try:
         data = json.dumps(schema, ensure_ascii=False, allow_nan=False).encode(errors="replace")
@@ -207,7 +207,7 @@ def _stored_schema(schema: Any) -> Json | None:
     return None if len(data) > MAX_SCHEMA_BYTES else orjson.loads(data)
 
 
-def _text_of(block: Any) -> str:
+def _read_text(block: Any) -> str:
     """Returns a block of a result as a model reads it. A block that is no text is shown by its name and address."""
     if block.type == "text":
         return str(block.text)
@@ -219,14 +219,14 @@ def _text_of(block: Any) -> str:
     return f"[{': '.join((block.type, ', '.join(details)))}]" if details else f"[{block.type}]"
 
 
-def _first_error(error: BaseException) -> BaseException:
+def _unwrap_error(error: BaseException) -> BaseException:
     """Returns why a session failed. The package `mcp` raises what its parts raise, in groups of groups."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
 
 
-def _error_message(error: BaseException, host_errors: Sequence[HostError], mask: Callable[[str], str]) -> str:
+def _render_error(error: BaseException, host_errors: Sequence[HostError], mask: Callable[[str], str]) -> str:
     """Returns why a session failed, for the user who named the server. mask: removes the secrets from a text."""
     text = mask(" ".join(str(error).split()))[:200]
     for host_error in host_errors:

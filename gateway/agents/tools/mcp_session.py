@@ -176,12 +176,12 @@ class _LenientStream:
         result = getattr(getattr(message, "message", None), "result", None)
         if isinstance(result, dict) and isinstance(result.get("tools"), list):
             tools = [tool for tool in result["tools"] if isinstance(tool, dict)]
-            result["tools"] = [listed for tool in tools if (listed := self._callable_tool(tool)) is not None]
+            result["tools"] = [listed for tool in tools if (listed := self._read_tool(tool)) is not None]
         if isinstance(result, dict) and isinstance(result.get("content"), list):
-            result["content"] = [*map(_known_block, result["content"])]
+            result["content"] = [*map(_read_block, result["content"])]
         return message
 
-    def _callable_tool(self, tool: dict[str, Any]) -> dict[str, Any] | None:
+    def _read_tool(self, tool: dict[str, Any]) -> dict[str, Any] | None:
         """Returns what is read of a tool; None if it cannot be called."""
         name, schema = tool.get("name"), tool.get("inputSchema", {})
         if not isinstance(name, str):
@@ -196,7 +196,7 @@ class _LenientStream:
         return {"name": name, "description": about if isinstance(about, str) else "", "inputSchema": schema}
 
 
-def _known_block(block: Any) -> Any:
+def _read_block(block: Any) -> Any:
     if not isinstance(block, dict):
         return block
     kind = str(block.get("type"))  # a server may send anything
@@ -231,14 +231,14 @@ class _HostTransport(httpx2.AsyncBaseTransport):
         has_events: bool = False,
     ) -> None:
         self._hosts = hosts
-        self._origin = _origin(httpx2.URL(url))
+        self._origin = _read_origin(httpx2.URL(url))
         self._headers = headers
         self._errors = host_errors
         self._has_events = has_events
         self._events: HostReply | None = None
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        if _origin(request.url) != self._origin:
+        if _read_origin(request.url) != self._origin:
             self._errors.append(HostError("it leads to another address"))
             raise httpx2.ConnectError("another address")
         body = await request.aread()
@@ -280,7 +280,7 @@ class _HostTransport(httpx2.AsyncBaseTransport):
             self._events = reply
 
 
-def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
+def _read_origin(url: httpx2.URL) -> tuple[str, str, int | None]:
     return url.scheme, url.host, url.port
 
 

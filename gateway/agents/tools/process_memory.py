@@ -18,24 +18,24 @@ def can_be_counted() -> bool:
     return Path(f"/proc/self/task/{os.getpid()}/children").exists()
 
 
-def memory_of(pid: int, folder: str, folder_bytes: int) -> int:
+def measure_memory(pid: int, folder: str, folder_bytes: int) -> int:
     """Returns the bytes that a process and its descendants take at this moment.
 
     folder: where its descendants have a file system in memory. Its files count as well.
     folder_bytes: the size of that file system.
     """
-    used_bytes = _process_bytes(pid)
-    descendants = _children(pid)
+    used_bytes = _measure_process(pid)
+    descendants = _list_children(pid)
     if descendants:
-        used_bytes += _file_bytes(descendants[0], folder, folder_bytes)
+        used_bytes += _measure_files(descendants[0], folder, folder_bytes)
     while descendants:
         child = descendants.pop()
-        used_bytes += _process_bytes(child)
-        descendants += _children(child)
+        used_bytes += _measure_process(child)
+        descendants += _list_children(child)
     return used_bytes
 
 
-def _children(pid: int) -> list[int]:
+def _list_children(pid: int) -> list[int]:
     children: list[int] = []
     # A process that ends meanwhile takes nothing, and its children become its parent's.
     with suppress(OSError):
@@ -45,7 +45,7 @@ def _children(pid: int) -> list[int]:
     return children
 
 
-def _process_bytes(pid: int) -> int:
+def _measure_process(pid: int) -> int:
     used_bytes = 0
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
@@ -54,7 +54,7 @@ def _process_bytes(pid: int) -> int:
     return used_bytes
 
 
-def _file_bytes(pid: int, folder: str, size: int) -> int:
+def _measure_files(pid: int, folder: str, size: int) -> int:
     """Returns the bytes of the files in a folder of a process; 0 if it is no file system of this size."""
     try:
         file_system = os.statvfs(f"/proc/{pid}/root{folder}")

@@ -30,8 +30,8 @@ from msgspec import Struct
 
 from adapters.types import Json
 from gateway.agents.tools import sandbox_program
-from gateway.agents.tools.bubblewrap import NOBODY, TMP_BYTES, open_filter, prefixes_of, sandbox_command
-from gateway.agents.tools.process_memory import can_be_counted, memory_of
+from gateway.agents.tools.bubblewrap import NOBODY, TMP_BYTES, build_command, find_prefixes, open_filter
+from gateway.agents.tools.process_memory import can_be_counted, measure_memory
 from gateway.agents.tools.sandbox_probe import PROBE
 from gateway.agents.tools.syscall_filter import filter_program
 from gateway.core import exact_json
@@ -117,7 +117,7 @@ class Sandbox:
         if filter_program() is None or not can_be_counted():
             return _UNUSABLE_SANDBOX.format(why=_OLD_INTERPRETER)
         try:
-            self._command = sandbox_command(bwrap, self._python, await prefixes_of(self._python))
+            self._command = build_command(bwrap, self._python, await find_prefixes(self._python))
         except (OSError, TimeoutError, ValueError) as error:
             return _UNUSABLE_SANDBOX.format(why=f"{self._python} cannot be used ({error})")
         ended = await self._try_to_get_out()
@@ -273,7 +273,7 @@ class _Output:
 
 async def _watch_memory(pid: int) -> None:
     """Measures the memory of a call until it is cancelled. Raises: _OverLimit."""
-    while memory_of(pid, "/tmp", TMP_BYTES) <= _CALL_BYTES:  # noqa: ASYNC110  # there is no event to wait for
+    while measure_memory(pid, "/tmp", TMP_BYTES) <= _CALL_BYTES:  # noqa: ASYNC110  # there is no event to wait for
         await asyncio.sleep(_WATCH_EVERY_S)
     raise _OverLimit(f"took more than {_CALL_BYTES // _MB} MB of memory in all")
 

@@ -16,7 +16,7 @@ from itertools import accumulate
 from typing import Any, Final
 
 from gateway.agents.tools.docstring import read_docstring
-from gateway.agents.tools.type_schema import ToolFunction, TypeSchemas, default_of, refusal_at, refusal_of
+from gateway.agents.tools.type_schema import ToolFunction, TypeSchemas, read_default, refusal_at, refusal_of
 from gateway.core.json_limits import can_be_written
 from gateway.errors import BadRequest
 
@@ -28,7 +28,7 @@ _MAX_CHARS = 100_000
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-def schema_of(source: str, parameters: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def make_schema(source: str, parameters: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Returns {"name", "description", "parameters"} of the tool, which is the last function.
 
     parameters: their schema, if it was sent; then the source needs no types and no `Args:`.
@@ -39,7 +39,7 @@ def schema_of(source: str, parameters: Mapping[str, Any] | None = None) -> dict[
     docstring = read_docstring(ast.get_docstring(function, clean=False) or "")
     try:
         parameters_schema = (
-            _schema(function, docstring.parameters, types) if parameters is None else parameters
+            _make_object(function, docstring.parameters, types) if parameters is None else parameters
         )
     except RecursionError:
         raise refusal_of(function, "its types are nested too deeply") from None
@@ -53,16 +53,16 @@ def schema_of(source: str, parameters: Mapping[str, Any] | None = None) -> dict[
     return schema
 
 
-def function_name(source: str) -> str:
-    """Returns the name of the tool, the last function. Raises: BadRequest as `schema_of` does."""
+def read_function_name(source: str) -> str:
+    """Returns the name of the tool, the last function. Raises: BadRequest as `make_schema` does."""
     return _read(source)[0].name
 
 
-def _schema(function: ToolFunction, described: Mapping[str, str], types: TypeSchemas) -> dict[str, Any]:
+def _make_object(function: ToolFunction, described: Mapping[str, str], types: TypeSchemas) -> dict[str, Any]:
     """Returns the schema of the parameters. described: their descriptions."""
     properties: dict[str, Any] = {}
     required = []
-    for parameter, default in _parameters(function):
+    for parameter, default in _list_parameters(function):
         name = parameter.arg
         if parameter.annotation is None:
             raise refusal_of(parameter, f"parameter {name!r} has no type")
@@ -70,11 +70,11 @@ def _schema(function: ToolFunction, described: Mapping[str, str], types: TypeSch
             raise refusal_of(
                 parameter, f"parameter {name!r} has no description in the docstring's section `Args:`"
             )
-        properties[name] = {**types.schema_of(parameter.annotation), "description": described[name]}
+        properties[name] = {**types.make_schema(parameter.annotation), "description": described[name]}
         if default is None:
             required.append(name)
         else:
-            properties[name] |= default_of(default)
+            properties[name] |= read_default(default)
     return {"type": "object", "properties": properties, "required": required}
 
 
@@ -102,7 +102,7 @@ def _read(source: str) -> tuple[ToolFunction, TypeSchemas]:
     return function, TypeSchemas(classes, [0, *accumulate(map(len, lines))])
 
 
-def _parameters(function: ToolFunction) -> Sequence[tuple[ast.arg, ast.expr | None]]:
+def _list_parameters(function: ToolFunction) -> Sequence[tuple[ast.arg, ast.expr | None]]:
     """Returns the parameters that the model fills, each with its default."""
     arguments = function.args
     for star in (arguments.vararg, arguments.kwarg):

@@ -51,17 +51,17 @@ class TypeSchemas:
         # provider follows references.
         self._remaining_chars = _MAX_FIELD_CHARS
 
-    def schema_of(self, node: ast.expr) -> dict[str, Any]:
+    def make_schema(self, node: ast.expr) -> dict[str, Any]:
         """Returns the schema of a type. Raises: BadRequest if it has none."""
-        if _members_of(node) is not None:
+        if _find_members(node) is not None:
             # Deduplicated by their text, which is quick for thousands of them.
-            schemas = list({repr(schema): schema for schema in self._alternatives(node)}.values())
+            schemas = list({repr(schema): schema for schema in self._list_alternatives(node)}.values())
             return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
         if isinstance(node, ast.Constant) and node.value is None:
             return {"type": "null"}
         if isinstance(node, ast.Subscript):
-            return self._schema_of_generic(node)
-        name = _last_name(node)
+            return self._make_generic_schema(node)
+        name = _take_last_name(node)
         if name in _PLAIN_TYPES:
             return {"type": _PLAIN_TYPES[name]}
         if name in _LISTS:
@@ -71,44 +71,44 @@ class TypeSchemas:
             return {"type": "object"}
         if name in ("Any", "object"):
             return {}
-        return self._schema_of_class(node, name)
+        return self._make_class_schema(node, name)
 
-    def _schema_of_generic(self, node: ast.Subscript) -> dict[str, Any]:
+    def _make_generic_schema(self, node: ast.Subscript) -> dict[str, Any]:
         """Returns the schema of a type with arguments, as `list[str]`. Raises: BadRequest if it has none."""
-        name, arguments = _last_name(node.value), _arguments_of(node)
+        name, arguments = _take_last_name(node.value), _list_arguments(node)
         if name in _LISTS and len(arguments) == 1:
-            return {"type": "array", "items": self.schema_of(arguments[0])}
-        if name in _DICTS and len(arguments) == 2 and _last_name(arguments[0]) == "str":
-            return {"type": "object", "additionalProperties": self.schema_of(arguments[1])}
+            return {"type": "array", "items": self.make_schema(arguments[0])}
+        if name in _DICTS and len(arguments) == 2 and _take_last_name(arguments[0]) == "str":
+            return {"type": "object", "additionalProperties": self.make_schema(arguments[1])}
         if name in ("tuple", "Tuple") and arguments:
             if len(arguments) == 2 and _is_ellipsis(arguments[1]):
-                return {"type": "array", "items": self.schema_of(arguments[0])}
+                return {"type": "array", "items": self.make_schema(arguments[0])}
             size = len(arguments)
-            parts = [self.schema_of(argument) for argument in arguments]
+            parts = [self.make_schema(argument) for argument in arguments]
             return {"type": "array", "prefixItems": parts, "minItems": size, "maxItems": size}
         if name == "Literal":
-            return _schema_of_literal(node, arguments)
+            return _make_literal_schema(node, arguments)
         raise _unknown_type(node)
 
-    def _alternatives(self, node: ast.expr) -> Iterator[dict[str, Any]]:
+    def _list_alternatives(self, node: ast.expr) -> Iterator[dict[str, Any]]:
         """Yields the schemas of the types that a value may have."""
-        members = _members_of(node)
+        members = _find_members(node)
         if members is None:
-            yield self.schema_of(node)
+            yield self.make_schema(node)
         else:
             for member in members:
-                yield from self._alternatives(member)
+                yield from self._list_alternatives(member)
 
-    def _schema_of_class(self, node: ast.expr, name: str) -> dict[str, Any]:
+    def _make_class_schema(self, node: ast.expr, name: str) -> dict[str, Any]:
         """Returns the schema of a class of the source. Raises: BadRequest if it is missing or contains itself."""
-        fields = self._fields_of(name)
+        fields = self._find_fields(name)
         if not fields or name in self._open_classes:
             raise _unknown_type(node)
         properties: dict[str, Any] = {}
         required = []
         self._open_classes.append(name)
         for field_name, annotated in fields.items():
-            self._remaining_chars -= self._length_of(annotated)
+            self._remaining_chars -= self._measure_field(annotated)
             if self._remaining_chars < 0:
                 raise refusal_of(
                     node,
@@ -116,34 +116,34 @@ class TypeSchemas:
                     "is used",
                 )
             field = _read_field(annotated.value)
-            properties[field_name] = self.schema_of(annotated.annotation)
+            properties[field_name] = self.make_schema(annotated.annotation)
             if field.description is not None:
                 properties[field_name]["description"] = field.description
             if field.default is None:
                 required.append(field_name)
             else:
-                properties[field_name] |= default_of(field.default)
+                properties[field_name] |= read_default(field.default)
         self._open_classes.pop()
         return {"type": "object", "properties": properties, "required": required}
 
-    def _fields_of(self, name: str) -> dict[str, ast.AnnAssign]:
+    def _find_fields(self, name: str) -> dict[str, ast.AnnAssign]:
         """Returns the annotated fields of a class by name, also those of its base classes in the source."""
         if name not in self._classes or name in self._fields:
             return self._fields.get(name, {})
         fields = self._fields[name] = {}
         for base in reversed(self._classes[name].bases):
-            fields |= self._fields_of(_last_name(base))
+            fields |= self._find_fields(_take_last_name(base))
         for statement in self._classes[name].body:
             if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
                 is_of_class = (
                     isinstance(statement.annotation, ast.Subscript)
-                    and _last_name(statement.annotation.value) == "ClassVar"
+                    and _take_last_name(statement.annotation.value) == "ClassVar"
                 )
                 if not is_of_class and not statement.target.id.startswith("_"):
                     fields[statement.target.id] = statement
         return fields
 
-    def _length_of(self, node: ast.AnnAssign) -> int:
+    def _measure_field(self, node: ast.AnnAssign) -> int:
         """Returns the length of a field in the source."""
         assert node.end_lineno is not None
         assert node.end_col_offset is not None
@@ -151,7 +151,7 @@ class TypeSchemas:
         return end - self._line_offsets[node.lineno - 1] - node.col_offset
 
 
-def _members_of(node: ast.expr) -> Sequence[ast.expr] | None:
+def _find_members(node: ast.expr) -> Sequence[ast.expr] | None:
     """Returns the alternatives of a type, such as the members of a union; None for a type without alternatives."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         try:
@@ -162,7 +162,7 @@ def _members_of(node: ast.expr) -> Sequence[ast.expr] | None:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
         return [node.left, node.right]
     if isinstance(node, ast.Subscript):
-        name, arguments = _last_name(node.value), _arguments_of(node)
+        name, arguments = _take_last_name(node.value), _list_arguments(node)
         if name == "Optional" and len(arguments) == 1:
             return [*arguments, ast.copy_location(ast.Constant(None), node)]
         if name == "Union" and arguments:
@@ -172,12 +172,12 @@ def _members_of(node: ast.expr) -> Sequence[ast.expr] | None:
     return None
 
 
-def _arguments_of(node: ast.Subscript) -> Sequence[ast.expr]:
+def _list_arguments(node: ast.Subscript) -> Sequence[ast.expr]:
     """Returns the arguments of a type, as `str` of `list[str]`."""
     return list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
 
 
-def _schema_of_literal(node: ast.Subscript, nodes: Sequence[ast.expr]) -> dict[str, Any]:
+def _make_literal_schema(node: ast.Subscript, nodes: Sequence[ast.expr]) -> dict[str, Any]:
     """Returns the schema of these values. Raises: BadRequest if JSON does not have one of them."""
     values = [constant.value for constant in nodes if isinstance(constant, ast.Constant)]
     kinds = {type(value).__name__.replace("NoneType", "None") for value in values}
@@ -187,7 +187,7 @@ def _schema_of_literal(node: ast.Subscript, nodes: Sequence[ast.expr]) -> dict[s
     return {"type": names[0] if len(names) == 1 else names, "enum": values}
 
 
-def _last_name(node: ast.expr) -> str:
+def _take_last_name(node: ast.expr) -> str:
     """Returns the last part of a dotted name."""
     if isinstance(node, ast.Attribute):
         return node.attr
@@ -196,16 +196,16 @@ def _last_name(node: ast.expr) -> str:
 
 def _read_field(value: ast.expr | None) -> _Field:
     """Returns a field of a class. value: what the source assigns to it."""
-    if not isinstance(value, ast.Call) or _last_name(value.func) not in ("Field", "field"):
-        return _Field(_unless_ellipsis(value), None)
+    if not isinstance(value, ast.Call) or _take_last_name(value.func) not in ("Field", "field"):
+        return _Field(_drop_ellipsis(value), None)
     named = {keyword.arg: keyword.value for keyword in value.keywords}
     default = named.get("default") or named.get("default_factory") or (value.args[0] if value.args else None)
     description = named.get("description")
     text = description.value if isinstance(description, ast.Constant) else None
-    return _Field(_unless_ellipsis(default), text if isinstance(text, str) else None)
+    return _Field(_drop_ellipsis(default), text if isinstance(text, str) else None)
 
 
-def _unless_ellipsis(default: ast.expr | None) -> ast.expr | None:
+def _drop_ellipsis(default: ast.expr | None) -> ast.expr | None:
     """Returns a default; None for `...`, which stands for no default."""
     return None if default is None or _is_ellipsis(default) else default
 
@@ -214,7 +214,7 @@ def _is_ellipsis(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and node.value is Ellipsis
 
 
-def default_of(default: ast.expr) -> dict[str, Any]:
+def read_default(default: ast.expr) -> dict[str, Any]:
     """Returns the `default` of a schema; nothing for a default that JSON cannot express."""
     try:
         value = ast.literal_eval(default)

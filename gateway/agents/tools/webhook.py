@@ -72,10 +72,10 @@ class Webhooks:
 
     async def _send(self, url: str, key: str, body: bytes) -> tuple[int, bytes]:
         async with asyncio.timeout(TIMEOUT_S):
-            async with self._hosts.open("POST", url, self._headers(key, body), body) as reply:
+            async with self._hosts.open("POST", url, self._make_headers(key, body), body) as reply:
                 return reply.status, await reply.read(LIMIT_BYTES)
 
-    def _headers(self, key: str, body: bytes) -> dict[str, str]:
+    def _make_headers(self, key: str, body: bytes) -> dict[str, str]:
         at = str(int(self._now()))
         headers = {
             "Content-Type": "application/json",

@@ -55,7 +55,7 @@ async def write_blocks(
             except StoreError as error:
                 reason = f"was not changed: {error.message}"
         if reason is not None:
-            errors.append(_error(block, reason))
+            errors.append(_make_error(block, reason))
     return _with_errors(answer, errors)
 
 
@@ -67,7 +67,7 @@ def edit_blocks(memory: MemoryTools, answer: ToolAnswer, call_id: str) -> ToolAn
     errors = []
     for n, (block, value) in enumerate(answer.changed_blocks):
         if block not in memory.block_edits.blocks:
-            errors.append(_error(block, _MEANWHILE))
+            errors.append(_make_error(block, _MEANWHILE))
             continue
         arguments = {"label": block.label, "new_memory": value}
         edit = memory.edit(call_id, EditOperation.RETHINK, block.label, arguments, number=n, is_read=False)
@@ -76,7 +76,7 @@ def edit_blocks(memory: MemoryTools, answer: ToolAnswer, call_id: str) -> ToolAn
     return _with_errors(answer, errors)
 
 
-def _error(block: Block, reason: str) -> str:
+def _make_error(block: Block, reason: str) -> str:
     return f"Error: the memory block {block.label!r} {reason}."
 
 

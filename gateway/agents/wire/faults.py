@@ -24,11 +24,11 @@ def render_fault(fault: Fault) -> dict[str, Any]:
         "type": fault.kind,
         "loc": [_truncate(key) if isinstance(key, str) else key for key in fault.path],
         "msg": _truncate(fault.message, _MAX_SENTENCE_CHARS),
-        "input": _shown_value(fault.value),
+        "input": _shorten_value(fault.value),
     }
 
 
-def worded(fault: Fault) -> Fault:
+def phrase_fault(fault: Fault) -> Fault:
     """Returns a fault with pydantic's sentence for its kind. A fault of another kind retains msgspec's sentence."""
     if fault.kind == "missing":
         return replace(fault, message="Field required")
@@ -40,7 +40,7 @@ def worded(fault: Fault) -> Fault:
     return fault
 
 
-def type_name_of(value: Any) -> str:
+def name_type(value: Any) -> str:
     """Returns the name of a JSON value's type."""
     names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")
@@ -56,14 +56,14 @@ def _truncate(text: str, max_chars: int = _MAX_SHOWN_CHARS) -> str:
     return text if len(text) <= max_chars else text[:max_chars] + "…"
 
 
-def _shown_value(value: Any) -> Any:
+def _shorten_value(value: Any) -> Any:
     """Returns a value as an error repeats it: a long text truncated, a long list or object as the name of its type."""
     if isinstance(value, str):
         return _truncate(value)
     if isinstance(value, dict | list):
         if len(value) > _MAX_SHOWN_CHARS:
-            return type_name_of(value)
-        return value if len(orjson.dumps(value, default=str)) <= _MAX_SHOWN_CHARS else type_name_of(value)
+            return name_type(value)
+        return value if len(orjson.dumps(value, default=str)) <= _MAX_SHOWN_CHARS else name_type(value)
     return value
 
 
@@ -84,30 +84,30 @@ class LettaErrors:
     id_header: ClassVar[bytes | None] = None
 
     def body(self, error: GatewayError) -> bytes:
-        return orjson.dumps({"detail": _detail(error)})
+        return orjson.dumps({"detail": _render_detail(error)})
 
     def event(self, error: GatewayError) -> bytes:
-        return error_event(error)
+        return make_error_event(error)
 
 
-def _detail(error: GatewayError) -> Any:
+def _render_detail(error: GatewayError) -> Any:
     if isinstance(error, Unprocessable):
         return [render_fault(error.fault)]
     return error.message
 
 
-def error_event(error: GatewayError, run_id: str | None = None) -> bytes:
+def make_error_event(error: GatewayError, run_id: str | None = None) -> bytes:
     """Returns the event that ends a stream. The client raises it as an error, so nothing may follow."""
     data = {
         "message_type": "error_message",
         "run_id": run_id,
         "error_type": error.code or error.kind,
         "message": error.message,
-        "detail": _detail(error),
+        "detail": _render_detail(error),
     }
     return b"event: error\ndata: " + orjson.dumps(data) + b"\n\n"
 
 
-def refused_event(body: bytes) -> bytes:
+def make_refused_event(body: bytes) -> bytes:
     """Returns the event with the same error as the body of a refusal."""
-    return error_event(UpstreamError(str(orjson.loads(body)["detail"])))
+    return make_error_event(UpstreamError(str(orjson.loads(body)["detail"])))

@@ -14,7 +14,7 @@ import orjson
 from msgspec import Struct
 
 from gateway.agents.wire.sent_values import sent_fields
-from gateway.agents.wire.shown_values import iso_time, lines_of
+from gateway.agents.wire.shown_values import render_time, split_lines
 from gateway.core import exact_json, ids
 from gateway.core.conversation.private import find_own_length, name_of, read_private, read_system_text
 from gateway.core.conversation.wire_message import (
@@ -59,7 +59,7 @@ class Origin(Struct, frozen=True):
     conversation_id: str | None = None
 
 
-def showing_of(body: msgspec.Struct) -> Showing:
+def read_showing(body: msgspec.Struct) -> Showing:
     """Returns the way in which a send or a query wants messages to be shown."""
     sent = sent_fields(body)
     types = sent.get("include_return_message_types")
@@ -88,9 +88,9 @@ def render_messages(
     first: how many messages have shown the stored message before these.
     results: the results that are shown as a part of it.
     """
-    message = well_typed(message)
-    stored = (message, *map(well_typed, results))
-    parts = (part for source in stored for part in _parts(source, showing, waiting or {}, names or {}))
+    message = drop_mistyped(message)
+    stored = (message, *map(drop_mistyped, results))
+    parts = (part for source in stored for part in _render_parts(source, showing, waiting or {}, names or {}))
     private = read_private(message)
     messages = []
     for index, (message_type, fields) in enumerate(parts, first):
@@ -111,19 +111,17 @@ _TYPES = {
 }  # fmt: skip
 
 
-def well_typed(message: WireMessage) -> WireMessage:
+def drop_mistyped(message: WireMessage) -> WireMessage:
     """Returns a message without the fields that have a type other than the API's."""
     typed: WireMessage = {
         key: value for key, value in message.items() if isinstance(value, _TYPES.get(key, object))
     }
     if "tool_calls" in typed:
-        typed["tool_calls"] = [
-            _well_typed_call(call) for call in typed["tool_calls"] if isinstance(call, dict)
-        ]
+        typed["tool_calls"] = [_repair_call(call) for call in typed["tool_calls"] if isinstance(call, dict)]
     return typed
 
 
-def _well_typed_call(call: dict[str, Any]) -> dict[str, Any]:
+def _repair_call(call: dict[str, Any]) -> dict[str, Any]:
     """Returns a call as a function call, the only kind of this API. A custom tool's input becomes its arguments."""
     function = find_function(call) or {}
     named = {"name": function.get("name"), "arguments": function.get("arguments", function.get("input"))}
@@ -138,7 +136,7 @@ def render_part(message_type: str, origin: Origin, index: int, fields: Mapping[s
     """Returns one of the messages that show a stored message. index: among the messages with one id."""
     return {
         "id": origin.id,
-        "date": iso_time(origin.at),
+        "date": render_time(origin.at),
         "name": None,
         "message_type": message_type,
         "otid": f"{origin.id}:{index}",
@@ -179,12 +177,14 @@ def render_as_object(message: WireMessage, origin: Origin, agent_id: str) -> dic
     return {
         "id": origin.id,
         "role": "system" if read_private(message).get("shown") == "system" else message.get("role"),
-        "content": [{"type": "text", "text": content}] if isinstance(content, str) else _content(content),
+        "content": [{"type": "text", "text": content}]
+        if isinstance(content, str)
+        else _render_content(content),
         "text": read_system_text(message),
         "name": name_of(message),
         "tool_calls": message.get("tool_calls"),
         "tool_call_id": message.get("tool_call_id"),
-        "created_at": iso_time(origin.at),
+        "created_at": render_time(origin.at),
         "agent_id": agent_id,
         "step_id": origin.step_id,
         "run_id": origin.run_id,
@@ -196,25 +196,25 @@ def render_as_object(message: WireMessage, origin: Origin, agent_id: str) -> dic
 _Part = tuple[str, dict[str, Any]]
 
 
-def _parts(
+def _render_parts(
     message: WireMessage, showing: Showing, waiting: Mapping[str, WaitKind], names: Mapping[str, str]
 ) -> Iterator[_Part]:
     """Yields the messages of the API that a stored one is shown as."""
     role, private = message.get("role"), read_private(message)
     if role == "tool":
         if private.get("approval") is not None:
-            yield _decision(message, private)
+            yield _render_decision(message, private)
         if showing.speaks is None or names.get(message.get("tool_call_id", "")) != showing.speaks:
-            yield _result(message, private, names)
+            yield _render_result(message, private, names)
     elif role == "assistant":
-        yield from _reply(message, showing, waiting)
+        yield from _render_reply(message, showing, waiting)
     elif private.get("shown") == "system" or is_system(message):
         yield "system_message", {"content": read_system_text(message)}
     else:
-        yield "user_message", {"content": _content(message.get("content"))}
+        yield "user_message", {"content": _render_content(message.get("content"))}
 
 
-def _decision(message: WireMessage, private: Mapping[str, Any]) -> _Part:
+def _render_decision(message: WireMessage, private: Mapping[str, Any]) -> _Part:
     """Returns the message that shows what a person decided about a call."""
     approve = private["approval"] == "approved"
     decision = {
@@ -231,13 +231,13 @@ def _decision(message: WireMessage, private: Mapping[str, Any]) -> _Part:
     }
 
 
-def _result(message: WireMessage, private: Mapping[str, Any], names: Mapping[str, str]) -> _Part:
+def _render_result(message: WireMessage, private: Mapping[str, Any], names: Mapping[str, str]) -> _Part:
     """Returns the message that shows the result of a call."""
     call_id = message.get("tool_call_id")
     result = {
         "status": private.get("status") or "success",
-        "stdout": lines_of(private.get("stdout")),
-        "stderr": lines_of(private.get("stderr")),
+        "stdout": split_lines(private.get("stdout")),
+        "stderr": split_lines(private.get("stderr")),
         "tool_call_id": call_id,
         "tool_return": read_text(message)[: find_own_length(message)],
     }
@@ -248,11 +248,11 @@ def _result(message: WireMessage, private: Mapping[str, Any], names: Mapping[str
     }
 
 
-def _reply(message: WireMessage, showing: Showing, waiting: Mapping[str, WaitKind]) -> Iterator[_Part]:
+def _render_reply(message: WireMessage, showing: Showing, waiting: Mapping[str, WaitKind]) -> Iterator[_Part]:
     """Yields the messages of a reply: thoughts, text and calls."""
     private = read_private(message)
     thought, calls = pop_asides(message.get("tool_calls", ()), private.get("asides") or {})
-    yield from thoughts({**message, "reasoning_content": thought} if thought else message)
+    yield from render_thoughts({**message, "reasoning_content": thought} if thought else message)
     text = join_texts((private.get("filler", ""), read_text(message) or message.get("refusal") or ""))
     # The text of a speaking tool is shown instead of its calls.
     spoken = [spoken_text for call in calls if (spoken_text := find_spoken(call, showing)) is not None]
@@ -288,7 +288,7 @@ def pop_asides(
     return "".join(thought for thought in thoughts if isinstance(thought, str)), calls_without
 
 
-def thoughts(message: Mapping[str, Any]) -> Iterator[_Part]:
+def render_thoughts(message: Mapping[str, Any]) -> Iterator[_Part]:
     """Yields the readable thoughts of a reply, or a part that says that only the provider can read its thoughts."""
     readable = message.get("reasoning_content") or message.get("reasoning")
     blocks = [block for block in message.get("thinking_blocks") or () if isinstance(block, dict)]
@@ -332,7 +332,7 @@ def find_spoken(call: Mapping[str, Any], showing: Showing) -> str | None:
     return spoken_text if isinstance(spoken_text, str) else None
 
 
-def _content(content: Any) -> Any:
+def _render_content(content: Any) -> Any:
     """Returns the content of a user message: a string, or parts of text and images."""
     if not isinstance(content, list):
         return content if isinstance(content, str) else ""
@@ -341,21 +341,21 @@ def _content(content: Any) -> Any:
 
 def render_content_parts(content: Sequence[Any]) -> list[dict[str, Any]]:
     """Returns the parts of a message's content as they are shown."""
-    return [_part(part) for part in content if isinstance(part, dict)]
+    return [_render_content_part(part) for part in content if isinstance(part, dict)]
 
 
-def _part(part: Mapping[str, Any]) -> dict[str, Any]:
+def _render_content_part(part: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a part of a content as the API has it."""
     if part.get("type") == "image_url":
         image = part.get("image_url") or {}
         url = image.get("url") if isinstance(image, dict) else image
-        return {"type": "image", "source": _source(url if isinstance(url, str) else "")}
+        return {"type": "image", "source": _render_source(url if isinstance(url, str) else "")}
     text = part.get("text", part.get("refusal"))
     # Sounds and files have no form in this API; only their presence is shown.
     return {"type": "text", "text": text if isinstance(text, str) else f"[{part.get('type')}]"}
 
 
-def _source(url: str) -> dict[str, Any]:
+def _render_source(url: str) -> dict[str, Any]:
     if url.startswith("data:") and ";base64," in url:
         media_type, data = url.removeprefix("data:").split(";base64,", 1)
         return {"type": "base64", "media_type": media_type, "data": data}

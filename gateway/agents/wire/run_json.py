@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, UnsetType
 
 from adapters.types import Json
-from gateway.agents.wire.shown_values import duration_ns, iso_time
+from gateway.agents.wire.shown_values import measure_ns, render_time
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, refused
 from gateway.core import ids
 from gateway.core.turn.stop_reason import STOP_MESSAGES, StopReason
@@ -55,7 +55,7 @@ def render_run(
     conversation_id: the public id of its conversation; "default": the agent's own.
     error_message: of the error that ended it.
     """
-    message = error_message or failure_message(run)
+    message = error_message or find_failure_message(run)
     return {
         "id": ids.id_of("run", run.uid),
         "agent_id": ids.id_of("agent", agent_uid),
@@ -63,9 +63,9 @@ def render_run(
         "status": run.state.value,
         "stop_reason": run.stop,
         "background": run.background,
-        "created_at": iso_time(run.created),
-        "completed_at": iso_time(run.ended),
-        "total_duration_ns": duration_ns(run.begun, run.ended),
+        "created_at": render_time(run.created),
+        "completed_at": render_time(run.ended),
+        "total_duration_ns": measure_ns(run.begun, run.ended),
         "ttft_ns": None,
         "metadata": None if message is None else {"error": message},
         "request_config": None,
@@ -82,7 +82,7 @@ def render_run_states(runs: Iterable[Run]) -> dict[str, str]:
     return {ids.id_of("run", run.uid): run.state.value for run in runs}
 
 
-def failure_message(run: Run) -> str | None:
+def find_failure_message(run: Run) -> str | None:
     """Returns the message of a failed run for a stop reason that explains the failure, else None."""
     return STOP_MESSAGES.get(run.stop or "") if run.state is RunState.FAILED else None
 
@@ -91,7 +91,7 @@ def render_callback(report: Mapping[str, Any]) -> Json:
     """Returns the fields of a run that say how its client was called back."""
     return {
         "callback_url": report["url"],
-        "callback_sent_at": iso_time(report["at"]),
+        "callback_sent_at": render_time(report["at"]),
         "callback_status_code": report["status"],
         "callback_error": report["error"],
     }
@@ -116,10 +116,10 @@ def render_step(entry: StepEntry, error_message: str | None = None) -> Json:
         "model_handle": model or None,
         "model_endpoint": None,
         "context_window_limit": None,
-        **_token_fields(counts),
+        **_render_tokens(counts),
         "prompt_tokens_details": {"cached_tokens": counts.cached, "cache_creation_tokens": counts.written},
         "completion_tokens_details": {"reasoning_tokens": counts.reasoning},
-        "status": _status(step),
+        "status": _choose_status(step),
         "stop_reason": step.stop,
         "error_type": step.error,
         "error_data": None if error_message is None else {"message": error_message},
@@ -140,7 +140,7 @@ def render_run_metrics(entry: RunEntry, tools: Sequence[str]) -> Json:
         "id": ids.id_of("run", run.uid),
         "agent_id": ids.id_of("agent", entry.agent_uid),
         "run_start_ns": None if run.begun is None else int(run.begun * 1e9),
-        "run_ns": duration_ns(run.begun, run.ended),
+        "run_ns": measure_ns(run.begun, run.ended),
         "num_steps": run.steps,
         "tools_used": [ids.id_of("tool", tool) for tool in tools] or None,
         "organization_id": None,
@@ -158,7 +158,7 @@ def render_step_metrics(entry: StepEntry) -> Json:
         "agent_id": ids.id_of("agent", entry.agent_uid),
         "run_id": ids.id_of("run", entry.run_uid),
         "step_start_ns": int(step.begun * 1e9),
-        "step_ns": duration_ns(step.begun, step.ended),
+        "step_ns": measure_ns(step.begun, step.ended),
         "llm_request_ns": None,
         "llm_request_start_ns": None,
         "tool_execution_ns": None,
@@ -169,7 +169,7 @@ def render_step_metrics(entry: StepEntry) -> Json:
     }
 
 
-def _status(step: RunStep) -> str:
+def _choose_status(step: RunStep) -> str:
     if step.ended is None:
         return "pending"
     if step.stop == StopReason.CANCELLED:
@@ -188,14 +188,14 @@ def render_usage(
     """
     return {
         "message_type": "usage_statistics",
-        **_token_fields(counts),
+        **_render_tokens(counts),
         "step_count": steps,
         "context_tokens": last.prompt + last.completion or None,
         "run_ids": [ids.id_of("run", uid) for uid in started_run_uids] or None,
     }
 
 
-def _token_fields(counts: TokenCounts) -> dict[str, int]:
+def _render_tokens(counts: TokenCounts) -> dict[str, int]:
     return {
         "prompt_tokens": counts.prompt,
         "completion_tokens": counts.completion,

@@ -17,10 +17,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.types import Event, Json
-from gateway.agents.wire.faults import LettaErrors, error_event
+from gateway.agents.wire.faults import LettaErrors, make_error_event
 from gateway.agents.wire.message import Origin, Showing, find_spoken, pop_asides, render_messages, render_part
 from gateway.agents.wire.run_json import render_stop, render_usage
-from gateway.agents.wire.shown_values import iso_time
+from gateway.agents.wire.shown_values import render_time
 from gateway.core import ids
 from gateway.core.turn.asides import Asides
 from gateway.core.turn.client_view import ClientView, ReplyEvent
@@ -38,10 +38,10 @@ def event(data: Mapping[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(data) + b"\n\n"
 
 
-def ping_event(run_uid: str, at: float) -> bytes:
+def make_ping(run_uid: str, at: float) -> bytes:
     """Returns the event that shows that a run goes on."""
     id = ids.id_of("run", run_uid)
-    return event({"id": id, "date": iso_time(at), "message_type": "ping", "run_id": id})
+    return event({"id": id, "date": render_time(at), "message_type": "ping", "run_id": id})
 
 
 def numbered(data: bytes, first: int) -> list[bytes]:
@@ -251,7 +251,7 @@ class StepView(ClientView):
     def fail(self, error: GatewayError) -> None:
         self._end_reply()
         self._events.append(event(render_stop(self._stop)))
-        self._events.append(error_event(error, self.numbers.run_id))
+        self._events.append(make_error_event(error, self.numbers.run_id))
 
     # -- one body
 

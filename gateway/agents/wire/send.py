@@ -198,7 +198,7 @@ class SendContent(Struct, frozen=True):
 def read_initial_messages(sent: Sequence[dict[str, Any]]) -> tuple[WireMessage, ...]:
     """Returns the first messages of an agent's conversations, as they are stored. Raises: Unprocessable."""
     path = ("body", "initial_message_sequence")
-    return tuple(_stored_message(_read_plain(fields, (*path, n))) for n, fields in enumerate(sent))
+    return tuple(_read_message(_read_plain(fields, (*path, n))) for n, fields in enumerate(sent))
 
 
 def with_skills(system: str, skills: Sequence[ClientSkill]) -> str:
@@ -213,7 +213,7 @@ def read_new_text(update: UpdateMessage) -> str:
     content = update.content
     if isinstance(content, UnsetType) or content is None:
         raise Unprocessable(Fault(("body", "content"), "Field required", "missing"))
-    text = _text_of(content)
+    text = _read_text(content)
     if not text:
         raise Unprocessable(Fault(("body", "content"), "Expected a text; delete a message to forget it"))
     return text
@@ -226,7 +226,7 @@ def read_send(send: Send) -> SendContent:
         raise Unprocessable(Fault(("body", "input"), "Give either 'messages' or 'input', not both"))
     if isinstance(send.input, str | list):
         whole = {"role": "user", "content": send.input}
-        return SendContent((_stored_message(_read_plain(whole, ("body", "input"))),))
+        return SendContent((_read_message(_read_plain(whole, ("body", "input"))),))
     sent = sent_or_none(send.messages)
     if not sent:
         raise Unprocessable(Fault(("body", "messages"), "Field required", "missing"))
@@ -239,8 +239,8 @@ def read_send(send: Send) -> SendContent:
     answers: list[CallDecision] = []
     for n, message in enumerate(messages):
         if not isinstance(message, PlainMessage):
-            answers += _decisions_of(message, ("body", "messages", n))
-    return SendContent(tuple(map(_stored_message, plain)), tuple(answers), otid)
+            answers += _read_decisions(message, ("body", "messages", n))
+    return SendContent(tuple(map(_read_message, plain)), tuple(answers), otid)
 
 
 def _check_tool_names(tools: Sequence[ClientTool]) -> None:
@@ -305,15 +305,15 @@ def _with_type(part: Any) -> Any:
     return part if name is None else {**part, "type": name}
 
 
-def _stored_content(content: str | Parts) -> Any:
+def _read_content(content: str | Parts) -> Any:
     if isinstance(content, str):
         return content
-    parts = [_stored_part(part) for part in content]
+    parts = [_read_part(part) for part in content]
     # Most lists are one text, and every provider takes that as a string.
     return parts[0]["text"] if len(parts) == 1 and parts[0]["type"] == "text" else parts
 
 
-def _stored_part(part: TextPart | ImagePart) -> dict[str, Any]:
+def _read_part(part: TextPart | ImagePart) -> dict[str, Any]:
     """Returns a part of a content as it is stored."""
     if isinstance(part, TextPart):
         return {"type": "text", "text": part.text}
@@ -326,7 +326,7 @@ def _stored_part(part: TextPart | ImagePart) -> dict[str, Any]:
     return {"type": "image_url", "image_url": image}
 
 
-def _stored_message(plain: PlainMessage) -> WireMessage:
+def _read_message(plain: PlainMessage) -> WireMessage:
     """Returns an input message as it is stored. Raises: BadRequest."""
     private = {"otid": plain.otid or None, "sender": plain.sender_id or None}
     if plain.role != "user" and any(isinstance(part, ImagePart) for part in plain.content):
@@ -334,24 +334,24 @@ def _stored_message(plain: PlainMessage) -> WireMessage:
             f"A message of the role {plain.role!r} is text; send images as the user's.", param="content"
         )
     if plain.role == "system":
-        return make_framed_system_message(_text_of(plain.content), **private)
-    message: WireMessage = {"role": plain.role, "content": _stored_content(plain.content)}
+        return make_framed_system_message(_read_text(plain.content), **private)
+    message: WireMessage = {"role": plain.role, "content": _read_content(plain.content)}
     return with_private(with_name(message, plain.name or ""), **private)
 
 
-def _text_of(content: str | Parts | list[TextPart]) -> str:
+def _read_text(content: str | Parts | list[TextPart]) -> str:
     """Returns the text of a content. Each part is a line."""
     if isinstance(content, str):
         return content
     return "\n".join(part.text for part in content if isinstance(part, TextPart))
 
 
-def _decisions_of(message: Approvals | ToolReturns, path: Path) -> list[CallDecision]:
+def _read_decisions(message: Approvals | ToolReturns, path: Path) -> list[CallDecision]:
     """Returns the answers in a message. Raises: Unprocessable if there are none, which must not count as a denial."""
     if isinstance(message, ToolReturns):
-        field, decisions = "tool_returns", [*map(_tool_decision, message.tool_returns)]
+        field, decisions = "tool_returns", [*map(_read_tool_decision, message.tool_returns)]
     elif message.approvals or (approve := sent_or_none(message.approve)) is None:
-        field, decisions = "approvals", [*map(_decision_of, message.approvals or ())]
+        field, decisions = "approvals", [*map(_read_decision, message.approvals or ())]
     else:
         field, decisions = "approve", [CallDecision(None, approve, message.reason or None)]
     if not decisions:
@@ -360,18 +360,18 @@ def _decisions_of(message: Approvals | ToolReturns, path: Path) -> list[CallDeci
     return [replace(decision, request=request) for decision in decisions]
 
 
-def _decision_of(answer: Decision | ToolReturn) -> CallDecision:
+def _read_decision(answer: Decision | ToolReturn) -> CallDecision:
     if isinstance(answer, ToolReturn):
-        return _tool_decision(answer)
+        return _read_tool_decision(answer)
     return CallDecision(answer.tool_call_id, answer.approve, answer.reason or None)
 
 
-def _result_text(content: str | Parts) -> str:
+def _read_result_text(content: str | Parts) -> str:
     """Returns the text of a result.
 
     In chat completions the message of a tool has no images, so a text in their place states how many there were.
     """
-    text = _text_of(content)
+    text = _read_text(content)
     images = 0 if isinstance(content, str) else sum(isinstance(part, ImagePart) for part in content)
     if not images:
         return text
@@ -380,12 +380,12 @@ def _result_text(content: str | Parts) -> str:
     return f"{text} {omitted}" if text else omitted
 
 
-def _tool_decision(tool_return: ToolReturn) -> CallDecision:
+def _read_tool_decision(tool_return: ToolReturn) -> CallDecision:
     """Returns the result of a call that the client made, as a decision about the call."""
     message: WireMessage = {
         "role": "tool",
         "tool_call_id": tool_return.tool_call_id,
-        "content": _result_text(tool_return.tool_return),
+        "content": _read_result_text(tool_return.tool_return),
     }
     output = {
         name: "\n".join(lines)

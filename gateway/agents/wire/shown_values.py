@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 
-def iso_time(at: float | None) -> str | None:
+def render_time(at: float | None) -> str | None:
     """Returns a time in ISO 8601, in UTC with microseconds. at: seconds since the epoch."""
     if at is None:
         return None
@@ -18,11 +18,11 @@ def iso_time(at: float | None) -> str | None:
     return moment.isoformat(timespec="microseconds")
 
 
-def duration_ns(begun: float | None, ended: float | None) -> int | None:
+def measure_ns(begun: float | None, ended: float | None) -> int | None:
     """Returns how long something took; None if it has not begun, or not ended. A clock may have been put back."""
     return None if begun is None or ended is None else max(0, int((ended - begun) * 1e9))
 
 
-def lines_of(output: Any) -> list[str] | None:
+def split_lines(output: Any) -> list[str] | None:
     """Returns the output of a tool's code line by line; None if there is none."""
     return output.splitlines() if isinstance(output, str) and output else None

@@ -17,7 +17,7 @@ import orjson
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway import checked
-from gateway.agents.wire.faults import Unprocessable, type_name_of, worded
+from gateway.agents.wire.faults import Unprocessable, name_type, phrase_fault
 from gateway.checked import Fault, Path, fault_of, metas_of, union_members, without_annotations
 from gateway.core.json_limits import MAX_LEVELS, check_values, is_too_deep
 from gateway.core.nul import NUL, without_nul
@@ -103,7 +103,7 @@ def read_texts(data: bytes) -> dict[str, str]:
         texts = msgspec.json.decode(data or b"{}", type=dict[str, str])
         return without_nul(texts) if NUL in data else texts
     except msgspec.ValidationError as error:
-        raise Unprocessable(worded(fault_of(error, None, dict[str, str], ("body",)))) from error
+        raise Unprocessable(phrase_fault(fault_of(error, None, dict[str, str], ("body",)))) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Unprocessable(Fault(("body",), f"JSON decode error: {error}", "json_invalid")) from error
 
@@ -117,11 +117,11 @@ def convert(json: Any, struct_type: type[B], path: Path, *, lax: bool = False) -
     Raises: as `read_body`.
     """
     if not isinstance(json, dict):
-        raise Unprocessable(Fault(path, f"Input should be an object, not {type_name_of(json)}", "model_type"))
+        raise Unprocessable(Fault(path, f"Input should be an object, not {name_type(json)}", "model_type"))
     try:
         body = checked.convert(json, struct_type, path, strict=not lax)
     except checked.InvalidValue as error:
-        raise Unprocessable(worded(error.fault)) from error
+        raise Unprocessable(phrase_fault(error.fault)) from error
     _check_refused(body)
     _check_sizes(body, path)
     return body
@@ -129,8 +129,8 @@ def convert(json: Any, struct_type: type[B], path: Path, *, lax: bool = False) -
 
 def _check_sizes(body: msgspec.Struct, path: Path) -> None:
     """Raises: Unprocessable if an object or a list of entries in the body, or in a struct in it, is too large."""
-    for struct_path, struct in _structs_in(body):
-        for name in _bounded_fields(type(struct)):
+    for struct_path, struct in _walk_structs(body):
+        for name in _list_bounded_fields(type(struct)):
             if isinstance(value := getattr(struct, name), dict | list):
                 check_size(value, (*path, *struct_path, name))
 
@@ -144,20 +144,20 @@ def check_size(value: dict[str, Any] | list[Any], path: Path) -> None:
 
 def _check_refused(body: msgspec.Struct) -> None:
     """Raises: BadRequest if a field was sent that is refused, in the body or in a struct in it."""
-    for path, struct in _structs_in(body):
-        for name, why in _refusals(type(struct)).items():
+    for path, struct in _walk_structs(body):
+        for name, why in _list_refusals(type(struct)).items():
             value = getattr(struct, name)
             # Null, false and empty are what the client's own defaults send: they ask for nothing.
             if value is not UNSET and value:
-                raise BadRequest(f"{_dotted_name(path, name)}: {why}", param=_dotted_name(path, name))
+                raise BadRequest(f"{_join_path(path, name)}: {why}", param=_join_path(path, name))
 
 
-def sent_without_effect(body: msgspec.Struct) -> list[str]:
+def list_ignored_fields(body: msgspec.Struct) -> list[str]:
     """Returns the names of the fields that were sent and have no effect here; those of an entry as `blocks.hidden`."""
     names: dict[str, None] = {}
-    for path, struct in _structs_in(body):
-        for name, honoured in _fields_without_effect(type(struct)).items():
-            value, dotted = getattr(struct, name), _dotted_name(path, name)
+    for path, struct in _walk_structs(body):
+        for name, honoured in _list_ignored(type(struct)).items():
+            value, dotted = getattr(struct, name), _join_path(path, name)
             if value is UNSET or value is None:
                 continue
             if honoured is None:
@@ -168,23 +168,23 @@ def sent_without_effect(body: msgspec.Struct) -> list[str]:
     return [name for name in names if _NAME.fullmatch(name)][:_MAX_REPORTED_NAMES]
 
 
-def _structs_in(body: msgspec.Struct, path: Path = ()) -> Iterator[tuple[Path, msgspec.Struct]]:
+def _walk_structs(body: msgspec.Struct, path: Path = ()) -> Iterator[tuple[Path, msgspec.Struct]]:
     """Yields a body and the structs in it, each with its path: names of fields and indices in lists.
 
     A key of an object is left out of paths: its sender has chosen it.
     """
     yield path, body
-    for name in _struct_fields(type(body)):
-        value = getattr(body, name)
+    for name in _list_struct_fields(type(body)):
+        value, field_path = getattr(body, name), (*path, name)
         entries = value if isinstance(value, list) else [value]
         if isinstance(value, dict):
             entries = [*value.values()]
         for n, entry in enumerate(entries):
             if isinstance(entry, msgspec.Struct):
-                yield from _structs_in(entry, (*path, name, n) if isinstance(value, list) else (*path, name))
+                yield from _walk_structs(entry, (*field_path, n) if isinstance(value, list) else field_path)
 
 
-def _dotted_name(path: Path, name: str) -> str:
+def _join_path(path: Path, name: str) -> str:
     """Returns the name of a field for a header or a refusal, without indices."""
     return ".".join([*(key for key in path if isinstance(key, str)), name])
 
@@ -212,14 +212,14 @@ def _verdicts(struct_type: type[msgspec.Struct]) -> Iterator[tuple[str, dict[str
 
 
 @cache
-def _refusals(struct_type: type[msgspec.Struct]) -> dict[str, str]:
+def _list_refusals(struct_type: type[msgspec.Struct]) -> dict[str, str]:
     return {
         name: extra["description"] for name, extra in _verdicts(struct_type) if extra[_VERDICT] == "refused"
     }
 
 
 @cache
-def _fields_without_effect(struct_type: type[msgspec.Struct]) -> dict[str, tuple[str, ...] | None]:
+def _list_ignored(struct_type: type[msgspec.Struct]) -> dict[str, tuple[str, ...] | None]:
     """Returns the fields that are retained, each with the names honoured inside it, if any."""
     return {
         name: extra.get(_HONOURED) for name, extra in _verdicts(struct_type) if extra[_VERDICT] != "refused"
@@ -227,13 +227,13 @@ def _fields_without_effect(struct_type: type[msgspec.Struct]) -> dict[str, tuple
 
 
 @cache
-def _struct_fields(struct_type: type[msgspec.Struct]) -> tuple[str, ...]:
+def _list_struct_fields(struct_type: type[msgspec.Struct]) -> tuple[str, ...]:
     """Returns the names of the fields that hold structs."""
     return tuple(name for name, hint in checked.field_types(struct_type).items() if _has_struct(hint))
 
 
 @cache
-def _bounded_fields(struct_type: type[msgspec.Struct]) -> tuple[str, ...]:
+def _list_bounded_fields(struct_type: type[msgspec.Struct]) -> tuple[str, ...]:
     """Returns the names of the fields that hold an object of any names, or a list of entries."""
     hints = checked.field_types(struct_type).items()
     return tuple(

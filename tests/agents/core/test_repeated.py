@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from gateway.agents.core.repeated import new_messages
+from gateway.agents.core.repeated import find_new_messages
 from tests.core.conversations import assistant, result, system, user
 
 
 def test_what_follows_the_last_assistant_message_of_a_list_is_new() -> None:
     late = [result("1", "sunny"), system("Ask again."), user("two")]
-    assert new_messages([system("Be kind."), user("one"), assistant("First."), *late]) == late
-    assert new_messages([system("Be kind."), user("one")]) == [user("one")]
-    assert new_messages([user("one"), assistant("First.")]) == []
+    assert find_new_messages([system("Be kind."), user("one"), assistant("First."), *late]) == late
+    assert find_new_messages([system("Be kind."), user("one")]) == [user("one")]
+    assert find_new_messages([user("one"), assistant("First.")]) == []

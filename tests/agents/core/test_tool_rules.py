@@ -13,7 +13,7 @@ import pytest
 
 from gateway.agents.api.tool_rule_bodies import ToolRuleBody
 from gateway.agents.core.rule_guide import BAD_REPLIES, RuleGuide
-from gateway.agents.core.rule_words import in_words
+from gateway.agents.core.rule_words import render_rules
 from gateway.agents.core.tool_rules import CalledTool, JudgedCall, RuleState
 from gateway.core.agent import SpeakingStyle
 from gateway.core.tool_rule import RuleKind, read_rules
@@ -378,7 +378,7 @@ def test_rules_are_described_to_the_model() -> None:
         REQUIRED,
         APPROVAL,
     ]
-    assert in_words(read_rules([*rules, FIRST, rule("exit_loop", "gone")]), TOOLS).splitlines() == [
+    assert render_rules(read_rules([*rules, FIRST, rule("exit_loop", "gone")]), TOOLS).splitlines() == [
         "- Call a before any other tool.",
         "- Right after a call one of: b, c.",
         "- Right after a call b if it returns true, c if it returns 3, d if it returns blue, a otherwise.",
@@ -388,10 +388,10 @@ def test_rules_are_described_to_the_model() -> None:
         "- Call a before you end your turn.",
         "- A person has to approve each call of a.",
     ]
-    assert in_words(read_rules([rule("max_count_per_step", max_count_limit=1)]), TOOLS) == (
+    assert render_rules(read_rules([rule("max_count_per_step", max_count_limit=1)]), TOOLS) == (
         "- Call a at most once for one message of the user."
     )
-    assert in_words(read_rules([ON]), TOOLS) == ""
+    assert render_rules(read_rules([ON]), TOOLS) == ""
 
 
 def test_each_kind_can_be_sent_and_is_described() -> None:

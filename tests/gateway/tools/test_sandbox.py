@@ -471,7 +471,7 @@ async def test_it_takes_no_more_time_than_it_may() -> None:
 async def test_a_sandbox_with_a_hole_is_not_used(
     monkeypatch: pytest.MonkeyPatch, wall: str, instead: list[str], passed: str
 ) -> None:
-    whole = module.sandbox_command
+    whole = module.build_command
     monkeypatch.setattr("tempfile.tempdir", "/tmp")  # where the probe's file lies, and a hole is made
 
     def with_a_hole(*args: Any) -> list[str]:
@@ -482,7 +482,7 @@ async def test_a_sandbox_with_a_hole_is_not_used(
             del parts[tmp - 2 : tmp + 2]
         return parts
 
-    monkeypatch.setattr(module, "sandbox_command", with_a_hole)
+    monkeypatch.setattr(module, "build_command", with_a_hole)
     refusal = await Sandbox(PYTHON, 5.0).refusal()
     assert refusal is not None
     assert "a probe got out of it: " in refusal

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.agents.tools.signature import schema_of
+from gateway.agents.tools.signature import make_schema
 from gateway.core.turn.arguments import repair_arguments
 from gateway.errors import BadRequest
 
@@ -54,7 +54,7 @@ TYPES: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("annotation", "schema"), TYPES, ids=[each for each, _ in TYPES])
 def test_an_annotation_becomes_its_schema(annotation: str, schema: dict[str, Any]) -> None:
     source = f'def f(x: {annotation}):\n    """Do.\n\n    Args:\n        x: The x.\n    """\n'
-    properties = schema_of(source)["parameters"]["properties"]
+    properties = make_schema(source)["parameters"]["properties"]
     assert properties == {"x": {**schema, "description": "The x."}}
 
 
@@ -99,7 +99,7 @@ weather = get_weather
 
 
 def test_signature_and_docstring_make_one_schema() -> None:
-    schema = schema_of(WEATHER)
+    schema = make_schema(WEATHER)
     assert schema == {
         "name": "get_weather",
         "description": "Look the weather up.\n\nIt is a forecast:\nof several days.\n\n"
@@ -178,7 +178,7 @@ STYLES = {
 
 @pytest.mark.parametrize("style", STYLES)
 def test_styles_of_docstrings(style: str) -> None:
-    schema = schema_of(f"def fetch(url: str, tries: int = 1):\n    {STYLES[style]!r}\n    return ''")
+    schema = make_schema(f"def fetch(url: str, tries: int = 1):\n    {STYLES[style]!r}\n    return ''")
     assert schema["description"] == "Fetch a page.\n\nIt is read: all of it."
     properties = schema["parameters"]["properties"]
     assert properties["url"]["description"] == "Where it is, with its scheme."
@@ -186,7 +186,7 @@ def test_styles_of_docstrings(style: str) -> None:
 
 
 def test_a_function_without_parameters_needs_no_docstring() -> None:
-    assert schema_of("def now(): return 1") == {
+    assert make_schema("def now(): return 1") == {
         "name": "now",
         "description": "",
         "parameters": {"type": "object", "properties": {}, "required": []},
@@ -264,7 +264,7 @@ ERRORS = [
 @pytest.mark.parametrize(("source", "message"), ERRORS, ids=range(len(ERRORS)))
 def test_errors_name_the_line(source: str, message: str) -> None:
     with pytest.raises(BadRequest) as caught:
-        schema_of(source)
+        make_schema(source)
     assert caught.value.message.startswith(message)
     assert caught.value.param == "source_code"
 
@@ -273,7 +273,7 @@ def test_errors_name_the_line(source: str, message: str) -> None:
     "default", ["'\\ud800'", "0x1_0000_0000_0000_0000", "{'\\udfff': 1}", "float('inf')"]
 )
 def test_a_default_that_json_cannot_say_is_left_to_the_function(default: str) -> None:
-    (x,) = schema_of(f"def f(x: Any = {default}):{DOC}")["parameters"]["properties"].values()
+    (x,) = make_schema(f"def f(x: Any = {default}):{DOC}")["parameters"]["properties"].values()
     assert x == {"description": "The x."}
 
 
@@ -315,7 +315,7 @@ def test_a_class_of_the_source_says_what_an_object_has() -> None:
     sold = {**item, "count": {"type": "number"}, "note": text_or_null}
     items = {"type": "object", "properties": item, "required": ["sku"]}
     last = {"type": "object", "properties": sold, "required": ["sku", "count"]}
-    assert schema_of(MODELS)["parameters"]["properties"]["order"] == {
+    assert make_schema(MODELS)["parameters"]["properties"]["order"] == {
         "type": "object",
         "properties": {
             "items": {"type": "array", "items": items},
