@@ -88,7 +88,9 @@ class Sessions:
         session = self._sessions.get(digest)
         if session is None:
             return None
-        if now >= session.began_at + self._session_s or now >= session.used_at + self._idle_s:
+        ends_at = min(session.began_at + self._session_s, session.used_at + self._idle_s)
+        # If the last use is in the future, the clock was put back, and how much time has passed is unknown.
+        if not session.used_at <= now < ends_at:
             del self._sessions[digest]
             return None
         if is_use:

@@ -57,7 +57,7 @@ class SignIn:
         self._store = store
         self._now = now
         self._is_enabled = is_enabled
-        # Digest of a code -> the time at which the code expires; the oldest first.
+        # Digest of a code -> when the code was made; the oldest first.
         self._codes: dict[bytes, float] = {}
 
     async def make_code(self, _: RawArguments) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class SignIn:
         code = secrets.token_hex(_CODE_BYTES)
         while len(self._codes) >= _MAX_CODES:
             del self._codes[next(iter(self._codes))]
-        self._codes[_digest(code)] = self._now() + CODE_S
+        self._codes[_digest(code)] = self._now()
         return {"path": f"{LOGIN}#{code}"}
 
     async def database_id(self) -> str:
@@ -79,8 +79,9 @@ class SignIn:
 
         Raises: StoreError.
         """
-        expires = self._codes.pop(_digest(text), None)
-        if expires is not None and self._now() < expires:
+        made_at = self._codes.pop(_digest(text), None)
+        # A code from the future was made before the clock was put back.
+        if made_at is not None and 0 <= self._now() - made_at < CODE_S:
             return Operator(CODE, None, may_write=True)
         return await self.find_by_key(text)
 

@@ -285,6 +285,15 @@ def test_behind_tls_the_cookie_is_never_sent_without_it(upstream: StrictUpstream
         assert gateway.ask("GET", "/ui/keys", None, {"cookie": bare}).status == 303
 
 
+def test_neither_a_session_nor_a_code_lives_longer_when_the_clock_is_put_back(operator: Operator) -> None:
+    code = make_code(operator)
+    operator.world.clock.now -= 86_400
+    assert operator.get("keys").status == 303
+    assert operator.sign_in(code).status == 401
+    assert operator.sign_in().status == 303
+    assert operator.get("keys").status == 200
+
+
 def test_a_session_ends_by_itself(operator: Operator) -> None:
     """After 30 minutes without a request, and after 12 hours with them."""
     operator.world.clock.sleep(1799)
