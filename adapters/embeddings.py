@@ -15,7 +15,7 @@ import orjson
 
 from adapters.base import Provider
 from adapters.errors import ProviderBroke, ProviderRefused
-from adapters.types import BYTES_PER_TOKEN, Embedded, ModelRequest, read_retry_after, token_count
+from adapters.types import BYTES_PER_TOKEN, Embedded, ModelRequest, read_retry_after, read_token_count
 
 _MAX_REPLY_BYTES = 64 * 1024 * 1024
 # A longer reply is read in a thread, so that the event loop does not wait. 64 vectors of 1,536 numbers are 2 MB and
@@ -90,5 +90,5 @@ def _read_vectors(answer: bytes, count: int, request_bytes: int) -> Embedded:
     if not np.isfinite(norms).all():
         raise ValueError("numbers too large")
     unit = (numbers / np.where(norms > 0, norms, 1.0)).astype("<f4")
-    tokens = token_count(body.get("usage"), "total_tokens") or request_bytes // BYTES_PER_TOKEN
+    tokens = read_token_count(body.get("usage"), "total_tokens") or request_bytes // BYTES_PER_TOKEN
     return Embedded([row.tobytes() for row in unit], tokens)

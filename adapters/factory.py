@@ -40,7 +40,7 @@ def make_provider(
             sorted(provider.name for provider in PROVIDERS.values() if provider.base_url is not None)
         )
         raise ValueError(f"no address for an upstream of kind {kind!r}: give its base_url, or one of {names}")
-    capabilities = UNKNOWN if row is None else row.capabilities_at(address)
+    capabilities = UNKNOWN if row is None else row.get_capabilities_at(address)
     provider_class = Anthropic if row is not None and row.is_translated else OpenAICompatible
     return provider_class(
         name or kind,

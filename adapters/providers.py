@@ -68,7 +68,7 @@ class ProviderSpec(Struct, frozen=True):
         """The provider's dialect is translated here."""
         return self.dialect == "anthropic"
 
-    def capabilities_at(self, address: str) -> Capabilities:
+    def get_capabilities_at(self, address: str) -> Capabilities:
         """Returns the capabilities of an upstream of this kind at an address.
 
         The row's capabilities count only at the row's address, because another server may answer elsewhere. They count

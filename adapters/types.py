@@ -34,7 +34,7 @@ _MAX_TOKENS = 1 << 40
 _MAX_DIGITS = 20  # Python refuses to parse a number of thousands of digits
 
 
-def token_count(usage: Any, key: str) -> int:
+def read_token_count(usage: Any, key: str) -> int:
     """Returns a number of tokens in a `usage`, where an upstream may put anything; 0: there is no such number."""
     value = usage.get(key) if usage.__class__ is dict else None
     if value.__class__ is not int:  # as nearly all are
@@ -51,14 +51,14 @@ def _written_count(value: Any) -> int:
     return value if isinstance(value, int) and 0 <= value <= _MAX_TOKENS else 0
 
 
-def completion_count(usage: Any) -> int:
+def count_completion_tokens(usage: Any) -> int:
     """Returns the tokens that the model wrote by the `usage` of a chat completion, its thoughts among them.
 
     Gemini and xAI count thoughts in the total, and not in `completion_tokens`; Gemini often counts them nowhere else.
     (docs.x.ai/docs/key-information/consumption-and-rate-limits)
     """
-    prompt, written = token_count(usage, "prompt_tokens"), token_count(usage, "completion_tokens")
-    return max(written, token_count(usage, "total_tokens") - prompt) if prompt else written
+    prompt, written = read_token_count(usage, "prompt_tokens"), read_token_count(usage, "completion_tokens")
+    return max(written, read_token_count(usage, "total_tokens") - prompt) if prompt else written
 
 
 def is_event_stream(status: int, headers: Iterable[Header]) -> bool:

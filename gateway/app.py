@@ -36,11 +36,11 @@ from gateway.web.auth import PAGE_PATH, Guard
 from gateway.web.body import BodyReader
 from gateway.web.client_reply import ClientConnection
 from gateway.web.completions import is_chat_of_agent
-from gateway.web.health import Readiness, health_routes, home_routes
+from gateway.web.health import Readiness, health_routes, make_home_routes
 from gateway.web.manage.access import MANAGE_PREFIX
 from gateway.web.messages import messages_error_form, refuse_unknown
 from gateway.web.middleware import Edge
-from gateway.web.request_info import info_of
+from gateway.web.request_info import get_request_info
 from gateway.web.sockets.responses_socket import ResponsesSockets
 from storage.sql.store import Store
 
@@ -125,7 +125,7 @@ class Gateway:
         """Returns the routes in the order in which the router tries them."""
         return [
             *self._endpoints.routes,
-            *home_routes(),
+            *make_home_routes(),
             *health_routes(self.readiness, self.services.metrics),
             *([] if self._mcp_endpoint is None else self._mcp_endpoint.routes()),
         ]
@@ -338,7 +338,7 @@ def is_page_path(path: str) -> bool:
 
 
 def _note_page_request(scope: Scope, path: str) -> None:
-    info = info_of(scope)
+    info = get_request_info(scope)
     info.route = "page"
     info.path = path
 

@@ -134,7 +134,7 @@ class Commands:
         with loading():
             from gateway.open_database import DatabaseFindings, check_database
             from gateway.provider_factory import make_embedder, make_providers
-            from gateway.run.background.background_model import background_route
+            from gateway.run.background.background_model import find_background_route
             from gateway.run.upstream.route import check_models
             from gateway.serve import check_exposure, check_mcp, read_otlp_settings
             from gateway.settings.mistakes import Mistakes
@@ -150,7 +150,7 @@ class Commands:
             check_models,
             check_address,
             make_providers,
-            background_route,
+            find_background_route,
             make_embedder,
             check_mcp,
         ):

@@ -18,7 +18,7 @@ from adapters.providers import PROVIDERS
 from adapters.timeouts import Timeouts
 from adapters.transport import HttpTransport
 from gateway.errors import SettingsError
-from gateway.run.background.embed import LOCAL_EMBEDDER, embedder_route
+from gateway.run.background.embed import LOCAL_EMBEDDER, find_embedder_route
 from gateway.run.upstream.route import Route
 from gateway.settings import Settings, UpstreamSettings
 
@@ -70,7 +70,7 @@ def make_embedder(settings: Settings) -> Embedder | None:
             return LocalEmbedder()
         except EmbedderMissing as error:
             raise SettingsError(f"memory.embedder: {LOCAL_EMBEDDER!r} cannot be used: {error}") from error
-    route = embedder_route(settings)
+    route = find_embedder_route(settings)
     if route is None:
         return None
     from adapters.embeddings import ApiEmbedder

@@ -25,26 +25,26 @@ from gateway.run.admin.usage_operations import UsageOperations
 from gateway.run.stored_responses import StoredResponses
 from gateway.run.upstream.forward import Forwarder
 from gateway.services import Services
-from gateway.web.admin import admin_routes
+from gateway.web.admin import make_admin_routes
 from gateway.web.auth import Guard
 from gateway.web.body import BodyReader
 from gateway.web.compaction_routes import COMPACT_PATH, INPUT_TOKENS_PATH, CompactRoute, InputTokensRoute
 from gateway.web.completions import CHAT_PATH, LETTA_CHAT_PATHS, ChatRoute
-from gateway.web.forwarding import ForwardingParts, forwarding_routes
+from gateway.web.forwarding import ForwardingParts, make_forwarding_routes
 from gateway.web.manage.access import Access
 from gateway.web.manage.import_routes import import_routes
-from gateway.web.manage.key_routes import key_routes
+from gateway.web.manage.key_routes import make_key_routes
 from gateway.web.manage.record_routes import LIMITS_PATH, record_routes
-from gateway.web.manage.usage_routes import usage_routes
-from gateway.web.memory_api import memory_routes
+from gateway.web.manage.usage_routes import make_usage_routes
+from gateway.web.memory_api import make_memory_routes
 from gateway.web.messages import COUNT_PATH, MESSAGES_PATH, CountRoute, MessagesRoute
-from gateway.web.models import model_routes
+from gateway.web.models import make_model_routes
 from gateway.web.response_call import ResponseCallRoute
 from gateway.web.response_owners import ResponseOwners
 from gateway.web.responses import ResponsesRoute
 from gateway.web.sockets.responses_socket import RESPONSES_PATH, HandshakeRoute
 from gateway.web.stored_responses import GatewayResponses
-from gateway.web.stored_routes import stored_routes
+from gateway.web.stored_routes import make_stored_routes
 from gateway.web.upstream_responses import UpstreamResponses
 from storage.listing import NamedAgent
 
@@ -123,17 +123,17 @@ def make_endpoints(
         Route(COUNT_PATH, CountRoute(chat_route, forwarder), methods=["POST"]),
         # Before the routes of models and conversations, with which they share some paths.
         *([] if services.agents is None else services.agents.routes(services.models, limits, bodies)),
-        *model_routes(
+        *make_model_routes(
             services.models, _no_agent_names if services.agents is None else services.agents.chat.names
         ),
         Route(INPUT_TOKENS_PATH, make_responses_route(InputTokensRoute), methods=["POST"]),
         Route(COMPACT_PATH, make_responses_route(CompactRoute), methods=["POST"]),
         Route(RESPONSES_PATH, HandshakeRoute(), methods=["GET"]),
-        *stored_routes(forwarding_parts, prompts, gateway_responses, upstream_responses),
-        *forwarding_routes(forwarding_parts),
+        *make_stored_routes(forwarding_parts, prompts, gateway_responses, upstream_responses),
+        *make_forwarding_routes(forwarding_parts),
         *_user_routes(services, bodies, owners),
         *_manage_routes(services, bodies, Access(guard, admin_token)),
-        *([] if admin_token is None else admin_routes(_operations(services), admin_token)),
+        *([] if admin_token is None else make_admin_routes(_operations(services), admin_token)),
     ]
     return Endpoints(chat_route, dialects, owners, routes)
 
@@ -164,7 +164,7 @@ def _dialect_paths(
 def _user_routes(services: Services, bodies: BodyReader, owners: ResponseOwners) -> list[Route]:
     """Returns the routes at which applications explain a reply to its user, and link to the user's memory."""
     settings, store = services.settings, services.store
-    return memory_routes(
+    return make_memory_routes(
         make_request_operations(settings, store, services.requests),
         LinkOperations(store, services.now, settings.default_profile),
         bodies,
@@ -179,10 +179,10 @@ def _manage_routes(services: Services, bodies: BodyReader, access: Access) -> li
     limits = make_limit_operations(settings, store)
     max_upload_bytes, timeout_s = settings.server.max_upload_bytes, services.limits.body_timeout_s
     return [
-        *usage_routes(UsageOperations(store.usage, now, accounting.meter), access),
+        *make_usage_routes(UsageOperations(store.usage, now, accounting.meter), access),
         *record_routes(LIMITS_PATH, limits, access, bodies),
         *import_routes(services.imports, access, bodies, max_upload_bytes, timeout_s),
-        *key_routes(
+        *make_key_routes(
             KeyManagement(store.keys, limits),
             KeyReport(store.usage, accounting.meter, accounting.limiter, now),
             access,

@@ -12,7 +12,7 @@ from adapters.base import Provider
 from gateway.core.usage.gen_ai import ModelNames
 from gateway.errors import SettingsError
 from gateway.metrics import Metrics
-from gateway.run.upstream.propagation import address_of
+from gateway.run.upstream.propagation import get_base_url
 from gateway.run.usage.gen_ai_metrics import model_names
 from gateway.settings import Settings
 from gateway.traces.otlp import OtlpSettings
@@ -43,7 +43,7 @@ def make_tracer(
     from gateway.traces.tracer import Tracer
 
     addresses = {
-        each.name: address_of(providers[each.name]) for each in settings.upstreams if each.name in providers
+        each.name: get_base_url(providers[each.name]) for each in settings.upstreams if each.name in providers
     }
     models = ModelNames(model_names(settings))
     return Tracer(otlp, SpanMaker(models, addresses, settings.traces.user), metrics)

@@ -18,7 +18,7 @@ import orjson
 from adapters.anthropic import CACHE_MARK, DEFAULT_VERSION, OAUTH_PREFIX, SAMPLING_VERSION, with_beta
 from adapters.batch.batch_provider import BatchPart, PartResult, PartState
 from adapters.batch.result_lines import read_results
-from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE_SIZE, SdkBatches, client_options
+from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE_SIZE, SdkBatches, make_client_options
 from adapters.batch.sdk_errors import read_message
 from adapters.claude.error_form import Untranslatable
 from adapters.claude.reply import translate_message
@@ -59,7 +59,7 @@ class AnthropicBatches(SdkBatches):
             base_url=self._base_url.removesuffix("/v1"),
             default_headers={"anthropic-version": DEFAULT_VERSION, **self._headers},
             max_retries=0,
-            http_client=DefaultAsyncHttpxClient(**client_options(self._proxy)),
+            http_client=DefaultAsyncHttpxClient(**make_client_options(self._proxy)),
         )
 
     def make_line(self, custom_id: str, body: bytes) -> bytes:

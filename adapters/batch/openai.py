@@ -17,7 +17,7 @@ import orjson
 
 from adapters.batch.batch_provider import BatchPart, PartResult, PartState
 from adapters.batch.result_lines import read_results
-from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE_SIZE, SdkBatches, client_options
+from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE_SIZE, SdkBatches, make_client_options
 from adapters.batch.sdk_errors import MAX_MESSAGE_CHARS, is_transient, read_message
 from adapters.errors import ProviderBroke, ProviderCrowded, ProviderError, ProviderGarbled, ProviderRefused
 from adapters.types import Json
@@ -55,7 +55,7 @@ class OpenAIBatches(SdkBatches):
             base_url=self._base_url,
             default_headers=self._headers,
             max_retries=0,
-            http_client=DefaultAsyncHttpxClient(**client_options(self._proxy)),
+            http_client=DefaultAsyncHttpxClient(**make_client_options(self._proxy)),
         )
 
     def make_line(self, custom_id: str, body: bytes) -> bytes:

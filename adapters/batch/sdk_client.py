@@ -26,7 +26,7 @@ _NOT_INSTALLED_MESSAGE: Final = (
 )
 
 
-def client_options(proxy: str | None) -> dict[str, Any]:
+def make_client_options(proxy: str | None) -> dict[str, Any]:
     """Returns the options of an SDK's client: the machine's certificates, and no proxy but that of the settings.
 
     Without them a client takes its proxy from the environment, and brings its own certificates.

@@ -32,12 +32,12 @@ _VALID_ID: Final = re.compile(r"[a-zA-Z0-9_-]+")
 _BAD_ID_CHARACTER: Final = re.compile(r"[^a-zA-Z0-9_-]")
 
 
-def system_blocks(message: Json, where: str) -> list[Json]:
+def make_system_blocks(message: Json, where: str) -> list[Json]:
     """Returns the blocks of a system or developer message. where: its path in the request, for errors."""
     return _mark_last_block(_translate_content(message.get("content"), where), message)
 
 
-def user_blocks(message: Json, where: str) -> list[Json]:
+def make_user_blocks(message: Json, where: str) -> list[Json]:
     """Returns the blocks of a user's message; its `name` becomes a block before the others."""
     blocks = _translate_content(message.get("content"), where)
     name = message.get("name")
@@ -46,13 +46,13 @@ def user_blocks(message: Json, where: str) -> list[Json]:
     return _mark_last_block(blocks, message)
 
 
-def tool_result(message: Json, where: str) -> Json:
+def make_tool_result(message: Json, where: str) -> Json:
     """Returns the block for a tool message. Raises: Untranslatable: the message names no call."""
     call_id = message.get("tool_call_id")
     if not isinstance(call_id, str) or not call_id:
         param = f"{where}.tool_call_id"
         raise Untranslatable(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
-    block: Json = {"type": "tool_result", "tool_use_id": tool_use_id(call_id)}
+    block: Json = {"type": "tool_result", "tool_use_id": make_tool_use_id(call_id)}
     content = message.get("content")
     if isinstance(content, str):
         if content.strip():
@@ -65,7 +65,7 @@ def tool_result(message: Json, where: str) -> Json:
     return block
 
 
-def assistant_blocks(message: Json, where: str) -> list[Json]:
+def make_assistant_blocks(message: Json, where: str) -> list[Json]:
     """Returns the blocks of an assistant message: its text, its calls, and the blocks that only Anthropic can read.
 
     Thinking is left out where the API refuses it: without a signature, and where nothing follows it.
@@ -94,7 +94,7 @@ def assistant_blocks(message: Json, where: str) -> list[Json]:
     return blocks
 
 
-def tool_use_id(call_id: str) -> str:
+def make_tool_use_id(call_id: str) -> str:
     """Returns an id that Anthropic takes for the id of a call, whatever provider made it.
 
     The result of the call, which names it by the same id, gets the same new id.
@@ -289,7 +289,7 @@ def _translate_call(call: Any, where: str) -> Json:
         raise Untranslatable(f"'{where}' is not a function call.", where)
     return {
         "type": "tool_use",
-        "id": tool_use_id(str(call.get("id") or "")),
+        "id": make_tool_use_id(str(call.get("id") or "")),
         "name": function.get("name"),
         "input": _parse_arguments(function.get("arguments"), f"{where}.function.arguments"),
         **_pick_fields(call, _CALL_FIELDS),

@@ -17,7 +17,12 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from adapters.claude.content import assistant_blocks, system_blocks, tool_result, user_blocks
+from adapters.claude.content import (
+    make_assistant_blocks,
+    make_system_blocks,
+    make_tool_result,
+    make_user_blocks,
+)
 from adapters.claude.error_form import Untranslatable
 from adapters.claude.reply import THINKING_TYPES
 from adapters.types import Json
@@ -66,18 +71,18 @@ def arrange_turns(messages: Sequence[Json], *, takes_late_system: bool) -> Claud
         where = f"messages[{index}]"
         match message.get("role"):
             case "system" | "developer":
-                blocks = system_blocks(message, where)
+                blocks = make_system_blocks(message, where)
                 is_leading = not (history.messages or turn.results or turn.content)
                 if is_leading:
                     history.system += blocks
                 else:
                     turn.system += blocks
             case "user":
-                turn.content += user_blocks(message, where)
+                turn.content += make_user_blocks(message, where)
             case "tool":
-                turn.results.append(tool_result(message, where))
+                turn.results.append(make_tool_result(message, where))
             case "assistant":
-                blocks = assistant_blocks(message, where)
+                blocks = make_assistant_blocks(message, where)
                 if blocks:  # an empty message separates no turns
                     _end_user_turn(history, turn, takes_late_system=takes_late_system)
                     turn = _UserTurn()

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from adapters.types import Json, token_count
+from adapters.types import Json, read_token_count
 
 _FINISH_REASONS: Final = {
     "end_turn": "stop",
@@ -68,7 +68,7 @@ def translate_message(message: Json, created: int, first_index: int = 0) -> Json
 def native_reply(message: Json) -> Json:
     """Returns the value of the field `NATIVE_REPLY` (adapters/types.py) for a whole message."""
     blocks = [native_block(block) for block in message.get("content") or ()]
-    return {"content": blocks, **container_of(message)}
+    return {"content": blocks, **make_container_field(message)}
 
 
 def native_block(block: Json) -> Json:
@@ -76,7 +76,7 @@ def native_block(block: Json) -> Json:
     return {"type": "tool_use"} if block.get("type") == "tool_use" else block
 
 
-def container_of(source: Json) -> Json:
+def make_container_field(source: Json) -> Json:
     """Returns the field `container` with the id of a message's container; {} where the message has no container.
 
     source: the message, or the delta of its end.
@@ -209,10 +209,10 @@ def place_citations(citations: Any, start: int, end: int, first_index: int) -> l
 
 def translate_usage(usage: Json) -> Json:
     """Returns OpenAI's usage, with Anthropic's counts next to it."""
-    cached_tokens = token_count(usage, "cache_read_input_tokens")
-    cache_write_tokens = token_count(usage, "cache_creation_input_tokens")
-    prompt_tokens = token_count(usage, "input_tokens") + cached_tokens + cache_write_tokens
-    completion_tokens = token_count(usage, "output_tokens")
+    cached_tokens = read_token_count(usage, "cache_read_input_tokens")
+    cache_write_tokens = read_token_count(usage, "cache_creation_input_tokens")
+    prompt_tokens = read_token_count(usage, "input_tokens") + cached_tokens + cache_write_tokens
+    completion_tokens = read_token_count(usage, "output_tokens")
     translated: Json = {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,

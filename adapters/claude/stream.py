@@ -24,7 +24,7 @@ from adapters.claude.reply import (
     CALL_FIELDS,
     MESSAGE_FIELDS,
     THINKING_TYPES,
-    container_of,
+    make_container_field,
     native_block,
     place_citations,
     read_ending,
@@ -162,7 +162,7 @@ class StreamTranslator:
             "role": "assistant",
             "content": "",
             "refusal": None,
-            **self._native_delta(container_of(message)),
+            **self._native_delta(make_container_field(message)),
         }
         return [self._chunk(first_delta, chunk_fields=other_fields)]
 
@@ -178,7 +178,7 @@ class StreamTranslator:
         }
         if ending.finish_reason is None and not other_fields:
             return []
-        last_delta = self._native_delta(container_of(delta))
+        last_delta = self._native_delta(make_container_field(delta))
         if ending.refusal is not None:
             last_delta["refusal"] = ending.refusal
         return [self._chunk(last_delta, ending.finish_reason, ending.native_fields, other_fields)]

@@ -27,7 +27,7 @@ from gateway.core.usage.gen_ai import (
 )
 from gateway.run.receipt import CLIENT_GONE, GatewayStep, Receipt, RequestLine
 from gateway.run.upstream_call import UpstreamCall
-from gateway.run.usage.gen_ai_metrics import failure_of_call
+from gateway.run.usage.gen_ai_metrics import classify_call_failure
 from gateway.traces import names
 
 _METHODS: Final = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"))
@@ -187,7 +187,7 @@ class SpanMaker:
         address, port = self._servers.get(call.upstream, ("", 0))
         span.text(names.SERVER_ADDRESS, address)
         span.number(names.SERVER_PORT, port)
-        span.fail(failure_of_call(call, receipt))
+        span.fail(classify_call_failure(call, receipt))
         for each in call.tries:
             event = span.proto.events.add()
             event.name = names.TRY_EVENT

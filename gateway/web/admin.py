@@ -12,18 +12,18 @@ from starlette.routing import Route
 from gateway.errors import BadRequest, BodyTooLarge, NotAuthenticated
 from gateway.run.admin.operation_table import OperationTable
 from gateway.run.admin.serving import ADMIN_HEADER
-from gateway.web.request_info import info_of
+from gateway.web.request_info import get_request_info
 
 ADMIN_PREFIX = "/admin/"
 # Of one operation. One line of an import may be a whole request, and grows as JSON within JSON.
 _MAX_ARGUMENT_BYTES = 128 << 20
 
 
-def admin_routes(operations: OperationTable, token: str) -> list[Route]:
+def make_admin_routes(operations: OperationTable, token: str) -> list[Route]:
     """Returns the route of operations. token: the secret that a caller has to present."""
 
     async def perform(request: Request) -> Response:
-        info_of(request.scope).route = "admin"
+        get_request_info(request.scope).route = "admin"
         presented_token = request.headers.get(ADMIN_HEADER, "")
         if not hmac.compare_digest(presented_token.encode("utf-8", "surrogateescape"), token.encode()):
             raise NotAuthenticated("This route is for the command line of the account that runs the gateway.")

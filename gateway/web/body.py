@@ -108,7 +108,7 @@ class _BodyBlock:
                 body = _body_part(await self._receive())  # the body is there, so its arrival needs no bound
                 self._quota.grow(len(body))
             else:
-                announced = content_length(self._scope) or 0
+                announced = read_content_length(self._scope) or 0
                 if announced > limit:
                     raise _too_large(limit, announced)
                 # A body for which there is no room is refused before any of it is read.
@@ -163,7 +163,7 @@ async def parse_object(body: bytes) -> dict[str, Any]:
     return await parse_off_loop(body, partial(read_object, body))
 
 
-def content_length(scope: Scope) -> int | None:
+def read_content_length(scope: Scope) -> int | None:
     """Returns the announced length of a body; None where none is announced. Raises: BadRequest."""
     value = find_header(scope["headers"], b"content-length")
     if value is None:

@@ -88,7 +88,7 @@ class ForwardingParts(Struct, frozen=True):
     limits: Limits
 
 
-def forwarding_routes(parts: ForwardingParts) -> list[Route]:
+def make_forwarding_routes(parts: ForwardingParts) -> list[Route]:
     """Returns the routes of all forwarded endpoints."""
     return [
         Route(path, ForwardedRoute(name, parts), methods=list(methods))

@@ -62,7 +62,7 @@ class Readiness:
         return {"status": status, **parts}
 
 
-def home_routes() -> list[Route]:
+def make_home_routes() -> list[Route]:
     """Returns the routes that explain the gateway to a visitor."""
 
     async def home(_: Request) -> Response:

@@ -8,7 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.core.request.request_headers import RawHeaders
 from gateway.web.client_reply import ClientReply
-from gateway.web.request_info import RequestInfo, info_of
+from gateway.web.request_info import RequestInfo, get_request_info
 
 
 def memories_of(scope: Scope) -> frozenset[int]:
@@ -26,7 +26,7 @@ class Incoming(NamedTuple):
 
     @property
     def info(self) -> RequestInfo:
-        return info_of(self.scope)
+        return get_request_info(self.scope)
 
     @property
     def headers(self) -> RawHeaders:

@@ -18,10 +18,10 @@ from gateway.run.store_errors import map_store_errors
 from gateway.run.stored_responses import ResponseOwner
 from gateway.settings import UiSettings
 from gateway.web.body import BodyReader, parse_object
-from gateway.web.request_info import info_of
+from gateway.web.request_info import get_request_info
 
 
-def memory_routes(
+def make_memory_routes(
     requests: RequestOperations,
     links: LinkOperations,
     bodies: BodyReader,
@@ -34,7 +34,7 @@ def memory_routes(
     """
 
     async def explain(request: Request) -> Response:
-        info = info_of(request.scope)
+        info = get_request_info(request.scope)
         info.route = "memory"
         owner = owner_of(request.scope)
         with map_store_errors():
@@ -42,7 +42,7 @@ def memory_routes(
         return Response(msgspec.json.encode(explained), media_type="application/json")
 
     async def create_link(request: Request) -> Response:
-        info = info_of(request.scope)
+        info = get_request_info(request.scope)
         info.route = "memory"
         if not ui.enabled:
             raise UnknownPath("A link would open nothing: ui.enabled is false.")

@@ -194,7 +194,7 @@ class Edge:
         if receipt is None:
             if info.trace_context is None:
                 return
-            receipt = info.new_receipt()
+            receipt = info.make_receipt()
         receipt.status, receipt.is_cut = info.status, info.is_cut
         if receipt.trace is not None:
             receipt.request_line = RequestLine(scope["method"], scope["scheme"], scope["path"])

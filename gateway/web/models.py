@@ -21,7 +21,7 @@ from gateway.run.upstream.model_list import ModelList
 from gateway.web.json_response import JsonResponse
 from gateway.web.messages import is_anthropic_client
 from gateway.web.raw_headers import read_upstream_name
-from gateway.web.request_info import RequestInfo, info_of
+from gateway.web.request_info import RequestInfo, get_request_info
 from storage.errors import StoreError
 from storage.listing import NamedAgent
 
@@ -33,7 +33,7 @@ class NamesAgents(Protocol):
         """Returns the newest agents. Raises: StoreError."""
 
 
-def model_routes(models: ModelList, list_agents: NamesAgents) -> list[Route]:
+def make_model_routes(models: ModelList, list_agents: NamesAgents) -> list[Route]:
     """Returns the routes. list_agents: lists the agents that were made over REST."""
 
     async def list_agent_entries(info: RequestInfo) -> list[dict[str, Any]]:
@@ -42,7 +42,7 @@ def model_routes(models: ModelList, list_agents: NamesAgents) -> list[Route]:
         return await _make_agent_entries(list_agents, info.caller.project)
 
     async def list_models(request: Request) -> Response:
-        info = info_of(request.scope)
+        info = get_request_info(request.scope)
         info.route = "models"
         upstream = read_upstream_name(request.scope["headers"])
         agent_entries = await list_agent_entries(info)
@@ -57,7 +57,7 @@ def model_routes(models: ModelList, list_agents: NamesAgents) -> list[Route]:
         return JsonResponse({"object": "list", "data": allowed_entries})
 
     async def show_model(request: Request) -> Response:
-        info = info_of(request.scope)
+        info = get_request_info(request.scope)
         info.route = "models"
         name = request.path_params["name"]
         info.caller.check_model(name)

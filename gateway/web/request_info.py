@@ -51,18 +51,18 @@ class RequestInfo:
         """
         if self.model is not None:
             self.caller.check_model(self.model)
-        self.receipt = self.new_receipt()
+        self.receipt = self.make_receipt()
         set_current_receipt(self.receipt)
         return self.receipt
 
-    def new_receipt(self) -> Receipt:
+    def make_receipt(self) -> Receipt:
         """Returns an empty receipt of the request, which nothing hands on yet."""
         receipt = Receipt(self.began_at, self.request_id, self.caller.project, self.caller.key_id)
         receipt.trace = self.trace_context
         return receipt
 
 
-def info_of(scope: Scope) -> RequestInfo:
+def get_request_info(scope: Scope) -> RequestInfo:
     """Returns the facts of the request with this scope, which the edge has begun."""
     info: RequestInfo = scope["state"]["request_info"]
     return info

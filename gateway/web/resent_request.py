@@ -10,7 +10,7 @@ from starlette.types import Scope
 
 from gateway.core.request.identity import IdentityRules
 from gateway.web.raw_headers import find_header
-from gateway.web.request_info import info_of
+from gateway.web.request_info import get_request_info
 
 _GATEWAY_HEADER_PREFIX: Final = b"x-mnemogate-"
 _IDEMPOTENCY_KEY: Final = b"idempotency-key"  # the client may send the request again
@@ -31,7 +31,7 @@ def digest_request(scope: Scope, rules: Callable[[str], IdentityRules], body: by
 
     rules: returns the rules of a project, which name the headers that identify a user.
     """
-    caller = info_of(scope).caller
+    caller = get_request_info(scope).caller
     identifying = rules(caller.project).single_headers
     headers = sorted(
         name + value

@@ -33,7 +33,7 @@ from gateway.web.forwarding import ForwardedHead, ForwardedRoute
 from gateway.web.incoming import Incoming, memories_of
 from gateway.web.raw_headers import find_header
 from gateway.web.request_body import RequestBody, read_request_body
-from gateway.web.request_info import info_of
+from gateway.web.request_info import get_request_info
 from gateway.web.resent_request import digest_request, has_idempotency_key
 from gateway.web.stored_responses import GatewayResponses
 from storage.errors import StoreError
@@ -149,7 +149,7 @@ class ResponseCallRoute(ForwardedRoute):
         """Returns the tools that searches have found in messages to which the request only refers."""
         if not request.may_have_found_tools:
             return ()
-        request_context = info_of(scope).caller.context(headers)
+        request_context = get_request_info(scope).caller.context(headers)
         chat = await self.chat.resolver.resolve_references(request.chat, request_context)
         return tools_found(chat.messages)
 
@@ -190,7 +190,7 @@ class ResponseCallRoute(ForwardedRoute):
         """
         if find_header(scope["headers"], _AGENT_HEADER) is not None:
             return FUNCTIONS_ALONE
-        capabilities = self.parts.forwarder.capabilities_for(
+        capabilities = self.parts.forwarder.list_capabilities(
             head.upstream_path, request_body.model, head.upstream_name
         )
         if not capabilities:
@@ -209,7 +209,7 @@ class ResponseCallRoute(ForwardedRoute):
             head.upstream_path, request_body.model, head.upstream_name, continues_here=continues_here
         ):
             return True
-        headers, caller = scope["headers"], info_of(scope).caller
+        headers, caller = scope["headers"], get_request_info(scope).caller
         is_named = request_body.model is not None and find_header(headers, _AGENT_HEADER) is not None
         return is_named and self.chat.resolver.is_for_agent(request_body.model or "", caller.context(headers))
 

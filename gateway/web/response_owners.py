@@ -14,7 +14,7 @@ from adapters.types import Json
 from gateway.core.request.identity import IdentityRules, identify
 from gateway.core.request.request_headers import refuse_misspelt
 from gateway.run.stored_responses import ResponseOwner
-from gateway.web.request_info import info_of
+from gateway.web.request_info import get_request_info
 from storage.sql.store import Store
 
 
@@ -36,14 +36,14 @@ class ResponseOwners:
         scope: of the handshake.
         members: the members of the request's body, each value as it is written.
         """
-        fields = self._rules(info_of(scope).caller.project).source_fields
+        fields = self._rules(get_request_info(scope).caller.project).source_fields
         return self.read_owner(
             scope, {name: orjson.loads(members[name]) for name in fields & members.keys()}
         ).user
 
     def read_owner(self, scope: Scope, body: Json | None = None) -> ResponseOwner:
         """Returns the project and the user of a request, which `body` may name, too. Raises: BadRequest."""
-        caller = info_of(scope).caller
+        caller = get_request_info(scope).caller
         project = caller.project
         refuse_misspelt(scope["headers"])  # a user in a misspelt header would count as no user
         identity = identify(scope["headers"], body or {}, self._rules(project), project, time.time())

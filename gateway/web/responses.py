@@ -30,7 +30,7 @@ from gateway.web.forwarding import ForwardedHead
 from gateway.web.incoming import Incoming, memories_of
 from gateway.web.json_response import JSON_TYPE
 from gateway.web.request_body import RequestBody
-from gateway.web.request_info import info_of
+from gateway.web.request_info import get_request_info
 from gateway.web.response_call import ResponseCall, ResponseCallRoute, with_conversation
 
 
@@ -103,7 +103,7 @@ class ResponsesRoute(ResponseCallRoute):
         native = await parse_off_loop(raw, read)
         if native is None:
             return None
-        info = info_of(scope)
+        info = get_request_info(scope)
         request_context = info.caller.context(with_conversation(scope["headers"], native.conversation_id))
         info.memory = self.chat.resolver.memory_state(native.chat, request_context)
         return native if info.memory == "on" else None

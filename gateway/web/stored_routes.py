@@ -22,7 +22,7 @@ from gateway.run.upstream.route import Route as ModelRoute
 from gateway.web.conversation_requests import CONVERSATIONS_PATH
 from gateway.web.forwarding import CountedPath, ForwardedRoute, ForwardingParts
 from gateway.web.incoming import Incoming
-from gateway.web.request_info import info_of
+from gateway.web.request_info import get_request_info
 from gateway.web.stored_responses import GatewayResponses
 from gateway.web.upstream_responses import UpstreamResponses
 
@@ -79,7 +79,7 @@ class StoredRoute(ForwardedRoute):
         path: str = scope["path"]
         stored_path = _StoredPath.parse(path.removeprefix("/v1"))
         if self._creates_here(path) or is_gateway_id(stored_path.id):
-            info = info_of(scope)
+            info = get_request_info(scope)
             # None: the log reads the memory from the headers of the reply.
             info.route, info.memory = self.name, None
             await self.gateway_responses(scope, receive, send)
@@ -142,7 +142,7 @@ class StoredRoute(ForwardedRoute):
         return cut_memory_section(self.prompts) if stored_path.kind == "responses" else None
 
 
-def stored_routes(
+def make_stored_routes(
     parts: ForwardingParts,
     prompts: Sequence[str],
     gateway_responses: GatewayResponses,

@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Scope
 
 from gateway.errors import BadRequest, BodyTimeout, BodyTooLarge
 from gateway.run.sink import ClientGone
-from gateway.web.body import SLOWEST_BYTES_PER_S, ByteQuota, content_length
+from gateway.web.body import SLOWEST_BYTES_PER_S, ByteQuota, read_content_length
 from gateway.web.form import FieldSearch, ValueSpan
 
 # Held data is passed on in pieces of this size, so that the loop is not blocked. Chosen, not measured.
@@ -31,7 +31,7 @@ class UploadBody:
         self.error: Exception | None = None
         self._arrived_bytes = 0
         # The announced length; None: the body is chunked.
-        self.size = content_length(scope)
+        self.size = read_content_length(scope)
         self._limit_bytes = limit_bytes
         if self.size is not None and self.size > limit_bytes:
             raise self._too_large()

@@ -13,7 +13,7 @@ from gateway.run.native_request import NativeRequest
 from gateway.run.store_errors import map_store_errors
 from gateway.run.stored_responses import StoredResponses
 from gateway.run.usage.pending_usage import PendingUsage
-from gateway.web.request_info import info_of
+from gateway.web.request_info import get_request_info
 from gateway.web.response_owners import ResponseOwners
 
 
@@ -43,7 +43,7 @@ class UpstreamResponses:
 
         scope: the request's, to which the upstream has just answered with the response.
         """
-        project = info_of(scope).caller.project
+        project = get_request_info(scope).caller.project
         self.pending_usage.count(project, id, response)
         await self.native_chat.save_deferred(project, id, response, self._read_request)
 

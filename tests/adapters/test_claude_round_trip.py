@@ -11,7 +11,7 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.claude.content import assistant_blocks
+from adapters.claude.content import make_assistant_blocks
 from adapters.claude.reply import native_reply, translate_message
 from adapters.claude.request import translate_request
 from adapters.claude.stream import StreamTranslator
@@ -136,4 +136,4 @@ def test_a_reply_in_its_own_dialect_goes_back_block_by_block(blocks: list[Json],
     kept = [block for block in blocks if block["type"] != "text" or block["text"].strip()]
     while kept and kept[-1]["type"] in THOUGHTS:
         kept.pop()
-    assert orjson.loads(orjson.dumps(assistant_blocks(reply, "messages[0]"))) == kept
+    assert orjson.loads(orjson.dumps(make_assistant_blocks(reply, "messages[0]"))) == kept

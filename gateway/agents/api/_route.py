@@ -38,7 +38,7 @@ from gateway.core.nul import without_nul
 from gateway.errors import BadRequest, Conflict, GatewayError, MemoryUnavailable, UnknownId, sentence
 from gateway.web.body import BodyReader, parse_off_loop
 from gateway.web.form import FormPart, parse_form, read_boundary
-from gateway.web.request_info import info_of
+from gateway.web.request_info import get_request_info
 from storage.errors import BlockOverLimit, NotFound, OverLimit, Stale, StoreError, WriteConflict, is_known
 
 _log = logging.getLogger("mnemogate")
@@ -203,7 +203,7 @@ class _PathEndpoint:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         http = Request(scope, receive)
-        info = info_of(scope)
+        info = get_request_info(scope)
         info.route, info.error_form = "agents", _ERRORS
         # A HEAD is answered as its GET.
         row = self._methods.get(scope["method"]) or self._methods["GET"]

@@ -31,7 +31,7 @@ from gateway.checked import Fault
 from gateway.core import ids
 from gateway.core.request.memory_mode import refuse_unstored
 from gateway.errors import BadRequest, NotAllowed, UnknownId, UnknownPath
-from gateway.web.request_info import info_of
+from gateway.web.request_info import get_request_info
 from storage.batch_records import Batch, BatchCounts, BatchItem
 from storage.records import DEFAULT_CONVERSATION, TokenCounts
 
@@ -169,7 +169,7 @@ class BatchRoutes:
         """Send messages to many agents."""
         _refuse_anthropic(request)
         refuse_unstored(request.http.scope["headers"])
-        caller = info_of(request.http.scope).caller
+        caller = get_request_info(request.http.scope).caller
         if caller.models is not None:
             raise NotAllowed(
                 "This key is limited to certain models, and a batch asks for those of its agents.",

@@ -15,7 +15,7 @@ from gateway.agents.runs.run import RunRequest
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect
 from gateway.core.prompt.summary_terms import SummaryTerms
 from gateway.errors import BadRequest
-from gateway.web.request_info import info_of
+from gateway.web.request_info import get_request_info
 
 
 class CompactionBody(Body):
@@ -68,7 +68,7 @@ async def compact_on_request(
     api.registry.resolver.check_model(terms.model)
     # Without a model for summaries the agent's own writes it.
     api.check_models(request, [terms.model or (None if api.compactor.default_model else spec.model)])
-    receipt = info_of(request.http.scope).begin_receipt()
+    receipt = get_request_info(request.http.scope).begin_receipt()
     compacted = await compact_conversation(
         api.agent_runs, api.compactor, agent_uid, run_request, terms, receipt
     )

@@ -24,7 +24,7 @@ from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.upstream.model_list import ModelList
 from gateway.run.upstream.route import split_model
 from gateway.settings import Settings
-from gateway.web.request_info import info_of
+from gateway.web.request_info import get_request_info
 from storage.listing import Page
 from storage.records import DefinitionKind
 from storage.sql.store import Store
@@ -75,7 +75,7 @@ class AgentsApi(Struct, frozen=True):
         models: as agents name them, with their upstreams; None stands for a model that is chosen elsewhere. Keys name
             models without upstreams.
         """
-        caller = info_of(request.http.scope).caller
+        caller = get_request_info(request.http.scope).caller
         for model in models:
             _, name = split_model(self.settings, model)
             if name is not None:
@@ -86,7 +86,7 @@ class AgentsApi(Struct, frozen=True):
 
         Raises: BadRequest if no such model is known.
         """
-        caller = info_of(request.http.scope).caller
+        caller = get_request_info(request.http.scope).caller
         for name in (str(entry["id"]) for entry in self.models.entries):
             if caller.may_ask(name) and not name.startswith(AGENT_PREFIX):
                 return self.registry.resolver.model_handle(name)

@@ -12,7 +12,7 @@ from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.model import render_embedding_model, render_model
 from gateway.agents.wire.sent_values import sent_or_none
 from gateway.core.request.requested_agent import AGENT_PREFIX
-from gateway.web.request_info import info_of
+from gateway.web.request_info import get_request_info
 
 
 class ModelAndTagRoutes:
@@ -41,7 +41,7 @@ class ModelAndTagRoutes:
 
     async def list_models(self, request: ApiRequest, query: ModelsQuery) -> list[dict[str, Any]]:
         """List the models that the caller may ask."""
-        caller = info_of(request.http.scope).caller
+        caller = get_request_info(request.http.scope).caller
         resolver = self._api.registry.resolver
         names = [str(entry["id"]) for entry in await self._api.models.entries_for(caller.credential)]
         shown = [

@@ -40,7 +40,7 @@ from gateway.core.memory.visibility import tools_used
 from gateway.core.turn.round import DONE_EVENT, EVENT_STREAM
 from gateway.errors import BadRequest, UnknownId
 from gateway.web.client_reply import ClientReply
-from gateway.web.request_info import info_of
+from gateway.web.request_info import get_request_info
 from storage.listing import RunEntry, RunFilter, StepEntry
 from storage.records import DEFAULT_CONVERSATION, Agent, Conversation, Run, RunState, RunTextKind
 
@@ -317,7 +317,7 @@ class RunStream:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: AsgiSend) -> None:
-        info = info_of(scope)
+        info = get_request_info(scope)
         api = self.api
         info.stream = True
         info.memory = "on"

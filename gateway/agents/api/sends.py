@@ -35,7 +35,7 @@ from gateway.run.call import Forwarded
 from gateway.run.receipt import Receipt
 from gateway.run.sink import HeldSink
 from gateway.web.client_reply import ClientReply
-from gateway.web.request_info import info_of
+from gateway.web.request_info import get_request_info
 from storage.records import DEFAULT_CONVERSATION, Run
 
 
@@ -97,7 +97,7 @@ class Sends:
 
         Raises: LimitReached, NotAllowed if the key may not ask for this model.
         """
-        info = info_of(request.http.scope)
+        info = get_request_info(request.http.scope)
         info.model = run_request.spec.model
         receipt = info.begin_receipt()
         # The steps ask for themselves what they may use, and are counted as the run's.
@@ -128,7 +128,7 @@ class Sends:
         resolved = await self._api.registry.resolver.resolve_uid(request.project, uid)
         system = _system_of(body, resolved.spec.system)
         spec = self._spec_for(resolved.spec, body, system, conversation_definition)
-        caller = info_of(scope).caller
+        caller = get_request_info(scope).caller
         forwarded = Forwarded(
             headers_for_upstream(scope["headers"]), caller.credential, caller.models, caller.key_id
         )
@@ -213,7 +213,7 @@ class SendReply:
     _summary_messages: Sequence[dict[str, Any]] = field(default=(), init=False)
 
     async def __call__(self, scope: AsgiScope, receive: Receive, asgi_send: AsgiSend) -> None:
-        info = info_of(scope)
+        info = get_request_info(scope)
         info.model = self.run_request.spec.model
         info.stream = self.is_stream
         info.memory = "on"

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from adapters.types import Json, completion_count, token_count
+from adapters.types import Json, count_completion_tokens, read_token_count
 from gateway.core.turn.draft import MessageDraft
 
 BILLED_FIELD: Final = "mnemogate_billed"  # field of `usage`, in addition to the real API's
@@ -28,10 +28,10 @@ class Ledger(Struct, frozen=True):
     def with_round(self, draft: MessageDraft, estimate: Callable[[str], int]) -> Ledger:
         """Returns the ledger with one more round. estimate: estimates the tokens of a text."""
         usage = draft.usage
-        completion = estimate(draft.generated_text()) if usage is None else completion_count(usage)
+        completion = estimate(draft.generated_text()) if usage is None else count_completion_tokens(usage)
         return Ledger(
             self.turn_usage(usage),
-            self.prompt_tokens + token_count(usage, "prompt_tokens"),
+            self.prompt_tokens + read_token_count(usage, "prompt_tokens"),
             self.completion_tokens + completion,
             self.round_count + 1,
         )
@@ -49,8 +49,8 @@ class Ledger(Struct, frozen=True):
         if not self.round_count:
             return last_usage
         # Added up from the ledger's counts, because `usage` lacks the rounds that reported none.
-        prompt = token_count(last_usage, "prompt_tokens")
-        completion = self.completion_tokens + completion_count(last_usage)
+        prompt = read_token_count(last_usage, "prompt_tokens")
+        completion = self.completion_tokens + count_completion_tokens(last_usage)
         return {
             **last_usage,
             **_added_details((self.usage or {}).get(_DETAILS), last_usage.get(_DETAILS)),
@@ -76,5 +76,5 @@ def _added_details(earlier: Any, last: Any) -> Json:
     for key, value in last.items():
         before = earlier.get(key)
         if isinstance(value, int) and isinstance(before, int):
-            added[key] = token_count(last, key) + token_count(earlier, key)
+            added[key] = read_token_count(last, key) + read_token_count(earlier, key)
     return {_DETAILS: added}

@@ -20,7 +20,7 @@ import orjson
 from msgspec import Struct
 
 from adapters.json_escapes import read_json
-from adapters.types import Json, completion_count, token_count
+from adapters.types import Json, count_completion_tokens, read_token_count
 from storage.records import TokenCounts
 
 # The largest body that is parsed, if it is no event stream. Chosen: a long completion.
@@ -143,23 +143,23 @@ def _read_counts(usage: Json) -> TokenCounts | None:
     if "prompt_tokens" in usage or "completion_tokens" in usage:
         prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
         return TokenCounts(
-            prompt=token_count(usage, "prompt_tokens"),
-            completion=completion_count(usage),
-            cached=token_count(prompt, "cached_tokens"),
-            written=token_count(prompt, "cache_write_tokens"),
-            reasoning=token_count(completion, "reasoning_tokens"),
+            prompt=read_token_count(usage, "prompt_tokens"),
+            completion=count_completion_tokens(usage),
+            cached=read_token_count(prompt, "cached_tokens"),
+            written=read_token_count(prompt, "cache_write_tokens"),
+            reasoning=read_token_count(completion, "reasoning_tokens"),
         )
     if "input_tokens" in usage or "output_tokens" in usage:
         prompt, completion = usage.get("input_tokens_details"), usage.get("output_tokens_details")
-        read, written = (token_count(usage, name) for name in _CACHE_FIELDS)
+        read, written = (read_token_count(usage, name) for name in _CACHE_FIELDS)
         return TokenCounts(
-            prompt=token_count(usage, "input_tokens") + read + written,
-            completion=token_count(usage, "output_tokens"),
-            cached=read or token_count(prompt, "cached_tokens"),
-            written=written or token_count(prompt, "cache_write_tokens"),
-            reasoning=token_count(completion, "reasoning_tokens"),
+            prompt=read_token_count(usage, "input_tokens") + read + written,
+            completion=read_token_count(usage, "output_tokens"),
+            cached=read or read_token_count(prompt, "cached_tokens"),
+            written=written or read_token_count(prompt, "cache_write_tokens"),
+            reasoning=read_token_count(completion, "reasoning_tokens"),
         )
-    return TokenCounts(token_count(usage, "total_tokens")) if "total_tokens" in usage else None
+    return TokenCounts(read_token_count(usage, "total_tokens")) if "total_tokens" in usage else None
 
 
 def is_pending(response: Json) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
-from adapters.claude.content import assistant_blocks, tool_result, user_blocks
+from adapters.claude.content import make_assistant_blocks, make_tool_result, make_user_blocks
 from adapters.claude.error_form import Untranslatable
 from adapters.claude.history import without_unanswered_calls
 from adapters.claude.model_traits import binds_thoughts
@@ -273,7 +273,7 @@ def _translate(chat_messages: Sequence[Json]) -> list[Json]:
             blocks = _translate_to_blocks(message, f"messages[{index}]")
         except Untranslatable:
             calls_left_out.update(map(call_id, list_raw_calls(message)))
-            blocks = user_blocks({"content": read_text(message)}, "")
+            blocks = make_user_blocks({"content": read_text(message)}, "")
         role = "assistant" if message.get("role") == "assistant" else "user"
         if not blocks:
             continue
@@ -323,11 +323,11 @@ def _type_and_text(block: Json) -> tuple[Any, Any]:
 def _translate_to_blocks(message: Json, where: str) -> list[Json]:
     match message.get("role"):
         case "assistant":
-            return assistant_blocks(message, where)
+            return make_assistant_blocks(message, where)
         case "tool":
-            return [tool_result(message, where)]
+            return [make_tool_result(message, where)]
     # A system message here is the gateway's own, in the middle of a conversation.
-    return user_blocks(message, where)
+    return make_user_blocks(message, where)
 
 
 def _join_results_first(messages: Sequence[Json]) -> list[Json]:

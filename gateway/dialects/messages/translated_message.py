@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 from msgspec import Struct
 
-from adapters.types import Json, completion_count, token_count
+from adapters.types import Json, count_completion_tokens, read_token_count
 from gateway.core.conversation.private import without_private
 from gateway.core.conversation.wire_message import read_text
 from gateway.core.turn.chunks import is_first_choice
@@ -213,12 +213,12 @@ def _render_usage(usage: Json, input_tokens: int) -> Json:
     input_tokens: the tokens of the prompt, if the usage is empty.
     """
     details = usage.get("prompt_tokens_details")
-    cached_tokens = token_count(details, "cached_tokens")
-    cache_write_tokens = token_count(details, "cache_write_tokens")
-    prompt_tokens = token_count(usage, "prompt_tokens") if usage else input_tokens
+    cached_tokens = read_token_count(details, "cached_tokens")
+    cache_write_tokens = read_token_count(details, "cache_write_tokens")
+    prompt_tokens = read_token_count(usage, "prompt_tokens") if usage else input_tokens
     return {
         "input_tokens": max(0, prompt_tokens - cached_tokens - cache_write_tokens),
         "cache_read_input_tokens": cached_tokens,
         "cache_creation_input_tokens": cache_write_tokens,
-        "output_tokens": completion_count(usage),
+        "output_tokens": count_completion_tokens(usage),
     }

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from adapters.types import Json, token_count
+from adapters.types import Json, read_token_count
 from gateway.core.conversation.provider_fields import THOUGHT_FIELDS
 from gateway.core.conversation.wire_message import read_text
 from gateway.core.turn.draft import MessageDraft
@@ -156,5 +156,7 @@ def _url_citation(citation: Any, chars_before: int) -> Json | None:
     source = citation.get("citation") if isinstance(citation, dict) else None
     if not isinstance(source, dict) or not isinstance(source.get("url"), str):
         return None
-    span = {key: max(0, token_count(citation, key) - chars_before) for key in ("start_index", "end_index")}
+    span = {
+        key: max(0, read_token_count(citation, key) - chars_before) for key in ("start_index", "end_index")
+    }
     return {"type": "url_citation", **span, "url": source["url"], "title": str(source.get("title") or "")}

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import msgspec
 import orjson
 
-from adapters.types import Event, Json, completion_count, token_count
+from adapters.types import Event, Json, count_completion_tokens, read_token_count
 from gateway.core.conversation.directions import DIRECTIONS_FIELD, list_directions
 from gateway.core.conversation.private import read_private, without_private
 from gateway.core.conversation.wire_message import WireMessage
@@ -315,14 +315,16 @@ def render_usage(usage: Json | None) -> Json | None:
     prompt_details = usage.get("prompt_tokens_details")
     completion_details = usage.get("completion_tokens_details")
     rendered = {
-        "input_tokens": token_count(usage, "prompt_tokens"),
+        "input_tokens": read_token_count(usage, "prompt_tokens"),
         "input_tokens_details": {
-            "cached_tokens": token_count(prompt_details, "cached_tokens"),
-            "cache_write_tokens": token_count(prompt_details, "cache_write_tokens"),
+            "cached_tokens": read_token_count(prompt_details, "cached_tokens"),
+            "cache_write_tokens": read_token_count(prompt_details, "cache_write_tokens"),
         },
-        "output_tokens": completion_count(usage),
-        "output_tokens_details": {"reasoning_tokens": token_count(completion_details, "reasoning_tokens")},
-        "total_tokens": token_count(usage, "total_tokens"),
+        "output_tokens": count_completion_tokens(usage),
+        "output_tokens_details": {
+            "reasoning_tokens": read_token_count(completion_details, "reasoning_tokens")
+        },
+        "total_tokens": read_token_count(usage, "total_tokens"),
     }
     return {**rendered, BILLED_FIELD: usage[BILLED_FIELD]} if BILLED_FIELD in usage else rendered
 

@@ -29,8 +29,8 @@ from gateway.errors import UnknownModel
 from gateway.run.background.budget import CallOutcome, CountCall, DailyBudget
 from gateway.run.background.worker import JobFailed, Postponed
 from gateway.run.receipts import begin_memory_call
-from gateway.run.upstream.propagation import propagation_of, with_current_trace_headers
-from gateway.run.upstream.provider_errors import failure_of
+from gateway.run.upstream.propagation import choose_propagation, with_current_trace_headers
+from gateway.run.upstream.provider_errors import classify_failure
 from gateway.run.upstream.route import Route, resolve_route, unknown_model
 from gateway.run.upstream_call import PromptFacts, UpstreamCall
 from gateway.run.usage.meter import Meter
@@ -81,7 +81,7 @@ class ModelAnswer(Struct, frozen=True):
         return content if isinstance(content, str) else ""
 
 
-def background_route(settings: Settings) -> Route | None:
+def find_background_route(settings: Settings) -> Route | None:
     """Returns the route of our own calls; None: no model is named, and nothing that needs one is done.
 
     Raises: SettingsError: no upstream answers to the name.
@@ -215,7 +215,7 @@ class BackgroundModel:
     async def _send(self, request: ModelRequest, call: UpstreamCall) -> bytes:
         """Returns the body of a reply of status 200. Raises: JobFailed; its message holds nothing of the request."""
         try:
-            may_know = propagation_of(self.upstream, self.provider)
+            may_know = choose_propagation(self.upstream, self.provider)
             reply = await self.provider.send(with_current_trace_headers(request, call, propagates=may_know))
             call.status = reply.status
             try:
@@ -227,7 +227,7 @@ class BackgroundModel:
             if reply.status == 200 and (refused := success_body_as_error(body)) is not None:
                 call.status, body = refused
         except ProviderError as error:
-            call.failure = failure_of(error).kind
+            call.failure = classify_failure(error).kind
             raise JobFailed(f"the background model failed: {type(error).__name__}") from error
         if call.status == 429:
             wait_s = read_retry_after(reply.headers, self.now())

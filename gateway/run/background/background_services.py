@@ -14,7 +14,7 @@ from gateway.core.definition import Sleeptime
 from gateway.core.prompt.summary import WantedSummary
 from gateway.limits import Limits
 from gateway.metrics import Metrics
-from gateway.run.background.background_model import BackgroundModels, background_route
+from gateway.run.background.background_model import BackgroundModels, find_background_route
 from gateway.run.background.budget import DailyBudget
 from gateway.run.background.compact import COMPACT_JOB, Compactor
 from gateway.run.background.embed import EMBED_JOB, EmbeddingService, upstream_kind
@@ -92,7 +92,7 @@ class BackgroundServices:
             concurrency=limits.background_calls,
             count_call=job_metrics.count_call,
         )
-        route = background_route(settings)
+        route = find_background_route(settings)
         # The background model that the settings name; None: they name none.
         self.model = None if route is None else self.models.for_route(route)
         # None: there is no model for embeddings, and memory is searched by words alone.

@@ -31,7 +31,7 @@ from gateway.run.background.budget import CountCall, DailyBudget
 from gateway.run.background.schedule import Schedule
 from gateway.run.background.worker import JobContext, JobFailed, Postponed
 from gateway.run.receipts import begin_memory_call
-from gateway.run.upstream.provider_errors import failure_of
+from gateway.run.upstream.provider_errors import classify_failure
 from gateway.run.upstream.route import Route, resolve_route, unknown_model
 from gateway.run.usage.meter import Meter
 from gateway.settings import MemorySettings, Settings
@@ -66,7 +66,7 @@ MAX_FAILURES = 2
 _TEXT_REFUSED_STATUSES = (400, 413, 422)
 
 
-def embedder_route(settings: Settings) -> Route | None:
+def find_embedder_route(settings: Settings) -> Route | None:
     """Returns the route of memory.embedder; None: no embedder is named, or it is local. Raises: SettingsError."""
     model = settings.memory.embedder
     if model is None or model == LOCAL_EMBEDDER:
@@ -295,7 +295,7 @@ class EmbeddingService:
             call.status = error.status
             raise
         except ProviderError as error:
-            call.failure = failure_of(error).kind
+            call.failure = classify_failure(error).kind
             raise
         finally:
             call.end()

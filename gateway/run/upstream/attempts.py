@@ -49,7 +49,7 @@ from gateway.run.upstream.error_replies import (
 )
 from gateway.run.upstream.prompt_cuts import PromptCuts
 from gateway.run.upstream.propagation import with_trace_headers
-from gateway.run.upstream.provider_errors import failure_of, kind_of
+from gateway.run.upstream.provider_errors import classify_failure, get_error_kind
 from gateway.run.upstream.unbegun_stream import UnbegunStream
 from gateway.run.upstream_call import FailedTry, UpstreamCall
 
@@ -229,7 +229,7 @@ class Attempts:
         if not self.is_answered:
             return
         self.is_answered = False
-        self.call.failure = kind_of(error)
+        self.call.failure = get_error_kind(error)
         self._services.metrics.upstream_errors.inc(self.endpoint.name, self.call.failure)
         # All replies share the gateway's bounds, and one caller's requests must not open the circuit for all.
         if not isinstance(error, UpstreamTooLarge | UpstreamRefused):
@@ -337,7 +337,7 @@ class Attempts:
                 # An upload that the caller broke off is no failure of the upstream.
                 if (caller_error := self.caller_error()) is not None:
                     raise caller_error from error
-                return self._blame(_FailedAttempt(failure_of(error), error=error))
+                return self._blame(_FailedAttempt(classify_failure(error), error=error))
 
     async def _send_attempt(self, request: ModelRequest) -> BegunReply:
         """Returns the reply to a request. An error under a status of success gets the status of the error."""

@@ -21,7 +21,7 @@ from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt
 from gateway.run.upstream.attempts import CHAT, Attempts, no_caller_error
 from gateway.run.upstream.endpoint import Endpoint
-from gateway.run.upstream.propagation import propagation_of
+from gateway.run.upstream.propagation import choose_propagation
 from gateway.run.upstream.route import Route
 from gateway.settings import Settings
 
@@ -54,7 +54,7 @@ class Failover:
                     kind=upstream.kind,
                     asks_usage=settings.usage.ask_streams
                     and providers[name].capabilities.stream_usage is True,
-                    propagates=propagation_of(upstream, providers[name]),
+                    propagates=choose_propagation(upstream, providers[name]),
                 )
                 for name in names
                 if name in providers

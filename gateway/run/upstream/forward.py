@@ -290,7 +290,9 @@ class Forwarder:
         )
         return not names_other_upstream
 
-    def capabilities_for(self, path: str, model: str | None, upstream_name: str | None) -> list[Capabilities]:
+    def list_capabilities(
+        self, path: str, model: str | None, upstream_name: str | None
+    ) -> list[Capabilities]:
         """Returns the capabilities of all upstreams that may answer; empty: not known before an agent is loaded.
 
         The arguments are those of `route_for`.

@@ -18,17 +18,17 @@ from gateway.settings import UpstreamSettings
 _PRIVATE_NAMES: Final = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
 
 
-def address_of(provider: Provider) -> str:
+def get_base_url(provider: Provider) -> str:
     """Returns the base URL of a provider; "": the model is built in."""
     address: str = getattr(provider, "base_url", "")
     return address
 
 
-def propagation_of(upstream: UpstreamSettings, provider: Provider) -> bool | None:
+def choose_propagation(upstream: UpstreamSettings, provider: Provider) -> bool | None:
     """Returns whether the headers of a trace go to an upstream; None: only if the client has sent some."""
     if upstream.propagate is not None:
         return upstream.propagate == "always"
-    return True if is_private(address_of(provider)) else None
+    return True if is_private(get_base_url(provider)) else None
 
 
 def is_private(url: str) -> bool:

@@ -39,12 +39,12 @@ def translate(error: ProviderError) -> UpstreamError:
     return made(f"The gateway got no whole answer from its upstream: {str(error) or 'it could not be used'}.")
 
 
-def kind_of(error: GatewayError) -> str:
+def get_error_kind(error: GatewayError) -> str:
     """Returns the kind of an upstream's error, as metrics and receipts name it."""
     return next((kind for _, mapped, kind in _ERROR_TABLE if isinstance(error, mapped)), "broke")
 
 
-def failure_of(error: ProviderError) -> Failure:
+def classify_failure(error: ProviderError) -> Failure:
     """Returns what failover has to know of an attempt that brought no reply."""
     kind = next(kind for provider_error, _, kind in _ERROR_TABLE if isinstance(error, provider_error))
     match error:

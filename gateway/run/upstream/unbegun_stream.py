@@ -16,7 +16,7 @@ from gateway.core.turn.chunks import as_deltas
 from gateway.core.turn.round import DONE_EVENT
 from gateway.core.turn.upstream_error import first_event_as_error, openai_error_of_reply
 from gateway.core.upstream.policy import TRANSIENT_STATUSES, Failure
-from gateway.run.upstream.provider_errors import failure_of
+from gateway.run.upstream.provider_errors import classify_failure
 
 
 class UnbegunStream(WrappedStream):
@@ -44,7 +44,7 @@ class UnbegunStream(WrappedStream):
         except ProviderError as error:
             if self._passes_rest:
                 raise
-            failure = failure_of(error)
+            failure = classify_failure(error)
             last_read = error
         self._passes_rest = True
         if failure is None:

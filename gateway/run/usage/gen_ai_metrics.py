@@ -41,7 +41,7 @@ def model_names(settings: Settings) -> set[str]:
     return {name for name in names if name}
 
 
-def failure_of_call(call: UpstreamCall, receipt: Receipt) -> str:
+def classify_call_failure(call: UpstreamCall, receipt: Receipt) -> str:
     """Returns the kind of a call's error, one of a closed list; "": it has none. CANCELLED_FAILURE: its client left."""
     has_failed = bool(call.failure) or call.status >= 400
     is_unfinished = call is receipt.last_call and call.counts is None and not has_failed
@@ -80,7 +80,7 @@ class GenAIMetrics:
         """Counts the calls of a request that has ended, or of work that has no request."""
         for call in receipt.calls:
             if call.upstream and (operation := operation_of(call.path)):
-                self._count_call(call, operation, failure_of_call(call, receipt))
+                self._count_call(call, operation, classify_call_failure(call, receipt))
         for step in receipt.steps:
             if step.kind == "execute_tool":
                 name = step.name if step.name in _GATEWAY_TOOLS else OTHER

@@ -16,9 +16,9 @@ from gateway.run.store_errors import map_store_errors
 from gateway.web.body import BodyReader
 from gateway.web.json_response import JsonResponse
 from gateway.web.manage.access import Access, Manager
-from gateway.web.manage.record_routes import managed_route
+from gateway.web.manage.record_routes import make_managed_route
 from gateway.web.query import read_query
-from gateway.web.request_info import info_of
+from gateway.web.request_info import get_request_info
 from gateway.web.upload import UploadBody
 
 IMPORTS_PATH: Final = "/v1/manage/imports"
@@ -35,7 +35,7 @@ def import_routes(
     """Returns the routes of imports. limit_bytes, timeout_s: the bounds of a file that is sent."""
 
     async def begin(request: Request) -> Response:
-        info_of(request.scope).route = "manage"
+        get_request_info(request.scope).route = "manage"
         query = read_query(request.scope)
         manager = await access.admit(request, writes=True)
         import_request = operations.read_request(_with_flags(query), visible_project=manager.project)
@@ -60,9 +60,9 @@ def import_routes(
     import_path = f"{IMPORTS_PATH}/{{id}}"
     return [
         Route(IMPORTS_PATH, begin, methods=["POST"]),
-        managed_route(IMPORTS_PATH, "GET", show_all, access, bodies),
-        managed_route(import_path, "GET", show, access, bodies),
-        managed_route(import_path, "DELETE", undo, access, bodies),
+        make_managed_route(IMPORTS_PATH, "GET", show_all, access, bodies),
+        make_managed_route(import_path, "GET", show, access, bodies),
+        make_managed_route(import_path, "DELETE", undo, access, bodies),
     ]
 
 

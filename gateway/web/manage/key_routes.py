@@ -14,14 +14,14 @@ from gateway.run.store_errors import map_store_errors
 from gateway.web.body import BodyReader
 from gateway.web.json_response import JsonResponse
 from gateway.web.manage.access import Access, Manager
-from gateway.web.manage.record_routes import KEYS_PATH, managed_route, read_record_number, record_routes
+from gateway.web.manage.record_routes import KEYS_PATH, make_managed_route, read_record_number, record_routes
 from gateway.web.query import read_query
-from gateway.web.request_info import info_of
+from gateway.web.request_info import get_request_info
 
 ME_PATH: Final = "/v1/manage/me"
 
 
-def key_routes(
+def make_key_routes(
     operations: KeyManagement, report: KeyReport, access: Access, bodies: BodyReader
 ) -> list[Route]:
     """Returns the routes of keys, and the route for their holders."""
@@ -30,7 +30,7 @@ def key_routes(
         return await operations.rotate(read_record_number(request), body, project=manager.project)
 
     async def show_own_key(request: Request) -> Response:
-        info_of(request.scope).route = "manage"
+        get_request_info(request.scope).route = "manage"
         key = await access.get_key(request)
         if key.opens is not None:
             raise NotAllowed("This is for keys of applications.")
@@ -43,6 +43,6 @@ def key_routes(
 
     return [
         *record_routes(KEYS_PATH, operations, access, bodies),
-        managed_route(f"{KEYS_PATH}/{{id}}/rotate", "POST", rotate, access, bodies),
+        make_managed_route(f"{KEYS_PATH}/{{id}}/rotate", "POST", rotate, access, bodies),
         Route(ME_PATH, show_own_key, methods=["GET"]),
     ]

@@ -18,7 +18,7 @@ from gateway.web.body import BodyReader, parse_object
 from gateway.web.json_response import JsonResponse
 from gateway.web.manage.access import Access, Manager
 from gateway.web.query import read_query
-from gateway.web.request_info import info_of
+from gateway.web.request_info import get_request_info
 
 LIMITS_PATH: Final = "/v1/manage/limits"
 KEYS_PATH: Final = "/v1/manage/keys"
@@ -58,15 +58,15 @@ def record_routes(path: str, operations: RecordOperations, access: Access, bodie
 
     record_path = f"{path}/{{id}}"
     return [
-        managed_route(path, "GET", show_all, access, bodies),
-        managed_route(path, "POST", add, access, bodies, status=201),
-        managed_route(record_path, "GET", show, access, bodies),
-        managed_route(record_path, "PATCH", change, access, bodies),
-        managed_route(record_path, "DELETE", remove, access, bodies),
+        make_managed_route(path, "GET", show_all, access, bodies),
+        make_managed_route(path, "POST", add, access, bodies, status=201),
+        make_managed_route(record_path, "GET", show, access, bodies),
+        make_managed_route(record_path, "PATCH", change, access, bodies),
+        make_managed_route(record_path, "DELETE", remove, access, bodies),
     ]
 
 
-def managed_route(
+def make_managed_route(
     path: str, method: str, perform: _Perform, access: Access, bodies: BodyReader, *, status: int = 200
 ) -> Route:
     """Returns a route that answers with a JSON object. A request's body is one, too; without a body it counts as empty.
@@ -75,7 +75,7 @@ def managed_route(
     """
 
     async def answer(request: Request) -> Response:
-        info_of(request.scope).route = "manage"
+        get_request_info(request.scope).route = "manage"
         # Each method other than GET changes something.
         manager = await access.admit(request, writes=method != "GET")
         async with bodies.read(request.scope, request.receive) as raw:

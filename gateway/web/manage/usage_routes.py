@@ -21,18 +21,18 @@ from gateway.run.store_errors import map_store_errors
 from gateway.web.json_response import JsonResponse
 from gateway.web.manage.access import MANAGE_PREFIX, Access
 from gateway.web.query import read_query
-from gateway.web.request_info import info_of
+from gateway.web.request_info import get_request_info
 
 USAGE_PATH: Final = f"{MANAGE_PREFIX}usage"
 _CSV_TYPE: Final = "text/csv; charset=utf-8"
 
 
-def usage_routes(operations: UsageOperations, access: Access) -> list[Route]:
+def make_usage_routes(operations: UsageOperations, access: Access) -> list[Route]:
     """Returns the route of usage."""
 
     async def show_usage(request: Request) -> Response:
         """Answers with a page of sums. Raises: BadRequest, NotAuthenticated, NotAllowed."""
-        info_of(request.scope).route = "manage"
+        get_request_info(request.scope).route = "manage"
         manager = await access.admit(request)
         query = read_query(request.scope)
         page_format = query.pop("format", "json")

@@ -23,10 +23,10 @@ from gateway.core.request.request_headers import refuse_misspelt
 from gateway.errors import BodyTooLarge, ErrorForm, GatewayError, NotAllowed
 from gateway.run.admin.mcp_memory import McpMemory
 from gateway.web.body import BodyReader
-from gateway.web.mcp.mcp_protocol import CallContext, client_of, make_server
-from gateway.web.mcp.session_id import client_of_session, with_session_id
+from gateway.web.mcp.mcp_protocol import CallContext, make_server, read_client
+from gateway.web.mcp.session_id import read_session_client, with_session_id
 from gateway.web.query import read_query
-from gateway.web.request_info import info_of
+from gateway.web.request_info import get_request_info
 
 MCP_PATH: Final = "/mcp"
 # The most bytes of a call: far more than any block's value.
@@ -83,7 +83,7 @@ class McpEndpoint:
             await asyncio.Event().wait()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        info = info_of(scope)
+        info = get_request_info(scope)
         info.route = "mcp"
         identity = self._read_identity(scope)
         info.memory = str(identity.mode)
@@ -95,7 +95,7 @@ class McpEndpoint:
             identity.user,
             may_write=identity.mode is not Mode.READ,
             key_id=info.caller.key_id,
-            client=client_of_session(scope["headers"]),
+            client=read_session_client(scope["headers"]),
         )
         await self._is_running.wait()
         async with self._bodies.read(scope, receive) as raw:
@@ -112,7 +112,7 @@ class McpEndpoint:
 
     def _read_identity(self, scope: Scope) -> Identity:
         """Returns the user and the mode of the memory. Raises: BadRequest; NotAllowed: it is another user's."""
-        caller = info_of(scope).caller
+        caller = get_request_info(scope).caller
         query = read_query(scope)
         headers = list(scope["headers"])
         refuse_misspelt(headers)
@@ -126,5 +126,5 @@ class McpEndpoint:
         assert context.request is not None  # each call of this endpoint comes with a request over HTTP
         caller: McpCaller = context.request.scope["state"]["mcp"]
         return await self._memory.call(
-            replace(caller, client=client_of(context) or caller.client), tool, arguments
+            replace(caller, client=read_client(context) or caller.client), tool, arguments
         )

@@ -54,7 +54,7 @@ def make_server(perform: PerformsCall) -> Server[Any]:
     return server
 
 
-def client_of(context: CallContext) -> str:
+def read_client(context: CallContext) -> str:
     """Returns name and version of the program that calls; "": they are not known."""
     params = context.session.client_params
     return "" if params is None else client_name(params.client_info.name, params.client_info.version)

@@ -36,7 +36,7 @@ def with_session_id(raw: bytes, send: Send) -> Send:
     return send_with_id
 
 
-def client_of_session(headers: RawHeaders) -> str:
+def read_session_client(headers: RawHeaders) -> str:
     """Returns the name of the client that a request's session has as its id; "": the gateway has made no such id."""
     id = find_header(headers, _SESSION_HEADER)
     if not id or len(id) > _MAX_SESSION_CHARS:

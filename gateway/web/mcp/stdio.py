@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from adapters.json_escapes import without_lone_surrogates
 from gateway.core.memory.mcp_tools import McpAnswer
 from gateway.errors import GatewayError
-from gateway.web.mcp.mcp_protocol import CallContext, client_of, make_server
+from gateway.web.mcp.mcp_protocol import CallContext, make_server, read_client
 
 # Performs the operation `mcp-call` with these arguments, in the process that serves or on the file.
 AsksCommand = Callable[[dict[str, Any]], Any]
@@ -36,7 +36,7 @@ async def _serve(ask: AsksCommand, owner: Mapping[str, Any]) -> None:
     lock = asyncio.Lock()
 
     async def perform(context: CallContext, tool: str, arguments: Mapping[str, Any]) -> McpAnswer:
-        call = {**owner, "client": client_of(context), "tool": tool, "arguments": dict(arguments)}
+        call = {**owner, "client": read_client(context), "tool": tool, "arguments": dict(arguments)}
         async with lock:
             try:
                 answer = await asyncio.to_thread(ask, call)

@@ -39,7 +39,7 @@ from gateway.dialects.responses.socket.unstored import PendingResponse, Unstored
 from gateway.errors import GatewayError, Overloaded, UpstreamBroke
 from gateway.web.body import BodyReader
 from gateway.web.raw_headers import find_header
-from gateway.web.request_info import info_of
+from gateway.web.request_info import get_request_info
 from gateway.web.sockets.arrival import Arrival
 from gateway.web.sockets.queued_response import QueuedResponse, ResponseConnection
 from gateway.web.sockets.socket_request import BodyReceiver, make_request_scope, repeated_headers
@@ -69,7 +69,7 @@ class HandshakeRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not scope["state"].get("opens_socket"):
             raise HTTPException(405)
-        info_of(scope).route = "responses"
+        get_request_info(scope).route = "responses"
         await send({"type": "http.response.start", "status": 101, "headers": []})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -321,7 +321,7 @@ class _Session:
             return
         scope = self._post_scope(response.connection, len(body), pending.memories)
         await self._sockets.edge(scope, BodyReceiver(body), _EventSender(self, pending, response))
-        if (receipt := info_of(scope).receipt) is not None:
+        if (receipt := get_request_info(scope).receipt) is not None:
             if receipt.agent_row:
                 pending.memories.add(receipt.agent_row)
             else:  # a cancelled turn may still be written

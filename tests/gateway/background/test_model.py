@@ -25,7 +25,7 @@ from gateway.run.background.background_model import (
     BackgroundModel,
     BackgroundModels,
     RequestRefused,
-    background_route,
+    find_background_route,
 )
 from gateway.run.background.worker import JobFailed, Postponed
 from gateway.run.receipt import Receipt
@@ -316,7 +316,7 @@ def test_the_cheapest_whose_price_is_known_is_asked_unless_one_is_named(
         ModelSettings("quick", "gpt-small", upstream="b", price=prices[1]),
     )
     memory = MemorySettings(background_model=named)
-    route = background_route(Settings(memory=memory, upstreams=UPSTREAMS, models=models))
+    route = find_background_route(Settings(memory=memory, upstreams=UPSTREAMS, models=models))
     assert (route and route.model) == found
 
 

@@ -22,7 +22,7 @@ from gateway.errors import (
     UpstreamTooLarge,
     UpstreamUnreachable,
 )
-from gateway.run.upstream.provider_errors import failure_of, kind_of, translate
+from gateway.run.upstream.provider_errors import classify_failure, get_error_kind, translate
 
 
 @pytest.mark.parametrize(
@@ -44,8 +44,8 @@ def test_an_error_of_a_provider(error: ProviderError, ours: type[UpstreamError],
     found = translate(error)
     said = f"The gateway got no whole answer from its upstream: {error}."
     assert (type(found), found.message) == (ours, said)
-    assert kind_of(found) == failure.kind
-    assert failure_of(error) == failure
+    assert get_error_kind(found) == failure.kind
+    assert classify_failure(error) == failure
 
 
 def test_an_error_without_words_gets_some() -> None:

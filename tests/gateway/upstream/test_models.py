@@ -15,8 +15,8 @@ from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, NotAuthenticated, SettingsError, UnknownModel, UpstreamUnreachable
 from gateway.limits import Limits
 from gateway.provider_factory import make_providers
-from gateway.run.background.background_model import background_route
-from gateway.run.background.embed import embedder_route
+from gateway.run.background.background_model import find_background_route
+from gateway.run.background.embed import find_embedder_route
 from gateway.run.upstream.model_list import ModelList
 from gateway.run.upstream.route import Route, check_models, resolve_route
 from gateway.settings import (
@@ -147,7 +147,7 @@ def test_a_fallback_that_no_upstream_serves_is_no_mistake_of_the_profile_that_ha
 def test_an_agent_without_a_model_is_no_background_model() -> None:
     memory = MemorySettings(background_model="agent/dumb")
     with pytest.raises(SettingsError, match=r"memory\.background_model: 'agent/dumb' names no model"):
-        background_route(Settings(upstreams=(ONE,), profiles=(DUMB,), memory=memory))
+        find_background_route(Settings(upstreams=(ONE,), profiles=(DUMB,), memory=memory))
 
 
 def test_every_profiles_model_that_no_upstream_serves_is_found_at_the_start() -> None:
@@ -164,8 +164,8 @@ def test_every_profiles_model_that_no_upstream_serves_is_found_at_the_start() ->
 def test_the_settings_may_name_what_callers_may_not() -> None:
     memory = MemorySettings(background_model="one/small", embedder="one/vectors")
     settings = Settings(upstreams=(ONE, TWO), models=(ALIAS,), memory=memory)
-    assert background_route(settings) == Route("one", "small", 100)
-    assert embedder_route(settings) == Route("one", "vectors", 100)
+    assert find_background_route(settings) == Route("one", "small", 100)
+    assert find_embedder_route(settings) == Route("one", "vectors", 100)
     with pytest.raises(UnknownModel):
         resolve_route(settings, "one/small")
 

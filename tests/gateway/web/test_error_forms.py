@@ -15,7 +15,7 @@ from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.web.auth import Guard
 from gateway.web.middleware import Edge
-from gateway.web.request_info import info_of
+from gateway.web.request_info import get_request_info
 from tests.doubles.keys import NoKeys
 
 
@@ -37,7 +37,7 @@ def answer(error: Exception, path: str, *, host: bytes = b"localhost", begun: bo
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
         if path.startswith("/either/"):
-            info_of(scope).error_form = DetailErrors()
+            get_request_info(scope).error_form = DetailErrors()
         if begun:
             headers = [(b"content-type", b"text/event-stream")]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
