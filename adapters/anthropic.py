@@ -20,8 +20,8 @@ import orjson
 from yarl import URL
 
 from adapters.base import ModelReply
-from adapters.claude.error_form import Untranslatable, error_body
-from adapters.claude.reply import next_block_index
+from adapters.claude.error_form import Untranslatable, make_error_body
+from adapters.claude.reply import choose_next_block_index
 from adapters.claude.request import SAMPLING_FIELDS, translate_request
 from adapters.claude.stream import StreamTranslator
 from adapters.claude.thinking import BINDING_BETA
@@ -29,7 +29,7 @@ from adapters.claude.translated_reply import (
     StreamedReply,
     TranslatedReply,
     annotate_reply,
-    message_to_completion,
+    translate_to_completion,
 )
 from adapters.openai import OpenAICompatible
 from adapters.tool_calls import with_call_ids
@@ -102,7 +102,7 @@ class Anthropic(OpenAICompatible):
                 reply = annotate_reply(reply, request.native_first_block_index)
             return reply
         message = f"{self.name} (Anthropic) has no {URL(self.base_url).path}{request.path}."
-        return _error_reply(404, error_body(message, "not_found_error"))
+        return _error_reply(404, make_error_body(message, "not_found_error"))
 
     def has_endpoint(self, path: str) -> bool:
         """Returns whether a path is translated here, or is one of Anthropic's own dialect."""
@@ -125,7 +125,7 @@ class Anthropic(OpenAICompatible):
             _with_binding_beta(request, translated.json), NATIVE_PATH, translated.body, version
         )
         created = int(time.time())
-        first_index = next_block_index(translated.chat.get("messages"))
+        first_index = choose_next_block_index(translated.chat.get("messages"))
         if reply.status == 200 and reply.is_stream:
             options = translated.chat.get("stream_options")
             wants_usage = isinstance(options, dict) and options.get("include_usage") is True
@@ -133,7 +133,7 @@ class Anthropic(OpenAICompatible):
             stream = StreamedReply(reply, translator, translator.feed)
             stream.headers = with_content_type(stream.headers, EVENT_STREAM_TYPE)
             return stream
-        translate = partial(message_to_completion, created=created, first_index=first_index)
+        translate = partial(translate_to_completion, created=created, first_index=first_index)
         return TranslatedReply(reply, translate, "the upstream's answer is no message")
 
     async def _send_count(self, request: ModelRequest) -> ModelReply:
@@ -168,11 +168,11 @@ class Anthropic(OpenAICompatible):
             return _TranslatedRequest(chat, claude_request, orjson.dumps(claude_request))
         except orjson.JSONDecodeError as error:
             message = "We could not parse the JSON body of your request."
-            raise _TranslationFailed(error_body(message, "invalid_request_error")) from error
+            raise _TranslationFailed(make_error_body(message, "invalid_request_error")) from error
         except Untranslatable as error:
             raise _TranslationFailed(error.body()) from error
         except (RecursionError, orjson.JSONEncodeError) as error:  # orjson reads 1,024 levels, and writes 254
-            raise _TranslationFailed(error_body(_TOO_DEEP_MESSAGE, "invalid_request_error")) from error
+            raise _TranslationFailed(make_error_body(_TOO_DEEP_MESSAGE, "invalid_request_error")) from error
 
     async def _call(self, request: ModelRequest, path: str, body: bytes, version: str) -> ModelReply:
         """Sends a request with Anthropic's headers. version: of the API, unless the caller names one."""

@@ -39,7 +39,7 @@ def end_to_end(headers: Iterable[Header]) -> list[Header]:
     return [pair for pair in passed_on if pair[0] not in dropped_names] if dropped_names else passed_on
 
 
-def response_headers(raw_headers: Iterable[tuple[bytes, bytes]]) -> tuple[Header, ...]:
+def choose_response_headers(raw_headers: Iterable[tuple[bytes, bytes]]) -> tuple[Header, ...]:
     """Returns the headers of a response that a proxy passes on.
 
     Hop-by-hop headers are left out, and so is the content coding, since the body is decoded.

@@ -11,7 +11,7 @@ from typing import Final
 import aiohttp
 
 from adapters.errors import ProviderBroke, ProviderError, ProviderTimeout, ProviderTooLarge
-from adapters.headers import response_headers
+from adapters.headers import choose_response_headers
 from adapters.pace import Pace
 from adapters.reply_quota import REPLIES, ReplyQuota, ReplyReservation
 from adapters.sse import EventDecoder, FirstEvent
@@ -69,7 +69,7 @@ class HttpReply:
             self._total_ends_at = sent_at + timeouts.total_s
         # Other statuses are a server's fault (RFC 9110 15).
         self.status = response.status if 100 <= response.status < 600 else 500
-        self.headers: tuple[Header, ...] = response_headers(response.raw_headers)
+        self.headers: tuple[Header, ...] = choose_response_headers(response.raw_headers)
         self.is_stream = is_event_stream(self.status, self.headers)
         self._response = response
         self._timeouts = timeouts

@@ -38,7 +38,7 @@ from gateway.web.client_reply import ClientConnection
 from gateway.web.completions import is_chat_of_agent
 from gateway.web.health import Readiness, health_routes, make_home_routes
 from gateway.web.manage.access import MANAGE_PREFIX
-from gateway.web.messages import messages_error_form, refuse_unknown
+from gateway.web.messages import choose_messages_error_form, refuse_unknown
 from gateway.web.middleware import Edge
 from gateway.web.request_info import get_request_info
 from gateway.web.sockets.responses_socket import ResponsesSockets
@@ -155,7 +155,7 @@ class Gateway:
             self.services.now,
             open_prefixes=open_prefixes,
             error_forms=error_forms,
-            error_form_of=messages_error_form,
+            error_form_of=choose_messages_error_form,
             paths=paths,
             user_paths=user_paths,
             requests=self.services.requests,

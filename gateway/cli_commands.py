@@ -249,14 +249,14 @@ class Commands:
         pages = list(self.client.pages("usage", {**arguments, "limit": _USAGE_ROWS}, "after"))
         rows = [row for page in pages for row in page["data"]]
         if as_csv:
-            from gateway.run.admin.usage_csv import usage_csv
+            from gateway.run.admin.usage_csv import render_usage_csv
 
-            print(usage_csv({"by": pages[0]["by"], "data": rows}).replace("\r\n", "\n"), end="")
+            print(render_usage_csv({"by": pages[0]["by"], "data": rows}).replace("\r\n", "\n"), end="")
         else:
             by = pages[0]["by"]
             keys = self.perform("keys-list", {}) if "key" in by and not as_json else ()
             names = {key["id"]: key["name"] for key in keys}
-            printed.show_list(record_lists.usage_list(by, names), rows, as_json=as_json)
+            printed.show_list(record_lists.make_usage_list(by, names), rows, as_json=as_json)
 
     def add_limit(self, arguments: _Arguments) -> None:
         """Adds a limit and prints it. If no key and no setting names its project, says so: the name may be misspelt."""

@@ -167,7 +167,7 @@ def make_mcp_memory(
         MemoryForgetting(store, views, now),
         now,
     )
-    return McpMemory(tools, Directory(settings).spec_named, accounting, settings.default_profile)
+    return McpMemory(tools, Directory(settings).find_spec_by_name, accounting, settings.default_profile)
 
 
 def make_import_operations(
@@ -193,7 +193,11 @@ def make_import_operations(
     )
     defaults = Defaults(settings.default_user, settings.default_profile)
     return ImportOperations(
-        store=store, now=now, spec_of=Directory(settings).spec_named, performer=performer, defaults=defaults
+        store=store,
+        now=now,
+        spec_of=Directory(settings).find_spec_by_name,
+        performer=performer,
+        defaults=defaults,
     )
 
 

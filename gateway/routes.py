@@ -58,7 +58,7 @@ class DialectPath(NamedTuple):
     # A user's own key may be used here: no request reaches anything of other users.
     is_for_users: bool
     # The form of errors before a route is found (a wrong key, an unknown path), at all paths that begin with this one;
-    # None: OpenAI's form, or what `messages_error_form` returns.
+    # None: OpenAI's form, or what `choose_messages_error_form` returns.
     error_form: ErrorForm | None = None
 
 

@@ -13,7 +13,7 @@ from gateway.core.usage.gen_ai import ModelNames
 from gateway.errors import SettingsError
 from gateway.metrics import Metrics
 from gateway.run.upstream.propagation import get_base_url
-from gateway.run.usage.gen_ai_metrics import model_names
+from gateway.run.usage.gen_ai_metrics import list_model_names
 from gateway.settings import Settings
 from gateway.traces.otlp import OtlpSettings
 
@@ -45,5 +45,5 @@ def make_tracer(
     addresses = {
         each.name: get_base_url(providers[each.name]) for each in settings.upstreams if each.name in providers
     }
-    models = ModelNames(model_names(settings))
+    models = ModelNames(list_model_names(settings))
     return Tracer(otlp, SpanMaker(models, addresses, settings.traces.user), metrics)

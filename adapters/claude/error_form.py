@@ -36,10 +36,10 @@ class Untranslatable(Exception):
 
     def body(self) -> Json:
         """Returns the body of the error reply, in OpenAI's form."""
-        return error_body(self.message, "invalid_request_error", self.param, self.code)
+        return make_error_body(self.message, "invalid_request_error", self.param, self.code)
 
 
-def error_body(message: str, error_type: str, param: str | None = None, code: str | None = None) -> Json:
+def make_error_body(message: str, error_type: str, param: str | None = None, code: str | None = None) -> Json:
     """Returns the body of an error reply in OpenAI's form."""
     return {"error": {"message": message, "type": error_type, "param": param, "code": code}}
 

@@ -37,7 +37,7 @@ def translate_message(message: Json, created: int, first_index: int = 0) -> Json
     """Returns the chat completion for a message, the body of a 200.
 
     created: seconds since 1970, which Anthropic does not report.
-    first_index: the index of the message's first block, see `next_block_index`.
+    first_index: the index of the message's first block, see `choose_next_block_index`.
     """
     parts = _Parts()
     for index, block in enumerate(message.get("content") or (), first_index):
@@ -65,13 +65,13 @@ def translate_message(message: Json, created: int, first_index: int = 0) -> Json
     }
 
 
-def native_reply(message: Json) -> Json:
+def make_native_reply(message: Json) -> Json:
     """Returns the value of the field `NATIVE_REPLY` (adapters/types.py) for a whole message."""
-    blocks = [native_block(block) for block in message.get("content") or ()]
+    blocks = [make_native_block(block) for block in message.get("content") or ()]
     return {"content": blocks, **make_container_field(message)}
 
 
-def native_block(block: Json) -> Json:
+def make_native_block(block: Json) -> Json:
     """Returns a block as `NATIVE_REPLY` has it: a call, which is in `tool_calls`, is only a placeholder."""
     return {"type": "tool_use"} if block.get("type") == "tool_use" else block
 
@@ -177,7 +177,7 @@ def read_ending(source: Json) -> MessageEnding:
     return MessageEnding(_FINISH_REASONS.get(reason, "stop"), native_fields, refusal)
 
 
-def next_block_index(messages: Any) -> int:
+def choose_next_block_index(messages: Any) -> int:
     """Returns the index of the next reply's first block: above the indices of all blocks since the last user message.
 
     Replies in a row may reach the client as one message (hidden tool rounds), and a client would take blocks with the

@@ -19,13 +19,13 @@ from typing import Any, Final
 
 import orjson
 
-from adapters.claude.error_form import error_body, to_openai
+from adapters.claude.error_form import make_error_body, to_openai
 from adapters.claude.reply import (
     CALL_FIELDS,
     MESSAGE_FIELDS,
     THINKING_TYPES,
     make_container_field,
-    native_block,
+    make_native_block,
     place_citations,
     read_ending,
     translate_usage,
@@ -192,7 +192,7 @@ class StreamTranslator:
 
     def _fail(self, event_json: Json) -> list[Event]:
         self.is_over = True
-        body = to_openai(event_json) or error_body("The upstream reported an error", "api_error")
+        body = to_openai(event_json) or make_error_body("The upstream reported an error", "api_error")
         return [_make_event(orjson.dumps(body))]
 
     def _add_usage(self, usage: Any) -> None:
@@ -264,7 +264,7 @@ class StreamTranslator:
             return []
         events = self._end_translated(block)
         if self._is_native:
-            events.append(self._chunk({NATIVE_REPLY: {"content": [native_block(_whole_block(block))]}}))
+            events.append(self._chunk({NATIVE_REPLY: {"content": [make_native_block(_whole_block(block))]}}))
         return events
 
     def _end_translated(self, block: _ContentBlock) -> list[Event]:

@@ -13,7 +13,7 @@ import orjson
 from adapters.base import ModelReply
 from adapters.claude.error_form import translate_error_body
 from adapters.claude.events import NamedEventDecoder
-from adapters.claude.reply import native_reply, translate_message
+from adapters.claude.reply import make_native_reply, translate_message
 from adapters.claude.stream import StreamTranslator
 from adapters.errors import ProviderBroke
 from adapters.json_escapes import read_json_exactly
@@ -139,8 +139,8 @@ class _NativeReply(WholeReply):
         body = await self._reply.read(limit_bytes)
         try:
             message = read_json_exactly(body)
-            completion = message_to_completion(message, self._created, self._first_block_index)
-            completion["choices"][0]["message"][NATIVE_REPLY] = native_reply(message)
+            completion = translate_to_completion(message, self._created, self._first_block_index)
+            completion["choices"][0]["message"][NATIVE_REPLY] = make_native_reply(message)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ProviderBroke("the upstream's answer is no message") from error
         return orjson.dumps({**completion, "native_message": orjson.Fragment(body)})
@@ -149,7 +149,7 @@ class _NativeReply(WholeReply):
         await self._reply.aclose()
 
 
-def message_to_completion(message: Json, created: int, first_index: int) -> Json:
+def translate_to_completion(message: Json, created: int, first_index: int) -> Json:
     """Returns a message as a chat completion. Raises: LookupError: `message` is no message."""
     if message["type"] != "message":
         raise KeyError("type")

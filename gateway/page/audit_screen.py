@@ -11,7 +11,7 @@ from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ListQuery, Screen, ScreenRequest, View
 from gateway.run.admin.audit_operations import ACTIONS, NO_FILTER, AuditFilter, AuditRecord
 from gateway.run.admin.audited_parts import AuditedFact, is_along
-from gateway.run.admin.page_paths import fact_href
+from gateway.run.admin.page_paths import make_fact_href
 
 # The most people who are offered where no entry fits a name.
 _OFFERED_PEOPLE = 10
@@ -122,7 +122,7 @@ def _make_text_parts(record: AuditRecord, facts: set[tuple[str, int]]) -> list[_
 
     def link(seq: int) -> _TextPart:
         uid = record.memory
-        return _TextPart(f"fact {seq}", fact_href(uid, seq) if uid and (uid, seq) in facts else None)
+        return _TextPart(f"fact {seq}", make_fact_href(uid, seq) if uid and (uid, seq) in facts else None)
 
     fact = _shown_fact(record)
     if fact is None:

@@ -11,9 +11,9 @@ from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRout
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Answer, Download, LimitQuery, Screen, ScreenRequest, View
 from gateway.run.admin.audit_operations import AuditOperations, AuditRecord
-from gateway.run.admin.audited_parts import audited_part
+from gateway.run.admin.audited_parts import render_audited_part
 from gateway.run.admin.conversation_views import ConversationPage, LaterMessages
-from gateway.run.admin.memory_names import name_of, user_of
+from gateway.run.admin.memory_names import name_of, name_user_role
 from gateway.run.admin.memory_views import MemoryViews
 
 _Number = Annotated[int, Meta(ge=0, lt=1 << 62)]
@@ -72,7 +72,7 @@ class _ConversationScreens(Struct, frozen=True):
             "conversation.html",
             f"{opening} Conversation {id}" if opening else f"Conversation {id}",
             memory_name=name_of(scope),
-            speaker=user_of(scope),
+            speaker=name_user_role(scope),
             later=later,
             opening=opening,
             forgotten=forgotten,
@@ -92,9 +92,9 @@ class _ConversationScreens(Struct, frozen=True):
         found_forgettings: dict[int, AuditRecord | None] = {}
         for gap in gaps:
             parts = (
-                audited_part("message", gap.seq),
-                audited_part("exchange", gap.exchange),
-                audited_part("conversation", page.conversation.id),
+                render_audited_part("message", gap.seq),
+                render_audited_part("exchange", gap.exchange),
+                render_audited_part("conversation", page.conversation.id),
             )
             # A conversation may go on after it was forgotten.
             forgetting = next(

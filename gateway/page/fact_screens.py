@@ -11,7 +11,7 @@ from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRout
 from gateway.page.page_operations import PageOperations
 from gateway.page.page_request import safe_next
 from gateway.page.screen import ALWAYS_SAVED, SAVED, Action, ActionResult, Answer, Screen, ScreenRequest, View
-from gateway.run.admin.fact_views import FactPage, corrected_texts
+from gateway.run.admin.fact_views import FactPage, list_corrected_texts
 from gateway.run.admin.lost_words import LostWords
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_records import FactRecord
@@ -162,7 +162,7 @@ class _FactScreens(Struct, frozen=True):
         """
         if page.fact.until is not None or not page.before:
             return None
-        old_texts = corrected_texts(page, replaced)
+        old_texts = list_corrected_texts(page, replaced)
         return access.filter(
             await self.lost_words.count_remaining(access.project, access.uid, old_texts, page.fact.text)
         )

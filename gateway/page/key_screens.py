@@ -10,7 +10,7 @@ from gateway.errors import BadRequest, NotAllowed
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ActionResult, Answer, ListQuery, NoFields, Screen, ScreenRequest, View
 from gateway.run.admin.audit_operations import AuditOperations
-from gateway.run.admin.audited_parts import audited_part
+from gateway.run.admin.audited_parts import render_audited_part
 from gateway.run.admin.key_records import KeyKind, KeyRecord, KeyRecords, NewKey
 from gateway.run.admin.list_page import ListPage
 from gateway.settings import DefaultMode
@@ -45,7 +45,7 @@ class _KeyScreens(Struct, frozen=True):
             )
         except BadRequest as error:
             return _make_keys_page(await self.keys.list_page(), error=error, form=form)
-        await self.audit.add(request.visitor.actor, "key_create", what=audited_part("key", key.id))
+        await self.audit.add(request.visitor.actor, "key_create", what=render_audited_part("key", key.id))
         # Not a redirect: only the answer to this request can show the secret.
         if request.is_twin:
             return View(key)
@@ -54,7 +54,7 @@ class _KeyScreens(Struct, frozen=True):
     async def revoke(self, request: ScreenRequest, form: NoFields) -> Answer:
         _require_key_operator(request)
         key = await self.keys.revoke(request.params["id"])
-        await self.audit.add(request.visitor.actor, "key_revoke", what=audited_part("key", key.id))
+        await self.audit.add(request.visitor.actor, "key_revoke", what=render_audited_part("key", key.id))
         return ActionResult(key, "keys")
 
 

@@ -33,10 +33,10 @@ from gateway.run.admin.block_views import BlockDiff
 from gateway.run.admin.conversation_views import ConversationRecord
 from gateway.run.admin.memory_edits import FactExists
 from gateway.run.admin.memory_export import ReadablePart
-from gateway.run.admin.memory_names import name_of, user_of
+from gateway.run.admin.memory_names import name_of, name_user_role
 from gateway.run.admin.memory_records import MemoryRecord
 from gateway.run.admin.memory_views import AgentMemoryPage, MemoryViews
-from gateway.run.admin.plain_text import shell_word
+from gateway.run.admin.plain_text import quote_shell_word
 from gateway.run.admin.recall_trials import TrialRecord
 from gateway.run.admin.trial_changes import describe_changes
 from gateway.run.admin.word_search import Remaining
@@ -189,13 +189,13 @@ class _MemoryScreens(Struct, frozen=True):
 
     async def export(self, request: ScreenRequest, query: NoFields) -> Download:
         access = make_access(request)
-        pages = await self.operations.export.line_pages(access.project, access.uid)
+        pages = await self.operations.export.render_line_pages(access.project, access.uid)
         await self.operations.audit.add(request.visitor.actor, "export", access.uid)
         return Download("application/x-ndjson", _join_lines(pages), f"memory-{access.uid[:8]}.jsonl")
 
     async def export_readable(self, request: ScreenRequest, query: NoFields) -> HtmlDownload:
         access = make_access(request)
-        parts = await self.operations.export.readable_parts(access.project, access.uid)
+        parts = await self.operations.export.render_readable_parts(access.project, access.uid)
         await self.operations.audit.add(request.visitor.actor, "export", access.uid)
         # An operator's copy is for the person, so it has the same words.
         return HtmlDownload("me_export.html", _part_contexts(parts), f"memory-{access.uid[:8]}.html")
@@ -316,7 +316,9 @@ class _MemoryScreens(Struct, frozen=True):
         access = make_access(request)
         memory = await self.views.get(access.project, access.uid)
         await request.note_read(access.uid)
-        return _OpenedMemory(access, memory.id, name_of(memory.scope), memory.paused, user_of(memory.scope))
+        return _OpenedMemory(
+            access, memory.id, name_of(memory.scope), memory.paused, name_user_role(memory.scope)
+        )
 
     async def _describe_changes(self, access: MemoryAccess, id: str, trial: TrialRecord) -> str:
         """Returns why a request chose other texts than a trial (`describe_changes`); "": it has no record here."""
@@ -363,7 +365,7 @@ def _link_command(memory: MemoryRecord) -> str:
         body["profile"] = memory.profile
     return (
         'curl http://GATEWAY/v1/memory/links -H "authorization: Bearer KEY" -H "content-type: application/json"'
-        f" -d {shell_word(json.dumps(body))}"
+        f" -d {quote_shell_word(json.dumps(body))}"
     )
 
 

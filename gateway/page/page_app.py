@@ -59,8 +59,8 @@ from gateway.page.sign_in_pages import SIGN_IN_PATHS, SignInPages
 from gateway.page.visitor import PersonLink, Visitor, make_session_name
 from gateway.run.admin.link_operations import Right
 from gateway.run.admin.memory_edits import LINK
-from gateway.run.admin.page_paths import STATIC, part_of
-from gateway.run.admin.page_reads import limited_reads
+from gateway.run.admin.page_paths import STATIC, parse_part
+from gateway.run.admin.page_reads import limit_reads
 from gateway.settings import Settings
 from storage.errors import StoreError, TooSlow
 
@@ -258,7 +258,7 @@ class PageApp:
     async def _show(self, request: PageRequest, screen: Screen, screen_request: ScreenRequest) -> PageReply:
         """Returns a screen."""
         async with self._search_lock if screen.searches else nullcontext(), self._read_slots:
-            with limited_reads(self._read_s):
+            with limit_reads(self._read_s):
                 answer = await screen.show(screen_request, screen_request.query)
         # In a thread: rendering a long list takes some ten milliseconds, and streams must go on meanwhile.
         async with self._render_lock:
@@ -362,7 +362,7 @@ class _Pattern(Struct, frozen=True):
         if match is None:
             return None
         parts = {name: self.convertors[name].convert(text) for name, text in match.groupdict().items()}
-        return {name: part_of(part) if isinstance(part, str) else part for name, part in parts.items()}
+        return {name: parse_part(part) if isinstance(part, str) else part for name, part in parts.items()}
 
 
 class _CompiledRoute(NamedTuple):

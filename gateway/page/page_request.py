@@ -20,7 +20,7 @@ from gateway.errors import BadRequest, BodyTooLarge, CallerError
 from gateway.page.defence import RawHeader, read_header_values
 from gateway.page.shown_text import as_typed
 from gateway.page.visitor import Visitor
-from gateway.run.admin.fault_errors import refusal
+from gateway.run.admin.fault_errors import make_fault_error
 
 S = TypeVar("S", bound=Struct)
 
@@ -132,7 +132,7 @@ def read_fields(value: Mapping[str, Any], fields_type: type[S], *, is_text: bool
     try:
         return convert(value, fields_type, strict=not is_text)
     except InvalidValue as error:
-        raise refusal(error.fault) from error
+        raise make_fault_error(error.fault) from error
 
 
 def read_typed_text(form: Mapping[str, str]) -> str:

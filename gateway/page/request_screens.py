@@ -18,7 +18,7 @@ from gateway.run.admin.block_views import BlocksSince
 from gateway.run.admin.conversation_views import Question
 from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.memory_records import FactRecord, MessageRecord
-from gateway.run.admin.page_paths import fact_href, page_path
+from gateway.run.admin.page_paths import make_fact_href, page_path
 from gateway.run.admin.request_records import ExplainedRequest, RequestRecord, WindowPart, WindowRecord
 
 # The cells of the bar that shows a window.
@@ -386,7 +386,7 @@ def _list_prompt_texts(
         if block.text_before:
             texts.append(PromptText("block", label, href, block.text_before, is_changed=True))
     for fact in standing:
-        texts.append(PromptText("fact", fact.seq, fact_href(memory, fact.seq), fact.text))
+        texts.append(PromptText("fact", fact.seq, make_fact_href(memory, fact.seq), fact.text))
     return texts
 
 

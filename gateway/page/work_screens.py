@@ -16,7 +16,7 @@ from gateway.page.screen import (
     View,
 )
 from gateway.run.admin.audit_operations import AuditOperations
-from gateway.run.admin.audited_parts import audited_part
+from gateway.run.admin.audited_parts import render_audited_part
 from gateway.run.admin.work_operations import WorkOperations
 
 
@@ -42,18 +42,18 @@ class _WorkScreens(Struct, frozen=True):
     async def retry_job(self, request: ScreenRequest, form: NoFields) -> Answer:
         id = request.params["id"]
         job = await self.work.retry_job(request.visitor.project, id)
-        await self.audit.add(request.visitor.actor, "job_retry", what=audited_part("job", id))
+        await self.audit.add(request.visitor.actor, "job_retry", what=render_audited_part("job", id))
         return ActionResult(job, "work")
 
     async def cancel_job(self, request: ScreenRequest, form: NoFields) -> Answer:
         id = request.params["id"]
         job = await self.work.cancel_job(request.visitor.project, id)
-        await self.audit.add(request.visitor.actor, "job_cancel", what=audited_part("job", id))
+        await self.audit.add(request.visitor.actor, "job_cancel", what=render_audited_part("job", id))
         return ActionResult(job, "work")
 
     async def cancel_batch(self, request: ScreenRequest, form: NoFields) -> Answer:
         batch = await self.work.cancel_batch(request.visitor.project, request.params["id"])
-        await self.audit.add(request.visitor.actor, "job_cancel", what=audited_part("batch", batch.id))
+        await self.audit.add(request.visitor.actor, "job_cancel", what=render_audited_part("batch", batch.id))
         return ActionResult(batch, "work")
 
 

@@ -22,7 +22,7 @@ from gateway.core.request.identity import Identity
 from gateway.errors import Conflict
 from gateway.run.background.worker import Worker, WorkerLimits
 from gateway.run.chat import Chat
-from gateway.run.event_log import stored_events
+from gateway.run.event_log import load_events
 from gateway.run.memory.leases import lock_name
 from gateway.run.receipt import Receipt
 from gateway.run.receipts import Receipts
@@ -200,7 +200,7 @@ class BackgroundResponses:
                     after = max(after, log.next_number - 1)
                 # Loaded before the events are read: if the run is over here, all its events are stored.
                 now = await self.store.runs.find_run(run.agent_row, run.id)
-                async for number, event in stored_events(self.store, run, after):
+                async for number, event in load_events(self.store, run, after):
                     after = number
                     yield event
                     if self.dialect.end_in(event) is not None:

@@ -33,7 +33,7 @@ from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.tools.call_journal import CallJournal
 from gateway.run.upstream.endpoint import Endpoint
-from gateway.run.upstream.endpoint_form import NATIVE_FORM, endpoint_form_for, native_body_for
+from gateway.run.upstream.endpoint_form import NATIVE_FORM, choose_endpoint_form, choose_native_body
 from gateway.run.upstream.route import Route
 from gateway.run.upstream_call import PromptFacts
 
@@ -102,7 +102,7 @@ class ChatCall:
         if self.native is not None:
             self.receipt.headers["x-mnemogate-memory"] = self.memory_state
             return self._native_request(self.native, target, self.spec.system)
-        native = native_body_for(self.request, endpoint)
+        native = choose_native_body(self.request, endpoint)
         if native is not None:
             self.fill_receipt(NATIVE_FORM)
             changes = replace(
@@ -111,7 +111,7 @@ class ChatCall:
             return self._native_body_request(
                 target, native.upstream_path, native.render(target.model, changes)
             )
-        form = endpoint_form_for(self.request, endpoint, target.model)
+        form = choose_endpoint_form(self.request, endpoint, target.model)
         prompt = Prompt(self.request, target, form)
         is_cut = target.context_window is not None
         if is_cut:
@@ -145,7 +145,7 @@ class ChatCall:
         """
         if self.native is not None:
             return self._native_request(self.native, target, prompt.system, prompt.composition.notes)
-        native = native_body_for(self.request, endpoint)
+        native = choose_native_body(self.request, endpoint)
         if native is None:
             return self._model_request(target, prompt.body(hidden_rounds, budget_tokens, offer))
         changes = prompt.changes(hidden_rounds, budget_tokens, offer)

@@ -52,11 +52,11 @@ from gateway.run.turn import TurnRun
 from gateway.run.turn_services import TurnServices
 from gateway.run.upstream.attempts import Attempts, ModelSource
 from gateway.run.upstream.endpoint import Endpoint
-from gateway.run.upstream.endpoint_form import endpoint_form_for, native_body_for
+from gateway.run.upstream.endpoint_form import choose_endpoint_form, choose_native_body
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.relay import relay
 from gateway.run.upstream.replayed_replies import ReplayedReplies
-from gateway.run.upstream.route import Route, agent_route, check_models, resolve_route
+from gateway.run.upstream.route import Route, check_models, make_agent_route, resolve_route
 from gateway.run.usage.limiter import Limiter, PlannedCall
 from gateway.settings import Settings
 from storage.records import Agent, Scope
@@ -172,10 +172,10 @@ class Chat:
 
     def _takes_whole(self, model: str, request: ChatRequest) -> bool:
         """Returns whether all upstreams of a model take a request: its tools, and fields that have no translation."""
-        endpoints = [*self.failover.endpoints_of(self.route_of(model))]
+        endpoints = [*self.failover.list_endpoints(self.route_of(model))]
         body = request.native_body
         is_untranslatable = body is not None and bool(body.untranslatable)
-        if is_untranslatable and any(native_body_for(request, endpoint) is None for endpoint in endpoints):
+        if is_untranslatable and any(choose_native_body(request, endpoint) is None for endpoint in endpoints):
             return False
         tools = [tool for tool in request.json.get("tools") or () if isinstance(tool, dict)]
         tool_types = {str(tool.get("type")) for tool in tools}
@@ -229,7 +229,7 @@ class Chat:
     def _route_for(self, resolved: Resolved) -> Route:
         """Returns the route to the model that a request names, or to the model of the agent that it names."""
         if resolved.identity.agent is not None and asks_agent(resolved.request.model):
-            return agent_route(self._settings, resolved.spec)
+            return make_agent_route(self._settings, resolved.spec)
         return self.route_of(resolved.request.model)
 
     async def context_window(self, request: ChatRequest, request_context: RequestContext) -> int | None:
@@ -319,10 +319,10 @@ class Chat:
         model = str(names.get("model") or "")
         if asks_agent(model) or _AGENT in dict(request_context.headers):
             identity = self.resolver.identify_names(names, request_context)
-            spec = self.directory.spec_for(identity)
+            spec = self.directory.find_requested_spec(identity)
             if spec is None:
                 return False
-            route = agent_route(self._settings, spec) if asks_agent(model) else self.route_of(model)
+            route = make_agent_route(self._settings, spec) if asks_agent(model) else self.route_of(model)
         else:
             route = self.route_of(model)
         endpoints = self.failover.endpoints[route.upstream]
@@ -409,8 +409,8 @@ class Chat:
     def _all_take_native_body(self, call: ChatCall) -> bool:
         """Returns whether all endpoints that may answer a request speak its client's dialect."""
         return call.request.native_body is not None and all(
-            native_body_for(call.request, endpoint) is not None
-            for endpoint in self.failover.endpoints_of(call.route)
+            choose_native_body(call.request, endpoint) is not None
+            for endpoint in self.failover.list_endpoints(call.route)
         )
 
     async def _run_turn(
@@ -457,7 +457,7 @@ async def _prompt_without_memory(call: ChatCall, attempts: Attempts) -> Prompt:
     prompt = Prompt(
         request,
         target,
-        endpoint_form_for(request, attempts.endpoint, target.model),
+        choose_endpoint_form(request, attempts.endpoint, target.model),
         call.spec.system,
         changes_prefix=call.may_have_had_memory,
     )

@@ -31,7 +31,7 @@ from gateway.run.tools.toolbox import Toolbox
 from gateway.run.tree_memory import TreeMemory
 from gateway.run.turn_services import TurnServices
 from gateway.run.upstream.attempts import Attempts
-from gateway.run.upstream.endpoint_form import endpoint_form_for
+from gateway.run.upstream.endpoint_form import choose_endpoint_form
 from storage.errors import Stale, StoreError, is_known
 
 _log = logging.getLogger("mnemogate")
@@ -161,7 +161,7 @@ class ChatMemory:
         block_edits = BlockEdits(list(memory_context.blocks))
         toolbox = self.agents.toolbox(call, memory_context, block_edits)
         while True:
-            form = endpoint_form_for(request, attempts.endpoint, attempts.target.model)
+            form = choose_endpoint_form(request, attempts.endpoint, attempts.target.model)
             try:
                 prompt = await keeper.composer.make_prompt(memory_context, form, toolbox.definitions())
                 break

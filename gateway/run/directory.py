@@ -104,10 +104,10 @@ class NoAgents(Struct, frozen=True):
         raise AssertionError("no agent is found here")
 
     def toolbox(self, call: ChatCall, context: MemoryContext, edits: BlockEdits) -> Toolbox:
-        return memory_tools(self.keeper, context, edits) if context.offered else NO_TOOLS
+        return make_memory_tools(self.keeper, context, edits) if context.offered else NO_TOOLS
 
 
-def memory_tools(
+def make_memory_tools(
     keeper: MemoryKeeper, context: MemoryContext, edits: BlockEdits, archives: SearchesPassages | None = None
 ) -> MemoryTools:
     """Returns the memory tools of a turn. archives: those that a search reads besides the memory's own."""
@@ -132,13 +132,13 @@ class Directory:
         self._by_name = {spec.name: spec for spec in self.specs}
         self._default = _spec_of(ProfileSettings(DEFAULT_PROFILE), settings.memory)
 
-    def spec_for(self, identity: Identity) -> AgentSpec | None:
+    def find_requested_spec(self, identity: Identity) -> AgentSpec | None:
         """Returns the agent that a request asks for; None: the settings declare no such agent."""
         spec = self._by_name.get(identity.profile)
         # The default need not be declared.
         return self._default if spec is None and identity.agent is None else spec
 
-    def spec_named(self, name: str) -> AgentSpec | None:
+    def find_spec_by_name(self, name: str) -> AgentSpec | None:
         """Returns the agent of the profile with this name; None: the settings declare no such profile."""
         return self._by_name.get(name, self._default if name == self._default.name else None)
 

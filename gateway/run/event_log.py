@@ -111,7 +111,7 @@ class EventLog:
         self._pop_unwritten()
         await self.flush()
         self.epoch = epoch
-        numbered = [each async for each in stored_events(self.store, self.run, 0)]
+        numbered = [each async for each in load_events(self.store, self.run, 0)]
         last = max(self.next_number - 1, numbered[-1].number if numbered else 0)
         self._newest.clear()
         self._newest_bytes = 0
@@ -203,7 +203,7 @@ class EventLog:
             first = self._newest[0].number if self._newest else self.next_number
             if number + 1 < first:
                 is_found = False
-                async for at, event in stored_events(self.store, self.run, number):
+                async for at, event in load_events(self.store, self.run, number):
                     if at >= first:
                         break  # this event, and those before it that the store lacks, are in memory
                     is_found = True
@@ -254,7 +254,7 @@ def _warn_unwritten(error: BaseException) -> None:
     )
 
 
-async def stored_events(store: Store, run: Run, after: int) -> AsyncIterator[NumberedEvent]:
+async def load_events(store: Store, run: Run, after: int) -> AsyncIterator[NumberedEvent]:
     """Yields the stored events after a number. Raises: StoreError."""
     while True:
         rows = await store.run_texts.load_texts(

@@ -68,7 +68,7 @@ class NativeChat:
         """
         resolver = self._chat.resolver
         identity = resolver.identify(native.chat, request_context)
-        spec = self._chat.directory.spec_for(identity)
+        spec = self._chat.directory.find_requested_spec(identity)
         assert spec is not None  # else there is no memory
         looked_up_in: MemoryKey | None = None
         if identity.scope is not None:
@@ -134,7 +134,7 @@ class NativeChat:
         """Writes the turn of a deferred reply that has ended, and removes its row. reader: has read the reply."""
         identity = row.reply.identity
         reply = reader.reply()
-        spec = self._chat.directory.spec_for(identity)
+        spec = self._chat.directory.find_requested_spec(identity)
         scope = identity.scope
         if spec is None or scope is None or reply.end is not FINISHED:
             await self.deferred.remove(row)

@@ -22,7 +22,7 @@ from storage.records import DEFAULT_PROJECT, Scope
 CLIENT_GONE: Final = 499  # nginx's status for it; it appears in logs, metrics and receipts only
 
 
-def stored_model_name(upstream: str, model: str) -> str:
+def mask_model_name(upstream: str, model: str) -> str:
     """Returns the name under which a turn's model is stored. Keys in it are masked, since callers put them there."""
     return mask_keys_in_name(f"{upstream}/{model}")
 
@@ -167,7 +167,7 @@ class Receipt(Struct, eq=False, weakref=True):
     def answering_model(self) -> str:
         """Returns the model that was asked last, by the name that is stored with its turn; "": no model was asked."""
         call = self.last_call
-        return "" if call is None else stored_model_name(call.upstream, call.model)
+        return "" if call is None else mask_model_name(call.upstream, call.model)
 
     def count_usage(self, text: str) -> Json | None:
         """Returns the usage of a reply with a text, by the gateway's count; None: the prompt is not known."""
@@ -233,7 +233,7 @@ class Receipt(Struct, eq=False, weakref=True):
         The gateway's share is the time before the upstream was first called, and the time since its last reply began.
         """
         now = time.perf_counter()
-        self.added_ms = self.added_so_far(now)
+        self.added_ms = self.measure_added_ms(now)
         self.first_ms = (now - self.begun) * 1000
         headers = [(name, value) for name, value in self.headers.items() if value is not None]
         headers.append(("x-mnemogate-added-ms", f"{self.added_ms:.2f}"))
@@ -249,7 +249,7 @@ class Receipt(Struct, eq=False, weakref=True):
             upstream = [header for header in upstream if header[0] not in limit_names]
         return [*upstream, *self.rate_limits, *self.note_head()]
 
-    def added_so_far(self, now: float | None = None) -> float:
+    def measure_added_ms(self, now: float | None = None) -> float:
         """Returns the gateway's share of the time until now, in milliseconds. now: by `time.perf_counter()`."""
         now = time.perf_counter() if now is None else now
         before_call_s = (self._first_called_at or now) - self.begun

@@ -30,7 +30,7 @@ def set_current_receipt(receipt: Receipt) -> Token[ref[Receipt] | None]:
     return _current.set(ref(receipt))
 
 
-def current_receipt() -> Receipt | None:
+def find_current_receipt() -> Receipt | None:
     """Returns the receipt of the work within which this task runs; None: it has none, or that has ended."""
     reference = _current.get()
     return None if reference is None else reference()
@@ -55,7 +55,7 @@ def begin_memory_call(
         is_background=is_background,
         sent_tokens=estimate_prompt_tokens(request.body),
     )
-    if (receipt := current_receipt()) is not None:
+    if (receipt := find_current_receipt()) is not None:
         receipt.add_call(call)
     return call
 
@@ -118,7 +118,7 @@ class Receipts:
         """
         receipt = Receipt(time.perf_counter(), project=project, key_id=key_id, work=Work(kind, agent_row))
         if self.tracer is not None:
-            waiting = current_receipt() if is_awaited else None
+            waiting = find_current_receipt() if is_awaited else None
             if waiting is None:
                 receipt.trace = self.tracer.begin()
             elif waiting.trace is not None:

@@ -88,7 +88,7 @@ class RefusedParts:
             prompt = remove(prompt) or prompt
         return prompt
 
-    def rounds_without(self, rounds: Sequence[WireMessage]) -> tuple[WireMessage, ...]:
+    def drop_results(self, rounds: Sequence[WireMessage]) -> tuple[WireMessage, ...]:
         """Returns messages that begin with those of hidden rounds, without the results that are left out."""
         stripped, others = rounds[: self._stripped_count], rounds[self._stripped_count :]
         return *map(without_result, stripped), *others
@@ -108,7 +108,7 @@ class RefusedParts:
     def note_in_outcome(self, outcome: TurnOutcome) -> TurnOutcome:
         """Returns an outcome as it is stored, so that later prompts leave out the same."""
         if self._stripped_count:  # the messages of hidden rounds come first
-            outcome = replace(outcome, full_reply=self.rounds_without(outcome.full_reply))
+            outcome = replace(outcome, full_reply=self.drop_results(outcome.full_reply))
         if self._removals:
             # Later prompts read the note in the shown reply, and a reply of one message is stored as the shown reply.
             is_noted = self.saves_steps or len(outcome.full_reply) == 1

@@ -63,7 +63,7 @@ class Resolver:
         self._agents = agents
         self._max_body_bytes = settings.server.max_body_bytes
         # The rules by which a project's requests are read. Parameters: the project, and the memory mode of the key.
-        self.rules = lru_cache(maxsize=256)(partial(rules_of, settings))
+        self.rules = lru_cache(maxsize=256)(partial(make_identity_rules, settings))
         # They hold the last system prompt of the project.
         keeper.store.forgetting.when_gone(self.rules.cache_clear)
         self._has_warned_of_no_user = False
@@ -108,7 +108,7 @@ class Resolver:
                 request, request.native_body, request.native_body.thread, request_context
             )
         identity = self.identify(request, request_context)
-        profile = self._directory.spec_for(identity)
+        profile = self._directory.find_requested_spec(identity)
         spec = profile
         if spec is None:
             spec, identity = await self._get_stored_agent(identity, request.model, request_context)
@@ -142,7 +142,7 @@ class Resolver:
             return request
         # Without `memory_choice`, which comes from the ids: the ids must not decide from which memory they are read.
         identity = self.identify(replace(request, memory_choice=None), request_context)
-        if self._directory.spec_for(identity) is None:
+        if self._directory.find_requested_spec(identity) is None:
             _, identity = await self._get_stored_agent(identity, request.model, request_context)
         if identity.scope is not None:
             await self._turns.wait_written(identity.scope)
@@ -156,7 +156,10 @@ class Resolver:
 
     def is_for_agent(self, model: str, request_context: RequestContext) -> bool:
         """Returns whether a header names an agent that no profile declares. Raises: BadRequest."""
-        return self._directory.spec_for(self.identify_names({"model": model}, request_context)) is None
+        return (
+            self._directory.find_requested_spec(self.identify_names({"model": model}, request_context))
+            is None
+        )
 
     def memory_state(self, request: ChatRequest, request_context: RequestContext) -> MemoryState:
         """Returns the state of memory by the request alone.
@@ -167,7 +170,7 @@ class Resolver:
         Raises: BadRequest.
         """
         identity = self.identify(request, request_context)
-        spec = self._directory.spec_for(identity)
+        spec = self._directory.find_requested_spec(identity)
         if spec is None:
             return "off"
         if identity.scope is not None or spec.system:
@@ -219,7 +222,7 @@ class Resolver:
     def _with_unnamed_memory(self, identity: Identity, request: ChatRequest) -> Identity:
         """Returns an identity, with the memory that the request chose if it names no user or asks to be stored."""
         choice = request.memory_choice
-        if choice is None or self._directory.spec_for(identity) is None:
+        if choice is None or self._directory.find_requested_spec(identity) is None:
             return identity
         if identity.scope is not None and (identity.user is not None or choice.scope is None):
             return identity.with_history() if choice.asks_to_be_stored else identity
@@ -299,7 +302,7 @@ def _with_turn_apart(identity: Identity, choice: MemoryChoice | None) -> Identit
     return identity.with_turn_apart(choice.conversation_key)
 
 
-def rules_of(settings: Settings, project: str, key_mode: str | None = None) -> IdentityRules:
+def make_identity_rules(settings: Settings, project: str, key_mode: str | None = None) -> IdentityRules:
     """Returns the rules by which a project's requests are read. key_mode: the memory mode of the caller's key."""
     memory = settings.memory
     project_settings = settings.projects.get(project)

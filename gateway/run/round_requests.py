@@ -17,7 +17,7 @@ from gateway.run.memory.prompt import Prompt
 from gateway.run.refused_parts import RefusedParts
 from gateway.run.turn_saving import TurnMemory
 from gateway.run.upstream.endpoint import Endpoint
-from gateway.run.upstream.endpoint_form import endpoint_form_for
+from gateway.run.upstream.endpoint_form import choose_endpoint_form
 
 _log = logging.getLogger("mnemogate")
 
@@ -55,7 +55,7 @@ class RoundRequests:
         receipt = self.call.receipt
         is_other = target != self.prompt.target or endpoint is not self.endpoint
         whole_prompt = await self._prompt_for(target, endpoint) if is_other else self.prompt
-        hidden_rounds = self.refused_parts.rounds_without(self.model_call.messages)
+        hidden_rounds = self.refused_parts.drop_results(self.model_call.messages)
         prompt = self.refused_parts.without(whole_prompt)
         if hidden_rounds:
             prompt = await fit_rounds(prompt, hidden_rounds)
@@ -87,7 +87,7 @@ class RoundRequests:
 
     async def _prompt_for(self, target: Target, endpoint: Endpoint) -> Prompt:
         """Returns the prompt for another target. Raises: ContextExceeded."""
-        form = endpoint_form_for(self.call.request, endpoint, target.model)
+        form = choose_endpoint_form(self.call.request, endpoint, target.model)
         if self.memory is not None:
             return await self.memory.retarget(self.prompt, target, form)
         prompt = replace(self.prompt, target=target, form=form)

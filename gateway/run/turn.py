@@ -42,7 +42,7 @@ from gateway.run.turn_services import TurnServices
 from gateway.run.upstream.attempts import ModelSource
 from gateway.run.upstream.keepalive import KEEP_ALIVE, await_with_keep_alives, keep_alive
 from gateway.run.upstream.provider_errors import translate
-from gateway.run.upstream.relay import forwarded_headers
+from gateway.run.upstream.relay import choose_forwarded_headers
 from storage.errors import StoreError
 
 _log = logging.getLogger("mnemogate")
@@ -228,7 +228,7 @@ class TurnRun:
             if self.sink.has_started:
                 sending = self._with_comments(sending)
             reply = await sending
-            headers = forwarded_headers(reply.headers)
+            headers = choose_forwarded_headers(reply.headers)
             self._turn.feed(events.ReplyStarted(reply.status, headers))
             self._usage = self._turn.usage
             if reply.is_stream:

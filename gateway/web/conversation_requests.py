@@ -28,7 +28,7 @@ from gateway.errors import BadRequest, BodyTooLarge, Conflict, UnknownId, Unknow
 from gateway.run.response_conversations import ResponseConversation, ResponseConversations
 from gateway.run.stored_responses import ResponseOwner
 from gateway.web.body import BodyReader, parse_object
-from gateway.web.turn_items import group_turns, render_turn, system_items
+from gateway.web.turn_items import choose_system_items, group_turns, render_turn
 
 CONVERSATIONS_PATH: Final = "/v1/conversations"
 # The most items that one request may create, as OpenAI has it.
@@ -98,7 +98,7 @@ class GatewayConversations:
         waiting = conversation.items
         turns = await self.conversations.load_turns(conversation)
         return [
-            ItemGroup(lambda: system_items(waiting)),
+            ItemGroup(lambda: choose_system_items(waiting)),
             *group_turns(turns, partial(render_turn, shows_sealed_thoughts=shows_sealed_thoughts)),
             ItemGroup(lambda: [item for item in waiting if item.get("role") not in SYSTEM_ROLES]),
         ]

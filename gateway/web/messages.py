@@ -52,7 +52,7 @@ def is_anthropic_client(scope: Scope) -> bool:
     return find_header(scope["headers"], _VERSION_HEADER) is not None
 
 
-def messages_error_form(scope: Scope) -> ErrorForm | None:
+def choose_messages_error_form(scope: Scope) -> ErrorForm | None:
     """Returns the form of errors for Anthropic's clients; None: this request is of another API."""
     path = scope["path"]
     if path == MESSAGES_PATH or _is_messages_subpath(scope):

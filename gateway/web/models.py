@@ -47,7 +47,7 @@ def make_model_routes(models: ModelList, list_agents: NamesAgents) -> list[Route
         upstream = read_upstream_name(request.scope["headers"])
         agent_entries = await list_agent_entries(info)
         # If the caller has agents, they are listed even if an upstream fails.
-        upstream_entries = await models.entries_for(
+        upstream_entries = await models.list_entries_for(
             info.caller.credential, upstream, has_others=bool(agent_entries)
         )
         entries = (*agent_entries, *upstream_entries)

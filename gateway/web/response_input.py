@@ -23,7 +23,7 @@ from gateway.run.memory.named_turns import NamedTurn, TurnLocation
 from gateway.run.response_conversations import ResponseConversations
 from gateway.run.stored_responses import ResponseOwner
 from gateway.web.response_finder import LocatedResponse, ResponseFinder
-from gateway.web.turn_items import group_turns, render_turn, system_items
+from gateway.web.turn_items import choose_system_items, group_turns, render_turn
 from storage.records import Run
 
 
@@ -113,5 +113,5 @@ class ResponseInput:
         if is_gateway_id(conversation_id):
             with suppress(UnknownId):
                 conversation = await self.conversations.get(owner, conversation_id)
-                return [ItemGroup(lambda: system_items(conversation.items))]
+                return [ItemGroup(lambda: choose_system_items(conversation.items))]
         return []

@@ -13,7 +13,7 @@ from gateway.dialects.responses.stored_response import read_call_forms
 from gateway.run.memory.named_turns import NamedTurn
 
 
-def system_items(waiting_items: Sequence[Json]) -> list[Json]:
+def choose_system_items(waiting_items: Sequence[Json]) -> list[Json]:
     """Returns the system and developer messages of a conversation, which each response reads."""
     return [item for item in waiting_items if item.get("role") in SYSTEM_ROLES]
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.claude.content import make_assistant_blocks
-from adapters.claude.reply import native_reply, translate_message
+from adapters.claude.reply import make_native_reply, translate_message
 from adapters.claude.request import translate_request
 from adapters.claude.stream import StreamTranslator
 from adapters.types import NATIVE_REPLY, Event
@@ -132,7 +132,7 @@ def test_a_reply_in_its_own_dialect_goes_back_block_by_block(blocks: list[Json],
         reply = streamed(message, is_native=True)
     else:
         reply = translate_message(message, 0)["choices"][0]["message"]
-        reply[NATIVE_REPLY] = native_reply(message)
+        reply[NATIVE_REPLY] = make_native_reply(message)
     kept = [block for block in blocks if block["type"] != "text" or block["text"].strip()]
     while kept and kept[-1]["type"] in THOUGHTS:
         kept.pop()

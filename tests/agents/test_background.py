@@ -23,7 +23,7 @@ from gateway.agents.runs.background.run_logs import RunLogs
 from gateway.agents.runs.send_queue import MAX_SENDS
 from gateway.core.ids import id_of, new_uid, uid_of
 from gateway.core.turn.calls import INTERRUPTED_RESULT
-from gateway.run.event_log import stored_events
+from gateway.run.event_log import load_events
 from gateway.settings import ToolSettings, UpstreamSettings
 from storage.commands import RunAccept
 from storage.errors import NotFound, Unavailable
@@ -747,7 +747,7 @@ def test_events_that_a_dead_process_has_left_without_an_end_are_read_once(
         (entry,) = await store.runs.list_runs("default", RunFilter(), Page())
         run, loaded = entry.run, await store.agents.find_by_id(entry.run.agent_row)
         assert loaded is not None
-        logged = [event async for _, event in stored_events(store, run, 0)][:3]
+        logged = [event async for _, event in load_events(store, run, 0)][:3]
         await store.responses.drop_events(run.agent_row, run.id)
         await store.run_texts.add_events(run.agent_row, run.id, 3, b"".join(logged), epoch=loaded.epoch)
 

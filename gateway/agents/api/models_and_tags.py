@@ -43,7 +43,7 @@ class ModelAndTagRoutes:
         """List the models that the caller may ask."""
         caller = get_request_info(request.http.scope).caller
         resolver = self._api.registry.resolver
-        names = [str(entry["id"]) for entry in await self._api.models.entries_for(caller.credential)]
+        names = [str(entry["id"]) for entry in await self._api.models.list_entries_for(caller.credential)]
         shown = [
             render_model(resolver.model_handle(name), resolver.model_window(name))
             for name in names

@@ -16,7 +16,7 @@ from gateway.core import ids
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.errors import BadRequest, UnknownModel
 from gateway.run.upstream.failover import Failover
-from gateway.run.upstream.route import agent_route
+from gateway.run.upstream.route import make_agent_route
 from gateway.settings import Settings
 from storage.batch_records import Batch, BatchCounts, BatchItem, BatchState, ItemDraft
 from storage.errors import NotFound, StoreError
@@ -112,7 +112,7 @@ class BatchRequests(Struct, frozen=True):
             project, item.agent_uid, item.conversation_name, model=item.model, system=item.system
         )
         try:
-            route = agent_route(self.settings, resolved.spec)
+            route = make_agent_route(self.settings, resolved.spec)
         except UnknownModel:
             return
         provider = self.providers.get(route.upstream)

@@ -12,7 +12,7 @@ from gateway.agents.batches.job import BatchJobs
 from gateway.metrics import Metrics
 from gateway.run.background.retention import YOUNG_S
 from gateway.run.background.tasks import PeriodicTask
-from gateway.run.background.worker import Worker, WorkerLimits, receipt_opener
+from gateway.run.background.worker import Worker, WorkerLimits, make_receipt_opener
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.receipts import Receipts
 from gateway.settings import BatchSettings
@@ -53,7 +53,7 @@ class BatchService:
             limits,
             count_outcome=count_outcome,
             count_waiting=lambda: jobs.waiting_jobs,
-            open_receipt=receipt_opener(receipts, BATCH_JOB),
+            open_receipt=make_receipt_opener(receipts, BATCH_JOB),
         )
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:

@@ -70,9 +70,9 @@ from gateway.run.tools.toolbox import MAX_PARALLEL
 from gateway.run.turn import TurnRun
 from gateway.run.turn_services import TurnLimits, TurnServices
 from gateway.run.upstream.endpoint import Endpoint
-from gateway.run.upstream.endpoint_form import endpoint_form_for
+from gateway.run.upstream.endpoint_form import choose_endpoint_form
 from gateway.run.upstream.failover import Failover
-from gateway.run.upstream.route import Route, agent_route
+from gateway.run.upstream.route import Route, make_agent_route
 from gateway.settings import Settings
 from storage.batch_records import BatchItem, ItemEnd, ItemRound
 from storage.commands import BlockMerge, StepOpen
@@ -220,7 +220,7 @@ class ItemTurns:
         # A provider's prefix cache does not last between requests.
         spec = replace(resolved.spec, rebuilds_section=True)
         try:
-            route = agent_route(self._settings, spec)
+            route = make_agent_route(self._settings, spec)
         except UnknownModel as error:
             raise ItemFailed(error.message) from error
         target = self._failover.context_windows.with_known_window(route.first)
@@ -238,7 +238,7 @@ class ItemTurns:
         """Returns the request for the item's next reply. Raises: ItemFailed, StoreError."""
         turn = await self.open_turn(item, composes=True)
         context, target = turn.context, turn.memory_request.target
-        form = endpoint_form_for(turn.memory_request.chat, self._endpoint(target), target.model)
+        form = choose_endpoint_form(turn.memory_request.chat, self._endpoint(target), target.model)
         last_state = turn.texts.state
         notes = None if last_state is None else last_state.notes
         tools = turn.toolbox.definitions()

@@ -75,9 +75,9 @@ from gateway.run.sink import Sink
 from gateway.run.turn import RunTerms, TurnRun
 from gateway.run.turn_services import TurnServices
 from gateway.run.upstream.attempts import Attempts
-from gateway.run.upstream.endpoint_form import endpoint_form_for
+from gateway.run.upstream.endpoint_form import choose_endpoint_form
 from gateway.run.upstream.failover import Failover
-from gateway.run.upstream.route import Route, agent_route
+from gateway.run.upstream.route import Route, make_agent_route
 from gateway.run.usage.accounting import Accounting
 from gateway.run.usage.limiter import PlannedCall
 from gateway.settings import Settings
@@ -213,7 +213,7 @@ class AgentRuns:
 
     def check_background(self, run_request: RunRequest, callback: str | None) -> None:
         """Refuses a send that could not run in the background. Raises: BadRequest, UnknownModel."""
-        agent_route(self._settings, run_request.spec)
+        make_agent_route(self._settings, run_request.spec)
         self.check_callback(callback)
 
     def check_callback(self, url: str | None) -> None:
@@ -228,7 +228,7 @@ class AgentRuns:
             upstream, and the context window is unknown.
         """
         try:
-            route = agent_route(self._settings, run_request.spec)
+            route = make_agent_route(self._settings, run_request.spec)
         except UnknownModel:
             if is_answered:
                 raise
@@ -435,7 +435,7 @@ class AgentRuns:
         key = partial(crc32, repr(send.scope).encode())
         services = self._services(send)
         attempts = services.failover.attempts(send.route, key, output.receipt)
-        form = endpoint_form_for(send.request, attempts.endpoint, attempts.target.model)
+        form = choose_endpoint_form(send.request, attempts.endpoint, attempts.target.model)
         request = self._memory_request(send, ticket, attempts.target)
         await services.turns.wait_written(send.scope)
         try:

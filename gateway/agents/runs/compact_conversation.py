@@ -18,7 +18,7 @@ from gateway.run.memory.memory_agent import check_not_paused
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.receipt import Receipt
-from gateway.run.upstream.route import agent_route
+from gateway.run.upstream.route import make_agent_route
 
 # Tokens that a model's window is taken to have if the settings do not have it.
 UNKNOWN_WINDOW = 128_000
@@ -64,7 +64,7 @@ async def compact_conversation(
             agent,
             stored,
             terms,
-            fallback=partial(agent_route, compactor.settings, run_request.spec),
+            fallback=partial(make_agent_route, compactor.settings, run_request.spec),
             max_tokens=summary_tokens(prompt_before.target.context_window or UNKNOWN_WINDOW),
             admit=partial(agent_runs.admit_call, receipt),
         )

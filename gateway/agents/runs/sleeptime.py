@@ -35,7 +35,7 @@ from gateway.run.background.worker import JobContext, JobFailed, Worker, WorkerL
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.sink import UnseenSink
-from gateway.run.upstream.route import agent_route
+from gateway.run.upstream.route import make_agent_route
 from storage.commands import ReadSpan, RunEnd, Unread
 from storage.errors import NotFound
 from storage.listing import OpenReading, ReaderEntry
@@ -255,7 +255,7 @@ class Sleeping:
 
     async def _answers(self, run: Run, resolved: ResolvedAgent) -> bool:
         """Returns whether the model of a run's agent answers a greeting."""
-        model = self._models.for_route(agent_route(self._models.settings, resolved.spec))
+        model = self._models.for_route(make_agent_route(self._models.settings, resolved.spec))
         greeting = {"role": "user", "content": "Hello."}
         try:
             await model.ask(resolved.scope.project, [greeting], agent_row=run.agent_row)

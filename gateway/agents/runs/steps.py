@@ -45,7 +45,7 @@ from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import EndpointForm, Prompt
-from gateway.run.memory.section_blocks import in_prompt_order
+from gateway.run.memory.section_blocks import sort_in_prompt_order
 from gateway.run.memory.turn_write import recall_row_maker
 from gateway.run.receipt import Receipt
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox
@@ -344,7 +344,7 @@ class RunMemory:
         return await self._reapply_edits(results)
 
     async def _load_blocks(self) -> list[Block]:
-        return in_prompt_order(
+        return sort_in_prompt_order(
             self.context.request.spec, await self.keeper.store.blocks.load(self.context.agent.id)
         )
 

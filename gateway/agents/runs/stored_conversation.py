@@ -22,13 +22,13 @@ from gateway.core.conversation.wire_message import WireMessage, count_leading_sy
 from gateway.core.memory import edits
 from gateway.core.prompt.eviction import evicted_before
 from gateway.core.request.chat_request import ChatRequest
-from gateway.run.memory.conversation_uid import new_conversation_uid
+from gateway.run.memory.conversation_uid import make_conversation_uid
 from gateway.run.memory.memory_agent import find_or_draft_agent, refresh_agent
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.prompt import Prompt
-from gateway.run.memory.section_blocks import in_prompt_order, initial_blocks
+from gateway.run.memory.section_blocks import list_initial_blocks, sort_in_prompt_order
 from gateway.run.memory.tool_offer import offer_tools
-from gateway.run.receipt import stored_model_name
+from gateway.run.receipt import mask_model_name
 from storage.commands import ConversationPath, MemorySnapshot, StepOpen
 from storage.errors import NotFound, StoreError
 from storage.records import DEFAULT_CONVERSATION, Agent, Block, Exchange, Run, SentSection, State
@@ -75,7 +75,7 @@ async def read_stored_context(
         hasher = MessageHasher(agent.secret)
         unended = path[-1] = abandon(path[-1], hasher, hash_exchanges(path[:-1], hasher), request.now)
     tree = Tree(path)
-    uid = new_conversation_uid() if conversation is None else conversation.uid
+    uid = make_conversation_uid() if conversation is None else conversation.uid
     context = MemoryContext(
         request,
         agent,
@@ -90,9 +90,9 @@ async def read_stored_context(
     )
     blocks: Sequence[Block]
     if agent.is_stored:
-        blocks = in_prompt_order(request.spec, stored_path.snapshot.blocks)
+        blocks = sort_in_prompt_order(request.spec, stored_path.snapshot.blocks)
     else:
-        blocks = await initial_blocks(store, request.spec, agent)
+        blocks = await list_initial_blocks(store, request.spec, agent)
     visible = edits.blocks_on_path(blocks, stored_path.snapshot.edits, context.path_ids)
     messages = _with_initial_messages(context, messages)
     return _with_plan(context, messages, stored_path.snapshot.section, visible)
@@ -145,7 +145,7 @@ async def reread_context(store: Store, context: MemoryContext) -> MemoryContext 
         tree=Tree(stored_path.path),
         summaries=stored_path.summaries,
     )
-    blocks = in_prompt_order(context.request.spec, stored_path.snapshot.blocks)
+    blocks = sort_in_prompt_order(context.request.spec, stored_path.snapshot.blocks)
     return _with_plan(context, context.plan.pending, context.pinned, blocks)
 
 
@@ -247,7 +247,7 @@ def _query(request: MemoryRequest, agent: Agent, idle_s: float) -> Query:
         now=request.now,
         idle_s=idle_s,
         kind=request.kind,
-        model=stored_model_name(request.target.upstream, request.target.model),
+        model=mask_model_name(request.target.upstream, request.target.model),
     )
 
 

@@ -35,7 +35,7 @@ from gateway.run.tools.toolbox import (
     ForeignCall,
     ToolAnswer,
     cut_result,
-    failed_answer,
+    make_failed_answer,
     max_result_chars,
 )
 from storage.batch_records import make_call_origin
@@ -95,13 +95,13 @@ class AgentTools:
         arguments, fault = await check_arguments(self.foreign.children, call.name, parameters, call.arguments)
         if fault is not None:
             # The fault may quote the arguments.
-            return _sanitize(failed_answer(fault))
+            return _sanitize(make_failed_answer(fault))
         call = replace(call, arguments=arguments)
         if tool.definition is None:
             if BUILT_IN_TOOLS[call.name].use is ToolUse.ASK_AGENT:
                 return await self._perform_once(call, partial(self._ask_agent, call))
             if (wrong_number := number_error(call.name, arguments)) is not None:
-                return failed_answer(wrong_number)
+                return make_failed_answer(wrong_number)
             return self._cut(await self._run_built_in(call), RESULT_CHARS)
         answer = await self._perform_once(call, partial(self._run_defined, call, tool.definition))
         # Only the answer of a chat completion still has changed blocks. They become edits of its turn outside of the
@@ -191,7 +191,7 @@ class AgentTools:
                 return memory.remember(call.call_id, passage)
             case ToolUse.SEARCH:
                 lookup = read_lookup(name, arguments, memory.now(), self.spec.definition.timezone)
-                return failed_answer(lookup) if isinstance(lookup, str) else await memory.look_up(lookup)
+                return make_failed_answer(lookup) if isinstance(lookup, str) else await memory.look_up(lookup)
             case ToolUse.SEARCH_FILES:
                 files = FileTools(
                     memory.store, memory.context.agent, self.foreign.children, memory.embed_query
@@ -206,7 +206,7 @@ class AgentTools:
         """Performs the edits of a call, which may be several."""
         edits = read_edit_calls(call.name, call.arguments)
         if isinstance(edits, str):
-            return failed_answer(edits)
+            return make_failed_answer(edits)
         results = [
             self.memory.edit(call.call_id, edit.op, edit.label, edit.arguments, number=n)
             for n, edit in enumerate(edits)

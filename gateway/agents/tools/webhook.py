@@ -14,7 +14,13 @@ from hashlib import sha256
 
 from gateway.agents.tools.hosts import HostError, ReplyFault, ToolHosts
 from gateway.core import exact_json
-from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed_answer, lost_answer, unsent_answer
+from gateway.run.tools.toolbox import (
+    ForeignCall,
+    ToolAnswer,
+    make_failed_answer,
+    make_lost_answer,
+    make_unsent_answer,
+)
 from gateway.settings import SECRET_PREFIX
 
 TIMEOUT_S = 30.0  # of a call with its reply; chosen, not measured
@@ -48,16 +54,18 @@ class Webhooks:
         try:
             status, content = await self._send(url, call.key, body)
         except TimeoutError:
-            return failed_answer(
+            return make_failed_answer(
                 f"Error: {call.tool} did not answer within {TIMEOUT_S:.0f} s. It may have been done."
             )
         except ReplyFault as error:
-            return lost_answer(call.tool, error)
+            return make_lost_answer(call.tool, error)
         except HostError as error:
-            return unsent_answer(call.tool, error)
+            return make_unsent_answer(call.tool, error)
         text = content.decode("utf-8", "replace")
         if not 200 <= status < 300:
-            return failed_answer(f"Error: {call.tool} answered with status {status}: {text[:SHOWN_CHARS]}")
+            return make_failed_answer(
+                f"Error: {call.tool} answered with status {status}: {text[:SHOWN_CHARS]}"
+            )
         return ToolAnswer(text)
 
     async def post(self, url: str, key: str, body: bytes) -> int:

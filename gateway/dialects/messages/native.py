@@ -17,7 +17,7 @@ from adapters.claude.content import make_assistant_blocks, make_tool_result, mak
 from adapters.claude.error_form import Untranslatable
 from adapters.claude.history import without_unanswered_calls
 from adapters.claude.model_traits import binds_thoughts
-from adapters.claude.reply import next_block_index
+from adapters.claude.reply import choose_next_block_index
 from adapters.types import NATIVE_REPLY, Json
 from gateway.core.conversation.wire_message import call_id, list_raw_calls, read_text
 from gateway.core.request.edit import BodyEdit
@@ -96,7 +96,9 @@ class NativeMessages(Struct, frozen=True):
             return UpstreamBody(self.raw if has_same_model else self.with_model(model))
         if not has_same_model:
             members["model"] = model
-        return UpstreamBody(self._edit(members), betas, next_block_index([*changes.hidden_rounds]), consumed)
+        return UpstreamBody(
+            self._edit(members), betas, choose_next_block_index([*changes.hidden_rounds]), consumed
+        )
 
     def _change_members(self, changes: NativeChanges, messages: list[Json]) -> Json:
         """Returns the members of the body that the changes touch. messages: as `_edit_messages` returns them."""

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from gateway.core.dates import parse_moment
 from gateway.errors import BadRequest
-from gateway.run.admin.list_page import ListPage, next_cursor, read_cursor
+from gateway.run.admin.list_page import ListPage, make_next_cursor, read_cursor
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
@@ -108,7 +108,7 @@ class AuditOperations(Struct, frozen=True):
         if memory is not None and (project is not None or not (entries or await self._has_entries(memory))):
             await get_agent(self.store, project, memory, param="memory")
         items = tuple(map(_make_record, entries[:limit]))
-        return ListPage(items, next_cursor(entries, limit, lambda entry: str(entry.id)))
+        return ListPage(items, make_next_cursor(entries, limit, lambda entry: str(entry.id)))
 
     async def _has_entries(self, memory: str) -> bool:
         """Returns whether the audit has entries of a memory, which may be gone. memory: its uid."""

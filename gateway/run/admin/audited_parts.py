@@ -55,17 +55,17 @@ class AuditedFact(Struct, frozen=True):
         return [seq for seq in (self.seq, self.new_seq, self.restored_seq) if seq is not None]
 
 
-def audited_part(kind: str, id: int | str) -> str:
+def render_audited_part(kind: str, id: int | str) -> str:
     """Returns a part of a memory as the audit names it, and as a search in the audit has to name it ("message 4")."""
     return f"{kind} {id}"
 
 
-def audited_version(label: str, version: int, restored: int | None = None) -> str:
+def render_audited_version(label: str, version: int, restored: int | None = None) -> str:
     """Returns a version of a block as the audit names it. restored: the older version with the same value."""
     return f"block {label}, version " + (f"{version}" if restored is None else f"{restored} as {version}")
 
 
-def audited_along(seqs: Sequence[int], older: int) -> str:
+def render_audited_facts(seqs: Sequence[int], older: int) -> str:
     """Returns the facts that are forgotten with a message, as the audit names them ("with facts 4, 7 and 2 older").
 
     seqs: the facts that are named.
@@ -76,5 +76,5 @@ def audited_along(seqs: Sequence[int], older: int) -> str:
 
 
 def is_along(what: str) -> bool:
-    """Returns whether an entry names the facts that were forgotten with a message (`audited_along`)."""
+    """Returns whether an entry names the facts that were forgotten with a message (`render_audited_facts`)."""
     return what.startswith(_ALONG)

@@ -11,7 +11,7 @@ from msgspec import Struct
 from gateway.core.memory.mcp_tools import through_mcp
 from gateway.core.memory.word_diff import DiffPart, diff_words
 from gateway.errors import BadRequest, UnknownId
-from gateway.run.admin.list_page import PAGE_LIMIT, next_cursor, read_cursor
+from gateway.run.admin.list_page import PAGE_LIMIT, make_next_cursor, read_cursor
 from gateway.run.admin.memory_by_uid import get_memory
 from gateway.run.admin.memory_records import (
     BLOCK_ORIGINS,
@@ -114,7 +114,7 @@ class BlockViews(Struct, frozen=True):
         return BlockPage(
             _block_record(shown_block, pending_labels.count(label)),
             tuple(map(_version_record, versions[:limit], sources)),
-            next_cursor(versions, limit, lambda version: str(version.version)),
+            make_next_cursor(versions, limit, lambda version: str(version.version)),
             await self._compare_versions(shown_block.block.id, from_, to),
         )
 
@@ -227,7 +227,7 @@ def _block_record(shown: ShownBlock, waiting: int) -> BlockRecord:
         read_only=block.read_only,
         shared=shown.is_shared,
         changed_at=shown.changed_at,
-        origin=writer_of(shown.origin),
+        origin=make_block_origin(shown.origin),
         waiting=waiting,
     )
 
@@ -236,7 +236,7 @@ def _version_record(revision: Revision, sources: tuple[SourceRecord, ...]) -> Ve
     return VersionRecord(
         version=revision.version,
         at=revision.at,
-        origin=writer_of(revision.origin),
+        origin=make_block_origin(revision.origin),
         restores=revision.restores,
         chars=len(revision.value),
         value=revision.value,
@@ -244,7 +244,7 @@ def _version_record(revision: Revision, sources: tuple[SourceRecord, ...]) -> Ve
     )
 
 
-def writer_of(stored: str) -> BlockOrigin:
+def make_block_origin(stored: str) -> BlockOrigin:
     """Returns the writer of a version. stored: the version's origin; a name that a program has given means the API."""
     if (call := parse_call_origin(stored)) is not None:
         # The origin names a run only where it wrote without an exchange in this memory, as a sleeptime agent does.

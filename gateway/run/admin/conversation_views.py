@@ -12,17 +12,17 @@ from gateway.core.conversation.canonical import is_result
 from gateway.core.dates import DAY_S
 from gateway.core.memory.visibility import asked_messages
 from gateway.errors import UnknownId
-from gateway.run.admin.exchange_messages import message_records, shorten
+from gateway.run.admin.exchange_messages import make_message_records, shorten
 from gateway.run.admin.list_page import (
     PAGE_LIMIT,
     ListPage,
     format_page_end,
-    next_cursor,
+    make_next_cursor,
     parse_page_end,
     read_cursor,
 )
 from gateway.run.admin.memory_by_uid import get_memory
-from gateway.run.admin.memory_names import user_of
+from gateway.run.admin.memory_names import name_user_role
 from gateway.run.admin.memory_records import MessageRecord
 from gateway.run.admin.request_records import HitRecord
 from gateway.run.request_log import LoggedRequest
@@ -115,7 +115,7 @@ class ConversationViews(Struct, frozen=True):
     # How many days the store keeps the note which request a reply answers.
     keep_why_days: float
 
-    def noted_since(self) -> float:
+    def load_noted_since(self) -> float:
         """Returns since when the store has noted which request a reply answers, in seconds since the epoch."""
         return self.now() - self.keep_why_days * DAY_S
 
@@ -128,8 +128,8 @@ class ConversationViews(Struct, frozen=True):
         conversations = await self.store.memory_pages.list_conversations(
             memory.id, before=before, limit=limit + 1
         )
-        items = tuple(map(conversation_record, conversations[:limit]))
-        return ListPage(items, next_cursor(conversations, limit, lambda last: format_page_end(last.end)))
+        items = tuple(map(make_conversation_record, conversations[:limit]))
+        return ListPage(items, make_next_cursor(conversations, limit, lambda last: format_page_end(last.end)))
 
     async def load_openings(
         self, project: str | None, uid: str, conversations: Sequence[str]
@@ -158,7 +158,7 @@ class ConversationViews(Struct, frozen=True):
         """
         memory = await get_memory(self.store, project, uid)
         recalled = await self.store.recalls.load_exchanges(
-            memory.id, requests, self.noted_since(), _OPENING_BYTES
+            memory.id, requests, self.load_noted_since(), _OPENING_BYTES
         )
         questions = {id: _question(*each[:2], is_again=False) for id, each in recalled.items()}
         without_recall = [each for each in logged if each.exchange_row and each.id not in recalled]
@@ -220,7 +220,7 @@ class ConversationViews(Struct, frozen=True):
         conversation = await pages.find_conversation(memory.id, id)
         if conversation is None or not conversation.messages:
             raise _no_conversation()
-        record = conversation_record(conversation)
+        record = make_conversation_record(conversation)
         branches = await pages.list_branches(memory.id, conversation.id)
         active_branches = [each for each in branches if each.is_active]
         current = next(iter(active_branches or branches), None)
@@ -270,11 +270,11 @@ class ConversationViews(Struct, frozen=True):
         before: only messages with a lower number; None: all messages.
         """
         rows = [exchange.id for exchange in path]
-        requests = await self.store.recalls.load_requests(agent_row, rows, self.noted_since())
+        requests = await self.store.recalls.load_requests(agent_row, rows, self.load_noted_since())
         return (
             record
             for exchange in path
-            for record in reversed(message_records(exchange, requests.get(exchange.id)))
+            for record in reversed(make_message_records(exchange, requests.get(exchange.id)))
             if before is None or record.seq < before
         )
 
@@ -288,11 +288,11 @@ class ConversationViews(Struct, frozen=True):
         rows = await pages.find_exchange_of_message(memory.id, seq)
         path = [] if rows is None else await pages.load_path(memory.id, rows.exchange_row, limit=1)
         return [
-            replace(record, speaker=record.speaker or user_of(memory.scope))
+            replace(record, speaker=record.speaker or name_user_role(memory.scope))
             if record.role == "user"
             else record
             for exchange in path
-            for record in message_records(exchange, None, is_whole=True)
+            for record in make_message_records(exchange, None, is_whole=True)
         ]
 
     async def find_later(
@@ -341,7 +341,7 @@ class ConversationViews(Struct, frozen=True):
         records = [
             record
             for exchange in reversed(path)
-            for record in message_records(exchange, None)
+            for record in make_message_records(exchange, None)
             if record.text is not None
         ]
         index = next((index for index, record in enumerate(records) if record.seq == seq), None)
@@ -359,7 +359,7 @@ class ConversationViews(Struct, frozen=True):
         if row is None:
             raise _no_message()
         (exchange,) = await pages.load_path(memory.id, row, limit=1)
-        records = message_records(exchange, None, is_whole=True)
+        records = make_message_records(exchange, None, is_whole=True)
         text = next((record.text for record in records if record.seq == seq), None)
         if text is None:
             raise _no_message()
@@ -373,13 +373,13 @@ class ConversationViews(Struct, frozen=True):
         memory = await get_memory(self.store, project, uid)
         seqs = sorted({hit.seq for hit in hits if hit.kind == "message" and hit.text is not None})
         messages = await self.store.recall.load(memory.id, seqs)
-        names = {"user": user_of(memory.scope)}
+        names = {"user": name_user_role(memory.scope)}
         return {
             seq: message.speaker or names.get(message.role, message.role) for seq, message in messages.items()
         }
 
 
-def conversation_record(conversation: SizedConversation) -> ConversationRecord:
+def make_conversation_record(conversation: SizedConversation) -> ConversationRecord:
     return ConversationRecord(
         id=conversation.uid,
         client_id=conversation.key,

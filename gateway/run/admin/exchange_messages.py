@@ -26,7 +26,7 @@ _State = Literal["standing", "superseded", "cancelled", "off", "forgotten"]
 _MEGABYTE = 1_000_000  # as file managers count
 
 
-def message_records(
+def make_message_records(
     exchange: Exchange, request: str | None, *, is_whole: bool = False
 ) -> list[MessageRecord]:
     """Returns the messages of an exchange, in order.
@@ -48,7 +48,7 @@ def message_records(
     return records
 
 
-def readable(message: WireMessage) -> str:
+def render_readable_text(message: WireMessage) -> str:
     """Returns the text of a message, with a line for each image or sound."""
     lines = [read_text(message)] if read_text(message) else []
     return "\n".join([*lines, *map(_media_line, list_media(message))])
@@ -96,7 +96,7 @@ def _record(
     exchange: Exchange, seq: int, message: WireMessage, at: float, *, is_whole: bool
 ) -> MessageRecord:
     """Returns the record of a message with text, and with the calls that the message itself has."""
-    text = readable(message)
+    text = render_readable_text(message)
     return MessageRecord(
         seq=seq,
         exchange=exchange.seq,

@@ -10,10 +10,10 @@ from msgspec import UNSET, Struct
 
 from gateway.core.memory.standing import make_standing_block
 from gateway.errors import UnknownId
-from gateway.run.admin.list_page import PAGE_LIMIT, ListPage, next_cursor, read_cursor
+from gateway.run.admin.list_page import PAGE_LIMIT, ListPage, make_next_cursor, read_cursor
 from gateway.run.admin.memory_by_uid import get_memory
 from gateway.run.admin.memory_records import FactOrigin, FactRecord, SourceRecord
-from gateway.run.admin.source_records import LISTED_SOURCES, exchanges_of, list_sources
+from gateway.run.admin.source_records import LISTED_SOURCES, list_source_exchanges, list_sources
 from storage.listing import LAST_NUMBER, FoundMemory, SizedMemory
 from storage.records import ASKED_ORIGINS, Fact, StandingFact
 from storage.sql.store import Store
@@ -65,7 +65,7 @@ class FactViews(Struct, frozen=True):
             memory.id, is_all=is_all, as_of=as_of, before=before, limit=limit + 1
         )
         items = await self.make_records(memory, facts[:limit])
-        return ListPage(items, next_cursor(facts, limit, lambda fact: str(fact.seq)))
+        return ListPage(items, make_next_cursor(facts, limit, lambda fact: str(fact.seq)))
 
     async def show(self, project: str | None, uid: str, seq: int) -> FactPage:
         """Returns a fact with its history."""
@@ -91,7 +91,7 @@ class FactViews(Struct, frozen=True):
         fact = await self.store.facts.find(memory.id, seq)
         if fact is None:
             raise UnknownId("There is no such fact.")
-        exchange_rows = {*exchanges_of(fact)}
+        exchange_rows = {*list_source_exchanges(fact)}
         numbers = list(messages)
         messages_by_number = await self.store.recall.load(memory.id, sorted(numbers))
         return tuple(
@@ -154,7 +154,7 @@ class FactViews(Struct, frozen=True):
         return tuple(map(_fact_record, facts, await list_sources(self.store, memory, facts, most_sources)))
 
 
-def corrected_texts(page: FactPage, replaced: Sequence[FactRecord]) -> list[str]:
+def list_corrected_texts(page: FactPage, replaced: Sequence[FactRecord]) -> list[str]:
     """Returns the texts that a fact had before it was corrected, the newest first.
 
     What learning has replaced may have been true: it is left out.

@@ -6,7 +6,7 @@ from gateway.checked import Fault
 from gateway.errors import BadRequest
 
 
-def refusal(fault: Fault) -> BadRequest:
+def make_fault_error(fault: Fault) -> BadRequest:
     """Returns the error for a fault in a body or a query. It names the field."""
     name = ".".join(map(str, fault.path)) or None
     if fault.kind == "extra_forbidden":

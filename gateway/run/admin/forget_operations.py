@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from msgspec import Struct
 
 from gateway.errors import BadRequest
-from gateway.run.admin.audited_parts import audited_along, audited_part, audited_version
+from gateway.run.admin.audited_parts import render_audited_facts, render_audited_part, render_audited_version
 from gateway.run.admin.memory_edits import COMMAND
 from gateway.run.admin.memory_names import MemoryOwner, nothing_found
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
@@ -115,7 +115,7 @@ async def name_erased(
     if not seqs:
         return parts
     # The newest entry is listed first, so the facts come after what they went with.
-    return [audited_along(seqs, facts.total - len(facts.newest)), *parts]
+    return [render_audited_facts(seqs, facts.total - len(facts.newest)), *parts]
 
 
 async def note_forgetting(store: Store, at: float, actor: str, uid: str, erased: Sequence[str]) -> None:
@@ -127,7 +127,7 @@ async def note_forgetting(store: Store, at: float, actor: str, uid: str, erased:
 async def note_retained(store: Store, at: float, actor: str, uid: str, facts: Sequence[int]) -> None:
     """Notes in the audit the facts that stay though their sources go. The rest is as in `AuditEntry`."""
     for seq in facts:
-        await store.audit.add(at, actor, "keep", uid, audited_part("fact", seq))
+        await store.audit.add(at, actor, "keep", uid, render_audited_part("fact", seq))
 
 
 class _FoundPart(NamedTuple):
@@ -242,7 +242,7 @@ class ForgetOperations:
             raise BadRequest(error.message + late, param="block") from error
         agent = await self.store.agents.find_by_id(agent_row)
         if agent is not None:
-            what = audited_version(label, after.version)
+            what = render_audited_version(label, after.version)
             await self.store.audit.add(self.now(), COMMAND, "undo", agent.uid, what)
         return {"label": after.label, "version": after.version, "value": after.value, "waiting": waiting}
 
@@ -314,12 +314,14 @@ class ForgetOperations:
             if missing := {*request.keep}.difference(fact.seq for fact in going.newest):
                 raise BadRequest(f"Fact {min(missing)} is none of those that would go.", param="keep")
         extent = await self.store.forgetting.measure(agent_row, target)
-        audited = audited_part(part.kind, part.value)
+        audited = render_audited_part(part.kind, part.value)
         # The client's name for a conversation may be words, which no audit has.
         if isinstance(part.value, str):
             conversation = await self.store.memory_pages.find_conversation(agent_row, part.value)
             audited = (
-                "conversation" if conversation is None else audited_part("conversation", conversation.uid)
+                "conversation"
+                if conversation is None
+                else render_audited_part("conversation", conversation.uid)
             )
         return _BegunForgettings([await self._begin(agent_row, target, audited, request.keep)], extent)
 

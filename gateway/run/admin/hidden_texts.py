@@ -10,9 +10,9 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from gateway.core.conversation.wire_message import RESULT_ROLES
-from gateway.run.admin.exchange_messages import message_records
+from gateway.run.admin.exchange_messages import make_message_records
 from gateway.run.admin.memory_by_uid import get_agent
-from gateway.run.admin.page_paths import fact_href, message_href, page_path
+from gateway.run.admin.page_paths import make_fact_href, make_message_href, page_path
 from storage.listing import UnindexedTexts
 from storage.records import Agent, Exchange, Fact
 from storage.sql.store import Store
@@ -83,7 +83,7 @@ class HiddenTextSearch(Struct, frozen=True):
             HiddenText(
                 f"fact {fact.seq}, {'taken back' if fact.taken_back else 'no longer true'}",
                 self._around(fact.text, query),
-                fact_href(uid, fact.seq),
+                make_fact_href(uid, fact.seq),
             )
             for fact in ended.facts
         )
@@ -123,7 +123,7 @@ class HiddenTextSearch(Struct, frozen=True):
                 # The search of the index has found a message with the words in its beginning.
                 is_indexed = not description and recall.has_words(text, query)
                 if recall.has_words_anywhere(text, query) and not is_indexed:
-                    href = message_href(uid, source.conversation_uid, source.exchange, seq)
+                    href = make_message_href(uid, source.conversation_uid, source.exchange, seq)
                     title = f"message {seq}{description and ', '}{description}"
                     yield HiddenText(title, self._around(text, query), href, seq)
 
@@ -133,7 +133,7 @@ class HiddenTextSearch(Struct, frozen=True):
 
 def _unindexed_texts(exchange: Exchange) -> Iterator[_UnindexedText]:
     """Yields the texts of an exchange that may be in no index."""
-    for record in message_records(exchange, None, is_whole=True):
+    for record in make_message_records(exchange, None, is_whole=True):
         description = _STATE_WORDS.get(record.state, record.state)
         if record.role in RESULT_ROLES:
             description = "what a tool returned"

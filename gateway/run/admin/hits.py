@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from msgspec import UNSET
 from msgspec.structs import asdict, replace
 
-from gateway.run.admin.memory_records import SourceKind, kind_of
-from gateway.run.admin.page_paths import fact_href, text_href
+from gateway.run.admin.memory_records import SourceKind, get_source_kind
+from gateway.run.admin.page_paths import make_fact_href, make_text_href
 from gateway.run.admin.request_records import HitRecord, LeftOutRecord
 from storage.listing import ExchangePlace
 from storage.recall_record import RecalledEntry
@@ -76,7 +76,7 @@ def _hit_record(
         tokens=entry.tokens,
     )
     if message is not None:
-        href = text_href(uid, message, places.get(message.exchange_row))
+        href = make_text_href(uid, message, places.get(message.exchange_row))
         hit = replace(hit, text=message.text, at=message.at, href=href)
     elif ended_fact is not None:
         hit = replace(
@@ -84,7 +84,7 @@ def _hit_record(
             kind="fact",
             text=ended_fact.text,
             at=ended_fact.valid_from,
-            href=fact_href(uid, ended_fact.seq),
+            href=make_fact_href(uid, ended_fact.seq),
             until=ended_fact.ended_at or UNSET,
             taken_back=ended_fact.taken_back or UNSET,
         )
@@ -94,5 +94,5 @@ def _hit_record(
 def _kind_of_hit(entry: RecalledEntry, message: Message | None) -> SourceKind:
     """Returns the kind of a hit."""
     if message is not None:
-        return kind_of(message)
+        return get_source_kind(message)
     return "message" if entry.kind == "any" else entry.kind

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import IO, Final
 
-from gateway.run.admin.import_faults import UNREADABLE_ZIP, map_parser_errors, wrong_file
+from gateway.run.admin.import_faults import UNREADABLE_ZIP, make_wrong_file_error, map_parser_errors
 from gateway.run.admin.import_json import MAX_JSON_BYTES
 
 # The most entries of a ZIP.
@@ -59,20 +59,20 @@ def _conversation_entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     """Returns the entries of a ZIP that have conversations, in order. Raises: BadRequest."""
     entries = archive.infolist()
     if len(entries) > MAX_ENTRIES:
-        raise wrong_file(_TOO_MANY_ENTRIES)
+        raise make_wrong_file_error(_TOO_MANY_ENTRIES)
     conversations = [entry for entry in entries if _JSON_NAME.search(entry.filename)]
     if not conversations:
-        raise wrong_file("it has no conversations.json")
+        raise make_wrong_file_error("it has no conversations.json")
     if any(entry.flag_bits & 1 for entry in conversations):
-        raise wrong_file("it is encrypted")
+        raise make_wrong_file_error("it is encrypted")
     # With other compression methods, the size that is unpacked at a time has no bound.
     if any(entry.compress_type not in _ZIP_METHODS or entry.header_offset < 0 for entry in conversations):
-        raise wrong_file(UNREADABLE_ZIP)
+        raise make_wrong_file_error(UNREADABLE_ZIP)
     size = sum(entry.file_size for entry in conversations)
     if size > MAX_JSON_BYTES:
-        raise wrong_file(f"it has more than {MAX_JSON_BYTES >> 30} GiB of JSON")
+        raise make_wrong_file_error(f"it has more than {MAX_JSON_BYTES >> 30} GiB of JSON")
     if size > MAX_RATIO * max(1, sum(entry.compress_size for entry in conversations)):
-        raise wrong_file(f"it unpacks to more than {MAX_RATIO} times its size")
+        raise make_wrong_file_error(f"it unpacks to more than {MAX_RATIO} times its size")
     return sorted(conversations, key=lambda entry: entry.filename)
 
 
@@ -90,7 +90,7 @@ def _check_directory(file: IO[bytes]) -> None:
     tail = file.read()
     end_at = tail.rfind(_ZIP_END)
     if end_at < 0 or len(tail) < end_at + _ZIP_END_RECORD.size:
-        raise wrong_file("it is a ZIP whose end is missing")
+        raise make_wrong_file_error("it is a ZIP whose end is missing")
     *_, count, directory_bytes, _, _ = _ZIP_END_RECORD.unpack_from(tail, end_at)
     locator_at = end_at - _ZIP64_LOCATOR_BYTES
     zip64_end_at = locator_at - _ZIP64_END_RECORD.size
@@ -101,4 +101,4 @@ def _check_directory(file: IO[bytes]) -> None:
     ):
         *_, count, directory_bytes, _ = _ZIP64_END_RECORD.unpack_from(tail, zip64_end_at)
     if count > MAX_ENTRIES or directory_bytes > _MAX_DIRECTORY_BYTES:
-        raise wrong_file(_TOO_MANY_ENTRIES)
+        raise make_wrong_file_error(_TOO_MANY_ENTRIES)

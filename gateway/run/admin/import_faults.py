@@ -13,7 +13,7 @@ from gateway.errors import BadRequest
 UNREADABLE_ZIP: Final = "it is a ZIP that is damaged, encrypted, or packed in a way that is not read here"
 
 
-def wrong_file(why: str) -> BadRequest:
+def make_wrong_file_error(why: str) -> BadRequest:
     return BadRequest(f"This file cannot be imported: {why}.", param="file")
 
 
@@ -25,8 +25,8 @@ def map_parser_errors() -> Iterator[None]:
     try:
         yield
     except ijson.JSONError as error:
-        raise wrong_file("it is no JSON, or a part of it is missing") from error
+        raise make_wrong_file_error("it is no JSON, or a part of it is missing") from error
     except UnicodeDecodeError as error:
-        raise wrong_file("its text is not Unicode") from error
+        raise make_wrong_file_error("its text is not Unicode") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise wrong_file(UNREADABLE_ZIP) from error
+        raise make_wrong_file_error(UNREADABLE_ZIP) from error

@@ -20,7 +20,7 @@ from adapters.json_escapes import without_lone_surrogates
 from gateway.core.imports import chatgpt, claude, simple_formats
 from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable, WrongForm, read_time
 from gateway.run.admin.import_archive import is_archive, open_parts
-from gateway.run.admin.import_faults import map_parser_errors, wrong_file
+from gateway.run.admin.import_faults import make_wrong_file_error, map_parser_errors
 from gateway.run.admin.import_json import (
     BOM,
     LARGE_CONVERSATION,
@@ -74,7 +74,7 @@ def detect_format(file: IO[bytes]) -> str:
     if text.startswith(b"{") or (text.startswith(b"[") and not _DATED_LINE.match(text)):
         return _detect_json_format(file)
     if not text or b"\0" in head:
-        raise wrong_file("it is neither a ZIP nor JSON nor a list of lines in UTF-8")
+        raise make_wrong_file_error("it is neither a ZIP nor JSON nor a list of lines in UTF-8")
     return "list"
 
 
@@ -101,7 +101,7 @@ def _detect_json_format(file: IO[bytes]) -> str:
                 return "jsonl"  # the first message has no thread
     if has_messages:
         return "jsonl"
-    raise wrong_file(f"its format is not known; name one of {', '.join(FORMATS)}")
+    raise make_wrong_file_error(f"its format is not known; name one of {', '.join(FORMATS)}")
 
 
 # -- the contents of a file
@@ -188,7 +188,7 @@ def _read_conversations(file: IO[bytes]) -> Iterator[Source]:
             id = value.get("conversation")
             offsets_by_id.setdefault(id if isinstance(id, str) else None, array("Q")).append(offset)
             if len(offsets_by_id) > MAX_GATHERED_CONVERSATIONS:
-                raise wrong_file(
+                raise make_wrong_file_error(
                     f"its lines are messages of more than {MAX_GATHERED_CONVERSATIONS:,} conversations"
                 )
     for id, offsets in offsets_by_id.items():
@@ -209,7 +209,7 @@ def _read_messages_at(file: IO[bytes], offsets: array[int]) -> Iterator[Any]:
         line = file.readline(MAX_LINE_BYTES + 2)
         size += len(line)
         if size > MAX_ITEM_BYTES:
-            raise wrong_file(LARGE_CONVERSATION)
+            raise make_wrong_file_error(LARGE_CONVERSATION)
         yield _loads(line.removeprefix(BOM))
 
 
@@ -244,7 +244,7 @@ def _read_threads(file: IO[bytes]) -> Iterator[Source]:
         message = {name: item.get(name) for name in ("role", "content", "createdAt")}
         size += len(json.dumps((id, message), ensure_ascii=False))
         if size > MAX_ITEM_BYTES:
-            raise wrong_file(
+            raise make_wrong_file_error(
                 f"its messages have more than {MAX_ITEM_BYTES >> 20} MiB; export fewer threads at a time"
             )
         threads.setdefault(id if isinstance(id, str) else None, []).append(message)

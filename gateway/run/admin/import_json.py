@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import IO, Any, Final
 
 from adapters.json_escapes import replace_lone_surrogates
-from gateway.run.admin.import_faults import map_parser_errors, wrong_file
+from gateway.run.admin.import_faults import make_wrong_file_error, map_parser_errors
 
 # The most bytes of JSON of one file, unpacked, and the most lists and objects within each other. Chosen, not measured.
 MAX_JSON_BYTES: Final = 4 << 30
@@ -55,7 +55,7 @@ class DepthLimit:
         for bracket in brackets:
             self._depth += 1 if bracket in b"[{" else -1
             if self._depth > _MAX_DEPTH:
-                raise wrong_file(f"its JSON is nested deeper than {_MAX_DEPTH} levels")
+                raise make_wrong_file_error(f"its JSON is nested deeper than {_MAX_DEPTH} levels")
 
 
 class JsonStream:
@@ -92,9 +92,9 @@ class JsonStream:
         self._total_bytes += len(data)
         self.item_bytes += len(data)
         if self._total_bytes > MAX_JSON_BYTES:
-            raise wrong_file(f"it has more than {MAX_JSON_BYTES >> 30} GiB of JSON")
+            raise make_wrong_file_error(f"it has more than {MAX_JSON_BYTES >> 30} GiB of JSON")
         if self.item_bytes > MAX_ITEM_BYTES:
-            raise wrong_file(LARGE_CONVERSATION)
+            raise make_wrong_file_error(LARGE_CONVERSATION)
         return data
 
 

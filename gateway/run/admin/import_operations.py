@@ -81,7 +81,7 @@ class ImportOperations:
                     f"There is no parameter {name!r}: there are {', '.join(PARAMETERS)}.", param=name
                 )
         arguments = Arguments(raw)
-        user = arguments.optional_id("user") or self.defaults.user
+        user = arguments.read_optional_id("user") or self.defaults.user
         if user is None:
             raise BadRequest("Say whose memory it is for: user (--user).", param="user")
         project = arguments.optional_text("project") or visible_project or DEFAULT_PROJECT

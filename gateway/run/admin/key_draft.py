@@ -61,7 +61,7 @@ def with_fields(raw: RawArguments, key: Key) -> Key:
     if not isinstance(name, str) or not name:
         raise BadRequest(f"name must be a non-empty text, saw {name!r}.", param="name")
     _check_reserved_names(name, key.name)
-    user = Arguments(raw).optional_id("user") if "user" in raw else key.user
+    user = Arguments(raw).read_optional_id("user") if "user" in raw else key.user
     memory = raw.get("memory", key.memory)
     if memory is not None and memory not in get_args(DefaultMode):
         raise BadRequest(f"memory must be on, read or off, saw {memory!r}.", param="memory")

@@ -15,7 +15,7 @@ from gateway.run.admin.key_draft import check_opens, create_key, read_draft, wit
 from gateway.run.admin.limit_operations import TERM_FIELDS, LimitOperations, limit_json
 from gateway.run.admin.operation_arguments import Arguments, RawArguments, check_names
 from gateway.run.admin.requested_page import page_json, read_requested_page
-from gateway.run.admin.usage_operations import counters_json
+from gateway.run.admin.usage_operations import render_counters
 from gateway.run.usage.limiter import Limiter
 from gateway.run.usage.meter import Meter
 from storage.errors import NotFound
@@ -44,11 +44,11 @@ class KeyManagement(Struct, frozen=True):
     async def show_all(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Returns all keys, revoked and expired ones too, the oldest first."""
         page = read_requested_page(raw, project)
-        return page_json(page.select(await self.keys.list()), page.limit, key_json)
+        return page_json(page.select(await self.keys.list()), page.limit, render_key)
 
     async def show(self, id: int, *, project: str | None = None) -> dict[str, Any]:
         """Returns a key. Raises: UnknownId."""
-        return key_json(await self._get(id, project))
+        return render_key(await self._get(id, project))
 
     async def add(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Creates a key with its limits. Returns it with its secret. Raises: BadRequest, UnknownId, NotAllowed."""
@@ -56,7 +56,7 @@ class KeyManagement(Struct, frozen=True):
         draft = read_draft(raw, project)
         limits = self._read_limits(raw, draft)
         key, secret = await create_key(self.keys, draft)
-        answer = {**key_json(key), "secret": secret}
+        answer = {**render_key(key), "secret": secret}
         key_fields = {"key": key.id, "project": key.project}
         added_limits = [await self.limits.add({**limit, **key_fields}) for limit in limits]
         return {**answer, "limits": added_limits} if added_limits else answer
@@ -81,7 +81,7 @@ class KeyManagement(Struct, frozen=True):
             changed = await self.keys.change(id, lambda key: with_fields(raw, key))
         except NotFound as error:
             raise UnknownId(f"There is no key {id} in use.") from error
-        return key_json(changed)
+        return render_key(changed)
 
     async def rotate(self, id: int, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Gives a key another secret. Returns the key with that secret. Raises: BadRequest, UnknownId."""
@@ -100,7 +100,7 @@ class KeyManagement(Struct, frozen=True):
             key, secret = await self.keys.rotate(id, overlap)
         except NotFound as error:
             raise UnknownId(f"There is no key {id} in use.") from error
-        return {**key_json(key), "secret": secret}
+        return {**render_key(key), "secret": secret}
 
     async def rotate_named(self, raw: RawArguments) -> dict[str, Any]:
         """Gives the key `key` another secret. Raises: BadRequest, UnknownId."""
@@ -155,7 +155,7 @@ class KeyReport(Struct, frozen=True):
             "today": await self._sum(key, user, today, today),
             "month": await self._sum(key, user, month_start, today),
         }
-        return {**key_json(key), "limits": limits, "usage": usage}
+        return {**render_key(key), "limits": limits, "usage": usage}
 
     async def _sum(self, key: Key, user: str, first_day: int, last_day: int) -> dict[str, Any]:
         """Returns the usage of a key from one day to another, both included; in days since the epoch."""
@@ -163,10 +163,10 @@ class KeyReport(Struct, frozen=True):
         if user:
             filters.append(("user", user))
         sums = await self.usage.load_sums(UsageQuery((), first_day, last_day, tuple(filters)))
-        return counters_json(sums[0].counters if sums else [0] * len(COUNTERS))
+        return render_counters(sums[0].counters if sums else [0] * len(COUNTERS))
 
 
-def key_json(key: Key) -> dict[str, Any]:
+def render_key(key: Key) -> dict[str, Any]:
     """Returns a key as it is shown, without its secret."""
     return {
         "id": key.id,

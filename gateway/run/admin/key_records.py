@@ -10,7 +10,7 @@ from msgspec.structs import asdict
 from gateway.core.nul import check_no_nul
 from gateway.errors import UnknownId
 from gateway.run.admin.key_draft import create_key, read_draft
-from gateway.run.admin.list_page import ListPage, next_cursor, read_cursor
+from gateway.run.admin.list_page import ListPage, make_next_cursor, read_cursor
 from gateway.settings import DefaultMode
 from storage.errors import NotFound
 from storage.listing import LAST_NUMBER
@@ -52,7 +52,7 @@ class KeyRecords(Struct, frozen=True):
         before = read_cursor(after, LAST_NUMBER)
         keys = [key for key in reversed(await self.keys.list()) if key.id < before]
         items = tuple(map(_key_record, keys[:limit]))
-        return ListPage(items, next_cursor(keys, limit, lambda key: str(key.id)))
+        return ListPage(items, make_next_cursor(keys, limit, lambda key: str(key.id)))
 
     async def create(self, name: str, project: str, kind: KeyKind, memory: DefaultMode | None) -> NewKey:
         """Creates a key, with its secret. Raises: BadRequest.

@@ -15,7 +15,7 @@ from gateway.checked import InvalidValue, convert
 from gateway.core.nul import check_no_nul
 from gateway.core.request.request_ids import checked_id
 from gateway.errors import BadRequest, NotAllowed, UnknownId
-from gateway.run.admin.fault_errors import refusal
+from gateway.run.admin.fault_errors import make_fault_error
 from gateway.run.admin.memory_edits import LINK
 from storage.records import Scope
 from storage.sql.links import FoundLink
@@ -71,7 +71,7 @@ class LinkOperations(Struct, frozen=True):
         try:
             request = convert(body, LinkRequest)
         except InvalidValue as error:
-            raise refusal(error.fault) from error
+            raise make_fault_error(error.fault) from error
         user = checked_id(request.user, "user")
         if user is None:
             raise BadRequest("`user` is empty.", param="user")

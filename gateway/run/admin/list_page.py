@@ -27,7 +27,7 @@ class ListPage(Struct, Generic[T], frozen=True):
     next: str | None
 
 
-def next_cursor(items: Sequence[S], limit: int, cursor_of: Callable[[S], str]) -> str | None:
+def make_next_cursor(items: Sequence[S], limit: int, cursor_of: Callable[[S], str]) -> str | None:
     """Returns the cursor of the next page; None: this is the last page.
 
     items: the items of the page, and one more if the list goes on.
@@ -52,7 +52,7 @@ def parse_page_end(cursor: str | None) -> PageEnd:
     except ValueError:
         seconds = math.nan
     if number is None or not math.isfinite(seconds):
-        raise unreadable_cursor()
+        raise make_cursor_error()
     return seconds, number
 
 
@@ -69,11 +69,11 @@ def read_cursor(after: str | None, first: _First, param: str = "after") -> int |
         return first
     number = record_number(after)
     if number is None:
-        raise unreadable_cursor(param)
+        raise make_cursor_error(param)
     return number
 
 
-def unreadable_cursor(param: str = "after") -> BadRequest:
+def make_cursor_error(param: str = "after") -> BadRequest:
     """Returns the error of a cursor that is not the `next` of a page."""
     return BadRequest(f"{param} must be the `next` of the page before.", param=param)
 

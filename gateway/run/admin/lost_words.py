@@ -11,7 +11,7 @@ from msgspec import Struct
 from gateway.core.memory.fact_words import DESIGNATIONS
 from gateway.core.words import folded_words
 from gateway.errors import UnknownId
-from gateway.run.admin.fact_views import FactPage, corrected_texts
+from gateway.run.admin.fact_views import FactPage, list_corrected_texts
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_records import FactRecord
 from gateway.run.admin.memory_views import MemoryViews
@@ -58,7 +58,7 @@ class LostWords(Struct, frozen=True):
             return ""
         agent = await get_agent(self._views.store, project, uid)
         replaced = await self._views.facts.list_replaced(project, uid, page)
-        lost = await self._list_lost(agent, corrected_texts(page, replaced), page.fact.text)
+        lost = await self._list_lost(agent, list_corrected_texts(page, replaced), page.fact.text)
         return " ".join(lost[0]) if lost else ""
 
     async def find_outdated(

@@ -21,8 +21,8 @@ from gateway.core.agent import AgentSpec
 from gateway.core.memory.mcp_tools import TOOLS, McpAnswer, McpCaller, client_name
 from gateway.core.nul import without_nul
 from gateway.errors import BadRequest, GatewayError, MemoryUnavailable, NotAllowed
-from gateway.run.admin.fault_errors import refusal
-from gateway.run.admin.mcp_tool_calls import McpToolCall, McpTools, mcp_scope
+from gateway.run.admin.fault_errors import make_fault_error
+from gateway.run.admin.mcp_tool_calls import McpToolCall, McpTools, make_mcp_scope
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
 from gateway.run.memory.memory_agent import check_not_paused
 from gateway.run.receipt import Receipt
@@ -78,7 +78,7 @@ class McpMemory:
             raise BadRequest(f"There is no tool {tool!r}.", param="tool")
         profile = fields.optional_text("profile") or self._default_profile(project)
         client = client_name(fields.optional_text("client") or "", "")
-        user = fields.optional_id("user")
+        user = fields.read_optional_id("user")
         caller = McpCaller(project, profile, user, may_write=not fields.flag("read"), client=client)
         answer = await self.call(caller, tool, arguments)
         return {"value": answer.value, "error": answer.error}
@@ -123,7 +123,7 @@ class McpMemory:
         if spec is None:
             raise BadRequest(f"There is no profile {caller.profile!r}.", param="profile")
         read_arguments = _read_arguments(arguments, definition.arguments)
-        agent = await self._find_agent(mcp_scope(caller, caller.user))
+        agent = await self._find_agent(make_mcp_scope(caller, caller.user))
         call = McpToolCall(caller, caller.user, spec, agent)
         result = await self._tools.perform(tool, call, read_arguments)
         return McpAnswer(msgspec.to_builtins(result))
@@ -148,4 +148,4 @@ def _read_arguments(raw: RawArguments, struct_type: type[Struct]) -> Struct:
             without_nul({name: value for name, value in raw.items() if value is not None}), struct_type
         )
     except InvalidValue as error:
-        raise refusal(error.fault) from error
+        raise make_fault_error(error.fault) from error

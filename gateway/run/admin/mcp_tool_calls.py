@@ -63,13 +63,13 @@ class McpToolCall(Struct, frozen=True):
 
     @property
     def scope(self) -> Scope:
-        return mcp_scope(self.caller, self.user)
+        return make_mcp_scope(self.caller, self.user)
 
     @property
     def editor(self) -> Editor:
         return Editor(ORIGIN, self.caller.project, self.caller.origin)
 
-    def memory_of(self, id: str) -> Agent:
+    def get_memory_with_id(self, id: str) -> Agent:
         """Returns the memory in which an id is looked for. Raises: UnknownId: nothing is remembered of the user."""
         if self.agent is None:
             raise _not_found(id)
@@ -129,7 +129,7 @@ class McpTools(Struct, frozen=True):
         views = self.views
         if arguments.around:
             seq = parse_id(arguments.around, ("message",), argument="around").seq
-            agent = call.memory_of(arguments.around)
+            agent = call.get_memory_with_id(arguments.around)
             with _name_id_in_error(arguments.around):
                 around = await views.conversations.read_around(project, agent.uid, seq, arguments.limit)
             if arguments.conversation not in ("", around.conversation):
@@ -138,7 +138,7 @@ class McpTools(Struct, frozen=True):
                 conversation=around.conversation, messages=_shown_messages(around.items)
             )
         if arguments.conversation:
-            agent = call.memory_of(arguments.conversation)
+            agent = call.get_memory_with_id(arguments.conversation)
             with _name_id_in_error(arguments.conversation):
                 page = await views.conversations.show(
                     project, agent.uid, arguments.conversation, limit=arguments.limit
@@ -161,7 +161,7 @@ class McpTools(Struct, frozen=True):
 
     async def _correct(self, call: McpToolCall, arguments: CorrectArguments) -> CorrectResult:
         seq = parse_id(arguments.id, ("fact",)).seq
-        uid = call.memory_of(arguments.id).uid
+        uid = call.get_memory_with_id(arguments.id).uid
         with _name_id_in_error(arguments.id):
             fact = await self.edits.correct_fact(call.editor, uid, seq, arguments.text)
         return CorrectResult(f"fact:{fact.seq}", arguments.id)
@@ -188,7 +188,7 @@ class McpTools(Struct, frozen=True):
 
     async def _forget(self, call: McpToolCall, arguments: ForgetArguments) -> ForgetAnswer:
         kind, seq = parse_id(arguments.id)
-        agent = call.memory_of(arguments.id)
+        agent = call.get_memory_with_id(arguments.id)
         forgetting = self.forgetting
         with _name_id_in_error(arguments.id):
             preview = await forgetting.preview(call.caller.project, agent.uid, kind, seq)
@@ -225,7 +225,7 @@ _TOOLS: Final[Mapping[str, Callable[[McpTools, McpToolCall, Any], Awaitable[Stru
 }
 
 
-def mcp_scope(caller: McpCaller, user: str) -> Scope:
+def make_mcp_scope(caller: McpCaller, user: str) -> Scope:
     """Returns the scope of the memory that a caller uses."""
     return Scope(caller.project, caller.profile, f"user:{user}")
 

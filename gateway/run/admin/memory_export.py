@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import orjson
 from msgspec import Struct
 
-from gateway.run.admin.exchange_messages import message_records
+from gateway.run.admin.exchange_messages import make_message_records
 from gateway.run.admin.list_page import MAX_PAGE_LIMIT
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_records import MessageRecord, SourceRecord
@@ -46,7 +46,7 @@ class MemoryExport(Struct, frozen=True):
     transfer: TransferOperations
     views: MemoryViews
 
-    async def line_pages(self, project: str | None, uid: str) -> AsyncIterator[list[bytes]]:
+    async def render_line_pages(self, project: str | None, uid: str) -> AsyncIterator[list[bytes]]:
         """Returns the pages of an export, each a list of lines without their ends.
 
         project: the only project that the caller sees; None: all projects.
@@ -55,14 +55,14 @@ class MemoryExport(Struct, frozen=True):
         """
         return self._pages(await get_agent(self.store, project, uid))
 
-    async def readable_parts(self, project: str | None, uid: str) -> AsyncIterator[ReadablePart]:
+    async def render_readable_parts(self, project: str | None, uid: str) -> AsyncIterator[ReadablePart]:
         """Returns a memory for people to read, as parts in the order of reading.
 
         There may be none or several parts of facts, of passages and of messages.
 
         project: the only project that the caller sees; None: all projects.
 
-        Raises: as `line_pages`.
+        Raises: as `render_line_pages`.
         """
         return self._parts(project, await get_agent(self.store, project, uid))
 
@@ -99,7 +99,7 @@ class MemoryExport(Struct, frozen=True):
                     message
                     for record in group
                     if record.exchange is not None
-                    for message in message_records(record.exchange, None, is_whole=True)
+                    for message in make_message_records(record.exchange, None, is_whole=True)
                     if message.text
                 )
                 if items:

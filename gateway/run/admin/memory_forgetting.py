@@ -17,8 +17,8 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from gateway.errors import Conflict, UnknownId
-from gateway.run.admin.audited_parts import audited_part
-from gateway.run.admin.exchange_messages import message_records, shorten
+from gateway.run.admin.audited_parts import render_audited_part
+from gateway.run.admin.exchange_messages import make_message_records, shorten
 from gateway.run.admin.forget_operations import (
     CALL_S,
     Part,
@@ -29,11 +29,11 @@ from gateway.run.admin.forget_operations import (
     note_retained,
 )
 from gateway.run.admin.memory_edits import Editor
-from gateway.run.admin.memory_names import flags_of
-from gateway.run.admin.memory_records import SourceKind, SourceRecord, kind_of, speaker_of
+from gateway.run.admin.memory_names import make_memory_flags
+from gateway.run.admin.memory_records import SourceKind, SourceRecord, get_source_kind, read_speaker
 from gateway.run.admin.memory_views import MemoryViews
-from gateway.run.admin.page_paths import message_href, page_path, text_href
-from gateway.run.admin.plain_text import shell_word
+from gateway.run.admin.page_paths import make_message_href, make_text_href, page_path
+from gateway.run.admin.plain_text import quote_shell_word
 from gateway.run.admin.remaining_texts import SHOWN_CHARS, RemainingRecord, RemainingTexts
 from storage.commands import ForgetTarget
 from storage.errors import StoreError, WriteConflict
@@ -217,8 +217,8 @@ class MemoryForgetting:
         retained_facts = [each for each in preview.facts or () if each.seq in keep]
         retained = [each.seq for each in retained_facts]
         corrections = [each for each in preview.facts or () if each.corrected_by and each.seq not in keep]
-        target_name = "all" if kind == "all" else audited_part(kind, preview.target.id)
-        text_names = [audited_part(text.kind, text.seq) for text in preview.texts or ()]
+        target_name = "all" if kind == "all" else render_audited_part(kind, preview.target.id)
+        text_names = [render_audited_part(text.kind, text.seq) for text in preview.texts or ()]
         erased = await name_erased(self._store, memory.id, target, text_names or [target_name], retained)
         try:
             if missing := {*keep}.difference(retained):
@@ -353,7 +353,7 @@ class MemoryForgetting:
                     raise _unknown(kind)
                 uid = conversation.uid
                 openings = await self._views.conversations.load_openings_of(memory.id, [uid])
-                stays = [remaining.other_mentions(None)]
+                stays = [remaining.make_other_mentions(None)]
                 return _TargetDetails(
                     id=uid, messages=conversation.messages, stays=stays, text=openings.get(uid)
                 )
@@ -363,7 +363,7 @@ class MemoryForgetting:
                 stays = await remaining.list_of_fact(page)
                 return _TargetDetails(id=str(value), messages=0, stays=stays, text=page.fact.text)
             case "passage":
-                return _TargetDetails(id=str(value), messages=0, stays=[remaining.other_mentions(None)])
+                return _TargetDetails(id=str(value), messages=0, stays=[remaining.make_other_mentions(None)])
             case "message" | "exchange":
                 assert isinstance(value, int)
                 return await self._read_message_details(memory, kind, target, value, remaining)
@@ -384,7 +384,7 @@ class MemoryForgetting:
         if rows is None or not extent.messages:
             raise _unknown(kind)
         (exchange,) = await self._store.memory_pages.load_path(memory.id, rows.exchange_row, limit=1)
-        records = [record for record in message_records(exchange, None) if record.text is not None]
+        records = [record for record in make_message_records(exchange, None) if record.text is not None]
         texts = {
             record.seq: record.text or "" for record in records if kind == "exchange" or record.seq == seq
         }
@@ -405,12 +405,12 @@ class MemoryForgetting:
         places = await self._store.memory_pages.load_places(memory.id, exchange_rows)
         texts = tuple(
             SourceRecord(
-                kind_of(message),
+                get_source_kind(message),
                 message.seq,
                 message.text,
                 message.at,
-                href=text_href(memory.uid, message, places.get(message.exchange_row)),
-                speaker=speaker_of(message),
+                href=make_text_href(memory.uid, message, places.get(message.exchange_row)),
+                speaker=read_speaker(message),
             )
             for message in messages
         )
@@ -426,7 +426,7 @@ class MemoryForgetting:
 def _target_of(texts: Sequence[Message]) -> ForgetTarget:
     by_kind: dict[SourceKind, list[int]] = {"message": [], "fact": [], "passage": []}
     for each in texts:
-        by_kind[kind_of(each)].append(each.seq)
+        by_kind[get_source_kind(each)].append(each.seq)
     return ForgetTarget(messages=by_kind["message"], facts=by_kind["fact"], passages=by_kind["passage"])
 
 
@@ -452,16 +452,16 @@ def _check_confirmed(preview: ForgetPreview, confirm: str | None) -> None:
 
 def _command(scope: Scope, kind: TargetKind, value: TargetValue) -> str:
     """Returns the command line that forgets a part of a memory."""
-    command = ["mnemogate", "memory", "forget", *map(shell_word, flags_of(scope))]
+    command = ["mnemogate", "memory", "forget", *map(quote_shell_word, make_memory_flags(scope))]
     if kind != "all":
-        command.append(shell_word(f"--{_PART_KINDS[kind]}={value}"))
+        command.append(quote_shell_word(f"--{_PART_KINDS[kind]}={value}"))
     return " ".join(command)
 
 
 def _add_command(scope: Scope, fact: ErasedFactRecord) -> str:
     """Returns the command line that adds the text of a fact."""
-    options = [*flags_of(scope), f"--text={fact.text}"]
-    return " ".join(["mnemogate", "memory", "add", *map(shell_word, options)])
+    options = [*make_memory_flags(scope), f"--text={fact.text}"]
+    return " ".join(["mnemogate", "memory", "add", *map(quote_shell_word, options)])
 
 
 def _target_record(kind: TargetKind, details: _TargetDetails) -> TargetRecord:
@@ -479,7 +479,7 @@ def _fact_record(uid: str, fact: ErasedFact) -> ErasedFactRecord:
 
 
 def _reply_record(uid: str, place: ExchangePlace) -> SourceRecord:
-    href = message_href(uid, place.conversation_uid, place, place.reply_seq)
+    href = make_message_href(uid, place.conversation_uid, place, place.reply_seq)
     return SourceRecord("message", place.reply_seq, None, None, href=href)
 
 

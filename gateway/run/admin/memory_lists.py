@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import Struct
 
 from gateway.errors import BadRequest
-from gateway.run.admin.memory_names import flags_of, owner_fields
+from gateway.run.admin.memory_names import make_memory_flags, make_owner_fields
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
 from storage.listing import ListedConversation, ListedMemory, Retained
 from storage.sql.store import Store
@@ -64,7 +64,7 @@ class ListOperations(Struct, frozen=True):
 
 def _memory_line(memory: ListedMemory) -> dict[str, Any]:
     return {
-        **owner_fields(memory.scope),
+        **make_owner_fields(memory.scope),
         "memory": memory.uid,
         "begun": memory.created,
         "conversations": memory.retained.conversations,
@@ -72,17 +72,17 @@ def _memory_line(memory: ListedMemory) -> dict[str, Any]:
         "blocks": memory.blocks,
         "facts": memory.facts,
         "passages": memory.passages,
-        "forget": flags_of(memory.scope),
+        "forget": make_memory_flags(memory.scope),
     }
 
 
 def _conversation_line(conversation: ListedConversation) -> dict[str, Any]:
     return {
-        **owner_fields(conversation.scope),
+        **make_owner_fields(conversation.scope),
         "id": conversation.uid,
         "client_id": conversation.key,
         **_size_fields(conversation.retained),
-        "forget": [*flags_of(conversation.scope), f"--in={conversation.uid}"],
+        "forget": [*make_memory_flags(conversation.scope), f"--in={conversation.uid}"],
     }
 
 

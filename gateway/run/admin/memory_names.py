@@ -48,7 +48,7 @@ class MemoryOwner(Struct, frozen=True):
 def name_of(scope: Scope) -> str:
     """Returns the name of a memory: the user's, the conversation's, or the agent's id."""
     if scope.profile == API_PROFILE:
-        return id_of(scope.subject)
+        return make_rest_id(scope.subject)
     return scope.subject.partition(":")[2]
 
 
@@ -70,13 +70,13 @@ def name_sentence_in(texts: Iterable[str]) -> str | None:
     return next((match[1].strip() for match in matches if match), None)
 
 
-def user_of(scope: Scope) -> str:
+def name_user_role(scope: Scope) -> str:
     """Returns what to call the user's role where no speaker is named: the memory's user, or "user" if it has none."""
     kind, _, name = scope.subject.partition(":")
     return name if kind == "user" else "user"
 
 
-def subject_of(id: str) -> str:
+def make_subject(id: str) -> str:
     """Returns the subject of a memory that was created over REST, by its id. Raises: BadRequest."""
     for kind, subject in _SUBJECT_KINDS.items():
         uid = ids.uid_of(kind, id)
@@ -85,25 +85,25 @@ def subject_of(id: str) -> str:
     raise BadRequest(f"{id!r} is no id of an agent, an archive or a folder (agent-…).", param="agent")
 
 
-def id_of(subject: str) -> str:
+def make_rest_id(subject: str) -> str:
     """Returns the id of a memory that was created over REST, by its subject."""
     kind, _, uid = subject.partition(":")
     return ids.id_of("source" if kind == "folder" else kind, uid)
 
 
-def owner_fields(scope: Scope) -> dict[str, str]:
+def make_owner_fields(scope: Scope) -> dict[str, str]:
     """Returns the options of `memory forget` that name a memory, and their values."""
     if scope.profile == API_PROFILE:
-        return {"project": scope.project, "agent": id_of(scope.subject)}
+        return {"project": scope.project, "agent": make_rest_id(scope.subject)}
     kind, _, name = scope.subject.partition(":")
     return {"project": scope.project, "profile": scope.profile, kind: name}
 
 
-def flags_of(scope: Scope) -> list[str]:
+def make_memory_flags(scope: Scope) -> list[str]:
     """Returns the arguments that name a memory. A name may begin with a dash, so each is one word with its option."""
     return [
         f"--{option}={name}"
-        for option, name in owner_fields(scope).items()
+        for option, name in make_owner_fields(scope).items()
         if (option, name) != ("project", DEFAULT_PROJECT)
     ]
 
@@ -112,7 +112,7 @@ def nothing_found(owner: Scope | MemoryOwner) -> BadRequest:
     """Returns the error that an owner has no memory. It names project and profile, which may be misspelt."""
     subject = owner.subject or "anybody"
     if owner.profile == API_PROFILE:
-        message = f"There is no {id_of(subject)} in project {owner.project!r}."
+        message = f"There is no {make_rest_id(subject)} in project {owner.project!r}."
     else:
         profile = "any profile" if owner.profile is None else f"profile {owner.profile!r}"
         message = f"Nothing is remembered for {subject} in project {owner.project!r}, {profile}."

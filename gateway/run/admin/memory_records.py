@@ -140,13 +140,13 @@ class MessageRecord(Struct, frozen=True):
     request: str | None = None
 
 
-def kind_of(message: Message) -> SourceKind:
+def get_source_kind(message: Message) -> SourceKind:
     """Returns the kind under which a text is shown. A muted fact is shown as a fact."""
     return "fact" if message.source == MUTED else cast(SourceKind, message.source)
 
 
-def speaker_of(message: Message) -> str | UnsetType:
+def read_speaker(message: Message) -> str | UnsetType:
     """Returns the speaker of a message, as in `SourceRecord`."""
-    if kind_of(message) != "message":
+    if get_source_kind(message) != "message":
         return UNSET
     return message.speaker or (UNSET if message.role == "user" else message.role)

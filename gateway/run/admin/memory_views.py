@@ -13,14 +13,18 @@ from msgspec import UNSET, Struct
 
 from gateway.errors import MemoryNotFound
 from gateway.run.admin.block_views import BlockViews
-from gateway.run.admin.conversation_views import ConversationRecord, ConversationViews, conversation_record
+from gateway.run.admin.conversation_views import (
+    ConversationRecord,
+    ConversationViews,
+    make_conversation_record,
+)
 from gateway.run.admin.exchange_messages import shorten
 from gateway.run.admin.fact_views import FactViews
 from gateway.run.admin.list_page import (
     PAGE_LIMIT,
     ListPage,
     format_page_end,
-    next_cursor,
+    make_next_cursor,
     parse_page_end,
     read_cursor,
 )
@@ -28,7 +32,7 @@ from gateway.run.admin.memory_by_uid import get_memory
 from gateway.run.admin.memory_names import name_line_in, name_of, name_sentence_in
 from gateway.run.admin.memory_records import BlockRecord, FactRecord, MemoryKind, MemoryRecord, SourceRecord
 from gateway.run.admin.run_operations import RunSummary
-from gateway.run.admin.source_records import passage_record
+from gateway.run.admin.source_records import make_passage_record
 from storage.listing import FoundMemory, Page, PageEnd, PassageFilter, SizedMemory
 from storage.sql.store import Store
 
@@ -108,8 +112,8 @@ class MemoryViews:
         else:
             pages = self.store.memory_pages
             memories = await pages.list_memories(project, f"{kind}:{q}", before=before, limit=limit + 1)
-        items = tuple(map(memory_record, memories[:limit]))
-        return ListPage(items, next_cursor(memories, limit, lambda last: format_page_end(last.end)))
+        items = tuple(map(make_memory_record, memories[:limit]))
+        return ListPage(items, make_next_cursor(memories, limit, lambda last: format_page_end(last.end)))
 
     async def list_people_called(self, project: str | None, name: str) -> list[NamedMemory]:
         """Returns the memories with a name in their id or a block, among the `NAMESAKES_AMONG` with the newest turns.
@@ -119,7 +123,7 @@ class MemoryViews:
         people = await self.store.memory_pages.list_people_called(
             project, name, among=NAMESAKES_AMONG, limit=_SHOWN_PEOPLE
         )
-        return [NamedMemory(memory_record(memory), _line_with(text, name)) for memory, text in people]
+        return [NamedMemory(make_memory_record(memory), _line_with(text, name)) for memory, text in people]
 
     async def show(self, project: str | None, uid: str) -> MemoryPage:
         """Returns a memory with all its blocks, and its newest facts, conversations and passages."""
@@ -133,11 +137,11 @@ class MemoryViews:
             memory.id, Page(limit=_SHOWN_PASSAGES), PassageFilter()
         )
         return MemoryPage(
-            memory=memory_record(memory),
+            memory=make_memory_record(memory),
             blocks=await self.blocks.list_of_memory(memory.id),
             facts=await self.facts.make_records(memory, facts),
-            conversations=tuple(map(conversation_record, conversations)),
-            passages=tuple(passage_record(uid, passage) for passage in passages),
+            conversations=tuple(map(make_conversation_record, conversations)),
+            passages=tuple(make_passage_record(uid, passage) for passage in passages),
         )
 
     async def list_passages(
@@ -147,8 +151,8 @@ class MemoryViews:
         memory = await get_memory(self.store, project, uid)
         page = Page(after=read_cursor(after, None), limit=limit + 1)
         passages = await self.store.passages.list_page(memory.id, page, PassageFilter())
-        items = tuple(passage_record(uid, passage) for passage in passages[:limit])
-        return ListPage(items, next_cursor(passages, limit, lambda passage: str(passage.seq)))
+        items = tuple(make_passage_record(uid, passage) for passage in passages[:limit])
+        return ListPage(items, make_next_cursor(passages, limit, lambda passage: str(passage.seq)))
 
     async def get_name(self, project: str | None, uid: str) -> str:
         """Returns the name of a memory, as its record has it."""
@@ -194,7 +198,7 @@ def _line_with(text: str, name: str) -> str:
     return shorten(" ".join(line.split()), _LINE_CHARS)
 
 
-def memory_record(memory: SizedMemory) -> MemoryRecord:
+def make_memory_record(memory: SizedMemory) -> MemoryRecord:
     """Returns a memory as lists show it."""
     scope = memory.scope
     return MemoryRecord(

@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 from gateway.checked import InvalidValue, convert
 from gateway.core.request.request_ids import checked_id
 from gateway.errors import BadRequest, UnknownId
-from gateway.run.admin.memory_names import MemoryOwner, subject_of
+from gateway.run.admin.memory_names import MemoryOwner, make_subject
 from gateway.settings import DEFAULT_PROFILE
 from storage.records import API_PROFILE
 
@@ -60,7 +60,7 @@ class Arguments:
     def optional_text(self, name: str) -> str | None:
         return self.text(name) if name in self else None
 
-    def optional_id(self, name: str) -> str | None:
+    def read_optional_id(self, name: str) -> str | None:
         """Returns the id of a user or a conversation, if requests may name it so; None: it was left out."""
         if name not in self:
             return None
@@ -108,12 +108,12 @@ class Arguments:
         if project is None:
             raise BadRequest("Say in which project.", param="project")
         profile = self.optional_text("profile")
-        read = self.optional_id if is_new else self.optional_text
+        read = self.read_optional_id if is_new else self.optional_text
         user, conversation = read("user"), read("conversation")
         if "agent" in self:
             if profile or user or conversation:
                 raise BadRequest("An agent is named by its id alone.", param="agent")
-            return MemoryOwner(project, API_PROFILE, subject_of(self.text("agent")))
+            return MemoryOwner(project, API_PROFILE, make_subject(self.text("agent")))
         if user and conversation:
             raise BadRequest("Name a user, or a conversation without a user, not both.", param="conversation")
         if defaults is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gateway.run.admin.plain_text import count_noun, escape_controls, shell_word
+from gateway.run.admin.plain_text import count_noun, escape_controls, quote_shell_word
 from storage.records import DEFAULT_PROJECT
 
 # The options that name the owner of a memory.
@@ -102,7 +102,7 @@ def _describe_possible_quotes(arguments: dict[str, Any], seq: int, answer: dict[
     options = [(name, arguments[name]) for name in names if arguments.get(name) is not None]
     # A name may begin with a dash, so each is one word with its option.
     flags = [
-        shell_word(f"--{name}={value}")
+        quote_shell_word(f"--{name}={value}")
         for name, value in options
         if (name, value) != ("project", DEFAULT_PROJECT)
     ]
@@ -144,7 +144,7 @@ def _count_owner(arguments: dict[str, Any]) -> str:
 
 def describe_others(profiles: Sequence[str]) -> str:
     """Returns the remark that a user has more than one memory. profiles: the profiles of the other memories."""
-    options = ", ".join(shell_word(f"--profile={profile}") for profile in profiles)
+    options = ", ".join(quote_shell_word(f"--profile={profile}") for profile in profiles)
     return f"This is one memory of several; the others have a profile of their own: {options}"
 
 

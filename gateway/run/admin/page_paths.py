@@ -24,12 +24,12 @@ def page_path(*parts: str | int) -> str:
     return "/".join(map(_segment_of, parts))
 
 
-def part_of(segment: str) -> str:
+def parse_part(segment: str) -> str:
     """Returns the part that a percent-decoded segment of a path stands for."""
     return _ESCAPED_CHARACTER.sub(lambda match: chr(int(match[1], 16)), segment)
 
 
-def message_href(uid: str, conversation_uid: str, exchange: Exchange | ExchangePlace, seq: int) -> str:
+def make_message_href(uid: str, conversation_uid: str, exchange: Exchange | ExchangePlace, seq: int) -> str:
     """Returns the address of a message, relative to /ui/. The page shows the branch that ends with its exchange.
 
     conversation_uid: of the message's conversation.
@@ -39,26 +39,28 @@ def message_href(uid: str, conversation_uid: str, exchange: Exchange | ExchangeP
     return f"{page_path('m', uid, 'c', conversation_uid)}?branch={exchange.seq}{end}#message-{seq}"
 
 
-def fact_href(uid: str, seq: int) -> str:
+def make_fact_href(uid: str, seq: int) -> str:
     """Returns the address of a fact, relative to /ui/."""
     return page_path("m", uid, "f", seq)
 
 
-def passage_href(uid: str, seq: int) -> str:
+def make_passage_href(uid: str, seq: int) -> str:
     """Returns the address of a passage, relative to /ui/."""
     # The list has the newest first, so a page after the next number begins with this one.
     return f"{page_path('m', uid, 'passages')}?after={seq + 1}#passage-{seq}"
 
 
-def text_href(uid: str, message: Message, place: ExchangePlace | None) -> str | None:
+def make_text_href(uid: str, message: Message, place: ExchangePlace | None) -> str | None:
     """Returns the address of a text, relative to /ui/; None: no page shows it. place: of a message's exchange."""
     match message.source:
         case "fact" | "muted":
-            return fact_href(uid, message.seq)
+            return make_fact_href(uid, message.seq)
         case "passage":
-            return passage_href(uid, message.seq)
+            return make_passage_href(uid, message.seq)
         case _:
-            return None if place is None else message_href(uid, place.conversation_uid, place, message.seq)
+            return (
+                None if place is None else make_message_href(uid, place.conversation_uid, place, message.seq)
+            )
 
 
 def _segment_of(part: str | int) -> str:

@@ -9,7 +9,7 @@ from storage.database import read_limit_ms
 
 
 @contextmanager
-def limited_reads(seconds: float) -> Iterator[None]:
+def limit_reads(seconds: float) -> Iterator[None]:
     """Ends each read in this context that takes longer, with `TooSlow`."""
     token = read_limit_ms.set(seconds * 1000)
     try:

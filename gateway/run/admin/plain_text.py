@@ -17,7 +17,7 @@ def count_noun(number: int, plural_noun: str) -> str:
     return f"{number} {plural_noun.removesuffix('s') if number == 1 else plural_noun}"
 
 
-def shell_word(text: str) -> str:
+def quote_shell_word(text: str) -> str:
     """Returns a word quoted for the shell. Control characters, which a terminal would obey, become escapes.
 
     The escapes are in `$'...'`, which is in POSIX since 2024: bash, zsh and ksh read it, dash does not.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from gateway.run.admin.plain_text import count_noun, shell_word
+from gateway.run.admin.plain_text import count_noun, quote_shell_word
 
 Record = dict[str, Any]
 # Formats of a time for `strftime`.
@@ -71,7 +71,7 @@ def _last_use(key: Record) -> str:
 
 
 _ID_COLUMN = Column("id", lambda record: str(record["id"]), is_number=True)
-_FORGET_COLUMN = Column("memory forget", lambda each: " ".join(map(shell_word, each["forget"])))
+_FORGET_COLUMN = Column("memory forget", lambda each: " ".join(map(quote_shell_word, each["forget"])))
 _SIZE_COLUMNS = (
     Column("last turn", lambda each: "-" if each["last_turn"] is None else _time_text(each["last_turn"])),
     _count_column("messages"),
@@ -212,7 +212,7 @@ _USAGE_COUNTERS = (
 )
 
 
-def usage_list(by: Sequence[str], keys: Mapping[int, str]) -> RecordList:
+def make_usage_list(by: Sequence[str], keys: Mapping[int, str]) -> RecordList:
     """Returns the list of usage, grouped by some columns. keys: number of a gateway key -> its name.
 
     A counter of 0 is blank in a table, which leaves out columns without any text.

@@ -14,12 +14,12 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from gateway.core.words import letters_of
-from gateway.run.admin.exchange_messages import message_records, shorten
+from gateway.run.admin.exchange_messages import make_message_records, shorten
 from gateway.run.admin.fact_views import FactPage
 from gateway.run.admin.memory_by_uid import load_other_profiles
-from gateway.run.admin.memory_records import MessageRecord, kind_of
+from gateway.run.admin.memory_records import MessageRecord, get_source_kind
 from gateway.run.admin.memory_views import MemoryViews
-from gateway.run.admin.page_paths import message_href, page_path
+from gateway.run.admin.page_paths import make_message_href, page_path
 from storage.errors import TooSlow
 from storage.listing import LAST_NUMBER, FoundMemory
 from storage.recall_record import read_note_seqs
@@ -118,7 +118,7 @@ class RemainingTexts:
         stays += [
             RemainingRecord(text, page_path("m", self._memory.uid, "f", fact.seq)) for text, fact in facts
         ]
-        return [*stays, self.other_mentions(page.fact.text)]
+        return [*stays, self.make_other_mentions(page.fact.text)]
 
     async def list_of_message(
         self,
@@ -138,9 +138,9 @@ class RemainingTexts:
         if rest:
             stays.append(self._rest_of_exchange(exchange, conversation_uid, seq, texts.get(seq, ""), rest))
         stays += await self._list_replies_made_with(texts, own_exchange=exchange.id)
-        href = message_href(self._memory.uid, conversation_uid, exchange, exchange.seq)
+        href = make_message_href(self._memory.uid, conversation_uid, exchange, exchange.seq)
         stays.append(RemainingRecord("The rest of the conversation.", href))
-        stays.append(self.other_mentions(next(iter(texts.values()), None)))
+        stays.append(self.make_other_mentions(next(iter(texts.values()), None)))
         return stays
 
     async def list_of_texts(self, texts: Sequence[Message]) -> list[RemainingRecord]:
@@ -153,11 +153,11 @@ class RemainingTexts:
         stays = await self._list_replies(
             [row for row in noted_rows if row not in going_replies], quoting_rows=()
         )
-        if any(kind_of(text) == "message" for text in texts):
+        if any(get_source_kind(text) == "message" for text in texts):
             stays.append(
                 RemainingRecord("The rest of their conversations, also what answers these messages.")
             )
-        return [*stays, self.other_mentions(self._words or texts[0].text)]
+        return [*stays, self.make_other_mentions(self._words or texts[0].text)]
 
     async def list_facts(self, going: Collection[int], texts: Sequence[str]) -> list[RemainingRecord]:
         """Returns true facts that stay: first those with the sought words, then those that share most words with what
@@ -194,7 +194,7 @@ class RemainingTexts:
     def _has_words(self, text: str) -> bool:
         return bool(self._words) and self._store.recall.has_words(text, self._words)
 
-    def other_mentions(self, text: str | None) -> RemainingRecord:
+    def make_other_mentions(self, text: str | None) -> RemainingRecord:
         """Returns the remark that other messages may mention what goes, and where to look for them.
 
         text: what the page looks for; None: nothing yet.
@@ -229,7 +229,7 @@ class RemainingTexts:
         elif remaining.has_words:
             href = f"{forget_page}?message={last.seq}"
         else:
-            href = message_href(self._memory.uid, conversation_uid, exchange, last.seq)
+            href = make_message_href(self._memory.uid, conversation_uid, exchange, last.seq)
         return replace(remaining, href=href, message=last.seq if is_reply else UNSET)
 
     async def _list_replies_made_with(
@@ -246,7 +246,7 @@ class RemainingTexts:
 
     async def _find_made_with(self, seqs: Collection[int]) -> list[int]:
         """Returns the newest exchanges that had one of some messages or facts in their note."""
-        since = self._views.conversations.noted_since()
+        since = self._views.conversations.load_noted_since()
         recalls = await self._store.recalls.list(
             self._memory.id, since, before=LAST_NUMBER, limit=_MAX_RECALLS
         )
@@ -294,11 +294,13 @@ class RemainingTexts:
         replies = list[RemainingRecord]()
         for row in rows:
             source = exchanges.get(row)
-            records = [] if source is None else message_records(source.exchange, None)
+            records = [] if source is None else make_message_records(source.exchange, None)
             with_text = (record for record in reversed(records) if record.role == "assistant" and record.text)
             reply = next(with_text, None)
             if source is not None and reply is not None:
-                href = message_href(self._memory.uid, source.conversation_uid, source.exchange, reply.seq)
+                href = make_message_href(
+                    self._memory.uid, source.conversation_uid, source.exchange, reply.seq
+                )
                 ways = [("was made with it", row in noted_rows), ("quotes it", row in quoting_rows)]
                 how = " and ".join(way for way, is_so in ways if is_so)
                 record = RemainingRecord(f"A reply that {how}: message {reply.seq}.", href)

@@ -48,7 +48,7 @@ _OUTCOME_BY_MODE: Mapping[str, RecallOutcome] = {
 }
 
 
-def sentence_of(record: RecallRecord) -> str:
+def render_sentence(record: RecallRecord) -> str:
     """Returns what was recalled and what was left out, in words."""
     chosen = record.found - sum(record.left_out)
     if not chosen:
@@ -82,7 +82,7 @@ def _words_of_outcome(outcome: RecallOutcome) -> str:
     return _OUTCOME_WORDS.get(outcome, _OUTCOME_WORDS["nothing_found"])
 
 
-def window_of(record: RecallRecord) -> WindowRecord:
+def make_window_record(record: RecallRecord) -> WindowRecord:
     """Returns how the window of a request was used."""
     parts = (PartTokens(part, tokens) for part, tokens in zip(PROMPT_PARTS, record.part_tokens, strict=True))
     return WindowRecord(tuple(parts), record.context_window, record.evicted_tokens)

@@ -20,13 +20,18 @@ from msgspec import Struct
 from gateway.core.conversation.exchange import is_tombstone
 from gateway.core.dates import DAY_S
 from gateway.errors import UnknownId
-from gateway.run.admin.audited_parts import audited_part
+from gateway.run.admin.audited_parts import render_audited_part
 from gateway.run.admin.hits import load_hit_records
-from gateway.run.admin.list_page import unreadable_cursor
+from gateway.run.admin.list_page import make_cursor_error
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
-from gateway.run.admin.request_explanations import explain_logged, sentence_of, summarize_logged, window_of
+from gateway.run.admin.request_explanations import (
+    explain_logged,
+    make_window_record,
+    render_sentence,
+    summarize_logged,
+)
 from gateway.run.admin.request_records import (
     ExplainedRequest,
     LeftOutRecord,
@@ -186,9 +191,9 @@ class RequestOperations(Struct, frozen=True):
             await self.store.turns.find_exchange(agent, logged.exchange_row) if logged.exchange_row else None
         )
         numbers = [] if exchange is None else range(exchange.seq, exchange.reply_seq + 1)
-        parts = {audited_part(kind, number) for kind in ("message", "exchange") for number in numbers}
+        parts = {render_audited_part(kind, number) for kind in ("message", "exchange") for number in numbers}
         if logged.conversation_uid is not None:
-            parts.add(audited_part("conversation", logged.conversation_uid))
+            parts.add(render_audited_part("conversation", logged.conversation_uid))
         return ForgottenRequest(agent.uid, name_of(logged.scope), logged.at, frozenset(parts))
 
     def find_logged(self, memory: str | None, ids: Collection[str]) -> list[LoggedRequest]:
@@ -351,13 +356,13 @@ class RequestOperations(Struct, frozen=True):
             exchange=stored.seq,
             tries=tries,
             why=record.outcome,
-            sentence=sentence_of(record),
+            sentence=render_sentence(record),
             found=record.found,
             selection=record.is_selection,
             chosen=tuple(hit for hit in hits if not isinstance(hit, LeftOutRecord)),
             left_out=tuple(hit for hit in hits if isinstance(hit, LeftOutRecord)),
             note=note,
-            window=window_of(record),
+            window=make_window_record(record),
             first_ms=record.first_ms,
             usage=None if record.usage is None else UsageRecord(*record.usage),
             kept_until=stored.at + self.keep_why_days * DAY_S,
@@ -377,7 +382,7 @@ def _read_page_end(after: str | None) -> _PageEnd:
         return _PageEnd()
     number, _, exchange_row = after.partition(".")
     if not (_NUMBER.fullmatch(number) and _NUMBER.fullmatch(exchange_row)):
-        raise unreadable_cursor()
+        raise make_cursor_error()
     return _PageEnd(int(number), int(exchange_row))
 
 

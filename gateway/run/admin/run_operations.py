@@ -123,14 +123,14 @@ class RunOperations(Struct, frozen=True):
             )
         ]
         next_after = str(page_steps[-1].step.number) if has_more else None
-        return FoundRun(entry.agent_uid, RunPage(summary_of(entry), tuple(records), next_after))
+        return FoundRun(entry.agent_uid, RunPage(make_run_summary(entry), tuple(records), next_after))
 
     async def list_newest(self, memory: FoundMemory, limit: int = NEWEST_RUNS) -> tuple[RunSummary, ...]:
         """Returns the newest runs of an agent. memory: the agent's."""
         runs = await self.store.runs.list_runs(
             memory.scope.project, RunFilter(agent_row=memory.id), Page(limit=limit)
         )
-        return tuple(map(summary_of, runs))
+        return tuple(map(make_run_summary, runs))
 
     async def _step_record(self, agent: Agent, entry: StepEntry, next_exchange: int | None) -> StepRecord:
         """Returns a step. next_exchange: the row of the exchange with the results of its calls; None: there is none."""
@@ -151,7 +151,7 @@ class RunOperations(Struct, frozen=True):
         )
 
 
-def summary_of(entry: RunEntry) -> RunSummary:
+def make_run_summary(entry: RunEntry) -> RunSummary:
     run = entry.run
     return RunSummary(
         id=ids.id_of("run", run.uid),

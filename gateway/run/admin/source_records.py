@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from gateway.core.memory.visibility import asked_messages, recallable_messages
 from gateway.run.admin.exchange_messages import shorten
-from gateway.run.admin.memory_records import SourceRecord, speaker_of
-from gateway.run.admin.page_paths import message_href, passage_href
+from gateway.run.admin.memory_records import SourceRecord, read_speaker
+from gateway.run.admin.page_paths import make_message_href, make_passage_href
 from storage.listing import FoundMemory, SizedMemory, SourceExchange
 from storage.records import Fact, Passage, Revision
 from storage.sql.store import Store
@@ -29,7 +29,7 @@ async def list_sources(
 
     max_exchanges: the most exchanges that are read for each item.
     """
-    origins = [exchanges_of(item)[:max_exchanges] for item in items]
+    origins = [list_source_exchanges(item)[:max_exchanges] for item in items]
     exchanges = await store.memory_pages.load_sources(
         memory.id, sorted({id for ids in origins for id in ids})
     )
@@ -37,16 +37,16 @@ async def list_sources(
     return [tuple(record for id in ids for record in records.get(id, ())) for ids in origins]
 
 
-def exchanges_of(item: Fact | Revision) -> list[int]:
+def list_source_exchanges(item: Fact | Revision) -> list[int]:
     """Returns the exchanges from which a fact or version came. The exchange that states it comes first."""
     stated = [] if item.exchange_row is None else [item.exchange_row]
     return list(dict.fromkeys([*stated, *item.sources]))
 
 
-def passage_record(uid: str, passage: Passage) -> SourceRecord:
+def make_passage_record(uid: str, passage: Passage) -> SourceRecord:
     """Returns the record of a passage. uid: the memory's."""
     text = shorten(passage.text, _PASSAGE_CHARS)
-    return SourceRecord("passage", passage.seq, text, passage.at, href=passage_href(uid, passage.seq))
+    return SourceRecord("passage", passage.seq, text, passage.at, href=make_passage_href(uid, passage.seq))
 
 
 def _message_records(uid: str, source: SourceExchange) -> tuple[SourceRecord, ...]:
@@ -67,8 +67,8 @@ def _message_records(uid: str, source: SourceExchange) -> tuple[SourceRecord, ..
             m.seq,
             shorten(m.text, _SOURCE_CHARS),
             m.at,
-            href=message_href(uid, source.conversation_uid, exchange, m.seq),
-            speaker=speaker_of(m),
+            href=make_message_href(uid, source.conversation_uid, exchange, m.seq),
+            speaker=read_speaker(m),
         )
         for m in quoted
     )

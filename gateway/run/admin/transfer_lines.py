@@ -43,7 +43,7 @@ _PLAIN_FIELDS = (
 # -- records to lines
 
 
-def fields_of(record: TransferRecord) -> dict[str, Any]:
+def make_fields(record: TransferRecord) -> dict[str, Any]:
     """Returns the fields of a record's line."""
     exchange = record.exchange
     if exchange is None:

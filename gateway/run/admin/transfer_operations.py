@@ -29,7 +29,7 @@ from gateway.run.admin.transfer_lines import (
     PARTS,
     LineReader,
     count_messages,
-    fields_of,
+    make_fields,
 )
 from storage.commands import ImportedRecord
 from storage.errors import NotFound, StatementFailed, WriteConflict
@@ -143,7 +143,7 @@ class TransferOperations:
             raise _forgotten_error()
         records = await self.store.transfer.page(agent, part, position.after, PAGE_LINES, export_end)
         if records:
-            lines = [{part: fields_of(exported.record)} for exported in records]
+            lines = [{part: make_fields(exported.record)} for exported in records]
             return ExportPage(lines, replace(position, after=records[-1].cursor))
         if part == PARTS[-1]:
             await self.check_is_there(agent)

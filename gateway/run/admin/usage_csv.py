@@ -13,7 +13,7 @@ from storage.usage_records import SHOWN_COUNTERS
 _FORMULA_SIGNS: Final = ("=", "+", "-", "@")
 
 
-def usage_csv(page: Mapping[str, Any]) -> str:
+def render_usage_csv(page: Mapping[str, Any]) -> str:
     """Returns the rows of a page of `UsageOperations.show` as CSV, with the names of the columns in the first line."""
     out = StringIO()
     lines = csv.writer(out, lineterminator="\r\n")

@@ -115,10 +115,10 @@ def _sum_json(by: tuple[str, ...], row: UsageSum) -> dict[str, Any]:
         name: _day_text(int(value)) if name == "day" else value
         for name, value in zip(by, row.group, strict=True)
     }
-    return {**group, **counters_json(row.counters)}
+    return {**group, **render_counters(row.counters)}
 
 
-def counters_json(counters: Iterable[int]) -> dict[str, Any]:
+def render_counters(counters: Iterable[int]) -> dict[str, Any]:
     """Returns the counters that are shown by their names, with the cost in the currency of the prices."""
     by_name: dict[str, Any] = dict(zip(COUNTERS, counters, strict=True))
     by_name["cost"] /= _BILLION

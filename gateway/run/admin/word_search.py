@@ -20,11 +20,11 @@ from gateway.run.admin.memory_records import (
     MemoryRecord,
     SourceKind,
     SourceRecord,
-    kind_of,
-    speaker_of,
+    get_source_kind,
+    read_speaker,
 )
-from gateway.run.admin.memory_views import MemoryViews, memory_record
-from gateway.run.admin.page_paths import fact_href, text_href
+from gateway.run.admin.memory_views import MemoryViews, make_memory_record
+from gateway.run.admin.page_paths import make_fact_href, make_text_href
 from storage.errors import TooSlow
 from storage.listing import LAST_NUMBER, ExchangePlace
 from storage.records import MUTED, Agent, Fact, Message
@@ -212,7 +212,8 @@ class WordSearches(Struct, frozen=True):
         people = await asyncio.to_thread(
             lambda: tuple(
                 FoundPerson(
-                    memory_record(person.memory), self._record(person.memory.uid, person.message, None, query)
+                    make_memory_record(person.memory),
+                    self._record(person.memory.uid, person.message, None, query),
                 )
                 for person in page.people
             )
@@ -342,7 +343,7 @@ class WordSearches(Struct, frozen=True):
             return None
         return Remaining(
             queries=tuple(queries_that_find or queries),
-            counts=dict(Counter(map(kind_of, messages.values()))),
+            counts=dict(Counter(map(get_source_kind, messages.values()))),
             has_more=has_more,
             items=tuple(texts[seq] for seq in sorted(texts, reverse=True)[:_SHOWN_ITEMS]),
             blocks=tuple(blocks_with_words.values()),
@@ -376,18 +377,18 @@ class WordSearches(Struct, frozen=True):
     def _record(self, uid: str, message: Message, place: ExchangePlace | None, query: str) -> TextWithWords:
         text = self.views.store.recall.around_words(message.text, query, AROUND_CHARS)
         return TextWithWords(
-            kind_of(message),
+            get_source_kind(message),
             message.seq,
             text,
             message.at,
-            href=text_href(uid, message, place),
-            speaker=speaker_of(message),
+            href=make_text_href(uid, message, place),
+            speaker=read_speaker(message),
             muted=message.source == MUTED or UNSET,
         )
 
 
 def _ended_record(uid: str, fact: Fact) -> TextWithWords:
-    href = fact_href(uid, fact.seq)
+    href = make_fact_href(uid, fact.seq)
     return TextWithWords(
         "fact",
         fact.seq,

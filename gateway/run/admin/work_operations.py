@@ -12,7 +12,7 @@ from gateway.core import ids
 from gateway.core.dates import DAY_S
 from gateway.errors import Conflict, UnknownId
 from gateway.run.admin.job_operations import cancel_job
-from gateway.run.admin.list_page import ListPage, next_cursor, read_cursor, unreadable_cursor
+from gateway.run.admin.list_page import ListPage, make_cursor_error, make_next_cursor, read_cursor
 from gateway.run.admin.memory_by_uid import get_agent
 from gateway.run.admin.memory_names import name_of
 from gateway.run.background.learner import LEARN_JOB
@@ -110,7 +110,7 @@ class WorkOperations(Struct, frozen=True):
         listed = await self.store.batches.list(project, Page(after=before, limit=limit + 1))
         batches = ListPage(
             tuple([await self._batch_record(batch) for batch in listed[:limit]]),
-            next_cursor(listed, limit, lambda batch: str(batch.id)),
+            make_next_cursor(listed, limit, lambda batch: str(batch.id)),
         )
         spent = await self.store.usage.count_background_tokens(project, int(self.now() // DAY_S))
         return WorkRecord(jobs, batches, spent, self.daily_tokens or None)
@@ -148,7 +148,7 @@ class WorkOperations(Struct, frozen=True):
             is_dead = after.startswith(_DEAD_PREFIX)
             prefix = _DEAD_PREFIX if is_dead else _OTHER_PREFIX
             if not after.startswith(prefix):
-                raise unreadable_cursor()
+                raise make_cursor_error()
             before = read_cursor(after.removeprefix(prefix), before)
         read_page = self.store.jobs.list_page
         entries = await read_page(is_dead=is_dead, before=before, project=project, limit=limit + 1)
@@ -156,7 +156,7 @@ class WorkOperations(Struct, frozen=True):
             room = limit + 1 - len(entries)
             entries += await read_page(is_dead=False, before=LAST_NUMBER, project=project, limit=room)
         records = tuple(_job_record(entry.job, entry.scope) for entry in entries[:limit])
-        return ListPage(records, next_cursor(entries, limit, lambda last: _cursor_after(last.job)))
+        return ListPage(records, make_next_cursor(entries, limit, lambda last: _cursor_after(last.job)))
 
     async def _get_job(self, project: str | None, id: int) -> JobEntry:
         for is_dead in (True, False):

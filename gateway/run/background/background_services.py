@@ -26,7 +26,7 @@ from gateway.run.background.retention import RETENTION, make_retention
 from gateway.run.background.run_cleaning import RunCleaning
 from gateway.run.background.schedule import Schedule
 from gateway.run.background.tasks import PeriodicTask
-from gateway.run.background.worker import Handler, JobContext, Worker, receipt_opener
+from gateway.run.background.worker import Handler, JobContext, Worker, make_receipt_opener
 from gateway.run.memory.query_vectors import EmbedQuery
 from gateway.run.upstream.route import Route
 from gateway.run.usage.accounting import Accounting
@@ -76,7 +76,7 @@ class BackgroundServices:
             self.handlers,
             count_outcome=job_metrics.count_attempt,
             pause_s=self._pause_s,
-            open_receipt=receipt_opener(accounting.receipts, LEARN_JOB, COMPACT_JOB, EMBED_JOB),
+            open_receipt=make_receipt_opener(accounting.receipts, LEARN_JOB, COMPACT_JOB, EMBED_JOB),
         )
         self.indexing = IndexingService(store)
         store.growth.listen(self._memory_grew)

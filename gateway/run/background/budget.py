@@ -32,7 +32,7 @@ class DailyBudget:
         """Lets a call begin. Raises: Postponed: until tomorrow, since the day's tokens are used up."""
         if not self.daily_tokens:
             return
-        spent = await self.meter.background_tokens(project)
+        spent = await self.meter.count_background_tokens(project)
         if spent >= self.daily_tokens:
             self.count_call("refused", 0)
             raise Postponed(

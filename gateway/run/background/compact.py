@@ -139,7 +139,9 @@ class SummaryPath(Struct, frozen=True):
     def tokens(self) -> int:
         return sum(each.tokens for each in self.sizes)
 
-    def next_span(self, terms: SummaryTerms, keep_tokens: int, keep_messages: int = 0) -> SummarySpan | None:
+    def find_next_span(
+        self, terms: SummaryTerms, keep_tokens: int, keep_messages: int = 0
+    ) -> SummarySpan | None:
         """Returns the span that the next summary is to cover; None: there is nothing to cover.
 
         keep_tokens, keep_messages: the fewest that stay after the span. By the terms of mode `all` nothing stays,
@@ -234,11 +236,11 @@ class Compactor:
         if project is None or not exchanges:
             return
         terms = await read_summary_terms(self.store, job.agent_row)
-        model = self.model_for(terms)
+        model = self.find_model(terms)
         if model is None:
             return
         path = await SummaryPath.measure(self.store, job.agent_row, exchanges)
-        span = path.next_span(terms, compact_job.keep_tokens, compact_job.keep_messages)
+        span = path.find_next_span(terms, compact_job.keep_tokens, compact_job.keep_messages)
         if span is None:
             # The whole path is covered already, or the whole path stays.
             return
@@ -267,7 +269,7 @@ class Compactor:
             )
         )
 
-    def model_for(self, terms: SummaryTerms) -> BackgroundModel | None:
+    def find_model(self, terms: SummaryTerms) -> BackgroundModel | None:
         """Returns the model that writes an agent's summaries; None: there is no such model.
 
         Raises: JobFailed: the agent names an unknown model.
@@ -304,8 +306,8 @@ class Compactor:
         # Of the conversation's tokens here; for a job, of the model's window.
         share = _RETAINED_SHARE if terms.own_retained_share is None else terms.own_retained_share
         try:
-            model = self.model_for(terms) or self.models.for_route(fallback())
-            span = path.next_span(terms, int(path.tokens * share))
+            model = self.find_model(terms) or self.models.for_route(fallback())
+            span = path.find_next_span(terms, int(path.tokens * share))
             if span is None:
                 raise BadRequest(_NOTHING_TO_SUMMARISE)
             task = SummaryTask(

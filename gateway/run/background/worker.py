@@ -361,7 +361,7 @@ class Worker:
         return longest_s * (0.5 + self.jitter() / 2)
 
 
-def receipt_opener(
+def make_receipt_opener(
     receipts: Receipts, *kinds: str
 ) -> Callable[[Job], AbstractContextManager[Receipt | None]]:
     """Returns a `Worker.open_receipt`: jobs of these kinds have a receipt of their memory, others have none."""

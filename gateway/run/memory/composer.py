@@ -98,7 +98,7 @@ class Composer(Struct, frozen=True):
             if section.changes:
                 # The note stays, and what has changed in the blocks since is appended to it.
                 notes[noted.new_index] += render_changes(
-                    context, section, WHOLE_WINDOW.fitting_notes(composition)
+                    context, section, WHOLE_WINDOW.choose_fitting_notes(composition)
                 )
                 composition = await self._compose(context, notes)
             noted = None

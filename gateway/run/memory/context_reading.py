@@ -27,13 +27,13 @@ from gateway.core.prompt.eviction import evicted_before
 from gateway.core.request.identity import Identity
 from gateway.core.request.memory_mode import Mode
 from gateway.run.memory.contents import retry_with_contents
-from gateway.run.memory.conversation_uid import uid_from_opening
+from gateway.run.memory.conversation_uid import make_uid_from_opening
 from gateway.run.memory.memory_agent import find_or_draft_agent, refresh_agent
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.resent import MAX_REQUEST_BYTES, ResentLists
-from gateway.run.memory.section_blocks import blocks_on_path, initial_blocks
+from gateway.run.memory.section_blocks import blocks_on_path, list_initial_blocks
 from gateway.run.memory.tool_offer import offer_tools
-from gateway.run.receipt import stored_model_name
+from gateway.run.receipt import mask_model_name
 from storage.commands import MemorySnapshot
 from storage.errors import StoreError
 from storage.records import Agent
@@ -70,7 +70,7 @@ async def read_context(
         kind=request.kind,
         is_retry=identity.is_retry,
         conversation_row=conversation.id if is_named and conversation is not None else None,
-        model=stored_model_name(target.upstream, target.model),
+        model=mask_model_name(target.upstream, target.model),
     )
     plan = plan_plain(snapshot, query)
     if plan is None or conversation is None or snapshot.exchange is None:
@@ -148,7 +148,7 @@ async def _read_and_plan(
     plan, tree = await _load_and_plan(store, request, agent, snapshot, query)
     match_point = plan.match.match_point
     path = tuple(tree.chain(match_point))
-    uid = await _conversation_uid(store, agent, snapshot, plan) or uid_from_opening(
+    uid = await _conversation_uid(store, agent, snapshot, plan) or make_uid_from_opening(
         request, agent, snapshot, query.listing
     )
     context = MemoryContext(
@@ -168,7 +168,7 @@ async def _read_and_plan(
     blocks = (
         blocks_on_path(request.spec, snapshot, path)
         if agent.is_stored
-        else await initial_blocks(store, request.spec, agent)
+        else await list_initial_blocks(store, request.spec, agent)
     )
     offered = offer_tools(request, agent, pinned, request.chat.json)
     if plan.omitted:

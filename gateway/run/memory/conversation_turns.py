@@ -64,7 +64,7 @@ class ConversationTurns:
         """Returns a turn of one or more steps. listed: its first step."""
         exchange = listed.exchange
         steps = self._steps(listed)
-        reply = joined_reply(steps)
+        reply = join_reply(steps)
         last = steps[-1].shown_reply
         if len(steps) == 1 or not reply or last is None:
             return JoinedTurn(exchange, (exchange.id,))
@@ -89,9 +89,9 @@ class ConversationTurns:
     def reply(self, turn: str) -> list[WireMessage]:
         """Returns the reply of a turn as its client has it; []: there is none."""
         listed = self.find(turn)
-        return [] if listed is None else joined_reply(self._steps(listed))
+        return [] if listed is None else join_reply(self._steps(listed))
 
-    def path_to(self, turn: str) -> list[WireMessage]:
+    def load_path_to(self, turn: str) -> list[WireMessage]:
         """Returns the path that ends with the reply of a turn as its client has it, oldest first; []: there is none."""
         if not self.reply(turn):
             return []
@@ -119,7 +119,7 @@ def _distance(exchange: Exchange, begun: str) -> tuple[bool, float]:
 def _turn_messages(steps: Sequence[Exchange]) -> TurnMessages:
     inputs = [with_model(each, steps[0]) for each in orjson.loads(steps[0].input or b"[]")]
     last: WireMessage = orjson.loads(steps[-1].shown_reply or b"{}")
-    return TurnMessages(inputs, joined_reply(steps), read_stored_directions(last))
+    return TurnMessages(inputs, join_reply(steps), read_stored_directions(last))
 
 
 async def load_turns(store: Store, agent: Agent, uid: str) -> ConversationTurns:
@@ -139,7 +139,7 @@ async def load_turns(store: Store, agent: Agent, uid: str) -> ConversationTurns:
         after = page[-1].exchange.seq
 
 
-def joined_reply(steps: Sequence[Exchange]) -> list[WireMessage]:
+def join_reply(steps: Sequence[Exchange]) -> list[WireMessage]:
     """Returns the reply of a turn as its client has it: one message, of several steps as well; []: there is none."""
     replies = [each for each in map(_own_reply, steps) if each]
     if len(steps) == 1 or not replies:

@@ -14,7 +14,7 @@ from storage.records import Agent
 _ids = random.Random()
 
 
-def uid_from_opening(
+def make_uid_from_opening(
     request: MemoryRequest, agent: Agent, snapshot: MemorySnapshot, listing: HashedList
 ) -> str:
     """Returns the public name of a conversation that begins.
@@ -31,6 +31,6 @@ def uid_from_opening(
     return blake2b(b"%d %b" % (agent.epoch, seed), key=agent.secret, digest_size=16).hexdigest()
 
 
-def new_conversation_uid() -> str:
+def make_conversation_uid() -> str:
     """Returns a public name for a conversation that no list of a client begins."""
     return f"{_ids.getrandbits(128):032x}"

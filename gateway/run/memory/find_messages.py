@@ -66,7 +66,7 @@ class FoundMessages(NamedTuple):
     # The message asks for the order of many events, so many short lines are worth more than a few long ones.
     asks_for_order: bool = False
 
-    def line_chars(self, budget: int) -> int:
+    def choose_line_chars(self, budget: int) -> int:
         """Returns how many characters of one message a note shows. budget: the tokens of the note."""
         return min(note_choice.ORDER_CHARS if self.asks_for_order else note_choice.CUT_CHARS, 2 * budget)
 
@@ -192,12 +192,12 @@ async def _find_events(query: str, memory: MemorySearch) -> list[Message]:
     )
 
 
-def hit_limit(budget: int) -> int:
+def choose_hit_limit(budget: int) -> int:
     """Returns how many hits a search reads, and how many messages next to one. budget: the tokens of the note."""
     return max(MIN_HITS, budget // LINE_TOKENS)
 
 
-def selection_limit(standing_count: int) -> int:
+def choose_selection_limit(standing_count: int) -> int:
     """Returns how many hits a selection reads. standing_count: the standing facts that the memory section shows.
 
     Each standing fact is among the first hits twice, as a fact and in the user's words, and is ruled out.

@@ -118,7 +118,7 @@ def _fit(
     room = _WindowRoom(
         prompt, context_window or ANY_WINDOW, count, newer_system=newer_system, note=note, rounds=rounds
     )
-    summaries = room.usable_summaries()
+    summaries = room.list_usable_summaries()
     cut = None
     start = 0
     if evicted is not None or room.is_over():
@@ -290,7 +290,7 @@ def _entries(prompt: Prompt) -> list[_Entry]:
         if i in composition.replacements:
             entries += [_Entry(i, m) for m in composition.replacements[i]]
         else:
-            entries.append(_Entry(i, prompt.client_message(i)))
+            entries.append(_Entry(i, prompt.render_client_message(i)))
     return entries
 
 
@@ -381,7 +381,7 @@ class _WindowRoom:
             note_tokens=self._note.reserved_tokens,
         )
 
-    def usable_summaries(self) -> list[_UsableSummary]:
+    def list_usable_summaries(self) -> list[_UsableSummary]:
         """Returns the summaries that replace at least one message, and after which the list may begin."""
         summaries = []
         for cut in self._eviction.cuts:

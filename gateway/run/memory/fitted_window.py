@@ -68,7 +68,7 @@ class FittedWindow(Struct, frozen=True):
             else [composition.inserted[n] for n in self.included]
         )
 
-    def fitting_notes(self, composition: Composition) -> list[str]:
+    def choose_fitting_notes(self, composition: Composition) -> list[str]:
         """Returns the notes before the client's messages and of the inserted ones, as far as they fit."""
         notes = [note for index, note in composition.notes.items() if index not in self.dropped]
         notes += [each.note for each in self.inserted(composition) if each.note]

@@ -19,7 +19,7 @@ from gateway.core.request.identity import Identity
 from gateway.core.request.memory_mode import Mode
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.queue import QueueTicket
-from gateway.run.receipt import stored_model_name
+from gateway.run.receipt import mask_model_name
 from storage.commands import MemorySnapshot
 from storage.records import Agent, Block, Evicted, Exchange, SentSection, Summary
 
@@ -106,7 +106,7 @@ class MemoryContext(Struct, frozen=True):
 
     def answered_by(self, target: Target) -> MemoryContext:
         """Returns the context with the target that answers, which may differ from the expected one."""
-        model = stored_model_name(target.upstream, target.model)
+        model = mask_model_name(target.upstream, target.model)
         if model == self.plan.query.model:
             return self
         return replace(self, plan=replace(self.plan, query=replace(self.plan.query, model=model)))

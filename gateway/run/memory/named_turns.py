@@ -145,7 +145,7 @@ async def find_paths_by_id(store: Store, scope: Scope, ids: Set[str]) -> dict[st
             continue
         if conversation not in turns:
             turns[conversation] = await load_turns(store, agent, conversation)
-        path = [*map(without_private, turns[conversation].path_to(make_begun_hex(begun)))]
+        path = [*map(without_private, turns[conversation].load_path_to(make_begun_hex(begun)))]
         if path:
             paths = {**dict.fromkeys(asked_ids, path), **paths}  # the newest is the one that an id names
     return paths

@@ -106,7 +106,7 @@ class Prompt(Struct, frozen=True):
     # The messages before this turn's hidden rounds may differ from those that the model had in these rounds.
     moves_hidden_rounds: bool = False
 
-    def client_message(self, index: int) -> WireMessage:
+    def render_client_message(self, index: int) -> WireMessage:
         """Returns one of the request's messages with its note, as this endpoint reads it."""
         message = self.request.messages[index]
         form = self.form
@@ -124,7 +124,7 @@ class Prompt(Struct, frozen=True):
         section = self.section.without_blocks()
         composition = self.composition.without_notes()
         system = self.system if section is self.section else section.text
-        has_notes = bool(self.window.fitting_notes(self.composition))
+        has_notes = bool(self.window.choose_fitting_notes(self.composition))
         if not (has_notes or self.window.summary or system != self.system):
             return None
         return replace(
@@ -171,7 +171,7 @@ class Prompt(Struct, frozen=True):
 
     def names_mark(self, mark: str) -> bool:
         """Returns whether one of the gateway's texts in the prompt names the mark of the memory's notes."""
-        return is_mark_named((self.system, *self.window.fitting_notes(self.composition)), mark)
+        return is_mark_named((self.system, *self.window.choose_fitting_notes(self.composition)), mark)
 
     def hides_shown_blocks(self, window: FittedWindow) -> bool:
         """Returns whether a window leaves out a text of the prompt that shows a memory block last."""
@@ -312,7 +312,7 @@ class Prompt(Struct, frozen=True):
             if index not in self.window.dropped:
                 edit.set_role(index, "system")
         for index in self.form.changed_messages | self.without_media:
-            edit.replace_message(index, [self.client_message(index)])
+            edit.replace_message(index, [self.render_client_message(index)])
 
     def _fields_of(self, offer: Offer) -> Mapping[str, Any]:
         """Returns the fields that ask for an offer."""

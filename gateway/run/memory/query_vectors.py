@@ -27,7 +27,7 @@ class QueryVectors(Struct):
     # Query -> its vector, or the result of comparing that; None: there is no vector, or none in time.
     _vectors: dict[str, Vector | Near | None] = field(default_factory=dict)
 
-    async def vector_of(self, agent: Agent, query: str, wait_ms: float) -> Vector | Near | None:
+    async def find_vector(self, agent: Agent, query: str, wait_ms: float) -> Vector | Near | None:
         """Returns the vector of a query, or the result of comparing it; None: there is no vector, or none in time."""
         if self.embed_query is None:
             return None
@@ -45,7 +45,7 @@ class QueryVectors(Struct):
         Raises: StoreError.
         """
         begun = time.perf_counter()
-        vector = await self.vector_of(agent, query, deadline_ms)
+        vector = await self.find_vector(agent, query, deadline_ms)
         if not isinstance(vector, Vector):
             return vector
         remaining_ms = max(1.0, deadline_ms - (time.perf_counter() - begun) * 1000)
@@ -55,7 +55,7 @@ class QueryVectors(Struct):
         return near
 
 
-async def nearest_facts(
+async def sort_nearest_facts(
     store: Store,
     agent: Agent,
     snapshot: MemorySnapshot,

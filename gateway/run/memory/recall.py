@@ -19,18 +19,18 @@ from gateway.run.memory.contents import retry_with_contents
 from gateway.run.memory.find_messages import (
     FoundMessages,
     SearchOutcome,
+    choose_hit_limit,
+    choose_selection_limit,
     find_messages,
-    hit_limit,
     make_search_record,
-    selection_limit,
 )
 from gateway.run.memory.fitted_window import FittedWindow, NoteRoom
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.prompt_tokens import count_tokens
-from gateway.run.memory.query_vectors import EmbedQuery, QueryVectors, nearest_facts
+from gateway.run.memory.query_vectors import EmbedQuery, QueryVectors, sort_nearest_facts
 from gateway.run.memory.recall_result import RecallResult
-from gateway.run.memory.superseded import superseded_exchanges
+from gateway.run.memory.superseded import find_superseded_exchanges
 from gateway.run.memory.visible import VisibleContent, shows_origin
 from gateway.settings import MemorySettings
 from storage.errors import StoreError, TooSlow
@@ -115,7 +115,7 @@ class Recaller(Struct, frozen=True):
         limit_ms = self.limit_ms(context)
         begun_at = time.perf_counter()
         try:
-            facts = await nearest_facts(
+            facts = await sort_nearest_facts(
                 self.store,
                 context.agent,
                 context.snapshot,
@@ -258,7 +258,7 @@ class _NoteSearch(Struct, frozen=True):
             return _ALL_MESSAGES_SHOWN
         found = await find_messages(text, query, self, self.names)
         if not context.is_plain:  # a plain list has nothing in another form
-            rule = partial(superseded_exchanges, context, self.recaller.settings.idle_s)
+            rule = partial(find_superseded_exchanges, context, self.recaller.settings.idle_s)
             superseded = await retry_with_contents(
                 self.recaller.store.turns, context.agent, context.tree, rule
             )
@@ -277,7 +277,7 @@ class _NoteSearch(Struct, frozen=True):
                 budget, note_choice.selection_budget(self.recaller.note_budget(context, self.naming_tokens))
             )
         render = partial(_render, context, names_mark=self.naming_tokens > 0, is_selection=found.is_selection)
-        cut_chars = found.line_chars(budget)
+        cut_chars = found.choose_line_chars(budget)
         changes = self.prompt.section.changes
         choice = found.choose(budget, cut_chars, self.visible)
         # The estimate is too low for some languages, and a full window has no room for a token more.
@@ -307,14 +307,14 @@ class _NoteSearch(Struct, frozen=True):
         recaller, context, visible = self.recaller, self.context, self.visible
         # A vector that does not come in time leaves time for a search by words.
         wait_ms = self._remaining_ms() - recaller.limit_ms(context) / WORDS_TIME_PARTS
-        vector = await self.vectors.vector_of(context.agent, query, wait_ms)
+        vector = await self.vectors.find_vector(context.agent, query, wait_ms)
         has_evicted = self.prompt.window.evicted_tokens > 0 and not visible.verbatim_seqs
         return await recaller.store.recall.search(
             context.agent,
             query,
             numbers=context.snapshot.numbers,
             skip=visible.verbatim_seqs,
-            limit=MAX_HITS if has_evicted else hit_limit(self.budget),
+            limit=MAX_HITS if has_evicted else choose_hit_limit(self.budget),
             room=SPARE_BUDGETS * self.budget,
             only_strong=True,
             deadline_ms=self._remaining_ms(),
@@ -332,7 +332,7 @@ class _NoteSearch(Struct, frozen=True):
             opens=_opens_conversation(context),
             numbers=context.snapshot.numbers,
             skip=visible.verbatim_seqs,
-            limit=selection_limit(len(self.standing)),
+            limit=choose_selection_limit(len(self.standing)),
             deadline_ms=self._remaining_ms(),
         )
 
@@ -344,7 +344,7 @@ class _NoteSearch(Struct, frozen=True):
             before=before,
             numbers=context.snapshot.numbers,
             skip=self.visible.verbatim_seqs,
-            limit=hit_limit(self.budget),
+            limit=choose_hit_limit(self.budget),
             deadline_ms=self._remaining_ms(),
         )
 

@@ -53,7 +53,7 @@ def pack_recall(
 
     Over SQLite it runs in the writer's thread, over PostgreSQL in the loop's, and it changes nothing.
     """
-    rows, left_out = entry_rows(search)
+    rows, left_out = make_entry_rows(search)
     reported = reported_counts(turn_outcome.usage)
     record = RecallRecord(
         outcome=_search_outcome(search, left_out),
@@ -75,7 +75,7 @@ def pack_recall(
     return pack_rows(record, rows, has_meaning=search.trace.has_meaning)
 
 
-def entry_rows(
+def make_entry_rows(
     search: SearchRecord, max_left_out: int = MAX_LEFT_OUT
 ) -> tuple[list[EntryRow], tuple[int, ...]]:
     """Returns a search's hits as rows by rank, and how many stayed out, in the order of `RecallRecord.left_out`.

@@ -17,7 +17,7 @@ from gateway.core.prompt.result_order import results_after_calls
 from gateway.core.request.chat_request import ChatRequest, MemoryChoice, Reference
 from gateway.core.turn_name import TurnName
 from gateway.errors import BadRequest, BodyTooLarge
-from gateway.run.memory.conversation_turns import ConversationTurns, joined_reply, load_turns, with_model
+from gateway.run.memory.conversation_turns import ConversationTurns, join_reply, load_turns, with_model
 from gateway.run.memory.named_turns import NamedTurn, name_of_run
 from storage.records import Agent, Exchange, Scope
 from storage.sql.store import Store
@@ -37,12 +37,12 @@ async def fill_references(
     filler = _ReferenceFiller(request, max_reply_bytes)
     turns = _ReferencedTurns(store, project, scope)
     for each in request.references:
-        messages = await turns.messages_of(each)
+        messages = await turns.load_messages_of(each)
         if messages:
             filler.fill(each, messages)
         elif each.kind != "thoughts":  # those that are not found are left out, like those of another provider
             raise _not_found_error(each)
-    whole = filler.filled_request()
+    whole = filler.make_filled_request()
     if turns.owner is None:
         return whole
     agent, key = turns.owner
@@ -64,7 +64,7 @@ class _ReferencedTurns:
         self._messages: dict[tuple[TurnName, str, int | None], list[WireMessage]] = {}
         self._by_conversation: dict[str, ConversationTurns] = {}
 
-    async def messages_of(self, reference: Reference) -> list[WireMessage]:
+    async def load_messages_of(self, reference: Reference) -> list[WireMessage]:
         """Returns what a reference stands for: the path that ends with a reply, or the reply alone; []: not found."""
         name = reference.turn
         if name is None:
@@ -94,18 +94,18 @@ class _ReferencedTurns:
             return await self._find_in_turn(reference, stored_name)
         # The same words were answered before, or several steps are one reply.
         turns = await self._turns_of(name.conversation_uid)
-        return turns.path_to(name.turn) if reference.kind == "path" else turns.reply(name.turn)
+        return turns.load_path_to(name.turn) if reference.kind == "path" else turns.reply(name.turn)
 
     async def _messages_of_exchange(
         self, agent: Agent, exchange: Exchange, reference: Reference, name: TurnName
     ) -> list[WireMessage]:
         """Returns what a reference stands for if its turn is this exchange."""
         if reference.kind != "path":
-            return [] if exchange.redactions else joined_reply([exchange])
+            return [] if exchange.redactions else join_reply([exchange])
         turns = ConversationTurns()
         for listed in await self._store.messages.load_path(agent.id, exchange.id):
             turns.add(listed)
-        return turns.path_to(name.turn)
+        return turns.load_path_to(name.turn)
 
     async def _turns_of(self, conversation_uid: str) -> ConversationTurns:
         if conversation_uid not in self._by_conversation:
@@ -171,7 +171,7 @@ class _ReferenceFiller:
             self._named_replies.add(index)
         self._messages[index][-1:] = messages[-1:]
 
-    def filled_request(self) -> ChatRequest:
+    def make_filled_request(self) -> ChatRequest:
         """Returns the request with stored messages in place of its references."""
         self._drop_unanswered_calls()
         filled = [*chain.from_iterable(self._messages)]

@@ -13,7 +13,7 @@ from storage.records import Agent, Block, Exchange
 from storage.sql.store import Store
 
 
-def in_prompt_order(spec: AgentSpec, blocks: Sequence[Block]) -> list[Block]:
+def sort_in_prompt_order(spec: AgentSpec, blocks: Sequence[Block]) -> list[Block]:
     """Returns blocks in their order in the prompt: as the agent declares them, then blocks that were made since."""
     if len(blocks) < 2:
         return list(blocks)
@@ -23,13 +23,13 @@ def in_prompt_order(spec: AgentSpec, blocks: Sequence[Block]) -> list[Block]:
 
 def blocks_on_path(spec: AgentSpec, snapshot: MemorySnapshot, path: Sequence[Exchange]) -> tuple[Block, ...]:
     """Returns the blocks of a snapshot as a path sees them, its own pending edits included."""
-    blocks = in_prompt_order(spec, snapshot.blocks)
+    blocks = sort_in_prompt_order(spec, snapshot.blocks)
     if not snapshot.edits:
         return tuple(blocks)
     return tuple(edits.blocks_on_path(blocks, snapshot.edits, {exchange.id for exchange in path}))
 
 
-async def initial_blocks(store: Store, spec: AgentSpec, agent: Agent) -> tuple[Block, ...]:
+async def list_initial_blocks(store: Store, spec: AgentSpec, agent: Agent) -> tuple[Block, ...]:
     """Returns the blocks that the memory of a draft will have at first."""
     defaults = [replace(block, id=n) for n, block in enumerate(spec.blocks)]
     if spec.shared_labels:

@@ -12,7 +12,7 @@ from gateway.run.memory.memory_context import MemoryContext
 from storage.records import Exchange
 
 
-def superseded_exchanges(context: MemoryContext, idle_s: float) -> set[int]:
+def find_superseded_exchanges(context: MemoryContext, idle_s: float) -> set[int]:
     """Returns the exchanges that are superseded once this request has finished.
 
     Raises: Missing: their contents are to be loaded.

@@ -16,12 +16,12 @@ from gateway.core.prompt import note_choice, note_query, note_text
 from gateway.core.tags import mark_of
 from gateway.run.memory.find_messages import (
     SearchOutcome,
+    choose_hit_limit,
+    choose_selection_limit,
     find_messages,
-    hit_limit,
     make_search_record,
-    selection_limit,
 )
-from gateway.run.memory.query_vectors import EmbedQuery, QueryVectors, nearest_facts
+from gateway.run.memory.query_vectors import EmbedQuery, QueryVectors, sort_nearest_facts
 from gateway.run.memory.recall import SPARE_BUDGETS
 from gateway.run.memory.recall_result import SearchRecord
 from storage.records import Agent, Message, StandingFact
@@ -66,7 +66,7 @@ class TrialRunner(Struct, frozen=True):
         facts = list[StandingFact]()
         shown_seqs = tuple[int, ...]()
         if snapshot is not None:
-            facts = await nearest_facts(self.store, agent, snapshot, vectors, query, _DEADLINE_MS)
+            facts = await sort_nearest_facts(self.store, agent, snapshot, vectors, query, _DEADLINE_MS)
             shown_seqs = make_standing_block(facts, snapshot.blocks, None).shown_seqs
         searcher = _TrialSearch(self.store, self.recall_tokens, agent, trace, vectors, len(shown_seqs))
         found = await find_messages(text, query, searcher)
@@ -76,7 +76,7 @@ class TrialRunner(Struct, frozen=True):
         budget = (
             note_choice.selection_budget(self.recall_tokens) if found.is_selection else self.recall_tokens
         )
-        choice = found.choose(budget, found.line_chars(budget))
+        choice = found.choose(budget, found.choose_line_chars(budget))
         rendered = note_text.render_note(
             choice.hits, (), self.now(), mark=mark_of(agent.secret), is_selection=found.is_selection
         )
@@ -98,11 +98,11 @@ class _TrialSearch(Struct, frozen=True):
     standing_count: int
 
     async def search(self, query: str) -> list[Message]:
-        vector = await self.vectors.vector_of(self.agent, query, _DEADLINE_MS)
+        vector = await self.vectors.find_vector(self.agent, query, _DEADLINE_MS)
         return await self.store.recall.search(
             self.agent,
             query,
-            limit=hit_limit(self.recall_tokens),
+            limit=choose_hit_limit(self.recall_tokens),
             room=SPARE_BUDGETS * self.recall_tokens,
             only_strong=True,
             deadline_ms=_DEADLINE_MS,
@@ -115,7 +115,7 @@ class _TrialSearch(Struct, frozen=True):
             self.agent,
             query,
             opens=True,
-            limit=selection_limit(self.standing_count),
+            limit=choose_selection_limit(self.standing_count),
             deadline_ms=_DEADLINE_MS,
         )
 
@@ -124,6 +124,6 @@ class _TrialSearch(Struct, frozen=True):
             self.agent,
             message.seq,
             before=before,
-            limit=hit_limit(self.recall_tokens),
+            limit=choose_hit_limit(self.recall_tokens),
             deadline_ms=_DEADLINE_MS,
         )

@@ -107,7 +107,7 @@ def recall_row_maker(
     if search is None or not receipt.request_id:
         return None
     receipt.has_recall_record = True
-    added_ms = receipt.added_ms or receipt.added_so_far()
+    added_ms = receipt.added_ms or receipt.measure_added_ms()
     ms = (perf_counter() - receipt.begun) * 1000
 
     def make() -> RecallRow:

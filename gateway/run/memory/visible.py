@@ -42,7 +42,9 @@ class VisibleContent(Struct, frozen=True):
             visible.update(_atoms_of_joined_replies(listing, dropped))
         for each in window.inserted(composition):
             visible.update(each.atoms)
-        return cls(_verbatim_seqs(context, composition, window), visible, window.fitting_notes(composition))
+        return cls(
+            _verbatim_seqs(context, composition, window), visible, window.choose_fitting_notes(composition)
+        )
 
 
 NOTHING_VISIBLE = VisibleContent(range(0), frozenset(), ())

@@ -26,7 +26,7 @@ from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.query_vectors import EmbedQuery
 from gateway.run.tools import searches
-from gateway.run.tools.toolbox import ToolAnswer, failed_answer
+from gateway.run.tools.toolbox import ToolAnswer, make_failed_answer
 from storage.listing import PassageFilter
 from storage.records import Agent, MemoryEdit, Message, Passage, Vector
 from storage.sql.store import Store
@@ -87,10 +87,10 @@ class MemoryTools(Struct, frozen=True):
         name = self.context.offered[call.name]
         tool = MEMORY_TOOLS[name]
         if tool.operation is not None and self.context.request.identity.mode is Mode.READ:
-            return failed_answer(READ_ONLY_ERROR)
+            return make_failed_answer(READ_ONLY_ERROR)
         error = argument_error(name, call.arguments)
         if error is not None:
-            return failed_answer(error)
+            return make_failed_answer(error)
         arguments = known_arguments(name, call.arguments)
         if tool.sources:
             return await self.look_up(_make_lookup(tool.sources, arguments))
@@ -124,16 +124,16 @@ class MemoryTools(Struct, frozen=True):
     def remember(self, call_id: str, arguments: Mapping[str, Any]) -> ToolAnswer:
         """Stores a text in archival memory. arguments: its `content`, and perhaps `tags`."""
         if not str(arguments["content"]).strip():
-            return failed_answer("Error: there is no text to keep. Nothing was done.")
+            return make_failed_answer("Error: there is no text to keep. Nothing was done.")
         self.block_edits.edits.append(self._make_edit(call_id, EditOperation.ARCHIVAL_INSERT, "", arguments))
         return ToolAnswer("Stored in archival memory.")
 
     def remember_fact(self, call_id: str, fact: str) -> ToolAnswer:
         """Stores a fact. It is recalled when it fits a message, and a search of the whole memory finds it."""
         if not fact_key(fact):
-            return failed_answer("Error: there is no fact to keep. Nothing was done.")
+            return make_failed_answer("Error: there is no fact to keep. Nothing was done.")
         if len(fact) > FACT_CHARS:
-            return failed_answer(
+            return make_failed_answer(
                 f"Error: a fact has at most {FACT_CHARS} characters. Nothing was done; for a longer text there is "
                 "archival_memory_insert."
             )

@@ -13,7 +13,7 @@ from gateway.core.request.envelope import (
 )
 from gateway.core.request.native_body import NativeBody
 from gateway.run.memory.prompt import EndpointForm
-from gateway.run.receipt import stored_model_name
+from gateway.run.receipt import mask_model_name
 from gateway.run.upstream.endpoint import Endpoint
 
 # The form of a request that goes upstream in its own dialect: its fields stay as they are.
@@ -25,15 +25,15 @@ _NO_FIELDS: frozenset[str] = frozenset()
 _NO_INDICES: frozenset[int] = frozenset()
 
 
-def native_body_for(request: ChatRequest, endpoint: Endpoint) -> NativeBody | None:
+def choose_native_body(request: ChatRequest, endpoint: Endpoint) -> NativeBody | None:
     """Returns the body of a request in its client's dialect; None: this endpoint gets a chat completion."""
     return request.native_body if endpoint.provider.capabilities.speaks_messages else None
 
 
-def endpoint_form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> EndpointForm:
+def choose_endpoint_form(request: ChatRequest, endpoint: Endpoint, model: str) -> EndpointForm:
     """Returns the form of a request for an endpoint and its model."""
     capabilities = endpoint.provider.capabilities
-    if native_body_for(request, endpoint) is not None:
+    if choose_native_body(request, endpoint) is not None:
         return _NATIVE_WITH_BOUND_THOUGHTS if capabilities.binds_thoughts(model) else NATIVE_FORM
     consumed = _consumed_fields(request, capabilities, model)
     return EndpointForm(
@@ -97,7 +97,7 @@ def _unreadable_files(request: ChatRequest) -> frozenset[int]:
 
 def _foreign_replies(request: ChatRequest, endpoint: Endpoint, model: str) -> frozenset[int]:
     """Returns the indices of the replies that the gateway has put into a request and another model made."""
-    model_name = stored_model_name(endpoint.upstream, model)
+    model_name = mask_model_name(endpoint.upstream, model)
     return frozenset(index for index, maker in request.reply_models.items() if maker != model_name)
 
 

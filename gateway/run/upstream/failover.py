@@ -75,7 +75,7 @@ class Failover:
         }
         return failover
 
-    def endpoints_of(self, route: Route) -> Iterator[Endpoint]:
+    def list_endpoints(self, route: Route) -> Iterator[Endpoint]:
         """Yields the endpoints that may answer on a route, in the order of its targets."""
         for target in route.targets:
             yield from self.endpoints[target.upstream]

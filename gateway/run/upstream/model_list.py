@@ -158,7 +158,7 @@ class ModelList:
 
     # -- with a caller's key
 
-    async def entries_for(
+    async def list_entries_for(
         self, credential: str | None, upstream: str | None = None, *, has_others: bool = False
     ) -> Entries:
         """Returns the list as a caller sees it.
@@ -180,7 +180,7 @@ class ModelList:
     async def _choose_entries(
         self, credential: str | None, upstream: str | None, *, has_others: bool
     ) -> Entries:
-        """Returns the list as `entries_for` documents it, without a check that upstreams have answered."""
+        """Returns the list as `list_entries_for` documents it, without a check that upstreams have answered."""
         if upstream is not None and upstream not in self._providers:
             raise unknown_upstream(upstream)
         candidates = self._find_candidates(upstream)
@@ -218,7 +218,7 @@ class ModelList:
 
         credential: the caller's own `Authorization`.
 
-        Raises: UnknownModel; NotAuthenticated, NotAllowed, UpstreamUnreachable: as `entries_for`.
+        Raises: UnknownModel; NotAuthenticated, NotAllowed, UpstreamUnreachable: as `list_entries_for`.
         """
         entries = self.entries
         if credential is not None and not any(entry["id"] == name for entry in entries):

@@ -10,7 +10,7 @@ from adapters.base import Provider
 from adapters.types import ModelRequest
 from gateway.core.trace_context import without_trace
 from gateway.run.receipt import Receipt
-from gateway.run.receipts import current_receipt
+from gateway.run.receipts import find_current_receipt
 from gateway.run.upstream_call import UpstreamCall
 from gateway.settings import UpstreamSettings
 
@@ -69,4 +69,4 @@ def with_current_trace_headers(
     call: the call of the upstream that the request is for.
     propagates: whether the upstream gets trace headers; None: only if the client has sent some.
     """
-    return with_trace_headers(request, current_receipt(), call, propagates=propagates)
+    return with_trace_headers(request, find_current_receipt(), call, propagates=propagates)

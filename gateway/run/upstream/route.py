@@ -73,11 +73,11 @@ def resolve_route(settings: Settings, model: str, *, by_operator: bool = False) 
         profile = settings.profile(model.removeprefix(AGENT_PREFIX))
         if profile is None:
             raise UnknownModel.unlisted(model)
-        return agent_route(settings, profile)
+        return make_agent_route(settings, profile)
     return _resolve(settings, model, upstream=None, by_operator=by_operator)
 
 
-def agent_route(settings: Settings, agent: AgentSpec | ProfileSettings) -> Route:
+def make_agent_route(settings: Settings, agent: AgentSpec | ProfileSettings) -> Route:
     """Returns the route for `agent/<name>`. Raises: UnknownModel: the agent has no model of its own."""
     if agent.model is None:
         raise UnknownModel(

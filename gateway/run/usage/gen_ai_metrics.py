@@ -32,7 +32,7 @@ _LABELS: Final = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_reque
 _GATEWAY_TOOLS: Final = frozenset((*MEMORY_TOOLS, *BUILT_IN_TOOLS))
 
 
-def model_names(settings: Settings) -> set[str]:
+def list_model_names(settings: Settings) -> set[str]:
     """Returns the names that the settings have for models."""
     names: set[str | None] = {settings.background_model, settings.memory.embedder}
     for model in settings.models:
@@ -54,7 +54,7 @@ class GenAIMetrics:
     """Counts what requests and work used, in metrics of the process."""
 
     def __init__(self, metrics: Metrics, settings: Settings) -> None:
-        self._models = ModelNames(model_names(settings))
+        self._models = ModelNames(list_model_names(settings))
         self._durations = metrics.add_histogram(
             "gen_ai_client_inference_duration_seconds", "Time of calls of models.", _DURATIONS, *_LABELS
         )

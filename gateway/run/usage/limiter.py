@@ -301,7 +301,7 @@ class Limiter:
         if not limits:
             return
         reservation = self._reservations.get(receipt) or LimitReservation()
-        used = self._meter.used_so_far(receipt)
+        used = self._meter.measure_use_so_far(receipt)
         wanted = self._estimate(call)
         reservation.count_ended_minutes(used, self._now())
         reserved_buckets = {bucket.limit.id: bucket for bucket in reservation.amounts}

@@ -196,7 +196,7 @@ class Meter:
             counters[ERRORS] += 1
         return used
 
-    def used_so_far(self, receipt: Receipt) -> Amounts:
+    def measure_use_so_far(self, receipt: Receipt) -> Amounts:
         """Returns the tokens and the cost that work under way has used so far."""
         counters = [0] * len(COUNTERS)
         for call in receipt.calls:
@@ -262,7 +262,7 @@ class Meter:
             earlier.prompt + used.prompt, earlier.completion + used.completion
         )
 
-    async def background_tokens(self, project: str) -> int:
+    async def count_background_tokens(self, project: str) -> int:
         """Returns the tokens that a project's background calls used today, without questions. Raises: StoreError."""
         # While a write is under way, what it writes is neither in memory nor in the table.
         async with self.pause_writes():
@@ -277,7 +277,7 @@ class Meter:
                 if (key.day, key.project) == (today, project)
             )
             # Tokens that a write has attributed to users, and not written yet.
-            for row in self.unwritten_counters(today, today, {"project": project}):
+            for row in self.list_unwritten_counters(today, today, {"project": project}):
                 unwritten += row[BACKGROUND_INPUT] + row[BACKGROUND_OUTPUT] - row[QUESTIONS]
             return written.tokens + unwritten
 
@@ -306,7 +306,9 @@ class Meter:
             if not self._pauses:
                 self._unpaused.set()
 
-    def unwritten_counters(self, first: int, last: int, only: Mapping[str, str | int]) -> list[list[int]]:
+    def list_unwritten_counters(
+        self, first: int, last: int, only: Mapping[str, str | int]
+    ) -> list[list[int]]:
         """Returns the counters that are not written yet, while writes are paused.
 
         first, last: days.

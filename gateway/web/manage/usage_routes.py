@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.errors import BadRequest
-from gateway.run.admin.usage_csv import usage_csv
+from gateway.run.admin.usage_csv import render_usage_csv
 from gateway.run.admin.usage_operations import UsageOperations
 from gateway.run.store_errors import map_store_errors
 from gateway.web.json_response import JsonResponse
@@ -41,7 +41,9 @@ def make_usage_routes(operations: UsageOperations, access: Access) -> list[Route
         with map_store_errors():
             page = await operations.show(query, project=manager.project)
         if page_format == "csv":
-            return Response(usage_csv(page), headers=_next_link(query, page["next"]), media_type=_CSV_TYPE)
+            return Response(
+                render_usage_csv(page), headers=_next_link(query, page["next"]), media_type=_CSV_TYPE
+            )
         return JsonResponse(page)
 
     return [Route(USAGE_PATH, show_usage, methods=["GET"])]

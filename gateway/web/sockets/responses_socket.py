@@ -42,7 +42,7 @@ from gateway.web.raw_headers import find_header
 from gateway.web.request_info import get_request_info
 from gateway.web.sockets.arrival import Arrival
 from gateway.web.sockets.queued_response import QueuedResponse, ResponseConnection
-from gateway.web.sockets.socket_request import BodyReceiver, make_request_scope, repeated_headers
+from gateway.web.sockets.socket_request import BodyReceiver, choose_repeated_headers, make_request_scope
 from storage.errors import StoreError
 
 RESPONSES_PATH: Final = "/v1/responses"
@@ -154,7 +154,7 @@ class _Session:
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         self._model = query.pop("model", None)
         self._query = urlencode(query).encode()
-        self._headers = repeated_headers(scope["headers"])
+        self._headers = choose_repeated_headers(scope["headers"])
 
     async def run(self) -> None:
         """Receives events and makes responses, until the client or the server closes the socket."""

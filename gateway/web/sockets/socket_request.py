@@ -49,7 +49,7 @@ def make_request_scope(
     }
 
 
-def repeated_headers(headers: RawHeaders) -> list[tuple[bytes, bytes]]:
+def choose_repeated_headers(headers: RawHeaders) -> list[tuple[bytes, bytes]]:
     """Returns the headers of a handshake that each request of the connection gets."""
     request_headers = []
     for name, value in headers:

@@ -175,7 +175,7 @@ def test_a_note_for_an_order_of_events_has_shorter_lines() -> None:
             raise AssertionError("the whole order is asked for")
 
     def found(text: str) -> int:
-        return asyncio.run(find_messages(text, text, Limestone())).line_chars(1_000)
+        return asyncio.run(find_messages(text, text, Limestone())).choose_line_chars(1_000)
 
     assert found("In which order did we choose the floor and the rings?") == ORDER_CHARS
     assert found("Which floor did we choose?") == CUT_CHARS

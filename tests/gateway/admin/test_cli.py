@@ -38,7 +38,7 @@ from gateway.run.admin.import_reading import Survey
 from gateway.run.admin.outcome_text import describe_forget_result
 from gateway.run.admin.printed import show_block
 from gateway.run.admin.progress import Progress
-from gateway.run.admin.record_lists import KEYS, usage_list
+from gateway.run.admin.record_lists import KEYS, make_usage_list
 from gateway.run.admin.serving import AdminFile, ServingProcess
 from gateway.settings import DatabaseSettings, Settings
 from gateway.settings.load import load_settings
@@ -286,7 +286,7 @@ def test_limits_are_set_from_the_command_line(capsys: Out) -> None:
     assert capsys.readouterr().out == ""
     assert main(["usage", "--by", "user", "--key", "1", "--csv"]) == 0
     assert capsys.readouterr().out.startswith("user,requests,")
-    shown = usage_list(["day", "key"], {3: "prod"})
+    shown = make_usage_list(["day", "key"], {3: "prod"})
     row = {"day": "2026-11-24", "key": 3, "cost": 0.0}
     assert [column.cell(row) for column in shown.columns[:2]] == ["2026-11-24", "3 prod"]
     assert shown.columns[1].cell({**row, "key": 0}) == "-"

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.run.admin.exchange_messages import message_records
+from gateway.run.admin.exchange_messages import make_message_records
 from gateway.run.admin.memory_records import ShownCall
 from storage.records import Exchange
 
@@ -47,5 +47,5 @@ def test_broken_calls_hide_nothing_else(calls: Any, rounds: tuple[ShownCall, ...
         seq=1,
         input=orjson.dumps(messages),
     )
-    asked, answered = message_records(e, None)
+    asked, answered = make_message_records(e, None)
     assert (asked.text, answered.text, answered.rounds) == ("Hi", "Wait.", rounds)

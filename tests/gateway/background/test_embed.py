@@ -450,7 +450,7 @@ def test_the_time_that_the_section_takes_to_choose_is_a_part_of_that_for_recall(
         clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + late_s)
         for module in ("recall", "query_vectors"):
             monkeypatch.setattr(f"gateway.run.memory.{module}.time", clock)
-        vector_of, compare, search = QueryVectors.vector_of, Recall.compare, Recall.search
+        vector_of, compare, search = QueryVectors.find_vector, Recall.compare, Recall.search
 
         async def embed_slowly(self: QueryVectors, *asked: Any) -> Any:
             nonlocal late_s
@@ -467,7 +467,7 @@ def test_the_time_that_the_section_takes_to_choose_is_a_part_of_that_for_recall(
             given_ms["search"] = options["deadline_ms"]
             return await search(self, *asked, **options)
 
-        monkeypatch.setattr(QueryVectors, "vector_of", embed_slowly)
+        monkeypatch.setattr(QueryVectors, "find_vector", embed_slowly)
         monkeypatch.setattr(Recall, "compare", compare_slowly)
         monkeypatch.setattr(Recall, "search", search_and_note)
         section_after(made, QUESTION)
@@ -765,7 +765,7 @@ def test_what_it_costs_counts_towards_the_day(
         made.world.chat(user="alice").say(TORTOISE)
         made.rest()
         app = made.world.gateway.app
-        assert made.world.gateway.call(app.services.accounting.meter.background_tokens("default")) == 2
+        assert made.world.gateway.call(app.services.accounting.meter.count_background_tokens("default")) == 2
         made.world.gateway.call(app.services.accounting.meter.write())
         spent = made.world.query('SELECT "user", model, background_input_tokens FROM usage')
         assert ("alice", "vec", 2) in spent
@@ -783,10 +783,10 @@ def test_what_questions_cost_counts_towards_no_day(made: Remembering) -> None:
     made.mention(TORTOISE)
     made.rest()
     meter = made.world.gateway.app.services.accounting.meter
-    before = made.world.gateway.call(meter.background_tokens("default"))
+    before = made.world.gateway.call(meter.count_background_tokens("default"))
     assert TORTOISE in made.recalled()
     made.world.gateway.call(meter.write())
-    assert made.world.gateway.call(meter.background_tokens("default")) == before
+    assert made.world.gateway.call(meter.count_background_tokens("default")) == before
     sums = "SELECT sum(background_input_tokens), sum(question_tokens) FROM usage WHERE project = 'default'"
     ((spent, questions),) = made.world.query(sums)
     assert spent - questions == before < spent

@@ -79,7 +79,7 @@ async def test_a_reply_is_the_message_and_what_it_cost(world: World) -> None:
     assert reply.finish_reason == "tool_calls"
     (body,) = world.provider.bodies
     assert body == {"model": "small", "messages": ASK, "max_tokens": 50, "tools": [tool]}
-    assert await world.meter.background_tokens("p") == reply.tokens > 0
+    assert await world.meter.count_background_tokens("p") == reply.tokens > 0
     assert world.counted == [("ok", reply.tokens)]
 
 
@@ -119,7 +119,7 @@ async def test_a_reply_that_is_none_costs_what_it_reports(world: World) -> None:
     background = world.background(daily_tokens=30)
     with pytest.raises(JobFailed, match="no chat completion"):
         await background.ask("p", ASK)
-    assert await world.meter.background_tokens("p") == 30
+    assert await world.meter.count_background_tokens("p") == 30
     with pytest.raises(Postponed):
         await background.ask("p", ASK)
     assert world.counted == [("failed", 30), ("refused", 0)]
@@ -185,7 +185,7 @@ async def test_a_call_for_a_clients_request_is_counted_as_no_background_call(
     with pytest.raises(JobFailed) if fails else nullcontext():
         await world.background().ask("p", ASK, is_background=False)
     assert world.counted == []
-    assert await world.meter.background_tokens("p") == 0
+    assert await world.meter.count_background_tokens("p") == 0
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ HELPER = ProfileSettings(
 def find(settings: Settings, model: str = "m", agent: str | None = None) -> object:
     headers = [] if agent is None else [(b"x-mnemogate-agent", agent.encode())]
     identity = identify(headers, {"model": model, "user": "ann"}, IdentityRules("default"), "default")
-    found = Directory(settings).spec_for(identity)
+    found = Directory(settings).find_requested_spec(identity)
     if found is None:
         raise unknown_agent_error(identity, model)
     return found

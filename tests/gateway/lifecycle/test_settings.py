@@ -16,7 +16,7 @@ from gateway.core.request.identity import identify
 from gateway.core.request.request_ids import CONVERSATION_ORDER, USER_ORDER
 from gateway.errors import SettingsError
 from gateway.provider_factory import make_providers
-from gateway.run.resolver import rules_of
+from gateway.run.resolver import make_identity_rules
 from gateway.run.upstream.route import resolve_route
 from gateway.settings import (
     DEMO_PROFILE,
@@ -694,7 +694,7 @@ def test_the_profile_decides_before_the_project(
     tmp_path: Path, project: str, profile: str, expected: str
 ) -> None:
     text = "[projects.blue]\nmemory = 'read'\n[[profiles]]\nname = 'bob'\nmemory = 'off'"
-    rules = rules_of(load(tmp_path, text), project)
+    rules = make_identity_rules(load(tmp_path, text), project)
     headers = [(b"x-mnemogate-agent", profile.encode())] if profile != "default" else []
     assert identify(headers, {}, rules, project).mode == expected
 

@@ -15,4 +15,4 @@ def test_thoughts_that_are_left_out_take_no_room_from_later_replies() -> None:
     filler = _ReferenceFiller(request, 100)
     filler.fill(Reference(0, "rs_1", None, "input", "thoughts"), [THOUGHTS])
     filler.fill(Reference(1, "msg_1", None, "input"), [REPLY])
-    assert filler.filled_request().messages == [messages[0], REPLY]
+    assert filler.make_filled_request().messages == [messages[0], REPLY]

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
-from gateway.run.admin.audited_parts import audited_version
+from gateway.run.admin.audited_parts import render_audited_version
 from storage.errors import Broken
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
 from tests.gateway.page.browser import Browser
@@ -679,7 +679,7 @@ def test_the_audit_takes_no_label_of_a_block_for_a_fact(operator: Operator) -> N
     world = operator.world
     agent = speak(world, "I drink tea.")
     (seq,) = learn(world, agent, "Drinks tea.")
-    edited, restored = audited_version(f"fact {seq}", 2), audited_version("known as told", 3, 1)
+    edited, restored = render_audited_version(f"fact {seq}", 2), render_audited_version("known as told", 3, 1)
 
     async def note() -> None:
         for action, what in (("edit", edited), ("restore", restored)):

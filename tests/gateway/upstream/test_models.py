@@ -238,17 +238,17 @@ async def test_a_list_that_nobody_could_fetch_is_no_empty_one() -> None:
         settings = settings_for(upstream)
         providers = make_providers(settings)
         models = ModelList(settings, providers, created=7)
-        assert await models.entries_for(None) == []  # nobody was asked yet
+        assert await models.list_entries_for(None) == []  # nobody was asked yet
         upstream.stop()
         await models.refresh("up", providers["up"])
         with pytest.raises(UpstreamUnreachable, match=r"The gateway .*'up'.*Connection refused"):
-            await models.entries_for(None)
+            await models.list_entries_for(None)
         with pytest.raises(UpstreamUnreachable):
             await models.get("a", None)
-        assert await models.entries_for(None, has_others=True) == []
+        assert await models.list_entries_for(None, has_others=True) == []
         with_alias = ModelList(replace(settings, models=(ModelSettings("quick", "a"),)), providers, created=7)
         await with_alias.refresh("up", providers["up"])
-        assert [entry["id"] for entry in await with_alias.entries_for(None)] == ["quick"]
+        assert [entry["id"] for entry in await with_alias.list_entries_for(None)] == ["quick"]
         for provider in providers.values():
             await provider.aclose()
 
@@ -401,9 +401,9 @@ async def test_a_key_of_the_settings_that_is_refused_leaves_no_empty_list(
                 UpstreamUnreachable,
                 match=r"'up' gave none, it refuses the key of the settings \(status 401\)",
             ):
-                await models.entries_for(None)
+                await models.list_entries_for(None)
         else:
-            assert await models.entries_for(None) == []
+            assert await models.list_entries_for(None) == []
         assert f"refuses the key of the settings (status {status})" in caplog.text
         assert "Incorrect API key" not in caplog.text
         await providers["up"].aclose()
@@ -429,14 +429,14 @@ async def test_an_upstream_is_asked_less_and_less_often_with_a_key_that_fails() 
         for now in range(0, 1000, 5):
             hands.now = now
             with pytest.raises(NotAuthenticated):
-                await models.entries_for("Bearer sk-bad")
+                await models.list_entries_for("Bearer sk-bad")
             if len(upstream.seen) > len(asked):
                 asked.append(hands.now)
         assert asked == [0, 15, 45, 105, 225, 465, 765]
         # What was a bad key may become a good one.
         upstream.key = "sk-bad"
         hands.now = 2000.0
-        assert len(await models.entries_for("Bearer sk-bad")) == 2
+        assert len(await models.list_entries_for("Bearer sk-bad")) == 2
         await providers["up"].aclose()
 
 
@@ -485,10 +485,10 @@ async def test_a_key_goes_to_no_upstream_that_it_may_not_be_for() -> None:
         for name, provider in providers.items():
             await models.refresh(name, provider)
         with pytest.raises(BadRequest, match="one, two"):
-            await models.entries_for("Bearer sk-one")
+            await models.list_entries_for("Bearer sk-one")
         with pytest.raises(BadRequest, match="no upstream 'three'"):
-            await models.entries_for("Bearer sk-one", "three")
-        named = await models.entries_for("Bearer sk-one", "one")
+            await models.list_entries_for("Bearer sk-one", "three")
+        named = await models.list_entries_for("Bearer sk-one", "one")
         assert [entry["id"] for entry in named] == ["one/a"]
         assert (await models.get("two/b", "Bearer sk-two"))["id"] == "two/b"
         assert models_asked(one) == [None, "Bearer sk-one"]

@@ -406,7 +406,7 @@ def test_what_may_be_in_the_table_already_counts_once(world: World, monkeypatch:
             patches.setattr(counter._usage, "add", partial(lose_answer, counter._usage.add))
             with pytest.raises(meter.StoreError):
                 await counter.write()
-        return await counter.background_tokens("default")
+        return await counter.count_background_tokens("default")
 
     assert world.gateway.call(tokens_after_a_lost_write()) == 15
 
@@ -459,12 +459,12 @@ def test_background_tokens_are_known_while_they_are_written(
             counter.add_background("default", 0, "up", model, TokenCounts(10, 5))
         write = asyncio.create_task(counter.write())
         await writes.wait()
-        asked = asyncio.create_task(counter.background_tokens("default"))
+        asked = asyncio.create_task(counter.count_background_tokens("default"))
         await asyncio.sleep(0)
         goes_on.open()
         meanwhile = await asked
         await write
-        return meanwhile, await counter.background_tokens("default")
+        return meanwhile, await counter.count_background_tokens("default")
 
     monkeypatch.setattr(counter._usage, "add", held)
     monkeypatch.setattr(meter, "ROWS_AT_ONCE", 1)

@@ -41,7 +41,7 @@ from gateway.core.turn.client_view import UnseenViewFactory, ViewFactory
 from gateway.core.turn.stop_reason import StopReason
 from gateway.errors import Conflict, GatewayError
 from gateway.run.event_log import EventLog
-from gateway.run.memory.conversation_uid import new_conversation_uid
+from gateway.run.memory.conversation_uid import make_conversation_uid
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_agent import check_not_paused
 from gateway.run.memory.queue import QueueTicket
@@ -139,7 +139,7 @@ class BackgroundRuns:
         )  # fmt: skip
         request = StoredRequest.of(run_request, digest, shown, callback, replaces).encode()
         command = RunAccept(
-            draft, request, DEFAULT_CONVERSATION, new_conversation_uid(), replaces=replaces, listing=listing
+            draft, request, DEFAULT_CONVERSATION, make_conversation_uid(), replaces=replaces, listing=listing
         )
         # Before the write, since the job may begin as soon as it is committed.
         queue = (agent.uid, conversation_name)

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from gateway.agents.runs.background.shows_runs import ShowsRuns
-from gateway.run.event_log import BATCH_S, stored_events
+from gateway.run.event_log import BATCH_S, load_events
 from storage.records import Run
 from storage.sql.store import Store
 
@@ -36,7 +36,7 @@ class RemoteRuns:
         event_count = 0
         while True:
             stored_run = await self._store.runs.find_run(run.agent_row, run.id)
-            async for number, event in stored_events(self._store, run, after):
+            async for number, event in load_events(self._store, run, after):
                 after, event_count = number, event_count + 1
                 yield number, event
                 if self._shows.is_end(event):

@@ -14,7 +14,7 @@ from gateway.agents.runs.background.open_runs import OpenRun, RunPhase
 from gateway.agents.runs.background.shows_runs import ShowsRuns
 from gateway.agents.runs.background.stored_request import StoredRequest
 from gateway.errors import Conflict
-from gateway.run.event_log import EventLog, stored_events
+from gateway.run.event_log import EventLog, load_events
 from storage.records import Agent, Job, Run, RunState, RunTextKind
 from storage.sql.store import Store
 
@@ -90,7 +90,7 @@ class RunLogs:
     async def complete(self, log: EventLog, run: Run, stored: StoredRequest, attempt: int) -> None:
         """Adds the missing last events of a run that has ended to its log, and closes the log."""
         await log.flush()
-        logged = [event async for _, event in stored_events(self._store, run, 0)]
+        logged = [event async for _, event in load_events(self._store, run, 0)]
         if not (logged and self._shows.is_end(logged[-1])):
             log.add(await self._shows.missing_events(run, stored.shown or {}, logged, attempt))
         await log.close()
@@ -102,7 +102,7 @@ class RunLogs:
         """
         number = 0
         logged = list[bytes]()
-        async for number, event in stored_events(self._store, run, 0):
+        async for number, event in load_events(self._store, run, 0):
             logged.append(event)
             if number > after:
                 yield event

@@ -22,7 +22,7 @@ from gateway.core.conversation.canonical import is_user
 from gateway.core.conversation.wire_message import read_text
 from gateway.core.words import is_grown_transcript
 from gateway.run.call import Forwarded
-from gateway.run.directory import memory_tools
+from gateway.run.directory import make_memory_tools
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext
@@ -64,7 +64,7 @@ class Toolboxes:
         """
         if not context.offered:
             return NO_TOOLS
-        memory = memory_tools(self._keeper, context, block_edits, self._archives)
+        memory = make_memory_tools(self._keeper, context, block_edits, self._archives)
         if context.request.spec.is_profile:
             return memory
         return self._agent_tools(memory, run, calling_run, sender, call_record)
