@@ -33,14 +33,14 @@ class FixedFiller(Struct, frozen=True):
 Filler = Literal["model"] | FixedFiller | None
 
 
-def filler_from_json(value: object) -> Filler:
+def parse_filler(value: object) -> Filler:
     """Returns the filler of a definition's body. value: "model", {"after_ms" (optional), "say"}, or "none"."""
     if isinstance(value, dict):
         return FixedFiller(float(value.get("after_ms", FILLER_AFTER_MS)), str(value["say"]))
     return "model" if value == "model" else None
 
 
-def filler_json(filler: Filler) -> Literal["model", "none"] | dict[str, Any]:
+def render_filler(filler: Filler) -> Literal["model", "none"] | dict[str, Any]:
     """Returns a filler in the form of a definition's body."""
     if isinstance(filler, FixedFiller):
         return {"after_ms": filler.after_ms, "say": filler.say}

@@ -14,14 +14,14 @@ BEGIN_OF_DATES_S = -62_135_596_800.0
 END_OF_DATES_S = 253_402_300_800.0
 
 
-def day_text(at: float) -> str:
+def render_day(at: float) -> str:
     """Returns the date and the day of the week. at: seconds since the epoch."""
-    return day_number_text(int(at // DAY_S)) if math.isfinite(at) else "undated"
+    return render_day_number(int(at // DAY_S)) if math.isfinite(at) else "undated"
 
 
 # A note has a date in each line, and most lines of a memory fall on few days.
 @lru_cache(maxsize=512)
-def day_number_text(day: int) -> str:
+def render_day_number(day: int) -> str:
     """Returns the date and the day of the week. day: days since the epoch."""
     try:
         return datetime.fromtimestamp(day * DAY_S, UTC).strftime("%Y-%m-%d %a")
@@ -29,7 +29,7 @@ def day_number_text(day: int) -> str:
         return "undated"
 
 
-def iso_text(at: float) -> str:
+def render_iso(at: float) -> str:
     """Returns a time in ISO 8601, UTC, to the second. at: seconds since the epoch."""
     return datetime.fromtimestamp(int(at), UTC).isoformat().replace("+00:00", "Z")
 
@@ -45,10 +45,10 @@ def parse_moment(text: str, zone: tzinfo = UTC, *, is_end: bool = False) -> floa
     moment = datetime.fromisoformat(text)
     if is_end and len(text) <= _DAY_CHARS:
         moment = datetime.combine(moment, time.max)
-    return seconds_of(moment if moment.tzinfo is not None else moment.replace(tzinfo=zone))
+    return parse_seconds(moment if moment.tzinfo is not None else moment.replace(tzinfo=zone))
 
 
-def seconds_of(moment: datetime) -> float:
+def parse_seconds(moment: datetime) -> float:
     """Returns a time as seconds since the epoch; without a zone it is in UTC.
 
     A time that its zone or rounding moves out of the years 1 to 9999 becomes the nearest one in them.
@@ -57,6 +57,6 @@ def seconds_of(moment: datetime) -> float:
     return min(max(at, BEGIN_OF_DATES_S), math.nextafter(END_OF_DATES_S, 0.0))
 
 
-def minute_text(at: float) -> str:
+def render_minute(at: float) -> str:
     """Returns the date and the time of day, to the minute. at: seconds since the epoch."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")

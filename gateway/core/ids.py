@@ -58,13 +58,13 @@ def new_uid() -> str:
     return uuid.uuid4().hex
 
 
-def id_of(kind: str, uid: str) -> str:
+def make_id(kind: str, uid: str) -> str:
     """Returns the id of an object with a uid."""
     assert kind in WITH_UID, kind
     return f"{kind}-{uid}"
 
 
-def uid_of(kind: str, id: str) -> str | None:
+def parse_uid(kind: str, id: str) -> str | None:
     """Returns the uid in an id of this kind; None: the id has another form or kind.
 
     A uid with the dashes of a UUID counts too, since older clients write agents' ids so.
@@ -76,7 +76,7 @@ def uid_of(kind: str, id: str) -> str | None:
     return match[2] if match[1] == kind else None
 
 
-def id_at(kind: str, uid: str, seq: int, *, hidden: int | None = None) -> str:
+def make_id_with_seq(kind: str, uid: str, seq: int, *, hidden: int | None = None) -> str:
     """Returns the id of a message, passage or step. The parameters are those of `ObjectRef`."""
     assert kind in WITH_SEQ, kind
     return f"{kind}-{uid}-{seq}" if hidden is None else f"{kind}-{uid}-{seq}-h{hidden}"
@@ -93,7 +93,7 @@ def without_attempt(id: str) -> str:
     if match is None:
         return id
     ref = _make_ref(match)
-    return id_at(match[1], ref.uid, ref.seq, hidden=ref.hidden)
+    return make_id_with_seq(match[1], ref.uid, ref.seq, hidden=ref.hidden)
 
 
 def parse_ref(kind: str, id: str) -> ObjectRef | None:

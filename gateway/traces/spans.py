@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from gateway.core.applications import APPLICATIONS
-from gateway.core.ids import id_of
+from gateway.core.ids import make_id
 from gateway.core.trace_context import TraceContext
 from gateway.core.usage.gen_ai import (
     CANCELLED_FAILURE,
@@ -246,7 +246,7 @@ class _ReceiptSpans:
         span_id = self.context.step_id(len(self.receipt.steps) + 1)
         span = self.add("invoke_agent", Span.SPAN_KIND_INTERNAL, span_id, self.parent_id, run.begun, ended)
         span.text(names.OPERATION, "invoke_agent")
-        span.text(names.AGENT, id_of("agent", run.uid))
+        span.text(names.AGENT, make_id("agent", run.uid))
         self.parent_id = span_id
 
     def add_step(self, number: int, step: GatewayStep) -> None:

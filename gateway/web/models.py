@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.core.ids import id_of
+from gateway.core.ids import make_id
 from gateway.core.request.requested_agent import AGENT_PREFIX, asks_agent
 from gateway.dialects.messages.models import render_model, render_page
 from gateway.run.upstream.model_list import ModelList
@@ -82,7 +82,7 @@ async def _make_agent_entries(list_agents: NamesAgents, project: str) -> list[di
     counts = Counter(agent.name for agent in named_agents)
     return [
         {
-            "id": AGENT_PREFIX + (agent.name if counts[agent.name] == 1 else id_of("agent", agent.uid)),
+            "id": AGENT_PREFIX + (agent.name if counts[agent.name] == 1 else make_id("agent", agent.uid)),
             "object": "model",
             "created": int(agent.created),
             "owned_by": "mnemogate",

@@ -15,7 +15,7 @@ from gateway.agents.runs.message_listing import AgentMessages
 from gateway.agents.tools.children import Children
 from gateway.agents.tools.file_tools import FileTools
 from gateway.core import ids
-from gateway.core.memory.file_text import passages_in
+from gateway.core.memory.file_text import split_passages
 from storage.errors import NotFound
 from storage.listing import AgentFilter, Page, PassageFilter
 from storage.records import Agent, Definition, DefinitionKind, Vector
@@ -60,14 +60,14 @@ async def shared(
 
 
 def test_a_long_text_is_cut_where_something_ends_and_nothing_is_lost() -> None:
-    assert passages_in("short") == ["short"]
-    assert passages_in("  ") == []
+    assert split_passages("short") == ["short"]
+    assert split_passages("  ") == []
     text = "\n\n".join(f"Paragraph {n}. " + "word " * 60 for n in range(40))
-    parts = passages_in(text)
+    parts = split_passages(text)
     assert all(0 < len(part) <= 2000 for part in parts)
     assert " ".join(" ".join(parts).split()) == " ".join(text.split())
     assert all(part.startswith("Paragraph") for part in parts)
-    assert [len(part) for part in passages_in("x" * 4500)] == [2000, 2000, 500]
+    assert [len(part) for part in split_passages("x" * 4500)] == [2000, 2000, 500]
 
 
 async def test_passages_are_saved_listed_by_page_and_filtered(archives: Archives, ann: Agent) -> None:

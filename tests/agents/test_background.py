@@ -21,7 +21,7 @@ from gateway.agents.runs.background import remote_runs, run_service
 from gateway.agents.runs.background.background_runs import BackgroundRuns
 from gateway.agents.runs.background.run_logs import RunLogs
 from gateway.agents.runs.send_queue import MAX_SENDS
-from gateway.core.ids import id_of, new_uid, uid_of
+from gateway.core.ids import make_id, new_uid, parse_uid
 from gateway.core.turn.calls import INTERRUPTED_RESULT
 from gateway.run.event_log import load_events
 from gateway.settings import ToolSettings, UpstreamSettings
@@ -546,13 +546,13 @@ def test_a_run_without_a_job_that_no_process_has_open_is_cancelled(world: LettaW
 
     async def leave_run() -> str:
         store = world.world.store
-        memory = (await store.defined_agents.get("default", uid_of("agent", agent.id) or "")).agent
+        memory = (await store.defined_agents.get("default", parse_uid("agent", agent.id) or "")).agent
         draft = StoredRun(0, new_uid(), memory.id, 0, RunState.CREATED, world.world.clock(), background=True)
         return (
             await store.runs.accept_run(RunAccept(draft, b"{}", DEFAULT_CONVERSATION, new_uid(), kind=""))
         ).uid
 
-    run = id_of("run", world.world.gateway.call(leave_run()))
+    run = make_id("run", world.world.gateway.call(leave_run()))
     world.world.gateway.call(world.world.gateway.app.services.agents.run_service._fail_left())
     assert ended(world, run).status == "cancelled"
 

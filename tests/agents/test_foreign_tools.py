@@ -78,7 +78,9 @@ def test_a_webhook_within_a_run(upstream: StrictUpstream, tmp_path: Path) -> Non
     assert second["arguments"] == {"q": "b"}
     keys = [line for head in server.heads for line in head.splitlines() if line.startswith("Idempotency-Key")]
     names = zip(run.result.steps, ("w%2F1", "call_mnemogate_2_0"), strict=False)
-    assert keys == [f"Idempotency-Key: {ids.id_at('step', UID, e.seq)}/{call}" for e, call in names]
+    assert keys == [
+        f"Idempotency-Key: {ids.make_id_with_seq('step', UID, e.seq)}/{call}" for e, call in names
+    ]
 
 
 def test_an_integer_of_any_size_reaches_a_tool_as_it_is(upstream: StrictUpstream, tmp_path: Path) -> None:

@@ -185,12 +185,12 @@ async def test_a_name_stands_for_the_agent_as_it_is_now(registry: Registry, stor
     spec = by_name.spec
     assert (spec.uid, spec.system, spec.upstream, spec.model) == (uid, "Old.", "main", "gpt-x")
     assert spec.tools[0].name == "memory"
-    assert by_name == await registry.resolver.resolve(PROJECT, ids.id_of("agent", uid))
+    assert by_name == await registry.resolver.resolve(PROJECT, ids.make_id("agent", uid))
     assert await registry.resolver.resolve("elsewhere", "ann") is None
-    assert await registry.resolver.resolve(PROJECT, ids.id_of("agent", ids.new_uid())) is None
+    assert await registry.resolver.resolve(PROJECT, ids.make_id("agent", ids.new_uid())) is None
 
     async def resolved() -> AgentSpec:
-        found = await registry.resolver.resolve(PROJECT, ids.id_of("agent", uid))
+        found = await registry.resolver.resolve(PROJECT, ids.make_id("agent", uid))
         assert found is not None
         return found.spec
 
@@ -217,7 +217,7 @@ async def test_two_of_a_name_are_distinguished_by_id(registry: Registry) -> None
     first, second = await registry.create(PROJECT, new()), await registry.create(PROJECT, new())
     with pytest.raises(BadRequest) as raised:
         await registry.resolver.resolve(PROJECT, "ann")
-    assert all(ids.id_of("agent", each.agent.uid) in raised.value.message for each in (first, second))
+    assert all(ids.make_id("agent", each.agent.uid) in raised.value.message for each in (first, second))
     await registry.delete(PROJECT, first.agent.uid)
     found = await registry.resolver.resolve(PROJECT, "ann")
     assert found is not None
@@ -359,7 +359,7 @@ async def test_a_users_memory_is_an_agent_whose_configuration_is_the_profiles(
     ):
         with pytest.raises(Conflict, match="settings file"):
             await attempt()
-    assert await registry.resolver.resolve(PROJECT, ids.id_of("agent", uid)) is None, (
+    assert await registry.resolver.resolve(PROJECT, ids.make_id("agent", uid)) is None, (
         "its profile's name finds it, with a user"
     )
 
@@ -423,10 +423,10 @@ async def test_a_page_of_agents_takes_a_few_statements_however_many_they_are(tmp
         counts.add(len([each for each in statements if "sqlite_master" not in each]))
     assert counts == {9}, "agents, tags, tools, what they are, folders, identities, blocks, runs, readers"
     uid = (await registry.list(PROJECT, AgentFilter(), Page()))[0].agent.uid
-    await registry.resolver.resolve(PROJECT, ids.id_of("agent", uid))
+    await registry.resolver.resolve(PROJECT, ids.make_id("agent", uid))
     await registry.tools.change(PROJECT, mine.uid, lambda d: (None, d))  # nothing is cached beyond a change
     statements.clear()
     for _ in range(3):
-        await registry.resolver.resolve(PROJECT, ids.id_of("agent", uid))
+        await registry.resolver.resolve(PROJECT, ids.make_id("agent", uid))
     assert len(statements) == 3, "definition, attachments, tools; the memory is at hand since it was made"
     await opened.close()

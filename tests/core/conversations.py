@@ -34,7 +34,7 @@ from gateway.core.conversation.wire_message import (
     without_space,
 )
 from gateway.core.memory import edits
-from gateway.core.memory.visibility import visible_messages
+from gateway.core.memory.visibility import list_visible_messages
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.compose import compose, known_note
 from gateway.core.prompt.composition import Composition
@@ -292,7 +292,7 @@ class Memory:
     def seen_on(self, path: Iterable[int]) -> list[str]:
         """Returns the block's value for a request that continues this path."""
         pending = [o for o in self.ops if o.state == "pending"]
-        return edits.blocks_on_path(self.blocks, pending, set(path))[0].value.split()
+        return edits.list_blocks_on_path(self.blocks, pending, set(path))[0].value.split()
 
 
 def content_of(e: Exchange) -> StoredContent:
@@ -583,7 +583,7 @@ class World:
             and x.inputs[: e.prefix_length] == prefix
             for x in tree
         )
-        spoken = visible_messages(e, prefix_is_shared=is_shared)
+        spoken = list_visible_messages(e, prefix_is_shared=is_shared)
         return [text for _, m in spoken if (text := read_text(m))]
 
     def learned(self, who: str | None = "alice") -> list[str]:

@@ -6,7 +6,16 @@ import uuid
 
 import pytest
 
-from gateway.core.ids import WITH_SEQ, WITH_UID, ObjectRef, id_at, id_of, new_uid, parse_ref, uid_of
+from gateway.core.ids import (
+    WITH_SEQ,
+    WITH_UID,
+    ObjectRef,
+    make_id,
+    make_id_with_seq,
+    new_uid,
+    parse_ref,
+    parse_uid,
+)
 
 UID = "35f686ccb6714adb9f84fb1d27f50792"
 
@@ -14,28 +23,30 @@ UID = "35f686ccb6714adb9f84fb1d27f50792"
 @pytest.mark.parametrize("kind", sorted(WITH_UID))
 def test_what_is_named_is_found_under_its_kind_alone(kind: str) -> None:
     uid = new_uid()
-    made = id_of(kind, uid)
+    made = make_id(kind, uid)
     assert made == f"{kind}-{uid}"
-    assert uid_of(kind, made) == uid
-    assert [other for other in WITH_UID if uid_of(other, made) is not None] == [kind]
+    assert parse_uid(kind, made) == uid
+    assert [other for other in WITH_UID if parse_uid(other, made) is not None] == [kind]
 
 
 @pytest.mark.parametrize("kind", sorted(WITH_SEQ))
 @pytest.mark.parametrize("hidden", [None, 0, 12])
 def test_what_is_placed_is_found_under_its_kind_alone(kind: str, hidden: int | None) -> None:
-    made = id_at(kind, UID, 17, hidden=hidden)
+    made = make_id_with_seq(kind, UID, 17, hidden=hidden)
     assert parse_ref(kind, made) == ObjectRef(UID, 17, hidden)
     assert [other for other in WITH_SEQ if parse_ref(other, made) is not None] == [kind]
 
 
 def test_a_uid_may_be_written_with_the_dashes_of_a_uuid() -> None:
-    assert uid_of("agent", f"agent-{uuid.UUID(UID)}") == UID
-    assert uid_of("block", f"agent-{uuid.UUID(UID)}") is None
+    assert parse_uid("agent", f"agent-{uuid.UUID(UID)}") == UID
+    assert parse_uid("block", f"agent-{uuid.UUID(UID)}") is None
 
 
 def test_the_attempt_of_a_reply_is_ignored() -> None:
-    assert parse_ref("message", id_at("message", UID, 18) + "-3") == ObjectRef(UID, 18)
-    assert parse_ref("message", id_at("message", UID, 18, hidden=2) + "-3") == ObjectRef(UID, 18, 2)
+    assert parse_ref("message", make_id_with_seq("message", UID, 18) + "-3") == ObjectRef(UID, 18)
+    assert parse_ref("message", make_id_with_seq("message", UID, 18, hidden=2) + "-3") == ObjectRef(
+        UID, 18, 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -58,5 +69,5 @@ def test_the_attempt_of_a_reply_is_ignored() -> None:
     ],
 )
 def test_anything_else_names_nothing(id: str) -> None:
-    assert uid_of("agent", id) is None
+    assert parse_uid("agent", id) is None
     assert parse_ref("message", id) is None

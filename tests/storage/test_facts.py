@@ -255,7 +255,7 @@ async def test_facts_are_carried_away_and_in(store: Store, alice: Speaker) -> No
     assert copy is not None
     assert [f.text for f in await store.facts.list(copy.id)] == ["Bergen", "Tea"]
     assert (await unlearned(store, copy)).cursor == 3
-    # A fact that states the same is recognised under the new memory's secret. Its key is that of `fact_words.fact_key`.
+    # A fact that states the same is recognised under the secret of the new memory (`make_fact_key`).
     again = LearnedFact("tea!", "", "tea", NOW, None, ())
     await learn(store, copy, 3, 4, Learned(facts=[again]))
     assert len(await store.facts.list(copy.id)) == 2

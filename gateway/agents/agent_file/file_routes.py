@@ -65,7 +65,7 @@ class AgentFileRoutes:
         view = await self._api.agents.get_view(request)
         conversation_id = sent_or(query.conversation_id, DEFAULT_CONVERSATION)
         # The query names a conversation by its id, the store by its key or its public name.
-        name = ids.uid_of("conv", conversation_id) or conversation_id
+        name = ids.parse_uid("conv", conversation_id) or conversation_id
         definition = AgentDefinition.of(view.definition.body)
         exported = ExportedAgent(
             state=await self._api.agents.render(view),
@@ -106,7 +106,7 @@ class AgentFileRoutes:
             request.headers["x-mnemogate-left-out"] = names[:2000]
         # The body names the parts as well, for programs that read no headers.
         extension = {EXTENSION: {"left_out": left_out}} if left_out else {}
-        return {"agent_ids": [ids.id_of("agent", uid) for uid in uids], **extension}
+        return {"agent_ids": [ids.make_id("agent", uid) for uid in uids], **extension}
 
     def _with_model(self, request: ApiRequest, definition: AgentDefinition) -> AgentDefinition:
         return replace(definition, model=definition.model or self._api.choose_first_model(request))

@@ -305,7 +305,7 @@ def _read_retained_uids(file: File) -> dict[str, str]:
 
 def _read_uid(id: str, path: Path) -> str:
     """Returns the uid of an id that stays. Raises: Unprocessable."""
-    uid = ids.uid_of(id.partition("-")[0], id)
+    uid = ids.parse_uid(id.partition("-")[0], id)
     if uid is None:
         raise Unprocessable(Fault(path, "Expected an id of Letta's: a kind and a UUID", value=id[:100]))
     return uid

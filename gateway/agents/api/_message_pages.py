@@ -120,7 +120,7 @@ async def check_owner(api: AgentsApi, agent: Agent, ref: ObjectRef) -> None:
     if ref.seq == SYSTEM_SEQ:
         uid = (await api.system_messages.find_owner(agent.scope.project, uid))[0].uid
     if uid != agent.uid:
-        id = ids.id_at("message", ref.uid, ref.seq, hidden=ref.hidden)
+        id = ids.make_id_with_seq("message", ref.uid, ref.seq, hidden=ref.hidden)
         raise UnknownId(f"There is no message {id!r} of this agent.")
 
 

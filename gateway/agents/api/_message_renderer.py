@@ -21,7 +21,7 @@ from storage.sql.store import Store
 
 def conversation_id(uid: str, key: str | None) -> str:
     """Returns the public name of a conversation. key: the client's own."""
-    return DEFAULT_CONVERSATION if key == DEFAULT_CONVERSATION else ids.id_of("conv", uid)
+    return DEFAULT_CONVERSATION if key == DEFAULT_CONVERSATION else ids.make_id("conv", uid)
 
 
 class MessageRenderer(Struct, frozen=True):
@@ -60,7 +60,7 @@ class MessageRenderer(Struct, frozen=True):
 
     def render_message_object(self, view: MessageView | SystemMessage) -> dict[str, Any]:
         """Returns a message of a list in Letta 0.6's form."""
-        agent_id = ids.id_of("agent", self.agent.uid)
+        agent_id = ids.make_id("agent", self.agent.uid)
         if isinstance(view, SystemMessage):
             return render_as_object(_wire_message(view), self._system_origin(view), agent_id)
         return render_as_object(view.listed.message, self._origin(view), agent_id)
@@ -72,9 +72,9 @@ class MessageRenderer(Struct, frozen=True):
 
     def _origin(self, view: MessageView) -> Origin:
         listed = view.listed
-        run = None if view.run_uid is None else ids.id_of("run", view.run_uid)
-        step = None if view.step_seq is None else ids.id_at("step", self.agent.uid, view.step_seq)
-        id = ids.id_at("message", self.agent.uid, listed.seq, hidden=listed.hidden_index)
+        run = None if view.run_uid is None else ids.make_id("run", view.run_uid)
+        step = None if view.step_seq is None else ids.make_id_with_seq("step", self.agent.uid, view.step_seq)
+        id = ids.make_id_with_seq("message", self.agent.uid, listed.seq, hidden=listed.hidden_index)
         return Origin(id, listed.at, run, step, conversation_id(view.conversation_uid, view.key))
 
     async def render_output(self, run: Run, steps: Sequence[Exchange]) -> list[dict[str, Any]]:
@@ -138,8 +138,10 @@ class MessageRenderer(Struct, frozen=True):
     def _render_run_message(
         self, listed: ListedMessage, step: int, run: Run, waiting: dict[str, WaitKind], names: dict[str, str]
     ) -> list[dict[str, Any]]:
-        id = ids.id_at("message", self.agent.uid, listed.seq, hidden=listed.hidden_index)
-        origin = Origin(id, listed.at, ids.id_of("run", run.uid), ids.id_at("step", self.agent.uid, step))
+        id = ids.make_id_with_seq("message", self.agent.uid, listed.seq, hidden=listed.hidden_index)
+        origin = Origin(
+            id, listed.at, ids.make_id("run", run.uid), ids.make_id_with_seq("step", self.agent.uid, step)
+        )
         return render_messages(
             listed.message, origin, self.showing, waiting=waiting, names=names, results=listed.results
         )

@@ -281,7 +281,7 @@ def _query_values(kind: type[UrlQuery], http: Request) -> dict[str, Any]:
 
 def uid_in(kind: str, id: str) -> str:
     """Returns the uid in an id of a kind, such as `agent`. Raises: UnknownId."""
-    uid = ids.uid_of(kind, id)
+    uid = ids.parse_uid(kind, id)
     if uid is None:
         raise UnknownId(f"There is no {_NOUNS.get(kind, kind)} {id!r}.")
     return uid

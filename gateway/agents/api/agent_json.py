@@ -70,7 +70,7 @@ def render_agent(
     group = render_group(row.uid, definition, view.readers)
     blocks, identities = list(map(render_block, view.blocks)), list(map(render_identity, view.identities))
     return {
-        "id": ids.id_of("agent", row.uid),
+        "id": ids.make_id("agent", row.uid),
         "name": row.name,
         "agent_type": definition.kind,
         **{name: getattr(definition, field) for name, field in PLAIN_FIELDS.items()},
@@ -199,7 +199,10 @@ async def render_agents(
     waiting = await store.runs.load_waiting_steps([agent.id for agent in agents], DEFAULT_CONVERSATION)
     shown = []
     for view, agent in zip(views, agents, strict=True):
-        message_ids = [system_id(agent), *(ids.id_at("message", agent.uid, n) for n in numbers[agent.id])]
+        message_ids = [
+            system_id(agent),
+            *(ids.make_id_with_seq("message", agent.uid, n) for n in numbers[agent.id]),
+        ]
         window = registry.resolver.context_window(view.definition)
         step = waiting.get(agent.id) or await _find_waiting_step(store, view)
         pending = None if step is None else await _find_pending_message(store, agent, step)

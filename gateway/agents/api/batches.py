@@ -104,7 +104,7 @@ class BatchMessagesQuery(UrlQuery):
 def render_batch(batch: Batch, counts: BatchCounts) -> dict[str, Any]:
     """Returns the JSON of a batch."""
     return {
-        "id": ids.id_of("job", batch.uid),
+        "id": ids.make_id("job", batch.uid),
         "job_type": "batch",
         "status": batch.state.value,
         "counts": {
@@ -139,8 +139,8 @@ def render_item(item: BatchItem, error_message: str) -> dict[str, Any]:
     run = item.run
     counts, steps = (TokenCounts(), 0) if run is None else (run.counts, run.steps)
     return {
-        "agent_id": None if run is None else ids.id_of("agent", item.agent_uid),
-        "run_id": None if run is None else ids.id_of("run", run.uid),
+        "agent_id": None if run is None else ids.make_id("agent", item.agent_uid),
+        "run_id": None if run is None else ids.make_id("run", run.uid),
         "status": item.state,
         "stop_reason": None if run is None else run.stop,
         "error": item.failure_reason(error_message),
@@ -264,7 +264,7 @@ class BatchRoutes:
         if exchange is None:
             return []
         shown = await MessageRenderer(store, agent, showing).render_run(run, [exchange], with_input=True)
-        return [{**message, "agent_id": ids.id_of("agent", agent.uid)} for message in shown]
+        return [{**message, "agent_id": ids.make_id("agent", agent.uid)} for message in shown]
 
     async def _get_batch_row(self, project: str, id: str) -> int:
         return (await self._api.store.batches.get(project, uid_in("job", id))).id

@@ -104,7 +104,7 @@ def render_block(entry: BlockEntry) -> dict[str, Any]:
     """Returns a block as it is shown."""
     block, details = entry.block, entry.details
     return {
-        "id": ids.id_of("block", block.uid),
+        "id": ids.make_id("block", block.uid),
         "label": block.label,
         "value": block.value,
         "limit": block.limit,

@@ -182,8 +182,8 @@ def render_conversation(
     definition = ConversationDefinition.of(body)
     changed_at = entry.begun if entry.definition is None else entry.definition.updated
     return {
-        "id": ids.id_of("conv", entry.conversation.uid),
-        "agent_id": ids.id_of("agent", entry.agent.uid),
+        "id": ids.make_id("conv", entry.conversation.uid),
+        "agent_id": ids.make_id("agent", entry.agent.uid),
         "summary": definition.summary,
         "description": definition.description,
         "hidden": definition.hidden,
@@ -425,7 +425,7 @@ class ConversationRoutes:
         agent = entry.agent
         numbers = await self._messages.list_numbers(agent, entry.conversation.uid)
         system = system_id(agent, entry.conversation.uid)
-        message_ids = [system, *(ids.id_at("message", agent.uid, seq) for seq in numbers)]
+        message_ids = [system, *(ids.make_id_with_seq("message", agent.uid, seq) for seq in numbers)]
         return render_conversation(entry, message_ids=message_ids)
 
 
@@ -446,5 +446,5 @@ def _require_entry(named: NamedConversation) -> ConversationEntry:
     """
     if named.entry is not None:
         return named.entry
-    id = ids.id_of("agent", named.agent.uid)
+    id = ids.make_id("agent", named.agent.uid)
     raise BadRequest(f"This is the agent's own conversation: use /v1/agents/{id} and its reset-messages.")

@@ -96,7 +96,7 @@ def render_folder(folder: Definition) -> dict[str, Any]:
     """Returns a folder as the API shows it."""
     body = folder.body
     return {
-        "id": ids.id_of("source", folder.uid),
+        "id": ids.make_id("source", folder.uid),
         "name": folder.name,
         "description": body.get("description"),
         "instructions": body.get("instructions"),
@@ -115,9 +115,9 @@ def render_file(folder: Definition, view: FileView) -> dict[str, Any]:
     file = view.file
     parts = view.parts if file.state is FileState.COMPLETED else None
     return {
-        "id": ids.id_of("file", file.uid),
-        "source_id": ids.id_of("source", folder.uid),
-        "folder_id": ids.id_of("source", folder.uid),
+        "id": ids.make_id("file", file.uid),
+        "source_id": ids.make_id("source", folder.uid),
+        "folder_id": ids.make_id("source", folder.uid),
         "file_name": f"{folder.name}/{file.name}",
         "original_file_name": file.name,
         "file_path": None,
@@ -139,10 +139,10 @@ def render_file(folder: Definition, view: FileView) -> dict[str, Any]:
 def render_agent_file(folder: Definition, file: StoredFile) -> dict[str, Any]:
     """Returns a file as an agent that can search it shows it."""
     return {
-        "id": ids.id_of("file", file.uid),
-        "file_id": ids.id_of("file", file.uid),
+        "id": ids.make_id("file", file.uid),
+        "file_id": ids.make_id("file", file.uid),
         "file_name": f"{folder.name}/{file.name}",
-        "folder_id": ids.id_of("source", folder.uid),
+        "folder_id": ids.make_id("source", folder.uid),
         "folder_name": folder.name,
         "is_open": False,
         "last_accessed_at": None,
@@ -211,7 +211,7 @@ class FolderRoutes:
         folders = await self._definitions.find_by_name(request.project, _KIND, name)
         if not folders:
             raise UnknownId(f"There is no folder named {name!r}.")
-        return ids.id_of("source", folders[0].uid)
+        return ids.make_id("source", folders[0].uid)
 
     async def create(self, request: ApiRequest, body: CreateFolder) -> dict[str, Any]:
         """Make a folder."""

@@ -137,14 +137,14 @@ def render_group(
     last_read = min((reader.read_seq for reader in readers), default=0)
     is_voice = definition.kind == VOICE_KIND
     return {
-        "id": ids.id_of("group", uid),
+        "id": ids.make_id("group", uid),
         "manager_type": "voice_sleeptime" if is_voice else "sleeptime",
-        "agent_ids": [ids.id_of("agent", reader.uid) for reader in readers],
+        "agent_ids": [ids.make_id("agent", reader.uid) for reader in readers],
         "description": "An agent with those that read what is said to it.",
-        "manager_agent_id": ids.id_of("agent", uid),
+        "manager_agent_id": ids.make_id("agent", uid),
         "sleeptime_agent_frequency": (sleeptime or Sleeptime()).frequency,
         "turns_counter": max((reader.unread_turns for reader in readers), default=0),
-        "last_processed_message_id": ids.id_at("message", uid, last_read) if last_read else None,
+        "last_processed_message_id": ids.make_id_with_seq("message", uid, last_read) if last_read else None,
         "shared_block_ids": [],
         "max_message_buffer_length": definition.most_messages if is_voice else None,
         "min_message_buffer_length": definition.least_messages if is_voice else None,

@@ -126,7 +126,7 @@ def render_identity(identity: Definition) -> dict[str, Any]:
     """Returns an identity. Letta's server leaves the older lists of agents and blocks empty as well."""
     definition = IdentityDefinition.of(identity.body)
     return {
-        "id": ids.id_of("identity", identity.uid),
+        "id": ids.make_id("identity", identity.uid),
         "identifier_key": identity.name,
         "name": definition.name,
         "identity_type": definition.type,

@@ -43,7 +43,7 @@ async def call_by_hand(
         name,
         arguments,
         call_id="",
-        agent="" if view is None else ids.id_of("agent", view.agent.uid),
+        agent="" if view is None else ids.make_id("agent", view.agent.uid),
         run="",
         key=ids.new_uid(),
         agent_name="" if view is None else view.definition.name,

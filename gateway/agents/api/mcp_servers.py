@@ -64,7 +64,7 @@ def check_name(name: str) -> None:
 def render_server(stored: Definition) -> dict[str, Any]:
     """Returns a server as it is shown, its secrets masked."""
     server = McpServerDefinition.of(stored.body)
-    shown: dict[str, Any] = {"id": ids.id_of("mcp_server", stored.uid), "server_name": stored.name}
+    shown: dict[str, Any] = {"id": ids.make_id("mcp_server", stored.uid), "server_name": stored.name}
     # The names of its tools that are not usable here, so that their absence is seen.
     if server.left_out:
         shown["mnemogate"] = {"left_out": [f"tools.{name}" for name in server.left_out]}

@@ -112,7 +112,10 @@ class MessageRoutes:
         )
         return [
             Hit(
-                message, rank, ids.id_of("agent", agent.uid), conversation_id(view.conversation_uid, view.key)
+                message,
+                rank,
+                ids.make_id("agent", agent.uid),
+                conversation_id(view.conversation_uid, view.key),
             )
             for rank, (agent, view) in enumerate(found)
             for message in MessageRenderer(self._api.store, agent, Showing()).render_message(view)

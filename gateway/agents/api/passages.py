@@ -88,14 +88,14 @@ def render_passage(view: PassageView) -> dict[str, Any]:
     """Returns a passage as the API shows it."""
     uid, passage, file = view.uid, view.passage, view.file
     return {
-        "id": ids.id_at("passage", uid, passage.seq),
+        "id": ids.make_id_with_seq("passage", uid, passage.seq),
         "text": passage.text,
         "tags": list(passage.tags),
-        "archive_id": ids.id_of("archive", uid) if file is None else None,
+        "archive_id": ids.make_id("archive", uid) if file is None else None,
         "created_at": render_time(passage.at),
         "updated_at": None,
-        "source_id": None if file is None else ids.id_of("source", uid),
-        "file_id": None if file is None else ids.id_of("file", file.uid),
+        "source_id": None if file is None else ids.make_id("source", uid),
+        "file_id": None if file is None else ids.make_id("file", file.uid),
         "file_name": None if file is None else file.name,
         "metadata": passage.metadata,
         "embedding": None,
@@ -110,7 +110,7 @@ def render_found_passage(view: PassageView) -> dict[str, Any]:
     """Returns a passage as a search of an agent's memory shows it, which has fewer fields."""
     passage = view.passage
     return {
-        "id": ids.id_at("passage", view.uid, passage.seq),
+        "id": ids.make_id_with_seq("passage", view.uid, passage.seq),
         "content": passage.text,
         "timestamp": render_time(passage.at),
         "tags": list(passage.tags),
@@ -120,7 +120,7 @@ def render_found_passage(view: PassageView) -> dict[str, Any]:
 def render_archive(archive: Definition) -> dict[str, Any]:
     """Returns an archive as the API shows it."""
     return {
-        "id": ids.id_of("archive", archive.uid),
+        "id": ids.make_id("archive", archive.uid),
         "name": archive.name,
         "description": archive.body.get("description"),
         "embedding": archive.body.get("embedding"),

@@ -61,7 +61,7 @@ def view_of(
     step_count = start.steps if start.is_resumed else start.steps + 1
     numbers = RunNumbers(
         start.agent.uid,
-        ids.id_of("run", start.run),
+        ids.make_id("run", start.run),
         first_seq=start.first_seq,
         reply_seq=start.reply_seq,
         step_count=step_count,
@@ -89,7 +89,7 @@ class RunEvents(Struct, frozen=True):
         return make_ping(uid, self.now())
 
     def error_events(self, uid: str, error: GatewayError) -> bytes:
-        return event(render_stop(StopReason.ERROR)) + make_error_event(error, ids.id_of("run", uid))
+        return event(render_stop(StopReason.ERROR)) + make_error_event(error, ids.make_id("run", uid))
 
     def number_events(self, data: bytes, first: int) -> list[bytes]:
         return numbered(data, first)
@@ -107,7 +107,7 @@ class RunEvents(Struct, frozen=True):
         missing = list(_missing_messages(messages, map(_data, logged), attempt))
         if (error := await failure_of(self.store, run)) is not None:
             missing.append(render_stop(run.stop or StopReason.ERROR))
-            return b"".join(map(event, missing)) + make_error_event(error, ids.id_of("run", run.uid))
+            return b"".join(map(event, missing)) + make_error_event(error, ids.make_id("run", run.uid))
         if run.is_over:
             missing += end_events(run, await load_last_counts(self.store, run))
         return b"".join(map(event, missing))
@@ -125,7 +125,7 @@ class RunEvents(Struct, frozen=True):
         fields = {} if message is None else {"error": message}
         counts = await load_last_counts(self.store, run)
         return {
-            "run_id": ids.id_of("run", run.uid),
+            "run_id": ids.make_id("run", run.uid),
             "status": run.state.value,
             "stop_reason": run.stop,
             "completed_at": render_time(run.ended),

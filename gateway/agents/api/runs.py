@@ -36,7 +36,7 @@ from gateway.agents.wire.run_json import (
 from gateway.agents.wire.run_stream import make_ping
 from gateway.agents.wire.sent_values import sent_or_none
 from gateway.core import ids
-from gateway.core.memory.visibility import tools_used
+from gateway.core.memory.visibility import list_tools_used
 from gateway.core.turn.round import DONE_EVENT, EVENT_STREAM
 from gateway.errors import BadRequest, UnknownId
 from gateway.web.client_reply import ClientReply
@@ -116,7 +116,7 @@ class RunRoutes:
 
         Raises: NotFound, UnknownId, BadRequest.
         """
-        if (uid := ids.uid_of("agent", id)) is not None:
+        if (uid := ids.parse_uid("agent", id)) is not None:
             owner = (await self._api.registry.get_entry(project, uid)).agent
             if agent is not None and agent.id != owner.id:
                 raise UnknownId(f"There is no conversation {id!r} of this agent.")
@@ -192,7 +192,7 @@ class RunRoutes:
         entry = await self._get_run(request)
         agent = await self._api.store.agents.find_by_id(entry.run.agent_row)
         steps = () if agent is None else await load_exchanges_of_run(self._api.store, agent, entry.run)
-        names = dict.fromkeys(name for step in steps for name in tools_used(step))
+        names = dict.fromkeys(name for step in steps for name in list_tools_used(step))
         # The client's own tools, and those that are gone, have no id.
         named = [await self._api.registry.tools.named(request.project, name) for name in names]
         return render_run_metrics(entry, [tool.uid for tool in named if tool is not None])
@@ -271,7 +271,7 @@ class RunRoutes:
         showing = await showing_of_run(store, entry.run) if step is None else Showing()
         shown = await MessageRenderer(store, agent, showing).render_run(entry.run, exchanges, with_input=True)
         if step is not None:
-            id = ids.id_at("step", step.agent_uid, step.seq)
+            id = ids.make_id_with_seq("step", step.agent_uid, step.seq)
             shown = [message for message in shown if message["step_id"] == id]
         return page_items(shown, query)
 

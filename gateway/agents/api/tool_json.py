@@ -9,7 +9,7 @@ from gateway.agents.registry.tool_registry import ToolView
 from gateway.agents.wire.shown_values import render_time, split_lines
 from gateway.core import ids
 from gateway.core.definition import ToolDefinition
-from gateway.core.memory.builtin import definition_of
+from gateway.core.memory.builtin import find_tool_definition
 from gateway.run.tools.toolbox import ToolAnswer
 from storage.records import Definition
 
@@ -29,7 +29,7 @@ def render_tool(tool: ToolView) -> dict[str, Any]:
     """Returns the JSON of a tool."""
     if tool.definition is not None:
         return _render_defined_tool(tool.definition)
-    offered = definition_of(tool.name)
+    offered = find_tool_definition(tool.name)
     schema = {"name": tool.name} if offered is None else offered["function"]
     # The uid is the same in every store.
     return _render_tool_fields(tool.uid, tool.name, schema, _TYPES.get(tool.name, "letta_core"))
@@ -57,7 +57,7 @@ def _render_defined_tool(row: Definition) -> dict[str, Any]:
 def _render_tool_fields(uid: str, name: str, schema: dict[str, Any], tool_type: str) -> dict[str, Any]:
     """Returns the JSON of a tool with the values that most tools have."""
     return {
-        "id": ids.id_of("tool", uid),
+        "id": ids.make_id("tool", uid),
         "name": name,
         "tool_type": tool_type,
         "description": schema.get("description") or None,

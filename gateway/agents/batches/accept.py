@@ -68,7 +68,7 @@ class BatchRequests(Struct, frozen=True):
             raise BadRequest(f"A batch has between 1 and {MAX_ITEMS} requests.", param="requests")
         uid, count = Counter(item.agent_uid for item in items).most_common(1)[0]
         if count > 1:
-            name = ids.id_of("agent", uid)
+            name = ids.make_id("agent", uid)
             raise BadRequest(
                 f"A batch has at most one request for an agent, saw {count} for {name}.", param="requests"
             )
@@ -76,7 +76,7 @@ class BatchRequests(Struct, frozen=True):
         agents = await self.store.batches.find_agents(project, [item.agent_uid for item in items])
         for item in items:
             if item.agent_uid not in agents:
-                raise NotFound(f"there is no agent {ids.id_of('agent', item.agent_uid)!r}")
+                raise NotFound(f"there is no agent {ids.make_id('agent', item.agent_uid)!r}")
             if needs_check:
                 await self._check_upstream(project, item, has_credential=has_credential)
         now = self.now()
@@ -141,7 +141,7 @@ class BatchRequests(Struct, frozen=True):
                 else await self.store.stored_paths.find_conversation(owner, item.conversation_name)
             )
             if stored is None:
-                raise NotFound(f"there is no conversation {ids.id_of('conv', item.conversation_name)!r}")
+                raise NotFound(f"there is no conversation {ids.make_id('conv', item.conversation_name)!r}")
             conversation_row = stored.id
         request = ItemRequest(item.messages, item.max_steps, item.model, item.system)
         run = Run(

@@ -42,7 +42,7 @@ _CUSTOM_ID: Final = re.compile(r"([0-9a-f]{32})-([0-9]{1,18})-([0-9]{1,9})")
 
 def name_of(batch: Batch) -> str:
     """Returns the public name of a batch."""
-    return ids.id_of("job", batch.uid)
+    return ids.make_id("job", batch.uid)
 
 
 def custom_id_of(batch: Batch, item: BatchItem, number: int) -> str:

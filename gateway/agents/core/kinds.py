@@ -14,11 +14,11 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from gateway.core.agent import SpeakingStyle
-from gateway.core.memory.builtin import BUILT_IN_TOOLS, ToolUse, tools_for
+from gateway.core.memory.builtin import BUILT_IN_TOOLS, ToolUse, list_built_in_tools
 
-MULTI_AGENT_TOOLS = tools_for(ToolUse.ASK_AGENT)
+MULTI_AGENT_TOOLS = list_built_in_tools(ToolUse.ASK_AGENT)
 # The tools that an agent has while a folder is attached to it.
-FILE_TOOLS = tools_for(ToolUse.SEARCH_FILES)
+FILE_TOOLS = list_built_in_tools(ToolUse.SEARCH_FILES)
 
 # Tools of Letta's that need a service outside the gateway. They do not exist here until a caller creates them.
 EXTERNAL_TOOLS = frozenset({"web_search", "fetch_webpage", "run_code", "run_code_with_tools"})

@@ -27,7 +27,7 @@ from gateway.agents.registry.tool_registry import ToolView
 from gateway.agents.tools.foreign import ForeignTools
 from gateway.core import ids
 from gateway.core.definition import ToolDefinition
-from gateway.core.memory.file_text import passages_in, split_text
+from gateway.core.memory.file_text import split_passages, split_text
 from gateway.errors import GatewayError
 from gateway.run.admin.transfer_lines import LineReader
 from gateway.run.admin.transfer_operations import LINES_OF_TRANSACTION
@@ -276,7 +276,7 @@ class AgentImport:
 
 def _searchable_parts(passages: Sequence[PassageDraft]) -> Sequence[PassageDraft]:
     """Returns passages in parts of a length that can be searched."""
-    return [replace(passage, text=part) for passage in passages for part in passages_in(passage.text)]
+    return [replace(passage, text=part) for passage in passages for part in split_passages(passage.text)]
 
 
 def _count_passages(folder: PortableFolder) -> int:

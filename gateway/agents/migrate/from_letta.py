@@ -191,7 +191,7 @@ class LettaMove:
             fields["model"] = self._model
         answer = self._target.send_file("/v1/agents/import", "agent.af", make_agent_file(agent), fields)
         left_out = list((answer.get("mnemogate") or {}).get("left_out") or ())
-        if answer["agent_ids"] != [ids.id_of("agent", ids.uid_of("agent", agent.state["id"]) or "")]:
+        if answer["agent_ids"] != [ids.make_id("agent", ids.parse_uid("agent", agent.state["id"]) or "")]:
             raise RequestFailed(
                 f"{self._target.url} is no gateway that keeps ids: it made {answer['agent_ids']}."
             )

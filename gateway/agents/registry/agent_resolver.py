@@ -15,7 +15,7 @@ from gateway.agents.registry.resolved_agents import ResolvedAgent, ResolvedAgent
 from gateway.agents.registry.sleepers import sleeptime_of
 from gateway.agents.registry.tool_registry import ToolRegistry, ToolView
 from gateway.core import ids
-from gateway.core.agent import AgentSpec, AgentTool, filler_from_json
+from gateway.core.agent import AgentSpec, AgentTool, parse_filler
 from gateway.core.definition import AgentDefinition, ConversationDefinition, ToolDefinition
 from gateway.core.tool_rule import read_rules
 from gateway.errors import BadRequest, UnknownModel
@@ -80,7 +80,7 @@ class AgentResolver:
 
     async def resolve_uid(self, project: str, uid: str) -> ResolvedAgent:
         """Returns the agent of this public name, a user's memory as well. Raises: NotFound."""
-        resolved = await self.resolve(project, ids.id_of("agent", uid))
+        resolved = await self.resolve(project, ids.make_id("agent", uid))
         if resolved is not None:
             return resolved
         agent = (await self._store.defined_agents.get(project, uid)).agent
@@ -98,7 +98,7 @@ class AgentResolver:
         resolved = await self.resolve_uid(project, uid)
         spec = resolved.spec
         if conversation_name != DEFAULT_CONVERSATION:
-            spec = await self.in_conversation(project, ids.id_of("conv", conversation_name), spec)
+            spec = await self.in_conversation(project, ids.make_id("conv", conversation_name), spec)
         if model is not None:
             spec = self.with_model(spec, model)
         if system is not None:
@@ -112,7 +112,7 @@ class AgentResolver:
 
     async def in_conversation(self, project: str, name: str | None, spec: AgentSpec) -> AgentSpec:
         """Returns an agent as it is in a conversation. name: the caller's. Only a public id has a definition."""
-        uid = None if name is None else ids.uid_of("conv", name)
+        uid = None if name is None else ids.parse_uid("conv", name)
         if uid is None:
             return spec
         definition = await self._store.definitions.find(project, DefinitionKind.CONVERSATION, uid)
@@ -134,13 +134,13 @@ class AgentResolver:
     async def _resolve(self, project: str, name: str) -> ResolvedAgent | None:
         """Reads the agent with this id or name. Raises: as `resolve` does."""
         definitions = self._store.definitions
-        uid = ids.uid_of("agent", name)
+        uid = ids.parse_uid("agent", name)
         if uid is not None:
             definition = await definitions.find(project, DefinitionKind.AGENT, uid)
         else:
             same_name = await definitions.find_by_name(project, DefinitionKind.AGENT, name)
             if len(same_name) > 1:
-                both = " and ".join(ids.id_of("agent", namesake.uid) for namesake in same_name)
+                both = " and ".join(ids.make_id("agent", namesake.uid) for namesake in same_name)
                 raise BadRequest(f"Two agents are named {name!r}: {both}. Name one by its id.", param="model")
             definition = same_name[0] if same_name else None
         if definition is None:
@@ -165,7 +165,7 @@ class AgentResolver:
             context_window=defined.context_window,
             offers_tools=bool(tools),
             rebuilds_section=defined.rebuilds,
-            filler=filler_from_json(defined.filler or kind.filler),
+            filler=parse_filler(defined.filler or kind.filler),
             uid=definition.uid,
             style=kind.style,
             tools=tuple(_agent_tool(tool) for tool in tools),

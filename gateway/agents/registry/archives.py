@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core import ids
-from gateway.core.memory.file_text import passages_in
+from gateway.core.memory.file_text import split_passages
 from gateway.errors import BadRequest, Conflict
 from gateway.run.memory.memory_agent import check_not_paused
 from gateway.run.memory.query_vectors import EmbedQuery
@@ -150,7 +150,7 @@ class Archives:
         Raises: NotAllowed: the memory is paused.
         """
         check_not_paused(memory)
-        parts = [replace(draft, text=part) for draft in drafts for part in passages_in(draft.text)]
+        parts = [replace(draft, text=part) for draft in drafts for part in split_passages(draft.text)]
         return [
             PassageView(memory.uid, passage) for passage in await self._store.passages.add(memory.id, parts)
         ]
@@ -158,7 +158,7 @@ class Archives:
     async def remove(self, memory: Agent, seq: int) -> None:
         """Forgets a passage, and the notes that quote it. Raises: NotFound."""
         if not await self._store.passages.load(memory.id, [seq]):
-            raise NotFound(f"there is no passage {ids.id_at('passage', memory.uid, seq)!r}")
+            raise NotFound(f"there is no passage {ids.make_id_with_seq('passage', memory.uid, seq)!r}")
         await self._store.forgetting.forget(memory.id, ForgetTarget(passages=[seq]))
 
     async def search(

@@ -26,7 +26,7 @@ from gateway.agents.registry.tool_registry import (
     file_tool_numbers,
 )
 from gateway.core import ids
-from gateway.core.agent import AgentSpec, filler_json
+from gateway.core.agent import AgentSpec, render_filler
 from gateway.core.definition import AgentDefinition
 from gateway.core.memory.memory_tools import MEMORY_TOOLS
 from gateway.core.request.requested_agent import AGENT_PREFIX
@@ -348,7 +348,7 @@ class Registry:
         model = "/".join(part for part in (spec.upstream, spec.model) if part) or None
         definition = AgentDefinition(
             DEFAULT_KIND, spec.system, model=model, context_window=spec.context_window, rebuilds=spec.rebuilds_section,
-            learns=spec.sleeptime is None, sleeptime=spec.sleeptime, filler=filler_json(spec.filler),
+            learns=spec.sleeptime is None, sleeptime=spec.sleeptime, filler=render_filler(spec.filler),
         )  # fmt: skip
         return Definition(
             id=0, uid=agent.uid, project=agent.scope.project, kind=DefinitionKind.AGENT, memory_row=agent.id,

@@ -105,7 +105,7 @@ class Sender(Struct, frozen=True):
     ) -> Sender:
         scope, spec = context.agent.scope, context.request.spec
         return Sender(
-            scope.project, ids.id_of("agent", context.agent.uid), spec.name, waiter, forwarded, holds_slot
+            scope.project, ids.make_id("agent", context.agent.uid), spec.name, waiter, forwarded, holds_slot
         )
 
 
@@ -116,7 +116,7 @@ class Recipient(Struct, frozen=True):
     name: str
 
     def answer(self, text: str = "") -> AgentAnswer:
-        return AgentAnswer(ids.id_of("agent", self.uid), self.name, text)
+        return AgentAnswer(ids.make_id("agent", self.uid), self.name, text)
 
     def failed(self, failure: AnswerFailure, error: str) -> AgentAnswer:
         """Returns an error in place of an answer. error: words for the model that asked."""
@@ -158,7 +158,7 @@ class AgentMessaging:
 
     async def get_recipient(self, project: str, name: str) -> Recipient:
         """Returns an agent by its id or its name. Raises: NotFound, BadRequest."""
-        uid = ids.uid_of("agent", name)
+        uid = ids.parse_uid("agent", name)
         if uid is not None:
             return Recipient(uid, (await self._store.defined_agents.get(project, uid)).name)
         resolved = await self._resolver.resolve(project, name)
@@ -182,7 +182,7 @@ class AgentMessaging:
                 Recipient(entry.agent.uid, entry.name)
                 for entry in entries
                 if _is_conversational(entry)
-                and ids.id_of("agent", entry.agent.uid) != sender.agent_id
+                and ids.make_id("agent", entry.agent.uid) != sender.agent_id
                 and _has_tags(tags_of[entry.agent.id], match_all, match_some)
             ]
             if len(entries) < _PAGE:
@@ -303,7 +303,7 @@ class AgentMessaging:
                 return recipient.failed(AnswerFailure.FAILED, _NOT_STARTED)
             await self._background_runs.accept(_run_request(sender, resolved, text, is_awaited=False))
         except NotFound:
-            error_text = f"there is no agent {ids.id_of('agent', recipient.uid)!r}"
+            error_text = f"there is no agent {ids.make_id('agent', recipient.uid)!r}"
             return recipient.failed(AnswerFailure.MISSING, error_text)
         except (GatewayError, StoreError) as error:
             return recipient.failed(AnswerFailure.FAILED, f"{name} cannot be told: {error.message}")

@@ -58,7 +58,7 @@ from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.stored_messages import map_calls_to_tool_names
 from gateway.core.conversation.wire_message import count_leading_system
-from gateway.core.ids import uid_of
+from gateway.core.ids import parse_uid
 from gateway.core.request.identity import Identity
 from gateway.core.turn.client_view import ViewFactory
 from gateway.core.turn.stop_reason import StopReason
@@ -281,7 +281,7 @@ class AgentRuns:
         name, scope = identity.conversation_key, identity.scope
         if name is None or scope is None:
             return False
-        uid = uid_of("conv", name)
+        uid = parse_uid("conv", name)
         if name != DEFAULT_CONVERSATION and uid is None:
             return False
         if name == DEFAULT_CONVERSATION and not spec.is_profile:

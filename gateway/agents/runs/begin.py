@@ -33,7 +33,7 @@ from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.message_rewrite import cut_reply
 from gateway.core.conversation.stored_messages import map_calls_to_tool_names
 from gateway.core.conversation.wire_message import RESULT_ROLES, WireMessage
-from gateway.core.ids import ObjectRef, id_at, new_uid, parse_ref
+from gateway.core.ids import ObjectRef, make_id_with_seq, new_uid, parse_ref
 from gateway.core.prompt.omitted_messages import is_resent
 from gateway.core.turn.tool_result import ToolResult
 from gateway.errors import BadRequest
@@ -320,7 +320,7 @@ class RunStarter:
         open_ref = ObjectRef(context.agent.uid, last_exchange.reply_seq)
         for decision in send.decisions:
             if decision.request is not None and parse_ref("message", decision.request) != open_ref:
-                error = f"does not wait for an answer; {id_at('message', open_ref.uid, open_ref.seq)} does."
+                error = f"does not wait for an answer; {make_id_with_seq('message', open_ref.uid, open_ref.seq)} does."
                 raise BadRequest(f"{decision.request!r} {error}", param="messages")
         return step
 

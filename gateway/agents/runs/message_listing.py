@@ -15,7 +15,7 @@ from gateway.core.conversation.stored_messages import (
     make_message_sort_key,
     map_calls_to_tool_names,
 )
-from gateway.core.ids import ObjectRef, id_at
+from gateway.core.ids import ObjectRef, make_id_with_seq
 from gateway.errors import BadRequest
 from gateway.run.memory.query_vectors import EmbedQuery
 from storage.commands import ForgetTarget
@@ -125,7 +125,7 @@ class AgentMessages:
                     return view
         except NotFound:
             pass
-        id = id_at("message", agent.uid, ref.seq, hidden=ref.hidden)
+        id = make_id_with_seq("message", agent.uid, ref.seq, hidden=ref.hidden)
         raise NotFound(f"there is no message {id!r}")
 
     async def search(

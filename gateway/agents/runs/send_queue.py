@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from gateway.agents.runs.background.ends import RunEnds
 from gateway.agents.runs.run import RoutedSend
-from gateway.core.ids import uid_of
+from gateway.core.ids import parse_uid
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.queue import QueueTicket
 from storage.errors import NotFound
@@ -57,7 +57,7 @@ class SendQueue:
         name = send.conversation_name
         if name == DEFAULT_CONVERSATION:
             return agent, name
-        uid = uid_of("conv", name) or name
+        uid = parse_uid("conv", name) or name
         stored = (
             await self._keeper.store.stored_paths.find_conversation(agent, uid) if agent.is_stored else None
         )

@@ -23,7 +23,7 @@ from gateway.agents.runs.begin import MessageGone
 from gateway.agents.runs.run import AcceptedRun, RunRequest, reading_run
 from gateway.agents.runs.steps import ERROR_WITHHELD, UPSTREAM_FAULTS
 from gateway.core.definition import SLEEP_EVERY, Sleeptime
-from gateway.core.memory.transcript import clean_messages, transcript
+from gateway.core.memory.transcript import clean_messages, render_transcript
 from gateway.core.turn.client_view import UnseenViewFactory
 from gateway.core.turn.stop_reason import StopReason
 from gateway.errors import GatewayError
@@ -291,7 +291,9 @@ class Sleeping:
         )
         exchanges = sorted({*(message.exchange_row for message in unread.messages), *unread.tools_used})
         span = ReadSpan(memory.id, reader.sleeper_row, unread.cursor, unread.upto, exchanges)
-        return _Batch(span, unread.is_more, transcript(messages, unread.tools_used) if messages else "")
+        return _Batch(
+            span, unread.is_more, render_transcript(messages, unread.tools_used) if messages else ""
+        )
 
     async def _read_unread(self, memory: Agent, reader: ReaderEntry, limit_chars: int) -> Unread:
         """Returns the next messages. Raises: JobFailed if the memory is gone."""

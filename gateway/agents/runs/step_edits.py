@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.private import NUDGE_SENDER, CallStatus, with_private
 from gateway.core.conversation.wire_message import WireMessage
 from gateway.core.memory.block_edit import EditResult
-from gateway.core.memory.edit_ids import call_of_edit, calls_by_edit_id
+from gateway.core.memory.edit_ids import call_of_edit, map_edits_to_calls
 from gateway.core.memory.edits import make_block_merge
 from gateway.core.memory.memory_tools import STORED_SOURCES
 from gateway.core.prompt.note_text import render_note
@@ -39,7 +39,7 @@ class StepEdits:
 
     def ran_alone(self, results: Sequence[ToolResult]) -> bool:
         """Returns whether all these results are of edits or of the client: then no tool ran in which time passes."""
-        calls = calls_by_edit_id(result.call_id for result in results)
+        calls = map_edits_to_calls(result.call_id for result in results)
         edited = {call_of_edit(edit.call_id, calls) for edit in self.block_edits.edits}
         return edited | self._client_call_ids >= {*calls.values()}
 
@@ -52,7 +52,7 @@ class StepEdits:
 
         results: of the step, with the results of the edits on the older blocks.
         """
-        calls = calls_by_edit_id(result.call_id for result in results)
+        calls = map_edits_to_calls(result.call_id for result in results)
         edit_results: dict[str, list[EditResult]] = {}
         for edit in stale.block_edits.edits:
             if edit.op in STORED_SOURCES:

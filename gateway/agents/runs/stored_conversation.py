@@ -93,7 +93,7 @@ async def read_stored_context(
         blocks = sort_in_prompt_order(request.spec, stored_path.snapshot.blocks)
     else:
         blocks = await list_initial_blocks(store, request.spec, agent)
-    visible = edits.blocks_on_path(blocks, stored_path.snapshot.edits, context.path_ids)
+    visible = edits.list_blocks_on_path(blocks, stored_path.snapshot.edits, context.path_ids)
     messages = _with_initial_messages(context, messages)
     return _with_plan(context, messages, stored_path.snapshot.section, visible)
 

@@ -37,7 +37,7 @@ class SystemMessage(Struct, frozen=True):
 
 def system_id(agent: Agent, conversation_name: str = DEFAULT_CONVERSATION) -> str:
     """Returns the id of a conversation's system message."""
-    return ids.id_at(
+    return ids.make_id_with_seq(
         "message", agent.uid if conversation_name == DEFAULT_CONVERSATION else conversation_name, SYSTEM_SEQ
     )
 
@@ -71,7 +71,7 @@ class SystemMessageRenderer(Struct, frozen=True):
             entry = await self.store.conversations.get(project, conversation_name)
             conversation_row, begun = entry.conversation.id, entry.begun
             spec = await self.registry.resolver.in_conversation(
-                project, ids.id_of("conv", conversation_name), spec
+                project, ids.make_id("conv", conversation_name), spec
             )
         text = (await self.agent_runs.preview(RunRequest(spec, agent.scope, conversation_name))).system
         oldest: Page[int] = Page(limit=1, newest_first=False)

@@ -19,10 +19,16 @@ from gateway.agents.tools.written_blocks import edit_blocks, write_blocks
 from gateway.core import ids
 from gateway.core.agent import AgentSpec, AgentTool
 from gateway.core.definition import ToolDefinition
-from gateway.core.memory.builtin import BUILT_IN_TOOLS, MEMORY_USES, SPEAKING_TOOLS, ToolUse, definition_of
+from gateway.core.memory.builtin import (
+    BUILT_IN_TOOLS,
+    MEMORY_USES,
+    SPEAKING_TOOLS,
+    ToolUse,
+    find_tool_definition,
+)
 from gateway.core.memory.call_arguments import number_error
 from gateway.core.memory.edit_calls import read_edit_calls
-from gateway.core.memory.edit_ids import short_call_id
+from gateway.core.memory.edit_ids import shorten_call_id
 from gateway.core.memory.memory_lookup import read_lookup
 from gateway.core.nul import without_nul
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, combine_shown
@@ -163,15 +169,15 @@ class AgentTools:
     def _make_foreign_call(self, call: RunTool, blocks: Sequence[Block]) -> ForeignCall:
         """Returns a call as tools outside of the gateway get it. The key is unique to a call of a step."""
         uid, run = self.spec.uid, self.run_uid
-        step = "" if self.step is None else ids.id_at("step", uid, self.step.seq)
+        step = "" if self.step is None else ids.make_id_with_seq("step", uid, self.step.seq)
         return ForeignCall(
             tool=call.name,
             arguments=call.arguments,
             call_id=call.call_id,
-            agent=ids.id_of("agent", uid),
-            run="" if run is None else ids.id_of("run", run),
+            agent=ids.make_id("agent", uid),
+            run="" if run is None else ids.make_id("run", run),
             # Providers choose the ids of calls, and a header takes few of the characters.
-            key=f"{step or ids.new_uid()}/{quote(short_call_id(call.call_id), safe='')}",
+            key=f"{step or ids.new_uid()}/{quote(shorten_call_id(call.call_id), safe='')}",
             agent_name=self.spec.name,
             blocks=blocks,
             project=self.memory.context.agent.scope.project,
@@ -268,7 +274,7 @@ def _make_entries(spec: AgentSpec, client_tools: Collection[str]) -> dict[str, d
 
 def _make_entry(tool: AgentTool) -> dict[str, Any] | None:
     if tool.definition is None:
-        return definition_of(tool.name)
+        return find_tool_definition(tool.name)
     schema = tool.definition.schema
     return {
         "type": "function",

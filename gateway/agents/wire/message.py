@@ -158,7 +158,7 @@ def render_summary(summary: Summary, uid: str, showing: Showing) -> list[dict[st
         return []
     exchange = summary.exchange
     seq = exchange.reply_seq - (1 if exchange.reply is None else 0)
-    origin = Origin(ids.id_at("message", uid, seq), summary.at)
+    origin = Origin(ids.make_id_with_seq("message", uid, seq), summary.at)
     data = {"covers_up_to": origin.id, "summary_tokens": summary.tokens, "model": summary.model}
     parts: list[_Part] = [
         ("event_message", {"event_type": "compaction", "event_data": data}),

@@ -57,8 +57,8 @@ def render_run(
     """
     message = error_message or find_failure_message(run)
     return {
-        "id": ids.id_of("run", run.uid),
-        "agent_id": ids.id_of("agent", agent_uid),
+        "id": ids.make_id("run", run.uid),
+        "agent_id": ids.make_id("agent", agent_uid),
         "conversation_id": conversation_id,
         "status": run.state.value,
         "stop_reason": run.stop,
@@ -79,7 +79,7 @@ def render_run(
 
 def render_run_states(runs: Iterable[Run]) -> dict[str, str]:
     """Returns the states of runs by their ids."""
-    return {ids.id_of("run", run.uid): run.state.value for run in runs}
+    return {ids.make_id("run", run.uid): run.state.value for run in runs}
 
 
 def find_failure_message(run: Run) -> str | None:
@@ -105,9 +105,9 @@ def render_step(entry: StepEntry, error_message: str | None = None) -> Json:
     upstream, _, name = model.partition("/")
     counts = step.counts
     return {
-        "id": ids.id_at("step", entry.agent_uid, entry.seq),
-        "agent_id": ids.id_of("agent", entry.agent_uid),
-        "run_id": ids.id_of("run", entry.run_uid),
+        "id": ids.make_id_with_seq("step", entry.agent_uid, entry.seq),
+        "agent_id": ids.make_id("agent", entry.agent_uid),
+        "run_id": ids.make_id("run", entry.run_uid),
         "origin": None,
         "provider_id": None,
         "provider_name": upstream or None,
@@ -137,12 +137,12 @@ def render_run_metrics(entry: RunEntry, tools: Sequence[str]) -> Json:
     """Returns how long a run took. tools: the uids of the tools that it called."""
     run = entry.run
     return {
-        "id": ids.id_of("run", run.uid),
-        "agent_id": ids.id_of("agent", entry.agent_uid),
+        "id": ids.make_id("run", run.uid),
+        "agent_id": ids.make_id("agent", entry.agent_uid),
         "run_start_ns": None if run.begun is None else int(run.begun * 1e9),
         "run_ns": measure_ns(run.begun, run.ended),
         "num_steps": run.steps,
-        "tools_used": [ids.id_of("tool", tool) for tool in tools] or None,
+        "tools_used": [ids.make_id("tool", tool) for tool in tools] or None,
         "organization_id": None,
         "project_id": None,
         "template_id": None,
@@ -154,9 +154,9 @@ def render_step_metrics(entry: StepEntry) -> Json:
     """Returns how long a step took. The model and the tools are not timed apart."""
     step = entry.step
     return {
-        "id": ids.id_at("step", entry.agent_uid, entry.seq),
-        "agent_id": ids.id_of("agent", entry.agent_uid),
-        "run_id": ids.id_of("run", entry.run_uid),
+        "id": ids.make_id_with_seq("step", entry.agent_uid, entry.seq),
+        "agent_id": ids.make_id("agent", entry.agent_uid),
+        "run_id": ids.make_id("run", entry.run_uid),
         "step_start_ns": int(step.begun * 1e9),
         "step_ns": measure_ns(step.begun, step.ended),
         "llm_request_ns": None,
@@ -191,7 +191,7 @@ def render_usage(
         **_render_tokens(counts),
         "step_count": steps,
         "context_tokens": last.prompt + last.completion or None,
-        "run_ids": [ids.id_of("run", uid) for uid in started_run_uids] or None,
+        "run_ids": [ids.make_id("run", uid) for uid in started_run_uids] or None,
     }
 
 

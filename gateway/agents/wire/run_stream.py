@@ -40,7 +40,7 @@ def event(data: Mapping[str, Any]) -> bytes:
 
 def make_ping(run_uid: str, at: float) -> bytes:
     """Returns the event that shows that a run goes on."""
-    id = ids.id_of("run", run_uid)
+    id = ids.make_id("run", run_uid)
     return event({"id": id, "date": render_time(at), "message_type": "ping", "run_id": id})
 
 
@@ -82,8 +82,8 @@ class RunNumbers:
     attempt: int = 1
 
     def origin(self, seq: int, at: float) -> Origin:
-        step_id = ids.id_at("step", self.agent_uid, self.first_seq)
-        id = ids.id_at("message", self.agent_uid, seq)
+        step_id = ids.make_id_with_seq("step", self.agent_uid, self.first_seq)
+        id = ids.make_id_with_seq("message", self.agent_uid, seq)
         if seq == self.shown_in_part:
             id = ids.with_attempt(id, self.attempt)
         return Origin(id, at, self.run_id, step_id)

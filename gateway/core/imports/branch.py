@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from gateway.core.imports.records import WrongForm
 
 
-def branch_to(leaf: str, parent_of: Callable[[str], str | None]) -> list[str]:
+def list_branch(leaf: str, parent_of: Callable[[str], str | None]) -> list[str]:
     """Returns the ids from the root to a node. Raises: WrongForm: the nodes form a circle."""
     path: list[str] = []
     seen: set[str] = set()
@@ -21,7 +21,7 @@ def branch_to(leaf: str, parent_of: Callable[[str], str | None]) -> list[str]:
     return path[::-1]
 
 
-def newest_leaf(parents: Mapping[str, str | None], times: Mapping[str, float | None]) -> str:
+def get_newest_leaf(parents: Mapping[str, str | None], times: Mapping[str, float | None]) -> str:
     """Returns the leaf with the latest time. If several leaves have this time, it is the last of them.
 
     Raises: WrongForm: there is no leaf.

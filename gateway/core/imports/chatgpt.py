@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from gateway.core.imports.branch import branch_to, newest_leaf
+from gateway.core.imports.branch import get_newest_leaf, list_branch
 from gateway.core.imports.records import (
     ROLES,
     SourceConversation,
@@ -41,9 +41,9 @@ def read_conversation(item: Any) -> SourceConversation | Unreadable:
         return SourceConversation(_read_conversation_id(item), ())
     leaf = item.get("current_node")
     if not isinstance(leaf, str) or leaf not in nodes:
-        leaf = newest_leaf(parents, {id: _read_message_time(node) for id, node in nodes.items()})
+        leaf = get_newest_leaf(parents, {id: _read_message_time(node) for id, node in nodes.items()})
     messages = []
-    for id in branch_to(leaf, lambda id: parents[id]):
+    for id in list_branch(leaf, lambda id: parents[id]):
         message = _read_message(nodes[id].get("message"))
         if message is not None:
             messages.append(message)

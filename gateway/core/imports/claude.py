@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from gateway.core.imports.branch import branch_to, newest_leaf
+from gateway.core.imports.branch import get_newest_leaf, list_branch
 from gateway.core.imports.records import (
     Role,
     SourceConversation,
@@ -26,7 +26,7 @@ def read_conversation(item: Any) -> SourceConversation:
     items = item.get("chat_messages") if isinstance(item, dict) else None
     if not isinstance(items, list) or not all(isinstance(each, dict) for each in items):
         raise WrongForm("it has no list of messages")
-    messages = [message for message in map(_read_message, _newest_branch(items)) if message is not None]
+    messages = [message for message in map(_read_message, _list_newest_branch(items)) if message is not None]
     return SourceConversation(
         id=read_id(item.get("uuid")),
         messages=messages,
@@ -35,7 +35,7 @@ def read_conversation(item: Any) -> SourceConversation:
     )
 
 
-def _newest_branch(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _list_newest_branch(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns the messages of the newest branch, oldest first. If no message names its parent, all are one branch."""
     if not any("parent_message_uuid" in item for item in items):
         return items
@@ -48,8 +48,8 @@ def _newest_branch(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if parent is not None and not isinstance(parent, str):
             raise WrongForm("the parent of a message is no text")
         parents[id] = parent if parent in by_id else None
-    leaf = newest_leaf(parents, {id: read_time(item.get("created_at")) for id, item in by_id.items()})
-    return [by_id[id] for id in branch_to(leaf, lambda id: parents[id])]
+    leaf = get_newest_leaf(parents, {id: read_time(item.get("created_at")) for id, item in by_id.items()})
+    return [by_id[id] for id in list_branch(leaf, lambda id: parents[id])]
 
 
 def _read_message(item: dict[str, Any]) -> SourceMessage | None:

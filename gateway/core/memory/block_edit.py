@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from msgspec import Struct, field
 
 from gateway.core.conversation.private import CallStatus
-from gateway.core.memory.call_arguments import argument_error
+from gateway.core.memory.call_arguments import find_argument_error
 from gateway.core.memory.memory_tools import BLOCK_TOOLS, EditOperation
 from gateway.core.prompt.shown_blocks import Shown
 from gateway.core.tags import quoted
@@ -60,7 +60,7 @@ def apply_edit(op: str, arguments: Mapping[str, Any], block: Block | None) -> Ed
     block: the one that the arguments name; None: there is none.
     """
     tool = next((tool for tool, operation in BLOCK_TOOLS.items() if operation == op), None)
-    error = None if tool is None else argument_error(tool, arguments)
+    error = None if tool is None else find_argument_error(tool, arguments)
     if error is not None:
         return EditResult(None, error, has_failed=True)
     label = arguments["label"]
@@ -70,7 +70,7 @@ def apply_edit(op: str, arguments: Mapping[str, Any], block: Block | None) -> Ed
         return _refusal(f"the memory block {quoted(label)} is read-only.")
     if op == EditOperation.REPLACE and arguments.get("every") and arguments["old_string"]:
         # The size is checked first: many places of a long text could grow to gigabytes.
-        size = _replaced_size(block.value, arguments["old_string"], arguments["new_string"])
+        size = _measure_replaced(block.value, arguments["old_string"], arguments["new_string"])
         if (refusal := _limit_refusal(block, size)) is not None:
             return refusal
     change = _change_text(op, arguments, block.value)
@@ -117,7 +117,7 @@ def _limit_refusal(block: Block, size: int) -> EditResult | None:
     )
 
 
-def _replaced_size(value: str, old: str, new: str) -> int:
+def _measure_replaced(value: str, old: str, new: str) -> int:
     """Returns the size of a text after all places of `old` in it are replaced by `new`."""
     return len(value) + value.count(old) * (len(new) - len(old))
 
@@ -131,7 +131,7 @@ def _insert(value: str, new: str, line: int | None) -> _Change:
     index = len(lines) if line is None or line == -1 else line
     if not 0 <= index <= len(lines):
         return _Change(None, f"insert_line must be from 0 to {len(lines)}, or -1; it is {index}.")
-    return _Change("\n".join([*lines[:index], new, *lines[index:]]), f"changed: + {_quoted_short(new)}")
+    return _Change("\n".join([*lines[:index], new, *lines[index:]]), f"changed: + {_quote_shortened(new)}")
 
 
 def _replace(value: str, old: str, new: str, *, every: bool = False) -> _Change:
@@ -139,20 +139,22 @@ def _replace(value: str, old: str, new: str, *, every: bool = False) -> _Change:
     if not old:
         return _Change(None, "the text to replace is empty.")
     if every and old in value:
-        return _Change(value.replace(old, new), f"changed: - {_quoted_short(old)} + {_quoted_short(new)}")
+        return _Change(
+            value.replace(old, new), f"changed: - {_quote_shortened(old)} + {_quote_shortened(new)}"
+        )
     count = value.count(old)
     # Overlapping places count as well: "aa" in "aaa" does not say which.
     if count == 1 and value.find(old, value.find(old) + 1) != -1:
         count = 2
     if count == 0:
-        return _Change(None, f"the text to replace is not in the block: {_quoted_short(old)}.")
+        return _Change(None, f"the text to replace is not in the block: {_quote_shortened(old)}.")
     if count > 1:
         line_numbers = ", ".join(map(str, _find_line_numbers(value, old)))
         return _Change(
             None,
             f"the text to replace is there more than once (lines {line_numbers}); give more of what is around it.",
         )
-    return _Change(value.replace(old, new), f"changed: - {_quoted_short(old)} + {_quoted_short(new)}")
+    return _Change(value.replace(old, new), f"changed: - {_quote_shortened(old)} + {_quote_shortened(new)}")
 
 
 def _find_line_numbers(value: str, old: str) -> list[int]:
@@ -173,7 +175,7 @@ def _find_line_numbers(value: str, old: str) -> list[int]:
 def _patch(value: str, patch: str) -> _Change:
     """Applies the hunks of a patch, one after the other; the old lines of each must occur exactly once."""
     # Each line with a break on both sides, so that whole lines are found in one search.
-    text = "\n" + _joined_lines(value.split("\n") if value else [])
+    text = "\n" + _join_lines(value.split("\n") if value else [])
     shown = list[str]()
     for hunk in re.split(r"^@@.*\n?", patch, flags=re.MULTILINE):
         if not hunk.strip():
@@ -187,7 +189,7 @@ def _patch(value: str, patch: str) -> _Change:
         shown += [row for row in rows if row[0] != " "]
     if not shown:
         return _Change(None, "the patch changes nothing.")
-    return _Change(text[1:-1], f"changed: {_quoted_short(chr(10).join(shown))}")
+    return _Change(text[1:-1], f"changed: {_quote_shortened(chr(10).join(shown))}")
 
 
 def _apply_hunk(text: str, rows: Sequence[str]) -> _Change:
@@ -195,22 +197,22 @@ def _apply_hunk(text: str, rows: Sequence[str]) -> _Change:
     wrong = next((row for row in rows if row[0] not in " -+"), None)
     if wrong is not None:
         return _Change(
-            None, f"a line of the patch begins with none of ' ', '-', '+': {_quoted_short(wrong)}."
+            None, f"a line of the patch begins with none of ' ', '-', '+': {_quote_shortened(wrong)}."
         )
     old = [row[1:] for row in rows if row[0] != "+"]
     new = [row[1:] for row in rows if row[0] != "-"]
-    sought = "\n" + _joined_lines(old)
+    sought = "\n" + _join_lines(old)
     # A hunk without old lines is added at the end.
     offset = text.find(sought) if old else len(text) - 1
     if offset == -1 or (old and text.find(sought, offset + 1) != -1):
         how = "not in the block" if offset == -1 else "there more than once"
-        return _Change(None, f"these lines of the patch are {how}: {_quoted_short(chr(10).join(old))}.")
-    return _Change(text[: offset + 1] + _joined_lines(new) + text[offset + len(sought) :], "")
+        return _Change(None, f"these lines of the patch are {how}: {_quote_shortened(chr(10).join(old))}.")
+    return _Change(text[: offset + 1] + _join_lines(new) + text[offset + len(sought) :], "")
 
 
-def _joined_lines(lines: Iterable[str]) -> str:
+def _join_lines(lines: Iterable[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _quoted_short(text: str) -> str:
+def _quote_shortened(text: str) -> str:
     return quoted(text if len(text) <= _QUOTED_CHARS else text[: _QUOTED_CHARS - 1] + "…")

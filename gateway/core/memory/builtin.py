@@ -15,8 +15,8 @@ from adapters.types import Json
 from gateway.core.memory.memory_tools import (
     LABEL_SCHEMA,
     MEMORY_TOOLS,
-    string_schema,
-    tool_schema,
+    make_string_schema,
+    make_tool_schema,
 )
 
 # The tools that speak to the user, with the argument that has the words.
@@ -28,7 +28,7 @@ _TAGS: Json = {"type": "array", "items": {"type": "string"}}
 _PATH_EXAMPLE = "such as /memories/human"
 
 
-def _integer_schema(description: str, **bounds: Any) -> Json:
+def _make_integer_schema(description: str, **bounds: Any) -> Json:
     return {"type": "integer", **bounds, "description": description}
 
 
@@ -66,7 +66,7 @@ class BuiltInTool(NamedTuple):
 
 
 def _make_tool(use: ToolUse, description: str, required: Iterable[str], /, **properties: Json) -> BuiltInTool:
-    return BuiltInTool(use, tool_schema(description, required, **properties))
+    return BuiltInTool(use, make_tool_schema(description, required, **properties))
 
 
 # The position of a tool here is stored with the agents that have it: a new tool is appended.
@@ -76,83 +76,85 @@ BUILT_IN_TOOLS: Final[Mapping[str, BuiltInTool]] = MappingProxyType(
             ToolUse.SPEAK,
             "Say something to the user. This is the only way to answer.",
             ("message",),
-            message=string_schema("The words, as the user reads them."),
+            message=make_string_schema("The words, as the user reads them."),
         ),
         "conversation_search": _make_tool(
             ToolUse.SEARCH,
             "Search all earlier messages with this user. Returns those that fit best, with dates and speakers.",
             (),
-            query=string_schema("Words to look for: names, things, topics."),
+            query=make_string_schema("Words to look for: names, things, topics."),
             roles={
                 "type": "array",
                 "items": {"type": "string", "enum": ["user", "assistant", "tool"]},
                 "description": "Only what these said. Default: all.",
             },
-            limit=_integer_schema("How many results at most. Default: 5.", minimum=1, maximum=100),
-            start_date=string_schema(_SINCE_TEXT),
-            end_date=string_schema(_UNTIL_TEXT),
+            limit=_make_integer_schema("How many results at most. Default: 5.", minimum=1, maximum=100),
+            start_date=make_string_schema(_SINCE_TEXT),
+            end_date=make_string_schema(_UNTIL_TEXT),
         ),
         "archival_memory_insert": _make_tool(
             ToolUse.STORE_PASSAGE,
             "Keep a piece of text in long-term memory, outside of the system prompt. It is found again with "
             "archival_memory_search.",
             ("content",),
-            content=string_schema("The text to keep; it must make sense by itself."),
+            content=make_string_schema("The text to keep; it must make sense by itself."),
             tags={**_TAGS, "description": "Words under which it is filed, for later searches."},
         ),
         "archival_memory_search": _make_tool(
             ToolUse.SEARCH,
             "Search long-term memory by meaning and words. Returns the passages that fit best, with dates.",
             ("query",),
-            query=string_schema("Words to look for: names, things, topics."),
+            query=make_string_schema("Words to look for: names, things, topics."),
             tags={**_TAGS, "description": "Only passages that are filed under these."},
-            tag_match_mode=string_schema(
+            tag_match_mode=make_string_schema(
                 "Whether one of the tags is enough. Default: any.", enum=["any", "all"]
             ),
-            top_k=_integer_schema("How many results at most. Default: 5.", minimum=1, maximum=100),
-            start_datetime=string_schema(_SINCE_TEXT),
-            end_datetime=string_schema(_UNTIL_TEXT),
+            top_k=_make_integer_schema("How many results at most. Default: 5.", minimum=1, maximum=100),
+            start_datetime=make_string_schema(_SINCE_TEXT),
+            end_datetime=make_string_schema(_UNTIL_TEXT),
         ),
         "core_memory_append": _make_tool(
             ToolUse.EDIT,
             "Add text at the end of a memory block.",
             ("label", "content"),
             label=LABEL_SCHEMA,
-            content=string_schema("The text to add."),
+            content=make_string_schema("The text to add."),
         ),
         "core_memory_replace": _make_tool(
             ToolUse.EDIT,
             "Replace a text in a memory block wherever it occurs. An empty new_content removes it.",
             ("label", "old_content", "new_content"),
             label=LABEL_SCHEMA,
-            old_content=string_schema("The text as it stands now, exactly."),
-            new_content=string_schema("What shall stand there instead."),
+            old_content=make_string_schema("The text as it stands now, exactly."),
+            new_content=make_string_schema("What shall stand there instead."),
         ),
         "memory": _make_tool(
             ToolUse.EDIT,
             "Edit a memory block: `str_replace` (path, old_string, new_string) replaces a text that occurs exactly "
             "once, `insert` (path, insert_line, insert_text) adds lines.",
             ("command",),
-            command=string_schema(
+            command=make_string_schema(
                 "What to do.", enum=["str_replace", "insert", "create", "delete", "rename"]
             ),
-            path=string_schema(f"The block, {_PATH_EXAMPLE}."),
-            old_string=string_schema("For str_replace: the text as it stands now, exactly."),
-            new_string=string_schema("For str_replace: what shall stand there instead."),
-            insert_line=_integer_schema("For insert: after this line; 0: at the beginning; -1: at the end."),
-            insert_text=string_schema("For insert: the lines to add."),
-            file_text=string_schema("For create: the new block's text."),
-            description=string_schema("For create: what the block is for."),
-            old_path=string_schema(f"For rename: the block, {_PATH_EXAMPLE}."),
-            new_path=string_schema("For rename: its new name."),
+            path=make_string_schema(f"The block, {_PATH_EXAMPLE}."),
+            old_string=make_string_schema("For str_replace: the text as it stands now, exactly."),
+            new_string=make_string_schema("For str_replace: what shall stand there instead."),
+            insert_line=_make_integer_schema(
+                "For insert: after this line; 0: at the beginning; -1: at the end."
+            ),
+            insert_text=make_string_schema("For insert: the lines to add."),
+            file_text=make_string_schema("For create: the new block's text."),
+            description=make_string_schema("For create: what the block is for."),
+            old_path=make_string_schema(f"For rename: the block, {_PATH_EXAMPLE}."),
+            new_path=make_string_schema("For rename: its new name."),
         ),
         "memory_insert": _make_tool(
             ToolUse.EDIT,
             "Add lines to a memory block, one short fact a line. The user does not see this call.",
             ("label", "new_string"),
             label=LABEL_SCHEMA,
-            new_string=string_schema("The text to add."),
-            insert_line=_integer_schema(
+            new_string=make_string_schema("The text to add."),
+            insert_line=_make_integer_schema(
                 "Insert after this line; 0: at the beginning. Default: -1, at the end."
             ),
         ),
@@ -163,7 +165,7 @@ BUILT_IN_TOOLS: Final[Mapping[str, BuiltInTool]] = MappingProxyType(
             "out is gone from the block. For single changes use memory_insert or memory_replace.",
             ("label", "new_memory"),
             label=LABEL_SCHEMA,
-            new_memory=string_schema("The block's whole new text."),
+            new_memory=make_string_schema("The block's whole new text."),
         ),
         "memory_apply_patch": _make_tool(
             ToolUse.EDIT,
@@ -171,8 +173,8 @@ BUILT_IN_TOOLS: Final[Mapping[str, BuiltInTool]] = MappingProxyType(
             "to remove with '-', lines to add with '+', and a line '@@' separates places. Several blocks go into one "
             "patch, each under a line '*** Update Block: <label>'.",
             ("label", "patch"),
-            label=string_schema("Label of the memory block, where the patch names none itself."),
-            patch=string_schema("The patch."),
+            label=make_string_schema("Label of the memory block, where the patch names none itself."),
+            patch=make_string_schema("The patch."),
         ),
         "memory_finish_edits": _make_tool(
             ToolUse.FINISH, "Say that all that had to be changed in memory is changed.", ()
@@ -181,7 +183,7 @@ BUILT_IN_TOOLS: Final[Mapping[str, BuiltInTool]] = MappingProxyType(
             ToolUse.SEARCH,
             "Look for something in all that is remembered: messages, facts and kept texts.",
             ("query",),
-            query=string_schema("Words to look for: names, things, topics."),
+            query=make_string_schema("Words to look for: names, things, topics."),
         ),
         "search_memory": _make_tool(
             ToolUse.SEARCH,
@@ -192,26 +194,26 @@ BUILT_IN_TOOLS: Final[Mapping[str, BuiltInTool]] = MappingProxyType(
                 "items": {"type": "string"},
                 "description": "Keywords to look for in earlier messages.",
             },
-            start_minutes_ago=_integer_schema("Only what is at most so many minutes old.", minimum=0),
-            end_minutes_ago=_integer_schema("Only what is at least so many minutes old.", minimum=0),
+            start_minutes_ago=_make_integer_schema("Only what is at most so many minutes old.", minimum=0),
+            end_minutes_ago=_make_integer_schema("Only what is at least so many minutes old.", minimum=0),
         ),
         "remember_fact": _make_tool(
             ToolUse.STORE_FACT,
             "Keep one fact about the user in long-term memory: one sentence that makes sense by itself.",
             ("fact",),
-            fact=string_schema("The fact."),
+            fact=make_string_schema("The fact."),
         ),
         "grep_files": _make_tool(
             ToolUse.SEARCH_FILES,
             "Search the lines of the attached files by a regular expression, whatever the case. Returns the lines with "
             "their files and numbers, 20 at a time.",
             ("pattern",),
-            pattern=string_schema("The regular expression."),
-            include=string_schema("Only files whose names fit this, such as *.md."),
-            context_lines=_integer_schema(
+            pattern=make_string_schema("The regular expression."),
+            include=make_string_schema("Only files whose names fit this, such as *.md."),
+            context_lines=_make_integer_schema(
                 "How many lines around each are shown. Default: 1.", minimum=0, maximum=10
             ),
-            offset=_integer_schema(
+            offset=_make_integer_schema(
                 "How many of the lines that fit are passed over.", minimum=0, maximum=100_000
             ),
         ),
@@ -219,29 +221,29 @@ BUILT_IN_TOOLS: Final[Mapping[str, BuiltInTool]] = MappingProxyType(
             ToolUse.SEARCH_FILES,
             "Search the attached files by meaning and words. Returns the parts that fit best, with their files.",
             ("query",),
-            query=string_schema("Words to look for: names, things, topics."),
-            limit=_integer_schema("How many results at most. Default: 5.", minimum=1, maximum=20),
+            query=make_string_schema("Words to look for: names, things, topics."),
+            limit=_make_integer_schema("How many results at most. Default: 5.", minimum=1, maximum=20),
         ),
         "send_message_to_agent_and_wait_for_reply": _make_tool(
             ToolUse.ASK_AGENT,
             "Send a message to another agent, and wait for its answer.",
             ("message", "other_agent_id"),
-            message=string_schema("The message. The other agent knows nothing of this conversation."),
-            other_agent_id=string_schema("The id of the other agent, or its name."),
+            message=make_string_schema("The message. The other agent knows nothing of this conversation."),
+            other_agent_id=make_string_schema("The id of the other agent, or its name."),
         ),
         "send_message_to_agent_async": _make_tool(
             ToolUse.ASK_AGENT,
             "Send a message to another agent, and go on without waiting. If it answers, then by a message of its own.",
             ("message", "other_agent_id"),
-            message=string_schema("The message. The other agent knows nothing of this conversation."),
-            other_agent_id=string_schema("The id of the other agent, or its name."),
+            message=make_string_schema("The message. The other agent knows nothing of this conversation."),
+            other_agent_id=make_string_schema("The id of the other agent, or its name."),
         ),
         "send_message_to_agents_matching_tags": _make_tool(
             ToolUse.ASK_AGENT,
             "Send a message to all other agents that have certain tags, and wait for their answers. Returns a list "
             "with the answer of each.",
             ("message", "match_all", "match_some"),
-            message=string_schema("The message. The other agents know nothing of this conversation."),
+            message=make_string_schema("The message. The other agents know nothing of this conversation."),
             match_all={
                 **_TAGS,
                 "description": "Only agents that have all of these tags; [] asks for none.",
@@ -255,12 +257,12 @@ BUILT_IN_TOOLS: Final[Mapping[str, BuiltInTool]] = MappingProxyType(
 )
 
 
-def tools_for(*uses: ToolUse) -> tuple[str, ...]:
+def list_built_in_tools(*uses: ToolUse) -> tuple[str, ...]:
     """Returns the names of the built-in tools that are used so, in the order of `BUILT_IN_TOOLS`."""
     return tuple(name for name, tool in BUILT_IN_TOOLS.items() if tool.use in uses)
 
 
-def definition_of(name: str) -> Json | None:
+def find_tool_definition(name: str) -> Json | None:
     """Returns the entry for a request's `tools`; None: the gateway has no such tool of its own."""
     tool = BUILT_IN_TOOLS.get(name)
     return None if tool is None else {"type": "function", "function": {"name": name, **tool.schema}}

@@ -49,13 +49,13 @@ def read_arguments(text: str) -> Json | None:
     return None if is_too_deep(arguments) else without_nul(arguments)
 
 
-def known_arguments(tool: str, arguments: Mapping[str, Any]) -> Json:
+def drop_unknown_arguments(tool: str, arguments: Mapping[str, Any]) -> Json:
     """Returns the arguments that are in a tool's schema: models also send those of other tools of this name."""
     known = MEMORY_TOOLS[tool].schema["parameters"]["properties"]
     return {name: value for name, value in arguments.items() if name in known}
 
 
-def argument_error(tool: str, arguments: Mapping[str, Any]) -> str | None:
+def find_argument_error(tool: str, arguments: Mapping[str, Any]) -> str | None:
     """Returns what is wrong with a call's arguments, for the model to read; None if nothing is.
 
     Arguments that are not in the schema are ignored.

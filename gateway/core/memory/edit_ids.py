@@ -13,22 +13,22 @@ _NUMBER_MARK: Final = " #"
 _MAX_ID_CHARS: Final = 200
 
 
-def edit_id(call_id: str, n: int) -> str:
+def make_edit_id(call_id: str, n: int) -> str:
     """Returns the id of an edit, which no other edit of the turn has. n: its number in the call, from 0."""
-    first_id = short_call_id(call_id)
+    first_id = shorten_call_id(call_id)
     return first_id if n == 0 else f"{first_id}{_NUMBER_MARK}{n + 1}"
 
 
-def short_call_id(call_id: str) -> str:
+def shorten_call_id(call_id: str) -> str:
     """Returns a call's id as indexes and headers take it: of a long one a digest."""
     return call_id if len(call_id) <= _MAX_ID_CHARS else sha256(call_id.encode()).hexdigest()
 
 
-def calls_by_edit_id(calls: Iterable[str]) -> dict[str, str]:
+def map_edits_to_calls(calls: Iterable[str]) -> dict[str, str]:
     """Returns the ids of calls by the ids of their first edits."""
-    return {edit_id(call, 0): call for call in calls}
+    return {make_edit_id(call, 0): call for call in calls}
 
 
 def call_of_edit(edit: str, calls: Mapping[str, str]) -> str:
-    """Returns the id of the call that an edit belongs to; "": of none of these. calls: those of `calls_by_edit_id`."""
+    """Returns the id of the call that an edit belongs to; "": of none of these. calls: as `map_edits_to_calls` maps."""
     return calls.get(edit) or calls.get(edit.rpartition(_NUMBER_MARK)[0], "")

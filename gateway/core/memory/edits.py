@@ -10,8 +10,8 @@ import orjson
 from msgspec.structs import replace
 
 from gateway.core.memory.block_edit import EditResult, apply_edit
-from gateway.core.memory.fact_words import fact_key
-from gateway.core.memory.file_text import passages_in
+from gateway.core.memory.fact_words import make_fact_key
+from gateway.core.memory.file_text import split_passages
 from gateway.core.memory.memory_tools import STORED_SOURCES, EditOperation
 from gateway.core.memory.orders import as_statement
 from storage.commands import BlockMerge, EditedValue, LearnedFact, SavedPassage
@@ -46,7 +46,7 @@ def apply_to_blocks(blocks: Sequence[Block], edit: MemoryEdit) -> EditedBlocks:
     return EditedBlocks(changed, result)
 
 
-def blocks_on_path(
+def list_blocks_on_path(
     blocks: Sequence[Block], edits: Sequence[MemoryEdit], path: Collection[int]
 ) -> list[Block]:
     """Returns the blocks as a path sees them, with the pending edits of its own exchanges.
@@ -80,7 +80,7 @@ def make_block_merge(blocks: Sequence[Block], edits: Sequence[MemoryEdit]) -> Bl
                 case EditOperation.REMEMBER_FACT:
                     facts.append(_make_fact(text, edit))
                 case EditOperation.ARCHIVAL_INSERT:
-                    passages += [SavedPassage(part, edit) for part in passages_in(text)]
+                    passages += [SavedPassage(part, edit) for part in split_passages(text)]
                 case _:
                     raise NotImplementedError(f"{edit.op} is in STORED_SOURCES and has no case here")
             continue
@@ -97,7 +97,7 @@ def _make_fact(text: str, edit: MemoryEdit) -> LearnedFact:
     return LearnedFact(
         as_statement(text),
         about="",
-        key=fact_key(text),
+        key=make_fact_key(text),
         valid_from=edit.at,
         exchange_row=edit.exchange_row,
         sources=(edit.exchange_row,),

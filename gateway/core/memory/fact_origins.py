@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from gateway.core.memory.fact_words import DESIGNATIONS, distinctive_words
+from gateway.core.memory.fact_words import DESIGNATIONS, list_distinctive_words
 from storage.commands import SourcedLine
 from storage.records import Fact, Message
 
@@ -23,12 +23,12 @@ class FactOrigins:
         known: what was learned before.
         """
         self._messages = messages
-        self._message_words = [distinctive_words(message.text) for message in messages]
-        self._known = [(line, distinctive_words(line.text, left_out=DESIGNATIONS)) for line in known]
+        self._message_words = [list_distinctive_words(message.text) for message in messages]
+        self._known = [(line, list_distinctive_words(line.text, left_out=DESIGNATIONS)) for line in known]
 
     def find_source_rows(self, text: str) -> set[int]:
         """Returns the rows of the exchanges that a text may come from."""
-        words = distinctive_words(text)
+        words = list_distinctive_words(text)
         rows = {
             message.exchange_row
             for message, message_words in zip(self._messages, self._message_words, strict=True)
@@ -49,7 +49,7 @@ class FactOrigins:
 
     def find_closest(self, text: str) -> Message | None:
         """Returns the message that shares the most words with a text, if possible a user's; None: no messages."""
-        words = distinctive_words(text)
+        words = list_distinctive_words(text)
 
         def rank(index: int) -> tuple[int, bool]:
             return len(words & self._message_words[index]), self._messages[index].role == "user"

@@ -32,7 +32,7 @@ DESIGNATIONS = frozenset(
 _TENSES = frozenset({"was", "were", "had", "did", "would", "will"})
 
 
-def fact_key(text: str) -> str:
+def make_fact_key(text: str) -> str:
     """Returns the key of a fact. Facts that differ only in small words, case and punctuation have the same key.
 
     Numbers are separated in the key, since 1.5 is not 15 and 1/11 not 11/1.
@@ -41,7 +41,7 @@ def fact_key(text: str) -> str:
     return "".join(w for w in words if w not in _SMALL or w in _TENSES) or "".join(words)
 
 
-def distinctive_words(text: str, left_out: Collection[str] = ()) -> frozenset[str]:
+def list_distinctive_words(text: str, left_out: Collection[str] = ()) -> frozenset[str]:
     """Returns the words that distinguish a text from others, without their endings.
 
     left_out: words that do not count.

@@ -49,7 +49,7 @@ def split_text(text: str, size: int = PART_CHARS) -> Iterator[str]:
         start = end
 
 
-def passages_in(text: str) -> list[str]:
+def split_passages(text: str) -> list[str]:
     """Returns the parts of a text to be stored: without white space around them, and none that is empty."""
     return [clean for part in split_text(text.strip()) if (clean := part.strip())]
 

@@ -19,9 +19,9 @@ from gateway.core.conversation.private import (
 )
 from gateway.core.conversation.stored_messages import map_calls_to_tool_names
 from gateway.core.conversation.wire_message import WireMessage, read_text
-from gateway.core.dates import day_number_text
+from gateway.core.dates import render_day_number
 from gateway.core.memory.block_edit import apply_edit
-from gateway.core.memory.builtin import ToolUse, tools_for
+from gateway.core.memory.builtin import ToolUse, list_built_in_tools
 from gateway.core.memory.edits import digest_value
 from gateway.core.memory.memory_tools import REWRITE_OPERATIONS, EditOperation
 from gateway.core.prompt.note_text import mentions_blocks
@@ -29,7 +29,7 @@ from gateway.core.words import folded_words
 from storage.commands import Erased, Rebuilt, Revised
 from storage.records import REPLY, Block, Exchange, MemoryEdit, State
 
-_SEARCHING_TOOLS = frozenset(tools_for(ToolUse.SEARCH))
+_SEARCHING_TOOLS = frozenset(list_built_in_tools(ToolUse.SEARCH))
 # In the place of what a search found; no hit is shorter.
 FORGOTTEN_RESULT = "(forgotten)"
 # The fewest letters of a word that can give something away. Shorter ones are function words.
@@ -41,7 +41,7 @@ def may_quote(text: str, erased: Erased) -> bool:
     if erased.blocks and mentions_blocks(text):
         return True
     # The day of the week follows in notes, and not in all other texts. The year is left out while it stays the same.
-    dates = (day_number_text(day).split()[0] for day in erased.days)
+    dates = (render_day_number(day).split()[0] for day in erased.days)
     return any(f"[{date}" in text or f"[{date.partition('-')[2]} " in text for date in dates)
 
 
@@ -70,7 +70,7 @@ def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[Memo
     later: the values it had since, oldest first.
     pending: the edits of the block by turns that are not confirmed yet.
     """
-    clean = _words(block.value)
+    clean = _list_words(block.value)
     # Room for the pieces of all values: a block may have become smaller since, and an edit that was made in each place
     # of its text must not grow without end where the text is another one now.
     roomy = replace(
@@ -87,15 +87,17 @@ def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[Memo
             rebuilt = revision.value
         elif revision.is_erased:
             # The words that this edit brought in may come back in a later value; those from before may stay.
-            tainted |= _words(_new_lines(stored_value, revision.value)) - clean
+            tainted |= _list_words(_take_new_lines(stored_value, revision.value)) - clean
         elif revision.edit is not None and revision.edit.op not in REWRITE_OPERATIONS:
             # Such an edit holds what it adds, so it can be done without the erased part.
             rebuilt = _edited_again(replace(roomy, value=rebuilt), revision.edit)
         else:
-            rebuilt = "\n".join(line for line in revision.value.split("\n") if not _words(line) & tainted)
+            rebuilt = "\n".join(
+                line for line in revision.value.split("\n") if not _list_words(line) & tainted
+            )
         stored_value = revision.value
         values.append(rebuilt)
-    tainted -= _words(rebuilt)
+    tainted -= _list_words(rebuilt)
     return Rebuilt(values, [edit for edit in pending if _may_bring_back(edit, tainted, rebuilt)])
 
 
@@ -117,7 +119,7 @@ def _clean_result(message: WireMessage, calls: Mapping[str, str] | None, erased:
     return message
 
 
-def _new_lines(old: str, new: str) -> str:
+def _take_new_lines(old: str, new: str) -> str:
     """Returns the lines of a value that the value before does not have."""
     old_lines = set(old.split("\n"))
     return "\n".join(line for line in new.split("\n") if line not in old_lines)
@@ -130,7 +132,9 @@ def _may_bring_back(edit: MemoryEdit, tainted: Collection[str], value: str) -> b
     that other value.
     """
     texts = map(str, orjson.loads(edit.arguments).values())
-    return edit.seen not in (None, digest_value(value)) or not _words("\n".join(texts)).isdisjoint(tainted)
+    return edit.seen not in (None, digest_value(value)) or not _list_words("\n".join(texts)).isdisjoint(
+        tainted
+    )
 
 
 def _edited_again(block: Block, edit: MemoryEdit) -> str:
@@ -142,6 +146,6 @@ def _edited_again(block: Block, edit: MemoryEdit) -> str:
     return block.value if result.value is None else result.value
 
 
-def _words(text: str) -> set[str]:
+def _list_words(text: str) -> set[str]:
     """Returns the words of a text that can give something away."""
     return {w for w in folded_words(text) if len(w) >= _REVEALING_LETTERS or not w.isascii() or w.isdigit()}

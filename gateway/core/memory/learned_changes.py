@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from gateway.core.memory import memory_tools
 from gateway.core.memory.block_edit import apply_edit
 from gateway.core.memory.fact_origins import FactOrigins
-from gateway.core.memory.fact_words import fact_key
+from gateway.core.memory.fact_words import make_fact_key
 from gateway.core.memory.learning_reply import BlockEdit, FactEdit, Reading
 from gateway.core.memory.learning_request import with_human
 from gateway.core.memory.orders import as_statement
@@ -24,7 +24,7 @@ from storage.commands import Learned, LearnedFact, LearnedValue, SourcedLine
 from storage.records import Block, Fact, Message
 
 
-def changes_from(
+def apply_answer(
     reading: Reading,
     messages: Sequence[Message],
     known_facts: Mapping[int, Fact],
@@ -119,10 +119,10 @@ class _Changes:
         text = as_statement(edit.text)
         if not self._keeps_secrets and (has_secret(text) or has_secret(edit.about)):
             return None
-        key = fact_key(text)
+        key = make_fact_key(text)
         replaced = [self._known_facts[n] for n in dict.fromkeys(edit.replaces) if n in self._known_facts]
         # A fact that "replaces" its own words adds nothing.
-        if any(fact_key(fact.text) == key for fact in replaced):
+        if any(make_fact_key(fact.text) == key for fact in replaced):
             return None
         # A replaced fact may have ended since, as by a person's correction. Then the new fact would be true along with
         # the fact that took its place.

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from gateway.core.json_limits import is_too_deep
 from gateway.core.memory import memory_tools
-from gateway.core.memory.call_arguments import argument_error, read_arguments
+from gateway.core.memory.call_arguments import find_argument_error, read_arguments
 from gateway.core.memory.fact_words import FACT_CHARS
 from gateway.core.memory.transcript import on_one_line
 
@@ -83,7 +83,7 @@ def _read_edit(name: str, text: str) -> BlockEdit | FactEdit | None:
     if arguments is None:
         return None
     if name in memory_tools.BLOCK_TOOLS:
-        error = argument_error(name, arguments)
+        error = find_argument_error(name, arguments)
         return None if error else BlockEdit(memory_tools.BLOCK_TOOLS[name], arguments)
     if name != "remember_fact":
         return None

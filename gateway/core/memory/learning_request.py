@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gateway.core.dates import day_text
+from gateway.core.dates import render_day
 from gateway.core.memory import memory_tools
-from gateway.core.memory.transcript import author_of, on_one_line
+from gateway.core.memory.transcript import on_one_line, render_author
 from storage.records import Block, Fact, Message
 
 HUMAN = Block(
@@ -23,12 +23,12 @@ HUMAN = Block(
 )
 
 _NUMBER_LIST = {"type": "array", "items": {"type": "integer"}}
-_REMEMBER = memory_tools.tool_schema(
+_REMEMBER = memory_tools.make_tool_schema(
     "Keep one fact for later conversations. One fact a call, one short sentence that makes sense by "
     "itself: with names, and with dates in place of words such as yesterday.",
     ("text",),
-    text=memory_tools.string_schema("The fact."),
-    about=memory_tools.string_schema("Whom or what it is about, in a word or two."),
+    text=memory_tools.make_string_schema("The fact."),
+    about=memory_tools.make_string_schema("Whom or what it is about, in a word or two."),
     replaces={
         **_NUMBER_LIST,
         "description": "Numbers of known facts that are no longer true because of this one.",
@@ -61,7 +61,7 @@ def with_human(blocks: Sequence[Block]) -> list[Block]:
     return [*blocks] if any(b.label == HUMAN.label for b in blocks) else [*blocks, HUMAN]
 
 
-def tool_definitions() -> list[dict[str, Any]]:
+def make_tool_definitions() -> list[dict[str, Any]]:
     """Returns the request's `tools`."""
     blocks = [
         {"type": "function", "function": {"name": n, **memory_tools.MEMORY_TOOLS[n].schema}}
@@ -74,17 +74,18 @@ def build_request(
     blocks: Sequence[Block], facts: Sequence[Fact], messages: Sequence[Message], now: float
 ) -> list[dict[str, Any]]:
     """Returns the request's `messages`. Facts and messages are numbered by their place in these lists, from 1 on."""
-    lines = [f"Today is {day_text(now)}.", "", "# Memory blocks"]
+    lines = [f"Today is {render_day(now)}.", "", "# Memory blocks"]
     for block in blocks:
         size = f"{len(block.value)} of {block.limit} characters{', read-only' if block.read_only else ''}"
         lines.append(f"## {on_one_line(block.label)} ({size}): {on_one_line(block.description)}")
         lines += [f"> {line}" for line in block.value.splitlines()] or ["> (empty)"]
     lines += ["", "# Known facts"]
-    lines += [f"{i}. [{day_text(f.valid_from)}] {on_one_line(f.text)}" for i, f in enumerate(facts, 1)] or [
+    lines += [f"{i}. [{render_day(f.valid_from)}] {on_one_line(f.text)}" for i, f in enumerate(facts, 1)] or [
         "none"
     ]
     lines += ["", "# New messages"]
     lines += [
-        f"{i}. [{day_text(m.at)}, {author_of(m)}] {on_one_line(m.text)}" for i, m in enumerate(messages, 1)
+        f"{i}. [{render_day(m.at)}, {render_author(m)}] {on_one_line(m.text)}"
+        for i, m in enumerate(messages, 1)
     ]
     return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": "\n".join(lines)}]

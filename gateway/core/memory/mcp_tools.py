@@ -330,13 +330,13 @@ class McpAnswer(Struct, frozen=True):
     error: str = ""
 
 
-def client_name(name: object, version: object) -> str:
+def make_client_name(name: object, version: object) -> str:
     """Returns the name of a program with its version, as it is stored."""
     words = f"{name} {version}" if version else str(name)
     return " ".join("".join(c if c.isprintable() else " " for c in words).split())[:CLIENT_CHARS]
 
 
-def through_mcp(origin: str) -> str | None:
+def describe_mcp_origin(origin: str) -> str | None:
     """Returns the words for the origin of a change that came through MCP; None for every other origin."""
     kind, _, client = origin.partition(":")
     if kind != ORIGIN:
@@ -364,7 +364,7 @@ def parse_id(id: str, kinds: tuple[TextKind, ...] = KINDS, *, argument: str = "i
     return TextId(kind, int(match[2]))
 
 
-def schema_of(struct_type: type[Struct]) -> dict[str, Any]:
+def make_schema(struct_type: type[Struct]) -> dict[str, Any]:
     """Returns the JSON Schema of a struct without references, which some clients cannot follow."""
     (schema,), parts = msgspec.json.schema_components([struct_type], ref_template="{name}")
 

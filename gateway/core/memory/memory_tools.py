@@ -24,13 +24,13 @@ from msgspec import Struct
 from adapters.types import Json
 
 
-def tool_schema(description: str, required: Iterable[str], /, **properties: Json) -> Json:
+def make_tool_schema(description: str, required: Iterable[str], /, **properties: Json) -> Json:
     """Returns a tool's definition without its name."""
     parameters = {"type": "object", "properties": properties, "required": list(required)}
     return {"description": description, "parameters": parameters}
 
 
-def string_schema(description: str, **bounds: Any) -> Json:
+def make_string_schema(description: str, **bounds: Any) -> Json:
     """Returns the schema of an argument that is a text. bounds: more of JSON Schema's keywords."""
     return {"type": "string", **bounds, "description": description}
 
@@ -76,22 +76,22 @@ class MemoryTool(Struct, frozen=True):
         return self.operation is not None or self.reads_edits
 
 
-LABEL_SCHEMA = string_schema("Label of the memory block, as it stands in the system prompt.")
+LABEL_SCHEMA = make_string_schema("Label of the memory block, as it stands in the system prompt.")
 _SEARCH = {
-    "query": string_schema("Words to look for: names, things, topics."),
+    "query": make_string_schema("Words to look for: names, things, topics."),
     "limit": {"type": "integer", "description": "How many results at most. Default: 5."},
 }
 
 MEMORY_TOOLS: Mapping[str, MemoryTool] = MappingProxyType(
     {
         "memory_insert": MemoryTool(
-            tool_schema(
+            make_tool_schema(
                 "Add a line to a memory block. Use it as soon as you learn something about the user, their wishes or "
                 "their work that will matter in later conversations: one fact a line, short, with names and dates. "
                 "The user does not see this call.",
                 ("label", "new_string"),
                 label=LABEL_SCHEMA,
-                new_string=string_schema("The text to add."),
+                new_string=make_string_schema("The text to add."),
                 insert_line={
                     "type": "integer",
                     "description": "Insert after this line; 0: at the beginning. Default: -1, at the end.",
@@ -100,37 +100,37 @@ MEMORY_TOOLS: Mapping[str, MemoryTool] = MappingProxyType(
             EditOperation.INSERT,
         ),
         "memory_replace": MemoryTool(
-            tool_schema(
+            make_tool_schema(
                 "Replace a passage of a memory block, to correct what has changed or (with an empty new_string) to "
                 "remove it. The old passage must be given exactly and occur exactly once.",
                 ("label", "old_string", "new_string"),
                 label=LABEL_SCHEMA,
-                old_string=string_schema("The passage as it stands now, exactly."),
-                new_string=string_schema("What shall stand there instead."),
+                old_string=make_string_schema("The passage as it stands now, exactly."),
+                new_string=make_string_schema("What shall stand there instead."),
             ),
             EditOperation.REPLACE,
         ),
         "memory_rethink": MemoryTool(
-            tool_schema(
+            make_tool_schema(
                 "Rewrite a whole memory block, to put it in order or to shorten one that is full. Everything that the "
                 "new text leaves out is gone from the block. For single changes use memory_insert or memory_replace.",
                 ("label", "new_memory"),
                 label=LABEL_SCHEMA,
-                new_memory=string_schema("The block's whole new text."),
+                new_memory=make_string_schema("The block's whole new text."),
             ),
             EditOperation.RETHINK,
         ),
         "archival_memory_insert": MemoryTool(
-            tool_schema(
+            make_tool_schema(
                 "Keep a piece of text in long-term memory, outside of the system prompt. Use it for details that need "
                 "not be in sight all the time; they can be found with archival_memory_search.",
                 ("content",),
-                content=string_schema("The text to keep; it must make sense by itself."),
+                content=make_string_schema("The text to keep; it must make sense by itself."),
             ),
             EditOperation.ARCHIVAL_INSERT,
         ),
         "archival_memory_search": MemoryTool(
-            tool_schema(
+            make_tool_schema(
                 "Search what was kept with archival_memory_insert. Returns the passages that fit best, with dates.",
                 ("query",),
                 **_SEARCH,
@@ -139,12 +139,14 @@ MEMORY_TOOLS: Mapping[str, MemoryTool] = MappingProxyType(
             reads_edits=True,
         ),
         "conversation_search": MemoryTool(
-            tool_schema(
+            make_tool_schema(
                 "Search all earlier conversations with this user. Use it when something is mentioned that is not in "
                 "sight. Returns the messages that fit best, with dates and speakers.",
                 ("query",),
                 query=_SEARCH["query"],
-                role=string_schema("Only what this side said. Default: both.", enum=["user", "assistant"]),
+                role=make_string_schema(
+                    "Only what this side said. Default: both.", enum=["user", "assistant"]
+                ),
                 limit=_SEARCH["limit"],
             ),
             sources=frozenset({"message", "fact"}),

@@ -11,7 +11,7 @@ from gateway.core.memory.memory_tools import MEMORY_TOOLS
 PREFIX = "mnemogate_"
 
 
-def tool_definitions(names: Mapping[str, str]) -> list[Json]:
+def make_tool_definitions(names: Mapping[str, str]) -> list[Json]:
     """Returns the entries for a request's `tools`. names: offered name -> canonical tool, in a fixed order."""
     return [
         {"type": "function", "function": {"name": name, **MEMORY_TOOLS[tool].schema}}

@@ -15,8 +15,8 @@ from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
-from gateway.core.dates import day_text
-from gateway.core.memory.fact_words import distinctive_words, fact_key
+from gateway.core.dates import render_day
+from gateway.core.memory.fact_words import list_distinctive_words, make_fact_key
 from gateway.core.memory.orders import STATEMENT
 from gateway.core.memory.secret_texts import has_secret
 from gateway.core.prompt.note_text import estimate_tokens
@@ -57,7 +57,7 @@ _MONTH_CHARS = 7
 def learn_standing(
     messages: Iterable[Message], known: Sequence[Fact], *, now: float = inf, keeps_secrets: bool = False
 ) -> Learned:
-    """Returns the standing facts that a user's messages state by the rule. (`changes_from` is for a model.)
+    """Returns the standing facts that a user's messages state by the rule. (`apply_answer` is for a model.)
 
     If two statements contradict each other, the later one holds, in whichever order they are read.
 
@@ -73,7 +73,7 @@ def learn_standing(
         if statement.is_empty or (not keeps_secrets and has_secret(sentence)):
             continue
         text = f"{STATEMENT}{sentence}"
-        key = fact_key(text)
+        key = make_fact_key(text)
         learned = {
             earlier_key: (earlier, earlier_fact)
             for earlier_key, (earlier, earlier_fact) in learned.items()
@@ -159,7 +159,7 @@ def have_room(facts: Sequence[StandingFact]) -> bool:
     return len(_choose_fitting(facts)) == len(facts)
 
 
-def normalized_statement(text: str) -> str:
+def normalize_statement(text: str) -> str:
     """Returns the bare statement of a fact or of a message, which is equal for two that state the same."""
     return _without_prefix(text).strip(" .")
 
@@ -195,7 +195,7 @@ def _make_line(fact: StandingFact) -> str:
 
 
 def _read_month(fact: StandingFact) -> str:
-    return day_text(fact.at)[:_MONTH_CHARS]
+    return render_day(fact.at)[:_MONTH_CHARS]
 
 
 def _without_prefix(text: str) -> str:
@@ -217,12 +217,12 @@ def _find_sentences_in(text: str) -> Iterator[str]:
     for sentence in _SENTENCE.split(text):
         sentence = " ".join(sentence.split())
         if sentence.endswith(_QUESTION_MARKS):
-            sentence = _stated_before_question(sentence)
+            sentence = _cut_statement_before_question(sentence)
         if is_standing(sentence):
             yield sentence
 
 
-def _stated_before_question(sentence: str) -> str:
+def _cut_statement_before_question(sentence: str) -> str:
     """Returns the clause of a question that states something before it asks: "I'm vegan, what can I cook?".
 
     Returns "" if the question states nothing. Only its first clause can state something, since a later clause may hang
@@ -230,7 +230,7 @@ def _stated_before_question(sentence: str) -> str:
     question or a topic: then it states nothing. Nor does it if the rest has no words of its own: "I like fish, do I?"
     """
     first_clause, *rest = _CLAUSE.split(sentence, maxsplit=1)
-    if not rest or not distinctive_words(rest[0]) or _read_table().conditions.search(first_clause):
+    if not rest or not list_distinctive_words(rest[0]) or _read_table().conditions.search(first_clause):
         return ""
     states_fact = is_standing if _VERB_LAST_SCRIPT.search(first_clause) else _begins_standing
     return first_clause if states_fact(first_clause) else ""
@@ -253,7 +253,7 @@ class _Statement(NamedTuple):
     def of(cls, sentence: str) -> _Statement:
         table = _read_table()
         is_single_valued = table.single_valued.search(sentence) is not None
-        return cls(distinctive_words(sentence) - table.adverbs, is_single_valued)
+        return cls(list_distinctive_words(sentence) - table.adverbs, is_single_valued)
 
     @property
     def is_empty(self) -> bool:
@@ -297,7 +297,7 @@ def _read_table() -> _Table:
         if not line.startswith("#"):
             key, text = line.split(maxsplit=1)
             texts_by_key.setdefault(key, []).append(text)
-    adverbs = distinctive_words(" ".join(texts_by_key.pop(_ADVERBS)))
+    adverbs = list_distinctive_words(" ".join(texts_by_key.pop(_ADVERBS)))
     conditions = _compile(texts_by_key.pop(_CONDITIONS))
     # The texts with one beginning are one pattern, so that the beginning is looked for once at each character. For a
     # sentence that states nothing, this takes a fifth of the time that a pattern for each language takes.

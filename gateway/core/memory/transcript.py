@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from msgspec.structs import replace
 
 from gateway.core.conversation.wire_message import without_space
-from gateway.core.dates import day_text
+from gateway.core.dates import render_day
 from gateway.core.memory.framework_markers import strip_marks
 from gateway.core.memory.secret_texts import MAX_SECRET_CHARS, WITHHELD, withhold, withhold_private_keys
 from gateway.core.prompt import note_text
@@ -64,7 +64,7 @@ def clean_messages(
     return cleaned
 
 
-def transcript(messages: Sequence[Message], tools_by_exchange: Mapping[int, Sequence[str]]) -> str:
+def render_transcript(messages: Sequence[Message], tools_by_exchange: Mapping[int, Sequence[str]]) -> str:
     """Returns the transcript that a sleeptime agent reads.
 
     messages: cleaned.
@@ -80,14 +80,14 @@ def transcript(messages: Sequence[Message], tools_by_exchange: Mapping[int, Sequ
             if exchange_row < message.exchange_row
             or (exchange_row == message.exchange_row and message.role == "assistant")
         ]
-        lines += [_tools_line(remaining.pop(exchange_row)) for exchange_row in due]
+        lines += [_render_tools_line(remaining.pop(exchange_row)) for exchange_row in due]
         text = "\n  ".join(message.text.splitlines())
-        lines.append(f"[{day_text(message.at)}, {author_of(message)}] {text}")
-    lines += map(_tools_line, remaining.values())
+        lines.append(f"[{render_day(message.at)}, {render_author(message)}] {text}")
+    lines += map(_render_tools_line, remaining.values())
     return "\n".join(lines)
 
 
-def author_of(message: Message) -> str:
+def render_author(message: Message) -> str:
     """Returns the author of a message, on one line."""
     return on_one_line(message.role) + (f" {quoted_name(message.speaker)}" if message.speaker else "")
 
@@ -116,5 +116,5 @@ def _cut(text: str, max_chars: int) -> str:
     return f"{text[:edge]}{_LEFT_OUT}{text[-edge:]}"
 
 
-def _tools_line(names: Sequence[str]) -> str:
+def _render_tools_line(names: Sequence[str]) -> str:
     return f"assistant used {on_one_line(', '.join(dict.fromkeys(names)))}"

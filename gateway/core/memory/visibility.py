@@ -31,7 +31,7 @@ class VisibleMessage(NamedTuple):
     message: WireMessage
 
 
-def visible_messages(
+def list_visible_messages(
     exchange: Exchange, *, prefix_is_shared: bool, takes_reply: bool = True
 ) -> list[VisibleMessage]:
     """Returns the messages that other conversations may see, in their order.
@@ -77,7 +77,7 @@ def _is_observation(message: WireMessage, exchange: Exchange) -> bool:
     return read_text(orjson.loads(exchange.shown_reply)).lstrip().startswith("Thought: ")
 
 
-def recallable_messages(
+def list_recallable_messages(
     exchange: Exchange,
     prefix_is_shared: bool,
     previous: int | None,
@@ -92,7 +92,9 @@ def recallable_messages(
     """
     messages = []
     takes_reply = wanted_seqs is None or exchange.reply_seq in wanted_seqs
-    for i, message in visible_messages(exchange, prefix_is_shared=prefix_is_shared, takes_reply=takes_reply):
+    for i, message in list_visible_messages(
+        exchange, prefix_is_shared=prefix_is_shared, takes_reply=takes_reply
+    ):
         is_reply = i == REPLY
         text = note_text.own_words(read_text(message))
         if not text.strip():
@@ -124,16 +126,16 @@ def recallable_messages(
     return [message for message in messages if message.seq in wanted_seqs]
 
 
-def asked_messages(exchange: Exchange, prefix_is_shared: bool) -> list[Message]:
+def list_asked_messages(exchange: Exchange, prefix_is_shared: bool) -> list[Message]:
     """Returns the user's messages among those that recall may find; the reply is not even parsed.
 
     exchange: with its content.
     prefix_is_shared: another conversation opened with the same prefix.
     """
     inputs = range(exchange.seq, exchange.reply_seq)
-    return [m for m in recallable_messages(exchange, prefix_is_shared, None, inputs) if m.role == "user"]
+    return [m for m in list_recallable_messages(exchange, prefix_is_shared, None, inputs) if m.role == "user"]
 
 
-def tools_used(exchange: Exchange) -> list[str]:
+def list_tools_used(exchange: Exchange) -> list[str]:
     """Returns the tools that were called in an exchange, in order. exchange: with its content."""
     return [] if is_tombstone(exchange) else list(map_calls_to_tool_names(exchange).values())

@@ -41,7 +41,7 @@ class DiffPart(Struct, frozen=True):
 
 def diff_words(old: str, new: str) -> tuple[DiffPart, ...]:
     """Returns the parts of both texts in order. Those that are not inserted are the old text."""
-    return _join_parts(_Comparison().compare(old, new, (_WORD.findall, _SENTENCE.findall, _lines)))
+    return _join_parts(_Comparison().compare(old, new, (_WORD.findall, _SENTENCE.findall, _split_lines)))
 
 
 class _Comparison:
@@ -75,7 +75,7 @@ class _Comparison:
         yield DiffPart("ins", new)
 
 
-def _lines(text: str) -> list[str]:
+def _split_lines(text: str) -> list[str]:
     return text.splitlines(keepends=True)
 
 

@@ -12,7 +12,7 @@ from string import digits, punctuation
 
 from msgspec import Struct
 
-from gateway.core.dates import day_text
+from gateway.core.dates import render_day
 from gateway.core.prompt.frame import without_frame
 from gateway.core.prompt.shown_blocks import CHANGES_HEADING, describe_mark
 from gateway.core.tags import MARK_PATTERN, escape_tags, quoted_name
@@ -54,7 +54,7 @@ class Recalled(Struct, frozen=True):
 
     @classmethod
     def of(cls, message: Message, text: str) -> Recalled:
-        return cls(message, text, render_line(message, text), day_text(message.at))
+        return cls(message, text, render_line(message, text), render_day(message.at))
 
 
 def estimate_tokens(text: str) -> int:
@@ -77,7 +77,7 @@ def estimate_tokens(text: str) -> int:
 
 
 def _frame(mark: str, now: float) -> str:
-    return f"<memory {mark}>\n{_HEADING} Written {day_text(now)}."
+    return f"<memory {mark}>\n{_HEADING} Written {render_day(now)}."
 
 
 # A mark is no word, so its tokens are not estimated: 3,000 marks had five tokens each on average in OpenAI's o200k, and

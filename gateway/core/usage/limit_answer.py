@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from adapters.types import Header
-from gateway.core.dates import iso_text
+from gateway.core.dates import render_iso
 from gateway.core.usage.limit_rules import MEASURED_UNITS, STORED_PERIODS, Bucket, Period, format_duration
 from gateway.errors import LimitReached
 from storage.usage_records import UsageLimit
@@ -66,5 +66,5 @@ def _refusal_message(limit: UsageLimit, period: Period, *, is_reserved: bool) ->
         advice = "Requests under way have reserved what is left. Try again when one has ended."
     else:
         advice = "That is used up."
-    resets = "" if limit.per is None or is_reserved else f" It resets at {iso_text(period.end)}."
+    resets = "" if limit.per is None or is_reserved else f" It resets at {render_iso(period.end)}."
     return f"Limit {limit.id} allows {allowed}. {advice}{resets}"

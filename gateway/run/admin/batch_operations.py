@@ -51,8 +51,8 @@ class BatchOperations(Struct, frozen=True):
                 run = item.run
                 unsuccessful.append(
                     {
-                        "agent": ids.id_of("agent", item.agent_uid) if item.agent_uid else None,
-                        "run": None if run is None else ids.id_of("run", run.uid),
+                        "agent": ids.make_id("agent", item.agent_uid) if item.agent_uid else None,
+                        "run": None if run is None else ids.make_id("run", run.uid),
                         "state": item.state,
                         "stop": None if run is None else run.stop,
                         "error": item.failure_reason(messages.get(item.id)),
@@ -68,14 +68,14 @@ class BatchOperations(Struct, frozen=True):
     async def _get(self, raw: RawArguments) -> Batch:
         name = Arguments(raw).text("batch")
         try:
-            return await self.store.batches.get(None, ids.uid_of("job", name) or name)
+            return await self.store.batches.get(None, ids.parse_uid("job", name) or name)
         except NotFound as error:
             raise BadRequest(f"{error.message}; `mnemogate batches` shows them", param="batch") from error
 
     async def _batch_json(self, batch: Batch) -> dict[str, Any]:
         counts = await self.store.batches.count_items(batch.id)
         return {
-            "id": ids.id_of("job", batch.uid),
+            "id": ids.make_id("job", batch.uid),
             "project": batch.project,
             "state": batch.state.value,
             "created": batch.created,

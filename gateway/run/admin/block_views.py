@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from gateway.core.memory.mcp_tools import through_mcp
+from gateway.core.memory.mcp_tools import describe_mcp_origin
 from gateway.core.memory.word_diff import DiffPart, diff_words
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.list_page import PAGE_LIMIT, make_next_cursor, read_cursor
@@ -249,5 +249,5 @@ def make_block_origin(stored: str) -> BlockOrigin:
     if (call := parse_call_origin(stored)) is not None:
         # The origin names a run only where it wrote without an exchange in this memory, as a sleeptime agent does.
         return "sleeptime" if call.run else "tool"
-    kind = stored.partition(":")[0] if through_mcp(stored) else stored
+    kind = stored.partition(":")[0] if describe_mcp_origin(stored) else stored
     return next((origin for origin in BLOCK_ORIGINS if origin == kind), "api")

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import is_result
 from gateway.core.dates import DAY_S
-from gateway.core.memory.visibility import asked_messages
+from gateway.core.memory.visibility import list_asked_messages
 from gateway.errors import UnknownId
 from gateway.run.admin.exchange_messages import make_message_records, shorten
 from gateway.run.admin.list_page import (
@@ -143,7 +143,7 @@ class ConversationViews(Struct, frozen=True):
         openings = await self.store.memory_pages.load_openings(agent_row, conversations, _OPENING_BYTES)
         texts: dict[str, str] = {}
         for id, opening in openings.items():
-            asked = asked_messages(opening.exchange, opening.prefix_is_shared)
+            asked = list_asked_messages(opening.exchange, opening.prefix_is_shared)
             if asked and (words := _first_words(asked[0].text)):
                 texts[id] = words
         return texts
@@ -394,7 +394,7 @@ def _question(exchange: Exchange, prefix_is_shared: bool, *, is_again: bool) -> 
     """Returns the question of an exchange; None: its words may not be seen. is_again: the question was asked before."""
     if exchange.inputs and is_result(exchange.inputs[-1]):
         return Question(None)
-    asked = asked_messages(exchange, prefix_is_shared)
+    asked = list_asked_messages(exchange, prefix_is_shared)
     words = _first_words(asked[-1].text) if asked else ""
     if words:
         return Question(words, is_again)

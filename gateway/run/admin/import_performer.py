@@ -23,7 +23,7 @@ from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.dates import DAY_S
 from gateway.core.imports.exchanges import ImportDraft, make_import_write
 from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable
-from gateway.core.memory.fact_words import fact_key
+from gateway.core.memory.fact_words import make_fact_key
 from gateway.errors import GatewayError
 from gateway.run.admin.import_file import FACT_FORMATS, Source
 from gateway.run.admin.import_progress import ImportProgress
@@ -203,7 +203,7 @@ class ImportPerformer(Struct, frozen=True):
             LearnedFact(
                 fact.text,
                 about="",
-                key=fact_key(fact.text),
+                key=make_fact_key(fact.text),
                 valid_from=min(now, fact.at or now),
                 exchange_row=None,
                 sources=(),

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from gateway.core.dates import iso_text
+from gateway.core.dates import render_iso
 from gateway.core.usage.estimate import CHARS_PER_TOKEN
 from storage.commands import MessageCounts
 
@@ -142,8 +142,8 @@ class ImportProgress(Struct, frozen=True):
             "conversations": msgspec.to_builtins(self.conversations),
             "messages": msgspec.to_builtins(self.messages),
             "facts": msgspec.to_builtins(self.facts),
-            "first_at": None if self.first_at is None else iso_text(self.first_at),
-            "last_at": None if self.last_at is None else iso_text(self.last_at),
+            "first_at": None if self.first_at is None else render_iso(self.first_at),
+            "last_at": None if self.last_at is None else render_iso(self.last_at),
             "learn_tokens": self.new_chars // CHARS_PER_TOKEN,
             "warnings": warnings,
             "error": None if self.error is None else {"message": self.error, "param": "file"},

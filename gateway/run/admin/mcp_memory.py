@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from gateway.checked import InvalidValue, convert
 from gateway.core.agent import AgentSpec
-from gateway.core.memory.mcp_tools import TOOLS, McpAnswer, McpCaller, client_name
+from gateway.core.memory.mcp_tools import TOOLS, McpAnswer, McpCaller, make_client_name
 from gateway.core.nul import without_nul
 from gateway.errors import BadRequest, GatewayError, MemoryUnavailable, NotAllowed
 from gateway.run.admin.fault_errors import make_fault_error
@@ -77,7 +77,7 @@ class McpMemory:
         if tool not in TOOLS or not isinstance(arguments, dict):
             raise BadRequest(f"There is no tool {tool!r}.", param="tool")
         profile = fields.optional_text("profile") or self._default_profile(project)
-        client = client_name(fields.optional_text("client") or "", "")
+        client = make_client_name(fields.optional_text("client") or "", "")
         user = fields.read_optional_id("user")
         caller = McpCaller(project, profile, user, may_write=not fields.flag("read"), client=client)
         answer = await self.call(caller, tool, arguments)

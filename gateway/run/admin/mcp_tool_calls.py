@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from gateway.core.agent import AgentSpec
-from gateway.core.dates import iso_text, parse_moment
+from gateway.core.dates import parse_moment, render_iso
 from gateway.core.memory.confirm_word import confirms, make_confirm_word
 from gateway.core.memory.mcp_tools import (
     KINDS,
@@ -118,7 +118,7 @@ class McpTools(Struct, frozen=True):
                 ReadBlock(block.label, block.value, block.limit, block.version, block.read_only)
                 for block in blocks
             ),
-            tuple(ReadFact(f"fact:{fact.seq}", fact.text, iso_text(fact.valid_from)) for fact in facts),
+            tuple(ReadFact(f"fact:{fact.seq}", fact.text, render_iso(fact.valid_from)) for fact in facts),
             memory.conversations,
         )
 
@@ -149,7 +149,7 @@ class McpTools(Struct, frozen=True):
         conversations = await views.conversations.list_page(project, call.agent.uid, limit=arguments.limit)
         return ConversationResult(
             conversations=tuple(
-                ConversationLine(each.id, iso_text(each.begun), iso_text(each.last_turn), each.messages)
+                ConversationLine(each.id, render_iso(each.begun), render_iso(each.last_turn), each.messages)
                 for each in conversations.items
             )
         )
@@ -238,7 +238,7 @@ def _found_text(hit: Message, conversations: Mapping[int, str]) -> FoundText:
         id=f"{kind}:{hit.seq}",
         kind=kind,
         text=shorten(hit.text, TEXT_CHARS),
-        at=iso_text(hit.at),
+        at=render_iso(hit.at),
         role=hit.role if is_message else None,
         conversation=conversations.get(hit.exchange_row) if is_message else None,
     )
@@ -246,7 +246,7 @@ def _found_text(hit: Message, conversations: Mapping[int, str]) -> FoundText:
 
 def _shown_messages(records: Sequence[MessageRecord]) -> tuple[ReadMessage, ...]:
     return tuple(
-        ReadMessage(f"message:{record.seq}", record.role, record.text, iso_text(record.at))
+        ReadMessage(f"message:{record.seq}", record.role, record.text, render_iso(record.at))
         for record in records
         if record.text is not None
     )

@@ -12,8 +12,8 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from gateway.core.memory.fact_words import WRITTEN_FACT_CHARS, fact_key
-from gateway.core.memory.standing import MAX_CHARS, find_replaced, have_room, normalized_statement
+from gateway.core.memory.fact_words import WRITTEN_FACT_CHARS, make_fact_key
+from gateway.core.memory.standing import MAX_CHARS, find_replaced, have_room, normalize_statement
 from gateway.errors import BadRequest, Conflict, MemoryNotFound, NotAllowed, UnknownId
 from gateway.run.admin.audited_parts import AuditedFact, render_audited_version
 from gateway.run.admin.memory_by_uid import get_agent
@@ -35,8 +35,8 @@ class Editor(Struct, frozen=True):
     actor: str
     # The only project that the party sees; None: all projects.
     project: str | None = None
-    # The origin of the texts that it writes: operator, person, or an origin that `through_mcp` reads. Only operators
-    # change shared blocks.
+    # The origin of the texts that it writes: operator, person, or an origin that `describe_mcp_origin` reads. Only
+    # operators change shared blocks.
     origin: str = "operator"
 
 
@@ -139,7 +139,13 @@ class MemoryEdits(Struct, frozen=True):
             replaces = find_replaced(text, await self.store.facts.list_standing(agent.id))
         try:
             remembered = await self.store.facts.remember(
-                agent, text, fact_key(text) or text, editor.origin, now, standing=always, replaces=replaces
+                agent,
+                text,
+                make_fact_key(text) or text,
+                editor.origin,
+                now,
+                standing=always,
+                replaces=replaces,
             )
         except NotFound as error:
             raise MemoryNotFound from error
@@ -177,7 +183,7 @@ class MemoryEdits(Struct, frozen=True):
         restored_fact = next((fact for fact in replaced_facts if fact.text == text), None)
         try:
             new_fact = await self.store.facts.correct(
-                agent, seq, text, fact_key(text) or text, editor.origin, self.now()
+                agent, seq, text, make_fact_key(text) or text, editor.origin, self.now()
             )
         except NotFound as error:
             raise _unknown_fact() from error
@@ -303,7 +309,7 @@ def _read_fact_text(text: str) -> str:
 
 def _check_room(text: str, since: float, *, param: str) -> None:
     """Raises: BadRequest: a fact with this text is too long to be shown before each reply."""
-    if len(normalized_statement(text)) > MAX_CHARS or not have_room([StandingFact(0, text, since)]):
+    if len(normalize_statement(text)) > MAX_CHARS or not have_room([StandingFact(0, text, since)]):
         raise BadRequest(
             f"The text is too long to be told before each reply: up to {MAX_CHARS} characters have room, and fewer "
             "of a script such as Chinese.",

@@ -79,7 +79,7 @@ def name_user_role(scope: Scope) -> str:
 def make_subject(id: str) -> str:
     """Returns the subject of a memory that was created over REST, by its id. Raises: BadRequest."""
     for kind, subject in _SUBJECT_KINDS.items():
-        uid = ids.uid_of(kind, id)
+        uid = ids.parse_uid(kind, id)
         if uid is not None:
             return f"{subject}:{uid}"
     raise BadRequest(f"{id!r} is no id of an agent, an archive or a folder (agent-…).", param="agent")
@@ -88,7 +88,7 @@ def make_subject(id: str) -> str:
 def make_rest_id(subject: str) -> str:
     """Returns the id of a memory that was created over REST, by its subject."""
     kind, _, uid = subject.partition(":")
-    return ids.id_of("source" if kind == "folder" else kind, uid)
+    return ids.make_id("source" if kind == "folder" else kind, uid)
 
 
 def make_owner_fields(scope: Scope) -> dict[str, str]:

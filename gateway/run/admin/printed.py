@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import click
 
-from gateway.core.dates import minute_text
+from gateway.core.dates import render_minute
 from gateway.run.admin.plain_text import escape_controls, escape_field
 from gateway.run.admin.record_lists import Record, RecordList
 
@@ -151,7 +151,9 @@ def show_request(explained: dict[str, Any], *, as_json: bool) -> None:
         print(json.dumps(explained, ensure_ascii=False))
         return
     names = (explained["name"], explained["conversation"], explained["model"], str(explained["status"]))
-    heading = f"Request {explained['id']}  {minute_text(explained['at'])}  {' · '.join(filter(None, names))}"
+    heading = (
+        f"Request {explained['id']}  {render_minute(explained['at'])}  {' · '.join(filter(None, names))}"
+    )
     lines = [heading, "", explained["sentence"]]
     for title, hits in (("Recalled", explained["chosen"]), ("Left out", explained["left_out"])):
         lines += ["", title, *map(_hit_line, hits)] if hits else []

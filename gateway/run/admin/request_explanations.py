@@ -11,7 +11,7 @@ from typing import Any
 from msgspec import UNSET
 
 from gateway.core.conversation.canonical import is_result
-from gateway.core.dates import minute_text
+from gateway.core.dates import render_minute
 from gateway.run.admin.memory_names import name_of
 from gateway.run.admin.request_records import ExplainedRequest, PartTokens, WindowRecord
 from gateway.run.request_log import LoggedRequest
@@ -123,7 +123,7 @@ def explain_logged(
 def _sentence_of_logged(logged: LoggedRequest, paused_since: float | None) -> str | None:
     """Returns the sentence of a request of which the log alone shows why nothing is noted; None: it does not."""
     if paused_since is not None:
-        return f"Nothing was recalled: memory has been paused since {minute_text(paused_since)} (UTC)."
+        return f"Nothing was recalled: memory has been paused since {render_minute(paused_since)} (UTC)."
     if logged.side_request:
         return (
             f"A program asked this for itself ({logged.side_request}), not a person: nothing of it is remembered, "

@@ -104,7 +104,7 @@ class RunOperations(Struct, frozen=True):
         last_shown = read_cursor(after, 0)
         runs = self.store.runs
         try:
-            entry = await runs.get(project, ids.uid_of("run", id) or id)
+            entry = await runs.get(project, ids.parse_uid("run", id) or id)
         except NotFound as error:
             raise UnknownId("There is no such run.") from error
         agent = await self.store.agents.find_by_id(entry.run.agent_row)
@@ -154,8 +154,8 @@ class RunOperations(Struct, frozen=True):
 def make_run_summary(entry: RunEntry) -> RunSummary:
     run = entry.run
     return RunSummary(
-        id=ids.id_of("run", run.uid),
-        agent=ids.id_of("agent", entry.agent_uid),
+        id=ids.make_id("run", run.uid),
+        agent=ids.make_id("agent", entry.agent_uid),
         state=run.state,
         stop=run.stop,
         created=run.created,

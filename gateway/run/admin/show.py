@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from gateway.core.dates import minute_text
-from gateway.core.memory.mcp_tools import through_mcp
-from gateway.core.memory.visibility import recallable_messages
+from gateway.core.dates import render_minute
+from gateway.core.memory.mcp_tools import describe_mcp_origin
+from gateway.core.memory.visibility import list_recallable_messages
 from gateway.run.admin.memory_by_uid import load_other_profiles
 from gateway.run.admin.memory_names import nothing_found
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments
@@ -129,7 +129,7 @@ def _retained_line(retained: Retained) -> str:
 def _exchange_lines(exchange: Exchange, prefix_is_shared: bool, previous: int | None) -> list[str]:
     """Returns the lines of an exchange's messages. If the turn is not active, they end with the reason.
 
-    prefix_is_shared, previous: as `recallable_messages` has them.
+    prefix_is_shared, previous: as `list_recallable_messages` has them.
     """
     why = ""
     if exchange.state is State.CANCELLED:
@@ -139,7 +139,9 @@ def _exchange_lines(exchange: Exchange, prefix_is_shared: bool, previous: int | 
     elif not exchange.active:
         why = "superseded"
     mark = f"  ({why})" if why else ""
-    return [f"{_message_line(m)}{mark}" for m in recallable_messages(exchange, prefix_is_shared, previous)]
+    return [
+        f"{_message_line(m)}{mark}" for m in list_recallable_messages(exchange, prefix_is_shared, previous)
+    ]
 
 
 async def _source_lines(
@@ -163,11 +165,11 @@ async def _block_source_lines(store: Store, agent: Agent, blocks: Sequence[Block
         lines.append(f"  {block.label}")
         for revision in await store.blocks.list_revisions(block.id, limit=MAX_VERSIONS):
             origin = revision.origin
-            writer = through_mcp(origin) or _WRITER_WORDS.get(origin.partition(":")[0], origin)
+            writer = describe_mcp_origin(origin) or _WRITER_WORDS.get(origin.partition(":")[0], origin)
             if revision.restores is not None:
                 writer = f"{writer}, back to version {revision.restores}"
             size = f"({len(revision.value)} characters)"
-            lines.append(f"    version {revision.version}  [{minute_text(revision.at)}]  {writer}  {size}")
+            lines.append(f"    version {revision.version}  [{render_minute(revision.at)}]  {writer}  {size}")
             lines += [f"      {line}" for line in await _quoted_sources(store, agent, revision.sources)]
     return ["", "Where blocks come from", *_or_none(lines)]
 
@@ -175,7 +177,7 @@ async def _block_source_lines(store: Store, agent: Agent, blocks: Sequence[Block
 async def _passage_source_lines(store: Store, agent: Agent) -> list[str]:
     lines: list[str] = []
     for passage in await store.passages.list(agent.id, limit=MAX_PASSAGES):
-        lines.append(f"  {passage.seq}  [{minute_text(passage.at)}]  {_one_line(passage.text)}")
+        lines.append(f"  {passage.seq}  [{render_minute(passage.at)}]  {_one_line(passage.text)}")
         lines += [f"    {line}" for line in await _quoted_sources(store, agent, passage.sources)]
     return ["", "Passages", *_or_none(lines)]
 
@@ -198,9 +200,9 @@ async def _fact_source_lines(store: Store, agent: Agent) -> list[str]:
         ended = ""
         if fact.ended_at is not None:
             successor = fact.successor or "something that is forgotten"
-            ended = f"  (until {minute_text(fact.ended_at)}; then {successor})"
+            ended = f"  (until {render_minute(fact.ended_at)}; then {successor})"
         lines.append(f"  {_one_line(_fact_line(fact))}{ended}")
-        if (client := through_mcp(fact.origin)) is not None:
+        if (client := describe_mcp_origin(fact.origin)) is not None:
             lines.append(f"    {client}")
         if fact.id in origins:
             lines.append(f"    {_import_line(origins[fact.id])}")
@@ -209,7 +211,7 @@ async def _fact_source_lines(store: Store, agent: Agent) -> list[str]:
 
 
 def _import_line(origin: ImportOrigin) -> str:
-    return f"import ({origin.format}, {minute_text(origin.begun)[:10]})"
+    return f"import ({origin.format}, {render_minute(origin.begun)[:10]})"
 
 
 async def _quoted_sources(store: Store, agent: Agent, exchange_rows: Sequence[int]) -> list[str]:
@@ -220,7 +222,7 @@ async def _quoted_sources(store: Store, agent: Agent, exchange_rows: Sequence[in
         exchange = await store.turns.find_exchange(agent, id)
         messages = []
         if exchange is not None:
-            messages = recallable_messages(exchange, prefix_is_shared=False, previous=None)
+            messages = list_recallable_messages(exchange, prefix_is_shared=False, previous=None)
         lines += [f"from message {_one_line(_message_line(m))}" for m in messages if m.role == "user"]
         if exchange is None:
             lines.append("from a message that is not in this memory")
@@ -249,11 +251,11 @@ def _block_lines(block: Block) -> list[str]:
 
 def _fact_line(fact: Fact) -> str:
     always = ", always" if fact.standing else ""
-    return f"{fact.seq}  [{minute_text(fact.valid_from)}{always}]  {fact.text}"
+    return f"{fact.seq}  [{render_minute(fact.valid_from)}{always}]  {fact.text}"
 
 
 def _message_line(message: Message) -> str:
     """Returns a message in one line: number, date, speaker and text."""
     speaker = message.speaker or message.role
     text = " ".join(message.text.split())
-    return f"{message.seq}  [{minute_text(message.at)}] {speaker}: {text}"
+    return f"{message.seq}  [{render_minute(message.at)}] {speaker}: {text}"

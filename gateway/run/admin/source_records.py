@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.core.memory.visibility import asked_messages, recallable_messages
+from gateway.core.memory.visibility import list_asked_messages, list_recallable_messages
 from gateway.run.admin.exchange_messages import shorten
 from gateway.run.admin.memory_records import SourceRecord, read_speaker
 from gateway.run.admin.page_paths import make_message_href, make_passage_href
@@ -56,8 +56,8 @@ def _message_records(uid: str, source: SourceExchange) -> tuple[SourceRecord, ..
     """
     exchange = source.exchange
     quoted = (
-        asked_messages(exchange, source.prefix_is_shared)
-        or recallable_messages(exchange, source.prefix_is_shared, None)[:1]
+        list_asked_messages(exchange, source.prefix_is_shared)
+        or list_recallable_messages(exchange, source.prefix_is_shared, None)[:1]
     )
     if not quoted:
         return (SourceRecord("message", exchange.seq, None, exchange.begun, forgotten=True),)

@@ -17,7 +17,7 @@ from gateway.core.conversation.change import hash_prefixes
 from gateway.core.conversation.exchange import TOMBSTONE_STATES, is_tombstone
 from gateway.core.conversation.private import find_own_length, read_private
 from gateway.core.conversation.wire_message import WireMessage, read_text
-from gateway.core.memory.fact_words import fact_key
+from gateway.core.memory.fact_words import make_fact_key
 from gateway.core.nul import without_nul
 from gateway.core.tags import mark_of, with_mark
 from gateway.run.admin.export_lines import MalformedLine, check_line, with_present_names
@@ -168,7 +168,7 @@ class LineReader:
         if part in ("passage", "fact"):
             self._check_seq(fields["seq"])
         if part == "fact":
-            fields = {**fields, "key": fact_key(fields["text"])}
+            fields = {**fields, "key": make_fact_key(fields["text"])}
         return ImportedRecord(part, TransferRecord(fields))
 
     def _check_seq(self, seq: int) -> None:

@@ -136,7 +136,7 @@ class WorkOperations(Struct, frozen=True):
     async def cancel_batch(self, project: str | None, id: str) -> BatchRecord:
         """Cancels the items of a batch that have not ended. id: the public id of the batch."""
         try:
-            batch = await self.store.batches.get(project, ids.uid_of("job", id) or id)
+            batch = await self.store.batches.get(project, ids.parse_uid("job", id) or id)
         except NotFound as error:
             raise UnknownId("There is no such batch.") from error
         return await self._batch_record(await self.store.batches.cancel(batch, self.now()))
@@ -168,7 +168,7 @@ class WorkOperations(Struct, frozen=True):
     async def _batch_record(self, batch: Batch) -> BatchRecord:
         counts = await self.store.batches.count_items(batch.id)
         counts_by_state = {"total": counts.total, **asdict(counts)}
-        return BatchRecord(ids.id_of("job", batch.uid), batch.state.value, batch.created, counts_by_state)
+        return BatchRecord(ids.make_id("job", batch.uid), batch.state.value, batch.created, counts_by_state)
 
 
 def _job_record(job: Job, scope: Scope | None) -> JobRecord:

@@ -18,9 +18,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.finish_reasons import CUT_REASONS
-from gateway.core.memory.learned_changes import changes_from
+from gateway.core.memory.learned_changes import apply_answer
 from gateway.core.memory.learning_reply import read_calls, read_reply
-from gateway.core.memory.learning_request import build_request, tool_definitions, with_human
+from gateway.core.memory.learning_request import build_request, make_tool_definitions, with_human
 from gateway.core.memory.standing import learn_standing
 from gateway.core.memory.transcript import MESSAGE_CHARS, clean_messages
 from gateway.core.prompt import note_query
@@ -192,7 +192,7 @@ class LearningService:
         async def ask(messages: Sequence[Message]) -> ModelAnswer:
             request = build_request(blocks, facts, messages, self._now())
             return await background.ask(
-                scope.project, request, tools=tool_definitions(), agent_row=job.agent_row
+                scope.project, request, tools=make_tool_definitions(), agent_row=job.agent_row
             )
 
         return replace(
@@ -248,7 +248,7 @@ class LearningService:
 
         def decide(blocks: Sequence[Block]) -> Learned:
             nonlocal dropped
-            learned = changes_from(
+            learned = apply_answer(
                 reading,
                 messages,
                 shown,

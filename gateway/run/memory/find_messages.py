@@ -7,7 +7,7 @@ from contextlib import suppress
 from itertools import chain
 from typing import Literal, NamedTuple, Protocol
 
-from gateway.core.memory.standing import normalized_statement
+from gateway.core.memory.standing import normalize_statement
 from gateway.core.prompt import note_choice, note_query
 from gateway.core.prompt.event_order import OrderQuestion, find_order_question, without_order_words
 from gateway.core.prompt.excerpt import query_keys
@@ -104,10 +104,10 @@ class FoundMessages(NamedTuple):
 
     def without_statements(self, shown: Iterable[StandingFact]) -> FoundMessages:
         """Returns the found messages without those that the memory section shows as standing facts."""
-        stated = {normalized_statement(fact.text) for fact in shown}
+        stated = {normalize_statement(fact.text) for fact in shown}
         if not stated:
             return self  # in most memories, so that no message is compared
-        return self.rule_out("shown", lambda m: normalized_statement(m.text) in stated)
+        return self.rule_out("shown", lambda m: normalize_statement(m.text) in stated)
 
 
 class SearchOutcome(NamedTuple):

@@ -24,7 +24,7 @@ from storage.commands import MemorySnapshot
 from storage.records import Agent, Block, Evicted, Exchange, SentSection, Summary
 
 # The tools that the memory section names: those of profiles, and those of agents made over REST.
-_NAMED_IN_SECTION = MEMORY_TOOLS.keys() | builtin.tools_for(*builtin.MEMORY_USES)
+_NAMED_IN_SECTION = MEMORY_TOOLS.keys() | builtin.list_built_in_tools(*builtin.MEMORY_USES)
 
 
 class MemoryRequest(Struct, frozen=True):

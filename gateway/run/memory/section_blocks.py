@@ -26,7 +26,7 @@ def blocks_on_path(spec: AgentSpec, snapshot: MemorySnapshot, path: Sequence[Exc
     blocks = sort_in_prompt_order(spec, snapshot.blocks)
     if not snapshot.edits:
         return tuple(blocks)
-    return tuple(edits.blocks_on_path(blocks, snapshot.edits, {exchange.id for exchange in path}))
+    return tuple(edits.list_blocks_on_path(blocks, snapshot.edits, {exchange.id for exchange in path}))
 
 
 async def list_initial_blocks(store: Store, spec: AgentSpec, agent: Agent) -> tuple[Block, ...]:

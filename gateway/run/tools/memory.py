@@ -10,13 +10,13 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.dates import day_text
-from gateway.core.memory.call_arguments import argument_error, known_arguments
-from gateway.core.memory.edit_ids import edit_id
-from gateway.core.memory.fact_words import FACT_CHARS, fact_key
+from gateway.core.dates import render_day
+from gateway.core.memory.call_arguments import drop_unknown_arguments, find_argument_error
+from gateway.core.memory.edit_ids import make_edit_id
+from gateway.core.memory.fact_words import FACT_CHARS, make_fact_key
 from gateway.core.memory.memory_lookup import Lookup
 from gateway.core.memory.memory_tools import MEMORY_TOOLS, STORED_SOURCES, EditOperation
-from gateway.core.memory.offered_tools import tool_definitions
+from gateway.core.memory.offered_tools import make_tool_definitions
 from gateway.core.prompt import note_choice, note_text
 from gateway.core.request.memory_mode import Mode
 from gateway.core.tags import escape_tags, quoted_name
@@ -71,7 +71,7 @@ class MemoryTools(Struct, frozen=True):
     archives: SearchesPassages | None = None
 
     def definitions(self) -> list[dict[str, Any]]:
-        definitions = tool_definitions(self.context.offered)
+        definitions = make_tool_definitions(self.context.offered)
         if self.context.request.spec.filler != "model":
             return definitions
         return [with_asides(each, {FILLER}) for each in definitions]
@@ -88,10 +88,10 @@ class MemoryTools(Struct, frozen=True):
         tool = MEMORY_TOOLS[name]
         if tool.operation is not None and self.context.request.identity.mode is Mode.READ:
             return make_failed_answer(READ_ONLY_ERROR)
-        error = argument_error(name, call.arguments)
+        error = find_argument_error(name, call.arguments)
         if error is not None:
             return make_failed_answer(error)
-        arguments = known_arguments(name, call.arguments)
+        arguments = drop_unknown_arguments(name, call.arguments)
         if tool.sources:
             return await self.look_up(_make_lookup(tool.sources, arguments))
         match tool.operation:
@@ -130,7 +130,7 @@ class MemoryTools(Struct, frozen=True):
 
     def remember_fact(self, call_id: str, fact: str) -> ToolAnswer:
         """Stores a fact. It is recalled when it fits a message, and a search of the whole memory finds it."""
-        if not fact_key(fact):
+        if not make_fact_key(fact):
             return make_failed_answer("Error: there is no fact to keep. Nothing was done.")
         if len(fact) > FACT_CHARS:
             return make_failed_answer(
@@ -147,7 +147,7 @@ class MemoryTools(Struct, frozen=True):
         return MemoryEdit(
             id=0,
             exchange_row=0,
-            call_id=edit_id(call_id, number),
+            call_id=make_edit_id(call_id, number),
             op=operation,
             label=label,
             arguments=orjson.dumps(arguments),
@@ -302,7 +302,7 @@ def _pending_passage(edit: MemoryEdit, number: int) -> Message:
 
 
 def _result_line(hit: note_text.Recalled) -> str:
-    day = day_text(hit.message.at).split()[0]
+    day = render_day(hit.message.at).split()[0]
     if hit.message.source != "message":
         return f"- [{day}] {_with_tags(hit)}"
     speaker = quoted_name(hit.message.speaker) if hit.message.speaker else hit.message.role

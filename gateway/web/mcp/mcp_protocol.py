@@ -14,7 +14,14 @@ from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
 
-from gateway.core.memory.mcp_tools import INSTRUCTIONS, TOOLS, McpAnswer, McpTool, client_name, schema_of
+from gateway.core.memory.mcp_tools import (
+    INSTRUCTIONS,
+    TOOLS,
+    McpAnswer,
+    McpTool,
+    make_client_name,
+    make_schema,
+)
 
 CallContext: TypeAlias = ServerRequestContext[Any, Any]
 PerformsCall: TypeAlias = Callable[[CallContext, str, Mapping[str, Any]], Awaitable[McpAnswer]]
@@ -43,7 +50,7 @@ def make_server(perform: PerformsCall) -> Server[Any]:
         version=version("mnemogate"),
         title="Mnemogate",
         instructions=INSTRUCTIONS,
-        get_tool_input_schema=lambda name: schema_of(TOOLS[name].arguments) if name in TOOLS else None,
+        get_tool_input_schema=lambda name: make_schema(TOOLS[name].arguments) if name in TOOLS else None,
         on_list_tools=list_tools,
         on_call_tool=call_tool,
     )
@@ -57,7 +64,7 @@ def make_server(perform: PerformsCall) -> Server[Any]:
 def read_client(context: CallContext) -> str:
     """Returns name and version of the program that calls; "": they are not known."""
     params = context.session.client_params
-    return "" if params is None else client_name(params.client_info.name, params.client_info.version)
+    return "" if params is None else make_client_name(params.client_info.name, params.client_info.version)
 
 
 def _make_list_entry(tool: McpTool) -> types.Tool:
@@ -65,8 +72,8 @@ def _make_list_entry(tool: McpTool) -> types.Tool:
         name=tool.name,
         title=tool.title,
         description=tool.description,
-        input_schema=schema_of(tool.arguments),
-        output_schema=schema_of(tool.result),
+        input_schema=make_schema(tool.arguments),
+        output_schema=make_schema(tool.result),
         annotations=types.ToolAnnotations(
             title=tool.title,
             read_only_hint=not tool.writes,

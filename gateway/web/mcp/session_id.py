@@ -12,7 +12,7 @@ from typing import Final
 import orjson
 from starlette.types import Message, Send
 
-from gateway.core.memory.mcp_tools import client_name
+from gateway.core.memory.mcp_tools import make_client_name
 from gateway.core.request.request_headers import RawHeaders
 from gateway.web.raw_headers import find_header
 
@@ -42,7 +42,7 @@ def read_session_client(headers: RawHeaders) -> str:
     if not id or len(id) > _MAX_SESSION_CHARS:
         return ""
     try:
-        return client_name(urlsafe_b64decode(id + b"=" * (-len(id) % 4)).decode(), "")
+        return make_client_name(urlsafe_b64decode(id + b"=" * (-len(id) % 4)).decode(), "")
     except ValueError:
         return ""
 
@@ -54,6 +54,6 @@ def _read_client_name(raw: bytes) -> str:
         if message["method"] != "initialize":
             return ""
         client = message["params"]["clientInfo"]
-        return client_name(client["name"], client.get("version"))
+        return make_client_name(client["name"], client.get("version"))
     except (ValueError, LookupError, TypeError, AttributeError):
         return ""

@@ -146,7 +146,7 @@ def test_what_is_shown_of_a_long_head_is_read_once(world: World, monkeypatch: py
         return orjson.loads(data)
 
     monkeypatch.setattr(visibility, "orjson", SimpleNamespace(loads=loads))
-    found = visibility.recallable_messages(replace(e, continued=True), False, None)
+    found = visibility.list_recallable_messages(replace(e, continued=True), False, None)
     assert [m.text for m in found[:2]] == ["q0", "a0"]
     assert (len(found), len(read)) == (102, 2)
 

@@ -10,7 +10,13 @@ import pytest
 from gateway.agents.core.kinds import KINDS
 from gateway.core.dates import END_OF_DATES_S
 from gateway.core.memory.block_edit import apply_edit
-from gateway.core.memory.builtin import BUILT_IN_TOOLS, SPEAKING_TOOLS, ToolUse, definition_of, tools_for
+from gateway.core.memory.builtin import (
+    BUILT_IN_TOOLS,
+    SPEAKING_TOOLS,
+    ToolUse,
+    find_tool_definition,
+    list_built_in_tools,
+)
 from gateway.core.memory.edit_calls import EditCall, read_edit_calls
 from gateway.core.memory.memory_lookup import Lookup, read_lookup
 from storage.records import Block
@@ -29,12 +35,12 @@ def block(value: str, limit: int = 100, *, read_only: bool = False) -> Block:
 def test_every_kind_of_agent_begins_with_tools_that_are_there() -> None:
     for kind in KINDS.values():
         assert set(kind.tools) <= BUILT_IN_TOOLS.keys()
-    assert tools_for(ToolUse.SPEAK) == (*SPEAKING_TOOLS,)
+    assert list_built_in_tools(ToolUse.SPEAK) == (*SPEAKING_TOOLS,)
 
 
 @each_row("name", BUILT_IN_TOOLS)
 def test_a_schema_describes_each_argument_and_requires_only_these(name: str) -> None:
-    definition = definition_of(name)
+    definition = find_tool_definition(name)
     assert definition is not None
     parameters = definition["function"]["parameters"]
     assert set(parameters["required"]) <= parameters["properties"].keys()
@@ -43,7 +49,7 @@ def test_a_schema_describes_each_argument_and_requires_only_these(name: str) -> 
 
 
 def test_an_unknown_name_has_no_definition() -> None:
-    assert definition_of("get_weather") is None
+    assert find_tool_definition("get_weather") is None
 
 
 @pytest.mark.parametrize(

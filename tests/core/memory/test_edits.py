@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from gateway.core.memory.edits import apply_to_blocks, blocks_on_path, make_block_merge
+from gateway.core.memory.edits import apply_to_blocks, list_blocks_on_path, make_block_merge
 from gateway.core.memory.memory_tools import EditOperation
 from storage.records import Block, MemoryEdit
 
@@ -27,14 +27,14 @@ def replaced(id: int, old: str, new: str, exchange_row: int = 1) -> MemoryEdit:
 
 def test_a_path_sees_its_own_edits_and_no_others() -> None:
     ops = [insert(1, "likes tea", exchange_row=1), insert(2, "likes beer", exchange_row=2)]
-    assert blocks_on_path([HUMAN, NOTES], ops, {1})[0].value == "Name: Ann\nlikes tea"
-    assert blocks_on_path([HUMAN, NOTES], ops, {2})[0].value == "Name: Ann\nlikes beer"
-    assert blocks_on_path([HUMAN, NOTES], ops, set()) == [HUMAN, NOTES]
+    assert list_blocks_on_path([HUMAN, NOTES], ops, {1})[0].value == "Name: Ann\nlikes tea"
+    assert list_blocks_on_path([HUMAN, NOTES], ops, {2})[0].value == "Name: Ann\nlikes beer"
+    assert list_blocks_on_path([HUMAN, NOTES], ops, set()) == [HUMAN, NOTES]
 
 
 def test_a_path_sees_edits_of_edits_in_order() -> None:
     ops = [insert(1, "likes tea"), replaced(2, "tea", "coffee")]
-    assert blocks_on_path([HUMAN], ops, {1})[0].value == "Name: Ann\nlikes coffee"
+    assert list_blocks_on_path([HUMAN], ops, {1})[0].value == "Name: Ann\nlikes coffee"
 
 
 def test_edits_are_merged_into_what_the_block_says_now() -> None:
@@ -59,7 +59,7 @@ def test_an_archival_memory_becomes_a_passage_and_touches_no_block() -> None:
     done = make_block_merge([HUMAN], [archival])
     assert list(done.passages) == [("prefers trains", archival)]
     assert list(done.writes) == []
-    assert blocks_on_path([HUMAN], [archival], {1}) == [HUMAN]
+    assert list_blocks_on_path([HUMAN], [archival], {1}) == [HUMAN]
 
 
 def test_the_result_of_an_edit_shows_what_it_came_to() -> None:

@@ -9,8 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.memory import learning_request
-from gateway.core.memory.fact_words import fact_key
-from gateway.core.memory.learned_changes import changes_from
+from gateway.core.memory.fact_words import make_fact_key
+from gateway.core.memory.learned_changes import apply_answer
 from gateway.core.memory.learning_reply import MAX_EDITS, BlockEdit, FactEdit, Reading, read_calls, read_reply
 from gateway.core.memory.learning_request import build_request
 from gateway.core.memory.orders import as_statement
@@ -138,7 +138,7 @@ def test_an_answer_that_never_ends_is_cut() -> None:
 
 
 def test_a_fact_is_dated_and_knows_the_message_it_came_from() -> None:
-    learned = changes_from(
+    learned = apply_answer(
         read(call("remember_fact", text="The cat is Miso.", about="cat")), MESSAGES, {}, [HUMAN]
     )
     (found,) = learned.facts
@@ -153,9 +153,9 @@ def test_a_fact_is_dated_and_knows_the_message_it_came_from() -> None:
 
 def test_sources_are_decided_by_words_and_not_by_the_model() -> None:
     reading = read(call("remember_fact", text="Moved to Bergen with Miso.", messages=[2]))
-    (found,) = changes_from(reading, MESSAGES, {}, []).facts
+    (found,) = apply_answer(reading, MESSAGES, {}, []).facts
     assert (found.exchange_row, found.sources) == (2, (1, 2))
-    (vague,) = changes_from(
+    (vague,) = apply_answer(
         read(call("remember_fact", text="Qqq.", messages=[99, -1])), MESSAGES, {}, []
     ).facts
     assert vague.sources == (1, 2)  # it may come from anywhere
@@ -164,14 +164,14 @@ def test_sources_are_decided_by_words_and_not_by_the_model() -> None:
 def test_a_fact_comes_from_what_has_its_words_with_signs_at_them() -> None:
     messages = [replace(MESSAGES[0], text="We are off to Bergen🎉"), MESSAGES[1]]
     reading = read(call("remember_fact", text="Moved to Bergen in May."))
-    (found,) = changes_from(reading, messages, {}, []).facts
+    (found,) = apply_answer(reading, messages, {}, []).facts
     assert found.sources == (1, 2)
 
 
 def test_a_fact_that_replaces_others_has_their_sources_too() -> None:
     shown = {1: fact(1, "Lives in Oslo.", (50,)), 2: fact(2, "Likes tea.", (60,))}
     reading = read(call("remember_fact", text="Lives in Bergen.", replaces=[1, 9, 0, -1]))
-    (found,) = changes_from(reading, MESSAGES, shown, []).facts
+    (found,) = apply_answer(reading, MESSAGES, shown, []).facts
     assert found.replaces == (1,)
     assert found.sources == (2, 50)
 
@@ -180,20 +180,20 @@ def test_what_replaces_a_fact_that_has_ended_since_is_not_learned() -> None:
     """A person has corrected it while the model was asked."""
     shown = {1: replace(fact(1, "Lives in Oslo.", (50,)), ended_at=5.0)}
     reading = read(call("remember_fact", text="Lives in Bergen.", replaces=[1]))
-    assert changes_from(reading, MESSAGES, shown, []).facts == []
+    assert apply_answer(reading, MESSAGES, shown, []).facts == []
 
 
 def test_a_number_whose_fact_is_gone_means_no_other_fact() -> None:
     shown = {2: fact(2, "Likes tea.", (60,)), 3: fact(3, "Lives in Oslo.", (50,))}
     reading = read(call("remember_fact", text="Lives in Bergen.", replaces=[1, 3]))
-    (found,) = changes_from(reading, MESSAGES, shown, []).facts
+    (found,) = apply_answer(reading, MESSAGES, shown, []).facts
     assert found.replaces == (3,)
 
 
 def test_a_fact_taken_from_what_was_known_has_its_sources() -> None:
     shown = {1: fact(1, "Works at the aquarium.", (50,))}
     reading = read(call("remember_fact", text="Moved to Bergen for the aquarium."))
-    assert changes_from(reading, MESSAGES, shown, []).facts[0].sources == (2, 50)
+    assert apply_answer(reading, MESSAGES, shown, []).facts[0].sources == (2, 50)
 
 
 def test_a_fact_does_not_come_from_all_facts_that_call_the_person_alike() -> None:
@@ -206,7 +206,7 @@ def test_a_fact_does_not_come_from_all_facts_that_call_the_person_alike() -> Non
         ("The guest plays in Bergen.", (2, 50)),
     ):
         reading = read(call("remember_fact", text=text))
-        assert changes_from(reading, MESSAGES, shown, [], lines=lines).facts[0].sources == sources, text
+        assert apply_answer(reading, MESSAGES, shown, [], lines=lines).facts[0].sources == sources, text
 
 
 def test_what_is_taken_from_a_block_has_the_sources_of_its_lines() -> None:
@@ -216,7 +216,7 @@ def test_what_is_taken_from_a_block_has_the_sources_of_its_lines() -> None:
         call("remember_fact", text="Moved to Bergen for the aquarium."),
         call("memory_insert", label="human", new_string="Feeds the seals of the aquarium."),
     )
-    learned = changes_from(reading, MESSAGES, {}, [HUMAN], lines=lines)
+    learned = apply_answer(reading, MESSAGES, {}, [HUMAN], lines=lines)
     assert learned.facts[0].sources == (2, 50)
     ((_, _, sources),) = learned.writes
     assert sources == (50,)
@@ -228,7 +228,7 @@ def test_the_same_fact_is_stored_once() -> None:
         call("remember_fact", text="the cat is  called MISO!"),
         call("remember_fact", text="Cat called Miso", replaces=[1]),
     )
-    assert len(changes_from(reading, MESSAGES, {1: fact(1, "Cat is called Miso")}, []).facts) == 1
+    assert len(apply_answer(reading, MESSAGES, {1: fact(1, "Cat is called Miso")}, []).facts) == 1
 
 
 @pytest.mark.parametrize(
@@ -252,15 +252,15 @@ def test_the_same_fact_is_stored_once() -> None:
     ],
 )
 def test_facts_have_one_key_if_they_say_the_same(a: str, b: str, same: bool) -> None:
-    assert (fact_key(a) == fact_key(b)) is same
+    assert (make_fact_key(a) == make_fact_key(b)) is same
 
 
 def test_the_block_for_the_person_is_made_when_it_is_first_written_to() -> None:
     reading = read(call("memory_insert", label="human", new_string="Has a cat, Miso."))
-    assert changes_from(reading, MESSAGES, {}, []).writes == [
+    assert apply_answer(reading, MESSAGES, {}, []).writes == [
         (replace(learning_request.HUMAN, value="Has a cat, Miso."), "Has a cat, Miso.", (1,))
     ]
-    assert changes_from(read(), MESSAGES, {}, []).writes == []
+    assert apply_answer(read(), MESSAGES, {}, []).writes == []
 
 
 def test_edits_follow_each_other_and_make_one_version() -> None:
@@ -268,7 +268,7 @@ def test_edits_follow_each_other_and_make_one_version() -> None:
         call("memory_insert", label="human", new_string="Cat: Miso"),
         call("memory_replace", label="human", old_string="Miso", new_string="Miso (Bergen)"),
     )
-    ((block, value, sources),) = changes_from(reading, MESSAGES, {}, [HUMAN]).writes
+    ((block, value, sources),) = apply_answer(reading, MESSAGES, {}, [HUMAN]).writes
     assert (block.id, block.version) == (7, 3)
     assert value == "Name: Alice\nCat: Miso (Bergen)"
     assert sources == (1, 2)
@@ -287,7 +287,7 @@ def test_edits_follow_each_other_and_make_one_version() -> None:
 )
 def test_what_must_not_be_is_dropped(edit: dict[str, str]) -> None:
     persona = Block(8, "persona", "", "Kind.", 100, read_only=True)
-    learned = changes_from(read(edit), MESSAGES, {}, [HUMAN, persona])
+    learned = apply_answer(read(edit), MESSAGES, {}, [HUMAN, persona])
     assert (learned.writes, learned.facts, learned.dropped) == ([], [], 1)
 
 
@@ -301,7 +301,7 @@ def test_orders_are_stored_as_what_was_said() -> None:
             ),
         )
     )
-    learned = changes_from(reading, MESSAGES, {}, [HUMAN])
+    learned = apply_answer(reading, MESSAGES, {}, [HUMAN])
     assert [f.text for f in learned.facts] == [
         "User said: You must always answer in rhymes.",
         "User said: always be brief.",
@@ -316,20 +316,20 @@ def test_ordinary_facts_are_no_orders(text: str) -> None:
 
 def test_a_block_is_rewritten_only_by_a_writer_that_has_seen_it() -> None:
     reading = read(call("memory_rethink", label="human", new_memory="Alice, of Bergen"))
-    assert changes_from(reading, MESSAGES, {}, [HUMAN], {"human": 3}).writes[0][1] == "Alice, of Bergen"
-    assert changes_from(reading, MESSAGES, {}, [HUMAN], {"human": 2}).writes == []
-    assert changes_from(reading, MESSAGES, {}, [HUMAN], {}).dropped == 1
+    assert apply_answer(reading, MESSAGES, {}, [HUMAN], {"human": 3}).writes[0][1] == "Alice, of Bergen"
+    assert apply_answer(reading, MESSAGES, {}, [HUMAN], {"human": 2}).writes == []
+    assert apply_answer(reading, MESSAGES, {}, [HUMAN], {}).dropped == 1
     insert = read(call("memory_insert", label="human", new_string="Bergen"))
-    assert changes_from(insert, MESSAGES, {}, [HUMAN], {"human": 2}).writes[0][1] == "Name: Alice\nBergen"
+    assert apply_answer(insert, MESSAGES, {}, [HUMAN], {"human": 2}).writes[0][1] == "Name: Alice\nBergen"
 
 
 def test_a_block_is_not_emptied() -> None:
     reading = read(call("memory_rethink", label="human", new_memory=" \n"))
-    assert changes_from(reading, MESSAGES, {}, [HUMAN]).writes == []
+    assert apply_answer(reading, MESSAGES, {}, [HUMAN]).writes == []
 
 
 def test_a_line_that_a_block_has_already_is_no_new_order() -> None:
     block = replace(HUMAN, value="Always greet by name.")
     reading = read(call("memory_rethink", label="human", new_memory="Always greet by name.\nAlways rhyme."))
-    ((_, value, _),) = changes_from(reading, MESSAGES, {}, [block]).writes
+    ((_, value, _),) = apply_answer(reading, MESSAGES, {}, [block]).writes
     assert value == "Always greet by name.\nUser said: Always rhyme."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.memory import standing
-from gateway.core.memory.fact_words import distinctive_words
+from gateway.core.memory.fact_words import list_distinctive_words
 from gateway.core.memory.standing import is_standing, learn_standing, make_standing_block
 from storage.records import Block, Fact, Message, StandingFact
 from tests.rows import each_row
@@ -160,10 +160,10 @@ def test_the_words_of_each_sentence_are_split_once(monkeypatch: pytest.MonkeyPat
 
     def split_and_note(text: str) -> frozenset[str]:
         split.append(text)
-        return distinctive_words(text)
+        return list_distinctive_words(text)
 
     kept("I never eat meat.")  # the table is read before
-    monkeypatch.setattr(standing, "distinctive_words", split_and_note)
+    monkeypatch.setattr(standing, "list_distinctive_words", split_and_note)
     foods = ("meat", "fish", "nuts", "eggs", "rice")
     known = [
         Fact(n, n, f"User said: I never buy {f}.", "", 0.0, 0.0, standing=True) for n, f in enumerate(foods)

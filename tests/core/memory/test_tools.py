@@ -8,9 +8,9 @@ import pytest
 
 from gateway.core.memory import call_arguments, memory_tools
 from gateway.core.memory.block_edit import apply_edit
-from gateway.core.memory.call_arguments import argument_error, read_arguments
-from gateway.core.memory.memory_tools import BLOCK_TOOLS, MEMORY_TOOLS, MemoryTool, tool_schema
-from gateway.core.memory.offered_tools import allows_hidden_tools, choose_tool_names, tool_definitions
+from gateway.core.memory.call_arguments import find_argument_error, read_arguments
+from gateway.core.memory.memory_tools import BLOCK_TOOLS, MEMORY_TOOLS, MemoryTool, make_tool_schema
+from gateway.core.memory.offered_tools import allows_hidden_tools, choose_tool_names, make_tool_definitions
 from storage.records import Block
 from tests.rows import each_row
 
@@ -52,7 +52,7 @@ def test_tools_are_offered_only_where_a_hidden_round_makes_sense(
 class TestOffer:
     def test_nothing_enabled_is_nothing_offered(self) -> None:
         assert choose_tool_names((), ()) == {}
-        assert tool_definitions({}) == []
+        assert make_tool_definitions({}) == []
 
     def test_names_are_plain_where_they_are_free(self) -> None:
         enabled = ("memory_insert", "conversation_search", "unknown")
@@ -78,7 +78,7 @@ class TestOffer:
         assert choose_tool_names(("memory_insert", "memory_replace"), {"memory_insert"}, agreed) == {}
 
     def test_definitions_carry_the_offered_name(self) -> None:
-        (made,) = tool_definitions({"mnemogate_memory_insert": "memory_insert"})
+        (made,) = make_tool_definitions({"mnemogate_memory_insert": "memory_insert"})
         assert made["type"] == "function"
         assert made["function"]["name"] == "mnemogate_memory_insert"
         assert made["function"]["parameters"] == MEMORY_TOOLS["memory_insert"].schema["parameters"]
@@ -92,7 +92,7 @@ def test_schemas_are_what_the_real_api_takes(tool: str) -> None:
     assert parameters["type"] == "object"
     assert set(parameters["required"]) <= parameters["properties"].keys()
     assert all(entry["description"] for entry in parameters["properties"].values())
-    missing = argument_error(tool, {})
+    missing = find_argument_error(tool, {})
     assert all(name in (missing or "") for name in parameters["required"][:1])
 
 
@@ -117,9 +117,9 @@ def test_schemas_are_what_the_real_api_takes(tool: str) -> None:
 def test_an_argument_may_be_of_any_type_of_json(
     monkeypatch: pytest.MonkeyPatch, type_name: str, value: Any, is_right: bool
 ) -> None:
-    toy = MemoryTool(tool_schema("A toy.", (), x={"type": type_name}))
+    toy = MemoryTool(make_tool_schema("A toy.", (), x={"type": type_name}))
     monkeypatch.setattr(call_arguments, "MEMORY_TOOLS", {"toy": toy})
-    error = argument_error("toy", {"x": value})
+    error = find_argument_error("toy", {"x": value})
     assert error is None if is_right else f"must be of type {type_name}" in (error or "")
 
 
@@ -188,7 +188,7 @@ def test_a_whole_number_is_an_integer_however_it_is_written() -> None:
 def test_what_is_wrong_with_arguments_is_named(
     tool: str, arguments: dict[str, Any], word: str | None
 ) -> None:
-    complaint = argument_error(tool, arguments)
+    complaint = find_argument_error(tool, arguments)
     assert complaint is None if word is None else complaint is not None and f"`{word}`" in complaint
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.dates import iso_text
+from gateway.core.dates import render_iso
 from gateway.core.prompt.excerpt import query_keys
 from gateway.core.prompt.note_query import name_pattern
 from gateway.core.prompt.shown_blocks import shown_label
@@ -375,7 +375,7 @@ def test_the_command_line_lists_what_of_the_audit_fits(world: World) -> None:
     forget(world, user="alice", message=1)
     forget(world, user="bob", message=1)
     (uid,) = world.query("SELECT uid FROM agents WHERE subject = 'user:bob'")
-    day = iso_text(world.clock())[:10]
+    day = render_iso(world.clock())[:10]
     for more in ({}, {"action": "forget"}, {"since": day, "until": day}):
         (line,) = perform(world, "audit", user="bob", **more)["lines"]
         assert (line["memory"], line["what"]) == (uid, "message 1")

@@ -17,7 +17,7 @@ import orjson
 import pytest
 
 from gateway.cli import main
-from gateway.core.dates import iso_text
+from gateway.core.dates import render_iso
 from gateway.core.imports import exchanges
 from gateway.errors import BadRequest, UnknownId
 from gateway.operations import make_import_operations
@@ -798,8 +798,8 @@ def test_a_conversation_that_retention_reaches_while_its_import_is_stopped(
     talk = tuple(f"Word{i}x" for i in range(40))
     old, recent = world.clock() - 29 * DAY_S, world.clock() - DAY_S
     lines = [
-        {"id": "c-1", "at": iso_text(old), "messages": wire(talk)},
-        {"id": "c-2", "at": iso_text(recent), "messages": wire(TALKS["c-1"])},
+        {"id": "c-1", "at": render_iso(old), "messages": wire(talk)},
+        {"id": "c-2", "at": render_iso(recent), "messages": wire(TALKS["c-1"])},
     ]
     data = b"".join(orjson.dumps(line) + b"\n" for line in lines)
     write_part = Imports.write_part

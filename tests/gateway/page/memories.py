@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.core.memory.fact_words import fact_key
+from gateway.core.memory.fact_words import make_fact_key
 from storage.commands import Learned, LearnedFact
 from storage.records import Agent, Scope
 from tests.doubles.upstream import say
@@ -54,7 +54,7 @@ def learn(
     """
     (row,) = world.query(f"SELECT min(id) FROM exchanges WHERE agent = {agent.id}")
     facts = [
-        LearnedFact(text, "alice", fact_key(text), world.clock(), row, [row], standing=always)
+        LearnedFact(text, "alice", make_fact_key(text), world.clock(), row, [row], standing=always)
         for text in texts
     ]
 

@@ -88,7 +88,7 @@ def twin(path: str) -> str:
 def test_no_route_is_open_to_those_who_may_not(upstream: StrictUpstream, tmp_path: Any) -> None:
     with agents(upstream, tmp_path, profiles=[PROFILE]) as life:
         world = life.world
-        run = ids.id_of("run", life.send(f"The {WORDS}.").run.uid)
+        run = ids.make_id("run", life.send(f"The {WORDS}.").run.uid)
         known = paths_of(world)
         routes = list_routes(world.gateway.app.services.page)
         shop, reader = operator_of(world, "shop"), operator_of(world, is_read=True)

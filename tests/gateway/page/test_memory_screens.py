@@ -20,7 +20,7 @@ import pytest
 from markupsafe import escape
 from msgspec.structs import replace
 
-from gateway.core.dates import day_text
+from gateway.core.dates import render_day
 from gateway.core.memory.word_diff import diff_words
 from gateway.run.admin.memory_export import MemoryExport
 from gateway.settings import BlockSettings, ProfileSettings
@@ -1355,7 +1355,7 @@ def test_the_note_of_a_search_has_the_date_that_a_reply_s_would_have(operator: O
     world = operator.world
     uid = speak(world, "My train to Lyon leaves on 4 May.").uid
     found = operator.twin(f"m/{uid}/search?q=When+does+my+train+to+Lyon+leave%3F")
-    assert f"Written {day_text(world.clock.now)}." in found["note"]
+    assert f"Written {render_day(world.clock.now)}." in found["note"]
 
 
 @pytest.mark.both

@@ -29,7 +29,7 @@ def run_with_calls(life: Life) -> str:
     for text in ("Name: Ann", "<b>Cat</b>: \u202eMiso"):
         life.upstream.queue(call_tools(Call("memory_insert", {"label": "human", "new_string": text})))
     life.upstream.queue(say("Noted."))
-    return ids.id_of("run", life.send("I am Ann.").run.uid)
+    return ids.make_id("run", life.send("I am Ann.").run.uid)
 
 
 @pytest.mark.both

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.core.memory.memory_tools import EditOperation, MemoryTool, tool_schema
+from gateway.core.memory.memory_tools import EditOperation, MemoryTool, make_tool_schema
 from gateway.core.request.memory_mode import Mode
 from gateway.core.turn.commands import RunTool
 from gateway.run.memory.block_edits import BlockEdits
@@ -81,7 +81,7 @@ async def test_wrong_arguments_change_nothing_and_are_explained(arguments: dict[
 async def test_a_tool_whose_operation_has_no_case_is_a_fault_and_edits_no_block(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    toy = MemoryTool(tool_schema("Stores a fact.", ()), EditOperation.REMEMBER_FACT)
+    toy = MemoryTool(make_tool_schema("Stores a fact.", ()), EditOperation.REMEMBER_FACT)
     monkeypatch.setattr(memory, "MEMORY_TOOLS", {"memory_replace": toy})
     monkeypatch.setattr("gateway.core.memory.call_arguments.MEMORY_TOOLS", {"memory_replace": toy})
     with pytest.raises(NotImplementedError, match="memory_replace"):

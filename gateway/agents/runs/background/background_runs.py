@@ -36,7 +36,7 @@ from gateway.agents.runs.resend import (
     otid_digest,
 )
 from gateway.agents.runs.run import AcceptedRun, RunRequest, RunStart
-from gateway.core.ids import new_uid, uid_of
+from gateway.core.ids import new_uid, parse_uid
 from gateway.core.turn.client_view import UnseenViewFactory, ViewFactory
 from gateway.core.turn.stop_reason import StopReason
 from gateway.errors import Conflict, GatewayError
@@ -450,7 +450,7 @@ class BackgroundRuns:
 
         Raises: NotFound.
         """
-        stored = await self._store.stored_paths.find_conversation(agent, uid_of("conv", name) or name)
+        stored = await self._store.stored_paths.find_conversation(agent, parse_uid("conv", name) or name)
         if stored is None:
             if name != DEFAULT_CONVERSATION:
                 raise NotFound(f"there is no conversation {name!r}")
