@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from itertools import pairwise
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, ClassVar
 from urllib.parse import parse_qs, quote
 
 from msgspec import Meta, Struct
@@ -31,15 +31,13 @@ from gateway.page.screen import (
 )
 from gateway.page.shown_text import shorten_diff
 from gateway.run.admin.audit_operations import AuditOperations
-from gateway.run.admin.block_views import BlockPage
+from gateway.run.admin.block_views import BlockPage, find_correction
 from gateway.run.admin.lost_words import LostWords
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.word_search import Remaining, WordSearches
 
 _Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
-# The origins of versions that correct the version before. What an undo takes out may be right.
-_CORRECTIONS = ("operator", "person", "undo")
 # The longest text for which there is always room in a form, in characters: each takes 12 bytes at most.
 _FORM_CHARS = MAX_BODY_BYTES // 12 - 1_000
 
@@ -82,14 +80,6 @@ class _RefusedEdit(Struct, frozen=True):
     text: str
     # How this text differs from the block's, if someone else has changed the block.
     conflict: tuple[DiffPart, ...] | None
-
-
-class _Correction(NamedTuple):
-    """The texts of a block before and after a correction."""
-
-    old: str
-    new: str
-    is_undo: bool
 
 
 class _RemainingWords(Struct, frozen=True):
@@ -231,7 +221,7 @@ class _BlockScreens(Struct, frozen=True):
 
         words: the words that led to the screen; "": the words that the correction took out are looked for.
         """
-        correction = _find_correction(block_page)
+        correction = find_correction(block_page)
         if correction is None:
             return None
         texts: Remaining | None
@@ -297,16 +287,6 @@ def _was_done(block_page: BlockPage, form: UndoForm) -> bool:
     if isinstance(form, RestoreForm):
         return newest.restores == form.to
     return newest.restores is not None  # an undo brings back a version that its form does not name
-
-
-def _find_correction(block_page: BlockPage) -> _Correction | None:
-    """Returns the last change; None: it is not a correction, or is not shown."""
-    if len(block_page.versions) < 2:
-        return None
-    newest, previous = block_page.versions[:2]
-    if newest.origin not in _CORRECTIONS or newest.version != block_page.block.version:
-        return None
-    return _Correction(old=previous.value, new=newest.value, is_undo=newest.origin == "undo")
 
 
 def _read_sought_words(request: ScreenRequest, access: MemoryAccess, block_page: BlockPage) -> str:

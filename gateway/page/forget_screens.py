@@ -17,6 +17,7 @@ from gateway.page.page_operations import PageOperations
 from gateway.page.page_request import safe_next
 from gateway.page.screen import Action, ActionResult, Answer, Redirect, Screen, ScreenRequest, View, fields_of
 from gateway.page.shown_text import shorten_diff
+from gateway.run.admin.block_views import find_correction
 from gateway.run.admin.exchange_messages import shorten
 from gateway.run.admin.fact_views import FactPage
 from gateway.run.admin.lost_words import LostWords
@@ -242,6 +243,8 @@ class _ForgetScreens(Struct, frozen=True):
             # Where the forgetting of another text, begun on this page, leads back to.
             back=next_link.path.partition("#")[0],
             replies=[each for each in before.stays if each.message and each.message not in next_numbers],
+            # The conversation of what went; None: it went as a whole, or there are several.
+            conversation=next((each.href for each in before.stays if each.href and "/c/" in each.href), None),
             search_path=_find_search_path(access, before),
             has_embedder=self.trials.has_embedder,
             remaining=remaining,
@@ -292,9 +295,24 @@ class _ForgetScreens(Struct, frozen=True):
         if path == access.path("words"):
             return next(iter(parse_qs(query).get("q", ())), "")
         if path.startswith(access.path("b") + "/"):
-            return next(iter(parse_qs(query).get("words", ())), "")
+            words = next(iter(parse_qs(query).get("words", ())), "")
+            return words or await self._collect_lost_words(access, path)
         page = await self._find_fact(access, came_from)
         return "" if page is None else await self.lost_words.collect(access.project, access.uid, page)
+
+    async def _collect_lost_words(self, access: MemoryAccess, path: str) -> str:
+        """Returns the words that the last change of a block took out; "": none. path: of the block's screen."""
+        blocks = await self.views.blocks.list_all(access.project, access.uid)
+        label = next((each.label for each in blocks if path == access.path("b", each.label)), None)
+        if label is None:
+            return ""
+        block_page = await self.views.blocks.show(access.project, access.uid, label, limit=2)
+        correction = find_correction(block_page)
+        if correction is None or (access.is_person and block_page.block.shared):
+            return ""
+        return await self.lost_words.collect_from(
+            access.project, access.uid, [correction.old], correction.new
+        )
 
     async def _shows_forgotten_fact(self, access: MemoryAccess, screen: str) -> bool:
         """Returns whether a screen shows a fact that is gone: a correction goes with its sources."""

@@ -26,6 +26,9 @@ from storage.listing import LAST_NUMBER, ShownBlock
 from storage.records import Block, Revision
 from storage.sql.store import Store
 
+# The origins of versions that correct the version before.
+_CORRECTIONS = ("operator", "person", "undo")
+
 
 class BlockDiff(Struct, frozen=True, rename={"from_": "from"}):
     """The difference of two versions of a block. from_, to: their numbers."""
@@ -77,6 +80,15 @@ class BlocksSince(Struct, frozen=True):
     # The texts of the blocks that were not changed.
     same: dict[str, str]
     changed: dict[str, ChangedBlock]
+
+
+class BlockCorrection(NamedTuple):
+    """The texts of a block before and after a correction, or an undo."""
+
+    old: str
+    new: str
+    # What an undo took out may be right.
+    is_undo: bool
 
 
 class BlockViews(Struct, frozen=True):
@@ -199,6 +211,16 @@ class BlockViews(Struct, frozen=True):
         if revision is None or revision.version != version:
             raise BadRequest(f"The block has no version {version}.", param=param)
         return revision
+
+
+def find_correction(page: BlockPage) -> BlockCorrection | None:
+    """Returns the last change of a block; None: it is no correction, or the page does not have it."""
+    if len(page.versions) < 2:
+        return None
+    newest, previous = page.versions[:2]
+    if newest.origin not in _CORRECTIONS or newest.version != page.block.version:
+        return None
+    return BlockCorrection(previous.value, newest.value, is_undo=newest.origin == "undo")
 
 
 def _compare_blocks(earlier: Sequence[_EarlierVersion]) -> dict[str, BlockDiff]:

@@ -56,9 +56,15 @@ class LostWords(Struct, frozen=True):
         """
         if not page.before:
             return ""
-        agent = await get_agent(self._views.store, project, uid)
         replaced = await self._views.facts.list_replaced(project, uid, page)
-        lost = await self._list_lost(agent, list_corrected_texts(page, replaced), page.fact.text)
+        return await self.collect_from(project, uid, list_corrected_texts(page, replaced), page.fact.text)
+
+    async def collect_from(
+        self, project: str | None, uid: str, old_texts: Sequence[str], new_text: str
+    ) -> str:
+        """Returns what `collect` does, for a text that replaced others. old_texts: as of `count_remaining`."""
+        agent = await get_agent(self._views.store, project, uid)
+        lost = await self._list_lost(agent, old_texts, new_text)
         return " ".join(lost[0]) if lost else ""
 
     async def find_outdated(

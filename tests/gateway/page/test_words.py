@@ -266,6 +266,57 @@ def test_an_undo_shows_where_its_words_are_and_does_not_call_them_wrong(operator
     assert ">Undo the correction</button>" in shown
 
 
+@pytest.mark.both
+def test_a_forgetting_from_a_corrected_block_counts_what_still_has_the_old_words(operator: Operator) -> None:
+    """It was a text of the block's own list, and its end said only that what says it elsewhere stays."""
+    agent = speak(operator.world, "I live in Basel.", "My flat in Basel is small.")
+    memory = f"m/{agent.uid}"
+    learn(operator.world, agent, block="City: Basel.")
+    version = operator.twin(f"{memory}/b/human")["block"]["version"]
+    operator.twin(f"{memory}/b/human", {"value": "City: Zurich.", "version": version})
+    done = operator.post(f"{memory}/forget?message=3", came_from=f"{memory}/b/human").body.decode()
+    assert "1 message still says “Basel”." in plain(done)
+    assert "Next: message 1" in plain(done)
+    assert "Corrected already: City: Zurich." in plain(done)
+
+
+def test_a_text_without_the_old_words_does_not_mean_that_related_words_were_looked_for(
+    operator: Operator,
+) -> None:
+    """Nothing said "allergies" any more, and the plainest reply said "as you are allergic"."""
+    agent = speak(operator.world, "I am allergic to peanuts.")
+    memory = f"m/{agent.uid}"
+    learn(operator.world, agent, block="Allergies: peanuts.")
+    version = operator.twin(f"{memory}/b/human")["block"]["version"]
+    operator.twin(f"{memory}/b/human", {"value": "Eats peanuts.", "version": version})
+    still = plain(page(operator, f"{memory}/b/human").partition('id="still"')[2].partition("</section>")[0])
+    assert "Nothing that a reply can be told says “Allergies” any more." in still
+    assert "nor does a related word: “allergy” does not find “allergic”." in still
+
+
+def test_a_secret_is_not_offered_to_be_written_down_anew(operator: Operator) -> None:
+    """Above a password stood "Is it wrong? Write what is right", and beneath its end a field for it."""
+    agent = speak(operator.world, "My password is Blume77.", "The password is on the wall.")
+    memory = f"m/{agent.uid}"
+    shown = plain(page(operator, f"{memory}/words?q=password"))
+    assert "Is it secret? Forget it, then search for the secret itself as well" in shown
+    done = operator.post(f"{memory}/forget?message=1", came_from=f"{memory}/words?q=password").body.decode()
+    assert "Leave this empty if it was a secret" in plain(done)
+
+
+def test_the_end_of_a_forgetting_says_whom_to_ask_for_what(operator: Operator) -> None:
+    """A list that was sent again brought a password into a new reply, and nobody was named who can prevent that."""
+    agent = speak(operator.world, "My password is Blume77.", talk="a-1")
+    memory = f"m/{agent.uid}"
+    talk = operator.twin(memory)["conversations"][0]["id"]
+    done = operator.post(f"{memory}/forget?message=1").body.decode()
+    asks = "Ask those who run the application to go on in a new chat, and to drop"
+    assert f"{asks} the old one." in plain(done)
+    assert re.search(rf'drop <a href="[^"]*/c/{talk}[^"]*">the old one</a>', done)
+    done = operator.post(f"{memory}/forget?conversation={talk}", confirm="1").body.decode()
+    assert f"{asks} the old one." in plain(done)
+
+
 def test_of_a_chinese_sentence_the_words_that_a_correction_took_out_are_looked_for(
     operator: Operator,
 ) -> None:
