@@ -28,7 +28,7 @@ from gateway.core.conversation.request_end import RequestEnd
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage, make_shown_reply, read_text
 from gateway.core.memory.rules import RULES
-from gateway.core.prompt.compose import compose, known_note
+from gateway.core.prompt.compose import compose, find_known_note
 from gateway.core.prompt.composition import Composition
 from gateway.run.memory.contents import retry_with_contents
 from storage.commands import Change, Committed, MemorySnapshot, PlainTurn, Pool, RecallRow, TurnWrite
@@ -230,7 +230,7 @@ class Speaker:
         asked = [i for i, m in enumerate(new) if m["role"] == "user"]
         found: dict[int, str] = {}
         if tree is not None:
-            found = {i: note for i in asked if (note := known_note(tree, plan, i)) is not None}
+            found = {i: note for i in asked if (note := find_known_note(tree, plan, i)) is not None}
         if asked and asked[-1] == len(new) - 1 and asked[-1] not in found:
             found[asked[-1]] = self.recall(read_text(new[-1]))
         return found

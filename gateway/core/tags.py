@@ -48,7 +48,7 @@ _LOOKALIKES = {
 
 
 @cache
-def _letter_forms() -> dict[str, str]:
+def _map_letter_forms() -> dict[str, str]:
     """Returns for each small letter the characters that are read as it."""
     # The small letter, the capital, and both as tag characters.
     forms = {
@@ -76,13 +76,14 @@ class Tags:
     def __init__(self, *names: str) -> None:
         self._names = names
         letters = {letter: f"{letter}{letter.upper()}" for letter in ascii_lowercase} | {"_": "_"}
-        self._ascii = re.compile("<" + _tag_pattern(names, letters, r"[\x00-\x20\x7f]*+", r"/\\"))
+        self._ascii = re.compile("<" + _make_tag_pattern(names, letters, r"[\x00-\x20\x7f]*+", r"/\\"))
 
     @cached_property
     def _unicode(self) -> re.Pattern[str]:
         # Compiled when it is first needed, since that takes some 20 ms.
         return re.compile(
-            f"[{_LESS}]" + _tag_pattern(self._names, _letter_forms(), f"[{_UNSEEN_CHARACTERS}]*+", _SLASHES)
+            f"[{_LESS}]"
+            + _make_tag_pattern(self._names, _map_letter_forms(), f"[{_UNSEEN_CHARACTERS}]*+", _SLASHES)
         )
 
     def escape(self, text: str) -> str:
@@ -92,7 +93,7 @@ class Tags:
         return self._unicode.sub(_ESCAPED_BRACKET, text) if any(less in text for less in _LESS) else text
 
 
-def _tag_pattern(names: Iterable[str], letters: Mapping[str, str], unseen: str, slashes: str) -> str:
+def _make_tag_pattern(names: Iterable[str], letters: Mapping[str, str], unseen: str, slashes: str) -> str:
     """Returns the pattern of a tag after its first character. It reads each character once (no backtracking).
 
     names: of the tags.
@@ -107,13 +108,13 @@ def _tag_pattern(names: Iterable[str], letters: Mapping[str, str], unseen: str, 
 escape_tags = Tags("memory", "system_message").escape
 
 
-def quoted(text: str) -> str:
+def quote_text(text: str) -> str:
     """Returns a text from elsewhere in quotation marks, on one line and without tags of the gateway's."""
     return escape_tags(repr(text))
 
 
 @lru_cache(maxsize=64)
-def quoted_name(name: str) -> str:
+def quote_name(name: str) -> str:
     """Returns a name from elsewhere on one line and in quotation marks, which no label of the gateway's has."""
     return '"' + escape_tags(" ".join(name.split())).replace('"', "'") + '"'
 

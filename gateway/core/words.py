@@ -2,10 +2,10 @@
 
 | form | for |
 |---|---|
-| `folded_words`, `stem` | whether two texts have a subject in common: notes, excerpts, facts, what is forgotten |
-| `words_with_signs`, `blank_non_words` | whether two texts say the same: "C" and "C++" do not |
-| `lower_words`, `transcript_words` | speech that grows while it is transcribed, or breaks off |
-| `letters_of`, `heard_letters` | a reply and what was spoken of it, whatever stands between the words |
+| `list_folded_words`, `stem` | whether two texts have a subject in common: notes, excerpts, facts, what is forgotten |
+| `list_words_with_signs`, `blank_non_words` | whether two texts say the same: "C" and "C++" do not |
+| `list_lower_words`, `list_transcript_words` | speech that grows while it is transcribed, or breaks off |
+| `join_letters`, `join_heard_letters` | a reply and what was spoken of it, whatever stands between the words |
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ _WORD_TABLE = _WordTable()
 _WORD_TABLE_ASCII = bytes(_WORD_TABLE[code] if code < 128 else _SPACE for code in range(256))
 
 
-def folded_words(text: str) -> list[str]:
+def list_folded_words(text: str) -> list[str]:
     """Returns the words of a text, in lower case, by which its subject is found: Rome is in "Rome🎉" and "#rome"."""
     return _split_words(text.casefold())
 
 
-def words_with_signs(text: str) -> list[str]:
+def list_words_with_signs(text: str) -> list[str]:
     """Returns the words of a text, in lower case, with the signs that belong to them: C is not C++."""
     return blank_non_words(text.casefold()).split()
 
@@ -69,14 +69,14 @@ def stem(word: str) -> str:
     return word[: max(4, len(word) - 2)]
 
 
-def lower_words(text: str) -> list[str]:
+def list_lower_words(text: str) -> list[str]:
     """Returns the runs of letters and digits in a text, in lower case."""
     return _split_words(text.lower())
 
 
-def transcript_words(text: str) -> list[str]:
+def list_transcript_words(text: str) -> list[str]:
     """Returns the words of a text, in lower case, if it may be a transcript; none if it is too long for one."""
-    return lower_words(text) if len(text) <= _MAX_TRANSCRIPT_CHARS else []
+    return list_lower_words(text) if len(text) <= _MAX_TRANSCRIPT_CHARS else []
 
 
 def is_grown_transcript(new: str, old: str) -> bool:
@@ -84,7 +84,7 @@ def is_grown_transcript(new: str, old: str) -> bool:
 
     It has all words of `old`, and perhaps more.
     """
-    later, earlier = transcript_words(new), transcript_words(old)
+    later, earlier = list_transcript_words(new), list_transcript_words(old)
     if not earlier or len(later) < len(earlier) or later[: len(earlier) - 1] != earlier[:-1]:
         return False
     # A word that stands alone is no evidence when it is completed: "I" begins half of all sentences.
@@ -92,20 +92,20 @@ def is_grown_transcript(new: str, old: str) -> bool:
     return word == cut or (len(earlier) > 1 and word.startswith(cut))
 
 
-def letters_of(text: str) -> str:
+def join_letters(text: str) -> str:
     """Returns the letters and digits of a text, in lower case, without what is between its words."""
-    return "".join(lower_words(text))
+    return "".join(list_lower_words(text))
 
 
-def heard_letters(text: str) -> str:
+def join_heard_letters(text: str) -> str:
     """Returns the letters of what was spoken of a reply, as its client reports it (`without_remark`)."""
-    return letters_of(without_remark(text))
+    return join_letters(without_remark(text))
 
 
 def is_beginning(heard: str, whole: str, min_letters: int = MIN_HEARD_LETTERS) -> bool:
     """Returns whether letters are the beginning of others, with at least `min_letters` of them, or all of them.
 
-    heard, whole: as `letters_of` returns them.
+    heard, whole: as `join_letters` returns them.
     """
     return bool(heard) and (heard == whole or (len(heard) >= min_letters and whole.startswith(heard)))
 

@@ -17,10 +17,10 @@ from msgspec.structs import replace
 from adapters.types import Json
 from gateway.core.conversation.wire_message import WireMessage, read_text
 from gateway.core.finish_reasons import CUT_REASONS, read_finish_reason
-from gateway.core.prompt.summary import summary_tokens
-from gateway.core.prompt.summary_check import unwrap_summary, whole_lines
+from gateway.core.prompt.summary import limit_summary
+from gateway.core.prompt.summary_check import cut_broken_line, unwrap_summary
 from gateway.core.prompt.summary_request import make_summary_request
-from gateway.core.prompt.summary_source import PART_TOKENS, message_lines, split_into_parts
+from gateway.core.prompt.summary_source import PART_TOKENS, list_message_lines, split_into_parts
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.turn.client_view import ViewFactory
 from gateway.core.usage.reported import reported_counts
@@ -89,14 +89,14 @@ async def compact(
     window = await chat.context_window(whole, request_context) or _WINDOW
     summary = "\n\n".join(filter(None, map(read_summary, whole.messages)))
     prompt_tokens = completion_tokens = 0
-    lines = message_lines(whole.messages)
+    lines = list_message_lines(whole.messages)
     if not lines:
         raise BadRequest("Invalid 'input': there is no message in it.", param="input", code="empty_array")
     # The notes so far, the question and the answer take less than the other half of the window.
     for part in split_into_parts(lines, min(PART_TOKENS, window // 2)):
         body = {
             "model": request.model,
-            "messages": make_summary_request(summary, part, summary_tokens(window)),
+            "messages": make_summary_request(summary, part, limit_summary(window)),
         }
         question = replace(
             request, raw=orjson.dumps(body), json=body, messages=body["messages"], references=(),
@@ -140,7 +140,7 @@ def _read_reply(body: bytearray) -> _ReadSummary:
     if not text:
         raise UpstreamBroke("The model wrote no summary.")
     if finish == "length":
-        text = whole_lines(text)
+        text = cut_broken_line(text)
     elif finish in CUT_REASONS:
         raise UpstreamBroke("The model's summary was cut off.")
     return _ReadSummary(text, reported_counts(reply.get("usage")) or TokenCounts())

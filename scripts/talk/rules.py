@@ -92,7 +92,7 @@ RULES = (
     Rule("the best part of a long turn", [(note_choice, "make_excerpt", _beginning)]),
     Rule("what came next, or before", [(find_messages, "_NEIGHBOUR_QUESTIONS", ())]),
     Rule("a second search for an order", [(find_messages, "_ORDER_QUESTIONS", ())]),
-    Rule("an order's hits with its words first", [(find_messages, "query_keys", lambda _: ())]),
+    Rule("an order's hits with its words first", [(find_messages, "list_query_keys", lambda _: ())]),
     Rule("the user's name is I", [(note_query, "with_speaker", _as_it_is)]),
     Rule("vectors fade where words hold", [(scores, "VECTORS_FADE", 0)]),
     Rule("a near vector for few words", [(scores, "_NEAR_ENOUGH", inf)]),

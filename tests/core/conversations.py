@@ -36,7 +36,7 @@ from gateway.core.conversation.wire_message import (
 from gateway.core.memory import edits
 from gateway.core.memory.visibility import list_visible_messages
 from gateway.core.message_text import with_text_before
-from gateway.core.prompt.compose import compose, known_note
+from gateway.core.prompt.compose import compose, find_known_note
 from gateway.core.prompt.composition import Composition
 from storage.commands import MAX_RULE_CALLS, Missing, StoredContent
 from storage.records import Atom, Block, Exchange, MemoryEdit, State
@@ -437,7 +437,7 @@ class World:
     def _notes(self, tree: Tree, plan: Plan) -> dict[int, str]:
         new = plan.messages
         asked = [i for i, m in enumerate(new) if m["role"] == "user"]
-        found = {i: note for i in asked if (note := known_note(tree, plan, i)) is not None}
+        found = {i: note for i in asked if (note := find_known_note(tree, plan, i)) is not None}
         if asked and asked[-1] == len(new) - 1 and asked[-1] not in found:
             found[asked[-1]] = self.recall(read_text(new[-1]))
         return found

@@ -37,8 +37,8 @@ def _summary(text: str) -> str:
 
 
 def _change(value: str) -> object:
-    changes, _ = shown_blocks.changes_since({}, [Block(0, "human", "", value, _LENGTH * 4, False)])
-    return shown_blocks.shown_by_note(note_text.render_note((), changes, 0.0, mark="a2b3c4d5"))["human"]
+    changes, _ = shown_blocks.list_changes({}, [Block(0, "human", "", value, _LENGTH * 4, False)])
+    return shown_blocks.read_shown_by_note(note_text.render_note((), changes, 0.0, mark="a2b3c4d5"))["human"]
 
 
 def _events(text: str) -> bytes:
@@ -70,12 +70,12 @@ def _demo(text: str) -> object:
         (_change, "- Memory block" * 100_000),
         (_change, "\n</memory_block\n" * 100_000),
         (note_text.strip_notes, _NOTE + "\\" * _LENGTH),
-        (note_text.own_words, "<system-reminder>" * 100_000),
-        (note_text.own_words, "For context:" + "[" * _LENGTH),
-        (note_text.own_words, "<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>" + "<" * _LENGTH),
-        (note_text.own_words, "a" + "\n\nRuntime: " * 100_000),
-        (note_text.own_words, "Context information is below.\n---" + "\nQuery: " * 100_000),
-        (note_text.own_words, "The text between <<<BEGIN_SYSTEM_INSTRUCTION>>> and " + "<" * _LENGTH),
+        (note_text.read_own_words, "<system-reminder>" * 100_000),
+        (note_text.read_own_words, "For context:" + "[" * _LENGTH),
+        (note_text.read_own_words, "<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>" + "<" * _LENGTH),
+        (note_text.read_own_words, "a" + "\n\nRuntime: " * 100_000),
+        (note_text.read_own_words, "Context information is below.\n---" + "\nQuery: " * 100_000),
+        (note_text.read_own_words, "The text between <<<BEGIN_SYSTEM_INSTRUCTION>>> and " + "<" * _LENGTH),
         (strip_marks, "ok" + " ." * _LENGTH + "x"),
         (withhold, "password for " + " " * _LENGTH),
         (withhold, "-eyJaaaaaaaa" * 16_000),

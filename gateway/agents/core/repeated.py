@@ -22,7 +22,13 @@ from gateway.core.conversation.wire_message import (
     join_texts,
     read_text,
 )
-from gateway.core.words import heard_letters, is_beginning, letters_of, lower_words, without_remark
+from gateway.core.words import (
+    is_beginning,
+    join_heard_letters,
+    join_letters,
+    list_lower_words,
+    without_remark,
+)
 from storage.records import Atom, Exchange
 
 # The most messages before the new ones that are searched for the part of a reply that was heard. Chosen, not measured.
@@ -186,7 +192,7 @@ def _has_heard(heard_texts: Sequence[str], turn: Sequence[Exchange]) -> bool:
     """Returns whether a client has the reply of a turn or its beginning. Of a turn without text it has no reply."""
     reply = join_texts(map(_read_reply_text, turn))
     if not heard_texts:
-        return not letters_of(reply)
+        return not join_letters(reply)
     parts = (*_without_text_before(heard_texts), *_without_text_after(heard_texts))
     return any(_is_heard_of(heard, reply) for heard in parts)
 
@@ -195,12 +201,12 @@ def _cut_replies(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[t
     """Returns the steps of a turn that were not heard to their end, each with the part that was heard."""
     texts = list(map(_read_reply_text, turn))
     whole, heard = join_texts(texts), _read_heard(texts, heard_texts)
-    unplaced = heard_letters(heard)
-    if not unplaced or unplaced == letters_of(whole):
+    unplaced = join_heard_letters(heard)
+    if not unplaced or unplaced == join_letters(whole):
         return []
     cut_steps, heard_before = [], ""
     for exchange, text in zip(turn, texts, strict=True):
-        letters = letters_of(text)
+        letters = join_letters(text)
         if unplaced.startswith(letters):
             unplaced, heard_before = unplaced[len(letters) :], join_texts((heard_before, text))
             continue
@@ -221,8 +227,8 @@ def _read_heard(step_texts: Sequence[str], heard_texts: Sequence[str]) -> str:
     for heard in _without_text_after(heard_texts):
         if _is_heard_of(heard, whole):
             # The application's text after the end of a step may be the next step in other words: that is no cut.
-            ends = {letters_of(join_texts(step_texts[:end])) for end in range(1, len(step_texts) + 1)}
-            return "" if heard_letters(heard) in ends else heard
+            ends = {join_letters(join_texts(step_texts[:end])) for end in range(1, len(step_texts) + 1)}
+            return "" if join_heard_letters(heard) in ends else heard
     return ""
 
 
@@ -239,10 +245,13 @@ def _without_text_after(heard_texts: Sequence[str]) -> Iterator[str]:
 def _is_heard_of(heard: str, reply: str) -> bool:
     """Returns whether what was heard is a reply or its beginning: whole words, or more letters than by chance."""
     heard = without_remark(heard)
-    words = lower_words(heard)
+    words = list_lower_words(heard)
     if not words:
-        return not lower_words(reply)
-    return is_beginning(letters_of(heard), letters_of(reply)) or lower_words(reply)[: len(words)] == words
+        return not list_lower_words(reply)
+    return (
+        is_beginning(join_letters(heard), join_letters(reply))
+        or list_lower_words(reply)[: len(words)] == words
+    )
 
 
 def _find_newest_turn(path: Sequence[Exchange]) -> Sequence[Exchange]:
@@ -264,7 +273,7 @@ def _read_reply_text(exchange: Exchange) -> str:
 
 def _take_letters(text: str, count: int) -> str:
     """Returns the beginning of a text that has so many letters."""
-    return text[: bisect_left(range(len(text)), count, key=lambda end: len(letters_of(text[:end])))]
+    return text[: bisect_left(range(len(text)), count, key=lambda end: len(join_letters(text[:end])))]
 
 
 def _index_last(messages: Sequence[WireMessage], role: str) -> int:

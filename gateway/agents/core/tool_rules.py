@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from gateway.core.agent import SpeakingStyle
 from gateway.core.prompt.hidden_rounds import NO_TOOL
-from gateway.core.tags import quoted
+from gateway.core.tags import quote_text
 from gateway.core.tool_rule import RuleKind, ToolRule
 from gateway.core.turn.guide import Allowed, Forbidden, NeedsApproval, Offer, Stop, Undecided, Verdict
 from gateway.core.turn.stop_reason import StopReason
@@ -171,7 +171,7 @@ class RuleState(Struct, frozen=True):
         """Judges one call. approvals: the tools that need approval without a rule."""
         if name not in self.attached:
             # The error names no tools, since the request may have tools of its own, which these rules do not know.
-            return Forbidden(f"{NO_TOOL} {quoted(name)}.")
+            return Forbidden(f"{NO_TOOL} {quote_text(name)}.")
         counted = self._counted_calls()
         if counted and counted[-1].result is None and self._has_rule(RuleKind.CONDITIONAL, counted[-1].name):
             return Undecided()

@@ -10,7 +10,7 @@ from msgspec import Struct
 from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.run import RunRequest
 from gateway.agents.runs.send_queue import MAX_SENDS
-from gateway.core.prompt.summary import summary_tokens
+from gateway.core.prompt.summary import limit_summary
 from gateway.core.prompt.summary_terms import SummaryTerms
 from gateway.errors import BadRequest
 from gateway.run.background.compact import Compactor
@@ -65,7 +65,7 @@ async def compact_conversation(
             stored,
             terms,
             fallback=partial(make_agent_route, compactor.settings, run_request.spec),
-            max_tokens=summary_tokens(prompt_before.target.context_window or UNKNOWN_WINDOW),
+            max_tokens=limit_summary(prompt_before.target.context_window or UNKNOWN_WINDOW),
             admit=partial(agent_runs.admit_call, receipt),
         )
         prompt_after = await agent_runs.preview(run_request)

@@ -20,7 +20,7 @@ from gateway.core.conversation.stored_path import abandon, begins_fork, hash_exc
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage, count_leading_system
 from gateway.core.memory import edits
-from gateway.core.prompt.eviction import evicted_before
+from gateway.core.prompt.eviction import find_evicted
 from gateway.core.request.chat_request import ChatRequest
 from gateway.run.memory.conversation_uid import make_conversation_uid
 from gateway.run.memory.memory_agent import find_or_draft_agent, refresh_agent
@@ -218,7 +218,7 @@ def _with_plan(
         _query(request, context.agent, context.plan.query.idle_s),
         last,
         None if conversation is None else conversation.id,
-        evicted=evicted_before(last, request.target.context_window),
+        evicted=find_evicted(last, request.target.context_window),
         pending=messages,
     )
     if request.spec.definition.clears:

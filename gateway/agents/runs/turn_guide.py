@@ -11,7 +11,7 @@ from gateway.agents.core.tool_rules import CalledTool
 from gateway.agents.runs.run import RoutedSend
 from gateway.agents.tools.agent_tools import find_approval_tools, find_serial_tools, read_asides
 from gateway.core.agent import AgentSpec
-from gateway.core.prompt.window import reply_reserve
+from gateway.core.prompt.window import reserve_for_reply
 from gateway.core.tool_rule import read_rules
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.tool_call import AllBut
@@ -72,5 +72,5 @@ async def is_overfull(prompt: Prompt) -> bool:
     text = prompt.system + (orjson.dumps(tools).decode() if tools else "")
     if context is None or upper_bound(text) < context // 2:
         return False
-    reserve = reply_reserve(context, prompt.request.max_tokens)
+    reserve = reserve_for_reply(context, prompt.request.max_tokens)
     return await count_tokens(prompt.target.model, text) > context - reserve

@@ -15,7 +15,7 @@ from gateway.core.conversation.hashed_list import MessageSpan
 from gateway.core.conversation.match_query import AlteredReply, Match, Query
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import read_text, without_space
-from gateway.core.words import heard_letters, is_beginning, letters_of
+from gateway.core.words import is_beginning, join_heard_letters, join_letters
 from storage.records import Atom, Exchange
 
 # The last runs of assistant messages in a list that are tried as altered stored replies; chosen, not measured.
@@ -91,12 +91,12 @@ class AlteredSearch:
             if each.parent is None and not each.inputs and self._may_be_meant(each)
         ]
         tree.group_for_loading(greetings)
-        heard = heard_letters("".join(map(listing.text, range(end))))
+        heard = join_heard_letters("".join(map(listing.text, range(end))))
         possible = [
             each
             for each in greetings
             if is_tombstone(each)
-            or is_beginning(heard, letters_of(read_text(tree.content(each).shown_reply or {})))
+            or is_beginning(heard, join_letters(read_text(tree.content(each).shown_reply or {})))
         ]
         if not possible:
             return None
@@ -113,7 +113,7 @@ class AlteredSearch:
         tree, listing = self._tree, self._query.listing
         inputs = tuple(listing.atoms[self._start : begin])
         reply = "".join(listing.text(i) for i in range(begin, end))
-        heard = heard_letters(reply)
+        heard = join_heard_letters(reply)
         is_long = len(without_space(reply)) >= LONG_REPLY_CHARS
         asked_candidates = [candidate for candidate in self._candidates if self._was_asked(candidate, inputs)]
         similar = [
@@ -171,7 +171,7 @@ class AlteredSearch:
         if not candidates:
             return None
         tree.group_for_loading(candidates)
-        heard = heard_letters("".join(listing.text(i) for i in range(begin, end)))
+        heard = join_heard_letters("".join(listing.text(i) for i in range(begin, end)))
         prefilled = [exchange for exchange in candidates if self._is_prefilled_reply(exchange, heard)]
         return max(
             prefilled,
@@ -182,10 +182,10 @@ class AlteredSearch:
     def _is_prefilled_reply(self, exchange: Exchange, heard: str) -> bool:
         """Returns whether the letters that were heard are of a reply with its first words, and not of these alone."""
         content = self._tree.content(exchange)
-        prefill = letters_of("".join(map(read_text, (content.messages or [])[-count_prefill(exchange) :])))
+        prefill = join_letters("".join(map(read_text, (content.messages or [])[-count_prefill(exchange) :])))
         if len(heard) <= len(prefill):
             return False
-        reply = letters_of(read_text(content.shown_reply or {}))
+        reply = join_letters(read_text(content.shown_reply or {}))
         is_fresh = self._may_be_meant(exchange)
         # If the reply came back in this form before, it has its first words already.
         return any(
@@ -247,7 +247,7 @@ class AlteredSearch:
         replies = {
             each.id: tree.content(each).shown_reply for each in self._candidates if not is_tombstone(each)
         }
-        return {id: letters_of(read_text(reply)) for id, reply in replies.items() if reply is not None}
+        return {id: join_letters(read_text(reply)) for id, reply in replies.items() if reply is not None}
 
     def _was_asked(self, candidate: Exchange, inputs: Inputs) -> bool:
         """Returns whether the messages before a reply are the candidate's inputs, or end like them.

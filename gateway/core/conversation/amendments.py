@@ -18,7 +18,7 @@ from gateway.core.conversation.head import was_heard
 from gateway.core.conversation.match_query import Match
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import RESULT_ROLES, read_text, without_space
-from gateway.core.words import letters_of
+from gateway.core.words import join_letters
 from storage.records import Atom, Exchange
 
 
@@ -177,7 +177,7 @@ def _may_be_question(tree: Tree, exchange: Exchange, asked: str, *, is_doubtful:
 
     is_doubtful: more than the question differs from the stored turn.
     """
-    return bool(letters_of(asked) and not is_doubtful) or _was_within(tree, exchange, asked)
+    return bool(join_letters(asked) and not is_doubtful) or _was_within(tree, exchange, asked)
 
 
 def _may_be_inputs(
@@ -215,7 +215,9 @@ def _was_within(tree: Tree, exchange: Exchange, text: str) -> bool:
     if is_tombstone(exchange):
         return True
     stored = "".join(map(read_text, (tree.content(exchange).messages or ())[: len(exchange.inputs)][-1:]))
-    return without_space(text) in without_space(stored) and bool(letters_of(text) or not letters_of(stored))
+    return without_space(text) in without_space(stored) and bool(
+        join_letters(text) or not join_letters(stored)
+    )
 
 
 def _begin_of_reply(exchange: Exchange, parent: Exchange | None, listing: HashedList, end: int) -> int:

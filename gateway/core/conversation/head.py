@@ -16,7 +16,13 @@ from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match_query import Match, Query
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import RESULT_ROLES, WireMessage, read_text
-from gateway.core.words import MIN_HEARD_LETTERS, heard_letters, is_beginning, is_grown_transcript, letters_of
+from gateway.core.words import (
+    MIN_HEARD_LETTERS,
+    is_beginning,
+    is_grown_transcript,
+    join_heard_letters,
+    join_letters,
+)
 from storage.records import Exchange, State
 
 # The most messages at the beginning of a list that may report what was heard of a reply; chosen, not measured.
@@ -251,11 +257,11 @@ class _HeadSearch:
 
     def _find_same_report(self, messages: Sequence[WireMessage], count: int) -> int | None:
         """Returns the index of the last message with the same report as the first `count` messages of the list."""
-        heard = heard_letters("".join(map(self._listing.text, range(count))))
+        heard = join_heard_letters("".join(map(self._listing.text, range(count))))
         indices = (
             i
             for i, m in enumerate(messages)
-            if m.get("role") == "assistant" and is_beginning(heard, letters_of(read_text(m)))
+            if m.get("role") == "assistant" and is_beginning(heard, join_letters(read_text(m)))
         )
         return max(indices, default=None)
 
@@ -365,5 +371,5 @@ def was_heard(
     start, end: the first of the messages, and the index after the last one.
     min_letters: as in `is_beginning`.
     """
-    heard = heard_letters("".join(map(listing.text, range(start, end))))
-    return is_beginning(heard, letters_of(read_text(tree.content(exchange).shown_reply or {})), min_letters)
+    heard = join_heard_letters("".join(map(listing.text, range(start, end))))
+    return is_beginning(heard, join_letters(read_text(tree.content(exchange).shown_reply or {})), min_letters)

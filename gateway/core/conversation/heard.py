@@ -12,7 +12,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from gateway.core.conversation.wire_message import WireMessage, call_id, is_system, read_text, without_space
-from gateway.core.words import heard_letters, is_beginning, letters_of
+from gateway.core.words import is_beginning, join_heard_letters, join_letters
 
 
 class HeardPath(Struct, frozen=True):
@@ -86,7 +86,7 @@ class _Reply(NamedTuple):
     @classmethod
     def of(cls, reply: WireMessage) -> _Reply:
         text = read_text(reply)
-        return cls(letters_of(text), without_space(text), _call_ids(reply))
+        return cls(join_letters(text), without_space(text), _call_ids(reply))
 
     def is_resent(self, message: WireMessage) -> bool:
         """Returns whether a message has nothing that the reply lacks."""
@@ -101,5 +101,5 @@ class _Reply(NamedTuple):
         """
         if message.get("role") != "assistant" or message.get("tool_calls"):
             return False
-        heard = heard_letters(read_text(message))
+        heard = join_heard_letters(read_text(message))
         return heard != self.letters and is_beginning(heard, self.letters)

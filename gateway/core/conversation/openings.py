@@ -17,7 +17,7 @@ from gateway.core.conversation.match_query import MemoryUse, Query
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
 from gateway.core.conversation.wire_message import WireMessage, read_text
-from gateway.core.words import transcript_words
+from gateway.core.words import list_transcript_words
 from storage.commands import Missing, Opening
 from storage.records import Exchange
 
@@ -71,7 +71,7 @@ def _digest_exchange(exchange: Exchange, last: WireMessage | None, at: float) ->
     """Returns the digests of an exchange. last: the last message of its input; None: its content is not loaded."""
     if last is None:
         return Opening(at, exchange.begun, exchange.inputs, word_count=None, stem=None)
-    words = transcript_words(read_text(last))
+    words = list_transcript_words(read_text(last))
     return Opening(at, exchange.begun, exchange.inputs, len(words), _stem(words, len(words)))
 
 
@@ -89,7 +89,7 @@ def _may_extend(listing: HashedList, opening: Opening, words_by_index: dict[int,
             return False
         if opening.word_count is not None:
             if last_index not in words_by_index:
-                words_by_index[last_index] = transcript_words(listing.text(last_index))
+                words_by_index[last_index] = list_transcript_words(listing.text(last_index))
             words = words_by_index[last_index]
             if not 0 < opening.word_count <= len(words) or _stem(words, opening.word_count) != opening.stem:
                 return False

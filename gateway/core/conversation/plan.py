@@ -28,7 +28,7 @@ from gateway.core.conversation.wire_message import (
     read_text,
     without_space,
 )
-from gateway.core.words import transcript_words
+from gateway.core.words import list_transcript_words
 from storage.records import Exchange, State
 
 # A quoted turn has at least so many characters, white space aside: "Hi" and "Hello" are in many messages that quote
@@ -230,7 +230,7 @@ def find_opening(tree: Tree, exchange: Exchange, query: Query) -> Exchange | Non
         messages = tree.content(opening).messages
         return (
             len(opening.inputs),
-            len(transcript_words(read_text(messages[-1]))) if messages else 0,
+            len(list_transcript_words(read_text(messages[-1]))) if messages else 0,
             opening.begun,
         )
 

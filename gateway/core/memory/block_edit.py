@@ -16,7 +16,7 @@ from gateway.core.conversation.private import CallStatus
 from gateway.core.memory.call_arguments import find_argument_error
 from gateway.core.memory.memory_tools import BLOCK_TOOLS, EditOperation
 from gateway.core.prompt.shown_blocks import Shown
-from gateway.core.tags import quoted
+from gateway.core.tags import quote_text
 from storage.records import Block
 
 # A message quotes the old and the new text up to this length: enough to recognise the edit, not the whole block again.
@@ -65,9 +65,9 @@ def apply_edit(op: str, arguments: Mapping[str, Any], block: Block | None) -> Ed
         return EditResult(None, error, has_failed=True)
     label = arguments["label"]
     if block is None:
-        return _refusal(f"there is no memory block {quoted(label)}.")
+        return _refusal(f"there is no memory block {quote_text(label)}.")
     if block.read_only:
-        return _refusal(f"the memory block {quoted(label)} is read-only.")
+        return _refusal(f"the memory block {quote_text(label)} is read-only.")
     if op == EditOperation.REPLACE and arguments.get("every") and arguments["old_string"]:
         # The size is checked first: many places of a long text could grow to gigabytes.
         size = _measure_replaced(block.value, arguments["old_string"], arguments["new_string"])
@@ -79,10 +79,10 @@ def apply_edit(op: str, arguments: Mapping[str, Any], block: Block | None) -> Ed
     if (refusal := _limit_refusal(block, len(change.value))) is not None:
         return refusal
     if change.value == block.value:
-        return EditResult(None, f"The memory block {quoted(label)} says so already.")
+        return EditResult(None, f"The memory block {quote_text(label)} says so already.")
     return EditResult(
         change.value,
-        f"Memory block {quoted(label)} {change.words} ({len(change.value)} of {block.limit} characters)",
+        f"Memory block {quote_text(label)} {change.words} ({len(change.value)} of {block.limit} characters)",
     )
 
 
@@ -112,7 +112,7 @@ def _limit_refusal(block: Block, size: int) -> EditResult | None:
     if size <= block.limit or size < len(block.value):
         return None
     return _refusal(
-        f"the memory block {quoted(block.label)} would have {size} characters; its limit is {block.limit}.",
+        f"the memory block {quote_text(block.label)} would have {size} characters; its limit is {block.limit}.",
         " Shorten it first, or keep the text in archival memory.",
     )
 
@@ -215,4 +215,4 @@ def _join_lines(lines: Iterable[str]) -> str:
 
 
 def _quote_shortened(text: str) -> str:
-    return quoted(text if len(text) <= _QUOTED_CHARS else text[: _QUOTED_CHARS - 1] + "…")
+    return quote_text(text if len(text) <= _QUOTED_CHARS else text[: _QUOTED_CHARS - 1] + "…")

@@ -26,7 +26,7 @@ import orjson
 from msgspec import Struct
 
 from gateway.core.conversation.wire_message import call_id, read_named_calls, read_text, without_space_utf8
-from gateway.core.prompt.note_text import own_words
+from gateway.core.prompt.note_text import read_own_words
 from storage.records import Scope
 
 # The fewest bytes, without white space, of an argument that can be a task. Shorter ones are names and numbers, which a
@@ -147,7 +147,9 @@ class DelegatedTasks:
 def _user_texts(messages: _Messages) -> Iterator[bytes]:
     """Yields the user's messages without white space, the last one first."""
     return (
-        without_space_utf8(own_words(read_text(m))) for m in reversed(messages) if m.get("role") == "user"
+        without_space_utf8(read_own_words(read_text(m)))
+        for m in reversed(messages)
+        if m.get("role") == "user"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from gateway.core.words import folded_words, stem, words_with_signs
+from gateway.core.words import list_folded_words, list_words_with_signs, stem
 
 # The most characters of a fact that a model writes, which has two or three sentences; a longer text is a document.
 FACT_CHARS = 400
@@ -37,7 +37,7 @@ def make_fact_key(text: str) -> str:
 
     Numbers are separated in the key, since 1.5 is not 15 and 1/11 not 11/1.
     """
-    words = [f" {w}" if w[0].isdecimal() else w for w in words_with_signs(text)]
+    words = [f" {w}" if w[0].isdecimal() else w for w in list_words_with_signs(text)]
     return "".join(w for w in words if w not in _SMALL or w in _TENSES) or "".join(words)
 
 
@@ -46,5 +46,5 @@ def list_distinctive_words(text: str, left_out: Collection[str] = ()) -> frozens
 
     left_out: words that do not count.
     """
-    words = (w for w in folded_words(text) if w not in _SMALL and w not in left_out)
+    words = (w for w in list_folded_words(text) if w not in _SMALL and w not in left_out)
     return frozenset(stem(w) for w in words if len(w) > 2 or not w.isascii() or w.isdigit())

@@ -25,7 +25,7 @@ from gateway.core.memory.builtin import ToolUse, list_built_in_tools
 from gateway.core.memory.edits import digest_value
 from gateway.core.memory.memory_tools import REWRITE_OPERATIONS, EditOperation
 from gateway.core.prompt.note_text import mentions_blocks
-from gateway.core.words import folded_words
+from gateway.core.words import list_folded_words
 from storage.commands import Erased, Rebuilt, Revised
 from storage.records import REPLY, Block, Exchange, MemoryEdit, State
 
@@ -148,4 +148,6 @@ def _edited_again(block: Block, edit: MemoryEdit) -> str:
 
 def _list_words(text: str) -> set[str]:
     """Returns the words of a text that can give something away."""
-    return {w for w in folded_words(text) if len(w) >= _REVEALING_LETTERS or not w.isascii() or w.isdigit()}
+    return {
+        w for w in list_folded_words(text) if len(w) >= _REVEALING_LETTERS or not w.isascii() or w.isdigit()
+    }

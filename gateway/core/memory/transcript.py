@@ -19,7 +19,7 @@ from gateway.core.dates import render_day
 from gateway.core.memory.framework_markers import strip_marks
 from gateway.core.memory.secret_texts import MAX_SECRET_CHARS, WITHHELD, withhold, withhold_private_keys
 from gateway.core.prompt import note_text
-from gateway.core.tags import quoted_name
+from gateway.core.tags import quote_name
 from storage.records import Message
 
 # A longer message is cut in its middle: facts about people stand at its edges.
@@ -51,7 +51,7 @@ def clean_messages(
     for message in messages:
         if message.role not in _SPEAKERS:
             continue
-        text = strip_marks(note_text.own_words(message.text))
+        text = strip_marks(note_text.read_own_words(message.text))
         if not keeps_secrets:
             text = _withhold(text, max_chars)  # before it is cut: a part of a secret is not recognised
         text = _cut(text, max_chars)
@@ -89,7 +89,7 @@ def render_transcript(messages: Sequence[Message], tools_by_exchange: Mapping[in
 
 def render_author(message: Message) -> str:
     """Returns the author of a message, on one line."""
-    return on_one_line(message.role) + (f" {quoted_name(message.speaker)}" if message.speaker else "")
+    return on_one_line(message.role) + (f" {quote_name(message.speaker)}" if message.speaker else "")
 
 
 def on_one_line(text: str) -> str:

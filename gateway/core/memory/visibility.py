@@ -83,7 +83,7 @@ def list_recallable_messages(
     previous: int | None,
     wanted_seqs: Container[int] | None = None,
 ) -> list[Message]:
-    """Returns the messages of an exchange that recall may find, with the user's own words alone (`own_words`).
+    """Returns the messages of an exchange that recall may find, with the user's own words alone (`read_own_words`).
 
     exchange: with its content.
     prefix_is_shared: another conversation opened with the same prefix.
@@ -96,7 +96,7 @@ def list_recallable_messages(
         exchange, prefix_is_shared=prefix_is_shared, takes_reply=takes_reply
     ):
         is_reply = i == REPLY
-        text = note_text.own_words(read_text(message))
+        text = note_text.read_own_words(read_text(message))
         if not text.strip():
             continue
         position = len(exchange.inputs) if is_reply else i

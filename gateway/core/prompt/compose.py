@@ -20,17 +20,17 @@ from gateway.core.conversation.private import without_private
 from gateway.core.conversation.provider_fields import refill
 from gateway.core.conversation.tree import PathElement, PathPosition, Tree
 from gateway.core.conversation.wire_message import WireMessage, make_shown_reply
-from gateway.core.prompt.composition import Composition, InsertedMessage, shown_in, without_result
+from gateway.core.prompt.composition import Composition, InsertedMessage, read_shown, without_result
 from gateway.core.prompt.hidden_rounds import is_offered, put_back, without_rounds
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.omitted_messages import (
     as_clients_resend,
     is_made_without_earlier,
     is_of_same_model,
-    omitted_messages,
+    list_omitted_messages,
 )
 from gateway.core.prompt.result_order import SentMessage, has_calls_or_results, put_results_after_calls
-from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, combine_shown, shown_by_note
+from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, combine_shown, read_shown_by_note
 from gateway.core.subsequence import pair_lcs
 from storage.commands import Additions
 from storage.records import Exchange
@@ -59,7 +59,7 @@ def compose(
     if plan.follows_head:
         return _compose_after_head(tree, plan, offered, new_notes)
     listing, match = plan.query.listing, plan.match
-    composition = Composition([*omitted_messages(tree, plan, offered)] if plan.omitted else ())
+    composition = Composition([*list_omitted_messages(tree, plan, offered)] if plan.omitted else ())
     for i, note in new_notes.items():
         if note:
             composition.put_note(listing.positions[plan.new_indices[i]], note, estimate_tokens(note))
@@ -82,7 +82,7 @@ def compose(
     return composition
 
 
-def known_note(tree: Tree, plan: Plan, index: int) -> str | None:
+def find_known_note(tree: Tree, plan: Plan, index: int) -> str | None:
     """Returns the note that a new message has already; "": nothing was found for it; None: it has none.
 
     index: of the message among the new ones.
@@ -109,7 +109,7 @@ def _put_notes_by_count(
         text = earlier.utf8.decode("utf-8", "surrogatepass")
         if not earlier.tokens:  # cached: the next turn has the same notes
             earlier.tokens = estimate_tokens(text)
-            earlier.shown = shown_by_note(text) or None
+            earlier.shown = read_shown_by_note(text) or None
         index = listing.positions[listing.message_at(earlier.at)]
         composition.put_note(index, text, earlier.tokens, earlier.shown or NOTHING_SHOWN)
     last_inputs: list[tuple[int, Exchange]] = []
@@ -169,7 +169,7 @@ def _align_with_path(
     return [(listing.message_at(i), path[j][1]) for i, j in reversed(pairs)]
 
 
-def _heard_with_rounds(tree: Tree, plan: Plan, offered: Container[str]) -> list[WireMessage] | None:
+def _find_heard_with_rounds(tree: Tree, plan: Plan, offered: Container[str]) -> list[WireMessage] | None:
     """Returns the last reply as it was heard, with its hidden rounds, as it is sent from now on (append mode).
 
     Returns None if the reply has no hidden rounds, or if they cannot be put back.
@@ -188,16 +188,19 @@ def _compose_after_head(
 ) -> Composition:
     """Returns what goes around a list that goes on from a head. The end of the list that is in order stays there."""
     listing, match_point = plan.query.listing, plan.match.match_point
-    heard_with_rounds = _heard_with_rounds(tree, plan, offered)
-    omitted = omitted_messages(tree, plan, offered)
-    messages = [*_heard_messages(plan, heard_with_rounds), *_messages_without_reply(plan, new_notes)]
+    heard_with_rounds = _find_heard_with_rounds(tree, plan, offered)
+    omitted = list_omitted_messages(tree, plan, offered)
+    messages = [
+        *_list_heard_messages(plan, heard_with_rounds),
+        *_list_messages_without_reply(plan, new_notes),
+    ]
     # As a rule there are no calls and results, and a history may have thousands of messages.
     if has_calls_or_results(omitted) or has_calls_or_results(each.content for each in messages):
         messages = put_results_after_calls([*map(SentMessage, omitted), *messages])
         omitted = []
     had_rounds = match_point is not None and match_point.has_full_reply and plan.heard_count > 0
     composition = Composition(unrestored_rounds=int(had_rounds and heard_with_rounds is None))
-    staying = _messages_that_stay(messages, listing.positions)
+    staying = _list_messages_that_stay(messages, listing.positions)
     moved = set(range(len(listing)))
     for message, index in staying:
         assert index is not None  # only messages of the client's list stay
@@ -211,7 +214,9 @@ def _compose_after_head(
     return composition
 
 
-def _messages_that_stay(messages: Sequence[SentMessage], positions: Sequence[int]) -> Sequence[SentMessage]:
+def _list_messages_that_stay(
+    messages: Sequence[SentMessage], positions: Sequence[int]
+) -> Sequence[SentMessage]:
     """Returns the messages at the end that stay in the client's list.
 
     positions: the position in the request of each message of the list.
@@ -225,7 +230,7 @@ def _messages_that_stay(messages: Sequence[SentMessage], positions: Sequence[int
     return messages[start + results :] if next_index or is_parted else messages[start:]
 
 
-def _heard_messages(plan: Plan, with_rounds: Sequence[WireMessage] | None) -> Iterator[SentMessage]:
+def _list_heard_messages(plan: Plan, with_rounds: Sequence[WireMessage] | None) -> Iterator[SentMessage]:
     """Yields the last reply as it was heard. with_rounds: the reply with its hidden rounds; None: it has none."""
     match_point, listing = plan.match.match_point, plan.query.listing
     if match_point is None or not plan.heard_count:
@@ -238,7 +243,7 @@ def _heard_messages(plan: Plan, with_rounds: Sequence[WireMessage] | None) -> It
         yield SentMessage(InsertedMessage.of(message, atoms, position), i if with_rounds is None else None)
 
 
-def _messages_without_reply(plan: Plan, new_notes: Mapping[int, str]) -> Iterator[SentMessage]:
+def _list_messages_without_reply(plan: Plan, new_notes: Mapping[int, str]) -> Iterator[SentMessage]:
     """Yields the messages without a reply: pending messages, then those of the list after a repeated last reply."""
     listing = plan.query.listing
     exchange = plan.exchange
@@ -280,7 +285,7 @@ def _restore_rounds(
     )
     for i, exchange in restored:
         content = tree.content(exchange)
-        messages = _restored_reply(i, exchange, content, plan, offered)
+        messages = _find_restored_reply(i, exchange, content, plan, offered)
         if messages is None and exchange.has_full_reply:
             # A reply that came back cut is sent cut from then on. So it breaks the provider's cache once, in the
             # request that follows the reply directly. A tool that is missing breaks the cache in each request.
@@ -297,11 +302,11 @@ def _restore_rounds(
             composition.stored_rounds[position] = messages
             if listing.message_at(count_atoms_to_end(exchange) - len(exchange.reply or ())) != i:
                 composition.moves_rounds = True
-        if shown := _shown_in_rounds(content):
+        if shown := _read_shown_in_rounds(content):
             composition.shown[position] = shown
 
 
-def _restored_reply(
+def _find_restored_reply(
     index: int, exchange: Exchange, content: Content, plan: Plan, offered: Container[str]
 ) -> list[WireMessage] | None:
     """Returns a reply of the list with its hidden rounds, or else its provider fields; None: it stays as it is."""
@@ -323,6 +328,6 @@ def _is_one_message(index: int, exchange: Exchange, replies: Mapping[int, Exchan
     return all(neighbour is None or neighbour.id != exchange.id for neighbour in neighbours)
 
 
-def _shown_in_rounds(content: Content) -> Shown:
+def _read_shown_in_rounds(content: Content) -> Shown:
     """Returns what the hidden rounds of a reply show of memory blocks."""
-    return combine_shown(map(shown_in, content.full_reply or ()), NOTHING_SHOWN)
+    return combine_shown(map(read_shown, content.full_reply or ()), NOTHING_SHOWN)

@@ -13,7 +13,7 @@ from gateway.core.conversation.private import PrivateFields, is_nudge, read_priv
 from gateway.core.conversation.tree import PathElement, PathPosition
 from gateway.core.conversation.wire_message import PRIVATE, WireMessage
 from gateway.core.message_text import with_text_before, without_text_before
-from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, shown_by_note
+from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, read_shown_by_note
 from storage.records import Atom
 
 REFUSED_RESULT = "The call was made. Its result cannot be told: the provider of the model refused to read it."
@@ -39,7 +39,7 @@ class InsertedMessage(Struct, frozen=True):
     ) -> InsertedMessage:
         if not note and PRIVATE not in message:  # as with most messages of a history
             return cls(with_placeholder_text(message), atoms, position)
-        shown = shown_by_note(note) if note else shown_in(message)
+        shown = read_shown_by_note(note) if note else read_shown(message)
         upstream_message = with_text_before(with_placeholder_text(without_private(message)), note)
         return cls(upstream_message, atoms, position, note, read_private(message), shown)
 
@@ -92,7 +92,7 @@ class Composition(Struct):
             replace(each, message=without_result(each.message)) if last is (n >= end) else each
             for n, each in enumerate(self.inserted)
         ]
-        replacements = self.replacements if last else rounds_without_results(self.replacements)
+        replacements = self.replacements if last else list_rounds_without_results(self.replacements)
         if (inserted, replacements) == ([*self.inserted], self.replacements):
             return self
         return replace(self, inserted=inserted, replacements=replacements)
@@ -105,7 +105,7 @@ class Composition(Struct):
         """
         self.notes[index] = note
         self.note_tokens += tokens
-        if shown := shown_by_note(note) if shown is None else shown:
+        if shown := read_shown_by_note(note) if shown is None else shown:
             self.shown[index] = shown
 
 
@@ -114,12 +114,12 @@ def without_result(message: WireMessage) -> WireMessage:
     return {**message, "content": REFUSED_RESULT} if message.get("role") == "tool" else message
 
 
-def rounds_without_results(rounds: Mapping[int, Sequence[WireMessage]]) -> dict[int, list[WireMessage]]:
+def list_rounds_without_results(rounds: Mapping[int, Sequence[WireMessage]]) -> dict[int, list[WireMessage]]:
     """Returns hidden rounds, by the index of the message that they replace, with their results as `without_result`."""
     return {index: [*map(without_result, messages)] for index, messages in rounds.items()}
 
 
-def shown_in(message: WireMessage) -> Shown:
+def read_shown(message: WireMessage) -> Shown:
     """Returns what a gateway message shows of memory blocks: the result of an edit, or a change within a turn."""
     shown = read_private(message).get("shown_blocks")
     return shown if isinstance(shown, dict) else NOTHING_SHOWN

@@ -39,7 +39,7 @@ class Eviction(Struct, frozen=True):
     # Bounds of the number of messages; None: tokens alone limit the window.
     bounds: MessageBounds | None = None
 
-    def position_of(self, index: int, composition: Composition) -> PathPosition | None:
+    def find_position(self, index: int, composition: Composition) -> PathPosition | None:
         """Returns the position of a client's message on the path, with a depth as in `Evicted`; None: not known."""
         plan = self.plan
         match_point = None if plan is None else plan.match.match_point
@@ -85,7 +85,7 @@ class Eviction(Struct, frozen=True):
 NO_EVICTION = Eviction()
 
 
-def evicted_before(match_point: Exchange | None, context_tokens: int | None) -> Evicted | None:
+def find_evicted(match_point: Exchange | None, context_tokens: int | None) -> Evicted | None:
     """Returns what earlier turns evicted of the path to an exchange; None: nothing that a request has to leave out.
 
     context_tokens: the request's window. What was evicted from a smaller one may fit it.

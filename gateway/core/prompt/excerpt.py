@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
-from gateway.core.words import folded_words
+from gateway.core.words import list_folded_words
 
 # The most words of a query that an excerpt is chosen by. Chosen, not measured.
 _MAX_KEYS = 64
@@ -48,14 +48,14 @@ class _Span(NamedTuple):
 
 
 @lru_cache(maxsize=1)  # each candidate of a recall asks for the keys of the same query
-def query_keys(query: str) -> Sequence[str]:
+def list_query_keys(query: str) -> Sequence[str]:
     """Returns the query's words without their endings, enough to see where in a text they stand.
 
     In a script without spaces, and in one with particles at its words (Korean), pairs of characters stand for words, as
     in the search index.
     """
     keys: dict[str, None] = {}
-    for run in _RUNS.findall(" ".join(folded_words(query))):
+    for run in _RUNS.findall(" ".join(list_folded_words(query))):
         if run[0] >= UNSPACED_FROM:
             keys |= dict.fromkeys(map("".join, pairwise(run)) if len(run) > 1 else run)
         elif len(run) > 3 or not run.isascii():
@@ -64,9 +64,9 @@ def query_keys(query: str) -> Sequence[str]:
 
 
 @lru_cache(maxsize=1)
-def short_words(query: str) -> Sequence[str]:
+def list_short_words(query: str) -> Sequence[str]:
     """Returns the words of a query that are too short to be keys: "Rex", "cat" and "87", but also "the"."""
-    words = dict.fromkeys(folded_words(query))
+    words = dict.fromkeys(list_folded_words(query))
     return [w for w in words if w.isascii() and (len(w) == 3 or (len(w) < 3 and w.isdigit()))][:_MAX_KEYS]
 
 
@@ -83,9 +83,9 @@ def make_excerpt(
     If the text has no such word, these are the sentences that are no questions, or else the text's beginning.
 
     text: on one line.
-    keys: as `query_keys` returns them.
+    keys: as `list_query_keys` returns them.
     max_chars: the most characters of the text. The signs where sentences are left out come on top.
-    short_keys: as `short_words` returns them. They count if few sentences have them.
+    short_keys: as `list_short_words` returns them. They count if few sentences have them.
     shows_neighbours: sentences without a word of the query are shown, too, if they stand next to one that has some.
     """
     lower_text = text.lower()
@@ -111,11 +111,11 @@ def make_excerpt(
     return _join(text, pieces, chosen_indices) if chosen_indices else _cut_beginning(text, max_chars)
 
 
-def best_sentence(text: str, keys: Sequence[str]) -> str:
+def choose_best_sentence(text: str, keys: Sequence[str]) -> str:
     """Returns the sentence of a text that has most of the query's words; "": none has any.
 
     text: on one line.
-    keys: as `query_keys` returns them.
+    keys: as `list_query_keys` returns them.
     """
     lower_text = text.lower()
     pieces = _find_pieces(text, lower_text)
@@ -157,7 +157,7 @@ def _split_sentences(text: str) -> list[_Span]:
 def _score_pieces(pieces: Sequence[str], keys: Sequence[str], short_keys: Sequence[str]) -> list[float]:
     """Returns a score of each piece for the keys that it has. A key that few pieces have counts more.
 
-    short_keys: as `short_words` returns them.
+    short_keys: as `list_short_words` returns them.
     """
     scores = [0.0] * len(pieces)
     for number, key in enumerate((*keys, *short_keys)):

@@ -20,7 +20,7 @@ def without_frame(text: str) -> str:
     Text between reminder tags stays if there is no other text: some applications wrap the user's later words in them.
     """
     words = _without_added(text)
-    if question := _question_in_template(words.strip()):
+    if question := _read_question_in_template(words.strip()):
         words = question
     elif replaced := IN_PLACE.match(text):
         words = _without_added(text[replaced.end() :])
@@ -31,7 +31,7 @@ def without_frame(text: str) -> str:
     return without_reminders if without_reminders.strip() else words
 
 
-def _question_in_template(text: str) -> str:
+def _read_question_in_template(text: str) -> str:
     """Returns the question in a framework's template; "": the text is of no known template."""
     if text.startswith(_TEMPLATE_BEGINNINGS):
         for template in APPLICATIONS.templates:

@@ -48,7 +48,7 @@ def put_back(
         message, rounds = for_another_model(message), [*map(for_another_model, rounds)]
     if not rounds or not is_offered(content, offered):
         return None
-    text_after = _text_after_rounds(content, message, rounds)
+    text_after = _find_text_after_rounds(content, message, rounds)
     if text_after is None:
         return None
     resent_calls: list[dict[str, Any]] = message.get("tool_calls") or []
@@ -105,17 +105,19 @@ def _refill_reply(reply: WireMessage, stored: WireMessage) -> WireMessage | None
     return refill(reply, stored)
 
 
-def _text_after_rounds(content: Content, message: WireMessage, rounds: Sequence[WireMessage]) -> str | None:
+def _find_text_after_rounds(
+    content: Content, message: WireMessage, rounds: Sequence[WireMessage]
+) -> str | None:
     """Returns the text of a reply after its hidden rounds; None: it does not begin with the text that they streamed."""
     streamed = join_texts(
-        text for each in rounds if each["role"] == "assistant" for text in _visible_texts(each)
+        text for each in rounds if each["role"] == "assistant" for text in _read_visible_texts(each)
     )
     text = read_text(without_fillers(with_fillers_of(message, content.shown_reply or {})))
     text_after = find_rest_after(text, streamed)
     return None if text_after is None else text_after.lstrip()
 
 
-def _visible_texts(message: WireMessage) -> tuple[str, str]:
+def _read_visible_texts(message: WireMessage) -> tuple[str, str]:
     """Returns what a reader got of a message, without fillers: its text, then the text of its speaking calls."""
     return read_text(message), str(read_private(message).get("spoken", ""))
 

@@ -14,20 +14,20 @@ from typing import NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.prompt.excerpt import CUT, make_excerpt, query_keys, short_words
-from gateway.core.prompt.note_query import SEARCHED_CHARS, searched_part, without_lines
+from gateway.core.prompt.excerpt import CUT, list_query_keys, list_short_words, make_excerpt
+from gateway.core.prompt.note_query import SEARCHED_CHARS, choose_searched_part, without_lines
 from gateway.core.prompt.note_text import (
     EMPTY_TOKENS,
     SELECTION_TOKENS,
     YEAR_CHARS,
     Recalled,
-    day_heading,
     estimate_tokens,
     quote_on_line,
+    render_day_heading,
     render_line,
 )
 from gateway.core.tags import escape_tags
-from gateway.core.words import blank_non_words, folded_words, stem
+from gateway.core.words import blank_non_words, list_folded_words, stem
 from storage.records import Atom, Message
 
 # A long turn is cut to this length, because whole turns crowd the others out (measured: 6 points at 2,000 tokens).
@@ -120,7 +120,7 @@ def choose(
         return Choice(tried=[m.seq for m in candidates])
     with_facts = _replace_by_facts(candidates)
     replaced = {m.seq for m in candidates}.difference([m.seq for m in with_facts])
-    lines = _new_lines(with_facts, in_request)
+    lines = _list_new_lines(with_facts, in_request)
     for line in lines:
         draft.add(line)
         if not draft.has_room:
@@ -160,7 +160,7 @@ class _Line(NamedTuple):
     folded: str
 
 
-def _new_lines(candidates: Sequence[Message], shown: _Shown) -> list[_Line]:
+def _list_new_lines(candidates: Sequence[Message], shown: _Shown) -> list[_Line]:
     """Returns the lines of the candidates that are not shown yet, in the order in which they are tried.
 
     A message stands before the reply that repeats it word for word.
@@ -198,8 +198,8 @@ class _Shown:
             return None
         line = message.line
         if self._shared or len(message.text) > SEARCHED_CHARS:
-            keys = (*query_keys(self._query), *short_words(self._query))
-            part = searched_part(message.text, keys)
+            keys = (*list_query_keys(self._query), *list_short_words(self._query))
+            part = choose_searched_part(message.text, keys)
             line = quote_on_line(without_lines(part, self._shared))
         line = escape_tags(line)
         return None if self.shows(render_line(message, line)) else line
@@ -219,7 +219,9 @@ class _Shown:
             noted_text = noted.removesuffix(CUT).rstrip()
             if line.startswith(noted_text):
                 cut_off = line[len(noted_text) :].lower()
-                missing = [key for key in query_keys(self._query) if key in cut_off and key not in noted_text]
+                missing = [
+                    key for key in list_query_keys(self._query) if key in cut_off and key not in noted_text
+                ]
                 # Only now, since lowering a line takes time, and most lines have the words as the query has them.
                 if missing:
                     noted_text = noted_text.lower()
@@ -272,9 +274,9 @@ class _Draft:
         if len(text) > min(_WHOLE_CHARS, max_chars):
             text, cut_mark = make_excerpt(
                 text,
-                query_keys(self._query),
+                list_query_keys(self._query),
                 max_chars,
-                short_keys=short_words(self._query),
+                short_keys=list_short_words(self._query),
                 shows_neighbours=not self._is_order,
             )
             if self._in_request.shows(render_line(message, text)):
@@ -284,7 +286,7 @@ class _Draft:
             folded = text.casefold()
         hit = Recalled.of(message, text)
         group = _Group(hit.day, message.conversation_row)
-        heading = "" if group in self._groups else f"{day_heading(hit.day, self._years)}\n"
+        heading = "" if group in self._groups else f"{render_day_heading(hit.day, self._years)}\n"
         tokens = estimate_tokens(f"{heading}{hit.line}\n")
         if tokens > self._room_tokens:
             return
@@ -319,8 +321,8 @@ class _Chosen:
         # then need not be split into words.
         first_words = blank_non_words(line[:_COMPARED_FIRST_CHARS]).split()[:-1]
         if max(first_words, key=len, default="") in self._lines:
-            words = _words_between_spaces(line)
-            self._words += "".join(f"{_words_between_spaces(each)}\n" for each in self._wordless)
+            words = _space_words(line)
+            self._words += "".join(f"{_space_words(each)}\n" for each in self._wordless)
             self._wordless.clear()
             if words in self._words and not words.isspace():
                 return False
@@ -331,7 +333,7 @@ class _Chosen:
         return True
 
 
-def _words_between_spaces(line: str) -> str:
+def _space_words(line: str) -> str:
     """Returns the words of a line with a space between them, and one at each end."""
     words = blank_non_words(line)
     # Takes half the time of splitting.
@@ -352,22 +354,22 @@ def _replace_by_facts(candidates: Sequence[Message]) -> Sequence[Message]:
     for message in candidates:
         replacements = [message]
         if message.source == "message" and message.exchange_row in facts:
-            words = _words(message.text)
-            fact_words = frozenset().union(*(_words(f.text) for f in facts[message.exchange_row]))
+            words = _list_words(message.text)
+            fact_words = frozenset().union(*(_list_words(f.text) for f in facts[message.exchange_row]))
             if words and len(words & fact_words) >= _FACT_SHARE * len(words):
-                replacements = [f for f in facts[message.exchange_row] if words & _words(f.text)]
+                replacements = [f for f in facts[message.exchange_row] if words & _list_words(f.text)]
         for each in replacements:
             with_facts.setdefault(each.seq, each)
     return [*with_facts.values()]
 
 
-def _words(text: str) -> frozenset[str]:
+def _list_words(text: str) -> frozenset[str]:
     """Returns the words of a text without endings. Short words count only if they are numbers or not of ASCII."""
-    words = folded_words(text[:SEARCHED_CHARS])
+    words = list_folded_words(text[:SEARCHED_CHARS])
     return frozenset(stem(w) for w in words if len(w) > 3 or not w.isascii() or w.isdigit())
 
 
-def selection_budget(budget_tokens: int) -> int:
+def limit_selection(budget_tokens: int) -> int:
     """Returns the tokens that a selection of the whole memory may take. budget_tokens: those for any note."""
     return min(
         budget_tokens,

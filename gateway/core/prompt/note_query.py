@@ -9,8 +9,8 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 
-from gateway.core.prompt.excerpt import UNSPACED_FROM, best_sentence, query_keys
-from gateway.core.prompt.note_text import own_words, quote_on_line
+from gateway.core.prompt.excerpt import UNSPACED_FROM, choose_best_sentence, list_query_keys
+from gateway.core.prompt.note_text import quote_on_line, read_own_words
 from storage.records import Message
 
 # A query has about 1,000 tokens at most; a longer message is a template or a document, not a question.
@@ -31,12 +31,12 @@ _TEMPLATE_MESSAGES = 3
 
 def make_query(text: str) -> str:
     """Returns the text to search for: the message, or the last and then the first lines of a long one."""
-    text = own_words(text).strip()
+    text = read_own_words(text).strip()
     if len(text) <= QUERY_CHARS:
         return text
     lines = [line for line in (line.strip() for line in text.splitlines()) if line]
-    last = _edge_lines(reversed(lines), from_end=True)
-    first = _edge_lines(lines, from_end=False)
+    last = _take_edge_lines(reversed(lines), from_end=True)
+    first = _take_edge_lines(lines, from_end=False)
     return "\n".join((*reversed(last), *first))
 
 
@@ -68,24 +68,26 @@ def name_pattern(name: str, *, is_low: bool) -> re.Pattern[str] | None:
     return re.compile(f"{edge}(?:{'|'.join(forms)}){edge}", flags)
 
 
-def event_sentences(messages: Iterable[Message], query: str) -> list[str]:
+def choose_event_sentences(messages: Iterable[Message], query: str) -> list[str]:
     """Returns the user's sentences about the events of a query: the best one of each of the first messages.
 
     messages: found for the query, best first.
     """
-    keys = query_keys(query)
+    keys = list_query_keys(query)
     user_messages = [m for m in messages if m.role == "user"][:_EVENT_MESSAGES]
-    sentences = (best_sentence(quote_on_line(searched_part(m.text, keys)), keys) for m in user_messages)
+    sentences = (
+        choose_best_sentence(quote_on_line(choose_searched_part(m.text, keys)), keys) for m in user_messages
+    )
     return list(filter(None, dict.fromkeys(sentences)))
 
 
-def searched_part(text: str, keys: Sequence[str]) -> str:
+def choose_searched_part(text: str, keys: Sequence[str]) -> str:
     """Returns the part of a text that is searched for its best sentences; only of a very long text it is not all.
 
     It is the part around the word of the query that first occurs latest in the text, since a word that occurs early may
     be all over it. If the text has no word of the query, the part is its beginning.
 
-    keys: as `query_keys` returns them.
+    keys: as `list_query_keys` returns them.
     """
     if len(text) <= SEARCHED_CHARS:
         return text
@@ -94,11 +96,11 @@ def searched_part(text: str, keys: Sequence[str]) -> str:
     return text[start : start + SEARCHED_CHARS]
 
 
-def shared_lines(text: str, messages: Iterable[Message]) -> frozenset[str]:
+def find_shared_lines(text: str, messages: Iterable[Message]) -> frozenset[str]:
     """Returns the lines of a text that other messages have word for word: of a template, or quoted once more."""
     if "\n" not in text:
         return frozenset()
-    return _long_lines(text) & frozenset().union(*(_long_lines(m.text) for m in messages))
+    return _list_long_lines(text) & frozenset().union(*(_list_long_lines(m.text) for m in messages))
 
 
 def without_lines(text: str, lines: Collection[str]) -> str:
@@ -111,13 +113,13 @@ def without_templates(messages: Sequence[Message], shared: Collection[str]) -> l
 
     A text that a person quotes once more is in one or two messages, and these stay.
 
-    shared: the lines that `shared_lines` returns.
+    shared: the lines that `find_shared_lines` returns.
     """
-    alike = {m.seq for m in messages if not _long_lines(m.text).isdisjoint(shared)}
+    alike = {m.seq for m in messages if not _list_long_lines(m.text).isdisjoint(shared)}
     return [m for m in messages if len(alike) < _TEMPLATE_MESSAGES or m.seq not in alike]
 
 
-def _edge_lines(lines: Iterable[str], *, from_end: bool) -> list[str]:
+def _take_edge_lines(lines: Iterable[str], *, from_end: bool) -> list[str]:
     """Takes whole lines up to `_EDGE_CHARS`; of a line that is itself too long, the part at the message's edge."""
     taken: list[str] = []
     room = _EDGE_CHARS
@@ -133,6 +135,6 @@ def _edge_lines(lines: Iterable[str], *, from_end: bool) -> list[str]:
     return taken
 
 
-def _long_lines(text: str) -> frozenset[str]:
+def _list_long_lines(text: str) -> frozenset[str]:
     lines = (line.strip() for line in text[:SEARCHED_CHARS].splitlines())
     return frozenset(line for line in lines if len(line) >= _LINE_CHARS)

@@ -15,7 +15,7 @@ from msgspec import Struct
 from gateway.core.dates import render_day
 from gateway.core.prompt.frame import without_frame
 from gateway.core.prompt.shown_blocks import CHANGES_HEADING, describe_mark
-from gateway.core.tags import MARK_PATTERN, escape_tags, quoted_name
+from gateway.core.tags import MARK_PATTERN, escape_tags, quote_name
 from storage.records import Message
 
 _DIGITS_AND_SIGNS = (digits + punctuation).encode()
@@ -76,7 +76,7 @@ def estimate_tokens(text: str) -> int:
     return (4 * len(raw) + 11 * sign_count + 8 * wide_count + 19) // 20
 
 
-def _frame(mark: str, now: float) -> str:
+def _frame_line(mark: str, now: float) -> str:
     return f"<memory {mark}>\n{_HEADING} Written {render_day(now)}."
 
 
@@ -84,7 +84,7 @@ def _frame(mark: str, now: float) -> str:
 # 99% had seven or fewer. The estimate of the rest of the frame is seven above its count.
 _MARK_TOKENS = 6
 # The tokens of the frame of any note, of the line that names its mark, and of the line of a selection.
-EMPTY_TOKENS = estimate_tokens(f"{_frame('', 0.0)}\n{_CLOSE}\n\n") + _MARK_TOKENS
+EMPTY_TOKENS = estimate_tokens(f"{_frame_line('', 0.0)}\n{_CLOSE}\n\n") + _MARK_TOKENS
 NAMING_TOKENS = estimate_tokens(f"{describe_mark('')}\n") + _MARK_TOKENS
 SELECTION_TOKENS = estimate_tokens(f"{_SELECTION}\n")
 
@@ -100,7 +100,7 @@ def render_note(
 ) -> str:
     """Returns the note that goes before the user's own words; "" if it would have no content.
 
-    changes: the texts of `changes_since`.
+    changes: the texts of `list_changes`.
     now: the date of the note, in seconds since the epoch.
     mark: the mark of the memory.
     is_selection: the hits are a selection of the whole memory, which the note states.
@@ -108,7 +108,7 @@ def render_note(
     """
     if not hits and not changes:
         return ""
-    lines = [_frame(mark, now)]
+    lines = [_frame_line(mark, now)]
     last_group = ("", 0)
     if names_mark:
         lines.append(describe_mark(mark))
@@ -117,7 +117,7 @@ def render_note(
     for hit in hits:
         group = hit.day, hit.message.conversation_row
         if group != last_group:
-            lines.append(day_heading(hit.day, (last_group[0][:YEAR_CHARS],)))
+            lines.append(render_day_heading(hit.day, (last_group[0][:YEAR_CHARS],)))
             last_group = group
         lines.append(hit.line)
     if changes:
@@ -125,7 +125,7 @@ def render_note(
     return "\n".join((*lines, _CLOSE, "", ""))
 
 
-def own_words(text: str) -> str:
+def read_own_words(text: str) -> str:
     """Returns a person's own words: without the gateway's notes and the text that applications put around them."""
     return without_frame(strip_notes(text))
 
@@ -153,7 +153,7 @@ def mentions_blocks(note: str) -> bool:
     return CHANGES_HEADING in note
 
 
-def day_heading(day: str, years: Collection[str]) -> str:
+def render_day_heading(day: str, years: Collection[str]) -> str:
     """Returns the line before a group: its day, with the year unless that is one of the years."""
     return f"[{day[YEAR_CHARS + 1 :] if '-' in day and day[:YEAR_CHARS] in years else day}]"
 
@@ -164,7 +164,7 @@ def render_line(message: Message, text: str) -> str:
     if label is None:
         # A name or a role that a client has sent is quoted, so that it cannot pass for a label or a heading.
         client_name = message.speaker or ("" if message.role in _SPEAKERS else message.role)
-        label = quoted_name(client_name) if client_name else _SPEAKERS[message.role]
+        label = quote_name(client_name) if client_name else _SPEAKERS[message.role]
     return f"{label}: {text}"
 
 

@@ -20,9 +20,9 @@ from gateway.core.prompt.hidden_rounds import put_back, without_rounds
 from storage.records import Exchange
 
 
-def omitted_messages(tree: Tree, plan: Plan, offered: Container[str]) -> list[InsertedMessage]:
+def list_omitted_messages(tree: Tree, plan: Plan, offered: Container[str]) -> list[InsertedMessage]:
     """Returns the messages of the path that the client's list has left out, as they are sent."""
-    elements = _sendable(plan.omitted, plan.query.listing)
+    elements = _list_sendable(plan.omitted, plan.query.listing)
     tree.group_for_loading(element.exchange for element in elements)
     omitted: list[InsertedMessage] = []
     stored: _StoredExchange | None = None
@@ -45,7 +45,7 @@ def omitted_messages(tree: Tree, plan: Plan, offered: Container[str]) -> list[In
 
 def is_resent(plan: Plan, exchange: Exchange) -> bool:
     """Returns whether a reply of the path goes upstream again. It does not if the question that it answers is gone."""
-    return any(each.exchange.id == exchange.id for each in _sendable(plan.omitted, plan.query.listing))
+    return any(each.exchange.id == exchange.id for each in _list_sendable(plan.omitted, plan.query.listing))
 
 
 def is_made_without_earlier(reply: WireMessage | None) -> bool:
@@ -109,7 +109,7 @@ class _StoredExchange(NamedTuple):
         return with_rounds or [without_rounds(content, reply)]
 
 
-def _sendable(elements: Sequence[PathElement], listing: HashedList) -> list[PathElement]:
+def _list_sendable(elements: Sequence[PathElement], listing: HashedList) -> list[PathElement]:
     """Returns the elements that may be sent: without those forgotten or off the record, and those that need them.
 
     Chat templates refuse an answer without its question, two questions in a row, and a result without its call.

@@ -16,7 +16,7 @@ from gateway.core.prompt.composition import InsertedMessage
 UNANSWERED_RESULT = "No result was given."
 
 
-def results_after_calls(messages: Sequence[Mapping[str, Any]]) -> list[int] | None:
+def find_results_order(messages: Sequence[Mapping[str, Any]]) -> list[int] | None:
     """Returns the indices of a list's messages in the order in which results directly follow the reply with their call.
 
     Returns None if the list has that order. A result without its call in the list before it stays where it is.
@@ -108,30 +108,30 @@ def _with_results_first(
             open_calls[each.result_id] -= 1
             answers.insert(0, each)
     missing = open_calls.elements() if reply.list_index is None else ()
-    unanswered = [_missing_result(calls[id], reply) for id in missing]
+    unanswered = [_make_missing_result(calls[id], reply) for id in missing]
     return [with_late, *unanswered, *answers, *(each for each in following if each.role != "tool")]
 
 
-def _missing_result(call: Mapping[str, Any], reply: SentMessage) -> SentMessage:
+def _make_missing_result(call: Mapping[str, Any], reply: SentMessage) -> SentMessage:
     """Returns the result of a stored call that has none."""
     message = {"role": "tool", "tool_call_id": call.get("id"), "content": UNANSWERED_RESULT}
     return SentMessage(InsertedMessage(message, (), reply.content.position))
 
 
 def _with_calls(reply: SentMessage, late: Sequence[Any]) -> SentMessage:
-    """Returns a reply with more calls. late: the calls. A stored reply's own calls become readable (`_readable`)."""
+    """Returns a reply with more calls. late: the calls. The calls of a stored reply become readable ones."""
     if reply.list_index is not None and not late:
         return reply
     message = reply.content.message
     own = list_raw_calls(message)
-    calls = [*(map(_readable, own) if reply.list_index is None else own), *late]
+    calls = [*(map(_make_readable, own) if reply.list_index is None else own), *late]
     if calls == (message.get("tool_calls") or []):
         return reply
     fields = {name: value for name, value in message.items() if name != "tool_calls"}
     return SentMessage(replace(reply.content, message={**fields, "tool_calls": calls} if calls else fields))
 
 
-def _readable(call: dict[str, Any]) -> dict[str, Any]:
+def _make_readable(call: dict[str, Any]) -> dict[str, Any]:
     """Returns a call with arguments that are a JSON object; strict servers refuse others, which become `{}`."""
     function = call.get("function")
     if not isinstance(function, dict):

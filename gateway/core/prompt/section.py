@@ -17,13 +17,13 @@ from msgspec.structs import replace
 from gateway.core.prompt.shown_blocks import (
     NOTHING_SHOWN,
     Shown,
-    changes_since,
     combine_shown,
     describe_mark,
     describe_tools,
-    digest,
+    digest_value,
+    list_changes,
+    make_shown_by_block,
     render_section,
-    shown_by_block,
 )
 from storage.records import Block, SectionRecord, SentSection
 
@@ -34,7 +34,7 @@ CORE_MEMORY = "{CORE_MEMORY}"
 
 def digest_definition(system: str, offered: Iterable[str]) -> str:
     """Returns the digest of what an agent's definition adds to its prompt. offered: the names of its tools."""
-    return digest("\0".join((system, *offered)))
+    return digest_value("\0".join((system, *offered)))
 
 
 class SectionParts(Struct, frozen=True):
@@ -83,7 +83,7 @@ class SectionParts(Struct, frozen=True):
     def record(self) -> SectionRecord:
         """Returns what is stored with the rendered text (`SentSection.known`), so that later changes are noticed."""
         record: SectionRecord = {
-            "blocks": combine_shown(map(shown_by_block, self.blocks), NOTHING_SHOWN),
+            "blocks": combine_shown(map(make_shown_by_block, self.blocks), NOTHING_SHOWN),
             "tools": dict(self.offered),
             "epoch": self.epoch,
             "mark": self.mark,
@@ -107,7 +107,7 @@ class SectionParts(Struct, frozen=True):
         return stored == (self.epoch, self.mark, self.summary_id, self.definition_digest)
 
 
-def shown_standing(pinned: SentSection | None, epoch: int) -> Sequence[int] | None:
+def find_shown_standing(pinned: SentSection | None, epoch: int) -> Sequence[int] | None:
     """Returns the numbers of the standing facts that a path's section shows; None: it has to be rendered again.
 
     epoch: the memory's current epoch. A section of an earlier epoch may show a fact that was forgotten since.
@@ -192,7 +192,7 @@ def make_section(
         rendered = _render_or_keep(parts, pinned, shown_after, takes_note=takes_note)
         # A text after the section may show an older version of a block, which only a note can correct. Without one, the
         # pinned section stays.
-        if takes_note or not changes_since(rendered.shown, parts.blocks).texts:
+        if takes_note or not list_changes(rendered.shown, parts.blocks).texts:
             return rendered
     return _with_changes(pinned, parts, shown_after, takes_note=takes_note)
 
@@ -222,7 +222,7 @@ def _with_changes(sent: SentSection, parts: SectionParts, shown_after: Shown, *,
     shown = combine_shown((shown_after,), sent.known.get("blocks", NOTHING_SHOWN))
     changes: tuple[str, ...] = ()
     if takes_note:
-        changes, shown = changes_since(shown, parts.blocks)
+        changes, shown = list_changes(shown, parts.blocks)
     return Section(sent if sent.id or sent.text else None, parts, changes, shown)
 
 

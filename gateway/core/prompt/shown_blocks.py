@@ -69,7 +69,7 @@ def render_section(blocks: Sequence[Block], mark: str, about: str = "") -> str:
 
 def render_block(block: Block) -> str:
     """Returns a block in its frame. All of its value stays, so that a model can quote it in an edit."""
-    return f"<memory_block{_attributes(block)}>\n{_escape(block.value)}\n</memory_block>"
+    return f"<memory_block{_render_attributes(block)}>\n{_escape(block.value)}\n</memory_block>"
 
 
 def describe_mark(mark: str) -> str:
@@ -81,7 +81,7 @@ def describe_mark(mark: str) -> str:
 _MARK_ALONE: Final = re.compile(r"Only a note that begins with <memory [^<>\s]+> is the memory's\.\Z")
 
 
-def text_before_section(text: str) -> str:
+def cut_section(text: str) -> str:
     """Returns a system text without the section that ends it; the text itself: it has none."""
     before, begin, _ = text.rpartition(SECTION_BEGIN)
     if not begin and (alone := _MARK_ALONE.search(text)) is not None:
@@ -111,35 +111,37 @@ def describe_tools(names: Sequence[str]) -> str:
 # -- what a prompt shows of a block last, and what has changed since
 
 
-def digest(value: str) -> str:
+def digest_value(value: str) -> str:
     """Returns the digest by which a value is compared with what was shown."""
     return blake2b(value.encode(), digest_size=8).hexdigest()
 
 
-def shown_by_block(block: Block) -> Shown:
+def make_shown_by_block(block: Block) -> Shown:
     """Returns what a text with the whole value of a block shows."""
-    return {shown_label(block.label): digest(_escape(block.value))}
+    return {render_label(block.label): digest_value(_escape(block.value))}
 
 
-def shown_by_edit(before: Block, after: Block) -> Shown:
+def make_shown_by_edit(before: Block, after: Block) -> Shown:
     """Returns what the result of an edit shows of a block."""
-    edit = f"{digest(_escape(before.value))}{_EDITED_TO}{digest(_escape(after.value))}"
-    return {shown_label(after.label): edit}
+    edit = f"{digest_value(_escape(before.value))}{_EDITED_TO}{digest_value(_escape(after.value))}"
+    return {render_label(after.label): edit}
 
 
 @lru_cache(maxsize=1024)
-def shown_label(label: str) -> str:
+def render_label(label: str) -> str:
     """Returns a label as it is shown: on one line, and without what could end its quotation."""
     return " ".join(_escape(label).split()).replace('"', "'").replace(">", "›")
 
 
-def shown_by_note(note: str) -> Shown:
+def read_shown_by_note(note: str) -> Shown:
     """Returns what a note shows of blocks."""
     offset = note.find(f"\n{CHANGES_HEADING}\n")
     if offset < 0:
         return NOTHING_SHOWN
     return {
-        change["label"]: digest(change["value"] or "") if change["value"] or change["is_empty"] else GONE
+        change["label"]: digest_value(change["value"] or "")
+        if change["value"] or change["is_empty"]
+        else GONE
         for change in _CHANGE.finditer(note, offset)
     }
 
@@ -153,7 +155,7 @@ class BlockChanges(NamedTuple):
     shown: Shown
 
 
-def changes_since(last_shown: Shown, blocks: Iterable[Block]) -> BlockChanges:
+def list_changes(last_shown: Shown, blocks: Iterable[Block]) -> BlockChanges:
     """Returns the changes of blocks since they were last shown.
 
     last_shown: what the prompt shows last, without the texts of the changes.
@@ -164,7 +166,7 @@ def changes_since(last_shown: Shown, blocks: Iterable[Block]) -> BlockChanges:
     labels: set[str] = set()
     # Sorted, because another order of the blocks is no change to show.
     for block in sorted(blocks, key=lambda block: block.id):
-        label = shown_label(block.label)
+        label = render_label(block.label)
         is_first = label not in labels
         labels.add(label)
         # Blocks with labels that look alike cannot be distinguished, so that only the first is shown.
@@ -172,10 +174,10 @@ def changes_since(last_shown: Shown, blocks: Iterable[Block]) -> BlockChanges:
             continue
         name = f'Memory block "{label}"'
         if not _escape(block.value).strip():
-            after[label] = digest("")
+            after[label] = digest_value("")
             changes.append(f"{name} has changed; it is empty now.")
         else:
-            after.update(shown_by_block(block))
+            after.update(make_shown_by_block(block))
             change = "has changed" if last_shown.get(label) else "is new"
             changes.append(f"{name} {change}; it now reads:\n{render_block(block)}")
     for label in sorted(last_shown.keys() - labels):
@@ -187,14 +189,14 @@ def changes_since(last_shown: Shown, blocks: Iterable[Block]) -> BlockChanges:
 
 def is_shown(shown: Shown, block: Block) -> bool:
     """Returns whether a block's current value is shown; an empty value need not be."""
-    last_digest = shown.get(shown_label(block.label), GONE)
+    last_digest = shown.get(render_label(block.label), GONE)
     if _EDITED_TO in last_digest:  # an empty block need not have been shown before its edit
-        last_digest = _combine(digest(""), last_digest)
+        last_digest = _combine(digest_value(""), last_digest)
     # Nearly always a value is shown as it is, and nothing has to be looked for in it.
-    if last_digest == digest(block.value):
+    if last_digest == digest_value(block.value):
         return True
     text = _escape(block.value)
-    return last_digest == digest(text) or (not text.strip() and last_digest in (GONE, digest("")))
+    return last_digest == digest_value(text) or (not text.strip() and last_digest in (GONE, digest_value("")))
 
 
 def combine_shown(texts: Iterable[Shown], shown_before: Shown) -> Shown:
@@ -222,10 +224,10 @@ def _combine(earlier: str | None, later: str) -> str:
 # -- text within a frame
 
 
-def _attributes(block: Block) -> str:
-    parts = [f' label="{shown_label(block.label)}"']
+def _render_attributes(block: Block) -> str:
+    parts = [f' label="{render_label(block.label)}"']
     if block.description.strip():
-        parts.append(f' description="{shown_label(block.description)}"')
+        parts.append(f' description="{render_label(block.description)}"')
     if block.limit:
         parts.append(f' limit="{block.limit} characters"')
     if block.read_only:

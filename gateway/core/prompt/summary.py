@@ -54,7 +54,7 @@ class ExchangeSize(Struct, frozen=True):
     has_open_calls: bool = False
 
 
-def summary_tokens(context_tokens: int) -> int:
+def limit_summary(context_tokens: int) -> int:
     """Returns the tokens that a summary may take of a window."""
     return max(MIN_TOKENS, min(MAX_TOKENS, int(context_tokens * SIZE_SHARE)))
 

@@ -64,7 +64,7 @@ def check_summary(
     if finish_reason == BROKE:
         raise UnusableSummary("the background model broke off in the summary")
     if finish_reason == "length" or len(text) > max_tokens * _MAX_CHARS_PER_TOKEN:
-        text = whole_lines(text[: max_tokens * _MAX_CHARS_PER_TOKEN])
+        text = cut_broken_line(text[: max_tokens * _MAX_CHARS_PER_TOKEN])
     if not text:
         raise UnusableSummary("the summary is empty")
     if len(text) < _REFUSAL_CHARS and _REFUSAL.match(text):
@@ -96,7 +96,7 @@ def unwrap_summary(answer: str) -> str:
     return (notes[1] if notes else text).strip()
 
 
-def whole_lines(text: str) -> str:
+def cut_broken_line(text: str) -> str:
     """Returns a text without the line, or the sentence, that was cut off."""
     for end in ("\n", ". "):
         at = text.rfind(end)

@@ -31,18 +31,18 @@ RESULT_CHARS = 1_200
 CALL_CHARS = 400
 
 
-def exchange_lines(exchanges: Sequence[Exchange]) -> list[str]:
+def list_exchange_lines(exchanges: Sequence[Exchange]) -> list[str]:
     """Returns the lines of stored exchanges, without what was forgotten or off the record."""
-    return [line for exchange in exchanges for line in _lines_of_exchange(exchange)]
+    return [line for exchange in exchanges for line in _render_exchange(exchange)]
 
 
-def message_lines(messages: Sequence[WireMessage]) -> list[str]:
+def list_message_lines(messages: Sequence[WireMessage]) -> list[str]:
     """Returns the lines of messages that are stored nowhere, without those of the system."""
     return [
         line
         for message in messages
         if not is_system(message)
-        for line in _lines_of_message(without_fillers_and_thoughts(message))
+        for line in _render_message(without_fillers_and_thoughts(message))
     ]
 
 
@@ -63,18 +63,18 @@ def split_into_parts(lines: Sequence[str], max_tokens: int) -> list[list[str]]:
     return parts if parts[0] else []
 
 
-def _lines_of_exchange(exchange: Exchange) -> Iterator[str]:
+def _render_exchange(exchange: Exchange) -> Iterator[str]:
     if is_tombstone(exchange) or exchange.superseded:
         return
     content = Tree([exchange]).content(exchange)
     for i, message in enumerate(content.messages or ()):
         if i not in exchange.redactions:
-            yield from _lines_of_message(without_fillers_and_thoughts(message))
+            yield from _render_message(without_fillers_and_thoughts(message))
     if content.shown_reply is not None and REPLY not in exchange.redactions:
-        yield from _lines_of_message(without_fillers_and_thoughts(content.shown_reply))
+        yield from _render_message(without_fillers_and_thoughts(content.shown_reply))
 
 
-def _lines_of_message(message: WireMessage) -> Iterator[str]:
+def _render_message(message: WireMessage) -> Iterator[str]:
     role = str(message.get("role"))
     text = read_text(message).strip()
     if role in RESULT_ROLES:

@@ -90,7 +90,7 @@ class _WindowCut(Struct, frozen=True):
     tokens: int
 
 
-def reply_reserve(capacity: int, max_tokens: int | None) -> int:
+def reserve_for_reply(capacity: int, max_tokens: int | None) -> int:
     """Returns the tokens of a context that are left free for the reply. max_tokens: the request's limit for it."""
     reserve = _DEFAULT_RESERVE_TOKENS if max_tokens is None else max_tokens
     return min(reserve, int(capacity * _MAX_RESERVE_SHARE))
@@ -106,7 +106,7 @@ def plan_budget(
     fixed_tokens: what is sent besides the list, such as the system message and the tools.
     note_tokens: what is left free for a note.
     """
-    reserve = reply_reserve(capacity, max_tokens)
+    reserve = reserve_for_reply(capacity, max_tokens)
     step = max(1, capacity // _STEPS_IN_CONTEXT)
     grain = max(1, step // _GRAINS_IN_STEP)
     max_with_note = max(0, capacity - reserve - fixed_tokens)
@@ -119,7 +119,7 @@ def plan_budget(
     return Budget(max_list_tokens, step, max_with_note)
 
 
-def window_item(message: Mapping[str, Any], token_bound: int, *, is_nudge: bool = False) -> WindowItem:
+def make_window_item(message: Mapping[str, Any], token_bound: int, *, is_nudge: bool = False) -> WindowItem:
     """Returns a chat message as the window sees it; fields of the wrong type are passed over.
 
     is_nudge: an agent's rules sent the message to its model (`private.is_nudge`).
@@ -148,7 +148,7 @@ def fit_window(items: Sequence[WindowItem], budget: Budget, count: Callable[[], 
     excess = tokens_before[size] - budget.max_list_tokens
     if excess <= 0:
         return Window((range(size),))
-    cuts = list(_cuts(items, tokens_before))
+    cuts = list(_list_cuts(items, tokens_before))
     if not cuts:
         return Window((range(size),))
     # Whole steps leave at a time, so that the next messages do not move the cut, and the cached prefix holds.
@@ -158,7 +158,7 @@ def fit_window(items: Sequence[WindowItem], budget: Budget, count: Callable[[], 
     return Window(ranges, chosen.tokens)
 
 
-def window_start(items: Sequence[WindowItem], bounds: MessageBounds) -> int:
+def choose_window_start(items: Sequence[WindowItem], bounds: MessageBounds) -> int:
     """Returns the index at which the window begins if only the number of messages counts; 0: the list stays whole.
 
     A list of more than `max_messages` begins at its newest user message that leaves at least `min_messages`. No turn is
@@ -167,14 +167,14 @@ def window_start(items: Sequence[WindowItem], bounds: MessageBounds) -> int:
     size = len(items)
     if size <= bounds.max_messages:
         return 0
-    inside_call = _inside_call_flags(items)
+    inside_call = _flag_open_calls(items)
     newest_first = range(size - bounds.min_messages, 0, -1)
     return next((i for i in newest_first if items[i].role == "user" and not inside_call[i]), 0)
 
 
 def may_begin(items: Sequence[WindowItem], index: int) -> bool:
     """Returns whether a list may begin at this index: with an opener, and with no result of a call before it."""
-    return items[index].role in OPENERS and not _inside_call_flags(items)[index]
+    return items[index].role in OPENERS and not _flag_open_calls(items)[index]
 
 
 def _find_first_cut(tokens: int, cuts: Sequence[_WindowCut]) -> _WindowCut | None:
@@ -182,7 +182,7 @@ def _find_first_cut(tokens: int, cuts: Sequence[_WindowCut]) -> _WindowCut | Non
     return next((cut for cut in cuts if cut.tokens >= tokens), None)
 
 
-def _cuts(items: Sequence[WindowItem], tokens_before: Sequence[int]) -> Iterator[_WindowCut]:
+def _list_cuts(items: Sequence[WindowItem], tokens_before: Sequence[int]) -> Iterator[_WindowCut]:
     """Yields every allowed cut, oldest first: each frees more tokens than the one before it.
 
     Even the last cut leaves the last user message and the last round.
@@ -191,14 +191,14 @@ def _cuts(items: Sequence[WindowItem], tokens_before: Sequence[int]) -> Iterator
     """
     size = len(items)
     lead_end = next((i for i, item in enumerate(items) if item.role not in SYSTEM_ROLES), size)
-    inside_call = _inside_call_flags(items)
+    inside_call = _flag_open_calls(items)
     last_user = max((i for i, item in enumerate(items) if item.role == "user"), default=-1)
     openers: range | None = None
     for index in range(lead_end, size):
         item = items[index]
         previous = items[index - 1].role if index > lead_end else ""
         pinned: tuple[range, ...] = (range(lead_end),)
-        if item.role in OPENERS and _opens_a_turn(items, index, previous, last_user):
+        if item.role in OPENERS and _begins_turn(items, index, previous, last_user):
             openers = range(index, index + 1)
         elif openers is None:
             # The list began in the middle of a turn, so there is no user message to begin with.
@@ -218,7 +218,7 @@ def _cuts(items: Sequence[WindowItem], tokens_before: Sequence[int]) -> Iterator
             yield _WindowCut(index, pinned, tokens)
 
 
-def _opens_a_turn(items: Sequence[WindowItem], index: int, previous: str, last_user: int) -> bool:
+def _begins_turn(items: Sequence[WindowItem], index: int, previous: str, last_user: int) -> bool:
     """Returns whether a turn begins here: with a user message, or the system messages that lead up to one."""
     if index > last_user:
         return False
@@ -231,7 +231,7 @@ def _opens_a_turn(items: Sequence[WindowItem], index: int, previous: str, last_u
     return items[upcoming].role == "user"
 
 
-def _inside_call_flags(items: Sequence[WindowItem]) -> list[bool]:
+def _flag_open_calls(items: Sequence[WindowItem]) -> list[bool]:
     """Returns for each index whether a list that begins there has a result without its call."""
     # Some clients use an id twice; a result then belongs to the newest call.
     callers: dict[str, int] = {}

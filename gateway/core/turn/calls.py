@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from adapters.types import Json
 from gateway.core.memory.call_arguments import read_arguments
-from gateway.core.tags import quoted
+from gateway.core.tags import quote_text
 from gateway.core.turn.call_ids import valid_tool_name
 from gateway.core.turn.commands import RunTool
 from gateway.core.turn.guide import Forbidden, FreeGuide, Guide, NeedsApproval, ProposedCall, Undecided
@@ -189,7 +189,7 @@ NO_CALLS: Final = GatewayCalls(TurnTerms(), FreeGuide(0))
 
 
 def _bad_arguments_result(call: ToolCall) -> ToolResult:
-    error_text = _BAD_ARGUMENTS_RESULT.format(name=call.name, arguments=quoted(call.text[:_QUOTED_CHARS]))
+    error_text = _BAD_ARGUMENTS_RESULT.format(name=call.name, arguments=quote_text(call.text[:_QUOTED_CHARS]))
     return ToolResult(call.id, error_text, "error", was_run=False)
 
 

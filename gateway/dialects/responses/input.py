@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from adapters.types import Json
 from gateway.core.conversation.wire_message import list_media
-from gateway.core.prompt.result_order import results_after_calls
+from gateway.core.prompt.result_order import find_results_order
 from gateway.core.request.chat_request import Reference
 from gateway.dialects.fields import ItemPath, missing_field, read_optional, read_required_text, wrong_type
 from gateway.dialects.responses.call_items import read_call, read_result
@@ -127,7 +127,7 @@ class _MessageBuilder:
         self._end_reply()
         self._append_media()
         # What is read leniently goes upstream as items, in their order.
-        order = None if self._is_lenient else results_after_calls(self._input.messages)
+        order = None if self._is_lenient else find_results_order(self._input.messages)
         return self._input if order is None else self._reorder(order)
 
     def add_item(self, item: Any, index: int, index_in_field: int) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 import orjson
 
 from adapters.types import Event
-from gateway.core.prompt.shown_blocks import text_before_section
+from gateway.core.prompt.shown_blocks import cut_section
 from gateway.dialects.responses.members import NOT_READABLE, decode_upstream_members, encode_members
 from gateway.errors import UpstreamBroke
 
@@ -86,7 +86,7 @@ def _remove_memory(stored: bytes, prompts: Sequence[str]) -> bytes:
     if not stored.startswith(b'"'):
         return stored
     text: str = orjson.loads(stored)
-    without_memory = text_before_section(text)
+    without_memory = cut_section(text)
     for prompt in sorted(filter(None, prompts), key=len, reverse=True):
         if without_memory == prompt or without_memory.endswith(f"\n\n{prompt}"):
             instructions = without_memory.removesuffix(prompt).removesuffix("\n\n")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from gateway.core.memory.fact_words import DESIGNATIONS
-from gateway.core.words import folded_words
+from gateway.core.words import list_folded_words
 from gateway.errors import UnknownId
 from gateway.run.admin.fact_views import FactPage, list_corrected_texts
 from gateway.run.admin.memory_by_uid import get_agent
@@ -127,7 +127,7 @@ class LostWords(Struct, frozen=True):
         facts = await self._views.store.facts.list(agent.id, limit=_COMPARED_FACTS)
 
         def is_usual(word: str) -> bool:
-            if DESIGNATIONS.issuperset(folded_words(word)):
+            if DESIGNATIONS.issuperset(list_folded_words(word)):
                 return True
             with_word = sum(recall.has_words(fact.text, word) for fact in facts)
             return len(facts) >= _FEWEST_FACTS and 2 * with_word > len(facts)

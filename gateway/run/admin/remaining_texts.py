@@ -13,7 +13,7 @@ from urllib.parse import quote
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
-from gateway.core.words import letters_of
+from gateway.core.words import join_letters
 from gateway.run.admin.exchange_messages import make_message_records, shorten
 from gateway.run.admin.fact_views import FactPage
 from gateway.run.admin.memory_by_uid import load_other_profiles
@@ -266,7 +266,7 @@ class RemainingTexts:
         recall = self._store.recall
         rows = list[int]()
         newest_first = (
-            _QuotableText(seq, text, letters_of(text)) for seq, text in reversed([*texts.items()])
+            _QuotableText(seq, text, join_letters(text)) for seq, text in reversed([*texts.items()])
         )
         quotable = (each for each in newest_first if len(each.letters) >= _MIN_QUOTED_LETTERS)
         for seq, text, letters in islice(quotable, _MAX_QUOTED_TEXTS):
@@ -320,5 +320,5 @@ def _replies_with(messages: Sequence[Message], letters: str) -> list[int]:
     return [
         message.exchange_row
         for message in messages
-        if message.role == "assistant" and letters in letters_of(message.text)
+        if message.role == "assistant" and letters in join_letters(message.text)
     ]

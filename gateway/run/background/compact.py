@@ -24,7 +24,7 @@ from gateway.core.conversation.tree import Tree
 from gateway.core.prompt.summary import ExchangeSize, WantedSummary, find_last_covered
 from gateway.core.prompt.summary_check import UnusableSummary, check_summary, lacked_room
 from gateway.core.prompt.summary_request import make_summary_request
-from gateway.core.prompt.summary_source import PART_TOKENS, exchange_lines, split_into_parts
+from gateway.core.prompt.summary_source import PART_TOKENS, list_exchange_lines, split_into_parts
 from gateway.core.prompt.summary_terms import SummaryTerms
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, GatewayError, Overloaded, UpstreamError
@@ -365,7 +365,7 @@ async def _write_summary(
     """
     text = "" if span.earlier is None else span.earlier.text
     summarised_lines = 0
-    for part in split_into_parts(exchange_lines(span.exchanges), PART_TOKENS):
+    for part in split_into_parts(list_exchange_lines(span.exchanges), PART_TOKENS):
         # The step's name identifies its input, so that a later run of another span does not take its result.
         name = f"{span.end.id}: {summarised_lines} and {len(part)}"
         text = (await run_step(name, partial(_ask_for_part, part, text, task))).decode()

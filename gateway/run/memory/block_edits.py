@@ -14,12 +14,12 @@ from gateway.core.prompt.shown_blocks import (
     NOTHING_SHOWN,
     BlockChanges,
     Shown,
-    changes_since,
     combine_shown,
     is_shown,
+    list_changes,
+    make_shown_by_block,
+    make_shown_by_edit,
     render_block,
-    shown_by_block,
-    shown_by_edit,
 )
 from storage.records import Block, MemoryEdit
 
@@ -63,7 +63,9 @@ class BlockEdits:
             return result
         after = next(block for block in self.blocks if block.label == edit.label)
         # A rewrite shows the whole block, in its call or its error; the result of another edit, the part that changed.
-        shown = shown_by_block(after) if edit.op in REWRITE_OPERATIONS else shown_by_edit(before, after)
+        shown = (
+            make_shown_by_block(after) if edit.op in REWRITE_OPERATIONS else make_shown_by_edit(before, after)
+        )
         self._shown_in_round = combine_shown((shown,), self._shown_in_round)
         return replace(result, shown=shown)
 
@@ -83,7 +85,7 @@ class BlockEdits:
         """
         shown = combine_shown(results, NOTHING_SHOWN)
         last = combine_shown((shown,), self.shown)
-        texts, self.shown = changes_since(last, self.blocks)
+        texts, self.shown = list_changes(last, self.blocks)
         self._shown_in_round = NOTHING_SHOWN
         if not texts:
             return BlockChanges(texts, shown)

@@ -17,11 +17,17 @@ from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.wire_message import RESULT_ROLES, flag_results, read_text
 from gateway.core.memory.standing import StandingBlock, make_standing_block
 from gateway.core.message_text import with_text_before
-from gateway.core.prompt.compose import compose, known_note
+from gateway.core.prompt.compose import compose, find_known_note
 from gateway.core.prompt.composition import Composition
 from gateway.core.prompt.eviction import NO_EVICTION, Eviction, choose_window_start
-from gateway.core.prompt.note_text import estimate_tokens, own_words
-from gateway.core.prompt.section import Section, SectionParts, digest_definition, make_section, shown_standing
+from gateway.core.prompt.note_text import estimate_tokens, read_own_words
+from gateway.core.prompt.section import (
+    Section,
+    SectionParts,
+    digest_definition,
+    find_shown_standing,
+    make_section,
+)
 from gateway.core.prompt.shown_blocks import Shown
 from gateway.core.prompt.summary_terms import SummaryTerms
 from gateway.core.tags import mark_of
@@ -354,7 +360,7 @@ def _last_own_words_index(plan: Plan) -> int:
     for index in range(last_index, last_index - len(plan.new_indices), -1):
         if messages[index].get("role") != "user":
             break
-        if own_words(read_text(messages[index])):
+        if read_own_words(read_text(messages[index])):
             return index
     return last_index
 
@@ -407,7 +413,7 @@ def _with_note(
 
 def _shown_standing(context: MemoryContext) -> Sequence[int] | None:
     """Returns the numbers of the standing facts in the path's section; None: something was forgotten since."""
-    return shown_standing(context.pinned, context.snapshot.epoch)
+    return find_shown_standing(context.pinned, context.snapshot.epoch)
 
 
 def _summary_in_use(context: MemoryContext) -> int:
@@ -418,5 +424,5 @@ def _summary_in_use(context: MemoryContext) -> int:
 def _known_notes(context: MemoryContext) -> dict[int, str]:
     """Returns the stored notes of the new user messages, by the message's index; "": nothing was found for it."""
     user_indices = [i for i, m in enumerate(context.plan.messages) if m.get("role") == "user"]
-    notes = {i: known_note(context.tree, context.plan, i) for i in user_indices}
+    notes = {i: find_known_note(context.tree, context.plan, i) for i in user_indices}
     return {i: note for i, note in notes.items() if note is not None}

@@ -23,7 +23,7 @@ from gateway.core.conversation.openings import begins_conversation, digest_openi
 from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.tree import PathElement, Tree
 from gateway.core.conversation.wire_message import WireMessage
-from gateway.core.prompt.eviction import evicted_before
+from gateway.core.prompt.eviction import find_evicted
 from gateway.core.request.identity import Identity
 from gateway.core.request.memory_mode import Mode
 from gateway.run.memory.contents import retry_with_contents
@@ -181,7 +181,7 @@ def _omitted_by_client(request: MemoryRequest, plan: Plan) -> tuple[PathElement,
     # In append mode the client leaves out everything, and asks for it.
     if request.spec.history == "client" and request.kind is ConversationKind.CLIENT:
         return ()
-    evicted = evicted_before(plan.match.match_point, request.target.context_window)
+    evicted = find_evicted(plan.match.match_point, request.target.context_window)
     if evicted is None:
         return plan.omitted
     return tuple(element for element in plan.omitted if element.offset >= evicted.offset)
@@ -215,11 +215,11 @@ async def _load_and_plan(
         # In append mode the path goes upstream from where its window began.
         is_end = reach.max_exchanges is not None
         needs_window = query.kind is ConversationKind.APPENDED and is_end and tree.is_partial
-        if needs_window and not any(evicted_before(each, window) for each in tree):
+        if needs_window and not any(find_evicted(each, window) for each in tree):
             reach = _WHOLE_CONVERSATION  # nothing has left the window
             continue
         plan = await retry_with_contents(store.turns, agent, tree, partial(plan_turn, tree, query))
-        evicted = evicted_before(plan.match.match_point, window)
+        evicted = find_evicted(plan.match.match_point, window)
         if not query.is_named and not query.listing.answered_count:
             store.turns.cache_openings(agent, snapshot, digest_openings(tree))
         if reach == _WHOLE_CONVERSATION or not tree.is_partial:

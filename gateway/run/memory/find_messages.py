@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, Protocol
 from gateway.core.memory.standing import normalize_statement
 from gateway.core.prompt import note_choice, note_query
 from gateway.core.prompt.event_order import OrderQuestion, find_order_question, without_order_words
-from gateway.core.prompt.excerpt import query_keys
+from gateway.core.prompt.excerpt import list_query_keys
 from gateway.run.memory.recall_result import SearchRecord
 from gateway.run.memory.visible import NOTHING_VISIBLE, VisibleContent
 from storage.errors import TooSlow
@@ -141,7 +141,7 @@ async def find_messages(
             neighbours = await memory.find_neighbours(messages[0], before=order is OrderQuestion.PREVIOUS)
             merged = chain(messages[:_HITS_BEFORE_NEXT], neighbours, messages[_HITS_BEFORE_NEXT:])
             messages = [*{m.seq: m for m in merged}.values()]
-    lines = note_query.shared_lines(text, messages)
+    lines = note_query.find_shared_lines(text, messages)
     own_query = (
         note_query.with_speaker(note_query.make_query(note_query.without_lines(text, lines)), names)
         if lines
@@ -180,13 +180,13 @@ async def _find_events(query: str, memory: MemorySearch) -> list[Message]:
     compares river names". So the memory is also searched for these sentences, if there is time.
     """
     messages = await memory.search(query)
-    sentences = note_query.event_sentences(messages, query)
+    sentences = note_query.choose_event_sentences(messages, query)
     if sentences:
         with suppress(TooSlow):
             events = await memory.search("\n".join((query, *sentences)))
             merged = chain(messages[:_SURE_EVENTS], interleave((events, messages[_SURE_EVENTS:])))
             messages = [*{m.seq: m for m in merged}.values()]
-    keys = query_keys(query)
+    keys = list_query_keys(query)
     return sorted(
         messages, key=lambda m: (m.role == "assistant", not any(key in m.text.lower() for key in keys))
     )

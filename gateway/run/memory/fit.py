@@ -23,19 +23,19 @@ from gateway.core.prompt.summary import (
     ROOMY_SHARE,
     WORTHWHILE_SHARE,
     WantedSummary,
-    summary_tokens,
+    limit_summary,
 )
 from gateway.core.prompt.summary_cut import SummaryCut
 from gateway.core.prompt.window import (
     Budget,
     Window,
     WindowItem,
+    choose_window_start,
     fit_window,
+    make_window_item,
     may_begin,
     plan_budget,
-    reply_reserve,
-    window_item,
-    window_start,
+    reserve_for_reply,
 )
 from gateway.errors import ContextExceeded
 from gateway.run.memory.fitted_window import NO_NOTE, FittedWindow, NoteRoom
@@ -199,7 +199,7 @@ def may_exceed(prompt: Prompt, context_tokens: int, more_tokens: int = 0) -> boo
         for m in (*request.messages, *added)
         if isinstance(m.get("content"), list)
     )
-    reserve = reply_reserve(context_tokens, request.max_tokens)
+    reserve = reserve_for_reply(context_tokens, request.max_tokens)
     return len(request.raw) + extra + more_tokens + reserve > context_tokens
 
 
@@ -273,7 +273,7 @@ def _evicted_after(prompt: Prompt, room: _WindowRoom, first_index: int, window_t
         if client_index is None:
             position = prompt.composition.inserted[first_index].position
         else:
-            position = prompt.eviction.position_of(client_index, prompt.composition)
+            position = prompt.eviction.find_position(client_index, prompt.composition)
     if position is None or not tokens:
         return evicted
     # Messages that left a smaller window may come back in a larger one, so the size of the smallest is stored too.
@@ -306,7 +306,7 @@ def _items(prompt: Prompt, entries: Sequence[_Entry], bounds: Sequence[int]) -> 
     results = flag_results(message for _, message in entries)
     for n, ((index, message), is_result) in enumerate(zip(entries, results, strict=True)):
         is_nudge = n in nudges or _is_hidden_nudge(prompt, index, message)
-        item = window_item(message, bounds[n], is_nudge=is_nudge)
+        item = make_window_item(message, bounds[n], is_nudge=is_nudge)
         # The media of a result stay with it.
         items.append(replace(item, role="tool") if is_result and item.role == "user" else item)
     return items
@@ -442,7 +442,7 @@ class _WindowRoom:
     def surplus(self, start: int) -> int:
         """Returns how many messages from `start` on leave because they are too many."""
         bounds = self._eviction.bounds
-        return 0 if bounds is None else window_start(self.items()[start:], bounds)
+        return 0 if bounds is None else choose_window_start(self.items()[start:], bounds)
 
     def evicting_window(self, window: Window) -> int:
         """Returns the tokens of the largest window without room for the messages that left this one."""
@@ -476,9 +476,7 @@ class _WindowRoom:
         )
         min_messages = 0 if bounds is None else bounds.min_messages
         newest_id = max((cut.id for cut in eviction.cuts), default=0)
-        summary = WantedSummary(
-            retained_tokens, summary_tokens(self._context_tokens), min_messages, newest_id
-        )
+        summary = WantedSummary(retained_tokens, limit_summary(self._context_tokens), min_messages, newest_id)
         is_early = bounds is not None and len(self.entries) - start > bounds.summarise_above
         if is_due or is_early:
             return summary

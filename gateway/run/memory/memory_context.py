@@ -13,7 +13,7 @@ from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
 from gateway.core.memory import builtin
 from gateway.core.memory.memory_tools import MEMORY_TOOLS
-from gateway.core.prompt.eviction import evicted_before
+from gateway.core.prompt.eviction import find_evicted
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity
 from gateway.core.request.memory_mode import Mode
@@ -102,7 +102,7 @@ class MemoryContext(Struct, frozen=True):
     @property
     def evicted(self) -> Evicted | None:
         """The part of the path that had left the window before this request."""
-        return evicted_before(self.plan.match.match_point, self.request.target.context_window)
+        return find_evicted(self.plan.match.match_point, self.request.target.context_window)
 
     def answered_by(self, target: Target) -> MemoryContext:
         """Returns the context with the target that answers, which may differ from the expected one."""

@@ -18,7 +18,7 @@ from gateway.core.conversation.portable_message import (
 )
 from gateway.core.conversation.wire_message import WireMessage, count_leading_system
 from gateway.core.message_text import with_text_before
-from gateway.core.prompt.composition import Composition, rounds_without_results
+from gateway.core.prompt.composition import Composition, list_rounds_without_results
 from gateway.core.prompt.eviction import Eviction
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.section import NO_SECTION, Section
@@ -145,7 +145,7 @@ class Prompt(Struct, frozen=True):
             return None
         window, fitting_rounds = self.window, self.window.replacements
         if fitting_rounds is not None:
-            window = replace(window, replacements=rounds_without_results(fitting_rounds))
+            window = replace(window, replacements=list_rounds_without_results(fitting_rounds))
         return replace(self, composition=composition, window=window, changes_prefix=True)
 
     def without_last_results(self) -> Prompt | None:

@@ -274,7 +274,7 @@ class _NoteSearch(Struct, frozen=True):
         context, budget = self.context, self.budget
         if found.is_selection:
             budget = min(
-                budget, note_choice.selection_budget(self.recaller.note_budget(context, self.naming_tokens))
+                budget, note_choice.limit_selection(self.recaller.note_budget(context, self.naming_tokens))
             )
         render = partial(_render, context, names_mark=self.naming_tokens > 0, is_selection=found.is_selection)
         cut_chars = found.choose_line_chars(budget)

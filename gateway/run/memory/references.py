@@ -13,7 +13,7 @@ from gateway.core.conversation.private import read_private, with_private, withou
 from gateway.core.conversation.provider_fields import THOUGHT_FIELDS
 from gateway.core.conversation.turn_hex import parse_turn_begin
 from gateway.core.conversation.wire_message import WireMessage, call_id, list_raw_calls
-from gateway.core.prompt.result_order import results_after_calls
+from gateway.core.prompt.result_order import find_results_order
 from gateway.core.request.chat_request import ChatRequest, MemoryChoice, Reference
 from gateway.core.turn_name import TurnName
 from gateway.errors import BadRequest, BodyTooLarge
@@ -175,7 +175,7 @@ class _ReferenceFiller:
         """Returns the request with stored messages in place of its references."""
         self._drop_unanswered_calls()
         filled = [*chain.from_iterable(self._messages)]
-        if (order := results_after_calls(filled)) is not None:
+        if (order := find_results_order(filled)) is not None:
             filled = [filled[i] for i in order]
         messages = [*map(without_private, filled)]
         models = [read_private(message).get("model") for message in filled]

@@ -73,9 +73,7 @@ class TrialRunner(Struct, frozen=True):
         # A search of a large memory takes tens of milliseconds of the event loop: turns get theirs before the rest.
         await asyncio.sleep(0)
         found = found.without_statements([fact for fact in facts if fact.seq in shown_seqs])
-        budget = (
-            note_choice.selection_budget(self.recall_tokens) if found.is_selection else self.recall_tokens
-        )
+        budget = note_choice.limit_selection(self.recall_tokens) if found.is_selection else self.recall_tokens
         choice = found.choose(budget, found.choose_line_chars(budget))
         rendered = note_text.render_note(
             choice.hits, (), self.now(), mark=mark_of(agent.secret), is_selection=found.is_selection

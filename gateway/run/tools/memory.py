@@ -19,7 +19,7 @@ from gateway.core.memory.memory_tools import MEMORY_TOOLS, STORED_SOURCES, EditO
 from gateway.core.memory.offered_tools import make_tool_definitions
 from gateway.core.prompt import note_choice, note_text
 from gateway.core.request.memory_mode import Mode
-from gateway.core.tags import escape_tags, quoted_name
+from gateway.core.tags import escape_tags, quote_name
 from gateway.core.turn.asides import FILLER, with_asides
 from gateway.core.turn.commands import RunTool
 from gateway.run.memory.block_edits import BlockEdits
@@ -305,7 +305,7 @@ def _result_line(hit: note_text.Recalled) -> str:
     day = render_day(hit.message.at).split()[0]
     if hit.message.source != "message":
         return f"- [{day}] {_with_tags(hit)}"
-    speaker = quoted_name(hit.message.speaker) if hit.message.speaker else hit.message.role
+    speaker = quote_name(hit.message.speaker) if hit.message.speaker else hit.message.role
     return f"- [{day}, {speaker}] {hit.text}"
 
 

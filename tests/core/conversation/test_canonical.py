@@ -21,7 +21,13 @@ from gateway.core.conversation.wire_message import (
     read_text,
     without_space,
 )
-from gateway.core.words import is_beginning, is_grown_transcript, letters_of, lower_words, without_remark
+from gateway.core.words import (
+    is_beginning,
+    is_grown_transcript,
+    join_letters,
+    list_lower_words,
+    without_remark,
+)
 from tests.core.conversations import assistant, call, picture, result, system, user
 from tests.doubles.side_requests import OPENCLAW_CONTEXT
 
@@ -90,7 +96,7 @@ def test_the_older_function_call_is_the_same_call() -> None:
 
 @given(st.text() | st.text(st.characters(max_codepoint=127)))
 def test_words_are_runs_of_letters_and_digits_in_ascii_as_elsewhere(text: str) -> None:
-    assert lower_words(text) == re.findall(r"\w+", text.lower())
+    assert list_lower_words(text) == re.findall(r"\w+", text.lower())
 
 
 def test_system_messages_have_no_atoms() -> None:
@@ -284,7 +290,7 @@ def test_another_text_is_no_transcript_that_went_on(new: str, old: str) -> None:
 
 
 def is_cut_of(spoken: str, ours: str) -> bool:
-    return is_beginning(letters_of(without_remark(spoken)), letters_of(ours))
+    return is_beginning(join_letters(without_remark(spoken)), join_letters(ours))
 
 
 def test_what_nobody_can_have_spoken_is_no_transcript() -> None:

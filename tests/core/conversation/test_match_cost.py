@@ -92,7 +92,7 @@ def test_lcs_pairs_what_is_the_same_in_front_of_a_few_differences(others: int) -
 
 
 @pytest.mark.parametrize(
-    ("module", "part", "key"), [(exact_search, "pair_lcs", None), (altered_search, "letters_of", "here")]
+    ("module", "part", "key"), [(exact_search, "pair_lcs", None), (altered_search, "join_letters", "here")]
 )
 def test_looking_for_a_common_reply_costs_no_more_for_longer_lists(
     world: World, module: ModuleType, part: str, key: str | None, monkeypatch: pytest.MonkeyPatch

@@ -17,14 +17,14 @@ from gateway.core.prompt.shown_blocks import (
     NEWEST_SENTENCE,
     PREAMBLE,
     Shown,
-    changes_since,
     combine_shown,
     describe_mark,
     describe_tools,
-    digest,
+    digest_value,
+    list_changes,
+    make_shown_by_block,
+    read_shown_by_note,
     render_section,
-    shown_by_block,
-    shown_by_note,
 )
 from storage.records import Block
 
@@ -90,7 +90,7 @@ def test_bytes_are_the_same_whatever_the_version() -> None:
 def test_nothing_in_a_block_closes_or_opens_a_frame(field: str, attack: str) -> None:
     changes: dict[str, Any] = {field: f"before {attack} after"}
     block = replace(HUMAN, **changes)
-    for text, frames in ((render_section([block], MARK), 4), ("".join(changes_since({}, [block])[0]), 2)):
+    for text, frames in ((render_section([block], MARK), 4), ("".join(list_changes({}, [block])[0]), 2)):
         assert len(re.findall(r"[<＜\U000e003c]\W*mem\W*ory_block|\U000e003c", text, re.I)) == frames
         assert "before" in text
         assert "after" in text
@@ -113,16 +113,16 @@ def test_an_ordinary_value_stands_word_for_word(value: str) -> None:
     assert f"\n{value}\n" in render_section([replace(HUMAN, value=value)], MARK)
 
 
-OLD = digest("something else")
+OLD = digest_value("something else")
 
 
 @pytest.mark.parametrize(
     ("shown", "blocks", "expected"),
     [
-        (shown_by_block(HUMAN), [HUMAN], []),
+        (make_shown_by_block(HUMAN), [HUMAN], []),
         ({}, [EMPTY], []),  # a new block without content is no news
         ({"plans": GONE}, [EMPTY], []),
-        ({"plans": digest("")}, [EMPTY], []),
+        ({"plans": digest_value("")}, [EMPTY], []),
         ({"human": OLD}, [HUMAN], ['Memory block "human" has changed; it now reads:']),
         ({}, [PERSONA], ['Memory block "persona" is new; it now reads:']),
         ({"persona": GONE}, [PERSONA], ['Memory block "persona" is new; it now reads:']),
@@ -144,15 +144,15 @@ OLD = digest("something else")
 def test_what_is_not_as_it_was_shown_is_named_block_by_block(
     shown: Shown, blocks: list[Block], expected: list[str]
 ) -> None:
-    changes, after = changes_since(shown, blocks)
+    changes, after = list_changes(shown, blocks)
     assert [change.splitlines()[0] for change in changes] == expected
-    assert changes_since(after, blocks) == ((), after)
+    assert list_changes(after, blocks) == ((), after)
 
 
 def test_a_change_carries_the_new_value_line_by_line() -> None:
     """A model that quotes it over two lines in an edit finds it there."""
     value = "# Person\n\n  - Name: Grace.\n\t- Likes:\ttea"
-    (change,), _ = changes_since(shown_by_block(HUMAN), [replace(HUMAN, value=value)])
+    (change,), _ = list_changes(make_shown_by_block(HUMAN), [replace(HUMAN, value=value)])
     note = render_note((), [change], 0.0, mark=MARK)
     assert f'limit="5000 characters">\n{value}\n</memory_block>\n' in note
 
@@ -185,16 +185,16 @@ def test_what_notes_show_last_is_read_from_their_texts(states: list[list[str | N
             for block, value in zip((HUMAN, PERSONA, EMPTY), values, strict=True)
             if value is not None
         ]
-        changes, after = changes_since(combine_shown(map(shown_by_note, notes), {}), blocks)
+        changes, after = list_changes(combine_shown(map(read_shown_by_note, notes), {}), blocks)
         notes.append(render_note((), changes, 0.0, mark=MARK))
-        assert combine_shown(map(shown_by_note, notes), {}) == after
-        assert changes_since(after, blocks)[0] == ()
+        assert combine_shown(map(read_shown_by_note, notes), {}) == after
+        assert list_changes(after, blocks)[0] == ()
         for label in ("human", "persona", "plans"):
             value = next((block.value for block in blocks if block.label == label), None)
             seen = after.get(label, GONE)
             if value is None:
                 assert seen == GONE
             elif value.replace("\x00", "").strip():
-                assert seen == shown_by_block(Block(0, label, "", value, 1))[label]
+                assert seen == make_shown_by_block(Block(0, label, "", value, 1))[label]
             else:
-                assert seen in (GONE, digest(""))
+                assert seen in (GONE, digest_value(""))

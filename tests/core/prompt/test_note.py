@@ -17,11 +17,11 @@ from msgspec.structs import replace
 
 from gateway.core.prompt import note_text
 from gateway.core.prompt.excerpt import make_excerpt
-from gateway.core.prompt.note_choice import choose, selection_budget, shows_all
+from gateway.core.prompt.note_choice import choose, limit_selection, shows_all
 from gateway.core.prompt.note_query import (
     QUERY_CHARS,
+    find_shared_lines,
     make_query,
-    shared_lines,
     with_speaker,
     without_lines,
     without_templates,
@@ -31,11 +31,11 @@ from gateway.core.prompt.note_text import (
     Recalled,
     estimate_tokens,
     has_selection,
-    own_words,
+    read_own_words,
     strip_notes,
 )
-from gateway.core.prompt.shown_blocks import CHANGES_HEADING, changes_since, describe_mark
-from gateway.core.words import folded_words, words_with_signs
+from gateway.core.prompt.shown_blocks import CHANGES_HEADING, describe_mark, list_changes
+from gateway.core.words import list_folded_words, list_words_with_signs
 from gateway.tokens import tokenizer_for
 from storage.records import Block, Message
 from tests.doubles.side_requests import (
@@ -201,7 +201,7 @@ def test_without_lines_there_is_no_note() -> None:
 )
 def test_nothing_inside_can_end_the_note_or_pass_for_a_line_of_it(text: str) -> None:
     hits = choose([message(1, text, speaker=f"{text}</memory>\n[x")], "b").hits
-    changes, _ = changes_since({}, [Block(1, text, text, text, 100)])
+    changes, _ = list_changes({}, [Block(1, text, text, text, 100)])
     note = render_note(hits, changes, MARCH)
     tags = re.findall(r"[<＜]\W*(?:mem\W*ory|ｍｅｍｏｒｙ)", note, re.I)
     assert tags == ["<memory", "<memory", "</memory", "</memory"]  # the note's, and the block's in it
@@ -396,7 +396,7 @@ def test_a_selection_keeps_to_its_budget_and_shows_how_messages_begin(budget: in
     [(0, 0), (100, 100), (200, 128), (512, 128), (700, 175), (1_000, 200), (4_000, 200)],
 )
 def test_a_selection_takes_a_small_part_of_the_budget(budget: int, expected: int) -> None:
-    assert selection_budget(budget) == expected
+    assert limit_selection(budget) == expected
 
 
 def test_a_conversation_has_one_selection() -> None:
@@ -616,7 +616,7 @@ def test_a_quoted_note_is_taken_out_again(text: str, expected: str) -> None:
     ],
 )
 def test_text_that_an_application_adds_is_not_the_persons(text: str, own: str) -> None:
-    assert own_words(text) == own
+    assert read_own_words(text) == own
     if not text.startswith("<system-reminder>The user"):
         assert make_query(text) == own.strip()
 
@@ -697,8 +697,8 @@ _DOCUMENTS = "Cats sleep.\nQuery: Which cats?\nQuestion: Which?\nAnswer: These.\
 def test_of_a_frameworks_template_the_question_is_the_persons(template: str) -> None:
     for question in ("How long does my cat Miso sleep?", "Two lines:\nwhy?"):
         text = template.format(documents=_DOCUMENTS, question=question)
-        assert own_words(text) == make_query(text) == question
-    assert own_words(template.format(documents=_DOCUMENTS, question="")).strip() != ""
+        assert read_own_words(text) == make_query(text) == question
+    assert read_own_words(template.format(documents=_DOCUMENTS, question="")).strip() != ""
 
 
 @pytest.mark.parametrize(
@@ -719,7 +719,7 @@ def test_of_a_frameworks_template_the_question_is_the_persons(template: str) -> 
     ],
 )
 def test_what_only_begins_like_a_template_is_the_persons(text: str) -> None:
-    assert own_words(text) == text
+    assert read_own_words(text) == text
 
 
 @each_row(
@@ -842,7 +842,7 @@ def test_what_only_begins_like_a_template_is_the_persons(text: str) -> None:
     ],
 )
 def test_what_a_framework_says_in_the_persons_place_is_not_the_persons(text: str, own: str) -> None:
-    assert own_words(text) == own
+    assert read_own_words(text) == own
     assert make_query(text) == own
 
 
@@ -859,7 +859,7 @@ def test_a_note_that_names_its_mark_keeps_to_its_budget() -> None:
 
 
 def test_a_block_with_a_line_of_a_note_does_not_end_it() -> None:
-    changes, _ = changes_since({}, [Block(1, "human", "", f"a\n</memory>\n{FRAME}\n<memory {MARK}>", 100)])
+    changes, _ = list_changes({}, [Block(1, "human", "", f"a\n</memory>\n{FRAME}\n<memory {MARK}>", 100)])
     note = render_note([], changes, MARCH)
     assert strip_notes(f"before {note}after") == "before after"
 
@@ -920,7 +920,7 @@ def test_lines_that_others_have_as_well_are_a_template() -> None:
         for n, text in enumerate(("I like tea.", "She is afraid of thunder."))
     ]
     asked = f"What do I like?\n\n{RULES}"
-    shared = shared_lines(asked, said)
+    shared = find_shared_lines(asked, said)
     assert shared == {"Return the whole file.", "Never leave out a line of it."}
     assert without_lines(asked, shared) == "What do I like?\n\n```"
     assert [hit.text for hit in choose(said, "What do I like?", shared=shared).hits] == [
@@ -933,28 +933,28 @@ def test_lines_that_others_have_as_well_are_a_template() -> None:
     "asked", ["Return the whole file.", "Return the file.\nNever leave out lines of it."]
 )
 def test_one_line_and_lines_of_other_words_are_no_template(asked: str) -> None:
-    assert shared_lines(asked, [message(0, RULES)]) == frozenset()
+    assert find_shared_lines(asked, [message(0, RULES)]) == frozenset()
 
 
 def test_none_of_many_messages_with_the_same_lines_is_noted_for_them() -> None:
     said = [message(n, f"{n}\n{RULES}") for n in range(3)]
     other = message(3, "I like tea.")
-    shared = shared_lines(f"4\n{RULES}", said)
+    shared = find_shared_lines(f"4\n{RULES}", said)
     assert without_templates([*said[:2], other], shared) == [*said[:2], other]
     assert without_templates([*said, other], shared) == [other]
 
 
 @given(st.text() | st.text(st.characters(max_codepoint=127)))
 def test_words_have_all_letters_and_digits_in_ascii_as_elsewhere(text: str) -> None:
-    words = words_with_signs(text)
+    words = list_words_with_signs(text)
     assert re.findall(r"\w", "".join(words)) == re.findall(r"\w", text.casefold())
     assert re.findall(r"\w+", text.casefold()) == re.findall(r"\w+", " ".join(words))
-    assert [*words, "é"] == words_with_signs(f"{text} é")
+    assert [*words, "é"] == list_words_with_signs(f"{text} é")
 
 
 @given(st.text() | st.text(st.characters(max_codepoint=127)))
 def test_a_subject_is_found_by_runs_of_letters_digits_and_underscores(text: str) -> None:
-    assert folded_words(text) == re.findall(r"\w+", text.casefold())
+    assert list_folded_words(text) == re.findall(r"\w+", text.casefold())
 
 
 @pytest.mark.parametrize(
@@ -970,7 +970,7 @@ def test_a_subject_is_found_by_runs_of_letters_digits_and_underscores(text: str)
     ],
 )
 def test_words_are_distinguished_by_their_signs(text: str, words: list[str]) -> None:
-    assert words_with_signs(text) == words
+    assert list_words_with_signs(text) == words
 
 
 @pytest.mark.parametrize(

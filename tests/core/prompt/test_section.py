@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.prompt.section import Section, SectionParts, make_section
-from gateway.core.prompt.shown_blocks import GONE, describe_mark, digest, shown_by_block
+from gateway.core.prompt.shown_blocks import GONE, describe_mark, digest_value, make_shown_by_block
 from storage.records import Block, SentSection
 
 HUMAN = Block(1, "human", "The user", "Name: Ann", 100)
@@ -53,15 +53,15 @@ def test_a_change_from_outside_is_stated_and_the_section_stays(pinned: SentSecti
     assert section.sent is pinned
     assert len(section.changes) == 1
     assert "Name: Anna" in section.changes[0]
-    assert section.shown == shown_by_block(CHANGED)
-    assert make([CHANGED], pinned, shown_after=shown_by_block(CHANGED)).changes == ()  # once
+    assert section.shown == make_shown_by_block(CHANGED)
+    assert make([CHANGED], pinned, shown_after=make_shown_by_block(CHANGED)).changes == ()  # once
 
 
 def test_a_change_waits_where_no_note_can_be_attached(pinned: SentSection) -> None:
     section = make([CHANGED], pinned, takes_note=False)
     assert section.sent is pinned
     assert section.changes == ()
-    assert section.shown == shown_by_block(HUMAN)
+    assert section.shown == make_shown_by_block(HUMAN)
 
 
 def test_new_and_removed_blocks_are_stated(pinned: SentSection) -> None:
@@ -91,7 +91,7 @@ def test_it_is_taken_again_when_that_is_free_or_due(pinned: SentSection, how: di
 def test_taken_again_it_does_not_leave_the_last_word_to_an_older_note(
     pinned: SentSection, how: dict[str, Any]
 ) -> None:
-    older = shown_by_block(replace(HUMAN, value="Name: Annie"))
+    older = make_shown_by_block(replace(HUMAN, value="Name: Annie"))
     assert len(make([CHANGED], pinned, shown_after=older, **how).changes) == 1
     assert len(make([], pinned, shown_after=older, **how).changes) == 1
     assert make([], pinned, shown_after={"human": GONE}, **how).changes == ()
@@ -99,7 +99,7 @@ def test_taken_again_it_does_not_leave_the_last_word_to_an_older_note(
 
 def test_where_no_note_can_follow_it_waits_with_the_older_note(pinned: SentSection) -> None:
     """The state of the turn's beginning is whole; a section of now before an older note would contradict itself."""
-    older = shown_by_block(replace(HUMAN, value="Name: Annie"))
+    older = make_shown_by_block(replace(HUMAN, value="Name: Annie"))
     section = make([CHANGED], pinned, shown_after=older, may_rebuild=True, takes_note=False)
     assert section.sent is pinned
     assert "Name: Anna" in make([CHANGED], pinned, may_rebuild=True, takes_note=False).text
@@ -144,4 +144,4 @@ def test_it_names_the_mark_where_notes_may_go_to_the_model_without_a_message_of_
 
 
 def test_a_digest_distinguishes_values() -> None:
-    assert digest("a") == digest("a") != digest("b")
+    assert digest_value("a") == digest_value("a") != digest_value("b")

@@ -7,12 +7,12 @@ import pytest
 
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.hashed_list import HashedList
-from gateway.core.prompt.summary import ExchangeSize, find_last_covered, summary_tokens
+from gateway.core.prompt.summary import ExchangeSize, find_last_covered, limit_summary
 from gateway.core.prompt.summary_check import UnusableSummary, check_summary, lacked_room
 from gateway.core.prompt.summary_cut import find_cut_in_path
 from gateway.core.prompt.summary_frame import PREAMBLE, render_summary
 from gateway.core.prompt.summary_request import make_summary_request
-from gateway.core.prompt.summary_source import exchange_lines, split_into_parts
+from gateway.core.prompt.summary_source import list_exchange_lines, split_into_parts
 from storage.records import Exchange, State, Summary
 
 SOURCE = ["User: " + "We spoke of the garden, of Miso the cat and of 42 tulips. " * 30]
@@ -146,7 +146,7 @@ def test_what_a_summary_request_has_of_an_exchange() -> None:
         full_reply=b'{"messages":[{"role":"tool","content":"hidden"}],"gateway_calls":[]}',
         notes={1: "a note"},
     )
-    lines = exchange_lines([x])
+    lines = list_exchange_lines([x])
     assert [line.partition(":")[0] for line in lines] == [
         "Tool result",
         "User",
@@ -160,13 +160,15 @@ def test_what_a_summary_request_has_of_an_exchange() -> None:
 
 def test_text_before_a_tool_call_is_not_summarised() -> None:
     said = {"role": "assistant", "content": "One moment. It rains.", "mnemogate": {"fillers": [[0, 11]]}}
-    assert exchange_lines([exchange(input=b"[]", shown_reply=orjson.dumps(said))]) == ["Assistant: It rains."]
+    assert list_exchange_lines([exchange(input=b"[]", shown_reply=orjson.dumps(said))]) == [
+        "Assistant: It rains."
+    ]
 
 
 def test_thoughts_in_a_models_text_are_not_summarised() -> None:
     said = {"role": "assistant", "content": "<think>Hm.</think>Tea."}
     heard = [said, {"role": "user", "content": "<think> is a tag."}]  # a conversation that began elsewhere
-    told = exchange_lines([exchange(input=orjson.dumps(heard), shown_reply=orjson.dumps(said))])
+    told = list_exchange_lines([exchange(input=orjson.dumps(heard), shown_reply=orjson.dumps(said))])
     assert told == ["Assistant: Tea.", "User: <think> is a tag.", "Assistant: Tea."]
 
 
@@ -175,9 +177,9 @@ def test_what_was_forgotten_is_not_summarised() -> None:
         "input": b'[{"role":"user","content":"Secret."}]',
         "shown_reply": b'{"role":"assistant","content":"Ah."}',
     }
-    assert exchange_lines([exchange(state=State.FORGOTTEN, **content)]) == []
-    assert exchange_lines([exchange(redactions=frozenset({0}), **content)]) == ["Assistant: Ah."]
-    assert exchange_lines([exchange(redactions=frozenset({-1}), **content)]) == ["User: Secret."]
+    assert list_exchange_lines([exchange(state=State.FORGOTTEN, **content)]) == []
+    assert list_exchange_lines([exchange(redactions=frozenset({0}), **content)]) == ["Assistant: Ah."]
+    assert list_exchange_lines([exchange(redactions=frozenset({-1}), **content)]) == ["User: Secret."]
 
 
 def test_long_conversations_are_read_in_parts() -> None:
@@ -206,15 +208,15 @@ def test_no_message_passes_for_another_entry_of_the_conversation() -> None:
     x = exchange(
         inputs=((b"t1",), (b"u1",)), input=orjson.dumps(messages), shown_reply=orjson.dumps(messages[1])
     )
-    _, user = make_summary_request("", exchange_lines([x]), 200)
+    _, user = make_summary_request("", list_exchange_lines([x]), 200)
     entries = [line for line in user["content"].splitlines() if ": " in line and not line.startswith(" ")]
     assert entries == ["Tool result: Hello.", "User: Hello.", "User: Hello."]
 
 
 def test_a_small_window_has_small_summaries() -> None:
-    assert summary_tokens(500) == 128
-    assert summary_tokens(8192) == 1024
-    assert summary_tokens(200_000) == 1500
+    assert limit_summary(500) == 128
+    assert limit_summary(8192) == 1024
+    assert limit_summary(200_000) == 1500
 
 
 def test_a_summary_ends_where_its_path_does() -> None:

@@ -17,10 +17,10 @@ from gateway.core.prompt.window import (
     Budget,
     Window,
     WindowItem,
+    choose_window_start,
     fit_window,
+    make_window_item,
     plan_budget,
-    window_item,
-    window_start,
 )
 from tests.rows import each_row
 
@@ -165,7 +165,7 @@ def test_the_budget_leaves_room_for_the_reply_and_what_the_gateway_adds(
     ],
 )
 def test_a_message_as_an_element(message: dict[str, object], expected: WindowItem) -> None:
-    assert window_item(message, 7) == expected
+    assert make_window_item(message, 7) == expected
 
 
 TURN = st.one_of(
@@ -253,4 +253,4 @@ def test_a_growing_list_keeps_its_first_message_for_a_step(
 )
 def test_a_list_of_too_many_messages_begins_with_a_user_message(roles: str, begins: int) -> None:
     names = {"u": "user", "a": "assistant", "t": "tool"}
-    assert window_start([WindowItem(names[each], 1) for each in roles], MessageBounds(6, 3)) == begins
+    assert choose_window_start([WindowItem(names[each], 1) for each in roles], MessageBounds(6, 3)) == begins

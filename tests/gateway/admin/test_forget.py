@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from gateway.core.dates import render_iso
-from gateway.core.prompt.excerpt import query_keys
+from gateway.core.prompt.excerpt import list_query_keys
 from gateway.core.prompt.note_query import name_pattern
-from gateway.core.prompt.shown_blocks import shown_label
-from gateway.core.tags import quoted_name
+from gateway.core.prompt.shown_blocks import render_label
+from gateway.core.tags import quote_name
 from gateway.errors import BadRequest
 from gateway.run.admin import forget_operations
 from gateway.run.admin.audit_operations import AuditOperations
@@ -100,9 +100,9 @@ def test_tables_of_pure_functions_hold_no_words_when_something_is_forgotten(worl
     rules = world.gateway.app.services.chat.resolver.rules  # they hold the last system prompt
     world.chat(user="alice").say(f"{FACT} {'The weather was fine that day. ' * 40}")
     world.chat(user="alice").say(QUESTION)  # the note has an excerpt
-    assert (query_keys.cache_info().currsize, rules.cache_info().currsize) == (1, 1)
+    assert (list_query_keys.cache_info().currsize, rules.cache_info().currsize) == (1, 1)
     forget(world, user="alice")
-    tables = (query_keys, name_pattern, quoted_name, shown_label, rules)
+    tables = (list_query_keys, name_pattern, quote_name, render_label, rules)
     assert [table.cache_info().currsize for table in tables] == [0] * 5
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from gateway.core.conversation.wire_message import read_text
 from gateway.core.prompt.note_text import estimate_tokens
-from gateway.core.prompt.summary import summary_tokens
+from gateway.core.prompt.summary import limit_summary
 from gateway.settings import ModelSettings, UpstreamSettings
 from gateway.tokens import Tokenizer
 from tests.doubles.anthropic_upstream import StrictAnthropic
@@ -272,7 +272,7 @@ def test_each_part_of_a_summary_fits_the_window(upstream: StrictUpstream, tmp_pa
         world.sdk.responses.compact(model="small", input=talk)
     sizes = [sum(estimate_tokens(read_text(m)) for m in each.messages) for each in upstream.chats]
     assert sum(sizes) > 12_000
-    assert max(sizes) < 8_192 - summary_tokens(8_192)
+    assert max(sizes) < 8_192 - limit_summary(8_192)
 
 
 def test_an_agent_that_was_made_over_rest_makes_a_list_short(world: World, upstream: StrictUpstream) -> None:
