@@ -50,7 +50,7 @@ def drop_tracebacks(error: BaseException) -> None:
     """
     cause: BaseException | None = error
     # The error of an upload that broke is raised from the upstream's error, which it has caused.
-    seen_ids = set[int]()
+    seen_ids: set[int] = set()
     while cause is not None and id(cause) not in seen_ids:
         seen_ids.add(id(cause))
         cause.__traceback__ = None

@@ -600,7 +600,7 @@ async def _ask_with(
 
 def select_sets(sets: Sequence[Set], names: Sequence[str] | None) -> list[Set]:
     """Returns the sets of these names. A name that no set has selects the sets with the name as a part of theirs."""
-    chosen = list[Set]()
+    chosen: list[Set] = []
     for name in names or [""]:
         chosen += [set_ for set_ in sets if set_.name == name] or [set_ for set_ in sets if name in set_.name]
     return chosen

@@ -103,7 +103,7 @@ async def _find_people(operations: PageOperations, request: ScreenRequest, text:
 
 def _group_acts(records: Sequence[AuditRecord], facts: set[tuple[str, int]]) -> list[_Act]:
     """Returns the acts of some entries, in their order. facts: (uid of the memory, number) of the facts that exist."""
-    acts = list[_Act]()
+    acts: list[_Act] = []
     for _, group in groupby(records, lambda each: (each.at, each.who, each.action, each.memory)):
         entries, along = [*group], ""
         if len(entries) > 1 and is_along(entries[-1].what):

@@ -157,7 +157,7 @@ class _RequestScreens(Struct, frozen=True):
                 )
         elif query.words:
             # A client may give several requests the same id, also one of another project.
-            memories_by_id = defaultdict[str, set[str | None]](set)
+            memories_by_id: defaultdict[str, set[str | None]] = defaultdict(set)
             for each in page.items:
                 memories_by_id[each.id].add(each.memory)
             logged = [
@@ -393,7 +393,7 @@ def _list_prompt_texts(
 def _list_tool_results(explained: ExplainedRequest, messages: Sequence[MessageRecord]) -> list[PromptText]:
     """Returns what tools returned before the reply. messages: those of its exchange."""
     conversation = page_path("m", explained.memory or "", "c", explained.conversation or "")
-    results = list[PromptText]()
+    results: list[PromptText] = []
     for each in messages:
         href = f"{conversation}?branch={each.exchange}#message-{each.seq}"
         if each.role == "tool" and each.text:
@@ -421,8 +421,8 @@ def _find_repetitions(turn: Sequence[MessageRecord], texts: Sequence[PromptText]
     reply = _choose_text("assistant", turn)[:_MAX_CHARS]
     # The spaces: words are found as a whole.
     texts_with_words = [(each, f" {_only_words(each.text[:_MAX_CHARS])} ") for each in texts]
-    repetitions = list[Repetition]()
-    seen_sentences = set[str]()
+    repetitions: list[Repetition] = []
+    seen_sentences: set[str] = set()
     start, end = 0, -1  # of the last repetition, in the reply
     for sentence in islice(_SENTENCE.finditer(reply), _MAX_SENTENCES):
         words = _only_words(sentence[0])
@@ -450,7 +450,8 @@ def _find_repetitions(turn: Sequence[MessageRecord], texts: Sequence[PromptText]
 
 def _split_reply(reply: str, spans: Iterable[tuple[int, int, Sequence[PromptText]]]) -> list[ReplyPart]:
     """Returns the first characters of a reply in parts. spans: the marked parts, in order: start, end and sources."""
-    shown, parts, end = reply[:_SHOWN_REPLY_CHARS], list[ReplyPart](), 0
+    shown, end = reply[:_SHOWN_REPLY_CHARS], 0
+    parts: list[ReplyPart] = []
     for start, next_end, sources in spans:
         if not end <= start < len(shown):
             continue

@@ -111,7 +111,7 @@ def _turns(session: Sequence[dict[str, Any]], form: str) -> list[Turn]:
 
 def sentences_of(questions: Sequence[dict[str, Any]]) -> list[str]:
     """Returns sentences of middling length that people said in LongMemEval's chats."""
-    sentences = dict[str, None]()
+    sentences: dict[str, None] = {}
     for question in questions:
         for session in question["haystack_sessions"]:
             for turn in session:

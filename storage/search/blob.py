@@ -131,7 +131,8 @@ def encode(
     blobs = {}
     for chunk, slots in chunks.items():
         table = np.zeros(CHUNK, make_document_type())
-        chunk_hashes, marked_slots, frequencies = list[int](), bytearray(), bytearray()
+        marked_slots, frequencies = bytearray(), bytearray()
+        chunk_hashes: list[int] = []
         for slot, message in slots.items():
             table[slot] = message.row
             chunk_hashes += [hashes[term] for term in message.terms]

@@ -64,7 +64,7 @@ def list_written_words(text: str, without: str = "") -> list[str]:
     without: a text with the words to leave out, in all their forms.
     """
     seen_terms = {*words_of(without)}
-    words = list[str]()
+    words: list[str] = []
     for match in islice(_WRITTEN_WORD.finditer(text[:_MAX_CHARS]), _MAX_QUERY_WORDS):
         terms = words_of(match[0])
         if not seen_terms.issuperset(terms):

@@ -79,9 +79,10 @@ class Index:
         # A number for each name in the head of a document: its row, and to the right of it the hash in 32 bits. Sorted.
         self._names = make_empty_column()
         # The bytes of each chunk's blob, and of all together.
-        self._lengths, self.blob_bytes = dict[int, int](), 0
+        self._lengths: dict[int, int] = {}
+        self.blob_bytes = 0
         # By number the stamp of each segment that holds some of the chunks.
-        self.segments = dict[int, int]()
+        self.segments: dict[int, int] = {}
         self.put(blobs)
 
     @property

@@ -121,7 +121,8 @@ class IndexLayout:
         # By row the rows of a document's neighbours; -1: there is none. Of several after it the last counts.
         self.earlier, self.later = array("h"), array("h")
         # Messages that the index does not have; and the indices in the tail of messages that are left out.
-        self.tail, self.left_out = Tail(), list[int]()
+        self.tail = Tail()
+        self.left_out: list[int] = []
         # By index in the tail the message's row; -1: it is left out.
         self.tail_rows: list[int] = []
         # By row the index's documents of messages that are in the tail as well.

@@ -159,7 +159,8 @@ def hash_rare_terms(query: str, secret: bytes, *, only_strong: bool = False) -> 
 
 def _choose_terms(query: str) -> QueryTerms:
     """Returns the terms of a query that are looked up, without their hashes."""
-    words, sentences = list[str](), dict[str, int]()
+    words: list[str] = []
+    sentences: dict[str, int] = {}
     for number, sentence in enumerate(_SENTENCE_END.split(_THAI_SPACE.sub("\n", query[:_QUERY_CHARS]))):
         sentence_words = split_words(sentence)
         words += sentence_words
@@ -264,7 +265,8 @@ def _group_by_conversation(
     newest_of: by row before these, the newest row of its conversation; is filled.
     """
     head, flags, earlier = layout.head, layout.flags, layout.earlier
-    statements, questions = dict[int, list[int]](), dict[int, list[int]]()
+    statements: dict[int, list[int]] = {}
+    questions: dict[int, list[int]] = {}
     for row in reversed(rows):
         newest = newest_of.pop(row, row)
         if (before := earlier[row]) >= 0:

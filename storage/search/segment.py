@@ -240,7 +240,8 @@ def pick_buckets(sizes: Mapping[int, int]) -> set[int]:
     sizes: of each bucket in all segments, in bytes. The terms of larger buckets are in so many messages that they
         decide little.
     """
-    picked, remaining = set[int](), _READ_BYTES
+    remaining = _READ_BYTES
+    picked: set[int] = set()
     for size, bucket in sorted((size, bucket) for bucket, size in sizes.items()):
         remaining -= size
         if picked and remaining < 0:
@@ -317,7 +318,8 @@ def _read_entry_count(data: bytes, kind: int, number: int) -> int:
 
 def find_uncovered_chunks(numbers: Sequence[int], last_chunk: int) -> list[range]:
     """Returns, as ranges, the chunks up to the last one that no segment has. numbers: of the segments, ascending."""
-    gaps, begin = list[range](), 0
+    begin = 0
+    gaps: list[range] = []
     for number in numbers:
         covered = list_segment_chunks(number)
         if begin < covered.start:

@@ -151,8 +151,8 @@ def _asked_for(
     weight_of_single: the weight of a word that one message of the memory has, and no message of people in general. A
         word that the memory lacks weighs no more; else, with few messages, it would outweigh all that was found.
     """
-    by_sentence = dict[int, float]()
-    naming_sentences = set[int]()
+    by_sentence: dict[int, float] = {}
+    naming_sentences: set[int] = set()
     for term, count, share, scale, weight, sentence in zip(
         query.terms, counts, shares, scales, in_bounds, query.sentences, strict=True
     ):

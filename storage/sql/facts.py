@@ -115,7 +115,8 @@ class Facts(GrowingGroup):
 
         facts: the uid of the memory and the number of each.
         """
-        wanted, existing = sorted(facts), set[tuple[str, int]]()
+        wanted = sorted(facts)
+        existing: set[tuple[str, int]] = set()
         (most, _) = SQL["existing"].sizes.values()
         for start in range(0, len(wanted), most):
             uids, seqs = zip(*wanted[start : start + most], strict=True)

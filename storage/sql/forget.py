@@ -194,7 +194,8 @@ class Forgetting(Group):
             user = await connection.row(SQL["only_memory"], (agent_row,)) if target.is_all else None
             if user is not None:
                 await anonymize_user_rows(connection, *user)
-            forgotten_agent, blocks = None, list[Block]()
+            forgotten_agent = None
+            blocks: list[Block] = []
             if keeps_pause and target.is_all:
                 forgotten_agent = await find_agent_by_id(connection, agent_row)
                 blocks = await default_blocks(connection, agent_row)

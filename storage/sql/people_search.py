@@ -160,7 +160,7 @@ class PeopleSearch(Group):
         self, connection: Connection, ids: Sequence[int]
     ) -> defaultdict[int, list[Message]]:
         """Returns the texts that the indexes of some memories lack, by memory, without long ones."""
-        unread = defaultdict[int, list[Message]](list)
+        unread: defaultdict[int, list[Message]] = defaultdict(list)
         for row in await connection.rows(SQL["unread_exchanges"], (ids, _LONG_BYTES)):
             for shown in make_shown_exchanges([row[1:]]):
                 unread[row[0]] += self._rules.messages_of(*shown, None)
@@ -193,7 +193,7 @@ async def _load_blobs(
     connection: Connection, ids: Sequence[int]
 ) -> defaultdict[int, list[tuple[int, bytes]]]:
     """Returns the blobs of the indexes of some memories, by memory, each blob after the number of its chunk."""
-    blobs = defaultdict[int, list[tuple[int, bytes]]](list)
+    blobs: defaultdict[int, list[tuple[int, bytes]]] = defaultdict(list)
     for agent_row, chunk, data in await connection.rows(SQL["terms"], (ids,)):
         blobs[agent_row].append((chunk, data))
     return blobs

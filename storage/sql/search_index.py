@@ -119,7 +119,7 @@ class SearchIndex(GrowingGroup):
         Counting takes most of a step's time. Within the transaction turns would wait for all of it.
         """
         memory = self._memories.get(agent_row)
-        already_counted = dict[Document, CountedDocument]()
+        already_counted: dict[Document, CountedDocument] = {}
         if memory is not None:
             already_counted = dict(
                 zip(
@@ -128,7 +128,7 @@ class SearchIndex(GrowingGroup):
                     strict=True,
                 )
             )
-        counted = dict[Document, CountedDocument]()
+        counted: dict[Document, CountedDocument] = {}
         loop = asyncio.get_running_loop()
         is_busy = False
         for number, document in enumerate(documents):

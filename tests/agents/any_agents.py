@@ -34,9 +34,9 @@ class AgentLife:
         self.count = 0
         self.agents: list[str] = []
         self.blocks: list[str] = []
-        self.conversations = defaultdict[str, list[str]](list)
-        self.passages = defaultdict[str, list[str]](list)
-        self.messages = defaultdict[str, list[str]](list)
+        self.conversations: defaultdict[str, list[str]] = defaultdict(list)
+        self.passages: defaultdict[str, list[str]] = defaultdict(list)
+        self.messages: defaultdict[str, list[str]] = defaultdict(list)
         self._places: dict[str, str] = {}
         self._acts: dict[Callable[[str], None], int] = {
             self.send: 45,

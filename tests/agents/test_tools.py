@@ -148,7 +148,7 @@ def test_what_is_required_is_asked_for_though_that_could_not_be_stored_at_first(
 ) -> None:
     with agent(upstream, tmp_path, rule("required_before_exit", "memory_insert")) as life:
         upstream.queue(say("Done."), call_tools(insert("x", "a")), say("Really done."))
-        opened = list[StepOpen]()
+        opened: list[StepOpen] = []
 
         def open_first(self: StoredPaths, write: StepOpen) -> Future[StepOpened]:
             opened.append(write)

@@ -66,7 +66,7 @@ KOREAN = ["직장을 그만두려고 해요", "우리 강아지 이름은 보리
 
 def recalled(memory: list[str], message: str) -> list[str]:
     """What the user said, of all that a message recalls; each was answered with a word that nobody asks for."""
-    documents = list[Document]()
+    documents: list[Document] = []
     for text in memory:
         seq = len(documents) + 1
         documents += [

@@ -113,7 +113,7 @@ CHATS = {
 
 def recalled(chat: Chat, question: str) -> list[int]:
     """Returns which of the messages a question recalls, best first."""
-    documents = list[Document]()
+    documents: list[Document] = []
     for text in chat.said:
         seq = len(documents) + 1
         documents.append(Document(seq, "user", text, NOW + seq))

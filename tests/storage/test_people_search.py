@@ -106,7 +106,7 @@ async def test_a_long_text_is_read_by_itself(
         await nadia.say([user("And?")], assistant(text))
     else:
         await store.passages.add(nadia.agent.id, [PassageDraft(text, 1.0)])
-    read_chars = dict[str, int]()
+    read_chars: dict[str, int] = {}
     find_candidates = people_search._find_candidates
 
     def note(read: _ReadMemory, terms: Sequence[str]) -> Sequence[_Candidate] | None:

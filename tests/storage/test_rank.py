@@ -35,7 +35,7 @@ SMALL_TALK = ["Thanks.", "Yes.", "And now?", "ok", "Sure, go on."]
 
 def conversation(dice: random.Random, size: int) -> list[Document]:
     """Statements, questions, small talk and texts that were said before; some answer no message that is known."""
-    documents = list[Document]()
+    documents: list[Document] = []
     for n in range(size):
         text = " ".join(["I said", *dice.choices(WORDS, k=dice.choice((1, 3, 8, 60)))])
         kind = dice.random()

@@ -393,7 +393,7 @@ def test_a_large_index_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_memory_that_is_found_whole_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = list[object]()
+    looks: list[object] = []
     monkeypatch.setattr("storage.search.rank.find_names", lambda *given: looks.append(given))
     documents = said(1, "My sister Kofi has a dog."), said(2, "The dog barks at Kofi.")
     assert set(found("Whose dog is that?", *documents, room=1000)) == {1, 2}

@@ -177,7 +177,7 @@ class BatchRoutes:
             )
         callback = sent_or_none(body.callback_url)
         self._api.agent_runs.check_callback(callback)
-        items = list[RequestedItem]()
+        items: list[RequestedItem] = []
         for n, item in enumerate(body.requests):
             if n % _REQUESTS_PER_PASS == 0:
                 await asyncio.sleep(0)  # Live turns come in between.

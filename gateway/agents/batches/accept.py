@@ -80,7 +80,7 @@ class BatchRequests(Struct, frozen=True):
             if needs_check:
                 await self._check_upstream(project, item, has_credential=has_credential)
         now = self.now()
-        drafts = list[ItemDraft]()
+        drafts: list[ItemDraft] = []
         for n, item in enumerate(items):
             if n % _PAGE == 0:
                 await asyncio.sleep(0)  # Live turns come in between.

@@ -204,7 +204,7 @@ class _Attempt:
     async def _finish(self) -> None:
         """Ends the batch, then its parts and data at providers, then the job. Raises: Postponed."""
         await self._end_batch()
-        waits = list[float]()
+        waits: list[float] = []
         # A part is still open if its results broke off after the last result that was needed.
         for part in self.parts.open_parts:
             provider = self.jobs.providers.get(part.upstream)
@@ -354,7 +354,7 @@ class _Attempt:
 
     async def _delete_data(self) -> float | None:
         """Has providers delete the data of parts that are over. Returns the seconds until the next try."""
-        waits = list[float]()
+        waits: list[float] = []
         for part in self.parts.parts:
             provider = self.jobs.providers.get(part.upstream)
             for refusals, id in part.undeleted.items():

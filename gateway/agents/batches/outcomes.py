@@ -56,9 +56,9 @@ class ItemOutcomes:
         """Writes the outcomes of items together. The outcome of a busy conversation is written once it is free."""
         outcomes = await _make_outcomes(works)
         queues = self.keeper.queues
-        endings = list[ItemEnding]()
-        writes = list[ItemWrite]()
-        written_works = list[ItemWork]()
+        endings: list[ItemEnding] = []
+        writes: list[ItemWrite] = []
+        written_works: list[ItemWork] = []
         with ExitStack() as stack:
             for work, outcome in zip(works, outcomes, strict=True):
                 if not isinstance(outcome, ItemEnding):

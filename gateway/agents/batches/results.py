@@ -92,8 +92,8 @@ class PartResults:
         """
         new_expiries = 0 if lost_by_restart else 1
         async for page in self.pages(part.number):
-            works = list[ItemWork]()
-            retries = list[ItemRetry]()
+            works: list[ItemWork] = []
+            retries: list[ItemRetry] = []
             for item in page:
                 if reply := await self.turns.read_noted_reply(item):
                     result = PartResult("", "succeeded", reply)

@@ -54,7 +54,7 @@ class Server(Struct, frozen=True):
     def list_all(self, path: str, query: Mapping[str, Any]) -> Iterator[Json]:
         """Yields the elements of a list, of which it gets page after page. Raises: RequestFailed."""
         cursor: Json = {}
-        ends = set[str]()
+        ends: set[str] = set()
         # The limit counts stored messages, and a page lists some of them as several messages or as none. So only an
         # empty page is the end.
         while page := _check_page(self.get(path, {**query, "limit": _PAGE_SIZE, **cursor})):

@@ -332,7 +332,7 @@ class Registry:
         targets = await self._store.attached.load_targets_of_agents(agent_rows, kind)
         rows = sorted({row for tool_rows in targets.values() for row in tool_rows})
         definitions = self._store.definitions
-        by_row = dict[int, Definition]()
+        by_row: dict[int, Definition] = {}
         if rows and kind is DefinitionKind.IDENTITY:
             by_row = await definitions.find_by_ids(rows)
         elif rows:

@@ -244,7 +244,7 @@ def read_send(send: Send) -> SendContent:
 
 
 def _check_tool_names(tools: Sequence[ClientTool]) -> None:
-    names = set[str]()
+    names: set[str] = set()
     for n, tool in enumerate(tools):
         if tool.name in names:
             message = f"Another of the tools is named {tool.name!r}, and a call says no more than the name"

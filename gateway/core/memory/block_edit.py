@@ -176,7 +176,7 @@ def _patch(value: str, patch: str) -> _Change:
     """Applies the hunks of a patch, one after the other; the old lines of each must occur exactly once."""
     # Each line with a break on both sides, so that whole lines are found in one search.
     text = "\n" + _join_lines(value.split("\n") if value else [])
-    shown = list[str]()
+    shown: list[str] = []
     for hunk in re.split(r"^@@.*\n?", patch, flags=re.MULTILINE):
         if not hunk.strip():
             continue

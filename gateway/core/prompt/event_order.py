@@ -65,7 +65,7 @@ def without_order_words(text: str) -> str:
 def _read_table() -> _Table:
     signs: dict[str, Sequence[str]] = {}
     expressions: dict[str, list[tuple[OrderQuestion, re.Pattern[str]]]] = {}
-    frame = list[str]()
+    frame: list[str] = []
     for line in _TABLE.read_text("utf-8").splitlines():
         if not line.startswith("#"):
             language, kind, pattern = line.split(maxsplit=2)

@@ -243,7 +243,8 @@ class _Draft:
         self, room_tokens: int, cut_chars: int, query: str, in_request: _Shown, *, is_order: bool = False
     ) -> None:
         # As in `Choice`.
-        self.repeats, self.shown = list[int](), list[int]()
+        self.repeats: list[int] = []
+        self.shown: list[int] = []
         self._room_tokens = room_tokens
         self._half_tokens = room_tokens // 2
         self._cut_chars = cut_chars

@@ -137,7 +137,8 @@ class BlockViews(Struct, frozen=True):
         """
         memory = await get_memory(self.store, project, uid)
         shown_blocks = await self.store.memory_pages.list_blocks(memory.id)
-        undos, redos = list[_EarlierVersion](), list[_EarlierVersion]()
+        undos: list[_EarlierVersion] = []
+        redos: list[_EarlierVersion] = []
         for shown in shown_blocks:
             block = shown.block
             if label not in (None, block.label):

@@ -71,7 +71,7 @@ class LostWords(Struct, frozen=True):
         self, project: str | None, uid: str, facts: Sequence[FactRecord], hits: Sequence[HitRecord]
     ) -> list[OutdatedHit]:
         """Returns the hits that still have all words that corrections have taken out of one of some facts."""
-        outdated = list[OutdatedHit]()
+        outdated: list[OutdatedHit] = []
         has_words = self._views.store.recall.has_words
         for fact in facts if hits else ():  # each fact is a read
             try:

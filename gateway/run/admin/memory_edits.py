@@ -133,7 +133,7 @@ class MemoryEdits(Struct, frozen=True):
         """
         text = _read_fact_text(text)
         now = self.now()
-        replaces = list[int]()
+        replaces: list[int] = []
         if always:
             _check_room(text, now, param="text")
             replaces = find_replaced(text, await self.store.facts.list_standing(agent.id))
@@ -217,7 +217,7 @@ class MemoryEdits(Struct, frozen=True):
         if fact is None:
             raise _unknown_fact()
         now = self.now()
-        replaces = list[int]()
+        replaces: list[int] = []
         if is_always:
             _check_room(fact.text, fact.valid_from, param="always")
             replaces = find_replaced(fact.text, await self.store.facts.list_standing(agent.id))

@@ -264,7 +264,7 @@ class RemainingTexts:
         if agent is None:
             return []
         recall = self._store.recall
-        rows = list[int]()
+        rows: list[int] = []
         newest_first = (
             _QuotableText(seq, text, join_letters(text)) for seq, text in reversed([*texts.items()])
         )
@@ -291,7 +291,7 @@ class RemainingTexts:
         """
         rows = [*dict.fromkeys([*quoting_rows, *noted_rows])][:_MAX_REPLIES]
         exchanges = await self._store.memory_pages.load_sources(self._memory.id, rows)
-        replies = list[RemainingRecord]()
+        replies: list[RemainingRecord] = []
         for row in rows:
             source = exchanges.get(row)
             records = [] if source is None else make_message_records(source.exchange, None)

@@ -272,7 +272,7 @@ class WordSearches(Struct, frozen=True):
 
     def _find_shared(self, reply: str, question: str, texts: Sequence[str]) -> list[SharedWord]:
         recall = self.views.store.recall
-        indices_by_span = defaultdict[tuple[int, int], list[int]](list)
+        indices_by_span: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
         words = recall.words_of(reply, without=question)
         for index, text in enumerate(texts if words else ()):
             lacking = {*recall.words_of(" ".join(words), without=text)}
@@ -318,10 +318,10 @@ class WordSearches(Struct, frozen=True):
 
         Returns None if a search took too long, or if the only texts may be not indexed yet.
         """
-        messages = dict[int, Message]()
-        texts = dict[int, TextWithWords]()
-        blocks_with_words = dict[str, BlockWithWords]()
-        queries_that_find = list[str]()
+        messages: dict[int, Message] = {}
+        texts: dict[int, TextWithWords] = {}
+        blocks_with_words: dict[str, BlockWithWords] = {}
+        queries_that_find: list[str] = []
         has_more = False
         for query in queries:
             try:

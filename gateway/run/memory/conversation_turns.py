@@ -96,7 +96,7 @@ class ConversationTurns:
         if not self.reply(turn):
             return []
         listed = self.find(turn)
-        turns = list[list[Exchange]]()  # each as its steps, newest first
+        turns: list[list[Exchange]] = []  # each as its steps, newest first
         while listed is not None:
             turns.append(self._steps(listed))
             parent = turns[-1][0].parent

@@ -119,7 +119,7 @@ async def load_turns_to(store: Store, agent: Agent, exchange: Exchange) -> list[
 
 def name_turns(path: Sequence[ListedExchange]) -> list[NamedTurn]:
     """Returns the exchanges of a path as turns, with the names that they have in ids. path: oldest first."""
-    turns = list[NamedTurn]()
+    turns: list[NamedTurn] = []
     parent = None
     for listed in path:
         exchange = listed.exchange

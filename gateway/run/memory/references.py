@@ -141,9 +141,9 @@ class _ReferenceFiller:
         self._messages = [[with_private(m, model=models.get(n))] for n, m in enumerate(request.messages)]
         self._reply_indices = {each.index for each in request.references if each.kind == "message"}
         # The indices of the messages that are replaced by a reply, and not by one of a turn's inputs.
-        self._named_replies = set[int]()
+        self._named_replies: set[int] = set()
         # The indices of messages that are dropped, since a path has them.
-        self._repeats = set[int]()
+        self._repeats: set[int] = set()
 
     def fill(self, reference: Reference, messages: Sequence[WireMessage]) -> None:
         """Inserts a path before the reference's message, replaces the message, or adds the reply's thoughts to it.

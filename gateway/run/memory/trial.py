@@ -63,7 +63,7 @@ class TrialRunner(Struct, frozen=True):
         snapshot = await self.store.turns.find_snapshot(agent, None, None)
         query = note_query.make_query(text)
         vectors = QueryVectors(self.embed_query)
-        facts = list[StandingFact]()
+        facts: list[StandingFact] = []
         shown_seqs = tuple[int, ...]()
         if snapshot is not None:
             facts = await sort_nearest_facts(self.store, agent, snapshot, vectors, query, _DEADLINE_MS)

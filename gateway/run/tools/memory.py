@@ -193,7 +193,7 @@ class MemoryTools(Struct, frozen=True):
         archives = self.archives
         # The agent's own passages are searched as an archive, or together with the rest of its own memory.
         is_archival = archives is not None and lookup.sources == {"passage"}
-        memories = list[Agent]()
+        memories: list[Agent] = []
         has_failed = False
         if archives is not None and (is_archival or (lookup.queries and "passage" in lookup.sources)):
             memories, has_failed = await searches.search_all([archives.searched_by(agent)])

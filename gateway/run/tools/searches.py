@@ -40,7 +40,7 @@ async def search_all(searches: Sequence[Awaitable[Sequence[T]]]) -> CombinedHits
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
-    results = list[Sequence[T]]()
+    results: list[Sequence[T]] = []
     has_failed = bool(late)
     for task in tasks:
         try:

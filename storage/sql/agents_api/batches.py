@@ -428,7 +428,8 @@ async def _write_round_edits(
 
     Raises: WriteConflict.
     """
-    versions, edits = dict(first_versions), list[object]()
+    versions = dict(first_versions)
+    edits: list[object] = []
     for block_row, value, edit in merged.writes:
         try:
             await write_block(

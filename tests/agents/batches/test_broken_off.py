@@ -688,7 +688,7 @@ def test_tries_of_one_thing_are_not_counted_for_another(
 
 def revoke(server: BatchServer, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Has a server refuse all. Returns what it is asked."""
-    asked = list[str]()
+    asked: list[str] = []
 
     def unauthorised(request: Request) -> Response:
         asked.append(request.url.path)

@@ -76,7 +76,7 @@ def test_a_secret_is_withheld_whole_where_the_middle_is_left_out() -> None:
 def test_of_a_long_message_no_more_is_searched_for_secrets_than_may_be_shown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    searched = list[str]()
+    searched: list[str] = []
 
     def search(text: str) -> str:
         searched.append(text)

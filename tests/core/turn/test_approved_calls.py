@@ -61,7 +61,7 @@ def run_of(
     guide = RuleGuide(rules, TOOLS, approvals=approvals)
     for n, names in enumerate(replies):
         made = {f"{n}.{place}": name for place, name in enumerate(names)}
-        approved = set[str]()
+        approved: set[str] = set()
         calls = perform(GatewayCalls(TurnTerms(), guide, [call(*each) for each in made.items()]), ran)
         while calls.waiting:
             approved |= {id for id, kind in calls.waiting.items() if kind == "approval"}

@@ -125,7 +125,7 @@ def test_a_text_that_is_not_saved_is_not_left_without_a_question(
     browser: Browser, operator: Operator
 ) -> None:
     uid = full(operator)[0]
-    asked = list[str]()
+    asked: list[str] = []
     with browser.open(operator, f"m/{uid}/b/human") as page:
         page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
         text = page.get_by_role("textbox", name="Text of human")

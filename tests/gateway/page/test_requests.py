@@ -551,7 +551,7 @@ def test_the_audit_is_filtered_by_person_action_and_day(operator: Operator) -> N
     """Of 90 days of reads and sign-ins one looked for the one forgetting by hand."""
     world = operator.world
     uids = {user: speak(world, "Hello.", user=user).uid for user in ("alice", "bob")}
-    days = list[str]()
+    days: list[str] = []
     for n in range(3):
         operator.sign_in()
         days.append(datetime.fromtimestamp(world.clock(), UTC).strftime("%Y-%m-%d"))

@@ -408,7 +408,7 @@ def test_links_with_one_name_open_one_thing(operator: Operator) -> None:
     for path in ("", "/words?q=peanuts", "/search?q=peanuts", f"/f/{new}", f"/forget?fact={new}",
                  f"/forget?message=1&back={back}", f"/forget?message=3&back={back}"):  # fmt: skip
         main = page(operator, f"m/{uid}{path}").partition("<main")[2]
-        opened = dict[str, set[str]]()
+        opened: dict[str, set[str]] = {}
         for href, text in re.findall(r'<a [^>]*?href="([^"]*)"[^>]*>(.*?)</a>', main, re.S):
             opened.setdefault(plain(text), set()).add(unescape(href))
         assert {name: hrefs for name, hrefs in opened.items() if len(hrefs) > 1} == {}, path

@@ -350,7 +350,7 @@ def test_a_restart_of_the_gateway_is_no_failed_attempt(upstream: StrictUpstream,
 def test_a_request_that_cannot_be_read_any_more_is_given_up(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attempts = list[None]()
+    attempts: list[None] = []
 
     def restore(*_: Any) -> Any:
         attempts.append(None)

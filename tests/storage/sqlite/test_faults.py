@@ -123,7 +123,7 @@ async def test_what_a_cancelled_caller_has_written_is_not_cached_as_it_was(open_
     alice = Speaker(store)
     await alice.say([user("one")], assistant("First."))
     _, secret = await store.keys.create("default", "laptop")
-    forgotten = list[tuple[str, str]]()
+    forgotten: list[tuple[str, str]] = []
     store.usage.when_forgotten(lambda *user: forgotten.append(user))
     gate = await stall(store)
     await cancel(store.keys.revoke("laptop"))
@@ -675,7 +675,7 @@ async def test_a_grown_log_is_not_copied_into_the_file_in_the_place_of_the_one_w
 async def test_a_file_that_is_replaced_while_it_is_opened_again_ends_the_turns_under_way(
     open_store: Any, path: Path, tmp_path: Path
 ) -> None:
-    exchanges = list[Path]()
+    exchanges: list[Path] = []
 
     def connect(target: DatabaseFile) -> sqlite3.Connection:
         for other in exchanges:

@@ -264,7 +264,7 @@ class BackgroundRuns:
 
         Raises: StoreError.
         """
-        stored_uids = set[str]()
+        stored_uids: set[str] = set()
         dropped = []
         async for entry, has_job in self._stored_open_runs():
             stored_uids.add(entry.run.uid)

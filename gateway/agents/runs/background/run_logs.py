@@ -101,7 +101,7 @@ class RunLogs:
         is_logged: the reader has followed the log; its events may be erased by now.
         """
         number = 0
-        logged = list[bytes]()
+        logged: list[bytes] = []
         async for number, event in load_events(self._store, run, 0):
             logged.append(event)
             if number > after:

@@ -93,7 +93,7 @@ class UnstoredResponses:
         previous_id = request.previous_id
         cached_response = self._by_id.get(previous_id) if previous_id is not None else None
         items: Sequence[bytes] | None = new_items
-        memories = set[int]()
+        memories: set[int] = set()
         if cached_response is not None and cached_response.is_open_to(user):
             items = [*cached_response.items, *new_items]
             previous_id = cached_response.base_id
